@@ -1,0 +1,1 @@
+//! The `zarr.json` documents: each a pure function of the manifest.

@@ -1,0 +1,140 @@
+//! The one error type: what is wrong, where, what was expected and found, and what to do next.
+//!
+//! Messages are for people: lower case, no full stop, subject first, expected then found. A [`hint`](Error::hint) names the
+//! one action that helps. The binary prints `error: MESSAGE: SOURCE…` and `hint: …`, and exits with [`Error::exit_code`].
+
+use std::fmt;
+
+/// What kind of failure it is, which decides the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Bad input or use, or a resource that could not be had (exit status 2).
+    Input,
+    /// A check ran and failed: verify, parity, a threshold (exit status 1).
+    Check,
+    /// The user asked to stop; what was done is saved (exit status 130).
+    Interrupted,
+}
+
+/// A failure with its reason.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, source: None }
+    }
+
+    /// Bad input, bad use, or a missing resource.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(Kind::Input, message)
+    }
+
+    /// A check that ran and failed.
+    pub fn check(message: impl Into<String>) -> Self {
+        Self::new(Kind::Check, message)
+    }
+
+    /// The user asked to stop.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(Kind::Interrupted, message)
+    }
+
+    /// Adds the one action that helps.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The kind of failure.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The action that helps, of this error or of the nearest cause that has one.
+    #[must_use]
+    pub fn find_hint(&self) -> Option<&str> {
+        if self.hint.is_some() {
+            return self.hint.as_deref();
+        }
+        let cause = self.source.as_deref()?.downcast_ref::<Error>()?;
+        cause.find_hint()
+    }
+
+    /// The process's exit status: 2 bad input, 1 a failed check, 130 interrupted.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Input => 2,
+            Kind::Check => 1,
+            Kind::Interrupted => 130,
+        }
+    }
+
+    /// The message and its causes on one line, `a: b: c`.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            next = cause.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(e: candle_core::Error) -> Self {
+        Self::input("tensor computation failed").because(e)
+    }
+}
+
+/// Says what was being done when something failed.
+pub trait Context<T> {
+    /// Wraps the failure in an [`Kind::Input`] error with this message (an [`Error`] keeps its kind).
+    fn context(self, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+    fn context(self, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| {
+            let source = e.into();
+            let kind = source.downcast_ref::<Error>().map_or(Kind::Input, Error::kind);
+            Error { kind, message: message(), hint: None, source: Some(source) }
+        })
+    }
+}

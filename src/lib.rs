@@ -1,0 +1,21 @@
+//! Offline feature distillation on ONNX: the teacher runs once, what the student needs of it is cached, any number of students train from it.
+//!
+//! Data flows one way: [`data`] → [`runtime`] (the teacher, in ONNX Runtime) → [`cache`] → [`train`] ([`student`], [`criterion`]) → ONNX.
+//! A module imports only what stands below it; ARCHITECTURE.md has the picture and `tests/architecture.rs` enforces it.
+
+pub mod array;
+pub mod cache;
+pub mod cli;
+pub mod criterion;
+pub mod data;
+pub mod error;
+pub mod extract;
+pub mod kernel;
+pub mod monitor;
+pub mod onnx;
+pub mod recipe;
+pub mod report;
+pub mod runtime;
+pub mod statistic;
+pub mod student;
+pub mod train;

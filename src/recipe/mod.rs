@@ -1,0 +1,15 @@
+//! What a run is to do, as plain validated data: read from TOML and flags at start-up, recorded in manifests, never parsed again.
+
+mod config;
+mod criterion;
+mod data;
+mod extract;
+mod preprocess;
+mod train;
+
+pub use config::{Config, StudentEntry};
+pub use criterion::{CriterionRecipe, Kernel, Method, PairRecipe, Sigma};
+pub use data::{DataFormat, DataSpec};
+pub use extract::{Extract, Keep, Store};
+pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use train::{Augment, OptimizerRecipe, ScheduleRecipe, Train};

@@ -1,0 +1,193 @@
+//! How a decoded image becomes a model's input: geometry and colour in uint8 (those bytes are stored), then `(x·scale − mean) / std`.
+
+use crate::array::Dtype;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The filter of a resize; all of them antialias when they shrink, as Pillow does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum Interpolation {
+    Nearest,
+    #[default]
+    Bilinear,
+    Bicubic,
+    Lanczos,
+}
+
+/// The order and number of colour channels that the model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum Channels {
+    Rgb,
+    Bgr,
+    Gray,
+}
+
+impl Channels {
+    /// How many channels there are.
+    #[must_use]
+    pub fn count(self) -> usize {
+        match self {
+            Self::Rgb | Self::Bgr => 3,
+            Self::Gray => 1,
+        }
+    }
+}
+
+/// The axis order of the model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum Layout {
+    Nchw,
+    Nhwc,
+}
+
+/// Preprocessing as it is carried out and recorded: every field decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocess {
+    /// Height and width that the model takes, in pixels.
+    pub size: [usize; 2],
+    /// The shorter side after the resize that precedes the centre crop, in pixels; `None`: straight to `size` (a no-op where the image has it).
+    pub resize: Option<usize>,
+    /// The filter of the resize.
+    pub interpolation: Interpolation,
+    /// Order and number of the channels.
+    pub channels: Channels,
+    /// Axis order of the input.
+    pub layout: Layout,
+    /// Element type of the model's input: float32, float16, float64, uint8 or int32.
+    pub dtype: Dtype,
+    /// Factor applied to the byte before mean and std (1/255 for most models); ignored for integer inputs.
+    pub scale: f32,
+    /// Mean of each channel after scaling.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel after scaling.
+    pub std: Vec<f32>,
+}
+
+impl Preprocess {
+    /// Whether the model takes normalised floats (the bytes themselves otherwise).
+    #[must_use]
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::F32 | Dtype::F64)
+    }
+
+    /// Shape of one stored input: `[C, H, W]`, or `[H, W, C]` for [`Layout::Nhwc`].
+    #[must_use]
+    pub fn input_shape(&self) -> [usize; 3] {
+        let ([h, w], c) = (self.size, self.channels.count());
+        match self.layout {
+            Layout::Nchw => [c, h, w],
+            Layout::Nhwc => [h, w, c],
+        }
+    }
+
+    /// Checks that the fields agree.
+    ///
+    /// # Errors
+    /// When a size is zero, a standard deviation is not positive, or mean and std do not have one value a channel.
+    pub fn validate(&self) -> Result<()> {
+        let channels = self.channels.count();
+        if self.size.contains(&0) || self.resize == Some(0) {
+            return Err(Error::input("preprocess: expected a size above 0, found 0"));
+        }
+        if self.mean.len() != channels || self.std.len() != channels {
+            return Err(Error::input(format!(
+                "preprocess: expected {channels} values of mean and of std, found {} and {}",
+                self.mean.len(),
+                self.std.len()
+            )));
+        }
+        if !self.std.iter().all(|s| *s > 0.0 && s.is_finite()) || !self.scale.is_finite() {
+            return Err(Error::input(format!(
+                "preprocess: expected positive std and finite scale, found std {:?}, scale {}",
+                self.std, self.scale
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Preprocessing as the user gives it, by flags or in a recipe: what is absent comes from `preset`, then from the model and the images.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct PreprocessOptions {
+    /// `cifar10`, `imagenet`, `fashion-mnist` or `none`.
+    pub preset: Option<String>,
+    /// Height and width.
+    pub size: Option<[usize; 2]>,
+    /// Shorter side before the centre crop.
+    pub resize: Option<usize>,
+    /// Crop size over resized size (timm's `crop_pct`); gives `resize` where that is absent.
+    pub crop_ratio: Option<f64>,
+    /// Filter of the resize.
+    pub interpolation: Option<Interpolation>,
+    /// Order and number of channels.
+    pub channels: Option<Channels>,
+    /// Axis order.
+    pub layout: Option<Layout>,
+    /// Element type of the model's input.
+    pub dtype: Option<Dtype>,
+    /// Factor on the byte.
+    pub scale: Option<f32>,
+    /// Mean of each channel.
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviation of each channel.
+    pub std: Option<Vec<f32>>,
+}
+
+impl PreprocessOptions {
+    /// Whether nothing at all was given.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These options, with what they leave open taken from `fallback`.
+    #[must_use]
+    pub fn or(self, fallback: Self) -> Self {
+        Self {
+            preset: self.preset.or(fallback.preset),
+            size: self.size.or(fallback.size),
+            resize: self.resize.or(fallback.resize),
+            crop_ratio: self.crop_ratio.or(fallback.crop_ratio),
+            interpolation: self.interpolation.or(fallback.interpolation),
+            channels: self.channels.or(fallback.channels),
+            layout: self.layout.or(fallback.layout),
+            dtype: self.dtype.or(fallback.dtype),
+            scale: self.scale.or(fallback.scale),
+            mean: self.mean.or(fallback.mean),
+            std: self.std.or(fallback.std),
+        }
+    }
+}
+
+/// The options that a preset stands for.
+///
+/// # Errors
+/// When there is no preset of that name.
+pub fn preset(name: &str) -> Result<PreprocessOptions> {
+    let with = |size: Option<usize>, mean: &[f32], std: &[f32]| PreprocessOptions {
+        size: size.map(|s| [s, s]),
+        scale: Some(1.0 / 255.0),
+        mean: Some(mean.to_vec()),
+        std: Some(std.to_vec()),
+        ..PreprocessOptions::default()
+    };
+    match name {
+        "cifar10" => Ok(with(Some(32), &[0.4914, 0.4822, 0.4465], &[0.2470, 0.2435, 0.2616])),
+        "imagenet" => Ok(PreprocessOptions {
+            crop_ratio: Some(0.875),
+            interpolation: Some(Interpolation::Bilinear),
+            ..with(None, &[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])
+        }),
+        "fashion-mnist" => Ok(PreprocessOptions { channels: Some(Channels::Gray), ..with(Some(28), &[0.2860], &[0.3530]) }),
+        "none" => Ok(PreprocessOptions { scale: Some(1.0), ..PreprocessOptions::default() }),
+        other => Err(Error::input(format!("preprocess `{other}`: expected cifar10, imagenet, fashion-mnist or none"))),
+    }
+}
