@@ -8,6 +8,7 @@ mod extract;
 mod inspect;
 mod monitor;
 mod new;
+pub mod preprocess_args;
 mod print;
 mod train;
 
