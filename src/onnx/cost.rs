@@ -3,7 +3,7 @@
 use super::flow::Flow;
 use super::proto::tensor_proto::DataType;
 use super::proto::{NodeProto, TensorProto};
-use super::tap::{int, ints};
+use super::tap::int;
 use super::{Model, tensor};
 use std::collections::{HashMap, HashSet};
 

@@ -230,7 +230,8 @@ fn value(info: &proto::ValueInfoProto) -> Value {
         _ => None,
     };
     let dim = |dim: &proto::tensor_shape_proto::Dimension| match &dim.value {
-        Some(Size::DimValue(n)) => usize::try_from(*n).map_or(Dim::Open, Dim::Fixed),
+        // exporters write 0 and −1 alike for what is open
+        Some(Size::DimValue(n)) => usize::try_from(*n).ok().filter(|&n| n > 0).map_or(Dim::Open, Dim::Fixed),
         Some(Size::DimParam(name)) if !name.is_empty() => Dim::Symbol(name.clone()),
         _ => Dim::Open,
     };

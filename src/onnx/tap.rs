@@ -13,7 +13,7 @@ pub use choice::{TapChoice, alias, resolve};
 
 use super::flow::{Flow, values};
 use super::proto::NodeProto;
-use super::{Dim, Model};
+use super::Model;
 use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -137,7 +137,7 @@ fn before_expansion<'a>(flow: &Flow<'a>, maps: &[&'a str]) -> Option<&'a str> {
     let expands = !consumers.is_empty() && consumers.iter().all(|node| node.op_type() == "Conv" && int(node, "group") > 1 && is_strided(node));
     if expands {
         let convolution = |name: &&str| flow.producer(name).is_some_and(|node| node.op_type() == "Conv");
-        let pointwise = |name: &str| flow.producer(name).is_some_and(|node| ints(node, "kernel_shape").iter().all(|&k| k == 1));
+        let pointwise = |name: &str| flow.producer(name).is_some_and(|node| matches!(ints(node, "kernel_shape"), [1, 1]));
         if let Some(index) = maps.iter().rposition(convolution)
             && let (Some(conv), Some(before)) = (maps.get(index), index.checked_sub(1).and_then(|i| maps.get(i)))
             && pointwise(conv)
@@ -190,9 +190,6 @@ pub fn logits(model: &Model) -> Option<(String, bool)> {
     use crate::array::Dtype;
     let output = model.outputs().into_iter().next()?;
     if !matches!(output.dtype, Some(Dtype::F16 | Dtype::F32 | Dtype::F64)) || !matches!(output.shape.len(), 0 | 2) {
-        return None;
-    }
-    if matches!(output.shape.get(1), Some(Dim::Fixed(0))) {
         return None;
     }
     let nodes = &model.graph().node;
