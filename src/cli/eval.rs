@@ -24,7 +24,9 @@ const QUEUE: usize = 2;
 
 /// Arguments of `eval`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  nst-cache eval student.onnx --data folder:photos --split test\n  nst-cache eval teacher.onnx --data cifar10:data --preprocess cifar10 --json")]
+#[command(
+    after_help = "Examples:\n  nst-cache eval student.onnx --data folder:photos --split test\n  nst-cache eval teacher.onnx --data cifar10:data --preprocess cifar10 --json"
+)]
 pub struct Args {
     /// The classifier
     #[arg(value_name = "MODEL.onnx")]
@@ -80,7 +82,8 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     if args.device == Device::Auto {
         context.monitor.note(&format!("running on {}", session.provider()));
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
     let scores = measure(&plan, dataset.as_ref(), &mut session, &pool, context)?;
     if context.json {
         return emit_json(&scores);
@@ -145,7 +148,8 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: [us
     if options.is_empty()
         && let Some(text) = model.metadata(PREPROCESS_KEY)
     {
-        let preprocess: Preprocess = serde_json::from_str(text).context(|| format!("{}: metadata `{PREPROCESS_KEY}`", args.model.display()))?;
+        let preprocess: Preprocess =
+            serde_json::from_str(text).context(|| format!("{}: metadata `{PREPROCESS_KEY}`", args.model.display()))?;
         preprocess.validate()?;
         return Ok(preprocess);
     }
@@ -168,7 +172,9 @@ fn class_map(text: &str, dataset: &[String]) -> Result<Option<Vec<usize>>> {
     }
     let known: Vec<usize> = places.iter().copied().flatten().collect();
     match dataset.iter().zip(&places).find(|(_, place)| place.is_none()) {
-        Some((name, _)) => Err(Error::input(format!("class `{name}`: expected one of the model's {} classes, found none of that name", model.len()))),
+        Some((name, _)) => {
+            Err(Error::input(format!("class `{name}`: expected one of the model's {} classes, found none of that name", model.len())))
+        }
         None => Ok(Some(known)),
     }
 }
@@ -247,11 +253,17 @@ fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Ar
     let rows = rows.ok_or_else(|| Error::input(format!("data set: expected an array `{name}`, which the model takes, found none")))?;
     let Some(first) = rows.first() else { return Err(Error::input("data set: expected samples, found none")) };
     if let Some(other) = rows.iter().find(|row| row.shape() != first.shape() || row.dtype() != first.dtype()) {
-        return Err(Error::input(format!("array `{name}`: expected shape {:?} for every sample, found {:?}", first.shape(), other.shape())));
+        return Err(Error::input(format!(
+            "array `{name}`: expected shape {:?} for every sample, found {:?}",
+            first.shape(),
+            other.shape()
+        )));
     }
     macro_rules! joined {
         ($variant:ident) => {
-            Values::$variant(rows.iter().flat_map(|row| if let Values::$variant(v) = row.values() { v.as_slice() } else { &[] }).copied().collect())
+            Values::$variant(
+                rows.iter().flat_map(|row| if let Values::$variant(v) = row.values() { v.as_slice() } else { &[] }).copied().collect(),
+            )
         };
     }
     let values = match first.values() {

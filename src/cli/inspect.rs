@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 /// Arguments of `inspect`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  nst-cache inspect teacher.onnx\n  nst-cache inspect teacher.onnx --all --size 256x192\n  nst-cache inspect teacher.onnx --json | jq '.taps[] | select(.suggested).tensor'")]
+#[command(
+    after_help = "Examples:\n  nst-cache inspect teacher.onnx\n  nst-cache inspect teacher.onnx --all --size 256x192\n  nst-cache inspect teacher.onnx --json | jq '.taps[] | select(.suggested).tensor'"
+)]
 pub struct Args {
     /// The model
     #[arg(value_name = "MODEL.onnx")]

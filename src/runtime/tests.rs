@@ -94,7 +94,9 @@ fn bytes_and_integers_are_fed_and_come_out() {
 
 #[test]
 fn half_precision_goes_through() {
-    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto};
+    use crate::onnx::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto,
+    };
     let typed = |name: &str, code: DataType| {
         let tensor = type_proto::Tensor { elem_type: Some(code as i32), shape: None };
         let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
