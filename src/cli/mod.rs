@@ -1,5 +1,7 @@
 //! The command line: one file a command, arguments → validated recipe → the flow. The only place for clap, indicatif and printing.
 
+pub mod preprocess_args;
+
 use crate::monitor::Monitor;
 use crate::recipe::Config;
 use std::path::PathBuf;
