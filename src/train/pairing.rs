@@ -4,7 +4,7 @@ use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
 use crate::recipe::PairRecipe;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A map of the teacher in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct StudentMap {
 }
 
 /// Two maps to bring together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// Alias of the teacher's map in the cache.
     pub teacher: String,

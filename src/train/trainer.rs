@@ -72,7 +72,7 @@ pub struct Run<'a> {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     /// Epochs.
     pub epochs: usize,
