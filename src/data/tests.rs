@@ -37,8 +37,8 @@ fn append(builder: &mut ::tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], kind:
     builder.append(&header, bytes).unwrap();
 }
 
-/// A file of this ending with these bytes.
-struct Saved(tempfile::TempDir, PathBuf);
+/// A file of this name with these bytes, and the folder that goes with it.
+struct Saved(#[allow(dead_code, reason = "kept alive")] tempfile::TempDir, PathBuf);
 
 fn save(name: &str, bytes: &[u8]) -> Saved {
     let folder = tempfile::tempdir().unwrap();
