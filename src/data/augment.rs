@@ -126,7 +126,7 @@ mod tests {
         let flip = super::draw(Augment::Flip, &p, 7, 123_456_789, 5);
         assert_eq!(flip, View { flip: GOLDEN_VIEWS[1].flip, ..View::default() });
     }
-    const GOLDEN_VIEWS: [View; 2] = [View { top: 0, left: 0, flip: false }, View { top: 0, left: 0, flip: false }];
+    const GOLDEN_VIEWS: [View; 2] = [View { top: -1, left: 1, flip: false }, View { top: 3, left: 3, flip: false }];
 
     #[test]
     fn a_crop_takes_the_mean_colour_from_outside_and_is_then_mirrored() {

@@ -18,6 +18,7 @@ mod memory;
 mod npy;
 mod npz;
 mod random;
+mod resample;
 mod spool;
 mod subset;
 mod tar;

@@ -96,8 +96,7 @@ mod tests {
     #[test]
     fn what_numpy_writes_is_read() {
         let parsed = parse(&header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }   \n")).unwrap();
-        let expected =
-            Header { kind: 'f', width: 4, big_endian: false, fortran_order: false, shape: vec![2, 3], data_start: 10 + 64 };
+        let expected = Header { kind: 'f', width: 4, big_endian: false, fortran_order: false, shape: vec![2, 3], data_start: 10 + 64 };
         assert_eq!(Header { data_start: 74, ..parsed }, expected);
         assert_eq!(parse(&header("{'descr': '|b1', 'fortran_order': True, 'shape': (), }")).unwrap().shape, Vec::<u64>::new());
         assert_eq!(parse(&header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }")).unwrap().shape, [5]);

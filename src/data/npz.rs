@@ -109,7 +109,8 @@ fn regions(file: &File, length: u64, spool: &mut Spool, listed: &mut Listed, nam
         let (size, packed_size) = (entry.size(), entry.compressed_size());
         let region = match entry.compression() {
             CompressionMethod::Stored => {
-                let offset = entry.data_start().ok_or_else(|| Error::input(format!("{name}: array {array}: expected a place in the file")))?;
+                let offset =
+                    entry.data_start().ok_or_else(|| Error::input(format!("{name}: array {array}: expected a place in the file")))?;
                 if size != packed_size || offset.checked_add(size).is_none_or(|end| end > length) {
                     return Err(Error::input(format!("{name}: array {array}: expected {size} bytes from byte {offset}, found fewer")));
                 }

@@ -31,7 +31,10 @@ pub fn resolve(
     let wanted = || options.channels.or(defaults.channels);
     let channels = match (axes.channels, options.channels) {
         (Some(count), Some(given)) if given.count() != count => {
-            return Err(Error::input(format!("preprocess: the model takes {count} channels, found channels {given:?} of {}", given.count())));
+            return Err(Error::input(format!(
+                "preprocess: the model takes {count} channels, found channels {given:?} of {}",
+                given.count()
+            )));
         }
         (Some(1), _) => Channels::Gray,
         (Some(_), given) => given.unwrap_or(Channels::Rgb),
@@ -40,8 +43,8 @@ pub fn resolve(
     let crops = defaults.crop_ratio.is_some();
     let fallback = options.size.or(defaults.size).or(common_image_size.filter(|_| !crops)).unwrap_or([DEFAULT_SIDE; 2]);
     let size = [axes.size[0].unwrap_or(fallback[0]), axes.size[1].unwrap_or(fallback[1])];
-    if let Some(given) = options.size.filter(|&given| given != size) {
-        return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {}x{}", size[0], size[1], given[0], given[1])));
+    if let Some([height, width]) = options.size.filter(|&given| given != size) {
+        return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {height}x{width}", size[0], size[1])));
     }
     let resize = match (options.resize, options.crop_ratio.or(defaults.crop_ratio)) {
         (Some(resize), _) => Some(resize),
@@ -163,7 +166,9 @@ pub fn to_bytes(preprocess: &Preprocess, image: &Image) -> Result<Vec<u8>> {
     let plane = |channel: usize| cropped.pixels.iter().skip(source(channel)).step_by(channels).copied();
     Ok(match preprocess.layout {
         Layout::Nchw => (0..channels).flat_map(plane).collect(),
-        Layout::Nhwc if preprocess.channels == Channels::Bgr => cropped.pixels.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [b, g, r]).collect(),
+        Layout::Nhwc if preprocess.channels == Channels::Bgr => {
+            cropped.pixels.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [b, g, r]).collect()
+        }
         Layout::Nhwc => cropped.into_owned().pixels,
     })
 }

@@ -70,12 +70,8 @@ impl Spool {
         let stat = rustix::fs::fstatvfs(&self.file).context(|| format!("temporary folder {}: cannot be read", self.folder.display()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < RESERVE + STEP {
-            return Err(Error::input(format!(
-                "{name}: no room to unpack in {}, where {} MiB are free",
-                self.folder.display(),
-                free >> 20
-            ))
-            .hint("set TMPDIR to a folder on a larger disk, or unpack the data yourself"));
+            return Err(Error::input(format!("{name}: no room to unpack in {}, where {} MiB are free", self.folder.display(), free >> 20))
+                .hint("set TMPDIR to a folder on a larger disk, or unpack the data yourself"));
         }
         Ok(())
     }

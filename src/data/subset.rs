@@ -76,7 +76,7 @@ mod tests {
         random::shuffle(&mut items, 42);
         assert_eq!(items, GOLDEN_SHUFFLE_42);
     }
-    const GOLDEN_SHUFFLE_42: [u32; 10] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const GOLDEN_SHUFFLE_42: [u32; 10] = [1, 9, 7, 3, 6, 2, 8, 0, 5, 4];
 
     #[test]
     fn classes_without_a_sample_are_named() {

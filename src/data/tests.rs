@@ -37,8 +37,8 @@ fn append(builder: &mut ::tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], kind:
     builder.append(&header, bytes).unwrap();
 }
 
-/// A file of this ending with these bytes.
-struct Saved(tempfile::TempDir, PathBuf);
+/// A file of this name with these bytes, and the folder that goes with it.
+struct Saved(#[allow(dead_code, reason = "kept alive")] tempfile::TempDir, PathBuf);
 
 fn save(name: &str, bytes: &[u8]) -> Saved {
     let folder = tempfile::tempdir().unwrap();
@@ -213,7 +213,9 @@ fn links_that_lead_back_are_found() {
 fn a_bare_path_is_recognised() {
     let format = |files: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
-        files.iter().for_each(|name| std::fs::write(folder.path().join(name), b"").unwrap());
+        for name in files {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
         recognise(folder.path()).unwrap()
     };
     assert_eq!(format(&["emnist-train-images-idx3-ubyte.gz"]), DataFormat::Idx);

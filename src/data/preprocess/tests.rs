@@ -78,7 +78,9 @@ fn contradictions_are_refused() {
     let o = PreprocessOptions::default();
     assert!(refused(&PreprocessOptions { size: Some([28, 28]), ..o.clone() }, [0, 3, 32, 32]).contains("takes 32x32, found size 28x28"));
     assert!(refused(&PreprocessOptions { channels: Some(Channels::Gray), ..o.clone() }, [0, 3, 32, 32]).contains("takes 3 channels"));
-    assert!(refused(&PreprocessOptions { dtype: Some(Dtype::U8), ..o.clone() }, [0, 3, 32, 32]).contains("takes float32, found dtype uint8"));
+    assert!(
+        refused(&PreprocessOptions { dtype: Some(Dtype::U8), ..o.clone() }, [0, 3, 32, 32]).contains("takes float32, found dtype uint8")
+    );
     assert!(refused(&PreprocessOptions { resize: Some(31), ..o.clone() }, [0, 3, 32, 32]).contains("at least the size 32x32, found 31"));
     assert!(refused(&PreprocessOptions { crop_ratio: Some(0.0), ..o.clone() }, [0, 3, 32, 32]).contains("crop ratio"));
     assert!(refused(&PreprocessOptions { mean: Some(vec![0.5; 2]), ..o.clone() }, [0, 3, 32, 32]).contains("expected 3 values"));
