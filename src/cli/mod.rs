@@ -1,10 +1,13 @@
 //! The command line: one file a command, arguments → validated recipe → the flow. The only place for clap, indicatif and printing.
 
 pub mod cache;
+mod print;
 
 use crate::monitor::Monitor;
 use crate::recipe::Config;
 use std::path::PathBuf;
+
+pub(crate) use print::{emit, emit_json};
 
 /// What every command is given beside its own arguments.
 pub struct Context<'a> {
