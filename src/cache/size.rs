@@ -33,6 +33,12 @@ pub fn segment_rows(row_bytes_of_largest_array: usize, batch: usize) -> usize {
 /// The codec for chunks like `bytes`: [`Codec::Raw`] where zstd saves under 10 %, and decoding would be paid for nothing.
 #[must_use]
 pub fn probe_codec(bytes: &[u8]) -> Codec {
+    if compressed_bytes(bytes).saturating_mul(10) > bytes.len().saturating_mul(9) { Codec::Raw } else { Codec::Zstd }
+}
+
+/// What `bytes` take as one chunk compressed with zstd: for estimates.
+#[must_use]
+pub fn compressed_bytes(bytes: &[u8]) -> usize {
     let probe = ArraySpec {
         path: String::new(),
         dtype: Dtype::U8,
@@ -42,11 +48,9 @@ pub fn probe_codec(bytes: &[u8]) -> Codec {
         codec: Codec::Zstd,
         chunk_rows: 1,
     };
+    // an encoder that cannot start says so when the cache is written
     let encoded = Encoder::new().and_then(|mut encoder| encoder.encode(&Layout::new(&probe, 1, 1), bytes).map(<[u8]>::len));
-    match encoded {
-        Ok(length) if length.saturating_mul(10) > bytes.len().saturating_mul(9) => Codec::Raw,
-        _ => Codec::Zstd,
-    }
+    encoded.unwrap_or(0)
 }
 
 #[cfg(test)]
