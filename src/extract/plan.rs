@@ -4,21 +4,17 @@ use super::Job;
 use super::estimate::Estimate;
 use super::source::Batch;
 use crate::array::{Array, Dtype};
-use crate::cache::{ArraySpec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, probe_codec};
+use crate::cache::{self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec};
 use crate::error::Result;
 use crate::recipe::Store;
 use crate::runtime::Session;
 use crate::statistic::F16_MAX;
 use std::time::Instant;
 
-/// Rows of a segment lie between these, the batch and the data set permitting.
-const SEGMENT_ROWS: std::ops::RangeInclusive<usize> = 128..=2048;
 /// Segments that a small data set is cut into, so that an interruption costs little of it.
 const SEGMENTS: usize = 16;
-/// A shard stays below this.
-const SHARD_BYTES: usize = 256 << 20;
-/// Decoded bytes of a chunk: 64–256 KiB compressed at the ratios of real activations.
-const CHUNK_BYTES: usize = 384 << 10;
+/// Fewer rows than these are not worth a segment of their own.
+const SEGMENT_ROWS_MIN: usize = 128;
 
 /// The first rows, computed to see what the teacher gives.
 pub(super) struct First {
@@ -49,8 +45,8 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (input, bytes) in job.source.inputs.iter().zip(&first.batch.stored) {
-        let (codec, encoded) = probe_codec(bytes)?;
-        estimate.add_array(bytes.len(), encoded, bytes.len());
+        let codec = probe_codec(bytes);
+        estimate.add_array(bytes.len(), compressed_bytes(bytes), bytes.len());
         arrays.push(ArraySpec {
             path: input.path.clone(),
             dtype: input.dtype,
@@ -64,8 +60,8 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     for (output, values) in job.outputs.iter().zip(&first.values) {
         let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, output.range(values)) };
         let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
-        let (codec, encoded) = probe_codec(&bytes)?;
-        estimate.add_array(bytes.len(), encoded, bytes.len() / dtype.size() * Dtype::F32.size());
+        let codec = probe_codec(&bytes);
+        estimate.add_array(bytes.len(), compressed_bytes(&bytes), bytes.len() / dtype.size() * Dtype::F32.size());
         arrays.push(ArraySpec {
             path: output.path(),
             dtype,
@@ -79,7 +75,7 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     let segment_rows = segment_rows(job.rows.len(), job.batch, largest_row);
     for array in &mut arrays {
-        array.chunk_rows = chunk_rows(segment_rows, array.row_bytes());
+        array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
     estimate.scale_to(job.rows.len());
     Ok((plan(job, teacher, arrays, segment_rows), estimate))
@@ -128,7 +124,7 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
         row_shape: Vec::new(),
         axes: Vec::new(),
         tensor: None,
-        codec: crate::cache::Codec::Zstd,
+        codec: Codec::Zstd,
         chunk_rows: segment_rows,
     }
 }
@@ -142,19 +138,10 @@ fn stored_type(store: Store, range: f32) -> Dtype {
     }
 }
 
-/// Rows of a segment: a multiple of the batch, so that no inference spans two.
+/// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard may be where the data set is small.
 fn segment_rows(rows: usize, batch: usize, largest_row_bytes: usize) -> usize {
-    let fitting = SHARD_BYTES / largest_row_bytes.max(1);
-    let wanted = (rows / SEGMENTS).clamp(*SEGMENT_ROWS.start(), *SEGMENT_ROWS.end()).min(fitting);
-    // no longer than the data set itself needs
-    let batches = (wanted / batch).min(rows.div_ceil(batch)).max(1);
-    batches * batch
-}
-
-/// Rows of a chunk: the largest divisor of the segment that stays below the wanted size.
-fn chunk_rows(segment_rows: usize, row_bytes: usize) -> usize {
-    let wanted = (CHUNK_BYTES / row_bytes.max(1)).clamp(1, segment_rows);
-    (1..=wanted).rev().find(|rows| segment_rows % rows == 0).unwrap_or(1)
+    let wanted = (rows / SEGMENTS).max(SEGMENT_ROWS_MIN).next_multiple_of(batch);
+    cache::segment_rows(largest_row_bytes, batch).min(wanted)
 }
 
 #[cfg(test)]
@@ -162,22 +149,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_multiples_of_the_batch_within_bounds() {
-        for (rows, batch, row_bytes) in [(50_000, 64, 57_344), (100, 64, 10), (1, 1, 1), (1_281_167, 48, 401_408), (12_000, 100, 9_000_000)] {
-            let length = segment_rows(rows, batch, row_bytes);
-            assert_eq!(length % batch, 0);
-            assert!(length <= 2048 && (length == batch || length * row_bytes <= SHARD_BYTES), "{rows} {batch} {row_bytes}: {length}");
+    fn segments_are_whole_batches_and_short_where_there_is_little_data() {
+        for (rows, batch, row_bytes, expected) in [(12_000, 64, 1000, 768), (100, 64, 1000, 128), (1, 1, 1, 128), (50_000, 64, 57_344, 2048)] {
+            assert_eq!(segment_rows(rows, batch, row_bytes), expected, "{rows} rows, batch {batch}");
         }
-        assert_eq!(segment_rows(12_000, 64, 1000), 704);
-        assert_eq!(segment_rows(100, 64, 1000), 128);
-    }
-
-    #[test]
-    fn chunks_divide_their_segment() {
-        assert_eq!(chunk_rows(704, 100), 704);
-        assert_eq!(chunk_rows(2048, 32_768), 8);
-        assert_eq!(chunk_rows(97, 32_768), 1);
-        assert_eq!(chunk_rows(128, 10 << 20), 1);
     }
 
     #[test]
