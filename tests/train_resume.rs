@@ -52,7 +52,8 @@ fn train(dataset: &dyn Dataset, folder: &Path, threads: usize, resume: bool, mon
     let student = Student::import(&model, &ImportOptions::default())?;
     let terms = recipe.terms(false);
     let objective = Objective::new(&terms, &[Vec::new()], 0.0, &student)?;
-    let source = Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], Some(SAMPLES), recipe.seed));
+    let source =
+        Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], Some(SAMPLES), recipe.seed));
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     run(&Run {
         recipe: &recipe,
