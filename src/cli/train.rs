@@ -224,6 +224,8 @@ impl Plan {
             return Err(Error::input("train: expected a cache or a data set, found neither")
                 .hint("write --cache DIR, or --data SPEC for training without a teacher"));
         }
+        // decoding images takes more than decoding chunks; a cache serves two threads from the reservoirs that it keeps
+        let loader_threads = context.threads.clamp(1, if cache.is_some() { 2 } else { 4 });
         let name = if entry.is_some() { args.student.clone() } else { stem(&args.student) };
         Ok(Self {
             model: entry.map_or_else(|| args.student.clone(), |e| e.model.clone()),
@@ -236,7 +238,7 @@ impl Plan {
             options: Options {
                 checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get),
                 log_steps: LOG_STEPS,
-                loader_threads: context.threads.clamp(1, 4),
+                loader_threads,
             },
         })
     }

@@ -10,11 +10,11 @@ use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows that a reservoir aims at, and the bytes that it may take; two or three are alive at a time.
+/// Rows that a reservoir aims at, and the bytes that it may take.
 const RESERVOIR_ROWS: usize = 4096;
 const RESERVOIR_BYTES: usize = 64 << 20;
-/// Reservoirs kept: the one being emptied, the next one, and one for a thread that lags.
-const RESERVOIRS: usize = 3;
+/// Reservoirs kept: for each of two loading threads the one being emptied and the next one.
+const RESERVOIRS: usize = 4;
 
 /// A cache as the trainer reads it.
 #[derive(Debug)]

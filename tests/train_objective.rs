@@ -1,0 +1,81 @@
+//! The gradient of a whole loss with respect to the student's weights, through the graph, against central differences in f64.
+
+use candle_core::{DType, Device, Tensor};
+use nst_cache::recipe::{CriterionRecipe, Train};
+use nst_cache::student::{ImportOptions, Mode, Student, preset};
+use nst_cache::train::loss::Objective;
+use nst_cache::train::pairing::Pair;
+use nst_cache::train::source::Batch;
+
+/// Numbers in −1…1 that are the same everywhere.
+fn noise(shape: &[usize], seed: u32) -> Tensor {
+    let mut state = seed;
+    let values: Vec<f64> = (0..shape.iter().product())
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1 << 23) - 1.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn ce_kd_and_nst_together_match_central_differences() {
+    let model = preset::build("resnet8", 5, [3, 16, 16], 1).unwrap();
+    let student = Student::import(&model, &ImportOptions { dtype: DType::F64, ..ImportOptions::default() }).unwrap();
+    let terms: Vec<CriterionRecipe> =
+        ["ce:weight=0.3", "kd:weight=0.9,temperature=4", "nst:weight=50", "nst-gauss:weight=5,sigma=1"].map(|t| t.parse().unwrap()).into();
+    // the deepest map takes part in two terms, and in the logits
+    let pair = |teacher: &str, student: &str| Pair {
+        teacher: teacher.into(),
+        teacher_shape: [0; 3],
+        student: student.into(),
+        student_shape: [0; 3],
+    };
+    let nst = vec![pair("t1", "layer1"), pair("t2", "layer2"), pair("t3", "layer3")];
+    let objective = Objective::new(&terms, &[Vec::new(), Vec::new(), nst, vec![pair("t3", "layer3")]], 0.1, &student).unwrap();
+    assert_eq!(objective.taps, ["t1", "t2", "t3"]);
+    let batch = Batch {
+        labels: vec![0, 4, 2],
+        inputs: vec![noise(&[3, 3, 16, 16], 1)],
+        logits: Some((noise(&[3, 5], 2) * 3.0).unwrap()),
+        taps: vec![noise(&[3, 6, 16, 16], 3), noise(&[3, 7, 8, 8], 4), noise(&[3, 9, 8, 8], 5)],
+    };
+    let logits = student.logits();
+    let evaluate = || {
+        let pass = student.forward(&batch.inputs, Mode::Train, &objective.keep, 0).unwrap();
+        let value = objective.evaluate(&pass, logits, &batch).unwrap();
+        (pass, value)
+    };
+    let (pass, value) = evaluate();
+    let weighted: f64 = objective.terms.iter().zip(&value.parts).map(|(t, p)| t.weight * p).sum();
+    assert!((weighted - value.total).abs() < 1e-12);
+    let gradients = pass.backward(value.seeds).unwrap();
+
+    for (index, (parameter, gradient)) in student.parameters().iter().zip(&gradients).enumerate() {
+        let start = parameter.var.as_tensor().copy().unwrap();
+        let direction = noise(start.dims(), 100 + u32::try_from(index).unwrap());
+        let moved = |by: f64| {
+            parameter.var.set(&(&start + (&direction * by).unwrap()).unwrap()).unwrap();
+            let total = evaluate().1.total;
+            parameter.var.set(&start).unwrap();
+            total
+        };
+        let step = 1e-6;
+        let slope = (moved(step) - moved(-step)) / (2.0 * step);
+        let along = (gradient.as_ref().unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+        assert!((slope - along).abs() < 1e-5 * (1.0 + slope.abs()), "{}: slope {slope}, gradient {along}", parameter.name);
+    }
+}
+
+#[test]
+fn terms_of_one_name_are_told_apart() {
+    let model = preset::build("resnet8", 5, [3, 16, 16], 1).unwrap();
+    let student = Student::import(&model, &ImportOptions::default()).unwrap();
+    let recipe = Train { criteria: ["nst", "nst:degree=3", "kd"].map(|t| t.parse().unwrap()).into(), ..Train::default() };
+    let terms = recipe.terms(true);
+    let objective = Objective::new(&terms, &vec![Vec::new(); terms.len()], 0.0, &student).unwrap();
+    let names: Vec<&str> = objective.terms.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["ce", "nst-poly", "nst-poly#2", "kd"]);
+    assert!(objective.teacher_logits);
+}
