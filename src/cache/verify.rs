@@ -1,13 +1,21 @@
 //! Checks everything a cache promises: manifest and its checksum, every zarr.json against the manifest, every shard's checksum, index, chunks,
 //! finite values, stray files.
 
-use crate::error::Result;
+use super::shard::Layout;
+use super::{ArraySpec, Decoder, Manifest, document, file, manifest, zarr};
+use crate::array::Dtype;
+use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use serde::Serialize;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     /// The file, relative to the cache.
     pub file: String,
@@ -28,14 +36,241 @@ pub struct VerifyReport {
     pub chunks: usize,
     /// Whether every segment is published.
     pub complete: bool,
-    /// What is wrong; empty for a sound cache.
+    /// What is wrong, by file and row; empty for a sound cache.
     pub findings: Vec<Finding>,
 }
 
 /// Reads and checks the whole cache on `threads` threads.
 ///
 /// # Errors
-/// When the folder is no cache or its manifest cannot be used at all; everything else is a [`Finding`].
-pub fn verify(_folder: &Path, _threads: usize, _monitor: &dyn Monitor) -> Result<VerifyReport> {
-    todo!("helper: cache")
+/// When the folder is no cache, its manifest cannot be used at all, it is being written, or the user asked to stop; everything else is a
+/// [`Finding`].
+pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
+    let _lock = file::lock_shared(folder)?;
+    let manifest = Manifest::load(folder)?;
+    let metadata = zarr::documents(&manifest)?;
+    let shards = shards(&manifest);
+
+    let mut seen = Seen::default();
+    seen.files = 1;
+    seen.bytes = document::encode(&manifest)?.len() as u64;
+    for (path, expected) in &metadata {
+        check_metadata(folder, path, expected, &mut seen);
+    }
+    check_strays(folder, &manifest, metadata.keys().chain(shards.iter().map(|s| &s.path)).collect(), &mut seen)?;
+
+    monitor.begin("verify", "shards", shards.len() as u64, 0);
+    let (next, total) = (AtomicUsize::new(0), Mutex::new(seen));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, shards.len().max(1)) {
+            scope.spawn(|| {
+                let mut worker = Worker::default();
+                while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if monitor.stop_requested() {
+                        break;
+                    }
+                    let before = worker.seen.bytes;
+                    worker.check(folder, &manifest, shard);
+                    monitor.advance(1, worker.seen.bytes - before);
+                }
+                total.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(worker.seen);
+            });
+        }
+    });
+    monitor.end();
+    if monitor.stop_requested() {
+        return Err(Error::interrupted("verify: stopped before the end"));
+    }
+    let mut seen = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    seen.findings.sort();
+    Ok(VerifyReport { files: seen.files, bytes: seen.bytes, chunks: seen.chunks, complete: manifest.is_complete(), findings: seen.findings })
+}
+
+/// A shard that the manifest promises.
+struct Promise<'a> {
+    path: String,
+    spec: &'a ArraySpec,
+    layout: Layout,
+    /// The first row of it.
+    first: usize,
+    /// Its length and CRC-32C, where the manifest has them.
+    sum: Option<(u64, u32)>,
+}
+
+/// Every shard that the manifest promises: the row arrays' and those of published segments.
+fn shards(manifest: &Manifest) -> Vec<Promise<'_>> {
+    let row = |spec| Promise { path: zarr::row_shard(spec), spec, layout: manifest.row_layout(spec), first: 0, sum: None };
+    let mut shards: Vec<_> = manifest.row_arrays.iter().map(row).collect();
+    for segment in &manifest.segments {
+        let sums = segment.bytes.iter().copied().zip(segment.crc32c.iter().copied());
+        shards.extend(manifest.view_arrays.iter().zip(sums).map(|(spec, sum)| Promise {
+            path: zarr::view_shard(spec, segment.view, segment.index),
+            spec,
+            layout: manifest.view_layout(spec, segment.index),
+            first: segment.index * manifest.segment_rows,
+            sum: Some(sum),
+        }));
+    }
+    shards
+}
+
+#[derive(Default)]
+struct Seen {
+    files: usize,
+    bytes: u64,
+    chunks: usize,
+    findings: Vec<Finding>,
+}
+
+impl Seen {
+    fn found(&mut self, file: &str, rows: Option<(usize, usize)>, problem: impl Into<String>) {
+        self.findings.push(Finding { file: file.to_owned(), rows, problem: problem.into() });
+    }
+
+    fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.chunks += other.chunks;
+        self.findings.extend(other.findings);
+    }
+}
+
+fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
+    match file::read_bounded(&folder.join(path), expected.len() as u64) {
+        Ok(None) => seen.found(path, None, "missing"),
+        Ok(Some(found)) => {
+            seen.files += 1;
+            seen.bytes += found.len() as u64;
+            if found != expected {
+                seen.found(path, None, "not what the manifest gives");
+            }
+        }
+        Err(_) => seen.found(path, None, "unreadable, or longer than what the manifest gives"),
+    }
+}
+
+/// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no finding: the next run sweeps it.
+fn check_strays(folder: &Path, manifest: &Manifest, promised: BTreeSet<&String>, seen: &mut Seen) -> Result<()> {
+    let mut pending = HashSet::new();
+    if !manifest.is_complete() {
+        for view in 0..manifest.views {
+            for segment in 0..manifest.segments_per_view() {
+                pending.extend(manifest.view_arrays.iter().map(|spec| zarr::view_shard(spec, view, segment)));
+            }
+        }
+    }
+    file::walk(folder, &mut |path| {
+        let path = path.to_owned();
+        let left_over = !manifest.is_complete() && (pending.contains(&path) || file::is_temporary(path.rsplit('/').next().unwrap_or(&path)));
+        if path != file::LOCK && path != document::NAME && !promised.contains(&path) && !left_over {
+            seen.found(&path, None, "does not belong to the cache");
+        }
+        Ok(())
+    })
+}
+
+/// One checking thread: reads shards by chunk, so that memory does not grow with them, and a failing disk is an error and no bus error.
+#[derive(Default)]
+struct Worker {
+    decoder: Decoder,
+    encoded: Vec<u8>,
+    seen: Seen,
+}
+
+impl Worker {
+    fn check(&mut self, folder: &Path, manifest: &Manifest, shard: &Promise<'_>) {
+        let mut file = match File::open(folder.join(&shard.path)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return self.seen.found(&shard.path, None, "missing"),
+            Err(e) => return self.seen.found(&shard.path, None, format!("cannot be read: {e}")),
+        };
+        self.seen.files += 1;
+        if let Err(problem) = self.check_file(&mut file, manifest, shard) {
+            self.seen.found(&shard.path, None, problem);
+        }
+    }
+
+    fn check_file(&mut self, file: &mut File, manifest: &Manifest, shard: &Promise<'_>) -> Result<(), String> {
+        let unreadable = |e: std::io::Error| format!("cannot be read: {e}");
+        let length = file.metadata().map_err(unreadable)?.len();
+        if let Some((expected, _)) = shard.sum.filter(|(expected, _)| *expected != length) {
+            return Err(format!("expected {expected} bytes, found {length}"));
+        }
+        let at = length.checked_sub(shard.layout.index_bytes() as u64).ok_or("truncated")?;
+        file.seek(SeekFrom::Start(at)).map_err(unreadable)?;
+        let mut index = vec![0; shard.layout.index_bytes()];
+        file.read_exact(&mut index).map_err(unreadable)?;
+        let bounds = shard.layout.parse_index(&index, length)?;
+
+        file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+        let (mut crc, mut values) = (0, RowValues::default());
+        for (chunk, pair) in bounds.windows(2).enumerate() {
+            let &[begin, end] = pair else { continue };
+            // bounded: `parse_index` lets no chunk be longer than zstd can make it
+            self.encoded.resize(usize::try_from(end - begin).map_err(|e| e.to_string())?, 0);
+            file.read_exact(&mut self.encoded).map_err(unreadable)?;
+            crc = crc32c::crc32c_append(crc, &self.encoded);
+            self.seen.bytes += end - begin;
+            self.seen.chunks += 1;
+            self.check_chunk(manifest, shard, chunk, &mut values);
+        }
+        self.seen.bytes += index.len() as u64;
+        crc = crc32c::crc32c_append(crc, &index);
+        if let Some((_, expected)) = shard.sum.filter(|(_, expected)| *expected != crc) {
+            return Err(format!("checksum of the file: expected {expected:08x}, found {crc:08x}"));
+        }
+        Ok(())
+    }
+
+    /// Checks the chunk in `encoded`.
+    fn check_chunk(&mut self, manifest: &Manifest, shard: &Promise<'_>, chunk: usize, values: &mut RowValues) {
+        let rows = shard.layout.rows_of(chunk);
+        let within_view = Some((shard.first + rows.0, shard.first + rows.1));
+        let decoded = match self.decoder.chunk(&shard.layout, &self.encoded) {
+            Ok(decoded) => decoded,
+            Err(problem) => return self.seen.found(&shard.path, within_view, problem),
+        };
+        let row_bytes = shard.spec.row_bytes();
+        for (row, bytes) in decoded.chunks_exact(row_bytes).take(rows.1 - rows.0).enumerate() {
+            let row = shard.first + rows.0 + row;
+            let problem = if shard.sum.is_none() { values.check(manifest, shard.spec, bytes) } else { not_finite(shard.spec.dtype, bytes) };
+            if let Some(problem) = problem {
+                self.seen.found(&shard.path, Some((row, row + 1)), problem);
+            }
+        }
+    }
+}
+
+/// What was met so far of a row array.
+#[derive(Default)]
+struct RowValues {
+    seen: HashSet<i64>,
+}
+
+impl RowValues {
+    /// A sample index is one of the data set's, each once; a label is a class, or −1.
+    fn check(&mut self, manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
+        let value = i64::from_le_bytes(*bytes.first_chunk()?);
+        if spec.path == manifest::LABEL {
+            let classes = manifest.data.classes.len() as i64;
+            return (value < -1 || classes > 0 && value >= classes).then(|| format!("label {value}: expected −1 to {}", classes - 1));
+        }
+        let samples = manifest.data.fingerprint.samples as i64;
+        if !(0..samples).contains(&value) {
+            return Some(format!("sample {value}: expected 0 to {}", samples - 1));
+        }
+        (!self.seen.insert(value)).then(|| format!("sample {value}: there twice"))
+    }
+}
+
+/// Says so if a value is NaN or infinite, which shows in its exponent: all ones.
+fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
+    // folds without an early exit, so that they vectorise
+    let bad = match dtype {
+        Dtype::F16 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)),
+        Dtype::F32 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000)),
+        Dtype::F64 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | !f64::from_le_bytes(*b).is_finite()),
+        Dtype::U8 | Dtype::I32 | Dtype::I64 => false,
+    };
+    bad.then(|| "a value is NaN or infinite".to_owned())
 }

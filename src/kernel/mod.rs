@@ -1,2 +1,34 @@
 //! CPU kernels behind the operators and criteria, generic over f32 and f64. The only place for SIMD and `unsafe` arithmetic.
 //! Results are bit-identical for any number of threads: work is split by a fixed rule, partial sums are added in a fixed order.
+//!
+//! Kernels work on contiguous row-major slices and run in the caller's rayon pool. Lengths are the caller's duty: they are asserted, not
+//! reported, since a wrong one is a mistake in an operator and never in the data.
+
+pub mod conv;
+pub mod elementwise;
+mod float;
+mod gemm;
+pub mod norm;
+pub mod pool;
+pub mod softmax;
+pub mod strided;
+
+pub use float::Float;
+pub use gemm::{GemmShape, Matrix, batched_gemm};
+
+/// The output size of a sliding window along one axis, `None` when the window does not fit.
+///
+/// `padding`: both ends together; with `ceil` a last window may hang over the end, but not start in the padding behind it (as PyTorch).
+#[must_use]
+pub fn window_count(size: usize, kernel: usize, stride: usize, dilation: usize, padding: [usize; 2], ceil: bool) -> Option<usize> {
+    let extent = dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
+    let room = size.checked_add(padding[0])?.checked_add(padding[1])?.checked_sub(extent)?;
+    if stride == 0 {
+        return None;
+    }
+    let mut count = if ceil { room.div_ceil(stride) } else { room / stride } + 1;
+    if ceil && (count - 1) * stride >= size + padding[0] {
+        count -= 1;
+    }
+    Some(count)
+}

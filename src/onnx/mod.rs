@@ -1,9 +1,21 @@
 //! ONNX files: reading, checking, exposing intermediate tensors, and writing. Knows neither ONNX Runtime nor the trainer.
 
+mod check;
+pub mod cost;
+mod external;
+mod flow;
+mod nearest;
 pub mod tap;
+mod tensor;
+
+pub use nearest::nearest;
+pub use tensor::tensor_proto;
 
 use crate::array::{Array, Dtype};
-use crate::error::Result;
+use crate::error::{Context, Error, Result};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The types of `onnx.proto`, generated.
@@ -49,24 +61,46 @@ impl Model {
     ///
     /// # Errors
     /// Names the file and the first thing that is wrong.
-    pub fn read(_path: &Path) -> Result<Self> {
-        todo!("helper: onnx")
+    pub fn read(path: &Path) -> Result<Self> {
+        let subject = || path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
+        // `parent` of a bare file name is the empty path, which names no folder
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::from_bytes(bytes, Some(folder.to_path_buf())).context(subject)
     }
 
     /// The same from bytes; `folder` is where external data may lie.
     ///
     /// # Errors
     /// As [`Model::read`].
-    pub fn from_bytes(_bytes: Vec<u8>, _folder: Option<PathBuf>) -> Result<Self> {
-        todo!("helper: onnx")
+    pub fn from_bytes(bytes: Vec<u8>, folder: Option<PathBuf>) -> Result<Self> {
+        let bytes = bytes::Bytes::from(bytes);
+        let proto = decode(&bytes)?;
+        Self::checked(bytes, proto, folder)
     }
 
     /// A model built in memory.
     ///
     /// # Errors
     /// As [`Model::read`].
-    pub fn from_proto(_proto: proto::ModelProto) -> Result<Self> {
-        todo!("helper: onnx")
+    pub fn from_proto(proto: proto::ModelProto) -> Result<Self> {
+        let bytes = bytes::Bytes::from(proto.encode_to_vec());
+        Self::checked(bytes, proto, None)
+    }
+
+    fn checked(bytes: bytes::Bytes, proto: proto::ModelProto, folder: Option<PathBuf>) -> Result<Self> {
+        let graph = proto.graph.as_ref().ok_or_else(|| Error::input("not an ONNX model: expected a graph, found none"))?;
+        if graph.output.is_empty() {
+            return Err(Error::input("not an ONNX model: expected a graph with outputs, found none"));
+        }
+        check::graph(graph)?;
+        let mut hash = Sha256::new();
+        hash.update(&bytes);
+        for file in external::check(graph, folder.as_deref())? {
+            external::hash(&file, &mut hash)?;
+        }
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { bytes, proto, folder, sha256 })
     }
 
     /// The encoded file.
@@ -84,7 +118,10 @@ impl Model {
     /// The graph (its presence was checked).
     #[must_use]
     pub fn graph(&self) -> &proto::GraphProto {
-        todo!("helper: onnx")
+        match &self.proto.graph {
+            Some(graph) => graph,
+            None => unreachable!("a model without a graph is refused by every constructor"),
+        }
     }
 
     /// The folder of external data.
@@ -93,50 +130,54 @@ impl Model {
         self.folder.as_deref()
     }
 
-    /// SHA-256 of the file and of its external data, in hex: what names the model in manifests.
+    /// SHA-256 in hex of the file and, after it, of each external data file (location, size and content, in order of location): what names
+    /// the model in manifests. Without external data it is the file's own.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The version of the default operator set.
+    /// The version of the default operator set (1 for the oldest files, which do not state it).
     #[must_use]
     pub fn opset(&self) -> i64 {
-        todo!("helper: onnx")
+        let default = self.proto.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"));
+        default.map_or(1, proto::OperatorSetIdProto::version)
     }
 
     /// The inputs that a caller feeds (initialisers that are listed as inputs left out).
     #[must_use]
     pub fn inputs(&self) -> Vec<Value> {
-        todo!("helper: onnx")
+        let graph = self.graph();
+        let constants: HashSet<&str> = check::initializer_names(graph).collect();
+        graph.input.iter().filter(|input| !constants.contains(input.name())).map(value).collect()
     }
 
     /// The declared outputs.
     #[must_use]
     pub fn outputs(&self) -> Vec<Value> {
-        todo!("helper: onnx")
+        self.graph().output.iter().map(value).collect()
     }
 
     /// The value of an initialiser, wherever its bytes lie; `None` when there is none of that name.
     ///
     /// # Errors
     /// When its bytes do not fit its shape and type, or external data cannot be read.
-    pub fn initializer(&self, _name: &str) -> Result<Option<Array>> {
-        todo!("helper: onnx")
+    pub fn initializer(&self, name: &str) -> Result<Option<Array>> {
+        self.graph().initializer.iter().find(|tensor| tensor.name() == name).map(|tensor| self.tensor(tensor)).transpose()
     }
 
     /// Decodes any tensor of this model (an initialiser, a Constant's attribute). Bool and the small integers come out as `uint8`/`int32`/`int64`, bfloat16 as float32.
     ///
     /// # Errors
     /// As [`Model::initializer`].
-    pub fn tensor(&self, _tensor: &proto::TensorProto) -> Result<Array> {
-        todo!("helper: onnx")
+    pub fn tensor(&self, tensor: &proto::TensorProto) -> Result<Array> {
+        tensor::decode(tensor, self.folder()).context(|| format!("tensor `{}`", tensor.name()))
     }
 
     /// The metadata entry of a key.
     #[must_use]
-    pub fn metadata(&self, _key: &str) -> Option<&str> {
-        todo!("helper: onnx")
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.proto.metadata_props.iter().find(|entry| entry.key() == key).map(proto::StringStringEntryProto::value)
     }
 
     /// The model's bytes with more tensors exposed as outputs: one more `graph` field holding only `output` entries is appended, which protobuf
@@ -144,13 +185,63 @@ impl Model {
     ///
     /// # Errors
     /// When a name is no tensor that a node computes; lists the nearest names.
-    pub fn with_outputs(&self, _names: &[String]) -> Result<Vec<u8>> {
-        todo!("helper: onnx")
+    pub fn with_outputs(&self, names: &[String]) -> Result<Vec<u8>> {
+        let graph = self.graph();
+        // ONNX Runtime accepts duplicates, inputs and initialisers silently: only what a node computes may be named
+        let computed: HashSet<&str> =
+            graph.node.iter().flat_map(|node| &node.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
+        let mut exposed: HashSet<&str> = graph.output.iter().map(proto::ValueInfoProto::name).collect();
+        let mut output = Vec::new();
+        for name in names {
+            if !computed.contains(name.as_str()) && !exposed.contains(name.as_str()) {
+                let known: Vec<&str> = graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+                return Err(nearest::unknown("tensor", name, &known));
+            }
+            if exposed.insert(name) {
+                output.push(proto::ValueInfoProto { name: Some(name.clone()), ..Default::default() });
+            }
+        }
+        let mut bytes = self.bytes.to_vec();
+        if !output.is_empty() {
+            let extra = proto::GraphProto { output, ..Default::default() };
+            prost::encoding::message::encode(MODEL_GRAPH_FIELD, &extra, &mut bytes);
+        }
+        Ok(bytes)
     }
 }
 
-/// Encodes an array as a named ONNX tensor (raw little-endian data).
-#[must_use]
-pub fn tensor_proto(_name: &str, _array: &Array) -> proto::TensorProto {
-    todo!("helper: onnx")
+/// The number of `ModelProto.graph`.
+const MODEL_GRAPH_FIELD: u32 = 7;
+
+fn decode(bytes: &bytes::Bytes) -> Result<proto::ModelProto> {
+    if bytes.is_empty() {
+        return Err(Error::input("not an ONNX model: the file is empty"));
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(Error::input("not an ONNX model: a Git LFS pointer").hint("fetch the file itself with `git lfs pull`"));
+    }
+    proto::ModelProto::decode(bytes.clone()).map_err(|e| Error::input("not an ONNX model, or truncated").because(e))
 }
+
+/// Reads a declared input or output.
+fn value(info: &proto::ValueInfoProto) -> Value {
+    use proto::tensor_shape_proto::dimension::Value as Size;
+    let tensor = match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(proto::type_proto::Value::TensorType(tensor)) => Some(tensor),
+        _ => None,
+    };
+    let dim = |dim: &proto::tensor_shape_proto::Dimension| match &dim.value {
+        // exporters write 0 and −1 alike for what is open
+        Some(Size::DimValue(n)) => usize::try_from(*n).ok().filter(|&n| n > 0).map_or(Dim::Open, Dim::Fixed),
+        Some(Size::DimParam(name)) if !name.is_empty() => Dim::Symbol(name.clone()),
+        _ => Dim::Open,
+    };
+    Value {
+        name: info.name().to_owned(),
+        dtype: tensor.and_then(|t| tensor::dtype(t.elem_type())),
+        shape: tensor.and_then(|t| t.shape.as_ref()).map_or_else(Vec::new, |shape| shape.dim.iter().map(dim).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

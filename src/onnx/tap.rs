@@ -1,15 +1,28 @@
 //! Taps: which tensors of a graph are worth distilling, from the graph and the shapes that a probe run found.
+//!
+//! Which taps are **suggested**: for each spatial stage (all maps of one size) the last map through which everything passes that reaches the
+//! logits. That is the residual sum or its activation where a block ends, in a pre-activation network the normalised sum that the next
+//! stage and its shortcut both read, in a shuffling network the shuffled concatenation; it is never the inside of a residual block. A
+//! pointwise convolution in front of a strided depthwise one (an inverted residual) opens the next stage: the map before it counts.
+//! A stage without such a map (a U-Net's) suggests its last map in graph order. Then the penultimate vector, in its rank-2 form, and the logits.
+
+mod choice;
+mod layout;
+
+pub use choice::{TapChoice, alias, resolve};
 
 use super::Model;
-use crate::error::Result;
+use super::flow::{Flow, values};
+use super::proto::NodeProto;
+use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What a tap is to distillation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// Channel maps `[N, C, H, W]` (or `[N, H, W, C]`).
+    /// Channel maps `[N, C, H, W]` (or `[N, H, W, C]`, by [`Tap::layout`]).
     Map,
     /// Tokens `[N, T, C]`.
     Tokens,
@@ -26,49 +39,187 @@ pub struct Tap {
     pub tensor: String,
     /// The operator that computes it.
     pub op: String,
-    /// Shape with the batch axis first, as probed; `None`: varies between samples.
+    /// Shape with the batch axis first (`None` where the batch is open), as probed.
     pub shape: Vec<Option<usize>>,
     /// What it is to distillation.
     pub role: Role,
-    /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on; `None` for vectors.
+    /// The axis order of a map; `None` for everything else. Suggested maps are NCHW.
+    pub layout: Option<Layout>,
+    /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on; `None` for what is no map, and for 1×1 maps.
     pub stage: Option<usize>,
     /// Whether it is one of the suggested taps: the last map of each spatial stage, the penultimate vector, the logits.
     pub suggested: bool,
 }
 
-/// All candidate taps in graph order with the suggested ones marked. `shapes`: each tensor's probed shape, batch axis first.
+impl Tap {
+    /// Height and width of a map.
+    #[must_use]
+    pub fn spatial(&self) -> Option<[usize; 2]> {
+        match (self.layout?, self.shape.as_slice()) {
+            (Layout::Nchw, &[_, _, Some(h), Some(w)]) | (Layout::Nhwc, &[_, Some(h), Some(w), _]) => Some([h, w]),
+            _ => None,
+        }
+    }
+}
+
+/// All candidate taps in graph order with the suggested ones marked: the outputs of operators whose values depend on the input and that have a
+/// batch axis. `shapes`: each tensor's probed shape, batch axis first.
 #[must_use]
-pub fn candidates(_model: &Model, _shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
-    todo!("helper: onnx")
+pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
+    let flow = Flow::new(model);
+    let logits = logits(model).map(|(name, _)| name);
+    let layouts = layout::of_maps(model, &flow, shapes);
+    let mut taps = Vec::new();
+    for node in &model.graph().node {
+        for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
+            let Some(shape) = shapes.get(tensor) else { continue };
+            let layout = layouts.get(tensor).copied();
+            let role = match shape.get(1..).unwrap_or_default() {
+                [Some(1..)] if logits.as_deref() == Some(tensor) => Role::Logits,
+                [Some(1..)] => Role::Vector,
+                [Some(1..), Some(1..)] => Role::Tokens,
+                [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
+                _ => continue,
+            };
+            taps.push(Tap {
+                tensor: tensor.to_owned(),
+                op: node.op_type().to_owned(),
+                shape: shape.clone(),
+                role,
+                layout: layout.filter(|_| role == Role::Map),
+                stage: None,
+                suggested: role == Role::Logits,
+            });
+        }
+    }
+    let stages = stages(&taps);
+    for tap in &mut taps {
+        tap.stage = tap.spatial().and_then(|size| stages.iter().position(|&s| s == size)).map(|index| index + 1);
+    }
+    let mut suggested = last_maps(model, &flow, &taps, stages.len(), logits.as_deref());
+    suggested.extend(logits.as_deref().and_then(|name| penultimate(&flow, shapes, name)));
+    for tap in &mut taps {
+        tap.suggested |= suggested.contains(tap.tensor.as_str());
+    }
+    taps
+}
+
+/// The spatial sizes in order of appearance. A size that only moved data has, as the half-way of a slice along height and then width, is none,
+/// nor is 1×1.
+fn stages(taps: &[Tap]) -> Vec<[usize; 2]> {
+    let mut sizes = Vec::new();
+    for tap in taps
+        .iter()
+        .filter(|t| !matches!(t.op.as_str(), "Slice" | "Pad" | "Reshape" | "Transpose" | "Concat" | "Split" | "Gather" | "Identity"))
+    {
+        if let Some(size) = tap.spatial().filter(|&size| size != [1, 1] && !sizes.contains(&size)) {
+            sizes.push(size);
+        }
+    }
+    sizes
+}
+
+/// The last map of each stage, by the rule at the head of this file.
+fn last_maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], stages: usize, logits: Option<&str>) -> HashSet<&'a str> {
+    let outputs = model.graph().output.iter().map(super::proto::ValueInfoProto::name);
+    // by the graph's own strings, which live as long as the model
+    let names = model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str);
+    let targets: Vec<&str> = match logits {
+        Some(logits) => names.clone().filter(|name| *name == logits).collect(),
+        None => outputs.collect(),
+    };
+    let relevant = flow.ancestors(&targets);
+    let bottlenecks = flow.bottlenecks(&targets);
+    let maps: HashMap<&str, &Tap> = taps.iter().filter(|t| t.layout == Some(Layout::Nchw)).map(|t| (t.tensor.as_str(), t)).collect();
+    let mut last = HashSet::new();
+    for stage in 1..=stages {
+        let maps: Vec<&str> =
+            names.clone().filter(|name| relevant.contains(name) && maps.get(name).is_some_and(|t| t.stage == Some(stage))).collect();
+        let passed: Vec<&str> = maps.iter().copied().filter(|name| bottlenecks.contains(name)).collect();
+        last.extend(before_expansion(flow, &passed).or(maps.last().copied()));
+    }
+    last
+}
+
+/// The last of these maps, or the one before the pointwise convolution if what follows it feeds a strided depthwise convolution alone.
+fn before_expansion<'a>(flow: &Flow<'a>, maps: &[&'a str]) -> Option<&'a str> {
+    let last = *maps.last()?;
+    let consumers = flow.consumers(last);
+    let expands =
+        !consumers.is_empty() && consumers.iter().all(|node| node.op_type() == "Conv" && int(node, "group") > 1 && is_strided(node));
+    if expands {
+        let convolution = |name: &&str| flow.producer(name).is_some_and(|node| node.op_type() == "Conv");
+        let pointwise = |name: &str| flow.producer(name).is_some_and(|node| matches!(ints(node, "kernel_shape"), [1, 1]));
+        if let Some(index) = maps.iter().rposition(convolution)
+            && let (Some(conv), Some(before)) = (maps.get(index), index.checked_sub(1).and_then(|i| maps.get(i)))
+            && pointwise(conv)
+        {
+            return Some(before);
+        }
+    }
+    Some(last)
+}
+
+fn is_strided(node: &NodeProto) -> bool {
+    ints(node, "strides").iter().any(|&s| s > 1)
+}
+
+/// An integer attribute, 0 if absent.
+pub(super) fn int(node: &NodeProto, name: &str) -> i64 {
+    node.attribute.iter().find(|a| a.name() == name).map_or(0, super::proto::AttributeProto::i)
+}
+
+/// A list attribute, empty if absent.
+pub(super) fn ints<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
+    node.attribute.iter().find(|a| a.name() == name).map_or(&[], |a| a.ints.as_slice())
+}
+
+/// The vector `[N, C]` that the last linear layer reads.
+fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>, logits: &str) -> Option<&'a str> {
+    let mut node = flow.producer(logits)?;
+    let mut tensor = loop {
+        let only = match flow.data(node).as_slice() {
+            &[only] => only,
+            _ => return None,
+        };
+        match node.op_type() {
+            "Gemm" | "MatMul" | "Conv" => break only,
+            "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization" => {
+                node = flow.producer(only)?
+            }
+            _ => return None,
+        }
+    };
+    // dropout in training form gives other values at each run: what it reads is the vector
+    while let Some(node) = flow.producer(tensor).filter(|node| matches!(node.op_type(), "Dropout" | "Identity")) {
+        tensor = *flow.data(node).first()?;
+    }
+    (shapes.get(tensor)?.len() == 2).then_some(tensor)
 }
 
 /// The tensor that holds the logits: the first output, or its Softmax's/LogSoftmax's input. The second value says whether a softmax was skipped.
+/// `None` when the first output is declared to be something else than `[N, classes]` floats.
 #[must_use]
-pub fn logits(_model: &Model) -> Option<(String, bool)> {
-    todo!("helper: onnx")
+pub fn logits(model: &Model) -> Option<(String, bool)> {
+    use crate::array::Dtype;
+    let output = model.outputs().into_iter().next()?;
+    if !matches!(output.dtype, Some(Dtype::F16 | Dtype::F32 | Dtype::F64)) || !matches!(output.shape.len(), 0 | 2) {
+        return None;
+    }
+    let nodes = &model.graph().node;
+    let producer = |name: &str| nodes.iter().find(|node| node.output.iter().any(|o| o == name));
+    let mut name = output.name.as_str();
+    loop {
+        let node = producer(name);
+        let input = node.and_then(|node| node.input.first());
+        match (node.map_or("", NodeProto::op_type), input) {
+            ("Identity", Some(input)) => name = input,
+            // an input or initialiser of the graph is no logits
+            ("Softmax" | "LogSoftmax", Some(input)) if producer(input).is_some() => return Some((input.clone(), true)),
+            _ => return Some((output.name.clone(), false)),
+        }
+    }
 }
 
-/// A tap that the user asked for, resolved against the model's tensors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TapChoice {
-    /// The ONNX tensor's name.
-    pub tensor: String,
-    /// The name in the cache: `[A-Za-z0-9._-]+`, unique without regard to case.
-    pub alias: String,
-    /// Spatial size to which the map is pooled at extraction.
-    pub size: Option<[usize; 2]>,
-}
-
-/// Resolves `TENSOR[@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against `names`, and makes aliases unique.
-///
-/// # Errors
-/// When a tensor is unknown (the nearest names are listed), named twice, or an alias has other characters.
-pub fn resolve(_requests: &[String], _names: &[&str]) -> Result<Vec<TapChoice>> {
-    todo!("helper: onnx")
-}
-
-/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`.
-#[must_use]
-pub fn alias(_tensor: &str) -> String {
-    todo!("helper: onnx")
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What a model costs: its parameters and its multiply-accumulates, counted from the graph and the shapes of a run.
+
+use super::flow::Flow;
+use super::proto::tensor_proto::DataType;
+use super::proto::{NodeProto, TensorProto};
+use super::tap::int;
+use super::{Model, tensor};
+use std::collections::{HashMap, HashSet};
+
+/// Elements of all weights: floating-point (and 8-bit quantised) initialisers, and such Constant nodes as a convolution or a matrix product
+/// reads. Running statistics and rank-0 constants are no parameters.
+#[must_use]
+pub fn parameters(model: &Model) -> u64 {
+    let graph = model.graph();
+    let statistics: HashSet<&str> = graph
+        .node
+        .iter()
+        .filter(|n| n.op_type() == "BatchNormalization")
+        .flat_map(|n| n.input.iter().skip(3))
+        .map(String::as_str)
+        .collect();
+    let weights: HashSet<&str> =
+        graph.node.iter().filter(|n| is_counted(n)).flat_map(|n| n.input.iter().skip(1)).map(String::as_str).collect();
+    let constants =
+        graph.node.iter().filter(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| weights.contains(o.as_str())));
+    let constants = constants.flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
+    let initializers = graph.initializer.iter().filter(|t| !statistics.contains(t.name()));
+    initializers.chain(constants).filter(|t| is_weight(t)).map(elements).fold(0, u64::saturating_add)
+}
+
+/// Multiply-accumulates of one sample in `Conv`, `ConvTranspose`, `Gemm` and `MatMul`. `shapes`: every tensor's shape in a run on `batch` samples.
+/// `None` when a shape that is needed is missing.
+#[must_use]
+pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -> Option<u64> {
+    let flow = Flow::new(model);
+    let graph = model.graph();
+    let constants = graph.node.iter().filter(|n| n.op_type() == "Constant");
+    let constants = constants.filter_map(|n| Some((n.output.first()?.as_str(), n.attribute.iter().find_map(|a| a.t.as_ref())?)));
+    let weights: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).chain(constants).collect();
+    let shape = |name: &str| match shapes.get(name) {
+        Some(shape) => Some(shape.clone()),
+        None => tensor::shape(weights.get(name)?).ok(),
+    };
+    let mut total = 0u64;
+    for node in graph.node.iter().filter(|n| is_counted(n)) {
+        let output = node.output.first()?;
+        if flow.depends_on_input(output) {
+            let input = shape(node.input.first()?)?;
+            let weight = shape(node.input.get(1)?)?;
+            total = total.saturating_add(node_macs(node, &input, &weight, &shape(output)?)?);
+        }
+    }
+    total.checked_div(batch as u64)
+}
+
+fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], output: &[usize]) -> Option<u64> {
+    let product = |shape: &[usize]| shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
+    let each = match node.op_type() {
+        // weight [O, I/groups, k…]: each output element sums I/groups·k… products
+        "Conv" => return Some(product(output).saturating_mul(product(weight.get(1..)?))),
+        // weight [I, O/groups, k…]: each input element is spread over O/groups·k… outputs
+        "ConvTranspose" => return Some(product(input).saturating_mul(product(weight.get(1..)?))),
+        "Gemm" if int(node, "transA") != 0 => input.first()?,
+        _ => input.last()?,
+    };
+    Some(product(output).saturating_mul(*each as u64))
+}
+
+fn is_counted(node: &NodeProto) -> bool {
+    matches!(node.op_type(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
+}
+
+fn is_weight(tensor: &TensorProto) -> bool {
+    let code = DataType::try_from(tensor.data_type.unwrap_or_default());
+    let float = matches!(code, Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double));
+    !tensor.dims.is_empty() && (float || matches!(code, Ok(DataType::Int8 | DataType::Uint8)))
+}
+
+fn elements(tensor: &TensorProto) -> u64 {
+    tensor.dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::try_from(d).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(op: &str, attributes: &[(&str, i64)]) -> NodeProto {
+        let attribute = attributes.iter().map(|&(name, i)| super::super::proto::AttributeProto {
+            name: Some(name.into()),
+            i: Some(i),
+            ..Default::default()
+        });
+        NodeProto { op_type: Some(op.into()), attribute: attribute.collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn each_operator_counts_its_products() {
+        let count = |op, attributes: &[(&str, i64)], input: &[usize], weight: &[usize], output: &[usize]| {
+            node_macs(&node(op, attributes), input, weight, output)
+        };
+        assert_eq!(count("Conv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]), Some(2 * 6 * 64 * 36));
+        assert_eq!(count("Conv", &[("group", 4)], &[2, 4, 8, 8], &[4, 1, 3, 3], &[2, 4, 4, 4]), Some(2 * 4 * 16 * 9));
+        assert_eq!(count("ConvTranspose", &[], &[1, 4, 5, 5], &[4, 2, 2, 2], &[1, 2, 10, 10]), Some(4 * 25 * 8));
+        assert_eq!(count("Gemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
+        assert_eq!(count("Gemm", &[("transA", 1)], &[7, 3], &[7, 5], &[3, 5]), Some(105));
+        assert_eq!(count("MatMul", &[], &[2, 4, 9, 8], &[2, 4, 8, 9], &[2, 4, 9, 9]), Some(2 * 4 * 81 * 8));
+    }
+}

@@ -1,0 +1,183 @@
+//! Taps as the user names them.
+
+use super::super::nearest::unknown;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// A tap that the user asked for, resolved against the model's tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapChoice {
+    /// The ONNX tensor's name.
+    pub tensor: String,
+    /// The name in the cache: `[A-Za-z0-9._-]+`, unique without regard to case.
+    pub alias: String,
+    /// Spatial size to which the map is pooled at extraction.
+    pub size: Option<[usize; 2]>,
+}
+
+/// A request taken apart: tensor, pooled size, alias if one is given.
+struct Request<'a> {
+    tensor: &'a str,
+    size: Option<[usize; 2]>,
+    alias: Option<&'a str>,
+}
+
+/// Resolves `TENSOR[@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against `names`, and makes aliases unique: an alias that is given
+/// stands as it is, one made of a tensor's name gets `-2`, `-3` … where it is taken.
+///
+/// # Errors
+/// When a tensor is unknown (the nearest names are listed), named twice, or an alias has other characters or is given twice.
+pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
+    let known: HashSet<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
+    let mut requested: Vec<Request<'_>> = Vec::new();
+    let mut taken: HashSet<String> = HashSet::new();
+    for text in requests {
+        let request = parse(text, &known).ok_or_else(|| unknown("tap", stem(text), names))?;
+        if requested.iter().any(|r| r.tensor == request.tensor) {
+            return Err(Error::input(format!("tap `{}`: expected once, found twice", request.tensor)));
+        }
+        if let Some(alias) = request.alias {
+            check_alias(alias)?;
+            if !taken.insert(alias.to_ascii_lowercase()) {
+                return Err(Error::input(format!("alias `{alias}`: expected once (upper and lower case are the same), found twice")));
+            }
+        }
+        requested.push(request);
+    }
+    let mut free = |tensor: &str| {
+        let base = alias(tensor);
+        let mut name = base.clone();
+        let mut number = 2u32;
+        while !taken.insert(name.to_ascii_lowercase()) {
+            name = format!("{base}-{number}");
+            number += 1;
+        }
+        name
+    };
+    let choice = |r: Request<'_>| TapChoice {
+        tensor: r.tensor.to_owned(),
+        alias: r.alias.map_or_else(|| free(r.tensor), str::to_owned),
+        size: r.size,
+    };
+    Ok(requested.into_iter().map(choice).collect())
+}
+
+/// The longest tensor name that the request begins with wins: first the whole text, then what stands before the last `=`, and so on.
+fn parse<'a>(text: &'a str, known: &HashSet<&str>) -> Option<Request<'a>> {
+    let before_equals = text.rmatch_indices('=').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
+    std::iter::once((text, None)).chain(before_equals).find_map(|(rest, alias)| {
+        if known.contains(rest) {
+            return Some(Request { tensor: rest, size: None, alias });
+        }
+        let (tensor, size) = rest.rsplit_once('@')?;
+        let (height, width) = size.split_once('x')?;
+        let side = |text: &str| text.parse::<usize>().ok().filter(|&n| n > 0);
+        let size = [side(height)?, side(width)?];
+        known.contains(tensor).then_some(Request { tensor, size: Some(size), alias })
+    })
+}
+
+/// What of an unresolved request was most likely meant as the tensor's name.
+fn stem(text: &str) -> &str {
+    let text = text.rsplit_once('=').map_or(text, |(left, _)| left);
+    match text.rsplit_once('@') {
+        Some((left, size)) if size.bytes().all(|b| b.is_ascii_digit() || b == b'x') => left,
+        _ => text,
+    }
+}
+
+/// Names with these beginnings have a meaning to file systems and to Zarr.
+const RESERVED_BEGINNINGS: [char; 2] = ['.', '_'];
+
+fn check_alias(alias: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if alias.is_empty() || !alias.chars().all(plain) || alias.starts_with(RESERVED_BEGINNINGS) {
+        return Err(Error::input(format!("alias `{alias}`: expected letters, digits and . _ -, beginning with a letter, a digit or -")));
+    }
+    Ok(())
+}
+
+/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`.
+#[must_use]
+pub fn alias(tensor: &str) -> String {
+    let name = tensor.strip_suffix(":0").unwrap_or(tensor);
+    let name = name.strip_suffix("_output_0").unwrap_or(name);
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    // exporters repeat a module's name in its children's: layer1, layer1.2
+    let repeated =
+        |part: &str, next: Option<&&str>| next.and_then(|next| next.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'));
+    let kept: Vec<&str> = parts.iter().enumerate().filter(|&(i, part)| !repeated(part, parts.get(i + 1))).map(|(_, part)| *part).collect();
+    let plain: String = kept.join(".").chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' }).collect();
+    let trimmed = plain.trim_start_matches(RESERVED_BEGINNINGS).trim_end_matches('.');
+    if trimmed.is_empty() { "tensor".to_owned() } else { trimmed.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(request: &str, names: &[&str]) -> TapChoice {
+        resolve(&[request.to_owned()], names).unwrap().remove(0)
+    }
+
+    fn refused(requests: &[&str], names: &[&str]) -> Error {
+        let requests: Vec<String> = requests.iter().map(|&r| r.to_owned()).collect();
+        resolve(&requests, names).unwrap_err()
+    }
+
+    #[test]
+    fn aliases_are_short_and_plain() {
+        assert_eq!(alias("/layer1/layer1.2/Relu_1_output_0"), "layer1.2.Relu_1");
+        assert_eq!(alias("/features/features.9/features.9.2/Clip_output_0"), "features.9.2.Clip");
+        assert_eq!(alias("model/conv1/Relu:0"), "model.conv1.Relu");
+        assert_eq!(alias("getitem_12"), "getitem_12");
+        assert_eq!(alias("a b@c=d"), "a_b_c_d");
+        assert_eq!(alias("/../.."), "tensor");
+        assert_eq!(alias("__x"), "x");
+        assert_eq!(alias("größe"), "gr__e");
+    }
+
+    #[test]
+    fn suffixes_are_read_from_the_right() {
+        let names = ["/a/Relu_output_0"];
+        let expected = TapChoice { tensor: names[0].into(), alias: "last".into(), size: Some([8, 4]) };
+        assert_eq!(one("/a/Relu_output_0@8x4=last", &names), expected);
+        assert_eq!(one("/a/Relu_output_0=last", &names).size, None);
+        assert_eq!(one("/a/Relu_output_0@8x4", &names).alias, "a.Relu");
+    }
+
+    #[test]
+    fn an_exact_name_wins_over_any_suffix() {
+        let names = ["x", "x=y", "x@8x8", "x@8x8=y", "m/b:1=z"];
+        assert_eq!(one("x=y", &names), TapChoice { tensor: "x=y".into(), alias: "x_y".into(), size: None });
+        assert_eq!(one("x@8x8", &names).size, None);
+        assert_eq!(one("x@8x8=y", &names).tensor, "x@8x8=y");
+        assert_eq!(one("x=y=k", &names), TapChoice { tensor: "x=y".into(), alias: "k".into(), size: None });
+        assert_eq!(one("x@8x8@4x4", &names), TapChoice { tensor: "x@8x8".into(), alias: "x_8x8".into(), size: Some([4, 4]) });
+        assert_eq!(one("m/b:1=z=q", &names).alias, "q");
+        assert_eq!(one("x=k", &names).alias, "k");
+    }
+
+    #[test]
+    fn made_aliases_are_unique_without_regard_to_case() {
+        let requests = ["/Relu_output_0", "Relu:0", "relu", "c=relu-2"].map(String::from);
+        let aliases: Vec<String> =
+            resolve(&requests, &["/Relu_output_0", "Relu:0", "relu", "c"]).unwrap().into_iter().map(|c| c.alias).collect();
+        assert_eq!(aliases, ["Relu", "Relu-3", "relu-4", "relu-2"]);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let names = ["/layer1/Relu_output_0", "/layer2/Relu_output_0"];
+        let error = refused(&["/layer2/Rleu_output_0@8x8=k"], &names);
+        assert!(error.to_string().contains("`/layer2/Rleu_output_0`"), "{error}");
+        assert!(error.find_hint().unwrap().contains("`/layer2/Relu_output_0`, `/layer1"));
+        assert!(refused(&["/layer1/Relu_output_0", "/layer1/Relu_output_0=b"], &names).to_string().contains("twice"));
+        assert!(refused(&["/layer1/Relu_output_0=a", "/layer2/Relu_output_0=A"], &names).to_string().contains("alias `A`"));
+        for bad in ["", "a/b", "..", "__x", "a b"] {
+            assert!(refused(&[&format!("/layer1/Relu_output_0={bad}")], &names).to_string().contains("letters"), "{bad}");
+        }
+        assert!(refused(&["/layer1/Relu_output_0@0x8"], &names).to_string().contains("no node"));
+    }
+}

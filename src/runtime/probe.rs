@@ -1,0 +1,167 @@
+//! Shapes of every tensor of a model, from runs of it: no static inference.
+
+use super::{Device, Runtime, Session, SessionOptions};
+use crate::array::{Array, Dtype, Values};
+use crate::error::{Error, Result};
+use crate::onnx::{Dim, Model, Value};
+use half::f16;
+use ort::value::TensorElementType;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::{HashMap, HashSet};
+
+/// What a probe run found.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Shape of every floating-point tensor that a node computes and that has the batch as its first axis. The first entry is `None` where it
+    /// follows the batch and `Some(n)` where the model's batch is fixed to n; the others are the sizes of one sample, the same in every run.
+    pub shapes: HashMap<String, Vec<Option<usize>>>,
+    /// Tensors left out, with the reason (its shape varies between samples, no batch axis, no floating-point tensor).
+    pub refused: Vec<(String, String)>,
+    /// The model's batch where it is fixed.
+    pub batch: Option<usize>,
+    /// Shape of every tensor in the first run, inputs included: what costs are counted from.
+    pub observed: HashMap<String, Vec<usize>>,
+    /// How many samples that run had.
+    pub observed_batch: usize,
+}
+
+/// Threads of a probe: it runs a few samples once.
+const THREADS: usize = 2;
+
+/// The shape of one sample of each input, without the batch axis. Open axes of an image are `size` (224 if not given), other open axes 1.
+///
+/// # Errors
+/// When an input's shape or type is not declared.
+pub fn input_shapes(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<(String, Vec<usize>)>> {
+    let size = size.unwrap_or([224, 224]);
+    let shape = |input: &Value| {
+        let axes =
+            input.shape.get(1..).ok_or_else(|| Error::input(format!("input `{}`: expected a declared shape, found none", input.name)))?;
+        // the side of an image is an open axis of four that is not the channels': [N, C, H, W], or [N, H, W, C] where the last is 1 to 4
+        let nhwc = matches!(axes, [_, _, Dim::Fixed(1..=4)]) && !matches!(axes, [Dim::Fixed(1..=4), _, _]);
+        let sides: [Option<usize>; 3] = if nhwc { [Some(size[0]), Some(size[1]), None] } else { [None, Some(size[0]), Some(size[1])] };
+        let open = |axis: usize| if axes.len() == 3 { sides.get(axis).copied().flatten().unwrap_or(3) } else { 1 };
+        let sizes = axes.iter().enumerate().map(|(axis, dim)| match dim {
+            Dim::Fixed(n) => *n,
+            _ => open(axis),
+        });
+        Ok((input.name.clone(), sizes.collect()))
+    };
+    model.inputs().iter().map(shape).collect()
+}
+
+/// Runs the model on noise, every tensor exposed, and reads all shapes from the results. Where the batch is open it runs on 2 and on 3 samples;
+/// where it is fixed, or the model runs on one sample alone whatever it declares, twice on so many with other values. `inputs`: the shape of
+/// one sample of each input, without the batch axis.
+///
+/// # Errors
+/// When the model cannot run on such inputs (says which size to give with `--size`).
+pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) -> Result<Probe> {
+    let declared = model.inputs();
+    let fixed = declared.iter().find_map(|input| match input.shape.first() {
+        Some(Dim::Fixed(n)) => Some(*n),
+        _ => None,
+    });
+    let tensors = tensors(model);
+    let mut session = Session::new(runtime, model, &tensors, &SessionOptions { device: Device::Cpu, threads: THREADS })?;
+    let mut run = |batch: usize, seed: u64| -> Result<Run> {
+        let arrays = declared.iter().map(|input| noise(input, inputs, batch, seed)).collect::<Result<Vec<_>>>()?;
+        let named: Vec<(&str, &Array)> = declared.iter().map(|input| input.name.as_str()).zip(&arrays).collect();
+        let shapes = session.shapes(&named, &tensors)?;
+        Ok(Run { batch, shapes, inputs: arrays.iter().map(|a| a.shape().to_vec()).collect() })
+    };
+    let (first, second) = match fixed {
+        Some(n) => (run(n, 0)?, run(n, 1)?),
+        None => match run(2, 0) {
+            Ok(first) => (first, run(3, 1)?),
+            // exporters bake a batch of one into reshapes and still declare it open
+            Err(error) => match run(1, 0) {
+                Ok(first) => (first, run(1, 1)?),
+                Err(_) => return Err(error.hint("give the size of the images that the model takes: --size HxW")),
+            },
+        },
+    };
+    Ok(compare(&declared, &tensors, first, &second))
+}
+
+/// One run: each tensor's type and shape (`None`: not a tensor), and the inputs' shapes.
+struct Run {
+    batch: usize,
+    shapes: Vec<Option<(TensorElementType, Vec<usize>)>>,
+    inputs: Vec<Vec<usize>>,
+}
+
+/// Everything that nodes compute, apart from constants, from what older operator sets give out beside a batch normalisation, and from masks of dropout.
+fn tensors(model: &Model) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let nodes = model.graph().node.iter().filter(|node| node.op_type() != "Constant");
+    let outputs = nodes.flat_map(|node| {
+        let count = if matches!(node.op_type(), "BatchNormalization" | "Dropout") { 1 } else { node.output.len() };
+        node.output.iter().take(count)
+    });
+    outputs.filter(|name| !name.is_empty() && seen.insert(name.as_str())).cloned().collect()
+}
+
+fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> Probe {
+    let open = first.batch != second.batch;
+    let mut shapes = HashMap::new();
+    let mut refused = Vec::new();
+    let mut observed: HashMap<String, Vec<usize>> = declared.iter().map(|input| input.name.clone()).zip(first.inputs).collect();
+    for ((name, a), b) in tensors.iter().zip(first.shapes).zip(&second.shapes) {
+        let (Some((kind, a)), Some((_, b))) = (a, b) else {
+            refused.push((name.clone(), "is not a tensor".to_owned()));
+            continue;
+        };
+        let reason = if !matches!(
+            kind,
+            TensorElementType::Float32 | TensorElementType::Float16 | TensorElementType::Float64 | TensorElementType::Bfloat16
+        ) {
+            Some(format!("holds {kind}, not floating-point activations"))
+        } else if a.first() != Some(&first.batch) || b.first() != Some(&second.batch) {
+            Some("does not have the batch as its first axis".to_owned())
+        } else if a.get(1..) != b.get(1..) {
+            Some(format!("its shape varies between samples: {a:?} in one run, {b:?} in another"))
+        } else {
+            None
+        };
+        match reason {
+            Some(reason) => refused.push((name.clone(), reason)),
+            None => {
+                let axes = a.iter().enumerate().map(|(axis, &n)| (axis > 0 || !open).then_some(n));
+                shapes.insert(name.clone(), axes.collect());
+            }
+        }
+        observed.insert(name.clone(), a);
+    }
+    Probe { shapes, refused, batch: (!open).then_some(first.batch), observed, observed_batch: first.batch }
+}
+
+/// An input's value: noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has; bytes use their range.
+fn noise(input: &Value, shapes: &[(String, Vec<usize>)], batch: usize, seed: u64) -> Result<Array> {
+    let name = &input.name;
+    let (_, row) =
+        shapes.iter().find(|(given, _)| given == name).ok_or_else(|| Error::input(format!("input `{name}`: no shape is given")))?;
+    let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{name}`: expected a tensor of numbers, found another type")))?;
+    if !input.shape.is_empty() && input.shape.len() != row.len() + 1 {
+        return Err(Error::input(format!("input `{name}`: expected {} axes after the batch, found {row:?}", input.shape.len() - 1)));
+    }
+    let mut shape = vec![batch];
+    shape.extend(row);
+    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
+    let count = count
+        .ok_or_else(|| Error::input(format!("input `{name}`: shape {shape:?} is too large to probe")).hint("give a smaller --size HxW"))?;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let values = match dtype {
+        Dtype::U8 => Values::U8((0..count).map(|_| rng.random()).collect()),
+        Dtype::I32 => Values::I32((0..count).map(|_| i32::from(rng.random::<bool>())).collect()),
+        Dtype::I64 => Values::I64((0..count).map(|_| i64::from(rng.random::<bool>())).collect()),
+        Dtype::F16 => Values::F16((0..count).map(|_| f16::from_f32(rng.random())).collect()),
+        Dtype::F32 => Values::F32((0..count).map(|_| rng.random()).collect()),
+        Dtype::F64 => Values::F64((0..count).map(|_| rng.random()).collect()),
+    };
+    Array::new(shape, values)
+}
+
+/// A gigabyte of f32: more than any real input of three samples.
+const MAX_ELEMENTS: usize = 1 << 28;
