@@ -169,9 +169,9 @@ mod tests {
         assert_eq!((set.label(0), set.classes()[42].as_str()), (42, "42"));
         let names: Vec<String> = (0..100).map(|i| format!("name{i}")).collect();
         std::fs::write(inner.join("fine_label_names.txt"), names.join("\n")).unwrap();
-        let named = open(Version::Cifar100, folder.path(), "train").unwrap();
-        assert_eq!(named.classes()[42], "name42");
-        assert_ne!(named.fingerprint(), set.fingerprint());
+        let renamed = open(Version::Cifar100, folder.path(), "train").unwrap();
+        assert_eq!(renamed.classes()[42], "name42");
+        assert_ne!(renamed.fingerprint(), set.fingerprint());
         std::fs::write(inner.join("fine_label_names.txt"), "one\ntwo\n").unwrap();
         assert!(open(Version::Cifar100, folder.path(), "train").err().unwrap().to_string().contains("expected 100 class names, found 2"));
     }

@@ -13,14 +13,14 @@ const MAX_PIXELS: usize = 1 << 27;
 pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
     let pixels = match (image.channels, channels) {
         (1, 3) => image.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
-        (3, 1) => image.pixels.as_chunks().0.iter().map(luma).collect(),
+        (3, 1) => image.pixels.as_chunks().0.iter().copied().map(luma).collect(),
         _ => return Cow::Borrowed(image),
     };
     Cow::Owned(Image { channels, pixels, ..*image })
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "the weights sum to 65,536, so the result is at most 255")]
-fn luma(&[red, green, blue]: &[u8; 3]) -> u8 {
+fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
 }
 

@@ -138,7 +138,9 @@ mod tests {
 
     fn file(axes: &[u32], data: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0, 0, 8, u8::try_from(axes.len()).unwrap()];
-        axes.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+        for size in axes {
+            bytes.extend(size.to_be_bytes());
+        }
         bytes.extend(data);
         bytes
     }

@@ -88,8 +88,12 @@ impl Listing {
         };
         let labels = entries.iter().map(|e| label(e).unwrap_or(-1)).collect();
         let mut listed = Listed::new();
-        classes.iter().for_each(|class| listed.bytes(class));
-        entries.iter().for_each(|e| listed.file(&e.path, e.size));
+        for class in &classes {
+            listed.bytes(class);
+        }
+        for entry in &entries {
+            listed.file(&entry.path, entry.size);
+        }
         let classes = classes.into_iter().map(|c| String::from_utf8_lossy(c).into_owned()).collect();
         let fingerprint = listed.finish(DataFormat::Folder, entries.len());
         Ok(Self { entries, labels, classes, fingerprint })

@@ -43,8 +43,8 @@ pub fn resolve(
     let crops = defaults.crop_ratio.is_some();
     let fallback = options.size.or(defaults.size).or(common_image_size.filter(|_| !crops)).unwrap_or([DEFAULT_SIDE; 2]);
     let size = [axes.size[0].unwrap_or(fallback[0]), axes.size[1].unwrap_or(fallback[1])];
-    if let Some(given) = options.size.filter(|&given| given != size) {
-        return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {}x{}", size[0], size[1], given[0], given[1])));
+    if let Some([height, width]) = options.size.filter(|&given| given != size) {
+        return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {height}x{width}", size[0], size[1])));
     }
     let resize = match (options.resize, options.crop_ratio.or(defaults.crop_ratio)) {
         (Some(resize), _) => Some(resize),

@@ -4,6 +4,7 @@
 
 use super::Image;
 use crate::recipe::Interpolation;
+use std::borrow::Cow;
 
 /// Fractional bits of a weight: 32 less 8 for the byte and 2 for overshoot.
 const FRACTION_BITS: u32 = 22;
@@ -28,14 +29,14 @@ pub(super) fn resample(image: &Image, [height, width]: [usize; 2], interpolation
         Interpolation::Bicubic => Filter { support: 2.0, weight: cubic },
         Interpolation::Lanczos => Filter { support: 3.0, weight: lanczos },
     };
-    let mut pixels = image.pixels.clone();
+    let mut pixels = Cow::Borrowed(&image.pixels);
     if width != image.width {
-        pixels = along_rows(&pixels, image.width, image.channels, &windows(&filter, image.width, width));
+        pixels = Cow::Owned(along_rows(&pixels, image.width, image.channels, &windows(&filter, image.width, width)));
     }
     if height != image.height {
-        pixels = along_columns(&pixels, width * image.channels, &windows(&filter, image.height, height));
+        pixels = Cow::Owned(along_columns(&pixels, width * image.channels, &windows(&filter, image.height, height)));
     }
-    Image { height, width, channels: image.channels, pixels }
+    Image { height, width, channels: image.channels, pixels: pixels.into_owned() }
 }
 
 fn triangle(x: f64) -> f64 {

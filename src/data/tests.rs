@@ -213,7 +213,9 @@ fn links_that_lead_back_are_found() {
 fn a_bare_path_is_recognised() {
     let format = |files: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
-        files.iter().for_each(|name| std::fs::write(folder.path().join(name), b"").unwrap());
+        for name in files {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
         recognise(folder.path()).unwrap()
     };
     assert_eq!(format(&["emnist-train-images-idx3-ubyte.gz"]), DataFormat::Idx);
