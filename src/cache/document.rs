@@ -80,7 +80,8 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Manifest fields in the order in which a difference explains most: the model before what follows from it.
-const FIELDS: [&str; 11] = ["format", "teacher", "data", "tool", "taps", "views", "seed", "row_arrays", "view_arrays", "segment_rows", "rows"];
+const FIELDS: [&str; 11] =
+    ["format", "teacher", "data", "tool", "taps", "views", "seed", "row_arrays", "view_arrays", "segment_rows", "rows"];
 
 /// What does not make a cache another one: names for people, results, and what is compared by value elsewhere (skipped samples are missing in
 /// `sample_id`).
@@ -99,7 +100,9 @@ fn differs(name: &str, expected: &serde_json::Value, found: &serde_json::Value) 
     }
     match (expected, found) {
         (Object(e), Object(f)) => e.iter().find_map(|(key, value)| differs(&format!("{name}.{key}"), value, f.get(key)?)),
-        (Array(e), Array(f)) if e.len() == f.len() => e.iter().zip(f).enumerate().find_map(|(i, (e, f))| differs(&format!("{name}[{i}]"), e, f)),
+        (Array(e), Array(f)) if e.len() == f.len() => {
+            e.iter().zip(f).enumerate().find_map(|(i, (e, f))| differs(&format!("{name}[{i}]"), e, f))
+        }
         (Array(e), Array(f)) if e.iter().chain(f).any(|v| v.is_array() || v.is_object()) => {
             Some((name.to_owned(), format!("{} entries", e.len()), format!("{} entries", f.len())))
         }

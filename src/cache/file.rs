@@ -12,7 +12,9 @@ pub(super) const LOCK: &str = ".lock";
 /// What could not be done to a file, with the action that helps where there is one.
 pub(super) fn failed(path: &Path, action: &str, error: io::Error) -> Error {
     let hint = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("free some space, then run the same command again: it goes on after the last whole segment"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Some("free some space, then run the same command again: it goes on after the last whole segment")
+        }
         ErrorKind::PermissionDenied => Some("give yourself the permission, or choose another folder with -o"),
         ErrorKind::ReadOnlyFilesystem => Some("choose a folder on another file system with -o"),
         _ => None,
@@ -97,9 +99,8 @@ pub(super) fn lock_shared(folder: &Path) -> Result<Option<File>> {
     let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(None) };
     match file.try_lock_shared() {
         Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::input(format!("cache {}: being written by another process", folder.display())).hint("wait until that extraction has ended"))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::input(format!("cache {}: being written by another process", folder.display()))
+            .hint("wait until that extraction has ended")),
         Err(TryLockError::Error(_)) => Ok(None),
     }
 }

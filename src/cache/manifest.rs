@@ -122,7 +122,7 @@ pub struct Segment {
     pub index: usize,
     /// Length of each array's shard in bytes, in the order of the view arrays.
     pub bytes: Vec<u64>,
-    /// CRC-32C of each array's shard.
+    /// Digest of each array's shard: the CRC-32C over the checksums of its chunks and index.
     pub crc32c: Vec<u32>,
 }
 
@@ -240,7 +240,9 @@ impl Manifest {
                 return Err(format!("array `{}`: the path is there twice (case does not count)", spec.path));
             }
         }
-        if let Some(inner) = paths.iter().find(|p| p.match_indices('/').any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer)))) {
+        if let Some(inner) =
+            paths.iter().find(|p| p.match_indices('/').any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer))))
+        {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
         self.validate_segments()

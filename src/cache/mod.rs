@@ -12,7 +12,9 @@ mod write;
 mod zarr;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use read::{ArrayReader, Cache, Decoder};

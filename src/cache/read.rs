@@ -296,7 +296,12 @@ mod tests {
                         for rows in 0..=10 - first {
                             array.prefetch(view, first, rows);
                             array.read(&mut decoder, view, first, rows, &mut out).unwrap();
-                            assert_eq!(out, testing::rows(spec, view, first..first + rows), "{} view {view} rows {first}+{rows}", spec.path);
+                            assert_eq!(
+                                out,
+                                testing::rows(spec, view, first..first + rows),
+                                "{} view {view} rows {first}+{rows}",
+                                spec.path
+                            );
                         }
                     }
                 }

@@ -2,6 +2,9 @@
 //!
 //! A shard is its used chunks, one after the other without gaps, then the index (offset and length of every chunk, `u64` little-endian, both
 //! 2⁶⁴−1 for a chunk past the data), then the index's CRC-32C. So every byte stands under a checksum.
+//!
+//! The manifest tells one sound shard from another by a [`Digest`], a CRC over those checksums. A CRC over the file would not do: bytes followed by
+//! their own CRC leave any CRC of the same polynomial in a state that depends on their length alone, so all shards of equal lengths had the same one.
 
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
@@ -153,6 +156,23 @@ fn read_u64(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(EMPTY, |b| u64::from_le_bytes(*b))
 }
 
+/// What the manifest keeps of a shard: the CRC-32C of its checksums, those of its chunks in order and then the index's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Digest(u32);
+
+impl Digest {
+    /// Takes in an encoded chunk or index, which ends in its checksum.
+    pub fn add(&mut self, encoded: &[u8]) {
+        let checksum = encoded.get(encoded.len().saturating_sub(CHECKSUM)..).unwrap_or_default();
+        self.0 = crc32c::crc32c_append(self.0, checksum);
+    }
+
+    /// The value in the manifest.
+    pub fn value(self) -> u32 {
+        self.0
+    }
+}
+
 /// The zstd context and buffer of one encoding thread.
 pub(super) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
@@ -197,13 +217,13 @@ pub(super) struct ShardWriter<W> {
     index: Vec<u8>,
     rows: usize,
     bytes: u64,
-    crc32c: u32,
+    digest: Digest,
 }
 
 impl<W: Write> ShardWriter<W> {
     /// A shard without rows.
     pub fn new(layout: Layout, out: W) -> Self {
-        Self { layout, out, pending: Vec::new(), index: Vec::new(), rows: 0, bytes: 0, crc32c: 0 }
+        Self { layout, out, pending: Vec::new(), index: Vec::new(), rows: 0, bytes: 0, digest: Digest::default() }
     }
 
     /// Rows that it still takes.
@@ -211,9 +231,9 @@ impl<W: Write> ShardWriter<W> {
         self.layout.rows - self.rows
     }
 
-    /// Length and CRC-32C of what is written.
+    /// Length and digest of what is written.
     pub fn sum(&self) -> (u64, u32) {
-        (self.bytes, self.crc32c)
+        (self.bytes, self.digest.value())
     }
 
     /// What it writes to.
@@ -277,10 +297,11 @@ impl<W: Write> ShardWriter<W> {
         self.out.flush()
     }
 
+    /// Writes an encoded chunk or index.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(bytes)?;
         self.bytes += bytes.len() as u64;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.digest.add(bytes);
         Ok(())
     }
 }
@@ -301,7 +322,7 @@ mod tests {
             writer.append(&mut encoder, rows).unwrap();
         }
         assert_eq!(writer.missing_rows(), 0);
-        assert_eq!(writer.sum(), (writer.out.len() as u64, crc32c::crc32c(&writer.out)));
+        assert_eq!(writer.sum().0, writer.out.len() as u64);
         writer.out
     }
 
@@ -343,6 +364,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn shards_of_equal_lengths_have_other_digests() {
+        let layout = Layout::new(&spec(Dtype::F32, Codec::Raw), 16, 9);
+        let digest = |data: &[u8]| {
+            let (mut writer, mut encoder) = (ShardWriter::new(layout, Vec::new()), Encoder::new().unwrap());
+            writer.append(&mut encoder, data).unwrap();
+            (crc32c::crc32c(&writer.out), writer.sum())
+        };
+        let (a, b) = (digest(&[3; 9 * 12]), digest(&[4; 9 * 12]));
+        assert_eq!(a.0, b.0, "the reason for a digest: a CRC over the file is blind");
+        assert_eq!(a.1.0, b.1.0);
+        assert_ne!(a.1.1, b.1.1);
     }
 
     #[test]

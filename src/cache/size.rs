@@ -51,6 +51,7 @@ pub fn probe_codec(bytes: &[u8]) -> Codec {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
 
     #[test]
@@ -64,15 +65,23 @@ mod tests {
 
     #[test]
     fn a_segment_is_whole_batches_under_256_mib() {
-        for (row_bytes, batch, expected) in [(100, 128, 2048), (100, 100, 2000), (401_408, 64, 640), (4 << 20, 32, 128), (4 << 20, 100, 100), (10, 4096, 4096), (10, 0, 2048)]
-        {
+        for (row_bytes, batch, expected) in [
+            (100, 128, 2048),
+            (100, 100, 2000),
+            (401_408, 64, 640),
+            (4 << 20, 32, 128),
+            (4 << 20, 100, 100),
+            (10, 4096, 4096),
+            (10, 0, 2048),
+        ] {
             assert_eq!(segment_rows(row_bytes, batch), expected, "{row_bytes} bytes, batch {batch}");
         }
     }
 
     #[test]
     fn noise_is_stored_raw_and_zeros_are_not() {
-        let noise: Vec<u8> = (0..65_536u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8).collect();
+        let mut state = 0;
+        let noise: Vec<u8> = (0..8_192).flat_map(|_| testing::splitmix(&mut state).to_le_bytes()).collect();
         assert_eq!(probe_codec(&noise), Codec::Raw);
         assert_eq!(probe_codec(&[0; 65_536]), Codec::Zstd);
     }

@@ -49,10 +49,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
         views,
         seed: 7,
         segment_rows: 4,
-        row_arrays: vec![
-            spec("sample_id", Dtype::I64, &[], &[], None, codec, 4),
-            spec("label", Dtype::I64, &[], &[], None, codec, 4),
-        ],
+        row_arrays: vec![spec("sample_id", Dtype::I64, &[], &[], None, codec, 4), spec("label", Dtype::I64, &[], &[], None, codec, 4)],
         view_arrays: vec![
             spec("input", Dtype::U8, &[1, 4, 4], &["c", "h", "w"], None, codec, 2),
             spec("inputs/mask", Dtype::I32, &[], &[], None, codec, 4),
@@ -115,4 +112,12 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<()> {
         }
     }
     writer.finish(Some(9_125))
+}
+
+/// The next number of Vigna's splitmix64.
+pub fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

@@ -101,7 +101,12 @@ impl Writer {
             let draft = file::temporary(&target);
             file::create_dirs(draft.parent().unwrap_or(&self.folder))?;
             let out = File::create(&draft).map_err(|e| file::failed(&draft, "write", e))?;
-            begun.shards.push(Draft { writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out), row_bytes: spec.row_bytes(), draft, target });
+            begun.shards.push(Draft {
+                writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out),
+                row_bytes: spec.row_bytes(),
+                draft,
+                target,
+            });
         }
         Ok(begun)
     }

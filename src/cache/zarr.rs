@@ -165,7 +165,8 @@ mod tests {
     fn every_node_and_every_group_on_the_way_has_its_document() {
         let documents = documents(&testing::manifest(10, 2, Codec::Zstd)).unwrap();
         let paths: Vec<&str> = documents.keys().map(String::as_str).collect();
-        let expected = ["input/zarr.json", "inputs/mask/zarr.json", "inputs/zarr.json", "label/zarr.json", "logits/zarr.json", "sample_id/zarr.json"];
+        let expected =
+            ["input/zarr.json", "inputs/mask/zarr.json", "inputs/zarr.json", "label/zarr.json", "logits/zarr.json", "sample_id/zarr.json"];
         assert_eq!(paths[..6], expected);
         assert_eq!(paths[6..], ["taps/conv/features/zarr.json", "taps/conv/zarr.json", "taps/zarr.json", "zarr.json"]);
     }

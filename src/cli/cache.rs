@@ -1,12 +1,12 @@
 //! `cache info` and `cache verify`.
 
+use super::{emit, emit_json};
 use crate::array::Dtype;
 use crate::cache::{self, ArraySpec, Codec, Manifest, VerifyReport};
 use crate::error::{Error, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `cache`.
@@ -46,15 +46,15 @@ pub fn run(args: Args, context: &super::Context<'_>) -> Result<()> {
 fn info(folder: &Path, json: bool) -> Result<()> {
     let manifest = Manifest::load(folder)?;
     let info = Info::of(&manifest);
-    if json { print_json(&info) } else { print(&info.text(folder)) }
+    if json { emit_json(&info) } else { emit(&info.text(folder)) }
 }
 
 fn verify(folder: &Path, context: &super::Context<'_>) -> Result<()> {
     let report = cache::verify(folder, context.threads, context.monitor)?;
     if context.json {
-        print_json(&report)?;
+        emit_json(&report)?;
     } else {
-        print(&verify_text(&report))?;
+        emit(&verify_text(&report))?;
     }
     match report.findings.len() {
         0 => Ok(()),
@@ -145,7 +145,8 @@ impl<'a> Info<'a> {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<14}{value}");
         };
-        let state = if self.complete { String::new() } else { format!(", incomplete: {} of {} segments", self.segments, self.segments_total) };
+        let state =
+            if self.complete { String::new() } else { format!(", incomplete: {} of {} segments", self.segments, self.segments_total) };
         line("cache", format!("{}{state}", folder.display()));
         let (teacher, data) = (self.teacher, self.data);
         line("teacher", format!("{} (sha256 {}…)", teacher.file, teacher.sha256.chars().take(12).collect::<String>()));
@@ -155,16 +156,19 @@ impl<'a> Info<'a> {
         line("made by", format!("{}, ONNX Runtime {} on {}, batch {}", self.tool, teacher.runtime, teacher.provider, teacher.batch));
         let skipped = if data.skipped.is_empty() { String::new() } else { format!(", {} left out as unreadable", data.skipped.len()) };
         let classes = if data.classes.is_empty() { "no class names".to_owned() } else { format!("{} classes", data.classes.len()) };
-        line("data", format!("{} split {}, {} of {} samples{skipped}, {classes}", data.spec, data.split, self.rows, data.fingerprint.samples));
+        line(
+            "data",
+            format!("{} split {}, {} of {} samples{skipped}, {classes}", data.spec, data.split, self.rows, data.fingerprint.samples),
+        );
         line("preprocessing", preprocess_text(data));
         line("layout", format!("{} views of {} rows, segments of {} rows, seed {}", self.views, self.rows, self.segment_rows, self.seed));
-        let _ = writeln!(text, "{}", self.table());
+        let _ = write!(text, "\n{}", self.table());
         text
     }
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
+        table.load_style(presets::NOTHING);
         table.set_header(["array", "tensor", "dtype", "row shape", "on disk", "a row", "against raw f32"]);
         for array in &self.arrays {
             let shape = array.row_shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
@@ -179,7 +183,15 @@ impl<'a> Info<'a> {
             ]);
         }
         let rows = self.arrays.iter().map(|a| a.bytes_per_row).sum();
-        table.add_row(["all".to_owned(), String::new(), String::new(), String::new(), size(self.bytes as f64), size(rows), times(self.ratio)]);
+        table.add_row([
+            "all".to_owned(),
+            String::new(),
+            String::new(),
+            String::new(),
+            size(self.bytes as f64),
+            size(rows),
+            times(self.ratio),
+        ]);
         for column in table.column_iter_mut().skip(4) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -216,7 +228,7 @@ fn verify_text(report: &VerifyReport) -> String {
         (0, false) => "sound, but incomplete".to_owned(),
         (n, _) => format!("{n} things are wrong"),
     };
-    let _ = writeln!(text, "{} files, {}, {} chunks: {verdict}", report.files, size(report.bytes as f64), report.chunks);
+    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, size(report.bytes as f64), report.chunks);
     text
 }
 
@@ -241,15 +253,60 @@ fn size(bytes: f64) -> String {
     format!("{value:.1} TiB")
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::input("report: cannot be written as JSON").because(e))?;
-    print(&(text + "\n"))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::testing;
+    use crate::error::Kind;
+    use crate::monitor::Silent;
+    use crate::recipe::Config;
 
-/// Writes to stdout; a reader that has gone (`| head`) is no error.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::input("stdout: cannot write").because(e)),
-        _ => Ok(()),
+    fn run_verify(folder: &Path) -> Result<()> {
+        let context = super::super::Context { config: &Config::default(), json: false, threads: 1, onnxruntime: None, monitor: &Silent };
+        run(Args { command: Command::Verify { folder: folder.into() } }, &context)
+    }
+
+    #[test]
+    fn info_sums_what_is_published_and_compares_it_with_raw_f32() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(10, 2, Codec::Raw)).unwrap();
+        let manifest = Manifest::load(folder.path()).unwrap();
+        let info = Info::of(&manifest);
+        // 16 bytes of image, 4 of mask, 3 logits and 12 halves as f32; two views of ten rows
+        let raw: Vec<u64> = info.arrays.iter().map(|a| a.raw_bytes).collect();
+        assert_eq!(raw, [16 * 20, 4 * 20, 12 * 20, 48 * 20]);
+        assert_eq!((info.complete, info.raw_bytes), (true, 80 * 20));
+        let on_disk: u64 = ["input", "inputs", "logits", "taps"].iter().map(|a| disk_bytes(&folder.path().join(a))).sum();
+        assert_eq!(info.bytes, on_disk);
+        let text = info.text(folder.path());
+        for part in ["91.25 %", "taps/conv/features", "3x2x2", "10 of 100 samples", "3 classes"] {
+            assert!(text.contains(part), "{part} in:\n{text}");
+        }
+    }
+
+    /// Bytes of all shards below a folder.
+    fn disk_bytes(folder: &Path) -> u64 {
+        let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
+        let bytes = |e: std::fs::DirEntry| match e.file_type().unwrap().is_dir() {
+            true => disk_bytes(&e.path()),
+            false if e.file_name() == "zarr.json" => 0,
+            false => e.metadata().unwrap().len(),
+        };
+        entries.map(bytes).sum()
+    }
+
+    #[test]
+    fn verify_ends_with_status_1_when_something_is_wrong_and_2_without_a_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
+        run_verify(folder.path()).unwrap();
+        std::fs::remove_file(folder.path().join("zarr.json")).unwrap();
+        assert_eq!(run_verify(folder.path()).unwrap_err().kind(), Kind::Check);
+        assert_eq!(run_verify(Path::new("nowhere")).unwrap_err().kind(), Kind::Input);
+    }
+
+    #[test]
+    fn sizes_are_in_binary_units() {
+        assert_eq!([0.0, 1023.0, 1024.0, 1.5e9, 3e12, 1e16].map(size), ["0 B", "1023 B", "1.0 KiB", "1.4 GiB", "2.7 TiB", "9094.9 TiB"]);
     }
 }

@@ -27,7 +27,11 @@ pub fn adaptive_average_pool(maps: &Array, size: [usize; 2]) -> Result<Array> {
                 let lines = map.chunks_exact(w).take(bottom).skip(top);
                 let sum: f64 = lines.flat_map(|line| &line[left..right]).map(|&value| f64::from(value)).sum();
                 let count = (bottom - top) * (right - left);
-                #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "pixel counts are small; the mean is stored as f32")]
+                #[allow(
+                    clippy::cast_precision_loss,
+                    clippy::cast_possible_truncation,
+                    reason = "pixel counts are small; the mean is stored as f32"
+                )]
                 pooled.push((sum / count as f64) as f32);
             }
         }
