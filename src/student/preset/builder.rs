@@ -22,6 +22,9 @@ const OPSET: i64 = 17;
 const BATCH_NORM_EPSILON: f32 = 1e-5;
 const BATCH_NORM_MOMENTUM: f32 = 0.9;
 
+/// Channels, height and width of an input.
+const LARGEST_SIDE: usize = 1 << 16;
+
 /// What a protobuf file can hold, with room for the graph.
 const LARGEST_MODEL_BYTES: usize = (2 << 30) - (16 << 20);
 
@@ -122,10 +125,10 @@ impl Builder {
     /// The graph's input, `shape` being [channels, height, width].
     ///
     /// # Errors
-    /// When a size is zero or does not fit ONNX's sizes.
+    /// When a size is zero, or so large that counts of elements could overflow.
     pub(super) fn input(shape: [usize; 3]) -> Result<Tensor> {
-        if shape.iter().any(|&size| size == 0 || i64::try_from(size).is_err()) {
-            return Err(Error::input("an input size of zero or past 2^63"));
+        if let Some(size) = shape.iter().find(|size| !(1..=LARGEST_SIDE).contains(*size)) {
+            return Err(Error::input(format!("input: expected sizes from 1 to {LARGEST_SIDE}, found {size}")));
         }
         Ok(Tensor { name: INPUT.to_owned(), shape })
     }
@@ -197,8 +200,7 @@ impl Builder {
         let half = channels / 2;
         [("first", 0, half), ("second", half, channels)].map(|(side, start, end)| {
             let name = format!("{name}.{side}");
-            let path = self.path(&name);
-            let range = [("starts", start), ("ends", end), ("axes", 1)].map(|(part, value)| self.sizes(&format!("{path}.{part}"), &[value]));
+            let range = [("starts", start), ("ends", end), ("axes", 1)].map(|(part, value)| self.sizes(&format!("{name}.{part}"), &[value]));
             let inputs = [x.name.clone()].into_iter().chain(range).collect();
             self.node("Slice", &name, inputs, vec![], [end - start, height, width])
         })
@@ -207,15 +209,13 @@ impl Builder {
     /// Channel shuffle (Zhang et al. 2018, arXiv:1707.01083): channel (g, c) of `groups` × channels/groups moves to (c, g).
     pub(super) fn shuffle(&mut self, name: &str, x: &Tensor, groups: usize) -> Result<Tensor> {
         let [channels, height, width] = x.shape;
-        // Reshape takes 0 as "the input's size": the open batch axis
-        let (grouped, flat) = ([0, groups, channels / groups, height, width], [0, channels, height, width]);
         self.module(name, |g| {
-            let sizes = [g.path("grouped"), g.path("flat")];
-            let shapes = [g.sizes(&format!("{}.shape", sizes[0]), &grouped), g.sizes(&format!("{}.shape", sizes[1]), &flat)];
-            let [to_grouped, to_flat] = shapes;
-            let y = g.node("Reshape", "grouped", vec![x.name.clone(), to_grouped], vec![], x.shape);
+            // Reshape takes 0 as "the input's size": the open batch axis
+            let grouped = g.sizes("grouped.shape", &[0, groups, channels / groups, height, width]);
+            let flat = g.sizes("flat.shape", &[0, channels, height, width]);
+            let y = g.node("Reshape", "grouped", vec![x.name.clone(), grouped], vec![], x.shape);
             let y = g.node("Transpose", "transposed", vec![y.name], vec![ints("perm", &[0, 2, 1, 3, 4])], x.shape);
-            Ok(g.node("Reshape", "flat", vec![y.name, to_flat], vec![], x.shape))
+            Ok(g.node("Reshape", "flat", vec![y.name, flat], vec![], x.shape))
         })
     }
 
@@ -354,9 +354,10 @@ impl Builder {
 
     /// Adds a vector of sizes as an int64 initialiser and gives its name.
     fn sizes(&mut self, name: &str, sizes: &[usize]) -> String {
+        let name = self.path(name);
         let bytes = sizes.iter().flat_map(|&size| signed(size).to_le_bytes()).collect();
-        self.constant(name, DataType::Int64, &[sizes.len()], bytes);
-        name.to_owned()
+        self.constant(&name, DataType::Int64, &[sizes.len()], bytes);
+        name
     }
 
     /// Adds an initialiser that is no parameter, once.
@@ -373,7 +374,7 @@ impl Builder {
     }
 }
 
-/// A size as ONNX stores it. [`Builder::input`] and the limit on parameters keep all sizes far below the bound.
+/// A size as ONNX stores it; the limits on the input and on parameters keep it far below the bound.
 fn signed(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }

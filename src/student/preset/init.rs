@@ -35,8 +35,7 @@ impl Init {
     #[allow(clippy::cast_precision_loss, reason = "fans are far below 2^52")]
     pub(super) fn laws(self, shape: &[usize]) -> (Law, Law) {
         let fan_in: usize = shape.iter().skip(1).product();
-        let inputs = shape.get(1).copied().unwrap_or(1);
-        let fan_out = shape.iter().product::<usize>() / inputs.max(1);
+        let fan_out = shape.iter().take(1).chain(shape.iter().skip(2)).product::<usize>();
         match self {
             Self::Uniform => {
                 let law = Law::Uniform(1.0 / (fan_in as f64).sqrt());

@@ -19,7 +19,7 @@ pub(super) fn parse(name: &str) -> Option<f64> {
 /// MobileNetV2 with `width` times the channels.
 pub(super) fn build(g: &mut Builder, x: &Tensor, width: f64, classes: usize) -> Result<Tensor> {
     if !(0.1..=10.0).contains(&width) {
-        return Err(Error::input(format!("mobilenetv2-{width}: expected a width between 0.1 and 10")));
+        return Err(Error::input(format!("expected a width between 0.1 and 10, found {width}")));
     }
     g.linear_init = Init::Normal(0.01);
     if x.side() <= SMALL_SIDE { small(g, x, width, classes) } else { large(g, x, width, classes) }

@@ -14,7 +14,7 @@ mod vgg;
 mod wrn;
 
 use crate::error::{Context, Error, Result};
-use crate::onnx::Model;
+use crate::onnx::{Model, nearest};
 use builder::{Builder, Tensor};
 use resnet::Block;
 
@@ -64,23 +64,22 @@ pub fn names() -> Vec<(&'static str, &'static str)> {
 /// # Errors
 /// When the name is unknown (the nearest are listed), or the input is too small for the network.
 pub fn build(name: &str, classes: usize, input: [usize; 3], seed: u64) -> Result<Model> {
+    if classes == 0 {
+        return Err(Error::input("classes: expected at least 1, found 0"));
+    }
     let [channels, height, width] = input;
-    let build = || {
-        if classes == 0 {
-            return Err(Error::input("the number of classes: expected at least 1, found 0"));
-        }
-        let mut graph = Builder::new(seed);
-        let x = Builder::input(input)?;
-        let logits = network(&mut graph, name, &x, classes)?;
-        let description = format!("{name} for {classes} classes of {channels}x{height}x{width}, untrained, seed {seed}");
-        graph.finish(name, description, &x, logits)
-    };
-    build().context(|| format!("preset {name} for an input of {channels}x{height}x{width}"))
+    let mut graph = Builder::new(seed);
+    let x = Builder::input(input)?;
+    let logits = network(&mut graph, name, &x, classes)
+        .ok_or_else(|| unknown(name))?
+        .context(|| format!("preset {name} for an input of {channels}x{height}x{width}"))?;
+    let description = format!("{name} for {classes} classes of {channels}x{height}x{width}, untrained, seed {seed}");
+    graph.finish(name, description, &x, logits)
 }
 
-/// The network of this name from `x` to its logits.
-fn network(g: &mut Builder, name: &str, x: &Tensor, classes: usize) -> Result<Tensor> {
-    match name {
+/// The network of this name from `x` to its logits; `None` when there is no such name.
+fn network(g: &mut Builder, name: &str, x: &Tensor, classes: usize) -> Option<Result<Tensor>> {
+    Some(match name {
         "lenet" => lenet::build(g, x, classes),
         "resnet8" => resnet::cifar(g, x, 1, NARROW, classes),
         "resnet14" => resnet::cifar(g, x, 2, NARROW, classes),
@@ -103,19 +102,15 @@ fn network(g: &mut Builder, name: &str, x: &Tensor, classes: usize) -> Result<Te
         _ => {
             if let Some((depth, width)) = wrn::parse(name) {
                 wrn::build(g, x, depth, width, classes)
-            } else if let Some(width) = mobilenet::parse(name) {
-                mobilenet::build(g, x, width, classes)
             } else {
-                Err(unknown(name))
+                mobilenet::build(g, x, mobilenet::parse(name)?, classes)
             }
         }
-    }
+    })
 }
 
-/// The error for a name that is no preset, with the three nearest.
+/// The error for a name that is no preset.
 fn unknown(name: &str) -> Error {
-    let mut near: Vec<&str> = NAMES.iter().map(|&(known, _)| known).collect();
-    near.sort_by(|a, b| strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a)));
-    near.truncate(3);
-    Error::input(format!("no preset is called {name}")).hint(format!("the nearest names are {}", near.join(", ")))
+    let known: Vec<&str> = NAMES.iter().map(|&(known, _)| known).collect();
+    Error::input(format!("preset `{name}`: no such preset")).hint(format!("the nearest names are {}", nearest(name, &known).join(", ")))
 }

@@ -14,7 +14,7 @@ pub(super) fn parse(name: &str) -> Option<(usize, usize)> {
 pub(super) fn build(g: &mut Builder, x: &Tensor, depth: usize, width: usize, classes: usize) -> Result<Tensor> {
     let blocks = depth.saturating_sub(4) / 6;
     if blocks == 0 || depth != 6 * blocks + 4 || width == 0 {
-        return Err(Error::input(format!("wrn-{depth}-{width}: expected a depth of 10, 16, 22, … (6n + 4) and a width from 1")));
+        return Err(Error::input(format!("expected a depth of 10, 16, 22, … (6n + 4) and a width from 1, found {depth} and {width}")));
     }
     let mut x = g.conv("conv1", x, Conv::new(16, 3))?;
     for (stage, channels) in [16 * width, 32 * width, 64 * width].into_iter().enumerate() {
