@@ -1,20 +1,3 @@
-<<<<<<< HEAD
-//! `new`: placeholder until its branch is merged.
-
-use super::Context;
-use crate::error::{Error, Result};
-
-/// Arguments of `new`.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
-
-/// Not there yet.
-///
-/// # Errors
-/// Always.
-pub fn run(_args: Args, _context: &Context<'_>) -> Result<()> {
-    Err(Error::input("new: not built yet"))
-=======
 //! `new`: writes an untrained student.
 
 use super::{Context, emit, emit_json};
@@ -186,5 +169,4 @@ mod tests {
             assert!(parse_input(wrong).is_err(), "{wrong}");
         }
     }
->>>>>>> preset
 }

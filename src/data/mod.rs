@@ -23,6 +23,7 @@ mod spool;
 mod subset;
 mod tar;
 
+pub use random::shuffle;
 pub use subset::{Subset, subset};
 
 use crate::array::Array;

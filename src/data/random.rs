@@ -19,7 +19,7 @@ pub(super) fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
 
 /// Puts the elements in a random order (Fisher and Yates), the same for the same seed for ever.
 #[allow(clippy::cast_possible_truncation, reason = "the product's high half is below the bound, which is a usize")]
-pub(super) fn shuffle<T>(items: &mut [T], seed: u64) {
+pub fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut rng = generator(seed, *b"shuffle\0");
     for last in (1..items.len()).rev() {
         let chosen = (u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64;

@@ -4,21 +4,12 @@ use super::Job;
 use super::estimate::Estimate;
 use super::source::Batch;
 use crate::array::{Array, Dtype};
-use crate::cache::{ArraySpec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, probe_codec};
+use crate::cache::{ArraySpec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, probe_codec, segment_rows};
 use crate::error::Result;
 use crate::recipe::Store;
 use crate::runtime::Session;
 use crate::statistic::F16_MAX;
 use std::time::Instant;
-
-/// Rows of a segment lie between these, the batch and the data set permitting.
-const SEGMENT_ROWS: std::ops::RangeInclusive<usize> = 128..=2048;
-/// Segments that a small data set is cut into, so that an interruption costs little of it.
-const SEGMENTS: usize = 16;
-/// A shard stays below this.
-const SHARD_BYTES: usize = 256 << 20;
-/// Decoded bytes of a chunk: 64–256 KiB compressed at the ratios of real activations.
-const CHUNK_BYTES: usize = 384 << 10;
 
 /// The first rows, computed to see what the teacher gives.
 pub(super) struct First {
@@ -49,7 +40,7 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (input, bytes) in job.source.inputs.iter().zip(&first.batch.stored) {
-        let (codec, encoded) = probe_codec(bytes)?;
+        let (codec, encoded) = probe_codec(bytes);
         estimate.add_array(bytes.len(), encoded, bytes.len());
         arrays.push(ArraySpec {
             path: input.path.clone(),
@@ -64,7 +55,7 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     for (output, values) in job.outputs.iter().zip(&first.values) {
         let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, output.range(values)) };
         let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
-        let (codec, encoded) = probe_codec(&bytes)?;
+        let (codec, encoded) = probe_codec(&bytes);
         estimate.add_array(bytes.len(), encoded, bytes.len() / dtype.size() * Dtype::F32.size());
         arrays.push(ArraySpec {
             path: output.path(),
@@ -79,7 +70,7 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     let segment_rows = segment_rows(job.rows.len(), job.batch, largest_row);
     for array in &mut arrays {
-        array.chunk_rows = chunk_rows(segment_rows, array.row_bytes());
+        array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
     estimate.scale_to(job.rows.len());
     Ok((plan(job, teacher, arrays, segment_rows), estimate))
@@ -142,43 +133,9 @@ fn stored_type(store: Store, range: f32) -> Dtype {
     }
 }
 
-/// Rows of a segment: a multiple of the batch, so that no inference spans two.
-fn segment_rows(rows: usize, batch: usize, largest_row_bytes: usize) -> usize {
-    let fitting = SHARD_BYTES / largest_row_bytes.max(1);
-    let wanted = (rows / SEGMENTS).clamp(*SEGMENT_ROWS.start(), *SEGMENT_ROWS.end()).min(fitting);
-    // no longer than the data set itself needs
-    let batches = (wanted / batch).min(rows.div_ceil(batch)).max(1);
-    batches * batch
-}
-
-/// Rows of a chunk: the largest divisor of the segment that stays below the wanted size.
-fn chunk_rows(segment_rows: usize, row_bytes: usize) -> usize {
-    let wanted = (CHUNK_BYTES / row_bytes.max(1)).clamp(1, segment_rows);
-    (1..=wanted).rev().find(|rows| segment_rows % rows == 0).unwrap_or(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn segments_are_multiples_of_the_batch_within_bounds() {
-        for (rows, batch, row_bytes) in [(50_000, 64, 57_344), (100, 64, 10), (1, 1, 1), (1_281_167, 48, 401_408), (12_000, 100, 9_000_000)] {
-            let length = segment_rows(rows, batch, row_bytes);
-            assert_eq!(length % batch, 0);
-            assert!(length <= 2048 && (length == batch || length * row_bytes <= SHARD_BYTES), "{rows} {batch} {row_bytes}: {length}");
-        }
-        assert_eq!(segment_rows(12_000, 64, 1000), 704);
-        assert_eq!(segment_rows(100, 64, 1000), 128);
-    }
-
-    #[test]
-    fn chunks_divide_their_segment() {
-        assert_eq!(chunk_rows(704, 100), 704);
-        assert_eq!(chunk_rows(2048, 32_768), 8);
-        assert_eq!(chunk_rows(97, 32_768), 1);
-        assert_eq!(chunk_rows(128, 10 << 20), 1);
-    }
 
     #[test]
     fn a_wide_range_is_stored_as_f32() {
