@@ -3,12 +3,28 @@
 //! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX operator a file with its forward and
 //! backward; `executor` sweeps a plan; `preset` writes untrained networks; `export` writes trained ones.
 
+mod check;
+mod executor;
+mod export;
+mod fold;
+mod import;
+mod op;
+mod pattern;
+mod plan;
 pub mod preset;
+mod value;
 
-use crate::error::Result;
-use crate::onnx::{Model, Value, tap::Tap};
+pub use executor::Pass;
+
+use crate::error::{Context, Error, Result};
+use crate::onnx::{Model, Value, tap, tap::Tap};
 use candle_core::{DType, Tensor, Var};
+use fold::Host;
+use import::{Graph, Source};
+use plan::Plan;
 use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a graph is imported.
 #[derive(Debug, Clone)]
@@ -76,7 +92,18 @@ pub struct TensorId(pub(crate) usize);
 /// A student ready to train: graph, plan, parameters and running statistics (sorted by name).
 #[derive(Debug)]
 pub struct Student {
-    _todo: (),
+    model: Model,
+    graph: Graph,
+    dtype: DType,
+    freeze_batchnorm: bool,
+    inputs: Vec<Value>,
+    parameters: Vec<Parameter>,
+    buffers: Vec<Buffer>,
+    logits: TensorId,
+    /// The value attribute of each `ConstantOfShape` node.
+    fills: HashMap<usize, Host>,
+    /// Plans by input shapes: the last batch of an epoch is smaller than the others.
+    plans: Mutex<HashMap<Vec<Vec<usize>>, Arc<Plan>>>,
 }
 
 impl Student {
@@ -84,54 +111,101 @@ impl Student {
     ///
     /// # Errors
     /// When the graph's constants cannot be read.
-    pub fn check(_model: &Model) -> Result<Trainability> {
-        todo!("helper: student")
+    pub fn check(model: &Model) -> Result<Trainability> {
+        check::check(model)
     }
 
-    /// Imports a graph. Shapes are resolved for one sample's `input_shape` at plan time where the graph computes with them.
+    /// Imports a graph. What it computes from shapes is resolved when the first batch of a shape arrives.
     ///
     /// # Errors
     /// Lists every operator that is not supported, with its nodes.
-    pub fn import(_model: &Model, _options: &ImportOptions) -> Result<Self> {
-        todo!("helper: student")
+    pub fn import(model: &Model, options: &ImportOptions) -> Result<Self> {
+        let student = Self::read(model, options)?;
+        if student.graph.unsupported.is_empty() {
+            return Ok(student);
+        }
+        let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (node, _) in &student.graph.unsupported {
+            let (name, operator) = student.graph.label(*node);
+            nodes.entry(operator).or_default().push(name);
+        }
+        let list: Vec<String> = nodes.iter().map(|(operator, names)| format!("{operator} ({})", names.join(", "))).collect();
+        Err(Error::input(format!("model cannot be trained, operators not supported: {}", list.join("; "))))
+    }
+
+    /// Reads a graph whether or not all of it can run.
+    fn read(model: &Model, options: &ImportOptions) -> Result<Self> {
+        let graph = import::read(model, options)?;
+        let mut fills = HashMap::new();
+        for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.proto.op_type() == "ConstantOfShape") {
+            if let Some(value) = import::constant(model, &node.proto)? {
+                fills.insert(i, Host::from_array(&value));
+            }
+        }
+        let var = |array: &crate::array::Array| -> Result<Var> {
+            let host = Host::from_array(array);
+            Ok(Var::from_tensor(&value::narrow(&host.floats(), &host.shape, options.dtype)?)?)
+        };
+        let parameters =
+            graph.parameters.iter().map(|(name, a)| Ok(Parameter { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
+        let buffers = graph.buffers.iter().map(|(name, a)| Ok(Buffer { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
+        let (name, _) = tap::logits(model).ok_or_else(|| Error::input("model has no output that could be its logits"))?;
+        let logits = *graph.index.get(&name).ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
+        Ok(Self {
+            model: model.clone(),
+            graph,
+            dtype: options.dtype,
+            freeze_batchnorm: options.freeze_batchnorm,
+            inputs: model.inputs(),
+            parameters,
+            buffers,
+            logits,
+            fills,
+            plans: Mutex::default(),
+        })
     }
 
     /// The inputs to feed, in the order that [`Student::forward`] takes them.
     #[must_use]
     pub fn inputs(&self) -> &[Value] {
-        todo!("helper: student")
+        &self.inputs
     }
 
     /// What trains, sorted by name.
     #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
-        todo!("helper: student")
+        &self.parameters
     }
 
     /// Running statistics, sorted by name.
     #[must_use]
     pub fn buffers(&self) -> &[Buffer] {
-        todo!("helper: student")
+        &self.buffers
     }
 
     /// The tensor that holds the logits.
     #[must_use]
     pub fn logits(&self) -> TensorId {
-        todo!("helper: student")
+        self.logits
     }
 
     /// A tensor of the graph by its ONNX name.
     #[must_use]
-    pub fn tensor(&self, _name: &str) -> Option<TensorId> {
-        todo!("helper: student")
+    pub fn tensor(&self, name: &str) -> Option<TensorId> {
+        self.graph.index.get(name).copied()
     }
 
-    /// Candidate taps with their shapes for inputs of these shapes (batch axis first), by one forward pass in eval mode.
+    /// Candidate taps with their shapes for inputs of these shapes (batch axis first). Planning knows every shape: nothing is run.
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
-    pub fn taps(&self, _input_shapes: &[Vec<usize>]) -> Result<Vec<Tap>> {
-        todo!("helper: student")
+    pub fn taps(&self, input_shapes: &[Vec<usize>]) -> Result<Vec<Tap>> {
+        let plan = self.plan(input_shapes.to_vec())?;
+        let computed = plan.steps.iter().flat_map(|step| step.outputs.iter().flatten());
+        let shapes = computed
+            .filter_map(|id| Some((self.graph.names[id.0].clone(), plan.shapes.get(id)?.iter().map(|&n| Some(n)).collect())))
+            .collect();
+        Ok(tap::candidates(&self.model, &shapes))
     }
 
     /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are). [`Mode::Train`] updates running statistics.
@@ -139,8 +213,18 @@ impl Student {
     ///
     /// # Errors
     /// When an input has another shape or type than the graph takes.
-    pub fn forward(&self, _inputs: &[Tensor], _mode: Mode, _keep: &[TensorId], _dropout_seed: u64) -> Result<Pass<'_>> {
-        todo!("helper: student")
+    pub fn forward(&self, inputs: &[Tensor], mode: Mode, keep: &[TensorId], dropout_seed: u64) -> Result<Pass<'_>> {
+        if inputs.len() != self.inputs.len() {
+            return Err(Error::input(format!("student: expected {} inputs, found {}", self.inputs.len(), inputs.len())));
+        }
+        let inputs = inputs.iter().map(|x| Ok(x.to_dtype(self.dtype)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
+        for (value, x) in self.inputs.iter().zip(&inputs) {
+            check::fits(value, x.dims())?;
+        }
+        let plan = self.plan(inputs.iter().map(|x| x.dims().to_vec()).collect())?;
+        let run = op::Run { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
+        let keep: HashSet<TensorId> = keep.iter().copied().chain([self.logits]).collect();
+        executor::forward(self, plan, &inputs, &run, &keep)
     }
 
     /// Writes the graph with today's weights in inference form: training_mode 0, first outputs only, dropout bypassed, dynamic batch; weights
@@ -148,32 +232,46 @@ impl Student {
     ///
     /// # Errors
     /// When a weight cannot be read.
-    pub fn export(&self, _metadata: &[(String, String)]) -> Result<Model> {
-        todo!("helper: student")
-    }
-}
-
-/// One forward pass and what its backward pass needs.
-#[derive(Debug)]
-pub struct Pass<'a> {
-    _student: &'a Student,
-}
-
-impl Pass<'_> {
-    /// A kept tensor's value (or the logits).
-    ///
-    /// # Errors
-    /// When the tensor was not kept.
-    pub fn value(&self, _id: TensorId) -> Result<&Tensor> {
-        todo!("helper: student")
+    pub fn export(&self, metadata: &[(String, String)]) -> Result<Model> {
+        export::export(self, metadata)
     }
 
-    /// Sweeps the graph in reverse from the gradients of the loss with respect to some tensors; gradients of parameters come in the order of
-    /// [`Student::parameters`] (`None`: the loss does not depend on it). Values are freed as the sweep passes.
-    ///
-    /// # Errors
-    /// When a gradient has another shape than its tensor.
-    pub fn backward(self, _seeds: Vec<(TensorId, Tensor)>) -> Result<Vec<Option<Tensor>>> {
-        todo!("helper: student")
+    /// The plan for inputs of these shapes.
+    fn plan(&self, inputs: Vec<Vec<usize>>) -> Result<Arc<Plan>> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.get(&inputs) {
+            return Ok(plan.clone());
+        }
+        let plan = self.try_plan(&inputs);
+        let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
+        let plan = Arc::new(plan.or_else(|(node, reason)| Err(reason).context(|| node))?);
+        plans.insert(inputs, plan.clone());
+        Ok(plan)
+    }
+
+    fn try_plan(&self, inputs: &[Vec<usize>]) -> Result<Plan, plan::Refusal> {
+        let mut held = HashMap::new();
+        for (id, source) in self.graph.sources.iter().enumerate() {
+            if let Some(value) = self.held(*source, &[]) {
+                held.insert(TensorId(id), value.dims().to_vec());
+            }
+        }
+        plan::plan(&self.graph, inputs, &held, &self.fills, self.dtype)
+    }
+
+    /// The value of a tensor that no node computes.
+    fn held(&self, source: Source, inputs: &[Tensor]) -> Option<Tensor> {
+        match source {
+            Source::Input(i) => inputs.get(i).cloned(),
+            Source::Parameter(i) => self.parameters.get(i).map(|p| p.var.as_detached_tensor()),
+            Source::Buffer(i) => self.buffers.get(i).map(|b| b.var.as_detached_tensor()),
+            Source::Constant | Source::Computed => None,
+        }
+    }
+
+    /// A node for messages.
+    fn describe(&self, node: usize) -> String {
+        let (name, operator) = self.graph.label(node);
+        format!("node {name} ({operator})")
     }
 }

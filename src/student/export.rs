@@ -1,0 +1,134 @@
+//! Writing a trained graph: the nodes as they were read, inference form, today's weights.
+
+use super::Student;
+use crate::array::{Array, Dtype, Values};
+use crate::error::{Error, Result};
+use crate::onnx::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::{Model, tensor_proto};
+use candle_core::Var;
+use half::f16;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// The name of the batch axis.
+const BATCH: &str = "batch";
+
+/// The student's graph with its weights of today; see [`Student::export`].
+pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result<Model> {
+    let mut proto = student.model.proto().clone();
+    let graph = proto.graph.as_mut().ok_or_else(|| Error::input("model has no graph"))?;
+    let outputs: BTreeSet<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
+    let weights = weights(student)?;
+
+    let mut nodes = Vec::new();
+    let kept: BTreeMap<usize, &NodeProto> = student.graph.nodes.iter().map(|n| (n.number, &n.proto)).collect();
+    let mut renamed: HashMap<String, String> = HashMap::new();
+    for (number, original) in graph.node.iter().enumerate() {
+        let Some(&node) = kept.get(&number) else {
+            // a Constant or Identity: dropped where a weight took its name
+            if !original.output.iter().any(|o| weights.contains_key(o)) {
+                nodes.push(original.clone());
+            }
+            continue;
+        };
+        let mut node = node.clone();
+        for input in &mut node.input {
+            if let Some(name) = renamed.get(input) {
+                input.clone_from(name);
+            }
+        }
+        match node.op_type() {
+            "Dropout" => {
+                let (Some(input), Some(output)) = (node.input.first().cloned(), node.output.first().cloned()) else { continue };
+                if outputs.contains(&output) {
+                    node = NodeProto { op_type: Some("Identity".into()), input: vec![input], output: vec![output], attribute: Vec::new(), ..node };
+                } else {
+                    renamed.insert(output, input);
+                    continue;
+                }
+            }
+            "BatchNormalization" => {
+                node.output.truncate(1);
+                node.attribute.retain(|a| a.name() != "training_mode");
+            }
+            _ => {}
+        }
+        nodes.push(node);
+    }
+    graph.node = nodes;
+    drop_unread(&mut graph.node, &outputs);
+
+    let read: BTreeSet<&str> = graph.node.iter().flat_map(|n| &n.input).map(String::as_str).chain(outputs.iter().map(String::as_str)).collect();
+    let mut initializers: Vec<TensorProto> = Vec::new();
+    for old in &graph.initializer {
+        if !weights.contains_key(old.name()) && read.contains(old.name()) {
+            // external data becomes internal: the file stands alone
+            initializers.push(tensor_proto(old.name(), &student.model.tensor(old)?));
+        }
+    }
+    initializers.extend(weights.iter().filter(|(name, _)| read.contains(name.as_str())).map(|(name, array)| tensor_proto(name, array)));
+    initializers.sort_by(|a, b| a.name().cmp(b.name()));
+    let held: BTreeSet<&str> = initializers.iter().map(TensorProto::name).chain(graph.initializer.iter().map(TensorProto::name)).collect();
+    graph.input.retain(|i| !held.contains(i.name()));
+    graph.initializer = initializers;
+    graph.value_info.clear();
+    graph.doc_string = None;
+    graph.input.iter_mut().chain(&mut graph.output).for_each(open_batch);
+    identify(&mut proto, metadata);
+    Model::from_proto(proto)
+}
+
+/// Parameters and running statistics by name, in the type that the file held them in.
+fn weights(student: &Student) -> Result<BTreeMap<String, Array>> {
+    let vars = student.parameters.iter().map(|p| (&p.name, &p.var)).chain(student.buffers.iter().map(|b| (&b.name, &b.var)));
+    vars.map(|(name, var)| {
+        let original = student.graph.parameters.get(name).or_else(|| student.graph.buffers.get(name));
+        Ok((name.clone(), array(var, original.map_or(Dtype::F32, Array::dtype))?))
+    })
+    .collect()
+}
+
+fn array(var: &Var, dtype: Dtype) -> Result<Array> {
+    let flat = var.as_tensor().flatten_all()?;
+    let values = match dtype {
+        Dtype::F64 => Values::F64(flat.to_dtype(candle_core::DType::F64)?.to_vec1()?),
+        Dtype::F16 => Values::F16(flat.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?.into_iter().map(f16::from_f32).collect()),
+        _ => Values::F32(flat.to_dtype(candle_core::DType::F32)?.to_vec1()?),
+    };
+    Array::new(var.dims().to_vec(), values)
+}
+
+/// Removes nodes whose outputs nothing reads (a bypassed Dropout's ratio, a replaced Constant).
+fn drop_unread(nodes: &mut Vec<NodeProto>, outputs: &BTreeSet<String>) {
+    let mut read: BTreeSet<String> = outputs.clone();
+    let mut kept: Vec<NodeProto> = Vec::with_capacity(nodes.len());
+    for node in std::mem::take(nodes).into_iter().rev() {
+        if node.output.iter().any(|o| read.contains(o)) {
+            read.extend(node.input.iter().filter(|i| !i.is_empty()).cloned());
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    *nodes = kept;
+}
+
+/// Gives the first axis of an input or output a name in place of a size.
+fn open_batch(value: &mut ValueInfoProto) {
+    let tensor = value.r#type.as_mut().and_then(|t| t.value.as_mut());
+    if let Some(type_proto::Value::TensorType(tensor)) = tensor
+        && let Some(first) = tensor.shape.as_mut().and_then(|s| s.dim.first_mut())
+    {
+        first.value = Some(tensor_shape_proto::dimension::Value::DimParam(BATCH.into()));
+    }
+}
+
+/// Who wrote the file, and what it says about itself: nothing that depends on where or when.
+fn identify(proto: &mut ModelProto, metadata: &[(String, String)]) {
+    proto.producer_name = Some("nst-cache".into());
+    proto.producer_version = Some(env!("CARGO_PKG_VERSION").into());
+    proto.doc_string = None;
+    let mut entries: BTreeMap<String, String> =
+        proto.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
+    entries.extend(metadata.iter().cloned());
+    proto.metadata_props =
+        entries.into_iter().map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) }).collect();
+}

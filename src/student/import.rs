@@ -1,0 +1,347 @@
+//! Reading a graph as a trainable model: what trains, what is a running statistic, what is shared and what only looks so.
+
+use super::fold::{self, Host};
+use super::op::site::attribute;
+use super::{ImportOptions, TensorId, op, pattern};
+use crate::array::{Array, Dtype, Values};
+use crate::error::{Error, Result};
+use crate::onnx::{Model, proto::NodeProto};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// What a tensor of the graph is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A graph input, by number.
+    Input(usize),
+    /// A parameter, by number in order of names.
+    Parameter(usize),
+    /// A running statistic, by number in order of names.
+    Buffer(usize),
+    /// A known value.
+    Constant,
+    /// What a node computes.
+    Computed,
+}
+
+/// A node whose inputs are named after un-sharing. Constant nodes and Identity nodes that only hand initialisers on are gone.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) proto: NodeProto,
+    pub(super) inputs: Vec<Option<TensorId>>,
+    pub(super) outputs: Vec<Option<TensorId>>,
+    /// The number of the node in the file.
+    pub(super) number: usize,
+}
+
+/// A tensor that the graph holds rather than computes: an initialiser, a Constant node's value, or one of them under the name that an
+/// Identity node gives it.
+#[derive(Debug, Clone)]
+pub(super) struct Leaf {
+    pub(super) value: Array,
+    constant_node: bool,
+}
+
+/// A graph read for training.
+#[derive(Debug)]
+pub(super) struct Graph {
+    pub(super) opset: i64,
+    pub(super) nodes: Vec<Node>,
+    pub(super) names: Vec<String>,
+    pub(super) sources: Vec<Source>,
+    pub(super) index: HashMap<String, TensorId>,
+    /// Names of parameters and running statistics, each sorted, with their values.
+    pub(super) parameters: BTreeMap<String, Array>,
+    pub(super) buffers: BTreeMap<String, Array>,
+    /// Parameters in the order in which the graph first uses them.
+    pub(super) order: Vec<String>,
+    pub(super) constants: BTreeMap<TensorId, Host>,
+    /// Nodes that cannot be run: number in `nodes` and the reason.
+    pub(super) unsupported: Vec<(usize, String)>,
+}
+
+/// Reads a graph.
+///
+/// # Errors
+/// When a constant cannot be read or is used in a way that contradicts itself.
+pub(super) fn read(model: &Model, options: &ImportOptions) -> Result<Graph> {
+    let (mut leaves, mut nodes) = collect(model)?;
+    unshare(&mut leaves, &mut nodes);
+    let statistics = statistic_names(&nodes);
+    let (trains, unsupported) = what_trains(model, &leaves, &nodes, &statistics);
+    let mut order: Vec<String> = trains.into_iter().filter(|name| !options.freeze.iter().any(|p| pattern::matches(p, name))).collect();
+    for (_, proto) in &nodes {
+        for name in &proto.input {
+            let asked = options.train.iter().any(|p| pattern::matches(p, name)) && !statistics.contains(name.as_str());
+            if asked && leaves.get(name).is_some_and(|l| is_float(&l.value)) && !order.contains(name) {
+                order.push(name.clone());
+            }
+        }
+    }
+    for (what, patterns) in [("freeze", &options.freeze), ("train", &options.train)] {
+        if let Some(p) = patterns.iter().find(|p| !leaves.keys().any(|name| pattern::matches(p, name))) {
+            return Err(Error::input(format!("{what}: pattern {p} matches no initialiser")));
+        }
+    }
+    let take = |names: &mut dyn Iterator<Item = &String>| -> BTreeMap<String, Array> {
+        names.filter_map(|n| Some((n.clone(), leaves.get(n)?.value.clone()))).collect()
+    };
+    let parameters = take(&mut order.iter());
+    let buffers = take(&mut statistics.iter());
+    Ok(assemble(model, &leaves, nodes, parameters, buffers, order, unsupported))
+}
+
+pub(super) fn is_float(array: &Array) -> bool {
+    matches!(array.dtype(), Dtype::F16 | Dtype::F32 | Dtype::F64)
+}
+
+/// All leaves by name, and the nodes that remain with their numbers.
+fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, Vec<(usize, NodeProto)>)> {
+    let graph = model.graph();
+    let mut leaves = HashMap::new();
+    for initializer in &graph.initializer {
+        leaves.insert(initializer.name().to_owned(), Leaf { value: model.tensor(initializer)?, constant_node: false });
+    }
+    let outputs: HashSet<&str> = graph.output.iter().map(crate::onnx::proto::ValueInfoProto::name).collect();
+    let mut nodes = Vec::new();
+    for (number, node) in graph.node.iter().enumerate() {
+        let result = node.output.first().filter(|o| !outputs.contains(o.as_str()));
+        if let (true, Some(output)) = (is_standard(node), result) {
+            if node.op_type() == "Constant"
+                && let Some(value) = constant(model, node)?
+            {
+                leaves.insert(output.clone(), Leaf { value, constant_node: true });
+                continue;
+            }
+            if node.op_type() == "Identity"
+                && let Some(leaf) = node.input.first().and_then(|i| leaves.get(i))
+            {
+                let leaf = leaf.clone();
+                leaves.insert(output.clone(), leaf);
+                continue;
+            }
+        }
+        nodes.push((number, node.clone()));
+    }
+    Ok((leaves, nodes))
+}
+
+fn is_standard(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+}
+
+/// The value of a Constant node; `None` for strings and sparse tensors.
+pub(super) fn constant(model: &Model, node: &NodeProto) -> Result<Option<Array>> {
+    if let Some(tensor) = attribute(node, "value").and_then(|a| a.t.as_ref()) {
+        return model.tensor(tensor).map(Some);
+    }
+    let array = |shape, values| Array::new(shape, values).map(Some);
+    if let Some(a) = attribute(node, "value_int") {
+        return array(Vec::new(), Values::I64(vec![a.i()]));
+    }
+    if let Some(a) = attribute(node, "value_ints") {
+        return array(vec![a.ints.len()], Values::I64(a.ints.clone()));
+    }
+    if let Some(a) = attribute(node, "value_float") {
+        return array(Vec::new(), Values::F32(vec![a.f()]));
+    }
+    if let Some(a) = attribute(node, "value_floats") {
+        return array(vec![a.floats.len()], Values::F32(a.floats.clone()));
+    }
+    Ok(None)
+}
+
+/// The inputs of a node that hold running statistics: (mean, variance).
+const STATISTICS: [usize; 2] = [3, 4];
+
+/// Gives a running statistic a name of its own where an exporter merged it with a parameter, or a mean with a variance, of equal value.
+fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)]) {
+    let mut uses: HashMap<String, BTreeSet<usize>> = HashMap::new();
+    for (_, node) in nodes.iter() {
+        for (slot, name) in node.input.iter().enumerate() {
+            let slot = if node.op_type() == "BatchNormalization" && STATISTICS.contains(&slot) { slot } else { 0 };
+            uses.entry(name.clone()).or_default().insert(slot);
+        }
+    }
+    for (number, node) in nodes.iter_mut().filter(|(_, n)| n.op_type() == "BatchNormalization") {
+        for (slot, role) in STATISTICS.into_iter().zip(["running_mean", "running_var"]) {
+            let Some(name) = node.input.get_mut(slot) else { continue };
+            if uses.get(name).is_some_and(|slots| slots.len() > 1)
+                && let Some(leaf) = leaves.get(name).cloned()
+            {
+                let mut own = format!("{name}.{role}.{number}");
+                while leaves.contains_key(&own) {
+                    own.push('_');
+                }
+                leaves.insert(own.clone(), leaf);
+                *name = own;
+            }
+        }
+    }
+}
+
+fn statistic_names(nodes: &[(usize, NodeProto)]) -> BTreeSet<String> {
+    let norms = nodes.iter().filter(|(_, n)| n.op_type() == "BatchNormalization");
+    norms.flat_map(|(_, n)| STATISTICS.into_iter().filter_map(|slot| n.input.get(slot).cloned())).collect()
+}
+
+/// What a tensor depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    /// Constants and shapes.
+    Constant,
+    /// Float leaves alone, by name: a parameter if it reaches a parameter's place.
+    Leaves(BTreeSet<String>),
+    /// The graph's input and constants, but no parameter.
+    Input,
+    /// Input and parameters.
+    Active,
+}
+
+/// The inputs of an operator that are parameters whatever their shape, and whether a Constant node counts there too.
+fn parameter_slots(operator: &str) -> (&'static [usize], bool) {
+    match operator {
+        "Conv" | "ConvTranspose" => (&[1, 2], true),
+        "Gemm" => (&[0, 1, 2], true),
+        "MatMul" => (&[0, 1], true),
+        "BatchNormalization" | "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => (&[1, 2], false),
+        "PRelu" => (&[1], false),
+        _ => (&[], false),
+    }
+}
+
+/// Parameters by the place that they stand in, in graph order, and the nodes that cannot be run.
+fn what_trains(
+    model: &Model,
+    leaves: &HashMap<String, Leaf>,
+    nodes: &[(usize, NodeProto)],
+    statistics: &BTreeSet<String>,
+) -> (Vec<String>, Vec<(usize, String)>) {
+    let mut origins: HashMap<&str, Origin> = HashMap::new();
+    for (name, leaf) in leaves {
+        let trainable = is_float(&leaf.value) && !statistics.contains(name);
+        origins.insert(name, if trainable { Origin::Leaves(BTreeSet::from([name.clone()])) } else { Origin::Constant });
+    }
+    for input in &model.graph().input {
+        if !leaves.contains_key(input.name()) {
+            origins.insert(input.name(), Origin::Input);
+        }
+    }
+    let (mut trains, mut unsupported): (Vec<String>, Vec<(usize, String)>) = (Vec::new(), Vec::new());
+    for (position, (_, node)) in nodes.iter().enumerate() {
+        let inputs: Vec<Origin> = node.input.iter().map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant)).collect();
+        let shape_only = matches!(node.op_type(), "Shape" | "Size");
+        let known = shape_only || inputs.iter().all(|o| *o == Origin::Constant);
+        let runs = is_standard(node) && (op::supported(node.op_type()) || (known && fold::supported(node.op_type())) || node.op_type() == "Constant");
+        if !runs {
+            unsupported.push((position, "operator not supported".into()));
+        }
+        let (slots, constants_train) = parameter_slots(node.op_type());
+        let fed = inputs.iter().any(|o| matches!(o, Origin::Input | Origin::Active));
+        let active = inputs.contains(&Origin::Active);
+        let mut trained = false;
+        for (slot, origin) in inputs.iter().enumerate() {
+            let Origin::Leaves(names) = origin else { continue };
+            for name in names {
+                let Some(leaf) = leaves.get(name) else { continue };
+                let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node);
+                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Concat") && active && leaf.value.len() > 1 && !leaf.constant_node;
+                if in_place || beside {
+                    trained = true;
+                    if !trains.contains(name) {
+                        trains.push(name.clone());
+                    }
+                }
+            }
+        }
+        let origin = if shape_only {
+            Origin::Constant
+        } else if active || trained {
+            Origin::Active
+        } else if fed {
+            Origin::Input
+        } else {
+            let all: BTreeSet<String> = inputs.iter().filter_map(|o| if let Origin::Leaves(n) = o { Some(n.clone()) } else { None }).flatten().collect();
+            if all.is_empty() { Origin::Constant } else { Origin::Leaves(all) }
+        };
+        for output in &node.output {
+            origins.insert(output, origin.clone());
+        }
+    }
+    (trains, unsupported)
+}
+
+fn assemble(
+    model: &Model,
+    leaves: &HashMap<String, Leaf>,
+    nodes: Vec<(usize, NodeProto)>,
+    parameters: BTreeMap<String, Array>,
+    buffers: BTreeMap<String, Array>,
+    order: Vec<String>,
+    unsupported: Vec<(usize, String)>,
+) -> Graph {
+    let mut graph = Graph {
+        opset: model.opset(),
+        nodes: Vec::new(),
+        names: Vec::new(),
+        sources: Vec::new(),
+        index: HashMap::new(),
+        parameters,
+        buffers,
+        order,
+        constants: BTreeMap::new(),
+        unsupported,
+    };
+    for (i, input) in model.inputs().iter().enumerate() {
+        graph.add(&input.name, Source::Input(i));
+    }
+    let numbered = |names: &BTreeMap<String, Array>| names.keys().cloned().enumerate().collect::<Vec<_>>();
+    for (i, name) in numbered(&graph.parameters) {
+        graph.add(&name, Source::Parameter(i));
+    }
+    for (i, name) in numbered(&graph.buffers) {
+        graph.add(&name, Source::Buffer(i));
+    }
+    for (number, proto) in nodes {
+        let inputs = proto.input.iter().map(|name| graph.input(name, leaves)).collect();
+        let outputs = proto.output.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed))).collect();
+        graph.nodes.push(Node { proto, inputs, outputs, number });
+    }
+    graph
+}
+
+impl Graph {
+    fn add(&mut self, name: &str, source: Source) -> TensorId {
+        if let Some(&id) = self.index.get(name) {
+            return id;
+        }
+        let id = TensorId(self.names.len());
+        self.names.push(name.to_owned());
+        self.sources.push(source);
+        self.index.insert(name.to_owned(), id);
+        id
+    }
+
+    fn input(&mut self, name: &str, leaves: &HashMap<String, Leaf>) -> Option<TensorId> {
+        if name.is_empty() {
+            return None;
+        }
+        let id = self.add(name, Source::Constant);
+        if self.sources.get(id.0) == Some(&Source::Constant)
+            && let Some(leaf) = leaves.get(name)
+        {
+            self.constants.entry(id).or_insert_with(|| Host::from_array(&leaf.value));
+        }
+        Some(id)
+    }
+
+    /// A node's name and operator, for messages.
+    pub(super) fn label(&self, node: usize) -> (String, String) {
+        let Some(node) = self.nodes.get(node) else { return Default::default() };
+        let name = if node.proto.name().is_empty() { node.proto.output.first().cloned().unwrap_or_default() } else { node.proto.name().to_owned() };
+        let operator = match node.proto.domain() {
+            "" | "ai.onnx" => node.proto.op_type().to_owned(),
+            domain => format!("{domain}.{}", node.proto.op_type()),
+        };
+        (name, operator)
+    }
+}

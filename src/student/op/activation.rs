@@ -1,0 +1,195 @@
+//! Functions of one number: activations and the arithmetic around them. At kinks the gradient is `PyTorch`'s.
+
+use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use crate::error::{Error, Result};
+use crate::kernel::Float;
+use crate::kernel::elementwise::{map, zip};
+use crate::student::value::{data, tensor, typed};
+use candle_core::Tensor;
+use candle_core::cpu::erf::erf_f64;
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
+
+#[derive(Debug, Clone, Copy)]
+enum Activation {
+    Relu,
+    LeakyRelu(f64),
+    Clip(f64, f64),
+    Sigmoid,
+    Tanh,
+    HardSigmoid(f64, f64),
+    HardSwish,
+    Erf,
+    Gelu,
+    GeluTanh,
+    Sqrt,
+    Exp,
+    Neg,
+    Abs,
+    Pow(f64),
+    Elu(f64),
+    Softplus,
+}
+
+pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+    let attribute = |name, default| f64::from(site.float(name, default));
+    let activation = match site.operator() {
+        "Relu" => Activation::Relu,
+        "LeakyRelu" => Activation::LeakyRelu(attribute("alpha", 0.01)),
+        "Clip" => {
+            let bound = |input, name| -> Result<Option<f64>> {
+                Ok(site.known_number(input)?.or_else(|| site.attribute(name).map(|a| f64::from(a.f()))))
+            };
+            Activation::Clip(bound(1, "min")?.unwrap_or(f64::NEG_INFINITY), bound(2, "max")?.unwrap_or(f64::INFINITY))
+        }
+        "Sigmoid" => Activation::Sigmoid,
+        "Tanh" => Activation::Tanh,
+        "HardSigmoid" => Activation::HardSigmoid(attribute("alpha", 0.2), attribute("beta", 0.5)),
+        "HardSwish" => Activation::HardSwish,
+        "Erf" => Activation::Erf,
+        "Gelu" if site.text("approximate").as_deref() == Some("tanh") => Activation::GeluTanh,
+        "Gelu" => Activation::Gelu,
+        "Sqrt" => Activation::Sqrt,
+        "Exp" => Activation::Exp,
+        "Neg" => Activation::Neg,
+        "Abs" => Activation::Abs,
+        "Pow" => match site.constant(1) {
+            Some(host) if host.len() == 1 => Activation::Pow(host.floats()[0]),
+            _ => return Err(Error::input("exponent: expected one constant number")),
+        },
+        "Elu" => Activation::Elu(attribute("alpha", 1.0)),
+        "Softplus" => Activation::Softplus,
+        other => return Err(Error::input(format!("activation {other} is not known"))),
+    };
+    Ok(Built::new(activation, [0], site.shape(0)?.to_vec()))
+}
+
+/// 2 × the standard normal density's constant over the tanh form's: √(2/π) and its cubic coefficient (Hendrycks & Gimpel 2016).
+const GELU_CUBIC: f64 = 0.044_715;
+
+fn gelu_tanh_inner(x: f64) -> f64 {
+    (2.0 / PI).sqrt() * (x + GELU_CUBIC * x * x * x)
+}
+
+impl Activation {
+    /// Whether the gradient is computed from the output rather than the input.
+    fn keeps_output(self) -> bool {
+        match self {
+            Self::Relu | Self::Sigmoid | Self::Tanh | Self::Sqrt | Self::Exp => true,
+            Self::LeakyRelu(alpha) => alpha > 0.0,
+            _ => false,
+        }
+    }
+
+    fn values<T: Float>(self, x: &[T]) -> Vec<T> {
+        let (zero, one) = (T::zero(), T::one());
+        match self {
+            Self::Relu => map(x, |x| if x < zero { zero } else { x }),
+            Self::LeakyRelu(alpha) => {
+                let alpha = T::of(alpha);
+                map(x, |x| if x < zero { alpha * x } else { x })
+            }
+            Self::Clip(low, high) => {
+                let (low, high) = (T::of(low), T::of(high));
+                map(x, |x| if x < low { low } else if x > high { high } else { x })
+            }
+            Self::Sigmoid => map(x, |x| one / (one + (-x).exp())),
+            Self::Tanh => map(x, T::tanh),
+            Self::HardSigmoid(alpha, beta) => {
+                let (alpha, beta) = (T::of(alpha), T::of(beta));
+                map(x, |x| (alpha * x + beta).max(zero).min(one))
+            }
+            Self::HardSwish => {
+                let (sixth, half) = (T::of(1.0 / 6.0), T::of(0.5));
+                map(x, |x| x * (x * sixth + half).max(zero).min(one))
+            }
+            Self::Erf => map(x, |x| T::of(erf_f64(x.wide()))),
+            Self::Gelu => map(x, |x| T::of(x.wide() * 0.5 * (1.0 + erf_f64(x.wide() * FRAC_1_SQRT_2)))),
+            Self::GeluTanh => map(x, |x| T::of(0.5 * x.wide() * (1.0 + gelu_tanh_inner(x.wide()).tanh()))),
+            Self::Sqrt => map(x, T::sqrt),
+            Self::Exp => map(x, T::exp),
+            Self::Neg => map(x, |x| -x),
+            Self::Abs => map(x, T::abs),
+            Self::Pow(p) => map(x, |x| T::of(x.wide().powf(p))),
+            Self::Elu(alpha) => {
+                let alpha = T::of(alpha);
+                map(x, |x| if x > zero { x } else { alpha * x.exp_m1() })
+            }
+            Self::Softplus => map(x, |x| x.max(zero) + (-x.abs()).exp().ln_1p()),
+        }
+    }
+
+    /// `kept`: the output or the input, as [`Activation::keeps_output`] says.
+    fn gradient<T: Float>(self, kept: &[T], dy: &[T]) -> Vec<T> {
+        let (zero, one) = (T::zero(), T::one());
+        match self {
+            Self::Relu => zip(kept, dy, |y, d| if y > zero { d } else { zero }),
+            Self::LeakyRelu(alpha) => {
+                let alpha = T::of(alpha);
+                zip(kept, dy, |k, d| if k > zero { d } else { alpha * d })
+            }
+            Self::Clip(low, high) => {
+                let (low, high) = (T::of(low), T::of(high));
+                zip(kept, dy, |x, d| if x > low && x < high { d } else { zero })
+            }
+            Self::Sigmoid => zip(kept, dy, |y, d| d * y * (one - y)),
+            Self::Tanh => zip(kept, dy, |y, d| d * (one - y * y)),
+            Self::HardSigmoid(alpha, beta) => {
+                let (alpha, beta) = (T::of(alpha), T::of(beta));
+                zip(kept, dy, |x, d| {
+                    let y = alpha * x + beta;
+                    if y > zero && y < one { alpha * d } else { zero }
+                })
+            }
+            Self::HardSwish => {
+                let (three, third, half) = (T::of(3.0), T::of(1.0 / 3.0), T::of(0.5));
+                zip(kept, dy, |x, d| {
+                    if x <= -three {
+                        zero
+                    } else if x < three {
+                        d * (x * third + half)
+                    } else {
+                        d
+                    }
+                })
+            }
+            Self::Erf => zip(kept, dy, |x, d| T::of(d.wide() * FRAC_2_SQRT_PI * (-x.wide() * x.wide()).exp())),
+            Self::Gelu => zip(kept, dy, |x, d| {
+                let x = x.wide();
+                let density = FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * 0.5 * (-0.5 * x * x).exp();
+                T::of(d.wide() * (0.5 * (1.0 + erf_f64(x * FRAC_1_SQRT_2)) + x * density))
+            }),
+            Self::GeluTanh => zip(kept, dy, |x, d| {
+                let x = x.wide();
+                let t = gelu_tanh_inner(x).tanh();
+                let inner = (2.0 / PI).sqrt() * (1.0 + 3.0 * GELU_CUBIC * x * x);
+                T::of(d.wide() * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner))
+            }),
+            Self::Sqrt => zip(kept, dy, |y, d| d / (y + y)),
+            Self::Exp => zip(kept, dy, |y, d| d * y),
+            Self::Neg => map(dy, |d| -d),
+            Self::Abs => zip(kept, dy, |x, d| if x > zero { d } else if x < zero { -d } else { zero }),
+            Self::Pow(p) => zip(kept, dy, |x, d| T::of(d.wide() * p * x.wide().powf(p - 1.0))),
+            Self::Elu(alpha) => {
+                let alpha = T::of(alpha);
+                zip(kept, dy, |x, d| if x > zero { d } else { d * alpha * x.exp() })
+            }
+            Self::Softplus => zip(kept, dy, |x, d| d / (one + (-x).exp())),
+        }
+    }
+}
+
+impl Operator for Activation {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let x = inputs[0];
+        let held = data(x)?;
+        let y = typed!(x.dtype(), T => tensor(self.values(held.of::<T>()?), x.dims()))?;
+        let kept = if self.keeps_output() { y.clone() } else { x.clone() };
+        Ok(Forward::one(y, vec![kept]))
+    }
+
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (kept, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let (held, held_dy) = (data(kept)?, data(&dy)?);
+        typed!(dy.dtype(), T => Ok(vec![Some(tensor(self.gradient(held.of::<T>()?, held_dy.of::<T>()?), dy.dims())?)]))
+    }
+}

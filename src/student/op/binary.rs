@@ -1,0 +1,122 @@
+//! `Add`, `Sub`, `Mul`, `Div` with broadcasting.
+
+use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use crate::error::{Error, Result};
+use crate::kernel::elementwise::map;
+use crate::kernel::strided::{broadcast_zip, reduce_sum};
+use crate::student::value::{Element, data, tensor, typed};
+use candle_core::Tensor;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+#[derive(Debug)]
+struct Binary {
+    function: Function,
+    a: Vec<usize>,
+    b: Vec<usize>,
+    out: Vec<usize>,
+}
+
+/// The shape that two shapes broadcast to.
+pub(in crate::student) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let size = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |i| shape[i]);
+    (0..rank)
+        .map(|axis| match (size(a, axis), size(b, axis)) {
+            (x, y) if x == y => Ok(x),
+            (1, y) => Ok(y),
+            (x, 1) => Ok(x),
+            _ => Err(Error::input(format!("shapes {a:?} and {b:?} do not broadcast"))),
+        })
+        .collect()
+}
+
+pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+    let function = match site.operator() {
+        "Add" => Function::Add,
+        "Sub" => Function::Sub,
+        "Mul" => Function::Mul,
+        _ => Function::Div,
+    };
+    if site.opset < 7 && site.int("axis", -1) != -1 {
+        return Err(Error::input("broadcasting along an axis (before opset 7) is not supported"));
+    }
+    let (a, b) = (site.shape(0)?.to_vec(), site.shape(1)?.to_vec());
+    let out = broadcast(&a, &b)?;
+    Ok(Built::new(Binary { function, a, b, out: out.clone() }, [0, 1], out))
+}
+
+impl Binary {
+    /// Sums a gradient over what an operand was repeated along.
+    fn reduced<T: Element>(&self, full: Vec<T>, to: &[usize]) -> Result<Tensor> {
+        if to == self.out { tensor(full, to) } else { tensor(reduce_sum(&full, &self.out, to), to) }
+    }
+
+    /// A gradient that is the output's own: handed on without a copy where shapes agree.
+    fn passed<T: Element>(&self, dy: &Tensor, to: &[usize]) -> Result<Tensor> {
+        if to == self.out { Ok(dy.clone()) } else { tensor(reduce_sum(data(dy)?.of::<T>()?, &self.out, to), to) }
+    }
+
+    fn gradients<T: Element>(&self, kept: &Saved, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let held = data(dy)?;
+        let d = held.of::<T>()?;
+        let out = self.out.as_slice();
+        let (a_shape, b_shape) = (self.a.as_slice(), self.b.as_slice());
+        let when = |i: usize, f: &dyn Fn() -> Result<Tensor>| if wanted[i] { f().map(Some) } else { Ok(None) };
+        match self.function {
+            Function::Add => Ok(vec![when(0, &|| self.passed::<T>(dy, a_shape))?, when(1, &|| self.passed::<T>(dy, b_shape))?]),
+            Function::Sub => Ok(vec![
+                when(0, &|| self.passed::<T>(dy, a_shape))?,
+                when(1, &|| self.reduced(map(d, |d| -d), b_shape))?,
+            ]),
+            Function::Mul => {
+                let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
+                let (a, b) = (a.of::<T>()?, b.of::<T>()?);
+                Ok(vec![
+                    when(0, &|| self.reduced(broadcast_zip((d, out), (b, b_shape), out, |d, b| d * b), a_shape))?,
+                    when(1, &|| self.reduced(broadcast_zip((d, out), (a, a_shape), out, |d, a| d * a), b_shape))?,
+                ])
+            }
+            Function::Div => {
+                let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
+                let (a, b) = (a.of::<T>()?, b.of::<T>()?);
+                Ok(vec![
+                    when(0, &|| self.reduced(broadcast_zip((d, out), (b, b_shape), out, |d, b| d / b), a_shape))?,
+                    when(1, &|| {
+                        let slope = broadcast_zip((a, a_shape), (b, b_shape), out, |a, b| -a / (b * b));
+                        self.reduced(broadcast_zip((d, out), (&slope, out), out, |d, s| d * s), b_shape)
+                    })?,
+                ])
+            }
+        }
+    }
+}
+
+impl Operator for Binary {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let (held_a, held_b) = (data(inputs[0])?, data(inputs[1])?);
+        let y = typed!(inputs[0].dtype(), T => {
+            let (a, b) = ((held_a.of::<T>()?, self.a.as_slice()), (held_b.of::<T>()?, self.b.as_slice()));
+            let y = match self.function {
+                Function::Add => broadcast_zip(a, b, &self.out, |a, b| a + b),
+                Function::Sub => broadcast_zip(a, b, &self.out, |a, b| a - b),
+                Function::Mul => broadcast_zip(a, b, &self.out, |a, b| a * b),
+                Function::Div => broadcast_zip(a, b, &self.out, |a, b| a / b),
+            };
+            tensor(y, &self.out)
+        })?;
+        let keep = matches!(self.function, Function::Mul | Function::Div);
+        Ok(Forward::one(y, if keep { vec![inputs[0].clone(), inputs[1].clone()] } else { Vec::new() }))
+    }
+
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?;
+        typed!(dy.dtype(), T => self.gradients::<T>(&kept, &dy, wanted))
+    }
+}

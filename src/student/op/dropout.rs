@@ -1,0 +1,74 @@
+//! `Dropout`: the mask is a pure function of (pass, node, position), and drawn again in the backward pass.
+
+use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use crate::error::{Error, Result};
+use crate::kernel::Float;
+use crate::kernel::elementwise::map_indexed;
+use crate::student::Mode;
+use crate::student::value::{Element, data, tensor, typed};
+use candle_core::Tensor;
+
+#[derive(Debug)]
+struct Dropout {
+    ratio: f64,
+    training_mode: bool,
+    number: u64,
+}
+
+pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+    let ratio = site.known_number(1)?.unwrap_or_else(|| f64::from(site.float("ratio", 0.5)));
+    if !(0.0..=1.0).contains(&ratio) {
+        return Err(Error::input(format!("ratio: expected 0 to 1, found {ratio}")));
+    }
+    let training_mode = site.known_number(2)?.is_some_and(|v| v != 0.0);
+    Ok(Built::new(Dropout { ratio, training_mode, number: site.number as u64 }, [0], site.shape(0)?.to_vec()))
+}
+
+/// The finaliser of `SplitMix64` (Steele et al. 2014): a bijection whose outputs pass for independent.
+fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+impl Dropout {
+    #[allow(clippy::cast_precision_loss, reason = "53 random bits are exact in a double")]
+    fn masked<T: Element>(&self, x: &[T], key: u64) -> Vec<T> {
+        let scale = if self.ratio < 1.0 { <T as Float>::of(1.0 / (1.0 - self.ratio)) } else { T::zero() };
+        map_indexed(x, |i, x| {
+            let uniform = (mix(key ^ mix(i)) >> 11) as f64 / (1u64 << 53) as f64;
+            if uniform < self.ratio { T::zero() } else { x * scale }
+        })
+    }
+
+    fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
+        let held = data(x)?;
+        typed!(x.dtype(), T => tensor(self.masked(held.of::<T>()?, key), x.dims()))
+    }
+}
+
+impl Operator for Dropout {
+    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+        let training = match run.mode {
+            Mode::Train => true,
+            Mode::Eval => false,
+            Mode::AsWritten => self.training_mode,
+        };
+        let training = training && self.ratio > 0.0;
+        let key = mix(run.seed ^ mix(self.number));
+        let y = if training { self.apply(inputs[0], key)? } else { inputs[0].clone() };
+        let mut forward = Forward::one(y, Vec::new());
+        forward.saved.training = training;
+        // the key as two exact halves
+        forward.saved.places = vec![(key >> 32) as u32, (key & 0xFFFF_FFFF) as u32];
+        Ok(forward)
+    }
+
+    fn backward(&self, saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?;
+        let [high, low] = saved.places[..] else { return Err(Error::input("dropout saved no key")) };
+        let key = u64::from(high) << 32 | u64::from(low);
+        Ok(vec![Some(if saved.training { self.apply(&dy, key)? } else { dy })])
+    }
+}

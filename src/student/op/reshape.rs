@@ -1,0 +1,106 @@
+//! `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and what changes nothing at all (`Identity`, `Cast` between float types).
+
+use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use crate::error::{Error, Result};
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::student::op::site::axis;
+use candle_core::Tensor;
+
+#[derive(Debug)]
+struct Reshape {
+    input: Vec<usize>,
+    output: Vec<usize>,
+}
+
+pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+    let input = site.shape(0)?.to_vec();
+    let output = match site.operator() {
+        "Reshape" => {
+            let target = site.ints_at(1, "shape")?.ok_or_else(|| Error::input("shape is missing"))?;
+            reshaped(&input, &target, site.int("allowzero", 0) != 0)?
+        }
+        "Flatten" => flattened(&input, site.int("axis", 1))?,
+        "Squeeze" => squeezed(&input, site.ints_at(1, "axes")?.as_deref())?,
+        "Unsqueeze" => unsqueezed(&input, &site.ints_at(1, "axes")?.unwrap_or_default())?,
+        "Cast" => {
+            let to = site.int("to", 0);
+            let float = [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16].iter().any(|&t| i64::from(t as i32) == to);
+            if !float {
+                return Err(Error::input(format!("to: expected a float type, found type {to}")));
+            }
+            input.clone()
+        }
+        _ => input.clone(),
+    };
+    Ok(Built::new(Reshape { input, output: output.clone() }, [0], output))
+}
+
+/// The shape that `Reshape` gives: -1 is what is left, 0 the input's own size unless `allow_zero`.
+pub(in crate::student) fn reshaped(input: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usize>> {
+    let wrong = || Error::input(format!("shape: {input:?} does not become {target:?}"));
+    let size: usize = input.iter().product();
+    let mut open = None;
+    let mut output = Vec::with_capacity(target.len());
+    for (i, &n) in target.iter().enumerate() {
+        output.push(match n {
+            -1 if open.is_none() => {
+                open = Some(i);
+                1
+            }
+            0 if !allow_zero => *input.get(i).ok_or_else(wrong)?,
+            n => usize::try_from(n).map_err(|_| wrong())?,
+        });
+    }
+    let known = output.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).ok_or_else(wrong)?;
+    if let Some(open) = open {
+        if known == 0 || !size.is_multiple_of(known) {
+            return Err(wrong());
+        }
+        output[open] = size / known;
+    } else if known != size {
+        return Err(wrong());
+    }
+    Ok(output)
+}
+
+/// The two axes that `Flatten` leaves.
+pub(in crate::student) fn flattened(input: &[usize], at: i64) -> Result<Vec<usize>> {
+    let rank = i64::try_from(input.len()).unwrap_or(i64::MAX);
+    let at = usize::try_from(if at < 0 { at + rank } else { at }).ok().filter(|&a| a <= input.len());
+    let at = at.ok_or_else(|| Error::input(format!("axis: expected at most {rank}")))?;
+    Ok(vec![input[..at].iter().product(), input[at..].iter().product()])
+}
+
+/// A shape without the given axes of size 1 (all of them if none is given).
+pub(in crate::student) fn squeezed(input: &[usize], axes: Option<&[i64]>) -> Result<Vec<usize>> {
+    let axes: Vec<usize> = match axes {
+        Some(axes) => axes.iter().map(|&a| axis(a, input.len())).collect::<Result<_>>()?,
+        None => (0..input.len()).filter(|&i| input[i] == 1).collect(),
+    };
+    if let Some(&a) = axes.iter().find(|&&a| input[a] != 1) {
+        return Err(Error::input(format!("axis {a}: expected size 1, found {}", input[a])));
+    }
+    Ok(input.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &n)| n).collect())
+}
+
+/// A shape with axes of size 1 put in.
+pub(in crate::student) fn unsqueezed(input: &[usize], axes: &[i64]) -> Result<Vec<usize>> {
+    let rank = input.len() + axes.len();
+    let axes = axes.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>>>()?;
+    let mut rest = input.iter();
+    (0..rank)
+        .map(|i| if axes.contains(&i) { Some(1) } else { rest.next().copied() })
+        .collect::<Option<Vec<_>>>()
+        .filter(|_| rest.next().is_none())
+        .ok_or_else(|| Error::input(format!("axes: expected each once, found {axes:?}")))
+}
+
+impl Operator for Reshape {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        Ok(Forward::one(inputs[0].reshape(self.output.as_slice())?, Vec::new()))
+    }
+
+    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(only(gradients)?.reshape(self.input.as_slice())?)])
+    }
+}

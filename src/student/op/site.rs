@@ -1,0 +1,107 @@
+//! A node as an operator's planning sees it: attributes, input shapes, and the inputs whose values are known.
+
+use crate::error::{Error, Result};
+use crate::onnx::proto::{AttributeProto, NodeProto};
+use crate::student::fold::Host;
+
+/// A node with what is known of its inputs.
+#[derive(Debug)]
+pub(in crate::student) struct Site<'a> {
+    pub(in crate::student) node: &'a NodeProto,
+    pub(in crate::student) opset: i64,
+    /// The node's number in the graph: keys its random draws.
+    pub(in crate::student) number: usize,
+    /// The shape of each input; `None` for an input that is left out.
+    pub(in crate::student) shapes: Vec<Option<Vec<usize>>>,
+    /// The values of inputs that do not depend on data or parameters.
+    pub(in crate::student) constants: Vec<Option<&'a Host>>,
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn operator(&self) -> &'a str {
+        self.node.op_type()
+    }
+
+    pub(super) fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
+        attribute(self.node, name)
+    }
+
+    pub(in crate::student) fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).map_or(default, AttributeProto::i)
+    }
+
+    pub(super) fn float(&self, name: &str, default: f32) -> f32 {
+        self.attribute(name).map_or(default, AttributeProto::f)
+    }
+
+    pub(super) fn ints(&self, name: &str) -> Option<&'a [i64]> {
+        self.attribute(name).map(|a| a.ints.as_slice())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.attribute(name).map(|a| String::from_utf8_lossy(a.s()).into_owned())
+    }
+
+    /// Sizes along the spatial axes from an attribute, or `default` for each.
+    pub(super) fn sizes<const N: usize>(&self, name: &str, default: usize) -> Result<[usize; N]> {
+        let Some(values) = self.ints(name).filter(|v| !v.is_empty()) else { return Ok([default; N]) };
+        let sizes: Vec<usize> = values.iter().filter_map(|&v| usize::try_from(v).ok().filter(|&v| v < 1 << 31)).collect();
+        sizes.try_into().map_err(|_| Error::input(format!("{name}: expected {N} sizes, found {values:?}")))
+    }
+
+    pub(super) fn has(&self, input: usize) -> bool {
+        self.shapes.get(input).is_some_and(Option::is_some)
+    }
+
+    pub(in crate::student) fn shape(&self, input: usize) -> Result<&[usize]> {
+        self.shapes.get(input).and_then(Option::as_deref).ok_or_else(|| Error::input(format!("input {input} is missing")))
+    }
+
+    /// The shape of an input of this rank.
+    pub(super) fn shape_of<const N: usize>(&self, input: usize) -> Result<[usize; N]> {
+        let shape = self.shape(input)?;
+        shape.try_into().map_err(|_| Error::input(format!("input {input}: expected {N} axes, found shape {shape:?}")))
+    }
+
+    pub(in crate::student) fn constant(&self, input: usize) -> Option<&'a Host> {
+        self.constants.get(input).copied().flatten()
+    }
+
+    /// The integers of an optional input that must be known when the graph is planned.
+    pub(in crate::student) fn known_ints(&self, input: usize) -> Result<Option<Vec<i64>>> {
+        if !self.has(input) {
+            return Ok(None);
+        }
+        let host = self.constant(input).ok_or_else(|| Error::input(format!("input {input} depends on the data, expected a constant")))?;
+        Ok(Some(host.ints()?.to_vec()))
+    }
+
+    /// The number in an optional input that must be known when the graph is planned.
+    pub(super) fn known_number(&self, input: usize) -> Result<Option<f64>> {
+        if !self.has(input) {
+            return Ok(None);
+        }
+        let host = self.constant(input).ok_or_else(|| Error::input(format!("input {input} depends on the data, expected a constant")))?;
+        Ok(host.floats().first().copied())
+    }
+
+    /// Integers that later opsets pass as an input and earlier ones as an attribute.
+    pub(in crate::student) fn ints_at(&self, input: usize, name: &str) -> Result<Option<Vec<i64>>> {
+        Ok(self.known_ints(input)?.or_else(|| self.ints(name).map(<[i64]>::to_vec)))
+    }
+}
+
+/// A node's attribute by name.
+pub(in crate::student) fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
+    node.attribute.iter().find(|a| a.name() == name)
+}
+
+/// An axis counted from the end if negative.
+pub(in crate::student) fn axis(axis: i64, rank: usize) -> Result<usize> {
+    let signed = i64::try_from(rank).unwrap_or(i64::MAX);
+    let from_start = if axis < 0 { axis + signed } else { axis };
+    usize::try_from(from_start)
+        .ok()
+        .filter(|&a| a < rank)
+        .ok_or_else(|| Error::input(format!("axis: expected one of {rank} axes, found {axis}")))
+}

@@ -1,0 +1,118 @@
+//! A plan: the graph's operators in order for fixed input shapes, everything that shapes decide already computed.
+
+use super::TensorId;
+use super::fold::{self, Host};
+use super::import::{Graph, Source};
+use super::op::{self, Operator, Site};
+use super::value::narrow;
+use crate::error::{Error, Result};
+use candle_core::{DType, Tensor};
+use std::collections::{BTreeMap, HashMap};
+
+/// One operator of the sweep.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) operator: Box<dyn Operator>,
+    /// The node in the graph.
+    pub(super) node: usize,
+    pub(super) inputs: Vec<TensorId>,
+    /// Which inputs have a gradient that anything asks for.
+    pub(super) wanted: Vec<bool>,
+    pub(super) outputs: Vec<Option<TensorId>>,
+    /// Tensors that no later step reads.
+    pub(super) last_use: Vec<TensorId>,
+}
+
+/// The sweep for one set of input shapes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    pub(super) shapes: HashMap<TensorId, Vec<usize>>,
+    /// Known floats that steps read or that may be kept.
+    pub(super) constants: BTreeMap<TensorId, Tensor>,
+}
+
+/// Why a graph cannot be planned: the node and the reason.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) node: usize,
+    pub(super) reason: Error,
+}
+
+/// Plans a graph for inputs of these shapes.
+///
+/// `shapes` holds those of parameters and running statistics; `fills` the value attribute of `ConstantOfShape` nodes.
+pub(super) fn plan(
+    graph: &Graph,
+    inputs: &[Vec<usize>],
+    held: &HashMap<TensorId, Vec<usize>>,
+    fills: &HashMap<usize, Host>,
+    dtype: DType,
+) -> Result<Plan, Refusal> {
+    let mut shapes = held.clone();
+    for (id, source) in graph.sources.iter().enumerate() {
+        if let Source::Input(i) = source
+            && let Some(shape) = inputs.get(*i)
+        {
+            shapes.insert(TensorId(id), shape.clone());
+        }
+    }
+    let mut known: HashMap<TensorId, Host> = HashMap::new();
+    let mut active: Vec<bool> = graph.sources.iter().map(|s| matches!(s, Source::Parameter(_))).collect();
+    let mut steps = Vec::new();
+    for (number, node) in graph.nodes.iter().enumerate() {
+        let refuse = |reason| Refusal { node: number, reason };
+        let lookup = |id: &TensorId| graph.constants.get(id).or_else(|| known.get(id));
+        let site = Site {
+            node: &node.proto,
+            opset: graph.opset,
+            number: node.number,
+            shapes: node.inputs.iter().map(|id| id.as_ref().and_then(|id| lookup(id).map(|h| h.shape.clone()).or_else(|| shapes.get(id).cloned()))).collect(),
+            constants: node.inputs.iter().map(|id| id.as_ref().and_then(lookup)).collect(),
+        };
+        if let Some(folded) = fold::fold(&site, fills.get(&number)).map_err(refuse)? {
+            for (id, host) in node.outputs.iter().zip(folded) {
+                if let Some(id) = id {
+                    known.insert(*id, host);
+                }
+            }
+            continue;
+        }
+        let built = op::build(&site).map_err(refuse)?;
+        let inputs: Option<Vec<TensorId>> = built.inputs.iter().map(|&i| node.inputs.get(i).copied().flatten()).collect();
+        let inputs = inputs.ok_or_else(|| refuse(Error::input("an input is missing")))?;
+        let wanted: Vec<bool> = inputs.iter().map(|id| active[id.0]).collect();
+        let outputs: Vec<Option<TensorId>> = (0..built.outputs.len()).map(|i| node.outputs.get(i).copied().flatten()).collect();
+        for (id, shape) in outputs.iter().zip(built.outputs) {
+            if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > isize::MAX.cast_unsigned() / 8) {
+                return Err(refuse(Error::input(format!("output of shape {shape:?} is too large"))));
+            }
+            if let Some(id) = id {
+                active[id.0] = wanted.contains(&true);
+                shapes.insert(*id, shape);
+            }
+        }
+        steps.push(Step { operator: built.operator, node: number, inputs, wanted, outputs, last_use: Vec::new() });
+    }
+    mark_last_uses(&mut steps);
+    let mut constants = BTreeMap::new();
+    for (id, host) in graph.constants.iter().chain(&known).filter(|(_, h)| h.is_float()) {
+        if shapes.insert(*id, host.shape.clone()).is_none() && steps.iter().any(|s| s.inputs.contains(id)) {
+            let node = steps.iter().find(|s| s.inputs.contains(id)).map_or(0, |s| s.node);
+            constants.insert(*id, narrow(&host.floats(), &host.shape, dtype).map_err(|reason| Refusal { node, reason })?);
+        }
+    }
+    Ok(Plan { steps, shapes, constants })
+}
+
+fn mark_last_uses(steps: &mut [Step]) {
+    let mut last: BTreeMap<TensorId, usize> = BTreeMap::new();
+    for (i, step) in steps.iter().enumerate() {
+        for &id in step.inputs.iter().chain(step.outputs.iter().flatten()) {
+            last.insert(id, i);
+        }
+    }
+    for (id, i) in last {
+        steps[i].last_use.push(id);
+    }
+}
