@@ -68,6 +68,7 @@ struct Scores {
 ///
 /// # Errors
 /// When the model or the data cannot be read, are no match for each other, or there are no labels.
+#[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
@@ -134,7 +135,7 @@ impl Plan {
         }
         let batch = fixed.or(args.batch.map(std::num::NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
         let preprocess = match dataset.sample(0)? {
-            Sample::Image(image) => Some(preprocess(args, context, model, [image.height, image.width])?),
+            Sample::Image(_) => Some(preprocess(args, context, model, data::common_size(dataset))?),
             Sample::Arrays(_) => None,
         };
         let classes = model.metadata(CLASSES_KEY).map(|text| class_map(text, dataset.classes())).transpose()?.flatten();
@@ -143,7 +144,7 @@ impl Plan {
 }
 
 /// The flags, else what the model carries, else the working folder's defaults and what the model declares.
-fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: [usize; 2]) -> Result<Preprocess> {
+fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Option<[usize; 2]>) -> Result<Preprocess> {
     let options = args.preprocess.options()?;
     if options.is_empty()
         && let Some(text) = model.metadata(PREPROCESS_KEY)
@@ -158,8 +159,10 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: [us
     };
     let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: expected numbers, found another type", input.name)))?;
     let options = options.or(context.config.preprocess.clone());
-    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, Some(image_size))?;
-    warnings.iter().for_each(|warning| context.monitor.warn(warning));
+    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, image_size)?;
+    for warning in &warnings {
+        context.monitor.warn(warning);
+    }
     Ok(preprocess)
 }
 
