@@ -1,10 +1,24 @@
 //! `manifest.json`: what the cache was made of and which segments are published. The commit point.
 
+use super::shard::Layout;
+use super::{document, zarr};
 use crate::array::Dtype;
 use crate::data::Fingerprint;
+use crate::error::{Error, Result};
 use crate::onnx::tap::Role;
 use crate::recipe::Preprocess;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// The row array of each row's index in the data set.
+pub(super) const SAMPLE_ID: &str = "sample_id";
+/// The row array of labels.
+pub(super) const LABEL: &str = "label";
+/// The longest chunk, decoded: a reader allocates one.
+const CHUNK_BYTES_MAX: u64 = 1 << 30;
+/// Rows of all views; with chunks bounded, no product of the two overflows.
+const ROWS_MAX: u64 = 1 << 40;
 
 /// How the chunks of an array are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +122,7 @@ pub struct Segment {
     pub index: usize,
     /// Length of each array's shard in bytes, in the order of the view arrays.
     pub bytes: Vec<u64>,
-    /// CRC-32C of each array's shard.
+    /// Digest of each array's shard: the CRC-32C over the checksums of its chunks and index.
     pub crc32c: Vec<u32>,
 }
 
@@ -138,7 +152,7 @@ pub struct Manifest {
     pub row_arrays: Vec<ArraySpec>,
     /// Arrays over `[view, row, …]`.
     pub view_arrays: Vec<ArraySpec>,
-    /// What is published.
+    /// What is published, by view, then index.
     pub segments: Vec<Segment>,
 }
 
@@ -152,9 +166,185 @@ impl Manifest {
         self.rows.div_ceil(self.segment_rows)
     }
 
+    /// Segments of all views.
+    #[must_use]
+    pub fn segments_total(&self) -> usize {
+        self.segments_per_view() * self.views
+    }
+
     /// Whether every segment of every view is published.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.segments.len() == self.segments_per_view() * self.views
+        self.segments.len() == self.segments_total()
+    }
+
+    /// Rows of data in a segment: `segment_rows`, fewer in the last one.
+    #[must_use]
+    pub fn rows_of_segment(&self, segment: usize) -> usize {
+        self.rows.saturating_sub(segment * self.segment_rows).min(self.segment_rows)
+    }
+
+    /// A segment's record, if it is published.
+    #[must_use]
+    pub fn segment(&self, view: usize, index: usize) -> Option<&Segment> {
+        let at = self.segments.binary_search_by_key(&(view, index), |s| (s.view, s.index)).ok()?;
+        self.segments.get(at)
+    }
+
+    /// Reads the manifest of the cache in `folder`, complete or not.
+    ///
+    /// # Errors
+    /// When there is none, it is damaged, or of a newer format.
+    pub fn load(folder: &Path) -> Result<Self> {
+        document::load(folder)?.ok_or_else(|| {
+            Error::input(format!("{}: no cache there (expected a folder with {})", folder.display(), document::NAME))
+                .hint("`nst-cache extract` makes one")
+        })
+    }
+
+    /// The layout of a row array's only shard: rows rounded up to whole segments.
+    pub(super) fn row_layout(&self, spec: &ArraySpec) -> Layout {
+        Layout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
+    }
+
+    /// The layout of a view array's shard for a segment.
+    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> Layout {
+        Layout::new(spec, self.segment_rows, self.rows_of_segment(segment))
+    }
+
+    /// Checks every number and name that other code computes with: after this, products fit and paths stay inside the folder.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        if self.format != Self::FORMAT {
+            return Err(format!("format: expected {}, found {}", Self::FORMAT, self.format));
+        }
+        let padded = self.rows.checked_next_multiple_of(self.segment_rows.max(1)).and_then(|r| r.checked_mul(self.views));
+        if self.rows == 0 || self.views == 0 || self.segment_rows == 0 || padded.is_none_or(|p| p as u64 > ROWS_MAX) {
+            return Err(format!(
+                "expected rows, views and segment_rows above 0 and their product within 2^40, found {}, {}, {}",
+                self.rows, self.views, self.segment_rows
+            ));
+        }
+        let named = |arrays: &[ArraySpec], path| arrays.iter().any(|a: &ArraySpec| a.path == path);
+        if self.row_arrays.len() != 2 || !named(&self.row_arrays, SAMPLE_ID) || !named(&self.row_arrays, LABEL) {
+            return Err(format!("row_arrays: expected {SAMPLE_ID} and {LABEL}"));
+        }
+        for spec in &self.row_arrays {
+            if spec.dtype != Dtype::I64 || !spec.row_shape.is_empty() {
+                return Err(format!("array {}: expected one int64 a row", spec.path));
+            }
+        }
+        let mut paths = HashSet::new();
+        for spec in self.row_arrays.iter().chain(&self.view_arrays) {
+            spec.validate(self.segment_rows).map_err(|e| format!("array `{}`: {e}", spec.path))?;
+            if !paths.insert(spec.path.to_ascii_lowercase()) {
+                return Err(format!("array `{}`: the path is there twice (case does not count)", spec.path));
+            }
+        }
+        if let Some(inner) =
+            paths.iter().find(|p| p.match_indices('/').any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer))))
+        {
+            return Err(format!("array `{inner}`: its path leads through another array"));
+        }
+        self.validate_segments()
+    }
+
+    fn validate_segments(&self) -> Result<(), String> {
+        let arrays = self.view_arrays.len();
+        let mut last = None;
+        for segment in &self.segments {
+            let key = (segment.view, segment.index);
+            if segment.view >= self.views || segment.index >= self.segments_per_view() || last.is_some_and(|l| l >= key) {
+                return Err(format!("segments: view {}, segment {} is out of range, repeated or out of order", key.0, key.1));
+            }
+            if segment.bytes.len() != arrays || segment.crc32c.len() != arrays {
+                return Err(format!("segments: view {}, segment {}: expected {arrays} lengths and checksums", key.0, key.1));
+            }
+            last = Some(key);
+        }
+        Ok(())
+    }
+}
+
+impl ArraySpec {
+    fn validate(&self, segment_rows: usize) -> Result<(), String> {
+        if !self.path.split('/').all(is_name) {
+            return Err("expected a path of parts of A-Z a-z 0-9 . _ - joined by /, none that begins with `.` or `__`".to_owned());
+        }
+        if self.axes.len() != self.row_shape.len() {
+            return Err(format!("expected one axis name for each of {} axes, found {}", self.row_shape.len(), self.axes.len()));
+        }
+        if self.chunk_rows == 0 || !segment_rows.is_multiple_of(self.chunk_rows) {
+            return Err(format!("expected chunk_rows that divide {segment_rows}, found {}", self.chunk_rows));
+        }
+        let row_bytes = self.row_shape.iter().try_fold(self.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
+        let chunk_bytes = row_bytes.and_then(|b| b.checked_mul(self.chunk_rows));
+        match chunk_bytes {
+            Some(bytes) if bytes > 0 && bytes as u64 <= CHUNK_BYTES_MAX => Ok(()),
+            _ => Err(format!("expected chunks of 1 to {CHUNK_BYTES_MAX} bytes, found {} rows of {:?}", self.chunk_rows, self.row_shape)),
+        }
+    }
+}
+
+/// Whether a string may be a part of an array's path: a Zarr node name that is a safe file name everywhere.
+fn is_name(part: &str) -> bool {
+    !part.is_empty()
+        && part.len() <= 200
+        && !part.starts_with('.')
+        && !part.starts_with("__")
+        && part != zarr::METADATA
+        && part != document::NAME
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn each_malformed_field_is_refused() {
+        type Change = fn(&mut Manifest);
+        let changes: [(&str, Change); 20] = [
+            ("format", |m| m.format = 2),
+            ("rows", |m| m.rows = 0),
+            ("rows", |m| m.rows = usize::MAX),
+            ("views", |m| m.views = 0),
+            ("views", |m| m.views = usize::MAX),
+            ("segment_rows", |m| m.segment_rows = 0),
+            ("row_arrays", |m| m.row_arrays.truncate(1)),
+            ("sample_id", |m| m.row_arrays[0].dtype = Dtype::I32),
+            ("label", |m| m.row_arrays[1].row_shape = vec![1]),
+            ("twice", |m| m.view_arrays[0].path = "TAPS/conv/features".into()),
+            ("through", |m| m.view_arrays[0].path = "taps".into()),
+            ("path", |m| m.view_arrays[0].path = "../input".into()),
+            ("path", |m| m.view_arrays[0].path = "/input".into()),
+            ("path", |m| m.view_arrays[0].path = "a/zarr.json".into()),
+            ("path", |m| m.view_arrays[0].path = "a//b".into()),
+            ("axis", |m| m.view_arrays[0].axes.clear()),
+            ("chunk_rows", |m| m.view_arrays[0].chunk_rows = 3),
+            ("chunks of", |m| m.view_arrays[0].row_shape[0] = usize::MAX),
+            ("chunks of", |m| m.view_arrays[0].row_shape[0] = 0),
+            ("chunks of", |m| m.view_arrays[0].row_shape[0] = 1 << 40),
+        ];
+        for (index, (word, change)) in changes.into_iter().enumerate() {
+            let mut manifest = testing::manifest(10, 2, Codec::Zstd);
+            assert_eq!(manifest.validate(), Ok(()));
+            change(&mut manifest);
+            let problem = manifest.validate().expect_err(word);
+            assert!(problem.contains(word), "change {index}: {problem}");
+        }
+    }
+
+    #[test]
+    fn each_malformed_segment_is_refused() {
+        let segment = |view, index| Segment { view, index, bytes: vec![0; 4], crc32c: vec![0; 4] };
+        let check = |segments: Vec<Segment>| Manifest { segments, ..testing::manifest(10, 2, Codec::Zstd) }.validate();
+        assert_eq!(check(vec![segment(0, 0), segment(0, 1), segment(1, 0)]), Ok(()));
+        assert!(check(vec![segment(2, 0)]).is_err());
+        assert!(check(vec![segment(0, 3)]).is_err());
+        assert!(check(vec![segment(0, 0), segment(0, 0)]).is_err());
+        assert!(check(vec![segment(0, 1), segment(0, 0)]).is_err());
+        assert!(check(vec![Segment { bytes: vec![], ..segment(0, 0) }]).is_err());
+        assert!(check(vec![Segment { crc32c: vec![0; 5], ..segment(0, 0) }]).is_err());
     }
 }

@@ -1,14 +1,23 @@
 //! The cache on disk: a Zarr v3 group of sharded arrays over `[view, row, …]`, committed a segment at a time through one checksummed manifest.
 //! docs/format.md is the specification. Knows neither candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
 
+mod document;
+mod file;
 mod manifest;
 mod read;
 mod shard;
+mod size;
 mod verify;
 mod write;
 mod zarr;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use read::{ArrayReader, Cache, Decoder};
+pub use size::{chunk_rows, probe_codec, segment_rows};
 pub use verify::{Finding, VerifyReport, verify};
 pub use write::{Plan, SegmentWriter, Writer};

@@ -1,13 +1,34 @@
 //! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it is decoded.
 
-use super::{ArraySpec, Manifest};
-use crate::error::Result;
-use std::path::Path;
+use super::shard::Layout;
+use super::{ArraySpec, Manifest, file, manifest, zarr};
+use crate::error::{Context, Error, Result};
+use memmap2::{Advice, Mmap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 /// A cache open for reading, under a shared file lock. Share it between threads.
+///
+/// Shards are mapped into memory and their files closed, so that thousands of them need no file handles. The contract of the maps: a published
+/// shard is never written again (a writer replaces files by rename, which leaves a map as it is, and the shared lock keeps writers out);
+/// whoever truncates a shard by other means while it is mapped gets a bus error when the lost pages are read.
 #[derive(Debug)]
 pub struct Cache {
-    _todo: (),
+    folder: PathBuf,
+    manifest: Manifest,
+    sample_ids: Vec<i64>,
+    labels: Vec<i64>,
+    /// The shards of each view array, by view, then segment.
+    shards: Vec<Vec<Shard>>,
+    /// Holds the lock until the cache is dropped.
+    _lock: Option<File>,
+}
+
+/// A mapped shard and where its chunks begin (and the last one ends).
+#[derive(Debug)]
+struct Shard {
+    map: Mmap,
+    bounds: Vec<u64>,
 }
 
 impl Cache {
@@ -15,66 +36,347 @@ impl Cache {
     ///
     /// # Errors
     /// When it is no cache, incomplete (says how to complete it), damaged (names the file), of a newer format, or being written.
-    pub fn open(_folder: &Path) -> Result<Self> {
-        todo!("helper: cache")
+    pub fn open(folder: &Path) -> Result<Self> {
+        let lock = file::lock_shared(folder)?;
+        let manifest = Manifest::load(folder)?;
+        if !manifest.is_complete() {
+            let (done, all) = (manifest.segments.len(), manifest.segments_total());
+            return Err(Error::input(format!("cache {}: incomplete, {done} of {all} segments are there", folder.display()))
+                .hint("run the same `nst-cache extract` command again: it goes on where it stopped"));
+        }
+        let row_array = |path| match manifest.row_arrays.iter().find(|spec| spec.path == path) {
+            Some(spec) => row_array(folder, &manifest, spec),
+            None => Err(Error::input(format!("cache {}: there is no array `{path}`", folder.display()))),
+        };
+        let (sample_ids, labels) = (row_array(manifest::SAMPLE_ID)?, row_array(manifest::LABEL)?);
+        let open = |(index, spec): (usize, &ArraySpec)| {
+            let shard = |segment: &super::Segment| {
+                let path = folder.join(zarr::view_shard(spec, segment.view, segment.index));
+                Shard::open(&path, &manifest.view_layout(spec, segment.index), segment.bytes.get(index).copied())
+            };
+            manifest.segments.iter().map(shard).collect::<Result<Vec<Shard>>>()
+        };
+        let shards = manifest.view_arrays.iter().enumerate().map(open).collect::<Result<_>>()?;
+        Ok(Self { folder: folder.to_owned(), manifest, sample_ids, labels, shards, _lock: lock })
     }
 
     /// What it is made of.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
-        todo!("helper: cache")
+        &self.manifest
     }
 
     /// The index of each row's sample in the data set.
     #[must_use]
     pub fn sample_ids(&self) -> &[i64] {
-        todo!("helper: cache")
+        &self.sample_ids
     }
 
     /// The label of each row, −1 unlabelled.
     #[must_use]
     pub fn labels(&self) -> &[i64] {
-        todo!("helper: cache")
+        &self.labels
     }
 
     /// A view array by path.
     ///
     /// # Errors
     /// When there is none (lists those there are).
-    pub fn array(&self, _path: &str) -> Result<ArrayReader<'_>> {
-        todo!("helper: cache")
+    pub fn array(&self, path: &str) -> Result<ArrayReader<'_>> {
+        let arrays = &self.manifest.view_arrays;
+        match arrays.iter().zip(&self.shards).find(|(spec, _)| spec.path == path) {
+            Some((spec, shards)) => Ok(ArrayReader { cache: self, spec, shards }),
+            None => {
+                let there = arrays.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>().join(", ");
+                Err(Error::input(format!("cache {}: there is no array `{path}`", self.folder.display())).hint(format!("it has {there}")))
+            }
+        }
     }
+}
+
+impl Shard {
+    fn open(path: &Path, layout: &Layout, bytes: Option<u64>) -> Result<Self> {
+        let file = File::open(path).map_err(|e| file::failed(path, "read", e)).map_err(damaged)?;
+        // SAFETY: the contract is stated at `Cache`: published shards do not change, and writers are kept out by the shared lock. What the map
+        // holds is treated as hostile, so bytes that change against the contract give a checksum error, not unsoundness beyond the map's own.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| file::failed(path, "map into memory", e))?;
+        let length = map.len() as u64;
+        if bytes.is_some_and(|expected| expected != length) {
+            let expected = bytes.unwrap_or_default();
+            return Err(damaged(Error::input(format!("{}: expected {expected} bytes, found {length}", path.display()))));
+        }
+        let index = map.len().checked_sub(layout.index_bytes()).and_then(|at| map.get(at..)).ok_or_else(|| "truncated".to_owned());
+        let bounds = index
+            .and_then(|index| layout.parse_index(index, length))
+            .map_err(|problem| damaged(Error::input(format!("{}: {problem}", path.display()))))?;
+        Ok(Self { map, bounds })
+    }
+
+    /// The encoded bytes of chunks `first..end`, as a range of the map.
+    fn range(&self, first: usize, end: usize) -> Option<std::ops::Range<usize>> {
+        Some(usize::try_from(*self.bounds.get(first)?).ok()?..usize::try_from(*self.bounds.get(end)?).ok()?)
+    }
+
+    fn chunk(&self, chunk: usize) -> Result<&[u8], String> {
+        self.range(chunk, chunk + 1).and_then(|range| self.map.get(range)).ok_or_else(|| "chunk missing".to_owned())
+    }
+}
+
+fn damaged(error: Error) -> Error {
+    error.hint("`nst-cache cache verify` lists all that is wrong with the cache")
+}
+
+/// Reads a row array whole.
+pub(super) fn row_array(folder: &Path, manifest: &Manifest, spec: &ArraySpec) -> Result<Vec<i64>> {
+    let (path, layout) = (folder.join(zarr::row_shard(spec)), manifest.row_layout(spec));
+    let shard = Shard::open(&path, &layout, None)?;
+    let mut decoder = Decoder::default();
+    let mut values = Vec::new();
+    for chunk in 0..layout.used_chunks() {
+        let (first, end) = layout.rows_of(chunk);
+        let decoded = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
+        let bytes = decoded.map_err(|problem| damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display()))))?;
+        values.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).take(end - first));
+    }
+    Ok(values)
 }
 
 /// One array over `[view, row, …]`.
 #[derive(Debug, Clone, Copy)]
 pub struct ArrayReader<'a> {
-    _todo: &'a (),
+    cache: &'a Cache,
+    spec: &'a ArraySpec,
+    shards: &'a [Shard],
 }
 
-impl ArrayReader<'_> {
+/// Consecutive rows that lie in one segment.
+struct Piece<'a> {
+    segment: usize,
+    shard: &'a Shard,
+    /// Within the segment.
+    first: usize,
+    end: usize,
+}
+
+impl<'a> ArrayReader<'a> {
     /// Its specification.
     #[must_use]
-    pub fn spec(&self) -> &ArraySpec {
-        todo!("helper: cache")
+    pub fn spec(&self) -> &'a ArraySpec {
+        self.spec
     }
 
     /// Asks the kernel to read the pages that hold rows `first..first+rows` of a view ahead.
-    pub fn prefetch(&self, _view: usize, _first: usize, _rows: usize) {
-        todo!("helper: cache")
+    pub fn prefetch(&self, view: usize, first: usize, rows: usize) {
+        let chunk_rows = self.spec.chunk_rows;
+        for piece in self.pieces(view, first, rows) {
+            if let Some(range) = piece.shard.range(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows)) {
+                // advice: what cannot be read ahead is read when it is asked for
+                let _ = piece.shard.map.advise_range(Advice::WillNeed, range.start, range.len());
+            }
+        }
     }
 
-    /// Decodes rows `first..first+rows` of a view into `out` (cleared first), little-endian bytes; `decoder` is reused by one thread.
+    /// Decodes rows `first..first+rows` of a view into `out` (what it held is replaced), little-endian bytes; `decoder` is reused by one thread.
     ///
     /// # Errors
     /// When the rows are outside the view, or a chunk is damaged (names file, rows).
-    pub fn read(&self, _decoder: &mut Decoder, _view: usize, _first: usize, _rows: usize, _out: &mut Vec<u8>) -> Result<()> {
-        todo!("helper: cache")
+    pub fn read(&self, decoder: &mut Decoder, view: usize, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
+        let manifest = &self.cache.manifest;
+        let bytes = rows.checked_mul(self.spec.row_bytes());
+        let (Some(bytes), true) = (bytes, view < manifest.views && first.checked_add(rows).is_some_and(|end| end <= manifest.rows)) else {
+            return Err(Error::input(format!(
+                "array `{}`: rows {first}..{} of view {view} asked for, there are {} rows and {} views",
+                self.spec.path,
+                first.saturating_add(rows),
+                manifest.rows,
+                manifest.views
+            )));
+        };
+        out.try_reserve(bytes.saturating_sub(out.len())).context(|| format!("array `{}`: no memory for {rows} rows", self.spec.path))?;
+        // not cleared: every byte is overwritten below, and zeroing them first would cost a tenth of the decoding
+        out.resize(bytes, 0);
+        let result = self.decode(decoder, view, first, rows, out);
+        if result.is_err() {
+            out.clear();
+        }
+        result
+    }
+
+    fn decode(&self, decoder: &mut Decoder, view: usize, first: usize, rows: usize, mut out: &mut [u8]) -> Result<()> {
+        let (row_bytes, chunk_rows) = (self.spec.row_bytes(), self.spec.chunk_rows);
+        for piece in self.pieces(view, first, rows) {
+            let layout = self.cache.manifest.view_layout(self.spec, piece.segment);
+            let mut row = piece.first;
+            while row < piece.end {
+                let chunk = row / chunk_rows;
+                let start = chunk * chunk_rows;
+                let end = piece.end.min(start + chunk_rows);
+                let (target, rest) = out.split_at_mut((end - row) * row_bytes);
+                let decoded = piece.shard.chunk(chunk).and_then(|encoded| {
+                    if target.len() == layout.chunk_bytes() {
+                        return decoder.chunk_into(&layout, encoded, target);
+                    }
+                    let bytes = decoder.chunk(&layout, encoded)?;
+                    target.copy_from_slice(&bytes[(row - start) * row_bytes..(end - start) * row_bytes]);
+                    Ok(())
+                });
+                decoded.map_err(|problem| self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem))?;
+                (out, row) = (rest, end);
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged_chunk(&self, view: usize, segment: usize, rows: (usize, usize), problem: &str) -> Error {
+        let path = self.cache.folder.join(zarr::view_shard(self.spec, view, segment));
+        let before = segment * self.cache.manifest.segment_rows;
+        damaged(Error::input(format!("{}: rows {}..{}: {problem}", path.display(), before + rows.0, before + rows.1)))
+    }
+
+    /// Splits rows at the segments' bounds; rows outside the view are left out.
+    fn pieces(&self, view: usize, first: usize, rows: usize) -> impl Iterator<Item = Piece<'a>> + use<'a> {
+        let (manifest, shards) = (&self.cache.manifest, self.shards);
+        let (segment_rows, segments) = (manifest.segment_rows, manifest.segments_per_view());
+        let end = if view < manifest.views { first.saturating_add(rows).min(manifest.rows) } else { 0 };
+        (first / segment_rows..end.div_ceil(segment_rows)).filter_map(move |segment| {
+            let before = segment * segment_rows;
+            let shard = shards.get(view * segments + segment)?;
+            Some(Piece { segment, shard, first: first.saturating_sub(before), end: (end - before).min(segment_rows) })
+        })
     }
 }
 
 /// Buffers and the zstd context of one reading thread.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Decoder {
-    _todo: (),
+    zstd: zstd::bulk::Decompressor<'static>,
+    chunk: Vec<u8>,
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
+    }
+}
+
+impl Decoder {
+    /// Decodes a chunk into the decoder's own buffer.
+    pub(super) fn chunk(&mut self, layout: &Layout, encoded: &[u8]) -> Result<&[u8], String> {
+        self.chunk.resize(layout.chunk_bytes(), 0);
+        layout.decode(encoded, &mut self.zstd, &mut self.chunk)?;
+        Ok(&self.chunk)
+    }
+
+    fn chunk_into(&mut self, layout: &Layout, encoded: &[u8], out: &mut [u8]) -> Result<(), String> {
+        layout.decode(encoded, &mut self.zstd, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Codec, Writer, testing};
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_range_of_rows_is_what_was_written() {
+        for codec in [Codec::Zstd, Codec::Raw] {
+            let folder = tempfile::tempdir().unwrap();
+            let plan = testing::plan(10, 2, codec);
+            testing::write(folder.path(), &plan).unwrap();
+            let cache = Cache::open(folder.path()).unwrap();
+            assert_eq!((cache.sample_ids(), cache.labels()), (plan.sample_ids.as_slice(), plan.labels.as_slice()));
+            assert_eq!(cache.manifest().teacher.top1_basis_points, Some(9_125));
+            let (mut decoder, mut out) = (Decoder::default(), vec![9; 1000]);
+            for spec in &plan.manifest.view_arrays {
+                let array = cache.array(&spec.path).unwrap();
+                assert_eq!(array.spec(), spec);
+                for view in 0..2 {
+                    for first in 0..10 {
+                        for rows in 0..=10 - first {
+                            array.prefetch(view, first, rows);
+                            array.read(&mut decoder, view, first, rows, &mut out).unwrap();
+                            assert_eq!(
+                                out,
+                                testing::rows(spec, view, first..first + rows),
+                                "{} view {view} rows {first}+{rows}",
+                                spec.path
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_outside_are_refused_and_not_prefetched() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let array = cache.array("logits").unwrap();
+        for (view, first, rows) in [(1, 0, 1), (0, 10, 1), (0, 0, 11), (0, usize::MAX, 1), (0, 1, usize::MAX), (usize::MAX, 0, 0)] {
+            array.prefetch(view, first, rows);
+            assert!(array.read(&mut Decoder::default(), view, first, rows, &mut Vec::new()).is_err(), "{view} {first} {rows}");
+        }
+        let error = cache.array("logit").unwrap_err();
+        assert!(error.find_hint().is_some_and(|h| h.contains("logits, taps/conv/features")));
+    }
+
+    #[test]
+    fn an_incomplete_cache_says_how_far_it_is_and_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(folder.path(), &testing::plan(10, 2, Codec::Zstd)).unwrap();
+        testing::publish(&mut writer, 0, 0).unwrap();
+        drop(writer);
+        let error = Cache::open(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("1 of 6 segments"), "{error}");
+        assert!(error.find_hint().is_some_and(|h| h.contains("again")));
+        assert!(Cache::open(&folder.path().join("nowhere")).unwrap_err().to_string().contains("no cache there"));
+    }
+
+    #[test]
+    fn a_damaged_chunk_is_named_by_file_and_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(10, 2, Codec::Zstd)).unwrap();
+        let path = folder.path().join("taps/conv/features/c/1/1/0/0/0");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let array = cache.array("taps/conv/features").unwrap();
+        let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+        let error = array.read(&mut decoder, 1, 0, 10, &mut out).unwrap_err();
+        assert!(error.to_string().ends_with("taps/conv/features/c/1/1/0/0/0: rows 4..6: chunk checksum does not match"), "{error}");
+        assert!(out.is_empty());
+        array.read(&mut decoder, 1, 6, 4, &mut out).unwrap();
+        array.read(&mut decoder, 0, 0, 10, &mut out).unwrap();
+    }
+
+    #[test]
+    fn a_truncated_or_missing_shard_is_seen_at_open() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
+        for name in ["input/c/0/2/0/0/0", "label/c/0"] {
+            let path = folder.path().join(name);
+            let bytes = fs::read(&path).unwrap();
+            for length in 0..bytes.len() {
+                fs::write(&path, &bytes[..length]).unwrap();
+                let error = Cache::open(folder.path()).unwrap_err();
+                assert!(error.to_string().contains(name), "{error}");
+            }
+            fs::remove_file(&path).unwrap();
+            assert!(Cache::open(folder.path()).unwrap_err().to_string().contains(name));
+            fs::write(&path, &bytes).unwrap();
+        }
+        Cache::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_copy_without_its_lock_file_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
+        fs::remove_file(folder.path().join(file::LOCK)).unwrap();
+        Cache::open(folder.path()).unwrap();
+    }
 }

@@ -1,8 +1,11 @@
 //! Writing a cache: lock, resume check, segments streamed into temporary shards, published by rename, committed by the manifest.
 
-use super::Manifest;
-use crate::error::Result;
-use std::path::Path;
+use super::shard::{Encoder, ShardWriter};
+use super::{Manifest, Segment, document, file, manifest, read, zarr};
+use crate::error::{Context, Error, Result};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 /// What a cache is to become: a manifest without segments, and the row arrays' values.
 #[derive(Debug, Clone)]
@@ -15,73 +18,431 @@ pub struct Plan {
     pub labels: Vec<i64>,
 }
 
+impl Plan {
+    fn validate(&self) -> Result<()> {
+        let rows = self.manifest.rows;
+        self.manifest.validate().context(|| "plan of the cache".to_owned())?;
+        if self.sample_ids.len() != rows || self.labels.len() != rows || !self.manifest.segments.is_empty() {
+            return Err(Error::input(format!(
+                "plan of the cache: expected {rows} sample ids, {rows} labels and no segment, found {}, {} and {}",
+                self.sample_ids.len(),
+                self.labels.len(),
+                self.manifest.segments.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The values of the row array of this path.
+    fn row_values(&self, path: &str) -> &[i64] {
+        if path == manifest::LABEL { &self.labels } else { &self.sample_ids }
+    }
+}
+
 /// A cache open for writing, under an exclusive file lock.
 #[derive(Debug)]
 pub struct Writer {
-    _todo: (),
+    folder: PathBuf,
+    manifest: Manifest,
+    /// Holds the lock until the writer is dropped.
+    _lock: File,
 }
 
 impl Writer {
-    /// Creates the cache, or resumes one whose manifest (but for segments and the teacher's top-1) is the same; sweeps temporary files of an
-    /// interrupted run.
+    /// Creates the cache, or resumes one that was made with the same settings: everything in the manifest but segments, the teacher's file name
+    /// and top-1, the data's name and the skipped samples, and the row arrays' values. Temporary and unpublished files of an interrupted run are
+    /// swept; a segment whose shard is gone or of another length counts as not published, to be written again.
     ///
     /// # Errors
-    /// When the folder holds a cache of other settings (names the first difference), another writer holds the lock, the folder holds something else,
+    /// When the folder holds a cache of other settings (names the first difference), another process uses it, the folder holds something else,
     /// or nothing can be written.
-    pub fn open(_folder: &Path, _plan: &Plan) -> Result<Self> {
-        todo!("helper: cache")
+    pub fn open(folder: &Path, plan: &Plan) -> Result<Self> {
+        plan.validate()?;
+        refuse_foreign(folder)?;
+        file::create_dirs(folder)?;
+        let lock = file::lock_exclusive(folder)?;
+        let manifest = match document::load(folder)? {
+            Some(found) => resume(folder, plan, found)?,
+            None => {
+                document::store(folder, &plan.manifest)?;
+                plan.manifest.clone()
+            }
+        };
+        sweep(folder, &manifest)?;
+        write_metadata(folder, plan)?;
+        Ok(Self { folder: folder.to_owned(), manifest, _lock: lock })
     }
 
     /// The manifest as committed.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
-        todo!("helper: cache")
+        &self.manifest
     }
 
     /// Whether a segment is published.
     #[must_use]
-    pub fn has(&self, _view: usize, _segment: usize) -> bool {
-        todo!("helper: cache")
+    pub fn has(&self, view: usize, segment: usize) -> bool {
+        self.manifest.segment(view, segment).is_some()
     }
 
     /// Starts a segment: one temporary shard an array.
     ///
     /// # Errors
-    /// When the files cannot be made.
-    pub fn segment(&self, _view: usize, _segment: usize) -> Result<SegmentWriter> {
-        todo!("helper: cache")
+    /// When there is no such segment or it is published, or the files cannot be made.
+    pub fn segment(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
+        if view >= self.manifest.views || segment >= self.manifest.segments_per_view() || self.has(view, segment) {
+            return Err(Error::input(format!("view {view}, segment {segment}: there is no such segment, or it is published")));
+        }
+        let encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
+        // built up in place: what is begun is removed when a later file cannot be made
+        let mut begun = SegmentWriter { view, segment, encoder, shards: Vec::with_capacity(self.manifest.view_arrays.len()) };
+        for spec in &self.manifest.view_arrays {
+            let target = self.folder.join(zarr::view_shard(spec, view, segment));
+            let draft = file::temporary(&target);
+            file::create_dirs(draft.parent().unwrap_or(&self.folder))?;
+            let out = File::create(&draft).map_err(|e| file::failed(&draft, "write", e))?;
+            begun.shards.push(Draft {
+                writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out),
+                row_bytes: spec.row_bytes(),
+                draft,
+                target,
+            });
+        }
+        Ok(begun)
     }
 
-    /// Publishes a finished segment: syncs and renames its shards, then commits the manifest that lists them.
+    /// Publishes a finished segment: renames its synced shards, syncs their folders, then commits the manifest that lists them.
     ///
     /// # Errors
-    /// When rows are missing, or the disk refuses.
-    pub fn publish(&mut self, _segment: SegmentWriter) -> Result<()> {
-        todo!("helper: cache")
+    /// When rows are missing, or the disk refuses. The manifest then stands as before.
+    pub fn publish(&mut self, segment: SegmentWriter) -> Result<()> {
+        let key = (segment.view, segment.segment);
+        let mut record = Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
+        for (shard, spec) in segment.shards.iter().zip(&self.manifest.view_arrays) {
+            let missing = shard.writer.missing_rows();
+            if missing > 0 {
+                return Err(Error::input(format!("view {}, segment {}: array `{}` lacks {missing} rows", key.0, key.1, spec.path)));
+            }
+            let (bytes, crc32c) = shard.writer.sum();
+            record.bytes.push(bytes);
+            record.crc32c.push(crc32c);
+        }
+        for shard in &segment.shards {
+            fs::rename(&shard.draft, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))?;
+        }
+        file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
+        let mut next = self.manifest.clone();
+        let Err(at) = next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) else {
+            return Err(Error::input(format!("view {}, segment {}: published already", key.0, key.1)));
+        };
+        next.segments.insert(at, record);
+        self.commit(next)
     }
 
     /// Records the teacher's accuracy over all rows (basis points) and commits.
     ///
     /// # Errors
     /// When the manifest cannot be written.
-    pub fn finish(&mut self, _top1_basis_points: Option<u32>) -> Result<()> {
-        todo!("helper: cache")
+    pub fn finish(&mut self, top1_basis_points: Option<u32>) -> Result<()> {
+        let mut next = self.manifest.clone();
+        next.teacher.top1_basis_points = top1_basis_points;
+        if next == self.manifest { Ok(()) } else { self.commit(next) }
+    }
+
+    fn commit(&mut self, next: Manifest) -> Result<()> {
+        document::store(&self.folder, &next)?;
+        self.manifest = next;
+        Ok(())
     }
 }
 
-/// A segment being written. Send: it may be filled on another thread.
-#[derive(Debug)]
+/// A segment being written. Send: it may be filled on another thread. Dropped unpublished, it removes its files.
 pub struct SegmentWriter {
-    _todo: (),
+    view: usize,
+    segment: usize,
+    encoder: Encoder,
+    shards: Vec<Draft>,
+}
+
+impl std::fmt::Debug for SegmentWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentWriter").field("view", &self.view).field("segment", &self.segment).finish_non_exhaustive()
+    }
+}
+
+/// One shard of a segment in its temporary file.
+struct Draft {
+    writer: ShardWriter<File>,
+    row_bytes: usize,
+    draft: PathBuf,
+    target: PathBuf,
 }
 
 impl SegmentWriter {
     /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole rows, little-endian. Chunks are compressed and
-    /// written as they fill. Returns the bytes written to disk by this call.
+    /// written as they fill; with its last row the shard is completed and synced. Returns the bytes written to disk by this call.
     ///
     /// # Errors
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
-    pub fn append(&mut self, _array: usize, _bytes: &[u8]) -> Result<u64> {
-        todo!("helper: cache")
+    pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
+        let (view, segment) = (self.view, self.segment);
+        let Some(Draft { writer, row_bytes, draft, .. }) = self.shards.get_mut(array) else {
+            return Err(Error::input(format!("view {view}, segment {segment}: there is no array {array}")));
+        };
+        let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
+        if !bytes.len().is_multiple_of(*row_bytes) || rows > missing {
+            return Err(Error::input(format!(
+                "view {view}, segment {segment}, array {array}: expected up to {missing} rows of {row_bytes} bytes, found {} bytes",
+                bytes.len()
+            )));
+        }
+        if rows == 0 {
+            return Ok(0);
+        }
+        let (before, _) = writer.sum();
+        writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(draft, "write", e))?;
+        if writer.missing_rows() == 0 {
+            writer.get_ref().sync_all().map_err(|e| file::failed(draft, "write", e))?;
+        }
+        Ok(writer.sum().0 - before)
+    }
+}
+
+impl Drop for SegmentWriter {
+    fn drop(&mut self) {
+        for shard in &self.shards {
+            // published ones are renamed; one that stays is swept when the cache is opened again
+            let _ = fs::remove_file(&shard.draft);
+        }
+    }
+}
+
+/// Refuses a folder that has no manifest but other files: it is somebody's.
+fn refuse_foreign(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(file::failed(folder, "list", e)),
+    };
+    let mut foreign = None;
+    for entry in entries {
+        let name = entry.map_err(|e| file::failed(folder, "list", e))?.file_name().to_string_lossy().into_owned();
+        if name == document::NAME {
+            return Ok(());
+        }
+        if name != file::LOCK && !file::is_temporary(&name) {
+            foreign = foreign.into_iter().chain([name]).min();
+        }
+    }
+    match foreign {
+        None => Ok(()),
+        Some(name) => Err(Error::input(format!("{}: expected a cache or an empty folder, found `{name}`", folder.display()))
+            .hint("choose another folder with -o")),
+    }
+}
+
+/// The manifest to go on from, if the cache was made by the same settings.
+fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
+    let refused = |field: String, expected: String, found: String| {
+        Error::input(format!("cache {}: made with another {field}: expected {expected}, found {found}", folder.display()))
+            .hint("choose another folder with -o, or remove this one")
+    };
+    if let Some((field, expected, found)) = document::difference(&plan.manifest, &found) {
+        return Err(refused(field, expected, found));
+    }
+    for spec in &found.row_arrays {
+        // one that cannot be read is written again below: the plan has its values
+        let Ok(values) = read::row_array(folder, &found, spec) else { continue };
+        if let Some((row, (e, f))) = plan.row_values(&spec.path).iter().zip(&values).enumerate().find(|(_, (e, f))| e != f) {
+            return Err(refused(format!("{} in row {row}", spec.path), e.to_string(), f.to_string()));
+        }
+    }
+    found.segments.retain(|segment| {
+        plan.manifest.view_arrays.iter().zip(&segment.bytes).all(|(spec, &bytes)| {
+            fs::metadata(folder.join(zarr::view_shard(spec, segment.view, segment.index))).is_ok_and(|m| m.is_file() && m.len() == bytes)
+        })
+    });
+    Ok(found)
+}
+
+/// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
+fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
+    let mut unpublished = BTreeMap::new();
+    for view in 0..manifest.views {
+        for segment in (0..manifest.segments_per_view()).filter(|&s| manifest.segment(view, s).is_none()) {
+            unpublished.extend(manifest.view_arrays.iter().map(|spec| (zarr::view_shard(spec, view, segment), ())));
+        }
+    }
+    file::walk(folder, &mut |path| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        if !file::is_temporary(name) && !unpublished.contains_key(path) {
+            return Ok(());
+        }
+        let path = folder.join(path);
+        fs::remove_file(&path).map_err(|e| file::failed(&path, "remove", e))
+    })
+}
+
+/// Writes every zarr.json and the row arrays, where they are not there as they should be.
+fn write_metadata(folder: &Path, plan: &Plan) -> Result<()> {
+    let mut files = zarr::documents(&plan.manifest)?;
+    let mut encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
+    for spec in &plan.manifest.row_arrays {
+        let values: Vec<u8> = plan.row_values(&spec.path).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut shard = ShardWriter::new(plan.manifest.row_layout(spec), Vec::new());
+        shard.append(&mut encoder, &values).context(|| format!("array {}: cannot be encoded", spec.path))?;
+        files.insert(zarr::row_shard(spec), shard.into_inner());
+    }
+    for (path, bytes) in &files {
+        let path = folder.join(path);
+        if file::read_bounded(&path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes) {
+            file::replace(&path, bytes)?;
+        }
+    }
+    file::sync_dirs_between(folder, files.keys().map(|p| folder.join(p)).collect::<Vec<_>>().iter().map(PathBuf::as_path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cache, Codec, testing};
+    use super::*;
+    use crate::error::Kind;
+
+    /// Every file of a cache by path, the lock excepted.
+    fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        file::walk(folder, &mut |path| {
+            if path != file::LOCK {
+                files.insert(path.to_owned(), fs::read(folder.join(path)).unwrap());
+            }
+            Ok(())
+        })
+        .unwrap();
+        files
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_to_the_same_bytes() {
+        let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let plan = testing::plan(10, 2, Codec::Zstd);
+        testing::write(whole.path(), &plan).unwrap();
+        {
+            let mut writer = Writer::open(cut.path(), &plan).unwrap();
+            testing::publish(&mut writer, 1, 1).unwrap();
+            let mut shards = writer.segment(0, 0).unwrap();
+            shards.append(0, &testing::rows(&plan.manifest.view_arrays[0], 0, 0..3)).unwrap();
+            drop(shards);
+            // what a kill leaves: a temporary shard, a renamed one that no manifest lists, a draft of the manifest
+            fs::write(cut.path().join("input/c/0/0/0/0/.0.tmp"), b"half").unwrap();
+            fs::write(cut.path().join("input/c/0/0/0/0/0"), b"whole, unpublished").unwrap();
+            fs::write(cut.path().join(".manifest.json.tmp"), b"{").unwrap();
+        }
+        testing::write(cut.path(), &plan).unwrap();
+        assert!(contents(whole.path()) == contents(cut.path()));
+        testing::write(cut.path(), &plan).unwrap();
+        assert!(contents(whole.path()) == contents(cut.path()));
+    }
+
+    #[test]
+    fn a_run_killed_before_the_first_commit_starts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(file::LOCK), b"").unwrap();
+        fs::write(folder.path().join(".manifest.json.tmp"), b"{").unwrap();
+        testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
+        Cache::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn missing_and_damaged_small_files_are_written_again() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let plan = testing::plan(10, 1, Codec::Zstd);
+        testing::write(folder.path(), &plan).unwrap();
+        testing::write(other.path(), &plan).unwrap();
+        fs::remove_file(folder.path().join("taps/zarr.json")).unwrap();
+        fs::write(folder.path().join("label/c/0"), b"x").unwrap();
+        fs::write(folder.path().join("logits/c/0/1/0"), b"short").unwrap();
+        let writer = Writer::open(folder.path(), &plan).unwrap();
+        assert_eq!((writer.has(0, 0), writer.has(0, 1), writer.has(0, 2)), (true, false, true));
+        drop(writer);
+        testing::write(folder.path(), &plan).unwrap();
+        assert!(contents(folder.path()) == contents(other.path()));
+    }
+
+    #[test]
+    fn another_plan_is_refused_with_the_field_and_both_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = testing::plan(10, 2, Codec::Zstd);
+        testing::write(folder.path(), &plan).unwrap();
+        let before = contents(folder.path());
+        let mut other = plan.clone();
+        other.manifest.teacher.sha256 = "ab".into();
+        let error = Writer::open(folder.path(), &other).unwrap_err();
+        assert!(error.to_string().ends_with("made with another teacher.sha256: expected \"ab\", found \"00\""), "{error}");
+        assert!(error.find_hint().is_some_and(|h| h.contains("-o")));
+        let mut other = plan.clone();
+        other.labels[3] = 0;
+        let error = Writer::open(folder.path(), &other).unwrap_err();
+        assert!(error.to_string().ends_with("made with another label in row 3: expected 0, found 2"), "{error}");
+        assert!(before == contents(folder.path()));
+    }
+
+    #[test]
+    fn a_folder_with_other_things_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.tex"), b"years of work").unwrap();
+        let error = Writer::open(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap_err();
+        assert!(error.to_string().contains("thesis.tex"));
+        assert_eq!(contents(folder.path()).len(), 1);
+        assert!(!folder.path().join(file::LOCK).exists());
+    }
+
+    #[test]
+    fn one_writer_or_many_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = testing::plan(10, 1, Codec::Zstd);
+        let writer = Writer::open(folder.path(), &plan).unwrap();
+        assert!(Writer::open(folder.path(), &plan).unwrap_err().to_string().contains("in use"));
+        assert!(Cache::open(folder.path()).unwrap_err().to_string().contains("being written"));
+        drop(writer);
+        testing::write(folder.path(), &plan).unwrap();
+        let readers = (Cache::open(folder.path()).unwrap(), Cache::open(folder.path()).unwrap());
+        assert!(Writer::open(folder.path(), &plan).is_err());
+        drop(readers);
+        Writer::open(folder.path(), &plan).unwrap();
+    }
+
+    #[test]
+    fn wrong_rows_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
+        assert!(writer.segment(0, 3).is_err());
+        assert!(writer.segment(1, 0).is_err());
+        let mut shards = writer.segment(0, 2).unwrap();
+        assert!(shards.append(4, &[]).is_err());
+        assert!(shards.append(0, &[0; 17]).is_err());
+        assert!(shards.append(0, &[0; 48]).is_err());
+        assert_eq!(shards.append(0, &[]).unwrap(), 0);
+        assert!(shards.append(0, &[0; 32]).unwrap() > 0);
+        let error = writer.publish(shards).unwrap_err();
+        assert!(error.to_string().contains("`inputs/mask` lacks 2 rows"), "{error}");
+        assert!(!writer.has(0, 2));
+        let mut plan = testing::plan(10, 1, Codec::Zstd);
+        plan.labels.pop();
+        assert!(Writer::open(folder.path(), &plan).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_and_a_missing_permission_are_one_clear_line() {
+        let path = Path::new("cache/x/.manifest.json.tmp");
+        let full = file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert_eq!((full.kind(), full.chain().lines().count()), (Kind::Input, 1));
+        assert!(full.chain().starts_with("cache/x/.manifest.json.tmp: cannot write: "), "{}", full.chain());
+        assert!(full.find_hint().is_some_and(|h| h.contains("free some space")));
+        let denied = file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        assert!(denied.find_hint().is_some_and(|h| h.contains("permission")));
+        // a file in the way of the folder
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("cache"), b"").unwrap();
+        assert!(Writer::open(&folder.path().join("cache"), &testing::plan(10, 1, Codec::Zstd)).is_err());
     }
 }

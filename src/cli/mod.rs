@@ -1,10 +1,29 @@
 //! The command line: one file a command, arguments → validated recipe → the flow. The only place for clap, indicatif and printing.
 
+mod cache;
+mod completions;
+mod demo;
+mod eval;
+mod extract;
+mod inspect;
+mod monitor;
+mod new;
 pub mod preprocess_args;
+mod print;
+mod train;
 
+use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Config;
-use std::path::PathBuf;
+use clap::{Parser, Subcommand, ValueEnum};
+use monitor::Terminal;
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+pub(crate) use print::{emit, emit_json};
 
 /// What every command is given beside its own arguments.
 pub struct Context<'a> {
@@ -20,8 +39,172 @@ pub struct Context<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  nst-cache demo
+  nst-cache inspect teacher.onnx
+  nst-cache extract teacher.onnx --data folder:photos --preprocess imagenet
+  nst-cache train resnet20 --cache cache/teacher
+  nst-cache eval runs/resnet20/student.onnx --data folder:photos --split test
+
+`nst-cache.toml` in the working folder holds defaults for flags. Results go to stdout, everything else to stderr.
+Exit status: 0 done, 1 a check failed, 2 bad input or use, 130 interrupted.";
+
+/// Offline feature distillation on ONNX: run the teacher once, train any number of students from its cache.
+#[derive(Debug, Parser)]
+#[command(name = "nst-cache", version, after_help = EXAMPLES, max_term_width = 120, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Write one JSON document to stdout instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Total of compute threads [default: the machine's cores]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else beside this program, else the system's]
+    #[arg(long, global = true, value_name = "PATH")]
+    onnxruntime: Option<PathBuf>,
+    /// Log more to stderr (twice: still more; `NST_LOG` sets a filter of its own)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Neither progress nor notes: warnings and errors alone
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// When messages are coloured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    /// Whether stderr is to be coloured.
+    fn enabled(self) -> bool {
+        match self {
+            Self::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what a model takes and gives, its taps, and whether it can be trained
+    Inspect(inspect::Args),
+    /// Run a teacher once over a data set and write the cache
+    #[command(after_help = extract::EXAMPLES)]
+    Extract(extract::Args),
+    /// Train a student, from a cache or plainly supervised
+    Train(train::Args),
+    /// Measure a classifier on a data set in ONNX Runtime
+    Eval(eval::Args),
+    /// Write an untrained student
+    New(new::Args),
+    /// Look into a cache and check it
+    Cache(cache::Args),
+    /// Run the whole pipeline on the embedded data
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Args),
+    /// Write a shell's completion script
+    #[command(after_help = completions::EXAMPLES)]
+    Completions(completions::Args),
+}
+
 /// Runs the program and gives its exit status.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return print::usage(&usage),
+    };
+    let color = cli.global.color.enabled();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print::error(&error, color);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let Cli { global, command } = cli;
+    let color = global.color.enabled();
+    start_log(global.verbose, color)?;
+    let config = Config::read(Path::new(""))?;
+    let threads = count_threads(global.threads, config.threads)?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context(|| format!("{threads} threads: cannot be started"))?;
+    monitor::listen_for_interrupts()?;
+    let terminal = Terminal::new(global.quiet, color);
+    let context = Context { config: &config, json: global.json, threads, onnxruntime: global.onnxruntime, monitor: &terminal };
+    match command {
+        Command::Inspect(args) => inspect::run(args, &context),
+        Command::Extract(args) => extract::run(args, &context),
+        Command::Train(args) => train::run(args, &context),
+        Command::Eval(args) => eval::run(args, &context),
+        Command::New(args) => new::run(args, &context),
+        Command::Cache(args) => cache::run(args, &context),
+        Command::Demo(args) => demo::run(args, &context),
+        Command::Completions(args) => completions::run(args, &context),
+    }
+}
+
+fn count_threads(flag: Option<NonZeroUsize>, config: Option<usize>) -> Result<usize> {
+    match (flag, config) {
+        (Some(n), _) => Ok(n.get()),
+        (None, Some(0)) => Err(Error::input(format!("{}: threads: expected 1 or more, found 0", Config::FILE))),
+        (None, Some(n)) => Ok(n),
+        (None, None) => Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+    }
+}
+
+/// Sends the log to stderr: warnings of this crate alone unless `-v` or `NST_LOG` ask for more.
+fn start_log(verbose: u8, color: bool) -> Result<()> {
+    let by_flag = match verbose {
+        0 => "off,nst_cache=warn",
+        1 => "warn,nst_cache=info",
+        2 => "info,nst_cache=debug",
+        _ => "trace",
+    };
+    let directives = std::env::var("NST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| by_flag.to_owned());
+    let filter = EnvFilter::try_new(&directives).map_err(|e| Error::input(format!("NST_LOG `{directives}`: not a log filter")).because(e))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).without_time().init();
+    Ok(())
+}
+
+/// The command line itself, for completion scripts.
+fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn threads_come_from_the_flag_then_the_config_then_the_machine() {
+        assert_eq!(count_threads(NonZeroUsize::new(3), Some(5)).ok(), Some(3));
+        assert_eq!(count_threads(None, Some(5)).ok(), Some(5));
+        assert!(count_threads(None, Some(0)).is_err());
+        assert!(count_threads(None, None).is_ok_and(|n| n >= 1));
+    }
 }

@@ -1,7 +1,7 @@
 //! Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), soft targets and mixed labels.
 
-use super::Loss;
-use crate::error::Result;
+use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values};
+use crate::error::{Error, Result};
 use candle_core::Tensor;
 
 /// L = −mean_b Σ_k q_bk ln softmax(s_b)_k with q = (1−ε)·\[k = y\] + ε/K. Rows with label −1 are left out of the mean.
@@ -11,8 +11,19 @@ use candle_core::Tensor;
 ///
 /// # Errors
 /// When a label is outside the classes, or shapes disagree.
-pub fn cross_entropy(_logits: &Tensor, _labels: &[i64], _smoothing: f64) -> Result<Loss> {
-    todo!("helper: criterion")
+pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<Loss> {
+    labelled(logits, &[(labels, 1.0)], smoothing)
+}
+
+/// L = λ·CE(s, a) + (1−λ)·CE(s, b): the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412). A row is left out when either label is −1.
+///
+/// # Shapes
+/// `logits` `[batch, classes]`, `a` and `b` one label a row.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn mixed_cross_entropy(logits: &Tensor, a: &[i64], b: &[i64], lambda: f64) -> Result<Loss> {
+    labelled(logits, &[(a, lambda), (b, 1.0 - lambda)], 0.0)
 }
 
 /// L = −mean_b Σ_k q_bk ln softmax(s_b)_k for given targets q (not renormalised).
@@ -22,6 +33,100 @@ pub fn cross_entropy(_logits: &Tensor, _labels: &[i64], _smoothing: f64) -> Resu
 ///
 /// # Errors
 /// When shapes disagree.
-pub fn soft_cross_entropy(_logits: &Tensor, _targets: &Tensor) -> Result<Loss> {
-    todo!("helper: criterion")
+pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Loss> {
+    let (rows, _) = rows_and_classes(logits, "cross-entropy")?;
+    same_shape(logits, targets, "cross-entropy")?;
+    with_targets(logits, &values::<f64>(targets)?, rows)
+}
+
+/// Cross-entropy against a weighted sum of labels.
+fn labelled(logits: &Tensor, parts: &[(&[i64], f64)], smoothing: f64) -> Result<Loss> {
+    let (rows, classes) = rows_and_classes(logits, "cross-entropy")?;
+    let mut targets = vec![0.0; rows * classes];
+    let mut counted = 0;
+    for (labels, _) in parts {
+        if labels.len() != rows {
+            return Err(Error::input(format!("cross-entropy: expected {rows} labels, found {}", labels.len())));
+        }
+    }
+    for (row, target) in targets.chunks_exact_mut(classes).enumerate() {
+        if parts.iter().any(|(labels, _)| labels[row] == -1) {
+            continue;
+        }
+        counted += 1;
+        #[allow(clippy::cast_precision_loss, reason = "a number of classes")]
+        target.fill(smoothing / classes as f64);
+        for (labels, share) in parts {
+            let label = labels[row];
+            let slot = usize::try_from(label).ok().and_then(|k| target.get_mut(k));
+            *slot.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))? += share * (1.0 - smoothing);
+        }
+    }
+    with_targets(logits, &targets, counted)
+}
+
+/// The loss against `targets`, where the mean counts `counted` rows; a row without target has no part in it.
+fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss> {
+    check_dtype(logits, "cross-entropy")?;
+    let (_, classes) = rows_and_classes(logits, "cross-entropy")?;
+    let scores = values::<f64>(logits)?;
+    #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
+    let scale = if counted == 0 { 0.0 } else { 1.0 / counted as f64 };
+    let mut gradient = vec![0.0; scores.len()];
+    let mut log_q = vec![0.0; classes];
+    let mut value = 0.0;
+    for ((row, target), gradient) in scores.chunks_exact(classes).zip(targets.chunks_exact(classes)).zip(gradient.chunks_exact_mut(classes)) {
+        log_softmax(row, 1.0, &mut log_q);
+        let mass: f64 = target.iter().sum();
+        for ((g, &q), &log) in gradient.iter_mut().zip(target).zip(&log_q) {
+            // a class without target has no part, even where its logit is so low that the logarithm is −∞
+            if q != 0.0 {
+                value -= scale * q * log;
+            }
+            *g = scale * (mass * log.exp() - q);
+        }
+    }
+    Ok(Loss { value, gradient: tensor_like(gradient, logits)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criterion::nst::tests::assert_gradient;
+    use candle_core::Device;
+
+    fn logits() -> Tensor {
+        Tensor::from_vec(vec![1.0, -2.0, 0.5, 3.0, 0.1, -0.7], (2, 3), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn one_row_by_hand() {
+        let logits = Tensor::from_vec(vec![0.0f32, 0.0], (1, 2), &Device::Cpu).unwrap();
+        let loss = cross_entropy(&logits, &[1], 0.0).unwrap();
+        assert!((loss.value - 2f64.ln()).abs() < 1e-12);
+        assert_eq!(loss.gradient.to_vec2::<f32>().unwrap(), vec![vec![0.5, -0.5]]);
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        assert_gradient(&logits(), 1e-7, |s| cross_entropy(s, &[2, 0], 0.1).unwrap());
+        assert_gradient(&logits(), 1e-7, |s| mixed_cross_entropy(s, &[2, 0], &[1, 0], 0.3).unwrap());
+        let targets = Tensor::from_vec(vec![0.2, 0.5, 0.2, 1.0, 0.0, 0.1], (2, 3), &Device::Cpu).unwrap();
+        assert_gradient(&logits(), 1e-7, |s| soft_cross_entropy(s, &targets).unwrap());
+    }
+
+    #[test]
+    fn unlabelled_rows_are_left_out() {
+        let both = cross_entropy(&logits(), &[2, -1], 0.0).unwrap();
+        let first = cross_entropy(&logits().narrow(0, 0, 1).unwrap(), &[2], 0.0).unwrap();
+        assert!((both.value - first.value).abs() < 1e-15);
+        assert_eq!(both.gradient.to_vec2::<f64>().unwrap()[1], vec![0.0; 3]);
+        assert!(cross_entropy(&logits(), &[-1, -1], 0.0).unwrap().value.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_label_outside_the_classes_is_refused() {
+        assert!(cross_entropy(&logits(), &[0, 3], 0.0).unwrap_err().to_string().contains("expected 0 to 2"));
+        assert!(cross_entropy(&logits(), &[0, -2], 0.0).is_err());
+    }
 }

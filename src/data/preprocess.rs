@@ -1,45 +1,259 @@
 //! From a decoded image to a model's input: geometry and colour in uint8, as Pillow does them, then normalisation.
 
-use super::Image;
-use crate::array::{Array, Dtype};
-use crate::error::Result;
+use super::{Image, geometry};
+use crate::array::{Array, Dtype, Values};
+use crate::error::{Error, Result};
 use crate::onnx::Dim;
-use crate::recipe::{Preprocess, PreprocessOptions};
+use crate::recipe::{Channels, Layout, Preprocess, PreprocessOptions, preset};
+use half::f16;
+
+/// Side of an input that nothing else decides.
+const DEFAULT_SIDE: usize = 224;
 
 /// Decides every field: options, then their preset, then the model's declared input (`dtype`, `shape` with the batch axis), then the images' common size, else 224.
 /// Returns warnings to print: one when nothing was given and floats are scaled to [0, 1].
 ///
+/// What a model fixes (size, channels) outweighs a preset, but an option that contradicts it is refused. A preset that crops out of a
+/// larger image (`imagenet`) does not take the images' common size: 224 then. One value of mean or std serves all channels. A mean that
+/// is given is in the order of the model's channels; that of a preset is RGB, and is turned round for BGR.
+///
 /// # Errors
 /// When options contradict the model or each other.
 pub fn resolve(
-    _options: &PreprocessOptions,
-    _dtype: Dtype,
-    _shape: &[Dim],
-    _common_image_size: Option<[usize; 2]>,
+    options: &PreprocessOptions,
+    dtype: Dtype,
+    shape: &[Dim],
+    common_image_size: Option<[usize; 2]>,
 ) -> Result<(Preprocess, Vec<String>)> {
-    todo!("helper: data")
+    let defaults = options.preset.as_deref().map_or_else(|| Ok(PreprocessOptions::default()), preset)?;
+    check_dtype(options, dtype)?;
+    let axes = Axes::of(shape, options.layout)?;
+    let wanted = || options.channels.or(defaults.channels);
+    let channels = match (axes.channels, options.channels) {
+        (Some(count), Some(given)) if given.count() != count => {
+            return Err(Error::input(format!(
+                "preprocess: the model takes {count} channels, found channels {given:?} of {}",
+                given.count()
+            )));
+        }
+        (Some(1), _) => Channels::Gray,
+        (Some(_), given) => given.unwrap_or(Channels::Rgb),
+        (None, _) => wanted().unwrap_or(Channels::Rgb),
+    };
+    let crops = defaults.crop_ratio.is_some();
+    let fallback = options.size.or(defaults.size).or(common_image_size.filter(|_| !crops)).unwrap_or([DEFAULT_SIDE; 2]);
+    let size = [axes.size[0].unwrap_or(fallback[0]), axes.size[1].unwrap_or(fallback[1])];
+    if let Some([height, width]) = options.size.filter(|&given| given != size) {
+        return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {height}x{width}", size[0], size[1])));
+    }
+    let resize = match (options.resize, options.crop_ratio.or(defaults.crop_ratio)) {
+        (Some(resize), _) => Some(resize),
+        (None, Some(ratio)) => Some(before_crop(size, ratio)?),
+        (None, None) => None,
+    };
+    if let Some(resize) = resize.filter(|&resize| resize < size[0].max(size[1])) {
+        return Err(Error::input(format!("preprocess: expected resize of at least the size {}x{}, found {resize}", size[0], size[1])));
+    }
+    let per_channel = |given: &Option<Vec<f32>>, preset: Option<Vec<f32>>, default: f32| {
+        let preset = preset.map(|mut values| {
+            if channels == Channels::Bgr {
+                values.reverse();
+            }
+            values
+        });
+        let values = given.clone().or(preset).unwrap_or_else(|| vec![default]);
+        if let [value] = values[..] { vec![value; channels.count()] } else { values }
+    };
+    let preprocess = Preprocess {
+        size,
+        resize,
+        interpolation: options.interpolation.or(defaults.interpolation).unwrap_or_default(),
+        channels,
+        layout: axes.layout,
+        dtype,
+        scale: options.scale.or(defaults.scale).unwrap_or(1.0 / 255.0),
+        mean: per_channel(&options.mean, defaults.mean, 0.0),
+        std: per_channel(&options.std, defaults.std, 1.0),
+    };
+    preprocess.validate()?;
+    let assumed = options.preset.is_none() && options.scale.is_none() && options.mean.is_none() && options.std.is_none();
+    let warnings = if assumed && preprocess.is_float() { vec![assumption(&preprocess)] } else { Vec::new() };
+    Ok((preprocess, warnings))
+}
+
+/// What is done where nothing was said.
+fn assumption(preprocess: &Preprocess) -> String {
+    let [height, width] = preprocess.size;
+    format!(
+        "preprocessing was not given: images become {height}x{width} {:?} in {:?} order, scaled to [0, 1] (--preprocess, --mean, --std and --scale say otherwise)",
+        preprocess.channels, preprocess.layout
+    )
+    .to_lowercase()
+}
+
+fn check_dtype(options: &PreprocessOptions, dtype: Dtype) -> Result<()> {
+    if let Some(given) = options.dtype.filter(|&given| given != dtype) {
+        return Err(Error::input(format!("preprocess: the model takes {}, found dtype {}", dtype.name(), given.name())));
+    }
+    if dtype == Dtype::I64 {
+        return Err(Error::input("preprocess: expected an input of float32, float16, float64, uint8 or int32, found int64")
+            .hint("feed arrays instead of images, with npz:FILE"));
+    }
+    Ok(())
+}
+
+/// The shorter side before a crop of this share.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes are far below 2^52 and the ratio is positive"
+)]
+fn before_crop(size: [usize; 2], ratio: f64) -> Result<usize> {
+    if !(ratio > 0.0 && ratio <= 1.0) {
+        return Err(Error::input(format!("preprocess: expected a crop ratio above 0 and up to 1, found {ratio}")));
+    }
+    Ok((size[0].max(size[1]) as f64 / ratio).round() as usize)
+}
+
+/// What a declared input shape says.
+struct Axes {
+    layout: Layout,
+    channels: Option<usize>,
+    size: [Option<usize>; 2],
+}
+
+impl Axes {
+    /// Reads `[N, C, H, W]` or `[N, H, W, C]`; an undeclared shape leaves everything open.
+    fn of(shape: &[Dim], layout: Option<Layout>) -> Result<Self> {
+        let fixed = |axis: usize| match shape.get(axis) {
+            Some(Dim::Fixed(size)) => Some(*size),
+            _ => None,
+        };
+        if !matches!(shape.len(), 0 | 4) {
+            return Err(Error::input(format!("preprocess: expected an image input of 4 axes, found {}", shape.len()))
+                .hint("feed arrays instead of images, with npz:FILE"));
+        }
+        let colour = |axis: usize| matches!(fixed(axis), Some(1 | 3));
+        let layout = layout.unwrap_or(if colour(3) && !colour(1) { Layout::Nhwc } else { Layout::Nchw });
+        let [channel, row, column] = match layout {
+            Layout::Nchw => [1, 2, 3],
+            Layout::Nhwc => [3, 1, 2],
+        };
+        match fixed(channel) {
+            Some(count) if !matches!(count, 1 | 3) => {
+                Err(Error::input(format!("preprocess: expected 1 or 3 channels on axis {channel} of the model's input, found {count}"))
+                    .hint("say --layout nchw or nhwc, or feed arrays with npz:FILE"))
+            }
+            channels => Ok(Self { layout, channels, size: [fixed(row), fixed(column)] }),
+        }
+    }
 }
 
 /// Geometry and colour: the bytes that are stored and fed, in the model's layout (`[C, H, W]` or `[H, W, C]`).
 ///
 /// # Errors
 /// When the image cannot be resized (an empty side).
-pub fn to_bytes(_preprocess: &Preprocess, _image: &Image) -> Result<Vec<u8>> {
-    todo!("helper: data")
+pub fn to_bytes(preprocess: &Preprocess, image: &Image) -> Result<Vec<u8>> {
+    let channels = preprocess.channels.count();
+    let coloured = geometry::with_channels(image, channels);
+    let resized = match preprocess.resize {
+        Some(shorter) => geometry::resize(&coloured, geometry::shorter_side(&coloured, shorter), preprocess.interpolation)?,
+        None => geometry::resize(&coloured, preprocess.size, preprocess.interpolation)?,
+    };
+    let cropped = geometry::center_crop(&resized, preprocess.size)?;
+    let source = |channel: usize| if preprocess.channels == Channels::Bgr { channels - 1 - channel } else { channel };
+    let plane = |channel: usize| cropped.pixels.iter().skip(source(channel)).step_by(channels).copied();
+    Ok(match preprocess.layout {
+        Layout::Nchw => (0..channels).flat_map(plane).collect(),
+        Layout::Nhwc if preprocess.channels == Channels::Bgr => {
+            cropped.pixels.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [b, g, r]).collect()
+        }
+        Layout::Nhwc => cropped.into_owned().pixels,
+    })
 }
 
 /// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float inputs, the values themselves for integers.
 ///
 /// # Errors
 /// When the byte count is not a multiple of one input's.
-pub fn normalize(_preprocess: &Preprocess, _bytes: &[u8]) -> Result<Array> {
-    todo!("helper: data")
+pub fn normalize(preprocess: &Preprocess, bytes: &[u8]) -> Result<Array> {
+    let count = count(preprocess, bytes)?;
+    let values = match preprocess.dtype {
+        Dtype::U8 => Values::U8(bytes.to_vec()),
+        Dtype::I32 => Values::I32(bytes.iter().map(|&b| i32::from(b)).collect()),
+        Dtype::I64 => Values::I64(bytes.iter().map(|&b| i64::from(b)).collect()),
+        Dtype::F16 => Values::F16(look_up(preprocess, bytes, f16::from_f32)),
+        Dtype::F32 => Values::F32(look_up(preprocess, bytes, |value| value)),
+        Dtype::F64 => Values::F64(look_up(preprocess, bytes, f64::from)),
+    };
+    let mut shape = vec![count];
+    shape.extend(preprocess.input_shape());
+    Array::new(shape, values)
 }
 
-/// Stored bytes of a batch to a student's input, f32 `[N, C, H, W]` whatever the layout of the bytes.
+/// Stored bytes of a batch to a student's input, f32 `[N, C, H, W]` whatever the layout of the bytes. A student always sees
+/// `(x·scale − mean)/std`, also where the teacher takes integers.
 ///
 /// # Errors
 /// As [`normalize`].
-pub fn normalize_nchw(_preprocess: &Preprocess, _bytes: &[u8]) -> Result<Vec<f32>> {
-    todo!("helper: data")
+pub fn normalize_nchw(preprocess: &Preprocess, bytes: &[u8]) -> Result<Vec<f32>> {
+    count(preprocess, bytes)?;
+    let channels = preprocess.channels.count();
+    if preprocess.layout == Layout::Nchw || channels == 1 {
+        return Ok(look_up(preprocess, bytes, |value| value));
+    }
+    let tables = tables(preprocess, |value| value);
+    let mut out = Vec::with_capacity(bytes.len());
+    for image in bytes.chunks_exact(input_length(preprocess)) {
+        for (channel, table) in tables.iter().enumerate() {
+            out.extend(image.iter().skip(channel).step_by(channels).map(|&byte| table[usize::from(byte)]));
+        }
+    }
+    Ok(out)
 }
+
+/// Elements of one input.
+fn input_length(preprocess: &Preprocess) -> usize {
+    preprocess.input_shape().iter().product()
+}
+
+/// Inputs in a batch.
+fn count(preprocess: &Preprocess, bytes: &[u8]) -> Result<usize> {
+    let length = input_length(preprocess);
+    if length == 0 || !bytes.len().is_multiple_of(length) {
+        return Err(Error::input(format!("batch: expected a multiple of {length} bytes, found {}", bytes.len())));
+    }
+    Ok(bytes.len() / length)
+}
+
+/// The normalised value of every byte, for each channel.
+fn tables<T>(preprocess: &Preprocess, convert: impl Fn(f32) -> T) -> Vec<[T; 256]> {
+    let value = |byte: usize, mean: f32, std: f32| {
+        // the index is a byte: exact in f32
+        #[allow(clippy::cast_precision_loss, reason = "below 256")]
+        let byte = byte as f32;
+        convert((byte * preprocess.scale - mean) / std)
+    };
+    let statistics = preprocess.mean.iter().zip(&preprocess.std);
+    statistics.map(|(&mean, &std)| std::array::from_fn(|byte| value(byte, mean, std))).collect()
+}
+
+/// The normalised values of bytes, in their layout.
+fn look_up<T: Copy>(preprocess: &Preprocess, bytes: &[u8], convert: impl Fn(f32) -> T) -> Vec<T> {
+    let tables = tables(preprocess, convert);
+    let mut out = Vec::with_capacity(bytes.len());
+    match preprocess.layout {
+        Layout::Nchw => {
+            let plane = preprocess.size[0] * preprocess.size[1];
+            for (pixels, table) in bytes.chunks_exact(plane.max(1)).zip(tables.iter().cycle()) {
+                out.extend(pixels.iter().map(|&byte| table[usize::from(byte)]));
+            }
+        }
+        Layout::Nhwc => out.extend(bytes.iter().zip(tables.iter().cycle()).map(|(&byte, table)| table[usize::from(byte)])),
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,17 @@ use std::collections::{HashMap, HashSet};
 #[must_use]
 pub fn parameters(model: &Model) -> u64 {
     let graph = model.graph();
-    let statistics: HashSet<&str> =
-        graph.node.iter().filter(|n| n.op_type() == "BatchNormalization").flat_map(|n| n.input.iter().skip(3)).map(String::as_str).collect();
-    let weights: HashSet<&str> = graph.node.iter().filter(|n| is_counted(n)).flat_map(|n| n.input.iter().skip(1)).map(String::as_str).collect();
-    let constants = graph.node.iter().filter(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| weights.contains(o.as_str())));
+    let statistics: HashSet<&str> = graph
+        .node
+        .iter()
+        .filter(|n| n.op_type() == "BatchNormalization")
+        .flat_map(|n| n.input.iter().skip(3))
+        .map(String::as_str)
+        .collect();
+    let weights: HashSet<&str> =
+        graph.node.iter().filter(|n| is_counted(n)).flat_map(|n| n.input.iter().skip(1)).map(String::as_str).collect();
+    let constants =
+        graph.node.iter().filter(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| weights.contains(o.as_str())));
     let constants = constants.flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
     let initializers = graph.initializer.iter().filter(|t| !statistics.contains(t.name()));
     initializers.chain(constants).filter(|t| is_weight(t)).map(elements).fold(0, u64::saturating_add)
@@ -78,7 +85,11 @@ mod tests {
     use super::*;
 
     fn node(op: &str, attributes: &[(&str, i64)]) -> NodeProto {
-        let attribute = attributes.iter().map(|&(name, i)| super::super::proto::AttributeProto { name: Some(name.into()), i: Some(i), ..Default::default() });
+        let attribute = attributes.iter().map(|&(name, i)| super::super::proto::AttributeProto {
+            name: Some(name.into()),
+            i: Some(i),
+            ..Default::default()
+        });
         NodeProto { op_type: Some(op.into()), attribute: attribute.collect(), ..Default::default() }
     }
 

@@ -128,9 +128,8 @@ fn locate(location: &str, folder: Option<&Path>) -> Result<ExternalFile> {
         return Err(Error::input(format!("`{location}`: expected a path inside the model's folder")));
     }
     let unreadable = |path: &Path, e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::input(format!("{}: no such file", path.display())).hint("put the model's data file beside the model, under the name that it expects")
-        }
+        std::io::ErrorKind::NotFound => Error::input(format!("{}: no such file", path.display()))
+            .hint("put the model's data file beside the model, under the name that it expects"),
         _ => Error::input(format!("{}: cannot be read", path.display())).because(e),
     };
     // each step below the folder, so that no link on the way leads out (ONNX Runtime refuses them too)
@@ -161,7 +160,11 @@ fn span(tensor: &TensorProto, range: &Range, file: &ExternalFile) -> Result<usiz
     let rest = file.bytes.saturating_sub(range.offset);
     let length = range.length.unwrap_or(expected.map_or(rest, |n| n as u64));
     if expected.is_some_and(|n| n as u64 != length) {
-        return Err(Error::input(format!("{}: expected {} bytes, found a length of {length}", file.path.display(), expected.unwrap_or_default())));
+        return Err(Error::input(format!(
+            "{}: expected {} bytes, found a length of {length}",
+            file.path.display(),
+            expected.unwrap_or_default()
+        )));
     }
     match (range.offset.checked_add(length), usize::try_from(length)) {
         (Some(end), Ok(length)) if end <= file.bytes => Ok(length),

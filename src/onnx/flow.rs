@@ -38,7 +38,8 @@ impl<'a> Flow<'a> {
     pub(super) fn new(model: &'a Model) -> Self {
         let graph = model.graph();
         let fed: HashSet<String> = model.inputs().into_iter().map(|input| input.name).collect();
-        let mut dependent: HashSet<&str> = graph.input.iter().map(super::proto::ValueInfoProto::name).filter(|name| fed.contains(*name)).collect();
+        let mut dependent: HashSet<&str> =
+            graph.input.iter().map(super::proto::ValueInfoProto::name).filter(|name| fed.contains(*name)).collect();
         let mut producer = HashMap::new();
         for (index, node) in graph.node.iter().enumerate() {
             producer.extend(node.output.iter().map(|name| (name.as_str(), index)));

@@ -188,7 +188,8 @@ impl Model {
     pub fn with_outputs(&self, names: &[String]) -> Result<Vec<u8>> {
         let graph = self.graph();
         // ONNX Runtime accepts duplicates, inputs and initialisers silently: only what a node computes may be named
-        let computed: HashSet<&str> = graph.node.iter().flat_map(|node| &node.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
+        let computed: HashSet<&str> =
+            graph.node.iter().flat_map(|node| &node.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
         let mut exposed: HashSet<&str> = graph.output.iter().map(proto::ValueInfoProto::name).collect();
         let mut output = Vec::new();
         for name in names {

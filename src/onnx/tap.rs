@@ -11,9 +11,9 @@ mod layout;
 
 pub use choice::{TapChoice, alias, resolve};
 
+use super::Model;
 use super::flow::{Flow, values};
 use super::proto::NodeProto;
-use super::Model;
 use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -69,7 +69,6 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
     let flow = Flow::new(model);
     let logits = logits(model).map(|(name, _)| name);
     let layouts = layout::of_maps(model, &flow, shapes);
-    let mut stages: Vec<[usize; 2]> = Vec::new();
     let mut taps = Vec::new();
     for node in &model.graph().node {
         for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
@@ -82,7 +81,7 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
                 _ => continue,
             };
-            let mut tap = Tap {
+            taps.push(Tap {
                 tensor: tensor.to_owned(),
                 op: node.op_type().to_owned(),
                 shape: shape.clone(),
@@ -90,15 +89,12 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 layout: layout.filter(|_| role == Role::Map),
                 stage: None,
                 suggested: role == Role::Logits,
-            };
-            if let Some(size) = tap.spatial().filter(|&size| size != [1, 1]) {
-                tap.stage = Some(1 + stages.iter().position(|&s| s == size).unwrap_or(stages.len()));
-                if !stages.contains(&size) {
-                    stages.push(size);
-                }
-            }
-            taps.push(tap);
+            });
         }
+    }
+    let stages = stages(&taps);
+    for tap in &mut taps {
+        tap.stage = tap.spatial().and_then(|size| stages.iter().position(|&s| s == size)).map(|index| index + 1);
     }
     let mut suggested = last_maps(model, &flow, &taps, stages.len(), logits.as_deref());
     suggested.extend(logits.as_deref().and_then(|name| penultimate(&flow, shapes, name)));
@@ -106,6 +102,21 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
         tap.suggested |= suggested.contains(tap.tensor.as_str());
     }
     taps
+}
+
+/// The spatial sizes in order of appearance. A size that only moved data has, as the half-way of a slice along height and then width, is none,
+/// nor is 1×1.
+fn stages(taps: &[Tap]) -> Vec<[usize; 2]> {
+    let mut sizes = Vec::new();
+    for tap in taps
+        .iter()
+        .filter(|t| !matches!(t.op.as_str(), "Slice" | "Pad" | "Reshape" | "Transpose" | "Concat" | "Split" | "Gather" | "Identity"))
+    {
+        if let Some(size) = tap.spatial().filter(|&size| size != [1, 1] && !sizes.contains(&size)) {
+            sizes.push(size);
+        }
+    }
+    sizes
 }
 
 /// The last map of each stage, by the rule at the head of this file.
@@ -134,7 +145,8 @@ fn last_maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], stages: usize,
 fn before_expansion<'a>(flow: &Flow<'a>, maps: &[&'a str]) -> Option<&'a str> {
     let last = *maps.last()?;
     let consumers = flow.consumers(last);
-    let expands = !consumers.is_empty() && consumers.iter().all(|node| node.op_type() == "Conv" && int(node, "group") > 1 && is_strided(node));
+    let expands =
+        !consumers.is_empty() && consumers.iter().all(|node| node.op_type() == "Conv" && int(node, "group") > 1 && is_strided(node));
     if expands {
         let convolution = |name: &&str| flow.producer(name).is_some_and(|node| node.op_type() == "Conv");
         let pointwise = |name: &str| flow.producer(name).is_some_and(|node| matches!(ints(node, "kernel_shape"), [1, 1]));
@@ -172,7 +184,9 @@ fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>
         };
         match node.op_type() {
             "Gemm" | "MatMul" | "Conv" => break only,
-            "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization" => node = flow.producer(only)?,
+            "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization" => {
+                node = flow.producer(only)?
+            }
             _ => return None,
         }
     };

@@ -85,7 +85,8 @@ fn data_type(tensor: &TensorProto) -> Option<DataType> {
 }
 
 fn unsupported(tensor: &TensorProto) -> Error {
-    let found = data_type(tensor).map_or_else(|| tensor.data_type.unwrap_or_default().to_string(), |code| code.as_str_name().to_lowercase());
+    let found =
+        data_type(tensor).map_or_else(|| tensor.data_type.unwrap_or_default().to_string(), |code| code.as_str_name().to_lowercase());
     Error::input(format!("expected a tensor of numbers or booleans, found element type {found}"))
 }
 

@@ -81,3 +81,21 @@ impl Serialize for DataSpec {
         serializer.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_written_as_it_was_read() {
+        for text in ["folder:a/b", "idx:d", "cifar10:/d", "cifar100:d", "npz:x.npz", "fashion-mnist", "some/path.tar.gz", "./fashion-mnist"]
+        {
+            assert_eq!(text.parse::<DataSpec>().unwrap().to_string(), text);
+        }
+        assert_eq!("cifar100:d".parse::<DataSpec>().unwrap().format, Some(DataFormat::Cifar100));
+        assert_eq!("d".parse::<DataSpec>().unwrap().format, None);
+        for text in ["", "idx:"] {
+            assert!(text.parse::<DataSpec>().unwrap_err().to_string().contains("expected a path"));
+        }
+    }
+}

@@ -8,7 +8,7 @@ mod preprocess;
 mod train;
 
 pub use config::{Config, StudentEntry};
-pub use criterion::{CriterionRecipe, Kernel, Method, PairRecipe, Sigma};
+pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
 pub use data::{DataFormat, DataSpec};
 pub use extract::{Extract, Keep, Store};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};

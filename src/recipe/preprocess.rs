@@ -191,3 +191,44 @@ pub fn preset(name: &str) -> Result<PreprocessOptions> {
         other => Err(Error::input(format!("preprocess `{other}`: expected cifar10, imagenet, fashion-mnist or none"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_goes_before_the_fallback() {
+        let given = PreprocessOptions { size: Some([8, 9]), ..PreprocessOptions::default() };
+        let joined = given.or(preset("cifar10").unwrap());
+        assert_eq!((joined.size, joined.scale), (Some([8, 9]), Some(1.0 / 255.0)));
+        assert!(!joined.is_empty() && PreprocessOptions::default().is_empty());
+    }
+
+    #[test]
+    fn fields_that_disagree_are_refused() {
+        let good = Preprocess {
+            size: [4, 4],
+            resize: None,
+            interpolation: Interpolation::default(),
+            channels: Channels::Rgb,
+            layout: Layout::Nhwc,
+            dtype: Dtype::F32,
+            scale: 1.0,
+            mean: vec![0.0; 3],
+            std: vec![1.0; 3],
+        };
+        assert!(good.validate().is_ok());
+        assert_eq!(good.input_shape(), [4, 4, 3]);
+        for bad in [
+            Preprocess { size: [0, 4], ..good.clone() },
+            Preprocess { resize: Some(0), ..good.clone() },
+            Preprocess { mean: vec![0.0], ..good.clone() },
+            Preprocess { std: vec![1.0, 0.0, 1.0], ..good.clone() },
+            Preprocess { std: vec![f32::NAN; 3], ..good.clone() },
+            Preprocess { scale: f32::INFINITY, ..good.clone() },
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?}");
+        }
+        assert!(preset("imagenet21k").is_err());
+    }
+}

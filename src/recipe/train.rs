@@ -1,6 +1,6 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
-use super::{CriterionRecipe, DataSpec};
+use super::{CriterionRecipe, DataSpec, Method};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -168,6 +168,169 @@ impl Train {
     /// # Errors
     /// At the first value outside its range.
     pub fn validate(&self) -> Result<()> {
-        todo!("helper: train")
+        check("epochs", "1 or more", self.epochs >= 1, self.epochs)?;
+        check("batch", "1 or more", self.batch >= 1, self.batch)?;
+        check("limit", "1 or more", self.limit != Some(0), 0)?;
+        check("label-smoothing", "0 to below 1", (0.0..1.0).contains(&self.label_smoothing), self.label_smoothing)?;
+        if let Some(clip) = self.clip {
+            check("clip", "a value above 0", clip.is_finite() && clip > 0.0, clip)?;
+        }
+        self.optimizer.validate()?;
+        self.schedule.validate()?;
+        self.criteria.iter().try_for_each(CriterionRecipe::validate)?;
+        let ce = self.criteria.iter().filter(|c| matches!(c.method, Method::Ce)).count();
+        check("criterion ce", "at most one", ce <= 1, ce)
+    }
+
+    /// The terms of the loss with the defaults filled in; with `distil` there is a teacher's cache.
+    #[must_use]
+    pub fn terms(&self, distil: bool) -> Vec<CriterionRecipe> {
+        let mut terms = self.criteria.clone();
+        if !terms.iter().any(|c| matches!(c.method, Method::Ce)) {
+            terms.insert(0, CriterionRecipe::CE);
+        }
+        if self.criteria.is_empty() && distil {
+            terms.push(CriterionRecipe::default_nst());
+        }
+        terms
+    }
+}
+
+impl OptimizerRecipe {
+    /// The peak learning rate.
+    #[must_use]
+    pub fn lr(&self) -> f64 {
+        match *self {
+            Self::Sgd { lr, .. } | Self::Adamw { lr, .. } => lr,
+        }
+    }
+
+    /// Sets the peak learning rate.
+    pub fn set_lr(&mut self, rate: f64) {
+        match self {
+            Self::Sgd { lr, .. } | Self::Adamw { lr, .. } => *lr = rate,
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let not_negative = |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
+        not_negative("optimizer.lr", self.lr())?;
+        match *self {
+            Self::Sgd { momentum, nesterov, weight_decay, .. } => {
+                not_negative("optimizer.weight-decay", weight_decay)?;
+                check("optimizer.momentum", "0 to below 1", (0.0..1.0).contains(&momentum), momentum)?;
+                check("optimizer.nesterov", "momentum above 0 with it", !nesterov || momentum > 0.0, "momentum 0")
+            }
+            Self::Adamw { betas, eps, weight_decay, .. } => {
+                not_negative("optimizer.weight-decay", weight_decay)?;
+                not_negative("optimizer.eps", eps)?;
+                betas.into_iter().try_for_each(|beta| check("optimizer.betas", "0 to below 1", (0.0..1.0).contains(&beta), beta))
+            }
+        }
+    }
+}
+
+impl ScheduleRecipe {
+    fn validate(&self) -> Result<()> {
+        let not_negative = |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
+        match self {
+            Self::Constant { warmup_epochs } => not_negative("schedule.warmup-epochs", *warmup_epochs),
+            Self::Cosine { warmup_epochs, min_lr } => {
+                not_negative("schedule.warmup-epochs", *warmup_epochs)?;
+                not_negative("schedule.min-lr", *min_lr)
+            }
+            Self::Multistep { milestones, gamma, warmup_epochs } => {
+                not_negative("schedule.warmup-epochs", *warmup_epochs)?;
+                not_negative("schedule.gamma", *gamma)?;
+                milestones.iter().try_for_each(|&m| not_negative("schedule.milestones", m))?;
+                check("schedule.milestones", "rising epochs", milestones.is_sorted(), format!("{milestones:?}"))
+            }
+        }
+    }
+}
+
+fn check(what: &str, expected: &str, holds: bool, found: impl std::fmt::Display) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::input(format!("recipe: {what}: expected {expected}, found {found}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        epochs = 4
+        batch = 64
+        drop-last = true
+        label-smoothing = 0.1
+        augment = "none"
+        test = "fashion-mnist"
+        [optimizer]
+        kind = "sgd"
+        lr = 0.05
+        momentum = 0.9
+        nesterov = true
+        weight-decay = 5e-4
+        [schedule]
+        kind = "multistep"
+        milestones = [2.0, 3.0]
+        gamma = 0.1
+        [[criterion]]
+        method = "kd"
+        [[criterion]]
+        method = "nst"
+        kernel = "poly"
+        weight = 50
+        pairs = [{ teacher = "stage1", student = "/layer1/Relu_output_0" }]
+    "#;
+
+    #[test]
+    fn a_whole_recipe_reads_and_records() {
+        let recipe: Train = toml::from_str(TEXT).unwrap();
+        recipe.validate().unwrap();
+        assert_eq!((recipe.epochs, recipe.batch, recipe.drop_last, recipe.augment), (4, 64, true, Augment::None));
+        assert_eq!(recipe.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(), ["kd", "nst-poly"]);
+        assert_eq!(recipe.terms(true)[0], CriterionRecipe::CE);
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Train>(&json).unwrap(), recipe);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        for (place, key) in [
+            ("epochs = 4", "epoch-s = 4"),
+            ("lr = 0.05", "lr = 0.05\nrate = 1"),
+            ("gamma = 0.1", "gamma = 0.1\ngama = 1"),
+            ("kernel = \"poly\"", "kernell = \"poly\""),
+            ("teacher = \"stage1\"", "teacher = \"stage1\", extra = 1"),
+            ("method = \"kd\"", "method = \"kd\"\ndegree = 2"),
+        ] {
+            let name = key.rsplit(['\n', ',']).next().unwrap().split('=').next().unwrap().trim();
+            let error = toml::from_str::<Train>(&TEXT.replace(place, key)).unwrap_err();
+            assert!(error.message().contains(name), "{name}: {}", error.message());
+        }
+    }
+
+    #[test]
+    fn values_outside_their_range_are_refused() {
+        for (place, wrong, name) in [
+            ("epochs = 4", "epochs = 0", "epochs"),
+            ("batch = 64", "batch = 0", "batch"),
+            ("label-smoothing = 0.1", "label-smoothing = 1.0", "label-smoothing"),
+            ("lr = 0.05", "lr = -1", "optimizer.lr"),
+            ("momentum = 0.9", "momentum = 0", "optimizer.nesterov"),
+            ("milestones = [2.0, 3.0]", "milestones = [3.0, 2.0]", "schedule.milestones"),
+            ("batch = 64", "clip = 0.0", "clip"),
+        ] {
+            let recipe: Train = toml::from_str(&TEXT.replace(place, wrong)).unwrap();
+            let message = recipe.validate().unwrap_err().to_string();
+            assert!(message.contains(name), "{name}: {message}");
+        }
+    }
+
+    #[test]
+    fn defaults_of_the_loss() {
+        let names = |distil| Train::default().terms(distil).iter().map(CriterionRecipe::name).collect::<Vec<_>>();
+        assert_eq!(names(false), ["ce"]);
+        assert_eq!(names(true), ["ce", "nst-poly"]);
     }
 }

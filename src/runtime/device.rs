@@ -78,9 +78,14 @@ impl Device {
         };
         let error = Error::input(format!("device {self}: cannot be used")).because(first_line(&cause.to_string()));
         match (built_with, self) {
-            (Ok(true), Self::TensorRt(_)) => error.hint("install TensorRT 10, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu"),
-            (Ok(true), _) => error.hint("install the NVIDIA driver, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu"),
-            _ => error.hint("this ONNX Runtime is built for the CPU: fetch the GPU runtime with `make build ORT=gpu`, or choose --device cpu"),
+            (Ok(true), Self::TensorRt(_)) => {
+                error.hint("install TensorRT 10, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu")
+            }
+            (Ok(true), _) => {
+                error.hint("install the NVIDIA driver, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu")
+            }
+            _ => error
+                .hint("this ONNX Runtime is built for the CPU: fetch the GPU runtime with `make build ORT=gpu`, or choose --device cpu"),
         }
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn check(path: &Path) -> Result<()> {
     }
     let machine = number(&header, 18, 2);
     if EXPECTED_MACHINE.is_some_and(|expected| machine != expected) {
-        return Err(Error::input(format!("{subject}: expected a library for {}, found one for ELF machine {machine}", std::env::consts::ARCH)));
+        return Err(Error::input(format!(
+            "{subject}: expected a library for {}, found one for ELF machine {machine}",
+            std::env::consts::ARCH
+        )));
     }
     let truncated = |end: u64| Error::input(format!("{subject}: truncated: expected at least {end} bytes, found {size}"));
     let segments = Table { offset: number(&header, 32, 8), entry: number(&header, 54, 2), count: number(&header, 56, 2) };

@@ -91,7 +91,8 @@ fn open(path: &Path) -> Result<Runtime> {
     let advice = "fetch it again with `make build`";
     elf::check(path).map_err(|e| e.hint(advice))?;
     // `init_from` refuses a missing or old library with an error; `init` would panic
-    let builder = ort::init_from(path).map_err(|e| Error::input(format!("{}: not a usable ONNX Runtime", path.display())).because(e).hint(advice))?;
+    let builder =
+        ort::init_from(path).map_err(|e| Error::input(format!("{}: not a usable ONNX Runtime", path.display())).because(e).hint(advice))?;
     let version = version(path)?;
     let environment = builder
         .with_name("nst-cache")

@@ -11,3 +11,6 @@ pub use device::Device;
 pub use library::Runtime;
 pub use probe::{Probe, input_shapes, probe};
 pub use session::{Session, SessionOptions};
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,8 @@ const THREADS: usize = 2;
 pub fn input_shapes(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<(String, Vec<usize>)>> {
     let size = size.unwrap_or([224, 224]);
     let shape = |input: &Value| {
-        let axes = input.shape.get(1..).ok_or_else(|| Error::input(format!("input `{}`: expected a declared shape, found none", input.name)))?;
+        let axes =
+            input.shape.get(1..).ok_or_else(|| Error::input(format!("input `{}`: expected a declared shape, found none", input.name)))?;
         // the side of an image is an open axis of four that is not the channels': [N, C, H, W], or [N, H, W, C] where the last is 1 to 4
         let nhwc = matches!(axes, [_, _, Dim::Fixed(1..=4)]) && !matches!(axes, [Dim::Fixed(1..=4), _, _]);
         let sides: [Option<usize>; 3] = if nhwc { [Some(size[0]), Some(size[1]), None] } else { [None, Some(size[0]), Some(size[1])] };
@@ -112,7 +113,10 @@ fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> 
             refused.push((name.clone(), "is not a tensor".to_owned()));
             continue;
         };
-        let reason = if !matches!(kind, TensorElementType::Float32 | TensorElementType::Float16 | TensorElementType::Float64 | TensorElementType::Bfloat16) {
+        let reason = if !matches!(
+            kind,
+            TensorElementType::Float32 | TensorElementType::Float16 | TensorElementType::Float64 | TensorElementType::Bfloat16
+        ) {
             Some(format!("holds {kind}, not floating-point activations"))
         } else if a.first() != Some(&first.batch) || b.first() != Some(&second.batch) {
             Some("does not have the batch as its first axis".to_owned())
@@ -136,7 +140,8 @@ fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> 
 /// An input's value: noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has; bytes use their range.
 fn noise(input: &Value, shapes: &[(String, Vec<usize>)], batch: usize, seed: u64) -> Result<Array> {
     let name = &input.name;
-    let (_, row) = shapes.iter().find(|(given, _)| given == name).ok_or_else(|| Error::input(format!("input `{name}`: no shape is given")))?;
+    let (_, row) =
+        shapes.iter().find(|(given, _)| given == name).ok_or_else(|| Error::input(format!("input `{name}`: no shape is given")))?;
     let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{name}`: expected a tensor of numbers, found another type")))?;
     if !input.shape.is_empty() && input.shape.len() != row.len() + 1 {
         return Err(Error::input(format!("input `{name}`: expected {} axes after the batch, found {row:?}", input.shape.len() - 1)));
@@ -144,7 +149,8 @@ fn noise(input: &Value, shapes: &[(String, Vec<usize>)], batch: usize, seed: u64
     let mut shape = vec![batch];
     shape.extend(row);
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
-    let count = count.ok_or_else(|| Error::input(format!("input `{name}`: shape {shape:?} is too large to probe")).hint("give a smaller --size HxW"))?;
+    let count = count
+        .ok_or_else(|| Error::input(format!("input `{name}`: shape {shape:?} is too large to probe")).hint("give a smaller --size HxW"))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values = match dtype {
         Dtype::U8 => Values::U8((0..count).map(|_| rng.random()).collect()),

@@ -79,7 +79,12 @@ impl Session {
         })
     }
 
-    fn run_with<T>(&mut self, inputs: &[(&str, &Array)], outputs: &[String], read: impl Fn(&str, &DynValue) -> Result<T>) -> Result<Vec<T>> {
+    fn run_with<T>(
+        &mut self,
+        inputs: &[(&str, &Array)],
+        outputs: &[String],
+        read: impl Fn(&str, &DynValue) -> Result<T>,
+    ) -> Result<Vec<T>> {
         self.check_inputs(inputs)?;
         self.check_outputs(outputs)?;
         let failed = |e: ort::Error| Error::input("the model cannot be run").because(first_line(&e.to_string()));
@@ -170,7 +175,10 @@ fn element_type(dtype: Dtype) -> TensorElementType {
 
 /// A view of an array, not a copy.
 fn tensor(array: &Array) -> ort::Result<SessionInputValue<'_>> {
-    fn view<'a, T: PrimitiveTensorElementType + Clone + Debug + 'static>(shape: &[usize], values: &'a [T]) -> ort::Result<SessionInputValue<'a>> {
+    fn view<'a, T: PrimitiveTensorElementType + Clone + Debug + 'static>(
+        shape: &[usize],
+        values: &'a [T],
+    ) -> ort::Result<SessionInputValue<'a>> {
         Ok(TensorRef::from_array_view((shape.to_vec(), values))?.into())
     }
     let shape = array.shape();

@@ -105,10 +105,10 @@ pub fn alias(tensor: &str) -> String {
     let name = name.strip_suffix("_output_0").unwrap_or(name);
     let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
     // exporters repeat a module's name in its children's: layer1, layer1.2
-    let repeated = |part: &str, next: Option<&&str>| next.and_then(|next| next.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'));
+    let repeated =
+        |part: &str, next: Option<&&str>| next.and_then(|next| next.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'));
     let kept: Vec<&str> = parts.iter().enumerate().filter(|&(i, part)| !repeated(part, parts.get(i + 1))).map(|(_, part)| *part).collect();
-    let plain: String =
-        kept.join(".").chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' }).collect();
+    let plain: String = kept.join(".").chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' }).collect();
     let trimmed = plain.trim_start_matches(RESERVED_BEGINNINGS).trim_end_matches('.');
     if trimmed.is_empty() { "tensor".to_owned() } else { trimmed.to_owned() }
 }

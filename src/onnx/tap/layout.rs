@@ -50,8 +50,21 @@ fn of_output(node: &NodeProto, before: Option<Layout>, size: Option<[usize; 2]>,
     };
     match (node.op_type(), before) {
         (
-            "Conv" | "ConvTranspose" | "QLinearConv" | "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "BatchNormalization"
-            | "InstanceNormalization" | "GroupNormalization" | "LRN" | "Upsample" | "DepthToSpace" | "SpaceToDepth",
+            "Conv"
+            | "ConvTranspose"
+            | "QLinearConv"
+            | "MaxPool"
+            | "AveragePool"
+            | "LpPool"
+            | "GlobalAveragePool"
+            | "GlobalMaxPool"
+            | "BatchNormalization"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "LRN"
+            | "Upsample"
+            | "DepthToSpace"
+            | "SpaceToDepth",
             _,
         ) => Some(Layout::Nchw),
         ("Transpose", Some(before)) => match (before, ints(node, "perm")) {

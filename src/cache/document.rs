@@ -1,0 +1,180 @@
+//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's own bytes. Valid JSON, and every byte is checked:
+//! the frame is fixed, the rest is hashed.
+
+use super::{Manifest, file};
+use crate::error::{Context, Error, Result};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// The file's name in the cache's folder.
+pub(super) const NAME: &str = "manifest.json";
+
+/// A manifest is read whole before anything in it is known, so its size is bounded: room for half a million segments of ten arrays.
+const BYTES_MAX: u64 = 256 << 20;
+
+const HEAD: &[u8] = b"{\"sha256\":\"";
+const MIDDLE: &[u8] = b"\",\n\"manifest\":";
+const TAIL: &[u8] = b"}\n";
+const HASH: usize = 64;
+
+/// The document that holds a manifest.
+pub(super) fn encode(manifest: &Manifest) -> Result<Vec<u8>> {
+    let body = serde_json::to_vec(manifest).context(|| "manifest: cannot be written as JSON".to_owned())?;
+    Ok([HEAD, sha256(&body).as_bytes(), MIDDLE, &body, TAIL].concat())
+}
+
+/// The manifest of a document.
+///
+/// # Errors
+/// What is wrong with it, in words.
+fn decode(bytes: &[u8]) -> Result<Manifest, String> {
+    let (hash, body) = (|| {
+        let (hash, rest) = bytes.strip_prefix(HEAD)?.split_at_checked(HASH)?;
+        Some((hash, rest.strip_prefix(MIDDLE)?.strip_suffix(TAIL)?))
+    })()
+    .ok_or("damaged, or not a manifest of nst-cache")?;
+    if sha256(body).as_bytes() != hash {
+        return Err("damaged: checksum does not match".to_owned());
+    }
+    // a newer format may have fields that this code does not know, so its version is looked at first
+    let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    if version.format != Manifest::FORMAT {
+        return Err(format!("expected format {}, found format {} written by {}", Manifest::FORMAT, version.format, version.tool));
+    }
+    let manifest: Manifest = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    manifest.validate()?;
+    Ok(manifest)
+}
+
+#[derive(serde::Deserialize)]
+struct Version {
+    format: u32,
+    tool: String,
+}
+
+/// Reads and checks the manifest in a folder; `None` when there is none.
+pub(super) fn load(folder: &Path) -> Result<Option<Manifest>> {
+    let path = folder.join(NAME);
+    let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
+    decode(&bytes).map(Some).map_err(|problem| {
+        let hint = if problem.starts_with("expected format") {
+            "use the nst-cache that wrote it, or extract again into another folder"
+        } else {
+            "a cache is lost without its manifest: remove the folder and extract again"
+        };
+        Error::input(format!("{}: {problem}", path.display())).hint(hint)
+    })
+}
+
+/// Commits a manifest.
+pub(super) fn store(folder: &Path, manifest: &Manifest) -> Result<()> {
+    file::replace(&folder.join(NAME), &encode(manifest)?)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(HASH), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Manifest fields in the order in which a difference explains most: the model before what follows from it.
+const FIELDS: [&str; 11] =
+    ["format", "teacher", "data", "tool", "taps", "views", "seed", "row_arrays", "view_arrays", "segment_rows", "rows"];
+
+/// What does not make a cache another one: names for people, results, and what is compared by value elsewhere (skipped samples are missing in
+/// `sample_id`).
+const IGNORED: [&str; 4] = ["teacher.file", "teacher.top1_basis_points", "data.spec", "data.skipped"];
+
+/// The first field in which a cache's manifest differs from the one that a run asks for: name, expected, found.
+pub(super) fn difference(expected: &Manifest, found: &Manifest) -> Option<(String, String, String)> {
+    let (expected, found) = (serde_json::to_value(expected).ok()?, serde_json::to_value(found).ok()?);
+    FIELDS.iter().find_map(|field| differs(field, expected.get(field)?, found.get(field)?))
+}
+
+fn differs(name: &str, expected: &serde_json::Value, found: &serde_json::Value) -> Option<(String, String, String)> {
+    use serde_json::Value::{Array, Object};
+    if expected == found || IGNORED.contains(&name) {
+        return None;
+    }
+    match (expected, found) {
+        (Object(e), Object(f)) => e.iter().find_map(|(key, value)| differs(&format!("{name}.{key}"), value, f.get(key)?)),
+        (Array(e), Array(f)) if e.len() == f.len() => {
+            e.iter().zip(f).enumerate().find_map(|(i, (e, f))| differs(&format!("{name}[{i}]"), e, f))
+        }
+        (Array(e), Array(f)) if e.iter().chain(f).any(|v| v.is_array() || v.is_object()) => {
+            Some((name.to_owned(), format!("{} entries", e.len()), format!("{} entries", f.len())))
+        }
+        _ => Some((name.to_owned(), shown(expected), shown(found))),
+    }
+}
+
+/// A value in a message: one line, and not a screenful of class names.
+fn shown(value: &serde_json::Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Codec, testing};
+    use super::*;
+
+    #[test]
+    fn a_manifest_comes_back_and_every_changed_byte_is_seen() {
+        let manifest = testing::manifest(10, 2, Codec::Zstd);
+        let bytes = encode(&manifest).unwrap();
+        assert_eq!(decode(&bytes), Ok(manifest));
+        assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_ok());
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x04;
+            assert!(decode(&bad).is_err(), "byte {at}");
+        }
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_its_version_even_with_unknown_fields() {
+        let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
+        let bytes = [HEAD, sha256(body).as_bytes(), MIDDLE, body, TAIL].concat();
+        assert_eq!(decode(&bytes), Err("expected format 1, found format 7 written by nst-cache 9.0.0".to_owned()));
+    }
+
+    #[test]
+    fn the_first_difference_is_named_with_both_values() {
+        let manifest = testing::manifest(10, 2, Codec::Zstd);
+        let with = |change: fn(&mut Manifest)| {
+            let mut other = manifest.clone();
+            change(&mut other);
+            difference(&manifest, &other)
+        };
+        let named = |name: &str, e: &str, f: &str| Some((name.to_owned(), e.to_owned(), f.to_owned()));
+        assert_eq!(with(|_| ()), None);
+        assert_eq!(with(|m| m.teacher.top1_basis_points = Some(9000)), None);
+        assert_eq!(with(|m| m.data.spec = "elsewhere".into()), None);
+        assert_eq!(with(|m| m.teacher.sha256 = "ff".into()), named("teacher.sha256", "\"00\"", "\"ff\""));
+        assert_eq!(with(|m| m.data.fingerprint.samples = 3), named("data.fingerprint.samples", "100", "3"));
+        assert_eq!(with(|m| m.data.limit = None), named("data.limit", "10", "null"));
+        assert_eq!(with(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
+        assert_eq!(with(|m| m.view_arrays[1].codec = Codec::Raw), named("view_arrays[1].codec", "\"zstd\"", "\"raw\""));
+        assert_eq!(with(|m| m.rows = 9), named("rows", "10", "9"));
+        assert_eq!(with(|m| m.tool = "nst-cache 0.0.0".into()), named("tool", "\"nst-cache 0.1.0\"", "\"nst-cache 0.0.0\""));
+    }
+
+    #[test]
+    fn an_oversized_manifest_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        std::fs::File::create(&path).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        assert!(load(folder.path()).unwrap_err().to_string().contains("at most"));
+        std::fs::write(&path, b"{}").unwrap();
+        assert!(load(folder.path()).unwrap_err().find_hint().is_some());
+    }
+}

@@ -1,0 +1,123 @@
+//! A small cache with fixed content, for this module's tests.
+
+use super::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
+use crate::array::Dtype;
+use crate::data::Fingerprint;
+use crate::error::Result;
+use crate::onnx::tap::Role;
+use crate::recipe::DataFormat;
+use half::f16;
+use std::path::Path;
+
+fn spec(path: &str, dtype: Dtype, row_shape: &[usize], axes: &[&str], tensor: Option<&str>, codec: Codec, chunk_rows: usize) -> ArraySpec {
+    ArraySpec {
+        path: path.into(),
+        dtype,
+        row_shape: row_shape.into(),
+        axes: axes.iter().map(|&a| a.into()).collect(),
+        tensor: tensor.map(Into::into),
+        codec,
+        chunk_rows,
+    }
+}
+
+/// A manifest of `rows` rows and `views` views in segments of 4 rows: an image, a mask, logits and a tap.
+pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
+    Manifest {
+        format: Manifest::FORMAT,
+        tool: "nst-cache 0.1.0".into(),
+        teacher: TeacherRecord {
+            file: "teacher.onnx".into(),
+            sha256: "00".into(),
+            runtime: "1.31.1".into(),
+            provider: "cpu".into(),
+            batch: 2,
+            top1_basis_points: None,
+        },
+        data: DataRecord {
+            spec: "folder:images".into(),
+            split: "train".into(),
+            fingerprint: Fingerprint { format: DataFormat::Folder, samples: 100, listing_sha256: "11".into() },
+            classes: vec!["cat".into(), "dog".into(), "fish".into()],
+            preprocess: None,
+            limit: Some(rows),
+            shuffle: None,
+            skipped: Vec::new(),
+        },
+        taps: vec![TapRecord { alias: "conv".into(), tensor: "/conv/Relu_output_0".into(), role: Role::Map, stage: Some(1) }],
+        rows,
+        views,
+        seed: 7,
+        segment_rows: 4,
+        row_arrays: vec![spec("sample_id", Dtype::I64, &[], &[], None, codec, 4), spec("label", Dtype::I64, &[], &[], None, codec, 4)],
+        view_arrays: vec![
+            spec("input", Dtype::U8, &[1, 4, 4], &["c", "h", "w"], None, codec, 2),
+            spec("inputs/mask", Dtype::I32, &[], &[], None, codec, 4),
+            spec("logits", Dtype::F32, &[3], &["class"], Some("logits"), codec, 1),
+            spec("taps/conv/features", Dtype::F16, &[3, 2, 2], &["c", "h", "w"], Some("/conv/Relu_output_0"), codec, 2),
+        ],
+        segments: Vec::new(),
+    }
+}
+
+/// The plan of [`manifest`].
+pub fn plan(rows: usize, views: usize, codec: Codec) -> Plan {
+    Plan {
+        manifest: manifest(rows, views, codec),
+        sample_ids: (0..rows as i64).map(|row| (row * 37 + 11) % 101 % 100).collect(),
+        labels: (0..rows as i64).map(|row| row % 4 - 1).collect(),
+    }
+}
+
+/// The bytes of one row of a view array.
+pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
+    let values = 0..spec.row_shape.iter().product::<usize>();
+    let value = |i: usize| ((view * 1009 + row * 31 + i * 7) % 251) as u8;
+    match spec.dtype {
+        Dtype::U8 => values.map(value).collect(),
+        Dtype::I32 => values.flat_map(|i| (i32::from(value(i)) - 100).to_le_bytes()).collect(),
+        Dtype::I64 => values.flat_map(|i| (i64::from(value(i)) - 100).to_le_bytes()).collect(),
+        Dtype::F16 => values.flat_map(|i| f16::from_f32(f32::from(value(i)) / 8.0).to_le_bytes()).collect(),
+        Dtype::F32 => values.flat_map(|i| (f32::from(value(i)) / 3.0).to_le_bytes()).collect(),
+        Dtype::F64 => values.flat_map(|i| (f64::from(value(i)) / 3.0).to_le_bytes()).collect(),
+    }
+}
+
+/// The bytes of rows of a view array.
+pub fn rows(spec: &ArraySpec, view: usize, rows: std::ops::Range<usize>) -> Vec<u8> {
+    rows.flat_map(|r| row(spec, view, r)).collect()
+}
+
+/// Writes one segment.
+pub fn publish(writer: &mut Writer, view: usize, segment: usize) -> Result<()> {
+    let manifest = writer.manifest().clone();
+    let first = segment * manifest.segment_rows;
+    let mut shards = writer.segment(view, segment)?;
+    for row in first..first + manifest.rows_of_segment(segment) {
+        for (index, spec) in manifest.view_arrays.iter().enumerate() {
+            shards.append(index, &self::row(spec, view, row))?;
+        }
+    }
+    writer.publish(shards)
+}
+
+/// Writes what is missing of a cache.
+pub fn write(folder: &Path, plan: &Plan) -> Result<()> {
+    let mut writer = Writer::open(folder, plan)?;
+    for view in 0..plan.manifest.views {
+        for segment in 0..plan.manifest.segments_per_view() {
+            if !writer.has(view, segment) {
+                publish(&mut writer, view, segment)?;
+            }
+        }
+    }
+    writer.finish(Some(9_125))
+}
+
+/// The next number of Vigna's splitmix64.
+pub fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,388 @@
+//! `eval`: how good a classifier is on a data set, in ONNX Runtime.
+
+use super::preprocess_args::PreprocessArgs;
+use super::{Context, emit, emit_json};
+use crate::array::{Array, Values};
+use crate::data::{self, Dataset, Sample};
+use crate::error::{Context as _, Error, Result};
+use crate::onnx::{Dim, Model, Value, tap};
+use crate::recipe::{DataSpec, Preprocess};
+use crate::runtime::{Device, Runtime, Session, SessionOptions};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Metadata key of the preprocessing that a model was trained with.
+const PREPROCESS_KEY: &str = "nst-cache.preprocess";
+/// Metadata key of a model's class names in the order of its logits.
+const CLASSES_KEY: &str = "nst-cache.classes";
+/// Samples of one run where neither the model nor the user says.
+const DEFAULT_BATCH: usize = 64;
+/// Decoded batches that may wait for the model.
+const QUEUE: usize = 2;
+
+/// Arguments of `eval`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  nst-cache eval student.onnx --data folder:photos --split test\n  nst-cache eval teacher.onnx --data cifar10:data --preprocess cifar10 --json"
+)]
+pub struct Args {
+    /// The classifier
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// The data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a path
+    #[arg(long, value_name = "SPEC")]
+    data: Option<DataSpec>,
+    /// Which part of it
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// Samples of one run [default: 64, or what the model fixes]
+    #[arg(long, value_name = "N")]
+    batch: Option<std::num::NonZeroUsize>,
+    /// Only the first N samples
+    #[arg(long, value_name = "N")]
+    limit: Option<std::num::NonZeroUsize>,
+    /// Where the model runs: cpu, cuda[:i], tensorrt[:i] or auto
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Scores {
+    /// Percent of samples whose label has the largest logit.
+    top1: f64,
+    /// Percent of samples whose label is among the five largest logits.
+    top5: f64,
+    /// Mean cross-entropy.
+    loss: f64,
+    images_per_s: f64,
+    samples: usize,
+    provider: String,
+}
+
+/// Runs the model over the data set and prints the scores.
+///
+/// # Errors
+/// When the model or the data cannot be read, are no match for each other, or there are no labels.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let model = Model::read(&args.model)?;
+    let spec = args.data.clone().or_else(|| context.config.data.clone());
+    let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
+    let dataset = data::open(&spec, &args.split)?;
+    let plan = Plan::new(&args, context, &model, dataset.as_ref())?;
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    // a quarter of the threads decodes; below four, decoding shares the model's cores
+    let decoders = context.threads / 4;
+    let options = SessionOptions { device: args.device, threads: context.threads - decoders };
+    let mut session = Session::new(&runtime, &model, std::slice::from_ref(&plan.logits), &options)?;
+    if args.device == Device::Auto {
+        context.monitor.note(&format!("running on {}", session.provider()));
+    }
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
+    let scores = measure(&plan, dataset.as_ref(), &mut session, &pool, context)?;
+    if context.json {
+        return emit_json(&scores);
+    }
+    emit(&format!(
+        "top-1 {:.2} %  top-5 {:.2} %  loss {:.5}  {} samples  {:.0} images/s on {}",
+        scores.top1, scores.top5, scores.loss, scores.samples, scores.images_per_s, scores.provider
+    ))
+}
+
+/// Everything decided before the first sample is read.
+struct Plan {
+    inputs: Vec<Value>,
+    logits: String,
+    /// `None` for a data set of arrays, which are fed as they are.
+    preprocess: Option<Preprocess>,
+    /// The model's class of each of the data set's labels.
+    classes: Option<Vec<usize>>,
+    samples: usize,
+    batch: usize,
+    /// Whether every run must have exactly `batch` samples.
+    is_fixed: bool,
+}
+
+impl Plan {
+    fn new(args: &Args, context: &Context<'_>, model: &Model, dataset: &dyn Dataset) -> Result<Self> {
+        let samples = args.limit.map_or(dataset.len(), |limit| limit.get().min(dataset.len()));
+        if samples == 0 {
+            return Err(Error::input("data set: expected samples, found none"));
+        }
+        if let Some(index) = (0..samples).find(|&index| dataset.label(index) < 0) {
+            return Err(Error::input(format!("{}: expected a label to compare with, found none", dataset.name(index))));
+        }
+        let (logits, softmax) = tap::logits(model)
+            .ok_or_else(|| Error::input(format!("{}: expected a first output [batch, classes], found another", args.model.display())))?;
+        if softmax {
+            context.monitor.note(&format!("the model ends in a softmax: the loss is measured on what it reads, `{logits}`"));
+        }
+        let inputs = model.inputs();
+        let fixed = inputs.first().and_then(|input| match input.shape.first() {
+            Some(Dim::Fixed(n)) => Some(*n),
+            _ => None,
+        });
+        if let (Some(fixed), Some(asked)) = (fixed, args.batch)
+            && fixed != asked.get()
+        {
+            return Err(Error::input(format!("--batch: expected {fixed}, which the model fixes, found {asked}")));
+        }
+        let batch = fixed.or(args.batch.map(std::num::NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
+        let preprocess = match dataset.sample(0)? {
+            Sample::Image(image) => Some(preprocess(args, context, model, [image.height, image.width])?),
+            Sample::Arrays(_) => None,
+        };
+        let classes = model.metadata(CLASSES_KEY).map(|text| class_map(text, dataset.classes())).transpose()?.flatten();
+        Ok(Self { inputs, logits, preprocess, classes, samples, batch, is_fixed: fixed.is_some() })
+    }
+}
+
+/// The flags, else what the model carries, else the working folder's defaults and what the model declares.
+fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: [usize; 2]) -> Result<Preprocess> {
+    let options = args.preprocess.options()?;
+    if options.is_empty()
+        && let Some(text) = model.metadata(PREPROCESS_KEY)
+    {
+        let preprocess: Preprocess =
+            serde_json::from_str(text).context(|| format!("{}: metadata `{PREPROCESS_KEY}`", args.model.display()))?;
+        preprocess.validate()?;
+        return Ok(preprocess);
+    }
+    let [input] = &model.inputs()[..] else {
+        return Err(Error::input(format!("{}: expected one input for images, found {}", args.model.display(), model.inputs().len())));
+    };
+    let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: expected numbers, found another type", input.name)))?;
+    let options = options.or(context.config.preprocess.clone());
+    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, Some(image_size))?;
+    warnings.iter().for_each(|warning| context.monitor.warn(warning));
+    Ok(preprocess)
+}
+
+/// The model's class of each label, by name; `None` where the data set or the model has no names in common with the other.
+fn class_map(text: &str, dataset: &[String]) -> Result<Option<Vec<usize>>> {
+    let model: Vec<String> = serde_json::from_str(text).context(|| format!("metadata `{CLASSES_KEY}`"))?;
+    let places: Vec<Option<usize>> = dataset.iter().map(|name| model.iter().position(|m| m == name)).collect();
+    if places.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let known: Vec<usize> = places.iter().copied().flatten().collect();
+    match dataset.iter().zip(&places).find(|(_, place)| place.is_none()) {
+        Some((name, _)) => {
+            Err(Error::input(format!("class `{name}`: expected one of the model's {} classes, found none of that name", model.len())))
+        }
+        None => Ok(Some(known)),
+    }
+}
+
+/// A batch ready to be fed.
+struct Batch {
+    inputs: Vec<(String, Array)>,
+    labels: Vec<i64>,
+}
+
+/// Decodes ahead on worker threads while the model runs.
+fn measure(plan: &Plan, dataset: &dyn Dataset, session: &mut Session, pool: &rayon::ThreadPool, context: &Context<'_>) -> Result<Scores> {
+    let monitor = context.monitor;
+    monitor.begin("eval", "image", plan.samples as u64, 0);
+    let started = Instant::now();
+    let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+    let mut sums = Sums::default();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for start in (0..plan.samples).step_by(plan.batch) {
+                let batch = pool.install(|| decode(plan, dataset, start..plan.samples.min(start + plan.batch)));
+                let is_last = batch.is_err();
+                // the receiver goes away when inference failed
+                if sender.send(batch).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        // moved in, so that an early return drops it and the decoder stops
+        for batch in receiver {
+            if monitor.stop_requested() {
+                return Err(Error::interrupted("stopped before the end, nothing was measured"));
+            }
+            let batch = batch?;
+            let inputs: Vec<(&str, &Array)> = batch.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
+            let outputs = session.run(&inputs, std::slice::from_ref(&plan.logits))?;
+            let logits = outputs.first().ok_or_else(|| Error::input(format!("output `{}`: the run gave no value", plan.logits)))?;
+            sums.add(logits, &batch.labels, plan.classes.as_deref())?;
+            monitor.advance(batch.labels.len() as u64, 0);
+        }
+        Ok(())
+    })?;
+    monitor.end();
+    Ok(sums.scores(started.elapsed().as_secs_f64(), session.provider()))
+}
+
+fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> Result<Batch> {
+    let labels: Vec<i64> = rows.clone().map(|row| dataset.label(row)).collect();
+    let read = |row| dataset.sample(row).context(|| dataset.name(row));
+    let samples: Vec<Sample> = rows.into_par_iter().map(read).collect::<Result<_>>()?;
+    // a model of a fixed batch gets its last samples again; what it says of them is not counted
+    let missing = if plan.is_fixed { plan.batch - labels.len() } else { 0 };
+    let padded = || samples.iter().chain(samples.last().into_iter().cycle().take(missing));
+    let inputs = match &plan.preprocess {
+        Some(preprocess) => {
+            let bytes = |sample: &Sample| match sample {
+                Sample::Image(image) => data::preprocess::to_bytes(preprocess, image),
+                Sample::Arrays(_) => Err(Error::input("data set: expected images throughout, found arrays")),
+            };
+            let rows: Vec<Vec<u8>> = padded().collect::<Vec<_>>().into_par_iter().map(bytes).collect::<Result<_>>()?;
+            let name = plan.inputs.first().map(|input| input.name.clone()).unwrap_or_default();
+            vec![(name, data::preprocess::normalize(preprocess, &rows.concat())?)]
+        }
+        None => plan.inputs.iter().map(|input| Ok((input.name.clone(), stack(&input.name, padded())?))).collect::<Result<_>>()?,
+    };
+    Ok(Batch { inputs, labels })
+}
+
+/// Joins one array of each sample along a new first axis.
+fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Array> {
+    let array = |sample: &'a Sample| match sample {
+        Sample::Arrays(arrays) => arrays.iter().find(|(given, _)| given == name).map(|(_, array)| array),
+        Sample::Image(_) => None,
+    };
+    let rows: Option<Vec<&Array>> = samples.map(array).collect();
+    let rows = rows.ok_or_else(|| Error::input(format!("data set: expected an array `{name}`, which the model takes, found none")))?;
+    let Some(first) = rows.first() else { return Err(Error::input("data set: expected samples, found none")) };
+    if let Some(other) = rows.iter().find(|row| row.shape() != first.shape() || row.dtype() != first.dtype()) {
+        return Err(Error::input(format!(
+            "array `{name}`: expected shape {:?} for every sample, found {:?}",
+            first.shape(),
+            other.shape()
+        )));
+    }
+    macro_rules! joined {
+        ($variant:ident) => {
+            Values::$variant(
+                rows.iter().flat_map(|row| if let Values::$variant(v) = row.values() { v.as_slice() } else { &[] }).copied().collect(),
+            )
+        };
+    }
+    let values = match first.values() {
+        Values::U8(_) => joined!(U8),
+        Values::I32(_) => joined!(I32),
+        Values::I64(_) => joined!(I64),
+        Values::F16(_) => joined!(F16),
+        Values::F32(_) => joined!(F32),
+        Values::F64(_) => joined!(F64),
+    };
+    Array::new([&[rows.len()], first.shape()].concat(), values)
+}
+
+/// Running totals.
+#[derive(Default)]
+struct Sums {
+    samples: usize,
+    top1: usize,
+    top5: usize,
+    loss: f64,
+}
+
+impl Sums {
+    /// Counts a batch; rows of `logits` beyond the labels are padding.
+    fn add(&mut self, logits: &Array, labels: &[i64], classes: Option<&[usize]>) -> Result<()> {
+        let &[rows, width] = logits.shape() else {
+            return Err(Error::input(format!("logits: expected [batch, classes], found shape {:?}", logits.shape())));
+        };
+        if rows < labels.len() || width == 0 {
+            return Err(Error::input(format!("logits: expected {} rows, found shape {:?}", labels.len(), logits.shape())));
+        }
+        for (row, &label) in logits.to_f32().chunks_exact(width).zip(labels) {
+            let index = usize::try_from(label).ok();
+            let class = match classes {
+                Some(classes) => index.and_then(|i| classes.get(i).copied()),
+                None => index,
+            };
+            let class = class.filter(|&c| c < width);
+            let class = class.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}, the model's classes", width - 1)))?;
+            let (rank, loss) = judge(row, class).ok_or_else(|| Error::input("logits: expected finite values, found NaN or infinity"))?;
+            self.samples += 1;
+            self.top1 += usize::from(rank == 0);
+            self.top5 += usize::from(rank < 5);
+            self.loss += loss;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "counts far below 2⁵²")]
+    fn scores(&self, seconds: f64, provider: &str) -> Scores {
+        let samples = self.samples as f64;
+        Scores {
+            top1: 100.0 * self.top1 as f64 / samples,
+            top5: 100.0 * self.top5 as f64 / samples,
+            loss: self.loss / samples,
+            images_per_s: samples / seconds,
+            samples: self.samples,
+            provider: provider.to_owned(),
+        }
+    }
+}
+
+/// How many classes come before `class` (equal logits in class order), and its cross-entropy; `None` for logits that are not finite.
+fn judge(logits: &[f32], class: usize) -> Option<(usize, f64)> {
+    let of_class = *logits.get(class)?;
+    if !logits.iter().all(|x| x.is_finite()) {
+        return None;
+    }
+    let before = |(index, &x): (usize, &f32)| x > of_class || (x.total_cmp(&of_class).is_eq() && index < class);
+    let rank = logits.iter().enumerate().filter(|&pair| before(pair)).count();
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).sum();
+    Some((rank, total.ln() + f64::from(largest) - f64::from(of_class)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_and_losses() {
+        let (rank, loss) = judge(&[1.0, 3.0, 2.0], 2).unwrap();
+        assert_eq!(rank, 1);
+        assert!((loss - 1.407_605_964).abs() < 1e-9, "{loss}");
+        assert_eq!(judge(&[5.0; 4], 0).unwrap().0, 0);
+        assert_eq!(judge(&[5.0; 4], 3).unwrap().0, 3);
+        assert!(judge(&[1e4, -1e4], 1).unwrap().1.is_finite());
+        assert!(judge(&[f32::NAN, 1.0], 1).is_none());
+        assert!(judge(&[1.0], 1).is_none());
+    }
+
+    #[test]
+    fn padding_is_not_counted_and_labels_are_checked() {
+        let logits = Array::new(vec![3, 2], Values::F32(vec![1.0, 0.0, 1.0, 0.0, 9.0, 9.0])).unwrap();
+        let mut sums = Sums::default();
+        sums.add(&logits, &[0, 1], None).unwrap();
+        let scores = sums.scores(2.0, "cpu");
+        assert_eq!((scores.samples, scores.top1, scores.top5, scores.images_per_s), (2, 50.0, 100.0, 1.0));
+        assert!(sums.add(&logits, &[2], None).unwrap_err().to_string().contains("label 2: expected 0 to 1"));
+        assert!(sums.add(&logits, &[-1], None).is_err());
+        assert!(sums.add(&logits, &[0; 4], None).is_err());
+    }
+
+    #[test]
+    fn classes_are_matched_by_name() {
+        let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
+        assert_eq!(class_map(r#"["cat","dog"]"#, &names(&["dog", "cat"])).unwrap(), Some(vec![1, 0]));
+        assert_eq!(class_map(r#"["cat","dog"]"#, &names(&["0", "1"])).unwrap(), None);
+        assert_eq!(class_map(r#"["cat","dog"]"#, &[]).unwrap(), None);
+        assert!(class_map(r#"["cat","dog"]"#, &names(&["dog", "cow"])).unwrap_err().to_string().contains("`cow`"));
+        assert!(class_map("{", &[]).is_err());
+    }
+
+    #[test]
+    fn arrays_are_stacked_by_name() {
+        let sample = |v: i32| Sample::Arrays(vec![("x".into(), Array::new(vec![2], Values::I32(vec![v, v + 1])).unwrap())]);
+        let samples = [sample(1), sample(5)];
+        let stacked = stack("x", samples.iter()).unwrap();
+        assert_eq!((stacked.shape(), stacked.values()), (&[2, 2][..], &Values::I32(vec![1, 2, 5, 6])));
+        assert!(stack("y", samples.iter()).unwrap_err().to_string().contains("`y`"));
+    }
+}

@@ -1,0 +1,158 @@
+//! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one JSON document.
+
+use super::preprocess_args::PreprocessArgs;
+use super::{Context, emit, emit_json};
+use crate::error::{Error, Result};
+use crate::extract::{self, ExtractReport, human_bytes};
+use crate::recipe::{DataSpec, Extract, Keep, Store};
+use crate::runtime::{Device, Runtime, SessionOptions};
+use clap::ValueEnum;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  nst-cache extract teacher.onnx --data folder:photos/train --preprocess imagenet
+  nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --limit 1000 --shuffle 1
+  nst-cache extract teacher.onnx --data photos.tar.gz --tap /layer3/Relu_1_output_0@8x8=layer3 -o cache/photos
+  nst-cache extract model.onnx --data npz:arrays.npz
+
+The teacher runs once over the data set. Stopped or killed, the same command goes on where it was.
+`nst-cache inspect TEACHER.onnx` lists the taps; without --tap the suggested ones are kept.";
+
+/// Arguments of `extract`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The teacher
+    #[arg(value_name = "TEACHER.onnx")]
+    teacher: PathBuf,
+    /// Data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a path
+    #[arg(long, value_name = "SPEC")]
+    data: Option<DataSpec>,
+    /// Part of the data set [default: train]
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Tensor to keep, pooled to HxW and under another name if wanted (repeat for more) [default: the suggested taps]
+    #[arg(long = "tap", value_name = "TENSOR[@HxW][=ALIAS]")]
+    taps: Vec<String>,
+    /// Tensor of the logits [default: the first output, before its softmax]
+    #[arg(long, value_name = "TENSOR")]
+    logits: Option<String>,
+    /// Element type of stored features
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    store: StoreArg,
+    /// Samples of one inference [default: by size]
+    #[arg(long, value_name = "N")]
+    batch: Option<NonZeroUsize>,
+    /// Only the first N samples
+    #[arg(long, value_name = "N")]
+    limit: Option<NonZeroUsize>,
+    /// Shuffle the data set with this seed before --limit
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
+    /// Seed of the fixed order in which rows stand
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Leave out samples that cannot be read (decodes everything once more beforehand)
+    #[arg(long)]
+    skip_bad: bool,
+    /// File with the teacher's classes, one a line in the order of its logits, to which the data's class names are mapped
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Where the teacher runs: cpu, cuda[:i], tensorrt[:i] or auto
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
+    /// Folder of the cache [default: cache/ and the teacher's name]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StoreArg {
+    /// f16, or f32 where the first batch's range asks for it
+    Auto,
+    /// 16-bit floats
+    F16,
+    /// 32-bit floats
+    F32,
+}
+
+impl From<StoreArg> for Store {
+    fn from(arg: StoreArg) -> Self {
+        match arg {
+            StoreArg::Auto => Self::Auto,
+            StoreArg::F16 => Self::F16,
+            StoreArg::F32 => Self::F32,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// As [`extract::run`], and when no data set is named.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let session = SessionOptions { device: args.device, threads: context.threads };
+    let recipe = recipe(args, context)?;
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let report = extract::run(&recipe, &runtime, &session, context.monitor)?;
+    if context.json { emit_json(&report) } else { emit(&describe(&report, &recipe.output)) }
+}
+
+/// Flags, then the working folder's defaults.
+fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
+    let config = context.config;
+    let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {
+        Error::input("--data: expected a data set, found none").hint("write --data folder:DIR (or idx:, cifar10:, cifar100:, npz:, fashion-mnist)")
+    })?;
+    let output = match args.output.or_else(|| config.cache.clone()) {
+        Some(output) => output,
+        None => default_output(&args.teacher)?,
+    };
+    Ok(Extract {
+        preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
+        teacher: args.teacher,
+        data,
+        split: args.split.or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned()),
+        taps: args.taps,
+        logits: args.logits,
+        keep: Keep::Features,
+        store: args.store.into(),
+        classes: args.classes,
+        batch: args.batch.map(NonZeroUsize::get),
+        limit: args.limit.map(NonZeroUsize::get),
+        shuffle: args.shuffle,
+        seed: args.seed,
+        skip_bad: args.skip_bad,
+        output,
+        threads: context.threads,
+    })
+}
+
+/// `cache/resnet56` for `models/resnet56.onnx`.
+fn default_output(teacher: &Path) -> Result<PathBuf> {
+    let stem = teacher.file_stem().ok_or_else(|| Error::input(format!("teacher {}: expected a file", teacher.display())))?;
+    Ok(Path::new("cache").join(stem))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn describe(report: &ExtractReport, output: &Path) -> String {
+    let mut lines = vec![format!(
+        "{}: {} rows ({} computed by this run), {}, {:.1}x below raw, {:.1} s",
+        output.display(),
+        report.rows,
+        report.computed,
+        human_bytes(report.bytes),
+        report.raw_bytes as f64 / report.bytes.max(1) as f64,
+        report.seconds
+    )];
+    if let Some(top1) = report.teacher_top1 {
+        lines.push(format!("teacher's top-1: {top1:.2} %"));
+    }
+    if report.skipped > 0 {
+        lines.push(format!("unreadable samples left out: {}", report.skipped));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,319 @@
+//! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether it can be trained.
+
+use super::{Context, emit, emit_json, preprocess_args};
+use crate::error::Result;
+use crate::onnx::tap::{self, Role, Tap};
+use crate::onnx::{Dim, Model, Value, cost};
+use crate::runtime::{Runtime, input_shapes, probe};
+use crate::student::Student;
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Arguments of `inspect`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  nst-cache inspect teacher.onnx\n  nst-cache inspect teacher.onnx --all --size 256x192\n  nst-cache inspect teacher.onnx --json | jq '.taps[] | select(.suggested).tensor'"
+)]
+pub struct Args {
+    /// The model
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// Height and width where the model leaves them open, as 224 or 224x192 [default: 224]
+    #[arg(long, value_name = "HxW", value_parser = preprocess_args::size)]
+    size: Option<[usize; 2]>,
+    /// List every candidate tap, not the suggested ones alone
+    #[arg(long)]
+    all: bool,
+}
+
+/// A size, or the name of an open one, or nothing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Axis {
+    Fixed(usize),
+    Open(Option<String>),
+}
+
+#[derive(Serialize)]
+struct Port {
+    name: String,
+    dtype: Option<&'static str>,
+    shape: Vec<Axis>,
+}
+
+/// Raw bytes a sample of each form that could be stored.
+#[derive(Serialize)]
+struct Bytes {
+    /// f16.
+    features: usize,
+    /// The packed triangle of the f32 Gram matrix over positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gram: Option<usize>,
+    /// The mean over channels, f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean: Option<usize>,
+    /// The attention map, f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct TapRow {
+    tensor: String,
+    op: String,
+    shape: Vec<Axis>,
+    role: Role,
+    layout: Option<crate::recipe::Layout>,
+    stage: Option<usize>,
+    suggested: bool,
+    bytes: Bytes,
+}
+
+#[derive(Serialize)]
+struct Blocker {
+    node: String,
+    op: String,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    tensor: String,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Document {
+    sha256: String,
+    opset: i64,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    parameters: u64,
+    macs: Option<u64>,
+    logits: Option<String>,
+    ends_in_softmax: bool,
+    taps: Vec<TapRow>,
+    refused: Vec<Refused>,
+    trainable: bool,
+    trainable_parameters: usize,
+    blockers: Vec<Blocker>,
+    warnings: Vec<String>,
+    onnxruntime: String,
+}
+
+/// Reads the model, runs it once with every tensor exposed, and prints what was found.
+///
+/// # Errors
+/// When the model cannot be read or cannot run.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let model = Model::read(&args.model)?;
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let document = document(&model, &runtime, args.size)?;
+    if context.json {
+        return emit_json(&document);
+    }
+    emit(&text(&args, &document))
+}
+
+fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>) -> Result<Document> {
+    let probe = probe(runtime, model, &input_shapes(model, size)?)?;
+    let trainability = Student::check(model)?;
+    let batch_name = model.inputs().first().and_then(|input| match input.shape.first() {
+        Some(Dim::Symbol(name)) => Some(name.clone()),
+        _ => None,
+    });
+    let logits = tap::logits(model).filter(|(name, _)| probe.shapes.get(name).is_some_and(|shape| shape.len() == 2));
+    Ok(Document {
+        sha256: model.sha256().to_owned(),
+        opset: model.opset(),
+        inputs: model.inputs().into_iter().map(port).collect(),
+        outputs: model.outputs().into_iter().map(port).collect(),
+        parameters: cost::parameters(model),
+        macs: cost::macs(model, &probe.observed, probe.observed_batch),
+        ends_in_softmax: logits.as_ref().is_some_and(|(_, softmax)| *softmax),
+        logits: logits.map(|(name, _)| name),
+        taps: tap::candidates(model, &probe.shapes).into_iter().map(|tap| row(tap, batch_name.as_deref())).collect(),
+        refused: probe.refused.into_iter().map(|(tensor, reason)| Refused { tensor, reason }).collect(),
+        trainable: trainability.blockers.is_empty() && !trainability.parameters.is_empty(),
+        trainable_parameters: trainability.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum(),
+        blockers: trainability.blockers.into_iter().map(|(node, op, reason)| Blocker { node, op, reason }).collect(),
+        warnings: trainability.warnings,
+        onnxruntime: runtime.version.clone(),
+    })
+}
+
+fn port(value: Value) -> Port {
+    let axis = |dim| match dim {
+        Dim::Fixed(n) => Axis::Fixed(n),
+        Dim::Symbol(name) => Axis::Open(Some(name)),
+        Dim::Open => Axis::Open(None),
+    };
+    Port { name: value.name, dtype: value.dtype.map(crate::array::Dtype::name), shape: value.shape.into_iter().map(axis).collect() }
+}
+
+fn row(tap: Tap, batch_name: Option<&str>) -> TapRow {
+    let bytes = bytes(&tap);
+    let axis = |n: Option<usize>| n.map_or_else(|| Axis::Open(batch_name.map(str::to_owned)), Axis::Fixed);
+    TapRow {
+        tensor: tap.tensor,
+        op: tap.op,
+        shape: tap.shape.into_iter().map(axis).collect(),
+        role: tap.role,
+        layout: tap.layout,
+        stage: tap.stage,
+        suggested: tap.suggested,
+        bytes,
+    }
+}
+
+/// By formula, before compression. `positions` is H·W of a map and T of tokens.
+fn bytes(tap: &Tap) -> Bytes {
+    let elements = tap.shape.iter().skip(1).fold(1usize, |n, d| n.saturating_mul(d.unwrap_or(1)));
+    let positions = match tap.role {
+        Role::Map => tap.spatial().map(|[h, w]| h.saturating_mul(w)),
+        Role::Tokens => tap.shape.get(1).copied().flatten(),
+        Role::Vector | Role::Logits => None,
+    };
+    Bytes {
+        features: elements.saturating_mul(2),
+        gram: positions.map(|p| (p.saturating_mul(p.saturating_add(1)) / 2).saturating_mul(4)),
+        mean: positions.map(|p| p.saturating_mul(4)),
+        attention: positions.map(|p| p.saturating_mul(4)),
+    }
+}
+
+fn text(args: &Args, document: &Document) -> String {
+    let mut lines = vec![
+        format!("{}  opset {}  sha256 {}…", args.model.display(), document.opset, document.sha256.get(..12).unwrap_or_default()),
+        format!("inputs      {}", ports(&document.inputs)),
+        format!("outputs     {}", ports(&document.outputs)),
+        format!("parameters  {}", grouped(document.parameters)),
+        format!("MACs        {}", document.macs.map_or_else(|| "unknown".to_owned(), |n| format!("{} a sample", grouped(n)))),
+    ];
+    match (&document.logits, document.ends_in_softmax) {
+        (Some(name), true) => lines.push(format!("logits      {name} (what the softmax at the end reads)")),
+        (Some(name), false) => lines.push(format!("logits      {name}")),
+        (None, _) => lines.push("logits      none: the first output is not [batch, classes]".to_owned()),
+    }
+    lines.push(trainability(document));
+    lines.extend(document.blockers.iter().map(|b| format!("            {} `{}`: {}", b.op, b.node, b.reason)));
+    lines.extend(document.warnings.iter().map(|warning| format!("            note: {warning}")));
+    lines.push(String::new());
+    lines.push(taps(document, args.all));
+    let suggested = document.taps.iter().filter(|t| t.suggested).count();
+    let closing = if args.all {
+        format!("{} candidate taps, {suggested} suggested (*)", document.taps.len())
+    } else {
+        format!("{suggested} suggested taps of {} candidates (--all lists them)", document.taps.len())
+    };
+    lines.push(closing);
+    lines.extend(varying(document));
+    lines.join("\n")
+}
+
+/// The tensors that cannot be tapped because their shape varies between samples.
+fn varying(document: &Document) -> Option<String> {
+    let names: Vec<&str> = document.refused.iter().filter(|r| r.reason.contains("varies")).map(|r| r.tensor.as_str()).collect();
+    (!names.is_empty()).then(|| format!("no taps, since their shape varies between samples: {}", names.join(", ")))
+}
+
+fn trainability(document: &Document) -> String {
+    if document.trainable {
+        return format!("trainable   yes, {} parameters", grouped(document.trainable_parameters as u64));
+    }
+    match document.blockers.len() {
+        0 => "trainable   no: nothing in it would train".to_owned(),
+        1 => "trainable   no, one node stops it".to_owned(),
+        n => format!("trainable   no, {n} nodes stop it"),
+    }
+}
+
+fn taps(document: &Document, all: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let head = ["stage", "tensor", "op", "shape", "role", "features", "gram", "mean"];
+    let mark = |tap: &TapRow| if all && tap.suggested { " *" } else { "" };
+    table.set_header(head);
+    for tap in document.taps.iter().filter(|tap| all || tap.suggested) {
+        let optional = |n: Option<usize>| Cell::new(n.map_or_else(|| "-".to_owned(), size)).set_alignment(CellAlignment::Right);
+        table.add_row([
+            Cell::new(tap.stage.map_or_else(|| "-".to_owned(), |s| s.to_string())),
+            Cell::new(format!("{}{}", tap.tensor, mark(tap))),
+            Cell::new(&tap.op),
+            Cell::new(shape(&tap.shape)),
+            Cell::new(role(tap)),
+            optional(Some(tap.bytes.features)),
+            optional(tap.bytes.gram),
+            optional(tap.bytes.mean),
+        ]);
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+fn role(tap: &TapRow) -> &'static str {
+    match (tap.role, tap.layout) {
+        (Role::Map, Some(crate::recipe::Layout::Nhwc)) => "map, channels last",
+        (Role::Map, _) => "map",
+        (Role::Tokens, _) => "tokens",
+        (Role::Vector, _) => "vector",
+        (Role::Logits, _) => "logits",
+    }
+}
+
+fn ports(ports: &[Port]) -> String {
+    let port = |p: &Port| format!("{} {} {}", p.name, p.dtype.unwrap_or("other"), shape(&p.shape));
+    ports.iter().map(port).collect::<Vec<_>>().join("; ")
+}
+
+fn shape(axes: &[Axis]) -> String {
+    let axis = |axis: &Axis| match axis {
+        Axis::Fixed(n) => n.to_string(),
+        Axis::Open(Some(name)) => name.clone(),
+        Axis::Open(None) => "?".to_owned(),
+    };
+    format!("[{}]", axes.iter().map(axis).collect::<Vec<_>>().join(", "))
+}
+
+/// `1234567` → `1,234,567`.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    groups.join(",")
+}
+
+/// Bytes a sample, as people read them.
+#[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{:.1} KB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(role: Role, shape: &[usize]) -> Tap {
+        let shape = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
+        let layout = (role == Role::Map).then_some(crate::recipe::Layout::Nchw);
+        Tap { tensor: "t".into(), op: "Relu".into(), shape, role, layout, stage: None, suggested: false }
+    }
+
+    #[test]
+    fn bytes_follow_the_formulas() {
+        let map = bytes(&tap(Role::Map, &[2048, 7, 7]));
+        assert_eq!((map.features, map.gram, map.mean), (200_704, Some(4_900), Some(196)));
+        let tokens = bytes(&tap(Role::Tokens, &[17, 48]));
+        assert_eq!((tokens.features, tokens.gram, tokens.attention), (1_632, Some(612), Some(68)));
+        let vector = bytes(&tap(Role::Vector, &[64]));
+        assert_eq!((vector.features, vector.gram), (128, None));
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,172 @@
+//! `new`: writes an untrained student.
+
+use super::{Context, emit, emit_json};
+use crate::error::{Context as _, Error, Result};
+use crate::onnx::cost;
+use crate::student::preset;
+use serde_json::json;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `new`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The network (`--list` names them)
+    #[arg(required_unless_present = "list")]
+    preset: Option<String>,
+    /// How many classes it tells apart
+    #[arg(long, value_name = "K", required_unless_present = "list")]
+    classes: Option<usize>,
+    /// Channels, height and width of its images, such as 3x32x32
+    #[arg(long, value_name = "CxHxW", value_parser = parse_input, required_unless_present = "list")]
+    input: Option<[usize; 3]>,
+    /// What its parameters are drawn from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where it is written
+    #[arg(short, long, value_name = "FILE", required_unless_present = "list")]
+    output: Option<PathBuf>,
+    /// Replace a file that is there already
+    #[arg(long)]
+    force: bool,
+    /// Print the presets and stop
+    #[arg(long)]
+    list: bool,
+}
+
+/// Builds a preset and writes it, or lists the presets.
+///
+/// # Errors
+/// When the preset cannot be built, the file exists, or it cannot be written.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let (Some(name), Some(classes), Some(input), Some(path)) = (args.preset, args.classes, args.input, args.output) else {
+        return list(context.json);
+    };
+    if args.list {
+        return list(context.json);
+    }
+    if path.exists() && !args.force {
+        return Err(exists(&path));
+    }
+    let model = preset::build(&name, classes, input, args.seed)?;
+    write(&path, model.bytes(), args.force)?;
+    let parameters = cost::parameters(&model);
+    context.monitor.note(&format!("{name}: {parameters} parameters, written to {}", path.display()));
+    if context.json {
+        emit_json(&json!({ "path": path, "parameters": parameters, "sha256": model.sha256() }))?;
+    }
+    Ok(())
+}
+
+fn list(json: bool) -> Result<()> {
+    let names = preset::names();
+    if json {
+        let presets: Vec<_> = names.iter().map(|(name, description)| json!({ "name": name, "description": description })).collect();
+        return emit_json(&presets);
+    }
+    let width = names.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let lines: Vec<_> = names.iter().map(|(name, description)| format!("{name:width$}  {description}")).collect();
+    emit(&lines.join("\n"))
+}
+
+/// `3x32x32` → [3, 32, 32].
+fn parse_input(text: &str) -> Result<[usize; 3], String> {
+    let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
+    sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| "expected channels, height and width, such as 3x32x32".to_owned())
+}
+
+/// Writes a file whole or not at all: a temporary sibling, synced and renamed.
+fn write(path: &Path, bytes: &[u8], replace: bool) -> Result<()> {
+    let failed = || format!("{}: cannot be written", path.display());
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).context(failed)?;
+    let mut file = tempfile::Builder::new().prefix(".nst-cache-").make_in(folder, |path| File::create_new(path)).context(failed)?;
+    file.write_all(bytes).context(failed)?;
+    file.as_file().sync_all().context(failed)?;
+    if replace {
+        file.persist(path).map_err(|e| e.error).context(failed)?;
+    } else {
+        file.persist_noclobber(path).map_err(|e| match e.error.kind() {
+            std::io::ErrorKind::AlreadyExists => exists(path),
+            _ => Error::input(failed()).because(e.error),
+        })?;
+    }
+    File::open(folder).and_then(|folder| folder.sync_all()).context(failed)
+}
+
+fn exists(path: &Path) -> Error {
+    Error::input(format!("{}: exists already", path.display())).hint("give another name with -o, or --force to replace it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Silent;
+    use crate::onnx::Model;
+    use crate::recipe::Config;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn new(arguments: &[&str]) -> Result<()> {
+        let args = Cli::try_parse_from([&["new"], arguments].concat()).map_err(|e| Error::input(e.to_string()))?.args;
+        let config = Config::default();
+        run(args, &Context { config: &config, json: false, threads: 1, onnxruntime: None, monitor: &Silent })
+    }
+
+    #[test]
+    fn writes_the_preset_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("students/a.onnx");
+        let line = ["resnet8", "--classes", "10", "--input", "1x28x28", "--seed", "7", "-o", path.to_str().unwrap()];
+        new(&line).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), preset::build("resnet8", 10, [1, 28, 28], 7).unwrap().bytes());
+        assert_eq!(cost::parameters(&Model::read(&path).unwrap()), 77_754);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn replaces_a_file_only_by_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.onnx");
+        std::fs::write(&path, "precious").unwrap();
+        let line = ["lenet", "--classes", "10", "--input", "1x28x28", "-o", path.to_str().unwrap()];
+        let error = new(&line).unwrap_err();
+        assert!(error.to_string().ends_with("a.onnx: exists already"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        new(&[&line[..], &["--force"]].concat()).unwrap();
+        Model::read(&path).unwrap();
+    }
+
+    #[test]
+    fn a_preset_that_cannot_be_built_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.onnx");
+        assert!(new(&["vgg8", "--classes", "10", "--input", "3x4x4", "-o", path.to_str().unwrap()]).is_err());
+        assert!(new(&["resnet9", "--classes", "10", "--input", "3x32x32", "-o", path.to_str().unwrap()]).is_err());
+        assert!(new(&["resnet8", "--classes", "10", "--input", "3x32", "-o", path.to_str().unwrap()]).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn lists_without_further_arguments() {
+        new(&["--list"]).unwrap();
+        assert!(new(&["resnet8"]).is_err());
+    }
+
+    #[test]
+    fn inputs_are_three_sizes() {
+        assert_eq!(parse_input("3x224x160"), Ok([3, 224, 160]));
+        for wrong in ["", "3", "3x32", "3x32x32x1", "3x-1x3", "axbxc", "3X32X32"] {
+            assert!(parse_input(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! `train STUDENT`: arguments → recipe → student, teacher's cache or data, test split → training → student.onnx, checked in ONNX Runtime.
+
+mod export;
+mod folder;
+mod material;
+
+use super::preprocess_args::PreprocessArgs;
+use super::{Context, emit, emit_json};
+use crate::error::{Error, Result};
+use crate::recipe::{CriterionRecipe, DataSpec, Train};
+use crate::student::{ImportOptions, Student};
+use crate::train::loss::Objective;
+use crate::train::pairing::Pair;
+use crate::train::trainer::{self, Options, Outcome};
+use export::Parity;
+use folder::{Folder, State};
+use material::{Material, Model};
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  nst-cache train resnet20 --cache cache/teacher
+  nst-cache train student.onnx --cache cache/teacher --criterion kd:weight=0.9 --criterion ce:weight=0.1 --criterion nst
+  nst-cache train wrn-16-2 --data cifar10:cifar-10-batches-bin --preprocess cifar10 --epochs 60
+  nst-cache train resnet20 --cache cache/teacher --resume
+
+Without a cache it trains on the labels alone: that is how a teacher is made. Stopped or killed, --resume goes on with the same bits.";
+
+/// Arguments of `train`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A preset (resnet20, wrn-16-2, …), an .onnx file, or a name under [students] in nst-cache.toml
+    #[arg(value_name = "STUDENT")]
+    student: String,
+    /// Cache to train from
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    cache: Option<PathBuf>,
+    /// Data set to train on without a teacher
+    #[arg(long, value_name = "SPEC")]
+    data: Option<DataSpec>,
+    /// Part of the data set [default: train]
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Data set of the evaluation [default: the test split of the training data]
+    #[arg(long, value_name = "SPEC[:SPLIT]")]
+    test: Option<String>,
+    /// Recipe file; flags win over it
+    #[arg(long, value_name = "FILE.toml")]
+    recipe: Option<PathBuf>,
+    /// Term of the loss, METHOD[:key=value,…]: ce, kd, nst-linear, nst-poly, nst-gauss (repeat for more)
+    #[arg(long = "criterion", value_name = "SPEC")]
+    criteria: Vec<CriterionRecipe>,
+    /// Epochs
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Samples of a step
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Peak learning rate
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Seed of initial weights, data order and augmentation
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// Initialisers that do not train (pattern with *, repeat for more)
+    #[arg(long, value_name = "PATTERN")]
+    freeze: Vec<String>,
+    /// Initialisers that train although they would not by themselves
+    #[arg(long, value_name = "PATTERN")]
+    train: Vec<String>,
+    /// Only the first N samples
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Go on from the run's last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Steps between checkpoints, beside one at the end of each epoch
+    #[arg(long, value_name = "STEPS")]
+    checkpoint_steps: Option<NonZeroUsize>,
+    /// Where to train: only cpu for now
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = ["cpu"])]
+    device: String,
+    /// Folder of the run [default: runs/ and the student's name]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+}
+
+/// What a run came to, as `run.json` keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Report {
+    /// The student as it was named.
+    student: String,
+    /// The trained model, relative to the run's folder.
+    model: String,
+    /// Numbers that trained.
+    parameters: usize,
+    /// Pairs of maps, shallowest first.
+    pairs: Vec<Pair>,
+    #[serde(flatten)]
+    outcome: Outcome,
+    parity: Parity,
+    /// Everything that decided the result.
+    settings: serde_json::Value,
+}
+
+/// Steps between lines of the metrics.
+const LOG_STEPS: usize = 20;
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad input by name; a failed check when the exported model disagrees with the trainer; an interruption when the user asks to stop.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let plan = Plan::new(&args, context)?;
+    let material = Material::open(&plan, context)?;
+    let model = Model::resolve(&plan, &material, context)?;
+    let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model));
+    match folder.open(args.resume)? {
+        State::Finished(report) => {
+            context.monitor.note(&format!("{}: finished already, with these settings", plan.output.display()));
+            return show(&report, &plan, context);
+        }
+        State::Begun => {}
+    }
+
+    let student = import(&model, &plan.recipe, context)?;
+    let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
+    let terms = material.terms(&plan.recipe, context)?;
+    let pairs = material.pairs(&terms, &student, context)?;
+    let objective = Objective::new(&terms, &pairs, plan.recipe.label_smoothing, &student)?;
+    let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
+    let test = material.test(model.preprocess.as_ref(), &inputs);
+    announce(&plan, &source, &objective, &pairs, context);
+
+    let outcome = trainer::run(&trainer::Run {
+        recipe: &plan.recipe,
+        objective: &objective,
+        student: &student,
+        source: &source,
+        test: test.as_ref(),
+        folder: &plan.output,
+        identity: &folder.identity(),
+        resume: args.resume,
+        options: plan.options,
+        monitor: context.monitor,
+    })?;
+
+    let exported = student.export(&export::metadata(&plan.recipe, &model, &material, outcome.test.as_ref())?)?;
+    let path = folder.write_model(&exported)?;
+    let samples = match test {
+        Some(test) => test,
+        None => material.sequential(model.preprocess.as_ref(), &inputs)?,
+    };
+    let parity = export::parity(&student, &exported, &samples, context)?;
+    let parameters = student.parameters().iter().map(|p| p.var.elem_count()).sum();
+    let report = Report {
+        student: args.student,
+        model: path,
+        parameters,
+        pairs: pairs.concat(),
+        outcome,
+        parity,
+        settings: folder.settings().clone(),
+    };
+    report.parity.check()?;
+    folder.finish(&report)?;
+    show(&report, &plan, context)
+}
+
+/// The arguments, the recipe file and the working folder's defaults, brought together.
+struct Plan {
+    /// A preset or an .onnx file.
+    model: String,
+    recipe: Train,
+    cache: Option<PathBuf>,
+    data: Option<(DataSpec, String)>,
+    test: Option<(DataSpec, String)>,
+    preprocess: crate::recipe::PreprocessOptions,
+    output: PathBuf,
+    options: Options,
+}
+
+impl Plan {
+    fn new(args: &Args, context: &Context<'_>) -> Result<Self> {
+        let config = context.config;
+        let entry = config.students.get(&args.student);
+        let mut recipe = match args.recipe.as_ref().or(entry.and_then(|e| e.recipe.as_ref())) {
+            Some(path) => Train::read(path)?,
+            None => Train::default(),
+        };
+        recipe.epochs = args.epochs.unwrap_or(recipe.epochs);
+        recipe.batch = args.batch.unwrap_or(recipe.batch);
+        recipe.seed = args.seed.unwrap_or(recipe.seed);
+        recipe.limit = args.limit.or(recipe.limit);
+        recipe.freeze.extend(args.freeze.iter().cloned());
+        recipe.train.extend(args.train.iter().cloned());
+        if let Some(lr) = args.lr {
+            recipe.optimizer.set_lr(lr);
+        }
+        if !args.criteria.is_empty() {
+            recipe.criteria.clone_from(&args.criteria);
+        }
+        let test = match (&args.test, &recipe.test) {
+            (Some(text), _) => Some(spec_and_split(text)?),
+            (None, Some(spec)) => Some((spec.clone(), "test".to_owned())),
+            (None, None) => None,
+        };
+        recipe.test = test.as_ref().map(|(spec, _)| spec.clone());
+        recipe.validate()?;
+
+        let split = args.split.clone().or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned());
+        let cache = args.cache.clone().or_else(|| entry.and_then(|e| e.cache.clone())).or_else(|| config.cache.clone());
+        let (cache, data) = match (&args.data, cache) {
+            (Some(data), _) => (None, Some((data.clone(), split))),
+            (None, Some(cache)) => (Some(cache), None),
+            (None, None) => (None, config.data.clone().map(|data| (data, split))),
+        };
+        if cache.is_none() && data.is_none() {
+            return Err(Error::input("train: expected a cache or a data set, found neither").hint("write --cache DIR, or --data SPEC for training without a teacher"));
+        }
+        let name = if entry.is_some() { args.student.clone() } else { stem(&args.student) };
+        Ok(Self {
+            model: entry.map_or_else(|| args.student.clone(), |e| e.model.clone()),
+            recipe,
+            cache,
+            data,
+            test,
+            preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
+            output: args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(name)),
+            options: Options {
+                checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get),
+                log_steps: LOG_STEPS,
+                loader_threads: context.threads.clamp(1, 4),
+            },
+        })
+    }
+}
+
+/// `models/net.onnx` → `net`; presets as they are.
+fn stem(name: &str) -> String {
+    let path = std::path::Path::new(name);
+    let is_file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    path.file_stem().filter(|_| is_file).map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned())
+}
+
+/// `SPEC` or `SPEC:SPLIT`; only known split names are taken for one, since paths may hold colons.
+fn spec_and_split(text: &str) -> Result<(DataSpec, String)> {
+    match text.rsplit_once(':') {
+        Some((spec, split @ ("train" | "test" | "val" | "valid" | "validation"))) if !spec.is_empty() => Ok((spec.parse()?, split.to_owned())),
+        _ => Ok((text.parse()?, "test".to_owned())),
+    }
+}
+
+fn import(model: &Model, recipe: &Train, context: &Context<'_>) -> Result<Student> {
+    let options = ImportOptions {
+        freeze: recipe.freeze.clone(),
+        train: recipe.train.clone(),
+        freeze_batchnorm: recipe.freeze_batchnorm,
+        ..ImportOptions::default()
+    };
+    for warning in Student::check(&model.onnx)?.warnings {
+        context.monitor.warn(&warning);
+    }
+    Student::import(&model.onnx, &options)
+}
+
+/// Says what is about to happen.
+fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &Objective, pairs: &[Vec<Pair>], context: &Context<'_>) {
+    let terms: Vec<String> = objective.terms.iter().map(|t| format!("{}·{}", t.weight, t.name)).collect();
+    context.monitor.note(&format!("{} samples, {} epochs of batch {}, loss {}", source.len(), plan.recipe.epochs, plan.recipe.batch, terms.join(" + ")));
+    let mut seen = Vec::new();
+    for pair in pairs.iter().flatten() {
+        if !seen.contains(&pair) {
+            context.monitor.note(&format!("pair: teacher {} {:?} with student {} {:?}", pair.teacher, pair.teacher_shape, pair.student, pair.student_shape));
+            seen.push(pair);
+        }
+    }
+}
+
+fn show(report: &Report, plan: &Plan, context: &Context<'_>) -> Result<()> {
+    if context.json {
+        return emit_json(report);
+    }
+    let accuracy = report.outcome.test.map_or_else(String::new, |t| format!("top-1 {:.2} % of {} test samples, ", t.top1, t.samples));
+    emit(&format!(
+        "{}: {accuracy}{} parameters, {:.1} s, {}",
+        plan.output.join(&report.model).display(),
+        report.parameters,
+        report.outcome.seconds,
+        report.parity
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_is_taken_from_the_end_only_by_its_name() {
+        let of = |text: &str| spec_and_split(text).map(|(spec, split)| (spec.to_string(), split)).unwrap();
+        assert_eq!(of("fashion-mnist"), ("fashion-mnist".into(), "test".into()));
+        assert_eq!(of("idx:data:train"), ("idx:data".into(), "train".into()));
+        assert_eq!(of("folder:a:b"), ("folder:a:b".into(), "test".into()));
+    }
+
+    #[test]
+    fn runs_are_named_by_their_student() {
+        assert_eq!(stem("models/net.v2.onnx"), "net.v2");
+        assert_eq!(stem("wrn-16-2"), "wrn-16-2");
+        assert_eq!(stem("resnet8x4"), "resnet8x4");
+    }
+}

@@ -1,0 +1,141 @@
+//! The run's folder: what decided it, so that nothing else is ever mixed into it.
+
+use super::Report;
+use crate::error::{Context, Error, Result};
+use crate::onnx::Model;
+use crate::train::checkpoint::write_atomically;
+use crate::train::trainer::CHECKPOINT;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+const SETTINGS: &str = "settings.json";
+const REPORT: &str = "run.json";
+const MODEL: &str = "student.onnx";
+
+/// A folder and the settings of the run that is to fill it.
+pub(super) struct Folder {
+    path: PathBuf,
+    settings: Value,
+}
+
+/// What a folder holds.
+pub(super) enum State {
+    /// A finished run of these settings.
+    Finished(Box<Report>),
+    /// A run of these settings that is to be begun or gone on with.
+    Begun,
+}
+
+impl Folder {
+    pub(super) fn new(path: &Path, settings: Value) -> Self {
+        Self { path: path.to_owned(), settings }
+    }
+
+    pub(super) fn settings(&self) -> &Value {
+        &self.settings
+    }
+
+    /// A hash of the settings, which checkpoints carry.
+    pub(super) fn identity(&self) -> String {
+        let digest = Sha256::digest(self.settings.to_string().as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Makes the folder, or checks that what it holds is of the same settings.
+    pub(super) fn open(&self, resume: bool) -> Result<State> {
+        let path = self.path.display();
+        std::fs::create_dir_all(&self.path).context(|| format!("{path}: cannot be made"))?;
+        let settings = self.path.join(SETTINGS);
+        if !settings.exists() {
+            let mut entries = std::fs::read_dir(&self.path).context(|| format!("{path}: cannot be read"))?;
+            if entries.next().is_some() {
+                return Err(Error::input(format!("{path}: expected an empty folder or a run's, found something else")).hint("give another -o"));
+            }
+            let text = serde_json::to_vec_pretty(&self.settings).context(|| format!("{}: cannot be encoded", settings.display()))?;
+            write_atomically(&settings, &text)?;
+            return Ok(State::Begun);
+        }
+        let before: Value = read(&settings)?;
+        if let Some((key, before, now)) = difference("", &before, &self.settings) {
+            return Err(Error::input(format!("{path}: holds a run with {key} {before}, found {now}")).hint("give another -o, or delete that folder"));
+        }
+        let report = self.path.join(REPORT);
+        if report.exists() {
+            return Ok(State::Finished(Box::new(read(&report)?)));
+        }
+        if !resume && self.path.join(CHECKPOINT).exists() {
+            return Err(Error::input(format!("{path}: holds an unfinished run with these settings")).hint("add --resume to go on with it, or give another -o"));
+        }
+        Ok(State::Begun)
+    }
+
+    /// Writes the trained model and gives its name in the folder.
+    pub(super) fn write_model(&self, model: &Model) -> Result<String> {
+        write_atomically(&self.path.join(MODEL), model.bytes())?;
+        Ok(MODEL.to_owned())
+    }
+
+    /// Writes the report, which marks the run as finished.
+    pub(super) fn finish(&self, report: &Report) -> Result<()> {
+        let path = self.path.join(REPORT);
+        let text = serde_json::to_vec_pretty(report).context(|| format!("{}: cannot be encoded", path.display()))?;
+        write_atomically(&path, &text)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).context(|| format!("{}: cannot be read", path.display()))?;
+    serde_json::from_slice(&bytes).context(|| format!("{}: not a run's record", path.display()))
+}
+
+/// The first place where two records differ: its path and the two values.
+fn difference(path: &str, before: &Value, now: &Value) -> Option<(String, String, String)> {
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (before, now) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let of = |map: &serde_json::Map<String, Value>, key: &str| map.get(key).cloned().unwrap_or_default();
+            keys.into_iter().find_map(|key| difference(&below(key), &of(a, key), &of(b, key)))
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&below(&i.to_string()), a, b))
+        }
+        _ if before == now => None,
+        _ => Some((path.to_owned(), before.to_string(), now.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let before = json!({"recipe": {"batch": 64, "criterion": [{"weight": 1.0}]}, "cache": null});
+        let mut now = before.clone();
+        assert_eq!(difference("", &before, &now), None);
+        now["recipe"]["criterion"][0]["weight"] = json!(2.0);
+        assert_eq!(difference("", &before, &now), Some(("recipe.criterion.0.weight".into(), "1.0".into(), "2.0".into())));
+        now["cache"] = json!("x");
+        assert_eq!(difference("", &before, &now).unwrap().0, "cache");
+    }
+
+    #[test]
+    fn a_folder_keeps_to_its_settings() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("runs/a");
+        let folder = Folder::new(&path, json!({"seed": 0}));
+        assert!(matches!(folder.open(false).unwrap(), State::Begun));
+        // killed before its first checkpoint: begins again
+        assert!(matches!(folder.open(false).unwrap(), State::Begun));
+        std::fs::write(path.join(CHECKPOINT), b"").unwrap();
+        assert!(folder.open(false).err().unwrap().find_hint().unwrap().contains("--resume"));
+        assert!(matches!(folder.open(true).unwrap(), State::Begun));
+        let error = Folder::new(&path, json!({"seed": 1})).open(true).err().unwrap();
+        assert!(error.to_string().contains("seed 0, found 1"), "{error}");
+        std::fs::write(root.path().join("notes.txt"), b"").unwrap();
+        assert!(Folder::new(root.path(), json!({})).open(false).is_err());
+    }
+}

@@ -1,0 +1,396 @@
+//! What a run is made of: the teacher's cache or a data set, the test split, the untrained model.
+
+use super::Plan;
+use crate::cache::Cache;
+use crate::cli::Context;
+use crate::data::{self, Dataset, Sample};
+use crate::error::{Error, Result};
+use crate::onnx::{self, Dim};
+use crate::recipe::{Channels, CriterionRecipe, DataSpec, Method, Preprocess, PreprocessOptions, Train, preset};
+use crate::student::{Student, preset as presets};
+use crate::train::loss::Objective;
+use crate::train::pairing::{self, Pair};
+use crate::train::source::{CacheSource, DataSource, Source};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// What a run trains on and is measured on.
+pub(super) struct Material {
+    training: Training,
+    test: Option<Box<dyn Dataset>>,
+}
+
+enum Training {
+    Cache(Box<Cache>),
+    Data(Box<dyn Dataset>),
+}
+
+/// The untrained student.
+pub(super) struct Model {
+    pub onnx: onnx::Model,
+    /// Class names in the order of the logits; empty where the data has none.
+    pub classes: Vec<String>,
+    /// How images become its input; `None` for arrays.
+    pub preprocess: Option<Preprocess>,
+}
+
+impl Material {
+    pub(super) fn open(plan: &Plan, context: &Context<'_>) -> Result<Self> {
+        let training = match (&plan.cache, &plan.data) {
+            (Some(cache), _) => Training::Cache(Box::new(Cache::open(cache)?)),
+            (None, Some((spec, split))) => Training::Data(data::open(spec, split)?),
+            (None, None) => return Err(Error::input("train: expected a cache or a data set, found neither")),
+        };
+        let mut material = Self { training, test: None };
+        material.warn_of_missing_classes(plan.recipe.limit, context);
+        material.test = match &plan.test {
+            Some((spec, split)) => Some(data::open(spec, split)?),
+            None => material.default_test(plan, context),
+        };
+        Ok(material)
+    }
+
+    /// The test split beside the training data, if there is one that can be read.
+    fn default_test(&self, plan: &Plan, context: &Context<'_>) -> Option<Box<dyn Dataset>> {
+        let (spec, fingerprint) = match &self.training {
+            Training::Cache(cache) => {
+                let data = &cache.manifest().data;
+                (data.spec.parse::<DataSpec>(), &data.fingerprint)
+            }
+            Training::Data(dataset) => (plan.data.clone().map(|d| d.0).ok_or_else(|| Error::input("no data")), dataset.fingerprint()),
+        };
+        let opened = spec.and_then(|spec| data::open(&spec, "test"));
+        match opened {
+            // a source that is not divided gives the training samples again
+            Ok(test) if test.fingerprint() != fingerprint => Some(test),
+            Ok(_) => {
+                context.monitor.note("no test split beside the training data: no evaluation (--test SPEC names one)");
+                None
+            }
+            Err(error) => {
+                context.monitor.note(&format!("no evaluation (--test SPEC names a test set): {}", error.chain()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        match &self.training {
+            Training::Cache(cache) => Some(cache),
+            Training::Data(_) => None,
+        }
+    }
+
+    fn classes(&self) -> &[String] {
+        match &self.training {
+            Training::Cache(cache) => &cache.manifest().data.classes,
+            Training::Data(dataset) => dataset.classes(),
+        }
+    }
+
+    /// Every sample's label.
+    fn labels(&self) -> Vec<i64> {
+        match &self.training {
+            Training::Cache(cache) => cache.labels().to_vec(),
+            Training::Data(dataset) => (0..dataset.len()).map(|i| dataset.label(i)).collect(),
+        }
+    }
+
+    /// How many classes a student of this data tells apart.
+    fn class_count(&self) -> Result<usize> {
+        let named = self.classes().len();
+        let labelled = self.labels().into_iter().max().map_or(0, |label| usize::try_from(label + 1).unwrap_or(0));
+        let teacher = self.cache().and_then(|c| c.manifest().view_arrays.iter().find(|a| a.path == "logits"));
+        let taught = teacher.and_then(|a| a.row_shape.last().copied()).unwrap_or(0);
+        match named.max(labelled).max(taught) {
+            0 => Err(Error::input("data: expected classes, found neither names, labels nor a teacher's logits").hint("train an .onnx student instead of a preset")),
+            n => Ok(n),
+        }
+    }
+
+    fn warn_of_missing_classes(&self, limit: Option<usize>, context: &Context<'_>) {
+        let Some(limit) = limit else { return };
+        let labels = self.labels();
+        let taken: std::collections::BTreeSet<i64> = match &self.training {
+            Training::Cache(cache) => {
+                let mut rows: Vec<_> = cache.sample_ids().iter().zip(&labels).collect();
+                rows.sort_unstable();
+                rows.iter().take(limit).map(|row| *row.1).collect()
+            }
+            Training::Data(_) => labels.iter().take(limit).copied().collect(),
+        };
+        let all: std::collections::BTreeSet<i64> = labels.into_iter().collect();
+        if taken.len() < all.len() {
+            context.monitor.warn(&format!("limit {limit}: {} of {} classes have no sample", all.len() - taken.len(), all.len()));
+        }
+    }
+
+    /// The terms of the loss that this material can serve.
+    pub(super) fn terms(&self, recipe: &Train, context: &Context<'_>) -> Result<Vec<CriterionRecipe>> {
+        let mut terms = recipe.terms(self.cache().is_some());
+        if self.cache().is_none()
+            && let Some(term) = terms.iter().find(|t| !matches!(t.method, Method::Ce))
+        {
+            return Err(Error::input(format!("criterion {}: expected a cache, found none", term.name())).hint("name the teacher's cache: --cache DIR"));
+        }
+        if self.labels().iter().all(|&label| label < 0) {
+            context.monitor.note("the samples have no labels: cross-entropy is off");
+            terms.retain(|t| !matches!(t.method, Method::Ce));
+        }
+        if terms.is_empty() {
+            return Err(Error::input("training: expected labels or a teacher, found neither"));
+        }
+        Ok(terms)
+    }
+
+    /// The pairs of each term.
+    pub(super) fn pairs(&self, terms: &[CriterionRecipe], student: &Student, context: &Context<'_>) -> Result<Vec<Vec<Pair>>> {
+        if !terms.iter().any(|t| matches!(t.method, Method::Nst { .. })) {
+            return Ok(vec![Vec::new(); terms.len()]);
+        }
+        let cache = self.cache().ok_or_else(|| Error::input("criterion nst: expected a cache, found none"))?;
+        let teachers = pairing::teacher_maps(cache.manifest());
+        let students = pairing::student_maps(&student.taps(&self.input_shapes(student)?)?);
+        let mut all = Vec::new();
+        let mut told = false;
+        for term in terms {
+            let Method::Nst { pairs, .. } = &term.method else {
+                all.push(Vec::new());
+                continue;
+            };
+            if pairs.is_empty() {
+                let (suggested, left) = pairing::suggest(&teachers, &students)?;
+                if !told {
+                    left.iter().for_each(|note| context.monitor.note(note));
+                    told = true;
+                }
+                all.push(suggested);
+            } else {
+                all.push(pairing::explicit(pairs, &teachers, &students)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The shapes of one sample's inputs, batch axis first.
+    fn input_shapes(&self, student: &Student) -> Result<Vec<Vec<usize>>> {
+        let names: Vec<String> = student.inputs().iter().map(|i| i.name.clone()).collect();
+        let Some(cache) = self.cache() else { return Ok(Vec::new()) };
+        let source = CacheSource::new(cache, &names, false, &[], None, 0, false)?;
+        let sample = Source::Cache(source).batch(0, 0..1)?;
+        Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
+    }
+
+    pub(super) fn source<'a>(
+        &'a self,
+        recipe: &Train,
+        preprocess: Option<&Preprocess>,
+        inputs: &[String],
+        objective: &Objective,
+    ) -> Result<Source<'a>> {
+        Ok(match &self.training {
+            Training::Cache(cache) => Source::Cache(CacheSource::new(
+                cache,
+                inputs,
+                objective.teacher_logits,
+                &objective.taps,
+                recipe.limit,
+                recipe.seed,
+                true,
+            )?),
+            Training::Data(dataset) => Source::Data(DataSource::training(
+                dataset.as_ref(),
+                preprocess.cloned(),
+                recipe.augment,
+                inputs.to_vec(),
+                recipe.limit,
+                recipe.seed,
+            )),
+        })
+    }
+
+    pub(super) fn test<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Option<Source<'a>> {
+        let test = self.test.as_deref()?;
+        Some(Source::Data(DataSource::evaluation(test, preprocess.cloned(), inputs.to_vec(), None)))
+    }
+
+    /// The training samples as they stand, for the parity check where there is no test split.
+    pub(super) fn sequential<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Result<Source<'a>> {
+        Ok(match &self.training {
+            Training::Cache(cache) => Source::Cache(CacheSource::new(cache, inputs, false, &[], None, 0, false)?),
+            Training::Data(dataset) => Source::Data(DataSource::evaluation(dataset.as_ref(), preprocess.cloned(), inputs.to_vec(), None)),
+        })
+    }
+
+    /// Everything that decides a run's result.
+    pub(super) fn settings(&self, recipe: &Train, model: &Model) -> Value {
+        let trained_on = match &self.training {
+            Training::Cache(cache) => {
+                // the content alone: where it lies and what its files are called change nothing
+                let mut manifest = cache.manifest().clone();
+                manifest.teacher.file = String::new();
+                manifest.data.spec = String::new();
+                let text = serde_json::to_vec(&manifest).unwrap_or_default();
+                let content: String = Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect();
+                json!({ "cache": { "teacher": manifest.teacher.sha256, "rows": manifest.rows, "content": content } })
+            }
+            Training::Data(dataset) => json!({ "data": dataset.fingerprint() }),
+        };
+        json!({
+            "tool": concat!("nst-cache ", env!("CARGO_PKG_VERSION")),
+            "student": model.onnx.sha256(),
+            "preprocess": model.preprocess,
+            "recipe": recipe,
+            "trained-on": trained_on,
+            "test": self.test.as_ref().map(|t| t.fingerprint()),
+        })
+    }
+}
+
+impl Model {
+    /// Reads the .onnx file, or builds the preset for what the material holds.
+    pub(super) fn resolve(plan: &Plan, material: &Material, context: &Context<'_>) -> Result<Self> {
+        let path = Path::new(&plan.model);
+        let file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+        let read = if file { Some(onnx::Model::read(path)?) } else { None };
+        let preprocess = preprocessing(plan, material, read.as_ref(), context)?;
+        let model = match (read, &preprocess) {
+            (Some(model), _) => model,
+            (None, Some(p)) => {
+                let ([h, w], c) = (p.size, p.channels.count());
+                presets::build(&plan.model, material.class_count()?, [c, h, w], plan.recipe.seed)?
+            }
+            (None, None) => {
+                return Err(Error::input(format!("student {}: expected an .onnx file for data that is not images, found a preset", plan.model)));
+            }
+        };
+        if let (Some(p), [input]) = (&preprocess, model.inputs().as_slice()) {
+            check_input(&plan.model, &input.shape, p)?;
+        }
+        Ok(Self { onnx: model, classes: material.classes().to_vec(), preprocess })
+    }
+}
+
+/// How the material's images become the student's input.
+fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
+    let dataset = match &material.training {
+        Training::Cache(cache) => {
+            let recorded = cache.manifest().data.preprocess.clone();
+            if let Some(recorded) = &recorded {
+                check_options(&plan.preprocess, recorded)?;
+            }
+            return Ok(recorded);
+        }
+        Training::Data(dataset) => dataset.as_ref(),
+    };
+    let Sample::Image(image) = dataset.sample(0)? else { return Ok(None) };
+    let mut options = plan.preprocess.clone();
+    let inputs = model.map(onnx::Model::inputs).unwrap_or_default();
+    let (dtype, shape) = match inputs.first() {
+        Some(input) => (input.dtype.unwrap_or(crate::array::Dtype::F32), input.shape.clone()),
+        None => (crate::array::Dtype::F32, vec![Dim::Open, Dim::Open, Dim::Open, Dim::Open]),
+    };
+    if model.is_none() && image.channels == 1 && options.channels.is_none() && options.preset.is_none() {
+        options.channels = Some(Channels::Gray);
+    }
+    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &shape, data::common_size(dataset))?;
+    warnings.iter().for_each(|warning| context.monitor.warn(warning));
+    Ok(Some(preprocess))
+}
+
+/// Refuses a student whose declared input is no `[batch, channels, height, width]` of the images.
+fn check_input(name: &str, declared: &[Dim], p: &Preprocess) -> Result<()> {
+    let expected = [p.channels.count(), p.size[0], p.size[1]];
+    let fits = |(dim, size): (&Dim, &usize)| !matches!(dim, Dim::Fixed(n) if n != size);
+    if declared.is_empty() || (declared.len() == 4 && declared[1..].iter().zip(&expected).all(fits)) {
+        return Ok(());
+    }
+    let found: Vec<String> = declared
+        .iter()
+        .map(|dim| match dim {
+            Dim::Fixed(n) => n.to_string(),
+            Dim::Symbol(name) => name.clone(),
+            Dim::Open => "?".to_owned(),
+        })
+        .collect();
+    let [c, h, w] = expected;
+    Err(Error::input(format!("student {name}: expected an input [batch, {c}, {h}, {w}] for these images, found [{}]", found.join(", "))))
+}
+
+/// Refuses options that ask for another preprocessing than the cache was made with.
+fn check_options(options: &PreprocessOptions, recorded: &Preprocess) -> Result<()> {
+    let wanted = match &options.preset {
+        Some(name) => options.clone().or(preset(name)?),
+        None => options.clone(),
+    };
+    let mut differences = Vec::new();
+    let mut compare = |name: &str, wanted: Option<String>, recorded: String| {
+        if let Some(wanted) = wanted
+            && wanted != recorded
+        {
+            differences.push(format!("{name}: expected {recorded}, found {wanted}"));
+        }
+    };
+    let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
+    compare("size", wanted.size.map(|v| text(&v)), text(&recorded.size));
+    let shorter = recorded.size[0].min(recorded.size[1]);
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pixels")]
+    let resize = wanted.resize.or(wanted.crop_ratio.map(|ratio| (shorter as f64 / ratio).round() as usize));
+    compare("resize", resize.map(|v| text(&Some(v))), text(&recorded.resize));
+    compare("interpolation", wanted.interpolation.map(|v| text(&v)), text(&recorded.interpolation));
+    compare("channels", wanted.channels.map(|v| text(&v)), text(&recorded.channels));
+    compare("layout", wanted.layout.map(|v| text(&v)), text(&recorded.layout));
+    compare("dtype", wanted.dtype.map(|v| text(&v)), text(&recorded.dtype));
+    compare("scale", wanted.scale.map(|v| text(&v)), text(&recorded.scale));
+    let spread = |values: Vec<f32>| if let [value] = values[..] { vec![value; recorded.mean.len()] } else { values };
+    compare("mean", wanted.mean.map(|v| text(&spread(v))), text(&recorded.mean));
+    compare("std", wanted.std.map(|v| text(&spread(v))), text(&recorded.std));
+    match differences.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::input(format!("cache was made with another preprocessing: {first}"))
+            .hint("leave the preprocessing flags out, or extract again with them")),
+    }
+
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::Dtype;
+    use crate::recipe::{Interpolation, Layout};
+
+    fn recorded() -> Preprocess {
+        Preprocess {
+            size: [32, 32],
+            resize: None,
+            interpolation: Interpolation::Bilinear,
+            channels: Channels::Rgb,
+            layout: Layout::Nchw,
+            dtype: Dtype::F32,
+            scale: 1.0 / 255.0,
+            mean: vec![0.4914, 0.4822, 0.4465],
+            std: vec![0.2470, 0.2435, 0.2616],
+        }
+    }
+
+    #[test]
+    fn another_preprocessing_than_the_caches_is_refused() {
+        let options = |name: &str| PreprocessOptions { preset: Some(name.into()), ..PreprocessOptions::default() };
+        check_options(&PreprocessOptions::default(), &recorded()).unwrap();
+        check_options(&options("cifar10"), &recorded()).unwrap();
+        let error = check_options(&options("imagenet"), &recorded()).unwrap_err();
+        assert!(error.chain().contains("resize"), "{}", error.chain());
+        let mean = PreprocessOptions { mean: Some(vec![0.5]), ..PreprocessOptions::default() };
+        assert!(check_options(&mean, &recorded()).unwrap_err().chain().contains("mean"));
+    }
+
+    #[test]
+    fn a_students_input_has_to_take_the_images() {
+        let dims = |c: usize| [Dim::Symbol("batch".into()), Dim::Fixed(c), Dim::Open, Dim::Open];
+        check_input("s", &dims(3), &recorded()).unwrap();
+        check_input("s", &[], &recorded()).unwrap();
+        let error = check_input("s", &dims(1), &recorded()).unwrap_err();
+        assert!(error.to_string().contains("[batch, 3, 32, 32]") && error.to_string().contains("[batch, 1, ?, ?]"), "{error}");
+    }
+}

@@ -1,0 +1,36 @@
+//! The hash that names a data set's content.
+
+use super::Fingerprint;
+use crate::recipe::DataFormat;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// Gathers what a data set is made of, in canonical order. Every field is preceded by its length, so that no two listings hash alike.
+pub(super) struct Listed(Sha256);
+
+impl Listed {
+    pub(super) fn new() -> Self {
+        Self(Sha256::new())
+    }
+
+    /// A file by its path inside the data set and its size in bytes.
+    pub(super) fn file(&mut self, path: &[u8], size: u64) {
+        self.bytes(path);
+        self.0.update(size.to_le_bytes());
+    }
+
+    /// Content: labels, class names, or a small file.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    pub(super) fn finish(self, format: DataFormat, samples: usize) -> Fingerprint {
+        let listing_sha256 = self.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
+            // writing to a string cannot fail
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        Fingerprint { format, samples, listing_sha256 }
+    }
+}

@@ -1,0 +1,148 @@
+//! Colour, resize and centre crop of 8-bit images, as Pillow and torchvision do them.
+
+use super::Image;
+use super::resample::resample;
+use crate::error::{Error, Result};
+use crate::recipe::Interpolation;
+use std::borrow::Cow;
+
+/// Most pixels of a resized image.
+const MAX_PIXELS: usize = 1 << 27;
+
+/// The image with 1 or 3 channels: grey is repeated; colour becomes grey by the luma of ITU-R 601-2 in Pillow's 16-bit fixed point.
+pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
+    let pixels = match (image.channels, channels) {
+        (1, 3) => image.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
+        (3, 1) => image.pixels.as_chunks().0.iter().copied().map(luma).collect(),
+        _ => return Cow::Borrowed(image),
+    };
+    Cow::Owned(Image { channels, pixels, ..*image })
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the weights sum to 65,536, so the result is at most 255")]
+fn luma([red, green, blue]: [u8; 3]) -> u8 {
+    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+}
+
+/// The image at another size, `[height, width]`.
+///
+/// # Errors
+/// When a side is empty, or the result would be absurdly large (a line of pixels brought to a shorter side of 256).
+pub(super) fn resize(image: &Image, [height, width]: [usize; 2], interpolation: Interpolation) -> Result<Cow<'_, Image>> {
+    if [image.height, image.width] == [height, width] {
+        return Ok(Cow::Borrowed(image));
+    }
+    if [image.height, image.width, height, width].contains(&0) {
+        return Err(Error::input(format!("image of {}x{} pixels: cannot be resized to {height}x{width}", image.height, image.width)));
+    }
+    if height.saturating_mul(width) > MAX_PIXELS {
+        return Err(Error::input(format!("resize to {height}x{width}: expected at most {MAX_PIXELS} pixels")));
+    }
+    Ok(Cow::Owned(resample(image, [height, width], interpolation)))
+}
+
+/// The size of an image whose shorter side is brought to `shorter`, as torchvision rounds it: `⌊shorter · long / short⌋`.
+pub(super) fn shorter_side(image: &Image, shorter: usize) -> [usize; 2] {
+    let (height, width) = (image.height, image.width);
+    let longer = |long: usize, short: usize| shorter.saturating_mul(long) / short.max(1);
+    if width <= height { [longer(height, width), shorter] } else { [shorter, longer(width, height)] }
+}
+
+/// The middle of an image, `[height, width]`, its offset rounded as torchvision does: half to even.
+///
+/// # Errors
+/// When the image is smaller.
+pub(super) fn center_crop(image: &Image, [height, width]: [usize; 2]) -> Result<Cow<'_, Image>> {
+    if [image.height, image.width] == [height, width] {
+        return Ok(Cow::Borrowed(image));
+    }
+    let (Some(spare_rows), Some(spare_columns)) = (image.height.checked_sub(height), image.width.checked_sub(width)) else {
+        return Err(Error::input(format!(
+            "crop of {height}x{width}: expected a resized image as large, found {}x{}",
+            image.height, image.width
+        )));
+    };
+    let half = |spare: usize| spare / 2 + usize::from(spare % 4 == 3);
+    let (top, left) = (half(spare_rows), half(spare_columns));
+    let stride = image.width * image.channels;
+    let rows = image.pixels.chunks_exact(stride).skip(top).take(height);
+    let pixels = rows.flat_map(|row| &row[left * image.channels..(left + width) * image.channels]).copied().collect();
+    Ok(Cow::Owned(Image { height, width, channels: image.channels, pixels }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file of the name under `tests/data/pil`, which Pillow made (see the README there).
+    fn pillow(name: &str, [height, width]: [usize; 2], channels: usize) -> Image {
+        let path = format!("{}/tests/data/pil/{name}", env!("CARGO_MANIFEST_DIR"));
+        let pixels = std::fs::read(&path).unwrap();
+        assert_eq!(pixels.len(), height * width * channels, "{path}");
+        Image { height, width, channels, pixels }
+    }
+
+    fn source() -> Image {
+        pillow("source-23x31-rgb.raw", [23, 31], 3)
+    }
+
+    /// Largest difference, and how many values differ.
+    fn difference(a: &Image, b: &Image) -> (u8, usize) {
+        assert_eq!((a.height, a.width, a.channels), (b.height, b.width, b.channels));
+        let apart: Vec<u8> = a.pixels.iter().zip(&b.pixels).map(|(&x, &y)| x.abs_diff(y)).collect();
+        (apart.iter().copied().max().unwrap_or(0), apart.iter().filter(|&&d| d > 0).count())
+    }
+
+    #[test]
+    fn resizing_matches_pillow() {
+        let filters = [
+            ("nearest", Interpolation::Nearest),
+            ("bilinear", Interpolation::Bilinear),
+            ("bicubic", Interpolation::Bicubic),
+            ("lanczos", Interpolation::Lanczos),
+        ];
+        for (name, filter) in filters {
+            for size in [[10, 12], [40, 37]] {
+                let expected = pillow(&format!("{name}-{}x{}.raw", size[0], size[1]), size, 3);
+                let found = resize(&source(), size, filter).unwrap().into_owned();
+                let (largest, differing) = difference(&found, &expected);
+                assert_eq!(largest, 0, "{name} to {size:?}: {differing} values differ");
+            }
+        }
+    }
+
+    #[test]
+    fn resize_and_centre_crop_match_torchvision() {
+        let image = source();
+        assert_eq!(shorter_side(&image, 16), [16, 21]);
+        let resized = resize(&image, [16, 21], Interpolation::Bilinear).unwrap();
+        let cropped = center_crop(&resized, [13, 15]).unwrap();
+        assert_eq!(*cropped, pillow("resize16-crop13x15.raw", [13, 15], 3));
+    }
+
+    #[test]
+    fn crop_offsets_are_rounded_half_to_even() {
+        let image = Image { height: 1, width: 9, channels: 1, pixels: (0..9).collect() };
+        // Python: round(0.5) = 0, round(1.5) = 2, round(2.5) = 2, round(3.5) = 4
+        for (width, left) in [(8, 0), (6, 2), (4, 2), (2, 4), (7, 1), (5, 2)] {
+            assert_eq!(center_crop(&image, [1, width]).unwrap().pixels[0], left, "width {width}");
+        }
+        assert!(center_crop(&image, [2, 9]).is_err());
+    }
+
+    #[test]
+    fn grey_is_pillows_luma() {
+        let grey = with_channels(&source(), 1).into_owned();
+        assert_eq!(grey, pillow("grey.raw", [23, 31], 1));
+        let rgb = with_channels(&grey, 3).into_owned();
+        assert_eq!(rgb.pixels[..6], [grey.pixels[0], grey.pixels[0], grey.pixels[0], grey.pixels[1], grey.pixels[1], grey.pixels[1]]);
+    }
+
+    #[test]
+    fn empty_sides_are_refused() {
+        let empty = Image { height: 0, width: 3, channels: 3, pixels: Vec::new() };
+        assert!(resize(&empty, [2, 2], Interpolation::Bilinear).is_err());
+        assert!(resize(&source(), [0, 2], Interpolation::Bilinear).is_err());
+        assert!(resize(&source(), [1 << 20, 1 << 20], Interpolation::Bilinear).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! The teacher's own top-1, from the logits in the cache.
+
+use crate::cache::{Cache, Decoder};
+use crate::error::Result;
+use crate::monitor::Monitor;
+use std::path::Path;
+
+/// Rows decoded at a time.
+const BLOCK_ROWS: usize = 1024;
+
+/// How often the teacher is right on labelled rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Accuracy {
+    correct: usize,
+    labelled: usize,
+    classes: usize,
+}
+
+/// Reads labels and logits of a complete cache with labelled rows.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub(super) fn of_cache(folder: &Path, classes: usize) -> Result<Accuracy> {
+    let cache = Cache::open(folder)?;
+    let logits = cache.array("logits")?;
+    let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
+    let mut accuracy = Accuracy { correct: 0, labelled: 0, classes };
+    for (block, labels) in cache.labels().chunks(BLOCK_ROWS).enumerate() {
+        logits.read(&mut decoder, 0, block * BLOCK_ROWS, labels.len(), &mut bytes)?;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        for (row, &label) in values.chunks(classes).zip(labels) {
+            if let Ok(label) = usize::try_from(label) {
+                accuracy.labelled += 1;
+                accuracy.correct += usize::from(argmax(row) == label);
+            }
+        }
+    }
+    Ok(accuracy)
+}
+
+/// The first of the largest values.
+fn argmax(row: &[f32]) -> usize {
+    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
+}
+
+impl Accuracy {
+    /// Percent times 100, rounded.
+    pub(super) fn basis_points(self) -> u32 {
+        u32::try_from((self.correct * 10_000 + self.labelled / 2) / self.labelled.max(1)).unwrap_or(10_000)
+    }
+
+    /// Says the figure, and warns where a trained teacher cannot be that bad.
+    pub(super) fn tell(self, monitor: &dyn Monitor) {
+        let percent = f64::from(self.basis_points()) / 100.0;
+        monitor.note(&format!("teacher's top-1: {percent:.2} % of {} labelled rows", self.labelled));
+        if self.is_near_chance() {
+            monitor.warn(&format!(
+                "teacher's top-1 of {percent:.2} % is near chance: check the preprocessing (--preprocess, --mean, --std, --channels) and the order of classes (--classes FILE)"
+            ));
+        }
+    }
+
+    /// Less than a tenth of the way from chance to perfect.
+    #[allow(clippy::cast_precision_loss, reason = "shares of row counts")]
+    fn is_near_chance(self) -> bool {
+        let chance = 1.0 / self.classes.max(1) as f64;
+        self.classes > 1 && (self.correct as f64 / self.labelled as f64) < chance + 0.1 * (1.0 - chance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_chance_follows_the_number_of_classes() {
+        let of = |correct, classes| Accuracy { correct, labelled: 1000, classes };
+        assert!(of(102, 10).is_near_chance());
+        assert!(!of(300, 10).is_near_chance());
+        assert!(of(500, 2).is_near_chance());
+        assert!(!of(800, 2).is_near_chance());
+        assert_eq!(of(933, 10).basis_points(), 9330);
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+}

@@ -1,0 +1,170 @@
+//! The overlapped stages: workers decode, the calling thread runs the teacher, a third converts, compresses and writes. Queues between them
+//! are bounded, so memory does not depend on the data set; batches keep their order, so neither do the bytes depend on the threads.
+
+use super::Job;
+use super::plan::sample_name;
+use super::source::Batch;
+use crate::array::Array;
+use crate::cache::{SegmentWriter, Writer};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::runtime::Session;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::ops::Range;
+use std::thread;
+
+/// Batches that are computed and wait to be written.
+const WRITE_QUEUE: usize = 2;
+
+/// One inference: rows of one segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    pub(super) segment: usize,
+    pub(super) rows: Range<usize>,
+    /// Whether the segment ends with it.
+    is_last: bool,
+}
+
+/// A batch on its way from a worker; its place in the queue is its place in the order.
+struct Ticket {
+    task: Task,
+    batch: Receiver<Result<Batch>>,
+}
+
+/// A task for a worker.
+struct Work {
+    rows: Range<usize>,
+    reply: Sender<Result<Batch>>,
+}
+
+/// What the teacher gave for a task.
+struct Computed {
+    task: Task,
+    stored: Vec<Vec<u8>>,
+    values: Vec<Array>,
+}
+
+/// The inferences of every segment that is not published yet, in row order.
+pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
+    let manifest = writer.manifest();
+    let missing = (0..manifest.segments_per_view()).filter(|&segment| !writer.has(0, segment));
+    missing.flat_map(|segment| segment_tasks(segment, manifest.segment_rows, manifest.rows, batch)).collect()
+}
+
+fn segment_tasks(segment: usize, segment_rows: usize, rows: usize, batch: usize) -> Vec<Task> {
+    let (first, end) = (segment * segment_rows, ((segment + 1) * segment_rows).min(rows));
+    let starts = (first..end).step_by(batch);
+    starts.map(|start| Task { segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
+}
+
+/// Computes and publishes the tasks' segments.
+///
+/// # Errors
+/// At the first batch that cannot be read, computed or written; or when the user asks to stop. Published segments stay.
+pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer: &mut Writer, monitor: &dyn Monitor) -> Result<()> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
+    monitor.begin("extract", "rows", job.rows.len() as u64, (job.rows.len() - todo) as u64);
+    let workers = job.recipe.threads.max(1);
+    // one batch at each worker and one ready
+    let (ticket_in, tickets) = bounded(workers + 1);
+    let (work_in, work) = bounded::<Work>(workers + 1);
+    let (computed_in, computed) = bounded(WRITE_QUEUE);
+    let result = thread::scope(|scope| {
+        scope.spawn(move || feed(tasks, &work_in, &ticket_in));
+        for _ in 0..workers {
+            let work = work.clone();
+            scope.spawn(move || decode(job, &work));
+        }
+        drop(work);
+        let writing = scope.spawn(|| write(job, computed, writer, monitor));
+        let inferred = infer(job, session, tickets, &computed_in, monitor);
+        drop(computed_in);
+        // the writer's failure is the cause when both have one
+        writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(inferred)
+    });
+    monitor.end();
+    result
+}
+
+/// Hands out work in order; the queue of tickets bounds how far it runs ahead. Ends early when the teacher's thread has gone.
+fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>) {
+    for task in tasks {
+        let (reply, batch) = bounded(1);
+        let rows = task.rows.clone();
+        if tickets.send(Ticket { task, batch }).is_err() || work.send(Work { rows, reply }).is_err() {
+            return;
+        }
+    }
+}
+
+fn decode(job: &Job<'_>, work: &Receiver<Work>) {
+    for Work { rows, reply } in work {
+        // nobody waits for the reply after a failure downstream
+        let _ = reply.send(job.source.batch(&job.rows.samples[rows]));
+    }
+}
+
+fn infer(job: &Job<'_>, session: &mut Session, tickets: Receiver<Ticket>, computed: &Sender<Computed>, monitor: &dyn Monitor) -> Result<()> {
+    for Ticket { task, batch } in tickets {
+        if monitor.stop_requested() {
+            return Err(Error::interrupted("stopped; the segments that were whole are in the cache").hint("run the same command again to go on"));
+        }
+        let batch = batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e))??;
+        let values = session.run(&job.source.feed(&batch), &job.tensors)?;
+        if computed.send(Computed { task, stored: batch.stored, values }).is_err() {
+            // the writer stopped, and says why
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, monitor: &dyn Monitor) -> Result<()> {
+    let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
+    let mut open: Option<SegmentWriter> = None;
+    for Computed { task, stored, values } in computed {
+        let mut segment = match open.take() {
+            Some(segment) => segment,
+            None => writer.segment(0, task.segment)?,
+        };
+        let mut written = 0;
+        let inputs = stored.len();
+        for (array, bytes) in stored.iter().enumerate() {
+            written += segment.append(array, bytes)?;
+        }
+        for ((output, values), array) in job.outputs.iter().zip(values).zip(inputs..) {
+            let name = |row: usize| sample_name(job, task.rows.start + row);
+            let bytes = output.encode(values, types[array], task.rows.len(), name)?;
+            written += segment.append(array, &bytes)?;
+        }
+        if task.is_last {
+            writer.publish(segment)?;
+        } else {
+            open = Some(segment);
+        }
+        monitor.advance(task.rows.len() as u64, written);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_never_span_segments_and_cover_every_row_once() {
+        let all: Vec<Task> = (0..4).flat_map(|segment| segment_tasks(segment, 128, 450, 32)).collect();
+        let mut next = 0;
+        for task in &all {
+            assert_eq!(task.rows.start, next);
+            assert_eq!(task.rows.start / 128, task.segment);
+            assert_eq!((task.rows.end - 1) / 128, task.segment);
+            assert_eq!(task.is_last, task.rows.end % 128 == 0 || task.rows.end == 450);
+            next = task.rows.end;
+        }
+        assert_eq!(next, 450);
+    }
+}

@@ -1,0 +1,147 @@
+//! How the cache is laid out: element types and codecs from the first batch, lengths of segments and chunks by size.
+
+use super::Job;
+use super::estimate::Estimate;
+use super::source::Batch;
+use crate::array::{Array, Dtype};
+use crate::cache::{ArraySpec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, probe_codec, segment_rows};
+use crate::error::Result;
+use crate::recipe::Store;
+use crate::runtime::Session;
+use crate::statistic::F16_MAX;
+use std::time::Instant;
+
+/// The first rows, computed to see what the teacher gives.
+pub(super) struct First {
+    batch: Batch,
+    values: Vec<Array>,
+    rows: usize,
+    /// Time of the run alone.
+    seconds: f64,
+}
+
+/// Computes the first rows of the cache.
+///
+/// # Errors
+/// When samples cannot be read or the teacher cannot run on them.
+pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First> {
+    let samples = &job.rows.samples[..job.batch.min(job.rows.len())];
+    let batch = job.source.batch(samples)?;
+    let started = Instant::now();
+    let values = session.run(&job.source.feed(&batch), &job.tensors)?;
+    Ok(First { batch, values, rows: samples.len(), seconds: started.elapsed().as_secs_f64() })
+}
+
+/// Lays out the cache and estimates what it takes.
+///
+/// # Errors
+/// When the first batch holds values that cannot be stored.
+pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Result<(Plan, Estimate)> {
+    let mut arrays = Vec::new();
+    let mut estimate = Estimate::new(first.seconds, first.rows);
+    for (input, bytes) in job.source.inputs.iter().zip(&first.batch.stored) {
+        let (codec, encoded) = probe_codec(bytes);
+        estimate.add_array(bytes.len(), encoded, bytes.len());
+        arrays.push(ArraySpec {
+            path: input.path.clone(),
+            dtype: input.dtype,
+            row_shape: input.row_shape.clone(),
+            axes: input.axes.clone(),
+            tensor: Some(input.name.clone()),
+            codec,
+            chunk_rows: 1,
+        });
+    }
+    for (output, values) in job.outputs.iter().zip(&first.values) {
+        let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, output.range(values)) };
+        let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
+        let (codec, encoded) = probe_codec(&bytes);
+        estimate.add_array(bytes.len(), encoded, bytes.len() / dtype.size() * Dtype::F32.size());
+        arrays.push(ArraySpec {
+            path: output.path(),
+            dtype,
+            row_shape: output.shape.clone(),
+            axes: output.axes.clone(),
+            tensor: Some(output.tensor.clone()),
+            codec,
+            chunk_rows: 1,
+        });
+    }
+    let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
+    let segment_rows = segment_rows(job.rows.len(), job.batch, largest_row);
+    for array in &mut arrays {
+        array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
+    }
+    estimate.scale_to(job.rows.len());
+    Ok((plan(job, teacher, arrays, segment_rows), estimate))
+}
+
+/// The name of a row's sample.
+pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
+    job.rows.samples.get(row).map_or_else(|| format!("row {row}"), |&sample| job.source.data.name(sample))
+}
+
+fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
+    let (recipe, rows) = (job.recipe, job.rows);
+    let taps = job.outputs.iter().filter(|o| !o.is_logits());
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
+        teacher,
+        data: DataRecord {
+            spec: recipe.data.to_string(),
+            split: recipe.split.clone(),
+            fingerprint: job.source.data.fingerprint().clone(),
+            classes: rows.classes.clone(),
+            preprocess: job.source.preprocess.clone(),
+            limit: recipe.limit,
+            shuffle: recipe.shuffle,
+            skipped: rows.skipped.iter().map(|&sample| sample as u64).collect(),
+        },
+        taps: taps.map(|o| TapRecord { alias: o.alias.clone(), tensor: o.tensor.clone(), role: o.role, stage: o.stage }).collect(),
+        rows: rows.len(),
+        views: 1,
+        seed: recipe.seed,
+        segment_rows,
+        row_arrays: ["sample_id", "label"].map(|path| row_array(path, segment_rows)).to_vec(),
+        view_arrays,
+        segments: Vec::new(),
+    };
+    // an index of a data set in memory always fits
+    let sample_ids = rows.samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect();
+    Plan { manifest, sample_ids, labels: rows.labels.clone() }
+}
+
+fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
+    ArraySpec {
+        path: path.to_owned(),
+        dtype: Dtype::I64,
+        row_shape: Vec::new(),
+        axes: Vec::new(),
+        tensor: None,
+        codec: crate::cache::Codec::Zstd,
+        chunk_rows: segment_rows,
+    }
+}
+
+/// f32 where the first batch comes within a factor of two of the end of f16.
+fn stored_type(store: Store, range: f32) -> Dtype {
+    match store {
+        Store::F32 => Dtype::F32,
+        Store::Auto if range > F16_MAX / 2.0 => Dtype::F32,
+        Store::F16 | Store::Auto => Dtype::F16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_range_is_stored_as_f32() {
+        assert_eq!(stored_type(Store::Auto, 18_718.0), Dtype::F16);
+        assert_eq!(stored_type(Store::Auto, 40_000.0), Dtype::F32);
+        assert_eq!(stored_type(Store::F16, 40_000.0), Dtype::F16);
+        assert_eq!(stored_type(Store::F32, 1.0), Dtype::F32);
+    }
+}

@@ -1,0 +1,316 @@
+//! How samples become the teacher's inputs: which bytes are stored, and what the model is fed.
+
+use super::output::Output;
+use super::rows::describe_bad;
+use crate::array::{Array, Dtype, Values};
+use crate::data::{Dataset, Sample, Subset, preprocess};
+use crate::error::{Context as _, Error, Result};
+use crate::monitor::Monitor;
+use crate::onnx::{Dim, Model, Value, tap};
+use crate::recipe::{Extract, Preprocess, PreprocessOptions};
+
+/// Images looked at to find their common size.
+const PROBED_IMAGES: usize = 16;
+/// What one batch of inputs and activations may take, as f32.
+const BATCH_BYTES: usize = 64 << 20;
+/// Beyond this the CPU gains nothing from a larger batch.
+const MAX_BATCH: usize = 64;
+
+/// One input of the teacher as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Input {
+    /// The model's name of it.
+    pub(super) name: String,
+    /// The path of its array in the cache.
+    pub(super) path: String,
+    /// Its stored type: `uint8` for images.
+    pub(super) dtype: Dtype,
+    /// Shape of one stored row.
+    pub(super) row_shape: Vec<usize>,
+    /// Name of each axis of a row.
+    pub(super) axes: Vec<String>,
+}
+
+impl Input {
+    fn row_bytes(&self) -> usize {
+        self.row_shape.iter().product::<usize>() * self.dtype.size()
+    }
+}
+
+/// The data set seen as the teacher's inputs.
+pub(super) struct Source<'a> {
+    pub(super) data: &'a dyn Dataset,
+    pub(super) inputs: Vec<Input>,
+    /// `None`: arrays, fed as they are.
+    pub(super) preprocess: Option<Preprocess>,
+    /// The model's batch where it is fixed.
+    fixed_batch: Option<usize>,
+}
+
+/// Consecutive rows, as stored and as fed.
+pub(super) struct Batch {
+    /// Bytes of the rows of each input.
+    pub(super) stored: Vec<Vec<u8>>,
+    /// Each input of the model, batch axis first; longer than the rows for a model of fixed batch.
+    pub(super) fed: Vec<Array>,
+}
+
+impl<'a> Source<'a> {
+    /// Decides the preprocessing (flags, else what the model's metadata records, else what [`preprocess::resolve`] finds) and checks the data
+    /// against the model's inputs.
+    ///
+    /// # Errors
+    /// When the data does not fit the model's inputs, or a probed sample cannot be read.
+    pub(super) fn new(recipe: &Extract, model: &Model, subset: &'a Subset, monitor: &dyn Monitor) -> Result<Self> {
+        let data = subset.dataset.as_ref();
+        let samples = probe_samples(data, &subset.indices, recipe.skip_bad)?;
+        let declared = model.inputs();
+        let fixed_batch = fixed_batch(&declared)?;
+        let (inputs, preprocess) = match samples.first() {
+            Some(Sample::Image(_)) => {
+                let [input] = declared.as_slice() else {
+                    return Err(Error::input(format!("teacher {}: expected 1 input to feed images to, found {}", recipe.teacher.display(), declared.len()))
+                        .hint("give arrays named like the inputs: --data npz:FILE"));
+                };
+                let preprocess = decide_preprocess(recipe, model, input, common_size(&samples), monitor)?;
+                (vec![image_input(input, &preprocess)], Some(preprocess))
+            }
+            Some(Sample::Arrays(arrays)) => (array_inputs(&declared, arrays, monitor)?, None),
+            None => return Err(Error::input(format!("data {}: no sample can be read", recipe.data))),
+        };
+        Ok(Self { data, inputs, preprocess, fixed_batch })
+    }
+
+    /// The bytes to store of one sample, one vector an input.
+    ///
+    /// # Errors
+    /// When the sample cannot be read or does not fit.
+    pub(super) fn read(&self, sample: usize) -> Result<Vec<Vec<u8>>> {
+        match (self.data.sample(sample)?, &self.preprocess) {
+            (Sample::Image(image), Some(preprocess)) => Ok(vec![preprocess::to_bytes(preprocess, &image)?]),
+            (Sample::Arrays(arrays), None) => self.inputs.iter().map(|input| array_bytes(input, &arrays)).collect(),
+            _ => Err(Error::input("the data set mixes images and arrays")),
+        }
+    }
+
+    /// Reads rows for one run of the model.
+    ///
+    /// # Errors
+    /// Counts and names the samples that cannot be read.
+    pub(super) fn batch(&self, samples: &[usize]) -> Result<Batch> {
+        let mut stored: Vec<Vec<u8>> = self.inputs.iter().map(|input| Vec::with_capacity(samples.len() * input.row_bytes())).collect();
+        let mut bad = Vec::new();
+        for &sample in samples {
+            match self.read(sample) {
+                Ok(row) => stored.iter_mut().zip(row).for_each(|(all, row)| all.extend_from_slice(&row)),
+                Err(error) => bad.push((sample, error)),
+            }
+        }
+        if !bad.is_empty() {
+            return Err(describe_bad(self.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)"));
+        }
+        let rows = self.fixed_batch.unwrap_or(samples.len());
+        let fed = self.inputs.iter().zip(&stored).map(|(input, bytes)| self.fed(input, bytes, rows)).collect::<Result<_>>()?;
+        Ok(Batch { stored, fed })
+    }
+
+    /// A batch as the arguments of [`Session::run`](crate::runtime::Session::run).
+    pub(super) fn feed<'b>(&'b self, batch: &'b Batch) -> Vec<(&'b str, &'b Array)> {
+        self.inputs.iter().map(|input| input.name.as_str()).zip(&batch.fed).collect()
+    }
+
+    /// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
+    fn fed(&self, input: &Input, stored: &[u8], rows: usize) -> Result<Array> {
+        let row = input.row_bytes();
+        let mut padded = std::borrow::Cow::Borrowed(stored);
+        while padded.len() < rows * row {
+            let last = padded.len() - row;
+            padded.to_mut().extend_from_within(last..);
+        }
+        match &self.preprocess {
+            Some(preprocess) => preprocess::normalize(preprocess, &padded),
+            None => array_of(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded),
+        }
+    }
+
+    /// Each input's name and the shape of one row.
+    pub(super) fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.inputs.iter().map(|input| (input.name.clone(), input.row_shape.clone())).collect()
+    }
+
+    /// Rows of one run: the model's own, or `asked`, or as many as fit a fixed amount of memory.
+    ///
+    /// # Errors
+    /// When the model's batch is fixed to another size than `asked`.
+    pub(super) fn batch_size(&self, asked: Option<usize>, outputs: &[Output]) -> Result<usize> {
+        match (self.fixed_batch, asked) {
+            (Some(fixed), Some(asked)) if fixed != asked => {
+                Err(Error::input(format!("--batch {asked}: the teacher's batch is fixed, expected {fixed}")))
+            }
+            (Some(fixed), _) => Ok(fixed),
+            (None, Some(asked)) => Ok(asked),
+            (None, None) => {
+                let elements = |shape: &[usize]| shape.iter().product::<usize>();
+                let row: usize = self.inputs.iter().map(|i| elements(&i.row_shape)).chain(outputs.iter().map(|o| elements(&o.shape))).sum();
+                let fitting = (BATCH_BYTES / (row * 4).max(1)).clamp(1, MAX_BATCH);
+                // a power of two divides the lengths of segments best
+                Ok(1 << fitting.ilog2())
+            }
+        }
+    }
+}
+
+/// Samples spread over the chosen ones; unreadable ones are an error unless they are to be skipped.
+fn probe_samples(data: &dyn Dataset, chosen: &[usize], skip_bad: bool) -> Result<Vec<Sample>> {
+    let step = chosen.len().div_ceil(PROBED_IMAGES).max(1);
+    let mut samples = Vec::new();
+    for &index in chosen.iter().step_by(step) {
+        match data.sample(index) {
+            Ok(sample) => samples.push(sample),
+            Err(_) if skip_bad => {}
+            Err(error) => return Err(describe_bad(data, &[(index, error)]).hint("--skip-bad leaves such samples out")),
+        }
+    }
+    Ok(samples)
+}
+
+fn common_size(samples: &[Sample]) -> Option<[usize; 2]> {
+    let mut sizes = samples.iter().map(|sample| match sample {
+        Sample::Image(image) => Some([image.height, image.width]),
+        Sample::Arrays(_) => None,
+    });
+    let first = sizes.next()??;
+    sizes.all(|size| size == Some(first)).then_some(first)
+}
+
+fn fixed_batch(inputs: &[Value]) -> Result<Option<usize>> {
+    let mut fixed = None;
+    for input in inputs {
+        match (input.shape.first(), fixed) {
+            (Some(&Dim::Fixed(0)), _) => return Err(Error::input(format!("input `{}`: batch of 0", input.name))),
+            (Some(&Dim::Fixed(n)), None) => fixed = Some(n),
+            (Some(&Dim::Fixed(n)), Some(other)) if n != other => {
+                return Err(Error::input(format!("input `{}`: expected the first axis of all inputs to be the batch, found {n} and {other}", input.name)));
+            }
+            _ => {}
+        }
+    }
+    Ok(fixed)
+}
+
+fn decide_preprocess(recipe: &Extract, model: &Model, input: &Value, common: Option<[usize; 2]>, monitor: &dyn Monitor) -> Result<Preprocess> {
+    let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: its type cannot be fed with images", input.name)))?;
+    let given = recipe.preprocess.clone();
+    let options = match recorded_preprocess(model)? {
+        // a named preset replaces what the model records, single fields are laid over it
+        Some(recorded) if given.preset.is_none() => given.or(recorded),
+        _ => given,
+    };
+    let (preprocess, warnings) = preprocess::resolve(&options, dtype, &input.shape, common)?;
+    for warning in warnings {
+        monitor.warn(&warning);
+    }
+    Ok(preprocess)
+}
+
+/// The preprocessing that a model's metadata records (`nst-cache.preprocess`, written by our export).
+///
+/// # Errors
+/// When the entry is there but not of that form.
+pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
+    const KEY: &str = "nst-cache.preprocess";
+    let Some(text) = model.metadata(KEY) else { return Ok(None) };
+    let recorded: Preprocess = serde_json::from_str(text).context(|| format!("metadata `{KEY}`: not a record of preprocessing"))?;
+    Ok(Some(PreprocessOptions {
+        preset: None,
+        size: Some(recorded.size),
+        resize: recorded.resize,
+        crop_ratio: None,
+        interpolation: Some(recorded.interpolation),
+        channels: Some(recorded.channels),
+        layout: Some(recorded.layout),
+        dtype: Some(recorded.dtype),
+        scale: Some(recorded.scale),
+        mean: Some(recorded.mean),
+        std: Some(recorded.std),
+    }))
+}
+
+fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
+    let axes = match preprocess.layout {
+        crate::recipe::Layout::Nchw => ["c", "h", "w"],
+        crate::recipe::Layout::Nhwc => ["h", "w", "c"],
+    };
+    Input {
+        name: input.name.clone(),
+        path: "input".to_owned(),
+        dtype: Dtype::U8,
+        row_shape: preprocess.input_shape().to_vec(),
+        axes: axes.map(str::to_owned).to_vec(),
+    }
+}
+
+fn array_inputs(declared: &[Value], arrays: &[(String, Array)], monitor: &dyn Monitor) -> Result<Vec<Input>> {
+    let found = || arrays.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let unused: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).filter(|name| declared.iter().all(|d| d.name != *name)).collect();
+    let inputs = declared
+        .iter()
+        .map(|value| {
+            let array = arrays.iter().find(|(name, _)| *name == value.name).map(|(_, array)| array);
+            let array = array.ok_or_else(|| Error::input(format!("input `{}`: no array of that name in the data, found {}", value.name, found())))?;
+            check_fit(value, array)?;
+            let row_shape = array.shape().to_vec();
+            let axes = (0..row_shape.len()).map(|axis| format!("axis{axis}")).collect();
+            Ok(Input { name: value.name.clone(), path: format!("inputs/{}", path_name(&value.name)), dtype: array.dtype(), row_shape, axes })
+        })
+        .collect::<Result<_>>()?;
+    if !unused.is_empty() {
+        monitor.note(&format!("arrays that the teacher does not take are left out: {}", unused.join(", ")));
+    }
+    Ok(inputs)
+}
+
+/// A model's input name where it can stand in a path, else one made of it.
+fn path_name(name: &str) -> String {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if plain { name.to_owned() } else { tap::alias(name) }
+}
+
+fn check_fit(value: &Value, row: &Array) -> Result<()> {
+    if value.dtype != Some(row.dtype()) {
+        let expected = value.dtype.map_or("a type that arrays do not have", Dtype::name);
+        return Err(Error::input(format!("input `{}`: expected {expected}, found {}", value.name, row.dtype().name())));
+    }
+    let declared = value.shape.get(1..).unwrap_or_default();
+    let fits = value.shape.is_empty()
+        || declared.len() == row.shape().len() && declared.iter().zip(row.shape()).all(|(d, &n)| !matches!(d, Dim::Fixed(m) if *m != n));
+    if fits { Ok(()) } else { Err(Error::input(format!("input `{}`: expected rows of {declared:?}, found {:?}", value.name, row.shape()))) }
+}
+
+fn array_bytes(input: &Input, arrays: &[(String, Array)]) -> Result<Vec<u8>> {
+    let array = arrays.iter().find(|(name, _)| *name == input.name).map(|(_, array)| array);
+    let array = array.ok_or_else(|| Error::input(format!("no array `{}`", input.name)))?;
+    if array.dtype() != input.dtype || array.shape() != input.row_shape {
+        return Err(Error::input(format!(
+            "array `{}`: expected {} {:?}, found {} {:?}",
+            input.name,
+            input.dtype.name(),
+            input.row_shape,
+            array.dtype().name(),
+            array.shape()
+        )));
+    }
+    Ok(array.as_bytes().to_vec())
+}
+
+fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
+    let values = match dtype {
+        Dtype::U8 => Values::U8(bytes.to_vec()),
+        Dtype::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::F64 => Values::F64(bytemuck::pod_collect_to_vec(bytes)),
+    };
+    Array::new(shape, values)
+}

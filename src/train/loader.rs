@@ -1,0 +1,130 @@
+//! Batches made ahead of the trainer, on threads of their own, behind bounded queues.
+
+use super::source::{Batch, Source};
+use crate::error::{Error, Result};
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use std::ops::Range;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Batches that one thread may have ready.
+const QUEUE: usize = 2;
+
+/// How an epoch is cut into steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// Samples of an epoch.
+    pub rows: usize,
+    /// Samples of a step.
+    pub batch: usize,
+    /// Whether the last incomplete batch is left out.
+    pub drop_last: bool,
+}
+
+impl Steps {
+    /// Steps of an epoch.
+    #[must_use]
+    pub fn per_epoch(&self) -> usize {
+        if self.drop_last { self.rows / self.batch } else { self.rows.div_ceil(self.batch) }
+    }
+
+    /// The epoch and the positions in its order of a step, counted from 0 over the whole run.
+    #[must_use]
+    pub fn positions(&self, step: usize) -> (u64, Range<usize>) {
+        let per_epoch = self.per_epoch().max(1);
+        let start = step % per_epoch * self.batch;
+        ((step / per_epoch) as u64, start..(start + self.batch).min(self.rows))
+    }
+}
+
+/// The batches of consecutive steps.
+#[derive(Debug)]
+pub struct Batches {
+    /// One queue a thread; thread w makes every step with the remainder w.
+    queues: Vec<Receiver<Result<Batch>>>,
+    next: usize,
+    waited: Duration,
+}
+
+impl Batches {
+    /// The next step's batch.
+    ///
+    /// # Errors
+    /// When it could not be made.
+    pub fn next(&mut self) -> Result<Batch> {
+        let queue = &self.queues[self.next % self.queues.len()];
+        self.next += 1;
+        let batch = match queue.try_recv() {
+            Ok(batch) => Ok(batch),
+            Err(TryRecvError::Disconnected) => Err(()),
+            Err(TryRecvError::Empty) => {
+                let start = Instant::now();
+                let batch = queue.recv().map_err(|_| ());
+                self.waited += start.elapsed();
+                batch
+            }
+        };
+        batch.map_err(|()| Error::input("loader: a thread stopped before the last batch"))?
+    }
+
+    /// Time spent waiting for batches so far.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+/// Gives `body` the batches of steps `range`, made ahead on `threads` threads. Which thread makes a batch changes nothing in it.
+///
+/// # Errors
+/// What `body` returns.
+pub fn stream<R>(
+    source: &Source<'_>,
+    steps: Steps,
+    range: Range<usize>,
+    threads: usize,
+    body: impl FnOnce(&mut Batches) -> Result<R>,
+) -> Result<R> {
+    let threads = threads.clamp(1, range.len().max(1));
+    thread::scope(|scope| {
+        let mut queues = Vec::with_capacity(threads);
+        for offset in 0..threads {
+            let (sender, receiver) = bounded(QUEUE);
+            let mine = (range.start + offset..range.end).step_by(threads);
+            let work = move || {
+                for step in mine {
+                    let (epoch, positions) = steps.positions(step);
+                    let batch = source.batch(epoch, positions);
+                    let failed = batch.is_err();
+                    // nobody listens once the trainer has stopped
+                    if sender.send(batch).is_err() || failed {
+                        return;
+                    }
+                }
+            };
+            thread::Builder::new()
+                .name(format!("load-{offset}"))
+                .spawn_scoped(scope, work)
+                .map_err(|e| Error::input("loader: a thread cannot be started").because(e))?;
+            queues.push(receiver);
+        }
+        let mut batches = Batches { queues, next: 0, waited: Duration::ZERO };
+        body(&mut batches)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_cut_an_epoch() {
+        let steps = Steps { rows: 10, batch: 4, drop_last: false };
+        assert_eq!(steps.per_epoch(), 3);
+        assert_eq!(steps.positions(2), (0, 8..10));
+        assert_eq!(steps.positions(3), (1, 0..4));
+        let steps = Steps { drop_last: true, ..steps };
+        assert_eq!(steps.per_epoch(), 2);
+        assert_eq!(steps.positions(3), (1, 4..8));
+    }
+}

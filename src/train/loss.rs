@@ -1,0 +1,141 @@
+//! The loss of a step: the weighted sum of its criteria, and what each asks of the student's tensors.
+
+use super::pairing::Pair;
+use super::source::Batch;
+use crate::criterion::cross_entropy::cross_entropy;
+use crate::criterion::kd::kd;
+use crate::criterion::nst::{NstOptions, nst_with};
+use crate::error::{Error, Result};
+use crate::recipe::{CriterionRecipe, Method};
+use crate::student::{Pass, Student, TensorId};
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+
+/// A term of the loss, resolved: nothing is looked up by name in a step.
+#[derive(Debug, Clone)]
+pub struct Term {
+    /// The name under which metrics list it.
+    pub name: String,
+    /// Its factor in the total.
+    pub weight: f64,
+    criterion: Criterion,
+}
+
+#[derive(Debug, Clone)]
+enum Criterion {
+    Ce { smoothing: f64 },
+    Kd { temperature: f64 },
+    /// Each pair: index into the batch's taps, and the student's tensor. The value is the sum over pairs.
+    Nst { options: NstOptions, pairs: Vec<(usize, TensorId)> },
+}
+
+/// The loss of a recipe.
+#[derive(Debug, Clone)]
+pub struct Objective {
+    /// Its terms.
+    pub terms: Vec<Term>,
+    /// Aliases of the taps that a batch has to bring, in this order.
+    pub taps: Vec<String>,
+    /// Student tensors that a pass has to keep, beside the logits.
+    pub keep: Vec<TensorId>,
+    /// Whether a batch has to bring the teacher's logits.
+    pub teacher_logits: bool,
+}
+
+/// What one step's loss came to.
+#[derive(Debug)]
+pub struct Value {
+    /// The weighted sum.
+    pub total: f64,
+    /// Each term, unweighted.
+    pub parts: Vec<f64>,
+    /// Gradients of the total with respect to the student's tensors.
+    pub seeds: Vec<(TensorId, Tensor)>,
+}
+
+impl Objective {
+    /// Resolves terms against a student. `pairs`: those of each term, empty for terms without.
+    ///
+    /// # Errors
+    /// When a student has no tensor of a pair's name.
+    pub fn new(terms: &[CriterionRecipe], pairs: &[Vec<Pair>], smoothing: f64, student: &Student) -> Result<Self> {
+        let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false };
+        for (recipe, pairs) in terms.iter().zip(pairs) {
+            let criterion = match &recipe.method {
+                Method::Ce => Criterion::Ce { smoothing },
+                Method::Kd { temperature } => {
+                    objective.teacher_logits = true;
+                    Criterion::Kd { temperature: *temperature }
+                }
+                Method::Nst { kernel, normalization, .. } => {
+                    let mut resolved = Vec::new();
+                    for pair in pairs {
+                        let id = student
+                            .tensor(&pair.student)
+                            .ok_or_else(|| Error::input(format!("student's tensor `{}`: not in the graph", pair.student)))?;
+                        resolved.push((index_of(&mut objective.taps, pair.teacher.clone()), id));
+                        index_of(&mut objective.keep, id);
+                    }
+                    // the teacher's term is constant, but without it the value is no distance and says nothing to the reader
+                    let options = NstOptions { kernel: *kernel, normalization: *normalization, teacher_term: true };
+                    Criterion::Nst { options, pairs: resolved }
+                }
+            };
+            let same = objective.terms.iter().filter(|t| t.name.split('#').next() == Some(recipe.name())).count();
+            let name = if same == 0 { recipe.name().to_owned() } else { format!("{}#{}", recipe.name(), same + 1) };
+            objective.terms.push(Term { name, weight: recipe.weight, criterion });
+        }
+        Ok(objective)
+    }
+
+    /// Computes every term on a forward pass.
+    ///
+    /// # Errors
+    /// When shapes disagree, or the batch lacks what a term needs.
+    pub fn evaluate(&self, pass: &Pass<'_>, logits: TensorId, batch: &Batch) -> Result<Value> {
+        let mut value = Value { total: 0.0, parts: Vec::with_capacity(self.terms.len()), seeds: Vec::new() };
+        let mut seeds = BTreeMap::new();
+        for term in &self.terms {
+            let mut part = 0.0;
+            let mut take = |id: TensorId, loss: crate::criterion::Loss| -> Result<()> {
+                part += loss.value;
+                add(&mut seeds, id, &loss.gradient, term.weight)
+            };
+            match &term.criterion {
+                Criterion::Ce { smoothing } => take(logits, cross_entropy(pass.value(logits)?, &batch.labels, *smoothing)?)?,
+                Criterion::Kd { temperature } => {
+                    let teacher = batch.logits.as_ref().ok_or_else(|| Error::input("kd: the batch has no teacher logits"))?;
+                    take(logits, kd(pass.value(logits)?, teacher, *temperature)?)?;
+                }
+                Criterion::Nst { options, pairs } => {
+                    for &(tap, id) in pairs {
+                        let teacher = batch.taps.get(tap).ok_or_else(|| Error::input("nst: the batch lacks a teacher's map"))?;
+                        take(id, nst_with(pass.value(id)?, teacher, options)?)?;
+                    }
+                }
+            }
+            value.total += term.weight * part;
+            value.parts.push(part);
+        }
+        value.seeds = seeds.into_iter().collect();
+        Ok(value)
+    }
+}
+
+fn add(seeds: &mut BTreeMap<TensorId, Tensor>, id: TensorId, gradient: &Tensor, weight: f64) -> Result<()> {
+    // most weights are 1 and most tensors have one term: nothing is copied then
+    let scaled = if weight.to_bits() == 1f64.to_bits() { gradient.clone() } else { (gradient * weight)? };
+    let sum = match seeds.remove(&id) {
+        Some(before) => (before + scaled)?,
+        None => scaled,
+    };
+    seeds.insert(id, sum);
+    Ok(())
+}
+
+fn index_of<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+    list.iter().position(|i| *i == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}

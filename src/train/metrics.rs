@@ -1,0 +1,193 @@
+//! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
+
+use super::trainer::Evaluation;
+use crate::error::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run to run; everything else repeats.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    /// One step.
+    Step {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step of the whole run, from 0.
+        step: usize,
+        /// Learning rate.
+        lr: f64,
+        /// The weighted sum of the parts.
+        loss: f64,
+        /// Each term of the loss, unweighted.
+        parts: BTreeMap<String, f64>,
+        /// Global L2 norm of the gradient before clipping.
+        gradient_norm: f64,
+        /// Samples trained on a second since the last line.
+        images_per_second: f64,
+        /// Share of that time spent waiting for data.
+        data_wait: f64,
+    },
+    /// One epoch; means over its samples.
+    Epoch {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Steps of the whole run so far.
+        step: usize,
+        /// Learning rate of its last step.
+        lr: f64,
+        /// The weighted sum of the parts.
+        loss: f64,
+        /// Each term of the loss, unweighted.
+        parts: BTreeMap<String, f64>,
+        /// Accuracy on the training samples as they were trained on, in percent.
+        train_top1: Option<f64>,
+        /// What the test split says.
+        test: Option<Evaluation>,
+        /// Samples trained on a second.
+        images_per_second: f64,
+        /// Share of the time spent waiting for data.
+        data_wait: f64,
+    },
+}
+
+/// Sums over an epoch's samples.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sums {
+    /// Samples.
+    pub samples: usize,
+    /// Total loss times samples.
+    pub loss: f64,
+    /// Each part times samples.
+    pub parts: Vec<f64>,
+    /// Samples with a label.
+    pub labelled: usize,
+    /// Samples whose label has the highest logit.
+    pub correct: usize,
+}
+
+impl Sums {
+    /// Adds one step.
+    #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
+    pub fn add(&mut self, samples: usize, loss: f64, parts: &[f64], (correct, labelled): (usize, usize)) {
+        self.samples += samples;
+        self.loss += loss * samples as f64;
+        self.parts.resize(parts.len(), 0.0);
+        for (sum, part) in self.parts.iter_mut().zip(parts) {
+            *sum += part * samples as f64;
+        }
+        self.correct += correct;
+        self.labelled += labelled;
+    }
+
+    /// Mean loss and parts.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
+    pub fn means(&self) -> (f64, Vec<f64>) {
+        let n = self.samples.max(1) as f64;
+        (self.loss / n, self.parts.iter().map(|p| p / n).collect())
+    }
+
+    /// Accuracy in percent, where there are labels.
+    #[must_use]
+    pub fn top1(&self) -> Option<f64> {
+        percent(self.correct, self.labelled)
+    }
+}
+
+/// `part` of `whole` in percent; `None` of nothing.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "a number of samples")]
+pub fn percent(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
+}
+
+/// The metrics file, open at its end.
+#[derive(Debug)]
+pub struct Metrics {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Metrics {
+    /// Opens the file and cuts it to `bytes`: what an interrupted run wrote after its last checkpoint is written again.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is shorter than that.
+    pub fn open(path: &Path, bytes: u64) -> Result<Self> {
+        let what = || format!("metrics {}: cannot be opened at byte {bytes}", path.display());
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).context(what)?;
+        if file.metadata().context(what)?.len() < bytes {
+            return Err(crate::error::Error::input(format!("metrics {}: shorter than its checkpoint says", path.display()))
+                .hint("delete the run's folder and train again"));
+        }
+        file.set_len(bytes).context(what)?;
+        file.seek(SeekFrom::End(0)).context(what)?;
+        Ok(Self { file, path: path.to_owned(), bytes })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        let what = || format!("metrics {}: cannot be written", self.path.display());
+        let mut line = serde_json::to_vec(record).context(what)?;
+        line.push(b'\n');
+        self.file.write_all(&line).context(what)?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Makes what is written durable, and gives the file's length: what a checkpoint records.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&mut self) -> Result<u64> {
+        self.file.sync_data().context(|| format!("metrics {}: cannot be written", self.path.display()))?;
+        Ok(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: usize) -> Record {
+        let parts = BTreeMap::from([("ce".to_owned(), 0.1 + 0.2)]);
+        Record::Step { epoch: 1, step, lr: 0.05, loss: 1.0, parts, gradient_norm: 2.0, images_per_second: 3.0, data_wait: 0.0 }
+    }
+
+    #[test]
+    fn a_resume_cuts_what_came_after_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut metrics = Metrics::open(&path, 0).unwrap();
+        metrics.write(&record(0)).unwrap();
+        let bytes = metrics.sync().unwrap();
+        metrics.write(&record(1)).unwrap();
+        drop(metrics);
+        let mut metrics = Metrics::open(&path, bytes).unwrap();
+        metrics.write(&record(1)).unwrap();
+        drop(metrics);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let read: Vec<Record> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(read, [record(0), record(1)]);
+        assert!(Metrics::open(&path, 1 << 20).is_err());
+    }
+
+    #[test]
+    fn sums_weigh_steps_by_their_samples() {
+        let mut sums = Sums::default();
+        sums.add(3, 1.0, &[2.0], (1, 3));
+        sums.add(1, 5.0, &[6.0], (1, 1));
+        assert_eq!(sums.means(), (2.0, vec![3.0]));
+        assert_eq!(sums.top1(), Some(50.0));
+        assert_eq!(Sums::default().top1(), None);
+    }
+}

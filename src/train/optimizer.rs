@@ -1,0 +1,320 @@
+//! SGD (Sutskever et al. 2013, in PyTorch's form) and `AdamW` (Loshchilov & Hutter 2019, arXiv:1711.05101), in place, with a state that can be saved.
+
+use crate::error::{Error, Result};
+use crate::kernel::Float;
+use crate::recipe::OptimizerRecipe;
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var, WithDType};
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Elements that one task updates: the split changes no result, each element stands alone.
+const TASK: usize = 1 << 14;
+
+/// Moves parameters along their gradients. Beside its own [`Optimizer::update`] it has candle's [`candle_nn::Optimizer`].
+#[derive(Debug)]
+pub struct Optimizer {
+    recipe: OptimizerRecipe,
+    parameters: Vec<Var>,
+    /// One tensor a parameter and slot, slot by slot: SGD has one (the momentum buffer, none without momentum), `AdamW` two.
+    state: Vec<Var>,
+    steps: u64,
+}
+
+impl Optimizer {
+    /// An optimiser of these parameters, its state zero.
+    ///
+    /// # Errors
+    /// When the state cannot be allocated.
+    pub fn create(parameters: Vec<Var>, recipe: OptimizerRecipe) -> Result<Self> {
+        let mut state = Vec::new();
+        for _ in slots(&recipe) {
+            for parameter in &parameters {
+                state.push(Var::zeros(parameter.shape(), parameter.dtype(), &Device::Cpu)?);
+            }
+        }
+        Ok(Self { recipe, parameters, state, steps: 0 })
+    }
+
+    /// One step with the learning rate `lr` along `gradients` times `scale` (what clipping asks for). A parameter without gradient stays.
+    ///
+    /// # Errors
+    /// When a gradient has another shape or type than its parameter.
+    pub fn update(&mut self, gradients: &[Option<Tensor>], lr: f64, scale: f64) -> Result<()> {
+        if gradients.len() != self.parameters.len() {
+            return Err(Error::input(format!("optimiser: expected {} gradients, found {}", self.parameters.len(), gradients.len())));
+        }
+        self.steps += 1;
+        for (index, gradient) in gradients.iter().enumerate() {
+            let Some(gradient) = gradient else { continue };
+            let parameter = &self.parameters[index];
+            if gradient.shape() != parameter.shape() || gradient.dtype() != parameter.dtype() {
+                return Err(Error::input(format!(
+                    "optimiser: expected a gradient {:?} {:?}, found {:?} {:?}",
+                    parameter.dtype(),
+                    parameter.shape(),
+                    gradient.dtype(),
+                    gradient.shape()
+                )));
+            }
+            let gradient = gradient.contiguous()?;
+            let slots: Vec<&Var> = self.state.iter().skip(index).step_by(self.parameters.len()).collect();
+            with_slice(
+                &gradient,
+                |g| step::<f32>(&self.recipe, parameter, &slots, g, lr, scale, self.steps),
+                |g| step::<f64>(&self.recipe, parameter, &slots, g, lr, scale, self.steps),
+            )??;
+        }
+        Ok(())
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The state as named tensors, in a fixed order: slot by slot, parameter by parameter (`momentum/0`, `first/3`, `second/3` …).
+    #[must_use]
+    pub fn state(&self) -> Vec<(String, &Var)> {
+        let count = self.parameters.len();
+        let names = slots(&self.recipe).iter().flat_map(|slot| (0..count).map(move |i| format!("{slot}/{i}")));
+        names.zip(&self.state).collect()
+    }
+
+    /// Sets the number of steps that a saved state stands at; the tensors are set through [`Optimizer::state`].
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+}
+
+impl candle_nn::Optimizer for Optimizer {
+    type Config = OptimizerRecipe;
+
+    fn new(vars: Vec<Var>, config: Self::Config) -> candle_core::Result<Self> {
+        Self::create(vars, config).map_err(candle_core::Error::wrap)
+    }
+
+    fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
+        let gradients: Vec<_> = self.parameters.iter().map(|p| grads.get(p).cloned()).collect();
+        self.update(&gradients, self.recipe.lr(), 1.0).map_err(candle_core::Error::wrap)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.recipe.lr()
+    }
+
+    fn set_learning_rate(&mut self, lr: f64) {
+        self.recipe.set_lr(lr);
+    }
+}
+
+/// The names of an optimiser's tensors a parameter.
+fn slots(recipe: &OptimizerRecipe) -> &'static [&'static str] {
+    match recipe {
+        OptimizerRecipe::Sgd { momentum, .. } if *momentum == 0.0 => &[],
+        OptimizerRecipe::Sgd { .. } => &["momentum"],
+        OptimizerRecipe::Adamw { .. } => &["first", "second"],
+    }
+}
+
+/// One parameter's step.
+fn step<T: Number>(
+    recipe: &OptimizerRecipe,
+    parameter: &Var,
+    slots: &[&Var],
+    gradient: &[T],
+    lr: f64,
+    scale: f64,
+    steps: u64,
+) -> Result<()> {
+    let scale = T::of(scale);
+    match *recipe {
+        OptimizerRecipe::Sgd { momentum, nesterov, weight_decay, .. } => {
+            let (lr, momentum, decay) = (T::of(lr), T::of(momentum), T::of(weight_decay));
+            let Some(buffer) = slots.first() else {
+                return with_slice_mut(parameter, |weights: &mut [T]| {
+                    weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK)).for_each(|(weights, gradient)| {
+                        for (w, &g) in weights.iter_mut().zip(gradient) {
+                            *w -= lr * (g * scale + decay * *w);
+                        }
+                    });
+                });
+            };
+            with_two_slices_mut(parameter, buffer, |weights: &mut [T], buffer: &mut [T]| {
+                weights.par_chunks_mut(TASK).zip(buffer.par_chunks_mut(TASK)).zip(gradient.par_chunks(TASK)).for_each(
+                    |((weights, buffer), gradient)| {
+                        for ((w, b), &g) in weights.iter_mut().zip(buffer).zip(gradient) {
+                            let g = g * scale + decay * *w;
+                            *b = momentum * *b + g;
+                            *w -= lr * if nesterov { g + momentum * *b } else { *b };
+                        }
+                    },
+                );
+            })
+        }
+        OptimizerRecipe::Adamw { betas: [beta1, beta2], eps, weight_decay, .. } => {
+            let [first, second] = slots else { return Err(Error::input("optimiser: state is missing")) };
+            let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+            let rate = T::of(lr / (1.0 - beta1.powi(steps)));
+            let correction = T::of((1.0 - beta2.powi(steps)).sqrt());
+            let keep = T::of(1.0 - lr * weight_decay);
+            let (b1, b2, r1, r2, eps) = (T::of(beta1), T::of(beta2), T::of(1.0 - beta1), T::of(1.0 - beta2), T::of(eps));
+            with_two_slices_mut(first, second, |first: &mut [T], second: &mut [T]| {
+                with_slice_mut(parameter, |weights: &mut [T]| {
+                    let tasks = weights.par_chunks_mut(TASK).zip(first.par_chunks_mut(TASK)).zip(second.par_chunks_mut(TASK));
+                    tasks.zip(gradient.par_chunks(TASK)).for_each(|(((weights, first), second), gradient)| {
+                        for (((w, m), v), &g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
+                            let g = g * scale;
+                            *m = b1 * *m + r1 * g;
+                            *v = b2 * *v + r2 * g * g;
+                            *w = *w * keep - rate * *m / (v.sqrt() / correction + eps);
+                        }
+                    });
+                })
+            })?
+        }
+    }
+}
+
+/// An element type of parameters.
+trait Number: Float + WithDType {
+    /// The storage's elements, if they are of this type.
+    fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
+}
+
+impl Number for f32 {
+    fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Number for f64 {
+    fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
+        if let CpuStorage::F64(values) = storage { Some(values) } else { None }
+    }
+}
+
+/// Reads a contiguous CPU tensor's elements where they lie.
+pub(super) fn with_slice<R>(tensor: &Tensor, narrow: impl FnOnce(&[f32]) -> R, wide: impl FnOnce(&[f64]) -> R) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let (start, end) = layout.contiguous_offsets().unwrap_or((0, 0));
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(values)) => Ok(narrow(values.get(start..end).unwrap_or_default())),
+        Storage::Cpu(CpuStorage::F64(values)) => Ok(wide(values.get(start..end).unwrap_or_default())),
+        _ => Err(Error::input(format!("tensor: expected f32 or f64 on the CPU, found {:?}", tensor.dtype()))),
+    }
+}
+
+/// candle gives a mutable slice only inside an in-place operation.
+struct InPlace<F>(RefCell<Option<F>>);
+
+impl<F: FnOnce(&mut CpuStorage, &Layout) -> candle_core::Result<()>> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "optimizer"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        match self.0.borrow_mut().take() {
+            Some(f) => f(storage, layout),
+            None => candle_core::bail!("in-place operation ran twice"),
+        }
+    }
+}
+
+/// Changes a variable's elements where they lie.
+fn with_slice_mut<T: Number, R>(var: &Var, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+    let mut result = None;
+    var.inplace_op1(&InPlace(RefCell::new(Some(|storage: &mut CpuStorage, layout: &Layout| {
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("variable is not contiguous") };
+        match T::values(storage).and_then(|values| values.get_mut(start..end)) {
+            Some(values) => result = Some(f(values)),
+            None => candle_core::bail!("variable is not {:?}", T::DTYPE),
+        }
+        Ok(())
+    }))))?;
+    result.ok_or_else(|| Error::input("optimiser: in-place operation did not run"))
+}
+
+fn with_two_slices_mut<T: Number, R>(a: &Var, b: &Var, f: impl FnOnce(&mut [T], &mut [T]) -> R) -> Result<R> {
+    with_slice_mut(a, |a: &mut [T]| with_slice_mut(b, |b: &mut [T]| f(a, b)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T: Number>(recipe: OptimizerRecipe, start: T, gradients: &[T]) -> (f64, Optimizer) {
+        let var = Var::from_tensor(&Tensor::new(&[start], &Device::Cpu).unwrap()).unwrap();
+        let mut optimizer = Optimizer::create(vec![var.clone()], recipe).unwrap();
+        for &gradient in gradients {
+            let gradient = Tensor::new(&[gradient], &Device::Cpu).unwrap();
+            optimizer.update(&[Some(gradient)], 0.1, 1.0).unwrap();
+        }
+        (var.to_vec1::<T>().unwrap()[0].to_f64(), optimizer)
+    }
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-12, "{a} {b}");
+    }
+
+    #[test]
+    fn sgd_by_hand() {
+        let sgd = |momentum, nesterov, weight_decay| OptimizerRecipe::Sgd { lr: 0.1, momentum, nesterov, weight_decay };
+        // w0 = 1, g = 0.5 then −0.2
+        close(run(sgd(0.0, false, 0.0), 1.0f64, &[0.5, -0.2]).0, 0.97);
+        // decay 0.1: d1 = 0.6 → w = 0.94; d2 = −0.2 + 0.094 = −0.106 → w = 0.9506
+        close(run(sgd(0.0, false, 0.1), 1.0f64, &[0.5, -0.2]).0, 0.9506);
+        // momentum 0.9: b1 = 0.5 → 0.95; b2 = 0.25 → 0.925
+        close(run(sgd(0.9, false, 0.0), 1.0f64, &[0.5, -0.2]).0, 0.925);
+        // Nesterov: d1 = 0.5 + 0.45 → 0.905; b2 = 0.25, d2 = −0.2 + 0.225 → 0.9025
+        close(run(sgd(0.9, true, 0.0), 1.0f64, &[0.5, -0.2]).0, 0.9025);
+    }
+
+    #[test]
+    fn adamw_by_hand() {
+        let recipe = OptimizerRecipe::Adamw { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        // step 1: w·(1 − 0.001) − 0.1·g/(|g| + eps); m̂ = g, v̂ = g²
+        let one = 0.999 - 0.1 * 0.5 / (0.5 + 1e-8);
+        let (m, v) = (0.9 * 0.05 + 0.1 * -0.2, 0.999 * 0.00025 + 0.001 * 0.04);
+        let two = one * 0.999 - 0.1 * (m / 0.19) / ((v / (1.0f64 - 0.999 * 0.999)).sqrt() + 1e-8);
+        let (value, optimizer) = run(recipe, 1.0f64, &[0.5, -0.2]);
+        close(value, two);
+        assert_eq!(optimizer.state().iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["first/0", "second/0"]);
+    }
+
+    #[test]
+    fn single_precision_and_scale() {
+        let recipe = OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 0.0 };
+        assert!((run(recipe.clone(), 1.0f32, &[0.5, -0.2]).0 - 0.9025).abs() < 1e-7);
+        let var = Var::new(&[1.0f64], &Device::Cpu).unwrap();
+        let mut optimizer = Optimizer::create(vec![var.clone()], recipe).unwrap();
+        optimizer.update(&[Some(Tensor::new(&[1.0f64], &Device::Cpu).unwrap())], 0.1, 0.5).unwrap();
+        close(var.to_vec1::<f64>().unwrap()[0], 0.905);
+    }
+
+    #[test]
+    fn candle_drives_it_too() {
+        use candle_nn::Optimizer as _;
+        let var = Var::new(&[3.0f64], &Device::Cpu).unwrap();
+        let recipe = OptimizerRecipe::Sgd { lr: 0.25, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut optimizer = Optimizer::new(vec![var.clone()], recipe).unwrap();
+        let loss = var.sqr().unwrap().sum_all().unwrap();
+        optimizer.backward_step(&loss).unwrap();
+        close(var.to_vec1::<f64>().unwrap()[0], 1.5);
+        optimizer.set_learning_rate(0.5);
+        close(optimizer.learning_rate(), 0.5);
+    }
+
+    #[test]
+    fn a_gradient_of_another_shape_is_refused() {
+        let var = Var::new(&[1.0f64], &Device::Cpu).unwrap();
+        let recipe = OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut optimizer = Optimizer::create(vec![var], recipe).unwrap();
+        assert!(optimizer.update(&[], 0.1, 1.0).is_err());
+        let wrong = Tensor::new(&[1.0f64, 2.0], &Device::Cpu).unwrap();
+        assert!(optimizer.update(&[Some(wrong)], 0.1, 1.0).is_err());
+        assert!(optimizer.update(&[None], 0.1, 1.0).is_ok());
+    }
+}

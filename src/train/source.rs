@@ -1,0 +1,178 @@
+//! Where a step's batch comes from: rows of a cache, or samples of a data set. Either makes any batch of any epoch on its own, so that several
+//! threads can, in any order, with the same bits.
+
+mod cached;
+mod dataset;
+
+pub use cached::CacheSource;
+pub use dataset::DataSource;
+
+use crate::array::Dtype;
+use crate::error::{Error, Result};
+use candle_core::{Device, Tensor};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// What one step trains on.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The label of each sample, −1 unlabelled.
+    pub labels: Vec<i64>,
+    /// The student's inputs, in its order; batch axis first.
+    pub inputs: Vec<Tensor>,
+    /// The teacher's logits `[batch, classes]`, if they were asked for.
+    pub logits: Option<Tensor>,
+    /// The teacher's maps `[batch, channels, height, width]`, in the order in which they were asked for.
+    pub taps: Vec<Tensor>,
+}
+
+/// A cache or a data set as the trainer reads it.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// Rows of a cache with what the teacher said of them.
+    Cache(CacheSource<'a>),
+    /// Samples of a data set, without a teacher.
+    Data(DataSource<'a>),
+}
+
+impl Source<'_> {
+    /// Samples of an epoch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Cache(source) => source.len(),
+            Self::Data(source) => source.len(),
+        }
+    }
+
+    /// Whether there is no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Positions `positions` of an epoch's order.
+    ///
+    /// # Errors
+    /// When a sample cannot be read or a chunk is damaged.
+    pub fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
+        match self {
+            Self::Cache(source) => source.batch(epoch, positions),
+            Self::Data(source) => source.batch(epoch, positions),
+        }
+    }
+}
+
+/// The last few values that were made, so that threads which need the same one make it once.
+#[derive(Debug)]
+struct Recent<K, V> {
+    kept: Mutex<Vec<(K, Slot<V>)>>,
+    capacity: usize,
+}
+
+/// A value that the first thread to come makes while the others wait; a failure is kept as its text, to be told to all.
+type Slot<V> = Arc<OnceLock<Result<Arc<V>, String>>>;
+
+impl<K: PartialEq + Copy, V> Recent<K, V> {
+    fn new(capacity: usize) -> Self {
+        Self { kept: Mutex::new(Vec::new()), capacity }
+    }
+
+    fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+        let slot = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, slot)) = kept.iter().find(|(k, _)| *k == key) {
+                Arc::clone(slot)
+            } else {
+                if kept.len() >= self.capacity {
+                    kept.remove(0);
+                }
+                let slot = Slot::default();
+                kept.push((key, Arc::clone(&slot)));
+                slot
+            }
+        };
+        let value = slot.get_or_init(|| make().map(Arc::new).map_err(|e| e.chain()));
+        value.as_ref().map(Arc::clone).map_err(|text| Error::input(text.clone()))
+    }
+}
+
+/// Little-endian bytes of rows to a tensor `[rows, …shape]`: floats become f32, integers i64, bytes stay.
+fn tensor(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
+    let row = shape.iter().product::<usize>() * dtype.size();
+    let rows = if row == 0 { 0 } else { bytes.len() / row };
+    let shape: Vec<usize> = std::iter::once(rows).chain(shape.iter().copied()).collect();
+    let device = &Device::Cpu;
+    // the machine is little-endian (checked at build time below), as stored values are
+    Ok(match dtype {
+        Dtype::U8 => Tensor::from_slice(bytes, shape, device)?,
+        Dtype::F16 => {
+            let halves: Vec<f16> = bytemuck::pod_collect_to_vec(bytes);
+            let mut values = vec![0.0f32; halves.len()];
+            halves.convert_to_f32_slice(&mut values);
+            Tensor::from_vec(values, shape, device)?
+        }
+        Dtype::F32 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device)?,
+        Dtype::F64 => {
+            #[allow(clippy::cast_possible_truncation, reason = "students compute in f32")]
+            let values: Vec<f32> = bytemuck::pod_collect_to_vec::<u8, f64>(bytes).into_iter().map(|v| v as f32).collect();
+            Tensor::from_vec(values, shape, device)?
+        }
+        Dtype::I32 => {
+            let values: Vec<i64> = bytemuck::pod_collect_to_vec::<u8, i32>(bytes).into_iter().map(i64::from).collect();
+            Tensor::from_vec(values, shape, device)?
+        }
+        Dtype::I64 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, i64>(bytes), shape, device)?,
+    })
+}
+
+const _: () = assert!(cfg!(target_endian = "little"), "stored values are little-endian and read as they lie");
+
+/// The tensor of several students' inputs by name; a lone input takes a lone array whatever its name.
+fn position_of(name: &str, names: &[String], inputs: usize) -> Result<usize> {
+    if let Some(index) = names.iter().position(|n| n == name) {
+        return Ok(index);
+    }
+    if names.len() == 1 && inputs == 1 {
+        return Ok(0);
+    }
+    Err(Error::input(format!("student input `{name}`: expected an array of that name, found {}", names.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::{Array, Values};
+
+    #[test]
+    fn bytes_become_what_students_compute_in() {
+        let array = Array::new(vec![2, 1], Values::F16(vec![f16::from_f32(0.5), f16::from_f32(-2.0)])).unwrap();
+        assert_eq!(tensor(array.as_bytes(), Dtype::F16, &[1]).unwrap().to_vec2::<f32>().unwrap(), [[0.5], [-2.0]]);
+        let array = Array::new(vec![1, 2], Values::I32(vec![7, -1])).unwrap();
+        assert_eq!(tensor(array.as_bytes(), Dtype::I32, &[2]).unwrap().to_vec2::<i64>().unwrap(), [[7, -1]]);
+        let array = Array::new(vec![1, 2], Values::F64(vec![0.25, 1.0])).unwrap();
+        assert_eq!(tensor(array.as_bytes(), Dtype::F64, &[2]).unwrap().to_vec2::<f32>().unwrap(), [[0.25, 1.0]]);
+    }
+
+    #[test]
+    fn recent_values_are_made_once_and_few_are_kept() {
+        let recent = Recent::new(2);
+        for key in [1, 1, 2, 1, 3, 1] {
+            recent.get(key, || Ok(key * 10)).unwrap();
+        }
+        assert_eq!(*recent.get(3, || panic!("kept")).unwrap(), 30);
+        assert_eq!(recent.kept.lock().unwrap().len(), 2);
+        assert!(recent.get(9, || Err::<i32, _>(Error::input("bad"))).is_err());
+        assert_eq!(recent.get(9, || Ok(1)).unwrap_err().to_string(), "bad");
+    }
+
+    #[test]
+    fn a_lone_input_takes_a_lone_array() {
+        let names = ["tokens".to_owned(), "mask".to_owned()];
+        assert_eq!(position_of("mask", &names, 2).unwrap(), 1);
+        assert_eq!(position_of("x", &names[..1], 1).unwrap(), 0);
+        assert!(position_of("x", &names, 2).is_err());
+    }
+}

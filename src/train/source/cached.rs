@@ -1,0 +1,244 @@
+//! Batches from a cache: reservoirs of decoded chunks, emptied in shuffled order.
+
+use super::super::order::Order;
+use super::{Batch, Recent, position_of, tensor};
+use crate::cache::{ArraySpec, Cache, Decoder};
+use crate::data::preprocess::normalize_nchw;
+use crate::error::{Context, Error, Result};
+use crate::recipe::Preprocess;
+use candle_core::{Device, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Rows that a reservoir aims at, and the bytes that it may take; two or three are alive at a time.
+const RESERVOIR_ROWS: usize = 4096;
+const RESERVOIR_BYTES: usize = 64 << 20;
+/// Reservoirs kept: the one being emptied, the next one, and one for a thread that lags.
+const RESERVOIRS: usize = 3;
+
+/// A cache as the trainer reads it.
+#[derive(Debug)]
+pub struct CacheSource<'a> {
+    cache: &'a Cache,
+    /// Every array that is read: inputs first, then logits, then taps.
+    columns: Vec<Column>,
+    inputs: usize,
+    logits: bool,
+    order: Order,
+    seed: u64,
+    shuffled: bool,
+    reservoirs: Recent<(u64, usize), Reservoir>,
+}
+
+/// One array and what becomes of its rows.
+#[derive(Debug)]
+struct Column {
+    spec: ArraySpec,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Stored bytes of an image, to be normalised.
+    Image(Preprocess),
+    /// Values as they are.
+    Plain,
+    /// A map whose axes come as `[channels, height, width]` after this permutation (batch axis first).
+    Map([usize; 4]),
+}
+
+/// Decoded rows.
+#[derive(Debug)]
+struct Reservoir {
+    rows: Vec<usize>,
+    /// In which order they are handed out.
+    draws: Vec<usize>,
+    /// Row-major bytes of each column.
+    columns: Vec<Vec<u8>>,
+}
+
+impl<'a> CacheSource<'a> {
+    /// Reads the student's `inputs` by name, the logits if asked for, and these taps' features (by alias).
+    /// `limit`: only the samples with the smallest indices in the data set. `shuffled`: as a training run reads; else in row order.
+    ///
+    /// # Errors
+    /// When the cache lacks one of them.
+    pub fn new(cache: &'a Cache, inputs: &[String], logits: bool, taps: &[String], limit: Option<usize>, seed: u64, shuffled: bool) -> Result<Self> {
+        let mut columns = Vec::new();
+        for name in inputs {
+            columns.push(input(cache, name, inputs.len())?);
+        }
+        if logits {
+            let spec = spec(cache, "logits").map_err(|e| e.hint("KD needs a teacher that is a classifier; extract again with --logits TENSOR"))?;
+            columns.push(Column { spec, kind: Kind::Plain });
+        }
+        for alias in taps {
+            let spec = spec(cache, &format!("taps/{alias}/features"))?;
+            let kind = Kind::Map(permutation(&spec)?);
+            columns.push(Column { spec, kind });
+        }
+        let manifest = cache.manifest();
+        let subset = limit.filter(|&limit| limit < manifest.rows).map(|limit| first_samples(cache.sample_ids(), limit));
+        // every chunk length divides the segment's, so their least common multiple does too
+        let unit = columns.iter().map(|c| c.spec.chunk_rows.max(1)).fold(1, lcm).min(manifest.segment_rows.max(1));
+        let row_bytes: usize = columns.iter().map(|c| c.spec.row_bytes()).sum();
+        let rows = RESERVOIR_ROWS.min(RESERVOIR_BYTES / row_bytes.max(1));
+        let order = if shuffled {
+            Order::shuffled(manifest.rows, subset, unit, rows.div_ceil(unit))
+        } else {
+            Order::sequential(manifest.rows, subset, unit)
+        };
+        Ok(Self { cache, columns, inputs: inputs.len(), logits, order, seed, shuffled, reservoirs: Recent::new(RESERVOIRS) })
+    }
+
+    /// Rows of an epoch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The view that an epoch reads.
+    fn view(&self, epoch: u64) -> usize {
+        let views = self.cache.manifest().views.max(1) as u64;
+        usize::try_from(epoch % views).unwrap_or(0)
+    }
+
+    pub(super) fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
+        // an order that is not shuffled is the same in every epoch
+        let order = self.order.epoch(self.seed, if self.shuffled { epoch } else { 0 });
+        let mut bytes: Vec<Vec<u8>> = self.columns.iter().map(|c| Vec::with_capacity(positions.len() * c.spec.row_bytes())).collect();
+        let mut labels = Vec::with_capacity(positions.len());
+        for (index, part) in order.reservoirs(positions) {
+            let held: Arc<Reservoir> = self.reservoirs.get((epoch, index), || {
+                let spans = order.spans(index);
+                let rows: Vec<usize> = spans.iter().flat_map(|s| s.rows.iter().copied()).collect();
+                let mut decoder = Decoder::default();
+                let mut chunk = Vec::new();
+                let mut columns = Vec::new();
+                for column in &self.columns {
+                    let reader = self.cache.array(&column.spec.path)?;
+                    let row_bytes = column.spec.row_bytes();
+                    let mut held = Vec::with_capacity(rows.len() * row_bytes);
+                    for span in &spans {
+                        reader.prefetch(self.view(epoch), span.read.start, span.read.len());
+                    }
+                    for span in &spans {
+                        reader.read(&mut decoder, self.view(epoch), span.read.start, span.read.len(), &mut chunk)?;
+                        for row in &span.rows {
+                            held.extend_from_slice(slice(&chunk, row - span.read.start, row_bytes)?);
+                        }
+                    }
+                    columns.push(held);
+                }
+                let draws = order.draws(index, rows.len());
+                Ok(Reservoir { rows, draws, columns })
+            })?;
+            for &draw in &held.draws[part] {
+                let label = self.cache.labels().get(held.rows[draw]);
+                labels.push(*label.ok_or_else(|| Error::input("cache: fewer labels than rows"))?);
+                for ((out, column), from) in bytes.iter_mut().zip(&self.columns).zip(&held.columns) {
+                    out.extend_from_slice(slice(from, draw, column.spec.row_bytes())?);
+                }
+            }
+        }
+        let mut tensors = Vec::with_capacity(bytes.len());
+        for (column, bytes) in self.columns.iter().zip(&bytes) {
+            tensors.push(column.tensor(bytes).context(|| format!("cache array {}", column.spec.path))?);
+        }
+        let taps = tensors.split_off(self.inputs + usize::from(self.logits));
+        let logits = if self.logits { tensors.pop() } else { None };
+        Ok(Batch { labels, inputs: tensors, logits, taps })
+    }
+}
+
+impl Column {
+    fn tensor(&self, bytes: &[u8]) -> Result<Tensor> {
+        match &self.kind {
+            Kind::Image(preprocess) => images(preprocess, bytes),
+            Kind::Plain => tensor(bytes, self.spec.dtype, &self.spec.row_shape),
+            Kind::Map(permutation) => {
+                let stored = tensor(bytes, self.spec.dtype, &self.spec.row_shape)?;
+                if *permutation == [0, 1, 2, 3] { Ok(stored) } else { Ok(stored.permute(permutation.as_slice())?.contiguous()?) }
+            }
+        }
+    }
+}
+
+/// Stored image bytes of a batch as a student's input `[batch, channels, height, width]`.
+pub(super) fn images(preprocess: &Preprocess, bytes: &[u8]) -> Result<Tensor> {
+    let ([height, width], channels) = (preprocess.size, preprocess.channels.count());
+    let values = normalize_nchw(preprocess, bytes)?;
+    let rows = values.len() / (channels * height * width).max(1);
+    Ok(Tensor::from_vec(values, (rows, channels, height, width), &Device::Cpu)?)
+}
+
+fn slice(bytes: &[u8], row: usize, row_bytes: usize) -> Result<&[u8]> {
+    let start = row * row_bytes;
+    bytes.get(start..start + row_bytes).ok_or_else(|| Error::input(format!("cache: chunk ends before row {row}")))
+}
+
+/// The array that feeds a student's input.
+fn input(cache: &Cache, name: &str, inputs: usize) -> Result<Column> {
+    let manifest = cache.manifest();
+    let image = manifest.view_arrays.iter().find(|a| a.path == "input");
+    if let (Some(spec), Some(preprocess), 1) = (image, &manifest.data.preprocess, inputs) {
+        return Ok(Column { spec: spec.clone(), kind: Kind::Image(preprocess.clone()) });
+    }
+    let (names, specs): (Vec<String>, Vec<&ArraySpec>) =
+        manifest.view_arrays.iter().filter_map(|a| a.path.strip_prefix("inputs/").map(|n| (n.to_owned(), a))).unzip();
+    let index = position_of(name, &names, inputs)?;
+    Ok(Column { spec: specs[index].clone(), kind: Kind::Plain })
+}
+
+fn spec(cache: &Cache, path: &str) -> Result<ArraySpec> {
+    Ok(cache.array(path)?.spec().clone())
+}
+
+/// How stored axes become `[channels, height, width]`, with the batch axis in front.
+fn permutation(spec: &ArraySpec) -> Result<[usize; 4]> {
+    let at = |axis: &str| spec.axes.iter().position(|a| a == axis).map(|i| i + 1);
+    match (spec.row_shape.len(), at("c"), at("h"), at("w")) {
+        (3, Some(c), Some(h), Some(w)) => Ok([0, c, h, w]),
+        _ => Err(Error::input(format!("cache array {}: expected axes c, h, w, found {}", spec.path, spec.axes.join(", ")))),
+    }
+}
+
+/// The rows whose samples stand first in the data set.
+fn first_samples(sample_ids: &[i64], limit: usize) -> Vec<usize> {
+    let mut by_sample: Vec<usize> = (0..sample_ids.len()).collect();
+    by_sample.sort_unstable_by_key(|&row| sample_ids[row]);
+    by_sample.truncate(limit);
+    by_sample.sort_unstable();
+    by_sample
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_takes_the_first_samples() {
+        assert_eq!(first_samples(&[4, 0, 3, 1, 2], 3), [1, 3, 4]);
+    }
+
+    #[test]
+    fn units_hold_whole_chunks() {
+        assert_eq!(lcm(64, 256), 256);
+        assert_eq!(lcm(48, 32), 96);
+        assert_eq!(lcm(1, 7), 7);
+    }
+}

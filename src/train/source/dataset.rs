@@ -1,0 +1,134 @@
+//! Batches from a data set: supervised training without a teacher, and evaluation.
+
+use super::super::order::Order;
+use super::cached::images;
+use super::{Batch, Recent, position_of, tensor};
+use crate::array::Array;
+use crate::data::{Dataset, Sample, augment, preprocess};
+use crate::error::{Context, Error, Result};
+use crate::recipe::{Augment, Preprocess};
+use candle_core::Tensor;
+use std::ops::Range;
+
+/// A data set as the trainer reads it.
+pub struct DataSource<'a> {
+    dataset: &'a dyn Dataset,
+    preprocess: Option<Preprocess>,
+    augment: Augment,
+    inputs: Vec<String>,
+    seed: u64,
+    rows: usize,
+    /// The order of the last epochs asked for: an index list is all that grows with the data set.
+    orders: Recent<u64, Vec<usize>>,
+    order: Option<Order>,
+}
+
+impl std::fmt::Debug for DataSource<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataSource").field("rows", &self.rows).field("augment", &self.augment).finish_non_exhaustive()
+    }
+}
+
+impl<'a> DataSource<'a> {
+    /// Samples in a new order each epoch, augmented: what a run trains on.
+    #[must_use]
+    pub fn training(
+        dataset: &'a dyn Dataset,
+        preprocess: Option<Preprocess>,
+        augment: Augment,
+        inputs: Vec<String>,
+        limit: Option<usize>,
+        seed: u64,
+    ) -> Self {
+        let rows = limit.unwrap_or(usize::MAX).min(dataset.len());
+        let order = Some(Order::shuffled(rows, None, 1, rows.max(1)));
+        Self { dataset, preprocess, augment, inputs, seed, rows, orders: Recent::new(2), order }
+    }
+
+    /// Samples as they stand: what a run is measured on.
+    #[must_use]
+    pub fn evaluation(dataset: &'a dyn Dataset, preprocess: Option<Preprocess>, inputs: Vec<String>, limit: Option<usize>) -> Self {
+        let rows = limit.unwrap_or(usize::MAX).min(dataset.len());
+        Self { dataset, preprocess, augment: Augment::None, inputs, seed: 0, rows, orders: Recent::new(1), order: None }
+    }
+
+    /// Samples of an epoch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    pub(super) fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
+        let samples = self.samples(epoch, positions)?;
+        let labels = samples.iter().map(|&i| self.dataset.label(i)).collect();
+        let inputs = match &self.preprocess {
+            Some(preprocess) => vec![self.images(preprocess, epoch, &samples)?],
+            None => self.arrays(&samples)?,
+        };
+        Ok(Batch { labels, inputs, logits: None, taps: Vec::new() })
+    }
+
+    fn samples(&self, epoch: u64, positions: Range<usize>) -> Result<Vec<usize>> {
+        let Some(order) = &self.order else { return Ok(positions.collect()) };
+        let whole = self.orders.get(epoch, || {
+            let epoch = order.epoch(self.seed, epoch);
+            let mut rows = Vec::with_capacity(self.rows);
+            for (reservoir, _) in epoch.reservoirs(0..self.rows) {
+                let held: Vec<usize> = epoch.spans(reservoir).into_iter().flat_map(|s| s.rows).collect();
+                rows.extend(epoch.draws(reservoir, held.len()).into_iter().map(|draw| held[draw]));
+            }
+            Ok(rows)
+        })?;
+        whole.get(positions).map(<[usize]>::to_vec).ok_or_else(|| Error::input("data: position past the end"))
+    }
+
+    fn images(&self, preprocess: &Preprocess, epoch: u64, samples: &[usize]) -> Result<Tensor> {
+        let mut bytes = Vec::new();
+        for &index in samples {
+            let name = || self.dataset.name(index);
+            let Sample::Image(image) = self.dataset.sample(index)? else {
+                return Err(Error::input(format!("{}: expected an image, found arrays", name())));
+            };
+            let stored = preprocess::to_bytes(preprocess, &image).context(name)?;
+            if self.augment == Augment::None {
+                bytes.extend_from_slice(&stored);
+            } else {
+                let view = augment::draw(self.augment, preprocess, self.seed, index as u64, epoch);
+                bytes.extend_from_slice(&augment::apply(view, preprocess, &stored));
+            }
+        }
+        images(preprocess, &bytes)
+    }
+
+    fn arrays(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
+        let mut columns: Vec<Option<(Array, Vec<u8>)>> = vec![None; self.inputs.len()];
+        for &index in samples {
+            let Sample::Arrays(arrays) = self.dataset.sample(index)? else {
+                return Err(Error::input(format!("{}: expected arrays, found an image", self.dataset.name(index))));
+            };
+            let names: Vec<String> = arrays.iter().map(|(name, _)| name.clone()).collect();
+            for (column, name) in columns.iter_mut().zip(&self.inputs) {
+                let array = &arrays[position_of(name, &names, self.inputs.len())?].1;
+                let (first, bytes) = column.get_or_insert_with(|| (array.clone(), Vec::new()));
+                if (array.shape(), array.dtype()) != (first.shape(), first.dtype()) {
+                    return Err(Error::input(format!(
+                        "{}: input {name}: expected {:?} {:?}, found {:?} {:?}",
+                        self.dataset.name(index),
+                        first.dtype(),
+                        first.shape(),
+                        array.dtype(),
+                        array.shape()
+                    )));
+                }
+                bytes.extend_from_slice(array.as_bytes());
+            }
+        }
+        columns.into_iter().flatten().map(|(first, bytes)| tensor(&bytes, first.dtype(), first.shape())).collect()
+    }
+}

@@ -1,0 +1,377 @@
+//! The loop: batch, forward, loss, backward, clip, step; evaluation and a checkpoint every epoch.
+
+use super::checkpoint::{self, Position};
+use super::clip;
+use super::loader::{Batches, Steps, stream};
+use super::loss::{Objective, Value};
+use super::metrics::{Metrics, Record, Sums, percent};
+use super::optimizer::Optimizer;
+use super::schedule::Schedule;
+use super::source::{Batch, Source};
+use crate::criterion::cross_entropy::cross_entropy;
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::recipe::Train;
+use crate::student::{Mode, Student, TensorId};
+use candle_core::{D, DType, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The checkpoint's name in a run's folder.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+/// The metrics' name in a run's folder.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// What a test split says of a student.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Samples with a label.
+    pub samples: usize,
+    /// Accuracy in percent.
+    pub top1: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+}
+
+/// Settings of a run that change none of its bits.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Steps between checkpoints, beside one at each epoch's end.
+    pub checkpoint_steps: Option<usize>,
+    /// Steps between lines of the metrics.
+    pub log_steps: usize,
+    /// Threads that make batches.
+    pub loader_threads: usize,
+}
+
+/// Everything that a run works with.
+pub struct Run<'a> {
+    /// The recipe.
+    pub recipe: &'a Train,
+    /// The loss.
+    pub objective: &'a Objective,
+    /// The student, moved in place.
+    pub student: &'a Student,
+    /// What it trains on.
+    pub source: &'a Source<'a>,
+    /// What it is measured on.
+    pub test: Option<&'a Source<'a>>,
+    /// The run's folder, which is there.
+    pub folder: &'a Path,
+    /// Hash of everything that decides the run's bits.
+    pub identity: &'a str,
+    /// Whether a checkpoint in the folder is gone on with.
+    pub resume: bool,
+    /// The rest.
+    pub options: Options,
+    /// Who watches.
+    pub monitor: &'a dyn Monitor,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Epochs.
+    pub epochs: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Training time, evaluation and interrupted runs included.
+    pub seconds: f64,
+    /// Mean loss of the last epoch.
+    pub loss: f64,
+    /// Mean of each of its terms.
+    pub parts: BTreeMap<String, f64>,
+    /// Accuracy on the training samples of the last epoch, in percent.
+    pub train_top1: Option<f64>,
+    /// The last evaluation.
+    pub test: Option<Evaluation>,
+}
+
+/// Trains to the end, from the start or from the folder's checkpoint.
+///
+/// # Errors
+/// When a sample cannot be read, the loss is not finite (names step and term), the disk refuses, or the user asks to stop (what was done is
+/// saved then).
+pub fn run(run: &Run<'_>) -> Result<Outcome> {
+    let steps = Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
+    let per_epoch = steps.per_epoch();
+    if per_epoch == 0 {
+        return Err(Error::input(format!("training: expected at least one batch of {}, found {} samples", steps.batch, steps.rows)));
+    }
+    let total = per_epoch * run.recipe.epochs;
+    let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
+    let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.clone())?;
+    let path = run.folder.join(CHECKPOINT);
+    let position = if run.resume && path.exists() {
+        checkpoint::load(&path, run.identity, run.student, &mut optimizer)?
+    } else {
+        Position::start(run.identity)
+    };
+    if position.step > 0 {
+        run.monitor.note(&format!("resuming at epoch {}, step {} of {total}", position.step / per_epoch + 1, position.step));
+    }
+    let schedule = Schedule::new(run.recipe.schedule.clone(), run.recipe.optimizer.lr(), per_epoch, run.recipe.epochs);
+    let metrics = Metrics::open(&run.folder.join(METRICS), position.metrics_bytes)?;
+    let first = position.step;
+    let mut trainer = Trainer {
+        run,
+        steps,
+        total,
+        schedule,
+        optimizer,
+        metrics,
+        logits: run.student.logits(),
+        earlier: position.seconds,
+        position,
+        started: Instant::now(),
+        epoch: Window::start(),
+        line: Window::start(),
+    };
+    stream(run.source, steps, first..total, run.options.loader_threads, |batches| trainer.train(batches))?;
+    Ok(trainer.outcome())
+}
+
+/// A stretch of time over which rates are measured.
+struct Window {
+    start: Instant,
+    samples: usize,
+    waited: Duration,
+}
+
+impl Window {
+    fn start() -> Self {
+        Self { start: Instant::now(), samples: 0, waited: Duration::ZERO }
+    }
+
+    /// Samples a second, and the share of time spent waiting for data.
+    #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
+    fn rates(&self) -> (f64, f64) {
+        let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
+        (self.samples as f64 / seconds, self.waited.as_secs_f64() / seconds)
+    }
+
+    fn add(&mut self, samples: usize, waited: Duration) {
+        self.samples += samples;
+        self.waited += waited;
+    }
+}
+
+struct Trainer<'a> {
+    run: &'a Run<'a>,
+    steps: Steps,
+    total: usize,
+    schedule: Schedule,
+    optimizer: Optimizer,
+    metrics: Metrics,
+    logits: TensorId,
+    position: Position,
+    /// Training time of the runs before this one.
+    earlier: f64,
+    started: Instant,
+    epoch: Window,
+    line: Window,
+}
+
+impl Trainer<'_> {
+    fn train(&mut self, batches: &mut Batches) -> Result<()> {
+        let per_epoch = self.steps.per_epoch();
+        let monitor = self.run.monitor;
+        let mut open = false;
+        while self.position.step < self.total {
+            let step = self.position.step;
+            if step % per_epoch == 0 {
+                self.position.sums = Sums::default();
+            }
+            if !open {
+                self.begin_epoch(step);
+                open = true;
+            }
+            let before = batches.waited();
+            let batch = batches.next()?;
+            let waited = batches.waited() - before;
+            let samples = self.step(step, &batch, waited)?;
+            monitor.advance(samples as u64, 0);
+            self.position.step = step + 1;
+            let ended = self.position.step % per_epoch == 0;
+            if ended {
+                monitor.end();
+                open = false;
+                self.end_epoch()?;
+            }
+            let stop = monitor.stop_requested() && self.position.step < self.total;
+            let due = self.run.options.checkpoint_steps.is_some_and(|n| self.position.step % n.max(1) == 0);
+            if ended || stop || due {
+                self.save()?;
+            }
+            if stop {
+                if open {
+                    monitor.end();
+                }
+                return Err(Error::interrupted(format!(
+                    "training: stopped at step {} of {}, saved in {}",
+                    self.position.step,
+                    self.total,
+                    self.run.folder.display()
+                ))
+                .hint("the same command with --resume goes on"));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self, step: usize) {
+        let per_epoch = self.steps.per_epoch();
+        let (_, positions) = self.steps.positions(step);
+        let rows = (per_epoch * self.steps.batch).min(self.steps.rows);
+        let name = format!("epoch {}/{}", step / per_epoch + 1, self.run.recipe.epochs);
+        self.run.monitor.begin(&name, "images", rows as u64, positions.start as u64);
+        self.epoch = Window::start();
+        self.line = Window::start();
+    }
+
+    /// One step; gives its number of samples.
+    fn step(&mut self, step: usize, batch: &Batch, waited: Duration) -> Result<usize> {
+        let student = self.run.student;
+        let lr = self.schedule.rate(step);
+        let pass = student.forward(&batch.inputs, Mode::Train, &self.run.objective.keep, dropout_seed(self.run.recipe.seed, step))?;
+        let value = self.run.objective.evaluate(&pass, self.logits, batch)?;
+        self.check_finite(step, &value)?;
+        let counts = count_correct(pass.value(self.logits)?, &batch.labels)?;
+        let gradients = pass.backward(value.seeds)?;
+        let norm = clip::global_norm(&gradients)?;
+        if !norm.is_finite() {
+            return Err(Error::check(format!("training: step {step}: the gradient's norm is {norm}")).hint("lower --lr, or set clip in the recipe"));
+        }
+        self.optimizer.update(&gradients, lr, clip::factor(norm, self.run.recipe.clip))?;
+
+        let samples = batch.labels.len();
+        self.position.sums.add(samples, value.total, &value.parts, counts);
+        self.epoch.add(samples, waited);
+        self.line.add(samples, waited);
+        if (step + 1) % self.run.options.log_steps.max(1) == 0 {
+            let (images_per_second, data_wait) = self.line.rates();
+            self.metrics.write(&Record::Step {
+                epoch: step / self.steps.per_epoch() + 1,
+                step,
+                lr,
+                loss: value.total,
+                parts: self.named(&value.parts),
+                gradient_norm: norm,
+                images_per_second,
+                data_wait,
+            })?;
+            self.run.monitor.status(&format!("loss {:.4}", value.total));
+            self.line = Window::start();
+        }
+        Ok(samples)
+    }
+
+    fn check_finite(&self, step: usize, value: &Value) -> Result<()> {
+        let terms = self.run.objective.terms.iter().zip(&value.parts);
+        match terms.into_iter().find(|(_, part)| !part.is_finite()) {
+            None => Ok(()),
+            Some((term, part)) => {
+                Err(Error::check(format!("training: step {step}: {} is {part}", term.name)).hint("lower --lr, or set clip in the recipe"))
+            }
+        }
+    }
+
+    fn end_epoch(&mut self) -> Result<()> {
+        let (images_per_second, data_wait) = self.epoch.rates();
+        self.position.test = match self.run.test {
+            Some(test) => evaluate(self.run.student, test, self.run.recipe.batch, self.run.options.loader_threads, self.run.monitor)?,
+            None => None,
+        };
+        let (loss, parts) = self.position.sums.means();
+        let epoch = self.position.step / self.steps.per_epoch();
+        let parts = self.named(&parts);
+        let mut text = format!("epoch {epoch}/{}: loss {loss:.4}", self.run.recipe.epochs);
+        if parts.len() > 1 {
+            let parts: Vec<_> = parts.iter().map(|(name, part)| format!("{name} {part:.4}")).collect();
+            text.push_str(&format!(" ({})", parts.join(", ")));
+        }
+        if let Some(test) = self.position.test {
+            text.push_str(&format!(", test top-1 {:.2} %", test.top1));
+        }
+        text.push_str(&format!(", {images_per_second:.0} images/s"));
+        self.run.monitor.note(&text);
+        self.metrics.write(&Record::Epoch {
+            epoch,
+            step: self.position.step,
+            lr: self.schedule.rate(self.position.step - 1),
+            loss,
+            parts,
+            train_top1: self.position.sums.top1(),
+            test: self.position.test,
+            images_per_second,
+            data_wait,
+        })
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.position.metrics_bytes = self.metrics.sync()?;
+        self.position.optimizer_steps = self.optimizer.steps();
+        self.position.seconds = self.earlier + self.started.elapsed().as_secs_f64();
+        checkpoint::save(&self.run.folder.join(CHECKPOINT), &self.position, self.run.student, &self.optimizer)
+    }
+
+    fn named(&self, parts: &[f64]) -> BTreeMap<String, f64> {
+        self.run.objective.terms.iter().map(|t| t.name.clone()).zip(parts.iter().copied()).collect()
+    }
+
+    fn outcome(&self) -> Outcome {
+        let (loss, parts) = self.position.sums.means();
+        Outcome {
+            epochs: self.run.recipe.epochs,
+            steps: self.total,
+            seconds: self.position.seconds,
+            loss,
+            parts: self.named(&parts),
+            train_top1: self.position.sums.top1(),
+            test: self.position.test,
+        }
+    }
+}
+
+/// Accuracy and cross-entropy in eval mode; `None` when no sample has a label.
+///
+/// # Errors
+/// When a sample cannot be read or does not fit the student.
+#[allow(clippy::cast_precision_loss, reason = "a number of samples")]
+pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usize, monitor: &dyn Monitor) -> Result<Option<Evaluation>> {
+    let steps = Steps { rows: test.len(), batch, drop_last: false };
+    let logits = student.logits();
+    let (mut correct, mut labelled, mut loss) = (0, 0, 0.0);
+    monitor.begin("test", "images", test.len() as u64, 0);
+    stream(test, steps, 0..steps.per_epoch(), threads, |batches| {
+        for _ in 0..steps.per_epoch() {
+            let batch = batches.next()?;
+            let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
+            let scores = pass.value(logits)?;
+            let (right, known) = count_correct(scores, &batch.labels)?;
+            loss += cross_entropy(scores, &batch.labels, 0.0)?.value * known as f64;
+            correct += right;
+            labelled += known;
+            monitor.advance(batch.labels.len() as u64, 0);
+        }
+        Ok(())
+    })?;
+    monitor.end();
+    Ok(percent(correct, labelled).map(|top1| Evaluation { samples: labelled, top1, loss: loss / labelled as f64 }))
+}
+
+/// How many labelled rows have their highest logit at the label, and how many are labelled.
+fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
+    let best = logits.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
+    let correct = best.iter().zip(labels).filter(|(b, l)| b == l).count();
+    Ok((correct, labels.iter().filter(|l| **l >= 0).count()))
+}
+
+/// A key for a step's dropout masks.
+fn dropout_seed(seed: u64, step: usize) -> u64 {
+    // the multiplier spreads consecutive seeds far apart, so that no two runs share masks step by step
+    seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64)
+}
