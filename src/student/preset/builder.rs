@@ -8,8 +8,8 @@ use super::init::{Init, Law};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 use crate::onnx::{Model, tensor_proto};
 
@@ -139,7 +139,7 @@ impl Builder {
         let outer = std::mem::replace(&mut self.scope, path);
         let output = build(self);
         let path = std::mem::replace(&mut self.scope, outer);
-        Ok(self.rename(output?, path))
+        Ok(self.rename(&output?, path))
     }
 
     pub(super) fn conv(&mut self, name: &str, x: &Tensor, conv: Conv) -> Result<Tensor> {
@@ -200,7 +200,8 @@ impl Builder {
         let half = channels / 2;
         [("first", 0, half), ("second", half, channels)].map(|(side, start, end)| {
             let name = format!("{name}.{side}");
-            let range = [("starts", start), ("ends", end), ("axes", 1)].map(|(part, value)| self.sizes(&format!("{name}.{part}"), &[value]));
+            let range =
+                [("starts", start), ("ends", end), ("axes", 1)].map(|(part, value)| self.sizes(&format!("{name}.{part}"), &[value]));
             let inputs = [x.name.clone()].into_iter().chain(range).collect();
             self.node("Slice", &name, inputs, vec![], [end - start, height, width])
         })
@@ -268,7 +269,7 @@ impl Builder {
     ///
     /// # Errors
     /// When the model does not pass its own checks.
-    pub(super) fn finish(mut self, preset: &str, description: String, input: &Tensor, logits: Tensor) -> Result<Model> {
+    pub(super) fn finish(mut self, preset: &str, description: String, input: &Tensor, logits: &Tensor) -> Result<Model> {
         let logits = self.rename(logits, LOGITS.to_owned());
         let graph = GraphProto {
             name: Some(preset.to_owned()),
@@ -309,12 +310,12 @@ impl Builder {
     }
 
     /// Renames the last node's output, which nothing has consumed yet.
-    fn rename(&mut self, x: Tensor, name: String) -> Tensor {
+    fn rename(&mut self, x: &Tensor, name: String) -> Tensor {
         if let Some(output) = self.nodes.last_mut().and_then(|node| node.output.first_mut()) {
             debug_assert_eq!(*output, x.name, "a module gives what its last node computes");
             output.clone_from(&name);
         }
-        Tensor { name, ..x }
+        Tensor { name, shape: x.shape }
     }
 
     /// The shape that a window leaves of a map, channels kept.

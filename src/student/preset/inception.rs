@@ -41,7 +41,7 @@ fn small(g: &mut Builder, x: &Tensor) -> Result<Tensor> {
     simple(g, "in5b", &x, 176, 160)
 }
 
-/// The `ImageNet` form. Last map of each size: `conv1`, `conv2`, `in3b`, `in4d`, `in5b`.
+/// The ImageNet form. Last map of each size: `conv1`, `conv2`, `in3b`, `in4d`, `in5b`.
 fn large(g: &mut Builder, x: &Tensor) -> Result<Tensor> {
     use Pool::{Average, Max};
     let x = conv(g, "conv1", x, Conv::new(64, 7).stride(2))?;

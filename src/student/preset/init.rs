@@ -75,6 +75,7 @@ fn fnv1a(text: &str) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_precision_loss, reason = "counts of samples")]
 mod tests {
     use super::*;
 

@@ -128,8 +128,9 @@ mod tests {
 
     #[test]
     fn channels_round_to_eights_without_losing_a_tenth() {
-        assert_eq!([(32, 1.0), (24, 0.5), (16, 0.35), (32, 1.4), (24, 0.75), (96, 0.1)].map(|(c, w)| round_to_eights(c, w)), [
-            32, 16, 8, 48, 24, 16
-        ]);
+        assert_eq!(
+            [(32, 1.0), (24, 0.5), (16, 0.35), (32, 1.4), (24, 0.75), (96, 0.1)].map(|(c, w)| round_to_eights(c, w)),
+            [32, 16, 8, 48, 24, 16]
+        );
     }
 }

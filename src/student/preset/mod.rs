@@ -18,10 +18,10 @@ use crate::onnx::{Model, nearest};
 use builder::{Builder, Tensor};
 use resnet::Block;
 
-/// Images up to this side get a network's small-image form (the stem keeps the size); larger ones get the `ImageNet` form.
+/// Images up to this side get a network's small-image form (the stem keeps the size); larger ones get the ImageNet form.
 const SMALL_SIDE: usize = 64;
 
-/// Channels of the stem and the three stages of a CIFAR `ResNet`, and of its `x4` form.
+/// Channels of the stem and the three stages of a CIFAR ResNet, and of its `x4` form.
 const NARROW: [usize; 4] = [16, 16, 32, 64];
 const WIDE: [usize; 4] = [32, 64, 128, 256];
 
@@ -74,7 +74,7 @@ pub fn build(name: &str, classes: usize, input: [usize; 3], seed: u64) -> Result
         .ok_or_else(|| unknown(name))?
         .context(|| format!("preset {name} for an input of {channels}x{height}x{width}"))?;
     let description = format!("{name} for {classes} classes of {channels}x{height}x{width}, untrained, seed {seed}");
-    graph.finish(name, description, &x, logits)
+    graph.finish(name, description, &x, &logits)
 }
 
 /// The network of this name from `x` to its logits; `None` when there is no such name.

@@ -1,4 +1,4 @@
-//! `ShuffleNet` (Zhang et al. 2018, arXiv:1707.01083) and `ShuffleNet` V2 (Ma et al. 2018, arXiv:1807.11164).
+//! ShuffleNet (Zhang et al. 2018, arXiv:1707.01083) and ShuffleNet V2 (Ma et al. 2018, arXiv:1807.11164).
 
 use super::SMALL_SIDE;
 use super::builder::{Builder, Conv, Tensor, Window};
