@@ -18,6 +18,6 @@ mod tests;
 
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use read::{ArrayReader, Cache, Decoder};
-pub use size::{chunk_rows, probe_codec, segment_rows};
+pub use size::{chunk_rows, compressed_bytes, probe_codec, segment_rows};
 pub use verify::{Finding, VerifyReport, verify};
 pub use write::{Plan, SegmentWriter, Writer};

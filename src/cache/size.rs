@@ -11,10 +11,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// No shard is larger than this, so that publishing one stays a matter of a second and a segment fits the page cache.
 const SHARD_BYTES: usize = 256 << 20;
 
-/// Rows of a segment lie between these, the batch and the data set permitting.
-const SEGMENT_ROWS: std::ops::RangeInclusive<usize> = 128..=2048;
-/// Segments that a small data set is cut into, so that an interruption costs little of it.
-const SEGMENTS: usize = 16;
+const SEGMENT_ROWS_MIN: usize = 128;
+const SEGMENT_ROWS_MAX: usize = 2048;
 
 /// Rows of an inner chunk: the largest divisor of `segment_rows` whose rows, of `row_bytes` each, hold at most 256 KiB; at least one.
 #[must_use]
@@ -23,20 +21,24 @@ pub fn chunk_rows(row_bytes: usize, segment_rows: usize) -> usize {
     (1..=most).rev().find(|rows| segment_rows.is_multiple_of(*rows)).unwrap_or(1)
 }
 
-/// Rows of a segment for a view of `rows` rows: a multiple of `batch`, so that no inference spans two, 128 to 2048 where that allows it, and the
-/// largest array's shard, of `largest_row_bytes` a row, under 256 MiB.
+/// Rows of a segment: the largest multiple of `batch` up to 2048 for which the largest array's shard, of `row_bytes_of_largest_array` a row, stays
+/// under 256 MiB. Rows that large that 128 of them break the bound still get 128, a batch beyond 2048 is one segment, and there is always one batch.
 #[must_use]
-pub fn segment_rows(rows: usize, batch: usize, largest_row_bytes: usize) -> usize {
+pub fn segment_rows(row_bytes_of_largest_array: usize, batch: usize) -> usize {
     let batch = batch.max(1);
-    let fitting = SHARD_BYTES / largest_row_bytes.max(1);
-    let wanted = (rows / SEGMENTS).clamp(*SEGMENT_ROWS.start(), *SEGMENT_ROWS.end()).min(fitting);
-    // no longer than the data set itself needs
-    (wanted / batch).min(rows.div_ceil(batch)).max(1) * batch
+    let most = ((SHARD_BYTES - 1) / row_bytes_of_largest_array.max(1)).clamp(SEGMENT_ROWS_MIN, SEGMENT_ROWS_MAX);
+    (most / batch * batch).max(batch)
 }
 
-/// The codec for chunks like `bytes` with their encoded length: [`Codec::Raw`] where zstd saves under 10 %, and decoding would be paid for nothing.
+/// The codec for chunks like `bytes`: [`Codec::Raw`] where zstd saves under 10 %, and decoding would be paid for nothing.
 #[must_use]
-pub fn probe_codec(bytes: &[u8]) -> (Codec, usize) {
+pub fn probe_codec(bytes: &[u8]) -> Codec {
+    if compressed_bytes(bytes).saturating_mul(10) > bytes.len().saturating_mul(9) { Codec::Raw } else { Codec::Zstd }
+}
+
+/// What `bytes` take as one chunk compressed with zstd: for estimates.
+#[must_use]
+pub fn compressed_bytes(bytes: &[u8]) -> usize {
     let probe = ArraySpec {
         path: String::new(),
         dtype: Dtype::U8,
@@ -46,11 +48,9 @@ pub fn probe_codec(bytes: &[u8]) -> (Codec, usize) {
         codec: Codec::Zstd,
         chunk_rows: 1,
     };
+    // an encoder that cannot start says so when the cache is written
     let encoded = Encoder::new().and_then(|mut encoder| encoder.encode(&Layout::new(&probe, 1, 1), bytes).map(<[u8]>::len));
-    match encoded {
-        Ok(length) if length.saturating_mul(10) <= bytes.len().saturating_mul(9) => (Codec::Zstd, length),
-        _ => (Codec::Raw, bytes.len()),
-    }
+    encoded.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -68,22 +68,25 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_multiples_of_the_batch_within_bounds() {
-        for (rows, batch, row_bytes) in [(50_000, 64, 57_344), (100, 64, 10), (1, 1, 1), (1_281_167, 48, 401_408), (12_000, 100, 9_000_000)] {
-            let length = segment_rows(rows, batch, row_bytes);
-            assert_eq!(length % batch, 0);
-            assert!(length <= 2048 && (length == batch || length * row_bytes <= SHARD_BYTES), "{rows} {batch} {row_bytes}: {length}");
+    fn a_segment_is_whole_batches_under_256_mib() {
+        for (row_bytes, batch, expected) in [
+            (100, 128, 2048),
+            (100, 100, 2000),
+            (401_408, 64, 640),
+            (4 << 20, 32, 128),
+            (4 << 20, 100, 100),
+            (10, 4096, 4096),
+            (10, 0, 2048),
+        ] {
+            assert_eq!(segment_rows(row_bytes, batch), expected, "{row_bytes} bytes, batch {batch}");
         }
-        assert_eq!(segment_rows(12_000, 64, 1000), 704);
-        assert_eq!(segment_rows(100, 64, 1000), 128);
-        assert_eq!(segment_rows(0, 0, 0), 1);
     }
 
     #[test]
     fn noise_is_stored_raw_and_zeros_are_not() {
         let mut state = 0;
         let noise: Vec<u8> = (0..8_192).flat_map(|_| testing::splitmix(&mut state).to_le_bytes()).collect();
-        assert_eq!(probe_codec(&noise), (Codec::Raw, 65_536));
-        assert_eq!(probe_codec(&[0; 65_536]).0, Codec::Zstd);
+        assert_eq!(probe_codec(&noise), Codec::Raw);
+        assert_eq!(probe_codec(&[0; 65_536]), Codec::Zstd);
     }
 }

@@ -112,7 +112,8 @@ fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
         None => default_output(&args.teacher)?,
     };
     Ok(Extract {
-        preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
+        preprocess: args.preprocess.options()?,
+        default_preprocess: config.preprocess.clone(),
         teacher: args.teacher,
         data,
         split: args.split.or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned()),

@@ -221,7 +221,8 @@ impl Plan {
             (None, None) => (None, config.data.clone().map(|data| (data, split))),
         };
         if cache.is_none() && data.is_none() {
-            return Err(Error::input("train: expected a cache or a data set, found neither").hint("write --cache DIR, or --data SPEC for training without a teacher"));
+            return Err(Error::input("train: expected a cache or a data set, found neither")
+                .hint("write --cache DIR, or --data SPEC for training without a teacher"));
         }
         let name = if entry.is_some() { args.student.clone() } else { stem(&args.student) };
         Ok(Self {
@@ -251,7 +252,9 @@ fn stem(name: &str) -> String {
 /// `SPEC` or `SPEC:SPLIT`; only known split names are taken for one, since paths may hold colons.
 fn spec_and_split(text: &str) -> Result<(DataSpec, String)> {
     match text.rsplit_once(':') {
-        Some((spec, split @ ("train" | "test" | "val" | "valid" | "validation"))) if !spec.is_empty() => Ok((spec.parse()?, split.to_owned())),
+        Some((spec, split @ ("train" | "test" | "val" | "valid" | "validation"))) if !spec.is_empty() => {
+            Ok((spec.parse()?, split.to_owned()))
+        }
         _ => Ok((text.parse()?, "test".to_owned())),
     }
 }
@@ -272,11 +275,20 @@ fn import(model: &Model, recipe: &Train, context: &Context<'_>) -> Result<Studen
 /// Says what is about to happen.
 fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &Objective, pairs: &[Vec<Pair>], context: &Context<'_>) {
     let terms: Vec<String> = objective.terms.iter().map(|t| format!("{}·{}", t.weight, t.name)).collect();
-    context.monitor.note(&format!("{} samples, {} epochs of batch {}, loss {}", source.len(), plan.recipe.epochs, plan.recipe.batch, terms.join(" + ")));
+    context.monitor.note(&format!(
+        "{} samples, {} epochs of batch {}, loss {}",
+        source.len(),
+        plan.recipe.epochs,
+        plan.recipe.batch,
+        terms.join(" + ")
+    ));
     let mut seen = Vec::new();
     for pair in pairs.iter().flatten() {
         if !seen.contains(&pair) {
-            context.monitor.note(&format!("pair: teacher {} {:?} with student {} {:?}", pair.teacher, pair.teacher_shape, pair.student, pair.student_shape));
+            context.monitor.note(&format!(
+                "pair: teacher {} {:?} with student {} {:?}",
+                pair.teacher, pair.teacher_shape, pair.student, pair.student_shape
+            ));
             seen.push(pair);
         }
     }

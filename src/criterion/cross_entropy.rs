@@ -4,7 +4,7 @@ use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// L = −mean_b Σ_k q_bk ln softmax(s_b)_k with q = (1−ε)·\[k = y\] + ε/K. Rows with label −1 are left out of the mean.
+/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. Rows with label −1 are left out of the mean.
 ///
 /// # Shapes
 /// `logits` `[batch, classes]`, `labels` one a row.
@@ -15,7 +15,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<
     labelled(logits, &[(labels, 1.0)], smoothing)
 }
 
-/// L = λ·CE(s, a) + (1−λ)·CE(s, b): the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412). A row is left out when either label is −1.
+/// `L = λ·CE(s, a) + (1−λ)·CE(s, b)`: the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412). A row is left out when either label is −1.
 ///
 /// # Shapes
 /// `logits` `[batch, classes]`, `a` and `b` one label a row.
@@ -26,7 +26,7 @@ pub fn mixed_cross_entropy(logits: &Tensor, a: &[i64], b: &[i64], lambda: f64) -
     labelled(logits, &[(a, lambda), (b, 1.0 - lambda)], 0.0)
 }
 
-/// L = −mean_b Σ_k q_bk ln softmax(s_b)_k for given targets q (not renormalised).
+/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` for given targets q (not renormalised).
 ///
 /// # Shapes
 /// `logits` and `targets` `[batch, classes]`.
@@ -75,7 +75,8 @@ fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss
     let mut gradient = vec![0.0; scores.len()];
     let mut log_q = vec![0.0; classes];
     let mut value = 0.0;
-    for ((row, target), gradient) in scores.chunks_exact(classes).zip(targets.chunks_exact(classes)).zip(gradient.chunks_exact_mut(classes)) {
+    for ((row, target), gradient) in scores.chunks_exact(classes).zip(targets.chunks_exact(classes)).zip(gradient.chunks_exact_mut(classes))
+    {
         log_softmax(row, 1.0, &mut log_q);
         let mass: f64 = target.iter().sum();
         for ((g, &q), &log) in gradient.iter_mut().zip(target).zip(&log_q) {

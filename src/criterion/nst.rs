@@ -1,6 +1,6 @@
 //! Neuron Selectivity Transfer (Huang & Wang 2017, arXiv:1707.01219): squared MMD between the channel maps of teacher and student.
 //!
-//! With unit maps y_i of one image, P = Y Yᵀ holds every scalar product, so the three terms cost three batched products of `[C, C']` and the
+//! With the unit maps of one image as rows of Y, `P = Y Yᵀ` holds every scalar product, so the three terms cost three batched products of `[C, C']` and the
 //! gradient two more; no tensor of `[batch, C, C', H·W]` is ever made.
 
 use super::pool::{pool, pool_adjoint};
@@ -33,7 +33,7 @@ impl From<Kernel> for NstOptions {
     }
 }
 
-/// L = mean_b [ mean k(t_i,t_j) + mean k(s_i,s_j) − 2 mean k(t_i,s_j) ] over L2-normalised channel maps; the larger map is first
+/// `L = mean_b [ mean k(t_i,t_j) + mean k(s_i,s_j) − 2 mean k(t_i,s_j) ]` over L2-normalised channel maps; the larger map is first
 /// adaptively average-pooled to the smaller, per axis. A channel of norm ≤ 1e-12 is the zero vector with zero gradient.
 ///
 /// # Shapes
@@ -72,8 +72,8 @@ fn compute<T: Element>(student: &Tensor, teacher: &Tensor, options: &NstOptions)
         return Err(Error::input(format!("nst: expected maps of one batch, found {:?} and {:?}", student.dims(), teacher.dims())));
     }
     let size = [hs.min(ht), ws.min(wt)];
-    let s = Channels::<T>::new(student, size, options.normalization)?;
-    let t = Channels::<T>::new(teacher, size, options.normalization)?;
+    let s = Maps::<T>::new(student, size, options.normalization)?;
+    let t = Maps::<T>::new(teacher, size, options.normalization)?;
     debug_assert_eq!((s.channels, t.channels), (channels_s, channels_t));
 
     let (per_sample, mut gradient) = match options.kernel {
@@ -82,10 +82,7 @@ fn compute<T: Element>(student: &Tensor, teacher: &Tensor, options: &NstOptions)
     };
     s.through_normalization(&mut gradient);
     let gradient = if [hs, ws] == size { gradient } else { pool_adjoint(&gradient, [hs, ws], size) };
-    Ok(Loss {
-        value: per_sample.iter().sum::<f64>() / count(batch),
-        gradient: Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?,
-    })
+    Ok(Loss { value: per_sample.iter().sum::<f64>() / count(batch), gradient: Tensor::from_vec(gradient, student.shape(), &Device::Cpu)? })
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of samples or channels")]
@@ -94,7 +91,7 @@ fn count(n: usize) -> f64 {
 }
 
 /// The normalised channel maps of a batch.
-struct Channels<T> {
+struct Maps<T> {
     batch: usize,
     channels: usize,
     /// Positions of a map.
@@ -105,7 +102,7 @@ struct Channels<T> {
     factor: Vec<T>,
 }
 
-impl<T: Element> Channels<T> {
+impl<T: Element> Maps<T> {
     fn new(maps: &Tensor, size: [usize; 2], normalization: Normalization) -> Result<Self> {
         let (batch, channels, height, width) = maps.dims4()?;
         let mut unit = values::<T>(maps)?;
@@ -128,7 +125,7 @@ impl<T: Element> Channels<T> {
         Ok(Self { batch, channels, positions, unit, factor })
     }
 
-    /// Values of one sample.
+    /// Elements of one sample.
     fn sample_len(&self) -> usize {
         self.channels * self.positions
     }
@@ -169,17 +166,19 @@ impl<T: Element> Channels<T> {
     /// Turns gradients with respect to the unit maps into those with respect to the maps: g ← (g − y (y·g)) · factor, which is the
     /// derivative of x/‖x‖ and of x/√(‖x‖² + ε) alike.
     fn through_normalization(&self, gradient: &mut [T]) {
-        gradient.par_chunks_mut(self.positions).zip(self.unit.par_chunks(self.positions)).zip(&self.factor).for_each(|((g, y), &factor)| {
-            let along = T::of(g.iter().zip(y).map(|(g, y)| g.wide() * y.wide()).sum::<f64>());
-            for (g, &y) in g.iter_mut().zip(y) {
-                *g = if factor == T::zero() { T::zero() } else { (*g - y * along) * factor };
-            }
-        });
+        gradient.par_chunks_mut(self.positions).zip(self.unit.par_chunks(self.positions)).zip(&self.factor).for_each(
+            |((g, y), &factor)| {
+                let along = T::of(g.iter().zip(y).map(|(g, y)| g.wide() * y.wide()).sum::<f64>());
+                for (g, &y) in g.iter_mut().zip(y) {
+                    *g = if factor == T::zero() { T::zero() } else { (*g - y * along) * factor };
+                }
+            },
+        );
     }
 }
 
-/// The linear kernel: L_b = ‖m_t − m_s‖², m the mean map. Without the teacher's term ‖m_t‖² is missing.
-fn linear<T: Element>(s: &Channels<T>, t: &Channels<T>, teacher_term: bool) -> (Vec<f64>, Vec<T>) {
+/// The linear kernel: `L_b = ‖m_t − m_s‖²`, m the mean map. Without the teacher's term `‖m_t‖²` is missing.
+fn linear<T: Element>(s: &Maps<T>, t: &Maps<T>, teacher_term: bool) -> (Vec<f64>, Vec<T>) {
     let (mean_s, mean_t) = (s.means(), t.means());
     let mut gradient = vec![T::zero(); s.unit.len()];
     let scale = 2.0 / (count(s.channels) * count(s.batch));
@@ -199,8 +198,8 @@ fn linear<T: Element>(s: &Channels<T>, t: &Channels<T>, teacher_term: bool) -> (
     (per_sample, gradient)
 }
 
-/// The kernels of scalar products. Each kernel matrix is turned in place into the weights W of the gradient Σ_j W_ij y_j.
-fn products<T: Element>(s: &Channels<T>, t: &Channels<T>, kernel: Kernel, teacher_term: bool) -> (Vec<f64>, Vec<T>) {
+/// The kernels of scalar products. Each kernel matrix is turned in place into the weights W of the gradient `Σ_j W_ij y_j`.
+fn products<T: Element>(s: &Maps<T>, t: &Maps<T>, kernel: Kernel, teacher_term: bool) -> (Vec<f64>, Vec<T>) {
     let (batch, m, n) = (s.batch, s.channels, t.channels);
     let mut own = s.times(s);
     let mut cross = s.times(t);
@@ -247,7 +246,7 @@ struct Widths {
 }
 
 impl Widths {
-    fn new<T: Element>(kernel: Kernel, s: &Channels<T>, t: &Channels<T>) -> Self {
+    fn new<T: Element>(kernel: Kernel, s: &Maps<T>, t: &Maps<T>) -> Self {
         let Kernel::Gauss { sigma } = kernel else { return Self { variance: Vec::new(), student: Vec::new(), teacher: Vec::new() } };
         let (student, teacher) = (s.squares(), t.squares());
         let variance = match sigma {
@@ -385,8 +384,8 @@ pub(crate) mod tests {
     #[test]
     fn automatic_widths_are_detached() {
         let (student, teacher) = (maps([2, 3, 4, 4], 1), maps([2, 4, 4, 4], 2));
-        let s = Channels::<f64>::new(&student, [4, 4], Normalization::Clamped).unwrap();
-        let t = Channels::<f64>::new(&teacher, [4, 4], Normalization::Clamped).unwrap();
+        let s = Maps::<f64>::new(&student, [4, 4], Normalization::Clamped).unwrap();
+        let t = Maps::<f64>::new(&teacher, [4, 4], Normalization::Clamped).unwrap();
         for sigma in [Sigma::AutoSample, Sigma::AutoBatch] {
             let widths = Widths::new(Kernel::Gauss { sigma }, &s, &t);
             let one = |b: usize, sigma: f64| {

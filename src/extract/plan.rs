@@ -4,12 +4,17 @@ use super::Job;
 use super::estimate::Estimate;
 use super::source::Batch;
 use crate::array::{Array, Dtype};
-use crate::cache::{ArraySpec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, probe_codec, segment_rows};
+use crate::cache::{self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec};
 use crate::error::Result;
 use crate::recipe::Store;
 use crate::runtime::Session;
 use crate::statistic::F16_MAX;
 use std::time::Instant;
+
+/// Segments that a small data set is cut into, so that an interruption costs little of it.
+const SEGMENTS: usize = 16;
+/// Fewer rows than these are not worth a segment of their own.
+const SEGMENT_ROWS_MIN: usize = 128;
 
 /// The first rows, computed to see what the teacher gives.
 pub(super) struct First {
@@ -40,8 +45,8 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (input, bytes) in job.source.inputs.iter().zip(&first.batch.stored) {
-        let (codec, encoded) = probe_codec(bytes);
-        estimate.add_array(bytes.len(), encoded, bytes.len());
+        let codec = probe_codec(bytes);
+        estimate.add_array(bytes.len(), compressed_bytes(bytes), bytes.len());
         arrays.push(ArraySpec {
             path: input.path.clone(),
             dtype: input.dtype,
@@ -55,8 +60,8 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     for (output, values) in job.outputs.iter().zip(&first.values) {
         let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, output.range(values)) };
         let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
-        let (codec, encoded) = probe_codec(&bytes);
-        estimate.add_array(bytes.len(), encoded, bytes.len() / dtype.size() * Dtype::F32.size());
+        let codec = probe_codec(&bytes);
+        estimate.add_array(bytes.len(), compressed_bytes(&bytes), bytes.len() / dtype.size() * Dtype::F32.size());
         arrays.push(ArraySpec {
             path: output.path(),
             dtype,
@@ -119,7 +124,7 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
         row_shape: Vec::new(),
         axes: Vec::new(),
         tensor: None,
-        codec: crate::cache::Codec::Zstd,
+        codec: Codec::Zstd,
         chunk_rows: segment_rows,
     }
 }
@@ -133,9 +138,22 @@ fn stored_type(store: Store, range: f32) -> Dtype {
     }
 }
 
+/// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard may be where the data set is small.
+fn segment_rows(rows: usize, batch: usize, largest_row_bytes: usize) -> usize {
+    let wanted = (rows / SEGMENTS).max(SEGMENT_ROWS_MIN).next_multiple_of(batch);
+    cache::segment_rows(largest_row_bytes, batch).min(wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn segments_are_whole_batches_and_short_where_there_is_little_data() {
+        for (rows, batch, row_bytes, expected) in [(12_000, 64, 1000, 768), (100, 64, 1000, 128), (1, 1, 1, 128), (50_000, 64, 57_344, 2048)] {
+            assert_eq!(segment_rows(rows, batch, row_bytes), expected, "{rows} rows, batch {batch}");
+        }
+    }
 
     #[test]
     fn a_wide_range_is_stored_as_f32() {

@@ -204,7 +204,8 @@ fn decide_preprocess(recipe: &Extract, model: &Model, input: &Value, common: Opt
     let options = match recorded_preprocess(model)? {
         // a named preset replaces what the model records, single fields are laid over it
         Some(recorded) if given.preset.is_none() => given.or(recorded),
-        _ => given,
+        Some(_) => given,
+        None => given.or(recipe.default_preprocess.clone()),
     };
     let (preprocess, warnings) = preprocess::resolve(&options, dtype, &input.shape, common)?;
     for warning in warnings {

@@ -43,8 +43,10 @@ pub struct Extract {
     pub keep: Keep,
     /// Element type of stored features.
     pub store: Store,
-    /// Preprocessing as given.
+    /// Preprocessing as given; what it leaves open comes from the model's metadata.
     pub preprocess: PreprocessOptions,
+    /// Preprocessing where neither says anything (the working folder's default).
+    pub default_preprocess: PreprocessOptions,
     /// File that lists the teacher's classes, one a line, in the order of its logits.
     pub classes: Option<PathBuf>,
     /// Samples of one inference; `None`: chosen by size.

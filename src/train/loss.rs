@@ -23,10 +23,17 @@ pub struct Term {
 
 #[derive(Debug, Clone)]
 enum Criterion {
-    Ce { smoothing: f64 },
-    Kd { temperature: f64 },
+    Ce {
+        smoothing: f64,
+    },
+    Kd {
+        temperature: f64,
+    },
     /// Each pair: index into the batch's taps, and the student's tensor. The value is the sum over pairs.
-    Nst { options: NstOptions, pairs: Vec<(usize, TensorId)> },
+    Nst {
+        options: NstOptions,
+        pairs: Vec<(usize, TensorId)>,
+    },
 }
 
 /// The loss of a recipe.

@@ -47,12 +47,7 @@ pub struct Pair {
 
 impl Pair {
     fn new(teacher: &TeacherMap, student: &StudentMap) -> Self {
-        Self {
-            teacher: teacher.alias.clone(),
-            teacher_shape: teacher.shape,
-            student: student.tensor.clone(),
-            student_shape: student.shape,
-        }
+        Self { teacher: teacher.alias.clone(), teacher_shape: teacher.shape, student: student.tensor.clone(), student_shape: student.shape }
     }
 }
 
@@ -130,7 +125,9 @@ pub fn explicit(requests: &[PairRecipe], teacher: &[TeacherMap], student: &[Stud
             .iter()
             .find(|t| t.alias == request.teacher)
             .or_else(|| teacher.iter().find(|t| t.tensor == request.teacher))
-            .ok_or_else(|| unknown("teacher's tap", &request.teacher, teacher.iter().flat_map(|t| [t.alias.as_str(), t.tensor.as_str()])))?;
+            .ok_or_else(|| {
+                unknown("teacher's tap", &request.teacher, teacher.iter().flat_map(|t| [t.alias.as_str(), t.tensor.as_str()]))
+            })?;
         let s = student
             .iter()
             .find(|s| s.tensor == request.student)
@@ -150,7 +147,11 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     near.dedup();
     near.truncate(3);
     let error = Error::input(format!("{what} `{name}`: no such map"));
-    if near.is_empty() { error.hint("the cache holds no maps: extract again with --tap TENSOR") } else { error.hint(format!("nearest: {}", near.join(", "))) }
+    if near.is_empty() {
+        error.hint("the cache holds no maps: extract again with --tap TENSOR")
+    } else {
+        error.hint(format!("nearest: {}", near.join(", ")))
+    }
 }
 
 #[cfg(test)]

@@ -201,12 +201,12 @@ impl Trainer<'_> {
                 open = false;
                 self.end_epoch()?;
             }
-            let stop = monitor.stop_requested() && self.position.step < self.total;
+            let asked = monitor.stop_requested() && self.position.step < self.total;
             let due = self.run.options.checkpoint_steps.is_some_and(|n| self.position.step % n.max(1) == 0);
-            if ended || stop || due {
+            if ended || asked || due {
                 self.save()?;
             }
-            if stop {
+            if asked {
                 if open {
                     monitor.end();
                 }
@@ -243,7 +243,9 @@ impl Trainer<'_> {
         let gradients = pass.backward(value.seeds)?;
         let norm = clip::global_norm(&gradients)?;
         if !norm.is_finite() {
-            return Err(Error::check(format!("training: step {step}: the gradient's norm is {norm}")).hint("lower --lr, or set clip in the recipe"));
+            return Err(
+                Error::check(format!("training: step {step}: the gradient's norm is {norm}")).hint("lower --lr, or set clip in the recipe")
+            );
         }
         self.optimizer.update(&gradients, lr, clip::factor(norm, self.run.recipe.clip))?;
 

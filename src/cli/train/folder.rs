@@ -38,8 +38,7 @@ impl Folder {
 
     /// A hash of the settings, which checkpoints carry.
     pub(super) fn identity(&self) -> String {
-        let digest = Sha256::digest(self.settings.to_string().as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256(self.settings.to_string().as_bytes())
     }
 
     /// Makes the folder, or checks that what it holds is of the same settings.
@@ -50,7 +49,9 @@ impl Folder {
         if !settings.exists() {
             let mut entries = std::fs::read_dir(&self.path).context(|| format!("{path}: cannot be read"))?;
             if entries.next().is_some() {
-                return Err(Error::input(format!("{path}: expected an empty folder or a run's, found something else")).hint("give another -o"));
+                return Err(
+                    Error::input(format!("{path}: expected an empty folder or a run's, found something else")).hint("give another -o")
+                );
             }
             let text = serde_json::to_vec_pretty(&self.settings).context(|| format!("{}: cannot be encoded", settings.display()))?;
             write_atomically(&settings, &text)?;
@@ -58,14 +59,16 @@ impl Folder {
         }
         let before: Value = read(&settings)?;
         if let Some((key, before, now)) = difference("", &before, &self.settings) {
-            return Err(Error::input(format!("{path}: holds a run with {key} {before}, found {now}")).hint("give another -o, or delete that folder"));
+            return Err(Error::input(format!("{path}: holds a run with {key} {before}, found {now}"))
+                .hint("give another -o, or delete that folder"));
         }
         let report = self.path.join(REPORT);
         if report.exists() {
             return Ok(State::Finished(Box::new(read(&report)?)));
         }
         if !resume && self.path.join(CHECKPOINT).exists() {
-            return Err(Error::input(format!("{path}: holds an unfinished run with these settings")).hint("add --resume to go on with it, or give another -o"));
+            return Err(Error::input(format!("{path}: holds an unfinished run with these settings"))
+                .hint("add --resume to go on with it, or give another -o"));
         }
         Ok(State::Begun)
     }
@@ -82,6 +85,16 @@ impl Folder {
         let text = serde_json::to_vec_pretty(report).context(|| format!("{}: cannot be encoded", path.display()))?;
         write_atomically(&path, &text)
     }
+}
+
+/// SHA-256 in hex.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // writing to a string cannot fail
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

@@ -1,6 +1,7 @@
 //! What a run is made of: the teacher's cache or a data set, the test split, the untrained model.
 
 use super::Plan;
+use super::folder::sha256;
 use crate::cache::Cache;
 use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
@@ -12,7 +13,6 @@ use crate::train::loss::Objective;
 use crate::train::pairing::{self, Pair};
 use crate::train::source::{CacheSource, DataSource, Source};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// What a run trains on and is measured on.
@@ -104,7 +104,8 @@ impl Material {
         let teacher = self.cache().and_then(|c| c.manifest().view_arrays.iter().find(|a| a.path == "logits"));
         let taught = teacher.and_then(|a| a.row_shape.last().copied()).unwrap_or(0);
         match named.max(labelled).max(taught) {
-            0 => Err(Error::input("data: expected classes, found neither names, labels nor a teacher's logits").hint("train an .onnx student instead of a preset")),
+            0 => Err(Error::input("data: expected classes, found neither names, labels nor a teacher's logits")
+                .hint("train an .onnx student instead of a preset")),
             n => Ok(n),
         }
     }
@@ -132,7 +133,8 @@ impl Material {
         if self.cache().is_none()
             && let Some(term) = terms.iter().find(|t| !matches!(t.method, Method::Ce))
         {
-            return Err(Error::input(format!("criterion {}: expected a cache, found none", term.name())).hint("name the teacher's cache: --cache DIR"));
+            return Err(Error::input(format!("criterion {}: expected a cache, found none", term.name()))
+                .hint("name the teacher's cache: --cache DIR"));
         }
         if self.labels().iter().all(|&label| label < 0) {
             context.monitor.note("the samples have no labels: cross-entropy is off");
@@ -162,7 +164,9 @@ impl Material {
             if pairs.is_empty() {
                 let (suggested, left) = pairing::suggest(&teachers, &students)?;
                 if !told {
-                    left.iter().for_each(|note| context.monitor.note(note));
+                    for note in &left {
+                        context.monitor.note(note);
+                    }
                     told = true;
                 }
                 all.push(suggested);
@@ -190,15 +194,9 @@ impl Material {
         objective: &Objective,
     ) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache) => Source::Cache(CacheSource::new(
-                cache,
-                inputs,
-                objective.teacher_logits,
-                &objective.taps,
-                recipe.limit,
-                recipe.seed,
-                true,
-            )?),
+            Training::Cache(cache) => {
+                Source::Cache(CacheSource::new(cache, inputs, objective.teacher_logits, &objective.taps, recipe.limit, recipe.seed, true)?)
+            }
             Training::Data(dataset) => Source::Data(DataSource::training(
                 dataset.as_ref(),
                 preprocess.cloned(),
@@ -232,8 +230,7 @@ impl Material {
                 manifest.teacher.file = String::new();
                 manifest.data.spec = String::new();
                 let text = serde_json::to_vec(&manifest).unwrap_or_default();
-                let content: String = Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect();
-                json!({ "cache": { "teacher": manifest.teacher.sha256, "rows": manifest.rows, "content": content } })
+                json!({ "cache": { "teacher": manifest.teacher.sha256, "rows": manifest.rows, "content": sha256(&text) } })
             }
             Training::Data(dataset) => json!({ "data": dataset.fingerprint() }),
         };
@@ -262,7 +259,10 @@ impl Model {
                 presets::build(&plan.model, material.class_count()?, [c, h, w], plan.recipe.seed)?
             }
             (None, None) => {
-                return Err(Error::input(format!("student {}: expected an .onnx file for data that is not images, found a preset", plan.model)));
+                return Err(Error::input(format!(
+                    "student {}: expected an .onnx file for data that is not images, found a preset",
+                    plan.model
+                )));
             }
         };
         if let (Some(p), [input]) = (&preprocess, model.inputs().as_slice()) {
@@ -295,7 +295,9 @@ fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, 
         options.channels = Some(Channels::Gray);
     }
     let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &shape, data::common_size(dataset))?;
-    warnings.iter().for_each(|warning| context.monitor.warn(warning));
+    for warning in &warnings {
+        context.monitor.warn(warning);
+    }
     Ok(Some(preprocess))
 }
 
@@ -351,7 +353,6 @@ fn check_options(options: &PreprocessOptions, recorded: &Preprocess) -> Result<(
         Some(first) => Err(Error::input(format!("cache was made with another preprocessing: {first}"))
             .hint("leave the preprocessing flags out, or extract again with them")),
     }
-
 }
 
 #[cfg(test)]

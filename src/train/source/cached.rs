@@ -63,13 +63,22 @@ impl<'a> CacheSource<'a> {
     ///
     /// # Errors
     /// When the cache lacks one of them.
-    pub fn new(cache: &'a Cache, inputs: &[String], logits: bool, taps: &[String], limit: Option<usize>, seed: u64, shuffled: bool) -> Result<Self> {
+    pub fn new(
+        cache: &'a Cache,
+        inputs: &[String],
+        logits: bool,
+        taps: &[String],
+        limit: Option<usize>,
+        seed: u64,
+        shuffled: bool,
+    ) -> Result<Self> {
         let mut columns = Vec::new();
         for name in inputs {
             columns.push(input(cache, name, inputs.len())?);
         }
         if logits {
-            let spec = spec(cache, "logits").map_err(|e| e.hint("KD needs a teacher that is a classifier; extract again with --logits TENSOR"))?;
+            let spec =
+                spec(cache, "logits").map_err(|e| e.hint("KD needs a teacher that is a classifier; extract again with --logits TENSOR"))?;
             columns.push(Column { spec, kind: Kind::Plain });
         }
         for alias in taps {

@@ -1,0 +1,125 @@
+//! A run that is stopped and resumed ends in the same bits as one that is not, whatever the number of loading threads.
+
+use nst_cache::data::{self, Dataset};
+use nst_cache::error::Kind;
+use nst_cache::monitor::{Monitor, Silent};
+use nst_cache::recipe::{Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Train};
+use nst_cache::student::{ImportOptions, Student, preset};
+use nst_cache::train::loss::Objective;
+use nst_cache::train::metrics::Record;
+use nst_cache::train::source::{DataSource, Source};
+use nst_cache::train::trainer::{METRICS, Options, Run, run};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const SAMPLES: usize = 96;
+
+fn preprocess() -> Preprocess {
+    Preprocess {
+        size: [28, 28],
+        resize: None,
+        interpolation: Interpolation::Bilinear,
+        channels: Channels::Gray,
+        layout: Layout::Nchw,
+        dtype: nst_cache::array::Dtype::F32,
+        scale: 1.0 / 255.0,
+        mean: vec![0.286],
+        std: vec![0.353],
+    }
+}
+
+/// Asks to stop once so many samples are done.
+struct StopAfter(usize, AtomicUsize);
+
+impl Monitor for StopAfter {
+    fn begin(&self, _: &str, _: &'static str, _: u64, _: u64) {}
+    fn advance(&self, units: u64, _: u64) {
+        self.1.fetch_add(usize::try_from(units).unwrap(), Ordering::SeqCst);
+    }
+    fn status(&self, _: &str) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn stop_requested(&self) -> bool {
+        self.1.load(Ordering::SeqCst) >= self.0
+    }
+}
+
+/// Trains in `folder` and gives the exported bytes, or the error.
+fn train(dataset: &dyn Dataset, folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> nst_cache::error::Result<Vec<u8>> {
+    let recipe = Train { epochs: 2, batch: 32, seed: 5, augment: Augment::CropFlip, clip: Some(1.0), ..Train::default() };
+    let model = preset::build("resnet8", 10, [1, 28, 28], recipe.seed)?;
+    let student = Student::import(&model, &ImportOptions::default())?;
+    let terms = recipe.terms(false);
+    let objective = Objective::new(&terms, &[Vec::new()], 0.0, &student)?;
+    let source =
+        Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], Some(SAMPLES), recipe.seed));
+    let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
+    run(&Run {
+        recipe: &recipe,
+        objective: &objective,
+        student: &student,
+        source: &source,
+        test: None,
+        folder,
+        identity: "test",
+        resume,
+        options,
+        monitor,
+    })?;
+    Ok(student.export(&[])?.bytes().to_vec())
+}
+
+/// The metrics without what is measured by the clock.
+fn metrics(folder: &Path) -> Vec<Record> {
+    let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
+    let still = |line: &str| {
+        let mut record: Record = serde_json::from_str(line).unwrap();
+        let (Record::Step { images_per_second, data_wait, .. } | Record::Epoch { images_per_second, data_wait, .. }) = &mut record;
+        (*images_per_second, *data_wait) = (0.0, 0.0);
+        record
+    };
+    text.lines().map(still).collect()
+}
+
+#[test]
+fn a_resumed_run_ends_in_the_same_bits() {
+    let spec: DataSpec = "fashion-mnist".parse().unwrap();
+    let dataset = data::open(&spec, "train").unwrap();
+    let whole = tempfile::tempdir().unwrap();
+    let expected = train(dataset.as_ref(), whole.path(), 1, false, &Silent).unwrap();
+    assert_eq!(metrics(whole.path()).len(), 2 * 3 + 2);
+
+    // in the middle of an epoch, at its end, and in the last one
+    for steps in [1, 3, 5] {
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = train(dataset.as_ref(), folder.path(), 3, false, &StopAfter(steps * 32, AtomicUsize::new(0))).unwrap_err();
+        assert_eq!(stopped.kind(), Kind::Interrupted);
+        assert!(stopped.find_hint().unwrap().contains("--resume"));
+        // a killed run leaves lines after its checkpoint, which the resumed one writes again
+        let path = folder.path().join(METRICS);
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend_from_slice(b"{\"half a li");
+        std::fs::write(&path, text).unwrap();
+        let resumed = train(dataset.as_ref(), folder.path(), 2, true, &Silent).unwrap();
+        assert!(resumed == expected, "stopped after {steps} steps: other weights");
+        assert_eq!(metrics(folder.path()), metrics(whole.path()), "stopped after {steps} steps");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused() {
+    let spec: DataSpec = "fashion-mnist".parse().unwrap();
+    let dataset = data::open(&spec, "train").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0))).unwrap_err();
+    let path = folder.path().join(nst_cache::train::trainer::CHECKPOINT);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(4).position(|w| w == b"test").unwrap();
+    bytes[at] = b'b';
+    std::fs::write(&path, &bytes).unwrap();
+    let error = train(dataset.as_ref(), folder.path(), 1, true, &Silent).unwrap_err();
+    assert!(error.chain().contains("other settings"), "{}", error.chain());
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(train(dataset.as_ref(), folder.path(), 1, true, &Silent).unwrap_err().chain().contains("damaged"));
+}
