@@ -111,7 +111,7 @@ impl Writer {
         Ok(begun)
     }
 
-    /// Publishes a finished segment: renames its synced shards, syncs their folders, then commits the manifest that lists them.
+    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, then commits the manifest that lists them.
     ///
     /// # Errors
     /// When rows are missing, or the disk refuses. The manifest then stands as before.
@@ -127,9 +127,10 @@ impl Writer {
             record.bytes.push(bytes);
             record.crc32c.push(crc32c);
         }
-        for shard in &segment.shards {
-            fs::rename(&shard.draft, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))?;
-        }
+        file::at_once(&segment.shards, |shard| {
+            shard.writer.get_ref().sync_all().map_err(|e| file::failed(&shard.draft, "write", e))?;
+            fs::rename(&shard.draft, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))
+        })?;
         file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
         let mut next = self.manifest.clone();
         let Err(at) = next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) else {
@@ -180,7 +181,7 @@ struct Draft {
 
 impl SegmentWriter {
     /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole rows, little-endian. Chunks are compressed and
-    /// written as they fill; with its last row the shard is completed and synced. Returns the bytes written to disk by this call.
+    /// written as they fill; with its last row the shard is complete. Returns the bytes written to disk by this call.
     ///
     /// # Errors
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
@@ -201,9 +202,6 @@ impl SegmentWriter {
         }
         let (before, _) = writer.sum();
         writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(draft, "write", e))?;
-        if writer.missing_rows() == 0 {
-            writer.get_ref().sync_all().map_err(|e| file::failed(draft, "write", e))?;
-        }
         Ok(writer.sum().0 - before)
     }
 }
@@ -293,13 +291,10 @@ fn write_metadata(folder: &Path, plan: &Plan) -> Result<()> {
         shard.append(&mut encoder, &values).context(|| format!("array {}: cannot be encoded", spec.path))?;
         files.insert(zarr::row_shard(spec), shard.into_inner());
     }
-    for (path, bytes) in &files {
-        let path = folder.join(path);
-        if file::read_bounded(&path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes) {
-            file::replace(&path, bytes)?;
-        }
-    }
-    file::sync_dirs_between(folder, files.keys().map(|p| folder.join(p)).collect::<Vec<_>>().iter().map(PathBuf::as_path))
+    let differs = |(path, bytes): &(PathBuf, Vec<u8>)| file::read_bounded(path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes);
+    let files: Vec<_> = files.into_iter().map(|(path, bytes)| (folder.join(path), bytes)).filter(differs).collect();
+    file::at_once(&files, |(path, bytes)| file::replace(path, bytes))?;
+    file::sync_dirs_between(folder, files.iter().map(|(path, _)| path.as_path()))
 }
 
 #[cfg(test)]
