@@ -34,7 +34,7 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 /// Whether a file name is one that [`temporary`] makes.
 pub(super) fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(".tmp")
+    name.strip_suffix(".tmp").is_some_and(|name| name.starts_with('.'))
 }
 
 /// Makes a folder and what leads to it.

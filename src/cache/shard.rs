@@ -278,10 +278,10 @@ impl<W: Write> ShardWriter<W> {
     }
 
     fn write_chunk(&mut self, encoder: &mut Encoder, chunk: &[u8]) -> io::Result<()> {
-        let encoded = encoder.encode(&self.layout, chunk)?;
+        let bytes = encoder.encode(&self.layout, chunk)?;
         self.index.extend(self.bytes.to_le_bytes());
-        self.index.extend((encoded.len() as u64).to_le_bytes());
-        self.write(encoded)
+        self.index.extend((bytes.len() as u64).to_le_bytes());
+        self.write(bytes)
     }
 
     fn finish(&mut self, encoder: &mut Encoder) -> io::Result<()> {

@@ -61,12 +61,11 @@ impl Writer {
         refuse_foreign(folder)?;
         file::create_dirs(folder)?;
         let lock = file::lock_exclusive(folder)?;
-        let manifest = match document::load(folder)? {
-            Some(found) => resume(folder, plan, found)?,
-            None => {
-                document::store(folder, &plan.manifest)?;
-                plan.manifest.clone()
-            }
+        let manifest = if let Some(found) = document::load(folder)? {
+            resume(folder, plan, found)?
+        } else {
+            document::store(folder, &plan.manifest)?;
+            plan.manifest.clone()
         };
         sweep(folder, &manifest)?;
         write_metadata(folder, plan)?;
@@ -115,6 +114,7 @@ impl Writer {
     ///
     /// # Errors
     /// When rows are missing, or the disk refuses. The manifest then stands as before.
+    #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
     pub fn publish(&mut self, segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
         let mut record = Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
