@@ -3,7 +3,7 @@
 use super::shard::{Encoder, ShardWriter};
 use super::{Manifest, Segment, document, file, manifest, read, zarr};
 use crate::error::{Context, Error, Result};
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -97,13 +97,13 @@ impl Writer {
         let mut begun = SegmentWriter { view, segment, encoder, shards: Vec::with_capacity(self.manifest.view_arrays.len()) };
         for spec in &self.manifest.view_arrays {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
-            let draft = file::temporary(&target);
-            file::create_dirs(draft.parent().unwrap_or(&self.folder))?;
-            let out = File::create(&draft).map_err(|e| file::failed(&draft, "write", e))?;
+            let temporary = file::temporary(&target);
+            file::create_dirs(temporary.parent().unwrap_or(&self.folder))?;
+            let out = File::create(&temporary).map_err(|e| file::failed(&temporary, "write", e))?;
             begun.shards.push(Draft {
                 writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out),
                 row_bytes: spec.row_bytes(),
-                draft,
+                temporary,
                 target,
             });
         }
@@ -128,8 +128,8 @@ impl Writer {
             record.crc32c.push(crc32c);
         }
         file::at_once(&segment.shards, |shard| {
-            shard.writer.get_ref().sync_all().map_err(|e| file::failed(&shard.draft, "write", e))?;
-            fs::rename(&shard.draft, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))
+            shard.writer.get_ref().sync_all().map_err(|e| file::failed(&shard.temporary, "write", e))?;
+            fs::rename(&shard.temporary, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))
         })?;
         file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
         let mut next = self.manifest.clone();
@@ -175,7 +175,7 @@ impl std::fmt::Debug for SegmentWriter {
 struct Draft {
     writer: ShardWriter<File>,
     row_bytes: usize,
-    draft: PathBuf,
+    temporary: PathBuf,
     target: PathBuf,
 }
 
@@ -187,7 +187,7 @@ impl SegmentWriter {
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
-        let Some(Draft { writer, row_bytes, draft, .. }) = self.shards.get_mut(array) else {
+        let Some(Draft { writer, row_bytes, temporary, .. }) = self.shards.get_mut(array) else {
             return Err(Error::input(format!("view {view}, segment {segment}: there is no array {array}")));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
@@ -201,7 +201,7 @@ impl SegmentWriter {
             return Ok(0);
         }
         let (before, _) = writer.sum();
-        writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(draft, "write", e))?;
+        writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(temporary, "write", e))?;
         Ok(writer.sum().0 - before)
     }
 }
@@ -210,7 +210,7 @@ impl Drop for SegmentWriter {
     fn drop(&mut self) {
         for shard in &self.shards {
             // published ones are renamed; one that stays is swept when the cache is opened again
-            let _ = fs::remove_file(&shard.draft);
+            let _ = fs::remove_file(&shard.temporary);
         }
     }
 }
@@ -265,15 +265,15 @@ fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
 
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
 fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
-    let mut unpublished = BTreeMap::new();
+    let mut unpublished = HashSet::new();
     for view in 0..manifest.views {
         for segment in (0..manifest.segments_per_view()).filter(|&s| manifest.segment(view, s).is_none()) {
-            unpublished.extend(manifest.view_arrays.iter().map(|spec| (zarr::view_shard(spec, view, segment), ())));
+            unpublished.extend(manifest.view_arrays.iter().map(|spec| zarr::view_shard(spec, view, segment)));
         }
     }
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
-        if !file::is_temporary(name) && !unpublished.contains_key(path) {
+        if !file::is_temporary(name) && !unpublished.contains(path) {
             return Ok(());
         }
         let path = folder.join(path);
@@ -302,6 +302,7 @@ mod tests {
     use super::super::{Cache, Codec, testing};
     use super::*;
     use crate::error::Kind;
+    use std::collections::BTreeMap;
 
     /// Every file of a cache by path, the lock excepted.
     fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
