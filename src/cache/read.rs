@@ -84,13 +84,11 @@ impl Cache {
     /// When there is none (lists those there are).
     pub fn array(&self, path: &str) -> Result<ArrayReader<'_>> {
         let arrays = &self.manifest.view_arrays;
-        match arrays.iter().zip(&self.shards).find(|(spec, _)| spec.path == path) {
-            Some((spec, shards)) => Ok(ArrayReader { cache: self, spec, shards }),
-            None => {
-                let there = arrays.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>().join(", ");
-                Err(Error::input(format!("cache {}: there is no array `{path}`", self.folder.display())).hint(format!("it has {there}")))
-            }
-        }
+        let found = arrays.iter().zip(&self.shards).find(|(spec, _)| spec.path == path);
+        found.map(|(spec, shards)| ArrayReader { cache: self, spec, shards }).ok_or_else(|| {
+            let there = arrays.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>().join(", ");
+            Error::input(format!("cache {}: there is no array `{path}`", self.folder.display())).hint(format!("it has {there}"))
+        })
     }
 }
 
@@ -134,8 +132,8 @@ pub(super) fn row_array(folder: &Path, manifest: &Manifest, spec: &ArraySpec) ->
     let mut values = Vec::new();
     for chunk in 0..layout.used_chunks() {
         let (first, end) = layout.rows_of(chunk);
-        let decoded = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
-        let bytes = decoded.map_err(|problem| damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display()))))?;
+        let result = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
+        let bytes = result.map_err(|problem| damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display()))))?;
         values.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).take(end - first));
     }
     Ok(values)
@@ -212,7 +210,7 @@ impl<'a> ArrayReader<'a> {
                 let start = chunk * chunk_rows;
                 let end = piece.end.min(start + chunk_rows);
                 let (target, rest) = out.split_at_mut((end - row) * row_bytes);
-                let decoded = piece.shard.chunk(chunk).and_then(|encoded| {
+                let result = piece.shard.chunk(chunk).and_then(|encoded| {
                     if target.len() == layout.chunk_bytes() {
                         return decoder.chunk_into(&layout, encoded, target);
                     }
@@ -220,7 +218,7 @@ impl<'a> ArrayReader<'a> {
                     target.copy_from_slice(&bytes[(row - start) * row_bytes..(end - start) * row_bytes]);
                     Ok(())
                 });
-                decoded.map_err(|problem| self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem))?;
+                result.map_err(|problem| self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem))?;
                 (out, row) = (rest, end);
             }
         }

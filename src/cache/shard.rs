@@ -278,10 +278,10 @@ impl<W: Write> ShardWriter<W> {
     }
 
     fn write_chunk(&mut self, encoder: &mut Encoder, chunk: &[u8]) -> io::Result<()> {
-        let encoded = encoder.encode(&self.layout, chunk)?;
+        let bytes = encoder.encode(&self.layout, chunk)?;
         self.index.extend(self.bytes.to_le_bytes());
-        self.index.extend((encoded.len() as u64).to_le_bytes());
-        self.write(encoded)
+        self.index.extend((bytes.len() as u64).to_le_bytes());
+        self.write(bytes)
     }
 
     fn finish(&mut self, encoder: &mut Encoder) -> io::Result<()> {
@@ -352,7 +352,7 @@ mod tests {
             ] {
                 for rows in [1, 4, 9, 16] {
                     let layout = Layout::new(&spec(dtype, codec), 16, rows);
-                    let data: Vec<u8> = (0..rows * layout.row_bytes).map(|i| (i * 7) as u8).collect();
+                    let data: Vec<u8> = (0..rows * layout.row_bytes).map(|i| (i * 7).to_le_bytes()[0]).collect();
                     let shard = encode(layout, &data, 1);
                     for step in [2, 3, 5, 16] {
                         assert_eq!(encode(layout, &data, step), shard);
@@ -384,7 +384,7 @@ mod tests {
     fn every_changed_byte_and_every_truncation_is_seen() {
         for codec in [Codec::Zstd, Codec::Raw] {
             let layout = Layout::new(&spec(Dtype::F32, codec), 16, 9);
-            let shard = encode(layout, &vec![3; 9 * 12], 9);
+            let shard = encode(layout, &[3; 9 * 12], 9);
             for at in 0..shard.len() {
                 let mut bad = shard.clone();
                 bad[at] ^= 0x10;
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn an_index_with_a_valid_checksum_is_not_trusted() {
         let layout = Layout::new(&spec(Dtype::F32, Codec::Zstd), 16, 9);
-        let shard = encode(layout, &vec![3; 9 * 12], 9);
+        let shard = encode(layout, &[3; 9 * 12], 9);
         let at = shard.len() - layout.index_bytes();
         let forge = |entry: usize, value: u64| {
             let mut index = shard[at..].to_vec();

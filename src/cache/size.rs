@@ -87,6 +87,6 @@ mod tests {
         let mut state = 0;
         let noise: Vec<u8> = (0..8_192).flat_map(|_| testing::splitmix(&mut state).to_le_bytes()).collect();
         assert_eq!(probe_codec(&noise), Codec::Raw);
-        assert_eq!(probe_codec(&[0; 65_536]), Codec::Zstd);
+        assert_eq!(probe_codec(&vec![0; 65_536]), Codec::Zstd);
     }
 }

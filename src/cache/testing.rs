@@ -62,17 +62,18 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
 
 /// The plan of [`manifest`].
 pub fn plan(rows: usize, views: usize, codec: Codec) -> Plan {
+    let row_numbers = 0..i64::try_from(rows).unwrap_or_default();
     Plan {
         manifest: manifest(rows, views, codec),
-        sample_ids: (0..rows as i64).map(|row| (row * 37 + 11) % 101 % 100).collect(),
-        labels: (0..rows as i64).map(|row| row % 4 - 1).collect(),
+        sample_ids: row_numbers.clone().map(|row| (row * 37 + 11) % 101 % 100).collect(),
+        labels: row_numbers.map(|row| row % 4 - 1).collect(),
     }
 }
 
 /// The bytes of one row of a view array.
 pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
     let values = 0..spec.row_shape.iter().product::<usize>();
-    let value = |i: usize| ((view * 1009 + row * 31 + i * 7) % 251) as u8;
+    let value = |i: usize| ((view * 1009 + row * 31 + i * 7) % 251).to_le_bytes()[0];
     match spec.dtype {
         Dtype::U8 => values.map(value).collect(),
         Dtype::I32 => values.flat_map(|i| (i32::from(value(i)) - 100).to_le_bytes()).collect(),

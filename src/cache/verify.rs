@@ -51,13 +51,12 @@ pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Ve
     let metadata = zarr::documents(&manifest)?;
     let shards = shards(&manifest);
 
-    let mut seen = Seen::default();
-    seen.files = 1;
-    seen.bytes = document::encode(&manifest)?.len() as u64;
+    let mut seen = Seen { files: 1, bytes: document::encode(&manifest)?.len() as u64, ..Seen::default() };
     for (path, expected) in &metadata {
         check_metadata(folder, path, expected, &mut seen);
     }
-    check_strays(folder, &manifest, metadata.keys().chain(shards.iter().map(|s| &s.path)).collect(), &mut seen)?;
+    let promised = metadata.keys().chain(shards.iter().map(|s| &s.path)).collect();
+    check_strays(folder, &manifest, &promised, &mut seen)?;
 
     monitor.begin("verify", "shards", shards.len() as u64, 0);
     let (next, total) = (AtomicUsize::new(0), Mutex::new(seen));
@@ -156,7 +155,7 @@ fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
 }
 
 /// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no finding: the next run sweeps it.
-fn check_strays(folder: &Path, manifest: &Manifest, promised: BTreeSet<&String>, seen: &mut Seen) -> Result<()> {
+fn check_strays(folder: &Path, manifest: &Manifest, promised: &BTreeSet<&String>, seen: &mut Seen) -> Result<()> {
     let mut pending = HashSet::new();
     if !manifest.is_complete() {
         for view in 0..manifest.views {
@@ -262,10 +261,10 @@ impl RowValues {
     fn check(&mut self, manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
         let value = i64::from_le_bytes(*bytes.first_chunk()?);
         if spec.path == manifest::LABEL {
-            let classes = manifest.data.classes.len() as i64;
+            let classes = i64::try_from(manifest.data.classes.len()).unwrap_or(i64::MAX);
             return (value < -1 || classes > 0 && value >= classes).then(|| format!("label {value}: expected −1 to {}", classes - 1));
         }
-        let samples = manifest.data.fingerprint.samples as i64;
+        let samples = i64::try_from(manifest.data.fingerprint.samples).unwrap_or(i64::MAX);
         if !(0..samples).contains(&value) {
             return Some(format!("sample {value}: expected 0 to {}", samples - 1));
         }

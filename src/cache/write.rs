@@ -3,7 +3,7 @@
 use super::shard::{Encoder, ShardWriter};
 use super::{Manifest, Segment, document, file, manifest, read, zarr};
 use crate::error::{Context, Error, Result};
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -61,12 +61,11 @@ impl Writer {
         refuse_foreign(folder)?;
         file::create_dirs(folder)?;
         let lock = file::lock_exclusive(folder)?;
-        let manifest = match document::load(folder)? {
-            Some(found) => resume(folder, plan, found)?,
-            None => {
-                document::store(folder, &plan.manifest)?;
-                plan.manifest.clone()
-            }
+        let manifest = if let Some(found) = document::load(folder)? {
+            resume(folder, plan, found)?
+        } else {
+            document::store(folder, &plan.manifest)?;
+            plan.manifest.clone()
         };
         sweep(folder, &manifest)?;
         write_metadata(folder, plan)?;
@@ -98,23 +97,24 @@ impl Writer {
         let mut begun = SegmentWriter { view, segment, encoder, shards: Vec::with_capacity(self.manifest.view_arrays.len()) };
         for spec in &self.manifest.view_arrays {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
-            let draft = file::temporary(&target);
-            file::create_dirs(draft.parent().unwrap_or(&self.folder))?;
-            let out = File::create(&draft).map_err(|e| file::failed(&draft, "write", e))?;
+            let temporary = file::temporary(&target);
+            file::create_dirs(temporary.parent().unwrap_or(&self.folder))?;
+            let out = File::create(&temporary).map_err(|e| file::failed(&temporary, "write", e))?;
             begun.shards.push(Draft {
                 writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out),
                 row_bytes: spec.row_bytes(),
-                draft,
+                temporary,
                 target,
             });
         }
         Ok(begun)
     }
 
-    /// Publishes a finished segment: renames its synced shards, syncs their folders, then commits the manifest that lists them.
+    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, then commits the manifest that lists them.
     ///
     /// # Errors
     /// When rows are missing, or the disk refuses. The manifest then stands as before.
+    #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
     pub fn publish(&mut self, segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
         let mut record = Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
@@ -127,9 +127,10 @@ impl Writer {
             record.bytes.push(bytes);
             record.crc32c.push(crc32c);
         }
-        for shard in &segment.shards {
-            fs::rename(&shard.draft, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))?;
-        }
+        file::at_once(&segment.shards, |shard| {
+            shard.writer.get_ref().sync_all().map_err(|e| file::failed(&shard.temporary, "write", e))?;
+            fs::rename(&shard.temporary, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))
+        })?;
         file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
         let mut next = self.manifest.clone();
         let Err(at) = next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) else {
@@ -174,19 +175,19 @@ impl std::fmt::Debug for SegmentWriter {
 struct Draft {
     writer: ShardWriter<File>,
     row_bytes: usize,
-    draft: PathBuf,
+    temporary: PathBuf,
     target: PathBuf,
 }
 
 impl SegmentWriter {
     /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole rows, little-endian. Chunks are compressed and
-    /// written as they fill; with its last row the shard is completed and synced. Returns the bytes written to disk by this call.
+    /// written as they fill; with its last row the shard is complete. Returns the bytes written to disk by this call.
     ///
     /// # Errors
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
-        let Some(Draft { writer, row_bytes, draft, .. }) = self.shards.get_mut(array) else {
+        let Some(Draft { writer, row_bytes, temporary, .. }) = self.shards.get_mut(array) else {
             return Err(Error::input(format!("view {view}, segment {segment}: there is no array {array}")));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
@@ -200,10 +201,7 @@ impl SegmentWriter {
             return Ok(0);
         }
         let (before, _) = writer.sum();
-        writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(draft, "write", e))?;
-        if writer.missing_rows() == 0 {
-            writer.get_ref().sync_all().map_err(|e| file::failed(draft, "write", e))?;
-        }
+        writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(temporary, "write", e))?;
         Ok(writer.sum().0 - before)
     }
 }
@@ -212,7 +210,7 @@ impl Drop for SegmentWriter {
     fn drop(&mut self) {
         for shard in &self.shards {
             // published ones are renamed; one that stays is swept when the cache is opened again
-            let _ = fs::remove_file(&shard.draft);
+            let _ = fs::remove_file(&shard.temporary);
         }
     }
 }
@@ -267,15 +265,15 @@ fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
 
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
 fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
-    let mut unpublished = BTreeMap::new();
+    let mut unpublished = HashSet::new();
     for view in 0..manifest.views {
         for segment in (0..manifest.segments_per_view()).filter(|&s| manifest.segment(view, s).is_none()) {
-            unpublished.extend(manifest.view_arrays.iter().map(|spec| (zarr::view_shard(spec, view, segment), ())));
+            unpublished.extend(manifest.view_arrays.iter().map(|spec| zarr::view_shard(spec, view, segment)));
         }
     }
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
-        if !file::is_temporary(name) && !unpublished.contains_key(path) {
+        if !file::is_temporary(name) && !unpublished.contains(path) {
             return Ok(());
         }
         let path = folder.join(path);
@@ -293,13 +291,10 @@ fn write_metadata(folder: &Path, plan: &Plan) -> Result<()> {
         shard.append(&mut encoder, &values).context(|| format!("array {}: cannot be encoded", spec.path))?;
         files.insert(zarr::row_shard(spec), shard.into_inner());
     }
-    for (path, bytes) in &files {
-        let path = folder.join(path);
-        if file::read_bounded(&path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes) {
-            file::replace(&path, bytes)?;
-        }
-    }
-    file::sync_dirs_between(folder, files.keys().map(|p| folder.join(p)).collect::<Vec<_>>().iter().map(PathBuf::as_path))
+    let differs = |(path, bytes): &(PathBuf, Vec<u8>)| file::read_bounded(path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes);
+    let files: Vec<_> = files.into_iter().map(|(path, bytes)| (folder.join(path), bytes)).filter(differs).collect();
+    file::at_once(&files, |(path, bytes)| file::replace(path, bytes))?;
+    file::sync_dirs_between(folder, files.iter().map(|(path, _)| path.as_path()))
 }
 
 #[cfg(test)]
@@ -307,6 +302,7 @@ mod tests {
     use super::super::{Cache, Codec, testing};
     use super::*;
     use crate::error::Kind;
+    use std::collections::BTreeMap;
 
     /// Every file of a cache by path, the lock excepted.
     fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {

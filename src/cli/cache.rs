@@ -177,7 +177,7 @@ impl<'a> Info<'a> {
                 array.tensor.unwrap_or("").to_owned(),
                 array.dtype.to_owned(),
                 shape,
-                size(array.bytes as f64),
+                size(ratio(array.bytes, 1)),
                 size(array.bytes_per_row),
                 times(array.ratio),
             ]);
@@ -188,7 +188,7 @@ impl<'a> Info<'a> {
             String::new(),
             String::new(),
             String::new(),
-            size(self.bytes as f64),
+            size(ratio(self.bytes, 1)),
             size(rows),
             times(self.ratio),
         ]);
@@ -228,7 +228,7 @@ fn verify_text(report: &VerifyReport) -> String {
         (0, false) => "sound, but incomplete".to_owned(),
         (n, _) => format!("{n} things are wrong"),
     };
-    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, size(report.bytes as f64), report.chunks);
+    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, size(ratio(report.bytes, 1)), report.chunks);
     text
 }
 

@@ -1,18 +1,175 @@
-//! `demo`: the whole pipeline on the embedded data.
+//! `demo`: the whole pipeline on the embedded data, by the very commands that a user types.
 
-use super::Context;
+use super::{Cli, Command, Context, emit, emit_json, eval, extract, print, train};
 use crate::error::{Error, Result};
+use crate::extract::{ExtractReport, human_bytes};
+use crate::onnx::{Model, cost};
+use clap::Parser as _;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-pub(super) const EXAMPLES: &str = "";
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  nst-cache demo
+  nst-cache demo --student resnet20 --epochs 10 -o runs/longer";
+
+const DATA: &str = "fashion-mnist";
+/// The students: the name of each run, how the table calls it, and its loss.
+const STUDENTS: [(&str, &str, &[&str]); 2] =
+    [("ce", "labels alone (CE)", &["ce"]), ("nst-kd", "from the cache (CE + NST + KD)", &["ce:weight=0.1", "kd:weight=0.9", "nst-poly:weight=50"])];
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The teacher
+    #[arg(long, value_name = "FILE.onnx", default_value = "models/teacher.onnx")]
+    teacher: PathBuf,
+    /// The student's preset
+    #[arg(long, value_name = "PRESET", default_value = "resnet8")]
+    student: String,
+    /// Epochs of each student
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    epochs: usize,
+    /// Only the first N training samples
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Folder of the runs and the cache
+    #[arg(short, long, value_name = "DIR", default_value = "runs/demo")]
+    output: PathBuf,
+}
 
-/// Not there yet.
+/// What the demo came to.
+#[derive(Debug, Serialize)]
+struct Report {
+    teacher_top1: f64,
+    teacher_parameters: u64,
+    cache: ExtractReport,
+    students: Vec<Student>,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Student {
+    name: &'static str,
+    loss: &'static str,
+    model: PathBuf,
+    /// Test accuracy of `student.onnx` in ONNX Runtime, in percent.
+    top1: f64,
+    parameters: usize,
+    train_seconds: f64,
+    /// max |Δlogit| between trainer and ONNX Runtime.
+    parity: f64,
+}
+
+/// Runs the command: measure the teacher, cache it, train two students, measure them.
 ///
 /// # Errors
-/// Always.
-pub fn run(_args: Args, _context: &Context<'_>) -> Result<()> {
-    Err(Error::input("demo: not built yet"))
+/// As the commands that it runs.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let started = Instant::now();
+    if !args.teacher.exists() {
+        return Err(Error::input(format!("teacher {}: not there", args.teacher.display())).hint("run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx"));
+    }
+    let (teacher, cache) = (path(&args.teacher)?, path(&args.output.join("cache"))?.to_owned());
+    let epochs = args.epochs.to_string();
+
+    let teacher_parameters = cost::parameters(&Model::read(&args.teacher)?);
+    let teacher_top1 = evaluate(&[teacher], context)?;
+    let mut flags = vec![teacher, "-o", &cache];
+    let limit = args.limit.map(|n| n.to_string());
+    flags.extend(limit.iter().flat_map(|n| ["--limit", n.as_str()]));
+    let cached = cache_teacher(&flags, context)?;
+    let mut students = Vec::new();
+    for (name, loss, criteria) in STUDENTS {
+        let folder = args.output.join(name);
+        let criteria: Vec<&str> = criteria.iter().flat_map(|&c| ["--criterion", c]).collect();
+        let flags = [&args.student, "--cache", &cache, "--epochs", &epochs, "--batch", "64", "-o", path(&folder)?, "--resume"];
+        let report = train_student(&[&flags, criteria.as_slice()].concat(), context)?;
+        let model = folder.join("student.onnx");
+        students.push(Student {
+            name,
+            loss,
+            top1: evaluate(&[path(&model)?], context)?,
+            model,
+            parameters: report.parameters,
+            train_seconds: report.outcome.seconds,
+            parity: report.parity.max_difference,
+        });
+    }
+    let report = Report { teacher_top1, teacher_parameters, cache: cached, students, seconds: started.elapsed().as_secs_f64() };
+    if context.json { emit_json(&report) } else { emit(&describe(&report, &args)) }
+}
+
+/// Flags are text: the demo's commands are what a user types.
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::input(format!("{}: expected a path in UTF-8", path.display())))
+}
+
+/// Shows a command line and parses it as the program does.
+fn parse(command: &str, flags: &[&str], context: &Context<'_>) -> Result<Command> {
+    let line = [&["nst-cache", command], flags].concat();
+    context.monitor.note(&format!("$ {}", line.join(" ")));
+    let parsed = Cli::try_parse_from(&line).map_err(|e| Error::input(format!("demo: {}", print::one_line(&e))))?;
+    Ok(parsed.command)
+}
+
+fn evaluate(flags: &[&str], context: &Context<'_>) -> Result<f64> {
+    match parse("eval", &[flags, &["--data", DATA]].concat(), context)? {
+        Command::Eval(args) => Ok(eval::execute(&args, context)?.top1),
+        _ => Err(misread("eval")),
+    }
+}
+
+fn cache_teacher(flags: &[&str], context: &Context<'_>) -> Result<ExtractReport> {
+    match parse("extract", &[flags, &["--data", DATA]].concat(), context)? {
+        Command::Extract(args) => Ok(extract::execute(args, context)?.0),
+        _ => Err(misread("extract")),
+    }
+}
+
+fn train_student(flags: &[&str], context: &Context<'_>) -> Result<train::Report> {
+    match parse("train", flags, context)? {
+        Command::Train(args) => train::report(&args, context),
+        _ => Err(misread("train")),
+    }
+}
+
+fn misread(command: &str) -> Error {
+    Error::input(format!("demo: `{command}` was read as another command"))
+}
+
+fn describe(report: &Report, args: &Args) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["", "top-1 %", "parameters", "seconds", "parity"]);
+    let teacher = ["teacher".to_owned(), format!("{:.2}", report.teacher_top1), report.teacher_parameters.to_string()];
+    let extract = format!("{:.1} (extract)", report.cache.seconds);
+    table.add_row(teacher.into_iter().chain([extract, "-".to_owned()]));
+    for student in &report.students {
+        table.add_row([
+            format!("{}, {}", args.student, student.loss),
+            format!("{:.2}", student.top1),
+            student.parameters.to_string(),
+            format!("{:.1} (train)", student.train_seconds),
+            format!("{:.1e}", student.parity),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let models: Vec<String> = report.students.iter().map(|s| format!("  {}  ({})", s.model.display(), s.loss)).collect();
+    let cache = &report.cache;
+    #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
+    let ratio = cache.raw_bytes as f64 / cache.bytes.max(1) as f64;
+    format!(
+        "{table}\ncache: {} for {} rows, {ratio:.1}x below raw; the teacher ran once; all of it took {:.0} s\n\ntrained students:\n{}\n\nnext:\n  nst-cache inspect {}\n  nst-cache extract {}\n  nst-cache train student",
+        human_bytes(cache.bytes),
+        cache.rows,
+        report.seconds,
+        models.join("\n"),
+        report.students.last().map_or_else(String::new, |s| s.model.display().to_string()),
+        args.teacher.display(),
+    )
 }

@@ -52,9 +52,9 @@ pub struct Args {
 
 /// What was measured.
 #[derive(Debug, Serialize)]
-struct Scores {
+pub(super) struct Scores {
     /// Percent of samples whose label has the largest logit.
-    top1: f64,
+    pub(super) top1: f64,
     /// Percent of samples whose label is among the five largest logits.
     top5: f64,
     /// Mean cross-entropy.
@@ -68,12 +68,25 @@ struct Scores {
 ///
 /// # Errors
 /// When the model or the data cannot be read, are no match for each other, or there are no labels.
+#[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let scores = execute(&args, context)?;
+    if context.json {
+        return emit_json(&scores);
+    }
+    emit(&format!(
+        "top-1 {:.2} %  top-5 {:.2} %  loss {:.5}  {} samples  {:.0} images/s on {}",
+        scores.top1, scores.top5, scores.loss, scores.samples, scores.images_per_s, scores.provider
+    ))
+}
+
+/// The command without its printing.
+pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
     let dataset = data::open(&spec, &args.split)?;
-    let plan = Plan::new(&args, context, &model, dataset.as_ref())?;
+    let plan = Plan::new(args, context, &model, dataset.as_ref())?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     // a quarter of the threads decodes; below four, decoding shares the model's cores
     let decoders = context.threads / 4;
@@ -84,14 +97,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     }
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
-    let scores = measure(&plan, dataset.as_ref(), &mut session, &pool, context)?;
-    if context.json {
-        return emit_json(&scores);
-    }
-    emit(&format!(
-        "top-1 {:.2} %  top-5 {:.2} %  loss {:.5}  {} samples  {:.0} images/s on {}",
-        scores.top1, scores.top5, scores.loss, scores.samples, scores.images_per_s, scores.provider
-    ))
+    measure(&plan, dataset.as_ref(), &mut session, &pool, context)
 }
 
 /// Everything decided before the first sample is read.
@@ -134,7 +140,7 @@ impl Plan {
         }
         let batch = fixed.or(args.batch.map(std::num::NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
         let preprocess = match dataset.sample(0)? {
-            Sample::Image(image) => Some(preprocess(args, context, model, [image.height, image.width])?),
+            Sample::Image(_) => Some(preprocess(args, context, model, data::common_size(dataset))?),
             Sample::Arrays(_) => None,
         };
         let classes = model.metadata(CLASSES_KEY).map(|text| class_map(text, dataset.classes())).transpose()?.flatten();
@@ -143,7 +149,7 @@ impl Plan {
 }
 
 /// The flags, else what the model carries, else the working folder's defaults and what the model declares.
-fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: [usize; 2]) -> Result<Preprocess> {
+fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Option<[usize; 2]>) -> Result<Preprocess> {
     let options = args.preprocess.options()?;
     if options.is_empty()
         && let Some(text) = model.metadata(PREPROCESS_KEY)
@@ -158,8 +164,10 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: [us
     };
     let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: expected numbers, found another type", input.name)))?;
     let options = options.or(context.config.preprocess.clone());
-    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, Some(image_size))?;
-    warnings.iter().for_each(|warning| context.monitor.warn(warning));
+    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, image_size)?;
+    for warning in &warnings {
+        context.monitor.warn(warning);
+    }
     Ok(preprocess)
 }
 

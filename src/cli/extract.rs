@@ -89,16 +89,22 @@ impl From<StoreArg> for Store {
     }
 }
 
-/// Runs the command.
+/// Runs the command and prints its report.
 ///
 /// # Errors
 /// As [`extract::run`], and when no data set is named.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let (report, output) = execute(args, context)?;
+    if context.json { emit_json(&report) } else { emit(&describe(&report, &output)) }
+}
+
+/// The command without its printing: the report and the cache's folder.
+pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractReport, PathBuf)> {
     let session = SessionOptions { device: args.device, threads: context.threads };
     let recipe = recipe(args, context)?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     let report = extract::run(&recipe, &runtime, &session, context.monitor)?;
-    if context.json { emit_json(&report) } else { emit(&describe(&report, &recipe.output)) }
+    Ok((report, recipe.output))
 }
 
 /// Flags, then the working folder's defaults.

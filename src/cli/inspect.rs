@@ -106,6 +106,7 @@ struct Document {
 ///
 /// # Errors
 /// When the model cannot be read or cannot run.
+#[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let model = Model::read(&args.model)?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
@@ -267,12 +268,12 @@ fn ports(ports: &[Port]) -> String {
 }
 
 fn shape(axes: &[Axis]) -> String {
-    let axis = |axis: &Axis| match axis {
+    let text = |axis: &Axis| match axis {
         Axis::Fixed(n) => n.to_string(),
         Axis::Open(Some(name)) => name.clone(),
         Axis::Open(None) => "?".to_owned(),
     };
-    format!("[{}]", axes.iter().map(axis).collect::<Vec<_>>().join(", "))
+    format!("[{}]", axes.iter().map(text).collect::<Vec<_>>().join(", "))
 }
 
 /// `1234567` → `1,234,567`.

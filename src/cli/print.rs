@@ -60,6 +60,11 @@ fn render(message: &str, hint: Option<&str>, label_error: &str, label_hint: &str
     text
 }
 
+/// The first line of clap's complaint.
+pub(super) fn one_line(error: &clap::Error) -> String {
+    error.render().to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 /// Writes clap's complaint without its blank lines (help and version as they are), and gives the exit status.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};

@@ -92,18 +92,18 @@ pub struct Args {
 
 /// What a run came to, as `run.json` keeps it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Report {
+pub(super) struct Report {
     /// The student as it was named.
     student: String,
     /// The trained model, relative to the run's folder.
     model: String,
     /// Numbers that trained.
-    parameters: usize,
+    pub(super) parameters: usize,
     /// Pairs of maps, shallowest first.
     pairs: Vec<Pair>,
     #[serde(flatten)]
-    outcome: Outcome,
-    parity: Parity,
+    pub(super) outcome: Outcome,
+    pub(super) parity: Parity,
     /// Everything that decided the result.
     settings: serde_json::Value,
 }
@@ -117,13 +117,23 @@ const LOG_STEPS: usize = 20;
 /// Bad input by name; a failed check when the exported model disagrees with the trainer; an interruption when the user asks to stop.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let plan = Plan::new(&args, context)?;
-    let material = Material::open(&plan, context)?;
-    let model = Model::resolve(&plan, &material, context)?;
+    let report = execute(&args, &plan, context)?;
+    show(&report, &plan, context)
+}
+
+/// The command without its printing.
+pub(super) fn report(args: &Args, context: &Context<'_>) -> Result<Report> {
+    execute(args, &Plan::new(args, context)?, context)
+}
+
+fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
+    let material = Material::open(plan, context)?;
+    let model = Model::resolve(plan, &material, context)?;
     let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model));
     match folder.open(args.resume)? {
         State::Finished(report) => {
             context.monitor.note(&format!("{}: finished already, with these settings", plan.output.display()));
-            return show(&report, &plan, context);
+            return Ok(*report);
         }
         State::Begun => {}
     }
@@ -135,7 +145,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let objective = Objective::new(&terms, &pairs, plan.recipe.label_smoothing, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);
-    announce(&plan, &source, &objective, &pairs, context);
+    announce(plan, &source, &objective, &pairs, context);
 
     let outcome = trainer::run(&trainer::Run {
         recipe: &plan.recipe,
@@ -159,7 +169,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let parity = export::parity(&student, &exported, &samples, context)?;
     let parameters = student.parameters().iter().map(|p| p.var.elem_count()).sum();
     let report = Report {
-        student: args.student,
+        student: args.student.clone(),
         model: path,
         parameters,
         pairs: pairs.concat(),
@@ -169,7 +179,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     };
     report.parity.check()?;
     folder.finish(&report)?;
-    show(&report, &plan, context)
+    Ok(report)
 }
 
 /// The arguments, the recipe file and the working folder's defaults, brought together.

@@ -49,11 +49,10 @@ impl Accuracy {
         u32::try_from((self.correct * 10_000 + self.labelled / 2) / self.labelled.max(1)).unwrap_or(10_000)
     }
 
-    /// Says the figure, and warns where a trained teacher cannot be that bad.
-    pub(super) fn tell(self, monitor: &dyn Monitor) {
-        let percent = f64::from(self.basis_points()) / 100.0;
-        monitor.note(&format!("teacher's top-1: {percent:.2} % of {} labelled rows", self.labelled));
+    /// Warns where a trained teacher cannot be that bad.
+    pub(super) fn warn_near_chance(self, monitor: &dyn Monitor) {
         if self.is_near_chance() {
+            let percent = f64::from(self.basis_points()) / 100.0;
             monitor.warn(&format!(
                 "teacher's top-1 of {percent:.2} % is near chance: check the preprocessing (--preprocess, --mean, --std, --channels) and the order of classes (--classes FILE)"
             ));

@@ -119,7 +119,7 @@ fn finish(job: &Job<'_>, plan: &Plan, computed: usize, monitor: &dyn Monitor) ->
         _ => None,
     };
     if let Some(accuracy) = &accuracy {
-        accuracy.tell(monitor);
+        accuracy.warn_near_chance(monitor);
     }
     let mut writer = Writer::open(&job.recipe.output, plan)?;
     let basis_points = accuracy.map(accuracy::Accuracy::basis_points);

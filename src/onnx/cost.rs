@@ -31,6 +31,7 @@ pub fn parameters(model: &Model) -> u64 {
 /// Multiply-accumulates of one sample in `Conv`, `ConvTranspose`, `Gemm` and `MatMul`. `shapes`: every tensor's shape in a run on `batch` samples.
 /// `None` when a shape that is needed is missing.
 #[must_use]
+#[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -> Option<u64> {
     let flow = Flow::new(model);
     let graph = model.graph();

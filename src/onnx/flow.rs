@@ -28,7 +28,7 @@ fn reads_shape_only(node: &NodeProto) -> bool {
 }
 
 /// The outputs of a node that can hold activations: not the statistics that batch normalisation hands out, not dropout's mask.
-pub(super) fn values(node: &NodeProto) -> impl Iterator<Item = &str> {
+pub fn values(node: &NodeProto) -> impl Iterator<Item = &str> {
     let count = if matches!(node.op_type(), "BatchNormalization" | "Dropout") { 1 } else { node.output.len() };
     node.output.iter().take(count).map(String::as_str).filter(|name| !name.is_empty())
 }

@@ -8,6 +8,7 @@ mod nearest;
 pub mod tap;
 mod tensor;
 
+pub use flow::values;
 pub use nearest::nearest;
 pub use tensor::tensor_proto;
 
@@ -16,6 +17,7 @@ use crate::error::{Context, Error, Result};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The types of `onnx.proto`, generated.
@@ -99,7 +101,11 @@ impl Model {
         for file in external::check(graph, folder.as_deref())? {
             external::hash(&file, &mut hash)?;
         }
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut sha256 = String::new();
+        for byte in hash.finalize() {
+            // writing to a string cannot fail
+            let _ = write!(sha256, "{byte:02x}");
+        }
         Ok(Self { bytes, proto, folder, sha256 })
     }
 

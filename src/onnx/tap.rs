@@ -65,6 +65,7 @@ impl Tap {
 /// All candidate taps in graph order with the suggested ones marked: the outputs of operators whose values depend on the input and that have a
 /// batch axis. `shapes`: each tensor's probed shape, batch axis first.
 #[must_use]
+#[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
     let flow = Flow::new(model);
     let logits = logits(model).map(|(name, _)| name);
@@ -178,14 +179,11 @@ pub(super) fn ints<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
 fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>, logits: &str) -> Option<&'a str> {
     let mut node = flow.producer(logits)?;
     let mut tensor = loop {
-        let only = match flow.data(node).as_slice() {
-            &[only] => only,
-            _ => return None,
-        };
+        let &[only] = flow.data(node).as_slice() else { return None };
         match node.op_type() {
             "Gemm" | "MatMul" | "Conv" => break only,
             "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization" => {
-                node = flow.producer(only)?
+                node = flow.producer(only)?;
             }
             _ => return None,
         }

@@ -71,7 +71,7 @@ impl Device {
     }
 
     /// The error of a device that was asked for and cannot run.
-    pub(super) fn unavailable(self, cause: ort::Error) -> Error {
+    pub(super) fn unavailable(self, cause: &ort::Error) -> Error {
         let built_with = match self {
             Self::TensorRt(_) => TensorRT::is_available(),
             _ => CUDA::is_available(),

@@ -56,7 +56,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
         let mut segment = [0u8; 56];
         file.seek(SeekFrom::Start(segments.offset + index * segments.entry)).map_err(unreadable)?;
         file.read_exact(&mut segment).map_err(unreadable)?;
-        let end = number(&segment, 8, 8).checked_add(number(&segment, 32, 8)).unwrap_or(u64::MAX);
+        let end = number(&segment, 8, 8).saturating_add(number(&segment, 32, 8));
         if end > size {
             return Err(truncated(end));
         }

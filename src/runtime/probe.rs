@@ -1,14 +1,15 @@
 //! Shapes of every tensor of a model, from runs of it: no static inference.
 
+use super::session::TensorShape;
 use super::{Device, Runtime, Session, SessionOptions};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::onnx::{Dim, Model, Value};
+use crate::onnx::{Dim, Model, Value, values};
 use half::f16;
 use ort::value::TensorElementType;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// What a probe run found.
 #[derive(Debug, Clone)]
@@ -42,11 +43,11 @@ pub fn input_shapes(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<(Stri
         let nhwc = matches!(axes, [_, _, Dim::Fixed(1..=4)]) && !matches!(axes, [Dim::Fixed(1..=4), _, _]);
         let sides: [Option<usize>; 3] = if nhwc { [Some(size[0]), Some(size[1]), None] } else { [None, Some(size[0]), Some(size[1])] };
         let open = |axis: usize| if axes.len() == 3 { sides.get(axis).copied().flatten().unwrap_or(3) } else { 1 };
-        let sizes = axes.iter().enumerate().map(|(axis, dim)| match dim {
+        let row = axes.iter().enumerate().map(|(axis, dim)| match dim {
             Dim::Fixed(n) => *n,
             _ => open(axis),
         });
-        Ok((input.name.clone(), sizes.collect()))
+        Ok((input.name.clone(), row.collect()))
     };
     model.inputs().iter().map(shape).collect()
 }
@@ -88,19 +89,14 @@ pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) 
 /// One run: each tensor's type and shape (`None`: not a tensor), and the inputs' shapes.
 struct Run {
     batch: usize,
-    shapes: Vec<Option<(TensorElementType, Vec<usize>)>>,
+    shapes: Vec<Option<TensorShape>>,
     inputs: Vec<Vec<usize>>,
 }
 
-/// Everything that nodes compute, apart from constants, from what older operator sets give out beside a batch normalisation, and from masks of dropout.
+/// Everything that nodes compute, constants excepted: copying large weights out of each run would gain nothing.
 fn tensors(model: &Model) -> Vec<String> {
-    let mut seen = HashSet::new();
     let nodes = model.graph().node.iter().filter(|node| node.op_type() != "Constant");
-    let outputs = nodes.flat_map(|node| {
-        let count = if matches!(node.op_type(), "BatchNormalization" | "Dropout") { 1 } else { node.output.len() };
-        node.output.iter().take(count)
-    });
-    outputs.filter(|name| !name.is_empty() && seen.insert(name.as_str())).cloned().collect()
+    nodes.flat_map(values).map(str::to_owned).collect()
 }
 
 fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> Probe {
@@ -125,12 +121,11 @@ fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> 
         } else {
             None
         };
-        match reason {
-            Some(reason) => refused.push((name.clone(), reason)),
-            None => {
-                let axes = a.iter().enumerate().map(|(axis, &n)| (axis > 0 || !open).then_some(n));
-                shapes.insert(name.clone(), axes.collect());
-            }
+        if let Some(reason) = reason {
+            refused.push((name.clone(), reason));
+        } else {
+            let axes = a.iter().enumerate().map(|(axis, &n)| (axis > 0 || !open).then_some(n));
+            shapes.insert(name.clone(), axes.collect());
         }
         observed.insert(name.clone(), a);
     }
@@ -152,7 +147,7 @@ fn noise(input: &Value, shapes: &[(String, Vec<usize>)], batch: usize, seed: u64
     let count = count
         .ok_or_else(|| Error::input(format!("input `{name}`: shape {shape:?} is too large to probe")).hint("give a smaller --size HxW"))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let values = match dtype {
+    let noise = match dtype {
         Dtype::U8 => Values::U8((0..count).map(|_| rng.random()).collect()),
         Dtype::I32 => Values::I32((0..count).map(|_| i32::from(rng.random::<bool>())).collect()),
         Dtype::I64 => Values::I64((0..count).map(|_| i64::from(rng.random::<bool>())).collect()),
@@ -160,7 +155,7 @@ fn noise(input: &Value, shapes: &[(String, Vec<usize>)], batch: usize, seed: u64
         Dtype::F32 => Values::F32((0..count).map(|_| rng.random()).collect()),
         Dtype::F64 => Values::F64((0..count).map(|_| rng.random()).collect()),
     };
-    Array::new(shape, values)
+    Array::new(shape, noise)
 }
 
 /// A gigabyte of f32: more than any real input of three samples.

@@ -27,6 +27,9 @@ pub struct Session {
     provider: String,
 }
 
+/// A tensor's element type and sizes.
+pub(super) type TensorShape = (TensorElementType, Vec<usize>);
+
 /// The key of the option that names the folder of external data.
 const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
@@ -70,7 +73,7 @@ impl Session {
     }
 
     /// Runs the model and gives the shape and element type of each of `outputs`, without copying values.
-    pub(super) fn shapes(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Option<(TensorElementType, Vec<usize>)>>> {
+    pub(super) fn shapes(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Option<TensorShape>>> {
         self.run_with(inputs, outputs, |_, value| {
             Ok(match value.dtype() {
                 ValueType::Tensor { ty, shape, .. } => Some((*ty, shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect())),
@@ -92,7 +95,7 @@ impl Session {
         let mut selected: Vec<&String> = outputs.iter().collect();
         selected.sort_unstable();
         selected.dedup();
-        let selector = selected.into_iter().fold(OutputSelector::no_default(), |selector, name| selector.with(name));
+        let selector = selected.into_iter().fold(OutputSelector::no_default(), OutputSelector::with);
         let options = RunOptions::new().map_err(failed)?.with_outputs(selector);
         let results = self.session.run_with_options(values, &options).map_err(failed)?;
         let value = |name: &String| {
@@ -147,14 +150,14 @@ fn declared(shape: &[i64]) -> String {
 }
 
 fn builder(runtime: &Runtime, model: &Model, device: Device, threads: usize) -> Result<SessionBuilder> {
-    let refused = |e: ort::Error<SessionBuilder>| refused(&e.into());
-    let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| super::session::refused(&e))?;
-    let builder = builder.with_intra_threads(threads.max(1)).map_err(refused)?;
+    let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
+    let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| refused(&e))?;
+    let builder = builder.with_intra_threads(threads.max(1)).map_err(rejected)?;
     let builder = match model.folder().map(std::path::absolute) {
-        Some(Ok(folder)) => builder.with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy()).map_err(refused)?,
+        Some(Ok(folder)) => builder.with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy()).map_err(rejected)?,
         _ => builder,
     };
-    builder.with_execution_providers(device.providers()).map_err(|e| device.unavailable(e.into()))
+    builder.with_execution_providers(device.providers()).map_err(|e| device.unavailable(&e.into()))
 }
 
 /// The error of a model that ONNX Runtime does not take.

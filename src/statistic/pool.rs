@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(pool([2, 1, 4, 4], [2, 2]), [2.5, 4.5, 10.5, 12.5, 18.5, 20.5, 26.5, 28.5]);
         // 3 → 2: bins 0..2 and 1..3; 5 → 3: 0..2, 1..4, 3..5 (torch.nn.functional.adaptive_avg_pool2d gives the same)
         assert_eq!(pool([1, 1, 3, 5], [2, 3]), [3.0, 4.5, 6.0, 8.0, 9.5, 11.0]);
-        assert_eq!(pool([1, 2, 2, 3], [2, 3]), (0..12).map(|i| i as f32).collect::<Vec<_>>());
+        assert_eq!(pool([1, 2, 2, 3], [2, 3]), (0u8..12).map(f32::from).collect::<Vec<_>>());
         assert_eq!(pool([1, 2, 2, 3], [1, 1]), [2.5, 8.5]);
     }
 
@@ -71,6 +71,7 @@ mod tests {
         let mut values = vec![1.0f32; 1 << 12];
         values[0] = 1e9;
         let maps = Array::new(vec![1, 1, 64, 64], Values::F32(values)).unwrap();
+        #[allow(clippy::cast_possible_truncation, reason = "the nearest f32 is expected")]
         let expected = ((1e9 + 4095.0) / 4096.0) as f32;
         assert_eq!(adaptive_average_pool(&maps, [1, 1]).unwrap().as_f32(), Some([expected].as_slice()));
     }

@@ -22,7 +22,7 @@ const BOUND: f64 = 1e-3;
 
 /// How far ONNX Runtime's logits are from the trainer's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Parity {
+pub(in crate::cli) struct Parity {
     /// Samples compared.
     pub samples: usize,
     /// max |Δ|.

@@ -72,8 +72,8 @@ fn parse<'a>(text: &'a str, known: &HashSet<&str>) -> Option<Request<'a>> {
         }
         let (tensor, size) = rest.rsplit_once('@')?;
         let (height, width) = size.split_once('x')?;
-        let side = |text: &str| text.parse::<usize>().ok().filter(|&n| n > 0);
-        let size = [side(height)?, side(width)?];
+        let pixels = |text: &str| text.parse::<usize>().ok().filter(|&n| n > 0);
+        let size = [pixels(height)?, pixels(width)?];
         known.contains(tensor).then_some(Request { tensor, size: Some(size), alias })
     })
 }

@@ -18,22 +18,17 @@ pub(super) fn of_maps<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &HashMap<St
         let before = data.iter().find_map(|name| layouts.get(name).copied());
         let size = data.iter().find_map(|name| sizes.get(name).copied());
         for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
-            let layout = match shapes.get(tensor).map(Vec::as_slice) {
-                Some(&[_, Some(a), Some(b), Some(c)]) => {
-                    let layout = of_output(node, before, size, [a, b, c]);
-                    let spatial = match layout {
-                        Some(Layout::Nchw) => Some([b, c]),
-                        Some(Layout::Nhwc) => Some([a, b]),
-                        None => size,
-                    };
-                    sizes.extend(spatial.map(|s| (tensor, s)));
-                    layout
-                }
-                _ => {
-                    sizes.extend(size.map(|s| (tensor, s)));
-                    None
-                }
-            };
+            let mut layout = None;
+            let mut spatial = size;
+            if let Some(&[_, Some(a), Some(b), Some(c)]) = shapes.get(tensor).map(Vec::as_slice) {
+                layout = of_output(node, before, size, [a, b, c]);
+                spatial = match layout {
+                    Some(Layout::Nchw) => Some([b, c]),
+                    Some(Layout::Nhwc) => Some([a, b]),
+                    None => size,
+                };
+            }
+            sizes.extend(spatial.map(|s| (tensor, s)));
             layouts.extend(layout.map(|l| (tensor, l)));
         }
     }

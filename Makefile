@@ -1,0 +1,44 @@
+# The two commands to know: `make demo` and `make test`. Each does all its set-up; Rust, make and python3 with pip are all that is needed.
+
+ORT ?= cpu
+CARGO ?= cargo
+RELEASE := target/release
+BINARY := $(RELEASE)/nst-cache
+NST_STUDENTS ?= ../shared/reference/students
+NST_CRITERIA ?= ../shared/reference/criteria
+
+LIBRARY := $(RELEASE)/$(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dylib,libonnxruntime.so)
+# tests run from target/debug, away from the library beside the release binary; a library that the user has set wins
+export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
+
+.PHONY: help build demo test check conformance accuracy onnxruntime clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+onnxruntime: ## Fetch the pinned ONNX Runtime (ORT=cpu or gpu), hash-checked
+	@scripts/fetch-onnxruntime.sh $(ORT) $(RELEASE)
+
+build: onnxruntime ## Build target/release/nst-cache, which runs by itself
+	$(CARGO) build --release --locked
+
+demo: build ## The whole pipeline on the embedded images, ending in a table
+	$(BINARY) demo
+
+test: onnxruntime ## Every test, the committed reference cases included
+	$(CARGO) test --locked
+
+check: onnxruntime ## What a contributor runs before pushing: format, lints, tests, documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+conformance: ## All reference cases in NST_STUDENTS and NST_CRITERIA, one line a case
+	@NST_STUDENTS="$(abspath $(NST_STUDENTS))" NST_CRITERIA="$(abspath $(NST_CRITERIA))" $(CARGO) run --quiet --locked --example conformance
+
+accuracy: build ## The table of docs/accuracy.md (TEACHER=…onnx FASHION=folder of the IDX files)
+	scripts/accuracy.py --teacher $(TEACHER) --data $(FASHION)
+
+clean: ## Remove what was built (not caches and runs)
+	$(CARGO) clean

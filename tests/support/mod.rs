@@ -1,0 +1,144 @@
+//! What the tests of the command line share: a tiny teacher and a small data set, made here so that no binary file stands in the repository.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "shared by tests that use different parts of it")]
+
+use nst_cache::array::{Array, Values};
+use nst_cache::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto, tensor_shape_proto, type_proto,
+};
+use nst_cache::onnx::tensor_proto;
+use prost::Message as _;
+use std::path::Path;
+
+/// A small generator (xorshift64*), enough for test data.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// In 0..1.
+    #[allow(clippy::cast_precision_loss, reason = "24 bits")]
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 40) as f64 / f64::from(1u32 << 24)
+    }
+}
+
+/// Whether ONNX Runtime can be loaded; tests that need it pass without it, and say so.
+pub fn has_runtime() -> bool {
+    let found = nst_cache::runtime::Runtime::load(None).is_ok() || std::env::var_os("ORT_DYLIB_PATH").is_some();
+    if !found {
+        eprintln!("skipped: ONNX Runtime is not there (`make build` fetches it)");
+    }
+    found
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>) -> NodeProto {
+    NodeProto {
+        op_type: op.into(),
+        name: format!("{op}_{output}"),
+        input: inputs.iter().map(|&i| i.into()).collect(),
+        output: vec![output.into()],
+        attribute: attributes,
+        ..NodeProto::default()
+    }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), r#type: attribute_proto::AttributeType::Ints.into(), ints: values.to_vec(), ..AttributeProto::default() }
+}
+
+fn value(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension};
+    let dim = shape
+        .iter()
+        .map(|size| Dimension {
+            value: Some(size.map_or_else(|| dimension::Value::DimParam("batch".into()), dimension::Value::DimValue)),
+            ..Dimension::default()
+        })
+        .collect();
+    let tensor = type_proto::Tensor { elem_type: 1, shape: Some(TensorShapeProto { dim }) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: name.into(), r#type: Some(r#type), ..ValueInfoProto::default() }
+}
+
+fn weight(random: &mut Random, name: &str, shape: &[usize], scale: f64) -> TensorProto {
+    let count = shape.iter().product();
+    let values = (0..count).map(|_| ((random.unit() - 0.5) * scale) as f32).collect();
+    tensor_proto(name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap())
+}
+
+/// Changes to the tiny teacher, each for one case of bad input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// The second map is divided by zero.
+    NotFinite,
+    /// The second map is beyond f16.
+    Large,
+}
+
+/// Writes a teacher for 28×28 grey images: two convolutions, `map1` [8,28,28], `map2` [16,14,14], `pooled` [16], `logits` [10].
+pub fn write_teacher(path: &Path) {
+    write_faulty_teacher(path, Fault::None);
+}
+
+pub fn write_faulty_teacher(path: &Path, fault: Fault) {
+    let mut random = Random(7);
+    let factor = match fault {
+        Fault::None => 1.0,
+        Fault::NotFinite => f32::INFINITY,
+        Fault::Large => 1e8,
+    };
+    let graph = GraphProto {
+        name: "teacher".into(),
+        input: vec![value("image", &[None, Some(1), Some(28), Some(28)])],
+        output: vec![value("logits", &[None, Some(10)])],
+        initializer: vec![
+            weight(&mut random, "w1", &[8, 1, 3, 3], 1.0),
+            weight(&mut random, "w2", &[16, 8, 3, 3], 0.5),
+            weight(&mut random, "w3", &[16, 10], 1.0),
+            tensor_proto("factor", &Array::new(vec![], Values::F32(vec![factor])).unwrap()),
+        ],
+        node: vec![
+            node("Conv", &["image", "w1"], "conv1", vec![ints("pads", &[1, 1, 1, 1])]),
+            node("Relu", &["conv1"], "map1", vec![]),
+            node("Conv", &["map1", "w2"], "conv2", vec![ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2])]),
+            node("Mul", &["conv2", "factor"], "scaled", vec![]),
+            node("Relu", &["scaled"], "map2", vec![]),
+            node("GlobalAveragePool", &["map2"], "average", vec![]),
+            node("Flatten", &["average"], "pooled", vec![]),
+            node("MatMul", &["pooled", "w3"], "logits", vec![]),
+        ],
+        ..GraphProto::default()
+    };
+    let model = ModelProto {
+        ir_version: 8,
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+}
+
+/// Writes an IDX data set of `samples` 28×28 training images of noise, labels 0 to 9 in turn.
+pub fn write_idx(folder: &Path, samples: usize) {
+    write_idx_with_labels(folder, samples, 10);
+}
+
+pub fn write_idx_with_labels(folder: &Path, samples: usize, classes: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    let mut random = Random(3);
+    let count = u32::try_from(samples).unwrap().to_be_bytes();
+    let mut images = [&[0, 0, 8, 3], &count[..], &28u32.to_be_bytes(), &28u32.to_be_bytes()].concat();
+    images.extend((0..samples * 784).map(|_| random.next() as u8));
+    let mut labels = [&[0, 0, 8, 1], &count[..]].concat();
+    labels.extend((0..samples).map(|i| (i % classes) as u8));
+    std::fs::write(folder.join("train-images-idx3-ubyte"), images).unwrap();
+    std::fs::write(folder.join("train-labels-idx1-ubyte"), labels).unwrap();
+}
