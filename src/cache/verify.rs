@@ -156,18 +156,11 @@ fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
 
 /// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no finding: the next run sweeps it.
 fn check_strays(folder: &Path, manifest: &Manifest, promised: &BTreeSet<&String>, seen: &mut Seen) -> Result<()> {
-    let mut pending = HashSet::new();
-    if !manifest.is_complete() {
-        for view in 0..manifest.views {
-            for segment in 0..manifest.segments_per_view() {
-                pending.extend(manifest.view_arrays.iter().map(|spec| zarr::view_shard(spec, view, segment)));
-            }
-        }
-    }
     file::walk(folder, &mut |path| {
         let path = path.to_owned();
-        let left_over =
-            !manifest.is_complete() && (pending.contains(&path) || file::is_temporary(path.rsplit('/').next().unwrap_or(&path)));
+        let unpublished =
+            || zarr::parse_view_shard(manifest, &path).is_some() || file::is_temporary(path.rsplit('/').next().unwrap_or(&path));
+        let left_over = !manifest.is_complete() && unpublished();
         if path != file::LOCK && path != document::NAME && !promised.contains(&path) && !left_over {
             seen.found(&path, None, "does not belong to the cache");
         }

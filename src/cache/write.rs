@@ -3,7 +3,6 @@
 use super::shard::{Encoder, ShardWriter};
 use super::{Manifest, Segment, document, file, manifest, read, zarr};
 use crate::error::{Context, Error, Result};
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -265,15 +264,10 @@ fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
 
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
 fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
-    let mut unpublished = HashSet::new();
-    for view in 0..manifest.views {
-        for segment in (0..manifest.segments_per_view()).filter(|&s| manifest.segment(view, s).is_none()) {
-            unpublished.extend(manifest.view_arrays.iter().map(|spec| zarr::view_shard(spec, view, segment)));
-        }
-    }
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
-        if !file::is_temporary(name) && !unpublished.contains(path) {
+        let unpublished = zarr::parse_view_shard(manifest, path).is_some_and(|(view, segment)| manifest.segment(view, segment).is_none());
+        if !file::is_temporary(name) && !unpublished {
             return Ok(());
         }
         let path = folder.join(path);
