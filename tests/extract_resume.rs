@@ -15,7 +15,20 @@ const KILLS: u32 = 10;
 fn extract(folder: &Path, cache: &str, threads: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.args(["extract", "teacher.onnx", "--data", "idx:data", "--preprocess", "fashion-mnist", "--batch", "32", "--threads", threads, "-o", cache]);
+    command.args([
+        "extract",
+        "teacher.onnx",
+        "--data",
+        "idx:data",
+        "--preprocess",
+        "fashion-mnist",
+        "--batch",
+        "32",
+        "--threads",
+        threads,
+        "-o",
+        cache,
+    ]);
     command
 }
 

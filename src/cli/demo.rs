@@ -17,8 +17,10 @@ Examples:
 
 const DATA: &str = "fashion-mnist";
 /// The students: the name of each run, how the table calls it, and its loss.
-const STUDENTS: [(&str, &str, &[&str]); 2] =
-    [("ce", "labels alone (CE)", &["ce"]), ("nst-kd", "from the cache (CE + NST + KD)", &["ce:weight=0.1", "kd:weight=0.9", "nst-poly:weight=50"])];
+const STUDENTS: [(&str, &str, &[&str]); 2] = [
+    ("ce", "labels alone (CE)", &["ce"]),
+    ("nst-kd", "from the cache (CE + NST + KD)", &["ce:weight=0.1", "kd:weight=0.9", "nst-poly:weight=50"]),
+];
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -70,7 +72,8 @@ struct Student {
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let started = Instant::now();
     if !args.teacher.exists() {
-        return Err(Error::input(format!("teacher {}: not there", args.teacher.display())).hint("run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx"));
+        return Err(Error::input(format!("teacher {}: not there", args.teacher.display()))
+            .hint("run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx"));
     }
     let (teacher, cache) = (path(&args.teacher)?, path(&args.output.join("cache"))?.to_owned());
     let epochs = args.epochs.to_string();

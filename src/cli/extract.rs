@@ -111,7 +111,8 @@ pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractRepor
 fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
     let config = context.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {
-        Error::input("--data: expected a data set, found none").hint("write --data folder:DIR (or idx:, cifar10:, cifar100:, npz:, fashion-mnist)")
+        Error::input("--data: expected a data set, found none")
+            .hint("write --data folder:DIR (or idx:, cifar10:, cifar100:, npz:, fashion-mnist)")
     })?;
     let output = match args.output.or_else(|| config.cache.clone()) {
         Some(output) => output,

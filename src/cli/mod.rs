@@ -181,7 +181,8 @@ fn start_log(verbose: u8, color: bool) -> Result<()> {
         _ => "trace",
     };
     let directives = std::env::var("NST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| by_flag.to_owned());
-    let filter = EnvFilter::try_new(&directives).map_err(|e| Error::input(format!("NST_LOG `{directives}`: not a log filter")).because(e))?;
+    let filter =
+        EnvFilter::try_new(&directives).map_err(|e| Error::input(format!("NST_LOG `{directives}`: not a log filter")).because(e))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).without_time().init();
     Ok(())
 }

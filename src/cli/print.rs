@@ -1,6 +1,6 @@
 //! What goes to stdout (results) and how errors reach stderr.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -41,7 +41,7 @@ pub(super) fn label(label: &str, code: &str, color: bool) -> String {
 
 /// Writes an error and its hint.
 pub(super) fn error(error: &Error, color: bool) {
-    let label_error = label("error", "31", color);
+    let label_error = if error.kind() == Kind::Interrupted { label("stopped", "33", color) } else { label("error", "31", color) };
     let label_hint = label("hint", "36", color);
     line(&render(&error.chain(), error.find_hint(), &label_error, &label_hint));
 }

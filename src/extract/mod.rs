@@ -17,9 +17,9 @@ use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::recipe::Extract;
-use crate::runtime::{Runtime, Session, SessionOptions};
+use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use output::Output;
-use rows::Rows;
+use rows::{Rows, TeacherClasses};
 use serde::Serialize;
 use source::Source;
 use std::time::Instant;
@@ -70,12 +70,16 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
     rows::check(recipe, &subset, monitor)?;
     let source = Source::new(recipe, &model, &subset, monitor)?;
     let outputs = output::choose(recipe, runtime, &model, &source, monitor)?;
-    let rows = Rows::arrange(recipe, &source, subset.indices.clone(), output::classes(&outputs), monitor)?;
+    let classes = TeacherClasses { classes: output::classes(&outputs), recorded_classes: source::recorded_classes(&model)? };
+    let rows = Rows::arrange(recipe, &source, subset.indices.clone(), classes, monitor)?;
     let tensors = outputs.iter().map(|o| o.tensor.clone()).collect();
     let batch = source.batch_size(recipe.batch, &outputs)?;
     let job = Job { recipe, source: &source, outputs: &outputs, tensors, rows: &rows, batch };
 
     let mut session = Session::new(runtime, &model, &job.tensors, options)?;
+    if options.device == Device::Auto {
+        monitor.note(&format!("the teacher runs on {}", session.provider()));
+    }
     let first = plan::first_batch(&job, &mut session)?;
     let (plan, estimate) = plan::make(&job, teacher_record(&job, &model, runtime, &session), &first)?;
     estimate.refuse_what_cannot_fit(&recipe.output)?;

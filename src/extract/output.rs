@@ -60,7 +60,8 @@ impl Output {
         let place = |index: usize| format!("{}: sample {}", self.name(), sample_name(index / row_len));
         let largest = finite_range(floats).map_err(|index| {
             let value = floats.get(index).copied().unwrap_or(f32::NAN);
-            Error::input(format!("{}: expected finite values, found {value}", place(index))).hint("check the preprocessing, or tap another tensor")
+            Error::input(format!("{}: expected finite values, found {value}", place(index)))
+                .hint("check the preprocessing, or tap another tensor")
         })?;
         match dtype {
             Dtype::F16 if largest > F16_MAX => {
@@ -95,7 +96,12 @@ impl Output {
             array = adaptive_average_pool(&array, size)?;
         }
         if array.shape().get(1..) != Some(self.shape.as_slice()) {
-            return Err(Error::input(format!("{}: its shape varies: expected rows of {:?}, found {:?}", self.name(), self.shape, array.shape())));
+            return Err(Error::input(format!(
+                "{}: its shape varies: expected rows of {:?}, found {:?}",
+                self.name(),
+                self.shape,
+                array.shape()
+            )));
         }
         Ok(array)
     }
@@ -121,7 +127,13 @@ pub(super) fn classes(outputs: &[Output]) -> Option<usize> {
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, or it cannot be pooled as asked.
-pub(super) fn choose(recipe: &Extract, runtime: &Runtime, model: &Model, source: &Source<'_>, monitor: &dyn Monitor) -> Result<Vec<Output>> {
+pub(super) fn choose(
+    recipe: &Extract,
+    runtime: &Runtime,
+    model: &Model,
+    source: &Source<'_>,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Output>> {
     let probe = runtime::probe(runtime, model, &source.shapes())?;
     let candidates = tap::candidates(model, &probe.shapes);
     let logits = choose_logits(recipe, model, &probe, monitor)?;
@@ -131,7 +143,8 @@ pub(super) fn choose(recipe: &Extract, runtime: &Runtime, model: &Model, source:
         outputs.push(output(choice, &probe, &candidates)?);
     }
     if outputs.is_empty() {
-        return Err(Error::input("teacher: no tap is suggested and there are no logits").hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
+        return Err(Error::input("teacher: no tap is suggested and there are no logits")
+            .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
     }
     Ok(outputs)
 }
@@ -158,7 +171,16 @@ fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn M
         }
     };
     let shape = row_shape(&tensor, probe)?;
-    Ok(Some(Output { tensor, alias: String::new(), role: Role::Logits, stage: None, pool: None, shape, axes: vec!["class".to_owned()], is_logits: true }))
+    Ok(Some(Output {
+        tensor,
+        alias: String::new(),
+        role: Role::Logits,
+        stage: None,
+        pool: None,
+        shape,
+        axes: vec!["class".to_owned()],
+        is_logits: true,
+    }))
 }
 
 fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
@@ -188,7 +210,10 @@ fn output(choice: TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output
         match shape.as_slice() {
             [c, h, w] if size[0] <= *h && size[1] <= *w && !size.contains(&0) => shape = vec![*c, size[0], size[1]],
             _ => {
-                return Err(Error::input(format!("tap `{}`: cannot be pooled to {}x{}, found rows of {shape:?}", choice.tensor, size[0], size[1])));
+                return Err(Error::input(format!(
+                    "tap `{}`: cannot be pooled to {}x{}, found rows of {shape:?}",
+                    choice.tensor, size[0], size[1]
+                )));
             }
         }
     }
@@ -197,7 +222,11 @@ fn output(choice: TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output
         (Role::Tokens, 2) => &["t", "c"],
         _ => &["c"],
     };
-    let axes = if axes.len() == shape.len() { axes.iter().map(|&a| a.to_owned()).collect() } else { (0..shape.len()).map(|i| format!("axis{i}")).collect() };
+    let axes = if axes.len() == shape.len() {
+        axes.iter().map(|&a| a.to_owned()).collect()
+    } else {
+        (0..shape.len()).map(|i| format!("axis{i}")).collect()
+    };
     let stage = candidate.and_then(|t| t.stage);
     Ok(Output { tensor: choice.tensor, alias: choice.alias, role, stage, pool: choice.size, shape, axes, is_logits: false })
 }
@@ -214,5 +243,6 @@ fn row_shape(tensor: &str, probe: &Probe) -> Result<Vec<usize>> {
         return Err(Error::input(format!("tensor `{tensor}`: not in the model")));
     };
     let row: Option<Vec<usize>> = shape.get(1..).unwrap_or_default().iter().copied().collect();
-    row.filter(|row| !row.contains(&0)).ok_or_else(|| Error::input(format!("tap `{tensor}`: its shape varies between samples, found {shape:?}")))
+    row.filter(|row| !row.contains(&0))
+        .ok_or_else(|| Error::input(format!("tap `{tensor}`: its shape varies between samples, found {shape:?}")))
 }

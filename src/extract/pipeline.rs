@@ -107,10 +107,16 @@ fn decode(job: &Job<'_>, work: &Receiver<Work>) {
     }
 }
 
-fn infer(job: &Job<'_>, session: &mut Session, tickets: Receiver<Ticket>, computed: &Sender<Computed>, monitor: &dyn Monitor) -> Result<()> {
+fn infer(
+    job: &Job<'_>,
+    session: &mut Session,
+    tickets: Receiver<Ticket>,
+    computed: &Sender<Computed>,
+    monitor: &dyn Monitor,
+) -> Result<()> {
     for Ticket { task, batch } in tickets {
         if monitor.stop_requested() {
-            return Err(Error::interrupted("stopped; the segments that were whole are in the cache").hint("run the same command again to go on"));
+            return Err(Error::interrupted("the segments that were whole are in the cache").hint("run the same command again to go on"));
         }
         let batch = batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e))??;
         let values = session.run(&job.source.feed(&batch), &job.tensors)?;

@@ -4,7 +4,9 @@ use super::Job;
 use super::estimate::Estimate;
 use super::source::Batch;
 use crate::array::{Array, Dtype};
-use crate::cache::{self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec};
+use crate::cache::{
+    self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
+};
 use crate::error::Result;
 use crate::recipe::Store;
 use crate::runtime::Session;
@@ -150,7 +152,9 @@ mod tests {
 
     #[test]
     fn segments_are_whole_batches_and_short_where_there_is_little_data() {
-        for (rows, batch, row_bytes, expected) in [(12_000, 64, 1000, 768), (100, 64, 1000, 128), (1, 1, 1, 128), (50_000, 64, 57_344, 2048)] {
+        for (rows, batch, row_bytes, expected) in
+            [(12_000, 64, 1000, 768), (100, 64, 1000, 128), (1, 1, 1, 128), (50_000, 64, 57_344, 2048)]
+        {
             assert_eq!(segment_rows(rows, batch, row_bytes), expected, "{rows} rows, batch {batch}");
         }
     }

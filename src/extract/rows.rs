@@ -11,6 +11,14 @@ use std::path::Path;
 /// Bad samples named in a message; the others are counted.
 const NAMED: usize = 3;
 
+/// What is known of the classes that the teacher tells apart.
+pub(super) struct TeacherClasses {
+    /// How many values its logits have.
+    pub(super) classes: Option<usize>,
+    /// Their names, where its metadata records them.
+    pub(super) recorded_classes: Option<Vec<String>>,
+}
+
 /// The cache's rows.
 pub(super) struct Rows {
     /// Index in the data set of each row's sample.
@@ -35,7 +43,11 @@ pub(super) fn check(recipe: &Extract, subset: &Subset, monitor: &dyn Monitor) ->
     let labelled = subset.indices.iter().any(|&i| subset.dataset.label(i) >= 0);
     if labelled && !missing.is_empty() {
         let all = subset.dataset.classes().len();
-        monitor.warn(&format!("{} of {all} classes have no sample in the {} taken (--shuffle SEED mixes before --limit)", missing.len(), subset.len()));
+        monitor.warn(&format!(
+            "{} of {all} classes have no sample in the {} taken (--shuffle SEED mixes before --limit)",
+            missing.len(),
+            subset.len()
+        ));
     }
     Ok(())
 }
@@ -49,21 +61,27 @@ impl Rows {
         recipe: &Extract,
         source: &Source<'_>,
         chosen: Vec<usize>,
-        teacher_classes: Option<usize>,
+        teacher: TeacherClasses,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let (readable, skipped) = if recipe.skip_bad { leave_out_bad(source, chosen, monitor)? } else { (chosen, Vec::new()) };
         let mut samples = readable;
         shuffle(&mut samples, recipe.seed);
         let data = source.data;
-        let (classes, order) = match &recipe.classes {
-            Some(file) => {
-                let (classes, order) = class_order(file, data.classes(), teacher_classes)?;
-                (classes, Some(order))
+        let (classes, order) = match (&recipe.classes, teacher.recorded_classes) {
+            (Some(file), _) => {
+                let names = read_classes(file, teacher.classes)?;
+                let order = class_order(&names, data.classes()).context(|| format!("--classes {}", file.display()))?;
+                (names, Some(order))
             }
-            None => (data.classes().to_vec(), None),
+            // names that have nothing in common are another way of naming, not another order
+            (None, Some(names)) if data.classes().iter().any(|class| names.contains(class)) => {
+                let order = class_order(&names, data.classes()).context(|| "the teacher's recorded classes".to_owned())?;
+                (names, Some(order))
+            }
+            _ => (data.classes().to_vec(), None),
         };
-        let labels = samples.iter().map(|&i| label(data, i, order.as_deref(), teacher_classes)).collect::<Result<_>>()?;
+        let labels = samples.iter().map(|&i| label(data, i, order.as_deref(), teacher.classes)).collect::<Result<_>>()?;
         Ok(Self { samples, labels, classes, skipped })
     }
 
@@ -100,48 +118,51 @@ fn label(data: &dyn Dataset, sample: usize, order: Option<&[i64]>, teacher_class
     }
 }
 
-/// Names of the teacher's classes, and the position in them of each class of the data.
-fn class_order(file: &Path, classes: &[String], teacher_classes: Option<usize>) -> Result<(Vec<String>, Vec<i64>)> {
+/// The teacher's class names, one a line.
+fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(file).context(|| format!("--classes {}: cannot be read", file.display()))?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-    if let Some(expected) = teacher_classes
-        && expected != names.len()
-    {
-        return Err(Error::input(format!("--classes {}: expected {expected} names, one a line, found {}", file.display(), names.len())));
+    match expected {
+        Some(expected) if expected != names.len() => {
+            Err(Error::input(format!("--classes {}: expected {expected} names, one a line, found {}", file.display(), names.len())))
+        }
+        _ => Ok(names),
     }
+}
+
+/// The position among the teacher's classes of each class of the data.
+fn class_order(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
     if classes.is_empty() {
-        return Err(Error::input(format!("--classes {}: the data set names no classes to map", file.display())));
+        return Err(Error::input("the data set names no classes to map"));
     }
     let position = |class: &String| {
-        let found = names.iter().position(|name| name == class);
-        found.and_then(|p| i64::try_from(p).ok()).ok_or_else(|| {
-            Error::input(format!("--classes {}: class `{class}` of the data set is not listed", file.display()))
-        })
+        let found = names.iter().position(|name| name == class).and_then(|p| i64::try_from(p).ok());
+        found.ok_or_else(|| Error::input(format!("class `{class}` of the data set is not among them")))
     };
-    let order = classes.iter().map(position).collect::<Result<_>>()?;
-    Ok((names, order))
+    classes.iter().map(position).collect()
 }
 
 /// Decodes every sample once: rows must be known before the first is written.
 fn leave_out_bad(source: &Source<'_>, chosen: Vec<usize>, monitor: &dyn Monitor) -> Result<(Vec<usize>, Vec<usize>)> {
     monitor.begin("check", "samples", chosen.len() as u64, 0);
-    let readable = chosen
+    let errors = chosen
         .par_iter()
         .map(|&sample| {
             if monitor.stop_requested() {
-                return Err(Error::interrupted("stopped while samples were checked; nothing was written"));
+                return Err(Error::interrupted("while samples were checked; nothing was written"));
             }
             monitor.advance(1, 0);
-            Ok(source.read(sample))
+            // only what is wrong is kept: the bytes of all samples need not fit in memory
+            Ok(source.read(sample).err())
         })
         .collect::<Result<Vec<_>>>();
     monitor.end();
     let mut bad = Vec::new();
     let mut good = Vec::with_capacity(chosen.len());
-    for (sample, result) in chosen.into_iter().zip(readable?) {
-        match result {
-            Ok(_) => good.push(sample),
-            Err(error) => bad.push((sample, error)),
+    for (sample, error) in chosen.into_iter().zip(errors?) {
+        match error {
+            None => good.push(sample),
+            Some(error) => bad.push((sample, error)),
         }
     }
     if good.is_empty() {
@@ -179,11 +200,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "dog\ncat\n\nbird\n").unwrap();
         let data = ["bird".to_owned(), "cat".to_owned()];
-        let (names, order) = class_order(file.path(), &data, Some(3)).unwrap();
+        let names = read_classes(file.path(), Some(3)).unwrap();
         assert_eq!(names, ["dog", "cat", "bird"]);
-        assert_eq!(order, [2, 1]);
-        assert!(class_order(file.path(), &data, Some(10)).unwrap_err().to_string().contains("expected 10 names, one a line, found 3"));
-        let unknown = ["fish".to_owned()];
-        assert!(class_order(file.path(), &unknown, None).unwrap_err().to_string().contains("`fish`"));
+        assert_eq!(class_order(&names, &data).unwrap(), [2, 1]);
+        assert!(read_classes(file.path(), Some(10)).unwrap_err().to_string().contains("expected 10 names, one a line, found 3"));
+        assert!(class_order(&names, &["fish".to_owned()]).unwrap_err().to_string().contains("`fish`"));
+        assert!(class_order(&names, &[]).is_err());
     }
 }

@@ -69,8 +69,12 @@ impl<'a> Source<'a> {
         let (inputs, preprocess) = match samples.first() {
             Some(Sample::Image(_)) => {
                 let [input] = declared.as_slice() else {
-                    return Err(Error::input(format!("teacher {}: expected 1 input to feed images to, found {}", recipe.teacher.display(), declared.len()))
-                        .hint("give arrays named like the inputs: --data npz:FILE"));
+                    return Err(Error::input(format!(
+                        "teacher {}: expected 1 input to feed images to, found {}",
+                        recipe.teacher.display(),
+                        declared.len()
+                    ))
+                    .hint("give arrays named like the inputs: --data npz:FILE"));
                 };
                 let preprocess = decide_preprocess(recipe, model, input, common_size(&samples), monitor)?;
                 (vec![image_input(input, &preprocess)], Some(preprocess))
@@ -107,7 +111,9 @@ impl<'a> Source<'a> {
             }
         }
         if !bad.is_empty() {
-            return Err(describe_bad(self.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)"));
+            return Err(
+                describe_bad(self.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)")
+            );
         }
         let rows = self.fixed_batch.unwrap_or(samples.len());
         let fed = self.inputs.iter().zip(&stored).map(|(input, bytes)| self.fed(input, bytes, rows)).collect::<Result<_>>()?;
@@ -190,7 +196,10 @@ fn fixed_batch(inputs: &[Value]) -> Result<Option<usize>> {
             (Some(&Dim::Fixed(0)), _) => return Err(Error::input(format!("input `{}`: batch of 0", input.name))),
             (Some(&Dim::Fixed(n)), None) => fixed = Some(n),
             (Some(&Dim::Fixed(n)), Some(other)) if n != other => {
-                return Err(Error::input(format!("input `{}`: expected the first axis of all inputs to be the batch, found {n} and {other}", input.name)));
+                return Err(Error::input(format!(
+                    "input `{}`: expected the first axis of all inputs to be the batch, found {n} and {other}",
+                    input.name
+                )));
             }
             _ => {}
         }
@@ -198,7 +207,13 @@ fn fixed_batch(inputs: &[Value]) -> Result<Option<usize>> {
     Ok(fixed)
 }
 
-fn decide_preprocess(recipe: &Extract, model: &Model, input: &Value, common: Option<[usize; 2]>, monitor: &dyn Monitor) -> Result<Preprocess> {
+fn decide_preprocess(
+    recipe: &Extract,
+    model: &Model,
+    input: &Value,
+    common: Option<[usize; 2]>,
+    monitor: &dyn Monitor,
+) -> Result<Preprocess> {
     let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: its type cannot be fed with images", input.name)))?;
     let given = recipe.preprocess.clone();
     let options = match recorded_preprocess(model)? {
@@ -237,6 +252,15 @@ pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
     }))
 }
 
+/// The class names that a model's metadata records, in the order of its logits (`nst-cache.classes`, a JSON list).
+///
+/// # Errors
+/// When the entry is there but no list of names.
+pub(super) fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
+    const KEY: &str = "nst-cache.classes";
+    model.metadata(KEY).map(|text| serde_json::from_str(text).context(|| format!("metadata `{KEY}`: not a list of names"))).transpose()
+}
+
 fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
     let axes = match preprocess.layout {
         crate::recipe::Layout::Nchw => ["c", "h", "w"],
@@ -258,11 +282,18 @@ fn array_inputs(declared: &[Value], arrays: &[(String, Array)], monitor: &dyn Mo
         .iter()
         .map(|value| {
             let array = arrays.iter().find(|(name, _)| *name == value.name).map(|(_, array)| array);
-            let array = array.ok_or_else(|| Error::input(format!("input `{}`: no array of that name in the data, found {}", value.name, found())))?;
+            let array = array
+                .ok_or_else(|| Error::input(format!("input `{}`: no array of that name in the data, found {}", value.name, found())))?;
             check_fit(value, array)?;
             let row_shape = array.shape().to_vec();
             let axes = (0..row_shape.len()).map(|axis| format!("axis{axis}")).collect();
-            Ok(Input { name: value.name.clone(), path: format!("inputs/{}", path_name(&value.name)), dtype: array.dtype(), row_shape, axes })
+            Ok(Input {
+                name: value.name.clone(),
+                path: format!("inputs/{}", path_name(&value.name)),
+                dtype: array.dtype(),
+                row_shape,
+                axes,
+            })
         })
         .collect::<Result<_>>()?;
     if !unused.is_empty() {

@@ -50,7 +50,12 @@ fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>
 }
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: attribute_proto::AttributeType::Ints.into(), ints: values.to_vec(), ..AttributeProto::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: attribute_proto::AttributeType::Ints.into(),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
 }
 
 fn value(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
@@ -88,7 +93,17 @@ pub fn write_teacher(path: &Path) {
     write_faulty_teacher(path, Fault::None);
 }
 
+/// The same teacher with this batch fixed.
+pub fn write_teacher_of_batch(path: &Path, batch: Option<i64>) {
+    std::fs::write(path, teacher(Fault::None, batch).encode_to_vec()).unwrap();
+}
+
+/// The same teacher with something wrong.
 pub fn write_faulty_teacher(path: &Path, fault: Fault) {
+    std::fs::write(path, teacher(fault, None).encode_to_vec()).unwrap();
+}
+
+fn teacher(fault: Fault, batch: Option<i64>) -> ModelProto {
     let mut random = Random(7);
     let factor = match fault {
         Fault::None => 1.0,
@@ -97,8 +112,8 @@ pub fn write_faulty_teacher(path: &Path, fault: Fault) {
     };
     let graph = GraphProto {
         name: "teacher".into(),
-        input: vec![value("image", &[None, Some(1), Some(28), Some(28)])],
-        output: vec![value("logits", &[None, Some(10)])],
+        input: vec![value("image", &[batch, Some(1), Some(28), Some(28)])],
+        output: vec![value("logits", &[batch, Some(10)])],
         initializer: vec![
             weight(&mut random, "w1", &[8, 1, 3, 3], 1.0),
             weight(&mut random, "w2", &[16, 8, 3, 3], 0.5),
@@ -117,13 +132,12 @@ pub fn write_faulty_teacher(path: &Path, fault: Fault) {
         ],
         ..GraphProto::default()
     };
-    let model = ModelProto {
+    ModelProto {
         ir_version: 8,
         opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
         graph: Some(graph),
         ..ModelProto::default()
-    };
-    std::fs::write(path, model.encode_to_vec()).unwrap();
+    }
 }
 
 /// Writes an IDX data set of `samples` 28×28 training images of noise, labels 0 to 9 in turn.
@@ -141,4 +155,33 @@ pub fn write_idx_with_labels(folder: &Path, samples: usize, classes: usize) {
     labels.extend((0..samples).map(|i| (i % classes) as u8));
     std::fs::write(folder.join("train-images-idx3-ubyte"), images).unwrap();
     std::fs::write(folder.join("train-labels-idx1-ubyte"), labels).unwrap();
+}
+
+/// Writes `samples` grey 28×28 PNG images into class folders `a` and `b`.
+pub fn write_images(folder: &Path, samples: usize) {
+    let mut random = Random(5);
+    for (index, class) in (0..samples).zip(["a", "b"].into_iter().cycle()) {
+        std::fs::create_dir_all(folder.join(class)).unwrap();
+        let pixels = (0..784).map(|_| random.next() as u8).collect();
+        let image = image::GrayImage::from_raw(28, 28, pixels).unwrap();
+        image.save(folder.join(class).join(format!("{index:03}.png"))).unwrap();
+    }
+}
+
+/// Writes one f32 array as an uncompressed `.npz`.
+pub fn write_npz(path: &Path, name: &str, array: &Array) {
+    use std::io::Write as _;
+    let shape: Vec<String> = array.shape().iter().map(|n| format!("{n},")).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", shape.concat());
+    // magic, version and length take 10 bytes; the header ends in a line feed on a multiple of 64
+    while (header.len() + 11) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file(format!("{name}.npy"), options).unwrap();
+    archive.write_all(&[b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), array.as_bytes()].concat()).unwrap();
+    archive.finish().unwrap();
 }

@@ -1,0 +1,215 @@
+//! Bad input, one case a line: exit status 2, one clear message of at most six lines, no panic, and nothing half-written.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use assert_cmd::Command;
+use std::path::Path;
+use support::Fault;
+
+/// What a case runs and what its message must hold.
+struct Case {
+    arguments: &'static str,
+    expected: &'static [&'static str],
+}
+
+const fn case(arguments: &'static str, expected: &'static [&'static str]) -> Case {
+    Case { arguments, expected }
+}
+
+/// Cases that end before ONNX Runtime is needed.
+const WITHOUT_RUNTIME: &[Case] = &[
+    case("extrat", &["unrecognized subcommand", "extract"]),
+    case("extract", &["TEACHER.onnx"]),
+    case("extract teacher.onnx", &["--data", "expected a data set"]),
+    case("extract teacher.onnx --data folder:", &["expected a path"]),
+    case("extract teacher.onnx --data idx:data --limit 0", &["--limit"]),
+    case("extract teacher.onnx --data idx:data --batch -1", &["-1"]),
+    case("extract teacher.onnx --data idx:data --threads 0", &["--threads"]),
+    case("extract teacher.onnx --data idx:data --store f8", &["f8", "f16"]),
+    case("extract teacher.onnx --data idx:data --device tpu", &["tpu"]),
+    case("extract teacher.onnx --data idx:data --preprocess cifar", &["cifar", "imagenet"]),
+    case("extract teacher.onnx --data idx:data --onnxruntime missing.so", &["missing.so"]),
+    case("completions tcl", &["tcl", "bash"]),
+    case("demo --teacher missing.onnx", &["missing.onnx", "--teacher"]),
+];
+
+const WITH_RUNTIME: &[Case] = &[
+    case("extract missing.onnx --data idx:data", &["missing.onnx"]),
+    case("extract text.onnx --data idx:data", &["text.onnx"]),
+    case("extract cut.onnx --data idx:data", &["cut.onnx"]),
+    case("extract teacher.onnx --data idx:missing", &["missing"]),
+    case("extract teacher.onnx --data idx:short", &["short"]),
+    case("extract teacher.onnx --data idx:data --split validation", &["validation"]),
+    case("extract teacher.onnx --data idx:data --tap mop1", &["mop1", "map1"]),
+    case("extract teacher.onnx --data idx:data --tap map1 --tap map1", &["map1"]),
+    case("extract teacher.onnx --data idx:data --tap pooled@2x2", &["pooled", "2x2"]),
+    case("extract teacher.onnx --data idx:data --tap map2@15x14", &["map2", "15x14"]),
+    case("extract teacher.onnx --data idx:data --tap map1=a/b", &["a/b"]),
+    case("extract teacher.onnx --data idx:data --logits lojits", &["lojits", "logits"]),
+    case("extract teacher.onnx --data idx:data --logits map1", &["map1", "one value a class"]),
+    case("extract teacher.onnx --data idx:data --size 32", &["32"]),
+    case("extract teacher.onnx --data idx:twelve", &["label 10", "0 to 9", "--classes"]),
+    case("extract teacher.onnx --data idx:data --classes three.txt", &["three.txt", "expected 10", "found 3"]),
+    case("extract teacher.onnx --data folder:images", &["1 sample", "b/broken.png", "--skip-bad"]),
+    case("extract notfinite.onnx --data idx:data", &["map2", "row ", "finite"]),
+    case("extract large.onnx --data idx:data --store f16", &["map2", "f16", "--store f32"]),
+    case("extract teacher.onnx --data idx:data -o text.onnx/cache", &["text.onnx"]),
+    case("extract teacher.onnx --data idx:data -o images", &["images", "-o"]),
+];
+
+fn prepare(folder: &Path) {
+    let at = |name: &str| folder.join(name);
+    support::write_teacher(&at("teacher.onnx"));
+    support::write_faulty_teacher(&at("notfinite.onnx"), Fault::NotFinite);
+    support::write_faulty_teacher(&at("large.onnx"), Fault::Large);
+    std::fs::write(at("text.onnx"), "this is no model, but a text of some length\n").unwrap();
+    let teacher = std::fs::read(at("teacher.onnx")).unwrap();
+    std::fs::write(at("cut.onnx"), &teacher[..teacher.len() / 2]).unwrap();
+    support::write_idx(&at("data"), 40);
+    support::write_idx_with_labels(&at("twelve"), 40, 12);
+    support::write_idx(&at("short"), 40);
+    let images = at("short/train-images-idx3-ubyte");
+    let bytes = std::fs::read(&images).unwrap();
+    std::fs::write(&images, &bytes[..bytes.len() - 100]).unwrap();
+    std::fs::write(at("three.txt"), "a\nb\nc\n").unwrap();
+    support::write_images(&at("images"), 12);
+    std::fs::write(at("images/b/broken.png"), b"\x89PNG\r\n\x1a\nand then nothing").unwrap();
+}
+
+/// Every path under a folder.
+fn listing(folder: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(listing(&path));
+        }
+        all.push(path.to_string_lossy().into_owned());
+    }
+    all.sort();
+    all
+}
+
+fn run(folder: &Path, arguments: &str) -> std::process::Output {
+    Command::cargo_bin("nst-cache").unwrap().current_dir(folder).args(arguments.split(' ')).output().unwrap()
+}
+
+/// What is wrong with the way that a case fails; empty when it is as promised.
+fn complaints(folder: &Path, case: &Case) -> Vec<String> {
+    let before = listing(folder);
+    let output = run(folder, case.arguments);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let mut wrong = Vec::new();
+    if output.status.code() != Some(2) {
+        wrong.push(format!("exit status {:?}", output.status.code()));
+    }
+    if !stdout.is_empty() {
+        wrong.push(format!("stdout: {stdout}"));
+    }
+    let message: Vec<&str> = stderr.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+    if message.is_empty() || message.len() > 6 || stderr.contains("panicked") {
+        wrong.push("no error of at most six lines".to_owned());
+    }
+    wrong.extend(case.expected.iter().filter(|part| !message.join("\n").contains(**part)).map(|part| format!("lacks `{part}`")));
+    if listing(folder) != before {
+        wrong.push(format!("left behind: {:?}", listing(folder).iter().filter(|p| !before.contains(p)).collect::<Vec<_>>()));
+    }
+    if wrong.is_empty() { wrong } else { vec![format!("`{}`: {}\n{stderr}", case.arguments, wrong.join(", "))] }
+}
+
+fn check(cases: &[Case]) {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let wrong: Vec<String> = cases.iter().flat_map(|case| complaints(folder.path(), case)).collect();
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn bad_use_is_refused() {
+    check(WITHOUT_RUNTIME);
+}
+
+#[test]
+fn bad_input_is_named() {
+    if support::has_runtime() {
+        check(WITH_RUNTIME);
+    }
+}
+
+#[test]
+fn a_config_with_an_unknown_key_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nst-cache.toml"), "dataa = \"fashion-mnist\"\n").unwrap();
+    let wrong = complaints(folder.path(), &case("extract teacher.onnx", &["nst-cache.toml", "dataa"]));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn library_paths_are_no_part_of_the_config() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("nst-cache.toml"), "onnxruntime = \"evil.so\"\n").unwrap();
+    let wrong = complaints(folder.path(), &case("extract teacher.onnx", &["nst-cache.toml", "onnxruntime"]));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_cache_of_other_settings_is_refused_and_left_alone() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let first = run(folder.path(), "extract teacher.onnx --data idx:data --limit 30 -q");
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    for (arguments, expected) in [
+        ("extract teacher.onnx --data idx:data --limit 20", "rows"),
+        ("extract teacher.onnx --data idx:data --limit 30 --seed 1", "seed"),
+        ("extract teacher.onnx --data idx:data --limit 30 --mean 0.5 --std 0.5", "mean"),
+        ("extract teacher.onnx --data idx:data --limit 30 --tap map1", "tap"),
+        ("extract teacher.onnx --data idx:data --limit 30 --store f32", "float"),
+        ("extract large.onnx --data idx:data --limit 30 -o cache/teacher", "teacher"),
+    ] {
+        let output = run(folder.path(), arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {stderr}");
+        assert!(stderr.contains("made with another") && stderr.contains(expected), "{arguments}: {stderr}");
+    }
+    let again = run(folder.path(), "extract teacher.onnx --data idx:data --limit 30 --json");
+    let report: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!((&report["rows"], &report["computed"]), (&serde_json::json!(30), &serde_json::json!(0)));
+}
+
+#[test]
+fn skip_bad_leaves_unreadable_samples_out_and_says_so() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let output = run(folder.path(), "extract teacher.onnx --data folder:images --channels gray --skip-bad --json");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("b/broken.png"), "{stderr}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["rows"], &report["skipped"]), (&serde_json::json!(12), &serde_json::json!(1)));
+    assert!(run(folder.path(), "cache verify cache/teacher").status.success());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    use std::io::Read as _;
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_nst-cache"))
+        .args(["completions", "zsh"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let status = child.wait().unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(status.success(), "{stderr}");
+    assert!(stderr.is_empty(), "{stderr}");
+}
