@@ -49,7 +49,7 @@ def main():
                 continue
             runs.append(nst_cache(options.binary, "train", "resnet8", "--cache", cache, "--recipe", f"recipes/fashion-mnist/{name}.toml",
                                   "--seed", seed, "--test", f"idx:{options.data}:test", "-o", folder))
-        accuracy = [run["test_top1"] for run in runs]
+        accuracy = [run["test"]["top1"] for run in runs]
         spread = statistics.stdev(accuracy) if len(accuracy) > 1 else float("nan")
         seconds = statistics.mean(run["seconds"] for run in runs)
         print(f"|{title}|**{statistics.mean(accuracy):.2f} ± {spread:.2f}**|{', '.join(f'{a:.2f}' for a in accuracy)}|{seconds:.0f}|", flush=True)

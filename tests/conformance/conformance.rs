@@ -10,7 +10,14 @@ use std::process::ExitCode;
 /// What came of one case.
 pub enum Outcome {
     /// Measured: the largest error as a share of its tolerance decides.
-    Measured { error: f64, tolerance: f64, what: String },
+    Measured {
+        /// The worst quantity's error …
+        error: f64,
+        /// … and its tolerance.
+        tolerance: f64,
+        /// Which quantity it is.
+        what: String,
+    },
     /// Not built yet.
     NotSupported(String),
     /// It could not be run.

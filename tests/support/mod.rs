@@ -40,8 +40,8 @@ pub fn has_runtime() -> bool {
 
 fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>) -> NodeProto {
     NodeProto {
-        op_type: op.into(),
-        name: format!("{op}_{output}"),
+        op_type: Some(op.into()),
+        name: Some(format!("{op}_{output}")),
         input: inputs.iter().map(|&i| i.into()).collect(),
         output: vec![output.into()],
         attribute: attributes,
@@ -51,8 +51,8 @@ fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
-        name: name.into(),
-        r#type: attribute_proto::AttributeType::Ints.into(),
+        name: Some(name.into()),
+        r#type: Some(attribute_proto::AttributeType::Ints.into()),
         ints: values.to_vec(),
         ..AttributeProto::default()
     }
@@ -67,9 +67,9 @@ fn value(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
             ..Dimension::default()
         })
         .collect();
-    let tensor = type_proto::Tensor { elem_type: 1, shape: Some(TensorShapeProto { dim }) };
+    let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(TensorShapeProto { dim }) };
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(r#type), ..ValueInfoProto::default() }
+    ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
 fn weight(random: &mut Random, name: &str, shape: &[usize], scale: f64) -> TensorProto {
@@ -111,7 +111,7 @@ fn teacher(fault: Fault, batch: Option<i64>) -> ModelProto {
         Fault::Large => 1e8,
     };
     let graph = GraphProto {
-        name: "teacher".into(),
+        name: Some("teacher".into()),
         input: vec![value("image", &[batch, Some(1), Some(28), Some(28)])],
         output: vec![value("logits", &[batch, Some(10)])],
         initializer: vec![
@@ -133,8 +133,8 @@ fn teacher(fault: Fault, batch: Option<i64>) -> ModelProto {
         ..GraphProto::default()
     };
     ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
         graph: Some(graph),
         ..ModelProto::default()
     }
