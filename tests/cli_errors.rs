@@ -164,7 +164,7 @@ fn a_cache_of_other_settings_is_refused_and_left_alone() {
     let first = run(folder.path(), "extract teacher.onnx --data idx:data --limit 30 -q");
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     for (arguments, expected) in [
-        ("extract teacher.onnx --data idx:data --limit 20", "rows"),
+        ("extract teacher.onnx --data idx:data --limit 20", "limit"),
         ("extract teacher.onnx --data idx:data --limit 30 --seed 1", "seed"),
         ("extract teacher.onnx --data idx:data --limit 30 --mean 0.5 --std 0.5", "mean"),
         ("extract teacher.onnx --data idx:data --limit 30 --tap map1", "tap"),

@@ -123,7 +123,8 @@ pub(super) fn classes(outputs: &[Output]) -> Option<usize> {
     outputs.iter().find(|o| o.is_logits).and_then(|o| o.shape.first().copied())
 }
 
-/// Probes the teacher and decides what is kept: logits first, then the taps asked for, or the suggested maps and the penultimate vector.
+/// Probes the teacher and decides what is kept: the taps asked for, or the suggested maps and the penultimate vector, then the
+/// logits (last, so that a value that is not finite is reported where it arises).
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, or it cannot be pooled as asked.
@@ -138,10 +139,8 @@ pub(super) fn choose(
     let candidates = tap::candidates(model, &probe.shapes);
     let logits = choose_logits(recipe, model, &probe, monitor)?;
     let choices = choose_taps(recipe, &probe, &candidates)?;
-    let mut outputs: Vec<Output> = logits.into_iter().collect();
-    for choice in choices {
-        outputs.push(output(choice, &probe, &candidates)?);
-    }
+    let mut outputs = choices.into_iter().map(|choice| output(choice, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    outputs.extend(logits);
     if outputs.is_empty() {
         return Err(Error::input("teacher: no tap is suggested and there are no logits")
             .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));

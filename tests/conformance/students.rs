@@ -128,17 +128,17 @@ fn cross_entropy(logits: &Tensor, labels: &[f64]) -> Result<(f64, Tensor)> {
 }
 
 /// The inputs in the student's order, and the labels.
-fn batch(student: &Student, reference: &Reference) -> Result<(Vec<Tensor>, Vec<f64>)> {
+fn batch(student: &Student, reference: &Reference, dtype: DType) -> Result<(Vec<Tensor>, Vec<f64>)> {
     let keys: HashMap<String, String> = reference.header.get("inputs").and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
     let inputs = student.inputs().iter().map(|input| {
         let key = keys.get(&input.name).map_or("x", String::as_str);
         let (shape, values) = reference.arrays.get(key).ok_or_else(|| Error::input(format!("reference has no {key}")))?;
-        Ok(Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu)?.to_dtype(DType::F32)?)
+        Ok(Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu)?.to_dtype(dtype)?)
     });
     Ok((inputs.collect::<Result<_>>()?, reference.get("labels")?.to_vec()))
 }
 
-fn compare(path: &Path) -> Result<Outcome> {
+fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
     let own = Reference::read(&path.with_extension("safetensors"))?;
     let model = Model::read(path)?;
     let blockers = Student::check(&model)?.blockers;
@@ -146,12 +146,12 @@ fn compare(path: &Path) -> Result<Outcome> {
         let list: Vec<String> = blockers.iter().map(|(node, operator, reason)| format!("{operator} {node}: {reason}")).collect();
         return Ok(Outcome::NotSupported(list.join("; ")));
     }
-    let student = Student::import(&model, &ImportOptions::default())?;
+    let student = Student::import(&model, &ImportOptions { dtype, ..ImportOptions::default() })?;
     let base = match own.header.get("inputs_from") {
         Some(file) => Reference::read(&path.with_file_name(file))?,
         None => Reference::read(&path.with_extension("safetensors"))?,
     };
-    let (inputs, labels) = batch(&student, &base)?;
+    let (inputs, labels) = batch(&student, &base, dtype)?;
     let expected: Vec<&str> = own.under("grad.").map(|(name, _)| name).collect();
     let found: Vec<&str> = student.parameters().iter().map(|p| p.name.as_str()).collect();
     if expected != found {
