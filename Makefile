@@ -37,6 +37,9 @@ check: onnxruntime ## What a contributor runs before pushing: format, lints, tes
 conformance: ## All reference cases in NST_STUDENTS and NST_CRITERIA, one line a case
 	@NST_STUDENTS="$(abspath $(NST_STUDENTS))" NST_CRITERIA="$(abspath $(NST_CRITERIA))" $(CARGO) run --quiet --locked --example conformance
 
+TEACHER ?= ../shared/models/wrn16-2-fashion.onnx
+FASHION ?= /usr/share/datasets/fashion-mnist
+
 accuracy: build ## The table of docs/accuracy.md (TEACHER=…onnx FASHION=folder of the IDX files)
 	scripts/accuracy.py --teacher $(TEACHER) --data $(FASHION)
 

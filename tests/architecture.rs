@@ -22,8 +22,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "array", "cache", "criterion", "data", "error", "extract", "kernel", "monitor", "onnx", "recipe", "report", "runtime", "statistic",
-            "student", "train",
+            "array",
+            "cache",
+            "criterion",
+            "data",
+            "error",
+            "extract",
+            "kernel",
+            "monitor",
+            "onnx",
+            "recipe",
+            "report",
+            "runtime",
+            "statistic",
+            "student",
+            "train",
         ],
     ),
 ];

@@ -17,7 +17,8 @@ fn graphs() -> Vec<PathBuf> {
 /// A batch for the student's declared input, another one for every call.
 fn batch(student: &Student, rows: usize, salt: usize) -> Vec<Tensor> {
     let input = |shape: &[Dim]| {
-        let sizes: Vec<usize> = shape.iter().enumerate().map(|(i, d)| if let (Dim::Fixed(n), true) = (d, i > 0) { *n } else { rows }).collect();
+        let sizes: Vec<usize> =
+            shape.iter().enumerate().map(|(i, d)| if let (Dim::Fixed(n), true) = (d, i > 0) { *n } else { rows }).collect();
         let count: usize = sizes.iter().product();
         let values: Vec<f32> = (0..count).map(|i| ((i * 7919 + salt * 104_729) % 1013) as f32 / 506.5 - 1.0).collect();
         Tensor::from_vec(values, sizes, &Device::Cpu).unwrap()
@@ -64,7 +65,9 @@ fn an_export_is_the_trained_function_in_inference_form() {
             assert_eq!(value.shape.first(), Some(&Dim::Symbol("batch".into())), "{path:?}");
         }
         let again = Student::import(&exported, &ImportOptions::default()).unwrap();
-        let names = |s: &Student| s.parameters().iter().map(|p| p.name.clone()).chain(s.buffers().iter().map(|b| b.name.clone())).collect::<Vec<_>>();
+        let names = |s: &Student| {
+            s.parameters().iter().map(|p| p.name.clone()).chain(s.buffers().iter().map(|b| b.name.clone())).collect::<Vec<_>>()
+        };
         assert_eq!(names(&again), names(&student), "{path:?}");
         let inputs = batch(&student, 5, 2);
         let expected = logits(&student, &inputs, Mode::Eval);

@@ -3,7 +3,7 @@
 use super::shard::Layout;
 use super::{ArraySpec, Manifest, file, manifest, zarr};
 use crate::error::{Context, Error, Result};
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -108,6 +108,17 @@ impl Shard {
             .and_then(|index| layout.parse_index(index, length))
             .map_err(|problem| damaged(Error::input(format!("{}: {problem}", path.display()))))?;
         Ok(Self { map, bounds })
+    }
+
+    /// Lets go of the pages of chunks that were read, so that a process's memory does not grow with the cache. They stay in the page cache,
+    /// from where a reader of a neighbouring chunk maps a shared page again.
+    fn release(&self, first: usize, end: usize) {
+        let Some(range) = self.range(first, end) else { return };
+        // SAFETY: the map is of a file, shared and read-only, so the next access to a released page finds the file's bytes again: nothing that
+        // was read through the map can change by this.
+        let released = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        // advice: pages that stay are given back when memory is short
+        let _ = released;
     }
 
     /// The encoded bytes of chunks `first..end`, as a range of the map.
@@ -221,6 +232,7 @@ impl<'a> ArrayReader<'a> {
                 result.map_err(|problem| self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem))?;
                 (out, row) = (rest, end);
             }
+            piece.shard.release(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows));
         }
         Ok(())
     }

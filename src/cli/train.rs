@@ -245,11 +245,7 @@ impl Plan {
             test,
             preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
             output: args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(name)),
-            options: Options {
-                checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get),
-                log_steps: LOG_STEPS,
-                loader_threads,
-            },
+            options: Options { checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get), log_steps: LOG_STEPS, loader_threads },
         })
     }
 }

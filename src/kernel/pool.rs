@@ -146,5 +146,10 @@ pub fn average_backward<T: Float>(dy: &[T], w: Window) -> Vec<T> {
 #[allow(clippy::cast_precision_loss, reason = "a window's size")]
 fn factors<T: Float>(w: Window) -> Vec<T> {
     let widths: Vec<usize> = (0..w.output[1]).map(|o| w.span(1, o)).collect();
-    (0..w.output[0]).flat_map(|oh| { let h = w.span(0, oh); widths.iter().map(move |c| T::of(1.0 / (h * c).max(1) as f64)).collect::<Vec<_>>() }).collect()
+    (0..w.output[0])
+        .flat_map(|oh| {
+            let h = w.span(0, oh);
+            widths.iter().map(move |c| T::of(1.0 / (h * c).max(1) as f64)).collect::<Vec<_>>()
+        })
+        .collect()
 }

@@ -21,7 +21,13 @@ pub struct Pass<'a> {
 }
 
 /// Runs the plan forward.
-pub(super) fn forward<'a>(student: &'a Student, plan: Arc<Plan>, inputs: &[Tensor], run: &Run, keep: &HashSet<TensorId>) -> Result<Pass<'a>> {
+pub(super) fn forward<'a>(
+    student: &'a Student,
+    plan: Arc<Plan>,
+    inputs: &[Tensor],
+    run: &Run,
+    keep: &HashSet<TensorId>,
+) -> Result<Pass<'a>> {
     let mut values: Vec<Option<Tensor>> = student.graph.sources.iter().map(|source| student.held(*source, inputs)).collect();
     for (id, constant) in &plan.constants {
         values[id.0] = Some(constant.clone());

@@ -40,7 +40,13 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
             "Dropout" => {
                 let (Some(input), Some(output)) = (node.input.first().cloned(), node.output.first().cloned()) else { continue };
                 if outputs.contains(&output) {
-                    node = NodeProto { op_type: Some("Identity".into()), input: vec![input], output: vec![output], attribute: Vec::new(), ..node };
+                    node = NodeProto {
+                        op_type: Some("Identity".into()),
+                        input: vec![input],
+                        output: vec![output],
+                        attribute: Vec::new(),
+                        ..node
+                    };
                 } else {
                     renamed.insert(output, input);
                     continue;
@@ -57,7 +63,8 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
     graph.node = nodes;
     drop_unread(&mut graph.node, &outputs);
 
-    let read: BTreeSet<&str> = graph.node.iter().flat_map(|n| &n.input).map(String::as_str).chain(outputs.iter().map(String::as_str)).collect();
+    let read: BTreeSet<&str> =
+        graph.node.iter().flat_map(|n| &n.input).map(String::as_str).chain(outputs.iter().map(String::as_str)).collect();
     let mut initializers: Vec<TensorProto> = Vec::new();
     for old in &graph.initializer {
         if !weights.contains_key(old.name()) && read.contains(old.name()) {
@@ -126,9 +133,7 @@ fn identify(proto: &mut ModelProto, metadata: &[(String, String)]) {
     proto.producer_name = Some("nst-cache".into());
     proto.producer_version = Some(env!("CARGO_PKG_VERSION").into());
     proto.doc_string = None;
-    let mut entries: BTreeMap<String, String> =
-        proto.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
+    let mut entries: BTreeMap<String, String> = proto.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
     entries.extend(metadata.iter().cloned());
-    proto.metadata_props =
-        entries.into_iter().map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) }).collect();
+    proto.metadata_props = entries.into_iter().map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) }).collect();
 }

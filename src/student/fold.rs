@@ -108,10 +108,49 @@ fn limit(shape: &[usize]) -> Result<usize> {
 pub(super) fn supported(operator: &str) -> bool {
     matches!(
         operator,
-        "Shape" | "Size" | "Gather" | "Concat" | "Unsqueeze" | "Squeeze" | "Cast" | "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Min" | "Max" | "Pow" | "Neg"
-            | "Abs" | "Floor" | "Ceil" | "Round" | "Sqrt" | "Range" | "ConstantOfShape" | "Slice" | "Reshape" | "Flatten" | "Transpose" | "Expand" | "Where"
-            | "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "Not" | "And" | "Or" | "Identity" | "Split" | "ReduceProd" | "ReduceSum"
-            | "Tile" | "Dropout"
+        "Shape"
+            | "Size"
+            | "Gather"
+            | "Concat"
+            | "Unsqueeze"
+            | "Squeeze"
+            | "Cast"
+            | "Add"
+            | "Sub"
+            | "Mul"
+            | "Div"
+            | "Mod"
+            | "Min"
+            | "Max"
+            | "Pow"
+            | "Neg"
+            | "Abs"
+            | "Floor"
+            | "Ceil"
+            | "Round"
+            | "Sqrt"
+            | "Range"
+            | "ConstantOfShape"
+            | "Slice"
+            | "Reshape"
+            | "Flatten"
+            | "Transpose"
+            | "Expand"
+            | "Where"
+            | "Equal"
+            | "Less"
+            | "Greater"
+            | "LessOrEqual"
+            | "GreaterOrEqual"
+            | "Not"
+            | "And"
+            | "Or"
+            | "Identity"
+            | "Split"
+            | "ReduceProd"
+            | "ReduceSum"
+            | "Tile"
+            | "Dropout"
     )
 }
 
@@ -181,7 +220,10 @@ fn one(site: &Site<'_>, operator: &str, fill: Option<&Host>) -> Result<Host> {
             let (starts, ends) = (site.ints_at(1, "starts")?.unwrap_or_default(), site.ints_at(2, "ends")?.unwrap_or_default());
             x()?.viewed(&view::sliced(&x()?.shape, &starts, &ends, site.ints_at(3, "axes")?.as_deref(), site.known_ints(4)?.as_deref())?)?
         }
-        "Transpose" => x()?.viewed(&view::transposed(&x()?.shape, &view::permutation(attribute(site.node, "perm").map(|a| &a.ints[..]), x()?.shape.len())?))?,
+        "Transpose" => x()?.viewed(&view::transposed(
+            &x()?.shape,
+            &view::permutation(attribute(site.node, "perm").map(|a| &a.ints[..]), x()?.shape.len())?,
+        ))?,
         "Expand" => {
             let shape = binary::broadcast(&x()?.shape, &known(site, 1)?.sizes()?)?;
             limit(&shape)?;
@@ -238,7 +280,8 @@ fn concatenated(site: &Site<'_>) -> Result<Host> {
     let run = |part: &Host| part.shape[at..].iter().product::<usize>();
     if parts.iter().all(|p| !p.is_float()) {
         let values = parts.iter().map(|p| p.ints()).collect::<Result<Vec<_>>>()?;
-        let joined = (0..outer).flat_map(|o| parts.iter().zip(&values).flat_map(move |(p, v)| v[o * run(p)..(o + 1) * run(p)].iter().copied()));
+        let joined =
+            (0..outer).flat_map(|o| parts.iter().zip(&values).flat_map(move |(p, v)| v[o * run(p)..(o + 1) * run(p)].iter().copied()));
         return Ok(Host::int(shape, joined.collect()));
     }
     let values: Vec<Vec<f64>> = parts.iter().map(|p| p.floats()).collect();

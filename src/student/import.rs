@@ -231,7 +231,8 @@ fn what_trains(
         let inputs: Vec<Origin> = node.input.iter().map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant)).collect();
         let shape_only = matches!(node.op_type(), "Shape" | "Size");
         let known = shape_only || inputs.iter().all(|o| *o == Origin::Constant);
-        let runs = is_standard(node) && (op::supported(node.op_type()) || (known && fold::supported(node.op_type())) || node.op_type() == "Constant");
+        let runs = is_standard(node)
+            && (op::supported(node.op_type()) || (known && fold::supported(node.op_type())) || node.op_type() == "Constant");
         if !runs {
             unsupported.push((position, "operator not supported".into()));
         }
@@ -244,7 +245,10 @@ fn what_trains(
             for name in names {
                 let Some(leaf) = leaves.get(name) else { continue };
                 let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node);
-                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Concat") && active && leaf.value.len() > 1 && !leaf.constant_node;
+                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Concat")
+                    && active
+                    && leaf.value.len() > 1
+                    && !leaf.constant_node;
                 if in_place || beside {
                     trained = true;
                     if !trains.contains(name) {
@@ -260,7 +264,8 @@ fn what_trains(
         } else if fed {
             Origin::Input
         } else {
-            let all: BTreeSet<String> = inputs.iter().filter_map(|o| if let Origin::Leaves(n) = o { Some(n.clone()) } else { None }).flatten().collect();
+            let all: BTreeSet<String> =
+                inputs.iter().filter_map(|o| if let Origin::Leaves(n) = o { Some(n.clone()) } else { None }).flatten().collect();
             if all.is_empty() { Origin::Constant } else { Origin::Leaves(all) }
         };
         for output in &node.output {
@@ -337,7 +342,11 @@ impl Graph {
     /// A node's name and operator, for messages.
     pub(super) fn label(&self, node: usize) -> (String, String) {
         let Some(node) = self.nodes.get(node) else { return Default::default() };
-        let name = if node.proto.name().is_empty() { node.proto.output.first().cloned().unwrap_or_default() } else { node.proto.name().to_owned() };
+        let name = if node.proto.name().is_empty() {
+            node.proto.output.first().cloned().unwrap_or_default()
+        } else {
+            node.proto.name().to_owned()
+        };
         let operator = match node.proto.domain() {
             "" | "ai.onnx" => node.proto.op_type().to_owned(),
             domain => format!("{domain}.{}", node.proto.op_type()),

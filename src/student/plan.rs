@@ -67,7 +67,11 @@ pub(super) fn plan(
             node: &node.proto,
             opset: graph.opset,
             number: node.number,
-            shapes: node.inputs.iter().map(|id| id.as_ref().and_then(|id| lookup(id).map(|h| h.shape.clone()).or_else(|| shapes.get(id).cloned()))).collect(),
+            shapes: node
+                .inputs
+                .iter()
+                .map(|id| id.as_ref().and_then(|id| lookup(id).map(|h| h.shape.clone()).or_else(|| shapes.get(id).cloned())))
+                .collect(),
             constants: node.inputs.iter().map(|id| id.as_ref().and_then(lookup)).collect(),
         };
         if let Some(folded) = fold::fold(&site, fills.get(&number)).map_err(refuse)? {

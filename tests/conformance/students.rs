@@ -261,7 +261,8 @@ fn gradients_share(own: &Reference, _name: &str, gradient_tolerance: f64, update
 fn statistics(student: &Student, own: &Reference, prefix: &str, tolerance: f64, worst: &mut Worst) -> Result<()> {
     let mut together = Together::default();
     for (name, expected) in own.under(prefix) {
-        let buffer = student.buffers().iter().find(|b| b.name == name).ok_or_else(|| Error::check(format!("no running statistic {name}")))?;
+        let buffer =
+            student.buffers().iter().find(|b| b.name == name).ok_or_else(|| Error::check(format!("no running statistic {name}")))?;
         together.add(&values(buffer.var.as_tensor())?, expected);
     }
     worst.add(prefix.trim_end_matches('.'), together.relative(), tolerance);

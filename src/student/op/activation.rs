@@ -90,7 +90,15 @@ impl Activation {
             }
             Self::Clip(low, high) => {
                 let (low, high) = (T::of(low), T::of(high));
-                map(x, |x| if x < low { low } else if x > high { high } else { x })
+                map(x, |x| {
+                    if x < low {
+                        low
+                    } else if x > high {
+                        high
+                    } else {
+                        x
+                    }
+                })
             }
             Self::Sigmoid => map(x, |x| one / (one + (-x).exp())),
             Self::Tanh => map(x, T::tanh),
@@ -167,7 +175,15 @@ impl Activation {
             Self::Sqrt => zip(kept, dy, |y, d| d / (y + y)),
             Self::Exp => zip(kept, dy, |y, d| d * y),
             Self::Neg => map(dy, |d| -d),
-            Self::Abs => zip(kept, dy, |x, d| if x > zero { d } else if x < zero { -d } else { zero }),
+            Self::Abs => zip(kept, dy, |x, d| {
+                if x > zero {
+                    d
+                } else if x < zero {
+                    -d
+                } else {
+                    zero
+                }
+            }),
             Self::Pow(p) => zip(kept, dy, |x, d| T::of(d.wide() * p * x.wide().powf(p - 1.0))),
             Self::Elu(alpha) => {
                 let alpha = T::of(alpha);

@@ -71,10 +71,7 @@ impl Binary {
         let when = |i: usize, f: &dyn Fn() -> Result<Tensor>| if wanted[i] { f().map(Some) } else { Ok(None) };
         match self.function {
             Function::Add => Ok(vec![when(0, &|| self.passed::<T>(dy, a_shape))?, when(1, &|| self.passed::<T>(dy, b_shape))?]),
-            Function::Sub => Ok(vec![
-                when(0, &|| self.passed::<T>(dy, a_shape))?,
-                when(1, &|| self.reduced(map(d, |d| -d), b_shape))?,
-            ]),
+            Function::Sub => Ok(vec![when(0, &|| self.passed::<T>(dy, a_shape))?, when(1, &|| self.reduced(map(d, |d| -d), b_shape))?]),
             Function::Mul => {
                 let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
                 let (a, b) = (a.of::<T>()?, b.of::<T>()?);

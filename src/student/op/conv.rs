@@ -40,7 +40,10 @@ pub(super) fn padding<const N: usize>(
         Some(mode @ ("SAME_UPPER" | "SAME_LOWER")) => {
             for i in 0..N {
                 let extent = (kernel[i].max(1) - 1) * dilation[i] + 1;
-                let total = (input[i].div_ceil(stride[i].max(1)).max(1) - 1).saturating_mul(stride[i]).saturating_add(extent).saturating_sub(input[i]);
+                let total = (input[i].div_ceil(stride[i].max(1)).max(1) - 1)
+                    .saturating_mul(stride[i])
+                    .saturating_add(extent)
+                    .saturating_sub(input[i]);
                 let small = total / 2;
                 (before[i], after[i]) = if mode == "SAME_UPPER" { (small, total - small) } else { (total - small, small) };
             }
@@ -75,7 +78,9 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     let mut output = [0; N];
     for i in 0..N {
         output[i] = window_count(input[i], kernel[i], stride[i], dilation[i], [before[i], after[i]], false).ok_or_else(|| {
-            Error::input(format!("filter of {kernel:?} with stride {stride:?} does not fit input of {input:?} padded by {before:?} and {after:?}"))
+            Error::input(format!(
+                "filter of {kernel:?} with stride {stride:?} does not fit input of {input:?} padded by {before:?} and {after:?}"
+            ))
         })?;
     }
     // a single spatial axis is a map of height 1

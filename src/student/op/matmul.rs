@@ -90,7 +90,8 @@ impl MatMul {
             batched_gemm(GemmShape { batch, m, n, k }, T::one(), left, right, T::zero(), &mut out);
             out
         };
-        let (a, b) = if self.shared_right() { (Cow::Borrowed(a), Cow::Borrowed(b)) } else { (self.repeated(a, &self.a), self.repeated(b, &self.b)) };
+        let (a, b) =
+            if self.shared_right() { (Cow::Borrowed(a), Cow::Borrowed(b)) } else { (self.repeated(a, &self.a), self.repeated(b, &self.b)) };
         let mut result = vec![None, None];
         if wanted[0] {
             let da = product(m, k, n, Matrix::plain(d, m * n), Matrix::transposed(&b, k * n));

@@ -95,8 +95,8 @@ fn builder(operator: &str) -> Option<Builder> {
     Some(match operator {
         "Conv" => conv::build,
         "BatchNormalization" => batch_norm::build,
-        "Relu" | "LeakyRelu" | "Clip" | "Sigmoid" | "Tanh" | "HardSigmoid" | "HardSwish" | "Erf" | "Gelu" | "Sqrt" | "Exp" | "Neg" | "Abs" | "Pow"
-        | "Elu" | "Softplus" => activation::build,
+        "Relu" | "LeakyRelu" | "Clip" | "Sigmoid" | "Tanh" | "HardSigmoid" | "HardSwish" | "Erf" | "Gelu" | "Sqrt" | "Exp" | "Neg"
+        | "Abs" | "Pow" | "Elu" | "Softplus" => activation::build,
         "MaxPool" | "AveragePool" => pool::build,
         "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => reduce::build,
         "Gemm" => gemm::build,

@@ -25,7 +25,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let mut output = [0; 2];
     for i in 0..2 {
         output[i] = window_count(input[i], kernel[i], stride[i], dilation[i], [before[i], after[i]], ceil).ok_or_else(|| {
-            Error::input(format!("window of {kernel:?} with stride {stride:?} does not fit input of {input:?} padded by {before:?} and {after:?}"))
+            Error::input(format!(
+                "window of {kernel:?} with stride {stride:?} does not fit input of {input:?} padded by {before:?} and {after:?}"
+            ))
         })?;
     }
     if h.checked_mul(w).is_none_or(|area| u32::try_from(area).is_err()) {

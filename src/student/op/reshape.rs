@@ -24,7 +24,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Unsqueeze" => unsqueezed(&input, &site.ints_at(1, "axes")?.unwrap_or_default())?,
         "Cast" => {
             let to = site.int("to", 0);
-            let float = [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16].iter().any(|&t| i64::from(t as i32) == to);
+            let float =
+                [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16].iter().any(|&t| i64::from(t as i32) == to);
             if !float {
                 return Err(Error::input(format!("to: expected a float type, found type {to}")));
             }

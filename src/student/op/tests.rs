@@ -162,7 +162,9 @@ fn normalisations() {
 
 #[test]
 fn activations() {
-    for operator in ["Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Exp", "Neg", "Abs", "Elu", "Softplus"] {
+    for operator in
+        ["Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Exp", "Neg", "Abs", "Elu", "Softplus"]
+    {
         check(&case(operator, &[&[3, 7]]));
     }
     check(&case("Sqrt", &[&[3, 7]]).positive());
@@ -258,7 +260,13 @@ fn gradients_at_kinks_are_zero() {
 fn dropout_keeps_the_mean_and_is_a_function_of_the_seed() {
     let node = NodeProto { op_type: Some("Dropout".into()), ..NodeProto::default() };
     let ratio = Host::float(Vec::new(), vec![0.3]);
-    let site = Site { node: &node, opset: 17, number: 5, shapes: vec![Some(vec![100_000]), Some(Vec::new())], constants: vec![None, Some(&ratio)] };
+    let site = Site {
+        node: &node,
+        opset: 17,
+        number: 5,
+        shapes: vec![Some(vec![100_000]), Some(Vec::new())],
+        constants: vec![None, Some(&ratio)],
+    };
     let built = build(&site).unwrap();
     let x = narrow(&vec![1.0; 100_000], &[100_000], DType::F64).unwrap();
     let draw = |seed| {

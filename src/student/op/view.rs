@@ -45,7 +45,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Split" => (split(site, &input)?, Adjoint::Scatter),
         _ => {
             let target = site.known_ints(1)?.ok_or_else(|| Error::input("shape is missing"))?;
-            let target = target.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("shape").because(e))?;
+            let target =
+                target.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("shape").because(e))?;
             let shape = super::binary::broadcast(&input, &target)?;
             (vec![Strided::broadcast(&input, &shape)], Adjoint::Sum)
         }
@@ -119,7 +120,9 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
     let axis = axis(site.int("axis", 0), shape.len())?;
     let outputs = site.node.output.len();
     let sizes = match site.ints_at(1, "split")? {
-        Some(sizes) => sizes.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("split").because(e))?,
+        Some(sizes) => {
+            sizes.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("split").because(e))?
+        }
         None => {
             let part = shape[axis].div_ceil(outputs.max(1));
             (0..outputs).map(|i| part.min(shape[axis].saturating_sub(i * part))).collect()
