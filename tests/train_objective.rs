@@ -1,5 +1,7 @@
 //! The gradient of a whole loss with respect to the student's weights, through the graph, against central differences in f64.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use candle_core::{DType, Device, Tensor};
 use nst_cache::recipe::{CriterionRecipe, Train};
 use nst_cache::student::{ImportOptions, Mode, Student, preset};

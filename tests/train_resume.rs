@@ -1,5 +1,7 @@
 //! A run that is stopped and resumed ends in the same bits as one that is not, whatever the number of loading threads.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use nst_cache::data::{self, Dataset};
 use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};

@@ -13,7 +13,7 @@ use crate::train::loss::Objective;
 use crate::train::pairing::Pair;
 use crate::train::trainer::{self, Options, Outcome};
 use export::Parity;
-use folder::{Folder, State};
+use folder::Folder;
 use material::{Material, Model};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
@@ -115,6 +115,7 @@ const LOG_STEPS: usize = 20;
 ///
 /// # Errors
 /// Bad input by name; a failed check when the exported model disagrees with the trainer; an interruption when the user asks to stop.
+#[allow(clippy::needless_pass_by_value, reason = "every command takes its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let plan = Plan::new(&args, context)?;
     let report = execute(&args, &plan, context)?;
@@ -130,12 +131,9 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let material = Material::open(plan, context)?;
     let model = Model::resolve(plan, &material, context)?;
     let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model));
-    match folder.open(args.resume)? {
-        State::Finished(report) => {
-            context.monitor.note(&format!("{}: finished already, with these settings", plan.output.display()));
-            return Ok(*report);
-        }
-        State::Begun => {}
+    if let Some(report) = folder.finished(args.resume)? {
+        context.monitor.note(&format!("{}: finished already, with these settings", plan.output.display()));
+        return Ok(report);
     }
 
     let student = import(&model, &plan.recipe, context)?;
@@ -146,6 +144,8 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);
     announce(plan, &source, &objective, &pairs, context);
+    // everything that the user gave has been resolved: from here on something is written
+    folder.begin()?;
 
     let outcome = trainer::run(&trainer::Run {
         recipe: &plan.recipe,

@@ -394,7 +394,7 @@ pub(crate) mod tests {
             };
             let whole = nst(&student, &teacher, Kernel::Gauss { sigma }).unwrap();
             let parts: Vec<Loss> = (0..2).map(|b| one(b, widths.of(b).sqrt())).collect();
-            assert!((whole.value - (parts[0].value + parts[1].value) / 2.0).abs() < 1e-12);
+            assert!((whole.value - f64::midpoint(parts[0].value, parts[1].value)).abs() < 1e-12);
             let expected = (Tensor::cat(&[&parts[0].gradient, &parts[1].gradient], 0).unwrap() * 0.5).unwrap();
             let off = (whole.gradient - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
             assert!(off < 1e-12, "{off}");

@@ -23,7 +23,7 @@ pub enum OptimizerRecipe {
         #[serde(default, rename = "weight-decay")]
         weight_decay: f64,
     },
-    /// AdamW (decoupled weight decay).
+    /// `AdamW` (decoupled weight decay).
     Adamw {
         /// Peak learning rate.
         lr: f64,

@@ -51,7 +51,7 @@ impl Batches {
     ///
     /// # Errors
     /// When it could not be made.
-    pub fn next(&mut self) -> Result<Batch> {
+    pub fn take(&mut self) -> Result<Batch> {
         let queue = &self.queues[self.next % self.queues.len()];
         self.next += 1;
         let batch = match queue.try_recv() {

@@ -73,7 +73,7 @@ impl Order {
             end += window.iter().map(|&u| self.bounds[u + 1] - self.bounds[u]).sum::<usize>();
             starts.push(end);
         }
-        Epoch { order: self, seed, epoch, sequence, starts }
+        Epoch { order: self, seed, number: epoch, sequence, starts }
     }
 
     fn row(&self, position: usize) -> usize {
@@ -86,7 +86,7 @@ impl Order {
 pub struct Epoch<'a> {
     order: &'a Order,
     seed: u64,
-    epoch: u64,
+    number: u64,
     /// Units in the order in which they are read.
     sequence: Vec<usize>,
     /// Position in the epoch at which each reservoir starts, and the end.
@@ -106,7 +106,7 @@ impl Epoch<'_> {
     /// Which epoch it is.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.epoch
+        self.number
     }
 
     /// The reservoirs that hold positions `positions` of the epoch, each with the positions that it serves, counted from its own start.
@@ -135,7 +135,7 @@ impl Epoch<'_> {
     pub fn draws(&self, reservoir: usize, len: usize) -> Vec<usize> {
         let mut draws: Vec<usize> = (0..len).collect();
         if self.order.shuffled {
-            shuffle(&mut draws, &mut generator(self.seed, self.epoch, reservoir as u64 + 1));
+            shuffle(&mut draws, &mut generator(self.seed, self.number, reservoir as u64 + 1));
         }
         draws
     }

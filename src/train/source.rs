@@ -102,7 +102,7 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
 /// Little-endian bytes of rows to a tensor `[rows, …shape]`: floats become f32, integers i64, bytes stay.
 fn tensor(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
     let row = shape.iter().product::<usize>() * dtype.size();
-    let rows = if row == 0 { 0 } else { bytes.len() / row };
+    let rows = bytes.len().checked_div(row).unwrap_or(0);
     let shape: Vec<usize> = std::iter::once(rows).chain(shape.iter().copied()).collect();
     let device = &Device::Cpu;
     // the machine is little-endian (checked at build time below), as stored values are

@@ -182,7 +182,7 @@ impl Trainer<'_> {
         let mut open = false;
         while self.position.step < self.total {
             let step = self.position.step;
-            if step % per_epoch == 0 {
+            if step.is_multiple_of(per_epoch) {
                 self.position.sums = Sums::default();
             }
             if !open {
@@ -190,19 +190,19 @@ impl Trainer<'_> {
                 open = true;
             }
             let before = batches.waited();
-            let batch = batches.next()?;
-            let waited = batches.waited() - before;
+            let batch = batches.take()?;
+            let waited = batches.waited().saturating_sub(before);
             let samples = self.step(step, &batch, waited)?;
             monitor.advance(samples as u64, 0);
             self.position.step = step + 1;
-            let ended = self.position.step % per_epoch == 0;
+            let ended = self.position.step.is_multiple_of(per_epoch);
             if ended {
                 monitor.end();
                 open = false;
                 self.end_epoch()?;
             }
             let asked = monitor.stop_requested() && self.position.step < self.total;
-            let due = self.run.options.checkpoint_steps.is_some_and(|n| self.position.step % n.max(1) == 0);
+            let due = self.run.options.checkpoint_steps.is_some_and(|n| self.position.step.is_multiple_of(n.max(1)));
             if ended || asked || due {
                 self.save()?;
             }
@@ -253,7 +253,7 @@ impl Trainer<'_> {
         self.position.sums.add(samples, value.total, &value.parts, counts);
         self.epoch.add(samples, waited);
         self.line.add(samples, waited);
-        if (step + 1) % self.run.options.log_steps.max(1) == 0 {
+        if (step + 1).is_multiple_of(self.run.options.log_steps.max(1)) {
             let (images_per_second, data_wait) = self.line.rates();
             self.metrics.write(&Record::Step {
                 epoch: step / self.steps.per_epoch() + 1,
@@ -290,16 +290,13 @@ impl Trainer<'_> {
         let (loss, parts) = self.position.sums.means();
         let epoch = self.position.step / self.steps.per_epoch();
         let parts = self.named(&parts);
-        let mut text = format!("epoch {epoch}/{}: loss {loss:.4}", self.run.recipe.epochs);
+        let mut shown = vec![format!("epoch {epoch}/{}: loss {loss:.4}", self.run.recipe.epochs)];
         if parts.len() > 1 {
-            let parts: Vec<_> = parts.iter().map(|(name, part)| format!("{name} {part:.4}")).collect();
-            text.push_str(&format!(" ({})", parts.join(", ")));
+            shown.extend(parts.iter().map(|(name, part)| format!("{name} {part:.4}")));
         }
-        if let Some(test) = self.position.test {
-            text.push_str(&format!(", test top-1 {:.2} %", test.top1));
-        }
-        text.push_str(&format!(", {images_per_second:.0} images/s"));
-        self.run.monitor.note(&text);
+        shown.extend(self.position.test.map(|test| format!("test top-1 {:.2} %", test.top1)));
+        shown.push(format!("{images_per_second:.0} images/s"));
+        self.run.monitor.note(&shown.join(", "));
         self.metrics.write(&Record::Epoch {
             epoch,
             step: self.position.step,
@@ -350,7 +347,7 @@ pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usi
     monitor.begin("test", "images", test.len() as u64, 0);
     stream(test, steps, 0..steps.per_epoch(), threads, |batches| {
         for _ in 0..steps.per_epoch() {
-            let batch = batches.next()?;
+            let batch = batches.take()?;
             let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
             let scores = pass.value(logits)?;
             let (right, known) = count_correct(scores, &batch.labels)?;

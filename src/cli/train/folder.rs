@@ -19,14 +19,6 @@ pub(super) struct Folder {
     settings: Value,
 }
 
-/// What a folder holds.
-pub(super) enum State {
-    /// A finished run of these settings.
-    Finished(Box<Report>),
-    /// A run of these settings that is to be begun or gone on with.
-    Begun,
-}
-
 impl Folder {
     pub(super) fn new(path: &Path, settings: Value) -> Self {
         Self { path: path.to_owned(), settings }
@@ -41,36 +33,42 @@ impl Folder {
         sha256(self.settings.to_string().as_bytes())
     }
 
-    /// Makes the folder, or checks that what it holds is of the same settings.
-    pub(super) fn open(&self, resume: bool) -> Result<State> {
+    /// Checks that the run may use the folder, and gives the report of a run of these settings that has finished there. Writes nothing.
+    pub(super) fn finished(&self, resume: bool) -> Result<Option<Report>> {
         let path = self.path.display();
-        std::fs::create_dir_all(&self.path).context(|| format!("{path}: cannot be made"))?;
-        let settings = self.path.join(SETTINGS);
-        if !settings.exists() {
-            let mut entries = std::fs::read_dir(&self.path).context(|| format!("{path}: cannot be read"))?;
-            if entries.next().is_some() {
-                return Err(
-                    Error::input(format!("{path}: expected an empty folder or a run's, found something else")).hint("give another -o")
-                );
-            }
-            let text = serde_json::to_vec_pretty(&self.settings).context(|| format!("{}: cannot be encoded", settings.display()))?;
-            write_atomically(&settings, &text)?;
-            return Ok(State::Begun);
+        let at = |name: &str| self.path.join(name);
+        let Ok(mut entries) = std::fs::read_dir(&self.path) else { return Ok(None) };
+        if entries.next().is_none() {
+            return Ok(None);
         }
-        let before: Value = read(&settings)?;
+        if !at(SETTINGS).exists() {
+            return Err(Error::input(format!("{path}: expected an empty folder or a run's, found something else")).hint("give another -o"));
+        }
+        if !at(CHECKPOINT).exists() && !at(REPORT).exists() {
+            // a run that ended before its first checkpoint: nothing of it is worth keeping
+            return Ok(None);
+        }
+        let before: Value = read(&at(SETTINGS))?;
         if let Some((key, before, now)) = difference("", &before, &self.settings) {
             return Err(Error::input(format!("{path}: holds a run with {key} {before}, found {now}"))
                 .hint("give another -o, or delete that folder"));
         }
-        let report = self.path.join(REPORT);
-        if report.exists() {
-            return Ok(State::Finished(Box::new(read(&report)?)));
+        if at(REPORT).exists() {
+            return read(&at(REPORT)).map(Some);
         }
-        if !resume && self.path.join(CHECKPOINT).exists() {
+        if !resume {
             return Err(Error::input(format!("{path}: holds an unfinished run with these settings"))
                 .hint("add --resume to go on with it, or give another -o"));
         }
-        Ok(State::Begun)
+        Ok(None)
+    }
+
+    /// Makes the folder and writes the settings into it.
+    pub(super) fn begin(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.path).context(|| format!("{}: cannot be made", self.path.display()))?;
+        let path = self.path.join(SETTINGS);
+        let text = serde_json::to_vec_pretty(&self.settings).context(|| format!("{}: cannot be encoded", path.display()))?;
+        write_atomically(&path, &text)
     }
 
     /// Writes the trained model and gives its name in the folder.
@@ -140,15 +138,18 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("runs/a");
         let folder = Folder::new(&path, json!({"seed": 0}));
-        assert!(matches!(folder.open(false).unwrap(), State::Begun));
-        // killed before its first checkpoint: begins again
-        assert!(matches!(folder.open(false).unwrap(), State::Begun));
+        let other = Folder::new(&path, json!({"seed": 1}));
+        assert!(folder.finished(false).unwrap().is_none());
+        assert!(!path.exists());
+        // ended before its first checkpoint: another run may have the folder
+        folder.begin().unwrap();
+        assert!(other.finished(false).unwrap().is_none());
         std::fs::write(path.join(CHECKPOINT), b"").unwrap();
-        assert!(folder.open(false).err().unwrap().find_hint().unwrap().contains("--resume"));
-        assert!(matches!(folder.open(true).unwrap(), State::Begun));
-        let error = Folder::new(&path, json!({"seed": 1})).open(true).err().unwrap();
+        assert!(folder.finished(false).unwrap_err().find_hint().unwrap().contains("--resume"));
+        assert!(folder.finished(true).unwrap().is_none());
+        let error = other.finished(true).unwrap_err();
         assert!(error.to_string().contains("seed 0, found 1"), "{error}");
         std::fs::write(root.path().join("notes.txt"), b"").unwrap();
-        assert!(Folder::new(root.path(), json!({})).open(false).is_err());
+        assert!(Folder::new(root.path(), json!({})).finished(false).is_err());
     }
 }

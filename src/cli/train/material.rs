@@ -339,7 +339,8 @@ fn check_options(options: &PreprocessOptions, recorded: &Preprocess) -> Result<(
     let shorter = recorded.size[0].min(recorded.size[1]);
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pixels")]
     let resize = wanted.resize.or(wanted.crop_ratio.map(|ratio| (shorter as f64 / ratio).round() as usize));
-    compare("resize", resize.map(|v| text(&Some(v))), text(&recorded.resize));
+    let pixels = |resize: Option<usize>| resize.map_or_else(|| "none".to_owned(), |n| n.to_string());
+    compare("resize", resize.map(|v| pixels(Some(v))), pixels(recorded.resize));
     compare("interpolation", wanted.interpolation.map(|v| text(&v)), text(&recorded.interpolation));
     compare("channels", wanted.channels.map(|v| text(&v)), text(&recorded.channels));
     compare("layout", wanted.layout.map(|v| text(&v)), text(&recorded.layout));
