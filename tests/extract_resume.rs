@@ -1,6 +1,6 @@
 //! A killed extraction, run again, ends in the bytes of an uninterrupted one. The real binary, a real teacher, real kills.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod support;
 
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 const SAMPLES: usize = 3000;
 const KILLS: u32 = 10;
+/// The lock file is no content.
+const LOCK: &str = ".lock";
 
 fn extract(folder: &Path, cache: &str, threads: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
@@ -32,7 +34,7 @@ fn extract(folder: &Path, cache: &str, threads: &str) -> Command {
     command
 }
 
-/// Every file of a cache by its path; the lock file is no content.
+/// Every file of a cache but the lock, by its path.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -47,7 +49,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     let mut files = BTreeMap::new();
     walk(folder, folder, &mut files);
-    files.retain(|path, _| !path.ends_with(".lock"));
+    files.retain(|path, _| path != LOCK);
     files
 }
 
