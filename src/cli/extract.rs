@@ -32,7 +32,7 @@ pub struct Args {
     /// Part of the data set [default: train]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Tensor to keep, pooled to HxW and under another name if wanted (repeat for more) [default: the suggested taps]
+    /// Tensor to keep, pooled and under another name if wanted (repeat for more) [default: the suggested taps]
     #[arg(long = "tap", value_name = "TENSOR[@HxW][=ALIAS]")]
     taps: Vec<String>,
     /// Tensor of the logits [default: the first output, before its softmax]

@@ -1,5 +1,7 @@
 //! The command line: one file a command, arguments → validated recipe → the flow. The only place for clap, indicatif and printing.
 
+#![allow(clippy::needless_pass_by_value, reason = "every command owns its arguments, whatever it does with them")]
+
 mod cache;
 mod completions;
 mod demo;

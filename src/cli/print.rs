@@ -55,7 +55,8 @@ fn render(message: &str, hint: Option<&str>, label_error: &str, label_hint: &str
     }
     let mut text = format!("{label_error} {}", lines.join("\n"));
     if let Some(hint) = hint {
-        text.push_str(&format!("\n{label_hint} {}", hint.split_whitespace().collect::<Vec<_>>().join(" ")));
+        let hint: Vec<&str> = hint.split_whitespace().collect();
+        text = format!("{text}\n{label_hint} {}", hint.join(" "));
     }
     text
 }

@@ -44,11 +44,6 @@ impl Output {
         if self.is_logits { format!("logits (tensor `{}`)", self.tensor) } else { format!("tap {} (tensor `{}`)", self.alias, self.tensor) }
     }
 
-    /// The largest absolute value of a batch, which decides the stored type.
-    pub(super) fn range(&self, values: &Array) -> f32 {
-        values.to_f32().iter().fold(0.0, |m, v| m.max(v.abs()))
-    }
-
     /// The stored bytes of the first `rows` rows of a batch of values; `sample_name` names a row.
     ///
     /// # Errors

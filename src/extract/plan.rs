@@ -60,7 +60,7 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
         });
     }
     for (output, values) in job.outputs.iter().zip(&first.values) {
-        let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, output.range(values)) };
+        let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, largest(values)) };
         let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
         let codec = probe_codec(&bytes);
         estimate.add_array(bytes.len(), compressed_bytes(&bytes), bytes.len() / dtype.size() * Dtype::F32.size());
@@ -129,6 +129,10 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
         codec: Codec::Zstd,
         chunk_rows: segment_rows,
     }
+}
+
+fn largest(values: &Array) -> f32 {
+    values.to_f32().iter().fold(0.0, |largest, v| largest.max(v.abs()))
 }
 
 /// f32 where the first batch comes within a factor of two of the end of f16.

@@ -1,6 +1,12 @@
 //! What the tests of the command line share: a tiny teacher and a small data set, made here so that no binary file stands in the repository.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "shared by tests that use different parts of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stderr,
+    reason = "shared by tests that use different parts of it"
+)]
 
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::proto::{
