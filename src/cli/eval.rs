@@ -5,7 +5,7 @@ use super::{Context, emit, emit_json};
 use crate::array::{Array, Values};
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Context as _, Error, Result};
-use crate::onnx::{Dim, Model, Value, tap};
+use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{DataSpec, Preprocess};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use rayon::prelude::*;
@@ -13,10 +13,6 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Metadata key of the preprocessing that a model was trained with.
-const PREPROCESS_KEY: &str = "nst-cache.preprocess";
-/// Metadata key of a model's class names in the order of its logits.
-const CLASSES_KEY: &str = "nst-cache.classes";
 /// Samples of one run where neither the model nor the user says.
 const DEFAULT_BATCH: usize = 64;
 /// Decoded batches that may wait for the model.
@@ -143,7 +139,7 @@ impl Plan {
             Sample::Image(_) => Some(preprocess(args, context, model, data::common_size(dataset))?),
             Sample::Arrays(_) => None,
         };
-        let classes = model.metadata(CLASSES_KEY).map(|text| class_map(text, dataset.classes())).transpose()?.flatten();
+        let classes = model.metadata(metadata::CLASSES).map(|text| class_map(text, dataset.classes())).transpose()?.flatten();
         Ok(Self { inputs, logits, preprocess, classes, samples, batch, is_fixed: fixed.is_some() })
     }
 }
@@ -152,10 +148,10 @@ impl Plan {
 fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Option<[usize; 2]>) -> Result<Preprocess> {
     let options = args.preprocess.options()?;
     if options.is_empty()
-        && let Some(text) = model.metadata(PREPROCESS_KEY)
+        && let Some(text) = model.metadata(metadata::PREPROCESS)
     {
         let preprocess: Preprocess =
-            serde_json::from_str(text).context(|| format!("{}: metadata `{PREPROCESS_KEY}`", args.model.display()))?;
+            serde_json::from_str(text).context(|| format!("{}: metadata `{}`", args.model.display(), metadata::PREPROCESS))?;
         preprocess.validate()?;
         return Ok(preprocess);
     }
@@ -173,7 +169,7 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Opt
 
 /// The model's class of each label, by name; `None` where the data set or the model has no names in common with the other.
 fn class_map(text: &str, dataset: &[String]) -> Result<Option<Vec<usize>>> {
-    let model: Vec<String> = serde_json::from_str(text).context(|| format!("metadata `{CLASSES_KEY}`"))?;
+    let model: Vec<String> = serde_json::from_str(text).context(|| format!("metadata `{}`", metadata::CLASSES))?;
     let places: Vec<Option<usize>> = dataset.iter().map(|name| model.iter().position(|m| m == name)).collect();
     if places.iter().all(Option::is_none) {
         return Ok(None);

@@ -6,7 +6,7 @@ use crate::array::{Array, Dtype, Values};
 use crate::data::{Dataset, Sample, Subset, preprocess};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
-use crate::onnx::{Dim, Model, Value, tap};
+use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{Extract, Preprocess, PreprocessOptions};
 
 /// Images looked at to find their common size.
@@ -234,9 +234,9 @@ fn decide_preprocess(
 /// # Errors
 /// When the entry is there but not of that form.
 pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
-    const KEY: &str = "nst-cache.preprocess";
-    let Some(text) = model.metadata(KEY) else { return Ok(None) };
-    let recorded: Preprocess = serde_json::from_str(text).context(|| format!("metadata `{KEY}`: not a record of preprocessing"))?;
+    let Some(text) = model.metadata(metadata::PREPROCESS) else { return Ok(None) };
+    let recorded: Preprocess =
+        serde_json::from_str(text).context(|| format!("metadata `{}`: not a record of preprocessing", metadata::PREPROCESS))?;
     Ok(Some(PreprocessOptions {
         preset: None,
         size: Some(recorded.size),
@@ -257,8 +257,8 @@ pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
 /// # Errors
 /// When the entry is there but no list of names.
 pub(super) fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
-    const KEY: &str = "nst-cache.classes";
-    model.metadata(KEY).map(|text| serde_json::from_str(text).context(|| format!("metadata `{KEY}`: not a list of names"))).transpose()
+    let names = |text| serde_json::from_str(text).context(|| format!("metadata `{}`: not a list of names", metadata::CLASSES));
+    model.metadata(metadata::CLASSES).map(names).transpose()
 }
 
 fn image_input(input: &Value, preprocess: &Preprocess) -> Input {

@@ -4,6 +4,7 @@ mod check;
 pub mod cost;
 mod external;
 mod flow;
+pub mod metadata;
 mod nearest;
 pub mod tap;
 mod tensor;

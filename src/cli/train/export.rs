@@ -4,7 +4,7 @@ use super::material::{Material, Model};
 use crate::array::{Array, Values};
 use crate::cli::Context;
 use crate::error::{Context as _, Error, Result};
-use crate::onnx::{self, tap};
+use crate::onnx::{self, metadata as keys, tap};
 use crate::recipe::Train;
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use crate::student::{Mode, Student};
@@ -58,18 +58,18 @@ impl fmt::Display for Parity {
 /// What travels in the model: enough for `eval` to need no flags, and to say where it came from. Neither path, time nor host.
 pub(super) fn metadata(recipe: &Train, model: &Model, material: &Material, test: Option<&Evaluation>) -> Result<Vec<(String, String)>> {
     let recipe = Train { test: None, ..recipe.clone() };
-    let mut entries = vec![("nst-cache.recipe", json(&recipe)?)];
+    let mut entries = vec![(keys::RECIPE, json(&recipe)?)];
     if !model.classes.is_empty() {
-        entries.push(("nst-cache.classes", json(&model.classes)?));
+        entries.push((keys::CLASSES, json(&model.classes)?));
     }
     if let Some(preprocess) = &model.preprocess {
-        entries.push(("nst-cache.preprocess", json(preprocess)?));
+        entries.push((keys::PREPROCESS, json(preprocess)?));
     }
     if let Some(cache) = material.cache() {
-        entries.push(("nst-cache.teacher", cache.manifest().teacher.sha256.clone()));
+        entries.push((keys::TEACHER, cache.manifest().teacher.sha256.clone()));
     }
     if let Some(test) = test {
-        entries.push(("nst-cache.accuracy", format!("{:.2}", test.top1)));
+        entries.push((keys::ACCURACY, format!("{:.2}", test.top1)));
     }
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
