@@ -17,9 +17,9 @@ use std::ops::Range;
 /// Weights of a tap from which work is split by blocks.
 const BIG: usize = 1 << 16;
 /// Tasks that images are split into.
-const TASKS: usize = 16;
+pub(super) const TASKS: usize = 16;
 /// Partial sums of a weight gradient.
-const PARTIAL_SUMS: usize = 8;
+pub(super) const PARTIAL_SUMS: usize = 8;
 
 /// Sizes that every algorithm needs.
 #[derive(Debug, Clone, Copy)]
@@ -184,14 +184,14 @@ pub(super) trait Algorithm: Sync {
 }
 
 /// A cut of blocks into chunks, none across groups.
-struct Chunks {
+pub(super) struct Chunks {
     /// Blocks of each; the last may have fewer.
-    each: usize,
-    all: Vec<Chunk>,
+    pub(super) each: usize,
+    pub(super) all: Vec<Chunk>,
 }
 
 impl Chunks {
-    fn new(level: Level, blocks: usize, groups: usize) -> Self {
+    pub(super) fn new(level: Level, blocks: usize, groups: usize) -> Self {
         let each = if groups == 1 || (blocks / groups).is_multiple_of(level.chunk()) { level.chunk() } else { 1 };
         let all = (0..blocks).step_by(each).map(|first| Chunk { first, len: each.min(blocks - first) }).collect();
         Self { each, all }
@@ -221,7 +221,7 @@ fn by_chunk<'a>(map: &'a mut [Lanes], image: usize, area: usize, chunks: &[Chunk
 }
 
 /// The bias of each block.
-fn blocked_bias(s: &Sizes, bias: Option<&[f32]>) -> Option<Vec<Lanes>> {
+pub(super) fn blocked_bias(s: &Sizes, bias: Option<&[f32]>) -> Option<Vec<Lanes>> {
     let bias = bias?;
     assert_eq!(bias.len(), s.filters, "bias of {s:?}");
     let block = |part: &[f32]| Lanes(std::array::from_fn(|i| part.get(i).copied().unwrap_or(0.0)));
@@ -309,7 +309,7 @@ fn pack_together<'a, A: Algorithm>(
     Packed { data: room, block, image: block / g.images.len() }
 }
 
-/// Both gradients; lengths of maps and weights have been checked.
+/// Both gradients; lengths have been checked and are not zero.
 #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
 pub(super) fn backward<A: Algorithm>(
     level: Level,
@@ -321,17 +321,6 @@ pub(super) fn backward<A: Algorithm>(
     mut dx: Option<(&mut [Lanes], bool)>,
     mut dw: Option<&mut [f32]>,
 ) {
-    if let Some((dx, _)) = &dx {
-        assert_eq!(dx.len(), x.data.len(), "input gradient of {s:?}");
-    }
-    if let Some(dw) = &dw {
-        assert_eq!(dw.len(), weight.len(), "weight gradient of {s:?}");
-    }
-    if s.images * s.area_in * s.area_out == 0 {
-        dx.into_iter().filter(|(_, add)| !add).for_each(|(dx, _)| dx.fill(Lanes::ZERO));
-        dw.into_iter().for_each(|dw| dw.fill(0.0));
-        return;
-    }
     let call = Call { level, a, s, x: Source::Input(x), dz: Source::Gradient(dz), wanted: [dx.is_some(), dw.is_some()] };
     if s.big() {
         call.by_blocks(weight, &mut dx, &mut dw);

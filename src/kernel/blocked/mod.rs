@@ -8,15 +8,17 @@
 //! # Shapes
 //! A blocked map is `[images, blocks, height, width, 16]` with `blocks = ceil(channels / 16)`; lanes past the last channel are zero.
 
-mod axis;
+mod depthwise;
 mod direct;
 mod driver;
+mod geometry;
 mod pack;
 mod product;
 #[cfg(test)]
 mod reference;
 mod scratch;
 mod simd;
+pub mod stem;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -149,6 +151,7 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 enum Method {
     Direct(direct::Direct),
+    Depthwise(depthwise::Depthwise),
 }
 
 /// The plan for a convolution, or `None` if the blocked kernels do not take it: groups must be one, or hold multiples of sixteen channels
@@ -159,6 +162,9 @@ pub fn plan(c: &Conv, precision: Precision) -> Option<Plan> {
 }
 
 fn plan_on(c: &Conv, _precision: Precision, level: Level) -> Option<Plan> {
+    if let Some(a) = depthwise::Depthwise::new(c).filter(|_| c.channels > 1) {
+        return Some(Plan { method: Method::Depthwise(a), sizes: Sizes::unchecked(c), level });
+    }
     let sizes = Sizes::of(c)?;
     Some(Plan { method: Method::Direct(direct::Direct::new(c, &sizes)), sizes, level })
 }
@@ -169,6 +175,7 @@ impl Plan {
     pub fn name(&self) -> &'static str {
         match self.method {
             Method::Direct(_) => "direct",
+            Method::Depthwise(_) => "depthwise",
         }
     }
 }
@@ -185,6 +192,7 @@ pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y
     plan.sizes.check(x.data.len(), weight.len(), y.len());
     match &plan.method {
         Method::Direct(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
+        Method::Depthwise(a) => a.forward(plan.level, &plan.sizes, x, weight, bias, y),
     }
 }
 
@@ -197,7 +205,19 @@ pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y
 /// When a slice has another length than its shape.
 pub fn backward(plan: &Plan, x: View<'_>, weight: &[f32], dz: Gradient<'_>, dx: Option<(&mut [Lanes], bool)>, dw: Option<&mut [f32]>) {
     plan.sizes.check(x.data.len(), weight.len(), dz.dy.len());
+    if let Some((dx, _)) = &dx {
+        assert_eq!(dx.len(), x.data.len(), "input gradient of {:?}", plan.sizes);
+    }
+    if let Some(dw) = &dw {
+        assert_eq!(dw.len(), weight.len(), "weight gradient of {:?}", plan.sizes);
+    }
+    if x.data.is_empty() || dz.dy.is_empty() {
+        dx.into_iter().filter(|(_, add)| !add).for_each(|(dx, _)| dx.fill(Lanes::ZERO));
+        dw.into_iter().for_each(|dw| dw.fill(0.0));
+        return;
+    }
     match &plan.method {
         Method::Direct(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
+        Method::Depthwise(a) => a.backward(plan.level, &plan.sizes, x, weight, dz, dx, dw),
     }
 }

@@ -141,6 +141,26 @@ fn convolutions_equal_the_definition() {
 }
 
 #[test]
+fn depthwise_convolutions_equal_the_definition() {
+    let table = [
+        conv(3, 24, 24, 24, [7, 9], [3, 3], 1, 1, [1, 1], [1, 1]),
+        conv(2, 40, 40, 40, [11, 8], [3, 3], 2, 1, [1, 1], [1, 1]),
+        conv(1, 5, 5, 5, [9, 33], [5, 5], 1, 1, [2, 2], [2, 2]),
+        conv(2, 16, 16, 16, [10, 12], [5, 5], 2, 1, [2, 1], [1, 2]),
+        conv(1, 8, 8, 8, [1, 1], [3, 3], 1, 1, [1, 1], [1, 1]),
+        conv(1, 17, 17, 17, [13, 14], [3, 3], 3, 2, [2, 2], [0, 1]),
+        conv(1, 16, 16, 16, [40, 50], [7, 7], 1, 1, [3, 3], [3, 3]),
+    ];
+    for level in Level::all() {
+        for (i, c) in table.iter().enumerate() {
+            for mode in 0..4 {
+                check(c, Precision::Strict, level, 4 * i as u64 + mode, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
 fn large_weights_are_split_by_blocks() {
     for c in [
         conv(2, 256, 272, 1, [3, 5], [3, 3], 1, 1, [1, 1], [1, 1]),
@@ -159,10 +179,11 @@ fn bits_do_not_depend_on_threads() {
         conv(5, 24, 40, 1, [9, 12], [3, 3], 1, 1, [1, 1], [1, 1]),
         conv(5, 24, 40, 1, [9, 12], [3, 3], 2, 1, [1, 1], [1, 1]),
         conv(3, 256, 272, 1, [5, 4], [3, 3], 1, 1, [1, 1], [1, 1]),
+        conv(5, 24, 24, 24, [9, 12], [3, 3], 1, 1, [1, 1], [1, 1]),
     ] {
         for precision in [Precision::Strict, Precision::Fast] {
             let [input, output] = maps(&c);
-            let (x, dy, weight) = (blocked(&input, 1), blocked(&output, 2), numbers(c.filters * c.channels * 9, 3));
+            let (x, dy, weight) = (blocked(&input, 1), blocked(&output, 2), numbers(c.filters * c.channels / c.groups * 9, 3));
             let run = |threads| {
                 let plan = plan(&c, precision).unwrap();
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

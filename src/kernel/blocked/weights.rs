@@ -62,3 +62,26 @@ pub(super) fn unpack(s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) 
         }
     }
 }
+
+/// Packs the weights of a chunk row by row.
+///
+/// # Shapes
+/// `weight`: `[filters, depth]`; `to`: `[depth, chunk]` of 16 filters.
+pub(super) fn pack_rows(s: &Sizes, weight: &[f32], chunk: Chunk, to: &mut [Lanes]) {
+    let depth = s.depth();
+    let rows = weight[chunk.first * LANES * depth..].chunks_exact(depth).take(chunk.len * LANES);
+    for (f, row) in rows.enumerate() {
+        for (to, &w) in to.chunks_exact_mut(chunk.len).zip(row) {
+            to[f / LANES].0[f % LANES] = w;
+        }
+    }
+}
+
+/// The inverse of [`pack_rows`]: `to` are the rows of the chunk's filters.
+pub(super) fn unpack_rows(s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) {
+    for (f, row) in to.chunks_exact_mut(s.depth()).enumerate() {
+        for (w, from) in row.iter_mut().zip(packed.chunks_exact(chunk.len)) {
+            *w = from[f / LANES].0[f % LANES];
+        }
+    }
+}
