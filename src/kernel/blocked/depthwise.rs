@@ -250,7 +250,10 @@ impl Correlate<'_, '_> {
         let mut sums = [isa.splat(0.0); T];
         for row in 0..self.area.rows {
             let dz = &self.dz[row * self.dz_pitch..][..self.area.columns];
-            let x: [&[Lanes]; T] = std::array::from_fn(|t| &self.x[self.taps[first + t] + row * self.x_pitch..][..self.area.columns]);
+            let x: [&[Lanes]; T] = std::array::from_fn(
+                #[inline(always)]
+                |t| &self.x[self.taps[first + t] + row * self.x_pitch..][..self.area.columns],
+            );
             for i in 0..self.area.columns {
                 let dz = isa.load(&dz[i]);
                 for t in 0..T {

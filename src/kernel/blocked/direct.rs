@@ -56,7 +56,7 @@ impl Algorithm for Direct {
         g.images.len() * self.geometry.input_len(g.rows.len())
     }
 
-    fn gradient_len(&self, g: &Group) -> usize {
+    fn gradient_len(&self, g: &Group, _wanted: [bool; 2]) -> usize {
         g.images.len() * self.geometry.gradient_len(g.rows.len())
     }
 

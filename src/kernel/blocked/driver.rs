@@ -133,7 +133,7 @@ pub(super) trait Algorithm: Sync {
     /// Size of a packed block of the input, all images of the group together.
     fn input_len(&self, g: &Group) -> usize;
     /// Size of a packed block of the output gradient.
-    fn gradient_len(&self, g: &Group) -> usize;
+    fn gradient_len(&self, g: &Group, wanted: [bool; 2]) -> usize;
     /// The group's part of a map, if that can be used as it is stored.
     fn stored<'a>(&self, s: &Sizes, source: &Source<'a>, g: &Group, blocks: usize) -> Option<Packed<'a>>;
     fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]);
@@ -259,7 +259,7 @@ pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>,
     }
     let mut prepared = Scratch::take(Use::Shared, s.blocks_out * len);
     prepare_all(level, a, s, weight, false, &outs, &mut prepared);
-    let per_task = s.images.div_ceil(TASKS).next_multiple_of(size[0].min(s.images.div_ceil(TASKS)));
+    let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(PARTIAL_SUMS)));
     y.par_chunks_mut(per_task * s.image_out()).enumerate().for_each(|(task, y)| {
         let first = task * per_task;
         for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
@@ -356,7 +356,7 @@ impl<A: Algorithm> Call<'_, A> {
         total.fill(Lanes::ZERO);
         for g in groups(0..s.images, a.rows(), a.group(s, true)) {
             let mut room = Scratch::take(Use::Shared, if self.wanted[1] { s.blocks_in * a.input_len(&g) } else { 0 });
-            let mut gradient_room = Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g));
+            let mut gradient_room = Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g, self.wanted));
             let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, |to, block| {
                 a.pack_gradient(level, s, &self.dz, &g, block, self.wanted, to);
             });
@@ -404,7 +404,7 @@ impl<A: Algorithm> Call<'_, A> {
             let first = task * per_task;
             let mut sums = Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * a.sums_len(s) } else { 0 });
             for (index, g) in groups(first..(first + per_task).min(s.images), a.rows(), size).enumerate() {
-                let mut room = Scratch::take(Use::Gradient, s.blocks_out * a.gradient_len(&g));
+                let mut room = Scratch::take(Use::Gradient, s.blocks_out * a.gradient_len(&g, self.wanted));
                 let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, |to, block| {
                     a.pack_gradient(level, s, &self.dz, &g, block, self.wanted, to);
                 });

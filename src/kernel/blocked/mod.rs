@@ -21,11 +21,15 @@ mod simd;
 pub mod stem;
 #[cfg(test)]
 mod tests;
+mod tile;
 mod weights;
+mod winograd;
 
 use super::conv::Conv;
 use driver::Sizes;
 use simd::Level;
+use tile::{F2, F4, Tile};
+use winograd::Winograd;
 
 /// Channels in a block.
 pub const LANES: usize = 16;
@@ -151,6 +155,8 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 enum Method {
     Direct(direct::Direct),
+    Two(Winograd<F2>),
+    Four(Winograd<F4>),
     Depthwise(depthwise::Depthwise),
 }
 
@@ -161,20 +167,38 @@ pub fn plan(c: &Conv, precision: Precision) -> Option<Plan> {
     plan_on(c, precision, Level::best())
 }
 
-fn plan_on(c: &Conv, _precision: Precision, level: Level) -> Option<Plan> {
+fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
     if let Some(a) = depthwise::Depthwise::new(c).filter(|_| c.channels > 1) {
         return Some(Plan { method: Method::Depthwise(a), sizes: Sizes::unchecked(c), level });
     }
     let sizes = Sizes::of(c)?;
-    Some(Plan { method: Method::Direct(direct::Direct::new(c, &sizes)), sizes, level })
+    // on a map of one or two rows most of a tile of 4x4 would be waste
+    let small = c.output.iter().any(|&size| size <= 2);
+    let four = Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
+    let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
+    let winograd = four.or_else(two).map(|method| Plan { method, sizes, level });
+    winograd.or_else(|| Plan::direct_on(c, level))
 }
 
 impl Plan {
+    /// The direct algorithm even where another is faster, to compare with; `None` as [`plan`].
+    #[must_use]
+    pub fn direct(c: &Conv) -> Option<Self> {
+        Self::direct_on(c, Level::best())
+    }
+
+    fn direct_on(c: &Conv, level: Level) -> Option<Self> {
+        let sizes = Sizes::of(c)?;
+        Some(Self { method: Method::Direct(direct::Direct::new(c, &sizes)), sizes, level })
+    }
+
     /// Which algorithm the plan chose, for reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.method {
             Method::Direct(_) => "direct",
+            Method::Two(_) => F2::NAME,
+            Method::Four(_) => F4::NAME,
             Method::Depthwise(_) => "depthwise",
         }
     }
@@ -192,6 +216,8 @@ pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y
     plan.sizes.check(x.data.len(), weight.len(), y.len());
     match &plan.method {
         Method::Direct(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
+        Method::Two(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
+        Method::Four(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
         Method::Depthwise(a) => a.forward(plan.level, &plan.sizes, x, weight, bias, y),
     }
 }
@@ -218,6 +244,8 @@ pub fn backward(plan: &Plan, x: View<'_>, weight: &[f32], dz: Gradient<'_>, dx: 
     }
     match &plan.method {
         Method::Direct(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
+        Method::Two(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
+        Method::Four(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
         Method::Depthwise(a) => a.backward(plan.level, &plan.sizes, x, weight, dz, dx, dw),
     }
 }

@@ -95,19 +95,37 @@ impl Work for Pack<'_, '_> {
     fn run<I: Isa>(self, isa: I) {
         let (rows, columns) = (self.rows, self.columns);
         match self.plane {
-            Plane::Plain(x) => fill(rows, columns, self.to, |at, to| *to = x[at]),
+            Plane::Plain(x) => fill(
+                rows,
+                columns,
+                self.to,
+                #[inline(always)]
+                |at, to| *to = x[at],
+            ),
             Plane::Affine { x, affine, clamp } => {
                 let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
-                fill(rows, columns, self.to, |at, to| isa.store(to, isa.clamp(isa.fma(isa.load(&x[at]), factor, shift), low, high)));
+                fill(
+                    rows,
+                    columns,
+                    self.to,
+                    #[inline(always)]
+                    |at, to| isa.store(to, isa.clamp(isa.fma(isa.load(&x[at]), factor, shift), low, high)),
+                );
             }
             Plane::Through { dy, z, affine, clamp, terms } => {
                 let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
                 let [scale, slope, offset] = terms.map(|t| isa.load(&t));
-                fill(rows, columns, self.to, |at, to| {
-                    let z = isa.load(&z[at]);
-                    let dy = isa.inside(isa.fma(z, factor, shift), low, high, isa.load(&dy[at]));
-                    isa.store(to, isa.fma(scale, dy, isa.fma(slope, z, offset)));
-                });
+                fill(
+                    rows,
+                    columns,
+                    self.to,
+                    #[inline(always)]
+                    |at, to| {
+                        let z = isa.load(&z[at]);
+                        let dy = isa.inside(isa.fma(z, factor, shift), low, high, isa.load(&dy[at]));
+                        isa.store(to, isa.fma(scale, dy, isa.fma(slope, z, offset)));
+                    },
+                );
             }
         }
     }

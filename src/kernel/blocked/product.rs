@@ -106,7 +106,10 @@ impl Product<'_, '_> {
                     let x = &self.x[start..start + R];
                     let Some(weight) = weight.next() else { break };
                     for k in 0..LANES {
-                        let w: [I::V; NB] = std::array::from_fn(|j| isa.load(&weight[k][j]));
+                        let w: [I::V; NB] = std::array::from_fn(
+                            #[inline(always)]
+                            |j| isa.load(&weight[k][j]),
+                        );
                         for r in 0..R {
                             let x = isa.splat(x[r].0[k]);
                             for j in 0..NB {
@@ -187,9 +190,15 @@ impl Outer<'_, '_> {
             for row in 0..self.rows {
                 let from = self.taps[index] + row * self.x_pitch;
                 let x = &self.x[from..from + self.columns];
-                let dz: [&[Lanes]; NB] = std::array::from_fn(|j| &self.dz[j * self.plane + row * self.dz_pitch..][..self.columns]);
+                let dz: [&[Lanes]; NB] = std::array::from_fn(
+                    #[inline(always)]
+                    |j| &self.dz[j * self.plane + row * self.dz_pitch..][..self.columns],
+                );
                 for i in 0..self.columns {
-                    let dz: [I::V; NB] = std::array::from_fn(|j| isa.load(&dz[j][i]));
+                    let dz: [I::V; NB] = std::array::from_fn(
+                        #[inline(always)]
+                        |j| isa.load(&dz[j][i]),
+                    );
                     for c in 0..R {
                         let x = isa.splat(x[i].0[group * R + c]);
                         for j in 0..NB {

@@ -88,6 +88,7 @@ pub(super) trait Isa: Copy {
     fn store(self, to: &mut Lanes, x: Self::V);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `x` between `low` and `high`.
@@ -132,7 +133,10 @@ impl<S: Simd, const P: usize> Isa for Wide<S, P> {
     #[inline(always)]
     fn load(self, x: &Lanes) -> Self::V {
         let (x, _) = S::as_simd_f32s(&x.0);
-        std::array::from_fn(|i| x[i])
+        std::array::from_fn(
+            #[inline(always)]
+            |i| x[i],
+        )
     }
 
     #[inline(always)]
@@ -143,12 +147,32 @@ impl<S: Simd, const P: usize> Isa for Wide<S, P> {
 
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        self.zip(a, b, |s, a, b| s.add_f32s(a, b))
+        self.zip(
+            a,
+            b,
+            #[inline(always)]
+            |s, a, b| s.add_f32s(a, b),
+        )
     }
 
     #[inline(always)]
     fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-        self.zip(a, b, |s, a, b| s.sub_f32s(a, b))
+        self.zip(
+            a,
+            b,
+            #[inline(always)]
+            |s, a, b| s.sub_f32s(a, b),
+        )
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        self.zip(
+            a,
+            b,
+            #[inline(always)]
+            |s, a, b| s.mul_f32s(a, b),
+        )
     }
 
     #[inline(always)]
@@ -162,8 +186,18 @@ impl<S: Simd, const P: usize> Isa for Wide<S, P> {
 
     #[inline(always)]
     fn clamp(self, x: Self::V, low: Self::V, high: Self::V) -> Self::V {
-        let x = self.zip(low, x, |s, low, x| s.max_f32s(low, x));
-        self.zip(high, x, |s, high, x| s.min_f32s(high, x))
+        let x = self.zip(
+            low,
+            x,
+            #[inline(always)]
+            |s, low, x| s.max_f32s(low, x),
+        );
+        self.zip(
+            high,
+            x,
+            #[inline(always)]
+            |s, high, x| s.min_f32s(high, x),
+        )
     }
 
     #[inline(always)]

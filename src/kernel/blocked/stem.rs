@@ -51,7 +51,6 @@ pub fn weight_gradient(c: &Conv, x: &[f32], dz: Gradient<'_>, dw: &mut [f32]) {
 
 /// What both directions need.
 struct Stem {
-    level: Level,
     sizes: Sizes,
     geometry: Geometry,
     chunks: Chunks,
@@ -65,7 +64,7 @@ impl Stem {
         assert_eq!(x, c.images * c.channels * sizes.area_in, "input of {c:?}");
         assert_eq!(weight, c.filters * sizes.depth(), "weight of {c:?}");
         assert_eq!(y, c.images * sizes.blocks_out * sizes.area_out, "output of {c:?}");
-        Self { level, sizes, geometry: Geometry::new(c), chunks: Chunks::new(level, sizes.blocks_out, 1), channels: c.channels }
+        Self { sizes, geometry: Geometry::new(c), chunks: Chunks::new(level, sizes.blocks_out, 1), channels: c.channels }
     }
 
     /// Bands of output rows.
@@ -230,7 +229,10 @@ impl StemProduct<'_, '_> {
         let (weight, _) = self.weight.as_chunks::<NB>();
         for (offset, weight) in self.offsets.iter().zip(weight) {
             let x = &self.x[offset + at..offset + at + R];
-            let w: [I::V; NB] = std::array::from_fn(|j| isa.load(&weight[j]));
+            let w: [I::V; NB] = std::array::from_fn(
+                #[inline(always)]
+                |j| isa.load(&weight[j]),
+            );
             for r in 0..R {
                 let x = isa.splat(x[r]);
                 for j in 0..NB {
@@ -304,10 +306,19 @@ impl StemOuter<'_, '_> {
             let mut sums = [[isa.splat(0.0); NB]; R];
             for row in 0..self.area.rows {
                 let columns = self.area.columns;
-                let x: [&[f32]; R] = std::array::from_fn(|k| &self.x[offsets[k] + row * self.pitch..][..columns]);
-                let dz: [&[Lanes]; NB] = std::array::from_fn(|j| &self.dz[j * self.plane + row * columns..][..columns]);
+                let x: [&[f32]; R] = std::array::from_fn(
+                    #[inline(always)]
+                    |k| &self.x[offsets[k] + row * self.pitch..][..columns],
+                );
+                let dz: [&[Lanes]; NB] = std::array::from_fn(
+                    #[inline(always)]
+                    |j| &self.dz[j * self.plane + row * columns..][..columns],
+                );
                 for i in 0..columns {
-                    let dz: [I::V; NB] = std::array::from_fn(|j| isa.load(&dz[j][i]));
+                    let dz: [I::V; NB] = std::array::from_fn(
+                        #[inline(always)]
+                        |j| isa.load(&dz[j][i]),
+                    );
                     for k in 0..R {
                         let x = isa.splat(x[k][i]);
                         for j in 0..NB {
