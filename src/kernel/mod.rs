@@ -4,6 +4,7 @@
 //! Kernels work on contiguous row-major slices and run in the caller's rayon pool. Lengths are the caller's duty: they are asserted, not
 //! reported, since a wrong one is a mistake in an operator and never in the data.
 
+pub mod blocked;
 pub mod conv;
 pub mod elementwise;
 mod float;

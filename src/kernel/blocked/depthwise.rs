@@ -1,0 +1,288 @@
+//! Depthwise convolution: one filter a channel. Bound by memory, not arithmetic: a plane is read in bands of rows that stay in the first
+//! cache, and both gradients come from one sweep over input and gradient.
+
+use super::driver::Sizes;
+use super::geometry::Geometry;
+use super::pack::{Source, pack};
+use super::product::Area;
+use super::scratch::{Scratch, Use};
+use super::simd::{Isa, Level, Work};
+use super::{Gradient, LANES, Lanes, View, direct};
+use crate::kernel::conv::Conv;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Packed elements of a band.
+const BAND: usize = 384;
+/// Tasks that images are split into, and partial sums of the weight gradient.
+const TASKS: usize = 16;
+
+/// A depthwise convolution.
+#[derive(Debug, Clone)]
+pub(super) struct Depthwise {
+    geometry: Geometry,
+    taps: usize,
+}
+
+impl Depthwise {
+    /// `None` unless each channel has one filter of its own.
+    pub(super) fn new(c: &Conv) -> Option<Self> {
+        let taps = c.kernel[0] * c.kernel[1];
+        let own = c.groups == c.channels && c.filters == c.channels && taps > 0 && c.stride.iter().all(|&s| s > 0);
+        own.then(|| Self { geometry: Geometry::new(c), taps })
+    }
+
+    /// Bands of rows that cover a plane.
+    fn bands(&self) -> impl Iterator<Item = Range<usize>> + Clone {
+        let all = self.geometry.rows;
+        let row = (self.geometry.input_len(1) / (1 + self.geometry.forward[0].reach)).max(1);
+        let rows = (BAND / row).clamp(2, 16);
+        let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
+        (0..all).step_by(rows).map(move |first| first..(first + rows).min(all))
+    }
+
+    /// `[channels, taps]` to `[blocks, taps]`.
+    fn weights(&self, weight: &[f32]) -> Vec<Lanes> {
+        let mut packed = vec![Lanes::ZERO; (weight.len() / self.taps).div_ceil(LANES) * self.taps];
+        for (channel, filter) in weight.chunks_exact(self.taps).enumerate() {
+            for (t, &w) in filter.iter().enumerate() {
+                packed[channel / LANES * self.taps + t].0[channel % LANES] = w;
+            }
+        }
+        packed
+    }
+
+    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, [image, block]: [usize; 2], band: &Range<usize>, to: &mut [Lanes]) {
+        let [rows, columns] = self.geometry.input_plane(band.len());
+        let plane = x.plane(image, block, s.blocks_in, s.area_in);
+        for ((down, across), to) in self.geometry.phases(band).zip(to.chunks_exact_mut((rows * columns).max(1))) {
+            pack(level, plane, down, across, to);
+        }
+    }
+
+    /// The convolution; lengths have been checked.
+    pub(super) fn forward(&self, level: Level, s: &Sizes, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+        let (x, packed, bias) = (Source::Input(x), self.weights(weight), super::driver::blocked_bias(s, bias));
+        let (image, per_task) = (s.blocks_out * s.area_out, s.images.div_ceil(TASKS).max(1));
+        if y.is_empty() {
+            return;
+        }
+        y.par_chunks_mut(image * per_task).enumerate().for_each(|(task, y)| {
+            let mut room = Scratch::take(Use::Input, self.bands().map(|b| self.geometry.input_len(b.len())).max().unwrap_or(0));
+            for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
+                let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
+                for band in self.bands() {
+                    self.pack_input(level, s, &x, at, &band, &mut room);
+                    level.run(Gather {
+                        x: &room,
+                        pitch: self.geometry.input_plane(band.len())[1],
+                        taps: &self.geometry.taps(band.len()),
+                        weight: Filter::All(&packed[at[1] * self.taps..][..self.taps]),
+                        start: bias.as_ref().map_or(Lanes::ZERO, |b| b[at[1]]),
+                        add: false,
+                        area: self.geometry.outputs(&band),
+                        out: y,
+                    });
+                }
+            }
+        });
+    }
+
+    /// Both gradients; lengths have been checked and are not zero.
+    #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
+    pub(super) fn backward(
+        &self,
+        level: Level,
+        s: &Sizes,
+        x: View<'_>,
+        weight: &[f32],
+        dz: Gradient<'_>,
+        dx: Option<(&mut [Lanes], bool)>,
+        dw: Option<&mut [f32]>,
+    ) {
+        let (x, dz, packed) = (Source::Input(x), Source::Gradient(dz), self.weights(weight));
+        let per_task = s.images.div_ceil(TASKS).max(1);
+        let tasks = s.images.div_ceil(per_task);
+        let wanted = dw.is_some();
+        let mut partial = vec![Lanes::ZERO; tasks * packed.len()];
+        let add = dx.as_ref().is_some_and(|(_, add)| *add);
+        let image = s.blocks_in * s.area_in;
+        let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut((per_task * image).max(1)).collect());
+        dxs.resize_with(tasks, Default::default);
+        let size = |f: &dyn Fn(usize) -> usize| self.bands().map(|b| f(b.len())).max().unwrap_or(0);
+        let (input_len, gradient_len) = (size(&|rows| self.geometry.input_len(rows)), size(&|rows| self.geometry.gradient_len(rows)));
+        dxs.into_par_iter().zip(partial.par_chunks_mut(packed.len())).enumerate().for_each(|(task, (dx, sums))| {
+            let (mut x_room, mut dz_room) = (Scratch::take(Use::Input, input_len), Scratch::take(Use::Gradient, gradient_len));
+            let mut dx = dx.chunks_exact_mut(s.area_in.max(1));
+            for plane in task * per_task * s.blocks_in..((task + 1) * per_task).min(s.images) * s.blocks_in {
+                let at = [plane / s.blocks_in, plane % s.blocks_in];
+                let mut dx = dx.next();
+                for band in self.bands() {
+                    let [rows, columns] = self.geometry.gradient(&band);
+                    pack(level, dz.plane(at[0], at[1], s.blocks_out, s.area_out), rows, columns, &mut dz_room);
+                    let (start, pitch) = self.geometry.gradient_start();
+                    let filter = &packed[at[1] * self.taps..][..self.taps];
+                    for parity in dx.iter().flat_map(|_| self.geometry.parities(&band)).collect::<Vec<_>>() {
+                        let Some(dx) = &mut dx else { continue };
+                        level.run(Gather {
+                            x: &dz_room,
+                            pitch,
+                            taps: &parity.offsets,
+                            weight: Filter::Some(filter, &parity.taps),
+                            start: Lanes::ZERO,
+                            add,
+                            area: parity.area,
+                            out: dx,
+                        });
+                    }
+                    if wanted {
+                        self.pack_input(level, s, &x, at, &band, &mut x_room);
+                        level.run(Correlate {
+                            x: &x_room,
+                            x_pitch: self.geometry.input_plane(band.len())[1],
+                            taps: &self.geometry.taps(band.len()),
+                            dz: &dz_room[start..],
+                            dz_pitch: pitch,
+                            area: self.geometry.outputs(&band),
+                            sums: &mut sums[at[1] * self.taps..][..self.taps],
+                        });
+                    }
+                }
+            }
+        });
+        let Some(dw) = dw else { return };
+        let mut total = vec![Lanes::ZERO; packed.len()];
+        partial.chunks_exact(packed.len()).for_each(|part| direct::add_to(&mut total, part));
+        for (channel, dw) in dw.chunks_exact_mut(self.taps).enumerate() {
+            for (t, dw) in dw.iter_mut().enumerate() {
+                *dw = total[channel / LANES * self.taps + t].0[channel % LANES];
+            }
+        }
+    }
+}
+
+/// The weights of the taps.
+#[derive(Clone, Copy)]
+enum Filter<'a> {
+    All(&'a [Lanes]),
+    /// Those that are listed.
+    Some(&'a [Lanes], &'a [usize]),
+}
+
+/// `out[r, c] (+)= start + Σ over taps of x[t + r * pitch + c] * weight[t]`, lane by lane.
+struct Gather<'a, 'b> {
+    x: &'a [Lanes],
+    pitch: usize,
+    taps: &'a [usize],
+    weight: Filter<'a>,
+    start: Lanes,
+    add: bool,
+    area: Area,
+    out: &'b mut [Lanes],
+}
+
+impl Gather<'_, '_> {
+    #[inline(always)]
+    fn tile<I: Isa, const R: usize>(&mut self, isa: I, row: usize, column: usize) {
+        let start = isa.load(&self.start);
+        let mut sums = [start; R];
+        let at = row * self.pitch + column;
+        for (i, &tap) in self.taps.iter().enumerate() {
+            let weight = isa.load(match self.weight {
+                Filter::All(all) => &all[i],
+                Filter::Some(all, taps) => &all[taps[i]],
+            });
+            let x = &self.x[tap + at..tap + at + R];
+            for r in 0..R {
+                sums[r] = isa.fma(isa.load(&x[r]), weight, sums[r]);
+            }
+        }
+        let [_, step] = self.area.step;
+        let to = self.area.first + row * self.area.step[0] + column * step;
+        let out = &mut self.out[to..=to + (R - 1) * step];
+        for r in 0..R {
+            let out = &mut out[r * step];
+            isa.store(out, if self.add { isa.add(isa.load(out), sums[r]) } else { sums[r] });
+        }
+    }
+}
+
+impl Work for Gather<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(mut self, isa: I) {
+        for row in 0..self.area.rows {
+            let mut column = 0;
+            while column < self.area.columns {
+                let left = self.area.columns - column;
+                if I::ACCUMULATORS >= 16 && left >= 14 {
+                    self.tile::<I, 14>(isa, row, column);
+                    column += 14;
+                } else if I::ACCUMULATORS >= 16 && left >= 7 {
+                    self.tile::<I, 7>(isa, row, column);
+                    column += 7;
+                } else if I::ACCUMULATORS >= 4 && left >= 4 {
+                    self.tile::<I, 4>(isa, row, column);
+                    column += 4;
+                } else {
+                    self.tile::<I, 1>(isa, row, column);
+                    column += 1;
+                }
+            }
+        }
+    }
+}
+
+/// `sums[t] += Σ over the area of x[t + r * x_pitch + c] * dz[r * dz_pitch + c]`, lane by lane.
+struct Correlate<'a, 'b> {
+    x: &'a [Lanes],
+    x_pitch: usize,
+    taps: &'a [usize],
+    dz: &'a [Lanes],
+    dz_pitch: usize,
+    area: Area,
+    sums: &'b mut [Lanes],
+}
+
+impl Correlate<'_, '_> {
+    /// `T` taps at once, so that the gradient is loaded once for all.
+    #[inline(always)]
+    fn taps<I: Isa, const T: usize>(&mut self, isa: I, first: usize) {
+        let mut sums = [isa.splat(0.0); T];
+        for row in 0..self.area.rows {
+            let dz = &self.dz[row * self.dz_pitch..][..self.area.columns];
+            let x: [&[Lanes]; T] = std::array::from_fn(
+                #[inline(always)]
+                |t| &self.x[self.taps[first + t] + row * self.x_pitch..][..self.area.columns],
+            );
+            for i in 0..self.area.columns {
+                let dz = isa.load(&dz[i]);
+                for t in 0..T {
+                    sums[t] = isa.fma(isa.load(&x[t][i]), dz, sums[t]);
+                }
+            }
+        }
+        for (sum, out) in sums.iter().zip(&mut self.sums[first..first + T]) {
+            isa.store(out, isa.add(isa.load(out), *sum));
+        }
+    }
+}
+
+impl Work for Correlate<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(mut self, isa: I) {
+        let mut first = 0;
+        while first < self.taps.len() {
+            let left = self.taps.len() - first;
+            if I::ACCUMULATORS >= 16 && left >= 9 {
+                self.taps::<I, 9>(isa, first);
+                first += 9;
+            } else if I::ACCUMULATORS >= 4 && left >= 5 {
+                self.taps::<I, 5>(isa, first);
+                first += 5;
+            } else {
+                self.taps::<I, 1>(isa, first);
+                first += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! How the work of an algorithm is split over images, channel blocks and threads.
+//!
+//! Two ways, chosen by the sizes alone. *By images*: each task packs its own images and multiplies them with all weights, which all tasks
+//! share; weight gradients are a fixed number of partial sums, added in order. *By blocks*, where weights are so large that partial sums or
+//! reading them for every image would cost more than the images: a group of images is packed by all threads together, then each task takes
+//! a chunk of output channels over all of the group's images, prepares its weights and owns its part of the weight gradient.
+
+use super::pack::Source;
+use super::product::Base;
+use super::scratch::{Scratch, Use};
+use super::simd::Level;
+use super::{Gradient, LANES, Lanes, View, weights};
+use crate::kernel::conv::Conv;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Weights of a tap from which work is split by blocks.
+const BIG: usize = 1 << 16;
+/// Tasks that images are split into.
+pub(super) const TASKS: usize = 16;
+/// Partial sums of a weight gradient.
+pub(super) const PARTIAL_SUMS: usize = 8;
+
+/// Sizes that every algorithm needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) images: usize,
+    pub(super) channels: usize,
+    pub(super) filters: usize,
+    pub(super) groups: usize,
+    pub(super) taps: usize,
+    pub(super) blocks_in: usize,
+    pub(super) blocks_out: usize,
+    pub(super) area_in: usize,
+    pub(super) area_out: usize,
+}
+
+impl Sizes {
+    /// Those of a convolution, `None` if its groups do not hold whole blocks.
+    pub(super) fn of(c: &Conv) -> Option<Self> {
+        let whole = |n: usize| n.is_multiple_of(c.groups) && (c.groups == 1 || (n / c.groups).is_multiple_of(LANES));
+        let some = c.channels > 0 && c.filters > 0 && c.kernel.iter().chain(&c.stride).all(|&n| n > 0);
+        (c.groups > 0 && some && whole(c.channels) && whole(c.filters)).then(|| Self::unchecked(c))
+    }
+
+    /// Those of any convolution.
+    pub(super) fn unchecked(c: &Conv) -> Self {
+        Self {
+            images: c.images,
+            channels: c.channels,
+            filters: c.filters,
+            groups: c.groups,
+            taps: c.kernel[0] * c.kernel[1],
+            blocks_in: c.channels.div_ceil(LANES),
+            blocks_out: c.filters.div_ceil(LANES),
+            area_in: c.input[0] * c.input[1],
+            area_out: c.output[0] * c.output[1],
+        }
+    }
+
+    pub(super) fn check(&self, x: usize, weight: usize, y: usize) {
+        assert_eq!(x, self.images * self.blocks_in * self.area_in, "input of {self:?}");
+        assert_eq!(weight, self.filters * self.depth(), "weight of {self:?}");
+        assert_eq!(y, self.images * self.blocks_out * self.area_out, "output of {self:?}");
+    }
+
+    pub(super) fn group_channels(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    pub(super) fn group_blocks_in(&self) -> usize {
+        self.blocks_in / self.groups
+    }
+
+    pub(super) fn group_blocks_out(&self) -> usize {
+        self.blocks_out / self.groups
+    }
+
+    /// Weights of a filter.
+    pub(super) fn depth(&self) -> usize {
+        self.group_channels() * self.taps
+    }
+
+    /// Elements of the packed weight gradient for one block of filters.
+    pub(super) fn sums_len(&self) -> usize {
+        self.group_blocks_in() * self.taps * LANES
+    }
+
+    fn image_in(&self) -> usize {
+        self.blocks_in * self.area_in
+    }
+
+    fn image_out(&self) -> usize {
+        self.blocks_out * self.area_out
+    }
+
+    fn big(&self) -> bool {
+        self.channels * self.filters / self.groups >= BIG
+    }
+}
+
+/// Images and rows that are packed and multiplied together; a row is whatever the algorithm counts.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) images: Range<usize>,
+    pub(super) rows: Range<usize>,
+}
+
+/// Blocks of output channels that are computed together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunk {
+    pub(super) first: usize,
+    pub(super) len: usize,
+}
+
+/// Packed blocks of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Packed<'a> {
+    pub(super) data: &'a [Lanes],
+    /// Elements from block to block.
+    pub(super) block: usize,
+    /// Elements from image to image, where an algorithm keeps images apart.
+    pub(super) image: usize,
+}
+
+/// What is packed and how it is multiplied. All sizes are in [`Lanes`].
+#[allow(clippy::too_many_arguments, reason = "level, sizes, group and chunk say where, the rest what")]
+pub(super) trait Algorithm: Sync {
+    /// Rows of an image.
+    fn rows(&self) -> usize;
+    /// Images and rows of a group.
+    fn group(&self, s: &Sizes, big: bool) -> [usize; 2];
+    /// Size of a packed block of the input, all images of the group together.
+    fn input_len(&self, g: &Group) -> usize;
+    /// Size of a packed block of the output gradient.
+    fn gradient_len(&self, g: &Group, wanted: [bool; 2]) -> usize;
+    /// The group's part of a map, if that can be used as it is stored.
+    fn stored<'a>(&self, s: &Sizes, source: &Source<'a>, g: &Group, blocks: usize) -> Option<Packed<'a>>;
+    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]);
+    /// `wanted`: for the input gradient, for the weight gradient.
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, wanted: [bool; 2], to: &mut [Lanes]);
+    /// Size of the prepared weights of one block of outputs; `turned`: for the input gradient.
+    fn weight_len(&self, s: &Sizes, turned: bool) -> usize;
+    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]);
+    /// `out`: for each image of the group, the chunk's planes.
+    fn forward(
+        &self,
+        level: Level,
+        s: &Sizes,
+        g: &Group,
+        chunk: Chunk,
+        x: Packed<'_>,
+        weight: &[Lanes],
+        base: Base<'_>,
+        out: &mut [&mut [Lanes]],
+    );
+    fn input_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        g: &Group,
+        chunk: Chunk,
+        dz: Packed<'_>,
+        weight: &[Lanes],
+        add: bool,
+        dx: &mut [&mut [Lanes]],
+    );
+    /// Size of the algorithm's sums for one block of filters.
+    fn sums_len(&self, s: &Sizes) -> usize;
+    /// Overwrites the chunk's sums, or adds to them.
+    fn weight_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        g: &Group,
+        chunk: Chunk,
+        x: Packed<'_>,
+        dz: Packed<'_>,
+        add: bool,
+        sums: &mut [Lanes],
+    );
+    /// Adds what the sums stand for to the chunk's packed weight gradient.
+    fn finish(&self, level: Level, s: &Sizes, chunk: Chunk, sums: &[Lanes], to: &mut [Lanes]);
+}
+
+/// A cut of blocks into chunks, none across groups.
+pub(super) struct Chunks {
+    /// Blocks of each; the last may have fewer.
+    pub(super) each: usize,
+    pub(super) all: Vec<Chunk>,
+}
+
+impl Chunks {
+    pub(super) fn new(level: Level, blocks: usize, groups: usize) -> Self {
+        let each = if groups == 1 || (blocks / groups).is_multiple_of(level.chunk()) { level.chunk() } else { 1 };
+        let all = (0..blocks).step_by(each).map(|first| Chunk { first, len: each.min(blocks - first) }).collect();
+        Self { each, all }
+    }
+}
+
+/// Groups of the images, in order.
+fn groups(images: Range<usize>, rows: usize, [images_each, rows_each]: [usize; 2]) -> impl Iterator<Item = Group> {
+    let end = images.end;
+    images.step_by(images_each.max(1)).flat_map(move |first| {
+        let images = first..(first + images_each.max(1)).min(end);
+        (0..rows).step_by(rows_each.max(1)).map(move |row| Group { images: images.clone(), rows: row..(row + rows_each.max(1)).min(rows) })
+    })
+}
+
+/// Cuts the planes of each image into chunks: `[chunk][image]`.
+fn by_chunk<'a>(map: &'a mut [Lanes], image: usize, area: usize, chunks: &[Chunk]) -> Vec<Vec<&'a mut [Lanes]>> {
+    let mut parts: Vec<Vec<&mut [Lanes]>> = chunks.iter().map(|_| Vec::new()).collect();
+    for mut rest in map.chunks_exact_mut(image) {
+        for (chunk, parts) in chunks.iter().zip(&mut parts) {
+            let (part, others) = rest.split_at_mut(chunk.len * area);
+            parts.push(part);
+            rest = others;
+        }
+    }
+    parts
+}
+
+/// The bias of each block.
+pub(super) fn blocked_bias(s: &Sizes, bias: Option<&[f32]>) -> Option<Vec<Lanes>> {
+    let bias = bias?;
+    assert_eq!(bias.len(), s.filters, "bias of {s:?}");
+    let block = |part: &[f32]| Lanes(std::array::from_fn(|i| part.get(i).copied().unwrap_or(0.0)));
+    Some(bias.chunks(LANES).map(block).collect())
+}
+
+/// Prepared weights of all chunks, in order.
+fn prepare_all<A: Algorithm>(level: Level, a: &A, s: &Sizes, weight: &[f32], turned: bool, chunks: &Chunks, to: &mut [Lanes]) {
+    let len = a.weight_len(s, turned);
+    to.par_chunks_mut(len * chunks.each).zip(&chunks.all).for_each(|(to, chunk)| a.prepare(level, s, weight, turned, *chunk, to));
+}
+
+/// The convolution; lengths have been checked.
+pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+    let (source, bias, outs) = (Source::Input(x), blocked_bias(s, bias), Chunks::new(level, s.blocks_out, s.groups));
+    let base = |chunk: Chunk| bias.as_ref().map_or(Base::Zero, |b| Base::Bias(&b[chunk.first..][..chunk.len]));
+    if y.is_empty() {
+        return;
+    }
+    let (big, len) = (s.big(), a.weight_len(s, false));
+    let size = a.group(s, big);
+    if big {
+        for g in groups(0..s.images, a.rows(), size) {
+            let mut room = Scratch::take(Use::Shared, s.blocks_in * a.input_len(&g));
+            let packed =
+                pack_together(a, s, &source, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &source, &g, block, to));
+            let images = &mut y[g.images.start * s.image_out()..g.images.end * s.image_out()];
+            by_chunk(images, s.image_out(), s.area_out, &outs.all).into_par_iter().zip(&outs.all).for_each(|(mut out, &chunk)| {
+                let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
+                a.prepare(level, s, weight, false, chunk, &mut prepared);
+                a.forward(level, s, &g, chunk, packed, &prepared, base(chunk), &mut out);
+            });
+        }
+        return;
+    }
+    let mut prepared = Scratch::take(Use::Shared, s.blocks_out * len);
+    prepare_all(level, a, s, weight, false, &outs, &mut prepared);
+    let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(PARTIAL_SUMS)));
+    y.par_chunks_mut(per_task * s.image_out()).enumerate().for_each(|(task, y)| {
+        let first = task * per_task;
+        for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
+            let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
+            let packed = pack_alone(a, s, &source, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &source, &g, block, to));
+            let images = &mut y[(g.images.start - first) * s.image_out()..(g.images.end - first) * s.image_out()];
+            for (mut out, &chunk) in by_chunk(images, s.image_out(), s.area_out, &outs.all).into_iter().zip(&outs.all) {
+                a.forward(level, s, &g, chunk, packed, &prepared[chunk.first * len..][..chunk.len * len], base(chunk), &mut out);
+            }
+        }
+    });
+}
+
+/// Packs all blocks of a group on this thread, unless they can be used as they are stored.
+fn pack_alone<'a, A: Algorithm>(
+    a: &A,
+    s: &Sizes,
+    source: &Source<'a>,
+    g: &Group,
+    blocks: usize,
+    room: &'a mut [Lanes],
+    pack: impl Fn(&mut [Lanes], usize),
+) -> Packed<'a> {
+    if let Some(stored) = a.stored(s, source, g, blocks) {
+        return stored;
+    }
+    let block = room.len() / blocks;
+    room.chunks_exact_mut(block).enumerate().for_each(|(i, to)| pack(to, i));
+    Packed { data: room, block, image: block / g.images.len() }
+}
+
+/// The same by all threads.
+fn pack_together<'a, A: Algorithm>(
+    a: &A,
+    s: &Sizes,
+    source: &Source<'a>,
+    g: &Group,
+    blocks: usize,
+    room: &'a mut [Lanes],
+    pack: impl Fn(&mut [Lanes], usize) + Sync,
+) -> Packed<'a> {
+    if let Some(stored) = a.stored(s, source, g, blocks) {
+        return stored;
+    }
+    let block = room.len() / blocks;
+    room.par_chunks_exact_mut(block).enumerate().for_each(|(i, to)| pack(to, i));
+    Packed { data: room, block, image: block / g.images.len() }
+}
+
+/// Both gradients; lengths have been checked and are not zero.
+#[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
+pub(super) fn backward<A: Algorithm>(
+    level: Level,
+    a: &A,
+    s: &Sizes,
+    x: View<'_>,
+    weight: &[f32],
+    dz: Gradient<'_>,
+    mut dx: Option<(&mut [Lanes], bool)>,
+    mut dw: Option<&mut [f32]>,
+) {
+    let call = Call { level, a, s, x: Source::Input(x), dz: Source::Gradient(dz), wanted: [dx.is_some(), dw.is_some()] };
+    if s.big() {
+        call.by_blocks(weight, &mut dx, &mut dw);
+    } else {
+        call.by_images(weight, dx, dw);
+    }
+}
+
+/// A backward call.
+struct Call<'a, A> {
+    level: Level,
+    a: &'a A,
+    s: &'a Sizes,
+    x: Source<'a>,
+    dz: Source<'a>,
+    wanted: [bool; 2],
+}
+
+impl<A: Algorithm> Call<'_, A> {
+    fn ins(&self) -> Chunks {
+        Chunks::new(self.level, self.s.blocks_in, self.s.groups)
+    }
+
+    fn outs(&self) -> Chunks {
+        Chunks::new(self.level, self.s.blocks_out, self.s.groups)
+    }
+
+    fn by_blocks(&self, weight: &[f32], dx: &mut Option<(&mut [Lanes], bool)>, dw: &mut Option<&mut [f32]>) {
+        let Self { level, a, s, .. } = *self;
+        let (ins, outs, len) = (self.ins(), self.outs(), a.weight_len(s, true));
+        let rows: usize = outs.each * LANES * s.depth();
+        let mut total = Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * s.sums_len() } else { 0 });
+        total.fill(Lanes::ZERO);
+        for g in groups(0..s.images, a.rows(), a.group(s, true)) {
+            let mut room = Scratch::take(Use::Shared, if self.wanted[1] { s.blocks_in * a.input_len(&g) } else { 0 });
+            let mut gradient_room = Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g, self.wanted));
+            let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, |to, block| {
+                a.pack_gradient(level, s, &self.dz, &g, block, self.wanted, to);
+            });
+            if let Some((dx, add)) = dx {
+                let images = &mut dx[g.images.start * s.image_in()..g.images.end * s.image_in()];
+                by_chunk(images, s.image_in(), s.area_in, &ins.all).into_par_iter().zip(&ins.all).for_each(|(mut dx, &chunk)| {
+                    let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
+                    a.prepare(level, s, weight, true, chunk, &mut prepared);
+                    a.input_gradient(level, s, &g, chunk, dz, &prepared, *add, &mut dx);
+                });
+            }
+            if self.wanted[1] {
+                let x =
+                    pack_together(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &self.x, &g, block, to));
+                total.par_chunks_mut(outs.each * s.sums_len()).zip(&outs.all).for_each(|(total, &chunk)| {
+                    let mut sums = Scratch::take(Use::Product, a.sums_len(s) * chunk.len);
+                    a.weight_gradient(level, s, &g, chunk, x, dz, false, &mut sums);
+                    a.finish(level, s, chunk, &sums, total);
+                });
+            }
+        }
+        if let Some(dw) = dw {
+            let total = total.par_chunks(outs.each * s.sums_len());
+            dw.par_chunks_mut(rows).zip(total).zip(&outs.all).for_each(|((dw, total), &chunk)| weights::unpack(s, total, chunk, dw));
+        }
+    }
+
+    fn by_images(&self, weight: &[f32], dx: Option<(&mut [Lanes], bool)>, dw: Option<&mut [f32]>) {
+        let Self { level, a, s, .. } = *self;
+        let (ins, outs, len, size) = (self.ins(), self.outs(), a.weight_len(s, true), a.group(s, false));
+        let mut prepared = Scratch::take(Use::Shared, if self.wanted[0] { s.blocks_in * len } else { 0 });
+        if self.wanted[0] {
+            prepare_all(level, a, s, weight, true, &ins, &mut prepared);
+        }
+        let per_task = s.images.div_ceil(if self.wanted[1] { PARTIAL_SUMS } else { TASKS });
+        let tasks = s.images.div_ceil(per_task);
+        let whole = s.blocks_out * s.sums_len();
+        let mut partial = Scratch::take(Use::SharedGradient, if self.wanted[1] { tasks * whole } else { 0 });
+        let mut partials: Vec<&mut [Lanes]> = partial.chunks_mut(whole).collect();
+        partials.resize_with(tasks, Default::default);
+        let add = dx.as_ref().is_some_and(|(_, add)| *add);
+        let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut(per_task * s.image_in()).collect());
+        dxs.resize_with(tasks, Default::default);
+        dxs.into_par_iter().zip(partials).enumerate().for_each(|(task, (dx, partial))| {
+            let first = task * per_task;
+            let mut sums = Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * a.sums_len(s) } else { 0 });
+            for (index, g) in groups(first..(first + per_task).min(s.images), a.rows(), size).enumerate() {
+                let mut room = Scratch::take(Use::Gradient, s.blocks_out * a.gradient_len(&g, self.wanted));
+                let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, |to, block| {
+                    a.pack_gradient(level, s, &self.dz, &g, block, self.wanted, to);
+                });
+                if self.wanted[0] {
+                    let images = &mut dx[(g.images.start - first) * s.image_in()..(g.images.end - first) * s.image_in()];
+                    for (mut dx, &chunk) in by_chunk(images, s.image_in(), s.area_in, &ins.all).into_iter().zip(&ins.all) {
+                        a.input_gradient(level, s, &g, chunk, dz, &prepared[chunk.first * len..][..chunk.len * len], add, &mut dx);
+                    }
+                }
+                if self.wanted[1] {
+                    let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
+                    let x =
+                        pack_alone(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &self.x, &g, block, to));
+                    for &chunk in &outs.all {
+                        let sums = &mut sums[chunk.first * a.sums_len(s)..][..chunk.len * a.sums_len(s)];
+                        a.weight_gradient(level, s, &g, chunk, x, dz, index > 0, sums);
+                    }
+                }
+            }
+            partial.fill(Lanes::ZERO);
+            for &chunk in outs.all.iter().filter(|_| self.wanted[1]) {
+                let sums = &sums[chunk.first * a.sums_len(s)..][..chunk.len * a.sums_len(s)];
+                a.finish(level, s, chunk, sums, &mut partial[chunk.first * s.sums_len()..][..chunk.len * s.sums_len()]);
+            }
+        });
+        let Some(dw) = dw else { return };
+        let part = outs.each * s.sums_len();
+        let (first, others) = partial.split_at_mut(whole);
+        first.par_chunks_mut(part).zip(dw.par_chunks_mut(outs.each * LANES * s.depth())).zip(&outs.all).for_each(
+            |((total, dw), &chunk)| {
+                for other in others.chunks_exact(whole) {
+                    for (to, sum) in total.iter_mut().zip(&other[chunk.first * s.sums_len()..]) {
+                        to.0.iter_mut().zip(&sum.0).for_each(|(to, sum)| *to += sum);
+                    }
+                }
+                weights::unpack(s, total, chunk, dw);
+            },
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! Fast single-precision convolutions on maps whose channels lie in blocks of sixteen.
+//!
+//! One inner kernel (`product.rs`) serves direct, strided and pointwise convolutions, their input gradients and Winograd's products; a second
+//! one serves all weight gradients. Before them, a map is packed (`pack.rs`): copied into a zero-padded scratch, with strides sorted out and
+//! the producer's batch norm and ReLU applied on the way. An [`Algorithm`](driver::Algorithm) says what is packed and multiplied, the driver
+//! how that is split over images, blocks and threads: by fixed rules, so that results have the same bits for any number of threads.
+//!
+//! # Shapes
+//! A blocked map is `[images, blocks, height, width, 16]` with `blocks = ceil(channels / 16)`; lanes past the last channel are zero.
+
+mod depthwise;
+mod direct;
+mod driver;
+mod geometry;
+mod pack;
+mod product;
+#[cfg(test)]
+mod reference;
+mod scratch;
+mod simd;
+pub mod stem;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod weights;
+mod winograd;
+
+use super::conv::Conv;
+use driver::Sizes;
+use simd::Level;
+use tile::{F2, F4, Tile};
+use winograd::Winograd;
+
+/// Channels in a block.
+pub const LANES: usize = 16;
+
+/// One pixel of a block of channels: a cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Lanes(pub [f32; LANES]);
+
+impl Lanes {
+    /// All zero.
+    pub const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// The sizes of a blocked map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Map {
+    /// Images.
+    pub images: usize,
+    /// Real channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Map {
+    /// Blocks of channels, the last one perhaps in part.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.channels.div_ceil(LANES)
+    }
+
+    /// Pixels of a plane.
+    #[must_use]
+    pub fn area(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Elements ([`Lanes`]) of the map.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.images * self.blocks() * self.area()
+    }
+
+    /// Whether the map has no elements.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A map that is read as `clamp(factor[c] * x + shift[c], low, high)`: a convolution applies its producer's batch norm and ReLU while it
+/// packs. Padding is zero after that.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The stored map.
+    pub data: &'a [Lanes],
+    /// `[factor, shift]` of each block.
+    pub affine: Option<&'a [[Lanes; 2]]>,
+    /// `[low, high]`; ReLU is `[0, inf]`.
+    pub clamp: Option<[f32; 2]>,
+}
+
+impl<'a> View<'a> {
+    /// The map as it is stored.
+    #[must_use]
+    pub fn plain(data: &'a [Lanes]) -> Self {
+        Self { data, affine: None, clamp: None }
+    }
+}
+
+/// The gradient `dz` of a convolution's output `z`, given by the gradient `dy` of `y = clamp(factor * z + shift)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradient<'a> {
+    /// The stored gradient.
+    pub dy: &'a [Lanes],
+    /// How `dz` comes from `dy`; without, they are the same.
+    pub through: Option<Through<'a>>,
+}
+
+impl<'a> Gradient<'a> {
+    /// The gradient as it is stored.
+    #[must_use]
+    pub fn plain(dy: &'a [Lanes]) -> Self {
+        Self { dy, through: None }
+    }
+}
+
+/// Back through batch norm and clamp: `dz = scale[c] * m * dy + slope[c] * z + offset[c]`, where `m` is 1 for `low < factor * z + shift < high`
+/// and 0 elsewhere, the edges included (as PyTorch's ReLU and ReLU6; for its `clamp`, whose edges count as inside, pass `low.next_down()`
+/// and `high.next_up()`).
+#[derive(Debug, Clone, Copy)]
+pub struct Through<'a> {
+    /// The convolution's output, as stored.
+    pub z: &'a [Lanes],
+    /// `[factor, shift]` of each block.
+    pub affine: &'a [[Lanes; 2]],
+    /// `[low, high]`; `m` is 1 everywhere without.
+    pub clamp: Option<[f32; 2]>,
+    /// `[scale, slope, offset]` of each block.
+    pub terms: &'a [[Lanes; 3]],
+}
+
+/// How much rounding a plan may add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Winograd F(4x4) too: about 1e-6 to 4e-6 relative.
+    Fast,
+    /// Direct and Winograd F(2x2) only: below 1e-6.
+    Strict,
+}
+
+/// How a convolution is done.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    sizes: Sizes,
+    method: Method,
+    level: Level,
+}
+
+#[derive(Debug, Clone)]
+enum Method {
+    Direct(direct::Direct),
+    Two(Winograd<F2>),
+    Four(Winograd<F4>),
+    Depthwise(depthwise::Depthwise),
+}
+
+/// The plan for a convolution, or `None` if the blocked kernels do not take it: groups must be one, or hold multiples of sixteen channels
+/// each way, or be depthwise (one channel and one filter each).
+#[must_use]
+pub fn plan(c: &Conv, precision: Precision) -> Option<Plan> {
+    plan_on(c, precision, Level::best())
+}
+
+fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
+    if let Some(a) = depthwise::Depthwise::new(c).filter(|_| c.channels > 1) {
+        return Some(Plan { method: Method::Depthwise(a), sizes: Sizes::unchecked(c), level });
+    }
+    let sizes = Sizes::of(c)?;
+    // on a map of one or two rows most of a tile of 4x4 would be waste
+    let small = c.output.iter().any(|&size| size <= 2);
+    let four = Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
+    let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
+    let winograd = four.or_else(two).map(|method| Plan { method, sizes, level });
+    winograd.or_else(|| Plan::direct_on(c, level))
+}
+
+impl Plan {
+    /// The direct algorithm even where another is faster, to compare with; `None` as [`plan`].
+    #[must_use]
+    pub fn direct(c: &Conv) -> Option<Self> {
+        Self::direct_on(c, Level::best())
+    }
+
+    fn direct_on(c: &Conv, level: Level) -> Option<Self> {
+        let sizes = Sizes::of(c)?;
+        Some(Self { method: Method::Direct(direct::Direct::new(c, &sizes)), sizes, level })
+    }
+
+    /// Which algorithm the plan chose, for reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.method {
+            Method::Direct(_) => "direct",
+            Method::Two(_) => F2::NAME,
+            Method::Four(_) => F4::NAME,
+            Method::Depthwise(_) => "depthwise",
+        }
+    }
+}
+
+/// The convolution.
+///
+/// # Shapes
+/// `x`: `[images, channels, height, width]`, blocked; `weight`: `[filters, channels / groups, kh, kw]`; `bias`: `[filters]`;
+/// `y`: `[images, filters, output height, output width]`, blocked.
+///
+/// # Panics
+/// When a slice has another length than its shape.
+pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+    plan.sizes.check(x.data.len(), weight.len(), y.len());
+    match &plan.method {
+        Method::Direct(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
+        Method::Two(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
+        Method::Four(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
+        Method::Depthwise(a) => a.forward(plan.level, &plan.sizes, x, weight, bias, y),
+    }
+}
+
+/// Both gradients; `dz` is formed once for both.
+///
+/// # Shapes
+/// `x`, `weight` as in [`forward`], `dz` as its `y`; `dx`, as `x`, with whether to add to what it holds; `dw`, as `weight`, is overwritten.
+///
+/// # Panics
+/// When a slice has another length than its shape.
+pub fn backward(plan: &Plan, x: View<'_>, weight: &[f32], dz: Gradient<'_>, dx: Option<(&mut [Lanes], bool)>, dw: Option<&mut [f32]>) {
+    plan.sizes.check(x.data.len(), weight.len(), dz.dy.len());
+    if let Some((dx, _)) = &dx {
+        assert_eq!(dx.len(), x.data.len(), "input gradient of {:?}", plan.sizes);
+    }
+    if let Some(dw) = &dw {
+        assert_eq!(dw.len(), weight.len(), "weight gradient of {:?}", plan.sizes);
+    }
+    if x.data.is_empty() || dz.dy.is_empty() {
+        dx.into_iter().filter(|(_, add)| !add).for_each(|(dx, _)| dx.fill(Lanes::ZERO));
+        dw.into_iter().for_each(|dw| dw.fill(0.0));
+        return;
+    }
+    match &plan.method {
+        Method::Direct(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
+        Method::Two(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
+        Method::Four(a) => driver::backward(plan.level, a, &plan.sizes, x, weight, dz, dx, dw),
+        Method::Depthwise(a) => a.backward(plan.level, &plan.sizes, x, weight, dz, dx, dw),
+    }
+}

@@ -1,0 +1,151 @@
+//! Reading a stored map as what it stands for (batch norm, ReLU and the gradient's terms applied on the way) into a padded scratch plane.
+
+use super::simd::{Isa, Level, Work};
+use super::{Gradient, Lanes, Through, View};
+
+/// One plane of sixteen channels, `[height, width]`, and how to read it.
+#[derive(Clone, Copy)]
+pub(super) enum Plane<'a> {
+    /// As stored.
+    Plain(&'a [Lanes]),
+    /// `clamp(factor x + shift, low, high)`.
+    Affine { x: &'a [Lanes], affine: [Lanes; 2], clamp: [f32; 2] },
+    /// `scale m dy + slope z + offset`, `m` where `low < factor z + shift < high`.
+    Through { dy: &'a [Lanes], z: &'a [Lanes], affine: [Lanes; 2], clamp: [f32; 2], terms: [Lanes; 3] },
+}
+
+const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
+
+/// What a packing reads: planes of all images, `[images, blocks]`.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    Input(View<'a>),
+    Gradient(Gradient<'a>),
+}
+
+impl<'a> Source<'a> {
+    /// Plane `block` of image `image` of a map of `blocks` blocks of `area` pixels.
+    pub(super) fn plane(&self, image: usize, block: usize, blocks: usize, area: usize) -> Plane<'a> {
+        let part = |data: &'a [Lanes]| &data[(image * blocks + block) * area..][..area];
+        match *self {
+            Source::Input(View { data, affine: None, clamp: None }) => Plane::Plain(part(data)),
+            Source::Input(View { data, affine, clamp }) => Plane::Affine {
+                x: part(data),
+                affine: affine.map_or([Lanes([1.0; 16]), Lanes::ZERO], |a| a[block]),
+                clamp: clamp.unwrap_or(UNBOUNDED),
+            },
+            Source::Gradient(Gradient { dy, through: None }) => Plane::Plain(part(dy)),
+            Source::Gradient(Gradient { dy, through: Some(Through { z, affine, clamp, terms }) }) => {
+                Plane::Through { dy: part(dy), z: part(z), affine: affine[block], clamp: clamp.unwrap_or(UNBOUNDED), terms: terms[block] }
+            }
+        }
+    }
+
+    /// The stored map itself, if it is what is meant.
+    pub(super) fn plain(&self) -> Option<&'a [Lanes]> {
+        match *self {
+            Source::Input(View { data, affine: None, clamp: None }) => Some(data),
+            Source::Gradient(Gradient { dy, through: None }) => Some(dy),
+            _ => None,
+        }
+    }
+}
+
+/// Where a pixel of the packed plane lies along an axis of the source: packed `i` is source `first + i * step`, zero outside the source.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach {
+    pub(super) first: isize,
+    pub(super) step: usize,
+    pub(super) count: usize,
+    /// Size of the source along the axis.
+    pub(super) size: usize,
+}
+
+impl Reach {
+    /// Packed positions that lie inside the source.
+    pub(super) fn inside(self) -> std::ops::Range<usize> {
+        let below = self.first.min(0).unsigned_abs().div_ceil(self.step);
+        let room = self.size.cast_signed() - self.first;
+        let end = if room <= 0 { 0 } else { room.unsigned_abs().div_ceil(self.step) };
+        let end = end.min(self.count);
+        below.min(end)..end
+    }
+
+    /// The source position of packed position `i`, which lies inside.
+    #[inline(always)]
+    pub(super) fn at(self, i: usize) -> usize {
+        self.first.wrapping_add_unsigned(i * self.step).cast_unsigned()
+    }
+}
+
+/// Copies the reach of a plane to `to`, `[rows.count, columns.count]`.
+pub(super) fn pack(level: Level, plane: Plane<'_>, rows: Reach, columns: Reach, to: &mut [Lanes]) {
+    level.run(Pack { plane, rows, columns, to });
+}
+
+struct Pack<'a, 'b> {
+    plane: Plane<'a>,
+    rows: Reach,
+    columns: Reach,
+    to: &'b mut [Lanes],
+}
+
+impl Work for Pack<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (rows, columns) = (self.rows, self.columns);
+        match self.plane {
+            Plane::Plain(x) => fill(
+                rows,
+                columns,
+                self.to,
+                #[inline(always)]
+                |at, to| *to = x[at],
+            ),
+            Plane::Affine { x, affine, clamp } => {
+                let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
+                fill(
+                    rows,
+                    columns,
+                    self.to,
+                    #[inline(always)]
+                    |at, to| isa.store(to, isa.clamp(isa.fma(isa.load(&x[at]), factor, shift), low, high)),
+                );
+            }
+            Plane::Through { dy, z, affine, clamp, terms } => {
+                let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
+                let [scale, slope, offset] = terms.map(|t| isa.load(&t));
+                fill(
+                    rows,
+                    columns,
+                    self.to,
+                    #[inline(always)]
+                    |at, to| {
+                        let z = isa.load(&z[at]);
+                        let dy = isa.inside(isa.fma(z, factor, shift), low, high, isa.load(&dy[at]));
+                        isa.store(to, isa.fma(scale, dy, isa.fma(slope, z, offset)));
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// Calls `read(source pixel, packed pixel)` for pixels inside the source and clears the others.
+#[inline(always)]
+fn fill(rows: Reach, columns: Reach, to: &mut [Lanes], read: impl Fn(usize, &mut Lanes)) {
+    let (inside, across) = (rows.inside(), columns.inside());
+    for (r, to) in to[..rows.count * columns.count].chunks_exact_mut(columns.count.max(1)).enumerate() {
+        if !inside.contains(&r) {
+            to.fill(Lanes::ZERO);
+            continue;
+        }
+        to[..across.start].fill(Lanes::ZERO);
+        to[across.end..].fill(Lanes::ZERO);
+        let mut at = rows.at(r) * columns.size + columns.at(across.start);
+        for to in &mut to[across.clone()] {
+            read(at, to);
+            at += columns.step;
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Scratch memory that each thread keeps from call to call: fresh memory would cost page faults and clearing, which took longer than the
+//! arithmetic of the 512-channel weight gradients.
+
+use super::Lanes;
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// What a buffer is for; a thread keeps one of each, so that their sizes settle.
+#[derive(Clone, Copy)]
+pub(super) enum Use {
+    /// Packed or transformed input.
+    Input,
+    /// Packed or transformed gradient.
+    Gradient,
+    /// Products before their output transform.
+    Product,
+    /// Weights, packed or transformed.
+    Weight,
+    /// Sums of the weight gradient.
+    Sums,
+    /// One padded plane.
+    Plane,
+    /// What a whole call shares.
+    Shared,
+    /// What a whole call shares, too.
+    SharedGradient,
+}
+
+const USES: usize = 8;
+/// Larger buffers (64 MiB) are given back after the call.
+const KEPT: usize = 1 << 20;
+
+thread_local! {
+    static KEEP: RefCell<[Vec<Lanes>; USES]> = const { RefCell::new([const { Vec::new() }; USES]) };
+}
+
+/// A buffer of this thread with arbitrary content, taken from and returned to its keep. It may be taken twice (a thread that waits may be
+/// lent another task): then the second is fresh.
+pub(super) struct Scratch {
+    buffer: Vec<Lanes>,
+    len: usize,
+    which: usize,
+}
+
+impl Scratch {
+    /// At least `len` elements of what was left there.
+    pub(super) fn take(which: Use, len: usize) -> Self {
+        let which = which as usize;
+        let mut buffer = KEEP.with_borrow_mut(|keep| std::mem::take(&mut keep[which]));
+        if buffer.len() < len {
+            buffer = vec![Lanes::ZERO; len];
+        }
+        Self { buffer, len, which }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() <= KEPT {
+            // a thread that is ending has no keep any more
+            let _ = KEEP.try_with(|keep| {
+                let kept = &mut keep.borrow_mut()[self.which];
+                if kept.len() < buffer.len() {
+                    *kept = buffer;
+                }
+            });
+        }
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [Lanes];
+    fn deref(&self) -> &[Lanes] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [Lanes] {
+        &mut self.buffer[..self.len]
+    }
+}

@@ -1,0 +1,213 @@
+//! Sixteen lanes on whatever the processor has, and the run-time choice of the instruction set.
+//!
+//! Kernels are [`Work`]: generic code that [`Level::run`] compiles once for each instruction set. Everything below `Work::run` must be
+//! `#[inline(always)]`, or it would be compiled without the set's instructions. Drivers around it are ordinary code that hold a [`Level`].
+
+use super::Lanes;
+use pulp::{Scalar, Simd, WithSimd};
+
+/// The instruction set that a call runs on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Level {
+    /// AVX-512: one vector for sixteen lanes.
+    #[cfg(target_arch = "x86_64")]
+    V4(pulp::x86::V4),
+    /// AVX2 and FMA: two.
+    #[cfg(target_arch = "x86_64")]
+    V3(pulp::x86::V3),
+    /// Plain arithmetic, left to the compiler.
+    Scalar,
+}
+
+impl Level {
+    /// The best that the processor has.
+    pub(super) fn best() -> Self {
+        Self::all().swap_remove(0)
+    }
+
+    /// All that the processor has, best first. The tests run each.
+    pub(super) fn all() -> Vec<Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let v4 = pulp::x86::V4::try_new().map(Self::V4);
+            let v3 = pulp::x86::V3::try_new().map(Self::V3);
+            v4.into_iter().chain(v3).chain([Self::Scalar]).collect()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            vec![Self::Scalar]
+        }
+    }
+
+    /// Blocks of output channels that the inner kernels take at once: two only where 32 registers hold their accumulators.
+    pub(super) fn chunk(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::V4(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Runs `work` compiled for this instruction set.
+    pub(super) fn run<W: Work>(self, work: W) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::V4(simd) => Simd::vectorize(simd, Entry::<W, 1>(work)),
+            #[cfg(target_arch = "x86_64")]
+            Self::V3(simd) => Simd::vectorize(simd, Entry::<W, 2>(work)),
+            Self::Scalar => Simd::vectorize(Scalar::new(), Entry::<W, 16>(work)),
+        }
+    }
+}
+
+/// A kernel with its arguments.
+pub(super) trait Work {
+    /// Does it; implementations are `#[inline(always)]`.
+    fn run<I: Isa>(self, isa: I);
+}
+
+struct Entry<W, const P: usize>(W);
+
+impl<W: Work, const P: usize> WithSimd for Entry<W, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.run(Wide::<S, P>(simd));
+    }
+}
+
+/// Arithmetic on vectors of sixteen lanes.
+pub(super) trait Isa: Copy {
+    /// Sixteen lanes.
+    type V: Copy;
+    /// Registers of sixteen lanes that accumulators may take up.
+    const ACCUMULATORS: usize;
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, x: &Lanes) -> Self::V;
+    fn store(self, to: &mut Lanes, x: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `x` between `low` and `high`.
+    fn clamp(self, x: Self::V, low: Self::V, high: Self::V) -> Self::V;
+    /// `y` where `low < x < high`, else 0.
+    fn inside(self, x: Self::V, low: Self::V, high: Self::V, y: Self::V) -> Self::V;
+    /// `k * a + b` for a constant.
+    #[inline(always)]
+    fn scaled(self, k: f32, a: Self::V, b: Self::V) -> Self::V {
+        self.fma(self.splat(k), a, b)
+    }
+}
+
+/// `P` vectors of `S` hold the sixteen lanes.
+#[derive(Clone, Copy)]
+struct Wide<S, const P: usize>(S);
+
+impl<S: Simd, const P: usize> Wide<S, P> {
+    #[inline(always)]
+    fn zip(self, a: [S::f32s; P], b: [S::f32s; P], f: impl Fn(S, S::f32s, S::f32s) -> S::f32s) -> [S::f32s; P] {
+        let mut out = a;
+        for i in 0..P {
+            out[i] = f(self.0, a[i], b[i]);
+        }
+        out
+    }
+}
+
+impl<S: Simd, const P: usize> Isa for Wide<S, P> {
+    type V = [S::f32s; P];
+    const ACCUMULATORS: usize = match P {
+        1 => 28,
+        2 => 6,
+        _ => 2,
+    };
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [self.0.splat_f32s(x); P]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &Lanes) -> Self::V {
+        let (x, _) = S::as_simd_f32s(&x.0);
+        std::array::from_fn(
+            #[inline(always)]
+            |i| x[i],
+        )
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut Lanes, x: Self::V) {
+        let (to, _) = S::as_mut_simd_f32s(&mut to.0);
+        to[..P].copy_from_slice(&x);
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        self.zip(
+            a,
+            b,
+            #[inline(always)]
+            |s, a, b| s.add_f32s(a, b),
+        )
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        self.zip(
+            a,
+            b,
+            #[inline(always)]
+            |s, a, b| s.sub_f32s(a, b),
+        )
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        self.zip(
+            a,
+            b,
+            #[inline(always)]
+            |s, a, b| s.mul_f32s(a, b),
+        )
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let mut out = c;
+        for i in 0..P {
+            out[i] = self.0.mul_add_e_f32s(a[i], b[i], c[i]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn clamp(self, x: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        let x = self.zip(
+            low,
+            x,
+            #[inline(always)]
+            |s, low, x| s.max_f32s(low, x),
+        );
+        self.zip(
+            high,
+            x,
+            #[inline(always)]
+            |s, high, x| s.min_f32s(high, x),
+        )
+    }
+
+    #[inline(always)]
+    fn inside(self, x: Self::V, low: Self::V, high: Self::V, y: Self::V) -> Self::V {
+        let (s, zero) = (self.0, self.0.splat_f32s(0.0));
+        let mut out = y;
+        for i in 0..P {
+            let mask = s.and_m32s(s.less_than_f32s(low[i], x[i]), s.less_than_f32s(x[i], high[i]));
+            out[i] = s.select_f32s(mask, y[i], zero);
+        }
+        out
+    }
+}

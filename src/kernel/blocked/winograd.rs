@@ -1,0 +1,450 @@
+//! Winograd's convolution: 3x3 filters in steps of one, on tiles in place of pixels.
+
+use super::driver::{Algorithm, Chunk, Group, Packed, Sizes};
+use super::pack::{Reach, Source, pack};
+use super::product::{Area, Base, Outer, Product};
+use super::scratch::{Scratch, Use};
+use super::simd::{Isa, Level, Work};
+use super::tile::{Tile, both_ways};
+use super::{LANES, Lanes, weights};
+use crate::kernel::conv::Conv;
+use std::marker::PhantomData;
+
+/// Tiles of a group: transformed inputs and products of these stay in the second cache.
+const TILES: usize = 64;
+/// Where threads share out blocks of channels: more tiles, since weights are transformed anew for each group.
+const BIG_TILES: usize = 256;
+/// Elements of the strip that is packed at a time, to be transformed from the first cache.
+const STRIP: usize = 512;
+const TAPS: [usize; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+/// The input gradient is a convolution by the filter turned round.
+const TURNED: [usize; 9] = [8, 7, 6, 5, 4, 3, 2, 1, 0];
+
+/// A 3x3 convolution on tiles of `T`.
+#[derive(Debug, Clone)]
+pub(super) struct Winograd<T> {
+    input: [usize; 2],
+    output: [usize; 2],
+    before: [usize; 2],
+    /// Rows and columns of tiles that cover outputs as well as inputs.
+    tiles: [usize; 2],
+    tile: PhantomData<T>,
+}
+
+impl<T: Tile> Winograd<T> {
+    /// `None` for other filters than 3x3 in steps of one, and for groups.
+    pub(super) fn new(c: &Conv) -> Option<Self> {
+        let fits = c.kernel == [3, 3] && c.stride == [1, 1] && c.dilation == [1, 1] && c.groups == 1 && c.before.iter().all(|&b| b <= 2);
+        let tiles = std::array::from_fn(|a| c.input[a].max(c.output[a]).div_ceil(T::M));
+        fits.then_some(Self { input: c.input, output: c.output, before: c.before, tiles, tile: PhantomData })
+    }
+
+    /// Tiles of a group.
+    fn count(&self, g: &Group) -> usize {
+        g.images.len() * g.rows.len() * self.tiles[1]
+    }
+
+    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power of two apart would share cache sets.
+    fn step(&self, g: &Group) -> usize {
+        self.count(g) + 1
+    }
+
+    /// Size of a transformed block.
+    fn len(&self, g: &Group) -> usize {
+        T::N * T::N * self.step(g)
+    }
+
+    /// Packs the source in strips of tile rows and transforms them; tiles of `size` start every M pixels from `first` on.
+    #[allow(clippy::too_many_arguments, reason = "what is read, where to, and how")]
+    fn transform(&self, level: Level, plane: Planes<'_>, first: [isize; 2], size: usize, g: &Group, forward: bool, to: &mut [Lanes]) {
+        let overlap = size - T::M;
+        let width = self.tiles[1] * T::M + overlap;
+        let rows_each = ((STRIP / width).saturating_sub(overlap) / T::M).max(1);
+        let mut strip = Scratch::take(Use::Plane, (rows_each.min(g.rows.len()) * T::M + overlap) * width);
+        let columns = Reach { first: first[1], step: 1, count: width, size: plane.size[1] };
+        let mut tile = 0;
+        for image in g.images.clone() {
+            let source = plane.source.plane(image, plane.block, plane.blocks, plane.size[0] * plane.size[1]);
+            for row in g.rows.clone().step_by(rows_each) {
+                let tile_rows = rows_each.min(g.rows.end - row);
+                let top = first[0].wrapping_add_unsigned(row * T::M);
+                let rows = Reach { first: top, step: 1, count: tile_rows * T::M + overlap, size: plane.size[0] };
+                pack(level, source, rows, columns, &mut strip);
+                let tiles = [tile_rows, self.tiles[1]];
+                level.run(Forward::<T> {
+                    strip: &strip,
+                    width,
+                    tiles,
+                    gradient: !forward,
+                    to: &mut to[tile..],
+                    step: self.step(g),
+                    tile: PhantomData,
+                });
+                tile += tile_rows * self.tiles[1];
+            }
+        }
+    }
+
+    /// Multiplies transformed blocks by transformed weights and transforms the sums back to `out`, planes of `size`.
+    #[allow(clippy::too_many_arguments, reason = "what is read, where to, and how")]
+    fn multiply(
+        &self,
+        level: Level,
+        g: &Group,
+        chunk: Chunk,
+        blocks: usize,
+        x: Packed<'_>,
+        weight: &[Lanes],
+        base: Base<'_>,
+        size: [usize; 2],
+        out: &mut [&mut [Lanes]],
+    ) {
+        let (count, depth) = (self.count(g), blocks * LANES * chunk.len);
+        let step = chunk.len * count + 1;
+        let mut products = Scratch::take(Use::Product, T::N * T::N * step);
+        let area = Area { rows: 1, columns: count, first: 0, step: [0, 1] };
+        for (i, (out, weight)) in products.chunks_exact_mut(step).zip(weight.chunks_exact(depth)).enumerate() {
+            let from = &x.data[i * self.step(g)..];
+            Product {
+                x: from,
+                block: x.block,
+                blocks,
+                pitch: 0,
+                taps: &[0],
+                weight,
+                base: Base::Zero,
+                area,
+                out,
+                plane: count,
+                chunk: chunk.len,
+            }
+            .go(level);
+        }
+        let tiles = [g.rows.len(), self.tiles[1]];
+        for j in 0..chunk.len {
+            for (image, out) in out.iter_mut().enumerate() {
+                level.run(Backward::<T> {
+                    products: &products[j * count + image * tiles[0] * tiles[1]..],
+                    step,
+                    tiles,
+                    first_row: g.rows.start * T::M,
+                    size,
+                    base: match base {
+                        Base::Bias(bias) => Base::Bias(&bias[j..=j]),
+                        other => other,
+                    },
+                    out: &mut out[j * size[0] * size[1]..][..size[0] * size[1]],
+                    tile: PhantomData,
+                });
+            }
+        }
+    }
+}
+
+/// Block `block` of all images of a source.
+#[derive(Clone, Copy)]
+struct Planes<'a> {
+    source: &'a Source<'a>,
+    block: usize,
+    blocks: usize,
+    size: [usize; 2],
+}
+
+impl<T: Tile> Algorithm for Winograd<T> {
+    fn rows(&self) -> usize {
+        self.tiles[0]
+    }
+
+    fn group(&self, _s: &Sizes, big: bool) -> [usize; 2] {
+        let ([down, across], want) = (self.tiles, if big { BIG_TILES } else { TILES });
+        let image = (down * across).max(1);
+        if image < want {
+            return [want / image, down];
+        }
+        let rows = (want * 3 / 2 / across).clamp(1, down);
+        [1, down.div_ceil(down.div_ceil(rows))]
+    }
+
+    fn input_len(&self, g: &Group) -> usize {
+        self.len(g)
+    }
+
+    fn gradient_len(&self, g: &Group, wanted: [bool; 2]) -> usize {
+        self.len(g) * wanted.iter().filter(|w| **w).count()
+    }
+
+    fn stored<'a>(&self, _s: &Sizes, _source: &Source<'a>, _g: &Group, _blocks: usize) -> Option<Packed<'a>> {
+        None
+    }
+
+    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]) {
+        let plane = Planes { source: x, block, blocks: s.blocks_in, size: self.input };
+        self.transform(level, plane, self.before.map(|b| -b.cast_signed()), T::N, g, true, to);
+    }
+
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, wanted: [bool; 2], to: &mut [Lanes]) {
+        let plane = Planes { source: dz, block, blocks: s.blocks_out, size: self.output };
+        let (for_input, for_weight) = to.split_at_mut(if wanted[0] { self.len(g) } else { 0 });
+        if wanted[0] {
+            self.transform(level, plane, self.before.map(|b| b.cast_signed() - 2), T::N, g, true, for_input);
+        }
+        if wanted[1] {
+            self.transform(level, plane, [0, 0], T::M, g, false, for_weight);
+        }
+    }
+
+    fn weight_len(&self, s: &Sizes, turned: bool) -> usize {
+        T::N * T::N * LANES * if turned { s.blocks_out } else { s.blocks_in }
+    }
+
+    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
+        let blocks = if turned { s.blocks_out } else { s.blocks_in };
+        let mut packed = Scratch::take(Use::Plane, blocks * TAPS.len() * LANES * chunk.len);
+        if turned {
+            weights::pack_turned(s, weight, &TURNED, chunk, &mut packed);
+        } else {
+            weights::pack(s, weight, &TAPS, chunk, &mut packed);
+        }
+        level.run(Filters::<T> {
+            packed: &packed,
+            lanes: LANES * chunk.len,
+            to: &mut to[..self.weight_len(s, turned) * chunk.len],
+            tile: PhantomData,
+        });
+    }
+
+    fn forward(
+        &self,
+        level: Level,
+        s: &Sizes,
+        g: &Group,
+        chunk: Chunk,
+        x: Packed<'_>,
+        weight: &[Lanes],
+        base: Base<'_>,
+        out: &mut [&mut [Lanes]],
+    ) {
+        self.multiply(level, g, chunk, s.blocks_in, x, weight, base, self.output, out);
+    }
+
+    fn input_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        g: &Group,
+        chunk: Chunk,
+        dz: Packed<'_>,
+        weight: &[Lanes],
+        add: bool,
+        dx: &mut [&mut [Lanes]],
+    ) {
+        let base = if add { Base::Output } else { Base::Zero };
+        self.multiply(level, g, chunk, s.blocks_out, dz, weight, base, self.input, dx);
+    }
+
+    fn sums_len(&self, s: &Sizes) -> usize {
+        T::N * T::N * LANES * s.blocks_in
+    }
+
+    fn weight_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        g: &Group,
+        chunk: Chunk,
+        x: Packed<'_>,
+        dz: Packed<'_>,
+        add: bool,
+        sums: &mut [Lanes],
+    ) {
+        // the transform for the weight gradient is the last of those in the packed gradient
+        let start = chunk.first * dz.block + dz.block - self.len(g);
+        for (i, sums) in sums.chunks_exact_mut(s.blocks_in * LANES * chunk.len).enumerate() {
+            for (block, sums) in sums.chunks_exact_mut(LANES * chunk.len).enumerate() {
+                let outer = Outer {
+                    x: &x.data[block * x.block + i * self.step(g)..],
+                    x_pitch: 0,
+                    taps: &[0],
+                    dz: &dz.data[start + i * self.step(g)..],
+                    plane: dz.block,
+                    dz_pitch: 0,
+                    chunk: chunk.len,
+                    rows: 1,
+                    columns: self.count(g),
+                    add,
+                    sums,
+                };
+                outer.go(level);
+            }
+        }
+    }
+
+    fn finish(&self, level: Level, s: &Sizes, chunk: Chunk, sums: &[Lanes], to: &mut [Lanes]) {
+        let lanes = LANES * chunk.len;
+        level.run(FilterGradients::<T> { sums: &sums[..self.sums_len(s) * chunk.len], lanes, to, tile: PhantomData });
+    }
+}
+
+/// Transforms tiles of a packed strip to `to[position * step + tile]`.
+struct Forward<'a, 'b, T> {
+    strip: &'a [Lanes],
+    width: usize,
+    /// Rows and columns of tiles.
+    tiles: [usize; 2],
+    /// M x M tiles of an output's gradient, not N x N tiles of an input.
+    gradient: bool,
+    to: &'b mut [Lanes],
+    step: usize,
+    tile: PhantomData<T>,
+}
+
+impl<T: Tile> Work for Forward<'_, '_, T> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { strip, width, tiles: [rows, columns], gradient, to, step, .. } = self;
+        for row in 0..rows {
+            for column in 0..columns {
+                let from = &strip[(row * width + column) * T::M..];
+                let to = &mut to[row * columns + column..];
+                if gradient {
+                    both_ways(
+                        isa,
+                        [T::M, T::N],
+                        from,
+                        [width, 1],
+                        #[inline(always)]
+                        |d| T::gradient(isa, d),
+                        #[inline(always)]
+                        |r, c, v| isa.store(&mut to[(r * T::N + c) * step], v),
+                    );
+                } else {
+                    both_ways(
+                        isa,
+                        [T::N, T::N],
+                        from,
+                        [width, 1],
+                        #[inline(always)]
+                        |d| T::input(isa, d),
+                        #[inline(always)]
+                        |r, c, v| isa.store(&mut to[(r * T::N + c) * step], v),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Transforms products, `[position * step + tile]`, to the outputs of a plane.
+struct Backward<'a, 'b, T> {
+    products: &'a [Lanes],
+    step: usize,
+    tiles: [usize; 2],
+    /// The first output row of the first tile.
+    first_row: usize,
+    /// Rows and columns of the plane; the last tiles may reach past them.
+    size: [usize; 2],
+    base: Base<'a>,
+    out: &'b mut [Lanes],
+    tile: PhantomData<T>,
+}
+
+impl<T: Tile> Work for Backward<'_, '_, T> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { products, step, tiles: [rows, columns], first_row, size: [height, width], base, out, .. } = self;
+        let bias = isa.load(if let Base::Bias([bias]) = base { bias } else { &Lanes::ZERO });
+        let add = matches!(base, Base::Output);
+        for row in 0..rows {
+            let top = first_row + row * T::M;
+            let height = height.saturating_sub(top).min(T::M);
+            for column in 0..columns {
+                let left = column * T::M;
+                let inside = width.saturating_sub(left).min(T::M);
+                let from = &products[row * columns + column..];
+                let start = (top * width + left).min(out.len());
+                let out = &mut out[start..];
+                both_ways(
+                    isa,
+                    [T::N, T::M],
+                    from,
+                    [T::N * step, step],
+                    #[inline(always)]
+                    |m| T::output(isa, m),
+                    #[inline(always)]
+                    |r, c, v| {
+                        if r < height && c < inside {
+                            let out = &mut out[r * width + c];
+                            isa.store(out, isa.add(v, if add { isa.load(out) } else { bias }));
+                        }
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// Transforms filters from `[blocks, 9, lanes]` to `[N², blocks, lanes]`.
+struct Filters<'a, 'b, T> {
+    packed: &'a [Lanes],
+    lanes: usize,
+    to: &'b mut [Lanes],
+    tile: PhantomData<T>,
+}
+
+impl<T: Tile> Work for Filters<'_, '_, T> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { packed, lanes, to, .. } = self;
+        let step = to.len() / (T::N * T::N);
+        for (block, from) in packed.chunks_exact(TAPS.len() * lanes).enumerate() {
+            for lane in 0..lanes {
+                let to = &mut to[block * lanes + lane..];
+                let from = &from[lane..];
+                both_ways(
+                    isa,
+                    [3, T::N],
+                    from,
+                    [3 * lanes, lanes],
+                    #[inline(always)]
+                    |g| T::filter(isa, g),
+                    #[inline(always)]
+                    |r, c, v| isa.store(&mut to[(r * T::N + c) * step], v),
+                );
+            }
+        }
+    }
+}
+
+/// Adds filter gradients from sums `[N², blocks, lanes]` to `[blocks, 9, lanes]`.
+struct FilterGradients<'a, 'b, T> {
+    sums: &'a [Lanes],
+    lanes: usize,
+    to: &'b mut [Lanes],
+    tile: PhantomData<T>,
+}
+
+impl<T: Tile> Work for FilterGradients<'_, '_, T> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { sums, lanes, to, .. } = self;
+        let step = sums.len() / (T::N * T::N);
+        for (block, to) in to.chunks_exact_mut(TAPS.len() * lanes).enumerate() {
+            for lane in 0..lanes {
+                let from = &sums[block * lanes + lane..];
+                both_ways(
+                    isa,
+                    [T::N, 3],
+                    from,
+                    [T::N * step, step],
+                    #[inline(always)]
+                    |d| T::filter_gradient(isa, d),
+                    #[inline(always)]
+                    |r, c, v| {
+                        let to = &mut to[(r * 3 + c) * lanes + lane];
+                        isa.store(to, isa.add(isa.load(to), v));
+                    },
+                );
+            }
+        }
+    }
+}
