@@ -32,7 +32,7 @@ impl Window {
     }
 
     /// How many positions an average divides by along an axis: the window within the padded input, or within the input.
-    fn span(&self, axis: usize, o: usize) -> usize {
+    pub(super) fn span(&self, axis: usize, o: usize) -> usize {
         if !self.count_padding {
             return self.reach(axis, o).count();
         }

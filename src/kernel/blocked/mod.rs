@@ -8,17 +8,23 @@
 //! # Shapes
 //! A blocked map is `[images, blocks, height, width, 16]` with `blocks = ceil(channels / 16)`; lanes past the last channel are zero.
 
+pub mod convert;
 mod depthwise;
 mod direct;
 mod driver;
+pub mod elementwise;
 mod geometry;
+#[cfg(test)]
+mod map_tests;
 mod pack;
+pub mod pool;
 mod product;
 #[cfg(test)]
 mod reference;
 mod scratch;
 mod simd;
 pub mod stem;
+pub mod sums;
 #[cfg(test)]
 mod tests;
 mod tile;
