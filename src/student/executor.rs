@@ -1,8 +1,12 @@
-//! Sweeping a plan: forward in order, backward in reverse. Values live as long as a later step or the backward pass needs them.
+//! A pass over a plan: forward in order, backward in reverse. Values live as long as a later step or the backward pass needs them.
+//!
+//! Here is the general executor, which runs every operator on dense tensors, in f32 or f64: the oracle of the CPU executor (`cpu`), which
+//! knows channel maps.
 
+use super::cpu::{self, Ways};
 use super::import::Source;
 use super::op::{Run, Saved};
-use super::plan::Plan;
+use super::plan::{Plan, Step};
 use super::value::{data, tensor, typed};
 use super::{Mode, Student, TensorId};
 use crate::error::{Context, Error, Result};
@@ -11,27 +15,65 @@ use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+/// A plan, and how the CPU executor runs its steps if it is to.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    pub(super) ways: Option<Arc<Ways>>,
+}
+
+/// Tensors by number, as far as they are known.
+pub(super) type Values = Vec<Option<Tensor>>;
+
 /// One forward pass and what its backward pass needs.
 #[derive(Debug)]
 pub struct Pass<'a> {
     student: &'a Student,
-    plan: Arc<Plan>,
+    planned: Arc<Planned>,
     kept: HashMap<TensorId, Tensor>,
-    saved: Vec<Saved>,
+    record: Record,
 }
 
-/// Runs the plan forward.
+/// What a forward pass leaves, by executor.
+#[derive(Debug)]
+enum Record {
+    General(Vec<Saved>),
+    Cpu(cpu::Record),
+}
+
+/// Runs a plan forward.
 pub(super) fn forward<'a>(
     student: &'a Student,
-    plan: Arc<Plan>,
+    planned: Arc<Planned>,
     inputs: &[Tensor],
     run: &Run,
     keep: &HashSet<TensorId>,
 ) -> Result<Pass<'a>> {
-    let mut values: Vec<Option<Tensor>> = student.graph.sources.iter().map(|source| student.held(*source, inputs)).collect();
+    let plan = &planned.plan;
+    let mut values: Values = student.graph.sources.iter().map(|source| student.held(*source, inputs)).collect();
     for (id, constant) in &plan.constants {
         values[id.0] = Some(constant.clone());
     }
+    let (kept, record) = match &planned.ways {
+        None => {
+            let (kept, saved) = general(student, plan, values, run, keep)?;
+            (kept, Record::General(saved))
+        }
+        Some(ways) => {
+            let (kept, record) = cpu::forward(student, plan, ways, values, run, keep)?;
+            (kept, Record::Cpu(record))
+        }
+    };
+    Ok(Pass { student, planned, kept, record })
+}
+
+fn general(
+    student: &Student,
+    plan: &Plan,
+    mut values: Values,
+    run: &Run,
+    keep: &HashSet<TensorId>,
+) -> Result<(HashMap<TensorId, Tensor>, Vec<Saved>)> {
     let mut kept: HashMap<TensorId, Tensor> = keep.iter().filter_map(|id| Some((*id, values.get(id.0)?.clone()?))).collect();
     let mut all_saved = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
@@ -39,13 +81,7 @@ pub(super) fn forward<'a>(
         let inputs: Option<Vec<&Tensor>> = step.inputs.iter().map(|id| values[id.0].as_ref()).collect();
         let inputs = inputs.ok_or_else(|| Error::input(format!("{}: an input was not computed", describe())))?;
         let done = step.operator.forward(&inputs, run).context(describe)?;
-        for (number, value) in done.updates {
-            if run.mode == Mode::Train
-                && let Some(Source::Buffer(i)) = step.inputs.get(number).map(|id| student.graph.sources[id.0])
-            {
-                student.buffers[i].var.set(&value)?;
-            }
-        }
+        student.update(step, done.updates, run)?;
         for (id, value) in step.outputs.iter().zip(done.outputs) {
             let Some(id) = id else { continue };
             if keep.contains(id) {
@@ -58,7 +94,21 @@ pub(super) fn forward<'a>(
             values[id.0] = None;
         }
     }
-    Ok(Pass { student, plan, kept, saved: all_saved })
+    Ok((kept, all_saved))
+}
+
+impl Student {
+    /// Moves running statistics in training. `updates`: a step's inputs and their new values.
+    pub(super) fn update(&self, step: &Step, updates: impl IntoIterator<Item = (usize, Tensor)>, run: &Run) -> Result<()> {
+        for (number, value) in updates {
+            if run.mode == Mode::Train
+                && let Some(Source::Buffer(i)) = step.inputs.get(number).map(|id| self.graph.sources[id.0])
+            {
+                self.buffers[i].var.set(&value)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Pass<'_> {
@@ -79,10 +129,10 @@ impl Pass<'_> {
     /// # Errors
     /// When a gradient has another shape than its tensor.
     pub fn backward(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Vec<Option<Tensor>>> {
-        let Self { student, plan, kept, mut saved } = self;
+        let Self { student, planned, kept, record } = self;
         drop(kept);
-        let graph = &student.graph;
-        let mut gradients: Vec<Option<Tensor>> = vec![None; graph.names.len()];
+        let (graph, plan) = (&student.graph, &planned.plan);
+        let mut gradients: Values = vec![None; graph.names.len()];
         for (id, seed) in seeds {
             let expected = plan.shapes.get(&id).ok_or_else(|| Error::input("gradient of a tensor that this pass does not compute"))?;
             if seed.dims() != expected {
@@ -91,31 +141,42 @@ impl Pass<'_> {
             }
             add(&mut gradients[id.0], seed.to_dtype(student.dtype)?.contiguous()?)?;
         }
-        for step in plan.steps.iter().rev() {
-            let saved = saved.pop().unwrap_or_default();
-            let own: Vec<Option<Tensor>> = step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
-            if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
-                continue;
-            }
-            let results = step.operator.backward(saved, own, &step.wanted).context(|| student.describe(step.node))?;
-            for ((id, wanted), gradient) in step.inputs.iter().zip(&step.wanted).zip(results) {
-                if let (true, Some(gradient)) = (wanted, gradient) {
-                    add(&mut gradients[id.0], gradient)?;
-                }
-            }
-        }
+        let mut gradients = match record {
+            Record::General(saved) => general_backward(student, plan, saved, gradients)?,
+            Record::Cpu(record) => cpu::backward(student, plan, record, gradients)?,
+        };
         Ok(student.parameters.iter().map(|p| graph.index.get(&p.name).and_then(|id| gradients[id.0].take())).collect())
     }
+}
+
+fn general_backward(student: &Student, plan: &Plan, mut saved: Vec<Saved>, mut gradients: Values) -> Result<Values> {
+    for step in plan.steps.iter().rev() {
+        let saved = saved.pop().unwrap_or_default();
+        let own: Vec<Option<Tensor>> = step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
+        if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
+            continue;
+        }
+        let results = step.operator.backward(saved, own, &step.wanted).context(|| student.describe(step.node))?;
+        for ((id, wanted), gradient) in step.inputs.iter().zip(&step.wanted).zip(results) {
+            if let (true, Some(gradient)) = (wanted, gradient) {
+                add(&mut gradients[id.0], gradient)?;
+            }
+        }
+    }
+    Ok(gradients)
 }
 
 /// Adds a gradient: the first is moved.
 fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
     *total = Some(match total.take() {
         None => gradient,
-        Some(old) => {
-            let (a, b) = (data(&old)?, data(&gradient)?);
-            typed!(old.dtype(), T => tensor(zip(a.of::<T>()?, b.of::<T>()?, |a, b| a + b), old.dims()))?
-        }
+        Some(old) => sum(&old, &gradient)?,
     });
     Ok(())
+}
+
+/// The sum of two gradients of one tensor.
+pub(super) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (held_a, held_b) = (data(a)?, data(b)?);
+    typed!(a.dtype(), T => tensor(zip(held_a.of::<T>()?, held_b.of::<T>()?, |a, b| a + b), a.dims()))
 }

@@ -4,6 +4,7 @@
 //! backward; `executor` sweeps a plan; `preset` writes untrained networks; `export` writes trained ones.
 
 mod check;
+mod cpu;
 mod executor;
 mod export;
 mod fold;
@@ -14,12 +15,14 @@ mod plan;
 pub mod preset;
 mod value;
 
+pub use crate::kernel::blocked::Precision;
 pub use executor::Pass;
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Model, Value, tap, tap::Tap};
 use candle_core::{DType, Tensor, Var};
 use fold::Host;
+use executor::Planned;
 use import::{Graph, Source};
 use plan::Plan;
 use serde::Serialize;
@@ -37,11 +40,22 @@ pub struct ImportOptions {
     pub train: Vec<String>,
     /// Batch normalisation by running statistics in training too.
     pub freeze_batchnorm: bool,
+    /// Who runs the graph.
+    pub executor: Executor,
+}
+
+/// Who runs a student's graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executor {
+    /// Every operator on dense tensors, in any float type: the oracle.
+    General,
+    /// Channel maps through the blocked kernels; float32 only, other types go the general way.
+    Cpu(Precision),
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { dtype: DType::F32, freeze: Vec::new(), train: Vec::new(), freeze_batchnorm: false }
+        Self { dtype: DType::F32, freeze: Vec::new(), train: Vec::new(), freeze_batchnorm: false, executor: Executor::Cpu(Precision::Strict) }
     }
 }
 
@@ -96,6 +110,8 @@ pub struct Student {
     graph: Graph,
     dtype: DType,
     freeze_batchnorm: bool,
+    executor: Executor,
+    arena: Arc<cpu::Arena>,
     inputs: Vec<Value>,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
@@ -103,7 +119,7 @@ pub struct Student {
     /// The value attribute of each `ConstantOfShape` node.
     fills: HashMap<usize, Host>,
     /// Plans by input shapes: the last batch of an epoch is smaller than the others.
-    plans: Mutex<HashMap<Vec<Vec<usize>>, Arc<Plan>>>,
+    plans: Mutex<HashMap<Vec<Vec<usize>>, Arc<Planned>>>,
 }
 
 impl Student {
@@ -156,6 +172,8 @@ impl Student {
             graph,
             dtype: options.dtype,
             freeze_batchnorm: options.freeze_batchnorm,
+            executor: options.executor,
+            arena: Arc::default(),
             inputs: model.inputs(),
             parameters,
             buffers,
@@ -200,7 +218,8 @@ impl Student {
     /// # Errors
     /// When the graph cannot run on such inputs.
     pub fn taps(&self, input_shapes: &[Vec<usize>]) -> Result<Vec<Tap>> {
-        let plan = self.plan(input_shapes.to_vec())?;
+        let planned = self.plan(input_shapes.to_vec())?;
+        let plan = &planned.plan;
         let computed = plan.steps.iter().flat_map(|step| step.outputs.iter().flatten());
         let shapes = computed
             .filter_map(|id| Some((self.graph.names[id.0].clone(), plan.shapes.get(id)?.iter().map(|&n| Some(n)).collect())))
@@ -237,16 +256,21 @@ impl Student {
     }
 
     /// The plan for inputs of these shapes.
-    fn plan(&self, inputs: Vec<Vec<usize>>) -> Result<Arc<Plan>> {
+    fn plan(&self, inputs: Vec<Vec<usize>>) -> Result<Arc<Planned>> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans.get(&inputs) {
             return Ok(plan.clone());
         }
         let plan = self.try_plan(&inputs);
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
-        let plan = Arc::new(plan.or_else(|(node, reason)| Err(reason).context(|| node))?);
-        plans.insert(inputs, plan.clone());
-        Ok(plan)
+        let plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
+        let ways = match self.executor {
+            Executor::Cpu(precision) if self.dtype == DType::F32 => Some(Arc::new(cpu::Ways::new(&plan, precision))),
+            _ => None,
+        };
+        let planned = Arc::new(Planned { plan, ways });
+        plans.insert(inputs, planned.clone());
+        Ok(planned)
     }
 
     fn try_plan(&self, inputs: &[Vec<usize>]) -> Result<Plan, plan::Refusal> {

@@ -208,36 +208,9 @@ impl Work for Sum<'_, '_> {
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a count of pixels; rounding to the maps' type")]
 pub fn mean(map: &Map, x: View<'_>) -> Vec<f32> {
     assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
-    let (level, source, blocks) = (Level::best(), Source::Input(x), map.blocks());
-    let mut sums = vec![[0.0; LANES]; map.images * blocks];
-    sums.par_iter_mut().with_min_len(min_planes(map.area())).enumerate().for_each(|(at, sums)| {
-        level.run(Total { plane: plane(&source, map, at / blocks, at % blocks), area: map.area(), sums });
-    });
-    let by_image = sums.as_flattened().chunks(blocks * LANES);
+    let sums = super::sums::plane_totals(map, &Source::Input(x));
+    let by_image = sums.as_flattened().chunks((map.blocks() * LANES).max(1));
     by_image.flat_map(|sums| sums[..map.channels].iter().map(|sum| (sum / map.area() as f64) as f32)).collect()
-}
-
-struct Total<'a, 'b> {
-    plane: Plane<'a>,
-    area: usize,
-    sums: &'b mut [f64; LANES],
-}
-
-impl Work for Total<'_, '_> {
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        for first in (0..self.area).step_by(RUN) {
-            let mut sum = isa.splat(0.0);
-            read(
-                isa,
-                &self.plane,
-                first..(first + RUN).min(self.area),
-                #[inline(always)]
-                |_, value| sum = isa.add(sum, value),
-            );
-            super::sums::widen(isa, sum, self.sums);
-        }
-    }
 }
 
 /// The gradient of [`mean`]: every pixel of a channel gets its share.

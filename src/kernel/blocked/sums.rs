@@ -1,9 +1,10 @@
 //! Sums over the channels of blocked maps, for batch normalisation: each plane in single precision over short runs of pixels, everything
 //! above that in double precision and in a fixed order.
 
-use super::elementwise::min_planes;
+use super::elementwise::{min_planes, read};
+use super::pack::{Plane, Source};
 use super::simd::{Isa, Level, Work};
-use super::{LANES, Lanes, Map, View};
+use super::{Gradient, LANES, Lanes, Map, View};
 use rayon::prelude::*;
 
 /// Pixels that are summed in single precision.
@@ -90,6 +91,20 @@ pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec
         .collect()
 }
 
+/// The sum of every channel of what a gradient stands for.
+///
+/// # Shapes
+/// `dz`: `[images, channels, height, width]`, blocked; result: `[channels]`.
+///
+/// # Panics
+/// When the map has another length than its shape.
+#[must_use]
+pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
+    assert_eq!(dz.dy.len(), map.len(), "blocked map of {map:?}");
+    let planes = plane_totals(map, &Source::Gradient(dz));
+    (0..map.channels).map(|c| planes.iter().skip(c / LANES).step_by(map.blocks()).map(|sums| sums[c % LANES]).sum()).collect()
+}
+
 /// Numbers by channel as blocks, zero past the last.
 #[must_use]
 pub fn lanes(channels: impl Iterator<Item = f32>) -> Vec<Lanes> {
@@ -108,6 +123,39 @@ pub fn lanes(channels: impl Iterator<Item = f32>) -> Vec<Lanes> {
 #[allow(clippy::cast_possible_truncation, reason = "rounding to the maps' type is what is asked for")]
 fn narrow(x: f64) -> f32 {
     x as f32
+}
+
+/// The sum of every plane, `[images, blocks, 16]`.
+pub(super) fn plane_totals(map: &Map, source: &Source<'_>) -> Vec<[f64; LANES]> {
+    let (level, blocks, area) = (Level::best(), map.blocks(), map.area());
+    let mut sums = vec![[0.0; LANES]; map.images * blocks];
+    sums.par_iter_mut().with_min_len(min_planes(area)).enumerate().for_each(|(at, sums)| {
+        level.run(Total { plane: source.plane(at / blocks, at % blocks, blocks, area), area, sums });
+    });
+    sums
+}
+
+struct Total<'a, 'b> {
+    plane: Plane<'a>,
+    area: usize,
+    sums: &'b mut [f64; LANES],
+}
+
+impl Work for Total<'_, '_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for first in (0..self.area).step_by(RUN) {
+            let mut sum = isa.splat(0.0);
+            read(
+                isa,
+                &self.plane,
+                first..(first + RUN).min(self.area),
+                #[inline(always)]
+                |_, value| sum = isa.add(sum, value),
+            );
+            widen(isa, sum, self.sums);
+        }
+    }
 }
 
 struct Moments<'a> {
@@ -165,7 +213,7 @@ impl Work for GradientSums<'_> {
 
 /// Adds sixteen lanes to sums in double precision.
 #[inline(always)]
-pub(super) fn widen<I: Isa>(isa: I, x: I::V, to: &mut [f64; LANES]) {
+fn widen<I: Isa>(isa: I, x: I::V, to: &mut [f64; LANES]) {
     let mut stored = Lanes::ZERO;
     isa.store(&mut stored, x);
     for (to, x) in to.iter_mut().zip(stored.0) {

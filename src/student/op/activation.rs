@@ -1,6 +1,6 @@
 //! Functions of one number: activations and the arithmetic around them. At kinks the gradient is `PyTorch`'s.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -195,6 +195,15 @@ impl Activation {
 }
 
 impl Operator for Activation {
+    #[allow(clippy::cast_possible_truncation, reason = "bounds of a single-precision graph")]
+    fn kind(&self) -> Kind<'_> {
+        match *self {
+            Self::Relu => Kind::Clamp([0.0, f32::INFINITY]),
+            Self::Clip(low, high) => Kind::Clamp([low as f32, high as f32]),
+            _ => Kind::Other,
+        }
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         let held = data(x)?;

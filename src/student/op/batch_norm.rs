@@ -1,14 +1,15 @@
 //! `BatchNormalization`, in training (batch statistics) and inference form.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, statistics};
 use crate::student::Mode;
 use crate::student::value::{data, narrow, tensor, typed, wide};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
+/// Batch normalisation of one input shape.
 #[derive(Debug)]
-struct BatchNorm {
+pub(in crate::student) struct BatchNorm {
     planes: Planes,
     epsilon: f64,
     momentum: f64,
@@ -37,6 +38,19 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(operator, [0, 1, 2, 3, 4], shape.to_vec()))
 }
 
+/// How a batch is normalised: `y = (x − mean)·rstd·scale + bias`, by channel.
+#[derive(Debug)]
+pub(in crate::student) struct Normalizer {
+    pub(in crate::student) means: Vec<f64>,
+    pub(in crate::student) rstd: Vec<f64>,
+    pub(in crate::student) scale: Vec<f64>,
+    pub(in crate::student) bias: Vec<f64>,
+    /// Whether mean and deviation are the batch's own.
+    pub(in crate::student) training: bool,
+    /// New values of the running statistics, as [`Forward::updates`].
+    pub(in crate::student) updates: Vec<(usize, Tensor)>,
+}
+
 impl BatchNorm {
     fn batch_statistics(&self, run: &Run) -> bool {
         match run.mode {
@@ -45,11 +59,15 @@ impl BatchNorm {
             Mode::AsWritten => self.training_mode,
         }
     }
-}
 
-impl Operator for BatchNorm {
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let &[x, scale, bias, running_mean, running_var] = inputs else {
+    /// Decides how the batch is normalised; `moments` gives its mean and variance by channel. `inputs`: scale, bias, running mean and variance.
+    pub(in crate::student) fn normalizer(
+        &self,
+        run: &Run,
+        moments: impl FnOnce() -> Result<Vec<(f64, f64)>>,
+        inputs: &[&Tensor],
+    ) -> Result<Normalizer> {
+        let &[scale, bias, running_mean, running_var] = inputs else {
             return Err(Error::input("batch normalisation: expected 5 inputs"));
         };
         let training = self.batch_statistics(run);
@@ -58,16 +76,8 @@ impl Operator for BatchNorm {
             return Err(Error::input(format!("batch normalisation: expected at least 2 values a channel, found {count}"))
                 .hint("take a larger batch, or drop the last incomplete one"));
         }
-        let held = data(x)?;
-        let moments = if training {
-            typed!(x.dtype(), T => Ok(statistics(held.of::<T>()?, self.planes)))?
-        } else {
-            wide(running_mean)?.into_iter().zip(wide(running_var)?).collect()
-        };
-        let rstd: Vec<f64> = moments.iter().map(|(_, var)| 1.0 / (var + self.epsilon).sqrt()).collect();
-        let centre: Vec<(f64, f64, f64)> =
-            moments.iter().zip(&rstd).zip(wide(scale)?.iter().zip(wide(bias)?)).map(|(((m, _), r), (s, b))| (*m, s * r, b)).collect();
-        let y = typed!(x.dtype(), T => tensor(normalize(held.of::<T>()?, self.planes, &centre), x.dims()))?;
+        let moments =
+            if training { moments()? } else { wide(running_mean)?.into_iter().zip(wide(running_var)?).collect::<Vec<(f64, f64)>>() };
         let mut updates = Vec::new();
         if training && run.mode == Mode::Train {
             let blend = |old: Vec<f64>, new: &dyn Fn(usize) -> f64| -> Vec<f64> {
@@ -76,40 +86,69 @@ impl Operator for BatchNorm {
             let mean = blend(wide(running_mean)?, &|c| moments[c].0);
             // the unbiased estimate, as PyTorch; the ONNX operator's text takes the biased one
             let var = blend(wide(running_var)?, &|c| moments[c].1 * count / (count - 1.0));
-            updates.push((3, narrow(&mean, running_mean.dims(), x.dtype())?));
-            updates.push((4, narrow(&var, running_var.dims(), x.dtype())?));
+            updates.push((3, narrow(&mean, running_mean.dims(), running_mean.dtype())?));
+            updates.push((4, narrow(&var, running_var.dims(), running_var.dtype())?));
         }
-        let numbers = moments.iter().map(|(mean, _)| *mean).chain(rstd).collect();
-        let saved = Saved { tensors: vec![x.clone(), scale.clone()], numbers, training, ..Saved::default() };
-        Ok(Forward { outputs: vec![y], saved, updates })
+        let rstd = moments.iter().map(|(_, var)| 1.0 / (var + self.epsilon).sqrt()).collect();
+        let means = moments.into_iter().map(|(mean, _)| mean).collect();
+        Ok(Normalizer { means, rstd, scale: wide(scale)?, bias: wide(bias)?, training, updates })
     }
 
+    /// What the gradients are made of, from Σ dy and Σ dy·(x − mean) of every channel.
+    ///
     /// With Σ over a channel's n values and r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ), and in training
-    /// dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n).
+    /// dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which is `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]`.
+    pub(in crate::student) fn input_terms(&self, [means, rstd, scale]: [&[f64]; 3], training: bool, sums: &[(f64, f64)]) -> Vec<[f64; 4]> {
+        (0..means.len())
+            .map(|c| {
+                let (factor, r) = (scale[c] * rstd[c], rstd[c]);
+                let share = if training { factor / self.planes.count() } else { 0.0 };
+                [means[c], factor, -share * r * r * sums[c].1, -share * sums[c].0]
+            })
+            .collect()
+    }
+
+    /// The gradients of scale and bias.
+    pub(in crate::student) fn parameter_gradients(rstd: &[f64], sums: &[(f64, f64)], dtype: DType) -> Result<[Tensor; 2]> {
+        let dscale: Vec<f64> = sums.iter().zip(rstd).map(|(s, r)| s.1 * r).collect();
+        let dbias: Vec<f64> = sums.iter().map(|s| s.0).collect();
+        let channels = [rstd.len()];
+        Ok([narrow(&dscale, &channels, dtype)?, narrow(&dbias, &channels, dtype)?])
+    }
+}
+
+impl Operator for BatchNorm {
+    fn kind(&self) -> Kind<'_> {
+        Kind::BatchNorm(self)
+    }
+
+    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+        let [x, parameters @ ..] = inputs else { return Err(Error::input("batch normalisation: expected 5 inputs")) };
+        let held = data(x)?;
+        let n = self.normalizer(run, || typed!(x.dtype(), T => Ok(statistics(held.of::<T>()?, self.planes))), parameters)?;
+        let centre: Vec<(f64, f64, f64)> =
+            n.means.iter().zip(&n.rstd).zip(n.scale.iter().zip(&n.bias)).map(|((&m, r), (s, &b))| (m, s * r, b)).collect();
+        let y = typed!(x.dtype(), T => tensor(normalize(held.of::<T>()?, self.planes, &centre), x.dims()))?;
+        let numbers = n.means.into_iter().chain(n.rstd).collect();
+        let saved = Saved { tensors: vec![(*x).clone(), parameters[0].clone()], numbers, training: n.training, ..Saved::default() };
+        Ok(Forward { outputs: vec![y], saved, updates: n.updates })
+    }
+
     fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
         let (means, rstd) = kept.numbers.split_at(self.planes.channels);
         let (held, held_dy) = (data(x)?, data(&dy)?);
-        let count = self.planes.count();
         typed!(dy.dtype(), T => {
             let (x, dy_values) = (held.of::<T>()?, held_dy.of::<T>()?);
             let sums = gradient_sums(x, dy_values, self.planes, means);
             let dx = if wanted[0] {
-                let terms: Vec<[f64; 4]> = (0..self.planes.channels)
-                    .map(|c| {
-                        let (factor, r) = (scale[c] * rstd[c], rstd[c]);
-                        let share = if kept.training { factor / count } else { 0.0 };
-                        [means[c], factor, -share * r * r * sums[c].1, -share * sums[c].0]
-                    })
-                    .collect();
+                let terms = self.input_terms([means, rstd, &scale], kept.training, &sums);
                 Some(tensor(input_gradient(x, dy_values, self.planes, &terms), dy.dims())?)
             } else {
                 None
             };
-            let channels = [self.planes.channels];
-            let dscale: Vec<f64> = sums.iter().zip(rstd).map(|(s, r)| s.1 * r).collect();
-            let dbias: Vec<f64> = sums.iter().map(|s| s.0).collect();
-            Ok(vec![dx, Some(narrow(&dscale, &channels, dy.dtype())?), Some(narrow(&dbias, &channels, dy.dtype())?), None, None])
+            let [dscale, dbias] = Self::parameter_gradients(rstd, &sums, dy.dtype())?;
+            Ok(vec![dx, Some(dscale), Some(dbias), None, None])
         })
     }
 }

@@ -1,6 +1,6 @@
 //! `Add`, `Sub`, `Mul`, `Div` with broadcasting.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
@@ -96,6 +96,10 @@ impl Binary {
 }
 
 impl Operator for Binary {
+    fn kind(&self) -> Kind<'_> {
+        if self.function == Function::Add && self.a == self.b { Kind::Add } else { Kind::Other }
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (held_a, held_b) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), T => {

@@ -1,6 +1,6 @@
 //! `Conv` over two spatial axes (one is taken as a height of 1): groups, strides, dilations, pads, `auto_pad`.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::elementwise::sum_per_channel;
@@ -104,6 +104,11 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Convolution {
+    fn kind(&self) -> Kind<'_> {
+        // an axis of length 1 stands in for the height of a sequence, which has no blocks
+        if self.input.len() == 4 { Kind::Convolution(&self.conv) } else { Kind::Other }
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, weight) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;

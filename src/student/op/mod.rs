@@ -24,6 +24,9 @@ mod tests;
 pub(super) use site::Site;
 
 use super::Mode;
+pub(super) use batch_norm::BatchNorm;
+use crate::kernel::conv::Conv;
+use crate::kernel::pool::Window;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::fmt::Debug;
@@ -66,8 +69,32 @@ impl Forward {
     }
 }
 
+/// What an operator is to an executor that knows channel maps.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind<'a> {
+    /// Input, weight and, if there, bias.
+    Convolution(&'a Conv),
+    /// Input, scale, bias, running mean, running variance.
+    BatchNorm(&'a BatchNorm),
+    /// The value between two bounds; the gradient passes strictly between them.
+    Clamp([f32; 2]),
+    /// The sum of two tensors of one shape.
+    Add,
+    MaxPool(&'a Window),
+    AveragePool(&'a Window),
+    /// The mean over all positions of a channel.
+    PlaneMean,
+    /// Anything else.
+    Other,
+}
+
 /// An operator planned for fixed shapes. Tensors are dense, on the CPU, of one float type.
 pub(super) trait Operator: Debug + Send + Sync {
+    /// What it is to the executor of channel maps.
+    fn kind(&self) -> Kind<'_> {
+        Kind::Other
+    }
+
     /// Computes the outputs.
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward>;
 

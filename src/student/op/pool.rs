@@ -1,6 +1,6 @@
 //! `MaxPool` and `AveragePool` over two spatial axes.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::pool::{Window, average_backward, average_forward, max_backward, max_forward};
 use crate::kernel::window_count;
@@ -44,6 +44,14 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Pool {
+    fn kind(&self) -> Kind<'_> {
+        let w = &self.window;
+        if w.output == [1, 1] && w.kernel == w.input && w.before == [0, 0] && w.after == [0, 0] && !self.maximum {
+            return Kind::PlaneMean;
+        }
+        if self.maximum { Kind::MaxPool(w) } else { Kind::AveragePool(w) }
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), T => {

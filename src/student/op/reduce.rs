@@ -1,6 +1,6 @@
 //! `ReduceMean`, `ReduceSum` and `GlobalAveragePool`.
 
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
 use crate::error::Result;
 use crate::kernel::Float;
 use crate::kernel::elementwise::map;
@@ -41,6 +41,13 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Reduce {
+    fn kind(&self) -> Kind<'_> {
+        match (self.input.as_slice(), self.kept.as_slice()) {
+            (&[n, c, h, w], &[images, channels, 1, 1]) if n == images && c == channels && self.factor * (h * w) as f64 == 1.0 => Kind::PlaneMean,
+            _ => Kind::Other,
+        }
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), T => {

@@ -1,0 +1,74 @@
+//! Memory of channel maps, used again from step to step: fresh pages would cost more than the arithmetic on them.
+
+use crate::kernel::blocked::Lanes;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A buffer is used for what is at least this share of it.
+const SHARE: usize = 4;
+
+/// Buffers that are free. A step takes and gives back the same sizes as the one before, so their number settles at the step's peak.
+#[derive(Debug, Default)]
+pub(in crate::student) struct Arena {
+    free: Mutex<Vec<Vec<Lanes>>>,
+}
+
+impl Arena {
+    /// A buffer of `len` elements with arbitrary content: the smallest free one that holds them.
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |lanes: &Vec<Lanes>| lanes.len() >= len && lanes.len() / SHARE <= len;
+        let found = free.iter().enumerate().filter(|(_, lanes)| fits(lanes)).min_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
+        let lanes = found.map(|i| free.swap_remove(i)).unwrap_or_else(|| {
+            // one too small makes room for the one that replaces it
+            let small = free.iter().enumerate().filter(|(_, lanes)| lanes.len() < len).max_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
+            drop(small.map(|i| free.swap_remove(i)));
+            vec![Lanes::ZERO; len]
+        });
+        Buffer { lanes, len, arena: self.clone() }
+    }
+}
+
+/// A channel map's elements, given back to the arena when dropped.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    lanes: Vec<Lanes>,
+    len: usize,
+    arena: Arc<Arena>,
+}
+
+impl Deref for Buffer {
+    type Target = [Lanes];
+    fn deref(&self) -> &[Lanes] {
+        &self.lanes[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [Lanes] {
+        &mut self.lanes[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.arena.free.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.lanes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_used_again() {
+        let arena = Arc::new(Arena::default());
+        let (a, b) = (arena.take(100), arena.take(10));
+        let address = a.as_ptr();
+        drop((a, b));
+        let a = arena.take(80);
+        assert_eq!((a.as_ptr(), a.len()), (address, 80));
+        assert_ne!(arena.take(90).as_ptr(), address, "taken twice");
+        assert!(arena.take(11).lanes.len() < 100, "a small map holds on to a large buffer");
+    }
+}

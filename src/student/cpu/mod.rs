@@ -1,0 +1,103 @@
+//! The CPU executor: channel maps in blocks of sixteen, through the kernels of [`crate::kernel::blocked`]; every other operator runs as
+//! the general executor runs it.
+//!
+//! A batch norm and an activation compute nothing by themselves: they are noted beside the map that a convolution stored, and whoever reads
+//! it does them on the way, forward and backward. Tensors change between dense and blocks where a step asks for the other form.
+
+mod backward;
+mod buffer;
+mod forward;
+mod map;
+
+pub(super) use backward::backward;
+pub(super) use buffer::Arena;
+pub(super) use forward::forward;
+
+use super::op::{Kind, Saved};
+use super::plan::{Plan, Step};
+use crate::kernel::blocked::{self, Precision, pool, stem};
+use crate::kernel::conv::Conv;
+use crate::kernel::pool::Window;
+use candle_core::Tensor;
+use map::{Affine, Lazy};
+use std::sync::Arc;
+
+/// How each step of a plan runs.
+#[derive(Debug)]
+pub(super) struct Ways(Vec<Way>);
+
+#[derive(Debug)]
+enum Way {
+    /// As the general executor runs it, on dense tensors.
+    Dense,
+    Convolution(blocked::Plan),
+    /// A convolution whose input is a dense image that no gradient is asked for.
+    Stem(Conv),
+    BatchNorm,
+    Clamp([f32; 2]),
+    Add,
+    MaxPool(Window),
+    AveragePool(Window),
+    PlaneMean,
+}
+
+/// Channels up to which padding to a block would waste more than a stem's own loop.
+const STEM: usize = 8;
+
+impl Ways {
+    /// Chooses for every step. What a step finds at run time may still send it the general way.
+    pub(super) fn new(plan: &Plan, precision: Precision) -> Self {
+        let rank = |step: &Step| step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len);
+        Self(
+            plan.steps
+                .iter()
+                .map(|step| match step.operator.kind() {
+                    Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => Way::Stem(*c),
+                    Kind::Convolution(c) => blocked::plan(c, precision).map_or(Way::Dense, Way::Convolution),
+                    Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
+                    Kind::Clamp(bounds) => Way::Clamp(bounds),
+                    Kind::Add => Way::Add,
+                    Kind::MaxPool(w) if pool::takes(w) => Way::MaxPool(*w),
+                    Kind::AveragePool(w) => Way::AveragePool(*w),
+                    Kind::PlaneMean => Way::PlaneMean,
+                    _ => Way::Dense,
+                })
+                .collect(),
+        )
+    }
+}
+
+/// What a step leaves for the backward pass.
+#[derive(Debug)]
+enum Kept {
+    /// Nothing below asks for a gradient.
+    Nothing,
+    Dense(Saved),
+    Convolution { x: Lazy, weight: Tensor },
+    Stem { x: Tensor },
+    BatchNorm(Box<Normal>),
+    /// What was clamped.
+    Clamp(Lazy),
+    Add,
+    MaxPool { map: blocked::Map, places: Vec<pool::Places> },
+    AveragePool(blocked::Map),
+    PlaneMean(blocked::Map),
+}
+
+/// A batch norm as it was done.
+#[derive(Debug)]
+struct Normal {
+    z: Lazy,
+    affine: Affine,
+    means: Vec<f64>,
+    rstd: Vec<f64>,
+    scale: Vec<f64>,
+    training: bool,
+}
+
+/// What a forward pass leaves for its backward pass, by step.
+#[derive(Debug)]
+pub(super) struct Record {
+    ways: Arc<Ways>,
+    kept: Vec<Kept>,
+}
