@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "every command owns its arguments, whatever it does with them")]
 
+mod bench;
 mod cache;
 mod completions;
 mod demo;
@@ -121,6 +122,9 @@ enum Command {
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Args),
+    /// Measure what is compared with other tools
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Args),
     /// Write a shell's completion script
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Args),
@@ -161,6 +165,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::New(args) => new::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
         Command::Demo(args) => demo::run(args, &context),
+        Command::Bench(args) => bench::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),
     }
 }

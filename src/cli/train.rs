@@ -8,7 +8,7 @@ use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, DataSpec, Train};
-use crate::student::{ImportOptions, Student};
+use crate::student::{Executor, ImportOptions, Student};
 use crate::train::loss::Objective;
 use crate::train::pairing::Pair;
 use crate::train::trainer::{self, Options, Outcome};
@@ -272,6 +272,7 @@ fn import(model: &Model, recipe: &Train, context: &Context<'_>) -> Result<Studen
         freeze: recipe.freeze.clone(),
         train: recipe.train.clone(),
         freeze_batchnorm: recipe.freeze_batchnorm,
+        executor: Executor::Cpu(recipe.precision),
         ..ImportOptions::default()
     };
     for warning in Student::check(&model.onnx)?.warnings {

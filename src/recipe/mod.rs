@@ -12,4 +12,4 @@ pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, 
 pub use data::{DataFormat, DataSpec};
 pub use extract::{Extract, Keep, Store};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
-pub use train::{Augment, OptimizerRecipe, ScheduleRecipe, Train};
+pub use train::{Augment, OptimizerRecipe, Precision, ScheduleRecipe, Train};

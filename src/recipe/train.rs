@@ -3,7 +3,9 @@
 use super::{CriterionRecipe, DataSpec, Method};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 /// How parameters follow their gradients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +92,38 @@ pub enum Augment {
     Flip,
 }
 
+/// How much rounding the convolutions of a student may add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Winograd's F(4×4) too: 1e-6 to 4e-6 relative.
+    Fast,
+    /// Direct products and Winograd's F(2×2) alone: below 1e-6.
+    #[default]
+    Strict,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fast => "fast",
+            Self::Strict => "strict",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "fast" => Ok(Self::Fast),
+            "strict" => Ok(Self::Strict),
+            other => Err(Error::input(format!("precision: expected fast or strict, found `{other}`"))),
+        }
+    }
+}
+
 /// One training run. Everything but the paths decides the trained bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -121,6 +155,8 @@ pub struct Train {
     pub train: Vec<String>,
     /// Batch normalisation by running statistics, which stay as they are.
     pub freeze_batchnorm: bool,
+    /// The convolutions' rounding.
+    pub precision: Precision,
     /// Only the first so many samples.
     pub limit: Option<usize>,
     /// Data set of the evaluation, `SPEC`.
@@ -143,6 +179,7 @@ impl Default for Train {
             freeze: Vec::new(),
             train: Vec::new(),
             freeze_batchnorm: false,
+            precision: Precision::default(),
             limit: None,
             test: None,
         }

@@ -15,7 +15,7 @@ mod plan;
 pub mod preset;
 mod value;
 
-pub use crate::kernel::blocked::Precision;
+pub use crate::recipe::Precision;
 pub use executor::Pass;
 
 use crate::error::{Context, Error, Result};

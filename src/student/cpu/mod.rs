@@ -15,9 +15,10 @@ pub(super) use forward::forward;
 
 use super::op::{Kind, Saved};
 use super::plan::{Plan, Step};
-use crate::kernel::blocked::{self, Precision, pool, stem};
+use crate::kernel::blocked::{self, pool, stem};
 use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
+use crate::recipe::Precision;
 use candle_core::Tensor;
 use map::{Affine, Lazy};
 use std::sync::Arc;
@@ -47,6 +48,10 @@ const STEM: usize = 8;
 impl Ways {
     /// Chooses for every step. What a step finds at run time may still send it the general way.
     pub(super) fn new(plan: &Plan, precision: Precision) -> Self {
+        let precision = match precision {
+            Precision::Fast => blocked::Precision::Fast,
+            Precision::Strict => blocked::Precision::Strict,
+        };
         let rank = |step: &Step| step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len);
         Self(
             plan.steps

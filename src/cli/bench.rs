@@ -1,0 +1,36 @@
+//! `bench`: the figures that we compare with other tools.
+
+mod step;
+
+use super::Context;
+use crate::error::Result;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  nst-cache bench step --model resnet20 --threads 1
+  nst-cache bench step --model wrn-16-2,resnet18-224 --precision strict --json
+
+docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side by side.";
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// One training step of a student: forward, cross-entropy, backward, SGD
+    Step(step::Args),
+}
+
+/// Measures.
+///
+/// # Errors
+/// When a network cannot be built or run.
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    match args.what {
+        What::Step(args) => step::run(&args, context),
+    }
+}

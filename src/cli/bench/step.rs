@@ -1,0 +1,193 @@
+//! `bench step`: one training step on synthetic images, with the network, batch, optimiser and warm-up of the usual comparison in PyTorch.
+
+use crate::cli::{Context, emit, emit_json};
+use crate::criterion::cross_entropy::cross_entropy;
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::onnx::proto::{AttributeProto, tensor_shape_proto, type_proto};
+use crate::recipe::{OptimizerRecipe, Precision};
+use crate::student::{Executor, ImportOptions, Mode, Student, preset};
+use crate::train::optimizer::Optimizer;
+use candle_core::{Device, Tensor};
+use comfy_table::{CellAlignment, Table, presets};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+/// Arguments of `bench step`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The networks: resnet20, wrn-16-2, resnet18-224, mobilenetv2-224, mobilenetv2-32 [default: all]
+    #[arg(long, value_name = "NET", value_delimiter = ',')]
+    model: Vec<String>,
+    /// Images of a step [default: 128 of 32x32, 16 of 224x224]
+    #[arg(long, value_name = "N")]
+    batch: Option<NonZeroUsize>,
+    /// Steps that are measured
+    #[arg(long, default_value_t = NonZeroUsize::new(25).unwrap_or(NonZeroUsize::MIN))]
+    steps: NonZeroUsize,
+    /// Steps before them
+    #[arg(long, default_value_t = 6)]
+    warmup: usize,
+    /// The convolutions' rounding
+    #[arg(long, value_name = "fast|strict", default_value_t)]
+    precision: Precision,
+    /// Dense tensors and no blocked kernels: what the fast executor is compared with
+    #[arg(long)]
+    general: bool,
+}
+
+/// A network of the comparison.
+struct Net {
+    name: &'static str,
+    preset: &'static str,
+    classes: usize,
+    side: usize,
+    batch: usize,
+}
+
+const NETS: &[Net] = &[
+    Net { name: "resnet20", preset: "resnet20", classes: 10, side: 32, batch: 128 },
+    Net { name: "wrn-16-2", preset: "wrn-16-2", classes: 10, side: 32, batch: 128 },
+    Net { name: "resnet18-224", preset: "resnet18", classes: 1000, side: 224, batch: 16 },
+    Net { name: "mobilenetv2-224", preset: "mobilenetv2", classes: 1000, side: 224, batch: 16 },
+    Net { name: "mobilenetv2-32", preset: "mobilenetv2", classes: 10, side: 32, batch: 128 },
+];
+
+/// What was measured of one network.
+#[derive(Debug, Serialize)]
+struct Row {
+    model: &'static str,
+    batch: usize,
+    threads: usize,
+    precision: Precision,
+    median_ms: f64,
+    p10_ms: f64,
+    p90_ms: f64,
+    images_per_s: f64,
+    /// Of the process so far; `null` where the system does not say.
+    peak_rss_mb: Option<f64>,
+    parameters: usize,
+}
+
+pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let nets: Vec<&Net> = if args.model.is_empty() {
+        NETS.iter().collect()
+    } else {
+        args.model.iter().map(|name| find(name)).collect::<Result<_>>()?
+    };
+    let mut rows = Vec::new();
+    for net in nets {
+        context.monitor.note(&format!("{}: {} + {} steps", net.name, args.warmup, args.steps));
+        rows.push(measure(net, args, context.threads)?);
+    }
+    if context.json {
+        return match rows.as_slice() {
+            [row] => emit_json(row),
+            rows => emit_json(&rows),
+        };
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["network", "batch", "median ms", "p10", "p90", "images/s", "peak MB", "parameters"]);
+    for row in &rows {
+        table.add_row([
+            row.model.to_owned(),
+            row.batch.to_string(),
+            format!("{:.1}", row.median_ms),
+            format!("{:.1}", row.p10_ms),
+            format!("{:.1}", row.p90_ms),
+            format!("{:.0}", row.images_per_s),
+            row.peak_rss_mb.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.0}")),
+            row.parameters.to_string(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    emit(&format!("{table}\n{} threads, float32, precision {}", context.threads, args.precision))
+}
+
+fn find(name: &str) -> Result<&'static Net> {
+    NETS.iter().find(|net| net.name == name).ok_or_else(|| {
+        let names: Vec<&str> = NETS.iter().map(|net| net.name).collect();
+        Error::input(format!("--model: expected one of {}, found `{name}`", names.join(", ")))
+    })
+}
+
+fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
+    let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
+    let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
+    let student = Student::import(&network(net)?, &ImportOptions { executor, ..ImportOptions::default() })?;
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    // the sum of four uniform numbers has the moments, and nearly the shape, of a normal one
+    let mut normal = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>() * 3f32.sqrt();
+    let pixels: Vec<f32> = (0..batch * 3 * net.side * net.side).map(|_| normal()).collect();
+    let images = Tensor::from_vec(pixels, (batch, 3, net.side, net.side), &Device::Cpu)?;
+    let labels: Vec<i64> = (0..batch).map(|_| random.random_range(0..net.classes as i64)).collect();
+    let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
+    let sgd = OptimizerRecipe::Sgd { lr: 0.01, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+    let mut optimizer = Optimizer::create(variables, sgd)?;
+    let mut times = Vec::with_capacity(args.steps.get());
+    for step in 0..args.warmup + args.steps.get() {
+        let start = Instant::now();
+        let pass = student.forward(std::slice::from_ref(&images), Mode::Train, &[], step as u64)?;
+        let loss = cross_entropy(pass.value(student.logits())?, &labels, 0.0)?;
+        let gradients = pass.backward(vec![(student.logits(), loss.gradient)])?;
+        optimizer.update(&gradients, 0.01, 1.0)?;
+        if !loss.value.is_finite() {
+            return Err(Error::check(format!("{}: step {step}: the loss is {}", net.name, loss.value)));
+        }
+        if step >= args.warmup {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((share * times.len() as f64) as usize).min(times.len() - 1)];
+    let middle = times.len() / 2;
+    let median = if times.len() % 2 == 1 { times[middle] } else { f64::midpoint(times[middle - 1], times[middle]) };
+    Ok(Row {
+        model: net.name,
+        batch,
+        threads,
+        precision: args.precision,
+        median_ms: median,
+        p10_ms: at(0.1),
+        p90_ms: at(0.9),
+        images_per_s: batch as f64 / median * 1e3,
+        peak_rss_mb: peak_rss_mb(),
+        parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
+    })
+}
+
+/// The network, as the comparison has it: MobileNetV2 at 32×32 is the large form with its first two strides taken out.
+fn network(net: &Net) -> Result<Model> {
+    if (net.preset, net.side) != ("mobilenetv2", 32) {
+        return preset::build(net.preset, net.classes, [3, net.side, net.side], 0);
+    }
+    let mut proto = preset::build(net.preset, net.classes, [3, 224, 224], 0)?.proto().clone();
+    let graph = proto.graph.get_or_insert_default();
+    let strides = |a: &&mut AttributeProto| a.name() == "strides" && a.ints == [2, 2];
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute).filter(|a| strides(&a)).take(2) {
+        attribute.ints = vec![1, 1];
+    }
+    let shape = graph.input.iter_mut().filter_map(|input| match input.r#type.as_mut()?.value.as_mut()? {
+        type_proto::Value::TensorType(tensor) => tensor.shape.as_mut(),
+        _ => None,
+    });
+    let side = i64::try_from(net.side).unwrap_or(i64::MAX);
+    for dimension in shape.flat_map(|shape| shape.dim.iter_mut().skip(2)) {
+        dimension.value = Some(tensor_shape_proto::dimension::Value::DimValue(side));
+    }
+    Model::from_proto(proto)
+}
+
+/// The process's largest resident memory so far, in MB.
+fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1024.0)
+}
