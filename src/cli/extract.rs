@@ -59,7 +59,7 @@ pub struct Args {
     /// File with the teacher's classes, one a line in the order of its logits, to which the data's class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Where the teacher runs: cpu, cuda[:i], tensorrt[:i] or auto
+    /// Where the teacher runs: cpu, cuda, cuda:1, tensorrt, tensorrt:1 or auto
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
     /// Folder of the cache [default: cache/ and the teacher's name]
