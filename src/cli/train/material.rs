@@ -2,12 +2,13 @@
 
 use super::Plan;
 use super::folder::sha256;
+use crate::array::Dtype;
 use crate::cache::Cache;
 use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::{self, Dim};
-use crate::recipe::{Channels, CriterionRecipe, DataSpec, Method, Preprocess, PreprocessOptions, Train, preset};
+use crate::recipe::{Channels, CriterionRecipe, DataSpec, Layout, Method, Preprocess, PreprocessOptions, Train, preset};
 use crate::student::{Student, preset as presets};
 use crate::train::loss::Objective;
 use crate::train::pairing::{self, Pair};
@@ -272,8 +273,14 @@ impl Model {
     }
 }
 
-/// How the material's images become the student's input.
+/// How images become the student's input, which is f32 `[batch, channels, height, width]` whatever the teacher takes.
 fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
+    let found = of_material(plan, material, model, context)?;
+    Ok(found.map(|p| Preprocess { layout: Layout::Nchw, dtype: Dtype::F32, ..p }))
+}
+
+/// How the material's images are preprocessed: as the cache records, else by the flags and what the model declares.
+fn of_material(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
     let dataset = match &material.training {
         Training::Cache(cache) => {
             let recorded = cache.manifest().data.preprocess.clone();
@@ -288,8 +295,8 @@ fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, 
     let mut options = plan.preprocess.clone();
     let inputs = model.map(onnx::Model::inputs).unwrap_or_default();
     let (dtype, shape) = match inputs.first() {
-        Some(input) => (input.dtype.unwrap_or(crate::array::Dtype::F32), input.shape.clone()),
-        None => (crate::array::Dtype::F32, vec![Dim::Open, Dim::Open, Dim::Open, Dim::Open]),
+        Some(input) => (input.dtype.unwrap_or(Dtype::F32), input.shape.clone()),
+        None => (Dtype::F32, vec![Dim::Open, Dim::Open, Dim::Open, Dim::Open]),
     };
     if model.is_none() && image.channels == 1 && options.channels.is_none() && options.preset.is_none() {
         options.channels = Some(Channels::Gray);
