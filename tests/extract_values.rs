@@ -9,7 +9,7 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Store};
+use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Store, Take};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -201,7 +201,7 @@ fn axes(cache: &Cache, alias: &str) -> (String, Vec<usize>) {
 /// The maps of a cache as the trainer reads them, `[rows, channels, height, width]`.
 fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f32>)> {
     let taps: Vec<String> = aliases.iter().map(|&a| a.to_owned()).collect();
-    let source = Source::Cache(CacheSource::new(cache, &[input.to_owned()], false, &taps, None, 0, false).unwrap());
+    let source = Source::Cache(CacheSource::new(cache, &[input.to_owned()], false, &taps, Take::default(), 0, false).unwrap());
     let batch = source.batch(0, 0..source.len()).unwrap();
     batch.taps.iter().map(|t| (t.dims().to_vec(), t.flatten_all().unwrap().to_vec1().unwrap())).collect()
 }
