@@ -126,6 +126,9 @@ impl From<candle_core::Error> for Error {
 /// Says what was being done when something failed.
 pub trait Context<T> {
     /// Wraps the failure in an [`Kind::Input`] error with this message (an [`Error`] keeps its kind).
+    ///
+    /// # Errors
+    /// When `self` is one.
     fn context(self, message: impl FnOnce() -> String) -> Result<T>;
 }
 

@@ -1,5 +1,7 @@
 //! `zarrs`, an independent implementation of Zarr v3, opens what we write and reads the same values.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use half::f16;
 use nst_cache::array::Dtype;
 use nst_cache::cache::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};

@@ -9,9 +9,11 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Extract, Keep, PreprocessOptions, Store};
+use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Store, Take};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
+use nst_cache::train::pairing::teacher_maps;
+use nst_cache::train::source::{CacheSource, Source};
 use std::path::Path;
 
 const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1 };
@@ -81,7 +83,7 @@ fn features_are_what_the_teacher_computes_on_the_stored_inputs() {
     let names = ["map1", "map2", "pooled", "logits"].map(str::to_owned);
     let mut session = Session::new(&Runtime::load(None).unwrap(), &model, &names, &OPTIONS).unwrap();
     let [map1, map2, pooled, logits] = session.run(&[("image", &fed)], &names).unwrap().try_into().unwrap();
-    let small = adaptive_average_pool(&map2, [7, 7]).unwrap();
+    let small = adaptive_average_pool(&map2, Layout::Nchw, [7, 7]).unwrap();
     for (path, expected) in
         [("taps/map1/features", map1), ("taps/small/features", small), ("taps/pooled/features", pooled), ("logits", logits)]
     {
@@ -179,4 +181,79 @@ fn arrays_are_fed_and_stored_as_they_are() {
         let first = usize::try_from(id).unwrap() * 784;
         assert_eq!(row, &values[first..first + 784]);
     }
+}
+
+/// Noise for a model's input, as an .npz.
+fn noise(folder: &Path, name: &str, shape: &[usize]) -> String {
+    let mut random = support::Random(13);
+    #[allow(clippy::cast_possible_truncation, reason = "test data")]
+    let values = (0..shape.iter().product()).map(|_| random.unit() as f32 - 0.5).collect();
+    let path = folder.join("noise.npz");
+    support::write_npz(&path, name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap());
+    format!("npz:{}", path.display())
+}
+
+fn axes(cache: &Cache, alias: &str) -> (String, Vec<usize>) {
+    let spec = cache.array(&format!("taps/{alias}/features")).unwrap().spec().clone();
+    (spec.axes.concat(), spec.row_shape)
+}
+
+/// The maps of a cache as the trainer reads them, `[rows, channels, height, width]`.
+fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f32>)> {
+    let taps: Vec<String> = aliases.iter().map(|&a| a.to_owned()).collect();
+    let source = Source::Cache(CacheSource::new(cache, &[input.to_owned()], false, &taps, Take::default(), 0, false).unwrap());
+    let batch = source.batch(0, 0..source.len()).unwrap();
+    batch.taps.iter().map(|t| (t.dims().to_vec(), t.flatten_all().unwrap().to_vec1().unwrap())).collect()
+}
+
+#[test]
+fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/nhwc.onnx");
+    let data = noise(folder.path(), "image:0", &[6, 8, 8, 3]);
+    for (number, (size, shape)) in [("", [8, 8]), ("@3x5", [3, 5])].into_iter().enumerate() {
+        let mut recipe = Extract { teacher: model.clone(), preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "", &data) };
+        recipe.output = folder.path().join(number.to_string());
+        recipe.taps = vec![format!("block1/relu:0{size}=first"), format!("block1/nhwc:0{size}=last")];
+        extract(&recipe);
+        let cache = Cache::open(&recipe.output).unwrap();
+        let [h, w] = shape;
+        assert_eq!((axes(&cache, "first"), axes(&cache, "last")), (("chw".into(), vec![4, h, w]), ("hwc".into(), vec![h, w, 4])));
+        assert_eq!(teacher_maps(cache.manifest()).iter().map(|m| m.shape).collect::<Vec<_>>(), [[4, h, w]; 2]);
+        let [first, last] = maps(&cache, "image:0", &["first", "last"]).try_into().unwrap();
+        assert_eq!(first.0, [6, 4, h, w]);
+        assert_eq!(first, last);
+        assert_ne!(floats(&cache, "taps/first/features"), floats(&cache, "taps/last/features"));
+    }
+    // what the user says of the axes goes before what the graph shows
+    let mut recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "", &data) };
+    recipe.taps = vec!["block1/relu:0:nhwc@2x8=claimed".into()];
+    extract(&recipe);
+    assert_eq!(axes(&Cache::open(&recipe.output).unwrap(), "claimed"), ("hwc".into(), vec![2, 8, 8]));
+}
+
+#[test]
+fn tokens_are_stored_as_the_map_that_they_cover() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/vit.onnx");
+    let data = noise(folder.path(), "image", &[5, 3, 8, 6]);
+    let mut recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "", &data) };
+    recipe.taps = ["patch", "tokens", "block@2x3=small"].map(str::to_owned).to_vec();
+    extract(&recipe);
+    let cache = Cache::open(&recipe.output).unwrap();
+    assert_eq!((axes(&cache, "tokens"), axes(&cache, "small")), (("hwc".into(), vec![4, 3, 7]), ("hwc".into(), vec![2, 3, 7])));
+    // the class token is gone: the others are the patches' convolution
+    let [patch, tokens] = maps(&cache, "image", &["patch", "tokens"]).try_into().unwrap();
+    assert_eq!(patch.0, [5, 7, 4, 3]);
+    assert_eq!(patch, tokens);
+    // channels before positions are no tokens
+    recipe.taps = vec!["columns".into()];
+    let error = extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+    assert!(error.to_string().contains("`columns`: expected tokens of an image"), "{error}");
 }

@@ -1,5 +1,7 @@
 //! Taps of real models, probed in ONNX Runtime: those of the repository always, those of `../shared` where it is there.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::tap::{self, Role, Tap};
 use nst_cache::onnx::{Model, cost};

@@ -5,7 +5,7 @@
 use nst_cache::data::{self, Dataset};
 use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};
-use nst_cache::recipe::{Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Train};
+use nst_cache::recipe::{Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Take, Train};
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::loss::Objective;
 use nst_cache::train::metrics::Record;
@@ -54,8 +54,8 @@ fn train(dataset: &dyn Dataset, folder: &Path, threads: usize, resume: bool, mon
     let student = Student::import(&model, &ImportOptions::default())?;
     let terms = recipe.terms(false);
     let objective = Objective::new(&terms, &[Vec::new()], 0.0, &student)?;
-    let source =
-        Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], Some(SAMPLES), recipe.seed));
+    let take = Take { limit: Some(SAMPLES), shuffle: None };
+    let source = Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], take, recipe.seed));
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     run(&Run {
         recipe: &recipe,

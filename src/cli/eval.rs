@@ -39,7 +39,7 @@ pub struct Args {
     /// Only the first N samples
     #[arg(long, value_name = "N")]
     limit: Option<std::num::NonZeroUsize>,
-    /// Where the model runs: cpu, cuda[:i], tensorrt[:i] or auto
+    /// Where the model runs: cpu, cuda, cuda:1, tensorrt, tensorrt:1 or auto
     #[arg(long, default_value = "cpu")]
     device: Device,
     #[command(flatten)]

@@ -15,6 +15,7 @@ Examples:
   nst-cache extract teacher.onnx --data folder:photos/train --preprocess imagenet
   nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --limit 1000 --shuffle 1
   nst-cache extract teacher.onnx --data photos.tar.gz --tap /layer3/Relu_1_output_0@8x8=layer3 -o cache/photos
+  nst-cache extract tf.onnx --data photos --tap block4/relu:0:nhwc
   nst-cache extract model.onnx --data npz:arrays.npz
 
 The teacher runs once over the data set. Stopped or killed, the same command goes on where it was.
@@ -32,8 +33,8 @@ pub struct Args {
     /// Part of the data set [default: train]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Tensor to keep, pooled and under another name if wanted (repeat for more) [default: the suggested taps]
-    #[arg(long = "tap", value_name = "TENSOR[@HxW][=ALIAS]")]
+    /// Tensor to keep; its axis order where the graph does not show it, pooled, under another name (repeat for more) [default: the suggested taps]
+    #[arg(long = "tap", value_name = "TENSOR[:nhwc][@HxW][=ALIAS]")]
     taps: Vec<String>,
     /// Tensor of the logits [default: the first output, before its softmax]
     #[arg(long, value_name = "TENSOR")]
@@ -59,7 +60,7 @@ pub struct Args {
     /// File with the teacher's classes, one a line in the order of its logits, to which the data's class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Where the teacher runs: cpu, cuda[:i], tensorrt[:i] or auto
+    /// Where the teacher runs: cpu, cuda, cuda:1, tensorrt, tensorrt:1 or auto
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
     /// Folder of the cache [default: cache/ and the teacher's name]

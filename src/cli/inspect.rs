@@ -65,6 +65,8 @@ struct TapRow {
     shape: Vec<Axis>,
     role: Role,
     layout: Option<crate::recipe::Layout>,
+    /// Height and width of the image that tokens cover.
+    grid: Option<[usize; 2]>,
     stage: Option<usize>,
     suggested: bool,
     bytes: Bytes,
@@ -162,6 +164,7 @@ fn row(tap: Tap, batch_name: Option<&str>) -> TapRow {
         shape: tap.shape.into_iter().map(axis).collect(),
         role: tap.role,
         layout: tap.layout,
+        grid: tap.grid,
         stage: tap.stage,
         suggested: tap.suggested,
         bytes,
@@ -173,7 +176,7 @@ fn bytes(tap: &Tap) -> Bytes {
     let elements = tap.shape.iter().skip(1).fold(1usize, |n, d| n.saturating_mul(d.unwrap_or(1)));
     let positions = match tap.role {
         Role::Map => tap.spatial().map(|[h, w]| h.saturating_mul(w)),
-        Role::Tokens => tap.shape.get(1).copied().flatten(),
+        Role::Tokens => tap.grid.map(|[h, w]| h.saturating_mul(w)).or(tap.shape.get(1).copied().flatten()),
         Role::Vector | Role::Logits => None,
     };
     Bytes {
@@ -252,13 +255,14 @@ fn taps(document: &Document, all: bool) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-fn role(tap: &TapRow) -> &'static str {
-    match (tap.role, tap.layout) {
-        (Role::Map, Some(crate::recipe::Layout::Nhwc)) => "map, channels last",
-        (Role::Map, _) => "map",
-        (Role::Tokens, _) => "tokens",
-        (Role::Vector, _) => "vector",
-        (Role::Logits, _) => "logits",
+fn role(tap: &TapRow) -> String {
+    match (tap.role, tap.layout, tap.grid) {
+        (Role::Map, Some(crate::recipe::Layout::Nhwc), _) => "map, channels last".to_owned(),
+        (Role::Map, ..) => "map".to_owned(),
+        (Role::Tokens, _, Some([height, width])) => format!("tokens of {height}x{width}"),
+        (Role::Tokens, ..) => "tokens".to_owned(),
+        (Role::Vector, ..) => "vector".to_owned(),
+        (Role::Logits, ..) => "logits".to_owned(),
     }
 }
 
@@ -300,7 +304,7 @@ mod tests {
     fn tap(role: Role, shape: &[usize]) -> Tap {
         let shape = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
         let layout = (role == Role::Map).then_some(crate::recipe::Layout::Nchw);
-        Tap { tensor: "t".into(), op: "Relu".into(), shape, role, layout, stage: None, suggested: false }
+        Tap { tensor: "t".into(), op: "Relu".into(), shape, role, layout, grid: None, stage: None, suggested: false }
     }
 
     #[test]

@@ -32,7 +32,7 @@ Without a cache it trains on the labels alone: that is how a teacher is made. St
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A preset (resnet20, wrn-16-2, …), an .onnx file, or a name under [students] in nst-cache.toml
+    /// A preset (resnet20, wrn-16-2, …), an .onnx file, or the name of a student in nst-cache.toml
     #[arg(value_name = "STUDENT")]
     student: String,
     /// Cache to train from
@@ -71,9 +71,15 @@ pub struct Args {
     /// Initialisers that train although they would not by themselves
     #[arg(long, value_name = "PATTERN")]
     train: Vec<String>,
+    /// Normalise by the running statistics, which stay as they are
+    #[arg(long)]
+    freeze_batchnorm: bool,
     /// Only the first N samples
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Shuffle the data set with this seed before --limit
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
     /// Go on from the run's last checkpoint
     #[arg(long)]
     resume: bool,
@@ -207,6 +213,8 @@ impl Plan {
         recipe.batch = args.batch.unwrap_or(recipe.batch);
         recipe.seed = args.seed.unwrap_or(recipe.seed);
         recipe.limit = args.limit.or(recipe.limit);
+        recipe.shuffle = args.shuffle.or(recipe.shuffle);
+        recipe.freeze_batchnorm |= args.freeze_batchnorm;
         recipe.freeze.extend(args.freeze.iter().cloned());
         recipe.train.extend(args.train.iter().cloned());
         if let Some(lr) = args.lr {

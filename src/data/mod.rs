@@ -24,7 +24,7 @@ mod subset;
 mod tar;
 
 pub use random::shuffle;
-pub use subset::{Subset, subset};
+pub use subset::{Subset, subset, take};
 
 use crate::array::Array;
 use crate::error::{Context, Error, Result};

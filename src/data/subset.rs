@@ -1,6 +1,7 @@
 //! The part of a data set that a run uses.
 
 use super::{Dataset, random};
+use crate::recipe::Take;
 
 /// A data set and the samples of it that a run uses, in the order in which they are used.
 pub struct Subset {
@@ -13,12 +14,18 @@ pub struct Subset {
 /// The first `limit` samples (all of them without one), after a shuffle if a seed for it is given.
 #[must_use]
 pub fn subset(dataset: Box<dyn Dataset>, limit: Option<usize>, shuffle: Option<u64>) -> Subset {
-    let mut indices: Vec<usize> = (0..dataset.len()).collect();
-    if let Some(seed) = shuffle {
-        random::shuffle(&mut indices, seed);
-    }
-    indices.truncate(limit.unwrap_or(usize::MAX));
+    let indices = take((0..dataset.len()).collect(), Take { limit, shuffle });
     Subset { dataset, indices }
+}
+
+/// Those of `samples`, which stand in the data set's order, that a run takes.
+#[must_use]
+pub fn take(mut samples: Vec<usize>, take: Take) -> Vec<usize> {
+    if let Some(seed) = take.shuffle {
+        random::shuffle(&mut samples, seed);
+    }
+    samples.truncate(take.limit.unwrap_or(usize::MAX));
+    samples
 }
 
 impl Subset {

@@ -1,9 +1,10 @@
 //! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with bounded queues. Never names the student.
 //!
-//! `source` turns samples into the teacher's inputs, `output` decides what is kept of the teacher, `rows` fixes which sample stands in which
-//! row, `plan` lays it out on disk, `pipeline` computes the missing segments, `accuracy` reads the teacher's own top-1 back.
+//! `source` turns samples into the teacher's inputs, `choice` decides what is kept of the teacher and `output` how, `rows` fixes which sample
+//! stands in which row, `plan` lays it out on disk, `pipeline` computes the missing segments, `accuracy` reads the teacher's own top-1 back.
 
 mod accuracy;
+mod choice;
 mod estimate;
 mod output;
 mod pipeline;
@@ -69,7 +70,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
     let subset = subset(data::open(&recipe.data, &recipe.split)?, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, monitor)?;
     let source = Source::new(recipe, &model, &subset, monitor)?;
-    let outputs = output::choose(recipe, runtime, &model, &source, monitor)?;
+    let outputs = choice::choose(recipe, runtime, &model, &source, monitor)?;
     let classes = TeacherClasses { classes: output::classes(&outputs), recorded_classes: source::recorded_classes(&model)? };
     let rows = Rows::arrange(recipe, &source, subset.indices.clone(), classes, monitor)?;
     let tensors = outputs.iter().map(|o| o.tensor.clone()).collect();

@@ -1,13 +1,9 @@
-//! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph, and how their values become stored bytes.
+//! How the values of one of the teacher's tensors become stored bytes.
 
-use super::source::Source;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
-use crate::onnx::Model;
-use crate::onnx::tap::{self, Role, Tap, TapChoice};
-use crate::recipe::Extract;
-use crate::runtime::{self, Probe, Runtime};
+use crate::onnx::tap::Role;
+use crate::recipe::Layout;
 use crate::statistic::{F16_MAX, adaptive_average_pool, finite_range, to_f16};
 
 /// One tensor of the teacher and its array in the cache.
@@ -19,24 +15,24 @@ pub(super) struct Output {
     pub(super) alias: String,
     pub(super) role: Role,
     pub(super) stage: Option<usize>,
+    /// The axis order of a map.
+    pub(super) layout: Layout,
+    /// Height and width of the image that tokens cover: what stands before those is dropped, the rest is stored as a map.
+    pub(super) grid: Option<[usize; 2]>,
     /// Size to which maps are pooled before they are stored.
-    pool: Option<[usize; 2]>,
+    pub(super) pool: Option<[usize; 2]>,
     /// Shape of one stored row.
     pub(super) shape: Vec<usize>,
     /// Name of each axis of a row.
     pub(super) axes: Vec<String>,
-    is_logits: bool,
+    /// Whether it is the logits' own array.
+    pub(super) is_logits: bool,
 }
 
 impl Output {
     /// The path of its array.
     pub(super) fn path(&self) -> String {
         if self.is_logits { "logits".to_owned() } else { format!("taps/{}/features", self.alias) }
-    }
-
-    /// Whether it is the logits' own array.
-    pub(super) fn is_logits(&self) -> bool {
-        self.is_logits
     }
 
     /// How messages call it.
@@ -69,7 +65,7 @@ impl Output {
         }
     }
 
-    /// f32 values of the first rows, pooled.
+    /// f32 values of the first rows: tokens as maps, maps pooled.
     fn first_rows(&self, values: Array, rows: usize) -> Result<Array> {
         let mut shape = values.shape().to_vec();
         let batch = shape.first().copied().unwrap_or_default();
@@ -87,8 +83,11 @@ impl Output {
         floats.truncate(rows * row_len);
         shape[0] = rows;
         let mut array = Array::new(shape, Values::F32(floats))?;
+        if let Some(grid) = self.grid {
+            array = fold_tokens(array, grid)?;
+        }
         if let Some(size) = self.pool {
-            array = adaptive_average_pool(&array, size)?;
+            array = adaptive_average_pool(&array, self.layout, size)?;
         }
         if array.shape().get(1..) != Some(self.shape.as_slice()) {
             return Err(Error::input(format!(
@@ -100,6 +99,27 @@ impl Output {
         }
         Ok(array)
     }
+}
+
+/// Tokens as maps, without what stands before those of the image.
+///
+/// # Shapes
+/// `[N, prefix + H·W, C]` → `[N, H, W, C]`.
+fn fold_tokens(tokens: Array, [height, width]: [usize; 2]) -> Result<Array> {
+    let &[n, count, channels] = tokens.shape() else {
+        return Err(Error::input(format!("tokens: expected 3 axes, found {:?}", tokens.shape())));
+    };
+    let prefix = count.checked_sub(height * width);
+    let prefix = prefix.ok_or_else(|| Error::input(format!("tokens: expected at least {height}x{width}, found {count}")))?;
+    let shape = vec![n, height, width, channels];
+    let Values::F32(mut values) = tokens.into_values() else {
+        return Err(Error::input("tokens: expected f32"));
+    };
+    if prefix > 0 {
+        let image = |row: &[f32]| row.get(prefix * channels..).unwrap_or_default().to_vec();
+        values = values.chunks_exact((count * channels).max(1)).flat_map(image).collect();
+    }
+    Array::new(shape, Values::F32(values))
 }
 
 fn bytes_of(values: Values) -> Vec<u8> {
@@ -118,125 +138,19 @@ pub(super) fn classes(outputs: &[Output]) -> Option<usize> {
     outputs.iter().find(|o| o.is_logits).and_then(|o| o.shape.first().copied())
 }
 
-/// Probes the teacher and decides what is kept: the taps asked for, or the suggested maps and the penultimate vector, then the
-/// logits (last, so that a value that is not finite is reported where it arises).
-///
-/// # Errors
-/// When a tap is unknown, its shape varies between samples, or it cannot be pooled as asked.
-pub(super) fn choose(
-    recipe: &Extract,
-    runtime: &Runtime,
-    model: &Model,
-    source: &Source<'_>,
-    monitor: &dyn Monitor,
-) -> Result<Vec<Output>> {
-    let probe = runtime::probe(runtime, model, &source.shapes())?;
-    let candidates = tap::candidates(model, &probe.shapes);
-    let logits = choose_logits(recipe, model, &probe, monitor)?;
-    let choices = choose_taps(recipe, &probe, &candidates)?;
-    let mut outputs = choices.into_iter().map(|choice| output(choice, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
-    outputs.extend(logits);
-    if outputs.is_empty() {
-        return Err(Error::input("teacher: no tap is suggested and there are no logits")
-            .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
-    }
-    Ok(outputs)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn Monitor) -> Result<Option<Output>> {
-    let tensor = if let Some(name) = &recipe.logits {
-        let shape = row_shape(name, probe)?;
-        if shape.len() != 1 {
-            return Err(Error::input(format!("--logits {name}: expected one value a class, found rows of {shape:?}")));
-        }
-        name.clone()
-    } else {
-        match tap::logits(model) {
-            Some((tensor, softmax)) if row_shape(&tensor, probe).is_ok_and(|s| s.len() == 1) => {
-                if softmax {
-                    monitor.note(&format!("logits: `{tensor}`, the input of the softmax at the end"));
-                }
-                tensor
-            }
-            _ => {
-                monitor.note("the teacher's first output is not [batch, classes]: no logits are kept (--logits TENSOR names them)");
-                return Ok(None);
-            }
-        }
-    };
-    let shape = row_shape(&tensor, probe)?;
-    Ok(Some(Output {
-        tensor,
-        alias: String::new(),
-        role: Role::Logits,
-        stage: None,
-        pool: None,
-        shape,
-        axes: vec!["class".to_owned()],
-        is_logits: true,
-    }))
-}
-
-fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
-    let mut names: Vec<&str> = probe.shapes.keys().map(String::as_str).chain(probe.refused.iter().map(|(name, _)| name.as_str())).collect();
-    names.sort_unstable();
-    names.dedup();
-    if !recipe.taps.is_empty() {
-        return tap::resolve(&recipe.taps, &names);
+    #[test]
+    fn tokens_become_a_map_without_what_stands_before_them() {
+        let tokens =
+            |count: usize| Array::new(vec![2, count, 3], Values::F32((0u8..).take(2 * count * 3).map(f32::from).collect())).unwrap();
+        let folded = fold_tokens(tokens(7), [3, 2]).unwrap();
+        assert_eq!(folded.shape(), [2, 3, 2, 3]);
+        let expected: Vec<f32> = (3u8..21).chain(24..42).map(f32::from).collect();
+        assert_eq!(folded.as_f32().unwrap(), expected);
+        assert_eq!(fold_tokens(tokens(6), [3, 2]).unwrap().as_f32(), tokens(6).as_f32());
+        assert!(fold_tokens(tokens(5), [3, 2]).is_err());
     }
-    let suggested: Vec<String> = candidates.iter().filter(|t| t.suggested && t.role != Role::Logits).map(|t| t.tensor.clone()).collect();
-    tap::resolve(&suggested, &names)
-}
-
-fn output(choice: TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
-    let mut shape = row_shape(&choice.tensor, probe)?;
-    let candidate = candidates.iter().find(|t| t.tensor == choice.tensor);
-    let role = match (candidate.map(|t| t.role), shape.len()) {
-        (Some(Role::Logits), _) | (None, 1) => Role::Vector,
-        (Some(role), _) => role,
-        (None, 2) => Role::Tokens,
-        (None, 3) => Role::Map,
-        (None, axes) => {
-            return Err(Error::input(format!("tap `{}`: expected 2 to 4 axes with the batch, found {}", choice.tensor, axes + 1)));
-        }
-    };
-    if let Some(size) = choice.size {
-        match shape.as_slice() {
-            [c, h, w] if size[0] <= *h && size[1] <= *w && !size.contains(&0) => shape = vec![*c, size[0], size[1]],
-            _ => {
-                return Err(Error::input(format!(
-                    "tap `{}`: cannot be pooled to {}x{}, found rows of {shape:?}",
-                    choice.tensor, size[0], size[1]
-                )));
-            }
-        }
-    }
-    let axes: &[&str] = match (role, shape.len()) {
-        (Role::Map, 3) => &["c", "h", "w"],
-        (Role::Tokens, 2) => &["t", "c"],
-        _ => &["c"],
-    };
-    let axes = if axes.len() == shape.len() {
-        axes.iter().map(|&a| a.to_owned()).collect()
-    } else {
-        (0..shape.len()).map(|i| format!("axis{i}")).collect()
-    };
-    let stage = candidate.and_then(|t| t.stage);
-    Ok(Output { tensor: choice.tensor, alias: choice.alias, role, stage, pool: choice.size, shape, axes, is_logits: false })
-}
-
-/// The probed shape of one row of a tensor.
-fn row_shape(tensor: &str, probe: &Probe) -> Result<Vec<usize>> {
-    if let Some((_, reason)) = probe.refused.iter().find(|(name, _)| name == tensor) {
-        return Err(Error::input(format!("tap `{tensor}`: {reason}")).hint("nst-cache inspect lists the taps that can be kept"));
-    }
-    let Some(shape) = probe.shapes.get(tensor) else {
-        let names: Vec<&str> = probe.shapes.keys().map(String::as_str).collect();
-        // resolving an unknown name gives the error that lists the nearest ones
-        tap::resolve(&[tensor.to_owned()], &names)?;
-        return Err(Error::input(format!("tensor `{tensor}`: not in the model")));
-    };
-    let row: Option<Vec<usize>> = shape.get(1..).unwrap_or_default().iter().copied().collect();
-    row.filter(|row| !row.contains(&0))
-        .ok_or_else(|| Error::input(format!("tap `{tensor}`: its shape varies between samples, found {shape:?}")))
 }

@@ -60,7 +60,7 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
         });
     }
     for (output, values) in job.outputs.iter().zip(&first.values) {
-        let dtype = if output.is_logits() { Dtype::F32 } else { stored_type(job.recipe.store, largest(values)) };
+        let dtype = if output.is_logits { Dtype::F32 } else { stored_type(job.recipe.store, largest(values)) };
         let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
         let codec = probe_codec(&bytes);
         estimate.add_array(bytes.len(), compressed_bytes(&bytes), bytes.len() / dtype.size() * Dtype::F32.size());
@@ -90,7 +90,7 @@ pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
 
 fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
     let (recipe, rows) = (job.recipe, job.rows);
-    let taps = job.outputs.iter().filter(|o| !o.is_logits());
+    let taps = job.outputs.iter().filter(|o| !o.is_logits);
     let manifest = Manifest {
         format: Manifest::FORMAT,
         tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -157,7 +157,9 @@ pub fn forward<T: Float>(c: &Conv, x: &[T], weight: &[T], bias: Option<&[T]>) ->
             }
             if let Some(bias) = bias {
                 for (y, &b) in y.chunks_exact_mut(area).zip(bias) {
-                    y.iter_mut().for_each(|y| *y += b);
+                    for y in y.iter_mut() {
+                        *y += b;
+                    }
                 }
             }
         }

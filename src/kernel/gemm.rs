@@ -158,6 +158,7 @@ pub(super) fn multiply<T: Float>(
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small whole numbers")]
 mod tests {
     use super::*;
 

@@ -10,6 +10,7 @@ mod choice;
 mod layout;
 
 pub use choice::{TapChoice, alias, resolve};
+pub use layout::PREFIX_TOKENS_MAX;
 
 use super::Model;
 use super::flow::{Flow, values};
@@ -45,6 +46,8 @@ pub struct Tap {
     pub role: Role,
     /// The axis order of a map; `None` for everything else. Suggested maps are NCHW.
     pub layout: Option<Layout>,
+    /// Height and width of the image that tokens cover, where the graph shows it; up to [`PREFIX_TOKENS_MAX`] others stand before those.
+    pub grid: Option<[usize; 2]>,
     /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on; `None` for what is no map, and for 1×1 maps.
     pub stage: Option<usize>,
     /// Whether it is one of the suggested taps: the last map of each spatial stage, the penultimate vector, the logits.
@@ -69,12 +72,12 @@ impl Tap {
 pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
     let flow = Flow::new(model);
     let logits = logits(model).map(|(name, _)| name);
-    let layouts = layout::of_maps(model, &flow, shapes);
+    let layouts = layout::of_tensors(model, &flow, shapes);
     let mut taps = Vec::new();
     for node in &model.graph().node {
         for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
             let Some(shape) = shapes.get(tensor) else { continue };
-            let layout = layouts.get(tensor).copied();
+            let layout = layouts.maps.get(tensor).copied();
             let role = match shape.get(1..).unwrap_or_default() {
                 [Some(1..)] if logits.as_deref() == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
@@ -88,6 +91,7 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 shape: shape.clone(),
                 role,
                 layout: layout.filter(|_| role == Role::Map),
+                grid: layouts.grids.get(tensor).copied(),
                 stage: None,
                 suggested: role == Role::Logits,
             });
@@ -95,7 +99,7 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
     }
     let stages = stages(&taps);
     for tap in &mut taps {
-        tap.stage = tap.spatial().and_then(|size| stages.iter().position(|&s| s == size)).map(|index| index + 1);
+        tap.stage = tap.spatial().or(tap.grid).and_then(|size| stages.iter().position(|&s| s == size)).map(|index| index + 1);
     }
     let mut suggested = last_maps(model, &flow, &taps, stages.len(), logits.as_deref());
     suggested.extend(logits.as_deref().and_then(|name| penultimate(&flow, shapes, name)));

@@ -85,7 +85,9 @@ fn every_flipped_byte_is_an_error_or_a_model_but_never_a_panic() {
             bytes[at] ^= flip;
             if let Ok(model) = Model::from_bytes(bytes, None) {
                 let names: Vec<String> = model.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
-                names.iter().for_each(|name| drop(model.initializer(name)));
+                for name in names {
+                    drop(model.initializer(&name));
+                }
                 drop(tap::candidates(&model, &std::collections::HashMap::new()));
                 let _ = cost::parameters(&model);
             }

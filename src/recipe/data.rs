@@ -82,6 +82,15 @@ impl Serialize for DataSpec {
     }
 }
 
+/// Which samples of a data set a run takes: the first `limit`, all without one, after a shuffle if a seed for it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Take {
+    /// How many at most.
+    pub limit: Option<usize>,
+    /// Seed of the shuffle.
+    pub shuffle: Option<u64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

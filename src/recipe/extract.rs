@@ -35,7 +35,7 @@ pub struct Extract {
     pub data: DataSpec,
     /// Which part of it.
     pub split: String,
-    /// Taps as written, `TENSOR[@HxW][=ALIAS]`; empty: the suggested ones.
+    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty: the suggested ones.
     pub taps: Vec<String>,
     /// The tensor that holds the logits, if it is not found by itself.
     pub logits: Option<String>,

@@ -9,7 +9,7 @@ mod train;
 
 pub use config::{Config, StudentEntry};
 pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
-pub use data::{DataFormat, DataSpec};
+pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Extract, Keep, Store};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
 pub use train::{Augment, OptimizerRecipe, Precision, ScheduleRecipe, Train};

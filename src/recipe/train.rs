@@ -1,6 +1,6 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
-use super::{CriterionRecipe, DataSpec, Method};
+use super::{CriterionRecipe, DataSpec, Method, Take};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -157,8 +157,10 @@ pub struct Train {
     pub freeze_batchnorm: bool,
     /// The convolutions' rounding.
     pub precision: Precision,
-    /// Only the first so many samples.
+    /// Only the first so many samples (after `shuffle`).
     pub limit: Option<usize>,
+    /// Shuffles the data set with this seed before `limit`.
+    pub shuffle: Option<u64>,
     /// Data set of the evaluation, `SPEC`.
     pub test: Option<DataSpec>,
 }
@@ -181,6 +183,7 @@ impl Default for Train {
             freeze_batchnorm: false,
             precision: Precision::default(),
             limit: None,
+            shuffle: None,
             test: None,
         }
     }
@@ -217,6 +220,12 @@ impl Train {
         self.criteria.iter().try_for_each(CriterionRecipe::validate)?;
         let ce = self.criteria.iter().filter(|c| matches!(c.method, Method::Ce)).count();
         check("criterion ce", "at most one", ce <= 1, ce)
+    }
+
+    /// The samples that are trained on.
+    #[must_use]
+    pub fn take(&self) -> Take {
+        Take { limit: self.limit, shuffle: self.shuffle }
     }
 
     /// The terms of the loss with the defaults filled in; with `distil` there is a teacher's cache.

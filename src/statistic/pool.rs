@@ -2,41 +2,52 @@
 
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
+use crate::recipe::Layout;
 
 /// Adaptive average pooling: output bin o of n over L inputs averages the inputs floor(o·L/n) … ceil((o+1)·L/n)−1, so bins may overlap
 /// (`PyTorch`'s `adaptive_avg_pool2d`). Sums in f64.
 ///
 /// # Shapes
-/// `maps`: `[N, C, H, W]` f32. Result: `[N, C, size[0], size[1]]` f32.
+/// `maps`: `[N, C, H, W]` or `[N, H, W, C]` f32, by `layout`. Result: the same axes, with `size` for H and W.
 ///
 /// # Errors
 /// When the array is not four-dimensional f32, or a size is 0 or larger than the map.
-pub fn adaptive_average_pool(maps: &Array, size: [usize; 2]) -> Result<Array> {
-    let (&[n, c, h, w], Some(values)) = (maps.shape(), maps.as_f32()) else {
-        return Err(Error::input(format!("pooling: expected f32 maps [N, C, H, W], found {} {:?}", maps.dtype().name(), maps.shape())));
+pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> Result<Array> {
+    let (&[n, a, b, c], Some(values)) = (maps.shape(), maps.as_f32()) else {
+        return Err(Error::input(format!("pooling: expected f32 maps of 4 axes, found {} {:?}", maps.dtype().name(), maps.shape())));
     };
     let [rows, columns] = size;
-    if rows == 0 || columns == 0 || rows > h || columns > w {
-        return Err(Error::input(format!("pooling: expected a size of 1x1 to {h}x{w}, found {rows}x{columns}")));
+    // channels that stand last are pooled together, others are maps of their own
+    let (height, width, together, shape) = match layout {
+        Layout::Nchw => (b, c, 1, vec![n, a, rows, columns]),
+        Layout::Nhwc => (a, b, c, vec![n, rows, columns, c]),
+    };
+    if rows == 0 || columns == 0 || rows > height || columns > width {
+        return Err(Error::input(format!("pooling: expected a size of 1x1 to {height}x{width}, found {rows}x{columns}")));
     }
-    let (row_bins, column_bins) = (bins(h, rows), bins(w, columns));
-    let mut pooled = Vec::with_capacity(n * c * rows * columns);
-    for map in values.chunks_exact(h * w) {
+    let (row_bins, column_bins) = (bins(height, rows), bins(width, columns));
+    let mut pooled = Vec::with_capacity(shape.iter().product());
+    let mut sums = vec![0.0; together];
+    for map in values.chunks_exact((height * width * together).max(1)) {
         for &(top, bottom) in &row_bins {
             for &(left, right) in &column_bins {
-                let lines = map.chunks_exact(w).take(bottom).skip(top);
-                let sum: f64 = lines.flat_map(|line| &line[left..right]).map(|&value| f64::from(value)).sum();
+                sums.fill(0.0);
+                for line in map.chunks_exact(width * together).take(bottom).skip(top) {
+                    for pixel in line[left * together..right * together].chunks_exact(together) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += f64::from(value));
+                    }
+                }
                 let count = (bottom - top) * (right - left);
                 #[allow(
                     clippy::cast_precision_loss,
                     clippy::cast_possible_truncation,
                     reason = "pixel counts are small; the mean is stored as f32"
                 )]
-                pooled.push((sum / count as f64) as f32);
+                pooled.extend(sums.iter().map(|sum| (sum / count as f64) as f32));
             }
         }
     }
-    Array::new(vec![n, c, rows, columns], Values::F32(pooled))
+    Array::new(shape, Values::F32(pooled))
 }
 
 /// First and end input of each of `outputs` bins over `inputs`.
@@ -51,7 +62,7 @@ mod tests {
     fn pool(shape: [usize; 4], size: [usize; 2]) -> Vec<f32> {
         #[allow(clippy::cast_precision_loss, reason = "small counts")]
         let values = (0..shape.iter().product::<usize>()).map(|i| i as f32).collect();
-        let pooled = adaptive_average_pool(&Array::new(shape.into(), Values::F32(values)).unwrap(), size).unwrap();
+        let pooled = adaptive_average_pool(&Array::new(shape.into(), Values::F32(values)).unwrap(), Layout::Nchw, size).unwrap();
         assert_eq!(pooled.shape(), [shape[0], shape[1], size[0], size[1]]);
         pooled.as_f32().unwrap().to_vec()
     }
@@ -67,22 +78,36 @@ mod tests {
     }
 
     #[test]
+    fn channels_last_are_pooled_as_channels_first_are() {
+        let [n, c, h, w] = [2, 3, 5, 4];
+        let first = Array::new(vec![n, c, h, w], Values::F32((0u16..120).map(|i| f32::from(i * 37 % 101)).collect())).unwrap();
+        let last = |values: &[f32], h, w| -> Vec<f32> {
+            (0..n * h * w * c).map(|i| values[((i / (h * w * c) * c + i % c) * h * w) + i / c % (h * w)]).collect()
+        };
+        let moved = Array::new(vec![n, h, w, c], Values::F32(last(first.as_f32().unwrap(), h, w))).unwrap();
+        let expected = adaptive_average_pool(&first, Layout::Nchw, [3, 2]).unwrap();
+        let found = adaptive_average_pool(&moved, Layout::Nhwc, [3, 2]).unwrap();
+        assert_eq!(found.shape(), [n, 3, 2, c]);
+        assert_eq!(found.as_f32().unwrap(), last(expected.as_f32().unwrap(), 3, 2));
+    }
+
+    #[test]
     fn sums_do_not_lose_small_values() {
         let mut values = vec![1.0f32; 1 << 12];
         values[0] = 1e9;
         let maps = Array::new(vec![1, 1, 64, 64], Values::F32(values)).unwrap();
         #[allow(clippy::cast_possible_truncation, reason = "the nearest f32 is expected")]
         let expected = ((1e9 + 4095.0) / 4096.0) as f32;
-        assert_eq!(adaptive_average_pool(&maps, [1, 1]).unwrap().as_f32(), Some([expected].as_slice()));
+        assert_eq!(adaptive_average_pool(&maps, Layout::Nchw, [1, 1]).unwrap().as_f32(), Some([expected].as_slice()));
     }
 
     #[test]
     fn other_arrays_and_sizes_are_refused() {
         let maps = Array::new(vec![1, 1, 2, 2], Values::F32(vec![0.0; 4])).unwrap();
         for size in [[0, 1], [1, 0], [3, 1], [1, 3]] {
-            assert!(adaptive_average_pool(&maps, size).is_err());
+            assert!(adaptive_average_pool(&maps, Layout::Nchw, size).is_err());
         }
-        assert!(adaptive_average_pool(&Array::new(vec![2, 2], Values::F32(vec![0.0; 4])).unwrap(), [1, 1]).is_err());
-        assert!(adaptive_average_pool(&Array::new(vec![1, 1, 2, 2], Values::I32(vec![0; 4])).unwrap(), [1, 1]).is_err());
+        assert!(adaptive_average_pool(&Array::new(vec![2, 2], Values::F32(vec![0.0; 4])).unwrap(), Layout::Nchw, [1, 1]).is_err());
+        assert!(adaptive_average_pool(&Array::new(vec![1, 1, 2, 2], Values::I32(vec![0; 4])).unwrap(), Layout::Nchw, [1, 1]).is_err());
     }
 }

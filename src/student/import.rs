@@ -94,8 +94,11 @@ pub(super) fn is_float(array: &Array) -> bool {
     matches!(array.dtype(), Dtype::F16 | Dtype::F32 | Dtype::F64)
 }
 
-/// All leaves by name, and the nodes that remain with their numbers.
-fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, Vec<(usize, NodeProto)>)> {
+/// Nodes with their numbers in the model's graph.
+type NumberedNodes = Vec<(usize, NodeProto)>;
+
+/// All leaves by name, and the nodes that remain.
+fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, NumberedNodes)> {
     let graph = model.graph();
     let mut leaves = HashMap::new();
     for initializer in &graph.initializer {

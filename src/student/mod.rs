@@ -246,7 +246,7 @@ impl Student {
         executor::forward(self, plan, &inputs, &run, &keep)
     }
 
-    /// Writes the graph with today's weights in inference form: training_mode 0, first outputs only, dropout bypassed, dynamic batch; weights
+    /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs only, dropout bypassed, dynamic batch; weights
     /// are the same initialisers with new values; `metadata` goes into `metadata_props` (sorted by key). Same bytes for the same weights.
     ///
     /// # Errors

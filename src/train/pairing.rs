@@ -3,7 +3,7 @@
 use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
-use crate::recipe::PairRecipe;
+use crate::recipe::{Layout, PairRecipe};
 use serde::{Deserialize, Serialize};
 
 /// A map of the teacher in the cache.
@@ -67,11 +67,11 @@ pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherMap> {
     taps.filter_map(map).collect()
 }
 
-/// The maps among a student's taps, in graph order.
+/// The maps `[N, C, H, W]` among a student's taps, in graph order.
 #[must_use]
 pub fn student_maps(taps: &[Tap]) -> Vec<StudentMap> {
-    let map = |tap: &Tap| match (tap.role, tap.shape.as_slice()) {
-        (Role::Map, &[_, Some(c), Some(h), Some(w)]) => {
+    let map = |tap: &Tap| match (tap.layout, tap.shape.as_slice()) {
+        (Some(Layout::Nchw), &[_, Some(c), Some(h), Some(w)]) => {
             Some(StudentMap { tensor: tap.tensor.clone(), stage: tap.stage, shape: [c, h, w], suggested: tap.suggested })
         }
         _ => None,

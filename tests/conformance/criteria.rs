@@ -174,7 +174,10 @@ impl Case {
         let names: Vec<(String, String)> = if self.tensors.contains_key("s") {
             vec![("s".into(), "t".into())]
         } else {
-            (0..).map(|i| (format!("s.{i}"), format!("t.{i}"))).take_while(|(s, _)| self.tensors.contains_key(s)).collect()
+            (0..self.tensors.len())
+                .map(|i| (format!("s.{i}"), format!("t.{i}")))
+                .take_while(|(s, _)| self.tensors.contains_key(s))
+                .collect()
         };
         let (mut value, mut gradients) = (0.0, Vec::new());
         for (student, teacher) in names {

@@ -2,17 +2,19 @@
 
 use super::Plan;
 use super::folder::sha256;
+use crate::array::Dtype;
 use crate::cache::Cache;
 use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::{self, Dim};
-use crate::recipe::{Channels, CriterionRecipe, DataSpec, Method, Preprocess, PreprocessOptions, Train, preset};
+use crate::recipe::{Channels, CriterionRecipe, DataSpec, Layout, Method, Preprocess, PreprocessOptions, Take, Train, preset};
 use crate::student::{Student, preset as presets};
 use crate::train::loss::Objective;
 use crate::train::pairing::{self, Pair};
 use crate::train::source::{CacheSource, DataSource, Source};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What a run trains on and is measured on.
@@ -43,7 +45,7 @@ impl Material {
             (None, None) => return Err(Error::input("train: expected a cache or a data set, found neither")),
         };
         let mut material = Self { training, test: None };
-        material.warn_of_missing_classes(plan.recipe.limit, context);
+        material.warn_of_missing_classes(&plan.recipe, context);
         material.test = match &plan.test {
             Some((spec, split)) => Some(data::open(spec, split)?),
             None => material.default_test(plan, context),
@@ -110,20 +112,23 @@ impl Material {
         }
     }
 
-    fn warn_of_missing_classes(&self, limit: Option<usize>, context: &Context<'_>) {
-        let Some(limit) = limit else { return };
-        let labels = self.labels();
-        let taken: std::collections::BTreeSet<i64> = match &self.training {
-            Training::Cache(cache) => {
-                let mut rows: Vec<_> = cache.sample_ids().iter().zip(&labels).collect();
-                rows.sort_unstable();
-                rows.iter().take(limit).map(|row| *row.1).collect()
-            }
-            Training::Data(_) => labels.iter().take(limit).copied().collect(),
-        };
-        let all: std::collections::BTreeSet<i64> = labels.into_iter().collect();
+    fn warn_of_missing_classes(&self, recipe: &Train, context: &Context<'_>) {
+        let Some(limit) = recipe.limit else { return };
+        let mut labels = self.labels();
+        if let Training::Cache(cache) = &self.training {
+            // from the order of the rows to that of the samples
+            let mut rows: Vec<(i64, i64)> = cache.sample_ids().iter().copied().zip(labels).collect();
+            rows.sort_unstable();
+            labels = rows.into_iter().map(|(_, label)| label).collect();
+        }
+        let taken: BTreeSet<i64> = data::take((0..labels.len()).collect(), recipe.take()).into_iter().map(|i| labels[i]).collect();
+        let all: BTreeSet<i64> = labels.into_iter().collect();
         if taken.len() < all.len() {
-            context.monitor.warn(&format!("limit {limit}: {} of {} classes have no sample", all.len() - taken.len(), all.len()));
+            context.monitor.warn(&format!(
+                "limit {limit}: {} of {} classes have no sample (--shuffle SEED mixes before it)",
+                all.len() - taken.len(),
+                all.len()
+            ));
         }
     }
 
@@ -181,7 +186,7 @@ impl Material {
     fn input_shapes(&self, student: &Student) -> Result<Vec<Vec<usize>>> {
         let names: Vec<String> = student.inputs().iter().map(|i| i.name.clone()).collect();
         let Some(cache) = self.cache() else { return Ok(Vec::new()) };
-        let source = CacheSource::new(cache, &names, false, &[], None, 0, false)?;
+        let source = CacheSource::new(cache, &names, false, &[], Take::default(), 0, false)?;
         let sample = Source::Cache(source).batch(0, 0..1)?;
         Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
     }
@@ -195,14 +200,14 @@ impl Material {
     ) -> Result<Source<'a>> {
         Ok(match &self.training {
             Training::Cache(cache) => {
-                Source::Cache(CacheSource::new(cache, inputs, objective.teacher_logits, &objective.taps, recipe.limit, recipe.seed, true)?)
+                Source::Cache(CacheSource::new(cache, inputs, objective.teacher_logits, &objective.taps, recipe.take(), recipe.seed, true)?)
             }
             Training::Data(dataset) => Source::Data(DataSource::training(
                 dataset.as_ref(),
                 preprocess.cloned(),
                 recipe.augment,
                 inputs.to_vec(),
-                recipe.limit,
+                recipe.take(),
                 recipe.seed,
             )),
         })
@@ -210,14 +215,14 @@ impl Material {
 
     pub(super) fn test<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Option<Source<'a>> {
         let test = self.test.as_deref()?;
-        Some(Source::Data(DataSource::evaluation(test, preprocess.cloned(), inputs.to_vec(), None)))
+        Some(Source::Data(DataSource::evaluation(test, preprocess.cloned(), inputs.to_vec())))
     }
 
     /// The training samples as they stand, for the parity check where there is no test split.
     pub(super) fn sequential<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache) => Source::Cache(CacheSource::new(cache, inputs, false, &[], None, 0, false)?),
-            Training::Data(dataset) => Source::Data(DataSource::evaluation(dataset.as_ref(), preprocess.cloned(), inputs.to_vec(), None)),
+            Training::Cache(cache) => Source::Cache(CacheSource::new(cache, inputs, false, &[], Take::default(), 0, false)?),
+            Training::Data(dataset) => Source::Data(DataSource::evaluation(dataset.as_ref(), preprocess.cloned(), inputs.to_vec())),
         })
     }
 
@@ -272,8 +277,14 @@ impl Model {
     }
 }
 
-/// How the material's images become the student's input.
+/// How images become the student's input, which is f32 `[batch, channels, height, width]` whatever the teacher takes.
 fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
+    let found = of_material(plan, material, model, context)?;
+    Ok(found.map(|p| Preprocess { layout: Layout::Nchw, dtype: Dtype::F32, ..p }))
+}
+
+/// How the material's images are preprocessed: as the cache records, else by the flags and what the model declares.
+fn of_material(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
     let dataset = match &material.training {
         Training::Cache(cache) => {
             let recorded = cache.manifest().data.preprocess.clone();
@@ -288,8 +299,8 @@ fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, 
     let mut options = plan.preprocess.clone();
     let inputs = model.map(onnx::Model::inputs).unwrap_or_default();
     let (dtype, shape) = match inputs.first() {
-        Some(input) => (input.dtype.unwrap_or(crate::array::Dtype::F32), input.shape.clone()),
-        None => (crate::array::Dtype::F32, vec![Dim::Open, Dim::Open, Dim::Open, Dim::Open]),
+        Some(input) => (input.dtype.unwrap_or(Dtype::F32), input.shape.clone()),
+        None => (Dtype::F32, vec![Dim::Open, Dim::Open, Dim::Open, Dim::Open]),
     };
     if model.is_none() && image.channels == 1 && options.channels.is_none() && options.preset.is_none() {
         options.channels = Some(Channels::Gray);

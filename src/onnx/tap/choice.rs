@@ -2,6 +2,7 @@
 
 use super::super::nearest::unknown;
 use crate::error::{Error, Result};
+use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -12,18 +13,22 @@ pub struct TapChoice {
     pub tensor: String,
     /// The name in the cache: `[A-Za-z0-9._-]+`, unique without regard to case.
     pub alias: String,
+    /// The map's axis order, where the user states it.
+    pub layout: Option<Layout>,
     /// Spatial size to which the map is pooled at extraction.
     pub size: Option<[usize; 2]>,
 }
 
-/// A request taken apart: tensor, pooled size, alias if one is given.
+/// A request taken apart: tensor, and what is given of axis order, pooled size and alias.
+#[derive(Clone, Copy)]
 struct Request<'a> {
     tensor: &'a str,
+    layout: Option<Layout>,
     size: Option<[usize; 2]>,
     alias: Option<&'a str>,
 }
 
-/// Resolves `TENSOR[@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against `names`, and makes aliases unique: an alias that is given
+/// Resolves `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against `names`, and makes aliases unique: an alias that is given
 /// stands as it is, one made of a tensor's name gets `-2`, `-3` … where it is taken.
 ///
 /// # Errors
@@ -58,6 +63,7 @@ pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
     let choice = |r: Request<'_>| TapChoice {
         tensor: r.tensor.to_owned(),
         alias: r.alias.map_or_else(|| free(r.tensor), str::to_owned),
+        layout: r.layout,
         size: r.size,
     };
     Ok(requested.into_iter().map(choice).collect())
@@ -67,24 +73,41 @@ pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
 fn parse<'a>(text: &'a str, known: &HashSet<&str>) -> Option<Request<'a>> {
     let before_equals = text.rmatch_indices('=').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
     std::iter::once((text, None)).chain(before_equals).find_map(|(rest, alias)| {
-        if known.contains(rest) {
-            return Some(Request { tensor: rest, size: None, alias });
-        }
-        let (tensor, size) = rest.rsplit_once('@')?;
-        let (height, width) = size.split_once('x')?;
-        let pixels = |text: &str| text.parse::<usize>().ok().filter(|&n| n > 0);
-        let size = [pixels(height)?, pixels(width)?];
-        known.contains(tensor).then_some(Request { tensor, size: Some(size), alias })
+        let request = |tensor, layout, size| known.contains(tensor).then_some(Request { tensor, layout, size, alias });
+        let with_layout = |rest: &'a str, size| {
+            let of_suffix = || layout_suffix(rest).and_then(|(tensor, layout)| request(tensor, Some(layout), size));
+            request(rest, None, size).or_else(of_suffix)
+        };
+        with_layout(rest, None).or_else(|| size_suffix(rest).and_then(|(rest, size)| with_layout(rest, Some(size))))
     })
+}
+
+/// `t:nhwc` → `t` and the axis order.
+fn layout_suffix(text: &str) -> Option<(&str, Layout)> {
+    let (rest, layout) = text.rsplit_once(':')?;
+    match layout {
+        "nchw" => Some((rest, Layout::Nchw)),
+        "nhwc" => Some((rest, Layout::Nhwc)),
+        _ => None,
+    }
+}
+
+/// `t@8x4` → `t` and the size; sizes of 0 are none.
+fn size_suffix(text: &str) -> Option<(&str, [usize; 2])> {
+    let (rest, size) = text.rsplit_once('@')?;
+    let (height, width) = size.split_once('x')?;
+    let pixels = |text: &str| text.parse::<usize>().ok().filter(|&n| n > 0);
+    Some((rest, [pixels(height)?, pixels(width)?]))
 }
 
 /// What of an unresolved request was most likely meant as the tensor's name.
 fn stem(text: &str) -> &str {
     let text = text.rsplit_once('=').map_or(text, |(left, _)| left);
-    match text.rsplit_once('@') {
+    let text = match text.rsplit_once('@') {
         Some((left, size)) if size.bytes().all(|b| b.is_ascii_digit() || b == b'x') => left,
         _ => text,
-    }
+    };
+    layout_suffix(text).map_or(text, |(tensor, _)| tensor)
 }
 
 /// Names with these beginnings have a meaning to file systems and to Zarr.
@@ -141,7 +164,7 @@ mod tests {
     #[test]
     fn suffixes_are_read_from_the_right() {
         let names = ["/a/Relu_output_0"];
-        let expected = TapChoice { tensor: names[0].into(), alias: "last".into(), size: Some([8, 4]) };
+        let expected = TapChoice { tensor: names[0].into(), alias: "last".into(), layout: None, size: Some([8, 4]) };
         assert_eq!(one("/a/Relu_output_0@8x4=last", &names), expected);
         assert_eq!(one("/a/Relu_output_0=last", &names).size, None);
         assert_eq!(one("/a/Relu_output_0@8x4", &names).alias, "a.Relu");
@@ -150,13 +173,26 @@ mod tests {
     #[test]
     fn an_exact_name_wins_over_any_suffix() {
         let names = ["x", "x=y", "x@8x8", "x@8x8=y", "m/b:1=z"];
-        assert_eq!(one("x=y", &names), TapChoice { tensor: "x=y".into(), alias: "x_y".into(), size: None });
+        assert_eq!(one("x=y", &names), TapChoice { tensor: "x=y".into(), alias: "x_y".into(), layout: None, size: None });
         assert_eq!(one("x@8x8", &names).size, None);
         assert_eq!(one("x@8x8=y", &names).tensor, "x@8x8=y");
-        assert_eq!(one("x=y=k", &names), TapChoice { tensor: "x=y".into(), alias: "k".into(), size: None });
-        assert_eq!(one("x@8x8@4x4", &names), TapChoice { tensor: "x@8x8".into(), alias: "x_8x8".into(), size: Some([4, 4]) });
+        assert_eq!(one("x=y=k", &names), TapChoice { tensor: "x=y".into(), alias: "k".into(), layout: None, size: None });
+        assert_eq!(one("x@8x8@4x4", &names), TapChoice { tensor: "x@8x8".into(), alias: "x_8x8".into(), layout: None, size: Some([4, 4]) });
         assert_eq!(one("m/b:1=z=q", &names).alias, "q");
         assert_eq!(one("x=k", &names).alias, "k");
+    }
+
+    #[test]
+    fn the_axis_order_stands_next_to_the_name() {
+        let names = ["relu:0", "conv", "conv:nchw"];
+        let expected = |tensor: &str, alias: &str, layout, size| TapChoice { tensor: tensor.into(), alias: alias.into(), layout, size };
+        assert_eq!(one("relu:0:nhwc", &names), expected("relu:0", "relu", Some(Layout::Nhwc), None));
+        assert_eq!(one("relu:0:nhwc@4x2=k", &names), expected("relu:0", "k", Some(Layout::Nhwc), Some([4, 2])));
+        assert_eq!(one("conv:nhwc", &names).layout, Some(Layout::Nhwc));
+        assert_eq!(one("conv:nchw", &names), expected("conv:nchw", "conv_nchw", None, None));
+        assert_eq!(one("conv:nchw:nchw", &names).layout, Some(Layout::Nchw));
+        let error = refused(&["cnv:nhwc@2x2=k"], &names);
+        assert!(error.to_string().contains("`cnv`"), "{error}");
     }
 
     #[test]

@@ -183,3 +183,22 @@ fn logits_stand_before_the_softmax() {
     b.add("Softmax", &["x"], "of_input", &[10]);
     assert_eq!(logits(&b.model("of_input", 2)), Some(("of_input".into(), false)));
 }
+
+#[test]
+fn tokens_know_the_image_that_they_cover() {
+    let mut b = Builder::default();
+    b.conv("x", "patch", 2, 2, 1, [16, 4, 4]);
+    // 16 channels over 16 positions: the shape alone tells nothing
+    b.add("Reshape", &["patch"], "columns", &[16, 16]);
+    b.add("Transpose", &["columns"], "embedded", &[16, 16]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("Concat", &["embedded", "embedded"], "tokens", &[17, 16]);
+    b.add("MatMul", &["tokens"], "wide", &[17, 64]);
+    b.add("Transpose", &["wide"], "mixer", &[64, 17]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("Gather", &["wide"], "vector", &[64]);
+    b.add("Gemm", &["vector"], "logits", &[10]);
+    let taps = b.taps();
+    let grid = |name: &str| taps.iter().find(|t| t.tensor == name).unwrap().grid;
+    assert_eq!(["columns", "embedded", "tokens", "wide", "mixer"].map(grid), [None, Some([4, 4]), Some([4, 4]), Some([4, 4]), None]);
+    assert_eq!(taps.iter().find(|t| t.tensor == "wide").unwrap().stage, Some(1));
+    assert_eq!(b.suggested(), ["patch", "vector", "logits"]);
+}

@@ -1,5 +1,7 @@
 //! Every operator's backward pass against finite differences of its forward pass, in float64, over odd shapes.
 
+#![allow(clippy::cast_precision_loss, clippy::expect_fun_call, reason = "53 bits fit, and the operator's name is made once")]
+
 use super::{Mode, Run, Site, build};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::student::fold::Host;

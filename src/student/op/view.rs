@@ -119,14 +119,11 @@ pub(in crate::student) fn sliced(
 pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<Strided>> {
     let axis = axis(site.int("axis", 0), shape.len())?;
     let outputs = site.node.output.len();
-    let sizes = match site.ints_at(1, "split")? {
-        Some(sizes) => {
-            sizes.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("split").because(e))?
-        }
-        None => {
-            let part = shape[axis].div_ceil(outputs.max(1));
-            (0..outputs).map(|i| part.min(shape[axis].saturating_sub(i * part))).collect()
-        }
+    let sizes = if let Some(sizes) = site.ints_at(1, "split")? {
+        sizes.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("split").because(e))?
+    } else {
+        let part = shape[axis].div_ceil(outputs.max(1));
+        (0..outputs).map(|i| part.min(shape[axis].saturating_sub(i * part))).collect()
     };
     if sizes.len() != outputs || sizes.iter().try_fold(0usize, |n, &s| n.checked_add(s)) != Some(shape[axis]) {
         return Err(Error::input(format!("split: sizes {sizes:?} for {outputs} outputs do not fill axis {axis} of {shape:?}")));

@@ -3,9 +3,9 @@
 use super::super::order::Order;
 use super::{Batch, Recent, position_of, tensor};
 use crate::cache::{ArraySpec, Cache, Decoder};
-use crate::data::preprocess::normalize_nchw;
+use crate::data::{self, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
-use crate::recipe::Preprocess;
+use crate::recipe::{Preprocess, Take};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,19 +59,11 @@ struct Reservoir {
 
 impl<'a> CacheSource<'a> {
     /// Reads the student's `inputs` by name, the logits if asked for, and these taps' features (by alias).
-    /// `limit`: only the samples with the smallest indices in the data set. `shuffled`: as a training run reads; else in row order.
+    /// `take` counts samples by their indices in the data set. `shuffled`: as a training run reads; else in row order.
     ///
     /// # Errors
     /// When the cache lacks one of them.
-    pub fn new(
-        cache: &'a Cache,
-        inputs: &[String],
-        logits: bool,
-        taps: &[String],
-        limit: Option<usize>,
-        seed: u64,
-        shuffled: bool,
-    ) -> Result<Self> {
+    pub fn new(cache: &'a Cache, inputs: &[String], logits: bool, taps: &[String], take: Take, seed: u64, shuffled: bool) -> Result<Self> {
         let mut columns = Vec::new();
         for name in inputs {
             columns.push(input(cache, name, inputs.len())?);
@@ -87,7 +79,7 @@ impl<'a> CacheSource<'a> {
             columns.push(Column { spec, kind });
         }
         let manifest = cache.manifest();
-        let subset = limit.filter(|&limit| limit < manifest.rows).map(|limit| first_samples(cache.sample_ids(), limit));
+        let subset = take.limit.filter(|&limit| limit < manifest.rows).map(|_| taken_rows(cache.sample_ids(), take));
         // every chunk length divides the segment's, so their least common multiple does too
         let unit = columns.iter().map(|c| c.spec.chunk_rows.max(1)).fold(1, lcm).min(manifest.segment_rows.max(1));
         let row_bytes: usize = columns.iter().map(|c| c.spec.row_bytes()).sum();
@@ -218,13 +210,13 @@ fn permutation(spec: &ArraySpec) -> Result<[usize; 4]> {
     }
 }
 
-/// The rows whose samples stand first in the data set.
-fn first_samples(sample_ids: &[i64], limit: usize) -> Vec<usize> {
+/// The rows of the samples that are taken.
+fn taken_rows(sample_ids: &[i64], take: Take) -> Vec<usize> {
     let mut by_sample: Vec<usize> = (0..sample_ids.len()).collect();
     by_sample.sort_unstable_by_key(|&row| sample_ids[row]);
-    by_sample.truncate(limit);
-    by_sample.sort_unstable();
-    by_sample
+    let mut rows = data::take(by_sample, take);
+    rows.sort_unstable();
+    rows
 }
 
 fn lcm(a: usize, b: usize) -> usize {
@@ -240,8 +232,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_takes_the_first_samples() {
-        assert_eq!(first_samples(&[4, 0, 3, 1, 2], 3), [1, 3, 4]);
+    fn the_limit_takes_the_first_samples_wherever_they_stand() {
+        let ids = [4, 0, 3, 1, 2];
+        assert_eq!(taken_rows(&ids, Take { limit: Some(3), shuffle: None }), [1, 3, 4]);
+        // the same samples of the data set, shuffled first
+        let take = Take { limit: Some(3), shuffle: Some(42) };
+        let mut samples: Vec<i64> = taken_rows(&ids, take).into_iter().map(|row| ids[row]).collect();
+        samples.sort_unstable();
+        let mut expected = data::take(vec![0, 1, 2, 3, 4], take);
+        expected.sort_unstable();
+        assert_eq!(samples, expected.iter().map(|&i| i64::try_from(i).unwrap()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -4,9 +4,9 @@ use super::super::order::Order;
 use super::cached::images;
 use super::{Batch, Recent, position_of, tensor};
 use crate::array::Array;
-use crate::data::{Dataset, Sample, augment, preprocess};
+use crate::data::{self, Dataset, Sample, augment, preprocess};
 use crate::error::{Context, Error, Result};
-use crate::recipe::{Augment, Preprocess};
+use crate::recipe::{Augment, Preprocess, Take};
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -37,19 +37,23 @@ impl<'a> DataSource<'a> {
         preprocess: Option<Preprocess>,
         augment: Augment,
         inputs: Vec<String>,
-        limit: Option<usize>,
+        take: Take,
         seed: u64,
     ) -> Self {
-        let rows = limit.unwrap_or(usize::MAX).min(dataset.len());
-        let order = Some(Order::shuffled(rows, None, 1, rows.max(1)));
+        let rows = take.limit.unwrap_or(usize::MAX).min(dataset.len());
+        let subset = take.shuffle.filter(|_| rows < dataset.len()).map(|_| {
+            let mut chosen = data::take((0..dataset.len()).collect(), take);
+            chosen.sort_unstable();
+            chosen
+        });
+        let order = Some(Order::shuffled(rows, subset, 1, rows.max(1)));
         Self { dataset, preprocess, augment, inputs, seed, rows, orders: Recent::new(2), order }
     }
 
     /// Samples as they stand: what a run is measured on.
     #[must_use]
-    pub fn evaluation(dataset: &'a dyn Dataset, preprocess: Option<Preprocess>, inputs: Vec<String>, limit: Option<usize>) -> Self {
-        let rows = limit.unwrap_or(usize::MAX).min(dataset.len());
-        Self { dataset, preprocess, augment: Augment::None, inputs, seed: 0, rows, orders: Recent::new(1), order: None }
+    pub fn evaluation(dataset: &'a dyn Dataset, preprocess: Option<Preprocess>, inputs: Vec<String>) -> Self {
+        Self { dataset, preprocess, augment: Augment::None, inputs, seed: 0, rows: dataset.len(), orders: Recent::new(1), order: None }
     }
 
     /// Samples of an epoch.

@@ -100,3 +100,21 @@ save("varying", [
 # weights beside the model
 save("external", [h.make_node("Gemm", ["x", "fc", "bias"], ["logits"])], [info("x", T.FLOAT, "batch", 16)], [info("logits", T.FLOAT, "batch", 8)],
      [weight("fc", 16, 8), weight("bias", 8)], save_as_external_data=True, location="external.data", size_threshold=0)
+
+# a vision transformer: patches as tokens with a class token before them, one block without attention, the class token's vector at the end
+save("vit", [
+    h.make_node("Conv", ["image", "patches"], ["patch"], strides=[2, 2]),
+    h.make_node("Reshape", ["patch", "flat"], ["columns"]),
+    h.make_node("Transpose", ["columns"], ["embedded"], perm=[0, 2, 1]),
+    h.make_node("Shape", ["image"], ["batch"], end=1),
+    h.make_node("Concat", ["batch", "one_row"], ["class_shape"], axis=0),
+    h.make_node("Expand", ["class", "class_shape"], ["class_tokens"]),
+    h.make_node("Concat", ["class_tokens", "embedded"], ["tokens"], axis=1),
+    h.make_node("MatMul", ["tokens", "mix"], ["mixed"]),
+    h.make_node("Relu", ["mixed"], ["active"]),
+    h.make_node("Add", ["tokens", "active"], ["block"]),
+    h.make_node("Gather", ["block", "first"], ["vector"], axis=1),
+    h.make_node("Gemm", ["vector", "fc"], ["logits"]),
+], [info("image", T.FLOAT, "batch", 3, 8, 6)], [info("logits", T.FLOAT, "batch", 5)],
+    [weight("patches", 7, 3, 2, 2), ints("flat", 0, 0, -1), ints("one_row", 1, 7), weight("class", 1, 1, 7), weight("mix", 7, 7),
+     numpy_helper.from_array(np.array(0, np.int64), "first"), weight("fc", 7, 5)])

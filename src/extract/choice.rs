@@ -1,0 +1,184 @@
+//! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
+
+use super::output::Output;
+use super::source::Source;
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::onnx::Model;
+use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
+use crate::recipe::{Extract, Layout};
+use crate::runtime::{self, Probe, Runtime};
+
+/// Probes the teacher and decides what is kept: the taps asked for, or the suggested maps and the penultimate vector, then the
+/// logits (last, so that a value that is not finite is reported where it arises).
+///
+/// # Errors
+/// When a tap is unknown, its shape varies between samples, or it cannot be pooled as asked.
+pub(super) fn choose(
+    recipe: &Extract,
+    runtime: &Runtime,
+    model: &Model,
+    source: &Source<'_>,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Output>> {
+    let probe = runtime::probe(runtime, model, &source.shapes())?;
+    let candidates = tap::candidates(model, &probe.shapes);
+    let logits = choose_logits(recipe, model, &probe, monitor)?;
+    let choices = choose_taps(recipe, &probe, &candidates)?;
+    let mut outputs = choices.into_iter().map(|choice| output(choice, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    outputs.extend(logits);
+    if outputs.is_empty() {
+        return Err(Error::input("teacher: no tap is suggested and there are no logits")
+            .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
+    }
+    Ok(outputs)
+}
+
+fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn Monitor) -> Result<Option<Output>> {
+    let tensor = if let Some(name) = &recipe.logits {
+        let shape = row_shape(name, probe)?;
+        if shape.len() != 1 {
+            return Err(Error::input(format!("--logits {name}: expected one value a class, found rows of {shape:?}")));
+        }
+        name.clone()
+    } else {
+        match tap::logits(model) {
+            Some((tensor, softmax)) if row_shape(&tensor, probe).is_ok_and(|s| s.len() == 1) => {
+                if softmax {
+                    monitor.note(&format!("logits: `{tensor}`, the input of the softmax at the end"));
+                }
+                tensor
+            }
+            _ => {
+                monitor.note("the teacher's first output is not [batch, classes]: no logits are kept (--logits TENSOR names them)");
+                return Ok(None);
+            }
+        }
+    };
+    let shape = row_shape(&tensor, probe)?;
+    Ok(Some(Output {
+        tensor,
+        alias: String::new(),
+        role: Role::Logits,
+        stage: None,
+        layout: Layout::Nchw,
+        grid: None,
+        pool: None,
+        shape,
+        axes: vec!["class".to_owned()],
+        is_logits: true,
+    }))
+}
+
+fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
+    let mut names: Vec<&str> = probe.shapes.keys().map(String::as_str).chain(probe.refused.iter().map(|(name, _)| name.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    if !recipe.taps.is_empty() {
+        return tap::resolve(&recipe.taps, &names);
+    }
+    let suggested: Vec<String> = candidates.iter().filter(|t| t.suggested && t.role != Role::Logits).map(|t| t.tensor.clone()).collect();
+    tap::resolve(&suggested, &names)
+}
+
+fn output(choice: TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
+    let found = row_shape(&choice.tensor, probe)?;
+    let candidate = candidates.iter().find(|t| t.tensor == choice.tensor);
+    let refuse = |expected: &str| Err(Error::input(format!("tap `{}`: expected {expected}, found rows of {found:?}", choice.tensor)));
+    if choice.layout.is_some() && found.len() != 3 {
+        return refuse("a map, which alone has an axis order");
+    }
+    let mut output = Output {
+        tensor: choice.tensor.clone(),
+        alias: choice.alias.clone(),
+        role: Role::Vector,
+        stage: candidate.and_then(|t| t.stage),
+        layout: Layout::Nchw,
+        grid: None,
+        pool: None,
+        shape: found.clone(),
+        axes: vec!["c".to_owned()],
+        is_logits: false,
+    };
+    match (found.as_slice(), choice.size) {
+        (&[_], None) => return Ok(output),
+        (&[tokens, channels], _) => {
+            let grid = grid_of_tokens(&choice, tokens, candidate)?;
+            (output.layout, output.grid, output.shape) = (Layout::Nhwc, Some(grid), vec![grid[0], grid[1], channels]);
+        }
+        (&[_, _, _], _) => output.layout = choice.layout.or(candidate.and_then(|t| t.layout)).unwrap_or(Layout::Nchw),
+        (&[_], Some([h, w])) => return refuse(&format!("a map to pool to {h}x{w}")),
+        _ => return refuse("2 to 4 axes with the batch"),
+    }
+    output.role = Role::Map;
+    // where height stands; width follows
+    let (height, axes) = match output.layout {
+        Layout::Nchw => (1, ["c", "h", "w"]),
+        Layout::Nhwc => (0, ["h", "w", "c"]),
+    };
+    output.axes = axes.map(str::to_owned).to_vec();
+    let whole = [output.shape[height], output.shape[height + 1]];
+    if let Some([h, w]) = choice.size.filter(|&size| size != whole) {
+        if h > whole[0] || w > whole[1] {
+            return refuse(&format!("a map of {h}x{w} or more to pool"));
+        }
+        output.pool = Some([h, w]);
+        output.shape[height..height + 2].copy_from_slice(&[h, w]);
+    }
+    Ok(output)
+}
+
+/// Height and width of the image that tokens cover: as the graph shows, else as `@HxW` says.
+fn grid_of_tokens(choice: &TapChoice, tokens: usize, candidate: Option<&Tap>) -> Result<[usize; 2]> {
+    let covers =
+        |[h, w]: &[usize; 2]| h.checked_mul(*w).and_then(|n| tokens.checked_sub(n)).is_some_and(|prefix| prefix <= PREFIX_TOKENS_MAX);
+    candidate.and_then(|t| t.grid).or(choice.size.filter(covers)).ok_or_else(|| {
+        Error::input(format!(
+            "tap `{}`: expected tokens of an image, H·W with at most {PREFIX_TOKENS_MAX} before them, found {tokens} of unknown height and width",
+            choice.tensor
+        ))
+        .hint(format!("name their height and width: --tap {}@HxW", choice.tensor))
+    })
+}
+
+/// The probed shape of one row of a tensor.
+fn row_shape(tensor: &str, probe: &Probe) -> Result<Vec<usize>> {
+    if let Some((_, reason)) = probe.refused.iter().find(|(name, _)| name == tensor) {
+        return Err(Error::input(format!("tap `{tensor}`: {reason}")).hint("nst-cache inspect lists the taps that can be kept"));
+    }
+    let Some(shape) = probe.shapes.get(tensor) else {
+        let names: Vec<&str> = probe.shapes.keys().map(String::as_str).collect();
+        // resolving an unknown name gives the error that lists the nearest ones
+        tap::resolve(&[tensor.to_owned()], &names)?;
+        return Err(Error::input(format!("tensor `{tensor}`: not in the model")));
+    };
+    let row: Option<Vec<usize>> = shape.get(1..).unwrap_or_default().iter().copied().collect();
+    row.filter(|row| !row.contains(&0))
+        .ok_or_else(|| Error::input(format!("tap `{tensor}`: its shape varies between samples, found {shape:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_cover_the_image_that_the_graph_shows_or_the_user_names() {
+        let choice = |size| TapChoice { tensor: "h".into(), alias: "h".into(), layout: None, size };
+        let of_graph = |grid| Tap {
+            tensor: "h".into(),
+            op: "Add".into(),
+            shape: vec![None, Some(17), Some(8)],
+            role: Role::Tokens,
+            layout: None,
+            grid,
+            stage: None,
+            suggested: false,
+        };
+        assert_eq!(grid_of_tokens(&choice(Some([2, 2])), 17, Some(&of_graph(Some([4, 4])))).unwrap(), [4, 4]);
+        assert_eq!(grid_of_tokens(&choice(Some([4, 4])), 17, Some(&of_graph(None))).unwrap(), [4, 4]);
+        for size in [None, Some([5, 4]), Some([usize::MAX, 2])] {
+            let error = grid_of_tokens(&choice(size), 17, None).unwrap_err();
+            assert!(error.to_string().contains("found 17") && error.find_hint().is_some_and(|h| h.contains("--tap h@HxW")), "{error}");
+        }
+    }
+}
