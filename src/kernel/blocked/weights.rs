@@ -8,22 +8,20 @@ use super::{LANES, Lanes};
 /// # Shapes
 /// `weight`: `[filters, channels / groups, taps]`; `to`: `[channel blocks of the group, taps.len(), 16 channels, chunk]` of 16 filters.
 pub(super) fn pack(s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
-    let (depth, per_group) = (s.depth(), s.group_channels());
-    to[..s.group_blocks_in() * taps.len() * LANES * chunk.len].fill(Lanes::ZERO);
-    for j in 0..chunk.len {
-        for lane in 0..LANES.min(s.filters - (chunk.first + j) * LANES) {
-            let row = &weight[((chunk.first + j) * LANES + lane) * depth..][..depth];
-            let blocks = to.chunks_exact_mut(taps.len() * LANES * chunk.len);
-            for (row, to) in row.chunks(LANES * s.taps).zip(blocks) {
-                for (k, row) in row.chunks_exact(s.taps).enumerate() {
-                    for (t, &tap) in taps.iter().enumerate() {
-                        to[(t * LANES + k) * chunk.len + j].0[lane] = row[tap];
-                    }
+    let (depth, size) = (s.depth(), taps.len() * LANES * chunk.len);
+    let rows = &weight[chunk.first * LANES * depth..];
+    // block by block, since that much stays in the first cache
+    for (block, to) in to.chunks_exact_mut(size).take(s.group_blocks_in()).enumerate() {
+        to.fill(Lanes::ZERO);
+        for (f, row) in rows.chunks_exact(depth).take(chunk.len * LANES).enumerate() {
+            let row = &row[block * LANES * s.taps..];
+            for (k, row) in row.chunks_exact(s.taps).take(LANES).enumerate() {
+                for (&tap, to) in taps.iter().zip(to[k * chunk.len + f / LANES..].iter_mut().step_by(LANES * chunk.len)) {
+                    to.0[f % LANES] = row[tap];
                 }
             }
         }
     }
-    debug_assert!(per_group > 0);
 }
 
 /// Packs the weights of the input gradient for a chunk of input blocks: as [`pack`] with filters and channels in each other's place.
@@ -50,13 +48,13 @@ pub(super) fn pack_turned(s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chun
 
 /// The inverse of [`pack`] with all taps: `to` are the rows of the chunk's filters.
 pub(super) fn unpack(s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) {
-    for (row, to) in to.chunks_exact_mut(s.depth()).enumerate() {
-        let (j, lane) = (row / LANES, row % LANES);
-        let blocks = packed.chunks_exact(s.taps * LANES * chunk.len);
-        for (to, packed) in to.chunks_mut(LANES * s.taps).zip(blocks) {
-            for (k, to) in to.chunks_exact_mut(s.taps).enumerate() {
-                for (t, to) in to.iter_mut().enumerate() {
-                    *to = packed[(t * LANES + k) * chunk.len + j].0[lane];
+    let depth = s.depth();
+    for (block, packed) in packed.chunks_exact(s.taps * LANES * chunk.len).enumerate() {
+        for (f, row) in to.chunks_exact_mut(depth).enumerate() {
+            let row = &mut row[block * LANES * s.taps..];
+            for (k, row) in row.chunks_exact_mut(s.taps).take(LANES).enumerate() {
+                for (to, from) in row.iter_mut().zip(packed[k * chunk.len + f / LANES..].iter().step_by(LANES * chunk.len)) {
+                    *to = from.0[f % LANES];
                 }
             }
         }

@@ -44,7 +44,8 @@ impl<T: Tile> Winograd<T> {
         g.images.len() * g.rows.len() * self.tiles[1]
     }
 
-    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power of two apart would share cache sets.
+    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power of two apart would share cache sets. (For
+    /// the same reason weights and sums have one row more than they need.)
     fn step(&self, g: &Group) -> usize {
         self.count(g) + 1
     }
@@ -99,11 +100,11 @@ impl<T: Tile> Winograd<T> {
         size: [usize; 2],
         out: &mut [&mut [Lanes]],
     ) {
-        let (count, depth) = (self.count(g), blocks * LANES * chunk.len);
+        let count = self.count(g);
         let step = chunk.len * count + 1;
         let mut products = Scratch::take(Use::Product, T::N * T::N * step);
         let area = Area { rows: 1, columns: count, first: 0, step: [0, 1] };
-        for (i, (out, weight)) in products.chunks_exact_mut(step).zip(weight.chunks_exact(depth)).enumerate() {
+        for (i, (out, weight)) in products.chunks_exact_mut(step).zip(weight.chunks_exact(weight.len() / (T::N * T::N))).enumerate() {
             let from = &x.data[i * self.step(g)..];
             Product {
                 x: from,
@@ -194,7 +195,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
     }
 
     fn weight_len(&self, s: &Sizes, turned: bool) -> usize {
-        T::N * T::N * LANES * if turned { s.blocks_out } else { s.blocks_in }
+        T::N * T::N * (1 + LANES * if turned { s.blocks_out } else { s.blocks_in })
     }
 
     fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
@@ -243,7 +244,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
     }
 
     fn sums_len(&self, s: &Sizes) -> usize {
-        T::N * T::N * LANES * s.blocks_in
+        T::N * T::N * (1 + LANES * s.blocks_in)
     }
 
     fn weight_gradient(
@@ -259,7 +260,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
     ) {
         // the transform for the weight gradient is the last of those in the packed gradient
         let start = chunk.first * dz.block + dz.block - self.len(g);
-        for (i, sums) in sums.chunks_exact_mut(s.blocks_in * LANES * chunk.len).enumerate() {
+        for (i, sums) in sums.chunks_exact_mut((1 + s.blocks_in * LANES) * chunk.len).enumerate() {
             for (block, sums) in sums.chunks_exact_mut(LANES * chunk.len).enumerate() {
                 let outer = Outer {
                     x: &x.data[block * x.block + i * self.step(g)..],
