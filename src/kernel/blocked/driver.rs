@@ -18,8 +18,11 @@ use std::ops::Range;
 const BIG: usize = 1 << 16;
 /// Tasks that images are split into.
 pub(super) const TASKS: usize = 16;
-/// Partial sums of a weight gradient.
+/// Partial sums of a weight gradient, and fewer where weights are so many that clearing, transforming and adding the sums shows.
 pub(super) const PARTIAL_SUMS: usize = 8;
+const FEW_PARTIAL_SUMS: usize = 4;
+/// Weights of a tap from which there are few.
+const MANY: usize = 1 << 12;
 
 /// Sizes that every algorithm needs.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +95,10 @@ impl Sizes {
 
     fn image_out(&self) -> usize {
         self.blocks_out * self.area_out
+    }
+
+    fn partial_sums(&self) -> usize {
+        if self.channels * self.filters / self.groups < MANY { PARTIAL_SUMS } else { FEW_PARTIAL_SUMS }
     }
 
     fn big(&self) -> bool {
@@ -259,7 +266,7 @@ pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>,
     }
     let mut prepared = Scratch::take(Use::Shared, s.blocks_out * len);
     prepare_all(level, a, s, weight, false, &outs, &mut prepared);
-    let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(PARTIAL_SUMS)));
+    let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(FEW_PARTIAL_SUMS)));
     y.par_chunks_mut(per_task * s.image_out()).enumerate().for_each(|(task, y)| {
         let first = task * per_task;
         for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
@@ -391,7 +398,7 @@ impl<A: Algorithm> Call<'_, A> {
         if self.wanted[0] {
             prepare_all(level, a, s, weight, true, &ins, &mut prepared);
         }
-        let per_task = s.images.div_ceil(if self.wanted[1] { PARTIAL_SUMS } else { TASKS });
+        let per_task = s.images.div_ceil(if self.wanted[1] { s.partial_sums() } else { TASKS });
         let tasks = s.images.div_ceil(per_task);
         let whole = s.blocks_out * s.sums_len();
         let mut partial = Scratch::take(Use::SharedGradient, if self.wanted[1] { tasks * whole } else { 0 });
