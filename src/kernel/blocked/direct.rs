@@ -87,14 +87,14 @@ impl Algorithm for Direct {
         s.taps * LANES * if turned { s.group_blocks_out() } else { s.group_blocks_in() }
     }
 
-    fn prepare(&self, _level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
+    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
         if !turned {
-            return weights::pack(s, weight, &self.all, chunk, to);
+            return weights::pack(level, s, weight, &self.all, chunk, to);
         }
         let mut to = to;
         for parity in self.geometry.parities(&(0..0)) {
             let (part, rest) = to.split_at_mut(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
-            weights::pack_turned(s, weight, &parity.taps, chunk, part);
+            weights::pack_turned(level, s, weight, &parity.taps, chunk, part);
             to = rest;
         }
     }

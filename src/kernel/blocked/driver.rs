@@ -387,7 +387,7 @@ impl<A: Algorithm> Call<'_, A> {
         }
         if let Some(dw) = dw {
             let total = total.par_chunks(outs.each * s.sums_len());
-            dw.par_chunks_mut(rows).zip(total).zip(&outs.all).for_each(|((dw, total), &chunk)| weights::unpack(s, total, chunk, dw));
+            dw.par_chunks_mut(rows).zip(total).zip(&outs.all).for_each(|((dw, total), &chunk)| weights::unpack(level, s, total, chunk, dw));
         }
     }
 
@@ -447,7 +447,7 @@ impl<A: Algorithm> Call<'_, A> {
                         to.0.iter_mut().zip(&sum.0).for_each(|(to, sum)| *to += sum);
                     }
                 }
-                weights::unpack(s, total, chunk, dw);
+                weights::unpack(level, s, total, chunk, dw);
             },
         );
     }

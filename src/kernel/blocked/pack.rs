@@ -156,11 +156,23 @@ fn fill<const N: usize>(rows: Reach, columns: Reach, to: &mut [Lanes], from: [&[
         }
         if columns.step == 1 {
             for (i, to) in to.iter_mut().enumerate() {
-                read(parts.map(#[inline(always)] |part| &part[i]), to);
+                read(
+                    parts.map(
+                        #[inline(always)]
+                        |part| &part[i],
+                    ),
+                    to,
+                );
             }
         } else {
             for (i, to) in to.iter_mut().enumerate() {
-                read(parts.map(#[inline(always)] |part| &part[i * columns.step]), to);
+                read(
+                    parts.map(
+                        #[inline(always)]
+                        |part| &part[i * columns.step],
+                    ),
+                    to,
+                );
             }
         }
     }

@@ -202,9 +202,9 @@ impl<T: Tile> Algorithm for Winograd<T> {
         let blocks = if turned { s.blocks_out } else { s.blocks_in };
         let mut packed = Scratch::take(Use::Plane, blocks * TAPS.len() * LANES * chunk.len);
         if turned {
-            weights::pack_turned(s, weight, &TURNED, chunk, &mut packed);
+            weights::pack_turned(level, s, weight, &TURNED, chunk, &mut packed);
         } else {
-            weights::pack(s, weight, &TAPS, chunk, &mut packed);
+            weights::pack(level, s, weight, &TAPS, chunk, &mut packed);
         }
         level.run(Filters::<T> {
             packed: &packed,
