@@ -29,16 +29,27 @@ impl Depthwise {
     pub(super) fn new(c: &Conv) -> Option<Self> {
         let taps = c.kernel[0] * c.kernel[1];
         let own = c.groups == c.channels && c.filters == c.channels && taps > 0 && c.stride.iter().all(|&s| s > 0);
-        own.then(|| Self { geometry: Geometry::new(c), taps })
+        own.then(|| Self { geometry: Geometry::whole(c), taps })
     }
 
     /// Bands of rows that cover a plane.
     fn bands(&self) -> impl Iterator<Item = Range<usize>> + Clone {
         let all = self.geometry.rows;
-        let row = (self.geometry.input_len(1) / (1 + self.geometry.forward[0].reach)).max(1);
+        let row = (self.geometry.input_plane(1)[1] * self.geometry.forward[0].pace).max(1);
         let rows = (BAND / row).clamp(2, 16);
         let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
         (0..all).step_by(rows).map(move |first| first..(first + rows).min(all))
+    }
+
+    /// Packed elements from one output to the next, down and across.
+    fn steps(&self, band: &Range<usize>) -> [usize; 2] {
+        let [down, across] = &self.geometry.forward;
+        [self.geometry.input_plane(band.len())[1] * down.pace, across.pace]
+    }
+
+    /// Room for the packed input of a band, and what [`Correlate`] may read past it.
+    fn room(&self, rows: usize) -> usize {
+        self.geometry.input_len(rows) + self.geometry.forward[1].pace
     }
 
     /// `[channels, taps]` to `[blocks, taps]`.
@@ -68,14 +79,14 @@ impl Depthwise {
             return;
         }
         y.par_chunks_mut(image * per_task).enumerate().for_each(|(task, y)| {
-            let mut room = Scratch::take(Use::Input, self.bands().map(|b| self.geometry.input_len(b.len())).max().unwrap_or(0));
+            let mut room = Scratch::take(Use::Input, self.bands().map(|b| self.room(b.len())).max().unwrap_or(0));
             for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
                 let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
                 for band in self.bands() {
                     self.pack_input(level, s, &x, at, &band, &mut room);
                     level.run(Gather {
                         x: &room,
-                        pitch: self.geometry.input_plane(band.len())[1],
+                        steps: self.steps(&band),
                         taps: &self.geometry.taps(band.len()),
                         weight: Filter::All(&packed[at[1] * self.taps..][..self.taps]),
                         start: bias.as_ref().map_or(Lanes::ZERO, |b| b[at[1]]),
@@ -110,7 +121,7 @@ impl Depthwise {
         let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut((per_task * image).max(1)).collect());
         dxs.resize_with(tasks, Default::default);
         let size = |f: &dyn Fn(usize) -> usize| self.bands().map(|b| f(b.len())).max().unwrap_or(0);
-        let (input_len, gradient_len) = (size(&|rows| self.geometry.input_len(rows)), size(&|rows| self.geometry.gradient_len(rows)));
+        let (input_len, gradient_len) = (size(&|rows| self.room(rows)), size(&|rows| self.geometry.gradient_len(rows)));
         dxs.into_par_iter().zip(partial.par_chunks_mut(packed.len())).enumerate().for_each(|(task, (dx, sums))| {
             let (mut x_room, mut dz_room) = (Scratch::take(Use::Input, input_len), Scratch::take(Use::Gradient, gradient_len));
             let mut dx = dx.chunks_exact_mut(s.area_in.max(1));
@@ -126,7 +137,7 @@ impl Depthwise {
                         let Some(dx) = &mut dx else { continue };
                         level.run(Gather {
                             x: &dz_room,
-                            pitch,
+                            steps: [pitch, 1],
                             taps: &parity.offsets,
                             weight: Filter::Some(filter, &parity.taps),
                             start: Lanes::ZERO,
@@ -139,7 +150,7 @@ impl Depthwise {
                         self.pack_input(level, s, &x, at, &band, &mut x_room);
                         level.run(Correlate {
                             x: &x_room,
-                            x_pitch: self.geometry.input_plane(band.len())[1],
+                            steps: self.steps(&band),
                             taps: &self.geometry.taps(band.len()),
                             dz: &dz_room[start..],
                             dz_pitch: pitch,
@@ -169,10 +180,10 @@ enum Filter<'a> {
     Some(&'a [Lanes], &'a [usize]),
 }
 
-/// `out[r, c] (+)= start + Σ over taps of x[t + r * pitch + c] * weight[t]`, lane by lane.
+/// `out[r, c] (+)= start + Σ over taps of x[t + r * steps[0] + c * steps[1]] * weight[t]`, lane by lane.
 struct Gather<'a, 'b> {
     x: &'a [Lanes],
-    pitch: usize,
+    steps: [usize; 2],
     taps: &'a [usize],
     weight: Filter<'a>,
     start: Lanes,
@@ -182,19 +193,19 @@ struct Gather<'a, 'b> {
 }
 
 impl Gather<'_, '_> {
+    /// `R` outputs of a row, `S` elements of the input apart.
     #[inline(always)]
-    fn tile<I: Isa, const R: usize>(&mut self, isa: I, row: usize, column: usize) {
-        let start = isa.load(&self.start);
-        let mut sums = [start; R];
-        let at = row * self.pitch + column;
+    fn tile<I: Isa, const R: usize, const S: usize>(&mut self, isa: I, row: usize, column: usize) {
+        let mut sums = [isa.load(&self.start); R];
+        let at = row * self.steps[0] + column * self.steps[1];
         for (i, &tap) in self.taps.iter().enumerate() {
             let weight = isa.load(match self.weight {
                 Filter::All(all) => &all[i],
                 Filter::Some(all, taps) => &all[taps[i]],
             });
-            let x = &self.x[tap + at..tap + at + R];
+            let x = &self.x[tap + at..][..=(R - 1) * S];
             for r in 0..R {
-                sums[r] = isa.fma(isa.load(&x[r]), weight, sums[r]);
+                sums[r] = isa.fma(isa.load(&x[r * S]), weight, sums[r]);
             }
         }
         let [_, step] = self.area.step;
@@ -205,37 +216,49 @@ impl Gather<'_, '_> {
             isa.store(out, if self.add { isa.add(isa.load(out), sums[r]) } else { sums[r] });
         }
     }
+
+    #[inline(always)]
+    fn row<I: Isa, const S: usize>(&mut self, isa: I, row: usize) {
+        let mut column = 0;
+        while column < self.area.columns {
+            let left = self.area.columns - column;
+            if I::ACCUMULATORS >= 16 && left >= 14 {
+                self.tile::<I, 14, S>(isa, row, column);
+                column += 14;
+            } else if I::ACCUMULATORS >= 16 && left >= 7 {
+                self.tile::<I, 7, S>(isa, row, column);
+                column += 7;
+            } else if I::ACCUMULATORS >= 4 && left >= 4 {
+                self.tile::<I, 4, S>(isa, row, column);
+                column += 4;
+            } else {
+                self.tile::<I, 1, S>(isa, row, column);
+                column += 1;
+            }
+        }
+    }
 }
 
 impl Work for Gather<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         for row in 0..self.area.rows {
-            let mut column = 0;
-            while column < self.area.columns {
-                let left = self.area.columns - column;
-                if I::ACCUMULATORS >= 16 && left >= 14 {
-                    self.tile::<I, 14>(isa, row, column);
-                    column += 14;
-                } else if I::ACCUMULATORS >= 16 && left >= 7 {
-                    self.tile::<I, 7>(isa, row, column);
-                    column += 7;
-                } else if I::ACCUMULATORS >= 4 && left >= 4 {
-                    self.tile::<I, 4>(isa, row, column);
-                    column += 4;
-                } else {
-                    self.tile::<I, 1>(isa, row, column);
-                    column += 1;
-                }
+            match self.steps[1] {
+                1 => self.row::<I, 1>(isa, row),
+                2 => self.row::<I, 2>(isa, row),
+                _ => (0..self.area.columns).for_each(
+                    #[inline(always)]
+                    |column| self.tile::<I, 1, 1>(isa, row, column),
+                ),
             }
         }
     }
 }
 
-/// `sums[t] += Σ over the area of x[t + r * x_pitch + c] * dz[r * dz_pitch + c]`, lane by lane.
+/// `sums[t] += Σ over the area of x[t + r * steps[0] + c * steps[1]] * dz[r * dz_pitch + c]`, lane by lane.
 struct Correlate<'a, 'b> {
     x: &'a [Lanes],
-    x_pitch: usize,
+    steps: [usize; 2],
     taps: &'a [usize],
     dz: &'a [Lanes],
     dz_pitch: usize,
@@ -244,20 +267,22 @@ struct Correlate<'a, 'b> {
 }
 
 impl Correlate<'_, '_> {
-    /// `T` taps at once, so that the gradient is loaded once for all.
+    /// `T` taps at once, so that the gradient is loaded once for all; `S` elements of the input from column to column.
     #[inline(always)]
-    fn taps<I: Isa, const T: usize>(&mut self, isa: I, first: usize) {
+    fn taps<I: Isa, const T: usize, const S: usize>(&mut self, isa: I, first: usize) {
         let mut sums = [isa.splat(0.0); T];
+        let columns = self.area.columns;
         for row in 0..self.area.rows {
-            let dz = &self.dz[row * self.dz_pitch..][..self.area.columns];
-            let x: [&[Lanes]; T] = std::array::from_fn(
+            let dz = &self.dz[row * self.dz_pitch..][..columns];
+            // chunks of S, so that one length serves all and the loop checks no bounds
+            let x: [&[[Lanes; S]]; T] = std::array::from_fn(
                 #[inline(always)]
-                |t| &self.x[self.taps[first + t] + row * self.x_pitch..][..self.area.columns],
+                |t| &self.x[self.taps[first + t] + row * self.steps[0]..].as_chunks::<S>().0[..columns],
             );
-            for i in 0..self.area.columns {
+            for i in 0..columns {
                 let dz = isa.load(&dz[i]);
                 for t in 0..T {
-                    sums[t] = isa.fma(isa.load(&x[t][i]), dz, sums[t]);
+                    sums[t] = isa.fma(isa.load(&x[t][i][0]), dz, sums[t]);
                 }
             }
         }
@@ -265,24 +290,48 @@ impl Correlate<'_, '_> {
             isa.store(out, isa.add(isa.load(out), *sum));
         }
     }
+
+    #[inline(always)]
+    fn all<I: Isa, const S: usize>(&mut self, isa: I) {
+        let mut first = 0;
+        while first < self.taps.len() {
+            let left = self.taps.len() - first;
+            if I::ACCUMULATORS >= 16 && left >= 9 {
+                self.taps::<I, 9, S>(isa, first);
+                first += 9;
+            } else if I::ACCUMULATORS >= 4 && left >= 5 {
+                self.taps::<I, 5, S>(isa, first);
+                first += 5;
+            } else {
+                self.taps::<I, 1, S>(isa, first);
+                first += 1;
+            }
+        }
+    }
+
+    /// Any step, pixel by pixel.
+    #[inline(always)]
+    fn slowly<I: Isa>(&mut self, isa: I) {
+        for (&tap, out) in self.taps.iter().zip(self.sums.iter_mut()) {
+            let mut sum = isa.splat(0.0);
+            for row in 0..self.area.rows {
+                for i in 0..self.area.columns {
+                    let x = isa.load(&self.x[tap + row * self.steps[0] + i * self.steps[1]]);
+                    sum = isa.fma(x, isa.load(&self.dz[row * self.dz_pitch + i]), sum);
+                }
+            }
+            isa.store(out, isa.add(isa.load(out), sum));
+        }
+    }
 }
 
 impl Work for Correlate<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
-        let mut first = 0;
-        while first < self.taps.len() {
-            let left = self.taps.len() - first;
-            if I::ACCUMULATORS >= 16 && left >= 9 {
-                self.taps::<I, 9>(isa, first);
-                first += 9;
-            } else if I::ACCUMULATORS >= 4 && left >= 5 {
-                self.taps::<I, 5>(isa, first);
-                first += 5;
-            } else {
-                self.taps::<I, 1>(isa, first);
-                first += 1;
-            }
+        match self.steps[1] {
+            1 => self.all::<I, 1>(isa),
+            2 => self.all::<I, 2>(isa),
+            _ => self.slowly(isa),
         }
     }
 }

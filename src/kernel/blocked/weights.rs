@@ -25,6 +25,10 @@ pub(super) fn pack(level: Level, s: &Sizes, weight: &[f32], taps: &[usize], chun
 /// # Shapes
 /// `to`: `[filter blocks of the group, taps.len(), 16 filters, chunk]` of 16 channels.
 pub(super) fn pack_turned(level: Level, s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
+    // some inputs of a strided convolution are reached by no tap
+    if taps.is_empty() {
+        return;
+    }
     let (depth, filters) = (s.depth(), s.filters / s.groups);
     let group = chunk.first / s.group_blocks_in();
     let first = (chunk.first - group * s.group_blocks_in()) * LANES;
