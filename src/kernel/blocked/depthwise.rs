@@ -2,7 +2,7 @@
 //! cache, and both gradients come from one sweep over input and gradient.
 
 use super::driver::Sizes;
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Parity};
 use super::pack::{Source, pack};
 use super::product::Area;
 use super::scratch::{Scratch, Use};
@@ -33,18 +33,22 @@ impl Depthwise {
     }
 
     /// Bands of rows that cover a plane.
-    fn bands(&self) -> impl Iterator<Item = Range<usize>> + Clone {
+    fn bands(&self) -> Vec<Band> {
         let all = self.geometry.rows;
         let row = (self.geometry.input_plane(1)[1] * self.geometry.forward[0].pace).max(1);
         let rows = (BAND / row).clamp(2, 16);
         let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
-        (0..all).step_by(rows).map(move |first| first..(first + rows).min(all))
+        let band = |first: usize| {
+            let range = first..(first + rows).min(all);
+            Band { taps: self.geometry.taps(range.len()), parities: self.geometry.parities(&range), range }
+        };
+        (0..all).step_by(rows).map(band).collect()
     }
 
     /// Packed elements from one output to the next, down and across.
-    fn steps(&self, band: &Range<usize>) -> [usize; 2] {
+    fn steps(&self, band: &Band) -> [usize; 2] {
         let [down, across] = &self.geometry.forward;
-        [self.geometry.input_plane(band.len())[1] * down.pace, across.pace]
+        [self.geometry.input_plane(band.range.len())[1] * down.pace, across.pace]
     }
 
     /// Room for the packed input of a band, and what [`Correlate`] may read past it.
@@ -78,20 +82,22 @@ impl Depthwise {
         if y.is_empty() {
             return;
         }
+        let bands = self.bands();
+        let room = bands.iter().map(|b| self.room(b.range.len())).max().unwrap_or(0);
         y.par_chunks_mut(image * per_task).enumerate().for_each(|(task, y)| {
-            let mut room = Scratch::take(Use::Input, self.bands().map(|b| self.room(b.len())).max().unwrap_or(0));
+            let mut room = Scratch::take(Use::Input, room);
             for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
                 let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
-                for band in self.bands() {
-                    self.pack_input(level, s, &x, at, &band, &mut room);
+                for band in &bands {
+                    self.pack_input(level, s, &x, at, &band.range, &mut room);
                     level.run(Gather {
                         x: &room,
-                        steps: self.steps(&band),
-                        taps: &self.geometry.taps(band.len()),
+                        steps: self.steps(band),
+                        taps: &band.taps,
                         weight: Filter::All(&packed[at[1] * self.taps..][..self.taps]),
                         start: bias.as_ref().map_or(Lanes::ZERO, |b| b[at[1]]),
                         add: false,
-                        area: self.geometry.outputs(&band),
+                        area: self.geometry.outputs(&band.range),
                         out: y,
                     });
                 }
@@ -120,7 +126,8 @@ impl Depthwise {
         let image = s.blocks_in * s.area_in;
         let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut((per_task * image).max(1)).collect());
         dxs.resize_with(tasks, Default::default);
-        let size = |f: &dyn Fn(usize) -> usize| self.bands().map(|b| f(b.len())).max().unwrap_or(0);
+        let bands = self.bands();
+        let size = |f: &dyn Fn(usize) -> usize| bands.iter().map(|b| f(b.range.len())).max().unwrap_or(0);
         let (input_len, gradient_len) = (size(&|rows| self.room(rows)), size(&|rows| self.geometry.gradient_len(rows)));
         dxs.into_par_iter().zip(partial.par_chunks_mut(packed.len())).enumerate().for_each(|(task, (dx, sums))| {
             let (mut x_room, mut dz_room) = (Scratch::take(Use::Input, input_len), Scratch::take(Use::Gradient, gradient_len));
@@ -128,13 +135,13 @@ impl Depthwise {
             for plane in task * per_task * s.blocks_in..((task + 1) * per_task).min(s.images) * s.blocks_in {
                 let at = [plane / s.blocks_in, plane % s.blocks_in];
                 let mut dx = dx.next();
-                for band in self.bands() {
-                    let [rows, columns] = self.geometry.gradient(&band);
+                for band in &bands {
+                    let [rows, columns] = self.geometry.gradient(&band.range);
                     pack(level, dz.plane(at[0], at[1], s.blocks_out, s.area_out), rows, columns, &mut dz_room);
                     let (start, pitch) = self.geometry.gradient_start();
                     let filter = &packed[at[1] * self.taps..][..self.taps];
-                    for parity in dx.iter().flat_map(|_| self.geometry.parities(&band)).collect::<Vec<_>>() {
-                        let Some(dx) = &mut dx else { continue };
+                    for parity in &band.parities {
+                        let Some(dx) = &mut dx else { break };
                         level.run(Gather {
                             x: &dz_room,
                             steps: [pitch, 1],
@@ -147,14 +154,14 @@ impl Depthwise {
                         });
                     }
                     if wanted {
-                        self.pack_input(level, s, &x, at, &band, &mut x_room);
+                        self.pack_input(level, s, &x, at, &band.range, &mut x_room);
                         level.run(Correlate {
                             x: &x_room,
-                            steps: self.steps(&band),
-                            taps: &self.geometry.taps(band.len()),
+                            steps: self.steps(band),
+                            taps: &band.taps,
                             dz: &dz_room[start..],
                             dz_pitch: pitch,
-                            area: self.geometry.outputs(&band),
+                            area: self.geometry.outputs(&band.range),
                             sums: &mut sums[at[1] * self.taps..][..self.taps],
                         });
                     }
@@ -170,6 +177,13 @@ impl Depthwise {
             }
         }
     }
+}
+
+/// A band of rows.
+struct Band {
+    range: Range<usize>,
+    taps: Vec<usize>,
+    parities: Vec<Parity>,
 }
 
 /// The weights of the taps.
