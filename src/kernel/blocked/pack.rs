@@ -5,6 +5,7 @@ use super::{Gradient, Lanes, Through, View};
 
 /// One plane of sixteen channels, `[height, width]`, and how to read it.
 #[derive(Clone, Copy)]
+#[allow(clippy::large_enum_variant, reason = "made and read once a plane")]
 pub(super) enum Plane<'a> {
     /// As stored.
     Plain(&'a [Lanes]),
@@ -79,6 +80,7 @@ impl Reach {
 }
 
 /// Copies the reach of a plane to `to`, `[rows.count, columns.count]`.
+#[allow(clippy::large_types_passed_by_value, reason = "once a plane")]
 pub(super) fn pack(level: Level, plane: Plane<'_>, rows: Reach, columns: Reach, to: &mut [Lanes]) {
     level.run(Pack { plane, rows, columns, to });
 }
@@ -152,7 +154,7 @@ fn fill<const N: usize>(rows: Reach, columns: Reach, to: &mut [Lanes], from: [&[
         // slices of the known length, so that the loop checks no bounds
         let mut parts = from;
         for part in &mut parts {
-            *part = &part[first..][..(to.len() - 1) * columns.step + 1];
+            *part = &part[first..][..=(to.len() - 1) * columns.step];
         }
         if columns.step == 1 {
             for (i, to) in to.iter_mut().enumerate() {
