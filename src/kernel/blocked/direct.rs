@@ -1,6 +1,6 @@
 //! Direct convolution: any filter, stride, dilation and padding, and groups of whole blocks.
 
-use super::driver::{Algorithm, Chunk, Group, Packed, Sizes};
+use super::driver::{Algorithm, Chunk, Group, Packed, Purpose, Sizes};
 use super::geometry::Geometry;
 use super::pack::{Source, pack};
 use super::product::{Base, Outer, Product};
@@ -56,7 +56,11 @@ impl Algorithm for Direct {
         g.images.len() * self.geometry.input_len(g.rows.len())
     }
 
-    fn gradient_len(&self, g: &Group, _wanted: [bool; 2]) -> usize {
+    fn packs_twice(&self) -> bool {
+        false
+    }
+
+    fn gradient_len(&self, g: &Group) -> usize {
         g.images.len() * self.geometry.gradient_len(g.rows.len())
     }
 
@@ -76,7 +80,7 @@ impl Algorithm for Direct {
         }
     }
 
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, _wanted: [bool; 2], to: &mut [Lanes]) {
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, _purpose: Purpose, to: &mut [Lanes]) {
         let [rows, columns] = self.geometry.gradient(&g.rows);
         for (image, to) in g.images.clone().zip(to.chunks_exact_mut(rows.count * columns.count)) {
             pack(level, dz.plane(image, block, s.blocks_out, s.area_out), rows, columns, to);

@@ -1,6 +1,6 @@
 //! Winograd's convolution: 3x3 filters in steps of one, on tiles in place of pixels.
 
-use super::driver::{Algorithm, Chunk, Group, Packed, Sizes};
+use super::driver::{Algorithm, Chunk, Group, Packed, Purpose, Sizes};
 use super::pack::{Reach, Source, pack};
 use super::product::{Area, Base, Outer, Product};
 use super::scratch::{Scratch, Use};
@@ -170,8 +170,12 @@ impl<T: Tile> Algorithm for Winograd<T> {
         self.len(g)
     }
 
-    fn gradient_len(&self, g: &Group, wanted: [bool; 2]) -> usize {
-        self.len(g) * wanted.iter().filter(|w| **w).count()
+    fn packs_twice(&self) -> bool {
+        true
+    }
+
+    fn gradient_len(&self, g: &Group) -> usize {
+        self.len(g)
     }
 
     fn stored<'a>(&self, _s: &Sizes, _source: &Source<'a>, _g: &Group, _blocks: usize) -> Option<Packed<'a>> {
@@ -183,14 +187,11 @@ impl<T: Tile> Algorithm for Winograd<T> {
         self.transform(level, plane, self.before.map(|b| -b.cast_signed()), T::N, g, true, to);
     }
 
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, wanted: [bool; 2], to: &mut [Lanes]) {
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, purpose: Purpose, to: &mut [Lanes]) {
         let plane = Planes { source: dz, block, blocks: s.blocks_out, size: self.output };
-        let (for_input, for_weight) = to.split_at_mut(if wanted[0] { self.len(g) } else { 0 });
-        if wanted[0] {
-            self.transform(level, plane, self.before.map(|b| b.cast_signed() - 2), T::N, g, true, for_input);
-        }
-        if wanted[1] {
-            self.transform(level, plane, [0, 0], T::M, g, false, for_weight);
+        match purpose {
+            Purpose::InputGradient => self.transform(level, plane, self.before.map(|b| b.cast_signed() - 2), T::N, g, true, to),
+            Purpose::WeightGradient => self.transform(level, plane, [0, 0], T::M, g, false, to),
         }
     }
 
@@ -258,8 +259,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
         add: bool,
         sums: &mut [Lanes],
     ) {
-        // the transform for the weight gradient is the last of those in the packed gradient
-        let start = chunk.first * dz.block + dz.block - self.len(g);
+        let start = chunk.first * dz.block;
         for (i, sums) in sums.chunks_exact_mut((1 + s.blocks_in * LANES) * chunk.len).enumerate() {
             for (block, sums) in sums.chunks_exact_mut(LANES * chunk.len).enumerate() {
                 let outer = Outer {
