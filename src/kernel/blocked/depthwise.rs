@@ -2,7 +2,7 @@
 //! cache, and both gradients come from one sweep over input and gradient.
 
 use super::driver::Sizes;
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Parity};
 use super::pack::{Source, pack};
 use super::product::Area;
 use super::scratch::{Scratch, Use};
@@ -29,16 +29,31 @@ impl Depthwise {
     pub(super) fn new(c: &Conv) -> Option<Self> {
         let taps = c.kernel[0] * c.kernel[1];
         let own = c.groups == c.channels && c.filters == c.channels && taps > 0 && c.stride.iter().all(|&s| s > 0);
-        own.then(|| Self { geometry: Geometry::new(c), taps })
+        own.then(|| Self { geometry: Geometry::whole(c), taps })
     }
 
     /// Bands of rows that cover a plane.
-    fn bands(&self) -> impl Iterator<Item = Range<usize>> + Clone {
+    fn bands(&self) -> Vec<Band> {
         let all = self.geometry.rows;
-        let row = (self.geometry.input_len(1) / (1 + self.geometry.forward[0].reach)).max(1);
+        let row = (self.geometry.input_plane(1)[1] * self.geometry.forward[0].pace).max(1);
         let rows = (BAND / row).clamp(2, 16);
         let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
-        (0..all).step_by(rows).map(move |first| first..(first + rows).min(all))
+        let band = |first: usize| {
+            let range = first..(first + rows).min(all);
+            Band { taps: self.geometry.taps(range.len()), parities: self.geometry.parities(&range), range }
+        };
+        (0..all).step_by(rows).map(band).collect()
+    }
+
+    /// Packed elements from one output to the next, down and across.
+    fn steps(&self, band: &Band) -> [usize; 2] {
+        let [down, across] = &self.geometry.forward;
+        [self.geometry.input_plane(band.range.len())[1] * down.pace, across.pace]
+    }
+
+    /// Room for the packed input of a band, and what [`Correlate`] may read past it.
+    fn room(&self, rows: usize) -> usize {
+        self.geometry.input_len(rows) + self.geometry.forward[1].pace
     }
 
     /// `[channels, taps]` to `[blocks, taps]`.
@@ -67,20 +82,22 @@ impl Depthwise {
         if y.is_empty() {
             return;
         }
+        let bands = self.bands();
+        let room = bands.iter().map(|b| self.room(b.range.len())).max().unwrap_or(0);
         y.par_chunks_mut(image * per_task).enumerate().for_each(|(task, y)| {
-            let mut room = Scratch::take(Use::Input, self.bands().map(|b| self.geometry.input_len(b.len())).max().unwrap_or(0));
+            let mut room = Scratch::take(Use::Input, room);
             for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
                 let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
-                for band in self.bands() {
-                    self.pack_input(level, s, &x, at, &band, &mut room);
+                for band in &bands {
+                    self.pack_input(level, s, &x, at, &band.range, &mut room);
                     level.run(Gather {
                         x: &room,
-                        pitch: self.geometry.input_plane(band.len())[1],
-                        taps: &self.geometry.taps(band.len()),
+                        steps: self.steps(band),
+                        taps: &band.taps,
                         weight: Filter::All(&packed[at[1] * self.taps..][..self.taps]),
                         start: bias.as_ref().map_or(Lanes::ZERO, |b| b[at[1]]),
                         add: false,
-                        area: self.geometry.outputs(&band),
+                        area: self.geometry.outputs(&band.range),
                         out: y,
                     });
                 }
@@ -109,24 +126,25 @@ impl Depthwise {
         let image = s.blocks_in * s.area_in;
         let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut((per_task * image).max(1)).collect());
         dxs.resize_with(tasks, Default::default);
-        let size = |f: &dyn Fn(usize) -> usize| self.bands().map(|b| f(b.len())).max().unwrap_or(0);
-        let (input_len, gradient_len) = (size(&|rows| self.geometry.input_len(rows)), size(&|rows| self.geometry.gradient_len(rows)));
+        let bands = self.bands();
+        let size = |f: &dyn Fn(usize) -> usize| bands.iter().map(|b| f(b.range.len())).max().unwrap_or(0);
+        let (input_len, gradient_len) = (size(&|rows| self.room(rows)), size(&|rows| self.geometry.gradient_len(rows)));
         dxs.into_par_iter().zip(partial.par_chunks_mut(packed.len())).enumerate().for_each(|(task, (dx, sums))| {
             let (mut x_room, mut dz_room) = (Scratch::take(Use::Input, input_len), Scratch::take(Use::Gradient, gradient_len));
             let mut dx = dx.chunks_exact_mut(s.area_in.max(1));
             for plane in task * per_task * s.blocks_in..((task + 1) * per_task).min(s.images) * s.blocks_in {
                 let at = [plane / s.blocks_in, plane % s.blocks_in];
                 let mut dx = dx.next();
-                for band in self.bands() {
-                    let [rows, columns] = self.geometry.gradient(&band);
+                for band in &bands {
+                    let [rows, columns] = self.geometry.gradient(&band.range);
                     pack(level, dz.plane(at[0], at[1], s.blocks_out, s.area_out), rows, columns, &mut dz_room);
                     let (start, pitch) = self.geometry.gradient_start();
                     let filter = &packed[at[1] * self.taps..][..self.taps];
-                    for parity in dx.iter().flat_map(|_| self.geometry.parities(&band)).collect::<Vec<_>>() {
-                        let Some(dx) = &mut dx else { continue };
+                    for parity in &band.parities {
+                        let Some(dx) = &mut dx else { break };
                         level.run(Gather {
                             x: &dz_room,
-                            pitch,
+                            steps: [pitch, 1],
                             taps: &parity.offsets,
                             weight: Filter::Some(filter, &parity.taps),
                             start: Lanes::ZERO,
@@ -136,14 +154,14 @@ impl Depthwise {
                         });
                     }
                     if wanted {
-                        self.pack_input(level, s, &x, at, &band, &mut x_room);
+                        self.pack_input(level, s, &x, at, &band.range, &mut x_room);
                         level.run(Correlate {
                             x: &x_room,
-                            x_pitch: self.geometry.input_plane(band.len())[1],
-                            taps: &self.geometry.taps(band.len()),
+                            steps: self.steps(band),
+                            taps: &band.taps,
                             dz: &dz_room[start..],
                             dz_pitch: pitch,
-                            area: self.geometry.outputs(&band),
+                            area: self.geometry.outputs(&band.range),
                             sums: &mut sums[at[1] * self.taps..][..self.taps],
                         });
                     }
@@ -161,6 +179,13 @@ impl Depthwise {
     }
 }
 
+/// A band of rows.
+struct Band {
+    range: Range<usize>,
+    taps: Vec<usize>,
+    parities: Vec<Parity>,
+}
+
 /// The weights of the taps.
 #[derive(Clone, Copy)]
 enum Filter<'a> {
@@ -169,10 +194,10 @@ enum Filter<'a> {
     Some(&'a [Lanes], &'a [usize]),
 }
 
-/// `out[r, c] (+)= start + Σ over taps of x[t + r * pitch + c] * weight[t]`, lane by lane.
+/// `out[r, c] (+)= start + Σ over taps of x[t + r * steps[0] + c * steps[1]] * weight[t]`, lane by lane.
 struct Gather<'a, 'b> {
     x: &'a [Lanes],
-    pitch: usize,
+    steps: [usize; 2],
     taps: &'a [usize],
     weight: Filter<'a>,
     start: Lanes,
@@ -182,19 +207,19 @@ struct Gather<'a, 'b> {
 }
 
 impl Gather<'_, '_> {
+    /// `R` outputs of a row, `S` elements of the input apart.
     #[inline(always)]
-    fn tile<I: Isa, const R: usize>(&mut self, isa: I, row: usize, column: usize) {
-        let start = isa.load(&self.start);
-        let mut sums = [start; R];
-        let at = row * self.pitch + column;
+    fn tile<I: Isa, const R: usize, const S: usize>(&mut self, isa: I, row: usize, column: usize) {
+        let mut sums = [isa.load(&self.start); R];
+        let at = row * self.steps[0] + column * self.steps[1];
         for (i, &tap) in self.taps.iter().enumerate() {
             let weight = isa.load(match self.weight {
                 Filter::All(all) => &all[i],
                 Filter::Some(all, taps) => &all[taps[i]],
             });
-            let x = &self.x[tap + at..tap + at + R];
+            let x = &self.x[tap + at..][..=(R - 1) * S];
             for r in 0..R {
-                sums[r] = isa.fma(isa.load(&x[r]), weight, sums[r]);
+                sums[r] = isa.fma(isa.load(&x[r * S]), weight, sums[r]);
             }
         }
         let [_, step] = self.area.step;
@@ -205,37 +230,49 @@ impl Gather<'_, '_> {
             isa.store(out, if self.add { isa.add(isa.load(out), sums[r]) } else { sums[r] });
         }
     }
+
+    #[inline(always)]
+    fn row<I: Isa, const S: usize>(&mut self, isa: I, row: usize) {
+        let mut column = 0;
+        while column < self.area.columns {
+            let left = self.area.columns - column;
+            if I::ACCUMULATORS >= 16 && left >= 14 {
+                self.tile::<I, 14, S>(isa, row, column);
+                column += 14;
+            } else if I::ACCUMULATORS >= 16 && left >= 7 {
+                self.tile::<I, 7, S>(isa, row, column);
+                column += 7;
+            } else if I::ACCUMULATORS >= 4 && left >= 4 {
+                self.tile::<I, 4, S>(isa, row, column);
+                column += 4;
+            } else {
+                self.tile::<I, 1, S>(isa, row, column);
+                column += 1;
+            }
+        }
+    }
 }
 
 impl Work for Gather<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         for row in 0..self.area.rows {
-            let mut column = 0;
-            while column < self.area.columns {
-                let left = self.area.columns - column;
-                if I::ACCUMULATORS >= 16 && left >= 14 {
-                    self.tile::<I, 14>(isa, row, column);
-                    column += 14;
-                } else if I::ACCUMULATORS >= 16 && left >= 7 {
-                    self.tile::<I, 7>(isa, row, column);
-                    column += 7;
-                } else if I::ACCUMULATORS >= 4 && left >= 4 {
-                    self.tile::<I, 4>(isa, row, column);
-                    column += 4;
-                } else {
-                    self.tile::<I, 1>(isa, row, column);
-                    column += 1;
-                }
+            match self.steps[1] {
+                1 => self.row::<I, 1>(isa, row),
+                2 => self.row::<I, 2>(isa, row),
+                _ => (0..self.area.columns).for_each(
+                    #[inline(always)]
+                    |column| self.tile::<I, 1, 1>(isa, row, column),
+                ),
             }
         }
     }
 }
 
-/// `sums[t] += Σ over the area of x[t + r * x_pitch + c] * dz[r * dz_pitch + c]`, lane by lane.
+/// `sums[t] += Σ over the area of x[t + r * steps[0] + c * steps[1]] * dz[r * dz_pitch + c]`, lane by lane.
 struct Correlate<'a, 'b> {
     x: &'a [Lanes],
-    x_pitch: usize,
+    steps: [usize; 2],
     taps: &'a [usize],
     dz: &'a [Lanes],
     dz_pitch: usize,
@@ -244,20 +281,22 @@ struct Correlate<'a, 'b> {
 }
 
 impl Correlate<'_, '_> {
-    /// `T` taps at once, so that the gradient is loaded once for all.
+    /// `T` taps at once, so that the gradient is loaded once for all; `S` elements of the input from column to column.
     #[inline(always)]
-    fn taps<I: Isa, const T: usize>(&mut self, isa: I, first: usize) {
+    fn taps<I: Isa, const T: usize, const S: usize>(&mut self, isa: I, first: usize) {
         let mut sums = [isa.splat(0.0); T];
+        let columns = self.area.columns;
         for row in 0..self.area.rows {
-            let dz = &self.dz[row * self.dz_pitch..][..self.area.columns];
-            let x: [&[Lanes]; T] = std::array::from_fn(
+            let dz = &self.dz[row * self.dz_pitch..][..columns];
+            // chunks of S, so that one length serves all and the loop checks no bounds
+            let x: [&[[Lanes; S]]; T] = std::array::from_fn(
                 #[inline(always)]
-                |t| &self.x[self.taps[first + t] + row * self.x_pitch..][..self.area.columns],
+                |t| &self.x[self.taps[first + t] + row * self.steps[0]..].as_chunks::<S>().0[..columns],
             );
-            for i in 0..self.area.columns {
+            for i in 0..columns {
                 let dz = isa.load(&dz[i]);
                 for t in 0..T {
-                    sums[t] = isa.fma(isa.load(&x[t][i]), dz, sums[t]);
+                    sums[t] = isa.fma(isa.load(&x[t][i][0]), dz, sums[t]);
                 }
             }
         }
@@ -265,24 +304,48 @@ impl Correlate<'_, '_> {
             isa.store(out, isa.add(isa.load(out), *sum));
         }
     }
+
+    #[inline(always)]
+    fn all<I: Isa, const S: usize>(&mut self, isa: I) {
+        let mut first = 0;
+        while first < self.taps.len() {
+            let left = self.taps.len() - first;
+            if I::ACCUMULATORS >= 16 && left >= 9 {
+                self.taps::<I, 9, S>(isa, first);
+                first += 9;
+            } else if I::ACCUMULATORS >= 4 && left >= 5 {
+                self.taps::<I, 5, S>(isa, first);
+                first += 5;
+            } else {
+                self.taps::<I, 1, S>(isa, first);
+                first += 1;
+            }
+        }
+    }
+
+    /// Any step, pixel by pixel.
+    #[inline(always)]
+    fn slowly<I: Isa>(&mut self, isa: I) {
+        for (&tap, out) in self.taps.iter().zip(self.sums.iter_mut()) {
+            let mut sum = isa.splat(0.0);
+            for row in 0..self.area.rows {
+                for i in 0..self.area.columns {
+                    let x = isa.load(&self.x[tap + row * self.steps[0] + i * self.steps[1]]);
+                    sum = isa.fma(x, isa.load(&self.dz[row * self.dz_pitch + i]), sum);
+                }
+            }
+            isa.store(out, isa.add(isa.load(out), sum));
+        }
+    }
 }
 
 impl Work for Correlate<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
-        let mut first = 0;
-        while first < self.taps.len() {
-            let left = self.taps.len() - first;
-            if I::ACCUMULATORS >= 16 && left >= 9 {
-                self.taps::<I, 9>(isa, first);
-                first += 9;
-            } else if I::ACCUMULATORS >= 4 && left >= 5 {
-                self.taps::<I, 5>(isa, first);
-                first += 5;
-            } else {
-                self.taps::<I, 1>(isa, first);
-                first += 1;
-            }
+        match self.steps[1] {
+            1 => self.all::<I, 1>(isa),
+            2 => self.all::<I, 2>(isa),
+            _ => self.slowly(isa),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Direct convolution: any filter, stride, dilation and padding, and groups of whole blocks.
 
-use super::driver::{Algorithm, Chunk, Group, Packed, Sizes};
+use super::driver::{Algorithm, Chunk, Group, Packed, Purpose, Sizes};
 use super::geometry::Geometry;
 use super::pack::{Source, pack};
 use super::product::{Base, Outer, Product};
@@ -56,7 +56,11 @@ impl Algorithm for Direct {
         g.images.len() * self.geometry.input_len(g.rows.len())
     }
 
-    fn gradient_len(&self, g: &Group, _wanted: [bool; 2]) -> usize {
+    fn packs_twice(&self) -> bool {
+        false
+    }
+
+    fn gradient_len(&self, g: &Group) -> usize {
         g.images.len() * self.geometry.gradient_len(g.rows.len())
     }
 
@@ -76,7 +80,7 @@ impl Algorithm for Direct {
         }
     }
 
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, _wanted: [bool; 2], to: &mut [Lanes]) {
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, _purpose: Purpose, to: &mut [Lanes]) {
         let [rows, columns] = self.geometry.gradient(&g.rows);
         for (image, to) in g.images.clone().zip(to.chunks_exact_mut(rows.count * columns.count)) {
             pack(level, dz.plane(image, block, s.blocks_out, s.area_out), rows, columns, to);
@@ -87,14 +91,14 @@ impl Algorithm for Direct {
         s.taps * LANES * if turned { s.group_blocks_out() } else { s.group_blocks_in() }
     }
 
-    fn prepare(&self, _level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
+    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
         if !turned {
-            return weights::pack(s, weight, &self.all, chunk, to);
+            return weights::pack(level, s, weight, &self.all, chunk, to);
         }
         let mut to = to;
         for parity in self.geometry.parities(&(0..0)) {
             let (part, rest) = to.split_at_mut(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
-            weights::pack_turned(s, weight, &parity.taps, chunk, part);
+            weights::pack_turned(level, s, weight, &parity.taps, chunk, part);
             to = rest;
         }
     }

@@ -18,8 +18,11 @@ use std::ops::Range;
 const BIG: usize = 1 << 16;
 /// Tasks that images are split into.
 pub(super) const TASKS: usize = 16;
-/// Partial sums of a weight gradient.
+/// Partial sums of a weight gradient, and fewer where weights are so many that clearing, transforming and adding the sums shows.
 pub(super) const PARTIAL_SUMS: usize = 8;
+const FEW_PARTIAL_SUMS: usize = 4;
+/// Weights of a tap from which there are few.
+const MANY: usize = 1 << 12;
 
 /// Sizes that every algorithm needs.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +97,10 @@ impl Sizes {
         self.blocks_out * self.area_out
     }
 
+    fn partial_sums(&self) -> usize {
+        if self.channels * self.filters / self.groups < MANY { PARTIAL_SUMS } else { FEW_PARTIAL_SUMS }
+    }
+
     fn big(&self) -> bool {
         self.channels * self.filters / self.groups >= BIG
     }
@@ -111,6 +118,13 @@ pub(super) struct Group {
 pub(super) struct Chunk {
     pub(super) first: usize,
     pub(super) len: usize,
+}
+
+/// What an output gradient is packed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    InputGradient,
+    WeightGradient,
 }
 
 /// Packed blocks of a group.
@@ -133,12 +147,13 @@ pub(super) trait Algorithm: Sync {
     /// Size of a packed block of the input, all images of the group together.
     fn input_len(&self, g: &Group) -> usize;
     /// Size of a packed block of the output gradient.
-    fn gradient_len(&self, g: &Group, wanted: [bool; 2]) -> usize;
+    fn gradient_len(&self, g: &Group) -> usize;
+    /// Whether the output gradient is packed differently for each of the two gradients.
+    fn packs_twice(&self) -> bool;
     /// The group's part of a map, if that can be used as it is stored.
     fn stored<'a>(&self, s: &Sizes, source: &Source<'a>, g: &Group, blocks: usize) -> Option<Packed<'a>>;
     fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]);
-    /// `wanted`: for the input gradient, for the weight gradient.
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, wanted: [bool; 2], to: &mut [Lanes]);
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, purpose: Purpose, to: &mut [Lanes]);
     /// Size of the prepared weights of one block of outputs; `turned`: for the input gradient.
     fn weight_len(&self, s: &Sizes, turned: bool) -> usize;
     fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]);
@@ -259,7 +274,7 @@ pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>,
     }
     let mut prepared = Scratch::take(Use::Shared, s.blocks_out * len);
     prepare_all(level, a, s, weight, false, &outs, &mut prepared);
-    let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(PARTIAL_SUMS)));
+    let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(FEW_PARTIAL_SUMS)));
     y.par_chunks_mut(per_task * s.image_out()).enumerate().for_each(|(task, y)| {
         let first = task * per_task;
         for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
@@ -348,6 +363,14 @@ impl<A: Algorithm> Call<'_, A> {
         Chunks::new(self.level, self.s.blocks_out, self.s.groups)
     }
 
+    /// Packs a block of the output gradient, unless it lies there already from the input gradient's turn. (The other order of things, both
+    /// packings at once, would take twice the room, and with it more than the second cache.)
+    fn pack_gradient(&self, g: &Group, purpose: Purpose, block: usize, to: &mut [Lanes]) {
+        if purpose == Purpose::InputGradient || !self.wanted[0] || self.a.packs_twice() {
+            self.a.pack_gradient(self.level, self.s, &self.dz, g, block, purpose, to);
+        }
+    }
+
     fn by_blocks(&self, weight: &[f32], dx: &mut Option<(&mut [Lanes], bool)>, dw: &mut Option<&mut [f32]>) {
         let Self { level, a, s, .. } = *self;
         let (ins, outs, len) = (self.ins(), self.outs(), a.weight_len(s, true));
@@ -356,11 +379,10 @@ impl<A: Algorithm> Call<'_, A> {
         total.fill(Lanes::ZERO);
         for g in groups(0..s.images, a.rows(), a.group(s, true)) {
             let mut room = Scratch::take(Use::Shared, if self.wanted[1] { s.blocks_in * a.input_len(&g) } else { 0 });
-            let mut gradient_room = Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g, self.wanted));
-            let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, |to, block| {
-                a.pack_gradient(level, s, &self.dz, &g, block, self.wanted, to);
-            });
+            let mut gradient_room = Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g));
             if let Some((dx, add)) = dx {
+                let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::InputGradient, block, to);
+                let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, pack);
                 let images = &mut dx[g.images.start * s.image_in()..g.images.end * s.image_in()];
                 by_chunk(images, s.image_in(), s.area_in, &ins.all).into_par_iter().zip(&ins.all).for_each(|(mut dx, &chunk)| {
                     let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
@@ -369,6 +391,8 @@ impl<A: Algorithm> Call<'_, A> {
                 });
             }
             if self.wanted[1] {
+                let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::WeightGradient, block, to);
+                let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, pack);
                 let x =
                     pack_together(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &self.x, &g, block, to));
                 total.par_chunks_mut(outs.each * s.sums_len()).zip(&outs.all).for_each(|(total, &chunk)| {
@@ -380,7 +404,7 @@ impl<A: Algorithm> Call<'_, A> {
         }
         if let Some(dw) = dw {
             let total = total.par_chunks(outs.each * s.sums_len());
-            dw.par_chunks_mut(rows).zip(total).zip(&outs.all).for_each(|((dw, total), &chunk)| weights::unpack(s, total, chunk, dw));
+            dw.par_chunks_mut(rows).zip(total).zip(&outs.all).for_each(|((dw, total), &chunk)| weights::unpack(level, s, total, chunk, dw));
         }
     }
 
@@ -391,7 +415,7 @@ impl<A: Algorithm> Call<'_, A> {
         if self.wanted[0] {
             prepare_all(level, a, s, weight, true, &ins, &mut prepared);
         }
-        let per_task = s.images.div_ceil(if self.wanted[1] { PARTIAL_SUMS } else { TASKS });
+        let per_task = s.images.div_ceil(if self.wanted[1] { s.partial_sums() } else { TASKS });
         let tasks = s.images.div_ceil(per_task);
         let whole = s.blocks_out * s.sums_len();
         let mut partial = Scratch::take(Use::SharedGradient, if self.wanted[1] { tasks * whole } else { 0 });
@@ -404,17 +428,18 @@ impl<A: Algorithm> Call<'_, A> {
             let first = task * per_task;
             let mut sums = Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * a.sums_len(s) } else { 0 });
             for (index, g) in groups(first..(first + per_task).min(s.images), a.rows(), size).enumerate() {
-                let mut room = Scratch::take(Use::Gradient, s.blocks_out * a.gradient_len(&g, self.wanted));
-                let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, |to, block| {
-                    a.pack_gradient(level, s, &self.dz, &g, block, self.wanted, to);
-                });
+                let mut room = Scratch::take(Use::Gradient, s.blocks_out * a.gradient_len(&g));
                 if self.wanted[0] {
+                    let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::InputGradient, block, to);
+                    let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, pack);
                     let images = &mut dx[(g.images.start - first) * s.image_in()..(g.images.end - first) * s.image_in()];
                     for (mut dx, &chunk) in by_chunk(images, s.image_in(), s.area_in, &ins.all).into_iter().zip(&ins.all) {
                         a.input_gradient(level, s, &g, chunk, dz, &prepared[chunk.first * len..][..chunk.len * len], add, &mut dx);
                     }
                 }
                 if self.wanted[1] {
+                    let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::WeightGradient, block, to);
+                    let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, pack);
                     let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
                     let x =
                         pack_alone(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &self.x, &g, block, to));
@@ -440,7 +465,7 @@ impl<A: Algorithm> Call<'_, A> {
                         to.0.iter_mut().zip(&sum.0).for_each(|(to, sum)| *to += sum);
                     }
                 }
-                weights::unpack(s, total, chunk, dw);
+                weights::unpack(level, s, total, chunk, dw);
             },
         );
     }

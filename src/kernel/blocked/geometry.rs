@@ -12,6 +12,8 @@ pub(super) struct Forward {
     stride: usize,
     before: usize,
     input: usize,
+    /// Packed positions from one output to the next: 1, or the stride where phases are left together.
+    pub(super) pace: usize,
     /// The phases that taps read.
     pub(super) phases: Vec<usize>,
     /// For each tap: which of `phases`, and the shift.
@@ -21,21 +23,31 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    pub(super) fn new(c: &Conv, axis: usize) -> Self {
+    fn new(c: &Conv, axis: usize, split: bool) -> Self {
         let (stride, dilation) = (c.stride[axis], c.dilation[axis]);
+        if !split {
+            let taps: Vec<_> = (0..c.kernel[axis]).map(|k| (0, k * dilation)).collect();
+            let reach = (c.kernel[axis].max(1) - 1) * dilation;
+            return Self { stride, before: c.before[axis], input: c.input[axis], pace: stride, phases: vec![0], taps, reach };
+        }
         let mut phases: Vec<usize> = (0..c.kernel[axis]).map(|k| k * dilation % stride).collect();
         phases.sort_unstable();
         phases.dedup();
         let place = |k: usize| (phases.partition_point(|&p| p < k * dilation % stride), k * dilation / stride);
         let taps: Vec<_> = (0..c.kernel[axis]).map(place).collect();
         let reach = taps.iter().map(|t| t.1).max().unwrap_or(0);
-        Self { stride, before: c.before[axis], input: c.input[axis], phases, taps, reach }
+        Self { stride, before: c.before[axis], input: c.input[axis], pace: 1, phases, taps, reach }
     }
 
     /// What a phase holds for outputs `first .. first + count`.
     pub(super) fn phase(&self, phase: usize, first: usize, count: usize) -> Reach {
         let first = (first * self.stride + phase).cast_signed() - self.before.cast_signed();
-        Reach { first, step: self.stride, count: count + self.reach, size: self.input }
+        Reach { first, step: self.stride / self.pace, count: self.span(count), size: self.input }
+    }
+
+    /// Packed positions that `count` outputs reach.
+    fn span(&self, count: usize) -> usize {
+        count.saturating_sub(1) * self.pace + 1 + self.reach
     }
 }
 
@@ -112,12 +124,22 @@ pub(super) struct Parity {
 }
 
 impl Geometry {
+    /// With phases taken apart, so that the inner kernels read consecutive pixels.
     pub(super) fn new(c: &Conv) -> Self {
+        Self::with(c, true)
+    }
+
+    /// With phases left together: packing is a plain copy of rows, which suits kernels that read no faster than they pack.
+    pub(super) fn whole(c: &Conv) -> Self {
+        Self::with(c, false)
+    }
+
+    fn with(c: &Conv, split: bool) -> Self {
         let backward = [Backward::new(c, 0), Backward::new(c, 1)];
         let extent = |axis: usize| backward[axis].classes.iter().map(|c| c.count).max().unwrap_or(0).max(c.output[axis]);
         let (rows, columns) = (extent(0), extent(1));
         Self {
-            forward: [Forward::new(c, 0), Forward::new(c, 1)],
+            forward: [Forward::new(c, 0, split), Forward::new(c, 1, split)],
             backward,
             rows,
             columns,
@@ -129,7 +151,7 @@ impl Geometry {
 
     /// Rows and columns of a packed phase of the input.
     pub(super) fn input_plane(&self, rows: usize) -> [usize; 2] {
-        [rows + self.forward[0].reach, self.output[1] + self.forward[1].reach]
+        [self.forward[0].span(rows), self.forward[1].span(self.output[1])]
     }
 
     /// Elements of all packed phases.

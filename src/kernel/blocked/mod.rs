@@ -8,6 +8,9 @@
 //! # Shapes
 //! A blocked map is `[images, blocks, height, width, 16]` with `blocks = ceil(channels / 16)`; lanes past the last channel are zero.
 
+#![allow(clippy::inline_always, reason = "SIMD code must end up inside the function that is compiled for the instruction set")]
+#![allow(clippy::needless_range_loop, reason = "constant indices to sums in registers; iterators over them were not unrolled")]
+
 pub mod convert;
 mod depthwise;
 mod direct;
@@ -175,14 +178,14 @@ pub fn plan(c: &Conv, precision: Precision) -> Option<Plan> {
 
 fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
     if let Some(a) = depthwise::Depthwise::new(c).filter(|_| c.channels > 1) {
-        return Some(Plan { method: Method::Depthwise(a), sizes: Sizes::unchecked(c), level });
+        return Some(Plan { sizes: Sizes::unchecked(c), method: Method::Depthwise(a), level });
     }
     let sizes = Sizes::of(c)?;
     // on a map of one or two rows most of a tile of 4x4 would be waste
     let small = c.output.iter().any(|&size| size <= 2);
     let four = Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
     let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
-    let winograd = four.or_else(two).map(|method| Plan { method, sizes, level });
+    let winograd = four.or_else(two).map(|method| Plan { sizes, method, level });
     winograd.or_else(|| Plan::direct_on(c, level))
 }
 
@@ -195,7 +198,7 @@ impl Plan {
 
     fn direct_on(c: &Conv, level: Level) -> Option<Self> {
         let sizes = Sizes::of(c)?;
-        Some(Self { method: Method::Direct(direct::Direct::new(c, &sizes)), sizes, level })
+        Some(Self { sizes, method: Method::Direct(direct::Direct::new(c, &sizes)), level })
     }
 
     /// Which algorithm the plan chose, for reports.
@@ -244,8 +247,12 @@ pub fn backward(plan: &Plan, x: View<'_>, weight: &[f32], dz: Gradient<'_>, dx: 
         assert_eq!(dw.len(), weight.len(), "weight gradient of {:?}", plan.sizes);
     }
     if x.data.is_empty() || dz.dy.is_empty() {
-        dx.into_iter().filter(|(_, add)| !add).for_each(|(dx, _)| dx.fill(Lanes::ZERO));
-        dw.into_iter().for_each(|dw| dw.fill(0.0));
+        if let Some((dx, false)) = dx {
+            dx.fill(Lanes::ZERO);
+        }
+        if let Some(dw) = dw {
+            dw.fill(0.0);
+        }
         return;
     }
     match &plan.method {

@@ -5,6 +5,7 @@ use super::{Gradient, Lanes, Through, View};
 
 /// One plane of sixteen channels, `[height, width]`, and how to read it.
 #[derive(Clone, Copy)]
+#[allow(clippy::large_enum_variant, reason = "made and read once a plane")]
 pub(super) enum Plane<'a> {
     /// As stored.
     Plain(&'a [Lanes]),
@@ -79,6 +80,7 @@ impl Reach {
 }
 
 /// Copies the reach of a plane to `to`, `[rows.count, columns.count]`.
+#[allow(clippy::large_types_passed_by_value, reason = "once a plane")]
 pub(super) fn pack(level: Level, plane: Plane<'_>, rows: Reach, columns: Reach, to: &mut [Lanes]) {
     level.run(Pack { plane, rows, columns, to });
 }
@@ -93,36 +95,41 @@ struct Pack<'a, 'b> {
 impl Work for Pack<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let (rows, columns) = (self.rows, self.columns);
-        match self.plane {
+        let Self { plane, rows, columns, to } = self;
+        match plane {
             Plane::Plain(x) => fill(
                 rows,
                 columns,
-                self.to,
+                to,
+                [x],
                 #[inline(always)]
-                |at, to| *to = x[at],
+                |[x], to| *to = *x,
             ),
             Plane::Affine { x, affine, clamp } => {
-                let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
+                let (factor, shift) = (isa.load(&affine[0]), isa.load(&affine[1]));
+                let (low, high) = (isa.splat(clamp[0]), isa.splat(clamp[1]));
                 fill(
                     rows,
                     columns,
-                    self.to,
+                    to,
+                    [x],
                     #[inline(always)]
-                    |at, to| isa.store(to, isa.clamp(isa.fma(isa.load(&x[at]), factor, shift), low, high)),
+                    |[x], to| isa.store(to, isa.clamp(isa.fma(isa.load(x), factor, shift), low, high)),
                 );
             }
             Plane::Through { dy, z, affine, clamp, terms } => {
-                let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
-                let [scale, slope, offset] = terms.map(|t| isa.load(&t));
+                let (factor, shift) = (isa.load(&affine[0]), isa.load(&affine[1]));
+                let (low, high) = (isa.splat(clamp[0]), isa.splat(clamp[1]));
+                let (scale, slope, offset) = (isa.load(&terms[0]), isa.load(&terms[1]), isa.load(&terms[2]));
                 fill(
                     rows,
                     columns,
-                    self.to,
+                    to,
+                    [dy, z],
                     #[inline(always)]
-                    |at, to| {
-                        let z = isa.load(&z[at]);
-                        let dy = isa.inside(isa.fma(z, factor, shift), low, high, isa.load(&dy[at]));
+                    |[dy, z], to| {
+                        let z = isa.load(z);
+                        let dy = isa.inside(isa.fma(z, factor, shift), low, high, isa.load(dy));
                         isa.store(to, isa.fma(scale, dy, isa.fma(slope, z, offset)));
                     },
                 );
@@ -131,21 +138,44 @@ impl Work for Pack<'_, '_> {
     }
 }
 
-/// Calls `read(source pixel, packed pixel)` for pixels inside the source and clears the others.
+/// Calls `read(source pixels, packed pixel)` for pixels inside the source and clears the others.
 #[inline(always)]
-fn fill(rows: Reach, columns: Reach, to: &mut [Lanes], read: impl Fn(usize, &mut Lanes)) {
+fn fill<const N: usize>(rows: Reach, columns: Reach, to: &mut [Lanes], from: [&[Lanes]; N], read: impl Fn([&Lanes; N], &mut Lanes)) {
     let (inside, across) = (rows.inside(), columns.inside());
     for (r, to) in to[..rows.count * columns.count].chunks_exact_mut(columns.count.max(1)).enumerate() {
-        if !inside.contains(&r) {
+        if !inside.contains(&r) || across.is_empty() {
             to.fill(Lanes::ZERO);
             continue;
         }
         to[..across.start].fill(Lanes::ZERO);
         to[across.end..].fill(Lanes::ZERO);
-        let mut at = rows.at(r) * columns.size + columns.at(across.start);
-        for to in &mut to[across.clone()] {
-            read(at, to);
-            at += columns.step;
+        let first = rows.at(r) * columns.size + columns.at(across.start);
+        let to = &mut to[across.clone()];
+        // slices of the known length, so that the loop checks no bounds
+        let mut parts = from;
+        for part in &mut parts {
+            *part = &part[first..][..=(to.len() - 1) * columns.step];
+        }
+        if columns.step == 1 {
+            for (i, to) in to.iter_mut().enumerate() {
+                read(
+                    parts.map(
+                        #[inline(always)]
+                        |part| &part[i],
+                    ),
+                    to,
+                );
+            }
+        } else {
+            for (i, to) in to.iter_mut().enumerate() {
+                read(
+                    parts.map(
+                        #[inline(always)]
+                        |part| &part[i * columns.step],
+                    ),
+                    to,
+                );
+            }
         }
     }
 }

@@ -85,57 +85,63 @@ impl Product<'_, '_> {
                 }
             };
         }
-        sizes!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
+        sizes!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
     }
 
     #[inline(always)]
     fn tile<I: Isa, const R: usize, const NB: usize>(&mut self, isa: I, row: usize, column: usize) {
         let at = row * self.pitch + column;
         let to = self.area.first + row * self.area.step[0] + column * self.area.step[1];
-        let per_pass = (CHAIN / (LANES * self.taps.len().max(1))).max(1);
+        let (x, taps, plane, step) = (self.x, self.taps, self.plane, self.area.step[1]);
         let (weight, _) = self.weight.as_chunks::<NB>();
         let (weight, _) = weight.as_chunks::<LANES>();
-        let mut weight = weight.iter();
+        let pass = (CHAIN / (LANES * taps.len().max(1))).max(1);
+        let mut base = self.base;
         let mut first = 0;
-        loop {
-            let end = (first + per_pass).min(self.blocks);
+        while first < self.blocks.max(1) {
+            let end = (first + pass).min(self.blocks);
             let mut sums = [[isa.splat(0.0); NB]; R];
+            let mut next = first * taps.len();
             for b in first..end {
-                for &tap in self.taps {
-                    let start = b * self.block + tap + at;
-                    let x = &self.x[start..start + R];
-                    let Some(weight) = weight.next() else { break };
-                    for k in 0..LANES {
-                        let w: [I::V; NB] = std::array::from_fn(
-                            #[inline(always)]
-                            |j| isa.load(&weight[k][j]),
-                        );
+                for &tap in taps {
+                    let x = &x[b * self.block + tap + at..][..R];
+                    let weight = &weight[next];
+                    next += 1;
+                    for (k, weight) in weight.iter().enumerate() {
                         for r in 0..R {
                             let x = isa.splat(x[r].0[k]);
                             for j in 0..NB {
-                                sums[r][j] = isa.fma(x, w[j], sums[r][j]);
+                                sums[r][j] = isa.fma(x, isa.load(&weight[j]), sums[r][j]);
                             }
                         }
                     }
                 }
             }
-            for j in 0..NB {
-                let out = &mut self.out[j * self.plane..];
+            // The sums stay in registers only if every index to them is a constant, so loops over them must be small enough to be unrolled.
+            if matches!(base, Base::Zero) && step == 1 {
+                for j in 0..NB {
+                    let out = &mut self.out[j * plane + to..][..R];
+                    for r in 0..R {
+                        isa.store(&mut out[r], sums[r][j]);
+                    }
+                }
+            } else {
+                let mut done = [[Lanes::ZERO; R]; NB];
                 for r in 0..R {
-                    let out = &mut out[to + r * self.area.step[1]];
-                    let sum = sums[r][j];
-                    let sum = match self.base {
-                        Base::Zero if first == 0 => sum,
-                        Base::Bias(bias) if first == 0 => isa.add(isa.load(&bias[j]), sum),
-                        _ => isa.add(isa.load(out), sum),
-                    };
-                    isa.store(out, sum);
+                    for j in 0..NB {
+                        isa.store(&mut done[j][r], sums[r][j]);
+                    }
+                }
+                for (j, done) in done.iter().enumerate() {
+                    let bias = if let Base::Bias(bias) = base { bias[j] } else { Lanes::ZERO };
+                    for (done, out) in done.iter().zip(self.out[j * plane + to..].iter_mut().step_by(step)) {
+                        let other = if matches!(base, Base::Output) { isa.load(out) } else { isa.load(&bias) };
+                        isa.store(out, isa.add(other, isa.load(done)));
+                    }
                 }
             }
-            first = end;
-            if first >= self.blocks {
-                break;
-            }
+            base = Base::Output;
+            first += pass;
         }
     }
 }
@@ -195,14 +201,10 @@ impl Outer<'_, '_> {
                     |j| &self.dz[j * self.plane + row * self.dz_pitch..][..self.columns],
                 );
                 for i in 0..self.columns {
-                    let dz: [I::V; NB] = std::array::from_fn(
-                        #[inline(always)]
-                        |j| isa.load(&dz[j][i]),
-                    );
                     for c in 0..R {
                         let x = isa.splat(x[i].0[group * R + c]);
                         for j in 0..NB {
-                            sums[c][j] = isa.fma(x, dz[j], sums[c][j]);
+                            sums[c][j] = isa.fma(x, isa.load(&dz[j][i]), sums[c][j]);
                         }
                     }
                 }

@@ -1,5 +1,7 @@
 //! Convolutions as obvious loops in double precision, for the tests.
 
+#![allow(clippy::many_single_char_names, clippy::cast_precision_loss, reason = "the names of the mathematics; small numbers")]
+
 use super::{Gradient, LANES, Lanes, Map, View};
 use crate::kernel::conv::Conv;
 

@@ -147,32 +147,17 @@ impl<S: Simd, const P: usize> Isa for Wide<S, P> {
 
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        self.zip(
-            a,
-            b,
-            #[inline(always)]
-            |s, a, b| s.add_f32s(a, b),
-        )
+        self.zip(a, b, S::add_f32s)
     }
 
     #[inline(always)]
     fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-        self.zip(
-            a,
-            b,
-            #[inline(always)]
-            |s, a, b| s.sub_f32s(a, b),
-        )
+        self.zip(a, b, S::sub_f32s)
     }
 
     #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
-        self.zip(
-            a,
-            b,
-            #[inline(always)]
-            |s, a, b| s.mul_f32s(a, b),
-        )
+        self.zip(a, b, S::mul_f32s)
     }
 
     #[inline(always)]
@@ -186,18 +171,8 @@ impl<S: Simd, const P: usize> Isa for Wide<S, P> {
 
     #[inline(always)]
     fn clamp(self, x: Self::V, low: Self::V, high: Self::V) -> Self::V {
-        let x = self.zip(
-            low,
-            x,
-            #[inline(always)]
-            |s, low, x| s.max_f32s(low, x),
-        );
-        self.zip(
-            high,
-            x,
-            #[inline(always)]
-            |s, high, x| s.min_f32s(high, x),
-        )
+        let x = self.zip(low, x, S::max_f32s);
+        self.zip(high, x, S::min_f32s)
     }
 
     #[inline(always)]

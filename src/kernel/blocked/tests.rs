@@ -1,3 +1,5 @@
+#![allow(clippy::similar_names, clippy::many_single_char_names, clippy::cast_possible_truncation, reason = "the names of the mathematics")]
+
 use super::reference::{blocked, convolution, error, gradient, maps, numbers, to_blocked, values, view};
 use super::simd::Level;
 use super::*;

@@ -1,62 +1,165 @@
 //! Weights between the model's order and the kernels'.
 
 use super::driver::{Chunk, Sizes};
+use super::simd::{Isa, Level, Work};
 use super::{LANES, Lanes};
 
 /// Packs the weights of a chunk of output blocks.
 ///
 /// # Shapes
 /// `weight`: `[filters, channels / groups, taps]`; `to`: `[channel blocks of the group, taps.len(), 16 channels, chunk]` of 16 filters.
-pub(super) fn pack(s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
-    let (depth, per_group) = (s.depth(), s.group_channels());
-    to[..s.group_blocks_in() * taps.len() * LANES * chunk.len].fill(Lanes::ZERO);
-    for j in 0..chunk.len {
-        for lane in 0..LANES.min(s.filters - (chunk.first + j) * LANES) {
-            let row = &weight[((chunk.first + j) * LANES + lane) * depth..][..depth];
-            let blocks = to.chunks_exact_mut(taps.len() * LANES * chunk.len);
-            for (row, to) in row.chunks(LANES * s.taps).zip(blocks) {
-                for (k, row) in row.chunks_exact(s.taps).enumerate() {
-                    for (t, &tap) in taps.iter().enumerate() {
-                        to[(t * LANES + k) * chunk.len + j].0[lane] = row[tap];
-                    }
-                }
-            }
+pub(super) fn pack(level: Level, s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
+    let depth = s.depth();
+    let rows = &weight[chunk.first * LANES * depth..];
+    // block by block, since that much stays in the first cache
+    for (block, to) in to.chunks_exact_mut(taps.len() * LANES * chunk.len).take(s.group_blocks_in()).enumerate() {
+        for (j, rows) in rows.chunks(LANES * depth).take(chunk.len).enumerate() {
+            let square = Square { rows, depth, first: block * LANES, taps, turned: false, to, chunk: chunk.len, j };
+            square.copy(level, s.taps);
         }
     }
-    debug_assert!(per_group > 0);
 }
 
 /// Packs the weights of the input gradient for a chunk of input blocks: as [`pack`] with filters and channels in each other's place.
 ///
 /// # Shapes
 /// `to`: `[filter blocks of the group, taps.len(), 16 filters, chunk]` of 16 channels.
-pub(super) fn pack_turned(s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
-    let (depth, size) = (s.depth(), taps.len() * LANES * chunk.len);
-    to[..s.group_blocks_out() * size].fill(Lanes::ZERO);
+pub(super) fn pack_turned(level: Level, s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
+    // some inputs of a strided convolution are reached by no tap
+    if taps.is_empty() {
+        return;
+    }
+    let (depth, filters) = (s.depth(), s.filters / s.groups);
     let group = chunk.first / s.group_blocks_in();
-    let filters = s.filters / s.groups;
     let first = (chunk.first - group * s.group_blocks_in()) * LANES;
-    let rows = weight[group * filters * depth..][..filters * depth].chunks_exact(depth);
-    for (f, row) in rows.enumerate() {
-        let to = &mut to[f / LANES * size..][..size];
-        let k = f % LANES;
-        for (i, row) in row[first * s.taps..].chunks_exact(s.taps).take(chunk.len * LANES).enumerate() {
-            for (t, &tap) in taps.iter().enumerate() {
-                to[(t * LANES + k) * chunk.len + i / LANES].0[i % LANES] = row[tap];
+    let rows = weight[group * filters * depth..][..filters * depth].chunks(LANES * depth);
+    for (rows, to) in rows.zip(to.chunks_exact_mut(taps.len() * LANES * chunk.len)) {
+        for j in 0..chunk.len {
+            let square = Square { rows, depth, first: first + j * LANES, taps, turned: true, to, chunk: chunk.len, j };
+            square.copy(level, s.taps);
+        }
+    }
+}
+
+/// Sixteen filters by sixteen channels, fewer at the edges, to one block of packed weights.
+struct Square<'a, 'b> {
+    /// `[filters, depth]`.
+    rows: &'a [f32],
+    depth: usize,
+    /// The first channel.
+    first: usize,
+    taps: &'a [usize],
+    /// Channels in the lanes, not filters.
+    turned: bool,
+    /// `[taps.len(), 16, chunk]`, of which `j` is written.
+    to: &'b mut [Lanes],
+    chunk: usize,
+    j: usize,
+}
+
+impl Square<'_, '_> {
+    fn copy(self, level: Level, taps: usize) {
+        match taps {
+            1 => level.run(Fixed::<1>(self)),
+            9 => level.run(Fixed::<9>(self)),
+            _ => self.any(taps),
+        }
+    }
+
+    /// Any number of taps, number by number.
+    fn any(self, count: usize) {
+        let Self { rows, depth, first, taps, turned, to, chunk, j } = self;
+        for to in to.chunks_exact_mut(chunk) {
+            to[j] = Lanes::ZERO;
+        }
+        for (f, row) in rows.chunks_exact(depth).enumerate() {
+            for (c, row) in row[first * count..].chunks_exact(count).take(LANES).enumerate() {
+                let (k, lane) = if turned { (f, c) } else { (c, f) };
+                for (to, &tap) in to.chunks_exact_mut(LANES * chunk).zip(taps) {
+                    to[k * chunk + j].0[lane] = row[tap];
+                }
+            }
+        }
+    }
+}
+
+/// `T` taps: with constant distances sixteen numbers are collected to a vector several times as fast as they are spread one by one.
+struct Fixed<'a, 'b, const T: usize>(Square<'a, 'b>);
+
+impl<const T: usize> Work for Fixed<'_, '_, T> {
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        let Square { rows, depth, first, taps, turned, to, chunk, j } = self.0;
+        let mut square = [[[0.0f32; T]; LANES]; LANES];
+        for (square, row) in square.iter_mut().zip(rows.chunks_exact(depth)) {
+            let (row, _) = row[first * T..].as_chunks::<T>();
+            let channels = row.len().min(LANES);
+            square[..channels].copy_from_slice(&row[..channels]);
+        }
+        for (to, &tap) in to.chunks_exact_mut(LANES * chunk).zip(taps) {
+            let tap = tap.min(T - 1);
+            for (k, to) in to.chunks_exact_mut(chunk).enumerate().take(LANES) {
+                let mut lanes = Lanes::ZERO;
+                for l in 0..LANES {
+                    lanes.0[l] = if turned { square[k][l][tap] } else { square[l][k][tap] };
+                }
+                to[j] = lanes;
             }
         }
     }
 }
 
 /// The inverse of [`pack`] with all taps: `to` are the rows of the chunk's filters.
-pub(super) fn unpack(s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) {
-    for (row, to) in to.chunks_exact_mut(s.depth()).enumerate() {
-        let (j, lane) = (row / LANES, row % LANES);
-        let blocks = packed.chunks_exact(s.taps * LANES * chunk.len);
-        for (to, packed) in to.chunks_mut(LANES * s.taps).zip(blocks) {
-            for (k, to) in to.chunks_exact_mut(s.taps).enumerate() {
-                for (t, to) in to.iter_mut().enumerate() {
-                    *to = packed[(t * LANES + k) * chunk.len + j].0[lane];
+pub(super) fn unpack(level: Level, s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) {
+    match s.taps {
+        9 => level.run(Unpack::<9> { packed, chunk: chunk.len, depth: s.depth(), to }),
+        1 => level.run(Unpack::<1> { packed, chunk: chunk.len, depth: s.depth(), to }),
+        _ => unpack_any(s, packed, chunk, to),
+    }
+}
+
+/// Any number of taps.
+fn unpack_any(s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) {
+    for (block, packed) in packed.chunks_exact(s.taps * LANES * chunk.len).enumerate() {
+        for (f, row) in to.chunks_exact_mut(s.depth()).enumerate() {
+            let row = &mut row[block * LANES * s.taps..];
+            for (k, row) in row.chunks_exact_mut(s.taps).take(LANES).enumerate() {
+                for (to, from) in row.iter_mut().zip(packed[k * chunk.len + f / LANES..].iter().step_by(LANES * chunk.len)) {
+                    *to = from.0[f % LANES];
+                }
+            }
+        }
+    }
+}
+
+/// `T` taps.
+struct Unpack<'a, 'b, const T: usize> {
+    packed: &'a [Lanes],
+    chunk: usize,
+    depth: usize,
+    to: &'b mut [f32],
+}
+
+impl<const T: usize> Work for Unpack<'_, '_, T> {
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        let Self { packed, chunk, depth, to } = self;
+        for (block, packed) in packed.chunks_exact(T * LANES * chunk).enumerate() {
+            for (j, rows) in to.chunks_mut(LANES * depth).enumerate() {
+                // [channel][tap] of 16 filters
+                let mut square = [[Lanes::ZERO; T]; LANES];
+                for (t, packed) in packed.chunks_exact(LANES * chunk).enumerate().take(T) {
+                    for (k, packed) in packed.chunks_exact(chunk).enumerate().take(LANES) {
+                        square[k][t] = packed[j];
+                    }
+                }
+                for (lane, row) in rows.chunks_exact_mut(depth).enumerate().take(LANES) {
+                    let (row, _) = row[block * LANES * T..].as_chunks_mut::<T>();
+                    for (row, square) in row.iter_mut().zip(&square) {
+                        for t in 0..T {
+                            row[t] = square[t].0[lane];
+                        }
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Winograd's convolution: 3x3 filters in steps of one, on tiles in place of pixels.
 
-use super::driver::{Algorithm, Chunk, Group, Packed, Sizes};
+use super::driver::{Algorithm, Chunk, Group, Packed, Purpose, Sizes};
 use super::pack::{Reach, Source, pack};
 use super::product::{Area, Base, Outer, Product};
 use super::scratch::{Scratch, Use};
@@ -44,7 +44,8 @@ impl<T: Tile> Winograd<T> {
         g.images.len() * g.rows.len() * self.tiles[1]
     }
 
-    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power of two apart would share cache sets.
+    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power of two apart would share cache sets. (For
+    /// the same reason weights and sums have one row more than they need.)
     fn step(&self, g: &Group) -> usize {
         self.count(g) + 1
     }
@@ -99,11 +100,11 @@ impl<T: Tile> Winograd<T> {
         size: [usize; 2],
         out: &mut [&mut [Lanes]],
     ) {
-        let (count, depth) = (self.count(g), blocks * LANES * chunk.len);
+        let count = self.count(g);
         let step = chunk.len * count + 1;
         let mut products = Scratch::take(Use::Product, T::N * T::N * step);
         let area = Area { rows: 1, columns: count, first: 0, step: [0, 1] };
-        for (i, (out, weight)) in products.chunks_exact_mut(step).zip(weight.chunks_exact(depth)).enumerate() {
+        for (i, (out, weight)) in products.chunks_exact_mut(step).zip(weight.chunks_exact(weight.len() / (T::N * T::N))).enumerate() {
             let from = &x.data[i * self.step(g)..];
             Product {
                 x: from,
@@ -169,8 +170,12 @@ impl<T: Tile> Algorithm for Winograd<T> {
         self.len(g)
     }
 
-    fn gradient_len(&self, g: &Group, wanted: [bool; 2]) -> usize {
-        self.len(g) * wanted.iter().filter(|w| **w).count()
+    fn packs_twice(&self) -> bool {
+        true
+    }
+
+    fn gradient_len(&self, g: &Group) -> usize {
+        self.len(g)
     }
 
     fn stored<'a>(&self, _s: &Sizes, _source: &Source<'a>, _g: &Group, _blocks: usize) -> Option<Packed<'a>> {
@@ -182,28 +187,25 @@ impl<T: Tile> Algorithm for Winograd<T> {
         self.transform(level, plane, self.before.map(|b| -b.cast_signed()), T::N, g, true, to);
     }
 
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, wanted: [bool; 2], to: &mut [Lanes]) {
+    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, purpose: Purpose, to: &mut [Lanes]) {
         let plane = Planes { source: dz, block, blocks: s.blocks_out, size: self.output };
-        let (for_input, for_weight) = to.split_at_mut(if wanted[0] { self.len(g) } else { 0 });
-        if wanted[0] {
-            self.transform(level, plane, self.before.map(|b| b.cast_signed() - 2), T::N, g, true, for_input);
-        }
-        if wanted[1] {
-            self.transform(level, plane, [0, 0], T::M, g, false, for_weight);
+        match purpose {
+            Purpose::InputGradient => self.transform(level, plane, self.before.map(|b| b.cast_signed() - 2), T::N, g, true, to),
+            Purpose::WeightGradient => self.transform(level, plane, [0, 0], T::M, g, false, to),
         }
     }
 
     fn weight_len(&self, s: &Sizes, turned: bool) -> usize {
-        T::N * T::N * LANES * if turned { s.blocks_out } else { s.blocks_in }
+        T::N * T::N * (1 + LANES * if turned { s.blocks_out } else { s.blocks_in })
     }
 
     fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
         let blocks = if turned { s.blocks_out } else { s.blocks_in };
         let mut packed = Scratch::take(Use::Plane, blocks * TAPS.len() * LANES * chunk.len);
         if turned {
-            weights::pack_turned(s, weight, &TURNED, chunk, &mut packed);
+            weights::pack_turned(level, s, weight, &TURNED, chunk, &mut packed);
         } else {
-            weights::pack(s, weight, &TAPS, chunk, &mut packed);
+            weights::pack(level, s, weight, &TAPS, chunk, &mut packed);
         }
         level.run(Filters::<T> {
             packed: &packed,
@@ -243,7 +245,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
     }
 
     fn sums_len(&self, s: &Sizes) -> usize {
-        T::N * T::N * LANES * s.blocks_in
+        T::N * T::N * (1 + LANES * s.blocks_in)
     }
 
     fn weight_gradient(
@@ -257,9 +259,8 @@ impl<T: Tile> Algorithm for Winograd<T> {
         add: bool,
         sums: &mut [Lanes],
     ) {
-        // the transform for the weight gradient is the last of those in the packed gradient
-        let start = chunk.first * dz.block + dz.block - self.len(g);
-        for (i, sums) in sums.chunks_exact_mut(s.blocks_in * LANES * chunk.len).enumerate() {
+        let start = chunk.first * dz.block;
+        for (i, sums) in sums.chunks_exact_mut((1 + s.blocks_in * LANES) * chunk.len).enumerate() {
             for (block, sums) in sums.chunks_exact_mut(LANES * chunk.len).enumerate() {
                 let outer = Outer {
                     x: &x.data[block * x.block + i * self.step(g)..],
