@@ -59,6 +59,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("candle_core", &["student", "criterion", "train", "error", "cli"]),
     ("candle_nn", &["student", "criterion", "train"]),
     ("gemm", &["kernel"]),
+    ("pulp", &["kernel"]),
     ("image", &["data"]),
     ("prost", &["onnx"]),
 ];

@@ -117,6 +117,7 @@ fn find(name: &str) -> Result<&'static Net> {
     })
 }
 
+#[allow(clippy::cast_precision_loss, reason = "a number of images")]
 fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
     let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
@@ -126,7 +127,8 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
     let mut normal = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>() * 3f32.sqrt();
     let pixels: Vec<f32> = (0..batch * 3 * net.side * net.side).map(|_| normal()).collect();
     let images = Tensor::from_vec(pixels, (batch, 3, net.side, net.side), &Device::Cpu)?;
-    let labels: Vec<i64> = (0..batch).map(|_| random.random_range(0..net.classes as i64)).collect();
+    let labels = (0..batch).map(|_| i64::try_from(random.random_range(0..net.classes))).collect::<Result<Vec<_>, _>>();
+    let labels = labels.map_err(|e| Error::input("--model: classes do not fit").because(e))?;
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let sgd = OptimizerRecipe::Sgd { lr: 0.01, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
     let mut optimizer = Optimizer::create(variables, sgd)?;
@@ -145,7 +147,7 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((share * times.len() as f64) as usize).min(times.len() - 1)];
+    let at = |percent: usize| times[(percent * times.len() / 100).min(times.len() - 1)];
     let middle = times.len() / 2;
     let median = if times.len() % 2 == 1 { times[middle] } else { f64::midpoint(times[middle - 1], times[middle]) };
     Ok(Row {
@@ -154,8 +156,8 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
         threads,
         precision: args.precision,
         median_ms: median,
-        p10_ms: at(0.1),
-        p90_ms: at(0.9),
+        p10_ms: at(10),
+        p90_ms: at(90),
         images_per_s: batch as f64 / median * 1e3,
         peak_rss_mb: peak_rss_mb(),
         parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
@@ -170,7 +172,7 @@ fn network(net: &Net) -> Result<Model> {
     let mut proto = preset::build(net.preset, net.classes, [3, 224, 224], 0)?.proto().clone();
     let graph = proto.graph.get_or_insert_default();
     let strides = |a: &&mut AttributeProto| a.name() == "strides" && a.ints == [2, 2];
-    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute).filter(|a| strides(&a)).take(2) {
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute).filter(strides).take(2) {
         attribute.ints = vec![1, 1];
     }
     let shape = graph.input.iter_mut().filter_map(|input| match input.r#type.as_mut()?.value.as_mut()? {

@@ -1,5 +1,7 @@
 //! Whole-map kernels against plain arithmetic in double precision.
 
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "tests: small counts, rounding on purpose")]
+
 use super::reference::{blocked, error, gradient, numbers, to_blocked, values, view};
 use super::*;
 use crate::kernel::pool::{Window, average_backward, average_forward, max_backward, max_forward};

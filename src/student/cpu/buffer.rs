@@ -18,13 +18,15 @@ impl Arena {
     pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |lanes: &Vec<Lanes>| lanes.len() >= len && lanes.len() / SHARE <= len;
-        let found = free.iter().enumerate().filter(|(_, lanes)| fits(lanes)).min_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
-        let lanes = found.map(|i| free.swap_remove(i)).unwrap_or_else(|| {
+        let best = free.iter().enumerate().filter(|(_, lanes)| fits(lanes)).min_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
+        let lanes = if let Some(i) = best {
+            free.swap_remove(i)
+        } else {
             // one too small makes room for the one that replaces it
             let small = free.iter().enumerate().filter(|(_, lanes)| lanes.len() < len).max_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
             drop(small.map(|i| free.swap_remove(i)));
             vec![Lanes::ZERO; len]
-        });
+        };
         Buffer { lanes, len, arena: self.clone() }
     }
 }

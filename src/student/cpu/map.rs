@@ -79,12 +79,11 @@ pub(super) struct Back {
 impl Back {
     fn with<R>(&self, map: &Map, f: impl FnOnce(Through<'_>) -> R) -> R {
         let mask;
-        let terms = match &self.terms {
-            Some(terms) => terms.as_slice(),
-            None => {
-                mask = vec![[Lanes([1.0; LANES]), Lanes::ZERO, Lanes::ZERO]; map.blocks()];
-                mask.as_slice()
-            }
+        let terms = if let Some(terms) = &self.terms {
+            terms.as_slice()
+        } else {
+            mask = vec![[Lanes([1.0; LANES]), Lanes::ZERO, Lanes::ZERO]; map.blocks()];
+            mask.as_slice()
         };
         f(Through { z: &self.z, affine: &self.affine, clamp: self.clamp, terms })
     }

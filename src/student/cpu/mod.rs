@@ -31,7 +31,7 @@ pub(super) struct Ways(Vec<Way>);
 enum Way {
     /// As the general executor runs it, on dense tensors.
     Dense,
-    Convolution(blocked::Plan),
+    Convolution(Box<blocked::Plan>),
     /// A convolution whose input is a dense image that no gradient is asked for.
     Stem(Conv),
     BatchNorm,
@@ -58,7 +58,7 @@ impl Ways {
                 .iter()
                 .map(|step| match step.operator.kind() {
                     Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => Way::Stem(*c),
-                    Kind::Convolution(c) => blocked::plan(c, precision).map_or(Way::Dense, Way::Convolution),
+                    Kind::Convolution(c) => blocked::plan(c, precision).map_or(Way::Dense, |plan| Way::Convolution(Box::new(plan))),
                     Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
                     Kind::Clamp(bounds) => Way::Clamp(bounds),
                     Kind::Add => Way::Add,

@@ -16,6 +16,7 @@ struct Reduce {
     kept: Vec<usize>,
     output: Vec<usize>,
     factor: f64,
+    mean: bool,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
@@ -36,14 +37,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let kept: Vec<usize> = input.iter().enumerate().map(|(i, &n)| if axes.contains(&i) { 1 } else { n }).collect();
     let output = if keep { kept.clone() } else { input.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &n)| n).collect() };
     let count: usize = axes.iter().map(|&a| input[a]).product();
-    let factor = if site.operator() == "ReduceSum" { 1.0 } else { 1.0 / count.max(1) as f64 };
-    Ok(Built::new(Reduce { input, kept, output: output.clone(), factor }, [0], output))
+    let mean = site.operator() != "ReduceSum";
+    let factor = if mean { 1.0 / count.max(1) as f64 } else { 1.0 };
+    Ok(Built::new(Reduce { input, kept, output: output.clone(), factor, mean }, [0], output))
 }
 
 impl Operator for Reduce {
     fn kind(&self) -> Kind<'_> {
         match (self.input.as_slice(), self.kept.as_slice()) {
-            (&[n, c, h, w], &[images, channels, 1, 1]) if n == images && c == channels && self.factor * (h * w) as f64 == 1.0 => Kind::PlaneMean,
+            (&[n, c, h, w], &[images, channels, 1, 1]) if n == images && c == channels && self.mean && h * w > 0 => Kind::PlaneMean,
             _ => Kind::Other,
         }
     }
