@@ -130,6 +130,7 @@ impl Algorithm for Direct {
                 out,
                 plane: s.area_out,
                 chunk: chunk.len,
+                chain: s.chain,
             };
             product.go(level);
         }
@@ -164,6 +165,7 @@ impl Algorithm for Direct {
                     out,
                     plane: s.area_in,
                     chunk: chunk.len,
+                    chain: s.chain,
                 };
                 product.go(level);
             }

@@ -9,7 +9,7 @@ use super::pack::Source;
 use super::product::Base;
 use super::scratch::{Scratch, Use};
 use super::simd::Level;
-use super::{Gradient, LANES, Lanes, View, weights};
+use super::{Gradient, LANES, Lanes, Precision, View, weights};
 use crate::kernel::conv::Conv;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -36,7 +36,13 @@ pub(super) struct Sizes {
     pub(super) blocks_out: usize,
     pub(super) area_in: usize,
     pub(super) area_out: usize,
+    /// As [`super::product::Product::chain`].
+    pub(super) chain: usize,
 }
+
+/// Taps of sixteen channels that are added up in one chain, by precision.
+const CHAIN: usize = 72;
+const STRICT_CHAIN: usize = 3;
 
 impl Sizes {
     /// Those of a convolution, `None` if its groups do not hold whole blocks.
@@ -58,6 +64,15 @@ impl Sizes {
             blocks_out: c.filters.div_ceil(LANES),
             area_in: c.input[0] * c.input[1],
             area_out: c.output[0] * c.output[1],
+            chain: CHAIN,
+        }
+    }
+
+    /// The same with the chains that a precision asks for.
+    pub(super) fn with(self, precision: Precision) -> Self {
+        match precision {
+            Precision::Fast => self,
+            Precision::Strict => Self { chain: STRICT_CHAIN, ..self },
         }
     }
 

@@ -149,7 +149,7 @@ pub struct Through<'a> {
 pub enum Precision {
     /// Winograd F(4x4) too: about 1e-6 to 4e-6 relative.
     Fast,
-    /// Direct and Winograd F(2x2) only: below 1e-6.
+    /// Direct and Winograd F(2x2) only, in short chains of additions: below 1e-6.
     Strict,
 }
 
@@ -180,24 +180,23 @@ fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
     if let Some(a) = depthwise::Depthwise::new(c).filter(|_| c.channels > 1) {
         return Some(Plan { sizes: Sizes::unchecked(c), method: Method::Depthwise(a), level });
     }
-    let sizes = Sizes::of(c)?;
+    let sizes = Sizes::of(c)?.with(precision);
     // on a map of one or two rows most of a tile of 4x4 would be waste
     let small = c.output.iter().any(|&size| size <= 2);
     let four = Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
     let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
     let winograd = four.or_else(two).map(|method| Plan { sizes, method, level });
-    winograd.or_else(|| Plan::direct_on(c, level))
+    winograd.or_else(|| Plan::direct_on(c, sizes, level))
 }
 
 impl Plan {
     /// The direct algorithm even where another is faster, to compare with; `None` as [`plan`].
     #[must_use]
     pub fn direct(c: &Conv) -> Option<Self> {
-        Self::direct_on(c, Level::best())
+        Self::direct_on(c, Sizes::of(c)?, Level::best())
     }
 
-    fn direct_on(c: &Conv, level: Level) -> Option<Self> {
-        let sizes = Sizes::of(c)?;
+    fn direct_on(c: &Conv, sizes: Sizes, level: Level) -> Option<Self> {
         Some(Self { sizes, method: Method::Direct(direct::Direct::new(c, &sizes)), level })
     }
 

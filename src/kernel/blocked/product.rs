@@ -9,9 +9,6 @@
 use super::simd::{Isa, Level, Work};
 use super::{LANES, Lanes};
 
-/// Longest chain of additions in single precision before a sum is put by: rounding errors of a chain grow with its length.
-const CHAIN: usize = 1152;
-
 /// What the sums start from.
 #[derive(Clone, Copy)]
 pub(super) enum Base<'a> {
@@ -52,6 +49,8 @@ pub(super) struct Product<'a, 'b> {
     pub(super) plane: usize,
     /// How many output planes.
     pub(super) chunk: usize,
+    /// Taps of sixteen channels that are added up before the sum is put by: rounding errors of a chain grow with its length.
+    pub(super) chain: usize,
 }
 
 impl Product<'_, '_> {
@@ -95,24 +94,23 @@ impl Product<'_, '_> {
         let (x, taps, plane, step) = (self.x, self.taps, self.plane, self.area.step[1]);
         let (weight, _) = self.weight.as_chunks::<NB>();
         let (weight, _) = weight.as_chunks::<LANES>();
-        let pass = (CHAIN / (LANES * taps.len().max(1))).max(1);
+        let all = self.blocks * taps.len();
         let mut base = self.base;
-        let mut first = 0;
-        while first < self.blocks.max(1) {
-            let end = (first + pass).min(self.blocks);
+        let (mut first, mut block, mut tap) = (0, 0, 0);
+        loop {
+            let end = (first + self.chain).min(all);
             let mut sums = [[isa.splat(0.0); NB]; R];
-            let mut next = first * taps.len();
-            for b in first..end {
-                for &tap in taps {
-                    let x = &x[b * self.block + tap + at..][..R];
-                    let weight = &weight[next];
-                    next += 1;
-                    for (k, weight) in weight.iter().enumerate() {
-                        for r in 0..R {
-                            let x = isa.splat(x[r].0[k]);
-                            for j in 0..NB {
-                                sums[r][j] = isa.fma(x, isa.load(&weight[j]), sums[r][j]);
-                            }
+            for weight in &weight[first..end] {
+                let x = &x[block * self.block + taps[tap] + at..][..R];
+                tap += 1;
+                if tap == taps.len() {
+                    (block, tap) = (block + 1, 0);
+                }
+                for (k, weight) in weight.iter().enumerate() {
+                    for r in 0..R {
+                        let x = isa.splat(x[r].0[k]);
+                        for j in 0..NB {
+                            sums[r][j] = isa.fma(x, isa.load(&weight[j]), sums[r][j]);
                         }
                     }
                 }
@@ -140,8 +138,11 @@ impl Product<'_, '_> {
                     }
                 }
             }
+            if end == all {
+                break;
+            }
             base = Base::Output;
-            first += pass;
+            first = end;
         }
     }
 }

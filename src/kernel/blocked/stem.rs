@@ -17,6 +17,8 @@ use std::ops::Range;
 
 /// Output elements of a band of rows, all blocks together: half of the second cache.
 const BAND: usize = 1 << 12;
+/// Products that are added up before the sum is put by. All later layers inherit the first one's rounding errors, and they grow with this.
+const CHAIN: usize = 9;
 /// Rows of the weight gradient that are summed at once.
 const ROWS: usize = 8;
 
@@ -224,26 +226,36 @@ struct StemProduct<'a, 'b> {
 impl StemProduct<'_, '_> {
     #[inline(always)]
     fn tile<I: Isa, const R: usize, const NB: usize>(&mut self, isa: I, row: usize, column: usize) {
-        let mut sums = [[isa.splat(0.0); NB]; R];
+        let mut total = [[Lanes::ZERO; NB]; R];
         let at = row * self.pitch + column;
         let (weight, _) = self.weight.as_chunks::<NB>();
-        for (offset, weight) in self.offsets.iter().zip(weight) {
-            let x = &self.x[offset + at..offset + at + R];
-            let w: [I::V; NB] = std::array::from_fn(
-                #[inline(always)]
-                |j| isa.load(&weight[j]),
-            );
+        for (offsets, weight) in self.offsets.chunks(CHAIN).zip(weight.chunks(CHAIN)) {
+            let mut sums = [[isa.splat(0.0); NB]; R];
+            for (offset, weight) in offsets.iter().zip(weight) {
+                let x = &self.x[offset + at..offset + at + R];
+                let w: [I::V; NB] = std::array::from_fn(
+                    #[inline(always)]
+                    |j| isa.load(&weight[j]),
+                );
+                for r in 0..R {
+                    let x = isa.splat(x[r]);
+                    for j in 0..NB {
+                        sums[r][j] = isa.fma(x, w[j], sums[r][j]);
+                    }
+                }
+            }
             for r in 0..R {
-                let x = isa.splat(x[r]);
                 for j in 0..NB {
-                    sums[r][j] = isa.fma(x, w[j], sums[r][j]);
+                    let sum = isa.add(isa.load(&total[r][j]), sums[r][j]);
+                    isa.store(&mut total[r][j], sum);
                 }
             }
         }
         let to = self.area.first + row * self.area.step[0] + column;
         for j in 0..NB {
-            for (out, sum) in self.out[j * self.plane + to..][..R].iter_mut().zip(sums) {
-                isa.store(out, if let Base::Bias(bias) = self.base { isa.add(isa.load(&bias[j]), sum[j]) } else { sum[j] });
+            for (out, sum) in self.out[j * self.plane + to..][..R].iter_mut().zip(&total) {
+                let sum = isa.load(&sum[j]);
+                isa.store(out, if let Base::Bias(bias) = self.base { isa.add(isa.load(&bias[j]), sum) } else { sum });
             }
         }
     }

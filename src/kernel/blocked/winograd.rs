@@ -93,7 +93,7 @@ impl<T: Tile> Winograd<T> {
         level: Level,
         g: &Group,
         chunk: Chunk,
-        blocks: usize,
+        [blocks, chain]: [usize; 2],
         x: Packed<'_>,
         weight: &[Lanes],
         base: Base<'_>,
@@ -118,6 +118,7 @@ impl<T: Tile> Winograd<T> {
                 out,
                 plane: count,
                 chunk: chunk.len,
+                chain,
             }
             .go(level);
         }
@@ -226,7 +227,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
         base: Base<'_>,
         out: &mut [&mut [Lanes]],
     ) {
-        self.multiply(level, g, chunk, s.blocks_in, x, weight, base, self.output, out);
+        self.multiply(level, g, chunk, [s.blocks_in, s.chain], x, weight, base, self.output, out);
     }
 
     fn input_gradient(
@@ -241,7 +242,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
         dx: &mut [&mut [Lanes]],
     ) {
         let base = if add { Base::Output } else { Base::Zero };
-        self.multiply(level, g, chunk, s.blocks_out, dz, weight, base, self.input, dx);
+        self.multiply(level, g, chunk, [s.blocks_out, s.chain], dz, weight, base, self.input, dx);
     }
 
     fn sums_len(&self, s: &Sizes) -> usize {
