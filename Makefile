@@ -11,7 +11,7 @@ LIBRARY := $(RELEASE)/$(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dyl
 # tests run from target/debug, away from the library beside the release binary; a library that the user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build demo test check conformance accuracy onnxruntime clean
+.PHONY: help build demo test check conformance accuracy bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,11 @@ FASHION ?= /usr/share/datasets/fashion-mnist
 
 accuracy: build ## The table of docs/accuracy.md (TEACHER=…onnx FASHION=folder of the IDX files)
 	scripts/accuracy.py --teacher $(TEACHER) --data $(FASHION)
+
+PEERS ?= ../shared/bench
+
+bench-peers: build ## A training step in PyTorch and here, in turn (PEERS=folder of torch_step.py, PYTHON=one that has torch)
+	scripts/bench-peers.py --peers $(PEERS) $(if $(PYTHON),--python $(PYTHON))
 
 clean: ## Remove what was built (not caches and runs)
 	$(CARGO) clean
