@@ -129,6 +129,19 @@ fn a_fixed_batch_gives_the_same_rows_as_an_open_one() {
 }
 
 #[test]
+fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/baked_batch.onnx");
+    let data = noise(folder.path(), "x", &[5, 4]);
+    let recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), batch: None, ..recipe(folder.path(), "", &data) };
+    assert_eq!(extract(&recipe).rows, 5);
+    assert_eq!(Cache::open(&recipe.output).unwrap().manifest().teacher.batch, 1);
+}
+
+#[test]
 fn automatic_storage_takes_f32_where_f16_ends() {
     if !support::has_runtime() {
         return;

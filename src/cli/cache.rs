@@ -4,13 +4,20 @@ use super::{emit, emit_json};
 use crate::array::Dtype;
 use crate::cache::{self, ArraySpec, Codec, Manifest, VerifyReport};
 use crate::error::{Error, Result};
+use crate::extract::human_bytes;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+const EXAMPLES: &str = "\
+Examples:
+  nst-cache cache info cache/teacher
+  nst-cache cache verify cache/teacher --json | jq '.findings[].file'";
+
 /// Arguments of `cache`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,12 +26,14 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// What is in a cache: teacher, data, preprocessing, and what each array takes on disk
+    #[command(after_help = EXAMPLES)]
     Info {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
     /// Checks every checksum, shape and finite value of a cache
+    #[command(after_help = EXAMPLES)]
     Verify {
         /// The cache's folder
         #[arg(value_name = "DIR")]
@@ -58,7 +67,7 @@ fn verify(folder: &Path, context: &super::Context<'_>) -> Result<()> {
     }
     match report.findings.len() {
         0 => Ok(()),
-        found => Err(Error::check(format!("cache {}: {found} things are wrong", folder.display()))
+        found => Err(Error::check(format!("cache {}: {}", folder.display(), wrong(found)))
             .hint("remove the folder and run the same `nst-cache extract` command again")),
     }
 }
@@ -177,7 +186,7 @@ impl<'a> Info<'a> {
                 array.tensor.unwrap_or("").to_owned(),
                 array.dtype.to_owned(),
                 shape,
-                size(ratio(array.bytes, 1)),
+                human_bytes(array.bytes),
                 size(array.bytes_per_row),
                 times(array.ratio),
             ]);
@@ -188,7 +197,7 @@ impl<'a> Info<'a> {
             String::new(),
             String::new(),
             String::new(),
-            size(ratio(self.bytes, 1)),
+            human_bytes(self.bytes),
             size(rows),
             times(self.ratio),
         ]);
@@ -226,10 +235,20 @@ fn verify_text(report: &VerifyReport) -> String {
     let verdict = match (report.findings.len(), report.complete) {
         (0, true) => "sound".to_owned(),
         (0, false) => "sound, but incomplete".to_owned(),
-        (n, _) => format!("{n} things are wrong"),
+        (n, _) => wrong(n),
     };
-    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, size(ratio(report.bytes, 1)), report.chunks);
+    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, human_bytes(report.bytes), report.chunks);
     text
+}
+
+/// Bytes of a row, on the average.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people: three digits are shown")]
+fn size(bytes: f64) -> String {
+    human_bytes(bytes.round() as u64)
+}
+
+fn wrong(things: usize) -> String {
+    if things == 1 { "1 thing is wrong".to_owned() } else { format!("{things} things are wrong") }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people: three digits are shown")]
@@ -239,18 +258,6 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 fn times(ratio: f64) -> String {
     if ratio > 0.0 { format!("{ratio:.2}x smaller") } else { String::new() }
-}
-
-/// A number of bytes in binary units.
-fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{value:.0} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
 }
 
 #[cfg(test)]
@@ -303,10 +310,5 @@ mod tests {
         std::fs::remove_file(folder.path().join("zarr.json")).unwrap();
         assert_eq!(run_verify(folder.path()).unwrap_err().kind(), Kind::Check);
         assert_eq!(run_verify(Path::new("nowhere")).unwrap_err().kind(), Kind::Input);
-    }
-
-    #[test]
-    fn sizes_are_in_binary_units() {
-        assert_eq!([0.0, 1023.0, 1024.0, 1.5e9, 3e12, 1e16].map(size), ["0 B", "1023 B", "1.0 KiB", "1.4 GiB", "2.7 TiB", "9094.9 TiB"]);
     }
 }

@@ -43,8 +43,8 @@ pub(super) struct Source<'a> {
     pub(super) inputs: Vec<Input>,
     /// `None`: arrays, fed as they are.
     pub(super) preprocess: Option<Preprocess>,
-    /// The model's batch where it is fixed.
-    fixed_batch: Option<usize>,
+    /// The model's batch where it is fixed: declared, or found by the probe.
+    pub(super) fixed_batch: Option<usize>,
 }
 
 /// Consecutive rows, as stored and as fed.
