@@ -113,7 +113,7 @@ fn prepare(folder: &Path) {
     std::fs::write(at("lonely.onnx"), &external).unwrap();
     std::fs::write(at("outside.onnx"), elsewhere(&external)).unwrap();
     let noise = (0..10 * 64).map(|_| random.unit() as f32).collect();
-    support::write_npz(&at("x.npz"), "x", &Array::new(vec![10, 64], Values::F32(noise)).unwrap());
+    support::write_npz(&at("x.npz"), &[("x", &Array::new(vec![10, 64], Values::F32(noise)).unwrap())]);
     support::write_images(&at("images"), 12);
     std::fs::write(at("images/b/broken.png"), b"\x89PNG\r\n\x1a\nand then nothing").unwrap();
 }
@@ -303,7 +303,10 @@ fn a_disk_that_is_full_leaves_what_can_be_gone_on_with() {
     let stderr = String::from_utf8_lossy(&limited.stderr);
     assert_eq!(limited.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("cannot write") && stderr.contains("taps/map1"), "{stderr}");
-    assert!(listing(&folder.path().join("cache")).iter().all(|path| !path.ends_with(".tmp")), "a temporary file is left");
+    assert!(
+        listing(&folder.path().join("cache")).iter().all(|path| Path::new(path).extension().is_none_or(|e| e != "tmp")),
+        "a temporary file is left"
+    );
     let again = run(folder.path(), command);
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert!(run(folder.path(), "cache verify cache/teacher").status.success());

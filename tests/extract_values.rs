@@ -183,7 +183,8 @@ fn arrays_are_fed_and_stored_as_they_are() {
     let mut random = support::Random(11);
     #[allow(clippy::cast_possible_truncation, reason = "test data")]
     let values: Vec<f32> = (0..5 * 784).map(|_| random.unit() as f32).collect();
-    support::write_npz(&folder.path().join("data.npz"), "image", &Array::new(vec![5, 1, 28, 28], Values::F32(values.clone())).unwrap());
+    let array = Array::new(vec![5, 1, 28, 28], Values::F32(values.clone())).unwrap();
+    support::write_npz(&folder.path().join("data.npz"), &[("image", &array)]);
     let mut recipe = recipe(folder.path(), "teacher.onnx", &format!("npz:{}", folder.path().join("data.npz").display()));
     recipe.preprocess = PreprocessOptions::default();
     assert_eq!(extract(&recipe).rows, 5);
@@ -202,7 +203,7 @@ fn noise(folder: &Path, name: &str, shape: &[usize]) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "test data")]
     let values = (0..shape.iter().product()).map(|_| random.unit() as f32 - 0.5).collect();
     let path = folder.join("noise.npz");
-    support::write_npz(&path, name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap());
+    support::write_npz(&path, &[(name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap())]);
     format!("npz:{}", path.display())
 }
 
