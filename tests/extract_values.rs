@@ -6,7 +6,7 @@ mod support;
 
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Decoder};
-use nst_cache::extract::{self, ExtractReport};
+use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
 use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Store, Take};
@@ -270,4 +270,39 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
     recipe.taps = vec!["columns".into()];
     let error = extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
     assert!(error.to_string().contains("`columns`: expected tokens of an image"), "{error}");
+}
+
+#[test]
+fn a_cache_is_compared_with_its_teacher() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+    support::write_teacher(&folder.path().join("teacher.onnx"));
+    support::write_teacher_of_batch(&folder.path().join("fixed.onnx"), Some(8));
+    support::write_idx(&folder.path().join("data"), 21);
+    let images = format!("idx:{}", folder.path().join("data").display());
+    let runtime = Runtime::load(None).unwrap();
+    let compare = |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS);
+    let cases: [(std::path::PathBuf, &str, &[&str]); 4] = [
+        (folder.path().join("teacher.onnx"), "image", &["map1", "map2@3x5", "pooled"]),
+        (folder.path().join("fixed.onnx"), "image", &["map2"]),
+        (models.join("nhwc.onnx"), "image:0", &["block1/nhwc:0@3x5", "block1/relu:0:nhwc@2x8"]),
+        (models.join("vit.onnx"), "image", &["patch", "tokens", "block@2x3"]),
+    ];
+    for (number, (teacher, input, taps)) in cases.into_iter().enumerate() {
+        let shape: &[usize] = if input == "image:0" { &[12, 8, 8, 3] } else { &[12, 3, 8, 6] };
+        let data = if number < 2 { images.clone() } else { noise(folder.path(), input, shape) };
+        let mut recipe = Extract { store: Store::Auto, teacher, batch: None, ..recipe(folder.path(), "", &data) };
+        (recipe.output, recipe.taps) = (folder.path().join(number.to_string()), taps.iter().map(|&t| t.to_owned()).collect());
+        if number >= 2 {
+            recipe.preprocess = PreprocessOptions::default();
+        }
+        extract(&recipe);
+        let live = compare(&recipe.output, &recipe.teacher).unwrap();
+        assert_eq!((live.arrays.len(), live.wrong().count()), (taps.len() + 1, 0), "{live:?}");
+    }
+    let error = compare(&folder.path().join("0"), &folder.path().join("fixed.onnx")).unwrap_err();
+    assert!(error.to_string().contains("fixed.onnx: expected the one that the cache was made with"), "{error}");
 }

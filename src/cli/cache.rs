@@ -5,6 +5,8 @@ use crate::array::Dtype;
 use crate::cache::{self, ArraySpec, Codec, Manifest, VerifyReport};
 use crate::error::{Error, Result};
 use crate::extract::human_bytes;
+use crate::extract::live::{self, Live};
+use crate::runtime::{Device, Runtime, SessionOptions};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 const EXAMPLES: &str = "\
 Examples:
   nst-cache cache info cache/teacher
+  nst-cache cache verify cache/teacher --live teacher.onnx
   nst-cache cache verify cache/teacher --json | jq '.findings[].file'";
 
 /// Arguments of `cache`.
@@ -38,6 +41,9 @@ enum Command {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+        /// Also compute the first rows again with this teacher, and compare
+        #[arg(long, value_name = "TEACHER.onnx")]
+        live: Option<PathBuf>,
     },
 }
 
@@ -48,7 +54,7 @@ enum Command {
 pub fn run(args: Args, context: &super::Context<'_>) -> Result<()> {
     match args.command {
         Command::Info { folder } => info(&folder, context.json),
-        Command::Verify { folder } => verify(&folder, context),
+        Command::Verify { folder, live } => verify(&folder, live.as_deref(), context),
     }
 }
 
@@ -58,18 +64,42 @@ fn info(folder: &Path, json: bool) -> Result<()> {
     if json { emit_json(&info) } else { emit(&info.text(folder)) }
 }
 
-fn verify(folder: &Path, context: &super::Context<'_>) -> Result<()> {
+fn verify(folder: &Path, teacher: Option<&Path>, context: &super::Context<'_>) -> Result<()> {
     let report = cache::verify(folder, context.threads, context.monitor)?;
+    // what is damaged is not worth comparing
+    let live = match teacher {
+        Some(teacher) if report.findings.is_empty() => Some(compare(folder, teacher, context)?),
+        _ => None,
+    };
+    let verified = Verified { report, live };
     if context.json {
-        emit_json(&report)?;
+        emit_json(&verified)?;
     } else {
-        emit(&verify_text(&report))?;
+        emit(&verify_text(&verified))?;
     }
-    match report.findings.len() {
-        0 => Ok(()),
-        found => Err(Error::check(format!("cache {}: {}", folder.display(), wrong(found)))
-            .hint("remove the folder and run the same `nst-cache extract` command again")),
+    if !verified.report.findings.is_empty() {
+        return Err(Error::check(format!("cache {}: {}", folder.display(), wrong(verified.report.findings.len())))
+            .hint("remove the folder and run the same `nst-cache extract` command again"));
     }
+    let differing: Vec<&str> = verified.live.iter().flat_map(Live::wrong).map(|a| a.path.as_str()).collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::check(format!("cache {}: the teacher computes other values of {}", folder.display(), differing.join(", "))))
+}
+
+fn compare(folder: &Path, teacher: &Path, context: &super::Context<'_>) -> Result<Live> {
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads })
+}
+
+/// What `verify` found.
+#[derive(Serialize)]
+struct Verified {
+    #[serde(flatten)]
+    report: VerifyReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Live>,
 }
 
 /// What is in a cache.
@@ -226,7 +256,7 @@ fn preprocess_text(data: &cache::DataRecord) -> String {
     format!("{resize}{h}x{w} {:?} {:?} {:?} {}{norm}", p.interpolation, p.channels, p.layout, p.dtype.name()).to_lowercase()
 }
 
-fn verify_text(report: &VerifyReport) -> String {
+fn verify_text(Verified { report, live }: &Verified) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         let rows = finding.rows.map(|(first, end)| format!(" rows {first}..{end}:")).unwrap_or_default();
@@ -238,6 +268,11 @@ fn verify_text(report: &VerifyReport) -> String {
         (n, _) => wrong(n),
     };
     let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, human_bytes(report.bytes), report.chunks);
+    if let Some(live) = live {
+        let worst = live.arrays.iter().max_by(|a, b| a.max_relative.total_cmp(&b.max_relative));
+        let worst = worst.map_or_else(String::new, |a| format!(", largest relative difference {:.1e} ({})", a.max_relative, a.path));
+        let _ = write!(text, "\n{} rows computed again{worst}", live.rows);
+    }
     text
 }
 
@@ -270,7 +305,7 @@ mod tests {
 
     fn run_verify(folder: &Path) -> Result<()> {
         let context = super::super::Context { config: &Config::default(), json: false, threads: 1, onnxruntime: None, monitor: &Silent };
-        run(Args { command: Command::Verify { folder: folder.into() } }, &context)
+        run(Args { command: Command::Verify { folder: folder.into(), live: None } }, &context)
     }
 
     #[test]

@@ -47,9 +47,14 @@ fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn M
             }
         }
     };
-    let shape = row_shape(&tensor, probe)?;
-    Ok(Some(Output {
-        tensor,
+    Ok(Some(logits(&tensor, probe)?))
+}
+
+/// The array of the logits.
+pub(super) fn logits(tensor: &str, probe: &Probe) -> Result<Output> {
+    let shape = row_shape(tensor, probe)?;
+    Ok(Output {
+        tensor: tensor.to_owned(),
         alias: String::new(),
         role: Role::Logits,
         stage: None,
@@ -59,7 +64,7 @@ fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn M
         shape,
         axes: vec!["class".to_owned()],
         is_logits: true,
-    }))
+    })
 }
 
 fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
@@ -73,7 +78,8 @@ fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Ve
     tap::resolve(&suggested, &names)
 }
 
-fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
+/// The array of a tap.
+pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
     let found = row_shape(&choice.tensor, probe)?;
     let candidate = candidates.iter().find(|t| t.tensor == choice.tensor);
     let refuse = |expected: &str| Err(Error::input(format!("tap `{}`: expected {expected}, found rows of {found:?}", choice.tensor)));

@@ -6,6 +6,7 @@
 mod accuracy;
 mod choice;
 mod estimate;
+pub mod live;
 mod output;
 mod pipeline;
 mod plan;
