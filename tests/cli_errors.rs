@@ -1,11 +1,14 @@
 //! Bad input, one case a line: exit status 2, one clear message of at most six lines, no panic, and nothing half-written.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test stops at what it did not expect")]
 
 mod support;
 
 use assert_cmd::Command;
-use std::path::Path;
+use nst_cache::array::{Array, Values};
+use nst_cache::onnx::proto::ModelProto;
+use prost::Message as _;
+use std::path::{Path, PathBuf};
 use support::Fault;
 
 /// What a case runs and what its message must hold.
@@ -31,6 +34,25 @@ const WITHOUT_RUNTIME: &[Case] = &[
     case("extract teacher.onnx --data idx:data --device tpu", &["tpu"]),
     case("extract teacher.onnx --data idx:data --preprocess cifar", &["cifar", "imagenet"]),
     case("extract teacher.onnx --data idx:data --onnxruntime missing.so", &["missing.so"]),
+    case("inspect empty.onnx", &["empty.onnx", "empty"]),
+    case("inspect noise.onnx", &["noise.onnx", "not an ONNX model"]),
+    case("inspect outside.onnx", &["outside.onnx", "`fc`", "../external.data", "inside the model's folder"]),
+    case("inspect lonely.onnx", &["lonely.onnx", "external.data", "no such file", "beside the model"]),
+    case("train resnet8", &["--cache", "--data"]),
+    case("train resnet8 --cache nowhere", &["nowhere", "no cache"]),
+    case(
+        "train resnet8 --data idx:data --recipe unknown.toml",
+        &["unknown.toml: line 2: unknown field `epochz`, expected one of `epochs`"],
+    ),
+    case("train resnet8 --data idx:data --criterion nst", &["nst", "expected a cache", "--cache"]),
+    case("train resnet8 --data idx:data --criterion mse", &["mse", "kd"]),
+    case("train resnot8 --data idx:data --preprocess none", &["resnot8", "resnet8"]),
+    case("train resnet8 --data idx:data --freeze nothing*", &["nothing*", "no initialiser"]),
+    case("train resnet8 --data idx:data -o text.onnx/run", &["text.onnx/run"]),
+    case("train varying.onnx --data npz:x.npz", &["not supported", "Compress (kept)", "Greater (chosen, large)", "QuantizeLinear (bytes)"]),
+    case("new resnet8 --classes 10 --input 1x28x28 -o text.onnx", &["text.onnx", "--force"]),
+    case("new resnet8 --classes 10 --input 1x28x28 -o text.onnx/student.onnx", &["text.onnx"]),
+    case("cache info data", &["data", "no cache"]),
     case("completions tcl", &["tcl", "bash"]),
     case("demo --teacher missing.onnx", &["missing.onnx", "--teacher"]),
 ];
@@ -43,7 +65,14 @@ const WITH_RUNTIME: &[Case] = &[
     case("extract teacher.onnx --data idx:short", &["short"]),
     case("extract teacher.onnx --data idx:data --split validation", &["validation"]),
     case("extract teacher.onnx --data idx:data --tap mop1", &["mop1", "map1"]),
+    case("extract varying.onnx --data npz:x.npz --tap kept", &["kept", "varies between samples"]),
     case("extract teacher.onnx --data idx:data --tap map1 --tap map1", &["map1"]),
+    case("extract teacher.onnx --data idx:data --tap logits:nhwc", &["logits", "axis order"]),
+    case("eval teacher.onnx --data idx:twelve --split train", &["label 10", "0 to 9"]),
+    case("eval teacher.onnx --data images/a --split train", &["000.png", "expected a label"]),
+    case("eval teacher.onnx --data idx:data --split train --batch 0", &["--batch"]),
+    case("eval teacher.onnx --data idx:data --split train --logits lojits", &["lojits", "`logits`"]),
+    case("eval teacher.onnx --data idx:data --split train --classes three.txt", &["three.txt"]),
     case("extract teacher.onnx --data idx:data --tap pooled@2x2", &["pooled", "2x2"]),
     case("extract teacher.onnx --data idx:data --tap map2@15x14", &["map2", "15x14"]),
     case("extract teacher.onnx --data idx:data --tap map1=a/b", &["a/b"]),
@@ -74,8 +103,29 @@ fn prepare(folder: &Path) {
     let bytes = std::fs::read(&images).unwrap();
     std::fs::write(&images, &bytes[..bytes.len() - 100]).unwrap();
     std::fs::write(at("three.txt"), "a\nb\nc\n").unwrap();
+    std::fs::write(at("unknown.toml"), "epochs = 1\nepochz = 2\n").unwrap();
+    std::fs::write(at("empty.onnx"), "").unwrap();
+    let mut random = support::Random(9);
+    std::fs::write(at("noise.onnx"), (0..4000).map(|_| random.next() as u8).collect::<Vec<_>>()).unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+    std::fs::copy(models.join("varying.onnx"), at("varying.onnx")).unwrap();
+    let external = std::fs::read(models.join("external.onnx")).unwrap();
+    std::fs::write(at("lonely.onnx"), &external).unwrap();
+    std::fs::write(at("outside.onnx"), elsewhere(&external)).unwrap();
+    let noise = (0..10 * 64).map(|_| random.unit() as f32).collect();
+    support::write_npz(&at("x.npz"), &[("x", &Array::new(vec![10, 64], Values::F32(noise)).unwrap())]);
     support::write_images(&at("images"), 12);
     std::fs::write(at("images/b/broken.png"), b"\x89PNG\r\n\x1a\nand then nothing").unwrap();
+}
+
+/// A model with external data whose location leads outside its folder.
+fn elsewhere(model: &[u8]) -> Vec<u8> {
+    let mut model = ModelProto::decode(model).unwrap();
+    let locations = model.graph.iter_mut().flat_map(|g| &mut g.initializer).flat_map(|t| &mut t.external_data);
+    for entry in locations.filter(|entry| entry.key() == "location") {
+        entry.value = Some("../external.data".into());
+    }
+    model.encode_to_vec()
 }
 
 /// Every path under a folder.
@@ -179,6 +229,87 @@ fn a_cache_of_other_settings_is_refused_and_left_alone() {
     let again = run(folder.path(), "extract teacher.onnx --data idx:data --limit 30 --json");
     let report: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
     assert_eq!((&report["rows"], &report["computed"]), (&serde_json::json!(30), &serde_json::json!(0)));
+}
+
+/// The file of the first segment of a stored map.
+fn shard(cache: &Path, tap: &str) -> PathBuf {
+    cache.join("taps").join(tap).join("features/c/0/0/0/0/0")
+}
+
+#[test]
+fn a_damaged_shard_is_named_and_the_student_must_fit() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    for taps in ["--tap map1 --tap map2", "--tap map2@3x3=tiny -o cache/tiny"] {
+        let made = run(folder.path(), &format!("extract teacher.onnx --data idx:data --preprocess fashion-mnist {taps}"));
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let train = "train resnet8 --cache cache/teacher --epochs 1";
+    let nst = "--criterion nst:pair=";
+    let wrong: Vec<String> = [
+        case("train resnet8 --cache cache/teacher --size 32", &["another preprocessing", "size"]),
+        case("train varying.onnx --cache cache/teacher", &["varying.onnx", "[batch, 64]"]),
+        case("train resnet8 --cache cache/tiny", &["expected maps of one size", "tiny 16x3x3", "layer3 64x7x7", "pair="]),
+        case("train resnet8 --cache cache/teacher --criterion nst:pair=map3>layer1", &["map3", "map2", "map1"]),
+        case("train resnet8 --cache cache/teacher --criterion nst:pair=map1>layer9", &["layer9", "layer1"]),
+    ]
+    .iter()
+    .flat_map(|case| complaints(folder.path(), case))
+    .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    let path = shard(&folder.path().join("cache/teacher"), "map1");
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[100] ^= 1;
+    let damages: [(&str, Option<&[u8]>); 3] =
+        [("truncated", Some(&whole[..whole.len() - 9])), ("missing", None), ("flipped", Some(&flipped))];
+    for (what, bytes) in damages {
+        match bytes {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let trained = run(folder.path(), &format!("{train} {nst}map1>layer1 -o runs/{what}"));
+        let stderr = String::from_utf8_lossy(&trained.stderr);
+        assert_eq!(trained.status.code(), Some(2), "{what}: {stderr}");
+        assert!(stderr.contains("taps/map1/features/c/0/0/0/0/0"), "{what}: {stderr}");
+        let verified = run(folder.path(), "cache verify cache/teacher");
+        assert_eq!(verified.status.code(), Some(1), "{what}");
+        assert!(String::from_utf8_lossy(&verified.stdout).contains("taps/map1/features/c/0/0/0/0/0"), "{what}");
+        assert!(String::from_utf8_lossy(&verified.stderr).contains("1 thing is wrong"), "{what}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert!(run(folder.path(), "cache verify cache/teacher").status.success());
+}
+
+/// A limit on the length of files stands for a full disk: the write fails half-way.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_is_full_leaves_what_can_be_gone_on_with() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let command = "extract teacher.onnx --data idx:data --store f32 --tap map1";
+    let limited = std::process::Command::new("bash")
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f 100; exec \"$0\" {command}"), env!("CARGO_BIN_EXE_nst-cache")])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&limited.stderr);
+    assert_eq!(limited.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot write") && stderr.contains("taps/map1"), "{stderr}");
+    assert!(
+        listing(&folder.path().join("cache")).iter().all(|path| Path::new(path).extension().is_none_or(|e| e != "tmp")),
+        "a temporary file is left"
+    );
+    let again = run(folder.path(), command);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert!(run(folder.path(), "cache verify cache/teacher").status.success());
 }
 
 #[test]

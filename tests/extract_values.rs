@@ -6,7 +6,7 @@ mod support;
 
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Decoder};
-use nst_cache::extract::{self, ExtractReport};
+use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
 use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Store, Take};
@@ -129,6 +129,19 @@ fn a_fixed_batch_gives_the_same_rows_as_an_open_one() {
 }
 
 #[test]
+fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/baked_batch.onnx");
+    let data = noise(folder.path(), "x", &[5, 4]);
+    let recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), batch: None, ..recipe(folder.path(), "", &data) };
+    assert_eq!(extract(&recipe).rows, 5);
+    assert_eq!(Cache::open(&recipe.output).unwrap().manifest().teacher.batch, 1);
+}
+
+#[test]
 fn automatic_storage_takes_f32_where_f16_ends() {
     if !support::has_runtime() {
         return;
@@ -170,7 +183,8 @@ fn arrays_are_fed_and_stored_as_they_are() {
     let mut random = support::Random(11);
     #[allow(clippy::cast_possible_truncation, reason = "test data")]
     let values: Vec<f32> = (0..5 * 784).map(|_| random.unit() as f32).collect();
-    support::write_npz(&folder.path().join("data.npz"), "image", &Array::new(vec![5, 1, 28, 28], Values::F32(values.clone())).unwrap());
+    let array = Array::new(vec![5, 1, 28, 28], Values::F32(values.clone())).unwrap();
+    support::write_npz(&folder.path().join("data.npz"), &[("image", &array)]);
     let mut recipe = recipe(folder.path(), "teacher.onnx", &format!("npz:{}", folder.path().join("data.npz").display()));
     recipe.preprocess = PreprocessOptions::default();
     assert_eq!(extract(&recipe).rows, 5);
@@ -189,7 +203,7 @@ fn noise(folder: &Path, name: &str, shape: &[usize]) -> String {
     #[allow(clippy::cast_possible_truncation, reason = "test data")]
     let values = (0..shape.iter().product()).map(|_| random.unit() as f32 - 0.5).collect();
     let path = folder.join("noise.npz");
-    support::write_npz(&path, name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap());
+    support::write_npz(&path, &[(name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap())]);
     format!("npz:{}", path.display())
 }
 
@@ -256,4 +270,39 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
     recipe.taps = vec!["columns".into()];
     let error = extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
     assert!(error.to_string().contains("`columns`: expected tokens of an image"), "{error}");
+}
+
+#[test]
+fn a_cache_is_compared_with_its_teacher() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+    support::write_teacher(&folder.path().join("teacher.onnx"));
+    support::write_teacher_of_batch(&folder.path().join("fixed.onnx"), Some(8));
+    support::write_idx(&folder.path().join("data"), 21);
+    let images = format!("idx:{}", folder.path().join("data").display());
+    let runtime = Runtime::load(None).unwrap();
+    let compare = |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS);
+    let cases: [(std::path::PathBuf, &str, &[&str]); 4] = [
+        (folder.path().join("teacher.onnx"), "image", &["map1", "map2@3x5", "pooled"]),
+        (folder.path().join("fixed.onnx"), "image", &["map2"]),
+        (models.join("nhwc.onnx"), "image:0", &["block1/nhwc:0@3x5", "block1/relu:0:nhwc@2x8"]),
+        (models.join("vit.onnx"), "image", &["patch", "tokens", "block@2x3"]),
+    ];
+    for (number, (teacher, input, taps)) in cases.into_iter().enumerate() {
+        let shape: &[usize] = if input == "image:0" { &[12, 8, 8, 3] } else { &[12, 3, 8, 6] };
+        let data = if number < 2 { images.clone() } else { noise(folder.path(), input, shape) };
+        let mut recipe = Extract { store: Store::Auto, teacher, batch: None, ..recipe(folder.path(), "", &data) };
+        (recipe.output, recipe.taps) = (folder.path().join(number.to_string()), taps.iter().map(|&t| t.to_owned()).collect());
+        if number >= 2 {
+            recipe.preprocess = PreprocessOptions::default();
+        }
+        extract(&recipe);
+        let live = compare(&recipe.output, &recipe.teacher).unwrap();
+        assert_eq!((live.arrays.len(), live.wrong().count()), (taps.len() + 1, 0), "{live:?}");
+    }
+    let error = compare(&folder.path().join("0"), &folder.path().join("fixed.onnx")).unwrap_err();
+    assert!(error.to_string().contains("fixed.onnx: expected the one that the cache was made with"), "{error}");
 }

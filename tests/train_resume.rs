@@ -87,7 +87,7 @@ fn metrics(folder: &Path) -> Vec<Record> {
 #[test]
 fn a_resumed_run_ends_in_the_same_bits() {
     let spec: DataSpec = "fashion-mnist".parse().unwrap();
-    let dataset = data::open(&spec, "train").unwrap();
+    let dataset = data::open(&spec, "train", &Silent).unwrap();
     let whole = tempfile::tempdir().unwrap();
     let expected = train(dataset.as_ref(), whole.path(), 1, false, &Silent).unwrap();
     assert_eq!(metrics(whole.path()).len(), 2 * 3 + 2);
@@ -112,7 +112,7 @@ fn a_resumed_run_ends_in_the_same_bits() {
 #[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let spec: DataSpec = "fashion-mnist".parse().unwrap();
-    let dataset = data::open(&spec, "train").unwrap();
+    let dataset = data::open(&spec, "train", &Silent).unwrap();
     let folder = tempfile::tempdir().unwrap();
     train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0))).unwrap_err();
     let path = folder.path().join(nst_cache::train::trainer::CHECKPOINT);

@@ -112,7 +112,11 @@ fn differs(name: &str, expected: &serde_json::Value, found: &serde_json::Value) 
 
 /// A value in a message: one line, and not a screenful of class names.
 fn shown(value: &serde_json::Value) -> String {
-    let text = value.to_string();
+    #[allow(clippy::cast_possible_truncation, clippy::float_cmp, reason = "a number that was f32 is shown with the digits of one")]
+    let text = match value.as_f64().map(|wide| (wide, wide as f32)) {
+        Some((wide, narrow)) if value.is_f64() && f64::from(narrow) == wide => narrow.to_string(),
+        _ => value.to_string(),
+    };
     match text.char_indices().nth(80) {
         Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
         None => text,

@@ -4,13 +4,23 @@ use super::{emit, emit_json};
 use crate::array::Dtype;
 use crate::cache::{self, ArraySpec, Codec, Manifest, VerifyReport};
 use crate::error::{Error, Result};
+use crate::extract::human_bytes;
+use crate::extract::live::{self, Live};
+use crate::runtime::{Device, Runtime, SessionOptions};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+const EXAMPLES: &str = "\
+Examples:
+  nst-cache cache info cache/teacher
+  nst-cache cache verify cache/teacher --live teacher.onnx
+  nst-cache cache verify cache/teacher --json | jq '.findings[].file'";
+
 /// Arguments of `cache`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,16 +29,21 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// What is in a cache: teacher, data, preprocessing, and what each array takes on disk
+    #[command(after_help = EXAMPLES)]
     Info {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
     /// Checks every checksum, shape and finite value of a cache
+    #[command(after_help = EXAMPLES)]
     Verify {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+        /// Also compute the first rows again with this teacher, and compare
+        #[arg(long, value_name = "TEACHER.onnx")]
+        live: Option<PathBuf>,
     },
 }
 
@@ -39,7 +54,7 @@ enum Command {
 pub fn run(args: Args, context: &super::Context<'_>) -> Result<()> {
     match args.command {
         Command::Info { folder } => info(&folder, context.json),
-        Command::Verify { folder } => verify(&folder, context),
+        Command::Verify { folder, live } => verify(&folder, live.as_deref(), context),
     }
 }
 
@@ -49,18 +64,42 @@ fn info(folder: &Path, json: bool) -> Result<()> {
     if json { emit_json(&info) } else { emit(&info.text(folder)) }
 }
 
-fn verify(folder: &Path, context: &super::Context<'_>) -> Result<()> {
+fn verify(folder: &Path, teacher: Option<&Path>, context: &super::Context<'_>) -> Result<()> {
     let report = cache::verify(folder, context.threads, context.monitor)?;
+    // what is damaged is not worth comparing
+    let live = match teacher {
+        Some(teacher) if report.findings.is_empty() => Some(compare(folder, teacher, context)?),
+        _ => None,
+    };
+    let verified = Verified { report, live };
     if context.json {
-        emit_json(&report)?;
+        emit_json(&verified)?;
     } else {
-        emit(&verify_text(&report))?;
+        emit(&verify_text(&verified))?;
     }
-    match report.findings.len() {
-        0 => Ok(()),
-        found => Err(Error::check(format!("cache {}: {found} things are wrong", folder.display()))
-            .hint("remove the folder and run the same `nst-cache extract` command again")),
+    if !verified.report.findings.is_empty() {
+        return Err(Error::check(format!("cache {}: {}", folder.display(), wrong(verified.report.findings.len())))
+            .hint("remove the folder and run the same `nst-cache extract` command again"));
     }
+    let differing: Vec<&str> = verified.live.iter().flat_map(Live::wrong).map(|a| a.path.as_str()).collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::check(format!("cache {}: the teacher computes other values of {}", folder.display(), differing.join(", "))))
+}
+
+fn compare(folder: &Path, teacher: &Path, context: &super::Context<'_>) -> Result<Live> {
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads })
+}
+
+/// What `verify` found.
+#[derive(Serialize)]
+struct Verified {
+    #[serde(flatten)]
+    report: VerifyReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Live>,
 }
 
 /// What is in a cache.
@@ -177,7 +216,7 @@ impl<'a> Info<'a> {
                 array.tensor.unwrap_or("").to_owned(),
                 array.dtype.to_owned(),
                 shape,
-                size(ratio(array.bytes, 1)),
+                human_bytes(array.bytes),
                 size(array.bytes_per_row),
                 times(array.ratio),
             ]);
@@ -188,7 +227,7 @@ impl<'a> Info<'a> {
             String::new(),
             String::new(),
             String::new(),
-            size(ratio(self.bytes, 1)),
+            human_bytes(self.bytes),
             size(rows),
             times(self.ratio),
         ]);
@@ -217,7 +256,7 @@ fn preprocess_text(data: &cache::DataRecord) -> String {
     format!("{resize}{h}x{w} {:?} {:?} {:?} {}{norm}", p.interpolation, p.channels, p.layout, p.dtype.name()).to_lowercase()
 }
 
-fn verify_text(report: &VerifyReport) -> String {
+fn verify_text(Verified { report, live }: &Verified) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         let rows = finding.rows.map(|(first, end)| format!(" rows {first}..{end}:")).unwrap_or_default();
@@ -226,10 +265,25 @@ fn verify_text(report: &VerifyReport) -> String {
     let verdict = match (report.findings.len(), report.complete) {
         (0, true) => "sound".to_owned(),
         (0, false) => "sound, but incomplete".to_owned(),
-        (n, _) => format!("{n} things are wrong"),
+        (n, _) => wrong(n),
     };
-    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, size(ratio(report.bytes, 1)), report.chunks);
+    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, human_bytes(report.bytes), report.chunks);
+    if let Some(live) = live {
+        let worst = live.arrays.iter().max_by(|a, b| a.max_relative.total_cmp(&b.max_relative));
+        let worst = worst.map_or_else(String::new, |a| format!(", largest relative difference {:.1e} ({})", a.max_relative, a.path));
+        let _ = write!(text, "\n{} rows computed again{worst}", live.rows);
+    }
     text
+}
+
+/// Bytes of a row, on the average.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people: three digits are shown")]
+fn size(bytes: f64) -> String {
+    human_bytes(bytes.round() as u64)
+}
+
+fn wrong(things: usize) -> String {
+    if things == 1 { "1 thing is wrong".to_owned() } else { format!("{things} things are wrong") }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people: three digits are shown")]
@@ -239,18 +293,6 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 fn times(ratio: f64) -> String {
     if ratio > 0.0 { format!("{ratio:.2}x smaller") } else { String::new() }
-}
-
-/// A number of bytes in binary units.
-fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{value:.0} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
 }
 
 #[cfg(test)]
@@ -263,7 +305,7 @@ mod tests {
 
     fn run_verify(folder: &Path) -> Result<()> {
         let context = super::super::Context { config: &Config::default(), json: false, threads: 1, onnxruntime: None, monitor: &Silent };
-        run(Args { command: Command::Verify { folder: folder.into() } }, &context)
+        run(Args { command: Command::Verify { folder: folder.into(), live: None } }, &context)
     }
 
     #[test]
@@ -303,10 +345,5 @@ mod tests {
         std::fs::remove_file(folder.path().join("zarr.json")).unwrap();
         assert_eq!(run_verify(folder.path()).unwrap_err().kind(), Kind::Check);
         assert_eq!(run_verify(Path::new("nowhere")).unwrap_err().kind(), Kind::Input);
-    }
-
-    #[test]
-    fn sizes_are_in_binary_units() {
-        assert_eq!([0.0, 1023.0, 1024.0, 1.5e9, 3e12, 1e16].map(size), ["0 B", "1023 B", "1.0 KiB", "1.4 GiB", "2.7 TiB", "9094.9 TiB"]);
     }
 }

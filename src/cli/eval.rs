@@ -5,11 +5,13 @@ use super::{Context, emit, emit_json};
 use crate::array::{Array, Values};
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Context as _, Error, Result};
+use crate::extract::read_classes;
 use crate::onnx::{Dim, Model, Value, metadata, tap};
-use crate::recipe::{DataSpec, Preprocess};
+use crate::recipe::{DataSpec, Preprocess, Take};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use rayon::prelude::*;
 use serde::Serialize;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -31,14 +33,23 @@ pub struct Args {
     #[arg(long, value_name = "SPEC")]
     data: Option<DataSpec>,
     /// Which part of it
-    #[arg(long, default_value = "test")]
+    #[arg(long, value_name = "NAME", default_value = "test")]
     split: String,
+    /// Tensor of the logits [default: the first output, before its softmax]
+    #[arg(long, value_name = "TENSOR")]
+    logits: Option<String>,
+    /// File with the model's classes, one a line in the order of its logits, to which the data's class names are mapped
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
     /// Samples of one run [default: 64, or what the model fixes]
     #[arg(long, value_name = "N")]
-    batch: Option<std::num::NonZeroUsize>,
+    batch: Option<NonZeroUsize>,
     /// Only the first N samples
     #[arg(long, value_name = "N")]
-    limit: Option<std::num::NonZeroUsize>,
+    limit: Option<NonZeroUsize>,
+    /// Shuffle the data set with this seed before --limit
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
     /// Where the model runs: cpu, cuda, cuda:1, tensorrt, tensorrt:1 or auto
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -81,8 +92,8 @@ pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
-    let dataset = data::open(&spec, &args.split)?;
-    let plan = Plan::new(args, context, &model, dataset.as_ref())?;
+    let dataset = data::open(&spec, &args.split, context.monitor)?;
+    let mut plan = Plan::new(args, context, &model, dataset.as_ref())?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     // a quarter of the threads decodes; below four, decoding shares the model's cores
     let decoders = context.threads / 4;
@@ -93,6 +104,7 @@ pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
     }
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
+    plan.settle_batch(dataset.as_ref(), &mut session)?;
     measure(&plan, dataset.as_ref(), &mut session, &pool, context)
 }
 
@@ -104,7 +116,8 @@ struct Plan {
     preprocess: Option<Preprocess>,
     /// The model's class of each of the data set's labels.
     classes: Option<Vec<usize>>,
-    samples: usize,
+    /// Indices into the data set.
+    samples: Vec<usize>,
     batch: usize,
     /// Whether every run must have exactly `batch` samples.
     is_fixed: bool,
@@ -112,18 +125,15 @@ struct Plan {
 
 impl Plan {
     fn new(args: &Args, context: &Context<'_>, model: &Model, dataset: &dyn Dataset) -> Result<Self> {
-        let samples = args.limit.map_or(dataset.len(), |limit| limit.get().min(dataset.len()));
-        if samples == 0 {
+        let take = Take { limit: args.limit.map(NonZeroUsize::get), shuffle: args.shuffle };
+        let samples = data::take((0..dataset.len()).collect(), take);
+        if samples.is_empty() {
             return Err(Error::input("data set: expected samples, found none"));
         }
-        if let Some(index) = (0..samples).find(|&index| dataset.label(index) < 0) {
+        if let Some(&index) = samples.iter().find(|&&index| dataset.label(index) < 0) {
             return Err(Error::input(format!("{}: expected a label to compare with, found none", dataset.name(index))));
         }
-        let (logits, softmax) = tap::logits(model)
-            .ok_or_else(|| Error::input(format!("{}: expected a first output [batch, classes], found another", args.model.display())))?;
-        if softmax {
-            context.monitor.note(&format!("the model ends in a softmax: the loss is measured on what it reads, `{logits}`"));
-        }
+        let logits = logits(args, model, context)?;
         let inputs = model.inputs();
         let fixed = inputs.first().and_then(|input| match input.shape.first() {
             Some(Dim::Fixed(n)) => Some(*n),
@@ -134,14 +144,45 @@ impl Plan {
         {
             return Err(Error::input(format!("--batch: expected {fixed}, which the model fixes, found {asked}")));
         }
-        let batch = fixed.or(args.batch.map(std::num::NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
-        let preprocess = match dataset.sample(0)? {
+        let batch = fixed.or(args.batch.map(NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
+        let preprocess = match dataset.sample(samples[0])? {
             Sample::Image(_) => Some(preprocess(args, context, model, data::common_size(dataset))?),
             Sample::Arrays(_) => None,
         };
-        let classes = model.metadata(metadata::CLASSES).map(|text| class_map(text, dataset.classes())).transpose()?.flatten();
-        Ok(Self { inputs, logits, preprocess, classes, samples, batch, is_fixed: fixed.is_some() })
+        let classes = class_map(args, model, dataset.classes())?;
+        Ok(Self { inputs, logits, preprocess, classes, samples, batch, is_fixed: fixed.is_some() || args.batch.is_some() })
     }
+
+    /// Exporters bake a batch of one into reshapes and still declare it open: such a model is run sample by sample.
+    fn settle_batch(&mut self, dataset: &dyn Dataset, session: &mut Session) -> Result<()> {
+        let mut runs = |count: usize| {
+            let batch = decode(self, dataset, 0..count.min(self.samples.len()))?;
+            session.run(&batch.named(), std::slice::from_ref(&self.logits))
+        };
+        if !self.is_fixed
+            && let Err(error) = runs(2)
+        {
+            runs(1).map_err(|_| error)?;
+            self.batch = 1;
+        }
+        Ok(())
+    }
+}
+
+/// The tensor that holds the logits.
+fn logits(args: &Args, model: &Model, context: &Context<'_>) -> Result<String> {
+    if let Some(name) = &args.logits {
+        let names: Vec<&str> = model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+        return Ok(tap::resolve(std::slice::from_ref(name), &names)?.remove(0).tensor);
+    }
+    let (logits, softmax) = tap::logits(model).ok_or_else(|| {
+        Error::input(format!("{}: expected a first output [batch, classes], found another", args.model.display()))
+            .hint("name the tensor that holds the logits: --logits TENSOR")
+    })?;
+    if softmax {
+        context.monitor.note(&format!("the model ends in a softmax: the loss is measured on what it reads, `{logits}`"));
+    }
+    Ok(logits)
 }
 
 /// The flags, else what the model carries, else the working folder's defaults and what the model declares.
@@ -167,19 +208,28 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Opt
     Ok(preprocess)
 }
 
-/// The model's class of each label, by name; `None` where the data set or the model has no names in common with the other.
-fn class_map(text: &str, dataset: &[String]) -> Result<Option<Vec<usize>>> {
-    let model: Vec<String> = serde_json::from_str(text).context(|| format!("metadata `{}`", metadata::CLASSES))?;
+/// The model's class of each of the data set's labels, by the names that `--classes` or the model's metadata lists.
+fn class_map(args: &Args, model: &Model, dataset: &[String]) -> Result<Option<Vec<usize>>> {
+    if let Some(file) = &args.classes {
+        let known = places(&read_classes(file, None)?, dataset).context(|| format!("--classes {}", file.display()))?;
+        let found = known.ok_or_else(|| Error::input(format!("--classes {}: names none of the data set's classes", file.display())))?;
+        return Ok(Some(found));
+    }
+    let Some(text) = model.metadata(metadata::CLASSES) else { return Ok(None) };
+    places(&serde_json::from_str::<Vec<String>>(text).context(|| format!("metadata `{}`", metadata::CLASSES))?, dataset)
+}
+
+/// Where each of the data set's classes stands among the model's; `None` where they have no name in common.
+fn places(model: &[String], dataset: &[String]) -> Result<Option<Vec<usize>>> {
     let places: Vec<Option<usize>> = dataset.iter().map(|name| model.iter().position(|m| m == name)).collect();
     if places.iter().all(Option::is_none) {
         return Ok(None);
     }
-    let known: Vec<usize> = places.iter().copied().flatten().collect();
     match dataset.iter().zip(&places).find(|(_, place)| place.is_none()) {
         Some((name, _)) => {
             Err(Error::input(format!("class `{name}`: expected one of the model's {} classes, found none of that name", model.len())))
         }
-        None => Ok(Some(known)),
+        None => Ok(Some(places.into_iter().flatten().collect())),
     }
 }
 
@@ -189,17 +239,24 @@ struct Batch {
     labels: Vec<i64>,
 }
 
+impl Batch {
+    /// As the arguments of [`Session::run`].
+    fn named(&self) -> Vec<(&str, &Array)> {
+        self.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect()
+    }
+}
+
 /// Decodes ahead on worker threads while the model runs.
 fn measure(plan: &Plan, dataset: &dyn Dataset, session: &mut Session, pool: &rayon::ThreadPool, context: &Context<'_>) -> Result<Scores> {
     let monitor = context.monitor;
-    monitor.begin("eval", "image", plan.samples as u64, 0);
+    monitor.begin("eval", "images", plan.samples.len() as u64, 0);
     let started = Instant::now();
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
     let mut sums = Sums::default();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            for start in (0..plan.samples).step_by(plan.batch) {
-                let batch = pool.install(|| decode(plan, dataset, start..plan.samples.min(start + plan.batch)));
+            for start in (0..plan.samples.len()).step_by(plan.batch) {
+                let batch = pool.install(|| decode(plan, dataset, start..plan.samples.len().min(start + plan.batch)));
                 let is_last = batch.is_err();
                 // the receiver goes away when inference failed
                 if sender.send(batch).is_err() || is_last {
@@ -213,8 +270,7 @@ fn measure(plan: &Plan, dataset: &dyn Dataset, session: &mut Session, pool: &ray
                 return Err(Error::interrupted("stopped before the end, nothing was measured"));
             }
             let batch = batch?;
-            let inputs: Vec<(&str, &Array)> = batch.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
-            let outputs = session.run(&inputs, std::slice::from_ref(&plan.logits))?;
+            let outputs = session.run(&batch.named(), std::slice::from_ref(&plan.logits))?;
             let logits = outputs.first().ok_or_else(|| Error::input(format!("output `{}`: the run gave no value", plan.logits)))?;
             sums.add(logits, &batch.labels, plan.classes.as_deref())?;
             monitor.advance(batch.labels.len() as u64, 0);
@@ -226,11 +282,12 @@ fn measure(plan: &Plan, dataset: &dyn Dataset, session: &mut Session, pool: &ray
 }
 
 fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> Result<Batch> {
-    let labels: Vec<i64> = rows.clone().map(|row| dataset.label(row)).collect();
-    let read = |row| dataset.sample(row).context(|| dataset.name(row));
-    let samples: Vec<Sample> = rows.into_par_iter().map(read).collect::<Result<_>>()?;
+    let rows = plan.samples.get(rows).unwrap_or_default();
+    let labels: Vec<i64> = rows.iter().map(|&row| dataset.label(row)).collect();
+    let read = |&row: &usize| dataset.sample(row).context(|| dataset.name(row));
+    let samples: Vec<Sample> = rows.par_iter().map(read).collect::<Result<_>>()?;
     // a model of a fixed batch gets its last samples again; what it says of them is not counted
-    let missing = if plan.is_fixed { plan.batch - labels.len() } else { 0 };
+    let missing = if plan.is_fixed { plan.batch.saturating_sub(labels.len()) } else { 0 };
     let padded = || samples.iter().chain(samples.last().into_iter().cycle().take(missing));
     let inputs = match &plan.preprocess {
         Some(preprocess) => {
@@ -374,11 +431,11 @@ mod tests {
     #[test]
     fn classes_are_matched_by_name() {
         let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
-        assert_eq!(class_map(r#"["cat","dog"]"#, &names(&["dog", "cat"])).unwrap(), Some(vec![1, 0]));
-        assert_eq!(class_map(r#"["cat","dog"]"#, &names(&["0", "1"])).unwrap(), None);
-        assert_eq!(class_map(r#"["cat","dog"]"#, &[]).unwrap(), None);
-        assert!(class_map(r#"["cat","dog"]"#, &names(&["dog", "cow"])).unwrap_err().to_string().contains("`cow`"));
-        assert!(class_map("{", &[]).is_err());
+        let model = names(&["cat", "dog"]);
+        assert_eq!(places(&model, &names(&["dog", "cat"])).unwrap(), Some(vec![1, 0]));
+        assert_eq!(places(&model, &names(&["0", "1"])).unwrap(), None);
+        assert_eq!(places(&model, &[]).unwrap(), None);
+        assert!(places(&model, &names(&["dog", "cow"])).unwrap_err().to_string().contains("`cow`"));
     }
 
     #[test]

@@ -152,12 +152,12 @@ impl Monitor for Terminal {
 
     fn note(&self, text: &str) {
         if !self.quiet {
-            self.line(&format!("{} {text}", print::label("note", "32", self.color)));
+            self.line(&format!("{} {}", print::label("note", "32", self.color), print::plain(text)));
         }
     }
 
     fn warn(&self, text: &str) {
-        self.line(&format!("{} {text}", print::label("warning", "33", self.color)));
+        self.line(&format!("{} {}", print::label("warning", "33", self.color), print::plain(text)));
     }
 
     fn stop_requested(&self) -> bool {

@@ -9,8 +9,14 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+const EXAMPLES: &str = "\
+Examples:
+  nst-cache new resnet20 --classes 10 --input 3x32x32 -o student.onnx
+  nst-cache new --list";
+
 /// Arguments of `new`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The network (`--list` names them)
     #[arg(required_unless_present = "list")]

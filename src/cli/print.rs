@@ -43,7 +43,13 @@ pub(super) fn label(label: &str, code: &str, color: bool) -> String {
 pub(super) fn error(error: &Error, color: bool) {
     let label_error = if error.kind() == Kind::Interrupted { label("stopped", "33", color) } else { label("error", "31", color) };
     let label_hint = label("hint", "36", color);
-    line(&render(&error.chain(), error.find_hint(), &label_error, &label_hint));
+    let (message, hint) = (plain(&error.chain()), error.find_hint().map(plain));
+    line(&render(&message, hint.as_deref(), &label_error, &label_hint));
+}
+
+/// Text that may hold names and bytes from outside, without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn render(message: &str, hint: Option<&str>, label_error: &str, label_hint: &str) -> String {
@@ -91,5 +97,10 @@ mod tests {
         assert!(text.starts_with("error: line 0\nline 1"));
         assert!(text.ends_with("…\nhint: do this"));
         assert_eq!(render("a", None, "error:", "hint:"), "error: a");
+    }
+
+    #[test]
+    fn bytes_from_outside_do_not_reach_the_terminal_as_commands() {
+        assert_eq!(plain("image \u{1b}[2Jx\r\u{9b}1m.png\nline"), "image \u{fffd}[2Jx\u{fffd}\u{fffd}1m.png\nline");
     }
 }

@@ -28,6 +28,7 @@ pub use subset::{Subset, subset, take};
 
 use crate::array::Array;
 use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
 use crate::recipe::{DataFormat, DataSpec};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -98,16 +99,18 @@ pub trait Dataset: Send + Sync {
 /// - npz: not divided either, taken whole.
 /// - IDX and Fashion-MNIST: `train`, or `test` (the `t10k` files). CIFAR: `train` or `test`.
 ///
+/// `monitor` sees a compressed archive being unpacked, and may stop that.
+///
 /// # Errors
 /// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a file is damaged.
-pub fn open(spec: &DataSpec, split: &str) -> Result<Box<dyn Dataset>> {
+pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     let path = spec.path.as_path();
     let format = match spec.format {
         Some(format) => format,
         None => recognise(path)?,
     };
     let dataset: Box<dyn Dataset> = match format {
-        DataFormat::Folder if exists(path)?.is_file() => Box::new(tar::open(path, split)?),
+        DataFormat::Folder if exists(path)?.is_file() => Box::new(tar::open(path, split, monitor)?),
         DataFormat::Folder => Box::new(folder::open(path, split)?),
         DataFormat::Idx => Box::new(idx::open(path, split)?),
         DataFormat::Cifar10 => Box::new(cifar::open(cifar::Version::Cifar10, path, split)?),

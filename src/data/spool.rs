@@ -1,6 +1,7 @@
 //! Unpacks compressed data once into a temporary file that has no name, since samples are read in random order.
 
 use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ const STEP: u64 = 64 << 20;
 const FREE_SIZE: u64 = 256 << 20;
 /// Unpacked over packed bytes. Deflate reaches 1,032 on zeros; images and tensors stay under 20.
 const MAX_RATIO: u64 = 200;
+
+/// Unpacking less than this takes no time that is worth a bar, in packed bytes.
+const SHOWN: u64 = 32 << 20;
 
 /// A growing temporary file, unlinked from the start: it vanishes with its last user, however the process ends.
 pub(super) struct Spool {
@@ -48,7 +52,10 @@ impl Spool {
         let mut buffer = vec![0; 1 << 18];
         let (mut written, mut checked) = (0u64, 0u64);
         loop {
-            let count = source.read(&mut buffer).context(|| format!("{name}: cannot be unpacked"))?;
+            let count = source.read(&mut buffer).map_err(|e| match e.downcast::<Error>() {
+                Ok(stopped) => stopped,
+                Err(e) => Error::input(format!("{name}: cannot be unpacked")).because(e),
+            })?;
             if count == 0 {
                 self.length = self.length.saturating_add(written);
                 return Ok(written);
@@ -77,9 +84,91 @@ impl Spool {
     }
 }
 
+/// A packed file whose reading is shown, and ends where the user asks to stop.
+pub(super) struct Watched<'a, R> {
+    packed: R,
+    monitor: &'a dyn Monitor,
+    shown: bool,
+    /// Bytes read that are not shown yet, less than one unit.
+    rest: u64,
+}
+
+/// One unit of the bar, in bytes.
+const UNIT: u64 = 1_000_000;
+
+impl<'a, R: Read> Watched<'a, R> {
+    /// Of a file of `length` bytes.
+    pub(super) fn new(packed: R, length: u64, monitor: &'a dyn Monitor) -> Self {
+        let shown = length >= SHOWN;
+        if shown {
+            monitor.begin("unpack", "MB", length / UNIT, 0);
+        }
+        Self { packed, monitor, shown, rest: 0 }
+    }
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.monitor.stop_requested() {
+            return Err(std::io::Error::other(Error::interrupted("while the data was unpacked; nothing was written")));
+        }
+        let count = self.packed.read(buffer)?;
+        self.rest += count as u64;
+        if self.shown && self.rest >= UNIT {
+            self.monitor.advance(self.rest / UNIT, 0);
+            self.rest %= UNIT;
+        }
+        Ok(count)
+    }
+}
+
+impl<R> Drop for Watched<'_, R> {
+    fn drop(&mut self) {
+        if self.shown {
+            self.monitor.end();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
+    use std::sync::Mutex;
+
+    /// What is unpacked, and whether to stop.
+    struct Watcher(Mutex<Vec<u64>>, bool);
+
+    impl Monitor for Watcher {
+        fn begin(&self, _: &str, _: &'static str, total: u64, _: u64) {
+            self.0.lock().unwrap().push(total);
+        }
+        fn advance(&self, units: u64, _: u64) {
+            self.0.lock().unwrap().push(units);
+        }
+        fn status(&self, _: &str) {}
+        fn end(&self) {
+            self.0.lock().unwrap().push(0);
+        }
+        fn note(&self, _: &str) {}
+        fn warn(&self, _: &str) {}
+        fn stop_requested(&self) -> bool {
+            self.1
+        }
+    }
+
+    #[test]
+    fn unpacking_is_shown_and_can_be_stopped() {
+        let watcher = Watcher(Mutex::default(), false);
+        let length = 40_500_000;
+        let copied = std::io::copy(&mut Watched::new(std::io::repeat(1).take(length), length, &watcher), &mut std::io::sink()).unwrap();
+        let seen = watcher.0.into_inner().unwrap();
+        assert_eq!((copied, seen[0], seen[1..].iter().sum::<u64>(), seen.last()), (length, 40, 40, Some(&0)));
+        let watcher = Watcher(Mutex::default(), true);
+        let stopped = Watched::new(std::io::repeat(1), 10, &watcher);
+        let error = Spool::new().unwrap().append(stopped, 10, "x.tar.gz").unwrap_err();
+        assert_eq!(error.kind(), Kind::Interrupted);
+    }
 
     #[test]
     fn a_bomb_is_refused() {

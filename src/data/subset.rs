@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn fashion() -> Box<dyn Dataset> {
-        super::super::open(&"fashion-mnist".parse().unwrap(), "test").unwrap()
+        super::super::open(&"fashion-mnist".parse().unwrap(), "test", &crate::monitor::Silent).unwrap()
     }
 
     #[test]

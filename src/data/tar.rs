@@ -2,9 +2,10 @@
 //! A compressed archive is unpacked once to a temporary file. Nothing is ever extracted under an entry's name.
 
 use super::listing::{Entry, Listing, has_split, is_hidden, is_image};
-use super::spool::Spool;
+use super::spool::{Spool, Watched};
 use super::{Dataset, Fingerprint, Sample, image, open_file};
 use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
 use flate2::read::MultiGzDecoder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -22,9 +23,9 @@ pub(super) struct Tar {
 }
 
 /// Indexes the images of a split.
-pub(super) fn open(path: &Path, split: &str) -> Result<Tar> {
+pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<Tar> {
     let name = path.display().to_string();
-    let file = unpacked(path, &name)?;
+    let file = unpacked(path, &name, monitor)?;
     let (entries, folders) = index(&file, &name)?;
     let (entries, folders) = select(&name, entries, &folders, split)?;
     let listing = Listing::new(&name, entries, &folders)?;
@@ -32,7 +33,7 @@ pub(super) fn open(path: &Path, split: &str) -> Result<Tar> {
 }
 
 /// The plain archive: the file itself, or what it unpacks to.
-fn unpacked(path: &Path, name: &str) -> Result<File> {
+fn unpacked(path: &Path, name: &str, monitor: &dyn Monitor) -> Result<File> {
     let (mut file, length) = open_file(path)?;
     let mut magic = [0; 2];
     let compressed = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
@@ -41,7 +42,7 @@ fn unpacked(path: &Path, name: &str) -> Result<File> {
         return Ok(file);
     }
     let mut spool = Spool::new()?;
-    spool.append(MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file)), length, name)?;
+    spool.append(MultiGzDecoder::new(BufReader::with_capacity(1 << 18, Watched::new(file, length, monitor))), length, name)?;
     Ok(spool.into_file())
 }
 

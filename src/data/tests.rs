@@ -54,7 +54,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn open_path(path: &Path, split: &str) -> Result<Box<dyn Dataset>> {
-    open(&path.to_str().unwrap().parse().unwrap(), split)
+    open(&path.to_str().unwrap().parse().unwrap(), split, &crate::monitor::Silent)
 }
 
 fn error(path: &Path, split: &str) -> String {

@@ -1,31 +1,23 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
 use super::output::Output;
-use super::source::Source;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
 use crate::recipe::{Extract, Layout};
-use crate::runtime::{self, Probe, Runtime};
+use crate::runtime::Probe;
 
-/// Probes the teacher and decides what is kept: the taps asked for, or the suggested maps and the penultimate vector, then the
+/// Decides what is kept: the taps asked for, or the suggested maps and the penultimate vector, then the
 /// logits (last, so that a value that is not finite is reported where it arises).
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, or it cannot be pooled as asked.
-pub(super) fn choose(
-    recipe: &Extract,
-    runtime: &Runtime,
-    model: &Model,
-    source: &Source<'_>,
-    monitor: &dyn Monitor,
-) -> Result<Vec<Output>> {
-    let probe = runtime::probe(runtime, model, &source.shapes())?;
+pub(super) fn choose(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn Monitor) -> Result<Vec<Output>> {
     let candidates = tap::candidates(model, &probe.shapes);
-    let logits = choose_logits(recipe, model, &probe, monitor)?;
-    let choices = choose_taps(recipe, &probe, &candidates)?;
-    let mut outputs = choices.into_iter().map(|choice| output(choice, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    let logits = choose_logits(recipe, model, probe, monitor)?;
+    let choices = choose_taps(recipe, probe, &candidates)?;
+    let mut outputs = choices.into_iter().map(|choice| output(&choice, probe, &candidates)).collect::<Result<Vec<_>>>()?;
     outputs.extend(logits);
     if outputs.is_empty() {
         return Err(Error::input("teacher: no tap is suggested and there are no logits")
@@ -55,9 +47,14 @@ fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn M
             }
         }
     };
-    let shape = row_shape(&tensor, probe)?;
-    Ok(Some(Output {
-        tensor,
+    Ok(Some(logits(&tensor, probe)?))
+}
+
+/// The array of the logits.
+pub(super) fn logits(tensor: &str, probe: &Probe) -> Result<Output> {
+    let shape = row_shape(tensor, probe)?;
+    Ok(Output {
+        tensor: tensor.to_owned(),
         alias: String::new(),
         role: Role::Logits,
         stage: None,
@@ -67,7 +64,7 @@ fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn M
         shape,
         axes: vec!["class".to_owned()],
         is_logits: true,
-    }))
+    })
 }
 
 fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
@@ -81,7 +78,8 @@ fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Ve
     tap::resolve(&suggested, &names)
 }
 
-fn output(choice: TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
+/// The array of a tap.
+pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
     let found = row_shape(&choice.tensor, probe)?;
     let candidate = candidates.iter().find(|t| t.tensor == choice.tensor);
     let refuse = |expected: &str| Err(Error::input(format!("tap `{}`: expected {expected}, found rows of {found:?}", choice.tensor)));
@@ -103,7 +101,7 @@ fn output(choice: TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output
     match (found.as_slice(), choice.size) {
         (&[_], None) => return Ok(output),
         (&[tokens, channels], _) => {
-            let grid = grid_of_tokens(&choice, tokens, candidate)?;
+            let grid = grid_of_tokens(choice, tokens, candidate)?;
             (output.layout, output.grid, output.shape) = (Layout::Nhwc, Some(grid), vec![grid[0], grid[1], channels]);
         }
         (&[_, _, _], _) => output.layout = choice.layout.or(candidate.and_then(|t| t.layout)).unwrap_or(Layout::Nchw),

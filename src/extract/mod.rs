@@ -6,6 +6,7 @@
 mod accuracy;
 mod choice;
 mod estimate;
+pub mod live;
 mod output;
 mod pipeline;
 mod plan;
@@ -18,7 +19,7 @@ use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::recipe::Extract;
-use crate::runtime::{Device, Runtime, Session, SessionOptions};
+use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use output::Output;
 use rows::{Rows, TeacherClasses};
 use serde::Serialize;
@@ -26,6 +27,7 @@ use source::Source;
 use std::time::Instant;
 
 pub use estimate::human_bytes;
+pub use rows::read_classes;
 pub use source::recorded_preprocess;
 
 /// What an extraction did.
@@ -67,10 +69,12 @@ struct Job<'a> {
 pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<ExtractReport> {
     let started = Instant::now();
     let model = Model::read(&recipe.teacher)?;
-    let subset = subset(data::open(&recipe.data, &recipe.split)?, recipe.limit, recipe.shuffle);
+    let subset = subset(data::open(&recipe.data, &recipe.split, monitor)?, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, monitor)?;
-    let source = Source::new(recipe, &model, &subset, monitor)?;
-    let outputs = choice::choose(recipe, runtime, &model, &source, monitor)?;
+    let mut source = Source::new(recipe, &model, &subset, monitor)?;
+    let probe = runtime::probe(runtime, &model, &source.shapes())?;
+    source.fixed_batch = probe.batch;
+    let outputs = choice::choose(recipe, &model, &probe, monitor)?;
     let classes = TeacherClasses { classes: output::classes(&outputs), recorded_classes: source::recorded_classes(&model)? };
     let rows = Rows::arrange(recipe, &source, subset.indices.clone(), classes, monitor)?;
     let tensors = outputs.iter().map(|o| o.tensor.clone()).collect();

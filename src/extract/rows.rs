@@ -118,8 +118,11 @@ fn label(data: &dyn Dataset, sample: usize, order: Option<&[i64]>, teacher_class
     }
 }
 
-/// The teacher's class names, one a line.
-fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
+/// A model's class names in the order of its logits, one a line.
+///
+/// # Errors
+/// When the file cannot be read, or does not hold the `expected` number of names.
+pub fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(file).context(|| format!("--classes {}: cannot be read", file.display()))?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     match expected {

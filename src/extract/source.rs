@@ -3,6 +3,7 @@
 use super::output::Output;
 use super::rows::describe_bad;
 use crate::array::{Array, Dtype, Values};
+use crate::cache::ArraySpec;
 use crate::data::{Dataset, Sample, Subset, preprocess};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
@@ -43,8 +44,8 @@ pub(super) struct Source<'a> {
     pub(super) inputs: Vec<Input>,
     /// `None`: arrays, fed as they are.
     pub(super) preprocess: Option<Preprocess>,
-    /// The model's batch where it is fixed.
-    fixed_batch: Option<usize>,
+    /// The model's batch where it is fixed: declared, or found by the probe.
+    pub(super) fixed_batch: Option<usize>,
 }
 
 /// Consecutive rows, as stored and as fed.
@@ -116,27 +117,18 @@ impl<'a> Source<'a> {
             );
         }
         let rows = self.fixed_batch.unwrap_or(samples.len());
-        let fed = self.inputs.iter().zip(&stored).map(|(input, bytes)| self.fed(input, bytes, rows)).collect::<Result<_>>()?;
+        let fed = self
+            .inputs
+            .iter()
+            .zip(&stored)
+            .map(|(input, bytes)| fed(input, self.preprocess.as_ref(), bytes, rows))
+            .collect::<Result<_>>()?;
         Ok(Batch { stored, fed })
     }
 
     /// A batch as the arguments of [`Session::run`](crate::runtime::Session::run).
     pub(super) fn feed<'b>(&'b self, batch: &'b Batch) -> Vec<(&'b str, &'b Array)> {
         self.inputs.iter().map(|input| input.name.as_str()).zip(&batch.fed).collect()
-    }
-
-    /// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
-    fn fed(&self, input: &Input, stored: &[u8], rows: usize) -> Result<Array> {
-        let row = input.row_bytes();
-        let mut padded = std::borrow::Cow::Borrowed(stored);
-        while padded.len() < rows * row {
-            let last = padded.len() - row;
-            padded.to_mut().extend_from_within(last..);
-        }
-        match &self.preprocess {
-            Some(preprocess) => preprocess::normalize(preprocess, &padded),
-            None => array_of(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded),
-        }
     }
 
     /// Each input's name and the shape of one row.
@@ -163,6 +155,23 @@ impl<'a> Source<'a> {
                 Ok(1 << fitting.ilog2())
             }
         }
+    }
+}
+
+/// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
+///
+/// # Errors
+/// When the bytes are no whole rows.
+pub(super) fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
+    let row = input.row_bytes();
+    let mut padded = std::borrow::Cow::Borrowed(stored);
+    while padded.len() < rows * row {
+        let last = padded.len() - row;
+        padded.to_mut().extend_from_within(last..);
+    }
+    match preprocess {
+        Some(preprocess) => preprocess::normalize(preprocess, &padded),
+        None => array_of(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded),
     }
 }
 
@@ -272,6 +281,17 @@ fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
         dtype: Dtype::U8,
         row_shape: preprocess.input_shape().to_vec(),
         axes: axes.map(str::to_owned).to_vec(),
+    }
+}
+
+/// An input as a cache records it.
+pub(super) fn stored_input(spec: &ArraySpec) -> Input {
+    Input {
+        name: spec.tensor.clone().unwrap_or_default(),
+        path: spec.path.clone(),
+        dtype: spec.dtype,
+        row_shape: spec.row_shape.clone(),
+        axes: spec.axes.clone(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `nst-cache.toml` in the working folder: defaults for flags, and students by name. Library paths are never read from it.
 
-use super::{DataSpec, PreprocessOptions};
+use super::{DataSpec, PreprocessOptions, toml_file};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, path::PathBuf};
@@ -23,7 +23,7 @@ pub struct StudentEntry {
 pub struct Config {
     /// Default of `--data`.
     pub data: Option<DataSpec>,
-    /// Default of `--split`.
+    /// Default of `--split` of `extract` and `train`.
     pub split: Option<String>,
     /// Default of `--cache` and of `extract -o`.
     pub cache: Option<PathBuf>,
@@ -50,6 +50,6 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Error::input(format!("{}: cannot be read", path.display())).because(e)),
         };
-        toml::from_str(&text).map_err(|e| Error::input(format!("{}: {}", path.display(), e.message())).because(e))
+        toml_file::parse(&path.display().to_string(), &text)
     }
 }

@@ -5,6 +5,7 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+mod toml_file;
 mod train;
 
 pub use config::{Config, StudentEntry};

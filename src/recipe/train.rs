@@ -1,6 +1,6 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
-use super::{CriterionRecipe, DataSpec, Method, Take};
+use super::{CriterionRecipe, DataSpec, Method, Take, toml_file};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -197,8 +197,7 @@ impl Train {
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|e| Error::input(format!("recipe {}: cannot be read", path.display())).because(e))?;
-        let recipe: Self =
-            toml::from_str(&text).map_err(|e| Error::input(format!("recipe {}: {}", path.display(), e.message())).because(e))?;
+        let recipe: Self = toml_file::parse(&format!("recipe {}", path.display()), &text)?;
         recipe.validate()?;
         Ok(recipe)
     }

@@ -174,20 +174,23 @@ pub fn write_images(folder: &Path, samples: usize) {
     }
 }
 
-/// Writes one f32 array as an uncompressed `.npz`.
-pub fn write_npz(path: &Path, name: &str, array: &Array) {
+/// Writes an .npz of these f32 and i64 arrays.
+pub fn write_npz(path: &Path, arrays: &[(&str, &Array)]) {
     use std::io::Write as _;
-    let shape: Vec<String> = array.shape().iter().map(|n| format!("{n},")).collect();
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", shape.concat());
-    // magic, version and length take 10 bytes; the header ends in a line feed on a multiple of 64
-    while (header.len() + 11) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
     let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
     let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    archive.start_file(format!("{name}.npy"), options).unwrap();
-    archive.write_all(&[b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), array.as_bytes()].concat()).unwrap();
+    for (name, array) in arrays {
+        let shape: Vec<String> = array.shape().iter().map(|n| format!("{n},")).collect();
+        let descr = if matches!(array.values(), Values::I64(_)) { "<i8" } else { "<f4" };
+        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.concat());
+        // magic, version and length take 10 bytes; the header ends in a line feed on a multiple of 64
+        while (header.len() + 11) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(&[b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), array.as_bytes()].concat()).unwrap();
+    }
     archive.finish().unwrap();
 }

@@ -41,13 +41,13 @@ impl Material {
     pub(super) fn open(plan: &Plan, context: &Context<'_>) -> Result<Self> {
         let training = match (&plan.cache, &plan.data) {
             (Some(cache), _) => Training::Cache(Box::new(Cache::open(cache)?)),
-            (None, Some((spec, split))) => Training::Data(data::open(spec, split)?),
+            (None, Some((spec, split))) => Training::Data(data::open(spec, split, context.monitor)?),
             (None, None) => return Err(Error::input("train: expected a cache or a data set, found neither")),
         };
         let mut material = Self { training, test: None };
         material.warn_of_missing_classes(&plan.recipe, context);
         material.test = match &plan.test {
-            Some((spec, split)) => Some(data::open(spec, split)?),
+            Some((spec, split)) => Some(data::open(spec, split, context.monitor)?),
             None => material.default_test(plan, context),
         };
         Ok(material)
@@ -62,7 +62,7 @@ impl Material {
             }
             Training::Data(dataset) => (plan.data.clone().map(|d| d.0).ok_or_else(|| Error::input("no data")), dataset.fingerprint()),
         };
-        let opened = spec.and_then(|spec| data::open(&spec, "test"));
+        let opened = spec.and_then(|spec| data::open(&spec, "test", context.monitor));
         match opened {
             // a source that is not divided gives the training samples again
             Ok(test) if test.fingerprint() != fingerprint => Some(test),

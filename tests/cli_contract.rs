@@ -1,0 +1,175 @@
+//! What the commands promise to whoever calls them: one JSON document on stdout, defaults of the working folder, help with examples, models of
+//! any batch and axis order, and Ctrl-C that loses nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod support;
+
+use nst_cache::array::{Array, Values};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn command(folder: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
+    command.current_dir(folder).args(arguments.split(' '));
+    command
+}
+
+fn run(folder: &Path, arguments: &str) -> Output {
+    let output = command(folder, arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Runs with `--json`: stdout is one document.
+fn json(folder: &Path, arguments: &str) -> Value {
+    serde_json::from_slice(&run(folder, &format!("{arguments} --json")).stdout).unwrap_or_else(|e| panic!("{arguments}: {e}"))
+}
+
+fn committed(file: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file).display().to_string()
+}
+
+#[test]
+fn every_command_has_help_with_examples_and_a_completion() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["inspect", "extract", "train", "eval", "new", "cache", "cache info", "cache verify", "demo", "completions"] {
+        let help = String::from_utf8(run(folder.path(), &format!("{name} --help")).stdout).unwrap();
+        assert!(help.contains("Examples:") && help.contains("nst-cache "), "{name}:\n{help}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(run(folder.path(), &format!("completions {shell}")).stdout).unwrap();
+        assert!(script.contains("extract") && script.contains("--tap".trim_start_matches('-')), "{shell}");
+    }
+}
+
+#[test]
+fn the_working_folder_holds_defaults_and_every_result_is_one_document() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    support::write_teacher(&at("teacher.onnx"));
+    support::write_idx(&at("data"), 40);
+    std::fs::write(at("recipe.toml"), "epochs = 1\nbatch = 16\nfreeze-batchnorm = true\n").unwrap();
+    let config = "data = 'idx:data'\ncache = 'stored'\nthreads = 1\n[preprocess]\npreset = 'fashion-mnist'\n\
+                  [students.small]\nmodel = 'resnet8'\nrecipe = 'recipe.toml'\n";
+    std::fs::write(at("nst-cache.toml"), config).unwrap();
+
+    let inspected = json(folder.path(), "inspect teacher.onnx");
+    let taps = inspected["taps"].as_array().unwrap();
+    let map2 = taps.iter().find(|tap| tap["tensor"] == "map2").unwrap();
+    assert_eq!(map2["shape"], serde_json::json!(["batch", 16, 14, 14]));
+    assert_eq!(map2["bytes"]["features"], 2 * 16 * 196);
+    assert_eq!(map2["bytes"]["gram"], 4 * 196 * 197 / 2);
+    let pooled = taps.iter().find(|tap| tap["tensor"] == "pooled").unwrap();
+    assert_eq!((&pooled["shape"], &pooled["suggested"]), (&serde_json::json!(["batch", 16]), &Value::Bool(true)));
+
+    assert_eq!(json(folder.path(), "extract teacher.onnx")["rows"], 40);
+    assert!(at("stored/manifest.json").is_file());
+    assert_eq!(json(folder.path(), "cache info stored")["data"]["preprocess"]["mean"].as_array().unwrap().len(), 1);
+    assert_eq!(json(folder.path(), "cache verify stored")["findings"], serde_json::json!([]));
+    assert!(json(folder.path(), "new --list").is_array());
+    let trained = json(folder.path(), "train small --limit 24 --shuffle 5");
+    assert_eq!((&trained["epochs"], &trained["settings"]["recipe"]["shuffle"]), (&serde_json::json!(1), &serde_json::json!(5)));
+    assert_eq!(trained["settings"]["recipe"]["freeze-batchnorm"], true);
+    assert!(at("runs/small/student.onnx").is_file());
+    assert_eq!(json(folder.path(), "eval runs/small/student.onnx --split train")["samples"], 40);
+
+    let other = command(folder.path(), "train small --limit 24 --shuffle 6").output().unwrap();
+    let stderr = String::from_utf8_lossy(&other.stderr);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr.contains("recipe.shuffle 5, found 6") && stderr.contains("-o"), "{stderr}");
+}
+
+#[test]
+fn eval_takes_models_of_any_batch() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    support::write_idx(&folder.path().join("data"), 21);
+    let mut scores = Vec::new();
+    for (name, batch) in [("open.onnx", None), ("one.onnx", Some(1)), ("eight.onnx", Some(8))] {
+        support::write_teacher_of_batch(&folder.path().join(name), batch);
+        let found = json(folder.path(), &format!("eval {name} --data idx:data --split train --preprocess fashion-mnist"));
+        assert_eq!(found["samples"], 21, "{name}");
+        scores.push((found["top1"].as_f64().unwrap(), found["loss"].as_f64().unwrap()));
+    }
+    for (top1, loss) in &scores[1..] {
+        assert!((top1 - scores[0].0).abs() < 1e-9 && (loss - scores[0].1).abs() < 1e-5, "{scores:?}");
+    }
+    // exporters bake a batch of one into reshapes and declare it open
+    let baked = committed("tests/data/models/baked_batch.onnx");
+    let x = Array::new(vec![5, 4], Values::F32((0u8..20).map(f32::from).collect())).unwrap();
+    let labels = Array::new(vec![5], Values::I64((0..5).collect())).unwrap();
+    support::write_npz(&folder.path().join("x.npz"), &[("x", &x), ("labels", &labels)]);
+    assert_eq!(json(folder.path(), &format!("eval {baked} --data npz:x.npz"))["samples"], 5);
+}
+
+#[test]
+fn eval_takes_some_samples_other_logits_and_another_order_of_classes() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    support::write_teacher(&folder.path().join("teacher.onnx"));
+    support::write_images(&folder.path().join("images"), 30);
+    let eval = |flags: &str| {
+        let line = format!("eval teacher.onnx --data folder:images --split train --preprocess fashion-mnist{flags}");
+        let found = json(folder.path(), &line);
+        (found["samples"].as_u64().unwrap(), found["loss"].as_f64().unwrap())
+    };
+    let whole = eval("");
+    assert_eq!(whole.0, 30);
+    let (first, shuffled) = (eval(" --limit 8"), eval(" --limit 8 --shuffle 3"));
+    assert_eq!((first.0, shuffled.0), (8, 8));
+    assert!((first.1 - shuffled.1).abs() > 1e-9);
+    assert!((eval(" --shuffle 3").1 - whole.1).abs() < 1e-6);
+    assert_eq!(eval(" --logits logits"), whole);
+    std::fs::write(folder.path().join("classes.txt"), "x\nb\na\n").unwrap();
+    assert!((eval(" --classes classes.txt").1 - whole.1).abs() > 1e-9);
+}
+
+/// The student is f32 `[batch, channels, height, width]` whatever its teacher takes, and its metadata says so.
+#[test]
+fn a_student_of_a_channels_last_teacher_is_measured_without_flags() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    support::write_images(&folder.path().join("images"), 24);
+    run(folder.path(), &format!("extract {} --data folder:images --channels rgb -o cache", committed("tests/data/models/nhwc.onnx")));
+    let info = json(folder.path(), "cache info cache");
+    assert_eq!((&info["data"]["preprocess"]["layout"], &info["complete"]), (&serde_json::json!("nhwc"), &Value::Bool(true)));
+    run(folder.path(), "train resnet8 --cache cache --epochs 1 -o student");
+    assert_eq!(json(folder.path(), "eval student/student.onnx --data folder:images --split train")["samples"], 24);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_extraction_with_130_and_the_same_command_goes_on() {
+    if !support::has_runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!("extract {} --data fashion-mnist -o cache --threads 1", committed("models/teacher.onnx"));
+    let mut child = command(folder.path(), &line).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(stderr.any(|line| line.starts_with("extract: ")), "no extraction began");
+    // the first segment of sixteen takes a part of a second
+    while !std::fs::read_to_string(folder.path().join("cache/manifest.json")).is_ok_and(|text| text.contains("\"index\":0")) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let rest: Vec<String> = stderr.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.iter().any(|line| line.starts_with("stopped: ")), "{rest:?}");
+    assert_eq!(json(folder.path(), "cache info cache")["complete"], false);
+    let report = json(folder.path(), &line);
+    assert!(report["computed"].as_u64().unwrap() < report["rows"].as_u64().unwrap());
+    run(folder.path(), "cache verify cache");
+}
