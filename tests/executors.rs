@@ -53,7 +53,8 @@ fn run(model: &Model, input: [usize; 3], mode: Mode, dtype: DType, executor: Exe
     let freeze = freeze.iter().map(|&p| p.to_owned()).collect();
     let student = Student::import(model, &ImportOptions { dtype, executor, freeze, ..ImportOptions::default() }).unwrap();
     let shape = |rows: usize| [&[rows][..], &input].concat();
-    let taps: Vec<_> = student.taps(&[shape(2)]).unwrap().iter().filter(|t| t.suggested).filter_map(|t| student.tensor(&t.tensor)).collect();
+    let taps: Vec<_> =
+        student.taps(&[shape(2)]).unwrap().iter().filter(|t| t.suggested).filter_map(|t| student.tensor(&t.tensor)).collect();
     let (mut values, mut gradients) = (Vec::new(), Vec::new());
     // the second pass works in memory that the first has left its numbers in, the third has another size
     for (pass, rows) in [3, 3, 2].into_iter().enumerate() {

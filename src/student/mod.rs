@@ -21,8 +21,8 @@ pub use executor::Pass;
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Model, Value, tap, tap::Tap};
 use candle_core::{DType, Tensor, Var};
-use fold::Host;
 use executor::Planned;
+use fold::Host;
 use import::{Graph, Source};
 use plan::Plan;
 use serde::Serialize;
@@ -55,7 +55,13 @@ pub enum Executor {
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { dtype: DType::F32, freeze: Vec::new(), train: Vec::new(), freeze_batchnorm: false, executor: Executor::Cpu(Precision::Strict) }
+        Self {
+            dtype: DType::F32,
+            freeze: Vec::new(),
+            train: Vec::new(),
+            freeze_batchnorm: false,
+            executor: Executor::Cpu(Precision::Strict),
+        }
     }
 }
 

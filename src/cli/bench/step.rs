@@ -73,11 +73,8 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let nets: Vec<&Net> = if args.model.is_empty() {
-        NETS.iter().collect()
-    } else {
-        args.model.iter().map(|name| find(name)).collect::<Result<_>>()?
-    };
+    let nets: Vec<&Net> =
+        if args.model.is_empty() { NETS.iter().collect() } else { args.model.iter().map(|name| find(name)).collect::<Result<_>>()? };
     let mut rows = Vec::new();
     for net in nets {
         context.monitor.note(&format!("{}: {} + {} steps", net.name, args.warmup, args.steps));

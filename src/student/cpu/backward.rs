@@ -2,7 +2,7 @@
 
 use super::buffer::{Arena, Buffer};
 use super::map::{self, Back, MapGradient};
-use super::{Kept, Normal, Record, Way};
+use super::{Kept, Normal, Record, Way, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, elementwise, pool, stem, sums};
 use crate::student::executor;
@@ -36,7 +36,7 @@ pub(in crate::student) fn backward(
     let mut sweep = Sweep { arena: &student.arena, gradients: seeds.into_iter().map(|seed| seed.map(Form::Dense)).collect() };
     for (step, way) in plan.steps.iter().zip(&ways.0).rev() {
         let kept = kept.pop().unwrap_or(Kept::Nothing);
-        sweep.step(step, way, kept).context(|| student.describe(step.node))?;
+        timed(student, "backward", step, way, || sweep.step(step, way, kept)).context(|| student.describe(step.node))?;
     }
     sweep.gradients.into_iter().map(|g| g.map(|g| dense(g, &student.arena)).transpose()).collect()
 }

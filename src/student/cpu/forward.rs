@@ -2,7 +2,7 @@
 
 use super::buffer::Arena;
 use super::map::{self, Lazy};
-use super::{Kept, Normal, Record, Way, Ways};
+use super::{Kept, Normal, Record, Way, Ways, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, Map, elementwise, pool, stem, sums};
 use crate::student::executor::Values;
@@ -48,7 +48,7 @@ pub(in crate::student) fn forward(
     }
     let mut all = Vec::with_capacity(plan.steps.len());
     for (step, way) in plan.steps.iter().zip(&ways.0) {
-        let left = sweep.step(step, way, run).context(|| student.describe(step.node))?;
+        let left = timed(student, "forward", step, way, || sweep.step(step, way, run)).context(|| student.describe(step.node))?;
         student.update(step, sweep.updates.drain(..), run)?;
         all.push(if step.wanted.contains(&true) { left } else { Kept::Nothing });
         for id in step.outputs.iter().flatten().filter(|id| keep.contains(id)) {

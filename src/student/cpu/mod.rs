@@ -13,6 +13,7 @@ pub(super) use backward::backward;
 pub(super) use buffer::Arena;
 pub(super) use forward::forward;
 
+use super::Student;
 use super::op::{Kind, Saved};
 use super::plan::{Plan, Step};
 use crate::kernel::blocked::{self, pool, stem};
@@ -22,6 +23,7 @@ use crate::recipe::Precision;
 use candle_core::Tensor;
 use map::{Affine, Lazy};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How each step of a plan runs.
 #[derive(Debug)]
@@ -72,19 +74,56 @@ impl Ways {
     }
 }
 
+impl Way {
+    /// What it is called in the log.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Convolution(plan) => plan.name(),
+            Self::Stem(_) => "stem",
+            Self::BatchNorm => "batch norm",
+            Self::Clamp(_) => "clamp",
+            Self::Add => "add",
+            Self::MaxPool(_) => "max pool",
+            Self::AveragePool(_) => "average pool",
+            Self::PlaneMean => "plane mean",
+        }
+    }
+}
+
+/// Runs one step of a sweep; at log level trace, says how long it took.
+fn timed<R>(student: &Student, direction: &'static str, step: &Step, way: &Way, f: impl FnOnce() -> R) -> R {
+    if !tracing::enabled!(tracing::Level::TRACE) {
+        return f();
+    }
+    let start = Instant::now();
+    let result = f();
+    let microseconds = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    tracing::trace!(direction, way = way.name(), node = student.describe(step.node), microseconds);
+    result
+}
+
 /// What a step leaves for the backward pass.
 #[derive(Debug)]
 enum Kept {
     /// Nothing below asks for a gradient.
     Nothing,
     Dense(Saved),
-    Convolution { x: Lazy, weight: Tensor },
-    Stem { x: Tensor },
+    Convolution {
+        x: Lazy,
+        weight: Tensor,
+    },
+    Stem {
+        x: Tensor,
+    },
     BatchNorm(Box<Normal>),
     /// What was clamped.
     Clamp(Lazy),
     Add,
-    MaxPool { map: blocked::Map, places: Vec<pool::Places> },
+    MaxPool {
+        map: blocked::Map,
+        places: Vec<pool::Places>,
+    },
     AveragePool(blocked::Map),
     PlaneMean(blocked::Map),
 }

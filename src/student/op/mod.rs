@@ -24,10 +24,10 @@ mod tests;
 pub(super) use site::Site;
 
 use super::Mode;
-pub(super) use batch_norm::BatchNorm;
+use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
-use crate::error::{Error, Result};
+pub(super) use batch_norm::BatchNorm;
 use candle_core::Tensor;
 use std::fmt::Debug;
 
