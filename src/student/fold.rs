@@ -1,10 +1,12 @@
 //! Constant folding: what a graph computes from shapes and constants alone is known once the input shapes are.
 
-use super::op::site::{Site, attribute, axis};
-use super::op::{binary, reshape, view};
+use super::Mode;
+use super::op::site::{INTEGERS, Site, attribute, axis};
+use super::op::{self, binary, reshape, tile, view};
+use super::value::{narrow, wide};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
-use crate::kernel::strided::{Strided, dense_strides, gather};
+use crate::kernel::strided::{Strided, gather};
 
 /// A known value: integers (booleans among them) or numbers, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +150,6 @@ pub(super) fn supported(operator: &str) -> bool {
             | "Identity"
             | "Split"
             | "ReduceProd"
-            | "ReduceSum"
             | "Tile"
             | "Dropout"
     )
@@ -162,14 +163,38 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     if let Some(host) = of_shape(site, operator)? {
         return Ok(Some(vec![host]));
     }
-    if !supported(operator) || !site.shapes.iter().zip(&site.constants).all(|(shape, known)| shape.is_none() || known.is_some()) {
+    if !site.shapes.iter().zip(&site.constants).all(|(shape, known)| shape.is_none() || known.is_some()) {
         return Ok(None);
+    }
+    if !supported(operator) || (matches!(operator, "Max" | "Min") && site.shapes.len() != 2) {
+        return if op::supported(operator) && !site.shapes.is_empty() { computed(site).map(Some) } else { Ok(None) };
     }
     if operator == "Split" {
         let x = known(site, 0)?;
         return view::split(site, &x.shape)?.iter().map(|v| x.viewed(v)).collect::<Result<_>>().map(Some);
     }
     Ok(Some(vec![one(site, operator, fill)?]))
+}
+
+/// The outputs of a numeric operator on known inputs, in double precision.
+#[allow(clippy::cast_possible_truncation, reason = "integers came in and were computed with exactly")]
+fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
+    let built = op::build(site)?;
+    for shape in &built.outputs {
+        limit(shape)?;
+    }
+    let inputs = built
+        .inputs
+        .iter()
+        .map(|&i| known(site, i).and_then(|host| narrow(&host.floats(), &host.shape, candle_core::DType::F64)))
+        .collect::<Result<Vec<_>>>()?;
+    let run = op::Run { mode: Mode::Eval, freeze_batchnorm: true, seed: 0 };
+    let outputs = built.operator.forward(&inputs.iter().collect::<Vec<_>>(), &run)?.outputs;
+    let host = |t: &candle_core::Tensor| {
+        let (shape, values) = (t.dims().to_vec(), wide(t)?);
+        Ok(if site.yields_integers() { Host::int(shape, values.iter().map(|&v| v as i64).collect()) } else { Host::float(shape, values) })
+    };
+    outputs.iter().map(host).collect()
 }
 
 fn of_shape(site: &Site<'_>, operator: &str) -> Result<Option<Host>> {
@@ -231,7 +256,7 @@ fn one(site: &Site<'_>, operator: &str, fill: Option<&Host>) -> Result<Host> {
         }
         "Tile" => tiled(x()?, &known(site, 1)?.sizes()?)?,
         "Where" => chosen(x()?, known(site, 1)?, known(site, 2)?)?,
-        "ReduceProd" | "ReduceSum" => reduced(site, x()?, operator == "ReduceProd")?,
+        "ReduceProd" => product(site, x()?)?,
         _ if site.shapes.len() == 1 => unary(operator, x()?)?,
         _ => arithmetic(operator, x()?, known(site, 1)?)?,
     })
@@ -294,9 +319,6 @@ fn concatenated(site: &Site<'_>) -> Result<Host> {
     Ok(Host::float(shape, joined))
 }
 
-/// ONNX element types that are integers or booleans.
-const INTEGERS: [i64; 9] = [2, 3, 4, 5, 6, 7, 9, 12, 13];
-
 #[allow(clippy::cast_possible_truncation, reason = "a cast to an integer truncates")]
 fn cast(x: &Host, to: i64) -> Host {
     let shape = x.shape.clone();
@@ -343,30 +365,22 @@ fn chosen(condition: &Host, a: &Host, b: &Host) -> Result<Host> {
 }
 
 fn tiled(x: &Host, repeats: &[usize]) -> Result<Host> {
-    if repeats.len() != x.shape.len() {
-        return Err(Error::input(format!("repeats: expected {} sizes, found {}", x.shape.len(), repeats.len())));
-    }
-    // [n] repeated r times is [r, n] with stride 0 along r
-    let shape: Vec<usize> = repeats.iter().zip(&x.shape).flat_map(|(&r, &n)| [r, n]).collect();
-    let strides = dense_strides(&x.shape).into_iter().flat_map(|s| [0, s]).collect();
-    limit(&shape)?;
-    let out = repeats.iter().zip(&x.shape).map(|(r, n)| r * n).collect();
-    Ok(x.viewed(&Strided { shape, strides, offset: 0 })?.reshaped(out))
+    let (view, output) = tile::tiled(&x.shape, repeats)?;
+    Ok(x.viewed(&view)?.reshaped(output))
 }
 
-fn reduced(site: &Site<'_>, x: &Host, product: bool) -> Result<Host> {
+/// `ReduceProd` of a shape.
+fn product(site: &Site<'_>, x: &Host) -> Result<Host> {
     let axes = site.ints_at(1, "axes")?.unwrap_or_default();
     if x.shape.len() != 1 || axes.iter().any(|&a| a != 0 && a != -1) {
-        return Err(Error::input("reduction of a constant: expected one axis"));
+        return Err(Error::input("product of a constant: expected one axis"));
     }
     let shape = if site.int("keepdims", 1) != 0 { vec![1] } else { Vec::new() };
-    let overflow = || Error::input("reduction of a constant overflows");
     Ok(match &x.numbers {
-        Numbers::Float(v) => Host::float(shape, vec![if product { v.iter().product() } else { v.iter().sum() }]),
+        Numbers::Float(v) => Host::float(shape, vec![v.iter().product()]),
         Numbers::Int(v) => {
-            let start = i64::from(product);
-            let total = v.iter().try_fold(start, |a, &b| if product { a.checked_mul(b) } else { a.checked_add(b) });
-            Host::int(shape, vec![total.ok_or_else(overflow)?])
+            let total = v.iter().try_fold(1i64, |a, &b| a.checked_mul(b));
+            Host::int(shape, vec![total.ok_or_else(|| Error::input("product of a constant overflows"))?])
         }
     })
 }

@@ -48,6 +48,8 @@ pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
     pub(super) names: Vec<String>,
     pub(super) sources: Vec<Source>,
+    /// Which graph inputs hold integers, by tensor.
+    pub(super) integers: Vec<bool>,
     pub(super) index: HashMap<String, TensorId>,
     /// Names of parameters and running statistics, each sorted, with their values.
     pub(super) parameters: BTreeMap<String, Array>,
@@ -204,7 +206,9 @@ fn parameter_slots(operator: &str) -> (&'static [usize], bool) {
         "Gemm" => (&[0, 1, 2], true),
         "MatMul" => (&[0, 1], true),
         "BatchNormalization" | "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => (&[1, 2], false),
-        "PRelu" => (&[1], false),
+        "PRelu" | "RMSNormalization" => (&[1], false),
+        // an embedding: rows picked by data
+        "Gather" => (&[0], true),
         _ => (&[], false),
     }
 }
@@ -289,6 +293,7 @@ fn assemble(
         nodes: Vec::new(),
         names: Vec::new(),
         sources: Vec::new(),
+        integers: Vec::new(),
         index: HashMap::new(),
         parameters,
         buffers,
@@ -310,6 +315,10 @@ fn assemble(
         let inputs = proto.input.iter().map(|name| graph.input(name, leaves)).collect();
         let outputs = proto.output.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed))).collect();
         graph.nodes.push(Node { proto, inputs, outputs, number });
+    }
+    graph.integers = vec![false; graph.names.len()];
+    for (i, input) in model.inputs().iter().enumerate() {
+        graph.integers[i] = matches!(input.dtype, Some(Dtype::U8 | Dtype::I32 | Dtype::I64));
     }
     graph
 }

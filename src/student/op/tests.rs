@@ -85,7 +85,7 @@ fn check(case: &Case) {
     node.output = (0..case.outputs).map(|i| format!("y{i}")).collect();
     let shapes = case.floats.iter().cloned().chain(case.known.iter().map(|h| h.shape.clone())).map(Some).collect();
     let constants = case.floats.iter().map(|_| None).chain(case.known.iter().map(Some)).collect();
-    let built = build(&Site { node: &node, opset: case.opset, number: 7, shapes, constants }).expect(case.node.op_type());
+    let built = build(&Site { node: &node, opset: case.opset, number: 7, shapes, constants, integers: Vec::new() }).expect(case.node.op_type());
     let run = Run { mode: case.mode, freeze_batchnorm: false, seed: 3 };
     let mut values: Vec<Vec<f64>> =
         case.floats.iter().enumerate().map(|(i, s)| numbers(s.iter().product(), case.low, i as u64 + 1)).collect();
@@ -246,7 +246,7 @@ fn dropout_masks_the_gradient_as_the_value() {
 fn gradients_at_kinks_are_zero() {
     for operator in ["Relu", "Abs"] {
         let node = case(operator, &[&[1]]).node;
-        let built = build(&Site { node: &node, opset: 17, number: 0, shapes: vec![Some(vec![1])], constants: vec![None] }).unwrap();
+        let built = build(&Site { node: &node, opset: 17, number: 0, shapes: vec![Some(vec![1])], constants: vec![None], integers: Vec::new() }).unwrap();
         let zero = narrow(&[0.0], &[1], DType::F32).unwrap();
         let run = Run { mode: Mode::Train, freeze_batchnorm: false, seed: 0 };
         let saved = built.operator.forward(&[&zero], &run).unwrap().saved;
@@ -266,6 +266,7 @@ fn dropout_keeps_the_mean_and_is_a_function_of_the_seed() {
         number: 5,
         shapes: vec![Some(vec![100_000]), Some(Vec::new())],
         constants: vec![None, Some(&ratio)],
+        integers: Vec::new(),
     };
     let built = build(&site).unwrap();
     let x = narrow(&vec![1.0; 100_000], &[100_000], DType::F64).unwrap();
