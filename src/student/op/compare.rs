@@ -59,9 +59,7 @@ impl Function {
     fn of_one<T: Element>(self, x: &[T]) -> Vec<T> {
         match self {
             Self::IsNan => map(x, |x| truth(x.is_nan())),
-            Self::IsInf(negative, positive) => {
-                map(x, |x| truth(x.is_infinite() && if x.is_sign_negative() { negative } else { positive }))
-            }
+            Self::IsInf(negative, positive) => map(x, |x| truth(x.is_infinite() && if x.is_sign_negative() { negative } else { positive })),
             _ => map(x, |x| truth(x == T::zero())),
         }
     }

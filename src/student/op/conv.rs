@@ -56,9 +56,10 @@ pub(super) fn padding<const N: usize>(
 /// The attribute `kernel_shape` may repeat the weight's sizes, and nothing else.
 pub(super) fn check_kernel<const N: usize>(site: &Site<'_>, kernel: [usize; N]) -> Result<()> {
     match site.ints("kernel_shape").filter(|k| !k.is_empty()) {
-        Some(_) if site.sizes::<N>("kernel_shape", 0)? != kernel => {
-            Err(Error::input(format!("kernel_shape: expected {kernel:?} as the weight, found {:?}", site.ints("kernel_shape").unwrap_or_default())))
-        }
+        Some(_) if site.sizes::<N>("kernel_shape", 0)? != kernel => Err(Error::input(format!(
+            "kernel_shape: expected {kernel:?} as the weight, found {:?}",
+            site.ints("kernel_shape").unwrap_or_default()
+        ))),
         _ => Ok(()),
     }
 }

@@ -41,7 +41,9 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     let (stride, dilation) = (site.sizes::<N>("strides", 1)?, site.sizes::<N>("dilations", 1)?);
     let (before, output) = extents(site, input, kernel, stride, dilation)?;
     if stride.contains(&0) || dilation.contains(&0) || output.contains(&0) {
-        return Err(Error::input(format!("output of {output:?} with stride {stride:?} and dilation {dilation:?}: expected sizes from 1 on")));
+        return Err(Error::input(format!(
+            "output of {output:?} with stride {stride:?} and dilation {dilation:?}: expected sizes from 1 on"
+        )));
     }
     // a single spatial axis is a map of height 1
     let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
@@ -102,9 +104,10 @@ fn extents<const N: usize>(
         let (before, after) = super::conv::padding(site, input, kernel, stride, dilation)?;
         let mut output = [0; N];
         for i in 0..N {
-            output[i] = full[i].checked_sub(before[i] + after[i]).filter(|&n| n > 0).ok_or_else(|| {
-                Error::input(format!("pads: expected less than the output's {full:?}, found {before:?} and {after:?}"))
-            })?;
+            output[i] = full[i]
+                .checked_sub(before[i] + after[i])
+                .filter(|&n| n > 0)
+                .ok_or_else(|| Error::input(format!("pads: expected less than the output's {full:?}, found {before:?} and {after:?}")))?;
         }
         return Ok((before, output));
     };

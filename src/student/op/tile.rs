@@ -17,7 +17,8 @@ struct Tile {
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let input = site.shape(0)?.to_vec();
     let repeats = site.known_ints(1)?.ok_or_else(|| Error::input("repeats are missing"))?;
-    let repeats = repeats.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("repeats").because(e))?;
+    let repeats =
+        repeats.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("repeats").because(e))?;
     let (view, output) = tiled(&input, &repeats)?;
     Ok(Built::new(Tile { view, input, output: output.clone() }, [0], output))
 }
