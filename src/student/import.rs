@@ -204,7 +204,7 @@ fn parameter_slots(operator: &str) -> (&'static [usize], bool) {
     match operator {
         "Conv" | "ConvTranspose" => (&[1, 2], true),
         "Gemm" => (&[0, 1, 2], true),
-        "MatMul" => (&[0, 1], true),
+        "MatMul" | "Einsum" => (&[0, 1], true),
         "BatchNormalization" | "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => (&[1, 2], false),
         "PRelu" | "RMSNormalization" => (&[1], false),
         // an embedding: rows picked by data
@@ -249,7 +249,7 @@ fn what_trains(
             for name in names {
                 let Some(leaf) = leaves.get(name) else { continue };
                 let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node);
-                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Concat")
+                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Concat")
                     && active
                     && leaf.value.len() > 1
                     && !leaf.constant_node;

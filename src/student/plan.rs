@@ -113,9 +113,12 @@ pub(super) fn plan(
     mark_last_uses(&mut steps);
     let mut constants = BTreeMap::new();
     for (id, host) in graph.constants.iter().chain(&known) {
-        let used = steps.iter().any(|s| s.inputs.contains(id));
-        if (used || host.is_float()) && shapes.insert(*id, host.shape.clone()).is_none() && used {
-            let node = steps.iter().find(|s| s.inputs.contains(id)).map_or(0, |s| s.node);
+        let reader = steps.iter().find(|s| s.inputs.contains(id)).map(|s| s.node);
+        if reader.is_none() && !host.is_float() {
+            continue;
+        }
+        let new = shapes.insert(*id, host.shape.clone()).is_none();
+        if let (true, Some(node)) = (new, reader) {
             constants.insert(*id, narrow(&host.floats(), &host.shape, dtype).map_err(|reason| Refusal { node, reason })?);
         }
     }

@@ -297,6 +297,9 @@ fn arithmetic() -> Vec<Case> {
         case("Sum", &[&[3, 1], &[4], &[2, 1, 1]]),
         case("Mean", &[&[3, 1], &[4], &[2, 1, 1]]),
         case("Mod", &[&[3, 4], &[4]]).int("fmod", 1).positive(),
+        case("Mod", &[&[3, 4], &[4]]).positive().not_in_runtime(), // of floats since opset 25
+        case("CumSum", &[&[3, 4]]).known_of(&[], &[1]).at(&[11, 14]),
+        case("CumSum", &[&[3, 4, 2]]).known_of(&[], &[-2]).int("exclusive", 1).int("reverse", 1),
     ]);
     all
 }
@@ -377,6 +380,19 @@ fn products() -> Vec<Case> {
         (&[1, 1, 1], &[1, 1]),
     ];
     all.extend(shapes.iter().map(|(a, b)| case("MatMul", &[a, b])));
+    let equations: [(&'static str, &[&[usize]]); 10] = [
+        ("ij,jk->ik", &[&[2, 3], &[3, 4]]),
+        ("bhid,bhjd->bhij", &[&[2, 3, 2, 4], &[2, 3, 5, 4]]),
+        ("bhij,bjhd->bihd", &[&[2, 3, 2, 4], &[2, 4, 3, 5]]),
+        ("bchw,oc->bohw", &[&[2, 3, 1, 4], &[2, 3]]),
+        ("i,j->ji", &[&[3], &[2]]),
+        ("ij,ij", &[&[3, 2], &[3, 2]]),
+        ("ijk,kl", &[&[3, 2, 4], &[4, 2]]),
+        ("ijs,jkt->ki", &[&[3, 2, 2], &[2, 4, 3]]),
+        ("iji->j", &[&[3, 2, 3]]),
+        ("abc->ca", &[&[2, 3, 4]]),
+    ];
+    all.extend(equations.iter().map(|(equation, shapes)| case("Einsum", shapes).text("equation", equation)));
     all
 }
 
@@ -414,6 +430,8 @@ fn views() -> Vec<Case> {
         case("DepthToSpace", &[&[2, 12, 2, 3]]).int("blocksize", 2).at(&[11, 13]),
         case("DepthToSpace", &[&[2, 12, 2, 3]]).int("blocksize", 2).text("mode", "CRD"),
         case("SpaceToDepth", &[&[2, 3, 4, 6]]).int("blocksize", 2),
+        case("Trilu", &[&[2, 3, 4]]),
+        case("Trilu", &[&[4, 3]]).known_of(&[], &[-1]).int("upper", 0),
     ]
 }
 

@@ -16,9 +16,10 @@ enum Function {
     Pow,
     /// The remainder with the sign of the dividend (`fmod`).
     Remainder,
-    /// Of integers: the quotient towards zero, and the remainder with the sign of the divisor.
-    Quotient,
+    /// The remainder with the sign of the divisor.
     Modulo,
+    /// Of integers: towards zero.
+    Quotient,
 }
 
 #[derive(Debug)]
@@ -50,8 +51,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Mul" => Function::Mul,
         "Pow" => Function::Pow,
         "Mod" if site.int("fmod", 0) != 0 => Function::Remainder,
-        "Mod" if site.integer(0) => Function::Modulo,
-        "Mod" => return Err(Error::input("fmod: expected 1 for floats, found 0")),
+        "Mod" => Function::Modulo,
         _ if site.integer(0) && site.integer(1) => Function::Quotient,
         _ => Function::Div,
     };
@@ -111,11 +111,12 @@ impl Binary {
                     self.sloped(kept, d, b_shape, |a, b| if still(a, b) { T::zero() } else { a.powf(b) * a.ln() })
                 })?,
             ]),
-            Function::Remainder => {
+            Function::Remainder | Function::Modulo => {
                 let own = when(0, &|| self.passed::<T>(dy, a_shape))?;
-                Ok(vec![own, when(1, &|| self.sloped(kept, d, b_shape, |a, b| -(a / b).trunc()))?])
+                let whole: fn(T) -> T = if self.function == Function::Remainder { T::trunc } else { T::floor };
+                Ok(vec![own, when(1, &|| self.sloped(kept, d, b_shape, |a, b| -whole(a / b)))?])
             }
-            Function::Quotient | Function::Modulo => Ok(vec![None, None]),
+            Function::Quotient => Ok(vec![None, None]),
         }
     }
 }
@@ -137,7 +138,7 @@ impl Operator for Binary {
             };
             tensor(y, &self.out)
         })?;
-        let keep = matches!(self.function, Function::Mul | Function::Div | Function::Pow | Function::Remainder);
+        let keep = matches!(self.function, Function::Mul | Function::Div | Function::Pow | Function::Remainder | Function::Modulo);
         Ok(Forward::one(y, if keep { vec![inputs[0].clone(), inputs[1].clone()] } else { Vec::new() }))
     }
 

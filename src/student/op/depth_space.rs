@@ -21,22 +21,29 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let block = usize::try_from(site.int("blocksize", 0)).unwrap_or(0);
     let wrong = || Error::input(format!("blocksize {block} does not divide input {:?}", [n, c, h, w]));
     let area = block.checked_mul(block).filter(|&a| a > 0).ok_or_else(wrong)?;
+    let depth_first = match site.text("mode").as_deref() {
+        None | Some("DCR") => true,
+        Some("CRD") => false,
+        Some(other) => return Err(Error::input(format!("mode: expected DCR or CRD, found {other}"))),
+    };
     let (shape, order, output) = if site.operator() == "DepthToSpace" {
         if !c.is_multiple_of(area) {
             return Err(wrong());
         }
         let depth = c / area;
         let output = vec![n, depth, h * block, w * block];
-        match site.text("mode").as_deref() {
-            None | Some("DCR") => ([n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2], output),
-            Some("CRD") => ([n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3], output),
-            Some(other) => return Err(Error::input(format!("mode: expected DCR or CRD, found {other}"))),
+        if depth_first {
+            ([n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2], output)
+        } else {
+            ([n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3], output)
         }
     } else {
         if !h.is_multiple_of(block) || !w.is_multiple_of(block) {
             return Err(wrong());
         }
-        ([n, c, h / block, block, w / block, block], [0, 3, 5, 1, 2, 4], vec![n, c * area, h / block, w / block])
+        let output = vec![n, c * area, h / block, w / block];
+        let shape = [n, c, h / block, block, w / block, block];
+        (shape, if depth_first { [0, 3, 5, 1, 2, 4] } else { [0, 1, 3, 5, 2, 4] }, output)
     };
     let forward = transposed(&shape, &order);
     let mut inverse = [0; 6];

@@ -59,7 +59,9 @@ impl Operator for Gather {
         typed!(inputs[0].dtype(), T => {
             let mut out: Vec<T> = Vec::with_capacity(self.output.iter().product());
             for block in x.of::<T>()?.chunks_exact((self.size * self.inner).max(1)) {
-                places.iter().for_each(|&i| out.extend_from_slice(&block[i as usize * self.inner..][..self.inner]));
+                for &i in &places {
+                    out.extend_from_slice(&block[i as usize * self.inner..][..self.inner]);
+                }
             }
             let mut forward = Forward::one(tensor(out, &self.output)?, Vec::new());
             forward.saved.places = places;

@@ -8,8 +8,10 @@ mod compare;
 mod concat;
 mod conv;
 mod conv_transpose;
+mod cumulate;
 mod depth_space;
 mod dropout;
+mod einsum;
 mod gather;
 mod gemm;
 mod group_norm;
@@ -27,6 +29,7 @@ mod separable;
 pub(super) mod site;
 mod softmax;
 pub(super) mod tile;
+mod triangle;
 mod unary;
 mod variadic;
 pub(super) mod view;
@@ -136,6 +139,9 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
         }
         "Gemm" => (gemm::build, &["alpha", "beta", "transA", "transB"]),
         "MatMul" => (matmul::build, &[]),
+        "Einsum" => (einsum::build, &["equation"]),
+        "CumSum" => (cumulate::build, &["exclusive", "reverse"]),
+        "Trilu" => (triangle::build, &["upper"]),
         "Add" | "Sub" | "Mul" | "Div" => (binary::build, &[]),
         "Mod" => (binary::build, &["fmod"]),
         "Max" | "Min" | "Sum" | "Mean" => (variadic::build, &[]),
@@ -148,8 +154,7 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
         "Transpose" => (view::build, &["perm"]),
         "Expand" => (view::build, &[]),
         "Tile" => (tile::build, &[]),
-        "DepthToSpace" => (depth_space::build, &["blocksize", "mode"]),
-        "SpaceToDepth" => (depth_space::build, &["blocksize"]),
+        "DepthToSpace" | "SpaceToDepth" => (depth_space::build, &["blocksize", "mode"]),
         "Gather" => (gather::build, &["axis"]),
         "Pad" => (pad::build, &["mode", "pads", "value"]),
         "Resize" => (

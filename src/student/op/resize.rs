@@ -132,12 +132,11 @@ fn taps(mode: Mode, coordinates: Coordinates, o: usize, from: usize, to: usize, 
     match mode {
         Mode::Nearest(nearest) => {
             let place = match nearest {
-                Nearest::Floor => x.floor(),
                 Nearest::Ceil => x.ceil(),
                 Nearest::RoundPreferFloor => (x - 0.5).ceil(),
                 Nearest::RoundPreferCeil => (x + 0.5).floor(),
                 Nearest::Simple if scale < 1.0 => x.ceil(),
-                Nearest::Simple => x.floor(),
+                Nearest::Floor | Nearest::Simple => x.floor(),
             };
             vec![(clamp(place), 1.0)]
         }

@@ -48,6 +48,12 @@ impl Variadic {
         }
     }
 
+    /// 1 where an operand is the extreme.
+    fn hits<T: Element>(&self, y: &[T], x: &Tensor, shape: &[usize]) -> Result<Vec<T>> {
+        let same = |y: T, x: T| if x == y { T::one() } else { T::zero() };
+        Ok(broadcast_zip((y, &self.output), (data(x)?.of::<T>()?, shape), &self.output, same))
+    }
+
     fn summed<T: Element>(&self, full: Vec<T>, to: &[usize]) -> Result<Tensor> {
         if to == self.output { tensor(full, to) } else { tensor(reduce_sum(&full, &self.output, to), to) }
     }
@@ -90,18 +96,15 @@ impl Operator for Variadic {
             }
             let y = data(saved(&kept, self.inputs.len())?)?;
             let y = y.of::<T>()?;
-            let same = |y: T, x: T| if x == y { 1.0 } else { 0.0 };
             let mut ties: Vec<T> = vec![0.0; y.len()];
             for (i, shape) in self.inputs.iter().enumerate() {
-                let x = data(saved(&kept, i)?)?;
-                let hits = broadcast_zip((y, out), (x.of::<T>()?, shape), out, same);
+                let hits = self.hits(y, saved(&kept, i)?, shape)?;
                 ties.iter_mut().zip(hits).for_each(|(n, hit)| *n += hit);
             }
             let share = broadcast_zip((d, out), (&ties, out), out, |d, n| d / n);
             let mut result = vec![None; wanted.len()];
             for (i, shape) in self.inputs.iter().enumerate().filter(|(i, _)| wanted[*i]) {
-                let x = data(saved(&kept, i)?)?;
-                let hits = broadcast_zip((y, out), (x.of::<T>()?, shape), out, same);
+                let hits = self.hits(y, saved(&kept, i)?, shape)?;
                 result[i] = Some(self.summed(broadcast_zip((&hits, out), (&share, out), out, |h, s| h * s), shape)?);
             }
             Ok(result)
