@@ -1,12 +1,15 @@
 //! Constant folding: what a graph computes from shapes and constants alone is known once the input shapes are.
 
+mod arrange;
+
 use super::Mode;
-use super::op::site::{INTEGERS, Site, attribute, axis};
-use super::op::{self, binary, reshape, tile, view};
+use super::op::site::{INTEGERS, Site, attribute};
+use super::op::{self, binary, reshape, view};
 use super::value::{narrow, wide};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather};
+use arrange::{concatenated, gathered, scattered, tiled};
 
 /// A known value: integers (booleans among them) or numbers, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +153,7 @@ pub(super) fn supported(operator: &str) -> bool {
             | "Identity"
             | "Split"
             | "ReduceProd"
+            | "ScatterND"
             | "Tile"
             | "Dropout"
     )
@@ -166,8 +170,18 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     if !site.shapes.iter().zip(&site.constants).all(|(shape, known)| shape.is_none() || known.is_some()) {
         return Ok(None);
     }
-    if !supported(operator) || (matches!(operator, "Max" | "Min") && site.shapes.len() != 2) {
-        return if op::supported(operator) && !site.shapes.is_empty() { computed(site).map(Some) } else { Ok(None) };
+    // of these only the usual form is folded here
+    let other_form = match operator {
+        "Max" | "Min" => site.shapes.len() != 2,
+        "Mod" => site.int("fmod", 0) != 0,
+        _ => false,
+    };
+    if !supported(operator) || other_form {
+        return if op::refusal(site.node).as_deref() != Some(op::UNKNOWN) && !site.shapes.is_empty() {
+            computed(site).map(Some)
+        } else {
+            Ok(None)
+        };
     }
     if operator == "Split" {
         let x = known(site, 0)?;
@@ -254,69 +268,13 @@ fn one(site: &Site<'_>, operator: &str, fill: Option<&Host>) -> Result<Host> {
             limit(&shape)?;
             x()?.viewed(&Strided::broadcast(&x()?.shape, &shape))?
         }
+        "ScatterND" => scattered(x()?, known(site, 1)?, known(site, 2)?, site.text("reduction").as_deref())?,
         "Tile" => tiled(x()?, &known(site, 1)?.sizes()?)?,
         "Where" => chosen(x()?, known(site, 1)?, known(site, 2)?)?,
         "ReduceProd" => product(site, x()?)?,
         _ if site.shapes.len() == 1 => unary(operator, x()?)?,
         _ => arithmetic(operator, x()?, known(site, 1)?)?,
     })
-}
-
-fn gathered(x: &Host, indices: &Host, at: i64) -> Result<Host> {
-    let at = axis(at, x.shape.len())?;
-    let size = i64::try_from(x.shape[at]).unwrap_or(i64::MAX);
-    let inner: usize = x.shape[at + 1..].iter().product();
-    let outer: usize = x.shape[..at].iter().product();
-    let mut places = Vec::new();
-    for block in 0..outer {
-        for &i in indices.ints()? {
-            let i = usize::try_from(if i < 0 { i + size } else { i }).ok().filter(|&i| i < x.shape[at]);
-            let i = i.ok_or_else(|| Error::input(format!("indices: expected less than {size}")))?;
-            let start = (block * x.shape[at] + i) * inner;
-            places.extend(start..start + inner);
-        }
-    }
-    let shape = [&x.shape[..at], &indices.shape[..], &x.shape[at + 1..]].concat();
-    limit(&shape)?;
-    Ok(picked(x, &places, shape))
-}
-
-fn picked(x: &Host, places: &[usize], shape: Vec<usize>) -> Host {
-    match &x.numbers {
-        Numbers::Int(v) => Host::int(shape, places.iter().map(|&p| v[p]).collect()),
-        Numbers::Float(v) => Host::float(shape, places.iter().map(|&p| v[p]).collect()),
-    }
-}
-
-fn concatenated(site: &Site<'_>) -> Result<Host> {
-    let parts = (0..site.shapes.len()).map(|i| known(site, i)).collect::<Result<Vec<_>>>()?;
-    let first = parts.first().ok_or_else(|| Error::input("concat of nothing"))?;
-    let at = axis(site.int("axis", 0), first.shape.len())?;
-    let mut shape = first.shape.clone();
-    shape[at] = 0;
-    for part in &parts {
-        let fits = part.shape.len() == shape.len() && part.shape.iter().zip(&shape).enumerate().all(|(i, (a, b))| i == at || a == b);
-        if !fits {
-            return Err(Error::input(format!("shapes {:?} and {:?} do not join along axis {at}", first.shape, part.shape)));
-        }
-        shape[at] += part.shape[at];
-    }
-    let outer: usize = shape[..at].iter().product();
-    let run = |part: &Host| part.shape[at..].iter().product::<usize>();
-    if parts.iter().all(|p| !p.is_float()) {
-        let values = parts.iter().map(|p| p.ints()).collect::<Result<Vec<_>>>()?;
-        let joined =
-            (0..outer).flat_map(|o| parts.iter().zip(&values).flat_map(move |(p, v)| v[o * run(p)..(o + 1) * run(p)].iter().copied()));
-        return Ok(Host::int(shape, joined.collect()));
-    }
-    let values: Vec<Vec<f64>> = parts.iter().map(|p| p.floats()).collect();
-    let mut joined = Vec::new();
-    for o in 0..outer {
-        for (p, v) in parts.iter().zip(&values) {
-            joined.extend_from_slice(&v[o * run(p)..(o + 1) * run(p)]);
-        }
-    }
-    Ok(Host::float(shape, joined))
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a cast to an integer truncates")]
@@ -362,11 +320,6 @@ fn chosen(condition: &Host, a: &Host, b: &Host) -> Result<Host> {
     }
     let (a, b) = (a.floats(), b.floats());
     Ok(Host::float(shape, condition.iter().zip(a.iter().zip(&b)).map(|(&c, (&a, &b))| if c != 0 { a } else { b }).collect()))
-}
-
-fn tiled(x: &Host, repeats: &[usize]) -> Result<Host> {
-    let (view, output) = tile::tiled(&x.shape, repeats)?;
-    Ok(x.viewed(&view)?.reshaped(output))
 }
 
 /// `ReduceProd` of a shape.

@@ -5,6 +5,10 @@
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    clippy::type_complexity,
+    clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "small numbers that the tests make themselves"
 )]

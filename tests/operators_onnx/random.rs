@@ -256,7 +256,7 @@ impl Growth {
             7 if size <= LARGEST / 2 => {
                 let mode = self.random.pick(&["constant", "edge", "reflect"]);
                 let mut pads = vec![0i64; 2 * shape.len()];
-                pads[axis] = if shape[axis] > 1 { 1 } else { 0 };
+                pads[axis] = i64::from(shape[axis] > 1);
                 pads[shape.len() + axis] = if shape[axis] > 2 { self.random.pick(&[-1, 0, 2]) } else { 0 };
                 if mode == "reflect" && shape[axis] < 4 {
                     pads.fill(0);

@@ -52,16 +52,16 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         }
     }
     let size = |label: char| sizes.iter().find(|(l, _)| *l == label).map_or(1, |(_, n)| *n);
-    let result: Vec<char> = match right {
-        Some(right) => right.chars().collect(),
-        // what occurs once, in the order of the alphabet
-        None => {
+    let result: Vec<char> = right.map_or_else(
+        || {
+            // what occurs once, in the order of the alphabet
             let all: Vec<char> = operands.concat();
             let mut once: Vec<char> = sizes.iter().map(|(l, _)| *l).filter(|l| all.iter().filter(|o| *o == l).count() == 1).collect();
             once.sort_unstable();
             once
-        }
-    };
+        },
+        |right| right.chars().collect(),
+    );
     if result.iter().enumerate().any(|(i, l)| result[..i].contains(l) || !sizes.iter().any(|(s, _)| s == l)) {
         return Err(wrong("the result repeats a label or has one that no operand has"));
     }

@@ -41,6 +41,7 @@ pub(super) use site::Site;
 
 use super::Mode;
 use crate::error::{Error, Result};
+use crate::onnx::proto::NodeProto;
 use candle_core::Tensor;
 use std::fmt::Debug;
 
@@ -184,10 +185,15 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
     })
 }
 
-/// Whether there is an operator of this ONNX name.
-pub(super) fn supported(operator: &str) -> bool {
-    builder(operator).is_some()
+/// Why a node cannot run whatever its inputs: its operator, or an attribute that would change the meaning.
+pub(super) fn refusal(node: &NodeProto) -> Option<String> {
+    let Some((_, attributes)) = builder(node.op_type()) else { return Some(UNKNOWN.to_owned()) };
+    let other = node.attribute.iter().find(|a| !attributes.contains(&a.name()))?;
+    Some(format!("attribute {} is not supported", other.name()))
 }
+
+/// The refusal of an operator that is missing.
+pub(super) const UNKNOWN: &str = "operator not supported";
 
 /// Before it, broadcasting and batch normalisation had other rules.
 const EARLIEST_OPSET: i64 = 7;
@@ -197,10 +203,10 @@ const EARLIEST_OPSET: i64 = 7;
 /// # Errors
 /// When the operator is unknown, or its attributes ask for what it cannot do.
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
-    let (build, attributes) = builder(site.operator()).ok_or_else(|| Error::input("operator not supported"))?;
-    if let Some(other) = site.node.attribute.iter().find(|a| !attributes.contains(&a.name())) {
-        return Err(Error::input(format!("attribute {} is not supported", other.name())));
+    if let Some(reason) = refusal(site.node) {
+        return Err(Error::input(reason));
     }
+    let (build, _) = builder(site.operator()).ok_or_else(|| Error::input(UNKNOWN))?;
     if site.opset < EARLIEST_OPSET {
         return Err(Error::input(format!("opset: expected {EARLIEST_OPSET} or later, found {}", site.opset)));
     }

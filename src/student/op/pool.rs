@@ -67,9 +67,6 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
             ))
         })?;
     }
-    if site.node.output.get(1).is_some_and(|o| !o.is_empty()) {
-        return Err(Error::input("the places of the maxima as an output are not supported"));
-    }
     // a single spatial axis is a map of height 1
     let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
     let window = Window {

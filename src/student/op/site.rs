@@ -43,7 +43,7 @@ impl<'a> Site<'a> {
         self.attribute(name).map(|a| a.ints.as_slice())
     }
 
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub(in crate::student) fn text(&self, name: &str) -> Option<String> {
         self.attribute(name).map(|a| String::from_utf8_lossy(a.s()).into_owned())
     }
 
