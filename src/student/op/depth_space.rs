@@ -20,7 +20,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let [n, c, h, w] = site.shape_of::<4>(0)?;
     let block = usize::try_from(site.int("blocksize", 0)).unwrap_or(0);
     let wrong = || Error::input(format!("blocksize {block} does not divide input {:?}", [n, c, h, w]));
-    let area = block.checked_mul(block).filter(|&a| a > 0).ok_or_else(wrong)?;
+    let area = block.checked_mul(block).filter(|&a| a > 0 && ![n, c, h, w].contains(&0)).ok_or_else(wrong)?;
     let depth_first = match site.text("mode").as_deref() {
         None | Some("DCR") => true,
         Some("CRD") => false,
@@ -41,7 +41,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         if !h.is_multiple_of(block) || !w.is_multiple_of(block) {
             return Err(wrong());
         }
-        let output = vec![n, c * area, h / block, w / block];
+        let output = vec![n, c.checked_mul(area).ok_or_else(wrong)?, h / block, w / block];
         let shape = [n, c, h / block, block, w / block, block];
         (shape, if depth_first { [0, 3, 5, 1, 2, 4] } else { [0, 1, 3, 5, 2, 4] }, output)
     };

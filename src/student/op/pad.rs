@@ -1,6 +1,6 @@
 //! `Pad`: constant, reflect, edge and wrap; negative pads crop, before the others fill.
 
-use super::separable::Separable;
+use super::separable::{LONGEST_AXIS, Separable};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -75,7 +75,7 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
     for (axis, e) in ends.iter().enumerate().filter(|(_, e)| e.crop != [0, 0] || e.fill != [0, 0]) {
         let size = input[axis] - e.crop[0] - e.crop[1];
         let furthest = e.fill[0].max(e.fill[1]);
-        if (size == 0 && furthest > 0) || (mode == "reflect" && furthest >= size.max(1)) {
+        if (size == 0 && furthest > 0) || (mode == "reflect" && furthest >= size.max(1)) || furthest > LONGEST_AXIS {
             return Err(Error::input(format!("pads: axis {axis} of size {size} cannot be padded by {furthest} in mode {mode}")));
         }
         let source = |o: usize| match (o.checked_sub(e.fill[0]), mode) {

@@ -1,7 +1,7 @@
 //! `Resize` and `Upsample`: nearest, linear and cubic interpolation, axis by axis. Coordinates are taken in float32 as ONNX Runtime takes
 //! them, so that the trained student reads the same pixels there.
 
-use super::separable::Separable;
+use super::separable::{LONGEST_AXIS, Separable};
 use super::{Built, Site};
 use crate::error::{Error, Result};
 use crate::kernel::resample::Taps;
@@ -81,8 +81,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 /// Output size and scale of each resized axis.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as ONNX Runtime takes them")]
 fn extents(site: &Site<'_>, input: &[usize], axes: &[usize], early: bool) -> Result<Vec<(usize, f32)>> {
-    let fits = |size: usize| size > 0 && size < 1 << 31;
-    let wrong = |what: String| Error::input(format!("{what}: expected a size from 1 on for each of {} axes", axes.len()));
+    let fits = |size: usize| size > 0 && size <= LONGEST_AXIS;
+    let wrong = |what: String| Error::input(format!("{what}: expected a size from 1 to {LONGEST_AXIS} for each of {} axes", axes.len()));
     let sizes = if early { None } else { site.known_ints(3)?.filter(|s| !s.is_empty()) };
     if let Some(sizes) = sizes {
         if let Some(policy) = site.text("keep_aspect_ratio_policy").filter(|p| p != "stretch") {

@@ -6,6 +6,9 @@ use crate::kernel::resample::{Taps, backward, forward};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
+/// Longest axis that is made: what each position reads is written out when a graph is planned.
+pub(super) const LONGEST_AXIS: usize = 1 << 20;
+
 /// One resampled axis: its size before, the elements behind one index, and what each output reads.
 #[derive(Debug)]
 struct Stage {
