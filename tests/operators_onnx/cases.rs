@@ -380,6 +380,19 @@ fn products() -> Vec<Case> {
         (&[1, 1, 1], &[1, 1]),
     ];
     all.extend(shapes.iter().map(|(a, b)| case("MatMul", &[a, b])));
+    let attention = |shapes: &[&[usize]]| case("Attention", shapes).at(&[23]);
+    all.extend([
+        attention(&[&[2, 3, 4, 2], &[2, 3, 5, 2], &[2, 3, 5, 3]]),
+        attention(&[&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4]]).int("is_causal", 1).float("scale", 0.3),
+        attention(&[&[2, 4, 3, 2], &[2, 2, 5, 2], &[2, 2, 5, 1]]),
+        attention(&[&[2, 2, 3, 2], &[2, 2, 4, 2], &[2, 2, 4, 2], &[3, 4]]),
+        attention(&[&[2, 2, 3, 2], &[2, 2, 4, 2], &[2, 2, 4, 2], &[2, 1, 3, 4]]),
+        attention(&[&[2, 3, 4], &[2, 5, 4], &[2, 5, 6]]).int("q_num_heads", 2).int("kv_num_heads", 2),
+        attention(&[&[1, 3, 8], &[1, 5, 4], &[1, 5, 2]]).int("q_num_heads", 4).int("kv_num_heads", 2),
+    ]);
+    let mut hidden = attention(&[&[1, 2, 2, 3], &[1, 2, 3, 3], &[1, 2, 3, 2]]);
+    hidden.operands.push(Operand::Bools(vec![2, 3], vec![true, false, true, true, true, false]));
+    all.push(hidden);
     let equations: [(&'static str, &[&[usize]]); 10] = [
         ("ij,jk->ik", &[&[2, 3], &[3, 4]]),
         ("bhid,bhjd->bhij", &[&[2, 3, 2, 4], &[2, 3, 5, 4]]),

@@ -1,6 +1,7 @@
 //! The operators: each is plain data, planned for fixed input shapes, with an explicit forward and backward.
 
 mod activation;
+mod attention;
 mod batch_norm;
 pub(super) mod binary;
 mod cast;
@@ -140,6 +141,10 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
         }
         "Gemm" => (gemm::build, &["alpha", "beta", "transA", "transB"]),
         "MatMul" => (matmul::build, &[]),
+        "Attention" => (
+            attention::build,
+            &["is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap", "softmax_precision"],
+        ),
         "Einsum" => (einsum::build, &["equation"]),
         "CumSum" => (cumulate::build, &["exclusive", "reverse"]),
         "Trilu" => (triangle::build, &["upper"]),
