@@ -129,12 +129,12 @@ fn an_unsupported_operator_is_listed_with_its_node() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students/mlp_bn.onnx");
     let mut proto = Model::read(&path).unwrap().proto().clone();
     let node = proto.graph.as_mut().unwrap().node.iter_mut().find(|n| n.op_type() == "Relu").unwrap();
-    node.op_type = Some("Celu".into());
+    node.op_type = Some("Hardmax".into());
     node.name = Some("odd".into());
     let model = Model::from_proto(proto).unwrap();
     let error = Student::import(&model, &ImportOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("Celu") && error.contains("odd"), "{error}");
+    assert!(error.contains("Hardmax") && error.contains("odd"), "{error}");
     let check = Student::check(&model).unwrap();
     assert_eq!(check.blockers.len(), 1);
-    assert_eq!(check.blockers[0].1, "Celu");
+    assert_eq!(check.blockers[0].1, "Hardmax");
 }

@@ -9,8 +9,10 @@ pub mod conv;
 pub mod elementwise;
 mod float;
 mod gemm;
+pub mod lrn;
 pub mod norm;
 pub mod pool;
+pub mod resample;
 pub mod softmax;
 pub mod strided;
 

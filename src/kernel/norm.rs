@@ -1,4 +1,4 @@
-//! Batch and layer normalisation. Statistics are taken by plane as (mean, M2) and combined in double precision.
+//! Batch, layer and root-mean-square normalisation. Statistics are taken by plane as (mean, M2) and combined in double precision.
 
 use super::Float;
 use super::elementwise::{dot, squared_deviation, sum};
@@ -167,6 +167,16 @@ pub fn row_statistics<T: Float>(x: &[T], width: usize, epsilon: f64) -> Vec<(f64
         .collect()
 }
 
+/// Zero in the mean's place and the reciprocal root mean square of every row.
+///
+/// # Shapes
+/// As [`row_statistics`].
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "counts of elements in memory")]
+pub fn row_scales<T: Float>(x: &[T], width: usize, epsilon: f64) -> Vec<(f64, f64)> {
+    x.par_chunks(width).map(|row| (0.0, 1.0 / (dot(row, row) / width as f64 + epsilon).sqrt())).collect()
+}
+
 /// Layer normalisation: `y = (x − mean)·rstd·scale + bias` by row.
 ///
 /// # Shapes
@@ -187,13 +197,14 @@ pub fn layer_forward<T: Float>(x: &[T], statistics: &[(f64, f64)], scale: &[T], 
     out
 }
 
-/// The input gradient of layer normalisation: with g = dy·scale and x̂ normalised, `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row.
+/// The input gradient of layer normalisation: with g = dy·scale and x̂ normalised, `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row; without
+/// `mean(g)` where the rows are not `centred` (root-mean-square normalisation).
 ///
 /// # Shapes
 /// As [`layer_forward`].
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "counts of elements in memory")]
-pub fn layer_input_gradient<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64)], scale: &[T]) -> Vec<T> {
+pub fn layer_input_gradient<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64)], scale: &[T], centred: bool) -> Vec<T> {
     let width = scale.len();
     let mut out = vec![T::zero(); x.len()];
     let rows = out.par_chunks_mut(width).zip(x.par_chunks(width).zip(dy.par_chunks(width))).zip(statistics);
@@ -204,7 +215,7 @@ pub fn layer_input_gradient<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64
             total += g;
             weighted += g * (x.wide() - mean) * rstd;
         }
-        let (total, weighted) = (total / width as f64, weighted / width as f64);
+        let (total, weighted) = (if centred { total / width as f64 } else { 0.0 }, weighted / width as f64);
         for (((o, x), dy), s) in out.iter_mut().zip(x).zip(dy).zip(scale) {
             let normal = (x.wide() - mean) * rstd;
             *o = T::of(rstd * (dy.wide() * s.wide() - total - normal * weighted));

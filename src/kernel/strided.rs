@@ -201,6 +201,26 @@ pub fn reduce_sum<T: Float>(data: &[T], from: &[usize], to: &[usize]) -> Vec<T> 
     out.into_iter().map(T::of).collect()
 }
 
+/// Folds a dense array by `f` over the axes that `to` broadcasts along, in row-major order from `init` on.
+#[must_use]
+pub fn reduce_fold<T: Float>(data: &[T], from: &[usize], to: &[usize], init: T, f: impl Fn(T, T) -> T) -> Vec<T> {
+    let mut out = vec![init; to.iter().product()];
+    if data.is_empty() || out.is_empty() {
+        return out;
+    }
+    let view = Strided::broadcast(to, from).simplified();
+    let width = view.shape[view.shape.len() - 1];
+    let mut rows = data.chunks_exact(width);
+    view.rows(0..rows.len(), |first, stride| {
+        let Some(row) = rows.next() else { return };
+        for (i, &r) in row.iter().enumerate() {
+            let o = &mut out[at(first, stride, i)];
+            *o = f(*o, r);
+        }
+    });
+    out
+}
+
 /// `f(a, b)` with both repeated to `shape` by broadcasting.
 ///
 /// # Shapes
@@ -300,5 +320,7 @@ mod tests {
         assert_eq!(reduce_sum(&a, &[3, 2], &[1, 1]), [15.]);
         assert_eq!(reduce_sum(&a, &[1, 3, 2], &[3, 2]), a);
         assert_eq!(reduce_sum(&a, &[1, 3, 2], &[1, 3, 1]), [1., 5., 9.]);
+        assert_eq!(reduce_fold(&a, &[3, 2], &[1, 2], f64::NEG_INFINITY, f64::max), [4., 5.]);
+        assert_eq!(reduce_fold(&a, &[3, 2], &[3, 1], f64::INFINITY, f64::min), [0., 2., 4.]);
     }
 }

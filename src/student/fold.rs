@@ -1,10 +1,15 @@
 //! Constant folding: what a graph computes from shapes and constants alone is known once the input shapes are.
 
-use super::op::site::{Site, attribute, axis};
-use super::op::{binary, reshape, view};
+mod arrange;
+
+use super::Mode;
+use super::op::site::{INTEGERS, Site, attribute};
+use super::op::{self, binary, reshape, view};
+use super::value::{narrow, wide};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
-use crate::kernel::strided::{Strided, dense_strides, gather};
+use crate::kernel::strided::{Strided, gather};
+use arrange::{concatenated, gathered, scattered, tiled};
 
 /// A known value: integers (booleans among them) or numbers, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +153,7 @@ pub(super) fn supported(operator: &str) -> bool {
             | "Identity"
             | "Split"
             | "ReduceProd"
-            | "ReduceSum"
+            | "ScatterND"
             | "Tile"
             | "Dropout"
     )
@@ -162,14 +167,48 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     if let Some(host) = of_shape(site, operator)? {
         return Ok(Some(vec![host]));
     }
-    if !supported(operator) || !site.shapes.iter().zip(&site.constants).all(|(shape, known)| shape.is_none() || known.is_some()) {
+    if !site.shapes.iter().zip(&site.constants).all(|(shape, known)| shape.is_none() || known.is_some()) {
         return Ok(None);
+    }
+    // of these only the usual form is folded here
+    let other_form = match operator {
+        "Max" | "Min" => site.shapes.len() != 2,
+        "Mod" => site.int("fmod", 0) != 0,
+        _ => false,
+    };
+    if !supported(operator) || other_form {
+        return if op::refusal(site.node).as_deref() != Some(op::UNKNOWN) && !site.shapes.is_empty() {
+            computed(site).map(Some)
+        } else {
+            Ok(None)
+        };
     }
     if operator == "Split" {
         let x = known(site, 0)?;
         return view::split(site, &x.shape)?.iter().map(|v| x.viewed(v)).collect::<Result<_>>().map(Some);
     }
     Ok(Some(vec![one(site, operator, fill)?]))
+}
+
+/// The outputs of a numeric operator on known inputs, in double precision.
+#[allow(clippy::cast_possible_truncation, reason = "integers came in and were computed with exactly")]
+fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
+    let built = op::build(site)?;
+    for shape in &built.outputs {
+        limit(shape)?;
+    }
+    let inputs = built
+        .inputs
+        .iter()
+        .map(|&i| known(site, i).and_then(|host| narrow(&host.floats(), &host.shape, candle_core::DType::F64)))
+        .collect::<Result<Vec<_>>>()?;
+    let run = op::Run { mode: Mode::Eval, freeze_batchnorm: true, seed: 0 };
+    let outputs = built.operator.forward(&inputs.iter().collect::<Vec<_>>(), &run)?.outputs;
+    let host = |t: &candle_core::Tensor| {
+        let (shape, values) = (t.dims().to_vec(), wide(t)?);
+        Ok(if site.yields_integers() { Host::int(shape, values.iter().map(|&v| v as i64).collect()) } else { Host::float(shape, values) })
+    };
+    outputs.iter().map(host).collect()
 }
 
 fn of_shape(site: &Site<'_>, operator: &str) -> Result<Option<Host>> {
@@ -229,73 +268,14 @@ fn one(site: &Site<'_>, operator: &str, fill: Option<&Host>) -> Result<Host> {
             limit(&shape)?;
             x()?.viewed(&Strided::broadcast(&x()?.shape, &shape))?
         }
+        "ScatterND" => scattered(x()?, known(site, 1)?, known(site, 2)?, site.text("reduction").as_deref())?,
         "Tile" => tiled(x()?, &known(site, 1)?.sizes()?)?,
         "Where" => chosen(x()?, known(site, 1)?, known(site, 2)?)?,
-        "ReduceProd" | "ReduceSum" => reduced(site, x()?, operator == "ReduceProd")?,
+        "ReduceProd" => product(site, x()?)?,
         _ if site.shapes.len() == 1 => unary(operator, x()?)?,
         _ => arithmetic(operator, x()?, known(site, 1)?)?,
     })
 }
-
-fn gathered(x: &Host, indices: &Host, at: i64) -> Result<Host> {
-    let at = axis(at, x.shape.len())?;
-    let size = i64::try_from(x.shape[at]).unwrap_or(i64::MAX);
-    let inner: usize = x.shape[at + 1..].iter().product();
-    let outer: usize = x.shape[..at].iter().product();
-    let mut places = Vec::new();
-    for block in 0..outer {
-        for &i in indices.ints()? {
-            let i = usize::try_from(if i < 0 { i + size } else { i }).ok().filter(|&i| i < x.shape[at]);
-            let i = i.ok_or_else(|| Error::input(format!("indices: expected less than {size}")))?;
-            let start = (block * x.shape[at] + i) * inner;
-            places.extend(start..start + inner);
-        }
-    }
-    let shape = [&x.shape[..at], &indices.shape[..], &x.shape[at + 1..]].concat();
-    limit(&shape)?;
-    Ok(picked(x, &places, shape))
-}
-
-fn picked(x: &Host, places: &[usize], shape: Vec<usize>) -> Host {
-    match &x.numbers {
-        Numbers::Int(v) => Host::int(shape, places.iter().map(|&p| v[p]).collect()),
-        Numbers::Float(v) => Host::float(shape, places.iter().map(|&p| v[p]).collect()),
-    }
-}
-
-fn concatenated(site: &Site<'_>) -> Result<Host> {
-    let parts = (0..site.shapes.len()).map(|i| known(site, i)).collect::<Result<Vec<_>>>()?;
-    let first = parts.first().ok_or_else(|| Error::input("concat of nothing"))?;
-    let at = axis(site.int("axis", 0), first.shape.len())?;
-    let mut shape = first.shape.clone();
-    shape[at] = 0;
-    for part in &parts {
-        let fits = part.shape.len() == shape.len() && part.shape.iter().zip(&shape).enumerate().all(|(i, (a, b))| i == at || a == b);
-        if !fits {
-            return Err(Error::input(format!("shapes {:?} and {:?} do not join along axis {at}", first.shape, part.shape)));
-        }
-        shape[at] += part.shape[at];
-    }
-    let outer: usize = shape[..at].iter().product();
-    let run = |part: &Host| part.shape[at..].iter().product::<usize>();
-    if parts.iter().all(|p| !p.is_float()) {
-        let values = parts.iter().map(|p| p.ints()).collect::<Result<Vec<_>>>()?;
-        let joined =
-            (0..outer).flat_map(|o| parts.iter().zip(&values).flat_map(move |(p, v)| v[o * run(p)..(o + 1) * run(p)].iter().copied()));
-        return Ok(Host::int(shape, joined.collect()));
-    }
-    let values: Vec<Vec<f64>> = parts.iter().map(|p| p.floats()).collect();
-    let mut joined = Vec::new();
-    for o in 0..outer {
-        for (p, v) in parts.iter().zip(&values) {
-            joined.extend_from_slice(&v[o * run(p)..(o + 1) * run(p)]);
-        }
-    }
-    Ok(Host::float(shape, joined))
-}
-
-/// ONNX element types that are integers or booleans.
-const INTEGERS: [i64; 9] = [2, 3, 4, 5, 6, 7, 9, 12, 13];
 
 #[allow(clippy::cast_possible_truncation, reason = "a cast to an integer truncates")]
 fn cast(x: &Host, to: i64) -> Host {
@@ -342,31 +322,18 @@ fn chosen(condition: &Host, a: &Host, b: &Host) -> Result<Host> {
     Ok(Host::float(shape, condition.iter().zip(a.iter().zip(&b)).map(|(&c, (&a, &b))| if c != 0 { a } else { b }).collect()))
 }
 
-fn tiled(x: &Host, repeats: &[usize]) -> Result<Host> {
-    if repeats.len() != x.shape.len() {
-        return Err(Error::input(format!("repeats: expected {} sizes, found {}", x.shape.len(), repeats.len())));
-    }
-    // [n] repeated r times is [r, n] with stride 0 along r
-    let shape: Vec<usize> = repeats.iter().zip(&x.shape).flat_map(|(&r, &n)| [r, n]).collect();
-    let strides = dense_strides(&x.shape).into_iter().flat_map(|s| [0, s]).collect();
-    limit(&shape)?;
-    let out = repeats.iter().zip(&x.shape).map(|(r, n)| r * n).collect();
-    Ok(x.viewed(&Strided { shape, strides, offset: 0 })?.reshaped(out))
-}
-
-fn reduced(site: &Site<'_>, x: &Host, product: bool) -> Result<Host> {
+/// `ReduceProd` of a shape.
+fn product(site: &Site<'_>, x: &Host) -> Result<Host> {
     let axes = site.ints_at(1, "axes")?.unwrap_or_default();
     if x.shape.len() != 1 || axes.iter().any(|&a| a != 0 && a != -1) {
-        return Err(Error::input("reduction of a constant: expected one axis"));
+        return Err(Error::input("product of a constant: expected one axis"));
     }
     let shape = if site.int("keepdims", 1) != 0 { vec![1] } else { Vec::new() };
-    let overflow = || Error::input("reduction of a constant overflows");
     Ok(match &x.numbers {
-        Numbers::Float(v) => Host::float(shape, vec![if product { v.iter().product() } else { v.iter().sum() }]),
+        Numbers::Float(v) => Host::float(shape, vec![v.iter().product()]),
         Numbers::Int(v) => {
-            let start = i64::from(product);
-            let total = v.iter().try_fold(start, |a, &b| if product { a.checked_mul(b) } else { a.checked_add(b) });
-            Host::int(shape, vec![total.ok_or_else(overflow)?])
+            let total = v.iter().try_fold(1i64, |a, &b| a.checked_mul(b));
+            Host::int(shape, vec![total.ok_or_else(|| Error::input("product of a constant overflows"))?])
         }
     })
 }

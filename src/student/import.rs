@@ -48,6 +48,8 @@ pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
     pub(super) names: Vec<String>,
     pub(super) sources: Vec<Source>,
+    /// Which graph inputs hold integers, by tensor.
+    pub(super) integers: Vec<bool>,
     pub(super) index: HashMap<String, TensorId>,
     /// Names of parameters and running statistics, each sorted, with their values.
     pub(super) parameters: BTreeMap<String, Array>,
@@ -200,16 +202,38 @@ enum Origin {
     Active,
 }
 
+impl Origin {
+    fn leaves(&self) -> Option<&BTreeSet<String>> {
+        if let Self::Leaves(names) = self { Some(names) } else { None }
+    }
+}
+
 /// The inputs of an operator that are parameters whatever their shape, and whether a Constant node counts there too.
 fn parameter_slots(operator: &str) -> (&'static [usize], bool) {
     match operator {
         "Conv" | "ConvTranspose" => (&[1, 2], true),
         "Gemm" => (&[0, 1, 2], true),
-        "MatMul" => (&[0, 1], true),
+        "MatMul" | "Einsum" => (&[0, 1], true),
         "BatchNormalization" | "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => (&[1, 2], false),
-        "PRelu" => (&[1], false),
+        "PRelu" | "RMSNormalization" => (&[1], false),
+        // an embedding: rows picked by data
+        "Gather" => (&[0], true),
         _ => (&[], false),
     }
+}
+
+/// Whether an instance normalisation between two Reshapes, of scale 1 and bias 0, is the first half of a group normalisation as `PyTorch`
+/// exports it: the affine part that it learns follows behind the second Reshape.
+fn is_group_statistics(node: &NodeProto, nodes: &[(usize, NodeProto)], leaves: &HashMap<String, Leaf>) -> bool {
+    let input = node.input.first();
+    let output = node.output.first();
+    let all = |slot: usize, value: f64| {
+        let leaf = node.input.get(slot).and_then(|name| leaves.get(name));
+        leaf.is_some_and(|leaf| Host::from_array(&leaf.value).floats().iter().all(|v| (v - value).abs() == 0.0))
+    };
+    let reshaped = nodes.iter().any(|(_, n)| n.op_type() == "Reshape" && n.output.first() == input);
+    let mut readers = nodes.iter().filter(|(_, n)| n.input.iter().any(|i| Some(i) == output)).peekable();
+    reshaped && readers.peek().is_some() && readers.all(|(_, n)| n.op_type() == "Reshape") && all(1, 1.0) && all(2, 0.0)
 }
 
 /// Parameters by the place that they stand in, in graph order, and the nodes that cannot be run.
@@ -233,22 +257,22 @@ fn what_trains(
     for (position, (_, node)) in nodes.iter().enumerate() {
         let inputs: Vec<Origin> = node.input.iter().map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant)).collect();
         let shape_only = matches!(node.op_type(), "Shape" | "Size");
-        let known = shape_only || inputs.iter().all(|o| *o == Origin::Constant);
-        let runs = is_standard(node)
-            && (op::supported(node.op_type()) || (known && fold::supported(node.op_type())) || node.op_type() == "Constant");
-        if !runs {
-            unsupported.push((position, "operator not supported".into()));
-        }
-        let (slots, constants_train) = parameter_slots(node.op_type());
         let fed = inputs.iter().any(|o| matches!(o, Origin::Input | Origin::Active));
+        let refusal = if is_standard(node) { op::refusal(node) } else { Some(op::UNKNOWN.to_owned()) };
+        // no gradient passes an operator that can only be folded: what it reads is no parameter
+        let folds = is_standard(node) && (shape_only || (!fed && fold::supported(node.op_type())) || node.op_type() == "Constant");
+        let constant = refusal.is_some() && folds;
+        unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
+        let (slots, constants_train) = parameter_slots(node.op_type());
         let active = inputs.contains(&Origin::Active);
+        let disguised = node.op_type() == "InstanceNormalization" && is_group_statistics(node, nodes, leaves);
         let mut trained = false;
         for (slot, origin) in inputs.iter().enumerate() {
             let Origin::Leaves(names) = origin else { continue };
             for name in names {
                 let Some(leaf) = leaves.get(name) else { continue };
-                let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node);
-                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Concat")
+                let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node) && !disguised;
+                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Concat")
                     && active
                     && leaf.value.len() > 1
                     && !leaf.constant_node;
@@ -260,15 +284,14 @@ fn what_trains(
                 }
             }
         }
-        let origin = if shape_only {
+        let origin = if constant {
             Origin::Constant
         } else if active || trained {
             Origin::Active
         } else if fed {
             Origin::Input
         } else {
-            let all: BTreeSet<String> =
-                inputs.iter().filter_map(|o| if let Origin::Leaves(n) = o { Some(n.clone()) } else { None }).flatten().collect();
+            let all: BTreeSet<String> = inputs.iter().filter_map(Origin::leaves).flatten().cloned().collect();
             if all.is_empty() { Origin::Constant } else { Origin::Leaves(all) }
         };
         for output in &node.output {
@@ -292,6 +315,7 @@ fn assemble(
         nodes: Vec::new(),
         names: Vec::new(),
         sources: Vec::new(),
+        integers: Vec::new(),
         index: HashMap::new(),
         parameters,
         buffers,
@@ -313,6 +337,10 @@ fn assemble(
         let inputs = proto.input.iter().map(|name| graph.input(name, leaves)).collect();
         let outputs = proto.output.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed))).collect();
         graph.nodes.push(Node { proto, inputs, outputs, number });
+    }
+    graph.integers = vec![false; graph.names.len()];
+    for (i, input) in model.inputs().iter().enumerate() {
+        graph.integers[i] = matches!(input.dtype, Some(Dtype::U8 | Dtype::I32 | Dtype::I64));
     }
     graph
 }

@@ -146,13 +146,20 @@ impl Student {
         if student.graph.unsupported.is_empty() {
             return Ok(student);
         }
-        let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (node, _) in &student.graph.unsupported {
+        let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut refused = Vec::new();
+        for (node, reason) in &student.graph.unsupported {
             let (name, operator) = student.graph.label(*node);
-            nodes.entry(operator).or_default().push(name);
+            if reason == op::UNKNOWN {
+                missing.entry(operator).or_default().push(name);
+            } else {
+                refused.push(format!("node {name} ({operator}): {reason}"));
+            }
         }
-        let list: Vec<String> = nodes.iter().map(|(operator, names)| format!("{operator} ({})", names.join(", "))).collect();
-        Err(Error::input(format!("model cannot be trained, operators not supported: {}", list.join("; "))))
+        let missing: Vec<String> = missing.iter().map(|(operator, names)| format!("{operator} ({})", names.join(", "))).collect();
+        let missing = (!missing.is_empty()).then(|| format!("operators not supported: {}", missing.join("; ")));
+        let reasons: Vec<String> = missing.into_iter().chain(refused).collect();
+        Err(Error::input(format!("model cannot be trained, {}", reasons.join("; "))))
     }
 
     /// Reads a graph whether or not all of it can run.

@@ -7,7 +7,7 @@ use super::op::{self, Operator, Site};
 use super::value::narrow;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// One operator of the sweep.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub(super) fn plan(
     }
     let mut known: HashMap<TensorId, Host> = HashMap::new();
     let mut active: Vec<bool> = graph.sources.iter().map(|s| matches!(s, Source::Parameter(_))).collect();
+    let mut integers = graph.integers.clone();
+    let read: HashSet<TensorId> = graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
     let mut steps = Vec::new();
     for (number, node) in graph.nodes.iter().enumerate() {
         let refuse = |reason| Refusal { node: number, reason };
@@ -73,6 +75,11 @@ pub(super) fn plan(
                 .map(|id| id.as_ref().and_then(|id| lookup(id).map(|h| h.shape.clone()).or_else(|| shapes.get(id).cloned())))
                 .collect(),
             constants: node.inputs.iter().map(|id| id.as_ref().and_then(lookup)).collect(),
+            integers: node
+                .inputs
+                .iter()
+                .map(|id| id.as_ref().is_some_and(|id| lookup(id).map_or(integers[id.0], |host| !host.is_float())))
+                .collect(),
         };
         if let Some(folded) = fold::fold(&site, fills.get(&number)).map_err(refuse)? {
             for (id, host) in node.outputs.iter().zip(folded) {
@@ -83,6 +90,10 @@ pub(super) fn plan(
             continue;
         }
         let built = op::build(&site).map_err(refuse)?;
+        let whole = site.yields_integers();
+        if let Some(i) = (built.outputs.len()..node.outputs.len()).find(|&i| node.outputs[i].is_some_and(|id| read.contains(&id))) {
+            return Err(refuse(Error::input(format!("output {i} is not supported"))));
+        }
         let inputs: Option<Vec<TensorId>> = built.inputs.iter().map(|&i| node.inputs.get(i).copied().flatten()).collect();
         let inputs = inputs.ok_or_else(|| refuse(Error::input("an input is missing")))?;
         let wanted: Vec<bool> = inputs.iter().map(|id| active[id.0]).collect();
@@ -93,6 +104,7 @@ pub(super) fn plan(
             }
             if let Some(id) = id {
                 active[id.0] = wanted.contains(&true);
+                integers[id.0] = whole;
                 shapes.insert(*id, shape);
             }
         }
@@ -100,9 +112,13 @@ pub(super) fn plan(
     }
     mark_last_uses(&mut steps);
     let mut constants = BTreeMap::new();
-    for (id, host) in graph.constants.iter().chain(&known).filter(|(_, h)| h.is_float()) {
-        if shapes.insert(*id, host.shape.clone()).is_none() && steps.iter().any(|s| s.inputs.contains(id)) {
-            let node = steps.iter().find(|s| s.inputs.contains(id)).map_or(0, |s| s.node);
+    for (id, host) in graph.constants.iter().chain(&known) {
+        let reader = steps.iter().find(|s| s.inputs.contains(id)).map(|s| s.node);
+        if reader.is_none() && !host.is_float() {
+            continue;
+        }
+        let new = shapes.insert(*id, host.shape.clone()).is_none();
+        if let (true, Some(node)) = (new, reader) {
             constants.insert(*id, narrow(&host.floats(), &host.shape, dtype).map_err(|reason| Refusal { node, reason })?);
         }
     }

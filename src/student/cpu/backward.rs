@@ -91,10 +91,10 @@ impl Sweep<'_> {
                 self.weights(step, &shape, dw, &dz)
             }
             (Kept::BatchNorm(normal), _) => self.batch_norm(step, own, &normal),
-            (Kept::Clamp(x), Way::Clamp(bounds)) => {
+            (Kept::Clamp(x), Way::Clamp { open, .. }) => {
                 let dy = self.map(own)?.resolved(self.arena);
                 let affine = x.affine.unwrap_or_else(|| map::identity(&x.map));
-                let back = Back { z: x.data, affine, clamp: Some(*bounds), terms: None };
+                let back = Back { z: x.data, affine, clamp: Some(*open), terms: None };
                 self.give(step, 0, Form::Map(MapGradient { back: Some(back), ..dy }))
             }
             (Kept::Add, _) => {

@@ -70,11 +70,11 @@ impl Sweep<'_> {
             Way::Stem(c) => self.stem(step, c),
             Way::BatchNorm => self.batch_norm(step, run),
             // these gain nothing by blocks if their input does not lie so
-            Way::Dense | Way::Clamp(_) | Way::Add | Way::MaxPool(_) | Way::AveragePool(_) | Way::PlaneMean if !blocks => {
+            Way::Dense | Way::Clamp { .. } | Way::Add | Way::MaxPool(_) | Way::AveragePool(_) | Way::PlaneMean if !blocks => {
                 self.general(step, run)
             }
             Way::Dense => self.general(step, run),
-            Way::Clamp(bounds) => self.clamp(step, *bounds),
+            Way::Clamp { bounds, .. } => self.clamp(step, *bounds),
             Way::Add => self.add(step),
             Way::MaxPool(w) => {
                 let (x, map, mut to) = self.pooled(step)?;

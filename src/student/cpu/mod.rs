@@ -37,7 +37,11 @@ enum Way {
     /// A convolution whose input is a dense image that no gradient is asked for.
     Stem(Conv),
     BatchNorm,
-    Clamp([f32; 2]),
+    /// The bounds, and the open interval where the gradient passes.
+    Clamp {
+        bounds: [f32; 2],
+        open: [f32; 2],
+    },
     Add,
     MaxPool(Window),
     AveragePool(Window),
@@ -62,7 +66,10 @@ impl Ways {
                     Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => Way::Stem(*c),
                     Kind::Convolution(c) => blocked::plan(c, precision).map_or(Way::Dense, |plan| Way::Convolution(Box::new(plan))),
                     Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
-                    Kind::Clamp(bounds) => Way::Clamp(bounds),
+                    Kind::Clamp { bounds: [low, high], inclusive } => {
+                        let open = if inclusive { [low.next_down(), high.next_up()] } else { [low, high] };
+                        Way::Clamp { bounds: [low, high], open }
+                    }
                     Kind::Add => Way::Add,
                     Kind::MaxPool(w) if pool::takes(w) => Way::MaxPool(*w),
                     Kind::AveragePool(w) => Way::AveragePool(*w),
@@ -82,7 +89,7 @@ impl Way {
             Self::Convolution(plan) => plan.name(),
             Self::Stem(_) => "stem",
             Self::BatchNorm => "batch norm",
-            Self::Clamp(_) => "clamp",
+            Self::Clamp { .. } => "clamp",
             Self::Add => "add",
             Self::MaxPool(_) => "max pool",
             Self::AveragePool(_) => "average pool",

@@ -13,7 +13,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 enum Activation {
     Relu,
     LeakyRelu(f64),
-    Clip(f64, f64),
+    /// Bounds, and whether the gradient passes at them.
+    Clip(f64, f64, bool),
     Sigmoid,
     Tanh,
     HardSigmoid(f64, f64),
@@ -27,7 +28,15 @@ enum Activation {
     Abs,
     Pow(f64),
     Elu(f64),
+    Celu(f64),
+    /// Alpha and gamma.
+    Selu(f64, f64),
     Softplus,
+    Softsign,
+    Mish,
+    ThresholdedRelu(f64),
+    /// `x·σ(alpha·x)`.
+    Swish(f64),
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -39,25 +48,35 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
             let bound = |input, name| -> Result<Option<f64>> {
                 Ok(site.known_number(input)?.or_else(|| site.attribute(name).map(|a| f64::from(a.f()))))
             };
-            Activation::Clip(bound(1, "min")?.unwrap_or(f64::NEG_INFINITY), bound(2, "max")?.unwrap_or(f64::INFINITY))
+            Activation::clip(bound(1, "min")?.unwrap_or(f64::NEG_INFINITY), bound(2, "max")?.unwrap_or(f64::INFINITY))
         }
         "Sigmoid" => Activation::Sigmoid,
         "Tanh" => Activation::Tanh,
         "HardSigmoid" => Activation::HardSigmoid(attribute("alpha", 0.2), attribute("beta", 0.5)),
         "HardSwish" => Activation::HardSwish,
         "Erf" => Activation::Erf,
-        "Gelu" if site.text("approximate").as_deref() == Some("tanh") => Activation::GeluTanh,
-        "Gelu" => Activation::Gelu,
+        "Gelu" => match site.text("approximate").as_deref() {
+            Some("tanh") => Activation::GeluTanh,
+            None | Some("" | "none") => Activation::Gelu,
+            Some(other) => return Err(Error::input(format!("approximate: expected none or tanh, found {other}"))),
+        },
         "Sqrt" => Activation::Sqrt,
         "Exp" => Activation::Exp,
         "Neg" => Activation::Neg,
         "Abs" => Activation::Abs,
         "Pow" => match site.constant(1) {
-            Some(host) if host.len() == 1 => Activation::Pow(host.floats()[0]),
-            _ => return Err(Error::input("exponent: expected one constant number")),
+            Some(host) if host.len() == 1 && host.shape.len() <= site.shape(0)?.len() => Activation::Pow(host.floats()[0]),
+            _ => return super::binary::build(site),
         },
         "Elu" => Activation::Elu(attribute("alpha", 1.0)),
+        "Celu" => Activation::Celu(attribute("alpha", 1.0)),
+        // the constants of Klambauer et al. 2017, as ONNX writes them
+        "Selu" => Activation::Selu(attribute("alpha", 1.673_263_2), attribute("gamma", 1.050_701)),
         "Softplus" => Activation::Softplus,
+        "Softsign" => Activation::Softsign,
+        "Mish" => Activation::Mish,
+        "ThresholdedRelu" => Activation::ThresholdedRelu(attribute("alpha", 1.0)),
+        "Swish" => Activation::Swish(attribute("alpha", 1.0)),
         other => return Err(Error::input(format!("activation {other} is not known"))),
     };
     Ok(Built::new(activation, [0], site.shape(0)?.to_vec()))
@@ -70,7 +89,22 @@ fn gelu_tanh_inner(x: f64) -> f64 {
     (2.0 / PI).sqrt() * (x + GELU_CUBIC * x * x * x)
 }
 
+/// `ln(1 + exp(x))`, without overflow.
+fn softplus<T: Float>(x: T) -> T {
+    x.max(T::zero()) + (-x.abs()).exp().ln_1p()
+}
+
+/// Whether a power is the square, which decomposed normalisations are full of.
+fn squares(p: f64) -> bool {
+    (p - 2.0).abs() == 0.0
+}
+
 impl Activation {
+    /// `PyTorch`'s clamp passes the gradient at its bounds; bounds of 0 and 6 are a `ReLU6`, which does not.
+    fn clip(low: f64, high: f64) -> Self {
+        Self::Clip(low, high, (low, high) != (0.0, 6.0))
+    }
+
     /// Whether the gradient is computed from the output rather than the input.
     fn keeps_output(self) -> bool {
         match self {
@@ -88,16 +122,12 @@ impl Activation {
                 let alpha = T::of(alpha);
                 map(x, |x| if x < zero { alpha * x } else { x })
             }
-            Self::Clip(low, high) => {
+            Self::Clip(low, high, _) => {
                 let (low, high) = (T::of(low), T::of(high));
+                // as NumPy, an upper bound below the lower one wins
                 map(x, |x| {
-                    if x < low {
-                        low
-                    } else if x > high {
-                        high
-                    } else {
-                        x
-                    }
+                    let raised = if x < low { low } else { x };
+                    if raised > high { high } else { raised }
                 })
             }
             Self::Sigmoid => map(x, |x| one / (one + (-x).exp())),
@@ -117,12 +147,31 @@ impl Activation {
             Self::Exp => map(x, T::exp),
             Self::Neg => map(x, |x| -x),
             Self::Abs => map(x, T::abs),
+            Self::Pow(p) if squares(p) => map(x, |x| x * x),
             Self::Pow(p) => map(x, |x| T::of(x.wide().powf(p))),
             Self::Elu(alpha) => {
                 let alpha = T::of(alpha);
                 map(x, |x| if x > zero { x } else { alpha * x.exp_m1() })
             }
-            Self::Softplus => map(x, |x| x.max(zero) + (-x.abs()).exp().ln_1p()),
+            Self::Celu(alpha) => {
+                let alpha = T::of(alpha);
+                map(x, |x| if x > zero { x } else { alpha * (x / alpha).exp_m1() })
+            }
+            Self::Selu(alpha, gamma) => {
+                let (factor, gamma) = (T::of(alpha * gamma), T::of(gamma));
+                map(x, |x| if x > zero { gamma * x } else { factor * x.exp_m1() })
+            }
+            Self::Softplus => map(x, softplus),
+            Self::Softsign => map(x, |x| x / (one + x.abs())),
+            Self::Mish => map(x, |x| x * softplus(x).tanh()),
+            Self::ThresholdedRelu(alpha) => {
+                let alpha = T::of(alpha);
+                map(x, |x| if x > alpha { x } else { zero })
+            }
+            Self::Swish(alpha) => {
+                let alpha = T::of(alpha);
+                map(x, |x| x / (one + (-alpha * x).exp()))
+            }
         }
     }
 
@@ -135,9 +184,9 @@ impl Activation {
                 let alpha = T::of(alpha);
                 zip(kept, dy, |k, d| if k > zero { d } else { alpha * d })
             }
-            Self::Clip(low, high) => {
+            Self::Clip(low, high, inclusive) => {
                 let (low, high) = (T::of(low), T::of(high));
-                zip(kept, dy, |x, d| if x > low && x < high { d } else { zero })
+                zip(kept, dy, |x, d| if x > low && x < high || inclusive && (x == low || x == high) { d } else { zero })
             }
             Self::Sigmoid => zip(kept, dy, |y, d| d * y * (one - y)),
             Self::Tanh => zip(kept, dy, |y, d| d * (one - y * y)),
@@ -184,12 +233,39 @@ impl Activation {
                     zero
                 }
             }),
+            Self::Pow(0.0) => vec![zero; dy.len()],
+            Self::Pow(p) if squares(p) => zip(kept, dy, |x, d| d * (x + x)),
             Self::Pow(p) => zip(kept, dy, |x, d| T::of(d.wide() * p * x.wide().powf(p - 1.0))),
             Self::Elu(alpha) => {
                 let alpha = T::of(alpha);
                 zip(kept, dy, |x, d| if x > zero { d } else { d * alpha * x.exp() })
             }
+            Self::Celu(alpha) => {
+                let alpha = T::of(alpha);
+                zip(kept, dy, |x, d| if x > zero { d } else { d * (x / alpha).exp() })
+            }
+            Self::Selu(alpha, gamma) => {
+                let (factor, gamma) = (T::of(alpha * gamma), T::of(gamma));
+                zip(kept, dy, |x, d| if x > zero { d * gamma } else { d * factor * x.exp() })
+            }
             Self::Softplus => zip(kept, dy, |x, d| d / (one + (-x).exp())),
+            Self::Softsign => zip(kept, dy, |x, d| d / ((one + x.abs()) * (one + x.abs()))),
+            // with t = tanh(softplus(x)): t + x·(1 − t²)·σ(x)
+            Self::Mish => zip(kept, dy, |x, d| {
+                let t = softplus(x).tanh();
+                d * (t + x * (one - t * t) / (one + (-x).exp()))
+            }),
+            Self::ThresholdedRelu(alpha) => {
+                let alpha = T::of(alpha);
+                zip(kept, dy, |x, d| if x > alpha { d } else { zero })
+            }
+            Self::Swish(alpha) => {
+                let alpha = T::of(alpha);
+                zip(kept, dy, |x, d| {
+                    let s = one / (one + (-alpha * x).exp());
+                    d * (s + alpha * x * s * (one - s))
+                })
+            }
         }
     }
 }
@@ -198,8 +274,8 @@ impl Operator for Activation {
     #[allow(clippy::cast_possible_truncation, reason = "bounds of a single-precision graph")]
     fn kind(&self) -> Kind<'_> {
         match *self {
-            Self::Relu => Kind::Clamp([0.0, f32::INFINITY]),
-            Self::Clip(low, high) => Kind::Clamp([low as f32, high as f32]),
+            Self::Relu => Kind::Clamp { bounds: [0.0, f32::INFINITY], inclusive: false },
+            Self::Clip(low, high, inclusive) if low <= high => Kind::Clamp { bounds: [low as f32, high as f32], inclusive },
             _ => Kind::Other,
         }
     }

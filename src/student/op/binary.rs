@@ -1,4 +1,4 @@
-//! `Add`, `Sub`, `Mul`, `Div` with broadcasting.
+//! `Add`, `Sub`, `Mul`, `Div`, `Mod` and `Pow` with broadcasting.
 
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
@@ -13,6 +13,13 @@ enum Function {
     Sub,
     Mul,
     Div,
+    Pow,
+    /// The remainder with the sign of the dividend (`fmod`).
+    Remainder,
+    /// The remainder with the sign of the divisor.
+    Modulo,
+    /// Of integers: towards zero.
+    Quotient,
 }
 
 #[derive(Debug)]
@@ -42,11 +49,12 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Add" => Function::Add,
         "Sub" => Function::Sub,
         "Mul" => Function::Mul,
+        "Pow" => Function::Pow,
+        "Mod" if site.int("fmod", 0) != 0 => Function::Remainder,
+        "Mod" => Function::Modulo,
+        _ if site.integer(0) && site.integer(1) => Function::Quotient,
         _ => Function::Div,
     };
-    if site.opset < 7 && site.int("axis", -1) != -1 {
-        return Err(Error::input("broadcasting along an axis (before opset 7) is not supported"));
-    }
     let (a, b) = (site.shape(0)?.to_vec(), site.shape(1)?.to_vec());
     let out = broadcast(&a, &b)?;
     Ok(Built::new(Binary { function, a, b, out: out.clone() }, [0, 1], out))
@@ -61,6 +69,13 @@ impl Binary {
     /// A gradient that is the output's own: handed on without a copy where shapes agree.
     fn passed<T: Element>(&self, dy: &Tensor, to: &[usize]) -> Result<Tensor> {
         if to == self.out { Ok(dy.clone()) } else { tensor(reduce_sum(data(dy)?.of::<T>()?, &self.out, to), to) }
+    }
+
+    /// `f(a, b)·d`, summed over what the operand was repeated along.
+    fn sloped<T: Element>(&self, kept: &Saved, dy: &[T], to: &[usize], f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+        let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
+        let slope = broadcast_zip((a.of::<T>()?, &self.a), (b.of::<T>()?, &self.b), &self.out, f);
+        self.reduced(broadcast_zip((dy, &self.out), (&slope, &self.out), &self.out, |d, s| d * s), to)
     }
 
     fn gradients<T: Element>(&self, kept: &Saved, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
@@ -81,16 +96,27 @@ impl Binary {
                 ])
             }
             Function::Div => {
-                let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
-                let (a, b) = (a.of::<T>()?, b.of::<T>()?);
+                let b = data(saved(kept, 1)?)?;
+                let b = b.of::<T>()?;
                 Ok(vec![
                     when(0, &|| self.reduced(broadcast_zip((d, out), (b, b_shape), out, |d, b| d / b), a_shape))?,
-                    when(1, &|| {
-                        let slope = broadcast_zip((a, a_shape), (b, b_shape), out, |a, b| -a / (b * b));
-                        self.reduced(broadcast_zip((d, out), (&slope, out), out, |d, s| d * s), b_shape)
-                    })?,
+                    when(1, &|| self.sloped(kept, d, b_shape, |a, b| -a / (b * b)))?,
                 ])
             }
+            // at 0 to the power of 0 the slopes are 0, as in PyTorch
+            Function::Pow => Ok(vec![
+                when(0, &|| self.sloped(kept, d, a_shape, |a, b| if b == T::zero() { b } else { b * a.powf(b - T::one()) }))?,
+                when(1, &|| {
+                    let still = |a: T, b: T| a == T::zero() && b >= T::zero();
+                    self.sloped(kept, d, b_shape, |a, b| if still(a, b) { T::zero() } else { a.powf(b) * a.ln() })
+                })?,
+            ]),
+            Function::Remainder | Function::Modulo => {
+                let own = when(0, &|| self.passed::<T>(dy, a_shape))?;
+                let whole: fn(T) -> T = if self.function == Function::Remainder { T::trunc } else { T::floor };
+                Ok(vec![own, when(1, &|| self.sloped(kept, d, b_shape, |a, b| -whole(a / b)))?])
+            }
+            Function::Quotient => Ok(vec![None, None]),
         }
     }
 }
@@ -109,10 +135,14 @@ impl Operator for Binary {
                 Function::Sub => broadcast_zip(a, b, &self.out, |a, b| a - b),
                 Function::Mul => broadcast_zip(a, b, &self.out, |a, b| a * b),
                 Function::Div => broadcast_zip(a, b, &self.out, |a, b| a / b),
+                Function::Pow => broadcast_zip(a, b, &self.out, T::powf),
+                Function::Remainder => broadcast_zip(a, b, &self.out, |a, b| a % b),
+                Function::Quotient => broadcast_zip(a, b, &self.out, |a, b| (a / b).trunc()),
+                Function::Modulo => broadcast_zip(a, b, &self.out, |a, b| a - b * (a / b).floor()),
             };
             tensor(y, &self.out)
         })?;
-        let keep = matches!(self.function, Function::Mul | Function::Div);
+        let keep = matches!(self.function, Function::Mul | Function::Div | Function::Pow | Function::Remainder | Function::Modulo);
         Ok(Forward::one(y, if keep { vec![inputs[0].clone(), inputs[1].clone()] } else { Vec::new() }))
     }
 

@@ -53,6 +53,17 @@ pub(super) fn padding<const N: usize>(
     Ok((before, after))
 }
 
+/// The attribute `kernel_shape` may repeat the weight's sizes, and nothing else.
+pub(super) fn check_kernel<const N: usize>(site: &Site<'_>, kernel: [usize; N]) -> Result<()> {
+    match site.ints("kernel_shape").filter(|k| !k.is_empty()) {
+        Some(_) if site.sizes::<N>("kernel_shape", 0)? != kernel => Err(Error::input(format!(
+            "kernel_shape: expected {kernel:?} as the weight, found {:?}",
+            site.ints("kernel_shape").unwrap_or_default()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     match site.shape(0)?.len() {
         4 => planned::<2>(site),
@@ -73,6 +84,7 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     let (mut input, mut kernel) = ([0; N], [0; N]);
     input.copy_from_slice(&x[2..]);
     kernel.copy_from_slice(&w[2..]);
+    check_kernel(site, kernel)?;
     let (stride, dilation) = (site.sizes::<N>("strides", 1)?, site.sizes::<N>("dilations", 1)?);
     let (before, after) = padding(site, input, kernel, stride, dilation)?;
     let mut output = [0; N];

@@ -1,21 +1,38 @@
 //! The operators: each is plain data, planned for fixed input shapes, with an explicit forward and backward.
 
 mod activation;
+mod attention;
 mod batch_norm;
 pub(super) mod binary;
+mod cast;
+mod compare;
 mod concat;
 mod conv;
+mod conv_transpose;
+mod cumulate;
+mod depth_space;
 mod dropout;
+mod einsum;
 mod gather;
 mod gemm;
+mod group_norm;
 mod layer_norm;
+mod lrn;
 mod matmul;
 mod pad;
 mod pool;
+mod prelu;
 mod reduce;
 pub(super) mod reshape;
+mod resize;
+mod select;
+mod separable;
 pub(super) mod site;
 mod softmax;
+pub(super) mod tile;
+mod triangle;
+mod unary;
+mod variadic;
 pub(super) mod view;
 
 #[cfg(test)]
@@ -27,6 +44,7 @@ use super::Mode;
 use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
+use crate::onnx::proto::NodeProto;
 pub(super) use batch_norm::BatchNorm;
 use candle_core::Tensor;
 use std::fmt::Debug;
@@ -76,8 +94,11 @@ pub(super) enum Kind<'a> {
     Convolution(&'a Conv),
     /// Input, scale, bias, running mean, running variance.
     BatchNorm(&'a BatchNorm),
-    /// The value between two bounds; the gradient passes strictly between them.
-    Clamp([f32; 2]),
+    /// The value between two bounds; the gradient passes strictly between them, or at them too.
+    Clamp {
+        bounds: [f32; 2],
+        inclusive: bool,
+    },
     /// The sum of two tensors of one shape.
     Add,
     MaxPool(&'a Window),
@@ -118,40 +139,112 @@ impl Built {
 
 type Builder = fn(&Site<'_>) -> Result<Built>;
 
-fn builder(operator: &str) -> Option<Builder> {
+/// What plans an operator, and the attributes that it takes into account: any other is refused.
+fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
     Some(match operator {
-        "Conv" => conv::build,
-        "BatchNormalization" => batch_norm::build,
-        "Relu" | "LeakyRelu" | "Clip" | "Sigmoid" | "Tanh" | "HardSigmoid" | "HardSwish" | "Erf" | "Gelu" | "Sqrt" | "Exp" | "Neg"
-        | "Abs" | "Pow" | "Elu" | "Softplus" => activation::build,
-        "MaxPool" | "AveragePool" => pool::build,
-        "GlobalAveragePool" | "ReduceMean" | "ReduceSum" => reduce::build,
-        "Gemm" => gemm::build,
-        "MatMul" => matmul::build,
-        "Add" | "Sub" | "Mul" | "Div" => binary::build,
-        "Concat" => concat::build,
-        "Split" | "Slice" | "Transpose" | "Expand" => view::build,
-        "Gather" => gather::build,
-        "Pad" => pad::build,
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Identity" | "Cast" => reshape::build,
-        "Dropout" => dropout::build,
-        "Softmax" => softmax::build,
-        "LayerNormalization" => layer_norm::build,
+        "Conv" => (conv::build, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]),
+        "ConvTranspose" => (
+            conv_transpose::build,
+            &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"],
+        ),
+        "BatchNormalization" => (batch_norm::build, &["epsilon", "momentum", "spatial", "training_mode"]),
+        "InstanceNormalization" => (group_norm::build, &["epsilon"]),
+        "GroupNormalization" => (group_norm::build, &["epsilon", "num_groups", "stash_type"]),
+        "LayerNormalization" | "RMSNormalization" => (layer_norm::build, &["axis", "epsilon", "stash_type"]),
+        "LRN" => (lrn::build, &["alpha", "beta", "bias", "size"]),
+        "Relu" | "Sigmoid" | "Tanh" | "HardSwish" | "Erf" | "Sqrt" | "Exp" | "Neg" | "Abs" | "Pow" | "Softplus" | "Softsign" | "Mish" => {
+            (activation::build, &[])
+        }
+        "LeakyRelu" | "Elu" | "Celu" | "ThresholdedRelu" | "Swish" => (activation::build, &["alpha"]),
+        "HardSigmoid" => (activation::build, &["alpha", "beta"]),
+        "Selu" => (activation::build, &["alpha", "gamma"]),
+        "Gelu" => (activation::build, &["approximate"]),
+        "Clip" => (activation::build, &["max", "min"]),
+        "PRelu" => (prelu::build, &[]),
+        "Log" | "Reciprocal" | "Sin" | "Cos" | "Sign" | "Floor" | "Ceil" | "Round" => (unary::build, &[]),
+        "MaxPool" => (pool::build, &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"]),
+        "AveragePool" => (pool::build, &["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"]),
+        "GlobalMaxPool" => (pool::build, &[]),
+        "GlobalAveragePool" => (reduce::build, &[]),
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" | "ReduceLogSumExp" => {
+            (reduce::build, &["axes", "keepdims", "noop_with_empty_axes"])
+        }
+        "Gemm" => (gemm::build, &["alpha", "beta", "transA", "transB"]),
+        "MatMul" => (matmul::build, &[]),
+        "Attention" => (
+            attention::build,
+            &["is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap", "softmax_precision"],
+        ),
+        "Einsum" => (einsum::build, &["equation"]),
+        "CumSum" => (cumulate::build, &["exclusive", "reverse"]),
+        "Trilu" => (triangle::build, &["upper"]),
+        "Add" | "Sub" | "Mul" | "Div" => (binary::build, &[]),
+        "Mod" => (binary::build, &["fmod"]),
+        "Max" | "Min" | "Sum" | "Mean" => (variadic::build, &[]),
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN" => (compare::build, &[]),
+        "IsInf" => (compare::build, &["detect_negative", "detect_positive"]),
+        "Where" => (select::build, &[]),
+        "Concat" => (concat::build, &["axis"]),
+        "Split" => (view::build, &["axis", "num_outputs", "split"]),
+        "Slice" => (view::build, &["axes", "ends", "starts"]),
+        "Transpose" => (view::build, &["perm"]),
+        "Expand" => (view::build, &[]),
+        "Tile" => (tile::build, &[]),
+        "DepthToSpace" | "SpaceToDepth" => (depth_space::build, &["blocksize", "mode"]),
+        "Gather" => (gather::build, &["axis"]),
+        "Pad" => (pad::build, &["mode", "pads", "value"]),
+        "Resize" => (
+            resize::build,
+            &[
+                "antialias",
+                "axes",
+                "coordinate_transformation_mode",
+                "cubic_coeff_a",
+                "exclude_outside",
+                "extrapolation_value",
+                "keep_aspect_ratio_policy",
+                "mode",
+                "nearest_mode",
+            ],
+        ),
+        "Upsample" => (resize::build, &["mode", "scales"]),
+        "Reshape" => (reshape::build, &["allowzero", "shape"]),
+        "Flatten" => (reshape::build, &["axis"]),
+        "Squeeze" | "Unsqueeze" => (reshape::build, &["axes"]),
+        "Identity" => (reshape::build, &[]),
+        "Cast" => (cast::build, &["round_mode", "saturate", "to"]),
+        "CastLike" => (cast::build, &["round_mode", "saturate"]),
+        "Dropout" => (dropout::build, &["ratio", "seed"]),
+        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
         _ => return None,
     })
 }
 
-/// Whether there is an operator of this ONNX name.
-pub(super) fn supported(operator: &str) -> bool {
-    builder(operator).is_some()
+/// Why a node cannot run whatever its inputs: its operator, or an attribute that would change the meaning.
+pub(super) fn refusal(node: &NodeProto) -> Option<String> {
+    let Some((_, attributes)) = builder(node.op_type()) else { return Some(UNKNOWN.to_owned()) };
+    let other = node.attribute.iter().find(|a| !attributes.contains(&a.name()))?;
+    Some(format!("attribute {} is not supported", other.name()))
 }
+
+/// The refusal of an operator that is missing.
+pub(super) const UNKNOWN: &str = "operator not supported";
+
+/// Before it, broadcasting and batch normalisation had other rules.
+const EARLIEST_OPSET: i64 = 7;
 
 /// Plans a node.
 ///
 /// # Errors
 /// When the operator is unknown, or its attributes ask for what it cannot do.
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
-    let build = builder(site.operator()).ok_or_else(|| Error::input("operator not supported"))?;
+    if let Some(reason) = refusal(site.node) {
+        return Err(Error::input(reason));
+    }
+    let (build, _) = builder(site.operator()).ok_or_else(|| Error::input(UNKNOWN))?;
+    if site.opset < EARLIEST_OPSET {
+        return Err(Error::input(format!("opset: expected {EARLIEST_OPSET} or later, found {}", site.opset)));
+    }
     build(site)
 }
 

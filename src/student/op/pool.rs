@@ -1,4 +1,4 @@
-//! `MaxPool` and `AveragePool` over two spatial axes.
+//! `MaxPool`, `AveragePool` and `GlobalMaxPool` over one or two spatial axes. Of equal maxima the first gets the gradient, as in `PyTorch`.
 
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
@@ -16,31 +16,71 @@ struct Pool {
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
-    let [n, c, h, w] = site.shape_of::<4>(0)?;
-    let input = [h, w];
-    let kernel = site.sizes::<2>("kernel_shape", 0)?;
-    let (stride, dilation) = (site.sizes::<2>("strides", 1)?, site.sizes::<2>("dilations", 1)?);
+    let rank = site.shape(0)?.len();
+    match (site.operator(), rank) {
+        ("GlobalMaxPool", 3..) => global(site),
+        (_, 4) => planned::<2>(site),
+        (_, 3) => planned::<1>(site),
+        _ => Err(Error::input(format!("input 0: expected 3 or 4 axes, found {rank}"))),
+    }
+}
+
+/// The whole plane, of any rank, as one window.
+fn global(site: &Site<'_>) -> Result<Built> {
+    let input = site.shape(0)?.to_vec();
+    let area: usize = input[2..].iter().product();
+    let output: Vec<usize> = input.iter().enumerate().map(|(i, &n)| if i < 2 { n } else { 1 }).collect();
+    let window = Window {
+        input: [1, area],
+        output: [1, 1],
+        kernel: [1, area],
+        stride: [1, 1],
+        dilation: [1, 1],
+        before: [0, 0],
+        after: [0, 0],
+        count_padding: false,
+    };
+    checked(Pool { maximum: true, window, input, output: output.clone() }, output)
+}
+
+fn checked(pool: Pool, output: Vec<usize>) -> Result<Built> {
+    let [h, w] = pool.window.input;
+    if h == 0 || w == 0 || h.checked_mul(w).is_none_or(|area| u32::try_from(area).is_err()) {
+        return Err(Error::input(format!("input: expected a plane of 1 to 2^32 positions, found {h}x{w}")));
+    }
+    Ok(Built::new(pool, [0], output))
+}
+
+fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
+    let shape = site.shape(0)?.to_vec();
+    let mut input = [0; N];
+    input.copy_from_slice(&shape[2..]);
+    let kernel = site.sizes::<N>("kernel_shape", 0)?;
+    let (stride, dilation) = (site.sizes::<N>("strides", 1)?, site.sizes::<N>("dilations", 1)?);
     let (before, after) = super::conv::padding(site, input, kernel, stride, dilation)?;
     let ceil = site.int("ceil_mode", 0) != 0;
-    let mut output = [0; 2];
-    for i in 0..2 {
+    let mut output = [0; N];
+    for i in 0..N {
         output[i] = window_count(input[i], kernel[i], stride[i], dilation[i], [before[i], after[i]], ceil).ok_or_else(|| {
             Error::input(format!(
                 "window of {kernel:?} with stride {stride:?} does not fit input of {input:?} padded by {before:?} and {after:?}"
             ))
         })?;
     }
-    if h.checked_mul(w).is_none_or(|area| u32::try_from(area).is_err()) {
-        return Err(Error::input(format!("input: expected a plane under 2^32 positions, found {h}x{w}")));
-    }
-    if site.int("storage_order", 0) != 0 || site.node.output.get(1).is_some_and(|o| !o.is_empty()) {
-        return Err(Error::input("the places of the maxima as an output are not supported"));
-    }
-    let count_padding = site.int("count_include_pad", 0) != 0;
-    let window = Window { input, output, kernel, stride, dilation, before, after, count_padding };
-    let shape = vec![n, c, output[0], output[1]];
-    let operator = Pool { maximum: site.operator() == "MaxPool", window, input: vec![n, c, h, w], output: shape.clone() };
-    Ok(Built::new(operator, [0], shape))
+    // a single spatial axis is a map of height 1
+    let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
+    let window = Window {
+        input: lift(input, 1),
+        output: lift(output, 1),
+        kernel: lift(kernel, 1),
+        stride: lift(stride, 1),
+        dilation: lift(dilation, 1),
+        before: lift(before, 0),
+        after: lift(after, 0),
+        count_padding: site.int("count_include_pad", 0) != 0,
+    };
+    let result: Vec<usize> = shape[..2].iter().copied().chain(output).collect();
+    checked(Pool { maximum: site.operator() == "MaxPool", window, input: shape, output: result.clone() }, result)
 }
 
 impl Operator for Pool {

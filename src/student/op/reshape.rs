@@ -1,8 +1,7 @@
-//! `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and what changes nothing at all (`Identity`, `Cast` between float types).
+//! `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and `Identity`, which changes nothing at all.
 
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
-use crate::onnx::proto::tensor_proto::DataType;
 use crate::student::op::site::axis;
 use candle_core::Tensor;
 
@@ -22,15 +21,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Flatten" => flattened(&input, site.int("axis", 1))?,
         "Squeeze" => squeezed(&input, site.ints_at(1, "axes")?.as_deref())?,
         "Unsqueeze" => unsqueezed(&input, &site.ints_at(1, "axes")?.unwrap_or_default())?,
-        "Cast" => {
-            let to = site.int("to", 0);
-            let float =
-                [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16].iter().any(|&t| i64::from(t as i32) == to);
-            if !float {
-                return Err(Error::input(format!("to: expected a float type, found type {to}")));
-            }
-            input.clone()
-        }
         _ => input.clone(),
     };
     Ok(Built::new(Reshape { input, output: output.clone() }, [0], output))

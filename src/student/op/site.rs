@@ -4,6 +4,9 @@ use crate::error::{Error, Result};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::student::fold::Host;
 
+/// ONNX element types that are integers or booleans.
+pub(in crate::student) const INTEGERS: [i64; 9] = [2, 3, 4, 5, 6, 7, 9, 12, 13];
+
 /// A node with what is known of its inputs.
 #[derive(Debug)]
 pub(in crate::student) struct Site<'a> {
@@ -15,6 +18,8 @@ pub(in crate::student) struct Site<'a> {
     pub(in crate::student) shapes: Vec<Option<Vec<usize>>>,
     /// The values of inputs that do not depend on data or parameters.
     pub(in crate::student) constants: Vec<Option<&'a Host>>,
+    /// Which inputs hold integers or booleans: on data these run as floats, and a few operators differ.
+    pub(in crate::student) integers: Vec<bool>,
 }
 
 impl<'a> Site<'a> {
@@ -38,7 +43,7 @@ impl<'a> Site<'a> {
         self.attribute(name).map(|a| a.ints.as_slice())
     }
 
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub(in crate::student) fn text(&self, name: &str) -> Option<String> {
         self.attribute(name).map(|a| String::from_utf8_lossy(a.s()).into_owned())
     }
 
@@ -47,6 +52,20 @@ impl<'a> Site<'a> {
         let Some(values) = self.ints(name).filter(|v| !v.is_empty()) else { return Ok([default; N]) };
         let sizes: Vec<usize> = values.iter().filter_map(|&v| usize::try_from(v).ok().filter(|&v| v < 1 << 31)).collect();
         sizes.try_into().map_err(|_| Error::input(format!("{name}: expected {N} sizes, found {values:?}")))
+    }
+
+    pub(in crate::student) fn integer(&self, input: usize) -> bool {
+        self.integers.get(input) == Some(&true)
+    }
+
+    /// Whether the node's first output holds integers or booleans.
+    pub(in crate::student) fn yields_integers(&self) -> bool {
+        match self.operator() {
+            "Cast" => INTEGERS.contains(&self.int("to", 1)),
+            "Where" | "CastLike" => self.integer(1),
+            "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN" | "IsInf" => true,
+            _ => self.integer(0),
+        }
     }
 
     pub(super) fn has(&self, input: usize) -> bool {
@@ -67,22 +86,30 @@ impl<'a> Site<'a> {
         self.constants.get(input).copied().flatten()
     }
 
-    /// The integers of an optional input that must be known when the graph is planned.
-    pub(in crate::student) fn known_ints(&self, input: usize) -> Result<Option<Vec<i64>>> {
+    /// An optional input that must be known when the graph is planned.
+    fn known(&self, input: usize) -> Result<Option<&'a Host>> {
         if !self.has(input) {
             return Ok(None);
         }
-        let host = self.constant(input).ok_or_else(|| Error::input(format!("input {input} depends on the data, expected a constant")))?;
-        Ok(Some(host.ints()?.to_vec()))
+        let host = self.constant(input).ok_or_else(|| {
+            Error::input(format!("input {input}: expected a constant, found a value that depends on the data or on a parameter"))
+        });
+        host.map(Some)
+    }
+
+    /// The integers of an optional input that must be known when the graph is planned.
+    pub(in crate::student) fn known_ints(&self, input: usize) -> Result<Option<Vec<i64>>> {
+        self.known(input)?.map(|host| host.ints().map(<[i64]>::to_vec)).transpose()
+    }
+
+    /// The numbers of an optional input that must be known when the graph is planned.
+    pub(super) fn known_floats(&self, input: usize) -> Result<Option<Vec<f64>>> {
+        Ok(self.known(input)?.map(Host::floats))
     }
 
     /// The number in an optional input that must be known when the graph is planned.
     pub(super) fn known_number(&self, input: usize) -> Result<Option<f64>> {
-        if !self.has(input) {
-            return Ok(None);
-        }
-        let host = self.constant(input).ok_or_else(|| Error::input(format!("input {input} depends on the data, expected a constant")))?;
-        Ok(host.floats().first().copied())
+        Ok(self.known_floats(input)?.and_then(|values| values.first().copied()))
     }
 
     /// Integers that later opsets pass as an input and earlier ones as an attribute.

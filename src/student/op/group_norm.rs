@@ -1,0 +1,117 @@
+//! `GroupNormalization` and `InstanceNormalization` (groups of one channel): statistics by image and group.
+
+use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use crate::error::{Error, Result};
+use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, row_statistics};
+use crate::student::value::{data, narrow, tensor, typed, wide};
+use candle_core::Tensor;
+
+#[derive(Debug)]
+struct GroupNorm {
+    images: usize,
+    channels: usize,
+    groups: usize,
+    inner: usize,
+    epsilon: f64,
+    /// Channels that share one scale and bias: 1, or a whole group (`GroupNormalization` before opset 21).
+    shared: usize,
+}
+
+pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+    let shape = site.shape(0)?;
+    let &[images, channels, ref rest @ ..] = shape else {
+        return Err(Error::input(format!("input 0: expected [N, C, …], found shape {shape:?}")));
+    };
+    let instance = site.operator() == "InstanceNormalization";
+    let groups = if instance { channels } else { usize::try_from(site.int("num_groups", 0)).unwrap_or(0) };
+    if groups == 0 || !channels.is_multiple_of(groups) || shape.contains(&0) {
+        return Err(Error::input(format!("num_groups: {groups} groups do not divide input {shape:?}")));
+    }
+    let shared = if instance || site.opset >= 21 { 1 } else { channels / groups };
+    for input in 1..3 {
+        if site.shape(input)? != [channels / shared] {
+            return Err(Error::input(format!("input {input}: expected shape [{}], found {:?}", channels / shared, site.shape(input)?)));
+        }
+    }
+    let epsilon = f64::from(site.float("epsilon", 1e-5));
+    let operator = GroupNorm { images, channels, groups, inner: rest.iter().product(), epsilon, shared };
+    Ok(Built::new(operator, [0, 1, 2], shape.to_vec()))
+}
+
+impl GroupNorm {
+    /// Each channel of each image as a plane of its own.
+    fn planes(&self) -> Planes {
+        Planes { outer: 1, channels: self.images * self.channels, inner: self.inner }
+    }
+
+    /// The row of statistics and the scale that a plane uses.
+    fn of_plane(&self, plane: usize) -> (usize, usize) {
+        let per_group = self.channels / self.groups;
+        (plane / per_group, plane % self.channels / self.shared)
+    }
+}
+
+impl Operator for GroupNorm {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let held = data(inputs[0])?;
+        let (scale, bias) = (wide(inputs[1])?, wide(inputs[2])?);
+        let width = self.channels / self.groups * self.inner;
+        typed!(inputs[0].dtype(), T => {
+            let x = held.of::<T>()?;
+            let statistics = row_statistics(x, width, self.epsilon);
+            let centre: Vec<(f64, f64, f64)> = (0..self.planes().channels)
+                .map(|plane| {
+                    let (row, slot) = self.of_plane(plane);
+                    let (mean, rstd) = statistics[row];
+                    (mean, scale[slot] * rstd, bias[slot])
+                })
+                .collect();
+            let y = tensor(normalize(x, self.planes(), &centre), inputs[0].dims())?;
+            let mut forward = Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]);
+            forward.saved.numbers = statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
+            Ok(forward)
+        })
+    }
+
+    /// With g = dy·scale, n values a group and sums over it: dx = r·(g − Σg/n − (x − μ)·r²·Σg(x − μ)/n); dscale = Σ r·dy·(x − μ), dbias = Σ dy
+    /// over what shares them.
+    #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
+        let (held, held_dy) = (data(x)?, data(&dy)?);
+        let count = (self.channels / self.groups * self.inner) as f64;
+        let planes = self.planes();
+        let statistic = |plane: usize| {
+            let (row, slot) = self.of_plane(plane);
+            (row, slot, kept.numbers[2 * row], kept.numbers[2 * row + 1])
+        };
+        let means: Vec<f64> = (0..planes.channels).map(|plane| statistic(plane).2).collect();
+        typed!(dy.dtype(), T => {
+            let (x, d) = (held.of::<T>()?, held_dy.of::<T>()?);
+            let sums = gradient_sums(x, d, planes, &means);
+            let (mut dscale, mut dbias) = (vec![0f64; scale.len()], vec![0f64; scale.len()]);
+            let mut groups = vec![(0f64, 0f64); self.images * self.groups];
+            for (plane, &(total, weighted)) in sums.iter().enumerate() {
+                let (row, slot, _, rstd) = statistic(plane);
+                dscale[slot] += weighted * rstd;
+                dbias[slot] += total;
+                groups[row].0 += scale[slot] * total;
+                groups[row].1 += scale[slot] * weighted;
+            }
+            let dx = if wanted[0] {
+                let terms: Vec<[f64; 4]> = (0..planes.channels)
+                    .map(|plane| {
+                        let (row, slot, mean, r) = statistic(plane);
+                        let (total, weighted) = groups[row];
+                        [mean, r * scale[slot], -r * r * r * weighted / count, -r * total / count]
+                    })
+                    .collect();
+                Some(tensor(input_gradient(x, d, planes, &terms), dy.dims())?)
+            } else {
+                None
+            };
+            let slots = [scale.len()];
+            Ok(vec![dx, Some(narrow(&dscale, &slots, dy.dtype())?), Some(narrow(&dbias, &slots, dy.dtype())?)])
+        })
+    }
+}

@@ -1,0 +1,21 @@
+//! Every operator of the student against ONNX Runtime forward and against finite differences backward: one by one over its attributes, and
+//! composed at random. And students that are not a chain from one image: several inputs, tokens, waves, tied weights.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    clippy::type_complexity,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "small numbers that the tests make themselves"
+)]
+
+mod cases;
+mod exact;
+mod net;
+mod random;
+mod single;
+mod students;
