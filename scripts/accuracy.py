@@ -30,6 +30,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/accuracy"))
     parser.add_argument("--binary", default="target/release/nst-cache")
+    parser.add_argument("--precision", choices=["fast", "strict"], default="strict")
     options = parser.parse_args()
 
     cache = options.work / "cache"
@@ -42,13 +43,13 @@ def main():
     for name, title in METHODS.items():
         runs = []
         for seed in map(int, options.seeds.split(",")):
-            folder = options.work / f"{name}-{seed}"
+            folder = options.work / f"{name}-{options.precision}-{seed}"
             record = folder / "run.json"
             if record.exists():
                 runs.append(json.loads(record.read_text()))
                 continue
             runs.append(nst_cache(options.binary, "train", "resnet8", "--cache", cache, "--recipe", f"recipes/fashion-mnist/{name}.toml",
-                                  "--seed", seed, "--test", f"idx:{options.data}:test", "-o", folder))
+                                  "--seed", seed, "--precision", options.precision, "--test", f"idx:{options.data}:test", "-o", folder))
         accuracy = [run["test"]["top1"] for run in runs]
         spread = statistics.stdev(accuracy) if len(accuracy) > 1 else float("nan")
         seconds = statistics.mean(run["seconds"] for run in runs)

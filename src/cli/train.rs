@@ -7,7 +7,7 @@ mod material;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, DataSpec, Train};
+use crate::recipe::{CriterionRecipe, DataSpec, Precision, Train};
 use crate::student::{Executor, ImportOptions, Student};
 use crate::train::loss::Objective;
 use crate::train::pairing::Pair;
@@ -74,6 +74,9 @@ pub struct Args {
     /// Normalise by the running statistics, which stay as they are
     #[arg(long)]
     freeze_batchnorm: bool,
+    /// The convolutions' rounding: fast adds Winograd's F(4x4), strict keeps below 1e-6
+    #[arg(long, value_name = "fast|strict")]
+    precision: Option<Precision>,
     /// Only the first N samples
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -215,6 +218,7 @@ impl Plan {
         recipe.limit = args.limit.or(recipe.limit);
         recipe.shuffle = args.shuffle.or(recipe.shuffle);
         recipe.freeze_batchnorm |= args.freeze_batchnorm;
+        recipe.precision = args.precision.unwrap_or(recipe.precision);
         recipe.freeze.extend(args.freeze.iter().cloned());
         recipe.train.extend(args.train.iter().cloned());
         if let Some(lr) = args.lr {

@@ -185,19 +185,16 @@ fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
     let small = c.output.iter().any(|&size| size <= 2);
     let four = Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
     let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
-    let winograd = four.or_else(two).map(|method| Plan { sizes, method, level });
-    winograd.or_else(|| Plan::direct_on(c, sizes, level))
+    let method = four.or_else(two).unwrap_or_else(|| Method::Direct(direct::Direct::new(c, &sizes)));
+    Some(Plan { sizes, method, level })
 }
 
 impl Plan {
     /// The direct algorithm even where another is faster, to compare with; `None` as [`plan`].
     #[must_use]
     pub fn direct(c: &Conv) -> Option<Self> {
-        Self::direct_on(c, Sizes::of(c)?, Level::best())
-    }
-
-    fn direct_on(c: &Conv, sizes: Sizes, level: Level) -> Option<Self> {
-        Some(Self { sizes, method: Method::Direct(direct::Direct::new(c, &sizes)), level })
+        let sizes = Sizes::of(c)?;
+        Some(Self { sizes, method: Method::Direct(direct::Direct::new(c, &sizes)), level: Level::best() })
     }
 
     /// Which algorithm the plan chose, for reports.
