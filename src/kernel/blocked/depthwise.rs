@@ -7,6 +7,7 @@ use super::pack::{Source, pack};
 use super::product::Area;
 use super::scratch::{Scratch, Use};
 use super::simd::{Isa, Level, Work};
+use super::sums::{Sums, plane_moments};
 use super::{Gradient, LANES, Lanes, View, direct};
 use crate::kernel::conv::Conv;
 use rayon::prelude::*;
@@ -75,8 +76,18 @@ impl Depthwise {
         }
     }
 
-    /// The convolution; lengths have been checked.
-    pub(super) fn forward(&self, level: Level, s: &Sizes, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+    /// The convolution; lengths have been checked, and `planes` is as in [`super::driver::forward`].
+    #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
+    pub(super) fn forward(
+        &self,
+        level: Level,
+        s: &Sizes,
+        x: View<'_>,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        y: &mut [Lanes],
+        planes: &mut [Sums],
+    ) {
         let (x, packed, bias) = (Source::Input(x), self.weights(weight), super::driver::blocked_bias(s, bias));
         let (image, per_task) = (s.blocks_out * s.area_out, s.images.div_ceil(TASKS).max(1));
         if y.is_empty() {
@@ -84,7 +95,8 @@ impl Depthwise {
         }
         let bands = self.bands();
         let room = bands.iter().map(|b| self.room(b.range.len())).max().unwrap_or(0);
-        y.par_chunks_mut(image * per_task).enumerate().for_each(|(task, y)| {
+        let planes = super::driver::parts(planes, per_task * s.blocks_out, s.images.div_ceil(per_task));
+        y.par_chunks_mut(image * per_task).zip(planes).enumerate().for_each(|(task, (y, planes))| {
             let mut room = Scratch::take(Use::Input, room);
             for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
                 let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
@@ -100,6 +112,9 @@ impl Depthwise {
                         area: self.geometry.outputs(&band.range),
                         out: y,
                     });
+                }
+                if let Some(sums) = planes.get_mut(plane) {
+                    *sums = plane_moments(level, y);
                 }
             }
         });

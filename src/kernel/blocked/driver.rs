@@ -9,6 +9,7 @@ use super::pack::Source;
 use super::product::Base;
 use super::scratch::{Scratch, Use};
 use super::simd::Level;
+use super::sums::{Sums, plane_moments};
 use super::{Gradient, LANES, Lanes, Precision, View, weights};
 use crate::kernel::conv::Conv;
 use rayon::prelude::*;
@@ -264,8 +265,19 @@ fn prepare_all<A: Algorithm>(level: Level, a: &A, s: &Sizes, weight: &[f32], tur
     to.par_chunks_mut(len * chunks.each).zip(&chunks.all).for_each(|(to, chunk)| a.prepare(level, s, weight, turned, *chunk, to));
 }
 
-/// The convolution; lengths have been checked.
-pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+/// The convolution; lengths have been checked. `planes`: room for the moments of every plane of `y`, taken while it is in the cache, or
+/// empty.
+#[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
+pub(super) fn forward<A: Algorithm>(
+    level: Level,
+    a: &A,
+    s: &Sizes,
+    x: View<'_>,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [Lanes],
+    planes: &mut [Sums],
+) {
     let (source, bias, outs) = (Source::Input(x), blocked_bias(s, bias), Chunks::new(level, s.blocks_out, s.groups));
     let base = |chunk: Chunk| bias.as_ref().map_or(Base::Zero, |b| Base::Bias(&b[chunk.first..][..chunk.len]));
     if y.is_empty() {
@@ -285,12 +297,14 @@ pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>,
                 a.forward(level, s, &g, chunk, packed, &prepared, base(chunk), &mut out);
             });
         }
+        planes.par_iter_mut().zip(y.par_chunks(s.area_out)).for_each(|(sums, plane)| *sums = plane_moments(level, plane));
         return;
     }
     let mut prepared = Scratch::take(Use::Shared, s.blocks_out * len);
     prepare_all(level, a, s, weight, false, &outs, &mut prepared);
     let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(FEW_PARTIAL_SUMS)));
-    y.par_chunks_mut(per_task * s.image_out()).enumerate().for_each(|(task, y)| {
+    let planes = parts(planes, per_task * s.blocks_out, s.images.div_ceil(per_task));
+    y.par_chunks_mut(per_task * s.image_out()).zip(planes).enumerate().for_each(|(task, (y, planes))| {
         let first = task * per_task;
         for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
             let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
@@ -299,8 +313,21 @@ pub(super) fn forward<A: Algorithm>(level: Level, a: &A, s: &Sizes, x: View<'_>,
             for (mut out, &chunk) in by_chunk(images, s.image_out(), s.area_out, &outs.all).into_iter().zip(&outs.all) {
                 a.forward(level, s, &g, chunk, packed, &prepared[chunk.first * len..][..chunk.len * len], base(chunk), &mut out);
             }
+            if g.rows.end == a.rows() {
+                let done = (g.images.start - first) * s.blocks_out..(g.images.end - first) * s.blocks_out;
+                for (sums, plane) in planes.get_mut(done).into_iter().flatten().zip(images.chunks_exact(s.area_out)) {
+                    *sums = plane_moments(level, plane);
+                }
+            }
         }
     });
+}
+
+/// Chunks of a slice that may be empty, one for every task.
+pub(super) fn parts<T>(all: &mut [T], each: usize, tasks: usize) -> Vec<&mut [T]> {
+    let mut parts: Vec<&mut [T]> = all.chunks_mut(each.max(1)).collect();
+    parts.resize_with(tasks, Default::default);
+    parts
 }
 
 /// Packs all blocks of a group on this thread, unless they can be used as they are stored.

@@ -218,12 +218,35 @@ impl Plan {
 /// # Panics
 /// When a slice has another length than its shape.
 pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+    forward_into(plan, x, weight, bias, y, &mut []);
+}
+
+/// [`forward`] that also gives [`sums::moments`] of `y`, each plane's taken while it is in the cache.
+///
+/// # Shapes
+/// As [`forward`]; result: `[filters]` pairs of mean and variance.
+///
+/// # Panics
+/// As [`forward`].
+#[must_use]
+pub fn forward_with_moments(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) -> Vec<(f64, f64)> {
+    let s = &plan.sizes;
+    let map = Map { images: s.images, channels: s.filters, height: 1, width: s.area_out };
+    if map.is_empty() {
+        return sums::moments(&map, y);
+    }
+    let mut planes = vec![[[0.0; LANES]; 2]; s.images * s.blocks_out];
+    forward_into(plan, x, weight, bias, y, &mut planes);
+    sums::combine(&map, &planes)
+}
+
+fn forward_into(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes], planes: &mut [sums::Sums]) {
     plan.sizes.check(x.data.len(), weight.len(), y.len());
     match &plan.method {
-        Method::Direct(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
-        Method::Two(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
-        Method::Four(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y),
-        Method::Depthwise(a) => a.forward(plan.level, &plan.sizes, x, weight, bias, y),
+        Method::Direct(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes),
+        Method::Two(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes),
+        Method::Four(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes),
+        Method::Depthwise(a) => a.forward(plan.level, &plan.sizes, x, weight, bias, y, planes),
     }
 }
 

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 /// Pixels that are summed in single precision.
 const RUN: usize = 32;
 
-type Sums = [[f64; LANES]; 2];
+/// Two sums of a plane, by channel.
+pub(super) type Sums = [[f64; LANES]; 2];
 
 /// Mean and (biased) variance of every channel.
 ///
@@ -20,26 +21,31 @@ type Sums = [[f64; LANES]; 2];
 /// # Panics
 /// When the map has another length than its shape.
 #[must_use]
-#[allow(clippy::cast_precision_loss, reason = "counts of pixels in memory")]
 pub fn moments(map: &Map, x: &[Lanes]) -> Vec<(f64, f64)> {
     let (level, area) = (Level::best(), map.area());
     assert_eq!(x.len(), map.len(), "blocked map of {map:?}");
     if x.is_empty() {
         return vec![(0.0, 0.0); map.channels];
     }
-    // every plane's own mean and sum of squared deviations, taken around the plane's first pixel
-    let planes: Vec<Sums> = x
-        .par_chunks(area)
-        .with_min_len(min_planes(area))
-        .map(|plane| {
-            let mut sums = [[0.0; LANES]; 2];
-            level.run(Moments { plane, sums: &mut sums });
-            let n = area as f64;
-            let [sum, squares] = sums;
-            let mean = std::array::from_fn(|l| f64::from(plane[0].0[l]) + sum[l] / n);
-            [mean, std::array::from_fn(|l| (squares[l] - sum[l] * sum[l] / n).max(0.0))]
-        })
-        .collect();
+    let planes: Vec<Sums> = x.par_chunks(area).with_min_len(min_planes(area)).map(|plane| plane_moments(level, plane)).collect();
+    combine(map, &planes)
+}
+
+/// Mean and sum of squared deviations of a plane, taken around its first pixel.
+#[allow(clippy::cast_precision_loss, reason = "counts of pixels in memory")]
+pub(super) fn plane_moments(level: Level, plane: &[Lanes]) -> Sums {
+    let mut sums = [[0.0; LANES]; 2];
+    level.run(Moments { plane, sums: &mut sums });
+    let n = plane.len() as f64;
+    let [sum, squares] = sums;
+    let mean = std::array::from_fn(|l| f64::from(plane[0].0[l]) + sum[l] / n);
+    [mean, std::array::from_fn(|l| (squares[l] - sum[l] * sum[l] / n).max(0.0))]
+}
+
+/// Mean and variance of every channel from those of its planes, `[images, blocks]`.
+#[allow(clippy::cast_precision_loss, reason = "counts of pixels in memory")]
+pub(super) fn combine(map: &Map, planes: &[Sums]) -> Vec<(f64, f64)> {
+    let area = map.area();
     (0..map.channels)
         .map(|channel| {
             let (block, lane) = (channel / LANES, channel % LANES);

@@ -70,6 +70,11 @@ pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
     forward(plan, x, &weight, bias, &mut y);
     let e = error(&values(&output, &y), &y_want);
     assert!(e <= tolerance, "forward {e:e}: {what}");
+    let mut again = vec![Lanes([f32::NAN; LANES]); output.len()];
+    let moments = forward_with_moments(plan, x, &weight, bias, &mut again);
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * (1.0 + b.abs());
+    let same = moments.iter().zip(sums::moments(&output, &y)).all(|(a, b)| near(a.0, b.0) && near(a.1, b.1));
+    assert!(again == y && moments.len() == c.filters && same, "moments: {what}");
     assert_eq!(to_blocked(&output, &values(&output, &y).iter().map(|&y| y as f32).collect::<Vec<_>>()), y, "lanes past the last: {what}");
 
     let add = mode == 3;

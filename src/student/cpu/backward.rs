@@ -64,7 +64,7 @@ impl Sweep<'_> {
                 }
                 Ok(())
             }
-            (Kept::Convolution { x, weight }, Way::Convolution(plan)) => {
+            (Kept::Convolution { x, weight }, Way::Convolution { plan, .. }) => {
                 let dz = self.map(own)?;
                 let (held, mut dw) = (data(&weight)?, vec![0.0; if step.wanted[1] { weight.elem_count() } else { 0 }]);
                 let wanted = step.wanted[1].then_some(dw.as_mut_slice());

@@ -6,10 +6,10 @@ use super::{Kept, Normal, Record, Way, Ways, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, Map, elementwise, pool, stem, sums};
 use crate::student::executor::Values;
-use crate::student::op::{BatchNorm, Kind, Run};
+use crate::student::op::{Kind, Run};
 use crate::student::plan::{Plan, Step};
 use crate::student::value::{data, tensor};
-use crate::student::{Student, TensorId};
+use crate::student::{Mode, Student, TensorId};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Sweep<'_> {
     fn step(&mut self, step: &Step, way: &Way, run: &Run) -> Result<Kept> {
         let blocks = step.inputs.iter().any(|id| self.slots[id.0].map.is_some());
         match way {
-            Way::Convolution(plan) => self.convolution(step, plan),
+            Way::Convolution { plan, moments } => self.convolution(step, plan, *moments && run.mode != Mode::Eval),
             Way::Stem(_) if blocks => self.general(step, run),
             Way::Stem(c) => self.stem(step, c),
             Way::BatchNorm => self.batch_norm(step, run),
@@ -112,14 +112,19 @@ impl Sweep<'_> {
         Ok(Kept::Dense(done.saved))
     }
 
-    fn convolution(&mut self, step: &Step, plan: &blocked::Plan) -> Result<Kept> {
+    fn convolution(&mut self, step: &Step, plan: &blocked::Plan, moments: bool) -> Result<Kept> {
         let (x, weight) = (self.map(step.inputs[0])?, self.dense(step.inputs[1])?);
         let (map, mut to) = self.output(step)?;
-        self.with_bias(step, |bias| {
-            blocked::forward(plan, x.view(), data(&weight)?.of::<f32>()?, bias, &mut to);
-            Ok(())
+        let moments = self.with_bias(step, |bias| {
+            let held = data(&weight)?;
+            let weight = held.of::<f32>()?;
+            if moments {
+                return Ok(Some(Arc::new(blocked::forward_with_moments(plan, x.view(), weight, bias, &mut to))));
+            }
+            blocked::forward(plan, x.view(), weight, bias, &mut to);
+            Ok(None)
         })?;
-        self.store(step, Lazy::stored(map, to));
+        self.store(step, Lazy { moments, ..Lazy::stored(map, to) });
         Ok(Kept::Convolution { x, weight })
     }
 
@@ -134,7 +139,7 @@ impl Sweep<'_> {
         Ok(Kept::Stem { x })
     }
 
-    fn with_bias(&mut self, step: &Step, f: impl FnOnce(Option<&[f32]>) -> Result<()>) -> Result<()> {
+    fn with_bias<R>(&mut self, step: &Step, f: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
         match step.inputs.get(2) {
             None => f(None),
             Some(&id) => {
@@ -150,7 +155,8 @@ impl Sweep<'_> {
         self.slots[step.inputs[0].0].map = Some(z.clone());
         let parameters: Vec<Tensor> = step.inputs[1..].iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
         let parameters: Vec<&Tensor> = parameters.iter().collect();
-        let n = BatchNorm::normalizer(norm, run, || Ok(sums::moments(&z.map, &z.data)), &parameters)?;
+        let moments = || Ok(z.moments.as_ref().map_or_else(|| sums::moments(&z.map, &z.data), |known| known.to_vec()));
+        let n = norm.normalizer(run, moments, &parameters)?;
         let factors = n.scale.iter().zip(&n.rstd).map(|(s, r)| s * r);
         let affine = map::affine(factors.zip(n.means.iter().zip(&n.bias)).map(|(factor, (mean, bias))| [factor, bias - mean * factor]));
         self.updates = n.updates;

@@ -20,12 +20,14 @@ pub(super) struct Lazy {
     pub(super) data: Arc<Buffer>,
     pub(super) affine: Option<Affine>,
     pub(super) clamp: Option<[f32; 2]>,
+    /// Mean and variance by channel of the map as it is stored, where whoever stored it took them on the way.
+    pub(super) moments: Option<Arc<Vec<(f64, f64)>>>,
 }
 
 impl Lazy {
     /// The map as it is stored.
     pub(super) fn stored(map: Map, data: Buffer) -> Self {
-        Self { map, data: Arc::new(data), affine: None, clamp: None }
+        Self { map, data: Arc::new(data), affine: None, clamp: None, moments: None }
     }
 
     /// A dense tensor in blocks.
@@ -110,7 +112,7 @@ impl MapGradient {
 
     pub(super) fn to_tensor(&self, arena: &Arc<Arena>) -> Result<Tensor> {
         let own = self.clone().resolved(arena);
-        Lazy { map: own.map, data: own.dy, affine: None, clamp: None }.to_tensor()
+        Lazy { map: own.map, data: own.dy, affine: None, clamp: None, moments: None }.to_tensor()
     }
 
     /// Calls `f` with the gradient as kernels read it.

@@ -13,15 +13,16 @@ pub(super) use backward::backward;
 pub(super) use buffer::Arena;
 pub(super) use forward::forward;
 
-use super::Student;
 use super::op::{Kind, Saved};
 use super::plan::{Plan, Step};
+use super::{Student, TensorId};
 use crate::kernel::blocked::{self, pool, stem};
 use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
 use crate::recipe::Precision;
 use candle_core::Tensor;
 use map::{Affine, Lazy};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,7 +34,11 @@ pub(super) struct Ways(Vec<Way>);
 enum Way {
     /// As the general executor runs it, on dense tensors.
     Dense,
-    Convolution(Box<blocked::Plan>),
+    /// With the moments of its output where a batch norm reads it.
+    Convolution {
+        plan: Box<blocked::Plan>,
+        moments: bool,
+    },
     /// A convolution whose input is a dense image that no gradient is asked for.
     Stem(Conv),
     BatchNorm,
@@ -59,12 +64,16 @@ impl Ways {
             Precision::Strict => blocked::Precision::Strict,
         };
         let rank = |step: &Step| step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len);
+        let norms = plan.steps.iter().filter(|step| matches!(step.operator.kind(), Kind::BatchNorm(_)));
+        let normed: HashSet<TensorId> = norms.filter_map(|step| step.inputs.first().copied()).collect();
+        let is_normed = |step: &Step| step.outputs.first().copied().flatten().is_some_and(|id| normed.contains(&id));
         Self(
             plan.steps
                 .iter()
                 .map(|step| match step.operator.kind() {
                     Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => Way::Stem(*c),
-                    Kind::Convolution(c) => blocked::plan(c, precision).map_or(Way::Dense, |plan| Way::Convolution(Box::new(plan))),
+                    Kind::Convolution(c) => blocked::plan(c, precision)
+                        .map_or(Way::Dense, |plan| Way::Convolution { plan: Box::new(plan), moments: is_normed(step) }),
                     Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
                     Kind::Clamp { bounds: [low, high], inclusive } => {
                         let open = if inclusive { [low.next_down(), high.next_up()] } else { [low, high] };
@@ -86,7 +95,7 @@ impl Way {
     fn name(&self) -> &'static str {
         match self {
             Self::Dense => "dense",
-            Self::Convolution(plan) => plan.name(),
+            Self::Convolution { plan, .. } => plan.name(),
             Self::Stem(_) => "stem",
             Self::BatchNorm => "batch norm",
             Self::Clamp { .. } => "clamp",
