@@ -1,15 +1,12 @@
 //! Which samples are taken and in which row each stands: a pure function of the data set and the recipe.
 
-use super::source::Source;
+use super::source::{Source, describe_bad};
 use crate::data::{Dataset, Subset, shuffle};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Extract;
 use rayon::prelude::*;
 use std::path::Path;
-
-/// Bad samples named in a message; the others are counted.
-const NAMED: usize = 3;
 
 /// What is known of the classes that the teacher tells apart.
 pub(super) struct TeacherClasses {
@@ -177,21 +174,6 @@ fn leave_out_bad(source: &Source<'_>, chosen: Vec<usize>, monitor: &dyn Monitor)
     let mut skipped: Vec<usize> = bad.into_iter().map(|(sample, _)| sample).collect();
     skipped.sort_unstable();
     Ok((good, skipped))
-}
-
-/// One line about samples that cannot be read: how many, the first by name and reason.
-pub(super) fn describe_bad(data: &dyn Dataset, bad: &[(usize, Error)]) -> Error {
-    let count = if bad.len() == 1 { "1 sample".to_owned() } else { format!("{} samples", bad.len()) };
-    let named: Vec<String> = bad
-        .iter()
-        .take(NAMED)
-        .map(|(sample, error)| {
-            let (name, reason) = (data.name(*sample), error.chain());
-            if reason.contains(&name) { reason } else { format!("{name}: {reason}") }
-        })
-        .collect();
-    let rest = if bad.len() > NAMED { format!("; and {} more", bad.len() - NAMED) } else { String::new() };
-    Error::input(format!("{count} cannot be read: {}{rest}", named.join("; ")))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! How samples become the teacher's inputs: which bytes are stored, and what the model is fed.
 
 use super::output::Output;
-use super::rows::describe_bad;
 use crate::array::{Array, Dtype, Values};
 use crate::cache::ArraySpec;
 use crate::data::{Dataset, Sample, Subset, preprocess};
@@ -9,6 +8,9 @@ use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{Extract, Preprocess, PreprocessOptions};
+
+/// Bad samples named in a message; the others are counted.
+const NAMED: usize = 3;
 
 /// Images looked at to find their common size.
 const PROBED_IMAGES: usize = 16;
@@ -365,4 +367,19 @@ fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
         Dtype::F64 => Values::F64(bytemuck::pod_collect_to_vec(bytes)),
     };
     Array::new(shape, values)
+}
+
+/// One line about samples that cannot be read: how many, the first by name and reason.
+pub(super) fn describe_bad(data: &dyn Dataset, bad: &[(usize, Error)]) -> Error {
+    let count = if bad.len() == 1 { "1 sample".to_owned() } else { format!("{} samples", bad.len()) };
+    let named: Vec<String> = bad
+        .iter()
+        .take(NAMED)
+        .map(|(sample, error)| {
+            let (name, reason) = (data.name(*sample), error.chain());
+            if reason.contains(&name) { reason } else { format!("{name}: {reason}") }
+        })
+        .collect();
+    let rest = if bad.len() > NAMED { format!("; and {} more", bad.len() - NAMED) } else { String::new() };
+    Error::input(format!("{count} cannot be read: {}{rest}", named.join("; ")))
 }

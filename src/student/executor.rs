@@ -1,9 +1,6 @@
-//! A pass over a plan: forward in order, backward in reverse. Values live as long as a later step or the backward pass needs them.
-//!
-//! Here is the general executor, which runs every operator on dense tensors, in f32 or f64: the oracle of the CPU executor (`cpu`), which
-//! knows channel maps.
+//! The general executor: every operator on dense tensors, in f32 or f64. It is the oracle of the CPU executor (`cpu`), which knows channel
+//! maps. Values live as long as a later step or the backward pass needs them.
 
-use super::cpu::{self, Ways};
 use super::import::Source;
 use super::op::{Run, Saved};
 use super::plan::{Plan, Step};
@@ -13,61 +10,12 @@ use crate::error::{Context, Error, Result};
 use crate::kernel::elementwise::zip;
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-
-/// A plan, and how the CPU executor runs its steps if it is to.
-#[derive(Debug)]
-pub(super) struct Planned {
-    pub(super) plan: Plan,
-    pub(super) ways: Option<Arc<Ways>>,
-}
 
 /// Tensors by number, as far as they are known.
 pub(super) type Values = Vec<Option<Tensor>>;
 
-/// One forward pass and what its backward pass needs.
-#[derive(Debug)]
-pub struct Pass<'a> {
-    student: &'a Student,
-    planned: Arc<Planned>,
-    kept: HashMap<TensorId, Tensor>,
-    record: Record,
-}
-
-/// What a forward pass leaves, by executor.
-#[derive(Debug)]
-enum Record {
-    General(Vec<Saved>),
-    Cpu(cpu::Record),
-}
-
-/// Runs a plan forward.
-pub(super) fn forward<'a>(
-    student: &'a Student,
-    planned: Arc<Planned>,
-    inputs: &[Tensor],
-    run: &Run,
-    keep: &HashSet<TensorId>,
-) -> Result<Pass<'a>> {
-    let plan = &planned.plan;
-    let mut values: Values = student.graph.sources.iter().map(|source| student.held(*source, inputs)).collect();
-    for (id, constant) in &plan.constants {
-        values[id.0] = Some(constant.clone());
-    }
-    let (kept, record) = match &planned.ways {
-        None => {
-            let (kept, saved) = general(student, plan, values, run, keep)?;
-            (kept, Record::General(saved))
-        }
-        Some(ways) => {
-            let (kept, record) = cpu::forward(student, plan, ways, values, run, keep)?;
-            (kept, Record::Cpu(record))
-        }
-    };
-    Ok(Pass { student, planned, kept, record })
-}
-
-fn general(
+/// Runs a plan forward: the tensors of `keep`, and what each step leaves for the backward pass.
+pub(super) fn forward(
     student: &Student,
     plan: &Plan,
     mut values: Values,
@@ -111,45 +59,8 @@ impl Student {
     }
 }
 
-impl Pass<'_> {
-    /// A kept tensor's value (or the logits).
-    ///
-    /// # Errors
-    /// When the tensor was not kept.
-    pub fn value(&self, id: TensorId) -> Result<&Tensor> {
-        self.kept.get(&id).ok_or_else(|| {
-            let name = self.student.graph.names.get(id.0).map_or("?", String::as_str);
-            Error::input(format!("tensor {name} was not kept in this pass"))
-        })
-    }
-
-    /// Sweeps the graph in reverse from the gradients of the loss with respect to some tensors; gradients of parameters come in the order of
-    /// [`Student::parameters`] (`None`: the loss does not depend on it). Values are freed as the sweep passes.
-    ///
-    /// # Errors
-    /// When a gradient has another shape than its tensor.
-    pub fn backward(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Vec<Option<Tensor>>> {
-        let Self { student, planned, kept, record } = self;
-        drop(kept);
-        let (graph, plan) = (&student.graph, &planned.plan);
-        let mut gradients: Values = vec![None; graph.names.len()];
-        for (id, seed) in seeds {
-            let expected = plan.shapes.get(&id).ok_or_else(|| Error::input("gradient of a tensor that this pass does not compute"))?;
-            if seed.dims() != expected {
-                let name = &graph.names[id.0];
-                return Err(Error::input(format!("gradient of {name}: expected shape {expected:?}, found {:?}", seed.dims())));
-            }
-            add(&mut gradients[id.0], seed.to_dtype(student.dtype)?.contiguous()?)?;
-        }
-        let mut gradients = match record {
-            Record::General(saved) => general_backward(student, plan, saved, gradients)?,
-            Record::Cpu(record) => cpu::backward(student, plan, record, gradients)?,
-        };
-        Ok(student.parameters.iter().map(|p| graph.index.get(&p.name).and_then(|id| gradients[id.0].take())).collect())
-    }
-}
-
-fn general_backward(student: &Student, plan: &Plan, mut saved: Vec<Saved>, mut gradients: Values) -> Result<Values> {
+/// Sweeps a plan in reverse from the gradients of some tensors; gives those of all tensors that nothing computes.
+pub(super) fn backward(student: &Student, plan: &Plan, mut saved: Vec<Saved>, mut gradients: Values) -> Result<Values> {
     for step in plan.steps.iter().rev() {
         let saved = saved.pop().unwrap_or_default();
         let own: Vec<Option<Tensor>> = step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
@@ -167,7 +78,7 @@ fn general_backward(student: &Student, plan: &Plan, mut saved: Vec<Saved>, mut g
 }
 
 /// Adds a gradient: the first is moved.
-fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
+pub(super) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
     *total = Some(match total.take() {
         None => gradient,
         Some(old) => sum(&old, &gradient)?,

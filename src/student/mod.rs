@@ -10,20 +10,21 @@ mod export;
 mod fold;
 mod import;
 mod op;
+mod pass;
 mod pattern;
 mod plan;
 pub mod preset;
 mod value;
 
 pub use crate::recipe::Precision;
-pub use executor::Pass;
+pub use pass::Pass;
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Model, Value, tap, tap::Tap};
 use candle_core::{DType, Tensor, Var};
-use executor::Planned;
 use fold::Host;
 use import::{Graph, Source};
+use pass::Planned;
 use plan::Plan;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -256,7 +257,7 @@ impl Student {
         let plan = self.plan(inputs.iter().map(|x| x.dims().to_vec()).collect())?;
         let run = op::Run { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
         let keep: HashSet<TensorId> = keep.iter().copied().chain([self.logits]).collect();
-        executor::forward(self, plan, &inputs, &run, &keep)
+        pass::forward(self, plan, &inputs, &run, &keep)
     }
 
     /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs only, dropout bypassed, dynamic batch; weights

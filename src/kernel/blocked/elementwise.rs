@@ -197,23 +197,7 @@ impl Work for Sum<'_, '_> {
     }
 }
 
-/// The mean of every channel of what a view stands for.
-///
-/// # Shapes
-/// `x`: `[images, channels, height, width]`, blocked; result: `[images, channels]`.
-///
-/// # Panics
-/// When the map has another length than its shape.
-#[must_use]
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a count of pixels; rounding to the maps' type")]
-pub fn mean(map: &Map, x: View<'_>) -> Vec<f32> {
-    assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
-    let sums = super::sums::plane_totals(map, &Source::Input(x));
-    let by_image = sums.as_flattened().chunks((map.blocks() * LANES).max(1));
-    by_image.flat_map(|sums| sums[..map.channels].iter().map(|sum| (sum / map.area() as f64) as f32)).collect()
-}
-
-/// The gradient of [`mean`]: every pixel of a channel gets its share.
+/// The gradient of [`super::sums::means`]: every pixel of a channel gets its share.
 ///
 /// # Shapes
 /// `dy`: `[images, channels]`; `to`: `[images, channels, height, width]`, blocked.

@@ -140,7 +140,7 @@ fn gradient_sums_count_what_the_clamp_lets_through() {
 fn means_and_their_gradient() {
     each_view(|m, v, expected| {
         let means: Vec<f64> = expected.chunks(m.area()).map(|p| p.iter().sum::<f64>() / m.area() as f64).collect();
-        assert!(error(&wide(&elementwise::mean(m, v)), &means) < 1e-6, "{m:?} {v:?}");
+        assert!(error(&wide(&sums::means(m, v)), &means) < 1e-6, "{m:?} {v:?}");
         let mut spread = vec![Lanes([f32::NAN; LANES]); m.len()];
         elementwise::spread_mean(m, &narrow(&means), &mut spread);
         let shares: Vec<f64> = means.iter().flat_map(|x| vec![x / m.area() as f64; m.area()]).collect();

@@ -111,6 +111,22 @@ pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
     (0..map.channels).map(|c| planes.iter().skip(c / LANES).step_by(map.blocks()).map(|sums| sums[c % LANES]).sum()).collect()
 }
 
+/// The mean of every channel of what a view stands for.
+///
+/// # Shapes
+/// `x`: `[images, channels, height, width]`, blocked; result: `[images, channels]`.
+///
+/// # Panics
+/// When the map has another length than its shape.
+#[must_use]
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a count of pixels; rounding to the maps' type")]
+pub fn means(map: &Map, x: View<'_>) -> Vec<f32> {
+    assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
+    let sums = plane_totals(map, &Source::Input(x));
+    let by_image = sums.as_flattened().chunks((map.blocks() * LANES).max(1));
+    by_image.flat_map(|sums| sums[..map.channels].iter().map(|sum| (sum / map.area() as f64) as f32)).collect()
+}
+
 /// Numbers by channel as blocks, zero past the last.
 #[must_use]
 pub fn lanes(channels: impl Iterator<Item = f32>) -> Vec<Lanes> {

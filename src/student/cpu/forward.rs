@@ -91,7 +91,7 @@ impl Sweep<'_> {
             }
             Way::PlaneMean => {
                 let x = self.map(step.inputs[0])?;
-                let means = elementwise::mean(&x.map, x.view());
+                let means = sums::means(&x.map, x.view());
                 if let Some(id) = step.outputs[0] {
                     self.slots[id.0].dense = Some(tensor(means, self.shape(id)?)?);
                 }
