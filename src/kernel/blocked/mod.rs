@@ -2,7 +2,7 @@
 //!
 //! One inner kernel (`product.rs`) serves direct, strided and pointwise convolutions, their input gradients and Winograd's products; a second
 //! one serves all weight gradients. Before them, a map is packed (`pack.rs`): copied into a zero-padded scratch, with strides sorted out and
-//! the producer's batch norm and ReLU applied on the way. An [`Algorithm`](driver::Algorithm) says what is packed and multiplied, the driver
+//! the producer's batch norm and ReLU applied on the way. An algorithm (a trait of `driver.rs`) says what is packed and multiplied, the driver
 //! how that is split over images, blocks and threads: by fixed rules, so that results have the same bits for any number of threads.
 //!
 //! # Shapes
