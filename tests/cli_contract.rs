@@ -47,9 +47,7 @@ fn every_command_has_help_with_examples_and_a_completion() {
 
 #[test]
 fn the_working_folder_holds_defaults_and_every_result_is_one_document() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     support::write_teacher(&at("teacher.onnx"));
@@ -87,9 +85,7 @@ fn the_working_folder_holds_defaults_and_every_result_is_one_document() {
 
 #[test]
 fn eval_takes_models_of_any_batch() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_idx(&folder.path().join("data"), 21);
     let mut scores = Vec::new();
@@ -112,9 +108,7 @@ fn eval_takes_models_of_any_batch() {
 
 #[test]
 fn eval_takes_some_samples_other_logits_and_another_order_of_classes() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_images(&folder.path().join("images"), 30);
@@ -137,9 +131,7 @@ fn eval_takes_some_samples_other_logits_and_another_order_of_classes() {
 /// The student is f32 `[batch, channels, height, width]` whatever its teacher takes, and its metadata says so.
 #[test]
 fn a_student_of_a_channels_last_teacher_is_measured_without_flags() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_images(&folder.path().join("images"), 24);
     run(folder.path(), &format!("extract {} --data folder:images --channels rgb -o cache", committed("tests/data/models/nhwc.onnx")));
@@ -152,9 +144,7 @@ fn a_student_of_a_channels_last_teacher_is_measured_without_flags() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_an_extraction_with_130_and_the_same_command_goes_on() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     let line = format!("extract {} --data fashion-mnist -o cache --threads 1", committed("models/teacher.onnx"));
     let mut child = command(folder.path(), &line).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();

@@ -183,9 +183,8 @@ fn bad_use_is_refused() {
 
 #[test]
 fn bad_input_is_named() {
-    if support::has_runtime() {
-        check(WITH_RUNTIME);
-    }
+    support::need_runtime();
+    check(WITH_RUNTIME);
 }
 
 #[test]
@@ -206,9 +205,7 @@ fn library_paths_are_no_part_of_the_config() {
 
 #[test]
 fn a_cache_of_other_settings_is_refused_and_left_alone() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
     let first = run(folder.path(), "extract teacher.onnx --data idx:data --limit 30 -q");
@@ -238,9 +235,7 @@ fn shard(cache: &Path, tap: &str) -> PathBuf {
 
 #[test]
 fn a_damaged_shard_is_named_and_the_student_must_fit() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
     for taps in ["--tap map1 --tap map2", "--tap map2@3x3=tiny -o cache/tiny"] {
@@ -289,9 +284,7 @@ fn a_damaged_shard_is_named_and_the_student_must_fit() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_disk_that_is_full_leaves_what_can_be_gone_on_with() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
     let command = "extract teacher.onnx --data idx:data --store f32 --tap map1";
@@ -314,9 +307,7 @@ fn a_disk_that_is_full_leaves_what_can_be_gone_on_with() {
 
 #[test]
 fn skip_bad_leaves_unreadable_samples_out_and_says_so() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
     let output = run(folder.path(), "extract teacher.onnx --data folder:images --channels gray --skip-bad --json");

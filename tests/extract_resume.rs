@@ -59,9 +59,7 @@ fn segments(cache: &Path) -> usize {
 
 #[test]
 fn ten_kills_at_random_change_no_byte() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_idx(&folder.path().join("data"), SAMPLES);

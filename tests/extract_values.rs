@@ -57,9 +57,7 @@ fn floats(cache: &Cache, path: &str) -> Vec<f32> {
 
 #[test]
 fn features_are_what_the_teacher_computes_on_the_stored_inputs() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_idx(&folder.path().join("data"), 37);
@@ -105,9 +103,7 @@ fn argmax(row: &[f32]) -> i64 {
 
 #[test]
 fn a_fixed_batch_gives_the_same_rows_as_an_open_one() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("open.onnx"));
     support::write_teacher_of_batch(&folder.path().join("fixed.onnx"), Some(8));
@@ -130,9 +126,7 @@ fn a_fixed_batch_gives_the_same_rows_as_an_open_one() {
 
 #[test]
 fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/baked_batch.onnx");
     let data = noise(folder.path(), "x", &[5, 4]);
@@ -143,9 +137,7 @@ fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
 
 #[test]
 fn automatic_storage_takes_f32_where_f16_ends() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_faulty_teacher(&folder.path().join("large.onnx"), support::Fault::Large);
     support::write_idx(&folder.path().join("data"), 10);
@@ -160,9 +152,7 @@ fn automatic_storage_takes_f32_where_f16_ends() {
 
 #[test]
 fn a_flat_folder_has_no_labels_and_no_accuracy() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_images(&folder.path().join("images"), 10);
@@ -175,9 +165,7 @@ fn a_flat_folder_has_no_labels_and_no_accuracy() {
 
 #[test]
 fn arrays_are_fed_and_stored_as_they_are() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     let mut random = support::Random(11);
@@ -222,9 +210,7 @@ fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f3
 
 #[test]
 fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/nhwc.onnx");
     let data = noise(folder.path(), "image:0", &[6, 8, 8, 3]);
@@ -251,9 +237,7 @@ fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
 
 #[test]
 fn tokens_are_stored_as_the_map_that_they_cover() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/vit.onnx");
     let data = noise(folder.path(), "image", &[5, 3, 8, 6]);
@@ -274,9 +258,7 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
 
 #[test]
 fn a_cache_is_compared_with_its_teacher() {
-    if !support::has_runtime() {
-        return;
-    }
+    support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
     support::write_teacher(&folder.path().join("teacher.onnx"));
