@@ -190,9 +190,9 @@ fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
 }
 
 impl Plan {
-    /// The direct algorithm even where another is faster, to compare with; `None` as [`plan`].
-    #[must_use]
-    pub fn direct(c: &Conv) -> Option<Self> {
+    /// The direct algorithm even where another is faster.
+    #[cfg(test)]
+    fn direct(c: &Conv) -> Option<Self> {
         let sizes = Sizes::of(c)?;
         Some(Self { sizes, method: Method::Direct(direct::Direct::new(c, &sizes)), level: Level::best() })
     }

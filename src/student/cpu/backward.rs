@@ -123,7 +123,7 @@ impl Sweep<'_> {
                 self.give(step, 0, Form::Map(MapGradient::stored(map, dx)))
             }
             (Kept::Nothing, _) => Ok(()),
-            (kept, way) => Err(Error::input(format!("{way:?} kept {kept:?}"))),
+            (_, way) => Err(Error::input(format!("{}: the forward pass kept another operator's values", way.name()))),
         }
     }
 
@@ -176,18 +176,12 @@ impl Sweep<'_> {
 
     /// Memory for the gradient of a map, and whether it already holds a part of it.
     fn room(&mut self, id: TensorId, len: usize) -> (Buffer, bool) {
-        let before = self.gradients[id.0].take();
-        if let Some(Form::Map(g)) = before {
-            if g.back.is_none() {
-                match Arc::try_unwrap(g.dy) {
-                    Ok(buffer) => return (buffer, true),
-                    Err(dy) => self.gradients[id.0] = Some(Form::Map(MapGradient { dy, ..g })),
-                }
-            } else {
-                self.gradients[id.0] = Some(Form::Map(g));
-            }
-        } else {
-            self.gradients[id.0] = before;
+        match self.gradients[id.0].take() {
+            Some(Form::Map(MapGradient { map, dy, back: None })) => match Arc::try_unwrap(dy) {
+                Ok(buffer) => return (buffer, true),
+                Err(dy) => self.gradients[id.0] = Some(Form::Map(MapGradient { map, dy, back: None })),
+            },
+            other => self.gradients[id.0] = other,
         }
         (self.arena.take(len), false)
     }

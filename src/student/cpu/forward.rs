@@ -175,10 +175,6 @@ impl Sweep<'_> {
     }
 
     fn add(&mut self, step: &Step) -> Result<Kept> {
-        let shape = self.shape(step.inputs[0])?;
-        if shape.len() != 4 {
-            return Err(Error::input(format!("channel maps: expected 4 axes, found shape {shape:?}")));
-        }
         let (a, b) = (self.map(step.inputs[0])?, self.map(step.inputs[1])?);
         let (map, mut to) = self.output(step)?;
         elementwise::sum(&map, a.view(), b.view(), &mut to);
