@@ -54,7 +54,8 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
     total.checked_div(batch as u64)
 }
 
-fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], output: &[usize]) -> Option<u64> {
+/// Multiply-accumulates of a node from the shapes of its first two inputs and of its output; `None` for other operators than those of [`macs`].
+pub(crate) fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], output: &[usize]) -> Option<u64> {
     let product = |shape: &[usize]| shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
     let each = match node.op_type() {
         // weight [O, I/groups, k…]: each output element sums I/groups·k… products
@@ -62,7 +63,8 @@ fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], output: &[usiz
         // weight [I, O/groups, k…]: each input element is spread over O/groups·k… outputs
         "ConvTranspose" => return Some(product(input).saturating_mul(product(weight.get(1..)?))),
         "Gemm" if int(node, "transA") != 0 => input.first()?,
-        _ => input.last()?,
+        "Gemm" | "MatMul" => input.last()?,
+        _ => return None,
     };
     Some(product(output).saturating_mul(*each as u64))
 }

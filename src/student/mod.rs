@@ -17,6 +17,7 @@ pub mod preset;
 mod value;
 
 pub use crate::recipe::Precision;
+pub use cpu::Work;
 pub use pass::Pass;
 
 use crate::error::{Context, Error, Result};
@@ -239,6 +240,15 @@ impl Student {
             .filter_map(|id| Some((self.graph.names[id.0].clone(), plan.shapes.get(id)?.iter().map(|&n| Some(n)).collect())))
             .collect();
         Ok(tap::candidates(&self.model, &shapes))
+    }
+
+    /// What a training step on inputs of these shapes has to do at least; `None` where the general executor runs it.
+    ///
+    /// # Errors
+    /// When the graph cannot run on such inputs.
+    pub fn work(&self, input_shapes: &[Vec<usize>]) -> Result<Option<Work>> {
+        let planned = self.plan(input_shapes.to_vec())?;
+        Ok(planned.ways.as_ref().map(|ways| cpu::work(&self.graph, &planned.plan, ways)))
     }
 
     /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are). [`Mode::Train`] updates running statistics.

@@ -3,6 +3,7 @@
 use crate::cli::{Context, emit, emit_json};
 use crate::criterion::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
+use crate::kernel::blocked::ceiling::{self, Ceiling};
 use crate::onnx::Model;
 use crate::onnx::proto::{AttributeProto, tensor_shape_proto, type_proto};
 use crate::recipe::{OptimizerRecipe, Precision};
@@ -70,15 +71,23 @@ struct Row {
     /// Of the process so far; `null` where the system does not say.
     peak_rss_mb: Option<f64>,
     parameters: usize,
+    /// Arithmetic of a step by direct products, in units of 1e9 operations; `null` for the general executor, as the next two.
+    gflop: Option<f64>,
+    /// Maps read and written, in units of 1e9 bytes.
+    gb: Option<f64>,
+    /// The machine's, measured in this run.
+    ceiling_gflop_s: f64,
+    ceiling_gb_s: f64,
 }
 
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let nets: Vec<&Net> =
         if args.model.is_empty() { NETS.iter().collect() } else { args.model.iter().map(|name| find(name)).collect::<Result<_>>()? };
+    let ceiling = ceiling::measure();
     let mut rows = Vec::new();
     for net in nets {
         context.monitor.note(&format!("{}: {} + {} steps", net.name, args.warmup, args.steps));
-        rows.push(measure(net, args, context.threads)?);
+        rows.push(measure(net, args, context.threads, ceiling)?);
     }
     if context.json {
         return match rows.as_slice() {
@@ -88,7 +97,19 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["network", "batch", "median ms", "p10", "p90", "images/s", "peak MB", "parameters"]);
+    table.set_header([
+        "network",
+        "batch",
+        "median ms",
+        "p10",
+        "p90",
+        "images/s",
+        "peak MB",
+        "parameters",
+        "Gflop",
+        "GB",
+        "ms at the ceilings",
+    ]);
     for row in &rows {
         table.add_row([
             row.model.to_owned(),
@@ -99,12 +120,26 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
             format!("{:.0}", row.images_per_s),
             row.peak_rss_mb.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.0}")),
             row.parameters.to_string(),
+            number(row.gflop),
+            number(row.gb),
+            format!(
+                "{} + {}",
+                number(row.gflop.map(|gflop| gflop / row.ceiling_gflop_s * 1e3)),
+                number(row.gb.map(|gb| gb / row.ceiling_gb_s * 1e3))
+            ),
         ]);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    emit(&format!("{table}\n{} threads, float32, precision {}", context.threads, args.precision))
+    emit(&format!(
+        "{table}\n{} threads, float32, precision {}; ceilings measured in this run: {:.0} Gflop/s from registers, {:.1} GB/s through memory",
+        context.threads, args.precision, ceiling.gflop_s, ceiling.gb_s
+    ))
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
 }
 
 fn find(name: &str) -> Result<&'static Net> {
@@ -115,7 +150,7 @@ fn find(name: &str) -> Result<&'static Net> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
-fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
+fn measure(net: &Net, args: &Args, threads: usize, ceiling: Ceiling) -> Result<Row> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
     let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
     let student = Student::import(&network(net)?, &ImportOptions { executor, ..ImportOptions::default() })?;
@@ -129,6 +164,7 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let sgd = OptimizerRecipe::Sgd { lr: 0.01, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
     let mut optimizer = Optimizer::create(variables, sgd)?;
+    let work = student.work(&[images.dims().to_vec()])?;
     let mut times = Vec::with_capacity(args.steps.get());
     for step in 0..args.warmup + args.steps.get() {
         let start = Instant::now();
@@ -158,6 +194,10 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
         images_per_s: batch as f64 / median * 1e3,
         peak_rss_mb: peak_rss_mb(),
         parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
+        gflop: work.map(|work| 2.0 * work.multiply_adds as f64 / 1e9),
+        gb: work.map(|work| work.bytes as f64 / 1e9),
+        ceiling_gflop_s: ceiling.gflop_s,
+        ceiling_gb_s: ceiling.gb_s,
     })
 }
 

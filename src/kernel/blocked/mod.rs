@@ -11,6 +11,7 @@
 #![allow(clippy::inline_always, reason = "SIMD code must end up inside the function that is compiled for the instruction set")]
 #![allow(clippy::needless_range_loop, reason = "constant indices to sums in registers; iterators over them were not unrolled")]
 
+pub mod ceiling;
 pub mod convert;
 mod depthwise;
 mod direct;

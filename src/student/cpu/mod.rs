@@ -8,10 +8,13 @@ mod backward;
 mod buffer;
 mod forward;
 mod map;
+mod work;
 
 pub(super) use backward::backward;
 pub(super) use buffer::Arena;
 pub(super) use forward::forward;
+pub use work::Work;
+pub(super) use work::work;
 
 use super::op::{Kind, Saved};
 use super::plan::{Plan, Step};
