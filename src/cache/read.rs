@@ -78,6 +78,19 @@ impl Cache {
         &self.labels
     }
 
+    /// Asks the system to drop the cache's pages from memory, so that the next read comes from the disk.
+    pub fn evict(&self) {
+        for (spec, shards) in self.manifest.view_arrays.iter().zip(&self.shards) {
+            for (shard, segment) in shards.iter().zip(&self.manifest.segments) {
+                shard.release(0, shard.bounds.len().saturating_sub(1));
+                if let Ok(file) = File::open(self.folder.join(zarr::view_shard(spec, segment.view, segment.index))) {
+                    // advice: what stays in memory is read from there
+                    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+                }
+            }
+        }
+    }
+
     /// A view array by path.
     ///
     /// # Errors
@@ -235,6 +248,24 @@ impl<'a> ArrayReader<'a> {
             piece.shard.release(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows));
         }
         Ok(())
+    }
+
+    /// Does to one segment of a view what cannot be left out, and nothing else: each chunk's CRC-32C, and its decompression. What a reader is
+    /// measured against. Gives the bytes that came out.
+    ///
+    /// # Errors
+    /// When a chunk is damaged.
+    pub fn bare(&self, decoder: &mut Decoder, view: usize, segment: usize) -> Result<usize> {
+        let layout = self.cache.manifest.view_layout(self.spec, segment);
+        let Some(shard) = self.shards.get(view * self.cache.manifest.segments_per_view() + segment) else { return Ok(0) };
+        let Decoder { zstd, chunk: out } = decoder;
+        out.resize(layout.chunk_bytes(), 0);
+        for chunk in 0..layout.used_chunks() {
+            let result = shard.chunk(chunk).and_then(|encoded| layout.decode(encoded, zstd, out));
+            result.map_err(|problem| self.damaged_chunk(view, segment, layout.rows_of(chunk), &problem))?;
+        }
+        shard.release(0, layout.used_chunks());
+        Ok(layout.used_chunks() * layout.chunk_bytes())
     }
 
     fn damaged_chunk(&self, view: usize, segment: usize, rows: (usize, usize), problem: &str) -> Error {

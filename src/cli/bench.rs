@@ -1,5 +1,7 @@
 //! `bench`: the figures that we compare with other tools.
 
+mod extract;
+mod read;
 mod step;
 
 use super::Context;
@@ -9,6 +11,8 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   nst-cache bench step --model resnet20 --threads 1
   nst-cache bench step --model wrn-16-2,resnet18-224 --precision strict --json
+  nst-cache bench extract models/teacher.onnx --data fashion-mnist --threads 1
+  nst-cache bench read cache/teacher --cold
 
 docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side by side.";
 
@@ -23,6 +27,10 @@ pub struct Args {
 enum What {
     /// One training step of a student: forward, cross-entropy, backward, SGD
     Step(step::Args),
+    /// An extraction, writing included, against its teacher run bare with the same tensors read
+    Extract(Box<extract::Args>),
+    /// Reading a cache, against a bare loop of checksums and zstd over the same bytes
+    Read(read::Args),
 }
 
 /// Measures.
@@ -32,5 +40,7 @@ enum What {
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     match args.what {
         What::Step(args) => step::run(&args, context),
+        What::Extract(args) => extract::run(*args, context),
+        What::Read(args) => read::run(&args, context),
     }
 }

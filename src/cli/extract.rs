@@ -101,15 +101,15 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 
 /// The command without its printing: the report and the cache's folder.
 pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractReport, PathBuf)> {
-    let session = SessionOptions { device: args.device, threads: context.threads };
-    let recipe = recipe(args, context)?;
+    let (recipe, session) = resolve(args, context)?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     let report = extract::run(&recipe, &runtime, &session, context.monitor)?;
     Ok((report, recipe.output))
 }
 
-/// Flags, then the working folder's defaults.
-fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
+/// What is asked for: flags, then the working folder's defaults.
+pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOptions)> {
+    let session = SessionOptions { device: args.device, threads: context.threads };
     let config = context.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {
         Error::input("--data: expected a data set, found none")
@@ -119,7 +119,7 @@ fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
         Some(output) => output,
         None => default_output(&args.teacher)?,
     };
-    Ok(Extract {
+    let recipe = Extract {
         preprocess: args.preprocess.options()?,
         default_preprocess: config.preprocess.clone(),
         teacher: args.teacher,
@@ -137,7 +137,8 @@ fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
         skip_bad: args.skip_bad,
         output,
         threads: context.threads,
-    })
+    };
+    Ok((recipe, session))
 }
 
 /// `cache/resnet56` for `models/resnet56.onnx`.

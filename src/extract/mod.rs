@@ -27,6 +27,7 @@ use source::Source;
 use std::time::Instant;
 
 pub use estimate::human_bytes;
+pub use pipeline::Stages;
 pub use rows::read_classes;
 pub use source::recorded_preprocess;
 
@@ -43,6 +44,10 @@ pub struct ExtractReport {
     pub raw_bytes: u64,
     /// Wall time of this run.
     pub seconds: f64,
+    /// Of it, the computing of rows, without what comes before the first and after the last.
+    pub pipeline_seconds: f64,
+    /// How long each stage of that worked.
+    pub stages: Stages,
     /// The teacher's top-1 in percent, where there are labels.
     pub teacher_top1: Option<f64>,
     /// Unreadable samples left out.
@@ -68,6 +73,66 @@ struct Job<'a> {
 /// segments stay and the same recipe goes on from them.
 pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<ExtractReport> {
     let started = Instant::now();
+    prepare(recipe, runtime, options, monitor, |job, model, mut session| {
+        let first = plan::first_batch(job, &mut session)?;
+        let (plan, estimate) = plan::make(job, teacher_record(job, model, runtime, &session), &first)?;
+        estimate.refuse_what_cannot_fit(&recipe.output)?;
+
+        let mut writer = Writer::open(&recipe.output, &plan)?;
+        let tasks = pipeline::tasks(&writer, job.batch);
+        let computed = tasks.iter().map(|t| t.rows.len()).sum();
+        if computed > 0 {
+            monitor.note(&estimate.describe(computed));
+        }
+        let pipeline_started = Instant::now();
+        let stages = pipeline::run(job, tasks, &mut session, &mut writer, monitor)?;
+        let pipeline_seconds = pipeline_started.elapsed().as_secs_f64();
+        drop(writer);
+
+        let manifest = finish(job, &plan, computed, monitor)?;
+        Ok(ExtractReport {
+            rows: job.rows.len(),
+            computed,
+            bytes: manifest.segments.iter().flat_map(|s| &s.bytes).sum(),
+            raw_bytes: estimate.raw_bytes,
+            seconds: started.elapsed().as_secs_f64(),
+            pipeline_seconds,
+            stages,
+            teacher_top1: manifest.teacher.top1_basis_points.map(|points| f64::from(points) / 100.0),
+            skipped: job.rows.skipped.len(),
+        })
+    })
+}
+
+/// The teacher alone on the recipe's first batches, decoded beforehand, with the same tensors read: what an extraction is measured against.
+/// Runs as many batches as the recipe has; gives rows and seconds.
+///
+/// # Errors
+/// As [`run`].
+pub fn bare(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<(usize, f64)> {
+    /// Batches that are taken in turn.
+    const BATCHES: usize = 4;
+    prepare(recipe, runtime, options, monitor, |job, _, mut session| {
+        let chunks: Vec<&[usize]> = job.rows.samples.chunks(job.batch).collect();
+        let batches = chunks.iter().take(BATCHES).map(|samples| job.source.batch(samples)).collect::<Result<Vec<_>>>()?;
+        // the first run allocates
+        session.run(&job.source.feed(&batches[0]), &job.tensors)?;
+        let started = Instant::now();
+        for (_, batch) in chunks.iter().zip(batches.iter().cycle()) {
+            session.run(&job.source.feed(batch), &job.tensors)?;
+        }
+        Ok((job.rows.len(), started.elapsed().as_secs_f64()))
+    })
+}
+
+/// Decides everything that comes before the first segment and gives it to `body`, with the teacher ready to run.
+fn prepare<R>(
+    recipe: &Extract,
+    runtime: &Runtime,
+    options: &SessionOptions,
+    monitor: &dyn Monitor,
+    body: impl FnOnce(&Job<'_>, &Model, Session) -> Result<R>,
+) -> Result<R> {
     let model = Model::read(&recipe.teacher)?;
     let subset = subset(data::open(&recipe.data, &recipe.split, monitor)?, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, monitor)?;
@@ -81,33 +146,11 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
     let batch = source.batch_size(recipe.batch, &outputs)?;
     let job = Job { recipe, source: &source, outputs: &outputs, tensors, rows: &rows, batch };
 
-    let mut session = Session::new(runtime, &model, &job.tensors, options)?;
+    let session = Session::new(runtime, &model, &job.tensors, options)?;
     if options.device == Device::Auto {
         monitor.note(&format!("the teacher runs on {}", session.provider()));
     }
-    let first = plan::first_batch(&job, &mut session)?;
-    let (plan, estimate) = plan::make(&job, teacher_record(&job, &model, runtime, &session), &first)?;
-    estimate.refuse_what_cannot_fit(&recipe.output)?;
-
-    let mut writer = Writer::open(&recipe.output, &plan)?;
-    let tasks = pipeline::tasks(&writer, batch);
-    let computed = tasks.iter().map(|t| t.rows.len()).sum();
-    if computed > 0 {
-        monitor.note(&estimate.describe(computed));
-    }
-    pipeline::run(&job, tasks, &mut session, &mut writer, monitor)?;
-    drop(writer);
-
-    let manifest = finish(&job, &plan, computed, monitor)?;
-    Ok(ExtractReport {
-        rows: rows.len(),
-        computed,
-        bytes: manifest.segments.iter().flat_map(|s| &s.bytes).sum(),
-        raw_bytes: estimate.raw_bytes,
-        seconds: started.elapsed().as_secs_f64(),
-        teacher_top1: manifest.teacher.top1_basis_points.map(|points| f64::from(points) / 100.0),
-        skipped: rows.skipped.len(),
-    })
+    body(&job, &model, session)
 }
 
 fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Session) -> TeacherRecord {

@@ -10,8 +10,11 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::runtime::Session;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::Serialize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 /// Batches that are computed and wait to be written.
 const WRITE_QUEUE: usize = 2;
@@ -44,6 +47,44 @@ struct Computed {
     values: Vec<Array>,
 }
 
+/// Seconds that each stage worked, its waiting left out. Stages run side by side, so they add up to more than the run took; the one that
+/// comes near to it is the limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Stages {
+    /// Reading, decoding and preprocessing samples, all workers together.
+    pub decode: f64,
+    /// The teacher.
+    pub infer: f64,
+    /// Pooling, statistics and conversion to the stored types.
+    pub convert: f64,
+    /// Compression, checksums and writing, and the commits.
+    pub write: f64,
+}
+
+/// Nanoseconds of the stages so far.
+#[derive(Default)]
+struct Clocks {
+    decode: AtomicU64,
+    infer: AtomicU64,
+    convert: AtomicU64,
+    write: AtomicU64,
+}
+
+impl Clocks {
+    fn stages(&self) -> Stages {
+        #[allow(clippy::cast_precision_loss, reason = "a time for people")]
+        let seconds = |clock: &AtomicU64| clock.load(Ordering::Relaxed) as f64 / 1e9;
+        Stages { decode: seconds(&self.decode), infer: seconds(&self.infer), convert: seconds(&self.convert), write: seconds(&self.write) }
+    }
+}
+
+fn timed<R>(clock: &AtomicU64, work: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let result = work();
+    clock.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    result
+}
+
 /// The inferences of every segment that is not published yet, in row order.
 pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
     let manifest = writer.manifest();
@@ -57,13 +98,14 @@ fn segment_tasks(segment: usize, segment_rows: usize, rows: usize, batch: usize)
     starts.map(|start| Task { segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
 }
 
-/// Computes and publishes the tasks' segments.
+/// Computes and publishes the tasks' segments; says how long each stage worked.
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop. Published segments stay.
-pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer: &mut Writer, monitor: &dyn Monitor) -> Result<()> {
+pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer: &mut Writer, monitor: &dyn Monitor) -> Result<Stages> {
+    let clocks = &Clocks::default();
     if tasks.is_empty() {
-        return Ok(());
+        return Ok(clocks.stages());
     }
     let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
     monitor.begin("extract", "rows", job.rows.len() as u64, (job.rows.len() - todo) as u64);
@@ -76,17 +118,17 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer
         scope.spawn(move || feed(tasks, &work_in, &ticket_in));
         for _ in 0..workers {
             let work = work.clone();
-            scope.spawn(move || decode(job, &work));
+            scope.spawn(move || decode(job, &work, clocks));
         }
         drop(work);
-        let writing = scope.spawn(|| write(job, computed, writer, monitor));
-        let inferred = infer(job, session, tickets, &computed_in, monitor);
+        let writing = scope.spawn(|| write(job, computed, writer, clocks, monitor));
+        let inferred = infer(job, session, tickets, &computed_in, clocks, monitor);
         drop(computed_in);
         // the writer's failure is the cause when both have one
         writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(inferred)
     });
     monitor.end();
-    result
+    result.map(|()| clocks.stages())
 }
 
 /// Hands out work in order; the queue of tickets bounds how far it runs ahead. Ends early when the teacher's thread has gone.
@@ -100,10 +142,10 @@ fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>) {
     }
 }
 
-fn decode(job: &Job<'_>, work: &Receiver<Work>) {
+fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
     for Work { rows, reply } in work {
         // nobody waits for the reply after a failure downstream
-        let _ = reply.send(job.source.batch(&job.rows.samples[rows]));
+        let _ = reply.send(timed(&clocks.decode, || job.source.batch(&job.rows.samples[rows])));
     }
 }
 
@@ -112,6 +154,7 @@ fn infer(
     session: &mut Session,
     tickets: Receiver<Ticket>,
     computed: &Sender<Computed>,
+    clocks: &Clocks,
     monitor: &dyn Monitor,
 ) -> Result<()> {
     for Ticket { task, batch } in tickets {
@@ -119,7 +162,7 @@ fn infer(
             return Err(Error::interrupted("the segments that were whole are in the cache").hint("run the same command again to go on"));
         }
         let batch = batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e))??;
-        let values = session.run(&job.source.feed(&batch), &job.tensors)?;
+        let values = timed(&clocks.infer, || session.run(&job.source.feed(&batch), &job.tensors))?;
         if computed.send(Computed { task, stored: batch.stored, values }).is_err() {
             // the writer stopped, and says why
             return Ok(());
@@ -128,7 +171,7 @@ fn infer(
     Ok(())
 }
 
-fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, monitor: &dyn Monitor) -> Result<()> {
+fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, clocks: &Clocks, monitor: &dyn Monitor) -> Result<()> {
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let mut open: Option<SegmentWriter> = None;
     for Computed { task, stored, values } in computed {
@@ -139,15 +182,15 @@ fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, monit
         let mut written = 0;
         let inputs = stored.len();
         for (array, bytes) in stored.iter().enumerate() {
-            written += segment.append(array, bytes)?;
+            written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
         for ((output, values), array) in job.outputs.iter().zip(values).zip(inputs..) {
             let name = |row: usize| sample_name(job, task.rows.start + row);
-            let bytes = output.encode(values, types[array], task.rows.len(), name)?;
-            written += segment.append(array, &bytes)?;
+            let bytes = timed(&clocks.convert, || output.encode(values, types[array], task.rows.len(), name))?;
+            written += timed(&clocks.write, || segment.append(array, &bytes))?;
         }
         if task.is_last {
-            writer.publish(segment)?;
+            timed(&clocks.write, || writer.publish(segment))?;
         } else {
             open = Some(segment);
         }
