@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/accuracy"))
     parser.add_argument("--binary", default="target/release/nst-cache")
-    parser.add_argument("--precision", choices=["fast", "strict"], default="strict")
+    parser.add_argument("--precision", choices=["fast", "strict"], default="fast")
     options = parser.parse_args()
 
     cache = options.work / "cache"

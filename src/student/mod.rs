@@ -42,7 +42,7 @@ pub struct ImportOptions {
     pub train: Vec<String>,
     /// Batch normalisation by running statistics in training too.
     pub freeze_batchnorm: bool,
-    /// Who runs the graph.
+    /// Who runs the graph; by default in the precision that reference values ask for, which is not what training asks for.
     pub executor: Executor,
 }
 
