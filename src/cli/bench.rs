@@ -1,6 +1,9 @@
 //! `bench`: the figures that we compare with other tools.
 
+mod distill;
+mod figures;
 mod step;
+mod synthetic;
 
 use super::Context;
 use crate::error::Result;
@@ -9,6 +12,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   nst-cache bench step --model resnet20 --threads 1
   nst-cache bench step --model wrn-16-2,resnet18-224 --precision strict --json
+  nst-cache bench distill --pair cifar --threads 2 --json
 
 docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side by side.";
 
@@ -23,6 +27,8 @@ pub struct Args {
 enum What {
     /// One training step of a student: forward, cross-entropy, backward, SGD
     Step(step::Args),
+    /// One distillation step from a cache: loading, forward, cross-entropy and NST at every stage, backward, SGD
+    Distill(distill::Args),
 }
 
 /// Measures.
@@ -32,5 +38,6 @@ enum What {
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     match args.what {
         What::Step(args) => step::run(&args, context),
+        What::Distill(args) => distill::run(&args, context),
     }
 }

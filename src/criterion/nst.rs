@@ -97,9 +97,7 @@ fn on_host<T: Element>(student: &Tensor, teacher: &Tensor, options: &NstOptions,
     let (value, gradient) = with_slice::<T, _>(&student_values, |s| {
         let s = Maps::new(Values::Own(s), student_size, size);
         if half {
-            with_slice::<f16, _>(&teacher_values, |t| {
-                compute(s, Maps::new(Values::Half(t), teacher_size, size), batch, options, weight)
-            })
+            with_slice::<f16, _>(&teacher_values, |t| compute(s, Maps::new(Values::Half(t), teacher_size, size), batch, options, weight))
         } else {
             with_slice::<T, _>(&teacher_values, |t| compute(s, Maps::new(Values::Own(t), teacher_size, size), batch, options, weight))
         }

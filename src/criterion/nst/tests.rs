@@ -182,10 +182,12 @@ fn defined_without_teacher(student: &Tensor, teacher: &Tensor, constant: i32) ->
 
 #[test]
 fn a_small_loss_keeps_its_digits() {
-    // a student that is the teacher but for one part in a thousand, rounded to what f32 holds
-    for shape in [[2, 16, 16, 16], [2, 64, 8, 8], [2, 256, 7, 7], [1, 64, 40, 40]] {
+    // a student that is the teacher but for a small part, rounded to what f32 holds; by channels the three terms are sums of their own, and the
+    // loss loses digits as its square: what is asked for is a part in a hundred at a part in a hundred
+    let cases = [([2, 16, 16, 16], 1e-2, 1e-2), ([1, 64, 40, 40], 1e-2, 1e-2), ([2, 64, 8, 8], 1e-3, 2e-3), ([2, 256, 7, 7], 1e-3, 2e-3)];
+    for (shape, distance, allowed) in cases {
         let teacher = maps(shape, 7).relu().unwrap();
-        let student = (&teacher + (maps(shape, 8) * 1e-3).unwrap()).unwrap().relu().unwrap();
+        let student = (&teacher + (maps(shape, 8) * distance).unwrap()).unwrap().relu().unwrap();
         let [student, teacher] = [student, teacher].map(|t| t.to_dtype(DType::F32).unwrap());
         let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
         let kernel = Kernel::Poly { degree: 2, constant: 0.0 };
@@ -193,8 +195,12 @@ fn a_small_loss_keeps_its_digits() {
         let off = (found.value / exact.value - 1.0).abs();
         let error = (wide(&found.gradient) - &exact.gradient).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
         let largest = exact.gradient.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
-        println!("{shape:?}: loss {:e}, off {off:e}, gradient off {:e}", exact.value, error / largest);
-        assert!(off < 2e-2 && error / largest < 1e-3, "{shape:?}: loss {:e} off by {off:e}, gradient by {:e}", exact.value, error / largest);
+        assert!(
+            off < allowed && error / largest < 1e-3,
+            "{shape:?}: loss {:e} off by {off:e}, gradient by {:e}",
+            exact.value,
+            error / largest
+        );
     }
 }
 
