@@ -46,7 +46,7 @@ accuracy: build ## The table of docs/accuracy.md (TEACHER=…onnx FASHION=folder
 
 PEERS ?= ../shared/bench
 
-bench-peers: build ## A training step in PyTorch and here, in turn (PEERS=folder of torch_step.py, PYTHON=one that has torch)
+bench-peers: build ## Training and distillation steps in PyTorch and here, in turn (PEERS=folder of torch_step.py, PYTHON=one that has torch)
 	scripts/bench-peers.py --peers $(PEERS) $(if $(PYTHON),--python $(PYTHON))
 
 clean: ## Remove what was built (not caches and runs)

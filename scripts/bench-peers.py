@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
-"""One training step in PyTorch and in nst-cache, in turn, on this machine: medians of medians and their ratio.
+"""Training steps in PyTorch and in nst-cache, in turn, on this machine: medians of medians and their ratio.
 
     scripts/bench-peers.py --peers ../shared/bench --threads 1,2 --rounds 3
+    scripts/bench-peers.py --peers ../shared/bench --only distill --pairs cifar
 
-PyTorch goes into a throw-away environment unless --python names one that has it. A row during which other processes kept
-more than a tenth of a core busy is marked with `~`: it is no measurement.
+`step` is a supervised step (torch_step.py); `distill` is a distillation step, from the cache here, with a live teacher there (torch_online_nst.py).
+PyTorch goes into a throw-away environment unless --python names one that has it. A row during which other processes kept more than a tenth of a
+core busy is marked with `~`: it is no measurement.
 """
 import argparse
 import json
+import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 
 MODELS = "resnet20,wrn-16-2,resnet18-224,mobilenetv2-224,mobilenetv2-32"
+# the broadcast form of the large pair takes 7 GB and a minute a step
+BROADCAST_STEPS = {"imagenet": (2, 1)}
 
 
 def environment(folder):
@@ -25,58 +32,127 @@ def environment(folder):
     return python
 
 
-def ours(binary, model, threads, precision, steps):
-    command = [binary, "bench", "step", "--model", model, "--threads", str(threads), "--precision", precision, "--steps", str(steps), "--json", "--quiet"]
-    row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return row["median_ms"], row["peak_rss_mb"], 0.0
+def others_busy():
+    """Seconds since some moment, and seconds of processor time that processes other than our children used since then."""
+    try:
+        fields = [int(t) for t in open("/proc/stat").readline().split()[1:9]]
+    except OSError:
+        return None
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic(), busy - own.ru_utime - own.ru_stime
 
 
-def theirs(python, peers, model, threads, layout, steps):
-    command = [python, peers / "torch_step.py", "--models", model, "--layouts", layout, "--threads", str(threads), "--steps", str(steps), "--json"]
-    row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["results"][0]
-    return row["median_ms"], row["peak_rss_mb"], row.get("others_cores", 0.0)
+def run(command):
+    """The command's JSON and the cores that other processes kept busy meanwhile."""
+    before = others_busy()
+    document = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout)
+    after = others_busy()
+    others = max(0.0, (after[1] - before[1]) / (after[0] - before[0])) if before and after else 0.0
+    return document, round(others, 2)
+
+
+def step_ours(a, model, threads, precision):
+    row, others = run([a.binary, "bench", "step", "--model", model, "--threads", threads, "--precision", precision, "--steps", a.steps, "--json", "--quiet"])
+    return row["median_ms"], row["peak_rss_mb"], others
+
+
+def step_theirs(a, model, threads, layout):
+    command = [a.python, a.peers / "torch_step.py", "--models", model, "--layouts", layout, "--threads", threads, "--steps", a.steps, "--json"]
+    row = run(command)[0]["results"][0]
+    return row["median_ms"], row["peak_rss_mb"], row.get("others_cores") or 0.0
+
+
+def distill_ours(a, pair, threads, precision):
+    row, others = run([a.binary, "bench", "distill", "--pair", pair, "--threads", threads, "--precision", precision, "--steps", a.steps, "--json", "--quiet"])
+    return row["median_ms"], row["peak_rss_mb"], others
+
+
+def distill_theirs(a, pair, threads, *form):
+    steps, warmup = BROADCAST_STEPS.get(pair, (a.steps, 2)) if not form else (a.steps, 2)
+    command = [a.python, a.peers / "torch_online_nst.py", "--pair", pair, "--threads", threads, "--steps", steps, "--warmup", warmup, "--json", *form]
+    row = run(command)[0]["results"][0]
+    return row["step_ms"], row["peak_rss_mb"], row.get("others_cores") or 0.0
+
+
+def in_turn(a, what, case, threads, contenders, every):
+    """Medians over the rounds of every contender's time and memory, and whether others disturbed one of them."""
+    found = {name: [] for name in contenders}
+    for _ in range(a.rounds):
+        for name, measure in contenders.items():
+            found[name].append(measure(case, threads))
+            ms, mb, others = found[name][-1]
+            every.append(dict(what=what, case=case, threads=threads, contender=name, ms=ms, mb=mb, others=others))
+            print(f"{what} {case}, {threads} threads, {name}: {ms:.1f} ms, {mb:.0f} MB, others {others:.2f}", file=sys.stderr)
+    ms = {name: statistics.median(r[0] for r in runs) for name, runs in found.items()}
+    mb = {name: statistics.median(r[1] for r in runs) for name, runs in found.items()}
+    return ms, mb, "~" if max(r[2] for runs in found.values() for r in runs) > 0.1 else ""
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(str(c) for c in row) + " |")
+    print(flush=True)
+
+
+def steps(a, every):
+    contenders = {
+        "PyTorch nchw": lambda m, t: step_theirs(a, m, t, "nchw"),
+        "PyTorch nhwc": lambda m, t: step_theirs(a, m, t, "channels_last"),
+        "strict": lambda m, t: step_ours(a, m, t, "strict"),
+        "fast": lambda m, t: step_ours(a, m, t, "fast"),
+    }
+    rows = []
+    for threads in a.threads.split(","):
+        for model in a.models.split(","):
+            ms, mb, noisy = in_turn(a, "step", model, threads, contenders, every)
+            best = min(("PyTorch nchw", "PyTorch nhwc"), key=ms.get)
+            rows.append([model, threads, *(f"{ms[n]:.0f}" for n in contenders), f"{ms['strict'] / ms[best]:.2f}{noisy}",
+                         f"{ms['fast'] / ms[best]:.2f}{noisy}", f"{mb[best]:.0f}", f"{mb['fast']:.0f}", f"{mb['fast'] / mb[best]:.2f}"])
+    table(["network", "threads", *(f"{n} ms" for n in contenders), "strict / best", "fast / best", "PyTorch MB", "ours MB", "ratio"], rows)
+
+
+def distillations(a, every):
+    contenders = {
+        "broadcast": lambda p, t: distill_theirs(a, p, t),
+        "Gram": lambda p, t: distill_theirs(a, p, t, "--gram"),
+        "Gram, nhwc": lambda p, t: distill_theirs(a, p, t, "--gram", "--channels-last"),
+        "strict": lambda p, t: distill_ours(a, p, t, "strict"),
+        "fast": lambda p, t: distill_ours(a, p, t, "fast"),
+    }
+    rows = []
+    for threads in a.threads.split(","):
+        for pair in a.pairs.split(","):
+            ms, mb, noisy = in_turn(a, "distill", pair, threads, contenders, every)
+            best = min(("Gram", "Gram, nhwc"), key=ms.get)
+            ratios = [f"{ms[own] / ms[of]:.3f}{noisy}" for of in ("broadcast", best) for own in ("strict", "fast")]
+            rows.append([pair, threads, *(f"{ms[n]:.0f}" for n in contenders), *ratios, f"{mb[best]:.0f}", f"{mb['fast']:.0f}"])
+    heads = [f"{own} / {of}" for of in ("broadcast", "best") for own in ("strict", "fast")]
+    table(["pair", "threads", *(f"{n} ms" for n in contenders), *heads, "PyTorch MB", "ours MB"], rows)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peers", type=pathlib.Path, required=True, help="folder with torch_step.py")
+    p.add_argument("--peers", type=pathlib.Path, required=True, help="folder with torch_step.py and torch_online_nst.py")
     p.add_argument("--binary", default="target/release/nst-cache")
     p.add_argument("--python", help="a Python that has torch and torchvision")
+    p.add_argument("--only", choices=["step", "distill"], help="one of the two tables")
     p.add_argument("--models", default=MODELS)
+    p.add_argument("--pairs", default="cifar,imagenet")
     p.add_argument("--threads", default="1,2")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--json", type=pathlib.Path, help="also write every measurement here")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        python = a.python or environment(folder)
-        contenders = {
-            "PyTorch nchw": lambda m, t: theirs(python, a.peers, m, t, "nchw", a.steps),
-            "PyTorch nhwc": lambda m, t: theirs(python, a.peers, m, t, "channels_last", a.steps),
-            "strict": lambda m, t: ours(a.binary, m, t, "strict", a.steps),
-            "fast": lambda m, t: ours(a.binary, m, t, "fast", a.steps),
-        }
-        rows, every = [], []
-        for threads in [int(t) for t in a.threads.split(",")]:
-            for model in a.models.split(","):
-                found = {name: [] for name in contenders}
-                for round in range(a.rounds):
-                    for name, run in contenders.items():
-                        found[name].append(run(model, threads))
-                        print(f"{threads} {model} {name}: {found[name][-1][0]:.1f} ms", file=sys.stderr)
-                every += [dict(threads=threads, model=model, contender=n, ms=ms, mb=mb, others=o) for n, runs in found.items() for ms, mb, o in runs]
-                ms = {name: statistics.median(r[0] for r in runs) for name, runs in found.items()}
-                mb = {name: statistics.median(r[1] for r in runs) for name, runs in found.items()}
-                noisy = "~" if max(r[2] for runs in found.values() for r in runs) > 0.1 else ""
-                best = min(("PyTorch nchw", "PyTorch nhwc"), key=ms.get)
-                rows.append([model, threads, *(f"{ms[n]:.0f}" for n in contenders), f"{ms['strict'] / ms[best]:.2f}{noisy}",
-                             f"{ms['fast'] / ms[best]:.2f}{noisy}", f"{mb[best]:.0f}", f"{mb['fast']:.0f}", f"{mb['fast'] / mb[best]:.2f}"])
+        a.python = a.python or environment(folder)
+        every = []
+        for what, measure in (("step", steps), ("distill", distillations)):
+            if a.only in (None, what):
+                measure(a, every)
     if a.json:
         a.json.write_text(json.dumps(every, indent=1))
-    head = ["network", "threads", *(f"{n} ms" for n in contenders), "strict / best", "fast / best", "PyTorch MB", "ours MB", "ratio"]
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(str(c) for c in row) + " |")
 
 
 if __name__ == "__main__":

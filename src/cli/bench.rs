@@ -1,8 +1,11 @@
 //! `bench`: the figures that we compare with other tools.
 
+mod distill;
 mod extract;
+mod figures;
 mod read;
 mod step;
+mod synthetic;
 
 use super::Context;
 use crate::error::Result;
@@ -13,6 +16,7 @@ Examples:
   nst-cache bench step --model wrn-16-2,resnet18-224 --precision strict --json
   nst-cache bench extract models/teacher.onnx --data fashion-mnist --threads 1
   nst-cache bench read cache/teacher --cold
+  nst-cache bench distill --pair cifar --threads 2 --json
 
 docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side by side.";
 
@@ -31,6 +35,8 @@ enum What {
     Extract(Box<extract::Args>),
     /// Reading a cache, against a bare loop of checksums and zstd over the same bytes
     Read(read::Args),
+    /// One distillation step from a cache: loading, forward, cross-entropy and NST at every stage, backward, SGD
+    Distill(distill::Args),
 }
 
 /// Measures.
@@ -42,5 +48,6 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         What::Step(args) => step::run(&args, context),
         What::Extract(args) => extract::run(*args, context),
         What::Read(args) => read::run(&args, context),
+        What::Distill(args) => distill::run(&args, context),
     }
 }

@@ -10,7 +10,9 @@ mod pool;
 
 use crate::error::{Error, Result};
 use crate::kernel::Float;
-use candle_core::{DType, Device, Tensor, WithDType};
+use candle_core::{DType, Device, Storage, Tensor, WithDType};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// A loss and its gradient with respect to the student's tensor (same shape and type).
 #[derive(Debug, Clone)]
@@ -22,12 +24,43 @@ pub struct Loss {
 }
 
 /// An element type that criteria compute in and candle stores: `f32` or `f64`.
-trait Element: Float + WithDType {}
-impl<T: Float + WithDType> Element for T {}
+trait Element: Float + WithDType {
+    /// Half-precision values in this type.
+    fn widen(from: &[f16], to: &mut [Self]);
+}
 
-/// The values of a tensor, row-major, in `T`.
-fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
-    Ok(tensor.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
+impl Element for f32 {
+    fn widen(from: &[f16], to: &mut [Self]) {
+        from.convert_to_f32_slice(to);
+    }
+}
+
+impl Element for f64 {
+    fn widen(from: &[f16], to: &mut [Self]) {
+        from.convert_to_f64_slice(to);
+    }
+}
+
+/// The values of a tensor, row-major, in double precision.
+fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?)
+}
+
+/// A tensor in host memory, dense.
+fn dense(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+}
+
+/// Reads the values of a [`dense`] tensor where they lie.
+fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => {
+            let values = T::cpu_storage_as_slice(storage)?.get(start..end);
+            Ok(f(values.ok_or_else(|| Error::input("tensor: its layout reaches past its storage"))?))
+        }
+        _ => Err(Error::input("tensor: expected dense values in host memory")),
+    }
 }
 
 /// A tensor of `like`'s shape and type from f64 values.

@@ -104,6 +104,53 @@ fn product<T: Float>(shape: GemmShape, alpha: T, a: Matrix<'_, T>, b: Matrix<'_,
     multiply(rows, n, k, alpha, (a, a_row, a_column), (b, b_row, b_column), beta, (out, n));
 }
 
+/// `out = alpha · A B + beta · out` on this thread, for callers that run many at once; with `beta` 0 the old content of `out` is not read.
+///
+/// # Shapes
+/// `[m, n, k]` as in [`GemmShape`]; `a`: `[m, k]`, or `[k, m]` if transposed; `b`: `[k, n]`, or `[n, k]` if transposed; `out`: `[m, n]`. The
+/// operands may be longer; their strides are not read.
+///
+/// # Panics
+/// When a slice is shorter than its shape asks for.
+pub fn serial_gemm<T: Float>([m, n, k]: [usize; 3], alpha: T, a: Matrix<'_, T>, b: Matrix<'_, T>, beta: T, out: &mut [T]) {
+    let a_strides = if a.transposed { (1, m) } else { (k, 1) };
+    let b_strides = if b.transposed { (1, k) } else { (n, 1) };
+    chained(LONG_CHAIN, [m, n, k], alpha, (a.data, a_strides.0, a_strides.1), (b.data, b_strides.0, b_strides.1), beta, (out, n));
+}
+
+/// The lower triangle of `out = alpha · A Aᵀ + beta · out`, on this thread; some of the upper triangle is left half done.
+///
+/// # Shapes
+/// `a`: `[n, k]`, or `[k, n]` if transposed; `out`: `[n, n]`.
+///
+/// # Panics
+/// When a slice is shorter than its shape asks for.
+pub fn serial_gram<T: Float>(n: usize, k: usize, alpha: T, a: Matrix<'_, T>, beta: T, out: &mut [T]) {
+    // rows that are computed up to their last column: the longer, the more of the upper triangle is computed for nothing
+    const ROWS: usize = 64;
+    let (row, column) = if a.transposed { (1, n) } else { (k, 1) };
+    for first in (0..n).step_by(ROWS) {
+        let rows = ROWS.min(n - first);
+        let left = (&a.data[first * row..], row, column);
+        chained(LONG_CHAIN, [rows, first + rows, k], alpha, left, (a.data, column, row), beta, (&mut out[first * n..], n));
+    }
+}
+
+/// Copies the lower triangle of `matrix` to the upper one.
+///
+/// # Shapes
+/// `matrix`: `[n, n]`.
+pub fn mirror_lower<T: Float>(n: usize, matrix: &mut [T]) {
+    for row in 1..n {
+        for column in 0..row {
+            matrix[column * n + row] = matrix[row * n + column];
+        }
+    }
+}
+
+/// Most products that [`serial_gemm`] adds up one after the other. Sums of sums of about the same length lose least.
+const LONG_CHAIN: usize = 128;
+
 /// Most products that are added up one after the other. Rounding grows with the length of such a chain: sums of short chains keep a ReLU's
 /// sign where a plain f32 sum of a thousand terms does not.
 const CHAIN: usize = 32;
@@ -119,6 +166,19 @@ pub(super) fn multiply<T: Float>(
     (a, a_row, a_column): (&[T], usize, usize),
     (b, b_row, b_column): (&[T], usize, usize),
     beta: T,
+    out: (&mut [T], usize),
+) {
+    chained(CHAIN, [m, n, k], alpha, (a, a_row, a_column), (b, b_row, b_column), beta, out);
+}
+
+/// The same with at most `chain` products added up one after the other.
+fn chained<T: Float>(
+    chain: usize,
+    [m, n, k]: [usize; 3],
+    alpha: T,
+    (a, a_row, a_column): (&[T], usize, usize),
+    (b, b_row, b_column): (&[T], usize, usize),
+    beta: T,
     (out, out_row): (&mut [T], usize),
 ) {
     if m == 0 || n == 0 {
@@ -127,7 +187,7 @@ pub(super) fn multiply<T: Float>(
     assert!(out.len() > (m - 1) * out_row + (n - 1), "output of {m}x{n}x{k}");
     assert!(k == 0 || a.len() > (m - 1) * a_row + (k - 1) * a_column, "left operand of {m}x{n}x{k}");
     assert!(k == 0 || b.len() > (k - 1) * b_row + (n - 1) * b_column, "right operand of {m}x{n}x{k}");
-    for first in (0..k.max(1)).step_by(CHAIN) {
+    for first in (0..k.max(1)).step_by(chain) {
         let beta = if first == 0 { beta } else { T::one() };
         // SAFETY: the assertions above keep every element that the strides reach inside its slice; T is f32 or f64, which `gemm` takes.
         // `gemm` calls the factor of the old output alpha and that of the product beta.
@@ -135,7 +195,7 @@ pub(super) fn multiply<T: Float>(
             gemm::gemm(
                 m,
                 n,
-                CHAIN.min(k - first),
+                chain.min(k - first),
                 out.as_mut_ptr(),
                 1,
                 out_row.cast_signed(),
@@ -197,6 +257,38 @@ mod tests {
                 out.fill(f64::NAN);
                 batched_gemm(s, 1.0, a, b, 0.0, &mut out);
                 assert!(out.iter().zip(&expected).all(|(o, e)| (o - e).abs() < 1e-9), "{s:?}: beta 0 reads the output");
+            }
+        }
+    }
+
+    #[test]
+    fn serial_products_equal_the_definition() {
+        for (m, n, k) in [(1, 1, 1), (5, 7, 4), (70, 90, 300), (3, 2, 0)] {
+            let s = GemmShape { batch: 1, m, n, k };
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                let (a, b) = (Matrix { data: &a, stride: 0, transposed: ta }, Matrix { data: &b, stride: 0, transposed: tb });
+                let mut out = vec![f64::NAN; m * n];
+                serial_gemm([m, n, k], 2.0, a, b, 0.0, &mut out);
+                assert!(out.iter().zip(naive(s, a, b)).all(|(o, e)| (o - 2.0 * e).abs() < 1e-9), "{s:?} {ta} {tb}");
+            }
+        }
+    }
+
+    #[test]
+    fn gram_matrices_are_symmetric_products() {
+        for (n, k) in [(1, 3), (7, 5), (150, 40)] {
+            let (a, more) = (numbers(n * k, 3), numbers(n * k, 4));
+            for transposed in [false, true] {
+                let of = |data| Matrix { data, stride: 0, transposed };
+                let mut out = vec![f64::NAN; n * n];
+                serial_gram(n, k, 0.5, of(&a), 0.0, &mut out);
+                serial_gram(n, k, -2.0, of(&more), 1.0, &mut out);
+                mirror_lower(n, &mut out);
+                let full = |data| naive(GemmShape { batch: 1, m: n, n, k }, of(data), Matrix { data, stride: 0, transposed: !transposed });
+                for ((o, x), y) in out.iter().zip(full(&a)).zip(full(&more)) {
+                    assert!((o - (0.5 * x - 2.0 * y)).abs() < 1e-9, "{n} {k} {transposed}");
+                }
             }
         }
     }

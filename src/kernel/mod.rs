@@ -17,7 +17,7 @@ pub mod softmax;
 pub mod strided;
 
 pub use float::Float;
-pub use gemm::{GemmShape, Matrix, batched_gemm};
+pub use gemm::{GemmShape, Matrix, batched_gemm, mirror_lower, serial_gemm, serial_gram};
 
 /// The output size of a sliding window along one axis, `None` when the window does not fit.
 ///

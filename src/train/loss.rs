@@ -2,9 +2,10 @@
 
 use super::pairing::Pair;
 use super::source::Batch;
+use crate::criterion::Loss;
 use crate::criterion::cross_entropy::cross_entropy;
 use crate::criterion::kd::kd;
-use crate::criterion::nst::{NstOptions, nst_with};
+use crate::criterion::nst::{NstOptions, nst_weighted};
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Method};
 use crate::student::{Pass, Student, TensorId};
@@ -104,20 +105,24 @@ impl Objective {
         let mut seeds = BTreeMap::new();
         for term in &self.terms {
             let mut part = 0.0;
-            let mut take = |id: TensorId, loss: crate::criterion::Loss| -> Result<()> {
+            let weight = term.weight;
+            let mut take = |id: TensorId, loss: Loss, weight: f64| -> Result<()> {
                 part += loss.value;
-                add(&mut seeds, id, &loss.gradient, term.weight)
+                add(&mut seeds, id, &loss.gradient, weight)
             };
             match &term.criterion {
-                Criterion::Ce { smoothing } => take(logits, cross_entropy(pass.value(logits)?, &batch.labels, *smoothing)?)?,
+                Criterion::Ce { smoothing } => {
+                    take(logits, cross_entropy(pass.value(logits)?, &batch.labels, *smoothing)?, weight)?;
+                }
                 Criterion::Kd { temperature } => {
                     let teacher = batch.logits.as_ref().ok_or_else(|| Error::input("kd: the batch has no teacher logits"))?;
-                    take(logits, kd(pass.value(logits)?, teacher, *temperature)?)?;
+                    take(logits, kd(pass.value(logits)?, teacher, *temperature)?, weight)?;
                 }
                 Criterion::Nst { options, pairs } => {
                     for &(tap, id) in pairs {
                         let teacher = batch.taps.get(tap).ok_or_else(|| Error::input("nst: the batch lacks a teacher's map"))?;
-                        take(id, nst_with(pass.value(id)?, teacher, options)?)?;
+                        // maps are large: the weight is in their gradient already
+                        take(id, nst_weighted(pass.value(id)?, teacher, options, weight)?, 1.0)?;
                     }
                 }
             }

@@ -10,4 +10,5 @@ pub mod order;
 pub mod pairing;
 pub mod schedule;
 pub mod source;
+pub mod step;
 pub mod trainer;

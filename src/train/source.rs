@@ -24,7 +24,7 @@ pub struct Batch {
     pub inputs: Vec<Tensor>,
     /// The teacher's logits `[batch, classes]`, if they were asked for.
     pub logits: Option<Tensor>,
-    /// The teacher's maps `[batch, channels, height, width]`, in the order in which they were asked for.
+    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, in the order in which they were asked for.
     pub taps: Vec<Tensor>,
 }
 
@@ -99,6 +99,17 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
     }
 }
 
+/// As [`tensor`], but half-precision maps stay as they are: they are the bulk of a batch, and criteria widen them where they read them.
+fn maps(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
+    if dtype != Dtype::F16 {
+        return tensor(bytes, dtype, shape);
+    }
+    let halves: Vec<f16> = bytemuck::pod_collect_to_vec(bytes);
+    let rows = halves.len().checked_div(shape.iter().product()).unwrap_or(0);
+    let shape: Vec<usize> = std::iter::once(rows).chain(shape.iter().copied()).collect();
+    Ok(Tensor::from_vec(halves, shape, &Device::Cpu)?)
+}
+
 /// Little-endian bytes of rows to a tensor `[rows, …shape]`: floats become f32, integers i64, bytes stay.
 fn tensor(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
     let row = shape.iter().product::<usize>() * dtype.size();
@@ -149,6 +160,10 @@ mod tests {
     #[test]
     fn bytes_become_what_students_compute_in() {
         let array = Array::new(vec![2, 1], Values::F16(vec![f16::from_f32(0.5), f16::from_f32(-2.0)])).unwrap();
+        assert_eq!(
+            maps(array.as_bytes(), Dtype::F16, &[1]).unwrap().to_vec2::<f16>().unwrap(),
+            [[f16::from_f32(0.5)], [f16::from_f32(-2.0)]]
+        );
         assert_eq!(tensor(array.as_bytes(), Dtype::F16, &[1]).unwrap().to_vec2::<f32>().unwrap(), [[0.5], [-2.0]]);
         let array = Array::new(vec![1, 2], Values::I32(vec![7, -1])).unwrap();
         assert_eq!(tensor(array.as_bytes(), Dtype::I32, &[2]).unwrap().to_vec2::<i64>().unwrap(), [[7, -1]]);

@@ -1,19 +1,18 @@
 //! The loop: batch, forward, loss, backward, clip, step; evaluation and a checkpoint every epoch.
 
 use super::checkpoint::{self, Position};
-use super::clip;
 use super::loader::{Batches, Steps, stream};
-use super::loss::{Objective, Value};
+use super::loss::Objective;
 use super::metrics::{Metrics, Record, Sums, percent};
 use super::optimizer::Optimizer;
 use super::schedule::Schedule;
 use super::source::{Batch, Source};
+use super::step::{self, Settings, Stepped, count_correct};
 use crate::criterion::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Train;
-use crate::student::{Mode, Student, TensorId};
-use candle_core::{D, DType, Tensor};
+use crate::student::{Mode, Student};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -123,7 +122,6 @@ pub fn run(run: &Run<'_>) -> Result<Outcome> {
         schedule,
         optimizer,
         metrics,
-        logits: run.student.logits(),
         earlier: position.seconds,
         position,
         started: Instant::now(),
@@ -166,7 +164,6 @@ struct Trainer<'a> {
     schedule: Schedule,
     optimizer: Optimizer,
     metrics: Metrics,
-    logits: TensorId,
     position: Position,
     /// Training time of the runs before this one.
     earlier: f64,
@@ -234,20 +231,11 @@ impl Trainer<'_> {
 
     /// One step; gives its number of samples.
     fn step(&mut self, step: usize, batch: &Batch, waited: Duration) -> Result<usize> {
-        let student = self.run.student;
         let lr = self.schedule.rate(step);
-        let pass = student.forward(&batch.inputs, Mode::Train, &self.run.objective.keep, dropout_seed(self.run.recipe.seed, step))?;
-        let value = self.run.objective.evaluate(&pass, self.logits, batch)?;
-        self.check_finite(step, &value)?;
-        let counts = count_correct(pass.value(self.logits)?, &batch.labels)?;
-        let gradients = pass.backward(value.seeds)?;
-        let norm = clip::global_norm(&gradients)?;
-        if !norm.is_finite() {
-            return Err(
-                Error::check(format!("training: step {step}: the gradient's norm is {norm}")).hint("lower --lr, or set clip in the recipe")
-            );
-        }
-        self.optimizer.update(&gradients, lr, clip::factor(norm, self.run.recipe.clip))?;
+        let seed = dropout_seed(self.run.recipe.seed, step);
+        let Run { student, objective, .. } = *self.run;
+        let Stepped { value, norm, counts, .. } =
+            step::step(student, objective, &mut self.optimizer, batch, &Settings { step, lr, clip: self.run.recipe.clip, seed })?;
 
         let samples = batch.labels.len();
         self.position.sums.add(samples, value.total, &value.parts, counts);
@@ -269,16 +257,6 @@ impl Trainer<'_> {
             self.line = Window::start();
         }
         Ok(samples)
-    }
-
-    fn check_finite(&self, step: usize, value: &Value) -> Result<()> {
-        let terms = self.run.objective.terms.iter().zip(&value.parts);
-        match terms.into_iter().find(|(_, part)| !part.is_finite()) {
-            None => Ok(()),
-            Some((term, part)) => {
-                Err(Error::check(format!("training: step {step}: {} is {part}", term.name)).hint("lower --lr, or set clip in the recipe"))
-            }
-        }
     }
 
     fn end_epoch(&mut self) -> Result<()> {
@@ -360,13 +338,6 @@ pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usi
     })?;
     monitor.end();
     Ok(percent(correct, labelled).map(|top1| Evaluation { samples: labelled, top1, loss: loss / labelled as f64 }))
-}
-
-/// How many labelled rows have their highest logit at the label, and how many are labelled.
-fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
-    let best = logits.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
-    let correct = best.iter().zip(labels).filter(|(b, l)| b == l).count();
-    Ok((correct, labels.iter().filter(|l| **l >= 0).count()))
 }
 
 /// A key for a step's dropout masks.

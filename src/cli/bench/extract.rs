@@ -1,5 +1,6 @@
 //! `bench extract`: an extraction, writing included, against its teacher run bare in this process with the same tensors read.
 
+use super::figures::median;
 use crate::cli::{Context, emit, emit_json, extract as command};
 use crate::error::{Context as _, Result};
 use crate::extract::{self, Stages};
@@ -88,16 +89,4 @@ pub(super) fn run(args: Args, context: &Context<'_>) -> Result<()> {
         report.bytes_per_s / 1e6,
         report.ratio
     ))
-}
-
-/// The middle value, or the mean of the two.
-pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
 }

@@ -1,6 +1,6 @@
 //! `bench read`: a cache's reader and the trainer's batches, against a bare loop of checksums and zstd over the same bytes.
 
-use super::extract::median;
+use super::figures::median;
 use crate::cache::{Cache, Decoder};
 use crate::cli::{Context, emit, emit_json};
 use crate::error::{Error, Result};

@@ -1,5 +1,6 @@
 //! `bench step`: one training step on synthetic images, with the network, batch, optimiser and warm-up of the usual comparison in PyTorch.
 
+use super::figures::{Summary, peak_rss_mb, summary};
 use crate::cli::{Context, emit, emit_json};
 use crate::criterion::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
@@ -179,19 +180,16 @@ fn measure(net: &Net, args: &Args, threads: usize, ceiling: Ceiling) -> Result<R
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    times.sort_by(f64::total_cmp);
-    let at = |percent: usize| times[(percent * times.len() / 100).min(times.len() - 1)];
-    let middle = times.len() / 2;
-    let median = if times.len() % 2 == 1 { times[middle] } else { f64::midpoint(times[middle - 1], times[middle]) };
+    let Summary { median_ms, p10_ms, p90_ms } = summary(times);
     Ok(Row {
         model: net.name,
         batch,
         threads,
         precision: args.precision,
-        median_ms: median,
-        p10_ms: at(10),
-        p90_ms: at(90),
-        images_per_s: batch as f64 / median * 1e3,
+        median_ms,
+        p10_ms,
+        p90_ms,
+        images_per_s: batch as f64 / median_ms * 1e3,
         peak_rss_mb: peak_rss_mb(),
         parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
         gflop: work.map(|work| 2.0 * work.multiply_adds as f64 / 1e9),
@@ -221,12 +219,4 @@ fn network(net: &Net) -> Result<Model> {
         dimension.value = Some(tensor_shape_proto::dimension::Value::DimValue(side));
     }
     Model::from_proto(proto)
-}
-
-/// The process's largest resident memory so far, in MB.
-fn peak_rss_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes / 1024.0)
 }

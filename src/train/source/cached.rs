@@ -1,7 +1,7 @@
 //! Batches from a cache: reservoirs of decoded chunks, emptied in shuffled order.
 
 use super::super::order::Order;
-use super::{Batch, Recent, position_of, tensor};
+use super::{Batch, Recent, maps, position_of, tensor};
 use crate::cache::{ArraySpec, Cache, Decoder};
 use crate::data::{self, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
@@ -164,7 +164,7 @@ impl Column {
             Kind::Image(preprocess) => images(preprocess, bytes),
             Kind::Plain => tensor(bytes, self.spec.dtype, &self.spec.row_shape),
             Kind::Map(permutation) => {
-                let stored = tensor(bytes, self.spec.dtype, &self.spec.row_shape)?;
+                let stored = maps(bytes, self.spec.dtype, &self.spec.row_shape)?;
                 if *permutation == [0, 1, 2, 3] { Ok(stored) } else { Ok(stored.permute(permutation.as_slice())?.contiguous()?) }
             }
         }

@@ -1,0 +1,130 @@
+//! A cache as `extract` writes one, of random images and random maps of a teacher.
+
+use crate::array::Dtype;
+use crate::cache::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer, chunk_rows, probe_codec, segment_rows};
+use crate::data::Fingerprint;
+use crate::error::Result;
+use crate::onnx::tap::Role;
+use crate::recipe::{Channels, DataFormat, Interpolation, Layout, Preprocess};
+use half::f16;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+
+/// What the cache is to hold.
+pub(super) struct Synthetic<'a> {
+    /// Side of the images, in pixels.
+    pub(super) side: usize,
+    /// How many classes the labels name.
+    pub(super) classes: i64,
+    /// Channels, height and width of each of the teacher's stages.
+    pub(super) stages: &'a [[usize; 3]],
+    /// Rows.
+    pub(super) rows: usize,
+    /// Rows of a step.
+    pub(super) batch: usize,
+}
+
+/// Writes the cache.
+///
+/// # Errors
+/// When the disk refuses.
+pub(super) fn write(folder: &Path, synthetic: &Synthetic<'_>) -> Result<()> {
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let plan = plan(synthetic, &mut random);
+    let mut writer = Writer::open(folder, &plan)?;
+    for segment in 0..plan.manifest.segments_per_view() {
+        let mut shards = writer.segment(0, segment)?;
+        for _ in 0..plan.manifest.rows_of_segment(segment) {
+            for (index, array) in plan.manifest.view_arrays.iter().enumerate() {
+                shards.append(index, &row(array, &mut random))?;
+            }
+        }
+        writer.publish(shards)?;
+    }
+    writer.finish(None)
+}
+
+/// The bytes of a row: noise for images, and for maps what a rectifier leaves of noise around zero.
+fn row(array: &ArraySpec, random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut bytes = vec![0; array.row_bytes()];
+    if array.dtype == Dtype::U8 {
+        random.fill_bytes(&mut bytes);
+        return bytes;
+    }
+    for half in bytes.chunks_exact_mut(2) {
+        // the sum of four bytes is nearly normal
+        let sum: u16 = random.random::<[u8; 4]>().into_iter().map(u16::from).sum();
+        half.copy_from_slice(&f16::from_f32((f32::from(sum) - 510.0).max(0.0) / 148.0).to_le_bytes());
+    }
+    bytes
+}
+
+fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
+    let &Synthetic { side, classes, stages, rows, batch } = synthetic;
+    let spec = |path: String, dtype, shape: &[usize]| ArraySpec {
+        path,
+        dtype,
+        row_shape: shape.to_vec(),
+        axes: ["c", "h", "w"][..shape.len()].iter().map(|&axis| axis.to_owned()).collect(),
+        tensor: None,
+        codec: Codec::Zstd,
+        chunk_rows: 1,
+    };
+    let alias = |stage: usize| format!("stage{}", stage + 1);
+    let maps = stages.iter().enumerate().map(|(stage, shape)| spec(format!("taps/{}/features", alias(stage)), Dtype::F16, shape));
+    let mut view_arrays: Vec<ArraySpec> = std::iter::once(spec("input".to_owned(), Dtype::U8, &[3, side, side])).chain(maps).collect();
+    let largest = view_arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
+    let segment_rows = segment_rows(largest, batch).min(rows);
+    for array in &mut view_arrays {
+        array.codec = probe_codec(&row(array, random));
+        array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
+    }
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
+        teacher: TeacherRecord {
+            file: "none".to_owned(),
+            sha256: String::new(),
+            runtime: String::new(),
+            provider: String::new(),
+            batch,
+            top1_basis_points: None,
+        },
+        data: DataRecord {
+            spec: "random".to_owned(),
+            split: "train".to_owned(),
+            fingerprint: Fingerprint { format: DataFormat::Npz, samples: rows, listing_sha256: String::new() },
+            classes: Vec::new(),
+            preprocess: Some(Preprocess {
+                size: [side, side],
+                resize: None,
+                interpolation: Interpolation::Bilinear,
+                channels: Channels::Rgb,
+                layout: Layout::Nchw,
+                dtype: Dtype::F32,
+                scale: 1.0 / 255.0,
+                mean: vec![0.5; 3],
+                // that of noise, so that the student's input has variance 1
+                std: vec![0.2887; 3],
+            }),
+            limit: None,
+            shuffle: None,
+            skipped: Vec::new(),
+        },
+        taps: (0..stages.len())
+            .map(|stage| TapRecord { alias: alias(stage), tensor: alias(stage), role: Role::Map, stage: Some(stage + 1) })
+            .collect(),
+        rows,
+        views: 1,
+        seed: 0,
+        segment_rows,
+        row_arrays: ["sample_id", "label"]
+            .map(|path| ArraySpec { chunk_rows: segment_rows, ..spec(path.to_owned(), Dtype::I64, &[]) })
+            .to_vec(),
+        view_arrays,
+        segments: Vec::new(),
+    };
+    let sample_ids = (0..rows).map(|row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
+    Plan { manifest, sample_ids, labels: (0..rows).map(|_| random.random_range(0..classes)).collect() }
+}

@@ -1,0 +1,97 @@
+//! One training step: forward, loss, backward, clip, update.
+
+use super::clip;
+use super::loss::{Objective, Value};
+use super::optimizer::Optimizer;
+use super::source::Batch;
+use crate::error::{Error, Result};
+use crate::student::{Mode, Student};
+use candle_core::{D, DType, Tensor};
+use std::time::{Duration, Instant};
+
+/// What differs from step to step, and the clipping.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Which step it is, for messages.
+    pub step: usize,
+    /// Learning rate.
+    pub lr: f64,
+    /// Largest norm of the gradient.
+    pub clip: Option<f64>,
+    /// Key of the dropout masks.
+    pub seed: u64,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub struct Stepped {
+    /// The loss; its gradients have been used.
+    pub value: Value,
+    /// The gradient's global norm before clipping.
+    pub norm: f64,
+    /// Labelled rows whose highest logit is at the label, and labelled rows.
+    pub counts: (usize, usize),
+    /// Where the time went.
+    pub times: Times,
+}
+
+/// Parts of a step's time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// The student forward.
+    pub forward: Duration,
+    /// The terms of the loss with their gradients.
+    pub criteria: Duration,
+    /// The student backward.
+    pub backward: Duration,
+    /// Norm, clipping, optimiser.
+    pub update: Duration,
+}
+
+/// Takes one step.
+///
+/// # Errors
+/// When the batch does not fit the student or the objective, or the loss or its gradient is not finite (names step and term).
+pub fn step(student: &Student, objective: &Objective, optimizer: &mut Optimizer, batch: &Batch, settings: &Settings) -> Result<Stepped> {
+    let mut times = Times::default();
+    let logits = student.logits();
+    let pass = timed(&mut times.forward, || student.forward(&batch.inputs, Mode::Train, &objective.keep, settings.seed))?;
+    let mut value = timed(&mut times.criteria, || objective.evaluate(&pass, logits, batch))?;
+    check_finite(settings.step, objective, &value)?;
+    let counts = count_correct(pass.value(logits)?, &batch.labels)?;
+    let seeds = std::mem::take(&mut value.seeds);
+    let gradients = timed(&mut times.backward, || pass.backward(seeds))?;
+    let norm = timed(&mut times.update, || {
+        let norm = clip::global_norm(&gradients)?;
+        if !norm.is_finite() {
+            return Err(Error::check(format!("training: step {}: the gradient's norm is {norm}", settings.step))
+                .hint("lower --lr, or set clip in the recipe"));
+        }
+        optimizer.update(&gradients, settings.lr, clip::factor(norm, settings.clip))?;
+        Ok(norm)
+    })?;
+    Ok(Stepped { value, norm, counts, times })
+}
+
+fn timed<R>(time: &mut Duration, f: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let result = f();
+    *time = start.elapsed();
+    result
+}
+
+fn check_finite(step: usize, objective: &Objective, value: &Value) -> Result<()> {
+    match objective.terms.iter().zip(&value.parts).find(|(_, part)| !part.is_finite()) {
+        None => Ok(()),
+        Some((term, part)) => {
+            Err(Error::check(format!("training: step {step}: {} is {part}", term.name)).hint("lower --lr, or set clip in the recipe"))
+        }
+    }
+}
+
+/// How many labelled rows have their highest logit at the label, and how many are labelled.
+pub(super) fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
+    let best = logits.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
+    let correct = best.iter().zip(labels).filter(|(b, l)| b == l).count();
+    Ok((correct, labels.iter().filter(|l| **l >= 0).count()))
+}
