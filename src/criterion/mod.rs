@@ -2,6 +2,8 @@
 //!
 //! The gradients are explicit, so no criterion depends on an autograd; sums that make the scalar loss run in f64 and in a fixed order,
 //! so the bits do not depend on the number of threads.
+//!
+//! They run on the host: tensors of another device are copied, and gradients come in host memory.
 
 pub mod cross_entropy;
 pub mod kd;
@@ -12,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use candle_core::{DType, Device, Tensor, WithDType};
 
-/// A loss and its gradient with respect to the student's tensor (same shape and type).
+/// A loss and its gradient with respect to the student's tensor (same shape and type, in host memory).
 #[derive(Debug, Clone)]
 pub struct Loss {
     /// The mean over the batch.
@@ -25,9 +27,9 @@ pub struct Loss {
 trait Element: Float + WithDType {}
 impl<T: Float + WithDType> Element for T {}
 
-/// The values of a tensor, row-major, in `T`.
+/// The values of a tensor of any device, row-major, in `T`.
 fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
-    Ok(tensor.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
 }
 
 /// A tensor of `like`'s shape and type from f64 values.

@@ -263,7 +263,8 @@ impl Student {
         if inputs.len() != self.inputs.len() {
             return Err(Error::input(format!("student: expected {} inputs, found {}", self.inputs.len(), inputs.len())));
         }
-        let inputs = inputs.iter().map(|x| Ok(x.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
+        let inputs =
+            inputs.iter().map(|x| Ok(x.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
         for (value, x) in self.inputs.iter().zip(&inputs) {
             check::fits(value, x.dims())?;
         }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Train;
 use crate::student::{Mode, Student, TensorId};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -364,7 +364,7 @@ pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usi
 
 /// How many labelled rows have their highest logit at the label, and how many are labelled.
 fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
-    let best = logits.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
+    let best = logits.to_device(&Device::Cpu)?.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
     let correct = best.iter().zip(labels).filter(|(b, l)| b == l).count();
     Ok((correct, labels.iter().filter(|l| **l >= 0).count()))
 }

@@ -6,7 +6,7 @@ use super::Outcome;
 use candle_core::{DType, Device, Tensor};
 use nst_cache::error::{Error, Result};
 use nst_cache::onnx::Model;
-use nst_cache::student::{ImportOptions, Mode, Student, TensorId};
+use nst_cache::student::{Executor, ImportOptions, Mode, Student, TensorId};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -154,7 +154,13 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
         let list: Vec<String> = blockers.iter().map(|(node, operator, reason)| format!("{operator} {node}: {reason}")).collect();
         return Ok(Outcome::NotSupported(list.join("; ")));
     }
-    let student = Student::import(&model, &ImportOptions { dtype, ..ImportOptions::default() })?;
+    let executor = match std::env::var("NST_EXECUTOR").as_deref() {
+        Ok("candle") => Executor::Candle,
+        Ok("general") => Executor::General,
+        Ok("cpu") | Err(_) => ImportOptions::default().executor,
+        Ok(other) => return Err(Error::input(format!("NST_EXECUTOR: expected cpu, general or candle, found {other}"))),
+    };
+    let student = Student::import(&model, &ImportOptions { dtype, executor, ..ImportOptions::default() })?;
     let base = match own.header.get("inputs_from") {
         Some(file) => Reference::read(&path.with_file_name(file))?,
         None => Reference::read(&path.with_extension("safetensors"))?,

@@ -1,6 +1,6 @@
 //! `bench step`: one training step on synthetic images, with the network, batch, optimiser and warm-up of the usual comparison in PyTorch.
 
-use crate::cli::{Context, emit, emit_json};
+use crate::cli::{Context, device, emit, emit_json};
 use crate::criterion::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Dense tensors and no blocked kernels: what the fast executor is compared with
     #[arg(long)]
     general: bool,
+    /// Where to train: cpu, cuda[:INDEX] or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: crate::runtime::Device,
 }
 
 /// A network of the comparison.
@@ -63,6 +66,7 @@ struct Row {
     batch: usize,
     threads: usize,
     precision: Precision,
+    device: &'static str,
     median_ms: f64,
     p10_ms: f64,
     p90_ms: f64,
@@ -75,10 +79,11 @@ struct Row {
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let nets: Vec<&Net> =
         if args.model.is_empty() { NETS.iter().collect() } else { args.model.iter().map(|name| find(name)).collect::<Result<_>>()? };
+    let device = device::training(args.device, context.monitor)?;
     let mut rows = Vec::new();
     for net in nets {
         context.monitor.note(&format!("{}: {} + {} steps", net.name, args.warmup, args.steps));
-        rows.push(measure(net, args, context.threads)?);
+        rows.push(measure(net, args, &device, context.threads)?);
     }
     if context.json {
         return match rows.as_slice() {
@@ -104,7 +109,7 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    emit(&format!("{table}\n{} threads, float32, precision {}", context.threads, args.precision))
+    emit(&format!("{table}\n{}, {} threads, float32, precision {}", device::kind(&device), context.threads, args.precision))
 }
 
 fn find(name: &str) -> Result<&'static Net> {
@@ -115,10 +120,10 @@ fn find(name: &str) -> Result<&'static Net> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
-fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
+fn measure(net: &Net, args: &Args, on: &Device, threads: usize) -> Result<Row> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
     let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
-    let student = Student::import(&network(net)?, &ImportOptions { executor, ..ImportOptions::default() })?;
+    let student = Student::import(&network(net)?, &ImportOptions { executor, device: on.clone(), ..ImportOptions::default() })?;
     let mut random = ChaCha8Rng::seed_from_u64(0);
     // the sum of four uniform numbers has the moments, and nearly the shape, of a normal one
     let mut normal = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>() * 3f32.sqrt();
@@ -139,6 +144,8 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
         if !loss.value.is_finite() {
             return Err(Error::check(format!("{}: step {step}: the loss is {}", net.name, loss.value)));
         }
+        // a device works behind the host's back
+        on.synchronize()?;
         if step >= args.warmup {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -152,6 +159,7 @@ fn measure(net: &Net, args: &Args, threads: usize) -> Result<Row> {
         batch,
         threads,
         precision: args.precision,
+        device: device::kind(on),
         median_ms: median,
         p10_ms: at(10),
         p90_ms: at(90),

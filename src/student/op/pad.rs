@@ -1,7 +1,7 @@
 //! `Pad`: constant, reflect, edge and wrap; negative pads crop, before the others fill.
 
-use super::separable::{LONGEST_AXIS, Separable};
 use super::on_device::{self, Target};
+use super::separable::{LONGEST_AXIS, Separable};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;

@@ -100,7 +100,6 @@ impl OnDevice {
             Activation::Relu => positive(kept)?,
             Activation::LeakyRelu(alpha) => positive(kept)?.affine(1.0 - alpha, alpha)?,
             Activation::Clip(low, high, inclusive) => {
-                // where the bounds are open, the sign of a difference that is never rounded to 0
                 let inside = if inclusive { (kept.ge(low)? * kept.le(high)?)? } else { (kept.gt(low)? * kept.lt(high)?)? };
                 truth(&inside, dy.dtype())?
             }

@@ -120,9 +120,8 @@ impl Products {
             let (columns, dy) = (self.columns(x, first, images)?, self.maps(dy, first, images)?);
             if groups == 1 && filters > area {
                 // one long product instead of a large matrix an image
-                let long = |t: &Tensor, rows: usize| -> Result<Tensor> {
-                    Ok(t.transpose(0, 1)?.contiguous()?.reshape((rows, images * area))?)
-                };
+                let long =
+                    |t: &Tensor, rows: usize| -> Result<Tensor> { Ok(t.transpose(0, 1)?.contiguous()?.reshape((rows, images * area))?) };
                 return Ok(long(&dy, filters)?.matmul(&long(&columns, depth)?.t()?)?);
             }
             let each = dy.matmul(&columns.transpose(1, 2)?)?;

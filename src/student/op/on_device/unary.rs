@@ -21,13 +21,6 @@ pub(in crate::student::op) enum Unary {
     Truncate,
 }
 
-impl Unary {
-    /// Whether a gradient passes.
-    fn smooth(self) -> bool {
-        matches!(self, Self::Log | Self::Reciprocal | Self::Sin | Self::Cos | Self::Keep)
-    }
-}
-
 impl Operator for Unary {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
@@ -48,8 +41,11 @@ impl Operator for Unary {
 
     fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
-        if !self.smooth() {
-            return Ok(vec![Some(dy.zeros_like()?)]);
+        match self {
+            // casts pass nothing at all
+            Self::Truth | Self::Truncate => return Ok(vec![None]),
+            Self::Sign | Self::Floor | Self::Ceil => return Ok(vec![Some(dy.zeros_like()?)]),
+            _ => {}
         }
         Ok(vec![Some(match self {
             Self::Log => (dy / x)?,
