@@ -56,10 +56,10 @@ fn clipped(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
     // max(x, low) = low + max(x − low, 0) would round: the two values are chosen between
     let mut y = x.clone();
     if low > f64::NEG_INFINITY {
-        y = y.lt(low)?.where_cond(&y.affine(0.0, 0.0)?.affine(1.0, low)?, &y)?;
+        y = y.lt(low)?.where_cond(&y.zeros_like()?.affine(1.0, low)?, &y)?;
     }
     if high < f64::INFINITY {
-        y = y.gt(high)?.where_cond(&y.affine(0.0, 0.0)?.affine(1.0, high)?, &y)?;
+        y = y.gt(high)?.where_cond(&y.zeros_like()?.affine(1.0, high)?, &y)?;
     }
     Ok(y)
 }

@@ -121,7 +121,7 @@ impl Pick {
     }
 
     fn part(places: Vec<Option<usize>>, size: usize, target: &Target) -> Result<(Table, Adjoint)> {
-        let back = Adjoint::new(&places, size, |reader| reader, &target.device)?;
+        let back = Adjoint::new(&places, size, &target.device)?;
         Ok((Table::new(places, &target.device)?, back))
     }
 

@@ -49,7 +49,7 @@ impl Products {
             None
         } else {
             let places = windows([conv.input, conv.output, conv.kernel], conv.stride, conv.dilation, conv.before);
-            let back = Adjoint::new(&places, area[0], |reader| reader, &target.device)?;
+            let back = Adjoint::new(&places, area[0], &target.device)?;
             Some((Table::new(places, &target.device)?, back))
         };
         Ok(Self { conv, tables, area, taps })

@@ -102,5 +102,6 @@ fn positive(x: &Tensor) -> Result<Tensor> {
 
 /// The larger of x and 0; NaN stays NaN, which candle's `relu` makes 0: a run that diverges has to be seen.
 fn rectified(x: &Tensor) -> Result<Tensor> {
-    Ok((x.abs()? + x)?.affine(0.5, 0.0)?)
+    let zero = x.zeros_like()?;
+    Ok(x.lt(&zero)?.where_cond(&zero, x)?)
 }

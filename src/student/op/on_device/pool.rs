@@ -1,4 +1,4 @@
-//! `MaxPool`, `AveragePool` and `GlobalMaxPool`.
+//! `MaxPool`, `AveragePool` and `GlobalMaxPool`. On a GPU the largest of numbers and NaN is the number: a NaN shows in the layers around.
 
 use super::super::{Forward, Operator, Run, Saved, only, saved};
 use super::conv::windows;
@@ -24,7 +24,7 @@ pub(in crate::student::op) struct Pool {
     rank: Tensor,
     /// One over the size of each window, `[output area]`.
     factors: Tensor,
-    /// The tap by which each reader reads, as [`Adjoint::readers`].
+    /// The tap by which each reader of the adjoint reads.
     reading: Tensor,
     shapes: [Vec<usize>; 2],
 }
@@ -37,9 +37,9 @@ impl Pool {
         }
         let area = [w.input[0] * w.input[1], w.output[0] * w.output[1]];
         let places = windows([w.input, w.output, w.kernel], w.stride, w.dilation, w.before);
-        let back = Adjoint::new(&places, area[0], |reader| reader % area[1], &target.device)?;
+        let (back, readers) = Adjoint::with_readers(&places, area[0], |reader| reader % area[1], &target.device)?;
         let taps = w.kernel[0] * w.kernel[1];
-        let reading: Vec<f64> = back.readers.iter().map(|r| r.map_or(-1.0, |r| (r / area[1]) as f64)).collect();
+        let reading: Vec<f64> = readers.iter().map(|r| r.map_or(-1.0, |r| (r / area[1]) as f64)).collect();
         let padding: Vec<f64> = places.iter().map(|p| if p.is_some() { 0.0 } else { f64::NEG_INFINITY }).collect();
         let padding = places.contains(&None).then(|| target.tensor(&padding, &[1, taps, area[1]])).transpose()?;
         let rank: Vec<f64> = (0..taps).map(|tap| (taps - tap) as f64).collect();

@@ -20,12 +20,18 @@ pub(super) fn summed_to(t: &Tensor, to: &[usize]) -> Result<Tensor> {
     Ok(sum.reshape(to)?)
 }
 
-/// Sums the middle axis of `[outer, count, inner]` as a product with ones: candle reduces an axis that is not the last by one block of
-/// threads an output, which is slow for a few numbers each.
+/// Up to this many numbers candle's CUDA backend sums with one thread an output; above it takes a block of threads an output, which reads
+/// memory across.
+const FEW: usize = 32;
+
+/// Sums the middle axis of `[outer, count, inner]`: a few numbers directly, many as a product with ones.
 pub(super) fn middle_sum(t: &Tensor) -> Result<Tensor> {
     let (outer, count, inner) = t.dims3()?;
     if count == 1 {
         return Ok(t.reshape((outer, inner))?);
+    }
+    if count <= FEW {
+        return Ok(t.sum(1)?);
     }
     let ones = Tensor::ones((1, 1, count), t.dtype(), t.device())?.broadcast_as((outer, 1, count))?;
     Ok(ones.matmul(&t.contiguous()?)?.reshape((outer, inner))?)

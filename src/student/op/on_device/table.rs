@@ -51,16 +51,24 @@ impl Table {
 /// The adjoint of a table: for each element read, up to `count` elements of the result that read it.
 #[derive(Debug)]
 pub(super) struct Adjoint {
-    pub(super) table: Table,
+    table: Table,
     pub(super) count: usize,
-    pub(super) size: usize,
-    /// Row by row of the table, which read it is: what `new`'s `places` counts, `None` where there is none.
-    pub(super) readers: Vec<Option<usize>>,
+    size: usize,
 }
 
 impl Adjoint {
-    /// `places` as those of the table, over `size` elements. `of` names where a reader's gradient lies, by the reader's number.
-    pub(super) fn new(places: &[Option<usize>], size: usize, of: impl Fn(usize) -> usize, device: &Device) -> Result<Self> {
+    /// `places` as those of the table, over `size` elements.
+    pub(super) fn new(places: &[Option<usize>], size: usize, device: &Device) -> Result<Self> {
+        Ok(Self::with_readers(places, size, |reader| reader, device)?.0)
+    }
+
+    /// The same where `of` says at which place a reader's gradient lies; and the reader of each place of the table `[count, size]`.
+    pub(super) fn with_readers(
+        places: &[Option<usize>],
+        size: usize,
+        of: impl Fn(usize) -> usize,
+        device: &Device,
+    ) -> Result<(Self, Vec<Option<usize>>)> {
         let mut lists: Vec<Vec<usize>> = vec![Vec::new(); size];
         for (reader, place) in places.iter().enumerate() {
             let Some(place) = place else { continue };
@@ -69,7 +77,7 @@ impl Adjoint {
         let count = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let readers: Vec<Option<usize>> = (0..count).flat_map(|row| lists.iter().map(move |list| list.get(row).copied())).collect();
         let table = Table::new(readers.iter().map(|r| r.map(&of)), device)?;
-        Ok(Self { table, count, size, readers })
+        Ok((Self { table, count, size }, readers))
     }
 
     /// `[planes, readers]` → `[planes, count, size]`: the gradients that each element gets, zero where there are fewer.
@@ -113,7 +121,7 @@ mod tests {
         let places = [Some(2), None, Some(0), Some(2)];
         let y = Table::new(places, &Device::Cpu).unwrap().gather(&x).unwrap();
         assert_eq!(y.to_vec2::<f64>().unwrap(), [[3.0, 0.0, 1.0, 3.0], [6.0, 0.0, 4.0, 6.0]]);
-        let back = Adjoint::new(&places, 3, |r| r, &Device::Cpu).unwrap();
+        let back = Adjoint::new(&places, 3, &Device::Cpu).unwrap();
         let dy = Tensor::new(&[[1f64, 10.0, 100.0, 1000.0]], &Device::Cpu).unwrap();
         assert_eq!(back.apply(&dy).unwrap().to_vec2::<f64>().unwrap(), [[100.0, 0.0, 1001.0]]);
     }
