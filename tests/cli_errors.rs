@@ -46,6 +46,8 @@ const WITHOUT_RUNTIME: &[Case] = &[
     ),
     case("train resnet8 --data idx:data --criterion nst", &["nst", "expected a cache", "--cache"]),
     case("train resnet8 --data idx:data --criterion mse", &["mse", "kd"]),
+    case("train resnet8 --data idx:data --device cuda", &["cuda:0", "--device cpu"]),
+    case("train resnet8 --data idx:data --device tensorrt", &["tensorrt:0", "auto"]),
     case("train resnot8 --data idx:data --preprocess none", &["resnot8", "resnet8"]),
     case("train resnet8 --data idx:data --freeze nothing*", &["nothing*", "no initialiser"]),
     case("train resnet8 --data idx:data -o text.onnx/run", &["text.onnx/run"]),

@@ -1,4 +1,5 @@
-//! The CPU executor computes what the general one does in double precision, and the same bits for any number of threads.
+//! The CPU and the candle executor compute what the general one does in double precision; the CPU executor the same bits for any number of
+//! threads.
 
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "tests: a panic is the report; small counts")]
 
@@ -95,6 +96,25 @@ fn the_cpu_executor_agrees_with_the_general_one() {
                     let e = error(a, b);
                     assert!(e < tolerance, "{kind} of {what}: {e:.1e}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_candle_executor_agrees_with_the_general_one() {
+    for &(name, input) in NETWORKS {
+        let model = preset::build(name, 7, input, 1).unwrap();
+        for mode in [Mode::Train, Mode::Eval] {
+            let expected = run(&model, input, mode, DType::F64, Executor::General, &[]);
+            let found = run(&model, input, mode, DType::F64, Executor::Candle, &[]);
+            for (a, b, kind) in [
+                (&found.values, &expected.values, "values"),
+                (&found.gradients, &expected.gradients, "gradients"),
+                (&found.buffers, &expected.buffers, "running statistics"),
+            ] {
+                let e = if b.iter().all(Vec::is_empty) { 0.0 } else { error(a, b) };
+                assert!(e <= 1e-9, "{kind} of {name} in {mode:?}: {e:.1e}");
             }
         }
     }

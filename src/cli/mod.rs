@@ -6,6 +6,7 @@ mod bench;
 mod cache;
 mod completions;
 mod demo;
+mod device;
 mod eval;
 mod extract;
 mod inspect;

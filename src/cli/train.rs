@@ -5,9 +5,10 @@ mod folder;
 mod material;
 
 use super::preprocess_args::PreprocessArgs;
-use super::{Context, emit, emit_json};
+use super::{Context, device, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, DataSpec, Precision, Train};
+use crate::runtime::Device;
 use crate::student::{Executor, ImportOptions, Student};
 use crate::train::loss::Objective;
 use crate::train::pairing::Pair;
@@ -89,9 +90,9 @@ pub struct Args {
     /// Steps between checkpoints, beside one at the end of each epoch
     #[arg(long, value_name = "STEPS")]
     checkpoint_steps: Option<NonZeroUsize>,
-    /// Where to train: only cpu for now
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = ["cpu"])]
-    device: String,
+    /// Where to train: cpu, cuda[:INDEX] or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: Device,
     /// Folder of the run [default: runs/ and the student's name]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -139,13 +140,13 @@ pub(super) fn report(args: &Args, context: &Context<'_>) -> Result<Report> {
 fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let material = Material::open(plan, context)?;
     let model = Model::resolve(plan, &material, context)?;
-    let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model));
+    let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model, device::kind(&plan.device)));
     if let Some(report) = folder.finished(args.resume)? {
         context.monitor.note(&format!("{}: finished already, with these settings", plan.output.display()));
         return Ok(report);
     }
 
-    let student = import(&model, &plan.recipe, context)?;
+    let student = import(&model, plan, context)?;
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
@@ -201,6 +202,7 @@ struct Plan {
     test: Option<(DataSpec, String)>,
     preprocess: crate::recipe::PreprocessOptions,
     output: PathBuf,
+    device: candle_core::Device,
     options: Options,
 }
 
@@ -257,6 +259,7 @@ impl Plan {
             test,
             preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
             output: args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(name)),
+            device: device::training(args.device, context.monitor)?,
             options: Options { checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get), log_steps: LOG_STEPS, loader_threads },
         })
     }
@@ -279,12 +282,14 @@ fn spec_and_split(text: &str) -> Result<(DataSpec, String)> {
     }
 }
 
-fn import(model: &Model, recipe: &Train, context: &Context<'_>) -> Result<Student> {
+fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> {
+    let recipe = &plan.recipe;
     let options = ImportOptions {
         freeze: recipe.freeze.clone(),
         train: recipe.train.clone(),
         freeze_batchnorm: recipe.freeze_batchnorm,
         executor: Executor::Cpu(recipe.precision),
+        device: plan.device.clone(),
         ..ImportOptions::default()
     };
     for warning in Student::check(&model.onnx)?.warnings {
@@ -297,11 +302,12 @@ fn import(model: &Model, recipe: &Train, context: &Context<'_>) -> Result<Studen
 fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &Objective, pairs: &[Vec<Pair>], context: &Context<'_>) {
     let terms: Vec<String> = objective.terms.iter().map(|t| format!("{}·{}", t.weight, t.name)).collect();
     context.monitor.note(&format!(
-        "{} samples, {} epochs of batch {}, loss {}",
+        "{} samples, {} epochs of batch {}, loss {}, on the {}",
         source.len(),
         plan.recipe.epochs,
         plan.recipe.batch,
-        terms.join(" + ")
+        terms.join(" + "),
+        device::kind(&plan.device).to_uppercase().replace("CUDA", "GPU")
     ));
     let mut seen = Vec::new();
     for pair in pairs.iter().flatten() {

@@ -2,6 +2,8 @@
 //!
 //! The gradients are explicit, so no criterion depends on an autograd; sums that make the scalar loss run in f64 and in a fixed order,
 //! so the bits do not depend on the number of threads.
+//!
+//! They run on the host: tensors of another device are copied, and gradients come in host memory.
 
 pub mod cross_entropy;
 pub mod kd;
@@ -14,7 +16,7 @@ use candle_core::{DType, Device, Storage, Tensor, WithDType};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// A loss and its gradient with respect to the student's tensor (same shape and type).
+/// A loss and its gradient with respect to the student's tensor (same shape and type, in host memory).
 #[derive(Debug, Clone)]
 pub struct Loss {
     /// The mean over the batch.
@@ -41,9 +43,9 @@ impl Element for f64 {
     }
 }
 
-/// The values of a tensor, row-major, in double precision.
+/// The values of a tensor of any device, row-major, in double precision.
 fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
-    Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?)
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?)
 }
 
 /// A tensor in host memory, dense.

@@ -102,7 +102,7 @@ fn on_host<T: Element>(student: &Tensor, teacher: &Tensor, options: &NstOptions,
             with_slice::<T, _>(&teacher_values, |t| compute(s, Maps::new(Values::Own(t), teacher_size, size), batch, options, weight))
         }
     })??;
-    let gradient = Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?.to_device(student.device())?;
+    let gradient = Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?;
     Ok(Loss { value, gradient })
 }
 

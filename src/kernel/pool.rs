@@ -144,7 +144,8 @@ pub fn average_backward<T: Float>(dy: &[T], w: Window) -> Vec<T> {
 
 /// One over the number of positions of every window.
 #[allow(clippy::cast_precision_loss, reason = "a window's size")]
-fn factors<T: Float>(w: Window) -> Vec<T> {
+#[must_use]
+pub fn factors<T: Float>(w: Window) -> Vec<T> {
     let widths: Vec<usize> = (0..w.output[1]).map(|o| w.span(1, o)).collect();
     (0..w.output[0])
         .flat_map(|oh| {

@@ -1,5 +1,6 @@
-//! The general executor: every operator on dense tensors, in f32 or f64. It is the oracle of the CPU executor (`cpu`), which knows channel
-//! maps. Values live as long as a later step or the backward pass needs them.
+//! The sweep of the general and of the candle executor: every operator on dense tensors, in f32 or f64. On host slices it is the oracle of the
+//! CPU executor (`cpu`), which knows channel maps; with the operators' device forms (`op::on_device`) in the plan it is the candle executor.
+//! Values live as long as a later step or the backward pass needs them.
 
 use super::import::Source;
 use super::op::{Run, Saved};
@@ -88,6 +89,9 @@ pub(super) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
 
 /// The sum of two gradients of one tensor.
 pub(super) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !a.device().is_cpu() {
+        return Ok((a + b)?);
+    }
     let (held_a, held_b) = (data(a)?, data(b)?);
     typed!(a.dtype(), T => tensor(zip(held_a.of::<T>()?, held_b.of::<T>()?, |a, b| a + b), a.dims()))
 }

@@ -1,7 +1,7 @@
 //! The student: an ONNX graph imported as a trainable model, executed forward and backward, and exported again.
 //!
 //! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX operator a file with its forward and
-//! backward; `executor` sweeps a plan; `preset` writes untrained networks; `export` writes trained ones.
+//! backward; `executor` sweeps a plan, in host memory or on a device; `preset` writes untrained networks; `export` writes trained ones.
 
 mod check;
 mod cpu;
@@ -22,7 +22,7 @@ pub use pass::Pass;
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Model, Value, tap, tap::Tap};
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use fold::Host;
 use import::{Graph, Source};
 use pass::Planned;
@@ -36,6 +36,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct ImportOptions {
     /// f32, or f64 for the oracle of tests.
     pub dtype: DType,
+    /// Where parameters, running statistics and activations live.
+    pub device: Device,
     /// Glob patterns of initialisers that do not train.
     pub freeze: Vec<String>,
     /// Glob patterns of initialisers that train although they would not by themselves.
@@ -53,12 +55,15 @@ pub enum Executor {
     General,
     /// Channel maps through the blocked kernels; float32 only, other types go the general way.
     Cpu(Precision),
+    /// Every operator in candle's tensor operations: on any device. A device that is not the CPU takes this one whatever is asked for.
+    Candle,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
         Self {
             dtype: DType::F32,
+            device: Device::Cpu,
             freeze: Vec::new(),
             train: Vec::new(),
             freeze_batchnorm: false,
@@ -117,6 +122,7 @@ pub struct Student {
     model: Model,
     graph: Graph,
     dtype: DType,
+    device: Device,
     freeze_batchnorm: bool,
     executor: Executor,
     arena: Arc<cpu::Arena>,
@@ -175,7 +181,7 @@ impl Student {
         }
         let var = |array: &crate::array::Array| -> Result<Var> {
             let host = Host::from_array(array);
-            Ok(Var::from_tensor(&value::narrow(&host.floats(), &host.shape, options.dtype)?)?)
+            Ok(Var::from_tensor(&value::narrow(&host.floats(), &host.shape, options.dtype)?.to_device(&options.device)?)?)
         };
         let parameters =
             graph.parameters.iter().map(|(name, a)| Ok(Parameter { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
@@ -186,8 +192,9 @@ impl Student {
             model: model.clone(),
             graph,
             dtype: options.dtype,
+            device: options.device.clone(),
             freeze_batchnorm: options.freeze_batchnorm,
-            executor: options.executor,
+            executor: if options.device.is_cpu() { options.executor } else { Executor::Candle },
             arena: Arc::default(),
             inputs: model.inputs(),
             parameters,
@@ -214,6 +221,12 @@ impl Student {
     #[must_use]
     pub fn buffers(&self) -> &[Buffer] {
         &self.buffers
+    }
+
+    /// Where the student lives. Inputs and gradients of another device are moved there; what a pass keeps stays there.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The tensor that holds the logits.
@@ -260,7 +273,8 @@ impl Student {
         if inputs.len() != self.inputs.len() {
             return Err(Error::input(format!("student: expected {} inputs, found {}", self.inputs.len(), inputs.len())));
         }
-        let inputs = inputs.iter().map(|x| Ok(x.to_dtype(self.dtype)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
+        let inputs =
+            inputs.iter().map(|x| Ok(x.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
         for (value, x) in self.inputs.iter().zip(&inputs) {
             check::fits(value, x.dims())?;
         }
@@ -287,7 +301,10 @@ impl Student {
         }
         let plan = self.try_plan(&inputs);
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
-        let plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
+        let mut plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
+        if self.executor == Executor::Candle {
+            plan = plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
+        }
         let ways = match self.executor {
             Executor::Cpu(precision) if self.dtype == DType::F32 => Some(Arc::new(cpu::Ways::new(&plan, precision))),
             _ => None,

@@ -87,7 +87,7 @@ impl Pass<'_> {
                 let name = &graph.names[id.0];
                 return Err(Error::input(format!("gradient of {name}: expected shape {expected:?}, found {:?}", seed.dims())));
             }
-            executor::add(&mut gradients[id.0], seed.to_dtype(student.dtype)?.contiguous()?)?;
+            executor::add(&mut gradients[id.0], seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?)?;
         }
         let mut gradients = match record {
             Record::General(saved) => executor::backward(student, plan, saved, gradients)?,

@@ -5,7 +5,7 @@ use super::optimizer::Optimizer;
 use super::trainer::Evaluation;
 use crate::error::{Context, Error, Result};
 use crate::student::Student;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Opti
             )));
         }
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
+        var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
     }
     optimizer.set_steps(position.optimizer_steps);
     Ok(position)

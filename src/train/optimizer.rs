@@ -1,10 +1,12 @@
 //! SGD (Sutskever et al. 2013, in PyTorch's form) and `AdamW` (Loshchilov & Hutter 2019, arXiv:1711.05101), in place, with a state that can be saved.
 
+mod tensor;
+
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::recipe::OptimizerRecipe;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var, WithDType};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var, WithDType};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -30,7 +32,7 @@ impl Optimizer {
         let mut state = Vec::new();
         for _ in slots(&recipe) {
             for parameter in &parameters {
-                state.push(Var::zeros(parameter.shape(), parameter.dtype(), &Device::Cpu)?);
+                state.push(Var::zeros(parameter.shape(), parameter.dtype(), parameter.device())?);
             }
         }
         Ok(Self { recipe, parameters, state, steps: 0 })
@@ -57,8 +59,12 @@ impl Optimizer {
                     gradient.shape()
                 )));
             }
-            let gradient = gradient.contiguous()?;
             let slots: Vec<&Var> = self.state.iter().skip(index).step_by(self.parameters.len()).collect();
+            if !parameter.device().is_cpu() {
+                tensor::step(&self.recipe, parameter, &slots, gradient, [lr, scale], self.steps)?;
+                continue;
+            }
+            let gradient = gradient.contiguous()?;
             with_slice(
                 &gradient,
                 |g| step::<f32>(&self.recipe, parameter, &slots, g, lr, scale, self.steps),
@@ -244,6 +250,7 @@ fn with_two_slices_mut<T: Number, R>(a: &Var, b: &Var, f: impl FnOnce(&mut [T], 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     fn run<T: Number>(recipe: OptimizerRecipe, start: T, gradients: &[T]) -> (f64, Optimizer) {
         let var = Var::from_tensor(&Tensor::new(&[start], &Device::Cpu).unwrap()).unwrap();
@@ -282,6 +289,32 @@ mod tests {
         let (value, optimizer) = run(recipe, 1.0f64, &[0.5, -0.2]);
         close(value, two);
         assert_eq!(optimizer.state().iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["first/0", "second/0"]);
+    }
+
+    #[test]
+    fn tensor_operations_take_the_same_steps() {
+        let sgd = |momentum, nesterov| OptimizerRecipe::Sgd { lr: 0.1, momentum, nesterov, weight_decay: 0.02 };
+        let adamw = OptimizerRecipe::Adamw { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        for recipe in [sgd(0.0, false), sgd(0.9, false), sgd(0.9, true), adamw] {
+            let vars = || vec![Var::new(&[1.0f64, -0.3, 0.7], &Device::Cpu).unwrap()];
+            let (on_slices, by_tensors) = (vars(), vars());
+            let mut optimizer = Optimizer::create(on_slices.clone(), recipe.clone()).unwrap();
+            let state = Optimizer::create(by_tensors.clone(), recipe.clone()).unwrap().state;
+            for count in 1..5u32 {
+                let gradient = Tensor::new(&[0.5, -0.2, 0.1 * f64::from(count)], &Device::Cpu).unwrap();
+                optimizer.update(&[Some(gradient.clone())], 0.1, 0.7).unwrap();
+                let slots: Vec<&Var> = state.iter().collect();
+                tensor::step(&recipe, &by_tensors[0], &slots, &gradient, [0.1, 0.7], count.into()).unwrap();
+                let values = |vars: &[Var]| vars.iter().flat_map(|v| v.to_vec1::<f64>().unwrap()).collect::<Vec<_>>();
+                for (a, b) in values(&on_slices)
+                    .into_iter()
+                    .chain(values(&optimizer.state))
+                    .zip(values(&by_tensors).into_iter().chain(values(&state)))
+                {
+                    close(a, b);
+                }
+            }
+        }
     }
 
     #[test]

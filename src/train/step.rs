@@ -6,7 +6,7 @@ use super::optimizer::Optimizer;
 use super::source::Batch;
 use crate::error::{Error, Result};
 use crate::student::{Mode, Student};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use std::time::{Duration, Instant};
 
 /// What differs from step to step, and the clipping.
@@ -91,7 +91,7 @@ fn check_finite(step: usize, objective: &Objective, value: &Value) -> Result<()>
 
 /// How many labelled rows have their highest logit at the label, and how many are labelled.
 pub(super) fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
-    let best = logits.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
+    let best = logits.to_device(&Device::Cpu)?.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
     let correct = best.iter().zip(labels).filter(|(b, l)| b == l).count();
     Ok((correct, labels.iter().filter(|l| **l >= 0).count()))
 }

@@ -1,5 +1,5 @@
 //! `make conformance`: every reference case in the folders named by `NST_STUDENTS` and `NST_CRITERIA` against our implementation, one line a
-//! case, and a closing count. Without the variables the few committed cases of `tests/data` are checked, as part of `make test`.
+//! case, and a closing count. `NST_EXECUTOR` chooses who runs the students: cpu (the default), general or candle. Without the variables the few committed cases of `tests/data` are checked, as part of `make test`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is these lines")]
 #![allow(

@@ -154,7 +154,13 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
         let list: Vec<String> = blockers.iter().map(|(node, operator, reason)| format!("{operator} {node}: {reason}")).collect();
         return Ok(Outcome::NotSupported(list.join("; ")));
     }
-    let student = Student::import(&model, &ImportOptions { dtype, executor: Executor::Cpu(Precision::Strict), ..ImportOptions::default() })?;
+    let executor = match std::env::var("NST_EXECUTOR").as_deref() {
+        Ok("candle") => Executor::Candle,
+        Ok("general") => Executor::General,
+        Ok("cpu") | Err(_) => Executor::Cpu(Precision::Strict),
+        Ok(other) => return Err(Error::input(format!("NST_EXECUTOR: expected cpu, general or candle, found {other}"))),
+    };
+    let student = Student::import(&model, &ImportOptions { dtype, executor, ..ImportOptions::default() })?;
     let base = match own.header.get("inputs_from") {
         Some(file) => Reference::read(&path.with_file_name(file))?,
         None => Reference::read(&path.with_extension("safetensors"))?,

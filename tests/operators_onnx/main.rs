@@ -13,6 +13,7 @@
     reason = "small numbers that the tests make themselves"
 )]
 
+mod candle;
 mod cases;
 mod exact;
 mod net;

@@ -7,7 +7,7 @@ use nst_cache::onnx::proto::{
 };
 use nst_cache::onnx::{Model, tensor_proto};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
-use nst_cache::student::{ImportOptions, Mode, Student};
+use nst_cache::student::{Executor, ImportOptions, Mode, Student};
 use prost::Message as _;
 use std::path::Path;
 
@@ -196,9 +196,13 @@ impl Net {
     }
 
     pub fn try_student(&self, dtype: DType) -> Result<Student, String> {
+        self.try_student_of(dtype, ImportOptions::default().executor)
+    }
+
+    pub fn try_student_of(&self, dtype: DType, executor: Executor) -> Result<Student, String> {
         let trains = self.initializers.iter().any(|i| i.name().starts_with('p'));
         let train = if trains { vec!["p*".to_owned()] } else { Vec::new() };
-        Student::import(&self.model(), &ImportOptions { dtype, train, ..ImportOptions::default() }).map_err(|e| e.chain())
+        Student::import(&self.model(), &ImportOptions { dtype, train, executor, ..ImportOptions::default() }).map_err(|e| e.chain())
     }
 
     pub fn student(&self, dtype: DType) -> Student {

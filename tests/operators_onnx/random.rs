@@ -5,7 +5,7 @@ use candle_core::DType;
 use nst_cache::student::Mode;
 
 /// A graph that grows, and the tensors in it.
-struct Growth {
+pub struct Growth {
     net: Net,
     random: Random,
     /// The tensor that the next operator takes.
@@ -343,7 +343,7 @@ impl Growth {
     }
 
     /// A graph of some operators with one output.
-    fn grow(seed: u64) -> Net {
+    pub fn grow(seed: u64) -> Net {
         let opset = [11, 13, 17, 18, 20][seed as usize % 5];
         let mut growth = Self::new(seed, opset);
         let length = 3 + growth.random.below(6);
@@ -359,7 +359,7 @@ impl Growth {
     }
 }
 
-fn describe(seed: u64, net: &Net) -> String {
+pub fn describe(seed: u64, net: &Net) -> String {
     let operators: Vec<&str> = net.nodes.iter().map(nst_cache::onnx::proto::NodeProto::op_type).collect();
     format!("graph {seed} (opset {}, {})", net.opset, operators.join(" → "))
 }

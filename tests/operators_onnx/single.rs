@@ -40,7 +40,7 @@ impl Case {
         net
     }
 
-    fn nets(&self) -> impl Iterator<Item = (String, Net)> {
+    pub fn nets(&self) -> impl Iterator<Item = (String, Net)> {
         self.opsets.iter().map(move |&opset| (format!("{self:?} at opset {opset}"), self.net(opset)))
     }
 }

@@ -1,7 +1,7 @@
 //! `bench step`: one training step on synthetic images, with the network, batch, optimiser and warm-up of the usual comparison in PyTorch.
 
 use super::figures::{Summary, peak_rss_mb, summary};
-use crate::cli::{Context, emit, emit_json};
+use crate::cli::{Context, device, emit, emit_json};
 use crate::criterion::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::kernel::blocked::ceiling::{self, Ceiling};
@@ -39,6 +39,9 @@ pub(super) struct Args {
     /// Dense tensors and no blocked kernels: what the fast executor is compared with
     #[arg(long)]
     general: bool,
+    /// Where to train: cpu, cuda[:INDEX] or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: crate::runtime::Device,
 }
 
 /// A network of the comparison.
@@ -65,6 +68,7 @@ struct Row {
     batch: usize,
     threads: usize,
     precision: Precision,
+    device: &'static str,
     median_ms: f64,
     p10_ms: f64,
     p90_ms: f64,
@@ -84,11 +88,12 @@ struct Row {
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let nets: Vec<&Net> =
         if args.model.is_empty() { NETS.iter().collect() } else { args.model.iter().map(|name| find(name)).collect::<Result<_>>()? };
+    let device = device::training(args.device, context.monitor)?;
     let ceiling = ceiling::measure();
     let mut rows = Vec::new();
     for net in nets {
         context.monitor.note(&format!("{}: {} + {} steps", net.name, args.warmup, args.steps));
-        rows.push(measure(net, args, context.threads, ceiling)?);
+        rows.push(measure(net, args, &device, context.threads, ceiling)?);
     }
     if context.json {
         return match rows.as_slice() {
@@ -134,8 +139,12 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         column.set_cell_alignment(CellAlignment::Right);
     }
     emit(&format!(
-        "{table}\n{} threads, float32, precision {}; ceilings measured in this run: {:.0} Gflop/s from registers, {:.1} GB/s through memory",
-        context.threads, args.precision, ceiling.gflop_s, ceiling.gb_s
+        "{table}\n{}, {} threads, float32, precision {}; ceilings measured in this run: {:.0} Gflop/s from registers, {:.1} GB/s through memory",
+        device::kind(&device),
+        context.threads,
+        args.precision,
+        ceiling.gflop_s,
+        ceiling.gb_s
     ))
 }
 
@@ -151,10 +160,10 @@ fn find(name: &str) -> Result<&'static Net> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
-fn measure(net: &Net, args: &Args, threads: usize, ceiling: Ceiling) -> Result<Row> {
+fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling) -> Result<Row> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
     let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
-    let student = Student::import(&network(net)?, &ImportOptions { executor, ..ImportOptions::default() })?;
+    let student = Student::import(&network(net)?, &ImportOptions { executor, device: on.clone(), ..ImportOptions::default() })?;
     let mut random = ChaCha8Rng::seed_from_u64(0);
     // the sum of four uniform numbers has the moments, and nearly the shape, of a normal one
     let mut normal = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>() * 3f32.sqrt();
@@ -176,6 +185,8 @@ fn measure(net: &Net, args: &Args, threads: usize, ceiling: Ceiling) -> Result<R
         if !loss.value.is_finite() {
             return Err(Error::check(format!("{}: step {step}: the loss is {}", net.name, loss.value)));
         }
+        // a device works behind the host's back
+        on.synchronize()?;
         if step >= args.warmup {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -186,6 +197,7 @@ fn measure(net: &Net, args: &Args, threads: usize, ceiling: Ceiling) -> Result<R
         batch,
         threads,
         precision: args.precision,
+        device: device::kind(on),
         median_ms,
         p10_ms,
         p90_ms,

@@ -227,7 +227,7 @@ impl Material {
     }
 
     /// Everything that decides a run's result.
-    pub(super) fn settings(&self, recipe: &Train, model: &Model) -> Value {
+    pub(super) fn settings(&self, recipe: &Train, model: &Model, device: &str) -> Value {
         let trained_on = match &self.training {
             Training::Cache(cache) => {
                 // the content alone: where it lies and what its files are called change nothing
@@ -245,6 +245,8 @@ impl Material {
             "preprocess": model.preprocess,
             "recipe": recipe,
             "trained-on": trained_on,
+            // another kind of device rounds otherwise: a run is not gone on with there
+            "device": device,
             "test": self.test.as_ref().map(|t| t.fingerprint()),
         })
     }

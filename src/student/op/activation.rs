@@ -1,5 +1,6 @@
 //! Functions of one number: activations and the arithmetic around them. At kinks the gradient is `PyTorch`'s.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -10,7 +11,7 @@ use candle_core::cpu::erf::erf_f64;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
 #[derive(Debug, Clone, Copy)]
-enum Activation {
+pub(super) enum Activation {
     Relu,
     LeakyRelu(f64),
     /// Bounds, and whether the gradient passes at them.
@@ -83,7 +84,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 /// 2 × the standard normal density's constant over the tanh form's: √(2/π) and its cubic coefficient (Hendrycks & Gimpel 2016).
-const GELU_CUBIC: f64 = 0.044_715;
+pub(super) const GELU_CUBIC: f64 = 0.044_715;
 
 fn gelu_tanh_inner(x: f64) -> f64 {
     (2.0 / PI).sqrt() * (x + GELU_CUBIC * x * x * x)
@@ -95,7 +96,7 @@ fn softplus<T: Float>(x: T) -> T {
 }
 
 /// Whether a power is the square, which decomposed normalisations are full of.
-fn squares(p: f64) -> bool {
+pub(super) fn squares(p: f64) -> bool {
     (p - 2.0).abs() == 0.0
 }
 
@@ -106,7 +107,7 @@ impl Activation {
     }
 
     /// Whether the gradient is computed from the output rather than the input.
-    fn keeps_output(self) -> bool {
+    pub(super) fn keeps_output(self) -> bool {
         match self {
             Self::Relu | Self::Sigmoid | Self::Tanh | Self::Sqrt | Self::Exp => true,
             Self::LeakyRelu(alpha) => alpha > 0.0,
@@ -271,6 +272,10 @@ impl Activation {
 }
 
 impl Operator for Activation {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::activation::OnDevice(*self))
+    }
+
     #[allow(clippy::cast_possible_truncation, reason = "bounds of a single-precision graph")]
     fn kind(&self) -> Kind<'_> {
         match *self {

@@ -1,5 +1,6 @@
 //! `BatchNormalization`, in training (batch statistics) and inference form.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, statistics};
@@ -8,7 +9,7 @@ use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
 /// Batch normalisation of one input shape.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(in crate::student) struct BatchNorm {
     planes: Planes,
     epsilon: f64,
@@ -52,12 +53,33 @@ pub(in crate::student) struct Normalizer {
 }
 
 impl BatchNorm {
-    fn batch_statistics(&self, run: &Run) -> bool {
-        match run.mode {
+    /// Whether the batch is normalised by its own statistics, which takes two values a channel.
+    pub(super) fn batch_statistics(&self, run: &Run) -> Result<bool> {
+        let training = match run.mode {
             Mode::Train => !run.freeze_batchnorm,
             Mode::Eval => false,
             Mode::AsWritten => self.training_mode,
+        };
+        let count = self.planes.count();
+        if training && count < 2.0 {
+            return Err(Error::input(format!("batch normalisation: expected at least 2 values a channel, found {count}"))
+                .hint("take a larger batch, or drop the last incomplete one"));
         }
+        Ok(training)
+    }
+
+    /// Values of a channel.
+    pub(super) fn count(&self) -> f64 {
+        self.planes.count()
+    }
+
+    pub(super) fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
+    /// The shares of the old and the new value in a running statistic.
+    pub(super) fn blend(&self) -> (f64, f64) {
+        (self.momentum, 1.0 - self.momentum)
     }
 
     /// Decides how the batch is normalised; `moments` gives its mean and variance by channel. `inputs`: scale, bias, running mean and variance.
@@ -70,12 +92,8 @@ impl BatchNorm {
         let &[scale, bias, running_mean, running_var] = inputs else {
             return Err(Error::input("batch normalisation: expected 5 inputs"));
         };
-        let training = self.batch_statistics(run);
+        let training = self.batch_statistics(run)?;
         let count = self.planes.count();
-        if training && count < 2.0 {
-            return Err(Error::input(format!("batch normalisation: expected at least 2 values a channel, found {count}"))
-                .hint("take a larger batch, or drop the last incomplete one"));
-        }
         let moments =
             if training { moments()? } else { wide(running_mean)?.into_iter().zip(wide(running_var)?).collect::<Vec<(f64, f64)>>() };
         let mut updates = Vec::new();
@@ -118,6 +136,14 @@ impl BatchNorm {
 }
 
 impl Operator for BatchNorm {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let Planes { outer, channels, inner } = self.planes;
+        if outer * channels * inner == 0 {
+            return Ok(None);
+        }
+        on_device::boxed(on_device::batch_norm::Normalization { norm: *self, outer, channels })
+    }
+
     fn kind(&self) -> Kind<'_> {
         Kind::BatchNorm(self)
     }

@@ -1,5 +1,6 @@
 //! `Add`, `Sub`, `Mul`, `Div`, `Mod` and `Pow` with broadcasting.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
@@ -122,6 +123,19 @@ impl Binary {
 }
 
 impl Operator for Binary {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        use on_device::binary::Function as Form;
+        let function = match self.function {
+            Function::Add => Form::Add,
+            Function::Sub => Form::Sub,
+            Function::Mul => Form::Mul,
+            Function::Div => Form::Div,
+            // candle's power is exp(b·ln a), which has no negative base
+            Function::Pow | Function::Remainder | Function::Modulo | Function::Quotient => return Ok(None),
+        };
+        on_device::boxed(on_device::binary::Binary { function, a: self.a.clone(), b: self.b.clone() })
+    }
+
     fn kind(&self) -> Kind<'_> {
         if self.function == Function::Add && self.a == self.b { Kind::Add } else { Kind::Other }
     }

@@ -1,6 +1,7 @@
 //! `Cast` and `CastLike`. On data all numbers are floats: between float types nothing changes, to an integer the fraction goes (and with it
 //! the gradient), to a boolean only zero or not remains.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
@@ -34,6 +35,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Cast {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        use on_device::unary::Unary;
+        on_device::boxed(match self {
+            Self::Keep => Unary::Keep,
+            Self::Truncate => Unary::Truncate,
+            Self::Truth => Unary::Truth,
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         let held = data(x)?;

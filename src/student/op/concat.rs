@@ -1,5 +1,6 @@
 //! `Concat` along an axis.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, scatter};
@@ -9,6 +10,7 @@ use candle_core::Tensor;
 
 #[derive(Debug)]
 struct Concat {
+    axis: usize,
     /// Where each input lies in the output.
     views: Vec<Strided>,
     output: Vec<usize>,
@@ -38,10 +40,18 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         })
         .collect::<Result<Vec<_>>>()?;
     let inputs: Vec<usize> = (0..views.len()).collect();
-    Ok(Built::new(Concat { views, output: output.clone() }, inputs, output))
+    Ok(Built::new(Concat { axis, views, output: output.clone() }, inputs, output))
 }
 
 impl Operator for Concat {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        if self.views.iter().any(Strided::is_empty) {
+            return Ok(None);
+        }
+        let sizes = self.views.iter().map(|v| v.shape[self.axis]).collect();
+        on_device::boxed(on_device::concat::Concat { axis: self.axis, sizes })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         typed!(inputs[0].dtype(), T => {
             let mut out: Vec<T> = vec![0.0; self.output.iter().product()];

@@ -1,5 +1,6 @@
 //! `Conv` over two spatial axes (one is taken as a height of 1): groups, strides, dilations, pads, `auto_pad`.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
@@ -116,6 +117,12 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Convolution {
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
+        let form = on_device::conv::Convolution::new(self.conv, false, shapes, target)?;
+        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+    }
+
     fn kind(&self) -> Kind<'_> {
         // an axis of length 1 stands in for the height of a sequence, which has no blocks
         if self.input.len() == 4 { Kind::Convolution(&self.conv) } else { Kind::Other }

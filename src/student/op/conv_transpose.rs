@@ -1,5 +1,6 @@
 //! `ConvTranspose` over one or two spatial axes: the adjoint of the convolution that has its weight.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
@@ -119,6 +120,12 @@ fn extents<const N: usize>(
 }
 
 impl Operator for ConvTranspose {
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
+        let form = on_device::conv::Convolution::new(self.conv, true, shapes, target)?;
+        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, weight) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;

@@ -1,5 +1,6 @@
 //! `DepthToSpace` (pixel shuffle) and `SpaceToDepth`: blocks of channels and blocks of pixels change places.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather};
@@ -12,6 +13,9 @@ struct Blocks {
     /// The input as six axes in the output's order, and the way back.
     forward: Strided,
     backward: Strided,
+    /// Those axes before, and their order.
+    shape: [usize; 6],
+    order: [usize; 6],
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -49,10 +53,19 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let mut inverse = [0; 6];
     order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
     let backward = transposed(&forward.shape, &inverse);
-    Ok(Built::new(Blocks { forward, backward, input: vec![n, c, h, w], output: output.clone() }, [0], output))
+    Ok(Built::new(Blocks { forward, backward, shape, order, input: vec![n, c, h, w], output: output.clone() }, [0], output))
 }
 
 impl Operator for Blocks {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::arrange::Permute {
+            shape: self.shape.to_vec(),
+            order: self.order.to_vec(),
+            input: self.input.clone(),
+            output: self.output.clone(),
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), T => Ok(Forward::one(tensor(gather(x.of::<T>()?, &self.forward), &self.output)?, Vec::new())))

@@ -1,5 +1,6 @@
 //! `Dropout`: the mask is a pure function of (pass, node, position), and drawn again in the backward pass.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -8,8 +9,8 @@ use crate::student::Mode;
 use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
-#[derive(Debug)]
-struct Dropout {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dropout {
     ratio: f64,
     training_mode: bool,
     number: u64,
@@ -33,6 +34,16 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Dropout {
+    /// What the masks of a pass are drawn by; `None` where nothing is dropped.
+    pub(super) fn key(&self, run: &Run) -> Option<u64> {
+        let training = match run.mode {
+            Mode::Train => true,
+            Mode::Eval => false,
+            Mode::AsWritten => self.training_mode,
+        };
+        (training && self.ratio > 0.0).then(|| mix(run.seed ^ mix(self.number)))
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "53 random bits are exact in a double")]
     fn masked<T: Element>(&self, x: &[T], key: u64) -> Vec<T> {
         let scale = if self.ratio < 1.0 { <T as Float>::of(1.0 / (1.0 - self.ratio)) } else { T::zero() };
@@ -42,24 +53,22 @@ impl Dropout {
         })
     }
 
-    fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
+    /// The masked tensor, times what keeps its mean.
+    pub(super) fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
         let held = data(x)?;
         typed!(x.dtype(), T => tensor(self.masked(held.of::<T>()?, key), x.dims()))
     }
 }
 
 impl Operator for Dropout {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::dropout::OnDevice(*self))
+    }
+
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let training = match run.mode {
-            Mode::Train => true,
-            Mode::Eval => false,
-            Mode::AsWritten => self.training_mode,
-        };
-        let training = training && self.ratio > 0.0;
-        let key = mix(run.seed ^ mix(self.number));
-        let y = if training { self.apply(inputs[0], key)? } else { inputs[0].clone() };
-        let mut forward = Forward::one(y, Vec::new());
-        forward.saved.training = training;
+        let Some(key) = self.key(run) else { return Ok(Forward::one(inputs[0].clone(), Vec::new())) };
+        let mut forward = Forward::one(self.apply(inputs[0], key)?, Vec::new());
+        forward.saved.training = true;
         // the key as two exact halves
         forward.saved.places = vec![(key >> 32) as u32, (key & 0xFFFF_FFFF) as u32];
         Ok(forward)
@@ -67,8 +76,10 @@ impl Operator for Dropout {
 
     fn backward(&self, saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
+        if !saved.training {
+            return Ok(vec![Some(dy)]);
+        }
         let [high, low] = saved.places[..] else { return Err(Error::input("dropout saved no key")) };
-        let key = u64::from(high) << 32 | u64::from(low);
-        Ok(vec![Some(if saved.training { self.apply(&dy, key)? } else { dy })])
+        Ok(vec![Some(self.apply(&dy, u64::from(high) << 32 | u64::from(low))?)])
     }
 }

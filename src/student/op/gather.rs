@@ -1,5 +1,6 @@
 //! `Gather` along an axis: by known indices, or by indices that are data (an embedding of tokens).
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
@@ -41,21 +42,33 @@ fn place(index: i64, size: usize) -> Result<u32> {
         .ok_or_else(|| Error::input(format!("indices: expected -{size} to {}, found {index}", signed - 1)))
 }
 
-impl Gather {
-    #[allow(clippy::cast_possible_truncation, reason = "indices are whole numbers")]
-    fn places(&self, indices: Option<&&Tensor>) -> Result<Vec<u32>> {
-        match (&self.indices, indices) {
-            (Some(known), _) => Ok(known.clone()),
-            (None, Some(indices)) => wide(indices)?.into_iter().map(|i| place(i as i64, self.size)).collect(),
-            (None, None) => Err(Error::input("indices are missing")),
-        }
+/// The places that indices name: known ones, or those of a tensor on the host.
+#[allow(clippy::cast_possible_truncation, reason = "indices are whole numbers")]
+pub(super) fn places_of(known: Option<&[u32]>, indices: Option<&Tensor>, size: usize) -> Result<Vec<u32>> {
+    match (known, indices) {
+        (Some(known), _) => Ok(known.to_vec()),
+        (None, Some(indices)) => wide(indices)?.into_iter().map(|i| place(i as i64, size)).collect(),
+        (None, None) => Err(Error::input("indices are missing")),
     }
 }
 
 impl Operator for Gather {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        if self.size * self.inner == 0 || self.output.contains(&0) {
+            return Ok(None);
+        }
+        on_device::boxed(on_device::gather::Gather {
+            input: self.input.clone(),
+            output: self.output.clone(),
+            indices: self.indices.clone(),
+            size: self.size,
+            inner: self.inner,
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        let places = self.places(inputs.get(1))?;
+        let places = places_of(self.indices.as_deref(), inputs.get(1).copied(), self.size)?;
         typed!(inputs[0].dtype(), T => {
             let mut out: Vec<T> = Vec::with_capacity(self.output.iter().product());
             for block in x.of::<T>()?.chunks_exact((self.size * self.inner).max(1)) {

@@ -1,5 +1,6 @@
 //! `Gemm`: `Y = α·A'B' + β·C`, where A' and B' may be transposes and C is repeated.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
@@ -45,6 +46,14 @@ fn matrix<T>(data: &[T], transposed: bool) -> Matrix<'_, T> {
 }
 
 impl Operator for Gemm {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        if self.m * self.n * self.k == 0 {
+            return Ok(None);
+        }
+        let Self { alpha, beta, transposed_a, transposed_b, .. } = *self;
+        on_device::boxed(on_device::matrix::Gemm { alpha, beta, transposed_a, transposed_b, c: self.c.clone() })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let c = inputs.get(2).map(|c| data(c)).transpose()?;

@@ -1,5 +1,6 @@
 //! `GroupNormalization` and `InstanceNormalization` (groups of one channel): statistics by image and group.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, row_statistics};
@@ -52,6 +53,11 @@ impl GroupNorm {
 }
 
 impl Operator for GroupNorm {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let Self { images, channels, groups, epsilon, shared, .. } = *self;
+        on_device::boxed(on_device::layer_norm::GroupNorm { images, channels, groups, epsilon, shared })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let held = data(inputs[0])?;
         let (scale, bias) = (wide(inputs[1])?, wide(inputs[2])?);

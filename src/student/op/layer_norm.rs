@@ -1,5 +1,6 @@
 //! `LayerNormalization` and `RMSNormalization` from an axis to the last.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, saved};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{layer_forward, layer_input_gradient, layer_parameter_gradients, row_scales, row_statistics};
@@ -74,6 +75,18 @@ impl LayerNorm {
 }
 
 impl Operator for LayerNorm {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::layer_norm::LayerNorm {
+            input: self.input.clone(),
+            shape: self.shape.clone(),
+            width: self.width,
+            parameters: self.parameters.clone(),
+            statistics: self.statistics.clone(),
+            epsilon: self.epsilon,
+            centred: self.centred,
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, scale) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;

@@ -1,5 +1,6 @@
 //! `MatMul` with NumPy's rules: leading axes are a batch and broadcast, a vector is a row on the left and a column on the right.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
@@ -106,6 +107,20 @@ impl MatMul {
 }
 
 impl Operator for MatMul {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let GemmShape { batch, m, n, k } = self.gemm;
+        if batch * m * n * k == 0 {
+            return Ok(None);
+        }
+        on_device::boxed(on_device::matrix::MatMul {
+            a: self.a.clone(),
+            b: self.b.clone(),
+            lead: self.lead.clone(),
+            shapes: self.shapes.clone(),
+            shared_right: self.shared_right(),
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), T => {

@@ -19,6 +19,7 @@ mod group_norm;
 mod layer_norm;
 mod lrn;
 mod matmul;
+pub(super) mod on_device;
 mod pad;
 mod pool;
 mod prelu;
@@ -47,6 +48,7 @@ use crate::kernel::pool::Window;
 use crate::onnx::proto::NodeProto;
 pub(super) use batch_norm::BatchNorm;
 use candle_core::Tensor;
+pub(super) use on_device::Target;
 use std::fmt::Debug;
 
 /// What one pass asks of the operators.
@@ -109,11 +111,16 @@ pub(super) enum Kind<'a> {
     Other,
 }
 
-/// An operator planned for fixed shapes. Tensors are dense, on the CPU, of one float type.
+/// An operator planned for fixed shapes. Tensors are dense, of one float type, on the CPU (or where [`Operator::on_device`] was asked for).
 pub(super) trait Operator: Debug + Send + Sync {
     /// What it is to the executor of channel maps.
     fn kind(&self) -> Kind<'_> {
         Kind::Other
+    }
+
+    /// The same operator in tensor operations of a device; `None`: it runs on the host.
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        Ok(None)
     }
 
     /// Computes the outputs.

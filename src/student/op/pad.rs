@@ -1,5 +1,6 @@
 //! `Pad`: constant, reflect, edge and wrap; negative pads crop, before the others fill.
 
+use super::on_device::{self, Target};
 use super::separable::{LONGEST_AXIS, Separable};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
@@ -96,6 +97,11 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
 }
 
 impl Operator for Pad {
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let form = on_device::arrange::Pick::padded([&self.input, &self.output], [&self.from, &self.to], self.value, target)?;
+        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), T => {

@@ -1,5 +1,6 @@
 //! `MaxPool`, `AveragePool` and `GlobalMaxPool` over one or two spatial axes. Of equal maxima the first gets the gradient, as in `PyTorch`.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::pool::{Window, average_backward, average_forward, max_backward, max_forward};
@@ -84,6 +85,11 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Pool {
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let form = on_device::pool::Pool::new(self.maximum, &self.window, [&self.input, &self.output], target)?;
+        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+    }
+
     fn kind(&self) -> Kind<'_> {
         let w = &self.window;
         if w.output == [1, 1] && w.kernel == w.input && w.before == [0, 0] && w.after == [0, 0] && !self.maximum {

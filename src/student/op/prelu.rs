@@ -1,5 +1,6 @@
 //! `PRelu`: the slope of the negative side is learned, and repeated to the input's shape.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
@@ -21,6 +22,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for PRelu {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::binary::PRelu { slope: self.slope.clone() })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, slope) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), T => {

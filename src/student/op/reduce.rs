@@ -1,6 +1,7 @@
 //! Reductions: `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceMin`, `ReduceL1`, `ReduceL2`, `ReduceSumSquare`, `ReduceLogSumExp`,
 //! `GlobalAveragePool`. Equal extremes share the gradient evenly, as `PyTorch`'s amax.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -11,7 +12,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Reduction {
+pub(super) enum Reduction {
     /// Σ x times a factor: sums and means.
     Sum(f64),
     Max,
@@ -122,6 +123,18 @@ impl Reduce {
 }
 
 impl Operator for Reduce {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        if self.input.contains(&0) {
+            return Ok(None);
+        }
+        on_device::boxed(on_device::reduce::Reduce {
+            reduction: self.reduction,
+            input: self.input.clone(),
+            kept: self.kept.clone(),
+            output: self.output.clone(),
+        })
+    }
+
     fn kind(&self) -> Kind<'_> {
         match (self.input.as_slice(), self.kept.as_slice()) {
             (&[n, c, h, w], &[images, channels, 1, 1]) if n == images && c == channels && self.mean && h * w > 0 => Kind::PlaneMean,

@@ -1,11 +1,12 @@
 //! `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and `Identity`, which changes nothing at all.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
 use candle_core::Tensor;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Reshape {
     input: Vec<usize>,
     output: Vec<usize>,
@@ -87,6 +88,11 @@ pub(in crate::student) fn unsqueezed(input: &[usize], axes: &[i64]) -> Result<Ve
 }
 
 impl Operator for Reshape {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        // no number is touched: the same code on any device
+        on_device::boxed(self.clone())
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         Ok(Forward::one(inputs[0].reshape(self.output.as_slice())?, Vec::new()))
     }

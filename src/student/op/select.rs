@@ -1,5 +1,6 @@
 //! `Where`: one of two values by a condition, all three repeated to one shape.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::Result;
 use crate::kernel::strided::{Strided, broadcast_zip, gather, reduce_sum};
@@ -20,6 +21,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Where {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::binary::Where { inputs: self.inputs.clone(), output: self.output.clone() })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let held = [data(inputs[0])?, data(inputs[1])?, data(inputs[2])?];
         let y = typed!(inputs[0].dtype(), T => {

@@ -1,5 +1,6 @@
 //! Linear maps that work axis by axis: resizing, padding by copies.
 
+use super::on_device::{self, Target};
 use super::{Forward, Operator, Run, Saved, only};
 use crate::error::Result;
 use crate::kernel::resample::{Taps, backward, forward};
@@ -45,6 +46,12 @@ impl Separable {
 }
 
 impl Operator for Separable {
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let stages = self.stages.iter().map(|s| (s.size, s.inner, &s.taps));
+        let form = on_device::separable::Separable::new(stages, [&self.input, &self.output], target)?;
+        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), T => {

@@ -1,5 +1,6 @@
 //! `Softmax` and `LogSoftmax` over an axis (before opset 13: over everything from the axis on).
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::Result;
 use crate::kernel::softmax;
@@ -51,6 +52,14 @@ impl Softmax {
 }
 
 impl Operator for Softmax {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let inner = self.turned.as_ref().map_or(1, |[there, _]| there.shape[1]);
+        if self.width * inner == 0 {
+            return Ok(None);
+        }
+        on_device::boxed(on_device::softmax::Softmax { logarithm: self.logarithm, width: self.width, inner })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), T => {

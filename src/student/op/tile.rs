@@ -1,5 +1,6 @@
 //! `Tile`: the input repeated along its axes.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum};
@@ -36,6 +37,15 @@ pub(in crate::student) fn tiled(input: &[usize], repeats: &[usize]) -> Result<(S
 }
 
 impl Operator for Tile {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        on_device::boxed(on_device::arrange::Repeat {
+            input: self.input.clone(),
+            once: self.input.iter().flat_map(|&n| [1, n]).collect(),
+            full: self.view.shape.clone(),
+            output: self.output.clone(),
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), T => Ok(Forward::one(tensor(gather(x.of::<T>()?, &self.view), &self.output)?, Vec::new())))

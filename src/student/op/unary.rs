@@ -1,5 +1,6 @@
 //! Functions of one number beside the activations: logarithm, reciprocal, trigonometry, rounding.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -61,6 +62,21 @@ impl Unary {
 }
 
 impl Operator for Unary {
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        use on_device::unary::Unary as Form;
+        on_device::boxed(match self {
+            Self::Log => Form::Log,
+            Self::Reciprocal => Form::Reciprocal,
+            Self::Sin => Form::Sin,
+            Self::Cos => Form::Cos,
+            Self::Sign => Form::Sign,
+            Self::Floor => Form::Floor,
+            Self::Ceil => Form::Ceil,
+            // candle rounds halves away from zero
+            Self::Round => return Ok(None),
+        })
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         let held = data(x)?;

@@ -1,5 +1,6 @@
 //! `Transpose`, `Slice`, `Split` and `Expand`: the same numbers walked with other strides.
 
+use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum, scatter};
@@ -19,7 +20,7 @@ struct View {
 #[derive(Debug)]
 enum Adjoint {
     /// A permutation: walk it backwards.
-    Gather(Strided),
+    Gather { inverse: Strided, order: Vec<usize> },
     /// Every element is read at most once: write to where it was read.
     Scatter,
     /// Elements are repeated: sum.
@@ -35,7 +36,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
             let mut inverse = vec![0; order.len()];
             order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
             let backward = transposed(&forward.shape, &inverse);
-            (vec![forward], Adjoint::Gather(backward))
+            (vec![forward], Adjoint::Gather { inverse: backward, order })
         }
         "Slice" => {
             let part = |i, name| site.ints_at(i, name);
@@ -143,6 +144,24 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
 }
 
 impl Operator for View {
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        let of = |input: &[usize], view: &Strided| (input.to_vec(), view.shape.clone());
+        match &self.adjoint {
+            Adjoint::Gather { order, .. } => {
+                let (input, output) = of(&self.input, &self.views[0]);
+                on_device::boxed(on_device::arrange::Permute { shape: input.clone(), order: order.clone(), input, output })
+            }
+            Adjoint::Sum => {
+                let (input, output) = of(&self.input, &self.views[0]);
+                on_device::boxed(on_device::arrange::Repeat { once: input.clone(), full: output.clone(), input, output })
+            }
+            Adjoint::Scatter => {
+                let form = on_device::arrange::Pick::views(&self.input, &self.views, target)?;
+                Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+            }
+        }
+    }
+
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         let outputs = typed!(inputs[0].dtype(), T => {
@@ -164,7 +183,7 @@ impl Operator for View {
                 let held = data(dy)?;
                 let d = held.of::<T>()?;
                 match &self.adjoint {
-                    Adjoint::Gather(inverse) => dx = gather(d, inverse),
+                    Adjoint::Gather { inverse, .. } => dx = gather(d, inverse),
                     Adjoint::Scatter => scatter(d, view, &mut dx),
                     Adjoint::Sum => dx = reduce_sum(d, &view.shape, &self.input),
                 }

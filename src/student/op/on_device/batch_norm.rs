@@ -1,0 +1,76 @@
+//! `BatchNormalization`: statistics and running statistics stay on the device.
+
+use super::super::batch_norm::BatchNorm;
+use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::sum::channel_sum;
+use crate::error::Result;
+use crate::student::Mode;
+use candle_core::Tensor;
+
+/// Batch normalisation of `[outer, channels, inner]`.
+#[derive(Debug)]
+pub(in crate::student::op) struct Normalization {
+    pub(in crate::student::op) norm: BatchNorm,
+    pub(in crate::student::op) outer: usize,
+    pub(in crate::student::op) channels: usize,
+}
+
+impl Normalization {
+    fn flat(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.reshape((self.outer, self.channels, ()))?)
+    }
+
+    /// One number a channel.
+    fn by_channel(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.reshape((1, self.channels, 1))?)
+    }
+}
+
+impl Operator for Normalization {
+    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+        let &[x, scale, bias, running_mean, running_var] = inputs else { return Err(crate::error::Error::input("expected 5 inputs")) };
+        let (norm, flat) = (&self.norm, self.flat(x)?);
+        let training = norm.batch_statistics(run)?;
+        let count = norm.count();
+        let mean = if training { channel_sum(&flat)?.affine(1.0 / count, 0.0)? } else { running_mean.clone() };
+        // the subtraction comes first, so that a large mean does not cost digits
+        let centred = flat.broadcast_sub(&self.by_channel(&mean)?)?;
+        let var = if training { channel_sum(&centred.sqr()?)?.affine(1.0 / count, 0.0)? } else { running_var.clone() };
+        let mut updates = Vec::new();
+        if training && run.mode == Mode::Train {
+            let (old, new) = norm.blend();
+            let blend = |before: &Tensor, now: &Tensor, factor: f64| -> Result<Tensor> {
+                Ok((before.affine(old, 0.0)? + now.affine(new * factor, 0.0)?)?)
+            };
+            updates.push((3, blend(running_mean, &mean, 1.0)?));
+            updates.push((4, blend(running_var, &var, count / (count - 1.0))?));
+        }
+        let rstd = var.affine(1.0, norm.epsilon())?.sqrt()?.recip()?;
+        let y = centred.broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?.broadcast_add(&self.by_channel(bias)?)?;
+        let saved = Saved { tensors: vec![centred, rstd, scale.clone()], training, ..Saved::default() };
+        Ok(Forward { outputs: vec![y.reshape(x.dims())?], saved, updates })
+    }
+
+    /// The gradients as the host form has them: dβ = Σdy, dγ = r·Σdy(x − μ), dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n).
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (centred, rstd, scale) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?);
+        let dy = only(gradients)?;
+        let flat = self.flat(&dy)?;
+        let (total, weighted) = (channel_sum(&flat)?, channel_sum(&(&flat * centred)?)?);
+        let mut result = vec![None; 5];
+        if wanted[0] {
+            let share = -1.0 / self.norm.count();
+            let dx = if kept.training {
+                let slope = (&weighted * rstd.sqr()?)?.affine(share, 0.0)?;
+                let level = self.by_channel(&total.affine(share, 0.0)?)?;
+                (flat + centred.broadcast_mul(&self.by_channel(&slope)?)?)?.broadcast_add(&level)?
+            } else {
+                flat
+            };
+            result[0] = Some(dx.broadcast_mul(&self.by_channel(&(rstd * scale)?)?)?.reshape(dy.dims())?);
+        }
+        result[1] = Some((weighted * rstd)?);
+        result[2] = Some(total);
+        Ok(result)
+    }
+}

@@ -1,0 +1,156 @@
+//! `LayerNormalization`, `RMSNormalization`, `GroupNormalization` and `InstanceNormalization`: rows normalised by their own statistics.
+
+use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::sum::{channel_sum, summed_to};
+use crate::error::Result;
+use candle_core::{D, Tensor};
+
+/// The mean of every row, kept as an axis of 1.
+fn row_mean(t: &Tensor) -> Result<Tensor> {
+    Ok(t.mean_keepdim(D::Minus1)?)
+}
+
+/// Rows `[rows, width]` normalised: (the result, mean, 1 / deviation).
+fn normalized(rows: &Tensor, epsilon: f64, centred: bool) -> Result<[Tensor; 3]> {
+    let mean = row_mean(rows)?;
+    let own = if centred { rows.broadcast_sub(&mean)? } else { rows.clone() };
+    let rstd = row_mean(&own.sqr()?)?.affine(1.0, epsilon)?.sqrt()?.recip()?;
+    Ok([own.broadcast_mul(&rstd)?, mean, rstd])
+}
+
+/// The gradient of the rows from that of the result: r·(g − mean g − x̂·mean(g·x̂)); without `centred` no mean is subtracted.
+fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centred: bool) -> Result<Tensor> {
+    let along = normal.broadcast_mul(&row_mean(&(g * normal)?)?)?;
+    let rest = if centred { g.broadcast_sub(&row_mean(g)?)? } else { g.clone() };
+    Ok((rest - along)?.broadcast_mul(rstd)?)
+}
+
+/// Over the last axes.
+#[derive(Debug)]
+pub(in crate::student::op) struct LayerNorm {
+    pub(in crate::student::op) input: Vec<usize>,
+    /// The normalised axes and their number of elements.
+    pub(in crate::student::op) shape: Vec<usize>,
+    pub(in crate::student::op) width: usize,
+    /// The shapes of scale and bias.
+    pub(in crate::student::op) parameters: Vec<Vec<usize>>,
+    /// The shape of the statistics as outputs.
+    pub(in crate::student::op) statistics: Vec<usize>,
+    pub(in crate::student::op) epsilon: f64,
+    pub(in crate::student::op) centred: bool,
+}
+
+impl LayerNorm {
+    fn rows(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.reshape(((), self.width))?)
+    }
+
+    /// Scale or bias for every normalised element, as a row.
+    fn repeated(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.broadcast_as(self.shape.as_slice())?.contiguous()?.reshape((1, self.width))?)
+    }
+
+    /// The gradient of scale or bias in its own shape, from that by row.
+    fn summed(&self, rows: &Tensor, own: &[usize]) -> Result<Tensor> {
+        summed_to(&rows.sum(0)?.reshape(self.shape.as_slice())?, own)
+    }
+}
+
+impl Operator for LayerNorm {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let [normal, mean, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, self.centred)?;
+        let scale = self.repeated(inputs[1])?;
+        let mut y = normal.broadcast_mul(&scale)?;
+        if let Some(bias) = inputs.get(2) {
+            y = y.broadcast_add(&self.repeated(bias)?)?;
+        }
+        let mut outputs = vec![y.reshape(self.input.as_slice())?];
+        if self.centred {
+            outputs.push(mean.reshape(self.statistics.as_slice())?);
+            outputs.push(rstd.reshape(self.statistics.as_slice())?);
+        }
+        Ok(Forward { outputs, saved: Saved { tensors: vec![normal, rstd, scale], ..Saved::default() }, ..Forward::default() })
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (normal, rstd, scale) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?);
+        let mut gradients = gradients.into_iter();
+        let mut next = |width: usize| gradients.next().flatten().map(|g| g.reshape(((), width))).transpose();
+        let (dy, dmean, drstd) = (next(self.width)?, next(1)?, next(1)?);
+        let dy = dy.map_or_else(|| normal.zeros_like(), Ok)?;
+        let mut result = vec![None; wanted.len()];
+        if wanted[0] {
+            let mut dx = row_gradient(&dy.broadcast_mul(scale)?, normal, rstd, self.centred)?;
+            let share = 1.0 / self.width as f64;
+            if let Some(dmean) = dmean {
+                dx = dx.broadcast_add(&dmean.affine(share, 0.0)?)?;
+            }
+            if let Some(drstd) = drstd {
+                // dr·(−r³)(x − μ)/n, and x̂ = r(x − μ)
+                dx = (dx + normal.broadcast_mul(&(drstd * rstd.sqr()?)?.affine(-share, 0.0)?)?)?;
+            }
+            result[0] = Some(dx.reshape(self.input.as_slice())?);
+        }
+        if wanted[1] {
+            result[1] = Some(self.summed(&(&dy * normal)?, &self.parameters[0])?);
+        }
+        if let (Some(true), Some(own)) = (wanted.get(2), self.parameters.get(1)) {
+            result[2] = Some(self.summed(&dy, own)?);
+        }
+        Ok(result)
+    }
+}
+
+/// By image and group of channels.
+#[derive(Debug)]
+pub(in crate::student::op) struct GroupNorm {
+    pub(in crate::student::op) images: usize,
+    pub(in crate::student::op) channels: usize,
+    pub(in crate::student::op) groups: usize,
+    pub(in crate::student::op) epsilon: f64,
+    /// Channels that share one scale and bias.
+    pub(in crate::student::op) shared: usize,
+}
+
+impl GroupNorm {
+    fn rows(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.reshape((self.images * self.groups, ()))?)
+    }
+
+    fn maps(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(t.reshape((self.images, self.channels, ()))?)
+    }
+
+    /// Scale or bias of every channel.
+    fn repeated(&self, t: &Tensor) -> Result<Tensor> {
+        let slots = self.channels / self.shared;
+        Ok(t.reshape((slots, 1))?.broadcast_as((slots, self.shared))?.contiguous()?.reshape((1, self.channels, 1))?)
+    }
+
+    fn summed(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(channel_sum(t)?.reshape(((), self.shared))?.sum(1)?)
+    }
+}
+
+impl Operator for GroupNorm {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let [normal, _, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, true)?;
+        let scale = self.repeated(inputs[1])?;
+        let y = self.maps(&normal)?.broadcast_mul(&scale)?.broadcast_add(&self.repeated(inputs[2])?)?;
+        Ok(Forward::one(y.reshape(inputs[0].dims())?, vec![normal, rstd, scale]))
+    }
+
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (normal, rstd, scale, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?, only(gradients)?);
+        let maps = self.maps(&dy)?;
+        let mut result = vec![None; wanted.len()];
+        if wanted[0] {
+            let g = self.rows(&maps.broadcast_mul(scale)?)?;
+            result[0] = Some(row_gradient(&g, normal, rstd, true)?.reshape(dy.dims())?);
+        }
+        result[1] = Some(self.summed(&(&maps * self.maps(normal)?)?)?);
+        result[2] = Some(self.summed(&maps)?);
+        Ok(result)
+    }
+}

@@ -1,0 +1,100 @@
+//! Reductions: the axes that are reduced brought last, so that every one is over rows.
+
+use super::super::reduce::Reduction;
+use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::truth;
+use crate::error::Result;
+use candle_core::Tensor;
+
+#[derive(Debug)]
+pub(in crate::student::op) struct Reduce {
+    pub(in crate::student::op) reduction: Reduction,
+    pub(in crate::student::op) input: Vec<usize>,
+    /// The input's shape with 1 for each axis that is reduced.
+    pub(in crate::student::op) kept: Vec<usize>,
+    pub(in crate::student::op) output: Vec<usize>,
+}
+
+impl Reduce {
+    /// The order of axes that puts the reduced ones last, and the sizes in it.
+    fn order(&self) -> (Vec<usize>, Vec<usize>, usize) {
+        let gone = |&axis: &usize| self.kept[axis] != self.input[axis];
+        let (last, first): (Vec<usize>, Vec<usize>) = (0..self.input.len()).partition(gone);
+        let width = last.iter().map(|&axis| self.input[axis]).product();
+        let order = [first, last].concat();
+        let sizes = order.iter().map(|&axis| self.input[axis]).collect();
+        (order, sizes, width)
+    }
+
+    /// `[rows, width]`.
+    fn rows(&self, x: &Tensor) -> Result<Tensor> {
+        let (order, _, width) = self.order();
+        let x = if order.is_sorted() { x.clone() } else { x.permute(order)?.contiguous()? };
+        Ok(x.reshape(((), width))?)
+    }
+
+    /// The way back.
+    fn input_of(&self, rows: &Tensor) -> Result<Tensor> {
+        let (order, sizes, _) = self.order();
+        let x = rows.reshape(sizes)?;
+        if order.is_sorted() {
+            return Ok(x);
+        }
+        let mut inverse = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
+        Ok(x.permute(inverse)?.contiguous()?)
+    }
+
+    /// One number a row, `[rows, 1]`.
+    fn values(&self, rows: &Tensor) -> Result<Tensor> {
+        Ok(match self.reduction {
+            Reduction::Sum(factor) => rows.sum_keepdim(1)?.affine(factor, 0.0)?,
+            Reduction::Max => rows.max_keepdim(1)?,
+            Reduction::Min => rows.min_keepdim(1)?,
+            Reduction::L1 => rows.abs()?.sum_keepdim(1)?,
+            Reduction::L2 => rows.sqr()?.sum_keepdim(1)?.sqrt()?,
+            Reduction::SumSquare => rows.sqr()?.sum_keepdim(1)?,
+            Reduction::LogSumExp => {
+                let largest = rows.max_keepdim(1)?;
+                (rows.broadcast_sub(&largest)?.exp()?.sum_keepdim(1)?.log()? + largest)?
+            }
+        })
+    }
+
+    /// The slope of `y` by every element.
+    fn slope(&self, rows: &Tensor, y: &Tensor) -> Result<Tensor> {
+        Ok(match self.reduction {
+            Reduction::Sum(factor) => rows.ones_like()?.affine(factor, 0.0)?,
+            // equal extremes share the gradient evenly
+            Reduction::Max | Reduction::Min => {
+                let hits = truth(&rows.broadcast_eq(y)?, rows.dtype())?;
+                hits.broadcast_div(&hits.sum_keepdim(1)?)?
+            }
+            Reduction::L1 => rows.sign()?,
+            // a row of zeros has no slope
+            Reduction::L2 => rows.broadcast_div(&(y + truth(&y.eq(&y.zeros_like()?)?, y.dtype())?)?)?,
+            Reduction::SumSquare => rows.affine(2.0, 0.0)?,
+            Reduction::LogSumExp => rows.broadcast_sub(y)?.exp()?,
+        })
+    }
+}
+
+impl Operator for Reduce {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let rows = self.rows(inputs[0])?;
+        let values = self.values(&rows)?;
+        let y = values.reshape(self.output.as_slice())?;
+        let linear = matches!(self.reduction, Reduction::Sum(_));
+        Ok(Forward::one(y, if linear { Vec::new() } else { vec![rows, values] }))
+    }
+
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?;
+        if let Reduction::Sum(factor) = self.reduction {
+            let dx = dy.affine(factor, 0.0)?.reshape(self.kept.as_slice())?;
+            return Ok(vec![Some(dx.broadcast_as(self.input.as_slice())?.contiguous()?)]);
+        }
+        let slope = self.slope(saved(&kept, 0)?, saved(&kept, 1)?)?;
+        Ok(vec![Some(self.input_of(&slope.broadcast_mul(&dy.reshape(((), 1))?)?)?)])
+    }
+}

@@ -1,0 +1,63 @@
+//! `Softmax` and `LogSoftmax` over the middle axis of `[outer, width, inner]`.
+
+use super::super::{Forward, Operator, Run, Saved, only, saved};
+use crate::error::Result;
+use candle_core::Tensor;
+
+#[derive(Debug)]
+pub(in crate::student::op) struct Softmax {
+    pub(in crate::student::op) logarithm: bool,
+    pub(in crate::student::op) width: usize,
+    pub(in crate::student::op) inner: usize,
+}
+
+/// Softmax over the last axis.
+pub(super) fn softmax(rows: &Tensor) -> Result<Tensor> {
+    let last = rows.rank() - 1;
+    let powers = rows.broadcast_sub(&rows.max_keepdim(last)?)?.exp()?;
+    Ok(powers.broadcast_div(&powers.sum_keepdim(last)?)?)
+}
+
+/// Its gradient: `dx = y·(dy − Σ y·dy)`.
+pub(super) fn softmax_gradient(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let inner = (y * dy)?.sum_keepdim(y.rank() - 1)?;
+    Ok((y * dy.broadcast_sub(&inner)?)?)
+}
+
+impl Softmax {
+    /// `[outer, inner, width]`: reductions are fastest over the last axis.
+    fn rows(&self, t: &Tensor) -> Result<Tensor> {
+        let middle = t.reshape(((), self.width, self.inner))?;
+        Ok(if self.inner == 1 { middle.squeeze(2)? } else { middle.transpose(1, 2)?.contiguous()? })
+    }
+
+    fn back(&self, rows: &Tensor, like: &Tensor) -> Result<Tensor> {
+        let middle = if self.inner == 1 { rows.clone() } else { rows.transpose(1, 2)?.contiguous()? };
+        Ok(middle.reshape(like.dims())?)
+    }
+}
+
+impl Operator for Softmax {
+    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+        let rows = self.rows(inputs[0])?;
+        let last = rows.rank() - 1;
+        let y = if self.logarithm {
+            let shifted = rows.broadcast_sub(&rows.max_keepdim(last)?)?;
+            shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(last)?.log()?)?
+        } else {
+            softmax(&rows)?
+        };
+        Ok(Forward::one(self.back(&y, inputs[0])?, vec![y]))
+    }
+
+    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (y, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let rows = self.rows(&dy)?;
+        let dx = if self.logarithm {
+            (&rows - y.exp()?.broadcast_mul(&rows.sum_keepdim(rows.rank() - 1)?)?)?
+        } else {
+            softmax_gradient(y, &rows)?
+        };
+        Ok(vec![Some(self.back(&dx, &dy)?)])
+    }
+}
