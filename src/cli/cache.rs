@@ -90,7 +90,7 @@ fn verify(folder: &Path, teacher: Option<&Path>, context: &super::Context<'_>) -
 
 fn compare(folder: &Path, teacher: &Path, context: &super::Context<'_>) -> Result<Live> {
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
-    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads })
+    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads }, context.monitor)
 }
 
 /// What `verify` found.

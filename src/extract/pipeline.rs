@@ -3,7 +3,7 @@
 
 use super::Job;
 use super::plan::sample_name;
-use super::source::Batch;
+use super::batch::{self, Batch};
 use crate::array::Array;
 use crate::cache::{SegmentWriter, Writer};
 use crate::error::{Error, Result};
@@ -16,9 +16,10 @@ use std::thread;
 /// Batches that are computed and wait to be written.
 const WRITE_QUEUE: usize = 2;
 
-/// One inference: rows of one segment.
+/// One inference: rows of one segment of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Task {
+    pub(super) view: usize,
     pub(super) segment: usize,
     pub(super) rows: Range<usize>,
     /// Whether the segment ends with it.
@@ -33,6 +34,7 @@ struct Ticket {
 
 /// A task for a worker.
 struct Work {
+    view: usize,
     rows: Range<usize>,
     reply: Sender<Result<Batch>>,
 }
@@ -44,17 +46,18 @@ struct Computed {
     values: Vec<Array>,
 }
 
-/// The inferences of every segment that is not published yet, in row order.
+/// The inferences of every segment that is not published in all arrays yet, by view, in row order.
 pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
     let manifest = writer.manifest();
-    let missing = (0..manifest.segments_per_view()).filter(|&segment| !writer.has(0, segment));
-    missing.flat_map(|segment| segment_tasks(segment, manifest.segment_rows, manifest.rows, batch)).collect()
+    let all = (0..manifest.views).flat_map(|view| (0..manifest.segments_per_view()).map(move |segment| (view, segment)));
+    let missing = all.filter(|&(view, segment)| !writer.has(view, segment));
+    missing.flat_map(|(view, segment)| segment_tasks(view, segment, manifest.segment_rows, manifest.rows, batch)).collect()
 }
 
-fn segment_tasks(segment: usize, segment_rows: usize, rows: usize, batch: usize) -> Vec<Task> {
+fn segment_tasks(view: usize, segment: usize, segment_rows: usize, rows: usize, batch: usize) -> Vec<Task> {
     let (first, end) = (segment * segment_rows, ((segment + 1) * segment_rows).min(rows));
     let starts = (first..end).step_by(batch);
-    starts.map(|start| Task { segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
+    starts.map(|start| Task { view, segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
 }
 
 /// Computes and publishes the tasks' segments.
@@ -66,7 +69,8 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer
         return Ok(());
     }
     let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
-    monitor.begin("extract", "rows", job.rows.len() as u64, (job.rows.len() - todo) as u64);
+    let all = job.rows.len() * writer.manifest().views;
+    monitor.begin("extract", "rows", all as u64, (all - todo) as u64);
     let workers = job.recipe.threads.max(1);
     // one batch at each worker and one ready
     let (ticket_in, tickets) = bounded(workers + 1);
@@ -93,17 +97,17 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer
 fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>) {
     for task in tasks {
         let (reply, batch) = bounded(1);
-        let rows = task.rows.clone();
-        if tickets.send(Ticket { task, batch }).is_err() || work.send(Work { rows, reply }).is_err() {
+        let (view, rows) = (task.view, task.rows.clone());
+        if tickets.send(Ticket { task, batch }).is_err() || work.send(Work { view, rows, reply }).is_err() {
             return;
         }
     }
 }
 
 fn decode(job: &Job<'_>, work: &Receiver<Work>) {
-    for Work { rows, reply } in work {
+    for Work { view, rows, reply } in work {
         // nobody waits for the reply after a failure downstream
-        let _ = reply.send(job.source.batch(&job.rows.samples[rows]));
+        let _ = reply.send(batch::read(job, view, rows));
     }
 }
 
@@ -119,7 +123,7 @@ fn infer(
             return Err(Error::interrupted("the segments that were whole are in the cache").hint("run the same command again to go on"));
         }
         let batch = batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e))??;
-        let values = session.run(&job.source.feed(&batch), &job.tensors)?;
+        let values = session.run(&batch.feed(job), &job.tensors)?;
         if computed.send(Computed { task, stored: batch.stored, values }).is_err() {
             // the writer stopped, and says why
             return Ok(());
@@ -132,16 +136,18 @@ fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, monit
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let mut open: Option<SegmentWriter> = None;
     for Computed { task, stored, values } in computed {
+        // the first arrays may be there: an array is being added
+        let published = writer.manifest().published_arrays(task.view, task.segment);
         let mut segment = match open.take() {
             Some(segment) => segment,
-            None => writer.segment(0, task.segment)?,
+            None => writer.segment(task.view, task.segment)?,
         };
         let mut written = 0;
-        let inputs = stored.len();
-        for (array, bytes) in stored.iter().enumerate() {
+        for (array, bytes) in stored.iter().enumerate().skip(published) {
             written += segment.append(array, bytes)?;
         }
-        for ((output, values), array) in job.outputs.iter().zip(values).zip(inputs..) {
+        let outputs = job.outputs.iter().zip(values).zip(stored.len()..);
+        for ((output, values), array) in outputs.skip_while(|(_, array)| *array < published) {
             let name = |row: usize| sample_name(job, task.rows.start + row);
             let bytes = output.encode(values, types[array], task.rows.len(), name)?;
             written += segment.append(array, &bytes)?;
@@ -162,7 +168,7 @@ mod tests {
 
     #[test]
     fn batches_never_span_segments_and_cover_every_row_once() {
-        let all: Vec<Task> = (0..4).flat_map(|segment| segment_tasks(segment, 128, 450, 32)).collect();
+        let all: Vec<Task> = (0..4).flat_map(|segment| segment_tasks(1, segment, 128, 450, 32)).collect();
         let mut next = 0;
         for task in &all {
             assert_eq!(task.rows.start, next);
