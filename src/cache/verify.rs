@@ -236,7 +236,8 @@ impl Worker {
         let row_bytes = shard.spec.row_bytes();
         for (row, bytes) in decoded.chunks_exact(row_bytes).take(rows.1 - rows.0).enumerate() {
             let row = shard.first + rows.0 + row;
-            let problem = if shard.sum.is_none() { values.check(manifest, shard.spec, bytes) } else { wrong_values(manifest, shard.spec, bytes) };
+            let problem =
+                if shard.sum.is_none() { values.check(manifest, shard.spec, bytes) } else { wrong_values(manifest, shard.spec, bytes) };
             if let Some(problem) = problem {
                 self.seen.found(&shard.path, Some((row, row + 1)), problem);
             }

@@ -391,6 +391,7 @@ mod tests {
         drop(writer);
         assert!(Cache::open(grown.path()).unwrap_err().to_string().contains("incomplete"));
         // what a kill leaves in the new array is swept, and a shard that is lost is written again with those after it
+        file::create_dirs(&grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
         fs::write(grown.path().join("taps/conv/features/c/0/0/0/0/0"), b"unpublished").unwrap();
         fs::remove_file(grown.path().join("logits/c/2/1/0")).unwrap();
         let writer = Writer::open(grown.path(), &plan).unwrap();

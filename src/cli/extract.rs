@@ -172,12 +172,7 @@ fn recipe(args: Args, context: &Context<'_>) -> Result<Extract> {
         limit: args.limit.map(NonZeroUsize::get),
         shuffle: args.shuffle,
         views: args.views,
-        augmentation: Augmentation {
-            geometry: args.augment,
-            color_jitter: args.color_jitter,
-            mixup: args.mixup,
-            cutmix: args.cutmix,
-        },
+        augmentation: Augmentation { geometry: args.augment, color_jitter: args.color_jitter, mixup: args.mixup, cutmix: args.cutmix },
         inputs: args.inputs.map(Inputs::from),
         seed: args.seed,
         skip_bad: args.skip_bad,

@@ -94,9 +94,8 @@ fn part(image: &Image, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> 
 
 /// The image seen through a window of its own size whose corner lies at `(top, left)`; what is outside the image has the colour `fill`.
 pub(super) fn shift(image: &Image, top: i32, left: i32, fill: &[u8]) -> Image {
-    let within = |position: usize, offset: i32, size: usize| {
-        position.checked_add_signed(isize::try_from(offset).ok()?).filter(|&p| p < size)
-    };
+    let within =
+        |position: usize, offset: i32, size: usize| position.checked_add_signed(isize::try_from(offset).ok()?).filter(|&p| p < size);
     let mut pixels = Vec::with_capacity(image.pixels.len());
     for y in 0..image.height {
         let row = within(y, top, image.height);
@@ -187,6 +186,34 @@ mod tests {
         assert_eq!(grey, pillow("grey.raw", [23, 31], 1));
         let rgb = with_channels(&grey, 3).into_owned();
         assert_eq!(rgb.pixels[..6], [grey.pixels[0], grey.pixels[0], grey.pixels[0], grey.pixels[1], grey.pixels[1], grey.pixels[1]]);
+    }
+
+    #[test]
+    fn a_resized_crop_matches_torchvision() {
+        let name = "crop-3-5-13x17-to-10x12";
+        let part = crop(&source(), Crop { top: 3, left: 5, height: 13, width: 17 }).unwrap();
+        let mut found = resize(&part, [10, 12], Interpolation::Bilinear).unwrap().into_owned();
+        assert_eq!(difference(&found, &pillow(&format!("{name}.raw"), [10, 12], 3)), (0, 0));
+        mirror(&mut found);
+        assert_eq!(difference(&found, &pillow(&format!("{name}-mirrored.raw"), [10, 12], 3)), (0, 0));
+        let whole = Crop { top: 0, left: 0, height: 23, width: 31 };
+        assert_eq!(crop(&source(), whole).unwrap(), source());
+        for bad in [
+            Crop { top: -1, ..whole },
+            Crop { left: 1, ..whole },
+            Crop { height: 0, ..whole },
+            Crop { width: -3, ..whole },
+            Crop { top: i32::MAX, height: i32::MAX, ..whole },
+        ] {
+            assert!(crop(&source(), bad).unwrap_err().to_string().contains("inside the image of 23x31"));
+        }
+    }
+
+    #[test]
+    fn a_window_moved_far_away_shows_nothing_but_the_fill() {
+        let away = shift(&source(), i32::MAX, i32::MIN, &[1, 2, 3]);
+        assert!(away.pixels.len() == 23 * 31 * 3 && away.pixels.as_chunks().0.iter().all(|p| *p == [1, 2, 3]));
+        assert_eq!(shift(&source(), 0, 0, &[0; 3]), source());
     }
 
     #[test]

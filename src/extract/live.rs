@@ -88,9 +88,10 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
             }
             None => inputs.iter().map(|input| read(&input.path)).collect::<Result<_>>()?,
         };
-        let fed = inputs.iter().zip(&stored).map(|(input, bytes)| {
-            batch::fed(input, manifest.data.preprocess.as_ref(), bytes, probe.batch.unwrap_or(rows))
-        });
+        let fed = inputs
+            .iter()
+            .zip(&stored)
+            .map(|(input, bytes)| batch::fed(input, manifest.data.preprocess.as_ref(), bytes, probe.batch.unwrap_or(rows)));
         let fed = fed.collect::<Result<Vec<Array>>>()?;
         let named: Vec<(&str, &Array)> = inputs.iter().map(|input| input.name.as_str()).zip(&fed).collect();
         let computed = session.run(&named, &tensors)?;
@@ -113,7 +114,8 @@ fn inputs(model: &Model, manifest: &Manifest) -> Result<Vec<Input>> {
 /// The data set that a cache without inputs was made of.
 fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     let data = &manifest.data;
-    data::open(&data.spec.parse()?, &data.split, monitor).context(|| "the inputs are not stored, and their data set cannot be opened".to_owned())
+    data::open(&data.spec.parse()?, &data.split, monitor)
+        .context(|| "the inputs are not stored, and their data set cannot be opened".to_owned())
 }
 
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {

@@ -2,8 +2,8 @@
 //! are bounded, so memory does not depend on the data set; batches keep their order, so neither do the bytes depend on the threads.
 
 use super::Job;
-use super::plan::sample_name;
 use super::batch::{self, Batch};
+use super::plan::sample_name;
 use crate::array::Array;
 use crate::cache::{SegmentWriter, Writer};
 use crate::error::{Error, Result};

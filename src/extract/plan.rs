@@ -1,8 +1,8 @@
 //! How the cache is laid out: element types and codecs from the first batch, lengths of segments and chunks by size.
 
 use super::Job;
-use super::estimate::Estimate;
 use super::batch::{self, Batch};
+use super::estimate::Estimate;
 use crate::array::{Array, Dtype};
 use crate::cache::{
     self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,

@@ -39,9 +39,9 @@ impl FromStr for Augment {
 
     fn from_str(text: &str) -> Result<Self> {
         let all = [Self::None, Self::CropFlip, Self::Flip, Self::RandomResizedCrop];
-        all.into_iter().find(|augment| augment.name() == text).ok_or_else(|| {
-            Error::input(format!("augment: expected {}, found `{text}`", all.map(Self::name).join(", ")))
-        })
+        all.into_iter()
+            .find(|augment| augment.name() == text)
+            .ok_or_else(|| Error::input(format!("augment: expected {}, found `{text}`", all.map(Self::name).join(", "))))
     }
 }
 

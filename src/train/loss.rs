@@ -2,7 +2,7 @@
 
 use super::pairing::Pair;
 use super::source::Batch;
-use crate::criterion::cross_entropy::cross_entropy;
+use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
 use crate::criterion::kd::kd;
 use crate::criterion::nst::{NstOptions, nst_with};
 use crate::error::{Error, Result};
@@ -109,7 +109,16 @@ impl Objective {
                 add(&mut seeds, id, &loss.gradient, term.weight)
             };
             match &term.criterion {
-                Criterion::Ce { smoothing } => take(logits, cross_entropy(pass.value(logits)?, &batch.labels, *smoothing)?)?,
+                Criterion::Ce { smoothing } => {
+                    let (scores, labels) = (pass.value(logits)?, &batch.labels);
+                    take(
+                        logits,
+                        match &batch.mixed {
+                            Some(mixed) => mixed_cross_entropy(scores, labels, &mixed.labels, &mixed.weights, *smoothing)?,
+                            None => cross_entropy(scores, labels, *smoothing)?,
+                        },
+                    )?;
+                }
                 Criterion::Kd { temperature } => {
                     let teacher = batch.logits.as_ref().ok_or_else(|| Error::input("kd: the batch has no teacher logits"))?;
                     take(logits, kd(pass.value(logits)?, teacher, *temperature)?)?;

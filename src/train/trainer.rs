@@ -239,7 +239,7 @@ impl Trainer<'_> {
         let pass = student.forward(&batch.inputs, Mode::Train, &self.run.objective.keep, dropout_seed(self.run.recipe.seed, step))?;
         let value = self.run.objective.evaluate(&pass, self.logits, batch)?;
         self.check_finite(step, &value)?;
-        let counts = count_correct(pass.value(self.logits)?, &batch.labels)?;
+        let counts = count_correct(pass.value(self.logits)?, &batch.main_labels())?;
         let gradients = pass.backward(value.seeds)?;
         let norm = clip::global_norm(&gradients)?;
         if !norm.is_finite() {

@@ -83,7 +83,11 @@ fn mean_grey(image: &Image) -> u8 {
 }
 
 /// Moves the hue of each pixel by a share of the circle, through Pillow's 8-bit HSV (which loses some colours, as there).
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "|hue| ≤ 0.5, and a negative move wraps round the circle of 256")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "|hue| ≤ 0.5, and a negative move wraps round the circle of 256"
+)]
 fn turn(image: &mut Image, hue: f32) {
     if hue == 0.0 {
         return;

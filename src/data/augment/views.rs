@@ -46,16 +46,17 @@ impl Views {
         let what = &self.augmentation;
         match (asked, self.distinct()) {
             (ViewCount::All, Some(all)) => Ok(all as usize),
-            (ViewCount::All, None) => Err(Error::input(format!("--views all: {what} has no end of views")).hint("give their number: --views N")),
+            (ViewCount::All, None) => {
+                Err(Error::input(format!("--views all: {what} has no end of views")).hint("give their number: --views N"))
+            }
             (ViewCount::Count(count), Some(1)) if count > 1 => {
                 Err(Error::input(format!("--views {count}: every view of unaugmented images is the same"))
                     .hint("name an augmentation: --augment crop-flip or random-resized-crop"))
             }
-            (ViewCount::Count(count), Some(all)) if count > all as usize => Err(Error::input(format!(
-                "--views {count}: {what} has only {all} views of {}x{} images",
-                self.size[0], self.size[1]
-            ))
-            .hint("--views all takes each of them once")),
+            (ViewCount::Count(count), Some(all)) if count > all as usize => {
+                Err(Error::input(format!("--views {count}: {what} has only {all} views of {}x{} images", self.size[0], self.size[1]))
+                    .hint("--views all takes each of them once"))
+            }
             (ViewCount::Count(count), _) => Ok(count),
         }
     }
@@ -103,7 +104,8 @@ impl Views {
         let mut rng = random::keyed(self.seed, *b"v-places", place.sample, round);
         let position = random::permuted(&mut rng, positions, within);
         let [rows, columns] = self.size.map(|side| 2 * padding(side) + 1);
-        let [top, left] = [(position / 2 / columns % rows, rows), (position / 2 % columns, columns)].map(|(at, all)| signed(at) - signed(all / 2));
+        let [top, left] =
+            [(position / 2 / columns % rows, rows), (position / 2 % columns, columns)].map(|(at, all)| signed(at) - signed(all / 2));
         (Some(shifted(self.size, top, left)), position % 2 == 1 && self.augmentation.geometry != Augment::None)
     }
 
@@ -186,8 +188,10 @@ mod tests {
             assert!(seen.iter().all(|(top, left, _)| (-4..=4).contains(top) && (-4..=4).contains(left)));
             orders.insert(all.iter().map(|v| format!("{v:?}")).collect::<String>());
             // the next round has them all again, in another order
-            let again: HashSet<_> =
-                (162..324).map(|view| views.draw(Place { sample, row: 0, view }, [32, 32])).map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip)).collect();
+            let again: HashSet<_> = (162..324)
+                .map(|view| views.draw(Place { sample, row: 0, view }, [32, 32]))
+                .map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip))
+                .collect();
             assert_eq!(seen, again);
         }
         assert_eq!(orders.len(), 5, "each sample has an order of its own");
@@ -232,7 +236,10 @@ mod tests {
         let other = Views { seed: 8, ..views.clone() };
         assert!(keys.iter().zip(&forwards).all(|(&(sample, view), v)| other.draw(place(sample, view), image(sample)) != *v));
         // leaving one thing out moves none of the others
-        let plain = Views { augmentation: Augmentation { color_jitter: None, mixup: None, cutmix: None, ..views.augmentation.clone() }, ..views.clone() };
+        let plain = Views {
+            augmentation: Augmentation { color_jitter: None, mixup: None, cutmix: None, ..views.augmentation.clone() },
+            ..views.clone()
+        };
         for (&(sample, view), v) in keys.iter().zip(&forwards) {
             let drawn = plain.draw(place(sample, view), image(sample));
             assert_eq!((drawn.crop, drawn.flip), (v.crop, v.flip));
@@ -251,8 +258,8 @@ mod tests {
             assert!((0.70..1.43).contains(&ratio), "{width}x{height}");
             area += f64::from(width * height) / 19_200.0;
         }
-        // 0.54 were every try taken; the largest ones do not fit the image at all ratios
-        assert!((0.46..0.54).contains(&(area / 4000.0)), "{}", area / 4000.0);
+        // 0.54 were every try taken, but the largest do not fit at all ratios: torchvision's own draws have a mean of 0.435
+        assert!((area / 4000.0 - 0.435).abs() < 0.012, "{}", area / 4000.0);
         // where no crop of such a ratio fits, the middle
         let line = views.draw(Place { sample: 0, row: 0, view: 0 }, [1, 100]).crop.unwrap();
         assert_eq!(line, Crop { top: 0, left: 49, height: 1, width: 1 });
@@ -263,11 +270,14 @@ mod tests {
     #[test]
     fn partners_are_other_rows_and_mixing_takes_either_form() {
         let views = everything();
-        let mixes: Vec<Mix> = (0..50).flat_map(|row| (0..20).map(move |view| (row, view))).map(|(row, view)| {
-            let mix = views.draw(Place { sample: 1000 + row as u64, row, view }, [50, 60]).mix.unwrap();
-            assert!(mix.partner < 50 && mix.partner != row && (0.0..=1.0).contains(&mix.weight));
-            mix
-        }).collect();
+        let mixes: Vec<Mix> = (0..50)
+            .flat_map(|row| (0..20).map(move |view| (row, view)))
+            .map(|(row, view)| {
+                let mix = views.draw(Place { sample: 1000 + row as u64, row, view }, [50, 60]).mix.unwrap();
+                assert!(mix.partner < 50 && mix.partner != row && (0.0..=1.0).contains(&mix.weight));
+                mix
+            })
+            .collect();
         let cuts = mixes.iter().filter(|m| m.cut.is_some()).count();
         assert!((400..600).contains(&cuts), "{cuts} of 1000");
         let partners: HashSet<usize> = mixes.iter().map(|m| m.partner).collect();
@@ -279,11 +289,23 @@ mod tests {
     /// The draws of a version of the program stand in caches: they are never to change.
     #[test]
     fn golden_draws() {
-        let crop = views(Augment::CropFlip).draw(Place { sample: 123_456_789, row: 0, view: 5 }, [32, 32]);
-        assert_eq!(format!("{crop:?}"), GOLDEN_CROP);
+        let crop = |view| views(Augment::CropFlip).draw(Place { sample: 123_456_789, row: 0, view }, [32, 32]);
+        let shown = |v: View| v.crop.map(|c| (c.top, c.left, v.flip));
         let drawn = everything().draw(Place { sample: 3, row: 3, view: 2 }, [48, 64]);
-        assert_eq!(format!("{:?} {} {:?}", drawn.crop, drawn.flip, drawn.mix), GOLDEN_DRAW);
+        let mixed = everything().draw(Place { sample: 4, row: 3, view: 2 }, [48, 64]);
+        let found = [
+            format!("{:?} {:?}", shown(crop(5)), shown(crop(6))),
+            format!("{:?} {}", drawn.crop, drawn.flip),
+            format!("{:?}", drawn.jitter),
+            format!("{:?} {:?}", drawn.mix, mixed.mix),
+        ];
+        assert_eq!(found, GOLDEN);
     }
-    const GOLDEN_CROP: &str = "";
-    const GOLDEN_DRAW: &str = "";
+    const GOLDEN: [&str; 4] = [
+        "Some((0, 0, true)) Some((0, 3, false))",
+        "Some(Crop { top: 8, left: 25, height: 20, width: 15 }) false",
+        "Some(Jitter { factors: [1.3886594, 1.1297303, 1.2950996, 0.09143745], order: [0, 1, 3, 2] })",
+        "Some(Mix { partner: 2, weight: 0.859375, cut: Some(Crop { top: 0, left: 20, height: 12, width: 12 }) }) \
+         Some(Mix { partner: 44, weight: 0.80859375, cut: Some(Crop { top: 18, left: 7, height: 14, width: 14 }) })",
+    ];
 }

@@ -75,7 +75,7 @@ impl<'a> DataSource<'a> {
             Some(preprocess) => vec![self.images(preprocess, epoch, &samples)?],
             None => self.arrays(&samples)?,
         };
-        Ok(Batch { labels, inputs, logits: None, taps: Vec::new() })
+        Ok(Batch { labels, mixed: None, inputs, logits: None, taps: Vec::new() })
     }
 
     fn samples(&self, epoch: u64, positions: Range<usize>) -> Result<Vec<usize>> {
