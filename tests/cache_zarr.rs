@@ -28,6 +28,7 @@ fn spec(path: &str, dtype: Dtype, row_shape: &[usize], codec: Codec, chunk_rows:
 fn plan(codec: Codec) -> Plan {
     let manifest = Manifest {
         format: Manifest::FORMAT,
+        augment: None,
         tool: "nst-cache 0.1.0".into(),
         teacher: TeacherRecord {
             file: "teacher.onnx".into(),

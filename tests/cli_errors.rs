@@ -216,7 +216,9 @@ fn a_cache_of_other_settings_is_refused_and_left_alone() {
         ("extract teacher.onnx --data idx:data --limit 20", "limit"),
         ("extract teacher.onnx --data idx:data --limit 30 --seed 1", "seed"),
         ("extract teacher.onnx --data idx:data --limit 30 --mean 0.5 --std 0.5", "mean"),
-        ("extract teacher.onnx --data idx:data --limit 30 --tap map1", "tap"),
+        ("extract teacher.onnx --data idx:data --limit 30 --tap map2=map1", "tap"),
+        ("extract teacher.onnx --data idx:data --limit 30 --augment flip", "augment"),
+        ("extract teacher.onnx --data idx:data --limit 30 --inputs source", "view_arrays"),
         ("extract teacher.onnx --data idx:data --limit 30 --store f32", "float"),
         ("extract large.onnx --data idx:data --limit 30 -o cache/teacher", "teacher"),
     ] {

@@ -9,28 +9,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const SAMPLES: usize = 3000;
-const KILLS: u32 = 10;
+const SAMPLES: usize = 2000;
+const KILLS: u32 = 20;
 /// The lock file is no content.
 const LOCK: &str = ".lock";
 
-fn extract(folder: &Path, cache: &str, threads: &str) -> Command {
+fn extract(folder: &Path, cache: &str, threads: &str, views: &str, taps: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.args([
-        "extract",
-        "teacher.onnx",
-        "--data",
-        "idx:data",
-        "--preprocess",
-        "fashion-mnist",
-        "--batch",
-        "32",
-        "--threads",
-        threads,
-        "-o",
-        cache,
-    ]);
+    let common = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 --augment crop-flip --mixup 0.5 --cutmix 1";
+    command.args(common.split(' ')).args(["--threads", threads, "--views", views, "-o", cache]);
+    command.args(taps.iter().flat_map(|tap| ["--tap", tap]));
     command
 }
 
@@ -57,46 +46,68 @@ fn segments(cache: &Path) -> usize {
     std::fs::read_to_string(cache.join("manifest.json")).map_or(0, |text| text.matches("\"crc32c\"").count())
 }
 
-#[test]
-fn ten_kills_at_random_change_no_byte() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_idx(&folder.path().join("data"), SAMPLES);
+/// Runs to the end.
+fn finish(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
 
-    let started = Instant::now();
-    let whole = extract(folder.path(), "whole", "2").output().unwrap();
-    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
-    let full = started.elapsed();
+fn assert_same(folder: &Path, whole: &str, other: &str) {
+    let (whole, found) = (contents(&folder.join(whole)), contents(&folder.join(other)));
+    // no file more either: what a kill leaves is cleaned
+    assert_eq!(whole.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    let differing: Vec<_> = whole.iter().filter(|(path, bytes)| found[*path] != **bytes).map(|(path, _)| path).collect();
+    assert!(differing.is_empty(), "{other}: other bytes in {differing:?}");
+}
 
-    let mut random = support::Random(0x5eed);
-    let all = segments(&folder.path().join("whole"));
+/// Kills `command` again and again at random moments, short enough that the kills together hardly finish the work; how many left a cache
+/// between its first and its last segment.
+fn kill(cache: &Path, kills: u32, full: Duration, all: usize, seed: u64, command: impl Fn() -> Command) -> u32 {
+    let mut random = support::Random(seed);
     let mut partial = 0;
-    for kill in 0..KILLS {
-        let mut child = extract(folder.path(), "killed", "2").spawn().unwrap();
-        // short enough that ten of them together do not finish the work: some end before the first segment, some in the middle of one
-        let wait = full.mul_f64(0.1 + 0.25 * random.unit());
+    let there = segments(cache);
+    for kill in 0..kills {
+        let mut child = command().spawn().unwrap();
+        let wait = full.mul_f64(0.02 + 0.25 * random.unit());
         std::thread::sleep(wait.max(Duration::from_millis(20)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let published = segments(&folder.path().join("killed"));
-        partial += u32::from((1..all).contains(&published));
+        let published = segments(cache);
+        partial += u32::from((there + 1..all).contains(&published));
         eprintln!("kill {kill} after {wait:?}: {published} of {all} segments");
     }
-    assert!(partial > 0, "no kill left a cache between its first and its last segment: the test shows nothing");
-    let last = extract(folder.path(), "killed", "2").output().unwrap();
-    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+    partial
+}
 
-    let (whole, killed) = (contents(&folder.path().join("whole")), contents(&folder.path().join("killed")));
-    assert_eq!(whole.keys().collect::<Vec<_>>(), killed.keys().collect::<Vec<_>>());
-    for (path, bytes) in &whole {
-        assert!(killed[path] == *bytes, "{path} differs");
-    }
+#[test]
+fn kills_at_random_change_no_byte() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |cache: &str| folder.path().join(cache);
+    support::write_teacher(&at("teacher.onnx"));
+    support::write_idx(&at("data"), SAMPLES);
+    let taps = ["map2", "pooled", "map1@7x7=small"];
+    let run = |cache: &str, threads: &str| extract(folder.path(), cache, threads, "3", &taps);
+
+    let started = Instant::now();
+    finish(run("whole", "2"));
+    let full = started.elapsed();
+    let all = segments(&at("whole"));
+    let partial = kill(&at("killed"), KILLS, full, all, 0x5eed, || run("killed", "2"));
+    assert!(partial > 0, "no kill left a cache between its first and its last segment: the test shows nothing");
+    finish(run("killed", "2"));
+    assert_same(folder.path(), "whole", "killed");
 
     // and neither does the number of decoding threads
-    let single = extract(folder.path(), "single", "1").output().unwrap();
-    assert!(single.status.success());
-    let single = contents(&folder.path().join("single"));
-    let differing: Vec<_> = whole.iter().filter(|(path, bytes)| single.get(*path) != Some(bytes)).map(|(path, _)| path).collect();
-    assert!(differing.is_empty(), "other bytes with one thread: {differing:?}");
+    finish(run("single", "1"));
+    assert_same(folder.path(), "whole", "single");
+
+    // nor kills while a view and a tap are added
+    let more = |cache: &str| extract(folder.path(), cache, "2", "5", &["map1"]);
+    let started = Instant::now();
+    finish(more("whole"));
+    let all = segments(&at("whole"));
+    kill(&at("killed"), 6, started.elapsed(), all, 0xadd, || more("killed"));
+    finish(more("killed"));
+    assert_same(folder.path(), "whole", "killed");
 }

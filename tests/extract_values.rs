@@ -9,7 +9,7 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Store, Take};
+use nst_cache::recipe::{Augmentation, Extract, Keep, Layout, PreprocessOptions, Store, Take, ViewCount};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -33,6 +33,9 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         batch: Some(8),
         limit: None,
         shuffle: None,
+        views: ViewCount::Count(1),
+        augmentation: Augmentation::NONE,
+        inputs: None,
         seed: 0,
         skip_bad: false,
         output: folder.join("cache"),
@@ -266,7 +269,7 @@ fn a_cache_is_compared_with_its_teacher() {
     support::write_idx(&folder.path().join("data"), 21);
     let images = format!("idx:{}", folder.path().join("data").display());
     let runtime = Runtime::load(None).unwrap();
-    let compare = |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS);
+    let compare = |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS, &Silent);
     let cases: [(std::path::PathBuf, &str, &[&str]); 4] = [
         (folder.path().join("teacher.onnx"), "image", &["map1", "map2@3x5", "pooled"]),
         (folder.path().join("fixed.onnx"), "image", &["map2"]),

@@ -39,6 +39,7 @@ fn ce_kd_and_nst_together_match_central_differences() {
     assert_eq!(objective.taps, ["t1", "t2", "t3"]);
     let batch = Batch {
         labels: vec![0, 4, 2],
+        mixed: None,
         inputs: vec![noise(&[3, 3, 16, 16], 1)],
         logits: Some((noise(&[3, 5], 2) * 3.0).unwrap()),
         taps: vec![noise(&[3, 6, 16, 16], 3), noise(&[3, 7, 8, 8], 4), noise(&[3, 9, 8, 8], 5)],

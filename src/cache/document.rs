@@ -38,8 +38,9 @@ fn decode(bytes: &[u8]) -> Result<Manifest, String> {
     }
     // a newer format may have fields that this code does not know, so its version is looked at first
     let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    if version.format != Manifest::FORMAT {
-        return Err(format!("expected format {}, found format {} written by {}", Manifest::FORMAT, version.format, version.tool));
+    if !matches!(version.format, Manifest::FORMAT | Manifest::FORMAT_AUGMENTED) {
+        let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_AUGMENTED);
+        return Err(format!("expected format {first} or {last}, found format {} written by {}", version.format, version.tool));
     }
     let manifest: Manifest = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     manifest.validate()?;
@@ -80,8 +81,8 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Manifest fields in the order in which a difference explains most: the model before what follows from it.
-const FIELDS: [&str; 11] =
-    ["format", "teacher", "data", "tool", "taps", "views", "seed", "row_arrays", "view_arrays", "segment_rows", "rows"];
+const FIELDS: [&str; 12] =
+    ["teacher", "data", "augment", "format", "tool", "taps", "views", "seed", "row_arrays", "view_arrays", "segment_rows", "rows"];
 
 /// What does not make a cache another one: names for people, results, and what is compared by value elsewhere (skipped samples are missing in
 /// `sample_id`).
@@ -90,7 +91,9 @@ const IGNORED: [&str; 4] = ["teacher.file", "teacher.top1_basis_points", "data.s
 /// The first field in which a cache's manifest differs from the one that a run asks for: name, expected, found.
 pub(super) fn difference(expected: &Manifest, found: &Manifest) -> Option<(String, String, String)> {
     let (expected, found) = (serde_json::to_value(expected).ok()?, serde_json::to_value(found).ok()?);
-    FIELDS.iter().find_map(|field| differs(field, expected.get(field)?, found.get(field)?))
+    // a field that is left out stands for null
+    let of = |manifest: &serde_json::Value, field: &str| manifest.get(field).cloned().unwrap_or_default();
+    FIELDS.iter().find_map(|field| differs(field, &of(&expected, field), &of(&found, field)))
 }
 
 fn differs(name: &str, expected: &serde_json::Value, found: &serde_json::Value) -> Option<(String, String, String)> {
@@ -148,7 +151,7 @@ mod tests {
     fn a_newer_format_is_refused_with_its_version_even_with_unknown_fields() {
         let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
         let bytes = [HEAD, sha256(body).as_bytes(), MIDDLE, body, TAIL].concat();
-        assert_eq!(decode(&bytes), Err("expected format 1, found format 7 written by nst-cache 9.0.0".to_owned()));
+        assert_eq!(decode(&bytes), Err("expected format 1 or 2, found format 7 written by nst-cache 9.0.0".to_owned()));
     }
 
     #[test]
@@ -166,6 +169,13 @@ mod tests {
         assert_eq!(with(|m| m.teacher.sha256 = "ff".into()), named("teacher.sha256", "\"00\"", "\"ff\""));
         assert_eq!(with(|m| m.data.fingerprint.samples = 3), named("data.fingerprint.samples", "100", "3"));
         assert_eq!(with(|m| m.data.limit = None), named("data.limit", "10", "null"));
+        let flip = crate::recipe::Augmentation { geometry: crate::recipe::Augment::Flip, ..crate::recipe::Augmentation::NONE };
+        let mut other = manifest.clone();
+        other.augment = Some(flip.clone());
+        assert_eq!(difference(&manifest, &other).map(|d| (d.0, d.1)), Some(("augment".to_owned(), "null".to_owned())));
+        let mut blended = other.clone();
+        blended.augment = Some(crate::recipe::Augmentation { mixup: Some(0.5), ..flip });
+        assert_eq!(difference(&other, &blended), named("augment.mixup", "null", "0.5"));
         assert_eq!(with(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
         assert_eq!(with(|m| m.view_arrays[1].codec = Codec::Raw), named("view_arrays[1].codec", "\"zstd\"", "\"raw\""));
         assert_eq!(with(|m| m.rows = 9), named("rows", "10", "9"));

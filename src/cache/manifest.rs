@@ -4,9 +4,10 @@ use super::shard::Layout;
 use super::{document, zarr};
 use crate::array::Dtype;
 use crate::data::Fingerprint;
+use crate::data::augment::Parameter;
 use crate::error::{Error, Result};
 use crate::onnx::tap::Role;
-use crate::recipe::Preprocess;
+use crate::recipe::{Augmentation, Preprocess};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::Path;
@@ -34,7 +35,7 @@ pub enum Codec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArraySpec {
-    /// Path in the group: `input`, `inputs/<name>`, `logits`, `taps/<alias>/features`, `label`, `sample_id`.
+    /// Path in the group: `input`, `inputs/<name>`, a view's parameters (`crop`, `flip` …), `logits`, `taps/<alias>/features`, `label`, `sample_id`.
     pub path: String,
     /// Element type as stored.
     pub dtype: Dtype,
@@ -112,7 +113,7 @@ pub struct TapRecord {
     pub stage: Option<usize>,
 }
 
-/// A published segment: `segment_rows` rows of one view.
+/// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays. All of them, but while arrays are added to a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
@@ -130,7 +131,7 @@ pub struct Segment {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of the on-disk format; this code reads and writes [`Manifest::FORMAT`].
+    /// Version of the on-disk format: [`Manifest::FORMAT`], or [`Manifest::FORMAT_AUGMENTED`] with `augment`.
     pub format: u32,
     /// The tool that wrote it, `nst-cache 0.1.0`.
     pub tool: String,
@@ -144,7 +145,10 @@ pub struct Manifest {
     pub rows: usize,
     /// Views.
     pub views: usize,
-    /// Seed of the permutation in which rows stand.
+    /// What the views are made of; `None`: one view, the images as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augmentation>,
+    /// Seed of the permutation in which rows stand, and of the views' parameters.
     pub seed: u64,
     /// Rows of a segment: the shard length of every view array.
     pub segment_rows: usize,
@@ -157,8 +161,10 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The format version of this code.
+    /// The format version of a cache without augmentation.
     pub const FORMAT: u32 = 1;
+    /// The format version of a cache with it: who knows the former alone would take a mixed sample's label for the whole truth.
+    pub const FORMAT_AUGMENTED: u32 = 2;
 
     /// Segments of one view.
     #[must_use]
@@ -175,7 +181,13 @@ impl Manifest {
     /// Whether every segment of every view is published.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.segments.len() == self.segments_total()
+        self.segments.len() == self.segments_total() && self.segments.iter().all(|s| s.bytes.len() == self.view_arrays.len())
+    }
+
+    /// Whether the inputs lie in the cache; else they are decoded from the data again.
+    #[must_use]
+    pub fn stores_inputs(&self) -> bool {
+        self.view_arrays.iter().any(ArraySpec::is_input)
     }
 
     /// Rows of data in a segment: `segment_rows`, fewer in the last one.
@@ -184,11 +196,25 @@ impl Manifest {
         self.rows.saturating_sub(segment * self.segment_rows).min(self.segment_rows)
     }
 
-    /// A segment's record, if it is published.
+    /// How many of a segment's arrays are published: the first so many.
+    #[must_use]
+    pub fn published_arrays(&self, view: usize, index: usize) -> usize {
+        self.segment(view, index).map_or(0, |segment| segment.bytes.len())
+    }
+
+    /// A segment's record, if any array of it is published.
     #[must_use]
     pub fn segment(&self, view: usize, index: usize) -> Option<&Segment> {
         let at = self.segments.binary_search_by_key(&(view, index), |s| (s.view, s.index)).ok()?;
         self.segments.get(at)
+    }
+
+    /// Reads the manifest of the cache in `folder`, complete or not; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is damaged, or of a newer format.
+    pub fn find(folder: &Path) -> Result<Option<Self>> {
+        document::load(folder)
     }
 
     /// Reads the manifest of the cache in `folder`, complete or not.
@@ -196,7 +222,7 @@ impl Manifest {
     /// # Errors
     /// When there is none, it is damaged, or of a newer format.
     pub fn load(folder: &Path) -> Result<Self> {
-        document::load(folder)?.ok_or_else(|| {
+        Self::find(folder)?.ok_or_else(|| {
             Error::input(format!("{}: no cache there (expected a folder with {})", folder.display(), document::NAME))
                 .hint("`nst-cache extract` makes one")
         })
@@ -214,8 +240,9 @@ impl Manifest {
 
     /// Checks every number and name that other code computes with: after this, products fit and paths stay inside the folder.
     pub(super) fn validate(&self) -> Result<(), String> {
-        if self.format != Self::FORMAT {
-            return Err(format!("format: expected {}, found {}", Self::FORMAT, self.format));
+        let format = if self.augment.is_some() { Self::FORMAT_AUGMENTED } else { Self::FORMAT };
+        if self.format != format {
+            return Err(format!("format: expected {format}, found {}", self.format));
         }
         let padded = self.rows.checked_next_multiple_of(self.segment_rows.max(1)).and_then(|r| r.checked_mul(self.views));
         if self.rows == 0 || self.views == 0 || self.segment_rows == 0 || padded.is_none_or(|p| p as u64 > ROWS_MAX) {
@@ -245,7 +272,25 @@ impl Manifest {
         {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
+        self.validate_augment()?;
         self.validate_segments()
+    }
+
+    /// Augmented images have an array for each parameter that was drawn.
+    fn validate_augment(&self) -> Result<(), String> {
+        let Some(augment) = &self.augment else { return Ok(()) };
+        augment.validate().map_err(|e| format!("augment: {e}"))?;
+        if augment.is_none() || self.data.preprocess.is_none() {
+            return Err(format!("augment: expected an augmentation of images, found {augment}"));
+        }
+        for parameter in Parameter::of(augment) {
+            let expected = parameter.axis().map_or(Vec::new(), |(_, length)| vec![length]);
+            let spec = self.view_arrays.iter().find(|spec| spec.path == parameter.path());
+            if !spec.is_some_and(|spec| spec.dtype == parameter.dtype() && spec.row_shape == expected) {
+                return Err(format!("augment: expected an array `{}` of {} {expected:?}", parameter.path(), parameter.dtype().name()));
+            }
+        }
+        Ok(())
     }
 
     fn validate_segments(&self) -> Result<(), String> {
@@ -256,8 +301,9 @@ impl Manifest {
             if segment.view >= self.views || segment.index >= self.segments_per_view() || last.is_some_and(|l| l >= key) {
                 return Err(format!("segments: view {}, segment {} is out of range, repeated or out of order", key.0, key.1));
             }
-            if segment.bytes.len() != arrays || segment.crc32c.len() != arrays {
-                return Err(format!("segments: view {}, segment {}: expected {arrays} lengths and checksums", key.0, key.1));
+            let published = segment.bytes.len();
+            if published == 0 || published > arrays || segment.crc32c.len() != published {
+                return Err(format!("segments: view {}, segment {}: expected 1 to {arrays} lengths and as many checksums", key.0, key.1));
             }
             last = Some(key);
         }
@@ -266,6 +312,12 @@ impl Manifest {
 }
 
 impl ArraySpec {
+    /// Whether it holds what the teacher was fed.
+    #[must_use]
+    pub fn is_input(&self) -> bool {
+        self.path == "input" || self.path.starts_with("inputs/")
+    }
+
     fn validate(&self, segment_rows: usize) -> Result<(), String> {
         if !self.path.split('/').all(is_name) {
             return Err("expected a path of parts of A-Z a-z 0-9 . _ - joined by /, none that begins with `.` or `__`".to_owned());
@@ -336,6 +388,33 @@ mod tests {
     }
 
     #[test]
+    fn each_malformed_augmentation_is_refused() {
+        type Change = fn(&mut Manifest);
+        let changes: [(&str, Change); 7] = [
+            ("format", |m| m.format = 1),
+            ("format", |m| m.augment = None),
+            ("array `partner`", |m| m.view_arrays.retain(|a| a.path != "partner")),
+            ("array `mix` of float32", |m| {
+                m.view_arrays.iter_mut().for_each(|a| {
+                    if a.path == "mix" {
+                        a.dtype = Dtype::I32
+                    }
+                })
+            }),
+            ("alpha", |m| m.augment.as_mut().unwrap().mixup = Some(0.0)),
+            ("of images", |m| m.data.preprocess = None),
+            ("of images", |m| m.augment = Some(Augmentation::NONE)),
+        ];
+        for (index, (word, change)) in changes.into_iter().enumerate() {
+            let mut manifest = testing::augmented(10, 2, Codec::Zstd);
+            assert_eq!(manifest.validate(), Ok(()));
+            change(&mut manifest);
+            let problem = manifest.validate().expect_err(word);
+            assert!(problem.contains(word), "change {index}: {problem}");
+        }
+    }
+
+    #[test]
     fn each_malformed_segment_is_refused() {
         let segment = |view, index| Segment { view, index, bytes: vec![0; 4], crc32c: vec![0; 4] };
         let check = |segments: Vec<Segment>| Manifest { segments, ..testing::manifest(10, 2, Codec::Zstd) }.validate();
@@ -346,5 +425,8 @@ mod tests {
         assert!(check(vec![segment(0, 1), segment(0, 0)]).is_err());
         assert!(check(vec![Segment { bytes: vec![], ..segment(0, 0) }]).is_err());
         assert!(check(vec![Segment { crc32c: vec![0; 5], ..segment(0, 0) }]).is_err());
+        assert!(check(vec![Segment { bytes: vec![0; 5], crc32c: vec![0; 5], ..segment(0, 0) }]).is_err());
+        // arrays are being added: the first two are there
+        assert_eq!(check(vec![Segment { bytes: vec![0; 2], crc32c: vec![0; 2], ..segment(0, 0) }]), Ok(()));
     }
 }

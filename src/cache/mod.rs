@@ -4,10 +4,12 @@
 mod document;
 mod file;
 mod manifest;
+mod originals;
 mod read;
 mod shard;
 mod size;
 mod verify;
+mod view_table;
 mod write;
 mod zarr;
 
@@ -17,7 +19,9 @@ pub(crate) mod testing;
 mod tests;
 
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
+pub use originals::Originals;
 pub use read::{ArrayReader, Cache, Decoder};
 pub use size::{chunk_rows, compressed_bytes, probe_codec, segment_rows};
 pub use verify::{Finding, VerifyReport, verify};
+pub use view_table::ViewTable;
 pub use write::{Plan, SegmentWriter, Writer};

@@ -5,7 +5,7 @@ use crate::array::Dtype;
 use crate::data::Fingerprint;
 use crate::error::Result;
 use crate::onnx::tap::Role;
-use crate::recipe::DataFormat;
+use crate::recipe::{Augment, Augmentation, Channels, DataFormat, Interpolation, Layout, Preprocess};
 use half::f16;
 use std::path::Path;
 
@@ -47,6 +47,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
         taps: vec![TapRecord { alias: "conv".into(), tensor: "/conv/Relu_output_0".into(), role: Role::Map, stage: Some(1) }],
         rows,
         views,
+        augment: None,
         seed: 7,
         segment_rows: 4,
         row_arrays: vec![spec("sample_id", Dtype::I64, &[], &[], None, codec, 4), spec("label", Dtype::I64, &[], &[], None, codec, 4)],
@@ -60,18 +61,52 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
     }
 }
 
+/// The same manifest with views that are flipped and blended.
+pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
+    let mut manifest = manifest(rows, views, codec);
+    manifest.format = Manifest::FORMAT_AUGMENTED;
+    manifest.augment = Some(Augmentation { geometry: Augment::Flip, mixup: Some(0.5), ..Augmentation::NONE });
+    manifest.data.preprocess = Some(Preprocess {
+        size: [4, 4],
+        resize: None,
+        interpolation: Interpolation::Bilinear,
+        channels: Channels::Gray,
+        layout: Layout::Nchw,
+        dtype: Dtype::F32,
+        scale: 1.0,
+        mean: vec![0.0],
+        std: vec![1.0],
+    });
+    for (at, path, dtype) in [(2, "flip", Dtype::U8), (3, "partner", Dtype::I64), (4, "mix", Dtype::F32)] {
+        manifest.view_arrays.insert(at, spec(path, dtype, &[], &[], None, codec, 2));
+    }
+    manifest
+}
+
 /// The plan of [`manifest`].
 pub fn plan(rows: usize, views: usize, codec: Codec) -> Plan {
-    let row_numbers = 0..i64::try_from(rows).unwrap_or_default();
+    plan_of(manifest(rows, views, codec))
+}
+
+/// The plan of a manifest.
+pub fn plan_of(manifest: Manifest) -> Plan {
+    let row_numbers = 0..i64::try_from(manifest.rows).unwrap_or_default();
     Plan {
-        manifest: manifest(rows, views, codec),
+        manifest,
         sample_ids: row_numbers.clone().map(|row| (row * 37 + 11) % 101 % 100).collect(),
         labels: row_numbers.map(|row| row % 4 - 1).collect(),
     }
 }
 
 /// The bytes of one row of a view array.
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a few rows")]
 pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
+    match spec.path.as_str() {
+        "flip" => return vec![u8::from((view + row) % 2 == 1)],
+        "partner" => return ((row + view) as i64 % 6).to_le_bytes().to_vec(),
+        "mix" => return (f32::from((row as u8 + 3) % 7) / 6.0).to_le_bytes().to_vec(),
+        _ => {}
+    }
     let values = 0..spec.row_shape.iter().product::<usize>();
     let value = |i: usize| ((view * 1009 + row * 31 + i * 7) % 251).to_le_bytes()[0];
     match spec.dtype {
@@ -95,7 +130,8 @@ pub fn publish(writer: &mut Writer, view: usize, segment: usize) -> Result<()> {
     let first = segment * manifest.segment_rows;
     let mut shards = writer.segment(view, segment)?;
     for row in first..first + manifest.rows_of_segment(segment) {
-        for (index, spec) in manifest.view_arrays.iter().enumerate() {
+        let published = manifest.published_arrays(view, segment);
+        for (index, spec) in manifest.view_arrays.iter().enumerate().skip(published) {
             shards.append(index, &self::row(spec, view, row))?;
         }
     }

@@ -4,6 +4,7 @@
 use super::shard::{Digest, Layout};
 use super::{ArraySpec, Decoder, Manifest, document, file, manifest, zarr};
 use crate::array::Dtype;
+use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use serde::Serialize;
@@ -235,7 +236,8 @@ impl Worker {
         let row_bytes = shard.spec.row_bytes();
         for (row, bytes) in decoded.chunks_exact(row_bytes).take(rows.1 - rows.0).enumerate() {
             let row = shard.first + rows.0 + row;
-            let problem = if shard.sum.is_none() { values.check(manifest, shard.spec, bytes) } else { not_finite(shard.spec.dtype, bytes) };
+            let problem =
+                if shard.sum.is_none() { values.check(manifest, shard.spec, bytes) } else { wrong_values(manifest, shard.spec, bytes) };
             if let Some(problem) = problem {
                 self.seen.found(&shard.path, Some((row, row + 1)), problem);
             }
@@ -262,6 +264,15 @@ impl RowValues {
             return Some(format!("sample {value}: expected 0 to {}", samples - 1));
         }
         (!self.seen.insert(value)).then(|| format!("sample {value}: there twice"))
+    }
+}
+
+/// What is wrong with a row of a view array: a value that is not finite, or a view's parameter outside its range.
+fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
+    let parameter = manifest.augment.as_ref().and_then(|_| Parameter::named(&spec.path));
+    match parameter {
+        Some(parameter) => parameter.read(bytes, manifest.rows, &mut View::default()).err(),
+        None => not_finite(spec.dtype, bytes),
     }
 }
 
@@ -402,6 +413,32 @@ mod tests {
         assert_eq!((report.findings, report.complete), (Vec::new(), false));
         fs::write(folder.path().join("logits/c/1/0/1"), b"x").unwrap();
         assert_eq!(findings(folder.path()), ["logits/c/1/0/1 None does not belong to the cache"]);
+    }
+
+    #[test]
+    fn parameters_of_views_outside_their_range_are_named_by_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = testing::plan_of(testing::augmented(10, 2, Codec::Raw));
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        let mut shards = writer.segment(1, 2).unwrap();
+        for (index, spec) in plan.manifest.view_arrays.iter().enumerate() {
+            let mut bytes = testing::rows(spec, 1, 8..10);
+            match spec.path.as_str() {
+                "flip" => bytes[1] = 7,
+                "partner" => bytes[..8].copy_from_slice(&10i64.to_le_bytes()),
+                "mix" => bytes[4..].copy_from_slice(&1.25f32.to_le_bytes()),
+                _ => {}
+            }
+            shards.append(index, &bytes).unwrap();
+        }
+        writer.publish(shards).unwrap();
+        drop(writer);
+        let expected = [
+            "flip/c/1/2 Some((9, 10)) flip 7: expected 0 or 1",
+            "mix/c/1/2 Some((9, 10)) mix 1.25: expected a share of 0 to 1",
+            "partner/c/1/2 Some((8, 9)) partner 10: expected a row below 10",
+        ];
+        assert_eq!(findings(folder.path()), expected);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Writing a cache: lock, resume check, segments streamed into temporary shards, published by rename, committed by the manifest.
 
 use super::shard::{Encoder, ShardWriter};
-use super::{Manifest, Segment, document, file, manifest, read, zarr};
+use super::{ArraySpec, Manifest, Segment, document, file, manifest, read, zarr};
 use crate::error::{Context, Error, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -49,8 +49,9 @@ pub struct Writer {
 
 impl Writer {
     /// Creates the cache, or resumes one that was made with the same settings: everything in the manifest but segments, the teacher's file name
-    /// and top-1, the data's name and the skipped samples, and the row arrays' values. Temporary and unpublished files of an interrupted run are
-    /// swept; a segment whose shard is gone or of another length counts as not published, to be written again.
+    /// and top-1, the data's name and the skipped samples, and the row arrays' values. The plan may have more views, and more taps and view arrays
+    /// after those that are there: published shards stay as they are. Temporary and unpublished files of an interrupted run are swept; a shard
+    /// that is gone or of another length counts as not published, with those of the arrays after it, to be written again.
     ///
     /// # Errors
     /// When the folder holds a cache of other settings (names the first difference), another process uses it, the folder holds something else,
@@ -77,13 +78,13 @@ impl Writer {
         &self.manifest
     }
 
-    /// Whether a segment is published.
+    /// Whether a segment is published in all arrays.
     #[must_use]
     pub fn has(&self, view: usize, segment: usize) -> bool {
-        self.manifest.segment(view, segment).is_some()
+        self.manifest.published_arrays(view, segment) == self.manifest.view_arrays.len()
     }
 
-    /// Starts a segment: one temporary shard an array.
+    /// Starts a segment: one temporary shard for each array that is not published.
     ///
     /// # Errors
     /// When there is no such segment or it is published, or the files cannot be made.
@@ -93,8 +94,10 @@ impl Writer {
         }
         let encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
         // built up in place: what is begun is removed when a later file cannot be made
-        let mut begun = SegmentWriter { view, segment, encoder, shards: Vec::with_capacity(self.manifest.view_arrays.len()) };
-        for spec in &self.manifest.view_arrays {
+        let first = self.manifest.published_arrays(view, segment);
+        let missing = self.manifest.view_arrays.get(first..).unwrap_or_default();
+        let mut begun = SegmentWriter { view, segment, first, encoder, shards: Vec::with_capacity(missing.len()) };
+        for spec in missing {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
             let temporary = file::temporary(&target);
             file::create_dirs(temporary.parent().unwrap_or(&self.folder))?;
@@ -116,8 +119,12 @@ impl Writer {
     #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
     pub fn publish(&mut self, segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
-        let mut record = Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
-        for (shard, spec) in segment.shards.iter().zip(&self.manifest.view_arrays) {
+        let empty = || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
+        let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(empty);
+        if record.bytes.len() != segment.first {
+            return Err(Error::input(format!("view {}, segment {}: published already", key.0, key.1)));
+        }
+        for (shard, spec) in segment.shards.iter().zip(self.manifest.view_arrays.iter().skip(segment.first)) {
             let missing = shard.writer.missing_rows();
             if missing > 0 {
                 return Err(Error::input(format!("view {}, segment {}: array `{}` lacks {missing} rows", key.0, key.1, spec.path)));
@@ -132,10 +139,10 @@ impl Writer {
         })?;
         file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
         let mut next = self.manifest.clone();
-        let Err(at) = next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) else {
-            return Err(Error::input(format!("view {}, segment {}: published already", key.0, key.1)));
-        };
-        next.segments.insert(at, record);
+        match next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) {
+            Ok(at) => next.segments[at] = record,
+            Err(at) => next.segments.insert(at, record),
+        }
         self.commit(next)
     }
 
@@ -160,6 +167,8 @@ impl Writer {
 pub struct SegmentWriter {
     view: usize,
     segment: usize,
+    /// The first array that is written; those before it are published.
+    first: usize,
     encoder: Encoder,
     shards: Vec<Draft>,
 }
@@ -186,8 +195,8 @@ impl SegmentWriter {
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
-        let Some(Draft { writer, row_bytes, temporary, .. }) = self.shards.get_mut(array) else {
-            return Err(Error::input(format!("view {view}, segment {segment}: there is no array {array}")));
+        let Some(Draft { writer, row_bytes, temporary, .. }) = array.checked_sub(self.first).and_then(|at| self.shards.get_mut(at)) else {
+            return Err(Error::input(format!("view {view}, segment {segment}: there is no array {array}, or it is published")));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
         if !bytes.len().is_multiple_of(*row_bytes) || rows > missing {
@@ -238,13 +247,13 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     }
 }
 
-/// The manifest to go on from, if the cache was made by the same settings.
-fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
+/// The manifest to go on from, if the cache was made by the same settings; it is committed where it has more than the one that is there.
+fn resume(folder: &Path, plan: &Plan, found: Manifest) -> Result<Manifest> {
     let refused = |field: String, expected: String, found: String| {
         Error::input(format!("cache {}: made with another {field}: expected {expected}, found {found}", folder.display()))
             .hint("choose another folder with -o, or remove this one")
     };
-    if let Some((field, expected, found)) = document::difference(&plan.manifest, &found) {
+    if let Some((field, expected, found)) = document::difference(&within(&plan.manifest, &found), &found) {
         return Err(refused(field, expected, found));
     }
     for spec in &found.row_arrays {
@@ -254,19 +263,42 @@ fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
             return Err(refused(format!("{} in row {row}", spec.path), e.to_string(), f.to_string()));
         }
     }
-    found.segments.retain(|segment| {
-        plan.manifest.view_arrays.iter().zip(&segment.bytes).all(|(spec, &bytes)| {
+    let mut next = Manifest { segments: found.segments.clone(), ..plan.manifest.clone() };
+    next.teacher.file.clone_from(&found.teacher.file);
+    next.teacher.top1_basis_points = found.teacher.top1_basis_points;
+    next.data.spec.clone_from(&found.data.spec);
+    next.data.skipped.clone_from(&found.data.skipped);
+    for segment in &mut next.segments {
+        let is_there = |&(spec, &bytes): &(&ArraySpec, &u64)| {
             fs::metadata(folder.join(zarr::view_shard(spec, segment.view, segment.index))).is_ok_and(|m| m.is_file() && m.len() == bytes)
-        })
-    });
-    Ok(found)
+        };
+        let kept = next.view_arrays.iter().zip(&segment.bytes).take_while(is_there).count();
+        segment.bytes.truncate(kept);
+        segment.crc32c.truncate(kept);
+    }
+    next.segments.retain(|segment| !segment.bytes.is_empty());
+    // before the zarr.json of what is new: they follow from the manifest
+    if next != found {
+        document::store(folder, &next)?;
+    }
+    Ok(next)
+}
+
+/// What of a plan was there when `found` was made: fewer views, and the first of its taps and view arrays.
+fn within(plan: &Manifest, found: &Manifest) -> Manifest {
+    let mut within = plan.clone();
+    within.views = plan.views.min(found.views);
+    within.taps.truncate(found.taps.len());
+    within.view_arrays.truncate(found.view_arrays.len());
+    within
 }
 
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
 fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
-        let unpublished = zarr::parse_view_shard(manifest, path).is_some_and(|(view, segment)| manifest.segment(view, segment).is_none());
+        let unpublished =
+            zarr::parse_view_shard(manifest, path).is_some_and(|(array, view, segment)| array >= manifest.published_arrays(view, segment));
         if !file::is_temporary(name) && !unpublished {
             return Ok(());
         }
@@ -331,6 +363,59 @@ mod tests {
         assert!(contents(whole.path()) == contents(cut.path()));
         testing::write(cut.path(), &plan).unwrap();
         assert!(contents(whole.path()) == contents(cut.path()));
+    }
+
+    #[test]
+    fn views_and_arrays_are_added_without_touching_what_is_published() {
+        use std::os::unix::fs::MetadataExt;
+        let (grown, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let plan = testing::plan(10, 3, Codec::Zstd);
+        let mut small = testing::plan(10, 1, Codec::Zstd);
+        small.manifest.view_arrays.truncate(3);
+        small.manifest.taps.clear();
+        testing::write(grown.path(), &small).unwrap();
+        let inodes = |folder: &Path| -> BTreeMap<String, u64> {
+            let shards = contents(folder).into_keys().filter(|path| path.contains("/c/"));
+            shards.map(|path| (path.clone(), fs::metadata(folder.join(path)).unwrap().ino())).collect()
+        };
+        let before = inodes(grown.path());
+
+        // begun: a segment in the new array alone, and one of a new view
+        let mut writer = Writer::open(grown.path(), &plan).unwrap();
+        assert_eq!((writer.manifest().published_arrays(0, 1), writer.has(0, 1), writer.has(1, 0)), (3, false, false));
+        let mut shards = writer.segment(0, 1).unwrap();
+        assert!(shards.append(2, &[0; 12]).unwrap_err().to_string().contains("published"));
+        shards.append(3, &testing::rows(&plan.manifest.view_arrays[3], 0, 4..8)).unwrap();
+        writer.publish(shards).unwrap();
+        testing::publish(&mut writer, 2, 1).unwrap();
+        drop(writer);
+        assert!(Cache::open(grown.path()).unwrap_err().to_string().contains("incomplete"));
+        // what a kill leaves in the new array is swept, and a shard that is lost is written again with those after it
+        file::create_dirs(&grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
+        fs::write(grown.path().join("taps/conv/features/c/0/0/0/0/0"), b"unpublished").unwrap();
+        fs::remove_file(grown.path().join("logits/c/2/1/0")).unwrap();
+        let writer = Writer::open(grown.path(), &plan).unwrap();
+        assert!(!grown.path().join("taps/conv/features/c/0/0/0/0/0").exists());
+        assert_eq!(writer.manifest().published_arrays(2, 1), 2);
+        drop(writer);
+        testing::write(grown.path(), &plan).unwrap();
+        testing::write(whole.path(), &plan).unwrap();
+        assert!(contents(grown.path()) == contents(whole.path()));
+        let after = inodes(grown.path());
+        assert!(before.iter().filter(|(path, _)| path.contains("/c/0/")).all(|(path, inode)| after[path] == *inode));
+
+        // fewer views, fewer arrays or another first array are other settings
+        for (change, field) in [
+            ((|m| m.views = 2) as fn(&mut Manifest), "views"),
+            (|m| m.taps.clear(), "taps"),
+            (|m| m.view_arrays.truncate(3), "view_arrays"),
+            (|m| m.view_arrays[0].dtype = crate::array::Dtype::I32, "view_arrays[0].dtype"),
+        ] {
+            let mut other = plan.clone();
+            change(&mut other.manifest);
+            let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
+            assert!(error.contains(&format!("made with another {field}:")), "{error}");
+        }
     }
 
     #[test]

@@ -37,14 +37,14 @@ pub(super) fn view_shard(spec: &ArraySpec, view: usize, segment: usize) -> Strin
     format!("{}/c/{view}/{segment}{}", spec.path, "/0".repeat(spec.row_shape.len()))
 }
 
-/// The view and segment of which a path names a shard, if it names one. Decides from the path, so that its cost does not follow the numbers in a
+/// The view array (by its place), view and segment of which a path names a shard, if it names one. Decides from the path, so that its cost does not follow the numbers in a
 /// manifest.
-pub(super) fn parse_view_shard(manifest: &Manifest, path: &str) -> Option<(usize, usize)> {
-    manifest.view_arrays.iter().find_map(|spec| {
+pub(super) fn parse_view_shard(manifest: &Manifest, path: &str) -> Option<(usize, usize, usize)> {
+    manifest.view_arrays.iter().enumerate().find_map(|(array, spec)| {
         let mut coordinates = path.strip_prefix(&spec.path)?.strip_prefix("/c/")?.split('/');
         let (view, segment) = (coordinates.next()?.parse().ok()?, coordinates.next()?.parse().ok()?);
         let there = view < manifest.views && segment < manifest.segments_per_view() && view_shard(spec, view, segment) == path;
-        there.then_some((view, segment))
+        there.then_some((array, view, segment))
     })
 }
 
@@ -203,8 +203,8 @@ mod tests {
         let manifest = testing::manifest(10, 2, Codec::Zstd);
         assert_eq!(view_shard(&manifest.view_arrays[0], 1, 2), "input/c/1/2/0/0/0");
         assert_eq!(row_shard(&manifest.row_arrays[0]), "sample_id/c/0");
-        for spec in &manifest.view_arrays {
-            assert_eq!(parse_view_shard(&manifest, &view_shard(spec, 1, 2)), Some((1, 2)));
+        for (array, spec) in manifest.view_arrays.iter().enumerate() {
+            assert_eq!(parse_view_shard(&manifest, &view_shard(spec, 1, 2)), Some((array, 1, 2)));
         }
         for other in
             ["input/c/1/2/0/0", "input/c/1/2/0/0/1", "input/c/01/2/0/0/0", "input/c/2/0/0/0/0", "input/c/0/3/0/0/0", "logits/1/2/0", "x"]

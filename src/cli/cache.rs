@@ -6,6 +6,7 @@ use crate::cache::{self, ArraySpec, Codec, Manifest, VerifyReport};
 use crate::error::{Error, Result};
 use crate::extract::human_bytes;
 use crate::extract::live::{self, Live};
+use crate::recipe::Augmentation;
 use crate::runtime::{Device, Runtime, SessionOptions};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -41,7 +42,7 @@ enum Command {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-        /// Also compute the first rows again with this teacher, and compare
+        /// Also compute the first rows of the first and last view again with this teacher, and compare
         #[arg(long, value_name = "TEACHER.onnx")]
         live: Option<PathBuf>,
     },
@@ -90,7 +91,7 @@ fn verify(folder: &Path, teacher: Option<&Path>, context: &super::Context<'_>) -
 
 fn compare(folder: &Path, teacher: &Path, context: &super::Context<'_>) -> Result<Live> {
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
-    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads })
+    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads }, context.monitor)
 }
 
 /// What `verify` found.
@@ -110,6 +111,10 @@ struct Info<'a> {
     segments_total: usize,
     rows: usize,
     views: usize,
+    /// What they are made of, if images are augmented.
+    augment: Option<&'a Augmentation>,
+    /// Whether the inputs lie in the cache, or in its data set alone.
+    inputs: &'static str,
     segment_rows: usize,
     seed: u64,
     tool: &'a str,
@@ -141,8 +146,9 @@ struct ArrayInfo<'a> {
 
 impl<'a> Info<'a> {
     fn of(manifest: &'a Manifest) -> Self {
-        let rows: u64 = manifest.segments.iter().map(|s| manifest.rows_of_segment(s.index) as u64).sum();
         let array = |(index, spec): (usize, &'a ArraySpec)| {
+            let published = manifest.segments.iter().filter(|s| index < s.bytes.len());
+            let rows: u64 = published.map(|s| manifest.rows_of_segment(s.index) as u64).sum();
             let bytes = manifest.segments.iter().filter_map(|s| s.bytes.get(index)).sum();
             let raw_bytes = rows * raw_row_bytes(spec);
             ArrayInfo {
@@ -166,6 +172,8 @@ impl<'a> Info<'a> {
             segments_total: manifest.segments_total(),
             rows: manifest.rows,
             views: manifest.views,
+            augment: manifest.augment.as_ref(),
+            inputs: if manifest.stores_inputs() { "stored" } else { "source" },
             segment_rows: manifest.segment_rows,
             seed: manifest.seed,
             tool: &manifest.tool,
@@ -200,7 +208,13 @@ impl<'a> Info<'a> {
             format!("{} split {}, {} of {} samples{skipped}, {classes}", data.spec, data.split, self.rows, data.fingerprint.samples),
         );
         line("preprocessing", preprocess_text(data));
-        line("layout", format!("{} views of {} rows, segments of {} rows, seed {}", self.views, self.rows, self.segment_rows, self.seed));
+        let augment = self.augment.map_or_else(|| "unaugmented".to_owned(), ToString::to_string);
+        let plural = if self.views == 1 { "" } else { "s" };
+        line(
+            "views",
+            format!("{} view{plural}: {augment}; inputs {}", self.views, if self.inputs == "stored" { "stored" } else { "from the data" }),
+        );
+        line("layout", format!("{} rows a view, segments of {} rows, seed {}", self.rows, self.segment_rows, self.seed));
         let _ = write!(text, "\n{}", self.table());
         text
     }
@@ -321,6 +335,10 @@ mod tests {
         let on_disk: u64 = ["input", "inputs", "logits", "taps"].iter().map(|a| disk_bytes(&folder.path().join(a))).sum();
         assert_eq!(info.bytes, on_disk);
         let text = info.text(folder.path());
+        assert_eq!((info.augment, info.inputs), (None, "stored"));
+        let augmented = testing::augmented(10, 2, Codec::Raw);
+        let text_of_views = Info::of(&augmented).text(folder.path());
+        assert!(text_of_views.contains("2 views: flip, mixup 0.5; inputs stored"), "{text_of_views}");
         for part in ["91.25 %", "taps/conv/features", "3x2x2", "10 of 100 samples", "3 classes"] {
             assert!(text.contains(part), "{part} in:\n{text}");
         }

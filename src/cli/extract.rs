@@ -4,7 +4,7 @@ use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
-use crate::recipe::{DataSpec, Extract, Keep, Store};
+use crate::recipe::{Augment, Augmentation, ColorJitter, DataSpec, Extract, Inputs, Keep, Store, ViewCount};
 use crate::runtime::{Device, Runtime, SessionOptions};
 use clap::ValueEnum;
 use std::num::NonZeroUsize;
@@ -16,9 +16,12 @@ Examples:
   nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --limit 1000 --shuffle 1
   nst-cache extract teacher.onnx --data photos.tar.gz --tap /layer3/Relu_1_output_0@8x8=layer3 -o cache/photos
   nst-cache extract tf.onnx --data photos --tap block4/relu:0:nhwc
+  nst-cache extract teacher.onnx --data photos --views 8 --augment random-resized-crop --color-jitter 0.4 --cutmix 1
+  nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --views all --augment crop-flip
   nst-cache extract model.onnx --data npz:arrays.npz
 
-The teacher runs once over the data set. Stopped or killed, the same command goes on where it was.
+The teacher runs once over the data set, in each view of it. Stopped or killed, the same command goes on where it was.
+More views (--views) or another tap (--tap) are added to a cache that is there: only what is new is computed.
 `nst-cache inspect TEACHER.onnx` lists the taps; without --tap the suggested ones are kept.";
 
 /// Arguments of `extract`.
@@ -51,9 +54,27 @@ pub struct Args {
     /// Shuffle the data set with this seed before --limit
     #[arg(long, value_name = "SEED")]
     shuffle: Option<u64>,
-    /// Seed of the fixed order in which rows stand
+    /// Seed of the fixed order in which rows stand, and of the views
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
+    /// Views of each sample, each with an augmentation of its own; all takes every one that crop-flip or flip has
+    #[arg(long, value_name = "N|all", default_value = "1")]
+    views: ViewCount,
+    /// What part of an image a view shows: none, flip, crop-flip or random-resized-crop
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    augment: Augment,
+    /// Move brightness, contrast, saturation (by factors of up to 1±B, …) and hue (by up to ±H of the circle)
+    #[arg(long, value_name = "B[,C,S[,H]]")]
+    color_jitter: Option<ColorJitter>,
+    /// Blend each sample with another, by a share from Beta(ALPHA, ALPHA)
+    #[arg(long, value_name = "ALPHA")]
+    mixup: Option<f64>,
+    /// Put a box of another sample into each, of an area from Beta(ALPHA, ALPHA); with --mixup, either by chance
+    #[arg(long, value_name = "ALPHA")]
+    cutmix: Option<f64>,
+    /// Store what the teacher is fed, or let train decode it from the data again [default: stored up to 64 KiB a row]
+    #[arg(long, value_name = "stored|source")]
+    inputs: Option<InputsArg>,
     /// Leave out samples that cannot be read (decodes everything once more beforehand)
     #[arg(long)]
     skip_bad: bool,
@@ -68,6 +89,23 @@ pub struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     preprocess: PreprocessArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum InputsArg {
+    /// They lie in the cache
+    Stored,
+    /// They are decoded from the data set again
+    Source,
+}
+
+impl From<InputsArg> for Inputs {
+    fn from(arg: InputsArg) -> Self {
+        match arg {
+            InputsArg::Stored => Self::Stored,
+            InputsArg::Source => Self::Source,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -133,6 +171,9 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         batch: args.batch.map(NonZeroUsize::get),
         limit: args.limit.map(NonZeroUsize::get),
         shuffle: args.shuffle,
+        views: args.views,
+        augmentation: Augmentation { geometry: args.augment, color_jitter: args.color_jitter, mixup: args.mixup, cutmix: args.cutmix },
+        inputs: args.inputs.map(Inputs::from),
         seed: args.seed,
         skip_bad: args.skip_bad,
         output,
@@ -150,9 +191,10 @@ fn default_output(teacher: &Path) -> Result<PathBuf> {
 #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
 fn describe(report: &ExtractReport, output: &Path) -> String {
     let mut lines = vec![format!(
-        "{}: {} rows ({} computed by this run), {}, {:.1}x below raw, {:.1} s",
+        "{}: {} rows{} ({} computed by this run), {}, {:.1}x below raw, {:.1} s",
         output.display(),
         report.rows,
+        if report.views > 1 { format!(" in {} views", report.views) } else { String::new() },
         report.computed,
         human_bytes(report.bytes),
         report.raw_bytes as f64 / report.bytes.max(1) as f64,

@@ -45,6 +45,9 @@ pub struct Args {
     /// Part of the data set [default: train]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
+    /// Where the images lie that the cache was made of, if it does not store them [default: as the cache names them]
+    #[arg(long, value_name = "SPEC", conflicts_with = "data")]
+    source: Option<DataSpec>,
     /// Data set of the evaluation [default: the test split of the training data]
     #[arg(long, value_name = "SPEC[:SPLIT]")]
     test: Option<String>,
@@ -153,6 +156,10 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let objective = Objective::new(&terms, &pairs, plan.recipe.label_smoothing, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);
+    material.note_views(&plan.recipe, context);
+    // a cache serves two threads from the reservoirs that it keeps
+    let loader_threads = context.threads.clamp(1, if material.decodes() { 4 } else { 2 });
+    let options = Options { checkpoint_steps: plan.checkpoint_steps, log_steps: LOG_STEPS, loader_threads };
     announce(plan, &source, &objective, &pairs, context);
     // everything that the user gave has been resolved: from here on something is written
     folder.begin()?;
@@ -166,7 +173,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         folder: &plan.output,
         identity: &folder.identity(),
         resume: args.resume,
-        options: plan.options,
+        options,
         monitor: context.monitor,
     })?;
 
@@ -198,12 +205,14 @@ struct Plan {
     model: String,
     recipe: Train,
     cache: Option<PathBuf>,
+    /// Where the images of the cache lie.
+    source: Option<DataSpec>,
     data: Option<(DataSpec, String)>,
     test: Option<(DataSpec, String)>,
     preprocess: crate::recipe::PreprocessOptions,
     output: PathBuf,
     device: candle_core::Device,
-    options: Options,
+    checkpoint_steps: Option<usize>,
 }
 
 impl Plan {
@@ -248,19 +257,18 @@ impl Plan {
             return Err(Error::input("train: expected a cache or a data set, found neither")
                 .hint("write --cache DIR, or --data SPEC for training without a teacher"));
         }
-        // decoding images takes more than decoding chunks; a cache serves two threads from the reservoirs that it keeps
-        let loader_threads = context.threads.clamp(1, if cache.is_some() { 2 } else { 4 });
         let name = if entry.is_some() { args.student.clone() } else { stem(&args.student) };
         Ok(Self {
             model: entry.map_or_else(|| args.student.clone(), |e| e.model.clone()),
             recipe,
             cache,
+            source: args.source.clone(),
             data,
             test,
             preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
             output: args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(name)),
             device: device::training(args.device, context.monitor)?,
-            options: Options { checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get), log_steps: LOG_STEPS, loader_threads },
+            checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get),
         })
     }
 }

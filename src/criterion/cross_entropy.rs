@@ -12,18 +12,20 @@ use candle_core::Tensor;
 /// # Errors
 /// When a label is outside the classes, or shapes disagree.
 pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<Loss> {
-    labelled(logits, &[(labels, 1.0)], smoothing)
+    labelled(logits, &[(labels, &vec![1.0; labels.len()])], smoothing)
 }
 
-/// `L = λ·CE(s, a) + (1−λ)·CE(s, b)`: the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412). A row is left out when either label is −1.
+/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412; CutMix, Yun et al.
+/// 2019, arXiv:1905.04899). A row is left out when either label is −1.
 ///
 /// # Shapes
-/// `logits` `[batch, classes]`, `a` and `b` one label a row.
+/// `logits` `[batch, classes]`; `a` and `b` one label a row, `lambda` the share of `a` in each row.
 ///
 /// # Errors
 /// As [`cross_entropy`].
-pub fn mixed_cross_entropy(logits: &Tensor, a: &[i64], b: &[i64], lambda: f64) -> Result<Loss> {
-    labelled(logits, &[(a, lambda), (b, 1.0 - lambda)], 0.0)
+pub fn mixed_cross_entropy(logits: &Tensor, a: &[i64], b: &[i64], lambda: &[f64], smoothing: f64) -> Result<Loss> {
+    let rest: Vec<f64> = lambda.iter().map(|share| 1.0 - share).collect();
+    labelled(logits, &[(a, lambda), (b, &rest)], smoothing)
 }
 
 /// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` for given targets q (not renormalised).
@@ -39,15 +41,13 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Loss> {
     with_targets(logits, &wide(targets)?, rows)
 }
 
-/// Cross-entropy against a weighted sum of labels.
-fn labelled(logits: &Tensor, parts: &[(&[i64], f64)], smoothing: f64) -> Result<Loss> {
+/// Cross-entropy against weighted sums of labels: each part has a label and a share for each row.
+fn labelled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Result<Loss> {
     let (rows, classes) = rows_and_classes(logits, "cross-entropy")?;
     let mut targets = vec![0.0; rows * classes];
     let mut counted = 0;
-    for (labels, _) in parts {
-        if labels.len() != rows {
-            return Err(Error::input(format!("cross-entropy: expected {rows} labels, found {}", labels.len())));
-        }
+    if let Some((labels, shares)) = parts.iter().find(|(labels, shares)| labels.len() != rows || shares.len() != rows) {
+        return Err(Error::input(format!("cross-entropy: expected {rows} labels and shares, found {} and {}", labels.len(), shares.len())));
     }
     for (row, target) in targets.chunks_exact_mut(classes).enumerate() {
         if parts.iter().any(|(labels, _)| labels[row] == -1) {
@@ -56,8 +56,8 @@ fn labelled(logits: &Tensor, parts: &[(&[i64], f64)], smoothing: f64) -> Result<
         counted += 1;
         #[allow(clippy::cast_precision_loss, reason = "a number of classes")]
         target.fill(smoothing / classes as f64);
-        for (labels, share) in parts {
-            let label = labels[row];
+        for (labels, shares) in parts {
+            let (label, share) = (labels[row], shares[row]);
             let slot = usize::try_from(label).ok().and_then(|k| target.get_mut(k));
             *slot.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))? += share * (1.0 - smoothing);
         }
@@ -111,9 +111,24 @@ mod tests {
     #[test]
     fn gradients_match_finite_differences() {
         assert_gradient(&logits(), 1e-7, |s| cross_entropy(s, &[2, 0], 0.1).unwrap());
-        assert_gradient(&logits(), 1e-7, |s| mixed_cross_entropy(s, &[2, 0], &[1, 0], 0.3).unwrap());
+        assert_gradient(&logits(), 1e-7, |s| mixed_cross_entropy(s, &[2, 0], &[1, 0], &[0.3, 0.8], 0.1).unwrap());
         let targets = Tensor::from_vec(vec![0.2, 0.5, 0.2, 1.0, 0.0, 0.1], (2, 3), &Device::Cpu).unwrap();
         assert_gradient(&logits(), 1e-7, |s| soft_cross_entropy(s, &targets).unwrap());
+    }
+
+    #[test]
+    fn a_mixed_row_is_the_mean_of_its_two_labels_by_its_own_share() {
+        let row = |at: usize, label: i64| cross_entropy(&logits().narrow(0, at, 1).unwrap(), &[label], 0.1).unwrap();
+        let mixed = mixed_cross_entropy(&logits(), &[2, 0], &[1, 2], &[0.3, 0.8], 0.1).unwrap();
+        let expected = (0.3 * row(0, 2).value + 0.7 * row(0, 1).value + 0.8 * row(1, 0).value + 0.2 * row(1, 2).value) / 2.0;
+        assert!((mixed.value - expected).abs() < 1e-12);
+        // all of one label is that label's loss, whatever the other
+        let whole = mixed_cross_entropy(&logits(), &[2, 0], &[0, 1], &[1.0, 1.0], 0.1).unwrap();
+        assert!((whole.value - cross_entropy(&logits(), &[2, 0], 0.1).unwrap().value).abs() < 1e-12);
+        // a row whose partner has no label is left out
+        let left = mixed_cross_entropy(&logits(), &[2, 0], &[-1, 0], &[0.3, 0.8], 0.0).unwrap();
+        assert!((left.value - cross_entropy(&logits().narrow(0, 1, 1).unwrap(), &[0], 0.0).unwrap().value).abs() < 1e-12);
+        assert!(mixed_cross_entropy(&logits(), &[2, 0], &[1, 0], &[0.3], 0.0).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Colour, resize and centre crop of 8-bit images, as Pillow and torchvision do them.
 
 use super::Image;
+use super::augment::Crop;
 use super::resample::resample;
 use crate::error::{Error, Result};
 use crate::recipe::Interpolation;
@@ -19,8 +20,9 @@ pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
     Cow::Owned(Image { channels, pixels, ..*image })
 }
 
+/// The luma of ITU-R 601-2.
 #[allow(clippy::cast_possible_truncation, reason = "the weights sum to 65,536, so the result is at most 255")]
-fn luma([red, green, blue]: [u8; 3]) -> u8 {
+pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
 }
 
@@ -64,10 +66,58 @@ pub(super) fn center_crop(image: &Image, [height, width]: [usize; 2]) -> Result<
     };
     let half = |spare: usize| spare / 2 + usize::from(spare % 4 == 3);
     let (top, left) = (half(spare_rows), half(spare_columns));
-    let stride = image.width * image.channels;
-    let rows = image.pixels.chunks_exact(stride).skip(top).take(height);
+    Ok(Cow::Owned(part(image, [top, left], [height, width])))
+}
+
+/// A box of an image.
+///
+/// # Errors
+/// When it is empty or sticks out.
+pub(super) fn crop(image: &Image, crop: Crop) -> Result<Image> {
+    let side = |first: i32, length: i32, all: usize| {
+        let (first, length) = (usize::try_from(first).ok()?, usize::try_from(length).ok()?);
+        (length > 0 && first.checked_add(length)? <= all).then_some((first, length))
+    };
+    let (rows, columns) = (side(crop.top, crop.height, image.height), side(crop.left, crop.width, image.width));
+    let (Some((top, height)), Some((left, width))) = (rows, columns) else {
+        return Err(Error::input(format!("crop {crop:?}: expected a box inside the image of {}x{} pixels", image.height, image.width)));
+    };
+    Ok(part(image, [top, left], [height, width]))
+}
+
+/// A box inside an image.
+fn part(image: &Image, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Image {
+    let rows = image.pixels.chunks_exact(image.width * image.channels).skip(top).take(height);
     let pixels = rows.flat_map(|row| &row[left * image.channels..(left + width) * image.channels]).copied().collect();
-    Ok(Cow::Owned(Image { height, width, channels: image.channels, pixels }))
+    Image { height, width, channels: image.channels, pixels }
+}
+
+/// The image seen through a window of its own size whose corner lies at `(top, left)`; what is outside the image has the colour `fill`.
+pub(super) fn shift(image: &Image, top: i32, left: i32, fill: &[u8]) -> Image {
+    let within =
+        |position: usize, offset: i32, size: usize| position.checked_add_signed(isize::try_from(offset).ok()?).filter(|&p| p < size);
+    let mut pixels = Vec::with_capacity(image.pixels.len());
+    for y in 0..image.height {
+        let row = within(y, top, image.height);
+        for x in 0..image.width {
+            let inside = row.zip(within(x, left, image.width)).map(|(row, column)| (row * image.width + column) * image.channels);
+            let pixel = inside.and_then(|at| image.pixels.get(at..at + image.channels)).unwrap_or(fill);
+            pixels.extend_from_slice(pixel);
+        }
+    }
+    Image { pixels, ..*image }
+}
+
+/// Turns an image round, left to right.
+pub(super) fn mirror(image: &mut Image) {
+    let Image { width, channels, .. } = *image;
+    for row in image.pixels.chunks_exact_mut(width * channels) {
+        for x in 0..width / 2 {
+            for channel in 0..channels {
+                row.swap(x * channels + channel, (width - 1 - x) * channels + channel);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +186,34 @@ mod tests {
         assert_eq!(grey, pillow("grey.raw", [23, 31], 1));
         let rgb = with_channels(&grey, 3).into_owned();
         assert_eq!(rgb.pixels[..6], [grey.pixels[0], grey.pixels[0], grey.pixels[0], grey.pixels[1], grey.pixels[1], grey.pixels[1]]);
+    }
+
+    #[test]
+    fn a_resized_crop_matches_torchvision() {
+        let name = "crop-3-5-13x17-to-10x12";
+        let part = crop(&source(), Crop { top: 3, left: 5, height: 13, width: 17 }).unwrap();
+        let mut found = resize(&part, [10, 12], Interpolation::Bilinear).unwrap().into_owned();
+        assert_eq!(difference(&found, &pillow(&format!("{name}.raw"), [10, 12], 3)), (0, 0));
+        mirror(&mut found);
+        assert_eq!(difference(&found, &pillow(&format!("{name}-mirrored.raw"), [10, 12], 3)), (0, 0));
+        let whole = Crop { top: 0, left: 0, height: 23, width: 31 };
+        assert_eq!(crop(&source(), whole).unwrap(), source());
+        for bad in [
+            Crop { top: -1, ..whole },
+            Crop { left: 1, ..whole },
+            Crop { height: 0, ..whole },
+            Crop { width: -3, ..whole },
+            Crop { top: i32::MAX, height: i32::MAX, ..whole },
+        ] {
+            assert!(crop(&source(), bad).unwrap_err().to_string().contains("inside the image of 23x31"));
+        }
+    }
+
+    #[test]
+    fn a_window_moved_far_away_shows_nothing_but_the_fill() {
+        let away = shift(&source(), i32::MAX, i32::MIN, &[1, 2, 3]);
+        assert!(away.pixels.len() == 23 * 31 * 3 && away.pixels.as_chunks().0.iter().all(|p| *p == [1, 2, 3]));
+        assert_eq!(shift(&source(), 0, 0, &[0; 3]), source());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::onnx::Dim;
 use crate::recipe::{Channels, Layout, Preprocess, PreprocessOptions, preset};
 use half::f16;
+use std::borrow::Cow;
 
 /// Side of an input that nothing else decides.
 const DEFAULT_SIDE: usize = 224;
@@ -155,22 +156,37 @@ impl Axes {
 /// # Errors
 /// When the image cannot be resized (an empty side).
 pub fn to_bytes(preprocess: &Preprocess, image: &Image) -> Result<Vec<u8>> {
-    let channels = preprocess.channels.count();
-    let coloured = geometry::with_channels(image, channels);
+    let coloured = geometry::with_channels(image, preprocess.channels.count());
+    Ok(lay_out(preprocess, fit(preprocess, &coloured)?.into_owned()))
+}
+
+/// Resize and centre crop.
+///
+/// # Errors
+/// As [`to_bytes`].
+pub(super) fn fit<'a>(preprocess: &Preprocess, image: &'a Image) -> Result<Cow<'a, Image>> {
     let resized = match preprocess.resize {
-        Some(shorter) => geometry::resize(&coloured, geometry::shorter_side(&coloured, shorter), preprocess.interpolation)?,
-        None => geometry::resize(&coloured, preprocess.size, preprocess.interpolation)?,
+        Some(shorter) => geometry::resize(image, geometry::shorter_side(image, shorter), preprocess.interpolation)?,
+        None => geometry::resize(image, preprocess.size, preprocess.interpolation)?,
     };
-    let cropped = geometry::center_crop(&resized, preprocess.size)?;
+    Ok(match resized {
+        Cow::Borrowed(image) => geometry::center_crop(image, preprocess.size)?,
+        Cow::Owned(image) => Cow::Owned(geometry::center_crop(&image, preprocess.size)?.into_owned()),
+    })
+}
+
+/// The bytes of an image of the model's size and channels in its layout and order of channels.
+pub(super) fn lay_out(preprocess: &Preprocess, image: Image) -> Vec<u8> {
+    let channels = preprocess.channels.count();
     let source = |channel: usize| if preprocess.channels == Channels::Bgr { channels - 1 - channel } else { channel };
-    let plane = |channel: usize| cropped.pixels.iter().skip(source(channel)).step_by(channels).copied();
-    Ok(match preprocess.layout {
+    let plane = |channel: usize| image.pixels.iter().skip(source(channel)).step_by(channels).copied();
+    match preprocess.layout {
         Layout::Nchw => (0..channels).flat_map(plane).collect(),
         Layout::Nhwc if preprocess.channels == Channels::Bgr => {
-            cropped.pixels.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [b, g, r]).collect()
+            image.pixels.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [b, g, r]).collect()
         }
-        Layout::Nhwc => cropped.into_owned().pixels,
-    })
+        Layout::Nhwc => image.pixels,
+    }
 }
 
 /// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float inputs, the values themselves for integers.

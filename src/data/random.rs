@@ -2,12 +2,20 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::HashMap;
 
 /// The generator of one use.
 pub(super) fn generator(seed: u64, usage: [u8; 8]) -> ChaCha8Rng {
+    keyed(seed, usage, 0, 0)
+}
+
+/// The generator of one use for one sample and view: a stream of its own, so that nothing drawn elsewhere moves it.
+pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&usage);
+    key[16..24].copy_from_slice(&sample.to_le_bytes());
+    key[24..].copy_from_slice(&view.to_le_bytes());
     ChaCha8Rng::from_seed(key)
 }
 
@@ -17,6 +25,45 @@ pub(super) fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
     ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
 }
 
+/// A number in (0, 1): the middle of one of 2⁵² equal parts, so neither end is ever drawn.
+#[allow(clippy::cast_precision_loss, reason = "52 bits and a half are exact in f64")]
+pub(super) fn unit(rng: &mut ChaCha8Rng) -> f64 {
+    ((rng.next_u64() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+}
+
+/// A number in `low..high`.
+pub(super) fn uniform(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {
+    low + (high - low) * unit(rng)
+}
+
+/// A number from Beta(α, α): algorithm BA of Cheng (1978, doi:10.1145/359460.359482), in logarithms so that a small α does not overflow.
+pub(super) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
+    let slope = if alpha <= 1.0 { alpha.recip() } else { ((2.0 * alpha - 2.0) / (2.0 * alpha * alpha - 2.0 * alpha)).sqrt() };
+    let gamma = alpha + slope.recip();
+    loop {
+        let (u1, u2) = (unit(rng), unit(rng));
+        let v = slope * (u1 / (1.0 - u1)).ln();
+        // W = α·exp(V); the draw is W / (α + W), that is the logistic function of V
+        let log_sum = alpha.ln() + v.max(0.0) + (-v.abs()).exp().ln_1p();
+        let log_ratio = 2.0 * alpha * ((2.0 * alpha).ln() - log_sum) + gamma * v - 4f64.ln();
+        if log_ratio >= 2.0 * u1.ln() + u2.ln() {
+            return (1.0 + (-v).exp()).recip();
+        }
+    }
+}
+
+/// The element at `position` of a random order of `0..count`: the first steps of a shuffle by Fisher and Yates, which keeps but what was moved.
+pub(super) fn permuted(rng: &mut ChaCha8Rng, count: u32, position: u32) -> u32 {
+    let mut moved = HashMap::new();
+    let mut taken = 0;
+    for place in 0..=position.min(count.saturating_sub(1)) {
+        let chosen = place + below(rng, count - place);
+        let here = moved.get(&place).copied().unwrap_or(place);
+        taken = moved.insert(chosen, here).unwrap_or(chosen);
+    }
+    taken
+}
+
 /// Puts the elements in a random order (Fisher and Yates), the same for the same seed for ever.
 #[allow(clippy::cast_possible_truncation, reason = "the product's high half is below the bound, which is a usize")]
 pub fn shuffle<T>(items: &mut [T], seed: u64) {
@@ -24,5 +71,39 @@ pub fn shuffle<T>(items: &mut [T], seed: u64) {
     for last in (1..items.len()).rev() {
         let chosen = (u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64;
         items.swap(last, chosen as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::cast_precision_loss, reason = "counts")]
+    fn beta_has_the_moments_of_its_distribution() {
+        const DRAWS: usize = 20_000;
+        let mut rng = generator(1, *b"test\0\0\0\0");
+        for alpha in [0.01, 0.2, 1.0, 4.0, 100.0] {
+            let draws: Vec<f64> = (0..DRAWS).map(|_| beta(&mut rng, alpha)).collect();
+            assert!(draws.iter().all(|x| (0.0..=1.0).contains(x)));
+            let moment = |power: i32| draws.iter().map(|x| (x - 0.5).powi(power)).sum::<f64>() / DRAWS as f64;
+            // variance 1/(4(2α+1)), fourth central moment 3/(16(2α+1)(2α+3))
+            let variance = 0.25 / (2.0 * alpha + 1.0);
+            let fourth = 3.0 / (16.0 * (2.0 * alpha + 1.0) * (2.0 * alpha + 3.0));
+            assert!(moment(1).abs() < 4.0 * (variance / DRAWS as f64).sqrt(), "{alpha}: mean {}", moment(1));
+            assert!((moment(2) / variance - 1.0).abs() < 0.05, "{alpha}: variance {}", moment(2));
+            assert!((moment(4) / fourth - 1.0).abs() < 0.12, "{alpha}: fourth moment {}", moment(4));
+        }
+    }
+
+    #[test]
+    fn positions_of_one_order_are_all_there() {
+        let at = |sample, position| permuted(&mut keyed(3, *b"test\0\0\0\0", sample, 0), 20, position);
+        let order = |sample| (0..20).map(|p| at(sample, p)).collect::<Vec<_>>();
+        let mut sorted = order(1);
+        assert_ne!(sorted, order(2));
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..20).collect::<Vec<_>>());
+        assert_eq!(permuted(&mut generator(0, [0; 8]), 1, 0), 0);
     }
 }

@@ -1,8 +1,10 @@
 //! The teacher's own top-1, from the logits in the cache.
 
-use crate::cache::{Cache, Decoder};
+use crate::cache::{Cache, Decoder, ViewTable};
+use crate::data::augment::Parameter;
 use crate::error::Result;
 use crate::monitor::Monitor;
+use crate::recipe::Augmentation;
 use std::path::Path;
 
 /// Rows decoded at a time.
@@ -16,16 +18,17 @@ pub(super) struct Accuracy {
     classes: usize,
 }
 
-/// Reads labels and logits of a complete cache with labelled rows.
+/// Reads labels and logits of the first view of a complete cache with labelled rows. A mixed row counts by the label of its larger share.
 ///
 /// # Errors
 /// When the cache cannot be read.
 pub(super) fn of_cache(folder: &Path, classes: usize) -> Result<Accuracy> {
     let cache = Cache::open(folder)?;
     let logits = cache.array("logits")?;
+    let labels = labels(&cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
     let mut accuracy = Accuracy { correct: 0, labelled: 0, classes };
-    for (block, labels) in cache.labels().chunks(BLOCK_ROWS).enumerate() {
+    for (block, labels) in labels.chunks(BLOCK_ROWS).enumerate() {
         logits.read(&mut decoder, 0, block * BLOCK_ROWS, labels.len(), &mut bytes)?;
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         for (row, &label) in values.chunks(classes).zip(labels) {
@@ -36,6 +39,20 @@ pub(super) fn of_cache(folder: &Path, classes: usize) -> Result<Accuracy> {
         }
     }
     Ok(accuracy)
+}
+
+/// The label of each row's larger share.
+fn labels(cache: &Cache) -> Result<Vec<i64>> {
+    let labels = cache.labels();
+    if !cache.manifest().augment.as_ref().is_some_and(Augmentation::mixes) {
+        return Ok(labels.to_vec());
+    }
+    let table = ViewTable::read(cache, 0, &[Parameter::Partner, Parameter::Mix])?;
+    let of_row = |row: usize| {
+        let other = table.view(row)?.mix.filter(|mix| mix.weight < 0.5).map_or(row, |mix| mix.partner);
+        Ok(labels.get(other).copied().unwrap_or(-1))
+    };
+    (0..labels.len()).map(of_row).collect()
 }
 
 /// The first of the largest values.

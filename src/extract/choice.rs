@@ -1,6 +1,7 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
 use super::output::Output;
+use crate::cache::{ArraySpec, Manifest};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
@@ -8,22 +9,55 @@ use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
 use crate::recipe::{Extract, Layout};
 use crate::runtime::Probe;
 
-/// Decides what is kept: the taps asked for, or the suggested maps and the penultimate vector, then the
-/// logits (last, so that a value that is not finite is reported where it arises).
+/// Decides what is kept: what the cache has; then the taps asked for (in a new cache the suggested maps and the penultimate vector, if none are),
+/// then the logits (last, so that a value that is not finite is reported where it arises).
 ///
 /// # Errors
-/// When a tap is unknown, its shape varies between samples, or it cannot be pooled as asked.
-pub(super) fn choose(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn Monitor) -> Result<Vec<Output>> {
+/// When a tap is unknown, its shape varies between samples, it cannot be pooled as asked, or the cache has another one of its name.
+pub(super) fn choose(
+    recipe: &Extract,
+    model: &Model,
+    probe: &Probe,
+    existing: Option<&Manifest>,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Output>> {
     let candidates = tap::candidates(model, &probe.shapes);
-    let logits = choose_logits(recipe, model, probe, monitor)?;
-    let choices = choose_taps(recipe, probe, &candidates)?;
-    let mut outputs = choices.into_iter().map(|choice| output(&choice, probe, &candidates)).collect::<Result<Vec<_>>>()?;
-    outputs.extend(logits);
+    let specs = existing.iter().flat_map(|manifest| &manifest.view_arrays).filter(|spec| is_output(spec));
+    let mut outputs = specs.map(|spec| recorded(spec, probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    let mut asked = Vec::new();
+    if existing.is_none() || !recipe.taps.is_empty() {
+        let choices = choose_taps(recipe, probe, &candidates)?;
+        asked = choices.iter().map(|choice| output(choice, probe, &candidates)).collect::<Result<_>>()?;
+    }
+    if existing.is_none() || recipe.logits.is_some() {
+        asked.extend(choose_logits(recipe, model, probe, monitor)?);
+    }
+    for new in asked {
+        match outputs.iter().find(|there| there.path() == new.path()) {
+            None => outputs.push(new),
+            Some(there) if (&there.tensor, &there.shape, &there.axes) == (&new.tensor, &new.shape, &new.axes) => {}
+            Some(there) => {
+                let (path, folder) = (new.path(), recipe.output.display());
+                let shown = |o: &Output| format!("tensor `{}` {:?}", o.tensor, o.shape);
+                return Err(Error::input(format!(
+                    "cache {folder}: made with another tap: {path}: expected {}, found {}",
+                    shown(&new),
+                    shown(there)
+                ))
+                .hint("give the new one a name of its own: --tap TENSOR=ALIAS"));
+            }
+        }
+    }
     if outputs.is_empty() {
         return Err(Error::input("teacher: no tap is suggested and there are no logits")
             .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
     }
     Ok(outputs)
+}
+
+/// Whether an array of a cache holds values of the teacher.
+pub(super) fn is_output(spec: &ArraySpec) -> bool {
+    spec.path == "logits" || spec.path.starts_with("taps/")
 }
 
 fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn Monitor) -> Result<Option<Output>> {
@@ -137,6 +171,24 @@ fn grid_of_tokens(choice: &TapChoice, tokens: usize, candidate: Option<&Tap>) ->
         ))
         .hint(format!("name their height and width: --tap {}@HxW", choice.tensor))
     })
+}
+
+/// How an array of the cache is computed from its tensor.
+pub(super) fn recorded(spec: &ArraySpec, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
+    let unknown = || Error::input(format!("cache array {}: expected logits or the features of a tap of the teacher", spec.path));
+    let tensor = spec.tensor.clone().ok_or_else(unknown)?;
+    if spec.path == "logits" {
+        return logits(&tensor, probe);
+    }
+    let alias = spec.path.strip_prefix("taps/").and_then(|p| p.strip_suffix("/features")).ok_or_else(unknown)?.to_owned();
+    let (layout, size) = match (spec.axes.concat().as_str(), spec.row_shape.as_slice()) {
+        ("chw", &[_, h, w]) => (Some(Layout::Nchw), Some([h, w])),
+        ("hwc", &[h, w, _]) => (Some(Layout::Nhwc), Some([h, w])),
+        _ => (None, None),
+    };
+    // tokens are stored as a map, but have no axis order of their own
+    let is_map = probe.shapes.get(&tensor).is_some_and(|shape| shape.len() == 4);
+    output(&TapChoice { tensor, alias, layout: layout.filter(|_| is_map), size }, probe, candidates)
 }
 
 /// The probed shape of one row of a tensor.

@@ -27,7 +27,7 @@ impl Estimate {
         self.raw_bytes += raw as u64;
     }
 
-    /// From the first batch to all rows.
+    /// From the first batch to the rows of all views.
     pub(super) fn scale_to(&mut self, rows: usize) {
         let scale = |bytes: u64| {
             let scaled = u128::from(bytes) * rows as u128 / self.measured.0.max(1) as u128;

@@ -1,16 +1,17 @@
-//! Whether a cache holds what its teacher computes: the first rows are computed again from the stored inputs and compared.
+//! Whether a cache holds what its teacher computes: the first rows of its first and last view are computed again from their inputs and compared.
 
-use super::output::Output;
-use super::source::{Input, fed};
-use super::{choice, source};
+use super::source::Input;
+use super::{batch, choice, source};
 use crate::array::{Array, Dtype, Values};
-use crate::cache::{ArraySpec, Cache, Decoder};
-use crate::error::{Error, Result};
+use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
+use crate::data::{self, Dataset};
+use crate::error::{Context as _, Error, Result};
+use crate::monitor::Monitor;
 use crate::onnx::Model;
-use crate::onnx::tap::{self, Tap, TapChoice};
-use crate::recipe::Layout;
-use crate::runtime::{self, Probe, Runtime, Session, SessionOptions};
+use crate::onnx::tap;
+use crate::runtime::{self, Runtime, Session, SessionOptions};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What a value may differ by, relative to max(1, |value|): four times f16's rounding, and ten times what machines differ by in f32.
@@ -44,11 +45,12 @@ impl Live {
     }
 }
 
-/// Computes the first batch of rows again and compares every array of features and logits.
+/// Computes the first batch of rows of the first and of the last view again and compares every array of features and logits. Inputs that are not
+/// stored are decoded from the data set that the cache names.
 ///
 /// # Errors
 /// When the model is not the cache's teacher, cannot run, or the cache cannot be read.
-pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &SessionOptions) -> Result<Live> {
+pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<Live> {
     let cache = Cache::open(folder)?;
     let manifest = cache.manifest();
     let model = Model::read(teacher)?;
@@ -61,50 +63,59 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
         )));
     }
     let rows = manifest.teacher.batch.min(manifest.rows);
-    let (inputs, kept): (Vec<&ArraySpec>, Vec<&ArraySpec>) =
-        manifest.view_arrays.iter().partition(|a| a.path == "input" || a.path.starts_with("inputs/"));
-    let inputs: Vec<Input> = inputs.into_iter().map(source::stored_input).collect();
+    let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
+    let inputs = inputs(&model, manifest)?;
     let shapes: Vec<(String, Vec<usize>)> = inputs.iter().map(|i| (i.name.clone(), i.row_shape.clone())).collect();
     let probe = runtime::probe(runtime, &model, &shapes)?;
     let candidates = tap::candidates(&model, &probe.shapes);
-    let outputs = kept.iter().map(|spec| output(spec, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    let outputs = kept.iter().map(|spec| choice::recorded(spec, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
+    let originals = dataset.as_deref().map(|dataset| Originals::new(&cache, dataset)).transpose()?;
 
-    let read = |path: &str| {
-        let mut bytes = Vec::new();
-        cache.array(path)?.read(&mut Decoder::default(), 0, 0, rows, &mut bytes).map(|()| bytes)
-    };
-    let arrays = inputs
-        .iter()
-        .map(|input| fed(input, manifest.data.preprocess.as_ref(), &read(&input.path)?, probe.batch.unwrap_or(rows)))
-        .collect::<Result<Vec<Array>>>()?;
-    let named: Vec<(&str, &Array)> = inputs.iter().map(|input| input.name.as_str()).zip(&arrays).collect();
     let tensors: Vec<String> = outputs.iter().map(|o| o.tensor.clone()).collect();
-    let computed = Session::new(runtime, &model, &tensors, options)?.run(&named, &tensors)?;
-
-    let compared = kept.iter().zip(&outputs).zip(computed).map(|((spec, output), values)| {
-        let expected: Vec<f32> = bytemuck::pod_collect_to_vec(&output.encode(values, Dtype::F32, rows, |row| format!("row {row}"))?);
-        let max_relative = difference(&expected, &floats(spec.dtype, &read(&spec.path)?)?);
-        Ok(LiveArray { path: spec.path.clone(), max_relative })
-    });
-    Ok(Live { rows, arrays: compared.collect::<Result<_>>()?, bound: BOUND })
+    let mut session = Session::new(runtime, &model, &tensors, options)?;
+    let mut arrays: Vec<LiveArray> = kept.iter().map(|spec| LiveArray { path: spec.path.clone(), max_relative: 0.0 }).collect();
+    let views: BTreeSet<usize> = [0, manifest.views - 1].into();
+    for &view in &views {
+        let read = |path: &str| {
+            let mut bytes = Vec::new();
+            cache.array(path)?.read(&mut Decoder::default(), view, 0, rows, &mut bytes).map(|()| bytes)
+        };
+        let stored = match &originals {
+            Some(originals) => {
+                let table = originals.table(view)?;
+                vec![(0..rows).map(|row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?.concat()]
+            }
+            None => inputs.iter().map(|input| read(&input.path)).collect::<Result<_>>()?,
+        };
+        let fed = inputs
+            .iter()
+            .zip(&stored)
+            .map(|(input, bytes)| batch::fed(input, manifest.data.preprocess.as_ref(), bytes, probe.batch.unwrap_or(rows)));
+        let fed = fed.collect::<Result<Vec<Array>>>()?;
+        let named: Vec<(&str, &Array)> = inputs.iter().map(|input| input.name.as_str()).zip(&fed).collect();
+        let computed = session.run(&named, &tensors)?;
+        for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut arrays) {
+            let expected: Vec<f32> = bytemuck::pod_collect_to_vec(&output.encode(values, Dtype::F32, rows, |row| format!("row {row}"))?);
+            array.max_relative = array.max_relative.max(difference(&expected, &floats(spec.dtype, &read(&spec.path)?)?));
+        }
+    }
+    Ok(Live { rows: rows * views.len(), arrays, bound: BOUND })
 }
 
-/// How an array of the cache is computed from its tensor.
-fn output(spec: &ArraySpec, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
-    let unknown = || Error::input(format!("cache array {}: expected logits or the features of a tap of the teacher", spec.path));
-    let tensor = spec.tensor.clone().ok_or_else(unknown)?;
-    if spec.path == "logits" {
-        return choice::logits(&tensor, probe);
+/// The teacher's inputs as the cache was made with them.
+fn inputs(model: &Model, manifest: &Manifest) -> Result<Vec<Input>> {
+    if let (false, Some(preprocess), [input]) = (manifest.stores_inputs(), &manifest.data.preprocess, model.inputs().as_slice()) {
+        return Ok(vec![source::image_input(input, preprocess)]);
     }
-    let alias = spec.path.strip_prefix("taps/").and_then(|p| p.strip_suffix("/features")).ok_or_else(unknown)?.to_owned();
-    let (layout, size) = match (spec.axes.concat().as_str(), spec.row_shape.as_slice()) {
-        ("chw", &[_, h, w]) => (Some(Layout::Nchw), Some([h, w])),
-        ("hwc", &[h, w, _]) => (Some(Layout::Nhwc), Some([h, w])),
-        _ => (None, None),
-    };
-    // tokens are stored as a map, but have no axis order of their own
-    let is_map = probe.shapes.get(&tensor).is_some_and(|shape| shape.len() == 4);
-    choice::output(&TapChoice { tensor, alias, layout: layout.filter(|_| is_map), size }, probe, candidates)
+    Ok(manifest.view_arrays.iter().filter(|spec| spec.is_input()).map(source::stored_input).collect())
+}
+
+/// The data set that a cache without inputs was made of.
+fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
+    let data = &manifest.data;
+    data::open(&data.spec.parse()?, &data.split, monitor)
+        .context(|| "the inputs are not stored, and their data set cannot be opened".to_owned())
 }
 
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {

@@ -1,9 +1,10 @@
 //! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with bounded queues. Never names the student.
 //!
-//! `source` turns samples into the teacher's inputs, `choice` decides what is kept of the teacher and `output` how, `rows` fixes which sample
+//! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides what is kept of the teacher and `output` how, `rows` fixes which sample
 //! stands in which row, `plan` lays it out on disk, `pipeline` computes the missing segments, `accuracy` reads the teacher's own top-1 back.
 
 mod accuracy;
+mod batch;
 mod choice;
 mod estimate;
 pub mod live;
@@ -14,16 +15,19 @@ mod rows;
 mod source;
 
 use crate::cache::{Manifest, Plan, TeacherRecord, Writer};
+use crate::data::augment::{Parameter, Views};
 use crate::data::{self, subset};
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::onnx::Model;
-use crate::recipe::Extract;
+use crate::recipe::{Extract, Inputs, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use output::Output;
 use rows::{Rows, TeacherClasses};
 use serde::Serialize;
 use source::Source;
+use std::ops::Range;
+use std::path::Path;
 use std::time::Instant;
 
 pub use estimate::human_bytes;
@@ -36,7 +40,9 @@ pub use source::recorded_preprocess;
 pub struct ExtractReport {
     /// Rows of the cache.
     pub rows: usize,
-    /// Rows that this run computed (the others were there).
+    /// Views of each.
+    pub views: usize,
+    /// Rows that this run computed, of all views (the others were there).
     pub computed: usize,
     /// Bytes of all shards.
     pub bytes: u64,
@@ -64,9 +70,22 @@ struct Job<'a> {
     rows: &'a Rows,
     /// Rows of one inference.
     batch: usize,
+    /// The manifest of the cache that is gone on with or added to.
+    existing: Option<&'a Manifest>,
+    /// What the views are made of; `None`: images as they are, and arrays.
+    views: Option<Views>,
+    /// Their parameters that are stored.
+    parameters: Vec<Parameter>,
+    /// How many views.
+    view_count: usize,
+    /// Whether inputs are stored.
+    stores_inputs: bool,
 }
 
-/// Runs the recipe; resumes where an earlier run stopped.
+/// Inputs of more bytes a row than this are decoded again by whoever trains, unless told otherwise: at 224×224 they would be most of the cache.
+const STORED_INPUT_BYTES: usize = 64 << 10;
+
+/// Runs the recipe; resumes where an earlier run stopped, and adds the views and taps that a cache lacks.
 ///
 /// # Errors
 /// Names what is wrong with data, teacher, taps, values, disk or an existing cache, and what to do. When the user asks to stop, published
@@ -92,6 +111,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
         let manifest = finish(job, &plan, computed, monitor)?;
         Ok(ExtractReport {
             rows: job.rows.len(),
+            views: manifest.views,
             computed,
             bytes: manifest.segments.iter().flat_map(|s| &s.bytes).sum(),
             raw_bytes: estimate.raw_bytes,
@@ -113,13 +133,14 @@ pub fn bare(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monit
     /// Batches that are taken in turn.
     const BATCHES: usize = 4;
     prepare(recipe, runtime, options, monitor, |job, _, mut session| {
-        let chunks: Vec<&[usize]> = job.rows.samples.chunks(job.batch).collect();
-        let batches = chunks.iter().take(BATCHES).map(|samples| job.source.batch(samples)).collect::<Result<Vec<_>>>()?;
+        let rows = job.rows.len();
+        let chunks: Vec<Range<usize>> = (0..rows).step_by(job.batch).map(|first| first..(first + job.batch).min(rows)).collect();
+        let batches = chunks.iter().take(BATCHES).map(|rows| batch::read(job, 0, rows.clone())).collect::<Result<Vec<_>>>()?;
         // the first run allocates
-        session.run(&job.source.feed(&batches[0]), &job.tensors)?;
+        session.run(&batches[0].feed(job), &job.tensors)?;
         let started = Instant::now();
         for (_, batch) in chunks.iter().zip(batches.iter().cycle()) {
-            session.run(&job.source.feed(batch), &job.tensors)?;
+            session.run(&batch.feed(job), &job.tensors)?;
         }
         Ok((job.rows.len(), started.elapsed().as_secs_f64()))
     })
@@ -139,18 +160,64 @@ fn prepare<R>(
     let mut source = Source::new(recipe, &model, &subset, monitor)?;
     let probe = runtime::probe(runtime, &model, &source.shapes())?;
     source.fixed_batch = probe.batch;
-    let outputs = choice::choose(recipe, &model, &probe, monitor)?;
+    let existing = existing(&recipe.output, &model, &source)?;
+    let outputs = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
     let classes = TeacherClasses { classes: output::classes(&outputs), recorded_classes: source::recorded_classes(&model)? };
     let rows = Rows::arrange(recipe, &source, subset.indices.clone(), classes, monitor)?;
-    let tensors = outputs.iter().map(|o| o.tensor.clone()).collect();
-    let batch = source.batch_size(recipe.batch, &outputs)?;
-    let job = Job { recipe, source: &source, outputs: &outputs, tensors, rows: &rows, batch };
+    let job = job(recipe, &source, &outputs, &rows, existing.as_ref(), monitor)?;
 
     let session = Session::new(runtime, &model, &job.tensors, options)?;
     if options.device == Device::Auto {
         monitor.note(&format!("the teacher runs on {}", session.provider()));
     }
     body(&job, &model, session)
+}
+
+/// The manifest of a cache of this teacher and preprocessing in the folder. Any other one is refused when it is opened, by what differs.
+fn existing(folder: &Path, model: &Model, source: &Source<'_>) -> Result<Option<Manifest>> {
+    let found = Manifest::find(folder)?;
+    Ok(found.filter(|m| m.teacher.sha256 == model.sha256() && m.data.preprocess == source.preprocess))
+}
+
+/// Decides batch, views and what is stored of the inputs: as the recipe says, else as the cache has it.
+fn job<'a>(
+    recipe: &'a Extract,
+    source: &'a Source<'a>,
+    outputs: &'a [Output],
+    rows: &'a Rows,
+    existing: Option<&'a Manifest>,
+    monitor: &dyn Monitor,
+) -> Result<Job<'a>> {
+    let augmentation = recipe.augmentation.clone();
+    augmentation.validate()?;
+    let size = source.preprocess.as_ref().map_or([0, 0], |p| p.size);
+    let views = Views { augmentation, size, seed: recipe.seed, rows: rows.len() };
+    let (asked, there) = (views.count(recipe.views)?, existing.map_or(1, |m| m.views));
+    if asked < there && recipe.views != ViewCount::Count(1) {
+        monitor.note(&format!("the cache has {there} views: they stay"));
+    }
+    let input_bytes = source.inputs.iter().map(source::Input::row_bytes).sum::<usize>();
+    let fits = || existing.map_or(source.preprocess.is_none() || input_bytes <= STORED_INPUT_BYTES, Manifest::stores_inputs);
+    let stores_inputs = recipe.inputs.map_or_else(fits, |inputs| inputs == Inputs::Stored);
+    if !stores_inputs {
+        monitor.note(&format!(
+            "inputs ({} a row) are not stored: train decodes them from the data again (--inputs stored keeps them)",
+            human_bytes(input_bytes as u64)
+        ));
+    }
+    Ok(Job {
+        recipe,
+        source,
+        outputs,
+        tensors: outputs.iter().map(|o| o.tensor.clone()).collect(),
+        rows,
+        batch: source.batch_size(recipe.batch.or(existing.map(|m| m.teacher.batch)), outputs)?,
+        existing,
+        parameters: Parameter::of(&views.augmentation),
+        views: Some(views).filter(|views| !views.augmentation.is_none()),
+        view_count: asked.max(there),
+        stores_inputs,
+    })
 }
 
 fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Session) -> TeacherRecord {

@@ -2,8 +2,8 @@
 //! are bounded, so memory does not depend on the data set; batches keep their order, so neither do the bytes depend on the threads.
 
 use super::Job;
+use super::batch::{self, Batch};
 use super::plan::sample_name;
-use super::source::Batch;
 use crate::array::Array;
 use crate::cache::{SegmentWriter, Writer};
 use crate::error::{Error, Result};
@@ -19,9 +19,10 @@ use std::time::Instant;
 /// Batches that are computed and wait to be written.
 const WRITE_QUEUE: usize = 2;
 
-/// One inference: rows of one segment.
+/// One inference: rows of one segment of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Task {
+    pub(super) view: usize,
     pub(super) segment: usize,
     pub(super) rows: Range<usize>,
     /// Whether the segment ends with it.
@@ -36,6 +37,7 @@ struct Ticket {
 
 /// A task for a worker.
 struct Work {
+    view: usize,
     rows: Range<usize>,
     reply: Sender<Result<Batch>>,
 }
@@ -85,17 +87,18 @@ fn timed<R>(clock: &AtomicU64, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The inferences of every segment that is not published yet, in row order.
+/// The inferences of every segment that is not published in all arrays yet, by view, in row order.
 pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
     let manifest = writer.manifest();
-    let missing = (0..manifest.segments_per_view()).filter(|&segment| !writer.has(0, segment));
-    missing.flat_map(|segment| segment_tasks(segment, manifest.segment_rows, manifest.rows, batch)).collect()
+    let all = (0..manifest.views).flat_map(|view| (0..manifest.segments_per_view()).map(move |segment| (view, segment)));
+    let missing = all.filter(|&(view, segment)| !writer.has(view, segment));
+    missing.flat_map(|(view, segment)| segment_tasks(view, segment, manifest.segment_rows, manifest.rows, batch)).collect()
 }
 
-fn segment_tasks(segment: usize, segment_rows: usize, rows: usize, batch: usize) -> Vec<Task> {
+fn segment_tasks(view: usize, segment: usize, segment_rows: usize, rows: usize, batch: usize) -> Vec<Task> {
     let (first, end) = (segment * segment_rows, ((segment + 1) * segment_rows).min(rows));
     let starts = (first..end).step_by(batch);
-    starts.map(|start| Task { segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
+    starts.map(|start| Task { view, segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
 }
 
 /// Computes and publishes the tasks' segments; says how long each stage worked.
@@ -108,7 +111,8 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer
         return Ok(clocks.stages());
     }
     let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
-    monitor.begin("extract", "rows", job.rows.len() as u64, (job.rows.len() - todo) as u64);
+    let all = job.rows.len() * writer.manifest().views;
+    monitor.begin("extract", "rows", all as u64, (all - todo) as u64);
     let workers = job.recipe.threads.max(1);
     // one batch at each worker and one ready
     let (ticket_in, tickets) = bounded(workers + 1);
@@ -135,17 +139,17 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer
 fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>) {
     for task in tasks {
         let (reply, batch) = bounded(1);
-        let rows = task.rows.clone();
-        if tickets.send(Ticket { task, batch }).is_err() || work.send(Work { rows, reply }).is_err() {
+        let (view, rows) = (task.view, task.rows.clone());
+        if tickets.send(Ticket { task, batch }).is_err() || work.send(Work { view, rows, reply }).is_err() {
             return;
         }
     }
 }
 
 fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
-    for Work { rows, reply } in work {
+    for Work { view, rows, reply } in work {
         // nobody waits for the reply after a failure downstream
-        let _ = reply.send(timed(&clocks.decode, || job.source.batch(&job.rows.samples[rows])));
+        let _ = reply.send(timed(&clocks.decode, || batch::read(job, view, rows)));
     }
 }
 
@@ -162,7 +166,7 @@ fn infer(
             return Err(Error::interrupted("the segments that were whole are in the cache").hint("run the same command again to go on"));
         }
         let batch = batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e))??;
-        let values = timed(&clocks.infer, || session.run(&job.source.feed(&batch), &job.tensors))?;
+        let values = timed(&clocks.infer, || session.run(&batch.feed(job), &job.tensors))?;
         if computed.send(Computed { task, stored: batch.stored, values }).is_err() {
             // the writer stopped, and says why
             return Ok(());
@@ -175,16 +179,18 @@ fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, clock
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let mut open: Option<SegmentWriter> = None;
     for Computed { task, stored, values } in computed {
+        // the first arrays may be there: an array is being added
+        let published = writer.manifest().published_arrays(task.view, task.segment);
         let mut segment = match open.take() {
             Some(segment) => segment,
-            None => writer.segment(0, task.segment)?,
+            None => writer.segment(task.view, task.segment)?,
         };
         let mut written = 0;
-        let inputs = stored.len();
-        for (array, bytes) in stored.iter().enumerate() {
+        for (array, bytes) in stored.iter().enumerate().skip(published) {
             written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
-        for ((output, values), array) in job.outputs.iter().zip(values).zip(inputs..) {
+        let outputs = job.outputs.iter().zip(values).zip(stored.len()..);
+        for ((output, values), array) in outputs.skip_while(|(_, array)| *array < published) {
             let name = |row: usize| sample_name(job, task.rows.start + row);
             let bytes = timed(&clocks.convert, || output.encode(values, types[array], task.rows.len(), name))?;
             written += timed(&clocks.write, || segment.append(array, &bytes))?;
@@ -205,7 +211,7 @@ mod tests {
 
     #[test]
     fn batches_never_span_segments_and_cover_every_row_once() {
-        let all: Vec<Task> = (0..4).flat_map(|segment| segment_tasks(segment, 128, 450, 32)).collect();
+        let all: Vec<Task> = (0..4).flat_map(|segment| segment_tasks(1, segment, 128, 450, 32)).collect();
         let mut next = 0;
         for task in &all {
             assert_eq!(task.rows.start, next);

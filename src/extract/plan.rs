@@ -1,8 +1,8 @@
 //! How the cache is laid out: element types and codecs from the first batch, lengths of segments and chunks by size.
 
 use super::Job;
+use super::batch::{self, Batch};
 use super::estimate::Estimate;
-use super::source::Batch;
 use crate::array::{Array, Dtype};
 use crate::cache::{
     self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
@@ -32,11 +32,11 @@ pub(super) struct First {
 /// # Errors
 /// When samples cannot be read or the teacher cannot run on them.
 pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First> {
-    let samples = &job.rows.samples[..job.batch.min(job.rows.len())];
-    let batch = job.source.batch(samples)?;
+    let rows = job.batch.min(job.rows.len());
+    let batch = batch::read(job, 0, 0..rows)?;
     let started = Instant::now();
-    let values = session.run(&job.source.feed(&batch), &job.tensors)?;
-    Ok(First { batch, values, rows: samples.len(), seconds: started.elapsed().as_secs_f64() })
+    let values = session.run(&batch.feed(job), &job.tensors)?;
+    Ok(First { batch, values, rows, seconds: started.elapsed().as_secs_f64() })
 }
 
 /// Lays out the cache and estimates what it takes.
@@ -46,18 +46,10 @@ pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First>
 pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Result<(Plan, Estimate)> {
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
-    for (input, bytes) in job.source.inputs.iter().zip(&first.batch.stored) {
-        let codec = probe_codec(bytes);
+    for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
+        spec.codec = probe_codec(bytes);
         estimate.add_array(bytes.len(), compressed_bytes(bytes), bytes.len());
-        arrays.push(ArraySpec {
-            path: input.path.clone(),
-            dtype: input.dtype,
-            row_shape: input.row_shape.clone(),
-            axes: input.axes.clone(),
-            tensor: Some(input.name.clone()),
-            codec,
-            chunk_rows: 1,
-        });
+        arrays.push(spec);
     }
     for (output, values) in job.outputs.iter().zip(&first.values) {
         let dtype = if output.is_logits { Dtype::F32 } else { stored_type(job.recipe.store, largest(values)) };
@@ -75,12 +67,36 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
         });
     }
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
-    let segment_rows = segment_rows(job.rows.len(), job.batch, largest_row);
+    // arrays that are added to a cache are cut as those that are there
+    let segment_rows = job.existing.map_or_else(|| segment_rows(job.rows.len(), job.batch, largest_row), |manifest| manifest.segment_rows);
     for array in &mut arrays {
         array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
-    estimate.scale_to(job.rows.len());
+    estimate.scale_to(job.rows.len() * job.view_count);
     Ok((plan(job, teacher, arrays, segment_rows), estimate))
+}
+
+/// The arrays that come from the data, in the order of [`Batch::stored`]; their codec is still to be decided.
+fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
+    let inputs = job.source.inputs.iter().filter(|_| job.stores_inputs).map(|input| ArraySpec {
+        path: input.path.clone(),
+        dtype: input.dtype,
+        row_shape: input.row_shape.clone(),
+        axes: input.axes.clone(),
+        tensor: Some(input.name.clone()),
+        codec: Codec::Zstd,
+        chunk_rows: 1,
+    });
+    let parameters = job.parameters.iter().map(|parameter| ArraySpec {
+        path: parameter.path().to_owned(),
+        dtype: parameter.dtype(),
+        row_shape: parameter.axis().map(|(_, length)| length).into_iter().collect(),
+        axes: parameter.axis().map(|(name, _)| name.to_owned()).into_iter().collect(),
+        tensor: None,
+        codec: Codec::Zstd,
+        chunk_rows: 1,
+    });
+    inputs.chain(parameters).collect()
 }
 
 /// The name of a row's sample.
@@ -91,8 +107,9 @@ pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
 fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
     let (recipe, rows) = (job.recipe, job.rows);
     let taps = job.outputs.iter().filter(|o| !o.is_logits);
+    let augment = job.views.as_ref().map(|views| views.augmentation.clone());
     let manifest = Manifest {
-        format: Manifest::FORMAT,
+        format: if augment.is_some() { Manifest::FORMAT_AUGMENTED } else { Manifest::FORMAT },
         tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
         teacher,
         data: DataRecord {
@@ -107,7 +124,8 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segm
         },
         taps: taps.map(|o| TapRecord { alias: o.alias.clone(), tensor: o.tensor.clone(), role: o.role, stage: o.stage }).collect(),
         rows: rows.len(),
-        views: 1,
+        views: job.view_count,
+        augment,
         seed: recipe.seed,
         segment_rows,
         row_arrays: ["sample_id", "label"].map(|path| row_array(path, segment_rows)).to_vec(),

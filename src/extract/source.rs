@@ -1,13 +1,13 @@
-//! How samples become the teacher's inputs: which bytes are stored, and what the model is fed.
+//! How samples become the teacher's inputs: the preprocessing, and which arrays feed which input.
 
 use super::output::Output;
-use crate::array::{Array, Dtype, Values};
+use crate::array::{Array, Dtype};
 use crate::cache::ArraySpec;
 use crate::data::{Dataset, Sample, Subset, preprocess};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Dim, Model, Value, metadata, tap};
-use crate::recipe::{Extract, Preprocess, PreprocessOptions};
+use crate::recipe::{Extract, Inputs, Preprocess, PreprocessOptions};
 
 /// Bad samples named in a message; the others are counted.
 const NAMED: usize = 3;
@@ -35,7 +35,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    fn row_bytes(&self) -> usize {
+    pub(super) fn row_bytes(&self) -> usize {
         self.row_shape.iter().product::<usize>() * self.dtype.size()
     }
 }
@@ -48,14 +48,6 @@ pub(super) struct Source<'a> {
     pub(super) preprocess: Option<Preprocess>,
     /// The model's batch where it is fixed: declared, or found by the probe.
     pub(super) fixed_batch: Option<usize>,
-}
-
-/// Consecutive rows, as stored and as fed.
-pub(super) struct Batch {
-    /// Bytes of the rows of each input.
-    pub(super) stored: Vec<Vec<u8>>,
-    /// Each input of the model, batch axis first; longer than the rows for a model of fixed batch.
-    pub(super) fed: Vec<Array>,
 }
 
 impl<'a> Source<'a> {
@@ -85,6 +77,13 @@ impl<'a> Source<'a> {
             Some(Sample::Arrays(arrays)) => (array_inputs(&declared, arrays, monitor)?, None),
             None => return Err(Error::input(format!("data {}: no sample can be read", recipe.data))),
         };
+        if preprocess.is_none() && !recipe.augmentation.is_none() {
+            return Err(Error::input(format!("augmentation ({}): expected images, found arrays", recipe.augmentation))
+                .hint("leave --augment, --color-jitter, --mixup and --cutmix out"));
+        }
+        if preprocess.is_none() && recipe.inputs == Some(Inputs::Source) {
+            return Err(Error::input("--inputs source: expected images, found arrays").hint("arrays are stored: leave --inputs out"));
+        }
         Ok(Self { data, inputs, preprocess, fixed_batch })
     }
 
@@ -98,39 +97,6 @@ impl<'a> Source<'a> {
             (Sample::Arrays(arrays), None) => self.inputs.iter().map(|input| array_bytes(input, &arrays)).collect(),
             _ => Err(Error::input("the data set mixes images and arrays")),
         }
-    }
-
-    /// Reads rows for one run of the model.
-    ///
-    /// # Errors
-    /// Counts and names the samples that cannot be read.
-    pub(super) fn batch(&self, samples: &[usize]) -> Result<Batch> {
-        let mut stored: Vec<Vec<u8>> = self.inputs.iter().map(|input| Vec::with_capacity(samples.len() * input.row_bytes())).collect();
-        let mut bad = Vec::new();
-        for &sample in samples {
-            match self.read(sample) {
-                Ok(row) => stored.iter_mut().zip(row).for_each(|(all, row)| all.extend_from_slice(&row)),
-                Err(error) => bad.push((sample, error)),
-            }
-        }
-        if !bad.is_empty() {
-            return Err(
-                describe_bad(self.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)")
-            );
-        }
-        let rows = self.fixed_batch.unwrap_or(samples.len());
-        let fed = self
-            .inputs
-            .iter()
-            .zip(&stored)
-            .map(|(input, bytes)| fed(input, self.preprocess.as_ref(), bytes, rows))
-            .collect::<Result<_>>()?;
-        Ok(Batch { stored, fed })
-    }
-
-    /// A batch as the arguments of [`Session::run`](crate::runtime::Session::run).
-    pub(super) fn feed<'b>(&'b self, batch: &'b Batch) -> Vec<(&'b str, &'b Array)> {
-        self.inputs.iter().map(|input| input.name.as_str()).zip(&batch.fed).collect()
     }
 
     /// Each input's name and the shape of one row.
@@ -157,23 +123,6 @@ impl<'a> Source<'a> {
                 Ok(1 << fitting.ilog2())
             }
         }
-    }
-}
-
-/// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
-///
-/// # Errors
-/// When the bytes are no whole rows.
-pub(super) fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
-    let row = input.row_bytes();
-    let mut padded = std::borrow::Cow::Borrowed(stored);
-    while padded.len() < rows * row {
-        let last = padded.len() - row;
-        padded.to_mut().extend_from_within(last..);
-    }
-    match preprocess {
-        Some(preprocess) => preprocess::normalize(preprocess, &padded),
-        None => array_of(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded),
     }
 }
 
@@ -272,7 +221,8 @@ pub(super) fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
     model.metadata(metadata::CLASSES).map(names).transpose()
 }
 
-fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
+/// The input that takes images.
+pub(super) fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
     let axes = match preprocess.layout {
         crate::recipe::Layout::Nchw => ["c", "h", "w"],
         crate::recipe::Layout::Nhwc => ["h", "w", "c"],
@@ -355,18 +305,6 @@ fn array_bytes(input: &Input, arrays: &[(String, Array)]) -> Result<Vec<u8>> {
         )));
     }
     Ok(array.as_bytes().to_vec())
-}
-
-fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
-    let values = match dtype {
-        Dtype::U8 => Values::U8(bytes.to_vec()),
-        Dtype::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::F64 => Values::F64(bytemuck::pod_collect_to_vec(bytes)),
-    };
-    Array::new(shape, values)
 }
 
 /// One line about samples that cannot be read: how many, the first by name and reason.

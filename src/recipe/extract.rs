@@ -1,8 +1,10 @@
 //! The recipe of one extraction.
 
-use super::{DataSpec, PreprocessOptions};
+use super::{Augmentation, DataSpec, PreprocessOptions};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// What is stored of a tap. Statistics that replace the features come with a later version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -26,6 +28,36 @@ pub enum Store {
     F32,
 }
 
+/// How many views of each sample a cache has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViewCount {
+    /// Every view that there is, for an augmentation that has a finite number of them.
+    All,
+    /// At least so many: views that a cache has beyond them stay.
+    Count(usize),
+}
+
+impl FromStr for ViewCount {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse() {
+            _ if text == "all" => Ok(Self::All),
+            Ok(count) if count > 0 => Ok(Self::Count(count)),
+            _ => Err(Error::input(format!("views: expected a number above 0 or all, found `{text}`"))),
+        }
+    }
+}
+
+/// Where a training run takes the inputs of a cache from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inputs {
+    /// They lie in the cache.
+    Stored,
+    /// They are decoded from the data set again, with the views' parameters in the cache.
+    Source,
+}
+
 /// One extraction, as asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Extract {
@@ -35,7 +67,7 @@ pub struct Extract {
     pub data: DataSpec,
     /// Which part of it.
     pub split: String,
-    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty: the suggested ones.
+    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty: those that the cache has, else the suggested ones.
     pub taps: Vec<String>,
     /// The tensor that holds the logits, if it is not found by itself.
     pub logits: Option<String>,
@@ -55,7 +87,13 @@ pub struct Extract {
     pub limit: Option<usize>,
     /// Shuffles the data set with this seed before `limit`.
     pub shuffle: Option<u64>,
-    /// Seed of the fixed permutation in which rows stand.
+    /// How many views of each sample.
+    pub views: ViewCount,
+    /// What they are made of.
+    pub augmentation: Augmentation,
+    /// Whether inputs are stored; `None`: as the cache has it, else by size.
+    pub inputs: Option<Inputs>,
+    /// Seed of the fixed permutation in which rows stand, and of the views.
     pub seed: u64,
     /// Goes on where samples cannot be read, leaving them out.
     pub skip_bad: bool,

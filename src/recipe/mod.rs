@@ -1,5 +1,6 @@
 //! What a run is to do, as plain validated data: read from TOML and flags at start-up, recorded in manifests, never parsed again.
 
+mod augment;
 mod config;
 mod criterion;
 mod data;
@@ -8,9 +9,10 @@ mod preprocess;
 mod toml_file;
 mod train;
 
+pub use augment::{Augment, Augmentation, ColorJitter};
 pub use config::{Config, StudentEntry};
 pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
 pub use data::{DataFormat, DataSpec, Take};
-pub use extract::{Extract, Keep, Store};
+pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
-pub use train::{Augment, OptimizerRecipe, Precision, ScheduleRecipe, Train};
+pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

@@ -1,6 +1,6 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
-use super::{CriterionRecipe, DataSpec, Method, Take, toml_file};
+use super::{Augment, CriterionRecipe, DataSpec, Method, Take, toml_file};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -77,19 +77,6 @@ pub enum ScheduleRecipe {
         #[serde(default, rename = "warmup-epochs")]
         warmup_epochs: f64,
     },
-}
-
-/// Augmentation of a supervised run without a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum Augment {
-    /// The images as they are.
-    None,
-    /// Random crop after padding by an eighth (4 of 32 pixels), and random horizontal flip.
-    #[default]
-    CropFlip,
-    /// Random horizontal flip alone.
-    Flip,
 }
 
 /// How much rounding the convolutions of a student may add.

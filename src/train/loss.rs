@@ -3,7 +3,7 @@
 use super::pairing::Pair;
 use super::source::Batch;
 use crate::criterion::Loss;
-use crate::criterion::cross_entropy::cross_entropy;
+use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
 use crate::criterion::kd::kd;
 use crate::criterion::nst::{NstOptions, nst_weighted};
 use crate::error::{Error, Result};
@@ -112,7 +112,12 @@ impl Objective {
             };
             match &term.criterion {
                 Criterion::Ce { smoothing } => {
-                    take(logits, cross_entropy(pass.value(logits)?, &batch.labels, *smoothing)?, weight)?;
+                    let (scores, labels) = (pass.value(logits)?, &batch.labels);
+                    let loss = match &batch.mixed {
+                        Some(mixed) => mixed_cross_entropy(scores, labels, &mixed.labels, &mixed.weights, *smoothing)?,
+                        None => cross_entropy(scores, labels, *smoothing)?,
+                    };
+                    take(logits, loss, weight)?;
                 }
                 Criterion::Kd { temperature } => {
                     let teacher = batch.logits.as_ref().ok_or_else(|| Error::input("kd: the batch has no teacher logits"))?;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -20,12 +21,33 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct Batch {
     /// The label of each sample, −1 unlabelled.
     pub labels: Vec<i64>,
+    /// What each sample is mixed with, where samples are mixed.
+    pub mixed: Option<Mixed>,
     /// The student's inputs, in its order; batch axis first.
     pub inputs: Vec<Tensor>,
     /// The teacher's logits `[batch, classes]`, if they were asked for.
     pub logits: Option<Tensor>,
     /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, in the order in which they were asked for.
     pub taps: Vec<Tensor>,
+}
+
+/// The partners of mixed samples.
+#[derive(Debug, Clone)]
+pub struct Mixed {
+    /// The label of each sample's partner, −1 unlabelled.
+    pub labels: Vec<i64>,
+    /// Each sample's own share of the target, 0 to 1.
+    pub weights: Vec<f64>,
+}
+
+impl Batch {
+    /// The label of each sample; of a mixed one that of the larger share.
+    #[must_use]
+    pub fn main_labels(&self) -> Cow<'_, [i64]> {
+        let Some(mixed) = &self.mixed else { return Cow::Borrowed(&self.labels) };
+        let partners = mixed.labels.iter().zip(&mixed.weights);
+        Cow::Owned(self.labels.iter().zip(partners).map(|(&own, (&other, &weight))| if weight < 0.5 { other } else { own }).collect())
+    }
 }
 
 /// A cache or a data set as the trainer reads it.

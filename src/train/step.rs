@@ -58,7 +58,7 @@ pub fn step(student: &Student, objective: &Objective, optimizer: &mut Optimizer,
     let pass = timed(&mut times.forward, || student.forward(&batch.inputs, Mode::Train, &objective.keep, settings.seed))?;
     let mut value = timed(&mut times.criteria, || objective.evaluate(&pass, logits, batch))?;
     check_finite(settings.step, objective, &value)?;
-    let counts = count_correct(pass.value(logits)?, &batch.labels)?;
+    let counts = count_correct(pass.value(logits)?, &batch.main_labels())?;
     let seeds = std::mem::take(&mut value.seeds);
     let gradients = timed(&mut times.backward, || pass.backward(seeds))?;
     let norm = timed(&mut times.update, || {

@@ -128,7 +128,7 @@ impl Case {
             "ce_smooth" => alone(cross_entropy(&named("s")?, &self.labels("labels")?, self.number("label_smoothing")?)?),
             "ce_mixup" => {
                 let (a, b) = (self.labels("labels")?, self.labels("labels.b")?);
-                alone(mixed_cross_entropy(&named("s")?, &a, &b, self.number("lam")?)?)
+                alone(mixed_cross_entropy(&named("s")?, &a, &b, &vec![self.number("lam")?; a.len()], 0.0)?)
             }
             "ce_soft_target" => alone(soft_cross_entropy(&named("s")?, &named("target")?)?),
             _ => match self.nst_options(method)? {

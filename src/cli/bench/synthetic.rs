@@ -112,6 +112,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
             shuffle: None,
             skipped: Vec::new(),
         },
+        augment: None,
         taps: (0..stages.len())
             .map(|stage| TapRecord { alias: alias(stage), tensor: alias(stage), role: Role::Map, stage: Some(stage + 1) })
             .collect(),

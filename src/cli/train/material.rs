@@ -3,7 +3,7 @@
 use super::Plan;
 use super::folder::sha256;
 use crate::array::Dtype;
-use crate::cache::Cache;
+use crate::cache::{Cache, Originals};
 use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Error, Result};
@@ -24,7 +24,8 @@ pub(super) struct Material {
 }
 
 enum Training {
-    Cache(Box<Cache>),
+    /// A cache, and the data set of inputs that it does not store.
+    Cache(Box<Cache>, Option<Box<dyn Dataset>>),
     Data(Box<dyn Dataset>),
 }
 
@@ -40,7 +41,11 @@ pub(super) struct Model {
 impl Material {
     pub(super) fn open(plan: &Plan, context: &Context<'_>) -> Result<Self> {
         let training = match (&plan.cache, &plan.data) {
-            (Some(cache), _) => Training::Cache(Box::new(Cache::open(cache)?)),
+            (Some(cache), _) => {
+                let cache = Box::new(Cache::open(cache)?);
+                let originals = originals(&cache, plan, context)?;
+                Training::Cache(cache, originals)
+            }
             (None, Some((spec, split))) => Training::Data(data::open(spec, split, context.monitor)?),
             (None, None) => return Err(Error::input("train: expected a cache or a data set, found neither")),
         };
@@ -56,7 +61,7 @@ impl Material {
     /// The test split beside the training data, if there is one that can be read.
     fn default_test(&self, plan: &Plan, context: &Context<'_>) -> Option<Box<dyn Dataset>> {
         let (spec, fingerprint) = match &self.training {
-            Training::Cache(cache) => {
+            Training::Cache(cache, _) => {
                 let data = &cache.manifest().data;
                 (data.spec.parse::<DataSpec>(), &data.fingerprint)
             }
@@ -79,14 +84,14 @@ impl Material {
 
     pub(super) fn cache(&self) -> Option<&Cache> {
         match &self.training {
-            Training::Cache(cache) => Some(cache),
+            Training::Cache(cache, _) => Some(cache),
             Training::Data(_) => None,
         }
     }
 
     fn classes(&self) -> &[String] {
         match &self.training {
-            Training::Cache(cache) => &cache.manifest().data.classes,
+            Training::Cache(cache, _) => &cache.manifest().data.classes,
             Training::Data(dataset) => dataset.classes(),
         }
     }
@@ -94,7 +99,7 @@ impl Material {
     /// Every sample's label.
     fn labels(&self) -> Vec<i64> {
         match &self.training {
-            Training::Cache(cache) => cache.labels().to_vec(),
+            Training::Cache(cache, _) => cache.labels().to_vec(),
             Training::Data(dataset) => (0..dataset.len()).map(|i| dataset.label(i)).collect(),
         }
     }
@@ -115,7 +120,7 @@ impl Material {
     fn warn_of_missing_classes(&self, recipe: &Train, context: &Context<'_>) {
         let Some(limit) = recipe.limit else { return };
         let mut labels = self.labels();
-        if let Training::Cache(cache) = &self.training {
+        if let Training::Cache(cache, _) = &self.training {
             // from the order of the rows to that of the samples
             let mut rows: Vec<(i64, i64)> = cache.sample_ids().iter().copied().zip(labels).collect();
             rows.sort_unstable();
@@ -186,9 +191,36 @@ impl Material {
     fn input_shapes(&self, student: &Student) -> Result<Vec<Vec<usize>>> {
         let names: Vec<String> = student.inputs().iter().map(|i| i.name.clone()).collect();
         let Some(cache) = self.cache() else { return Ok(Vec::new()) };
-        let source = CacheSource::new(cache, &names, false, &[], Take::default(), 0, false)?;
+        let source = self.cache_source(cache, CacheSource::new(cache, &names, false, &[], Take::default(), 0, false)?)?;
         let sample = Source::Cache(source).batch(0, 0..1)?;
         Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
+    }
+
+    /// A reader of the cache with the data set of inputs that it does not store.
+    fn cache_source<'a>(&'a self, cache: &'a Cache, source: CacheSource<'a>) -> Result<CacheSource<'a>> {
+        match &self.training {
+            Training::Cache(_, Some(dataset)) => Ok(source.with_originals(Originals::new(cache, dataset.as_ref())?)),
+            _ => Ok(source),
+        }
+    }
+
+    /// Whether a step's inputs are decoded images, which takes more threads than decoding chunks.
+    pub(super) fn decodes(&self) -> bool {
+        !matches!(self.training, Training::Cache(_, None))
+    }
+
+    /// Says so where epochs see the same images again.
+    pub(super) fn note_views(&self, recipe: &Train, context: &Context<'_>) {
+        let Some(manifest) = self.cache().map(Cache::manifest) else { return };
+        let (views, epochs) = (manifest.views, recipe.epochs);
+        if epochs > views {
+            let what = manifest.augment.as_ref().map_or_else(|| "unaugmented".to_owned(), ToString::to_string);
+            let flags = if manifest.augment.is_some() { "" } else { " --augment NAME -o DIR" };
+            let plural = if views == 1 { "" } else { "s" };
+            context.monitor.note(&format!(
+                "{epochs} epochs go through the cache's {views} view{plural} ({what}) in turn: extract --views N{flags} makes more"
+            ));
+        }
     }
 
     pub(super) fn source<'a>(
@@ -199,8 +231,10 @@ impl Material {
         objective: &Objective,
     ) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache) => {
-                Source::Cache(CacheSource::new(cache, inputs, objective.teacher_logits, &objective.taps, recipe.take(), recipe.seed, true)?)
+            Training::Cache(cache, _) => {
+                let (logits, taps) = (objective.teacher_logits, &objective.taps);
+                let source = CacheSource::new(cache, inputs, logits, taps, recipe.take(), recipe.seed, true)?;
+                Source::Cache(self.cache_source(cache, source)?)
             }
             Training::Data(dataset) => Source::Data(DataSource::training(
                 dataset.as_ref(),
@@ -221,7 +255,9 @@ impl Material {
     /// The training samples as they stand, for the parity check where there is no test split.
     pub(super) fn sequential<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache) => Source::Cache(CacheSource::new(cache, inputs, false, &[], Take::default(), 0, false)?),
+            Training::Cache(cache, _) => {
+                Source::Cache(self.cache_source(cache, CacheSource::new(cache, inputs, false, &[], Take::default(), 0, false)?)?)
+            }
             Training::Data(dataset) => Source::Data(DataSource::evaluation(dataset.as_ref(), preprocess.cloned(), inputs.to_vec())),
         })
     }
@@ -229,7 +265,7 @@ impl Material {
     /// Everything that decides a run's result.
     pub(super) fn settings(&self, recipe: &Train, model: &Model, device: &str) -> Value {
         let trained_on = match &self.training {
-            Training::Cache(cache) => {
+            Training::Cache(cache, _) => {
                 // the content alone: where it lies and what its files are called change nothing
                 let mut manifest = cache.manifest().clone();
                 manifest.teacher.file = String::new();
@@ -250,6 +286,25 @@ impl Material {
             "test": self.test.as_ref().map(|t| t.fingerprint()),
         })
     }
+}
+
+/// The data set of inputs that a cache does not store: as `--source` says, else as the cache names it.
+fn originals(cache: &Cache, plan: &Plan, context: &Context<'_>) -> Result<Option<Box<dyn Dataset>>> {
+    let data = &cache.manifest().data;
+    if cache.manifest().stores_inputs() && plan.source.is_none() {
+        return Ok(None);
+    }
+    let spec = match &plan.source {
+        Some(spec) => spec.clone(),
+        None => data.spec.parse()?,
+    };
+    let dataset = data::open(&spec, &data.split, context.monitor).map_err(|e| {
+        let error = Error::input(format!("data {spec}: expected the images of this cache, which does not store them")).because(e);
+        error.hint("--source SPEC says where they lie now")
+    })?;
+    // refused here, before anything else is done
+    Originals::new(cache, dataset.as_ref())?;
+    Ok(Some(dataset))
 }
 
 impl Model {
@@ -288,7 +343,7 @@ fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, 
 /// How the material's images are preprocessed: as the cache records, else by the flags and what the model declares.
 fn of_material(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
     let dataset = match &material.training {
-        Training::Cache(cache) => {
+        Training::Cache(cache, _) => {
             let recorded = cache.manifest().data.preprocess.clone();
             if let Some(recorded) = &recorded {
                 check_options(&plan.preprocess, recorded)?;

@@ -1,8 +1,9 @@
 //! Batches from a cache: reservoirs of decoded chunks, emptied in shuffled order.
 
 use super::super::order::Order;
-use super::{Batch, Recent, maps, position_of, tensor};
-use crate::cache::{ArraySpec, Cache, Decoder};
+use super::{Batch, Mixed, Recent, maps, position_of, tensor};
+use crate::cache::{ArraySpec, Cache, Decoder, Originals, ViewTable};
+use crate::data::augment::Parameter;
 use crate::data::{self, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
 use crate::recipe::{Preprocess, Take};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 /// Rows that a reservoir aims at, and the bytes that it may take.
 const RESERVOIR_ROWS: usize = 4096;
 const RESERVOIR_BYTES: usize = 64 << 20;
-/// Reservoirs kept: for each of two loading threads the one being emptied and the next one.
+/// Reservoirs kept: for each of up to four loading threads the one being emptied, and the next ones.
 const RESERVOIRS: usize = 4;
 
 /// A cache as the trainer reads it.
@@ -28,6 +29,10 @@ pub struct CacheSource<'a> {
     seed: u64,
     shuffled: bool,
     reservoirs: Recent<(u64, usize), Reservoir>,
+    /// Where inputs come from that are not stored.
+    originals: Option<Originals<'a>>,
+    /// Parameters of the last views: two at the change of epochs.
+    tables: Recent<usize, ViewTable>,
 }
 
 /// One array and what becomes of its rows.
@@ -59,15 +64,21 @@ struct Reservoir {
 
 impl<'a> CacheSource<'a> {
     /// Reads the student's `inputs` by name, the logits if asked for, and these taps' features (by alias).
-    /// `take` counts samples by their indices in the data set. `shuffled`: as a training run reads; else in row order.
+    /// `take` counts samples by their indices in the data set. `shuffled`: as a training run reads; else in row order. Inputs that are not
+    /// stored come from [`CacheSource::with_originals`].
     ///
     /// # Errors
     /// When the cache lacks one of them.
     pub fn new(cache: &'a Cache, inputs: &[String], logits: bool, taps: &[String], take: Take, seed: u64, shuffled: bool) -> Result<Self> {
         let mut columns = Vec::new();
-        for name in inputs {
-            columns.push(input(cache, name, inputs.len())?);
+        if cache.manifest().stores_inputs() {
+            for name in inputs {
+                columns.push(input(cache, name, inputs.len())?);
+            }
+        } else if inputs.len() != 1 {
+            return Err(Error::input(format!("student: expected 1 input to feed images to, found {}", inputs.len())));
         }
+        let stored_inputs = columns.len();
         if logits {
             let spec =
                 spec(cache, "logits").map_err(|e| e.hint("KD needs a teacher that is a classifier; extract again with --logits TENSOR"))?;
@@ -89,7 +100,27 @@ impl<'a> CacheSource<'a> {
         } else {
             Order::sequential(manifest.rows, subset, unit)
         };
-        Ok(Self { cache, columns, inputs: inputs.len(), logits, order, seed, shuffled, reservoirs: Recent::new(RESERVOIRS) })
+        Ok(Self {
+            cache,
+            columns,
+            inputs: stored_inputs,
+            logits,
+            order,
+            seed,
+            shuffled,
+            reservoirs: Recent::new(RESERVOIRS),
+            originals: None,
+            tables: Recent::new(2),
+        })
+    }
+
+    /// The same rows with inputs from the data set that the cache was made of, in place of stored ones.
+    #[must_use]
+    pub fn with_originals(mut self, originals: Originals<'a>) -> Self {
+        self.columns.drain(..self.inputs);
+        self.inputs = 0;
+        self.originals = Some(originals);
+        self
     }
 
     /// Rows of an epoch.
@@ -114,7 +145,7 @@ impl<'a> CacheSource<'a> {
         // an order that is not shuffled is the same in every epoch
         let order = self.order.epoch(self.seed, if self.shuffled { epoch } else { 0 });
         let mut bytes: Vec<Vec<u8>> = self.columns.iter().map(|c| Vec::with_capacity(positions.len() * c.spec.row_bytes())).collect();
-        let mut labels = Vec::with_capacity(positions.len());
+        let mut rows = Vec::with_capacity(positions.len());
         for (index, part) in order.reservoirs(positions) {
             let held: Arc<Reservoir> = self.reservoirs.get((epoch, index), || {
                 let spans = order.spans(index);
@@ -141,8 +172,7 @@ impl<'a> CacheSource<'a> {
                 Ok(Reservoir { rows, draws, columns })
             })?;
             for &draw in &held.draws[part] {
-                let label = self.cache.labels().get(held.rows[draw]);
-                labels.push(*label.ok_or_else(|| Error::input("cache: fewer labels than rows"))?);
+                rows.push(held.rows[draw]);
                 for ((out, column), from) in bytes.iter_mut().zip(&self.columns).zip(&held.columns) {
                     out.extend_from_slice(slice(from, draw, column.spec.row_bytes())?);
                 }
@@ -154,7 +184,38 @@ impl<'a> CacheSource<'a> {
         }
         let taps = tensors.split_off(self.inputs + usize::from(self.logits));
         let logits = if self.logits { tensors.pop() } else { None };
-        Ok(Batch { labels, inputs: tensors, logits, taps })
+        if !self.cache.manifest().stores_inputs() || self.originals.is_some() {
+            tensors.push(self.decoded(self.view(epoch), &rows)?);
+        }
+        let labels = rows.iter().map(|&row| self.label(row)).collect::<Result<_>>()?;
+        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, inputs: tensors, logits, taps })
+    }
+
+    fn label(&self, row: usize) -> Result<i64> {
+        self.cache.labels().get(row).copied().ok_or_else(|| Error::input("cache: fewer labels than rows"))
+    }
+
+    /// The input of each row, made of the data set again.
+    fn decoded(&self, view: usize, rows: &[usize]) -> Result<Tensor> {
+        let (Some(originals), Some(preprocess)) = (&self.originals, &self.cache.manifest().data.preprocess) else {
+            return Err(Error::input("cache: expected inputs, found none stored and no data set to decode them from"));
+        };
+        let table = self.tables.get(view, || originals.table(view))?;
+        let bytes = rows.iter().map(|&row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?;
+        images(preprocess, &bytes.concat())
+    }
+
+    /// What each row is mixed with, if the cache's views are mixed.
+    fn mixed(&self, view: usize, rows: &[usize]) -> Result<Option<Mixed>> {
+        let Some(augment) = self.cache.manifest().augment.as_ref().filter(|augment| augment.mixes()) else { return Ok(None) };
+        let table = self.tables.get(view, || ViewTable::read(self.cache, view, &Parameter::of(augment)))?;
+        let mut mixed = Mixed { labels: Vec::with_capacity(rows.len()), weights: Vec::with_capacity(rows.len()) };
+        for &row in rows {
+            let mix = table.view(row)?.mix.ok_or_else(|| Error::input("cache: expected a partner of each row, found none"))?;
+            mixed.labels.push(self.label(mix.partner)?);
+            mixed.weights.push(f64::from(mix.weight));
+        }
+        Ok(Some(mixed))
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::order::Order;
 use super::cached::images;
 use super::{Batch, Recent, position_of, tensor};
 use crate::array::Array;
-use crate::data::{self, Dataset, Sample, augment, preprocess};
+use crate::data::{self, Dataset, Sample, augment};
 use crate::error::{Context, Error, Result};
 use crate::recipe::{Augment, Preprocess, Take};
 use candle_core::Tensor;
@@ -75,7 +75,7 @@ impl<'a> DataSource<'a> {
             Some(preprocess) => vec![self.images(preprocess, epoch, &samples)?],
             None => self.arrays(&samples)?,
         };
-        Ok(Batch { labels, inputs, logits: None, taps: Vec::new() })
+        Ok(Batch { labels, mixed: None, inputs, logits: None, taps: Vec::new() })
     }
 
     fn samples(&self, epoch: u64, positions: Range<usize>) -> Result<Vec<usize>> {
@@ -99,13 +99,8 @@ impl<'a> DataSource<'a> {
             let Sample::Image(image) = self.dataset.sample(index)? else {
                 return Err(Error::input(format!("{}: expected an image, found arrays", name())));
             };
-            let stored = preprocess::to_bytes(preprocess, &image).context(name)?;
-            if self.augment == Augment::None {
-                bytes.extend_from_slice(&stored);
-            } else {
-                let view = augment::draw(self.augment, preprocess, self.seed, index as u64, epoch);
-                bytes.extend_from_slice(&augment::apply(view, preprocess, &stored));
-            }
+            let view = augment::draw(self.augment, preprocess, [image.height, image.width], self.seed, index as u64, epoch);
+            bytes.extend_from_slice(&augment::render(self.augment, preprocess, &image, &view).context(name)?);
         }
         images(preprocess, &bytes)
     }

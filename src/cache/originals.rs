@@ -1,0 +1,85 @@
+//! The inputs of a cache that does not store them, made again from the data set with the parameters that it does store: the very bytes that the
+//! teacher was fed.
+
+use super::{Cache, ViewTable};
+use crate::data::augment::{self, Parameter, View};
+use crate::data::{Dataset, Sample};
+use crate::error::{Context, Error, Result};
+use crate::recipe::{Augment, Augmentation, Preprocess};
+
+/// A cache and the data set that it was made of.
+#[derive(Clone, Copy)]
+pub struct Originals<'a> {
+    cache: &'a Cache,
+    dataset: &'a dyn Dataset,
+    preprocess: &'a Preprocess,
+}
+
+impl std::fmt::Debug for Originals<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Originals").field("fingerprint", self.dataset.fingerprint()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Originals<'a> {
+    /// Brings the two together.
+    ///
+    /// # Errors
+    /// When the data set is another one than the cache was made of, or does not hold images.
+    pub fn new(cache: &'a Cache, dataset: &'a dyn Dataset) -> Result<Self> {
+        let data = &cache.manifest().data;
+        let (expected, found) = (&data.fingerprint, dataset.fingerprint());
+        if expected != found {
+            return Err(Error::input(format!(
+                "data: expected the set that the cache was made of ({} samples, listing {}…), found {} samples, listing {}…",
+                expected.samples,
+                short(&expected.listing_sha256),
+                found.samples,
+                short(&found.listing_sha256)
+            ))
+            .hint(format!("the cache names it {} split {}", data.spec, data.split)));
+        }
+        let preprocess = data.preprocess.as_ref().ok_or_else(|| Error::input("cache without inputs: expected images, found arrays"))?;
+        Ok(Self { cache, dataset, preprocess })
+    }
+
+    /// The parameters that [`Originals::input`] needs of a view.
+    ///
+    /// # Errors
+    /// As [`ViewTable::read`].
+    pub fn table(&self, view: usize) -> Result<ViewTable> {
+        let augment = self.cache.manifest().augment.as_ref();
+        ViewTable::read(self.cache, view, &augment.map_or_else(Vec::new, Parameter::of))
+    }
+
+    /// One row's input as the teacher was fed it, in the layout of the cache's preprocessing.
+    ///
+    /// # Errors
+    /// Names the sample that cannot be read.
+    pub fn input(&self, table: &ViewTable, row: usize) -> Result<Vec<u8>> {
+        let view = table.view(row)?;
+        let mut own = self.seen(row, &view)?;
+        if let Some(mix) = &view.mix {
+            let other = self.seen(mix.partner, &table.view(mix.partner)?)?;
+            augment::mix(self.preprocess, &mut own, &other, mix)?;
+        }
+        Ok(own)
+    }
+
+    /// A row's sample in its view, before it is mixed.
+    fn seen(&self, row: usize, view: &View) -> Result<Vec<u8>> {
+        let sample = self.cache.sample_ids().get(row).and_then(|&id| usize::try_from(id).ok()).filter(|&id| id < self.dataset.len());
+        let sample = sample.ok_or_else(|| Error::input(format!("cache array `sample_id`: row {row}: no sample of the data set")))?;
+        let name = || self.dataset.name(sample);
+        let Sample::Image(image) = self.dataset.sample(sample)? else {
+            return Err(Error::input(format!("{}: expected an image, found arrays", name())));
+        };
+        let geometry = self.cache.manifest().augment.as_ref().map_or(Augment::None, |Augmentation { geometry, .. }| *geometry);
+        augment::render(geometry, self.preprocess, &image, view).context(name)
+    }
+}
+
+/// The beginning of a hash.
+fn short(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}

@@ -1,0 +1,110 @@
+//! Consecutive rows of a view, as stored and as fed.
+
+use super::Job;
+use super::source::{Input, describe_bad};
+use crate::array::{Array, Dtype, Values};
+use crate::data::augment::{self, Place, View};
+use crate::data::{Sample, preprocess};
+use crate::error::{Error, Result};
+use crate::recipe::Preprocess;
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Consecutive rows of a view.
+pub(super) struct Batch {
+    /// Bytes of the rows of each array that comes from the data: inputs, where they are stored, and parameters.
+    pub(super) stored: Vec<Vec<u8>>,
+    /// Each input of the model, batch axis first; longer than the rows for a model of fixed batch.
+    fed: Vec<Array>,
+}
+
+impl Batch {
+    /// As the arguments of [`Session::run`](crate::runtime::Session::run).
+    pub(super) fn feed<'b>(&'b self, job: &'b Job<'_>) -> Vec<(&'b str, &'b Array)> {
+        job.source.inputs.iter().map(|input| input.name.as_str()).zip(&self.fed).collect()
+    }
+}
+
+/// Reads rows for one run of the model.
+///
+/// # Errors
+/// Counts and names the samples that cannot be read.
+pub(super) fn read(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Batch> {
+    let source = job.source;
+    let mut inputs: Vec<Vec<u8>> = source.inputs.iter().map(|input| Vec::with_capacity(rows.len() * input.row_bytes())).collect();
+    let mut parameters = vec![Vec::new(); job.parameters.len()];
+    let mut bad = Vec::new();
+    for row in rows.clone() {
+        match read_row(job, view, row) {
+            Ok((bytes, view)) => {
+                inputs.iter_mut().zip(bytes).for_each(|(all, bytes)| all.extend_from_slice(&bytes));
+                job.parameters.iter().zip(&mut parameters).for_each(|(parameter, all)| parameter.write(&view, all));
+            }
+            Err(wrong) => bad.push(wrong),
+        }
+    }
+    if !bad.is_empty() {
+        return Err(
+            describe_bad(source.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)")
+        );
+    }
+    let fed_rows = source.fixed_batch.unwrap_or(rows.len());
+    let fed = source.inputs.iter().zip(&inputs).map(|(input, bytes)| fed(input, source.preprocess.as_ref(), bytes, fed_rows));
+    let fed = fed.collect::<Result<_>>()?;
+    let stored = if job.stores_inputs { inputs } else { Vec::new() };
+    Ok(Batch { stored: stored.into_iter().chain(parameters).collect(), fed })
+}
+
+/// The bytes of a row's inputs and what was done to them; an error comes with the sample that it is about.
+fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<(Vec<Vec<u8>>, View), (usize, Error)> {
+    let sample = job.rows.samples[row];
+    let (Some(views), Some(preprocess)) = (&job.views, &job.source.preprocess) else {
+        return job.source.read(sample).map(|bytes| (bytes, View::default())).map_err(|e| (sample, e));
+    };
+    let seen = |row: usize| {
+        let sample = job.rows.samples[row];
+        let render = || {
+            let Sample::Image(image) = job.source.data.sample(sample)? else {
+                return Err(Error::input("the data set mixes images and arrays"));
+            };
+            let drawn = views.draw(Place { sample: sample as u64, row, view: view as u64 }, [image.height, image.width]);
+            Ok((augment::render(views.augmentation.geometry, preprocess, &image, &drawn)?, drawn))
+        };
+        render().map_err(|e| (sample, e))
+    };
+    let (mut own, drawn) = seen(row)?;
+    if let Some(mix) = &drawn.mix {
+        let (other, _) = seen(mix.partner)?;
+        augment::mix(preprocess, &mut own, &other, mix).map_err(|e| (sample, e))?;
+    }
+    Ok((vec![own], drawn))
+}
+
+/// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
+///
+/// # Errors
+/// When the bytes are no whole rows.
+pub(super) fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
+    let row = input.row_bytes();
+    let mut padded = Cow::Borrowed(stored);
+    while padded.len() < rows * row {
+        let last = padded.len() - row;
+        padded.to_mut().extend_from_within(last..);
+    }
+    match preprocess {
+        Some(preprocess) => preprocess::normalize(preprocess, &padded),
+        None => array_of(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded),
+    }
+}
+
+fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
+    let values = match dtype {
+        Dtype::U8 => Values::U8(bytes.to_vec()),
+        Dtype::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
+        Dtype::F64 => Values::F64(bytemuck::pod_collect_to_vec(bytes)),
+    };
+    Array::new(shape, values)
+}
