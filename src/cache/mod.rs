@@ -2,9 +2,11 @@
 //! docs/format.md is the specification. Knows neither candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
 
 mod document;
+mod export;
 mod file;
 mod manifest;
 mod read;
+mod repair;
 mod shard;
 mod size;
 mod verify;
@@ -16,8 +18,10 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use export::{Export, Format, export};
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use read::{ArrayReader, Cache, Decoder};
+pub use repair::{Dropped, RepairReport, repair};
 pub use size::{chunk_rows, compressed_bytes, probe_codec, segment_rows};
 pub use verify::{Finding, VerifyReport, verify};
 pub use write::{Plan, SegmentWriter, Writer};

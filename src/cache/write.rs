@@ -263,7 +263,7 @@ fn resume(folder: &Path, plan: &Plan, mut found: Manifest) -> Result<Manifest> {
 }
 
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
-fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
+pub(super) fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         let unpublished = zarr::parse_view_shard(manifest, path).is_some_and(|(view, segment)| manifest.segment(view, segment).is_none());
