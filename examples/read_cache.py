@@ -8,4 +8,4 @@ labels = cache["label"][:]  # int64 [row], -1 where there is none
 for alias, tap in cache["taps"].groups():
     for name, array in tap.arrays():  # [view, row, ...]
         first = array[0, :128]  # 128 rows of view 0 as a NumPy array
-        print(alias, name, array.attributes["tensor"], array.dtype, array.shape, first.mean(), labels[:128].tolist()[:4])
+        print(alias, name, array.attrs["tensor"], array.dtype, array.shape, first.mean(), labels[:128].tolist()[:4])

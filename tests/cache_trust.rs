@@ -84,13 +84,19 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     fs::remove_file(at("taps/zarr.json")).unwrap();
     let found = fails(folder.path(), "cache verify cache", 1);
     assert!(found.contains(&format!("{features}: rows {first}..")) && found.contains("chunk checksum does not match"), "{found}");
-    assert!(found.contains("label/c/0: truncated") && found.contains("taps/zarr.json: missing") && found.contains("cache repair"), "{found}");
+    assert!(
+        found.contains("label/c/0: truncated") && found.contains("taps/zarr.json: missing") && found.contains("cache repair"),
+        "{found}"
+    );
     fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2);
 
     let report: serde_json::Value = serde_json::from_slice(&run(folder.path(), "cache repair cache --json").stdout).unwrap();
     assert_eq!(report["dropped"], serde_json::json!([{ "view": 0, "segment": 1, "rows": [first, first + dropped] }]));
     assert_eq!((&report["removed"], &report["rewritten"]), (&serde_json::json!(["label/c/0"]), &serde_json::json!(["taps/zarr.json"])));
-    assert!(fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2).contains(&format!("incomplete, {} of {segments} segments", segments - 1)));
+    assert!(
+        fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2)
+            .contains(&format!("incomplete, {} of {segments} segments", segments - 1))
+    );
 
     let extracted = run(folder.path(), &format!("{EXTRACT} --json"));
     let extracted: serde_json::Value = serde_json::from_slice(&extracted.stdout).expect(&text(&extracted));
@@ -102,12 +108,20 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     let manifest = fs::read_to_string(at("manifest.json")).unwrap();
     let newer = framed(&body(&manifest).replacen("\"format\":1", "\"format\":2", 1).replacen("\"rows\"", "\"surprise\":1,\"rows\"", 1));
     fs::write(at("manifest.json"), newer).unwrap();
-    for line in ["cache info cache", "cache verify cache", "cache repair cache", "cache export cache --npz x.npz", EXTRACT, "train resnet8 --cache cache"] {
+    for line in [
+        "cache info cache",
+        "cache verify cache",
+        "cache repair cache",
+        "cache export cache --npz x.npz",
+        EXTRACT,
+        "train resnet8 --cache cache",
+    ] {
         let refused = fails(folder.path(), line, 2);
         assert!(refused.contains("expected format 1, found format 2 written by nst-cache 0.1.0"), "{line}: {refused}");
     }
     // the format decides about reading, the tool about writing: another version may compute other values
-    fs::write(at("manifest.json"), framed(&body(&manifest).replacen("\"tool\":\"nst-cache 0.1.0\"", "\"tool\":\"nst-cache 0.0.9\"", 1))).unwrap();
+    fs::write(at("manifest.json"), framed(&body(&manifest).replacen("\"tool\":\"nst-cache 0.1.0\"", "\"tool\":\"nst-cache 0.0.9\"", 1)))
+        .unwrap();
     assert_eq!(Cache::open(&at("")).unwrap().manifest().tool, "nst-cache 0.0.9");
     succeeds(folder.path(), "train resnet8 --cache cache --criterion kd --limit 64 --epochs 1 --seed 1 -o run");
     assert!(fails(folder.path(), EXTRACT, 2).contains("another tool: expected \"nst-cache 0.1.0\", found \"nst-cache 0.0.9\""));

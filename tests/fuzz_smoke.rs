@@ -50,20 +50,8 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Numbers at which readers of sizes and counts go wrong.
-const NUMBERS: [u64; 12] = [
-    0,
-    1,
-    0x7f,
-    0xff,
-    0x7fff,
-    0xffff,
-    0x7fff_ffff,
-    0xffff_ffff,
-    1 << 40,
-    i64::MAX.cast_unsigned(),
-    i64::MIN.cast_unsigned(),
-    u64::MAX,
-];
+const NUMBERS: [u64; 12] =
+    [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX.cast_unsigned(), i64::MIN.cast_unsigned(), u64::MAX];
 
 fn below(random: &mut Random, n: usize) -> usize {
     usize::try_from(random.next() % n.max(1) as u64).unwrap()
@@ -103,8 +91,8 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8]) {
 #[test]
 fn no_mutation_of_a_valid_input_makes_a_reader_panic_or_fill_the_memory() {
     let asked = std::env::var("NST_FUZZ_MUTATIONS").ok().map(|n| n.parse::<usize>().expect("NST_FUZZ_MUTATIONS: a number"));
-    let mutations = asked.unwrap_or(400);
-    for Target { name, read, seeds } in TARGETS {
+    for Target { name, read, seeds, smoke } in TARGETS {
+        let mutations = asked.unwrap_or(*smoke);
         let (seeds, mut random) = (seeds(), Random(0x5eed));
         let started = std::time::Instant::now();
         let before = HELD.load(Ordering::Relaxed);

@@ -17,17 +17,19 @@ pub struct Target {
     pub read: fn(&[u8]),
     /// Valid inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
+    /// How many changed inputs the smoke test reads: a cache is read from files, and takes its time.
+    pub smoke: usize,
 }
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
-    Target { name: "onnx", read: onnx::model, seeds: seeds::onnx },
-    Target { name: "zarr", read: cache::zarr_json, seeds: seeds::zarr_json },
-    Target { name: "manifest", read: cache::manifest, seeds: seeds::manifest },
-    Target { name: "shard", read: cache::shard, seeds: seeds::shard },
-    Target { name: "npz", read: data::npz, seeds: seeds::npz },
-    Target { name: "idx", read: data::idx, seeds: seeds::idx },
-    Target { name: "tar", read: data::tar, seeds: seeds::tar },
-    Target { name: "image", read: data::image, seeds: seeds::image },
-    Target { name: "cifar", read: data::cifar, seeds: seeds::cifar },
+    Target { name: "onnx", read: onnx::model, seeds: seeds::onnx, smoke: 4000 },
+    Target { name: "zarr", read: cache::zarr_json, seeds: seeds::zarr_json, smoke: 100 },
+    Target { name: "manifest", read: cache::manifest, seeds: seeds::manifest, smoke: 1000 },
+    Target { name: "shard", read: cache::shard, seeds: seeds::shard, smoke: 300 },
+    Target { name: "npz", read: data::npz, seeds: seeds::npz, smoke: 2000 },
+    Target { name: "idx", read: data::idx, seeds: seeds::idx, smoke: 2000 },
+    Target { name: "tar", read: data::tar, seeds: seeds::tar, smoke: 2000 },
+    Target { name: "image", read: data::image, seeds: seeds::image, smoke: 2000 },
+    Target { name: "cifar", read: data::cifar, seeds: seeds::cifar, smoke: 1000 },
 ];

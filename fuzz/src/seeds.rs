@@ -28,7 +28,9 @@ fn files(name: &str, endings: &[&str]) -> Vec<Vec<u8>> {
 /// Whole networks, and each operator with each of its attributes alone.
 #[must_use]
 pub fn onnx() -> Vec<Vec<u8>> {
-    let operators = cases::cases().into_iter().flat_map(|case| case.opsets.iter().map(|&opset| case.net(opset).model().bytes().to_vec()).collect::<Vec<_>>());
+    let operators = cases::cases()
+        .into_iter()
+        .flat_map(|case| case.opsets.iter().map(|&opset| case.net(opset).model().bytes().to_vec()).collect::<Vec<_>>());
     files("models", &["onnx"]).into_iter().chain(files("students", &["onnx"])).chain(operators).collect()
 }
 
@@ -111,7 +113,10 @@ pub fn idx() -> Vec<Vec<u8>> {
 pub fn tar() -> Vec<Vec<u8>> {
     let image = fs::read(data("pil").join("one-bit.png")).unwrap();
     let mut archive = tar::Builder::new(Vec::new());
-    for path in ["./photos/cat/1.png", "photos/dog/a much longer name, beyond the hundred bytes that a header has room for, as image boards like them.png"] {
+    for path in [
+        "./photos/cat/1.png",
+        "photos/dog/a much longer name, beyond the hundred bytes that a header has room for, as image boards like them.png",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_size(image.len() as u64);
         header.set_mode(0o644);

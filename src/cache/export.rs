@@ -287,7 +287,11 @@ mod tests {
             assert!(text.contains("'fortran_order': False"), "{text}");
             if let Ok(array) = cache.array(name) {
                 assert_eq!(elements, expected(&cache, name, 0..10), "{name}");
-                assert!(text.contains(if *dtype == "float16" { "'<f2'" } else { "'<f4'" }) && text.contains(&format!("(2, 10, {},", array.spec().row_shape[0])), "{text} {shape:?}");
+                assert!(
+                    text.contains(if *dtype == "float16" { "'<f2'" } else { "'<f4'" })
+                        && text.contains(&format!("(2, 10, {},", array.spec().row_shape[0])),
+                    "{text} {shape:?}"
+                );
             }
         }
     }

@@ -143,11 +143,10 @@ mod tests {
         let dropped = |view, segment, rows| Dropped { view, segment, rows };
         assert_eq!(report.findings.len(), 7);
         assert_eq!(report.dropped, [dropped(0, 0, (0, 4)), dropped(1, 2, (8, 10))]);
-        assert_eq!((report.removed, report.rewritten, report.left), (
-            vec!["label/c/0".to_owned()],
-            vec!["taps/zarr.json".to_owned()],
-            vec!["taps/notes.txt".to_owned()]
-        ));
+        assert_eq!(
+            (report.removed, report.rewritten, report.left),
+            (vec!["label/c/0".to_owned()], vec!["taps/zarr.json".to_owned()], vec!["taps/notes.txt".to_owned()])
+        );
         // incomplete, but nothing in it is wrong except the stranger and the array that is missing
         assert!(Cache::open(folder.path()).is_err());
         let left = verify::verify(folder.path(), 1, &Silent).unwrap();

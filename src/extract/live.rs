@@ -74,11 +74,8 @@ impl LiveArray {
                 (aa, bb, ab) = (aa + a * a, bb + b * b, ab + a * b);
                 worst = worst.max((a - b).abs());
             }
-            let (cosine, length) = if aa == 0.0 && bb == 0.0 {
-                (1.0, 0.0)
-            } else {
-                (ab / (aa * bb).sqrt(), (aa.sqrt() - bb.sqrt()).abs() / bb.sqrt())
-            };
+            let (cosine, length) =
+                if aa == 0.0 && bb == 0.0 { (1.0, 0.0) } else { (ab / (aa * bb).sqrt(), (aa.sqrt() - bb.sqrt()).abs() / bb.sqrt()) };
             let known = cosine.is_finite() && length.is_finite();
             self.max_difference = self.max_difference.max(if known { worst } else { f64::INFINITY });
             self.cosine = self.cosine.min(if known { cosine } else { -1.0 });
@@ -144,9 +141,8 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
         let end = first + manifest.rows_of_segment(segment);
         (first..end).step_by(batch).map(move |start| start..(start + batch).min(end))
     };
-    let mut all: Vec<_> = (0..manifest.views)
-        .flat_map(|view| (0..manifest.segments_per_view()).flat_map(batches).map(move |rows| (view, rows)))
-        .collect();
+    let mut all: Vec<_> =
+        (0..manifest.views).flat_map(|view| (0..manifest.segments_per_view()).flat_map(batches).map(move |rows| (view, rows))).collect();
     data::shuffle(&mut all, manifest.seed);
     all.truncate(BATCHES);
     all

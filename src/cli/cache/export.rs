@@ -38,9 +38,7 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         (None, None) => return Err(Error::input("expected --npz FILE or --safetensors FILE")),
     };
     let cache = Cache::open(&args.folder)?;
-    let written = file::write_whole(path, args.force, |out| {
-        export(&cache, format, &args.names, args.rows.clone(), out, context.monitor)
-    })?;
+    let written = file::write_whole(path, args.force, |out| export(&cache, format, &args.names, args.rows.clone(), out, context.monitor))?;
     if context.json { emit_json(&written) } else { emit(&text(&written, path)) }
 }
 
