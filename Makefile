@@ -11,7 +11,7 @@ LIBRARY := $(RELEASE)/$(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dyl
 # tests run from target/debug, away from the library beside the release binary; a library that the user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build demo test check conformance accuracy bench-peers onnxruntime clean
+.PHONY: help build demo test test-python check conformance accuracy fuzz bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,11 +27,24 @@ demo: build ## The whole pipeline on the embedded images, ending in a table
 
 test: onnxruntime ## Every test, the committed reference cases included
 	$(CARGO) test --locked
+	@$(MAKE) --no-print-directory test-python
+
+# kept between runs; begun anew when the requirements change
+PYTHON_PACKAGES := target/python
+$(PYTHON_PACKAGES)/installed: scripts/python-requirements.txt
+	@rm -rf $(PYTHON_PACKAGES)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary=:all: --target $(PYTHON_PACKAGES) --requirement $<
+	@touch $@
+
+test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by zarr-python, numpy and safetensors
+	$(CARGO) build --locked --profile test --bin nst-cache
+	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/interop.py target/debug/nst-cache
 
 check: onnxruntime ## What a contributor runs before pushing: format, lints, tests, documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked
+	@$(MAKE) --no-print-directory test-python
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 conformance: ## All reference cases in NST_STUDENTS and NST_CRITERIA, one line a case
@@ -43,6 +56,11 @@ PRECISION ?= fast
 
 accuracy: build ## The table of docs/accuracy.md (TEACHER=…onnx FASHION=folder of the IDX files)
 	scripts/accuracy.py --teacher $(TEACHER) --data $(FASHION) --precision $(PRECISION)
+
+FUZZ_SECONDS ?= 60
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz; no nightly compiler)
+	scripts/fuzz.sh $(FUZZ_SECONDS)
 
 PEERS ?= ../shared/bench
 

@@ -35,7 +35,20 @@ fn committed(file: &str) -> String {
 #[test]
 fn every_command_has_help_with_examples_and_a_completion() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["inspect", "extract", "train", "eval", "new", "cache", "cache info", "cache verify", "demo", "completions"] {
+    for name in [
+        "inspect",
+        "extract",
+        "train",
+        "eval",
+        "new",
+        "cache",
+        "cache info",
+        "cache verify",
+        "cache repair",
+        "cache export",
+        "demo",
+        "completions",
+    ] {
         let help = String::from_utf8(run(folder.path(), &format!("{name} --help")).stdout).unwrap();
         assert!(help.contains("Examples:") && help.contains("nst-cache "), "{name}:\n{help}");
     }

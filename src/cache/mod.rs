@@ -2,10 +2,12 @@
 //! docs/format.md is the specification. Knows neither candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
 
 mod document;
+mod export;
 mod file;
 mod manifest;
 mod originals;
 mod read;
+mod repair;
 mod shard;
 mod size;
 mod verify;
@@ -18,9 +20,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use export::{Export, Format, export};
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use originals::Originals;
 pub use read::{ArrayReader, Cache, Decoder};
+pub use repair::{Dropped, RepairReport, repair};
 pub use size::{chunk_rows, compressed_bytes, probe_codec, segment_rows};
 pub use verify::{Finding, VerifyReport, verify};
 pub use view_table::ViewTable;

@@ -48,16 +48,20 @@ pub struct VerifyReport {
 /// [`Finding`].
 pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
     let _lock = file::lock_shared(folder)?;
-    let manifest = Manifest::load(folder)?;
-    let metadata = zarr::documents(&manifest)?;
-    let shards = shards(&manifest);
+    check(folder, &Manifest::load(folder)?, threads, monitor)
+}
 
-    let mut seen = Seen { files: 1, bytes: document::encode(&manifest)?.len() as u64, ..Seen::default() };
+/// The same under a lock that the caller holds.
+pub(super) fn check(folder: &Path, manifest: &Manifest, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
+    let metadata = zarr::documents(manifest)?;
+    let shards = shards(manifest);
+
+    let mut seen = Seen { files: 1, bytes: document::encode(manifest)?.len() as u64, ..Seen::default() };
     for (path, expected) in &metadata {
         check_metadata(folder, path, expected, &mut seen);
     }
     let promised = metadata.keys().chain(shards.iter().map(|s| &s.path)).collect();
-    check_strays(folder, &manifest, &promised, &mut seen)?;
+    check_strays(folder, manifest, &promised, &mut seen)?;
 
     monitor.begin("verify", "shards", shards.len() as u64, 0);
     let (next, total) = (AtomicUsize::new(0), Mutex::new(seen));
@@ -70,7 +74,7 @@ pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Ve
                         break;
                     }
                     let before = worker.seen.bytes;
-                    worker.check(folder, &manifest, shard);
+                    worker.check(folder, manifest, shard);
                     monitor.advance(1, worker.seen.bytes - before);
                 }
                 total.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(worker.seen);

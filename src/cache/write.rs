@@ -294,7 +294,7 @@ fn within(plan: &Manifest, found: &Manifest) -> Manifest {
 }
 
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
-fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
+pub(super) fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         let unpublished =

@@ -1,23 +1,46 @@
-//! `cache info` and `cache verify`.
+//! `cache info`, `verify`, `repair` and `export`.
 
-use super::{emit, emit_json};
-use crate::array::Dtype;
-use crate::cache::{self, ArraySpec, Codec, Manifest, VerifyReport};
-use crate::error::{Error, Result};
-use crate::extract::human_bytes;
-use crate::extract::live::{self, Live};
-use crate::recipe::Augmentation;
-use crate::runtime::{Device, Runtime, SessionOptions};
-use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+mod check;
+mod export;
+mod info;
+
+use crate::error::Result;
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
   nst-cache cache info cache/teacher
   nst-cache cache verify cache/teacher --live teacher.onnx
-  nst-cache cache verify cache/teacher --json | jq '.findings[].file'";
+  nst-cache cache repair cache/teacher
+  nst-cache cache export cache/teacher --npz teacher.npz";
+
+const INFO_EXAMPLES: &str = "\
+Examples:
+  nst-cache cache info cache/teacher
+  nst-cache cache info cache/teacher --json | jq '.arrays[].ratio'";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  nst-cache cache verify cache/teacher
+  nst-cache cache verify cache/teacher --live teacher.onnx
+  nst-cache cache verify cache/teacher --json | jq '.findings[].file'
+
+Reads every byte. What is wrong goes to stdout, one line a file and rows; exit status 1 if there is any.";
+
+const REPAIR_EXAMPLES: &str = "\
+Examples:
+  nst-cache cache repair cache/teacher
+  nst-cache extract teacher.onnx --data folder:photos     # as before: computes what was taken out
+
+Verifies first; a sound cache is not touched. A damaged manifest cannot be repaired: remove the folder and extract again.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  nst-cache cache export cache/teacher --npz teacher.npz
+  nst-cache cache export cache/teacher --safetensors layer3.safetensors --tap layer3 --rows 0..1000
+  nst-cache cache export cache/teacher --npz logits.npz --tap logits
+
+Arrays keep their paths, types and order of rows: sample_id and label [row], the others [view, row, …].";
 
 /// Arguments of `cache`.
 #[derive(Debug, clap::Args)]
@@ -30,22 +53,32 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// What is in a cache: teacher, data, preprocessing, and what each array takes on disk
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = INFO_EXAMPLES)]
     Info {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
     /// Checks every checksum, shape and finite value of a cache
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-        /// Also compute the first rows of the first and last view again with this teacher, and compare
+        /// Also compute a sample of rows again with this teacher, and compare
         #[arg(long, value_name = "TEACHER.onnx")]
         live: Option<PathBuf>,
     },
+    /// Takes damaged rows out of a cache, for the same `extract` command to fill
+    #[command(after_help = REPAIR_EXAMPLES)]
+    Repair {
+        /// The cache's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Writes arrays of a cache as one file for other tools
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(export::Args),
 }
 
 /// Runs `cache`.
@@ -54,314 +87,9 @@ enum Command {
 /// When the folder is no cache, or (status 1) something in it is wrong.
 pub fn run(args: Args, context: &super::Context<'_>) -> Result<()> {
     match args.command {
-        Command::Info { folder } => info(&folder, context.json),
-        Command::Verify { folder, live } => verify(&folder, live.as_deref(), context),
-    }
-}
-
-fn info(folder: &Path, json: bool) -> Result<()> {
-    let manifest = Manifest::load(folder)?;
-    let info = Info::of(&manifest);
-    if json { emit_json(&info) } else { emit(&info.text(folder)) }
-}
-
-fn verify(folder: &Path, teacher: Option<&Path>, context: &super::Context<'_>) -> Result<()> {
-    let report = cache::verify(folder, context.threads, context.monitor)?;
-    // what is damaged is not worth comparing
-    let live = match teacher {
-        Some(teacher) if report.findings.is_empty() => Some(compare(folder, teacher, context)?),
-        _ => None,
-    };
-    let verified = Verified { report, live };
-    if context.json {
-        emit_json(&verified)?;
-    } else {
-        emit(&verify_text(&verified))?;
-    }
-    if !verified.report.findings.is_empty() {
-        return Err(Error::check(format!("cache {}: {}", folder.display(), wrong(verified.report.findings.len())))
-            .hint("remove the folder and run the same `nst-cache extract` command again"));
-    }
-    let differing: Vec<&str> = verified.live.iter().flat_map(Live::wrong).map(|a| a.path.as_str()).collect();
-    if differing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::check(format!("cache {}: the teacher computes other values of {}", folder.display(), differing.join(", "))))
-}
-
-fn compare(folder: &Path, teacher: &Path, context: &super::Context<'_>) -> Result<Live> {
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
-    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads }, context.monitor)
-}
-
-/// What `verify` found.
-#[derive(Serialize)]
-struct Verified {
-    #[serde(flatten)]
-    report: VerifyReport,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    live: Option<Live>,
-}
-
-/// What is in a cache.
-#[derive(Serialize)]
-struct Info<'a> {
-    complete: bool,
-    segments: usize,
-    segments_total: usize,
-    rows: usize,
-    views: usize,
-    /// What they are made of, if images are augmented.
-    augment: Option<&'a Augmentation>,
-    /// Whether the inputs lie in the cache, or in its data set alone.
-    inputs: &'static str,
-    segment_rows: usize,
-    seed: u64,
-    tool: &'a str,
-    teacher: &'a cache::TeacherRecord,
-    data: &'a cache::DataRecord,
-    taps: &'a [cache::TapRecord],
-    arrays: Vec<ArrayInfo<'a>>,
-    bytes: u64,
-    raw_bytes: u64,
-    ratio: f64,
-}
-
-/// One view array: what it holds and takes.
-#[derive(Serialize)]
-struct ArrayInfo<'a> {
-    path: &'a str,
-    tensor: Option<&'a str>,
-    dtype: &'static str,
-    row_shape: &'a [usize],
-    codec: Codec,
-    chunk_rows: usize,
-    /// On disk, of the published segments.
-    bytes: u64,
-    /// The same rows as raw f32 (integers as they are).
-    raw_bytes: u64,
-    bytes_per_row: f64,
-    ratio: f64,
-}
-
-impl<'a> Info<'a> {
-    fn of(manifest: &'a Manifest) -> Self {
-        let array = |(index, spec): (usize, &'a ArraySpec)| {
-            let published = manifest.segments.iter().filter(|s| index < s.bytes.len());
-            let rows: u64 = published.map(|s| manifest.rows_of_segment(s.index) as u64).sum();
-            let bytes = manifest.segments.iter().filter_map(|s| s.bytes.get(index)).sum();
-            let raw_bytes = rows * raw_row_bytes(spec);
-            ArrayInfo {
-                path: &spec.path,
-                tensor: spec.tensor.as_deref(),
-                dtype: spec.dtype.name(),
-                row_shape: &spec.row_shape,
-                codec: spec.codec,
-                chunk_rows: spec.chunk_rows,
-                bytes,
-                raw_bytes,
-                bytes_per_row: ratio(bytes, rows),
-                ratio: ratio(raw_bytes, bytes),
-            }
-        };
-        let arrays: Vec<_> = manifest.view_arrays.iter().enumerate().map(array).collect();
-        let (bytes, raw_bytes) = (arrays.iter().map(|a| a.bytes).sum(), arrays.iter().map(|a| a.raw_bytes).sum());
-        Self {
-            complete: manifest.is_complete(),
-            segments: manifest.segments.len(),
-            segments_total: manifest.segments_total(),
-            rows: manifest.rows,
-            views: manifest.views,
-            augment: manifest.augment.as_ref(),
-            inputs: if manifest.stores_inputs() { "stored" } else { "source" },
-            segment_rows: manifest.segment_rows,
-            seed: manifest.seed,
-            tool: &manifest.tool,
-            teacher: &manifest.teacher,
-            data: &manifest.data,
-            taps: &manifest.taps,
-            arrays,
-            bytes,
-            raw_bytes,
-            ratio: ratio(raw_bytes, bytes),
-        }
-    }
-
-    fn text(&self, folder: &Path) -> String {
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<14}{value}");
-        };
-        let state =
-            if self.complete { String::new() } else { format!(", incomplete: {} of {} segments", self.segments, self.segments_total) };
-        line("cache", format!("{}{state}", folder.display()));
-        let (teacher, data) = (self.teacher, self.data);
-        line("teacher", format!("{} (sha256 {}…)", teacher.file, teacher.sha256.chars().take(12).collect::<String>()));
-        if let Some(points) = teacher.top1_basis_points {
-            line("its top-1", format!("{:.2} %", f64::from(points) / 100.0));
-        }
-        line("made by", format!("{}, ONNX Runtime {} on {}, batch {}", self.tool, teacher.runtime, teacher.provider, teacher.batch));
-        let skipped = if data.skipped.is_empty() { String::new() } else { format!(", {} left out as unreadable", data.skipped.len()) };
-        let classes = if data.classes.is_empty() { "no class names".to_owned() } else { format!("{} classes", data.classes.len()) };
-        line(
-            "data",
-            format!("{} split {}, {} of {} samples{skipped}, {classes}", data.spec, data.split, self.rows, data.fingerprint.samples),
-        );
-        line("preprocessing", preprocess_text(data));
-        let augment = self.augment.map_or_else(|| "unaugmented".to_owned(), ToString::to_string);
-        let plural = if self.views == 1 { "" } else { "s" };
-        line(
-            "views",
-            format!("{} view{plural}: {augment}; inputs {}", self.views, if self.inputs == "stored" { "stored" } else { "from the data" }),
-        );
-        line("layout", format!("{} rows a view, segments of {} rows, seed {}", self.rows, self.segment_rows, self.seed));
-        let _ = write!(text, "\n{}", self.table());
-        text
-    }
-
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["array", "tensor", "dtype", "row shape", "on disk", "a row", "against raw f32"]);
-        for array in &self.arrays {
-            let shape = array.row_shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
-            table.add_row([
-                array.path.to_owned(),
-                array.tensor.unwrap_or("").to_owned(),
-                array.dtype.to_owned(),
-                shape,
-                human_bytes(array.bytes),
-                size(array.bytes_per_row),
-                times(array.ratio),
-            ]);
-        }
-        let rows = self.arrays.iter().map(|a| a.bytes_per_row).sum();
-        table.add_row([
-            "all".to_owned(),
-            String::new(),
-            String::new(),
-            String::new(),
-            human_bytes(self.bytes),
-            size(rows),
-            times(self.ratio),
-        ]);
-        for column in table.column_iter_mut().skip(4) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
-    }
-}
-
-/// Bytes of a row in the form that ratios are against: floats as f32, integers as they are.
-fn raw_row_bytes(spec: &ArraySpec) -> u64 {
-    let bytes = match spec.dtype {
-        Dtype::F16 => spec.row_bytes() * 2,
-        Dtype::F64 => spec.row_bytes() / 2,
-        Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F32 => spec.row_bytes(),
-    };
-    bytes as u64
-}
-
-fn preprocess_text(data: &cache::DataRecord) -> String {
-    let Some(p) = &data.preprocess else { return "none, arrays as they are".to_owned() };
-    let [h, w] = p.size;
-    let resize = p.resize.map(|side| format!("resize {side}, crop to ")).unwrap_or_default();
-    let norm = if p.is_float() { format!(", scale {}, mean {:?}, std {:?}", p.scale, p.mean, p.std) } else { String::new() };
-    format!("{resize}{h}x{w} {:?} {:?} {:?} {}{norm}", p.interpolation, p.channels, p.layout, p.dtype.name()).to_lowercase()
-}
-
-fn verify_text(Verified { report, live }: &Verified) -> String {
-    let mut text = String::new();
-    for finding in &report.findings {
-        let rows = finding.rows.map(|(first, end)| format!(" rows {first}..{end}:")).unwrap_or_default();
-        let _ = writeln!(text, "{}:{rows} {}", finding.file, finding.problem);
-    }
-    let verdict = match (report.findings.len(), report.complete) {
-        (0, true) => "sound".to_owned(),
-        (0, false) => "sound, but incomplete".to_owned(),
-        (n, _) => wrong(n),
-    };
-    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, human_bytes(report.bytes), report.chunks);
-    if let Some(live) = live {
-        let worst = live.arrays.iter().max_by(|a, b| a.max_relative.total_cmp(&b.max_relative));
-        let worst = worst.map_or_else(String::new, |a| format!(", largest relative difference {:.1e} ({})", a.max_relative, a.path));
-        let _ = write!(text, "\n{} rows computed again{worst}", live.rows);
-    }
-    text
-}
-
-/// Bytes of a row, on the average.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people: three digits are shown")]
-fn size(bytes: f64) -> String {
-    human_bytes(bytes.round() as u64)
-}
-
-fn wrong(things: usize) -> String {
-    if things == 1 { "1 thing is wrong".to_owned() } else { format!("{things} things are wrong") }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "for people: three digits are shown")]
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
-
-fn times(ratio: f64) -> String {
-    if ratio > 0.0 { format!("{ratio:.2}x smaller") } else { String::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::testing;
-    use crate::error::Kind;
-    use crate::monitor::Silent;
-    use crate::recipe::Config;
-
-    fn run_verify(folder: &Path) -> Result<()> {
-        let context = super::super::Context { config: &Config::default(), json: false, threads: 1, onnxruntime: None, monitor: &Silent };
-        run(Args { command: Command::Verify { folder: folder.into(), live: None } }, &context)
-    }
-
-    #[test]
-    fn info_sums_what_is_published_and_compares_it_with_raw_f32() {
-        let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(10, 2, Codec::Raw)).unwrap();
-        let manifest = Manifest::load(folder.path()).unwrap();
-        let info = Info::of(&manifest);
-        // 16 bytes of image, 4 of mask, 3 logits and 12 halves as f32; two views of ten rows
-        let raw: Vec<u64> = info.arrays.iter().map(|a| a.raw_bytes).collect();
-        assert_eq!(raw, [16 * 20, 4 * 20, 12 * 20, 48 * 20]);
-        assert_eq!((info.complete, info.raw_bytes), (true, 80 * 20));
-        let on_disk: u64 = ["input", "inputs", "logits", "taps"].iter().map(|a| disk_bytes(&folder.path().join(a))).sum();
-        assert_eq!(info.bytes, on_disk);
-        let text = info.text(folder.path());
-        assert_eq!((info.augment, info.inputs), (None, "stored"));
-        let augmented = testing::augmented(10, 2, Codec::Raw);
-        let text_of_views = Info::of(&augmented).text(folder.path());
-        assert!(text_of_views.contains("2 views: flip, mixup 0.5; inputs stored"), "{text_of_views}");
-        for part in ["91.25 %", "taps/conv/features", "3x2x2", "10 of 100 samples", "3 classes"] {
-            assert!(text.contains(part), "{part} in:\n{text}");
-        }
-    }
-
-    /// Bytes of all shards below a folder.
-    fn disk_bytes(folder: &Path) -> u64 {
-        let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
-        let bytes = |e: std::fs::DirEntry| match e.file_type().unwrap().is_dir() {
-            true => disk_bytes(&e.path()),
-            false if e.file_name() == "zarr.json" => 0,
-            false => e.metadata().unwrap().len(),
-        };
-        entries.map(bytes).sum()
-    }
-
-    #[test]
-    fn verify_ends_with_status_1_when_something_is_wrong_and_2_without_a_cache() {
-        let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
-        run_verify(folder.path()).unwrap();
-        std::fs::remove_file(folder.path().join("zarr.json")).unwrap();
-        assert_eq!(run_verify(folder.path()).unwrap_err().kind(), Kind::Check);
-        assert_eq!(run_verify(Path::new("nowhere")).unwrap_err().kind(), Kind::Input);
+        Command::Info { folder } => info::run(&folder, context.json),
+        Command::Verify { folder, live } => check::verify(&folder, live.as_deref(), context),
+        Command::Repair { folder } => check::repair(&folder, context),
+        Command::Export(args) => export::run(&args, context),
     }
 }

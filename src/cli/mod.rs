@@ -9,6 +9,7 @@ mod demo;
 mod device;
 mod eval;
 mod extract;
+mod file;
 mod inspect;
 mod monitor;
 mod new;
@@ -118,7 +119,7 @@ enum Command {
     Eval(eval::Args),
     /// Write an untrained student
     New(new::Args),
-    /// Look into a cache and check it
+    /// Look into a cache, check, repair and export it
     Cache(cache::Args),
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]

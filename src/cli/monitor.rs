@@ -76,7 +76,7 @@ impl Stage {
         [bytes, self.status.clone()].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join("  ")
     }
 
-    /// `extract: 2,048 rows in 3.1 s, 660 rows/s, 12.0 MB`.
+    /// `extract: 2,048 rows in 3.1 s, 660 rows/s, 12.0 MB, 3.9 MB/s`.
     #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
     fn summary(&self) -> String {
         let seconds = self.started.elapsed().as_secs_f64();
@@ -87,6 +87,11 @@ impl Stage {
         let message = self.message();
         if !message.is_empty() {
             let _ = write!(text, ", {message}");
+        }
+        if self.bytes > 0 && seconds > 0.0 {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
+            let rate = (self.bytes as f64 / seconds) as u64;
+            let _ = write!(text, ", {}/s", human_bytes(rate));
         }
         text
     }

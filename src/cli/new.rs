@@ -1,13 +1,12 @@
 //! `new`: writes an untrained student.
 
-use super::{Context, emit, emit_json};
-use crate::error::{Context as _, Error, Result};
+use super::{Context, emit, emit_json, file};
+use crate::error::{Context as _, Result};
 use crate::onnx::cost;
 use crate::student::preset;
 use serde_json::json;
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,11 +51,9 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     if args.list {
         return list(context.json);
     }
-    if path.exists() && !args.force {
-        return Err(exists(&path));
-    }
+    file::refuse_existing(&path, args.force)?;
     let model = preset::build(&name, classes, input, args.seed)?;
-    write(&path, model.bytes(), args.force)?;
+    file::write_whole(&path, args.force, |out| out.write_all(model.bytes()).context(|| format!("{}: cannot be written", path.display())))?;
     let parameters = cost::parameters(&model);
     context.monitor.note(&format!("{name}: {parameters} parameters, written to {}", path.display()));
     if context.json {
@@ -82,35 +79,10 @@ fn parse_input(text: &str) -> Result<[usize; 3], String> {
     sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| "expected channels, height and width, such as 3x32x32".to_owned())
 }
 
-/// Writes a file whole or not at all: a temporary sibling, synced and renamed.
-fn write(path: &Path, bytes: &[u8], replace: bool) -> Result<()> {
-    let failed = || format!("{}: cannot be written", path.display());
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).context(failed)?;
-    let mut file = tempfile::Builder::new().prefix(".nst-cache-").make_in(folder, |path| File::create_new(path)).context(failed)?;
-    file.write_all(bytes).context(failed)?;
-    file.as_file().sync_all().context(failed)?;
-    if replace {
-        file.persist(path).map_err(|e| e.error).context(failed)?;
-    } else {
-        file.persist_noclobber(path).map_err(|e| match e.error.kind() {
-            std::io::ErrorKind::AlreadyExists => exists(path),
-            _ => Error::input(failed()).because(e.error),
-        })?;
-    }
-    File::open(folder).and_then(|folder| folder.sync_all()).context(failed)
-}
-
-fn exists(path: &Path) -> Error {
-    Error::input(format!("{}: exists already", path.display())).hint("give another name with -o, or --force to replace it")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use crate::monitor::Silent;
     use crate::onnx::Model;
     use crate::recipe::Config;

@@ -1,4 +1,4 @@
-//! Whether a cache holds what its teacher computes: the first rows of its first and last view are computed again from their inputs and compared.
+//! Whether a cache holds what its teacher computes: a sample of rows is computed again from their inputs and compared.
 
 use super::source::Input;
 use super::{batch, choice, source};
@@ -11,11 +11,16 @@ use crate::onnx::Model;
 use crate::onnx::tap;
 use crate::runtime::{self, Runtime, Session, SessionOptions};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
-/// What a value may differ by, relative to max(1, |value|): four times f16's rounding, and ten times what machines differ by in f32.
-const BOUND: f64 = 2e-3;
+/// What the cosine of a row must reach: machines and providers differ in the last bits (TF32 in the last two digits), another model or other inputs in
+/// the first.
+const COSINE: f64 = 0.999;
+/// What the lengths of two rows may differ by, relatively: the cosine is blind to a factor.
+const LENGTH: f64 = 0.01;
+/// Batches computed again.
+const BATCHES: usize = 4;
 
 /// How far a teacher's values are from those in a cache.
 #[derive(Debug, Clone, Serialize)]
@@ -24,7 +29,7 @@ pub struct Live {
     pub rows: usize,
     /// Each array, in the cache's order.
     pub arrays: Vec<LiveArray>,
-    /// What `max_relative` may be.
+    /// What `cosine` must reach.
     pub bound: f64,
 }
 
@@ -33,20 +38,53 @@ pub struct Live {
 pub struct LiveArray {
     /// Its path in the cache.
     pub path: String,
-    /// max |Δ| / max(1, |value|).
-    pub max_relative: f64,
+    /// The largest difference of two values.
+    pub max_difference: f64,
+    /// The smallest cosine between a row as computed and as stored; 1 where both are zero.
+    pub cosine: f64,
+    /// The largest relative difference of their lengths.
+    pub length: f64,
 }
 
 impl Live {
-    /// The arrays beyond the bound.
+    /// The arrays beyond the bounds.
     pub fn wrong(&self) -> impl Iterator<Item = &LiveArray> {
-        // NaN is beyond it too
-        self.arrays.iter().filter(|a| !matches!(a.max_relative.partial_cmp(&self.bound), Some(std::cmp::Ordering::Less)))
+        self.arrays.iter().filter(|array| !array.agrees())
     }
 }
 
-/// Computes the first batch of rows of the first and of the last view again and compares every array of features and logits. Inputs that are not
-/// stored are decoded from the data set that the cache names.
+impl LiveArray {
+    fn new(path: &str) -> Self {
+        Self { path: path.to_owned(), max_difference: 0.0, cosine: 1.0, length: 0.0 }
+    }
+
+    fn agrees(&self) -> bool {
+        self.cosine >= COSINE && self.length <= LENGTH
+    }
+
+    /// Takes in rows of `width` values. Values that are no numbers, or missing, disagree.
+    fn compare(&mut self, computed: &[f32], stored: &[f32], width: usize) {
+        if computed.len() != stored.len() {
+            (self.max_difference, self.cosine, self.length) = (f64::INFINITY, -1.0, f64::INFINITY);
+        }
+        for (a, b) in computed.chunks(width.max(1)).zip(stored.chunks(width.max(1))) {
+            let (mut aa, mut bb, mut ab, mut worst) = (0.0, 0.0, 0.0, 0.0f64);
+            for (a, b) in a.iter().map(|&v| f64::from(v)).zip(b.iter().map(|&v| f64::from(v))) {
+                (aa, bb, ab) = (aa + a * a, bb + b * b, ab + a * b);
+                worst = worst.max((a - b).abs());
+            }
+            let (cosine, length) =
+                if aa == 0.0 && bb == 0.0 { (1.0, 0.0) } else { (ab / (aa * bb).sqrt(), (aa.sqrt() - bb.sqrt()).abs() / bb.sqrt()) };
+            let known = cosine.is_finite() && length.is_finite();
+            self.max_difference = self.max_difference.max(if known { worst } else { f64::INFINITY });
+            self.cosine = self.cosine.min(if known { cosine } else { -1.0 });
+            self.length = self.length.max(if known { length } else { f64::INFINITY });
+        }
+    }
+}
+
+/// Computes some batches of rows again and compares every array of features and logits. Which ones is drawn from the cache's seed; a batch is one that
+/// the extraction ran, since the runtime's last bits depend on it. Inputs that are not stored are decoded from the data set that the cache names.
 ///
 /// # Errors
 /// When the model is not the cache's teacher, cannot run, or the cache cannot be read.
@@ -62,7 +100,6 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
             model.sha256()
         )));
     }
-    let rows = manifest.teacher.batch.min(manifest.rows);
     let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
     let inputs = inputs(&model, manifest)?;
     let shapes: Vec<(String, Vec<usize>)> = inputs.iter().map(|i| (i.name.clone(), i.row_shape.clone())).collect();
@@ -71,36 +108,50 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
     let outputs = kept.iter().map(|spec| choice::recorded(spec, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
     let originals = dataset.as_deref().map(|dataset| Originals::new(&cache, dataset)).transpose()?;
-
     let tensors: Vec<String> = outputs.iter().map(|o| o.tensor.clone()).collect();
     let mut session = Session::new(runtime, &model, &tensors, options)?;
-    let mut arrays: Vec<LiveArray> = kept.iter().map(|spec| LiveArray { path: spec.path.clone(), max_relative: 0.0 }).collect();
-    let views: BTreeSet<usize> = [0, manifest.views - 1].into();
-    for &view in &views {
+
+    let mut live = Live { rows: 0, arrays: kept.iter().map(|spec| LiveArray::new(&spec.path)).collect(), bound: COSINE };
+    for (view, rows) in sample(manifest) {
         let read = |path: &str| {
             let mut bytes = Vec::new();
-            cache.array(path)?.read(&mut Decoder::default(), view, 0, rows, &mut bytes).map(|()| bytes)
+            cache.array(path)?.read(&mut Decoder::default(), view, rows.start, rows.len(), &mut bytes).map(|()| bytes)
         };
         let stored = match &originals {
             Some(originals) => {
                 let table = originals.table(view)?;
-                vec![(0..rows).map(|row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?.concat()]
+                vec![rows.clone().map(|row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?.concat()]
             }
             None => inputs.iter().map(|input| read(&input.path)).collect::<Result<_>>()?,
         };
-        let fed = inputs
-            .iter()
-            .zip(&stored)
-            .map(|(input, bytes)| batch::fed(input, manifest.data.preprocess.as_ref(), bytes, probe.batch.unwrap_or(rows)));
+        let fed_rows = probe.batch.unwrap_or(rows.len());
+        let fed = inputs.iter().zip(&stored).map(|(input, bytes)| batch::fed(input, manifest.data.preprocess.as_ref(), bytes, fed_rows));
         let fed = fed.collect::<Result<Vec<Array>>>()?;
         let named: Vec<(&str, &Array)> = inputs.iter().map(|input| input.name.as_str()).zip(&fed).collect();
         let computed = session.run(&named, &tensors)?;
-        for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut arrays) {
-            let expected: Vec<f32> = bytemuck::pod_collect_to_vec(&output.encode(values, Dtype::F32, rows, |row| format!("row {row}"))?);
-            array.max_relative = array.max_relative.max(difference(&expected, &floats(spec.dtype, &read(&spec.path)?)?));
+        for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut live.arrays) {
+            let bytes = output.encode(values, Dtype::F32, rows.len(), |row| format!("row {}", rows.start + row))?;
+            let (computed, stored) = (bytemuck::pod_collect_to_vec(&bytes), floats(spec.dtype, &read(&spec.path)?)?);
+            array.compare(&computed, &stored, spec.row_shape.iter().product());
         }
+        live.rows += rows.len();
     }
-    Ok(Live { rows: rows * views.len(), arrays, bound: BOUND })
+    Ok(live)
+}
+
+/// Views and rows of batches that are computed again, in random order.
+fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
+    let batch = manifest.teacher.batch.max(1);
+    let batches = |segment: usize| {
+        let first = segment * manifest.segment_rows;
+        let end = first + manifest.rows_of_segment(segment);
+        (first..end).step_by(batch).map(move |start| start..(start + batch).min(end))
+    };
+    let mut all: Vec<_> =
+        (0..manifest.views).flat_map(|view| (0..manifest.segments_per_view()).flat_map(batches).map(move |rows| (view, rows))).collect();
+    data::shuffle(&mut all, manifest.seed);
+    all.truncate(BATCHES);
+    all
 }
 
 /// The teacher's inputs as the cache was made with them.
@@ -127,25 +178,25 @@ fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     Ok(Array::new(vec![count], values)?.to_f32())
 }
 
-/// max |Δ| / max(1, |value|), infinite where the lengths differ.
-fn difference(expected: &[f32], found: &[f32]) -> f64 {
-    if expected.len() != found.len() {
-        return f64::INFINITY;
-    }
-    let relative = |(&e, &f): (&f32, &f32)| f64::from((e - f).abs()) / f64::from(e.abs()).max(1.0);
-    expected.iter().zip(found).map(relative).fold(0.0, |worst: f64, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_differs_or_is_no_number_is_wrong() {
-        let live = |max_relative| Live { rows: 1, arrays: vec![LiveArray { path: "logits".into(), max_relative }], bound: BOUND };
-        assert_eq!(live(difference(&[1.0, 2000.0], &[1.0005, 2000.5])).wrong().count(), 0);
-        for (a, b) in [(&[1.0][..], &[1.01][..]), (&[1.0], &[f32::NAN]), (&[1.0], &[1.0, 2.0])] {
-            assert_eq!(live(difference(a, b)).wrong().count(), 1, "{a:?} {b:?}");
+        let agrees = |computed: &[f32], stored: &[f32]| {
+            let mut array = LiveArray::new("logits");
+            array.compare(computed, stored, 2);
+            array.agrees()
+        };
+        assert!(agrees(&[1.0, 2000.0, 0.0, 0.0], &[1.5, 2000.5, 0.0, 0.0]));
+        // one row is turned, scaled, no number, zero, or missing
+        for row in [&[2000.0, 1.0][..], &[1.02, 2040.0], &[1.0, f32::NAN], &[1.0, f32::INFINITY], &[0.0, 0.0], &[]] {
+            assert!(!agrees(&[3.0, 4.0, 1.0, 2000.0], &[&[3.0, 4.0], row].concat()), "{row:?}");
         }
+        assert!(!agrees(&[0.0, 0.0], &[1.0, 0.0]));
+        let mut array = LiveArray::new("logits");
+        array.compare(&[3.0, 4.0, 1.0, 0.0], &[3.0, 4.0, 0.8, 0.6], 2);
+        assert!((array.max_difference - 0.6).abs() < 1e-6 && (array.cosine - 0.8).abs() < 1e-6, "{array:?}");
     }
 }

@@ -1,45 +1,11 @@
 //! Each case of the table, alone.
 
-use super::cases::{Case, Operand, cases};
-use super::net::{FLOAT, Net, Objective, Random, compare, int};
+use super::cases::{Case, cases};
+use super::net::{Net, Objective, compare, int};
 use candle_core::DType;
 use nst_cache::student::Mode;
 
 impl Case {
-    /// The graph of this one operator; floats are initialisers that train.
-    fn net(&self, opset: i64) -> Net {
-        let mut net = Net::new(opset);
-        let mut random = Random(11);
-        let mut names = Vec::new();
-        for (i, operand) in self.operands.iter().enumerate() {
-            names.push(match operand {
-                Operand::Float(shape) => {
-                    // a running variance is positive
-                    let low = if self.operator == "BatchNormalization" && i == 4 { 0.3 } else { self.low };
-                    net.float(&format!("p{i}"), shape, &random.numbers(shape.iter().product(), low, self.high))
-                }
-                Operand::Ints(shape, values) => net.int64(&format!("k{i}"), shape, values),
-                Operand::Floats(shape, values) => net.float(&format!("k{i}"), shape, values),
-                Operand::Bools(shape, values) => net.boolean(&format!("k{i}"), shape, values),
-                Operand::Absent => String::new(),
-            });
-        }
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let outputs: Vec<String> = (0..self.outputs).map(|i| format!("y{i}")).collect();
-        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        net.node(self.operator, &names, &outputs, self.attributes.clone());
-        for output in outputs {
-            if self.whole {
-                let name = format!("{output}_float");
-                net.node("Cast", &[output], &[&name], vec![int("to", FLOAT.into())]);
-                net.output(&name);
-            } else {
-                net.output(output);
-            }
-        }
-        net
-    }
-
     pub fn nets(&self) -> impl Iterator<Item = (String, Net)> {
         self.opsets.iter().map(move |&opset| (format!("{self:?} at opset {opset}"), self.net(opset)))
     }

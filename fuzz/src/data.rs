@@ -1,0 +1,72 @@
+//! Data sets: a folder or file of hostile bytes, opened and read as `extract` does.
+
+use nst_cache::data::{common_size, open};
+use nst_cache::monitor::Silent;
+use nst_cache::recipe::{DataFormat, DataSpec};
+use std::fs;
+use std::path::Path;
+
+/// Samples that are decoded of a data set.
+const READ: usize = 4;
+
+/// An `.npz` file.
+pub fn npz(bytes: &[u8]) {
+    file(bytes, "x.npz", DataFormat::Npz);
+}
+
+/// A `.tar` file, compressed if it says so.
+pub fn tar(bytes: &[u8]) {
+    file(bytes, "x.tar", DataFormat::Folder);
+}
+
+/// One image in a folder, its format told by its content.
+pub fn image(bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.png"), bytes).unwrap();
+    dataset(folder.path(), DataFormat::Folder);
+}
+
+/// Two IDX files: two bytes of length, so much of images, the rest labels.
+pub fn idx(bytes: &[u8]) {
+    let Some((length, bytes)) = bytes.split_first_chunk() else { return };
+    let (images, labels) = bytes.split_at(bytes.len().min(usize::from(u16::from_le_bytes(*length))));
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("train-images-idx3-ubyte"), images).unwrap();
+    fs::write(folder.path().join("train-labels-idx1-ubyte"), labels).unwrap();
+    dataset(folder.path(), DataFormat::Idx);
+}
+
+/// A CIFAR file: 100 classes with a file of their names behind the two records if the first byte is odd, 10 classes otherwise.
+pub fn cifar(bytes: &[u8]) {
+    let Some((version, bytes)) = bytes.split_first() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    if version % 2 == 1 {
+        let (records, names) = bytes.split_at(bytes.len().min(2 * 3074));
+        fs::write(folder.path().join("train.bin"), records).unwrap();
+        fs::write(folder.path().join("fine_label_names.txt"), names).unwrap();
+        dataset(folder.path(), DataFormat::Cifar100);
+    } else {
+        for number in 1..=5 {
+            fs::write(folder.path().join(format!("data_batch_{number}.bin")), bytes).unwrap();
+        }
+        dataset(folder.path(), DataFormat::Cifar10);
+    }
+}
+
+fn file(bytes: &[u8], name: &str, format: DataFormat) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    dataset(&path, format);
+}
+
+fn dataset(path: &Path, format: DataFormat) {
+    let spec = DataSpec { format: Some(format), path: path.to_owned() };
+    let Ok(set) = open(&spec, "train", &Silent) else { return };
+    assert!(!set.is_empty());
+    let _ = common_size(&*set);
+    for index in (0..set.len()).take(READ).chain([set.len() - 1, set.len()]) {
+        let _ = (set.sample(index).is_ok(), set.label(index), set.name(index));
+    }
+    let _ = (set.classes().len(), set.fingerprint().samples);
+}

@@ -1,0 +1,143 @@
+//! Small valid inputs of each kind.
+
+use super::cache::{golden, members};
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+#[path = "../../tests/operators_onnx/cases.rs"]
+#[allow(dead_code, clippy::all, clippy::pedantic, reason = "the operators' own test uses all of the table")]
+mod cases;
+#[path = "../../tests/operators_onnx/net.rs"]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "the operators' own test uses all of it")]
+mod net;
+
+/// A folder of `tests/data`.
+fn data(name: &str) -> PathBuf {
+    golden("raw").join("../..").join(name)
+}
+
+/// The files of a folder of `tests/data` with one of these endings.
+fn files(name: &str, endings: &[&str]) -> Vec<Vec<u8>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(data(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| endings.iter().any(|end| path.extension().is_some_and(|e| e == *end)));
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// Whole networks, and each operator with each of its attributes alone.
+#[must_use]
+pub fn onnx() -> Vec<Vec<u8>> {
+    let operators = cases::cases()
+        .into_iter()
+        .flat_map(|case| case.opsets.iter().map(|&opset| case.net(opset).model().bytes().to_vec()).collect::<Vec<_>>());
+    files("models", &["onnx"]).into_iter().chain(files("students", &["onnx"])).chain(operators).collect()
+}
+
+/// The golden caches' metadata documents.
+#[must_use]
+pub fn zarr_json() -> Vec<Vec<u8>> {
+    selected(true)
+}
+
+/// The golden caches' shards.
+#[must_use]
+pub fn shard() -> Vec<Vec<u8>> {
+    selected(false)
+}
+
+/// Members of the golden caches, each behind the byte that selects it.
+fn selected(metadata: bool) -> Vec<Vec<u8>> {
+    let of = |(name, base): (&'static str, u8)| {
+        let member = move |(number, path): (u8, PathBuf)| [&[base + number][..], &fs::read(golden(name).join(path)).unwrap()].concat();
+        (0..).zip(members(name, metadata)).map(member)
+    };
+    [("zstd", 0), ("raw", 128)].into_iter().flat_map(of).collect()
+}
+
+/// The golden caches' manifests, with and without the frame.
+#[must_use]
+pub fn manifest() -> Vec<Vec<u8>> {
+    let whole = ["zstd", "raw"].map(|name| fs::read(golden(name).join("manifest.json")).unwrap());
+    let body = |bytes: &Vec<u8>| {
+        let start = bytes.windows(12).position(|w| w == b"\"manifest\":{").unwrap() + 11;
+        bytes[start..bytes.len() - 2].to_vec()
+    };
+    whole.iter().map(body).chain(whole.clone()).collect()
+}
+
+/// A `.npy` file of this type and shape.
+fn npy(element: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{element}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), bytes].concat()
+}
+
+/// Stored and deflated arrays of several types, with and without labels.
+#[must_use]
+pub fn npz() -> Vec<Vec<u8>> {
+    let archive = |method, arrays: &[(&str, Vec<u8>)]| {
+        let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        for (name, bytes) in arrays {
+            archive.start_file(format!("{name}.npy"), options).unwrap();
+            archive.write_all(bytes).unwrap();
+        }
+        archive.finish().unwrap().into_inner()
+    };
+    let images = ("x", npy("<f4", "(3, 2, 2)", &[7; 48]));
+    let labels = ("labels", npy("|u1", "(3,)", &[0, 1, 2]));
+    let wide = ("ids", npy(">i8", "(3, 1)", &[0; 24]));
+    [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated]
+        .into_iter()
+        .flat_map(|method| [archive(method, &[images.clone(), labels.clone()]), archive(method, &[wide.clone(), images.clone()])])
+        .collect()
+}
+
+/// Two files, the first one's length before it.
+#[must_use]
+pub fn idx() -> Vec<Vec<u8>> {
+    let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3][..], &[9; 12]].concat();
+    let labels = [0, 0, 8, 1, 0, 0, 0, 2, 0, 1];
+    let packed = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    let join = |images: &[u8], labels: &[u8]| [&u16::try_from(images.len()).unwrap().to_le_bytes()[..], images, labels].concat();
+    vec![join(&images, &labels), join(&packed(&images), &packed(&labels))]
+}
+
+/// Two classes of one image each, plain and compressed.
+#[must_use]
+pub fn tar() -> Vec<Vec<u8>> {
+    let image = fs::read(data("pil").join("one-bit.png")).unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    for path in [
+        "./photos/cat/1.png",
+        "photos/dog/a much longer name, beyond the hundred bytes that a header has room for, as image boards like them.png",
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(image.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, Path::new(path), &image[..]).unwrap();
+    }
+    let plain = archive.into_inner().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&plain).unwrap();
+    vec![plain, gzip.finish().unwrap()]
+}
+
+/// One file of each format and kind of pixel.
+#[must_use]
+pub fn image() -> Vec<Vec<u8>> {
+    files("pil", &["png", "jpg", "gif", "bmp", "webp", "tif", "ppm"])
+}
+
+/// One record of each version; of the second also class names.
+#[must_use]
+pub fn cifar() -> Vec<Vec<u8>> {
+    let record = |labels: &[u8]| [labels, &[77; 3072]].concat();
+    let names: String = (0..100).map(|i| format!("name{i}\n")).collect();
+    vec![[&[0][..], &record(&[3])].concat(), [&[1][..], &record(&[1, 42]), &record(&[1, 7]), names.as_bytes()].concat()]
+}

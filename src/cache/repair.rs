@@ -1,0 +1,180 @@
+//! Takes what is damaged out of a cache, so that the extraction that wrote it fills the gaps. What follows from the manifest is written again; what
+//! is no part of a cache is left alone.
+
+use super::{Finding, Manifest, document, file, verify, write, zarr};
+use crate::error::Result;
+use crate::monitor::Monitor;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// A segment that is no longer published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Dropped {
+    /// Which view.
+    pub view: usize,
+    /// Which segment of the view.
+    pub segment: usize,
+    /// Its rows, `first..end` within the view.
+    pub rows: (usize, usize),
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// What was wrong.
+    pub findings: Vec<Finding>,
+    /// Segments to be computed again.
+    pub dropped: Vec<Dropped>,
+    /// Row arrays (`sample_id`, `label`) whose shard was removed: the extraction knows their values.
+    pub removed: Vec<String>,
+    /// Metadata documents that were written again.
+    pub rewritten: Vec<String>,
+    /// Files that are no part of a cache, and stay.
+    pub left: Vec<String>,
+}
+
+impl RepairReport {
+    /// Whether the extraction has to run again.
+    #[must_use]
+    pub fn needs_extraction(&self) -> bool {
+        !self.dropped.is_empty() || !self.removed.is_empty()
+    }
+
+    /// Rows to be computed again, in all views.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.dropped.iter().map(|d| d.rows.1 - d.rows.0).sum()
+    }
+}
+
+/// Verifies a cache on `threads` threads and takes out what is damaged: segments with a damaged shard are dropped from the manifest, then their
+/// shards are removed; so are damaged row arrays; each `zarr.json` is made again. A sound cache is not touched. Killed at any moment, it goes on
+/// when it is run again.
+///
+/// # Errors
+/// When the folder is no cache, its manifest cannot be used (all else hangs on it), another process uses it, the user asked to stop, or the disk
+/// refuses.
+pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<RepairReport> {
+    // before the lock, which makes a file: a folder that is no cache is left as it is
+    Manifest::load(folder)?;
+    let _lock = file::lock_exclusive(folder)?;
+    let manifest = Manifest::load(folder)?;
+    let findings = verify::check(folder, &manifest, threads, monitor)?.findings;
+    let metadata = zarr::documents(&manifest)?;
+    let row_shards: BTreeSet<String> = manifest.row_arrays.iter().map(zarr::row_shard).collect();
+
+    let mut report = RepairReport { findings, ..RepairReport::default() };
+    let damaged: BTreeSet<String> = report.findings.iter().map(|finding| finding.file.clone()).collect();
+    for path in damaged {
+        if metadata.contains_key(&path) {
+            report.rewritten.push(path);
+        } else if row_shards.contains(&path) {
+            report.removed.push(path);
+        } else if let Some((_, view, segment)) = zarr::parse_view_shard(&manifest, &path) {
+            // what is not published is swept below
+            if manifest.segment(view, segment).is_some() {
+                let first = segment * manifest.segment_rows;
+                report.dropped.push(Dropped { view, segment, rows: (first, first + manifest.rows_of_segment(segment)) });
+            }
+        } else if !file::is_temporary(path.rsplit('/').next().unwrap_or(&path)) {
+            report.left.push(path);
+        }
+    }
+    report.dropped.sort_unstable();
+    report.dropped.dedup();
+    apply(folder, manifest, &report)?;
+    for path in &report.rewritten {
+        if let Some(bytes) = metadata.get(path) {
+            file::replace(&folder.join(path), bytes)?;
+        }
+    }
+    Ok(report)
+}
+
+/// Drops segments and removes shards, in this order: a shard that the manifest lists is never missing.
+fn apply(folder: &Path, mut manifest: Manifest, report: &RepairReport) -> Result<()> {
+    if !report.dropped.is_empty() {
+        let is_dropped = |s: &super::Segment| report.dropped.iter().any(|d| (d.view, d.segment) == (s.view, s.index));
+        manifest.segments.retain(|segment| !is_dropped(segment));
+        document::store(folder, &manifest)?;
+    }
+    for path in &report.removed {
+        let path = folder.join(path);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(file::failed(&path, "remove", e)),
+            _ => {}
+        }
+    }
+    if report.findings.is_empty() { Ok(()) } else { write::sweep(folder, &manifest) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cache, Codec, Writer, testing};
+    use super::*;
+    use crate::monitor::Silent;
+
+    fn flip(path: &Path, at: usize) {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn damage_of_each_kind_is_taken_out_and_filled_again() {
+        let (folder, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |path: &str| folder.path().join(path);
+        let plan = testing::plan(10, 2, Codec::Zstd);
+        testing::write(whole.path(), &plan).unwrap();
+        testing::write(folder.path(), &plan).unwrap();
+        assert_eq!(repair(folder.path(), 1, &Silent).unwrap(), RepairReport::default());
+
+        flip(&at("logits/c/1/2/0"), 3);
+        flip(&at("input/c/1/2/0/0/0"), 3);
+        fs::remove_file(at("inputs/mask/c/0/0")).unwrap();
+        fs::write(at("label/c/0"), b"x").unwrap();
+        fs::write(at("taps/zarr.json"), b"{}").unwrap();
+        fs::write(at("taps/.zarr.json.tmp"), b"{}").unwrap();
+        fs::write(at("taps/notes.txt"), b"mine").unwrap();
+        let report = repair(folder.path(), 2, &Silent).unwrap();
+        let dropped = |view, segment, rows| Dropped { view, segment, rows };
+        assert_eq!(report.findings.len(), 7);
+        assert_eq!(report.dropped, [dropped(0, 0, (0, 4)), dropped(1, 2, (8, 10))]);
+        assert_eq!(
+            (report.removed, report.rewritten, report.left),
+            (vec!["label/c/0".to_owned()], vec!["taps/zarr.json".to_owned()], vec!["taps/notes.txt".to_owned()])
+        );
+        // incomplete, but nothing in it is wrong except the stranger and the array that is missing
+        assert!(Cache::open(folder.path()).is_err());
+        let left = verify::verify(folder.path(), 1, &Silent).unwrap();
+        assert_eq!(left.findings.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), ["label/c/0", "taps/notes.txt"]);
+        assert!(!at("logits/c/1/2/0").exists() && !at("taps/.zarr.json.tmp").exists() && !left.complete);
+
+        let writer = Writer::open(folder.path(), &plan).unwrap();
+        assert_eq!((writer.has(0, 0), writer.has(0, 1), writer.has(1, 2)), (false, true, false));
+        drop(writer);
+        testing::write(folder.path(), &plan).unwrap();
+        fs::remove_file(at("taps/notes.txt")).unwrap();
+        file::walk(whole.path(), &mut |path| {
+            assert_eq!(fs::read(whole.path().join(path)).unwrap(), fs::read(at(path)).unwrap(), "{path}");
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(repair(folder.path(), 1, &Silent).unwrap(), RepairReport::default());
+    }
+
+    #[test]
+    fn a_cache_in_use_and_a_folder_that_is_none_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(repair(folder.path(), 1, &Silent).is_err());
+        assert!(!folder.path().join(file::LOCK).exists());
+        testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
+        let reader = Cache::open(folder.path()).unwrap();
+        assert!(repair(folder.path(), 1, &Silent).unwrap_err().to_string().contains("in use"));
+        drop(reader);
+        repair(folder.path(), 1, &Silent).unwrap();
+    }
+}
