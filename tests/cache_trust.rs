@@ -99,7 +99,8 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     );
 
     let extracted = run(folder.path(), &format!("{EXTRACT} --json"));
-    let extracted: serde_json::Value = serde_json::from_slice(&extracted.stdout).expect(&text(&extracted));
+    assert!(extracted.status.success(), "{}", text(&extracted));
+    let extracted: serde_json::Value = serde_json::from_slice(&extracted.stdout).unwrap();
     assert_eq!((&extracted["rows"], &extracted["computed"]), (&SAMPLES.into(), &dropped.into()));
     assert!(succeeds(folder.path(), "cache verify cache").contains("sound"));
     assert_eq!(contents(&at("")), whole);
@@ -134,7 +135,7 @@ fn body(manifest: &str) -> String {
 }
 
 fn framed(body: &str) -> String {
-    let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     format!("{{\"sha256\":\"{hash}\",\n\"manifest\":{body}}}\n")
 }
 

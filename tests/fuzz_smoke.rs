@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
-#[allow(dead_code, missing_docs, clippy::pedantic, clippy::unwrap_used, reason = "a part of another workspace")]
+#[allow(dead_code, missing_docs, clippy::pedantic, reason = "a part of another workspace")]
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 mod support;

@@ -187,8 +187,8 @@ fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
         Dtype::F32 => "<f4",
         Dtype::F64 => "<f8",
     };
-    let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
-    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", sizes.trim_end());
+    let sizes = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes},), }}");
     // magic, version and length take 10 bytes, and a line feed ends the text
     let padded = (text.len() + 11).next_multiple_of(64) - 11;
     text.extend(std::iter::repeat_n(' ', padded - text.len()));

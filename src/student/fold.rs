@@ -24,8 +24,8 @@ pub(super) enum Numbers {
     Float(Vec<f64>),
 }
 
-/// More elements than this are not folded: shape arithmetic is small, and a hostile shape must not fill the memory.
-const LIMIT: usize = 1 << 26;
+/// More elements than this are not made of fewer: shape arithmetic and masks are small, and a hostile shape must not fill the memory.
+const LIMIT: usize = 1 << 24;
 
 impl Host {
     pub(super) fn int(shape: Vec<usize>, values: Vec<i64>) -> Self {
@@ -86,13 +86,13 @@ impl Host {
 
     /// The elements of a view.
     fn viewed(&self, view: &Strided) -> Result<Self> {
-        limit(&view.shape)?;
+        at_most(&view.shape, LIMIT.max(self.len()))?;
         let shape = view.shape.clone();
         Ok(match &self.numbers {
             Numbers::Float(v) => Self::float(shape, gather(v, view)),
             Numbers::Int(v) => {
                 // places, not values, go through the float kernel: integers beyond 2⁵³ stay exact
-                #[allow(clippy::cast_precision_loss, reason = "at most 2²⁶ places")]
+                #[allow(clippy::cast_precision_loss, reason = "far fewer than 2⁵³ places")]
                 let places: Vec<f64> = (0..v.len()).map(|i| i as f64).collect();
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places made above")]
                 Self::int(shape, gather(&places, view).into_iter().map(|p| v[p as usize]).collect())
@@ -102,11 +102,15 @@ impl Host {
 }
 
 fn limit(shape: &[usize]) -> Result<usize> {
+    at_most(shape, LIMIT)
+}
+
+fn at_most(shape: &[usize], most: usize) -> Result<usize> {
     shape
         .iter()
         .try_fold(1usize, |n, &d| n.checked_mul(d))
-        .filter(|&n| n <= LIMIT)
-        .ok_or_else(|| Error::input(format!("constant of shape {shape:?}: expected at most {LIMIT} values")))
+        .filter(|&n| n <= most)
+        .ok_or_else(|| Error::input(format!("constant of shape {shape:?}: expected at most {most} values")))
 }
 
 /// Whether a node of this kind can be folded once its inputs are known.
@@ -222,7 +226,7 @@ fn of_shape(site: &Site<'_>, operator: &str) -> Result<Option<Host>> {
             let part = sizes.get(start..end.max(start)).unwrap_or_default().to_vec();
             Ok(Some(Host::int(vec![part.len()], part)))
         }
-        "Size" => Ok(Some(Host::int(Vec::new(), vec![signed(limit(site.shape(0)?)?)?]))),
+        "Size" => Ok(Some(Host::int(Vec::new(), vec![signed(at_most(site.shape(0)?, usize::MAX)?)?]))),
         _ => Ok(None),
     }
 }
@@ -294,7 +298,7 @@ fn range(start: &Host, end: &Host, step: &Host) -> Result<Host> {
     let scalar = |h: &Host| h.floats().first().copied().ok_or_else(|| Error::input("range: expected a number"));
     let (first, last, by) = (scalar(start)?, scalar(end)?, scalar(step)?);
     let count = ((last - first) / by).ceil().max(0.0);
-    #[allow(clippy::cast_precision_loss, reason = "the limit is 2²⁶")]
+    #[allow(clippy::cast_precision_loss, reason = "the limit is 2²⁴")]
     let fits = count <= LIMIT as f64;
     if !fits {
         return Err(Error::input(format!("range from {first} to {last} by {by}: expected at most {LIMIT} values")));

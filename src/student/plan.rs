@@ -39,6 +39,10 @@ pub(super) struct Refusal {
     pub(super) reason: Error,
 }
 
+/// What all that a graph computes from constants may hold beyond four times the constants themselves, in values: many small nodes must not fill the
+/// memory either.
+const FOLDED_VALUES: usize = 1 << 26;
+
 /// Plans a graph for inputs of these shapes.
 ///
 /// `shapes` holds those of parameters and running statistics; `fills` the value attribute of `ConstantOfShape` nodes.
@@ -58,6 +62,7 @@ pub(super) fn plan(
         }
     }
     let mut known: HashMap<TensorId, Host> = HashMap::new();
+    let mut room = graph.constants.values().map(Host::len).sum::<usize>().saturating_mul(4).saturating_add(FOLDED_VALUES);
     let mut active: Vec<bool> = graph.sources.iter().map(|s| matches!(s, Source::Parameter(_))).collect();
     let mut integers = graph.integers.clone();
     let read: HashSet<TensorId> = graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
@@ -82,6 +87,8 @@ pub(super) fn plan(
                 .collect(),
         };
         if let Some(folded) = fold::fold(&site, fills.get(&number)).map_err(refuse)? {
+            let values = folded.iter().map(Host::len).sum();
+            room = room.checked_sub(values).ok_or_else(|| refuse(Error::input("constants that are computed fill the memory")))?;
             for (id, host) in node.outputs.iter().zip(folded) {
                 if let Some(id) = id {
                     known.insert(*id, host);

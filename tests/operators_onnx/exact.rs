@@ -178,3 +178,21 @@ fn relu_and_abs_at_zero_have_no_gradient() {
     assert_eq!(slopes("Relu", &[0.0], &[], vec![]), [0.0]);
     assert_eq!(slopes("Abs", &[0.0], &[], vec![]), [0.0]);
 }
+
+#[test]
+fn constants_that_a_small_file_blows_up_are_refused() {
+    // a shape of one node, and the sum of many nodes that are each small enough
+    for (size, nodes) in [(1 << 25, 1), (1 << 23, 12)] {
+        let mut net = Net::new(17);
+        net.float("p0", &[1], &[0.5]);
+        net.int64("k0", &[1], &[size]);
+        for node in 0..nodes {
+            net.node("ConstantOfShape", &["k0"], &[&format!("c{node}")], vec![]);
+        }
+        net.node("Mul", &["p0", "c0"], &["y"], vec![]);
+        net.output("y");
+        let trainability = nst_cache::student::Student::check(&net.model()).unwrap();
+        let reasons: Vec<&str> = trainability.blockers.iter().map(|(.., reason)| reason.as_str()).collect();
+        assert!(reasons.len() == 1 && (reasons[0].contains("at most") || reasons[0].contains("fill the memory")), "{reasons:?}");
+    }
+}
