@@ -176,3 +176,52 @@ fn ctrl_c_ends_an_extraction_with_130_and_the_same_command_goes_on() {
     assert!(report["computed"].as_u64().unwrap() < report["rows"].as_u64().unwrap());
     run(folder.path(), "cache verify cache");
 }
+
+#[test]
+fn views_are_made_shown_checked_and_trained_from() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_teacher(&folder.path().join("teacher.onnx"));
+    support::write_idx(&folder.path().join("data"), 40);
+    let extract =
+        "extract teacher.onnx --data idx:data --preprocess fashion-mnist --augment crop-flip --mixup 0.4 --inputs source -o cache";
+    let report = json(folder.path(), &format!("{extract} --views 2"));
+    assert_eq!((&report["views"], &report["computed"]), (&Value::from(2), &Value::from(80)));
+    let added = json(folder.path(), &format!("{extract} --views 3"));
+    assert_eq!((&added["views"], &added["computed"]), (&Value::from(3), &Value::from(40)));
+    let info = json(folder.path(), "cache info cache");
+    assert_eq!((&info["views"], &info["inputs"]), (&Value::from(3), &Value::from("source")));
+    assert_eq!((&info["augment"]["geometry"], &info["augment"]["mixup"]), (&Value::from("crop-flip"), &Value::from(0.4)));
+    let text = String::from_utf8(run(folder.path(), "cache info cache").stdout).unwrap();
+    assert!(text.contains("3 views: crop-flip, mixup 0.4; inputs from the data"), "{text}");
+    let verified = json(folder.path(), "cache verify cache --live teacher.onnx");
+    assert_eq!((&verified["findings"], &verified["complete"]), (&serde_json::json!([]), &Value::Bool(true)));
+
+    let train = "train resnet8 --cache cache --epochs 4 --batch 20 --criterion kd";
+    let trained = run(folder.path(), train);
+    let notes = String::from_utf8_lossy(&trained.stderr);
+    assert!(notes.contains("4 epochs go through the cache's 3 views (crop-flip, mixup 0.4) in turn"), "{notes}");
+    // the images have moved, then are others
+    std::fs::rename(folder.path().join("data"), folder.path().join("moved")).unwrap();
+    let lost = command(folder.path(), &format!("{train} -o runs/b")).output().unwrap();
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("--source SPEC"), "{}", String::from_utf8_lossy(&lost.stderr));
+    run(folder.path(), &format!("{train} --source idx:moved -o runs/b"));
+    let student = |run: &str| std::fs::read(folder.path().join("runs").join(run).join("student.onnx")).unwrap();
+    assert!(student("resnet8") == student("b"), "where the images lie changes nothing");
+    support::write_idx(&folder.path().join("other"), 41);
+    let other = command(folder.path(), &format!("{train} --source idx:other -o runs/c")).output().unwrap();
+    assert!(String::from_utf8_lossy(&other.stderr).contains("expected the set that the cache was made of"));
+
+    for (arguments, expected) in [
+        ("extract teacher.onnx --data idx:data --views 2", "--augment crop-flip"),
+        ("extract teacher.onnx --data idx:data --views 99 --augment crop-flip", "--views all"),
+        ("extract teacher.onnx --data idx:data --views all --augment random-resized-crop", "--views N"),
+        ("extract teacher.onnx --data idx:data --views 0", "above 0"),
+        ("extract teacher.onnx --data idx:data --mixup 0", "0.01 to 100"),
+        ("extract teacher.onnx --data idx:data --color-jitter 1,2", "B,C,S"),
+    ] {
+        let output = command(folder.path(), &arguments.replace("idx:data", "idx:moved")).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains(expected), "{arguments}: {stderr}");
+    }
+}

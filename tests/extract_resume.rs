@@ -68,7 +68,7 @@ fn kill(cache: &Path, kills: u32, full: Duration, all: usize, seed: u64, command
     let there = segments(cache);
     for kill in 0..kills {
         let mut child = command().spawn().unwrap();
-        let wait = full.mul_f64(0.02 + 0.25 * random.unit());
+        let wait = full.mul_f64(0.02 + 0.16 * random.unit());
         std::thread::sleep(wait.max(Duration::from_millis(20)));
         child.kill().unwrap();
         child.wait().unwrap();
