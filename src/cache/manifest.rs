@@ -395,11 +395,7 @@ mod tests {
             ("format", |m| m.augment = None),
             ("array `partner`", |m| m.view_arrays.retain(|a| a.path != "partner")),
             ("array `mix` of float32", |m| {
-                m.view_arrays.iter_mut().for_each(|a| {
-                    if a.path == "mix" {
-                        a.dtype = Dtype::I32
-                    }
-                })
+                m.view_arrays.iter_mut().filter(|a| a.path == "mix").for_each(|a| a.dtype = Dtype::I32);
             }),
             ("alpha", |m| m.augment.as_mut().unwrap().mixup = Some(0.0)),
             ("of images", |m| m.data.preprocess = None),

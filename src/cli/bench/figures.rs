@@ -1,6 +1,7 @@
 //! What every measurement reports.
 
 /// Times in milliseconds.
+#[allow(clippy::struct_field_names, reason = "the unit is part of the name")]
 pub(super) struct Summary {
     pub(super) median_ms: f64,
     pub(super) p10_ms: f64,
