@@ -62,7 +62,7 @@ impl Writer {
         file::create_dirs(folder)?;
         let lock = file::lock_exclusive(folder)?;
         let manifest = if let Some(found) = document::load(folder)? {
-            resume(folder, plan, found)?
+            resume(folder, plan, &found)?
         } else {
             document::store(folder, &plan.manifest)?;
             plan.manifest.clone()
@@ -248,17 +248,17 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
 }
 
 /// The manifest to go on from, if the cache was made by the same settings; it is committed where it has more than the one that is there.
-fn resume(folder: &Path, plan: &Plan, found: Manifest) -> Result<Manifest> {
+fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
     let refused = |field: String, expected: String, found: String| {
         Error::input(format!("cache {}: made with another {field}: expected {expected}, found {found}", folder.display()))
             .hint("choose another folder with -o, or remove this one")
     };
-    if let Some((field, expected, found)) = document::difference(&within(&plan.manifest, &found), &found) {
+    if let Some((field, expected, found)) = document::difference(&within(&plan.manifest, found), found) {
         return Err(refused(field, expected, found));
     }
     for spec in &found.row_arrays {
         // one that cannot be read is written again below: the plan has its values
-        let Ok(values) = read::row_array(folder, &found, spec) else { continue };
+        let Ok(values) = read::row_array(folder, found, spec) else { continue };
         if let Some((row, (e, f))) = plan.row_values(&spec.path).iter().zip(&values).enumerate().find(|(_, (e, f))| e != f) {
             return Err(refused(format!("{} in row {row}", spec.path), e.to_string(), f.to_string()));
         }
@@ -278,7 +278,7 @@ fn resume(folder: &Path, plan: &Plan, found: Manifest) -> Result<Manifest> {
     }
     next.segments.retain(|segment| !segment.bytes.is_empty());
     // before the zarr.json of what is new: they follow from the manifest
-    if next != found {
+    if next != *found {
         document::store(folder, &next)?;
     }
     Ok(next)

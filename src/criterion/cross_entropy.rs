@@ -15,7 +15,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<
     labelled(logits, &[(labels, &vec![1.0; labels.len()])], smoothing)
 }
 
-/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412; CutMix, Yun et al.
+/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412; `CutMix`, Yun et al.
 /// 2019, arXiv:1905.04899). A row is left out when either label is −1.
 ///
 /// # Shapes

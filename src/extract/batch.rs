@@ -55,8 +55,11 @@ pub(super) fn read(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Bat
     Ok(Batch { stored: stored.into_iter().chain(parameters).collect(), fed })
 }
 
-/// The bytes of a row's inputs and what was done to them; an error comes with the sample that it is about.
-fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<(Vec<Vec<u8>>, View), (usize, Error)> {
+/// The bytes of a row's inputs, and what was done to them.
+type Row = (Vec<Vec<u8>>, View);
+
+/// Reads a row; an error comes with the sample that it is about.
+fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (usize, Error)> {
     let sample = job.rows.samples[row];
     let (Some(views), Some(preprocess)) = (&job.views, &job.source.preprocess) else {
         return job.source.read(sample).map(|bytes| (bytes, View::default())).map_err(|e| (sample, e));

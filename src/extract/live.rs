@@ -64,7 +64,7 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
     }
     let rows = manifest.teacher.batch.min(manifest.rows);
     let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
-    let inputs = inputs(&model, manifest)?;
+    let inputs = inputs(&model, manifest);
     let shapes: Vec<(String, Vec<usize>)> = inputs.iter().map(|i| (i.name.clone(), i.row_shape.clone())).collect();
     let probe = runtime::probe(runtime, &model, &shapes)?;
     let candidates = tap::candidates(&model, &probe.shapes);
@@ -104,11 +104,11 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
 }
 
 /// The teacher's inputs as the cache was made with them.
-fn inputs(model: &Model, manifest: &Manifest) -> Result<Vec<Input>> {
+fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     if let (false, Some(preprocess), [input]) = (manifest.stores_inputs(), &manifest.data.preprocess, model.inputs().as_slice()) {
-        return Ok(vec![source::image_input(input, preprocess)]);
+        return vec![source::image_input(input, preprocess)];
     }
-    Ok(manifest.view_arrays.iter().filter(|spec| spec.is_input()).map(source::stored_input).collect())
+    manifest.view_arrays.iter().filter(|spec| spec.is_input()).map(source::stored_input).collect()
 }
 
 /// The data set that a cache without inputs was made of.

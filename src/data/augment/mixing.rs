@@ -1,4 +1,4 @@
-//! Two samples in one: blended (mixup) or cut (CutMix), in uint8.
+//! Two samples in one: blended (mixup) or cut (`CutMix`), in uint8.
 
 use super::super::random;
 use super::{Crop, signed};
@@ -25,7 +25,7 @@ impl Mix {
     }
 }
 
-/// CutMix's box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the input's, cut off at its edges; the weight is what
+/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the input's, cut off at its edges; the weight is what
 /// is left of the area.
 #[allow(
     clippy::cast_possible_truncation,
@@ -100,7 +100,7 @@ mod tests {
         mix(&p, &mut blended, &other, &Mix { partner: 0, weight: 0.75, cut: None }).unwrap();
         assert_eq!(blended, (25..43).collect::<Vec<u8>>());
         let mut half = own.clone();
-        mix(&p, &mut half, &vec![1; 18], &Mix { partner: 0, weight: 0.5, cut: None }).unwrap();
+        mix(&p, &mut half, &[1; 18], &Mix { partner: 0, weight: 0.5, cut: None }).unwrap();
         assert_eq!(half[..4], [1, 1, 2, 2]);
         let cut = Mix { partner: 0, weight: 0.5, cut: Some(Crop { top: 1, left: 1, height: 1, width: 2 }) };
         let mut pasted = own.clone();

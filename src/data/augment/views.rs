@@ -69,12 +69,11 @@ impl Views {
     pub fn draw(&self, place: Place, image: [usize; 2]) -> View {
         let Augmentation { geometry, color_jitter, mixup, cutmix } = self.augmentation;
         let rng = |usage| random::keyed(self.seed, usage, place.sample, place.view);
-        let (crop, flip) = match self.positions() {
-            Some(positions) => self.position(place, positions),
-            None => {
-                let mut rng = rng(*b"v-resize");
-                (Some(random_resized_crop(&mut rng, image)), toss(&mut rng))
-            }
+        let (crop, flip) = if let Some(positions) = self.positions() {
+            self.position(place, positions)
+        } else {
+            let mut rng = rng(*b"v-resize");
+            (Some(random_resized_crop(&mut rng, image)), toss(&mut rng))
         };
         View {
             crop: crop.filter(|_| matches!(geometry, Augment::CropFlip | Augment::RandomResizedCrop)),
@@ -109,7 +108,7 @@ impl Views {
         (Some(shifted(self.size, top, left)), position % 2 == 1 && self.augmentation.geometry != Augment::None)
     }
 
-    /// A partner among the other rows, and how much of it: mixup or CutMix as torchvision's `v2` has them, either by the toss of a coin where
+    /// A partner among the other rows, and how much of it: mixup or `CutMix` as torchvision's `v2` has them, either by the toss of a coin where
     /// both are asked for.
     fn mix(&self, row: usize, mixup: Option<f64>, cutmix: Option<f64>, rng: &mut ChaCha8Rng) -> Mix {
         let others = u32::try_from(self.rows.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -186,7 +185,7 @@ mod tests {
             let seen: HashSet<_> = all.iter().map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip)).collect();
             assert_eq!(seen.len(), 162);
             assert!(seen.iter().all(|(top, left, _)| (-4..=4).contains(top) && (-4..=4).contains(left)));
-            orders.insert(all.iter().map(|v| format!("{v:?}")).collect::<String>());
+            orders.insert(format!("{all:?}"));
             // the next round has them all again, in another order
             let again: HashSet<_> = (162..324)
                 .map(|view| views.draw(Place { sample, row: 0, view }, [32, 32]))
