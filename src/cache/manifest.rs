@@ -394,9 +394,7 @@ mod tests {
             ("format", |m| m.format = 1),
             ("format", |m| m.augment = None),
             ("array `partner`", |m| m.view_arrays.retain(|a| a.path != "partner")),
-            ("array `mix` of float32", |m| {
-                m.view_arrays.iter_mut().filter(|a| a.path == "mix").for_each(|a| a.dtype = Dtype::I32);
-            }),
+            ("array `mix` of float32", |m| m.view_arrays[4].dtype = Dtype::I32),
             ("alpha", |m| m.augment.as_mut().unwrap().mixup = Some(0.0)),
             ("of images", |m| m.data.preprocess = None),
             ("of images", |m| m.augment = Some(Augmentation::NONE)),

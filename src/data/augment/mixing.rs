@@ -25,7 +25,7 @@ impl Mix {
     }
 }
 
-/// The box of `CutMix`, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the input's, cut off at its edges; the weight is what
+/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the input's, cut off at its edges; the weight is what
 /// is left of the area.
 #[allow(
     clippy::cast_possible_truncation,

@@ -113,9 +113,11 @@ impl Parameter {
         }
         match self {
             Self::Crop => view.crop = Some(crop(row).filter(|c| c.height > 0 && c.width > 0).ok_or("a crop without area")?),
-            Self::Flip => {
-                view.flip = [false, true].get(usize::from(row[0])).copied().ok_or_else(|| format!("flip {}: expected 0 or 1", row[0]))?;
-            }
+            Self::Flip => match row {
+                [0] => view.flip = false,
+                [1] => view.flip = true,
+                _ => return Err(format!("flip {}: expected 0 or 1", row[0])),
+            },
             Self::Jitter => {
                 let factors = floats(row);
                 if !factors.iter().all(|f| f.is_finite()) || factors[..3].iter().any(|&f| f < 0.0) || factors[3].abs() > 0.5 {
