@@ -2,6 +2,7 @@
 //! looks at the process's largest memory.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::cast_precision_loss, reason = "small whole numbers")]
 
 use candle_core::{DType, Device, Tensor};
 use nst_cache::criterion::nst::nst;

@@ -102,7 +102,7 @@ fn on_host<T: Element>(student: &Tensor, teacher: &Tensor, options: &NstOptions,
             with_slice::<T, _>(&teacher_values, |t| compute(s, Maps::new(Values::Own(t), teacher_size, size), batch, options, weight))
         }
     })??;
-    let gradient = Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?;
+    let gradient = Tensor::from_vec(gradient, student.shape(), &Device::Cpu)?.to_device(student.device())?;
     Ok(Loss { value, gradient })
 }
 
@@ -116,7 +116,8 @@ enum Form {
 
 impl Form {
     /// The cheapest form. The squares of all products of n = `channels` vectors of P = `positions` numbers are those of the P×P products of
-    /// positions: `n·P·(n/2 + channels_s)` multiplications by channels, `P·P·(n/2 + channels_s)` by positions.
+    /// positions: n·P·(n/2 + m) multiplications by channels and P·P·(n/2 + m) by positions,
+    /// where m of the channels are the student's.
     fn choose(kernel: Kernel, channels: usize, positions: usize) -> Self {
         match kernel {
             Kernel::Linear => Self::Linear,

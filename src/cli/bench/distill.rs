@@ -122,7 +122,7 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let cache = Cache::open(folder.path())?;
     let measured = measure(args, batch, &cache, context)?;
     let part = |of: fn(&Step) -> Duration| summary(measured.steps.iter().map(|s| milliseconds(of(s))).collect());
-    let Summary { median_ms, p10_ms, p90_ms } = part(|s| s.whole);
+    let Summary { median: median_ms, p10: p10_ms, p90: p90_ms } = part(|s| s.whole);
     let row = Row {
         pair,
         batch,
@@ -131,11 +131,11 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         median_ms,
         p10_ms,
         p90_ms,
-        wait_ms: part(|s| s.waited).median_ms,
-        forward_ms: part(|s| s.times.forward).median_ms,
-        criteria_ms: part(|s| s.times.criteria).median_ms,
-        backward_ms: part(|s| s.times.backward).median_ms,
-        update_ms: part(|s| s.times.update).median_ms,
+        wait_ms: part(|s| s.waited).median,
+        forward_ms: part(|s| s.times.forward).median,
+        criteria_ms: part(|s| s.times.criteria).median,
+        backward_ms: part(|s| s.times.backward).median,
+        update_ms: part(|s| s.times.update).median,
         images_per_s: batch as f64 / median_ms * 1e3,
         peak_rss_mb: peak_rss_mb(),
         last_loss: measured.last_loss,

@@ -1,18 +1,17 @@
 //! What every measurement reports.
 
 /// Times in milliseconds.
-#[allow(clippy::struct_field_names, reason = "the unit is part of the name")]
 pub(super) struct Summary {
-    pub(super) median_ms: f64,
-    pub(super) p10_ms: f64,
-    pub(super) p90_ms: f64,
+    pub(super) median: f64,
+    pub(super) p10: f64,
+    pub(super) p90: f64,
 }
 
 /// Median and tenths of at least one time.
 pub(super) fn summary(mut times: Vec<f64>) -> Summary {
     times.sort_by(f64::total_cmp);
     let at = |percent: usize| times.get((percent * times.len() / 100).min(times.len().saturating_sub(1))).copied().unwrap_or(f64::NAN);
-    Summary { median_ms: median(&times), p10_ms: at(10), p90_ms: at(90) }
+    Summary { median: median(&times), p10: at(10), p90: at(90) }
 }
 
 /// The middle value, or the mean of the two; NaN of none.
@@ -41,9 +40,9 @@ mod tests {
 
     #[test]
     fn medians_by_hand() {
-        let Summary { median_ms, p10_ms, p90_ms } = summary((1..=10).rev().map(f64::from).collect());
-        assert_eq!((median_ms, p10_ms, p90_ms).partial_cmp(&(5.5, 2.0, 10.0)), Some(std::cmp::Ordering::Equal));
-        assert!((summary(vec![3.0, 1.0, 2.0]).median_ms - 2.0).abs() < 1e-12);
-        assert!((summary(vec![7.0]).median_ms - 7.0).abs() < 1e-12);
+        let Summary { median, p10, p90 } = summary((1..=10).rev().map(f64::from).collect());
+        assert_eq!((median, p10, p90).partial_cmp(&(5.5, 2.0, 10.0)), Some(std::cmp::Ordering::Equal));
+        assert!((summary(vec![3.0, 1.0, 2.0]).median - 2.0).abs() < 1e-12);
+        assert!((summary(vec![7.0]).median - 7.0).abs() < 1e-12);
     }
 }

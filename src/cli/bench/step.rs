@@ -191,7 +191,7 @@ fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let Summary { median_ms, p10_ms, p90_ms } = summary(times);
+    let Summary { median: median_ms, p10: p10_ms, p90: p90_ms } = summary(times);
     Ok(Row {
         model: net.name,
         batch,
