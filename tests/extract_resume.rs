@@ -42,8 +42,11 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-fn segments(cache: &Path) -> usize {
-    std::fs::read_to_string(cache.join("manifest.json")).map_or(0, |text| text.matches("\"crc32c\"").count())
+/// Shards that the manifest lists.
+fn published(cache: &Path) -> usize {
+    let Ok(text) = std::fs::read(cache.join("manifest.json")) else { return 0 };
+    let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    document["manifest"]["segments"].as_array().unwrap().iter().map(|s| s["crc32c"].as_array().unwrap().len()).sum()
 }
 
 /// Runs to the end.
@@ -60,21 +63,24 @@ fn assert_same(folder: &Path, whole: &str, other: &str) {
     assert!(differing.is_empty(), "{other}: other bytes in {differing:?}");
 }
 
-/// Kills `command` again and again at random moments, short enough that the kills together hardly finish the work; how many left a cache
-/// between its first and its last segment.
-fn kill(cache: &Path, kills: u32, full: Duration, all: usize, seed: u64, command: impl Fn() -> Command) -> u32 {
+/// Kills `command` at random moments of its time `full`; `done` is told of a cache that is complete. How many left a cache between its first
+/// shards and its last.
+fn kill(cache: &Path, kills: u32, full: Duration, all: usize, seed: u64, command: impl Fn() -> Command, done: impl Fn()) -> u32 {
     let mut random = support::Random(seed);
     let mut partial = 0;
-    let there = segments(cache);
+    let there = published(cache);
     for kill in 0..kills {
         let mut child = command().spawn().unwrap();
-        let wait = full.mul_f64(0.02 + 0.16 * random.unit());
+        let wait = full.mul_f64(0.05 + 0.5 * random.unit());
         std::thread::sleep(wait.max(Duration::from_millis(20)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let published = segments(cache);
-        partial += u32::from((there + 1..all).contains(&published));
-        eprintln!("kill {kill} after {wait:?}: {published} of {all} segments");
+        let found = published(cache);
+        partial += u32::from((there + 1..all).contains(&found));
+        eprintln!("kill {kill} after {wait:?}: {found} of {all} shards");
+        if found == all {
+            done();
+        }
     }
     partial
 }
@@ -92,8 +98,14 @@ fn kills_at_random_change_no_byte() {
     let started = Instant::now();
     finish(run("whole", "2"));
     let full = started.elapsed();
-    let all = segments(&at("whole"));
-    let partial = kill(&at("killed"), KILLS, full, all, 0x5eed, || run("killed", "2"));
+    let all = published(&at("whole"));
+    // a cache that is complete is compared, and another one begun: every kill meets unfinished work
+    let again = || {
+        finish(run("killed", "2"));
+        assert_same(folder.path(), "whole", "killed");
+        std::fs::remove_dir_all(at("killed")).unwrap();
+    };
+    let partial = kill(&at("killed"), KILLS, full, all, 0x5eed, || run("killed", "2"), again);
     assert!(partial > 0, "no kill left a cache between its first and its last segment: the test shows nothing");
     finish(run("killed", "2"));
     assert_same(folder.path(), "whole", "killed");
@@ -106,8 +118,9 @@ fn kills_at_random_change_no_byte() {
     let more = |cache: &str| extract(folder.path(), cache, "2", "5", &["map1"]);
     let started = Instant::now();
     finish(more("whole"));
-    let all = segments(&at("whole"));
-    kill(&at("killed"), 6, started.elapsed(), all, 0xadd, || more("killed"));
+    let all = published(&at("whole"));
+    let partial = kill(&at("killed"), 6, started.elapsed(), all, 0xadd, || more("killed"), || ());
+    assert!(partial > 0, "no kill left a cache to which some was added");
     finish(more("killed"));
     assert_same(folder.path(), "whole", "killed");
 }
