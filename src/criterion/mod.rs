@@ -3,10 +3,33 @@
 //! The gradients are explicit, so no criterion depends on an autograd; sums that make the scalar loss run in f64 and in a fixed order,
 //! so the bits do not depend on the number of threads.
 
+pub mod ab;
+pub mod at;
+pub mod autograd;
+pub mod catalogue;
+pub mod cc;
+pub mod crd;
 pub mod cross_entropy;
+pub mod dist;
+pub mod dkd;
+pub mod fitnet;
+mod formula;
+pub mod fsp;
+pub mod ft;
+pub mod gan;
+pub mod init;
 pub mod kd;
+pub mod module;
 pub mod nst;
+pub mod ofd;
+pub mod operator;
+pub mod pkt;
 mod pool;
+pub mod reviewkd;
+pub mod rkd;
+pub mod sakd;
+pub mod sp;
+pub mod vid;
 
 use crate::error::{Error, Result};
 use crate::kernel::Float;
