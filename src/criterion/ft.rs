@@ -1,7 +1,7 @@
 //! Factor transfer (Kim, Park & Kwak 2018, arXiv:1802.04977), as `RepDistiller` has it.
 //!
 //! Stored: the teacher's features. Learnable: the paraphraser, trained first to reconstruct the teacher's cached features and then held fixed, and the
-//! translator, trained with the student. Default weight in `RepDistiller`: 500; factors of half the teacher's channels; p1 = 2, p2 = 1.
+//! translator, trained with the student. Default weight in `RepDistiller`: 200; factors of half the teacher's channels; p1 = 2, p2 = 1.
 
 use super::at::EPS;
 use super::autograd::{Evaluation, differentiate};

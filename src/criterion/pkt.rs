@@ -57,6 +57,7 @@ mod tests {
         // opposite samples have no weight at all
         assert_finite(&pkt(&Tensor::cat(&[&first, &first.neg().unwrap()], 0).unwrap(), &t.narrow(0, 0, 2).unwrap()).unwrap());
         assert_zero(&pkt(&first, &dead).unwrap(), 1e-7);
-        assert_zero(&pkt(&t, &t).unwrap(), 1e-12);
+        // the ε in the logarithm keeps the gradient a little off 0
+        assert_zero(&pkt(&t, &t).unwrap(), 1e-6);
     }
 }
