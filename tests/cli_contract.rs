@@ -51,8 +51,27 @@ fn the_criteria_are_listed_and_described() {
     let list = json(folder.path(), "criteria");
     let entries = list.as_array().unwrap();
     for name in [
-        "ce", "kd", "dkd", "dist", "nst-linear", "nst-poly", "nst-gauss", "fitnet", "at", "vid", "sp", "cc", "rkd", "pkt", "crd", "ab", "ft", "fsp",
-        "ofd", "reviewkd", "gan",
+        "ce",
+        "kd",
+        "dkd",
+        "dist",
+        "nst-linear",
+        "nst-poly",
+        "nst-gauss",
+        "fitnet",
+        "at",
+        "vid",
+        "sp",
+        "cc",
+        "rkd",
+        "pkt",
+        "crd",
+        "ab",
+        "ft",
+        "fsp",
+        "ofd",
+        "reviewkd",
+        "gan",
     ] {
         let entry = entries.iter().find(|e| e["name"] == name).unwrap_or_else(|| panic!("{name}"));
         assert_eq!(json(folder.path(), &format!("criteria {name}")), *entry);

@@ -57,9 +57,9 @@ pub fn dkd(student: &Tensor, teacher: &Tensor, labels: &[i64], alpha: f64, beta:
 
 /// A row's distribution in logarithms: the target class against the others, and among the others.
 struct Split {
-    /// ln p_y.
+    /// `ln p_y`.
     hit: f64,
-    /// ln (1 − p_y).
+    /// `ln (1 − p_y)`.
     miss: f64,
     /// ln p̂, which has no entry for y (its place holds no meaning).
     others: Vec<f64>,
@@ -94,7 +94,7 @@ mod tests {
         assert_gradients(&[&two], &Module::default(), |x, _| dkd(x[0], &tensor(&[2, 2], 4), &[1, 0], 1.0, 8.0, 4.0));
     }
 
-    /// The paper's equation 7: KD is DKD with α = 1 and β = 1 − p_y.
+    /// The paper's equation 7: KD is DKD with α = 1 and `β = 1 − p_y`.
     #[test]
     fn its_parts_add_up_to_kd() {
         let (s, t) = ((tensor(&[1, 6], 1) * 5.0).unwrap(), (tensor(&[1, 6], 2) * 5.0).unwrap());

@@ -1,12 +1,12 @@
-//! FitNets: hints (Romero et al. 2015, arXiv:1412.6550), with `RepDistiller`'s regressor.
+//! Hints, or `FitNets` (Romero et al. 2015, arXiv:1412.6550), with `RepDistiller`'s regressor.
 //!
 //! Stored: the teacher's features. Learnable: the regressor `conv`, `bn`. Default weight in `RepDistiller`: 100.
 
 use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
 use super::formula::mean_square;
 use super::init::Init;
 use super::module::{Module, regressor_between};
-use super::operator::Geometry;
 use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;

@@ -15,9 +15,9 @@ pub(super) fn mean(x: &Tensor) -> Result<Tensor> {
     Ok((total(x)? * (1.0 / super::module::count(x.elem_count())))?)
 }
 
-/// The mean of (a − b)² in double precision.
+/// The mean of (a − b)², squared in the type of a, summed in double precision.
 pub(super) fn mean_square(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    mean(&(a - b)?.sqr()?)
+    mean(&(a - b.to_dtype(a.dtype())?)?.sqr()?)
 }
 
 /// max(x, 0), gradient 0 at 0.
@@ -121,7 +121,7 @@ pub(super) fn map_dims(x: &Tensor, who: &str) -> Result<[usize; 4]> {
     }
 }
 
-/// Both maps adaptively average-pooled to the smaller size of each axis.
+/// Both maps adaptively average-pooled to the smaller size of each axis, in the type of a.
 ///
 /// # Errors
 /// When they are no maps of one batch.
@@ -131,7 +131,7 @@ pub(super) fn common_size(a: &Tensor, b: &Tensor, who: &str) -> Result<(Tensor, 
         return Err(Error::input(format!("{who}: expected maps of one batch, found {:?} and {:?}", a.dims(), b.dims())));
     }
     let size = [ha.min(hb), wa.min(wb)];
-    Ok((adaptive_pool(a, size)?, adaptive_pool(b, size)?))
+    Ok((adaptive_pool(a, size)?, adaptive_pool(&b.to_dtype(a.dtype())?, size)?))
 }
 
 /// Nearest-neighbour resampling: output i reads the input floor(i · N/n), in single precision as PyTorch computes it.

@@ -5,17 +5,17 @@
 
 use super::at::EPS;
 use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
 use super::formula::{Guard, attention, common_size, leaky_relu, magnitude, mean, mean_square, power, unit_rows};
 use super::init::Init;
 use super::module::{Layer, Module};
-use super::operator::Geometry;
 use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;
 
 /// The places of the three convolutions in the peers' sequences.
 const CONVOLUTIONS: [usize; 3] = [0, 3, 6];
-/// The slope of the leaky ReLUs below 0.
+/// The slope of the leaky ReLU below 0.
 pub const SLOPE: f64 = 0.1;
 
 /// `L = mean_{b,hw} |q(f_s)_b − q(f_t)_b|^p2`, `q(F)_b = v_b / max(‖v_b‖, 1e-12)`, `v_b = mean_c F_bc^p1`; the larger map is adaptively

@@ -1,15 +1,15 @@
 //! Adversarial matching of feature distributions: the outlook of the paper on neuron selectivity beyond MMD. In the form of Chung et al. 2020
 //! (arXiv:2002.01775), who match feature maps by discriminators under the least-squares loss of Mao et al. 2017 (arXiv:1611.04076).
 //!
-//! Stored: the teacher's features. Learnable: the transfer layer `transfer` (the regressor of FitNets without ReLU) and the discriminator
+//! Stored: the teacher's features. Learnable: the transfer layer `transfer` (the regressor of `FitNets` without ReLU) and the discriminator
 //! `discriminator`: convolution, batch norm, leaky ReLU, convolution, sigmoid, as published; 3×3 with stride 2, half the channels and slope 0.1 are
 //! ours. Default weight 1.
 
 use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
 use super::formula::{leaky_relu, map_dims, mean, sigmoid};
 use super::init::Init;
 use super::module::{Module, regressor_between};
-use super::operator::Geometry;
 use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;
@@ -50,7 +50,7 @@ fn generator(student: &Tensor, teacher: &Tensor, module: &Module) -> Result<Eval
 }
 
 fn discriminator(student: &Tensor, teacher: &Tensor, module: &Module) -> Result<Evaluation> {
-    let fake = transferred(student, teacher, module)?.detach();
+    let (fake, teacher) = (transferred(student, teacher, module)?.detach(), &teacher.to_dtype(student.dtype())?);
     differentiate(&[], Some(module), |_| Ok((far_from(&judged(teacher, module)?, 1.0)? + far_from(&judged(&fake, module)?, 0.0)?)?))
 }
 
@@ -105,14 +105,12 @@ mod tests {
             for (name, g) in &mut found.weights {
                 if name.starts_with("transfer.") {
                     assert!(of(g)? == 0.0);
-                    *g = differentiate(&[], Some(m), |_| {
-                        far_from(&judged(&transferred(&s, &t, m)?, m)?, 0.0)
-                    })?
-                    .weights
-                    .into_iter()
-                    .find(|(n, _)| n == name)
-                    .map(|(_, g)| g)
-                    .unwrap();
+                    *g = differentiate(&[], Some(m), |_| far_from(&judged(&transferred(&s, &t, m)?, m)?, 0.0))?
+                        .weights
+                        .into_iter()
+                        .find(|(n, _)| n == name)
+                        .map(|(_, g)| g)
+                        .unwrap();
                 }
             }
             Ok(found)

@@ -8,6 +8,7 @@ pub mod at;
 pub mod autograd;
 pub mod catalogue;
 pub mod cc;
+pub mod convolution;
 pub mod crd;
 pub mod cross_entropy;
 pub mod dist;

@@ -3,8 +3,9 @@
 //! Names are those of the peer's PyTorch modules, so that their weights load as they are. The weights are trained beside the student's, kept in
 //! checkpoints, and left out of the exported student.
 
+use super::convolution::{Geometry, convolution};
 use super::formula::{Guard, relu, unit_rows};
-use super::operator::{Geometry, batch_norm, convolution};
+use super::operator::batch_norm;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor, Var};
 use std::collections::BTreeMap;

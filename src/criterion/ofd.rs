@@ -4,10 +4,11 @@
 //! connector at each layer (convolution without bias, batch norm). Default weight 0.001, kernel 1.
 
 use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
 use super::formula::{map_dims, sum_layers, total};
 use super::init::Init;
 use super::module::{Module, count};
-use super::operator::{Geometry, adaptive_pool};
+use super::operator::adaptive_pool;
 use super::same_shape;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -34,7 +35,7 @@ pub fn ofd(students: &[&Tensor], teachers: &[&Tensor], margins: &[&Tensor], conn
             let r = connector.at("1").normalize(&r)?;
             let [batch, _, h, w] = map_dims(&r, "ofd")?;
             map_dims(teachers[l], "ofd")?;
-            let t = adaptive_pool(teachers[l], [h, w])?;
+            let t = adaptive_pool(&teachers[l].to_dtype(r.dtype())?, [h, w])?;
             same_shape(&r, &t, "ofd")?;
             let weight = 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX)) / count(batch);
             Ok((total(&partial_distance(&r, &t, margins[l])?)? * weight)?)
@@ -51,7 +52,7 @@ fn partial_distance(r: &Tensor, t: &Tensor, margin: &Tensor) -> Result<Tensor> {
     Ok(counts.where_cond(&(r - &aim)?, &r.zeros_like()?)?.sqr()?)
 }
 
-/// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm before the ReLU; −3|γ_c| where x is below 0 with
+/// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm before the ReLU; `−3|γ_c|` where x is below 0 with
 /// a probability of 0.001 or less. Rounded to f32, as the peer does.
 ///
 /// # Shapes

@@ -4,17 +4,18 @@
 //! 0.6 to 8 by network pair, reached over 20 epochs of warm-up.
 
 use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
 use super::formula::{map_dims, mean_square, nearest, sigmoid, sum_layers};
 use super::init::Init;
 use super::module::{Layer, Module, count};
-use super::operator::{Geometry, adaptive_pool};
+use super::operator::adaptive_pool;
 use super::same_shape;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
 /// `L = Σ_l HCL(r_l, t_l)`, the stages fused from the deepest up by the modules `abfs.0` (deepest) …:
-/// `x = BN(W₁ s_l)`; if not the deepest, with y the x of the stage below it, up-sampled to the size of s_l: `(a, b) = σ(W_att [x; y] + b_att)` and
-/// `x = x·a + y·b`; x resampled to t_l's size where that differs; `r_l = BN(W₂ x)`. All resampling is nearest-neighbour.
+/// `x = BN(W₁ s_l)`; if not the deepest, with y the x of the stage below it, up-sampled to the size of `s_l`: `(a, b) = σ(W_att [x; y] + b_att)` and
+/// `x = x·a + y·b`; x resampled to the size of `t_l` where that differs; `r_l = BN(W₂ x)`. All resampling is nearest-neighbour.
 /// `HCL(r, t) = [mse(r, t) + Σ_k 2^-k mse(pool_p r, pool_p t)] / [1 + Σ_k 2^-k]`, k counting those p of (4, 2, 1) that are smaller than the height.
 ///
 /// # Shapes
@@ -31,7 +32,7 @@ pub fn reviewkd(students: &[&Tensor], teachers: &[&Tensor], module: &Module) -> 
         let stages = x.iter().zip(teachers).rev().enumerate().map(|(depth, (s, t))| {
             let (regressed, fused) = fuse(&module.at(format!("abfs.{depth}")), s, below.as_ref(), t)?;
             below = Some(fused);
-            hierarchical(&regressed, t)
+            hierarchical(&regressed, &t.to_dtype(regressed.dtype())?)
         });
         sum_layers(stages, "reviewkd")
     })

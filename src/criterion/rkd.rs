@@ -88,7 +88,9 @@ impl Points {
                 }
                 let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
                 let divisor = length.max(LEAST_LENGTH);
-                u.iter_mut().for_each(|x| *x /= divisor);
+                for x in u {
+                    *x /= divisor;
+                }
                 length
             })
             .collect();

@@ -139,12 +139,7 @@ pub fn adapters(student: &[usize], teacher: &[usize], seed: u64) -> Result<Modul
 ///
 /// # Errors
 /// When shapes disagree or a label is outside the classes.
-pub fn policy_loss(
-    [student, teacher, plain]: [&Tensor; 3],
-    gate: &Tensor,
-    labels: &[i64],
-    gamma: f64,
-) -> Result<Evaluation> {
+pub fn policy_loss([student, teacher, plain]: [&Tensor; 3], gate: &Tensor, labels: &[i64], gamma: f64) -> Result<Evaluation> {
     let (batch, _) = rows_and_classes(student, "sakd policy")?;
     same_shape(student, teacher, "sakd policy")?;
     same_shape(student, plain, "sakd policy")?;
@@ -206,8 +201,8 @@ pub fn gated(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::criterion::autograd::tests::{assert_finite, assert_gradients, assert_zero, tensor};
     use crate::criterion::at::at;
+    use crate::criterion::autograd::tests::{assert_finite, assert_gradients, assert_zero, tensor};
     use candle_core::Device;
 
     #[test]

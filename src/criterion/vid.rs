@@ -4,10 +4,10 @@
 //! `RepDistiller`: 1; initial variance 5.
 
 use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
 use super::formula::{common_size, mean, relu, softplus};
 use super::init::Init;
 use super::module::Module;
-use super::operator::Geometry;
 use super::same_shape;
 use crate::error::Result;
 use candle_core::{DType, Tensor};

@@ -3,10 +3,10 @@
 use super::{Case, Failure};
 use candle_core::{DType, Tensor};
 use nst_cache::criterion::autograd::Evaluation;
+use nst_cache::criterion::convolution::Geometry;
 use nst_cache::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy, soft_cross_entropy};
 use nst_cache::criterion::module::{Module, regressor_between};
 use nst_cache::criterion::nst::{NstOptions, nst_with};
-use nst_cache::criterion::operator::Geometry;
 use nst_cache::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid};
 use nst_cache::error::Error;
 use nst_cache::recipe::{Kernel, Normalization, Sigma};
@@ -59,7 +59,11 @@ impl Run<'_> {
 
     fn power(&self, key: &str) -> Result<u32> {
         let p = self.number(key)?;
-        if p.fract() == 0.0 && (1.0..=16.0).contains(&p) { Ok(p as u32) } else { Err(format!("{key}: expected a whole power, found {p}").into()) }
+        if p.fract() == 0.0 && (1.0..=16.0).contains(&p) {
+            Ok(p as u32)
+        } else {
+            Err(format!("{key}: expected a whole power, found {p}").into())
+        }
     }
 
     fn layers(&self) -> Result<Layers> {
@@ -174,8 +178,7 @@ impl Run<'_> {
     fn geometry(header: &Value, from: &Tensor, to: &Tensor) -> Result<Geometry> {
         let pair = |key: &str| -> Result<[usize; 2]> { Ok(serde_json::from_value(header[key].clone())?) };
         let size = |x: &Tensor| -> Result<[usize; 2]> { Ok([x.dim(2)?, x.dim(3)?]) };
-        let geometry =
-            Geometry { transposed: header["conv"] == "ConvTranspose2d", stride: pair("stride")?, padding: pair("padding")? };
+        let geometry = Geometry { transposed: header["conv"] == "ConvTranspose2d", stride: pair("stride")?, padding: pair("padding")? };
         let law = regressor_between(size(from)?, size(to)?)?;
         if law == (pair("kernel")?, geometry) { Ok(geometry) } else { Err(format!("regressor: expected {header}, found {law:?}").into()) }
     }
