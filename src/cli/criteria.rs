@@ -1,7 +1,7 @@
 //! `criteria`: every criterion, what it needs stored, its defaults and its source.
 
 use super::{Context, emit, emit_json};
-use crate::criterion::catalogue::{Default, Entry, Stored, catalogue};
+use crate::criterion::catalogue::{Entry, Setting, Stored, Value, catalogue};
 use crate::error::{Error, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
@@ -69,11 +69,11 @@ fn stored(entry: &Entry) -> String {
 }
 
 fn settings(entry: &Entry) -> String {
-    let setting = |(name, default): (&str, Default)| match default {
-        Default::Number(value) => format!("{name}={value}"),
-        Default::Choice(value) => format!("{name}={value}"),
+    let setting = |s: &Setting| match s.default {
+        Value::Number(value) => format!("{}={value}", s.name),
+        Value::Choice(value) => format!("{}={value}", s.name),
     };
-    let list: Vec<String> = entry.settings.iter().map(|s| setting((s.name, s.default))).collect();
+    let list: Vec<String> = entry.settings.iter().map(setting).collect();
     if list.is_empty() { "-".to_owned() } else { list.join(" ") }
 }
 

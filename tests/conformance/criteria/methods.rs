@@ -70,7 +70,7 @@ impl Run<'_> {
         let names: Vec<(String, String)> = if self.case.has("s") {
             vec![("s".into(), "t".into())]
         } else {
-            (0..).map(|i| (format!("s.{i}"), format!("t.{i}"))).take_while(|(s, _)| self.case.has(s)).collect()
+            (0..self.case.tensors.len()).map(|i| (format!("s.{i}"), format!("t.{i}"))).take_while(|(s, _)| self.case.has(s)).collect()
         };
         let students = names.iter().map(|(s, _)| self.tensor(s)).collect::<Result<_>>()?;
         let teachers = names.iter().map(|(_, t)| self.tensor(t)).collect::<Result<_>>()?;
