@@ -46,6 +46,7 @@ fn every_command_has_help_with_examples_and_a_completion() {
         "cache verify",
         "cache repair",
         "cache export",
+        "criteria",
         "demo",
         "completions",
     ] {
@@ -56,6 +57,45 @@ fn every_command_has_help_with_examples_and_a_completion() {
         let script = String::from_utf8(run(folder.path(), &format!("completions {shell}")).stdout).unwrap();
         assert!(script.contains("extract") && script.contains("--tap".trim_start_matches('-')), "{shell}");
     }
+}
+
+#[test]
+fn the_criteria_are_listed_and_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = json(folder.path(), "criteria");
+    let entries = list.as_array().unwrap();
+    for name in [
+        "ce",
+        "kd",
+        "dkd",
+        "dist",
+        "nst-linear",
+        "nst-poly",
+        "nst-gauss",
+        "fitnet",
+        "at",
+        "vid",
+        "sp",
+        "cc",
+        "rkd",
+        "pkt",
+        "crd",
+        "ab",
+        "ft",
+        "fsp",
+        "ofd",
+        "reviewkd",
+        "gan",
+    ] {
+        let entry = entries.iter().find(|e| e["name"] == name).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(json(folder.path(), &format!("criteria {name}")), *entry);
+        assert!(entry["stored"].is_array() && entry["settings"].is_array() && entry["weight"].is_number(), "{entry}");
+    }
+    let text = String::from_utf8(run(folder.path(), "criteria").stdout).unwrap();
+    assert!(text.contains("reviewkd") && text.contains("arXiv:1707.01219"), "{text}");
+    let unknown = command(folder.path(), "criteria mse").output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("`mse`: expected one of ce, kd"));
 }
 
 #[test]

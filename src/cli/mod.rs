@@ -5,6 +5,7 @@
 mod bench;
 mod cache;
 mod completions;
+mod criteria;
 mod demo;
 mod device;
 mod eval;
@@ -121,6 +122,9 @@ enum Command {
     New(new::Args),
     /// Look into a cache, check, repair and export it
     Cache(cache::Args),
+    /// List the criteria: what each needs stored, its defaults, its source
+    #[command(after_help = criteria::EXAMPLES)]
+    Criteria(criteria::Args),
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Args),
@@ -166,6 +170,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args, &context),
         Command::New(args) => new::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
+        Command::Criteria(args) => criteria::run(args, &context),
         Command::Demo(args) => demo::run(args, &context),
         Command::Bench(args) => bench::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),

@@ -1,6 +1,6 @@
 //! Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), soft targets and mixed labels.
 
-use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, wide};
+use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
@@ -38,7 +38,7 @@ pub fn mixed_cross_entropy(logits: &Tensor, a: &[i64], b: &[i64], lambda: &[f64]
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Loss> {
     let (rows, _) = rows_and_classes(logits, "cross-entropy")?;
     same_shape(logits, targets, "cross-entropy")?;
-    with_targets(logits, &wide(targets)?, rows)
+    with_targets(logits, &values::<f64>(targets)?, rows)
 }
 
 /// Cross-entropy against weighted sums of labels: each part has a label and a share for each row.
@@ -69,7 +69,7 @@ fn labelled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Resu
 fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss> {
     check_dtype(logits, "cross-entropy")?;
     let (_, classes) = rows_and_classes(logits, "cross-entropy")?;
-    let scores = wide(logits)?;
+    let scores = values::<f64>(logits)?;
     #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
     let scale = if counted == 0 { 0.0 } else { 1.0 / counted as f64 };
     let mut gradient = vec![0.0; scores.len()];

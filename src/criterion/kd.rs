@@ -1,6 +1,6 @@
 //! Knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
 
-use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, wide};
+use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -16,7 +16,7 @@ pub fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Loss> 
     check_dtype(student, "kd")?;
     let (rows, classes) = rows_and_classes(student, "kd")?;
     same_shape(student, teacher, "kd")?;
-    let (scores, targets) = (wide(student)?, wide(teacher)?);
+    let (scores, targets) = (values::<f64>(student)?, values::<f64>(teacher)?);
     let mut gradient = vec![0.0; scores.len()];
     let (mut log_p, mut log_q) = (vec![0.0; classes], vec![0.0; classes]);
     let mut divergence = 0.0;

@@ -1,14 +1,38 @@
 //! Criteria, one paper a file: each gives its loss and the gradients for the student's tensors, in f32 or f64.
 //!
-//! The gradients are explicit, so no criterion depends on an autograd; sums that make the scalar loss run in f64 and in a fixed order,
-//! so the bits do not depend on the number of threads.
+//! Gradients are written out where that saves memory or digits, and come from [`autograd`] elsewhere; sums that make a scalar loss run in a
+//! fixed order, so the bits do not depend on the number of threads.
 //!
 //! They run on the host: tensors of another device are copied, and gradients come in host memory.
 
+pub mod ab;
+pub mod at;
+pub mod autograd;
+pub mod catalogue;
+pub mod cc;
+pub mod convolution;
+pub mod crd;
 pub mod cross_entropy;
+pub mod dist;
+pub mod dkd;
+pub mod fitnet;
+mod formula;
+pub mod fsp;
+pub mod ft;
+pub mod gan;
+pub mod init;
 pub mod kd;
+pub mod module;
 pub mod nst;
+pub mod ofd;
+pub mod operator;
+pub mod pkt;
 mod pool;
+pub mod reviewkd;
+pub mod rkd;
+pub mod sakd;
+pub mod sp;
+pub mod vid;
 
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -43,9 +67,9 @@ impl Element for f64 {
     }
 }
 
-/// The values of a tensor of any device, row-major, in double precision.
-fn wide(tensor: &Tensor) -> Result<Vec<f64>> {
-    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?)
+/// The values of a tensor of any device, row-major, in `T`.
+fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
 }
 
 /// A tensor in host memory, dense.

@@ -11,6 +11,8 @@ use std::num::NonZeroUsize;
 
 /// Arguments of `bench extract`.
 #[derive(Debug, clap::Args)]
+// clap names a group after the structure, and the flattened one has the same name
+#[group(skip)]
 pub(super) struct Args {
     #[command(flatten)]
     extract: command::Args,

@@ -1,0 +1,92 @@
+//! Activation boundaries (Heo et al. 2019, arXiv:1811.03233), as `RepDistiller` has it.
+//!
+//! Stored: the teacher's features before the activation. Learnable: a connector (convolution and batch norm) at each layer whose shapes differ. The
+//! paper trains by this loss alone first and by the labels after; default weight in `RepDistiller`: 1, margin 1.
+
+use super::autograd::{Evaluation, differentiate};
+use super::formula::{map_dims, sum_layers, total};
+use super::init::Init;
+use super::module::{Module, count, regressor_between};
+use super::same_shape;
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+
+/// `RepDistiller`'s factor on the sum over layers.
+const SCALE: f64 = 3.0 / 1000.0;
+
+/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)² [s ≤ m and t > 0]]`, `l = 0 … n−1`; where shapes differ s is
+/// replaced by `BN(conv(s))` of the connector `connectors.{l}`. A sum over positions: its size grows with the map's.
+///
+/// # Shapes
+/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's `[batch, channels_t, height_t, width_t]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn ab(students: &[&Tensor], teachers: &[&Tensor], connectors: &Module, margin: f64) -> Result<Evaluation> {
+    if students.len() != teachers.len() {
+        return Err(Error::input(format!("ab: expected as many layers of each, found {} and {}", students.len(), teachers.len())));
+    }
+    differentiate(students, Some(connectors), |x| {
+        let layer = |(l, (s, t)): (usize, (&Tensor, &&Tensor))| -> Result<Tensor> {
+            let ([batch, _, h, w], [_, _, ht, wt]) = (map_dims(s, "ab")?, map_dims(t, "ab")?);
+            let connector = connectors.at(format!("connectors.{l}"));
+            let s = if connector.has("conv.weight") { connector.regress(s, regressor_between([h, w], [ht, wt])?.1)? } else { s.clone() };
+            same_shape(&s, t, "ab")?;
+            let weight = SCALE / count(batch) * 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX));
+            Ok((total(&boundary(&s, t, margin)?)? * weight)?)
+        };
+        sum_layers(x.iter().zip(teachers).enumerate().map(layer), "ab")
+    })
+}
+
+/// The squared distance to the margin on the teacher's side of the boundary, element by element.
+fn boundary(s: &Tensor, t: &Tensor, margin: f64) -> Result<Tensor> {
+    let zero = s.zeros_like()?;
+    let value = s.detach();
+    let off = (t.le(0.0)? * value.gt(-margin)?)?.where_cond(&(s + margin)?, &zero)?;
+    let on = (t.gt(0.0)? * value.le(margin)?)?.where_cond(&(s - margin)?, &zero)?;
+    Ok((off + on)?.sqr()?)
+}
+
+/// Untrained connectors for the layers whose `[channels, height, width]` differ.
+///
+/// # Errors
+/// When there is no connector between two sizes.
+pub fn connectors(students: &[[usize; 3]], teachers: &[[usize; 3]], seed: u64) -> Result<Module> {
+    let mut init = Init::new(seed);
+    for (l, (s, t)) in students.iter().zip(teachers).enumerate().filter(|(_, (s, t))| s != t) {
+        init.regressor(&format!("connectors.{l}"), *s, *t)?;
+    }
+    init.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criterion::autograd::tests::{assert_finite, assert_gradients, tensor};
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let students = [[2, 4, 3], [3, 4, 4]];
+        let teachers = [[2, 4, 3], [2, 2, 2]];
+        let maps = |shapes: &[[usize; 3]], seed| -> Vec<Tensor> {
+            shapes.iter().map(|s| (tensor(&[2, s[0], s[1], s[2]], seed) * 3.0).unwrap()).collect()
+        };
+        let (s, t) = (maps(&students, 1), maps(&teachers, 2));
+        let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (s.iter().collect(), t.iter().collect());
+        assert_gradients(&s, &connectors(&students, &teachers, 1).unwrap(), |x, m| ab(x, &t, m, 1.0)?.scaled(10.0));
+    }
+
+    #[test]
+    fn beyond_the_margin_there_is_neither_loss_nor_gradient() {
+        let map = |v: &[f32]| Tensor::from_slice(v, (1, 1, 1, v.len()), &Device::Cpu).unwrap();
+        let (s, t) = (map(&[-1.0, 2.0, 0.5, -1e6]), map(&[-3.0, 1.0, 0.0, 5.0]));
+        let found = ab(&[&s], &[&t], &Module::default(), 1.0).unwrap();
+        assert_finite(&found);
+        let gradient = found.inputs[0].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(gradient[..2], [0.0; 2]);
+        assert!((f64::from(gradient[2]) - 2.0 * 1.5 * SCALE).abs() < 1e-9);
+        assert!(ab(&[&s.to_dtype(DType::F64).unwrap()], &[], &Module::default(), 1.0).is_err());
+    }
+}

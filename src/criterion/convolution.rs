@@ -1,0 +1,142 @@
+//! Two-dimensional convolution and its transpose under candle's autograd, by our kernels.
+
+use super::Element;
+use super::operator::{Computed, by_element, dense, host};
+use crate::error::{Error, Result};
+use crate::kernel::conv::{self, Conv};
+use crate::kernel::window_count;
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType as _, bail};
+
+/// How a two-dimensional convolution moves over a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Whether it is the transposed convolution, which enlarges.
+    pub transposed: bool,
+    /// Steps down and right.
+    pub stride: [usize; 2],
+    /// Padding of height and width, on both sides.
+    pub padding: [usize; 2],
+}
+
+impl Geometry {
+    /// Stride 1, with this padding.
+    #[must_use]
+    pub fn padded(padding: usize) -> Self {
+        Self { transposed: false, stride: [1, 1], padding: [padding, padding] }
+    }
+
+    /// The transposed convolution of stride 1, with this padding.
+    #[must_use]
+    pub fn transposed(padding: usize) -> Self {
+        Self { transposed: true, ..Self::padded(padding) }
+    }
+}
+
+/// The convolution of maps by a weight, without bias.
+///
+/// # Shapes
+/// `x` `[batch, channels, height, width]`; `weight` `[filters, channels, kh, kw]`, or `[channels, filters, kh, kw]` transposed.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn convolution(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Tensor> {
+    let misfit = || Error::input(format!("convolution of {:?} by {:?} ({geometry:?}): shapes do not fit", x.dims(), weight.dims()));
+    let (&[images, channels, h, w], &[first, second, kh, kw]) = (x.dims(), weight.dims()) else { return Err(misfit()) };
+    let Geometry { transposed, stride, padding } = geometry;
+    let (taken, filters) = if transposed { (first, second) } else { (second, first) };
+    if taken != channels || x.elem_count() == 0 || weight.elem_count() == 0 || stride.contains(&0) {
+        return Err(misfit());
+    }
+    let kernel = [kh, kw];
+    let mut size = [0; 2];
+    for (axis, input) in [h, w].into_iter().enumerate() {
+        let (stride, pad) = (stride[axis], padding[axis]);
+        size[axis] = if transposed {
+            ((input - 1) * stride + kernel[axis]).checked_sub(2 * pad).filter(|&n| n > 0).ok_or_else(misfit)?
+        } else {
+            window_count(input, kernel[axis], stride, 1, [pad, pad], false).ok_or_else(misfit)?
+        };
+    }
+    let whole =
+        Conv { images, channels, filters, groups: 1, input: [h, w], output: size, kernel, stride, dilation: [1, 1], before: padding };
+    let (x, weight, device) = (host(x)?, host(weight)?, x.device());
+    // the transposed convolution is the adjoint of the convolution that goes the other way
+    let y = if transposed {
+        let conv = Conv { channels: filters, filters: channels, input: size, output: [h, w], ..whole };
+        weight.apply_op2(&x, Convolution { conv, role: Role::Input })?
+    } else {
+        x.apply_op2(&weight, Convolution { conv: whole, role: Role::Output })?
+    };
+    Ok(y.to_device(device)?)
+}
+
+/// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other two. Each is linear in both, so the gradients of one
+/// are the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// From input and weight.
+    Output,
+    /// From weight and output.
+    Input,
+    /// From input and output.
+    Weight,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Convolution {
+    conv: Conv,
+    role: Role,
+}
+
+impl Convolution {
+    fn run<T: Element>(&self, a: &[T], b: &[T]) -> candle_core::Result<Vec<T>> {
+        let c = &self.conv;
+        let area = |size: [usize; 2]| size[0] * size[1];
+        let lengths =
+            [c.images * c.channels * area(c.input), c.filters * c.channels * area(c.kernel), c.images * c.filters * area(c.output)];
+        let expected = match self.role {
+            Role::Output => [lengths[0], lengths[1]],
+            Role::Input => [lengths[1], lengths[2]],
+            Role::Weight => [lengths[0], lengths[2]],
+        };
+        if [a.len(), b.len()] != expected {
+            bail!("convolution: expected {expected:?} values, found {} and {}", a.len(), b.len());
+        }
+        Ok(match self.role {
+            Role::Output => conv::forward(c, a, b, None),
+            Role::Input => conv::input_gradient(c, a, b),
+            Role::Weight => conv::weight_gradient(c, a, b),
+        })
+    }
+
+    fn shape(&self) -> Shape {
+        let c = &self.conv;
+        match self.role {
+            Role::Output => (c.images, c.filters, c.output[0], c.output[1]).into(),
+            Role::Input => (c.images, c.channels, c.input[0], c.input[1]).into(),
+            Role::Weight => (c.filters, c.channels, c.kernel[0], c.kernel[1]).into(),
+        }
+    }
+}
+
+impl CustomOp2 for Convolution {
+    fn name(&self) -> &'static str {
+        "convolution"
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Computed {
+        by_element!(a, T => Ok((T::to_cpu_storage_owned(self.run(dense::<T>(a, la)?, dense::<T>(b, lb)?)?), self.shape())))
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = &g.contiguous()?;
+        let by = |role, a: &Tensor, b: &Tensor| a.apply_op2_no_bwd(b, &Self { conv: self.conv, role });
+        let (first, second) = match self.role {
+            Role::Output => ((Role::Input, b, g), (Role::Weight, a, g)),
+            Role::Input => ((Role::Weight, g, b), (Role::Output, g, a)),
+            Role::Weight => bail!("convolution: its weight gradient has no gradient of its own"),
+        };
+        let wanted = |of: &Tensor, (role, a, b): (Role, &Tensor, &Tensor)| of.track_op().then(|| by(role, a, b)).transpose();
+        Ok((wanted(a, first)?, wanted(b, second)?))
+    }
+}

@@ -1,0 +1,146 @@
+//! Factor transfer (Kim, Park & Kwak 2018, arXiv:1802.04977), as `RepDistiller` has it.
+//!
+//! Stored: the teacher's features. Learnable: the paraphraser, trained first to reconstruct the teacher's cached features and then held fixed, and the
+//! translator, trained with the student. Default weight in `RepDistiller`: 200; factors of half the teacher's channels; p1 = 2, p2 = 1.
+
+use super::at::EPS;
+use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
+use super::formula::{Guard, attention, common_size, leaky_relu, magnitude, mean, mean_square, power, unit_rows};
+use super::init::Init;
+use super::module::{Layer, Module};
+use super::same_shape;
+use crate::error::Result;
+use candle_core::Tensor;
+
+/// The places of the three convolutions in the peers' sequences.
+const CONVOLUTIONS: [usize; 3] = [0, 3, 6];
+/// The slope of the leaky ReLU below 0.
+pub const SLOPE: f64 = 0.1;
+
+/// `L = mean_{b,hw} |q(f_s)_b − q(f_t)_b|^p2`, `q(F)_b = v_b / max(‖v_b‖, 1e-12)`, `v_b = mean_c F_bc^p1`; the larger map is adaptively
+/// average-pooled first, per axis.
+///
+/// # Shapes
+/// The factors: `student` `[batch, channels_s, height_s, width_s]`, `teacher` `[batch, channels_t, height_t, width_t]`.
+///
+/// # Errors
+/// When batches disagree, or a power is 0.
+pub fn factors(student: &Tensor, teacher: &Tensor, p1: u32, p2: u32) -> Result<Evaluation> {
+    differentiate(&[student], None, |x| distance(&x[0], teacher, p1, p2))
+}
+
+/// [`factors`] of `translator(s)` and of the paraphraser's encoding of t, which is not trained here.
+///
+/// # Shapes
+/// As [`factors`], of the features.
+///
+/// # Errors
+/// As [`factors`]; when a module does not fit.
+pub fn ft(
+    student: &Tensor,
+    teacher: &Tensor,
+    translator: &Module,
+    paraphraser: &Module,
+    [p1, p2]: [u32; 2],
+    slope: f64,
+) -> Result<Evaluation> {
+    let teacher = stack(&paraphraser.at("encoder"), teacher, Geometry::padded(1), slope)?.detach();
+    differentiate(&[student], Some(translator), |x| {
+        let factor = stack(&translator.at("translator.encoder"), &x[0], Geometry::padded(1), slope)?;
+        distance(&factor, &teacher, p1, p2)
+    })
+}
+
+/// What the paraphraser is trained by: `L = mean (decoder(encoder(t)) − t)²`.
+///
+/// # Shapes
+/// `teacher` `[batch, channels, height, width]`.
+///
+/// # Errors
+/// When the module does not fit.
+pub fn paraphrase(teacher: &Tensor, paraphraser: &Module, slope: f64) -> Result<Evaluation> {
+    differentiate(&[], Some(paraphraser), |_| {
+        let factor = stack(&paraphraser.at("encoder"), teacher, Geometry::padded(1), slope)?;
+        let back = stack(&paraphraser.at("decoder"), &factor, Geometry::transposed(1), slope)?;
+        same_shape(&back, teacher, "ft")?;
+        mean_square(&back, teacher)
+    })
+}
+
+fn distance(s: &Tensor, t: &Tensor, p1: u32, p2: u32) -> Result<Tensor> {
+    let (s, t) = common_size(s, t, "ft")?;
+    let unit = |x: &Tensor| unit_rows(&attention(x, p1)?, Guard::AtLeast(EPS));
+    mean(&power(&magnitude(&(unit(&s)? - unit(&t)?)?)?, p2)?)
+}
+
+/// Three 3×3 convolutions, each followed by batch norm where the module has it, and by a leaky ReLU.
+fn stack(layer: &Layer<'_>, x: &Tensor, geometry: Geometry, slope: f64) -> Result<Tensor> {
+    let mut x = x.clone();
+    for place in CONVOLUTIONS {
+        x = layer.at(&place.to_string()).convolve(&x, geometry)?;
+        let norm = layer.at(&(place + 1).to_string());
+        if norm.has("weight") {
+            x = norm.normalize(&x)?;
+        }
+        x = leaky_relu(&x, slope)?;
+    }
+    Ok(x)
+}
+
+/// An untrained paraphraser of maps of so many channels, to `factors` channels.
+///
+/// # Errors
+/// When a tensor cannot be made.
+pub fn paraphraser(channels: usize, factors: usize, seed: u64) -> Result<Module> {
+    let mut init = Init::new(seed);
+    let (c, f) = (channels, factors);
+    for (place, [from, to]) in CONVOLUTIONS.into_iter().zip([[c, c], [c, f], [f, f]]) {
+        init.layer(&format!("encoder.{place}"), &[to, from, 3, 3], Some(to))?;
+    }
+    for (place, [from, to]) in CONVOLUTIONS.into_iter().zip([[f, f], [f, c], [c, c]]) {
+        init.layer(&format!("decoder.{place}"), &[from, to, 3, 3], Some(to))?;
+    }
+    init.finish()
+}
+
+/// An untrained translator from maps of so many channels to `factors` channels.
+///
+/// # Errors
+/// When a tensor cannot be made.
+pub fn translator(channels: usize, factors: usize, seed: u64) -> Result<Module> {
+    let mut init = Init::new(seed);
+    let (c, f) = (channels, factors);
+    for (place, [from, to]) in CONVOLUTIONS.into_iter().zip([[c, c], [c, f], [f, f]]) {
+        init.layer(&format!("translator.encoder.{place}"), &[to, from, 3, 3], Some(to))?;
+        init.norm(&format!("translator.encoder.{}", place + 1), to)?;
+    }
+    init.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criterion::autograd::tests::{assert_finite, assert_gradients, assert_zero, tensor};
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let (s, t) = (tensor(&[2, 2, 5, 3], 1), tensor(&[2, 4, 3, 4], 2));
+        for (p1, p2) in [(2, 1), (2, 2), (1, 3)] {
+            assert_gradients(&[&s], &Module::default(), |x, _| factors(x[0], &t, p1, p2));
+        }
+        let paraphraser = paraphraser(4, 2, 1).unwrap();
+        let fixed = paraphraser.to_dtype(candle_core::DType::F64).unwrap();
+        assert_gradients(&[&s], &translator(2, 2, 2).unwrap(), |x, m| ft(x[0], &t, m, &fixed, [2, 1], SLOPE));
+        assert_gradients(&[], &paraphraser, |_, m| paraphrase(&t, m, SLOPE));
+    }
+
+    #[test]
+    fn dead_and_identical_factors() {
+        let s = tensor(&[1, 2, 3, 3], 1);
+        assert_zero(&factors(&s, &s, 2, 1).unwrap(), 0.0);
+        for factor in [0.0, 1e-9, 1e9] {
+            assert_finite(&factors(&(&s * factor).unwrap(), &tensor(&[1, 2, 3, 3], 2), 2, 1).unwrap());
+        }
+    }
+}

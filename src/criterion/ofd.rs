@@ -1,0 +1,159 @@
+//! Overhaul of feature distillation (Heo et al. 2019, arXiv:1904.01866), as mdistiller has it.
+//!
+//! Stored: the teacher's features before the ReLU; the margins come from the batch norm before it, where that stands in the graph. Learnable: a
+//! connector at each layer (convolution without bias, batch norm). Default weight 0.001, kernel 1.
+
+use super::autograd::{Evaluation, differentiate};
+use super::convolution::Geometry;
+use super::formula::{map_dims, sum_layers, total};
+use super::init::Init;
+use super::module::{Module, count};
+use super::operator::adaptive_pool;
+use super::same_shape;
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+
+/// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤ m_c] + (r−t)² [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`,
+/// `r = BN(W s)` by the connector `connectors.connectors.{l}`, t adaptively average-pooled to r's size. A sum over positions: its size grows with
+/// the map's.
+///
+/// # Shapes
+/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's `[batch, channels_t, height_t, width_t]`, its margins `[channels_t]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn ofd(students: &[&Tensor], teachers: &[&Tensor], margins: &[&Tensor], connectors: &Module) -> Result<Evaluation> {
+    if students.len() != teachers.len() || students.len() != margins.len() {
+        let found = [students.len(), teachers.len(), margins.len()];
+        return Err(Error::input(format!("ofd: expected as many maps of each and margins, found {found:?}")));
+    }
+    differentiate(students, Some(connectors), |x| {
+        let layer = |l: usize| -> Result<Tensor> {
+            let connector = connectors.at(format!("connectors.connectors.{l}"));
+            let kernel = connector.at("0").get("weight", &x[l])?.dims().last().copied().unwrap_or(1);
+            let r = connector.at("0").convolve(&x[l], Geometry::padded(kernel.saturating_sub(1) / 2))?;
+            let r = connector.at("1").normalize(&r)?;
+            let [batch, _, h, w] = map_dims(&r, "ofd")?;
+            map_dims(teachers[l], "ofd")?;
+            let t = adaptive_pool(&teachers[l].to_dtype(r.dtype())?, [h, w])?;
+            same_shape(&r, &t, "ofd")?;
+            let weight = 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX)) / count(batch);
+            Ok((total(&partial_distance(&r, &t, margins[l])?)? * weight)?)
+        };
+        sum_layers((0..x.len()).map(layer), "ofd")
+    })
+}
+
+/// With `u = max(t, m)`: (r − u)² where r > u or u > 0, else 0.
+fn partial_distance(r: &Tensor, t: &Tensor, margin: &Tensor) -> Result<Tensor> {
+    let margin = margin.to_dtype(t.dtype())?.reshape((1, (), 1, 1))?.broadcast_as(t.shape())?;
+    let aim = t.maximum(&margin)?.detach();
+    let counts = r.detach().gt(&aim)?.maximum(&aim.gt(0.0)?)?;
+    Ok(counts.where_cond(&(r - &aim)?, &r.zeros_like()?)?.sqr()?)
+}
+
+/// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm before the ReLU; `−3|γ_c|` where x is below 0 with
+/// a probability of 0.001 or less. Rounded to f32, as the peer does.
+///
+/// # Shapes
+/// `weight`, `bias`, result `[channels]`.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn margins(weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    same_shape(weight, bias, "ofd: batch norm")?;
+    let list = |x: &Tensor| -> Result<Vec<f64>> { Ok(x.to_dtype(DType::F64)?.to_vec1()?) };
+    let (deviations, means) = (list(weight)?, list(bias)?);
+    // P(x < 0) = Φ(−β/|γ|) = (1 + erf(−β/(|γ|√2)))/2
+    let arguments: Vec<f64> = deviations.iter().zip(&means).map(|(s, m)| -m / (s.abs().max(f64::MIN_POSITIVE) * 2f64.sqrt())).collect();
+    let erf: Vec<f64> = Tensor::new(arguments, &Device::Cpu)?.erf()?.to_vec1()?;
+    #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is what is asked for")]
+    let margins: Vec<f32> = deviations
+        .iter()
+        .zip(&means)
+        .zip(erf)
+        .map(|((s, m), erf)| {
+            let (s, below) = (s.abs(), 0.5 * (1.0 + erf));
+            let margin = if s == 0.0 {
+                m.min(0.0)
+            } else if below > 0.001 {
+                m - s * (-0.5 * (m / s).powi(2)).exp() / (2.0 * std::f64::consts::PI).sqrt() / below
+            } else {
+                -3.0 * s
+            };
+            margin as f32
+        })
+        .collect();
+    Ok(Tensor::new(margins, weight.device())?)
+}
+
+/// The margins estimated from maps: the mean of each channel's negative values, 0 where there are none. For teachers whose batch norm is folded.
+///
+/// # Shapes
+/// `maps` `[batch, channels, height, width]`; result `[channels]`.
+///
+/// # Errors
+/// When `maps` are no maps.
+pub fn estimated_margins(maps: &Tensor) -> Result<Tensor> {
+    map_dims(maps, "ofd")?;
+    let maps = maps.transpose(0, 1)?.flatten_from(1)?.to_dtype(DType::F64)?;
+    let below = maps.lt(0.0)?;
+    let number = below.to_dtype(DType::F64)?.sum(1)?;
+    let sum = below.where_cond(&maps, &maps.zeros_like()?)?.sum(1)?;
+    Ok((sum / number.maximum(&number.ones_like()?)?)?.to_dtype(DType::F32)?)
+}
+
+/// Untrained connectors between these channels.
+///
+/// # Errors
+/// When a tensor cannot be made.
+pub fn connectors(students: &[usize], teachers: &[usize], kernel: usize, seed: u64) -> Result<Module> {
+    let mut init = Init::new(seed);
+    for (l, (&s, &t)) in students.iter().zip(teachers).enumerate() {
+        let name = format!("connectors.connectors.{l}");
+        init.normal(format!("{name}.0.weight"), &[t, s, kernel, kernel], (2.0 / count(kernel * kernel * t)).sqrt())?;
+        init.norm(&format!("{name}.1"), t)?;
+    }
+    init.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criterion::autograd::tests::{assert_finite, assert_gradients, tensor};
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let s = [tensor(&[2, 2, 4, 3], 1), tensor(&[2, 3, 2, 3], 2)];
+        let t = [(tensor(&[2, 3, 5, 3], 3) * 3.0).unwrap(), (tensor(&[2, 2, 2, 2], 4) * 3.0).unwrap()];
+        let m = [Tensor::new(&[-0.4f32, -0.2, -0.9], &Device::Cpu).unwrap(), Tensor::new(&[-0.1f32, -0.5], &Device::Cpu).unwrap()];
+        for kernel in [1, 3] {
+            assert_gradients(&[&s[0], &s[1]], &connectors(&[2, 3], &[3, 2], kernel, 1).unwrap(), |x, w| {
+                ofd(x, &[&t[0], &t[1]], &[&m[0], &m[1]], w)
+            });
+        }
+    }
+
+    #[test]
+    fn margins_are_the_means_of_what_is_below_zero() {
+        let list = |v: &[f32]| Tensor::new(v, &Device::Cpu).unwrap();
+        let found = margins(&list(&[1.0, -1.0, 1.0, 0.0, 2.0]), &list(&[0.0, 0.0, 10.0, -1.0, -40.0])).unwrap().to_vec1::<f32>().unwrap();
+        // the half normal's mean is √(2/π)
+        let half = -(2.0 / std::f32::consts::PI).sqrt();
+        for (found, expected) in found.iter().zip([half, half, -3.0, -1.0, -40.0]) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+        let maps = Tensor::new(&[-1.0f32, 3.0, 5.0, 1.0, -2.0, 0.0, 4.0, 2.0], &Device::Cpu).unwrap().reshape((2, 2, 1, 2)).unwrap();
+        assert_eq!(estimated_margins(&maps).unwrap().to_vec1::<f32>().unwrap(), [-1.5, 0.0]);
+    }
+
+    #[test]
+    fn constant_and_large_maps_are_finite() {
+        let s = Tensor::zeros((1, 2, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let t = (Tensor::ones((1, 2, 3, 3), DType::F32, &Device::Cpu).unwrap() * 1e6).unwrap();
+        let m = Tensor::new(&[-0.4f32, -0.2], &Device::Cpu).unwrap();
+        let module = connectors(&[2], &[2], 1, 1).unwrap();
+        assert_finite(&ofd(&[&s], &[&t], &[&m], &module).unwrap());
+        assert!(ofd(&[&s], &[&t], &[], &module).is_err());
+    }
+}
