@@ -24,12 +24,12 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "onnx", read: onnx::model, seeds: seeds::onnx, smoke: 4000 },
-    Target { name: "zarr", read: cache::zarr_json, seeds: seeds::zarr_json, smoke: 100 },
-    Target { name: "manifest", read: cache::manifest, seeds: seeds::manifest, smoke: 1000 },
-    Target { name: "shard", read: cache::shard, seeds: seeds::shard, smoke: 300 },
-    Target { name: "npz", read: data::npz, seeds: seeds::npz, smoke: 2000 },
-    Target { name: "idx", read: data::idx, seeds: seeds::idx, smoke: 2000 },
-    Target { name: "tar", read: data::tar, seeds: seeds::tar, smoke: 2000 },
-    Target { name: "image", read: data::image, seeds: seeds::image, smoke: 2000 },
-    Target { name: "cifar", read: data::cifar, seeds: seeds::cifar, smoke: 1000 },
+    Target { name: "zarr", read: cache::zarr_json, seeds: seeds::zarr_json, smoke: 30 },
+    Target { name: "manifest", read: cache::manifest, seeds: seeds::manifest, smoke: 200 },
+    Target { name: "shard", read: cache::shard, seeds: seeds::shard, smoke: 100 },
+    Target { name: "npz", read: data::npz, seeds: seeds::npz, smoke: 300 },
+    Target { name: "idx", read: data::idx, seeds: seeds::idx, smoke: 300 },
+    Target { name: "tar", read: data::tar, seeds: seeds::tar, smoke: 300 },
+    Target { name: "image", read: data::image, seeds: seeds::image, smoke: 300 },
+    Target { name: "cifar", read: data::cifar, seeds: seeds::cifar, smoke: 100 },
 ];
