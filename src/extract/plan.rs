@@ -8,7 +8,7 @@ use crate::cache::{
     self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::error::Result;
-use crate::recipe::Store;
+use crate::recipe::{Compress, Store};
 use crate::runtime::Session;
 use crate::statistic::F16_MAX;
 use std::time::Instant;
@@ -47,15 +47,15 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
-        spec.codec = probe_codec(bytes);
-        estimate.add_array(bytes.len(), compressed_bytes(bytes), bytes.len());
+        spec.codec = codec(job.recipe.compress, bytes);
+        estimate.add_array(encoded_bytes(spec.codec, bytes), bytes.len());
         arrays.push(spec);
     }
     for (output, values) in job.outputs.iter().zip(&first.values) {
         let dtype = if output.is_logits { Dtype::F32 } else { stored_type(job.recipe.store, largest(values)) };
         let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
-        let codec = probe_codec(&bytes);
-        estimate.add_array(bytes.len(), compressed_bytes(&bytes), bytes.len() / dtype.size() * Dtype::F32.size());
+        let codec = codec(job.recipe.compress, &bytes);
+        estimate.add_array(encoded_bytes(codec, &bytes), bytes.len() / dtype.size() * Dtype::F32.size());
         arrays.push(ArraySpec {
             path: output.path(),
             dtype,
@@ -151,6 +151,23 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
 
 fn largest(values: &Array) -> f32 {
     values.to_f32().iter().fold(0.0, |largest, v| largest.max(v.abs()))
+}
+
+/// How chunks like `bytes` are stored.
+fn codec(compress: Compress, bytes: &[u8]) -> Codec {
+    match compress {
+        Compress::Auto => probe_codec(bytes),
+        Compress::None => Codec::Raw,
+        Compress::Zstd => Codec::Zstd,
+    }
+}
+
+/// What `bytes` take on disk.
+fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
+    match codec {
+        Codec::Raw => bytes.len(),
+        Codec::Zstd => compressed_bytes(bytes),
+    }
 }
 
 /// f32 where the first batch comes within a factor of two of the end of f16.

@@ -13,6 +13,6 @@ pub use augment::{Augment, Augmentation, ColorJitter};
 pub use config::{Config, StudentEntry};
 pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
 pub use data::{DataFormat, DataSpec, Take};
-pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
+pub use extract::{Compress, Extract, Inputs, Keep, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};
