@@ -169,20 +169,24 @@ def extractions(a, every):
     flags = [flag for tap in taps for flag in ("--tap", tap)]
     shown = []
     for threads in a.threads.split(","):
-        found = []
+        found = {"auto": [], "none": []}
         for _ in range(a.rounds):
             peer = run([a.python, a.peers / "ort_bare.py", a.teacher, "--expose", ",".join(taps), "--threads", threads, "--batch", "64", "--json"])[0]
             alone = next(row for row in peer["results"] if row["outputs"] == "exposed")
-            with tempfile.TemporaryDirectory(dir=".") as folder:
-                command = [a.binary, "bench", "extract", a.teacher, "--data", a.data, "--limit", a.limit, "--shuffle", 1, "--batch", 64, *flags]
-                ours, others = run([*command, "--threads", threads, "--rounds", 1, "-o", pathlib.Path(folder) / "cache", "--json", "--quiet"])
-            found.append((alone["images_per_s"], ours["bare_rows_per_s"], ours["extract_rows_per_s"], ours["ratio"]))
-            stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in ours["stages"].items())
-            print(f"extract, {threads} threads: ratio {ours['ratio']:.3f}; {stages} of {ours['seconds']:.2f} s; others {others:.2f}", file=sys.stderr)
-            every.append(dict(what="extract", threads=threads, onnxruntime=alone, ours=ours, others=others))
-        middle = [statistics.median(column) for column in zip(*found)]
-        shown.append([threads, *(f"{rate:.0f}" for rate in middle[:3]), f"{middle[3]:.3f}", f"{statistics.median(f[2] / f[0] for f in found):.3f}"])
-    table(["threads", "onnxruntime, Python", "alone, same process", "extraction", "of alone", "of Python's"], shown)
+            for compress, measured in found.items():
+                with tempfile.TemporaryDirectory(dir=".") as folder:
+                    command = [a.binary, "bench", "extract", a.teacher, "--data", a.data, "--limit", a.limit, "--shuffle", 1, "--batch", 64, *flags]
+                    command += ["--compress", compress, "--threads", threads, "--rounds", 1, "-o", pathlib.Path(folder) / "cache", "--json", "--quiet"]
+                    ours, others = run(command)
+                measured.append((alone["images_per_s"], ours["bare_rows_per_s"], ours["extract_rows_per_s"], ours["ratio"]))
+                stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in ours["stages"].items())
+                print(f"extract, {threads} threads, {compress}: ratio {ours['ratio']:.3f}; {stages} of {ours['seconds']:.2f} s; others {others:.2f}", file=sys.stderr)
+                every.append(dict(what="extract", threads=threads, compress=compress, onnxruntime=alone, ours=ours, others=others))
+        for compress, measured in found.items():
+            middle = [statistics.median(column) for column in zip(*measured)]
+            of_python = statistics.median(m[2] / m[0] for m in measured)
+            shown.append([threads, compress, *(f"{rate:.0f}" for rate in middle[:3]), f"{middle[3]:.3f}", f"{of_python:.3f}"])
+    table(["threads", "compress", "onnxruntime, Python", "alone, same process", "extraction", "of alone", "of Python's"], shown)
 
 
 def main():
