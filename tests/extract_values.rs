@@ -9,7 +9,7 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Augmentation, Extract, Keep, Layout, PreprocessOptions, Store, Take, ViewCount};
+use nst_cache::recipe::{Augmentation, Extract, Keep, Layout, PreprocessOptions, Statistic, Store, Take, ViewCount};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -25,7 +25,9 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         split: "train".into(),
         taps: Vec::new(),
         logits: None,
-        keep: Keep::Features,
+        keep: Keep::Auto,
+        criteria: Vec::new(),
+        sizes: Vec::new(),
         store: Store::F32,
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
         default_preprocess: PreprocessOptions::default(),
@@ -205,7 +207,7 @@ fn axes(cache: &Cache, alias: &str) -> (String, Vec<usize>) {
 
 /// The maps of a cache as the trainer reads them, `[rows, channels, height, width]`.
 fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f32>)> {
-    let taps: Vec<String> = aliases.iter().map(|&a| a.to_owned()).collect();
+    let taps: Vec<String> = aliases.iter().map(|a| Statistic::Features.path(a)).collect();
     let source = Source::Cache(CacheSource::new(cache, &[input.to_owned()], false, &taps, Take::default(), 0, false).unwrap());
     let batch = source.batch(0, 0..source.len()).unwrap();
     batch.taps.iter().map(|t| (t.dims().to_vec(), t.flatten_all().unwrap().to_vec1().unwrap())).collect()

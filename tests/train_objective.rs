@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use candle_core::{DType, Device, Tensor};
-use nst_cache::recipe::{CriterionRecipe, Train};
+use nst_cache::recipe::{CriterionRecipe, Statistic, Train};
 use nst_cache::student::{ImportOptions, Mode, Student, preset};
 use nst_cache::train::loss::Objective;
 use nst_cache::train::pairing::Pair;
@@ -31,12 +31,13 @@ fn ce_kd_and_nst_together_match_central_differences() {
     let pair = |teacher: &str, student: &str| Pair {
         teacher: teacher.into(),
         teacher_shape: [0; 3],
+        teacher_stored: vec![(Statistic::Features, 1)],
         student: student.into(),
         student_shape: [0; 3],
     };
     let nst = vec![pair("t1", "layer1"), pair("t2", "layer2"), pair("t3", "layer3")];
     let objective = Objective::new(&terms, &[Vec::new(), Vec::new(), nst, vec![pair("t3", "layer3")]], 0.1, &student).unwrap();
-    assert_eq!(objective.taps, ["t1", "t2", "t3"]);
+    assert_eq!(objective.taps, ["taps/t1/features", "taps/t2/features", "taps/t3/features"]);
     let batch = Batch {
         labels: vec![0, 4, 2],
         mixed: None,

@@ -1,5 +1,6 @@
 //! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether it can be trained.
 
+use super::print::grouped;
 use super::{Context, emit, emit_json, preprocess_args};
 use crate::error::Result;
 use crate::onnx::tap::{self, Role, Tap};
@@ -280,13 +281,6 @@ fn shape(axes: &[Axis]) -> String {
     format!("[{}]", axes.iter().map(text).collect::<Vec<_>>().join(", "))
 }
 
-/// `1234567` → `1,234,567`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
-    groups.join(",")
-}
-
 /// Bytes a sample, as people read them.
 #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn size(bytes: usize) -> String {
@@ -315,10 +309,5 @@ mod tests {
         assert_eq!((tokens.features, tokens.gram, tokens.attention), (1_632, Some(612), Some(68)));
         let vector = bytes(&tap(Role::Vector, &[64]));
         assert_eq!((vector.features, vector.gram), (128, None));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

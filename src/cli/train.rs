@@ -4,6 +4,7 @@ mod export;
 mod folder;
 mod material;
 
+use super::extract::command;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, device, emit, emit_json};
 use crate::error::{Error, Result};
@@ -153,6 +154,9 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
+    if let (Some(cache), Some(folder)) = (material.cache(), &plan.cache) {
+        command::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;
+    }
     let objective = Objective::new(&terms, &pairs, plan.recipe.label_smoothing, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);

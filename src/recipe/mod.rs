@@ -6,6 +6,7 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+mod statistic;
 mod toml_file;
 mod train;
 
@@ -13,6 +14,7 @@ pub use augment::{Augment, Augmentation, ColorJitter};
 pub use config::{Config, StudentEntry};
 pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
 pub use data::{DataFormat, DataSpec, Take};
-pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
+pub use extract::{Extract, Inputs, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use statistic::{Keep, MapShape, Statistic};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

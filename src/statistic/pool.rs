@@ -50,6 +50,17 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
     Array::new(shape, Values::F32(pooled))
 }
 
+/// The same of one plane, in f64: appends the averages to `out`.
+pub(super) fn average(plane: &[f64], [height, width]: [usize; 2], [rows, columns]: [usize; 2], out: &mut Vec<f64>) {
+    for (top, bottom) in bins(height, rows) {
+        for (left, right) in bins(width, columns) {
+            let lines = plane.chunks_exact(width).take(bottom).skip(top);
+            let sum = lines.flat_map(|line| &line[left..right]).sum::<f64>();
+            out.push(sum / super::count((bottom - top) * (right - left)));
+        }
+    }
+}
+
 /// First and end input of each of `outputs` bins over `inputs`.
 fn bins(inputs: usize, outputs: usize) -> Vec<(usize, usize)> {
     (0..outputs).map(|o| (o * inputs / outputs, ((o + 1) * inputs).div_ceil(outputs))).collect()

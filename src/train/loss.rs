@@ -5,9 +5,9 @@ use super::source::Batch;
 use crate::criterion::Loss;
 use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
 use crate::criterion::kd::kd;
-use crate::criterion::nst::{NstOptions, nst_weighted};
+use crate::criterion::nst::{NstOptions, Statistics, nst_from, nst_weighted};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, Method};
+use crate::recipe::{CriterionRecipe, Method, Statistic};
 use crate::student::{Pass, Student, TensorId};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
@@ -30,11 +30,20 @@ enum Criterion {
     Kd {
         temperature: f64,
     },
-    /// Each pair: index into the batch's taps, and the student's tensor. The value is the sum over pairs.
+    /// Each pair: the teacher's side, and the student's tensor. The value is the sum over pairs.
     Nst {
         options: NstOptions,
-        pairs: Vec<(usize, TensorId)>,
+        pairs: Vec<(Teacher, TensorId)>,
     },
+}
+
+/// The teacher's side of a pair: indices into the batch's taps.
+#[derive(Debug, Clone, Copy)]
+enum Teacher {
+    /// Its maps.
+    Maps(usize),
+    /// Statistics of maps of this height and width.
+    Statistics { size: [usize; 2], gram: Option<usize>, mean: Option<usize> },
 }
 
 /// The loss of a recipe.
@@ -42,7 +51,7 @@ enum Criterion {
 pub struct Objective {
     /// Its terms.
     pub terms: Vec<Term>,
-    /// Aliases of the taps that a batch has to bring, in this order.
+    /// Paths of the cache's arrays of taps that a batch has to bring, in this order.
     pub taps: Vec<String>,
     /// Student tensors that a pass has to keep, beside the logits.
     pub keep: Vec<TensorId>,
@@ -81,7 +90,7 @@ impl Objective {
                         let id = student
                             .tensor(&pair.student)
                             .ok_or_else(|| Error::input(format!("student's tensor `{}`: not in the graph", pair.student)))?;
-                        resolved.push((index_of(&mut objective.taps, pair.teacher.clone()), id));
+                        resolved.push((objective.teacher(recipe, pair)?, id));
                         index_of(&mut objective.keep, id);
                     }
                     // the teacher's term is constant, but without it the value is no distance and says nothing to the reader
@@ -94,6 +103,17 @@ impl Objective {
             objective.terms.push(Term { name, weight: recipe.weight, criterion });
         }
         Ok(objective)
+    }
+
+    /// Asks for the statistics of a pair's teacher that a criterion is computed from.
+    fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Teacher> {
+        let statistics = pair.read(criterion)?;
+        let mut of = |statistic| statistics.contains(&statistic).then(|| index_of(&mut self.taps, statistic.path(&pair.teacher)));
+        let [_, height, width] = pair.teacher_shape;
+        Ok(match of(Statistic::Features) {
+            Some(maps) => Teacher::Maps(maps),
+            None => Teacher::Statistics { size: [height, width], gram: of(Statistic::Gram), mean: of(Statistic::Mean) },
+        })
     }
 
     /// Computes every term on a forward pass.
@@ -124,10 +144,9 @@ impl Objective {
                     take(logits, kd(pass.value(logits)?, teacher, *temperature)?, weight)?;
                 }
                 Criterion::Nst { options, pairs } => {
-                    for &(tap, id) in pairs {
-                        let teacher = batch.taps.get(tap).ok_or_else(|| Error::input("nst: the batch lacks a teacher's map"))?;
+                    for &(teacher, id) in pairs {
                         // maps are large: the weight is in their gradient already
-                        take(id, nst_weighted(pass.value(id)?, teacher, options, weight)?, 1.0)?;
+                        take(id, nst(pass.value(id)?, teacher, batch, options, weight)?, 1.0)?;
                     }
                 }
             }
@@ -136,6 +155,18 @@ impl Objective {
         }
         value.seeds = seeds.into_iter().collect();
         Ok(value)
+    }
+}
+
+/// NST of a pair, from whichever form of the teacher's map the batch brings.
+fn nst(student: &Tensor, teacher: Teacher, batch: &Batch, options: &NstOptions, weight: f64) -> Result<Loss> {
+    let tap = |at: usize| batch.taps.get(at).ok_or_else(|| Error::input("nst: the batch lacks a teacher's map"));
+    match teacher {
+        Teacher::Maps(at) => nst_weighted(student, tap(at)?, options, weight),
+        Teacher::Statistics { size, gram, mean } => {
+            let known = Statistics { size, gram: gram.map(tap).transpose()?, mean: mean.map(tap).transpose()? };
+            nst_from(student, &known, options, weight)
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which of the teacher's taps goes with which of the student's tensors.
 
 use crate::cache::Manifest;
+use crate::criterion::needs;
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
-use crate::recipe::{Layout, PairRecipe};
+use crate::recipe::{CriterionRecipe, Layout, PairRecipe, Statistic};
 use serde::{Deserialize, Serialize};
 
 /// A map of the teacher in the cache.
@@ -17,6 +18,8 @@ pub struct TeacherMap {
     pub stage: Option<usize>,
     /// Channels, height, width.
     pub shape: [usize; 3],
+    /// What the cache holds of it, with the bytes of a decoded row.
+    pub stored: Vec<(Statistic, usize)>,
 }
 
 /// A map of the student.
@@ -39,6 +42,9 @@ pub struct Pair {
     pub teacher: String,
     /// Its channels, height, width.
     pub teacher_shape: [usize; 3],
+    /// What the cache holds of it, with the bytes of a decoded row.
+    #[serde(default)]
+    pub teacher_stored: Vec<(Statistic, usize)>,
     /// The student's tensor.
     pub student: String,
     /// Its channels, height, width.
@@ -47,22 +53,50 @@ pub struct Pair {
 
 impl Pair {
     fn new(teacher: &TeacherMap, student: &StudentMap) -> Self {
-        Self { teacher: teacher.alias.clone(), teacher_shape: teacher.shape, student: student.tensor.clone(), student_shape: student.shape }
+        Self {
+            teacher: teacher.alias.clone(),
+            teacher_shape: teacher.shape,
+            teacher_stored: teacher.stored.clone(),
+            student: student.tensor.clone(),
+            student_shape: student.shape,
+        }
+    }
+
+    /// The statistics of the teacher's map that a criterion is computed from: those of fewest bytes that serve it and the student's size.
+    ///
+    /// # Errors
+    /// When the cache holds none that does: names the criterion, the tap and what is there.
+    pub fn read(&self, criterion: &CriterionRecipe) -> Result<Vec<Statistic>> {
+        let [_, height, width] = self.teacher_shape;
+        let student = [self.student_shape[1], self.student_shape[2]];
+        needs::choose(criterion, &self.teacher_stored, [height, width], student).ok_or_else(|| {
+            let names = |list: &[Statistic]| list.iter().map(|s| s.name()).collect::<Vec<_>>().join(" + ");
+            let there: Vec<Statistic> = self.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
+            let ways: Vec<String> = needs::ways(criterion).iter().map(|way| names(way)).collect();
+            let small = if student[0] < height || student[1] < width {
+                format!(" at {}x{} or smaller, the student's size (pooling precedes the statistic)", student[0], student[1])
+            } else {
+                String::new()
+            };
+            Error::input(format!(
+                "criterion {}: tap {}: expected {}{small}, found {} at {height}x{width}",
+                criterion.name(),
+                self.teacher,
+                ways.join(" or "),
+                if there.is_empty() { "nothing".to_owned() } else { names(&there) },
+            ))
+        })
     }
 }
 
 /// The maps that a cache holds, in its order.
 #[must_use]
 pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherMap> {
-    let shape = |alias: &str| {
-        let path = format!("taps/{alias}/features");
-        let spec = manifest.view_arrays.iter().find(|a| a.path == path)?;
-        let axis = |name: &str| spec.axes.iter().position(|a| a == name).and_then(|i| spec.row_shape.get(i).copied());
-        Some([axis("c")?, axis("h")?, axis("w")?])
-    };
     let taps = manifest.taps.iter().filter(|tap| tap.role == Role::Map);
     let map = |tap: &crate::cache::TapRecord| {
-        Some(TeacherMap { alias: tap.alias.clone(), tensor: tap.tensor.clone(), stage: tap.stage, shape: shape(&tap.alias)? })
+        let shape = manifest.map(&tap.alias)?.sizes();
+        let stored = manifest.statistics(&tap.alias).map(|(statistic, spec)| (statistic, spec.row_bytes())).collect();
+        Some(TeacherMap { alias: tap.alias.clone(), tensor: tap.tensor.clone(), stage: tap.stage, shape, stored })
     };
     taps.filter_map(map).collect()
 }
@@ -159,7 +193,7 @@ mod tests {
     use super::*;
 
     fn teacher(alias: &str, stage: usize, shape: [usize; 3]) -> TeacherMap {
-        TeacherMap { alias: alias.into(), tensor: format!("/{alias}/Add"), stage: Some(stage), shape }
+        TeacherMap { alias: alias.into(), tensor: format!("/{alias}/Add"), stage: Some(stage), shape, stored: vec![(Statistic::Features, 2)] }
     }
 
     fn student(tensor: &str, stage: usize, shape: [usize; 3], suggested: bool) -> StudentMap {
@@ -203,5 +237,18 @@ mod tests {
         assert!(error.find_hint().unwrap().contains("stage"));
         let error = explicit(&request("stage1", "/layer1/Rel"), &teachers(), &students).unwrap_err();
         assert!(error.find_hint().unwrap().contains("/layer1/Relu"));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_named() {
+        let mut teacher = teacher("deep", 3, [64, 8, 8]);
+        teacher.stored = vec![(Statistic::Gram, 8320), (Statistic::Mean, 256)];
+        let read = |size: usize, text: &str| Pair::new(&teacher, &student("s", 3, [32, size, size], true)).read(&text.parse().unwrap());
+        assert_eq!(read(8, "nst").unwrap(), [Statistic::Gram]);
+        assert_eq!(read(16, "nst-linear").unwrap(), [Statistic::Mean]);
+        let error = read(8, "nst-gauss").unwrap_err().to_string();
+        assert_eq!(error, "criterion nst-gauss: tap deep: expected features, found gram + mean at 8x8");
+        let error = read(4, "nst:constant=1").unwrap_err().to_string();
+        assert!(error.contains("expected gram + mean or features at 4x4 or smaller") && error.ends_with("found gram + mean at 8x8"), "{error}");
     }
 }

@@ -27,7 +27,8 @@ pub struct Batch {
     pub inputs: Vec<Tensor>,
     /// The teacher's logits `[batch, classes]`, if they were asked for.
     pub logits: Option<Tensor>,
-    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, in the order in which they were asked for.
+    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, or statistics of them as they are stored
+    /// (`[batch, …]`, f32), in the order in which they were asked for.
     pub taps: Vec<Tensor>,
 }
 
