@@ -16,10 +16,11 @@ use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A criterion as it stands in a file.
-type Table = serde_json::Map<String, Value>;
+/// A criterion as it stands in a file, sorted: what is recorded of a run must not depend on how `serde_json` was built.
+type Table = BTreeMap<String, Value>;
 
 /// One pair of taps to bring together: the cache's alias and the student's tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +76,7 @@ impl CriterionRecipe {
     #[must_use]
     pub fn settings(&self) -> Table {
         match self.method.write() {
-            Ok(Value::Object(settings)) => settings,
+            Ok(Value::Object(settings)) => settings.into_iter().collect(),
             // plain numbers and names: they are always a table
             _ => Table::new(),
         }
@@ -156,12 +157,12 @@ fn method_of(name: &str, settings: Table) -> Result<Method> {
     let unknown = || {
         Error::input(format!("criterion `{name}`: expected one of {}", Method::NAMES.join(", "))).hint("nst-cache criteria describes them")
     };
-    match Method::read(name, Value::Object(settings.clone())).ok_or_else(unknown)? {
+    match Method::read(name, settings.clone().into_iter().collect()).ok_or_else(unknown)? {
         Ok(method) => Ok(method),
         Err(error) => {
             // serde does not say at which key; each alone does
             let alone = |(key, value): (String, Value)| {
-                let read = Method::read(name, Value::Object(Table::from_iter([(key.clone(), value)])))?;
+                let read = Method::read(name, Value::from_iter([(key.clone(), value)]))?;
                 Some((key, read.err()?))
             };
             let (at, error) = settings.into_iter().find_map(alone).map_or_else(|| (String::new(), error), |(key, e)| (key, e));
@@ -187,8 +188,8 @@ impl TryFrom<Table> for CriterionRecipe {
         }
         let [from, until, warmup_epochs, decay_to] = course;
         // only what compares taps has pairs; elsewhere the key is left to be refused
-        let compares_taps =
-            Method::read(&name, Value::Object(Table::new())).is_some_and(|method| method.is_ok_and(|method| method.compares_taps()));
+        let compares_taps = Method::read(&name, Value::Object(serde_json::Map::new()))
+            .is_some_and(|method| method.is_ok_and(|method| method.compares_taps()));
         let pairs = if compares_taps { take(&mut table, &name, "pairs")?.unwrap_or_default() } else { Vec::new() };
         let method = method_of(&name, table)?;
         let weight = weight.unwrap_or_else(|| method.default_weight());
