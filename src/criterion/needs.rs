@@ -1,7 +1,7 @@
 //! From which statistics of a teacher's map a criterion can be computed, exactly.
 
 use super::catalogue::{Stored, catalogue};
-use crate::recipe::{CriterionRecipe, Kernel, Method, Normalization, Statistic};
+use crate::recipe::{At, CriterionRecipe, Kernel, Method, Normalization, Statistic};
 
 /// The sets of statistics any one of which suffices, the features last; empty: the criterion reads no map.
 ///
@@ -10,13 +10,12 @@ use crate::recipe::{CriterionRecipe, Kernel, Method, Normalization, Statistic};
 #[must_use]
 pub fn ways(criterion: &CriterionRecipe) -> Vec<Vec<Statistic>> {
     let features = vec![Statistic::Features];
-    match &criterion.method {
-        Method::Nst { normalization: Normalization::Clamped, kernel, .. } => match *kernel {
-            Kernel::Linear => vec![vec![Statistic::Mean], features],
-            Kernel::Poly { degree: 2, constant } if constant == 0.0 => vec![vec![Statistic::Gram], features],
-            Kernel::Poly { degree: 2, .. } => vec![vec![Statistic::Gram, Statistic::Mean], features],
-            _ => vec![features],
-        },
+    let by_itself = |statistics: &[Statistic]| vec![statistics.to_vec(), features.clone()];
+    match (&criterion.method, criterion.method.nst()) {
+        (_, Some((Kernel::Linear, Normalization::Clamped))) => by_itself(&[Statistic::Mean]),
+        (_, Some((Kernel::Poly { degree: 2, constant }, Normalization::Clamped))) if constant == 0.0 => by_itself(&[Statistic::Gram]),
+        (_, Some((Kernel::Poly { degree: 2, .. }, Normalization::Clamped))) => by_itself(&[Statistic::Gram, Statistic::Mean]),
+        (Method::At(At { p: 2 }), _) => by_itself(&[Statistic::Attention]),
         _ => {
             let stored = catalogue().iter().find(|entry| entry.name == criterion.name()).map_or(&[][..], |entry| entry.stored);
             if stored.contains(&Stored::Features) { vec![features] } else { Vec::new() }
@@ -74,7 +73,7 @@ pub fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Statistic::{Features, Gram, Mean};
+    use Statistic::{Attention, Features, Gram, Mean};
 
     fn criterion(text: &str) -> CriterionRecipe {
         text.parse().unwrap()
@@ -92,6 +91,10 @@ mod tests {
             ("nst:normalization=rsqrt", vec![vec![Features]]),
             ("nst-linear:normalization=rsqrt", vec![vec![Features]]),
             ("nst-gauss", vec![vec![Features]]),
+            ("at", vec![vec![Attention], vec![Features]]),
+            ("at:p=3", vec![vec![Features]]),
+            ("fitnet", vec![vec![Features]]),
+            ("rkd", vec![]),
         ] {
             assert_eq!(ways(&criterion(text)), expected, "{text}");
         }

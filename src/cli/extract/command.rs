@@ -54,10 +54,11 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
         flag("store", "f32".to_owned());
     }
     flag("output", folder.display().to_string());
-    let [_, height, width] = pair.teacher_shape;
-    let size = [pair.student_shape[1].min(height), pair.student_shape[2].min(width)];
+    let sizes = |shape: &[usize]| if let &[_, h, w] = shape { [h, w] } else { [0, 0] };
+    let (whole, student) = (sizes(&pair.teacher_shape), sizes(&pair.student_shape));
+    let size = [student[0].min(whole[0]), student[1].min(whole[1])];
     let there: Vec<Statistic> = pair.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
-    let is_same = size == [height, width];
+    let is_same = size == whole;
     // without --tap a statistic is added to every tap of the cache
     if !is_same {
         let tensor = manifest.tap(&pair.teacher).map_or(pair.teacher.as_str(), |tap| tap.tensor.as_str());

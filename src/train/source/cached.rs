@@ -136,6 +136,11 @@ impl<'a> CacheSource<'a> {
         self.order.is_empty()
     }
 
+    /// The rows of an epoch, ascending, each with its label.
+    pub(super) fn labels(&self) -> Vec<(usize, i64)> {
+        self.order.rows().map(|row| (row, self.cache.labels().get(row).copied().unwrap_or(-1))).collect()
+    }
+
     /// The view that an epoch reads.
     fn view(&self, epoch: u64) -> usize {
         let views = self.cache.manifest().views.max(1) as u64;
@@ -189,7 +194,7 @@ impl<'a> CacheSource<'a> {
             tensors.push(self.decoded(self.view(epoch), &rows)?);
         }
         let labels = rows.iter().map(|&row| self.label(row)).collect::<Result<_>>()?;
-        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, inputs: tensors, logits, taps })
+        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, rows, inputs: tensors, logits, taps })
     }
 
     fn label(&self, row: usize) -> Result<i64> {
