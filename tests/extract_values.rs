@@ -28,6 +28,7 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         keep: Keep::Auto,
         criteria: Vec::new(),
         sizes: Vec::new(),
+        in_graph: None,
         store: Store::F32,
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
         default_preprocess: PreprocessOptions::default(),

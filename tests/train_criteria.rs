@@ -65,7 +65,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     let mut taps = Vec::new();
     let mut tap = |alias: &str, role, stage, shape: &[usize]| {
         view_arrays.push(spec(&format!("taps/{alias}/features"), Dtype::F16, shape));
-        taps.push(TapRecord { alias: alias.into(), tensor: format!("/{alias}"), role, stage });
+        taps.push(TapRecord { alias: alias.into(), tensor: format!("/{alias}"), role, stage, map: None });
     };
     // the student's own sizes and channels, so that FSP can compare them
     tap("t1", Role::Map, Some(1), &[16, 8, 8]);

@@ -54,6 +54,7 @@ fn recipe(folder: &Path, cache: &str, views: usize, augmentation: Augmentation) 
         keep: Keep::Auto,
         criteria: Vec::new(),
         sizes: Vec::new(),
+        in_graph: None,
         store: Store::Auto,
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
         default_preprocess: PreprocessOptions::default(),

@@ -208,6 +208,7 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         keep: args.keep,
         criteria,
         sizes: Vec::new(),
+        in_graph: None,
         store: args.store.into(),
         classes: args.classes,
         batch: args.batch.map(NonZeroUsize::get),

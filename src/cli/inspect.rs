@@ -57,6 +57,12 @@ struct Bytes {
     /// The attention map, f32.
     #[serde(skip_serializing_if = "Option::is_none")]
     attention: Option<usize>,
+    /// The mean over positions, f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vector: Option<usize>,
+    /// A bit an activation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sign: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -185,7 +191,20 @@ fn bytes(tap: &Tap) -> Bytes {
         gram: positions.map(|p| (p.saturating_mul(p.saturating_add(1)) / 2).saturating_mul(4)),
         mean: positions.map(|p| p.saturating_mul(4)),
         attention: positions.map(|p| p.saturating_mul(4)),
+        // tokens before an image's are dropped: what is left is the image's positions
+        vector: positions.map(|_| channels(tap).saturating_mul(4)),
+        sign: positions.map(|p| p.saturating_mul(channels(tap)).div_ceil(8)),
     }
+}
+
+/// The channels of a map or of tokens.
+fn channels(tap: &Tap) -> usize {
+    let axis = match (tap.role, tap.layout) {
+        (Role::Map, Some(crate::recipe::Layout::Nhwc)) => 3,
+        (Role::Tokens, _) => 2,
+        _ => 1,
+    };
+    tap.shape.get(axis).copied().flatten().unwrap_or(0)
 }
 
 fn text(args: &Args, document: &Document) -> String {
@@ -307,6 +326,7 @@ mod tests {
         assert_eq!((map.features, map.gram, map.mean), (200_704, Some(4_900), Some(196)));
         let tokens = bytes(&tap(Role::Tokens, &[17, 48]));
         assert_eq!((tokens.features, tokens.gram, tokens.attention), (1_632, Some(612), Some(68)));
+        assert_eq!((map.vector, map.sign, tokens.vector, tokens.sign), (Some(8_192), Some(12_544), Some(192), Some(102)));
         let vector = bytes(&tap(Role::Vector, &[64]));
         assert_eq!((vector.features, vector.gram), (128, None));
     }

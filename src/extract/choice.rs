@@ -54,8 +54,6 @@ pub(super) fn choose(
         new.dedup();
         if ways.len() > 1 {
             undecided.push(Undecided { alias: tap.alias.clone(), ways });
-        } else if new.contains(&Statistic::Gram) {
-            keep::warn_of_large_gram(&tap, monitor);
         }
         outputs.extend(new.into_iter().map(|statistic| Output { statistic, ..tap.clone() }));
     }
@@ -198,6 +196,7 @@ pub(super) fn logits(tensor: &str, probe: &Probe) -> Result<Output> {
         axes: vec!["class".to_owned()],
         is_logits: true,
         statistic: Statistic::Features,
+        computed: None,
     })
 }
 
@@ -232,6 +231,7 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
         axes: vec!["c".to_owned()],
         is_logits: false,
         statistic: Statistic::Features,
+        computed: None,
     };
     match (found.as_slice(), choice.size) {
         (&[_], None) => return Ok(output),

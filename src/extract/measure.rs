@@ -94,9 +94,7 @@ pub(super) fn bytes_per_row(job: &Job<'_>, session: &mut Session, outputs: &[Out
         let batch = batch::read(job, 0, first..end)?;
         let values = session.run(&batch.feed(job), &job.tensors)?;
         for meter in &mut meters {
-            if let Some(values) = job.tensors.iter().position(|t| *t == meter.output.tensor).and_then(|at| values.get(at)) {
-                meter.add(job, first, end - first, values)?;
-            }
+            meter.add(job, first, end - first, job.values(meter.output, &values)?)?;
         }
     }
     Ok(meters.into_iter().map(Meter::bytes_per_row).collect())

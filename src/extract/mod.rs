@@ -8,6 +8,7 @@ mod accuracy;
 mod batch;
 mod choice;
 mod estimate;
+mod in_graph;
 mod keep;
 pub mod live;
 mod measure;
@@ -24,7 +25,7 @@ use crate::data::{self, subset};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::onnx::Model;
-use crate::recipe::{Extract, Inputs, ViewCount};
+use crate::recipe::{Extract, Inputs, Statistic, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use choice::Choice;
 use output::Output;
@@ -99,8 +100,8 @@ impl Job<'_> {
 
     /// The values that an output is made of, among those of [`Job::tensors`].
     fn values<'v>(&self, output: &Output, values: &'v [Array]) -> Result<&'v Array> {
-        let at = self.tensors.iter().position(|tensor| *tensor == output.tensor);
-        at.and_then(|at| values.get(at)).ok_or_else(|| Error::input(format!("tensor `{}`: the run gave no value", output.tensor)))
+        let at = self.tensors.iter().position(|tensor| *tensor == output.fetched());
+        at.and_then(|at| values.get(at)).ok_or_else(|| Error::input(format!("tensor `{}`: the run gave no value", output.fetched())))
     }
 }
 
@@ -108,8 +109,8 @@ impl Job<'_> {
 fn tensors(outputs: &[Output]) -> Vec<String> {
     let mut tensors: Vec<String> = Vec::new();
     for output in outputs {
-        if !tensors.contains(&output.tensor) {
-            tensors.push(output.tensor.clone());
+        if !tensors.iter().any(|tensor| tensor == output.fetched()) {
+            tensors.push(output.fetched().to_owned());
         }
     }
     tensors
@@ -127,6 +128,9 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
     let started = Instant::now();
     let folder = Some(recipe.output.as_path());
     prepare(recipe, folder, runtime, options, monitor, |job, model, mut session, kept| {
+        for output in job.outputs.iter().filter(|output| output.statistic == Statistic::Gram) {
+            keep::warn_of_large_gram(output, monitor);
+        }
         let first = plan::first_batch(job, &mut session)?;
         let (plan, estimate) = plan::make(job, teacher_record(job, model, runtime, &session), &first)?;
         estimate.refuse_what_cannot_fit(&recipe.output)?;
@@ -206,6 +210,12 @@ fn prepare<R>(
     let mut session = Session::new(runtime, &model, &job.tensors, options)?;
     if options.device == Device::Auto {
         monitor.note(&format!("the teacher runs on {}", session.provider()));
+    }
+    if recipe.in_graph.unwrap_or(session.provider() != Device::Cpu.to_string()) && job.outputs.iter().any(|o| o.map().is_some()) {
+        let mut outputs = job.outputs.clone();
+        let extended = in_graph::append(&model, &probe, &mut outputs)?;
+        job.set_outputs(outputs);
+        session = Session::new(runtime, &extended, &job.tensors, options)?;
     }
     let kept = keep::decide(&mut job, &undecided, &mut session, monitor)?;
     body(&job, &model, session, kept)

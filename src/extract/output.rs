@@ -30,12 +30,19 @@ pub(super) struct Output {
     pub(super) is_logits: bool,
     /// What is stored of it.
     pub(super) statistic: Statistic,
+    /// The tensor that holds the statistic itself, where the teacher's graph computes it.
+    pub(super) computed: Option<String>,
 }
 
 impl Output {
     /// The path of its array.
     pub(super) fn path(&self) -> String {
         if self.is_logits { "logits".to_owned() } else { self.statistic.path(&self.alias) }
+    }
+
+    /// The tensor that it is made of.
+    pub(super) fn fetched(&self) -> &str {
+        self.computed.as_deref().unwrap_or(&self.tensor)
     }
 
     /// The map that it is or is of.
@@ -90,6 +97,9 @@ impl Output {
         };
         let floats = rows.as_f32().unwrap_or_default();
         finite_range(floats).map_err(|index| not_finite("", floats, index))?;
+        if self.computed.is_some() {
+            return Ok(bytemuck::cast_slice(floats).to_vec());
+        }
         if self.statistic != Statistic::Features {
             let values = statistic::compute(self.statistic, floats, &self.maps(&rows)?)?;
             if let Values::F32(values) = &values {
@@ -137,7 +147,11 @@ impl Output {
         }
         let found = array.shape().get(1..).unwrap_or_default();
         // a pooled map may come in any size: the probe said that it is the same for all samples
-        let fits = if self.pool.is_some() { found.len() == self.shape.len() } else { found == self.shape };
+        let fits = match &self.computed {
+            Some(_) => self.row()?.0 == found,
+            None if self.pool.is_some() => found.len() == self.shape.len(),
+            None => found == self.shape,
+        };
         if !fits {
             return Err(Error::input(format!(
                 "{}: its shape varies: expected rows of {:?}, found {:?}",

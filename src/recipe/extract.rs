@@ -68,6 +68,8 @@ pub struct Extract {
     pub criteria: Vec<CriterionRecipe>,
     /// Height and width of the maps that the taps will be compared with, where that is known, shallowest first: larger maps are pooled to them.
     pub sizes: Vec<[usize; 2]>,
+    /// Whether statistics are computed by nodes appended to the teacher's graph; `None`: where it does not run on the CPU.
+    pub in_graph: Option<bool>,
     /// Element type of stored features.
     pub store: Store,
     /// Preprocessing as given; what it leaves open comes from the model's metadata.

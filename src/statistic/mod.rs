@@ -15,7 +15,7 @@ mod vector;
 pub use features::{F16_MAX, finite_range, to_f16};
 pub use gram::unpack;
 pub use planes::Maps;
-pub use pool::adaptive_average_pool;
+pub use pool::{adaptive_average_pool, pooling_weights};
 
 use crate::array::Values;
 use crate::error::{Error, Result};

@@ -61,6 +61,25 @@ pub(super) fn average(plane: &[f64], [height, width]: [usize; 2], [rows, columns
     }
 }
 
+/// The share of every position of a map of size `from` in every position of one pooled to `to`.
+///
+/// # Shapes
+/// `[from[0] · from[1], to[0] · to[1]]`.
+#[must_use]
+pub fn pooling_weights(from: [usize; 2], to: [usize; 2]) -> Vec<f64> {
+    let columns = to[0] * to[1];
+    let mut weights = vec![0.0; from[0] * from[1] * columns];
+    for (row, (top, bottom)) in bins(from[0], to[0]).into_iter().enumerate() {
+        for (column, (left, right)) in bins(from[1], to[1]).into_iter().enumerate() {
+            let share = 1.0 / super::count((bottom - top) * (right - left));
+            for (y, x) in (top..bottom).flat_map(|y| (left..right).map(move |x| (y, x))) {
+                weights[(y * from[1] + x) * columns + row * to[1] + column] = share;
+            }
+        }
+    }
+    weights
+}
+
 /// First and end input of each of `outputs` bins over `inputs`.
 fn bins(inputs: usize, outputs: usize) -> Vec<(usize, usize)> {
     (0..outputs).map(|o| (o * inputs / outputs, ((o + 1) * inputs).div_ceil(outputs))).collect()
