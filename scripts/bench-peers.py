@@ -3,8 +3,12 @@
 
     scripts/bench-peers.py --peers ../shared/bench --threads 1,2 --rounds 3
     scripts/bench-peers.py --peers ../shared/bench --only distill --pairs cifar
+    scripts/bench-peers.py --peers ../shared/bench --only read
+    scripts/bench-peers.py --peers ../shared/bench --only extract --teacher teacher.onnx --data photos
 
-`step` is a supervised step (torch_step.py); `distill` is a distillation step, from the cache here, with a live teacher there (torch_online_nst.py).
+`step` is a supervised step (torch_step.py); `distill` is a distillation step, from the cache here, with a live teacher there (torch_online_nst.py);
+`read` is shuffled batches of stored maps (torch_cached.py); `extract`, only with a teacher, is an extraction against onnxruntime alone with the same
+tensors read (ort_bare.py).
 PyTorch goes into a throw-away environment unless --python names one that has it. A row during which other processes kept more than a tenth of a
 core busy is marked with `~`: it is no measurement.
 """
@@ -132,14 +136,66 @@ def distillations(a, every):
     table(["pair", "threads", *(f"{n} ms" for n in contenders), *heads, "PyTorch MB", "ours MB"], rows)
 
 
+def reads(a, every):
+    """Rows a second of shuffled batches, all from memory."""
+    rows = {}
+    for _ in range(a.rounds):
+        for row in run([a.python, a.peers / "torch_cached.py", "--json"])[0]["results"]:
+            rows.setdefault(f"PyTorch, {row['form']}, {row['workers']} workers", []).append((row["samples_per_s"], row["mb_per_s"], row["others_cores"] or 0.0))
+        for compress in ("auto", "none"):
+            for threads in a.threads.split(","):
+                row, others = run([a.binary, "bench", "read", "--compress", compress, "--threads", threads, "--json", "--quiet"])
+                what = "zstd" if compress == "auto" else "no compression"
+                found = {"batches": "batches_mb_per_s", "reader in order": "reader_mb_per_s", "checksums and decoding alone": "bare_mb_per_s"}
+                for name, key in found.items():
+                    rate = row[key] * 1e6 / row["bytes"] * row["rows"]
+                    rows.setdefault(f"{what}, {threads} threads, {name}", []).append((rate, row[key], others))
+                print(f"read {what}, {threads} threads: reader against bare {row['ratio']:.3f}, others {others:.2f}", file=sys.stderr)
+                rows.setdefault(f"{what}, {threads} threads, reader / bare", []).append((row["ratio"], None, others))
+    every.extend(dict(what="read", contender=name, measured=measured) for name, measured in rows.items())
+    shown = []
+    for name, measured in rows.items():
+        noisy = "~" if max(m[2] for m in measured) > 0.1 else ""
+        rate = statistics.median(m[0] for m in measured)
+        megabytes = [m[1] for m in measured if m[1] is not None]
+        shown.append([name, f"{rate:.0f}{noisy}" if megabytes else f"{rate:.3f}{noisy}", f"{statistics.median(megabytes):.0f}" if megabytes else ""])
+    table(["what", "rows/s", "MB/s"], shown)
+
+
+def extractions(a, every):
+    """Rows a second of a teacher alone, there and here, and of the whole extraction."""
+    inspected, _ = run([a.binary, "inspect", a.teacher, "--json", "--quiet"])
+    taps = [tap["tensor"] for tap in inspected["taps"] if tap["suggested"] and len(tap["shape"]) == 4]
+    flags = [flag for tap in taps for flag in ("--tap", tap)]
+    shown = []
+    for threads in a.threads.split(","):
+        found = []
+        for _ in range(a.rounds):
+            peer = run([a.python, a.peers / "ort_bare.py", a.teacher, "--expose", ",".join(taps), "--threads", threads, "--batch", "64", "--json"])[0]
+            alone = next(row for row in peer["results"] if row["outputs"] == "exposed")
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                command = [a.binary, "bench", "extract", a.teacher, "--data", a.data, "--limit", a.limit, "--shuffle", 1, "--batch", 64, *flags]
+                ours, others = run([*command, "--threads", threads, "--rounds", 1, "-o", pathlib.Path(folder) / "cache", "--json", "--quiet"])
+            found.append((alone["images_per_s"], ours["bare_rows_per_s"], ours["extract_rows_per_s"], ours["ratio"]))
+            stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in ours["stages"].items())
+            print(f"extract, {threads} threads: ratio {ours['ratio']:.3f}; {stages} of {ours['seconds']:.2f} s; others {others:.2f}", file=sys.stderr)
+            every.append(dict(what="extract", threads=threads, onnxruntime=alone, ours=ours, others=others))
+        middle = [statistics.median(column) for column in zip(*found)]
+        shown.append([threads, *(f"{rate:.0f}" for rate in middle[:3]), f"{middle[3]:.3f}", f"{statistics.median(f[2] / f[0] for f in found):.3f}"])
+    table(["threads", "onnxruntime, Python", "alone, same process", "extraction", "of alone", "of Python's"], shown)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peers", type=pathlib.Path, required=True, help="folder with torch_step.py and torch_online_nst.py")
     p.add_argument("--binary", default="target/release/nst-cache")
     p.add_argument("--python", help="a Python that has torch and torchvision")
-    p.add_argument("--only", choices=["step", "distill"], help="one of the two tables")
+    p.add_argument("--only", choices=["step", "distill", "read", "extract"], help="one of the tables")
     p.add_argument("--models", default=MODELS)
     p.add_argument("--pairs", default="cifar,imagenet")
+    p.add_argument("--teacher", type=pathlib.Path, help="ONNX file of the extraction")
+    p.add_argument("--data", help="its data set")
+    p.add_argument("--limit", type=int, default=4096, help="its samples")
     p.add_argument("--threads", default="1,2")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=10)
@@ -148,8 +204,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         a.python = a.python or environment(folder)
         every = []
-        for what, measure in (("step", steps), ("distill", distillations)):
-            if a.only in (None, what):
+        for what, measure in (("step", steps), ("distill", distillations), ("read", reads), ("extract", extractions)):
+            if a.only == what or a.only is None and (what != "extract" or a.teacher):
                 measure(a, every)
     if a.json:
         a.json.write_text(json.dumps(every, indent=1))

@@ -9,7 +9,7 @@ use nst_cache::cache::{self, Cache, Decoder, Manifest};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{
-    Augmentation, Extract, Keep, Layout, PairRecipe, Precision, PreprocessOptions, Statistic, Store, Take, Train, ViewCount,
+    Augmentation, Compress, Extract, Keep, Layout, PairRecipe, Precision, PreprocessOptions, Statistic, Store, Take, Train, ViewCount,
 };
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::statistic::{Maps, compute};
@@ -45,6 +45,7 @@ fn recipe(folder: &Path, keep: &str, criteria: &[&str], output: &str) -> Extract
         sizes: Vec::new(),
         in_graph: None,
         store: Store::F32,
+        compress: Compress::Auto,
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
         default_preprocess: PreprocessOptions::default(),
         classes: None,

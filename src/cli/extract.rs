@@ -9,7 +9,7 @@ use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
 use crate::recipe::{
-    Augment, Augmentation, ColorJitter, CriterionRecipe, DataSpec, Extract, Inputs, Keep, Store, Train, ViewCount,
+    Augment, Augmentation, ColorJitter, Compress, CriterionRecipe, DataSpec, Extract, Inputs, Keep, Store, Train, ViewCount,
 };
 use crate::runtime::{Device, Runtime, SessionOptions};
 use clap::ValueEnum;
@@ -70,6 +70,9 @@ pub struct Args {
     /// Element type of stored features
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     store: StoreArg,
+    /// Compress stored arrays: auto takes those that it makes at least a tenth smaller, none trades disk for reading without decoding
+    #[arg(long, value_name = "auto|none|zstd", default_value = "auto")]
+    compress: CompressArg,
     /// Samples of one inference [default: by size]
     #[arg(long, value_name = "N")]
     batch: Option<NonZeroUsize>,
@@ -153,6 +156,26 @@ impl From<StoreArg> for Store {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompressArg {
+    /// Arrays that it makes at least a tenth smaller
+    Auto,
+    /// No array
+    None,
+    /// Every array
+    Zstd,
+}
+
+impl From<CompressArg> for Compress {
+    fn from(arg: CompressArg) -> Self {
+        match arg {
+            CompressArg::Auto => Self::Auto,
+            CompressArg::None => Self::None,
+            CompressArg::Zstd => Self::Zstd,
+        }
+    }
+}
+
 /// Runs the command and prints its report.
 ///
 /// # Errors
@@ -210,6 +233,7 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         sizes: Vec::new(),
         in_graph: None,
         store: args.store.into(),
+        compress: args.compress.into(),
         classes: args.classes,
         batch: args.batch.map(NonZeroUsize::get),
         limit: args.limit.map(NonZeroUsize::get),

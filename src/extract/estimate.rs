@@ -21,9 +21,9 @@ impl Estimate {
         Self { rows, bytes: 0, raw_bytes: 0, measured: (rows, seconds) }
     }
 
-    /// Adds an array's share of the first batch: bytes as stored, encoded, and raw.
-    pub(super) fn add_array(&mut self, stored: usize, encoded: usize, raw: usize) {
-        self.bytes += encoded.min(stored) as u64;
+    /// Adds an array's share of the first batch: bytes on disk and raw.
+    pub(super) fn add_array(&mut self, encoded: usize, raw: usize) {
+        self.bytes += encoded as u64;
         self.raw_bytes += raw as u64;
     }
 
@@ -132,7 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("a/b");
         let mut estimate = Estimate::new(1.0, 10);
-        estimate.add_array(1000, 500, 2000);
+        estimate.add_array(500, 2000);
         estimate.scale_to(100);
         assert_eq!((estimate.bytes, estimate.raw_bytes), (5000, 20_000));
         estimate.refuse_what_cannot_fit(&target).unwrap();

@@ -7,7 +7,7 @@ use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::recipe::{Extract, Keep, Statistic};
+use crate::recipe::{Compress, Extract, Keep, Statistic};
 use crate::runtime::{Runtime, Session, SessionOptions};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -97,7 +97,7 @@ pub(super) fn bytes_per_row(job: &Job<'_>, session: &mut Session, outputs: &[Out
             meter.add(job, first, end - first, job.values(meter.output, &values)?)?;
         }
     }
-    Ok(meters.into_iter().map(Meter::bytes_per_row).collect())
+    Ok(meters.into_iter().map(|meter| meter.bytes_per_row(job.recipe.compress)).collect())
 }
 
 /// What an output came to so far.
@@ -152,10 +152,14 @@ impl<'a> Meter<'a> {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "bytes for people")]
-    fn bytes_per_row(mut self) -> f64 {
+    fn bytes_per_row(mut self, compress: Compress) -> f64 {
         self.flush();
-        // as the cache decides: what is hardly smaller is stored as it is
-        let bytes = if self.compressed * 10 > self.raw * 9 { self.raw } else { self.compressed };
+        let bytes = match compress {
+            Compress::None => self.raw,
+            // as the cache decides: what is hardly smaller is stored as it is
+            Compress::Auto if self.compressed * 10 > self.raw * 9 => self.raw,
+            Compress::Auto | Compress::Zstd => self.compressed,
+        };
         bytes as f64 / self.rows.max(1) as f64
     }
 }

@@ -9,7 +9,7 @@ use crate::cache::{
     self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::error::Result;
-use crate::recipe::{Statistic, Store};
+use crate::recipe::{Compress, Statistic, Store};
 use crate::runtime::Session;
 use std::time::Instant;
 
@@ -47,25 +47,28 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
-        spec.codec = probe_codec(bytes);
-        estimate.add_array(bytes.len(), compressed_bytes(bytes), bytes.len());
+        spec.codec = codec(job.recipe.compress, bytes);
+        estimate.add_array(encoded_bytes(spec.codec, bytes), bytes.len());
         arrays.push(spec);
     }
     for (index, output) in job.outputs.iter().enumerate() {
         let values = job.values(output, &first.values)?;
         let path = output.path();
         let there = job.existing.and_then(|manifest| manifest.view_arrays.iter().find(|spec| spec.path == path));
-        // what is added to a cache leaves the others' types as they are, unless another one is asked for
+        // what is added to a cache leaves the other arrays as they are, unless something else is asked for
         let dtype = match there {
             Some(spec) if job.recipe.store == Store::Auto => spec.dtype,
             _ => output.dtype(job.recipe.store, values),
         };
         let bytes = output.encode(values, dtype, first.rows, |row| sample_name(job, row))?;
-        let codec = probe_codec(&bytes);
+        let codec = match there {
+            Some(spec) if job.recipe.compress == Compress::Auto => spec.codec,
+            _ => codec(job.recipe.compress, &bytes),
+        };
         // what several statistics are of counts once
         let is_first = job.outputs[..index].iter().all(|o| o.is_logits != output.is_logits || o.alias != output.alias);
         let raw = if is_first { first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size() } else { 0 };
-        estimate.add_array(bytes.len(), compressed_bytes(&bytes), raw);
+        estimate.add_array(encoded_bytes(codec, &bytes), raw);
         let (row_shape, axes) = output.row()?;
         arrays.push(ArraySpec { path, dtype, row_shape, axes, tensor: Some(output.tensor.clone()), codec, chunk_rows: 1 });
     }
@@ -149,6 +152,23 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
         tensor: None,
         codec: Codec::Zstd,
         chunk_rows: segment_rows,
+    }
+}
+
+/// How chunks like `bytes` are stored.
+fn codec(compress: Compress, bytes: &[u8]) -> Codec {
+    match compress {
+        Compress::Auto => probe_codec(bytes),
+        Compress::None => Codec::Raw,
+        Compress::Zstd => Codec::Zstd,
+    }
+}
+
+/// What `bytes` take on disk.
+fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
+    match codec {
+        Codec::Raw => bytes.len(),
+        Codec::Zstd => compressed_bytes(bytes),
     }
 }
 

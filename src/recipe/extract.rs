@@ -19,6 +19,18 @@ pub enum Store {
     F32,
 }
 
+/// Whether stored chunks are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// With zstd, each array that it makes at least a tenth smaller.
+    #[default]
+    Auto,
+    /// Not at all: the disk's bytes are the values, and reading costs a checksum alone.
+    None,
+    /// With zstd, every array.
+    Zstd,
+}
+
 /// How many views of each sample a cache has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ViewCount {
@@ -72,6 +84,8 @@ pub struct Extract {
     pub in_graph: Option<bool>,
     /// Element type of stored features.
     pub store: Store,
+    /// Whether chunks are compressed.
+    pub compress: Compress,
     /// Preprocessing as given; what it leaves open comes from the model's metadata.
     pub preprocess: PreprocessOptions,
     /// Preprocessing where neither says anything (the working folder's default).

@@ -17,7 +17,7 @@ pub use criterion::{
     Ofd, PairRecipe, Reviewkd, Rkd, Sigma, Subject, Vid,
 };
 pub use data::{DataFormat, DataSpec, Take};
-pub use extract::{Extract, Inputs, Store, ViewCount};
+pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
 pub use statistic::{Keep, MapShape, Statistic};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

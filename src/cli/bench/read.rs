@@ -1,7 +1,9 @@
 //! `bench read`: a cache's reader and the trainer's batches, against a bare loop of checksums and zstd over the same bytes.
 
 use super::figures::median;
-use crate::cache::{Cache, Decoder};
+use super::synthetic::{self, Synthetic};
+use crate::cache::{Cache, Codec, Decoder};
+use crate::cli::extract::CompressArg;
 use crate::cli::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::recipe::Take;
@@ -11,15 +13,24 @@ use comfy_table::{CellAlignment, Table, presets};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Arguments of `bench read`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The cache's folder
+    /// The cache's folder [default: a temporary one of random maps]
     #[arg(value_name = "CACHE")]
-    cache: PathBuf,
+    cache: Option<PathBuf>,
+    /// Rows of the random cache
+    #[arg(long, conflicts_with = "cache", default_value_t = NonZeroUsize::new(10_000).unwrap_or(NonZeroUsize::MIN))]
+    rows: NonZeroUsize,
+    /// Shape of its maps
+    #[arg(long, conflicts_with = "cache", num_args = 3, value_names = ["C", "H", "W"], default_values_t = [256, 8, 8])]
+    shape: Vec<usize>,
+    /// How it is stored
+    #[arg(long, conflicts_with = "cache", value_name = "auto|none|zstd", default_value = "auto")]
+    compress: CompressArg,
     /// Rows of a batch
     #[arg(long, default_value_t = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN))]
     batch: NonZeroUsize,
@@ -51,12 +62,37 @@ struct Report {
     ratios: Vec<f64>,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of rows and bytes")]
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let cache = Cache::open(&args.cache)?;
+    let Some(folder) = &args.cache else {
+        let folder =
+            tempfile::Builder::new().prefix("nst-cache-bench").tempdir().map_err(|e| Error::input("temporary folder").because(e))?;
+        context.monitor.note(&format!("writing a cache of {} rows", args.rows));
+        random(args, folder.path())?;
+        return measure(args, folder.path(), context);
+    };
+    measure(args, folder, context)
+}
+
+/// Maps behind a rectifier, as the comparison's scripts in Python make them.
+fn random(args: &Args, folder: &Path) -> Result<()> {
+    let &[channels, height, width] = args.shape.as_slice() else {
+        return Err(Error::input(format!("--shape: expected C H W, found {:?}", args.shape)));
+    };
+    let codec = match args.compress {
+        CompressArg::Auto => None,
+        CompressArg::None => Some(Codec::Raw),
+        CompressArg::Zstd => Some(Codec::Zstd),
+    };
+    let stages = &[[channels, height, width]];
+    synthetic::write(folder, &Synthetic { side: 32, classes: 10, stages, rows: args.rows.get(), batch: args.batch.get(), codec })
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of rows and bytes")]
+fn measure(args: &Args, folder: &Path, context: &Context<'_>) -> Result<()> {
+    let cache = Cache::open(folder)?;
     let arrays: Vec<&str> = cache.manifest().view_arrays.iter().map(|a| a.path.as_str()).filter(|path| path.starts_with("taps/")).collect();
     if arrays.is_empty() {
-        return Err(Error::input(format!("cache {}: expected taps to read, found none", args.cache.display())));
+        return Err(Error::input(format!("cache {}: expected taps to read, found none", folder.display())));
     }
     let bytes = bare(&cache, &arrays)?;
     let (mut alone, mut read, mut batched, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

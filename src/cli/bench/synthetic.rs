@@ -23,6 +23,8 @@ pub(super) struct Synthetic<'a> {
     pub(super) rows: usize,
     /// Rows of a step.
     pub(super) batch: usize,
+    /// How every array is stored; `None`: as it pays.
+    pub(super) codec: Option<Codec>,
 }
 
 /// Writes the cache.
@@ -61,7 +63,7 @@ fn row(array: &ArraySpec, random: &mut ChaCha8Rng) -> Vec<u8> {
 }
 
 fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
-    let &Synthetic { side, classes, stages, rows, batch } = synthetic;
+    let &Synthetic { side, classes, stages, rows, batch, codec } = synthetic;
     let spec = |path: String, dtype, shape: &[usize]| ArraySpec {
         path,
         dtype,
@@ -77,7 +79,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
     let largest = view_arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     let segment_rows = segment_rows(largest, batch).min(rows);
     for array in &mut view_arrays {
-        array.codec = probe_codec(&row(array, random));
+        array.codec = codec.unwrap_or_else(|| probe_codec(&row(array, random)));
         array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
     let manifest = Manifest {
