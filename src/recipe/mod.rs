@@ -6,6 +6,7 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+mod sakd;
 mod toml_file;
 mod train;
 
@@ -18,4 +19,5 @@ pub use criterion::{
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use sakd::{Gates, Sakd};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};
