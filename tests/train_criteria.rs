@@ -1,7 +1,12 @@
 //! Every criterion of the catalogue trains a student from a cache: its loss falls, a run that is stopped and resumed on other threads ends in the
 //! same bits, and nothing that it learnt is in the exported student.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops at what it did not expect; its numbers are small"
+)]
 
 use half::f16;
 use nst_cache::array::Dtype;
@@ -12,15 +17,16 @@ use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
-    Channels, CriterionRecipe, DataFormat, Interpolation, Layout, OptimizerRecipe, Preprocess, ScheduleRecipe, Take, Train,
+    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe, Preprocess, Sakd, ScheduleRecipe, Take, Train,
 };
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::activation;
-use nst_cache::train::loss::Objective;
+use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::metrics::Record;
 use nst_cache::train::pairing::Taps;
 use nst_cache::train::source::{CacheSource, Source};
 use nst_cache::train::trainer::{METRICS, Options, Outcome, Run, run};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -165,12 +171,16 @@ struct Trained {
 /// One run on so many threads.
 fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> Result<Trained> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let criteria: Vec<CriterionRecipe> = criteria.iter().map(|c| c.parse()).collect::<Result<_>>()?;
+    let spots = criteria.iter().find_map(|c| c.strip_prefix("sakd:"));
+    let gates = |text: &str| if text == "always" { Gates::Always } else { Gates::Learned };
+    let sakd = spots.map(|text| Sakd { gates: gates(text), width: 16, ..Sakd::default() });
+    let criteria: Vec<CriterionRecipe> = criteria.iter().filter(|c| !c.starts_with("sakd:")).map(|c| c.parse()).collect::<Result<_>>()?;
     let recipe = Train {
-        epochs: 4,
+        epochs: 3,
         batch: BATCH,
         seed: 3,
         criteria,
+        sakd,
         optimizer: OptimizerRecipe::Sgd { lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
         schedule: ScheduleRecipe::Constant { warmup_epochs: 0.0 },
         clip: Some(1.0),
@@ -183,24 +193,28 @@ fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume:
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
     let terms = recipe.terms(true);
     let pairs = terms.iter().map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache)).collect::<Result<Vec<_>>>()?;
-    let objective = Objective::new(&terms, &pairs, 0.0, &student)?;
+    let mut objective = Objective::new(&terms, &pairs, 0.0, &student)?;
+    if let Some(sakd) = &recipe.sakd {
+        objective = objective.with_spots(sakd, &taps.suggest_vector("sakd")?, &student)?;
+    }
     let inputs = ["input".to_owned()];
     let source = CacheSource::new(&cache, &inputs, objective.teacher_logits, &objective.taps, Take::default(), recipe.seed, true)?;
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
-    let outcome = pool.install(|| {
-        run(&Run {
-            recipe: &recipe,
-            objective: &objective,
-            student: &student,
-            source: &Source::Cache(source),
-            test: None,
-            folder,
-            identity: "test",
-            resume,
-            options,
-            monitor,
-        })
-    })?;
+    let source = Source::Cache(source);
+    let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let settings = Run {
+        recipe: &recipe,
+        objective: &objective,
+        student: &student,
+        source: &source,
+        test: None,
+        folder,
+        identity: "test",
+        resume,
+        options,
+        monitor,
+    };
+    let outcome = pool.install(|| run(&settings, learnable))?;
     let exported = student.export(&[])?;
     let initializers = exported.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
     Ok(Trained { outcome, student: exported.bytes().to_vec(), initializers })
@@ -242,9 +256,9 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
         assert_eq!(whole.initializers, plain.initializers, "{}", entry.name);
         assert!(entry.name == "ce" || whole.student != plain.student, "{}: moved nothing", entry.name);
         let values: Vec<f64> = parts(&folder, entry.name).into_iter().map(Option::unwrap).collect();
-        assert!(values.len() == 16 && values.iter().all(|v| v.is_finite()), "{}: {values:?}", entry.name);
+        assert!(values.len() == 12 && values.iter().all(|v| v.is_finite()), "{}: {values:?}", entry.name);
         let mean = |v: &[f64]| v.iter().sum::<f64>() / 4.0;
-        let (first, last) = (mean(&values[..4]), mean(&values[12..]));
+        let (first, last) = (mean(&values[..4]), mean(&values[8..]));
         // the student of an adversary may lose
         assert!(entry.name == "gan" || last < first, "{}: {first} to {last}", entry.name);
 
@@ -275,11 +289,11 @@ fn criteria_combine_and_follow_their_courses() {
     let folder = made(root.path(), "run");
     train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     let on = |name: &str| parts(&folder, name).iter().map(Option::is_some).collect::<Vec<_>>();
-    let from_to = |from: usize, to: usize| (0..16).map(|k| (from..to).contains(&k)).collect::<Vec<_>>();
-    assert_eq!(on("ce"), from_to(8, 16));
+    let from_to = |from: usize, to: usize| (0..12).map(|k| (from..to).contains(&k)).collect::<Vec<_>>();
+    assert_eq!(on("ce"), from_to(8, 12));
     assert_eq!(on("ab"), from_to(0, 8));
-    assert_eq!(on("kd"), from_to(4, 16));
-    assert_eq!(on("fitnet#2"), from_to(0, 16));
+    assert_eq!(on("kd"), from_to(4, 12));
+    assert_eq!(on("fitnet#2"), from_to(0, 12));
     // where a term is off nothing of it moves, so a resume meets the same numbers
     let again = made(root.path(), "again");
     train(&cache, &criteria, &again, 2, false, &StopAfter(10 * BATCH, AtomicUsize::new(0))).map(|_| ()).unwrap_err();
@@ -287,6 +301,48 @@ fn criteria_combine_and_follow_their_courses() {
     for name in ["ce", "ab", "kd", "fitnet", "fitnet#2"] {
         assert_eq!(parts(&folder, name), parts(&again, name), "{name}");
     }
+}
+
+/// The shares of the samples at each spot, by epoch.
+fn shares(folder: &Path) -> Vec<BTreeMap<String, f64>> {
+    let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
+    let of_epoch = |line: &str| match serde_json::from_str(line).unwrap() {
+        Record::Epoch { spots, .. } => Some(spots),
+        Record::Step { .. } => None,
+    };
+    text.lines().filter_map(of_epoch).collect()
+}
+
+#[test]
+fn spots_combine_with_every_criterion() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = root.path().join("cache");
+    write_cache(&cache, Teacher::Whole);
+    let all: Vec<String> = catalogue().iter().map(|entry| small(entry.name)).collect();
+    let mut criteria: Vec<&str> = all.iter().map(String::as_str).collect();
+
+    let plain = train(&cache, &criteria, &made(root.path(), "plain"), 1, false, &Silent).unwrap();
+    // every sample at every spot is plain distillation
+    criteria.push("sakd:always");
+    let folder = made(root.path(), "always");
+    let always = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+    assert!(always.student == plain.student, "other bits");
+    assert!(shares(&folder).iter().all(|spots| spots.len() == 5 && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
+
+    criteria.pop();
+    criteria.push("sakd:learned");
+    let folder = made(root.path(), "learned");
+    let learned = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+    assert!(learned.student != plain.student);
+    assert_eq!(learned.initializers, plain.initializers);
+    for spots in shares(&folder) {
+        assert!(spots.contains_key("logits") && spots.values().all(|share| (0.2..0.9).contains(share)), "{spots:?}");
+    }
+    let again = made(root.path(), "again");
+    train(&cache, &criteria, &again, 2, false, &StopAfter(ROWS + 5 * BATCH, AtomicUsize::new(0))).map(|_| ()).unwrap_err();
+    let resumed = train(&cache, &criteria, &again, 3, true, &Silent).unwrap();
+    assert!(resumed.student == learned.student, "other bits after a resume");
+    assert_eq!(shares(&again), shares(&folder));
 }
 
 #[test]
@@ -306,6 +362,7 @@ fn what_a_criterion_lacks_is_said_with_a_way_out() {
         ("whole", "fsp:pair=t1>layer1,pair=t2>layer3", "same channels", "pair="),
         ("whole", "at:pair=t9>layer1", "`t9`", "nearest"),
         ("whole", "at:pair=t1>layer9", "`layer9`", "nearest"),
+        ("maps", "sakd:learned", "sakd: expected the teacher's vector", "--tap"),
         ("whole", "gan:pair=pooled>layer1", "`pooled`", "nearest"),
         ("whole", "rkd:pair=pooled>layer9", "`layer9`", "nearest"),
     ] {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const ROWS: usize = 256;
 /// Bytes of a form after which fewer rows will do.
 const BYTES: usize = 256 << 20;
-/// Bytes of a form that are computed at once.
+/// Bytes of a form that are computed at once; a row that is larger is not, but counts as it is.
 const GROUP_BYTES: usize = 64 << 20;
 
 /// What each form of a teacher's taps would take.
@@ -123,6 +123,10 @@ impl<'a> Meter<'a> {
     fn add(&mut self, job: &Job<'_>, first: usize, rows: usize, values: &Array) -> Result<()> {
         let dtype = *self.dtype.get_or_insert_with(|| self.output.dtype(job.recipe.store, values));
         let row_bytes = self.width * dtype.size();
+        if row_bytes > GROUP_BYTES {
+            (self.rows, self.raw, self.compressed) = (1, row_bytes, row_bytes);
+            return Ok(());
+        }
         let group = (GROUP_BYTES / row_bytes.max(1)).max(1);
         let chunk_bytes = row_bytes * chunk_rows(row_bytes, ROWS);
         for start in (0..rows).step_by(group) {

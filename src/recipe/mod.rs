@@ -6,6 +6,7 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+mod sakd;
 mod statistic;
 mod toml_file;
 mod train;
@@ -19,5 +20,6 @@ pub use criterion::{
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use sakd::{Gates, Sakd};
 pub use statistic::{Keep, MapShape, Statistic};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};
