@@ -48,7 +48,7 @@ fn plan(codec: Codec) -> Plan {
             shuffle: None,
             skipped: Vec::new(),
         },
-        taps: vec![TapRecord { alias: "conv".into(), tensor: "/conv/Relu_output_0".into(), role: Role::Map, stage: Some(1) }],
+        taps: vec![TapRecord { alias: "conv".into(), tensor: "/conv/Relu_output_0".into(), role: Role::Map, stage: Some(1), map: None }],
         rows: ROWS,
         views: VIEWS,
         seed: 7,

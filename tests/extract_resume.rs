@@ -17,7 +17,8 @@ const LOCK: &str = ".lock";
 fn extract(folder: &Path, cache: &str, threads: &str, views: &str, taps: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let common = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 --augment crop-flip --mixup 0.5 --cutmix 1";
+    let common = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 --augment crop-flip --mixup 0.5 --cutmix 1 \
+        --keep features,mean,sign";
     command.args(common.split(' ')).args(["--threads", threads, "--views", views, "-o", cache]);
     command.args(taps.iter().flat_map(|tap| ["--tap", tap]));
     command

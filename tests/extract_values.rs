@@ -9,7 +9,7 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Augmentation, Compress, Extract, Keep, Layout, PreprocessOptions, Store, Take, ViewCount};
+use nst_cache::recipe::{Augmentation, Compress, Extract, Keep, Layout, PreprocessOptions, Statistic, Store, Take, ViewCount};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -25,7 +25,10 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         split: "train".into(),
         taps: Vec::new(),
         logits: None,
-        keep: Keep::Features,
+        keep: Keep::Auto,
+        criteria: Vec::new(),
+        sizes: Vec::new(),
+        in_graph: None,
         store: Store::F32,
         compress: Compress::Auto,
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
@@ -206,7 +209,7 @@ fn axes(cache: &Cache, alias: &str) -> (String, Vec<usize>) {
 
 /// The maps of a cache as the trainer reads them, `[rows, channels, height, width]`.
 fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f32>)> {
-    let taps: Vec<String> = aliases.iter().map(|&a| a.to_owned()).collect();
+    let taps: Vec<String> = aliases.iter().map(|a| Statistic::Features.path(a)).collect();
     let source = Source::Cache(CacheSource::new(cache, &[input.to_owned()], false, &taps, Take::default(), 0, false).unwrap());
     let batch = source.batch(0, 0..source.len()).unwrap();
     batch.taps.iter().map(|t| (t.dims().to_vec(), t.flatten_all().unwrap().to_vec1().unwrap())).collect()
@@ -226,7 +229,7 @@ fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
         let cache = Cache::open(&recipe.output).unwrap();
         let [h, w] = shape;
         assert_eq!((axes(&cache, "first"), axes(&cache, "last")), (("chw".into(), vec![4, h, w]), ("hwc".into(), vec![h, w, 4])));
-        assert_eq!(teacher_maps(cache.manifest()).iter().map(|m| m.shape).collect::<Vec<_>>(), [[4, h, w]; 2]);
+        assert_eq!(teacher_maps(cache.manifest()).iter().map(|m| m.shape.clone()).collect::<Vec<_>>(), [[4, h, w]; 2]);
         let [first, last] = maps(&cache, "image:0", &["first", "last"]).try_into().unwrap();
         assert_eq!(first.0, [6, 4, h, w]);
         assert_eq!(first, last);

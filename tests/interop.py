@@ -27,10 +27,10 @@ def same(left, right):
     return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
 
 
-def check(name, folder):
+def check(name, folder, arrays):
     cache = ROOT / "tests/data/golden" / name
     expected = arrays_of(zarr.open_group(str(cache), mode="r"))
-    assert len(expected) == 6, expected.keys()
+    assert len(expected) == arrays, expected.keys()
     for suffix, load in (("npz", numpy.load), ("safetensors", safetensors.numpy.load_file)):
         path = Path(folder) / f"{name}.{suffix}"
         subprocess.run([BINARY, "--quiet", "cache", "export", str(cache), f"--{suffix}", str(path)], check=True, stdout=subprocess.DEVNULL)
@@ -47,7 +47,24 @@ def check(name, folder):
     assert expected["label"].tolist() == [-1, 0, 1, 2, -1, 0], expected["label"]
 
 
+def check_statistics():
+    """What a Zarr reader needs of a statistic stands in its attributes."""
+    tap = zarr.open_group(str(ROOT / "tests/data/golden/statistics/taps/conv"), mode="r")
+    gram, sign = tap["gram"], tap["sign"]
+    shape = gram.attrs["map"]
+    channels, positions = shape["channels"], shape["height"] * shape["width"]
+    assert gram.shape == (2, 6, positions * (positions + 1) // 2) and shape["layout"] == "nchw", (gram.shape, shape)
+    lower = numpy.zeros((positions, positions), numpy.float32)
+    lower[numpy.tril_indices(positions)] = gram[1, 5]
+    # (3, 1) is entry 3·4/2 + 1 of the packed triangle
+    assert lower[3, 1] == gram[1, 5, 7] and lower[0, 3] == 0
+    bits = numpy.unpackbits(sign[1, 5], bitorder="little", count=channels * positions)
+    first = (1 * 17 + 5 * 31) % 256
+    assert [int(bit) for bit in bits[:8]] == [first >> i & 1 for i in range(8)], bits
+
+
 with tempfile.TemporaryDirectory() as folder:
-    for golden in ("zstd", "raw"):
-        check(golden, folder)
-print(f"zarr {zarr.__version__}, numpy {numpy.__version__}, safetensors {safetensors.__version__}: every array of both golden caches is the same, bit for bit")
+    for golden, arrays in (("zstd", 6), ("raw", 6), ("statistics", 11)):
+        check(golden, folder, arrays)
+check_statistics()
+print(f"zarr {zarr.__version__}, numpy {numpy.__version__}, safetensors {safetensors.__version__}: every array of the golden caches is the same, bit for bit")

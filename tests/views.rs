@@ -51,7 +51,10 @@ fn recipe(folder: &Path, cache: &str, views: usize, augmentation: Augmentation) 
         split: "train".into(),
         taps: vec!["map2".into()],
         logits: None,
-        keep: Keep::Features,
+        keep: Keep::Auto,
+        criteria: Vec::new(),
+        sizes: Vec::new(),
+        in_graph: None,
         compress: Compress::Auto,
         store: Store::Auto,
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
@@ -154,7 +157,7 @@ fn inputs_decoded_again_are_those_that_were_stored() {
 
         let (a, b) = (Cache::open(&stored.output).unwrap(), Cache::open(&source.output).unwrap());
         let dataset = data::open(&source.data, "train", &Silent).unwrap();
-        let taps = ["map2".to_owned()];
+        let taps = ["taps/map2/features".to_owned()];
         assert!(Source::Cache(plain(&b, &taps)).batch(0, 0..1).unwrap_err().to_string().contains("none stored"));
         for epoch in 0..5 {
             let originals = Originals::new(&b, dataset.as_ref()).unwrap();

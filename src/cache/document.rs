@@ -38,9 +38,9 @@ fn decode(bytes: &[u8]) -> Result<Manifest, String> {
     }
     // a newer format may have fields that this code does not know, so its version is looked at first
     let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    if !matches!(version.format, Manifest::FORMAT | Manifest::FORMAT_AUGMENTED) {
-        let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_AUGMENTED);
-        return Err(format!("expected format {first} or {last}, found format {} written by {}", version.format, version.tool));
+    let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_STATISTICS);
+    if !(first..=last).contains(&version.format) {
+        return Err(format!("expected format {first} to {last}, found format {} written by {}", version.format, version.tool));
     }
     let manifest: Manifest = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     manifest.validate()?;
@@ -151,7 +151,7 @@ mod tests {
     fn a_newer_format_is_refused_with_its_version_even_with_unknown_fields() {
         let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
         let bytes = [HEAD, sha256(body).as_bytes(), MIDDLE, body, TAIL].concat();
-        assert_eq!(decode(&bytes), Err("expected format 1 or 2, found format 7 written by nst-cache 9.0.0".to_owned()));
+        assert_eq!(decode(&bytes), Err("expected format 1 to 3, found format 7 written by nst-cache 9.0.0".to_owned()));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! `manifest.json`: what the cache was made of and which segments are published. The commit point.
 
-use super::shard::Layout;
+use super::shard;
 use super::{document, zarr};
 use crate::array::Dtype;
 use crate::data::Fingerprint;
 use crate::data::augment::Parameter;
 use crate::error::{Error, Result};
 use crate::onnx::tap::Role;
-use crate::recipe::{Augmentation, Preprocess};
+use crate::recipe::{Augmentation, Layout, MapShape, Preprocess, Statistic};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub enum Codec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArraySpec {
-    /// Path in the group: `input`, `inputs/<name>`, a view's parameters (`crop`, `flip` …), `logits`, `taps/<alias>/features`, `label`, `sample_id`.
+    /// Path in the group: `input`, `inputs/<name>`, a view's parameters (`crop`, `flip` …), `logits`, `taps/<alias>/<statistic>`, `label`, `sample_id`.
     pub path: String,
     /// Element type as stored.
     pub dtype: Dtype,
@@ -103,7 +103,7 @@ pub struct DataRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TapRecord {
-    /// Name in the cache: `taps/<alias>/features`.
+    /// Name in the cache: `taps/<alias>/<statistic>`.
     pub alias: String,
     /// The ONNX tensor.
     pub tensor: String,
@@ -111,6 +111,9 @@ pub struct TapRecord {
     pub role: Role,
     /// Its spatial stage, if it has one.
     pub stage: Option<usize>,
+    /// The map that its statistics are of; `None` where it has none beside the features, whose array says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapShape>,
 }
 
 /// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays. All of them, but while arrays are added to a cache.
@@ -131,7 +134,7 @@ pub struct Segment {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of the on-disk format: [`Manifest::FORMAT`], or [`Manifest::FORMAT_AUGMENTED`] with `augment`.
+    /// Version of the on-disk format: the lowest that can say what the cache is, see [`Manifest::lowest_format`].
     pub format: u32,
     /// The tool that wrote it, `nst-cache 0.1.0`.
     pub tool: String,
@@ -165,6 +168,41 @@ impl Manifest {
     pub const FORMAT: u32 = 1;
     /// The format version of a cache with it: who knows the former alone would take a mixed sample's label for the whole truth.
     pub const FORMAT_AUGMENTED: u32 = 2;
+    /// The format version of a cache with statistics, augmented or not.
+    pub const FORMAT_STATISTICS: u32 = 3;
+
+    /// The format version that this manifest has to have.
+    #[must_use]
+    pub fn lowest_format(&self) -> u32 {
+        if self.taps.iter().any(|tap| tap.map.is_some()) {
+            Self::FORMAT_STATISTICS
+        } else if self.augment.is_some() {
+            Self::FORMAT_AUGMENTED
+        } else {
+            Self::FORMAT
+        }
+    }
+
+    /// The tap of this alias.
+    #[must_use]
+    pub fn tap(&self, alias: &str) -> Option<&TapRecord> {
+        self.taps.iter().find(|tap| tap.alias == alias)
+    }
+
+    /// The statistics that the cache holds of a tap, each with its array.
+    pub fn statistics<'a>(&'a self, alias: &'a str) -> impl Iterator<Item = (Statistic, &'a ArraySpec)> {
+        self.view_arrays.iter().filter_map(move |spec| match Statistic::of_path(&spec.path) {
+            Some((of, statistic)) if of == alias => Some((statistic, spec)),
+            _ => None,
+        })
+    }
+
+    /// The map that a tap's arrays hold or are of.
+    #[must_use]
+    pub fn map(&self, alias: &str) -> Option<MapShape> {
+        let recorded = self.tap(alias).and_then(|tap| tap.map);
+        recorded.or_else(|| self.statistics(alias).find_map(|(statistic, spec)| features_map(statistic, spec)))
+    }
 
     /// Segments of one view.
     #[must_use]
@@ -229,20 +267,19 @@ impl Manifest {
     }
 
     /// The layout of a row array's only shard: rows rounded up to whole segments.
-    pub(super) fn row_layout(&self, spec: &ArraySpec) -> Layout {
-        Layout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
+    pub(super) fn row_layout(&self, spec: &ArraySpec) -> shard::Layout {
+        shard::Layout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
     }
 
     /// The layout of a view array's shard for a segment.
-    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> Layout {
-        Layout::new(spec, self.segment_rows, self.rows_of_segment(segment))
+    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> shard::Layout {
+        shard::Layout::new(spec, self.segment_rows, self.rows_of_segment(segment))
     }
 
     /// Checks every number and name that other code computes with: after this, products fit and paths stay inside the folder.
     pub(super) fn validate(&self) -> Result<(), String> {
-        let format = if self.augment.is_some() { Self::FORMAT_AUGMENTED } else { Self::FORMAT };
-        if self.format != format {
-            return Err(format!("format: expected {format}, found {}", self.format));
+        if self.format != self.lowest_format() {
+            return Err(format!("format: expected {}, found {}", self.lowest_format(), self.format));
         }
         let padded = self.rows.checked_next_multiple_of(self.segment_rows.max(1)).and_then(|r| r.checked_mul(self.views));
         if self.rows == 0 || self.views == 0 || self.segment_rows == 0 || padded.is_none_or(|p| p as u64 > ROWS_MAX) {
@@ -273,7 +310,35 @@ impl Manifest {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
         self.validate_augment()?;
+        self.validate_statistics()?;
         self.validate_segments()
+    }
+
+    /// A statistic's rows are those of the map that its tap records.
+    fn validate_statistics(&self) -> Result<(), String> {
+        for spec in &self.view_arrays {
+            let Some((alias, statistic)) = Statistic::of_path(&spec.path) else { continue };
+            let map = self.tap(alias).and_then(|tap| tap.map);
+            let expected = match (map, statistic) {
+                (None, Statistic::Features) => continue,
+                (None, _) => return Err(format!("array `{}`: expected the tap's map, found none", spec.path)),
+                (Some(map), _) => map.row(statistic),
+            };
+            let Some((shape, axes)) = expected else {
+                return Err(format!("tap `{alias}`: its map's sizes are beyond computing"));
+            };
+            if spec.row_shape != shape || spec.axes != axes || statistic.dtype().is_some_and(|dtype| dtype != spec.dtype) {
+                return Err(format!(
+                    "array `{}`: expected rows {shape:?} ({}), found {:?} ({}) of {}",
+                    spec.path,
+                    axes.join(", "),
+                    spec.row_shape,
+                    spec.axes.join(", "),
+                    spec.dtype.name()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Augmented images have an array for each parameter that was drawn.
@@ -335,6 +400,17 @@ impl ArraySpec {
             _ => Err(format!("expected chunks of 1 to {CHUNK_BYTES_MAX} bytes, found {} rows of {:?}", self.chunk_rows, self.row_shape)),
         }
     }
+}
+
+/// The map that an array of features holds, by the names of its axes.
+fn features_map(statistic: Statistic, spec: &ArraySpec) -> Option<MapShape> {
+    let &[a, b, c] = spec.row_shape.as_slice() else { return None };
+    let layout = match (statistic, spec.axes.concat().as_str()) {
+        (Statistic::Features, "chw") => Layout::Nchw,
+        (Statistic::Features, "hwc") => Layout::Nhwc,
+        _ => return None,
+    };
+    Some(MapShape::of_features(layout, [a, b, c]))
 }
 
 /// Whether a string may be a part of an array's path: a Zarr node name that is a safe file name everywhere.
@@ -401,6 +477,36 @@ mod tests {
         ];
         for (index, (word, change)) in changes.into_iter().enumerate() {
             let mut manifest = testing::augmented(10, 2, Codec::Zstd);
+            assert_eq!(manifest.validate(), Ok(()));
+            change(&mut manifest);
+            let problem = manifest.validate().expect_err(word);
+            assert!(problem.contains(word), "change {index}: {problem}");
+        }
+    }
+
+    #[test]
+    fn each_malformed_statistic_is_refused() {
+        type Change = fn(&mut Manifest);
+        let changes: [(&str, Change); 12] = [
+            ("format", |m| m.format = 1),
+            ("format", |m| m.taps[0].map = None),
+            ("expected the tap's map", |m| m.taps[0].alias = "other".into()),
+            ("expected the tap's map", |m| m.view_arrays[0].path = "taps/pool/mean".into()),
+            ("expected rows", |m| m.taps[0].map.as_mut().unwrap().height = 3),
+            ("expected rows", |m| m.taps[0].map.as_mut().unwrap().channels = 9),
+            ("expected rows", |m| m.taps[0].map.as_mut().unwrap().layout = Layout::Nhwc),
+            ("beyond computing", |m| m.taps[0].map.as_mut().unwrap().width = usize::MAX),
+            ("expected rows", |m| m.view_arrays.last_mut().unwrap().row_shape = vec![3]),
+            ("expected rows", |m| m.view_arrays.last_mut().unwrap().dtype = Dtype::I32),
+            ("expected rows", |m| m.view_arrays.last_mut().unwrap().axes = vec!["pair".into()]),
+            ("chunks of", |m| {
+                *m.taps[0].map.as_mut().unwrap() = MapShape { layout: Layout::Nchw, channels: 1, height: 1 << 20, width: 1 };
+                m.view_arrays.retain(|a| !a.path.starts_with("taps/") || a.path.ends_with("/gram"));
+                m.view_arrays.last_mut().unwrap().row_shape = vec![((1 << 20) * ((1 << 20) + 1)) / 2];
+            }),
+        ];
+        for (index, (word, change)) in changes.into_iter().enumerate() {
+            let mut manifest = testing::statistics(Codec::Zstd);
             assert_eq!(manifest.validate(), Ok(()));
             change(&mut manifest);
             let problem = manifest.validate().expect_err(word);

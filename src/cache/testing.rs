@@ -5,7 +5,7 @@ use crate::array::Dtype;
 use crate::data::Fingerprint;
 use crate::error::Result;
 use crate::onnx::tap::Role;
-use crate::recipe::{Augment, Augmentation, Channels, DataFormat, Interpolation, Layout, Preprocess};
+use crate::recipe::{Augment, Augmentation, Channels, DataFormat, Interpolation, Layout, MapShape, Preprocess, Statistic};
 use half::f16;
 use std::path::Path;
 
@@ -44,7 +44,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
             shuffle: None,
             skipped: Vec::new(),
         },
-        taps: vec![TapRecord { alias: "conv".into(), tensor: "/conv/Relu_output_0".into(), role: Role::Map, stage: Some(1) }],
+        taps: vec![TapRecord { alias: "conv".into(), tensor: "/conv/Relu_output_0".into(), role: Role::Map, stage: Some(1), map: None }],
         rows,
         views,
         augment: None,
@@ -83,6 +83,20 @@ pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
     manifest
 }
 
+/// A manifest of six rows and two views whose tap has every statistic: what adds to that of [`manifest`] stands at the end.
+pub fn statistics(codec: Codec) -> Manifest {
+    let mut manifest = manifest(6, 2, codec);
+    manifest.format = Manifest::FORMAT_STATISTICS;
+    let map = MapShape { layout: Layout::Nchw, channels: 3, height: 2, width: 2 };
+    manifest.taps[0].map = Some(map);
+    for statistic in &Statistic::ALL[1..] {
+        let (shape, axes) = map.row(*statistic).unwrap_or_default();
+        let dtype = statistic.dtype().unwrap_or(Dtype::F32);
+        manifest.view_arrays.push(spec(&statistic.path("conv"), dtype, &shape, axes, Some("/conv/Relu_output_0"), codec, 2));
+    }
+    manifest
+}
+
 /// The plan of [`manifest`].
 pub fn plan(rows: usize, views: usize, codec: Codec) -> Plan {
     plan_of(manifest(rows, views, codec))
@@ -104,6 +118,8 @@ pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
     match spec.path.as_str() {
         "flip" => return vec![u8::from((view + row) % 2 == 1)],
         "partner" => return ((row + view) as i64 % 6).to_le_bytes().to_vec(),
+        // twelve activations: the last four bits are padding
+        "taps/conv/sign" => return vec![(view * 17 + row * 31).to_le_bytes()[0], (row % 16).to_le_bytes()[0]],
         "mix" => return (f32::from((row as u8 + 3) % 7) / 6.0).to_le_bytes().to_vec(),
         _ => {}
     }

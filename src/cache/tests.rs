@@ -43,10 +43,15 @@ fn is_sound(folder: &Path) -> bool {
 /// `NST_BLESS=1 cargo test golden` writes them anew.
 #[test]
 fn golden_bytes() {
-    for (name, codec) in [("zstd", Codec::Zstd), ("raw", Codec::Raw)] {
+    let plans = [
+        ("zstd", testing::plan(6, 2, Codec::Zstd)),
+        ("raw", testing::plan(6, 2, Codec::Raw)),
+        ("statistics", testing::plan_of(testing::statistics(Codec::Zstd))),
+    ];
+    for (name, plan) in plans {
         let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(name);
         let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(6, 2, codec)).unwrap();
+        testing::write(folder.path(), &plan).unwrap();
         let written = contents(folder.path());
         if std::env::var_os("NST_BLESS").is_some() {
             for (path, bytes) in &written {

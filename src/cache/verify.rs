@@ -7,6 +7,7 @@ use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::recipe::Statistic;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -271,8 +272,14 @@ impl RowValues {
     }
 }
 
-/// What is wrong with a row of a view array: a value that is not finite, or a view's parameter outside its range.
+/// What is wrong with a row of a view array: a value that is not finite, a view's parameter outside its range, or a sign past the last activation.
 fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
+    if let Some((alias, Statistic::Sign)) = Statistic::of_path(&spec.path) {
+        let activations = manifest.map(alias)?.activations()?;
+        let used = u32::try_from(activations % 8).unwrap_or(0);
+        let padding = if used == 0 { 0 } else { bytes.last().map_or(0, |last| last >> used) };
+        return (padding != 0).then(|| format!("expected 0 in the bits past the {activations} activations, found {padding:#b}"));
+    }
     let parameter = manifest.augment.as_ref().and_then(|_| Parameter::named(&spec.path));
     match parameter {
         Some(parameter) => parameter.read(bytes, manifest.rows, &mut View::default()).err(),
@@ -441,6 +448,33 @@ mod tests {
             "flip/c/1/2 Some((9, 10)) flip 7: expected 0 or 1",
             "mix/c/1/2 Some((9, 10)) mix 1.25: expected a share of 0 to 1",
             "partner/c/1/2 Some((8, 9)) partner 10: expected a row below 10",
+        ];
+        assert_eq!(findings(folder.path()), expected);
+    }
+
+    #[test]
+    fn signs_past_the_last_activation_and_statistics_that_are_no_numbers_are_named_by_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = testing::plan_of(testing::statistics(Codec::Raw));
+        testing::write(folder.path(), &plan).unwrap();
+        assert_eq!(findings(folder.path()), Vec::<String>::new());
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        let mut shards = writer.segment(1, 1).unwrap();
+        for (index, spec) in plan.manifest.view_arrays.iter().enumerate() {
+            let mut bytes = testing::rows(spec, 1, 4..6);
+            match spec.path.as_str() {
+                "taps/conv/gram" => bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()),
+                "taps/conv/sign" => bytes[3] |= 0x50,
+                _ => {}
+            }
+            shards.append(index, &bytes).unwrap();
+        }
+        writer.publish(shards).unwrap();
+        drop(writer);
+        let expected = [
+            "taps/conv/gram/c/1/1/0 Some((4, 5)) a value is NaN or infinite",
+            "taps/conv/sign/c/1/1/0 Some((5, 6)) expected 0 in the bits past the 12 activations, found 0b101",
         ];
         assert_eq!(findings(folder.path()), expected);
     }

@@ -284,12 +284,17 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
     Ok(next)
 }
 
-/// What of a plan was there when `found` was made: fewer views, and the first of its taps and view arrays.
+/// What of a plan was there when `found` was made: fewer views, the first of its taps and view arrays, and no map where a tap had features alone.
 fn within(plan: &Manifest, found: &Manifest) -> Manifest {
     let mut within = plan.clone();
     within.views = plan.views.min(found.views);
     within.taps.truncate(found.taps.len());
+    for (tap, before) in within.taps.iter_mut().zip(&found.taps) {
+        tap.map = tap.map.filter(|_| before.map.is_some());
+    }
     within.view_arrays.truncate(found.view_arrays.len());
+    // a statistic asks for a later format than the features that were there
+    within.format = within.lowest_format();
     within
 }
 
@@ -416,6 +421,30 @@ mod tests {
             let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
             assert!(error.contains(&format!("made with another {field}:")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_statistic_is_added_to_a_tap_that_had_features_alone() {
+        let (grown, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let before = testing::plan(6, 2, Codec::Zstd);
+        let after = testing::plan_of(testing::statistics(Codec::Zstd));
+        testing::write(grown.path(), &before).unwrap();
+        let writer = Writer::open(grown.path(), &after).unwrap();
+        assert_eq!((writer.manifest().format, writer.manifest().published_arrays(0, 0)), (Manifest::FORMAT_STATISTICS, 4));
+        drop(writer);
+        testing::write(grown.path(), &after).unwrap();
+        testing::write(whole.path(), &after).unwrap();
+        assert!(contents(grown.path()) == contents(whole.path()));
+
+        // nothing is taken away, and no map becomes another
+        let error = Writer::open(grown.path(), &before).unwrap_err().to_string();
+        assert!(error.contains("made with another"), "{error}");
+        let mut other = testing::plan(6, 2, Codec::Zstd);
+        other.manifest.format = Manifest::FORMAT_STATISTICS;
+        other.manifest.taps[0].map = Some(crate::recipe::MapShape { channels: 12, height: 1, width: 1, ..after.manifest.taps[0].map.unwrap() });
+        other.manifest.view_arrays.truncate(3);
+        let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
+        assert!(error.contains("made with another taps[0].map"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{ArraySpec, Codec, Manifest};
 use crate::array::Dtype;
 use crate::error::{Context, Result};
+use crate::recipe::{MapShape, Statistic};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>
     let mut documents = BTreeMap::from([(METADATA.to_owned(), json(&Group::default())?)]);
     let rows = manifest.segments_per_view() * manifest.segment_rows;
     for spec in &manifest.row_arrays {
-        let document = json(&Array::new(spec, &[(manifest.rows, rows, spec.chunk_rows, "row")]))?;
+        let document = json(&Array::new(spec, &[(manifest.rows, rows, spec.chunk_rows, "row")], None))?;
         documents.insert(format!("{}/{METADATA}", spec.path), document);
     }
     for spec in &manifest.view_arrays {
@@ -22,7 +23,11 @@ pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>
             documents.insert(format!("{}/{METADATA}", spec.path.get(..at).unwrap_or_default()), json(&Group::default())?);
         }
         let leading = [(manifest.views, 1, 1, "view"), (manifest.rows, manifest.segment_rows, spec.chunk_rows, "row")];
-        documents.insert(format!("{}/{METADATA}", spec.path), json(&Array::new(spec, &leading))?);
+        let map = match Statistic::of_path(&spec.path) {
+            Some((alias, statistic)) if statistic != Statistic::Features => manifest.tap(alias).and_then(|tap| tap.map),
+            _ => None,
+        };
+        documents.insert(format!("{}/{METADATA}", spec.path), json(&Array::new(spec, &leading, map))?);
     }
     Ok(documents)
 }
@@ -84,8 +89,8 @@ struct Array<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// `leading`: length, shard length, chunk length and name of the axes before a row's own.
-    fn new(spec: &'a ArraySpec, leading: &[(usize, usize, usize, &'a str)]) -> Self {
+    /// `leading`: length, shard length, chunk length and name of the axes before a row's own. `map`: what a statistic is of.
+    fn new(spec: &'a ArraySpec, leading: &[(usize, usize, usize, &'a str)], map: Option<MapShape>) -> Self {
         let shape = |of: fn(&(usize, usize, usize, &str)) -> usize| leading.iter().map(of).chain(spec.row_shape.iter().copied()).collect();
         let codecs = match spec.codec {
             Codec::Zstd => vec![ChunkCodec::BYTES, ChunkCodec::ZSTD, ChunkCodec::CRC32C],
@@ -110,7 +115,7 @@ impl<'a> Array<'a> {
                 Dtype::F16 | Dtype::F32 | Dtype::F64 => Fill::Float("NaN"),
             },
             codecs: [Named { name: "sharding_indexed", configuration: sharding }],
-            attributes: Attributes { tensor: spec.tensor.as_deref() },
+            attributes: Attributes { tensor: spec.tensor.as_deref(), map },
             dimension_names: leading.iter().map(|axis| axis.3).chain(spec.axes.iter().map(String::as_str)).collect(),
         }
     }
@@ -165,6 +170,9 @@ impl ChunkCodec {
 struct Attributes<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor: Option<&'a str>,
+    /// What a statistic is of: its own axes do not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map: Option<MapShape>,
 }
 
 #[cfg(test)]
@@ -196,6 +204,18 @@ mod tests {
         let array: serde_json::Value = serde_json::from_slice(&documents["label/zarr.json"]).unwrap();
         assert_eq!(array["chunk_grid"]["configuration"]["chunk_shape"], serde_json::json!([12]));
         assert_eq!(array["fill_value"], -1);
+    }
+
+    #[test]
+    fn a_statistic_says_what_it_is_of() {
+        let documents = documents(&testing::statistics(Codec::Zstd)).unwrap();
+        let attributes = |name: &str| {
+            let array: serde_json::Value = serde_json::from_slice(&documents[&format!("taps/conv/{name}/zarr.json")]).unwrap();
+            array["attributes"].clone()
+        };
+        assert_eq!(attributes("features"), serde_json::json!({"tensor": "/conv/Relu_output_0"}));
+        let map = serde_json::json!({"layout": "nchw", "channels": 3, "height": 2, "width": 2});
+        assert_eq!(attributes("gram"), serde_json::json!({"tensor": "/conv/Relu_output_0", "map": map}));
     }
 
     #[test]

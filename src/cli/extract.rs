@@ -1,10 +1,16 @@
 //! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one JSON document.
 
+pub(super) mod command;
+mod sizes;
+mod student;
+
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
-use crate::recipe::{Augment, Augmentation, ColorJitter, Compress, DataSpec, Extract, Inputs, Keep, Store, ViewCount};
+use crate::recipe::{
+    Augment, Augmentation, ColorJitter, Compress, CriterionRecipe, DataSpec, Extract, Inputs, Keep, Store, Train, ViewCount,
+};
 use crate::runtime::{Device, Runtime, SessionOptions};
 use clap::ValueEnum;
 use std::num::NonZeroUsize;
@@ -19,10 +25,14 @@ Examples:
   nst-cache extract teacher.onnx --data photos --views 8 --augment random-resized-crop --color-jitter 0.4 --cutmix 1
   nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --views all --augment crop-flip
   nst-cache extract model.onnx --data npz:arrays.npz
+  nst-cache extract teacher.onnx --data photos --criterion nst --for resnet18
+  nst-cache extract teacher.onnx --data photos --keep gram,mean
+  nst-cache extract teacher.onnx --data photos --dry-run
 
 The teacher runs once over the data set, in each view of it. Stopped or killed, the same command goes on where it was.
 More views (--views) or another tap (--tap) are added to a cache that is there: only what is new is computed.
-`nst-cache inspect TEACHER.onnx` lists the taps; without --tap the suggested ones are kept.";
+`nst-cache inspect TEACHER.onnx` lists the taps; without --tap the suggested ones are kept. With --criterion or --recipe the smallest form of each
+map is kept from which those criteria can be computed exactly; --dry-run shows what each form takes. docs/statistics.md has the mathematics.";
 
 /// Arguments of `extract`.
 #[derive(Debug, clap::Args)]
@@ -42,6 +52,21 @@ pub struct Args {
     /// Tensor of the logits [default: the first output, before its softmax]
     #[arg(long, value_name = "TENSOR")]
     logits: Option<String>,
+    /// What is kept of each map: auto, or some of features,gram,mean,attention,vector,sign
+    #[arg(long, value_name = "auto|LIST", default_value = "auto")]
+    keep: Keep,
+    /// Criterion that will be computed from the cache, as train takes it: auto keeps what it needs (repeat for more)
+    #[arg(long = "criterion", value_name = "SPEC")]
+    criteria: Vec<CriterionRecipe>,
+    /// Recipe of the training whose criteria these are
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "criteria")]
+    recipe: Option<PathBuf>,
+    /// Student whose maps the taps will be compared with: where they are smaller, the taps are pooled to their sizes
+    #[arg(long = "for", value_name = "STUDENT")]
+    student: Option<String>,
+    /// Measure what each form of each tap takes on disk, print that, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Element type of stored features
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     store: StoreArg,
@@ -156,8 +181,19 @@ impl From<CompressArg> for Compress {
 /// # Errors
 /// As [`extract::run`], and when no data set is named.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    if args.dry_run {
+        return dry_run(args, context);
+    }
     let (report, output) = execute(args, context)?;
     if context.json { emit_json(&report) } else { emit(&describe(&report, &output)) }
+}
+
+/// Measures, prints, writes nothing.
+fn dry_run(args: Args, context: &Context<'_>) -> Result<()> {
+    let (recipe, session) = resolve(args, context)?;
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let sizes = extract::sizes(&recipe, &runtime, &session, context.monitor)?;
+    if context.json { emit_json(&sizes) } else { emit(&sizes::text(&sizes)) }
 }
 
 /// The command without its printing: the report and the cache's folder.
@@ -180,7 +216,11 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         Some(output) => output,
         None => default_output(&args.teacher)?,
     };
-    let recipe = Extract {
+    let criteria = match &args.recipe {
+        Some(path) => Train::read(path)?.terms(true),
+        None => args.criteria,
+    };
+    let mut recipe = Extract {
         preprocess: args.preprocess.options()?,
         default_preprocess: config.preprocess.clone(),
         teacher: args.teacher,
@@ -188,7 +228,10 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         split: args.split.or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned()),
         taps: args.taps,
         logits: args.logits,
-        keep: Keep::Features,
+        keep: args.keep,
+        criteria,
+        sizes: Vec::new(),
+        in_graph: None,
         store: args.store.into(),
         compress: args.compress.into(),
         classes: args.classes,
@@ -203,6 +246,9 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         output,
         threads: context.threads,
     };
+    if let Some(student) = &args.student {
+        recipe.sizes = student::map_sizes(student, &recipe, context)?;
+    }
     Ok((recipe, session))
 }
 

@@ -1,5 +1,6 @@
 //! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether it can be trained.
 
+use super::print::grouped;
 use super::{Context, emit, emit_json, preprocess_args};
 use crate::error::Result;
 use crate::onnx::tap::{self, Role, Tap};
@@ -56,6 +57,12 @@ struct Bytes {
     /// The attention map, f32.
     #[serde(skip_serializing_if = "Option::is_none")]
     attention: Option<usize>,
+    /// The mean over positions, f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vector: Option<usize>,
+    /// A bit an activation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sign: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -184,7 +191,20 @@ fn bytes(tap: &Tap) -> Bytes {
         gram: positions.map(|p| (p.saturating_mul(p.saturating_add(1)) / 2).saturating_mul(4)),
         mean: positions.map(|p| p.saturating_mul(4)),
         attention: positions.map(|p| p.saturating_mul(4)),
+        // tokens before an image's are dropped: what is left is the image's positions
+        vector: positions.map(|_| channels(tap).saturating_mul(4)),
+        sign: positions.map(|p| p.saturating_mul(channels(tap)).div_ceil(8)),
     }
+}
+
+/// The channels of a map or of tokens.
+fn channels(tap: &Tap) -> usize {
+    let axis = match (tap.role, tap.layout) {
+        (Role::Map, Some(crate::recipe::Layout::Nhwc)) => 3,
+        (Role::Tokens, _) => 2,
+        _ => 1,
+    };
+    tap.shape.get(axis).copied().flatten().unwrap_or(0)
 }
 
 fn text(args: &Args, document: &Document) -> String {
@@ -280,13 +300,6 @@ fn shape(axes: &[Axis]) -> String {
     format!("[{}]", axes.iter().map(text).collect::<Vec<_>>().join(", "))
 }
 
-/// `1234567` → `1,234,567`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
-    groups.join(",")
-}
-
 /// Bytes a sample, as people read them.
 #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn size(bytes: usize) -> String {
@@ -313,12 +326,8 @@ mod tests {
         assert_eq!((map.features, map.gram, map.mean), (200_704, Some(4_900), Some(196)));
         let tokens = bytes(&tap(Role::Tokens, &[17, 48]));
         assert_eq!((tokens.features, tokens.gram, tokens.attention), (1_632, Some(612), Some(68)));
+        assert_eq!((map.vector, map.sign, tokens.vector, tokens.sign), (Some(8_192), Some(12_544), Some(192), Some(102)));
         let vector = bytes(&tap(Role::Vector, &[64]));
         assert_eq!((vector.features, vector.gram), (128, None));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -4,9 +4,10 @@
 //! or the features. Default weight in `RepDistiller`: 1000; p = 2.
 
 use super::autograd::{Evaluation, differentiate};
-use super::formula::{Guard, attention, common_size, mean_square, unit_rows};
-use crate::error::Result;
-use candle_core::Tensor;
+use super::formula::{Guard, attention, common_size, map_dims, mean_square, unit_rows};
+use super::operator::adaptive_pool;
+use crate::error::{Error, Result};
+use candle_core::{DType, Tensor};
 
 /// The norm under which a map is divided by this instead.
 pub(super) const EPS: f64 = 1e-12;
@@ -27,12 +28,32 @@ pub fn at(student: &Tensor, teacher: &Tensor, p: u32) -> Result<Evaluation> {
     })
 }
 
+/// [`at`] with p = 2 from the teacher's attention maps, before they are normalised. The student's maps are pooled to their size.
+///
+/// # Shapes
+/// `student` `[batch, channels, height_s, width_s]`, `teacher` `[batch, height, width]`.
+///
+/// # Errors
+/// When batches disagree, or the student's maps are smaller: pooling precedes the square.
+pub fn at_from(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
+    let ([batch, _, hs, ws], &[other, h, w]) = (map_dims(student, "at")?, teacher.dims()) else {
+        return Err(Error::input(format!("at: expected attention maps [batch, height, width], found {:?}", teacher.dims())));
+    };
+    if batch != other || teacher.elem_count() == 0 || hs < h || ws < w {
+        return Err(Error::input(format!("at: expected maps of {other} samples of at least {h}x{w}, found {batch} of {hs}x{ws}")));
+    }
+    let t = unit_rows(&teacher.flatten_from(1)?.to_dtype(DType::F64)?, Guard::AtLeast(EPS))?;
+    differentiate(&[student], None, |x| {
+        let s = attention(&adaptive_pool(&x[0], [h, w])?, 2)?;
+        mean_square(&unit_rows(&s, Guard::AtLeast(EPS))?, &t)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::criterion::autograd::tests::{assert_finite, assert_gradients, assert_zero, tensor};
     use crate::criterion::module::Module;
-    use candle_core::DType;
 
     #[test]
     fn gradients_match_finite_differences() {
@@ -54,5 +75,19 @@ mod tests {
         assert_zero(&at(&s, &s, 2).unwrap(), 0.0);
         assert!(at(&s, &tensor(&[2, 3, 4, 4], 1), 2).is_err());
         assert!(at(&s, &s, 0).is_err());
+    }
+
+    #[test]
+    fn attention_maps_give_the_loss_of_the_maps() {
+        for (student, teacher) in [([2, 3, 5, 4], [2, 6, 5, 4]), ([2, 3, 5, 4], [2, 6, 3, 4]), ([2, 3, 5, 4], [2, 6, 8, 4])] {
+            let (s, t) = (tensor(&student, 1), tensor(&teacher, 2));
+            let size = [student[2].min(teacher[2]), student[3].min(teacher[3])];
+            let v = attention(&adaptive_pool(&t, size).unwrap(), 2).unwrap().reshape((2, size[0], size[1])).unwrap();
+            let v = v.to_dtype(DType::F32).unwrap();
+            let (exact, found) = (at(&s, &t, 2).unwrap(), at_from(&s, &v).unwrap());
+            assert!((found.value - exact.value).abs() <= 1e-6 * exact.value, "{} for {}", found.value, exact.value);
+            assert_gradients(&[&s], &Module::default(), |x, _| at_from(x[0], &v));
+            assert!(at_from(&tensor(&[2, 3, 5, size[1] - 1], 1), &v).unwrap_err().to_string().contains("at least"));
+        }
     }
 }

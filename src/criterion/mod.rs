@@ -23,6 +23,7 @@ pub mod gan;
 pub mod init;
 pub mod kd;
 pub mod module;
+pub mod needs;
 pub mod nst;
 pub mod ofd;
 pub mod operator;

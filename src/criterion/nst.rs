@@ -6,12 +6,15 @@
 //! - [`linear`]: the distance of two mean maps;
 //! - [`position`]: the polynomial kernel of degree 2 as the distance of two Gram matrices over positions;
 //! - [`channel`]: any kernel of scalar products, by the products of channels.
+//!
+//! The first two need no more of the teacher than the mean map and the Gram matrix, which a cache may hold in place of the maps ([`statistics`]).
 
 mod channel;
 mod linear;
 mod maps;
 mod position;
 mod scratch;
+mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,7 +25,8 @@ use candle_core::{DType, Device, Tensor};
 use half::f16;
 use maps::{Maps, Values};
 use rayon::prelude::*;
-use scratch::{Scratch, Spare};
+use scratch::{Pair, Scratch, Spare, TEACHER};
+pub use statistics::{Statistics, nst_from};
 
 /// Which form of the criterion is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,35 +133,56 @@ impl Form {
 
 /// The loss, and the gradient of `weight` times the loss.
 fn compute<T: Element>(s: Maps<'_, T>, t: Maps<'_, T>, batch: usize, options: &NstOptions, weight: f64) -> (f64, Vec<T>) {
-    let spare = Spare::default();
     let form = Form::choose(options.kernel, s.channels + t.channels, s.positions());
     let shared = if options.kernel == (Kernel::Gauss { sigma: Sigma::AutoBatch }) {
-        let variances: Vec<f64> = (0..batch).into_par_iter().map(|b| spare.with(|room| room.load(&s, &t, b, options).variance())).collect();
+        let spare = Spare::default();
+        let variance = |b| spare.with(|room| room.load(&s, Some(&t), b, options).variance());
+        let variances: Vec<f64> = (0..batch).into_par_iter().map(variance).collect();
         Some(variances.iter().sum::<f64>() / count(batch))
     } else {
         None
     };
     // of the gradient; the value's mean over the batch is taken at the end
     let scale = weight / count(batch);
-    let mut gradient = vec![T::zero(); batch * s.channels * s.from[0] * s.from[1]];
-    let sample = |(b, out): (usize, &mut [T])| {
+    over_samples(&s, Some(&t), batch, options, |_, pair| match form {
+        Form::Linear => {
+            let mean = pair.mean(TEACHER);
+            linear::sample(pair, &mean, options.teacher_term, scale)
+        }
+        Form::Position { constant } => {
+            let mean = if constant == 0.0 { Vec::new() } else { pair.mean(TEACHER) };
+            position::sample(pair, &position::Teacher { gram: None, mean: &mean }, constant, options.teacher_term, scale)
+        }
+        Form::Channel => {
+            let kernel = channel::Scalar::new(options.kernel, pair, shared);
+            channel::sample(pair, kernel, options.teacher_term, scale)
+        }
+    })
+}
+
+/// The mean over the batch of what `sample` makes of each sample, and the gradients that it leaves with respect to the unit maps as those with
+/// respect to the maps.
+fn over_samples<T: Element>(
+    s: &Maps<'_, T>,
+    t: Option<&Maps<'_, T>>,
+    batch: usize,
+    options: &NstOptions,
+    sample: impl Fn(usize, &mut Pair<'_, T>) -> f64 + Sync,
+) -> (f64, Vec<T>) {
+    let spare = Spare::default();
+    let values = s.channels * s.from[0] * s.from[1];
+    let mut gradient = vec![T::zero(); batch * values];
+    let one = |(b, out): (usize, &mut [T])| {
         spare.with(|room: &mut Scratch<T>| {
-            let mut pair = room.load(&s, &t, b, options);
-            let value = match form {
-                Form::Linear => linear::sample(&mut pair, options.teacher_term, scale),
-                Form::Position { constant } => position::sample(&mut pair, constant, options.teacher_term, scale),
-                Form::Channel => {
-                    let kernel = channel::Scalar::new(options.kernel, &pair, shared);
-                    channel::sample(&mut pair, kernel, options.teacher_term, scale)
-                }
-            };
+            let mut pair = room.load(s, t, b, options);
+            let value = sample(b, &mut pair);
             pair.through_normalization();
             s.spread(pair.gradient, out);
             value
         })
     };
-    let values: Vec<f64> = gradient.par_chunks_mut(s.channels * s.from[0] * s.from[1]).enumerate().map(sample).collect();
-    (values.iter().sum::<f64>() / count(batch), gradient)
+    let losses: Vec<f64> = gradient.par_chunks_mut(values).enumerate().map(one).collect();
+    (losses.iter().sum::<f64>() / count(batch), gradient)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of samples or channels")]

@@ -10,7 +10,7 @@ use super::init::Init;
 use super::module::{Layer, Module, count, regressor_between};
 use super::{Loss, rows_and_classes, same_shape, values};
 use crate::error::{Error, Result};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 /// What keeps the noise's logarithms finite.
 const EPS: f64 = 1e-20;
@@ -161,6 +161,95 @@ pub fn policy_loss([student, teacher, plain]: [&Tensor; 3], gate: &Tensor, label
     })
 }
 
+/// Temperature and γ of the policy's training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PolicyOptions {
+    /// Temperature of the gates.
+    pub temperature: f64,
+    /// γ of [`policy_loss`].
+    pub gamma: f64,
+}
+
+/// An untrained policy of two layers, `policy.0` and `policy.2`, from the two networks' vectors to two logits a spot, with linear probes
+/// `probe_s.{spot}` and `probe_t.{spot}` of the spots that are not the logits themselves.
+///
+/// `widths`: those of the student's and the teacher's vector; `channels`: of both networks at each spot, `None` at the logits.
+///
+/// # Errors
+/// When a tensor cannot be made.
+pub fn policy(widths: [usize; 2], hidden: usize, channels: &[Option<[usize; 2]>], classes: usize, seed: u64) -> Result<Module> {
+    let mut init = Init::new(seed);
+    init.layer("policy.0", &[hidden, widths[0] + widths[1]], Some(hidden))?;
+    init.layer("policy.2", &[2 * channels.len(), hidden], Some(2 * channels.len()))?;
+    for (spot, [student, teacher]) in channels.iter().enumerate().filter_map(|(spot, channels)| Some((spot, (*channels)?))) {
+        init.layer(&format!("probe_s.{spot}"), &[classes, student], Some(classes))?;
+        init.layer(&format!("probe_t.{spot}"), &[classes, teacher], Some(classes))?;
+    }
+    init.finish()
+}
+
+/// The policy's logits.
+///
+/// # Shapes
+/// `student` `[batch, …]`, `teacher` `[batch, …]`; result `[batch, spots, 2]`.
+///
+/// # Errors
+/// When the module does not fit.
+pub fn policy_scores(module: &Module, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    let both = Tensor::cat(&[student.flatten_from(1)?, teacher.to_dtype(student.dtype())?.flatten_from(1)?], 1)?;
+    let scores = module.at("policy.2").linear(&relu(&module.at("policy.0").linear(&both)?)?)?;
+    Ok(scores.reshape((both.dim(0)?, (), 2))?)
+}
+
+/// What trains a policy where no network can be routed through: the mean over the spots of [`policy_loss`] with linear probes of the pooled maps in
+/// place of what follows the spot in either network, and the probes' own cross-entropy. At the logits, which have no probes, it is the published loss.
+/// Gradients by the module alone; the value is that of the policy.
+///
+/// # Shapes
+/// `vectors` and each of `spots` of student and teacher, `[batch, …]`; `noise` `[batch, spots, 2]`; `labels` one a sample.
+///
+/// # Errors
+/// When shapes disagree or a label is outside the classes.
+pub fn policy_step(
+    module: &Module,
+    vectors: &[Tensor; 2],
+    spots: &[[Tensor; 2]],
+    noise: &Tensor,
+    labels: &[i64],
+    options: PolicyOptions,
+) -> Result<Evaluation> {
+    let mut value = 0.0;
+    let mut found = differentiate(&[], Some(module), |_| {
+        let gate = gates(&policy_scores(module, &vectors[0], &vectors[1])?, noise, options.temperature)?;
+        let mut sum = Tensor::zeros((), DType::F64, gate.device())?;
+        for (spot, [student, teacher]) in spots.iter().enumerate() {
+            let [s, t] = [("probe_s", student), ("probe_t", teacher)].map(|(side, x)| probed(&module.at(format!("{side}.{spot}")), x));
+            let (s, t) = (s?, t?);
+            let column = gate.narrow(1, spot, 1)?.flatten_all()?;
+            let (plain_s, plain_t) = (s.detach(), t.detach());
+            let routed = policy_loss([&plain_s, &plain_t, &plain_s], &column.detach(), labels, options.gamma)?;
+            value += routed.value / count(spots.len());
+            sum = (sum + (weighted(&column, &routed.inputs[2])? * (1.0 / count(spots.len())))?)?;
+            for logits in [&s, &t] {
+                let loss = super::cross_entropy::cross_entropy(&logits.detach(), labels, 0.0)?;
+                sum = (sum + weighted(logits, &loss.gradient)?)?;
+            }
+        }
+        Ok(sum)
+    })?;
+    found.value = value;
+    Ok(found)
+}
+
+/// The logits of a spot: a probe's of the pooled map, or the spot itself where it has no probe.
+fn probed(probe: &Layer<'_>, x: &Tensor) -> Result<Tensor> {
+    if !probe.has("weight") {
+        return Ok(x.clone());
+    }
+    let pooled = if x.rank() > 2 { x.flatten_from(2)?.mean(2)? } else { x.clone() };
+    probe.linear(&pooled)
+}
+
 /// A criterion over the samples that a spot selects, times their share of the batch; no sample, no loss. With every sample selected it is the
 /// criterion itself, bit for bit. `criterion` is given the selected rows of both and their indices.
 ///
@@ -198,12 +287,41 @@ pub fn gated(
     Ok(found)
 }
 
+/// [`gated`] of a criterion over several layers.
+///
+/// # Errors
+/// As [`gated`].
+pub fn gated_layers(
+    students: &[Tensor],
+    teachers: &[&Tensor],
+    gate: &Tensor,
+    criterion: impl FnOnce(&[Tensor], &[Tensor]) -> Result<Evaluation>,
+) -> Result<Evaluation> {
+    let gate = values::<f64>(gate)?;
+    let selected: Vec<u32> = (0u32..).zip(&gate).filter(|(_, g)| **g > 0.5).map(|(i, _)| i).collect();
+    if selected.len() == gate.len() {
+        return criterion(students, &teachers.iter().map(|&t| t.clone()).collect::<Vec<_>>());
+    }
+    let zeros = students.iter().map(|x| Ok(x.zeros_like()?)).collect::<Result<Vec<Tensor>>>()?;
+    if selected.is_empty() {
+        return Ok(Evaluation { value: 0.0, inputs: zeros, weights: Vec::new() });
+    }
+    let rows = Tensor::new(selected.as_slice(), &Device::Cpu)?;
+    let chosen = |x: &Tensor| -> Result<Tensor> { Ok(x.contiguous()?.index_select(&rows, 0)?) };
+    let students = students.iter().map(chosen).collect::<Result<Vec<_>>>()?;
+    let teachers = teachers.iter().map(|t| chosen(t)).collect::<Result<Vec<_>>>()?;
+    let mut found = criterion(&students, &teachers)?.scaled(count(selected.len()) / count(gate.len()))?;
+    for (gradient, zero) in found.inputs.iter_mut().zip(zeros) {
+        *gradient = zero.index_add(&rows, gradient, 0)?;
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::criterion::at::at;
     use crate::criterion::autograd::tests::{assert_finite, assert_gradients, assert_zero, tensor};
-    use candle_core::Device;
 
     #[test]
     fn gates_are_hard_in_value_and_soft_in_gradient() {

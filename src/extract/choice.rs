@@ -1,16 +1,24 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
+use super::keep::{self, Undecided};
 use super::output::Output;
 use crate::cache::{ArraySpec, Manifest};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
-use crate::recipe::{Extract, Layout};
+use crate::recipe::{Extract, Keep, Layout, Statistic};
 use crate::runtime::Probe;
 
-/// Decides what is kept: what the cache has; then the taps asked for (in a new cache the suggested maps and the penultimate vector, if none are),
-/// then the logits (last, so that a value that is not finite is reported where it arises).
+/// The arrays that are kept, and the taps of which a form is still to be chosen: for those, the arrays of all forms are among the outputs.
+pub(super) struct Choice {
+    pub(super) outputs: Vec<Output>,
+    pub(super) undecided: Vec<Undecided>,
+}
+
+/// Decides what is kept: what the cache has; then the taps asked for (in a new cache the suggested maps and the penultimate vector, if none are; in one
+/// that is there its own taps, if statistics or criteria are named), then the logits (last, so that a value that is not finite is reported where it
+/// arises).
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, it cannot be pooled as asked, or the cache has another one of its name.
@@ -20,31 +28,43 @@ pub(super) fn choose(
     probe: &Probe,
     existing: Option<&Manifest>,
     monitor: &dyn Monitor,
-) -> Result<Vec<Output>> {
+) -> Result<Choice> {
     let candidates = tap::candidates(model, &probe.shapes);
-    let specs = existing.iter().flat_map(|manifest| &manifest.view_arrays).filter(|spec| is_output(spec));
-    let mut outputs = specs.map(|spec| recorded(spec, probe, &candidates)).collect::<Result<Vec<_>>>()?;
-    let mut asked = Vec::new();
-    if existing.is_none() || !recipe.taps.is_empty() {
-        let choices = choose_taps(recipe, probe, &candidates)?;
-        asked = choices.iter().map(|choice| output(choice, probe, &candidates)).collect::<Result<_>>()?;
+    let mut outputs = Vec::new();
+    if let Some(manifest) = existing {
+        for spec in manifest.view_arrays.iter().filter(|spec| is_output(spec)) {
+            outputs.push(recorded(spec, manifest, probe, &candidates)?);
+        }
+    }
+    let mut undecided = Vec::new();
+    let mut unread = Vec::new();
+    for tap in taps(recipe, probe, &candidates, existing.map(|_| outputs.as_slice()))? {
+        refuse_another(recipe, &outputs, &tap)?;
+        let there: Vec<Statistic> = outputs.iter().filter(|o| !o.is_logits && o.alias == tap.alias).map(|o| o.statistic).collect();
+        let ways = match tap.role {
+            Role::Map => keep::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
+            _ if there.is_empty() => vec![vec![Statistic::Features]],
+            _ => Vec::new(),
+        };
+        if ways.is_empty() && there.is_empty() {
+            unread.push(tap.alias.clone());
+        }
+        let mut new = ways.concat();
+        new.sort_unstable();
+        new.dedup();
+        if ways.len() > 1 {
+            undecided.push(Undecided { alias: tap.alias.clone(), ways });
+        }
+        outputs.extend(new.into_iter().map(|statistic| Output { statistic, ..tap.clone() }));
+    }
+    if !unread.is_empty() {
+        monitor.note(&format!("no criterion reads maps, none is kept of {} (--keep features keeps them)", unread.join(", ")));
     }
     if existing.is_none() || recipe.logits.is_some() {
-        asked.extend(choose_logits(recipe, model, probe, monitor)?);
-    }
-    for new in asked {
-        match outputs.iter().find(|there| there.path() == new.path()) {
-            None => outputs.push(new),
-            Some(there) if (&there.tensor, &there.shape, &there.axes) == (&new.tensor, &new.shape, &new.axes) => {}
-            Some(there) => {
-                let (path, folder) = (new.path(), recipe.output.display());
-                let shown = |o: &Output| format!("tensor `{}` {:?}", o.tensor, o.shape);
-                return Err(Error::input(format!(
-                    "cache {folder}: made with another tap: {path}: expected {}, found {}",
-                    shown(&new),
-                    shown(there)
-                ))
-                .hint("give the new one a name of its own: --tap TENSOR=ALIAS"));
+        if let Some(logits) = choose_logits(recipe, model, probe, monitor)? {
+            refuse_another(recipe, &outputs, &logits)?;
+            if !outputs.iter().any(|there| there.is_logits) {
+                outputs.push(logits);
             }
         }
     }
@@ -52,7 +72,84 @@ pub(super) fn choose(
         return Err(Error::input("teacher: no tap is suggested and there are no logits")
             .hint("name what to keep: --tap TENSOR (see `nst-cache inspect`)"));
     }
-    Ok(outputs)
+    Ok(Choice { outputs, undecided })
+}
+
+/// Refuses a tap under a name that the cache has for another one.
+fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<()> {
+    let same = |there: &&Output| there.is_logits == new.is_logits && there.alias == new.alias;
+    let Some(there) = outputs.iter().find(same) else { return Ok(()) };
+    if (&there.tensor, &there.shape, &there.axes) == (&new.tensor, &new.shape, &new.axes) {
+        return Ok(());
+    }
+    let (path, folder) = (there.path(), recipe.output.display());
+    let shown = |o: &Output| format!("tensor `{}` {:?}", o.tensor, o.shape);
+    Err(Error::input(format!("cache {folder}: made with another tap: {path}: expected {}, found {}", shown(new), shown(there)))
+        .hint("give the new one a name of its own: --tap TENSOR=ALIAS"))
+}
+
+/// The taps that are asked for, as their features. `there`: what the cache has, if there is one.
+fn taps(recipe: &Extract, probe: &Probe, candidates: &[Tap], there: Option<&[Output]>) -> Result<Vec<Output>> {
+    let Some(there) = there.filter(|_| recipe.taps.is_empty()) else {
+        let choices = choose_taps(recipe, probe, candidates)?;
+        let taps = choices.iter().map(|choice| output(choice, probe, candidates)).collect::<Result<Vec<_>>>()?;
+        let open = choices.iter().zip(&taps).filter(|(choice, tap)| choice.size.is_none() && tap.role == Role::Map);
+        let (places, whole): (Vec<&TapChoice>, Vec<[usize; 2]>) = open.filter_map(|(choice, tap)| Some((choice, size(tap)?))).unzip();
+        let sizes = fit(&whole, &recipe.sizes);
+        let of = |choice: &TapChoice| places.iter().position(|place| place.tensor == choice.tensor).and_then(|at| sizes.get(at)).copied();
+        let sized = |choice: &TapChoice| output(&TapChoice { size: of(choice).or(choice.size), ..choice.clone() }, probe, candidates);
+        return choices.iter().map(sized).collect();
+    };
+    if recipe.keep == Keep::Auto && recipe.criteria.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut taps: Vec<Output> = Vec::new();
+    for tap in there.iter().filter(|o| o.role == Role::Map) {
+        // with sizes one of each tensor is wanted, of the size that fits; else each as it is
+        let is_known = |other: &Output| if recipe.sizes.is_empty() { other.alias == tap.alias } else { other.tensor == tap.tensor };
+        if !taps.iter().any(is_known) {
+            taps.push(Output { statistic: Statistic::Features, ..tap.clone() });
+        }
+    }
+    if recipe.sizes.is_empty() {
+        return Ok(taps);
+    }
+    let choice = |tap: &Output, size| TapChoice { tensor: tap.tensor.clone(), alias: tap.alias.clone(), layout: layout(tap, probe), size };
+    let whole: Vec<[usize; 2]> = taps
+        .iter()
+        .filter_map(|tap| output(&choice(tap, None), probe, candidates).ok().as_ref().and_then(size).or_else(|| size(tap)))
+        .collect();
+    let fitted = |(tap, wanted): (&Output, [usize; 2])| {
+        let found = there.iter().find(|o| o.tensor == tap.tensor && size(o) == Some(wanted));
+        if let Some(found) = found {
+            return Ok(Output { statistic: Statistic::Features, ..found.clone() });
+        }
+        let new = output(&choice(tap, Some(wanted)), probe, candidates)?;
+        Ok(Output { alias: format!("{}-{}x{}", tap.alias, wanted[0], wanted[1]), ..new })
+    };
+    taps.iter().zip(fit(&whole, &recipe.sizes)).map(fitted).collect()
+}
+
+/// Height and width of a map.
+fn size(tap: &Output) -> Option<[usize; 2]> {
+    tap.map().map(|map| [map.height, map.width])
+}
+
+/// The size at which each of a teacher's maps is kept for maps of `sizes` to be compared with, both shallowest first: sizes that both have go
+/// together; only if they share none, the maps are paired from the deepest up, and those that are larger are pooled.
+fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
+    let mut fitted = maps.to_vec();
+    if !maps.iter().any(|map| sizes.contains(map)) {
+        for (map, size) in fitted.iter_mut().rev().zip(sizes.iter().rev()) {
+            *map = [map[0].min(size[0]), map[1].min(size[1])];
+        }
+    }
+    fitted
+}
+
+/// The axis order that a tap was recorded with: tokens are stored as a map, but have none of their own.
+fn layout(tap: &Output, probe: &Probe) -> Option<Layout> {
+    probe.shapes.get(&tap.tensor).filter(|shape| shape.len() == 4).map(|_| tap.layout)
 }
 
 /// Whether an array of a cache holds values of the teacher.
@@ -98,6 +195,8 @@ pub(super) fn logits(tensor: &str, probe: &Probe) -> Result<Output> {
         shape,
         axes: vec!["class".to_owned()],
         is_logits: true,
+        statistic: Statistic::Features,
+        computed: None,
     })
 }
 
@@ -131,6 +230,8 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
         shape: found.clone(),
         axes: vec!["c".to_owned()],
         is_logits: false,
+        statistic: Statistic::Features,
+        computed: None,
     };
     match (found.as_slice(), choice.size) {
         (&[_], None) => return Ok(output),
@@ -174,21 +275,23 @@ fn grid_of_tokens(choice: &TapChoice, tokens: usize, candidate: Option<&Tap>) ->
 }
 
 /// How an array of the cache is computed from its tensor.
-pub(super) fn recorded(spec: &ArraySpec, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
-    let unknown = || Error::input(format!("cache array {}: expected logits or the features of a tap of the teacher", spec.path));
+pub(super) fn recorded(spec: &ArraySpec, manifest: &Manifest, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
+    let unknown = || Error::input(format!("cache array {}: expected logits or a statistic of a tap of the teacher", spec.path));
     let tensor = spec.tensor.clone().ok_or_else(unknown)?;
     if spec.path == "logits" {
         return logits(&tensor, probe);
     }
-    let alias = spec.path.strip_prefix("taps/").and_then(|p| p.strip_suffix("/features")).ok_or_else(unknown)?.to_owned();
-    let (layout, size) = match (spec.axes.concat().as_str(), spec.row_shape.as_slice()) {
-        ("chw", &[_, h, w]) => (Some(Layout::Nchw), Some([h, w])),
-        ("hwc", &[h, w, _]) => (Some(Layout::Nhwc), Some([h, w])),
-        _ => (None, None),
-    };
+    let (alias, statistic) = Statistic::of_path(&spec.path).ok_or_else(unknown)?;
+    let map = manifest.map(alias);
     // tokens are stored as a map, but have no axis order of their own
     let is_map = probe.shapes.get(&tensor).is_some_and(|shape| shape.len() == 4);
-    output(&TapChoice { tensor, alias, layout: layout.filter(|_| is_map), size }, probe, candidates)
+    let choice = TapChoice {
+        tensor,
+        alias: alias.to_owned(),
+        layout: map.map(|map| map.layout).filter(|_| is_map),
+        size: map.map(|map| [map.height, map.width]),
+    };
+    Ok(Output { statistic, ..output(&choice, probe, candidates)? })
 }
 
 /// The probed shape of one row of a tensor.
@@ -210,6 +313,15 @@ fn row_shape(tensor: &str, probe: &Probe) -> Result<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maps_are_pooled_only_where_no_size_is_shared() {
+        let teacher = [[56, 56], [28, 28], [14, 14], [7, 7]];
+        assert_eq!(fit(&teacher, &[]), teacher);
+        assert_eq!(fit(&teacher, &[[28, 28], [14, 14], [4, 4]]), teacher);
+        assert_eq!(fit(&teacher, &[[20, 20], [10, 10], [5, 5]]), [[56, 56], [20, 20], [10, 10], [5, 5]]);
+        assert_eq!(fit(&teacher, &[[40, 40], [20, 20], [10, 3], [8, 9]]), [[40, 40], [20, 20], [10, 3], [7, 7]]);
+    }
 
     #[test]
     fn tokens_cover_the_image_that_the_graph_shows_or_the_user_names() {

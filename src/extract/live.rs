@@ -105,7 +105,7 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
     let shapes: Vec<(String, Vec<usize>)> = inputs.iter().map(|i| (i.name.clone(), i.row_shape.clone())).collect();
     let probe = runtime::probe(runtime, &model, &shapes)?;
     let candidates = tap::candidates(&model, &probe.shapes);
-    let outputs = kept.iter().map(|spec| choice::recorded(spec, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    let outputs = kept.iter().map(|spec| choice::recorded(spec, manifest, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
     let originals = dataset.as_deref().map(|dataset| Originals::new(&cache, dataset)).transpose()?;
     let tensors: Vec<String> = outputs.iter().map(|o| o.tensor.clone()).collect();
@@ -130,9 +130,10 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
         let named: Vec<(&str, &Array)> = inputs.iter().map(|input| input.name.as_str()).zip(&fed).collect();
         let computed = session.run(&named, &tensors)?;
         for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut live.arrays) {
-            let bytes = output.encode(values, Dtype::F32, rows.len(), |row| format!("row {}", rows.start + row))?;
-            let (computed, stored) = (bytemuck::pod_collect_to_vec(&bytes), floats(spec.dtype, &read(&spec.path)?)?);
-            array.compare(&computed, &stored, spec.row_shape.iter().product());
+            let dtype = if spec.dtype == Dtype::U8 { Dtype::U8 } else { Dtype::F32 };
+            let bytes = output.encode(&values, dtype, rows.len(), |row| format!("row {}", rows.start + row))?;
+            let (computed, stored) = (floats(dtype, &bytes)?, floats(spec.dtype, &read(&spec.path)?)?);
+            array.compare(&computed, &stored, stored.len() / rows.len().max(1));
         }
         live.rows += rows.len();
     }
@@ -169,8 +170,10 @@ fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset
         .context(|| "the inputs are not stored, and their data set cannot be opened".to_owned())
 }
 
+/// Stored values as numbers; bits as −1 and 1, so that a sign which differs is seen.
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     let values = match dtype {
+        Dtype::U8 => return Ok(bytes.iter().flat_map(|byte| (0..8).map(move |bit| if byte >> bit & 1 == 1 { 1.0 } else { -1.0 })).collect()),
         Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
         _ => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
     };

@@ -1,27 +1,33 @@
 //! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with bounded queues. Never names the student.
 //!
-//! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides what is kept of the teacher and `output` how, `rows` fixes which sample
+//! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides which taps are kept of the teacher, `keep` in which form (by what
+//! `measure` finds) and `output` how, `rows` fixes which sample
 //! stands in which row, `plan` lays it out on disk, `pipeline` computes the missing segments, `accuracy` reads the teacher's own top-1 back.
 
 mod accuracy;
 mod batch;
 mod choice;
 mod estimate;
+mod in_graph;
+mod keep;
 pub mod live;
+mod measure;
 mod output;
 mod pipeline;
 mod plan;
 mod rows;
 mod source;
 
+use crate::array::Array;
 use crate::cache::{Manifest, Plan, TeacherRecord, Writer};
 use crate::data::augment::{Parameter, Views};
 use crate::data::{self, subset};
-use crate::error::Result;
-use crate::monitor::Monitor;
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Silent};
 use crate::onnx::Model;
-use crate::recipe::{Extract, Inputs, ViewCount};
+use crate::recipe::{Extract, Inputs, Statistic, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
+use choice::Choice;
 use output::Output;
 use rows::{Rows, TeacherClasses};
 use serde::Serialize;
@@ -31,6 +37,8 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use estimate::human_bytes;
+pub use keep::{Alternative, Kept};
+pub use measure::{Sizes, TapSizes, sizes};
 pub use pipeline::Stages;
 pub use rows::read_classes;
 pub use source::recorded_preprocess;
@@ -58,14 +66,16 @@ pub struct ExtractReport {
     pub teacher_top1: Option<f64>,
     /// Unreadable samples left out.
     pub skipped: usize,
+    /// The taps whose form this run chose.
+    pub kept: Vec<Kept>,
 }
 
 /// What is decided before the first segment is computed.
 struct Job<'a> {
     recipe: &'a Extract,
     source: &'a Source<'a>,
-    outputs: &'a [Output],
-    /// The tensors of `outputs`.
+    outputs: Vec<Output>,
+    /// The tensors that they are made of, each once.
     tensors: Vec<String>,
     rows: &'a Rows,
     /// Rows of one inference.
@@ -82,6 +92,30 @@ struct Job<'a> {
     stores_inputs: bool,
 }
 
+impl Job<'_> {
+    fn set_outputs(&mut self, outputs: Vec<Output>) {
+        self.tensors = tensors(&outputs);
+        self.outputs = outputs;
+    }
+
+    /// The values that an output is made of, among those of [`Job::tensors`].
+    fn values<'v>(&self, output: &Output, values: &'v [Array]) -> Result<&'v Array> {
+        let at = self.tensors.iter().position(|tensor| *tensor == output.fetched());
+        at.and_then(|at| values.get(at)).ok_or_else(|| Error::input(format!("tensor `{}`: the run gave no value", output.fetched())))
+    }
+}
+
+/// The tensors that outputs are made of, each once.
+fn tensors(outputs: &[Output]) -> Vec<String> {
+    let mut tensors: Vec<String> = Vec::new();
+    for output in outputs {
+        if !tensors.iter().any(|tensor| tensor == output.fetched()) {
+            tensors.push(output.fetched().to_owned());
+        }
+    }
+    tensors
+}
+
 /// Inputs of more bytes a row than this are decoded again by whoever trains, unless told otherwise: at 224×224 they would be most of the cache.
 const STORED_INPUT_BYTES: usize = 64 << 10;
 
@@ -92,7 +126,11 @@ const STORED_INPUT_BYTES: usize = 64 << 10;
 /// segments stay and the same recipe goes on from them.
 pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<ExtractReport> {
     let started = Instant::now();
-    prepare(recipe, runtime, options, monitor, |job, model, mut session| {
+    let folder = Some(recipe.output.as_path());
+    prepare(recipe, folder, runtime, options, monitor, |job, model, mut session, kept| {
+        for output in job.outputs.iter().filter(|output| output.statistic == Statistic::Gram) {
+            keep::warn_of_large_gram(output, monitor);
+        }
         let first = plan::first_batch(job, &mut session)?;
         let (plan, estimate) = plan::make(job, teacher_record(job, model, runtime, &session), &first)?;
         estimate.refuse_what_cannot_fit(&recipe.output)?;
@@ -120,6 +158,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             stages,
             teacher_top1: manifest.teacher.top1_basis_points.map(|points| f64::from(points) / 100.0),
             skipped: job.rows.skipped.len(),
+            kept,
         })
     })
 }
@@ -132,7 +171,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
 pub fn bare(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<(usize, f64)> {
     /// Batches that are taken in turn.
     const BATCHES: usize = 4;
-    prepare(recipe, runtime, options, monitor, |job, _, mut session| {
+    prepare(recipe, Some(&recipe.output), runtime, options, monitor, |job, _, mut session, _| {
         let rows = job.rows.len();
         let chunks: Vec<Range<usize>> = (0..rows).step_by(job.batch).map(|first| first..(first + job.batch).min(rows)).collect();
         let batches = chunks.iter().take(BATCHES).map(|rows| batch::read(job, 0, rows.clone())).collect::<Result<Vec<_>>>()?;
@@ -146,13 +185,15 @@ pub fn bare(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monit
     })
 }
 
-/// Decides everything that comes before the first segment and gives it to `body`, with the teacher ready to run.
+/// Decides everything that comes before the first segment and gives it to `body`, with the teacher ready to run. `folder`: where a cache may be to
+/// go on with.
 fn prepare<R>(
     recipe: &Extract,
+    folder: Option<&Path>,
     runtime: &Runtime,
     options: &SessionOptions,
     monitor: &dyn Monitor,
-    body: impl FnOnce(&Job<'_>, &Model, Session) -> Result<R>,
+    body: impl FnOnce(&Job<'_>, &Model, Session, Vec<Kept>) -> Result<R>,
 ) -> Result<R> {
     let model = Model::read(&recipe.teacher)?;
     let subset = subset(data::open(&recipe.data, &recipe.split, monitor)?, recipe.limit, recipe.shuffle);
@@ -160,17 +201,37 @@ fn prepare<R>(
     let mut source = Source::new(recipe, &model, &subset, monitor)?;
     let probe = runtime::probe(runtime, &model, &source.shapes())?;
     source.fixed_batch = probe.batch;
-    let existing = existing(&recipe.output, &model, &source)?;
-    let outputs = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
+    let existing = folder.map(|folder| existing(folder, &model, &source)).transpose()?.flatten();
+    let Choice { outputs, undecided } = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
     let classes = TeacherClasses { classes: output::classes(&outputs), recorded_classes: source::recorded_classes(&model)? };
     let rows = Rows::arrange(recipe, &source, subset.indices.clone(), classes, monitor)?;
-    let job = job(recipe, &source, &outputs, &rows, existing.as_ref(), monitor)?;
+    let mut job = job(recipe, &source, outputs, &rows, existing.as_ref(), monitor)?;
 
-    let session = Session::new(runtime, &model, &job.tensors, options)?;
+    let mut session = Session::new(runtime, &model, &job.tensors, options)?;
     if options.device == Device::Auto {
         monitor.note(&format!("the teacher runs on {}", session.provider()));
     }
-    body(&job, &model, session)
+    if recipe.in_graph.unwrap_or(session.provider() != Device::Cpu.to_string()) && job.outputs.iter().any(|o| o.map().is_some()) {
+        let mut outputs = job.outputs.clone();
+        let extended = in_graph::append(&model, &probe, &mut outputs)?;
+        job.set_outputs(outputs);
+        session = Session::new(runtime, &extended, &job.tensors, options)?;
+    }
+    let kept = keep::decide(&mut job, &undecided, &mut session, monitor)?;
+    body(&job, &model, session, kept)
+}
+
+/// Channels, height and width of the images that the recipe feeds to the teacher; `None`: arrays.
+///
+/// # Errors
+/// When teacher or data cannot be read, or do not fit each other.
+pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
+    let model = Model::read(&recipe.teacher)?;
+    // what there is to say of the data is said when it is extracted
+    let subset = subset(data::open(&recipe.data, &recipe.split, &Silent)?, recipe.limit, recipe.shuffle);
+    rows::check(recipe, &subset, &Silent)?;
+    let source = Source::new(recipe, &model, &subset, &Silent)?;
+    Ok(source.preprocess.map(|p| [p.channels.count(), p.size[0], p.size[1]]))
 }
 
 /// The manifest of a cache of this teacher and preprocessing in the folder. Any other one is refused when it is opened, by what differs.
@@ -183,7 +244,7 @@ fn existing(folder: &Path, model: &Model, source: &Source<'_>) -> Result<Option<
 fn job<'a>(
     recipe: &'a Extract,
     source: &'a Source<'a>,
-    outputs: &'a [Output],
+    outputs: Vec<Output>,
     rows: &'a Rows,
     existing: Option<&'a Manifest>,
     monitor: &dyn Monitor,
@@ -208,10 +269,10 @@ fn job<'a>(
     Ok(Job {
         recipe,
         source,
+        batch: source.batch_size(recipe.batch.or(existing.map(|m| m.teacher.batch)), &outputs)?,
+        tensors: tensors(&outputs),
         outputs,
-        tensors: outputs.iter().map(|o| o.tensor.clone()).collect(),
         rows,
-        batch: source.batch_size(recipe.batch.or(existing.map(|m| m.teacher.batch)), outputs)?,
         existing,
         parameters: Parameter::of(&views.augmentation),
         views: Some(views).filter(|views| !views.augmentation.is_none()),
@@ -233,7 +294,7 @@ fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Ses
 
 /// Measures the teacher on the cached logits (not while they are computed: an interruption must not change the figure) and records it.
 fn finish(job: &Job<'_>, plan: &Plan, computed: usize, monitor: &dyn Monitor) -> Result<Manifest> {
-    let accuracy = match output::classes(job.outputs) {
+    let accuracy = match output::classes(&job.outputs) {
         Some(classes) if job.rows.are_labelled() => Some(accuracy::of_cache(&job.recipe.output, classes)?),
         _ => None,
     };

@@ -3,15 +3,16 @@
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::tap::Role;
-use crate::recipe::Layout;
-use crate::statistic::{F16_MAX, adaptive_average_pool, finite_range, to_f16};
+use crate::recipe::{Layout, MapShape, Statistic, Store};
+use crate::statistic::{self, F16_MAX, Maps, adaptive_average_pool, finite_range, to_f16};
+use std::borrow::Cow;
 
-/// One tensor of the teacher and its array in the cache.
+/// An array of the cache and the tensor of the teacher that it is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Output {
     /// The ONNX tensor.
     pub(super) tensor: String,
-    /// Its name in the cache; empty for the logits.
+    /// The tap's name in the cache; empty for the logits.
     pub(super) alias: String,
     pub(super) role: Role,
     pub(super) stage: Option<usize>,
@@ -19,20 +20,60 @@ pub(super) struct Output {
     pub(super) layout: Layout,
     /// Height and width of the image that tokens cover: what stands before those is dropped, the rest is stored as a map.
     pub(super) grid: Option<[usize; 2]>,
-    /// Size to which maps are pooled before they are stored.
+    /// Size to which maps are pooled before anything is made of them.
     pub(super) pool: Option<[usize; 2]>,
-    /// Shape of one stored row.
+    /// Shape of one row of its features.
     pub(super) shape: Vec<usize>,
-    /// Name of each axis of a row.
+    /// Name of each axis of such a row.
     pub(super) axes: Vec<String>,
     /// Whether it is the logits' own array.
     pub(super) is_logits: bool,
+    /// What is stored of it.
+    pub(super) statistic: Statistic,
+    /// The tensor that holds the statistic itself, where the teacher's graph computes it.
+    pub(super) computed: Option<String>,
 }
 
 impl Output {
     /// The path of its array.
     pub(super) fn path(&self) -> String {
-        if self.is_logits { "logits".to_owned() } else { format!("taps/{}/features", self.alias) }
+        if self.is_logits { "logits".to_owned() } else { self.statistic.path(&self.alias) }
+    }
+
+    /// The tensor that it is made of.
+    pub(super) fn fetched(&self) -> &str {
+        self.computed.as_deref().unwrap_or(&self.tensor)
+    }
+
+    /// The map that it is or is of.
+    pub(super) fn map(&self) -> Option<MapShape> {
+        match self.shape.as_slice() {
+            &[a, b, c] if self.role == Role::Map => Some(MapShape::of_features(self.layout, [a, b, c])),
+            _ => None,
+        }
+    }
+
+    /// Shape and axis names of one stored row.
+    ///
+    /// # Errors
+    /// When there is no such statistic of the tap.
+    pub(super) fn row(&self) -> Result<(Vec<usize>, Vec<String>)> {
+        if self.statistic == Statistic::Features {
+            return Ok((self.shape.clone(), self.axes.clone()));
+        }
+        let row = self.map().and_then(|map| map.row(self.statistic));
+        let (shape, axes) =
+            row.ok_or_else(|| Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), self.shape)))?;
+        Ok((shape, axes.iter().map(|&axis| axis.to_owned()).collect()))
+    }
+
+    /// The element type that it is stored in; `values`: the first batch, whose range decides where features may be either.
+    pub(super) fn dtype(&self, store: Store, values: &Array) -> Dtype {
+        match self.statistic.dtype() {
+            Some(dtype) => dtype,
+            None if self.is_logits => Dtype::F32,
+            None => stored_type(store, values.to_f32().iter().fold(0.0, |largest, v| largest.max(v.abs()))),
+        }
     }
 
     /// How messages call it.
@@ -44,52 +85,74 @@ impl Output {
     ///
     /// # Errors
     /// When the values have another shape than the probe found, are not finite, or are beyond f16 where that is stored.
-    pub(super) fn encode(&self, values: Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Vec<u8>> {
-        let values = self.first_rows(values, rows)?;
-        let floats = values.as_f32().unwrap_or_default();
-        let row_len = self.shape.iter().product::<usize>().max(1);
-        let place = |index: usize| format!("{}: sample {}", self.name(), sample_name(index / row_len));
-        let largest = finite_range(floats).map_err(|index| {
+    pub(super) fn encode(&self, values: &Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Vec<u8>> {
+        let rows = self.first_rows(values, rows)?;
+        let place = |what: &str, index: usize, count: usize| {
+            format!("{}{what}: sample {}", self.name(), sample_name(index / (count / rows.shape()[0].max(1)).max(1)))
+        };
+        let not_finite = |what: &str, floats: &[f32], index: usize| {
             let value = floats.get(index).copied().unwrap_or(f32::NAN);
-            Error::input(format!("{}: expected finite values, found {value}", place(index)))
+            Error::input(format!("{}: expected finite values, found {value}", place(what, index, floats.len())))
                 .hint("check the preprocessing, or tap another tensor")
-        })?;
-        match dtype {
-            Dtype::F16 if largest > F16_MAX => {
-                let index = floats.iter().position(|v| v.abs() > F16_MAX).unwrap_or_default();
-                Err(Error::input(format!("{}: value {} is beyond the range of f16 (±{F16_MAX})", place(index), floats[index]))
-                    .hint("extract with --store f32, into another folder (-o) or after removing this one"))
+        };
+        let floats = rows.as_f32().unwrap_or_default();
+        finite_range(floats).map_err(|index| not_finite("", floats, index))?;
+        if self.computed.is_some() {
+            return Ok(bytemuck::cast_slice(floats).to_vec());
+        }
+        if self.statistic != Statistic::Features {
+            let values = statistic::compute(self.statistic, floats, &self.maps(&rows)?)?;
+            if let Values::F32(values) = &values {
+                // a mean of squares may be where f32 ends
+                finite_range(values).map_err(|index| not_finite(&format!(", {}", self.statistic.name()), values, index))?;
             }
-            Dtype::F16 => Ok(bytes_of(to_f16(floats)?)),
-            _ => Ok(bytes_of(values.into_values())),
+            return Ok(bytes_of(values));
+        }
+        let pooled = match self.pool {
+            Some(size) => Cow::Owned(adaptive_average_pool(&rows, self.layout, size)?),
+            None => Cow::Borrowed(rows.as_ref()),
+        };
+        let floats = pooled.as_f32().unwrap_or_default();
+        match dtype {
+            Dtype::F16 => {
+                if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
+                    let place = place("", index, floats.len());
+                    return Err(Error::input(format!("{place}: value {} is beyond the range of f16 (±{F16_MAX})", floats[index]))
+                        .hint("extract with --store f32, into another folder (-o) or after removing this one"));
+                }
+                Ok(bytes_of(to_f16(floats)?))
+            }
+            _ => Ok(bytemuck::cast_slice(floats).to_vec()),
         }
     }
 
-    /// f32 values of the first rows: tokens as maps, maps pooled.
-    fn first_rows(&self, values: Array, rows: usize) -> Result<Array> {
-        let mut shape = values.shape().to_vec();
-        let batch = shape.first().copied().unwrap_or_default();
-        let row_len = values.len().checked_div(batch).unwrap_or_default();
+    /// f32 values of the first rows, tokens as maps; not pooled.
+    fn first_rows<'a>(&self, values: &'a Array, rows: usize) -> Result<Cow<'a, Array>> {
+        let batch = values.shape().first().copied().unwrap_or_default();
         if batch < rows {
             return Err(Error::input(format!("{}: expected {rows} rows, found {batch}", self.name())));
         }
-        let mut floats = match values.dtype() {
-            Dtype::F32 => match values.into_values() {
-                Values::F32(floats) => floats,
-                _ => Vec::new(),
-            },
-            _ => values.to_f32(),
-        };
-        floats.truncate(rows * row_len);
-        shape[0] = rows;
-        let mut array = Array::new(shape, Values::F32(floats))?;
+        let mut array = Cow::Borrowed(values);
+        if batch != rows || values.dtype() != Dtype::F32 {
+            let row_len = values.len().checked_div(batch).unwrap_or_default();
+            let shape = [&[rows], values.shape().get(1..).unwrap_or_default()].concat();
+            let floats = match values.as_f32() {
+                Some(floats) => floats[..rows * row_len].to_vec(),
+                None => values.to_f32()[..rows * row_len].to_vec(),
+            };
+            array = Cow::Owned(Array::new(shape, Values::F32(floats))?);
+        }
         if let Some(grid) = self.grid {
-            array = fold_tokens(array, grid)?;
+            array = Cow::Owned(fold_tokens(array.into_owned(), grid)?);
         }
-        if let Some(size) = self.pool {
-            array = adaptive_average_pool(&array, self.layout, size)?;
-        }
-        if array.shape().get(1..) != Some(self.shape.as_slice()) {
+        let found = array.shape().get(1..).unwrap_or_default();
+        // a pooled map may come in any size: the probe said that it is the same for all samples
+        let fits = match &self.computed {
+            Some(_) => self.row()?.0 == found,
+            None if self.pool.is_some() => found.len() == self.shape.len(),
+            None => found == self.shape,
+        };
+        if !fits {
             return Err(Error::input(format!(
                 "{}: its shape varies: expected rows of {:?}, found {:?}",
                 self.name(),
@@ -98,6 +161,28 @@ impl Output {
             )));
         }
         Ok(array)
+    }
+
+    /// The axes of rows of maps, and the size at which statistics are taken of them.
+    fn maps(&self, rows: &Array) -> Result<Maps> {
+        let (Some(stored), &[_, a, b, c]) = (self.map(), rows.shape()) else {
+            return Err(Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), rows.shape())));
+        };
+        let given = MapShape::of_features(self.layout, [a, b, c]);
+        let (from, size) = ([given.height, given.width], [stored.height, stored.width]);
+        if given.channels != stored.channels || size[0] > from[0] || size[1] > from[1] {
+            return Err(Error::input(format!("{}: its shape varies: expected {:?} at least, found {:?}", self.name(), stored, given)));
+        }
+        Ok(Maps { layout: self.layout, channels: stored.channels, from, size })
+    }
+}
+
+/// f32 where the first batch comes within a factor of two of the end of f16.
+fn stored_type(store: Store, range: f32) -> Dtype {
+    match store {
+        Store::F32 => Dtype::F32,
+        Store::Auto if range > F16_MAX / 2.0 => Dtype::F32,
+        Store::F16 | Store::Auto => Dtype::F16,
     }
 }
 
@@ -141,6 +226,14 @@ pub(super) fn classes(outputs: &[Output]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wide_range_is_stored_as_f32() {
+        assert_eq!(stored_type(Store::Auto, 18_718.0), Dtype::F16);
+        assert_eq!(stored_type(Store::Auto, 40_000.0), Dtype::F32);
+        assert_eq!(stored_type(Store::F16, 40_000.0), Dtype::F16);
+        assert_eq!(stored_type(Store::F32, 1.0), Dtype::F32);
+    }
 
     #[test]
     fn tokens_become_a_map_without_what_stands_before_them() {

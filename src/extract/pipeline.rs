@@ -189,9 +189,10 @@ fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, clock
         for (array, bytes) in stored.iter().enumerate().skip(published) {
             written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
-        let outputs = job.outputs.iter().zip(values).zip(stored.len()..);
-        for ((output, values), array) in outputs.skip_while(|(_, array)| *array < published) {
+        let outputs = job.outputs.iter().zip(stored.len()..);
+        for (output, array) in outputs.skip_while(|(_, array)| *array < published) {
             let name = |row: usize| sample_name(job, task.rows.start + row);
+            let values = job.values(output, &values)?;
             let bytes = timed(&clocks.convert, || output.encode(values, types[array], task.rows.len(), name))?;
             written += timed(&clocks.write, || segment.append(array, &bytes))?;
         }

@@ -3,14 +3,14 @@
 use super::Job;
 use super::batch::{self, Batch};
 use super::estimate::Estimate;
+use super::output::Output;
 use crate::array::{Array, Dtype};
 use crate::cache::{
     self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::error::Result;
-use crate::recipe::{Compress, Store};
+use crate::recipe::{Compress, Statistic, Store};
 use crate::runtime::Session;
-use crate::statistic::F16_MAX;
 use std::time::Instant;
 
 /// Segments that a small data set is cut into, so that an interruption costs little of it.
@@ -51,20 +51,26 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
         estimate.add_array(encoded_bytes(spec.codec, bytes), bytes.len());
         arrays.push(spec);
     }
-    for (output, values) in job.outputs.iter().zip(&first.values) {
-        let dtype = if output.is_logits { Dtype::F32 } else { stored_type(job.recipe.store, largest(values)) };
-        let bytes = output.encode(values.clone(), dtype, first.rows, |row| sample_name(job, row))?;
-        let codec = codec(job.recipe.compress, &bytes);
-        estimate.add_array(encoded_bytes(codec, &bytes), bytes.len() / dtype.size() * Dtype::F32.size());
-        arrays.push(ArraySpec {
-            path: output.path(),
-            dtype,
-            row_shape: output.shape.clone(),
-            axes: output.axes.clone(),
-            tensor: Some(output.tensor.clone()),
-            codec,
-            chunk_rows: 1,
-        });
+    for (index, output) in job.outputs.iter().enumerate() {
+        let values = job.values(output, &first.values)?;
+        let path = output.path();
+        let there = job.existing.and_then(|manifest| manifest.view_arrays.iter().find(|spec| spec.path == path));
+        // what is added to a cache leaves the other arrays as they are, unless something else is asked for
+        let dtype = match there {
+            Some(spec) if job.recipe.store == Store::Auto => spec.dtype,
+            _ => output.dtype(job.recipe.store, values),
+        };
+        let bytes = output.encode(values, dtype, first.rows, |row| sample_name(job, row))?;
+        let codec = match there {
+            Some(spec) if job.recipe.compress == Compress::Auto => spec.codec,
+            _ => codec(job.recipe.compress, &bytes),
+        };
+        // what several statistics are of counts once
+        let is_first = job.outputs[..index].iter().all(|o| o.is_logits != output.is_logits || o.alias != output.alias);
+        let raw = if is_first { first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size() } else { 0 };
+        estimate.add_array(encoded_bytes(codec, &bytes), raw);
+        let (row_shape, axes) = output.row()?;
+        arrays.push(ArraySpec { path, dtype, row_shape, axes, tensor: Some(output.tensor.clone()), codec, chunk_rows: 1 });
     }
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     // arrays that are added to a cache are cut as those that are there
@@ -106,10 +112,9 @@ pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
 
 fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
     let (recipe, rows) = (job.recipe, job.rows);
-    let taps = job.outputs.iter().filter(|o| !o.is_logits);
     let augment = job.views.as_ref().map(|views| views.augmentation.clone());
-    let manifest = Manifest {
-        format: if augment.is_some() { Manifest::FORMAT_AUGMENTED } else { Manifest::FORMAT },
+    let mut manifest = Manifest {
+        format: Manifest::FORMAT,
         tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
         teacher,
         data: DataRecord {
@@ -122,7 +127,7 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segm
             shuffle: recipe.shuffle,
             skipped: rows.skipped.iter().map(|&sample| sample as u64).collect(),
         },
-        taps: taps.map(|o| TapRecord { alias: o.alias.clone(), tensor: o.tensor.clone(), role: o.role, stage: o.stage }).collect(),
+        taps: taps(&job.outputs),
         rows: rows.len(),
         views: job.view_count,
         augment,
@@ -132,6 +137,7 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segm
         view_arrays,
         segments: Vec::new(),
     };
+    manifest.format = manifest.lowest_format();
     // an index of a data set in memory always fits
     let sample_ids = rows.samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect();
     Plan { manifest, sample_ids, labels: rows.labels.clone() }
@@ -147,10 +153,6 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
         codec: Codec::Zstd,
         chunk_rows: segment_rows,
     }
-}
-
-fn largest(values: &Array) -> f32 {
-    values.to_f32().iter().fold(0.0, |largest, v| largest.max(v.abs()))
 }
 
 /// How chunks like `bytes` are stored.
@@ -170,13 +172,23 @@ fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
     }
 }
 
-/// f32 where the first batch comes within a factor of two of the end of f16.
-fn stored_type(store: Store, range: f32) -> Dtype {
-    match store {
-        Store::F32 => Dtype::F32,
-        Store::Auto if range > F16_MAX / 2.0 => Dtype::F32,
-        Store::F16 | Store::Auto => Dtype::F16,
+/// A record of each tap, with the map that its statistics are of.
+fn taps(outputs: &[Output]) -> Vec<TapRecord> {
+    let mut taps: Vec<TapRecord> = Vec::new();
+    for output in outputs.iter().filter(|o| !o.is_logits) {
+        let map = output.map().filter(|_| output.statistic != Statistic::Features);
+        match taps.iter_mut().find(|tap| tap.alias == output.alias) {
+            Some(tap) => tap.map = tap.map.or(map),
+            None => taps.push(TapRecord {
+                alias: output.alias.clone(),
+                tensor: output.tensor.clone(),
+                role: output.role,
+                stage: output.stage,
+                map,
+            }),
+        }
     }
+    taps
 }
 
 /// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard may be where the data set is small.
@@ -196,13 +208,5 @@ mod tests {
         {
             assert_eq!(segment_rows(rows, batch, row_bytes), expected, "{rows} rows, batch {batch}");
         }
-    }
-
-    #[test]
-    fn a_wide_range_is_stored_as_f32() {
-        assert_eq!(stored_type(Store::Auto, 18_718.0), Dtype::F16);
-        assert_eq!(stored_type(Store::Auto, 40_000.0), Dtype::F32);
-        assert_eq!(stored_type(Store::F16, 40_000.0), Dtype::F16);
-        assert_eq!(stored_type(Store::F32, 1.0), Dtype::F32);
     }
 }

@@ -117,7 +117,9 @@ impl<'a> Source<'a> {
             (None, Some(asked)) => Ok(asked),
             (None, None) => {
                 let elements = |shape: &[usize]| shape.iter().product::<usize>();
-                let row: usize = self.inputs.iter().map(|i| elements(&i.row_shape)).chain(outputs.iter().map(|o| elements(&o.shape))).sum();
+                // what is made of a tap may be larger than the tap
+                let row = |o: &Output| o.row().map_or(0, |(shape, _)| elements(&shape)).max(elements(&o.shape));
+                let row: usize = self.inputs.iter().map(|i| elements(&i.row_shape)).chain(outputs.iter().map(row)).sum();
                 let fitting = (BATCH_BYTES / (row * 4).max(1)).clamp(1, MAX_BATCH);
                 // a power of two divides the lengths of segments best
                 Ok(1 << fitting.ilog2())

@@ -6,6 +6,7 @@ mod external;
 mod flow;
 pub mod metadata;
 mod nearest;
+pub mod statistic;
 pub mod tap;
 mod tensor;
 
@@ -214,6 +215,23 @@ impl Model {
             prost::encoding::message::encode(MODEL_GRAPH_FIELD, &extra, &mut bytes);
         }
         Ok(bytes)
+    }
+}
+
+impl Model {
+    /// The model with what `extra` holds added to its graph, in the same way; it keeps its hash.
+    ///
+    /// # Errors
+    /// When a name is there already.
+    fn extended(&self, extra: &proto::GraphProto) -> Result<Self> {
+        let mut bytes = self.bytes.to_vec();
+        prost::encoding::message::encode(MODEL_GRAPH_FIELD, extra, &mut bytes);
+        let bytes = bytes::Bytes::from(bytes);
+        let proto = decode(&bytes)?;
+        if let Some(graph) = &proto.graph {
+            check::graph(graph)?;
+        }
+        Ok(Self { bytes, proto, folder: self.folder.clone(), sha256: self.sha256.clone() })
     }
 }
 

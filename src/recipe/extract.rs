@@ -1,19 +1,10 @@
 //! The recipe of one extraction.
 
-use super::{Augmentation, DataSpec, PreprocessOptions};
+use super::{Augmentation, CriterionRecipe, DataSpec, Keep, PreprocessOptions};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::str::FromStr;
-
-/// What is stored of a tap. Statistics that replace the features come with a later version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub enum Keep {
-    /// The activations themselves.
-    #[default]
-    Features,
-}
 
 /// The element type of stored features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -83,8 +74,14 @@ pub struct Extract {
     pub taps: Vec<String>,
     /// The tensor that holds the logits, if it is not found by itself.
     pub logits: Option<String>,
-    /// What is stored of each tap.
+    /// What is stored of each map.
     pub keep: Keep,
+    /// The criteria that will be computed from the cache, where that is known: [`Keep::Auto`] keeps what they need.
+    pub criteria: Vec<CriterionRecipe>,
+    /// Height and width of the maps that the taps will be compared with, where that is known, shallowest first: larger maps are pooled to them.
+    pub sizes: Vec<[usize; 2]>,
+    /// Whether statistics are computed by nodes appended to the teacher's graph; `None`: where it does not run on the CPU.
+    pub in_graph: Option<bool>,
     /// Element type of stored features.
     pub store: Store,
     /// Whether chunks are compressed.

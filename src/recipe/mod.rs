@@ -6,13 +6,20 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+mod sakd;
+mod statistic;
 mod toml_file;
 mod train;
 
 pub use augment::{Augment, Augmentation, ColorJitter};
 pub use config::{Config, StudentEntry};
-pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
+pub use criterion::{
+    Ab, At, Cc, Course, Crd, CriterionRecipe, Dist, Dkd, Ft, Kd, Kernel, Method, NoSettings, Normalization, NstGauss, NstLinear, NstPoly,
+    Ofd, PairRecipe, Reviewkd, Rkd, Sigma, Subject, Vid,
+};
 pub use data::{DataFormat, DataSpec, Take};
-pub use extract::{Compress, Extract, Inputs, Keep, Store, ViewCount};
+pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use sakd::{Gates, Sakd};
+pub use statistic::{Keep, MapShape, Statistic};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

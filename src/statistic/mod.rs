@@ -1,78 +1,77 @@
-//! What is stored of a tap and how it is computed. This version keeps features; statistics that replace them join here, one a file.
+//! What is stored of a tap and how it is computed: the features, or a statistic that replaces them, one a file. Sums run in f64 in a fixed order and are
+//! rounded to f32 once; a sample is one task, so that no bit depends on the threads.
 
+mod attention;
+mod features;
+mod gram;
+mod mean;
+mod planes;
 mod pool;
+mod sign;
+#[cfg(test)]
+mod tests;
+mod vector;
 
-pub use pool::adaptive_average_pool;
+pub use features::{F16_MAX, finite_range, to_f16};
+pub use gram::unpack;
+pub use planes::Maps;
+pub use pool::{adaptive_average_pool, pooling_weights};
 
 use crate::array::Values;
 use crate::error::{Error, Result};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use crate::recipe::Statistic;
+use rayon::prelude::*;
 
-/// The largest finite f16.
-pub const F16_MAX: f32 = 65_504.0;
+/// The norm under which a channel map is divided by this instead: one that is all zero stays the zero vector.
+pub const DEAD_NORM: f64 = 1e-12;
 
-/// The largest absolute value (0 of none), or where the first NaN or infinity stands (index into `values`).
+/// The statistic of every sample, one after the other: f32, for [`Statistic::Sign`] bytes.
+///
+/// # Shapes
+/// `values`: `[samples, …]`, each as `maps` says. The result: `[samples, …]` of [`MapShape::row`](crate::recipe::MapShape::row).
 ///
 /// # Errors
-/// The index of the first value that is not finite.
-pub fn finite_range(values: &[f32]) -> std::result::Result<f32, usize> {
-    // without their sign, the bits of floats order as the values do, with infinity and then NaN on top; an integer maximum vectorises
-    let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & !(1 << 31)));
-    let largest = f32::from_bits(largest);
-    if largest.is_finite() {
-        return Ok(largest);
-    }
-    Err(values.iter().position(|value| !value.is_finite()).unwrap_or_default())
+/// When `values` is not whole samples, the sizes are beyond computing, or the features are asked for, which are no statistic.
+pub fn compute(statistic: Statistic, values: &[f32], maps: &Maps) -> Result<Values> {
+    let row = maps.stored().row(statistic).map(|(shape, _)| shape.iter().product::<usize>());
+    let sample = maps.activations().filter(|&n| n > 0 && values.len().is_multiple_of(n));
+    let (Some(row), Some(sample)) = (row, sample) else {
+        return Err(Error::input(format!("{}: expected whole samples of {maps:?}, found {} values", statistic.name(), values.len())));
+    };
+    let samples = values.len() / sample;
+    let of_planes = |f: fn(&mut planes::Planes, &mut [f32])| {
+        let mut out = vec![0f32; samples * row];
+        let tasks = out.par_chunks_mut(row).zip(values.par_chunks(sample));
+        tasks.for_each_init(planes::Planes::default, |planes, (out, values)| {
+            planes.load(values, maps);
+            f(planes, out);
+        });
+        Values::F32(out)
+    };
+    Ok(match statistic {
+        Statistic::Gram => of_planes(gram::gram),
+        Statistic::Mean => of_planes(mean::mean),
+        Statistic::Attention => of_planes(attention::attention),
+        Statistic::Vector => of_planes(vector::vector),
+        Statistic::Sign => {
+            let mut out = vec![0u8; samples * row];
+            let tasks = out.par_chunks_mut(row).zip(values.par_chunks(sample));
+            tasks.for_each_init(planes::Planes::default, |planes, (out, values)| {
+                planes.load(values, maps);
+                sign::sign(planes, maps.layout, out);
+            });
+            Values::U8(out)
+        }
+        Statistic::Features => return Err(Error::input("features: no statistic to compute")),
+    })
 }
 
-/// Converts features to f16, rounding to nearest even.
-///
-/// # Errors
-/// When a value is beyond ±65,504, infinite or NaN: names it, and `--store f32` where that helps.
-pub fn to_f16(values: &[f32]) -> Result<Values> {
-    match finite_range(values) {
-        Ok(largest) if largest <= F16_MAX => {}
-        Ok(largest) => {
-            let value = values.iter().find(|v| v.abs() > F16_MAX).unwrap_or(&largest);
-            return Err(Error::input(format!("value {value} is beyond the range of f16 (±{F16_MAX})")).hint("extract with --store f32"));
-        }
-        Err(index) => {
-            let value = values.get(index).unwrap_or(&f32::NAN);
-            return Err(Error::input(format!("value {index}: expected a finite number, found {value}")));
-        }
-    }
-    let mut halves = vec![f16::ZERO; values.len()];
-    halves.convert_from_f32_slice(values);
-    Ok(Values::F16(halves))
+#[allow(clippy::cast_precision_loss, reason = "a number of channels or positions")]
+fn count(n: usize) -> f64 {
+    n as f64
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_range_is_the_largest_absolute_value_or_the_first_bad_index() {
-        assert_eq!(finite_range(&[]), Ok(0.0));
-        assert_eq!(finite_range(&[1.0, -3.5, 2.0, -0.0]), Ok(3.5));
-        assert_eq!(finite_range(&[f32::MIN_POSITIVE / 2.0, -1e-45]), Ok(f32::MIN_POSITIVE / 2.0));
-        assert_eq!(finite_range(&[f32::MAX, f32::MIN]), Ok(f32::MAX));
-        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut values = vec![1.0; 100];
-            values[70] = bad;
-            values[90] = bad;
-            assert_eq!(finite_range(&values), Err(70), "{bad}");
-        }
-    }
-
-    #[test]
-    fn f16_rounds_to_nearest_even_and_refuses_what_it_cannot_hold() {
-        let values = [0.0, -1.0, 65_504.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 5.96e-8, 0.1, -65_504.0, 3.0];
-        let expected: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
-        assert_eq!(to_f16(&values).unwrap(), Values::F16(expected));
-        let error = to_f16(&[1.0, 65_505.0]).unwrap_err();
-        assert!(error.to_string().contains("65505") && error.find_hint().is_some_and(|h| h.contains("--store f32")), "{error}");
-        assert!(to_f16(&[1.0, f32::NAN]).unwrap_err().to_string().contains("value 1"));
-        assert!(to_f16(&[f32::INFINITY]).is_err());
-    }
+#[allow(clippy::cast_possible_truncation, reason = "the one rounding of a statistic")]
+fn round(value: f64) -> f32 {
+    value as f32
 }

@@ -50,6 +50,36 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
     Array::new(shape, Values::F32(pooled))
 }
 
+/// The same of one plane, in f64: appends the averages to `out`.
+pub(super) fn average(plane: &[f64], [height, width]: [usize; 2], [rows, columns]: [usize; 2], out: &mut Vec<f64>) {
+    for (top, bottom) in bins(height, rows) {
+        for (left, right) in bins(width, columns) {
+            let lines = plane.chunks_exact(width).take(bottom).skip(top);
+            let sum = lines.flat_map(|line| &line[left..right]).sum::<f64>();
+            out.push(sum / super::count((bottom - top) * (right - left)));
+        }
+    }
+}
+
+/// The share of every position of a map of size `from` in every position of one pooled to `to`.
+///
+/// # Shapes
+/// `[from[0] · from[1], to[0] · to[1]]`.
+#[must_use]
+pub fn pooling_weights(from: [usize; 2], to: [usize; 2]) -> Vec<f64> {
+    let columns = to[0] * to[1];
+    let mut weights = vec![0.0; from[0] * from[1] * columns];
+    for (row, (top, bottom)) in bins(from[0], to[0]).into_iter().enumerate() {
+        for (column, (left, right)) in bins(from[1], to[1]).into_iter().enumerate() {
+            let share = 1.0 / super::count((bottom - top) * (right - left));
+            for (y, x) in (top..bottom).flat_map(|y| (left..right).map(move |x| (y, x))) {
+                weights[(y * from[1] + x) * columns + row * to[1] + column] = share;
+            }
+        }
+    }
+    weights
+}
+
 /// First and end input of each of `outputs` bins over `inputs`.
 fn bins(inputs: usize, outputs: usize) -> Vec<(usize, usize)> {
     (0..outputs).map(|o| (o * inputs / outputs, ((o + 1) * inputs).div_ceil(outputs))).collect()

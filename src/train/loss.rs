@@ -1,53 +1,39 @@
 //! The loss of a step: the weighted sum of its criteria, and what each asks of the student's tensors.
+//!
+//! An [`Objective`] is fixed for a run; what its criteria learn and remember is [`Learnable`].
+
+mod learnable;
+mod negatives;
+mod paraphraser;
+mod spots;
+mod term;
+
+pub use learnable::Learnable;
+pub use term::Term;
 
 use super::pairing::Pair;
+use super::schedule::Clock;
 use super::source::Batch;
-use crate::criterion::Loss;
-use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
-use crate::criterion::kd::kd;
-use crate::criterion::nst::{NstOptions, nst_weighted};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, Method};
+use crate::recipe::{CriterionRecipe, Sakd, Statistic, Subject};
 use crate::student::{Pass, Student, TensorId};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
+use spots::Spots;
 use std::collections::BTreeMap;
-
-/// A term of the loss, resolved: nothing is looked up by name in a step.
-#[derive(Debug, Clone)]
-pub struct Term {
-    /// The name under which metrics list it.
-    pub name: String,
-    /// Its factor in the total.
-    pub weight: f64,
-    criterion: Criterion,
-}
-
-#[derive(Debug, Clone)]
-enum Criterion {
-    Ce {
-        smoothing: f64,
-    },
-    Kd {
-        temperature: f64,
-    },
-    /// Each pair: index into the batch's taps, and the student's tensor. The value is the sum over pairs.
-    Nst {
-        options: NstOptions,
-        pairs: Vec<(usize, TensorId)>,
-    },
-}
+use term::{Site, Stored, Teacher};
 
 /// The loss of a recipe.
 #[derive(Debug, Clone)]
 pub struct Objective {
     /// Its terms.
     pub terms: Vec<Term>,
-    /// Aliases of the taps that a batch has to bring, in this order.
+    /// Paths of the cache's arrays of taps that a batch has to bring, in this order.
     pub taps: Vec<String>,
     /// Student tensors that a pass has to keep, beside the logits.
     pub keep: Vec<TensorId>,
     /// Whether a batch has to bring the teacher's logits.
     pub teacher_logits: bool,
+    spots: Option<Spots>,
 }
 
 /// What one step's loss came to.
@@ -55,10 +41,14 @@ pub struct Objective {
 pub struct Value {
     /// The weighted sum.
     pub total: f64,
-    /// Each term, unweighted.
-    pub parts: Vec<f64>,
+    /// Each term, unweighted; `None` for one that is off at this step.
+    pub parts: Vec<Option<f64>>,
     /// Gradients of the total with respect to the student's tensors.
     pub seeds: Vec<(TensorId, Tensor)>,
+    /// How many samples are distilled at each spot, in the order of [`Objective::spots`].
+    pub selected: Vec<f64>,
+    /// Gradients of what the criteria learn, in the order of [`Learnable::variables`]; `None` where the total does not depend on it.
+    pub learnable: Vec<Option<Tensor>>,
 }
 
 impl Objective {
@@ -67,84 +57,105 @@ impl Objective {
     /// # Errors
     /// When a student has no tensor of a pair's name.
     pub fn new(terms: &[CriterionRecipe], pairs: &[Vec<Pair>], smoothing: f64, student: &Student) -> Result<Self> {
-        let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false };
+        let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false, spots: None };
         for (recipe, pairs) in terms.iter().zip(pairs) {
-            let criterion = match &recipe.method {
-                Method::Ce => Criterion::Ce { smoothing },
-                Method::Kd { temperature } => {
+            let mut sites = Vec::new();
+            match recipe.method.subject() {
+                Subject::Labels => sites.push(Site { teacher: Teacher::None, student: student.logits() }),
+                Subject::Logits => {
                     objective.teacher_logits = true;
-                    Criterion::Kd { temperature: *temperature }
+                    sites.push(Site { teacher: Teacher::Logits, student: student.logits() });
                 }
-                Method::Nst { kernel, normalization, .. } => {
-                    let mut resolved = Vec::new();
+                Subject::Maps | Subject::Vectors => {
                     for pair in pairs {
                         let id = student
                             .tensor(&pair.student)
                             .ok_or_else(|| Error::input(format!("student's tensor `{}`: not in the graph", pair.student)))?;
-                        resolved.push((index_of(&mut objective.taps, pair.teacher.clone()), id));
                         index_of(&mut objective.keep, id);
+                        sites.push(Site { teacher: objective.teacher(recipe, pair)?, student: id });
                     }
-                    // the teacher's term is constant, but without it the value is no distance and says nothing to the reader
-                    let options = NstOptions { kernel: *kernel, normalization: *normalization, teacher_term: true };
-                    Criterion::Nst { options, pairs: resolved }
                 }
-            };
+            }
             let same = objective.terms.iter().filter(|t| t.name.split('#').next() == Some(recipe.name())).count();
             let name = if same == 0 { recipe.name().to_owned() } else { format!("{}#{}", recipe.name(), same + 1) };
-            objective.terms.push(Term { name, weight: recipe.weight, criterion });
+            let pairs = if recipe.method.compares_taps() { pairs.clone() } else { Vec::new() };
+            objective.terms.push(Term { name, recipe: recipe.clone(), smoothing, pairs, sites });
         }
         Ok(objective)
     }
 
-    /// Computes every term on a forward pass.
+    /// Asks for the arrays of a pair's teacher that a criterion is computed from.
+    fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Teacher> {
+        let statistics = pair.read(criterion)?;
+        let mut of = |statistic| statistics.contains(&statistic).then(|| index_of(&mut self.taps, statistic.path(&pair.teacher)));
+        Ok(match (of(Statistic::Features), pair.teacher_shape.as_slice()) {
+            (None, &[_, height, width]) => Teacher::Statistics(Stored {
+                size: [height, width],
+                gram: of(Statistic::Gram),
+                mean: of(Statistic::Mean),
+                attention: of(Statistic::Attention),
+            }),
+            (tap, _) => Teacher::Tap(tap.ok_or_else(|| Error::input(format!("tap {}: expected its features", pair.teacher)))?),
+        })
+    }
+
+    /// The same objective with a choice, for each sample, of the spots at which it is distilled. `vectors`: those before the classifiers.
+    ///
+    /// # Errors
+    /// When no term compares with a teacher.
+    pub fn with_spots(mut self, settings: &Sakd, vectors: &Pair, student: &Student) -> Result<Self> {
+        self.spots = Some(Spots::new(&mut self, settings, vectors, student)?);
+        Ok(self)
+    }
+
+    /// The names of the spots: the student's tensors, or `logits`. Empty without a choice.
+    #[must_use]
+    pub fn spots(&self) -> Vec<String> {
+        self.spots.iter().flat_map(Spots::names).map(str::to_owned).collect()
+    }
+
+    /// Computes every term that is on at this step on a forward pass.
     ///
     /// # Errors
     /// When shapes disagree, or the batch lacks what a term needs.
-    pub fn evaluate(&self, pass: &Pass<'_>, logits: TensorId, batch: &Batch) -> Result<Value> {
-        let mut value = Value { total: 0.0, parts: Vec::with_capacity(self.terms.len()), seeds: Vec::new() };
+    pub fn evaluate(&self, pass: &Pass<'_>, batch: &Batch, clock: Clock, learnable: &mut Learnable) -> Result<Value> {
+        let mut value = Value { total: 0.0, parts: Vec::new(), seeds: Vec::new(), selected: Vec::new(), learnable: Vec::new() };
         let mut seeds = BTreeMap::new();
-        for term in &self.terms {
-            let mut part = 0.0;
-            let weight = term.weight;
-            let mut take = |id: TensorId, loss: Loss, weight: f64| -> Result<()> {
-                part += loss.value;
-                add(&mut seeds, id, &loss.gradient, weight)
+        let policy = self.terms.len();
+        let chosen = match &self.spots {
+            Some(spots) => Some(spots.choose(pass, batch, clock.step, learnable.state(policy)?)?),
+            None => None,
+        };
+        for (index, term) in self.terms.iter().enumerate() {
+            let Some(weight) = clock.weight(term.recipe.weight, &term.recipe.course) else {
+                value.parts.push(None);
+                learnable.skip(index, &mut value.learnable);
+                continue;
             };
-            match &term.criterion {
-                Criterion::Ce { smoothing } => {
-                    let (scores, labels) = (pass.value(logits)?, &batch.labels);
-                    let loss = match &batch.mixed {
-                        Some(mixed) => mixed_cross_entropy(scores, labels, &mixed.labels, &mixed.weights, *smoothing)?,
-                        None => cross_entropy(scores, labels, *smoothing)?,
-                    };
-                    take(logits, loss, weight)?;
-                }
-                Criterion::Kd { temperature } => {
-                    let teacher = batch.logits.as_ref().ok_or_else(|| Error::input("kd: the batch has no teacher logits"))?;
-                    take(logits, kd(pass.value(logits)?, teacher, *temperature)?, weight)?;
-                }
-                Criterion::Nst { options, pairs } => {
-                    for &(tap, id) in pairs {
-                        let teacher = batch.taps.get(tap).ok_or_else(|| Error::input("nst: the batch lacks a teacher's map"))?;
-                        // maps are large: the weight is in their gradient already
-                        take(id, nst_weighted(pass.value(id)?, teacher, options, weight)?, 1.0)?;
-                    }
-                }
+            let students =
+                term.sites.iter().map(|site| Ok(pass.value(site.student)?.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
+            let found = term.evaluate(weight, &students, batch, clock.step, learnable.state(index)?, chosen.as_ref())?;
+            for (site, gradient) in term.sites.iter().zip(found.inputs) {
+                add(&mut seeds, site.student, gradient)?;
             }
-            value.total += term.weight * part;
-            value.parts.push(part);
+            learnable.collect(index, found.weights, &mut value.learnable)?;
+            value.total += weight * found.value;
+            value.parts.push(Some(found.value));
+        }
+        if let (Some(spots), Some(chosen)) = (&self.spots, &chosen) {
+            let learnt = spots.learn(pass, batch, chosen, learnable.state(policy)?)?;
+            learnable.collect(policy, learnt.map(|found| found.weights).into_iter().collect(), &mut value.learnable)?;
+            value.selected = chosen.counts()?;
         }
         value.seeds = seeds.into_iter().collect();
         Ok(value)
     }
 }
 
-fn add(seeds: &mut BTreeMap<TensorId, Tensor>, id: TensorId, gradient: &Tensor, weight: f64) -> Result<()> {
-    // most weights are 1 and most tensors have one term: nothing is copied then
-    let scaled = if weight.to_bits() == 1f64.to_bits() { gradient.clone() } else { (gradient * weight)? };
+fn add(seeds: &mut BTreeMap<TensorId, Tensor>, id: TensorId, gradient: Tensor) -> Result<()> {
     let sum = match seeds.remove(&id) {
-        Some(before) => (before + scaled)?,
-        None => scaled,
+        Some(before) => (before + gradient)?,
+        None => gradient,
     };
     seeds.insert(id, sum);
     Ok(())

@@ -88,6 +88,9 @@ fn main() -> ExitCode {
     for case in files(&folder("NST_CRITERIA", "criteria"), "safetensors") {
         let name = case.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         count.add(&name, &criteria::check(&case));
+        if let Some(outcome) = criteria::check_statistics(&case) {
+            count.add(&format!("{name} (from statistics)"), &outcome);
+        }
     }
     println!("{} ok, {} failed, {} not supported", count.ok, count.failed, count.unsupported);
     if count.failed > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS }

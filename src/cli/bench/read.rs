@@ -173,13 +173,9 @@ fn reader(cache: &Cache, arrays: &[&str]) -> Result<()> {
 }
 
 fn batches(cache: &Cache, batch: usize, threads: usize) -> Result<()> {
-    let taps: Vec<String> = cache.manifest().taps.iter().filter(|tap| has_map(cache, &tap.alias)).map(|tap| tap.alias.clone()).collect();
+    let taps: Vec<String> = cache.manifest().view_arrays.iter().map(|a| a.path.clone()).filter(|path| path.starts_with("taps/")).collect();
     let source = Source::Cache(CacheSource::new(cache, &[], false, &taps, Take::default(), 0, true)?);
     let steps = Steps { rows: source.len(), batch, drop_last: false };
     stream(&source, steps, 0..steps.per_epoch(), threads, |batches| (0..steps.per_epoch()).try_for_each(|_| batches.take().map(drop)))
 }
 
-/// Whether a tap is kept as a map, which batches carry.
-fn has_map(cache: &Cache, alias: &str) -> bool {
-    cache.array(&format!("taps/{alias}/features")).is_ok_and(|array| array.spec().row_shape.len() == 3)
-}

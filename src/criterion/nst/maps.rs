@@ -4,10 +4,10 @@ use crate::criterion::Element;
 use crate::criterion::pool::{pool, pool_adjoint};
 use crate::kernel::elementwise::dot;
 use crate::recipe::Normalization;
+// at or under it a channel counts as dead: it keeps its (near-zero) value and has no gradient
+use crate::statistic::DEAD_NORM;
 use half::f16;
 
-/// The norm at or under which a channel counts as dead: it keeps its (near-zero) value and has no gradient.
-const DEAD_NORM: f64 = 1e-12;
 /// What `x / √(Σx² + ε)` adds under the root.
 const RSQRT_EPS: f64 = 1e-10;
 

@@ -38,9 +38,13 @@ pub(super) struct Scratch<T> {
     products: Vec<T>,
 }
 
+/// The sides of a pair.
+pub(super) const STUDENT: usize = 0;
+pub(super) const TEACHER: usize = 1;
+
 /// One sample of both sides.
 pub(super) struct Pair<'a, T> {
-    /// Channels of student and teacher.
+    /// Channels of student and teacher; 0 of a teacher whose maps are not there.
     pub(super) channels: [usize; 2],
     /// Positions of a map.
     pub(super) positions: usize,
@@ -56,16 +60,18 @@ pub(super) struct Pair<'a, T> {
 
 impl<T: Element> Scratch<T> {
     /// Reads and normalises a sample.
-    pub(super) fn load(&mut self, s: &Maps<'_, T>, t: &Maps<'_, T>, sample: usize, options: &NstOptions) -> Pair<'_, T> {
+    pub(super) fn load(&mut self, s: &Maps<'_, T>, t: Option<&Maps<'_, T>>, sample: usize, options: &NstOptions) -> Pair<'_, T> {
         let positions = s.positions();
-        let channels = [s.channels, t.channels];
+        let channels = [s.channels, t.map_or(0, |t| t.channels)];
         self.unit.resize((channels[0] + channels[1]) * positions, T::zero());
         self.factors.resize(channels[0] + channels[1], T::zero());
         self.gradient.resize(channels[0] * positions, T::zero());
         let (student, teacher) = self.unit.split_at_mut(channels[0] * positions);
         let (factors, others) = self.factors.split_at_mut(channels[0]);
         s.normalize(sample, options.normalization, student, factors, &mut self.plane);
-        t.normalize(sample, options.normalization, teacher, others, &mut self.plane);
+        if let Some(t) = t {
+            t.normalize(sample, options.normalization, teacher, others, &mut self.plane);
+        }
         Pair { channels, positions, unit: &self.unit, factors, gradient: &mut self.gradient, products: &mut self.products }
     }
 }
@@ -77,21 +83,17 @@ impl<T: Element> Pair<'_, T> {
         [student, teacher]
     }
 
-    /// The mean map of each side in f64.
-    pub(super) fn means(&self) -> [Vec<f64>; 2] {
-        self.sides().map(|maps| {
-            let mut mean = vec![0.0; self.positions];
-            for map in maps.chunks_exact(self.positions) {
-                for (m, v) in mean.iter_mut().zip(map) {
-                    *m += v.wide();
-                }
+    /// The mean map of a side in f64.
+    pub(super) fn mean(&self, side: usize) -> Vec<f64> {
+        let mut mean = vec![0.0; self.positions];
+        for map in self.sides()[side].chunks_exact(self.positions) {
+            for (m, v) in mean.iter_mut().zip(map) {
+                *m += v.wide();
             }
-            let channels = count(maps.len() / self.positions);
-            for m in &mut mean {
-                *m /= channels;
-            }
-            mean
-        })
+        }
+        let channels = count(self.channels[side]);
+        mean.iter_mut().for_each(|m| *m /= channels);
+        mean
     }
 
     /// ‖y‖² of each map, the student's first: 1, or less for a dead one.
@@ -104,7 +106,7 @@ impl<T: Element> Pair<'_, T> {
         let squares = self.squares();
         let (student, teacher) = squares.split_at(self.channels[0]);
         let mean = |squares: &[f64]| squares.iter().sum::<f64>() / count(squares.len());
-        let [mean_s, mean_t] = self.means();
+        let (mean_s, mean_t) = (self.mean(STUDENT), self.mean(TEACHER));
         (mean(student) + mean(teacher) - 2.0 * dot(&mean_s, &mean_t)).max(0.0)
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::recipe::Statistic;
 
 /// Compares a gradient with central differences of the loss, entry by entry, in f64.
 pub fn assert_gradient(student: &Tensor, tolerance: f64, loss: impl Fn(&Tensor) -> Loss) {
@@ -61,7 +62,7 @@ fn automatic_widths_are_detached() {
     let s = Maps::new(Values::Own(&s), [3, 4, 4], [4, 4]);
     let t = Maps::new(Values::Own(&t), [4, 4, 4], [4, 4]);
     let options = NstOptions::from(Kernel::Linear);
-    let each = [0, 1].map(|b| Scratch::default().load(&s, &t, b, &options).variance());
+    let each = [0, 1].map(|b| Scratch::default().load(&s, Some(&t), b, &options).variance());
     for sigma in [Sigma::AutoSample, Sigma::AutoBatch] {
         let widths = if sigma == Sigma::AutoBatch { [f64::midpoint(each[0], each[1]); 2] } else { each };
         let one = |b: usize, sigma: f64| {
@@ -173,7 +174,7 @@ fn defined_without_teacher(student: &Tensor, teacher: &Tensor, constant: i32) ->
     let (s, t) = (Maps::new(Values::Own(&s), shape(student), size), Maps::new(Values::Own(&t), shape(teacher), size));
     let mut scratch = Scratch::default();
     let samples = (0..student.dims()[0]).map(|b| {
-        let mut pair = scratch.load(&s, &t, b, &kernel.into());
+        let mut pair = scratch.load(&s, Some(&t), b, &kernel.into());
         let kernel = channel::Scalar::new(kernel, &pair, None);
         channel::sample(&mut pair, kernel, false, 1.0)
     });
@@ -227,4 +228,65 @@ fn a_weight_scales_the_gradient_alone() {
             }
         }
     }
+}
+
+/// The statistics of a teacher's maps as a cache holds them: packed Gram matrices and mean maps, in f32.
+fn statistics(teacher: &Tensor, size: [usize; 2]) -> [Tensor; 2] {
+    let (batch, channels, height, width) = teacher.dims4().unwrap();
+    let values = teacher.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let maps = crate::statistic::Maps { layout: crate::recipe::Layout::Nchw, channels, from: [height, width], size };
+    [Statistic::Gram, Statistic::Mean].map(|statistic| {
+        let crate::array::Values::F32(found) = crate::statistic::compute(statistic, &values, &maps).unwrap() else { panic!("f32") };
+        let shape = maps.stored().row(statistic).unwrap().0;
+        Tensor::from_vec(found, [&[batch], shape.as_slice()].concat(), &Device::Cpu).unwrap()
+    })
+}
+
+#[test]
+fn statistics_give_the_loss_of_the_maps() {
+    // the teacher's maps are larger, of one size, and smaller; deep and shallow; with a dead channel
+    let cases = [([2, 3, 4, 5], [2, 7, 8, 5]), ([2, 6, 4, 4], [2, 9, 4, 4]), ([2, 5, 7, 6], [2, 40, 3, 6])];
+    for (shape_s, shape_t) in cases {
+        let student = maps(shape_s, 1);
+        // what f32 holds, so that the two sides see the same teacher
+        let teacher = maps(shape_t, 2).relu().unwrap().to_dtype(DType::F32).unwrap().to_dtype(DType::F64).unwrap();
+        let size = [shape_s[2].min(shape_t[2]), shape_s[3].min(shape_t[3])];
+        let [gram, mean] = statistics(&teacher, size);
+        for kernel in [Kernel::Linear, Kernel::Poly { degree: 2, constant: 0.0 }, Kernel::Poly { degree: 2, constant: 0.7 }] {
+            for teacher_term in [true, false] {
+                let options = NstOptions { teacher_term, ..kernel.into() };
+                let known = Statistics { size, gram: Some(&gram), mean: Some(&mean) };
+                let exact = nst_weighted(&student, &teacher, &options, 3.0).unwrap();
+                let found = nst_from(&student, &known, &options, 3.0).unwrap();
+                assert!((found.value - exact.value).abs() <= 1e-6 * exact.value.abs(), "{kernel:?}: {} for {}", found.value, exact.value);
+                let off = (&found.gradient - &exact.gradient).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                let largest = exact.gradient.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+                assert!(off <= 1e-6 * largest, "{kernel:?}: gradient off by {off} of {largest}");
+                assert_gradient(&student, 1e-7, |s| nst_from(s, &known, &options, 1.0).unwrap());
+                let single = nst_from(&student.to_dtype(DType::F32).unwrap(), &known, &options, 3.0).unwrap();
+                assert!((single.value - exact.value).abs() <= 1e-4 * exact.value.abs(), "{kernel:?} in f32");
+            }
+        }
+    }
+}
+
+#[test]
+fn statistics_that_do_not_serve_are_refused() {
+    let [gram, mean] = statistics(&maps([2, 7, 4, 5], 2), [4, 5]);
+    let squared = NstOptions::from(Kernel::Poly { degree: 2, constant: 0.0 });
+    let refused = |student: [usize; 4], known: &Statistics<'_>, options: &NstOptions| {
+        nst_from(&maps(student, 1), known, options, 1.0).unwrap_err().to_string()
+    };
+    let both = Statistics { size: [4, 5], gram: Some(&gram), mean: Some(&mean) };
+    assert!(refused([2, 3, 4, 4], &both, &squared).contains("expected maps of at least 4x5, found 4x4"));
+    assert!(refused([3, 3, 4, 5], &both, &squared).contains("of one batch"));
+    assert!(refused([2, 3, 4, 5], &Statistics { gram: None, ..both }, &squared).contains("the Gram matrix"));
+    let with_constant = NstOptions::from(Kernel::Poly { degree: 2, constant: 1.0 });
+    assert!(refused([2, 3, 4, 5], &Statistics { mean: None, ..both }, &with_constant).contains("the mean"));
+    assert!(refused([2, 3, 6, 6], &Statistics { size: [5, 5], ..both }, &squared).contains("[2, 325]"));
+    for kernel in [Kernel::Poly { degree: 3, constant: 0.0 }, Kernel::Gauss { sigma: Sigma::AutoSample }] {
+        assert!(refused([2, 3, 4, 5], &both, &kernel.into()).contains("needs the maps"));
+    }
+    let rsqrt = NstOptions { normalization: Normalization::Rsqrt, ..squared };
+    assert!(refused([2, 3, 4, 5], &both, &rsqrt).contains("needs the maps"));
 }

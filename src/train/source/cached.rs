@@ -63,7 +63,7 @@ struct Reservoir {
 }
 
 impl<'a> CacheSource<'a> {
-    /// Reads the student's `inputs` by name, the logits if asked for, and these taps' features (by alias).
+    /// Reads the student's `inputs` by name, the logits if asked for, and these arrays of taps (by path).
     /// `take` counts samples by their indices in the data set. `shuffled`: as a training run reads; else in row order. Inputs that are not
     /// stored come from [`CacheSource::with_originals`].
     ///
@@ -84,9 +84,10 @@ impl<'a> CacheSource<'a> {
                 spec(cache, "logits").map_err(|e| e.hint("KD needs a teacher that is a classifier; extract again with --logits TENSOR"))?;
             columns.push(Column { spec, kind: Kind::Plain });
         }
-        for alias in taps {
-            let spec = spec(cache, &format!("taps/{alias}/features"))?;
-            let kind = Kind::Map(permutation(&spec)?);
+        for path in taps {
+            let spec = spec(cache, path)?;
+            let is_map = path.ends_with("/features") && spec.row_shape.len() > 1;
+            let kind = if is_map { Kind::Map(permutation(&spec)?) } else { Kind::Plain };
             columns.push(Column { spec, kind });
         }
         let manifest = cache.manifest();
@@ -133,6 +134,11 @@ impl<'a> CacheSource<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// The rows of an epoch, ascending, each with its label.
+    pub(super) fn labels(&self) -> Vec<(usize, i64)> {
+        self.order.rows().map(|row| (row, self.cache.labels().get(row).copied().unwrap_or(-1))).collect()
     }
 
     /// The view that an epoch reads.
@@ -188,7 +194,7 @@ impl<'a> CacheSource<'a> {
             tensors.push(self.decoded(self.view(epoch), &rows)?);
         }
         let labels = rows.iter().map(|&row| self.label(row)).collect::<Result<_>>()?;
-        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, inputs: tensors, logits, taps })
+        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, rows, inputs: tensors, logits, taps })
     }
 
     fn label(&self, row: usize) -> Result<i64> {

@@ -6,10 +6,12 @@ use nst_cache::criterion::autograd::Evaluation;
 use nst_cache::criterion::convolution::Geometry;
 use nst_cache::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy, soft_cross_entropy};
 use nst_cache::criterion::module::{Module, regressor_between};
-use nst_cache::criterion::nst::{NstOptions, nst_with};
+use nst_cache::array::Values;
+use nst_cache::criterion::nst::{NstOptions, Statistics, nst_from, nst_with};
 use nst_cache::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid};
 use nst_cache::error::Error;
-use nst_cache::recipe::{Kernel, Normalization, Sigma};
+use nst_cache::recipe::{Kernel, Layout, Normalization, Sigma, Statistic};
+use nst_cache::statistic::{Maps, compute};
 use serde_json::Value;
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -172,6 +174,41 @@ impl Run<'_> {
                 None => return Ok(None),
             },
         }))
+    }
+
+    /// The loss and gradients from f32 statistics of the teacher's maps; `None` where they do not suffice.
+    pub fn from_statistics(&self) -> Result<Option<Computed>> {
+        let method = self.case.entry("method")?;
+        if method == "at" && self.number("p")? == 2.0 {
+            return Ok(Some(self.each(|s, t| at::at_from(s, &Self::statistic(Statistic::Attention, s, t)?))?));
+        }
+        let Some(options) = self.nst_options(method)? else { return Ok(None) };
+        let suffices = matches!(options.kernel, Kernel::Linear | Kernel::Poly { degree: 2, .. });
+        if !suffices || options.normalization != Normalization::Clamped {
+            return Ok(None);
+        }
+        let of_layer = |s: &Tensor, t: &Tensor| {
+            let (gram, mean) = (Self::statistic(Statistic::Gram, s, t)?, Self::statistic(Statistic::Mean, s, t)?);
+            let known = Statistics { size: Self::common_size(s, t)?, gram: Some(&gram), mean: Some(&mean) };
+            Ok(nst_from(s, &known, &options, 1.0)?.into())
+        };
+        Ok(Some(self.each(of_layer)?))
+    }
+
+    fn common_size(s: &Tensor, t: &Tensor) -> Result<[usize; 2], Error> {
+        Ok([s.dim(2)?.min(t.dim(2)?), s.dim(3)?.min(t.dim(3)?)])
+    }
+
+    /// A statistic as an extraction takes it for this student: of f32 maps, at its size where that is smaller.
+    fn statistic(statistic: Statistic, s: &Tensor, t: &Tensor) -> Result<Tensor, Error> {
+        let (batch, channels, height, width) = t.dims4()?;
+        let maps = Maps { layout: Layout::Nchw, channels, from: [height, width], size: Self::common_size(s, t)? };
+        let values = t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let shape = maps.stored().row(statistic).map(|(shape, _)| shape).unwrap_or_default();
+        match compute(statistic, &values, &maps)? {
+            Values::F32(values) => Ok(Tensor::from_vec(values, [&[batch], shape.as_slice()].concat(), s.device())?),
+            other => Err(Error::input(format!("statistic: expected f32, found {other:?}"))),
+        }
     }
 
     /// How the header says that a regressor moves, which has to be what the law between the two sizes gives.

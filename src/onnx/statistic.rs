@@ -1,0 +1,181 @@
+//! Statistics of taps as nodes of the model's own graph, so that a device which computes the maps hands out no more than what is kept of them.
+//!
+//! All of it is in double precision and rounded to f32 at the end, as [`crate::statistic`] does; sums run in the runtime's order, which moves a last bit
+//! now and then. Operators and their forms are those of opset 8, which any later one has.
+
+use super::{Model, proto, tensor_proto};
+use crate::array::{Array, Values};
+use crate::error::Result;
+use crate::recipe::{Layout, MapShape, Statistic};
+use proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType};
+
+/// The first opset whose operators these are.
+const OPSET: i64 = 8;
+/// The codes of element types in ONNX.
+const FLOAT: i64 = 1;
+const DOUBLE: i64 = 11;
+/// A Gram matrix of more entries is left to the host: the indices that pack it would be larger than the matrix.
+const PAIRS_MAX: usize = 1 << 22;
+
+/// A statistic that a graph is to compute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request<'a> {
+    /// The tensor, `[batch, …]` in `map`'s axis order.
+    pub tensor: &'a str,
+    /// The name of the result, `[batch, …]` as [`MapShape::row`] says.
+    pub name: &'a str,
+    /// What is computed.
+    pub statistic: Statistic,
+    /// The map that it is of.
+    pub map: MapShape,
+    /// Height and width of the tensor, which is pooled to the map's.
+    pub from: [usize; 2],
+    /// The norm that a channel map is divided by at least.
+    pub dead_norm: f64,
+    /// Weights of every input position in every output position, `[from, positions]`, where it is pooled.
+    pub pooling: Option<&'a [f64]>,
+}
+
+impl Model {
+    /// Whether [`Model::with_statistics`] can compute this.
+    #[must_use]
+    pub fn can_compute(&self, statistic: Statistic, map: &MapShape) -> bool {
+        let pairs = map.row(Statistic::Gram).and_then(|(shape, _)| shape.first().copied());
+        let fits = statistic != Statistic::Gram || pairs.is_some_and(|pairs| pairs <= PAIRS_MAX);
+        self.opset() >= OPSET && fits && !matches!(statistic, Statistic::Features | Statistic::Sign)
+    }
+
+    /// The model with nodes that compute these statistics, exposed as outputs. It keeps its hash: it is the same teacher.
+    ///
+    /// # Errors
+    /// When a name is there already.
+    pub fn with_statistics(&self, requests: &[Request<'_>]) -> Result<Self> {
+        let mut graph = Nodes::default();
+        for request in requests {
+            graph.add(request)?;
+        }
+        self.extended(&graph.0)
+    }
+}
+
+/// The nodes, constants and outputs that are added.
+#[derive(Default)]
+struct Nodes(GraphProto);
+
+impl Nodes {
+    fn add(&mut self, request: &Request<'_>) -> Result<()> {
+        let &Request { tensor, name, statistic, map, from, dead_norm, pooling } = request;
+        let [channels, positions] = [map.channels, map.height * map.width];
+        let area = from[0] * from[1];
+        let value = |what: &str| format!("{name}/{what}");
+        let sizes = |list: &[usize]| list.iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect::<Vec<_>>();
+
+        // [batch, channels, area]
+        let mut maps = self.node("Cast", &[tensor], value("double"), vec![integer("to", DOUBLE)]);
+        maps = match map.layout {
+            Layout::Nchw => self.reshape(&maps, value("planes"), &sizes(&[0, channels, area]))?,
+            Layout::Nhwc => {
+                let rows = self.reshape(&maps, value("rows"), &sizes(&[0, area, channels]))?;
+                self.node("Transpose", &[&rows], value("planes"), vec![integers("perm", &[0, 2, 1])])
+            }
+        };
+        if let Some(weights) = pooling {
+            let weights = self.constant(value("weights"), vec![area, positions], Values::F64(weights.to_vec()))?;
+            maps = self.node("MatMul", &[&maps, &weights], value("pooled"), Vec::new());
+        }
+        let result = match statistic {
+            Statistic::Gram => {
+                let unit = self.unit(&maps, &value, positions, dead_norm)?;
+                let turned = self.node("Transpose", &[&unit], value("turned"), vec![integers("perm", &[0, 2, 1])]);
+                let products = self.node("MatMul", &[&turned, &unit], value("products"), Vec::new());
+                let count = self.constant(value("count"), Vec::new(), Values::F64(vec![wide(channels)]))?;
+                let gram = self.node("Div", &[&products, &count], value("gram"), Vec::new());
+                let flat = self.reshape(&gram, value("flat"), &sizes(&[0, positions * positions]))?;
+                let lower = (0..positions).flat_map(|row| row * positions..=row * positions + row).collect::<Vec<_>>();
+                let lower = self.constant(value("lower"), vec![lower.len()], Values::I64(sizes(&lower)))?;
+                self.node("Gather", &[&flat, &lower], value("packed"), vec![integer("axis", 1)])
+            }
+            Statistic::Mean => {
+                let unit = self.unit(&maps, &value, positions, dead_norm)?;
+                self.over_channels(&unit, &value, &map)?
+            }
+            Statistic::Attention => {
+                let squares = self.node("Mul", &[&maps, &maps], value("squared"), Vec::new());
+                self.over_channels(&squares, &value, &map)?
+            }
+            _ => {
+                let share = self.constant(value("share"), vec![positions, 1], Values::F64(vec![1.0 / wide(positions); positions]))?;
+                let means = self.node("MatMul", &[&maps, &share], value("means"), Vec::new());
+                self.reshape(&means, value("vector"), &sizes(&[0, channels]))?
+            }
+        };
+        self.node("Cast", &[&result], name.to_owned(), vec![integer("to", FLOAT)]);
+        self.0.output.push(ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() });
+        Ok(())
+    }
+
+    /// Each map divided by its norm.
+    fn unit(&mut self, maps: &str, value: &impl Fn(&str) -> String, positions: usize, dead_norm: f64) -> Result<String> {
+        let squares = self.node("Mul", &[maps, maps], value("squares"), Vec::new());
+        let ones = self.constant(value("ones"), vec![positions, 1], Values::F64(vec![1.0; positions]))?;
+        let sums = self.node("MatMul", &[&squares, &ones], value("sums"), Vec::new());
+        let norms = self.node("Sqrt", &[&sums], value("norms"), Vec::new());
+        let least = self.constant(value("least"), Vec::new(), Values::F64(vec![dead_norm]))?;
+        let divisors = self.node("Max", &[&norms, &least], value("divisors"), Vec::new());
+        Ok(self.node("Div", &[maps, &divisors], value("unit"), Vec::new()))
+    }
+
+    /// The mean over channels, `[batch, height, width]`.
+    fn over_channels(&mut self, maps: &str, value: &impl Fn(&str) -> String, map: &MapShape) -> Result<String> {
+        let channels = map.channels;
+        let share = self.constant(value("share"), vec![1, 1, channels], Values::F64(vec![1.0 / wide(channels); channels]))?;
+        let mean = self.node("MatMul", &[&share, maps], value("mean"), Vec::new());
+        let size = [map.height, map.width].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        self.reshape(&mean, value("map"), &[0, size[0], size[1]])
+    }
+
+    fn node(&mut self, op: &str, inputs: &[&str], output: String, attribute: Vec<AttributeProto>) -> String {
+        self.0.node.push(NodeProto {
+            op_type: Some(op.to_owned()),
+            name: Some(output.clone()),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: vec![output.clone()],
+            attribute,
+            ..NodeProto::default()
+        });
+        output
+    }
+
+    fn reshape(&mut self, input: &str, output: String, shape: &[i64]) -> Result<String> {
+        let shape = self.constant(format!("{output}/shape"), vec![shape.len()], Values::I64(shape.to_vec()))?;
+        Ok(self.node("Reshape", &[input, &shape], output, Vec::new()))
+    }
+
+    fn constant(&mut self, name: String, shape: Vec<usize>, values: Values) -> Result<String> {
+        self.0.initializer.push(tensor_proto(&name, &Array::new(shape, values)?));
+        Ok(name)
+    }
+}
+
+fn integer(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Int.into()),
+        i: Some(value),
+        ..AttributeProto::default()
+    }
+}
+
+fn integers(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Ints.into()),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a number of channels or positions")]
+fn wide(n: usize) -> f64 {
+    n as f64
+}

@@ -1,0 +1,188 @@
+//! The forms in which a tap can be stored, and the shape of each.
+
+use super::Layout;
+use crate::array::Dtype;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// What is stored of a map. docs/statistics.md says which loss needs which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Statistic {
+    /// The activations themselves.
+    Features,
+    /// The Gram matrix over positions of the unit channel maps, divided by their number: its lower triangle, row by row.
+    Gram,
+    /// The mean of the unit channel maps.
+    Mean,
+    /// The mean over channels of the squared activations.
+    Attention,
+    /// The mean over positions of each channel.
+    Vector,
+    /// Whether each activation is above 0, a bit each.
+    Sign,
+}
+
+impl Statistic {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Features, Self::Gram, Self::Mean, Self::Attention, Self::Vector, Self::Sign];
+
+    /// As the command line and the cache name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Features => "features",
+            Self::Gram => "gram",
+            Self::Mean => "mean",
+            Self::Attention => "attention",
+            Self::Vector => "vector",
+            Self::Sign => "sign",
+        }
+    }
+
+    /// The element type that it is stored in; features: `None`, f16 or f32 as the recipe says.
+    #[must_use]
+    pub fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::Features => None,
+            Self::Sign => Some(Dtype::U8),
+            _ => Some(Dtype::F32),
+        }
+    }
+
+    /// The path of its array in a cache.
+    #[must_use]
+    pub fn path(self, alias: &str) -> String {
+        format!("taps/{alias}/{}", self.name())
+    }
+
+    /// The alias and the statistic of an array's path, if it is that of a tap.
+    #[must_use]
+    pub fn of_path(path: &str) -> Option<(&str, Self)> {
+        let (alias, name) = path.strip_prefix("taps/")?.split_once('/')?;
+        Self::ALL.into_iter().find(|s| s.name() == name).map(|statistic| (alias, statistic))
+    }
+}
+
+impl FromStr for Statistic {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let names = Self::ALL.map(Self::name);
+        let found = Self::ALL.into_iter().find(|s| s.name() == text);
+        found.ok_or_else(|| Error::input(format!("expected auto or some of {}, found `{text}`", names.join(", "))))
+    }
+}
+
+/// Which statistics of each map are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// The smallest form of which the criteria can be computed; the features if none is named.
+    #[default]
+    Auto,
+    /// These, in [`Statistic::ALL`]'s order, each once.
+    These(Vec<Statistic>),
+}
+
+impl FromStr for Keep {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let mut these = text.split(',').map(str::parse).collect::<Result<Vec<Statistic>>>()?;
+        these.sort_unstable();
+        these.dedup();
+        Ok(Self::These(these))
+    }
+}
+
+/// The map that statistics are taken of, and the axis order of its tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapShape {
+    /// In which order its features stand.
+    pub layout: Layout,
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl MapShape {
+    /// The map whose features have these axes, in `layout`'s order.
+    #[must_use]
+    pub fn of_features(layout: Layout, shape: [usize; 3]) -> Self {
+        let [channels, height, width] = match layout {
+            Layout::Nchw => shape,
+            Layout::Nhwc => [shape[2], shape[0], shape[1]],
+        };
+        Self { layout, channels, height, width }
+    }
+
+    /// Channels, height, width.
+    #[must_use]
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.channels, self.height, self.width]
+    }
+
+    /// How many activations a sample has; `None` where that is no number.
+    #[must_use]
+    pub fn activations(&self) -> Option<usize> {
+        self.channels.checked_mul(self.height)?.checked_mul(self.width)
+    }
+
+    /// Shape and axis names of one stored row; `None` where the sizes are beyond computing.
+    #[must_use]
+    pub fn row(&self, statistic: Statistic) -> Option<(Vec<usize>, &'static [&'static str])> {
+        let &Self { layout, channels, height, width } = self;
+        let positions = height.checked_mul(width)?;
+        Some(match (statistic, layout) {
+            (Statistic::Features, Layout::Nchw) => (vec![channels, height, width], &["c", "h", "w"]),
+            (Statistic::Features, Layout::Nhwc) => (vec![height, width, channels], &["h", "w", "c"]),
+            (Statistic::Gram, _) => (vec![positions.checked_mul(positions.checked_add(1)?)? / 2], &["pair"]),
+            (Statistic::Mean | Statistic::Attention, _) => (vec![height, width], &["h", "w"]),
+            (Statistic::Vector, _) => (vec![channels], &["c"]),
+            (Statistic::Sign, _) => (vec![self.activations()?.div_ceil(8)], &["byte"]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_statistics_are_sets() {
+        assert_eq!("auto".parse::<Keep>().unwrap(), Keep::Auto);
+        assert_eq!("mean,gram,mean".parse::<Keep>().unwrap(), Keep::These(vec![Statistic::Gram, Statistic::Mean]));
+        for wrong in ["", "grams", "gram,", "auto,gram", "Gram"] {
+            let error = wrong.parse::<Keep>().unwrap_err().to_string();
+            assert!(error.contains("features, gram, mean, attention, vector, sign"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn paths_go_there_and_back() {
+        for statistic in Statistic::ALL {
+            assert_eq!(Statistic::of_path(&statistic.path("a.b")), Some(("a.b", statistic)));
+        }
+        for other in ["logits", "taps/a", "taps/a/grams", "taps/a/gram/x", "gram"] {
+            assert_eq!(Statistic::of_path(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn rows_have_the_shapes_of_the_format() {
+        let map = MapShape { layout: Layout::Nhwc, channels: 5, height: 2, width: 3 };
+        let shape = |s| map.row(s).unwrap().0;
+        assert_eq!(Statistic::ALL.map(shape), [vec![2, 3, 5], vec![21], vec![2, 3], vec![2, 3], vec![5], vec![4]]);
+        let hostile = MapShape { height: usize::MAX / 2, width: 3, ..map };
+        assert!(Statistic::ALL.into_iter().filter(|s| !matches!(s, Statistic::Vector)).all(|s| hostile.row(s).is_none()));
+        assert_eq!(MapShape::of_features(Layout::Nhwc, [2, 3, 5]), map);
+    }
+}
