@@ -4,6 +4,10 @@
 //! samples a criterion sees, and mix the two networks' maps into the routes by which the policy is trained. Default temperature 5, γ as the label
 //! loss's weight, in the authors' code.
 
+mod policy;
+
+pub use policy::{PolicyOptions, policy, policy_scores, policy_step};
+
 use super::autograd::{Evaluation, differentiate};
 use super::formula::{relu, rows};
 use super::init::Init;
@@ -161,95 +165,6 @@ pub fn policy_loss([student, teacher, plain]: [&Tensor; 3], gate: &Tensor, label
     })
 }
 
-/// Temperature and γ of the policy's training.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PolicyOptions {
-    /// Temperature of the gates.
-    pub temperature: f64,
-    /// γ of [`policy_loss`].
-    pub gamma: f64,
-}
-
-/// An untrained policy of two layers, `policy.0` and `policy.2`, from the two networks' vectors to two logits a spot, with linear probes
-/// `probe_s.{spot}` and `probe_t.{spot}` of the spots that are not the logits themselves.
-///
-/// `widths`: those of the student's and the teacher's vector; `channels`: of both networks at each spot, `None` at the logits.
-///
-/// # Errors
-/// When a tensor cannot be made.
-pub fn policy(widths: [usize; 2], hidden: usize, channels: &[Option<[usize; 2]>], classes: usize, seed: u64) -> Result<Module> {
-    let mut init = Init::new(seed);
-    init.layer("policy.0", &[hidden, widths[0] + widths[1]], Some(hidden))?;
-    init.layer("policy.2", &[2 * channels.len(), hidden], Some(2 * channels.len()))?;
-    for (spot, [student, teacher]) in channels.iter().enumerate().filter_map(|(spot, channels)| Some((spot, (*channels)?))) {
-        init.layer(&format!("probe_s.{spot}"), &[classes, student], Some(classes))?;
-        init.layer(&format!("probe_t.{spot}"), &[classes, teacher], Some(classes))?;
-    }
-    init.finish()
-}
-
-/// The policy's logits.
-///
-/// # Shapes
-/// `student` `[batch, …]`, `teacher` `[batch, …]`; result `[batch, spots, 2]`.
-///
-/// # Errors
-/// When the module does not fit.
-pub fn policy_scores(module: &Module, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-    let both = Tensor::cat(&[student.flatten_from(1)?, teacher.to_dtype(student.dtype())?.flatten_from(1)?], 1)?;
-    let scores = module.at("policy.2").linear(&relu(&module.at("policy.0").linear(&both)?)?)?;
-    Ok(scores.reshape((both.dim(0)?, (), 2))?)
-}
-
-/// What trains a policy where no network can be routed through: the mean over the spots of [`policy_loss`] with linear probes of the pooled maps in
-/// place of what follows the spot in either network, and the probes' own cross-entropy. At the logits, which have no probes, it is the published loss.
-/// Gradients by the module alone; the value is that of the policy.
-///
-/// # Shapes
-/// `vectors` and each of `spots` of student and teacher, `[batch, …]`; `noise` `[batch, spots, 2]`; `labels` one a sample.
-///
-/// # Errors
-/// When shapes disagree or a label is outside the classes.
-pub fn policy_step(
-    module: &Module,
-    vectors: &[Tensor; 2],
-    spots: &[[Tensor; 2]],
-    noise: &Tensor,
-    labels: &[i64],
-    options: PolicyOptions,
-) -> Result<Evaluation> {
-    let mut value = 0.0;
-    let mut found = differentiate(&[], Some(module), |_| {
-        let gate = gates(&policy_scores(module, &vectors[0], &vectors[1])?, noise, options.temperature)?;
-        let mut sum = Tensor::zeros((), DType::F64, gate.device())?;
-        for (spot, [student, teacher]) in spots.iter().enumerate() {
-            let [s, t] = [("probe_s", student), ("probe_t", teacher)].map(|(side, x)| probed(&module.at(format!("{side}.{spot}")), x));
-            let (s, t) = (s?, t?);
-            let column = gate.narrow(1, spot, 1)?.flatten_all()?;
-            let (plain_s, plain_t) = (s.detach(), t.detach());
-            let routed = policy_loss([&plain_s, &plain_t, &plain_s], &column.detach(), labels, options.gamma)?;
-            value += routed.value / count(spots.len());
-            sum = (sum + (weighted(&column, &routed.inputs[2])? * (1.0 / count(spots.len())))?)?;
-            for logits in [&s, &t] {
-                let loss = super::cross_entropy::cross_entropy(&logits.detach(), labels, 0.0)?;
-                sum = (sum + weighted(logits, &loss.gradient)?)?;
-            }
-        }
-        Ok(sum)
-    })?;
-    found.value = value;
-    Ok(found)
-}
-
-/// The logits of a spot: a probe's of the pooled map, or the spot itself where it has no probe.
-fn probed(probe: &Layer<'_>, x: &Tensor) -> Result<Tensor> {
-    if !probe.has("weight") {
-        return Ok(x.clone());
-    }
-    let pooled = if x.rank() > 2 { x.flatten_from(2)?.mean(2)? } else { x.clone() };
-    probe.linear(&pooled)
-}
-
 /// A criterion over the samples that a spot selects, times their share of the batch; no sample, no loss. With every sample selected it is the
 /// criterion itself, bit for bit. `criterion` is given the selected rows of both and their indices.
 ///
@@ -361,6 +276,23 @@ mod tests {
             let gate = Tensor::new(&gates, &Device::Cpu).unwrap();
             assert_gradients(&[&s, &t, &gate], &Module::default(), |x, _| policy_loss([x[0], x[1], &plain], x[2], &[0, 2, 1, 1], 2.0));
         }
+    }
+
+    #[test]
+    fn layers_that_join_are_selected_together() {
+        let (s, t) = ([tensor(&[3, 2, 4, 4], 1), tensor(&[3, 2, 2, 2], 2)], [tensor(&[3, 2, 4, 4], 3), tensor(&[3, 2, 2, 2], 4)]);
+        let teachers: Vec<&Tensor> = t.iter().collect();
+        let run = |gates: [f64; 3], x: &[&Tensor]| {
+            let students: Vec<Tensor> = x.iter().map(|&x| x.clone()).collect();
+            gated_layers(&students, &teachers, &Tensor::new(&gates, &Device::Cpu).unwrap(), |s, t| {
+                crate::criterion::fsp::fsp(&s.iter().collect::<Vec<_>>(), &t.iter().collect::<Vec<_>>())
+            })
+        };
+        let both = [&s[0], &s[1]];
+        assert_gradients(&both, &Module::default(), |x, _| run([0.0, 1.0, 1.0], x));
+        assert_zero(&run([0.0; 3], &both).unwrap(), 0.0);
+        let plain = crate::criterion::fsp::fsp(&both, &teachers).unwrap();
+        assert_eq!(run([1.0; 3], &both).unwrap().value.to_bits(), plain.value.to_bits());
     }
 
     #[test]
