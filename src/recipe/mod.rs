@@ -6,6 +6,8 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+pub mod published;
+mod sweep;
 mod toml_file;
 mod train;
 
@@ -15,4 +17,5 @@ pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, 
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use sweep::{Sweep, SweepMethod};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};
