@@ -14,7 +14,7 @@ const RECIPE: &str = r#"
 cache = "cache"
 teacher = "teacher.onnx"
 test = "folder:images"
-students = ["resnet8", "net"]
+students = ["lenet", "net"]
 seeds = [0, 1]
 epochs = 2
 batch = 16
@@ -119,7 +119,7 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     assert_eq!(table["failed"], serde_json::json!([]));
     let rows = table["rows"].as_array().unwrap();
     let names: Vec<_> = rows.iter().map(|r| (r["student"].as_str().unwrap(), r["method"].as_str().unwrap())).collect();
-    assert_eq!(names, [("resnet8", "CE"), ("resnet8", "KD+NST"), ("net", "CE"), ("net", "KD+NST")]);
+    assert_eq!(names, [("lenet", "CE"), ("lenet", "KD+NST"), ("net", "CE"), ("net", "KD+NST")]);
     let of = |seed: u64| {
         let runs = table["runs"].as_array().unwrap();
         let run = runs.iter().find(|r| r["student"] == "net" && r["method"] == "CE" && r["seed"] == seed).unwrap();
@@ -133,9 +133,9 @@ fn every_run_is_what_train_makes_and_is_made_once() {
 
     // the same bits as a run by itself, on another number of threads
     std::fs::write(folder.join("alone.toml"), ALONE).unwrap();
-    run(folder, "train resnet8 --cache cache --recipe alone.toml --seed 1 --threads 1 -o alone");
-    assert!(student(folder, "alone") == student(folder, "runs/small/resnet8/KD+NST/seed-1"), "other bits than train");
-    assert!(student(folder, "alone") != student(folder, "runs/small/resnet8/KD+NST/seed-0"));
+    run(folder, "train lenet --cache cache --recipe alone.toml --seed 1 --threads 1 -o alone");
+    assert!(student(folder, "alone") == student(folder, "runs/small/lenet/KD+NST/seed-1"), "other bits than train");
+    assert!(student(folder, "alone") != student(folder, "runs/small/lenet/KD+NST/seed-0"));
 
     // again: nothing is made, the table is the same
     let record = folder.join("runs/small/net/CE/seed-0/run.json");
@@ -144,10 +144,10 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     assert_eq!(record.metadata().unwrap().modified().unwrap(), written);
     let shown = String::from_utf8(run(folder, "sweep small.toml").stdout).unwrap();
     assert_eq!(std::fs::read_to_string(folder.join("runs/small/table.md")).unwrap(), shown);
-    assert!(shown.contains("| resnet8") && shown.contains('±') && shown.contains("teacher.onnx (teacher)"), "{shown}");
+    assert!(shown.contains("| lenet") && shown.contains('±') && shown.contains("teacher.onnx (teacher)"), "{shown}");
 
     // another seed adds to it
-    write_recipe(folder, &[("seeds = [0, 1]", "seeds = [0, 1, 2]"), ("\"resnet8\", ", "")]);
+    write_recipe(folder, &[("seeds = [0, 1]", "seeds = [0, 1, 2]"), ("\"lenet\", ", "")]);
     let states = json(folder, "sweep small.toml --dry-run");
     let of = |state: &str| states["runs"].as_array().unwrap().iter().filter(|r| r["state"] == state).count();
     assert_eq!((of("finished"), of("new")), (4, 2));
@@ -168,26 +168,26 @@ fn every_run_is_what_train_makes_and_is_made_once() {
 fn an_interrupted_sweep_goes_on_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let long = [("epochs = 2", "epochs = 12"), ("[\"resnet8\", \"net\"]", "[\"resnet8\"]"), ("seeds = [0, 1]", "seeds = [0]")];
+    let long = [("epochs = 2", "epochs = 8"), ("[\"lenet\", \"net\"]", "[\"lenet\"]"), ("seeds = [0, 1]", "seeds = [0]")];
     prepare(folder, &long);
     run(folder, "sweep small.toml -o whole");
 
     // Ctrl-C where only the sweep gets the signal, then a kill that it cannot see
-    let checkpoint = |of: &str| folder.join("parts/resnet8").join(of).join("seed-0/checkpoint.safetensors");
+    let checkpoint = |of: &str| folder.join("parts/lenet").join(of).join("seed-0/checkpoint.safetensors");
     for (name, of) in [("-INT", "CE"), ("-KILL", "KD+NST")] {
         let mut sweep = command(folder, "sweep small.toml -o parts").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait_until("no checkpoint", || checkpoint(of).exists());
         signal(&sweep, name);
         let status = sweep.wait().unwrap();
         assert_eq!(status.code(), (name == "-INT").then_some(130));
-        let log = File::open(folder.join(format!("parts/resnet8/{of}/seed-0.log"))).unwrap();
+        let log = File::open(folder.join(format!("parts/lenet/{of}/seed-0.log"))).unwrap();
         wait_until("the run outlives its sweep", || log.try_lock().is_ok());
         let state = json(folder, "sweep small.toml -o parts --dry-run")["runs"][usize::from(name == "-KILL")]["state"].clone();
         assert_eq!(state, "begun", "{name}");
     }
     run(folder, "sweep small.toml -o parts");
     for of in ["CE", "KD+NST"] {
-        let path = |output: &str| format!("{output}/resnet8/{of}/seed-0");
+        let path = |output: &str| format!("{output}/lenet/{of}/seed-0");
         assert!(student(folder, &path("parts")) == student(folder, &path("whole")), "{of}: other bits after the interruption");
     }
 }
@@ -226,7 +226,7 @@ fn what_cannot_be_made_is_refused_before_the_first_run() {
     prepare(folder, &[]);
     for (changes, expected) in [
         (("\"net\"", "\"resnet9\""), "resnet9"),
-        (("\"net\"", "\"a/resnet8.onnx\""), "resnet8 twice"),
+        (("\"net\"", "\"a/lenet.onnx\""), "lenet twice"),
         (("weight = 50", "pairs = [{ teacher = \"map7\", student = \"x\" }]"), "map7"),
         (("\"teacher.onnx\"", "\"net.onnx\""), "expected the one that made the cache"),
         (("\"cache\"", "\"nowhere\""), "nowhere"),
