@@ -46,6 +46,8 @@ const WITHOUT_RUNTIME: &[Case] = &[
     ),
     case("train resnet8 --data idx:data --criterion nst", &["nst", "expected a cache", "--cache"]),
     case("train resnet8 --data idx:data --criterion mse", &["mse", "kd"]),
+    case("train resnet8 --data idx:data --criterion vid:colour=red", &["criterion vid", "unknown field `colour`", "variance"]),
+    case("train resnet8 --data idx:data --criterion crd:width=wide", &["criterion crd: width", "wide"]),
     case("train resnet8 --data idx:data --device cuda", &["cuda:0", "--device cpu"]),
     case("train resnet8 --data idx:data --device tensorrt", &["tensorrt:0", "auto"]),
     case("train resnot8 --data idx:data --preprocess none", &["resnot8", "resnet8"]),
@@ -254,6 +256,12 @@ fn a_damaged_shard_is_named_and_the_student_must_fit() {
         case("train resnet8 --cache cache/tiny", &["expected maps of one size", "tiny 16x3x3", "layer3 64x7x7", "pair="]),
         case("train resnet8 --cache cache/teacher --criterion nst:pair=map3>layer1", &["map3", "map2", "map1"]),
         case("train resnet8 --cache cache/teacher --criterion nst:pair=map1>layer9", &["layer9", "layer1"]),
+        case("train resnet8 --cache cache/teacher --criterion rkd", &["rkd", "vector before the classifier", "--tap TENSOR"]),
+        case(
+            "train resnet8 --cache cache/teacher --criterion ab:pair=map1>layer1",
+            &["ab", "map1", "before its activation", "--tap TENSOR"],
+        ),
+        case("train resnet8 --cache cache/teacher --criterion fsp:pair=map1>layer1", &["fsp", "two layers or more", "pair="]),
     ]
     .iter()
     .flat_map(|case| complaints(folder.path(), case))

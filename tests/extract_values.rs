@@ -225,7 +225,7 @@ fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
         let cache = Cache::open(&recipe.output).unwrap();
         let [h, w] = shape;
         assert_eq!((axes(&cache, "first"), axes(&cache, "last")), (("chw".into(), vec![4, h, w]), ("hwc".into(), vec![h, w, 4])));
-        assert_eq!(teacher_maps(cache.manifest()).iter().map(|m| m.shape).collect::<Vec<_>>(), [[4, h, w]; 2]);
+        assert_eq!(teacher_maps(cache.manifest()).iter().map(|m| m.shape.clone()).collect::<Vec<_>>(), [[4, h, w]; 2]);
         let [first, last] = maps(&cache, "image:0", &["first", "last"]).try_into().unwrap();
         assert_eq!(first.0, [6, 4, h, w]);
         assert_eq!(first, last);

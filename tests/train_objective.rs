@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use candle_core::{DType, Device, Tensor};
+use nst_cache::data;
+use nst_cache::monitor::Silent;
 use nst_cache::recipe::{CriterionRecipe, Train};
 use nst_cache::student::{ImportOptions, Mode, Student, preset};
-use nst_cache::train::loss::Objective;
+use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::pairing::Pair;
-use nst_cache::train::source::Batch;
+use nst_cache::train::schedule::Clock;
+use nst_cache::train::source::{Batch, DataSource, Source};
 
 /// Numbers in −1…1 that are the same everywhere.
 fn noise(shape: &[usize], seed: u32) -> Tensor {
@@ -30,35 +33,39 @@ fn ce_kd_and_nst_together_match_central_differences() {
     // the deepest map takes part in two terms, and in the logits
     let pair = |teacher: &str, student: &str| Pair {
         teacher: teacher.into(),
-        teacher_shape: [0; 3],
+        teacher_shape: vec![0; 3],
         student: student.into(),
-        student_shape: [0; 3],
+        student_shape: vec![0; 3],
     };
     let nst = vec![pair("t1", "layer1"), pair("t2", "layer2"), pair("t3", "layer3")];
     let objective = Objective::new(&terms, &[Vec::new(), Vec::new(), nst, vec![pair("t3", "layer3")]], 0.1, &student).unwrap();
     assert_eq!(objective.taps, ["t1", "t2", "t3"]);
     let batch = Batch {
+        rows: vec![0, 1, 2],
         labels: vec![0, 4, 2],
         mixed: None,
         inputs: vec![noise(&[3, 3, 16, 16], 1)],
         logits: Some((noise(&[3, 5], 2) * 3.0).unwrap()),
         taps: vec![noise(&[3, 6, 16, 16], 3), noise(&[3, 7, 8, 8], 4), noise(&[3, 9, 8, 8], 5)],
     };
-    let logits = student.logits();
-    let evaluate = || {
+    let clock = Clock { step: 0, steps_per_epoch: 1, total_steps: 1 };
+    let dataset = data::open(&"fashion-mnist".parse().unwrap(), "train", &Silent).unwrap();
+    let source = Source::Data(DataSource::evaluation(dataset.as_ref(), None, Vec::new()));
+    let mut learnable = Learnable::new(&objective, &Train::default(), &source, &Silent).unwrap();
+    let mut evaluate = || {
         let pass = student.forward(&batch.inputs, Mode::Train, &objective.keep, 0).unwrap();
-        let value = objective.evaluate(&pass, logits, &batch).unwrap();
+        let value = objective.evaluate(&pass, &batch, clock, &mut learnable).unwrap();
         (pass, value)
     };
     let (pass, value) = evaluate();
-    let weighted: f64 = objective.terms.iter().zip(&value.parts).map(|(t, p)| t.weight * p).sum();
+    let weighted: f64 = objective.terms.iter().zip(&value.parts).map(|(t, p)| t.recipe.weight * p.unwrap()).sum();
     assert!((weighted - value.total).abs() < 1e-12);
     let gradients = pass.backward(value.seeds).unwrap();
 
     for (index, (parameter, gradient)) in student.parameters().iter().zip(&gradients).enumerate() {
         let start = parameter.var.as_tensor().copy().unwrap();
         let direction = noise(start.dims(), 100 + u32::try_from(index).unwrap());
-        let moved = |by: f64| {
+        let mut moved = |by: f64| {
             parameter.var.set(&(&start + (&direction * by).unwrap()).unwrap()).unwrap();
             let total = evaluate().1.total;
             parameter.var.set(&start).unwrap();

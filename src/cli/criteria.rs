@@ -1,9 +1,12 @@
 //! `criteria`: every criterion, what it needs stored, its defaults and its source.
 
 use super::{Context, emit, emit_json};
-use crate::criterion::catalogue::{Entry, Setting, Stored, Value, catalogue};
-use crate::error::{Error, Result};
+use crate::criterion::catalogue::{self, Entry, Stored, catalogue};
+use crate::error::Result;
+use crate::recipe::CriterionRecipe;
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -19,32 +22,65 @@ pub struct Args {
     name: Option<String>,
 }
 
+/// An entry with the defaults that recipes have.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    /// The default factor in the total loss.
+    weight: f64,
+    settings: Vec<Setting>,
+}
+
+#[derive(Serialize)]
+struct Setting {
+    name: String,
+    default: Value,
+}
+
+impl<'a> Described<'a> {
+    fn new(entry: &'a Entry) -> Result<Self> {
+        let recipe: CriterionRecipe = entry.defaults()?;
+        let settings = recipe.settings().into_iter().map(|(name, default)| Setting { name, default }).collect();
+        Ok(Self { entry, weight: recipe.weight, settings })
+    }
+
+    fn settings(&self) -> String {
+        let setting = |s: &Setting| match &s.default {
+            Value::Number(value) => format!("{}={}", s.name, value.as_f64().unwrap_or_default()),
+            Value::String(value) => format!("{}={value}", s.name),
+            other => format!("{}={other}", s.name),
+        };
+        let list: Vec<String> = self.settings.iter().map(setting).collect();
+        if list.is_empty() { "-".to_owned() } else { list.join(" ") }
+    }
+}
+
 /// Lists the criteria, or describes one.
 ///
 /// # Errors
 /// When there is none of the name.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let Some(name) = args.name else {
-        return if context.json { emit_json(&catalogue()) } else { emit(&table()) };
+        let all = catalogue().iter().map(Described::new).collect::<Result<Vec<_>>>()?;
+        return if context.json { emit_json(&all) } else { emit(&table(&all)) };
     };
-    let entry = catalogue().iter().find(|e| e.name == name).ok_or_else(|| {
-        let names: Vec<&str> = catalogue().iter().map(|e| e.name).collect();
-        Error::input(format!("criterion `{name}`: expected one of {}", names.join(", ")))
-    })?;
-    if context.json { emit_json(entry) } else { emit(&description(entry)) }
+    let described = Described::new(catalogue::entry(&name)?)?;
+    if context.json { emit_json(&described) } else { emit(&description(&described)) }
 }
 
-fn table() -> String {
+fn table(all: &[Described<'_>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["name", "stored", "learns", "weight", "settings", "paper"]);
-    for entry in catalogue() {
+    for described in all {
+        let entry = described.entry;
         table.add_row([
             Cell::new(entry.name),
             Cell::new(stored(entry)),
             Cell::new(if entry.learnable.is_some() { "yes" } else { "-" }),
-            Cell::new(entry.weight).set_alignment(CellAlignment::Right),
-            Cell::new(settings(entry)),
+            Cell::new(described.weight).set_alignment(CellAlignment::Right),
+            Cell::new(described.settings()),
             Cell::new(reference(entry)),
         ]);
     }
@@ -68,19 +104,11 @@ fn stored(entry: &Entry) -> String {
     format!("{}{}", forms.join(" or "), if entry.pre_activation { " *" } else { "" })
 }
 
-fn settings(entry: &Entry) -> String {
-    let setting = |s: &Setting| match s.default {
-        Value::Number(value) => format!("{}={value}", s.name),
-        Value::Choice(value) => format!("{}={value}", s.name),
-    };
-    let list: Vec<String> = entry.settings.iter().map(setting).collect();
-    if list.is_empty() { "-".to_owned() } else { list.join(" ") }
-}
-
-fn description(entry: &Entry) -> String {
-    let weight = entry.weight.to_string();
+fn description(described: &Described<'_>) -> String {
+    let entry = described.entry;
+    let weight = described.weight.to_string();
     let stored = stored(entry).replace(" *", ", before the activation");
-    let settings = settings(entry);
+    let settings = described.settings();
     let lines = [
         ("paper", entry.paper),
         ("stored", &stored),
@@ -102,13 +130,13 @@ mod tests {
     #[test]
     fn the_documentation_shows_this_table() {
         let document = include_str!("../../docs/criteria.md");
-        assert!(document.contains(&format!("```text\n{}\n```", table())), "docs/criteria.md: expected the table\n{}", table());
+        let table = table(&catalogue().iter().map(|e| Described::new(e).unwrap()).collect::<Vec<_>>());
+        assert!(document.contains(&format!("```text\n{table}\n```")), "docs/criteria.md: expected the table\n{table}");
     }
 
     #[test]
     fn one_criterion_is_described_whole() {
-        let entry = catalogue().iter().find(|e| e.name == "ofd").unwrap();
-        let text = description(entry);
+        let text = description(&Described::new(catalogue::entry("ofd").unwrap()).unwrap());
         for part in ["ofd: Overhaul", "arXiv:1904.01866", "features, before the activation", "0.001", "kernel=1", "mdistiller", "margins"] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -56,7 +56,8 @@ pub struct Args {
     /// Recipe file; flags win over it
     #[arg(long, value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// Term of the loss, METHOD[:key=value,…]: ce, kd, nst-linear, nst-poly, nst-gauss (repeat for more)
+    /// Term of the loss, METHOD[:key=value,…] (repeat for more); `nst-cache criteria` lists the methods and their keys. All take weight, from,
+    /// until, warmup-epochs (epochs) and decay-to (a weight); those of maps and vectors take pair=TEACHER>STUDENT
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
     /// Epochs
@@ -321,7 +322,7 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
 
 /// Says what is about to happen.
 fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &Objective, pairs: &[Vec<Pair>], context: &Context<'_>) {
-    let terms: Vec<String> = objective.terms.iter().map(|t| format!("{}·{}", t.weight, t.name)).collect();
+    let terms: Vec<String> = objective.terms.iter().map(|t| format!("{}·{}", t.recipe.weight, t.name)).collect();
     context.monitor.note(&format!(
         "{} samples, {} epochs of batch {}, loss {}, on the {}",
         source.len(),

@@ -2,6 +2,8 @@
 
 mod entries;
 
+use crate::error::{Error, Result};
+use crate::recipe::CriterionRecipe;
 use serde::Serialize;
 
 /// What a criterion reads of the teacher, in a form that a cache holds.
@@ -37,23 +39,16 @@ impl Stored {
     }
 }
 
-/// A setting's value.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Value {
-    /// A number.
-    Number(f64),
-    /// A choice.
-    Choice(&'static str),
-}
-
-/// A setting of a criterion.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Setting {
-    /// Its name.
-    pub name: &'static str,
-    /// What it is if nothing is said.
-    pub default: Value,
+/// Which of the suggested pairs of maps a criterion takes where a recipe names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pairs {
+    /// All of them.
+    All,
+    /// The one in the middle of the network.
+    Middle,
+    /// The deepest.
+    Deepest,
 }
 
 /// One criterion.
@@ -71,22 +66,22 @@ pub struct Entry {
     pub pre_activation: bool,
     /// What of it is trained beside the student.
     pub learnable: Option<&'static str>,
-    /// The default factor in the total loss.
-    pub weight: f64,
-    /// Its settings.
-    pub settings: &'static [Setting],
+    /// Which pairs of maps it takes by default, as `RepDistiller` does; of vectors and logits there is one.
+    pub pairs: Pairs,
     /// Whose code the form and the defaults follow.
     pub source: &'static str,
     /// What else there is to know.
     pub note: &'static str,
 }
 
-const fn number(name: &'static str, default: f64) -> Setting {
-    Setting { name, default: Value::Number(default) }
-}
-
-const fn choice(name: &'static str, default: &'static str) -> Setting {
-    Setting { name, default: Value::Choice(default) }
+impl Entry {
+    /// The criterion with its default weight and settings.
+    ///
+    /// # Errors
+    /// When recipes do not know the name.
+    pub fn defaults(&self) -> Result<CriterionRecipe> {
+        self.name.parse()
+    }
 }
 
 /// All criteria, those of the logits first.
@@ -95,11 +90,21 @@ pub fn catalogue() -> &'static [Entry] {
     entries::CATALOGUE
 }
 
+/// What there is to know of a method.
+///
+/// # Errors
+/// When the catalogue lacks it.
+pub fn entry(method: &str) -> Result<&'static Entry> {
+    catalogue().iter().find(|e| e.name == method).ok_or_else(|| {
+        let names: Vec<&str> = catalogue().iter().map(|e| e.name).collect();
+        Error::input(format!("criterion `{method}`: expected one of {}", names.join(", ")))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::criterion::crd::CrdOptions;
-    use crate::recipe::CriterionRecipe;
+    use crate::recipe::{Method, Subject};
 
     #[test]
     fn names_are_unique_and_every_entry_is_complete() {
@@ -108,21 +113,24 @@ mod tests {
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
         for entry in catalogue() {
             assert!(![entry.name, entry.title, entry.paper, entry.source].contains(&""), "{entry:?}");
-            assert!(entry.weight > 0.0, "{entry:?}");
         }
     }
 
-    /// The table and the code state the same defaults.
+    /// What recipes name and what the catalogue describes are the same methods.
     #[test]
-    fn defaults_are_those_of_the_code() {
-        let entry = |name: &str| catalogue().iter().find(|e| e.name == name).unwrap();
-        for name in ["ce", "kd", "nst-linear", "nst-poly", "nst-gauss"] {
-            let recipe: CriterionRecipe = name.parse().unwrap();
-            assert_eq!(recipe.name(), name);
-            assert!((recipe.weight - entry(name).weight).abs() < f64::EPSILON, "{name}");
+    fn every_method_of_a_recipe_is_described_and_the_other_way_round() {
+        assert_eq!(catalogue().iter().map(|e| e.name).collect::<Vec<_>>(), Method::NAMES);
+        for entry in catalogue() {
+            let recipe = entry.defaults().unwrap();
+            assert_eq!(recipe.name(), entry.name);
+            assert!(recipe.weight > 0.0, "{entry:?}");
+            let subject = match entry.stored {
+                [] => Subject::Labels,
+                [Stored::Logits] => Subject::Logits,
+                [Stored::Vector] => Subject::Vectors,
+                _ => Subject::Maps,
+            };
+            assert_eq!(recipe.method.subject(), subject, "{entry:?}");
         }
-        let CrdOptions { temperature, momentum } = CrdOptions::default();
-        assert!(entry("crd").settings.contains(&number("temperature", temperature)));
-        assert!(entry("crd").settings.contains(&number("momentum", momentum)));
     }
 }

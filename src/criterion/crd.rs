@@ -11,6 +11,7 @@ use super::formula::{rows, same_batch};
 use super::init::Init;
 use super::module::{Module, count};
 use crate::error::{Error, Result};
+use crate::recipe::Crd;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
@@ -28,7 +29,13 @@ pub struct CrdOptions {
 
 impl Default for CrdOptions {
     fn default() -> Self {
-        Self { temperature: 0.07, momentum: 0.5 }
+        (&Crd::default()).into()
+    }
+}
+
+impl From<&Crd> for CrdOptions {
+    fn from(recipe: &Crd) -> Self {
+        Self { temperature: recipe.temperature, momentum: recipe.momentum }
     }
 }
 

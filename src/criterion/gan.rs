@@ -17,6 +17,9 @@ use candle_core::Tensor;
 /// The discriminator's convolutions: they halve a map of any size.
 const HALVING: Geometry = Geometry { transposed: false, stride: [2, 2], padding: [1, 1] };
 
+/// What the names of the discriminator's weights begin with.
+pub const DISCRIMINATOR: &str = "discriminator.";
+
 /// What one step of the game comes to.
 #[derive(Debug, Clone)]
 pub struct Game {
@@ -38,7 +41,7 @@ pub fn gan(student: &Tensor, teacher: &Tensor, module: &Module) -> Result<Game> 
     let mut evaluation = generator(student, teacher, module)?;
     let against = discriminator(student, teacher, module)?;
     for ((name, own), (_, other)) in evaluation.weights.iter_mut().zip(against.weights) {
-        if name.starts_with("discriminator.") {
+        if name.starts_with(DISCRIMINATOR) {
             *own = other;
         }
     }

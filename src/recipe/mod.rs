@@ -13,7 +13,10 @@ mod train;
 
 pub use augment::{Augment, Augmentation, ColorJitter};
 pub use config::{Config, StudentEntry};
-pub use criterion::{CriterionRecipe, Kernel, Method, Normalization, PairRecipe, Sigma};
+pub use criterion::{
+    Ab, At, Cc, Course, Crd, CriterionRecipe, Dist, Dkd, Ft, Kd, Kernel, Method, NoSettings, Normalization, NstGauss, NstLinear, NstPoly,
+    Ofd, PairRecipe, Reviewkd, Rkd, Sigma, Subject, Vid,
+};
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};

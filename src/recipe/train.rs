@@ -204,8 +204,18 @@ impl Train {
         self.optimizer.validate()?;
         self.schedule.validate()?;
         self.criteria.iter().try_for_each(CriterionRecipe::validate)?;
-        let ce = self.criteria.iter().filter(|c| matches!(c.method, Method::Ce)).count();
-        check("criterion ce", "at most one", ce <= 1, ce)
+        let ce = self.criteria.iter().filter(|c| is_ce(c)).count();
+        check("criterion ce", "at most one", ce <= 1, ce)?;
+        self.check_courses()
+    }
+
+    /// Refuses a run in which nothing is learnt for a while.
+    fn check_courses(&self) -> Result<()> {
+        let terms = self.terms(false);
+        let ends = terms.iter().filter_map(|t| t.course.until);
+        #[allow(clippy::cast_precision_loss, reason = "a number of epochs")]
+        let idle = std::iter::once(0.0).chain(ends).find(|&at| at < self.epochs as f64 && !terms.iter().any(|t| t.course.is_on(at)));
+        check("criterion", "one that is on at every epoch", idle.is_none(), format!("none at epoch {}", idle.unwrap_or_default()))
     }
 
     /// The samples that are trained on.
@@ -218,8 +228,8 @@ impl Train {
     #[must_use]
     pub fn terms(&self, distil: bool) -> Vec<CriterionRecipe> {
         let mut terms = self.criteria.clone();
-        if !terms.iter().any(|c| matches!(c.method, Method::Ce)) {
-            terms.insert(0, CriterionRecipe::CE);
+        if !terms.iter().any(is_ce) {
+            terms.insert(0, CriterionRecipe::ce());
         }
         if self.criteria.is_empty() && distil {
             terms.push(CriterionRecipe::default_nst());
@@ -281,6 +291,10 @@ impl ScheduleRecipe {
     }
 }
 
+fn is_ce(criterion: &CriterionRecipe) -> bool {
+    matches!(criterion.method, Method::Ce(_))
+}
+
 fn check(what: &str, expected: &str, holds: bool, found: impl std::fmt::Display) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::input(format!("recipe: {what}: expected {expected}, found {found}"))) }
 }
@@ -321,7 +335,7 @@ mod tests {
         recipe.validate().unwrap();
         assert_eq!((recipe.epochs, recipe.batch, recipe.drop_last, recipe.augment), (4, 64, true, Augment::None));
         assert_eq!(recipe.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(), ["kd", "nst-poly"]);
-        assert_eq!(recipe.terms(true)[0], CriterionRecipe::CE);
+        assert_eq!(recipe.terms(true)[0], CriterionRecipe::ce());
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Train>(&json).unwrap(), recipe);
     }
@@ -357,6 +371,21 @@ mod tests {
             let message = recipe.validate().unwrap_err().to_string();
             assert!(message.contains(name), "{name}: {message}");
         }
+    }
+
+    #[test]
+    fn something_is_learnt_at_every_epoch() {
+        let of = |criteria: &[&str]| {
+            let criteria = criteria.iter().map(|c| c.parse().unwrap()).collect();
+            Train { epochs: 4, criteria, ..Train::default() }.validate()
+        };
+        of(&["ce:from=2", "ab:until=2"]).unwrap();
+        of(&["kd:from=2,until=3"]).unwrap();
+        let message = of(&["ce:from=2", "ab:until=1.5"]).unwrap_err().to_string();
+        assert!(message.contains("none at epoch 1.5"), "{message}");
+        assert!(of(&["ce:from=1"]).unwrap_err().to_string().contains("none at epoch 0"));
+        assert!(of(&["ce:until=3"]).is_err());
+        of(&["ce:until=4"]).unwrap();
     }
 
     #[test]

@@ -241,6 +241,17 @@ impl Student {
         self.graph.index.get(name).copied()
     }
 
+    /// The tensor that an activation function makes this one of; `None` where it is no activation's output.
+    #[must_use]
+    pub fn before_activation(&self, name: &str) -> Option<&str> {
+        const ACTIVATIONS: [&str; 12] =
+            ["Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Celu", "ThresholdedRelu", "HardSwish", "HardSigmoid", "Gelu", "Mish"];
+        let id = self.tensor(name)?;
+        let node = self.graph.nodes.iter().find(|node| node.outputs.first() == Some(&Some(id)))?;
+        let input = node.inputs.first().copied().flatten().filter(|_| ACTIVATIONS.contains(&node.proto.op_type()))?;
+        self.graph.names.get(input.0).map(String::as_str)
+    }
+
     /// Candidate taps with their shapes for inputs of these shapes (batch axis first). Planning knows every shape: nothing is run.
     ///
     /// # Errors

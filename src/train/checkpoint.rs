@@ -1,11 +1,12 @@
 //! Checkpoints: one safetensors file that holds everything a run needs to go on with the same bits.
 
+use super::loss::Learnable;
 use super::metrics::Sums;
 use super::optimizer::Optimizer;
 use super::trainer::Evaluation;
 use crate::error::{Context, Error, Result};
 use crate::student::Student;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct Position {
     pub step: usize,
     /// Steps that the optimiser's state stands at.
     pub optimizer_steps: u64,
+    /// Steps that the optimiser of what the criteria learn stands at.
+    pub learnable_steps: u64,
     /// Length of the metrics file, in bytes.
     pub metrics_bytes: u64,
     /// Training time so far.
@@ -37,7 +40,7 @@ pub struct Position {
 
 impl Position {
     /// The version that this code writes.
-    pub const FORMAT: u32 = 1;
+    pub const FORMAT: u32 = 2;
 
     /// The start of a run.
     #[must_use]
@@ -47,6 +50,7 @@ impl Position {
             identity: identity.to_owned(),
             step: 0,
             optimizer_steps: 0,
+            learnable_steps: 0,
             metrics_bytes: 0,
             seconds: 0.0,
             sums: Sums::default(),
@@ -58,27 +62,29 @@ impl Position {
 /// The header's key.
 const KEY: &str = "nst-cache";
 
-/// Everything that is saved, by name.
-fn tensors<'a>(student: &'a Student, optimizer: &'a Optimizer) -> Vec<(String, &'a Var)> {
+/// What of the student and its optimiser is saved, by name.
+fn variables<'a>(student: &'a Student, optimizer: &'a Optimizer) -> impl Iterator<Item = (String, &'a Var)> {
     let parameters = student.parameters().iter().map(|p| (format!("parameter/{}", p.name), &p.var));
     let buffers = student.buffers().iter().map(|b| (format!("buffer/{}", b.name), &b.var));
     let state = optimizer.state().into_iter().map(|(name, var)| (format!("optimizer/{name}"), var));
-    parameters.chain(buffers).chain(state).collect()
+    parameters.chain(buffers).chain(state)
 }
 
 /// Writes a checkpoint in place of the last one; a crash leaves the one or the other.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save(path: &Path, position: &Position, student: &Student, optimizer: &Optimizer) -> Result<()> {
+pub fn save(path: &Path, position: &Position, student: &Student, optimizer: &Optimizer, learnable: &Learnable) -> Result<()> {
     let header = serde_json::to_string(position).context(|| "checkpoint: position cannot be written".into())?;
     let mut data = Vec::new();
-    for (name, var) in tensors(student, optimizer) {
-        data.push((name, var.dims().to_vec(), bytes(var)?));
+    let own = variables(student, optimizer).map(|(name, var)| (name, var.as_tensor().clone()));
+    for (name, tensor) in own.chain(learnable.tensors()?) {
+        let (dtype, bytes) = bytes(&tensor)?;
+        data.push((name, dtype, tensor.dims().to_vec(), bytes));
     }
     let views: Vec<(&str, TensorView<'_>)> = data
         .iter()
-        .map(|(name, shape, bytes)| TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)))
+        .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view)))
         .collect::<Result<_, _>>()
         .context(|| "checkpoint: tensors do not fit their shapes".into())?;
     let file = safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), header)])))
@@ -86,11 +92,11 @@ pub fn save(path: &Path, position: &Position, student: &Student, optimizer: &Opt
     write_atomically(path, &file)
 }
 
-/// Reads a checkpoint into the student and the optimiser.
+/// Reads a checkpoint into the student, its optimiser and what the criteria learn.
 ///
 /// # Errors
 /// When it is damaged, of another version, of another run, or does not fit the student.
-pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Optimizer) -> Result<Position> {
+pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Optimizer, learnable: &mut Learnable) -> Result<Position> {
     let what = || format!("checkpoint {}", path.display());
     let file = std::fs::read(path).context(|| format!("{}: cannot be read", what()))?;
     let damaged = || format!("{}: damaged", what());
@@ -105,31 +111,44 @@ pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Opti
         return Err(Error::input(format!("{}: of a run with other settings", what())).hint("give another -o"));
     }
     let stored = SafeTensors::deserialize(&file).context(damaged)?;
-    let expected = tensors(student, optimizer);
-    if stored.len() != expected.len() {
-        return Err(Error::input(format!("{}: expected {} tensors, found {}", what(), expected.len(), stored.len())));
+    let expected = variables(student, optimizer).count() + learnable.tensors()?.len();
+    if stored.len() != expected {
+        return Err(Error::input(format!("{}: expected {expected} tensors, found {}", what(), stored.len())));
     }
-    for (name, var) in expected {
-        let view = stored.tensor(&name).context(|| format!("{}: no tensor {name}", what()))?;
-        if view.shape() != var.dims() || view.dtype() != Dtype::F32 {
+    let read = |name: &str, shape: &[usize], dtype: DType| -> Result<Tensor> {
+        let view = stored.tensor(name).context(|| format!("{}: no tensor {name}", what()))?;
+        if view.shape() != shape || view.dtype() != stored_as(dtype) {
             return Err(Error::input(format!(
-                "{}: {name}: expected float32 {:?}, found {:?} {:?}",
+                "{}: {name}: expected {dtype:?} {shape:?}, found {:?} {:?}",
                 what(),
-                var.dims(),
                 view.dtype(),
                 view.shape()
             )));
         }
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
-        var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+        Ok(match dtype {
+            DType::F64 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f64>(view.data()), shape, &Device::Cpu)?,
+            _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()), shape, &Device::Cpu)?,
+        })
+    };
+    for (name, var) in variables(student, optimizer) {
+        var.set(&read(&name, var.dims(), var.dtype())?.to_device(var.device())?)?;
     }
+    learnable.restore(position.learnable_steps, read)?;
     optimizer.set_steps(position.optimizer_steps);
     Ok(position)
 }
 
-fn bytes(var: &Var) -> Result<Vec<u8>> {
-    let values = var.flatten_all()?.to_vec1::<f32>()?;
-    Ok(bytemuck::cast_slice(&values).to_vec())
+/// How a type is stored: in itself where a memory's normalisers need it, else as float32.
+fn stored_as(dtype: DType) -> Dtype {
+    if dtype == DType::F64 { Dtype::F64 } else { Dtype::F32 }
+}
+
+fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<u8>)> {
+    let flat = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        DType::F64 => (Dtype::F64, bytemuck::cast_slice(&flat.to_vec1::<f64>()?).to_vec()),
+        _ => (Dtype::F32, bytemuck::cast_slice(&flat.to_vec1::<f32>()?).to_vec()),
+    })
 }
 
 /// Writes a sibling temporary file, syncs it, renames it over `path`, and syncs the folder: a reader sees the old bytes or the new ones.

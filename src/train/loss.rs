@@ -1,41 +1,24 @@
 //! The loss of a step: the weighted sum of its criteria, and what each asks of the student's tensors.
+//!
+//! An [`Objective`] is fixed for a run; what its criteria learn and remember is [`Learnable`].
+
+mod learnable;
+mod negatives;
+mod paraphraser;
+mod term;
+
+pub use learnable::Learnable;
+pub use term::Term;
 
 use super::pairing::Pair;
+use super::schedule::Clock;
 use super::source::Batch;
-use crate::criterion::Loss;
-use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
-use crate::criterion::kd::kd;
-use crate::criterion::nst::{NstOptions, nst_weighted};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, Method};
+use crate::recipe::{CriterionRecipe, Subject};
 use crate::student::{Pass, Student, TensorId};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
-
-/// A term of the loss, resolved: nothing is looked up by name in a step.
-#[derive(Debug, Clone)]
-pub struct Term {
-    /// The name under which metrics list it.
-    pub name: String,
-    /// Its factor in the total.
-    pub weight: f64,
-    criterion: Criterion,
-}
-
-#[derive(Debug, Clone)]
-enum Criterion {
-    Ce {
-        smoothing: f64,
-    },
-    Kd {
-        temperature: f64,
-    },
-    /// Each pair: index into the batch's taps, and the student's tensor. The value is the sum over pairs.
-    Nst {
-        options: NstOptions,
-        pairs: Vec<(usize, TensorId)>,
-    },
-}
+use term::{Site, Teacher};
 
 /// The loss of a recipe.
 #[derive(Debug, Clone)]
@@ -55,10 +38,12 @@ pub struct Objective {
 pub struct Value {
     /// The weighted sum.
     pub total: f64,
-    /// Each term, unweighted.
-    pub parts: Vec<f64>,
+    /// Each term, unweighted; `None` for one that is off at this step.
+    pub parts: Vec<Option<f64>>,
     /// Gradients of the total with respect to the student's tensors.
     pub seeds: Vec<(TensorId, Tensor)>,
+    /// Gradients of what the criteria learn, in the order of [`Learnable::variables`]; `None` where the total does not depend on it.
+    pub learnable: Vec<Option<Tensor>>,
 }
 
 impl Objective {
@@ -69,82 +54,64 @@ impl Objective {
     pub fn new(terms: &[CriterionRecipe], pairs: &[Vec<Pair>], smoothing: f64, student: &Student) -> Result<Self> {
         let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false };
         for (recipe, pairs) in terms.iter().zip(pairs) {
-            let criterion = match &recipe.method {
-                Method::Ce => Criterion::Ce { smoothing },
-                Method::Kd { temperature } => {
+            let mut sites = Vec::new();
+            match recipe.method.subject() {
+                Subject::Labels => sites.push(Site { teacher: Teacher::None, student: student.logits() }),
+                Subject::Logits => {
                     objective.teacher_logits = true;
-                    Criterion::Kd { temperature: *temperature }
+                    sites.push(Site { teacher: Teacher::Logits, student: student.logits() });
                 }
-                Method::Nst { kernel, normalization, .. } => {
-                    let mut resolved = Vec::new();
+                Subject::Maps | Subject::Vectors => {
                     for pair in pairs {
                         let id = student
                             .tensor(&pair.student)
                             .ok_or_else(|| Error::input(format!("student's tensor `{}`: not in the graph", pair.student)))?;
-                        resolved.push((index_of(&mut objective.taps, pair.teacher.clone()), id));
+                        let tap = index_of(&mut objective.taps, pair.teacher.clone());
                         index_of(&mut objective.keep, id);
+                        sites.push(Site { teacher: Teacher::Tap(tap), student: id });
                     }
-                    // the teacher's term is constant, but without it the value is no distance and says nothing to the reader
-                    let options = NstOptions { kernel: *kernel, normalization: *normalization, teacher_term: true };
-                    Criterion::Nst { options, pairs: resolved }
                 }
-            };
+            }
             let same = objective.terms.iter().filter(|t| t.name.split('#').next() == Some(recipe.name())).count();
             let name = if same == 0 { recipe.name().to_owned() } else { format!("{}#{}", recipe.name(), same + 1) };
-            objective.terms.push(Term { name, weight: recipe.weight, criterion });
+            let pairs = if recipe.method.compares_taps() { pairs.clone() } else { Vec::new() };
+            objective.terms.push(Term { name, recipe: recipe.clone(), smoothing, pairs, sites });
         }
         Ok(objective)
     }
 
-    /// Computes every term on a forward pass.
+    /// Computes every term that is on at this step on a forward pass.
     ///
     /// # Errors
     /// When shapes disagree, or the batch lacks what a term needs.
-    pub fn evaluate(&self, pass: &Pass<'_>, logits: TensorId, batch: &Batch) -> Result<Value> {
-        let mut value = Value { total: 0.0, parts: Vec::with_capacity(self.terms.len()), seeds: Vec::new() };
+    pub fn evaluate(&self, pass: &Pass<'_>, batch: &Batch, clock: Clock, learnable: &mut Learnable) -> Result<Value> {
+        let mut value = Value { total: 0.0, parts: Vec::with_capacity(self.terms.len()), seeds: Vec::new(), learnable: Vec::new() };
         let mut seeds = BTreeMap::new();
-        for term in &self.terms {
-            let mut part = 0.0;
-            let weight = term.weight;
-            let mut take = |id: TensorId, loss: Loss, weight: f64| -> Result<()> {
-                part += loss.value;
-                add(&mut seeds, id, &loss.gradient, weight)
+        for (index, term) in self.terms.iter().enumerate() {
+            let Some(weight) = clock.weight(term.recipe.weight, &term.recipe.course) else {
+                value.parts.push(None);
+                learnable.skip(index, &mut value.learnable);
+                continue;
             };
-            match &term.criterion {
-                Criterion::Ce { smoothing } => {
-                    let (scores, labels) = (pass.value(logits)?, &batch.labels);
-                    let loss = match &batch.mixed {
-                        Some(mixed) => mixed_cross_entropy(scores, labels, &mixed.labels, &mixed.weights, *smoothing)?,
-                        None => cross_entropy(scores, labels, *smoothing)?,
-                    };
-                    take(logits, loss, weight)?;
-                }
-                Criterion::Kd { temperature } => {
-                    let teacher = batch.logits.as_ref().ok_or_else(|| Error::input("kd: the batch has no teacher logits"))?;
-                    take(logits, kd(pass.value(logits)?, teacher, *temperature)?, weight)?;
-                }
-                Criterion::Nst { options, pairs } => {
-                    for &(tap, id) in pairs {
-                        let teacher = batch.taps.get(tap).ok_or_else(|| Error::input("nst: the batch lacks a teacher's map"))?;
-                        // maps are large: the weight is in their gradient already
-                        take(id, nst_weighted(pass.value(id)?, teacher, options, weight)?, 1.0)?;
-                    }
-                }
+            let students =
+                term.sites.iter().map(|site| Ok(pass.value(site.student)?.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
+            let found = term.evaluate(weight, &students, batch, clock.step, learnable.state(index)?)?;
+            for (site, gradient) in term.sites.iter().zip(found.inputs) {
+                add(&mut seeds, site.student, gradient)?;
             }
-            value.total += term.weight * part;
-            value.parts.push(part);
+            learnable.collect(index, found.weights, &mut value.learnable)?;
+            value.total += weight * found.value;
+            value.parts.push(Some(found.value));
         }
         value.seeds = seeds.into_iter().collect();
         Ok(value)
     }
 }
 
-fn add(seeds: &mut BTreeMap<TensorId, Tensor>, id: TensorId, gradient: &Tensor, weight: f64) -> Result<()> {
-    // most weights are 1 and most tensors have one term: nothing is copied then
-    let scaled = if weight.to_bits() == 1f64.to_bits() { gradient.clone() } else { (gradient * weight)? };
+fn add(seeds: &mut BTreeMap<TensorId, Tensor>, id: TensorId, gradient: Tensor) -> Result<()> {
     let sum = match seeds.remove(&id) {
-        Some(before) => (before + scaled)?,
-        None => scaled,
+        Some(before) => (before + gradient)?,
+        None => gradient,
     };
     seeds.insert(id, sum);
     Ok(())

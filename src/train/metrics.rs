@@ -22,7 +22,7 @@ pub enum Record {
         lr: f64,
         /// The weighted sum of the parts.
         loss: f64,
-        /// Each term of the loss, unweighted.
+        /// Each term of the loss that was on, unweighted.
         parts: BTreeMap<String, f64>,
         /// Global L2 norm of the gradient before clipping.
         gradient_norm: f64,
@@ -41,7 +41,7 @@ pub enum Record {
         lr: f64,
         /// The weighted sum of the parts.
         loss: f64,
-        /// Each term of the loss, unweighted.
+        /// Each term of the loss that was on, unweighted.
         parts: BTreeMap<String, f64>,
         /// Accuracy on the training samples as they were trained on, in percent.
         train_top1: Option<f64>,
@@ -62,8 +62,10 @@ pub struct Sums {
     pub samples: usize,
     /// Total loss times samples.
     pub loss: f64,
-    /// Each part times samples.
+    /// Each part times samples, over the steps at which its term was on.
     pub parts: Vec<f64>,
+    /// Samples of those steps.
+    pub part_samples: Vec<usize>,
     /// Samples with a label.
     pub labelled: usize,
     /// Samples whose label has the highest logit.
@@ -73,23 +75,27 @@ pub struct Sums {
 impl Sums {
     /// Adds one step.
     #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
-    pub fn add(&mut self, samples: usize, loss: f64, parts: &[f64], (correct, labelled): (usize, usize)) {
+    pub fn add(&mut self, samples: usize, loss: f64, parts: &[Option<f64>], (correct, labelled): (usize, usize)) {
         self.samples += samples;
         self.loss += loss * samples as f64;
         self.parts.resize(parts.len(), 0.0);
-        for (sum, part) in self.parts.iter_mut().zip(parts) {
-            *sum += part * samples as f64;
+        self.part_samples.resize(parts.len(), 0);
+        for ((sum, counted), part) in self.parts.iter_mut().zip(&mut self.part_samples).zip(parts) {
+            if let Some(part) = part {
+                *sum += part * samples as f64;
+                *counted += samples;
+            }
         }
         self.correct += correct;
         self.labelled += labelled;
     }
 
-    /// Mean loss and parts.
+    /// Mean loss and parts; `None` for a part whose term was off throughout.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
-    pub fn means(&self) -> (f64, Vec<f64>) {
-        let n = self.samples.max(1) as f64;
-        (self.loss / n, self.parts.iter().map(|p| p / n).collect())
+    pub fn means(&self) -> (f64, Vec<Option<f64>>) {
+        let mean = |(sum, &samples): (&f64, &usize)| (samples > 0).then(|| sum / samples as f64);
+        (self.loss / self.samples.max(1) as f64, self.parts.iter().zip(&self.part_samples).map(mean).collect())
     }
 
     /// Accuracy in percent, where there are labels.
@@ -184,9 +190,9 @@ mod tests {
     #[test]
     fn sums_weigh_steps_by_their_samples() {
         let mut sums = Sums::default();
-        sums.add(3, 1.0, &[2.0], (1, 3));
-        sums.add(1, 5.0, &[6.0], (1, 1));
-        assert_eq!(sums.means(), (2.0, vec![3.0]));
+        sums.add(3, 1.0, &[Some(2.0), None, None], (1, 3));
+        sums.add(1, 5.0, &[Some(6.0), Some(1.0), None], (1, 1));
+        assert_eq!(sums.means(), (2.0, vec![Some(3.0), Some(1.0), None]));
         assert_eq!(sums.top1(), Some(50.0));
         assert_eq!(Sums::default().top1(), None);
     }

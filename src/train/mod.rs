@@ -1,5 +1,6 @@
 //! Training: loader, optimiser, schedule, checkpoint, trainer. Never runs a teacher: the cache is the bridge.
 
+pub mod activation;
 pub mod checkpoint;
 pub mod clip;
 pub mod loader;

@@ -76,6 +76,11 @@ impl Order {
         Epoch { order: self, seed, number: epoch, sequence, starts }
     }
 
+    /// The rows of an epoch, ascending.
+    pub fn rows(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.rows).map(|position| self.row(position))
+    }
+
     fn row(&self, position: usize) -> usize {
         self.subset.as_ref().map_or(position, |subset| subset[position])
     }

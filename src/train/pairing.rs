@@ -1,92 +1,188 @@
 //! Which of the teacher's taps goes with which of the student's tensors.
 
 use crate::cache::Manifest;
+use crate::criterion::catalogue::{self, Pairs};
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
-use crate::recipe::{Layout, PairRecipe};
+use crate::recipe::{CriterionRecipe, Layout, Method, PairRecipe, Subject};
 use serde::{Deserialize, Serialize};
 
-/// A map of the teacher in the cache.
+/// A tap of the teacher in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TeacherMap {
+pub struct TeacherTap {
     /// Its name in the cache.
     pub alias: String,
     /// The ONNX tensor.
     pub tensor: String,
     /// Its spatial stage.
     pub stage: Option<usize>,
-    /// Channels, height, width.
-    pub shape: [usize; 3],
+    /// Channels, height, width of a map; the width of a vector.
+    pub shape: Vec<usize>,
 }
 
-/// A map of the student.
+/// A tensor of the student.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StudentMap {
+pub struct StudentTap {
     /// The tensor.
     pub tensor: String,
     /// Its spatial stage.
     pub stage: Option<usize>,
-    /// Channels, height, width.
-    pub shape: [usize; 3],
-    /// Whether it is the last of its stage.
+    /// Channels, height, width of a map; the width of a vector.
+    pub shape: Vec<usize>,
+    /// Whether it is the last map of its stage, or the vector before the classifier.
     pub suggested: bool,
 }
 
-/// Two maps to bring together.
+/// Two tensors to bring together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
-    /// Alias of the teacher's map in the cache.
+    /// Alias of the teacher's tap in the cache.
     pub teacher: String,
-    /// Its channels, height, width.
-    pub teacher_shape: [usize; 3],
+    /// Its channels, height, width, or the width of a vector.
+    pub teacher_shape: Vec<usize>,
     /// The student's tensor.
     pub student: String,
-    /// Its channels, height, width.
-    pub student_shape: [usize; 3],
+    /// Its channels, height, width, or the width of a vector.
+    pub student_shape: Vec<usize>,
 }
 
 impl Pair {
-    fn new(teacher: &TeacherMap, student: &StudentMap) -> Self {
-        Self { teacher: teacher.alias.clone(), teacher_shape: teacher.shape, student: student.tensor.clone(), student_shape: student.shape }
+    fn new(teacher: &TeacherTap, student: &StudentTap) -> Self {
+        Self {
+            teacher: teacher.alias.clone(),
+            teacher_shape: teacher.shape.clone(),
+            student: student.tensor.clone(),
+            student_shape: student.shape.clone(),
+        }
+    }
+}
+
+/// The taps between which pairs are made.
+#[derive(Debug, Clone)]
+pub struct Taps {
+    /// The maps that the cache holds.
+    pub teacher_maps: Vec<TeacherTap>,
+    /// The vectors that the cache holds.
+    pub teacher_vectors: Vec<TeacherTap>,
+    /// The student's maps.
+    pub student_maps: Vec<StudentTap>,
+    /// The student's vectors.
+    pub student_vectors: Vec<StudentTap>,
+}
+
+impl Taps {
+    /// Those of a cache and a student, each in its own order.
+    #[must_use]
+    pub fn new(manifest: &Manifest, student: &[Tap]) -> Self {
+        Self {
+            teacher_maps: teacher_maps(manifest),
+            teacher_vectors: teacher_vectors(manifest),
+            student_maps: student_maps(student),
+            student_vectors: student_vectors(student),
+        }
+    }
+
+    /// The pairs of a criterion: those that its recipe names, else those suggested for its method. The second value names what is left over.
+    ///
+    /// # Errors
+    /// When a name is unknown, or nothing can be suggested.
+    pub fn pairs(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
+        let review = matches!(recipe.method, Method::Reviewkd(_));
+        let subject = recipe.method.subject();
+        if !recipe.pairs.is_empty() {
+            let both = |first: &[TeacherTap], then: &[TeacherTap]| [first, then].concat();
+            let (teacher, student) = match subject {
+                Subject::Maps if !review => (self.teacher_maps.clone(), self.student_maps.clone()),
+                _ => (both(&self.teacher_vectors, &self.teacher_maps), [&self.student_vectors[..], &self.student_maps].concat()),
+            };
+            return Ok((explicit(&recipe.pairs, &teacher, &student)?, Vec::new()));
+        }
+        match subject {
+            Subject::Labels | Subject::Logits => Ok((Vec::new(), Vec::new())),
+            Subject::Vectors => Ok((vec![self.suggest_vector(recipe.name())?], Vec::new())),
+            Subject::Maps => {
+                let (mut pairs, left) = suggest(&self.teacher_maps, &self.student_maps)?;
+                match catalogue::entry(recipe.name())?.pairs {
+                    Pairs::All => {}
+                    Pairs::Deepest => drop(pairs.drain(..pairs.len() - 1)),
+                    Pairs::Middle => pairs = vec![pairs.swap_remove((pairs.len() - 1) / 2)],
+                }
+                if review {
+                    pairs.extend(self.suggest_vector(recipe.name()).ok());
+                }
+                Ok((pairs, left))
+            }
+        }
+    }
+
+    /// The vectors before the classifiers.
+    fn suggest_vector(&self, who: &str) -> Result<Pair> {
+        let teacher = self.teacher_vectors.last().ok_or_else(|| {
+            Error::input(format!("criterion {who}: expected the teacher's vector before the classifier in the cache, found none"))
+                .hint("extract again with --tap TENSOR: nst-cache inspect TEACHER.onnx marks it")
+        })?;
+        let student = self.student_vectors.iter().rfind(|s| s.suggested).ok_or_else(|| {
+            Error::input(format!("criterion {who}: expected a vector before the student's classifier, found none"))
+                .hint(format!("name one: --criterion '{who}:pair={}>TENSOR'", teacher.alias))
+        })?;
+        Ok(Pair::new(teacher, student))
     }
 }
 
 /// The maps that a cache holds, in its order.
 #[must_use]
-pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherMap> {
-    let shape = |alias: &str| {
+pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherTap> {
+    teacher_taps(manifest, Role::Map, &["c", "h", "w"])
+}
+
+/// The vectors that a cache holds, in its order.
+#[must_use]
+pub fn teacher_vectors(manifest: &Manifest) -> Vec<TeacherTap> {
+    teacher_taps(manifest, Role::Vector, &["c"])
+}
+
+/// The taps of a role whose features are stored, with the sizes of these axes.
+fn teacher_taps(manifest: &Manifest, role: Role, axes: &[&str]) -> Vec<TeacherTap> {
+    let shape = |alias: &str| -> Option<Vec<usize>> {
         let path = format!("taps/{alias}/features");
         let spec = manifest.view_arrays.iter().find(|a| a.path == path)?;
-        let axis = |name: &str| spec.axes.iter().position(|a| a == name).and_then(|i| spec.row_shape.get(i).copied());
-        Some([axis("c")?, axis("h")?, axis("w")?])
+        let size = |name: &&str| spec.axes.iter().position(|a| a == name).and_then(|i| spec.row_shape.get(i).copied());
+        axes.iter().map(size).collect()
     };
-    let taps = manifest.taps.iter().filter(|tap| tap.role == Role::Map);
-    let map = |tap: &crate::cache::TapRecord| {
-        Some(TeacherMap { alias: tap.alias.clone(), tensor: tap.tensor.clone(), stage: tap.stage, shape: shape(&tap.alias)? })
+    let tap = |tap: &crate::cache::TapRecord| {
+        Some(TeacherTap { alias: tap.alias.clone(), tensor: tap.tensor.clone(), stage: tap.stage, shape: shape(&tap.alias)? })
     };
-    taps.filter_map(map).collect()
+    manifest.taps.iter().filter(|tap| tap.role == role).filter_map(tap).collect()
 }
 
 /// The maps `[N, C, H, W]` among a student's taps, in graph order.
 #[must_use]
-pub fn student_maps(taps: &[Tap]) -> Vec<StudentMap> {
-    let map = |tap: &Tap| match (tap.layout, tap.shape.as_slice()) {
-        (Some(Layout::Nchw), &[_, Some(c), Some(h), Some(w)]) => {
-            Some(StudentMap { tensor: tap.tensor.clone(), stage: tap.stage, shape: [c, h, w], suggested: tap.suggested })
-        }
-        _ => None,
+pub fn student_maps(taps: &[Tap]) -> Vec<StudentTap> {
+    student_taps(taps.iter().filter(|tap| tap.layout == Some(Layout::Nchw)))
+}
+
+/// The vectors `[N, C]` among a student's taps, in graph order.
+#[must_use]
+pub fn student_vectors(taps: &[Tap]) -> Vec<StudentTap> {
+    student_taps(taps.iter().filter(|tap| tap.role == Role::Vector))
+}
+
+fn student_taps<'a>(taps: impl Iterator<Item = &'a Tap>) -> Vec<StudentTap> {
+    let tap = |tap: &Tap| {
+        let shape = tap.shape.get(1..)?.iter().copied().collect::<Option<_>>()?;
+        Some(StudentTap { tensor: tap.tensor.clone(), stage: tap.stage, shape, suggested: tap.suggested })
     };
-    taps.iter().filter_map(map).collect()
+    taps.filter_map(tap).collect()
 }
 
 /// Pairs the teacher's maps with the student's suggested ones by spatial size, from the deepest stage up. The second value names what is left.
 ///
 /// # Errors
 /// When not one pair has the same size.
-pub fn suggest(teacher: &[TeacherMap], student: &[StudentMap]) -> Result<(Vec<Pair>, Vec<String>)> {
+pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pair>, Vec<String>)> {
     let deepest_first = |stage: Option<usize>| std::cmp::Reverse(stage.unwrap_or(0));
-    let mut teachers: Vec<&TeacherMap> = teacher.iter().collect();
-    let mut students: Vec<&StudentMap> = student.iter().filter(|s| s.suggested).collect();
+    let mut teachers: Vec<&TeacherTap> = teacher.iter().collect();
+    let mut students: Vec<&StudentTap> = student.iter().filter(|s| s.suggested).collect();
     // later in the graph is deeper where stages are equal
     teachers.reverse();
     students.reverse();
@@ -97,16 +193,16 @@ pub fn suggest(teacher: &[TeacherMap], student: &[StudentMap]) -> Result<(Vec<Pa
     for teacher in &teachers {
         match students.iter().position(|s| s.shape[1..] == teacher.shape[1..]) {
             Some(index) => pairs.push(Pair::new(teacher, students.remove(index))),
-            None => left.push(format!("teacher's {} {}: no map of that size in the student", teacher.alias, size(teacher.shape))),
+            None => left.push(format!("teacher's {} {}: no map of that size in the student", teacher.alias, size(&teacher.shape))),
         }
     }
-    left.extend(students.iter().map(|s| format!("student's {} {}: no map of that size in the cache", s.tensor, size(s.shape))));
+    left.extend(students.iter().map(|s| format!("student's {} {}: no map of that size in the cache", s.tensor, size(&s.shape))));
     if pairs.is_empty() {
         let list = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         return Err(Error::input(format!(
             "taps: expected maps of one size, found teacher {} and student {}",
-            list(teacher.iter().map(|t| format!("{} {}", t.alias, size(t.shape))).collect()),
-            list(student.iter().filter(|s| s.suggested).map(|s| format!("{} {}", s.tensor, size(s.shape))).collect()),
+            list(teacher.iter().map(|t| format!("{} {}", t.alias, size(&t.shape))).collect()),
+            list(student.iter().filter(|s| s.suggested).map(|s| format!("{} {}", s.tensor, size(&s.shape))).collect()),
         ))
         .hint("name pairs: --criterion 'nst:pair=TEACHER>STUDENT' pools the larger map"));
     }
@@ -119,7 +215,7 @@ pub fn suggest(teacher: &[TeacherMap], student: &[StudentMap]) -> Result<(Vec<Pa
 ///
 /// # Errors
 /// When a name is unknown; lists the nearest.
-pub fn explicit(requests: &[PairRecipe], teacher: &[TeacherMap], student: &[StudentMap]) -> Result<Vec<Pair>> {
+pub fn explicit(requests: &[PairRecipe], teacher: &[TeacherTap], student: &[StudentTap]) -> Result<Vec<Pair>> {
     let pair = |request: &PairRecipe| {
         let t = teacher
             .iter()
@@ -137,8 +233,8 @@ pub fn explicit(requests: &[PairRecipe], teacher: &[TeacherMap], student: &[Stud
     requests.iter().map(pair).collect()
 }
 
-fn size(shape: [usize; 3]) -> String {
-    format!("{}x{}x{}", shape[0], shape[1], shape[2])
+fn size(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }
 
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
@@ -146,9 +242,9 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
     near.sort_by(|a, b| strsim::jaro_winkler(b, name).total_cmp(&strsim::jaro_winkler(a, name)));
     near.dedup();
     near.truncate(3);
-    let error = Error::input(format!("{what} `{name}`: no such map"));
+    let error = Error::input(format!("{what} `{name}`: no such map or vector"));
     if near.is_empty() {
-        error.hint("the cache holds no maps: extract again with --tap TENSOR")
+        error.hint("there are none: extract again with --tap TENSOR")
     } else {
         error.hint(format!("nearest: {}", near.join(", ")))
     }
@@ -158,15 +254,15 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 mod tests {
     use super::*;
 
-    fn teacher(alias: &str, stage: usize, shape: [usize; 3]) -> TeacherMap {
-        TeacherMap { alias: alias.into(), tensor: format!("/{alias}/Add"), stage: Some(stage), shape }
+    fn teacher(alias: &str, stage: usize, shape: [usize; 3]) -> TeacherTap {
+        TeacherTap { alias: alias.into(), tensor: format!("/{alias}/Add"), stage: Some(stage), shape: shape.to_vec() }
     }
 
-    fn student(tensor: &str, stage: usize, shape: [usize; 3], suggested: bool) -> StudentMap {
-        StudentMap { tensor: tensor.into(), stage: Some(stage), shape, suggested }
+    fn student(tensor: &str, stage: usize, shape: [usize; 3], suggested: bool) -> StudentTap {
+        StudentTap { tensor: tensor.into(), stage: Some(stage), shape: shape.to_vec(), suggested }
     }
 
-    fn teachers() -> Vec<TeacherMap> {
+    fn teachers() -> Vec<TeacherTap> {
         vec![teacher("stage1", 1, [32, 28, 28]), teacher("stage2", 2, [64, 14, 14]), teacher("stage3", 3, [128, 7, 7])]
     }
 
@@ -190,6 +286,50 @@ mod tests {
         let error = suggest(&teachers(), &[student("x", 1, [8, 5, 5], true)]).unwrap_err();
         assert!(error.to_string().contains("stage3 128x7x7") && error.to_string().contains("x 8x5x5"));
         assert!(error.find_hint().unwrap().contains("pair="));
+    }
+
+    fn taps() -> Taps {
+        let vector = |name: &str, width: usize, suggested| StudentTap { tensor: name.into(), stage: None, shape: vec![width], suggested };
+        Taps {
+            teacher_maps: teachers(),
+            teacher_vectors: vec![TeacherTap { alias: "pooled".into(), tensor: "/Flatten".into(), stage: None, shape: vec![128] }],
+            student_maps: vec![student("a", 1, [8, 28, 28], true), student("b", 2, [16, 14, 14], true), student("c", 3, [32, 7, 7], true)],
+            student_vectors: vec![vector("flat", 32, true), vector("other", 32, false)],
+        }
+    }
+
+    #[test]
+    fn each_method_has_the_pairs_of_its_kind() {
+        let of = |text: &str| {
+            let (pairs, _) = taps().pairs(&text.parse().unwrap()).unwrap();
+            pairs.iter().map(|p| format!("{}>{}", p.teacher, p.student)).collect::<Vec<_>>().join(" ")
+        };
+        for (text, expected) in [
+            ("kd", ""),
+            ("at", "stage1>a stage2>b stage3>c"),
+            ("fitnet", "stage2>b"),
+            ("sp", "stage3>c"),
+            ("rkd", "pooled>flat"),
+            ("rkd:pair=pooled>other", "pooled>other"),
+            ("rkd:pair=stage3>c", "stage3>c"),
+            ("reviewkd", "stage1>a stage2>b stage3>c pooled>flat"),
+            ("reviewkd:pair=stage2>b,pair=pooled>flat", "stage2>b pooled>flat"),
+        ] {
+            assert_eq!(of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_vector_is_named_with_a_way_out() {
+        let mut taps = taps();
+        let crd = "crd".parse().unwrap();
+        taps.student_vectors.remove(0);
+        let error = taps.pairs(&crd).unwrap_err();
+        assert!(error.to_string().contains("student's classifier") && error.find_hint().unwrap().contains("crd:pair=pooled>TENSOR"));
+        taps.teacher_vectors.clear();
+        let error = taps.pairs(&crd).unwrap_err();
+        assert!(error.to_string().contains("in the cache") && error.find_hint().unwrap().contains("--tap"));
+        assert!(taps.pairs(&"at:pair=pooled>c".parse().unwrap()).is_err());
     }
 
     #[test]

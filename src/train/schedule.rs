@@ -1,6 +1,40 @@
-//! The learning rate as a pure function of the step.
+//! The learning rate, and the weights of criteria, as pure functions of the step.
 
-use crate::recipe::ScheduleRecipe;
+use crate::recipe::{Course, ScheduleRecipe};
+
+/// Where in a run a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// The step, counted from 0 over the whole run.
+    pub step: usize,
+    /// Steps of an epoch.
+    pub steps_per_epoch: usize,
+    /// Steps of the run.
+    pub total_steps: usize,
+}
+
+impl Clock {
+    /// The weight at this step of a criterion whose weight is `full`; `None` while it is off.
+    ///
+    /// Warm-up rises linearly, step k of w having (k+1)/w of the weight; from there a decay falls linearly towards its end.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "numbers of steps")]
+    pub fn weight(&self, full: f64, course: &Course) -> Option<f64> {
+        let (k, total) = (self.step as f64, self.total_steps as f64);
+        let steps = |epochs: f64| (epochs * self.steps_per_epoch as f64).round();
+        let (start, end) = (course.from.map_or(0.0, steps), course.until.map(steps));
+        if k < start || end.is_some_and(|end| k >= end) {
+            return None;
+        }
+        let warm = start + course.warmup_epochs.map_or(0.0, steps);
+        if k < warm {
+            return Some(full * (k - start + 1.0) / (warm - start));
+        }
+        let end = end.unwrap_or(total).min(total);
+        let share = (k - warm) / (end - warm).max(1.0);
+        Some(course.decay_to.map_or(full, |to| full + (to - full) * share))
+    }
+}
 
 /// A schedule over a run of known length.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +110,20 @@ mod tests {
         close(schedule.rate(4), 0.1);
         close(schedule.rate(10), 0.055);
         close(schedule.rate(16), 0.01);
+    }
+
+    #[test]
+    fn a_weight_follows_its_course() {
+        let weight = |course: Course, step| Clock { step, steps_per_epoch: 10, total_steps: 40 }.weight(2.0, &course);
+        assert_eq!([0, 39].map(|k| weight(Course::default(), k)), [Some(2.0); 2]);
+        let part = Course { from: Some(1.0), until: Some(2.5), ..Course::default() };
+        assert_eq!([9, 10, 24, 25].map(|k| weight(part, k)), [None, Some(2.0), Some(2.0), None]);
+        let warm = Course { from: Some(1.0), warmup_epochs: Some(0.5), ..Course::default() };
+        assert_eq!([9, 10, 14, 15].map(|k| weight(warm, k)), [None, Some(0.4), Some(2.0), Some(2.0)]);
+        let decay = Course { warmup_epochs: Some(1.0), decay_to: Some(0.5), ..Course::default() };
+        assert_eq!([9, 10, 20].map(|k| weight(decay, k)), [Some(2.0), Some(2.0), Some(1.5)]);
+        let short = Course { until: Some(2.0), decay_to: Some(0.0), ..Course::default() };
+        assert_eq!([0, 10, 20].map(|k| weight(short, k)), [Some(2.0), Some(1.0), None]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// What one step trains on.
 #[derive(Debug, Clone)]
 pub struct Batch {
+    /// Which rows of the source the samples are.
+    pub rows: Vec<usize>,
     /// The label of each sample, −1 unlabelled.
     pub labels: Vec<i64>,
     /// What each sample is mixed with, where samples are mixed.
@@ -27,7 +29,8 @@ pub struct Batch {
     pub inputs: Vec<Tensor>,
     /// The teacher's logits `[batch, classes]`, if they were asked for.
     pub logits: Option<Tensor>,
-    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, in the order in which they were asked for.
+    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, and vectors `[batch, width]`, in the order in
+    /// which they were asked for.
     pub taps: Vec<Tensor>,
 }
 
@@ -73,6 +76,15 @@ impl Source<'_> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The rows of an epoch, ascending, each with its label (−1 unlabelled).
+    #[must_use]
+    pub fn labels(&self) -> Vec<(usize, i64)> {
+        match self {
+            Self::Cache(source) => source.labels(),
+            Self::Data(source) => source.labels(),
+        }
     }
 
     /// Positions `positions` of an epoch's order.

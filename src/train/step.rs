@@ -1,10 +1,11 @@
 //! One training step: forward, loss, backward, clip, update.
 
 use super::clip;
-use super::loss::{Objective, Value};
+use super::loss::{Learnable, Objective, Value};
 use super::optimizer::Optimizer;
+use super::schedule::Clock;
 use super::source::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::student::{Mode, Student};
 use candle_core::{D, DType, Device, Tensor};
 use std::time::{Duration, Instant};
@@ -12,11 +13,11 @@ use std::time::{Duration, Instant};
 /// What differs from step to step, and the clipping.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Which step it is, for messages.
-    pub step: usize,
+    /// Which step it is.
+    pub clock: Clock,
     /// Learning rate.
     pub lr: f64,
-    /// Largest norm of the gradient.
+    /// Largest norm of the gradient, of the student's and of what the criteria learn each by itself.
     pub clip: Option<f64>,
     /// Key of the dropout masks.
     pub seed: u64,
@@ -25,7 +26,7 @@ pub struct Settings {
 /// What a step came to.
 #[derive(Debug)]
 pub struct Stepped {
-    /// The loss; its gradients have been used.
+    /// The loss; its gradients by the student's tensors have been used.
     pub value: Value,
     /// The gradient's global norm before clipping.
     pub norm: f64,
@@ -52,22 +53,32 @@ pub struct Times {
 ///
 /// # Errors
 /// When the batch does not fit the student or the objective, or the loss or its gradient is not finite (names step and term).
-pub fn step(student: &Student, objective: &Objective, optimizer: &mut Optimizer, batch: &Batch, settings: &Settings) -> Result<Stepped> {
+pub fn step(
+    student: &Student,
+    objective: &Objective,
+    optimizer: &mut Optimizer,
+    learnable: &mut Learnable,
+    batch: &Batch,
+    settings: &Settings,
+) -> Result<Stepped> {
+    let step = settings.clock.step;
     let mut times = Times::default();
     let logits = student.logits();
     let pass = timed(&mut times.forward, || student.forward(&batch.inputs, Mode::Train, &objective.keep, settings.seed))?;
-    let mut value = timed(&mut times.criteria, || objective.evaluate(&pass, logits, batch))?;
-    check_finite(settings.step, objective, &value)?;
+    let mut value = timed(&mut times.criteria, || objective.evaluate(&pass, batch, settings.clock, learnable))?;
+    check_finite(step, objective, &value)?;
     let counts = count_correct(pass.value(logits)?, &batch.main_labels())?;
     let seeds = std::mem::take(&mut value.seeds);
     let gradients = timed(&mut times.backward, || pass.backward(seeds))?;
     let norm = timed(&mut times.update, || {
         let norm = clip::global_norm(&gradients)?;
         if !norm.is_finite() {
-            return Err(Error::check(format!("training: step {}: the gradient's norm is {norm}", settings.step))
-                .hint("lower --lr, or set clip in the recipe"));
+            return Err(
+                Error::check(format!("training: step {step}: the gradient's norm is {norm}")).hint("lower --lr, or set clip in the recipe")
+            );
         }
         optimizer.update(&gradients, settings.lr, clip::factor(norm, settings.clip))?;
+        learnable.update(&value.learnable, settings.lr, settings.clip).context(|| format!("training: step {step}"))?;
         Ok(norm)
     })?;
     Ok(Stepped { value, norm, counts, times })
@@ -81,7 +92,8 @@ fn timed<R>(time: &mut Duration, f: impl FnOnce() -> R) -> R {
 }
 
 fn check_finite(step: usize, objective: &Objective, value: &Value) -> Result<()> {
-    match objective.terms.iter().zip(&value.parts).find(|(_, part)| !part.is_finite()) {
+    let parts = objective.terms.iter().zip(&value.parts).filter_map(|(term, part)| Some((term, (*part)?)));
+    match parts.into_iter().find(|(_, part)| !part.is_finite()) {
         None => Ok(()),
         Some((term, part)) => {
             Err(Error::check(format!("training: step {step}: {} is {part}", term.name)).hint("lower --lr, or set clip in the recipe"))

@@ -2,10 +2,10 @@
 
 use super::checkpoint::{self, Position};
 use super::loader::{Batches, Steps, stream};
-use super::loss::Objective;
+use super::loss::{Learnable, Objective};
 use super::metrics::{Metrics, Record, Sums, percent};
 use super::optimizer::Optimizer;
-use super::schedule::Schedule;
+use super::schedule::{Clock, Schedule};
 use super::source::{Batch, Source};
 use super::step::{self, Settings, Stepped, count_correct};
 use crate::criterion::cross_entropy::cross_entropy;
@@ -81,7 +81,7 @@ pub struct Outcome {
     pub seconds: f64,
     /// Mean loss of the last epoch.
     pub loss: f64,
-    /// Mean of each of its terms.
+    /// Mean of each of its terms that was on.
     pub parts: BTreeMap<String, f64>,
     /// Accuracy on the training samples of the last epoch, in percent.
     pub train_top1: Option<f64>,
@@ -103,10 +103,12 @@ pub fn run(run: &Run<'_>) -> Result<Outcome> {
     let total = per_epoch * run.recipe.epochs;
     let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
     let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.clone())?;
+    let mut learnable = Learnable::new(run.objective, run.recipe, run.source, run.monitor)?;
     let path = run.folder.join(CHECKPOINT);
     let position = if run.resume && path.exists() {
-        checkpoint::load(&path, run.identity, run.student, &mut optimizer)?
+        checkpoint::load(&path, run.identity, run.student, &mut optimizer, &mut learnable)?
     } else {
+        learnable.prepare(run.objective, run.recipe, run.source, run.options.loader_threads, run.monitor)?;
         Position::start(run.identity)
     };
     if position.step > 0 {
@@ -121,6 +123,7 @@ pub fn run(run: &Run<'_>) -> Result<Outcome> {
         total,
         schedule,
         optimizer,
+        learnable,
         metrics,
         earlier: position.seconds,
         position,
@@ -163,6 +166,7 @@ struct Trainer<'a> {
     total: usize,
     schedule: Schedule,
     optimizer: Optimizer,
+    learnable: Learnable,
     metrics: Metrics,
     position: Position,
     /// Training time of the runs before this one.
@@ -234,8 +238,10 @@ impl Trainer<'_> {
         let lr = self.schedule.rate(step);
         let seed = dropout_seed(self.run.recipe.seed, step);
         let Run { student, objective, .. } = *self.run;
+        let clock = Clock { step, steps_per_epoch: self.steps.per_epoch(), total_steps: self.total };
+        let settings = Settings { clock, lr, clip: self.run.recipe.clip, seed };
         let Stepped { value, norm, counts, .. } =
-            step::step(student, objective, &mut self.optimizer, batch, &Settings { step, lr, clip: self.run.recipe.clip, seed })?;
+            step::step(student, objective, &mut self.optimizer, &mut self.learnable, batch, &settings)?;
 
         let samples = batch.labels.len();
         self.position.sums.add(samples, value.total, &value.parts, counts);
@@ -291,12 +297,13 @@ impl Trainer<'_> {
     fn save(&mut self) -> Result<()> {
         self.position.metrics_bytes = self.metrics.sync()?;
         self.position.optimizer_steps = self.optimizer.steps();
+        self.position.learnable_steps = self.learnable.steps();
         self.position.seconds = self.earlier + self.started.elapsed().as_secs_f64();
-        checkpoint::save(&self.run.folder.join(CHECKPOINT), &self.position, self.run.student, &self.optimizer)
+        checkpoint::save(&self.run.folder.join(CHECKPOINT), &self.position, self.run.student, &self.optimizer, &self.learnable)
     }
 
-    fn named(&self, parts: &[f64]) -> BTreeMap<String, f64> {
-        self.run.objective.terms.iter().map(|t| t.name.clone()).zip(parts.iter().copied()).collect()
+    fn named(&self, parts: &[Option<f64>]) -> BTreeMap<String, f64> {
+        self.run.objective.terms.iter().zip(parts).filter_map(|(term, part)| Some((term.name.clone(), (*part)?))).collect()
     }
 
     fn outcome(&self) -> Outcome {

@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 use crate::recipe::{OptimizerRecipe, Precision, Take, Train};
 use crate::student::{Executor, ImportOptions, Student, preset};
 use crate::train::loader::{Batches, Steps, stream};
-use crate::train::loss::Objective;
+use crate::train::loss::{Learnable, Objective};
 use crate::train::optimizer::Optimizer;
 use crate::train::pairing;
+use crate::train::schedule::Clock;
 use crate::train::source::{CacheSource, Source};
 use crate::train::step::{self, Settings, Times};
 use clap::ValueEnum;
@@ -199,17 +200,20 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
     let source = Source::Cache(cached);
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let mut optimizer = Optimizer::create(variables, recipe.optimizer.clone())?;
+    let mut learnable = Learnable::new(&objective, &recipe, &source, context.monitor)?;
 
     let steps = Steps { rows: source.len(), batch, drop_last: recipe.drop_last };
-    let range = 0..args.warmup + args.steps.get();
+    let total_steps = args.warmup + args.steps.get();
+    let range = 0..total_steps;
     let mut measured = Measured { steps: Vec::with_capacity(args.steps.get()), last_loss: f64::NAN };
     context.monitor.note(&format!("{}: {} + {} steps", pair.student(), args.warmup, args.steps));
     stream(&source, steps, range.clone(), context.threads.clamp(1, 2), |batches: &mut Batches| {
         for step in range {
             let (start, before) = (Instant::now(), batches.waited());
             let batch = batches.take()?;
-            let settings = Settings { step, lr, clip: recipe.clip, seed: step as u64 };
-            let stepped = step::step(&student, &objective, &mut optimizer, &batch, &settings)?;
+            let clock = Clock { step, steps_per_epoch: steps.per_epoch(), total_steps };
+            let settings = Settings { clock, lr, clip: recipe.clip, seed: step as u64 };
+            let stepped = step::step(&student, &objective, &mut optimizer, &mut learnable, &batch, &settings)?;
             // what a batch held is given back within its step, as it is in a run
             drop(batch);
             measured.last_loss = stepped.value.total;

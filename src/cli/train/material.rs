@@ -8,10 +8,11 @@ use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::{self, Dim};
-use crate::recipe::{Channels, CriterionRecipe, DataSpec, Layout, Method, Preprocess, PreprocessOptions, Take, Train, preset};
+use crate::recipe::{Channels, CriterionRecipe, DataSpec, Layout, Preprocess, PreprocessOptions, Subject, Take, Train, preset};
 use crate::student::{Student, preset as presets};
+use crate::train::activation;
 use crate::train::loss::Objective;
-use crate::train::pairing::{self, Pair};
+use crate::train::pairing::{Pair, Taps};
 use crate::train::source::{CacheSource, DataSource, Source};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -141,14 +142,14 @@ impl Material {
     pub(super) fn terms(&self, recipe: &Train, context: &Context<'_>) -> Result<Vec<CriterionRecipe>> {
         let mut terms = recipe.terms(self.cache().is_some());
         if self.cache().is_none()
-            && let Some(term) = terms.iter().find(|t| !matches!(t.method, Method::Ce))
+            && let Some(term) = terms.iter().find(|t| t.method.subject() != Subject::Labels)
         {
             return Err(Error::input(format!("criterion {}: expected a cache, found none", term.name()))
                 .hint("name the teacher's cache: --cache DIR"));
         }
         if self.labels().iter().all(|&label| label < 0) {
             context.monitor.note("the samples have no labels: cross-entropy is off");
-            terms.retain(|t| !matches!(t.method, Method::Ce));
+            terms.retain(|t| t.method.subject() != Subject::Labels);
         }
         if terms.is_empty() {
             return Err(Error::input("training: expected labels or a teacher, found neither"));
@@ -158,31 +159,21 @@ impl Material {
 
     /// The pairs of each term.
     pub(super) fn pairs(&self, terms: &[CriterionRecipe], student: &Student, context: &Context<'_>) -> Result<Vec<Vec<Pair>>> {
-        if !terms.iter().any(|t| matches!(t.method, Method::Nst { .. })) {
+        let Some(cache) = self.cache().filter(|_| terms.iter().any(|t| t.method.compares_taps())) else {
             return Ok(vec![Vec::new(); terms.len()]);
-        }
-        let cache = self.cache().ok_or_else(|| Error::input("criterion nst: expected a cache, found none"))?;
-        let teachers = pairing::teacher_maps(cache.manifest());
-        let students = pairing::student_maps(&student.taps(&self.input_shapes(student)?)?);
+        };
+        let taps = Taps::new(cache.manifest(), &student.taps(&self.input_shapes(student)?)?);
+        let mut told = BTreeSet::new();
         let mut all = Vec::new();
-        let mut told = false;
         for term in terms {
-            let Method::Nst { pairs, .. } = &term.method else {
-                all.push(Vec::new());
-                continue;
-            };
-            if pairs.is_empty() {
-                let (suggested, left) = pairing::suggest(&teachers, &students)?;
-                if !told {
-                    for note in &left {
-                        context.monitor.note(note);
-                    }
-                    told = true;
+            let (pairs, left) = taps.pairs(term)?;
+            for note in left {
+                if !told.contains(&note) {
+                    context.monitor.note(&note);
+                    told.insert(note);
                 }
-                all.push(suggested);
-            } else {
-                all.push(pairing::explicit(pairs, &teachers, &students)?);
             }
+            all.push(activation::before(&term.method, pairs, student, cache)?);
         }
         Ok(all)
     }

@@ -1,11 +1,11 @@
-//! The entries of the catalogue.
+//! The entries of the catalogue. Weights and settings are stated where recipes read them.
 
-use super::{Entry, Stored, choice, number};
+use super::{Entry, Pairs, Stored};
 
 const REPDISTILLER: &str = "RepDistiller";
 const NST_PAPER: &str = "Huang & Wang 2017, arXiv:1707.01219";
 
-/// What most entries share: feature maps after the activation, nothing learned, no settings.
+/// What most entries share: feature maps after the activation at every stage, nothing learned.
 const COMMON: Entry = Entry {
     name: "",
     title: "",
@@ -13,8 +13,7 @@ const COMMON: Entry = Entry {
     stored: &[Stored::Features],
     pre_activation: false,
     learnable: None,
-    weight: 1.0,
-    settings: &[],
+    pairs: Pairs::All,
     source: REPDISTILLER,
     note: "",
 };
@@ -34,7 +33,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Knowledge distillation",
         paper: "Hinton, Vinyals & Dean 2015, arXiv:1503.02531",
         stored: &[Stored::Logits],
-        settings: &[number("temperature", 4.0)],
         ..COMMON
     },
     Entry {
@@ -42,7 +40,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Decoupled knowledge distillation",
         paper: "Zhao et al. 2022, arXiv:2203.08679",
         stored: &[Stored::Logits],
-        settings: &[number("alpha", 1.0), number("beta", 8.0), number("temperature", 4.0)],
         source: "mdistiller",
         note: "beta is 1 to 8 by network pair; 20 epochs of warm-up; labels are needed; in log space, so that logits of any size are finite",
         ..COMMON
@@ -52,7 +49,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Distillation by correlation",
         paper: "Huang et al. 2022, arXiv:2205.10536",
         stored: &[Stored::Logits],
-        settings: &[number("beta", 1.0), number("gamma", 1.0), number("tau", 1.0)],
         source: "the authors' code",
         note: "on CIFAR-100 the authors take tau 4, beta 2, gamma 2",
         ..COMMON
@@ -62,8 +58,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Neuron selectivity transfer, linear kernel",
         paper: NST_PAPER,
         stored: &[Stored::Mean, Stored::Features],
-        weight: 50.0,
-        settings: &[choice("normalization", "clamped")],
         ..COMMON
     },
     Entry {
@@ -71,25 +65,16 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Neuron selectivity transfer, polynomial kernel",
         paper: NST_PAPER,
         stored: &[Stored::Gram, Stored::Features],
-        weight: 50.0,
-        settings: &[number("degree", 2.0), number("constant", 0.0), choice("normalization", "clamped")],
         note: "the Gram matrix suffices at degree 2 and constant 0; with a constant the mean is needed too",
         ..COMMON
     },
-    Entry {
-        name: "nst-gauss",
-        title: "Neuron selectivity transfer, Gaussian kernel",
-        paper: NST_PAPER,
-        weight: 50.0,
-        settings: &[choice("sigma", "auto-sample"), choice("normalization", "clamped")],
-        ..COMMON
-    },
+    Entry { name: "nst-gauss", title: "Neuron selectivity transfer, Gaussian kernel", paper: NST_PAPER, ..COMMON },
     Entry {
         name: "fitnet",
         title: "FitNets: hints",
         paper: "Romero et al. 2015, arXiv:1412.6550",
         learnable: Some("regressor"),
-        weight: 100.0,
+        pairs: Pairs::Middle,
         ..COMMON
     },
     Entry {
@@ -97,8 +82,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Attention transfer",
         paper: "Zagoruyko & Komodakis 2017, arXiv:1612.03928",
         stored: &[Stored::Attention, Stored::Features],
-        weight: 1000.0,
-        settings: &[number("p", 2.0)],
         note: "the attention map suffices if it is taken at the common size",
         ..COMMON
     },
@@ -107,15 +90,14 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Variational information distillation",
         paper: "Ahn et al. 2019, arXiv:1904.05835",
         learnable: Some("regressor, variance by channel"),
-        settings: &[number("variance", 5.0), number("eps", 1e-5)],
         ..COMMON
     },
     Entry {
         name: "sp",
         title: "Similarity-preserving distillation",
         paper: "Tung & Mori 2019, arXiv:1907.09682",
-        weight: 3000.0,
         note: "compares samples of a batch with each other",
+        pairs: Pairs::Deepest,
         ..COMMON
     },
     Entry {
@@ -124,8 +106,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         paper: "Peng et al. 2019, arXiv:1904.01802",
         stored: &[Stored::Vector],
         learnable: Some("two linear embeddings"),
-        weight: 0.02,
-        settings: &[number("width", 128.0)],
         note: "compares neighbours in the batch: their order matters",
         ..COMMON
     },
@@ -134,7 +114,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Relational knowledge distillation",
         paper: "Park et al. 2019, arXiv:1904.05068",
         stored: &[Stored::Vector],
-        settings: &[number("distance", 25.0), number("angle", 50.0)],
         note: "compares samples of a batch with each other",
         ..COMMON
     },
@@ -143,7 +122,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Probabilistic knowledge transfer",
         paper: "Passalis & Tefas 2018, arXiv:1803.10837",
         stored: &[Stored::Vector],
-        weight: 30_000.0,
         note: "compares samples of a batch with each other",
         ..COMMON
     },
@@ -153,8 +131,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         paper: "Tian, Krishnan & Isola 2020, arXiv:1910.10699",
         stored: &[Stored::Vector],
         learnable: Some("two linear embeddings; a memory bank"),
-        weight: 0.8,
-        settings: &[number("width", 128.0), number("negatives", 16_384.0), number("temperature", 0.07), number("momentum", 0.5)],
         note: "the memory bank takes 8 · width bytes a training sample",
         ..COMMON
     },
@@ -164,7 +140,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         paper: "Heo et al. 2019, arXiv:1811.03233",
         pre_activation: true,
         learnable: Some("a connector a layer, where shapes differ"),
-        settings: &[number("margin", 1.0)],
         note: "a stage of its own, before the student is trained with labels; a sum over positions",
         ..COMMON
     },
@@ -173,15 +148,13 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Factor transfer",
         paper: "Kim, Park & Kwak 2018, arXiv:1802.04977",
         learnable: Some("translator; paraphraser, trained first on the cached features"),
-        weight: 200.0,
-        settings: &[number("k", 0.5), number("p1", 2.0), number("p2", 1.0)],
+        pairs: Pairs::Deepest,
         ..COMMON
     },
     Entry {
         name: "fsp",
         title: "Flow of solution procedure",
         paper: "Yim et al. 2017, CVPR",
-        weight: 50.0,
         note: "a stage of its own, before the student is trained with labels; teacher and student need the same channels",
         ..COMMON
     },
@@ -191,8 +164,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         paper: "Heo et al. 2019, arXiv:1904.01866",
         pre_activation: true,
         learnable: Some("a connector a layer"),
-        weight: 0.001,
-        settings: &[number("kernel", 1.0)],
         source: "mdistiller",
         note: "margins from the batch norm before the ReLU, else estimated from the maps; a sum over positions",
         ..COMMON
@@ -203,7 +174,6 @@ pub(super) static CATALOGUE: &[Entry] = &[
         paper: "Chen et al. 2021, arXiv:2104.09044",
         pre_activation: true,
         learnable: Some("a fusion module a stage"),
-        settings: &[number("middle", 512.0)],
         source: "mdistiller",
         note: "the weight is 0.6 to 8 by network pair, after 20 epochs of warm-up; reads the vector before the classifier too; \
                middle is at most the channels of the deepest stage",
@@ -216,6 +186,7 @@ pub(super) static CATALOGUE: &[Entry] = &[
         learnable: Some("transfer layer, discriminator"),
         source: "ours",
         note: "the discriminator's widths are ours",
+        pairs: Pairs::Deepest,
         ..COMMON
     },
 ];

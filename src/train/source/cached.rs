@@ -86,7 +86,7 @@ impl<'a> CacheSource<'a> {
         }
         for alias in taps {
             let spec = spec(cache, &format!("taps/{alias}/features"))?;
-            let kind = Kind::Map(permutation(&spec)?);
+            let kind = if spec.row_shape.len() == 1 { Kind::Plain } else { Kind::Map(permutation(&spec)?) };
             columns.push(Column { spec, kind });
         }
         let manifest = cache.manifest();
@@ -133,6 +133,11 @@ impl<'a> CacheSource<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// The rows of an epoch, ascending, each with its label.
+    pub(super) fn labels(&self) -> Vec<(usize, i64)> {
+        self.order.rows().map(|row| (row, self.cache.labels().get(row).copied().unwrap_or(-1))).collect()
     }
 
     /// The view that an epoch reads.
@@ -188,7 +193,7 @@ impl<'a> CacheSource<'a> {
             tensors.push(self.decoded(self.view(epoch), &rows)?);
         }
         let labels = rows.iter().map(|&row| self.label(row)).collect::<Result<_>>()?;
-        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, inputs: tensors, logits, taps })
+        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, rows, inputs: tensors, logits, taps })
     }
 
     fn label(&self, row: usize) -> Result<i64> {

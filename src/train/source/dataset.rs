@@ -68,6 +68,12 @@ impl<'a> DataSource<'a> {
         self.rows == 0
     }
 
+    /// The samples of an epoch, ascending, each with its label.
+    pub(super) fn labels(&self) -> Vec<(usize, i64)> {
+        let rows: Vec<usize> = self.order.as_ref().map_or_else(|| (0..self.rows).collect(), |order| order.rows().collect());
+        rows.into_iter().map(|row| (row, self.dataset.label(row))).collect()
+    }
+
     pub(super) fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
         let samples = self.samples(epoch, positions)?;
         let labels = samples.iter().map(|&i| self.dataset.label(i)).collect();
@@ -75,7 +81,7 @@ impl<'a> DataSource<'a> {
             Some(preprocess) => vec![self.images(preprocess, epoch, &samples)?],
             None => self.arrays(&samples)?,
         };
-        Ok(Batch { labels, mixed: None, inputs, logits: None, taps: Vec::new() })
+        Ok(Batch { rows: samples, labels, mixed: None, inputs, logits: None, taps: Vec::new() })
     }
 
     fn samples(&self, epoch: u64, positions: Range<usize>) -> Result<Vec<usize>> {

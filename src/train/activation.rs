@@ -1,0 +1,50 @@
+//! Criteria that compare maps before their activation: the student's tensors are found in its graph, the teacher's have to be in the cache.
+
+use super::pairing::Pair;
+use crate::cache::{Cache, Decoder};
+use crate::criterion::catalogue;
+use crate::error::{Error, Result};
+use crate::recipe::Method;
+use crate::student::Student;
+
+/// Rows that are looked at.
+const ROWS: usize = 64;
+
+/// The pairs with the student's tensors before their activations, if `method` compares such maps and the cache holds them. A tensor that no
+/// activation makes stays as it is.
+///
+/// # Errors
+/// When the cache holds a map after its activation and the method is nothing without its sign.
+pub fn before(method: &Method, mut pairs: Vec<Pair>, student: &Student, cache: &Cache) -> Result<Vec<Pair>> {
+    if !catalogue::entry(method.name())?.pre_activation {
+        return Ok(pairs);
+    }
+    for pair in pairs.iter_mut().filter(|pair| pair.teacher_shape.len() == 3) {
+        if has_negatives(cache, &pair.teacher)? {
+            if let Some(before) = student.before_activation(&pair.student) {
+                before.clone_into(&mut pair.student);
+            }
+        } else if !matches!(method, Method::Reviewkd(_)) {
+            let tensor = cache.manifest().taps.iter().find(|t| t.alias == pair.teacher).map_or("", |t| t.tensor.as_str());
+            let (who, alias) = (method.name(), &pair.teacher);
+            return Err(Error::input(format!(
+                "criterion {who}: tap {alias} ({tensor}): expected a map before its activation, found no value below 0"
+            ))
+            .hint(format!("extract again with --tap TENSOR, the input of the activation that makes {tensor}")));
+        }
+    }
+    Ok(pairs)
+}
+
+/// Whether a tap's first rows hold a value below 0.
+fn has_negatives(cache: &Cache, alias: &str) -> Result<bool> {
+    let reader = cache.array(&format!("taps/{alias}/features"))?;
+    let mut bytes = Vec::new();
+    reader.read(&mut Decoder::default(), 0, 0, ROWS.min(cache.manifest().rows), &mut bytes)?;
+    // the sign of a little-endian float stands in its last byte; -0 is not below 0
+    let negative = |value: &[u8]| match value.split_last() {
+        Some((&last, rest)) => last & 0x80 != 0 && (last != 0x80 || rest.iter().any(|&b| b != 0)),
+        None => false,
+    };
+    Ok(bytes.chunks_exact(reader.spec().dtype.size()).any(negative))
+}

@@ -1,0 +1,190 @@
+//! A term of the loss: which criterion is computed of which tensors.
+
+use super::super::pairing::Pair;
+use super::super::source::Batch;
+use super::learnable::State;
+use crate::criterion::autograd::Evaluation;
+use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
+use crate::criterion::module::{Module, regressor_between};
+use crate::criterion::nst::{NstOptions, nst_weighted};
+use crate::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, gan, kd, ofd, pkt, reviewkd, rkd, sp, vid};
+use crate::error::{Error, Result};
+use crate::recipe::{CriterionRecipe, Method};
+use crate::student::TensorId;
+use candle_core::Tensor;
+
+/// A term of the loss, resolved: nothing is looked up by name in a step.
+#[derive(Debug, Clone)]
+pub struct Term {
+    /// The name under which metrics list it.
+    pub name: String,
+    /// What it is.
+    pub recipe: CriterionRecipe,
+    /// The tensors that it brings together, for people and for the shapes of what it learns; empty for what compares logits.
+    pub pairs: Vec<Pair>,
+    pub(super) smoothing: f64,
+    /// The student's tensors that it reads, each with what it is compared with.
+    pub(super) sites: Vec<Site>,
+}
+
+/// A tensor of the student and what it is compared with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site {
+    pub teacher: Teacher,
+    pub student: TensorId,
+}
+
+/// What of a batch the teacher says.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Teacher {
+    /// Nothing: the labels count.
+    None,
+    Logits,
+    /// The tap of this index.
+    Tap(usize),
+}
+
+/// What a term came to.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The sum over the sites, unweighted.
+    pub value: f64,
+    /// Gradients of the weighted sum, by site.
+    pub inputs: Vec<Tensor>,
+    /// Gradients of the weighted sum by what is learnt, by module.
+    pub weights: Vec<Vec<(String, Tensor)>>,
+}
+
+impl Term {
+    /// The term with the gradients of `weight` times it. `students`: the values of the sites' tensors, on the host.
+    ///
+    /// # Errors
+    /// When shapes disagree, or the batch lacks what it needs.
+    pub(super) fn evaluate(&self, weight: f64, students: &[Tensor], batch: &Batch, step: usize, state: &mut State) -> Result<Found> {
+        let mut found = Found { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
+        if let Some(evaluation) = self.together(students, batch, state)? {
+            let value = evaluation.value;
+            let Evaluation { inputs, weights, .. } = scaled(evaluation, weight)?;
+            return Ok(Found { value, inputs, weights: vec![weights] });
+        }
+        for (index, student) in students.iter().enumerate() {
+            let (value, evaluation) = self.alone(index, weight, student, batch, step, state)?;
+            found.value += value;
+            found.inputs.extend(evaluation.inputs);
+            found.weights.push(evaluation.weights);
+        }
+        Ok(found)
+    }
+
+    /// What the batch holds of the teacher at a site.
+    fn teacher<'a>(&self, index: usize, batch: &'a Batch) -> Result<&'a Tensor> {
+        let missing = |what: &str| Error::input(format!("criterion {}: the batch has no {what} of the teacher", self.name));
+        match self.sites.get(index).map(|site| site.teacher) {
+            Some(Teacher::Logits) => batch.logits.as_ref().ok_or_else(|| missing("logits")),
+            Some(Teacher::Tap(tap)) => batch.taps.get(tap).ok_or_else(|| missing("tap")),
+            _ => Err(missing("tensor")),
+        }
+    }
+
+    /// The criteria that join several layers; `None` for the others.
+    fn together(&self, students: &[Tensor], batch: &Batch, state: &State) -> Result<Option<Evaluation>> {
+        let method = &self.recipe.method;
+        if !matches!(method, Method::Ab(_) | Method::Fsp(_) | Method::Ofd(_) | Method::Reviewkd(_)) {
+            return Ok(None);
+        }
+        let of_type = |(index, s): (usize, &Tensor)| Ok(self.teacher(index, batch)?.to_dtype(s.dtype())?);
+        let teachers = students.iter().enumerate().map(of_type).collect::<Result<Vec<_>>>()?;
+        let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (students.iter().collect(), teachers.iter().collect());
+        Ok(Some(match method {
+            Method::Ab(settings) => ab::ab(&s, &t, state.module(0)?, settings.margin)?,
+            Method::Ofd(_) => ofd::ofd(&s, &t, &state.margins.iter().collect::<Vec<_>>(), state.module(0)?)?,
+            Method::Reviewkd(_) => reviewed(&s, &t, state.module(0)?)?,
+            _ => fsp::fsp(&s, &t)?,
+        }))
+    }
+
+    /// The criterion at one site: its value, and its evaluation times `weight`.
+    fn alone(
+        &self,
+        index: usize,
+        weight: f64,
+        student: &Tensor,
+        batch: &Batch,
+        step: usize,
+        state: &mut State,
+    ) -> Result<(f64, Evaluation)> {
+        if let Method::Ce(_) = self.recipe.method {
+            let loss = match &batch.mixed {
+                Some(mixed) => mixed_cross_entropy(student, &batch.labels, &mixed.labels, &mixed.weights, self.smoothing)?,
+                None => cross_entropy(student, &batch.labels, self.smoothing)?,
+            };
+            return Ok((loss.value, scaled(loss.into(), weight)?));
+        }
+        let teacher = self.teacher(index, batch)?;
+        if let Some((kernel, normalization)) = self.recipe.method.nst() {
+            // the teacher's term is constant, but without it the value is no distance and says nothing to the reader; maps are large, and the
+            // weight is free where the gradient is made
+            let options = NstOptions { kernel, normalization, teacher_term: true };
+            let loss = nst_weighted(student, teacher, &options, weight)?;
+            return Ok((loss.value, loss.into()));
+        }
+        let teacher = &teacher.to_dtype(student.dtype())?;
+        let evaluation: Evaluation = match &self.recipe.method {
+            Method::Kd(settings) => kd::kd(student, teacher, settings.temperature)?.into(),
+            Method::Dkd(settings) => dkd::dkd(student, teacher, &batch.main_labels(), settings.alpha, settings.beta, settings.temperature)?,
+            Method::Dist(settings) => dist::dist(student, teacher, settings.beta, settings.gamma, settings.tau)?,
+            Method::Fitnet(_) => {
+                let size = |x: &Tensor| -> Result<[usize; 2]> { Ok([x.dim(2)?, x.dim(3)?]) };
+                let (_, geometry) = regressor_between(size(student)?, size(teacher)?)?;
+                fitnet::fitnet(student, teacher, state.module(index)?, geometry)?
+            }
+            Method::At(settings) => at::at(student, teacher, settings.p)?,
+            Method::Vid(settings) => vid::vid(student, teacher, state.module(index)?, settings.eps)?,
+            Method::Sp(_) => sp::sp(student, teacher)?,
+            Method::Cc(_) => cc::embedded(student, teacher, state.module(index)?)?,
+            Method::Rkd(settings) => rkd::rkd(student, teacher, settings.distance, settings.angle)?,
+            Method::Pkt(_) => pkt::pkt(student, teacher)?,
+            Method::Crd(settings) => {
+                let (indices, module, memory) = state.contrast(index, &batch.rows, step)?;
+                crd::crd(student, teacher, module, memory, &indices, settings.into())?
+            }
+            Method::Ft(settings) => {
+                let powers = [settings.p1, settings.p2];
+                ft::ft(student, teacher, state.module(index)?, state.paraphraser(index)?, powers, ft::SLOPE)?
+            }
+            Method::Gan(_) => return adversarial(student, teacher, state.module(index)?, weight),
+            other => return Err(Error::input(format!("criterion {}: does not compare single layers", other.name()))),
+        };
+        let value = evaluation.value;
+        Ok((value, scaled(evaluation, weight)?))
+    }
+}
+
+/// Nothing is copied where the weight is 1, as it mostly is.
+fn scaled(evaluation: Evaluation, weight: f64) -> Result<Evaluation> {
+    if weight.to_bits() == 1f64.to_bits() { Ok(evaluation) } else { evaluation.scaled(weight) }
+}
+
+/// Knowledge review, vectors taking part as maps of one pixel.
+fn reviewed(students: &[&Tensor], teachers: &[&Tensor], module: &Module) -> Result<Evaluation> {
+    let map = |x: &&Tensor| -> Result<Tensor> { if x.rank() == 2 { Ok(x.unsqueeze(2)?.unsqueeze(3)?) } else { Ok((*x).clone()) } };
+    let (s, t) = (students.iter().map(map).collect::<Result<Vec<_>>>()?, teachers.iter().map(map).collect::<Result<Vec<_>>>()?);
+    let mut found = reviewkd::reviewkd(&s.iter().collect::<Vec<_>>(), &t.iter().collect::<Vec<_>>(), module)?;
+    for (gradient, student) in found.inputs.iter_mut().zip(students) {
+        *gradient = gradient.reshape(student.shape())?;
+    }
+    Ok(found)
+}
+
+/// The student's side of the game is weighted; the discriminator plays its own, in which the weight means nothing.
+fn adversarial(student: &Tensor, teacher: &Tensor, module: &Module, weight: f64) -> Result<(f64, Evaluation)> {
+    let evaluation = gan::gan(student, teacher, module)?.evaluation;
+    let (value, own) = (evaluation.value, evaluation.weights.clone());
+    let mut evaluation = scaled(evaluation, weight)?;
+    for (weighted, own) in evaluation.weights.iter_mut().zip(own) {
+        if own.0.starts_with(gan::DISCRIMINATOR) {
+            *weighted = own;
+        }
+    }
+    Ok((value, evaluation))
+}

@@ -1,0 +1,332 @@
+//! Every criterion of the catalogue trains a student from a cache: its loss falls, a run that is stopped and resumed on other threads ends in the
+//! same bits, and nothing that it learnt is in the exported student.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test stops at what it did not expect; its numbers are small"
+)]
+
+use half::f16;
+use nst_cache::array::Dtype;
+use nst_cache::cache::{ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
+use nst_cache::criterion::catalogue::catalogue;
+use nst_cache::data::Fingerprint;
+use nst_cache::error::{Kind, Result};
+use nst_cache::monitor::{Monitor, Silent};
+use nst_cache::onnx::tap::Role;
+use nst_cache::recipe::{
+    Channels, CriterionRecipe, DataFormat, Interpolation, Layout, OptimizerRecipe, Preprocess, ScheduleRecipe, Take, Train,
+};
+use nst_cache::student::{ImportOptions, Student, preset};
+use nst_cache::train::activation;
+use nst_cache::train::loss::Objective;
+use nst_cache::train::metrics::Record;
+use nst_cache::train::pairing::Taps;
+use nst_cache::train::source::{CacheSource, Source};
+use nst_cache::train::trainer::{METRICS, Options, Outcome, Run, run};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const ROWS: usize = 32;
+const BATCH: usize = 8;
+const CLASSES: usize = 4;
+const SIDE: usize = 8;
+
+/// What the cache holds of the teacher.
+#[derive(Clone, Copy, PartialEq)]
+enum Teacher {
+    /// Maps before their activation, vector, logits.
+    Whole,
+    /// The same maps after it.
+    Rectified,
+    /// Maps alone.
+    Maps,
+}
+
+/// Numbers in −1…1 of no pattern.
+struct Noise(u32);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (f64::from(self.0 >> 8) / f64::from(1 << 23) - 1.0) as f32
+    }
+}
+
+/// A cache of images and of a teacher whose every tensor is a pattern of the class and some noise.
+fn write_cache(folder: &Path, teacher: Teacher) {
+    let spec = |path: &str, dtype, shape: &[usize]| ArraySpec {
+        path: path.into(),
+        dtype,
+        row_shape: shape.to_vec(),
+        axes: ["c", "h", "w"][..shape.len()].iter().map(|&a| a.to_owned()).collect(),
+        tensor: None,
+        codec: Codec::Raw,
+        chunk_rows: 4,
+    };
+    let mut view_arrays = vec![spec("input", Dtype::U8, &[1, SIDE, SIDE])];
+    let mut taps = Vec::new();
+    let mut tap = |alias: &str, role, stage, shape: &[usize]| {
+        view_arrays.push(spec(&format!("taps/{alias}/features"), Dtype::F16, shape));
+        taps.push(TapRecord { alias: alias.into(), tensor: format!("/{alias}"), role, stage });
+    };
+    // the student's own sizes and channels, so that FSP can compare them
+    tap("t1", Role::Map, Some(1), &[16, 8, 8]);
+    tap("t2", Role::Map, Some(2), &[32, 4, 4]);
+    tap("t3", Role::Map, Some(3), &[64, 2, 2]);
+    if teacher != Teacher::Maps {
+        tap("pooled", Role::Vector, None, &[24]);
+        view_arrays.push(ArraySpec { axes: vec!["class".into()], ..spec("logits", Dtype::F32, &[CLASSES]) });
+    }
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        tool: "test".into(),
+        teacher: TeacherRecord {
+            file: "t.onnx".into(),
+            sha256: String::new(),
+            runtime: String::new(),
+            provider: "cpu".into(),
+            batch: BATCH,
+            top1_basis_points: None,
+        },
+        data: DataRecord {
+            spec: "none".into(),
+            split: "train".into(),
+            fingerprint: Fingerprint { format: DataFormat::Npz, samples: ROWS, listing_sha256: String::new() },
+            classes: Vec::new(),
+            preprocess: Some(Preprocess {
+                size: [SIDE, SIDE],
+                resize: None,
+                interpolation: Interpolation::Bilinear,
+                channels: Channels::Gray,
+                layout: Layout::Nchw,
+                dtype: Dtype::F32,
+                scale: 1.0 / 255.0,
+                mean: vec![0.5],
+                std: vec![0.3],
+            }),
+            limit: None,
+            shuffle: None,
+            skipped: Vec::new(),
+        },
+        augment: None,
+        taps,
+        rows: ROWS,
+        views: 1,
+        seed: 0,
+        segment_rows: ROWS,
+        row_arrays: ["sample_id", "label"].map(|path| ArraySpec { chunk_rows: ROWS, ..spec(path, Dtype::I64, &[]) }).to_vec(),
+        view_arrays,
+        segments: Vec::new(),
+    };
+    let ids = 0..i64::try_from(ROWS).unwrap();
+    let labels: Vec<i64> = ids.clone().map(|row| row % i64::try_from(CLASSES).unwrap()).collect();
+    let plan = Plan { manifest, sample_ids: ids.collect(), labels: labels.clone() };
+    let mut writer = Writer::open(folder, &plan).unwrap();
+    let mut shards = writer.segment(0, 0).unwrap();
+    let mut noise = Noise(1);
+    for label in labels {
+        for (index, array) in plan.manifest.view_arrays.iter().enumerate() {
+            let mut pattern = Noise(100 + 7 * u32::try_from(label).unwrap() + u32::try_from(index).unwrap());
+            let values = (0..array.row_shape.iter().product()).map(|_| pattern.next() + 0.3 * noise.next());
+            let values: Vec<f32> = values.map(|v| if teacher == Teacher::Rectified { v.max(0.0) } else { v }).collect();
+            let bytes: Vec<u8> = match array.dtype {
+                Dtype::U8 => values.iter().map(|v| (v * 90.0 + 128.0) as u8).collect(),
+                Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+                _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            };
+            shards.append(index, &bytes).unwrap();
+        }
+    }
+    writer.publish(shards).unwrap();
+    writer.finish(None).unwrap();
+}
+
+/// Asks to stop once so many samples are done.
+struct StopAfter(usize, AtomicUsize);
+
+impl Monitor for StopAfter {
+    fn begin(&self, _: &str, _: &'static str, _: u64, _: u64) {}
+    fn advance(&self, units: u64, _: u64) {
+        self.1.fetch_add(usize::try_from(units).unwrap(), Ordering::SeqCst);
+    }
+    fn status(&self, _: &str) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn stop_requested(&self) -> bool {
+        self.1.load(Ordering::SeqCst) >= self.0
+    }
+}
+
+struct Trained {
+    outcome: Outcome,
+    student: Vec<u8>,
+    initializers: Vec<String>,
+}
+
+/// One run on so many threads.
+fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> Result<Trained> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let criteria: Vec<CriterionRecipe> = criteria.iter().map(|c| c.parse()).collect::<Result<_>>()?;
+    let recipe = Train {
+        epochs: 3,
+        batch: BATCH,
+        seed: 3,
+        criteria,
+        optimizer: OptimizerRecipe::Sgd { lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+        schedule: ScheduleRecipe::Constant { warmup_epochs: 0.0 },
+        clip: Some(1.0),
+        ..Train::default()
+    };
+    recipe.validate()?;
+    let cache = Cache::open(cache)?;
+    let model = preset::build("resnet8", CLASSES, [1, SIDE, SIDE], recipe.seed)?;
+    let student = Student::import(&model, &ImportOptions::default())?;
+    let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
+    let terms = recipe.terms(true);
+    let pairs = terms.iter().map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache)).collect::<Result<Vec<_>>>()?;
+    let objective = Objective::new(&terms, &pairs, 0.0, &student)?;
+    let inputs = ["input".to_owned()];
+    let source = CacheSource::new(&cache, &inputs, objective.teacher_logits, &objective.taps, Take::default(), recipe.seed, true)?;
+    let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
+    let outcome = pool.install(|| {
+        run(&Run {
+            recipe: &recipe,
+            objective: &objective,
+            student: &student,
+            source: &Source::Cache(source),
+            test: None,
+            folder,
+            identity: "test",
+            resume,
+            options,
+            monitor,
+        })
+    })?;
+    let exported = student.export(&[])?;
+    let initializers = exported.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
+    Ok(Trained { outcome, student: exported.bytes().to_vec(), initializers })
+}
+
+/// The value of a term at each step.
+fn parts(folder: &Path, name: &str) -> Vec<Option<f64>> {
+    let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
+    let of_step = |line: &str| match serde_json::from_str(line).unwrap() {
+        Record::Step { parts, .. } => Some(parts.get(name).copied()),
+        Record::Epoch { .. } => None,
+    };
+    text.lines().filter_map(of_step).collect()
+}
+
+/// A criterion at sizes that suit the test.
+fn small(name: &str) -> String {
+    match name {
+        "crd" => "crd:width=8,negatives=6".into(),
+        "cc" => "cc:width=8".into(),
+        "ft" => "ft:paraphraser-epochs=1".into(),
+        "reviewkd" => "reviewkd:middle=16".into(),
+        other => other.into(),
+    }
+}
+
+#[test]
+fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = root.path().join("cache");
+    write_cache(&cache, Teacher::Whole);
+    let plain = train(&cache, &["ce"], &made(root.path(), "plain"), 1, false, &Silent).unwrap();
+    for entry in catalogue() {
+        let text = small(entry.name);
+        // the criterion alone
+        let criteria = if entry.name == "ce" { vec!["ce"] } else { vec!["ce:weight=0", text.as_str()] };
+        let folder = made(root.path(), entry.name);
+        let whole = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+        assert_eq!(whole.initializers, plain.initializers, "{}", entry.name);
+        assert!(entry.name == "ce" || whole.student != plain.student, "{}: moved nothing", entry.name);
+        let values: Vec<f64> = parts(&folder, entry.name).into_iter().map(Option::unwrap).collect();
+        assert!(values.len() == 12 && values.iter().all(|v| v.is_finite()), "{}: {values:?}", entry.name);
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / 4.0;
+        let (first, last) = (mean(&values[..4]), mean(&values[8..]));
+        // the student of an adversary may lose
+        assert!(entry.name == "gan" || last < first, "{}: {first} to {last}", entry.name);
+
+        // stopped in the middle of an epoch (FT's paraphraser sees an epoch before), resumed on three threads
+        let before = if entry.name == "ft" { ROWS } else { 0 };
+        let folder = made(root.path(), &format!("{}-resumed", entry.name));
+        let stop = StopAfter(before + 6 * BATCH, AtomicUsize::new(0));
+        let stopped = train(&cache, &criteria, &folder, 2, false, &stop).map(|_| ()).unwrap_err();
+        assert_eq!(stopped.kind(), Kind::Interrupted, "{}: {}", entry.name, stopped.chain());
+        let resumed = train(&cache, &criteria, &folder, 3, true, &Silent).unwrap();
+        assert!(resumed.student == whole.student, "{}: other bits after a resume", entry.name);
+        assert_eq!(resumed.outcome.parts, whole.outcome.parts, "{}", entry.name);
+    }
+}
+
+#[test]
+fn criteria_combine_and_follow_their_courses() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = root.path().join("cache");
+    write_cache(&cache, Teacher::Whole);
+    let criteria = [
+        "ce:from=2",
+        "ab:until=2",
+        "kd:weight=0.9,from=1,warmup-epochs=1,decay-to=0.1",
+        "fitnet:pair=t1>layer1",
+        "fitnet:weight=10,pair=t2>layer2,pair=t3>layer3",
+    ];
+    let folder = made(root.path(), "run");
+    train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+    let on = |name: &str| parts(&folder, name).iter().map(Option::is_some).collect::<Vec<_>>();
+    let from_to = |from: usize, to: usize| (0..12).map(|k| (from..to).contains(&k)).collect::<Vec<_>>();
+    assert_eq!(on("ce"), from_to(8, 12));
+    assert_eq!(on("ab"), from_to(0, 8));
+    assert_eq!(on("kd"), from_to(4, 12));
+    assert_eq!(on("fitnet#2"), from_to(0, 12));
+    // where a term is off nothing of it moves, so a resume meets the same numbers
+    let again = made(root.path(), "again");
+    train(&cache, &criteria, &again, 2, false, &StopAfter(10 * BATCH, AtomicUsize::new(0))).map(|_| ()).unwrap_err();
+    train(&cache, &criteria, &again, 2, true, &Silent).unwrap();
+    for name in ["ce", "ab", "kd", "fitnet", "fitnet#2"] {
+        assert_eq!(parts(&folder, name), parts(&again, name), "{name}");
+    }
+}
+
+#[test]
+fn what_a_criterion_lacks_is_said_with_a_way_out() {
+    let root = tempfile::tempdir().unwrap();
+    for (teacher, name) in [(Teacher::Whole, "whole"), (Teacher::Rectified, "rectified"), (Teacher::Maps, "maps")] {
+        write_cache(&root.path().join(name), teacher);
+    }
+    for (cache, criterion, message, hint) in [
+        ("maps", "kd", "logits", "--logits"),
+        ("maps", "dkd", "logits", "--logits"),
+        ("maps", "rkd", "vector before the classifier", "--tap"),
+        ("maps", "crd", "vector before the classifier", "--tap"),
+        ("rectified", "ab", "before its activation", "input of the activation"),
+        ("rectified", "ofd", "before its activation", "input of the activation"),
+        ("whole", "fsp:pair=t1>layer1", "two layers or more", "pair="),
+        ("whole", "fsp:pair=t1>layer1,pair=t2>layer3", "same channels", "pair="),
+        ("whole", "at:pair=t9>layer1", "`t9`", "nearest"),
+        ("whole", "at:pair=t1>layer9", "`layer9`", "nearest"),
+        ("whole", "gan:pair=pooled>layer1", "`pooled`", "nearest"),
+        ("whole", "rkd:pair=pooled>layer9", "`layer9`", "nearest"),
+    ] {
+        let error = train(&root.path().join(cache), &[criterion], root.path(), 1, false, &Silent).map(|_| ()).unwrap_err();
+        let chain = error.chain();
+        assert!(chain.contains(message) && !chain.contains('\n'), "{criterion}: {chain}");
+        assert!(error.find_hint().is_some_and(|h| h.contains(hint)), "{criterion}: {chain}: {:?}", error.find_hint());
+        assert_eq!(error.exit_code(), 2, "{criterion}");
+    }
+    // review takes what there is
+    train(&root.path().join("rectified"), &["reviewkd:middle=8"], &made(root.path(), "review"), 1, false, &Silent).unwrap();
+    train(&root.path().join("maps"), &["reviewkd:middle=8"], &made(root.path(), "review-maps"), 1, false, &Silent).unwrap();
+}
+
+fn made(root: &Path, name: &str) -> std::path::PathBuf {
+    let folder = root.join("runs").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
