@@ -87,11 +87,8 @@ impl Suite {
     /// The recipe of one method for `nst-cache train`.
     #[must_use]
     pub fn train(&self, pair: &Pair, method: &Published, disk: Disk) -> String {
-        let reported = match self.reported(pair, method) {
-            Some(top1) => format!("{} {top1:.2} %", method.name),
-            None => format!("nothing of {}", method.name),
-        };
-        let mut text = self.head(pair, &reported, disk);
+        let reported = self.reported(pair, method).map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}"));
+        let mut text = self.head(pair, &format!("{} {reported}", method.name), disk);
         let _ = writeln!(text, "#   nst-cache train {} --cache {} --test {DATA} --recipe THIS", pair.student, cache(pair));
         text.push_str(&settings(pair, method.first_stage));
         for criterion in method.criteria {
@@ -107,7 +104,7 @@ impl Suite {
         let shared: Vec<&Published> = shared.into_iter().filter(|m| self.is_possible(pair, m)).collect();
         let figures: Vec<String> =
             shared.iter().filter_map(|m| self.reported(pair, m).map(|top1| format!("{} {top1:.2}", m.name))).collect();
-        let mut text = self.head(pair, &format!("in %: {}", figures.join(", ")), disk);
+        let mut text = self.head(pair, &figures.join(", "), disk);
         let _ = writeln!(text, "#   nst-cache sweep THIS");
         if !own.is_empty() {
             let names: Vec<&str> = own.iter().map(|m| m.name).collect();
@@ -149,7 +146,7 @@ impl Suite {
         let times = EPOCHS / views.max(1);
         let mut text = format!(
             "# {about}: {teacher} to {student}. Settings of {source},\n\
-             # which reports teacher {teacher_top1:.2} %, student alone {student_top1:.2} %, {reported}.\n"
+             # which reports in %: teacher {teacher_top1:.2}, student alone {student_top1:.2}, {reported}.\n"
         );
         for line in note.lines() {
             let _ = writeln!(text, "# {line}");
@@ -159,7 +156,7 @@ impl Suite {
             "#\n\
              # A cache has a finite number of views. {EPOCHS} epochs go through these {views} about {times} times each, where the published runs crop\n\
              # and flip afresh every time: more views come closer, these figures are not those. The cache takes at most {gigabytes}\n\
-             # ({row_bytes} B a row before compression, which takes most of it away where maps are sparse) and serves every method of the pair.\n\
+             # ({row_bytes} B a row before compression, which takes most of it away where maps are sparse) and serves the methods together.\n\
              #\n\
              #   nst-cache extract {teacher}.onnx --data {DATA} {NORMALIZATION} \\\n\
              #     --augment crop-flip --views {views} -o {}\n",

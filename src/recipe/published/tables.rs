@@ -16,7 +16,8 @@ pub const CIFAR100: Suite = Suite {
     name: "cifar100",
     about: "CIFAR-100",
     source: "RepDistiller (github.com/HobbitLong/RepDistiller; Tian, Krishnan & Isola 2020, arXiv:1910.10699)",
-    note: "The teacher is made by the same settings from the labels alone: the recipe of method CE with `nst-cache train TEACHER --data`.",
+    note: "The teacher is made by the same settings from the labels alone: the recipe of method CE with `nst-cache train TEACHER --data`.\n\
+           AB compares maps before their activations, so its cache is another: --tap names those.",
     // order of the columns of `reported`; the last two have no figure there
     methods: &[
         method("KD", &["ce:weight=0.1", "kd:weight=0.9,temperature=4"]),
@@ -135,7 +136,7 @@ pub const SAKD: Suite = Suite {
     name: "sakd",
     about: "CIFAR-100, the standard side of spot-adaptive distillation",
     source: "SAKD (github.com/zju-vipa/spot-adaptive-pytorch; Song et al. 2022)",
-    note: "Every criterion stands beside KD here, and always distils at every spot: the policy that chooses spots is not part of this recipe.",
+    note: "Every criterion stands beside KD here, at its usual pairs of maps. The policy that chooses spots is not part of this recipe.",
     methods: &[
         method("FitNet", &["ce", "kd:weight=1,temperature=4", "fitnet:weight=1"]),
         method("AT", &["ce:weight=2", "kd:weight=1,temperature=4", "at:weight=1000"]),
