@@ -17,15 +17,16 @@ use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
-    Channels, CriterionRecipe, DataFormat, Interpolation, Layout, OptimizerRecipe, Preprocess, ScheduleRecipe, Take, Train,
+    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe, Preprocess, Sakd, ScheduleRecipe, Take, Train,
 };
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::activation;
-use nst_cache::train::loss::Objective;
+use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::metrics::Record;
 use nst_cache::train::pairing::Taps;
 use nst_cache::train::source::{CacheSource, Source};
 use nst_cache::train::trainer::{METRICS, Options, Outcome, Run, run};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -170,12 +171,16 @@ struct Trained {
 /// One run on so many threads.
 fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> Result<Trained> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let criteria: Vec<CriterionRecipe> = criteria.iter().map(|c| c.parse()).collect::<Result<_>>()?;
+    let spots = criteria.iter().find_map(|c| c.strip_prefix("sakd:"));
+    let gates = |text: &str| if text == "always" { Gates::Always } else { Gates::Learned };
+    let sakd = spots.map(|text| Sakd { gates: gates(text), width: 16, ..Sakd::default() });
+    let criteria: Vec<CriterionRecipe> = criteria.iter().filter(|c| !c.starts_with("sakd:")).map(|c| c.parse()).collect::<Result<_>>()?;
     let recipe = Train {
         epochs: 3,
         batch: BATCH,
         seed: 3,
         criteria,
+        sakd,
         optimizer: OptimizerRecipe::Sgd { lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
         schedule: ScheduleRecipe::Constant { warmup_epochs: 0.0 },
         clip: Some(1.0),
@@ -188,24 +193,28 @@ fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume:
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
     let terms = recipe.terms(true);
     let pairs = terms.iter().map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache)).collect::<Result<Vec<_>>>()?;
-    let objective = Objective::new(&terms, &pairs, 0.0, &student)?;
+    let mut objective = Objective::new(&terms, &pairs, 0.0, &student)?;
+    if let Some(sakd) = &recipe.sakd {
+        objective = objective.with_spots(sakd, &taps.suggest_vector("sakd")?, &student)?;
+    }
     let inputs = ["input".to_owned()];
     let source = CacheSource::new(&cache, &inputs, objective.teacher_logits, &objective.taps, Take::default(), recipe.seed, true)?;
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
-    let outcome = pool.install(|| {
-        run(&Run {
-            recipe: &recipe,
-            objective: &objective,
-            student: &student,
-            source: &Source::Cache(source),
-            test: None,
-            folder,
-            identity: "test",
-            resume,
-            options,
-            monitor,
-        })
-    })?;
+    let source = Source::Cache(source);
+    let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let settings = Run {
+        recipe: &recipe,
+        objective: &objective,
+        student: &student,
+        source: &source,
+        test: None,
+        folder,
+        identity: "test",
+        resume,
+        options,
+        monitor,
+    };
+    let outcome = pool.install(|| run(&settings, learnable))?;
     let exported = student.export(&[])?;
     let initializers = exported.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
     Ok(Trained { outcome, student: exported.bytes().to_vec(), initializers })
@@ -294,6 +303,48 @@ fn criteria_combine_and_follow_their_courses() {
     }
 }
 
+/// The shares of the samples at each spot, by epoch.
+fn shares(folder: &Path) -> Vec<BTreeMap<String, f64>> {
+    let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
+    let of_epoch = |line: &str| match serde_json::from_str(line).unwrap() {
+        Record::Epoch { spots, .. } => Some(spots),
+        Record::Step { .. } => None,
+    };
+    text.lines().filter_map(of_epoch).collect()
+}
+
+#[test]
+fn spots_combine_with_every_criterion() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = root.path().join("cache");
+    write_cache(&cache, Teacher::Whole);
+    let all: Vec<String> = catalogue().iter().map(|entry| small(entry.name)).collect();
+    let mut criteria: Vec<&str> = all.iter().map(String::as_str).collect();
+
+    let plain = train(&cache, &criteria, &made(root.path(), "plain"), 1, false, &Silent).unwrap();
+    // every sample at every spot is plain distillation
+    criteria.push("sakd:always");
+    let folder = made(root.path(), "always");
+    let always = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+    assert!(always.student == plain.student, "other bits");
+    assert!(shares(&folder).iter().all(|spots| spots.len() == 5 && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
+
+    criteria.pop();
+    criteria.push("sakd:learned");
+    let folder = made(root.path(), "learned");
+    let learned = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
+    assert!(learned.student != plain.student);
+    assert_eq!(learned.initializers, plain.initializers);
+    for spots in shares(&folder) {
+        assert!(spots.contains_key("logits") && spots.values().all(|share| (0.2..0.9).contains(share)), "{spots:?}");
+    }
+    let again = made(root.path(), "again");
+    train(&cache, &criteria, &again, 2, false, &StopAfter(ROWS + 5 * BATCH, AtomicUsize::new(0))).map(|_| ()).unwrap_err();
+    let resumed = train(&cache, &criteria, &again, 3, true, &Silent).unwrap();
+    assert!(resumed.student == learned.student, "other bits after a resume");
+    assert_eq!(shares(&again), shares(&folder));
+}
+
 #[test]
 fn what_a_criterion_lacks_is_said_with_a_way_out() {
     let root = tempfile::tempdir().unwrap();
@@ -311,6 +362,7 @@ fn what_a_criterion_lacks_is_said_with_a_way_out() {
         ("whole", "fsp:pair=t1>layer1,pair=t2>layer3", "same channels", "pair="),
         ("whole", "at:pair=t9>layer1", "`t9`", "nearest"),
         ("whole", "at:pair=t1>layer9", "`layer9`", "nearest"),
+        ("maps", "sakd:learned", "sakd: expected the teacher's vector", "--tap"),
         ("whole", "gan:pair=pooled>layer1", "`pooled`", "nearest"),
         ("whole", "rkd:pair=pooled>layer9", "`layer9`", "nearest"),
     ] {

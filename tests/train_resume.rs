@@ -7,7 +7,7 @@ use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::recipe::{Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Take, Train};
 use nst_cache::student::{ImportOptions, Student, preset};
-use nst_cache::train::loss::Objective;
+use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::metrics::Record;
 use nst_cache::train::source::{DataSource, Source};
 use nst_cache::train::trainer::{METRICS, Options, Run, run};
@@ -57,7 +57,8 @@ fn train(dataset: &dyn Dataset, folder: &Path, threads: usize, resume: bool, mon
     let take = Take { limit: Some(SAMPLES), shuffle: None };
     let source = Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], take, recipe.seed));
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
-    run(&Run {
+    let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let settings = Run {
         recipe: &recipe,
         objective: &objective,
         student: &student,
@@ -68,7 +69,8 @@ fn train(dataset: &dyn Dataset, folder: &Path, threads: usize, resume: bool, mon
         resume,
         options,
         monitor,
-    })?;
+    };
+    run(&settings, learnable)?;
     Ok(student.export(&[])?.bytes().to_vec())
 }
 

@@ -26,7 +26,7 @@ const INPUT: [usize; 3] = [3, 32, 32];
 /// Arguments of `recipe`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The comparison: cifar100 (RepDistiller's table), sakd (what spot-adaptive distillation is compared with)
+    /// The comparison: cifar100 (RepDistiller's table), sakd (spot-adaptive distillation)
     #[arg(value_name = "SUITE")]
     suite: String,
     /// The teacher

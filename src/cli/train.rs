@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, DataSpec, Precision, Train};
 use crate::runtime::Device;
 use crate::student::{Executor, ImportOptions, Student};
-use crate::train::loss::Objective;
+use crate::train::loss::{Learnable, Objective};
 use crate::train::pairing::Pair;
 use crate::train::trainer::{self, Options, Outcome};
 use export::Parity;
@@ -60,6 +60,9 @@ pub struct Args {
     /// until, warmup-epochs (epochs) and decay-to (a weight); those of maps and vectors take pair=TEACHER>STUDENT
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
+    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's [sakd] has its settings)
+    #[arg(long)]
+    sakd: bool,
     /// Epochs
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -161,8 +164,9 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
-    let objective = Objective::new(&terms, &pairs, plan.recipe.label_smoothing, &student)?;
+    let objective = material.objective(&plan.recipe, &terms, &pairs, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
+    let learnable = Learnable::new(&objective, &plan.recipe, &source, context.monitor)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);
     material.note_views(&plan.recipe, context);
     // a cache serves two threads from the reservoirs that it keeps
@@ -172,7 +176,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     // everything that the user gave has been resolved: from here on something is written
     folder.begin()?;
 
-    let outcome = trainer::run(&trainer::Run {
+    let run = trainer::Run {
         recipe: &plan.recipe,
         objective: &objective,
         student: &student,
@@ -183,7 +187,8 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         resume: args.resume,
         options,
         monitor: context.monitor,
-    })?;
+    };
+    let outcome = trainer::run(&run, learnable)?;
 
     let exported = student.export(&export::metadata(&plan.recipe, &model, &material, outcome.test.as_ref())?)?;
     let path = folder.write_model(&exported)?;
@@ -251,6 +256,9 @@ impl Plan {
         }
         if !args.criteria.is_empty() {
             recipe.criteria.clone_from(&args.criteria);
+        }
+        if args.sakd {
+            recipe.sakd.get_or_insert_default();
         }
         let test = match (&args.test, &recipe.test) {
             (Some(text), _) => Some(spec_and_split(text)?),

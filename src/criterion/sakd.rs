@@ -4,13 +4,17 @@
 //! samples a criterion sees, and mix the two networks' maps into the routes by which the policy is trained. Default temperature 5, γ as the label
 //! loss's weight, in the authors' code.
 
+mod policy;
+
+pub use policy::{PolicyOptions, policy, policy_scores, policy_step};
+
 use super::autograd::{Evaluation, differentiate};
 use super::formula::{relu, rows};
 use super::init::Init;
 use super::module::{Layer, Module, count, regressor_between};
 use super::{Loss, rows_and_classes, same_shape, values};
 use crate::error::{Error, Result};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 /// What keeps the noise's logarithms finite.
 const EPS: f64 = 1e-20;
@@ -198,12 +202,41 @@ pub fn gated(
     Ok(found)
 }
 
+/// [`gated`] of a criterion over several layers.
+///
+/// # Errors
+/// As [`gated`].
+pub fn gated_layers(
+    students: &[Tensor],
+    teachers: &[&Tensor],
+    gate: &Tensor,
+    criterion: impl FnOnce(&[Tensor], &[Tensor]) -> Result<Evaluation>,
+) -> Result<Evaluation> {
+    let gate = values::<f64>(gate)?;
+    let selected: Vec<u32> = (0u32..).zip(&gate).filter(|(_, g)| **g > 0.5).map(|(i, _)| i).collect();
+    if selected.len() == gate.len() {
+        return criterion(students, &teachers.iter().map(|&t| t.clone()).collect::<Vec<_>>());
+    }
+    let zeros = students.iter().map(|x| Ok(x.zeros_like()?)).collect::<Result<Vec<Tensor>>>()?;
+    if selected.is_empty() {
+        return Ok(Evaluation { value: 0.0, inputs: zeros, weights: Vec::new() });
+    }
+    let rows = Tensor::new(selected.as_slice(), &Device::Cpu)?;
+    let chosen = |x: &Tensor| -> Result<Tensor> { Ok(x.contiguous()?.index_select(&rows, 0)?) };
+    let students = students.iter().map(chosen).collect::<Result<Vec<_>>>()?;
+    let teachers = teachers.iter().map(|t| chosen(t)).collect::<Result<Vec<_>>>()?;
+    let mut found = criterion(&students, &teachers)?.scaled(count(selected.len()) / count(gate.len()))?;
+    for (gradient, zero) in found.inputs.iter_mut().zip(zeros) {
+        *gradient = zero.index_add(&rows, gradient, 0)?;
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::criterion::at::at;
     use crate::criterion::autograd::tests::{assert_finite, assert_gradients, assert_zero, tensor};
-    use candle_core::Device;
 
     #[test]
     fn gates_are_hard_in_value_and_soft_in_gradient() {
@@ -243,6 +276,23 @@ mod tests {
             let gate = Tensor::new(&gates, &Device::Cpu).unwrap();
             assert_gradients(&[&s, &t, &gate], &Module::default(), |x, _| policy_loss([x[0], x[1], &plain], x[2], &[0, 2, 1, 1], 2.0));
         }
+    }
+
+    #[test]
+    fn layers_that_join_are_selected_together() {
+        let (s, t) = ([tensor(&[3, 2, 4, 4], 1), tensor(&[3, 2, 2, 2], 2)], [tensor(&[3, 2, 4, 4], 3), tensor(&[3, 2, 2, 2], 4)]);
+        let teachers: Vec<&Tensor> = t.iter().collect();
+        let run = |gates: [f64; 3], x: &[&Tensor]| {
+            let students: Vec<Tensor> = x.iter().map(|&x| x.clone()).collect();
+            gated_layers(&students, &teachers, &Tensor::new(&gates, &Device::Cpu).unwrap(), |s, t| {
+                crate::criterion::fsp::fsp(&s.iter().collect::<Vec<_>>(), &t.iter().collect::<Vec<_>>())
+            })
+        };
+        let both = [&s[0], &s[1]];
+        assert_gradients(&both, &Module::default(), |x, _| run([0.0, 1.0, 1.0], x));
+        assert_zero(&run([0.0; 3], &both).unwrap(), 0.0);
+        let plain = crate::criterion::fsp::fsp(&both, &teachers).unwrap();
+        assert_eq!(run([1.0; 3], &both).unwrap().value.to_bits(), plain.value.to_bits());
     }
 
     #[test]

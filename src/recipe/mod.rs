@@ -7,6 +7,7 @@ mod data;
 mod extract;
 mod preprocess;
 pub mod published;
+mod sakd;
 mod sweep;
 mod toml_file;
 mod train;
@@ -20,5 +21,6 @@ pub use criterion::{
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Extract, Inputs, Keep, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
+pub use sakd::{Gates, Sakd};
 pub use sweep::{Sweep, SweepMethod};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

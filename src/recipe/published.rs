@@ -48,6 +48,8 @@ pub struct Published {
     pub criteria: &'static [&'static str],
     /// Epochs of a stage of its own before the common ones.
     pub first_stage: usize,
+    /// Whether a policy chooses for each sample at which spots it is distilled.
+    pub spots: bool,
 }
 
 /// What a cache of the teacher takes, for the comment of a recipe.
@@ -94,6 +96,9 @@ impl Suite {
         for criterion in method.criteria {
             text.push_str(&table("criterion", criterion));
         }
+        if method.spots {
+            text.push_str("\n[sakd]\ntemperature = 5\n");
+        }
         text
     }
 
@@ -120,6 +125,9 @@ impl Suite {
             let _ = writeln!(text, "\n[[method]]\nname = \"{}\"", method.name);
             for criterion in method.criteria {
                 text.push_str(&table("method.criterion", criterion));
+            }
+            if method.spots {
+                text.push_str("\n[method.sakd]\ntemperature = 5\n");
             }
         }
         text
@@ -214,11 +222,11 @@ mod tests {
                     let recipe: Train = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
                     recipe.validate().unwrap();
                     assert_eq!((recipe.epochs, recipe.batch), (EPOCHS + method.first_stage, 64));
-                    assert_eq!(recipe.criteria.len(), method.criteria.len());
+                    assert_eq!((recipe.criteria.len(), recipe.sakd.is_some()), (method.criteria.len(), method.spots));
                 }
                 let text = suite.sweep(pair, DISK);
                 let sweep = Sweep::parse("sweep", &text).unwrap_or_else(|e| panic!("{}\n{text}", e.chain()));
-                assert!(sweep.methods.len() >= 6 && sweep.students == [pair.student], "{text}");
+                assert!(sweep.methods.len() >= 12 && sweep.students == [pair.student], "{text}");
             }
         }
     }

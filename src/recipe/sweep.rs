@@ -1,6 +1,6 @@
 //! The recipe of a sweep: a training recipe's keys, and what is varied: students, methods (sets of criteria) and seeds.
 
-use super::{CriterionRecipe, Train, toml_file};
+use super::{CriterionRecipe, Sakd, Train, toml_file};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -17,6 +17,8 @@ pub struct SweepMethod {
     /// Terms of the loss.
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
+    /// Spot-adaptive distillation, if not as the shared settings say.
+    pub sakd: Option<Sakd>,
 }
 
 /// Every student with every method and every seed, from one cache, with the same settings.
@@ -106,7 +108,7 @@ impl Sweep {
             return wrong("method", "names that differ, upper and lower case being the same", &twice);
         }
         for method in &self.methods {
-            let SweepMethod { name, criteria } = method;
+            let SweepMethod { name, criteria, .. } = method;
             let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
             if !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
                 return wrong("method", "a name of letters, digits and ._+-", &format!("`{name}`"));
@@ -122,7 +124,8 @@ impl Sweep {
     /// The recipe of one run.
     #[must_use]
     pub fn run(&self, method: &SweepMethod, seed: u64) -> Train {
-        Train { seed, criteria: method.criteria.clone(), ..self.shared.clone() }
+        let SweepMethod { criteria, sakd, name: _ } = method;
+        Train { seed, criteria: criteria.clone(), sakd: sakd.clone().or_else(|| self.shared.sakd.clone()), ..self.shared.clone() }
     }
 }
 
@@ -173,6 +176,8 @@ weight = 0.9
 [[method.criterion]]
 method = "nst"
 weight = 50
+[method.sakd]
+temperature = 4
 "#;
 
     fn parse(text: &str) -> Result<Sweep> {
@@ -186,6 +191,7 @@ weight = 50
         let run = sweep.run(&sweep.methods[1], 2);
         assert_eq!((run.epochs, run.batch, run.seed, run.optimizer.lr()), (15, 64, 2, 0.1));
         assert_eq!(run.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(), ["kd", "nst-poly"]);
+        assert_eq!((run.sakd.as_ref().map(|s| s.temperature), sweep.run(&sweep.methods[0], 0).sakd), (Some(4.0), None));
         // a run's recipe file says the same
         let text = toml::to_string(&run).unwrap();
         assert_eq!(toml::from_str::<Train>(&text).unwrap(), run, "{text}");

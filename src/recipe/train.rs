@@ -1,6 +1,6 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
-use super::{Augment, CriterionRecipe, DataSpec, Method, Take, toml_file};
+use super::{Augment, CriterionRecipe, DataSpec, Method, Sakd, Take, toml_file};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -134,6 +134,9 @@ pub struct Train {
     /// Terms of the loss. Without a `ce` term cross-entropy counts with weight 1. Empty: CE + 50·NST-poly (with a cache), CE (without).
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
+    /// Spot-adaptive distillation: at which pairs each sample is compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sakd: Option<Sakd>,
     /// Augmentation when there is no cache.
     pub augment: Augment,
     /// Initialisers that do not train, as glob patterns.
@@ -164,6 +167,7 @@ impl Default for Train {
             clip: None,
             label_smoothing: 0.0,
             criteria: Vec::new(),
+            sakd: None,
             augment: Augment::default(),
             freeze: Vec::new(),
             train: Vec::new(),
@@ -203,6 +207,7 @@ impl Train {
         }
         self.optimizer.validate()?;
         self.schedule.validate()?;
+        self.sakd.as_ref().map_or(Ok(()), Sakd::validate)?;
         self.criteria.iter().try_for_each(CriterionRecipe::validate)?;
         let ce = self.criteria.iter().filter(|c| is_ce(c)).count();
         check("criterion ce", "at most one", ce <= 1, ce)?;

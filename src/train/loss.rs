@@ -5,6 +5,7 @@
 mod learnable;
 mod negatives;
 mod paraphraser;
+mod spots;
 mod term;
 
 pub use learnable::Learnable;
@@ -14,9 +15,10 @@ use super::pairing::Pair;
 use super::schedule::Clock;
 use super::source::Batch;
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, Subject};
+use crate::recipe::{CriterionRecipe, Sakd, Subject};
 use crate::student::{Pass, Student, TensorId};
 use candle_core::{Device, Tensor};
+use spots::Spots;
 use std::collections::BTreeMap;
 use term::{Site, Teacher};
 
@@ -31,6 +33,7 @@ pub struct Objective {
     pub keep: Vec<TensorId>,
     /// Whether a batch has to bring the teacher's logits.
     pub teacher_logits: bool,
+    spots: Option<Spots>,
 }
 
 /// What one step's loss came to.
@@ -42,6 +45,8 @@ pub struct Value {
     pub parts: Vec<Option<f64>>,
     /// Gradients of the total with respect to the student's tensors.
     pub seeds: Vec<(TensorId, Tensor)>,
+    /// How many samples are distilled at each spot, in the order of [`Objective::spots`].
+    pub selected: Vec<f64>,
     /// Gradients of what the criteria learn, in the order of [`Learnable::variables`]; `None` where the total does not depend on it.
     pub learnable: Vec<Option<Tensor>>,
 }
@@ -52,7 +57,7 @@ impl Objective {
     /// # Errors
     /// When a student has no tensor of a pair's name.
     pub fn new(terms: &[CriterionRecipe], pairs: &[Vec<Pair>], smoothing: f64, student: &Student) -> Result<Self> {
-        let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false };
+        let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false, spots: None };
         for (recipe, pairs) in terms.iter().zip(pairs) {
             let mut sites = Vec::new();
             match recipe.method.subject() {
@@ -80,13 +85,33 @@ impl Objective {
         Ok(objective)
     }
 
+    /// The same objective with a choice, for each sample, of the spots at which it is distilled. `vectors`: those before the classifiers.
+    ///
+    /// # Errors
+    /// When no term compares with a teacher.
+    pub fn with_spots(mut self, settings: &Sakd, vectors: &Pair, student: &Student) -> Result<Self> {
+        self.spots = Some(Spots::new(&mut self, settings, vectors, student)?);
+        Ok(self)
+    }
+
+    /// The names of the spots: the student's tensors, or `logits`. Empty without a choice.
+    #[must_use]
+    pub fn spots(&self) -> Vec<String> {
+        self.spots.iter().flat_map(Spots::names).map(str::to_owned).collect()
+    }
+
     /// Computes every term that is on at this step on a forward pass.
     ///
     /// # Errors
     /// When shapes disagree, or the batch lacks what a term needs.
     pub fn evaluate(&self, pass: &Pass<'_>, batch: &Batch, clock: Clock, learnable: &mut Learnable) -> Result<Value> {
-        let mut value = Value { total: 0.0, parts: Vec::with_capacity(self.terms.len()), seeds: Vec::new(), learnable: Vec::new() };
+        let mut value = Value { total: 0.0, parts: Vec::new(), seeds: Vec::new(), selected: Vec::new(), learnable: Vec::new() };
         let mut seeds = BTreeMap::new();
+        let policy = self.terms.len();
+        let chosen = match &self.spots {
+            Some(spots) => Some(spots.choose(pass, batch, clock.step, learnable.state(policy)?)?),
+            None => None,
+        };
         for (index, term) in self.terms.iter().enumerate() {
             let Some(weight) = clock.weight(term.recipe.weight, &term.recipe.course) else {
                 value.parts.push(None);
@@ -95,13 +120,18 @@ impl Objective {
             };
             let students =
                 term.sites.iter().map(|site| Ok(pass.value(site.student)?.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
-            let found = term.evaluate(weight, &students, batch, clock.step, learnable.state(index)?)?;
+            let found = term.evaluate(weight, &students, batch, clock.step, learnable.state(index)?, chosen.as_ref())?;
             for (site, gradient) in term.sites.iter().zip(found.inputs) {
                 add(&mut seeds, site.student, gradient)?;
             }
             learnable.collect(index, found.weights, &mut value.learnable)?;
             value.total += weight * found.value;
             value.parts.push(Some(found.value));
+        }
+        if let (Some(spots), Some(chosen)) = (&self.spots, &chosen) {
+            let learnt = spots.learn(pass, batch, chosen, learnable.state(policy)?)?;
+            learnable.collect(policy, learnt.map(|found| found.weights).into_iter().collect(), &mut value.learnable)?;
+            value.selected = chosen.counts()?;
         }
         value.seeds = seeds.into_iter().collect();
         Ok(value)

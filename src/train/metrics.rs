@@ -43,6 +43,9 @@ pub enum Record {
         loss: f64,
         /// Each term of the loss that was on, unweighted.
         parts: BTreeMap<String, f64>,
+        /// Share of the samples that was distilled at each spot.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        spots: BTreeMap<String, f64>,
         /// Accuracy on the training samples as they were trained on, in percent.
         train_top1: Option<f64>,
         /// What the test split says.
@@ -66,6 +69,8 @@ pub struct Sums {
     pub parts: Vec<f64>,
     /// Samples of those steps.
     pub part_samples: Vec<usize>,
+    /// Samples distilled at each spot.
+    pub selected: Vec<f64>,
     /// Samples with a label.
     pub labelled: usize,
     /// Samples whose label has the highest logit.
@@ -88,6 +93,19 @@ impl Sums {
         }
         self.correct += correct;
         self.labelled += labelled;
+    }
+
+    /// Adds how many samples of a step were distilled at each spot.
+    pub fn add_selected(&mut self, selected: &[f64]) {
+        self.selected.resize(selected.len(), 0.0);
+        self.selected.iter_mut().zip(selected).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// The share of the samples that was distilled at each spot.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
+    pub fn shares(&self) -> Vec<f64> {
+        self.selected.iter().map(|count| count / self.samples.max(1) as f64).collect()
     }
 
     /// Mean loss and parts; `None` for a part whose term was off throughout.

@@ -68,6 +68,8 @@ pub struct Taps {
     pub student_maps: Vec<StudentTap>,
     /// The student's vectors.
     pub student_vectors: Vec<StudentTap>,
+    /// How many classes the logits of teacher and student have; `None` where there are none.
+    pub classes: [Option<usize>; 2],
 }
 
 impl Taps {
@@ -79,6 +81,10 @@ impl Taps {
             teacher_vectors: teacher_vectors(manifest),
             student_maps: student_maps(student),
             student_vectors: student_vectors(student),
+            classes: [
+                manifest.view_arrays.iter().find(|a| a.path == "logits").and_then(|a| a.row_shape.last().copied()),
+                student.iter().find(|tap| tap.role == Role::Logits).and_then(|tap| tap.shape.last().copied().flatten()),
+            ],
         }
     }
 
@@ -98,8 +104,9 @@ impl Taps {
             return Ok((explicit(&recipe.pairs, &teacher, &student)?, Vec::new()));
         }
         match subject {
-            Subject::Labels | Subject::Logits => Ok((Vec::new(), Vec::new())),
-            Subject::Vectors => Ok((vec![self.suggest_vector(recipe.name())?], Vec::new())),
+            Subject::Labels => Ok((Vec::new(), Vec::new())),
+            Subject::Logits => self.check_classes(recipe.name()).map(|()| (Vec::new(), Vec::new())),
+            Subject::Vectors => Ok((vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?], Vec::new())),
             Subject::Maps => {
                 let (mut pairs, left) = suggest(&self.teacher_maps, &self.student_maps)?;
                 match catalogue::entry(recipe.name())?.pairs {
@@ -115,14 +122,30 @@ impl Taps {
         }
     }
 
-    /// The vectors before the classifiers.
-    fn suggest_vector(&self, who: &str) -> Result<Pair> {
+    /// Whether logits can be compared.
+    fn check_classes(&self, who: &str) -> Result<()> {
+        match self.classes {
+            [None, _] => Err(Error::input(format!("criterion {who}: expected the teacher's logits in the cache, found none"))
+                .hint("it needs a teacher that is a classifier: extract again with --logits TENSOR")),
+            [Some(teacher), Some(student)] if teacher != student => Err(Error::input(format!(
+                "criterion {who}: expected as many classes of both, found {teacher} of the teacher and {student} of the student"
+            ))
+            .hint("train a student of the teacher's classes")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The vectors before the classifiers; `who` asks for them.
+    ///
+    /// # Errors
+    /// When one side has none.
+    pub fn suggest_vector(&self, who: &str) -> Result<Pair> {
         let teacher = self.teacher_vectors.last().ok_or_else(|| {
-            Error::input(format!("criterion {who}: expected the teacher's vector before the classifier in the cache, found none"))
+            Error::input(format!("{who}: expected the teacher's vector before the classifier in the cache, found none"))
                 .hint("extract again with --tap TENSOR: nst-cache inspect TEACHER.onnx marks it")
         })?;
         let student = self.student_vectors.iter().rfind(|s| s.suggested).ok_or_else(|| {
-            Error::input(format!("criterion {who}: expected a vector before the student's classifier, found none"))
+            Error::input(format!("{who}: expected a vector before the student's classifier, found none"))
                 .hint(format!("name one: --criterion '{who}:pair={}>TENSOR'", teacher.alias))
         })?;
         Ok(Pair::new(teacher, student))
@@ -295,6 +318,7 @@ mod tests {
             teacher_vectors: vec![TeacherTap { alias: "pooled".into(), tensor: "/Flatten".into(), stage: None, shape: vec![128] }],
             student_maps: vec![student("a", 1, [8, 28, 28], true), student("b", 2, [16, 14, 14], true), student("c", 3, [32, 7, 7], true)],
             student_vectors: vec![vector("flat", 32, true), vector("other", 32, false)],
+            classes: [Some(10); 2],
         }
     }
 
@@ -326,6 +350,8 @@ mod tests {
         taps.student_vectors.remove(0);
         let error = taps.pairs(&crd).unwrap_err();
         assert!(error.to_string().contains("student's classifier") && error.find_hint().unwrap().contains("crd:pair=pooled>TENSOR"));
+        taps.classes = [Some(100), Some(10)];
+        assert!(taps.pairs(&"dkd".parse().unwrap()).unwrap_err().to_string().contains("found 100 of the teacher and 10"));
         taps.teacher_vectors.clear();
         let error = taps.pairs(&crd).unwrap_err();
         assert!(error.to_string().contains("in the cache") && error.find_hint().unwrap().contains("--tap"));

@@ -89,12 +89,12 @@ pub struct Outcome {
     pub test: Option<Evaluation>,
 }
 
-/// Trains to the end, from the start or from the folder's checkpoint.
+/// Trains to the end, from the start or from the folder's checkpoint. `learnable`: what the objective's criteria learn, untrained.
 ///
 /// # Errors
 /// When a sample cannot be read, the loss is not finite (names step and term), the disk refuses, or the user asks to stop (what was done is
 /// saved then).
-pub fn run(run: &Run<'_>) -> Result<Outcome> {
+pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
     let steps = Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
     let per_epoch = steps.per_epoch();
     if per_epoch == 0 {
@@ -103,7 +103,6 @@ pub fn run(run: &Run<'_>) -> Result<Outcome> {
     let total = per_epoch * run.recipe.epochs;
     let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
     let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.clone())?;
-    let mut learnable = Learnable::new(run.objective, run.recipe, run.source, run.monitor)?;
     let path = run.folder.join(CHECKPOINT);
     let position = if run.resume && path.exists() {
         checkpoint::load(&path, run.identity, run.student, &mut optimizer, &mut learnable)?
@@ -245,6 +244,7 @@ impl Trainer<'_> {
 
         let samples = batch.labels.len();
         self.position.sums.add(samples, value.total, &value.parts, counts);
+        self.position.sums.add_selected(&value.selected);
         self.epoch.add(samples, waited);
         self.line.add(samples, waited);
         if (step + 1).is_multiple_of(self.run.options.log_steps.max(1)) {
@@ -278,6 +278,8 @@ impl Trainer<'_> {
         if parts.len() > 1 {
             shown.extend(parts.iter().map(|(name, part)| format!("{name} {part:.4}")));
         }
+        let spots: BTreeMap<String, f64> = self.run.objective.spots().into_iter().zip(self.position.sums.shares()).collect();
+        shown.extend(spots.iter().map(|(name, share)| format!("{:.0} % at {name}", 100.0 * share)));
         shown.extend(self.position.test.map(|test| format!("test top-1 {:.2} %", test.top1)));
         shown.push(format!("{images_per_second:.0} images/s"));
         self.run.monitor.note(&shown.join(", "));
@@ -287,6 +289,7 @@ impl Trainer<'_> {
             lr: self.schedule.rate(self.position.step - 1),
             loss,
             parts,
+            spots,
             train_top1: self.position.sums.top1(),
             test: self.position.test,
             images_per_second,

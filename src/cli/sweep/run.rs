@@ -181,6 +181,7 @@ mod tests {
             lr: 0.1,
             loss: 1.0,
             parts: parts(),
+            spots: BTreeMap::new(),
             train_top1: None,
             test: None,
             images_per_second: 1.0,

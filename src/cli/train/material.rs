@@ -157,12 +157,26 @@ impl Material {
         Ok(terms)
     }
 
+    /// The loss: the terms on their pairs, at the spots that the recipe asks for.
+    pub(super) fn objective(&self, recipe: &Train, terms: &[CriterionRecipe], pairs: &[Vec<Pair>], student: &Student) -> Result<Objective> {
+        let objective = Objective::new(terms, pairs, recipe.label_smoothing, student)?;
+        let Some(sakd) = &recipe.sakd else { return Ok(objective) };
+        let cache =
+            self.cache().ok_or_else(|| Error::input("sakd: expected a cache, found none").hint("name the teacher's cache: --cache DIR"))?;
+        objective.with_spots(sakd, &self.taps(cache, student)?.suggest_vector("sakd")?, student)
+    }
+
+    /// The taps of teacher and student.
+    fn taps(&self, cache: &Cache, student: &Student) -> Result<Taps> {
+        Ok(Taps::new(cache.manifest(), &student.taps(&self.input_shapes(student)?)?))
+    }
+
     /// The pairs of each term.
     pub(super) fn pairs(&self, terms: &[CriterionRecipe], student: &Student, context: &Context<'_>) -> Result<Vec<Vec<Pair>>> {
-        let Some(cache) = self.cache().filter(|_| terms.iter().any(|t| t.method.compares_taps())) else {
+        let Some(cache) = self.cache().filter(|_| terms.iter().any(|t| t.method.subject() != Subject::Labels)) else {
             return Ok(vec![Vec::new(); terms.len()]);
         };
-        let taps = Taps::new(cache.manifest(), &student.taps(&self.input_shapes(student)?)?);
+        let taps = self.taps(cache, student)?;
         let mut told = BTreeSet::new();
         let mut all = Vec::new();
         for term in terms {

@@ -7,9 +7,8 @@ use crate::cache::TeacherRecord;
 use crate::cli::Context;
 use crate::error::{Error, Result};
 use crate::monitor::Silent;
-use crate::recipe::{CriterionRecipe, DataSpec, Preprocess, Train};
+use crate::recipe::{DataSpec, Preprocess, Train};
 use crate::train::loader::Steps;
-use crate::train::loss::Objective;
 use crate::train::trainer::CHECKPOINT;
 
 /// What is there of a run.
@@ -51,7 +50,7 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
     let silent = Context { monitor: &Silent, config: context.config, json: false, threads: context.threads, onnxruntime: None };
 
     let mut states = Vec::with_capacity(runs.len());
-    let mut resolved: Vec<(String, Vec<CriterionRecipe>)> = Vec::new();
+    let mut resolved: Vec<(String, Train)> = Vec::new();
     let mut steps = 0;
     for (args, recipe) in runs {
         let plan = Plan::of(args, recipe.clone(), context)?;
@@ -62,7 +61,8 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
             None if plan.output.join(CHECKPOINT).exists() => State::Begun,
             None => State::New,
         };
-        let what = (plan.model.clone(), plan.recipe.criteria.clone());
+        // another seed changes nothing of what a run needs
+        let what = (plan.model.clone(), Train { seed: 0, ..plan.recipe.clone() });
         if !matches!(state, State::Finished(_)) && !resolved.contains(&what) {
             steps = resolve(&plan, &material, &model, &silent)
                 .map_err(|e| Error::input(format!("{} for {}", plan.model, plan.output.display())).because(e))?;
@@ -89,7 +89,7 @@ fn resolve(plan: &Plan, material: &Material, model: &Model, context: &Context<'_
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
-    let objective = Objective::new(&terms, &pairs, plan.recipe.label_smoothing, &student)?;
+    let objective = material.objective(&plan.recipe, &terms, &pairs, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let steps = Steps { rows: source.len(), batch: plan.recipe.batch, drop_last: plan.recipe.drop_last };
     Ok(steps.per_epoch() * plan.recipe.epochs)

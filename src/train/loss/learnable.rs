@@ -32,6 +32,7 @@ pub struct Learnable {
 #[derive(Debug, Default)]
 pub(super) struct State {
     name: String,
+    seed: u64,
     /// Trained beside the student: one a layer, or one for all.
     modules: Vec<Module>,
     /// Trained before the student and held fixed: one a layer.
@@ -53,6 +54,10 @@ impl Learnable {
         let mut states = Vec::new();
         for term in &objective.terms {
             states.push(State::new(term, objective, recipe, source, monitor)?);
+        }
+        if let Some(spots) = &objective.spots {
+            let modules = spots.module(source, seed_of(recipe.seed, SPOTS))?.into_iter().collect();
+            states.push(State { name: SPOTS.to_owned(), seed: recipe.seed, modules, ..State::default() });
         }
         let variables = states.iter().flat_map(|s| &s.modules).flat_map(|m| m.variables().map(|(_, v)| v.clone())).collect();
         Ok(Self { states, optimizer: Optimizer::create(variables, recipe.optimizer.clone())? })
@@ -183,6 +188,8 @@ impl Learnable {
     }
 }
 
+/// What a checkpoint calls the policy of spot-adaptive distillation.
+const SPOTS: &str = "sakd";
 /// What a checkpoint calls the parts of a memory.
 const MEMORY: [&str; 3] = ["memory.student", "memory.teacher", "memory.log-normalizers"];
 
@@ -197,7 +204,7 @@ fn refused(term: &Term, error: Error) -> Error {
 impl State {
     fn new(term: &Term, objective: &Objective, recipe: &Train, source: &Source<'_>, monitor: &dyn Monitor) -> Result<Self> {
         let seed = |layer: usize| seed_of(recipe.seed, &format!("{}/{layer}", term.name));
-        let mut state = Self { name: term.name.clone(), ..Self::default() };
+        let mut state = Self { name: term.name.clone(), seed: recipe.seed, ..Self::default() };
         state.build(term, seed).map_err(|e| refused(term, e))?;
         match &term.recipe.method {
             Method::Ofd(_) => {
@@ -267,6 +274,11 @@ impl State {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The run's seed.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
     }
 
     pub(super) fn module(&self, layer: usize) -> Result<&Module> {

@@ -3,11 +3,12 @@
 use super::super::pairing::Pair;
 use super::super::source::Batch;
 use super::learnable::State;
+use super::spots::Chosen;
 use crate::criterion::autograd::Evaluation;
 use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
 use crate::criterion::module::{Module, regressor_between};
 use crate::criterion::nst::{NstOptions, nst_weighted};
-use crate::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, gan, kd, ofd, pkt, reviewkd, rkd, sp, vid};
+use crate::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, gan, kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid};
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Method};
 use crate::student::TensorId;
@@ -44,6 +45,13 @@ pub(super) enum Teacher {
     Tap(usize),
 }
 
+/// Which samples a criterion sees.
+struct Samples<'a> {
+    rows: &'a [usize],
+    labels: &'a [i64],
+    step: usize,
+}
+
 /// What a term came to.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -56,22 +64,65 @@ pub(super) struct Found {
 }
 
 impl Term {
-    /// The term with the gradients of `weight` times it. `students`: the values of the sites' tensors, on the host.
+    /// The term with the gradients of `weight` times it. `students`: the values of the sites' tensors, on the host. With `chosen`, each site's
+    /// criterion sees the samples that its spot selects, and counts by their share of the batch.
     ///
     /// # Errors
     /// When shapes disagree, or the batch lacks what it needs.
-    pub(super) fn evaluate(&self, weight: f64, students: &[Tensor], batch: &Batch, step: usize, state: &mut State) -> Result<Found> {
-        let mut found = Found { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
-        if let Some(evaluation) = self.together(students, batch, state)? {
-            let value = evaluation.value;
-            let Evaluation { inputs, weights, .. } = scaled(evaluation, weight)?;
+    pub(super) fn evaluate(
+        &self,
+        weight: f64,
+        students: &[Tensor],
+        batch: &Batch,
+        step: usize,
+        state: &mut State,
+        chosen: Option<&Chosen>,
+    ) -> Result<Found> {
+        if let Method::Ce(_) = self.recipe.method {
+            return self.labelled(weight, &students[..1], batch);
+        }
+        let of_site = |index: usize| self.teacher(index, batch);
+        let gate = |site: &Site| chosen.and_then(|chosen| chosen.at(site.student));
+        if self.joins_layers() {
+            let teachers = (0..students.len()).map(of_site).collect::<Result<Vec<_>>>()?;
+            // one formula over several layers: the deepest spot decides for all
+            let found = match self.sites.last().and_then(gate) {
+                None => self.together(students, &teachers, state)?,
+                Some(gate) => sakd::gated_layers(students, &teachers, gate, |s, t| self.together(s, &t.iter().collect::<Vec<_>>(), state))?,
+            };
+            let value = found.value;
+            let Evaluation { inputs, weights, .. } = scaled(found, weight)?;
             return Ok(Found { value, inputs, weights: vec![weights] });
         }
-        for (index, student) in students.iter().enumerate() {
-            let (value, evaluation) = self.alone(index, weight, student, batch, step, state)?;
-            found.value += value;
+        let labels = batch.main_labels();
+        let mut found = Found { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
+        for (index, (student, site)) in students.iter().zip(&self.sites).enumerate() {
+            let teacher = of_site(index)?;
+            let evaluation = match gate(site) {
+                None => self.alone(index, weight, student, teacher, &Samples { rows: &batch.rows, labels: &labels, step }, state)?,
+                Some(gate) => sakd::gated(student, teacher, gate, |student, teacher, selected| {
+                    let rows: Vec<usize> = selected.iter().map(|&i| batch.rows[i as usize]).collect();
+                    let labels: Vec<i64> = selected.iter().map(|&i| labels[i as usize]).collect();
+                    self.alone(index, weight, student, teacher, &Samples { rows: &rows, labels: &labels, step }, state)
+                })?,
+            };
+            found.value += evaluation.value;
             found.inputs.extend(evaluation.inputs);
             found.weights.push(evaluation.weights);
+        }
+        Ok(found)
+    }
+
+    /// Cross-entropy with the labels.
+    fn labelled(&self, weight: f64, students: &[Tensor], batch: &Batch) -> Result<Found> {
+        let mut found = Found { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
+        for logits in students {
+            let loss = match &batch.mixed {
+                Some(mixed) => mixed_cross_entropy(logits, &batch.labels, &mixed.labels, &mixed.weights, self.smoothing)?,
+                None => cross_entropy(logits, &batch.labels, self.smoothing)?,
+            };
+            found.value += loss.value;
+            found.inputs.extend(scaled(loss.into(), weight)?.inputs);
         }
         Ok(found)
     }
@@ -86,52 +137,43 @@ impl Term {
         }
     }
 
-    /// The criteria that join several layers; `None` for the others.
-    fn together(&self, students: &[Tensor], batch: &Batch, state: &State) -> Result<Option<Evaluation>> {
-        let method = &self.recipe.method;
-        if !matches!(method, Method::Ab(_) | Method::Fsp(_) | Method::Ofd(_) | Method::Reviewkd(_)) {
-            return Ok(None);
-        }
-        let of_type = |(index, s): (usize, &Tensor)| Ok(self.teacher(index, batch)?.to_dtype(s.dtype())?);
-        let teachers = students.iter().enumerate().map(of_type).collect::<Result<Vec<_>>>()?;
-        let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (students.iter().collect(), teachers.iter().collect());
-        Ok(Some(match method {
-            Method::Ab(settings) => ab::ab(&s, &t, state.module(0)?, settings.margin)?,
-            Method::Ofd(_) => ofd::ofd(&s, &t, &state.margins.iter().collect::<Vec<_>>(), state.module(0)?)?,
-            Method::Reviewkd(_) => reviewed(&s, &t, state.module(0)?)?,
-            _ => fsp::fsp(&s, &t)?,
-        }))
+    /// Whether the criterion joins its layers by a formula of its own.
+    fn joins_layers(&self) -> bool {
+        matches!(self.recipe.method, Method::Ab(_) | Method::Fsp(_) | Method::Ofd(_) | Method::Reviewkd(_))
     }
 
-    /// The criterion at one site: its value, and its evaluation times `weight`.
+    /// A criterion that joins its layers.
+    fn together(&self, students: &[Tensor], teachers: &[&Tensor], state: &State) -> Result<Evaluation> {
+        let teachers = students.iter().zip(teachers).map(|(s, t)| Ok(t.to_dtype(s.dtype())?)).collect::<Result<Vec<_>>>()?;
+        let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (students.iter().collect(), teachers.iter().collect());
+        match &self.recipe.method {
+            Method::Ab(settings) => ab::ab(&s, &t, state.module(0)?, settings.margin),
+            Method::Ofd(_) => ofd::ofd(&s, &t, &state.margins.iter().collect::<Vec<_>>(), state.module(0)?),
+            Method::Reviewkd(_) => reviewed(&s, &t, state.module(0)?),
+            _ => fsp::fsp(&s, &t),
+        }
+    }
+
+    /// The criterion at one site: its value, with the gradients of `weight` times it.
     fn alone(
         &self,
         index: usize,
         weight: f64,
         student: &Tensor,
-        batch: &Batch,
-        step: usize,
+        teacher: &Tensor,
+        samples: &Samples<'_>,
         state: &mut State,
-    ) -> Result<(f64, Evaluation)> {
-        if let Method::Ce(_) = self.recipe.method {
-            let loss = match &batch.mixed {
-                Some(mixed) => mixed_cross_entropy(student, &batch.labels, &mixed.labels, &mixed.weights, self.smoothing)?,
-                None => cross_entropy(student, &batch.labels, self.smoothing)?,
-            };
-            return Ok((loss.value, scaled(loss.into(), weight)?));
-        }
-        let teacher = self.teacher(index, batch)?;
+    ) -> Result<Evaluation> {
         if let Some((kernel, normalization)) = self.recipe.method.nst() {
             // the teacher's term is constant, but without it the value is no distance and says nothing to the reader; maps are large, and the
             // weight is free where the gradient is made
             let options = NstOptions { kernel, normalization, teacher_term: true };
-            let loss = nst_weighted(student, teacher, &options, weight)?;
-            return Ok((loss.value, loss.into()));
+            return Ok(nst_weighted(student, teacher, &options, weight)?.into());
         }
         let teacher = &teacher.to_dtype(student.dtype())?;
         let evaluation: Evaluation = match &self.recipe.method {
             Method::Kd(settings) => kd::kd(student, teacher, settings.temperature)?.into(),
-            Method::Dkd(settings) => dkd::dkd(student, teacher, &batch.main_labels(), settings.alpha, settings.beta, settings.temperature)?,
+            Method::Dkd(settings) => dkd::dkd(student, teacher, samples.labels, settings.alpha, settings.beta, settings.temperature)?,
             Method::Dist(settings) => dist::dist(student, teacher, settings.beta, settings.gamma, settings.tau)?,
             Method::Fitnet(_) => {
                 let size = |x: &Tensor| -> Result<[usize; 2]> { Ok([x.dim(2)?, x.dim(3)?]) };
@@ -145,7 +187,7 @@ impl Term {
             Method::Rkd(settings) => rkd::rkd(student, teacher, settings.distance, settings.angle)?,
             Method::Pkt(_) => pkt::pkt(student, teacher)?,
             Method::Crd(settings) => {
-                let (indices, module, memory) = state.contrast(index, &batch.rows, step)?;
+                let (indices, module, memory) = state.contrast(index, samples.rows, samples.step)?;
                 crd::crd(student, teacher, module, memory, &indices, settings.into())?
             }
             Method::Ft(settings) => {
@@ -156,7 +198,7 @@ impl Term {
             other => return Err(Error::input(format!("criterion {}: does not compare single layers", other.name()))),
         };
         let value = evaluation.value;
-        Ok((value, scaled(evaluation, weight)?))
+        Ok(Evaluation { value, ..scaled(evaluation, weight)? })
     }
 }
 
@@ -177,7 +219,7 @@ fn reviewed(students: &[&Tensor], teachers: &[&Tensor], module: &Module) -> Resu
 }
 
 /// The student's side of the game is weighted; the discriminator plays its own, in which the weight means nothing.
-fn adversarial(student: &Tensor, teacher: &Tensor, module: &Module, weight: f64) -> Result<(f64, Evaluation)> {
+fn adversarial(student: &Tensor, teacher: &Tensor, module: &Module, weight: f64) -> Result<Evaluation> {
     let evaluation = gan::gan(student, teacher, module)?.evaluation;
     let (value, own) = (evaluation.value, evaluation.weights.clone());
     let mut evaluation = scaled(evaluation, weight)?;
@@ -186,5 +228,5 @@ fn adversarial(student: &Tensor, teacher: &Tensor, module: &Module, weight: f64)
             *weighted = own;
         }
     }
-    Ok((value, evaluation))
+    Ok(Evaluation { value, ..evaluation })
 }
