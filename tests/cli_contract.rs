@@ -47,6 +47,8 @@ fn every_command_has_help_with_examples_and_a_completion() {
         "cache repair",
         "cache export",
         "criteria",
+        "sweep",
+        "recipe",
         "demo",
         "completions",
     ] {

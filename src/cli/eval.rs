@@ -89,11 +89,16 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 
 /// The command without its printing.
 pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
+    execute_as(args, None, context)
+}
+
+/// The same for images that are made as given, and not as flags and model say.
+pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, context: &Context<'_>) -> Result<Scores> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
     let dataset = data::open(&spec, &args.split, context.monitor)?;
-    let mut plan = Plan::new(args, context, &model, dataset.as_ref())?;
+    let mut plan = Plan::new(args, preprocess, context, &model, dataset.as_ref())?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     // a quarter of the threads decodes; below four, decoding shares the model's cores
     let decoders = context.threads / 4;
@@ -124,7 +129,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &Args, context: &Context<'_>, model: &Model, dataset: &dyn Dataset) -> Result<Self> {
+    fn new(args: &Args, given: Option<Preprocess>, context: &Context<'_>, model: &Model, dataset: &dyn Dataset) -> Result<Self> {
         let take = Take { limit: args.limit.map(NonZeroUsize::get), shuffle: args.shuffle };
         let samples = data::take((0..dataset.len()).collect(), take);
         if samples.is_empty() {
@@ -146,7 +151,10 @@ impl Plan {
         }
         let batch = fixed.or(args.batch.map(NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
         let preprocess = match dataset.sample(samples[0])? {
-            Sample::Image(_) => Some(preprocess(args, context, model, data::common_size(dataset))?),
+            Sample::Image(_) => Some(match given {
+                Some(preprocess) => preprocess,
+                None => preprocess(args, context, model, data::common_size(dataset))?,
+            }),
             Sample::Arrays(_) => None,
         };
         let classes = class_map(args, model, dataset.classes())?;

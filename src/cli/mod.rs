@@ -16,6 +16,8 @@ mod monitor;
 mod new;
 pub mod preprocess_args;
 mod print;
+mod recipe;
+mod sweep;
 mod train;
 
 use crate::error::{Context as _, Error, Result};
@@ -84,6 +86,9 @@ struct Global {
     /// Neither progress nor notes: warnings and errors alone
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Stop when standard input ends: how a sweep's runs end with it
+    #[arg(long, global = true, hide = true)]
+    stop_with_stdin: bool,
     /// When messages are coloured
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
@@ -116,6 +121,12 @@ enum Command {
     Extract(extract::Args),
     /// Train a student, from a cache or plainly supervised
     Train(train::Args),
+    /// Train many students from one cache: every student with every method and seed of a recipe
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::Args),
+    /// Write the recipe of a published comparison
+    #[command(after_help = recipe::EXAMPLES)]
+    Recipe(recipe::Args),
     /// Measure a classifier on a data set in ONNX Runtime
     Eval(eval::Args),
     /// Write an untrained student
@@ -161,12 +172,17 @@ fn run(cli: Cli) -> Result<()> {
     let threads = count_threads(global.threads, config.threads)?;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context(|| format!("{threads} threads: cannot be started"))?;
     monitor::listen_for_interrupts()?;
+    if global.stop_with_stdin {
+        monitor::stop_with_stdin();
+    }
     let terminal = Terminal::new(global.quiet, color);
     let context = Context { config: &config, json: global.json, threads, onnxruntime: global.onnxruntime, monitor: &terminal };
     match command {
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Extract(args) => extract::run(args, &context),
         Command::Train(args) => train::run(args, &context),
+        Command::Sweep(args) => sweep::run(args, &context),
+        Command::Recipe(args) => recipe::run(args, &context),
         Command::Eval(args) => eval::run(args, &context),
         Command::New(args) => new::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Set by the first Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
+/// Set when standard input ended, where that counts.
+static ABANDONED: AtomicBool = AtomicBool::new(false);
 /// Whether the command at work looks at [`STOP`]; one that does not is ended at once.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 const INTERRUPTED: i32 = 130;
@@ -29,6 +31,15 @@ pub(super) fn listen_for_interrupts() -> Result<()> {
         print::line("\nstopping: what is whole is kept (once more: stop at once)");
     })
     .context(|| "Ctrl-C: cannot be handled".to_owned())
+}
+
+/// From now on the end of standard input asks the command to stop, as Ctrl-C does: it comes however the program ends that started this one.
+pub(super) fn stop_with_stdin() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // not STOP: a Ctrl-C that both programs get is no second one
+        ABANDONED.store(true, Ordering::Relaxed);
+    });
 }
 
 /// The watcher of a run that writes to stderr.
@@ -167,6 +178,6 @@ impl Monitor for Terminal {
 
     fn stop_requested(&self) -> bool {
         WATCHED.store(true, Ordering::Relaxed);
-        STOP.load(Ordering::Relaxed)
+        STOP.load(Ordering::Relaxed) || ABANDONED.load(Ordering::Relaxed)
     }
 }

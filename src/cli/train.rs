@@ -3,6 +3,7 @@
 mod export;
 mod folder;
 mod material;
+mod survey;
 
 use super::extract::command;
 use super::preprocess_args::PreprocessArgs;
@@ -19,7 +20,8 @@ use folder::Folder;
 use material::{Material, Model};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+pub(super) use survey::{State, Survey, survey};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -140,6 +142,11 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     show(&report, &plan, context)
 }
 
+/// The report of a run that has finished.
+pub(super) fn finished(folder: &Path) -> Result<Report> {
+    folder::report(folder)
+}
+
 /// The command without its printing.
 pub(super) fn report(args: &Args, context: &Context<'_>) -> Result<Report> {
     execute(args, &Plan::new(args, context)?, context)
@@ -227,12 +234,18 @@ struct Plan {
 
 impl Plan {
     fn new(args: &Args, context: &Context<'_>) -> Result<Self> {
-        let config = context.config;
-        let entry = config.students.get(&args.student);
-        let mut recipe = match args.recipe.as_ref().or(entry.and_then(|e| e.recipe.as_ref())) {
+        let entry = context.config.students.get(&args.student);
+        let recipe = match args.recipe.as_ref().or(entry.and_then(|e| e.recipe.as_ref())) {
             Some(path) => Train::read(path)?,
             None => Train::default(),
         };
+        Self::of(args, recipe, context)
+    }
+
+    /// The plan of a recipe that has been read.
+    fn of(args: &Args, mut recipe: Train, context: &Context<'_>) -> Result<Self> {
+        let config = context.config;
+        let entry = config.students.get(&args.student);
         recipe.epochs = args.epochs.unwrap_or(recipe.epochs);
         recipe.batch = args.batch.unwrap_or(recipe.batch);
         recipe.seed = args.seed.unwrap_or(recipe.seed);
@@ -287,7 +300,7 @@ impl Plan {
 }
 
 /// `models/net.onnx` → `net`; presets as they are.
-fn stem(name: &str) -> String {
+pub(super) fn stem(name: &str) -> String {
     let path = std::path::Path::new(name);
     let is_file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
     path.file_stem().filter(|_| is_file).map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned())

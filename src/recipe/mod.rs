@@ -6,8 +6,10 @@ mod criterion;
 mod data;
 mod extract;
 mod preprocess;
+pub mod published;
 mod sakd;
 mod statistic;
+mod sweep;
 mod toml_file;
 mod train;
 
@@ -22,4 +24,5 @@ pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
 pub use sakd::{Gates, Sakd};
 pub use statistic::{Keep, MapShape, Statistic};
+pub use sweep::{Sweep, SweepMethod};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

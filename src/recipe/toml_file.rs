@@ -8,11 +8,14 @@ use serde::de::DeserializeOwned;
 /// # Errors
 /// In one line: the file, the line, and what is wrong there.
 pub(super) fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|e| {
-        let before = e.span().and_then(|span| text.get(..span.start));
-        let line = before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
-        Error::input(format!("{name}: {line}{}", e.message().replace('\n', ", ")))
-    })
+    toml::from_str(text).map_err(|e| describe(name, text, &e))
+}
+
+/// The error in one line.
+pub(super) fn describe(name: &str, text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
+    Error::input(format!("{name}: {line}{}", error.message().replace('\n', ", ")))
 }
 
 #[cfg(test)]

@@ -1,1 +1,3 @@
 //! Pictures and pages from records.
+
+pub mod sweep;

@@ -85,6 +85,11 @@ impl Folder {
     }
 }
 
+/// The report of a run that has finished.
+pub(super) fn report(folder: &Path) -> Result<Report> {
+    read(&folder.join(REPORT))
+}
+
 /// SHA-256 in hex.
 pub(super) fn sha256(bytes: &[u8]) -> String {
     use std::fmt::Write;

@@ -1,0 +1,214 @@
+//! One run of a sweep: `nst-cache train` in a process of its own, so that its memory is its own and its crash ends nothing else.
+
+use super::plan::Run;
+use crate::cli::{file, train};
+use crate::error::{Context as _, Error, Result};
+use crate::train::metrics::Record;
+use crate::train::trainer::METRICS;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+/// The exit status of a run that was asked to stop.
+const INTERRUPTED: i32 = 130;
+/// How much is read of the end of a run's metrics and of its messages.
+const TAIL_BYTES: u64 = 16 << 10;
+
+/// How a run ended.
+pub(super) enum End {
+    /// With a student.
+    Finished(Box<train::Report>),
+    /// Because it was asked to: its checkpoint is there.
+    Stopped,
+    /// With this error.
+    Failed(String),
+}
+
+/// A run at work.
+pub(super) struct Running {
+    /// Its place among the runs.
+    pub index: usize,
+    /// Steps done, those of earlier calls included.
+    pub steps: usize,
+    /// The most memory seen, in bytes; `None` where the system does not say.
+    pub peak: Option<u64>,
+    /// Whether an epoch has ended since the start, so that the peak has seen training and evaluation.
+    pub is_settled: bool,
+    started_at: usize,
+    child: Child,
+    /// The run stops when this is closed, which the end of this process does too.
+    stdin: Option<ChildStdin>,
+    /// Where its messages begin in the log.
+    log_start: u64,
+}
+
+impl Running {
+    /// Writes the run's recipe and starts it with `flags` besides its own.
+    ///
+    /// # Errors
+    /// When the recipe cannot be written, another process is at work on the run, or the process cannot be started.
+    pub(super) fn start(index: usize, run: &Run, flags: &[String]) -> Result<Self> {
+        let text = toml::to_string(&run.recipe).context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
+        file::write_whole(&run.recipe_file, true, |file| file.write_all(text.as_bytes()).context(|| "recipe".to_owned()))?;
+
+        let failed = || format!("{}: cannot be written", run.log.display());
+        let mut log = OpenOptions::new().create(true).append(true).open(&run.log).context(failed)?;
+        // the process holds the log open, and with it the lock, to its end
+        match log.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::input(format!("{}: another process is at work on it", run.folder.display()))
+                    .hint("wait until that sweep has ended"));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::input(failed()).because(e)),
+        }
+        let log_start = log.seek(SeekFrom::End(0)).context(failed)?;
+        let program = std::env::current_exe().context(|| "this program: cannot be found".to_owned())?;
+        let mut child = Command::new(program)
+            .args(&run.flags)
+            .args(flags)
+            .arg("--recipe")
+            .arg(&run.recipe_file)
+            .arg("--stop-with-stdin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context(|| format!("{}: cannot be started", run.folder.display()))?;
+        let steps = progress(&run.folder).map_or(0, |(steps, _)| steps);
+        let stdin = child.stdin.take();
+        Ok(Self { index, steps, peak: None, is_settled: false, started_at: steps, child, stdin, log_start })
+    }
+
+    /// Asks the run to stop after the step at hand.
+    pub(super) fn stop(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Looks how far the run is; gives its end once it has one.
+    pub(super) fn poll(&mut self, run: &Run) -> Option<End> {
+        if let Some(bytes) = memory(self.child.id()) {
+            self.peak = Some(self.peak.map_or(bytes, |peak| peak.max(bytes)));
+        }
+        if let Some((steps, ended)) = progress(&run.folder) {
+            self.steps = self.steps.max(steps);
+            self.is_settled |= ended && steps > self.started_at;
+        }
+        let status = match self.child.try_wait() {
+            Ok(None) => return None,
+            Ok(Some(status)) => status,
+            Err(e) => return Some(End::Failed(format!("cannot be waited for: {e}"))),
+        };
+        Some(self.end(run, status))
+    }
+
+    fn end(&self, run: &Run, status: ExitStatus) -> End {
+        if status.success() {
+            return match train::finished(&run.folder) {
+                Ok(report) => End::Finished(Box::new(report)),
+                Err(error) => End::Failed(error.chain()),
+            };
+        }
+        if status.code() == Some(INTERRUPTED) && self.stdin.is_none() {
+            return End::Stopped;
+        }
+        let messages = tail(&run.log, self.log_start).unwrap_or_default();
+        let said = messages.lines().rev().find_map(|line| line.strip_prefix("error: ").or_else(|| line.strip_prefix("stopped: ")));
+        End::Failed(said.map_or_else(|| format!("ended by itself, {status}"), str::to_owned))
+    }
+}
+
+/// The steps that the last whole line of a run's metrics has, and whether it ends an epoch.
+pub(super) fn progress(folder: &Path) -> Option<(usize, bool)> {
+    let text = tail(&folder.join(METRICS), 0)?;
+    let whole = &text[..text.rfind('\n')?];
+    match serde_json::from_str(whole.lines().next_back()?).ok()? {
+        Record::Step { step, .. } => Some((step + 1, false)),
+        Record::Epoch { step, .. } => Some((step, true)),
+    }
+}
+
+/// The end of a file, from `start` on at most.
+fn tail(path: &Path, start: u64) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(start.max(end.saturating_sub(TAIL_BYTES)))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The memory that a process has to itself, in bytes: pages of the cache's files, which the system takes back at need, are not counted.
+fn memory(process: u32) -> Option<u64> {
+    kilobytes(&format!("/proc/{process}/status"), "RssAnon:")
+}
+
+/// The memory that is free for programs now, in bytes.
+pub(super) fn available_memory() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
+fn kilobytes(path: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn progress_is_what_the_last_whole_line_says() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(progress(folder.path()), None);
+        let parts = BTreeMap::new;
+        let step = Record::Step {
+            epoch: 1,
+            step: 19,
+            lr: 0.1,
+            loss: 1.0,
+            parts: parts(),
+            gradient_norm: 1.0,
+            images_per_second: 1.0,
+            data_wait: 0.0,
+        };
+        let epoch = Record::Epoch {
+            epoch: 1,
+            step: 24,
+            lr: 0.1,
+            loss: 1.0,
+            parts: parts(),
+            spots: BTreeMap::new(),
+            train_top1: None,
+            test: None,
+            images_per_second: 1.0,
+            data_wait: 0.0,
+        };
+        let lines = [step, epoch].map(|record| serde_json::to_string(&record).unwrap());
+        let path = folder.path().join(METRICS);
+        for (text, expected) in [
+            (String::new(), None),
+            (lines[0].clone(), None),
+            (format!("{}\n", lines[0]), Some((20, false))),
+            (format!("{}\n{}\n{{\"kind\":\"st", lines[0], lines[1]), Some((24, true))),
+            (format!("{}{}\n", format!("{}\n", lines[0]).repeat(500), lines[1]), Some((24, true))),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(progress(folder.path()), expected);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_that_of_the_process() {
+        let before = memory(std::process::id()).unwrap();
+        let mut block = vec![0u8; 64 << 20];
+        block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        assert!(memory(std::process::id()).unwrap() > before + (48 << 20));
+        assert!(block[0] == 1 && available_memory().unwrap() > 0);
+        assert_eq!(memory(u32::MAX), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! The teacher's line of the table.
+
+use super::plan::{Plan, text};
+use crate::cli::train::Survey;
+use crate::cli::{Cli, Command, Context, eval, print};
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::report::sweep::Teacher;
+use clap::Parser as _;
+
+/// What the cache says of the teacher, and its accuracy on the students' test set where the recipe names its file.
+///
+/// # Errors
+/// When that file is not the teacher of the cache, or cannot be run.
+pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<Teacher> {
+    let record = &survey.teacher;
+    let mut teacher =
+        Teacher { file: record.file.clone(), cached_top1: record.top1_basis_points.map(|points| f64::from(points) / 100.0), top1: None };
+    let Some(path) = &plan.sweep.teacher else { return Ok(teacher) };
+    if Model::read(path)?.sha256() != record.sha256 {
+        return Err(Error::input(format!(
+            "teacher {}: expected the one that made the cache ({}), found another model",
+            path.display(),
+            record.file
+        ))
+        .hint("leave `teacher` out of the recipe: its line of the table is all that it is for"));
+    }
+    let Some((spec, split)) = &survey.test else { return Ok(teacher) };
+    let mut line =
+        vec!["nst-cache".to_owned(), "eval".into(), text(path)?, "--data".into(), spec.to_string(), "--split".into(), split.clone()];
+    if let Some(logits) = &survey.logits {
+        line.extend(["--logits".to_owned(), logits.clone()]);
+    }
+    let parsed = Cli::try_parse_from(&line).map_err(|e| Error::input(format!("teacher: {}", print::one_line(&e))))?;
+    if let Command::Eval(args) = parsed.command {
+        teacher.top1 = Some(eval::execute_as(&args, survey.preprocess.clone(), context)?.top1);
+    }
+    Ok(teacher)
+}

@@ -1,0 +1,205 @@
+//! The figures.
+
+use super::{Pair, Published, Suite};
+
+const fn method(name: &'static str, criteria: &'static [&'static str]) -> Published {
+    Published { name, criteria, first_stage: 0, spots: false }
+}
+
+/// A method that first trains the student by itself for 30 epochs, and then with the labels alone.
+const fn two_stages(name: &'static str, criteria: &'static [&'static str]) -> Published {
+    Published { name, criteria, first_stage: 30, spots: false }
+}
+
+/// A method at the spots that a policy chooses.
+const fn adaptive(name: &'static str, criteria: &'static [&'static str]) -> Published {
+    Published { name, criteria, first_stage: 0, spots: true }
+}
+
+// of SAKD's two columns
+const FITNET: &[&str] = &["ce", "kd:weight=1,temperature=4", "fitnet:weight=1"];
+const AT: &[&str] = &["ce:weight=2", "kd:weight=1,temperature=4", "at:weight=1000"];
+const SP: &[&str] = &["ce", "kd:weight=1,temperature=4", "sp:weight=3000"];
+const VID: &[&str] = &["ce:weight=2", "kd:weight=1,temperature=4", "vid:weight=1"];
+const RKD: &[&str] = &["ce:weight=2", "kd:weight=1,temperature=4", "rkd:weight=1"];
+const NST: &[&str] = &["ce", "kd:weight=1,temperature=4", "nst-poly:weight=50"];
+
+/// The table of `RepDistiller`'s README, by the weights of its scripts.
+pub const CIFAR100: Suite = Suite {
+    name: "cifar100",
+    about: "CIFAR-100",
+    source: "RepDistiller (github.com/HobbitLong/RepDistiller; Tian, Krishnan & Isola 2020, arXiv:1910.10699)",
+    note: "The teacher is made by the same settings from the labels alone: the recipe of method CE with `nst-cache train TEACHER --data`.\n\
+           AB compares maps before their activations, so its cache is another: --tap names those.",
+    // order of the columns of `reported`; the last two have no figure there
+    methods: &[
+        method("KD", &["ce:weight=0.1", "kd:weight=0.9,temperature=4"]),
+        method("FitNet", &["ce", "fitnet:weight=100"]),
+        method("AT", &["ce", "at:weight=1000"]),
+        method("SP", &["ce", "sp:weight=3000"]),
+        method("CC", &["ce", "cc:weight=0.02"]),
+        method("VID", &["ce", "vid:weight=1"]),
+        method("RKD", &["ce", "rkd:weight=1"]),
+        method("PKT", &["ce", "pkt:weight=30000"]),
+        two_stages("AB", &["ab:weight=1,until=30", "ce:from=30"]),
+        method("FT", &["ce", "ft:weight=200"]),
+        two_stages("FSP", &["fsp:weight=50,until=30", "ce:from=30"]),
+        method("NST", &["ce", "nst-poly:weight=50"]),
+        method("CRD", &["ce", "crd:weight=0.8"]),
+        method("CRD+KD", &["ce", "kd:weight=1,temperature=4", "crd:weight=0.8"]),
+        method("CE", &["ce"]),
+    ],
+    pairs: &[
+        Pair {
+            teacher: "wrn-40-2",
+            student: "wrn-16-2",
+            teacher_top1: 75.61,
+            student_top1: 73.26,
+            reported: &[74.92, 73.58, 74.08, 73.83, 73.56, 74.11, 73.35, 74.54, 72.50, 73.25, 72.91, 73.68, 75.48],
+        },
+        Pair {
+            teacher: "wrn-40-2",
+            student: "wrn-40-1",
+            teacher_top1: 75.61,
+            student_top1: 71.98,
+            reported: &[73.54, 72.24, 72.77, 72.43, 72.21, 73.30, 72.22, 73.45, 72.38, 71.59, 0.0, 72.24, 74.14],
+        },
+        Pair {
+            teacher: "resnet56",
+            student: "resnet20",
+            teacher_top1: 72.34,
+            student_top1: 69.06,
+            reported: &[70.66, 69.21, 70.55, 69.67, 69.63, 70.38, 69.61, 70.34, 69.47, 69.84, 69.95, 69.60, 71.16],
+        },
+        Pair {
+            teacher: "resnet110",
+            student: "resnet20",
+            teacher_top1: 74.31,
+            student_top1: 69.06,
+            reported: &[70.67, 68.99, 70.22, 70.04, 69.48, 70.16, 69.25, 70.25, 69.53, 70.22, 70.11, 69.53, 71.46],
+        },
+        Pair {
+            teacher: "resnet110",
+            student: "resnet32",
+            teacher_top1: 74.31,
+            student_top1: 71.14,
+            reported: &[73.08, 71.06, 72.31, 72.69, 71.48, 72.61, 71.82, 72.61, 70.98, 72.37, 71.89, 71.96, 73.48],
+        },
+        Pair {
+            teacher: "resnet32x4",
+            student: "resnet8x4",
+            teacher_top1: 79.42,
+            student_top1: 72.50,
+            reported: &[73.33, 73.50, 73.44, 72.94, 72.97, 73.09, 71.90, 73.64, 73.17, 72.86, 72.62, 73.30, 75.51],
+        },
+        Pair {
+            teacher: "vgg13",
+            student: "vgg8",
+            teacher_top1: 74.64,
+            student_top1: 70.36,
+            reported: &[72.98, 71.02, 71.43, 72.68, 70.71, 71.23, 71.48, 72.88, 70.94, 70.58, 70.23, 71.53, 73.94],
+        },
+        Pair {
+            teacher: "vgg13",
+            student: "mobilenetv2-0.5",
+            teacher_top1: 74.64,
+            student_top1: 64.60,
+            reported: &[67.37, 64.14, 59.40, 66.30, 64.86, 65.56, 64.52, 67.13, 66.06, 61.78, 0.0, 58.16, 69.73],
+        },
+        Pair {
+            teacher: "resnet50",
+            student: "mobilenetv2-0.5",
+            teacher_top1: 79.34,
+            student_top1: 64.60,
+            reported: &[67.35, 63.16, 58.58, 68.08, 65.43, 67.57, 64.43, 66.52, 67.20, 60.99, 0.0, 64.96, 69.11],
+        },
+        Pair {
+            teacher: "resnet50",
+            student: "vgg8",
+            teacher_top1: 79.34,
+            student_top1: 70.36,
+            reported: &[73.81, 70.69, 71.84, 73.34, 70.25, 70.30, 71.50, 73.01, 70.65, 70.29, 0.0, 71.28, 74.30],
+        },
+        Pair {
+            teacher: "resnet32x4",
+            student: "shufflenetv1",
+            teacher_top1: 79.42,
+            student_top1: 70.50,
+            reported: &[74.07, 73.59, 71.73, 73.48, 71.14, 73.38, 72.28, 74.10, 73.55, 71.75, 0.0, 74.12, 75.11],
+        },
+        Pair {
+            teacher: "resnet32x4",
+            student: "shufflenetv2",
+            teacher_top1: 79.42,
+            student_top1: 71.82,
+            reported: &[74.45, 73.54, 72.73, 74.56, 71.29, 73.40, 73.21, 74.69, 74.31, 72.50, 0.0, 74.68, 75.65],
+        },
+        Pair {
+            teacher: "wrn-40-2",
+            student: "shufflenetv1",
+            teacher_top1: 75.61,
+            student_top1: 70.50,
+            reported: &[74.83, 73.73, 73.32, 74.52, 71.38, 73.61, 72.21, 73.89, 73.34, 72.03, 0.0, 74.89, 76.05],
+        },
+    ],
+};
+
+/// The standard and the adaptive column of spot-adaptive distillation.
+pub const SAKD: Suite = Suite {
+    name: "sakd",
+    about: "CIFAR-100, spot-adaptive distillation",
+    source: "SAKD (github.com/zju-vipa/spot-adaptive-pytorch; Song et al. 2022)",
+    note: "Every criterion stands beside KD, at its usual pairs of maps. Published policies learn from routes through both networks; here they learn from\n\
+           what the cache holds (docs/criteria.md).",
+    methods: &[
+        method("FitNet", FITNET),
+        method("AT", AT),
+        method("SP", SP),
+        method("VID", VID),
+        method("RKD", RKD),
+        method("NST", NST),
+        adaptive("FitNet+SAKD", FITNET),
+        adaptive("AT+SAKD", AT),
+        adaptive("SP+SAKD", SP),
+        adaptive("VID+SAKD", VID),
+        adaptive("RKD+SAKD", RKD),
+        adaptive("NST+SAKD", NST),
+    ],
+    pairs: &[
+        Pair {
+            teacher: "resnet56",
+            student: "resnet20",
+            teacher_top1: 72.34,
+            student_top1: 69.06,
+            reported: &[71.05, 71.06, 70.65, 71.22, 71.07, 70.68, 71.34, 71.24, 71.29, 71.28, 71.25, 70.77],
+        },
+        Pair {
+            teacher: "resnet110",
+            student: "resnet32",
+            teacher_top1: 74.31,
+            student_top1: 71.14,
+            reported: &[73.19, 73.16, 72.90, 73.31, 72.91, 72.91, 73.28, 73.76, 72.98, 73.49, 73.50, 73.71],
+        },
+        Pair {
+            teacher: "resnet32x4",
+            student: "resnet8x4",
+            teacher_top1: 79.42,
+            student_top1: 72.50,
+            reported: &[74.46, 75.16, 73.93, 74.57, 73.55, 74.03, 74.60, 75.42, 74.33, 74.88, 73.58, 74.11],
+        },
+        Pair {
+            teacher: "vgg13",
+            student: "vgg8",
+            teacher_top1: 74.64,
+            student_top1: 70.36,
+            reported: &[73.09, 73.56, 73.24, 73.51, 73.38, 73.33, 73.22, 73.64, 73.26, 73.55, 73.52, 73.40],
+        },
+        Pair {
+            teacher: "wrn-40-2",
+            student: "wrn-16-2",
+            teacher_top1: 75.61,
+            student_top1: 73.26,
+            reported: &[75.06, 75.01, 73.23, 74.93, 74.46, 75.03, 75.26, 75.18, 74.37, 75.54, 75.50, 75.23],
+        },
+    ],
+};
