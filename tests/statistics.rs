@@ -9,7 +9,7 @@ use nst_cache::cache::{self, Cache, Decoder, Manifest};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{
-    Augmentation, Compress, Extract, Keep, Layout, PairRecipe, Precision, PreprocessOptions, Statistic, Store, Take, Train, ViewCount,
+    Augmentation, Compress, Extract, Keep, Layout, PairRecipe, PreprocessOptions, Statistic, Store, Take, Train, ViewCount,
 };
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::statistic::{Maps, compute};
@@ -90,7 +90,8 @@ fn paths(folder: &Path) -> Vec<String> {
 #[test]
 fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
     let folder = prepare();
-    let all = taps(recipe(folder.path(), "features,gram,mean,attention,vector,sign", &[], "cache"), &["map1@7x5=first", "map2=second", "pooled"]);
+    let all =
+        taps(recipe(folder.path(), "features,gram,mean,attention,vector,sign", &[], "cache"), &["map1@7x5=first", "map2=second", "pooled"]);
     let report = extract(&all);
     assert_eq!((report.rows, report.kept), (SAMPLES, Vec::new()));
     let cache = Cache::open(&all.output).unwrap();
@@ -141,7 +142,8 @@ fn nodes_of_the_teachers_graph_give_what_the_host_computes() {
     let noise = Array::new(vec![6, 8, 8, 3], Values::F32(values)).unwrap();
     support::write_npz(&folder.path().join("noise.npz"), &[("image:0", &noise)]);
     let data = format!("npz:{}", folder.path().join("noise.npz").display()).parse().unwrap();
-    let last = Extract { teacher: nhwc, data, preprocess: PreprocessOptions::default(), output: folder.path().join("last"), ..host.clone() };
+    let last =
+        Extract { teacher: nhwc, data, preprocess: PreprocessOptions::default(), output: folder.path().join("last"), ..host.clone() };
     let last = taps(last, &["block1/nhwc:0@3x5=last", "block1/relu:0=first"]);
     let last_graph = Extract { in_graph: Some(true), output: folder.path().join("last-graph"), ..last.clone() };
     extract(&last);
@@ -286,7 +288,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     // gentle: at a rate at which so small a batch of noise throws the weights about, any two roundings part
     recipe.optimizer.set_lr(0.01);
     let model = preset::build("resnet8", 10, [1, 28, 28], 1).unwrap();
-    let student = Student::import(&model, &ImportOptions { executor: Executor::Cpu(Precision::Strict), ..ImportOptions::default() }).unwrap();
+    let student = Student::import(&model, &ImportOptions { executor: Executor::General, ..ImportOptions::default() }).unwrap();
     let cache = Cache::open(cache).unwrap();
     let terms = recipe.terms(true);
     let maps = pairing::student_maps(&student.taps(&[vec![1, 1, 28, 28]]).unwrap());
@@ -352,12 +354,17 @@ fn a_criterion_that_a_cache_cannot_serve_is_refused_with_the_command_that_adds_i
         assert_eq!(output.status.code(), Some(2), "{line}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    let train = |pair: &str, out: &str| format!("train resnet8 --cache cache --criterion nst:pair=deep>{pair} --epochs 1 --device cpu --limit 8 --batch 8 -o {out}");
+    let train = |pair: &str, out: &str| {
+        format!("train resnet8 --cache cache --criterion nst:pair=deep>{pair} --epochs 1 --device cpu --limit 8 --batch 8 -o {out}")
+    };
     let adds = |text: &str| text.lines().last().unwrap().split_once("nst-cache ").unwrap().1.to_owned();
     // at its own size, and at that of a student whose map is smaller
     for (pair, size) in [("layer2", "14x14"), ("layer3", "14x14")] {
         let text = refused(&train(pair, "run"));
-        assert!(text.contains("criterion nst-poly: tap deep: expected gram or features") && text.contains(&format!(" at {size}")), "{text}");
+        assert!(
+            text.contains("criterion nst-poly: tap deep: expected gram or features") && text.contains(&format!(" at {size}")),
+            "{text}"
+        );
         let command = adds(&text);
         assert!(!at.join("run").exists());
         succeeds(at, &command);

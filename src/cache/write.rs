@@ -441,7 +441,8 @@ mod tests {
         assert!(error.contains("made with another"), "{error}");
         let mut other = testing::plan(6, 2, Codec::Zstd);
         other.manifest.format = Manifest::FORMAT_STATISTICS;
-        other.manifest.taps[0].map = Some(crate::recipe::MapShape { channels: 12, height: 1, width: 1, ..after.manifest.taps[0].map.unwrap() });
+        other.manifest.taps[0].map =
+            Some(crate::recipe::MapShape { channels: 12, height: 1, width: 1, ..after.manifest.taps[0].map.unwrap() });
         other.manifest.view_arrays.truncate(3);
         let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
         assert!(error.contains("made with another taps[0].map"), "{error}");

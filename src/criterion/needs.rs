@@ -13,7 +13,7 @@ pub fn ways(criterion: &CriterionRecipe) -> Vec<Vec<Statistic>> {
     let by_itself = |statistics: &[Statistic]| vec![statistics.to_vec(), features.clone()];
     match (&criterion.method, criterion.method.nst()) {
         (_, Some((Kernel::Linear, Normalization::Clamped))) => by_itself(&[Statistic::Mean]),
-        (_, Some((Kernel::Poly { degree: 2, constant }, Normalization::Clamped))) if constant == 0.0 => by_itself(&[Statistic::Gram]),
+        (_, Some((Kernel::Poly { degree: 2, constant: 0.0 }, Normalization::Clamped))) => by_itself(&[Statistic::Gram]),
         (_, Some((Kernel::Poly { degree: 2, .. }, Normalization::Clamped))) => by_itself(&[Statistic::Gram, Statistic::Mean]),
         (Method::At(At { p: 2 }), _) => by_itself(&[Statistic::Attention]),
         _ => {

@@ -22,13 +22,7 @@ pub(super) struct Choice {
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, it cannot be pooled as asked, or the cache has another one of its name.
-pub(super) fn choose(
-    recipe: &Extract,
-    model: &Model,
-    probe: &Probe,
-    existing: Option<&Manifest>,
-    monitor: &dyn Monitor,
-) -> Result<Choice> {
+pub(super) fn choose(recipe: &Extract, model: &Model, probe: &Probe, existing: Option<&Manifest>, monitor: &dyn Monitor) -> Result<Choice> {
     let candidates = tap::candidates(model, &probe.shapes);
     let mut outputs = Vec::new();
     if let Some(manifest) = existing {
@@ -60,12 +54,12 @@ pub(super) fn choose(
     if !unread.is_empty() {
         monitor.note(&format!("no criterion reads maps, none is kept of {} (--keep features keeps them)", unread.join(", ")));
     }
-    if existing.is_none() || recipe.logits.is_some() {
-        if let Some(logits) = choose_logits(recipe, model, probe, monitor)? {
-            refuse_another(recipe, &outputs, &logits)?;
-            if !outputs.iter().any(|there| there.is_logits) {
-                outputs.push(logits);
-            }
+    let is_asked = existing.is_none() || recipe.logits.is_some();
+    let logits = if is_asked { choose_logits(recipe, model, probe, monitor)? } else { None };
+    if let Some(logits) = logits {
+        refuse_another(recipe, &outputs, &logits)?;
+        if !outputs.iter().any(|there| there.is_logits) {
+            outputs.push(logits);
         }
     }
     if outputs.is_empty() {

@@ -13,48 +13,33 @@ use crate::statistic::{DEAD_NORM, pooling_weights};
 /// # Errors
 /// When the graph cannot be added to.
 pub(super) fn append(model: &Model, probe: &Probe, outputs: &mut [Output]) -> Result<Model> {
-    struct Planned {
-        tensor: String,
-        name: String,
-        pooling: Option<Vec<f64>>,
-        from: [usize; 2],
-        at: usize,
-    }
-    let mut planned = Vec::new();
-    for (at, output) in outputs.iter().enumerate() {
-        // the tokens before an image's are the host's to drop
-        let (Some(map), None) = (output.map(), output.grid) else { continue };
-        let whole = probe.shapes.get(&output.tensor).and_then(|shape| shape.iter().skip(1).copied().collect::<Option<Vec<_>>>());
-        let from = match (whole.as_deref(), map.layout) {
-            (Some(&[_, h, w]), Layout::Nchw) | (Some(&[h, w, _]), Layout::Nhwc) => [h, w],
-            _ => continue,
-        };
-        let size = [map.height, map.width];
-        if model.can_compute(output.statistic, &map) {
-            let pooling = (from != size).then(|| pooling_weights(from, size));
-            let name = format!("nst-cache/{}/{}", output.alias, output.statistic.name());
-            planned.push(Planned { tensor: output.tensor.clone(), name, pooling, from, at });
-        }
-    }
     let mut requests = Vec::new();
-    for plan in &planned {
-        let Some((output, map)) = outputs.get(plan.at).and_then(|output| Some((output, output.map()?))) else { continue };
-        requests.push(Request {
-            tensor: &plan.tensor,
-            name: &plan.name,
-            statistic: output.statistic,
-            map,
-            from: plan.from,
-            dead_norm: DEAD_NORM,
-            pooling: plan.pooling.as_deref(),
-        });
-    }
-    let extended = model.with_statistics(&requests)?;
-    drop(requests);
-    for plan in planned {
-        if let Some(output) = outputs.get_mut(plan.at) {
-            output.computed = Some(plan.name);
+    for output in outputs {
+        if let Some(request) = request(model, probe, output) {
+            output.computed = Some(request.name.clone());
+            requests.push(request);
         }
     }
-    Ok(extended)
+    model.with_statistics(&requests)
+}
+
+/// What the graph is asked for; `None` where the host computes it.
+fn request(model: &Model, probe: &Probe, output: &Output) -> Option<Request> {
+    // what stands before the tokens of an image is the host's to drop
+    let map = output.map().filter(|map| output.grid.is_none() && model.can_compute(output.statistic, map))?;
+    let shape: Vec<usize> = probe.shapes.get(&output.tensor)?.iter().skip(1).copied().collect::<Option<_>>()?;
+    let from = match (shape.as_slice(), map.layout) {
+        (&[_, height, width], Layout::Nchw) | (&[height, width, _], Layout::Nhwc) => [height, width],
+        _ => return None,
+    };
+    let size = [map.height, map.width];
+    Some(Request {
+        tensor: output.tensor.clone(),
+        name: format!("nst-cache/{}/{}", output.alias, output.statistic.name()),
+        statistic: output.statistic,
+        map,
+        from,
+        dead_norm: DEAD_NORM,
+        pooling: (from != size).then(|| pooling_weights(from, size)),
+    })
 }

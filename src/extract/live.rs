@@ -173,7 +173,9 @@ fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset
 /// Stored values as numbers; bits as −1 and 1, so that a sign which differs is seen.
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     let values = match dtype {
-        Dtype::U8 => return Ok(bytes.iter().flat_map(|byte| (0..8).map(move |bit| if byte >> bit & 1 == 1 { 1.0 } else { -1.0 })).collect()),
+        Dtype::U8 => {
+            return Ok(bytes.iter().flat_map(|byte| (0..8).map(move |bit| if byte >> bit & 1 == 1 { 1.0 } else { -1.0 })).collect());
+        }
         Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
         _ => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
     };

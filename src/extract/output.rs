@@ -62,8 +62,7 @@ impl Output {
             return Ok((self.shape.clone(), self.axes.clone()));
         }
         let row = self.map().and_then(|map| map.row(self.statistic));
-        let (shape, axes) =
-            row.ok_or_else(|| Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), self.shape)))?;
+        let (shape, axes) = row.ok_or_else(|| Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), self.shape)))?;
         Ok((shape, axes.iter().map(|&axis| axis.to_owned()).collect()))
     }
 

@@ -19,11 +19,11 @@ const PAIRS_MAX: usize = 1 << 22;
 
 /// A statistic that a graph is to compute.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request<'a> {
+pub struct Request {
     /// The tensor, `[batch, …]` in `map`'s axis order.
-    pub tensor: &'a str,
+    pub tensor: String,
     /// The name of the result, `[batch, …]` as [`MapShape::row`] says.
-    pub name: &'a str,
+    pub name: String,
     /// What is computed.
     pub statistic: Statistic,
     /// The map that it is of.
@@ -33,7 +33,7 @@ pub struct Request<'a> {
     /// The norm that a channel map is divided by at least.
     pub dead_norm: f64,
     /// Weights of every input position in every output position, `[from, positions]`, where it is pooled.
-    pub pooling: Option<&'a [f64]>,
+    pub pooling: Option<Vec<f64>>,
 }
 
 impl Model {
@@ -49,7 +49,7 @@ impl Model {
     ///
     /// # Errors
     /// When a name is there already.
-    pub fn with_statistics(&self, requests: &[Request<'_>]) -> Result<Self> {
+    pub fn with_statistics(&self, requests: &[Request]) -> Result<Self> {
         let mut graph = Nodes::default();
         for request in requests {
             graph.add(request)?;
@@ -63,8 +63,9 @@ impl Model {
 struct Nodes(GraphProto);
 
 impl Nodes {
-    fn add(&mut self, request: &Request<'_>) -> Result<()> {
-        let &Request { tensor, name, statistic, map, from, dead_norm, pooling } = request;
+    fn add(&mut self, request: &Request) -> Result<()> {
+        let Request { tensor, name, pooling, .. } = request;
+        let &Request { statistic, map, from, dead_norm, .. } = request;
         let [channels, positions] = [map.channels, map.height * map.width];
         let area = from[0] * from[1];
         let value = |what: &str| format!("{name}/{what}");
@@ -80,7 +81,7 @@ impl Nodes {
             }
         };
         if let Some(weights) = pooling {
-            let weights = self.constant(value("weights"), vec![area, positions], Values::F64(weights.to_vec()))?;
+            let weights = self.constant(value("weights"), vec![area, positions], Values::F64(weights.clone()))?;
             maps = self.node("MatMul", &[&maps, &weights], value("pooled"), Vec::new());
         }
         let result = match statistic {
@@ -109,8 +110,8 @@ impl Nodes {
                 self.reshape(&means, value("vector"), &sizes(&[0, channels]))?
             }
         };
-        self.node("Cast", &[&result], name.to_owned(), vec![integer("to", FLOAT)]);
-        self.0.output.push(ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() });
+        self.node("Cast", &[&result], name.clone(), vec![integer("to", FLOAT)]);
+        self.0.output.push(ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() });
         Ok(())
     }
 
@@ -158,12 +159,7 @@ impl Nodes {
 }
 
 fn integer(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(AttributeType::Int.into()),
-        i: Some(value),
-        ..AttributeProto::default()
-    }
+    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::Int.into()), i: Some(value), ..AttributeProto::default() }
 }
 
 fn integers(name: &str, values: &[i64]) -> AttributeProto {

@@ -75,7 +75,9 @@ impl Planes {
         for map in self.values.chunks_exact_mut(self.positions) {
             let norm = map.iter().map(|x| x * x).sum::<f64>().sqrt();
             let scale = 1.0 / norm.max(DEAD_NORM);
-            map.iter_mut().for_each(|x| *x *= scale);
+            for x in map {
+                *x *= scale;
+            }
         }
     }
 }

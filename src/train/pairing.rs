@@ -69,7 +69,8 @@ impl Pair {
     /// When the cache holds none that does: names the criterion, the tap and what is there.
     pub fn read(&self, criterion: &CriterionRecipe) -> Result<Vec<Statistic>> {
         let ways = needs::ways(criterion);
-        let (&[_, height, width], &[_, h, w], false) = (self.teacher_shape.as_slice(), self.student_shape.as_slice(), ways.is_empty()) else {
+        let (&[_, height, width], &[_, h, w], false) = (self.teacher_shape.as_slice(), self.student_shape.as_slice(), ways.is_empty())
+        else {
             return Ok(vec![Statistic::Features]);
         };
         needs::choose(criterion, &self.teacher_stored, [height, width], [h, w]).ok_or_else(|| {
@@ -308,7 +309,13 @@ mod tests {
     use super::*;
 
     fn teacher(alias: &str, stage: usize, shape: [usize; 3]) -> TeacherTap {
-        TeacherTap { alias: alias.into(), tensor: format!("/{alias}/Add"), stage: Some(stage), shape: shape.to_vec(), stored: vec![(Statistic::Features, 2)] }
+        TeacherTap {
+            alias: alias.into(),
+            tensor: format!("/{alias}/Add"),
+            stage: Some(stage),
+            shape: shape.to_vec(),
+            stored: vec![(Statistic::Features, 2)],
+        }
     }
 
     fn student(tensor: &str, stage: usize, shape: [usize; 3], suggested: bool) -> StudentTap {
@@ -345,7 +352,13 @@ mod tests {
         let vector = |name: &str, width: usize, suggested| StudentTap { tensor: name.into(), stage: None, shape: vec![width], suggested };
         Taps {
             teacher_maps: teachers(),
-            teacher_vectors: vec![TeacherTap { alias: "pooled".into(), tensor: "/Flatten".into(), stage: None, shape: vec![128], stored: Vec::new() }],
+            teacher_vectors: vec![TeacherTap {
+                alias: "pooled".into(),
+                tensor: "/Flatten".into(),
+                stage: None,
+                shape: vec![128],
+                stored: Vec::new(),
+            }],
             student_maps: vec![student("a", 1, [8, 28, 28], true), student("b", 2, [16, 14, 14], true), student("c", 3, [32, 7, 7], true)],
             student_vectors: vec![vector("flat", 32, true), vector("other", 32, false)],
             classes: [Some(10); 2],
@@ -411,6 +424,9 @@ mod tests {
         let error = read(8, "nst-gauss").unwrap_err().to_string();
         assert_eq!(error, "criterion nst-gauss: tap deep: expected features, found gram + mean at 8x8");
         let error = read(4, "nst:constant=1").unwrap_err().to_string();
-        assert!(error.contains("expected gram + mean or features at 4x4 or smaller") && error.ends_with("found gram + mean at 8x8"), "{error}");
+        assert!(
+            error.contains("expected gram + mean or features at 4x4 or smaller") && error.ends_with("found gram + mean at 8x8"),
+            "{error}"
+        );
     }
 }

@@ -178,4 +178,3 @@ fn batches(cache: &Cache, batch: usize, threads: usize) -> Result<()> {
     let steps = Steps { rows: source.len(), batch, drop_last: false };
     stream(&source, steps, 0..steps.per_epoch(), threads, |batches| (0..steps.per_epoch()).try_for_each(|_| batches.take().map(drop)))
 }
-

@@ -30,7 +30,8 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
     if data.split != "train" {
         flag("split", data.split.clone());
     }
-    for (name, number) in [("limit", data.limit.map(|n| n as u64)), ("shuffle", data.shuffle), ("seed", Some(manifest.seed).filter(|&s| s != 0))]
+    for (name, number) in
+        [("limit", data.limit.map(|n| n as u64)), ("shuffle", data.shuffle), ("seed", Some(manifest.seed).filter(|&s| s != 0))]
     {
         if let Some(number) = number {
             flag(name, number.to_string());
@@ -91,7 +92,8 @@ fn preprocess_flags(p: &Preprocess) -> Vec<(&'static str, String)> {
     }
     let list = |values: &[f32]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let resize = p.resize.map(|pixels| ("resize", pixels.to_string()));
-    let named = [("interpolation", word(p.interpolation)), ("channels", word(p.channels)), ("layout", word(p.layout)), ("dtype", word(p.dtype))];
+    let named =
+        [("interpolation", word(p.interpolation)), ("channels", word(p.channels)), ("layout", word(p.layout)), ("dtype", word(p.dtype))];
     let numbers = [("scale", p.scale.to_string()), ("mean", list(&p.mean)), ("std", list(&p.std))];
     std::iter::once(size).chain(resize).chain(named).chain(numbers).collect()
 }
@@ -113,6 +115,9 @@ mod tests {
 
     #[test]
     fn words_reach_the_command_as_they_are() {
-        assert_eq!(["a/b.onnx", "idx:x y", "it's", "", "t:0@8x8=s"].map(quoted), ["a/b.onnx", "'idx:x y'", r"'it'\''s'", "''", "t:0@8x8=s"]);
+        assert_eq!(
+            ["a/b.onnx", "idx:x y", "it's", "", "t:0@8x8=s"].map(quoted),
+            ["a/b.onnx", "'idx:x y'", r"'it'\''s'", "''", "t:0@8x8=s"]
+        );
     }
 }

@@ -9,14 +9,20 @@ use crate::statistic::unpack;
 
 /// What is known of a teacher's sample beside the unit maps of the pair.
 pub(super) struct Teacher<'a, T> {
-    /// The packed lower triangle of TᵀT/n_t; `None`: it is made of the pair's maps.
+    /// The packed lower triangle of `TᵀT/n_t`; `None`: it is made of the pair's maps.
     pub(super) gram: Option<&'a [T]>,
     /// The mean unit map; not read at constant 0.
     pub(super) mean: &'a [f64],
 }
 
 /// One sample's loss; `scale` times its gradient goes to `pair.gradient`.
-pub(super) fn sample<T: Element>(pair: &mut Pair<'_, T>, of_teacher: &Teacher<'_, T>, constant: f64, teacher_term: bool, scale: f64) -> f64 {
+pub(super) fn sample<T: Element>(
+    pair: &mut Pair<'_, T>,
+    of_teacher: &Teacher<'_, T>,
+    constant: f64,
+    teacher_term: bool,
+    scale: f64,
+) -> f64 {
     let positions = pair.positions;
     let [m, n] = pair.channels;
     let (student, teacher) = pair.unit.split_at(m * positions);

@@ -92,7 +92,9 @@ impl<T: Element> Pair<'_, T> {
             }
         }
         let channels = count(self.channels[side]);
-        mean.iter_mut().for_each(|m| *m /= channels);
+        for m in &mut mean {
+            *m /= channels;
+        }
         mean
     }
 

@@ -335,7 +335,8 @@ fn map(shape: &[usize]) -> Result<[usize; 3]> {
 fn margins(term: &Term, objective: &Objective, source: &Source<'_>) -> Result<Vec<Tensor>> {
     let batch = source.batch(0, 0..MARGIN_ROWS.min(source.len()))?;
     let of_pair = |pair: &Pair| {
-        let tap = objective.taps.iter().position(|path| *path == Statistic::Features.path(&pair.teacher)).and_then(|tap| batch.taps.get(tap));
+        let tap =
+            objective.taps.iter().position(|path| *path == Statistic::Features.path(&pair.teacher)).and_then(|tap| batch.taps.get(tap));
         ofd::estimated_margins(tap.ok_or_else(|| Error::input(format!("tap {}: not in the batch", pair.teacher)))?)
     };
     term.pairs.iter().map(of_pair).collect()

@@ -2,11 +2,11 @@
 
 use super::{Case, Failure};
 use candle_core::{DType, Tensor};
+use nst_cache::array::Values;
 use nst_cache::criterion::autograd::Evaluation;
 use nst_cache::criterion::convolution::Geometry;
 use nst_cache::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy, soft_cross_entropy};
 use nst_cache::criterion::module::{Module, regressor_between};
-use nst_cache::array::Values;
 use nst_cache::criterion::nst::{NstOptions, Statistics, nst_from, nst_with};
 use nst_cache::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid};
 use nst_cache::error::Error;
