@@ -24,7 +24,7 @@ use crate::data::augment::{Parameter, Views};
 use crate::data::{self, subset};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
-use crate::onnx::Model;
+use crate::onnx::{self, Model};
 use crate::recipe::{Extract, Inputs, Statistic, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use choice::Choice;
@@ -142,7 +142,8 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             monitor.note(&estimate.describe(computed));
         }
         let pipeline_started = Instant::now();
-        let stages = pipeline::run(job, tasks, &mut session, &mut writer, monitor)?;
+        let sessions = sessions(job, model, session, runtime, options, tasks.len())?;
+        let stages = pipeline::run(job, tasks, sessions, &mut writer, monitor)?;
         let pipeline_seconds = pipeline_started.elapsed().as_secs_f64();
         drop(writer);
 
@@ -161,6 +162,30 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             kept,
         })
     })
+}
+
+/// Weights that may be in memory more than once.
+const WEIGHTS: u64 = 256 << 20;
+
+/// A session of one thread for each thread, in place of one session of all, where the teacher is small and runs on the CPU: the threads of one session wait for each
+/// other at every operator, and so for whichever the decoders and the writer have displaced.
+fn sessions(
+    job: &Job<'_>,
+    model: &Model,
+    session: Session,
+    runtime: &Runtime,
+    options: &SessionOptions,
+    batches: usize,
+) -> Result<Vec<Session>> {
+    let weights = onnx::cost::parameters(model).saturating_mul(size_of::<f32>() as u64);
+    let copies = options.threads.min(usize::try_from(WEIGHTS / weights.max(1)).unwrap_or(usize::MAX));
+    let elsewhere = session.provider() != Device::Cpu.to_string() || job.recipe.in_graph == Some(true);
+    if elsewhere || copies < options.threads || batches < 4 * options.threads || options.threads < 2 {
+        return Ok(vec![session]);
+    }
+    drop(session);
+    let alone = SessionOptions { device: Device::Cpu, threads: 1 };
+    (0..options.threads).map(|_| Session::new(runtime, model, &job.tensors, &alone)).collect()
 }
 
 /// The teacher alone on the recipe's first batches, decoded beforehand, with the same tensors read: what an extraction is measured against.

@@ -1,4 +1,4 @@
-//! The overlapped stages: workers decode, the calling thread runs the teacher, a third converts, compresses and writes. Queues between them
+//! The overlapped stages: workers decode, one thread a session runs the teacher, another converts, compresses and writes. Queues between them
 //! are bounded, so memory does not depend on the data set; batches keep their order, so neither do the bytes depend on the threads.
 
 use super::Job;
@@ -29,10 +29,11 @@ pub(super) struct Task {
     is_last: bool,
 }
 
-/// A batch on its way from a worker; its place in the queue is its place in the order.
+/// A batch on its way from a worker to a session, and from there to its place in the order.
 struct Ticket {
     task: Task,
     batch: Receiver<Result<Batch>>,
+    reply: Sender<Result<Computed>>,
 }
 
 /// A task for a worker.
@@ -105,7 +106,7 @@ fn segment_tasks(view: usize, segment: usize, segment_rows: usize, rows: usize, 
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop. Published segments stay.
-pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer: &mut Writer, monitor: &dyn Monitor) -> Result<Stages> {
+pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, sessions: Vec<Session>, writer: &mut Writer, monitor: &dyn Monitor) -> Result<Stages> {
     let clocks = &Clocks::default();
     if tasks.is_empty() {
         return Ok(clocks.stages());
@@ -117,30 +118,38 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, session: &mut Session, writer
     // one batch at each worker and one ready
     let (ticket_in, tickets) = bounded(workers + 1);
     let (work_in, work) = bounded::<Work>(workers + 1);
-    let (computed_in, computed) = bounded(WRITE_QUEUE);
+    let (order_in, order) = bounded(sessions.len() + workers + 1);
+    // a session takes a place before a batch, the writer gives it back after it
+    let places = sessions.len() + WRITE_QUEUE;
+    let (place_in, place) = bounded(places);
+    for _ in 0..places {
+        let _ = place_in.try_send(());
+    }
     let result = thread::scope(|scope| {
-        scope.spawn(move || feed(tasks, &work_in, &ticket_in));
+        scope.spawn(move || feed(tasks, &work_in, &ticket_in, &order_in));
         for _ in 0..workers {
             let work = work.clone();
             scope.spawn(move || decode(job, &work, clocks));
         }
         drop(work);
-        let writing = scope.spawn(|| write(job, computed, writer, clocks, monitor));
-        let inferred = infer(job, session, tickets, &computed_in, clocks, monitor);
-        drop(computed_in);
-        // the writer's failure is the cause when both have one
-        writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(inferred)
+        for session in sessions {
+            let (tickets, place) = (tickets.clone(), place.clone());
+            scope.spawn(move || infer(job, session, &tickets, &place, clocks));
+        }
+        drop((tickets, place));
+        write(job, order, place_in, writer, clocks, monitor)
     });
     monitor.end();
     result.map(|()| clocks.stages())
 }
 
-/// Hands out work in order; the queue of tickets bounds how far it runs ahead. Ends early when the teacher's thread has gone.
-fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>) {
+/// Hands out work in order; the queues bound how far it runs ahead. Ends early when the writer has gone.
+fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>, order: &Sender<Receiver<Result<Computed>>>) {
     for task in tasks {
-        let (reply, batch) = bounded(1);
+        let ((decoded, batch), (reply, computed)) = (bounded(1), bounded(1));
         let (view, rows) = (task.view, task.rows.clone());
-        if tickets.send(Ticket { task, batch }).is_err() || work.send(Work { view, rows, reply }).is_err() {
+        let sent = order.send(computed).is_ok() && tickets.send(Ticket { task, batch, reply }).is_ok();
+        if !sent || work.send(Work { view, rows, reply: decoded }).is_err() {
             return;
         }
     }
@@ -153,32 +162,35 @@ fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
     }
 }
 
-fn infer(
+fn infer(job: &Job<'_>, mut session: Session, tickets: &Receiver<Ticket>, place: &Receiver<()>, clocks: &Clocks) {
+    // without a place the writer has gone
+    while let (Ok(()), Ok(Ticket { task, batch, reply })) = (place.recv(), tickets.recv()) {
+        let computed =
+            batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e)).flatten().and_then(|batch| {
+                let values = timed(&clocks.infer, || session.run(&batch.feed(job), &job.tensors))?;
+                Ok(Computed { task, stored: batch.stored, values })
+            });
+        // nobody waits for the reply after a failure downstream
+        let _ = reply.send(computed);
+    }
+}
+
+fn write(
     job: &Job<'_>,
-    session: &mut Session,
-    tickets: Receiver<Ticket>,
-    computed: &Sender<Computed>,
+    order: Receiver<Receiver<Result<Computed>>>,
+    places: Sender<()>,
+    writer: &mut Writer,
     clocks: &Clocks,
     monitor: &dyn Monitor,
 ) -> Result<()> {
-    for Ticket { task, batch } in tickets {
+    let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
+    let mut open: Option<SegmentWriter> = None;
+    for computed in order {
         if monitor.stop_requested() {
             return Err(Error::interrupted("the segments that were whole are in the cache").hint("run the same command again to go on"));
         }
-        let batch = batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e))??;
-        let values = timed(&clocks.infer, || session.run(&batch.feed(job), &job.tensors))?;
-        if computed.send(Computed { task, stored: batch.stored, values }).is_err() {
-            // the writer stopped, and says why
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, clocks: &Clocks, monitor: &dyn Monitor) -> Result<()> {
-    let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
-    let mut open: Option<SegmentWriter> = None;
-    for Computed { task, stored, values } in computed {
+        let computed = computed.recv().map_err(|e| Error::input("the teacher ended before its work was done").because(e))?;
+        let Computed { task, stored, values } = computed?;
         // the first arrays may be there: an array is being added
         let published = writer.manifest().published_arrays(task.view, task.segment);
         let mut segment = match open.take() {
@@ -201,6 +213,8 @@ fn write(job: &Job<'_>, computed: Receiver<Computed>, writer: &mut Writer, clock
         } else {
             open = Some(segment);
         }
+        // full when nobody computes any more
+        let _ = places.try_send(());
         monitor.advance(task.rows.len() as u64, written);
     }
     Ok(())
