@@ -19,7 +19,7 @@ use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
     Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe, Preprocess, Sakd, ScheduleRecipe, Take, Train,
 };
-use nst_cache::student::{ImportOptions, Student, preset};
+use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::activation;
 use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::metrics::Record;
@@ -189,7 +189,7 @@ fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume:
     recipe.validate()?;
     let cache = Cache::open(cache)?;
     let model = preset::build("resnet8", CLASSES, [1, SIDE, SIDE], recipe.seed)?;
-    let student = Student::import(&model, &ImportOptions::default())?;
+    let student = Student::import(&model, &ImportOptions { executor: Executor::General, ..ImportOptions::default() })?;
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
     let terms = recipe.terms(true);
     let pairs = terms.iter().map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache)).collect::<Result<Vec<_>>>()?;
@@ -327,7 +327,7 @@ fn spots_combine_with_every_criterion() {
     let folder = made(root.path(), "always");
     let always = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     assert!(always.student == plain.student, "other bits");
-    assert!(shares(&folder).iter().all(|spots| spots.len() == 5 && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
+    assert!(shares(&folder).iter().all(|spots| spots.len() == 8 && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
 
     criteria.pop();
     criteria.push("sakd:learned");
