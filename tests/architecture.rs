@@ -17,8 +17,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("runtime", &["array", "error", "monitor", "onnx", "recipe"]),
     ("statistic", &["array", "error", "kernel", "recipe"]),
     ("student", &["array", "error", "kernel", "onnx", "recipe"]),
-    ("criterion", &["error", "kernel", "recipe", "statistic"]),
-    ("extract", &["array", "cache", "data", "error", "monitor", "onnx", "recipe", "runtime", "statistic"]),
+    ("criterion", &["array", "error", "kernel", "recipe", "statistic"]),
+    ("extract", &["array", "cache", "criterion", "data", "error", "monitor", "onnx", "recipe", "runtime", "statistic"]),
     ("train", &["array", "cache", "criterion", "data", "error", "kernel", "monitor", "onnx", "recipe", "statistic", "student"]),
     ("report", &["array", "cache", "error", "extract", "recipe", "train"]),
     (
