@@ -217,6 +217,8 @@ fn write(
         let _ = places.try_send(());
         monitor.advance(task.rows.len() as u64, written);
     }
+    // sessions that wait for a place end
+    drop(places);
     Ok(())
 }
 
