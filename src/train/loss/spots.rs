@@ -26,7 +26,7 @@ pub(super) struct Spots {
     /// The vectors before the classifiers, and their widths.
     vectors: Site,
     widths: [usize; 2],
-    spots: Vec<Spot>,
+    all: Vec<Spot>,
 }
 
 #[derive(Debug, Clone)]
@@ -87,11 +87,11 @@ impl Spots {
         index_of(&mut objective.keep, id);
         let tap = index_of(&mut objective.taps, Statistic::Features.path(&vectors.teacher));
         let widths = [vectors.student_shape.iter().product(), vectors.teacher_shape.iter().product()];
-        Ok(Self { settings: settings.clone(), vectors: Site { teacher: Teacher::Tap(tap), student: id }, widths, spots })
+        Ok(Self { settings: settings.clone(), vectors: Site { teacher: Teacher::Tap(tap), student: id }, widths, all: spots })
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.spots.iter().map(|spot| spot.name.as_str())
+        self.all.iter().map(|spot| spot.name.as_str())
     }
 
     /// The untrained policy; `None` where nothing is to be learnt.
@@ -103,19 +103,19 @@ impl Spots {
         let classes = classes.filter(|&n| n > 1).ok_or_else(|| {
             Error::input("sakd: expected labels of two classes or more to train its policy by").hint("gates = \"always\" needs none")
         })?;
-        let channels: Vec<Option<[usize; 2]>> = self.spots.iter().map(|spot| spot.channels).collect();
+        let channels: Vec<Option<[usize; 2]>> = self.all.iter().map(|spot| spot.channels).collect();
         sakd::policy(self.widths, self.settings.width, &channels, classes, seed).map(Some)
     }
 
     /// Decides for a batch.
     pub(super) fn choose(&self, pass: &Pass<'_>, batch: &Batch, step: usize, state: &State) -> Result<Chosen> {
         let rows = batch.labels.len();
-        let ids = self.spots.iter().map(|spot| spot.site.student);
+        let ids = self.all.iter().map(|spot| spot.site.student);
         if self.settings.gates == Gates::Always {
             let all = Tensor::ones(rows, DType::F64, &Device::Cpu)?;
             return Ok(Chosen { gates: ids.map(|id| (id, all.clone())).collect(), noise: None });
         }
-        let noise = sakd::gumbel(&uniform(state.seed(), step, &[rows, self.spots.len(), 2])?)?;
+        let noise = sakd::gumbel(&uniform(state.seed(), step, &[rows, self.all.len(), 2])?)?;
         let [student, teacher] = self.pair(&self.vectors, pass, batch)?;
         let scores = sakd::policy_scores(state.module(0)?, &student, &teacher)?;
         let gates = sakd::gates(&scores, &noise, self.settings.temperature)?.to_dtype(DType::F64)?;
@@ -129,7 +129,7 @@ impl Spots {
     pub(super) fn learn(&self, pass: &Pass<'_>, batch: &Batch, chosen: &Chosen, state: &State) -> Result<Option<Evaluation>> {
         let Some(noise) = &chosen.noise else { return Ok(None) };
         let vectors = self.pair(&self.vectors, pass, batch)?;
-        let spots = self.spots.iter().map(|spot| self.pair(&spot.site, pass, batch)).collect::<Result<Vec<_>>>()?;
+        let spots = self.all.iter().map(|spot| self.pair(&spot.site, pass, batch)).collect::<Result<Vec<_>>>()?;
         let labels = batch.main_labels();
         let options = sakd::PolicyOptions { temperature: self.settings.temperature, gamma: self.settings.gamma };
         sakd::policy_step(state.module(0)?, &vectors, &spots, noise, &labels, options).map(Some)
