@@ -104,7 +104,7 @@ impl Case {
 
     /// In f64 from what a cache holds in place of the teacher's maps, in f32: the loss to a millionth. `None` where that does not suffice.
     fn check_statistics(&self) -> Result<Option<Outcome>, Failure> {
-        let Some(found) = (methods::Run { case: self, dtype: DType::F64 }).from_statistics()? else { return Ok(None) };
+        let Some(found) = (methods::Run { case: self, dtype: DType::F64 }).by_statistics()? else { return Ok(None) };
         let mut worst = Worst { error: 0.0, tolerance: 1.0, what: String::new() };
         let expected = self.tensor("loss")?.to_scalar::<f64>()?;
         worst.see((found.loss - expected).abs(), (1e-6 * expected.abs()).max(1e-13), || "loss F64".to_owned());

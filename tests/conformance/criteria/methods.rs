@@ -177,9 +177,9 @@ impl Run<'_> {
     }
 
     /// The loss and gradients from f32 statistics of the teacher's maps; `None` where they do not suffice.
-    pub fn from_statistics(&self) -> Result<Option<Computed>> {
+    pub fn by_statistics(&self) -> Result<Option<Computed>> {
         let method = self.case.entry("method")?;
-        if method == "at" && self.number("p")? == 2.0 {
+        if method == "at" && (self.number("p")? - 2.0).abs() < f64::EPSILON {
             return Ok(Some(self.each(|s, t| at::at_from(s, &Self::statistic(Statistic::Attention, s, t)?))?));
         }
         let Some(options) = self.nst_options(method)? else { return Ok(None) };
