@@ -87,6 +87,25 @@ impl Array {
         }
     }
 
+    /// An array of zeros.
+    ///
+    /// # Errors
+    /// When there are more elements than memory can address.
+    pub fn zeros(dtype: Dtype, shape: Vec<usize>) -> Result<Self> {
+        let count = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).filter(|&bytes| isize::try_from(bytes).is_ok());
+        let Some(bytes) = count else { return Err(Error::input(format!("array of shape {shape:?}: more than memory can hold"))) };
+        let len = bytes / dtype.size();
+        let values = match dtype {
+            Dtype::U8 => Values::U8(vec![0; len]),
+            Dtype::I32 => Values::I32(vec![0; len]),
+            Dtype::I64 => Values::I64(vec![0; len]),
+            Dtype::F16 => Values::F16(bytemuck::zeroed_vec(len)),
+            Dtype::F32 => Values::F32(vec![0.0; len]),
+            Dtype::F64 => Values::F64(vec![0.0; len]),
+        };
+        Ok(Self { shape, values })
+    }
+
     /// The size of each axis.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
@@ -147,6 +166,19 @@ impl Array {
             Values::F16(v) => bytemuck::cast_slice(v),
             Values::F32(v) => bytemuck::cast_slice(v),
             Values::F64(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// The bytes of the elements, to be overwritten in the machine's order.
+    #[must_use]
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.values {
+            Values::U8(v) => v,
+            Values::I32(v) => bytemuck::cast_slice_mut(v),
+            Values::I64(v) => bytemuck::cast_slice_mut(v),
+            Values::F16(v) => bytemuck::cast_slice_mut(v),
+            Values::F32(v) => bytemuck::cast_slice_mut(v),
+            Values::F64(v) => bytemuck::cast_slice_mut(v),
         }
     }
 

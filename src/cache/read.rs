@@ -203,17 +203,8 @@ impl<'a> ArrayReader<'a> {
     /// # Errors
     /// When the rows are outside the view, or a chunk is damaged (names file, rows).
     pub fn read(&self, decoder: &mut Decoder, view: usize, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
-        let manifest = &self.cache.manifest;
-        let bytes = rows.checked_mul(self.spec.row_bytes());
-        let (Some(bytes), true) = (bytes, view < manifest.views && first.checked_add(rows).is_some_and(|end| end <= manifest.rows)) else {
-            return Err(Error::input(format!(
-                "array `{}`: rows {first}..{} of view {view} asked for, there are {} rows and {} views",
-                self.spec.path,
-                first.saturating_add(rows),
-                manifest.rows,
-                manifest.views
-            )));
-        };
+        let bytes = rows.checked_mul(self.spec.row_bytes()).filter(|_| self.has(view, first, rows));
+        let bytes = bytes.ok_or_else(|| self.outside(view, first, rows))?;
         out.try_reserve(bytes.saturating_sub(out.len())).context(|| format!("array `{}`: no memory for {rows} rows", self.spec.path))?;
         // not cleared: every byte is overwritten below, and zeroing them first would cost a tenth of the decoding
         out.resize(bytes, 0);
@@ -222,6 +213,35 @@ impl<'a> ArrayReader<'a> {
             out.clear();
         }
         result
+    }
+
+    /// As [`ArrayReader::read`], as many rows as `out` takes, whose bytes are not to be used after an error.
+    ///
+    /// # Errors
+    /// As there, and when `out` is not a whole number of rows.
+    pub fn read_into(&self, decoder: &mut Decoder, view: usize, first: usize, out: &mut [u8]) -> Result<()> {
+        let row_bytes = self.spec.row_bytes().max(1);
+        let rows = out.len() / row_bytes;
+        if out.len() % row_bytes != 0 || !self.has(view, first, rows) {
+            return Err(self.outside(view, first, rows));
+        }
+        self.decode(decoder, view, first, rows, out)
+    }
+
+    fn has(&self, view: usize, first: usize, rows: usize) -> bool {
+        let manifest = &self.cache.manifest;
+        view < manifest.views && first.checked_add(rows).is_some_and(|end| end <= manifest.rows)
+    }
+
+    fn outside(&self, view: usize, first: usize, rows: usize) -> Error {
+        let manifest = &self.cache.manifest;
+        Error::input(format!(
+            "array `{}`: rows {first}..{} of view {view} asked for, there are {} rows and {} views",
+            self.spec.path,
+            first.saturating_add(rows),
+            manifest.rows,
+            manifest.views
+        ))
     }
 
     fn decode(&self, decoder: &mut Decoder, view: usize, first: usize, rows: usize, mut out: &mut [u8]) -> Result<()> {

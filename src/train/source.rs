@@ -7,10 +7,9 @@ mod dataset;
 pub use cached::CacheSource;
 pub use dataset::DataSource;
 
-use crate::array::Dtype;
+use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
-use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -134,42 +133,32 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
 }
 
 /// As [`tensor`], but half-precision maps stay as they are: they are the bulk of a batch, and criteria widen them where they read them.
-fn maps(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
-    if dtype != Dtype::F16 {
-        return tensor(bytes, dtype, shape);
+fn maps(rows: Array) -> Result<Tensor> {
+    let shape = rows.shape().to_vec();
+    match rows.into_values() {
+        Values::F16(values) => Ok(Tensor::from_vec(values, shape, &Device::Cpu)?),
+        values => tensor(Array::new(shape, values)?),
     }
-    let halves: Vec<f16> = bytemuck::pod_collect_to_vec(bytes);
-    let rows = halves.len().checked_div(shape.iter().product()).unwrap_or(0);
-    let shape: Vec<usize> = std::iter::once(rows).chain(shape.iter().copied()).collect();
-    Ok(Tensor::from_vec(halves, shape, &Device::Cpu)?)
 }
 
-/// Little-endian bytes of rows to a tensor `[rows, …shape]`: floats become f32, integers i64, bytes stay.
-fn tensor(bytes: &[u8], dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
-    let row = shape.iter().product::<usize>() * dtype.size();
-    let rows = bytes.len().checked_div(row).unwrap_or(0);
-    let shape: Vec<usize> = std::iter::once(rows).chain(shape.iter().copied()).collect();
-    let device = &Device::Cpu;
-    // the machine is little-endian (checked at build time below), as stored values are
-    Ok(match dtype {
-        Dtype::U8 => Tensor::from_slice(bytes, shape, device)?,
-        Dtype::F16 => {
-            let halves: Vec<f16> = bytemuck::pod_collect_to_vec(bytes);
+/// Rows as a tensor `[rows, …]` of the same shape: floats become f32, integers i64, bytes stay.
+fn tensor(rows: Array) -> Result<Tensor> {
+    let (shape, device) = (rows.shape().to_vec(), &Device::Cpu);
+    Ok(match rows.into_values() {
+        Values::U8(values) => Tensor::from_vec(values, shape, device)?,
+        Values::F16(halves) => {
             let mut values = vec![0.0f32; halves.len()];
             halves.convert_to_f32_slice(&mut values);
             Tensor::from_vec(values, shape, device)?
         }
-        Dtype::F32 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device)?,
-        Dtype::F64 => {
+        Values::F32(values) => Tensor::from_vec(values, shape, device)?,
+        Values::F64(values) => {
             #[allow(clippy::cast_possible_truncation, reason = "students compute in f32")]
-            let values: Vec<f32> = bytemuck::pod_collect_to_vec::<u8, f64>(bytes).into_iter().map(|v| v as f32).collect();
+            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
             Tensor::from_vec(values, shape, device)?
         }
-        Dtype::I32 => {
-            let values: Vec<i64> = bytemuck::pod_collect_to_vec::<u8, i32>(bytes).into_iter().map(i64::from).collect();
-            Tensor::from_vec(values, shape, device)?
-        }
-        Dtype::I64 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, i64>(bytes), shape, device)?,
+        Values::I32(values) => Tensor::from_vec(values.into_iter().map(i64::from).collect::<Vec<_>>(), shape, device)?,
+        Values::I64(values) => Tensor::from_vec(values, shape, device)?,
     })
 }
 
@@ -189,20 +178,17 @@ fn position_of(name: &str, names: &[String], inputs: usize) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::array::{Array, Values};
+    use half::f16;
 
     #[test]
     fn bytes_become_what_students_compute_in() {
         let array = Array::new(vec![2, 1], Values::F16(vec![f16::from_f32(0.5), f16::from_f32(-2.0)])).unwrap();
-        assert_eq!(
-            maps(array.as_bytes(), Dtype::F16, &[1]).unwrap().to_vec2::<f16>().unwrap(),
-            [[f16::from_f32(0.5)], [f16::from_f32(-2.0)]]
-        );
-        assert_eq!(tensor(array.as_bytes(), Dtype::F16, &[1]).unwrap().to_vec2::<f32>().unwrap(), [[0.5], [-2.0]]);
+        assert_eq!(maps(array.clone()).unwrap().to_vec2::<f16>().unwrap(), [[f16::from_f32(0.5)], [f16::from_f32(-2.0)]]);
+        assert_eq!(tensor(array).unwrap().to_vec2::<f32>().unwrap(), [[0.5], [-2.0]]);
         let array = Array::new(vec![1, 2], Values::I32(vec![7, -1])).unwrap();
-        assert_eq!(tensor(array.as_bytes(), Dtype::I32, &[2]).unwrap().to_vec2::<i64>().unwrap(), [[7, -1]]);
+        assert_eq!(tensor(array).unwrap().to_vec2::<i64>().unwrap(), [[7, -1]]);
         let array = Array::new(vec![1, 2], Values::F64(vec![0.25, 1.0])).unwrap();
-        assert_eq!(tensor(array.as_bytes(), Dtype::F64, &[2]).unwrap().to_vec2::<f32>().unwrap(), [[0.25, 1.0]]);
+        assert_eq!(tensor(array).unwrap().to_vec2::<f32>().unwrap(), [[0.25, 1.0]]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Batches from a cache: reservoirs of decoded chunks, emptied in shuffled order.
 
-use super::super::order::Order;
+use super::super::order::{Epoch, Order};
 use super::{Batch, Mixed, Recent, maps, position_of, tensor};
+use crate::array::Array;
 use crate::cache::{ArraySpec, Cache, Decoder, Originals, ViewTable};
 use crate::data::augment::Parameter;
 use crate::data::{self, preprocess::normalize_nchw};
@@ -9,7 +10,6 @@ use crate::error::{Context, Error, Result};
 use crate::recipe::{Preprocess, Take};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Rows that a reservoir aims at, and the bytes that it may take.
 const RESERVOIR_ROWS: usize = 4096;
@@ -150,43 +150,22 @@ impl<'a> CacheSource<'a> {
     pub(super) fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
         // an order that is not shuffled is the same in every epoch
         let order = self.order.epoch(self.seed, if self.shuffled { epoch } else { 0 });
-        let mut bytes: Vec<Vec<u8>> = self.columns.iter().map(|c| Vec::with_capacity(positions.len() * c.spec.row_bytes())).collect();
+        let batch = |c: &Column| Array::zeros(c.spec.dtype, [&[positions.len()], c.spec.row_shape.as_slice()].concat());
+        let mut arrays = self.columns.iter().map(batch).collect::<Result<Vec<_>>>()?;
         let mut rows = Vec::with_capacity(positions.len());
         for (index, part) in order.reservoirs(positions) {
-            let held: Arc<Reservoir> = self.reservoirs.get((epoch, index), || {
-                let spans = order.spans(index);
-                let rows: Vec<usize> = spans.iter().flat_map(|s| s.rows.iter().copied()).collect();
-                let mut decoder = Decoder::default();
-                let mut chunk = Vec::new();
-                let mut columns = Vec::new();
-                for column in &self.columns {
-                    let reader = self.cache.array(&column.spec.path)?;
-                    let row_bytes = column.spec.row_bytes();
-                    let mut held = Vec::with_capacity(rows.len() * row_bytes);
-                    for span in &spans {
-                        reader.prefetch(self.view(epoch), span.read.start, span.read.len());
-                    }
-                    for span in &spans {
-                        reader.read(&mut decoder, self.view(epoch), span.read.start, span.read.len(), &mut chunk)?;
-                        for row in &span.rows {
-                            held.extend_from_slice(slice(&chunk, row - span.read.start, row_bytes)?);
-                        }
-                    }
-                    columns.push(held);
-                }
-                let draws = order.draws(index, rows.len());
-                Ok(Reservoir { rows, draws, columns })
-            })?;
+            let held = self.reservoirs.get((epoch, index), || self.reservoir(&order, index, self.view(epoch)))?;
             for &draw in &held.draws[part] {
-                rows.push(held.rows[draw]);
-                for ((out, column), from) in bytes.iter_mut().zip(&self.columns).zip(&held.columns) {
-                    out.extend_from_slice(slice(from, draw, column.spec.row_bytes())?);
+                for ((array, column), from) in arrays.iter_mut().zip(&self.columns).zip(&held.columns) {
+                    let row_bytes = column.spec.row_bytes();
+                    array.as_bytes_mut()[rows.len() * row_bytes..][..row_bytes].copy_from_slice(&from[draw * row_bytes..][..row_bytes]);
                 }
+                rows.push(held.rows[draw]);
             }
         }
-        let mut tensors = Vec::with_capacity(bytes.len());
-        for (column, bytes) in self.columns.iter().zip(&bytes) {
-            tensors.push(column.tensor(bytes).context(|| format!("cache array {}", column.spec.path))?);
+        let mut tensors = Vec::with_capacity(arrays.len());
+        for (column, array) in self.columns.iter().zip(arrays) {
+            tensors.push(column.tensor(array).context(|| format!("cache array {}", column.spec.path))?);
         }
         let taps = tensors.split_off(self.inputs + usize::from(self.logits));
         let logits = if self.logits { tensors.pop() } else { None };
@@ -195,6 +174,39 @@ impl<'a> CacheSource<'a> {
         }
         let labels = rows.iter().map(|&row| self.label(row)).collect::<Result<_>>()?;
         Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, rows, inputs: tensors, logits, taps })
+    }
+
+    /// Decodes what a reservoir holds.
+    fn reservoir(&self, order: &Epoch<'_>, index: usize, view: usize) -> Result<Reservoir> {
+        let spans = order.spans(index);
+        let rows: Vec<usize> = spans.iter().flat_map(|s| s.rows.iter().copied()).collect();
+        let mut decoder = Decoder::default();
+        let mut chunk = Vec::new();
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let reader = self.cache.array(&column.spec.path)?;
+            let row_bytes = column.spec.row_bytes();
+            for span in &spans {
+                reader.prefetch(view, span.read.start, span.read.len());
+            }
+            let mut held = vec![0; rows.len() * row_bytes];
+            let mut rest = held.as_mut_slice();
+            for span in &spans {
+                let (out, after) = rest.split_at_mut(span.rows.len() * row_bytes);
+                rest = after;
+                if span.rows.len() == span.read.len() {
+                    reader.read_into(&mut decoder, view, span.read.start, out)?;
+                    continue;
+                }
+                reader.read(&mut decoder, view, span.read.start, span.read.len(), &mut chunk)?;
+                for (row, out) in span.rows.iter().zip(out.chunks_exact_mut(row_bytes.max(1))) {
+                    out.copy_from_slice(&chunk[(row - span.read.start) * row_bytes..][..row_bytes]);
+                }
+            }
+            columns.push(held);
+        }
+        let draws = order.draws(index, rows.len());
+        Ok(Reservoir { rows, draws, columns })
     }
 
     fn label(&self, row: usize) -> Result<i64> {
@@ -226,12 +238,12 @@ impl<'a> CacheSource<'a> {
 }
 
 impl Column {
-    fn tensor(&self, bytes: &[u8]) -> Result<Tensor> {
+    fn tensor(&self, rows: Array) -> Result<Tensor> {
         match &self.kind {
-            Kind::Image(preprocess) => images(preprocess, bytes),
-            Kind::Plain => tensor(bytes, self.spec.dtype, &self.spec.row_shape),
+            Kind::Image(preprocess) => images(preprocess, rows.as_bytes()),
+            Kind::Plain => tensor(rows),
             Kind::Map(permutation) => {
-                let stored = maps(bytes, self.spec.dtype, &self.spec.row_shape)?;
+                let stored = maps(rows)?;
                 if *permutation == [0, 1, 2, 3] { Ok(stored) } else { Ok(stored.permute(permutation.as_slice())?.contiguous()?) }
             }
         }
@@ -244,11 +256,6 @@ pub(super) fn images(preprocess: &Preprocess, bytes: &[u8]) -> Result<Tensor> {
     let values = normalize_nchw(preprocess, bytes)?;
     let rows = values.len() / (channels * height * width).max(1);
     Ok(Tensor::from_vec(values, (rows, channels, height, width), &Device::Cpu)?)
-}
-
-fn slice(bytes: &[u8], row: usize, row_bytes: usize) -> Result<&[u8]> {
-    let start = row * row_bytes;
-    bytes.get(start..start + row_bytes).ok_or_else(|| Error::input(format!("cache: chunk ends before row {row}")))
 }
 
 /// The array that feeds a student's input.

@@ -112,28 +112,31 @@ impl<'a> DataSource<'a> {
     }
 
     fn arrays(&self, samples: &[usize]) -> Result<Vec<Tensor>> {
-        let mut columns: Vec<Option<(Array, Vec<u8>)>> = vec![None; self.inputs.len()];
-        for &index in samples {
+        let mut columns: Vec<Option<Array>> = vec![None; self.inputs.len()];
+        for (row, &index) in samples.iter().enumerate() {
             let Sample::Arrays(arrays) = self.dataset.sample(index)? else {
                 return Err(Error::input(format!("{}: expected arrays, found an image", self.dataset.name(index))));
             };
             let names: Vec<String> = arrays.iter().map(|(name, _)| name.clone()).collect();
             for (column, name) in columns.iter_mut().zip(&self.inputs) {
                 let array = &arrays[position_of(name, &names, self.inputs.len())?].1;
-                let (first, bytes) = column.get_or_insert_with(|| (array.clone(), Vec::new()));
-                if (array.shape(), array.dtype()) != (first.shape(), first.dtype()) {
+                let rows = match column {
+                    Some(rows) => rows,
+                    None => column.insert(Array::zeros(array.dtype(), [&[samples.len()], array.shape()].concat())?),
+                };
+                let (dtype, shape) = (rows.dtype(), &rows.shape()[1..]);
+                if (array.shape(), array.dtype()) != (shape, dtype) {
                     return Err(Error::input(format!(
-                        "{}: input {name}: expected {:?} {:?}, found {:?} {:?}",
+                        "{}: input {name}: expected {dtype:?} {shape:?}, found {:?} {:?}",
                         self.dataset.name(index),
-                        first.dtype(),
-                        first.shape(),
                         array.dtype(),
                         array.shape()
                     )));
                 }
-                bytes.extend_from_slice(array.as_bytes());
+                let bytes = array.as_bytes();
+                rows.as_bytes_mut()[row * bytes.len()..][..bytes.len()].copy_from_slice(bytes);
             }
         }
-        columns.into_iter().flatten().map(|(first, bytes)| tensor(&bytes, first.dtype(), first.shape())).collect()
+        columns.into_iter().flatten().map(tensor).collect()
     }
 }
