@@ -8,6 +8,8 @@
     reason = "a test stops at what it did not expect; its numbers are small"
 )]
 
+mod support;
+
 use half::f16;
 use nst_cache::array::Dtype;
 use nst_cache::cache::{ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
@@ -71,7 +73,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     let mut taps = Vec::new();
     let mut tap = |alias: &str, role, stage, shape: &[usize]| {
         view_arrays.push(spec(&format!("taps/{alias}/features"), Dtype::F16, shape));
-        taps.push(TapRecord { alias: alias.into(), tensor: format!("/{alias}"), role, stage, map: None });
+        taps.push(TapRecord { alias: alias.into(), tensor: format!("/{alias}"), role, stage, map: None, batch_norm: None });
     };
     // the student's own sizes and channels, so that FSP can compare them
     tap("t1", Role::Map, Some(1), &[16, 8, 8]);
@@ -381,4 +383,28 @@ fn made(root: &Path, name: &str) -> std::path::PathBuf {
     let folder = root.join("runs").join(name);
     std::fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+#[test]
+fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
+    support::need_runtime();
+    let root = tempfile::tempdir().unwrap();
+    let run = |arguments: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nst-cache"));
+        let output = command.current_dir(&root).args(arguments.split(' ')).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments}: {text}");
+        text
+    };
+    let teacher = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/teacher.onnx");
+    let data = format!("--data fashion-mnist --limit 96 --tap layer2.2.add --tap layer3.2.add {}", teacher.display());
+    run(&format!("extract {data} -o kept"));
+    let kept = Cache::open(&root.path().join("kept")).unwrap();
+    assert_eq!(kept.manifest().format, Manifest::FORMAT_STATISTICS);
+    let norm = kept.manifest().taps[1].batch_norm.clone().unwrap();
+    let model = nst_cache::onnx::Model::read(&teacher).unwrap();
+    let bias = model.initializer("layer3.2.bn2.bias").unwrap().unwrap().to_f32();
+    assert_eq!((norm.scale.len(), norm.bias), (64, bias));
+    let said = run("train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd -o student");
+    assert!(said.contains("ofd: margins of 2 layers: 2 from the teacher's batch norm"), "{said}");
 }

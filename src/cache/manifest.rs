@@ -6,6 +6,7 @@ use crate::array::Dtype;
 use crate::data::Fingerprint;
 use crate::data::augment::Parameter;
 use crate::error::{Error, Result};
+use crate::onnx::BatchNorm;
 use crate::onnx::tap::Role;
 use crate::recipe::{Augmentation, Layout, MapShape, Preprocess, Statistic};
 use serde::{Deserialize, Serialize};
@@ -100,7 +101,7 @@ pub struct DataRecord {
 }
 
 /// A stored tap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TapRecord {
     /// Name in the cache: `taps/<alias>/<statistic>`.
@@ -114,6 +115,9 @@ pub struct TapRecord {
     /// The map that its statistics are of; `None` where it has none beside the features, whose array says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapShape>,
+    /// The batch normalisation that it comes from, where it stands before an activation and the teacher's file has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_norm: Option<BatchNorm>,
 }
 
 /// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays. All of them, but while arrays are added to a cache.
@@ -168,13 +172,13 @@ impl Manifest {
     pub const FORMAT: u32 = 1;
     /// The format version of a cache with it: who knows the former alone would take a mixed sample's label for the whole truth.
     pub const FORMAT_AUGMENTED: u32 = 2;
-    /// The format version of a cache with statistics, augmented or not.
+    /// The format version of a cache with statistics or a tap's batch normalisation, augmented or not.
     pub const FORMAT_STATISTICS: u32 = 3;
 
     /// The format version that this manifest has to have.
     #[must_use]
     pub fn lowest_format(&self) -> u32 {
-        if self.taps.iter().any(|tap| tap.map.is_some()) {
+        if self.taps.iter().any(|tap| tap.map.is_some() || tap.batch_norm.is_some()) {
             Self::FORMAT_STATISTICS
         } else if self.augment.is_some() {
             Self::FORMAT_AUGMENTED
@@ -336,6 +340,13 @@ impl Manifest {
                     spec.axes.join(", "),
                     spec.dtype.name()
                 ));
+            }
+        }
+        for tap in &self.taps {
+            let (Some(norm), channels) = (&tap.batch_norm, self.map(&tap.alias).map(|map| map.channels)) else { continue };
+            if [norm.scale.len(), norm.bias.len()].map(Some) != [channels; 2] {
+                let found = [norm.scale.len(), norm.bias.len()];
+                return Err(format!("tap `{}`: expected a batch norm of its map's {channels:?} channels, found {found:?}", tap.alias));
             }
         }
         Ok(())

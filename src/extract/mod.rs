@@ -132,7 +132,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             keep::warn_of_large_gram(output, monitor);
         }
         let first = plan::first_batch(job, &mut session)?;
-        let (plan, estimate) = plan::make(job, teacher_record(job, model, runtime, &session), &first)?;
+        let (plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first)?;
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
         let mut writer = Writer::open(&recipe.output, &plan)?;

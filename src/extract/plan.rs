@@ -9,6 +9,7 @@ use crate::cache::{
     self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::error::Result;
+use crate::onnx::{BatchNorm, Model};
 use crate::recipe::{Compress, Statistic, Store};
 use crate::runtime::Session;
 use std::time::Instant;
@@ -43,7 +44,7 @@ pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First>
 ///
 /// # Errors
 /// When the first batch holds values that cannot be stored.
-pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Result<(Plan, Estimate)> {
+pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: &First) -> Result<(Plan, Estimate)> {
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
@@ -79,7 +80,8 @@ pub(super) fn make(job: &Job<'_>, teacher: TeacherRecord, first: &First) -> Resu
         array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
     estimate.scale_to(job.rows.len() * job.view_count);
-    Ok((plan(job, teacher, arrays, segment_rows), estimate))
+    let taps = taps(&job.outputs, model)?;
+    Ok((plan(job, teacher, taps, arrays, segment_rows), estimate))
 }
 
 /// The arrays that come from the data, in the order of [`Batch::stored`]; their codec is still to be decided.
@@ -110,7 +112,7 @@ pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
     job.rows.samples.get(row).map_or_else(|| format!("row {row}"), |&sample| job.source.data.name(sample))
 }
 
-fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
+fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
     let (recipe, rows) = (job.recipe, job.rows);
     let augment = job.views.as_ref().map(|views| views.augmentation.clone());
     let mut manifest = Manifest {
@@ -127,7 +129,7 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, view_arrays: Vec<ArraySpec>, segm
             shuffle: recipe.shuffle,
             skipped: rows.skipped.iter().map(|&sample| sample as u64).collect(),
         },
-        taps: taps(&job.outputs),
+        taps,
         rows: rows.len(),
         views: job.view_count,
         augment,
@@ -172,8 +174,8 @@ fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
     }
 }
 
-/// A record of each tap, with the map that its statistics are of.
-fn taps(outputs: &[Output]) -> Vec<TapRecord> {
+/// A record of each tap, with the map that its statistics are of and the normalisation that it comes from.
+fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
     let mut taps: Vec<TapRecord> = Vec::new();
     for output in outputs.iter().filter(|o| !o.is_logits) {
         let map = output.map().filter(|_| output.statistic != Statistic::Features);
@@ -185,10 +187,12 @@ fn taps(outputs: &[Output]) -> Vec<TapRecord> {
                 role: output.role,
                 stage: output.stage,
                 map,
+                // of what is pooled the deviation is another
+                batch_norm: if output.pool.is_none() { BatchNorm::before_activation(model, &output.tensor)? } else { None },
             }),
         }
     }
-    taps
+    Ok(taps)
 }
 
 /// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard may be where the data set is small.

@@ -6,12 +6,14 @@ mod external;
 mod flow;
 pub mod metadata;
 mod nearest;
+mod norm;
 pub mod statistic;
 pub mod tap;
 mod tensor;
 
 pub use flow::values;
 pub use nearest::nearest;
+pub use norm::BatchNorm;
 pub use tensor::tensor_proto;
 
 use crate::array::{Array, Dtype};

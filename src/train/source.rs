@@ -9,6 +9,7 @@ pub use dataset::DataSource;
 
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
+use crate::onnx::BatchNorm;
 use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
 use std::borrow::Cow;
@@ -83,6 +84,15 @@ impl Source<'_> {
         match self {
             Self::Cache(source) => source.labels(),
             Self::Data(source) => source.labels(),
+        }
+    }
+
+    /// The batch normalisation that a teacher's tap comes from, where the cache has it.
+    #[must_use]
+    pub fn batch_norm(&self, alias: &str) -> Option<&BatchNorm> {
+        match self {
+            Self::Cache(source) => source.batch_norm(alias),
+            Self::Data(_) => None,
         }
     }
 

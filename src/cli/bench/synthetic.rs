@@ -116,7 +116,14 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
         },
         augment: None,
         taps: (0..stages.len())
-            .map(|stage| TapRecord { alias: alias(stage), tensor: alias(stage), role: Role::Map, stage: Some(stage + 1), map: None })
+            .map(|stage| TapRecord {
+                alias: alias(stage),
+                tensor: alias(stage),
+                role: Role::Map,
+                stage: Some(stage + 1),
+                map: None,
+                batch_norm: None,
+            })
             .collect(),
         rows,
         views: 1,

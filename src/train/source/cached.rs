@@ -7,6 +7,7 @@ use crate::cache::{ArraySpec, Cache, Decoder, Originals, ViewTable};
 use crate::data::augment::Parameter;
 use crate::data::{self, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
+use crate::onnx::BatchNorm;
 use crate::recipe::{Preprocess, Take};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
@@ -139,6 +140,10 @@ impl<'a> CacheSource<'a> {
     /// The rows of an epoch, ascending, each with its label.
     pub(super) fn labels(&self) -> Vec<(usize, i64)> {
         self.order.rows().map(|row| (row, self.cache.labels().get(row).copied().unwrap_or(-1))).collect()
+    }
+
+    pub(super) fn batch_norm(&self, alias: &str) -> Option<&BatchNorm> {
+        self.cache.manifest().tap(alias)?.batch_norm.as_ref()
     }
 
     /// The view that an epoch reads.
