@@ -222,7 +222,7 @@ impl<'a> ArrayReader<'a> {
     pub fn read_into(&self, decoder: &mut Decoder, view: usize, first: usize, out: &mut [u8]) -> Result<()> {
         let row_bytes = self.spec.row_bytes().max(1);
         let rows = out.len() / row_bytes;
-        if out.len() % row_bytes != 0 || !self.has(view, first, rows) {
+        if !out.len().is_multiple_of(row_bytes) || !self.has(view, first, rows) {
             return Err(self.outside(view, first, rows));
         }
         self.decode(decoder, view, first, rows, out)

@@ -49,7 +49,7 @@ impl BatchNorm {
 mod tests {
     use super::*;
     use crate::array::{Array, Values};
-    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
     use crate::onnx::tensor_proto;
 
     /// What is found before `tensor` in a graph of these nodes (operator, inputs, output), whose initializers `g` and `b` have two channels.
@@ -60,11 +60,13 @@ mod tests {
             output: vec![output.to_owned()],
             ..NodeProto::default()
         };
+        let value = |name: &str| ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() };
         let array = |values: Vec<f32>| Array::new(vec![2], Values::F32(values)).unwrap();
         let graph = GraphProto {
             node: nodes.iter().map(node).collect(),
             initializer: vec![tensor_proto("g", &array(vec![2.0, -1.0])), tensor_proto("b", &array(vec![0.5, bias]))],
-            input: vec![crate::onnx::proto::ValueInfoProto { name: Some("x".to_owned()), ..Default::default() }],
+            input: vec![value("x")],
+            output: vec![value("y")],
             ..GraphProto::default()
         };
         let model = Model::from_proto(ModelProto { graph: Some(graph), ..ModelProto::default() }).unwrap();
