@@ -5,10 +5,12 @@
     scripts/bench-peers.py --peers ../shared/bench --only distill --pairs cifar
     scripts/bench-peers.py --peers ../shared/bench --only read
     scripts/bench-peers.py --peers ../shared/bench --only extract --teacher teacher.onnx --data photos
+    scripts/bench-peers.py --only criteria --threads 1,2 --rounds 2
 
 `step` is a supervised step (torch_step.py); `distill` is a distillation step, from the cache here, with a live teacher there (torch_online_nst.py);
 `read` is shuffled batches of stored maps (torch_cached.py); `extract`, only with a teacher, is an extraction against onnxruntime alone with the same
-tensors read (ort_bare.py).
+tensors read (ort_bare.py); `criteria` is each criterion by itself (torch_criteria.py beside this file), on the same tensors and weights, which also
+compares the losses and gradients.
 PyTorch goes into a throw-away environment unless --python names one that has it. A row during which other processes kept more than a tenth of a
 core busy is marked with `~`: it is no measurement.
 """
@@ -27,6 +29,10 @@ import venv
 MODELS = "resnet20,wrn-16-2,resnet18-224,mobilenetv2-224,mobilenetv2-32"
 # the broadcast form of the large pair takes 7 GB and a minute a step
 BROADCAST_STEPS = {"imagenet": (2, 1)}
+# [batch, channels, channels, positions] of the wide pair is 17 GB, several times over
+CRITERIA_PAIRS = {"resnet32x4-resnet8x4": None, "wrn-40-2-wrn-40-1": None, "wide": ["nst-linear", "nst-poly", "nst-gauss"]}
+# what PyTorch code usually broadcasts, with the form in matrix products
+PRODUCTS = ("nst-poly", "nst-gauss", "fsp")
 
 
 def environment(folder):
@@ -189,14 +195,67 @@ def extractions(a, every):
     table(["threads", "compress", "onnxruntime, Python", "alone, same process", "extraction", "of alone", "of Python's"], shown)
 
 
+def criteria(a, every):
+    """Each criterion, a process a measurement, ours and theirs in turn."""
+    script = pathlib.Path(__file__).parent / "torch_criteria.py"
+    methods = [row["name"] for row in json.loads(subprocess.run([a.binary, "criteria", "--json"], check=True, capture_output=True).stdout)]
+    for pair in a.criteria_pairs.split(","):
+        shown = {}
+        for name in a.criteria.split(",") if a.criteria else CRITERIA_PAIRS[pair] or methods:
+            if name == "fsp" and pair != "resnet32x4-resnet8x4":
+                continue  # asks for two layers, and for the same channels
+            with tempfile.TemporaryDirectory() as folder:
+                case = pathlib.Path(folder) / "case.safetensors"
+                command = [a.binary, "bench", "criteria", name, "--pair", pair]
+                subprocess.run([*command, "--save", case, "--quiet"], check=True)
+                ours = lambda threads: run([*command, "--threads", threads, "--steps", a.steps, "--json", "--quiet"])
+                theirs = lambda threads, form: run([a.python, script, case, "--threads", threads, "--steps", a.steps, "--form", form])
+                contenders = {"ours": ours, "PyTorch": lambda threads: theirs(threads, "broadcast")}
+                if name in PRODUCTS:
+                    contenders["PyTorch, products"] = lambda threads: theirs(threads, "product")
+                    if pair == "wide":
+                        del contenders["PyTorch"]
+                for threads in a.threads.split(","):
+                    found = {who: [] for who in contenders}
+                    for _ in range(a.rounds):
+                        for who, measure in contenders.items():
+                            row, others = measure(threads)
+                            found[who].append(row)
+                            every.append(dict(what="criteria", pair=pair, case=name, threads=threads, contender=who, others=others, **row))
+                            print(f"criteria {pair}, {name}, {threads} threads, {who}: {row['median_ms']:.2f} ms, {row['peak_rss_mb']:.0f} MB, "
+                                  f"others {others:.2f}", file=sys.stderr)
+                    for who, rows in found.items():
+                        # ratios of neighbours in time, so that a busy machine weighs on both
+                        ratios = [mine["median_ms"] / row["median_ms"] for mine, row in zip(found["ours"], rows)]
+                        median = lambda key: statistics.median(row[key] for row in rows)
+                        shown.setdefault((name, who), {})[threads] = (median("median_ms"), statistics.median(ratios), median("peak_rss_mb"), median("baseline_mb"), rows)
+        rows = []
+        for name, who in shown:
+            if who == "ours":
+                continue
+            mine, peer = shown[name, "ours"], shown[name, who]
+            cells = [name if who == "PyTorch" else f"{name}, products"]
+            for threads in mine:
+                cells += [f"{peer[threads][0]:.2f}", f"{mine[threads][0]:.2f}", f"**{peer[threads][1]:.2f}**"]
+            first = next(iter(mine))
+            before, peak = [f"{side[first][3]:.0f}" for side in (peer, mine)], [f"{side[first][2]:.0f}" for side in (peer, mine)]
+            difference = max(row["loss_difference"] for row in peer[first][4])
+            rows.append([*cells, f"{peak[0]} ({before[0]})", f"{peak[1]} ({before[1]})", f"**{mine[first][2] / peer[first][2]:.2f}**", f"{difference:.0e}"])
+        times = [head for threads in a.threads.split(",") for head in (f"PyTorch ms, {threads} thr.", "ours ms", "ratio")]
+        print(f"{pair}, medians of {a.rounds} rounds of {a.steps} steps; MB: peak (before the first step)")
+        table(["criterion", *times, "PyTorch MB", "ours MB", "ratio", "loss differs by"], rows)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peers", type=pathlib.Path, required=True, help="folder with torch_step.py and torch_online_nst.py")
+    p.add_argument("--peers", type=pathlib.Path, help="folder with torch_step.py and torch_online_nst.py; not for criteria")
     p.add_argument("--binary", default="target/release/nst-cache")
     p.add_argument("--python", help="a Python that has torch and torchvision")
-    p.add_argument("--only", choices=["step", "distill", "read", "extract"], help="one of the tables")
+    p.add_argument("--only", choices=["step", "distill", "read", "extract", "criteria"], help="one of the tables")
     p.add_argument("--models", default=MODELS)
     p.add_argument("--pairs", default="cifar,imagenet")
+    p.add_argument("--criteria", help="those of `criteria` that are measured [default: all]")
+    p.add_argument("--criteria-pairs", default=",".join(CRITERIA_PAIRS))
     p.add_argument("--teacher", type=pathlib.Path, help="ONNX file of the extraction")
     p.add_argument("--data", help="its data set")
     p.add_argument("--limit", type=int, default=4096, help="its samples")
@@ -205,10 +264,12 @@ def main():
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--json", type=pathlib.Path, help="also write every measurement here")
     a = p.parse_args()
+    if a.only != "criteria" and not a.peers:
+        p.error("--peers: the folder of the scripts")
     with tempfile.TemporaryDirectory() as folder:
         a.python = a.python or environment(folder)
         every = []
-        for what, measure in (("step", steps), ("distill", distillations), ("read", reads), ("extract", extractions)):
+        for what, measure in (("step", steps), ("distill", distillations), ("read", reads), ("extract", extractions), ("criteria", criteria)):
             if a.only == what or a.only is None and (what != "extract" or a.teacher):
                 measure(a, every)
     if a.json:

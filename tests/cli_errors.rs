@@ -57,6 +57,9 @@ const WITHOUT_RUNTIME: &[Case] = &[
     case("new resnet8 --classes 10 --input 1x28x28 -o text.onnx", &["text.onnx", "--force"]),
     case("new resnet8 --classes 10 --input 1x28x28 -o text.onnx/student.onnx", &["text.onnx"]),
     case("cache info data", &["data", "no cache"]),
+    case("bench criteria nosuch", &["nosuch", "kd"]),
+    case("bench criteria kd at --save x.safetensors", &["--save", "expected one criterion"]),
+    case("bench criteria fsp --pair wide", &["fsp", "two layers"]),
     case("completions tcl", &["tcl", "bash"]),
     case("demo --teacher missing.onnx", &["missing.onnx", "--teacher"]),
 ];

@@ -13,6 +13,7 @@ const SAMPLES: usize = 2000;
 const KILLS: u32 = 20;
 /// The lock file is no content.
 const LOCK: &str = ".lock";
+const EXTRACTION: &str = "extraction.json";
 
 fn extract(folder: &Path, cache: &str, threads: &str, views: &str, taps: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
@@ -39,7 +40,8 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     let mut files = BTreeMap::new();
     walk(folder, folder, &mut files);
-    files.retain(|path, _| path != LOCK);
+    // what it took is no part of what it is
+    files.retain(|path, _| path != LOCK && path != EXTRACTION);
     files
 }
 

@@ -130,6 +130,11 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     assert!((rows[2]["top1"]["deviation"].as_f64().unwrap() - (of(0) - of(1)).abs() / 2f64.sqrt()).abs() < 1e-9, "{table}");
     let teacher = json(folder, "eval teacher.onnx --data folder:images --preprocess fashion-mnist");
     assert_eq!(table["teacher"]["top1"], teacher["top1"]);
+    let (cost, share) = (table["teacher"]["seconds"].as_f64().unwrap(), table["teacher_seconds_per_run"].as_f64().unwrap());
+    assert!(cost > 0.0 && (share * 8.0 - cost).abs() < 1e-9, "{table}");
+    assert!((rows[2]["teacher_seconds"].as_f64().unwrap() - 2.0 * share).abs() < 1e-9, "{table}");
+    let info = json(folder, "cache info cache");
+    assert_eq!(info["extraction_seconds"], table["teacher"]["seconds"]);
 
     // the same bits as a run by itself, on another number of threads
     std::fs::write(folder.join("alone.toml"), ALONE).unwrap();

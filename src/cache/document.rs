@@ -12,15 +12,37 @@ pub(super) const NAME: &str = "manifest.json";
 /// A manifest is read whole before anything in it is known, so its size is bounded: room for half a million segments of ten arrays.
 const BYTES_MAX: u64 = 256 << 20;
 
+const KEY: &str = "manifest";
 const HEAD: &[u8] = b"{\"sha256\":\"";
-const MIDDLE: &[u8] = b"\",\n\"manifest\":";
 const TAIL: &[u8] = b"}\n";
 const HASH: usize = 64;
 
 /// The document that holds a manifest.
 pub(super) fn encode(manifest: &Manifest) -> Result<Vec<u8>> {
     let body = serde_json::to_vec(manifest).context(|| "manifest: cannot be written as JSON".to_owned())?;
-    Ok([HEAD, sha256(&body).as_bytes(), MIDDLE, &body, TAIL].concat())
+    Ok(frame(KEY, &body))
+}
+
+/// `{"sha256":"…",⏎"KEY":BODY}⏎`: the body under its hash.
+pub(super) fn frame(key: &str, body: &[u8]) -> Vec<u8> {
+    [HEAD, sha256(body).as_bytes(), middle(key).as_bytes(), body, TAIL].concat()
+}
+
+/// The body of a framed document.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn unframe<'a>(key: &str, bytes: &'a [u8]) -> Result<&'a [u8], String> {
+    let (hash, body) = (|| {
+        let (hash, rest) = bytes.strip_prefix(HEAD)?.split_at_checked(HASH)?;
+        Some((hash, rest.strip_prefix(middle(key).as_bytes())?.strip_suffix(TAIL)?))
+    })()
+    .ok_or_else(|| format!("damaged, or no {key} of nst-cache"))?;
+    if sha256(body).as_bytes() == hash { Ok(body) } else { Err("damaged: checksum does not match".to_owned()) }
+}
+
+fn middle(key: &str) -> String {
+    format!("\",\n\"{key}\":")
 }
 
 /// The manifest of a document.
@@ -28,14 +50,7 @@ pub(super) fn encode(manifest: &Manifest) -> Result<Vec<u8>> {
 /// # Errors
 /// What is wrong with it, in words.
 fn decode(bytes: &[u8]) -> Result<Manifest, String> {
-    let (hash, body) = (|| {
-        let (hash, rest) = bytes.strip_prefix(HEAD)?.split_at_checked(HASH)?;
-        Some((hash, rest.strip_prefix(MIDDLE)?.strip_suffix(TAIL)?))
-    })()
-    .ok_or("damaged, or not a manifest of nst-cache")?;
-    if sha256(body).as_bytes() != hash {
-        return Err("damaged: checksum does not match".to_owned());
-    }
+    let body = unframe(KEY, bytes)?;
     // a newer format may have fields that this code does not know, so its version is looked at first
     let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_STATISTICS);
@@ -150,7 +165,7 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_with_its_version_even_with_unknown_fields() {
         let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
-        let bytes = [HEAD, sha256(body).as_bytes(), MIDDLE, body, TAIL].concat();
+        let bytes = frame(KEY, body);
         assert_eq!(decode(&bytes), Err("expected format 1 to 3, found format 7 written by nst-cache 9.0.0".to_owned()));
     }
 

@@ -3,6 +3,7 @@
 
 mod document;
 mod export;
+mod extraction;
 mod file;
 mod manifest;
 mod originals;
@@ -21,6 +22,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use export::{Export, Format, export};
+pub use extraction::seconds as extraction_seconds;
 pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use originals::Originals;
 pub use read::{ArrayReader, Cache, Decoder};

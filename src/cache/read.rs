@@ -1,7 +1,7 @@
 //! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it is decoded.
 
 use super::shard::Layout;
-use super::{ArraySpec, Manifest, file, manifest, zarr};
+use super::{ArraySpec, Manifest, extraction, file, manifest, zarr};
 use crate::error::{Context, Error, Result};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::File;
@@ -64,6 +64,12 @@ impl Cache {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The seconds that the extraction took, over all its runs; `None` where that is not recorded, or the record cannot be read.
+    #[must_use]
+    pub fn extraction_seconds(&self) -> Option<f64> {
+        extraction::seconds(&self.folder).ok().flatten()
     }
 
     /// The index of each row's sample in the data set.

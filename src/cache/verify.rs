@@ -2,7 +2,7 @@
 //! finite values, stray files.
 
 use super::shard::{Digest, Layout};
-use super::{ArraySpec, Decoder, Manifest, document, file, manifest, zarr};
+use super::{ArraySpec, Decoder, Manifest, document, extraction, file, manifest, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
@@ -63,6 +63,9 @@ pub(super) fn check(folder: &Path, manifest: &Manifest, threads: usize, monitor:
     }
     let promised = metadata.keys().chain(shards.iter().map(|s| &s.path)).collect();
     check_strays(folder, manifest, &promised, &mut seen)?;
+    if let Err(problem) = extraction::seconds(folder) {
+        seen.found(extraction::NAME, None, problem.chain());
+    }
 
     monitor.begin("verify", "shards", shards.len() as u64, 0);
     let (next, total) = (AtomicUsize::new(0), Mutex::new(seen));
@@ -167,7 +170,7 @@ fn check_strays(folder: &Path, manifest: &Manifest, promised: &BTreeSet<&String>
         let unpublished =
             || zarr::parse_view_shard(manifest, &path).is_some() || file::is_temporary(path.rsplit('/').next().unwrap_or(&path));
         let left_over = !manifest.is_complete() && unpublished();
-        if path != file::LOCK && path != document::NAME && !promised.contains(&path) && !left_over {
+        if path != file::LOCK && path != document::NAME && path != extraction::NAME && !promised.contains(&path) && !left_over {
             seen.found(&path, None, "does not belong to the cache");
         }
         Ok(())

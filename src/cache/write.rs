@@ -1,10 +1,11 @@
 //! Writing a cache: lock, resume check, segments streamed into temporary shards, published by rename, committed by the manifest.
 
 use super::shard::{Encoder, ShardWriter};
-use super::{ArraySpec, Manifest, Segment, document, file, manifest, read, zarr};
+use super::{ArraySpec, Manifest, Segment, document, extraction, file, manifest, read, zarr};
 use crate::error::{Context, Error, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// What a cache is to become: a manifest without segments, and the row arrays' values.
 #[derive(Debug, Clone)]
@@ -38,11 +39,21 @@ impl Plan {
     }
 }
 
+/// What is known of the time that a cache takes.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// Seconds of the runs before this one.
+    before: f64,
+    /// When this one began.
+    started: Instant,
+}
+
 /// A cache open for writing, under an exclusive file lock.
 #[derive(Debug)]
 pub struct Writer {
     folder: PathBuf,
     manifest: Manifest,
+    clock: Option<Clock>,
     /// Holds the lock until the writer is dropped.
     _lock: File,
 }
@@ -69,13 +80,29 @@ impl Writer {
         };
         sweep(folder, &manifest)?;
         write_metadata(folder, plan)?;
-        Ok(Self { folder: folder.to_owned(), manifest, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), manifest, clock: None, _lock: lock })
     }
 
     /// The manifest as committed.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Records, with each segment from now on, that this run of the extraction began at `started`: its time is added to that of the runs before.
+    /// A cache that was begun without a record gets none, which would be of a part of it.
+    ///
+    /// # Errors
+    /// When the record cannot be begun.
+    pub fn count_from(&mut self, started: Instant) -> Result<()> {
+        let mut recorded = extraction::seconds(&self.folder).ok().flatten();
+        if recorded.is_none() && self.manifest.segments.is_empty() {
+            // before the first segment: killed between the two, the next run would find a cache without a record
+            extraction::store(&self.folder, 0.0)?;
+            recorded = Some(0.0);
+        }
+        self.clock = recorded.map(|before| Clock { before, started });
+        Ok(())
     }
 
     /// Whether a segment is published in all arrays.
@@ -143,7 +170,11 @@ impl Writer {
             Ok(at) => next.segments[at] = record,
             Err(at) => next.segments.insert(at, record),
         }
-        self.commit(next)
+        self.commit(next)?;
+        match self.clock {
+            Some(Clock { before, started }) => extraction::store(&self.folder, before + started.elapsed().as_secs_f64()),
+            None => Ok(()),
+        }
     }
 
     /// Records the teacher's accuracy over all rows (basis points) and commits.

@@ -1,5 +1,6 @@
 //! `bench`: the figures that we compare with other tools.
 
+mod criteria;
 mod distill;
 mod extract;
 mod figures;
@@ -17,6 +18,8 @@ Examples:
   nst-cache bench extract models/teacher.onnx --data fashion-mnist --threads 1
   nst-cache bench read cache/teacher --cold
   nst-cache bench distill --pair cifar --threads 2 --json
+  nst-cache bench criteria --threads 1
+  nst-cache bench criteria nst-gauss --pair wide --json
 
 docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side by side.";
 
@@ -37,6 +40,8 @@ enum What {
     Read(read::Args),
     /// One distillation step from a cache: loading, forward, cross-entropy and NST at every stage, backward, SGD
     Distill(distill::Args),
+    /// Each criterion by itself: the loss with its gradients for the student's tensors and for what it learns, time and memory
+    Criteria(criteria::Args),
 }
 
 /// Measures.
@@ -49,5 +54,6 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         What::Extract(args) => extract::run(*args, context),
         What::Read(args) => read::run(&args, context),
         What::Distill(args) => distill::run(&args, context),
+        What::Criteria(args) => criteria::run(&args, context),
     }
 }

@@ -136,6 +136,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
         let mut writer = Writer::open(&recipe.output, &plan)?;
+        writer.count_from(started)?;
         let tasks = pipeline::tasks(&writer, job.batch);
         let computed = tasks.iter().map(|t| t.rows.len()).sum();
         if computed > 0 {

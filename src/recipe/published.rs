@@ -258,5 +258,9 @@ mod tests {
             }
         }
         assert!(CIFAR100.pairs.iter().all(|p| p.reported.len() + 2 == CIFAR100.methods.len()));
+        // the standard column, then the adaptive one, in the same order
+        assert!(SAKD.pairs.iter().all(|p| p.reported.len() == SAKD.methods.len()));
+        let (standard, adaptive) = SAKD.methods.split_at(SAKD.methods.len() / 2);
+        assert!(standard.iter().zip(adaptive).all(|(s, a)| a.spots && a.name == format!("{}+SAKD", s.name) && a.criteria == s.criteria));
     }
 }

@@ -45,6 +45,8 @@ pub struct Teacher {
     pub cached_top1: Option<f64>,
     /// Accuracy on the test set in percent, if it was measured.
     pub top1: Option<f64>,
+    /// What it cost: the seconds that the extraction of the cache took, where they are recorded.
+    pub seconds: Option<f64>,
 }
 
 /// A mean with the sample standard deviation (divided by n − 1), which one value does not have.
@@ -82,6 +84,8 @@ pub struct Row {
     pub top1: Option<Spread>,
     /// Mean time of a run in seconds.
     pub seconds: Option<f64>,
+    /// The teacher's seconds that fall to these runs, of which each bears the same.
+    pub teacher_seconds: Option<f64>,
 }
 
 /// The sweep's result.
@@ -91,6 +95,8 @@ pub struct Table {
     pub name: String,
     /// The teacher.
     pub teacher: Teacher,
+    /// The teacher's seconds divided by the runs that finished.
+    pub teacher_seconds_per_run: Option<f64>,
     /// Epochs of each run.
     pub epochs: usize,
     /// One for every student and method, in the recipe's order.
@@ -104,7 +110,9 @@ pub struct Table {
 impl Table {
     /// Brings the runs together; `order` holds the student and the method of each row.
     #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "numbers of runs")]
     pub fn new(name: String, teacher: Teacher, epochs: usize, order: &[(&str, &str)], runs: Vec<Run>, failed: Vec<Failure>) -> Self {
+        let share = teacher.seconds.filter(|_| !runs.is_empty()).map(|seconds| seconds / runs.len() as f64);
         let row = |&(student, method): &(&str, &str)| {
             let here: Vec<&Run> = runs.iter().filter(|r| r.student == student && r.method == method).collect();
             let top1: Vec<f64> = here.iter().filter_map(|r| r.top1).collect();
@@ -115,29 +123,38 @@ impl Table {
                 runs: here.len(),
                 top1: Spread::of(&top1),
                 seconds: Spread::of(&seconds).map(|s| s.mean),
+                teacher_seconds: share.map(|share| share * here.len() as f64),
             }
         };
         let rows = order.iter().map(row).collect();
-        Self { name, teacher, epochs, rows, runs, failed }
+        Self { name, teacher, teacher_seconds_per_run: share, epochs, rows, runs, failed }
     }
 
     /// As Markdown that is aligned in plain text too.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let mut lines = vec![["student", "method", "top-1 %", "n", "s/run"].map(str::to_owned)];
-        if let Some(top1) = self.teacher.top1 {
-            lines.push([format!("{} (teacher)", self.teacher.file), "-".into(), format!("{top1:.2}"), "-".into(), "-".into()]);
+        let seconds = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.0}"));
+        let mut lines = vec![["student", "method", "top-1 %", "n", "s/run", "teacher s"].map(str::to_owned)];
+        if self.teacher.top1.is_some() || self.teacher.seconds.is_some() {
+            let top1 = self.teacher.top1.map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}"));
+            let name = format!("{} (teacher)", self.teacher.file);
+            lines.push([name, "-".into(), top1, "-".into(), "-".into(), seconds(self.teacher.seconds)]);
         }
         for row in &self.rows {
             let top1 = row.top1.map_or_else(|| "-".to_owned(), |s| show(&s));
-            let seconds = row.seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.0}"));
-            lines.push([row.student.clone(), row.method.clone(), top1, row.runs.to_string(), seconds]);
+            let [per_run, of_teacher] = [row.seconds, row.teacher_seconds].map(seconds);
+            lines.push([row.student.clone(), row.method.clone(), top1, row.runs.to_string(), per_run, of_teacher]);
         }
         let mut text = aligned(&lines);
         let plural = if self.epochs == 1 { "" } else { "s" };
         let _ = write!(text, "\n{} epoch{plural}; mean ± sample standard deviation over n seeds", self.epochs);
         if let Some(top1) = self.teacher.cached_top1 {
             let _ = write!(text, "; teacher {}: {top1:.2} % on the samples of the cache", self.teacher.file);
+        }
+        if let (Some(all), Some(share)) = (self.teacher.seconds, self.teacher_seconds_per_run) {
+            let runs = self.runs.len();
+            let _ =
+                write!(text, "; its extraction took {all:.0} s, which is {share:.1} s for each of {runs} runs (teacher s: a row's share)");
         }
         text.push('\n');
         for Failure { student, method, seed, error, .. } in &self.failed {
@@ -157,9 +174,9 @@ fn show(spread: &Spread) -> String {
     }
 }
 
-/// A Markdown table whose columns have one width each; the last three are numbers.
-fn aligned(lines: &[[String; 5]]) -> String {
-    let mut widths = [3; 5];
+/// A Markdown table whose columns have one width each; the last four are numbers.
+fn aligned(lines: &[[String; 6]]) -> String {
+    let mut widths = [3; 6];
     for line in lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = cell.chars().count().max(*width);
@@ -201,20 +218,21 @@ mod tests {
 
     #[test]
     fn a_row_for_every_method_even_without_runs() {
-        let teacher = Teacher { file: "t.onnx".into(), cached_top1: Some(99.5), top1: Some(91.0) };
+        let teacher = Teacher { file: "t.onnx".into(), cached_top1: Some(99.5), top1: Some(91.0), seconds: Some(120.0) };
         let failed =
             vec![Failure { student: "net".into(), method: "AT".into(), seed: 3, error: "no\nsuch tap".into(), log: PathBuf::new() }];
         let runs = vec![run("KD", 0, 90.0), run("CE", 0, 80.0), run("KD", 1, 92.0)];
         let table = Table::new("s".into(), teacher, 4, &[("net", "CE"), ("net", "KD"), ("net", "AT")], runs, failed);
         let expected = "\
-| student          | method |      top-1 % |   n | s/run |
-|------------------|--------|-------------:|----:|------:|
-| t.onnx (teacher) | -      |        91.00 |   - |     - |
-| net              | CE     |        80.00 |   1 |    90 |
-| net              | KD     | 91.00 ± 1.41 |   2 |   101 |
-| net              | AT     |            - |   0 |     - |
+| student          | method |      top-1 % |   n | s/run | teacher s |
+|------------------|--------|-------------:|----:|------:|----------:|
+| t.onnx (teacher) | -      |        91.00 |   - |     - |       120 |
+| net              | CE     |        80.00 |   1 |    90 |        40 |
+| net              | KD     | 91.00 ± 1.41 |   2 |   101 |        80 |
+| net              | AT     |            - |   0 |     - |         0 |
 
-4 epochs; mean ± sample standard deviation over n seeds; teacher t.onnx: 99.50 % on the samples of the cache
+4 epochs; mean ± sample standard deviation over n seeds; teacher t.onnx: 99.50 % on the samples of the cache; its extraction took 120 s, which is \
+40.0 s for each of 3 runs (teacher s: a row's share)
 
 failed: net, AT, seed 3: no such tap
 ";
@@ -222,5 +240,18 @@ failed: net, AT, seed 3: no such tap
         let json = serde_json::to_value(&table).unwrap();
         assert_eq!(json["rows"][1]["runs"], 2);
         assert_eq!(json["rows"][0]["top1"]["deviation"], serde_json::Value::Null);
+        assert_eq!((&json["teacher"]["seconds"], &json["teacher_seconds_per_run"]), (&120.0.into(), &40.0.into()));
+        assert_eq!(json["rows"][1]["teacher_seconds"], 80.0);
+    }
+
+    #[test]
+    fn without_a_record_the_teacher_has_no_cost() {
+        let teacher = Teacher { file: "t.onnx".into(), cached_top1: None, top1: None, seconds: None };
+        let table = Table::new("s".into(), teacher.clone(), 4, &[("net", "KD")], vec![run("KD", 0, 90.0)], Vec::new());
+        assert_eq!((table.teacher_seconds_per_run, table.rows[0].teacher_seconds), (None, None));
+        assert!(!table.markdown().contains("extraction") && !table.markdown().contains("(teacher)"), "{}", table.markdown());
+        // nothing finished, nothing to share it among
+        let table = Table::new("s".into(), Teacher { seconds: Some(9.0), ..teacher }, 4, &[("net", "KD")], Vec::new(), Vec::new());
+        assert_eq!(table.teacher_seconds_per_run, None);
     }
 }

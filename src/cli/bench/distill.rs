@@ -118,7 +118,8 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let pair = args.pair;
     context.monitor.note(&format!("writing a cache of {} rows", BATCHES * batch));
     let classes = i64::try_from(pair.classes()).unwrap_or(i64::MAX);
-    let synthetic = Synthetic { side: pair.side(), classes, stages: pair.stages(), rows: BATCHES * batch, batch, codec: None };
+    let synthetic =
+        Synthetic { side: pair.side(), classes, stages: pair.stages(), signed: false, rows: BATCHES * batch, batch, codec: None };
     synthetic::write(folder.path(), &synthetic)?;
     let cache = Cache::open(folder.path())?;
     let measured = measure(args, batch, &cache, context)?;

@@ -84,7 +84,10 @@ fn random(args: &Args, folder: &Path) -> Result<()> {
         CompressArg::Zstd => Some(Codec::Zstd),
     };
     let stages = &[[channels, height, width]];
-    synthetic::write(folder, &Synthetic { side: 32, classes: 10, stages, rows: args.rows.get(), batch: args.batch.get(), codec })
+    synthetic::write(
+        folder,
+        &Synthetic { side: 32, classes: 10, stages, signed: false, rows: args.rows.get(), batch: args.batch.get(), codec },
+    )
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of rows and bytes")]

@@ -19,6 +19,8 @@ pub(super) struct Synthetic<'a> {
     pub(super) classes: i64,
     /// Channels, height and width of each of the teacher's stages.
     pub(super) stages: &'a [[usize; 3]],
+    /// Whether the maps are those before the rectifier.
+    pub(super) signed: bool,
     /// Rows.
     pub(super) rows: usize,
     /// Rows of a step.
@@ -39,7 +41,7 @@ pub(super) fn write(folder: &Path, synthetic: &Synthetic<'_>) -> Result<()> {
         let mut shards = writer.segment(0, segment)?;
         for _ in 0..plan.manifest.rows_of_segment(segment) {
             for (index, array) in plan.manifest.view_arrays.iter().enumerate() {
-                shards.append(index, &row(array, &mut random))?;
+                shards.append(index, &row(array, synthetic.signed, &mut random))?;
             }
         }
         writer.publish(shards)?;
@@ -47,8 +49,8 @@ pub(super) fn write(folder: &Path, synthetic: &Synthetic<'_>) -> Result<()> {
     writer.finish(None)
 }
 
-/// The bytes of a row: noise for images, and for maps what a rectifier leaves of noise around zero.
-fn row(array: &ArraySpec, random: &mut ChaCha8Rng) -> Vec<u8> {
+/// The bytes of a row: noise for images, and for maps noise around zero, or what a rectifier leaves of it.
+fn row(array: &ArraySpec, signed: bool, random: &mut ChaCha8Rng) -> Vec<u8> {
     let mut bytes = vec![0; array.row_bytes()];
     if array.dtype == Dtype::U8 {
         random.fill_bytes(&mut bytes);
@@ -57,13 +59,14 @@ fn row(array: &ArraySpec, random: &mut ChaCha8Rng) -> Vec<u8> {
     for half in bytes.chunks_exact_mut(2) {
         // the sum of four bytes is nearly normal
         let sum: u16 = random.random::<[u8; 4]>().into_iter().map(u16::from).sum();
-        half.copy_from_slice(&f16::from_f32((f32::from(sum) - 510.0).max(0.0) / 148.0).to_le_bytes());
+        let value = f32::from(sum) - 510.0;
+        half.copy_from_slice(&f16::from_f32(if signed { value } else { value.max(0.0) } / 148.0).to_le_bytes());
     }
     bytes
 }
 
 fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
-    let &Synthetic { side, classes, stages, rows, batch, codec } = synthetic;
+    let &Synthetic { side, classes, stages, signed, rows, batch, codec } = synthetic;
     let spec = |path: String, dtype, shape: &[usize]| ArraySpec {
         path,
         dtype,
@@ -79,7 +82,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
     let largest = view_arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     let segment_rows = segment_rows(largest, batch).min(rows);
     for array in &mut view_arrays {
-        array.codec = codec.unwrap_or_else(|| probe_codec(&row(array, random)));
+        array.codec = codec.unwrap_or_else(|| probe_codec(&row(array, signed, random)));
         array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
     let manifest = Manifest {

@@ -14,7 +14,7 @@ use std::path::Path;
 /// Prints what is in a cache.
 pub(super) fn run(folder: &Path, json: bool) -> Result<()> {
     let manifest = Manifest::load(folder)?;
-    let info = Info::of(&manifest);
+    let info = Info { extraction_seconds: cache::extraction_seconds(folder)?, ..Info::of(&manifest) };
     if json { emit_json(&info) } else { emit(&info.text(folder)) }
 }
 
@@ -34,6 +34,8 @@ struct Info<'a> {
     seed: u64,
     tool: &'a str,
     teacher: &'a cache::TeacherRecord,
+    /// What the runs of the extraction took, where that is recorded.
+    extraction_seconds: Option<f64>,
     data: &'a cache::DataRecord,
     taps: &'a [cache::TapRecord],
     arrays: Vec<ArrayInfo<'a>>,
@@ -93,6 +95,7 @@ impl<'a> Info<'a> {
             seed: manifest.seed,
             tool: &manifest.tool,
             teacher: &manifest.teacher,
+            extraction_seconds: None,
             data: &manifest.data,
             taps: &manifest.taps,
             arrays,
@@ -116,6 +119,9 @@ impl<'a> Info<'a> {
             line("its top-1", format!("{:.2} %", f64::from(points) / 100.0));
         }
         line("made by", format!("{}, ONNX Runtime {} on {}, batch {}", self.tool, teacher.runtime, teacher.provider, teacher.batch));
+        if let Some(seconds) = self.extraction_seconds {
+            line("took", format!("{seconds:.1} s"));
+        }
         let skipped = if data.skipped.is_empty() { String::new() } else { format!(", {} left out as unreadable", data.skipped.len()) };
         let classes = if data.classes.is_empty() { "no class names".to_owned() } else { format!("{} classes", data.classes.len()) };
         line(

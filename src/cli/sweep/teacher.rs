@@ -14,8 +14,12 @@ use clap::Parser as _;
 /// When that file is not the teacher of the cache, or cannot be run.
 pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<Teacher> {
     let record = &survey.teacher;
-    let mut teacher =
-        Teacher { file: record.file.clone(), cached_top1: record.top1_basis_points.map(|points| f64::from(points) / 100.0), top1: None };
+    let mut teacher = Teacher {
+        file: record.file.clone(),
+        cached_top1: record.top1_basis_points.map(|points| f64::from(points) / 100.0),
+        top1: None,
+        seconds: survey.extraction_seconds,
+    };
     let Some(path) = &plan.sweep.teacher else { return Ok(teacher) };
     if Model::read(path)?.sha256() != record.sha256 {
         return Err(Error::input(format!(

@@ -29,6 +29,8 @@ pub(in crate::cli) struct Survey {
     pub steps: usize,
     /// Who taught.
     pub teacher: TeacherRecord,
+    /// The seconds that its cache took, where they are recorded.
+    pub extraction_seconds: Option<f64>,
     /// The tensor of the teacher's logits.
     pub logits: Option<String>,
     /// How the teacher's images were made.
@@ -77,6 +79,7 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
         states,
         steps,
         teacher: manifest.teacher.clone(),
+        extraction_seconds: cache.extraction_seconds(),
         logits: manifest.view_arrays.iter().find(|a| a.path == "logits").and_then(|a| a.tensor.clone()),
         preprocess: manifest.data.preprocess.clone(),
         test: first.test.clone().or_else(beside).filter(|_| test),

@@ -1,0 +1,116 @@
+//! `extraction.json`: what the cache took to make, in seconds. Beside the content and no part of it, so that a cache's bytes do not depend on how
+//! fast or after how many interruptions they were written. Framed and hashed as the manifest is.
+
+use super::{document, file};
+use crate::error::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The file's name in the cache's folder.
+pub(super) const NAME: &str = "extraction.json";
+
+const BYTES_MAX: u64 = 4096;
+const KEY: &str = "extraction";
+
+/// The time that the runs which wrote a cache took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Extraction {
+    /// Wall time of each run up to the last segment that it published, added up.
+    seconds: f64,
+}
+
+/// The seconds that a cache took; `None` where nobody recorded them.
+///
+/// # Errors
+/// When the record is damaged.
+pub fn seconds(folder: &Path) -> Result<Option<f64>> {
+    let path = folder.join(NAME);
+    let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
+    let body = document::unframe(KEY, &bytes).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))?;
+    let record: Extraction = serde_json::from_slice(body).context(|| format!("{}: damaged", path.display()))?;
+    Ok(Some(record.seconds).filter(|seconds| seconds.is_finite() && *seconds >= 0.0))
+}
+
+/// Replaces the record.
+pub(super) fn store(folder: &Path, seconds: f64) -> Result<()> {
+    let path = folder.join(NAME);
+    // finer than anybody can tell
+    let record = Extraction { seconds: (seconds * 1e3).round() / 1e3 };
+    let body = serde_json::to_vec(&record).context(|| format!("{}: cannot be written as JSON", path.display()))?;
+    file::replace(&path, &document::frame(KEY, &body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cache, Codec, Writer, testing, verify};
+    use super::*;
+    use crate::monitor::Silent;
+    use std::time::{Duration, Instant};
+
+    /// An instant so long ago.
+    fn ago(seconds: u64) -> Instant {
+        Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap()
+    }
+
+    fn recorded(folder: &Path) -> f64 {
+        super::seconds(folder).unwrap().unwrap()
+    }
+
+    #[test]
+    fn runs_add_up_segment_by_segment() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = testing::plan(6, 2, Codec::Zstd);
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        writer.count_from(ago(100)).unwrap();
+        assert_eq!(super::seconds(folder.path()).unwrap(), Some(0.0), "nothing is published");
+        testing::publish(&mut writer, 0, 0).unwrap();
+        assert!((100.0..110.0).contains(&recorded(folder.path())));
+        drop(writer);
+        // killed here, and gone on with
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        writer.count_from(ago(20)).unwrap();
+        testing::publish(&mut writer, 0, 1).unwrap();
+        testing::publish(&mut writer, 1, 0).unwrap();
+        testing::publish(&mut writer, 1, 1).unwrap();
+        drop(writer);
+        assert!((120.0..130.0).contains(&recorded(folder.path())));
+        assert_eq!(Cache::open(folder.path()).unwrap().extraction_seconds(), Some(recorded(folder.path())));
+        // views that are added cost what they cost
+        let mut writer = Writer::open(folder.path(), &testing::plan(6, 3, Codec::Zstd)).unwrap();
+        writer.count_from(ago(7)).unwrap();
+        testing::publish(&mut writer, 2, 0).unwrap();
+        testing::publish(&mut writer, 2, 1).unwrap();
+        drop(writer);
+        assert!((127.0..140.0).contains(&recorded(folder.path())));
+        assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
+    }
+
+    #[test]
+    fn a_cache_begun_without_a_record_gets_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = testing::plan(6, 1, Codec::Raw);
+        testing::publish(&mut Writer::open(folder.path(), &plan).unwrap(), 0, 0).unwrap();
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        writer.count_from(ago(5)).unwrap();
+        testing::publish(&mut writer, 0, 1).unwrap();
+        assert_eq!(super::seconds(folder.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn every_changed_byte_is_found_and_costs_the_record_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::write(folder.path(), &testing::plan(6, 1, Codec::Raw)).unwrap();
+        store(folder.path(), 12.5).unwrap();
+        let path = folder.path().join(NAME);
+        let sound = std::fs::read(&path).unwrap();
+        assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
+        for at in 0..sound.len() {
+            let mut bad = sound.clone();
+            bad[at] ^= 0x04;
+            std::fs::write(&path, &bad).unwrap();
+            let findings = verify(folder.path(), 1, &Silent).unwrap().findings;
+            assert_eq!(findings.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), [NAME], "byte {at}");
+            assert_eq!(Cache::open(folder.path()).unwrap().extraction_seconds(), None, "byte {at}");
+        }
+    }
+}
