@@ -137,7 +137,8 @@ fn cut(graph: &Graph, from: TensorId, to: TensorId) -> Result<Vec<usize>> {
     let needed: Vec<usize> = (0..graph.nodes.len()).filter(|&node| needed[node]).collect();
     for &number in &needed {
         let inputs = || graph.nodes[number].inputs.iter().flatten().copied();
-        if let (true, Some(around)) = (inputs().any(|id| below.contains(&id)), inputs().find(|id| fed.contains(id) && !below.contains(id))) {
+        if let (true, Some(around)) = (inputs().any(|id| below.contains(&id)), inputs().find(|id| fed.contains(id) && !below.contains(id)))
+        {
             let (node, operator) = graph.label(number);
             return Err(Error::input(format!(
                 "tensor {}: expected every way to {} to lead through it, found {} around it, read by node {node} ({operator})",

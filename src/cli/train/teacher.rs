@@ -22,10 +22,6 @@ pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<St
         ))
         .hint("name that file with --sakd-teacher, or extract a cache of this one"));
     }
-    let options = ImportOptions {
-        executor: Executor::Cpu(plan.recipe.precision),
-        device: plan.device.clone(),
-        ..ImportOptions::default()
-    };
+    let options = ImportOptions { executor: Executor::Cpu(plan.recipe.precision), device: plan.device.clone(), ..ImportOptions::default() };
     Student::import(&model, &options).context(|| format!("sakd teacher {}: the exact mode needs its gradients", path.display()))
 }

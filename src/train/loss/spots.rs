@@ -108,13 +108,7 @@ impl Spots {
 
     /// The same for a policy that learns from routes through the student and the teacher, whose tensors the cache's manifest names. The logits are
     /// always the last spot.
-    pub(super) fn routed(
-        mut self,
-        objective: &mut Objective,
-        student: &Student,
-        teacher: &Student,
-        manifest: &Manifest,
-    ) -> Result<Self> {
+    pub(super) fn routed(mut self, objective: &mut Objective, student: &Student, teacher: &Student, manifest: &Manifest) -> Result<Self> {
         // tensors are numbered in the order of the graph
         self.all.sort_by_key(|spot| (spot.pair.is_none(), spot.site.student));
         if self.all.last().is_some_and(|spot| spot.pair.is_some()) {
@@ -212,8 +206,12 @@ impl Spot {
         let (Some(pair), Teacher::Statistics(_)) = (&self.pair, self.site.teacher) else { return Ok(()) };
         if pair.teacher_stored.iter().all(|(statistic, _)| *statistic != Statistic::Features) {
             let stored: Vec<&str> = pair.teacher_stored.iter().map(|(statistic, _)| statistic.name()).collect();
-            return Err(Error::input(format!("sakd: tap {}: expected its features in the cache, found {}", pair.teacher, stored.join(" + ")))
-                .hint("extract again with --keep features"));
+            return Err(Error::input(format!(
+                "sakd: tap {}: expected its features in the cache, found {}",
+                pair.teacher,
+                stored.join(" + ")
+            ))
+            .hint("extract again with --keep features"));
         }
         self.site.teacher = Teacher::Tap(index_of(&mut objective.taps, Statistic::Features.path(&pair.teacher)));
         Ok(())

@@ -101,7 +101,8 @@ impl Route {
         let mut passed = Vec::with_capacity(self.stages.len());
         for (([student, teacher], gate), adapters) in self.stages.iter().zip(gates).zip(adapters) {
             let [to_student, to_teacher] = sakd::route(&s, &t, gate, adapters)?;
-            let passes = [student.forward(&to_student, Mode::Train, dropout_seed)?, teacher.forward(&to_teacher, Mode::Eval, dropout_seed)?];
+            let passes =
+                [student.forward(&to_student, Mode::Train, dropout_seed)?, teacher.forward(&to_teacher, Mode::Eval, dropout_seed)?];
             let next = [passes[0].output()?.to_device(&Device::Cpu)?, passes[1].output()?.to_device(&Device::Cpu)?];
             passed.push(([s, t], *gate, *adapters, passes));
             [s, t] = next;
@@ -162,6 +163,12 @@ fn check_form(pair: &Pair, teacher: &Student, tensor: TensorId, inputs: Option<&
         return Ok(());
     }
     let found = found.map_or_else(|| "channels last".to_owned(), |shape| format!("{:?}", &shape[1..]));
-    Err(Error::input(format!("tap {}: expected {:?} of each sample in the teacher's graph, found {found}", pair.teacher, pair.teacher_shape))
-        .hint("the exact mode takes maps [channels, height, width] as the graph has them, not pooled at extraction"))
+    Err(Error::input(format!(
+        "tap {}: expected {:?} of each sample in the teacher's graph, found {found}",
+        pair.teacher, pair.teacher_shape
+    ))
+    .hint("the exact mode takes maps [channels, height, width] as the graph has them, not pooled at extraction"))
 }
+
+#[cfg(test)]
+mod tests;
