@@ -56,7 +56,7 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
         ("--sakd exact --sakd-teacher none.onnx", "none.onnx: cannot be read", ""),
         (
             "--sakd exact --sakd-teacher moved.onnx --criterion at:pair=layer1>layer1,pair=layer3>layer3.0.bn2",
-            "found layer3.0.downsample.1 around it, read by node layer3.0.add (Add)",
+            "found layer3.0.downsample around it, read by node layer3.0.add (Add)",
             "cached mode",
         ),
     ] {

@@ -149,8 +149,8 @@ pub const SAKD: Suite = Suite {
     name: "sakd",
     about: "CIFAR-100, spot-adaptive distillation",
     source: "SAKD (github.com/zju-vipa/spot-adaptive-pytorch; Song et al. 2022)",
-    note: "Every criterion stands beside KD, at its usual pairs of maps. Published policies learn from routes through both networks; here they learn from\n\
-           what the cache holds (docs/criteria.md).",
+    note: "Every criterion stands beside KD, at its usual pairs of maps. Published policies learn from routes through both networks, which run the teacher\n\
+           at every step (mode \"exact\"); here they learn from what the cache holds (docs/criteria.md).",
     methods: &[
         method("FitNet", FITNET),
         method("AT", AT),
