@@ -19,7 +19,8 @@ use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
-    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe, Preprocess, Sakd, ScheduleRecipe, Take, Train,
+    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe, Preprocess, Sakd, SakdMode, ScheduleRecipe, Take,
+    Train,
 };
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::activation;
@@ -71,16 +72,16 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     };
     let mut view_arrays = vec![spec("input", Dtype::U8, &[1, SIDE, SIDE])];
     let mut taps = Vec::new();
-    let mut tap = |alias: &str, role, stage, shape: &[usize]| {
+    let mut tap = |alias: &str, tensor: &str, role, stage, shape: &[usize]| {
         view_arrays.push(spec(&format!("taps/{alias}/features"), Dtype::F16, shape));
-        taps.push(TapRecord { alias: alias.into(), tensor: format!("/{alias}"), role, stage, map: None, batch_norm: None });
+        taps.push(TapRecord { alias: alias.into(), tensor: tensor.into(), role, stage, map: None, batch_norm: None });
     };
-    // the student's own sizes and channels, so that FSP can compare them
-    tap("t1", Role::Map, Some(1), &[16, 8, 8]);
-    tap("t2", Role::Map, Some(2), &[32, 4, 4]);
-    tap("t3", Role::Map, Some(3), &[64, 2, 2]);
+    // the student's own sizes and channels, so that FSP can compare them; the tensors of a resnet8
+    tap("t1", "layer1", Role::Map, Some(1), &[16, 8, 8]);
+    tap("t2", "layer2", Role::Map, Some(2), &[32, 4, 4]);
+    tap("t3", "layer3", Role::Map, Some(3), &[64, 2, 2]);
     if teacher != Teacher::Maps {
-        tap("pooled", Role::Vector, None, &[24]);
+        tap("pooled", "flatten", Role::Vector, None, &[64]);
         view_arrays.push(ArraySpec { axes: vec!["class".into()], ..spec("logits", Dtype::F32, &[CLASSES]) });
     }
     let manifest = Manifest {
@@ -174,8 +175,12 @@ struct Trained {
 fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> Result<Trained> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let spots = criteria.iter().find_map(|c| c.strip_prefix("sakd:"));
-    let gates = |text: &str| if text == "always" { Gates::Always } else { Gates::Learned };
-    let sakd = spots.map(|text| Sakd { gates: gates(text), width: 16, ..Sakd::default() });
+    let sakd = spots.map(|text| Sakd {
+        mode: if text.starts_with("exact") { SakdMode::Exact } else { SakdMode::Cached },
+        gates: if text.ends_with("always") { Gates::Always } else { Gates::Learned },
+        width: 16,
+        ..Sakd::default()
+    });
     let criteria: Vec<CriterionRecipe> = criteria.iter().filter(|c| !c.starts_with("sakd:")).map(|c| c.parse()).collect::<Result<_>>()?;
     let recipe = Train {
         epochs: 3,
@@ -191,13 +196,21 @@ fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume:
     recipe.validate()?;
     let cache = Cache::open(cache)?;
     let model = preset::build("resnet8", CLASSES, [1, SIDE, SIDE], recipe.seed)?;
-    let student = Student::import(&model, &ImportOptions { executor: Executor::General, ..ImportOptions::default() })?;
+    let general = ImportOptions { executor: Executor::General, ..ImportOptions::default() };
+    let student = Student::import(&model, &general)?;
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
     let terms = recipe.terms(true);
     let pairs = terms.iter().map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache)).collect::<Result<Vec<_>>>()?;
     let mut objective = Objective::new(&terms, &pairs, 0.0, &student)?;
     if let Some(sakd) = &recipe.sakd {
-        objective = objective.with_spots(sakd, &taps.suggest_vector("sakd")?, &student)?;
+        let vectors = taps.suggest_vector("sakd")?;
+        objective = match sakd.mode {
+            SakdMode::Cached => objective.with_spots(sakd, &vectors, &student)?,
+            SakdMode::Exact => {
+                let teacher = Student::import(&preset::build("resnet8", CLASSES, [1, SIDE, SIDE], 77)?, &general)?;
+                objective.with_routes(sakd, &vectors, &student, &teacher, cache.manifest())?
+            }
+        };
     }
     let inputs = ["input".to_owned()];
     let source = CacheSource::new(&cache, &inputs, objective.teacher_logits, &objective.taps, Take::default(), recipe.seed, true)?;
@@ -345,6 +358,47 @@ fn spots_combine_with_every_criterion() {
     let resumed = train(&cache, &criteria, &again, 3, true, &Silent).unwrap();
     assert!(resumed.student == learned.student, "other bits after a resume");
     assert_eq!(shares(&again), shares(&folder));
+}
+
+#[test]
+fn routes_lead_through_both_networks() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = root.path().join("cache");
+    write_cache(&cache, Teacher::Whole);
+    let all: &[&str] = &["at", "kd", "sp", "crd:width=8,negatives=6"];
+    for (name, terms, maps) in [("logits", &["kd"][..], 0), ("maps", &["nst-poly", "fitnet", "rkd"], 4), ("all", all, 4)] {
+        let run = |how: &str, spots: Option<&str>, threads, resume, monitor: &dyn Monitor| {
+            let folder = made(root.path(), &format!("{name}-{how}"));
+            let criteria: Vec<&str> = terms.iter().copied().chain(spots).collect();
+            (train(&cache, &criteria, &folder, threads, resume, monitor), shares(&folder))
+        };
+        let plain = run("plain", None, 1, false, &Silent).0.unwrap();
+        // every sample at every spot is plain distillation
+        let (always, open) = run("always", Some("sakd:exact-always"), 1, false, &Silent);
+        assert!(always.unwrap().student == plain.student, "{name}: other bits");
+        assert!(open.iter().all(|spots| spots.contains_key("logits") && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
+
+        let (learned, chosen) = run("learned", Some("sakd:exact"), 1, false, &Silent);
+        let learned = learned.unwrap();
+        assert!(learned.student != plain.student, "{name}: moved nothing");
+        assert_eq!(learned.initializers, plain.initializers, "{name}");
+        // the logits are a spot of every route
+        assert!(chosen.iter().all(|spots| spots.len() == maps + 1 && spots.contains_key("logits")), "{chosen:?}");
+        if name == "all" {
+            let (_, cached) = run("cached", Some("sakd:learned"), 1, false, &Silent);
+            assert_eq!(cached[0].keys().collect::<Vec<_>>(), chosen[0].keys().collect::<Vec<_>>());
+            assert_ne!(cached, chosen, "routes teach the policy something else than probes do");
+        }
+        // stopped in the middle of an epoch, gone on with on other threads
+        run("again", Some("sakd:exact"), 2, false, &StopAfter(ROWS + 2 * BATCH, AtomicUsize::new(0))).0.map(|_| ()).unwrap_err();
+        let (resumed, again) = run("again", Some("sakd:exact"), 3, true, &Silent);
+        assert!(resumed.unwrap().student == learned.student, "{name}: other bits after a resume");
+        assert_eq!(again, chosen, "{name}");
+    }
+    // a map inside a block
+    let error =
+        train(&cache, &["at:pair=t1>layer1,pair=t2>layer2.0.bn2", "sakd:exact"], root.path(), 1, false, &Silent).map(|_| ()).unwrap_err();
+    assert!(error.chain().contains("layer2.0.downsample around it, read by node layer2.0.add (Add)"), "{}", error.chain());
 }
 
 #[test]

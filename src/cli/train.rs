@@ -4,12 +4,13 @@ mod export;
 mod folder;
 mod material;
 mod survey;
+mod teacher;
 
 use super::extract::command;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, device, emit, emit_json};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, DataSpec, Precision, Train};
+use crate::recipe::{CriterionRecipe, DataSpec, Precision, Sakd, SakdMode, Train};
 use crate::runtime::Device;
 use crate::student::{Executor, ImportOptions, Student};
 use crate::train::loss::{Learnable, Objective};
@@ -28,6 +29,7 @@ Examples:
   nst-cache train resnet20 --cache cache/teacher
   nst-cache train student.onnx --cache cache/teacher --criterion kd:weight=0.9 --criterion ce:weight=0.1 --criterion nst
   nst-cache train wrn-16-2 --data cifar10:cifar-10-batches-bin --preprocess cifar10 --epochs 60
+  nst-cache train resnet20 --cache cache/teacher --sakd exact --sakd-teacher models/teacher.onnx
   nst-cache train resnet20 --cache cache/teacher --resume
 
 Without a cache it trains on the labels alone: that is how a teacher is made. Stopped or killed, --resume goes on with the same bits.";
@@ -61,9 +63,13 @@ pub struct Args {
     /// until, warmup-epochs (epochs) and decay-to (a weight); those of maps and vectors take pair=TEACHER>STUDENT
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
-    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's [sakd] has its settings)
-    #[arg(long)]
-    sakd: bool,
+    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's [sakd] has its settings): by a policy that learns
+    /// from the cache (cached, the default), or from routes through the student and the teacher itself (exact)
+    #[arg(long, value_name = "MODE", num_args = 0..=1)]
+    sakd: Option<Option<SakdMode>>,
+    /// The ONNX file that made the cache, for --sakd exact, which runs its stages at every step
+    #[arg(long, value_name = "FILE.onnx")]
+    sakd_teacher: Option<PathBuf>,
     /// Epochs
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -168,7 +174,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     if let (Some(cache), Some(folder)) = (material.cache(), &plan.cache) {
         command::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;
     }
-    let objective = material.objective(&plan.recipe, &terms, &pairs, &student)?;
+    let objective = material.objective(plan, &terms, &pairs, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let learnable = Learnable::new(&objective, &plan.recipe, &source, context.monitor)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);
@@ -224,6 +230,8 @@ struct Plan {
     cache: Option<PathBuf>,
     /// Where the images of the cache lie.
     source: Option<DataSpec>,
+    /// The teacher's file, where it is run.
+    teacher: Option<PathBuf>,
     data: Option<(DataSpec, String)>,
     test: Option<(DataSpec, String)>,
     preprocess: crate::recipe::PreprocessOptions,
@@ -261,8 +269,10 @@ impl Plan {
         if !args.criteria.is_empty() {
             recipe.criteria.clone_from(&args.criteria);
         }
-        if args.sakd {
-            recipe.sakd.get_or_insert_default();
+        if args.sakd.is_some() || args.sakd_teacher.is_some() {
+            let sakd = recipe.sakd.get_or_insert_default();
+            sakd.mode = args.sakd.flatten().unwrap_or(sakd.mode);
+            sakd.teacher = args.sakd_teacher.clone().or(sakd.teacher.take().filter(|_| sakd.mode == SakdMode::Exact));
         }
         let test = match (&args.test, &recipe.test) {
             (Some(text), _) => Some(spec_and_split(text)?),
@@ -271,6 +281,7 @@ impl Plan {
         };
         recipe.test = test.as_ref().map(|(spec, _)| spec.clone());
         recipe.validate()?;
+        let teacher = recipe.sakd.as_mut().map_or(Ok(None), take_teacher)?;
 
         let split = args.split.clone().or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned());
         let cache = args.cache.clone().or_else(|| entry.and_then(|e| e.cache.clone())).or_else(|| config.cache.clone());
@@ -289,6 +300,7 @@ impl Plan {
             recipe,
             cache,
             source: args.source.clone(),
+            teacher,
             data,
             test,
             preprocess: args.preprocess.options()?.or(config.preprocess.clone()),
@@ -296,6 +308,15 @@ impl Plan {
             device: device::training(args.device, context.monitor)?,
             checkpoint_steps: args.checkpoint_steps.map(NonZeroUsize::get),
         })
+    }
+}
+
+/// The file of the exact mode, taken out of the settings: where it lies decides nothing, and what it is the cache records.
+fn take_teacher(sakd: &mut Sakd) -> Result<Option<PathBuf>> {
+    match (sakd.mode, sakd.teacher.take()) {
+        (SakdMode::Exact, None) => Err(Error::input("sakd exact: expected the teacher's file, found none")
+            .hint("name the model that made the cache: --sakd-teacher FILE.onnx, or teacher in [sakd]")),
+        (_, teacher) => Ok(teacher),
     }
 }
 
@@ -343,6 +364,9 @@ fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &
         terms.join(" + "),
         device::kind(&plan.device).to_uppercase().replace("CUDA", "GPU")
     ));
+    if let Some(teacher) = &plan.teacher {
+        context.monitor.note(&format!("sakd exact: the stages of {} run at every step, behind its first cached map", teacher.display()));
+    }
     let mut seen = Vec::new();
     for pair in pairs.iter().flatten() {
         if !seen.contains(&pair) {

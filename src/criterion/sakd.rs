@@ -6,7 +6,7 @@
 
 mod policy;
 
-pub use policy::{PolicyOptions, policy, policy_scores, policy_step};
+pub use policy::{PolicyOptions, policy, policy_pullback, policy_scores, policy_step};
 
 use super::autograd::{Evaluation, differentiate};
 use super::formula::{relu, rows};
@@ -74,7 +74,7 @@ pub fn gates_pullback(logits: &Tensor, noise: &Tensor, temperature: f64, upstrea
 pub fn route(student: &Tensor, teacher: &Tensor, gate: &Tensor, adapters: &Module) -> Result<[Tensor; 2]> {
     let mut axes = vec![1; student.rank()];
     axes[0] = gate.elem_count();
-    let gate = gate.reshape(axes)?;
+    let gate = gate.to_dtype(student.dtype())?.reshape(axes)?;
     let mix = |own: &Tensor, adapted: &Tensor, share: &Tensor| -> Result<Tensor> {
         same_shape(own, adapted, "sakd route")?;
         // own·share + adapted·(1 − share)

@@ -22,7 +22,7 @@ pub use criterion::{
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
-pub use sakd::{Gates, Sakd};
+pub use sakd::{Gates, Sakd, SakdMode};
 pub use statistic::{Keep, MapShape, Statistic};
 pub use sweep::{Sweep, SweepMethod};
 pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};

@@ -2,6 +2,41 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What the policy learns from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SakdMode {
+    /// From what the cache holds: linear probes stand for what follows a spot in either network.
+    #[default]
+    Cached,
+    /// From routes through both networks, as published: the teacher's stages run at every step.
+    Exact,
+}
+
+impl fmt::Display for SakdMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cached => "cached",
+            Self::Exact => "exact",
+        })
+    }
+}
+
+impl FromStr for SakdMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "cached" => Ok(Self::Cached),
+            "exact" => Ok(Self::Exact),
+            other => Err(Error::input(format!("sakd: expected cached or exact, found `{other}`"))),
+        }
+    }
+}
 
 /// Who decides at which spots a sample is distilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,10 +49,15 @@ pub enum Gates {
     Always,
 }
 
-/// Settings of spot-adaptive distillation (Song et al. 2022), from what a cache holds.
+/// Settings of spot-adaptive distillation (Song et al. 2022).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Sakd {
+    /// What the policy learns from.
+    pub mode: SakdMode,
+    /// The teacher's ONNX file, which the exact mode runs. It has to be the one that made the cache, whose hash decides the run: the path does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
     /// Who decides.
     pub gates: Gates,
     /// Temperature of the gates' softmax.
@@ -30,7 +70,7 @@ pub struct Sakd {
 
 impl Default for Sakd {
     fn default() -> Self {
-        Self { gates: Gates::Learned, temperature: 5.0, gamma: 1.0, width: 128 }
+        Self { mode: SakdMode::Cached, teacher: None, gates: Gates::Learned, temperature: 5.0, gamma: 1.0, width: 128 }
     }
 }
 
@@ -44,6 +84,10 @@ impl Sakd {
             if !(value.is_finite() && value > 0.0) {
                 return Err(Error::input(format!("recipe: sakd.{key}: expected a value above 0, found {value}")));
             }
+        }
+        if self.mode == SakdMode::Cached && self.teacher.is_some() {
+            return Err(Error::input("recipe: sakd.teacher: expected mode \"exact\" beside it, found \"cached\"")
+                .hint("the cached mode runs no teacher: write mode = \"exact\" (--sakd exact), or leave the file out"));
         }
         if self.width == 0 { Err(Error::input("recipe: sakd.width: expected 1 or more, found 0")) } else { Ok(()) }
     }

@@ -47,10 +47,11 @@ pub(super) fn forward(
 }
 
 impl Student {
-    /// Moves running statistics in training. `updates`: a step's inputs and their new values.
+    /// Moves running statistics in training, but not those that a stage shares. `updates`: a step's inputs and their new values.
     pub(super) fn update(&self, step: &Step, updates: impl IntoIterator<Item = (usize, Tensor)>, run: &Run) -> Result<()> {
         for (number, value) in updates {
             if run.mode == Mode::Train
+                && !self.graph.is_stage
                 && let Some(Source::Buffer(i)) = step.inputs.get(number).map(|id| self.graph.sources[id.0])
             {
                 self.buffers[i].var.set(&value)?;

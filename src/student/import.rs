@@ -24,7 +24,7 @@ pub(super) enum Source {
 }
 
 /// A node whose inputs are named after un-sharing. Constant nodes and Identity nodes that only hand initialisers on are gone.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) proto: NodeProto,
     pub(super) inputs: Vec<Option<TensorId>>,
@@ -59,6 +59,8 @@ pub(super) struct Graph {
     pub(super) constants: BTreeMap<TensorId, Host>,
     /// Nodes that cannot be run: number in `nodes` and the reason.
     pub(super) unsupported: Vec<(usize, String)>,
+    /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds moves.
+    pub(super) is_stage: bool,
 }
 
 /// Reads a graph.
@@ -322,6 +324,7 @@ fn assemble(
         order,
         constants: BTreeMap::new(),
         unsupported,
+        is_stage: false,
     };
     for (i, input) in model.inputs().iter().enumerate() {
         graph.add(&input.name, Source::Input(i));
@@ -368,6 +371,11 @@ impl Graph {
             self.constants.entry(id).or_insert_with(|| Host::from_array(&leaf.value));
         }
         Some(id)
+    }
+
+    /// Whether a gradient is asked of what has this source.
+    pub(super) fn differentiates(&self, source: Source) -> bool {
+        if self.is_stage { matches!(source, Source::Input(_)) } else { matches!(source, Source::Parameter(_)) }
     }
 
     /// A node's name and operator, for messages.

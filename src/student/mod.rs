@@ -1,7 +1,8 @@
 //! The student: an ONNX graph imported as a trainable model, executed forward and backward, and exported again.
 //!
 //! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX operator a file with its forward and
-//! backward; `executor` sweeps a plan, in host memory or on a device; `preset` writes untrained networks; `export` writes trained ones.
+//! backward; `executor` sweeps a plan, in host memory or on a device; `stage` is a part of a graph between two tensors; `preset` writes
+//! untrained networks; `export` writes trained ones.
 
 mod check;
 mod cpu;
@@ -14,11 +15,13 @@ mod pass;
 mod pattern;
 mod plan;
 pub mod preset;
+mod stage;
 mod value;
 
 pub use crate::recipe::Precision;
 pub use cpu::Work;
 pub use pass::Pass;
+pub use stage::{Stage, StagePass};
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Model, Value, tap, tap::Tap};
@@ -119,7 +122,7 @@ pub struct TensorId(pub(crate) usize);
 /// A student ready to train: graph, plan, parameters and running statistics (sorted by name).
 #[derive(Debug)]
 pub struct Student {
-    model: Model,
+    model: Arc<Model>,
     graph: Graph,
     dtype: DType,
     device: Device,
@@ -189,7 +192,7 @@ impl Student {
         let (name, _) = tap::logits(model).ok_or_else(|| Error::input("model has no output that could be its logits"))?;
         let logits = *graph.index.get(&name).ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
         Ok(Self {
-            model: model.clone(),
+            model: Arc::new(model.clone()),
             graph,
             dtype: options.dtype,
             device: options.device.clone(),
@@ -264,6 +267,14 @@ impl Student {
             .filter_map(|id| Some((self.graph.names[id.0].clone(), plan.shapes.get(id)?.iter().map(|&n| Some(n)).collect())))
             .collect();
         Ok(tap::candidates(&self.model, &shapes))
+    }
+
+    /// The shape of a tensor for inputs of these shapes (batch axis first); `None` where the plan does without it.
+    ///
+    /// # Errors
+    /// When the graph cannot run on such inputs.
+    pub fn shape(&self, tensor: TensorId, input_shapes: &[Vec<usize>]) -> Result<Option<Vec<usize>>> {
+        Ok(self.plan(input_shapes.to_vec())?.plan.shapes.get(&tensor).cloned())
     }
 
     /// What a training step on inputs of these shapes has to do at least; `None` where the general executor runs it.

@@ -77,6 +77,18 @@ impl Pass<'_> {
     /// # Errors
     /// When a gradient has another shape than its tensor.
     pub fn backward(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Vec<Option<Tensor>>> {
+        let student = self.student;
+        let mut gradients = self.sweep(seeds)?;
+        Ok(student.parameters.iter().map(|p| student.graph.index.get(&p.name).and_then(|id| gradients[id.0].take())).collect())
+    }
+
+    /// The same for a stage's input.
+    pub(super) fn input_gradient(self, input: TensorId, seeds: Vec<(TensorId, Tensor)>) -> Result<Option<Tensor>> {
+        Ok(self.sweep(seeds)?[input.0].take())
+    }
+
+    /// The gradients of everything that nothing computes.
+    fn sweep(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Values> {
         let Self { student, planned, kept, record } = self;
         drop(kept);
         let (graph, plan) = (&student.graph, &planned.plan);
@@ -89,10 +101,9 @@ impl Pass<'_> {
             }
             executor::add(&mut gradients[id.0], seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?)?;
         }
-        let mut gradients = match record {
-            Record::General(saved) => executor::backward(student, plan, saved, gradients)?,
-            Record::Cpu(record) => cpu::backward(student, plan, record, gradients)?,
-        };
-        Ok(student.parameters.iter().map(|p| graph.index.get(&p.name).and_then(|id| gradients[id.0].take())).collect())
+        match record {
+            Record::General(saved) => executor::backward(student, plan, saved, gradients),
+            Record::Cpu(record) => cpu::backward(student, plan, record, gradients),
+        }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn plan(
     }
     let mut known: HashMap<TensorId, Host> = HashMap::new();
     let mut room = graph.constants.values().map(Host::len).sum::<usize>().saturating_mul(4).saturating_add(FOLDED_VALUES);
-    let mut active: Vec<bool> = graph.sources.iter().map(|s| matches!(s, Source::Parameter(_))).collect();
+    let mut active: Vec<bool> = graph.sources.iter().map(|source| graph.differentiates(*source)).collect();
     let mut integers = graph.integers.clone();
     let read: HashSet<TensorId> = graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
     let mut steps = Vec::new();

@@ -14,6 +14,7 @@ pub use term::Term;
 use super::pairing::Pair;
 use super::schedule::Clock;
 use super::source::Batch;
+use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Sakd, Statistic, Subject};
 use crate::student::{Pass, Student, TensorId};
@@ -99,12 +100,31 @@ impl Objective {
         })
     }
 
-    /// The same objective with a choice, for each sample, of the spots at which it is distilled. `vectors`: those before the classifiers.
+    /// The same objective with a choice, for each sample, of the spots at which it is distilled, by a policy that learns from the cache. `vectors`:
+    /// those before the classifiers.
     ///
     /// # Errors
-    /// When no term compares with a teacher.
+    /// When no term compares with a teacher, or the cache lacks the features of a spot.
     pub fn with_spots(mut self, settings: &Sakd, vectors: &Pair, student: &Student) -> Result<Self> {
-        self.spots = Some(Spots::new(&mut self, settings, vectors, student)?);
+        let spots = Spots::new(&mut self, settings, vectors, student)?.probed(&mut self)?;
+        self.spots = Some(spots);
+        Ok(self)
+    }
+
+    /// The same with a policy that learns from routes through both networks. `teacher`: the graph that made the cache of this manifest.
+    ///
+    /// # Errors
+    /// When no term compares with a teacher, or a spot is not where both networks can be cut: names what goes around it.
+    pub fn with_routes(
+        mut self,
+        settings: &Sakd,
+        vectors: &Pair,
+        student: &Student,
+        teacher: &Student,
+        manifest: &Manifest,
+    ) -> Result<Self> {
+        let spots = Spots::new(&mut self, settings, vectors, student)?.routed(&mut self, student, teacher, manifest)?;
+        self.spots = Some(spots);
         Ok(self)
     }
 
@@ -143,8 +163,8 @@ impl Objective {
             value.parts.push(Some(found.value));
         }
         if let (Some(spots), Some(chosen)) = (&self.spots, &chosen) {
-            let learnt = spots.learn(pass, batch, chosen, learnable.state(policy)?)?;
-            learnable.collect(policy, learnt.map(|found| found.weights).into_iter().collect(), &mut value.learnable)?;
+            let learnt = spots.learn(pass, batch, chosen, clock.step, learnable.state(policy)?)?;
+            learnable.collect(policy, learnt, &mut value.learnable)?;
             value.selected = chosen.counts()?;
         }
         value.seeds = seeds.into_iter().collect();

@@ -141,7 +141,7 @@ impl Taps {
         }
         match subject {
             Subject::Labels => Ok((Vec::new(), Vec::new())),
-            Subject::Logits => self.check_classes(recipe.name()).map(|()| (Vec::new(), Vec::new())),
+            Subject::Logits => self.check_classes(&format!("criterion {}", recipe.name())).map(|()| (Vec::new(), Vec::new())),
             Subject::Vectors => Ok((vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?], Vec::new())),
             Subject::Maps => {
                 let (mut pairs, left) = suggest(&self.teacher_maps, &self.student_maps)?;
@@ -158,13 +158,16 @@ impl Taps {
         }
     }
 
-    /// Whether logits can be compared.
-    fn check_classes(&self, who: &str) -> Result<()> {
+    /// Whether logits can be compared, as `who` asks.
+    ///
+    /// # Errors
+    /// When the cache has none, or the classes differ.
+    pub fn check_classes(&self, who: &str) -> Result<()> {
         match self.classes {
-            [None, _] => Err(Error::input(format!("criterion {who}: expected the teacher's logits in the cache, found none"))
+            [None, _] => Err(Error::input(format!("{who}: expected the teacher's logits in the cache, found none"))
                 .hint("it needs a teacher that is a classifier: extract again with --logits TENSOR")),
             [Some(teacher), Some(student)] if teacher != student => Err(Error::input(format!(
-                "criterion {who}: expected as many classes of both, found {teacher} of the teacher and {student} of the student"
+                "{who}: expected as many classes of both, found {teacher} of the teacher and {student} of the student"
             ))
             .hint("train a student of the teacher's classes")),
             _ => Ok(()),

@@ -36,6 +36,12 @@ impl Clock {
     }
 }
 
+/// The key of a step's dropout masks.
+pub(super) fn dropout_seed(seed: u64, step: usize) -> u64 {
+    // the multiplier spreads consecutive seeds far apart, so that no two runs share masks step by step
+    seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64)
+}
+
 /// A schedule over a run of known length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {

@@ -5,7 +5,7 @@ use super::loader::{Batches, Steps, stream};
 use super::loss::{Learnable, Objective};
 use super::metrics::{Metrics, Record, Sums, percent};
 use super::optimizer::Optimizer;
-use super::schedule::{Clock, Schedule};
+use super::schedule::{Clock, Schedule, dropout_seed};
 use super::source::{Batch, Source};
 use super::step::{self, Settings, Stepped, count_correct};
 use crate::criterion::cross_entropy::cross_entropy;
@@ -348,10 +348,4 @@ pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usi
     })?;
     monitor.end();
     Ok(percent(correct, labelled).map(|top1| Evaluation { samples: labelled, top1, loss: loss / labelled as f64 }))
-}
-
-/// A key for a step's dropout masks.
-fn dropout_seed(seed: u64, step: usize) -> u64 {
-    // the multiplier spreads consecutive seeds far apart, so that no two runs share masks step by step
-    seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64)
 }

@@ -2,6 +2,7 @@
 
 use super::Plan;
 use super::folder::sha256;
+use super::teacher;
 use crate::array::Dtype;
 use crate::cache::{Cache, Originals};
 use crate::cli::Context;
@@ -158,12 +159,18 @@ impl Material {
     }
 
     /// The loss: the terms on their pairs, at the spots that the recipe asks for.
-    pub(super) fn objective(&self, recipe: &Train, terms: &[CriterionRecipe], pairs: &[Vec<Pair>], student: &Student) -> Result<Objective> {
+    pub(super) fn objective(&self, plan: &Plan, terms: &[CriterionRecipe], pairs: &[Vec<Pair>], student: &Student) -> Result<Objective> {
+        let recipe = &plan.recipe;
         let objective = Objective::new(terms, pairs, recipe.label_smoothing, student)?;
         let Some(sakd) = &recipe.sakd else { return Ok(objective) };
         let cache =
             self.cache().ok_or_else(|| Error::input("sakd: expected a cache, found none").hint("name the teacher's cache: --cache DIR"))?;
-        objective.with_spots(sakd, &self.taps(cache, student)?.suggest_vector("sakd")?, student)
+        let taps = self.taps(cache, student)?;
+        let vectors = taps.suggest_vector("sakd")?;
+        let Some(file) = &plan.teacher else { return objective.with_spots(sakd, &vectors, student) };
+        taps.check_classes("sakd exact")?;
+        let teacher = teacher::import(file, cache.manifest(), plan)?;
+        objective.with_routes(sakd, &vectors, student, &teacher, cache.manifest())
     }
 
     /// The taps of teacher and student.

@@ -92,7 +92,7 @@ fn resolve(plan: &Plan, material: &Material, model: &Model, context: &Context<'_
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
-    let objective = material.objective(&plan.recipe, &terms, &pairs, &student)?;
+    let objective = material.objective(plan, &terms, &pairs, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
     let steps = Steps { rows: source.len(), batch: plan.recipe.batch, drop_last: plan.recipe.drop_last };
     Ok(steps.per_epoch() * plan.recipe.epochs)

@@ -1,4 +1,4 @@
-//! A policy that is trained without routes: what a cache holds of the teacher suffices.
+//! The policy, and how it is trained without routes: what a cache holds of the teacher suffices.
 
 use super::super::autograd::{Evaluation, differentiate};
 use super::super::cross_entropy::cross_entropy;
@@ -47,6 +47,17 @@ pub fn policy_scores(module: &Module, student: &Tensor, teacher: &Tensor) -> Res
     let both = Tensor::cat(&[student.flatten_from(1)?, teacher.to_dtype(student.dtype())?.flatten_from(1)?], 1)?;
     let scores = module.at("policy.2").linear(&relu(&module.at("policy.0").linear(&both)?)?)?;
     Ok(scores.reshape((both.dim(0)?, (), 2))?)
+}
+
+/// The gradients of `Σ upstream · gates` by the module: how a policy learns from the routes that its gates chose.
+///
+/// # Shapes
+/// `vectors` of student and teacher, `[batch, …]`; `noise` `[batch, spots, 2]`; `upstream` `[batch, spots]`.
+///
+/// # Errors
+/// When shapes disagree.
+pub fn policy_pullback(module: &Module, vectors: &[Tensor; 2], noise: &Tensor, temperature: f64, upstream: &Tensor) -> Result<Evaluation> {
+    differentiate(&[], Some(module), |_| weighted(&gates(&policy_scores(module, &vectors[0], &vectors[1])?, noise, temperature)?, upstream))
 }
 
 /// What trains a policy where no network can be routed through: the mean over the spots of [`policy_loss`] with linear probes of the pooled maps in

@@ -154,9 +154,13 @@ pub const SAKD: Suite = Suite {
     name: "sakd",
     about: "CIFAR-100, spot-adaptive distillation",
     source: "SAKD (github.com/zju-vipa/spot-adaptive-pytorch; Song et al. 2022)",
-    note: "Every criterion stands beside KD, at its usual pairs of maps. Published policies learn from routes through both networks; here they learn from\n\
-           what the cache holds (docs/criteria.md). The authors train FT's paraphraser at a rate of 0.01, here it takes the student's; their NST runs\n\
-           in batches of 32 from resnet50 to mobilenetv2-0.5 and from wrn-40-2 to shufflenetv1, here all are of 64.",
+    note: "Every criterion stands beside KD, at its usual pairs of maps. Published policies learn from routes through both networks, which run the teacher
+\
+           at every step (mode \"exact\"); here they learn from what the cache holds (docs/criteria.md). The authors train FT's paraphraser at a rate of
+\
+           0.01, here it takes the student's; their NST runs in batches of 32 from resnet50 to mobilenetv2-0.5 and from wrn-40-2 to shufflenetv1, here
+\
+           all are of 64.",
     methods: &[
         method("FitNet", FITNET),
         method("AT", AT),

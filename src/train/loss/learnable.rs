@@ -56,7 +56,8 @@ impl Learnable {
             states.push(State::new(term, objective, recipe, source, monitor)?);
         }
         if let Some(spots) = &objective.spots {
-            let modules = spots.module(source, seed_of(recipe.seed, SPOTS))?.into_iter().collect();
+            let seed = |part: usize| if part == 0 { seed_of(recipe.seed, SPOTS) } else { seed_of(recipe.seed, &format!("{SPOTS}/{part}")) };
+            let modules = spots.modules(source, seed)?;
             states.push(State { name: SPOTS.to_owned(), seed: recipe.seed, modules, ..State::default() });
         }
         let variables = states.iter().flat_map(|s| &s.modules).flat_map(|m| m.variables().map(|(_, v)| v.clone())).collect();

@@ -1,23 +1,32 @@
-//! Spot-adaptive distillation from a cache: which samples each criterion sees at each spot, and the policy that decides it.
+//! Spot-adaptive distillation: which samples each criterion sees at each spot, and the policy that decides it.
 //!
 //! A spot is a tensor of the student that criteria compare, or the logits. The policy reads the vectors before both classifiers. As published it
-//! is trained by the loss of routes through both networks; a cache has no network to route through, so here a linear probe of the pooled map
-//! stands for what follows a spot in either network (`criterion::sakd::policy_step`); at the logits it is exact. Its noise has a stream of its own.
+//! is trained by the loss of routes through both networks (`route`). From a cache alone there is no network to route through, and a linear probe
+//! of the pooled map stands for what follows a spot in either (`criterion::sakd::policy_step`); at the logits it is exact. Its noise has a stream
+//! of its own.
+
+mod route;
 
 use super::learnable::State;
 use super::term::{Site, Teacher};
 use super::{Objective, index_of};
-use crate::criterion::autograd::Evaluation;
+use crate::cache::Manifest;
 use crate::criterion::module::Module;
 use crate::criterion::sakd;
 use crate::error::{Error, Result};
 use crate::recipe::{Gates, Sakd, Statistic};
 use crate::student::{Pass, Student, TensorId};
 use crate::train::pairing::Pair;
+use crate::train::schedule::dropout_seed;
 use crate::train::source::{Batch, Source};
 use candle_core::{D, DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use route::{Judge, Route};
+use std::sync::Arc;
+
+/// Gradients by the weights of each module, by name.
+pub(super) type Gradients = Vec<Vec<(String, Tensor)>>;
 
 /// The spots of an objective.
 #[derive(Debug, Clone)]
@@ -27,14 +36,16 @@ pub(super) struct Spots {
     vectors: Site,
     widths: [usize; 2],
     all: Vec<Spot>,
+    /// Both networks from spot to spot; `None` where the policy learns from the cache alone.
+    route: Option<Arc<Route>>,
 }
 
 #[derive(Debug, Clone)]
 struct Spot {
     name: String,
     site: Site,
-    /// Channels of both sides; `None` at the logits, which need no probe.
-    channels: Option<[usize; 2]>,
+    /// What is compared there; `None` at the logits.
+    pair: Option<Pair>,
 }
 
 /// What was decided at one step.
@@ -61,22 +72,19 @@ impl Chosen {
 impl Spots {
     /// The spots of the terms, decided from the `vectors` before the classifiers.
     pub(super) fn new(objective: &mut Objective, settings: &Sakd, vectors: &Pair, student: &Student) -> Result<Self> {
-        let mut spots: Vec<Spot> = Vec::new();
+        let mut all: Vec<Spot> = Vec::new();
         for term in &objective.terms {
             for (index, site) in term.sites.iter().enumerate() {
-                let known = spots.iter().any(|spot| spot.site.student == site.student);
+                let known = all.iter().any(|spot| spot.site.student == site.student);
                 if known || matches!(site.teacher, Teacher::None) {
                     continue;
                 }
-                let first = |shape: &Vec<usize>| shape.first().copied().unwrap_or(0);
-                let (name, channels) = match term.pairs.get(index) {
-                    Some(pair) => (pair.student.clone(), Some([first(&pair.student_shape), first(&pair.teacher_shape)])),
-                    None => ("logits".to_owned(), None),
-                };
-                spots.push(Spot { name, site: *site, channels });
+                let pair = term.pairs.get(index).cloned();
+                let name = pair.as_ref().map_or_else(|| "logits".to_owned(), |pair| pair.student.clone());
+                all.push(Spot { name, site: *site, pair });
             }
         }
-        if spots.is_empty() {
+        if all.is_empty() {
             return Err(
                 Error::input("sakd: expected a criterion that compares with the teacher, found none").hint("add --criterion kd or nst")
             );
@@ -87,24 +95,64 @@ impl Spots {
         index_of(&mut objective.keep, id);
         let tap = index_of(&mut objective.taps, Statistic::Features.path(&vectors.teacher));
         let widths = [vectors.student_shape.iter().product(), vectors.teacher_shape.iter().product()];
-        Ok(Self { settings: settings.clone(), vectors: Site { teacher: Teacher::Tap(tap), student: id }, widths, all: spots })
+        Ok(Self { settings: settings.clone(), vectors: Site { teacher: Teacher::Tap(tap), student: id }, widths, all, route: None })
+    }
+
+    /// The same for a policy that learns from the cache: asks for the maps that its probes read.
+    pub(super) fn probed(mut self, objective: &mut Objective) -> Result<Self> {
+        if self.settings.gates == Gates::Learned {
+            self.all.iter_mut().try_for_each(|spot| spot.read_features(objective))?;
+        }
+        Ok(self)
+    }
+
+    /// The same for a policy that learns from routes through the student and the teacher, whose tensors the cache's manifest names. The logits are
+    /// always the last spot.
+    pub(super) fn routed(mut self, objective: &mut Objective, student: &Student, teacher: &Student, manifest: &Manifest) -> Result<Self> {
+        // tensors are numbered in the order of the graph
+        self.all.sort_by_key(|spot| (spot.pair.is_none(), spot.site.student));
+        if self.all.last().is_some_and(|spot| spot.pair.is_some()) {
+            let site = Site { teacher: Teacher::Logits, student: student.logits() };
+            self.all.push(Spot { name: "logits".to_owned(), site, pair: None });
+        }
+        let pairs: Vec<&Pair> = self.all.iter().filter_map(|spot| spot.pair.as_ref()).collect();
+        self.route = Some(Arc::new(Route::new(&pairs, student, teacher, manifest)?));
+        match self.all.first_mut() {
+            // the teacher's first map stands in the cache: what lies before it never runs
+            Some(first) if first.pair.is_some() => first.read_features(objective)?,
+            _ => objective.teacher_logits = true,
+        }
+        Ok(self)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|spot| spot.name.as_str())
     }
 
-    /// The untrained policy; `None` where nothing is to be learnt.
-    pub(super) fn module(&self, source: &Source<'_>, seed: u64) -> Result<Option<Module>> {
+    /// What is learnt, untrained: the policy, and the adapters of the routes at each map. Nothing where the gates are always open.
+    pub(super) fn modules(&self, source: &Source<'_>, seed: impl Fn(usize) -> u64) -> Result<Vec<Module>> {
         if self.settings.gates == Gates::Always {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let classes = source.labels().iter().map(|&(_, label)| label + 1).max().and_then(|n| usize::try_from(n).ok());
         let classes = classes.filter(|&n| n > 1).ok_or_else(|| {
             Error::input("sakd: expected labels of two classes or more to train its policy by").hint("gates = \"always\" needs none")
         })?;
-        let channels: Vec<Option<[usize; 2]>> = self.all.iter().map(|spot| spot.channels).collect();
-        sakd::policy(self.widths, self.settings.width, &channels, classes, seed).map(Some)
+        let is_routed = self.route.is_some();
+        // routes need no probes
+        let channels: Vec<Option<[usize; 2]>> =
+            self.all.iter().map(|spot| spot.pair.as_ref().filter(|_| !is_routed).map(channels)).collect();
+        let mut modules = vec![sakd::policy(self.widths, self.settings.width, &channels, classes, seed(0))?];
+        for pair in self.all.iter().filter_map(|spot| spot.pair.as_ref()).filter(|_| is_routed) {
+            modules.push(sakd::adapters(&pair.student_shape, &pair.teacher_shape, seed(modules.len())).map_err(|e| {
+                let error = Error::input(format!(
+                    "sakd exact: spot {}: no adapter between {:?} and {} {:?}",
+                    pair.student, pair.student_shape, pair.teacher, pair.teacher_shape
+                ));
+                error.because(e).hint("name other pairs: --criterion 'nst:pair=TEACHER>STUDENT'")
+            })?);
+        }
+        Ok(modules)
     }
 
     /// Decides for a batch.
@@ -116,7 +164,7 @@ impl Spots {
             return Ok(Chosen { gates: ids.map(|id| (id, all.clone())).collect(), noise: None });
         }
         let noise = sakd::gumbel(&uniform(state.seed(), step, &[rows, self.all.len(), 2])?)?;
-        let [student, teacher] = self.pair(&self.vectors, pass, batch)?;
+        let [student, teacher] = both(&self.vectors, pass, batch)?;
         let scores = sakd::policy_scores(state.module(0)?, &student, &teacher)?;
         let gates = sakd::gates(&scores, &noise, self.settings.temperature)?.to_dtype(DType::F64)?;
         // straight-through gates are 0 or 1 up to rounding
@@ -125,28 +173,67 @@ impl Spots {
         Ok(Chosen { gates: ids.enumerate().map(of_spot).collect::<Result<_>>()?, noise: Some(noise) })
     }
 
-    /// What the policy learns of a batch; `None` where nothing is to be learnt.
-    pub(super) fn learn(&self, pass: &Pass<'_>, batch: &Batch, chosen: &Chosen, state: &State) -> Result<Option<Evaluation>> {
-        let Some(noise) = &chosen.noise else { return Ok(None) };
-        let vectors = self.pair(&self.vectors, pass, batch)?;
-        let spots = self.all.iter().map(|spot| self.pair(&spot.site, pass, batch)).collect::<Result<Vec<_>>>()?;
+    /// What policy and adapters learn of a batch; nothing where the gates are always open.
+    pub(super) fn learn(&self, pass: &Pass<'_>, batch: &Batch, chosen: &Chosen, step: usize, state: &State) -> Result<Gradients> {
+        let Some(noise) = &chosen.noise else { return Ok(Vec::new()) };
+        let vectors = both(&self.vectors, pass, batch)?;
         let labels = batch.main_labels();
-        let options = sakd::PolicyOptions { temperature: self.settings.temperature, gamma: self.settings.gamma };
-        sakd::policy_step(state.module(0)?, &vectors, &spots, noise, &labels, options).map(Some)
-    }
-
-    /// Student's and teacher's tensor of a site.
-    #[allow(clippy::unused_self, reason = "reads as a part of the spots")]
-    fn pair(&self, site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
-        let teacher = match site.teacher {
-            Teacher::Tap(tap) => batch.taps.get(tap),
-            _ => batch.logits.as_ref(),
+        let Sakd { temperature, gamma, .. } = self.settings;
+        let Some(route) = &self.route else {
+            let spots = self.all.iter().map(|spot| both(&spot.site, pass, batch)).collect::<Result<Vec<_>>>()?;
+            let options = sakd::PolicyOptions { temperature, gamma };
+            return Ok(vec![sakd::policy_step(state.module(0)?, &vectors, &spots, noise, &labels, options)?.weights]);
         };
-        let teacher = teacher.ok_or_else(|| Error::input("sakd: the batch lacks a tensor of the teacher"))?;
-        let student = pass.value(site.student)?.to_device(&Device::Cpu)?;
-        let teacher = teacher.to_dtype(student.dtype())?;
-        Ok([student, teacher])
+        let (Some(first), Some(last)) = (self.all.first(), self.all.last()) else { return Ok(Vec::new()) };
+        let adapters = (1..self.all.len()).map(|spot| state.module(spot)).collect::<Result<Vec<_>>>()?;
+        let gates: Vec<&Tensor> = chosen.gates.iter().map(|(_, gate)| gate).collect();
+        let plain = pass.value(last.site.student)?.to_device(&Device::Cpu)?;
+        let judge = Judge { plain: &plain, labels: &labels, gamma };
+        let routed = route.run(both(&first.site, pass, batch)?, &gates, &adapters, judge, dropout_seed(state.seed(), step))?;
+        if !routed.value.is_finite() {
+            return Err(Error::check(format!("training: step {step}: the routed loss of sakd is {}", routed.value))
+                .hint("lower --lr, or set clip in the recipe"));
+        }
+        let upstream = Tensor::stack(&routed.gates, 1)?;
+        let policy = sakd::policy_pullback(state.module(0)?, &vectors, noise, temperature, &upstream)?;
+        Ok(std::iter::once(policy.weights).chain(routed.adapters).collect())
     }
+}
+
+impl Spot {
+    /// Makes a batch bring the teacher's features, whatever the criteria are computed from.
+    fn read_features(&mut self, objective: &mut Objective) -> Result<()> {
+        let (Some(pair), Teacher::Statistics(_)) = (&self.pair, self.site.teacher) else { return Ok(()) };
+        if pair.teacher_stored.iter().all(|(statistic, _)| *statistic != Statistic::Features) {
+            let stored: Vec<&str> = pair.teacher_stored.iter().map(|(statistic, _)| statistic.name()).collect();
+            return Err(Error::input(format!(
+                "sakd: tap {}: expected its features in the cache, found {}",
+                pair.teacher,
+                stored.join(" + ")
+            ))
+            .hint("extract again with --keep features"));
+        }
+        self.site.teacher = Teacher::Tap(index_of(&mut objective.taps, Statistic::Features.path(&pair.teacher)));
+        Ok(())
+    }
+}
+
+/// Channels of student and teacher.
+fn channels(pair: &Pair) -> [usize; 2] {
+    [&pair.student_shape, &pair.teacher_shape].map(|shape| shape.first().copied().unwrap_or(0))
+}
+
+/// Student's and teacher's tensor of a site.
+fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
+    let teacher = match site.teacher {
+        Teacher::Tap(tap) => batch.taps.get(tap),
+        Teacher::Logits => batch.logits.as_ref(),
+        Teacher::None | Teacher::Statistics(_) => None,
+    };
+    let teacher = teacher.ok_or_else(|| Error::input("sakd: the batch lacks a tensor of the teacher"))?;
+    let student = pass.value(site.student)?.to_device(&Device::Cpu)?;
+    let teacher = teacher.to_dtype(student.dtype())?;
+    Ok([student, teacher])
 }
 
 /// Uniform numbers of [0, 1) that follow from seed and step alone.
