@@ -66,6 +66,7 @@ pub struct Args {
     /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's [sakd] has its settings): by a policy that learns
     /// from the cache (cached, the default), or from routes through the student and the teacher itself (exact)
     #[arg(long, value_name = "MODE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "left out, without a mode, with one: as clap says it")]
     sakd: Option<Option<SakdMode>>,
     /// The ONNX file that made the cache, for --sakd exact, which runs its stages at every step
     #[arg(long, value_name = "FILE.onnx")]

@@ -7,7 +7,7 @@ use super::{Mode, Pass, Student, TensorId};
 use crate::error::{Error, Result};
 use crate::onnx::Value;
 use candle_core::Tensor;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 
 /// What lies between two tensors of a graph.
@@ -48,8 +48,8 @@ impl Student {
             sources,
             integers: vec![false; self.graph.names.len()],
             index: self.graph.index.clone(),
-            parameters: Default::default(),
-            buffers: Default::default(),
+            parameters: BTreeMap::new(),
+            buffers: BTreeMap::new(),
             order: Vec::new(),
             constants: self.graph.constants.iter().filter(|(id, _)| read.contains(id)).map(|(id, host)| (*id, host.clone())).collect(),
             unsupported: Vec::new(),

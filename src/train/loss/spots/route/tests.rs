@@ -42,7 +42,7 @@ fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, &[i64])]) -> Nod
     };
     NodeProto {
         op_type: Some(op.into()),
-        name: Some(format!("the-{}", output)),
+        name: Some(format!("the-{output}")),
         input: inputs.iter().map(|&i| i.into()).collect(),
         output: vec![output.into()],
         attribute: ints.iter().map(attribute).collect(),
