@@ -221,7 +221,7 @@ def criteria(a, every):
                         for who, measure in contenders.items():
                             row, others = measure(threads)
                             found[who].append(row)
-                            every.append(dict(what="criteria", pair=pair, case=name, threads=threads, contender=who, others=others, **row))
+                            every.append({**row, "what": "criteria", "pair": pair, "case": name, "contender": who, "others": others})
                             print(f"criteria {pair}, {name}, {threads} threads, {who}: {row['median_ms']:.2f} ms, {row['peak_rss_mb']:.0f} MB, "
                                   f"others {others:.2f}", file=sys.stderr)
                     for who, rows in found.items():
