@@ -62,6 +62,7 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
     match reader.format() {
         None => return Err(Error::input("expected a JPEG, PNG, BMP, GIF, WebP, TIFF or PNM image, found other bytes")),
         Some(ImageFormat::Jpeg) if !is_complete_jpeg(bytes) => return Err(Error::input("the image is truncated")),
+        Some(ImageFormat::Png) if !has_whole_colours(bytes) => return Err(Error::input("the palette is damaged")),
         Some(_) => {}
     }
     let decoder = reader.into_decoder().context(|| "cannot be decoded".into())?;
@@ -80,6 +81,22 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
 fn is_complete_jpeg(bytes: &[u8]) -> bool {
     let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
     last(0xd9) > last(0xda)
+}
+
+/// Whether a PNG's palettes are of whole colours, three bytes each: on any other the decoder panics.
+fn has_whole_colours(bytes: &[u8]) -> bool {
+    const SIGNATURE: usize = 8;
+    let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
+    // length, kind, data, checksum; what is behind the first pixels is no palette of theirs
+    while let Some((&[a, b, c, d, ref kind @ ..], data)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        match kind {
+            b"IDAT" => break,
+            b"PLTE" if !length.is_multiple_of(3) => return false,
+            _ => rest = data.get(length.saturating_add(4)..).unwrap_or_default(),
+        }
+    }
+    true
 }
 
 /// The pixels of `N` channels without their last channel.

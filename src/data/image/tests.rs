@@ -106,3 +106,26 @@ fn damaged_bytes_never_panic() {
         }
     }
 }
+
+/// `palette.png` with one byte more in its palette, under a right checksum.
+fn with_a_part_of_a_colour() -> Vec<u8> {
+    let png = read("palette.png");
+    let at = png.windows(4).position(|w| w == b"PLTE").unwrap();
+    let length = u32::from_be_bytes(png[at - 4..at].try_into().unwrap());
+    let after = at + 4 + length as usize;
+    let chunk = [&png[at..after], &[0]].concat();
+    // CRC-32 (ISO-HDLC), bit by bit
+    let crc = !chunk.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    });
+    [&png[..at - 4], &(length + 1).to_be_bytes(), &chunk, &crc.to_be_bytes(), &png[after + 4..]].concat()
+}
+
+#[test]
+fn a_palette_with_a_part_of_a_colour_is_refused() {
+    // the decoder panics on it, found by fuzzing
+    let bytes = with_a_part_of_a_colour();
+    assert!(decode(&bytes).unwrap_err().chain().contains("palette is damaged"));
+    assert!(size(&bytes).is_err());
+    decode(&read("palette.png")).unwrap();
+}
