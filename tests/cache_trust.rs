@@ -42,7 +42,7 @@ fn flip(path: &Path, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Every file below a folder but the lock.
+/// Every file below a folder but the lock and the record of the time that it took.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -51,7 +51,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if !path.ends_with(".lock") {
+            } else if !path.ends_with(".lock") && !path.ends_with("extraction.json") {
                 files.insert(path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap());
             }
         }
