@@ -59,7 +59,7 @@ pub struct Args {
     /// Memory of all runs together in GB: a further one starts only if it fits beside them [default: what is free at the start]
     #[arg(long, value_name = "GB", value_parser = gigabytes)]
     memory: Option<u64>,
-    /// Where to train: cpu, cuda[:INDEX] or auto
+    /// Where to train: cpu, cuda, cuda:INDEX or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: Device,
     /// List the runs and what is there of each

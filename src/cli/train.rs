@@ -63,7 +63,7 @@ pub struct Args {
     /// until, warmup-epochs (epochs) and decay-to (a weight); those of maps and vectors take pair=TEACHER>STUDENT
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
-    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's [sakd] has its settings): by a policy that learns
+    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's table `sakd` has its settings): by a policy that learns
     /// from the cache (cached, the default), or from routes through the student and the teacher itself (exact)
     #[arg(long, value_name = "MODE", num_args = 0..=1)]
     #[allow(clippy::option_option, reason = "left out, without a mode, with one: as clap says it")]
@@ -107,7 +107,7 @@ pub struct Args {
     /// Steps between checkpoints, beside one at the end of each epoch
     #[arg(long, value_name = "STEPS")]
     checkpoint_steps: Option<NonZeroUsize>,
-    /// Where to train: cpu, cuda[:INDEX] or auto
+    /// Where to train: cpu, cuda, cuda:INDEX or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: Device,
     /// Folder of the run [default: runs/ and the student's name]

@@ -3,11 +3,11 @@
 //! `L = mean_b [ mean k(t_i,t_j) + mean k(s_i,s_j) − 2 mean k(t_i,s_j) ]` over L2-normalised channel maps. Each sample is one task, in whichever of
 //! these forms its kernel and sizes make cheap; none of them ever makes the `[batch, channels, channels', positions]` tensor of the definition:
 //!
-//! - [`linear`]: the distance of two mean maps;
-//! - [`position`]: the polynomial kernel of degree 2 as the distance of two Gram matrices over positions;
-//! - [`channel`]: any kernel of scalar products, by the products of channels.
+//! - `linear`: the distance of two mean maps;
+//! - `position`: the polynomial kernel of degree 2 as the distance of two Gram matrices over positions;
+//! - `channel`: any kernel of scalar products, by the products of channels.
 //!
-//! The first two need no more of the teacher than the mean map and the Gram matrix, which a cache may hold in place of the maps ([`statistics`]).
+//! The first two need no more of the teacher than the mean map and the Gram matrix, which a cache may hold in place of the maps (`statistics`).
 
 mod channel;
 mod linear;

@@ -48,7 +48,7 @@ pub struct Value {
     pub seeds: Vec<(TensorId, Tensor)>,
     /// How many samples are distilled at each spot, in the order of [`Objective::spots`].
     pub selected: Vec<f64>,
-    /// Gradients of what the criteria learn, in the order of [`Learnable::variables`]; `None` where the total does not depend on it.
+    /// Gradients of what the criteria learn, in the order of its variables; `None` where the total does not depend on it.
     pub learnable: Vec<Option<Tensor>>,
 }
 

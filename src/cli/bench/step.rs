@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Dense tensors and no blocked kernels: what the fast executor is compared with
     #[arg(long)]
     general: bool,
-    /// Where to train: cpu, cuda[:INDEX] or auto
+    /// Where to train: cpu, cuda, cuda:INDEX or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: crate::runtime::Device,
 }
