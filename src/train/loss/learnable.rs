@@ -209,17 +209,7 @@ impl State {
         state.build(term, seed).map_err(|e| refused(term, e))?;
         match &term.recipe.method {
             Method::Ofd(_) => {
-                state.margins = margins(term, objective, source)?;
-                let known = |pair: &&Pair| source.batch_norm(&pair.teacher).is_some();
-                let (known, all) = (term.pairs.iter().filter(known).count(), term.pairs.len());
-                let mut from = Vec::new();
-                if known > 0 {
-                    from.push(format!("{known} from the teacher's batch norm"));
-                }
-                if known < all {
-                    from.push(format!("{} estimated from {} cached maps", all - known, MARGIN_ROWS.min(source.len())));
-                }
-                monitor.note(&format!("{}: margins of {all} layers: {}", term.name, from.join(", ")));
+                state.margins = margins(term, objective, source, monitor)?;
             }
             Method::Crd(settings) => {
                 let negatives = Negatives::new(source.labels(), recipe.seed)?;
@@ -341,18 +331,26 @@ fn map(shape: &[usize]) -> Result<[usize; 3]> {
     shape.try_into().map_err(|_| Error::input(format!("expected a map [channels, height, width], found {shape:?}")))
 }
 
-/// OFD's margins of each layer: from the batch norm before the teacher's activation, or, where that is folded, estimated from the source's first rows.
-fn margins(term: &Term, objective: &Objective, source: &Source<'_>) -> Result<Vec<Tensor>> {
-    let batch = source.batch(0, 0..MARGIN_ROWS.min(source.len()))?;
+/// OFD's margins of each layer: from the batch norm before the teacher's activation, or, where that is folded, estimated from the source's first
+/// rows. Says which.
+fn margins(term: &Term, objective: &Objective, source: &Source<'_>, monitor: &dyn Monitor) -> Result<Vec<Tensor>> {
+    let (all, rows) = (term.pairs.len(), MARGIN_ROWS.min(source.len()));
+    let known = term.pairs.iter().filter(|pair| source.batch_norm(&pair.teacher).is_some()).count();
+    let taps = if known < all { source.batch(0, 0..rows)?.taps } else { Vec::new() };
     let of_pair = |pair: &Pair| {
         if let Some(norm) = source.batch_norm(&pair.teacher) {
             let list = |values: &[f32]| Tensor::new(values, &Device::Cpu);
             return ofd::margins(&list(&norm.scale)?, &list(&norm.bias)?);
         }
-        let tap =
-            objective.taps.iter().position(|path| *path == Statistic::Features.path(&pair.teacher)).and_then(|tap| batch.taps.get(tap));
+        let tap = objective.taps.iter().position(|path| *path == Statistic::Features.path(&pair.teacher)).and_then(|tap| taps.get(tap));
         ofd::estimated_margins(tap.ok_or_else(|| Error::input(format!("tap {}: not in the batch", pair.teacher)))?)
     };
+    let from = match known {
+        0 => format!("estimated from {rows} cached maps"),
+        _ if known == all => "from the teacher's batch norm".to_owned(),
+        _ => format!("{known} from the teacher's batch norm, {} estimated from {rows} cached maps", all - known),
+    };
+    monitor.note(&format!("{}: margins of {all} layers {from}", term.name));
     term.pairs.iter().map(of_pair).collect()
 }
 
