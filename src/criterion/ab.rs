@@ -3,12 +3,15 @@
 //! Stored: the teacher's features before the activation. Learnable: a connector (convolution and batch norm) at each layer whose shapes differ. The
 //! paper trains by this loss alone first and by the labels after; default weight in `RepDistiller`: 1, margin 1.
 
-use super::autograd::{Evaluation, differentiate};
-use super::formula::{map_dims, sum_layers, total};
+use super::autograd::Evaluation;
+use super::chain;
+use super::formula::{map_dims, planes};
 use super::init::Init;
-use super::module::{Module, count, regressor_between};
+use super::module::{Module, count, join, regressor_between};
 use super::same_shape;
+use super::squares::{Aim, sum_of_squares};
 use crate::error::{Error, Result};
+use crate::kernel::Float;
 use candle_core::Tensor;
 
 /// `RepDistiller`'s factor on the sum over layers.
@@ -23,29 +26,43 @@ const SCALE: f64 = 3.0 / 1000.0;
 /// # Errors
 /// When the shapes do not fit.
 pub fn ab(students: &[&Tensor], teachers: &[&Tensor], connectors: &Module, margin: f64) -> Result<Evaluation> {
-    if students.len() != teachers.len() {
-        return Err(Error::input(format!("ab: expected as many layers of each, found {} and {}", students.len(), teachers.len())));
+    if students.is_empty() || students.len() != teachers.len() {
+        return Err(Error::input(format!(
+            "ab: expected one layer or more and as many of each, found {} and {}",
+            students.len(),
+            teachers.len()
+        )));
     }
-    differentiate(students, Some(connectors), |x| {
-        let layer = |(l, (s, t)): (usize, (&Tensor, &&Tensor))| -> Result<Tensor> {
-            let ([batch, _, h, w], [_, _, ht, wt]) = (map_dims(s, "ab")?, map_dims(t, "ab")?);
-            let connector = connectors.at(format!("connectors.{l}"));
-            let s = if connector.has("conv.weight") { connector.regress(s, regressor_between([h, w], [ht, wt])?.1)? } else { s.clone() };
-            same_shape(&s, t, "ab")?;
-            let weight = SCALE / count(batch) * 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX));
-            Ok((total(&boundary(&s, t, margin)?)? * weight)?)
+    let mut all = Evaluation { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
+    for (l, (s, t)) in students.iter().zip(teachers).enumerate() {
+        let ([batch, _, h, w], [_, _, ht, wt]) = (map_dims(s, "ab")?, map_dims(t, "ab")?);
+        let weight = SCALE / count(batch) * 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX));
+        let name = format!("connectors.{l}");
+        let loss = |s: &Tensor| {
+            same_shape(s, t, "ab")?;
+            sum_of_squares(s, t, planes(s)?, weight, Margin(margin))
         };
-        sum_layers(x.iter().zip(teachers).enumerate().map(layer), "ab")
-    })
+        let found = if connectors.at(join(&name, "conv")).has("weight") {
+            let links = chain::regressor(&name, regressor_between([h, w], [ht, wt])?.1);
+            chain::differentiate(connectors, &links, s, true, loss)?
+        } else {
+            loss(s)?
+        };
+        all.join(found)?;
+    }
+    Ok(all)
 }
 
-/// The squared distance to the margin on the teacher's side of the boundary, element by element.
-fn boundary(s: &Tensor, t: &Tensor, margin: f64) -> Result<Tensor> {
-    let zero = s.zeros_like()?;
-    let value = s.detach();
-    let off = (t.le(0.0)? * value.gt(-margin)?)?.where_cond(&(s + margin)?, &zero)?;
-    let on = (t.gt(0.0)? * value.le(margin)?)?.where_cond(&(s - margin)?, &zero)?;
-    Ok((off + on)?.sqr()?)
+/// How far an activation is from the margin on the teacher's side of the boundary; 0 beyond it.
+#[derive(Clone, Copy)]
+struct Margin(f64);
+
+impl Aim for Margin {
+    fn error<T: Float>(&self, _: usize, s: T, t: T) -> T {
+        let aim = T::of(if t > T::zero() { self.0 } else { -self.0 });
+        let counts = if t > T::zero() { s <= aim } else { s > aim };
+        if counts { s - aim } else { T::zero() }
+    }
 }
 
 /// Untrained connectors for the layers whose `[channels, height, width]` differ.

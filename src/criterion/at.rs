@@ -3,9 +3,10 @@
 //! Stored: the attention map (height · width numbers a row, before it is normalised; if sizes differ, of the features pooled to the common size),
 //! or the features. Default weight in `RepDistiller`: 1000; p = 2.
 
+use super::attention::{attention, attention_gradient};
 use super::autograd::{Evaluation, differentiate};
-use super::formula::{Guard, attention, common_size, map_dims, mean_square, unit_rows};
-use super::operator::adaptive_pool;
+use super::formula::{Guard, common_size, map_dims, mean_square, unit_rows};
+use super::operator::{adaptive_pool, adaptive_pool_gradient};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -21,11 +22,17 @@ pub(super) const EPS: f64 = 1e-12;
 /// # Errors
 /// When batches disagree, or `p` is 0.
 pub fn at(student: &Tensor, teacher: &Tensor, p: u32) -> Result<Evaluation> {
-    differentiate(&[student], None, |x| {
-        let (s, t) = common_size(&x[0], teacher, "at")?;
-        let unit = |x: &Tensor| unit_rows(&attention(x, p)?, Guard::AtLeast(EPS));
-        mean_square(&unit(&s)?, &unit(&t)?)
-    })
+    let (s, t) = common_size(&student.detach(), teacher, "at")?;
+    compare(student, &s, p, &attention(&t, p)?)
+}
+
+/// The loss of attention maps with the gradient of `student`, which was pooled to `pooled`.
+fn compare(student: &Tensor, pooled: &Tensor, p: u32, teacher: &Tensor) -> Result<Evaluation> {
+    let [_, _, h, w] = map_dims(student, "at")?;
+    let unit = |x: &Tensor| unit_rows(x, Guard::AtLeast(EPS));
+    let (s, t) = (attention(pooled, p)?, unit(teacher)?);
+    differentiate(&[&s], None, |x| mean_square(&unit(&x[0])?, &t))?
+        .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(pooled, p, g)?, [h, w])?))
 }
 
 /// [`at`] with p = 2 from the teacher's attention maps, before they are normalised. The student's maps are pooled to their size.
@@ -42,11 +49,7 @@ pub fn at_from(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     if batch != other || teacher.elem_count() == 0 || hs < h || ws < w {
         return Err(Error::input(format!("at: expected maps of {other} samples of at least {h}x{w}, found {batch} of {hs}x{ws}")));
     }
-    let t = unit_rows(&teacher.flatten_from(1)?.to_dtype(DType::F64)?, Guard::AtLeast(EPS))?;
-    differentiate(&[student], None, |x| {
-        let s = attention(&adaptive_pool(&x[0], [h, w])?, 2)?;
-        mean_square(&unit_rows(&s, Guard::AtLeast(EPS))?, &t)
-    })
+    compare(student, &adaptive_pool(&student.detach(), [h, w])?, 2, &teacher.flatten_from(1)?.to_dtype(DType::F64)?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::Element;
 use super::operator::{Computed, by_element, dense, host};
 use crate::error::{Error, Result};
+use crate::kernel::blocked::{self, Precision, plain};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::window_count;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType as _, bail};
@@ -40,34 +41,31 @@ impl Geometry {
 /// # Errors
 /// When the shapes do not fit.
 pub fn convolution(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Tensor> {
-    let misfit = || Error::input(format!("convolution of {:?} by {:?} ({geometry:?}): shapes do not fit", x.dims(), weight.dims()));
-    let (&[images, channels, h, w], &[first, second, kh, kw]) = (x.dims(), weight.dims()) else { return Err(misfit()) };
-    let Geometry { transposed, stride, padding } = geometry;
-    let (taken, filters) = if transposed { (first, second) } else { (second, first) };
-    if taken != channels || x.elem_count() == 0 || weight.elem_count() == 0 || stride.contains(&0) {
-        return Err(misfit());
-    }
-    let kernel = [kh, kw];
-    let mut size = [0; 2];
-    for (axis, input) in [h, w].into_iter().enumerate() {
-        let (stride, pad) = (stride[axis], padding[axis]);
-        size[axis] = if transposed {
-            ((input - 1) * stride + kernel[axis]).checked_sub(2 * pad).filter(|&n| n > 0).ok_or_else(misfit)?
-        } else {
-            window_count(input, kernel[axis], stride, 1, [pad, pad], false).ok_or_else(misfit)?
-        };
-    }
-    let whole =
-        Conv { images, channels, filters, groups: 1, input: [h, w], output: size, kernel, stride, dilation: [1, 1], before: padding };
-    let (x, weight, device) = (host(x)?, host(weight)?, x.device());
-    // the transposed convolution is the adjoint of the convolution that goes the other way
-    let y = if transposed {
-        let conv = Conv { channels: filters, filters: channels, input: size, output: [h, w], ..whole };
-        weight.apply_op2(&x, Convolution { conv, role: Role::Input })?
-    } else {
-        x.apply_op2(&weight, Convolution { conv: whole, role: Role::Output })?
-    };
+    let (op, device) = (Convolution::of(x, weight, geometry)?, x.device());
+    let (x, weight) = (host(x)?, host(weight)?);
+    let y = if geometry.transposed { weight.apply_op2(&x, op)? } else { x.apply_op2(&weight, op)? };
     Ok(y.to_device(device)?)
+}
+
+/// The gradients of the maps, if they are wanted, and of the weight from that of their [`convolution`].
+///
+/// # Shapes
+/// `x`, `weight` as in [`convolution`], in host memory; `dy` as its result.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(super) fn convolution_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    geometry: Geometry,
+    dy: &Tensor,
+    of_x: bool,
+) -> Result<(Option<Tensor>, Tensor)> {
+    let op = Convolution::of(x, weight, geometry)?;
+    let (a, b) = if geometry.transposed { (weight, x) } else { (x, weight) };
+    let [of_a, of_b] = op.gradients(a, b, dy)?;
+    let (by_x, by_weight) = if geometry.transposed { (of_b, of_a) } else { (of_a, of_b) };
+    Ok((of_x.then(by_x).transpose()?, by_weight()?))
 }
 
 /// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other two. Each is linear in both, so the gradients of one
@@ -88,8 +86,85 @@ struct Convolution {
     role: Role,
 }
 
+/// The result of a role by the kernels that take both element types.
+fn convolve<T: Element>(c: &Conv, role: Role, a: &[T], b: &[T]) -> Vec<T> {
+    match role {
+        Role::Output => conv::forward(c, a, b, None),
+        Role::Input => conv::input_gradient(c, a, b),
+        Role::Weight => conv::weight_gradient(c, a, b),
+    }
+}
+
+/// An element type with its fastest way to convolve.
+trait Convolve: Element {
+    fn convolve(c: &Conv, role: Role, a: &[Self], b: &[Self]) -> Vec<Self>;
+}
+
+impl Convolve for f64 {
+    fn convolve(c: &Conv, role: Role, a: &[f64], b: &[f64]) -> Vec<f64> {
+        convolve(c, role, a, b)
+    }
+}
+
+impl Convolve for f32 {
+    fn convolve(c: &Conv, role: Role, a: &[f32], b: &[f32]) -> Vec<f32> {
+        let Some(plan) = blocked::plan(c, Precision::Strict) else { return convolve(c, role, a, b) };
+        match role {
+            Role::Output => plain::forward(&plan, c, a, b),
+            Role::Input => plain::input_gradient(&plan, c, a, b),
+            Role::Weight => plain::weight_gradient(&plan, c, a, b),
+        }
+    }
+}
+
 impl Convolution {
-    fn run<T: Element>(&self, a: &[T], b: &[T]) -> candle_core::Result<Vec<T>> {
+    /// The one from `x` to the result of [`convolution`].
+    fn of(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Self> {
+        let misfit = || Error::input(format!("convolution of {:?} by {:?} ({geometry:?}): shapes do not fit", x.dims(), weight.dims()));
+        let (&[images, channels, h, w], &[first, second, kh, kw]) = (x.dims(), weight.dims()) else { return Err(misfit()) };
+        let Geometry { transposed, stride, padding } = geometry;
+        let (taken, filters) = if transposed { (first, second) } else { (second, first) };
+        if taken != channels || x.elem_count() == 0 || weight.elem_count() == 0 || stride.contains(&0) {
+            return Err(misfit());
+        }
+        let kernel = [kh, kw];
+        let mut size = [0; 2];
+        for (axis, input) in [h, w].into_iter().enumerate() {
+            let (stride, pad) = (stride[axis], padding[axis]);
+            size[axis] = if transposed {
+                ((input - 1) * stride + kernel[axis]).checked_sub(2 * pad).filter(|&n| n > 0).ok_or_else(misfit)?
+            } else {
+                window_count(input, kernel[axis], stride, 1, [pad, pad], false).ok_or_else(misfit)?
+            };
+        }
+        let conv =
+            Conv { images, channels, filters, groups: 1, input: [h, w], output: size, kernel, stride, dilation: [1, 1], before: padding };
+        // the transposed convolution is the adjoint of the convolution that goes the other way
+        Ok(if transposed {
+            Self { conv: Conv { channels: filters, filters: channels, input: size, output: [h, w], ..conv }, role: Role::Input }
+        } else {
+            Self { conv, role: Role::Output }
+        })
+    }
+
+    /// How to compute the gradients of both operands from that of the result.
+    fn gradients<'a>(
+        &self,
+        a: &'a Tensor,
+        b: &'a Tensor,
+        g: &'a Tensor,
+    ) -> candle_core::Result<[impl Fn() -> candle_core::Result<Tensor> + 'a; 2]> {
+        let conv = self.conv;
+        let by = move |(role, a, b): (Role, &'a Tensor, &'a Tensor)| move || a.apply_op2_no_bwd(b, &Self { conv, role });
+        let of_both = match self.role {
+            Role::Output => [(Role::Input, b, g), (Role::Weight, a, g)],
+            Role::Input => [(Role::Weight, g, b), (Role::Output, g, a)],
+            Role::Weight => bail!("convolution: its weight gradient has no gradient of its own"),
+        };
+        Ok(of_both.map(by))
+    }
+
+    fn run<T: Convolve>(&self, a: &[T], b: &[T]) -> candle_core::Result<Vec<T>> {
         let c = &self.conv;
         let area = |size: [usize; 2]| size[0] * size[1];
         let lengths =
@@ -102,11 +177,7 @@ impl Convolution {
         if [a.len(), b.len()] != expected {
             bail!("convolution: expected {expected:?} values, found {} and {}", a.len(), b.len());
         }
-        Ok(match self.role {
-            Role::Output => conv::forward(c, a, b, None),
-            Role::Input => conv::input_gradient(c, a, b),
-            Role::Weight => conv::weight_gradient(c, a, b),
-        })
+        Ok(T::convolve(c, self.role, a, b))
     }
 
     fn shape(&self) -> Shape {
@@ -129,14 +200,8 @@ impl CustomOp2 for Convolution {
     }
 
     fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = &g.contiguous()?;
-        let by = |role, a: &Tensor, b: &Tensor| a.apply_op2_no_bwd(b, &Self { conv: self.conv, role });
-        let (first, second) = match self.role {
-            Role::Output => ((Role::Input, b, g), (Role::Weight, a, g)),
-            Role::Input => ((Role::Weight, g, b), (Role::Output, g, a)),
-            Role::Weight => bail!("convolution: its weight gradient has no gradient of its own"),
-        };
-        let wanted = |of: &Tensor, (role, a, b): (Role, &Tensor, &Tensor)| of.track_op().then(|| by(role, a, b)).transpose();
-        Ok((wanted(a, first)?, wanted(b, second)?))
+        let g = g.contiguous()?;
+        let [of_a, of_b] = self.gradients(a, b, &g)?;
+        Ok((a.track_op().then(of_a).transpose()?, b.track_op().then(of_b).transpose()?))
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Stored: the teacher's features. Learnable: the regressor `conv`, `bn`. Default weight in `RepDistiller`: 100.
 
-use super::autograd::{Evaluation, differentiate};
+use super::autograd::Evaluation;
+use super::chain::{self, Link};
 use super::convolution::Geometry;
-use super::formula::mean_square;
+use super::formula::row_planes;
 use super::init::Init;
-use super::module::{Module, regressor_between};
+use super::module::{Module, count, regressor_between};
 use super::same_shape;
+use super::squares::{Teacher, sum_of_squares};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -20,7 +22,7 @@ use candle_core::Tensor;
 /// When the shapes disagree.
 pub fn hint(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     same_shape(student, teacher, "fitnet")?;
-    differentiate(&[student], None, |x| mean_square(&x[0], teacher))
+    sum_of_squares(student, teacher, row_planes(student), 1.0 / count(student.elem_count()), Teacher)
 }
 
 /// `L = mean (r − t)²` with `r = ReLU(BN(conv(s)))` of the teacher's shape.
@@ -31,11 +33,23 @@ pub fn hint(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
 /// # Errors
 /// When the shapes do not fit.
 pub fn fitnet(student: &Tensor, teacher: &Tensor, regressor: &Module, geometry: Geometry) -> Result<Evaluation> {
-    differentiate(&[student], Some(regressor), |x| {
-        let regressed = regressor.at("").regress_relu(&x[0], geometry)?;
-        same_shape(&regressed, teacher, "fitnet")?;
-        mean_square(&regressed, teacher)
-    })
+    chain::differentiate(regressor, &links(geometry), student, true, |regressed| hint(regressed, teacher))
+}
+
+/// What the regressor makes of the student's map.
+///
+/// # Shapes
+/// As [`fitnet`]; result as its teacher.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn regress(student: &Tensor, regressor: &Module, geometry: Geometry) -> Result<Tensor> {
+    chain::run(regressor, &links(geometry), student)
+}
+
+fn links(geometry: Geometry) -> [Link; 3] {
+    let [conv, bn] = chain::regressor("", geometry);
+    [conv, bn, Link::LeakyRelu(0.0)]
 }
 
 /// An untrained regressor between `[channels, height, width]` and how it moves.

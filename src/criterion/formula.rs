@@ -1,7 +1,9 @@
 //! Pieces that several formulas share, each differentiable under candle's autograd with a gradient that is finite everywhere.
 
-use super::operator::adaptive_pool;
+use super::operator::{adaptive_pool, leaky_relu};
+use super::squares::{Teacher, squares};
 use crate::error::{Error, Result};
+use crate::kernel::norm::Planes;
 use candle_core::{D, DType, Tensor};
 
 /// The sum of all elements in double precision: rows in their own type, the rows' sums in f64.
@@ -15,20 +17,14 @@ pub(super) fn mean(x: &Tensor) -> Result<Tensor> {
     Ok((total(x)? * (1.0 / super::module::count(x.elem_count())))?)
 }
 
-/// The mean of (a − b)², squared in the type of a, summed in double precision.
-pub(super) fn mean_square(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    mean(&(a - b.to_dtype(a.dtype())?)?.sqr()?)
+/// The mean of (x − teacher)², in double precision; no gradient for the teacher.
+pub(super) fn mean_square(x: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    Ok((squares(x, teacher, row_planes(x), Teacher)?.sum_all()? * (1.0 / super::module::count(x.elem_count())))?)
 }
 
 /// max(x, 0), gradient 0 at 0.
 pub(super) fn relu(x: &Tensor) -> Result<Tensor> {
     leaky_relu(x, 0.0)
-}
-
-/// x above 0, `slope`·x elsewhere.
-pub(super) fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    let below = if slope == 0.0 { x.zeros_like()? } else { (x * slope)? };
-    Ok(x.detach().gt(0.0)?.where_cond(x, &below)?)
 }
 
 /// |x|, gradient 0 at 0.
@@ -101,18 +97,6 @@ pub(super) fn rows(x: &Tensor, who: &str) -> Result<Tensor> {
     Ok(x.flatten_from(1)?.to_dtype(DType::F64)?)
 }
 
-/// The mean over the channels of the maps' p-th power, flattened, in double precision: an attention map.
-///
-/// # Shapes
-/// `x` `[batch, channels, height, width]`; result `[batch, height · width]`.
-pub(super) fn attention(x: &Tensor, p: u32) -> Result<Tensor> {
-    let (batch, channels, h, w) = x.dims4()?;
-    // a product with a row of shares: candle's sums over an inner axis walk the elements one by one
-    let shares = (Tensor::ones((batch, 1, channels), x.dtype(), x.device())? * (1.0 / super::module::count(channels)))?;
-    let maps = power(x, p)?.reshape((batch, channels, h * w))?;
-    Ok(shares.matmul(&maps)?.squeeze(1)?.to_dtype(DType::F64)?)
-}
-
 /// Batch, channels, height and width of maps.
 pub(super) fn map_dims(x: &Tensor, who: &str) -> Result<[usize; 4]> {
     match *x.dims() {
@@ -121,7 +105,25 @@ pub(super) fn map_dims(x: &Tensor, who: &str) -> Result<[usize; 4]> {
     }
 }
 
-/// Both maps adaptively average-pooled to the smaller size of each axis, in the type of a.
+/// Samples as planes of one channel.
+pub(super) fn row_planes(x: &Tensor) -> Planes {
+    let rows = if x.rank() > 1 { x.dims()[0] } else { 1 };
+    Planes { outer: rows, channels: 1, inner: x.elem_count() / rows.max(1) }
+}
+
+/// The planes of maps `[batch, channels, …]`.
+pub(super) fn planes(x: &Tensor) -> Result<Planes> {
+    let (outer, channels) = (x.dim(0)?, x.dim(1)?);
+    Ok(Planes { outer, channels, inner: x.elem_count() / (outer * channels).max(1) })
+}
+
+/// A teacher's map adaptively average-pooled in the type that is given; as it is where that is its size.
+pub(super) fn pooled_teacher(t: &Tensor, size: [usize; 2], dtype: DType) -> Result<Tensor> {
+    let [_, _, h, w] = map_dims(t, "pooling")?;
+    if [h, w] == size { Ok(t.clone()) } else { adaptive_pool(&t.to_dtype(dtype)?, size) }
+}
+
+/// Student's and teacher's map adaptively average-pooled to the smaller size of each axis. The teacher's may stay of its own type.
 ///
 /// # Errors
 /// When they are no maps of one batch.
@@ -131,7 +133,7 @@ pub(super) fn common_size(a: &Tensor, b: &Tensor, who: &str) -> Result<(Tensor, 
         return Err(Error::input(format!("{who}: expected maps of one batch, found {:?} and {:?}", a.dims(), b.dims())));
     }
     let size = [ha.min(hb), wa.min(wb)];
-    Ok((adaptive_pool(a, size)?, adaptive_pool(&b.to_dtype(a.dtype())?, size)?))
+    Ok((adaptive_pool(a, size)?, pooled_teacher(b, size, a.dtype())?))
 }
 
 /// Nearest-neighbour resampling: output i reads the input floor(i · N/n), in single precision as PyTorch computes it.

@@ -4,11 +4,13 @@
 //! its own before the student is trained with labels.
 
 use super::autograd::{Evaluation, differentiate};
-use super::formula::{common_size, mean_square, sum_layers};
+use super::formula::{common_size, map_dims, mean_square};
 use super::module::count;
+use super::operator::adaptive_pool_gradient;
+use super::products::{channel_products, channel_products_gradients};
 use super::same_shape;
 use crate::error::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 /// `L = Σ_l mean_{b,i,j} (G^s − G^t)²`, `G_bij = 1/(HW) Σ_hw F^l_bi F^(l+1)_bj` between neighbouring layers, the larger of the two adaptively
 /// average-pooled, per axis.
@@ -22,27 +24,44 @@ pub fn fsp(students: &[&Tensor], teachers: &[&Tensor]) -> Result<Evaluation> {
     if students.len() != teachers.len() || students.len() < 2 {
         return Err(Error::input(format!("fsp: expected two or more layers of each, found {} and {}", students.len(), teachers.len())));
     }
-    differentiate(students, None, |x| {
-        sum_layers(
-            (1..x.len()).map(|layer| {
-                let (s, t) = (flow(&x[layer - 1], &x[layer])?, flow(teachers[layer - 1], teachers[layer])?);
-                same_shape(&s, &t, "fsp")?;
-                mean_square(&s, &t)
-            }),
-            "fsp",
-        )
-    })
+    let mut gradients: Vec<Option<Tensor>> = vec![None; students.len()];
+    let mut value = 0.0;
+    for layer in 1..students.len() {
+        let own = [&students[layer - 1].detach(), &students[layer].detach()];
+        let (a, b) = common_size(own[0], own[1], "fsp")?;
+        let (s, t) = (flow(&a, &b)?, teacher_flow(teachers[layer - 1], teachers[layer])?);
+        same_shape(&s, &t, "fsp")?;
+        let found = differentiate(&[&s], None, |x| mean_square(&x[0], &t))?;
+        value += found.value;
+        let by_products = (&found.inputs[0] * (1.0 / positions(&a)?))?;
+        let both = channel_products_gradients(&a, &b, &by_products)?;
+        for ((gradient, x), sum) in both.iter().zip(own).zip(&mut gradients[layer - 1..=layer]) {
+            let [_, _, h, w] = map_dims(x, "fsp")?;
+            let gradient = adaptive_pool_gradient(gradient, [h, w])?;
+            *sum = Some(match sum.take() {
+                Some(before) => (before + gradient)?,
+                None => gradient,
+            });
+        }
+    }
+    Ok(Evaluation { value, inputs: gradients.into_iter().flatten().collect(), weights: Vec::new() })
 }
 
-/// The flow matrix, in double precision: the loss is a difference of near-equal numbers.
+fn positions(x: &Tensor) -> Result<f64> {
+    Ok(count(x.dim(2)? * x.dim(3)?))
+}
+
+/// The flow matrix of two maps of one size, in double precision: the loss is a difference of near-equal numbers.
 ///
 /// # Shapes
 /// `a` `[batch, channels_a, …]`, `b` `[batch, channels_b, …]`; result `[batch, channels_a, channels_b]`.
 fn flow(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok((channel_products(a, b)? * (1.0 / positions(a)?))?)
+}
+
+fn teacher_flow(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (a, b) = common_size(a, b, "fsp")?;
-    let positions = count(a.dim(2)? * a.dim(3)?);
-    let lines = |x: &Tensor| -> Result<Tensor> { Ok(x.flatten_from(2)?.to_dtype(DType::F64)?) };
-    Ok((lines(&a)?.matmul(&lines(&b)?.transpose(1, 2)?.contiguous()?)? * (1.0 / positions))?)
+    flow(&a, &b)
 }
 
 #[cfg(test)]
@@ -59,7 +78,7 @@ mod tests {
         let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (s.iter().collect(), t.iter().collect());
         assert_gradients(&s, &Module::default(), |x, _| fsp(x, &t)?.scaled(100.0));
         assert_zero(&fsp(&s, &s).unwrap(), 0.0);
-        let large: Vec<Tensor> = s.iter().map(|x| (x.to_dtype(DType::F32).unwrap() * 1e6).unwrap()).collect();
+        let large: Vec<Tensor> = s.iter().map(|x| (x.to_dtype(candle_core::DType::F32).unwrap() * 1e6).unwrap()).collect();
         assert_finite(&fsp(&large.iter().collect::<Vec<_>>(), &t).unwrap());
         assert!(fsp(&s[..1], &t[..1]).is_err());
         assert!(fsp(&s, &[t[1], t[1], t[2]]).is_err());

@@ -4,12 +4,15 @@
 //! translator, trained with the student. Default weight in `RepDistiller`: 200; factors of half the teacher's channels; p1 = 2, p2 = 1.
 
 use super::at::EPS;
+use super::attention::{attention, attention_gradient};
 use super::autograd::{Evaluation, differentiate};
+use super::chain::{self, Link};
 use super::convolution::Geometry;
-use super::formula::{Guard, attention, common_size, leaky_relu, magnitude, mean, mean_square, power, unit_rows};
+use super::fitnet::hint;
+use super::formula::{Guard, common_size, magnitude, map_dims, mean, power, unit_rows};
 use super::init::Init;
-use super::module::{Layer, Module};
-use super::same_shape;
+use super::module::Module;
+use super::operator::adaptive_pool_gradient;
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -27,7 +30,12 @@ pub const SLOPE: f64 = 0.1;
 /// # Errors
 /// When batches disagree, or a power is 0.
 pub fn factors(student: &Tensor, teacher: &Tensor, p1: u32, p2: u32) -> Result<Evaluation> {
-    differentiate(&[student], None, |x| distance(&x[0], teacher, p1, p2))
+    let [_, _, h, w] = map_dims(student, "ft")?;
+    let (s, t) = common_size(&student.detach(), teacher, "ft")?;
+    let unit = |x: &Tensor| unit_rows(x, Guard::AtLeast(EPS));
+    let (attended, t) = (attention(&s, p1)?, unit(&attention(&t, p1)?)?);
+    differentiate(&[&attended], None, |s| mean(&power(&magnitude(&(unit(&s[0])? - &t)?)?, p2)?))?
+        .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(&s, p1, g)?, [h, w])?))
 }
 
 /// [`factors`] of `translator(s)` and of the paraphraser's encoding of t, which is not trained here.
@@ -45,11 +53,10 @@ pub fn ft(
     [p1, p2]: [u32; 2],
     slope: f64,
 ) -> Result<Evaluation> {
-    let teacher = stack(&paraphraser.at("encoder"), teacher, Geometry::padded(1), slope)?.detach();
-    differentiate(&[student], Some(translator), |x| {
-        let factor = stack(&translator.at("translator.encoder"), &x[0], Geometry::padded(1), slope)?;
-        distance(&factor, &teacher, p1, p2)
-    })
+    let (encoder, translator_links) =
+        (stack(paraphraser, "encoder", Geometry::padded(1), slope), stack(translator, "translator.encoder", Geometry::padded(1), slope));
+    let teacher = chain::run(paraphraser, &encoder, teacher)?;
+    chain::differentiate(translator, &translator_links, student, true, |factor| factors(factor, &teacher, p1, p2))
 }
 
 /// What the paraphraser is trained by: `L = mean (decoder(encoder(t)) − t)²`.
@@ -60,32 +67,23 @@ pub fn ft(
 /// # Errors
 /// When the module does not fit.
 pub fn paraphrase(teacher: &Tensor, paraphraser: &Module, slope: f64) -> Result<Evaluation> {
-    differentiate(&[], Some(paraphraser), |_| {
-        let factor = stack(&paraphraser.at("encoder"), teacher, Geometry::padded(1), slope)?;
-        let back = stack(&paraphraser.at("decoder"), &factor, Geometry::transposed(1), slope)?;
-        same_shape(&back, teacher, "ft")?;
-        mean_square(&back, teacher)
-    })
-}
-
-fn distance(s: &Tensor, t: &Tensor, p1: u32, p2: u32) -> Result<Tensor> {
-    let (s, t) = common_size(s, t, "ft")?;
-    let unit = |x: &Tensor| unit_rows(&attention(x, p1)?, Guard::AtLeast(EPS));
-    mean(&power(&magnitude(&(unit(&s)? - unit(&t)?)?)?, p2)?)
+    let mut links = stack(paraphraser, "encoder", Geometry::padded(1), slope);
+    links.extend(stack(paraphraser, "decoder", Geometry::transposed(1), slope));
+    chain::differentiate(paraphraser, &links, teacher, false, |back| hint(back, teacher))
 }
 
 /// Three 3×3 convolutions, each followed by batch norm where the module has it, and by a leaky ReLU.
-fn stack(layer: &Layer<'_>, x: &Tensor, geometry: Geometry, slope: f64) -> Result<Tensor> {
-    let mut x = x.clone();
+fn stack(module: &Module, name: &str, geometry: Geometry, slope: f64) -> Vec<Link> {
+    let mut links = Vec::new();
     for place in CONVOLUTIONS {
-        x = layer.at(&place.to_string()).convolve(&x, geometry)?;
-        let norm = layer.at(&(place + 1).to_string());
-        if norm.has("weight") {
-            x = norm.normalize(&x)?;
+        links.push(Link::Convolution(format!("{name}.{place}"), geometry));
+        let norm = format!("{name}.{}", place + 1);
+        if module.at(&norm).has("weight") {
+            links.push(Link::BatchNorm(norm));
         }
-        x = leaky_relu(&x, slope)?;
+        links.push(Link::LeakyRelu(slope));
     }
-    Ok(x)
+    links
 }
 
 /// An untrained paraphraser of maps of so many channels, to `factors` channels.

@@ -7,9 +7,10 @@
 
 use super::autograd::{Evaluation, differentiate};
 use super::convolution::Geometry;
-use super::formula::{leaky_relu, map_dims, mean, sigmoid};
+use super::formula::{map_dims, mean, sigmoid};
 use super::init::Init;
 use super::module::{Module, regressor_between};
+use super::operator::leaky_relu;
 use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;

@@ -7,14 +7,17 @@
 
 pub mod ab;
 pub mod at;
+mod attention;
 pub mod autograd;
 pub mod catalogue;
 pub mod cc;
+mod chain;
 pub mod convolution;
 pub mod crd;
 pub mod cross_entropy;
 pub mod dist;
 pub mod dkd;
+mod elements;
 pub mod fitnet;
 mod formula;
 pub mod fsp;
@@ -29,10 +32,12 @@ pub mod ofd;
 pub mod operator;
 pub mod pkt;
 mod pool;
+mod products;
 pub mod reviewkd;
 pub mod rkd;
 pub mod sakd;
 pub mod sp;
+mod squares;
 pub mod vid;
 
 use crate::error::{Error, Result};

@@ -4,8 +4,8 @@
 //! checkpoints, and left out of the exported student.
 
 use super::convolution::{Geometry, convolution};
-use super::formula::{Guard, relu, unit_rows};
-use super::operator::batch_norm;
+use super::formula::{Guard, unit_rows};
+use super::operator::{add_bias, batch_norm};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor, Var};
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ impl Layer<'_> {
     pub fn convolve(&self, x: &Tensor, geometry: Geometry) -> Result<Tensor> {
         let y = convolution(x, &self.get("weight", x)?, geometry)?;
         match self.bias(x)? {
-            Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?),
+            Some(bias) => add_bias(&y, &bias),
             None => Ok(y),
         }
     }
@@ -160,14 +160,6 @@ impl Layer<'_> {
     /// As [`convolve`](Self::convolve) and [`normalize`](Self::normalize).
     pub fn regress(&self, x: &Tensor, geometry: Geometry) -> Result<Tensor> {
         self.at("bn").normalize(&self.at("conv").convolve(x, geometry)?)
-    }
-
-    /// [`regress`](Self::regress), then ReLU.
-    ///
-    /// # Errors
-    /// As [`regress`](Self::regress).
-    pub fn regress_relu(&self, x: &Tensor, geometry: Geometry) -> Result<Tensor> {
-        relu(&self.regress(x, geometry)?)
     }
 }
 

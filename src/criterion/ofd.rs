@@ -3,14 +3,16 @@
 //! Stored: the teacher's features before the ReLU; the margins come from the batch norm before it, where that stands in the graph. Learnable: a
 //! connector at each layer (convolution without bias, batch norm). Default weight 0.001, kernel 1.
 
-use super::autograd::{Evaluation, differentiate};
+use super::autograd::Evaluation;
+use super::chain::{self, Link};
 use super::convolution::Geometry;
-use super::formula::{map_dims, sum_layers, total};
+use super::formula::{map_dims, planes, pooled_teacher};
 use super::init::Init;
 use super::module::{Module, count};
-use super::operator::adaptive_pool;
 use super::same_shape;
+use super::squares::{Aim, sum_of_squares};
 use crate::error::{Error, Result};
+use crate::kernel::Float;
 use candle_core::{DType, Device, Tensor};
 
 /// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤ m_c] + (r−t)² [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`,
@@ -23,33 +25,38 @@ use candle_core::{DType, Device, Tensor};
 /// # Errors
 /// When the shapes do not fit.
 pub fn ofd(students: &[&Tensor], teachers: &[&Tensor], margins: &[&Tensor], connectors: &Module) -> Result<Evaluation> {
-    if students.len() != teachers.len() || students.len() != margins.len() {
+    if students.is_empty() || students.len() != teachers.len() || students.len() != margins.len() {
         let found = [students.len(), teachers.len(), margins.len()];
-        return Err(Error::input(format!("ofd: expected as many maps of each and margins, found {found:?}")));
+        return Err(Error::input(format!("ofd: expected one map or more and as many of each and margins, found {found:?}")));
     }
-    differentiate(students, Some(connectors), |x| {
-        let layer = |l: usize| -> Result<Tensor> {
-            let connector = connectors.at(format!("connectors.connectors.{l}"));
-            let kernel = connector.at("0").get("weight", &x[l])?.dims().last().copied().unwrap_or(1);
-            let r = connector.at("0").convolve(&x[l], Geometry::padded(kernel.saturating_sub(1) / 2))?;
-            let r = connector.at("1").normalize(&r)?;
-            let [batch, _, h, w] = map_dims(&r, "ofd")?;
-            map_dims(teachers[l], "ofd")?;
-            let t = adaptive_pool(&teachers[l].to_dtype(r.dtype())?, [h, w])?;
-            same_shape(&r, &t, "ofd")?;
+    let mut all = Evaluation { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
+    for (l, (s, t)) in students.iter().zip(teachers).enumerate() {
+        let name = |part: &str| format!("connectors.connectors.{l}.{part}");
+        let kernel = connectors.get(&format!("{}.weight", name("0")))?.dims().last().copied().unwrap_or(1);
+        let convolution = Link::Convolution(name("0"), Geometry::padded(kernel.saturating_sub(1) / 2));
+        all.join(chain::differentiate(connectors, &[convolution, Link::BatchNorm(name("1"))], s, true, |r| {
+            let [batch, channels, h, w] = map_dims(r, "ofd")?;
+            let t = pooled_teacher(t, [h, w], r.dtype())?;
+            same_shape(r, &t, "ofd")?;
+            let margins = super::values::<f64>(&margins[l].to_dtype(r.dtype())?)?;
+            if margins.len() != channels {
+                return Err(Error::input(format!("ofd: expected {channels} margins, found {}", margins.len())));
+            }
             let weight = 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX)) / count(batch);
-            Ok((total(&partial_distance(&r, &t, margins[l])?)? * weight)?)
-        };
-        sum_layers((0..x.len()).map(layer), "ofd")
-    })
+            sum_of_squares(r, &t, planes(r)?, weight, Partial(margins))
+        })?)?;
+    }
+    Ok(all)
 }
 
-/// With `u = max(t, m)`: (r − u)² where r > u or u > 0, else 0.
-fn partial_distance(r: &Tensor, t: &Tensor, margin: &Tensor) -> Result<Tensor> {
-    let margin = margin.to_dtype(t.dtype())?.reshape((1, (), 1, 1))?.broadcast_as(t.shape())?;
-    let aim = t.maximum(&margin)?.detach();
-    let counts = r.detach().gt(&aim)?.maximum(&aim.gt(0.0)?)?;
-    Ok(counts.where_cond(&(r - &aim)?, &r.zeros_like()?)?.sqr()?)
+/// The channels' margins. With `u = max(t, m)` the error is r − u where r > u or u > 0, else 0.
+struct Partial(Vec<f64>);
+
+impl Aim for Partial {
+    fn error<T: Float>(&self, channel: usize, r: T, t: T) -> T {
+        let aim = t.max(T::of(self.0[channel]));
+        if r > aim || aim > T::zero() { r - aim } else { T::zero() }
+    }
 }
 
 /// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm before the ReLU; `−3|γ_c|` where x is below 0 with

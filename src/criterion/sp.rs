@@ -3,8 +3,9 @@
 //! Stored: the features (the batch's similarities join samples that meet only in training). Default weight in `RepDistiller`: 3000.
 
 use super::autograd::{Evaluation, differentiate};
-use super::formula::{Guard, rows, same_batch, total, unit_rows};
+use super::formula::{Guard, same_batch, total, unit_rows};
 use super::module::count;
+use super::products::{gram, gram_gradient};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -18,13 +19,10 @@ use candle_core::Tensor;
 /// When batches disagree.
 pub fn sp(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     let batch = same_batch(student, teacher, "sp")?;
-    differentiate(&[student], None, |x| {
-        let similarity = |x: &Tensor| -> Result<Tensor> {
-            let x = rows(x, "sp")?;
-            unit_rows(&x.matmul(&x.t()?)?, Guard::AtLeast(1e-12))
-        };
-        Ok((total(&(similarity(&x[0])? - similarity(teacher)?)?.sqr()?)? * count(batch).powi(-2))?)
-    })
+    let normal = |gram: &Tensor| unit_rows(gram, Guard::AtLeast(1e-12));
+    let (own, similar) = (gram(&student.detach())?, normal(&gram(teacher)?)?);
+    differentiate(&[&own], None, |g| Ok((total(&(normal(&g[0])? - &similar)?.sqr()?)? * count(batch).powi(-2))?))?
+        .through(|g| gram_gradient(student, g))
 }
 
 #[cfg(test)]

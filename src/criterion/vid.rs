@@ -4,11 +4,14 @@
 //! `RepDistiller`: 1; initial variance 5.
 
 use super::autograd::{Evaluation, differentiate};
+use super::chain::{self, Link};
 use super::convolution::Geometry;
-use super::formula::{common_size, mean, relu, softplus};
+use super::formula::{common_size, map_dims, planes, softplus};
 use super::init::Init;
-use super::module::Module;
+use super::module::{Module, count};
+use super::operator::adaptive_pool_gradient;
 use super::same_shape;
+use super::squares::{Teacher, squares, squares_gradient};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
@@ -21,17 +24,22 @@ use candle_core::{DType, Tensor};
 /// # Errors
 /// When the shapes do not fit.
 pub fn vid(student: &Tensor, teacher: &Tensor, module: &Module, eps: f64) -> Result<Evaluation> {
-    differentiate(&[student], Some(module), |x| {
-        let (s, t) = common_size(&x[0], teacher, "vid")?;
-        let layer = |name: &str, x: &Tensor| module.at(name).convolve(x, Geometry::padded(0));
-        let m = layer("regressor.0", &s)?;
-        let m = layer("regressor.2", &relu(&m)?)?;
-        let m = layer("regressor.4", &relu(&m)?)?;
-        same_shape(&m, &t, "vid")?;
-        let variance = (softplus(&module.get("log_scale")?.to_dtype(DType::F64)?)? + eps)?.reshape((1, (), 1, 1))?;
-        let error = (m - t)?.sqr()?.broadcast_div(&variance.to_dtype(x[0].dtype())?)?;
-        Ok(((mean(&error)? + mean(&variance.log()?)?)? * 0.5)?)
-    })
+    let [_, _, hs, ws] = map_dims(student, "vid")?;
+    let (s, t) = common_size(&student.detach(), teacher, "vid")?;
+    let point = |name: &str| Link::Convolution(format!("regressor.{name}"), Geometry::padded(0));
+    let links = [point("0"), Link::LeakyRelu(0.0), point("2"), Link::LeakyRelu(0.0), point("4")];
+    let found = chain::differentiate(module, &links, &s, true, |m| {
+        same_shape(m, &t, "vid")?;
+        let errors = squares(m, &t, planes(m)?, Teacher)?;
+        let mut found = differentiate(&[&errors], Some(module), |errors| {
+            let variance = (softplus(&module.get("log_scale")?.to_dtype(DType::F64)?)? + eps)?;
+            let of_errors = ((&errors[0] / &variance)?.sum_all()? * (1.0 / count(m.elem_count())))?;
+            Ok(((of_errors + variance.log()?.mean_all()?)? * 0.5)?)
+        })?;
+        found.weights.retain(|(name, _)| name == "log_scale");
+        found.through(|factors| squares_gradient(m, &t, planes(m)?, factors, Teacher))
+    })?;
+    found.through(|g| Ok(adaptive_pool_gradient(g, [hs, ws])?))
 }
 
 /// An untrained module between these channels, with this variance.

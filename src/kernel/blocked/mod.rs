@@ -21,6 +21,7 @@ mod geometry;
 #[cfg(test)]
 mod map_tests;
 mod pack;
+pub mod plain;
 pub mod pool;
 mod product;
 #[cfg(test)]
@@ -254,19 +255,23 @@ fn forward_into(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, 
 /// Both gradients; `dz` is formed once for both.
 ///
 /// # Shapes
-/// `x`, `weight` as in [`forward`], `dz` as its `y`; `dx`, as `x`, with whether to add to what it holds; `dw`, as `weight`, is overwritten.
+/// `x`, `weight` as in [`forward`] (without `dw`, `x` is not read and may be empty), `dz` as its `y`; `dx`, as `x`, with whether to add to what it holds; `dw`, as `weight`, is overwritten.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
 pub fn backward(plan: &Plan, x: View<'_>, weight: &[f32], dz: Gradient<'_>, dx: Option<(&mut [Lanes], bool)>, dw: Option<&mut [f32]>) {
-    plan.sizes.check(x.data.len(), weight.len(), dz.dy.len());
+    let inputs = match (&dx, &dw) {
+        (Some((dx, _)), None) => dx.len(),
+        _ => x.data.len(),
+    };
+    plan.sizes.check(inputs, weight.len(), dz.dy.len());
     if let Some((dx, _)) = &dx {
-        assert_eq!(dx.len(), x.data.len(), "input gradient of {:?}", plan.sizes);
+        assert_eq!(dx.len(), inputs, "input gradient of {:?}", plan.sizes);
     }
     if let Some(dw) = &dw {
         assert_eq!(dw.len(), weight.len(), "weight gradient of {:?}", plan.sizes);
     }
-    if x.data.is_empty() || dz.dy.is_empty() {
+    if inputs == 0 || dz.dy.is_empty() {
         if let Some((dx, false)) = dx {
             dx.fill(Lanes::ZERO);
         }

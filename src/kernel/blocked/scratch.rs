@@ -24,9 +24,13 @@ pub(super) enum Use {
     Shared,
     /// What a whole call shares, too.
     SharedGradient,
+    /// A plain map, blocked.
+    PlainInput,
+    /// A map that will be a plain one.
+    PlainOutput,
 }
 
-const USES: usize = 8;
+const USES: usize = 10;
 /// Larger buffers (64 MiB) are given back after the call.
 const KEPT: usize = 1 << 20;
 

@@ -102,7 +102,7 @@ impl Term {
                 Some(gate) => sakd::gated_layers(students, &teachers, gate, |s, t| self.together(s, &t.iter().collect::<Vec<_>>(), state))?,
             };
             let value = found.value;
-            let Evaluation { inputs, weights, .. } = scaled(found, weight)?;
+            let Evaluation { inputs, weights, .. } = found.scaled(weight)?;
             return Ok(Found { value, inputs, weights: vec![weights] });
         }
         let labels = batch.main_labels();
@@ -140,7 +140,7 @@ impl Term {
                 None => cross_entropy(logits, &batch.labels, self.smoothing)?,
             };
             found.value += loss.value;
-            found.inputs.extend(scaled(loss.into(), weight)?.inputs);
+            found.inputs.extend(Evaluation::from(loss).scaled(weight)?.inputs);
         }
         Ok(found)
     }
@@ -216,7 +216,7 @@ impl Term {
             other => return Err(Error::input(format!("criterion {}: does not compare single layers", other.name()))),
         };
         let value = evaluation.value;
-        Ok(Evaluation { value, ..scaled(evaluation, weight)? })
+        Ok(Evaluation { value, ..evaluation.scaled(weight)? })
     }
 }
 
@@ -252,13 +252,8 @@ impl Term {
         let attention = attention.ok_or_else(|| Error::input(format!("criterion {}: needs the teacher's maps", self.name)))?;
         let evaluation = at::at_from(student, attention)?;
         let value = evaluation.value;
-        Ok(Evaluation { value, ..scaled(evaluation, weight)? })
+        Ok(Evaluation { value, ..evaluation.scaled(weight)? })
     }
-}
-
-/// Nothing is copied where the weight is 1, as it mostly is.
-fn scaled(evaluation: Evaluation, weight: f64) -> Result<Evaluation> {
-    if weight.to_bits() == 1f64.to_bits() { Ok(evaluation) } else { evaluation.scaled(weight) }
 }
 
 /// Knowledge review, vectors taking part as maps of one pixel.
@@ -276,7 +271,7 @@ fn reviewed(students: &[&Tensor], teachers: &[&Tensor], module: &Module) -> Resu
 fn adversarial(student: &Tensor, teacher: &Tensor, module: &Module, weight: f64) -> Result<Evaluation> {
     let evaluation = gan::gan(student, teacher, module)?.evaluation;
     let (value, own) = (evaluation.value, evaluation.weights.clone());
-    let mut evaluation = scaled(evaluation, weight)?;
+    let mut evaluation = evaluation.scaled(weight)?;
     for (weighted, own) in evaluation.weights.iter_mut().zip(own) {
         if own.0.starts_with(gan::DISCRIMINATOR) {
             *weighted = own;

@@ -227,7 +227,7 @@ impl Run<'_> {
         }
         let (s, t, module) = (self.tensor("s")?, self.tensor("t")?, self.module("w.")?);
         let geometry = Self::geometry(header, &s, &t)?;
-        let regressed = module.at("").regress_relu(&s, geometry)?;
+        let regressed = fitnet::regress(&s, &module, geometry)?;
         Ok(Some(Computed::new(&["s"], fitnet::fitnet(&s, &t, &module, geometry)?).output("regressed", regressed)))
     }
 
