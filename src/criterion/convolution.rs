@@ -205,3 +205,40 @@ impl CustomOp2 for Convolution {
         Ok((a.track_op().then(of_a).transpose()?, b.track_op().then(of_b).transpose()?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::autograd::tests::tensor;
+    use super::*;
+    use candle_core::DType;
+
+    /// The blocked kernels of single precision against the plain ones of double precision, forward and both gradients.
+    #[test]
+    fn single_precision_agrees_with_double() {
+        for (channels, filters, kernel, stride, padding, size, transposed) in [
+            (3, 20, [3, 3], [1, 1], [1, 1], [9, 7], false),
+            (20, 33, [1, 1], [1, 1], [0, 0], [5, 6], false),
+            (16, 8, [3, 3], [2, 2], [1, 1], [8, 9], false),
+            (17, 5, [5, 2], [1, 1], [0, 0], [7, 7], false),
+            (1, 1, [3, 3], [1, 1], [1, 1], [4, 4], false),
+            (6, 19, [4, 4], [2, 2], [1, 1], [4, 5], true),
+            (18, 3, [3, 3], [1, 1], [1, 1], [6, 6], true),
+        ] {
+            let geometry = Geometry { transposed, stride, padding };
+            let filter = if transposed { [channels, filters, kernel[0], kernel[1]] } else { [filters, channels, kernel[0], kernel[1]] };
+            let (x, weight) = (tensor(&[3, channels, size[0], size[1]], 1), tensor(&filter, 2));
+            let both = |dtype: DType| {
+                let (x, weight) = (x.to_dtype(dtype).unwrap(), weight.to_dtype(dtype).unwrap());
+                let y = convolution(&x, &weight, geometry).unwrap();
+                let dy = tensor(y.dims(), 3).to_dtype(dtype).unwrap();
+                let (dx, dw) = convolution_gradients(&x, &weight, geometry, &dy, true).unwrap();
+                [y, dx.unwrap(), dw].map(|t| t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap())
+            };
+            for (single, double) in both(DType::F32).iter().zip(both(DType::F64)) {
+                let largest = double.iter().fold(0f64, |m, v| m.max(v.abs()));
+                let off = single.iter().zip(&double).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
+                assert!(single.len() == double.len() && off < 1e-5 * largest, "{geometry:?} {channels} to {filters}: {off} of {largest}");
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Criteria, one paper a file: each gives its loss and the gradients for the student's tensors, in f32 or f64.
 //!
-//! Gradients are written out where that saves memory or digits, and come from [`autograd`] elsewhere; sums that make a scalar loss run in a
-//! fixed order, so the bits do not depend on the number of threads.
+//! Gradients are written out where that saves time, memory or digits, as it does for all that is computed of whole maps, and come from [`autograd`]
+//! elsewhere; sums that make a scalar loss run in a fixed order, so the bits do not depend on the number of threads.
 //!
 //! They run on the host: tensors of another device are copied, and gradients come in host memory.
 
