@@ -54,7 +54,6 @@ pub fn ab(students: &[&Tensor], teachers: &[&Tensor], connectors: &Module, margi
 }
 
 /// How far an activation is from the margin on the teacher's side of the boundary; 0 beyond it.
-#[derive(Clone, Copy)]
 struct Margin(f64);
 
 impl Aim for Margin {

@@ -170,7 +170,9 @@ impl CustomOp1 for LeakyRelu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Computed {
         by_element!(x, T => {
             let slope = T::of(self.0);
-            let y = elementwise::map(dense::<T>(x, layout)?, |x| if x > T::zero() { x } else { x * slope });
+            // ReLU is 0 below 0 even at -inf, where a product is not
+            let below = |x: T| if slope == T::zero() { slope } else { x * slope };
+            let y = elementwise::map(dense::<T>(x, layout)?, |x| if x > T::zero() { x } else { below(x) });
             Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
         })
     }
