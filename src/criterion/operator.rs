@@ -171,7 +171,7 @@ impl CustomOp1 for LeakyRelu {
         by_element!(x, T => {
             let slope = T::of(self.0);
             // ReLU is 0 below 0 even at -inf, where a product is not
-            let below = |x: T| if slope == T::zero() { slope } else { x * slope };
+            let below = |x: T| if slope.is_zero() { slope } else { x * slope };
             let y = elementwise::map(dense::<T>(x, layout)?, |x| if x > T::zero() { x } else { below(x) });
             Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
         })
