@@ -110,6 +110,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
                 scale: 1.0 / 255.0,
                 mean: vec![0.5],
                 std: vec![0.3],
+                exif_orientation: false,
             }),
             limit: None,
             shuffle: None,

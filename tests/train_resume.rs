@@ -27,6 +27,7 @@ fn preprocess() -> Preprocess {
         scale: 1.0 / 255.0,
         mean: vec![0.286],
         std: vec![0.353],
+        exif_orientation: false,
     }
 }
 

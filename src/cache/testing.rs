@@ -83,6 +83,7 @@ pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
         scale: 1.0,
         mean: vec![0.0],
         std: vec![1.0],
+        exif_orientation: false,
     });
     for (at, path, dtype) in [(2, "flip", Dtype::U8), (3, "partner", Dtype::I64), (4, "mix", Dtype::F32)] {
         manifest.view_arrays.insert(at, spec(path, dtype, &[], &[], None, codec, 2));

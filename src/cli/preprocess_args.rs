@@ -42,6 +42,9 @@ pub struct PreprocessArgs {
     /// Element type of the input: float32, float16, float64, uint8 or int32
     #[arg(long, value_name = "TYPE", value_parser = word::<Dtype>)]
     pub dtype: Option<Dtype>,
+    /// Turn pictures as their EXIF orientation says (timm and torchvision's datasets do not)
+    #[arg(long)]
+    pub exif_orientation: bool,
 }
 
 impl PreprocessArgs {
@@ -73,6 +76,7 @@ impl PreprocessArgs {
             scale: self.scale,
             mean: self.mean.clone(),
             std: self.std.clone(),
+            exif_orientation: self.exif_orientation.then_some(true),
         })
     }
 }
@@ -138,6 +142,7 @@ mod tests {
             "nhwc",
             "--dtype",
             "uint8",
+            "--exif-orientation",
         ])
         .unwrap();
         let expected = PreprocessOptions {
@@ -152,6 +157,7 @@ mod tests {
             scale: Some(0.5),
             mean: Some(vec![-0.5, 0.0, 0.25]),
             std: Some(vec![1.0, 2.0, 3.0]),
+            exif_orientation: Some(true),
         };
         assert_eq!(options, expected);
     }

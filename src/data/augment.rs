@@ -98,7 +98,8 @@ fn toss(rng: &mut ChaCha8Rng) -> bool {
 /// # Errors
 /// When the image cannot be resized, or the crop is not inside it.
 pub fn render(augment: Augment, preprocess: &Preprocess, image: &Image, view: &View) -> Result<Vec<u8>> {
-    let coloured = geometry::with_channels(image, preprocess.channels.count());
+    let image = preprocess::turned(preprocess, image);
+    let coloured = geometry::with_channels(&image, preprocess.channels.count());
     let mut seen = match view.crop {
         Some(crop) if augment == Augment::RandomResizedCrop => {
             geometry::resize(&geometry::crop(&coloured, crop)?, preprocess.size, preprocess.interpolation)?.into_owned()
@@ -142,6 +143,7 @@ mod tests {
             scale: 1.0 / 255.0,
             mean: vec![0.4914, 0.4822, 0.4465],
             std: vec![0.25; 3],
+            exif_orientation: false,
         }
     }
 
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn a_crop_takes_the_mean_colour_from_outside_and_is_then_mirrored() {
         // planes of [2, 3]: 0 to 5, 6 to 11, 12 to 17; the mean colour is 125, 123, 114
-        let image = Image { height: 2, width: 3, channels: 3, pixels: (0..18).map(|i| i % 3 * 6 + i / 3).collect() };
+        let image = Image { height: 2, width: 3, channels: 3, pixels: (0..18).map(|i| i % 3 * 6 + i / 3).collect(), orientation: 1 };
         let view = View { crop: Some(Crop { top: -1, left: 1, height: 2, width: 3 }), flip: true, ..View::default() };
         let out = render(Augment::CropFlip, &preprocess(Layout::Nchw, [2, 3]), &image, &view).unwrap();
         // without the flip: 125 125 125 / 1 2 125

@@ -1,8 +1,8 @@
 //! Colour, resize and centre crop of 8-bit images, as Pillow and torchvision do them.
 
-use super::Image;
 use super::augment::Crop;
 use super::resample::resample;
+use super::{Image, UPRIGHT};
 use crate::error::{Error, Result};
 use crate::recipe::Interpolation;
 use std::borrow::Cow;
@@ -89,7 +89,7 @@ pub(super) fn crop(image: &Image, crop: Crop) -> Result<Image> {
 fn part(image: &Image, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Image {
     let rows = image.pixels.chunks_exact(image.width * image.channels).skip(top).take(height);
     let pixels = rows.flat_map(|row| &row[left * image.channels..(left + width) * image.channels]).copied().collect();
-    Image { height, width, channels: image.channels, pixels }
+    Image { height, width, channels: image.channels, pixels, orientation: UPRIGHT }
 }
 
 /// The image seen through a window of its own size whose corner lies at `(top, left)`; what is outside the image has the colour `fill`.
@@ -106,6 +106,38 @@ pub(super) fn shift(image: &Image, top: i32, left: i32, fill: &[u8]) -> Image {
         }
     }
     Image { pixels, ..*image }
+}
+
+/// Whether an orientation exchanges height and width.
+pub(super) fn is_on_its_side(image: &Image) -> bool {
+    matches!(image.orientation, 5..=8)
+}
+
+/// The picture turned and mirrored as its file says (EXIF 2.32, tag 0x0112), as Pillow's
+/// `ImageOps.exif_transpose` does; other numbers than 2 to 8 leave it as it is.
+pub(super) fn upright(image: &Image) -> Cow<'_, Image> {
+    if !matches!(image.orientation, 2..=8) {
+        return Cow::Borrowed(image);
+    }
+    let Image { height, width, channels, .. } = *image;
+    let [rows, columns] = if is_on_its_side(image) { [width, height] } else { [height, width] };
+    let mut pixels = Vec::with_capacity(image.pixels.len());
+    for y in 0..rows {
+        for x in 0..columns {
+            let [row, column] = match image.orientation {
+                2 => [y, width - 1 - x],
+                3 => [height - 1 - y, width - 1 - x],
+                4 => [height - 1 - y, x],
+                5 => [x, y],
+                6 => [height - 1 - x, y],
+                7 => [height - 1 - x, width - 1 - y],
+                _ => [x, width - 1 - y],
+            };
+            let at = (row * width + column) * channels;
+            pixels.extend_from_slice(image.pixels.get(at..at + channels).unwrap_or_default());
+        }
+    }
+    Cow::Owned(Image { height: rows, width: columns, channels, pixels, orientation: UPRIGHT })
 }
 
 /// Turns an image round, left to right.
@@ -129,7 +161,7 @@ mod tests {
         let path = format!("{}/tests/data/pil/{name}", env!("CARGO_MANIFEST_DIR"));
         let pixels = std::fs::read(&path).unwrap();
         assert_eq!(pixels.len(), height * width * channels, "{path}");
-        Image { height, width, channels, pixels }
+        Image { height, width, channels, pixels, orientation: UPRIGHT }
     }
 
     fn source() -> Image {
@@ -172,7 +204,7 @@ mod tests {
 
     #[test]
     fn crop_offsets_are_rounded_half_to_even() {
-        let image = Image { height: 1, width: 9, channels: 1, pixels: (0..9).collect() };
+        let image = Image { height: 1, width: 9, channels: 1, pixels: (0..9).collect(), orientation: UPRIGHT };
         // Python: round(0.5) = 0, round(1.5) = 2, round(2.5) = 2, round(3.5) = 4
         for (width, left) in [(8, 0), (6, 2), (4, 2), (2, 4), (7, 1), (5, 2)] {
             assert_eq!(center_crop(&image, [1, width]).unwrap().pixels[0], left, "width {width}");
@@ -218,9 +250,30 @@ mod tests {
 
     #[test]
     fn empty_sides_are_refused() {
-        let empty = Image { height: 0, width: 3, channels: 3, pixels: Vec::new() };
+        let empty = Image { height: 0, width: 3, channels: 3, pixels: Vec::new(), orientation: UPRIGHT };
         assert!(resize(&empty, [2, 2], Interpolation::Bilinear).is_err());
         assert!(resize(&source(), [0, 2], Interpolation::Bilinear).is_err());
         assert!(resize(&source(), [1 << 20, 1 << 20], Interpolation::Bilinear).is_err());
+    }
+
+    #[test]
+    fn orientations_turn_as_exif_transpose_does() {
+        // numpy's form of Pillow's transpositions of [[0, 1, 2], [3, 4, 5]]
+        let expected: [(u8, [usize; 2], [u8; 6]); 9] = [
+            (0, [2, 3], [0, 1, 2, 3, 4, 5]),
+            (1, [2, 3], [0, 1, 2, 3, 4, 5]),
+            (2, [2, 3], [2, 1, 0, 5, 4, 3]),
+            (3, [2, 3], [5, 4, 3, 2, 1, 0]),
+            (4, [2, 3], [3, 4, 5, 0, 1, 2]),
+            (5, [3, 2], [0, 3, 1, 4, 2, 5]),
+            (6, [3, 2], [3, 0, 4, 1, 5, 2]),
+            (7, [3, 2], [5, 2, 4, 1, 3, 0]),
+            (8, [3, 2], [2, 5, 1, 4, 0, 3]),
+        ];
+        for (orientation, size, pixels) in expected {
+            let image = Image { height: 2, width: 3, channels: 1, pixels: (0..6).collect(), orientation };
+            let turned = upright(&image);
+            assert_eq!(([turned.height, turned.width], turned.pixels.as_slice()), (size, &pixels[..]), "{orientation}");
+        }
     }
 }

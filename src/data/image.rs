@@ -1,10 +1,13 @@
 //! Decodes image files to 8-bit grey or RGB, as Pillow's `convert('RGB')` does: alpha is dropped, palettes are looked up, the high byte
-//! of 16-bit channels is taken (of grey ones too, where Pillow clips to white). Grey stays one channel. EXIF orientation is not applied,
-//! as torchvision's `ImageFolder` does not.
+//! of 16-bit channels is taken (of grey ones too, where Pillow clips to white). Grey stays one channel. EXIF orientation is read, not
+//! applied: torchvision's `ImageFolder` does not either, and [`super::preprocess`] does where it is asked to.
 
 use super::Image;
+use super::jpeg::{self, End};
 use crate::error::{Context, Error, Result};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use std::borrow::Cow;
 use std::io::Cursor;
 
 /// Largest encoded file, in bytes.
@@ -21,6 +24,7 @@ const MAX_ALLOCATION: u64 = 1 << 30;
 /// # Errors
 /// When it is no image of a known kind, or too large.
 pub(super) fn size(bytes: &[u8]) -> Result<[usize; 2]> {
+    check_length(bytes)?;
     let decoder = decoder(bytes)?;
     let (width, height) = decoder.dimensions();
     Ok([height as usize, width as usize])
@@ -31,7 +35,10 @@ pub(super) fn size(bytes: &[u8]) -> Result<[usize; 2]> {
 /// # Errors
 /// When it is no image of a known kind, too large, damaged or truncated, or of floating-point pixels.
 pub(super) fn decode(bytes: &[u8]) -> Result<Image> {
-    let decoder = decoder(bytes)?;
+    check_length(bytes)?;
+    let picture = first_picture(bytes)?;
+    let mut decoder = decoder(&picture)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms).to_exif();
     let image = DynamicImage::from_decoder(decoder).context(|| "cannot be decoded".into())?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |value: u16| value.to_be_bytes()[0];
@@ -46,13 +53,30 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image> {
         DynamicImage::ImageRgba16(i) => (3, without_alpha::<4, u16>(&i, high)),
         other => return Err(Error::input(format!("expected 8-bit or 16-bit pixels, found {:?}", other.color()))),
     };
-    Ok(Image { height, width, channels, pixels })
+    Ok(Image { height, width, channels, pixels, orientation })
 }
 
-fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
+fn check_length(bytes: &[u8]) -> Result<()> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(Error::input(format!("expected a file of at most {} MiB, found a larger one", MAX_FILE >> 20)));
     }
+    Ok(())
+}
+
+/// The bytes of the first picture of a JPEG, closed by an end marker; other files as they are.
+fn first_picture(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
+    const START: [u8; 3] = [0xff, 0xd8, 0xff];
+    if !bytes.starts_with(&START) {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    match jpeg::end(bytes).map_err(|fault| Error::input(fault.reason()))? {
+        End::Marked(end) => Ok(Cow::Borrowed(bytes.get(..end).unwrap_or(bytes))),
+        End::Unmarked(end) => Ok(Cow::Owned([bytes.get(..end).unwrap_or(bytes), &[0xff, 0xd9]].concat())),
+        End::Unknown => Ok(Cow::Borrowed(bytes)),
+    }
+}
+
+fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().context(|| "cannot be read".into())?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -61,7 +85,6 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
     reader.limits(limits);
     match reader.format() {
         None => return Err(Error::input("expected a JPEG, PNG, BMP, GIF, WebP, TIFF or PNM image, found other bytes")),
-        Some(ImageFormat::Jpeg) if !is_complete_jpeg(bytes) => return Err(Error::input("the image is truncated")),
         Some(ImageFormat::Png) if !has_whole_colours(bytes) => return Err(Error::input("the palette is damaged")),
         Some(_) => {}
     }
@@ -74,13 +97,6 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
         )));
     }
     Ok(decoder)
-}
-
-/// Whether the last scan of a JPEG is followed by an end-of-image marker: the decoder would fill the missing part with grey.
-/// Neither marker occurs inside a scan, where the byte after 0xFF is 0 or a restart marker.
-fn is_complete_jpeg(bytes: &[u8]) -> bool {
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
-    last(0xd9) > last(0xda)
 }
 
 /// Whether a PNG's palettes are of whole colours, three bytes each: on any other the decoder panics.

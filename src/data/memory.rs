@@ -1,6 +1,6 @@
 //! Images of one size that are held in memory: what the small binary formats become.
 
-use super::{Dataset, Fingerprint, Image, Sample};
+use super::{Dataset, Fingerprint, Image, Sample, UPRIGHT};
 use crate::error::{Error, Result};
 
 /// Images of one size, with labels.
@@ -36,7 +36,7 @@ impl Dataset for InMemory {
         } else {
             stored.to_vec()
         };
-        Ok(Sample::Image(Image { height, width, channels, pixels }))
+        Ok(Sample::Image(Image { height, width, channels, pixels, orientation: UPRIGHT }))
     }
 
     fn label(&self, index: usize) -> i64 {

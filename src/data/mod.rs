@@ -13,6 +13,7 @@ mod folder;
 mod geometry;
 mod idx;
 mod image;
+mod jpeg;
 mod listing;
 mod memory;
 mod npy;
@@ -33,6 +34,9 @@ use crate::recipe::{DataFormat, DataSpec};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// The [orientation](Image::orientation) of a picture that is not to be turned.
+pub const UPRIGHT: u8 = 1;
+
 /// A decoded image: 8-bit, rows of pixels of 1 (grey) or 3 (RGB) channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -44,6 +48,8 @@ pub struct Image {
     pub channels: usize,
     /// `[height, width, channels]`, row-major.
     pub pixels: Vec<u8>,
+    /// How the file says that the picture is to be turned: EXIF 2.32's tag 0x0112, 1 to 8.
+    pub orientation: u8,
 }
 
 /// One sample.

@@ -12,7 +12,8 @@ use std::borrow::Cow;
 const DEFAULT_SIDE: usize = 224;
 
 /// Decides every field: options, then their preset, then the model's declared input (`dtype`, `shape` with the batch axis), then the images' common size, else 224.
-/// Returns warnings to print: one when nothing was given and floats are scaled to [0, 1].
+/// Returns warnings to print: one when nothing was
+/// given and floats are scaled to [0, 1], or integers brought to a size that nobody named.
 ///
 /// What a model fixes (size, channels) outweighs a preset, but an option that contradicts it is refused. A preset that crops out of a
 /// larger image (`imagenet`) does not take the images' common size: 224 then. One value of mean or std serves all channels. A mean that
@@ -42,7 +43,10 @@ pub fn resolve(
         (None, _) => wanted().unwrap_or(Channels::Rgb),
     };
     let crops = defaults.crop_ratio.is_some();
-    let fallback = options.size.or(defaults.size).or(common_image_size.filter(|_| !crops)).unwrap_or([DEFAULT_SIDE; 2]);
+    // on their side the images have another size than their headers say
+    let is_turned = options.exif_orientation == Some(true);
+    let common = common_image_size.filter(|[height, width]| !crops && (!is_turned || height == width));
+    let fallback = options.size.or(defaults.size).or(common).unwrap_or([DEFAULT_SIDE; 2]);
     let size = [axes.size[0].unwrap_or(fallback[0]), axes.size[1].unwrap_or(fallback[1])];
     if let Some([height, width]) = options.size.filter(|&given| given != size) {
         return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {height}x{width}", size[0], size[1])));
@@ -75,21 +79,26 @@ pub fn resolve(
         scale: options.scale.or(defaults.scale).unwrap_or(1.0 / 255.0),
         mean: per_channel(&options.mean, defaults.mean, 0.0),
         std: per_channel(&options.std, defaults.std, 1.0),
+        exif_orientation: options.exif_orientation.unwrap_or(false),
     };
     preprocess.validate()?;
     let assumed = options.preset.is_none() && options.scale.is_none() && options.mean.is_none() && options.std.is_none();
-    let warnings = if assumed && preprocess.is_float() { vec![assumption(&preprocess)] } else { Vec::new() };
+    let is_size_given = !axes.size.contains(&None) || options.size.or(defaults.size).is_some();
+    let is_said = !assumed || !preprocess.is_float() && is_size_given;
+    let warnings = if is_said { Vec::new() } else { vec![assumption(&preprocess)] };
     Ok((preprocess, warnings))
 }
 
 /// What is done where nothing was said.
 fn assumption(preprocess: &Preprocess) -> String {
     let [height, width] = preprocess.size;
-    format!(
-        "preprocessing was not given: images become {height}x{width} {:?} in {:?} order, scaled to [0, 1] (--preprocess, --mean, --std and --scale say otherwise)",
-        preprocess.channels, preprocess.layout
-    )
-    .to_lowercase()
+    let (values, flags) = if preprocess.is_float() {
+        ("scaled to [0, 1]", "--preprocess, --mean, --std and --scale")
+    } else {
+        ("their bytes fed as they are", "--size, --resize and --crop-ratio")
+    };
+    let order = format!("{:?} in {:?} order", preprocess.channels, preprocess.layout).to_lowercase();
+    format!("preprocessing was not given: images become {height}x{width} {order}, {values} ({flags} say otherwise)")
 }
 
 fn check_dtype(options: &PreprocessOptions, dtype: Dtype) -> Result<()> {
@@ -114,7 +123,8 @@ fn before_crop(size: [usize; 2], ratio: f64) -> Result<usize> {
     if !(ratio > 0.0 && ratio <= 1.0) {
         return Err(Error::input(format!("preprocess: expected a crop ratio above 0 and up to 1, found {ratio}")));
     }
-    Ok((size[0].max(size[1]) as f64 / ratio).round() as usize)
+    // timm takes math.floor
+    Ok((size[0].max(size[1]) as f64 / ratio).floor() as usize)
 }
 
 /// What a declared input shape says.
@@ -156,8 +166,21 @@ impl Axes {
 /// # Errors
 /// When the image cannot be resized (an empty side).
 pub fn to_bytes(preprocess: &Preprocess, image: &Image) -> Result<Vec<u8>> {
-    let coloured = geometry::with_channels(image, preprocess.channels.count());
+    let image = turned(preprocess, image);
+    let coloured = geometry::with_channels(&image, preprocess.channels.count());
     Ok(lay_out(preprocess, fit(preprocess, &coloured)?.into_owned()))
+}
+
+/// The picture turned as its file says, where that is asked for.
+pub(super) fn turned<'a>(preprocess: &Preprocess, image: &'a Image) -> Cow<'a, Image> {
+    if preprocess.exif_orientation { geometry::upright(image) } else { Cow::Borrowed(image) }
+}
+
+/// Height and width of a picture as views of it are drawn.
+#[must_use]
+pub fn seen_size(preprocess: &Preprocess, image: &Image) -> [usize; 2] {
+    let on_its_side = preprocess.exif_orientation && geometry::is_on_its_side(image);
+    if on_its_side { [image.width, image.height] } else { [image.height, image.width] }
 }
 
 /// Resize and centre crop.

@@ -2,7 +2,7 @@
 //! shrinks, along rows first and then along columns, each pass rounded to bytes, in fixed point of 22 bits. (SIMD resizers such as
 //! `fast_image_resize` are up to 5 levels off at edges: they take the passes in the other order.)
 
-use super::Image;
+use super::{Image, UPRIGHT};
 use crate::recipe::Interpolation;
 use std::borrow::Cow;
 
@@ -36,7 +36,7 @@ pub(super) fn resample(image: &Image, [height, width]: [usize; 2], interpolation
     if height != image.height {
         pixels = Cow::Owned(along_columns(&pixels, width * image.channels, &windows(&filter, image.height, height)));
     }
-    Image { height, width, channels: image.channels, pixels: pixels.into_owned() }
+    Image { height, width, channels: image.channels, pixels: pixels.into_owned(), orientation: UPRIGHT }
 }
 
 fn triangle(x: f64) -> f64 {
@@ -134,7 +134,7 @@ fn nearest(image: &Image, [height, width]: [usize; 2]) -> Image {
             pixels.extend_from_slice(&image.pixels[start..start + image.channels]);
         }
     }
-    Image { height, width, channels: image.channels, pixels }
+    Image { height, width, channels: image.channels, pixels, orientation: UPRIGHT }
 }
 
 /// The input position of each output position. The steps are summed, as in Pillow, which decides where a centre falls between two positions.

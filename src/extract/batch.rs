@@ -70,7 +70,7 @@ fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (usize, Error
             let Sample::Image(image) = job.source.data.sample(sample)? else {
                 return Err(Error::input("the data set mixes images and arrays"));
             };
-            let drawn = views.draw(Place { sample: sample as u64, row, view: view as u64 }, [image.height, image.width]);
+            let drawn = views.draw(Place { sample: sample as u64, row, view: view as u64 }, preprocess::seen_size(preprocess, &image));
             Ok((augment::render(views.augmentation.geometry, preprocess, &image, &drawn)?, drawn))
         };
         render().map_err(|e| (sample, e))

@@ -211,6 +211,7 @@ pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
         scale: Some(recorded.scale),
         mean: Some(recorded.mean),
         std: Some(recorded.std),
+        exif_orientation: Some(recorded.exif_orientation),
     }))
 }
 

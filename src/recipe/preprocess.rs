@@ -68,6 +68,9 @@ pub struct Preprocess {
     pub mean: Vec<f32>,
     /// Standard deviation of each channel after scaling.
     pub std: Vec<f32>,
+    /// Whether pictures are turned as their EXIF orientation says, before anything else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exif_orientation: bool,
 }
 
 impl Preprocess {
@@ -139,6 +142,8 @@ pub struct PreprocessOptions {
     pub mean: Option<Vec<f32>>,
     /// Standard deviation of each channel.
     pub std: Option<Vec<f32>>,
+    /// Whether pictures are turned as their EXIF orientation says; else they are not.
+    pub exif_orientation: Option<bool>,
 }
 
 impl PreprocessOptions {
@@ -163,6 +168,7 @@ impl PreprocessOptions {
             scale: self.scale.or(fallback.scale),
             mean: self.mean.or(fallback.mean),
             std: self.std.or(fallback.std),
+            exif_orientation: self.exif_orientation.or(fallback.exif_orientation),
         }
     }
 }
@@ -216,6 +222,7 @@ mod tests {
             scale: 1.0,
             mean: vec![0.0; 3],
             std: vec![1.0; 3],
+            exif_orientation: false,
         };
         assert!(good.validate().is_ok());
         assert_eq!(good.input_shape(), [4, 4, 3]);

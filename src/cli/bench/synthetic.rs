@@ -112,6 +112,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
                 mean: vec![0.5; 3],
                 // that of noise, so that the student's input has variance 1
                 std: vec![0.2887; 3],
+                exif_orientation: false,
             }),
             limit: None,
             shuffle: None,

@@ -453,6 +453,7 @@ mod tests {
             scale: 1.0 / 255.0,
             mean: vec![0.4914, 0.4822, 0.4465],
             std: vec![0.2470, 0.2435, 0.2616],
+            exif_orientation: false,
         }
     }
 

@@ -156,8 +156,8 @@ mod tests {
     /// Each move alone, below, at and beyond its range, and all of them in another order; every colour in the hue's case.
     #[test]
     fn moves_match_torchvision_on_pillow() {
-        let source = || Image { height: 23, width: 31, channels: 3, pixels: pillow("source-23x31-rgb") };
-        let colours = || Image { height: 64, width: 64, channels: 3, pixels: pillow("colours-64x64") };
+        let source = || Image { height: 23, width: 31, channels: 3, pixels: pillow("source-23x31-rgb"), orientation: 1 };
+        let colours = || Image { height: 64, width: 64, channels: 3, pixels: pillow("colours-64x64"), orientation: 1 };
         let alone = |step: u8, factor: f32| {
             let mut jitter = Jitter { order: [step; 4], ..Jitter::NONE };
             jitter.factors[usize::from(step)] = factor;
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_grey_image_has_brightness_and_contrast_alone() {
-        let grey = || Image { height: 1, width: 4, channels: 1, pixels: vec![0, 10, 100, 255] };
+        let grey = || Image { height: 1, width: 4, channels: 1, pixels: vec![0, 10, 100, 255], orientation: 1 };
         let mut same = grey();
         Jitter { factors: [1.0, 1.0, 0.3, 0.4], ..Jitter::NONE }.apply(&mut same);
         assert_eq!(same, grey());

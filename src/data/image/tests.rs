@@ -47,12 +47,32 @@ fn jpegs_are_close_to_pillows() {
 }
 
 #[test]
-fn orientation_is_not_applied() {
+fn orientation_is_read_and_not_applied() {
     // an EXIF segment that asks for a quarter turn, after the start-of-image marker
     let exif = b"\xff\xe1\x00\x22Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let jpeg = read("rgb-444.jpg");
-    let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
-    assert_eq!(decode(&turned).unwrap(), decode(&jpeg).unwrap());
+    let turned = decode(&[&jpeg[..2], exif, &jpeg[2..]].concat()).unwrap();
+    let plain = decode(&jpeg).unwrap();
+    assert_eq!((turned.orientation, plain.orientation), (6, 1));
+    assert_eq!(turned.pixels, plain.pixels);
+}
+
+#[test]
+fn what_stands_behind_a_whole_jpeg_changes_nothing() {
+    for name in ["rgb-420.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"] {
+        let jpeg = read(name);
+        let plain = decode(&jpeg).unwrap();
+        let data = &jpeg[..jpeg.len() - 2];
+        let motion = [&jpeg, b"\0\0\0\x18ftypmp42\xff\xda\0\x08".as_slice()].concat();
+        for whole in [data, &[&jpeg, &jpeg[..]].concat(), &[&jpeg[..], &[0; 999]].concat(), &motion] {
+            assert_eq!(decode(whole).unwrap(), plain, "{name}");
+        }
+        let cut = &jpeg[..jpeg.len() * 3 / 4];
+        for closed in [&[cut, b"\xff\xd9"].concat(), &[cut, &jpeg].concat()] {
+            let reason = decode(closed).unwrap_err().to_string();
+            assert!(reason.contains("truncated") || reason.contains("damaged"), "{name}: {reason}");
+        }
+    }
 }
 
 #[test]

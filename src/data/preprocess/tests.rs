@@ -45,7 +45,46 @@ fn open_sizes_come_from_options_then_preset_then_images_then_224() {
     assert_eq!((imagenet.size, imagenet.resize), ([224, 224], Some(256)));
     // what the model fixes outweighs the preset
     assert_eq!(resolved(&with("cifar10"), [0, 3, 64, 64], None).size, [64, 64]);
-    assert_eq!(resolved(&with("imagenet"), [0, 3, 299, 299], None).resize, Some(342));
+    assert_eq!(resolved(&with("imagenet"), [0, 3, 299, 299], None).resize, Some(341));
+}
+
+#[test]
+fn a_crop_ratio_gives_the_side_that_timm_takes() {
+    // ⌊size / crop_pct⌋ of timm's own pairs; rounding gives 342, 293, 404 and 311 for four of them
+    for (size, ratio, side) in [(224, 0.875, 256), (299, 0.875, 341), (260, 0.89, 292), (380, 0.94, 404), (280, 0.9, 311), (288, 1.0, 288)]
+    {
+        let options = PreprocessOptions { crop_ratio: Some(ratio), ..PreprocessOptions::default() };
+        assert_eq!(resolved(&options, [0, 3, size, size], None).resize, Some(side), "{size} {ratio}");
+    }
+}
+
+#[test]
+fn integers_of_open_size_warn_as_floats_do() {
+    let none = PreprocessOptions::default();
+    let of = |options: &PreprocessOptions, dims| resolve(options, Dtype::U8, &shape(dims), Some([32, 48])).unwrap().1;
+    let warnings = of(&none, [0, 0, 0, 3]);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("32x48 rgb in nhwc order, their bytes fed as they are (--size"), "{}", warnings[0]);
+    assert!(of(&PreprocessOptions { size: Some([8, 8]), ..none.clone() }, [0, 0, 0, 3]).is_empty());
+    assert!(of(&none, [0, 64, 64, 3]).is_empty());
+}
+
+#[test]
+fn pictures_are_turned_where_that_is_asked_for() {
+    let image = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 9], orientation: 6 };
+    let asked = Preprocess { size: [2, 1], exif_orientation: true, ..plain(Layout::Nchw, Channels::Gray, Dtype::U8) };
+    assert_eq!((to_bytes(&asked, &image).unwrap(), seen_size(&asked, &image)), (vec![7, 9], [2, 1]));
+    let mirrored = Image { orientation: 8, ..image.clone() };
+    assert_eq!(to_bytes(&asked, &mirrored).unwrap(), [9, 7]);
+    let not = Preprocess { size: [1, 2], exif_orientation: false, ..asked.clone() };
+    assert_eq!((to_bytes(&not, &mirrored).unwrap(), seen_size(&not, &mirrored)), (vec![7, 9], [1, 2]));
+    // records without the field, as all were, mean that nothing is turned
+    let record = serde_json::to_string(&not).unwrap();
+    assert!(!record.contains("exif"), "{record}");
+    assert_eq!(serde_json::from_str::<Preprocess>(&record).unwrap(), not);
+    // a common size of headers says nothing of pictures on their sides
+    let open = PreprocessOptions { exif_orientation: Some(true), ..PreprocessOptions::default() };
+    assert_eq!(resolved(&open, [0, 3, 0, 0], Some([20, 30])).size, [224, 224]);
 }
 
 #[test]
@@ -103,19 +142,20 @@ fn plain(layout: Layout, channels: Channels, dtype: Dtype) -> Preprocess {
         scale: 0.5,
         mean: vec![1.0, 2.0, 3.0][..count].to_vec(),
         std: vec![1.0, 2.0, 4.0][..count].to_vec(),
+        exif_orientation: false,
     }
 }
 
 #[test]
 fn bytes_follow_layout_and_channel_order() {
-    let image = Image { height: 1, width: 2, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6] };
+    let image = Image { height: 1, width: 2, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6], orientation: 1 };
     let bytes = |layout, channels| to_bytes(&plain(layout, channels, Dtype::F32), &image).unwrap();
     assert_eq!(bytes(Layout::Nhwc, Channels::Rgb), [1, 2, 3, 4, 5, 6]);
     assert_eq!(bytes(Layout::Nhwc, Channels::Bgr), [3, 2, 1, 6, 5, 4]);
     assert_eq!(bytes(Layout::Nchw, Channels::Rgb), [1, 4, 2, 5, 3, 6]);
     assert_eq!(bytes(Layout::Nchw, Channels::Bgr), [3, 6, 2, 5, 1, 4]);
     assert_eq!(bytes(Layout::Nchw, Channels::Gray), [2, 5]);
-    let grey = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8] };
+    let grey = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8], orientation: 1 };
     assert_eq!(to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &grey).unwrap(), [7, 8, 7, 8, 7, 8]);
 }
 

@@ -105,7 +105,8 @@ impl<'a> DataSource<'a> {
             let Sample::Image(image) = self.dataset.sample(index)? else {
                 return Err(Error::input(format!("{}: expected an image, found arrays", name())));
             };
-            let view = augment::draw(self.augment, preprocess, [image.height, image.width], self.seed, index as u64, epoch);
+            let view =
+                augment::draw(self.augment, preprocess, data::preprocess::seen_size(preprocess, &image), self.seed, index as u64, epoch);
             bytes.extend_from_slice(&augment::render(self.augment, preprocess, &image, &view).context(name)?);
         }
         images(preprocess, &bytes)
