@@ -48,6 +48,7 @@ fn plan(codec: Codec) -> Plan {
             shuffle: None,
             skipped: Vec::new(),
         },
+        logits: None,
         taps: vec![TapRecord {
             alias: "conv".into(),
             tensor: "/conv/Relu_output_0".into(),

@@ -4,7 +4,7 @@
 
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::tap::{self, Role, Tap};
-use nst_cache::onnx::{Model, cost};
+use nst_cache::onnx::{Model, cost, logits};
 use nst_cache::runtime::{Device, Probe, Runtime, Session, SessionOptions, input_shapes, probe};
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ fn suggested(taps: &[Tap]) -> Vec<&str> {
 fn channels_last_with_constant_weights_and_a_softmax() {
     let (model, _, taps) = look(&committed("nhwc.onnx"));
     assert_eq!(suggested(&taps), ["block2/nchw:0", "block2/relu:0", "features:0", "logits:0"]);
-    assert_eq!(tap::logits(&model), Some(("logits:0".to_owned(), true)));
+    assert_eq!(logits::of_student(&model).as_deref(), Some("logits:0"));
     assert_eq!(cost::parameters(&model), 108 + 288 + 40);
     let aliases: Vec<String> = suggested(&taps).into_iter().map(tap::alias).collect();
     assert_eq!(aliases, ["block2.nchw", "block2.relu", "features", "logits"]);
@@ -82,7 +82,7 @@ fn a_tapped_run_gives_the_published_logits() {
     let model = Model::read(&path).unwrap();
     let x = Array::new(vec![2, 3, 32, 32], Values::F32((0u16..6144).map(|i| f32::from(i % 251) / 251.0).collect())).unwrap();
     let options = SessionOptions { device: Device::Cpu, threads: 1 };
-    let logits = [tap::logits(&model).unwrap().0];
+    let logits = [logits::of_student(&model).unwrap()];
     let mut plain = Session::new(&runtime(), &model, &[], &options).unwrap();
     let (_, _, taps) = look(&path);
     let every: Vec<String> = taps.into_iter().map(|t| t.tensor).collect();

@@ -73,7 +73,7 @@ fn prepare(folder: &Path, changes: &[(&str, &str)]) {
     support::need_runtime();
     support::write_teacher(&folder.join("teacher.onnx"));
     support::write_idx(&folder.join("data"), 48);
-    support::write_images(&folder.join("images"), 20);
+    support::write_images_of(&folder.join("images"), 20, &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
     run(folder, "extract teacher.onnx --data idx:data --preprocess fashion-mnist -o cache");
     run(folder, "new lenet --classes 10 --input 1x28x28 -o net.onnx");
     std::fs::write(folder.join("nst-cache.toml"), "[students.net]\nmodel = \"net.onnx\"\n").unwrap();

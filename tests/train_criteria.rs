@@ -117,6 +117,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
             skipped: Vec::new(),
         },
         augment: None,
+        logits: None,
         taps,
         rows: ROWS,
         views: 1,

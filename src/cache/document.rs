@@ -53,7 +53,7 @@ fn decode(bytes: &[u8]) -> Result<Manifest, String> {
     let body = unframe(KEY, bytes)?;
     // a newer format may have fields that this code does not know, so its version is looked at first
     let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_STATISTICS);
+    let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_LOGITS);
     if !(first..=last).contains(&version.format) {
         return Err(format!("expected format {first} to {last}, found format {} written by {}", version.format, version.tool));
     }
@@ -96,8 +96,21 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Manifest fields in the order in which a difference explains most: the model before what follows from it.
-const FIELDS: [&str; 12] =
-    ["teacher", "data", "augment", "format", "tool", "taps", "views", "seed", "row_arrays", "view_arrays", "segment_rows", "rows"];
+const FIELDS: [&str; 13] = [
+    "teacher",
+    "data",
+    "augment",
+    "logits",
+    "format",
+    "tool",
+    "taps",
+    "views",
+    "seed",
+    "row_arrays",
+    "view_arrays",
+    "segment_rows",
+    "rows",
+];
 
 /// What does not make a cache another one: names for people, results, and what is compared by value elsewhere (skipped samples are missing in
 /// `sample_id`).
@@ -166,7 +179,7 @@ mod tests {
     fn a_newer_format_is_refused_with_its_version_even_with_unknown_fields() {
         let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
         let bytes = frame(KEY, body);
-        assert_eq!(decode(&bytes), Err("expected format 1 to 3, found format 7 written by nst-cache 9.0.0".to_owned()));
+        assert_eq!(decode(&bytes), Err("expected format 1 to 4, found format 7 written by nst-cache 9.0.0".to_owned()));
     }
 
     #[test]

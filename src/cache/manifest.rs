@@ -7,6 +7,7 @@ use crate::data::Fingerprint;
 use crate::data::augment::Parameter;
 use crate::error::{Error, Result};
 use crate::onnx::BatchNorm;
+use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
 use crate::recipe::{Augmentation, Layout, MapShape, Preprocess, Statistic};
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,18 @@ pub struct TapRecord {
     pub batch_norm: Option<BatchNorm>,
 }
 
+/// What a reader has to know of logits that are no tensor of the teacher over the labels' classes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogitsRecord {
+    /// What they were made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<Conversion>,
+    /// Whether they tell other classes apart than the labels do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_classes: bool,
+}
+
 /// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays. All of them, but while arrays are added to a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,6 +159,9 @@ pub struct Manifest {
     pub teacher: TeacherRecord,
     /// The data.
     pub data: DataRecord,
+    /// What there is to know of the logits; `None`: they are the teacher's, over the labels' classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logits: Option<LogitsRecord>,
     /// The taps.
     pub taps: Vec<TapRecord>,
     /// Rows of a view (without padding).
@@ -174,11 +190,15 @@ impl Manifest {
     pub const FORMAT_AUGMENTED: u32 = 2;
     /// The format version of a cache with statistics or a tap's batch normalisation, augmented or not.
     pub const FORMAT_STATISTICS: u32 = 3;
+    /// The format version of a cache with a record of its logits: who knows no such record would compare other classes with each other.
+    pub const FORMAT_LOGITS: u32 = 4;
 
     /// The format version that this manifest has to have.
     #[must_use]
     pub fn lowest_format(&self) -> u32 {
-        if self.taps.iter().any(|tap| tap.map.is_some() || tap.batch_norm.is_some()) {
+        if self.logits.is_some() {
+            Self::FORMAT_LOGITS
+        } else if self.taps.iter().any(|tap| tap.map.is_some() || tap.batch_norm.is_some()) {
             Self::FORMAT_STATISTICS
         } else if self.augment.is_some() {
             Self::FORMAT_AUGMENTED
@@ -312,6 +332,11 @@ impl Manifest {
             paths.iter().find(|p| p.match_indices('/').any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer))))
         {
             return Err(format!("array `{inner}`: its path leads through another array"));
+        }
+        if let Some(logits) = self.logits
+            && (logits == LogitsRecord::default() || !named(&self.view_arrays, "logits"))
+        {
+            return Err("logits: expected a record of what is in the array `logits`, found none or no such array".to_owned());
         }
         self.validate_augment()?;
         self.validate_statistics()?;

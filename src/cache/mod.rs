@@ -23,7 +23,7 @@ mod tests;
 
 pub use export::{Export, Format, export};
 pub use extraction::seconds as extraction_seconds;
-pub use manifest::{ArraySpec, Codec, DataRecord, Manifest, Segment, TapRecord, TeacherRecord};
+pub use manifest::{ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord};
 pub use originals::Originals;
 pub use read::{ArrayReader, Cache, Decoder};
 pub use repair::{Dropped, RepairReport, repair};

@@ -44,6 +44,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
             shuffle: None,
             skipped: Vec::new(),
         },
+        logits: None,
         taps: vec![TapRecord {
             alias: "conv".into(),
             tensor: "/conv/Relu_output_0".into(),

@@ -324,6 +324,7 @@ fn within(plan: &Manifest, found: &Manifest) -> Manifest {
         tap.map = tap.map.filter(|_| before.map.is_some());
     }
     within.view_arrays.truncate(found.view_arrays.len());
+    within.logits = within.logits.filter(|_| within.view_arrays.iter().any(|spec| spec.path == "logits"));
     // a statistic asks for a later format than the features that were there
     within.format = within.lowest_format();
     within

@@ -2,10 +2,12 @@
 
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
-use crate::array::{Array, Values};
+use crate::array::{Array, Dtype, Values};
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Context as _, Error, Result};
-use crate::extract::read_classes;
+use crate::extract::classes::{Agreement, Known, agreement};
+use crate::extract::{array_of, independence, recorded_classes};
+use crate::onnx::logits::{self, Conversion, Found, Logits};
 use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{DataSpec, Preprocess, Take};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
@@ -17,6 +19,8 @@ use std::time::Instant;
 
 /// Samples of one run where neither the model nor the user says.
 const DEFAULT_BATCH: usize = 64;
+/// Samples of the run that shows what the model gives.
+const FIRST: usize = 8;
 /// Decoded batches that may wait for the model.
 const QUEUE: usize = 2;
 
@@ -89,11 +93,11 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 
 /// The command without its printing.
 pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
-    execute_as(args, None, context)
+    execute_as(args, None, None, context)
 }
 
-/// The same for images that are made as given, and not as flags and model say.
-pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, context: &Context<'_>) -> Result<Scores> {
+/// The same for images that are made, and classes that are called, as given, and not as flags and model say.
+pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: Option<&[String]>, context: &Context<'_>) -> Result<Scores> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
@@ -103,20 +107,25 @@ pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, context: &
     // a quarter of the threads decodes; below four, decoding shares the model's cores
     let decoders = context.threads / 4;
     let options = SessionOptions { device: args.device, threads: context.threads - decoders };
-    let mut session = Session::new(&runtime, &model, std::slice::from_ref(&plan.logits), &options)?;
+    let found = find_logits(args, &model)?;
+    let mut session = Session::new(&runtime, &model, &found.tensors(), &options)?;
     if args.device == Device::Auto {
         context.monitor.note(&format!("running on {}", session.provider()));
     }
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
-    plan.settle_batch(dataset.as_ref(), &mut session)?;
-    measure(&plan, dataset.as_ref(), &mut session, &pool, context)
+    let logits = plan.settle(dataset.as_ref(), &mut session, &found)?;
+    plan.classes = class_map(args, &model, classes, logits.classes, dataset.as_ref())?;
+    if let Some(note) = &logits.note {
+        context.monitor.note(&format!("logits: {note}"));
+    }
+    plan.run_alone_where_needed(dataset.as_ref(), &model, &logits, &runtime, &mut session, context)?;
+    measure(&plan, &logits, dataset.as_ref(), &mut session, &pool, context)
 }
 
 /// Everything decided before the first sample is read.
 struct Plan {
     inputs: Vec<Value>,
-    logits: String,
     /// `None` for a data set of arrays, which are fed as they are.
     preprocess: Option<Preprocess>,
     /// The model's class of each of the data set's labels.
@@ -126,6 +135,8 @@ struct Plan {
     batch: usize,
     /// Whether every run must have exactly `batch` samples.
     is_fixed: bool,
+    /// Whether that is the model's own batch.
+    is_declared: bool,
 }
 
 impl Plan {
@@ -138,7 +149,6 @@ impl Plan {
         if let Some(&index) = samples.iter().find(|&&index| dataset.label(index) < 0) {
             return Err(Error::input(format!("{}: expected a label to compare with, found none", dataset.name(index))));
         }
-        let logits = logits(args, model, context)?;
         let inputs = model.inputs();
         let fixed = inputs.first().and_then(|input| match input.shape.first() {
             Some(Dim::Fixed(n)) => Some(*n),
@@ -157,40 +167,124 @@ impl Plan {
             }),
             Sample::Arrays(_) => None,
         };
-        let classes = class_map(args, model, dataset.classes())?;
-        Ok(Self { inputs, logits, preprocess, classes, samples, batch, is_fixed: fixed.is_some() || args.batch.is_some() })
+        Ok(Self {
+            inputs,
+            preprocess,
+            classes: None,
+            samples,
+            batch,
+            is_fixed: fixed.is_some() || args.batch.is_some(),
+            is_declared: fixed.is_some(),
+        })
     }
 
-    /// Exporters bake a batch of one into reshapes and still declare it open: such a model is run sample by sample.
-    fn settle_batch(&mut self, dataset: &dyn Dataset, session: &mut Session) -> Result<()> {
+    /// Decides, by a run of the first samples, how many go into one and which tensor holds the logits.
+    fn settle(&mut self, dataset: &dyn Dataset, session: &mut Session, found: &Found) -> Result<Logits> {
+        let tensors = found.tensors();
         let mut runs = |count: usize| {
             let batch = decode(self, dataset, 0..count.min(self.samples.len()))?;
-            session.run(&batch.named(), std::slice::from_ref(&self.logits))
+            Ok((session.run(&batch.named(), &tensors)?, batch.labels.len()))
         };
-        if !self.is_fixed
-            && let Err(error) = runs(2)
-        {
-            runs(1).map_err(|_| error)?;
+        // exporters bake a batch of one into reshapes and still declare it open: such a model is run sample by sample
+        let (values, rows) = match runs(if self.is_fixed { self.batch } else { FIRST }) {
+            Err(error) if !self.is_fixed => {
+                let first = runs(1).map_err(|_: Error| error)?;
+                self.batch = 1;
+                first
+            }
+            other => other?,
+        };
+        let of = |tensor: &str| tensors.iter().position(|name| name == tensor).and_then(|at| values.get(at));
+        let row = |tensor: &str| of(tensor).and_then(|array| array.shape().get(1..)).map(<[usize]>::to_vec);
+        let mut logits = found
+            .choose(row)
+            .map_err(|reason| Error::input(format!("logits: {reason}")).hint("name the tensor that holds the logits: --logits TENSOR"))?;
+        let values = of(&logits.tensor).map(Array::to_f32).unwrap_or_default();
+        let is_open = logits.conversion.is_none();
+        if is_open && logits::are_probabilities(values.get(..rows * logits.classes).unwrap_or_default(), logits.classes) {
+            logits.conversion = Some(Conversion::Probabilities);
+            logits.note = Some(Conversion::Probabilities.describe(&logits.tensor));
+        }
+        Ok(logits)
+    }
+}
+
+impl Plan {
+    /// Sees that the model's logits are functions of one sample; where they are so only of a batch of one, that is the batch.
+    fn run_alone_where_needed(
+        &mut self,
+        dataset: &dyn Dataset,
+        model: &Model,
+        logits: &Logits,
+        runtime: &Runtime,
+        session: &mut Session,
+        context: &Context<'_>,
+    ) -> Result<()> {
+        let count = self.samples.len().min(independence::SAMPLES);
+        let samples = self.samples.iter().take(count).map(|&sample| dataset.sample(sample).context(|| dataset.name(sample)));
+        let samples = samples.collect::<Result<Vec<_>>>()?;
+        let bytes: Vec<Vec<u8>> = match &self.preprocess {
+            Some(preprocess) => vec![images(preprocess, samples.iter())?.concat()],
+            None => {
+                let stacked = self.inputs.iter().map(|input| Ok(stack(&input.name, samples.iter())?.as_bytes().to_vec()));
+                stacked.collect::<Result<_>>()?
+            }
+        };
+        let shapes = match samples.first() {
+            Some(Sample::Arrays(arrays)) => arrays.clone(),
+            _ => Vec::new(),
+        };
+        let shape = |name: &str| shapes.iter().find(|(given, _)| given == name).map(|(_, array)| (array.dtype(), array.shape().to_vec()));
+        let subject = independence::Subject {
+            who: "model",
+            runtime,
+            model,
+            tensors: std::slice::from_ref(&logits.tensor),
+            fixed: self.is_declared.then_some(self.batch),
+            inputs: self.inputs.iter().map(|input| shape(&input.name).map_or((Dtype::U8, true), |(dtype, _)| (dtype, false))).collect(),
+            feed: &|bytes, count| match &self.preprocess {
+                Some(preprocess) => {
+                    let name = self.inputs.first().map(|input| input.name.clone()).unwrap_or_default();
+                    Ok(vec![(name, data::preprocess::normalize(preprocess, &bytes.concat())?)])
+                }
+                None => self
+                    .inputs
+                    .iter()
+                    .zip(bytes)
+                    .map(|(input, bytes)| {
+                        let (dtype, row) = shape(&input.name).unwrap_or((Dtype::F32, Vec::new()));
+                        Ok((input.name.clone(), array_of(dtype, [&[count], row.as_slice()].concat(), bytes)?))
+                    })
+                    .collect(),
+            },
+        };
+        if let Some(reason) = independence::check(&subject, session, &bytes, count, self.batch)? {
+            context.monitor.note(&reason);
             self.batch = 1;
         }
         Ok(())
     }
 }
 
-/// The tensor that holds the logits.
-fn logits(args: &Args, model: &Model, context: &Context<'_>) -> Result<String> {
+/// Images as the bytes of the model's input.
+fn images<'a>(preprocess: &Preprocess, samples: impl Iterator<Item = &'a Sample>) -> Result<Vec<Vec<u8>>> {
+    let bytes = |sample: &Sample| match sample {
+        Sample::Image(image) => data::preprocess::to_bytes(preprocess, image),
+        Sample::Arrays(_) => Err(Error::input("data set: expected images throughout, found arrays")),
+    };
+    samples.collect::<Vec<_>>().into_par_iter().map(bytes).collect()
+}
+
+/// Where the logits are looked for.
+fn find_logits(args: &Args, model: &Model) -> Result<Found> {
     if let Some(name) = &args.logits {
         let names: Vec<&str> = model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
-        return Ok(tap::resolve(std::slice::from_ref(name), &names)?.remove(0).tensor);
+        return Ok(logits::of_tensor(model, &tap::resolve(std::slice::from_ref(name), &names)?.remove(0).tensor));
     }
-    let (logits, softmax) = tap::logits(model).ok_or_else(|| {
+    logits::of_output(model).ok_or_else(|| {
         Error::input(format!("{}: expected a first output [batch, classes], found another", args.model.display()))
             .hint("name the tensor that holds the logits: --logits TENSOR")
-    })?;
-    if softmax {
-        context.monitor.note(&format!("the model ends in a softmax: the loss is measured on what it reads, `{logits}`"));
-    }
-    Ok(logits)
+    })
 }
 
 /// The flags, else what the model carries, else the working folder's defaults and what the model declares.
@@ -216,28 +310,14 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Opt
     Ok(preprocess)
 }
 
-/// The model's class of each of the data set's labels, by the names that `--classes` or the model's metadata lists.
-fn class_map(args: &Args, model: &Model, dataset: &[String]) -> Result<Option<Vec<usize>>> {
-    if let Some(file) = &args.classes {
-        let known = places(&read_classes(file, None)?, dataset).context(|| format!("--classes {}", file.display()))?;
-        let found = known.ok_or_else(|| Error::input(format!("--classes {}: names none of the data set's classes", file.display())))?;
-        return Ok(Some(found));
-    }
-    let Some(text) = model.metadata(metadata::CLASSES) else { return Ok(None) };
-    places(&serde_json::from_str::<Vec<String>>(text).context(|| format!("metadata `{}`", metadata::CLASSES))?, dataset)
-}
-
-/// Where each of the data set's classes stands among the model's; `None` where they have no name in common.
-fn places(model: &[String], dataset: &[String]) -> Result<Option<Vec<usize>>> {
-    let places: Vec<Option<usize>> = dataset.iter().map(|name| model.iter().position(|m| m == name)).collect();
-    if places.iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    match dataset.iter().zip(&places).find(|(_, place)| place.is_none()) {
-        Some((name, _)) => {
-            Err(Error::input(format!("class `{name}`: expected one of the model's {} classes, found none of that name", model.len())))
-        }
-        None => Ok(Some(places.into_iter().flatten().collect())),
+/// The model's class of each of the data set's labels; `None`: the same.
+fn class_map(args: &Args, model: &Model, given: Option<&[String]>, count: usize, dataset: &dyn Dataset) -> Result<Option<Vec<usize>>> {
+    let recorded = given.map(|names| Ok(Some(names.to_vec()))).unwrap_or_else(|| recorded_classes(model))?;
+    let known = Known { who: "the model", count: Some(count), recorded: recorded.as_deref(), file: args.classes.as_deref() };
+    match agreement(known, dataset)? {
+        Agreement::Same { places, .. } => Ok(places.map(|places| places.into_iter().filter_map(|at| usize::try_from(at).ok()).collect())),
+        Agreement::Others(reason) => Err(Error::input(format!("{reason}: there is nothing to measure"))
+            .hint("--classes FILE names the model's classes in the order of its logits, --logits TENSOR another tensor")),
     }
 }
 
@@ -255,7 +335,14 @@ impl Batch {
 }
 
 /// Decodes ahead on worker threads while the model runs.
-fn measure(plan: &Plan, dataset: &dyn Dataset, session: &mut Session, pool: &rayon::ThreadPool, context: &Context<'_>) -> Result<Scores> {
+fn measure(
+    plan: &Plan,
+    logits: &Logits,
+    dataset: &dyn Dataset,
+    session: &mut Session,
+    pool: &rayon::ThreadPool,
+    context: &Context<'_>,
+) -> Result<Scores> {
     let monitor = context.monitor;
     monitor.begin("eval", "images", plan.samples.len() as u64, 0);
     let started = Instant::now();
@@ -278,9 +365,9 @@ fn measure(plan: &Plan, dataset: &dyn Dataset, session: &mut Session, pool: &ray
                 return Err(Error::interrupted("stopped before the end, nothing was measured"));
             }
             let batch = batch?;
-            let outputs = session.run(&batch.named(), std::slice::from_ref(&plan.logits))?;
-            let logits = outputs.first().ok_or_else(|| Error::input(format!("output `{}`: the run gave no value", plan.logits)))?;
-            sums.add(logits, &batch.labels, plan.classes.as_deref())?;
+            let outputs = session.run(&batch.named(), std::slice::from_ref(&logits.tensor))?;
+            let values = outputs.first().ok_or_else(|| Error::input(format!("output `{}`: the run gave no value", logits.tensor)))?;
+            sums.add(&rows_of(logits, values)?, &batch.labels, plan.classes.as_deref())?;
             monitor.advance(batch.labels.len() as u64, 0);
         }
         Ok(())
@@ -299,11 +386,7 @@ fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> R
     let padded = || samples.iter().chain(samples.last().into_iter().cycle().take(missing));
     let inputs = match &plan.preprocess {
         Some(preprocess) => {
-            let bytes = |sample: &Sample| match sample {
-                Sample::Image(image) => data::preprocess::to_bytes(preprocess, image),
-                Sample::Arrays(_) => Err(Error::input("data set: expected images throughout, found arrays")),
-            };
-            let rows: Vec<Vec<u8>> = padded().collect::<Vec<_>>().into_par_iter().map(bytes).collect::<Result<_>>()?;
+            let rows = images(preprocess, padded())?;
             let name = plan.inputs.first().map(|input| input.name.clone()).unwrap_or_default();
             vec![(name, data::preprocess::normalize(preprocess, &rows.concat())?)]
         }
@@ -344,6 +427,20 @@ fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Ar
         Values::F64(_) => joined!(F64),
     };
     Array::new([&[rows.len()], first.shape()].concat(), values)
+}
+
+/// Logits `[N, classes]` of the values of their tensor.
+fn rows_of(logits: &Logits, values: &Array) -> Result<Array> {
+    let rows = values.shape().first().copied().unwrap_or_default();
+    let mut floats = values.to_f32();
+    if let Some(conversion) = logits.conversion {
+        conversion.apply(&mut floats, values.dtype()).map_err(|index| {
+            let value = floats.get(index).copied().unwrap_or(f32::NAN);
+            Error::input(format!("tensor `{}`: expected a probability, found {value}", logits.tensor))
+                .hint("name the tensor that holds the logits: --logits TENSOR")
+        })?;
+    }
+    Array::new(vec![rows, logits.classes], Values::F32(floats))
 }
 
 /// Running totals.
@@ -434,16 +531,6 @@ mod tests {
         assert!(sums.add(&logits, &[2], None).unwrap_err().to_string().contains("label 2: expected 0 to 1"));
         assert!(sums.add(&logits, &[-1], None).is_err());
         assert!(sums.add(&logits, &[0; 4], None).is_err());
-    }
-
-    #[test]
-    fn classes_are_matched_by_name() {
-        let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
-        let model = names(&["cat", "dog"]);
-        assert_eq!(places(&model, &names(&["dog", "cat"])).unwrap(), Some(vec![1, 0]));
-        assert_eq!(places(&model, &names(&["0", "1"])).unwrap(), None);
-        assert_eq!(places(&model, &[]).unwrap(), None);
-        assert!(places(&model, &names(&["dog", "cow"])).unwrap_err().to_string().contains("`cow`"));
     }
 
     #[test]

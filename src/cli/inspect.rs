@@ -3,6 +3,7 @@
 use super::print::grouped;
 use super::{Context, emit, emit_json, preprocess_args};
 use crate::error::Result;
+use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap};
 use crate::onnx::{Dim, Model, Value, cost};
 use crate::runtime::{Runtime, input_shapes, probe};
@@ -102,6 +103,10 @@ struct Document {
     macs: Option<u64>,
     logits: Option<String>,
     ends_in_softmax: bool,
+    /// What the tensor holds where it holds no logits, but what they can be made of.
+    logits_made_of: Option<Conversion>,
+    /// How the logits were found, or why there are none.
+    logits_note: Option<String>,
     taps: Vec<TapRow>,
     refused: Vec<Refused>,
     trainable: bool,
@@ -133,7 +138,12 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>) -> Resul
         Some(Dim::Symbol(name)) => Some(name.clone()),
         _ => None,
     });
-    let logits = tap::logits(model).filter(|(name, _)| probe.shapes.get(name).is_some_and(|shape| shape.len() == 2));
+    let no_table = || "the first output is not [batch, classes]".to_owned();
+    let logits = logits::of_output(model).ok_or_else(no_table).and_then(|found| found.choose(|tensor| logits::row(&probe.shapes, tensor)));
+    let (logits, logits_note) = match logits {
+        Ok(logits) => (Some(logits.clone()), logits.note),
+        Err(reason) => (None, Some(reason)),
+    };
     Ok(Document {
         sha256: model.sha256().to_owned(),
         opset: model.opset(),
@@ -141,8 +151,10 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>) -> Resul
         outputs: model.outputs().into_iter().map(port).collect(),
         parameters: cost::parameters(model),
         macs: cost::macs(model, &probe.observed, probe.observed_batch),
-        ends_in_softmax: logits.as_ref().is_some_and(|(_, softmax)| *softmax),
-        logits: logits.map(|(name, _)| name),
+        ends_in_softmax: logits.as_ref().is_some_and(|logits| logits.ends_in_softmax),
+        logits_made_of: logits.as_ref().and_then(|logits| logits.conversion),
+        logits: logits.map(|logits| logits.tensor),
+        logits_note,
         taps: tap::candidates(model, &probe.shapes).into_iter().map(|tap| row(tap, batch_name.as_deref())).collect(),
         refused: probe.refused.into_iter().map(|(tensor, reason)| Refused { tensor, reason }).collect(),
         trainable: trainability.blockers.is_empty() && !trainability.parameters.is_empty(),
@@ -215,11 +227,11 @@ fn text(args: &Args, document: &Document) -> String {
         format!("parameters  {}", grouped(document.parameters)),
         format!("MACs        {}", document.macs.map_or_else(|| "unknown".to_owned(), |n| format!("{} a sample", grouped(n)))),
     ];
-    match (&document.logits, document.ends_in_softmax) {
-        (Some(name), true) => lines.push(format!("logits      {name} (what the softmax at the end reads)")),
-        (Some(name), false) => lines.push(format!("logits      {name}")),
-        (None, _) => lines.push("logits      none: the first output is not [batch, classes]".to_owned()),
-    }
+    lines.push(match (&document.logits, &document.logits_note) {
+        (Some(_), Some(note)) => format!("logits      {note}"),
+        (Some(name), None) => format!("logits      {name}"),
+        (None, reason) => format!("logits      none: {}", reason.as_deref().unwrap_or("no output")),
+    });
     lines.push(trainability(document));
     lines.extend(document.blockers.iter().map(|b| format!("            {} `{}`: {}", b.op, b.node, b.reason)));
     lines.extend(document.warnings.iter().map(|warning| format!("            note: {warning}")));

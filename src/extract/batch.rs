@@ -31,10 +31,27 @@ impl Batch {
 /// Counts and names the samples that cannot be read.
 pub(super) fn read(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Batch> {
     let source = job.source;
+    let (inputs, parameters) = stored(job, view, rows.clone())?;
+    let fed_rows = source.fixed_batch.unwrap_or(rows.len());
+    let fed = source.inputs.iter().zip(&inputs).map(|(input, bytes)| fed(input, source.preprocess.as_ref(), bytes, fed_rows));
+    let fed = fed.collect::<Result<_>>()?;
+    let stored = if job.stores_inputs { inputs } else { Vec::new() };
+    Ok(Batch { stored: stored.into_iter().chain(parameters).collect(), fed })
+}
+
+/// The bytes of each input and of each parameter.
+type Bytes = (Vec<Vec<u8>>, Vec<Vec<u8>>);
+
+/// What rows are made of.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn stored(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Bytes> {
+    let source = job.source;
     let mut inputs: Vec<Vec<u8>> = source.inputs.iter().map(|input| Vec::with_capacity(rows.len() * input.row_bytes())).collect();
     let mut parameters = vec![Vec::new(); job.parameters.len()];
     let mut bad = Vec::new();
-    for row in rows.clone() {
+    for row in rows {
         match read_row(job, view, row) {
             Ok((bytes, view)) => {
                 inputs.iter_mut().zip(bytes).for_each(|(all, bytes)| all.extend_from_slice(&bytes));
@@ -48,11 +65,7 @@ pub(super) fn read(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Bat
             describe_bad(source.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)")
         );
     }
-    let fed_rows = source.fixed_batch.unwrap_or(rows.len());
-    let fed = source.inputs.iter().zip(&inputs).map(|(input, bytes)| fed(input, source.preprocess.as_ref(), bytes, fed_rows));
-    let fed = fed.collect::<Result<_>>()?;
-    let stored = if job.stores_inputs { inputs } else { Vec::new() };
-    Ok(Batch { stored: stored.into_iter().chain(parameters).collect(), fed })
+    Ok((inputs, parameters))
 }
 
 /// The bytes of a row's inputs, and what was done to them.
@@ -100,7 +113,19 @@ pub(super) fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8],
     }
 }
 
-fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
+/// Each input by name, from the stored bytes of so many rows.
+///
+/// # Errors
+/// When the bytes are no whole rows.
+pub(super) fn named(inputs: &[Input], preprocess: Option<&Preprocess>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
+    inputs.iter().zip(stored).map(|(input, bytes)| Ok((input.name.clone(), fed(input, preprocess, bytes, rows)?))).collect()
+}
+
+/// An array of these bytes, in the machine's order.
+///
+/// # Errors
+/// When they are not as many as the shape asks for.
+pub fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
     let values = match dtype {
         Dtype::U8 => Values::U8(bytes.to_vec()),
         Dtype::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),

@@ -1,11 +1,14 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
+use super::Job;
 use super::keep::{self, Undecided};
 use super::output::Output;
+use super::plan::First;
 use crate::cache::{ArraySpec, Manifest};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
+use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
 use crate::recipe::{Extract, Keep, Layout, Statistic};
 use crate::runtime::Probe;
@@ -152,33 +155,29 @@ pub(super) fn is_output(spec: &ArraySpec) -> bool {
 }
 
 fn choose_logits(recipe: &Extract, model: &Model, probe: &Probe, monitor: &dyn Monitor) -> Result<Option<Output>> {
-    let tensor = if let Some(name) = &recipe.logits {
-        let shape = row_shape(name, probe)?;
-        if shape.len() != 1 {
-            return Err(Error::input(format!("--logits {name}: expected one value a class, found rows of {shape:?}")));
-        }
-        name.clone()
+    let row = |tensor: &str| logits::row(&probe.shapes, tensor);
+    let found = if let Some(name) = &recipe.logits {
+        row_shape(name, probe)?;
+        logits::of_tensor(model, name).choose(row).map_err(|reason| Error::input(format!("--logits {name}: {reason}")))?
     } else {
-        match tap::logits(model) {
-            Some((tensor, softmax)) if row_shape(&tensor, probe).is_ok_and(|s| s.len() == 1) => {
-                if softmax {
-                    monitor.note(&format!("logits: `{tensor}`, the input of the softmax at the end"));
-                }
-                tensor
-            }
-            _ => {
-                monitor.note("the teacher's first output is not [batch, classes]: no logits are kept (--logits TENSOR names them)");
+        let found = logits::of_output(model).ok_or_else(|| "the teacher's first output is not [batch, classes]".to_owned());
+        match found.and_then(|found| found.choose(row)) {
+            Ok(found) => found,
+            Err(reason) => {
+                monitor.note(&format!("{reason}: no logits are kept (--logits TENSOR names them)"));
                 return Ok(None);
             }
         }
     };
-    Ok(Some(logits(&tensor, probe)?))
+    if let Some(note) = &found.note {
+        monitor.note(&format!("logits: {note}"));
+    }
+    Ok(Some(logits(&found.tensor, found.classes, found.conversion)))
 }
 
 /// The array of the logits.
-pub(super) fn logits(tensor: &str, probe: &Probe) -> Result<Output> {
-    let shape = row_shape(tensor, probe)?;
-    Ok(Output {
+pub(super) fn logits(tensor: &str, classes: usize, conversion: Option<Conversion>) -> Output {
+    Output {
         tensor: tensor.to_owned(),
         alias: String::new(),
         role: Role::Logits,
@@ -186,12 +185,35 @@ pub(super) fn logits(tensor: &str, probe: &Probe) -> Result<Output> {
         layout: Layout::Nchw,
         grid: None,
         pool: None,
-        shape,
+        shape: vec![classes],
         axes: vec!["class".to_owned()],
         is_logits: true,
+        conversion,
         statistic: Statistic::Features,
         computed: None,
-    })
+    }
+}
+
+/// Converts logits of which every row of the first batch is probabilities, although nothing in the graph says so: the mean of several softmaxes, a tree.
+///
+/// # Errors
+/// When the batch lacks them.
+pub(super) fn convert_probabilities(job: &mut Job<'_>, first: &First, monitor: &dyn Monitor) -> Result<()> {
+    let Some(at) = job.outputs.iter().position(|output| output.is_logits && output.conversion.is_none()) else { return Ok(()) };
+    let Some(output) = job.outputs.get(at) else { return Ok(()) };
+    let classes = output.shape.iter().product::<usize>();
+    let values = job.values(output, &first.values)?.to_f32();
+    if !logits::are_probabilities(values.get(..first.rows * classes).unwrap_or_default(), classes) {
+        return Ok(());
+    }
+    let is_there = job.existing.is_some_and(|manifest| manifest.view_arrays.iter().any(|spec| spec.path == output.path()));
+    if is_there {
+        monitor.warn("the cache's logits are probabilities: extract into another folder (-o), where they are converted");
+    } else if let Some(output) = job.outputs.get_mut(at) {
+        monitor.note(&format!("logits: {}", Conversion::Probabilities.describe(&output.tensor)));
+        output.conversion = Some(Conversion::Probabilities);
+    }
+    Ok(())
 }
 
 fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
@@ -224,6 +246,7 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
         shape: found.clone(),
         axes: vec!["c".to_owned()],
         is_logits: false,
+        conversion: None,
         statistic: Statistic::Features,
         computed: None,
     };
@@ -273,7 +296,8 @@ pub(super) fn recorded(spec: &ArraySpec, manifest: &Manifest, probe: &Probe, can
     let unknown = || Error::input(format!("cache array {}: expected logits or a statistic of a tap of the teacher", spec.path));
     let tensor = spec.tensor.clone().ok_or_else(unknown)?;
     if spec.path == "logits" {
-        return logits(&tensor, probe);
+        let classes = row_shape(&tensor, probe)?.iter().product();
+        return Ok(logits(&tensor, classes, manifest.logits.and_then(|logits| logits.made_of)));
     }
     let (alias, statistic) = Statistic::of_path(&spec.path).ok_or_else(unknown)?;
     let map = manifest.map(alias);

@@ -1,7 +1,7 @@
 //! Whether a cache holds what its teacher computes: a sample of rows is computed again from their inputs and compared.
 
 use super::source::Input;
-use super::{batch, choice, source};
+use super::{batch, choice, independence, source};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
 use crate::data::{self, Dataset};
@@ -124,6 +124,24 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
             }
             None => inputs.iter().map(|input| read(&input.path)).collect::<Result<_>>()?,
         };
+        if live.rows == 0 {
+            let subject = independence::Subject {
+                who: "teacher",
+                runtime,
+                model: &model,
+                tensors: &tensors,
+                fixed: probe.batch,
+                inputs: inputs.iter().map(|input| (input.dtype, manifest.data.preprocess.is_some())).collect(),
+                feed: &|bytes, count| batch::named(&inputs, manifest.data.preprocess.as_ref(), bytes, count),
+            };
+            let count = rows.len().min(independence::SAMPLES);
+            let first: Vec<Vec<u8>> =
+                stored.iter().map(|bytes| bytes.get(..bytes.len() / rows.len().max(1) * count).unwrap_or_default().to_vec()).collect();
+            if let Some(reason) = independence::check(&subject, &mut session, &first, count, manifest.teacher.batch)? {
+                return Err(Error::input(format!("{reason}, but the cache was made {} at a time", manifest.teacher.batch))
+                    .hint("extract again into another folder"));
+            }
+        }
         let fed_rows = probe.batch.unwrap_or(rows.len());
         let fed = inputs.iter().zip(&stored).map(|(input, bytes)| batch::fed(input, manifest.data.preprocess.as_ref(), bytes, fed_rows));
         let fed = fed.collect::<Result<Vec<Array>>>()?;

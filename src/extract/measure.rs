@@ -6,7 +6,7 @@ use super::{Job, batch, keep};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Silent};
 use crate::recipe::{Compress, Extract, Keep, Statistic};
 use crate::runtime::{Runtime, Session, SessionOptions};
 use serde::Serialize;
@@ -121,7 +121,12 @@ impl<'a> Meter<'a> {
 
     /// Takes in the rows of a batch that begins at row `first`.
     fn add(&mut self, job: &Job<'_>, first: usize, rows: usize, values: &Array) -> Result<()> {
-        let dtype = *self.dtype.get_or_insert_with(|| self.output.dtype(job.recipe.store, values));
+        let dtype = match self.dtype {
+            Some(dtype) => dtype,
+            // said where the cache is laid out
+            None => self.output.dtype(job.recipe.store, values, rows, &Silent)?,
+        };
+        self.dtype = Some(dtype);
         let row_bytes = self.width * dtype.size();
         if row_bytes > GROUP_BYTES {
             (self.rows, self.raw, self.compressed) = (1, row_bytes, row_bytes);

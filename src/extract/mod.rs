@@ -7,8 +7,10 @@
 mod accuracy;
 mod batch;
 mod choice;
+pub mod classes;
 mod estimate;
 mod in_graph;
+pub mod independence;
 mod keep;
 pub mod live;
 mod measure;
@@ -29,19 +31,19 @@ use crate::recipe::{Extract, Inputs, Statistic, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use choice::Choice;
 use output::Output;
-use rows::{Rows, TeacherClasses};
+use rows::Rows;
 use serde::Serialize;
 use source::Source;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
+pub use batch::array_of;
 pub use estimate::human_bytes;
 pub use keep::{Alternative, Kept};
 pub use measure::{Sizes, TapSizes, sizes};
 pub use pipeline::Stages;
-pub use rows::read_classes;
-pub use source::recorded_preprocess;
+pub use source::{recorded_classes, recorded_preprocess};
 
 /// What an extraction did.
 #[derive(Debug, Clone, Serialize)]
@@ -132,7 +134,8 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             keep::warn_of_large_gram(output, monitor);
         }
         let first = plan::first_batch(job, &mut session)?;
-        let (plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first)?;
+        choice::convert_probabilities(job, &first, monitor)?;
+        let (plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
         let mut writer = Writer::open(&recipe.output, &plan)?;
@@ -219,7 +222,7 @@ fn prepare<R>(
     runtime: &Runtime,
     options: &SessionOptions,
     monitor: &dyn Monitor,
-    body: impl FnOnce(&Job<'_>, &Model, Session, Vec<Kept>) -> Result<R>,
+    body: impl FnOnce(&mut Job<'_>, &Model, Session, Vec<Kept>) -> Result<R>,
 ) -> Result<R> {
     let model = Model::read(&recipe.teacher)?;
     let subset = subset(data::open(&recipe.data, &recipe.split, monitor)?, recipe.limit, recipe.shuffle);
@@ -229,8 +232,9 @@ fn prepare<R>(
     source.fixed_batch = probe.batch;
     let existing = folder.map(|folder| existing(folder, &model, &source)).transpose()?.flatten();
     let Choice { outputs, undecided } = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
-    let classes = TeacherClasses { classes: output::classes(&outputs), recorded_classes: source::recorded_classes(&model)? };
-    let rows = Rows::arrange(recipe, &source, subset.indices.clone(), classes, monitor)?;
+    let recorded = source::recorded_classes(&model)?;
+    let known = classes::Known { who: "the teacher", count: output::classes(&outputs), recorded: recorded.as_deref(), file: None };
+    let rows = Rows::arrange(recipe, &source, subset.indices.clone(), known, monitor)?;
     let mut job = job(recipe, &source, outputs, &rows, existing.as_ref(), monitor)?;
 
     let mut session = Session::new(runtime, &model, &job.tensors, options)?;
@@ -242,9 +246,12 @@ fn prepare<R>(
         let extended = in_graph::append(&model, &probe, &mut outputs)?;
         job.set_outputs(outputs);
         session = Session::new(runtime, &extended, &job.tensors, options)?;
+        run_alone_where_needed(&mut job, &extended, &mut session, runtime, monitor)?;
+    } else {
+        run_alone_where_needed(&mut job, &model, &mut session, runtime, monitor)?;
     }
     let kept = keep::decide(&mut job, &undecided, &mut session, monitor)?;
-    body(&job, &model, session, kept)
+    body(&mut job, &model, session, kept)
 }
 
 /// Channels, height and width of the images that the recipe feeds to the teacher; `None`: arrays.
@@ -258,6 +265,27 @@ pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
     rows::check(recipe, &subset, &Silent)?;
     let source = Source::new(recipe, &model, &subset, &Silent)?;
     Ok(source.preprocess.map(|p| [p.channels.count(), p.size[0], p.size[1]]))
+}
+
+/// Sees that the teacher's values are functions of one sample; where they are so only of a batch of one, that is the batch.
+fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Session, runtime: &Runtime, monitor: &dyn Monitor) -> Result<()> {
+    let source = job.source;
+    let count = job.rows.len().min(independence::SAMPLES);
+    let (rows, _) = batch::stored(job, 0, 0..count)?;
+    let subject = independence::Subject {
+        who: "teacher",
+        runtime,
+        model,
+        tensors: &job.tensors,
+        fixed: source.fixed_batch,
+        inputs: source.inputs.iter().map(|input| (input.dtype, source.preprocess.is_some())).collect(),
+        feed: &|bytes, count| batch::named(&source.inputs, source.preprocess.as_ref(), bytes, count),
+    };
+    if let Some(reason) = independence::check(&subject, session, &rows, count, job.batch)? {
+        monitor.note(&reason);
+        job.batch = 1;
+    }
+    Ok(())
 }
 
 /// The manifest of a cache of this teacher and preprocessing in the folder. Any other one is refused when it is opened, by what differs.
@@ -321,7 +349,7 @@ fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Ses
 /// Measures the teacher on the cached logits (not while they are computed: an interruption must not change the figure) and records it.
 fn finish(job: &Job<'_>, plan: &Plan, computed: usize, monitor: &dyn Monitor) -> Result<Manifest> {
     let accuracy = match output::classes(&job.outputs) {
-        Some(classes) if job.rows.are_labelled() => Some(accuracy::of_cache(&job.recipe.output, classes)?),
+        Some(classes) if job.rows.are_labelled() && !job.rows.other_classes => Some(accuracy::of_cache(&job.recipe.output, classes)?),
         _ => None,
     };
     if let Some(accuracy) = &accuracy {

@@ -2,9 +2,11 @@
 
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
 use crate::recipe::{Layout, MapShape, Statistic, Store};
-use crate::statistic::{self, F16_MAX, Maps, adaptive_average_pool, finite_range, to_f16};
+use crate::statistic::{self, F16_MAX, Loss, Maps, adaptive_average_pool, f16_loss, finite_range, to_f16};
 use std::borrow::Cow;
 
 /// An array of the cache and the tensor of the teacher that it is made of.
@@ -28,6 +30,8 @@ pub(super) struct Output {
     pub(super) axes: Vec<String>,
     /// Whether it is the logits' own array.
     pub(super) is_logits: bool,
+    /// What is done to logits that are no tensor of the teacher.
+    pub(super) conversion: Option<Conversion>,
     /// What is stored of it.
     pub(super) statistic: Statistic,
     /// The tensor that holds the statistic itself, where the teacher's graph computes it.
@@ -66,13 +70,33 @@ impl Output {
         Ok((shape, axes.iter().map(|&axis| axis.to_owned()).collect()))
     }
 
-    /// The element type that it is stored in; `values`: the first batch, whose range decides where features may be either.
-    pub(super) fn dtype(&self, store: Store, values: &Array) -> Dtype {
+    /// The element type that it is stored in; `values`: the first batch, of so many rows, which decides where features may be either.
+    ///
+    /// # Errors
+    /// When the values have another shape than the probe found.
+    pub(super) fn dtype(&self, store: Store, values: &Array, rows: usize, monitor: &dyn Monitor) -> Result<Dtype> {
         match self.statistic.dtype() {
-            Some(dtype) => dtype,
-            None if self.is_logits => Dtype::F32,
-            None => stored_type(store, values.to_f32().iter().fold(0.0, |largest, v| largest.max(v.abs()))),
+            Some(dtype) => return Ok(dtype),
+            None if self.is_logits => return Ok(Dtype::F32),
+            None => {}
         }
+        let rows = self.first_rows(values, rows)?;
+        let features = self.pooled(&rows)?;
+        let row = self.shape.iter().product::<usize>().max(1);
+        let (dtype, reason) = stored_type(store, worst_loss(features.as_f32().unwrap_or_default(), row));
+        if let Some(reason) = reason {
+            let line = format!("tap {}: {reason}", self.alias);
+            if dtype == Dtype::F32 { monitor.note(&line) } else { monitor.warn(&line) }
+        }
+        Ok(dtype)
+    }
+
+    /// Maps of the size that is stored.
+    fn pooled<'a>(&self, rows: &'a Array) -> Result<Cow<'a, Array>> {
+        Ok(match self.pool {
+            Some(size) => Cow::Owned(adaptive_average_pool(rows, self.layout, size)?),
+            None => Cow::Borrowed(rows),
+        })
     }
 
     /// How messages call it.
@@ -107,11 +131,17 @@ impl Output {
             }
             return Ok(bytes_of(values));
         }
-        let pooled = match self.pool {
-            Some(size) => Cow::Owned(adaptive_average_pool(&rows, self.layout, size)?),
-            None => Cow::Borrowed(rows.as_ref()),
-        };
+        let pooled = self.pooled(&rows)?;
         let floats = pooled.as_f32().unwrap_or_default();
+        if let Some(conversion) = self.conversion {
+            let mut floats = floats.to_vec();
+            conversion.apply(&mut floats, values.dtype()).map_err(|index| {
+                let value = floats.get(index).copied().unwrap_or(f32::NAN);
+                Error::input(format!("{}: expected a probability, found {value}", place("", index, floats.len())))
+                    .hint("name the tensor that holds the logits: --logits TENSOR")
+            })?;
+            return Ok(bytemuck::cast_slice(&floats).to_vec());
+        }
         match dtype {
             Dtype::F16 => {
                 if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
@@ -143,6 +173,10 @@ impl Output {
         }
         if let Some(grid) = self.grid {
             array = Cow::Owned(fold_tokens(array.into_owned(), grid)?);
+        }
+        // a convolution gives the logits axes of one
+        if self.is_logits && array.len() == rows * self.shape.iter().product::<usize>() && array.shape().len() > 2 {
+            array = Cow::Owned(Array::new([&[rows], self.shape.as_slice()].concat(), array.into_owned().into_values())?);
         }
         let found = array.shape().get(1..).unwrap_or_default();
         // a pooled map may come in any size: the probe said that it is the same for all samples
@@ -176,12 +210,38 @@ impl Output {
     }
 }
 
-/// f32 where the first batch comes within a factor of two of the end of f16.
-fn stored_type(store: Store, range: f32) -> Dtype {
-    match store {
-        Store::F32 => Dtype::F32,
-        Store::Auto if range > F16_MAX / 2.0 => Dtype::F32,
-        Store::F16 | Store::Auto => Dtype::F16,
+/// What storing rows in f16 would lose at worst: what comes near the end of it counts as beyond, since there are rows to come.
+fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
+    let largest = features.iter().copied().fold(0.0f32, |largest, v| if v.abs() > largest.abs() { v } else { largest });
+    if largest.is_infinite() {
+        // refused where it is stored
+        return None;
+    }
+    if largest.abs() > F16_MAX / 2.0 {
+        return Some(Loss::Overflow(largest));
+    }
+    let smallest = features.chunks(row).filter_map(f16_loss).fold(f32::INFINITY, |smallest, loss| match loss {
+        Loss::Underflow(value) => smallest.min(value),
+        Loss::Overflow(_) => smallest,
+    });
+    smallest.is_finite().then_some(Loss::Underflow(smallest))
+}
+
+/// The element type of features that lose so much in f16, and what to say of it.
+fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
+    match (store, loss) {
+        (Store::F32, _) => (Dtype::F32, None),
+        (Store::Auto, Some(Loss::Overflow(value))) => {
+            (Dtype::F32, Some(format!("values up to {value:e} come near the end of f16 or go beyond: stored as f32")))
+        }
+        (Store::Auto, Some(Loss::Underflow(value))) => {
+            (Dtype::F32, Some(format!("values down to {value:e} would be lost in f16: stored as f32")))
+        }
+        // beyond the end is an error where the value is stored
+        (Store::F16, Some(Loss::Underflow(value))) => {
+            (Dtype::F16, Some(format!("values down to {value:e} are lost in f16 (--store f32 keeps them)")))
+        }
+        (Store::F16 | Store::Auto, _) => (Dtype::F16, None),
     }
 }
 
@@ -227,11 +287,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wide_range_is_stored_as_f32() {
-        assert_eq!(stored_type(Store::Auto, 18_718.0), Dtype::F16);
-        assert_eq!(stored_type(Store::Auto, 40_000.0), Dtype::F32);
-        assert_eq!(stored_type(Store::F16, 40_000.0), Dtype::F16);
-        assert_eq!(stored_type(Store::F32, 1.0), Dtype::F32);
+    fn what_f16_cannot_hold_is_stored_as_f32_and_said() {
+        let of = |store, features: &[f32]| {
+            let (dtype, reason) = stored_type(store, worst_loss(features, 2));
+            (dtype, reason.unwrap_or_default())
+        };
+        assert_eq!(of(Store::Auto, &[1.0, -18_718.0]), (Dtype::F16, String::new()));
+        let (dtype, reason) = of(Store::Auto, &[1.0, -40_000.0]);
+        assert!(dtype == Dtype::F32 && reason.contains("up to -4e4"), "{reason}");
+        // one row of two loses
+        let (dtype, reason) = of(Store::Auto, &[1.0, 2.0, 1e-9, 2e-9]);
+        assert!(dtype == Dtype::F32 && reason.contains("down to 1e-9"), "{reason}");
+        let (dtype, reason) = of(Store::F16, &[1e-9, 2e-9]);
+        assert!(dtype == Dtype::F16 && reason.contains("--store f32"), "{reason}");
+        assert_eq!(of(Store::F16, &[40_000.0, 1.0]), (Dtype::F16, String::new()));
+        assert_eq!(of(Store::F32, &[1e-9, 1.0]), (Dtype::F32, String::new()));
     }
 
     #[test]

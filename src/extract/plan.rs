@@ -6,9 +6,10 @@ use super::estimate::Estimate;
 use super::output::Output;
 use crate::array::{Array, Dtype};
 use crate::cache::{
-    self, ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
+    self, ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::error::Result;
+use crate::monitor::Monitor;
 use crate::onnx::{BatchNorm, Model};
 use crate::recipe::{Compress, Statistic, Store};
 use crate::runtime::Session;
@@ -22,8 +23,8 @@ const SEGMENT_ROWS_MIN: usize = 128;
 /// The first rows, computed to see what the teacher gives.
 pub(super) struct First {
     batch: Batch,
-    values: Vec<Array>,
-    rows: usize,
+    pub(super) values: Vec<Array>,
+    pub(super) rows: usize,
     /// Time of the run alone.
     seconds: f64,
 }
@@ -44,7 +45,7 @@ pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First>
 ///
 /// # Errors
 /// When the first batch holds values that cannot be stored.
-pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: &First) -> Result<(Plan, Estimate)> {
+pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: &First, monitor: &dyn Monitor) -> Result<(Plan, Estimate)> {
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
@@ -59,7 +60,7 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
         // what is added to a cache leaves the other arrays as they are, unless something else is asked for
         let dtype = match there {
             Some(spec) if job.recipe.store == Store::Auto => spec.dtype,
-            _ => output.dtype(job.recipe.store, values),
+            _ => output.dtype(job.recipe.store, values, first.rows, monitor)?,
         };
         let bytes = output.encode(values, dtype, first.rows, |row| sample_name(job, row))?;
         let codec = match there {
@@ -129,6 +130,7 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays
             shuffle: recipe.shuffle,
             skipped: rows.skipped.iter().map(|&sample| sample as u64).collect(),
         },
+        logits: logits_record(&job.outputs, rows.other_classes),
         taps,
         rows: rows.len(),
         views: job.view_count,
@@ -143,6 +145,13 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays
     // an index of a data set in memory always fits
     let sample_ids = rows.samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect();
     Plan { manifest, sample_ids, labels: rows.labels.clone() }
+}
+
+/// What a reader has to know of the logits.
+fn logits_record(outputs: &[Output], other_classes: bool) -> Option<LogitsRecord> {
+    let logits = outputs.iter().find(|output| output.is_logits)?;
+    let record = LogitsRecord { made_of: logits.conversion, other_classes };
+    (record != LogitsRecord::default()).then_some(record)
 }
 
 fn row_array(path: &str, segment_rows: usize) -> ArraySpec {

@@ -219,7 +219,7 @@ pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
 ///
 /// # Errors
 /// When the entry is there but no list of names.
-pub(super) fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
+pub fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
     let names = |text| serde_json::from_str(text).context(|| format!("metadata `{}`: not a list of names", metadata::CLASSES));
     model.metadata(metadata::CLASSES).map(names).transpose()
 }

@@ -13,7 +13,7 @@ pub(super) struct Flow<'a> {
 }
 
 /// What a node reads, the outer tensors of its subgraphs included.
-fn reads(node: &NodeProto) -> Vec<&str> {
+pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
     let mut names: Vec<&str> = node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
     for inner in subgraphs(node) {
         names.extend(inner.node.iter().flat_map(reads));
@@ -23,7 +23,7 @@ fn reads(node: &NodeProto) -> Vec<&str> {
 }
 
 /// Shapes are no activations: what follows from them alone is arithmetic that says nothing of the sample.
-fn reads_shape_only(node: &NodeProto) -> bool {
+pub(super) fn reads_shape_only(node: &NodeProto) -> bool {
     matches!(node.op_type(), "Shape" | "Size")
 }
 

@@ -4,10 +4,12 @@ mod check;
 pub mod cost;
 mod external;
 mod flow;
+pub mod logits;
 pub mod metadata;
 mod nearest;
 mod norm;
 pub mod statistic;
+pub mod suspect;
 pub mod tap;
 mod tensor;
 

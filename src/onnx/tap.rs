@@ -12,9 +12,9 @@ mod layout;
 pub use choice::{TapChoice, alias, resolve};
 pub use layout::PREFIX_TOKENS_MAX;
 
-use super::Model;
 use super::flow::{Flow, values};
 use super::proto::NodeProto;
+use super::{Model, logits};
 use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -71,7 +71,8 @@ impl Tap {
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
     let flow = Flow::new(model);
-    let logits = logits(model).map(|(name, _)| name);
+    let found = logits::of_output(model).and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)).ok());
+    let logits = found.map(|logits| logits.tensor);
     let layouts = layout::of_tensors(model, &flow, shapes);
     let mut taps = Vec::new();
     for node in &model.graph().node {
@@ -79,7 +80,8 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
             let Some(shape) = shapes.get(tensor) else { continue };
             let layout = layouts.maps.get(tensor).copied();
             let role = match shape.get(1..).unwrap_or_default() {
-                [Some(1..)] if logits.as_deref() == Some(tensor) => Role::Logits,
+                // of any rank: a convolution may have computed them
+                _ if logits.as_deref() == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
                 [Some(1..), Some(1..)] => Role::Tokens,
                 [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
@@ -197,30 +199,6 @@ fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>
         tensor = *flow.data(node).first()?;
     }
     (shapes.get(tensor)?.len() == 2).then_some(tensor)
-}
-
-/// The tensor that holds the logits: the first output, or its Softmax's/LogSoftmax's input. The second value says whether a softmax was skipped.
-/// `None` when the first output is declared to be something else than `[N, classes]` floats.
-#[must_use]
-pub fn logits(model: &Model) -> Option<(String, bool)> {
-    use crate::array::Dtype;
-    let output = model.outputs().into_iter().next()?;
-    if !matches!(output.dtype, Some(Dtype::F16 | Dtype::F32 | Dtype::F64)) || !matches!(output.shape.len(), 0 | 2) {
-        return None;
-    }
-    let nodes = &model.graph().node;
-    let producer = |name: &str| nodes.iter().find(|node| node.output.iter().any(|o| o == name));
-    let mut name = output.name.as_str();
-    loop {
-        let node = producer(name);
-        let input = node.and_then(|node| node.input.first());
-        match (node.map_or("", NodeProto::op_type), input) {
-            ("Identity", Some(input)) => name = input,
-            // an input or initialiser of the graph is no logits
-            ("Softmax" | "LogSoftmax", Some(input)) if producer(input).is_some() => return Some((input.clone(), true)),
-            _ => return Some((output.name.clone(), false)),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,50 @@ pub fn finite_range(values: &[f32]) -> std::result::Result<f32, usize> {
     Err(values.iter().position(|value| !value.is_finite()).unwrap_or_default())
 }
 
+/// What features lose in f16 beyond rounding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Loss {
+    /// This value is beyond its range.
+    Overflow(f32),
+    /// Values down to this one come out as 0 or with few of their digits, and they are a part of the row that counts.
+    Underflow(f32),
+}
+
+/// The share of a row, by its length, that may be lost; rounding alone takes 3e-4.
+const LOST: f64 = 1e-3;
+/// Of so many values that are not 0, one may become 0.
+const ZEROED: usize = 100;
+
+/// What one row loses when it is stored in f16; `None`: nothing that counts. Values are finite.
+#[must_use]
+pub fn f16_loss(row: &[f32]) -> Option<Loss> {
+    // below it f16 has no full digits, and below half of its smallest number it has 0
+    const NORMAL: f32 = 6.103_515_6e-5;
+    const ZERO: f32 = 2.980_232_2e-8;
+    let largest = row.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+    if largest > F16_MAX {
+        return Some(Loss::Overflow(row.iter().copied().find(|v| v.abs() > F16_MAX).unwrap_or(largest)));
+    }
+    let (mut nonzero, mut small, mut zeroed) = (0usize, 0usize, 0usize);
+    for v in row.iter().map(|v| v.abs()) {
+        nonzero += usize::from(v > 0.0);
+        small += usize::from(v > 0.0 && v < NORMAL);
+        zeroed += usize::from(v > 0.0 && v <= ZERO);
+    }
+    // each value below the normal ones is off by half of the smallest number at most: that bounds what they lose together
+    #[allow(clippy::cast_precision_loss, reason = "a count of values")]
+    let bound = f64::from(ZERO).powi(2) * small as f64 / f64::from(largest).powi(2);
+    let is_lost = || {
+        let (off, all) = row.iter().fold((0.0, 0.0), |(off, all), &v| {
+            let (value, stored) = (f64::from(v), f64::from(f16::from_f32(v).to_f32()));
+            (off + (value - stored).powi(2), all + value * value)
+        });
+        off > all * LOST.powi(2)
+    };
+    let lost = zeroed * ZEROED > nonzero || (small > 0 && bound > LOST.powi(2) / 4.0 && is_lost());
+    lost.then(|| Loss::Underflow(row.iter().map(|v| v.abs()).filter(|&v| v > 0.0).fold(f32::INFINITY, f32::min)))
+}
+
 /// Converts features to f16, rounding to nearest even.
 ///
 /// # Errors
@@ -59,6 +103,26 @@ mod tests {
             values[90] = bad;
             assert_eq!(finite_range(&values), Err(70), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_f16_loses_is_seen_and_what_it_rounds_is_none() {
+        let ramp = |scale: f32| (0u16..1000).map(|i| (f32::from(i) - 500.0) * scale).collect::<Vec<_>>();
+        assert_eq!(f16_loss(&[]), None);
+        assert_eq!(f16_loss(&[0.0; 8]), None);
+        assert_eq!(f16_loss(&ramp(1e-3)), None);
+        assert_eq!(f16_loss(&ramp(1e-6)), None);
+        assert_eq!(f16_loss(&ramp(1e-9)), Some(Loss::Underflow(1e-9)));
+        // all are subnormal: digits are lost, not values
+        assert_eq!(f16_loss(&ramp(2e-8)), Some(Loss::Underflow(2e-8)));
+        assert_eq!(f16_loss(&[1e-12; 4]), Some(Loss::Underflow(1e-12)));
+        // one of a hundred vanishes beside large ones: nobody misses it
+        let mut few = ramp(1.0);
+        few[3] = 1e-9;
+        assert_eq!(f16_loss(&few), None);
+        few[..20].fill(1e-9);
+        assert_eq!(f16_loss(&few), Some(Loss::Underflow(1e-9)));
+        assert_eq!(f16_loss(&[1.0, -70_000.0]), Some(Loss::Overflow(-70_000.0)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod sign;
 mod tests;
 mod vector;
 
-pub use features::{F16_MAX, finite_range, to_f16};
+pub use features::{F16_MAX, Loss, f16_loss, finite_range, to_f16};
 pub use gram::unpack;
 pub use planes::Maps;
 pub use pool::{adaptive_average_pool, pooling_weights};

@@ -24,7 +24,7 @@ pub use pass::Pass;
 pub use stage::{Stage, StagePass};
 
 use crate::error::{Context, Error, Result};
-use crate::onnx::{Model, Value, tap, tap::Tap};
+use crate::onnx::{Model, Value, logits, tap, tap::Tap};
 use candle_core::{DType, Device, Tensor, Var};
 use fold::Host;
 use import::{Graph, Source};
@@ -189,7 +189,7 @@ impl Student {
         let parameters =
             graph.parameters.iter().map(|(name, a)| Ok(Parameter { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
         let buffers = graph.buffers.iter().map(|(name, a)| Ok(Buffer { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
-        let (name, _) = tap::logits(model).ok_or_else(|| Error::input("model has no output that could be its logits"))?;
+        let name = logits::of_student(model).ok_or_else(|| Error::input("model has no output that could be its logits"))?;
         let logits = *graph.index.get(&name).ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
         Ok(Self {
             model: Arc::new(model.clone()),

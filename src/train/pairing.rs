@@ -106,6 +106,8 @@ pub struct Taps {
     pub student_vectors: Vec<StudentTap>,
     /// How many classes the logits of teacher and student have; `None` where there are none.
     pub classes: [Option<usize>; 2],
+    /// Whether the teacher's logits tell other classes apart than the labels do.
+    pub other_classes: bool,
 }
 
 impl Taps {
@@ -121,6 +123,7 @@ impl Taps {
                 manifest.view_arrays.iter().find(|a| a.path == "logits").and_then(|a| a.row_shape.last().copied()),
                 student.iter().find(|tap| tap.role == Role::Logits).and_then(|tap| tap.shape.last().copied().flatten()),
             ],
+            other_classes: manifest.logits.is_some_and(|logits| logits.other_classes),
         }
     }
 
@@ -166,6 +169,10 @@ impl Taps {
         match self.classes {
             [None, _] => Err(Error::input(format!("{who}: expected the teacher's logits in the cache, found none"))
                 .hint("it needs a teacher that is a classifier: extract again with --logits TENSOR")),
+            [Some(teacher), _] if self.other_classes => Err(Error::input(format!(
+                "{who}: expected the teacher's logits to tell the data's classes, found {teacher} others in the cache"
+            ))
+            .hint("extract again with --classes FILE, which names the teacher's classes in the order of its logits, or leave the logits out of the loss")),
             [Some(teacher), Some(student)] if teacher != student => Err(Error::input(format!(
                 "{who}: expected as many classes of both, found {teacher} of the teacher and {student} of the student"
             ))
@@ -354,6 +361,7 @@ mod tests {
     fn taps() -> Taps {
         let vector = |name: &str, width: usize, suggested| StudentTap { tensor: name.into(), stage: None, shape: vec![width], suggested };
         Taps {
+            other_classes: false,
             teacher_maps: teachers(),
             teacher_vectors: vec![TeacherTap {
                 alias: "pooled".into(),

@@ -41,7 +41,14 @@ pub fn need_runtime() {
     assert!(runtime.is_ok(), "ONNX Runtime's library: run `make test`, or set ORT_DYLIB_PATH: {:?}", runtime.err());
 }
 
-fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>) -> NodeProto {
+/// Writes the tiny teacher with a change to its graph.
+pub fn write_changed_teacher(path: &Path, change: impl FnOnce(&mut GraphProto)) {
+    let mut model = teacher(Fault::None, None);
+    change(model.graph.as_mut().unwrap());
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+}
+
+pub fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>) -> NodeProto {
     NodeProto {
         op_type: Some(op.into()),
         name: Some(format!("{op}_{output}")),
@@ -52,7 +59,7 @@ fn node(op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>
     }
 }
 
-fn ints(name: &str, values: &[i64]) -> AttributeProto {
+pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         r#type: Some(attribute_proto::AttributeType::Ints.into()),
@@ -162,8 +169,13 @@ pub fn write_idx_with_labels(folder: &Path, samples: usize, classes: usize) {
 
 /// Writes `samples` grey 28×28 PNG images into class folders `a` and `b`.
 pub fn write_images(folder: &Path, samples: usize) {
+    write_images_of(folder, samples, &["a", "b"]);
+}
+
+/// Writes `samples` grey 28×28 PNG images into a folder for each class, in turn.
+pub fn write_images_of(folder: &Path, samples: usize, classes: &[&str]) {
     let mut random = Random(5);
-    for (index, class) in (0..samples).zip(["a", "b"].into_iter().cycle()) {
+    for (index, class) in (0..samples).zip(classes.iter().cycle()) {
         std::fs::create_dir_all(folder.join(class)).unwrap();
         let pixels = (0..784).map(|_| random.next() as u8).collect();
         let image = image::GrayImage::from_raw(28, 28, pixels).unwrap();

@@ -119,6 +119,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
             skipped: Vec::new(),
         },
         augment: None,
+        logits: None,
         taps: (0..stages.len())
             .map(|stage| TapRecord {
                 alias: alias(stage),

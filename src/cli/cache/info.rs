@@ -37,6 +37,9 @@ struct Info<'a> {
     /// What the runs of the extraction took, where that is recorded.
     extraction_seconds: Option<f64>,
     data: &'a cache::DataRecord,
+    /// What there is to know of the logits beyond that they are the teacher's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits: Option<cache::LogitsRecord>,
     taps: &'a [cache::TapRecord],
     arrays: Vec<ArrayInfo<'a>>,
     bytes: u64,
@@ -97,6 +100,7 @@ impl<'a> Info<'a> {
             teacher: &manifest.teacher,
             extraction_seconds: None,
             data: &manifest.data,
+            logits: manifest.logits,
             taps: &manifest.taps,
             arrays,
             bytes,
@@ -128,6 +132,11 @@ impl<'a> Info<'a> {
             "data",
             format!("{} split {}, {} of {} samples{skipped}, {classes}", data.spec, data.split, self.rows, data.fingerprint.samples),
         );
+        if let Some(logits) = self.logits {
+            let made_of = logits.made_of.map(|conversion| format!("made of {}", conversion.name()));
+            let others = logits.other_classes.then(|| "of other classes than the labels".to_owned());
+            line("logits", made_of.into_iter().chain(others).collect::<Vec<_>>().join(", "));
+        }
         line("preprocessing", preprocess_text(data));
         let augment = self.augment.map_or_else(|| "unaugmented".to_owned(), ToString::to_string);
         let plural = if self.views == 1 { "" } else { "s" };

@@ -30,6 +30,10 @@ pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> R
         .hint("leave `teacher` out of the recipe: its line of the table is all that it is for"));
     }
     let Some((spec, split)) = &survey.test else { return Ok(teacher) };
+    let Some(classes) = &survey.classes else {
+        context.monitor.note("the teacher's logits tell other classes than the data: its accuracy is not measured");
+        return Ok(teacher);
+    };
     let mut line =
         vec!["nst-cache".to_owned(), "eval".into(), text(path)?, "--data".into(), spec.to_string(), "--split".into(), split.clone()];
     if let Some(logits) = &survey.logits {
@@ -37,7 +41,7 @@ pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> R
     }
     let parsed = Cli::try_parse_from(&line).map_err(|e| Error::input(format!("teacher: {}", print::one_line(&e))))?;
     if let Command::Eval(args) = parsed.command {
-        teacher.top1 = Some(eval::execute_as(&args, survey.preprocess.clone(), context)?.top1);
+        teacher.top1 = Some(eval::execute_as(&args, survey.preprocess.clone(), Some(classes), context)?.top1);
     }
     Ok(teacher)
 }

@@ -4,7 +4,7 @@ use super::material::{Material, Model};
 use crate::array::{Array, Values};
 use crate::cli::Context;
 use crate::error::{Context as _, Error, Result};
-use crate::onnx::{self, metadata as keys, tap};
+use crate::onnx::{self, logits, metadata as keys};
 use crate::recipe::Train;
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use crate::student::{Mode, Student};
@@ -82,8 +82,8 @@ fn json(value: &impl Serialize) -> Result<String> {
 pub(super) fn parity(student: &Student, model: &onnx::Model, samples: &Source<'_>, context: &Context<'_>) -> Result<Parity> {
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     let options = SessionOptions { device: Device::Cpu, threads: context.threads };
-    let (logits, _) = tap::logits(model).ok_or_else(|| Error::input("student: expected a first output [batch, classes], found another"))?;
-    let outputs = [logits];
+    let logits = logits::of_student(model);
+    let outputs = [logits.ok_or_else(|| Error::input("student: expected a first output [batch, classes], found another"))?];
     let mut session = Session::new(&runtime, model, &outputs, &options)?;
     let inputs = model.inputs();
     let mut parity = Parity { samples: 0, max_difference: 0.0, max_relative: 0.0, bound: BOUND, runtime: runtime.version.clone() };

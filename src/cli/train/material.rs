@@ -110,7 +110,9 @@ impl Material {
     fn class_count(&self) -> Result<usize> {
         let named = self.classes().len();
         let labelled = self.labels().into_iter().max().map_or(0, |label| usize::try_from(label + 1).unwrap_or(0));
-        let teacher = self.cache().and_then(|c| c.manifest().view_arrays.iter().find(|a| a.path == "logits"));
+        // logits of other classes say nothing of the student's
+        let cache = self.cache().map(Cache::manifest).filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
+        let teacher = cache.and_then(|manifest| manifest.view_arrays.iter().find(|a| a.path == "logits"));
         let taught = teacher.and_then(|a| a.row_shape.last().copied()).unwrap_or(0);
         match named.max(labelled).max(taught) {
             0 => Err(Error::input("data: expected classes, found neither names, labels nor a teacher's logits")

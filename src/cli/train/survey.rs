@@ -33,6 +33,8 @@ pub(in crate::cli) struct Survey {
     pub extraction_seconds: Option<f64>,
     /// The tensor of the teacher's logits.
     pub logits: Option<String>,
+    /// The classes of the teacher's logits; `None`: they are others than the data's.
+    pub classes: Option<Vec<String>>,
     /// How the teacher's images were made.
     pub preprocess: Option<Preprocess>,
     /// What the students are measured on.
@@ -81,6 +83,7 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
         teacher: manifest.teacher.clone(),
         extraction_seconds: cache.extraction_seconds(),
         logits: manifest.view_arrays.iter().find(|a| a.path == "logits").and_then(|a| a.tensor.clone()),
+        classes: Some(manifest.data.classes.clone()).filter(|_| !manifest.logits.is_some_and(|logits| logits.other_classes)),
         preprocess: manifest.data.preprocess.clone(),
         test: first.test.clone().or_else(beside).filter(|_| test),
     })

@@ -168,23 +168,6 @@ fn the_penultimate_vector_is_found_behind_bias_and_dropout() {
 }
 
 #[test]
-fn logits_stand_before_the_softmax() {
-    let mut b = Builder::default();
-    b.add("Gemm", &["x"], "scores", &[10]);
-    b.add("Softmax", &["scores"], "probabilities", &[10]);
-    b.add("Identity", &["probabilities"], "out", &[10]);
-    assert_eq!(logits(&b.model("out", 2)), Some(("scores".into(), true)));
-    assert_eq!(logits(&b.model("scores", 2)), Some(("scores".into(), false)));
-    // an undeclared shape may be anything
-    assert_eq!(logits(&b.model("out", 0)), Some(("scores".into(), true)));
-    // a map is no classifier's output
-    assert_eq!(logits(&b.model("out", 4)), None);
-    // the softmax of the input itself
-    b.add("Softmax", &["x"], "of_input", &[10]);
-    assert_eq!(logits(&b.model("of_input", 2)), Some(("of_input".into(), false)));
-}
-
-#[test]
 fn tokens_know_the_image_that_they_cover() {
     let mut b = Builder::default();
     b.conv("x", "patch", 2, 2, 1, [16, 4, 4]);

@@ -77,6 +77,7 @@ impl Pair {
         let vector = |stages: &[[usize; 3]]| stages.last().map(|stage| vec![stage[0]]);
         let maps = |stages: &'static [[usize; 3]]| (1..).zip(stages).map(|(stage, shape)| (stage, shape.to_vec()));
         Taps {
+            other_classes: false,
             teacher_maps: maps(teachers).map(|(stage, shape)| teacher(format!("stage{stage}"), Some(stage), shape)).collect(),
             teacher_vectors: vector(teachers).into_iter().map(|shape| teacher("pooled".to_owned(), None, shape)).collect(),
             student_maps: maps(students).map(|(stage, shape)| student(format!("stage{stage}"), Some(stage), shape)).collect(),

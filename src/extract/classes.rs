@@ -1,0 +1,183 @@
+//! Whether a model tells the very classes apart that the data has, and in which order. Labels are the data's own matter: they need no model to agree with.
+
+use crate::data::Dataset;
+use crate::error::{Context as _, Error, Result};
+use std::path::Path;
+
+/// What a model's classes and the data's have to do with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agreement {
+    /// They are the same. The names in the model's order, and the place there of each of the data's classes; `None`: the data's own order.
+    Same {
+        /// The names, none where nobody knows any.
+        names: Vec<String>,
+        /// Where each of the data's classes stands among them.
+        places: Option<Vec<i64>>,
+    },
+    /// They are others, with the reason.
+    Others(String),
+}
+
+/// What is known of a model's classes.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Known<'a> {
+    /// What messages call the model.
+    pub who: &'a str,
+    /// How many values its logits have.
+    pub count: Option<usize>,
+    /// The names that its metadata records.
+    pub recorded: Option<&'a [String]>,
+    /// The file of names that the user gives.
+    pub file: Option<&'a Path>,
+}
+
+/// Brings the classes of a model and of a data set together: by name where the model's are known, else by their number.
+///
+/// # Errors
+/// When the file of names cannot be read, has another number of names than the logits have values, or lacks a class of the data.
+pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
+    // numbers in their own order are no names
+    let is_named = data.classes().iter().enumerate().any(|(at, name)| *name != at.to_string());
+    let labels = || (0..data.len()).filter_map(|sample| usize::try_from(data.label(sample)).ok());
+    let own = |names: Vec<String>| Agreement::Same { names, places: None };
+    if let Some(file) = known.file {
+        let names = read_classes(file, known.count)?;
+        if is_named {
+            let places = places(&names, data.classes()).context(|| format!("--classes {}", file.display()))?;
+            return Ok(Agreement::Same { names, places: Some(places) });
+        }
+        // who names the classes says that labels are their numbers
+        return match labels().find(|&label| label >= names.len()) {
+            Some(label) => {
+                Err(Error::input(format!("--classes {}: label {label} of the data has no name among {}", file.display(), names.len())))
+            }
+            None => Ok(own(names)),
+        };
+    }
+    let Some(count) = known.count else { return Ok(own(data.classes().to_vec())) };
+    let recorded = known.recorded.filter(|names| is_named && names.len() == count);
+    if let Some(names) = recorded {
+        return Ok(match places(names, data.classes()) {
+            Ok(places) => Agreement::Same { names: names.to_vec(), places: Some(places) },
+            Err(missing) => Agreement::Others(format!("{}'s recorded classes are others than the data's: {missing}", known.who)),
+        });
+    }
+    let found = if data.classes().is_empty() { labels().max().map_or(0, |top| top + 1) } else { data.classes().len() };
+    // nothing to compare with: whatever is unlabelled agrees
+    if found == 0 || found == count {
+        return Ok(own(data.classes().to_vec()));
+    }
+    Ok(Agreement::Others(format!("{} tells {count} classes, the data has {found}", known.who)))
+}
+
+/// A model's class names in the order of its logits, one a line.
+///
+/// # Errors
+/// When the file cannot be read, or does not hold the `expected` number of names.
+fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).context(|| format!("--classes {}: cannot be read", file.display()))?;
+    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+    match expected {
+        Some(expected) if expected != names.len() => {
+            Err(Error::input(format!("--classes {}: expected {expected} names, one a line, found {}", file.display(), names.len())))
+        }
+        _ => Ok(names),
+    }
+}
+
+/// The place among a model's names of each class of the data.
+fn places(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
+    let place = |class: &String| {
+        let found = names.iter().position(|name| name == class).and_then(|at| i64::try_from(at).ok());
+        found.ok_or_else(|| Error::input(format!("class `{class}` of the data set is not among them")))
+    };
+    classes.iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Fingerprint, Sample};
+    use crate::recipe::DataFormat;
+
+    /// Labels and class names alone.
+    struct Labels(Vec<i64>, Vec<String>, Fingerprint);
+
+    impl Dataset for Labels {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn sample(&self, _: usize) -> Result<Sample> {
+            Err(Error::input("no samples"))
+        }
+        fn label(&self, index: usize) -> i64 {
+            self.0[index]
+        }
+        fn name(&self, index: usize) -> String {
+            format!("row {index}")
+        }
+        fn classes(&self) -> &[String] {
+            &self.1
+        }
+        fn fingerprint(&self) -> &Fingerprint {
+            &self.2
+        }
+        fn image_size(&self, _: usize) -> Option<[usize; 2]> {
+            None
+        }
+    }
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&n| n.to_owned()).collect()
+    }
+
+    fn data(labels: &[i64], classes: &[&str]) -> Labels {
+        let fingerprint = Fingerprint { format: DataFormat::Npz, samples: labels.len(), listing_sha256: String::new() };
+        Labels(labels.to_vec(), names(classes), fingerprint)
+    }
+
+    fn others(known: Known<'_>, data: &Labels) -> String {
+        match agreement(known, data).unwrap() {
+            Agreement::Others(reason) => reason,
+            same @ Agreement::Same { .. } => panic!("{same:?}"),
+        }
+    }
+
+    #[test]
+    fn names_map_and_numbers_count() {
+        let recorded = names(&["dog", "cat", "bird"]);
+        let of_names = Known { who: "the teacher", count: Some(3), recorded: Some(&recorded), file: None };
+        let of_number = Known { recorded: None, ..of_names };
+        let same = |places: Option<&[i64]>, list: &[&str]| Agreement::Same { names: names(list), places: places.map(<[i64]>::to_vec) };
+        assert_eq!(agreement(of_names, &data(&[0, 1], &["bird", "cat"])).unwrap(), same(Some(&[2, 1]), &["dog", "cat", "bird"]));
+        // some of the names, none of them, fewer classes
+        assert!(others(of_names, &data(&[0, 1], &["bird", "fish"])).contains("`fish`"));
+        assert!(others(of_names, &data(&[0, 1, 2], &["a", "b", "c"])).contains("`a`"));
+        assert_eq!(others(of_number, &data(&[0, 1], &["bird", "cat"])), "the teacher tells 3 classes, the data has 2");
+        assert_eq!(agreement(of_number, &data(&[0], &["a", "b", "c"])).unwrap(), same(None, &["a", "b", "c"]));
+        // labels that are numbers: in both of their forms
+        assert_eq!(agreement(of_names, &data(&[0, 2], &["0", "1", "2"])).unwrap(), same(None, &["0", "1", "2"]));
+        assert_eq!(agreement(of_number, &data(&[0, 2], &[])).unwrap(), same(None, &[]));
+        assert!(others(of_number, &data(&[0, 9], &[])).contains("the data has 10"));
+        assert!(others(of_number, &data(&[0, 1], &[])).contains("the data has 2"));
+        // no labels, no logits
+        assert_eq!(agreement(of_number, &data(&[-1, -1], &[])).unwrap(), same(None, &[]));
+        assert_eq!(agreement(Known::default(), &data(&[0, 1], &["a", "b"])).unwrap(), same(None, &["a", "b"]));
+    }
+
+    #[test]
+    fn a_file_of_names_decides() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "dog\ncat\n\nbird\n").unwrap();
+        let known = Known { who: "the teacher", count: Some(3), recorded: None, file: Some(file.path()) };
+        let of = |labels: &[i64], classes: &[&str]| agreement(known, &data(labels, classes));
+        let all = names(&["dog", "cat", "bird"]);
+        assert_eq!(of(&[0, 1], &["bird", "cat"]).unwrap(), Agreement::Same { names: all.clone(), places: Some(vec![2, 1]) });
+        assert_eq!(of(&[0, 1], &[]).unwrap(), Agreement::Same { names: all, places: None });
+        assert!(of(&[0, 3], &[]).unwrap_err().to_string().contains("label 3"));
+        assert!(of(&[0], &["fish"]).unwrap_err().chain().contains("`fish`"));
+        let ten = Known { count: Some(10), ..known };
+        let error = agreement(ten, &data(&[0], &["dog"])).unwrap_err();
+        assert!(error.to_string().contains("expected 10 names, one a line, found 3"), "{error}");
+    }
+}

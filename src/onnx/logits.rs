@@ -1,0 +1,186 @@
+//! Which tensor holds a classifier's logits: its first output, or what the softmax or sigmoid behind that output reads.
+//!
+//! Exporters put more behind the softmax than nothing: casts, reshapes, clips, logarithms, functions, or they write it as exponentials over
+//! their sum. The graph is walked back through all of it. Where only probabilities are to be had, their logarithms are logits, since
+//! softmax(log p) = p; of a sigmoid, log(p / (1 − p)) is.
+
+mod walk;
+
+use super::Model;
+use super::proto::NodeProto;
+use crate::array::Dtype;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use walk::{Activation, Ending};
+
+/// What logits were made of, where they are no tensor of the teacher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conversion {
+    /// Probabilities that sum to 1: their logarithms.
+    Probabilities,
+    /// Probabilities each of its own: log(p / (1 − p)).
+    Sigmoid,
+}
+
+/// The logits as they are to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logits {
+    /// The tensor.
+    pub tensor: String,
+    /// How many classes a row of it has.
+    pub classes: usize,
+    /// What is done to its values.
+    pub conversion: Option<Conversion>,
+    /// How it was found, for people; `None` where it is simply the tensor asked for.
+    pub note: Option<String>,
+    /// Whether a softmax stands behind it.
+    pub ends_in_softmax: bool,
+}
+
+/// What a walk back from a tensor found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    tensor: String,
+    ending: Option<Ending>,
+}
+
+/// What stands at a model's first output; `None` when that is declared to be something else than `[N, classes]` floats.
+#[must_use]
+pub fn of_output(model: &Model) -> Option<Found> {
+    let output = model.outputs().into_iter().next()?;
+    let is_table = matches!(output.dtype, Some(Dtype::F16 | Dtype::F32 | Dtype::F64)) && matches!(output.shape.len(), 0 | 2);
+    is_table.then(|| Found { ending: walk::back(model, &output.name), tensor: output.name })
+}
+
+/// What a tensor that the user names holds: it is kept, and converted where it holds probabilities.
+#[must_use]
+pub fn of_tensor(model: &Model, name: &str) -> Found {
+    let ending = walk::back(model, name).map(|ending| Ending { before: None, ..ending });
+    Found { tensor: name.to_owned(), ending }
+}
+
+/// The tensor that a student's loss is of: the first output, or what its softmax reads where no reshape stands between them.
+#[must_use]
+pub fn of_student(model: &Model) -> Option<String> {
+    let found = of_output(model)?;
+    let before = found.ending.filter(|e| e.activation == Activation::Softmax && !e.is_reshaped).and_then(|ending| ending.before);
+    Some(before.unwrap_or(found.tensor))
+}
+
+/// The row of a tensor of these probed shapes, batch axis first; `None` where it varies or is not known.
+#[must_use]
+#[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
+pub fn row(shapes: &HashMap<String, Vec<Option<usize>>>, tensor: &str) -> Option<Vec<usize>> {
+    shapes.get(tensor)?.get(1..)?.iter().copied().collect()
+}
+
+impl Found {
+    /// The tensors of which one will hold the logits.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<String> {
+        let before = self.ending.as_ref().and_then(|ending| ending.before.clone());
+        before.into_iter().chain([self.tensor.clone()]).collect()
+    }
+
+    /// The logits by the shapes of rows, which `row` gives without the batch axis.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn choose(&self, row: impl Fn(&str) -> Option<Vec<usize>>) -> Result<Logits, String> {
+        let output = &self.tensor;
+        let shape = row(output).ok_or_else(|| format!("`{output}`: its shape varies between samples or has no batch axis"))?;
+        let classes = classes(&shape).ok_or_else(|| format!("`{output}`: expected one value a class, found rows of {shape:?}"))?;
+        let kept = |tensor: &str, conversion, note: Option<String>| {
+            let ends_in_softmax = self.ending.as_ref().is_some_and(|ending| ending.activation == Activation::Softmax);
+            Ok(Logits { tensor: tensor.to_owned(), classes, conversion, note, ends_in_softmax })
+        };
+        let Some(ending) = &self.ending else { return kept(output, None, None) };
+        let what = match ending.activation {
+            Activation::Softmax => "softmax",
+            Activation::Sigmoid => "sigmoid",
+        };
+        let read = ending.reads.as_deref().and_then(&row);
+        if let Some(found) = read.and_then(|read| ending.normalized(&read)).filter(|&found| found != classes) {
+            return Err(format!("`{output}`: the softmax before it is over {found} of a row's {classes} values"));
+        }
+        if let Some(before) = ending.before.as_deref().filter(|before| row(before).as_deref().and_then(self::classes) == Some(classes)) {
+            return kept(before, None, Some(format!("`{before}`, which the {what} at the end reads")));
+        }
+        match (ending.activation, ending.is_log) {
+            (Activation::Softmax, true) => kept(output, None, Some(format!("`{output}`, which holds logarithms of probabilities"))),
+            (Activation::Softmax, false) => kept(output, Some(Conversion::Probabilities), Some(Conversion::Probabilities.describe(output))),
+            (Activation::Sigmoid, false) => kept(output, Some(Conversion::Sigmoid), Some(Conversion::Sigmoid.describe(output))),
+            (Activation::Sigmoid, true) => Err(format!("`{output}` holds logarithms of a sigmoid, of which no logits are made")),
+        }
+    }
+}
+
+impl Conversion {
+    /// What the values were, in a few words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probabilities => "probabilities",
+            Self::Sigmoid => "values of a sigmoid",
+        }
+    }
+
+    /// One line for the user about logits that are made of a tensor.
+    #[must_use]
+    pub fn describe(self, tensor: &str) -> String {
+        match self {
+            Self::Probabilities => format!("log p of `{tensor}`, which holds probabilities"),
+            Self::Sigmoid => format!("log(p / (1 - p)) of `{tensor}`, which holds the values of a sigmoid"),
+        }
+    }
+
+    /// Logits of probabilities, in place. A logarithm has to end somewhere: p below what the teacher's type `of` tells from 0 counts as that.
+    ///
+    /// # Errors
+    /// The index of the first value that is no probability.
+    pub fn apply(self, values: &mut [f32], of: Dtype) -> Result<(), usize> {
+        let smallest = if of == Dtype::F16 { half::f16::from_bits(1).to_f32() } else { f32::MIN_POSITIVE };
+        if let Some(index) = values.iter().position(|&p| !is_probability(p)) {
+            return Err(index);
+        }
+        // the largest f32 below 1: a sigmoid that is 1 in f32 is no certainty
+        let largest = 1.0 - f32::EPSILON / 2.0;
+        for value in values {
+            let p = value.max(smallest);
+            *value = match self {
+                Self::Probabilities => p.ln(),
+                Self::Sigmoid => p.min(largest).ln() - (-p.min(largest)).ln_1p(),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// What rounding of bfloat16, the coarsest type, does to a sum of 1.
+const TOLERANCE: f32 = 4e-3;
+
+fn is_probability(value: f32) -> bool {
+    value >= -TOLERANCE && value <= 1.0 + TOLERANCE
+}
+
+/// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and every row sums to 1.
+#[must_use]
+pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
+    let is_one = |row: &[f32]| row.iter().all(|&p| is_probability(p)) && (row.iter().sum::<f32>() - 1.0).abs() <= TOLERANCE;
+    classes > 1 && !values.is_empty() && values.chunks(classes).all(is_one)
+}
+
+/// The classes of a row: its values, where at most one of its axes has more than one.
+fn classes(row: &[usize]) -> Option<usize> {
+    let several: Vec<usize> = row.iter().copied().filter(|&n| n != 1).collect();
+    match several.as_slice() {
+        _ if row.is_empty() => None,
+        [] => Some(1),
+        &[n] if n > 0 => Some(n),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

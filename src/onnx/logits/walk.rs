@@ -1,0 +1,304 @@
+//! The way back from an output to the softmax or sigmoid behind it.
+
+use super::super::tap::{int, ints};
+use super::super::{Model, proto};
+use super::NodeProto;
+use proto::{AttributeProto, TensorProto};
+use std::collections::HashMap;
+
+/// Functions within functions that are followed.
+const DEPTH: usize = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activation {
+    Softmax,
+    Sigmoid,
+}
+
+/// The axes over which a softmax sums to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Axes {
+    /// This one.
+    One(i64),
+    /// All from this one on, as before opset 13.
+    From(i64),
+}
+
+/// The activation at the end of a graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) activation: Activation,
+    /// Whether a logarithm was taken of it.
+    pub(super) is_log: bool,
+    /// Whether something between it and the end changes the rank.
+    pub(super) is_reshaped: bool,
+    /// What it reads, where a node of the graph computes that.
+    pub(super) before: Option<String>,
+    /// What it reads, of whose shape more may be known.
+    pub(super) reads: Option<String>,
+    pub(super) axes: Option<Axes>,
+}
+
+impl Ending {
+    /// How many values of a row of this shape sum to 1; 0 where the sum goes over the batch.
+    pub(super) fn normalized(&self, row: &[usize]) -> Option<usize> {
+        if self.activation == Activation::Sigmoid {
+            return None;
+        }
+        let rank = i64::try_from(row.len()).ok()? + 1;
+        let place = |axis: i64| usize::try_from(if axis < 0 { axis + rank } else { axis }).ok();
+        Some(match self.axes? {
+            Axes::One(axis) => place(axis)?.checked_sub(1).map_or(0, |at| row.get(at).copied().unwrap_or(0)),
+            Axes::From(axis) => place(axis)?.checked_sub(1).map_or(0, |at| row.get(at..).unwrap_or_default().iter().product()),
+        })
+    }
+}
+
+/// What stands behind a tensor of the graph; `None`: no activation that is known.
+pub(super) fn back(model: &Model, tensor: &str) -> Option<Ending> {
+    let graph = model.graph();
+    let scope = Scope::new(model, &graph.node, &graph.initializer);
+    let Reached::Activation(ending) = scope.walk(tensor, State::default(), 0) else { return None };
+    // an input or initialiser of the graph is no logits
+    let before = ending.before.filter(|name| scope.producer.contains_key(name.as_str()));
+    Some(Ending { reads: before.clone().or(ending.reads), before, ..ending })
+}
+
+/// What was passed on the way.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    /// Logarithms taken less exponentials.
+    logarithms: i32,
+    is_reshaped: bool,
+}
+
+/// Where a walk ends.
+enum Reached {
+    Activation(Ending),
+    /// A tensor that no node here computes.
+    Outside(String, State),
+    Unknown,
+}
+
+/// A graph or the body of a function.
+struct Scope<'a> {
+    model: &'a Model,
+    initializers: &'a [TensorProto],
+    producer: HashMap<&'a str, &'a NodeProto>,
+}
+
+impl<'a> Scope<'a> {
+    fn new(model: &'a Model, nodes: &'a [NodeProto], initializers: &'a [TensorProto]) -> Self {
+        let producer = nodes.iter().flat_map(|node| node.output.iter().map(move |name| (name.as_str(), node))).collect();
+        Self { model, initializers, producer }
+    }
+
+    /// The node whose first output a tensor is.
+    fn node(&self, tensor: &str) -> Option<&'a NodeProto> {
+        self.producer.get(tensor).copied().filter(|node| node.output.first().is_some_and(|first| first == tensor))
+    }
+
+    fn walk(&self, tensor: &str, state: State, depth: usize) -> Reached {
+        let (mut tensor, mut state) = (tensor.to_owned(), state);
+        // a body of a function is not checked for cycles
+        for _ in 0..=self.producer.len() {
+            let Some(node) = self.producer.get(tensor.as_str()).copied() else { return Reached::Outside(tensor, state) };
+            if let Some(function) = self.function(node) {
+                match self.call(node, function, &tensor, state, depth) {
+                    Reached::Outside(input, after) => (tensor, state) = (input, after),
+                    other => return other,
+                }
+                continue;
+            }
+            if self.node(&tensor).is_none() {
+                return Reached::Unknown;
+            }
+            if let Some((activation, is_log, before)) = self.activation(node) {
+                let logarithms = state.logarithms + i32::from(is_log);
+                if !(0..=1).contains(&logarithms) {
+                    return Reached::Unknown;
+                }
+                let before = Some(before.to_owned());
+                let is_log = logarithms == 1;
+                let (is_reshaped, axes) = (state.is_reshaped, self.axes(node));
+                return Reached::Activation(Ending { activation, is_log, is_reshaped, reads: before.clone(), before, axes });
+            }
+            let Some(input) = self.passed(node, &mut state) else { return Reached::Unknown };
+            input.clone_into(&mut tensor);
+        }
+        Reached::Unknown
+    }
+
+    /// The function of the model that a node calls.
+    fn function(&self, node: &NodeProto) -> Option<&'a proto::FunctionProto> {
+        let is_called = |f: &&proto::FunctionProto| f.name() == node.op_type() && f.domain() == node.domain();
+        self.model.proto().functions.iter().find(is_called)
+    }
+
+    /// The way through a function: what it reads is named as the caller names it.
+    fn call(&self, node: &NodeProto, function: &'a proto::FunctionProto, tensor: &str, state: State, depth: usize) -> Reached {
+        let output = node.output.iter().position(|name| name == tensor).and_then(|at| function.output.get(at));
+        let Some(output) = output.filter(|_| depth < DEPTH) else { return Reached::Unknown };
+        let outer = |inner: &str| {
+            let at = function.input.iter().position(|name| name == inner)?;
+            node.input.get(at).filter(|name| !name.is_empty()).cloned()
+        };
+        match Scope::new(self.model, &function.node, &[]).walk(output, state, depth + 1) {
+            Reached::Activation(ending) => {
+                let before = ending.before.as_deref().and_then(outer);
+                Reached::Activation(Ending { reads: before.clone(), before, ..ending })
+            }
+            Reached::Outside(inner, state) => outer(&inner).map_or(Reached::Unknown, |name| Reached::Outside(name, state)),
+            Reached::Unknown => Reached::Unknown,
+        }
+    }
+
+    /// A softmax or sigmoid that a node is or ends: which, whether it gives the logarithm, and what it reads.
+    fn activation(&self, node: &'a NodeProto) -> Option<(Activation, bool, &'a str)> {
+        use Activation::{Sigmoid, Softmax};
+        let input = |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
+        match node.op_type() {
+            "Softmax" | "QLinearSoftmax" => Some((Softmax, false, input(0)?)),
+            "LogSoftmax" => Some((Softmax, true, input(0)?)),
+            "Sigmoid" | "QLinearSigmoid" => Some((Sigmoid, false, input(0)?)),
+            // exp(x) / Σ exp(x), 1 / (1 + exp(−x))
+            "Div" => {
+                let (upper, lower) = (input(0)?, input(1)?);
+                if self.scalar(upper) == Some(1.0) {
+                    return Some((Sigmoid, false, self.of_negative(lower)?));
+                }
+                self.share(upper, lower).map(|x| (Softmax, false, x))
+            }
+            "Mul" => {
+                let share = |upper, other| {
+                    let inverse = self.node(self.plain(other)).filter(|node| node.op_type() == "Reciprocal")?;
+                    self.share(upper, inverse.input.first()?)
+                };
+                share(input(0)?, input(1)?).or_else(|| share(input(1)?, input(0)?)).map(|x| (Softmax, false, x))
+            }
+            "Reciprocal" => Some((Sigmoid, false, self.of_negative(input(0)?)?)),
+            // x − log Σ exp(x)
+            "Sub" => {
+                let (scores, sum) = (self.plain(input(0)?), self.node(self.plain(input(1)?))?);
+                let summed = self.plain(sum.input.first()?);
+                let of = match sum.op_type() {
+                    "ReduceLogSumExp" => summed,
+                    "ReduceLogSum" => self.exponent(summed)?,
+                    "Log" => self.exponent(self.plain(self.node(self.plain(summed)).filter(is_sum)?.input.first()?))?,
+                    _ => return None,
+                };
+                (self.plain(of) == scores).then(|| (Softmax, true, self.before_shift(scores)))
+            }
+            _ => None,
+        }
+    }
+
+    /// x, where a tensor is exp(x) and another one the sum of that.
+    fn share(&self, upper: &'a str, lower: &'a str) -> Option<&'a str> {
+        let exponential = self.plain(upper);
+        let exponent = self.exponent(exponential)?;
+        let sum = self.node(self.plain(lower)).filter(is_sum)?;
+        (self.plain(sum.input.first()?) == exponential).then(|| self.before_shift(exponent))
+    }
+
+    fn exponent(&self, tensor: &'a str) -> Option<&'a str> {
+        self.node(tensor).filter(|node| node.op_type() == "Exp")?.input.first().map(String::as_str)
+    }
+
+    /// x of x − max x, which a softmax does not see.
+    fn before_shift(&self, tensor: &'a str) -> &'a str {
+        let shifted = || {
+            let node = self.node(self.plain(tensor)).filter(|node| node.op_type() == "Sub")?;
+            let (x, max) = (node.input.first()?, self.node(self.plain(node.input.get(1)?))?);
+            (max.op_type() == "ReduceMax" && self.plain(max.input.first()?) == self.plain(x)).then_some(x.as_str())
+        };
+        shifted().unwrap_or(tensor)
+    }
+
+    /// x, where a tensor is 1 + exp(−x).
+    fn of_negative(&self, tensor: &'a str) -> Option<&'a str> {
+        let sum = self.node(tensor).filter(|node| node.op_type() == "Add")?;
+        let [a, b] = sum.input.as_slice() else { return None };
+        let exponential = if self.scalar(a) == Some(1.0) { b } else { Some(a).filter(|_| self.scalar(b) == Some(1.0))? };
+        let negative = self.node(self.plain(self.exponent(self.plain(exponential))?)).filter(|node| node.op_type() == "Neg")?;
+        negative.input.first().map(String::as_str)
+    }
+
+    /// The tensor behind what changes neither values nor their order: names, types, axes of one, small guards against 0.
+    fn plain(&self, tensor: &'a str) -> &'a str {
+        let mut tensor = tensor;
+        for _ in 0..=self.producer.len() {
+            let mut state = State::default();
+            let passed = self.node(tensor).filter(|node| !matches!(node.op_type(), "Log" | "Exp" | "Mul" | "Div" | "Sub"));
+            let Some(input) = passed.and_then(|node| self.passed(node, &mut state)) else { break };
+            tensor = input;
+        }
+        tensor
+    }
+
+    /// The input behind a node that neither mixes classes nor changes their order; notes what it does to the values.
+    fn passed(&self, node: &'a NodeProto, state: &mut State) -> Option<&'a str> {
+        const FLOATS: [i64; 4] = [1, 10, 11, 16];
+        let input = |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
+        let is_constant = |at: usize| input(at).is_some_and(|name| self.scalar(name).is_some());
+        let is_positive = |at: usize| input(at).and_then(|name| self.scalar(name)).is_some_and(|value| value > 0.0);
+        // of two inputs the one that is no constant
+        let other = |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
+        match node.op_type() {
+            "Identity" | "Dropout" | "Clip" | "QuantizeLinear" | "DequantizeLinear" => input(0),
+            "Cast" if FLOATS.contains(&int(node, "to")) => input(0),
+            "CastLike" => input(0),
+            "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Expand" => {
+                state.is_reshaped = true;
+                input(0)
+            }
+            "Log" => {
+                state.logarithms += 1;
+                input(0)
+            }
+            "Exp" => {
+                state.logarithms -= 1;
+                input(0)
+            }
+            "Mul" => other(&is_positive),
+            "Div" if is_positive(1) => input(0),
+            "Sub" if is_constant(1) => input(0),
+            "Add" | "Max" | "Min" if node.input.len() == 2 => other(&is_constant),
+            _ => None,
+        }
+    }
+
+    /// A constant of one element.
+    fn scalar(&self, tensor: &str) -> Option<f64> {
+        let of = |tensor: &TensorProto| {
+            let is_one = tensor.dims.iter().all(|&n| n == 1);
+            is_one.then(|| self.model.tensor(tensor).ok()?.to_f32().first().copied()).flatten().map(f64::from)
+        };
+        if let Some(found) = self.initializers.iter().find(|t| t.name() == tensor) {
+            return of(found);
+        }
+        let node = self.node(tensor).filter(|node| node.op_type() == "Constant")?;
+        let attribute = |name: &str| node.attribute.iter().find(|a| a.name() == name);
+        let value = attribute("value").and_then(|a: &AttributeProto| of(a.t.as_ref()?));
+        #[allow(clippy::cast_precision_loss, reason = "a small number")]
+        value.or_else(|| attribute("value_float").map(|a| f64::from(a.f()))).or_else(|| attribute("value_int").map(|a| a.i() as f64))
+    }
+
+    /// The axes that a softmax node names; `None` where it is spelled out.
+    fn axes(&self, node: &NodeProto) -> Option<Axes> {
+        if !matches!(node.op_type(), "Softmax" | "LogSoftmax") {
+            return None;
+        }
+        let attribute = node.attribute.iter().find(|a| a.name() == "axis");
+        if attribute.is_some_and(|a| !a.ref_attr_name().is_empty()) {
+            return None;
+        }
+        let axis = attribute.map(AttributeProto::i);
+        Some(if self.model.opset() < 13 { Axes::From(axis.unwrap_or(1)) } else { Axes::One(axis.unwrap_or(-1)) })
+    }
+}
+
+/// Whether a node sums along one axis (of exponentials, which are above 0, the L1 norm is the sum).
+fn is_sum(node: &&NodeProto) -> bool {
+    matches!(node.op_type(), "ReduceSum" | "ReduceL1") && ints(node, "axes").len() < 2
+}
