@@ -129,8 +129,8 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
     let folder = prepared();
     let folder = folder.path();
     let mean = |graph: &mut GraphProto| {
-        let mean = node("ReduceMean", &["conv1"], "average", vec![ints("axes", &[0])]);
-        between(graph, vec![mean, node("Sub", &["conv1", "average"], "changed", vec![])]);
+        let mean = node("ReduceMean", &["conv1"], "batchmean", vec![ints("axes", &[0])]);
+        between(graph, vec![mean, node("Sub", &["conv1", "batchmean"], "changed", vec![])]);
     };
     support::write_changed_teacher(&folder.join("mean.onnx"), mean);
     support::write_changed_teacher(&folder.join("softmax.onnx"), |graph| {
@@ -145,13 +145,13 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
             tensor.shape.as_mut().unwrap().dim[0].value = Some(batch.clone());
         }
     });
-    for (file, name) in [("mean.onnx", "ReduceMean `ReduceMean_average`"), ("softmax.onnx", "Softmax `Softmax_changed`")] {
+    for (file, name) in [("mean.onnx", "ReduceMean `ReduceMean_batchmean`"), ("softmax.onnx", "Softmax `Softmax_changed`")] {
         refused(folder, &format!("extract {file} {DATA}"), &[name, "other samples of its batch", "--batch 1"]);
         refused(folder, &format!("eval {file} {DATA} --split train"), &[name]);
         // each alone, as the user asks
         succeeds(folder, &format!("extract {file} {DATA} --batch 1"));
     }
-    refused(folder, &format!("extract eight.onnx {DATA}"), &["ReduceMean `ReduceMean_average`", "open batch"]);
+    refused(folder, &format!("extract eight.onnx {DATA}"), &["ReduceMean `ReduceMean_batchmean`", "open batch"]);
     // a sound teacher gives no cause, whatever its batch
     support::write_teacher(&folder.join("sound.onnx"));
     let said = succeeds(folder, &format!("extract sound.onnx {DATA} --batch 16"));
