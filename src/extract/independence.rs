@@ -14,7 +14,7 @@ use std::collections::HashSet;
 const OTHERS: usize = 3;
 /// Samples that a check takes in all.
 pub const SAMPLES: usize = OTHERS + 1;
-/// How far a row may move, relatively. Kernels differ between batches: trained f32 networks move by up to 2e-6.
+/// How far a row may move, relatively: f32 sums in another order move it by about 1e-6, a mean over the batch by a tenth and more.
 const BOUND: f64 = 1e-4;
 /// The same where values are rounded to 16 or 8 bits on the way, or the device does so by itself.
 const BOUND_COARSE: f64 = 1e-2;
