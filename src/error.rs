@@ -3,7 +3,7 @@
 //! Messages are for people: lower case, no full stop, subject first, expected then found. A [`hint`](Error::hint) names the
 //! one action that helps. The binary prints `error: MESSAGE: SOURCE…` and `hint: …`, and exits with [`Error::exit_code`].
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// What kind of failure it is, which decides the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,24 @@ impl From<candle_core::Error> for Error {
     }
 }
 
+/// A name from outside as a message shows it: on one line, without what a terminal obeys, bytes that are no text as `\xff`.
+#[must_use]
+pub fn shown(name: &[u8]) -> String {
+    // also the marks that turn the direction of a line
+    let obeyed = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if obeyed(c) { text.extend(c.escape_default()) } else { text.push(c) }
+        }
+        for byte in chunk.invalid() {
+            // writing to a string cannot fail
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
 /// Says what was being done when something failed.
 pub trait Context<T> {
     /// Wraps the failure in an [`Kind::Input`] error with this message (an [`Error`] keeps its kind).
@@ -139,5 +157,18 @@ impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for std::r
             let kind = source.downcast_ref::<Error>().map_or(Kind::Input, Error::kind);
             Error { kind, message: message(), hint: None, source: Some(source) }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_outside_stay_on_one_line_and_apart() {
+        assert_eq!(shown("猫 ñandú e\u{301}.png".as_bytes()), "猫 ñandú e\u{301}.png");
+        assert_eq!(shown(b"a\nb\x1b[2J\xff\xfe"), "a\\nb\\u{1b}[2J\\xff\\xfe");
+        assert_ne!(shown(b"\xff"), shown(b"\xfe"));
+        assert_eq!(shown("x\u{202e}gnp".as_bytes()), "x\\u{202e}gnp");
     }
 }

@@ -138,6 +138,30 @@ fn the_working_folder_holds_defaults_and_every_result_is_one_document() {
     assert!(stderr.contains("recipe.shuffle 5, found 6") && stderr.contains("-o"), "{stderr}");
 }
 
+/// Whoever opens a data set says which samples of which classes it found, and what it left out.
+#[test]
+fn the_classes_of_a_data_set_are_counted() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_teacher(&folder.path().join("teacher.onnx"));
+    support::write_images(&folder.path().join("photos/set/Train"), 12);
+    support::write_images(&folder.path().join("photos/set/Test"), 6);
+    std::fs::write(folder.path().join("photos/set/Train/a/new.heic"), "no image that is read").unwrap();
+    let says = |arguments: &str, expected: &[&str]| {
+        let stderr = String::from_utf8(run(folder.path(), arguments).stderr).unwrap();
+        for text in expected {
+            assert!(stderr.contains(text), "{arguments}: {text}: {stderr}");
+        }
+    };
+    let (train, test) = ("12 samples of 2 classes: a 6, b 6", "6 samples of 2 classes: a 3, b 3");
+    says(
+        "extract teacher.onnx --data photos --preprocess fashion-mnist -o cache",
+        &[train, "split `train` is the folder set/Train", "1 file is left out: 1 .heic"],
+    );
+    says("train resnet8 --cache cache --epochs 1 --criterion ce -o run", &[&format!("training: {train}"), &format!("test: {test}")]);
+    says("eval teacher.onnx --data photos --preprocess fashion-mnist", &[test]);
+}
+
 #[test]
 fn eval_takes_models_of_any_batch() {
     support::need_runtime();

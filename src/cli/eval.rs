@@ -102,6 +102,7 @@ pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: O
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
     let dataset = data::open(&spec, &args.split, context.monitor)?;
+    context.monitor.note(&format!("data {spec} ({}): {}", args.split, data::describe(dataset.as_ref())));
     let mut plan = Plan::new(args, preprocess, context, &model, dataset.as_ref())?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     // a quarter of the threads decodes; below four, decoding shares the model's cores

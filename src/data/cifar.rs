@@ -1,6 +1,7 @@
 //! CIFAR-10 and CIFAR-100 in their binary versions: records of one (or two) label bytes and 3,072 bytes of red, green and blue plane.
 
 use super::fingerprint::Listed;
+use super::folder::shown_path;
 use super::memory::{InMemory, numbered};
 use super::{is_test, open_file};
 use crate::error::{Context, Error, Result};
@@ -21,7 +22,7 @@ pub(super) enum Version {
 }
 
 impl Version {
-    fn format(self) -> DataFormat {
+    pub(super) fn format(self) -> DataFormat {
         match self {
             Self::Cifar10 => DataFormat::Cifar10,
             Self::Cifar100 => DataFormat::Cifar100,
@@ -58,6 +59,16 @@ impl Version {
         }
     }
 
+    /// Whether it lies in a folder, or one below.
+    pub(super) fn is_there(self, folder: &Path) -> bool {
+        let holds = |name: &str| folder.join(name).exists();
+        let own = match self {
+            Self::Cifar10 => holds("data_batch_1.bin"),
+            Self::Cifar100 => holds("train.bin") && holds("fine_label_names.txt"),
+        };
+        own || holds(self.subfolder())
+    }
+
     fn files(self, test: bool) -> &'static [&'static str] {
         match (self, test) {
             (Self::Cifar10, false) => &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
@@ -78,11 +89,42 @@ impl Version {
     }
 }
 
+/// Refuses the versions for other programs, which are no binary files.
+///
+/// # Errors
+/// When a folder is or holds one, and not the binary version.
+pub(super) fn refuse_other_versions(folder: &Path) -> Result<()> {
+    // a file `train` alone is no sign of CIFAR-100
+    const OTHERS: [(&str, [&str; 2], &str, Version); 4] = [
+        ("cifar-10-batches-py", ["data_batch_1", "data_batch_1"], "Python", Version::Cifar10),
+        ("cifar-100-python", ["train", "meta"], "Python", Version::Cifar100),
+        ("cifar-10-batches-mat", ["data_batch_1.mat", "data_batch_1.mat"], "MATLAB", Version::Cifar10),
+        ("cifar-100-matlab", ["train.mat", "meta.mat"], "MATLAB", Version::Cifar100),
+    ];
+    for (subfolder, files, program, version) in OTHERS {
+        let is_it = |folder: &Path| files.iter().all(|file| folder.join(file).is_file()) && !version.is_there(folder);
+        let Some(there) = [folder.join(subfolder), folder.to_owned()].into_iter().find(|folder| is_it(folder)) else { continue };
+        let (archive, prefix) = match version {
+            Version::Cifar10 => ("cifar-10-binary.tar.gz", "cifar10"),
+            Version::Cifar100 => ("cifar-100-binary.tar.gz", "cifar100"),
+        };
+        return Err(Error::input(format!(
+            "data {}: expected the binary version of CIFAR, found the one for {program}",
+            shown_path(&there)
+        ))
+        .hint(format!("fetch and unpack {archive}, then --data {prefix}:DIR")));
+    }
+    Ok(())
+}
+
 /// Reads a split.
 pub(super) fn open(version: Version, folder: &Path, split: &str) -> Result<InMemory> {
-    let test = is_test(&folder.display().to_string(), split)?;
+    let test = is_test(&shown_path(folder), split)?;
     let unpacked = folder.join(version.subfolder());
     let folder = if unpacked.is_dir() { unpacked.as_path() } else { folder };
+    if !version.is_there(folder) {
+        refuse_other_versions(folder)?;
+    }
     let (mut pixels, mut labels, mut listed) = (Vec::new(), Vec::new(), Listed::new());
     for name in version.files(test) {
         let before = pixels.len();
@@ -100,7 +142,7 @@ pub(super) fn open(version: Version, folder: &Path, split: &str) -> Result<InMem
 /// Appends the records of one file.
 fn read(version: Version, path: &Path, pixels: &mut Vec<u8>, labels: &mut Vec<u8>) -> Result<()> {
     let (file, length) = open_file(path)?;
-    let name = path.display();
+    let name = shown_path(path);
     let record = PIXELS + version.label_bytes();
     if length == 0 || length > MAX_FILE || length % record as u64 != 0 {
         return Err(Error::input(format!("{name}: expected a whole number of records of {record} bytes, found {length} bytes")));
@@ -127,12 +169,12 @@ fn class_names(version: Version, folder: &Path) -> Result<Vec<String>> {
     }
     let (file, _) = open_file(&path)?;
     let mut text = String::new();
-    file.take(1 << 16).read_to_string(&mut text).context(|| format!("{}: cannot be read", path.display()))?;
+    file.take(1 << 16).read_to_string(&mut text).context(|| format!("{}: cannot be read", shown_path(&path)))?;
     let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
     if names.len() == version.classes() {
         return Ok(names);
     }
-    Err(Error::input(format!("{}: expected {} class names, found {}", path.display(), version.classes(), names.len())))
+    Err(Error::input(format!("{}: expected {} class names, found {}", shown_path(&path), version.classes(), names.len())))
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! A folder of image files: one folder a class, images nested at will below it; a folder of images alone is unlabelled.
 
-use super::listing::{Entry, Listing, has_split, is_hidden, is_image};
+use super::layout::{self, Id, Item, Kind, Tree};
+use super::listing::Listing;
 use super::{Dataset, Fingerprint, Sample, image};
-use crate::error::{Context, Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, FileType};
-use std::io::Read;
+use crate::error::{Context, Result, shown};
+use crate::monitor::Monitor;
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// Folders inside one another, at most: stops at links that lead back up.
-const MAX_DEPTH: usize = 32;
 
 pub(super) struct Folder {
     root: PathBuf,
@@ -19,65 +18,92 @@ pub(super) struct Folder {
 }
 
 /// Lists the images of a split.
-pub(super) fn open(path: &Path, split: &str) -> Result<Folder> {
-    let display = path.display().to_string();
-    let mut first_level = BTreeMap::new();
-    for folder in subfolders(path)? {
-        let nested = !subfolders(&path.join(OsStr::from_bytes(&folder)))?.is_empty();
-        first_level.insert(folder, nested);
-    }
-    let split_taken = has_split(&display, &first_level, split)?;
-    let root = if split_taken { path.join(split) } else { path.to_path_buf() };
-    let folders: BTreeSet<_> = if split_taken { subfolders(&root)?.into_iter().collect() } else { first_level.into_keys().collect() };
-    let mut entries = Vec::new();
-    walk(&root, &mut Vec::new(), MAX_DEPTH, &mut entries)?;
-    let listing = Listing::new(&root.display().to_string(), entries, &folders)?;
-    Ok(Folder { root, listing })
+pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<Folder> {
+    let root = std::fs::metadata(path).context(|| unreadable(path))?;
+    let (below, listing) = layout::open(&Disk { path, root: id(&root) }, &shown_path(path), split, monitor)?;
+    Ok(Folder { root: path.join(OsStr::from_bytes(&below)), listing })
 }
 
-/// The visible files and folders of a folder; links are followed.
-fn read_folder(path: &Path) -> Result<Vec<(OsString, FileType, u64)>> {
-    let message = || format!("data {}: cannot be read", path.display());
-    let mut found = Vec::new();
-    for item in std::fs::read_dir(path).context(message)? {
-        let name = item.context(message)?.file_name();
-        // a link that leads nowhere is no file
-        if !is_hidden(name.as_bytes())
-            && let Ok(metadata) = std::fs::metadata(path.join(&name))
-        {
-            found.push((name, metadata.file_type(), metadata.len()));
+/// Whether there are images below a folder, however deep.
+pub(super) fn has_images(path: &Path) -> Result<bool> {
+    let root = std::fs::metadata(path).context(|| unreadable(path))?;
+    layout::has_images(&Disk { path, root: id(&root) })
+}
+
+/// A path as a message shows it.
+pub(super) fn shown_path(path: &Path) -> String {
+    shown(path.as_os_str().as_bytes())
+}
+
+fn unreadable(path: &Path) -> String {
+    format!("data {}: cannot be read", shown_path(path))
+}
+
+/// A folder on disk.
+struct Disk<'a> {
+    path: &'a Path,
+    root: Id,
+}
+
+fn id(metadata: &Metadata) -> Id {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Whether a link's target is not there, or is the link itself.
+fn leads_nowhere(error: &std::io::Error) -> bool {
+    let loops = rustix::io::Errno::LOOP.raw_os_error();
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) || error.raw_os_error() == Some(loops)
+}
+
+impl Tree for Disk<'_> {
+    fn root(&self) -> Id {
+        self.root
+    }
+
+    fn list(&self, folder: &[u8]) -> Result<Vec<Item>> {
+        let folder = self.path.join(OsStr::from_bytes(folder));
+        let message = || unreadable(&folder);
+        let mut items = Vec::new();
+        for item in std::fs::read_dir(&folder).context(message)? {
+            let item = item.context(message)?;
+            let kind = item.file_type().context(message)?;
+            let kind = if kind.is_file() {
+                Kind::File
+            } else if kind.is_dir() || kind.is_symlink() {
+                match std::fs::metadata(item.path()) {
+                    Ok(metadata) if metadata.is_dir() => Kind::Folder(id(&metadata)),
+                    Ok(metadata) if metadata.is_file() => Kind::File,
+                    Ok(_) => Kind::Device,
+                    Err(e) if leads_nowhere(&e) => Kind::DeadLink,
+                    Err(e) => return Err(e).context(|| unreadable(&item.path())),
+                }
+            } else {
+                Kind::Device
+            };
+            items.push(Item { name: item.file_name().into_vec(), kind });
         }
+        Ok(items)
     }
-    Ok(found)
-}
 
-fn subfolders(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let found = read_folder(path)?;
-    Ok(found.into_iter().filter(|(_, kind, _)| kind.is_dir()).map(|(name, ..)| name.into_vec()).collect())
-}
+    fn place(&self, file: &[u8]) -> Result<(u64, u64)> {
+        let path = self.path.join(OsStr::from_bytes(file));
+        let metadata = std::fs::metadata(&path).context(|| unreadable(&path))?;
+        Ok((metadata.len(), 0))
+    }
 
-fn walk(folder: &Path, prefix: &mut Vec<u8>, depth: usize, entries: &mut Vec<Entry>) -> Result<()> {
-    if depth == 0 {
-        return Err(Error::input(format!("data {}: expected at most {MAX_DEPTH} nested folders, found more", folder.display())));
+    fn is_archive(&self) -> bool {
+        false
     }
-    for (name, kind, size) in read_folder(folder)? {
-        let parent = prefix.len();
-        prefix.extend_from_slice(name.as_bytes());
-        if kind.is_dir() {
-            prefix.push(b'/');
-            walk(&folder.join(&name), prefix, depth - 1, entries)?;
-        } else if kind.is_file() && is_image(name.as_bytes()) {
-            entries.push(Entry { path: prefix.clone(), size, offset: 0 });
-        }
-        prefix.truncate(parent);
+
+    fn spec(&self, folder: &[u8]) -> String {
+        format!("folder:{}", shown_path(&self.path.join(OsStr::from_bytes(folder))))
     }
-    Ok(())
 }
 
 impl Folder {
     fn read(&self, index: usize) -> Result<Vec<u8>> {
         let path = self.root.join(OsStr::from_bytes(&self.listing.entry(index)?.path));
-        let message = || format!("image {}: cannot be read", path.display());
+        let message = || format!("image {}: cannot be read", shown_path(&path));
         let file = File::open(&path).context(message)?;
         let mut bytes = Vec::new();
         file.take(image::MAX_FILE + 1).read_to_end(&mut bytes).context(message)?;
@@ -92,7 +118,7 @@ impl Dataset for Folder {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         let bytes = self.read(index)?;
-        image::decode(&bytes).map(Sample::Image).context(|| format!("image {}/{}", self.root.display(), self.name(index)))
+        image::decode(&bytes).map(Sample::Image).context(|| format!("image {}", shown_path(&self.root.join(&self.name(index)))))
     }
 
     fn label(&self, index: usize) -> i64 {

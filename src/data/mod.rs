@@ -6,7 +6,10 @@
 pub mod augment;
 pub mod preprocess;
 
+mod archive;
 mod cifar;
+mod content;
+mod describe;
 mod fashion_mnist;
 mod fingerprint;
 mod folder;
@@ -14,16 +17,22 @@ mod geometry;
 mod idx;
 mod image;
 mod jpeg;
+mod layout;
+mod left_out;
 mod listing;
 mod memory;
+mod names;
 mod npy;
 mod npz;
 mod random;
 mod resample;
+mod split;
 mod spool;
 mod subset;
 mod tar;
+mod zip;
 
+pub use describe::{describe, describe_labels};
 pub use random::shuffle;
 pub use subset::{Subset, subset, take};
 
@@ -31,6 +40,7 @@ use crate::array::Array;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::{DataFormat, DataSpec};
+use content::Content;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -100,12 +110,12 @@ pub trait Dataset: Send + Sync {
 
 /// Opens a split. A bare path is recognised by what is there.
 ///
-/// - A folder, or a tar of one: its subfolder of the split's name if it is divided into splits (see [`DataFormat::Folder`]); a source
+/// - A folder, or an archive of one: its subfolder of the split's name if it is divided into splits (see [`DataFormat::Folder`]); a source
 ///   that is not divided is taken whole for `train`, `test` and `val` alike, since then the path itself says which part it is.
 /// - npz: not divided either, taken whole.
 /// - IDX and Fashion-MNIST: `train`, or `test` (the `t10k` files). CIFAR: `train` or `test`.
 ///
-/// `monitor` sees a compressed archive being unpacked, and may stop that.
+/// `monitor` sees a compressed archive being unpacked, and may stop that; it hears what was guessed of a folder and what is left out.
 ///
 /// # Errors
 /// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a file is damaged.
@@ -116,8 +126,16 @@ pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<d
         None => recognise(path)?,
     };
     let dataset: Box<dyn Dataset> = match format {
-        DataFormat::Folder if exists(path)?.is_file() => Box::new(tar::open(path, split, monitor)?),
-        DataFormat::Folder => Box::new(folder::open(path, split)?),
+        DataFormat::Folder if exists(path)?.is_file() => match content::of(path)? {
+            Content::Tar => Box::new(tar::open(path, split, false, monitor)?),
+            Content::Gzip => Box::new(tar::open(path, split, true, monitor)?),
+            Content::Zip => Box::new(zip::open(path, split, monitor)?),
+            other => return Err(content::refusal(path, other)),
+        },
+        DataFormat::Folder => {
+            cifar::refuse_other_versions(path)?;
+            Box::new(folder::open(path, split, monitor)?)
+        }
         DataFormat::Idx => Box::new(idx::open(path, split)?),
         DataFormat::Cifar10 => Box::new(cifar::open(cifar::Version::Cifar10, path, split)?),
         DataFormat::Cifar100 => Box::new(cifar::open(cifar::Version::Cifar100, path, split)?),
@@ -142,33 +160,53 @@ pub fn common_size(dataset: &dyn Dataset) -> Option<[usize; 2]> {
 
 fn exists(path: &Path) -> Result<std::fs::Metadata> {
     std::fs::metadata(path).map_err(|e| {
-        let error = Error::input(format!("data {}: cannot be read", path.display())).because(e);
+        let error = Error::input(format!("data {}: cannot be read", folder::shown_path(path))).because(e);
         error.hint("a data set is folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist or a path to one of them")
     })
 }
 
 /// The layout of what lies at a bare path.
 fn recognise(path: &Path) -> Result<DataFormat> {
-    if exists(path)?.is_dir() {
-        let holds = |name: &str| path.join(name).exists();
-        return Ok(if idx::is_there(path)? {
-            DataFormat::Idx
-        } else if holds("data_batch_1.bin") || holds("cifar-10-batches-bin") {
-            DataFormat::Cifar10
-        } else if (holds("train.bin") && holds("fine_label_names.txt")) || holds("cifar-100-binary") {
-            DataFormat::Cifar100
-        } else {
-            DataFormat::Folder
-        });
+    if idx::is_named(path) {
+        return Ok(DataFormat::Idx);
     }
-    let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let ends = |suffixes: &[&str]| suffixes.iter().any(|s| name.ends_with(s));
-    if ends(&[".npz"]) {
-        Ok(DataFormat::Npz)
-    } else if ends(&[".tar", ".tar.gz", ".tgz"]) {
-        Ok(DataFormat::Folder)
-    } else {
-        Err(Error::input(format!("data {}: expected a folder, .tar, .tar.gz, .tgz or .npz, found another file", path.display())))
+    if exists(path)?.is_dir() {
+        return recognise_folder(path);
+    }
+    let ends = |end: &str| path.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().ends_with(end));
+    match content::of(path)? {
+        Content::Zip if ends(".npz") || zip::holds_arrays(path) => Ok(DataFormat::Npz),
+        Content::Tar | Content::Gzip | Content::Zip => Ok(DataFormat::Folder),
+        // which says what is wrong with it
+        _ if ends(".npz") => Ok(DataFormat::Npz),
+        other => Err(content::refusal(path, other)),
+    }
+}
+
+/// The layout of a folder, where it is one alone.
+fn recognise_folder(path: &Path) -> Result<DataFormat> {
+    let mut found: Vec<(DataFormat, String)> = Vec::new();
+    for sets in idx::sets(path)? {
+        found.push((DataFormat::Idx, format!("idx:{sets}")));
+    }
+    for (version, prefix) in [(cifar::Version::Cifar10, "cifar10"), (cifar::Version::Cifar100, "cifar100")] {
+        if version.is_there(path) {
+            found.push((version.format(), format!("{prefix}:{}", folder::shown_path(path))));
+        }
+    }
+    if found.is_empty() {
+        return Ok(DataFormat::Folder);
+    }
+    if folder::has_images(path)? {
+        found.push((DataFormat::Folder, format!("folder:{}", folder::shown_path(path))));
+    }
+    match found.as_slice() {
+        [(format, _)] => Ok(*format),
+        _ => {
+            let names: Vec<_> = found.into_iter().map(|(_, name)| name).collect();
+            Err(Error::input(format!("data {}: expected one data set, found {}", folder::shown_path(path), names.join(", ")))
+                .hint("name the one that is meant"))
+        }
     }
 }
 

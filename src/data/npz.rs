@@ -2,9 +2,8 @@
 //! unpacked once to a temporary file.
 
 use super::fingerprint::Listed;
-use super::listing::has_split;
 use super::spool::Spool;
-use super::{Dataset, Fingerprint, Sample, npy, open_file};
+use super::{Dataset, Fingerprint, Sample, npy, open_file, split as parts};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Context, Error, Result};
 use crate::recipe::DataFormat;
@@ -53,7 +52,7 @@ struct Region {
 /// Checks every array's header against the bytes that are there.
 pub(super) fn open(path: &Path, split: &str) -> Result<Npz> {
     let name = path.display().to_string();
-    has_split(&name, &BTreeMap::new(), split)?;
+    parts::check(&name, split)?;
     let (packed, length) = open_file(path)?;
     let mut spool = Spool::new()?;
     let mut listed = Listed::new();

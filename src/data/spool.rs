@@ -54,7 +54,7 @@ impl Spool {
         loop {
             let count = source.read(&mut buffer).map_err(|e| match e.downcast::<Error>() {
                 Ok(stopped) => stopped,
-                Err(e) => Error::input(format!("{name}: cannot be unpacked")).because(e),
+                Err(e) => Error::input(format!("{name}: cannot be unpacked")).because(e).hint("it is cut or damaged: fetch it again"),
             })?;
             if count == 0 {
                 self.length = self.length.saturating_add(written);

@@ -41,17 +41,21 @@ impl Subset {
         self.indices.is_empty()
     }
 
-    /// Names of the classes of the whole data set of which no sample is left.
+    /// Names of the classes of which the whole data set has samples and none is left.
     #[must_use]
     pub fn missing_classes(&self) -> Vec<&str> {
         let classes = self.dataset.classes();
-        let mut seen = vec![false; classes.len()];
-        for &index in &self.indices {
-            if let Some(class) = usize::try_from(self.dataset.label(index)).ok().and_then(|label| seen.get_mut(label)) {
-                *class = true;
+        let seen = |indices: &mut dyn Iterator<Item = usize>| {
+            let mut seen = vec![false; classes.len()];
+            for index in indices {
+                if let Some(class) = usize::try_from(self.dataset.label(index)).ok().and_then(|label| seen.get_mut(label)) {
+                    *class = true;
+                }
             }
-        }
-        classes.iter().zip(seen).filter(|(_, seen)| !seen).map(|(name, _)| name.as_str()).collect()
+            seen
+        };
+        let (all, taken) = (seen(&mut (0..self.dataset.len())), seen(&mut self.indices.iter().copied()));
+        classes.iter().zip(all.iter().zip(taken)).filter(|(_, (there, taken))| **there && !taken).map(|(name, _)| name.as_str()).collect()
     }
 }
 

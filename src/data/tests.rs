@@ -2,6 +2,7 @@
 
 use super::*;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 fn png(grey: u8) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -129,7 +130,7 @@ fn flat_images_are_unlabelled_and_empty_classes_count() {
     std::fs::create_dir(classes.path().join("b")).unwrap();
     let set = open_path(classes.path(), "train").unwrap();
     assert_eq!((set.classes(), set.label(1)), (["a", "b", "c"].map(String::from).as_slice(), 2));
-    assert_eq!(subset(set, Some(1), None).missing_classes(), ["b", "c"]);
+    assert_eq!(subset(set, Some(1), None).missing_classes(), ["c"]);
     assert!(error(folder(&[("a/1.png", 1), ("1.png", 2)]).path(), "train").contains("found 1.png beside them"));
     assert!(error(folder(&[]).path(), "train").contains("expected images"));
 }
@@ -169,10 +170,10 @@ fn damaged_archives_are_refused() {
         assert!(text.contains(what) && text.contains(name), "{what}: {text}");
     };
     fails("d.tar", &whole[..1024 + 512 + 20], "entry cat/b.png: expected");
-    fails("d.tar", &whole[..1024 + 300], "cannot be read as a tar archive");
+    fails("d.tar", &whole[..1024 + 300], "expected the header of a tar entry after byte 1024, found the end");
     fails("d.tar", &whole[..4 * 1024], "expected an end-of-archive block");
-    fails("d.tar", &vec![7; 2000], "cannot be read as a tar archive");
-    fails("d.tar", b"", "end-of-archive");
+    fails("d.tar", &vec![7; 2000], "found another file");
+    fails("d.tar", b"", "found an empty file");
     let packed = gzip(&whole);
     fails("d.tar.gz", &packed[..packed.len() / 2], "cannot be unpacked");
     let mut lie = whole.clone();
@@ -206,7 +207,7 @@ fn an_unreadable_image_is_named() {
 fn links_that_lead_back_are_found() {
     let folder = folder(&[("cat/1.png", 1)]);
     std::os::unix::fs::symlink(folder.path(), folder.path().join("cat/loop")).unwrap();
-    assert!(error(folder.path(), "train").contains("nested folders"));
+    assert!(error(folder.path(), "train").contains("cat/loop: a link to a folder that holds it"));
 }
 
 #[test]
@@ -223,6 +224,314 @@ fn a_bare_path_is_recognised() {
     assert_eq!(format(&["train.bin", "fine_label_names.txt"]), DataFormat::Cifar100);
     assert_eq!(format(&["train.bin"]), DataFormat::Folder);
     assert_eq!(recognise(&save("x.NPZ", b"").1).unwrap(), DataFormat::Npz);
-    assert!(error(&save("x.zip", b"").1, "train").contains("expected a folder, .tar, .tar.gz, .tgz or .npz"));
+    assert!(error(&save("x.zip", b"").1, "train").contains("expected a folder, .tar, .tar.gz, .tgz, .zip or .npz"));
     assert!(error(Path::new("/no/such/place"), "train").contains("data /no/such/place: cannot be read"));
+}
+
+/// A watcher that keeps what it hears.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Monitor for Heard {
+    fn begin(&self, _: &str, _: &'static str, _: u64, _: u64) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn status(&self, _: &str) {}
+    fn end(&self) {}
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(format!("note: {text}"));
+    }
+    fn warn(&self, text: &str) {
+        self.0.lock().unwrap().push(format!("warning: {text}"));
+    }
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}
+
+/// Makes a folder of these paths: `…/` is an empty folder, `….png` and the like are images, anything else is a file of text.
+fn tree(paths: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, path) in paths.iter().enumerate() {
+        let at = folder.path().join(path);
+        if path.ends_with('/') {
+            std::fs::create_dir_all(at).unwrap();
+            continue;
+        }
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        let bytes = if names::has_image_ending(path.as_bytes()) { png(u8::try_from(number).unwrap()) } else { b"text".to_vec() };
+        std::fs::write(at, bytes).unwrap();
+    }
+    folder
+}
+
+/// The same as a .tar and as a .zip of stored and of deflated files.
+fn packed(folder: &Path) -> [Saved; 3] {
+    let mut tar = ::tar::Builder::new(Vec::new());
+    tar.follow_symlinks(false);
+    tar.append_dir_all("", folder).unwrap();
+    let zip = |method| {
+        let mut zip = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let options = ::zip::write::SimpleFileOptions::default().compression_method(method);
+        let mut open = vec![folder.to_path_buf()];
+        while let Some(below) = open.pop() {
+            for item in std::fs::read_dir(below).unwrap() {
+                let path = item.unwrap().path();
+                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+                if path.is_dir() {
+                    zip.add_directory(name, options).unwrap();
+                    open.push(path);
+                } else if path.exists() {
+                    zip.start_file(name, options).unwrap();
+                    std::io::Write::write_all(&mut zip, &std::fs::read(path).unwrap()).unwrap();
+                }
+            }
+        }
+        zip.finish().unwrap().into_inner()
+    };
+    [
+        save("d.tar", &tar.into_inner().unwrap()),
+        save("d.zip", &zip(::zip::CompressionMethod::Stored)),
+        save("d.zip", &zip(::zip::CompressionMethod::Deflated)),
+    ]
+}
+
+/// What is read of a tree, from the folder and from its archives alike: `class/name, …` or `name, …`, and what is said meanwhile.
+fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
+    let folder = tree(paths);
+    let saved = packed(folder.path());
+    let read = |path: &Path| {
+        let heard = Heard::default();
+        let spec = format!("folder:{}", path.display());
+        // an archive's folder is named in another way
+        let plain = |text: String| {
+            let text = text.replace(" of the unpacked archive", "").replace("--data folder:", "--data D/");
+            text.replace(&format!("D/{}", path.display()), "D").replace(&spec, "D").replace(path.to_str().unwrap(), "D")
+        };
+        let opened = open(&spec.parse().unwrap(), split, &heard);
+        let answer = opened.map(|set| (contents(&*set), set.classes().to_vec(), set.fingerprint().clone())).map_err(|e| plain(e.chain()));
+        (answer, heard.0.into_inner().unwrap().into_iter().map(plain).collect::<Vec<_>>())
+    };
+    let first = read(folder.path());
+    for other in &saved {
+        assert_eq!(read(&other.1), first, "{}: {paths:?}", other.1.display());
+    }
+    let text = |(samples, classes, _): (Vec<(String, i64, u8)>, Vec<String>, Fingerprint)| {
+        let labelled = |(name, label, _): (String, i64, u8)| match usize::try_from(label) {
+            Ok(label) => {
+                assert!(name.starts_with(&format!("{}/", classes[label])), "{name}: {label}");
+                name
+            }
+            Err(_) => format!("?{name}"),
+        };
+        format!("{} [{}]", samples.into_iter().map(labelled).collect::<Vec<_>>().join(" "), classes.join(" "))
+    };
+    (first.0.map(text), first.1)
+}
+
+#[test]
+fn splits_and_wrappers_are_no_classes() {
+    for (paths, split, expected) in [
+        (&["Train/a/1.png", "Train/b/2.png", "Test/a/3.png", "Test/b/4.png"][..], "train", "a/1.png b/2.png [a b]"),
+        (&["Training/a/1.png", "Training/b/2.png", "Testing/a/3.png", "Testing/b/4.png"], "test", "a/3.png b/4.png [a b]"),
+        (&["train2017/a/1.png", "train2017/b/2.png", "val2017/a/3.png", "val2017/b/4.png"], "val", "a/3.png b/4.png [a b]"),
+        (&["train2017/a/1.png", "val2017/a/3.png", "val2017/b/3.png"], "val2017", "a/3.png b/3.png [a b]"),
+        (&["dataset/a/1.png", "dataset/b/2.png", "README.md", "labels.csv"], "train", "a/1.png b/2.png [a b]"),
+        (&["x/y/z/a/1.png", "x/y/z/b/2.png"], "test", "a/1.png b/2.png [a b]"),
+        (&["archive/Data/TRAIN/a/1.png", "archive/Data/TRAIN/b/2.png", "archive/Data/TEST/a/1.png"], "train", "a/1.png b/2.png [a b]"),
+        // as Kaggle has Intel's scenes
+        (
+            &[
+                "seg_train/seg_train/a/1.png",
+                "seg_train/seg_train/b/2.png",
+                "seg_test/seg_test/a/3.png",
+                "seg_test/seg_test/b/4.png",
+                "seg_pred/seg_pred/5.png",
+            ],
+            "test",
+            "a/3.png b/4.png [a b]",
+        ),
+        // as YOLO has images and labels
+        (&["images/train/1.png", "images/val/2.png", "labels/train/1.txt", "labels/val/2.txt"], "train", "?1.png []"),
+        (&["train/images/1.png", "train/labels/1.txt", "valid/images/2.png", "valid/labels/2.txt", "data.yaml"], "val", "?2.png []"),
+        // flat splits; a flat test split beside a labelled training split
+        (&["train/1.png", "test/2.png"], "test", "?2.png []"),
+        (&["train/a/1.png", "train/b/2.png", "test/3.png"], "test", "?3.png []"),
+        // a class of railway pictures, a class of nothing but one
+        (&["bus/1.png", "train/2.png"], "train", "bus/1.png train/2.png [bus train]"),
+        (&["fold1/a/1.png", "fold1/b/1.png", "fold2/a/1.png", "fold2/b/1.png"], "fold1", "a/1.png b/1.png [a b]"),
+        (&["photos/1.png", "photos/2.png"], "train", "?1.png ?2.png []"),
+        (&["1.png", "2.png", "labels.csv"], "train", "?1.png ?2.png []"),
+        (&["a/x/y/1.png", "b/2.png"], "train", "a/x/y/1.png b/2.png [a b]"),
+        // what the system keeps, what only goes with images, and what may be a class
+        (
+            &["a/1.png", "b/2.png", "@eaDir/3.png", "a/@eaDir/4.png", "lost+found/", "$RECYCLE.BIN/5.png", ".x/6.png", "b/Thumbs.db"],
+            "train",
+            "a/1.png b/2.png [a b]",
+        ),
+        (&["b/1.png", "c/2.png", "annotations/1.xml", "annotations/x/2.json"], "train", "b/1.png c/2.png [b c]"),
+        (&["b/1.png", "c/2.png", "aa/", "d/3.heic"], "train", "b/1.png c/2.png [aa b c d]"),
+    ] {
+        assert_eq!(read(paths, split).0.as_deref(), Ok(expected), "{paths:?}");
+    }
+}
+
+#[test]
+fn what_can_be_read_in_two_ways_is_refused_with_the_choices() {
+    for (paths, split, expected) in [
+        (&["train/a/1.png", "train2017/a/2.png"][..], "train", &["split `train`", "train, train2017"][..]),
+        (&["Training/a/1.png", "Testing/a/2.png"], "val", &["no split `val`, found Testing, Training"]),
+        (&["train/a/1.png"], "test", &["no split `test`, found train"]),
+        (&["cat/1.png", "dog/1.png", "train/cat/1.png", "train/dog/1.png"], "train", &["train may be a split or a class", "cat, dog"]),
+        (&["cat/1.png", "train/1.png", "test/1.png"], "train", &["test, train may be a split or a class", "cat"]),
+        (&["cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"], "train", &["cat/test, cat/train, dog/test"]),
+        (&["a/1.png", "b/1.png", "preview.png"], "train", &["preview.png"]),
+        (&["a/1.png", "b/1.png"], "trian", &["expected split train, test or val, found `trian`"]),
+        (&["a/1.heic", "b/2.heic", "b/3"], "train", &["expected images", "found 2 .heic, 1 without an ending"]),
+        (&["a.tar", "b.tar"], "train", &["found 2 .tar"]),
+        (&["a/"], "train", &["expected images", "found none"]),
+    ] {
+        let error = read(paths, split).0.expect_err(expected[0]);
+        assert!(expected.iter().all(|part| error.contains(part)), "{paths:?}: {error}");
+    }
+}
+
+#[test]
+fn what_is_left_out_or_guessed_is_said() {
+    let said = |paths: &[&str]| read(paths, "train").1;
+    assert_eq!(said(&["a/1.png", "b/2.png"]), Vec::<String>::new());
+    assert_eq!(
+        said(&["a/1.png", "a/1.heic", "b/2.png", "b/3.avif", "b/4.AVIF", "b/x.jpg?w=640", "b/file"]),
+        ["warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 of odd names, 1 without an ending"]
+    );
+    assert_eq!(said(&["a/1.png", "b/2.png", "notes.md"]), ["note: data D: 1 file is left out: 1 .md"]);
+    assert_eq!(
+        said(&["1.png", "1.cls", "2.png", "2.cls"]),
+        [
+            "note: data D: 2 files are left out: 2 .cls",
+            "warning: data D: the images are unlabelled: labels are the names of class folders, not what 2 .cls files hold"
+        ]
+    );
+    let heard = said(&["a/1.png", "b/2.png", "aa/", "z/"]);
+    assert_eq!(heard, ["warning: data D: classes without an image, which keep their labels: aa, z"]);
+    assert_eq!(
+        said(&["Train/a/1.png", "Train/b/2.png", "Test/a/3.png"]),
+        [
+            "warning: data D: Train and Test have not the same classes, so that a label does not mean the same in both; only in one: b",
+            "note: data D: split `train` is the folder Train"
+        ]
+    );
+    assert_eq!(
+        said(&["x/a/1.png", "x/b/2.png", "labels/1.txt"]),
+        ["note: data D: folders without images are left out: labels", "note: data D: all images lie in the folder x, which is no class"]
+    );
+    assert_eq!(
+        said(&["images/1.png", "masks/1.png"]),
+        ["warning: data D: `images` is taken for a class; if all images are there: --data D/images"]
+    );
+    let doubt = "warning: data D: every class holds the folders a, b; if these are the classes, name one folder: --data D/photo";
+    assert_eq!(said(&["photo/a/1.png", "photo/b/2.png", "sketch/a/3.png", "sketch/b/4.png"]), [doubt]);
+    assert_eq!(said(&["bus/1.png", "train/2.png"]), ["note: data D: train is taken for a class: no folder lies below it"]);
+    assert_eq!(
+        said(&["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "extra/1.png"]),
+        ["note: data D: beside the splits test, train these folders are left out: extra"]
+    );
+}
+
+#[test]
+fn links_are_followed_and_dead_ones_counted() {
+    let folder = tree(&["a/1.png", "b/2.png"]);
+    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+    link("../a/1.png", "b/3.png");
+    link("../a", "b/more");
+    link("/nonexistent.png", "a/dead.png");
+    let [tar, ..] = packed(folder.path());
+    let mut read = Vec::new();
+    for path in [folder.path(), tar.1.as_path()] {
+        let heard = Heard::default();
+        let set = open(&format!("folder:{}", path.display()).parse().unwrap(), "train", &heard).unwrap();
+        let heard: Vec<String> = heard.0.into_inner().unwrap().into_iter().map(|t| t.replace(path.to_str().unwrap(), "D")).collect();
+        read.push((contents(&*set), heard, set.fingerprint().clone()));
+    }
+    assert_eq!(read[0], read[1]);
+    let names: Vec<&str> = read[0].0.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["a/1.png", "b/2.png", "b/3.png", "b/more/1.png"]);
+    assert_eq!(
+        read[0].1,
+        [
+            "note: data D: links lead to folders that are read anyway, whose images count once more: b/more",
+            "warning: data D: 2 files are left out: 2 linking nowhere"
+        ]
+    );
+    // a hard link is the file that it names, wherever that stands
+    let mut builder = ::tar::Builder::new(Vec::new());
+    let mut header = ::tar::Header::new_gnu();
+    header.set_entry_type(::tar::EntryType::Link);
+    header.set_size(0);
+    builder.append_link(&mut header, "b/2.png", "a/1.png").unwrap();
+    append(&mut builder, "a/1.png", &png(7), ::tar::EntryType::Regular);
+    let saved = save("d.tar", &builder.into_inner().unwrap());
+    let set = open_path(&saved.1, "train").unwrap();
+    assert_eq!(contents(&*set), [("a/1.png".to_owned(), 0, 7), ("b/2.png".to_owned(), 1, 7)]);
+}
+
+#[test]
+fn names_that_are_no_text_stay_apart_and_on_one_line() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    for class in [&b"\xff"[..], b"\xfe", b"new\nline", b"\x1b[2J"] {
+        let class = folder.path().join(std::ffi::OsStr::from_bytes(class));
+        std::fs::create_dir(&class).unwrap();
+        std::fs::write(class.join("1.png"), b"no image").unwrap();
+    }
+    let set = open_path(folder.path(), "train").unwrap();
+    assert_eq!(set.classes(), ["\\u{1b}[2J", "new\\nline", "\\xfe", "\\xff"]);
+    for index in 0..set.len() {
+        let text = set.sample(index).unwrap_err().chain();
+        assert!(text.contains(&set.name(index)) && text.chars().all(|c| !c.is_control() && c != '\u{fffd}'), "{text}");
+    }
+}
+
+#[test]
+fn nothing_of_an_archive_reaches_the_terminal() {
+    let mut whole = archive(&FILES);
+    // the second header is overwritten
+    whole[1024..1024 + 512].fill(b'\x1b');
+    let saved = save("d.tar", &whole);
+    let text = error(&saved.1, "train");
+    assert!(text.ends_with("d.tar: expected the header of a tar entry after byte 1024, found other bytes"), "{text}");
+    let packed = gzip(&archive(&FILES));
+    let text = error(&save("d.tar.gz", &packed[..packed.len() / 2]).1, "train");
+    assert!(text.chars().all(|c| !c.is_control()), "{text}");
+    for (bytes, what) in
+        [(&b"BZh91AY&SY"[..], "bzip2"), (b"\xfd7zXZ\0\0", "xz"), (b"\x28\xb5\x2f\xfd\0", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7-zip")]
+    {
+        for name in ["d.tar", "d.tar.gz", "d.tar.bz2", "d"] {
+            let text = error(&save(name, bytes).1, "train");
+            assert!(text.ends_with(&format!("found {what}")), "{text}");
+        }
+    }
+    // the name does not count
+    for name in ["d.tar.gz", "D.TAR", "d", "d.zip"] {
+        assert_eq!(contents(&*open_path(&save(name, &archive(&FILES)).1, "train").unwrap()), expected());
+    }
+}
+
+#[test]
+fn several_data_sets_in_a_folder_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for below in ["cifar-10-batches-bin", "cifar-100-binary"] {
+        std::fs::create_dir(folder.path().join(below)).unwrap();
+    }
+    let text = error(folder.path(), "train");
+    assert!(text.contains("expected one data set, found cifar10:") && text.contains("cifar100:"), "{text}");
+    let python = tempfile::tempdir().unwrap();
+    let below = python.path().join("cifar-10-batches-py");
+    std::fs::create_dir(&below).unwrap();
+    std::fs::write(below.join("data_batch_1"), b"\x80\x04").unwrap();
+    for path in [python.path(), below.as_path()] {
+        let text = error(path, "train");
+        assert!(text.contains("found the one for Python"), "{text}");
+        let spec = format!("folder:{}", path.display());
+        assert!(open(&spec.parse().unwrap(), "train", &crate::monitor::Silent).is_err_and(|e| e.to_string().contains("Python")));
+    }
 }

@@ -225,7 +225,9 @@ fn prepare<R>(
     body: impl FnOnce(&mut Job<'_>, &Model, Session, Vec<Kept>) -> Result<R>,
 ) -> Result<R> {
     let model = Model::read(&recipe.teacher)?;
-    let subset = subset(data::open(&recipe.data, &recipe.split, monitor)?, recipe.limit, recipe.shuffle);
+    let dataset = data::open(&recipe.data, &recipe.split, monitor)?;
+    monitor.note(&format!("data {} ({}): {}", recipe.data, recipe.split, data::describe(dataset.as_ref())));
+    let subset = subset(dataset, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, monitor)?;
     let mut source = Source::new(recipe, &model, &subset, monitor)?;
     let probe = runtime::probe(runtime, &model, &source.shapes())?;

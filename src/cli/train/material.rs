@@ -57,6 +57,10 @@ impl Material {
             Some((spec, split)) => Some(data::open(spec, split, context.monitor)?),
             None => material.default_test(plan, context),
         };
+        context.monitor.note(&format!("training: {}", data::describe_labels(material.classes(), material.labels())));
+        if let Some(test) = &material.test {
+            context.monitor.note(&format!("test: {}", data::describe(test.as_ref())));
+        }
         Ok(material)
     }
 

@@ -1,0 +1,118 @@
+//! What a folder or an archive holds beside the images that are read: counted by kind and said in a line.
+
+use super::layout::{Item, Kind, list};
+use super::listing::Listing;
+use super::names::{self, IMAGES};
+use crate::error::{Error, shown};
+use crate::monitor::Monitor;
+use std::collections::BTreeMap;
+
+/// Kinds in a message; the others are counted together.
+const NAMED: usize = 6;
+
+#[derive(Default)]
+pub(super) struct LeftOut {
+    kinds: BTreeMap<String, usize>,
+    /// Those that may hold labels.
+    labels: BTreeMap<String, usize>,
+    /// Whether any is more than a paper.
+    matters: bool,
+    /// Folders (of classes, perhaps) with files that are left out, and whether all of them are papers.
+    folders: BTreeMap<Vec<u8>, bool>,
+}
+
+impl LeftOut {
+    /// Counts what is no image. `class`: its first folder, empty where it has none.
+    pub(super) fn add(&mut self, class: &[u8], item: &Item) {
+        let is_paper = item.kind == Kind::File && names::is_paper(&item.name);
+        let kind = match item.kind {
+            Kind::DeadLink => "linking nowhere".to_owned(),
+            Kind::Device => "special (pipe, device)".to_owned(),
+            Kind::File | Kind::Folder(_) => names::kind(&item.name),
+        };
+        if item.kind == Kind::File && names::may_hold_labels(&item.name) {
+            *self.labels.entry(kind.clone()).or_default() += 1;
+        }
+        *self.kinds.entry(kind).or_default() += 1;
+        self.matters |= !is_paper;
+        if !class.is_empty() {
+            match self.folders.get_mut(class) {
+                Some(papers) => *papers &= is_paper,
+                None => drop(self.folders.insert(class.to_vec(), is_paper)),
+            }
+        }
+    }
+
+    /// Whether all files that were left out of a folder are papers, and there are some.
+    pub(super) fn is_papers(&self, folder: &[u8]) -> bool {
+        self.folders.get(folder).copied().unwrap_or(false)
+    }
+
+    /// Says what is left out, which classes are empty, and that labels are not read.
+    pub(super) fn say(&self, name: &str, listing: &Listing, monitor: &dyn Monitor) {
+        if !self.kinds.is_empty() {
+            let total: usize = self.kinds.values().sum();
+            let text = format!("data {name}: {}: {}", counted(total, "file is left out", "files are left out"), kinds(&self.kinds));
+            if self.matters { monitor.warn(&text) } else { monitor.note(&text) }
+        }
+        let mut filled = vec![false; listing.classes.len()];
+        for &label in &listing.labels {
+            if let Some(filled) = usize::try_from(label).ok().and_then(|label| filled.get_mut(label)) {
+                *filled = true;
+            }
+        }
+        let empty: Vec<&String> = listing.classes.iter().zip(&filled).filter(|(_, filled)| !**filled).map(|(class, _)| class).collect();
+        if !empty.is_empty() {
+            monitor.warn(&format!("data {name}: classes without an image, which keep their labels: {}", list(empty.into_iter())));
+        }
+        if listing.classes.is_empty() && !self.labels.is_empty() {
+            monitor.warn(&format!(
+                "data {name}: the images are unlabelled: labels are the names of class folders, not what {} files hold",
+                kinds(&self.labels)
+            ));
+        }
+    }
+
+    /// What to say where there is no image at all.
+    pub(super) fn no_images(&self, place: &str, is_archive: bool) -> Error {
+        let endings = IMAGES.join(" ");
+        if self.kinds.is_empty() {
+            return Error::input(format!("data {place}: expected images ({endings}), found none"));
+        }
+        let error = Error::input(format!("data {place}: expected images ({endings}), found {}", kinds(&self.kinds)));
+        let has = |endings: &[&str]| endings.iter().any(|end| self.kinds.contains_key(*end));
+        if has(&[".tar", ".tgz", ".gz", ".zip", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar"]) {
+            error.hint(match is_archive {
+                true => "unpack it, and each archive in it into a folder of its class's name",
+                false => "name one archive as the data set, or unpack each into a folder of its class's name",
+            })
+        } else if has(&[".npz"]) {
+            error.hint("name the file: --data npz:FILE")
+        } else if has(&[".parquet", ".arrow", ".feather", ".tfrecord", ".tfrecords", ".mdb", ".rec", ".h5", ".hdf5", ".npy", ".mat"]) {
+            error.hint("write the images out as files, one folder a class, or as arrays in a .npz file")
+        } else if has(&[".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".tga", ".exr", ".dcm"]) {
+            error.hint("convert them to PNG or JPEG")
+        } else if self.kinds.contains_key(&names::kind(b"x")) {
+            error.hint("images are told by their endings: add them")
+        } else {
+            error
+        }
+    }
+}
+
+/// `8 files` of `file`, `files`.
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// `4 .avif, 2 linking nowhere`, the most frequent first.
+fn kinds(kinds: &BTreeMap<String, usize>) -> String {
+    let mut sorted: Vec<(&String, &usize)> = kinds.iter().collect();
+    sorted.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+    let rest: usize = sorted.iter().skip(NAMED).map(|(_, count)| **count).sum();
+    let mut parts: Vec<String> = sorted.iter().take(NAMED).map(|(kind, count)| format!("{count} {}", shown(kind.as_bytes()))).collect();
+    if rest > 0 {
+        parts.push(format!("{rest} of other kinds"));
+    }
+    parts.join(", ")
+}
