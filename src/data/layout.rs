@@ -182,6 +182,7 @@ impl<'a> Search<'a> {
             [] => {
                 let found = list(parts.iter().map(|(item, _)| item.name.as_slice()));
                 let other = parts.first().map_or_else(String::new, |(item, _)| shown(&item.name));
+                let other = if other.contains(' ') { format!("'{other}'") } else { other };
                 Err(Error::input(format!("data {}: no split `{}`, found {found}", self.name, self.split))
                     .hint(format!("--split {other} takes that one")))
             }
