@@ -123,7 +123,8 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// A name from outside as a message shows it: on one line, without what a terminal obeys, bytes that are no text as `\xff`.
+/// A name from outside as a message shows it: on one line, without what a terminal obeys, bytes
+/// that are no text as `\xff`.
 #[must_use]
 pub fn shown(name: &[u8]) -> String {
     // also the marks that turn the direction of a line

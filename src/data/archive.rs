@@ -1,4 +1,5 @@
-//! The index of an archive of files: its folders, its files' places, and its links, which are followed inside it.
+//! The index of an archive of files: its folders, its files' places, and its links, which are
+//! followed inside it.
 
 use super::layout::{Id, Item, Kind, Tree, joined};
 use crate::error::{Error, Result, shown};
@@ -41,7 +42,8 @@ impl Archive {
         Self { name: name.to_owned(), folders: BTreeMap::from([(Vec::new(), Folder::default())]) }
     }
 
-    /// Adds an entry and the folders above it; as tar itself does, a later one replaces an earlier one of the same path.
+    /// Adds an entry and the folders above it; as tar itself does, a later one replaces an earlier
+    /// one of the same path.
     ///
     /// # Errors
     /// When its path leads out of the archive.
@@ -75,7 +77,8 @@ impl Archive {
 
     /// What a path stands for once links are followed, and where that lies.
     fn find(&self, path: &[u8]) -> Option<(Vec<u8>, &Node)> {
-        self.follow(path, &mut MAX_STEPS.clone())
+        let mut steps = MAX_STEPS;
+        self.follow(path, &mut steps)
     }
 
     fn follow(&self, path: &[u8], steps: &mut usize) -> Option<(Vec<u8>, &Node)> {

@@ -102,7 +102,8 @@ fn judge(head: &[u8]) -> Content {
     known.map_or(Content::Unknown, |&(_, what, advice)| Content::Other(what, advice))
 }
 
-/// Whether a block heads a tar entry, by its checksum: the sum of its bytes with the sum's own taken as spaces. An archive of nothing is zeros.
+/// Whether a block heads a tar entry, by its checksum: the sum of its bytes with the sum's own
+/// taken as spaces. An archive of nothing is zeros.
 fn is_tar_block(head: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
     let Some(block) = head.get(..HEAD) else { return false };

@@ -8,7 +8,8 @@ const COUNTED: usize = 10;
 /// Longest name of a class, in characters.
 const LONGEST: usize = 32;
 
-/// How many samples there are of each class: `12 samples of 2 classes: a 6, b 6`. Of many classes the first few, the fewest and the most.
+/// How many samples there are of each class: `12 samples of 2 classes: a 6, b 6`. Of many classes
+/// the first few, the fewest and the most.
 #[must_use]
 pub fn describe(dataset: &dyn Dataset) -> String {
     describe_labels(dataset.classes(), (0..dataset.len()).map(|index| dataset.label(index)))

@@ -118,7 +118,7 @@ impl Dataset for Folder {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         let bytes = self.read(index)?;
-        image::decode(&bytes).map(Sample::Image).context(|| format!("image {}", shown_path(&self.root.join(&self.name(index)))))
+        image::decode(&bytes).map(Sample::Image).context(|| format!("image {}", shown_path(&self.root.join(self.name(index)))))
     }
 
     fn label(&self, index: usize) -> i64 {

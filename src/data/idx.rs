@@ -1,5 +1,6 @@
 //! The IDX format of MNIST and its kin: `[…]train-images-idx3-ubyte[.gz]`, `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split.
-//! They lie in the folder that is named, in its `raw`, or one folder below, as torchvision leaves them.
+//! They lie in the folder that is named, in its `raw`, or one folder below, as torchvision leaves
+//! them.
 //!
 //! A file is a magic number (two zero bytes, the element type, the number of axes), each axis' size as a big-endian 32-bit number, and the elements.
 
@@ -26,7 +27,8 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 /// A data set of IDX files.
 struct Set {
     folder: PathBuf,
-    /// What stands in front of `train-images` in the names of its files: empty, or a family's name such as `emnist-letters-`.
+    /// What stands in front of `train-images` in the names of its files: empty, or a family's name
+    /// such as `emnist-letters-`.
     prefix: String,
 }
 
@@ -39,7 +41,8 @@ impl Set {
         }
     }
 
-    /// The file of a split and kind, a plain one before a packed one; some mirrors write `.idx` for `-idx`.
+    /// The file of a split and kind, a plain one before a packed one; some mirrors write `.idx` for
+    /// `-idx`.
     fn find(&self, test: bool, kind: &str) -> Result<Option<PathBuf>> {
         let names = names(&self.folder)?;
         let endings = endings(test, kind).map(|end| format!("{}{end}", self.prefix));

@@ -1,4 +1,5 @@
-//! Where the images of a split lie in a tree of folders, and which folders are classes: one answer for a folder and its archives.
+//! Where the images of a split lie in a tree of folders, and which folders are classes: one answer
+//! for a folder and its archives.
 //! What a name leaves open is decided by what lies below it and said, or refused with the choices.
 
 use super::left_out::LeftOut;
@@ -33,7 +34,8 @@ pub(super) struct Item {
     pub kind: Kind,
 }
 
-/// A folder or an archive. Paths are relative to its root, parts joined by `/`; the root's is empty.
+/// A folder or an archive. Paths are relative to its root, parts joined by `/`; the root's is
+/// empty.
 pub(super) trait Tree {
     /// The root itself.
     fn root(&self) -> Id;
@@ -47,7 +49,8 @@ pub(super) trait Tree {
     fn spec(&self, folder: &[u8]) -> String;
 }
 
-/// The images of a split: the folder below which they lie (empty, or ending in `/`), and their listing relative to it.
+/// The images of a split: the folder below which they lie (empty, or ending in `/`), and their
+/// listing relative to it.
 /// `name` is the tree's in messages.
 ///
 /// # Errors
@@ -67,9 +70,10 @@ pub(super) fn open(tree: &dyn Tree, name: &str, split: &str, monitor: &dyn Monit
     let listing = Listing::new(&place, entries, &folders)?;
     if search.at != [split.as_bytes(), b"/"].concat() && !search.at.is_empty() {
         let folder = shown(trimmed(&search.at));
-        search.notes.push(match taken {
-            true => format!("split `{split}` is the folder {folder}"),
-            false => format!("all images lie in the folder {folder}, which is no class"),
+        search.notes.push(if taken {
+            format!("split `{split}` is the folder {folder}")
+        } else {
+            format!("all images lie in the folder {folder}, which is no class")
         });
     }
     if !listing.classes.is_empty() {
@@ -121,7 +125,8 @@ impl<'a> Search<'a> {
         Self { tree, name, split, at, ids: vec![tree.root()], left_out: LeftOut::default(), notes: Vec::new(), other_parts: Vec::new() }
     }
 
-    /// Goes into the folder of the split, unless one was `taken`, and into folders that hold everything. Returns whether a split's folder is taken.
+    /// Goes into the folder of the split, unless one was `taken`, and into folders that hold
+    /// everything. Returns whether a split's folder is taken.
     fn descend(&mut self, mut taken: bool) -> Result<bool> {
         loop {
             let items = visible(self.tree, trimmed(&self.at))?;
@@ -325,7 +330,8 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// What is odd about the classes. Splits that lie below them, or below several data sets, are refused: taken together they would mix.
+    /// What is odd about the classes. Splits that lie below them, or below several data sets, are
+    /// refused: taken together they would mix.
     fn doubts(&self, entries: &[Entry]) -> Result<Vec<String>> {
         let mut below: BTreeMap<&[u8], BTreeSet<&[u8]>> = BTreeMap::new();
         for entry in entries {
@@ -435,7 +441,8 @@ fn is_image(item: &Item) -> bool {
     item.kind == Kind::File && has_image_ending(&item.name)
 }
 
-/// What a folder holds; ends at the first image. `seen`: the folders that were looked at, since links may lead back.
+/// What a folder holds; ends at the first image. `seen`: the folders that were looked at, since
+/// links may lead back.
 fn holds(tree: &dyn Tree, folder: &[u8], depth: usize, seen: &mut HashSet<Id>) -> Result<Holds> {
     let items = visible(tree, folder)?;
     if items.iter().any(is_image) {

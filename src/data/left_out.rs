@@ -1,4 +1,5 @@
-//! What a folder or an archive holds beside the images that are read: counted by kind and said in a line.
+//! What a folder or an archive holds beside the images that are read: counted by kind and said in a
+//! line.
 
 use super::layout::{Item, Kind, list};
 use super::listing::Listing;
@@ -17,7 +18,8 @@ pub(super) struct LeftOut {
     labels: BTreeMap<String, usize>,
     /// Whether any is more than a paper.
     matters: bool,
-    /// Folders (of classes, perhaps) with files that are left out, and whether all of them are papers.
+    /// Folders (of classes, perhaps) with files that are left out, and whether all of them are
+    /// papers.
     folders: BTreeMap<Vec<u8>, bool>,
 }
 
@@ -82,9 +84,10 @@ impl LeftOut {
         let error = Error::input(format!("data {place}: expected images ({endings}), found {}", kinds(&self.kinds)));
         let has = |endings: &[&str]| endings.iter().any(|end| self.kinds.contains_key(*end));
         if has(&[".tar", ".tgz", ".gz", ".zip", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar"]) {
-            error.hint(match is_archive {
-                true => "unpack it, and each archive in it into a folder of its class's name",
-                false => "name one archive as the data set, or unpack each into a folder of its class's name",
+            error.hint(if is_archive {
+                "unpack it, and each archive in it into a folder of its class's name"
+            } else {
+                "name one archive as the data set, or unpack each into a folder of its class's name"
             })
         } else if has(&[".npz"]) {
             error.hint("name the file: --data npz:FILE")

@@ -25,7 +25,8 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Puts images in canonical order and labels them by their first folder. `folders`: the class folders, those without an image too.
+    /// Puts images in canonical order and labels them by their first folder. `folders`: the class
+    /// folders, those without an image too.
     /// Images that all lie in the root itself are unlabelled.
     ///
     /// # Errors

@@ -110,12 +110,14 @@ pub trait Dataset: Send + Sync {
 
 /// Opens a split. A bare path is recognised by what is there.
 ///
-/// - A folder, or an archive of one: its subfolder of the split's name if it is divided into splits (see [`DataFormat::Folder`]); a source
+/// - A folder, or an archive of one: its subfolder of the split's name if it is divided into splits
+///   (see [`DataFormat::Folder`]); a source
 ///   that is not divided is taken whole for `train`, `test` and `val` alike, since then the path itself says which part it is.
 /// - npz: not divided either, taken whole.
 /// - IDX and Fashion-MNIST: `train`, or `test` (the `t10k` files). CIFAR: `train` or `test`.
 ///
-/// `monitor` sees a compressed archive being unpacked, and may stop that; it hears what was guessed of a folder and what is left out.
+/// `monitor` sees a compressed archive being unpacked, and may stop that; it hears what was guessed
+/// of a folder and what is left out.
 ///
 /// # Errors
 /// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a file is damaged.
@@ -200,14 +202,12 @@ fn recognise_folder(path: &Path) -> Result<DataFormat> {
     if folder::has_images(path)? {
         found.push((DataFormat::Folder, format!("folder:{}", folder::shown_path(path))));
     }
-    match found.as_slice() {
-        [(format, _)] => Ok(*format),
-        _ => {
-            let names: Vec<_> = found.into_iter().map(|(_, name)| name).collect();
-            Err(Error::input(format!("data {}: expected one data set, found {}", folder::shown_path(path), names.join(", ")))
-                .hint("name the one that is meant"))
-        }
+    if let [(format, _)] = found.as_slice() {
+        return Ok(*format);
     }
+    let names: Vec<_> = found.into_iter().map(|(_, name)| name).collect();
+    Err(Error::input(format!("data {}: expected one data set, found {}", folder::shown_path(path), names.join(", ")))
+        .hint("name the one that is meant"))
 }
 
 /// The file's name, and its error when it cannot be opened.

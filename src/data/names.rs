@@ -1,4 +1,5 @@
-//! What the names of files and folders say: images, labels, notes, and what the system keeps for itself.
+//! What the names of files and folders say: images, labels, notes, and what the system keeps for
+//! itself.
 
 /// Endings of image files, in lower case.
 pub(super) const IMAGES: [&str; 14] =

@@ -1,4 +1,5 @@
-//! Folder names that stand for parts of a data set (`train`, `Testing`, `val2017`, `seg_train`) rather than for classes.
+//! Folder names that stand for parts of a data set (`train`, `Testing`, `val2017`, `seg_train`)
+//! rather than for classes.
 
 use crate::error::{Error, Result};
 
@@ -86,7 +87,8 @@ const NEUTRAL: [&str; 45] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub part: Part,
-    /// Whether the name says nothing else (`train_images`, but not `seg_train`, which may be a class as `bullet_train` is).
+    /// Whether the name says nothing else (`train_images`, but not `seg_train`, which may be a
+    /// class as `bullet_train` is).
     pub alone: bool,
     /// The name's words with `*` for the part: equal for `seg_train` and `seg_test`.
     pub frame: Vec<String>,
@@ -127,7 +129,8 @@ pub(super) fn check(data: &str, split: &str) -> Result<()> {
     Err(Error::input(format!("data {data}: expected split train, test or val, found `{split}`")))
 }
 
-/// Whether a folder's name says nothing of what is in it, so that it is no class: `images`, `JPEGImages`, `data`, `train`.
+/// Whether a folder's name says nothing of what is in it, so that it is no class: `images`,
+/// `JPEGImages`, `data`, `train`.
 pub(super) fn is_neutral_name(name: &[u8]) -> bool {
     let words = words(name);
     // a number alone may well be a class
@@ -150,7 +153,8 @@ fn is_neutral(word: &str) -> bool {
     NEUTRAL.contains(&word) || word.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The words of a name in lower case: between signs, at digits, and where a capital follows a small letter.
+/// The words of a name in lower case: between signs, at digits, and where a capital follows a small
+/// letter.
 fn words(name: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(name);
     let mut words = vec![String::new()];

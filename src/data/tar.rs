@@ -91,7 +91,8 @@ fn index(file: &File, name: &str) -> Result<Archive> {
     Ok(archive)
 }
 
-/// What is wrong where an entry should begin. The reader's own message would show the bytes that it found there.
+/// What is wrong where an entry should begin. The reader's own message would show the bytes that it
+/// found there.
 fn no_header(name: &str, end: u64, length: u64, error: &std::io::Error) -> Error {
     if error.raw_os_error().is_some() {
         return Error::input(format!("{name}: cannot be read")).because(std::io::Error::from(error.kind()));

@@ -248,7 +248,8 @@ impl Monitor for Heard {
     }
 }
 
-/// Makes a folder of these paths: `…/` is an empty folder, `….png` and the like are images, anything else is a file of text.
+/// Makes a folder of these paths: `…/` is an empty folder, `….png` and the like are images,
+/// anything else is a file of text.
 fn tree(paths: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (number, path) in paths.iter().enumerate() {
@@ -295,7 +296,8 @@ fn packed(folder: &Path) -> [Saved; 3] {
     ]
 }
 
-/// What is read of a tree, from the folder and from its archives alike: `class/name, …` or `name, …`, and what is said meanwhile.
+/// What is read of a tree, from the folder and from its archives alike: `class/name, …` or `name,
+/// …`, and what is said meanwhile.
 fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
     let folder = tree(paths);
     let saved = packed(folder.path());

@@ -1,4 +1,5 @@
-//! A `.zip` of a folder of images, read in place as a `.tar` is; an image that was deflated is inflated when it is read.
+//! A `.zip` of a folder of images, read in place as a `.tar` is; an image that was deflated is
+//! inflated when it is read.
 
 use super::archive::{self, Archive, Node};
 use super::folder::shown_path;

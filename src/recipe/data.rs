@@ -8,7 +8,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataFormat {
-    /// One folder a class, or a `.tar`/`.tar.gz`/`.zip` of such a folder, or a flat folder without labels.
+    /// One folder a class, or a `.tar`/`.tar.gz`/`.zip` of such a folder, or a flat folder without
+    /// labels.
     Folder,
     /// MNIST's IDX files, gzip or not.
     Idx,
