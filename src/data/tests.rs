@@ -397,6 +397,23 @@ fn what_can_be_read_in_two_ways_is_refused_with_the_choices() {
     }
 }
 
+/// Caches name their data by this hash: what is read as before keeps it.
+#[test]
+fn the_fingerprint_of_a_folder_never_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, bytes) in [("a/1.png", &b"123"[..]), ("a-b/x/2.jpg", b"4567"), ("b/notes.txt", b"no image")] {
+        let path = folder.path().join("train").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("train/c")).unwrap();
+    for path in [folder.path().to_path_buf(), folder.path().join("train")] {
+        let set = open_path(&path, "train").unwrap();
+        assert_eq!((set.classes(), set.fingerprint().listing_sha256.as_str()), (["a", "a-b", "c"].map(String::from).as_slice(), GOLDEN));
+    }
+}
+const GOLDEN: &str = "3606c8ecbc7f4da05df82d930fec34656c321a2420fcf232356b2e932a50722a";
+
 #[test]
 fn what_is_left_out_or_guessed_is_said() {
     let said = |paths: &[&str]| read(paths, "train").1;
