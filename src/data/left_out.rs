@@ -69,7 +69,7 @@ impl LeftOut {
         }
         if listing.classes.is_empty() && !self.labels.is_empty() {
             monitor.warn(&format!(
-                "data {name}: the images are unlabelled: labels are the names of class folders, not what {} files hold",
+                "data {name}: the images are unlabelled: labels are the names of class folders; not read as labels: {}",
                 kinds(&self.labels)
             ));
         }

@@ -427,7 +427,7 @@ fn what_is_left_out_or_guessed_is_said() {
         said(&["1.png", "1.cls", "2.png", "2.cls"]),
         [
             "note: data D: 2 files are left out: 2 .cls",
-            "warning: data D: the images are unlabelled: labels are the names of class folders, not what 2 .cls files hold"
+            "warning: data D: the images are unlabelled: labels are the names of class folders; not read as labels: 2 .cls"
         ]
     );
     let heard = said(&["a/1.png", "b/2.png", "aa/", "z/"]);
