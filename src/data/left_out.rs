@@ -89,6 +89,9 @@ impl LeftOut {
             } else {
                 "name one archive as the data set, or unpack each into a folder of its class's name"
             })
+        } else if has(&[".bin"]) {
+            let unpack = if is_archive { "unpack it; " } else { "" };
+            error.hint(format!("{unpack}CIFAR's binary version is read as --data cifar10:DIR or cifar100:DIR"))
         } else if has(&[".npz"]) {
             error.hint("name the file: --data npz:FILE")
         } else if has(&[".parquet", ".arrow", ".feather", ".tfrecord", ".tfrecords", ".mdb", ".rec", ".h5", ".hdf5", ".npy", ".mat"]) {
