@@ -257,10 +257,93 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
     let [patch, tokens] = maps(&cache, "image", &["patch", "tokens"]).try_into().unwrap();
     assert_eq!(patch.0, [5, 7, 4, 3]);
     assert_eq!(patch, tokens);
-    // channels before positions are no tokens
-    recipe.taps = vec!["columns".into()];
-    let error = extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
-    assert!(error.to_string().contains("`columns`: expected tokens of an image"), "{error}");
+    // channels before positions are a map that was flattened
+    (recipe.taps, recipe.output) = (vec!["columns".into(), "patch".into()], folder.path().join("columns"));
+    extract(&recipe);
+    let cache = Cache::open(&recipe.output).unwrap();
+    assert_eq!(axes(&cache, "columns"), ("chw".into(), vec![7, 4, 3]));
+    assert_eq!(floats(&cache, "taps/columns/features"), floats(&cache, "taps/patch/features"));
+}
+
+#[test]
+fn long_names_become_short_ones_that_differ() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let long = |end: &str| format!("StatefulPartitionedCall/{}{end}", "block_expand_relu/".repeat(16));
+    let (input, names) = (long("input"), [long("relu"), long("relu_1")]);
+    assert!(names[0].len() > 300 && names[1].starts_with(&names[0]));
+    support::write_convolutions(&folder.path().join("teacher.onnx"), &input, &[3, 8, 8], [&names[0], &names[1]]);
+    let data = noise(folder.path(), &input, &[9, 3, 8, 8]);
+    let mut recipe = Extract { preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "teacher.onnx", &data) };
+    recipe.taps = names.to_vec();
+    recipe.keep = Keep::These(vec![Statistic::Features, Statistic::Mean]);
+    extract(&recipe);
+    // the same names are found again
+    assert_eq!(extract(&recipe).computed, 0);
+    let cache = Cache::open(&recipe.output).unwrap();
+    let aliases: Vec<&str> = cache.manifest().taps.iter().map(|tap| tap.alias.as_str()).collect();
+    assert!(aliases.iter().all(|alias| alias.len() < 100) && aliases[0] != aliases[1], "{aliases:?}");
+    assert_ne!(floats(&cache, &format!("taps/{}/features", aliases[0])), floats(&cache, &format!("taps/{}/features", aliases[1])));
+    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    assert_eq!((live.arrays.len(), live.wrong().count()), (5, 0), "{live:?}");
+}
+
+#[test]
+fn a_map_of_one_dimension_is_stored_as_one_of_height_one() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_convolutions(&folder.path().join("teacher.onnx"), "x", &[2, 20], ["r1", "r2"]);
+    let data = noise(folder.path(), "x", &[9, 2, 20]);
+    let mut recipe = Extract { preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "teacher.onnx", &data) };
+    recipe.taps = ["r1", "r2@1x5=short"].map(str::to_owned).to_vec();
+    recipe.keep = Keep::These(vec![Statistic::Features, Statistic::Attention, Statistic::Vector]);
+    extract(&recipe);
+    let cache = Cache::open(&recipe.output).unwrap();
+    assert_eq!((axes(&cache, "r1"), axes(&cache, "short")), (("chw".into(), vec![8, 1, 20]), ("chw".into(), vec![8, 1, 5])));
+    let features = floats(&cache, "taps/r1/features");
+    let [attention, vector] = ["attention", "vector"].map(|of| floats(&cache, &format!("taps/r1/{of}")));
+    for (row, values) in features.chunks(160).enumerate() {
+        for position in 0..20 {
+            let mean: f32 = (0..8).map(|c| values[c * 20 + position].powi(2)).sum::<f32>() / 8.0;
+            assert!((mean - attention[row * 20 + position]).abs() < 1e-5);
+        }
+        for channel in 0..8 {
+            let mean: f32 = values[channel * 20..][..20].iter().sum::<f32>() / 20.0;
+            assert!((mean - vector[row * 8 + channel]).abs() < 1e-5);
+        }
+    }
+    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    assert_eq!(live.wrong().count(), 0, "{live:?}");
+    // what is suggested is the same map
+    (recipe.taps, recipe.output) = (Vec::new(), folder.path().join("suggested"));
+    extract(&recipe);
+    assert_eq!(axes(&Cache::open(&recipe.output).unwrap(), "r2"), ("chw".into(), vec![8, 1, 20]));
+}
+
+#[test]
+fn a_volume_is_kept_whole_and_nothing_is_made_of_it() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_convolutions(&folder.path().join("teacher.onnx"), "x", &[3, 4, 6, 6], ["r1", "r2"]);
+    let data = noise(folder.path(), "x", &[9, 3, 4, 6, 6]);
+    let mut recipe = Extract { preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "teacher.onnx", &data) };
+    recipe.taps = vec!["r1".into()];
+    extract(&recipe);
+    assert_eq!(extract(&recipe).computed, 0);
+    let cache = Cache::open(&recipe.output).unwrap();
+    assert_eq!(axes(&cache, "r1"), ("cdhw".into(), vec![8, 4, 6, 6]));
+    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    assert_eq!((live.arrays.len(), live.wrong().count()), (2, 0), "{live:?}");
+    recipe.output = folder.path().join("other");
+    for (tap, keep, reason) in [
+        ("r1", Keep::These(vec![Statistic::Gram]), "tap r1: expected a map to keep gram of, found rows of [8, 4, 6, 6]"),
+        ("r1@2x2", Keep::Auto, "expected a map to pool to 2x2"),
+        ("r1:nhwc", Keep::Auto, "expected a map, which alone has an axis order"),
+    ] {
+        (recipe.taps, recipe.keep) = (vec![tap.into()], keep);
+        let error = extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
 }
 
 #[test]

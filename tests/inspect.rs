@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod support;
+
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::tap::{self, Role, Tap};
 use nst_cache::onnx::{Model, cost, logits};
@@ -126,4 +128,39 @@ fn every_student_of_the_references() {
             assert!(cost::macs(&model, &probe.observed, probe.observed_batch).is_some_and(|n| n > 10_000), "{name}{form}");
         }
     }
+}
+
+/// Runs the program and gives the most memory that it had, in bytes; `None` where the system does
+/// not say.
+fn peak_memory(arguments: &[&str]) -> Option<u64> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nst-cache"));
+    let mut child = command.args(arguments).args(["--quiet", "--json"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = None;
+    while child.try_wait().unwrap().is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(line.map(|kilobytes| kilobytes << 10));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(child.wait().unwrap().success(), "{arguments:?}");
+    peak
+}
+
+#[test]
+fn a_probe_takes_no_more_than_a_run() {
+    runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep.onnx");
+    // 49 tensors of 16.8 MB a sample: all of them together are 1.6 GB of two samples
+    support::write_deep(&path, 24, 16, 512);
+    let Some(peak) = peak_memory(&["inspect", path.to_str().unwrap()]) else { return };
+    assert!(peak < 500 << 20, "inspect: {} MB", peak >> 20);
+    let row = Array::new(vec![2, 1, 512, 512], Values::F32(vec![0.5; 2 << 18])).unwrap();
+    let data = folder.path().join("data.npz");
+    support::write_npz(&data, &[("image", &row)]);
+    let (data, cache) = (format!("npz:{}", data.display()), folder.path().join("cache"));
+    let arguments = ["extract", path.to_str().unwrap(), "--data", &data, "--tap", "r1@8x8", "-o", cache.to_str().unwrap()];
+    let peak = peak_memory(&arguments).unwrap();
+    assert!(peak < 500 << 20, "extract: {} MB", peak >> 20);
 }

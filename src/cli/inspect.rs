@@ -196,7 +196,7 @@ fn bytes(tap: &Tap) -> Bytes {
     let positions = match tap.role {
         Role::Map => tap.spatial().map(|[h, w]| h.saturating_mul(w)),
         Role::Tokens => tap.grid.map(|[h, w]| h.saturating_mul(w)).or(tap.shape.get(1).copied().flatten()),
-        Role::Vector | Role::Logits => None,
+        Role::Volume | Role::Vector | Role::Logits => None,
     };
     Bytes {
         features: elements.saturating_mul(2),
@@ -290,7 +290,9 @@ fn taps(document: &Document, all: bool) -> String {
 fn role(tap: &TapRow) -> String {
     match (tap.role, tap.layout, tap.grid) {
         (Role::Map, Some(crate::recipe::Layout::Nhwc), _) => "map, channels last".to_owned(),
+        (Role::Map, _, Some([height, width])) => format!("map of {height}x{width}"),
         (Role::Map, ..) => "map".to_owned(),
+        (Role::Volume, ..) => "volume".to_owned(),
         (Role::Tokens, _, Some([height, width])) => format!("tokens of {height}x{width}"),
         (Role::Tokens, ..) => "tokens".to_owned(),
         (Role::Vector, ..) => "vector".to_owned(),

@@ -35,9 +35,10 @@ pub(super) fn choose(recipe: &Extract, model: &Model, probe: &Probe, existing: O
     }
     let mut undecided = Vec::new();
     let mut unread = Vec::new();
-    for tap in taps(recipe, probe, &candidates, existing.map(|_| outputs.as_slice()))? {
+    for tap in taps(recipe, probe, &candidates, existing.map(|_| outputs.as_slice()), monitor)? {
         refuse_another(recipe, &outputs, &tap)?;
         let there: Vec<Statistic> = outputs.iter().filter(|o| !o.is_logits && o.alias == tap.alias).map(|o| o.statistic).collect();
+        refuse_statistics_of_volume(recipe, &tap)?;
         let ways = match tap.role {
             Role::Map => keep::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
             _ if there.is_empty() => vec![vec![Statistic::Features]],
@@ -72,6 +73,27 @@ pub(super) fn choose(recipe: &Extract, model: &Model, probe: &Probe, existing: O
     Ok(Choice { outputs, undecided })
 }
 
+/// Refuses what cannot be made of a volume.
+fn refuse_statistics_of_volume(recipe: &Extract, tap: &Output) -> Result<()> {
+    let (Role::Volume, Keep::These(these)) = (tap.role, &recipe.keep) else { return Ok(()) };
+    let Some(statistic) = these.iter().find(|s| **s != Statistic::Features) else { return Ok(()) };
+    Err(Error::input(format!("tap {}: expected a map to keep {} of, found rows of {:?}", tap.alias, statistic.name(), tap.shape))
+        .hint("--keep features keeps it whole"))
+}
+
+/// Says of which maps the axis order is a guess.
+fn tell_of_guesses(choices: &[TapChoice], probe: &Probe, candidates: &[Tap], monitor: &dyn Monitor) {
+    for choice in choices.iter().filter(|choice| choice.layout.is_none()) {
+        let is_shown = candidates.iter().any(|tap| tap.tensor == choice.tensor);
+        if !is_shown && probe.shapes.get(&choice.tensor).is_some_and(|shape| shape.len() == 4) {
+            let tensor = &choice.tensor;
+            monitor.note(&format!(
+                "tap {tensor}: the graph does not show its axes, channels are taken to be first (--tap {tensor}:nhwc: last)"
+            ));
+        }
+    }
+}
+
 /// Refuses a tap under a name that the cache has for another one.
 fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<()> {
     let same = |there: &&Output| there.is_logits == new.is_logits && there.alias == new.alias;
@@ -86,9 +108,10 @@ fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<
 }
 
 /// The taps that are asked for, as their features. `there`: what the cache has, if there is one.
-fn taps(recipe: &Extract, probe: &Probe, candidates: &[Tap], there: Option<&[Output]>) -> Result<Vec<Output>> {
+fn taps(recipe: &Extract, probe: &Probe, candidates: &[Tap], there: Option<&[Output]>, monitor: &dyn Monitor) -> Result<Vec<Output>> {
     let Some(there) = there.filter(|_| recipe.taps.is_empty()) else {
         let choices = choose_taps(recipe, probe, candidates)?;
+        tell_of_guesses(&choices, probe, candidates, monitor);
         let taps = choices.iter().map(|choice| output(choice, probe, candidates)).collect::<Result<Vec<_>>>()?;
         let open = choices.iter().zip(&taps).filter(|(choice, tap)| choice.size.is_none() && tap.role == Role::Map);
         let (places, whole): (Vec<&TapChoice>, Vec<[usize; 2]>) = open.filter_map(|(choice, tap)| Some((choice, size(tap)?))).unzip();
@@ -111,7 +134,7 @@ fn taps(recipe: &Extract, probe: &Probe, candidates: &[Tap], there: Option<&[Out
     if recipe.sizes.is_empty() {
         return Ok(taps);
     }
-    let choice = |tap: &Output, size| TapChoice { tensor: tap.tensor.clone(), alias: tap.alias.clone(), layout: layout(tap, probe), size };
+    let choice = |tap: &Output, size| TapChoice { tensor: tap.tensor.clone(), alias: tap.alias.clone(), layout: Some(tap.layout), size };
     let whole: Vec<[usize; 2]> = taps
         .iter()
         .filter_map(|tap| output(&choice(tap, None), probe, candidates).ok().as_ref().and_then(size).or_else(|| size(tap)))
@@ -142,11 +165,6 @@ fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
         }
     }
     fitted
-}
-
-/// The axis order that a tap was recorded with: tokens are stored as a map, but have none of their own.
-fn layout(tap: &Output, probe: &Probe) -> Option<Layout> {
-    probe.shapes.get(&tap.tensor).filter(|shape| shape.len() == 4).map(|_| tap.layout)
 }
 
 /// Whether an array of a cache holds values of the teacher.
@@ -232,7 +250,7 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
     let found = row_shape(&choice.tensor, probe)?;
     let candidate = candidates.iter().find(|t| t.tensor == choice.tensor);
     let refuse = |expected: &str| Err(Error::input(format!("tap `{}`: expected {expected}, found rows of {found:?}", choice.tensor)));
-    if choice.layout.is_some() && found.len() != 3 {
+    if choice.layout.is_some() && !matches!(found.len(), 2 | 3) {
         return refuse("a map, which alone has an axis order");
     }
     let mut output = Output {
@@ -252,13 +270,27 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
     };
     match (found.as_slice(), choice.size) {
         (&[_], None) => return Ok(output),
+        (&[channels, positions], _) if is_flat_map(choice, candidate) => {
+            let grid = candidate.and_then(|t| t.grid).filter(|[h, w]| h.checked_mul(*w) == Some(positions)).unwrap_or([1, positions]);
+            (output.grid, output.shape) = (Some(grid), vec![channels, grid[0], grid[1]]);
+        }
         (&[tokens, channels], _) => {
             let grid = grid_of_tokens(choice, tokens, candidate)?;
             (output.layout, output.grid, output.shape) = (Layout::Nhwc, Some(grid), vec![grid[0], grid[1], channels]);
         }
         (&[_, _, _], _) => output.layout = choice.layout.or(candidate.and_then(|t| t.layout)).unwrap_or(Layout::Nchw),
         (&[_], Some([h, w])) => return refuse(&format!("a map to pool to {h}x{w}")),
-        _ => return refuse("2 to 4 axes with the batch"),
+        (&[_, _, _, _, ..], Some([h, w])) => return refuse(&format!("a map to pool to {h}x{w}")),
+        (&[_, _, _, _, ..], None) => {
+            let is_volume = candidate.is_some_and(|t| t.role == Role::Volume);
+            output.axes = match found.len() {
+                4 if is_volume => ["c", "d", "h", "w"].map(str::to_owned).to_vec(),
+                rank => (0..rank).map(|axis| format!("axis{axis}")).collect(),
+            };
+            output.role = Role::Volume;
+            return Ok(output);
+        }
+        _ => return refuse("2 axes or more with the batch"),
     }
     output.role = Role::Map;
     // where height stands; width follows
@@ -278,11 +310,17 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
     Ok(output)
 }
 
+/// Whether rows of rank 2 are the channels of a flat map, and not tokens: as the user says, else as
+/// the graph shows.
+fn is_flat_map(choice: &TapChoice, candidate: Option<&Tap>) -> bool {
+    choice.layout.or(candidate.and_then(|t| t.layout)) == Some(Layout::Nchw)
+}
+
 /// Height and width of the image that tokens cover: as the graph shows, else as `@HxW` says.
 fn grid_of_tokens(choice: &TapChoice, tokens: usize, candidate: Option<&Tap>) -> Result<[usize; 2]> {
     let covers =
         |[h, w]: &[usize; 2]| h.checked_mul(*w).and_then(|n| tokens.checked_sub(n)).is_some_and(|prefix| prefix <= PREFIX_TOKENS_MAX);
-    candidate.and_then(|t| t.grid).or(choice.size.filter(covers)).ok_or_else(|| {
+    candidate.and_then(|t| t.grid).filter(covers).or(choice.size.filter(covers)).ok_or_else(|| {
         Error::input(format!(
             "tap `{}`: expected tokens of an image, H·W with at most {PREFIX_TOKENS_MAX} before them, found {tokens} of unknown height and width",
             choice.tensor
@@ -301,14 +339,8 @@ pub(super) fn recorded(spec: &ArraySpec, manifest: &Manifest, probe: &Probe, can
     }
     let (alias, statistic) = Statistic::of_path(&spec.path).ok_or_else(unknown)?;
     let map = manifest.map(alias);
-    // tokens are stored as a map, but have no axis order of their own
-    let is_map = probe.shapes.get(&tensor).is_some_and(|shape| shape.len() == 4);
-    let choice = TapChoice {
-        tensor,
-        alias: alias.to_owned(),
-        layout: map.map(|map| map.layout).filter(|_| is_map),
-        size: map.map(|map| [map.height, map.width]),
-    };
+    let choice =
+        TapChoice { tensor, alias: alias.to_owned(), layout: map.map(|map| map.layout), size: map.map(|map| [map.height, map.width]) };
     Ok(Output { statistic, ..output(&choice, probe, candidates)? })
 }
 
@@ -356,6 +388,8 @@ mod tests {
         };
         assert_eq!(grid_of_tokens(&choice(Some([2, 2])), 17, Some(&of_graph(Some([4, 4])))).unwrap(), [4, 4]);
         assert_eq!(grid_of_tokens(&choice(Some([4, 4])), 17, Some(&of_graph(None))).unwrap(), [4, 4]);
+        // the user says otherwise than the graph shows
+        assert!(grid_of_tokens(&choice(None), 8, Some(&of_graph(Some([4, 4])))).is_err());
         for size in [None, Some([5, 4]), Some([usize::MAX, 2])] {
             let error = grid_of_tokens(&choice(size), 17, None).unwrap_err();
             assert!(error.to_string().contains("found 17") && error.find_hint().is_some_and(|h| h.contains("--tap h@HxW")), "{error}");

@@ -136,6 +136,7 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
         let first = plan::first_batch(job, &mut session)?;
         choice::convert_probabilities(job, &first, monitor)?;
         let (plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
+        drop(first);
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
         let mut writer = Writer::open(&recipe.output, &plan)?;
@@ -170,6 +171,8 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
 
 /// Weights that may be in memory more than once.
 const WEIGHTS: u64 = 256 << 20;
+/// What the largest tensors of all sessions together may take.
+const TENSORS: usize = 512 << 20;
 
 /// A session of one thread for each thread, in place of one session of all, where the teacher is small and runs on the CPU: the threads of one session wait for each
 /// other at every operator, and so for whichever the decoders and the writer have displaced.
@@ -183,8 +186,9 @@ fn sessions(
 ) -> Result<Vec<Session>> {
     let weights = onnx::cost::parameters(model).saturating_mul(size_of::<f32>() as u64);
     let copies = options.threads.min(usize::try_from(WEIGHTS / weights.max(1)).unwrap_or(usize::MAX));
+    let tensors = job.source.largest_tensor.saturating_mul(job.batch).saturating_mul(options.threads);
     let elsewhere = session.provider() != Device::Cpu.to_string() || job.recipe.in_graph == Some(true);
-    if elsewhere || copies < options.threads || batches < 4 * options.threads || options.threads < 2 {
+    if elsewhere || copies < options.threads || tensors >= TENSORS || batches < 4 * options.threads || options.threads < 2 {
         return Ok(vec![session]);
     }
     drop(session);
@@ -232,6 +236,7 @@ fn prepare<R>(
     let mut source = Source::new(recipe, &model, &subset, monitor)?;
     let probe = runtime::probe(runtime, &model, &source.shapes())?;
     source.fixed_batch = probe.batch;
+    source.largest_tensor = probe.largest_row_bytes();
     let existing = folder.map(|folder| existing(folder, &model, &source)).transpose()?.flatten();
     let Choice { outputs, undecided } = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
     let recorded = source::recorded_classes(&model)?;
@@ -325,7 +330,7 @@ fn job<'a>(
     Ok(Job {
         recipe,
         source,
-        batch: source.batch_size(recipe.batch.or(existing.map(|m| m.teacher.batch)), &outputs)?,
+        batch: source.batch_size(recipe.batch.or(existing.map(|m| m.teacher.batch)), &outputs, monitor)?,
         tensors: tensors(&outputs),
         outputs,
         rows,

@@ -20,7 +20,8 @@ pub(super) struct Output {
     pub(super) stage: Option<usize>,
     /// The axis order of a map.
     pub(super) layout: Layout,
-    /// Height and width of the image that tokens cover: what stands before those is dropped, the rest is stored as a map.
+    /// Height and width of the image that tokens cover (what stands before those is dropped, the
+    /// rest is stored as a map), or of a flat map.
     pub(super) grid: Option<[usize; 2]>,
     /// Size to which maps are pooled before anything is made of them.
     pub(super) pool: Option<[usize; 2]>,
@@ -172,7 +173,7 @@ impl Output {
             array = Cow::Owned(Array::new(shape, Values::F32(floats))?);
         }
         if let Some(grid) = self.grid {
-            array = Cow::Owned(fold_tokens(array.into_owned(), grid)?);
+            array = Cow::Owned(fold(array.into_owned(), self.layout, grid)?);
         }
         // a convolution gives the logits axes of one
         if self.is_logits && array.len() == rows * self.shape.iter().product::<usize>() && array.shape().len() > 2 {
@@ -245,14 +246,17 @@ fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
     }
 }
 
-/// Tokens as maps, without what stands before those of the image.
+/// Tokens as maps, without what stands before those of the image; flat maps as they were.
 ///
 /// # Shapes
-/// `[N, prefix + H·W, C]` → `[N, H, W, C]`.
-fn fold_tokens(tokens: Array, [height, width]: [usize; 2]) -> Result<Array> {
+/// `[N, prefix + H·W, C]` → `[N, H, W, C]`; of channels first `[N, C, H·W]` → `[N, C, H, W]`.
+fn fold(tokens: Array, layout: Layout, [height, width]: [usize; 2]) -> Result<Array> {
     let &[n, count, channels] = tokens.shape() else {
         return Err(Error::input(format!("tokens: expected 3 axes, found {:?}", tokens.shape())));
     };
+    if layout == Layout::Nchw {
+        return Array::new(vec![n, count, height, width], tokens.into_values());
+    }
     let prefix = count.checked_sub(height * width);
     let prefix = prefix.ok_or_else(|| Error::input(format!("tokens: expected at least {height}x{width}, found {count}")))?;
     let shape = vec![n, height, width, channels];
@@ -308,11 +312,14 @@ mod tests {
     fn tokens_become_a_map_without_what_stands_before_them() {
         let tokens =
             |count: usize| Array::new(vec![2, count, 3], Values::F32((0u8..).take(2 * count * 3).map(f32::from).collect())).unwrap();
-        let folded = fold_tokens(tokens(7), [3, 2]).unwrap();
+        let folded = fold(tokens(7), Layout::Nhwc, [3, 2]).unwrap();
         assert_eq!(folded.shape(), [2, 3, 2, 3]);
         let expected: Vec<f32> = (3u8..21).chain(24..42).map(f32::from).collect();
         assert_eq!(folded.as_f32().unwrap(), expected);
-        assert_eq!(fold_tokens(tokens(6), [3, 2]).unwrap().as_f32(), tokens(6).as_f32());
-        assert!(fold_tokens(tokens(5), [3, 2]).is_err());
+        assert_eq!(fold(tokens(6), Layout::Nhwc, [3, 2]).unwrap().as_f32(), tokens(6).as_f32());
+        assert!(fold(tokens(5), Layout::Nhwc, [3, 2]).is_err());
+        let flat = fold(tokens(4), Layout::Nchw, [1, 3]).unwrap();
+        assert_eq!((flat.shape(), flat.as_f32()), (&[2, 4, 1, 3][..], tokens(4).as_f32()));
+        assert!(fold(tokens(4), Layout::Nchw, [2, 3]).is_err());
     }
 }

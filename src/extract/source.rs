@@ -1,5 +1,6 @@
 //! How samples become the teacher's inputs: the preprocessing, and which arrays feed which input.
 
+use super::estimate::human_bytes;
 use super::output::Output;
 use crate::array::{Array, Dtype};
 use crate::cache::ArraySpec;
@@ -8,6 +9,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{Extract, Inputs, Preprocess, PreprocessOptions};
+use std::collections::HashSet;
 
 /// Bad samples named in a message; the others are counted.
 const NAMED: usize = 3;
@@ -16,6 +18,8 @@ const NAMED: usize = 3;
 const PROBED_IMAGES: usize = 16;
 /// What one batch of inputs and activations may take, as f32.
 const BATCH_BYTES: usize = 64 << 20;
+/// What the largest tensor of one batch may take, as f32.
+const TENSOR_BYTES: usize = 128 << 20;
 /// Beyond this the CPU gains nothing from a larger batch.
 const MAX_BATCH: usize = 64;
 
@@ -48,6 +52,8 @@ pub(super) struct Source<'a> {
     pub(super) preprocess: Option<Preprocess>,
     /// The model's batch where it is fixed: declared, or found by the probe.
     pub(super) fixed_batch: Option<usize>,
+    /// What one sample of the teacher's largest tensor takes, as f32, as the probe found it.
+    pub(super) largest_tensor: usize,
 }
 
 impl<'a> Source<'a> {
@@ -84,7 +90,7 @@ impl<'a> Source<'a> {
         if preprocess.is_none() && recipe.inputs == Some(Inputs::Source) {
             return Err(Error::input("--inputs source: expected images, found arrays").hint("arrays are stored: leave --inputs out"));
         }
-        Ok(Self { data, inputs, preprocess, fixed_batch })
+        Ok(Self { data, inputs, preprocess, fixed_batch, largest_tensor: 0 })
     }
 
     /// The bytes to store of one sample, one vector an input.
@@ -108,7 +114,7 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// When the model's batch is fixed to another size than `asked`.
-    pub(super) fn batch_size(&self, asked: Option<usize>, outputs: &[Output]) -> Result<usize> {
+    pub(super) fn batch_size(&self, asked: Option<usize>, outputs: &[Output], monitor: &dyn Monitor) -> Result<usize> {
         match (self.fixed_batch, asked) {
             (Some(fixed), Some(asked)) if fixed != asked => {
                 Err(Error::input(format!("--batch {asked}: the teacher's batch is fixed, expected {fixed}")))
@@ -120,9 +126,16 @@ impl<'a> Source<'a> {
                 // what is made of a tap may be larger than the tap
                 let row = |o: &Output| o.row().map_or(0, |(shape, _)| elements(&shape)).max(elements(&o.shape));
                 let row: usize = self.inputs.iter().map(|i| elements(&i.row_shape)).chain(outputs.iter().map(row)).sum();
-                let fitting = (BATCH_BYTES / (row * 4).max(1)).clamp(1, MAX_BATCH);
                 // a power of two divides the lengths of segments best
-                Ok(1 << fitting.ilog2())
+                let batch = |fitting: usize| 1 << fitting.clamp(1, MAX_BATCH).ilog2();
+                let (kept, inside) = (batch(BATCH_BYTES / (row * 4).max(1)), batch(TENSOR_BYTES / self.largest_tensor.max(1)));
+                if inside < kept {
+                    let largest = human_bytes(self.largest_tensor as u64);
+                    monitor.note(&format!(
+                        "batches of {inside}, since the teacher's largest tensor takes {largest} a sample (--batch N: another)"
+                    ));
+                }
+                Ok(kept.min(inside))
             }
         }
     }
@@ -253,6 +266,7 @@ pub(super) fn stored_input(spec: &ArraySpec) -> Input {
 fn array_inputs(declared: &[Value], arrays: &[(String, Array)], monitor: &dyn Monitor) -> Result<Vec<Input>> {
     let found = || arrays.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let unused: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).filter(|name| declared.iter().all(|d| d.name != *name)).collect();
+    let mut taken = HashSet::new();
     let inputs = declared
         .iter()
         .map(|value| {
@@ -264,7 +278,7 @@ fn array_inputs(declared: &[Value], arrays: &[(String, Array)], monitor: &dyn Mo
             let axes = (0..row_shape.len()).map(|axis| format!("axis{axis}")).collect();
             Ok(Input {
                 name: value.name.clone(),
-                path: format!("inputs/{}", path_name(&value.name)),
+                path: format!("inputs/{}", tap::free(tap::path_name(&value.name), &mut taken)),
                 dtype: array.dtype(),
                 row_shape,
                 axes,
@@ -275,12 +289,6 @@ fn array_inputs(declared: &[Value], arrays: &[(String, Array)], monitor: &dyn Mo
         monitor.note(&format!("arrays that the teacher does not take are left out: {}", unused.join(", ")));
     }
     Ok(inputs)
-}
-
-/// A model's input name where it can stand in a path, else one made of it.
-fn path_name(name: &str) -> String {
-    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if plain { name.to_owned() } else { tap::alias(name) }
 }
 
 fn check_fit(value: &Value, row: &Array) -> Result<()> {

@@ -8,6 +8,7 @@ pub mod logits;
 pub mod metadata;
 mod nearest;
 mod norm;
+mod shape;
 pub mod statistic;
 pub mod suspect;
 pub mod tap;

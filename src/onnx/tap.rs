@@ -1,15 +1,20 @@
 //! Taps: which tensors of a graph are worth distilling, from the graph and the shapes that a probe run found.
 //!
-//! Which taps are **suggested**: for each spatial stage (all maps of one size) the last map through which everything passes that reaches the
-//! logits. That is the residual sum or its activation where a block ends, in a pre-activation network the normalised sum that the next
-//! stage and its shortcut both read, in a shuffling network the shuffled concatenation; it is never the inside of a residual block. A
-//! pointwise convolution in front of a strided depthwise one (an inverted residual) opens the next stage: the map before it counts.
-//! A stage without such a map (a U-Net's) suggests its last map in graph order. Then the penultimate vector, in its rank-2 form, and the logits.
+//! Which taps are **suggested**: for each spatial stage (all maps of one size) the last map through
+//! which everything passes that reaches the logits. That is the residual sum or its activation
+//! where a block ends, in a pre-activation network the normalised sum that the next stage and its
+//! shortcut both read, in a shuffling network the shuffled concatenation; it is never the inside of
+//! a residual block. A pointwise convolution in front of a strided depthwise one (an inverted
+//! residual) opens the next stage: the map before it counts. A stage without such a map (a U-Net's)
+//! suggests its last map in graph order. Then the penultimate vector, in its rank-2 form, and the
+//! logits. Where heads stand at several stages, as a detector's do, a stage with heads suggests the
+//! map that they read: that of the neck.
 
 mod choice;
 mod layout;
+mod neck;
 
-pub use choice::{TapChoice, alias, resolve};
+pub use choice::{TapChoice, alias, free, path_name, resolve};
 pub use layout::PREFIX_TOKENS_MAX;
 
 use super::flow::{Flow, values};
@@ -23,10 +28,13 @@ use std::collections::{HashMap, HashSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// Channel maps `[N, C, H, W]` (or `[N, H, W, C]`, by [`Tap::layout`]).
+    /// Channel maps `[N, C, H, W]` (or `[N, H, W, C]`, by [`Tap::layout`]), or flat `[N, C, T]` (by
+    /// [`Tap::grid`]).
     Map,
     /// Tokens `[N, T, C]`.
     Tokens,
+    /// Maps of three dimensions `[N, C, D, H, W]`, kept whole: no statistic is taken of them.
+    Volume,
     /// One vector a sample, `[N, C]`.
     Vector,
     /// The classifier's output before any softmax, `[N, classes]`.
@@ -46,7 +54,9 @@ pub struct Tap {
     pub role: Role,
     /// The axis order of a map; `None` for everything else. Suggested maps are NCHW.
     pub layout: Option<Layout>,
-    /// Height and width of the image that tokens cover, where the graph shows it; up to [`PREFIX_TOKENS_MAX`] others stand before those.
+    /// Height and width of the image that tokens cover, where the graph shows it; up to
+    /// [`PREFIX_TOKENS_MAX`] others stand before those. Height and width of a flat map, whose
+    /// height is 1 where it has one dimension only.
     pub grid: Option<[usize; 2]>,
     /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on; `None` for what is no map, and for 1×1 maps.
     pub stage: Option<usize>,
@@ -60,6 +70,7 @@ impl Tap {
     pub fn spatial(&self) -> Option<[usize; 2]> {
         match (self.layout?, self.shape.as_slice()) {
             (Layout::Nchw, &[_, _, Some(h), Some(w)]) | (Layout::Nhwc, &[_, Some(h), Some(w), _]) => Some([h, w]),
+            (_, &[_, _, _]) => self.grid,
             _ => None,
         }
     }
@@ -78,13 +89,19 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
     for node in &model.graph().node {
         for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
             let Some(shape) = shapes.get(tensor) else { continue };
-            let layout = layouts.maps.get(tensor).copied();
+            let grid = layouts.grids.get(tensor).copied();
+            let flattened = layouts.flattened.get(tensor).copied();
+            let layout = layouts.maps.get(tensor).copied().or(flattened.filter(|&l| l == Layout::Nchw && grid.is_some()));
             let role = match shape.get(1..).unwrap_or_default() {
                 // of any rank: a convolution may have computed them
                 _ if logits.as_deref() == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
+                [Some(1..), Some(1..)] if layout.is_some() => Role::Map,
+                // channels first, over positions that are none of an image
+                [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) => continue,
                 [Some(1..), Some(1..)] => Role::Tokens,
                 [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
+                [Some(1..), Some(1..), Some(1..), Some(1..)] if layouts.volumes.contains(tensor) => Role::Volume,
                 _ => continue,
             };
             taps.push(Tap {
@@ -93,13 +110,13 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 shape: shape.clone(),
                 role,
                 layout: layout.filter(|_| role == Role::Map),
-                grid: layouts.grids.get(tensor).copied(),
+                grid,
                 stage: None,
                 suggested: role == Role::Logits,
             });
         }
     }
-    let stages = stages(&taps);
+    let stages = stages(&taps, &layouts.remade);
     for tap in &mut taps {
         tap.stage = tap.spatial().or(tap.grid).and_then(|size| stages.iter().position(|&s| s == size)).map(|index| index + 1);
     }
@@ -112,11 +129,12 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
 }
 
 /// The spatial sizes in order of appearance. A size that only moved data has, as the half-way of a slice along height and then width, is none,
-/// nor is 1×1.
-fn stages(taps: &[Tap]) -> Vec<[usize; 2]> {
+/// nor is 1×1, nor one of maps that are remade.
+fn stages(taps: &[Tap], remade: &HashSet<&str>) -> Vec<[usize; 2]> {
     let mut sizes = Vec::new();
     for tap in taps
         .iter()
+        .filter(|t| !remade.contains(t.tensor.as_str()) && !is_flattened(t))
         .filter(|t| !matches!(t.op.as_str(), "Slice" | "Pad" | "Reshape" | "Transpose" | "Concat" | "Split" | "Gather" | "Identity"))
     {
         if let Some(size) = tap.spatial().filter(|&size| size != [1, 1] && !sizes.contains(&size)) {
@@ -124,6 +142,11 @@ fn stages(taps: &[Tap]) -> Vec<[usize; 2]> {
         }
     }
     sizes
+}
+
+/// Whether a map was flattened: it is no other than what it is made of.
+fn is_flattened(tap: &Tap) -> bool {
+    tap.shape.len() == 3 && tap.grid.is_some_and(|[height, _]| height > 1)
 }
 
 /// The last map of each stage, by the rule at the head of this file.
@@ -137,9 +160,15 @@ fn last_maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], stages: usize,
     };
     let relevant = flow.ancestors(&targets);
     let bottlenecks = flow.bottlenecks(&targets);
-    let maps: HashMap<&str, &Tap> = taps.iter().filter(|t| t.layout == Some(Layout::Nchw)).map(|t| (t.tensor.as_str(), t)).collect();
+    let is_map = |t: &&Tap| t.layout == Some(Layout::Nchw) && !is_flattened(t);
+    let maps: HashMap<&str, &Tap> = taps.iter().filter(is_map).map(|t| (t.tensor.as_str(), t)).collect();
+    let necks = if logits.is_none() { neck::maps(model, flow, taps, &targets) } else { HashMap::new() };
     let mut last = HashSet::new();
     for stage in 1..=stages {
+        if let Some(neck) = necks.get(&stage) {
+            last.insert(*neck);
+            continue;
+        }
         let maps: Vec<&str> =
             names.clone().filter(|name| relevant.contains(name) && maps.get(name).is_some_and(|t| t.stage == Some(stage))).collect();
         let passed: Vec<&str> = maps.iter().copied().filter(|name| bottlenecks.contains(name)).collect();
@@ -185,17 +214,30 @@ pub(super) fn ints<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
 fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>, logits: &str) -> Option<&'a str> {
     let mut node = flow.producer(logits)?;
     let mut tensor = loop {
-        let &[only] = flow.data(node).as_slice() else { return None };
+        let mut data = flow.data(node);
+        if data.len() > 1 {
+            // a scale that follows the input has no batch axis
+            data.retain(|name| shapes.contains_key(*name));
+        }
+        let only = match (node.op_type(), data.as_slice(), flow.data(node).first()) {
+            (_, &[only], _) => only,
+            // the other inputs are scales and zero points
+            ("MatMulInteger", _, Some(&first)) => first,
+            _ => return None,
+        };
         match node.op_type() {
-            "Gemm" | "MatMul" | "Conv" => break only,
-            "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization" => {
+            "Gemm" | "MatMul" | "Conv" | "MatMulInteger" => break only,
+            "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization"
+            | "QuantizeLinear" | "DequantizeLinear" => {
                 node = flow.producer(only)?;
             }
             _ => return None,
         }
     };
-    // dropout in training form gives other values at each run: what it reads is the vector
-    while let Some(node) = flow.producer(tensor).filter(|node| matches!(node.op_type(), "Dropout" | "Identity")) {
+    // dropout in training form gives other values at each run, an integer is a float's: what it
+    // reads is the vector
+    let passes = ["Dropout", "Identity", "DynamicQuantizeLinear"];
+    while let Some(node) = flow.producer(tensor).filter(|node| passes.contains(&node.op_type())) {
         tensor = *flow.data(node).first()?;
     }
     (shapes.get(tensor)?.len() == 2).then_some(tensor)

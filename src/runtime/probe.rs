@@ -1,7 +1,6 @@
 //! Shapes of every tensor of a model, from runs of it: no static inference.
 
-use super::session::TensorShape;
-use super::{Device, Runtime, Session, SessionOptions};
+use super::{Runtime, Session};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::{Dim, Model, Value, values};
@@ -25,6 +24,16 @@ pub struct Probe {
     pub observed: HashMap<String, Vec<usize>>,
     /// How many samples that run had.
     pub observed_batch: usize,
+}
+
+impl Probe {
+    /// What one sample of the largest tensor takes, as f32.
+    #[must_use]
+    pub fn largest_row_bytes(&self) -> usize {
+        let bytes = |shape: &Vec<usize>| shape.iter().fold(size_of::<f32>(), |n, &d| n.saturating_mul(d));
+        let of_batch = self.observed.values().filter(|shape| shape.first() == Some(&self.observed_batch));
+        of_batch.map(bytes).max().unwrap_or(0) / self.observed_batch.max(1)
+    }
 }
 
 /// Threads of a probe: it runs a few samples once.
@@ -52,9 +61,11 @@ pub fn input_shapes(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<(Stri
     model.inputs().iter().map(shape).collect()
 }
 
-/// Runs the model on noise, every tensor exposed, and reads all shapes from the results. Where the batch is open it runs on 2 and on 3 samples;
-/// where it is fixed, or the model runs on one sample alone whatever it declares, twice on so many with other values. `inputs`: the shape of
-/// one sample of each input, without the batch axis.
+/// Runs the model on noise and reads the shapes of all tensors, not their values. Where the batch
+/// is open it runs on 2 samples and on 1, or on 3 where one alone takes another shape; where it is
+/// fixed, or the model runs on one sample alone whatever it declares, twice on so many with other
+/// values. It takes no more memory than such a run: no tensor outlives what reads it. `inputs`: the
+/// shape of one sample of each input, without the batch axis.
 ///
 /// # Errors
 /// When the model cannot run on such inputs (says which size to give with `--size`).
@@ -64,18 +75,26 @@ pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) 
         Some(Dim::Fixed(n)) => Some(*n),
         _ => None,
     });
-    let tensors = tensors(model);
-    let mut session = Session::new(runtime, model, &tensors, &SessionOptions { device: Device::Cpu, threads: THREADS })?;
+    let tensors = typed_tensors(runtime, model)?;
+    let known: Vec<String> = tensors.iter().filter(|(_, kind)| kind.is_some()).map(|(name, _)| name.clone()).collect();
+    let (bytes, shapes) = model.with_shapes(&known)?;
+    let mut session = Session::plain(runtime, model, &bytes, THREADS)?;
+    drop(bytes);
     let mut run = |batch: usize, seed: u64| -> Result<Run> {
         let arrays = declared.iter().map(|input| noise(input, inputs, batch, seed)).collect::<Result<Vec<_>>>()?;
         let named: Vec<(&str, &Array)> = declared.iter().map(|input| input.name.as_str()).zip(&arrays).collect();
-        let shapes = session.shapes(&named, &tensors)?;
-        Ok(Run { batch, shapes, inputs: arrays.iter().map(|a| a.shape().to_vec()).collect() })
+        let found = session.run(&named, &shapes)?.into_iter().map(sizes);
+        let fed = declared.iter().map(|input| input.name.clone()).zip(arrays.iter().map(|a| a.shape().to_vec()));
+        Ok(Run { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
     };
     let (first, second) = match fixed {
         Some(n) => (run(n, 0)?, run(n, 1)?),
         None => match run(2, 0) {
-            Ok(first) => (first, run(3, 1)?),
+            Ok(first) => {
+                // an axis of one may be squeezed away
+                let second = run(1, 1).ok().filter(|second| first.agrees_with(second));
+                (first, second.map_or_else(|| run(3, 1), Ok)?)
+            }
             // exporters bake a batch of one into reshapes and still declare it open
             Err(error) => match run(1, 0) {
                 Ok(first) => (first, run(1, 1)?),
@@ -83,29 +102,48 @@ pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) 
             },
         },
     };
-    Ok(compare(&declared, &tensors, first, &second))
+    Ok(compare(&tensors, first, &second))
 }
 
-/// One run: each tensor's type and shape (`None`: not a tensor), and the inputs' shapes.
+/// One run: the shape of each tensor, inputs included.
 struct Run {
     batch: usize,
-    shapes: Vec<Option<TensorShape>>,
-    inputs: Vec<Vec<usize>>,
+    shapes: HashMap<String, Vec<usize>>,
 }
 
-/// Everything that nodes compute, constants excepted: copying large weights out of each run would gain nothing.
-fn tensors(model: &Model) -> Vec<String> {
+impl Run {
+    /// Whether every tensor that follows the batch follows it in the other run too, and is else the
+    /// same there.
+    fn agrees_with(&self, other: &Self) -> bool {
+        self.shapes.iter().filter(|(_, shape)| shape.first() == Some(&self.batch)).all(|(name, shape)| {
+            other.shapes.get(name).is_some_and(|o| o == shape || (o.first() == Some(&other.batch) && o.get(1..) == shape.get(1..)))
+        })
+    }
+}
+
+/// The sizes that a `Shape` node gives.
+fn sizes(shape: Array) -> Vec<usize> {
+    match shape.into_values() {
+        Values::I64(sizes) => sizes.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Everything that nodes compute, constants excepted, with its element type; `None`: not a tensor.
+fn typed_tensors(runtime: &Runtime, model: &Model) -> Result<Vec<(String, Option<TensorElementType>)>> {
     let nodes = model.graph().node.iter().filter(|node| node.op_type() != "Constant");
-    nodes.flat_map(values).map(str::to_owned).collect()
+    let names: Vec<String> = nodes.flat_map(values).map(str::to_owned).collect();
+    let exposed = Session::plain(runtime, model, &model.with_outputs(&names)?, THREADS)?;
+    let types = exposed.element_types(&names);
+    Ok(names.into_iter().zip(types).collect())
 }
 
-fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> Probe {
+fn compare(tensors: &[(String, Option<TensorElementType>)], first: Run, second: &Run) -> Probe {
     let open = first.batch != second.batch;
     let mut shapes = HashMap::new();
     let mut refused = Vec::new();
-    let mut observed: HashMap<String, Vec<usize>> = declared.iter().map(|input| input.name.clone()).zip(first.inputs).collect();
-    for ((name, a), b) in tensors.iter().zip(first.shapes).zip(&second.shapes) {
-        let (Some((kind, a)), Some((_, b))) = (a, b) else {
+    for (name, kind) in tensors {
+        let (Some(kind), Some(a), Some(b)) = (kind, first.shapes.get(name), second.shapes.get(name)) else {
             refused.push((name.clone(), "is not a tensor".to_owned()));
             continue;
         };
@@ -127,9 +165,8 @@ fn compare(declared: &[Value], tensors: &[String], first: Run, second: &Run) -> 
             let axes = a.iter().enumerate().map(|(axis, &n)| (axis > 0 || !open).then_some(n));
             shapes.insert(name.clone(), axes.collect());
         }
-        observed.insert(name.clone(), a);
     }
-    Probe { shapes, refused, batch: (!open).then_some(first.batch), observed, observed_batch: first.batch }
+    Probe { shapes, refused, batch: (!open).then_some(first.batch), observed: first.shapes, observed_batch: first.batch }
 }
 
 /// An input's value: noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has; bytes use their range.

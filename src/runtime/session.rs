@@ -6,9 +6,11 @@ use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, nearest};
 use half::{bf16, f16};
-use ort::session::builder::SessionBuilder;
+use ort::ep::CPU;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{OutputSelector, RunOptions, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
+use std::collections::HashMap;
 use std::fmt::Debug;
 
 /// How a session runs.
@@ -27,11 +29,10 @@ pub struct Session {
     provider: String,
 }
 
-/// A tensor's element type and sizes.
-pub(super) type TensorShape = (TensorElementType, Vec<usize>);
-
 /// The key of the option that names the folder of external data.
 const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+/// The key of the option that keeps weights as they are.
+const NO_PREPACKING: &str = "session.disable_prepacking";
 
 impl Session {
     /// Loads a model with these tensors exposed beside its own outputs.
@@ -57,6 +58,31 @@ impl Session {
         Err(failure.unwrap_or_else(|| Error::input("no device to run on")))
     }
 
+    /// Loads bytes made of a model, to run as its graph stands in as little memory as it takes: no
+    /// node fused, none computed beforehand, no weight copied into another form, nothing kept for
+    /// the next tensor.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub(super) fn plain(runtime: &Runtime, model: &Model, bytes: &[u8], threads: usize) -> Result<Self> {
+        let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
+        let builder = builder(runtime, model, Device::Cpu, threads)?.with_optimization_level(GraphOptimizationLevel::Disable);
+        let builder = builder.and_then(|b| b.with_execution_providers([CPU::default().with_arena_allocator(false).build()]));
+        let mut builder = builder.and_then(|b| b.with_config_entry(NO_PREPACKING, "1")).map_err(rejected)?;
+        let session = builder.commit_from_memory(bytes).map_err(|e| refused(&e))?;
+        Ok(Self { session, provider: Device::Cpu.to_string() })
+    }
+
+    /// The element type of each of `outputs`, found without a run; `None`: not a tensor.
+    pub(super) fn element_types(&self, outputs: &[String]) -> Vec<Option<TensorElementType>> {
+        let types: HashMap<&str, &ValueType> = self.session.outputs().iter().map(|o| (o.name(), o.dtype())).collect();
+        let element = |name: &String| match types.get(name.as_str()) {
+            Some(ValueType::Tensor { ty, .. }) => Some(*ty),
+            _ => None,
+        };
+        outputs.iter().map(element).collect()
+    }
+
     /// The provider in use: `cpu`, `cuda:0`, `tensorrt:0`.
     #[must_use]
     pub fn provider(&self) -> &str {
@@ -69,25 +95,6 @@ impl Session {
     /// # Errors
     /// When an input is missing or has another type or shape than the model takes, or the run fails.
     pub fn run(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Array>> {
-        self.run_with(inputs, outputs, |name, value| array(value).map_err(|e| Error::input(format!("output `{name}`")).because(e)))
-    }
-
-    /// Runs the model and gives the shape and element type of each of `outputs`, without copying values.
-    pub(super) fn shapes(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Option<TensorShape>>> {
-        self.run_with(inputs, outputs, |_, value| {
-            Ok(match value.dtype() {
-                ValueType::Tensor { ty, shape, .. } => Some((*ty, shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect())),
-                _ => None,
-            })
-        })
-    }
-
-    fn run_with<T>(
-        &mut self,
-        inputs: &[(&str, &Array)],
-        outputs: &[String],
-        read: impl Fn(&str, &DynValue) -> Result<T>,
-    ) -> Result<Vec<T>> {
         self.check_inputs(inputs)?;
         self.check_outputs(outputs)?;
         let failed = |e: ort::Error| Error::input("the model cannot be run").because(first_line(&e.to_string()));
@@ -100,7 +107,7 @@ impl Session {
         let results = self.session.run_with_options(values, &options).map_err(failed)?;
         let value = |name: &String| {
             let value = results.get(name).ok_or_else(|| Error::input(format!("output `{name}`: the run gave no value")))?;
-            read(name, value)
+            array(value).map_err(|e| Error::input(format!("output `{name}`")).because(e))
         };
         outputs.iter().map(value).collect()
     }

@@ -198,6 +198,58 @@ fn what_varies_between_samples_is_refused_with_the_reason() {
     assert_eq!(probe.shapes.keys().collect::<Vec<_>>(), ["relu"]);
 }
 
+/// A graph of float tensors: operator, input, output; the last output is the model's.
+fn chain(nodes: &[(&str, &str, &str)], domain: &str, dims: &[i64]) -> Model {
+    use crate::onnx::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
+        tensor_shape_proto::dimension, type_proto,
+    };
+    let size = |&n: &i64| if n > 0 { dimension::Value::DimValue(n) } else { dimension::Value::DimParam("N".into()) };
+    let dim = dims.iter().map(|n| Dimension { value: Some(size(n)), ..Default::default() }).collect();
+    let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(TensorShapeProto { dim }) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    let node = |&(op, input, output): &(&str, &str, &str)| NodeProto {
+        op_type: Some(op.into()),
+        domain: Some(domain.into()),
+        input: vec![input.into()],
+        output: vec![output.into()],
+        ..Default::default()
+    };
+    let output = ValueInfoProto { name: nodes.last().map(|node| node.2.into()), ..Default::default() };
+    let graph = GraphProto {
+        node: nodes.iter().map(node).collect(),
+        name: Some("g".into()),
+        input: vec![ValueInfoProto { name: Some("x".into()), r#type: Some(r#type), ..Default::default() }],
+        output: vec![output],
+        ..Default::default()
+    };
+    let version = if domain.is_empty() { 17 } else { 1 };
+    let opset_import = vec![OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) }];
+    Model::from_proto(ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..Default::default() }).unwrap()
+}
+
+#[test]
+fn an_axis_of_one_that_is_squeezed_away_is_looked_at_with_more_samples() {
+    let model = chain(&[("GlobalAveragePool", "x", "pool"), ("Squeeze", "pool", "flat"), ("Relu", "flat", "y")], "", &[0, 3, 4, 4]);
+    let probe = probe(&runtime(), &model, &[("x".into(), vec![3, 4, 4])]).unwrap();
+    assert_eq!((probe.batch, probe.observed_batch), (None, 2));
+    assert_eq!(probe.shapes["y"], [None, Some(3)]);
+    assert_eq!(probe.observed["x"], [2, 3, 4, 4]);
+    assert_eq!(probe.largest_row_bytes(), 3 * 16 * 4);
+}
+
+#[test]
+fn what_is_no_tensor_and_what_hides_its_names_is_probed() {
+    let nodes = [("SequenceConstruct", "x", "list"), ("Identity", "x", "nst-cache.shape.0"), ("Relu", "nst-cache.shape.0", "y")];
+    let model = chain(&nodes, "", &[0, 3]);
+    let found = probe(&runtime(), &model, &[("x".into(), vec![3])]).unwrap();
+    assert_eq!(found.refused, [("list".to_owned(), "is not a tensor".to_owned())]);
+    assert_eq!(found.shapes["y"], [None, Some(3)]);
+    // no operator set of ONNX itself
+    let model = chain(&[("Gelu", "x", "y")], "com.microsoft", &[0, 3]);
+    assert_eq!(probe(&runtime(), &model, &[("x".into(), vec![3])]).unwrap().shapes["y"], [None, Some(3)]);
+}
+
 #[test]
 fn a_size_that_does_not_fit_is_hinted_at() {
     let model = model("uint8.onnx");

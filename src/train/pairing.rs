@@ -98,6 +98,8 @@ impl Pair {
 pub struct Taps {
     /// The maps that the cache holds.
     pub teacher_maps: Vec<TeacherTap>,
+    /// The volumes that the cache holds, with their sizes: no criterion reads them.
+    pub teacher_volumes: Vec<TeacherTap>,
     /// The vectors that the cache holds.
     pub teacher_vectors: Vec<TeacherTap>,
     /// The student's maps.
@@ -116,6 +118,7 @@ impl Taps {
     pub fn new(manifest: &Manifest, student: &[Tap]) -> Self {
         Self {
             teacher_maps: teacher_maps(manifest),
+            teacher_volumes: teacher_taps(manifest, Role::Volume, |alias| row_shape(manifest, alias)),
             teacher_vectors: teacher_vectors(manifest),
             student_maps: student_maps(student),
             student_vectors: student_vectors(student),
@@ -134,6 +137,7 @@ impl Taps {
     pub fn pairs(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
         let review = matches!(recipe.method, Method::Reviewkd(_));
         let subject = recipe.method.subject();
+        self.refuse_volumes(recipe)?;
         if !recipe.pairs.is_empty() {
             let both = |first: &[TeacherTap], then: &[TeacherTap]| [first, then].concat();
             let (teacher, student) = match subject {
@@ -158,6 +162,21 @@ impl Taps {
                 }
                 Ok((pairs, left))
             }
+        }
+    }
+
+    /// Refuses a criterion that could be given volumes alone.
+    fn refuse_volumes(&self, recipe: &CriterionRecipe) -> Result<()> {
+        let named = |tap: &&TeacherTap| recipe.pairs.iter().any(|pair| pair.teacher == tap.alias || pair.teacher == tap.tensor);
+        let alone = |_: &&TeacherTap| recipe.pairs.is_empty() && recipe.method.subject() == Subject::Maps && self.teacher_maps.is_empty();
+        match self.teacher_volumes.iter().find(|tap| named(tap) || alone(tap)) {
+            Some(tap) => Err(Error::input(format!(
+                "criterion {}: expected a map or a vector of the teacher, found the volume {} {}",
+                recipe.name(),
+                tap.alias,
+                size(&tap.shape)
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -207,7 +226,12 @@ pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherTap> {
 /// The vectors that a cache holds, in its order.
 #[must_use]
 pub fn teacher_vectors(manifest: &Manifest) -> Vec<TeacherTap> {
-    teacher_taps(manifest, Role::Vector, |alias| manifest.statistics(alias).next().map(|(_, spec)| spec.row_shape.clone()))
+    teacher_taps(manifest, Role::Vector, |alias| row_shape(manifest, alias))
+}
+
+/// The shape of a row of a tap's first array.
+fn row_shape(manifest: &Manifest, alias: &str) -> Option<Vec<usize>> {
+    manifest.statistics(alias).next().map(|(_, spec)| spec.row_shape.clone())
 }
 
 /// The taps of a role, with their shapes and what is stored of them.
@@ -222,7 +246,7 @@ fn teacher_taps(manifest: &Manifest, role: Role, shape: impl Fn(&str) -> Option<
 /// The maps `[N, C, H, W]` among a student's taps, in graph order.
 #[must_use]
 pub fn student_maps(taps: &[Tap]) -> Vec<StudentTap> {
-    student_taps(taps.iter().filter(|tap| tap.layout == Some(Layout::Nchw)))
+    student_taps(taps.iter().filter(|tap| tap.layout == Some(Layout::Nchw) && tap.shape.len() == 4))
 }
 
 /// The vectors `[N, C]` among a student's taps, in graph order.
@@ -363,6 +387,7 @@ mod tests {
         Taps {
             other_classes: false,
             teacher_maps: teachers(),
+            teacher_volumes: Vec::new(),
             teacher_vectors: vec![TeacherTap {
                 alias: "pooled".into(),
                 tensor: "/Flatten".into(),
@@ -410,6 +435,20 @@ mod tests {
         let error = taps.pairs(&crd).unwrap_err();
         assert!(error.to_string().contains("in the cache") && error.find_hint().unwrap().contains("--tap"));
         assert!(taps.pairs(&"at:pair=pooled>c".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_volume_is_refused_where_it_would_be_read() {
+        let mut taps = taps();
+        let shape = vec![8, 4, 16, 16];
+        taps.teacher_volumes = vec![TeacherTap { alias: "r1".into(), tensor: "r1".into(), stage: None, shape, stored: Vec::new() }];
+        taps.pairs(&"at".parse().unwrap()).unwrap();
+        let refused = |taps: &Taps, text: &str| taps.pairs(&text.parse().unwrap()).unwrap_err().to_string();
+        let expected = "criterion at: expected a map or a vector of the teacher, found the volume r1 8x4x16x16";
+        assert_eq!(refused(&taps, "at:pair=r1>c"), expected);
+        taps.teacher_maps.clear();
+        assert_eq!(refused(&taps, "at"), expected);
+        taps.pairs(&"rkd".parse().unwrap()).unwrap();
     }
 
     #[test]

@@ -150,6 +150,74 @@ fn teacher(fault: Fault, batch: Option<i64>) -> ModelProto {
     }
 }
 
+/// Writes a classifier of two convolutions and an average over as many dimensions as `row` (`[C,
+/// …]`) has after the channels; `maps`: the names of what their activations give, 8 channels of the
+/// input's size each.
+pub fn write_convolutions(path: &Path, input: &str, row: &[usize], maps: [&str; 2]) {
+    let mut random = Random(17);
+    let dimensions = row.len() - 1;
+    let size: Vec<Option<i64>> = row.iter().map(|&n| Some(n as i64)).collect();
+    let kernel = vec![3; dimensions];
+    let pads = || vec![ints("pads", &vec![1; 2 * dimensions])];
+    let graph = GraphProto {
+        name: Some("convolutions".into()),
+        input: vec![value(input, &[&[None], size.as_slice()].concat())],
+        output: vec![value("logits", &[None, Some(10)])],
+        initializer: vec![
+            weight(&mut random, "w1", &[&[8, row[0]], kernel.as_slice()].concat(), 1.0),
+            weight(&mut random, "w2", &[&[8, 8], kernel.as_slice()].concat(), 1.0),
+            weight(&mut random, "w3", &[8, 10], 1.0),
+        ],
+        node: vec![
+            node("Conv", &[input, "w1"], "conv1", pads()),
+            node("Relu", &["conv1"], maps[0], vec![]),
+            node("Conv", &[maps[0], "w2"], "conv2", pads()),
+            node("Relu", &["conv2"], maps[1], vec![]),
+            node("GlobalAveragePool", &[maps[1]], "average", vec![]),
+            node("Flatten", &["average"], "pooled", vec![]),
+            node("MatMul", &["pooled", "w3"], "logits", vec![]),
+        ],
+        ..GraphProto::default()
+    };
+    write_graph(path, graph);
+}
+
+/// Writes a classifier of `depth` pointwise convolutions with activations (`r0`, `r1` …) of
+/// `channels` maps of side² each.
+pub fn write_deep(path: &Path, depth: usize, channels: usize, side: usize) {
+    let mut random = Random(19);
+    let mut nodes = Vec::new();
+    let mut initializers = Vec::new();
+    let mut last = "image".to_owned();
+    for layer in 0..depth {
+        let from = if layer == 0 { 1 } else { channels };
+        initializers.push(weight(&mut random, &format!("w{layer}"), &[channels, from, 1, 1], 0.5));
+        nodes.push(node("Conv", &[&last, &format!("w{layer}")], &format!("c{layer}"), vec![]));
+        nodes.push(node("Relu", &[&format!("c{layer}")], &format!("r{layer}"), vec![]));
+        last = format!("r{layer}");
+    }
+    initializers.push(weight(&mut random, "head", &[channels, 10], 0.5));
+    nodes.push(node("GlobalAveragePool", &[&last], "average", vec![]));
+    nodes.push(node("Flatten", &["average"], "pooled", vec![]));
+    nodes.push(node("MatMul", &["pooled", "head"], "logits", vec![]));
+    let side = Some(side as i64);
+    let graph = GraphProto {
+        name: Some("deep".into()),
+        input: vec![value("image", &[None, Some(1), side, side])],
+        output: vec![value("logits", &[None, Some(10)])],
+        initializer: initializers,
+        node: nodes,
+        ..GraphProto::default()
+    };
+    write_graph(path, graph);
+}
+
+fn write_graph(path: &Path, graph: GraphProto) {
+    let opset_import = vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }];
+    let model = ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..ModelProto::default() };
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+}
+
 /// Writes an IDX data set of `samples` 28×28 training images of noise, labels 0 to 9 in turn.
 pub fn write_idx(folder: &Path, samples: usize) {
     write_idx_with_labels(folder, samples, 10);

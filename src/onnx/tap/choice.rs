@@ -4,6 +4,7 @@ use super::super::nearest::unknown;
 use crate::error::{Error, Result};
 use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
 /// A tap that the user asked for, resolved against the model's tensors.
@@ -50,19 +51,9 @@ pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
         }
         requested.push(request);
     }
-    let mut free = |tensor: &str| {
-        let base = alias(tensor);
-        let mut name = base.clone();
-        let mut number = 2u32;
-        while !taken.insert(name.to_ascii_lowercase()) {
-            name = format!("{base}-{number}");
-            number += 1;
-        }
-        name
-    };
     let choice = |r: Request<'_>| TapChoice {
         tensor: r.tensor.to_owned(),
-        alias: r.alias.map_or_else(|| free(r.tensor), str::to_owned),
+        alias: r.alias.map_or_else(|| free(alias(r.tensor), &mut taken), str::to_owned),
         layout: r.layout,
         size: r.size,
     };
@@ -112,16 +103,55 @@ fn stem(text: &str) -> &str {
 
 /// Names with these beginnings have a meaning to file systems and to Zarr.
 const RESERVED_BEGINNINGS: [char; 2] = ['.', '_'];
+/// Names of files that a cache's folders may hold, in any case: file systems that ignore it are
+/// common.
+const RESERVED_NAMES: [&str; 2] = ["zarr.json", "manifest.json"];
+/// The longest alias. A part of a path has 200 bytes in a cache; what is added to an alias (`-2`,
+/// `-14x14`) needs some of them.
+const ALIAS_BYTES_MAX: usize = 160;
+/// What is kept of the end of a longer name, which tells more than its beginning does.
+const TAIL_BYTES: usize = 80;
 
+/// Whether a name may be an alias, or the rule that it breaks.
 fn check_alias(alias: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let refuse = |rule: &str| Err(Error::input(format!("alias `{alias}`: expected {rule}")));
     if alias.is_empty() || !alias.chars().all(plain) || alias.starts_with(RESERVED_BEGINNINGS) {
-        return Err(Error::input(format!("alias `{alias}`: expected letters, digits and . _ -, beginning with a letter, a digit or -")));
+        return refuse("letters, digits and . _ -, beginning with a letter, a digit or -");
+    }
+    if alias.len() > ALIAS_BYTES_MAX {
+        return refuse(&format!("at most {ALIAS_BYTES_MAX} characters, found {}", alias.len()));
+    }
+    if is_reserved(alias) {
+        return refuse("another name than that of a file of the cache");
     }
     Ok(())
 }
 
-/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`.
+fn is_reserved(name: &str) -> bool {
+    RESERVED_NAMES.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+}
+
+/// A name for a path in a cache as it is, where it can stand there, else one made of it.
+#[must_use]
+pub fn path_name(name: &str) -> String {
+    let is_safe = check_alias(name.strip_prefix('_').unwrap_or(name)).is_ok();
+    if is_safe { name.to_owned() } else { alias(name) }
+}
+
+/// This name, or with `-2`, `-3` … where it is taken; upper and lower case are the same. Takes it.
+pub fn free<S: std::hash::BuildHasher>(base: String, taken: &mut HashSet<String, S>) -> String {
+    let mut name = base.clone();
+    let mut number = 2u32;
+    while !taken.insert(name.to_ascii_lowercase()) {
+        name = format!("{base}-{number}");
+        number += 1;
+    }
+    name
+}
+
+/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`. It
+/// obeys the rules of an alias: of a long name the end stays, with a hash of the whole.
 #[must_use]
 pub fn alias(tensor: &str) -> String {
     let name = tensor.strip_suffix(":0").unwrap_or(tensor);
@@ -133,7 +163,20 @@ pub fn alias(tensor: &str) -> String {
     let kept: Vec<&str> = parts.iter().enumerate().filter(|&(i, part)| !repeated(part, parts.get(i + 1))).map(|(_, part)| *part).collect();
     let plain: String = kept.join(".").chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' }).collect();
     let trimmed = plain.trim_start_matches(RESERVED_BEGINNINGS).trim_end_matches('.');
-    if trimmed.is_empty() { "tensor".to_owned() } else { trimmed.to_owned() }
+    if trimmed.is_empty() {
+        return "tensor".to_owned();
+    }
+    if is_reserved(trimmed) {
+        return trimmed.replace('.', "_");
+    }
+    if trimmed.len() <= ALIAS_BYTES_MAX {
+        return trimmed.to_owned();
+    }
+    let tail = trimmed.get(trimmed.len() - TAIL_BYTES..).unwrap_or_default();
+    // from the beginning of a part on, where there is one
+    let tail = tail.split_once('.').map_or(tail, |(_, rest)| rest).trim_start_matches(RESERVED_BEGINNINGS);
+    let hash: String = Sha256::digest(tensor).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{tail}-{hash}")
 }
 
 #[cfg(test)]
@@ -159,6 +202,37 @@ mod tests {
         assert_eq!(alias("/../.."), "tensor");
         assert_eq!(alias("__x"), "x");
         assert_eq!(alias("größe"), "gr__e");
+    }
+
+    #[test]
+    fn a_made_alias_obeys_the_rules_of_one() {
+        let long = |end: &str| format!("StatefulPartitionedCall/{}{end}", "block_1_expand_relu/".repeat(20));
+        let names =
+            [long("a"), long("b"), "x".repeat(161), "_".repeat(400), "é".repeat(300), "a/".repeat(200), format!("x{}", ".".repeat(300))];
+        for name in &names {
+            check_alias(&alias(name)).unwrap();
+            assert!(alias(name).len() <= TAIL_BYTES + 9, "{}", alias(name));
+        }
+        assert!(
+            alias(&names[0]).starts_with("block_1_expand_relu.") && alias(&names[0]).contains("expand_relu.a-"),
+            "{}",
+            alias(&names[0])
+        );
+        assert_ne!(alias(&names[0]), alias(&names[1]));
+        // what a name is made into stays what it was
+        assert_eq!(alias(&"y".repeat(160)), "y".repeat(160));
+        assert_eq!(["zarr.json", "/Zarr.JSON_output_0", "manifest.json"].map(alias), ["zarr_json", "Zarr_JSON", "manifest_json"]);
+    }
+
+    #[test]
+    fn an_input_keeps_its_name_where_it_can() {
+        let long = "i".repeat(300);
+        for (name, expected) in [("x", "x"), ("_x", "_x"), ("__x", "x"), (".x", "x"), ("a/b:0", "a.b"), ("zarr.json", "zarr_json")] {
+            assert_eq!(path_name(name), expected);
+        }
+        assert_eq!(path_name(&long), alias(&long));
+        let mut taken = HashSet::new();
+        assert_eq!(["a.b", "A.b", "a.b"].map(|name| free(name.to_owned(), &mut taken)), ["a.b", "A.b-2", "a.b-3"]);
     }
 
     #[test]
@@ -213,6 +287,9 @@ mod tests {
         assert!(refused(&["/layer1/Relu_output_0=a", "/layer2/Relu_output_0=A"], &names).to_string().contains("alias `A`"));
         for bad in ["", "a/b", "..", "__x", "a b"] {
             assert!(refused(&[&format!("/layer1/Relu_output_0={bad}")], &names).to_string().contains("letters"), "{bad}");
+        }
+        for (bad, rule) in [("x".repeat(161), "at most 160"), ("Zarr.json".into(), "file of the cache")] {
+            assert!(refused(&[&format!("/layer1/Relu_output_0={bad}")], &names).to_string().contains(rule), "{bad}");
         }
         assert!(refused(&["/layer1/Relu_output_0@0x8"], &names).to_string().contains("no node"));
     }

@@ -1,59 +1,89 @@
-//! Which tensors of rank 4 are channel maps, and where their channels stand. ONNX's spatial operators are NCHW by definition; everything
-//! else follows what it reads. A network that leaves rank 4 and comes back (a channel shuffle, windows of a transformer) is recognised by the
-//! height and width that it had. Attention scores, also of rank 4, are no maps.
+//! Which tensors are channel maps, and where their channels stand. ONNX's spatial operators have
+//! the channels first by definition, the quantized and channels-last forms of `com.microsoft` say
+//! where they have them; everything else follows what it reads. A network that leaves rank 4 and
+//! comes back (a channel shuffle, windows of a transformer) is recognised by the height and width
+//! that it had. Attention scores, also of rank 4, are no maps. An integer tensor has no shape here,
+//! but hands on the axis order to what is made of it.
 //!
-//! Tokens (rank 3) come from a grid where a map was flattened into them: its height and width are theirs, behind what was put before them.
+//! A map of one dimension (`[N, C, T]`, of sound or a series) is one of height 1. A flattened map
+//! (`[N, C, H·W]`) is a map still; its transposition are tokens, whose grid is its height and
+//! width, behind what was put before them. Maps of three dimensions (`[N, C, D, H, W]`) are
+//! volumes.
 
 use super::super::Model;
 use super::super::flow::{Flow, values};
 use super::super::proto::NodeProto;
-use super::ints;
+use super::{int, ints};
 use crate::recipe::Layout;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Tokens that may stand before those of the image: class, distillation, registers.
 pub const PREFIX_TOKENS_MAX: usize = 16;
 
+/// The shapes of tensors, batch axis first.
+type Shapes = HashMap<String, Vec<Option<usize>>>;
+
 /// What the graph tells of its tensors' axes.
 #[derive(Default)]
 pub(super) struct Layouts<'a> {
-    /// The axis order of every channel map.
+    /// The axis order of every channel map, those of one dimension included.
     pub(super) maps: HashMap<&'a str, Layout>,
-    /// Height and width of the image that tokens `[N, T, C]` cover.
+    /// Where the channels stand in every tensor of rank 3 that was flattened from a map.
+    pub(super) flattened: HashMap<&'a str, Layout>,
+    /// Height and width of the image that the positions of a tensor of rank 3 cover.
     pub(super) grids: HashMap<&'a str, [usize; 2]>,
+    /// Maps that are made of maps by way of something that is none: what a detector computes of its
+    /// boxes, say.
+    pub(super) remade: HashSet<&'a str>,
+    /// Maps of three dimensions.
+    pub(super) volumes: HashSet<&'a str>,
 }
 
 /// Follows maps and tokens through the graph.
-pub(super) fn of_tensors<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>) -> Layouts<'a> {
+pub(super) fn of_tensors<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &Shapes) -> Layouts<'a> {
     let mut found = Layouts::default();
     // height and width of the nearest map behind a tensor
     let mut sizes: HashMap<&str, [usize; 2]> = HashMap::new();
-    // where the channels stand in a tensor of rank 3
-    let mut flattened: HashMap<&str, Layout> = HashMap::new();
+    let mut seen: HashSet<[usize; 2]> = HashSet::new();
     for node in &model.graph().node {
         let data = flow.data(node);
-        let before = data.iter().find_map(|name| found.maps.get(name).copied());
-        let before_flat = before.or(data.iter().find_map(|name| flattened.get(name).copied()));
-        let size = data.iter().find_map(|name| sizes.get(name).copied());
+        let read = Read::of(&found, &sizes, shapes, &data);
         for tensor in values(node).filter(|name| flow.depends_on_input(name)) {
-            let mut spatial = size;
+            let mut spatial = read.size;
             match shapes.get(tensor).map(Vec::as_slice) {
                 Some(&[_, Some(a), Some(b), Some(c)]) => {
-                    let layout = of_output(node, before, size, [a, b, c]);
+                    let layout = of_output(node, &read, [a, b, c]);
                     spatial = match layout {
                         Some(Layout::Nchw) => Some([b, c]),
                         Some(Layout::Nhwc) => Some([a, b]),
-                        None => size,
+                        None => read.size,
                     };
                     found.maps.extend(layout.map(|l| (tensor, l)));
                 }
-                Some(&[_, Some(tokens), Some(_)]) => {
-                    let layout = of_flattened(node, before_flat);
-                    flattened.extend(layout.map(|l| (tensor, l)));
-                    let fits = |size: &[usize; 2]| tokens.checked_sub(size[0] * size[1]).is_some_and(|prefix| prefix <= PREFIX_TOKENS_MAX);
-                    found.grids.extend(size.filter(|size| layout == Some(Layout::Nhwc) && fits(size)).map(|size| (tensor, size)));
+                Some(&[_, Some(a), Some(b)]) => {
+                    if read.is_sequence(node, [a, b]) {
+                        spatial = Some([1, b]);
+                        found.maps.insert(tensor, Layout::Nchw);
+                        found.grids.insert(tensor, [1, b]);
+                    } else if let Some(layout) = of_flattened(node, &read, [a, b]) {
+                        found.flattened.insert(tensor, layout);
+                        found.grids.extend(read.size.filter(|&size| covers(layout, size, [a, b])).map(|size| (tensor, size)));
+                    }
                 }
+                Some([_, _, _, _, _]) if of_operator(node).is_some() || (read.is_volume && !rearranges(node)) => {
+                    found.volumes.insert(tensor);
+                }
+                None => found.maps.extend(of_unknown(node, read.map).map(|l| (tensor, l))),
                 _ => {}
+            }
+            if let Some(size) = spatial.filter(|_| found.maps.contains_key(tensor)) {
+                let is_good = |name: &&str| found.maps.contains_key(name) && !found.remade.contains(name);
+                let is_kept = data.iter().any(is_good) || read.size.is_none() || seen.contains(&size);
+                if !is_kept && (of_operator(node).is_some() || data.iter().any(|name| found.remade.contains(name))) {
+                    found.remade.insert(tensor);
+                } else {
+                    seen.insert(size);
+                }
             }
             sizes.extend(spatial.map(|s| (tensor, s)));
         }
@@ -61,50 +91,160 @@ pub(super) fn of_tensors<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &HashMap
     found
 }
 
-/// A map that is flattened keeps its axis order; a transposition swaps channels and positions.
-fn of_flattened(node: &NodeProto, before: Option<Layout>) -> Option<Layout> {
-    match (node.op_type(), ints(node, "perm"), before?) {
-        ("Transpose", [0, 2, 1], Layout::Nchw) => Some(Layout::Nhwc),
-        ("Transpose", [0, 2, 1], Layout::Nhwc) => Some(Layout::Nchw),
-        ("Transpose", _, _) => None,
-        (_, _, layout) => Some(layout),
+/// What a node reads.
+struct Read {
+    /// The axis order of the first map.
+    map: Option<Layout>,
+    /// The rank of that map; `None`: not known.
+    rank: Option<usize>,
+    /// Its channels, where they stand first.
+    channels: Option<usize>,
+    /// Where the channels stand in the first tensor that was flattened.
+    flattened: Option<Layout>,
+    /// Height and width of the nearest map behind.
+    size: Option<[usize; 2]>,
+    /// The rank of the first tensor.
+    first_rank: Option<usize>,
+    is_volume: bool,
+}
+
+impl Read {
+    fn of(found: &Layouts<'_>, sizes: &HashMap<&str, [usize; 2]>, shapes: &Shapes, data: &[&str]) -> Self {
+        let first = data.iter().find(|name| found.maps.contains_key(**name));
+        let shape = first.and_then(|name| shapes.get(*name));
+        Self {
+            map: first.and_then(|name| found.maps.get(name).copied()),
+            rank: shape.map(Vec::len),
+            channels: shape.and_then(|shape| shape.get(1).copied().flatten()),
+            flattened: data.iter().find_map(|name| found.flattened.get(name).copied()),
+            size: data.iter().find_map(|name| sizes.get(name).copied()),
+            first_rank: data.first().and_then(|name| shapes.get(*name)).map(Vec::len),
+            is_volume: data.iter().any(|name| found.volumes.contains(name)) || (first.is_some() && shape.is_none()),
+        }
+    }
+
+    /// Whether an output `[N, a, b]` is a map of one dimension.
+    fn is_sequence(&self, node: &NodeProto, [a, b]: [usize; 2]) -> bool {
+        match (of_operator(node), self.map) {
+            // a norm of what was flattened leaves it what it is
+            (Some(_), map) if node.op_type().contains("Norm") => map.is_some() || (self.flattened.is_none() && self.size.is_none()),
+            (Some(_), _) => true,
+            (None, None) if node.op_type() == "Reshape" => self.flattened.is_none() && self.size == Some([1, b]),
+            // one of height and width is gone
+            (None, Some(Layout::Nchw)) if self.rank == Some(4) && is_reduction(node) => {
+                self.channels == Some(a) && self.size.is_some_and(|size| size.contains(&b))
+            }
+            (None, Some(Layout::Nchw)) if self.rank != Some(4) => !rearranges(node),
+            _ => false,
+        }
     }
 }
 
-/// `before`: the layout of what the node reads; `size`: height and width of the nearest map behind it; `dims`: the output without the batch axis.
-fn of_output(node: &NodeProto, before: Option<Layout>, size: Option<[usize; 2]>, dims: [usize; 3]) -> Option<Layout> {
-    let [a, b, c] = dims;
+/// Whether the positions of a tensor of rank 3 are those of an image of this size, some tokens
+/// before them allowed.
+fn covers(layout: Layout, [height, width]: [usize; 2], [a, b]: [usize; 2]) -> bool {
+    let area = height.saturating_mul(width);
+    match layout {
+        Layout::Nchw => b == area,
+        Layout::Nhwc => a.checked_sub(area).is_some_and(|prefix| prefix <= PREFIX_TOKENS_MAX),
+    }
+}
+
+/// A map that is flattened keeps its axis order; a transposition swaps channels and positions.
+fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layout> {
+    let before = read.map.or(read.flattened)?;
+    match (node.op_type(), ints(node, "perm")) {
+        ("Transpose", [0, 2, 1]) => Some(if before == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw }),
+        ("Transpose", _) => None,
+        // other rows than those of positions are something else
+        ("Reshape" | "Flatten" | "Squeeze", _) => Some(before).filter(|&l| read.size.is_none_or(|size| covers(l, size, dims))),
+        _ => Some(before),
+    }
+}
+
+/// The axis order of what an operator computes, where the operator itself says it, and its output's
+/// rank does not matter.
+fn of_operator(node: &NodeProto) -> Option<Layout> {
+    let last = |by_default: bool| {
+        let given = node.attribute.iter().any(|a| a.name() == "channels_last");
+        let last = if given { int(node, "channels_last") != 0 } else { by_default };
+        Some(if last { Layout::Nhwc } else { Layout::Nchw })
+    };
+    match node.op_type() {
+        "Conv"
+        | "ConvTranspose"
+        | "ConvInteger"
+        | "DeformConv"
+        | "FusedConv"
+        | "ConvTransposeWithDynamicPads"
+        | "MaxPool"
+        | "AveragePool"
+        | "LpPool"
+        | "MaxUnpool"
+        | "GlobalAveragePool"
+        | "GlobalMaxPool"
+        | "GlobalLpPool"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "LRN"
+        | "Upsample"
+        | "DepthToSpace"
+        | "SpaceToDepth"
+        | "GridSample" => Some(Layout::Nchw),
+        "QLinearConv" | "QLinearAveragePool" | "QLinearGlobalAveragePool" => last(false),
+        "NhwcConv" | "NhwcFusedConv" | "NhwcMaxPool" => Some(Layout::Nhwc),
+        "GroupNorm" | "SkipGroupNorm" => last(true),
+        _ => None,
+    }
+}
+
+/// Whether a node gives its input's values other axes.
+fn rearranges(node: &NodeProto) -> bool {
+    matches!(
+        node.op_type(),
+        "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Gather" | "Einsum" | "MatMul" | "MatMulInteger" | "QLinearMatMul"
+    )
+}
+
+/// Whether a node takes axes away.
+fn is_reduction(node: &NodeProto) -> bool {
+    node.op_type() == "Squeeze" || node.op_type().starts_with("Reduce")
+}
+
+/// The axis order of a tensor whose shape is not known.
+fn of_unknown(node: &NodeProto, before: Option<Layout>) -> Option<Layout> {
+    of_operator(node).or(before.filter(|_| !rearranges(node)))
+}
+
+/// `dims`: the output without the batch axis.
+fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> {
+    let ([a, b, c], size) = (dims, read.size);
     let by_size = match size {
         Some(size) if size == [b, c] => Some(Layout::Nchw),
         Some(size) if size == [a, b] => Some(Layout::Nhwc),
         _ => None,
     };
-    match (node.op_type(), before) {
-        (
-            "Conv"
-            | "ConvTranspose"
-            | "QLinearConv"
-            | "MaxPool"
-            | "AveragePool"
-            | "LpPool"
-            | "GlobalAveragePool"
-            | "GlobalMaxPool"
-            | "BatchNormalization"
-            | "InstanceNormalization"
-            | "GroupNormalization"
-            | "LRN"
-            | "Upsample"
-            | "DepthToSpace"
-            | "SpaceToDepth",
-            _,
-        ) => Some(Layout::Nchw),
+    match (node.op_type(), read.map) {
+        _ if of_operator(node).is_some() => of_operator(node),
         ("Transpose", Some(before)) => match (before, ints(node, "perm")) {
             (Layout::Nchw, [0, 2, 3, 1]) => Some(Layout::Nhwc),
             (Layout::Nhwc, [0, 3, 1, 2]) => Some(Layout::Nchw),
             _ => None,
         },
+        // depth to space, or back, of an exporter that writes it out
+        ("Reshape", _) if read.first_rank == Some(6) => by_size.or(size.filter(|&s| is_scaled(s, [b, c])).map(|_| Layout::Nchw)),
         ("Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Gather" | "Einsum", _) => by_size,
-        (_, None) => by_size.filter(|_| !matches!(node.op_type(), "MatMul" | "Softmax")),
+        (op, None) => by_size.filter(|_| !op.contains("MatMul") && !op.contains("Softmax")),
         (_, before) => before,
     }
+}
+
+/// Whether both sides are the same whole multiple, or part, of what they were.
+fn is_scaled(from: [usize; 2], to: [usize; 2]) -> bool {
+    let multiple = |small: [usize; 2], large: [usize; 2]| {
+        let factor = large[0].checked_div(small[0]).unwrap_or(0);
+        factor > 1 && small.map(|side| side.checked_mul(factor)) == large.map(Some)
+    };
+    from[0].min(from[1]) > 1 && (multiple(from, to) || multiple(to, from))
 }

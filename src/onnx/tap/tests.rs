@@ -35,6 +35,10 @@ impl Builder {
     }
 
     fn model(&self, output: &str, rank: usize) -> Model {
+        self.model_of(&[output], rank)
+    }
+
+    fn model_of(&self, outputs: &[&str], rank: usize) -> Model {
         let dims = vec![proto::tensor_shape_proto::Dimension::default(); rank];
         let tensor = proto::type_proto::Tensor {
             elem_type: Some(proto::tensor_proto::DataType::Float as i32),
@@ -42,7 +46,12 @@ impl Builder {
         };
         let r#type = Some(TypeProto { value: Some(proto::type_proto::Value::TensorType(tensor)), ..Default::default() });
         let info = |name: &str| ValueInfoProto { name: Some(name.into()), r#type: r#type.clone(), ..Default::default() };
-        let graph = GraphProto { node: self.nodes.clone(), input: vec![info("x")], output: vec![info(output)], ..Default::default() };
+        let graph = GraphProto {
+            node: self.nodes.clone(),
+            input: vec![info("x")],
+            output: outputs.iter().map(|o| info(o)).collect(),
+            ..Default::default()
+        };
         Model::from_proto(ModelProto { graph: Some(graph), ..Default::default() }).unwrap()
     }
 
@@ -52,6 +61,45 @@ impl Builder {
 
     fn suggested(&self) -> Vec<String> {
         self.taps().into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
+    }
+
+    /// What is suggested of a model with these outputs, of which none is a table of logits.
+    fn suggested_of(&self, outputs: &[&str]) -> Vec<String> {
+        self.taps_of(outputs).into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
+    }
+
+    fn taps_of(&self, outputs: &[&str]) -> Vec<Tap> {
+        candidates(&self.model_of(outputs, 3), &self.shapes)
+    }
+
+    /// An integer tensor: the probe gives no shape of it.
+    fn add_integer(&mut self, op: &str, inputs: &[&str], output: &str) {
+        self.add(op, inputs, output, &[]);
+        self.shapes.remove(output);
+    }
+
+    /// Three stages, each the last map of a residual block: c3 [8, 8, 8], c4 [16, 4, 4], c5 [32, 2,
+    /// 2].
+    fn backbone(&mut self) {
+        self.conv("x", "stem", 3, 2, 1, [4, 16, 16]);
+        let mut input = "stem".to_owned();
+        for (name, shape) in [("c3", [8, 8, 8]), ("c4", [16, 4, 4]), ("c5", [32, 2, 2])] {
+            self.conv(&input, &format!("{name}.down"), 3, 2, 1, shape);
+            self.conv(&format!("{name}.down"), &format!("{name}.inner"), 3, 1, 1, shape);
+            self.add("Add", &[&format!("{name}.down"), &format!("{name}.inner")], name, &shape);
+            input = name.to_owned();
+        }
+    }
+
+    /// A convolution without activation.
+    fn linear(&mut self, input: &str, output: &str, kernel: i64, shape: [usize; 3]) {
+        self.add("Conv", &[input], output, &shape).attribute = vec![list("kernel_shape", &[kernel; 2])];
+    }
+
+    /// A prediction as rows of boxes: [C, H, W] → [H·W, C].
+    fn rows(&mut self, input: &str, output: &str, [c, h, w]: [usize; 3]) {
+        self.add("Reshape", &[input], &format!("{output}.columns"), &[c, h * w]);
+        self.add("Transpose", &[&format!("{output}.columns")], output, &[h * w, c]).attribute = vec![list("perm", &[0, 2, 1])];
     }
 }
 
@@ -134,7 +182,7 @@ fn shape_arithmetic_constants_and_attention_are_no_taps() {
     let taps = b.taps();
     let names: Vec<&str> = taps.iter().map(|t| t.tensor.as_str()).collect();
     assert_eq!(names, ["a.conv", "a", "tokens.c", "tokens", "vector", "logits"]);
-    assert_eq!(taps[3].role, Role::Tokens);
+    assert_eq!((taps[2].role, taps[2].spatial(), taps[3].role), (Role::Map, Some([4, 4]), Role::Tokens));
     assert_eq!(b.suggested(), ["a", "vector", "logits"]);
 }
 
@@ -180,8 +228,240 @@ fn tokens_know_the_image_that_they_cover() {
     b.add("Gather", &["wide"], "vector", &[64]);
     b.add("Gemm", &["vector"], "logits", &[10]);
     let taps = b.taps();
-    let grid = |name: &str| taps.iter().find(|t| t.tensor == name).unwrap().grid;
-    assert_eq!(["columns", "embedded", "tokens", "wide", "mixer"].map(grid), [None, Some([4, 4]), Some([4, 4]), Some([4, 4]), None]);
+    let find = |name: &str| taps.iter().find(|t| t.tensor == name);
+    let all = ["columns", "embedded", "tokens", "wide"];
+    assert_eq!(all.map(|name| find(name).unwrap().grid), [Some([4, 4]); 4]);
+    assert_eq!(all.map(|name| find(name).unwrap().role), [Role::Map, Role::Tokens, Role::Tokens, Role::Tokens]);
+    // channels first, over more than the image's positions: neither tokens nor a map
+    assert_eq!(find("mixer"), None);
     assert_eq!(taps.iter().find(|t| t.tensor == "wide").unwrap().stage, Some(1));
     assert_eq!(b.suggested(), ["patch", "vector", "logits"]);
+}
+
+#[test]
+fn a_pyramid_is_suggested_before_its_heads() {
+    // RetinaNet: laterals, top-down sums, a convolution a level, two towers on each
+    let mut b = Builder::default();
+    b.backbone();
+    b.linear("c5", "l5", 1, [16, 2, 2]);
+    b.add("Resize", &["l5"], "u5", &[16, 4, 4]);
+    b.linear("c4", "l4", 1, [16, 4, 4]);
+    b.add("Add", &["l4", "u5"], "m4", &[16, 4, 4]);
+    b.add("Resize", &["m4"], "u4", &[16, 8, 8]);
+    b.linear("c3", "l3", 1, [16, 8, 8]);
+    b.add("Add", &["l3", "u4"], "m3", &[16, 8, 8]);
+    for (level, from, side) in [("p3", "m3", 8), ("p4", "m4", 4), ("p5", "l5", 2)] {
+        b.linear(from, level, 3, [16, side, side]);
+        for (kind, channels) in [("class", 18), ("box", 8)] {
+            let name = format!("{level}.{kind}");
+            b.conv(level, &format!("{name}.tower"), 3, 1, 1, [16, side, side]);
+            b.linear(&format!("{name}.tower"), &format!("{name}.map"), 3, [channels, side, side]);
+            b.rows(&format!("{name}.map"), &name, [channels, side, side]);
+        }
+    }
+    b.add("Concat", &["p3.class", "p4.class", "p5.class"], "classes", &[84, 18]);
+    b.add("Concat", &["p3.box", "p4.box", "p5.box"], "boxes", &[84, 8]);
+    assert_eq!(b.suggested_of(&["classes", "boxes"]), ["stem", "p3", "p4", "p5"]);
+}
+
+/// A path aggregation network: top-down and bottom-up joins; the maps that heads read are n3, n4,
+/// n5.
+fn aggregated() -> Builder {
+    let mut b = Builder::default();
+    b.backbone();
+    b.add("Resize", &["c5"], "u5", &[32, 4, 4]);
+    b.add("Concat", &["u5", "c4"], "j4", &[48, 4, 4]);
+    b.conv("j4", "t4", 1, 1, 1, [16, 4, 4]);
+    b.add("Resize", &["t4"], "u4", &[16, 8, 8]);
+    b.add("Concat", &["u4", "c3"], "j3", &[24, 8, 8]);
+    b.conv("j3", "n3", 1, 1, 1, [8, 8, 8]);
+    b.conv("n3", "d3", 3, 2, 1, [8, 4, 4]);
+    b.add("Concat", &["d3", "t4"], "k4", &[24, 4, 4]);
+    b.conv("k4", "n4", 1, 1, 1, [16, 4, 4]);
+    b.conv("n4", "d4", 3, 2, 1, [16, 2, 2]);
+    b.add("Concat", &["d4", "c5"], "k5", &[48, 2, 2]);
+    b.conv("k5", "n5", 1, 1, 1, [32, 2, 2]);
+    b
+}
+
+const LEVELS: [(&str, usize); 3] = [("n3", 8), ("n4", 4), ("n5", 2)];
+
+#[test]
+fn a_neck_is_found_whatever_its_heads_look_like() {
+    // one prediction a level, taken apart outside the maps
+    let mut coupled = aggregated();
+    // the same as the model's outputs
+    let mut raw = aggregated();
+    // two branches a level, joined before they leave the maps
+    let mut joined = aggregated();
+    // channels last, as TensorFlow has it
+    let mut last = aggregated();
+    for (level, side) in LEVELS {
+        let name = format!("{level}.map");
+        for b in [&mut coupled, &mut raw, &mut last] {
+            b.linear(level, &name, 1, [21, side, side]);
+        }
+        coupled.add("Reshape", &[&name], &format!("{level}.anchors"), &[3, 7, side, side]);
+        coupled.add("Transpose", &[&format!("{level}.anchors")], &format!("{level}.last"), &[3, side, side, 7]);
+        coupled.add("Sigmoid", &[&format!("{level}.last")], &format!("{level}.range"), &[3, side, side, 7]);
+        coupled.add("Reshape", &[&format!("{level}.range")], &format!("{level}.rows"), &[3 * side * side, 7]);
+        last.add("Transpose", &[&name], &format!("{level}.nhwc"), &[side, side, 21]).attribute = vec![list("perm", &[0, 2, 3, 1])];
+        last.add("Reshape", &[&format!("{level}.nhwc")], &format!("{level}.rows"), &[3 * side * side, 7]);
+        for (kind, channels) in [("box", 64), ("class", 5)] {
+            joined.conv(level, &format!("{level}.{kind}.tower"), 3, 1, 1, [16, side, side]);
+            joined.linear(&format!("{level}.{kind}.tower"), &format!("{level}.{kind}"), 1, [channels, side, side]);
+        }
+        joined.add("Concat", &[&format!("{level}.box"), &format!("{level}.class")], &name, &[69, side, side]);
+        joined.add("Reshape", &[&name], &format!("{level}.rows"), &[69, side * side]);
+    }
+    let rows = ["n3.rows", "n4.rows", "n5.rows"];
+    for b in [&mut coupled, &mut last] {
+        b.add("Concat", &rows, "out", &[252, 7]);
+    }
+    // boxes as expectations over bins: a convolution of what is no map of the image
+    joined.add("Concat", &rows, "all", &[69, 84]);
+    joined.add("Slice", &["all"], "bins", &[64, 84]);
+    joined.add("Reshape", &["bins"], "sides", &[4, 16, 84]);
+    joined.add("Transpose", &["sides"], "first", &[16, 4, 84]).attribute = vec![list("perm", &[0, 2, 1, 3])];
+    joined.add("Softmax", &["first"], "chances", &[16, 4, 84]);
+    joined.linear("chances", "expected", 1, [1, 4, 84]);
+    joined.add("Reshape", &["expected"], "out", &[4, 84]);
+    let expected = ["stem", "n3", "n4", "n5"];
+    assert_eq!(coupled.suggested_of(&["out"]), expected);
+    assert_eq!(raw.suggested_of(&["n3.map", "n4.map", "n5.map"]), expected);
+    assert_eq!(last.suggested_of(&["out"]), expected);
+    assert_eq!(joined.suggested_of(&["out"]), expected);
+    // the pyramid itself is the output
+    let mut features = aggregated();
+    for (level, side) in LEVELS {
+        features.linear(level, &format!("{level}.out"), 3, [16, side, side]);
+    }
+    assert_eq!(features.suggested_of(&["n3.out", "n4.out", "n5.out"]), ["stem", "n3.out", "n4.out", "n5.out"]);
+    assert_eq!(aggregated().suggested_of(&["n3", "n4", "n5"]), expected);
+}
+
+#[test]
+fn attention_and_squeezes_in_a_neck_are_no_heads() {
+    let mut b = aggregated();
+    b.add("GlobalAveragePool", &["n5"], "squeezed", &[32, 1, 1]);
+    b.add("Mul", &["n5", "squeezed"], "excited", &[32, 2, 2]);
+    b.add("Reshape", &["excited"], "columns", &[32, 4]);
+    b.add("Transpose", &["columns"], "tokens", &[4, 32]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("MatMul", &["tokens"], "mixed", &[4, 32]);
+    b.add("Transpose", &["mixed"], "back", &[32, 4]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("Reshape", &["back"], "attended", &[32, 2, 2]);
+    for (level, side) in [("n3", 8), ("n4", 4), ("attended", 2)] {
+        b.linear(level, &format!("{level}.map"), 1, [21, side, side]);
+        b.rows(&format!("{level}.map"), &format!("{level}.rows"), [21, side, side]);
+    }
+    b.add("Concat", &["n3.rows", "n4.rows", "attended.rows"], "out", &[84, 21]);
+    assert_eq!(b.suggested_of(&["out"]), ["stem", "n3", "n4", "attended"]);
+}
+
+#[test]
+fn maps_of_quantized_convolutions() {
+    // dynamic quantization: integers between, floats where they are scaled
+    let mut b = Builder::default();
+    b.conv("x", "stem", 3, 1, 1, [8, 8, 8]);
+    b.add_integer("DynamicQuantizeLinear", &["stem"], "q");
+    b.nodes.last_mut().unwrap().output.extend(["q.scale".to_owned(), "q.zero".to_owned()]);
+    b.add_integer("ConvInteger", &["q", "q.zero"], "q.sum");
+    b.add("Cast", &["q.sum"], "sum", &[16, 4, 4]);
+    b.add_integer("Mul", &["q.scale", "q.scale"], "scale");
+    b.add("Mul", &["sum", "scale"], "scaled", &[16, 4, 4]);
+    b.add("Relu", &["scaled"], "out", &[16, 4, 4]);
+    b.head("out", 16);
+    b.nodes.pop();
+    b.add_integer("DynamicQuantizeLinear", &["flat"], "f");
+    b.nodes.last_mut().unwrap().output.extend(["f.scale".to_owned(), "f.zero".to_owned()]);
+    b.add_integer("MatMulInteger", &["f", "f.zero"], "f.sum");
+    b.add("Cast", &["f.sum"], "f.float", &[10]);
+    b.add_integer("Mul", &["f.scale", "f.scale"], "f.both");
+    b.add("Mul", &["f.float", "f.both"], "logits", &[10]);
+    assert_eq!(b.suggested(), ["stem", "out", "flat", "logits"]);
+    // operators on integers: a map is where it is a float
+    let mut b = Builder::default();
+    b.add_integer("QuantizeLinear", &["x"], "qx");
+    for (input, name, pool) in [("qx", "a", "QLinearAveragePool"), ("a.sum", "b", "NhwcMaxPool")] {
+        b.add_integer("QLinearConv", &[input], &format!("{name}.q"));
+        b.add_integer(pool, &[&format!("{name}.q")], &format!("{name}.pool"));
+        b.add_integer("QLinearAdd", &[&format!("{name}.pool"), &format!("{name}.pool")], &format!("{name}.sum"));
+        b.add("DequantizeLinear", &[&format!("{name}.sum")], &format!("{name}.float"), &[8, 4, 4]);
+    }
+    let taps = b.taps_of(&["b.float"]);
+    let layout = |name: &str| taps.iter().find(|t| t.tensor == name).and_then(|t| t.layout);
+    assert_eq!(["a.float", "b.float"].map(layout), [Some(Layout::Nchw), Some(Layout::Nhwc)]);
+    // quantized and restored: what the next layer reads counts
+    let mut b = Builder::default();
+    b.conv("x", "a", 3, 1, 1, [8, 8, 8]);
+    b.add_integer("QuantizeLinear", &["a"], "a.q");
+    b.add("DequantizeLinear", &["a.q"], "a.dq", &[8, 8, 8]);
+    b.conv("a.dq", "b", 3, 2, 1, [16, 4, 4]);
+    b.head("b", 16);
+    assert_eq!(b.suggested(), ["a.dq", "b", "flat", "logits"]);
+}
+
+#[test]
+fn a_map_of_one_dimension_is_no_tokens() {
+    let mut b = Builder::default();
+    b.add("Conv", &["x"], "c1", &[8, 100]).attribute = vec![list("kernel_shape", &[3])];
+    b.add("BatchNormalization", &["c1"], "n1", &[8, 100]);
+    b.add("Relu", &["n1"], "r1", &[8, 100]);
+    b.add("MaxPool", &["r1"], "p1", &[8, 50]);
+    b.add("Conv", &["p1"], "c2", &[16, 50]).attribute = vec![list("kernel_shape", &[3])];
+    // group normalization as exporters write it
+    b.add("Reshape", &["c2"], "groups", &[4, 200]);
+    b.add("InstanceNormalization", &["groups"], "normal", &[4, 200]);
+    b.add("Reshape", &["normal"], "n2", &[16, 50]);
+    b.add("Relu", &["n2"], "r2", &[16, 50]);
+    b.add("Transpose", &["r2"], "tokens", &[50, 16]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("MatMul", &["tokens"], "mixed", &[50, 16]);
+    b.add("ReduceMean", &["mixed"], "vector", &[16]);
+    b.add("Gemm", &["vector"], "logits", &[10]);
+    let taps = b.taps();
+    let find = |name: &str| taps.iter().find(|t| t.tensor == name).unwrap();
+    for (name, length) in [("c1", 100), ("r1", 100), ("p1", 50), ("n2", 50), ("r2", 50)] {
+        let tap = find(name);
+        assert_eq!((tap.role, tap.layout, tap.spatial()), (Role::Map, Some(Layout::Nchw), Some([1, length])), "{name}");
+    }
+    assert_eq!((find("mixed").role, find("mixed").grid), (Role::Tokens, Some([1, 50])));
+    assert_eq!(b.suggested(), ["r1", "r2", "vector", "logits"]);
+    // a spectrum whose height is gone
+    let mut b = Builder::default();
+    b.conv("x", "a", 3, 1, 1, [8, 4, 30]);
+    b.add("ReduceMean", &["a"], "line", &[8, 30]);
+    b.add("ReduceMean", &["a"], "plane", &[4, 30]);
+    let taps = b.taps_of(&["line", "plane"]);
+    let role = |name: &str| taps.iter().find(|t| t.tensor == name).map(|t| (t.role, t.grid));
+    assert_eq!(role("line"), Some((Role::Map, Some([1, 30]))));
+    assert_ne!(role("plane").map(|(role, _)| role), Some(Role::Map));
+}
+
+#[test]
+fn maps_of_three_dimensions_are_volumes() {
+    let mut b = Builder::default();
+    b.add("Conv", &["x"], "c1", &[8, 4, 16, 16]);
+    b.add("Relu", &["c1"], "r1", &[8, 4, 16, 16]);
+    b.add("Reshape", &["r1"], "windows", &[8, 4, 16, 16]);
+    b.head("r1", 8);
+    let taps = b.taps();
+    let of = |name: &str| taps.iter().find(|t| t.tensor == name).map(|t| (t.role, t.stage, t.suggested));
+    assert_eq!(of("r1"), Some((Role::Volume, None, false)));
+    assert_eq!(of("windows"), None);
+    assert_eq!(b.suggested(), ["flat", "logits"]);
+}
+
+#[test]
+fn depth_to_space_written_out_stays_a_map() {
+    let mut b = Builder::default();
+    b.conv("x", "a", 3, 1, 1, [16, 4, 4]);
+    b.add("Reshape", &["a"], "parts", &[4, 2, 2, 4, 4]);
+    b.shapes.insert("parts".into(), vec![None, Some(4), Some(2), Some(2), Some(4), Some(4)]);
+    b.add("Transpose", &["parts"], "apart", &[4, 4, 2, 4, 2]).attribute = vec![list("perm", &[0, 1, 4, 2, 5, 3])];
+    b.add("Reshape", &["apart"], "large", &[4, 8, 8]);
+    b.conv("large", "out", 3, 1, 1, [4, 8, 8]);
+    let taps = b.taps_of(&["out"]);
+    let find = |name: &str| taps.iter().find(|t| t.tensor == name).map(|t| (t.role, t.stage));
+    assert_eq!(find("large"), Some((Role::Map, Some(2))));
+    assert_eq!(find("out"), Some((Role::Map, Some(2))));
 }

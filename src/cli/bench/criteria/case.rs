@@ -79,6 +79,7 @@ impl Pair {
         Taps {
             other_classes: false,
             teacher_maps: maps(teachers).map(|(stage, shape)| teacher(format!("stage{stage}"), Some(stage), shape)).collect(),
+            teacher_volumes: Vec::new(),
             teacher_vectors: vector(teachers).into_iter().map(|shape| teacher("pooled".to_owned(), None, shape)).collect(),
             student_maps: maps(students).map(|(stage, shape)| student(format!("stage{stage}"), Some(stage), shape)).collect(),
             student_vectors: vector(students).into_iter().map(|shape| student("pooled".to_owned(), None, shape)).collect(),
