@@ -28,7 +28,8 @@ pub fn parameters(model: &Model) -> u64 {
     initializers.chain(constants).filter(|t| is_weight(t)).map(elements).fold(0, u64::saturating_add)
 }
 
-/// Multiply-accumulates of one sample in `Conv`, `ConvTranspose`, `Gemm` and `MatMul`. `shapes`: every tensor's shape in a run on `batch` samples.
+/// Multiply-accumulates of one sample in convolutions and matrix products, quantized and fused ones
+/// included. `shapes`: every tensor's shape in a run on `batch` samples.
 /// `None` when a shape that is needed is missing.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
@@ -47,7 +48,7 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
         let output = node.output.first()?;
         if flow.depends_on_input(output) {
             let input = shape(node.input.first()?)?;
-            let weight = shape(node.input.get(1)?)?;
+            let weight = shape(node.input.get(weight_input(node)?)?)?;
             total = total.saturating_add(node_macs(node, &input, &weight, &shape(output)?)?);
         }
     }
@@ -59,18 +60,28 @@ pub(crate) fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], out
     let product = |shape: &[usize]| shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
     let each = match node.op_type() {
         // weight [O, I/groups, k…]: each output element sums I/groups·k… products
-        "Conv" => return Some(product(output).saturating_mul(product(weight.get(1..)?))),
+        "Conv" | "ConvInteger" | "QLinearConv" | "FusedConv" => return Some(product(output).saturating_mul(product(weight.get(1..)?))),
         // weight [I, O/groups, k…]: each input element is spread over O/groups·k… outputs
         "ConvTranspose" => return Some(product(input).saturating_mul(product(weight.get(1..)?))),
-        "Gemm" if int(node, "transA") != 0 => input.first()?,
-        "Gemm" | "MatMul" => input.last()?,
+        "Gemm" | "QGemm" if int(node, "transA") != 0 => input.first()?,
+        "Gemm" | "QGemm" | "MatMul" | "MatMulInteger" | "QLinearMatMul" => input.last()?,
         _ => return None,
     };
     Some(product(output).saturating_mul(*each as u64))
 }
 
 fn is_counted(node: &NodeProto) -> bool {
-    matches!(node.op_type(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
+    weight_input(node).is_some()
+}
+
+/// Which input of a convolution or product is the second factor; `None` for other operators.
+fn weight_input(node: &NodeProto) -> Option<usize> {
+    match node.op_type() {
+        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "ConvInteger" | "MatMulInteger" | "FusedConv" => Some(1),
+        // after the first factor's scale and zero point
+        "QLinearConv" | "QLinearMatMul" | "QGemm" => Some(3),
+        _ => None,
+    }
 }
 
 fn is_weight(tensor: &TensorProto) -> bool {
@@ -106,6 +117,8 @@ mod tests {
         assert_eq!(count("ConvTranspose", &[], &[1, 4, 5, 5], &[4, 2, 2, 2], &[1, 2, 10, 10]), Some(4 * 25 * 8));
         assert_eq!(count("Gemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
         assert_eq!(count("Gemm", &[("transA", 1)], &[7, 3], &[7, 5], &[3, 5]), Some(105));
+        assert_eq!(count("QLinearConv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]), Some(2 * 6 * 64 * 36));
+        assert_eq!(count("QGemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
         assert_eq!(count("MatMul", &[], &[2, 4, 9, 8], &[2, 4, 8, 9], &[2, 4, 9, 9]), Some(2 * 4 * 81 * 8));
     }
 }
