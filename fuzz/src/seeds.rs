@@ -108,7 +108,7 @@ pub fn idx() -> Vec<Vec<u8>> {
     vec![join(&images, &labels), join(&packed(&images), &packed(&labels))]
 }
 
-/// Two classes of one image each, plain and compressed.
+/// Two classes of one image each, plain and compressed, with links, and as zip files.
 #[must_use]
 pub fn tar() -> Vec<Vec<u8>> {
     let image = fs::read(data("pil").join("one-bit.png")).unwrap();
@@ -122,10 +122,29 @@ pub fn tar() -> Vec<Vec<u8>> {
         header.set_mode(0o644);
         archive.append_data(&mut header, Path::new(path), &image[..]).unwrap();
     }
+    for (kind, path, target) in [
+        (tar::EntryType::Symlink, "photos/cat/2.png", "../dog/../cat/1.png"),
+        (tar::EntryType::Symlink, "photos/cat/more", "../dog"),
+        (tar::EntryType::Link, "photos/dog/3.png", "photos/cat/1.png"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        archive.append_link(&mut header, path, target).unwrap();
+    }
+    let zipped = |method| {
+        let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        for path in ["photos/cat/1.png", "photos/dog/2.png", "photos/readme.txt"] {
+            archive.start_file(path, options).unwrap();
+            archive.write_all(&image).unwrap();
+        }
+        archive.finish().unwrap().into_inner()
+    };
     let plain = archive.into_inner().unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(&plain).unwrap();
-    vec![plain, gzip.finish().unwrap()]
+    vec![plain, gzip.finish().unwrap(), zipped(zip::CompressionMethod::Stored), zipped(zip::CompressionMethod::Deflated)]
 }
 
 /// One file of each format and kind of pixel.

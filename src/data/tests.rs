@@ -554,3 +554,59 @@ fn several_data_sets_in_a_folder_are_named() {
         assert!(open(&spec.parse().unwrap(), "train", &crate::monitor::Silent).is_err_and(|e| e.to_string().contains("Python")));
     }
 }
+
+/// A .zip of one stored file in each of two folders, with bytes of both kinds of headers changed:
+/// `(place in the local one, in the central one, value)`.
+fn zipped(names: [&str; 2], changes: &[(usize, usize, u8)]) -> Vec<u8> {
+    let mut zip = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = ::zip::write::SimpleFileOptions::default().compression_method(::zip::CompressionMethod::Stored);
+    for name in names {
+        zip.start_file(name, options).unwrap();
+        std::io::Write::write_all(&mut zip, &png(3)).unwrap();
+    }
+    let mut bytes = zip.finish().unwrap().into_inner();
+    for start in 0..bytes.len() - 4 {
+        for &(local, central, value) in changes {
+            match &bytes[start..start + 4] {
+                b"PK\x03\x04" => bytes[start + local] = value,
+                b"PK\x01\x02" => bytes[start + central] = value,
+                _ => {}
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn zip_files_of_other_kinds_are_refused_by_name() {
+    let names = ["a/1.png", "b/2.png"];
+    let fails = |bytes: &[u8]| error(&save("d.zip", bytes).1, "train");
+    assert!(fails(&zipped(names, &[(6, 8, 1)])).contains("entry a/1.png: expected plain bytes, found encrypted ones"));
+    assert!(fails(&zipped(names, &[(8, 10, 12)])).contains("entry a/1.png: expected no compression or deflate, found"));
+    assert!(fails(&zipped(["../a/1.png", "b/2.png"], &[])).contains("expected a path inside the archive"));
+    let whole = zipped(names, &[]);
+    assert!(fails(&whole[..whole.len() / 2]).contains("cannot be read as a zip archive"));
+    let set = open_path(&save("d.tar", &whole).1, "train").unwrap();
+    assert_eq!(contents(&*set), [("a/1.png".to_owned(), 0, 3), ("b/2.png".to_owned(), 1, 3)]);
+    // as some writers on Windows part names
+    let mut parted = whole;
+    for start in 0..parted.len() - 7 {
+        if names.iter().any(|name| parted[start..].starts_with(name.as_bytes())) {
+            parted[start + 1] = b'\\';
+        }
+    }
+    assert_eq!(open_path(&save("d.zip", &parted).1, "train").unwrap().classes(), ["a", "b"]);
+}
+
+#[test]
+fn a_folder_that_may_not_be_read_is_an_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tree(&["a/1.png", "b/2.png"]);
+    let set = |mode| std::fs::set_permissions(folder.path().join("b"), std::fs::Permissions::from_mode(mode)).unwrap();
+    set(0);
+    // the system's administrator may read everything
+    let forbidden = std::fs::read_dir(folder.path().join("b")).is_err();
+    let opened = open_path(folder.path(), "train");
+    set(0o755);
+    assert_eq!(opened.is_err_and(|e| e.to_string().ends_with("/b: cannot be read")), forbidden);
+}
