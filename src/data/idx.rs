@@ -53,17 +53,33 @@ impl Set {
 
 /// The paths of the data sets at or below a folder.
 pub(super) fn sets(folder: &Path) -> Result<Vec<String>> {
-    Ok(locate(folder)?.iter().map(|set| shown_path(&set.path())).collect())
+    choices(&locate(folder)?)
 }
 
-/// Whether a path names one of several data sets in a folder: `emnist/emnist-letters`.
+/// How each of some data sets is named alone.
+fn choices(sets: &[Set]) -> Result<Vec<String>> {
+    let choice = |set: &Set| {
+        let beside = sets.iter().any(|other| other.folder == set.folder && other.prefix != set.prefix);
+        let images = if beside && set.path() == set.folder { set.find(false, "images")?.or(set.find(true, "images")?) } else { None };
+        Ok(shown_path(&images.unwrap_or_else(|| set.path())))
+    };
+    sets.iter().map(choice).collect()
+}
+
+/// Whether a path names one of several data sets in a folder: `emnist/emnist-letters`, or a file of
+/// its images.
 pub(super) fn is_named(path: &Path) -> bool {
-    !path.exists() && named(path).is_ok_and(|set| set.is_some())
+    !path.is_dir() && named(path).is_ok_and(|set| set.is_some())
 }
 
 fn named(path: &Path) -> Result<Option<Set>> {
     let (Some(folder), Some(stem)) = (path.parent(), path.file_name()) else { return Ok(None) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    if path.exists() {
+        let endings = [endings(false, "images"), endings(true, "images")].concat();
+        let prefix = stem.to_str().and_then(|name| endings.iter().find_map(|end| name.strip_suffix(end.as_str())));
+        return Ok(prefix.map(|prefix| Set { folder: folder.to_owned(), prefix: prefix.to_owned() }));
+    }
     let is_it = |set: &Set| set.path().file_name() == Some(stem) && !set.prefix.is_empty();
     Ok(sets_in(folder)?.into_iter().find(is_it))
 }
@@ -117,9 +133,9 @@ fn endings(test: bool, kind: &str) -> [String; 8] {
 pub(super) fn open(path: &Path, split: &str) -> Result<InMemory> {
     let name = shown_path(path);
     let test = is_test(&name, split)?;
-    let mut sets = if path.exists() { locate(path)? } else { named(path)?.into_iter().collect() };
+    let mut sets = if path.is_dir() { locate(path)? } else { named(path)?.into_iter().collect() };
     if sets.len() > 1 {
-        let choices: Vec<_> = sets.iter().map(|set| format!("idx:{}", shown_path(&set.path()))).collect();
+        let choices: Vec<_> = choices(&sets)?.into_iter().map(|path| format!("idx:{path}")).collect();
         return Err(
             Error::input(format!("data {name}: expected one data set, found {}", choices.join(", "))).hint("name the one that is meant")
         );
@@ -310,6 +326,11 @@ mod tests {
         assert!(error.contains("two/emnist-digits") && error.contains("two/emnist-letters"), "{error}");
         assert_eq!((label("two/emnist-letters").unwrap(), label("two/emnist-digits").unwrap()), (1, 2));
         assert!(is_named(&root.path().join("two/emnist-letters")) && !is_named(&root.path().join("two/emnist")));
+        write("two", "", 3);
+        let error = label("two").unwrap_err().to_string();
+        assert!(error.contains("two/train-images-idx3-ubyte"), "{error}");
+        assert_eq!(label("two/train-images-idx3-ubyte").unwrap(), 3);
+        assert_eq!(label("two/emnist-letters-train-images-idx3-ubyte").unwrap(), 1);
         write("tv/FashionMNIST/raw", "", 5);
         assert!(label("tv").unwrap_err().to_string().contains("FashionMNIST"));
         std::fs::rename(
