@@ -86,6 +86,9 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
     match reader.format() {
         None => return Err(Error::input("expected a JPEG, PNG, BMP, GIF, WebP, TIFF or PNM image, found other bytes")),
         Some(ImageFormat::Png) if !has_whole_colours(bytes) => return Err(Error::input("the palette is damaged")),
+        Some(ImageFormat::Gif) if !fills_its_screen(bytes) => {
+            return Err(Error::input("the first frame of the GIF covers a part of its screen: what the rest shows is not defined"));
+        }
         Some(_) => {}
     }
     let decoder = reader.into_decoder().context(|| "cannot be decoded".into())?;
@@ -113,6 +116,28 @@ fn has_whole_colours(bytes: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// Whether the first frame of a GIF is as large as its screen (GIF89a, sections 18 and 20); true
+/// where the structure is damaged, which the decoder says.
+fn fills_its_screen(bytes: &[u8]) -> bool {
+    let table_bytes = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
+    let Some(&[w0, w1, h0, h1, flags]) = bytes.get(6..11).and_then(<[u8]>::first_chunk) else { return true };
+    let mut at = 13 + table_bytes(flags);
+    // extensions: a label, then blocks that each begin with their length, the last of length 0
+    while bytes.get(at) == Some(&0x21) {
+        at += 2;
+        while let Some(&length) = bytes.get(at) {
+            at += 1 + usize::from(length);
+            if length == 0 {
+                break;
+            }
+        }
+    }
+    let frame = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    frame.is_none_or(|&[kind, left0, left1, top0, top1, width0, width1, height0, height1]| {
+        kind != 0x2c || [left0, left1, top0, top1] == [0; 4] && [width0, width1, height0, height1] == [w0, w1, h0, h1]
+    })
 }
 
 /// The pixels of `N` channels without their last channel.

@@ -97,6 +97,20 @@ fn damaged_images_are_refused() {
 }
 
 #[test]
+fn a_gif_whose_first_frame_leaves_a_part_open_is_refused() {
+    let gif = read("palette.gif");
+    decode(&gif).unwrap();
+    // the screen becomes one column wider
+    let mut wider = gif.clone();
+    wider[6] += 1;
+    let reason = decode(&wider).unwrap_err().to_string();
+    assert!(reason.contains("covers a part of its screen"), "{reason}");
+    for keep in 0..gif.len().min(900) {
+        let _ = fills_its_screen(&gif[..keep]);
+    }
+}
+
+#[test]
 fn huge_dimensions_are_refused_before_anything_is_allocated() {
     let fails = |bytes: &[u8]| {
         let error = decode(bytes).unwrap_err();
