@@ -136,6 +136,35 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
     support::write_changed_teacher(&folder.join("softmax.onnx"), |graph| {
         between(graph, vec![node("Softmax", &["conv1"], "changed", vec![integer("axis", 0)])]);
     });
+    // the batch is no first axis on the way: the norm is found all the same
+    support::write_changed_teacher(&folder.join("norm.onnx"), |graph| {
+        constant(graph, "merged", &[3], Values::I64(vec![1, 8, -1]));
+        constant(graph, "apart", &[4], Values::I64(vec![8, -1, 28, 28]));
+        constant(graph, "scale", &[8], Values::F32(vec![1.0; 8]));
+        constant(graph, "bias", &[8], Values::F32(vec![0.0; 8]));
+        let turn = || vec![ints("perm", &[1, 0, 2, 3])];
+        between(
+            graph,
+            vec![
+                node("Transpose", &["conv1"], "turned", turn()),
+                node("Reshape", &["turned", "merged"], "flat", vec![]),
+                node("InstanceNormalization", &["flat", "scale", "bias"], "normed", vec![]),
+                node("Reshape", &["normed", "apart"], "wide", vec![]),
+                node("Transpose", &["wide"], "changed", turn()),
+            ],
+        );
+    });
+    // a sequence of samples, by a node of several outputs
+    support::write_changed_teacher(&folder.join("sequence.onnx"), |graph| {
+        constant(graph, "rows", &[3], Values::I64(vec![0, 784, 8]));
+        constant(graph, "maps", &[4], Values::I64(vec![-1, 8, 28, 28]));
+        constant(graph, "w", &[1, 32, 8], Values::F32(vec![0.3; 256]));
+        constant(graph, "r", &[1, 32, 8], Values::F32(vec![0.2; 256]));
+        let mut lstm = node("LSTM", &["sequence", "w", "r"], "all", vec![integer("hidden_size", 8)]);
+        lstm.output.extend(["last".into(), "cell".into()]);
+        let before = node("Reshape", &["conv1", "rows"], "sequence", vec![]);
+        between(graph, vec![before, lstm, node("Reshape", &["all", "maps"], "changed", vec![])]);
+    });
     support::write_changed_teacher(&folder.join("eight.onnx"), |graph| {
         mean(graph);
         let batch = nst_cache::onnx::proto::tensor_shape_proto::dimension::Value::DimValue(8);
@@ -145,7 +174,12 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
             tensor.shape.as_mut().unwrap().dim[0].value = Some(batch.clone());
         }
     });
-    for (file, name) in [("mean.onnx", "ReduceMean `ReduceMean_batchmean`"), ("softmax.onnx", "Softmax `Softmax_changed`")] {
+    for (file, name) in [
+        ("mean.onnx", "ReduceMean `ReduceMean_batchmean`"),
+        ("softmax.onnx", "Softmax `Softmax_changed`"),
+        ("norm.onnx", "InstanceNormalization `InstanceNormalization_normed`"),
+        ("sequence.onnx", "LSTM `LSTM_all`"),
+    ] {
         refused(folder, &format!("extract {file} {DATA}"), &[name, "other samples of its batch", "--batch 1"]);
         refused(folder, &format!("eval {file} {DATA} --split train"), &[name]);
         // each alone, as the user asks

@@ -139,12 +139,13 @@ impl<'a> Way<'a> {
         found
     }
 
-    /// The tensors from which one is computed, in the order of the graph, without itself.
+    /// The tensors from which one is computed, in the order of the graph, without those that its own node computes.
     #[must_use]
     pub fn to(&self, tensor: &str) -> Vec<&'a str> {
-        let nodes = self.nodes_to(&[tensor.to_owned()]).into_iter().filter_map(|index| self.nodes.get(index));
-        let computed = nodes.filter(|node: &&proto::NodeProto| node.op_type() != "Constant").flat_map(values);
-        computed.filter(|name| *name != tensor).collect()
+        let own = self.producer.get(tensor).copied();
+        let before = self.nodes_to(&[tensor.to_owned()]).into_iter().filter(|index| Some(*index) != own);
+        let nodes = before.filter_map(|index| self.nodes.get(index)).filter(|node: &&proto::NodeProto| node.op_type() != "Constant");
+        nodes.flat_map(values).collect()
     }
 
     /// The node that computes a tensor, by operator and name.
