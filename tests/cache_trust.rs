@@ -107,7 +107,7 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
 
     // a newer format is refused with its version by every command, before anything else in it is looked at
     let manifest = fs::read_to_string(at("manifest.json")).unwrap();
-    let newer = framed(&body(&manifest).replacen("\"format\":1", "\"format\":4", 1).replacen("\"rows\"", "\"surprise\":1,\"rows\"", 1));
+    let newer = framed(&body(&manifest).replacen("\"format\":1", "\"format\":99", 1).replacen("\"rows\"", "\"surprise\":1,\"rows\"", 1));
     fs::write(at("manifest.json"), newer).unwrap();
     for line in [
         "cache info cache",
@@ -118,7 +118,7 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
         "train resnet8 --cache cache",
     ] {
         let refused = fails(folder.path(), line, 2);
-        assert!(refused.contains("expected format 1 to 3, found format 4 written by nst-cache 0.1.0"), "{line}: {refused}");
+        assert!(refused.contains("expected format 1 to ") && refused.contains(", found format 99 written by nst-cache 0.1.0"), "{line}: {refused}");
     }
     // the format decides about reading, the tool about writing: another version may compute other values
     fs::write(at("manifest.json"), framed(&body(&manifest).replacen("\"tool\":\"nst-cache 0.1.0\"", "\"tool\":\"nst-cache 0.0.9\"", 1)))
