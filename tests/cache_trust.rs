@@ -118,7 +118,10 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
         "train resnet8 --cache cache",
     ] {
         let refused = fails(folder.path(), line, 2);
-        assert!(refused.contains("expected format 1 to ") && refused.contains(", found format 99 written by nst-cache 0.1.0"), "{line}: {refused}");
+        assert!(
+            refused.contains("expected format 1 to ") && refused.contains(", found format 99 written by nst-cache 0.1.0"),
+            "{line}: {refused}"
+        );
     }
     // the format decides about reading, the tool about writing: another version may compute other values
     fs::write(at("manifest.json"), framed(&body(&manifest).replacen("\"tool\":\"nst-cache 0.1.0\"", "\"tool\":\"nst-cache 0.0.9\"", 1)))
