@@ -21,13 +21,13 @@ const SEGMENT_ROWS: usize = 8;
 fn spec(path: &str, dtype: Dtype, row_shape: &[usize], codec: Codec, chunk_rows: usize) -> ArraySpec {
     let axes = ["c", "h", "w"].iter().take(row_shape.len()).map(|&axis| axis.into()).collect();
     let tensor = path.starts_with("taps/").then(|| format!("/{path}_output_0"));
-    ArraySpec { path: path.into(), dtype, row_shape: row_shape.into(), axes, tensor, codec, chunk_rows }
+    ArraySpec { path: path.into(), dtype, row_shape: row_shape.into(), axes, tensor, batch_axis: None, codec, chunk_rows }
 }
 
 /// Every element type and rank, in three views of two whole segments and a short one, whose last chunk is short as well.
 fn plan(codec: Codec) -> Plan {
     let manifest = Manifest {
-        format: Manifest::FORMAT,
+        format: Manifest::FORMAT_FEEDING,
         augment: None,
         tool: "nst-cache 0.1.0".into(),
         teacher: TeacherRecord {
@@ -36,6 +36,7 @@ fn plan(codec: Codec) -> Plan {
             runtime: "1.31.1".into(),
             provider: "cpu".into(),
             batch: 4,
+            constants: Vec::new(),
             top1_basis_points: None,
         },
         data: DataRecord {
@@ -66,6 +67,10 @@ fn plan(codec: Codec) -> Plan {
             spec("input", Dtype::U8, &[3, 5, 4], codec, 2),
             spec("inputs/ids", Dtype::I64, &[6], codec, 8),
             spec("inputs/mask", Dtype::I32, &[], codec, 4),
+            spec("inputs/flags", Dtype::Bool, &[3], codec, 4),
+            spec("inputs/small", Dtype::I8, &[], codec, 8),
+            ArraySpec { batch_axis: Some(1), ..spec("inputs/depth", Dtype::U16, &[2, 3], codec, 2) },
+            spec("inputs/wave", Dtype::I16, &[2], codec, 4),
             spec("logits", Dtype::F32, &[10], codec, 1),
             spec("taps/conv/features", Dtype::F16, &[4, 3, 2], codec, 4),
             spec("taps/fc/features", Dtype::F64, &[7], codec, 2),
@@ -91,6 +96,10 @@ fn bytes(dtype: Dtype, first: usize, end: usize) -> Vec<u8> {
         Dtype::F16 => values.flat_map(|v| f16::from_f32(f32::from(v) / 7.0).to_le_bytes()).collect(),
         Dtype::F32 => values.flat_map(|v| (f32::from(v) / 7.0).to_le_bytes()).collect(),
         Dtype::F64 => values.flat_map(|v| (f64::from(v) / 7.0).to_le_bytes()).collect(),
+        Dtype::Bool => values.map(|v| u8::from(v % 2 == 1)).collect(),
+        Dtype::I8 => values.map(|v| v.to_le_bytes()[0]).collect(),
+        Dtype::I16 | Dtype::U16 => values.flat_map(i16::to_le_bytes).collect(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -141,6 +150,11 @@ fn zarrs_reads_every_array_bit_for_bit() {
                 Dtype::F16 => read::<f16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
                 Dtype::F32 => read::<f32>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
                 Dtype::F64 => read::<f64>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Dtype::Bool => read::<bool>(&store, path, &shape).iter().map(|&v| u8::from(v)).collect(),
+                Dtype::I8 => read::<i8>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Dtype::I16 => read::<i16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Dtype::U16 => read::<u16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
+                other => panic!("{other:?}"),
             };
             assert!(found == expected, "{path}, {codec:?}");
         }

@@ -9,7 +9,7 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Augmentation, Compress, Extract, Keep, Layout, PreprocessOptions, Statistic, Store, Take, ViewCount};
+use nst_cache::recipe::{Augmentation, Compress, Extract, Feeding, Keep, Layout, PreprocessOptions, Statistic, Store, Take, ViewCount};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -31,6 +31,7 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         in_graph: None,
         store: Store::F32,
         compress: Compress::Auto,
+        feeding: Feeding::default(),
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
         default_preprocess: PreprocessOptions::default(),
         classes: None,

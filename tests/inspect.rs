@@ -7,7 +7,8 @@ mod support;
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::tap::{self, Role, Tap};
 use nst_cache::onnx::{Model, cost, logits};
-use nst_cache::runtime::{Device, Probe, Runtime, Session, SessionOptions, input_shapes, probe};
+use nst_cache::recipe::Feeding;
+use nst_cache::runtime::{Device, Probe, Runtime, Session, SessionOptions, feeds, probe};
 use std::path::{Path, PathBuf};
 
 fn runtime() -> Runtime {
@@ -29,8 +30,8 @@ fn shared(name: &str) -> Option<PathBuf> {
 
 fn look(path: &Path) -> (Model, Probe, Vec<Tap>) {
     let model = Model::read(path).unwrap();
-    let probe =
-        probe(&runtime(), &model, &input_shapes(&model, None).unwrap()).unwrap_or_else(|e| panic!("{}: {}", path.display(), e.chain()));
+    let probe = probe(&runtime(), &model, &feeds(&model, None, &Feeding::default()).unwrap())
+        .unwrap_or_else(|e| panic!("{}: {}", path.display(), e.chain()));
     let taps = tap::candidates(&model, &probe.shapes);
     (model, probe, taps)
 }

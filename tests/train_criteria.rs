@@ -67,6 +67,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
         row_shape: shape.to_vec(),
         axes: ["c", "h", "w"][..shape.len()].iter().map(|&a| a.to_owned()).collect(),
         tensor: None,
+        batch_axis: None,
         codec: Codec::Raw,
         chunk_rows: 4,
     };
@@ -93,6 +94,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
             runtime: String::new(),
             provider: "cpu".into(),
             batch: BATCH,
+            constants: Vec::new(),
             top1_basis_points: None,
         },
         data: DataRecord {

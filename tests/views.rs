@@ -9,7 +9,7 @@ use nst_cache::cache::{Cache, Decoder, Originals};
 use nst_cache::data::{self, augment};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{Augment, Augmentation, Compress, Extract, Inputs, Keep, PreprocessOptions, Store, Take, ViewCount};
+use nst_cache::recipe::{Augment, Augmentation, Compress, Extract, Feeding, Inputs, Keep, PreprocessOptions, Store, Take, ViewCount};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::train::source::{Batch, CacheSource, Source};
 use std::collections::{BTreeMap, HashSet};
@@ -57,6 +57,7 @@ fn recipe(folder: &Path, cache: &str, views: usize, augmentation: Augmentation) 
         in_graph: None,
         compress: Compress::Auto,
         store: Store::Auto,
+        feeding: Feeding::default(),
         preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
         default_preprocess: PreprocessOptions::default(),
         classes: None,

@@ -180,9 +180,17 @@ fn write_npz(members: &[Member<'_>], out: &mut (impl Write + Seek), monitor: &dy
 /// The header of a `.npy` file, format 1.0: padded so that elements begin at a multiple of 64 bytes.
 fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     let descr = match dtype {
+        Dtype::Bool => "|b1",
         Dtype::U8 => "|u1",
+        Dtype::U16 => "<u2",
+        Dtype::U32 => "<u4",
+        Dtype::U64 => "<u8",
+        Dtype::I8 => "|i1",
+        Dtype::I16 => "<i2",
         Dtype::I32 => "<i4",
         Dtype::I64 => "<i8",
+        // as numpy writes a type that is not its own
+        Dtype::BF16 => "<V2",
         Dtype::F16 => "<f2",
         Dtype::F32 => "<f4",
         Dtype::F64 => "<f8",
@@ -205,9 +213,16 @@ fn write_safetensors(members: &[Member<'_>], out: &mut (impl Write + Seek), moni
         let begin = end;
         end = end.saturating_add(member.bytes());
         let dtype = match member.dtype {
+            Dtype::Bool => "BOOL",
             Dtype::U8 => "U8",
+            Dtype::U16 => "U16",
+            Dtype::U32 => "U32",
+            Dtype::U64 => "U64",
+            Dtype::I8 => "I8",
+            Dtype::I16 => "I16",
             Dtype::I32 => "I32",
             Dtype::I64 => "I64",
+            Dtype::BF16 => "BF16",
             Dtype::F16 => "F16",
             Dtype::F32 => "F32",
             Dtype::F64 => "F64",

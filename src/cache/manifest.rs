@@ -7,6 +7,7 @@ use crate::data::Fingerprint;
 use crate::data::augment::Parameter;
 use crate::error::{Error, Result};
 use crate::onnx::BatchNorm;
+use crate::onnx::feed::Constant;
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
 use crate::recipe::{Augmentation, Layout, MapShape, Preprocess, Statistic};
@@ -47,6 +48,10 @@ pub struct ArraySpec {
     pub axes: Vec<String>,
     /// The ONNX tensor it holds, for `logits` and taps.
     pub tensor: Option<String>,
+    /// Of an input: where the batch stands among the axes of what the teacher was fed, if not on
+    /// the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_axis: Option<usize>,
     /// Encoding of its chunks.
     pub codec: Codec,
     /// Rows of an inner chunk; divides the segment length.
@@ -62,7 +67,7 @@ impl ArraySpec {
 }
 
 /// The teacher that ran.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherRecord {
     /// File name, for people.
@@ -75,6 +80,9 @@ pub struct TeacherRecord {
     pub provider: String,
     /// Samples of one inference.
     pub batch: usize,
+    /// Inputs that got the same value for every sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constants: Vec<Constant>,
     /// The teacher's top-1 on the cached rows in percent times 100, where there are labels; set at the last segment.
     pub top1_basis_points: Option<u32>,
 }
@@ -193,10 +201,21 @@ impl Manifest {
     /// The format version of a cache with a record of its logits: who knows no such record would compare other classes with each other.
     pub const FORMAT_LOGITS: u32 = 4;
 
+    /// The format version of a cache whose teacher was fed in another way than by arrays of the
+    /// first types with the batch in front.
+    pub const FORMAT_FEEDING: u32 = 5;
+    /// The last that this version reads.
+    pub const FORMAT_LAST: u32 = Self::FORMAT_FEEDING;
+
     /// The format version that this manifest has to have.
     #[must_use]
     pub fn lowest_format(&self) -> u32 {
-        if self.logits.is_some() {
+        let known = |dtype| matches!(dtype, Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F16 | Dtype::F32 | Dtype::F64);
+        let is_new = |spec: &ArraySpec| spec.batch_axis.is_some() || !known(spec.dtype);
+        let images = self.data.preprocess.as_ref();
+        if !self.teacher.constants.is_empty() || self.view_arrays.iter().any(is_new) || images.is_some_and(|p| !known(p.dtype)) {
+            Self::FORMAT_FEEDING
+        } else if self.logits.is_some() {
             Self::FORMAT_LOGITS
         } else if self.taps.iter().any(|tap| tap.map.is_some() || tap.batch_norm.is_some()) {
             Self::FORMAT_STATISTICS
@@ -338,6 +357,9 @@ impl Manifest {
         {
             return Err("logits: expected a record of what is in the array `logits`, found none or no such array".to_owned());
         }
+        for constant in &self.teacher.constants {
+            constant.validate().map_err(|e| format!("teacher: input `{}`: {e}", constant.tensor))?;
+        }
         self.validate_augment()?;
         self.validate_statistics()?;
         self.validate_segments()
@@ -425,6 +447,12 @@ impl ArraySpec {
         }
         if self.axes.len() != self.row_shape.len() {
             return Err(format!("expected one axis name for each of {} axes, found {}", self.row_shape.len(), self.axes.len()));
+        }
+        if self.batch_axis.is_some_and(|axis| axis == 0 || axis > self.row_shape.len() || !self.is_input()) {
+            return Err(format!("expected a batch axis behind the first of an input's {} axes", self.row_shape.len() + 1));
+        }
+        if self.dtype == Dtype::BF16 {
+            return Err("expected a type that arrays have, found bfloat16".to_owned());
         }
         if self.chunk_rows == 0 || !segment_rows.is_multiple_of(self.chunk_rows) {
             return Err(format!("expected chunk_rows that divide {segment_rows}, found {}", self.chunk_rows));

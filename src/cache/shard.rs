@@ -8,7 +8,7 @@
 
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
-use half::f16;
+use half::{bf16, f16};
 use std::io::{self, Write};
 
 /// Bytes of a CRC-32C.
@@ -74,17 +74,20 @@ impl Layout {
     /// Fills `chunk` up to a whole chunk with the fill value of its type.
     fn pad(&self, chunk: &mut Vec<u8>) {
         let end = self.chunk_bytes();
-        if self.dtype == Dtype::U8 {
+        if matches!(self.dtype, Dtype::Bool | Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64) {
             chunk.resize(end, 0);
             return;
         }
         while chunk.len() < end {
             match self.dtype {
                 Dtype::F16 => chunk.extend(f16::NAN.to_le_bytes()),
+                Dtype::BF16 => chunk.extend(bf16::NAN.to_le_bytes()),
                 Dtype::F32 => chunk.extend(f32::NAN.to_le_bytes()),
                 Dtype::F64 => chunk.extend(f64::NAN.to_le_bytes()),
                 Dtype::I32 => chunk.extend((-1i32).to_le_bytes()),
-                Dtype::I64 | Dtype::U8 => chunk.extend((-1i64).to_le_bytes()),
+                Dtype::I8 => chunk.push(0xff),
+                Dtype::I16 => chunk.extend((-1i16).to_le_bytes()),
+                Dtype::I64 | Dtype::Bool | Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => chunk.extend((-1i64).to_le_bytes()),
             }
         }
     }
@@ -311,7 +314,16 @@ mod tests {
     use super::*;
 
     fn spec(dtype: Dtype, codec: Codec) -> ArraySpec {
-        ArraySpec { path: "x".into(), dtype, row_shape: vec![3], axes: vec!["c".into()], tensor: None, codec, chunk_rows: 4 }
+        ArraySpec {
+            path: "x".into(),
+            dtype,
+            row_shape: vec![3],
+            axes: vec!["c".into()],
+            tensor: None,
+            batch_axis: None,
+            codec,
+            chunk_rows: 4,
+        }
     }
 
     /// A shard of 16 rows with `rows` of them used, fed `step` rows at a time.

@@ -45,6 +45,7 @@ pub fn compressed_bytes(bytes: &[u8]) -> usize {
         row_shape: vec![bytes.len()],
         axes: Vec::new(),
         tensor: None,
+        batch_axis: None,
         codec: Codec::Zstd,
         chunk_rows: 1,
     };

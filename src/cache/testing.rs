@@ -16,6 +16,7 @@ fn spec(path: &str, dtype: Dtype, row_shape: &[usize], axes: &[&str], tensor: Op
         row_shape: row_shape.into(),
         axes: axes.iter().map(|&a| a.into()).collect(),
         tensor: tensor.map(Into::into),
+        batch_axis: None,
         codec,
         chunk_rows,
     }
@@ -32,6 +33,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
             runtime: "1.31.1".into(),
             provider: "cpu".into(),
             batch: 2,
+            constants: Vec::new(),
             top1_basis_points: None,
         },
         data: DataRecord {
@@ -135,7 +137,11 @@ pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
     let values = 0..spec.row_shape.iter().product::<usize>();
     let value = |i: usize| ((view * 1009 + row * 31 + i * 7) % 251).to_le_bytes()[0];
     match spec.dtype {
-        Dtype::U8 => values.map(value).collect(),
+        Dtype::Bool => values.map(|i| value(i) % 2).collect(),
+        Dtype::U8 | Dtype::I8 => values.map(value).collect(),
+        Dtype::I16 | Dtype::U16 | Dtype::BF16 => values.flat_map(|i| u16::from(value(i)).to_le_bytes()).collect(),
+        Dtype::U32 => values.flat_map(|i| u32::from(value(i)).to_le_bytes()).collect(),
+        Dtype::U64 => values.flat_map(|i| u64::from(value(i)).to_le_bytes()).collect(),
         Dtype::I32 => values.flat_map(|i| (i32::from(value(i)) - 100).to_le_bytes()).collect(),
         Dtype::I64 => values.flat_map(|i| (i64::from(value(i)) - 100).to_le_bytes()).collect(),
         Dtype::F16 => values.flat_map(|i| f16::from_f32(f32::from(value(i)) / 8.0).to_le_bytes()).collect(),

@@ -297,7 +297,9 @@ fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
         Dtype::F16 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)),
         Dtype::F32 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000)),
         Dtype::F64 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | !f64::from_le_bytes(*b).is_finite()),
-        Dtype::U8 | Dtype::I32 | Dtype::I64 => false,
+        Dtype::BF16 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)),
+        Dtype::Bool if bytes.iter().any(|&b| b > 1) => return Some("a truth value is neither 0 nor 1".to_owned()),
+        _ => false,
     };
     bad.then(|| "a value is NaN or infinite".to_owned())
 }

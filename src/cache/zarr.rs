@@ -110,9 +110,10 @@ impl<'a> Array<'a> {
             chunk_grid: Named { name: "regular", configuration: ChunkShape { chunk_shape: shape(|axis| axis.1) } },
             chunk_key_encoding: Named { name: "default", configuration: Separator { separator: "/" } },
             fill_value: match spec.dtype {
-                Dtype::U8 => Fill::Integer(0),
-                Dtype::I32 | Dtype::I64 => Fill::Integer(-1),
-                Dtype::F16 | Dtype::F32 | Dtype::F64 => Fill::Float("NaN"),
+                Dtype::Bool => Fill::Bool(false),
+                Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => Fill::Integer(0),
+                Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64 => Fill::Integer(-1),
+                Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64 => Fill::Float("NaN"),
             },
             codecs: [Named { name: "sharding_indexed", configuration: sharding }],
             attributes: Attributes { tensor: spec.tensor.as_deref(), map },
@@ -140,6 +141,7 @@ struct Separator {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Fill {
+    Bool(bool),
     Integer(i8),
     Float(&'static str),
 }

@@ -1,14 +1,16 @@
 //! `eval`: how good a classifier is on a data set, in ONNX Runtime.
 
+use super::feed_args::FeedArgs;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
 use crate::array::{Array, Dtype, Values};
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Context as _, Error, Result};
 use crate::extract::classes::{Agreement, Known, agreement};
-use crate::extract::{array_of, independence, recorded_classes};
+use crate::extract::{independence, recorded_classes};
+use crate::onnx::feed::{self, Placed};
 use crate::onnx::logits::{self, Conversion, Found, Logits};
-use crate::onnx::{Dim, Model, Value, metadata, tap};
+use crate::onnx::{Model, metadata, tap};
 use crate::recipe::{DataSpec, Preprocess, Take};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use rayon::prelude::*;
@@ -58,6 +60,8 @@ pub struct Args {
     #[arg(long, default_value = "cpu")]
     device: Device,
     #[command(flatten)]
+    feed: FeedArgs,
+    #[command(flatten)]
     preprocess: PreprocessArgs,
 }
 
@@ -101,7 +105,9 @@ pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: O
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
-    let dataset = data::open(&spec, &args.split, context.monitor)?;
+    let mut fed = model.inputs();
+    fed.retain(|input| !args.feed.gives(&input.name));
+    let dataset = data::open_for(&spec, &args.split, &fed, context.monitor)?;
     context.monitor.note(&format!("data {spec} ({}): {}", args.split, data::describe(dataset.as_ref())));
     let mut plan = Plan::new(args, preprocess, context, &model, dataset.as_ref())?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
@@ -126,7 +132,7 @@ pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: O
 
 /// Everything decided before the first sample is read.
 struct Plan {
-    inputs: Vec<Value>,
+    inputs: Vec<Placed>,
     /// `None` for a data set of arrays, which are fed as they are.
     preprocess: Option<Preprocess>,
     /// The model's class of each of the data set's labels.
@@ -150,11 +156,11 @@ impl Plan {
         if let Some(&index) = samples.iter().find(|&&index| dataset.label(index) < 0) {
             return Err(Error::input(format!("{}: expected a label to compare with, found none", dataset.name(index))));
         }
-        let inputs = model.inputs();
-        let fixed = inputs.first().and_then(|input| match input.shape.first() {
-            Some(Dim::Fixed(n)) => Some(*n),
-            _ => None,
-        });
+        let (inputs, note) = feed::place(&model.inputs(), &args.feed.feeding()?)?;
+        if let Some(note) = note {
+            context.monitor.note(&note);
+        }
+        let fixed = feed::fixed_batch(&inputs)?;
         if let (Some(fixed), Some(asked)) = (fixed, args.batch)
             && fixed != asked.get()
         {
@@ -164,7 +170,7 @@ impl Plan {
         let preprocess = match dataset.sample(samples[0])? {
             Sample::Image(_) => Some(match given {
                 Some(preprocess) => preprocess,
-                None => preprocess(args, context, model, data::common_size(dataset))?,
+                None => preprocess(args, context, model, &inputs, data::common_size(dataset))?,
             }),
             Sample::Arrays(_) => None,
         };
@@ -177,6 +183,26 @@ impl Plan {
             is_fixed: fixed.is_some() || args.batch.is_some(),
             is_declared: fixed.is_some(),
         })
+    }
+
+    /// The inputs that the data feeds.
+    fn data_inputs(&self) -> impl Iterator<Item = &Placed> {
+        self.inputs.iter().filter(|placed| placed.constant.is_none())
+    }
+
+    /// Each input by name, for so many samples; `stacked` gives those that the data feeds, by place and name, with the samples along the
+    /// first axis.
+    fn fed(&self, rows: usize, stacked: impl Fn(usize, &str) -> Result<Array>) -> Result<Vec<(String, Array)>> {
+        let constants = self.inputs.iter().filter_map(|placed| placed.constant.as_ref());
+        let constants = constants.map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
+        let given = self.data_inputs().enumerate().map(|(at, placed)| {
+            let name = &placed.input.name;
+            let array = stacked(at, name)?;
+            let taken = placed.input.dtype.unwrap_or(array.dtype());
+            let array = array.converted(taken).context(|| format!("array `{name}`"))?;
+            Ok((name.clone(), array.with_first_axis_at(placed.batch_axis()?)?))
+        });
+        given.chain(constants).collect()
     }
 
     /// Decides, by a run of the first samples, how many go into one and which tensor holds the logits.
@@ -227,7 +253,7 @@ impl Plan {
         let bytes: Vec<Vec<u8>> = match &self.preprocess {
             Some(preprocess) => vec![images(preprocess, samples.iter())?.concat()],
             None => {
-                let stacked = self.inputs.iter().map(|input| Ok(stack(&input.name, samples.iter())?.as_bytes().to_vec()));
+                let stacked = self.data_inputs().map(|input| Ok(stack(&input.input.name, samples.iter())?.as_bytes().to_vec()));
                 stacked.collect::<Result<_>>()?
             }
         };
@@ -242,21 +268,18 @@ impl Plan {
             model,
             tensors: std::slice::from_ref(&logits.tensor),
             fixed: self.is_declared.then_some(self.batch),
-            inputs: self.inputs.iter().map(|input| shape(&input.name).map_or((Dtype::U8, true), |(dtype, _)| (dtype, false))).collect(),
-            feed: &|bytes, count| match &self.preprocess {
-                Some(preprocess) => {
-                    let name = self.inputs.first().map(|input| input.name.clone()).unwrap_or_default();
-                    Ok(vec![(name, data::preprocess::normalize(preprocess, &bytes.concat())?)])
-                }
-                None => self
-                    .inputs
-                    .iter()
-                    .zip(bytes)
-                    .map(|(input, bytes)| {
-                        let (dtype, row) = shape(&input.name).unwrap_or((Dtype::F32, Vec::new()));
-                        Ok((input.name.clone(), array_of(dtype, [&[count], row.as_slice()].concat(), bytes)?))
-                    })
-                    .collect(),
+            inputs: self
+                .data_inputs()
+                .map(|input| shape(&input.input.name).map_or((Dtype::U8, true), |(dtype, _)| (dtype, false)))
+                .collect(),
+            feed: &|bytes, count| {
+                self.fed(count, |at, name| match &self.preprocess {
+                    Some(preprocess) => data::preprocess::normalize(preprocess, &bytes.concat()),
+                    None => {
+                        let (dtype, row) = shape(name).unwrap_or((Dtype::F32, Vec::new()));
+                        Array::from_bytes(dtype, [&[count], row.as_slice()].concat(), bytes.get(at).map_or(&[], Vec::as_slice))
+                    }
+                })
             },
         };
         if let Some(reason) = independence::check(&subject, session, &bytes, count, self.batch)? {
@@ -289,7 +312,7 @@ fn find_logits(args: &Args, model: &Model) -> Result<Found> {
 }
 
 /// The flags, else what the model carries, else the working folder's defaults and what the model declares.
-fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Option<[usize; 2]>) -> Result<Preprocess> {
+fn preprocess(args: &Args, context: &Context<'_>, model: &Model, inputs: &[Placed], image_size: Option<[usize; 2]>) -> Result<Preprocess> {
     let options = args.preprocess.options()?;
     if options.is_empty()
         && let Some(text) = model.metadata(metadata::PREPROCESS)
@@ -299,9 +322,15 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, image_size: Opt
         preprocess.validate()?;
         return Ok(preprocess);
     }
-    let [input] = &model.inputs()[..] else {
-        return Err(Error::input(format!("{}: expected one input for images, found {}", args.model.display(), model.inputs().len())));
+    let fed: Vec<&Placed> = inputs.iter().filter(|placed| placed.constant.is_none()).collect();
+    let [placed] = fed[..] else {
+        return Err(Error::input(format!("{}: expected one input for images, found {}", args.model.display(), fed.len()))
+            .hint("give the others one value for all images: --input NAME=VALUE"));
     };
+    if placed.batch_axis()? > 0 {
+        return Err(Error::input(format!("input `{}`: expected the batch on the first axis to feed images", placed.input.name)));
+    }
+    let input = &placed.input;
     let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: expected numbers, found another type", input.name)))?;
     let options = options.or(context.config.preprocess.clone());
     let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, image_size)?;
@@ -385,14 +414,10 @@ fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> R
     // a model of a fixed batch gets its last samples again; what it says of them is not counted
     let missing = if plan.is_fixed { plan.batch.saturating_sub(labels.len()) } else { 0 };
     let padded = || samples.iter().chain(samples.last().into_iter().cycle().take(missing));
-    let inputs = match &plan.preprocess {
-        Some(preprocess) => {
-            let rows = images(preprocess, padded())?;
-            let name = plan.inputs.first().map(|input| input.name.clone()).unwrap_or_default();
-            vec![(name, data::preprocess::normalize(preprocess, &rows.concat())?)]
-        }
-        None => plan.inputs.iter().map(|input| Ok((input.name.clone(), stack(&input.name, padded())?))).collect::<Result<_>>()?,
-    };
+    let inputs = plan.fed(labels.len() + missing, |_, name| match &plan.preprocess {
+        Some(preprocess) => data::preprocess::normalize(preprocess, &images(preprocess, padded())?.concat()),
+        None => stack(name, padded()),
+    })?;
     Ok(Batch { inputs, labels })
 }
 
@@ -412,22 +437,8 @@ fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Ar
             other.shape()
         )));
     }
-    macro_rules! joined {
-        ($variant:ident) => {
-            Values::$variant(
-                rows.iter().flat_map(|row| if let Values::$variant(v) = row.values() { v.as_slice() } else { &[] }).copied().collect(),
-            )
-        };
-    }
-    let values = match first.values() {
-        Values::U8(_) => joined!(U8),
-        Values::I32(_) => joined!(I32),
-        Values::I64(_) => joined!(I64),
-        Values::F16(_) => joined!(F16),
-        Values::F32(_) => joined!(F32),
-        Values::F64(_) => joined!(F64),
-    };
-    Array::new([&[rows.len()], first.shape()].concat(), values)
+    let bytes: Vec<u8> = rows.iter().flat_map(|row| row.as_bytes()).copied().collect();
+    Array::from_bytes(first.dtype(), [&[rows.len()], first.shape()].concat(), &bytes)
 }
 
 /// Logits `[N, classes]` of the values of their tensor.
@@ -509,6 +520,7 @@ fn judge(logits: &[f32], class: usize) -> Option<(usize, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::array::Values;
 
     #[test]
     fn ranks_and_losses() {

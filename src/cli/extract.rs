@@ -4,6 +4,7 @@ pub(super) mod command;
 mod sizes;
 mod student;
 
+use super::feed_args::FeedArgs;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
@@ -116,6 +117,8 @@ pub struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    feed: FeedArgs,
+    #[command(flatten)]
     preprocess: PreprocessArgs,
 }
 
@@ -221,6 +224,7 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         None => args.criteria,
     };
     let mut recipe = Extract {
+        feeding: args.feed.feeding()?,
         preprocess: args.preprocess.options()?,
         default_preprocess: config.preprocess.clone(),
         teacher: args.teacher,

@@ -1,12 +1,14 @@
 //! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether it can be trained.
 
+use super::feed_args::BatchAxisArgs;
 use super::print::grouped;
 use super::{Context, emit, emit_json, preprocess_args};
 use crate::error::Result;
 use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap};
 use crate::onnx::{Dim, Model, Value, cost};
-use crate::runtime::{Runtime, input_shapes, probe};
+use crate::recipe::Feeding;
+use crate::runtime::{Runtime, feeds, probe};
 use crate::student::Student;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
@@ -27,6 +29,8 @@ pub struct Args {
     /// List every candidate tap, not the suggested ones alone
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    feed: BatchAxisArgs,
 }
 
 /// A size, or the name of an open one, or nothing.
@@ -124,15 +128,15 @@ struct Document {
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let model = Model::read(&args.model)?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
-    let document = document(&model, &runtime, args.size)?;
+    let document = document(&model, &runtime, args.size, &args.feed.feeding())?;
     if context.json {
         return emit_json(&document);
     }
     emit(&text(&args, &document))
 }
 
-fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>) -> Result<Document> {
-    let probe = probe(runtime, model, &input_shapes(model, size)?)?;
+fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding: &Feeding) -> Result<Document> {
+    let probe = probe(runtime, model, &feeds(model, size, feeding)?)?;
     let trainability = Student::check(model)?;
     let batch_name = model.inputs().first().and_then(|input| match input.shape.first() {
         Some(Dim::Symbol(name)) => Some(name.clone()),

@@ -10,6 +10,7 @@ mod demo;
 mod device;
 mod eval;
 mod extract;
+mod feed_args;
 mod file;
 mod inspect;
 mod monitor;

@@ -39,6 +39,7 @@ pub use subset::{Subset, subset, take};
 use crate::array::Array;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
+use crate::onnx::Value;
 use crate::recipe::{DataFormat, DataSpec};
 use content::Content;
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,8 @@ pub trait Dataset: Send + Sync {
 /// - A folder, or an archive of one: its subfolder of the split's name if it is divided into splits
 ///   (see [`DataFormat::Folder`]); a source
 ///   that is not divided is taken whole for `train`, `test` and `val` alike, since then the path itself says which part it is.
-/// - npz: not divided either, taken whole.
+/// - npz: the arrays of the split where their names say one (`x_train`, `test_images`), else taken
+///   whole; a `.npy` is one array.
 /// - IDX and Fashion-MNIST: `train`, or `test` (the `t10k` files). CIFAR: `train` or `test`.
 ///
 /// `monitor` sees a compressed archive being unpacked, and may stop that; it hears what was guessed
@@ -122,6 +124,19 @@ pub trait Dataset: Send + Sync {
 /// # Errors
 /// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a file is damaged.
 pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
+    open_as(spec, split, None, monitor)
+}
+
+/// The same for a model: `inputs` are those that the data feeds. They decide which arrays of an npz
+/// file are read, and whether bytes are images.
+///
+/// # Errors
+/// As [`open`], and when an input is fed by no array.
+pub fn open_for(spec: &DataSpec, split: &str, inputs: &[Value], monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
+    open_as(spec, split, Some(inputs), monitor)
+}
+
+fn open_as(spec: &DataSpec, split: &str, inputs: Option<&[Value]>, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     let path = spec.path.as_path();
     let format = match spec.format {
         Some(format) => format,
@@ -141,13 +156,21 @@ pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<d
         DataFormat::Idx => Box::new(idx::open(path, split)?),
         DataFormat::Cifar10 => Box::new(cifar::open(cifar::Version::Cifar10, path, split)?),
         DataFormat::Cifar100 => Box::new(cifar::open(cifar::Version::Cifar100, path, split)?),
-        DataFormat::Npz => Box::new(npz::open(path, split)?),
+        DataFormat::Npz => Box::new(npz::open(path, split, inputs, monitor)?),
         DataFormat::FashionMnist => Box::new(fashion_mnist::open(split)?),
     };
     if dataset.is_empty() {
         return Err(Error::input(format!("data {spec}: expected at least one sample, found none")));
     }
     Ok(dataset)
+}
+
+/// The numbers of a small `.npy` file, with its shape.
+///
+/// # Errors
+/// When it is no such file, holds other elements, or more than 65,536.
+pub fn numbers(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
+    npy::numbers(path, 1 << 16)
 }
 
 /// The size that all images have, judged by the headers of up to 32 of them, spread over the data set; `None` where they differ or are no images.
@@ -177,6 +200,7 @@ fn recognise(path: &Path) -> Result<DataFormat> {
     }
     let ends = |end: &str| path.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().ends_with(end));
     match content::of(path)? {
+        _ if ends(".npy") => Ok(DataFormat::Npz),
         Content::Zip if ends(".npz") || zip::holds_arrays(path) => Ok(DataFormat::Npz),
         Content::Tar | Content::Gzip | Content::Zip => Ok(DataFormat::Folder),
         // which says what is wrong with it

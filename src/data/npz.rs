@@ -1,37 +1,59 @@
-//! NumPy's `.npz`: arrays named like a model's inputs, rows on axis 0, and optionally `labels`. Rows are read in place; compressed arrays are
-//! unpacked once to a temporary file.
+//! NumPy's `.npz` and `.npy`: arrays that feed a model's inputs, or images with labels. Rows are
+//! read in place; compressed arrays, and those in Fortran order, are laid out once in a temporary
+//! file.
+
+mod fortran;
+mod labels;
+mod layout;
 
 use super::fingerprint::Listed;
 use super::spool::Spool;
 use super::{Dataset, Fingerprint, Sample, npy, open_file, split as parts};
-use crate::array::{Array, Dtype, Values};
+use crate::array::{Array, Dtype};
 use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
+use crate::onnx::Value;
 use crate::recipe::DataFormat;
-use half::f16;
+use labels::Labels;
+use layout::{Found, ImageShape, Layout};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
-/// The array that holds labels.
-const LABELS: &str = "labels";
 /// Most arrays in a file.
 const MAX_ARRAYS: usize = 1024;
+/// Arrays named in a message; the others are counted.
+const NAMED: usize = 6;
 
 pub(super) struct Npz {
     path: String,
-    packed: File,
-    unpacked: File,
+    files: Files,
     rows: usize,
-    columns: Vec<Column>,
-    labels: Vec<i64>,
+    content: Content,
+    labels: Labels,
     fingerprint: Fingerprint,
+}
+
+/// What a sample is.
+enum Content {
+    /// A row of each of these, by the name of the input that it feeds.
+    Arrays(Vec<Column>),
+    /// A row of one, which is an image.
+    Images(Column, ImageShape),
+}
+
+/// Where the bytes lie.
+struct Files {
+    packed: File,
+    unpacked: Spool,
 }
 
 /// An array whose rows are samples.
 struct Column {
+    /// The name under which it is served.
     name: String,
     dtype: Dtype,
     big_endian: bool,
@@ -49,54 +71,62 @@ struct Region {
     length: u64,
 }
 
-/// Checks every array's header against the bytes that are there.
-pub(super) fn open(path: &Path, split: &str) -> Result<Npz> {
+/// Checks every array's header against the bytes that are there, and decides what a sample is: what
+/// `inputs` take where they are known, else images where an array is one of images, else all arrays
+/// that go together.
+pub(super) fn open(path: &Path, split: &str, inputs: Option<&[Value]>, monitor: &dyn Monitor) -> Result<Npz> {
     let name = path.display().to_string();
     parts::check(&name, split)?;
     let (packed, length) = open_file(path)?;
-    let mut spool = Spool::new()?;
+    let mut files = Files { packed, unpacked: Spool::new()? };
     let mut listed = Listed::new();
-    let regions = regions(&packed, length, &mut spool, &mut listed, &name)?;
-    let mut set = Npz {
-        fingerprint: listed.finish(DataFormat::Npz, 0),
-        path: name,
-        packed,
-        unpacked: spool.into_file(),
-        rows: 0,
-        columns: Vec::new(),
-        labels: Vec::new(),
+    let regions = regions(path, &mut files, length, &mut listed)?;
+    let found = regions.into_iter().map(|(array, region)| found(&files, array, region)).collect::<Result<Vec<_>>>()?;
+    let layout = Layout::of(&name, &found, split, inputs)?;
+    if let Some(split) = layout.split {
+        // two splits of as many rows are not the same samples
+        listed.bytes(split.as_bytes());
+    }
+    let labels = layout.labels.map(|found| labels::read(&files, found).context(|| format!("{name}: array {}", found.name))).transpose()?;
+    let labels = labels.unwrap_or_default();
+    let mut columns = Vec::with_capacity(layout.columns.len());
+    for (served, found) in &layout.columns {
+        columns.push(column(&mut files, served, found).context(|| format!("{name}: array {}", found.name))?);
+    }
+    let rows = usize::try_from(layout.rows).context(|| format!("{name}: more rows than memory has addresses"))?;
+    if let (Some(found), false) = (layout.labels, labels.values.len() == rows) {
+        let first = layout.columns.first().map_or("", |(_, column)| column.name.as_str());
+        return Err(Error::input(format!(
+            "{name}: expected {rows} labels as rows in {first}, found {} in {}",
+            labels.values.len(),
+            found.name
+        )));
+    }
+    for line in layout.lines(&labels.classes) {
+        monitor.note(&format!("{name}: {line}"));
+    }
+    let content = match (layout.images, columns.pop()) {
+        (Some(shape), Some(column)) => Content::Images(column, shape),
+        (_, last) => Content::Arrays(columns.into_iter().chain(last).collect()),
     };
-    let mut rows: Option<(String, u64)> = None;
-    for (array, region) in regions {
-        let context = || format!("{}: array {array}", set.path);
-        let header = set.header(region).context(context)?;
-        let count = check(&header, region).context(context)?;
-        match &rows {
-            Some((first, expected)) if *expected != count => {
-                return Err(Error::input(format!("{}: expected {expected} rows as in {first}, found {count} in {array}", set.path)));
-            }
-            Some(_) => {}
-            None => rows = Some((array.clone(), count)),
-        }
-        if array == LABELS {
-            set.labels = set.read_labels(&header, region).context(context)?;
-        } else {
-            let column = column(array.clone(), &header, region).context(context)?;
-            set.columns.push(column);
-        }
-    }
-    if set.columns.is_empty() {
-        return Err(Error::input(format!("{}: expected arrays named like the model's inputs, found none", set.path)));
-    }
-    set.rows = rows.and_then(|(_, count)| usize::try_from(count).ok()).unwrap_or(0);
-    set.fingerprint.samples = set.rows;
-    Ok(set)
+    let fingerprint = listed.finish(DataFormat::Npz, rows);
+    Ok(Npz { path: name, files, rows, content, labels, fingerprint })
 }
 
-/// The bytes of each array, in byte order of names; packed ones are unpacked into `spool`.
-fn regions(file: &File, length: u64, spool: &mut Spool, listed: &mut Listed, name: &str) -> Result<BTreeMap<String, Region>> {
+/// The bytes of each array, in byte order of names; packed ones are unpacked.
+fn regions(path: &Path, files: &mut Files, length: u64, listed: &mut Listed) -> Result<BTreeMap<String, Region>> {
+    let name = path.display().to_string();
+    let mut magic = Vec::new();
+    (&files.packed).take(8).read_to_end(&mut magic).context(|| format!("{name}: cannot be read"))?;
+    (&files.packed).rewind().context(|| format!("{name}: cannot be read"))?;
+    if npy::is_npy(&magic) {
+        listed.file(b"npy", length);
+        listed.bytes(&checksum(&files.packed).context(|| format!("{name}: cannot be read"))?.to_le_bytes());
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        return Ok(BTreeMap::from([(stem, Region { unpacked: false, offset: 0, length })]));
+    }
     let message = || format!("{name}: cannot be read as an npz file");
-    let mut archive = ZipArchive::new(BufReader::new(file)).context(message)?;
+    let mut archive = ZipArchive::new(BufReader::new(&files.packed)).context(message)?;
     if archive.len() > MAX_ARRAYS {
         return Err(Error::input(format!("{name}: expected at most {MAX_ARRAYS} arrays, found {}", archive.len())));
     }
@@ -116,8 +146,8 @@ fn regions(file: &File, length: u64, spool: &mut Spool, listed: &mut Listed, nam
                 Region { unpacked: false, offset, length: size }
             }
             CompressionMethod::Deflated => {
-                let offset = spool.length();
-                let found = spool.append(&mut entry, packed_size, &format!("{name}: array {array}"))?;
+                let offset = files.unpacked.length();
+                let found = files.unpacked.append(&mut entry, packed_size, &format!("{name}: array {array}"))?;
                 if found != size {
                     return Err(Error::input(format!("{name}: array {array}: expected {size} bytes, found {found} on unpacking")));
                 }
@@ -134,94 +164,77 @@ fn regions(file: &File, length: u64, spool: &mut Spool, listed: &mut Listed, nam
     Ok(contents.into_iter().map(|(array, (region, _))| (array, region)).collect())
 }
 
-/// Holds a header against the bytes that are there; returns the rows.
-fn check(header: &npy::Header, region: Region) -> Result<u64> {
-    let Some(&rows) = header.shape.first() else {
-        return Err(Error::input("expected rows on axis 0, found a single value"));
-    };
-    if header.fortran_order && header.shape.len() > 1 {
-        return Err(Error::input("expected rows one after the other, found Fortran order").hint("save it through numpy.ascontiguousarray"));
+/// The CRC-32C of a whole file.
+fn checksum(mut file: &File) -> std::io::Result<u32> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut sum = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(sum),
+            count => sum = crc32c::crc32c_append(sum, buffer.get(..count).unwrap_or_default()),
+        }
     }
-    let elements = header.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n > 0);
-    let bytes = elements.and_then(|n| n.checked_mul(header.width as u64)).and_then(|n| n.checked_add(header.data_start as u64));
-    if bytes != Some(region.length) {
-        return Err(Error::input(format!(
-            "expected {} bytes of elements for shape {:?}, found {}",
-            elements.map_or_else(|| "a number of".into(), |n| (u128::from(n) * header.width as u128).to_string()),
-            header.shape,
-            region.length.saturating_sub(header.data_start as u64)
-        )));
-    }
-    Ok(rows)
 }
 
-/// Where the rows of an array lie; its header was checked.
-fn column(name: String, header: &npy::Header, region: Region) -> Result<Column> {
-    let dtype = match (header.kind, header.width) {
-        ('u' | 'b', 1) => Dtype::U8,
-        ('i', 4) => Dtype::I32,
-        ('i', 8) => Dtype::I64,
-        ('f', 2) => Dtype::F16,
-        ('f', 4) => Dtype::F32,
-        ('f', 8) => Dtype::F64,
-        (kind, width) => {
-            return Err(Error::input(format!("expected uint8, int32, int64, float16, float32 or float64, found {kind}{width}"))
-                .hint("convert it with numpy's astype to the type that the model takes"));
-        }
-    };
+/// An array's header, held against the bytes that are there. What it cannot be used for is said
+/// where it is asked for.
+fn found(files: &Files, name: String, region: Region) -> Result<Found> {
+    let prefix = usize::try_from(region.length).unwrap_or(usize::MAX).min(npy::MAX_PREFIX);
+    let bytes = files.read_at(region, 0, prefix)?;
+    let header = npy::parse(&bytes).map_err(|e| e.chain()).and_then(|header| check(&header, region).map(|()| header));
+    Ok(Found { name, region, header })
+}
+
+/// Holds a header against the bytes that are there.
+fn check(header: &npy::Header, region: Region) -> Result<(), String> {
+    let elements = header.elements();
+    let start = header.data_start as u64;
+    let bytes = elements.and_then(|n| n.checked_mul(header.element_bytes()));
+    // objects are pickled, in as many bytes as that takes
+    if header.kind == 'O' || bytes.and_then(|n| n.checked_add(start)) == Some(region.length) {
+        return Ok(());
+    }
+    let expected = elements.map_or_else(|| "a number of".into(), |n| (u128::from(n) * u128::from(header.element_bytes())).to_string());
+    let found = region.length.saturating_sub(start);
+    Err(format!("expected {expected} bytes of elements for shape {:?}, found {found}", header.shape))
+}
+
+/// Where the rows of an array lie.
+fn column(files: &mut Files, served: &str, found: &Found) -> Result<Column> {
+    let (header, dtype) = found.rows()?;
     let too_large = || "rows are too large".to_owned();
     let row_shape = header.shape.iter().skip(1).map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>().context(too_large)?;
     let row_bytes = row_shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).ok_or_else(|| Error::input(too_large()))?;
     let start = header.data_start as u64;
-    let region = Region { offset: region.offset + start, length: region.length - start, ..region };
-    Ok(Column { name, dtype, big_endian: header.big_endian, row_shape, row_bytes, region })
+    let mut region = Region { offset: found.region.offset + start, length: found.region.length - start, ..found.region };
+    if header.fortran_order && header.shape.len() > 1 {
+        region = fortran::lay_out(files, region, &header.shape, dtype.size(), &found.name)?;
+    }
+    Ok(Column { name: served.to_owned(), dtype, big_endian: header.big_endian, row_shape, row_bytes, region })
 }
 
-impl Npz {
+impl Files {
+    fn file(&self, region: Region) -> &File {
+        if region.unpacked { self.unpacked.file() } else { &self.packed }
+    }
+
     fn read_at(&self, region: Region, start: u64, length: usize) -> Result<Vec<u8>> {
-        let file = if region.unpacked { &self.unpacked } else { &self.packed };
         let mut bytes = vec![0; length];
         let inside = start.checked_add(length as u64).is_some_and(|end| end <= region.length);
         let offset = region.offset.checked_add(start).filter(|_| inside);
         let offset = offset.ok_or_else(|| Error::input(format!("{length} bytes from byte {start}: beyond the array's end")))?;
-        file.read_exact_at(&mut bytes, offset).context(|| "cannot be read".into())?;
+        self.file(region).read_exact_at(&mut bytes, offset).context(|| "cannot be read".into())?;
         Ok(bytes)
     }
 
-    fn header(&self, region: Region) -> Result<npy::Header> {
-        let prefix = usize::try_from(region.length).unwrap_or(usize::MAX).min(npy::MAX_PREFIX);
-        npy::parse(&self.read_at(region, 0, prefix)?)
-    }
-
-    /// Labels of any integer type, shape `[row]` or `[row, 1]`.
-    fn read_labels(&self, header: &npy::Header, region: Region) -> Result<Vec<i64>> {
-        if header.shape.iter().skip(1).any(|&d| d != 1) || !matches!((header.kind, header.width), ('i' | 'u', 1 | 2 | 4 | 8)) {
-            return Err(Error::input(format!(
-                "expected one integer a row, found {}{} of shape {:?}",
-                header.kind, header.width, header.shape
-            )));
+    /// The bytes of a row.
+    fn row(&self, column: &Column, index: usize) -> Result<Vec<u8>> {
+        let mut bytes = self.read_at(column.region, (index as u64).saturating_mul(column.row_bytes as u64), column.row_bytes)?;
+        if column.big_endian {
+            bytes.chunks_exact_mut(column.dtype.size()).for_each(<[u8]>::reverse);
         }
-        let start = header.data_start as u64;
-        let length = usize::try_from(region.length - start).context(|| "too many labels".into())?;
-        let bytes = self.read_at(region, start, length)?;
-        let label = |(row, element): (usize, &[u8])| {
-            let value = integer(element, header.kind == 'i', header.big_endian);
-            value.filter(|&v| v >= -1).ok_or_else(|| Error::input(format!("row {row}: expected a label from 0, or -1 for none")))
-        };
-        bytes.chunks_exact(header.width).enumerate().map(label).collect()
+        Ok(bytes)
     }
-}
-
-/// An integer of 1 to 8 bytes; `None` when it does not fit.
-fn integer(element: &[u8], signed: bool, big_endian: bool) -> Option<i64> {
-    let mut bytes = element.to_vec();
-    if big_endian {
-        bytes.reverse();
-    }
-    let negative = signed && bytes.last().is_some_and(|b| b & 0x80 != 0);
-    bytes.resize(8, if negative { 0xff } else { 0 });
-    let value = i64::from_le_bytes(bytes.try_into().ok()?);
-    (value >= 0 || negative).then_some(value)
 }
 
 impl Dataset for Npz {
@@ -230,17 +243,20 @@ impl Dataset for Npz {
     }
 
     fn sample(&self, index: usize) -> Result<Sample> {
-        let read = |column: &Column| {
+        let bytes = |column: &Column| {
             let context = || format!("{}: array {}: row {index}", self.path, column.name);
-            let bytes = self.read_at(column.region, index as u64 * column.row_bytes as u64, column.row_bytes).context(context)?;
-            let values = values(column.dtype, &bytes, column.big_endian);
-            Ok((column.name.clone(), Array::new(column.row_shape.clone(), values).context(context)?))
+            self.files.row(column, index).context(context)
         };
-        self.columns.iter().map(read).collect::<Result<_>>().map(Sample::Arrays)
+        let array =
+            |column: &Column| Ok((column.name.clone(), Array::from_bytes(column.dtype, column.row_shape.clone(), &bytes(column)?)?));
+        match &self.content {
+            Content::Arrays(columns) => columns.iter().map(array).collect::<Result<_>>().map(Sample::Arrays),
+            Content::Images(column, shape) => Ok(Sample::Image(shape.image(bytes(column)?))),
+        }
     }
 
     fn label(&self, index: usize) -> i64 {
-        self.labels.get(index).copied().unwrap_or(-1)
+        self.labels.values.get(index).copied().unwrap_or(-1)
     }
 
     fn name(&self, index: usize) -> String {
@@ -248,37 +264,18 @@ impl Dataset for Npz {
     }
 
     fn classes(&self) -> &[String] {
-        &[]
+        &self.labels.classes
     }
 
     fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    fn image_size(&self, _: usize) -> Option<[usize; 2]> {
-        None
-    }
-}
-
-/// Elements from their bytes; an incomplete last one is left out.
-fn values(dtype: Dtype, bytes: &[u8], big_endian: bool) -> Values {
-    fn each<const N: usize, T>(bytes: &[u8], big_endian: bool, from_le: impl Fn([u8; N]) -> T) -> Vec<T> {
-        let (elements, _) = bytes.as_chunks::<N>();
-        let ordered = |&(mut element): &[u8; N]| {
-            if big_endian {
-                element.reverse();
-            }
-            from_le(element)
-        };
-        elements.iter().map(ordered).collect()
-    }
-    match dtype {
-        Dtype::U8 => Values::U8(bytes.to_vec()),
-        Dtype::I32 => Values::I32(each(bytes, big_endian, i32::from_le_bytes)),
-        Dtype::I64 => Values::I64(each(bytes, big_endian, i64::from_le_bytes)),
-        Dtype::F16 => Values::F16(each(bytes, big_endian, f16::from_le_bytes)),
-        Dtype::F32 => Values::F32(each(bytes, big_endian, f32::from_le_bytes)),
-        Dtype::F64 => Values::F64(each(bytes, big_endian, f64::from_le_bytes)),
+    fn image_size(&self, index: usize) -> Option<[usize; 2]> {
+        match &self.content {
+            Content::Images(_, shape) if index < self.rows => Some([shape.height, shape.width]),
+            _ => None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::Dim;
 use crate::recipe::{Channels, Layout, Preprocess, PreprocessOptions, preset};
-use half::f16;
+use half::{bf16, f16};
 use std::borrow::Cow;
 
 /// Side of an input that nothing else decides.
@@ -105,8 +105,9 @@ fn check_dtype(options: &PreprocessOptions, dtype: Dtype) -> Result<()> {
     if let Some(given) = options.dtype.filter(|&given| given != dtype) {
         return Err(Error::input(format!("preprocess: the model takes {}, found dtype {}", dtype.name(), given.name())));
     }
-    if dtype == Dtype::I64 {
-        return Err(Error::input("preprocess: expected an input of float32, float16, float64, uint8 or int32, found int64")
+    if !dtype.is_float() && !matches!(dtype, Dtype::U8 | Dtype::I32) {
+        let expected = "float32, float16, float64, bfloat16, uint8 or int32";
+        return Err(Error::input(format!("preprocess: expected an input of {expected} to feed images to, found {}", dtype.name()))
             .hint("feed arrays instead of images, with npz:FILE"));
     }
     Ok(())
@@ -221,10 +222,11 @@ pub fn normalize(preprocess: &Preprocess, bytes: &[u8]) -> Result<Array> {
     let values = match preprocess.dtype {
         Dtype::U8 => Values::U8(bytes.to_vec()),
         Dtype::I32 => Values::I32(bytes.iter().map(|&b| i32::from(b)).collect()),
-        Dtype::I64 => Values::I64(bytes.iter().map(|&b| i64::from(b)).collect()),
+        Dtype::BF16 => Values::BF16(look_up(preprocess, bytes, bf16::from_f32)),
         Dtype::F16 => Values::F16(look_up(preprocess, bytes, f16::from_f32)),
         Dtype::F32 => Values::F32(look_up(preprocess, bytes, |value| value)),
         Dtype::F64 => Values::F64(look_up(preprocess, bytes, f64::from)),
+        other => return Err(Error::input(format!("preprocess: images do not become {}", other.name()))),
     };
     let mut shape = vec![count];
     shape.extend(preprocess.input_shape());

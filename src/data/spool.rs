@@ -38,6 +38,11 @@ impl Spool {
         self.length
     }
 
+    /// The file, for reading in place while more is added.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The file, for reading in place.
     pub(super) fn into_file(self) -> File {
         self.file

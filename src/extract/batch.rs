@@ -2,10 +2,11 @@
 
 use super::Job;
 use super::source::{Input, describe_bad};
-use crate::array::{Array, Dtype, Values};
+use crate::array::Array;
 use crate::data::augment::{self, Place, View};
 use crate::data::{Sample, preprocess};
 use crate::error::{Error, Result};
+use crate::onnx::feed::Constant;
 use crate::recipe::Preprocess;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,14 +15,16 @@ use std::ops::Range;
 pub(super) struct Batch {
     /// Bytes of the rows of each array that comes from the data: inputs, where they are stored, and parameters.
     pub(super) stored: Vec<Vec<u8>>,
-    /// Each input of the model, batch axis first; longer than the rows for a model of fixed batch.
+    /// Each input of the model as it takes it, those that are constant last; of more samples than
+    /// the rows for a model of fixed batch.
     fed: Vec<Array>,
 }
 
 impl Batch {
     /// As the arguments of [`Session::run`](crate::runtime::Session::run).
     pub(super) fn feed<'b>(&'b self, job: &'b Job<'_>) -> Vec<(&'b str, &'b Array)> {
-        job.source.inputs.iter().map(|input| input.name.as_str()).zip(&self.fed).collect()
+        let names = job.source.inputs.iter().map(|input| input.name.as_str());
+        names.chain(job.source.constants.iter().map(|constant| constant.tensor.as_str())).zip(&self.fed).collect()
     }
 }
 
@@ -33,8 +36,7 @@ pub(super) fn read(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Bat
     let source = job.source;
     let (inputs, parameters) = stored(job, view, rows.clone())?;
     let fed_rows = source.fixed_batch.unwrap_or(rows.len());
-    let fed = source.inputs.iter().zip(&inputs).map(|(input, bytes)| fed(input, source.preprocess.as_ref(), bytes, fed_rows));
-    let fed = fed.collect::<Result<_>>()?;
+    let fed = named(source.fed(), &inputs, fed_rows)?.into_iter().map(|(_, array)| array).collect();
     let stored = if job.stores_inputs { inputs } else { Vec::new() };
     Ok(Batch { stored: stored.into_iter().chain(parameters).collect(), fed })
 }
@@ -100,39 +102,34 @@ fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (usize, Error
 ///
 /// # Errors
 /// When the bytes are no whole rows.
-pub(super) fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
+fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
     let row = input.row_bytes();
     let mut padded = Cow::Borrowed(stored);
     while padded.len() < rows * row {
         let last = padded.len() - row;
         padded.to_mut().extend_from_within(last..);
     }
-    match preprocess {
-        Some(preprocess) => preprocess::normalize(preprocess, &padded),
-        None => array_of(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded),
-    }
+    let stacked = match preprocess {
+        Some(preprocess) => preprocess::normalize(preprocess, &padded)?,
+        None => Array::from_bytes(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded)?.converted(input.fed)?,
+    };
+    stacked.with_first_axis_at(input.batch_axis)
 }
 
-/// Each input by name, from the stored bytes of so many rows.
+/// How a model is fed: inputs with the preprocessing of images, and those that are constant.
+#[derive(Clone, Copy)]
+pub(super) struct Fed<'a> {
+    pub(super) inputs: &'a [Input],
+    pub(super) preprocess: Option<&'a Preprocess>,
+    pub(super) constants: &'a [Constant],
+}
+
+/// Each input by name, those that are constant last, from the stored bytes of so many rows.
 ///
 /// # Errors
 /// When the bytes are no whole rows.
-pub(super) fn named(inputs: &[Input], preprocess: Option<&Preprocess>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
-    inputs.iter().zip(stored).map(|(input, bytes)| Ok((input.name.clone(), fed(input, preprocess, bytes, rows)?))).collect()
-}
-
-/// An array of these bytes, in the machine's order.
-///
-/// # Errors
-/// When they are not as many as the shape asks for.
-pub fn array_of(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Array> {
-    let values = match dtype {
-        Dtype::U8 => Values::U8(bytes.to_vec()),
-        Dtype::I32 => Values::I32(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::I64 => Values::I64(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::F32 => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
-        Dtype::F64 => Values::F64(bytemuck::pod_collect_to_vec(bytes)),
-    };
-    Array::new(shape, values)
+pub(super) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
+    let inputs = how.inputs.iter().zip(stored).map(|(input, bytes)| Ok((input.name.clone(), fed(input, how.preprocess, bytes, rows)?)));
+    let constants = how.constants.iter().map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
+    inputs.chain(constants).collect()
 }

@@ -102,8 +102,8 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
     }
     let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
     let inputs = inputs(&model, manifest);
-    let shapes: Vec<(String, Vec<usize>)> = inputs.iter().map(|i| (i.name.clone(), i.row_shape.clone())).collect();
-    let probe = runtime::probe(runtime, &model, &shapes)?;
+    let how = batch::Fed { inputs: &inputs, preprocess: manifest.data.preprocess.as_ref(), constants: &manifest.teacher.constants };
+    let probe = runtime::probe(runtime, &model, &source::feeds(how.inputs, how.constants))?;
     let candidates = tap::candidates(&model, &probe.shapes);
     let outputs = kept.iter().map(|spec| choice::recorded(spec, manifest, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
@@ -132,7 +132,7 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
                 tensors: &tensors,
                 fixed: probe.batch,
                 inputs: inputs.iter().map(|input| (input.dtype, manifest.data.preprocess.is_some())).collect(),
-                feed: &|bytes, count| batch::named(&inputs, manifest.data.preprocess.as_ref(), bytes, count),
+                feed: &|bytes, count| batch::named(how, bytes, count),
             };
             let count = rows.len().min(independence::SAMPLES);
             let first: Vec<Vec<u8>> =
@@ -143,9 +143,8 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
             }
         }
         let fed_rows = probe.batch.unwrap_or(rows.len());
-        let fed = inputs.iter().zip(&stored).map(|(input, bytes)| batch::fed(input, manifest.data.preprocess.as_ref(), bytes, fed_rows));
-        let fed = fed.collect::<Result<Vec<Array>>>()?;
-        let named: Vec<(&str, &Array)> = inputs.iter().map(|input| input.name.as_str()).zip(&fed).collect();
+        let fed = batch::named(how, &stored, fed_rows)?;
+        let named: Vec<(&str, &Array)> = fed.iter().map(|(name, array)| (name.as_str(), array)).collect();
         let computed = session.run(&named, &tensors)?;
         for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut live.arrays) {
             let dtype = if spec.dtype == Dtype::U8 { Dtype::U8 } else { Dtype::F32 };
@@ -175,10 +174,12 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
 
 /// The teacher's inputs as the cache was made with them.
 fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
-    if let (false, Some(preprocess), [input]) = (manifest.stores_inputs(), &manifest.data.preprocess, model.inputs().as_slice()) {
+    let mut declared = model.inputs();
+    declared.retain(|input| manifest.teacher.constants.iter().all(|constant| constant.tensor != input.name));
+    if let (false, Some(preprocess), [input]) = (manifest.stores_inputs(), &manifest.data.preprocess, declared.as_slice()) {
         return vec![source::image_input(input, preprocess)];
     }
-    manifest.view_arrays.iter().filter(|spec| spec.is_input()).map(source::stored_input).collect()
+    manifest.view_arrays.iter().filter(|spec| spec.is_input()).map(|spec| source::stored_input(spec, &declared)).collect()
 }
 
 /// The data set that a cache without inputs was made of.

@@ -38,7 +38,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
-pub use batch::array_of;
 pub use estimate::human_bytes;
 pub use keep::{Alternative, Kept};
 pub use measure::{Sizes, TapSizes, sizes};
@@ -229,12 +228,13 @@ fn prepare<R>(
     body: impl FnOnce(&mut Job<'_>, &Model, Session, Vec<Kept>) -> Result<R>,
 ) -> Result<R> {
     let model = Model::read(&recipe.teacher)?;
-    let dataset = data::open(&recipe.data, &recipe.split, monitor)?;
+    let fed = source::fed(recipe, &model);
+    let dataset = data::open_for(&recipe.data, &recipe.split, &fed, monitor)?;
     monitor.note(&format!("data {} ({}): {}", recipe.data, recipe.split, data::describe(dataset.as_ref())));
     let subset = subset(dataset, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, monitor)?;
     let mut source = Source::new(recipe, &model, &subset, monitor)?;
-    let probe = runtime::probe(runtime, &model, &source.shapes())?;
+    let probe = runtime::probe(runtime, &model, &source.feeds())?;
     source.fixed_batch = probe.batch;
     source.largest_tensor = probe.largest_row_bytes();
     let existing = folder.map(|folder| existing(folder, &model, &source)).transpose()?.flatten();
@@ -268,7 +268,8 @@ fn prepare<R>(
 pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
     let model = Model::read(&recipe.teacher)?;
     // what there is to say of the data is said when it is extracted
-    let subset = subset(data::open(&recipe.data, &recipe.split, &Silent)?, recipe.limit, recipe.shuffle);
+    let fed = source::fed(recipe, &model);
+    let subset = subset(data::open_for(&recipe.data, &recipe.split, &fed, &Silent)?, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, &Silent)?;
     let source = Source::new(recipe, &model, &subset, &Silent)?;
     Ok(source.preprocess.map(|p| [p.channels.count(), p.size[0], p.size[1]]))
@@ -286,7 +287,7 @@ fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Sessio
         tensors: &job.tensors,
         fixed: source.fixed_batch,
         inputs: source.inputs.iter().map(|input| (input.dtype, source.preprocess.is_some())).collect(),
-        feed: &|bytes, count| batch::named(&source.inputs, source.preprocess.as_ref(), bytes, count),
+        feed: &|bytes, count| batch::named(source.fed(), bytes, count),
     };
     if let Some(reason) = independence::check(&subject, session, &rows, count, job.batch)? {
         monitor.note(&reason);
@@ -349,6 +350,7 @@ fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Ses
         runtime: runtime.version.clone(),
         provider: session.provider().to_owned(),
         batch: job.batch,
+        constants: job.source.constants.clone(),
         top1_basis_points: None,
     }
 }

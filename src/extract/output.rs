@@ -272,12 +272,8 @@ fn fold(tokens: Array, layout: Layout, [height, width]: [usize; 2]) -> Result<Ar
 
 fn bytes_of(values: Values) -> Vec<u8> {
     match values {
-        Values::F16(v) => bytemuck::cast_slice(&v).to_vec(),
-        Values::F32(v) => bytemuck::cast_slice(&v).to_vec(),
         Values::U8(v) => v,
-        Values::I32(v) => bytemuck::cast_slice(&v).to_vec(),
-        Values::I64(v) => bytemuck::cast_slice(&v).to_vec(),
-        Values::F64(v) => bytemuck::cast_slice(&v).to_vec(),
+        values => values.as_bytes().to_vec(),
     }
 }
 

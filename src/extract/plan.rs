@@ -72,7 +72,16 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
         let raw = if is_first { first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size() } else { 0 };
         estimate.add_array(encoded_bytes(codec, &bytes), raw);
         let (row_shape, axes) = output.row()?;
-        arrays.push(ArraySpec { path, dtype, row_shape, axes, tensor: Some(output.tensor.clone()), codec, chunk_rows: 1 });
+        arrays.push(ArraySpec {
+            path,
+            dtype,
+            row_shape,
+            axes,
+            tensor: Some(output.tensor.clone()),
+            batch_axis: None,
+            codec,
+            chunk_rows: 1,
+        });
     }
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     // arrays that are added to a cache are cut as those that are there
@@ -93,6 +102,7 @@ fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
         row_shape: input.row_shape.clone(),
         axes: input.axes.clone(),
         tensor: Some(input.name.clone()),
+        batch_axis: Some(input.batch_axis).filter(|&axis| axis > 0),
         codec: Codec::Zstd,
         chunk_rows: 1,
     });
@@ -102,6 +112,7 @@ fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
         row_shape: parameter.axis().map(|(_, length)| length).into_iter().collect(),
         axes: parameter.axis().map(|(name, _)| name.to_owned()).into_iter().collect(),
         tensor: None,
+        batch_axis: None,
         codec: Codec::Zstd,
         chunk_rows: 1,
     });
@@ -161,6 +172,7 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
         row_shape: Vec::new(),
         axes: Vec::new(),
         tensor: None,
+        batch_axis: None,
         codec: Codec::Zstd,
         chunk_rows: segment_rows,
     }

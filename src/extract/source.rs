@@ -1,5 +1,6 @@
 //! How samples become the teacher's inputs: the preprocessing, and which arrays feed which input.
 
+use super::batch;
 use super::estimate::human_bytes;
 use super::output::Output;
 use crate::array::{Array, Dtype};
@@ -7,6 +8,7 @@ use crate::cache::ArraySpec;
 use crate::data::{Dataset, Sample, Subset, preprocess};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
+use crate::onnx::feed::{self, Constant, Feed, Placed};
 use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{Extract, Inputs, Preprocess, PreprocessOptions};
 use std::collections::HashSet;
@@ -36,6 +38,10 @@ pub(super) struct Input {
     pub(super) row_shape: Vec<usize>,
     /// Name of each axis of a row.
     pub(super) axes: Vec<String>,
+    /// Where the batch stands among the axes of what the model is fed.
+    pub(super) batch_axis: usize,
+    /// The type that the model takes.
+    pub(super) fed: Dtype,
 }
 
 impl Input {
@@ -48,6 +54,8 @@ impl Input {
 pub(super) struct Source<'a> {
     pub(super) data: &'a dyn Dataset,
     pub(super) inputs: Vec<Input>,
+    /// The inputs that get the same value for every sample.
+    pub(super) constants: Vec<Constant>,
     /// `None`: arrays, fed as they are.
     pub(super) preprocess: Option<Preprocess>,
     /// The model's batch where it is fixed: declared, or found by the probe.
@@ -65,8 +73,13 @@ impl<'a> Source<'a> {
     pub(super) fn new(recipe: &Extract, model: &Model, subset: &'a Subset, monitor: &dyn Monitor) -> Result<Self> {
         let data = subset.dataset.as_ref();
         let samples = probe_samples(data, &subset.indices, recipe.skip_bad)?;
-        let declared = model.inputs();
-        let fixed_batch = fixed_batch(&declared)?;
+        let (declared, note) = feed::place(&model.inputs(), &recipe.feeding)?;
+        let fixed_batch = feed::fixed_batch(&declared)?;
+        if let Some(note) = note {
+            monitor.note(&note);
+        }
+        let constants = declared.iter().filter_map(|placed| placed.constant.clone()).collect();
+        let declared: Vec<Placed> = declared.into_iter().filter(|placed| placed.constant.is_none()).collect();
         let (inputs, preprocess) = match samples.first() {
             Some(Sample::Image(_)) => {
                 let [input] = declared.as_slice() else {
@@ -75,10 +88,17 @@ impl<'a> Source<'a> {
                         recipe.teacher.display(),
                         declared.len()
                     ))
-                    .hint("give arrays named like the inputs: --data npz:FILE"));
+                    .hint("give the others one value for all images, --input NAME=VALUE, or arrays for all: --data npz:FILE"));
                 };
-                let preprocess = decide_preprocess(recipe, model, input, common_size(&samples), monitor)?;
-                (vec![image_input(input, &preprocess)], Some(preprocess))
+                let axis = input.batch_axis()?;
+                if axis > 0 {
+                    return Err(Error::input(format!(
+                        "input `{}`: expected the batch on the first axis to feed images, found it on axis {axis}",
+                        input.input.name
+                    )));
+                }
+                let preprocess = decide_preprocess(recipe, model, &input.input, common_size(&samples), monitor)?;
+                (vec![image_input(&input.input, &preprocess)], Some(preprocess))
             }
             Some(Sample::Arrays(arrays)) => (array_inputs(&declared, arrays, monitor)?, None),
             None => return Err(Error::input(format!("data {}: no sample can be read", recipe.data))),
@@ -90,7 +110,7 @@ impl<'a> Source<'a> {
         if preprocess.is_none() && recipe.inputs == Some(Inputs::Source) {
             return Err(Error::input("--inputs source: expected images, found arrays").hint("arrays are stored: leave --inputs out"));
         }
-        Ok(Self { data, inputs, preprocess, fixed_batch, largest_tensor: 0 })
+        Ok(Self { data, inputs, constants, preprocess, fixed_batch, largest_tensor: 0 })
     }
 
     /// The bytes to store of one sample, one vector an input.
@@ -105,9 +125,14 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Each input's name and the shape of one row.
-    pub(super) fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        self.inputs.iter().map(|input| (input.name.clone(), input.row_shape.clone())).collect()
+    /// How rows become the model's inputs.
+    pub(super) fn fed(&self) -> batch::Fed<'_> {
+        batch::Fed { inputs: &self.inputs, preprocess: self.preprocess.as_ref(), constants: &self.constants }
+    }
+
+    /// How each input of the model is fed.
+    pub(super) fn feeds(&self) -> Vec<Feed> {
+        feeds(&self.inputs, &self.constants)
     }
 
     /// Rows of one run: the model's own, or `asked`, or as many as fit a fixed amount of memory.
@@ -141,6 +166,31 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The inputs that the data feeds: those without a value of their own.
+pub(super) fn fed(recipe: &Extract, model: &Model) -> Vec<Value> {
+    let is_given = |input: &Value| recipe.feeding.values.iter().any(|value| value.input == input.name);
+    model.inputs().into_iter().filter(|input| !is_given(input)).collect()
+}
+
+/// How each input of a model is fed.
+pub(super) fn feeds(inputs: &[Input], constants: &[Constant]) -> Vec<Feed> {
+    let given = |input: &Input| Feed {
+        name: input.name.clone(),
+        dtype: input.fed,
+        row: input.row_shape.clone(),
+        batch_axis: Some(input.batch_axis),
+        constant: None,
+    };
+    let constant = |constant: &Constant| Feed {
+        name: constant.tensor.clone(),
+        dtype: constant.dtype,
+        row: constant.shape.clone(),
+        batch_axis: constant.batch_axis,
+        constant: Some(constant.clone()),
+    };
+    inputs.iter().map(given).chain(constants.iter().map(constant)).collect()
+}
+
 /// Samples spread over the chosen ones; unreadable ones are an error unless they are to be skipped.
 fn probe_samples(data: &dyn Dataset, chosen: &[usize], skip_bad: bool) -> Result<Vec<Sample>> {
     let step = chosen.len().div_ceil(PROBED_IMAGES).max(1);
@@ -162,24 +212,6 @@ fn common_size(samples: &[Sample]) -> Option<[usize; 2]> {
     });
     let first = sizes.next()??;
     sizes.all(|size| size == Some(first)).then_some(first)
-}
-
-fn fixed_batch(inputs: &[Value]) -> Result<Option<usize>> {
-    let mut fixed = None;
-    for input in inputs {
-        match (input.shape.first(), fixed) {
-            (Some(&Dim::Fixed(0)), _) => return Err(Error::input(format!("input `{}`: batch of 0", input.name))),
-            (Some(&Dim::Fixed(n)), None) => fixed = Some(n),
-            (Some(&Dim::Fixed(n)), Some(other)) if n != other => {
-                return Err(Error::input(format!(
-                    "input `{}`: expected the first axis of all inputs to be the batch, found {n} and {other}",
-                    input.name
-                )));
-            }
-            _ => {}
-        }
-    }
-    Ok(fixed)
 }
 
 fn decide_preprocess(
@@ -249,73 +281,97 @@ pub(super) fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
         dtype: Dtype::U8,
         row_shape: preprocess.input_shape().to_vec(),
         axes: axes.map(str::to_owned).to_vec(),
+        batch_axis: 0,
+        fed: preprocess.dtype,
     }
 }
 
-/// An input as a cache records it.
-pub(super) fn stored_input(spec: &ArraySpec) -> Input {
+/// An input as a cache records it; `model`: the teacher's inputs.
+pub(super) fn stored_input(spec: &ArraySpec, model: &[Value]) -> Input {
+    let name = spec.tensor.clone().unwrap_or_default();
+    let fed = model.iter().find(|input| input.name == name).and_then(|input| input.dtype);
     Input {
-        name: spec.tensor.clone().unwrap_or_default(),
+        name,
         path: spec.path.clone(),
         dtype: spec.dtype,
         row_shape: spec.row_shape.clone(),
         axes: spec.axes.clone(),
+        batch_axis: spec.batch_axis.unwrap_or(0),
+        fed: fed.unwrap_or(spec.dtype),
     }
 }
 
-fn array_inputs(declared: &[Value], arrays: &[(String, Array)], monitor: &dyn Monitor) -> Result<Vec<Input>> {
+fn array_inputs(declared: &[Placed], arrays: &[(String, Array)], monitor: &dyn Monitor) -> Result<Vec<Input>> {
     let found = || arrays.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let unused: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).filter(|name| declared.iter().all(|d| d.name != *name)).collect();
+    let mut converted = Vec::new();
     let mut taken = HashSet::new();
     let inputs = declared
         .iter()
-        .map(|value| {
-            let array = arrays.iter().find(|(name, _)| *name == value.name).map(|(_, array)| array);
-            let array = array
-                .ok_or_else(|| Error::input(format!("input `{}`: no array of that name in the data, found {}", value.name, found())))?;
-            check_fit(value, array)?;
+        .map(|placed| {
+            let name = &placed.input.name;
+            let array = arrays.iter().find(|(given, _)| given == name).map(|(_, array)| array);
+            let array = array.ok_or_else(|| {
+                Error::input(format!("input `{name}`: no array of that name in the data, found {}", found()))
+                    .hint(format!("give it one value for all samples: --input {name}=VALUE"))
+            })?;
+            let fed = check_fit(placed, array)?;
+            let dtype = stored_type(fed);
+            if array.dtype() != fed {
+                converted.push(format!("`{name}` from {} to {}", array.dtype().name(), fed.name()));
+            }
             let row_shape = array.shape().to_vec();
-            let axes = (0..row_shape.len()).map(|axis| format!("axis{axis}")).collect();
             Ok(Input {
-                name: value.name.clone(),
-                path: format!("inputs/{}", tap::free(tap::path_name(&value.name), &mut taken)),
-                dtype: array.dtype(),
+                name: name.clone(),
+                path: format!("inputs/{}", tap::free(tap::path_name(name), &mut taken)),
+                dtype,
+                axes: (0..row_shape.len()).map(|axis| format!("axis{axis}")).collect(),
                 row_shape,
-                axes,
+                batch_axis: placed.batch_axis()?,
+                fed,
             })
         })
         .collect::<Result<_>>()?;
-    if !unused.is_empty() {
-        monitor.note(&format!("arrays that the teacher does not take are left out: {}", unused.join(", ")));
+    if !converted.is_empty() {
+        monitor.note(&format!("arrays are converted to what the teacher takes: {}", converted.join(", ")));
     }
     Ok(inputs)
 }
 
-fn check_fit(value: &Value, row: &Array) -> Result<()> {
-    if value.dtype != Some(row.dtype()) {
-        let expected = value.dtype.map_or("a type that arrays do not have", Dtype::name);
-        return Err(Error::input(format!("input `{}`: expected {expected}, found {}", value.name, row.dtype().name())));
+/// The type that an input takes, if rows like this one fit it.
+fn check_fit(placed: &Placed, row: &Array) -> Result<Dtype> {
+    let input = &placed.input;
+    let fed = input.dtype.filter(|&dtype| Array::converts(row.dtype(), dtype)).ok_or_else(|| {
+        let expected = input.dtype.map_or("a type that arrays do not have", Dtype::name);
+        Error::input(format!("input `{}`: expected {expected}, found {}", input.name, row.dtype().name()))
+            .hint("convert it with numpy's astype, scaled as the model was trained")
+    })?;
+    placed.batch_axis()?;
+    let declared = placed.row();
+    let fits = |(dim, &size): (&Dim, &usize)| !matches!(dim, Dim::Fixed(n) if *n != size);
+    let same = declared.len() == row.shape().len() && declared.iter().zip(row.shape()).all(fits);
+    if input.has_shape && !same {
+        return Err(Error::input(format!("input `{}`: expected rows of {}, found {:?}", input.name, feed::axes(&declared), row.shape())));
     }
-    let declared = value.shape.get(1..).unwrap_or_default();
-    let fits = value.shape.is_empty()
-        || declared.len() == row.shape().len() && declared.iter().zip(row.shape()).all(|(d, &n)| !matches!(d, Dim::Fixed(m) if *m != n));
-    if fits { Ok(()) } else { Err(Error::input(format!("input `{}`: expected rows of {declared:?}, found {:?}", value.name, row.shape()))) }
+    Ok(fed)
+}
+
+/// The type in which what a model takes is stored: caches hold the values of bfloat16 in twice the
+/// width.
+fn stored_type(fed: Dtype) -> Dtype {
+    if fed == Dtype::BF16 { Dtype::F32 } else { fed }
 }
 
 fn array_bytes(input: &Input, arrays: &[(String, Array)]) -> Result<Vec<u8>> {
     let array = arrays.iter().find(|(name, _)| *name == input.name).map(|(_, array)| array);
     let array = array.ok_or_else(|| Error::input(format!("no array `{}`", input.name)))?;
-    if array.dtype() != input.dtype || array.shape() != input.row_shape {
-        return Err(Error::input(format!(
-            "array `{}`: expected {} {:?}, found {} {:?}",
-            input.name,
-            input.dtype.name(),
-            input.row_shape,
-            array.dtype().name(),
-            array.shape()
-        )));
+    let context = || format!("array `{}`", input.name);
+    if array.shape() != input.row_shape {
+        return Err(Error::input(format!("array `{}`: expected {:?}, found {:?}", input.name, input.row_shape, array.shape())));
     }
-    Ok(array.as_bytes().to_vec())
+    if let Some(value) = array.not_finite() {
+        return Err(Error::input(format!("array `{}`: expected finite values, found {value}", input.name)));
+    }
+    Ok(array.converted(input.fed).and_then(|array| array.converted(input.dtype)).context(context)?.as_bytes().to_vec())
 }
 
 /// One line about samples that cannot be read: how many, the first by name and reason.

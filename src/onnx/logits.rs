@@ -49,7 +49,7 @@ pub struct Found {
 #[must_use]
 pub fn of_output(model: &Model) -> Option<Found> {
     let output = model.outputs().into_iter().next()?;
-    let is_table = matches!(output.dtype, Some(Dtype::F16 | Dtype::F32 | Dtype::F64)) && matches!(output.shape.len(), 0 | 2);
+    let is_table = output.dtype.is_some_and(Dtype::is_float) && matches!(output.shape.len(), 0 | 2);
     is_table.then(|| Found { ending: walk::back(model, &output.name), tensor: output.name })
 }
 

@@ -3,6 +3,7 @@
 mod check;
 pub mod cost;
 mod external;
+pub mod feed;
 mod flow;
 pub mod logits;
 pub mod metadata;
@@ -49,10 +50,12 @@ pub enum Dim {
 pub struct Value {
     /// The tensor's name.
     pub name: String,
-    /// Its element type; `None` for a type that we do not carry (strings, sequences, bool …).
+    /// Its element type; `None` for a type that we do not carry (strings, sequences …).
     pub dtype: Option<Dtype>,
     /// Its axes; empty for a scalar or an undeclared shape.
     pub shape: Vec<Dim>,
+    /// Whether its shape is declared.
+    pub has_shape: bool,
 }
 
 /// An ONNX model: its bytes as they are, and the graph read from them.
@@ -270,6 +273,7 @@ fn value(info: &proto::ValueInfoProto) -> Value {
         name: info.name().to_owned(),
         dtype: tensor.and_then(|t| tensor::dtype(t.elem_type())),
         shape: tensor.and_then(|t| t.shape.as_ref()).map_or_else(Vec::new, |shape| shape.dim.iter().map(dim).collect()),
+        has_shape: tensor.is_some_and(|t| t.shape.is_some()),
     }
 }
 

@@ -11,10 +11,17 @@ use std::path::Path;
 /// The array type of an ONNX element type; `None` for one that arrays do not have.
 pub(super) fn dtype(code: i32) -> Option<Dtype> {
     match DataType::try_from(code).ok()? {
+        DataType::Bool => Some(Dtype::Bool),
         DataType::Uint8 => Some(Dtype::U8),
+        DataType::Uint16 => Some(Dtype::U16),
+        DataType::Uint32 => Some(Dtype::U32),
+        DataType::Uint64 => Some(Dtype::U64),
+        DataType::Int8 => Some(Dtype::I8),
+        DataType::Int16 => Some(Dtype::I16),
         DataType::Int32 => Some(Dtype::I32),
         DataType::Int64 => Some(Dtype::I64),
         DataType::Float16 => Some(Dtype::F16),
+        DataType::Bfloat16 => Some(Dtype::BF16),
         DataType::Float => Some(Dtype::F32),
         DataType::Double => Some(Dtype::F64),
         _ => None,
@@ -24,20 +31,28 @@ pub(super) fn dtype(code: i32) -> Option<Dtype> {
 /// Encodes an array as a named ONNX tensor (raw little-endian data).
 #[must_use]
 pub fn tensor_proto(name: &str, array: &Array) -> TensorProto {
-    let (code, raw): (DataType, Vec<u8>) = match array.values() {
-        Values::U8(v) => (DataType::Uint8, v.clone()),
-        Values::I32(v) => (DataType::Int32, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Values::I64(v) => (DataType::Int64, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Values::F16(v) => (DataType::Float16, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Values::F32(v) => (DataType::Float, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Values::F64(v) => (DataType::Double, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
+    let code = match array.dtype() {
+        Dtype::Bool => DataType::Bool,
+        Dtype::U8 => DataType::Uint8,
+        Dtype::U16 => DataType::Uint16,
+        Dtype::U32 => DataType::Uint32,
+        Dtype::U64 => DataType::Uint64,
+        Dtype::I8 => DataType::Int8,
+        Dtype::I16 => DataType::Int16,
+        Dtype::I32 => DataType::Int32,
+        Dtype::I64 => DataType::Int64,
+        Dtype::F16 => DataType::Float16,
+        Dtype::BF16 => DataType::Bfloat16,
+        Dtype::F32 => DataType::Float,
+        Dtype::F64 => DataType::Double,
     };
     TensorProto {
         name: Some(name.to_owned()),
         // a size in memory is far below 2⁶³
         dims: array.shape().iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)).collect(),
         data_type: Some(code as i32),
-        raw_data: Some(raw.into()),
+        // little-endian as the machine, which the readers of a cache ask for as well
+        raw_data: Some(array.as_bytes().to_vec().into()),
         ..Default::default()
     }
 }

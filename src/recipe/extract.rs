@@ -1,6 +1,6 @@
 //! The recipe of one extraction.
 
-use super::{Augmentation, CriterionRecipe, DataSpec, Keep, PreprocessOptions};
+use super::{Augmentation, CriterionRecipe, DataSpec, Feeding, Keep, PreprocessOptions};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -86,6 +86,9 @@ pub struct Extract {
     pub store: Store,
     /// Whether chunks are compressed.
     pub compress: Compress,
+    /// Batch axes and values of the teacher's inputs, where it does not say them or the data does
+    /// not give them.
+    pub feeding: Feeding,
     /// Preprocessing as given; what it leaves open comes from the model's metadata.
     pub preprocess: PreprocessOptions,
     /// Preprocessing where neither says anything (the working folder's default).

@@ -5,6 +5,7 @@ mod config;
 mod criterion;
 mod data;
 mod extract;
+mod feed;
 mod preprocess;
 pub mod published;
 mod sakd;
@@ -21,6 +22,7 @@ pub use criterion::{
 };
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
+pub use feed::{BatchAxis, Feeding, InputValue};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
 pub use sakd::{Gates, Sakd, SakdMode};
 pub use statistic::{Keep, MapShape, Statistic};

@@ -60,7 +60,7 @@ pub struct Preprocess {
     pub channels: Channels,
     /// Axis order of the input.
     pub layout: Layout,
-    /// Element type of the model's input: float32, float16, float64, uint8 or int32.
+    /// Element type of the model's input: float32, float16, float64, bfloat16, uint8 or int32.
     pub dtype: Dtype,
     /// Factor applied to the byte before mean and std (1/255 for most models); ignored for integer inputs.
     pub scale: f32,
@@ -77,7 +77,7 @@ impl Preprocess {
     /// Whether the model takes normalised floats (the bytes themselves otherwise).
     #[must_use]
     pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F16 | Dtype::F32 | Dtype::F64)
+        self.dtype.is_float()
     }
 
     /// Shape of one stored input: `[C, H, W]`, or `[H, W, C]` for [`Layout::Nhwc`].

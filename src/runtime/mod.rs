@@ -9,7 +9,7 @@ mod session;
 
 pub use device::Device;
 pub use library::Runtime;
-pub use probe::{Probe, input_shapes, probe};
+pub use probe::{Probe, feeds, probe};
 pub use session::{Session, SessionOptions};
 
 #[cfg(test)]

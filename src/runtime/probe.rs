@@ -3,8 +3,10 @@
 use super::{Runtime, Session};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::onnx::{Dim, Model, Value, values};
-use half::f16;
+use crate::onnx::feed::{self, Feed, Place, Placed};
+use crate::onnx::{Dim, Model, values};
+use crate::recipe::Feeding;
+use half::{bf16, f16};
 use ort::value::TensorElementType;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -39,41 +41,55 @@ impl Probe {
 /// Threads of a probe: it runs a few samples once.
 const THREADS: usize = 2;
 
-/// The shape of one sample of each input, without the batch axis. Open axes of an image are `size` (224 if not given), other open axes 1.
+/// How each input is fed in a probe. Open axes of an image are `size` (224 if not given), other
+/// open axes 1.
 ///
 /// # Errors
-/// When an input's shape or type is not declared.
-pub fn input_shapes(model: &Model, size: Option<[usize; 2]>) -> Result<Vec<(String, Vec<usize>)>> {
+/// When an input's shape or type is not declared, or `feeding` does not fit the inputs.
+pub fn feeds(model: &Model, size: Option<[usize; 2]>, feeding: &Feeding) -> Result<Vec<Feed>> {
     let size = size.unwrap_or([224, 224]);
-    let shape = |input: &Value| {
-        let axes =
-            input.shape.get(1..).ok_or_else(|| Error::input(format!("input `{}`: expected a declared shape, found none", input.name)))?;
+    let feed = |placed: Placed| {
+        let (name, dtype) = (placed.input.name.clone(), placed.input.dtype);
+        if !placed.input.has_shape {
+            return Err(Error::input(format!("input `{name}`: expected a declared shape, found none")));
+        }
+        let dtype = dtype.ok_or_else(|| Error::input(format!("input `{name}`: expected a tensor of numbers, found another type")))?;
+        let batch_axis = match placed.place {
+            Place::At(axis) => Some(axis),
+            // what a probe asks for is that the model runs
+            Place::Unknown(_) if placed.input.shape.iter().any(|dim| !matches!(dim, Dim::Fixed(_))) => Some(0),
+            Place::Nowhere | Place::Unknown(_) => None,
+        };
+        let place = batch_axis.map_or(Place::Nowhere, Place::At);
+        let axes = Placed { place, ..placed.clone() }.row();
         // the side of an image is an open axis of four that is not the channels': [N, C, H, W], or [N, H, W, C] where the last is 1 to 4
-        let nhwc = matches!(axes, [_, _, Dim::Fixed(1..=4)]) && !matches!(axes, [Dim::Fixed(1..=4), _, _]);
+        let nhwc = matches!(axes.as_slice(), [_, _, Dim::Fixed(1..=4)]) && !matches!(axes.as_slice(), [Dim::Fixed(1..=4), _, _]);
         let sides: [Option<usize>; 3] = if nhwc { [Some(size[0]), Some(size[1]), None] } else { [None, Some(size[0]), Some(size[1])] };
         let open = |axis: usize| if axes.len() == 3 { sides.get(axis).copied().flatten().unwrap_or(3) } else { 1 };
         let row = axes.iter().enumerate().map(|(axis, dim)| match dim {
             Dim::Fixed(n) => *n,
             _ => open(axis),
         });
-        Ok((input.name.clone(), row.collect()))
+        Ok(Feed { name, dtype, row: row.collect(), batch_axis, constant: placed.constant })
     };
-    model.inputs().iter().map(shape).collect()
+    feed::place(&model.inputs(), feeding)?.0.into_iter().map(feed).collect()
 }
 
 /// Runs the model on noise and reads the shapes of all tensors, not their values. Where the batch
 /// is open it runs on 2 samples and on 1, or on 3 where one alone takes another shape; where it is
 /// fixed, or the model runs on one sample alone whatever it declares, twice on so many with other
-/// values. It takes no more memory than such a run: no tensor outlives what reads it. `inputs`: the
-/// shape of one sample of each input, without the batch axis.
+/// values. It takes no more memory than such a run: no tensor outlives what reads it.
 ///
 /// # Errors
 /// When the model cannot run on such inputs (says which size to give with `--size`).
-pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) -> Result<Probe> {
+pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> {
     let declared = model.inputs();
-    let fixed = declared.iter().find_map(|input| match input.shape.first() {
-        Some(Dim::Fixed(n)) => Some(*n),
-        _ => None,
+    let fixed = feeds.iter().find_map(|feed| {
+        let input = declared.iter().find(|input| input.name == feed.name)?;
+        match input.shape.get(feed.batch_axis?)? {
+            Dim::Fixed(n) => Some(*n),
+            _ => None,
+        }
     });
     let tensors = typed_tensors(runtime, model)?;
     let known: Vec<String> = tensors.iter().filter(|(_, kind)| kind.is_some()).map(|(name, _)| name.clone()).collect();
@@ -81,10 +97,10 @@ pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) 
     let mut session = Session::plain(runtime, model, &bytes, THREADS)?;
     drop(bytes);
     let mut run = |batch: usize, seed: u64| -> Result<Run> {
-        let arrays = declared.iter().map(|input| noise(input, inputs, batch, seed)).collect::<Result<Vec<_>>>()?;
-        let named: Vec<(&str, &Array)> = declared.iter().map(|input| input.name.as_str()).zip(&arrays).collect();
+        let arrays = feeds.iter().map(|feed| value(feed, batch, seed)).collect::<Result<Vec<_>>>()?;
+        let named: Vec<(&str, &Array)> = feeds.iter().map(|feed| feed.name.as_str()).zip(&arrays).collect();
         let found = session.run(&named, &shapes)?.into_iter().map(sizes);
-        let fed = declared.iter().map(|input| input.name.clone()).zip(arrays.iter().map(|a| a.shape().to_vec()));
+        let fed = feeds.iter().map(|feed| feed.name.clone()).zip(arrays.iter().map(|a| a.shape().to_vec()));
         Ok(Run { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
     };
     let (first, second) = match fixed {
@@ -102,7 +118,7 @@ pub fn probe(runtime: &Runtime, model: &Model, inputs: &[(String, Vec<usize>)]) 
             },
         },
     };
-    Ok(compare(&tensors, first, &second))
+    Ok(compare(feeds, &tensors, first, &second))
 }
 
 /// One run: the shape of each tensor, inputs included.
@@ -138,8 +154,11 @@ fn typed_tensors(runtime: &Runtime, model: &Model) -> Result<Vec<(String, Option
     Ok(names.into_iter().zip(types).collect())
 }
 
-fn compare(tensors: &[(String, Option<TensorElementType>)], first: Run, second: &Run) -> Probe {
+fn compare(feeds: &[Feed], tensors: &[(String, Option<TensorElementType>)], first: Run, second: &Run) -> Probe {
     let open = first.batch != second.batch;
+    // a batch that never varies shows in its size alone, which a length may share where the batch
+    // is not always in front
+    let doubtful = !open && first.batch > 1 && feeds.iter().any(|feed| feed.batch_axis.is_some_and(|axis| axis > 0));
     let mut shapes = HashMap::new();
     let mut refused = Vec::new();
     for (name, kind) in tensors {
@@ -154,6 +173,8 @@ fn compare(tensors: &[(String, Option<TensorElementType>)], first: Run, second: 
             Some(format!("holds {kind}, not floating-point activations"))
         } else if a.first() != Some(&first.batch) || b.first() != Some(&second.batch) {
             Some("does not have the batch as its first axis".to_owned())
+        } else if doubtful && a.iter().skip(1).any(|&n| n == first.batch) {
+            Some(format!("has several axes of {}, of which any may be the batch's", first.batch))
         } else if a.get(1..) != b.get(1..) {
             Some(format!("its shape varies between samples: {a:?} in one run, {b:?} in another"))
         } else {
@@ -169,26 +190,36 @@ fn compare(tensors: &[(String, Option<TensorElementType>)], first: Run, second: 
     Probe { shapes, refused, batch: (!open).then_some(first.batch), observed: first.shapes, observed_batch: first.batch }
 }
 
-/// An input's value: noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has; bytes use their range.
-fn noise(input: &Value, shapes: &[(String, Vec<usize>)], batch: usize, seed: u64) -> Result<Array> {
-    let name = &input.name;
-    let (_, row) =
-        shapes.iter().find(|(given, _)| given == name).ok_or_else(|| Error::input(format!("input `{name}`: no shape is given")))?;
-    let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{name}`: expected a tensor of numbers, found another type")))?;
-    if !input.shape.is_empty() && input.shape.len() != row.len() + 1 {
-        return Err(Error::input(format!("input `{name}`: expected {} axes after the batch, found {row:?}", input.shape.len() - 1)));
+/// An input's value in a run.
+fn value(feed: &Feed, batch: usize, seed: u64) -> Result<Array> {
+    if let Some(constant) = &feed.constant {
+        return constant.array(batch);
     }
-    let mut shape = vec![batch];
-    shape.extend(row);
+    match feed.batch_axis {
+        Some(axis) => noise(feed, [&[batch], feed.row.as_slice()].concat(), seed)?.with_first_axis_at(axis),
+        None => noise(feed, feed.row.clone(), seed),
+    }
+}
+
+/// Noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has;
+/// bytes use their range.
+fn noise(Feed { name, dtype, .. }: &Feed, shape: Vec<usize>, seed: u64) -> Result<Array> {
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
     let count = count
         .ok_or_else(|| Error::input(format!("input `{name}`: shape {shape:?} is too large to probe")).hint("give a smaller --size HxW"))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let noise = match dtype {
+        Dtype::Bool => Values::Bool((0..count).map(|_| u8::from(rng.random::<bool>())).collect()),
         Dtype::U8 => Values::U8((0..count).map(|_| rng.random()).collect()),
+        Dtype::U16 => Values::U16((0..count).map(|_| u16::from(rng.random::<bool>())).collect()),
+        Dtype::U32 => Values::U32((0..count).map(|_| u32::from(rng.random::<bool>())).collect()),
+        Dtype::U64 => Values::U64((0..count).map(|_| u64::from(rng.random::<bool>())).collect()),
+        Dtype::I8 => Values::I8((0..count).map(|_| i8::from(rng.random::<bool>())).collect()),
+        Dtype::I16 => Values::I16((0..count).map(|_| i16::from(rng.random::<bool>())).collect()),
         Dtype::I32 => Values::I32((0..count).map(|_| i32::from(rng.random::<bool>())).collect()),
         Dtype::I64 => Values::I64((0..count).map(|_| i64::from(rng.random::<bool>())).collect()),
         Dtype::F16 => Values::F16((0..count).map(|_| f16::from_f32(rng.random())).collect()),
+        Dtype::BF16 => Values::BF16((0..count).map(|_| bf16::from_f32(rng.random())).collect()),
         Dtype::F32 => Values::F32((0..count).map(|_| rng.random()).collect()),
         Dtype::F64 => Values::F64((0..count).map(|_| rng.random()).collect()),
     };

@@ -174,10 +174,17 @@ fn refused(e: &ort::Error) -> Error {
 
 fn element_type(dtype: Dtype) -> TensorElementType {
     match dtype {
+        Dtype::Bool => TensorElementType::Bool,
         Dtype::U8 => TensorElementType::Uint8,
+        Dtype::U16 => TensorElementType::Uint16,
+        Dtype::U32 => TensorElementType::Uint32,
+        Dtype::U64 => TensorElementType::Uint64,
+        Dtype::I8 => TensorElementType::Int8,
+        Dtype::I16 => TensorElementType::Int16,
         Dtype::I32 => TensorElementType::Int32,
         Dtype::I64 => TensorElementType::Int64,
         Dtype::F16 => TensorElementType::Float16,
+        Dtype::BF16 => TensorElementType::Bfloat16,
         Dtype::F32 => TensorElementType::Float32,
         Dtype::F64 => TensorElementType::Float64,
     }
@@ -193,10 +200,19 @@ fn tensor(array: &Array) -> ort::Result<SessionInputValue<'_>> {
     }
     let shape = array.shape();
     match array.values() {
+        Values::Bool(v) => {
+            view::<bool>(shape, bytemuck::checked::try_cast_slice(v).map_err(|_| ort::Error::new("a truth value is neither 0 nor 1"))?)
+        }
         Values::U8(v) => view(shape, v),
+        Values::U16(v) => view(shape, v),
+        Values::U32(v) => view(shape, v),
+        Values::U64(v) => view(shape, v),
+        Values::I8(v) => view(shape, v),
+        Values::I16(v) => view(shape, v),
         Values::I32(v) => view(shape, v),
         Values::I64(v) => view(shape, v),
         Values::F16(v) => view(shape, v),
+        Values::BF16(v) => view(shape, v),
         Values::F32(v) => view(shape, v),
         Values::F64(v) => view(shape, v),
     }

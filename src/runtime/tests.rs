@@ -1,8 +1,10 @@
 //! Against the real library, where it is: `ORT_DYLIB_PATH`, or what `make build` put in place.
 
 use super::*;
-use crate::array::{Array, Values};
+use crate::array::{Array, Dtype, Values};
 use crate::onnx::Model;
+use crate::onnx::feed::Feed;
+use crate::recipe::Feeding;
 use half::f16;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,10 @@ fn runtime() -> Runtime {
     ));
     let path: Option<PathBuf> = (std::env::var_os("ORT_DYLIB_PATH").is_none() && built.is_file()).then_some(built);
     Runtime::load(path.as_deref()).expect("ONNX Runtime's library: run `make build` or set ORT_DYLIB_PATH")
+}
+
+fn image(row: Vec<usize>) -> Feed {
+    Feed { name: "image".into(), dtype: Dtype::U8, row, batch_axis: Some(0), constant: None }
 }
 
 fn model(name: &str) -> Model {
@@ -30,7 +36,7 @@ fn names(list: &[&str]) -> Vec<String> {
 
 fn probed(name: &str, size: Option<[usize; 2]>) -> Probe {
     let model = model(name);
-    probe(&runtime(), &model, &input_shapes(&model, size).unwrap()).unwrap()
+    probe(&runtime(), &model, &feeds(&model, size, &Feeding::default()).unwrap()).unwrap()
 }
 
 #[test]
@@ -253,10 +259,10 @@ fn what_is_no_tensor_and_what_hides_its_names_is_probed() {
 #[test]
 fn a_size_that_does_not_fit_is_hinted_at() {
     let model = model("uint8.onnx");
-    let error = probe(&runtime(), &model, &[("image".into(), vec![3, 1, 1])]).unwrap_err();
+    let error = probe(&runtime(), &model, &[image(vec![3, 1, 1])]).unwrap_err();
     assert!(error.find_hint().unwrap().contains("--size"), "{}", error.chain());
-    let error = probe(&runtime(), &model, &[("image".into(), vec![3])]).unwrap_err();
-    assert!(error.chain().contains("expected 3 axes"), "{}", error.chain());
-    let error = probe(&runtime(), &model, &[("image".into(), vec![3, 1 << 40, 1 << 40])]).unwrap_err();
+    let error = probe(&runtime(), &model, &[image(vec![3])]).unwrap_err();
+    assert!(error.chain().contains("expected shape"), "{}", error.chain());
+    let error = probe(&runtime(), &model, &[image(vec![3, 1 << 40, 1 << 40])]).unwrap_err();
     assert!(error.chain().contains("too large"), "{}", error.chain());
 }

@@ -38,9 +38,15 @@ impl Host {
 
     pub(super) fn from_array(array: &Array) -> Self {
         let numbers = match array.values() {
-            Values::U8(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
+            Values::Bool(v) | Values::U8(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
+            Values::U16(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
+            Values::U32(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
+            Values::U64(v) => Numbers::Int(v.iter().map(|&x| i64::try_from(x).unwrap_or(i64::MAX)).collect()),
+            Values::I8(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
+            Values::I16(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
             Values::I32(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
             Values::I64(v) => Numbers::Int(v.clone()),
+            Values::BF16(v) => Numbers::Float(v.iter().map(|x| x.to_f64()).collect()),
             Values::F16(v) => Numbers::Float(v.iter().map(|x| x.to_f64()).collect()),
             Values::F32(v) => Numbers::Float(v.iter().map(|&x| f64::from(x)).collect()),
             Values::F64(v) => Numbers::Float(v.clone()),

@@ -3,7 +3,7 @@
 use super::fold::{self, Host};
 use super::op::site::attribute;
 use super::{ImportOptions, TensorId, op, pattern};
-use crate::array::{Array, Dtype, Values};
+use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, proto::NodeProto};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -95,7 +95,7 @@ pub(super) fn read(model: &Model, options: &ImportOptions) -> Result<Graph> {
 }
 
 pub(super) fn is_float(array: &Array) -> bool {
-    matches!(array.dtype(), Dtype::F16 | Dtype::F32 | Dtype::F64)
+    array.dtype().is_float()
 }
 
 /// Nodes with their numbers in the model's graph.
@@ -343,7 +343,7 @@ fn assemble(
     }
     graph.integers = vec![false; graph.names.len()];
     for (i, input) in model.inputs().iter().enumerate() {
-        graph.integers[i] = matches!(input.dtype, Some(Dtype::U8 | Dtype::I32 | Dtype::I64));
+        graph.integers[i] = input.dtype.is_some_and(|dtype| !dtype.is_float());
     }
     graph
 }

@@ -24,7 +24,9 @@ pub use pass::Pass;
 pub use stage::{Stage, StagePass};
 
 use crate::error::{Context, Error, Result};
+use crate::onnx::feed::{self, Place};
 use crate::onnx::{Model, Value, logits, tap, tap::Tap};
+use crate::recipe::Feeding;
 use candle_core::{DType, Device, Tensor, Var};
 use fold::Host;
 use import::{Graph, Source};
@@ -151,9 +153,18 @@ impl Student {
     /// Imports a graph. What it computes from shapes is resolved when the first batch of a shape arrives.
     ///
     /// # Errors
-    /// Lists every operator that is not supported, with its nodes.
+    /// Lists every operator that is not supported, with its nodes; when samples do not stand along the
+    /// first axis of an input.
     pub fn import(model: &Model, options: &ImportOptions) -> Result<Self> {
         let student = Self::read(model, options)?;
+        let (placed, _) = feed::place(&student.inputs, &Feeding::default())?;
+        if let Some(placed) = placed.iter().find(|placed| matches!(placed.place, Place::At(1..))) {
+            let Value { name, shape, .. } = &placed.input;
+            return Err(Error::input(format!(
+                "model cannot be trained, input `{name}`: expected samples along the first axis, found {}",
+                feed::axes(shape)
+            )));
+        }
         if student.graph.unsupported.is_empty() {
             return Ok(student);
         }

@@ -63,7 +63,7 @@ impl Student {
             freeze_batchnorm: self.freeze_batchnorm,
             executor: self.executor,
             arena: self.arena.clone(),
-            inputs: vec![Value { name: self.graph.names[from.0].clone(), dtype: None, shape: Vec::new() }],
+            inputs: vec![Value { name: self.graph.names[from.0].clone(), dtype: None, shape: Vec::new(), has_shape: false }],
             parameters: self.parameters.clone(),
             buffers: self.buffers.clone(),
             logits: to,

@@ -8,7 +8,7 @@ pub use cached::CacheSource;
 pub use dataset::DataSource;
 
 use crate::array::{Array, Values};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::onnx::BatchNorm;
 use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
@@ -155,7 +155,17 @@ fn maps(rows: Array) -> Result<Tensor> {
 fn tensor(rows: Array) -> Result<Tensor> {
     let (shape, device) = (rows.shape().to_vec(), &Device::Cpu);
     Ok(match rows.into_values() {
-        Values::U8(values) => Tensor::from_vec(values, shape, device)?,
+        Values::Bool(values) | Values::U8(values) => Tensor::from_vec(values, shape, device)?,
+        Values::U16(values) => integers(values, shape)?,
+        Values::U32(values) => integers(values, shape)?,
+        Values::I8(values) => integers(values, shape)?,
+        Values::I16(values) => integers(values, shape)?,
+        Values::I32(values) => integers(values, shape)?,
+        Values::U64(values) => {
+            let signed: Result<Vec<i64>, _> = values.into_iter().map(i64::try_from).collect();
+            Tensor::from_vec(signed.context(|| "uint64: a value is beyond int64".to_owned())?, shape, device)?
+        }
+        Values::BF16(values) => Tensor::from_vec(values.into_iter().map(f32::from).collect::<Vec<_>>(), shape, device)?,
         Values::F16(halves) => {
             let mut values = vec![0.0f32; halves.len()];
             halves.convert_to_f32_slice(&mut values);
@@ -167,9 +177,13 @@ fn tensor(rows: Array) -> Result<Tensor> {
             let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
             Tensor::from_vec(values, shape, device)?
         }
-        Values::I32(values) => Tensor::from_vec(values.into_iter().map(i64::from).collect::<Vec<_>>(), shape, device)?,
         Values::I64(values) => Tensor::from_vec(values, shape, device)?,
     })
+}
+
+/// Integers, widened.
+fn integers<T: Into<i64>>(values: Vec<T>, shape: Vec<usize>) -> Result<Tensor> {
+    Ok(Tensor::from_vec(values.into_iter().map(Into::into).collect::<Vec<i64>>(), shape, &Device::Cpu)?)
 }
 
 const _: () = assert!(cfg!(target_endian = "little"), "stored values are little-endian and read as they lie");

@@ -8,7 +8,7 @@
     reason = "shared by tests that use different parts of it"
 )]
 
-use nst_cache::array::{Array, Values};
+use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto, tensor_shape_proto, type_proto,
@@ -251,14 +251,25 @@ pub fn write_images_of(folder: &Path, samples: usize, classes: &[&str]) {
     }
 }
 
-/// Writes an .npz of these f32 and i64 arrays.
+/// Writes an .npz of these arrays.
 pub fn write_npz(path: &Path, arrays: &[(&str, &Array)]) {
     use std::io::Write as _;
     let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
     let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     for (name, array) in arrays {
         let shape: Vec<String> = array.shape().iter().map(|n| format!("{n},")).collect();
-        let descr = if matches!(array.values(), Values::I64(_)) { "<i8" } else { "<f4" };
+        let descr = match array.dtype() {
+            Dtype::Bool => "|b1",
+            Dtype::U8 => "|u1",
+            Dtype::I8 => "|i1",
+            Dtype::U16 => "<u2",
+            Dtype::I16 => "<i2",
+            Dtype::I32 => "<i4",
+            Dtype::I64 => "<i8",
+            Dtype::F16 => "<f2",
+            Dtype::F64 => "<f8",
+            _ => "<f4",
+        };
         let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.concat());
         // magic, version and length take 10 bytes; the header ends in a line feed on a multiple of 64
         while (header.len() + 11) % 64 != 0 {

@@ -73,6 +73,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
         row_shape: shape.to_vec(),
         axes: ["c", "h", "w"][..shape.len()].iter().map(|&axis| axis.to_owned()).collect(),
         tensor: None,
+        batch_axis: None,
         codec: Codec::Zstd,
         chunk_rows: 1,
     };
@@ -94,6 +95,7 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
             runtime: String::new(),
             provider: String::new(),
             batch,
+            constants: Vec::new(),
             top1_basis_points: None,
         },
         data: DataRecord {

@@ -187,7 +187,7 @@ fn raw_row_bytes(spec: &ArraySpec) -> u64 {
     let bytes = match spec.dtype {
         Dtype::F16 => spec.row_bytes() * 2,
         Dtype::F64 => spec.row_bytes() / 2,
-        Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F32 => spec.row_bytes(),
+        _ => spec.row_bytes(),
     };
     bytes as u64
 }

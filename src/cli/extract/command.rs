@@ -47,6 +47,15 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
             }
         }
     }
+    for constant in &manifest.teacher.constants {
+        let values: Vec<String> = constant.values.iter().map(ToString::to_string).collect();
+        flag("input", format!("{}={}", constant.tensor, values.join(",")));
+    }
+    for spec in &manifest.view_arrays {
+        if let (Some(input), Some(axis)) = (&spec.tensor, spec.batch_axis) {
+            flag("batch-axis", format!("{input}={axis}"));
+        }
+    }
     for (name, value) in data.preprocess.iter().flat_map(preprocess_flags) {
         flag(name, value);
     }

@@ -39,6 +39,10 @@ pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> R
     if let Some(logits) = &survey.logits {
         line.extend(["--logits".to_owned(), logits.clone()]);
     }
+    for constant in &record.constants {
+        let values: Vec<String> = constant.values.iter().map(ToString::to_string).collect();
+        line.extend(["--input".to_owned(), format!("{}={}", constant.tensor, values.join(","))]);
+    }
     let parsed = Cli::try_parse_from(&line).map_err(|e| Error::input(format!("teacher: {}", print::one_line(&e))))?;
     if let Command::Eval(args) = parsed.command {
         teacher.top1 = Some(eval::execute_as(&args, survey.preprocess.clone(), Some(classes), context)?.top1);
