@@ -22,6 +22,10 @@ fn image(row: Vec<usize>) -> Feed {
     Feed { name: "image".into(), dtype: Dtype::U8, row, batch_axis: Some(0), constant: None }
 }
 
+fn floats(row: Vec<usize>) -> Feed {
+    Feed { name: "x".into(), dtype: Dtype::F32, ..image(row) }
+}
+
 fn model(name: &str) -> Model {
     Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name)).unwrap()
 }
@@ -237,7 +241,7 @@ fn chain(nodes: &[(&str, &str, &str)], domain: &str, dims: &[i64]) -> Model {
 #[test]
 fn an_axis_of_one_that_is_squeezed_away_is_looked_at_with_more_samples() {
     let model = chain(&[("GlobalAveragePool", "x", "pool"), ("Squeeze", "pool", "flat"), ("Relu", "flat", "y")], "", &[0, 3, 4, 4]);
-    let probe = probe(&runtime(), &model, &[("x".into(), vec![3, 4, 4])]).unwrap();
+    let probe = probe(&runtime(), &model, &[floats(vec![3, 4, 4])]).unwrap();
     assert_eq!((probe.batch, probe.observed_batch), (None, 2));
     assert_eq!(probe.shapes["y"], [None, Some(3)]);
     assert_eq!(probe.observed["x"], [2, 3, 4, 4]);
@@ -248,12 +252,12 @@ fn an_axis_of_one_that_is_squeezed_away_is_looked_at_with_more_samples() {
 fn what_is_no_tensor_and_what_hides_its_names_is_probed() {
     let nodes = [("SequenceConstruct", "x", "list"), ("Identity", "x", "nst-cache.shape.0"), ("Relu", "nst-cache.shape.0", "y")];
     let model = chain(&nodes, "", &[0, 3]);
-    let found = probe(&runtime(), &model, &[("x".into(), vec![3])]).unwrap();
+    let found = probe(&runtime(), &model, &[floats(vec![3])]).unwrap();
     assert_eq!(found.refused, [("list".to_owned(), "is not a tensor".to_owned())]);
     assert_eq!(found.shapes["y"], [None, Some(3)]);
     // no operator set of ONNX itself
     let model = chain(&[("Gelu", "x", "y")], "com.microsoft", &[0, 3]);
-    assert_eq!(probe(&runtime(), &model, &[("x".into(), vec![3])]).unwrap().shapes["y"], [None, Some(3)]);
+    assert_eq!(probe(&runtime(), &model, &[floats(vec![3])]).unwrap().shapes["y"], [None, Some(3)]);
 }
 
 #[test]
