@@ -161,7 +161,7 @@ fn a_probe_takes_no_more_than_a_run() {
     let data = folder.path().join("data.npz");
     support::write_npz(&data, &[("image", &row)]);
     let (data, cache) = (format!("npz:{}", data.display()), folder.path().join("cache"));
-    let arguments = ["extract", path.to_str().unwrap(), "--data", &data, "--tap", "r1@8x8", "-o", cache.to_str().unwrap()];
+    let arguments = ["extract", path.to_str().unwrap(), "--data", &data, "--tap", "r1@8x8", "--batch", "1", "-o", cache.to_str().unwrap()];
     let peak = peak_memory(&arguments).unwrap();
     assert!(peak < 500 << 20, "extract: {} MB", peak >> 20);
 }

@@ -140,11 +140,12 @@ pub fn path_name(name: &str) -> String {
 }
 
 /// This name, or with `-2`, `-3` … where it is taken; upper and lower case are the same. Takes it.
-pub fn free<S: std::hash::BuildHasher>(base: String, taken: &mut HashSet<String, S>) -> String {
-    let mut name = base.clone();
+pub fn free<S: std::hash::BuildHasher>(mut name: String, taken: &mut HashSet<String, S>) -> String {
+    let length = name.len();
     let mut number = 2u32;
     while !taken.insert(name.to_ascii_lowercase()) {
-        name = format!("{base}-{number}");
+        name.truncate(length);
+        name = format!("{name}-{number}");
         number += 1;
     }
     name
