@@ -279,8 +279,7 @@ pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> R
             (output.layout, output.grid, output.shape) = (Layout::Nhwc, Some(grid), vec![grid[0], grid[1], channels]);
         }
         (&[_, _, _], _) => output.layout = choice.layout.or(candidate.and_then(|t| t.layout)).unwrap_or(Layout::Nchw),
-        (&[_], Some([h, w])) => return refuse(&format!("a map to pool to {h}x{w}")),
-        (&[_, _, _, _, ..], Some([h, w])) => return refuse(&format!("a map to pool to {h}x{w}")),
+        (&[_] | &[_, _, _, _, ..], Some([h, w])) => return refuse(&format!("a map to pool to {h}x{w}")),
         (&[_, _, _, _, ..], None) => {
             let is_volume = candidate.is_some_and(|t| t.role == Role::Volume);
             output.axes = match found.len() {

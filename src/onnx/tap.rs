@@ -96,11 +96,10 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 // of any rank: a convolution may have computed them
                 _ if logits.as_deref() == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
-                [Some(1..), Some(1..)] if layout.is_some() => Role::Map,
+                [Some(1..), Some(1..)] | [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
                 // channels first, over positions that are none of an image
                 [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) => continue,
                 [Some(1..), Some(1..)] => Role::Tokens,
-                [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
                 [Some(1..), Some(1..), Some(1..), Some(1..)] if layouts.volumes.contains(tensor) => Role::Volume,
                 _ => continue,
             };

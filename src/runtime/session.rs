@@ -66,9 +66,11 @@ impl Session {
     /// As [`Session::new`].
     pub(super) fn plain(runtime: &Runtime, model: &Model, bytes: &[u8], threads: usize) -> Result<Self> {
         let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
-        let builder = builder(runtime, model, Device::Cpu, threads)?.with_optimization_level(GraphOptimizationLevel::Disable);
-        let builder = builder.and_then(|b| b.with_execution_providers([CPU::default().with_arena_allocator(false).build()]));
-        let mut builder = builder.and_then(|b| b.with_config_entry(NO_PREPACKING, "1")).map_err(rejected)?;
+        let without_arena = [CPU::default().with_arena_allocator(false).build()];
+        let builder = builder(runtime, model, Device::Cpu, threads)?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(rejected)?;
+        let builder = builder.with_execution_providers(without_arena).map_err(rejected)?;
+        let mut builder = builder.with_config_entry(NO_PREPACKING, "1").map_err(rejected)?;
         let session = builder.commit_from_memory(bytes).map_err(|e| refused(&e))?;
         Ok(Self { session, provider: Device::Cpu.to_string() })
     }

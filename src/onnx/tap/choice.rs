@@ -176,8 +176,8 @@ pub fn alias(tensor: &str) -> String {
     let tail = trimmed.get(trimmed.len() - TAIL_BYTES..).unwrap_or_default();
     // from the beginning of a part on, where there is one
     let tail = tail.split_once('.').map_or(tail, |(_, rest)| rest).trim_start_matches(RESERVED_BEGINNINGS);
-    let hash: String = Sha256::digest(tensor).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{tail}-{hash}")
+    let hash = Sha256::digest(tensor).iter().take(4).fold(0u32, |hash, &byte| hash << 8 | u32::from(byte));
+    format!("{tail}-{hash:08x}")
 }
 
 #[cfg(test)]
