@@ -342,7 +342,10 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, inputs: &[Place
 
 /// The model's class of each of the data set's labels; `None`: the same.
 fn class_map(args: &Args, model: &Model, given: Option<&[String]>, count: usize, dataset: &dyn Dataset) -> Result<Option<Vec<usize>>> {
-    let recorded = given.map(|names| Ok(Some(names.to_vec()))).unwrap_or_else(|| recorded_classes(model))?;
+    let recorded = match given {
+        Some(names) => Some(names.to_vec()),
+        None => recorded_classes(model)?,
+    };
     let known = Known { who: "the model", count: Some(count), recorded: recorded.as_deref(), file: args.classes.as_deref() };
     match agreement(known, dataset)? {
         Agreement::Same { places, .. } => Ok(places.map(|places| places.into_iter().filter_map(|at| usize::try_from(at).ok()).collect())),

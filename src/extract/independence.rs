@@ -241,6 +241,7 @@ fn row(array: &Array, at: usize) -> Vec<f32> {
 }
 
 /// ‖a − b‖ / max(‖a‖, ‖b‖); 0 where both are the same, whatever they are.
+#[allow(clippy::float_cmp, reason = "the very same values")]
 fn difference(a: &[f32], b: &[f32]) -> f64 {
     if a.len() != b.len() {
         return f64::INFINITY;
