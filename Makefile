@@ -11,7 +11,7 @@ LIBRARY := $(RELEASE)/$(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dyl
 # tests run from target/debug, away from the library beside the release binary; a library that the user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build demo test test-python check conformance accuracy fuzz bench-peers onnxruntime clean
+.PHONY: help build demo test test-python test-slow check conformance accuracy fuzz bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,16 @@ test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by zarr-pyt
 	@# with a test: the binary then has the features of the tests' build, which is there already
 	$(CARGO) test --quiet --locked --no-run --test cache_trust
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/interop.py target/debug/nst-cache
+
+# what the slow tests need, kept apart from what every test needs
+SLOW_PACKAGES := target/python-slow
+$(SLOW_PACKAGES)/installed: scripts/python-slow-requirements.txt
+	@rm -rf $(SLOW_PACKAGES)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary=:all: --target $(SLOW_PACKAGES) --requirement $<
+	@touch $@
+
+test-slow: build $(SLOW_PACKAGES)/installed ## inspect on every test model of the onnx package (minutes)
+	PYTHONPATH=$(SLOW_PACKAGES) scripts/inspect-onnx-tests.py $(BINARY)
 
 check: onnxruntime ## What a contributor runs before pushing: format, lints, tests, documentation
 	$(CARGO) fmt --check

@@ -8,10 +8,11 @@ use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap};
 use crate::onnx::{Dim, Model, Value, cost};
 use crate::recipe::Feeding;
-use crate::runtime::{Runtime, feeds, probe};
-use crate::student::Student;
+use crate::runtime::{Probe, Runtime, feeds, probe};
+use crate::student::{Student, Trainability};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Arguments of `inspect`.
@@ -33,6 +34,9 @@ pub struct Args {
     feed: BatchAxisArgs,
 }
 
+/// How many reasons are printed why a model cannot be trained.
+const REASONS: usize = 5;
+
 /// A size, or the name of an open one, or nothing.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -44,8 +48,9 @@ enum Axis {
 #[derive(Serialize)]
 struct Port {
     name: String,
-    dtype: Option<&'static str>,
-    shape: Vec<Axis>,
+    dtype: String,
+    /// Nothing where the shape is not declared.
+    shape: Option<Vec<Axis>>,
 }
 
 /// Raw bytes a sample of each form that could be stored.
@@ -118,12 +123,16 @@ struct Document {
     blockers: Vec<Blocker>,
     warnings: Vec<String>,
     onnxruntime: String,
+    /// Why ONNX Runtime does not take or run the model: what only a run tells is missing then.
+    runtime_refusal: Option<String>,
+    #[serde(skip)]
+    hint: Option<String>,
 }
 
 /// Reads the model, runs it once with every tensor exposed, and prints what was found.
 ///
 /// # Errors
-/// When the model cannot be read or cannot run.
+/// When the model cannot be read, or there is no ONNX Runtime.
 #[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let model = Model::read(&args.model)?;
@@ -136,14 +145,29 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 }
 
 fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding: &Feeding) -> Result<Document> {
-    let probe = probe(runtime, model, &feeds(model, size, feeding)?)?;
-    let trainability = Student::check(model)?;
+    let feeds = match feeds(model, size, feeding) {
+        // what the user says of the inputs is no fault of the model
+        Err(e) if *feeding != Feeding::default() => return Err(e),
+        feeds => feeds,
+    };
+    let probed = feeds.and_then(|feeds| probe(runtime, model, &feeds));
+    let (probe, refusal) = probed.map_or_else(|e| (Probe::default(), Some(e)), |probe| (probe, None));
+    let trainability = Student::check(model).unwrap_or_else(|e| Trainability {
+        parameters: Vec::new(),
+        blockers: vec![(String::new(), String::new(), e.chain())],
+        warnings: Vec::new(),
+    });
     let batch_name = model.inputs().first().and_then(|input| match input.shape.first() {
         Some(Dim::Symbol(name)) => Some(name.clone()),
         _ => None,
     });
-    let no_table = || "the first output is not [batch, classes]".to_owned();
-    let logits = logits::of_output(model).ok_or_else(no_table).and_then(|found| found.choose(|tensor| logits::row(&probe.shapes, tensor)));
+    let no_table = || match model.outputs().is_empty() {
+        true => "the model has no output".to_owned(),
+        false => "the first output is not [batch, classes]".to_owned(),
+    };
+    let declared = refusal.is_some().then(|| declared(model));
+    let shapes = declared.as_ref().unwrap_or(&probe.shapes);
+    let logits = logits::of_output(model).ok_or_else(no_table).and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)));
     let (logits, logits_note) = match logits {
         Ok(logits) => (Some(logits.clone()), logits.note),
         Err(reason) => (None, Some(reason)),
@@ -166,7 +190,15 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding:
         blockers: trainability.blockers.into_iter().map(|(node, op, reason)| Blocker { node, op, reason }).collect(),
         warnings: trainability.warnings,
         onnxruntime: runtime.version.clone(),
+        hint: refusal.as_ref().and_then(|e| e.find_hint()).map(str::to_owned),
+        runtime_refusal: refusal.map(|e| e.chain()),
     })
+}
+
+/// The outputs' shapes as the file declares them.
+fn declared(model: &Model) -> HashMap<String, Vec<Option<usize>>> {
+    let size = |dim: &Dim| if let Dim::Fixed(n) = dim { Some(*n) } else { None };
+    model.outputs().into_iter().map(|output| (output.name, output.shape.iter().map(size).collect())).collect()
 }
 
 fn port(value: Value) -> Port {
@@ -175,7 +207,7 @@ fn port(value: Value) -> Port {
         Dim::Symbol(name) => Axis::Open(Some(name)),
         Dim::Open => Axis::Open(None),
     };
-    Port { name: value.name, dtype: value.dtype.map(crate::array::Dtype::name), shape: value.shape.into_iter().map(axis).collect() }
+    Port { name: value.name, dtype: value.kind, shape: value.has_shape.then(|| value.shape.into_iter().map(axis).collect()) }
 }
 
 fn row(tap: Tap, batch_name: Option<&str>) -> TapRow {
@@ -237,8 +269,17 @@ fn text(args: &Args, document: &Document) -> String {
         (None, reason) => format!("logits      none: {}", reason.as_deref().unwrap_or("no output")),
     });
     lines.push(trainability(document));
-    lines.extend(document.blockers.iter().map(|b| format!("            {} `{}`: {}", b.op, b.node, b.reason)));
+    lines.extend(reasons(&document.blockers).into_iter().map(|reason| format!("            {reason}")));
     lines.extend(document.warnings.iter().map(|warning| format!("            note: {warning}")));
+    if let Some(refusal) = &document.runtime_refusal {
+        lines.push(match refusal.strip_prefix("ONNX Runtime ") {
+            Some(refusal) => format!("runtime     {refusal}"),
+            None => format!("runtime     does not run it: {refusal}"),
+        });
+        lines.extend(document.hint.iter().map(|hint| format!("            hint: {hint}")));
+        lines.push("taps        none: their shapes are those of a run".to_owned());
+        return lines.join("\n");
+    }
     lines.push(String::new());
     lines.push(taps(document, args.all));
     let suggested = document.taps.iter().filter(|t| t.suggested).count();
@@ -267,6 +308,27 @@ fn trainability(document: &Document) -> String {
         1 => "trainable   no, one node stops it".to_owned(),
         n => format!("trainable   no, {n} nodes stop it"),
     }
+}
+
+/// The first few reasons, each with the number of its nodes, and a count of the others.
+fn reasons(blockers: &[Blocker]) -> Vec<String> {
+    let mut kinds: Vec<(&Blocker, usize)> = Vec::new();
+    for blocker in blockers {
+        match kinds.iter_mut().find(|(first, _)| first.op == blocker.op && first.reason == blocker.reason) {
+            Some((_, more)) => *more += 1,
+            None => kinds.push((blocker, 0)),
+        }
+    }
+    let line = |(blocker, more): &(&Blocker, usize)| {
+        let node = if blocker.op.is_empty() { String::new() } else { format!("{} `{}`: ", blocker.op, blocker.node) };
+        let others = if *more > 0 { format!(" ({more} more of this kind)") } else { String::new() };
+        format!("{node}{}{others}", blocker.reason)
+    };
+    let mut lines: Vec<String> = kinds.iter().take(REASONS).map(line).collect();
+    if let Some(rest) = kinds.len().checked_sub(REASONS).filter(|&rest| rest > 0) {
+        lines.push(format!("and {rest} other reasons (--json lists them)"));
+    }
+    lines
 }
 
 fn taps(document: &Document, all: bool) -> String {
@@ -305,8 +367,11 @@ fn role(tap: &TapRow) -> String {
 }
 
 fn ports(ports: &[Port]) -> String {
-    let port = |p: &Port| format!("{} {} {}", p.name, p.dtype.unwrap_or("other"), shape(&p.shape));
-    ports.iter().map(port).collect::<Vec<_>>().join("; ")
+    let port = |p: &Port| match &p.shape {
+        Some(axes) => format!("{} {} {}", p.name, p.dtype, shape(axes)),
+        None => format!("{} {} of no declared shape", p.name, p.dtype),
+    };
+    if ports.is_empty() { "none".to_owned() } else { ports.iter().map(port).collect::<Vec<_>>().join("; ") }
 }
 
 fn shape(axes: &[Axis]) -> String {
@@ -336,6 +401,17 @@ mod tests {
         let shape = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
         let layout = (role == Role::Map).then_some(crate::recipe::Layout::Nchw);
         Tap { tensor: "t".into(), op: "Relu".into(), shape, role, layout, grid: None, stage: None, suggested: false }
+    }
+
+    #[test]
+    fn reasons_are_grouped_and_counted() {
+        let blocker = |op: &str, node: &str, reason: &str| Blocker { node: node.into(), op: op.into(), reason: reason.into() };
+        let mut blockers = vec![blocker("Loop", "a", "operator not supported"), blocker("Loop", "b", "operator not supported")];
+        assert_eq!(reasons(&blockers), ["Loop `a`: operator not supported (1 more of this kind)"]);
+        blockers.extend((0..6).map(|n| blocker("Pad", "c", &format!("mode {n}"))));
+        let lines = reasons(&blockers);
+        assert_eq!((lines.len(), lines[5].as_str()), (6, "and 2 other reasons (--json lists them)"));
+        assert_eq!(reasons(&[blocker("", "", "no output")]), ["no output"]);
     }
 
     #[test]

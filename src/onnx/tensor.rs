@@ -1,12 +1,11 @@
 //! Tensors of the file format: typed fields, raw bytes or external data to arrays, and back.
 
-use super::external;
+use super::external::{self, Files};
 use super::proto::TensorProto;
 use super::proto::tensor_proto::DataType;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
-use std::path::Path;
 
 /// The array type of an ONNX element type; `None` for one that arrays do not have.
 pub(super) fn dtype(code: i32) -> Option<Dtype> {
@@ -76,14 +75,15 @@ pub(super) fn byte_count(tensor: &TensorProto) -> Result<Option<usize>> {
     bytes.map(Some).ok_or_else(|| Error::input(format!("shape {:?} is beyond any memory", tensor.dims)))
 }
 
-/// Decodes a tensor; `folder` is where external data may lie.
+/// Decodes a tensor; `files` hold external data.
 ///
 /// # Errors
 /// When its bytes do not fit its shape and type, its type is not supported, or external data cannot be read.
-pub(super) fn decode(tensor: &TensorProto, folder: Option<&Path>) -> Result<Array> {
+pub(super) fn decode(tensor: &TensorProto, files: Option<&Files>) -> Result<Array> {
     let (Some(code), Some(expected)) = (data_type(tensor), byte_count(tensor)?) else { return Err(unsupported(tensor)) };
     let values = if external::is_external(tensor) {
-        from_raw(code, &external::read(tensor, folder)?)
+        let files = files.ok_or_else(|| Error::input("the model was not read from a folder"))?;
+        from_raw(code, &files.read(tensor)?)
     } else if let Some(raw) = &tensor.raw_data {
         if raw.len() != expected {
             return Err(Error::input(format!("shape {:?}: expected {expected} bytes, found {}", tensor.dims, raw.len())));
@@ -95,13 +95,32 @@ pub(super) fn decode(tensor: &TensorProto, folder: Option<&Path>) -> Result<Arra
     Array::new(shape(tensor)?, values.ok_or_else(|| unsupported(tensor))?)
 }
 
+/// The element type and shape of the array that a tensor decodes to.
+///
+/// # Errors
+/// As [`decode`], for what is known without the values.
+pub(super) fn head(tensor: &TensorProto) -> Result<(Dtype, Vec<usize>)> {
+    let none = data_type(tensor).and_then(|code| from_raw(code, &[])).ok_or_else(|| unsupported(tensor))?;
+    byte_count(tensor)?;
+    Ok((Array::new(vec![0], none)?.dtype(), shape(tensor)?))
+}
+
 fn data_type(tensor: &TensorProto) -> Option<DataType> {
     DataType::try_from(tensor.data_type.unwrap_or_default()).ok()
 }
 
+/// An element type as people read it.
+pub(super) fn type_name(code: i32) -> String {
+    match DataType::try_from(code) {
+        Ok(DataType::Float) => "float32".to_owned(),
+        Ok(DataType::Double) => "float64".to_owned(),
+        Ok(known) => known.as_str_name().to_lowercase(),
+        Err(_) => format!("type {code}"),
+    }
+}
+
 fn unsupported(tensor: &TensorProto) -> Error {
-    let found =
-        data_type(tensor).map_or_else(|| tensor.data_type.unwrap_or_default().to_string(), |code| code.as_str_name().to_lowercase());
+    let found = type_name(tensor.data_type.unwrap_or_default());
     Error::input(format!("expected a tensor of numbers or booleans, found element type {found}"))
 }
 

@@ -104,7 +104,8 @@ fn a_graph_defines_each_name_once_and_in_order() {
     assert!(message(edited(|g| g.input.push(named("x")))).contains("input `x`"));
     assert!(message(edited(|g| g.node[1].input[0] = "b".into())).contains("reads `b`"));
     assert!(message(edited(|g| g.output[0] = named("z"))).contains("output `z`"));
-    assert!(message(edited(|g| g.output.clear())).contains("outputs"));
+    // the format asks for no output
+    assert!(edited(|g| g.output.clear()).unwrap().outputs().is_empty());
     // an empty name is an optional input or output that is absent
     edited(|g| g.node[1].input.push(String::new())).unwrap();
 }
@@ -222,6 +223,249 @@ fn external_data_stays_inside_the_folder() {
     }
     #[cfg(unix)]
     for location in ["link", "up/secret"] {
-        assert!(message(read(&[("location", location)])).contains("symbolic link"), "{location}");
+        assert!(message(read(&[("location", location)])).contains("a link that leads out of"), "{location}");
     }
+    // a way up and a link that stay inside are none of that
+    read(&[("location", "../model/data")]).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("sub/data", folder.join("inside")).unwrap();
+        assert!(read(&[("location", "inside")]).unwrap().initializer("w").unwrap().is_some());
+    }
+    assert!(message(read(&[("location", ".\\data")])).contains("expected a path with `/`"));
+    let hint = read(&[("location", "old.data")]).unwrap_err().find_hint().unwrap().to_owned();
+    assert!(hint.contains("`data`"), "{hint}");
+    std::fs::write(folder.join("short"), "version https://git-lfs.github.com/spec/v1").unwrap();
+    assert!(message(read(&[("location", "short"), ("offset", "40")])).contains("Git LFS pointer"));
+}
+
+/// A weight of 64 × 64 values that no other element has.
+fn large(name: &str) -> TensorProto {
+    let values = (0u16..4096).map(|i| f32::from(i) / 3.0).collect();
+    tensor_proto(name, &Array::new(vec![64, 64], Values::F32(values)).unwrap())
+}
+
+/// x → MatMul(w) → a → Add(Constant) → y, written as a file of a name; gives the folder and the file.
+fn large_file(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut proto = small();
+    let graph = proto.graph.as_mut().unwrap();
+    graph.input.pop();
+    graph.initializer = vec![large("w"), weight("small")];
+    let mut constant = node("Constant", &[], &["c"]);
+    constant.attribute.push(AttributeProto { name: Some("value".into()), t: Some(large("")), ..Default::default() });
+    graph.node = vec![node("MatMul", &["x", "w"], &["a"]), constant, node("Add", &["a", "c"], &["y"])];
+    let path = folder.path().join(name);
+    std::fs::write(&path, proto.encode_to_vec()).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn large_weights_stay_in_the_file() {
+    let (_folder, path) = large_file("m.onnx");
+    let (bytes, model) = (std::fs::read(&path).unwrap(), Model::read(&path).unwrap());
+    let whole = Model::from_bytes(bytes.clone(), None).unwrap();
+    assert!(model.bytes().len() < 1000 && bytes.len() > 32_000, "{} of {}", model.bytes().len(), bytes.len());
+    assert_eq!(model.sha256(), whole.sha256());
+    assert_eq!(model.initializer("w").unwrap(), whole.initializer("w").unwrap());
+    assert_eq!(cost::parameters(&model), cost::parameters(&whole));
+    let constant = |model: &Model| model.tensor(model.graph().node[1].attribute[0].t.as_ref().unwrap()).unwrap();
+    assert_eq!(constant(&model), constant(&whole));
+    // what is asked for whole is the file, and what is added is added to both
+    assert_eq!(model.whole_with_outputs(&[]).unwrap(), bytes);
+    let exposed = Model::from_bytes(model.whole_with_outputs(&["a".into()]).unwrap(), None).unwrap();
+    assert_eq!(exposed.outputs().len(), 2);
+    let held = model.held().unwrap();
+    assert_eq!(held.proto(), whole.proto());
+    assert_eq!((held.sha256(), held.folder()), (whole.sha256(), None));
+
+    // another file of the name is not read as this one
+    let mut other = bytes.clone();
+    other.push(0);
+    std::fs::write(&path, &other).unwrap();
+    for text in [
+        model.initializer("w").unwrap_err().chain(),
+        model.with_outputs(&[]).unwrap_err().chain(),
+        model.whole_with_outputs(&[]).unwrap_err().chain(),
+        message(model.held()),
+    ] {
+        assert!(text.contains("has changed since it was read"), "{text}");
+    }
+    assert_eq!(held.initializer("w").unwrap(), whole.initializer("w").unwrap());
+}
+
+#[test]
+fn packed_floats_are_left_in_the_file_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    let floats = TensorProto { raw_data: None, float_data: (0u16..8192).map(f32::from).collect(), dims: vec![8192], ..large("w") };
+    let doubles = TensorProto {
+        raw_data: None,
+        double_data: (0u16..4096).map(f64::from).collect(),
+        data_type: Some(DataType::Double as i32),
+        ..large("d")
+    };
+    let whole_numbers = TensorProto { raw_data: None, int64_data: vec![1; 4096], data_type: Some(DataType::Int64 as i32), ..large("i") };
+    // two bytes fewer than the shape asks for: left to whoever reads it
+    let mut short = large("s");
+    short.raw_data = Some(vec![0; 16_382].into());
+    let mut proto = small();
+    proto.graph.as_mut().unwrap().initializer.extend([floats.clone(), doubles, whole_numbers, short]);
+    proto.graph.as_mut().unwrap().initializer[1].name = Some("floats".into());
+    std::fs::write(&path, proto.encode_to_vec()).unwrap();
+    let (model, whole) = (Model::read(&path).unwrap(), Model::from_proto(proto).unwrap());
+    let left: Vec<&str> = model.graph().initializer.iter().filter(|t| external::is_external(t)).map(TensorProto::name).collect();
+    assert_eq!(left, ["floats", "d"]);
+    for name in ["floats", "d", "i"] {
+        assert_eq!(model.initializer(name).unwrap(), whole.initializer(name).unwrap(), "{name}");
+    }
+    assert!(model.initializer("s").unwrap_err().chain().contains("found 16382"));
+}
+
+#[test]
+fn a_comment_in_another_encoding_is_left_out() {
+    let mut proto = small();
+    proto.doc_string = Some("caf!".into());
+    proto.graph.as_mut().unwrap().node[0].doc_string = Some("caf!".into());
+    let mut bytes = proto.encode_to_vec();
+    for at in 0..bytes.len() - 3 {
+        if &bytes[at..at + 4] == b"caf!" {
+            bytes[at + 3] = 0xe9;
+        }
+    }
+    let model = Model::from_bytes(bytes, None).unwrap();
+    assert_eq!(*model.proto(), small());
+    assert_eq!(Model::from_bytes(model.bytes().to_vec(), None).unwrap().proto(), model.proto());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_hub_s_cache_is_followed_to_its_blobs_and_no_further() {
+    use std::os::unix::fs::symlink;
+    let top = tempfile::tempdir().unwrap();
+    let hub = top.path().join("models--a--b");
+    let snapshot = hub.join("snapshots/0123/onnx");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(hub.join("blobs")).unwrap();
+    let plain = Model::read(&committed("external.onnx")).unwrap();
+    std::fs::copy(committed("external.onnx"), hub.join("blobs/aa")).unwrap();
+    std::fs::copy(committed("external.data"), hub.join("blobs/bb")).unwrap();
+    symlink("../../../blobs/aa", snapshot.join("model.onnx")).unwrap();
+    symlink("../../../blobs/bb", snapshot.join("external.data")).unwrap();
+    let model = Model::read(&snapshot.join("model.onnx")).unwrap();
+    assert_eq!(model.sha256(), plain.sha256(), "the names on the hub's disk are no part of a model");
+    assert_eq!(model.initializer("fc").unwrap(), plain.initializer("fc").unwrap());
+    assert_eq!(model.folder(), Some(hub.canonicalize().unwrap().as_path()));
+    let told = |bytes: Vec<u8>| Model::from_bytes(bytes, Some(hub.clone())).unwrap();
+    assert_eq!(told(model.whole_with_outputs(&[]).unwrap()).initializer("fc").unwrap(), plain.initializer("fc").unwrap());
+
+    // a weight in the model's own blob, too
+    let (_folder, file) = large_file("m.onnx");
+    std::fs::copy(&file, hub.join("blobs/cc")).unwrap();
+    symlink("../../../blobs/cc", snapshot.join("whole.onnx")).unwrap();
+    let linked = Model::read(&snapshot.join("whole.onnx")).unwrap();
+    assert!(linked.bytes().len() < 1000);
+    assert_eq!(linked.initializer("w").unwrap(), Model::read(&file).unwrap().initializer("w").unwrap());
+
+    std::fs::copy(committed("external.data"), top.path().join("outside")).unwrap();
+    std::fs::remove_file(snapshot.join("external.data")).unwrap();
+    symlink("../../../../outside", snapshot.join("external.data")).unwrap();
+    let text = message(Model::read(&snapshot.join("model.onnx")));
+    assert!(text.contains("external.data: a link that leads out of") && text.contains("outside"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_linked_model_finds_its_data_beside_the_file_itself() {
+    let top = tempfile::tempdir().unwrap();
+    let (own, elsewhere) = (top.path().join("own"), top.path().join("elsewhere"));
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    std::fs::copy(committed("external.onnx"), own.join("m.onnx")).unwrap();
+    std::fs::copy(committed("external.data"), own.join("external.data")).unwrap();
+    std::os::unix::fs::symlink("../own/m.onnx", elsewhere.join("link.onnx")).unwrap();
+    let (model, plain) = (Model::read(&elsewhere.join("link.onnx")).unwrap(), Model::read(&own.join("m.onnx")).unwrap());
+    assert_eq!(model.initializer("fc").unwrap(), plain.initializer("fc").unwrap());
+    assert_eq!(model.sha256(), plain.sha256());
+}
+
+#[test]
+fn names_of_data_files_are_taken_as_they_are() {
+    for name in ["my data (1).bin", "a%20b.bin", "sub/é 层.bin"] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("sub")).unwrap();
+        std::fs::write(folder.path().join(name), 7.5f32.to_le_bytes().repeat(2)).unwrap();
+        let mut proto = small();
+        proto.graph.as_mut().unwrap().initializer[0] = TensorProto {
+            raw_data: None,
+            data_location: Some(DataLocation::External as i32),
+            external_data: vec![StringStringEntryProto { key: Some("location".into()), value: Some(name.into()) }],
+            ..weight("w")
+        };
+        let path = folder.path().join("m.onnx");
+        std::fs::write(&path, proto.encode_to_vec()).unwrap();
+        let value = Model::read(&path).unwrap().initializer("w").unwrap().unwrap();
+        assert_eq!(value.values(), &Values::F32(vec![7.5, 7.5]), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_tensor_is_named_by_its_type() {
+    use proto::{TypeProto, type_proto};
+    let of = |value| Some(TypeProto { value: Some(value), ..Default::default() });
+    let strings = || of(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(DataType::String as i32), shape: None }));
+    let sequence = of(type_proto::Value::SequenceType(Box::new(type_proto::Sequence { elem_type: strings().map(Box::new) })));
+    let model = edited(|g| {
+        g.input[0].r#type = strings();
+        g.output[0].r#type = sequence;
+    })
+    .unwrap();
+    assert_eq!((model.inputs()[0].kind.as_str(), model.inputs()[0].has_shape), ("string", false));
+    assert_eq!(model.outputs()[0].kind, "seq(string)");
+}
+
+#[test]
+fn whatever_bytes_a_file_has_its_weights_are_left_in_it_or_it_is_no_model() {
+    let (_folder, path) = large_file("m.onnx");
+    let whole = std::fs::read(&path).unwrap();
+    let edit = Edit { file: Some("m.onnx".into()), ..Edit::default() };
+    let weight = weight_at(&whole);
+    // heads and lengths, not the values between them
+    for at in (0..whole.len()).filter(|at| !weight.iter().any(|values| values.contains(at))) {
+        for flip in [1u8, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= flip;
+            let left = weights::edited(&bytes, &edit);
+            if let (Ok(model), Some(left)) = (Model::from_bytes(bytes, None), left) {
+                let left = proto::ModelProto::decode(&*left).unwrap();
+                let graph = left.graph.unwrap_or_default();
+                assert_eq!(graph.node.len(), model.graph().node.len(), "{at}");
+                assert_eq!(graph.initializer.len(), model.graph().initializer.len(), "{at}");
+            }
+        }
+    }
+    for keep in (0..200).chain(whole.len() - 200..whole.len()) {
+        drop(weights::edited(&whole[..keep], &edit));
+    }
+}
+
+/// Where the values of the two large weights stand.
+fn weight_at(bytes: &[u8]) -> [std::ops::Range<usize>; 2] {
+    let values = large("").raw_data.unwrap();
+    let at = |from: usize| from + bytes[from..].windows(values.len()).position(|window| window == &values[..]).unwrap();
+    let (first, second) = (at(0), at(at(0) + values.len()));
+    [first + 8..first + values.len(), second + 8..second + values.len()]
+}
+
+#[test]
+fn graphs_in_graphs_end_somewhere() {
+    let mut graph = GraphProto { output: vec![named("y")], ..Default::default() };
+    for _ in 0..200 {
+        let mut outer = node("If", &[], &["y"]);
+        outer.attribute.push(AttributeProto { g: Some(graph), ..Default::default() });
+        graph = GraphProto { node: vec![outer], output: vec![named("y")], ..Default::default() };
+    }
+    let bytes = ModelProto { graph: Some(graph), ..Default::default() }.encode_to_vec();
+    assert!(weights::edited(&bytes, &Edit::default()).is_none());
+    assert!(message(Model::from_bytes(bytes, None)).contains("not an ONNX model"));
 }

@@ -1,5 +1,6 @@
 //! Where inference runs, and the execution providers that it takes.
 
+use super::reason::reason;
 use crate::error::{Error, Result};
 use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
 use std::fmt;
@@ -76,7 +77,7 @@ impl Device {
             Self::TensorRt(_) => TensorRT::is_available(),
             _ => CUDA::is_available(),
         };
-        let error = Error::input(format!("device {self}: cannot be used")).because(first_line(&cause.to_string()));
+        let error = Error::input(format!("device {self}: cannot be used")).because(reason(&cause.to_string()));
         match (built_with, self) {
             (Ok(true), Self::TensorRt(_)) => {
                 error.hint("install TensorRT 10, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu")
@@ -88,11 +89,6 @@ impl Device {
                 .hint("this ONNX Runtime is built for the CPU: fetch the GPU runtime with `make build ORT=gpu`, or choose --device cpu"),
         }
     }
-}
-
-/// ONNX Runtime's messages carry stack traces and advice after the first line.
-pub(super) fn first_line(message: &str) -> String {
-    message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given").to_owned()
 }
 
 #[cfg(test)]

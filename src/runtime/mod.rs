@@ -5,6 +5,7 @@ mod device;
 mod elf;
 mod library;
 mod probe;
+mod reason;
 mod session;
 
 pub use device::Device;

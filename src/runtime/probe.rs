@@ -4,7 +4,7 @@ use super::{Runtime, Session};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::feed::{self, Feed, Place, Placed};
-use crate::onnx::{Dim, Model, values};
+use crate::onnx::{Dim, Model, Value, values};
 use crate::recipe::Feeding;
 use half::{bf16, f16};
 use ort::value::TensorElementType;
@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;
 
 /// What a probe run found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Probe {
     /// Shape of every floating-point tensor that a node computes and that has the batch as its first axis. The first entry is `None` where it
     /// follows the batch and `Some(n)` where the model's batch is fixed to n; the others are the sizes of one sample, the same in every run.
@@ -114,11 +114,19 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
             // exporters bake a batch of one into reshapes and still declare it open
             Err(error) => match run(1, 0) {
                 Ok(first) => (first, run(1, 1)?),
-                Err(_) => return Err(error.hint("give the size of the images that the model takes: --size HxW")),
+                Err(_) if declared.iter().any(is_open_image) => {
+                    return Err(error.hint("give the size of the images that the model takes: --size HxW"));
+                }
+                Err(_) => return Err(error),
             },
         },
     };
     Ok(compare(feeds, &tensors, first, &second))
+}
+
+/// Whether an input can be an image whose height or width is open.
+fn is_open_image(input: &Value) -> bool {
+    matches!(input.shape.as_slice(), [_, axes @ ..] if axes.len() == 3 && axes.iter().any(|dim| !matches!(dim, Dim::Fixed(_))))
 }
 
 /// One run: the shape of each tensor, inputs included.

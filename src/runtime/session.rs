@@ -1,6 +1,6 @@
 //! A model that runs.
 
-use super::device::first_line;
+use super::reason::reason;
 use super::{Device, Runtime};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
@@ -35,12 +35,12 @@ const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_p
 const NO_PREPACKING: &str = "session.disable_prepacking";
 
 impl Session {
-    /// Loads a model with these tensors exposed beside its own outputs.
+    /// Loads a model with these tensors exposed beside its own outputs. All that stands in its own file is in memory then: the file may change.
     ///
     /// # Errors
     /// When ONNX Runtime refuses the model, external data is missing or outside the folder, or the device cannot run (says what is missing).
     pub fn new(runtime: &Runtime, model: &Model, outputs: &[String], options: &SessionOptions) -> Result<Self> {
-        let bytes = model.with_outputs(outputs)?;
+        let bytes = model.whole_with_outputs(outputs)?;
         let mut failure = None;
         for device in options.device.attempts().iter().map(|attempt| attempt(options.device)) {
             match builder(runtime, model, device, options.threads) {
@@ -99,7 +99,7 @@ impl Session {
     pub fn run(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Array>> {
         self.check_inputs(inputs)?;
         self.check_outputs(outputs)?;
-        let failed = |e: ort::Error| Error::input("the model cannot be run").because(first_line(&e.to_string()));
+        let failed = |e: ort::Error| Error::input("the model cannot be run").because(reason(&e.to_string()));
         let values = inputs.iter().map(|&(name, array)| Ok((name, tensor(array)?))).collect::<ort::Result<Vec<_>>>().map_err(failed)?;
         let mut selected: Vec<&String> = outputs.iter().collect();
         selected.sort_unstable();
@@ -162,16 +162,16 @@ fn builder(runtime: &Runtime, model: &Model, device: Device, threads: usize) -> 
     let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
     let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| refused(&e))?;
     let builder = builder.with_intra_threads(threads.max(1)).map_err(rejected)?;
-    let builder = match model.folder().map(std::path::absolute) {
-        Some(Ok(folder)) => builder.with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy()).map_err(rejected)?,
-        _ => builder,
+    let builder = match model.folder() {
+        Some(folder) => builder.with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy()).map_err(rejected)?,
+        None => builder,
     };
     builder.with_execution_providers(device.providers()).map_err(|e| device.unavailable(&e.into()))
 }
 
 /// The error of a model that ONNX Runtime does not take.
 fn refused(e: &ort::Error) -> Error {
-    Error::input("ONNX Runtime refuses the model").because(first_line(&e.to_string()))
+    Error::input("ONNX Runtime refuses the model").because(reason(&e.to_string()))
 }
 
 fn element_type(dtype: Dtype) -> TensorElementType {

@@ -142,6 +142,86 @@ fn external_data_is_found_from_any_working_folder() {
     assert_eq!(session.run(&[("x", &x)], &names(&["logits"])).unwrap()[0].as_f32(), bias.as_f32());
 }
 
+/// A weight that stays in the model's file is read where it lies, at whatever offset: the values are those of the embedded one.
+#[test]
+fn weights_read_in_the_file_give_the_same_bits() {
+    use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+    use prost::Message as _;
+    let weight = |seed: u32| {
+        let values = (0..128 * 128u32).map(|i| f32::from(u16::try_from(i.wrapping_mul(seed) % 2003).unwrap()) / 1000.0 - 1.0).collect();
+        crate::onnx::tensor_proto("w", &Array::new(vec![128, 128], Values::F32(values)).unwrap())
+    };
+    let node = |op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>| NodeProto {
+        op_type: Some(op.into()),
+        input: inputs.iter().map(|&i| i.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..Default::default()
+    };
+    let value = |name: &str| ValueInfoProto {
+        r#type: model("external.onnx").graph().input[0].r#type.clone(),
+        name: Some(name.into()),
+        ..Default::default()
+    };
+    let constant = AttributeProto { name: Some("value".into()), r#type: Some(4), t: Some(weight(7)), ..Default::default() };
+    let mut input = value("x");
+    if let Some(crate::onnx::proto::type_proto::Value::TensorType(tensor)) = input.r#type.as_mut().unwrap().value.as_mut() {
+        tensor.shape = None;
+    }
+    let output = ValueInfoProto { name: Some("y".into()), ..input.clone() };
+    for padding in 0..4 {
+        let graph = GraphProto {
+            name: Some("g".repeat(1 + padding)),
+            node: vec![
+                node("MatMul", &["x", "w"], "a", Vec::new()),
+                node("Constant", &[], "c", vec![constant.clone()]),
+                node("MatMul", &["a", "c"], "y", Vec::new()),
+            ],
+            initializer: vec![weight(3)],
+            input: vec![input.clone()],
+            output: vec![output.clone()],
+            ..Default::default()
+        };
+        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(17) }];
+        let bytes = ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..Default::default() }.encode_to_vec();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        std::fs::write(&path, &bytes).unwrap();
+        let (left, whole) = (Model::read(&path).unwrap(), Model::from_bytes(bytes, None).unwrap());
+        assert!(left.bytes().len() < 1000);
+        // the bytes without weights, as a model of their own, so that they are what the session takes
+        let references = Model::from_bytes(left.bytes().to_vec(), Some(folder.path().to_path_buf())).unwrap();
+        let x = Array::new(vec![3, 128], Values::F32((0u16..384).map(|i| f32::from(i) / 384.0).collect())).unwrap();
+        let run = |model: &Model| {
+            let mut session = Session::new(&runtime(), model, &names(&["a"]), &cpu()).unwrap();
+            session.run(&[("x", &x)], &names(&["y", "a"])).unwrap()
+        };
+        assert_eq!(run(&references), run(&whole), "{padding}");
+        assert_eq!(run(&left), run(&whole));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_model_of_links_runs() {
+    use std::os::unix::fs::symlink;
+    let top = tempfile::tempdir().unwrap();
+    let snapshot = top.path().join("snapshots/1");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(top.path().join("blobs")).unwrap();
+    let committed = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name);
+    for (name, blob) in [("external.onnx", "aa"), ("external.data", "bb")] {
+        std::fs::copy(committed(name), top.path().join("blobs").join(blob)).unwrap();
+        symlink(Path::new("../../blobs").join(blob), snapshot.join(name)).unwrap();
+    }
+    let run = |path: &Path| {
+        let x = Array::new(vec![1, 16], Values::F32((0u8..16).map(f32::from).collect())).unwrap();
+        let mut session = Session::new(&runtime(), &Model::read(path).unwrap(), &[], &cpu()).unwrap();
+        session.run(&[("x", &x)], &names(&["logits"])).unwrap()
+    };
+    assert_eq!(run(&snapshot.join("external.onnx")), run(&committed("external.onnx")));
+}
+
 #[test]
 fn a_model_that_onnx_runtime_refuses_is_an_error_of_one_line() {
     let mut proto = model("external.onnx").proto().clone();

@@ -1,13 +1,19 @@
 //! Whether a graph can be trained, why not, and what an expert would warn of.
 
-use super::{ImportOptions, Student, Trainability};
+use super::import::{self, Graph, Source};
+use super::plan::{self, Plan, Refusal};
+use super::{ImportOptions, TensorId, Trainability};
 use crate::error::{Error, Result};
-use crate::onnx::{Dim, Model, Value};
+use crate::onnx::{Dim, Model, Value, logits};
+
+/// Why a graph without logits is no student.
+pub(super) const NO_LOGITS: &str = "model has no output that could be its logits";
+/// Constants of more elements are not read to look at a graph: their values decide nothing but the values computed from them.
+const CONSTANTS: usize = 1 << 22;
 
 /// Looks at a graph; see [`Student::check`].
 pub(super) fn check(model: &Model) -> Result<Trainability> {
-    let student = Student::read(model, &ImportOptions::default())?;
-    let graph = &student.graph;
+    let graph = &import::read(model, &ImportOptions::default(), CONSTANTS)?;
     let mut blockers: Vec<(String, String, String)> = graph
         .unsupported
         .iter()
@@ -16,16 +22,23 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
             (name, operator, reason.clone())
         })
         .collect();
-    if blockers.is_empty()
-        && let Some(shapes) = trial_shapes(&student.inputs)
-        && let Err(refusal) = student.try_plan(&shapes)
-    {
-        let (name, operator) = graph.label(refusal.node);
-        blockers.push((name, operator, refusal.reason.chain()));
+    let logits = logits::of_student(model).filter(|name| graph.index.contains_key(name));
+    if logits.is_none() {
+        let name = model.outputs().into_iter().next().map_or_else(String::new, |output| output.name);
+        blockers.push((name, "output".to_owned(), NO_LOGITS.to_owned()));
+    }
+    let inputs = model.inputs();
+    let mut warnings = Vec::new();
+    if let (true, Some(shapes)) = (blockers.is_empty(), trial_shapes(&inputs)) {
+        if graph.lacks_constants {
+            warnings.push("whether its shapes fit is not tried here: it holds large constants".to_owned());
+        } else if let Err(refusal) = try_plan(model, graph, &shapes)? {
+            let (name, operator) = graph.label(refusal.node);
+            blockers.push((name, operator, refusal.reason.chain()));
+        }
     }
     let parameters =
-        graph.order.iter().filter_map(|name| Some((name.clone(), graph.parameters.get(name)?.shape().to_vec()))).collect::<Vec<_>>();
-    let mut warnings = Vec::new();
+        graph.order.iter().filter_map(|name| Some((name.clone(), graph.parameters.get(name)?.shape.clone()))).collect::<Vec<_>>();
     if parameters.is_empty() {
         warnings.push("nothing in this graph trains: it holds no weight in the place of a parameter".to_owned());
     }
@@ -41,6 +54,17 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
         );
     }
     Ok(Trainability { parameters, blockers, warnings })
+}
+
+/// Plans a graph of which the values of parameters are not read.
+fn try_plan(model: &Model, graph: &Graph, inputs: &[Vec<usize>]) -> Result<Result<Plan, Refusal>> {
+    let leaf = |source: &Source| match source {
+        Source::Parameter(i) => graph.parameters.values().nth(*i),
+        Source::Buffer(i) => graph.buffers.values().nth(*i),
+        Source::Input(_) | Source::Constant | Source::Computed => None,
+    };
+    let held = graph.sources.iter().enumerate().filter_map(|(id, source)| Some((TensorId(id), leaf(source)?.shape.clone()))).collect();
+    Ok(plan::plan(graph, inputs, &held, &graph.fills(model)?, ImportOptions::default().dtype))
 }
 
 /// Shapes to plan with: declared sizes, a batch of 2; `None` where another axis is open.

@@ -3,7 +3,6 @@
 use super::Student;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::onnx::proto::tensor_proto::{DataLocation, DataType};
 use crate::onnx::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::{Model, tensor_proto};
 use candle_core::Var;
@@ -69,12 +68,7 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
     let mut initializers: Vec<TensorProto> = Vec::new();
     for old in &graph.initializer {
         if !weights.contains_key(old.name()) && read.contains(old.name()) {
-            // external data becomes internal: the file stands alone
-            let external = old.data_location() == DataLocation::External;
-            let mut own = if external { tensor_proto(old.name(), &student.model.tensor(old)?) } else { old.clone() };
-            // what we carry as bytes may be booleans
-            own.data_type = if old.data_type() == DataType::Bool as i32 { old.data_type } else { own.data_type };
-            initializers.push(own);
+            initializers.push(old.clone());
         }
     }
     initializers.extend(weights.iter().filter(|(name, _)| read.contains(name.as_str())).map(|(name, array)| tensor_proto(name, array)));
@@ -94,7 +88,7 @@ fn weights(student: &Student) -> Result<BTreeMap<String, Array>> {
     let vars = student.parameters.iter().map(|p| (&p.name, &p.var)).chain(student.buffers.iter().map(|b| (&b.name, &b.var)));
     vars.map(|(name, var)| {
         let original = student.graph.parameters.get(name).or_else(|| student.graph.buffers.get(name));
-        Ok((name.clone(), array(var, original.map_or(Dtype::F32, Array::dtype))?))
+        Ok((name.clone(), array(var, original.map_or(Dtype::F32, |leaf| leaf.dtype))?))
     })
     .collect()
 }

@@ -3,9 +3,12 @@
 use super::fold::{self, Host};
 use super::op::site::attribute;
 use super::{ImportOptions, TensorId, op, pattern};
-use crate::array::{Array, Values};
+use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::onnx::{Model, proto::NodeProto};
+use crate::onnx::{
+    Model,
+    proto::{NodeProto, TensorProto},
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What a tensor of the graph is.
@@ -37,8 +40,51 @@ pub(super) struct Node {
 /// Identity node gives it.
 #[derive(Debug, Clone)]
 pub(super) struct Leaf {
-    pub(super) value: Array,
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: Dtype,
+    held: Held,
     constant_node: bool,
+}
+
+/// Where a leaf's value is: large ones are read when they are asked for.
+#[derive(Debug, Clone)]
+enum Held {
+    /// An initialiser of the model, by number.
+    Initializer(usize),
+    /// The `value` of a Constant node of the model, by number.
+    Node(usize),
+    /// Here.
+    Value(Array),
+}
+
+impl Leaf {
+    fn tensor(model: &Model, tensor: &TensorProto, held: Held) -> Result<Self> {
+        let (dtype, shape) = model.head(tensor)?;
+        Ok(Self { shape, dtype, constant_node: matches!(held, Held::Node(_)), held })
+    }
+
+    /// The number of its elements.
+    pub(super) fn len(&self) -> usize {
+        self.shape.iter().fold(1, |n, &d| n.saturating_mul(d))
+    }
+
+    fn is_float(&self) -> bool {
+        self.dtype.is_float()
+    }
+
+    /// Its value.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn value(&self, model: &Model) -> Result<Array> {
+        let graph = model.graph();
+        let tensor = match &self.held {
+            Held::Initializer(number) => graph.initializer.get(*number),
+            Held::Node(number) => graph.node.get(*number).and_then(|node| attribute(node, "value")).and_then(|a| a.t.as_ref()),
+            Held::Value(array) => return Ok(array.clone()),
+        };
+        model.tensor(tensor.ok_or_else(|| Error::input("constant: not of this model"))?)
+    }
 }
 
 /// A graph read for training.
@@ -51,23 +97,25 @@ pub(super) struct Graph {
     /// Which graph inputs hold integers, by tensor.
     pub(super) integers: Vec<bool>,
     pub(super) index: HashMap<String, TensorId>,
-    /// Names of parameters and running statistics, each sorted, with their values.
-    pub(super) parameters: BTreeMap<String, Array>,
-    pub(super) buffers: BTreeMap<String, Array>,
+    /// Parameters and running statistics by name.
+    pub(super) parameters: BTreeMap<String, Leaf>,
+    pub(super) buffers: BTreeMap<String, Leaf>,
     /// Parameters in the order in which the graph first uses them.
     pub(super) order: Vec<String>,
     pub(super) constants: BTreeMap<TensorId, Host>,
+    /// Whether `constants` lacks some that were too large.
+    pub(super) lacks_constants: bool,
     /// Nodes that cannot be run: number in `nodes` and the reason.
     pub(super) unsupported: Vec<(usize, String)>,
     /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds moves.
     pub(super) is_stage: bool,
 }
 
-/// Reads a graph.
+/// Reads a graph. Constants that together have more elements than `room` are left out.
 ///
 /// # Errors
 /// When a constant cannot be read or is used in a way that contradicts itself.
-pub(super) fn read(model: &Model, options: &ImportOptions) -> Result<Graph> {
+pub(super) fn read(model: &Model, options: &ImportOptions, room: usize) -> Result<Graph> {
     let (mut leaves, mut nodes) = collect(model)?;
     unshare(&mut leaves, &mut nodes);
     let statistics = statistic_names(&nodes);
@@ -76,7 +124,7 @@ pub(super) fn read(model: &Model, options: &ImportOptions) -> Result<Graph> {
     for (_, proto) in &nodes {
         for name in &proto.input {
             let asked = options.train.iter().any(|p| pattern::matches(p, name)) && !statistics.contains(name.as_str());
-            if asked && leaves.get(name).is_some_and(|l| is_float(&l.value)) && !order.contains(name) {
+            if asked && leaves.get(name).is_some_and(Leaf::is_float) && !order.contains(name) {
                 order.push(name.clone());
             }
         }
@@ -86,16 +134,14 @@ pub(super) fn read(model: &Model, options: &ImportOptions) -> Result<Graph> {
             return Err(Error::input(format!("{what}: pattern {p} matches no initialiser")));
         }
     }
-    let take = |names: &mut dyn Iterator<Item = &String>| -> BTreeMap<String, Array> {
-        names.filter_map(|n| Some((n.clone(), leaves.get(n)?.value.clone()))).collect()
+    let take = |names: &mut dyn Iterator<Item = &String>| -> BTreeMap<String, Leaf> {
+        names.filter_map(|n| Some((n.clone(), leaves.get(n)?.clone()))).collect()
     };
     let parameters = take(&mut order.iter());
     let buffers = take(&mut statistics.iter());
-    Ok(assemble(model, &leaves, nodes, parameters, buffers, order, unsupported))
-}
-
-pub(super) fn is_float(array: &Array) -> bool {
-    array.dtype().is_float()
+    let mut graph = assemble(model, nodes, parameters, buffers, order, unsupported);
+    graph.read_constants(model, &leaves, room)?;
+    Ok(graph)
 }
 
 /// Nodes with their numbers in the model's graph.
@@ -105,19 +151,26 @@ type NumberedNodes = Vec<(usize, NodeProto)>;
 fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, NumberedNodes)> {
     let graph = model.graph();
     let mut leaves = HashMap::new();
-    for initializer in &graph.initializer {
-        leaves.insert(initializer.name().to_owned(), Leaf { value: model.tensor(initializer)?, constant_node: false });
+    for (number, initializer) in graph.initializer.iter().enumerate() {
+        leaves.insert(initializer.name().to_owned(), Leaf::tensor(model, initializer, Held::Initializer(number))?);
     }
     let outputs: HashSet<&str> = graph.output.iter().map(crate::onnx::proto::ValueInfoProto::name).collect();
     let mut nodes = Vec::new();
     for (number, node) in graph.node.iter().enumerate() {
         let result = node.output.first().filter(|o| !outputs.contains(o.as_str()));
         if let (true, Some(output)) = (is_standard(node), result) {
-            if node.op_type() == "Constant"
-                && let Some(value) = constant(model, node)?
-            {
-                leaves.insert(output.clone(), Leaf { value, constant_node: true });
-                continue;
+            if node.op_type() == "Constant" {
+                let leaf = match attribute(node, "value").and_then(|a| a.t.as_ref()) {
+                    Some(tensor) => Some(Leaf::tensor(model, tensor, Held::Node(number))?),
+                    None => constant(model, node)?.map(|value| {
+                        let (shape, dtype) = (value.shape().to_vec(), value.dtype());
+                        Leaf { shape, dtype, held: Held::Value(value), constant_node: true }
+                    }),
+                };
+                if let Some(leaf) = leaf {
+                    leaves.insert(output.clone(), leaf);
+                    continue;
+                }
             }
             if node.op_type() == "Identity"
                 && let Some(leaf) = node.input.first().and_then(|i| leaves.get(i))
@@ -137,7 +190,7 @@ fn is_standard(node: &NodeProto) -> bool {
 }
 
 /// The value of a Constant node; `None` for strings and sparse tensors.
-pub(super) fn constant(model: &Model, node: &NodeProto) -> Result<Option<Array>> {
+fn constant(model: &Model, node: &NodeProto) -> Result<Option<Array>> {
     if let Some(tensor) = attribute(node, "value").and_then(|a| a.t.as_ref()) {
         return model.tensor(tensor).map(Some);
     }
@@ -226,12 +279,12 @@ fn parameter_slots(operator: &str) -> (&'static [usize], bool) {
 
 /// Whether an instance normalisation between two Reshapes, of scale 1 and bias 0, is the first half of a group normalisation as `PyTorch`
 /// exports it: the affine part that it learns follows behind the second Reshape.
-fn is_group_statistics(node: &NodeProto, nodes: &[(usize, NodeProto)], leaves: &HashMap<String, Leaf>) -> bool {
+fn is_group_statistics(model: &Model, node: &NodeProto, nodes: &[(usize, NodeProto)], leaves: &HashMap<String, Leaf>) -> bool {
     let input = node.input.first();
     let output = node.output.first();
     let all = |slot: usize, value: f64| {
-        let leaf = node.input.get(slot).and_then(|name| leaves.get(name));
-        leaf.is_some_and(|leaf| Host::from_array(&leaf.value).floats().iter().all(|v| (v - value).abs() == 0.0))
+        let leaf = node.input.get(slot).and_then(|name| leaves.get(name)).and_then(|leaf| leaf.value(model).ok());
+        leaf.is_some_and(|leaf| Host::from_array(&leaf).floats().iter().all(|v| (v - value).abs() == 0.0))
     };
     let reshaped = nodes.iter().any(|(_, n)| n.op_type() == "Reshape" && n.output.first() == input);
     let mut readers = nodes.iter().filter(|(_, n)| n.input.iter().any(|i| Some(i) == output)).peekable();
@@ -247,7 +300,7 @@ fn what_trains(
 ) -> (Vec<String>, Vec<(usize, String)>) {
     let mut origins: HashMap<&str, Origin> = HashMap::new();
     for (name, leaf) in leaves {
-        let trainable = is_float(&leaf.value) && !statistics.contains(name);
+        let trainable = leaf.is_float() && !statistics.contains(name);
         origins.insert(name, if trainable { Origin::Leaves(BTreeSet::from([name.clone()])) } else { Origin::Constant });
     }
     for input in &model.graph().input {
@@ -267,7 +320,7 @@ fn what_trains(
         unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
         let (slots, constants_train) = parameter_slots(node.op_type());
         let active = inputs.contains(&Origin::Active);
-        let disguised = node.op_type() == "InstanceNormalization" && is_group_statistics(node, nodes, leaves);
+        let disguised = node.op_type() == "InstanceNormalization" && is_group_statistics(model, node, nodes, leaves);
         let mut trained = false;
         for (slot, origin) in inputs.iter().enumerate() {
             let Origin::Leaves(names) = origin else { continue };
@@ -276,7 +329,7 @@ fn what_trains(
                 let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node) && !disguised;
                 let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Concat")
                     && active
-                    && leaf.value.len() > 1
+                    && leaf.len() > 1
                     && !leaf.constant_node;
                 if in_place || beside {
                     trained = true;
@@ -305,10 +358,9 @@ fn what_trains(
 
 fn assemble(
     model: &Model,
-    leaves: &HashMap<String, Leaf>,
     nodes: Vec<(usize, NodeProto)>,
-    parameters: BTreeMap<String, Array>,
-    buffers: BTreeMap<String, Array>,
+    parameters: BTreeMap<String, Leaf>,
+    buffers: BTreeMap<String, Leaf>,
     order: Vec<String>,
     unsupported: Vec<(usize, String)>,
 ) -> Graph {
@@ -323,13 +375,14 @@ fn assemble(
         buffers,
         order,
         constants: BTreeMap::new(),
+        lacks_constants: false,
         unsupported,
         is_stage: false,
     };
     for (i, input) in model.inputs().iter().enumerate() {
         graph.add(&input.name, Source::Input(i));
     }
-    let numbered = |names: &BTreeMap<String, Array>| names.keys().cloned().enumerate().collect::<Vec<_>>();
+    let numbered = |names: &BTreeMap<String, Leaf>| names.keys().cloned().enumerate().collect::<Vec<_>>();
     for (i, name) in numbered(&graph.parameters) {
         graph.add(&name, Source::Parameter(i));
     }
@@ -337,7 +390,7 @@ fn assemble(
         graph.add(&name, Source::Buffer(i));
     }
     for (number, proto) in nodes {
-        let inputs = proto.input.iter().map(|name| graph.input(name, leaves)).collect();
+        let inputs = proto.input.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Constant))).collect();
         let outputs = proto.output.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed))).collect();
         graph.nodes.push(Node { proto, inputs, outputs, number });
     }
@@ -360,17 +413,34 @@ impl Graph {
         id
     }
 
-    fn input(&mut self, name: &str, leaves: &HashMap<String, Leaf>) -> Option<TensorId> {
-        if name.is_empty() {
-            return None;
+    /// Reads the leaves that nodes read as known values.
+    fn read_constants(&mut self, model: &Model, leaves: &HashMap<String, Leaf>, mut room: usize) -> Result<()> {
+        for (number, name) in self.names.iter().enumerate().filter(|(number, _)| self.sources.get(*number) == Some(&Source::Constant)) {
+            let Some(leaf) = leaves.get(name) else { continue };
+            match room.checked_sub(leaf.len()) {
+                Some(left) => room = left,
+                None => {
+                    self.lacks_constants = true;
+                    continue;
+                }
+            }
+            self.constants.insert(TensorId(number), Host::from_array(&leaf.value(model)?));
         }
-        let id = self.add(name, Source::Constant);
-        if self.sources.get(id.0) == Some(&Source::Constant)
-            && let Some(leaf) = leaves.get(name)
-        {
-            self.constants.entry(id).or_insert_with(|| Host::from_array(&leaf.value));
+        Ok(())
+    }
+
+    /// The value attribute of each `ConstantOfShape` node.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(super) fn fills(&self, model: &Model) -> Result<HashMap<usize, Host>> {
+        let mut fills = HashMap::new();
+        for (i, node) in self.nodes.iter().enumerate().filter(|(_, n)| n.proto.op_type() == "ConstantOfShape") {
+            if let Some(value) = constant(model, &node.proto)? {
+                fills.insert(i, Host::from_array(&value));
+            }
         }
-        Some(id)
+        Ok(fills)
     }
 
     /// Whether a gradient is asked of what has this source.

@@ -186,21 +186,22 @@ impl Student {
 
     /// Reads a graph whether or not all of it can run.
     fn read(model: &Model, options: &ImportOptions) -> Result<Self> {
-        let graph = import::read(model, options)?;
-        let mut fills = HashMap::new();
-        for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.proto.op_type() == "ConstantOfShape") {
-            if let Some(value) = import::constant(model, &node.proto)? {
-                fills.insert(i, Host::from_array(&value));
-            }
-        }
-        let var = |array: &crate::array::Array| -> Result<Var> {
-            let host = Host::from_array(array);
+        // what the student is made of stays as it is while it trains
+        let model = &model.held()?;
+        let graph = import::read(model, options, usize::MAX)?;
+        let fills = graph.fills(model)?;
+        let var = |leaf: &import::Leaf| -> Result<Var> {
+            let host = Host::from_array(&leaf.value(model)?);
             Ok(Var::from_tensor(&value::narrow(&host.floats(), &host.shape, options.dtype)?.to_device(&options.device)?)?)
         };
-        let parameters =
-            graph.parameters.iter().map(|(name, a)| Ok(Parameter { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
-        let buffers = graph.buffers.iter().map(|(name, a)| Ok(Buffer { name: name.clone(), var: var(a)? })).collect::<Result<Vec<_>>>()?;
-        let name = logits::of_student(model).ok_or_else(|| Error::input("model has no output that could be its logits"))?;
+        let parameters = graph
+            .parameters
+            .iter()
+            .map(|(name, leaf)| Ok(Parameter { name: name.clone(), var: var(leaf)? }))
+            .collect::<Result<Vec<_>>>()?;
+        let buffers =
+            graph.buffers.iter().map(|(name, leaf)| Ok(Buffer { name: name.clone(), var: var(leaf)? })).collect::<Result<Vec<_>>>()?;
+        let name = logits::of_student(model).ok_or_else(|| Error::input(check::NO_LOGITS))?;
         let logits = *graph.index.get(&name).ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
         Ok(Self {
             model: Arc::new(model.clone()),

@@ -52,6 +52,7 @@ impl Student {
             buffers: BTreeMap::new(),
             order: Vec::new(),
             constants: self.graph.constants.iter().filter(|(id, _)| read.contains(id)).map(|(id, host)| (*id, host.clone())).collect(),
+            lacks_constants: false,
             unsupported: Vec::new(),
             is_stage: true,
         };
@@ -63,7 +64,13 @@ impl Student {
             freeze_batchnorm: self.freeze_batchnorm,
             executor: self.executor,
             arena: self.arena.clone(),
-            inputs: vec![Value { name: self.graph.names[from.0].clone(), dtype: None, shape: Vec::new(), has_shape: false }],
+            inputs: vec![Value {
+                name: self.graph.names[from.0].clone(),
+                dtype: None,
+                shape: Vec::new(),
+                kind: String::new(),
+                has_shape: false,
+            }],
             parameters: self.parameters.clone(),
             buffers: self.buffers.clone(),
             logits: to,

@@ -40,7 +40,7 @@ fn save(bytes: &[u8]) -> tempfile::NamedTempFile {
 /// An input of a model; 0 is an open axis.
 fn input(name: &str, dtype: Dtype, axes: &[usize]) -> Value {
     let shape = axes.iter().map(|&n| if n == 0 { Dim::Open } else { Dim::Fixed(n) }).collect();
-    Value { name: name.into(), dtype: Some(dtype), shape, has_shape: true }
+    Value { name: name.into(), dtype: Some(dtype), shape, kind: String::new(), has_shape: true }
 }
 
 /// Opens arrays as a model's.

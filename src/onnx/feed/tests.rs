@@ -7,7 +7,7 @@ fn input(name: &str, axes: &[&str]) -> Value {
         Err(_) if *axis == "?" => Dim::Open,
         Err(_) => Dim::Symbol((*axis).to_owned()),
     };
-    Value { name: name.to_owned(), dtype: Some(Dtype::F32), shape: axes.iter().map(dim).collect(), has_shape: true }
+    Value { name: name.to_owned(), dtype: Some(Dtype::F32), shape: axes.iter().map(dim).collect(), kind: String::new(), has_shape: true }
 }
 
 fn feeding(axes: &[&str], values: &[(&str, &[f64])]) -> Feeding {
