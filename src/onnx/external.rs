@@ -347,12 +347,15 @@ fn missing(location: &str, path: &Path) -> Error {
     // a model is no data of another one
     let files: Vec<String> = files.filter(|name| !name.ends_with(".onnx")).take(BESIDE).collect();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
-    match nearest(&name, &files).first() {
+    let is_near = |near: &&&str| strsim::normalized_damerau_levenshtein(&name, near) >= NEAR;
+    match nearest(&name, &files).first().filter(is_near) {
         Some(near) => error.hint(format!("beside it lies `{near}`: if that is the model's data, give it the name that the model expects")),
         None => error.hint("put the model's data file beside the model, under the name that it expects"),
     }
 }
 
+/// How alike names are that may be meant for one another, of 1.
+const NEAR: f64 = 0.4;
 /// How many files of a folder are looked at for a similar name.
 const BESIDE: usize = 1000;
 
