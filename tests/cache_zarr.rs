@@ -78,7 +78,8 @@ fn plan(codec: Codec) -> Plan {
         segments: Vec::new(),
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
-    Plan { manifest, sample_ids: ids.clone().map(|i| (i * 17) % 50).collect(), labels: ids.map(|i| i % 5 - 1).collect() }
+    let sample_ids = ids.clone().map(|i| (i * 17) % 50).collect();
+    Plan { manifest, sample_ids, labels: ids.map(|i| i % 5 - 1).collect(), before: None, names: Vec::new() }
 }
 
 /// Element `index` of a view array over `[view, row, …]`, as the number that each type holds.

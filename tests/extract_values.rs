@@ -43,6 +43,7 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         inputs: None,
         seed: 0,
         skip_bad: false,
+        refresh: false,
         output: folder.join("cache"),
         threads: 2,
     }

@@ -58,6 +58,7 @@ fn recipe(folder: &Path, keep: &str, criteria: &[&str], output: &str) -> Extract
         inputs: None,
         seed: 0,
         skip_bad: false,
+        refresh: false,
         output: folder.join(output),
         threads: 2,
     }

@@ -131,7 +131,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
     let labels: Vec<i64> = ids.clone().map(|row| row % i64::try_from(CLASSES).unwrap()).collect();
-    let plan = Plan { manifest, sample_ids: ids.collect(), labels: labels.clone() };
+    let plan = Plan { manifest, sample_ids: ids.collect(), labels: labels.clone(), before: None, names: Vec::new() };
     let mut writer = Writer::open(folder, &plan).unwrap();
     let mut shards = writer.segment(0, 0).unwrap();
     let mut noise = Noise(1);

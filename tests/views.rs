@@ -69,6 +69,7 @@ fn recipe(folder: &Path, cache: &str, views: usize, augmentation: Augmentation) 
         inputs: None,
         seed: 3,
         skip_bad: false,
+        refresh: false,
         output: folder.join(cache),
         threads: 2,
     }

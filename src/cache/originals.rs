@@ -1,10 +1,11 @@
 //! The inputs of a cache that does not store them, made again from the data set with the parameters that it does store: the very bytes that the
 //! teacher was fed.
 
-use super::{Cache, ViewTable};
+use super::{Cache, Stamps, ViewTable, stamps};
 use crate::data::augment::{self, Parameter, View};
-use crate::data::{Dataset, Sample};
+use crate::data::{Dataset, Sample, hashed_names};
 use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
 use crate::recipe::{Augment, Augmentation, Preprocess};
 
 /// A cache and the data set that it was made of.
@@ -41,6 +42,36 @@ impl<'a> Originals<'a> {
         }
         let preprocess = data.preprocess.as_ref().ok_or_else(|| Error::input("cache without inputs: expected images, found arrays"))?;
         Ok(Self { cache, dataset, preprocess })
+    }
+
+    /// Compares the samples with what the cache was made of: how all files look, and the contents of those that look other and of some more.
+    ///
+    /// # Errors
+    /// Names what is found changed; or when the user asks to stop.
+    pub fn refuse_changed(&self, monitor: &dyn Monitor) -> Result<()> {
+        if hashed_names(self.dataset)?.is_empty() {
+            return Ok(());
+        }
+        let stamps = Stamps::load(self.cache.folder()).unwrap_or_else(|error| {
+            monitor.warn(&format!("{}: taken for a missing one", error.chain()));
+            None
+        });
+        let samples: Vec<usize> = self.cache.sample_ids().iter().filter_map(|&id| usize::try_from(id).ok()).collect();
+        let found = stamps.unwrap_or_default().compare(self.dataset, &samples, false, monitor)?;
+        if !found.changed.is_empty() {
+            return Err(stamps::changed(self.cache.folder(), self.dataset, &found.changed));
+        }
+        if !found.unknown.is_empty() {
+            let (count, all) = (found.unknown.len(), samples.len());
+            monitor.note(&format!(
+                "of {count} of {all} samples it is not recorded what they were read from: whether they have changed cannot be told"
+            ));
+        }
+        if !found.restamped.is_empty() {
+            let count = found.restamped.len();
+            monitor.note(&format!("{count} files were copied or touched since they were read, and hold the same"));
+        }
+        Ok(())
     }
 
     /// The parameters that [`Originals::input`] needs of a view.

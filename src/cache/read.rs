@@ -5,6 +5,7 @@ use super::{ArraySpec, Manifest, extraction, file, manifest, zarr};
 use crate::error::{Context, Error, Result};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A cache open for reading, under a shared file lock. Share it between threads.
@@ -64,6 +65,11 @@ impl Cache {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Where it lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The seconds that the extraction took, over all its runs; `None` where that is not recorded, or the record cannot be read.
@@ -167,6 +173,37 @@ pub(super) fn row_array(folder: &Path, manifest: &Manifest, spec: &ArraySpec) ->
         values.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).take(end - first));
     }
     Ok(values)
+}
+
+/// The sample ids of a cache, complete or not.
+///
+/// # Errors
+/// When they are not there, or damaged.
+pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Vec<i64>> {
+    let spec = manifest.row_arrays.iter().find(|spec| spec.path == manifest::SAMPLE_ID);
+    row_array(folder, manifest, spec.ok_or_else(|| Error::input(format!("cache {}: there is no array `sample_id`", folder.display())))?)
+}
+
+/// Rows of a published shard of a cache, complete or not: little-endian bytes of `rows`, counted within the segment.
+///
+/// # Errors
+/// When it is not published, has no such rows, or is damaged.
+pub fn published_rows(folder: &Path, manifest: &Manifest, array: usize, at: (usize, usize), rows: Range<usize>) -> Result<Vec<u8>> {
+    let (view, segment) = at;
+    let bytes = manifest.segment(view, segment).and_then(|published| published.bytes.get(array)).copied();
+    let spec = manifest.view_arrays.get(array).filter(|_| bytes.is_some() && rows.end <= manifest.rows_of_segment(segment));
+    let spec = spec.ok_or_else(|| Error::input(format!("view {view}, segment {segment}: rows {rows:?} are not published")))?;
+    let (path, layout) = (folder.join(zarr::view_shard(spec, view, segment)), manifest.view_layout(spec, segment));
+    let shard = Shard::open(&path, &layout, bytes)?;
+    let (mut decoder, mut out) = (Decoder::default(), Vec::new());
+    for chunk in rows.start / spec.chunk_rows..rows.end.div_ceil(spec.chunk_rows) {
+        let (first, end) = layout.rows_of(chunk);
+        let decoded = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
+        let decoded = decoded.map_err(|problem| damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display()))))?;
+        let wanted = (rows.start.max(first) - first)..(rows.end.min(end) - first);
+        out.extend_from_slice(decoded.get(wanted.start * spec.row_bytes()..wanted.end * spec.row_bytes()).unwrap_or_default());
+    }
+    Ok(out)
 }
 
 /// One array over `[view, row, …]`.

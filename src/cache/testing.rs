@@ -120,6 +120,8 @@ pub fn plan_of(manifest: Manifest) -> Plan {
         manifest,
         sample_ids: row_numbers.clone().map(|row| (row * 37 + 11) % 101 % 100).collect(),
         labels: row_numbers.map(|row| row % 4 - 1).collect(),
+        before: None,
+        names: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! finite values, stray files.
 
 use super::shard::{Digest, Layout};
-use super::{ArraySpec, Decoder, Manifest, document, extraction, file, manifest, zarr};
+use super::{ArraySpec, Decoder, Manifest, document, extraction, file, manifest, stamps, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
@@ -65,6 +65,9 @@ pub(super) fn check(folder: &Path, manifest: &Manifest, threads: usize, monitor:
     check_strays(folder, manifest, &promised, &mut seen)?;
     if let Err(problem) = extraction::seconds(folder) {
         seen.found(extraction::NAME, None, problem.chain());
+    }
+    if let Some(problem) = stamps::problem(folder, manifest) {
+        seen.found(stamps::NAME, None, problem);
     }
 
     monitor.begin("verify", "shards", shards.len() as u64, 0);
@@ -170,7 +173,8 @@ fn check_strays(folder: &Path, manifest: &Manifest, promised: &BTreeSet<&String>
         let unpublished =
             || zarr::parse_view_shard(manifest, &path).is_some() || file::is_temporary(path.rsplit('/').next().unwrap_or(&path));
         let left_over = !manifest.is_complete() && unpublished();
-        if path != file::LOCK && path != document::NAME && path != extraction::NAME && !promised.contains(&path) && !left_over {
+        let beside = [file::LOCK, document::NAME, extraction::NAME, stamps::NAME];
+        if !beside.contains(&path.as_str()) && !promised.contains(&path) && !left_over {
             seen.found(&path, None, "does not belong to the cache");
         }
         Ok(())

@@ -1,9 +1,15 @@
 //! Writing a cache: lock, resume check, segments streamed into temporary shards, published by rename, committed by the manifest.
 
 use super::shard::{Encoder, ShardWriter};
+use super::stamps::Record;
 use super::{ArraySpec, Manifest, Segment, document, extraction, file, manifest, read, zarr};
+use crate::array::Dtype;
+use crate::data::{Fingerprint, Trace};
 use crate::error::{Context, Error, Result};
+use crate::recipe::Statistic;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -16,6 +22,10 @@ pub struct Plan {
     pub sample_ids: Vec<i64>,
     /// `label`, −1 unlabelled, in row order.
     pub labels: Vec<i64>,
+    /// The sample ids of a cache that is there, where they may be others: the segments whose rows stay the same are kept.
+    pub before: Option<Vec<i64>>,
+    /// A hash of each sample's name ([`crate::data::hashed_names`]); none where nothing is recorded of what samples are read from.
+    pub names: Vec<u64>,
 }
 
 impl Plan {
@@ -54,6 +64,8 @@ pub struct Writer {
     folder: PathBuf,
     manifest: Manifest,
     clock: Option<Clock>,
+    /// What samples were read from, where that is recorded.
+    record: Option<Record>,
     /// Holds the lock until the writer is dropped.
     _lock: File,
 }
@@ -61,7 +73,8 @@ pub struct Writer {
 impl Writer {
     /// Creates the cache, or resumes one that was made with the same settings: everything in the manifest but segments, the teacher's file name
     /// and top-1, the data's name and the skipped samples, and the row arrays' values. The plan may have more views, and more taps and view arrays
-    /// after those that are there: published shards stay as they are. Temporary and unpublished files of an interrupted run are swept; a shard
+    /// after those that are there: published shards stay as they are. Where it says that rows may have moved, segments of other rows count as not
+    /// published. Temporary and unpublished files of an interrupted run are swept; a shard
     /// that is gone or of another length counts as not published, with those of the arrays after it, to be written again.
     ///
     /// # Errors
@@ -79,8 +92,9 @@ impl Writer {
             plan.manifest.clone()
         };
         sweep(folder, &manifest)?;
-        write_metadata(folder, plan)?;
-        Ok(Self { folder: folder.to_owned(), manifest, clock: None, _lock: lock })
+        write_metadata(folder, &manifest, plan)?;
+        let record = Record::open(folder, &plan.names, published_samples(&manifest, &plan.sample_ids))?;
+        Ok(Self { folder: folder.to_owned(), manifest, clock: None, record, _lock: lock })
     }
 
     /// The manifest as committed.
@@ -119,10 +133,27 @@ impl Writer {
         if view >= self.manifest.views || segment >= self.manifest.segments_per_view() || self.has(view, segment) {
             return Err(Error::input(format!("view {view}, segment {segment}: there is no such segment, or it is published")));
         }
+        let all = self.manifest.view_arrays.len();
+        self.begin(view, segment, self.manifest.published_arrays(view, segment)..all)
+    }
+
+    /// Starts a published segment anew: one temporary shard for each array that is published.
+    ///
+    /// # Errors
+    /// When it is not published, or the files cannot be made.
+    pub fn replacement(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
+        let published = self.manifest.published_arrays(view, segment);
+        if published == 0 {
+            return Err(Error::input(format!("view {view}, segment {segment}: it is not published")));
+        }
+        self.begin(view, segment, 0..published)
+    }
+
+    fn begin(&self, view: usize, segment: usize, arrays: Range<usize>) -> Result<SegmentWriter> {
         let encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
         // built up in place: what is begun is removed when a later file cannot be made
-        let first = self.manifest.published_arrays(view, segment);
-        let missing = self.manifest.view_arrays.get(first..).unwrap_or_default();
+        let first = arrays.start;
+        let missing = self.manifest.view_arrays.get(arrays).unwrap_or_default();
         let mut begun = SegmentWriter { view, segment, first, encoder, shards: Vec::with_capacity(missing.len()) };
         for spec in missing {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
@@ -151,15 +182,117 @@ impl Writer {
         if record.bytes.len() != segment.first {
             return Err(Error::input(format!("view {}, segment {}: published already", key.0, key.1)));
         }
+        self.sums(&segment, &mut record)?;
+        self.put(&segment, record)
+    }
+
+    /// Publishes a segment in the place of one that is published, in the same arrays ([`Writer::replacement`]): that one leaves the manifest first,
+    /// so that whatever the manifest lists is whole at any moment.
+    ///
+    /// # Errors
+    /// As [`Writer::publish`]; the segment may then be missing.
+    #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
+    pub fn replace(&mut self, segment: SegmentWriter) -> Result<()> {
+        let key = (segment.view, segment.segment);
+        let mut record = Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
+        if segment.first != 0 || segment.shards.len() != self.manifest.published_arrays(key.0, key.1) {
+            return Err(Error::input(format!("view {}, segment {}: expected every published array of it", key.0, key.1)));
+        }
+        self.sums(&segment, &mut record)?;
+        self.unpublish(&BTreeSet::from([key]))?;
+        self.put(&segment, record)
+    }
+
+    /// Takes segments out of the manifest; their shards are swept when the cache is next opened, or written over.
+    ///
+    /// # Errors
+    /// When the manifest cannot be written.
+    pub fn unpublish(&mut self, keys: &BTreeSet<(usize, usize)>) -> Result<()> {
+        let mut next = self.manifest.clone();
+        next.segments.retain(|s| !keys.contains(&(s.view, s.index)));
+        if next == self.manifest { Ok(()) } else { self.commit(next) }
+    }
+
+    /// Stores an array of features as f32 that was f16: it comes after all others, of which nothing is lost, and is published nowhere.
+    ///
+    /// # Errors
+    /// When there is no such array, or the disk refuses.
+    pub fn widen(&mut self, path: &str) -> Result<()> {
+        let next = widened(&self.manifest, path);
+        let next = next.ok_or_else(|| Error::input(format!("cache {}: no array `{path}` of f16", self.folder.display())))?;
+        // one commit: a run that is killed after it finds the array as one that is being added
+        self.commit(next)?;
+        sweep(&self.folder, &self.manifest)?;
+        write_documents(&self.folder, zarr::documents(&self.manifest)?)
+    }
+
+    /// Records what samples were read from, for the segments that are published next. Gives those that are recorded as read from other bytes;
+    /// then nothing is recorded.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn record(&mut self, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
+        self.record.as_mut().map_or(Ok(Vec::new()), |record| record.add(&self.folder, traces))
+    }
+
+    /// Takes in the stamps that unchanged samples have now.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn renew(&mut self, traces: &[(usize, Trace)]) -> Result<()> {
+        let Some(record) = self.record.as_mut().filter(|_| !traces.is_empty()) else { return Ok(()) };
+        record.renew(traces);
+        if record.held { Ok(()) } else { record.store(&self.folder) }
+    }
+
+    /// Begins a refresh: what is recorded of these samples is void, and the record on disk stays as it is until [`Writer::refreshed`], so that a
+    /// refresh which is killed is one that is still to be done.
+    pub fn refresh(&mut self, changed: &[usize]) {
+        if let Some(record) = &mut self.record {
+            record.forget(changed);
+            record.held = true;
+        }
+    }
+
+    /// Says that the cache is one of the data as it is now.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn relist(&mut self, fingerprint: &Fingerprint) -> Result<()> {
+        let mut next = self.manifest.clone();
+        next.data.fingerprint = fingerprint.clone();
+        if next == self.manifest { Ok(()) } else { self.commit(next) }
+    }
+
+    /// Ends a refresh: the cache is one of the data as it is now.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn refreshed(&mut self, fingerprint: &Fingerprint) -> Result<()> {
+        self.relist(fingerprint)?;
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.held = false;
+        record.store(&self.folder)
+    }
+
+    /// Length and digest of each shard of a segment that has all its rows.
+    fn sums(&self, segment: &SegmentWriter, record: &mut Segment) -> Result<()> {
         for (shard, spec) in segment.shards.iter().zip(self.manifest.view_arrays.iter().skip(segment.first)) {
             let missing = shard.writer.missing_rows();
             if missing > 0 {
-                return Err(Error::input(format!("view {}, segment {}: array `{}` lacks {missing} rows", key.0, key.1, spec.path)));
+                let (view, index) = (segment.view, segment.segment);
+                return Err(Error::input(format!("view {view}, segment {index}: array `{}` lacks {missing} rows", spec.path)));
             }
             let (bytes, crc32c) = shard.writer.sum();
             record.bytes.push(bytes);
             record.crc32c.push(crc32c);
         }
+        Ok(())
+    }
+
+    /// Syncs and renames a segment's shards, and commits its record.
+    fn put(&mut self, segment: &SegmentWriter, record: Segment) -> Result<()> {
+        let key = (segment.view, segment.segment);
         file::at_once(&segment.shards, |shard| {
             shard.writer.get_ref().sync_all().map_err(|e| file::failed(&shard.temporary, "write", e))?;
             fs::rename(&shard.temporary, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))
@@ -284,21 +417,48 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
         Error::input(format!("cache {}: made with another {field}: expected {expected}, found {found}", folder.display()))
             .hint("choose another folder with -o, or remove this one")
     };
-    if let Some((field, expected, found)) = document::difference(&within(&plan.manifest, found), found) {
+    let mut within = within(&plan.manifest, found);
+    let before = plan.before.as_deref().filter(|before| before.len() == found.rows);
+    if before.is_some() {
+        within.rows = found.rows;
+    }
+    if let Some((field, expected, found)) = document::difference(&within, found) {
         return Err(refused(field, expected, found));
     }
+    // of the rows that are published: the others may be those of a run that was killed while it moved them
+    let published: BTreeSet<usize> = found.segments.iter().map(|segment| segment.index).collect();
+    let published: Vec<Range<usize>> = published.into_iter().map(|index| rows_of(found, index)).collect();
+    let sample_ids = before.unwrap_or(&plan.sample_ids);
     for spec in &found.row_arrays {
         // one that cannot be read is written again below: the plan has its values
         let Ok(values) = read::row_array(folder, found, spec) else { continue };
-        if let Some((row, (e, f))) = plan.row_values(&spec.path).iter().zip(&values).enumerate().find(|(_, (e, f))| e != f) {
+        let is_label = spec.path == manifest::LABEL;
+        let rows = published.iter().cloned().flatten();
+        let expected = |row: usize| match (is_label, sample_ids.get(row)) {
+            (false, id) => id.copied(),
+            // a label is its sample's: where that has moved, it has gone with it
+            (true, id) if id == plan.sample_ids.get(row) => plan.labels.get(row).copied(),
+            (true, _) => values.get(row).copied(),
+        };
+        let mut other = rows.filter_map(|row| Some((row, expected(row)?, *values.get(row)?))).filter(|(_, e, f)| e != f);
+        if let Some((row, e, f)) = other.next() {
             return Err(refused(format!("{} in row {row}", spec.path), e.to_string(), f.to_string()));
         }
     }
+    let next_segments = plan.manifest.segments_per_view();
     let mut next = Manifest { segments: found.segments.clone(), ..plan.manifest.clone() };
     next.teacher.file.clone_from(&found.teacher.file);
     next.teacher.top1_basis_points = found.teacher.top1_basis_points;
     next.data.spec.clone_from(&found.data.spec);
-    next.data.skipped.clone_from(&found.data.skipped);
+    if before.is_some() {
+        let same = |index| {
+            let (was, is) = (rows_of(found, index), rows_of(&plan.manifest, index));
+            was == is && sample_ids.get(was) == plan.sample_ids.get(is)
+        };
+        next.segments.retain(|segment| segment.index < next_segments && same(segment.index));
+    } else {
+        next.data.skipped.clone_from(&found.data.skipped);
+    }
     for segment in &mut next.segments {
         let is_there = |&(spec, &bytes): &(&ArraySpec, &u64)| {
             fs::metadata(folder.join(zarr::view_shard(spec, segment.view, segment.index))).is_ok_and(|m| m.is_file() && m.len() == bytes)
@@ -313,6 +473,42 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
         document::store(folder, &next)?;
     }
     Ok(next)
+}
+
+/// The rows of a segment, within a view.
+fn rows_of(manifest: &Manifest, segment: usize) -> Range<usize> {
+    let first = segment * manifest.segment_rows;
+    first..first + manifest.rows_of_segment(segment)
+}
+
+/// Whether a sample's row is published in any view. A mixed row is of two samples, of which one alone stands in it: there, all count.
+fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) -> bool {
+    let mixes = manifest.augment.as_ref().is_some_and(crate::recipe::Augmentation::mixes);
+    let rows = manifest.segments.iter().flat_map(|segment| rows_of(manifest, segment.index));
+    let samples: BTreeSet<i64> = rows.filter_map(|row| sample_ids.get(row).copied()).collect();
+    move |sample| mixes || i64::try_from(sample).is_ok_and(|sample| samples.contains(&sample))
+}
+
+/// A manifest in which an array of features in f16 comes after all others, in f32, and is published nowhere.
+fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
+    let mut next = manifest.clone();
+    let at = next.view_arrays.iter().position(|spec| spec.path == path && spec.dtype == Dtype::F16)?;
+    let mut spec = next.view_arrays.remove(at);
+    spec.dtype = Dtype::F32;
+    spec.chunk_rows = super::chunk_rows(spec.row_bytes(), next.segment_rows);
+    next.view_arrays.push(spec);
+    for segment in &mut next.segments {
+        if at < segment.bytes.len() {
+            segment.bytes.remove(at);
+            segment.crc32c.remove(at);
+        }
+    }
+    next.segments.retain(|segment| !segment.bytes.is_empty());
+    // taps stand in the order of their first arrays
+    let arrays = &next.view_arrays;
+    let first = |alias: &str| arrays.iter().position(|spec| Statistic::of_path(&spec.path).is_some_and(|(of, _)| of == alias));
+    next.taps.sort_by_key(|tap| first(&tap.alias));
+    Some(next)
 }
 
 /// What of a plan was there when `found` was made: fewer views, the first of its taps and view arrays, and no map where a tap had features alone.
@@ -345,15 +541,20 @@ pub(super) fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
 }
 
 /// Writes every zarr.json and the row arrays, where they are not there as they should be.
-fn write_metadata(folder: &Path, plan: &Plan) -> Result<()> {
-    let mut files = zarr::documents(&plan.manifest)?;
+fn write_metadata(folder: &Path, manifest: &Manifest, plan: &Plan) -> Result<()> {
+    let mut files = zarr::documents(manifest)?;
     let mut encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
-    for spec in &plan.manifest.row_arrays {
+    for spec in &manifest.row_arrays {
         let values: Vec<u8> = plan.row_values(&spec.path).iter().flat_map(|v| v.to_le_bytes()).collect();
-        let mut shard = ShardWriter::new(plan.manifest.row_layout(spec), Vec::new());
+        let mut shard = ShardWriter::new(manifest.row_layout(spec), Vec::new());
         shard.append(&mut encoder, &values).context(|| format!("array {}: cannot be encoded", spec.path))?;
         files.insert(zarr::row_shard(spec), shard.into_inner());
     }
+    write_documents(folder, files)
+}
+
+/// Replaces the files that are not there as they should be.
+fn write_documents(folder: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<()> {
     let differs = |(path, bytes): &(PathBuf, Vec<u8>)| file::read_bounded(path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes);
     let files: Vec<_> = files.into_iter().map(|(path, bytes)| (folder.join(path), bytes)).filter(differs).collect();
     file::at_once(&files, |(path, bytes)| file::replace(path, bytes))?;
@@ -362,10 +563,10 @@ fn write_metadata(folder: &Path, plan: &Plan) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cache, Codec, testing};
+    use super::super::{Cache, Codec, testing, verify};
     use super::*;
     use crate::error::Kind;
-    use std::collections::BTreeMap;
+    use crate::monitor::Silent;
 
     /// Every file of a cache by path, the lock excepted.
     fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -478,6 +679,128 @@ mod tests {
         other.manifest.view_arrays.truncate(3);
         let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
         assert!(error.contains("made with another taps[0].map"), "{error}");
+    }
+
+    /// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row takes its place.
+    fn with_a_hole(views: usize, hole: usize) -> Plan {
+        let (whole, mut plan) = (testing::plan(10, views, Codec::Zstd), testing::plan(9, views, Codec::Zstd));
+        plan.manifest.data.limit = whole.manifest.data.limit;
+        plan.manifest.data.skipped = vec![u64::try_from(whole.sample_ids[hole]).unwrap()];
+        if hole < 9 {
+            (plan.sample_ids[hole], plan.labels[hole]) = (whole.sample_ids[9], whole.labels[9]);
+        }
+        plan
+    }
+
+    #[test]
+    fn rows_that_move_take_their_segments_out_and_leave_the_others() {
+        for (hole, kept) in [(5, [true, false, false]), (1, [false, true, false]), (9, [true, true, false])] {
+            let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let whole = testing::plan(10, 2, Codec::Zstd);
+            testing::write(folder.path(), &whole).unwrap();
+            let arrays = ["label/c/0", "sample_id/c/0"].map(|path| (path, fs::read(folder.path().join(path)).unwrap()));
+            let plan = with_a_hole(2, hole);
+            // not unless the plan says so
+            assert!(Writer::open(folder.path(), &plan).unwrap_err().to_string().contains("made with another rows"));
+            let moved = Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() };
+            let has = |writer: &Writer, view| [0, 1, 2].map(|segment| writer.has(view, segment));
+            let writer = Writer::open(folder.path(), &moved).unwrap();
+            assert_eq!((has(&writer, 0), has(&writer, 1)), (kept, kept), "row {hole}");
+            drop(writer);
+            assert!(Cache::open(folder.path()).is_err());
+            // killed before the row arrays were written, which then are those of before: gone on with, or gone back from
+            arrays.iter().for_each(|(path, bytes)| fs::write(folder.path().join(path), bytes).unwrap());
+            let again = Plan { before: Some(plan.sample_ids.clone()), ..plan.clone() };
+            assert_eq!(has(&Writer::open(folder.path(), &again).unwrap(), 1), kept);
+            testing::write(folder.path(), &again).unwrap();
+            testing::write(fresh.path(), &plan).unwrap();
+            assert!(contents(folder.path()) == contents(fresh.path()), "row {hole}");
+            // and the sample comes back
+            let back = Plan { before: Some(plan.sample_ids.clone()), ..whole.clone() };
+            assert_eq!(has(&Writer::open(folder.path(), &back).unwrap(), 0), kept);
+            testing::write(folder.path(), &back).unwrap();
+            testing::write(fresh.path(), &back).unwrap();
+            assert!(contents(folder.path()) == contents(fresh.path()), "row {hole}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_is_gone_with_its_only_row_is_swept() {
+        let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (whole, mut plan) = (testing::plan(9, 1, Codec::Zstd), testing::plan(8, 1, Codec::Zstd));
+        plan.manifest.data.limit = whole.manifest.data.limit;
+        testing::write(folder.path(), &whole).unwrap();
+        testing::write(folder.path(), &Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() }).unwrap();
+        testing::write(fresh.path(), &plan).unwrap();
+        assert!(contents(folder.path()) == contents(fresh.path()));
+    }
+
+    #[test]
+    fn another_label_or_order_is_refused_where_rows_may_move() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = testing::plan(10, 1, Codec::Zstd);
+        testing::write(folder.path(), &whole).unwrap();
+        let before = contents(folder.path());
+        let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
+        other.labels[6] = if other.labels[6] == 0 { 1 } else { 0 };
+        let error = Writer::open(folder.path(), &other).unwrap_err();
+        assert!(error.to_string().contains("made with another label in row 6"), "{error}");
+        let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
+        other.before.as_mut().unwrap().swap(0, 1);
+        let error = Writer::open(folder.path(), &other).unwrap_err();
+        assert!(error.to_string().contains("made with another sample_id in row 0"), "{error}");
+        assert!(before == contents(folder.path()));
+    }
+
+    #[test]
+    fn a_segment_is_replaced_whole_or_is_missing() {
+        let (folder, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let plan = testing::plan(10, 2, Codec::Zstd);
+        testing::write(folder.path(), &plan).unwrap();
+        testing::write(whole.path(), &plan).unwrap();
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        let fill = |writer: &Writer, value: u8| {
+            let mut shards = writer.replacement(1, 1).unwrap();
+            for (array, spec) in plan.manifest.view_arrays.iter().enumerate() {
+                shards.append(array, &vec![value; 4 * spec.row_bytes()]).unwrap();
+            }
+            shards
+        };
+        writer.replace(fill(&writer, 1)).unwrap();
+        assert!(writer.has(1, 1) && writer.segment(1, 1).is_err());
+        let short = writer.replacement(1, 0).unwrap();
+        assert!(writer.replace(short).unwrap_err().to_string().contains("lacks 4 rows"));
+        assert!(writer.has(1, 0));
+        drop(writer);
+        assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
+        // killed between the two commits: the shards are there, and count as not published
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        writer.unpublish(&BTreeSet::from([(1, 1)])).unwrap();
+        drop(writer);
+        testing::write(folder.path(), &plan).unwrap();
+        assert!(contents(folder.path()) == contents(whole.path()));
+    }
+
+    #[test]
+    fn a_widened_array_comes_last_and_alone_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = testing::plan(10, 2, Codec::Zstd);
+        // not the last of them
+        plan.manifest.view_arrays.swap(2, 3);
+        let mut writer = Writer::open(folder.path(), &plan).unwrap();
+        testing::publish(&mut writer, 0, 0).unwrap();
+        testing::publish(&mut writer, 1, 2).unwrap();
+        assert!(writer.widen("logits").is_err());
+        writer.widen("taps/conv/features").unwrap();
+        let widened = writer.manifest().clone();
+        assert_eq!((writer.manifest().published_arrays(0, 0), writer.has(0, 0)), (3, false));
+        assert!(!folder.path().join("taps/conv/features/c/0/0/0/0/0").exists());
+        drop(writer);
+        let plan = Plan { manifest: Manifest { segments: Vec::new(), ..widened.clone() }, ..plan };
+        assert_eq!(Writer::open(folder.path(), &plan).unwrap().manifest(), &widened);
+        testing::write(folder.path(), &plan).unwrap();
+        assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
+        assert_eq!(Cache::open(folder.path()).unwrap().array("taps/conv/features").unwrap().spec().dtype, Dtype::F32);
     }
 
     #[test]

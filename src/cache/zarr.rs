@@ -42,14 +42,13 @@ pub(super) fn view_shard(spec: &ArraySpec, view: usize, segment: usize) -> Strin
     format!("{}/c/{view}/{segment}{}", spec.path, "/0".repeat(spec.row_shape.len()))
 }
 
-/// The view array (by its place), view and segment of which a path names a shard, if it names one. Decides from the path, so that its cost does not follow the numbers in a
-/// manifest.
+/// The view array (by its place), view and segment of which a path names a shard, if it names one: also past the last, where there were more rows
+/// once. Decides from the path, so that its cost does not follow the numbers in a manifest.
 pub(super) fn parse_view_shard(manifest: &Manifest, path: &str) -> Option<(usize, usize, usize)> {
     manifest.view_arrays.iter().enumerate().find_map(|(array, spec)| {
         let mut coordinates = path.strip_prefix(&spec.path)?.strip_prefix("/c/")?.split('/');
         let (view, segment) = (coordinates.next()?.parse().ok()?, coordinates.next()?.parse().ok()?);
-        let there = view < manifest.views && segment < manifest.segments_per_view() && view_shard(spec, view, segment) == path;
-        there.then_some((array, view, segment))
+        (view_shard(spec, view, segment) == path).then_some((array, view, segment))
     })
 }
 
@@ -228,9 +227,9 @@ mod tests {
         for (array, spec) in manifest.view_arrays.iter().enumerate() {
             assert_eq!(parse_view_shard(&manifest, &view_shard(spec, 1, 2)), Some((array, 1, 2)));
         }
-        for other in
-            ["input/c/1/2/0/0", "input/c/1/2/0/0/1", "input/c/01/2/0/0/0", "input/c/2/0/0/0/0", "input/c/0/3/0/0/0", "logits/1/2/0", "x"]
-        {
+        // of a cache that had more rows
+        assert_eq!(parse_view_shard(&manifest, "input/c/0/3/0/0/0"), Some((0, 0, 3)));
+        for other in ["input/c/1/2/0/0", "input/c/1/2/0/0/1", "input/c/01/2/0/0/0", "logits/1/2/0", "x"] {
             assert_eq!(parse_view_shard(&manifest, other), None, "{other}");
         }
     }

@@ -107,6 +107,9 @@ pub struct Args {
     /// Leave out samples that cannot be read (decodes everything once more beforehand)
     #[arg(long)]
     skip_bad: bool,
+    /// Compare all samples with what the cache was made of, and compute exactly the rows of those that have changed again
+    #[arg(long)]
+    refresh: bool,
     /// File with the teacher's classes, one a line in the order of its logits, to which the data's class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
@@ -247,6 +250,7 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         inputs: args.inputs.map(Inputs::from),
         seed: args.seed,
         skip_bad: args.skip_bad,
+        refresh: args.refresh,
         output,
         threads: context.threads,
     };
@@ -276,6 +280,9 @@ fn describe(report: &ExtractReport, output: &Path) -> String {
     )];
     if let Some(top1) = report.teacher_top1 {
         lines.push(format!("teacher's top-1: {top1:.2} %"));
+    }
+    if report.refreshed > 0 {
+        lines.push(format!("rows of changed samples computed again: {}", report.refreshed));
     }
     if report.skipped > 0 {
         lines.push(format!("unreadable samples left out: {}", report.skipped));

@@ -2,7 +2,7 @@
 
 use super::layout::{self, Id, Item, Kind, Tree};
 use super::listing::Listing;
-use super::{Dataset, Fingerprint, Sample, image};
+use super::{ContentHash, Dataset, Fingerprint, Sample, Stamp, image};
 use crate::error::{Context, Result, shown};
 use crate::monitor::Monitor;
 use std::ffi::OsStr;
@@ -101,13 +101,21 @@ impl Tree for Disk<'_> {
 }
 
 impl Folder {
+    fn path(&self, index: usize) -> Result<PathBuf> {
+        Ok(self.root.join(OsStr::from_bytes(&self.listing.entry(index)?.path)))
+    }
+
     fn read(&self, index: usize) -> Result<Vec<u8>> {
-        let path = self.root.join(OsStr::from_bytes(&self.listing.entry(index)?.path));
+        let path = self.path(index)?;
         let message = || format!("image {}: cannot be read", shown_path(&path));
         let file = File::open(&path).context(message)?;
         let mut bytes = Vec::new();
         file.take(image::MAX_FILE + 1).read_to_end(&mut bytes).context(message)?;
         Ok(bytes)
+    }
+
+    fn decode(&self, index: usize, bytes: &[u8]) -> Result<Sample> {
+        image::decode(bytes).map(Sample::Image).context(|| format!("image {}", shown_path(&self.root.join(self.name(index)))))
     }
 }
 
@@ -118,7 +126,22 @@ impl Dataset for Folder {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         let bytes = self.read(index)?;
-        image::decode(&bytes).map(Sample::Image).context(|| format!("image {}", shown_path(&self.root.join(self.name(index)))))
+        self.decode(index, &bytes)
+    }
+
+    fn stamp(&self, index: usize) -> Result<Option<Stamp>> {
+        let path = self.path(index)?;
+        let metadata = std::fs::metadata(&path).context(|| format!("image {}: cannot be read", shown_path(&path)))?;
+        Ok(Some(Stamp::of(&metadata)))
+    }
+
+    fn content(&self, index: usize) -> Result<Option<ContentHash>> {
+        Ok(Some(ContentHash::of(&self.read(index)?)))
+    }
+
+    fn sample_and_content(&self, index: usize) -> Result<(Sample, Option<ContentHash>)> {
+        let bytes = self.read(index)?;
+        Ok((self.decode(index, &bytes)?, Some(ContentHash::of(&bytes))))
     }
 
     fn label(&self, index: usize) -> i64 {

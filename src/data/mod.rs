@@ -30,11 +30,13 @@ mod split;
 mod spool;
 mod subset;
 mod tar;
+mod trace;
 mod zip;
 
 pub use describe::{describe, describe_labels};
 pub use random::shuffle;
 pub use subset::{Subset, subset, take};
+pub use trace::{ContentHash, Stamp, Trace, Witness, hashed_names};
 
 use crate::array::Array;
 use crate::error::{Context, Error, Result};
@@ -107,6 +109,27 @@ pub trait Dataset: Send + Sync {
     fn fingerprint(&self) -> &Fingerprint;
     /// Height and width of an image from its header alone; `None` for a sample that is no readable image.
     fn image_size(&self, index: usize) -> Option<[usize; 2]>;
+    /// How the file that holds a sample looks from outside, where its content can change under an unchanged fingerprint.
+    ///
+    /// # Errors
+    /// When the file is gone.
+    fn stamp(&self, _index: usize) -> Result<Option<Stamp>> {
+        Ok(None)
+    }
+    /// The hash of the bytes that a sample is decoded from, where it has a stamp.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn content(&self, _index: usize) -> Result<Option<ContentHash>> {
+        Ok(None)
+    }
+    /// A sample with the hash of the very bytes that it was decoded from.
+    ///
+    /// # Errors
+    /// As [`Dataset::sample`].
+    fn sample_and_content(&self, index: usize) -> Result<(Sample, Option<ContentHash>)> {
+        Ok((self.sample(index)?, None))
+    }
 }
 
 /// Opens a split. A bare path is recognised by what is there.

@@ -6,7 +6,7 @@ use super::folder::shown_path;
 use super::layout;
 use super::listing::Listing;
 use super::spool::{Spool, Watched};
-use super::{Dataset, Fingerprint, Sample, image, open_file};
+use super::{ContentHash, Dataset, Fingerprint, Sample, Stamp, image, open_file};
 use crate::error::{Context, Error, Result, shown};
 use crate::monitor::Monitor;
 use flate2::read::{DeflateDecoder, MultiGzDecoder};
@@ -23,6 +23,8 @@ const BLOCK: u64 = 512;
 pub(super) struct Tar {
     pub name: String,
     pub file: File,
+    /// Of the archive as it lies on disk, before it was read.
+    pub stamp: Stamp,
     pub listing: Listing,
     /// Packed sizes of deflated images by where their bytes begin; a tar has none.
     pub deflated: HashMap<u64, u64>,
@@ -32,9 +34,10 @@ pub(super) struct Tar {
 pub(super) fn open(path: &Path, split: &str, is_packed: bool, monitor: &dyn Monitor) -> Result<Tar> {
     let name = shown_path(path);
     let (file, length) = open_file(path)?;
+    let stamp = Stamp::of(&file.metadata().context(|| format!("{name}: cannot be read"))?);
     let file = if is_packed { unpacked(file, length, &name, monitor)? } else { file };
     let (_, listing) = layout::open(&index(&file, &name)?, &name, split, monitor)?;
-    Ok(Tar { name, file, listing, deflated: HashMap::new() })
+    Ok(Tar { name, file, stamp, listing, deflated: HashMap::new() })
 }
 
 /// What a compressed archive unpacks to.
@@ -120,6 +123,10 @@ impl Tar {
         }
         Ok(bytes)
     }
+
+    fn decode(&self, index: usize, bytes: &[u8]) -> Result<Sample> {
+        image::decode(bytes).map(Sample::Image).context(|| format!("image {}: {}", self.name, self.name(index)))
+    }
 }
 
 impl Dataset for Tar {
@@ -129,7 +136,20 @@ impl Dataset for Tar {
 
     fn sample(&self, index: usize) -> Result<Sample> {
         let bytes = self.read(index)?;
-        image::decode(&bytes).map(Sample::Image).context(|| format!("image {}: {}", self.name, self.name(index)))
+        self.decode(index, &bytes)
+    }
+
+    fn stamp(&self, _: usize) -> Result<Option<Stamp>> {
+        Ok(Some(self.stamp))
+    }
+
+    fn content(&self, index: usize) -> Result<Option<ContentHash>> {
+        Ok(Some(ContentHash::of(&self.read(index)?)))
+    }
+
+    fn sample_and_content(&self, index: usize) -> Result<(Sample, Option<ContentHash>)> {
+        let bytes = self.read(index)?;
+        Ok((self.decode(index, &bytes)?, Some(ContentHash::of(&bytes))))
     }
 
     fn label(&self, index: usize) -> i64 {

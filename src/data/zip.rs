@@ -1,6 +1,7 @@
 //! A `.zip` of a folder of images, read in place as a `.tar` is; an image that was deflated is
 //! inflated when it is read.
 
+use super::Stamp;
 use super::archive::{self, Archive, Node};
 use super::folder::shown_path;
 use super::layout;
@@ -30,9 +31,10 @@ pub(super) fn holds_arrays(path: &Path) -> bool {
 pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<Tar> {
     let name = shown_path(path);
     let (file, length) = open_file(path)?;
+    let stamp = Stamp::of(&file.metadata().context(|| format!("{name}: cannot be read"))?);
     let (archive, deflated) = index(&file, length, &name)?;
     let (_, listing) = layout::open(&archive, &name, split, monitor)?;
-    Ok(Tar { name, file, listing, deflated })
+    Ok(Tar { name, file, stamp, listing, deflated })
 }
 
 /// Every entry, and the packed size of each deflated file by where its bytes begin.

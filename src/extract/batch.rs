@@ -63,18 +63,23 @@ pub(super) fn stored(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<B
         }
     }
     if !bad.is_empty() {
-        return Err(
-            describe_bad(source.data, &bad).hint("--skip-bad leaves them out, in a cache of its own (another -o, or remove the folder)")
-        );
+        let mixes = job.views.as_ref().is_some_and(|views| views.augmentation.mixes());
+        let hint = if mixes {
+            // a partner is drawn among all rows
+            "--skip-bad leaves them out, in a cache of its own where views are mixed (another -o, or remove the folder)"
+        } else {
+            "mend them, or leave them out with --skip-bad: the same folder is gone on with, what is computed stays"
+        };
+        return Err(describe_bad(source.data, &bad).hint(hint));
     }
     Ok((inputs, parameters))
 }
 
 /// The bytes of a row's inputs, and what was done to them.
-type Row = (Vec<Vec<u8>>, View);
+pub(super) type Row = (Vec<Vec<u8>>, View);
 
 /// Reads a row; an error comes with the sample that it is about.
-fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (usize, Error)> {
+pub(super) fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (usize, Error)> {
     let sample = job.rows.samples[row];
     let (Some(views), Some(preprocess)) = (&job.views, &job.source.preprocess) else {
         return job.source.read(sample).map(|bytes| (bytes, View::default())).map_err(|e| (sample, e));
@@ -82,7 +87,7 @@ fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (usize, Error
     let seen = |row: usize| {
         let sample = job.rows.samples[row];
         let render = || {
-            let Sample::Image(image) = job.source.data.sample(sample)? else {
+            let Sample::Image(image) = job.source.sample(sample)? else {
                 return Err(Error::input("the data set mixes images and arrays"));
             };
             let drawn = views.draw(Place { sample: sample as u64, row, view: view as u64 }, preprocess::seen_size(preprocess, &image));

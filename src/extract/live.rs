@@ -108,6 +108,9 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
     let outputs = kept.iter().map(|spec| choice::recorded(spec, manifest, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
     let originals = dataset.as_deref().map(|dataset| Originals::new(&cache, dataset)).transpose()?;
+    if let Some(originals) = &originals {
+        originals.refuse_changed(monitor)?;
+    }
     let tensors: Vec<String> = outputs.iter().map(|o| o.tensor.clone()).collect();
     let mut session = Session::new(runtime, &model, &tensors, options)?;
 

@@ -1,13 +1,13 @@
 //! What forms of a tap take on disk, measured on the first rows, which stand for all: rows are in random order.
 
-use super::output::Output;
+use super::output::{Encoded, Output};
 use super::plan::sample_name;
 use super::{Job, batch, keep};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
 use crate::monitor::{Monitor, Silent};
-use crate::recipe::{Compress, Extract, Keep, Statistic};
+use crate::recipe::{Compress, Extract, Keep, Statistic, Store};
 use crate::runtime::{Runtime, Session, SessionOptions};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -141,7 +141,16 @@ impl<'a> Meter<'a> {
             let count = group.min(rows - start);
             let name = |row: usize| sample_name(job, first + start + row);
             let part = if count == rows { None } else { Some(rows_of(values, start, count)?) };
-            let bytes = self.output.encode(part.as_ref().unwrap_or(values), dtype, count, name)?;
+            let part = part.as_ref().unwrap_or(values);
+            let bytes = match self.output.try_encode(part, dtype, count, &name)? {
+                Encoded::Bytes(bytes) => bytes,
+                Encoded::BeyondF16(error) if job.recipe.store != Store::Auto => return Err(error),
+                // as it is stored then: the rows before it count as they were
+                Encoded::BeyondF16(_) => {
+                    self.dtype = Some(Dtype::F32);
+                    self.output.encode(part, Dtype::F32, count, name)?
+                }
+            };
             (self.rows, self.raw) = (self.rows + count, self.raw + bytes.len());
             for bytes in bytes.chunks(row_bytes.max(1)) {
                 self.chunk.extend_from_slice(bytes);

@@ -2,7 +2,8 @@
 //!
 //! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides which taps are kept of the teacher, `keep` in which form (by what
 //! `measure` finds) and `output` how, `rows` fixes which sample
-//! stands in which row, `plan` lays it out on disk, `pipeline` computes the missing segments, `accuracy` reads the teacher's own top-1 back.
+//! stands in which row, `stale` compares the data with what an existing cache was made of, `plan` lays it out on disk, `refresh` computes changed rows
+//! again and `pipeline` the missing segments, `accuracy` reads the teacher's own top-1 back.
 
 mod accuracy;
 mod batch;
@@ -17,13 +18,15 @@ mod measure;
 mod output;
 mod pipeline;
 mod plan;
+mod refresh;
 mod rows;
 mod source;
+mod stale;
 
 use crate::array::Array;
 use crate::cache::{Manifest, Plan, TeacherRecord, Writer};
 use crate::data::augment::{Parameter, Views};
-use crate::data::{self, subset};
+use crate::data::{self, Fingerprint, subset};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::onnx::{self, Model};
@@ -31,6 +34,7 @@ use crate::recipe::{Extract, Inputs, Statistic, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use choice::Choice;
 use output::Output;
+use pipeline::Ended;
 use rows::Rows;
 use serde::Serialize;
 use source::Source;
@@ -67,6 +71,8 @@ pub struct ExtractReport {
     pub teacher_top1: Option<f64>,
     /// Unreadable samples left out.
     pub skipped: usize,
+    /// Of the computed rows, those of samples that had changed.
+    pub refreshed: usize,
     /// The taps whose form this run chose.
     pub kept: Vec<Kept>,
 }
@@ -91,6 +97,8 @@ struct Job<'a> {
     view_count: usize,
     /// Whether inputs are stored.
     stores_inputs: bool,
+    /// What the manifest says of the data: while a cache is refreshed, that which it was made of.
+    fingerprint: Fingerprint,
 }
 
 impl Job<'_> {
@@ -132,30 +140,61 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
         for output in job.outputs.iter().filter(|output| output.statistic == Statistic::Gram) {
             keep::warn_of_large_gram(output, monitor);
         }
+        let stale::Judged { changed, restamped } = stale::judge(job, monitor)?;
         let first = plan::first_batch(job, &mut session)?;
         choice::convert_probabilities(job, &first, monitor)?;
-        let (plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
+        let (mut plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
         drop(first);
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
         let mut writer = Writer::open(&recipe.output, &plan)?;
         writer.count_from(started)?;
-        let tasks = pipeline::tasks(&writer, job.batch);
-        let computed = tasks.iter().map(|t| t.rows.len()).sum();
-        if computed > 0 {
-            monitor.note(&estimate.describe(computed));
-        }
+        writer.renew(&restamped)?;
         let pipeline_started = Instant::now();
-        let sessions = sessions(job, model, session, runtime, options, tasks.len())?;
-        let stages = pipeline::run(job, tasks, sessions, &mut writer, monitor)?;
+        let [mut replaced, mut missing] = [0, 0];
+        if recipe.refresh {
+            writer.refresh(&changed);
+            [replaced, missing] = loop {
+                match refresh::run(job, &changed, &mut session, &mut writer, monitor)? {
+                    (Ended::Done, rows) => break rows,
+                    (Ended::BeyondF16(output, why), _) => widen(job, &mut writer, output, &why, monitor)?,
+                }
+            };
+        } else {
+            writer.relist(job.source.data.fingerprint())?;
+        }
+        let mut tasks = pipeline::tasks(&writer, job.batch);
+        let rows_of = |tasks: &[pipeline::Task]| tasks.iter().map(|t| t.rows.len()).sum::<usize>();
+        if !tasks.is_empty() {
+            monitor.note(&estimate.describe(rows_of(&tasks)));
+        }
+        let mut sessions = sessions(job, model, session, runtime, options, tasks.len())?;
+        let mut stages = Stages::default();
+        let computed = loop {
+            // what was computed before a tap was widened is among what is computed for it
+            let rows = rows_of(&tasks);
+            let (ended, worked) = pipeline::run(job, tasks, &mut sessions, &mut writer, monitor)?;
+            stages.add(&worked);
+            match ended {
+                Ended::Done => break rows,
+                Ended::BeyondF16(output, why) => widen(job, &mut writer, output, &why, monitor)?,
+            }
+            tasks = pipeline::tasks(&writer, job.batch);
+        };
+        if recipe.refresh {
+            pipeline::record(job, &mut writer)?;
+            writer.refreshed(job.source.data.fingerprint())?;
+        }
         let pipeline_seconds = pipeline_started.elapsed().as_secs_f64();
+        plan.manifest = Manifest { segments: Vec::new(), ..writer.manifest().clone() };
+        plan.before = None;
         drop(writer);
 
         let manifest = finish(job, &plan, computed, monitor)?;
         Ok(ExtractReport {
             rows: job.rows.len(),
             views: manifest.views,
-            computed,
+            computed: computed + replaced,
             bytes: manifest.segments.iter().flat_map(|s| &s.bytes).sum(),
             raw_bytes: estimate.raw_bytes,
             seconds: started.elapsed().as_secs_f64(),
@@ -163,9 +202,19 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             stages,
             teacher_top1: manifest.teacher.top1_basis_points.map(|points| f64::from(points) / 100.0),
             skipped: job.rows.skipped.len(),
+            refreshed: replaced + missing,
             kept,
         })
     })
+}
+
+/// Goes over to f32 for a tap whose values f16 cannot say: it alone is computed again.
+fn widen(job: &mut Job<'_>, writer: &mut Writer, output: usize, why: &Error, monitor: &dyn Monitor) -> Result<()> {
+    let tap = job.outputs.remove(output);
+    monitor.warn(&format!("{}: this tap is stored as f32 from now on and computed again, all else stays", why.chain()));
+    writer.widen(&tap.path())?;
+    job.outputs.push(tap);
+    Ok(())
 }
 
 /// Weights that may be in memory more than once.
@@ -241,7 +290,7 @@ fn prepare<R>(
     let Choice { outputs, undecided } = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
     let recorded = source::recorded_classes(&model)?;
     let known = classes::Known { who: "the teacher", count: output::classes(&outputs), recorded: recorded.as_deref(), file: None };
-    let rows = Rows::arrange(recipe, &source, subset.indices.clone(), known, monitor)?;
+    let rows = Rows::arrange(recipe, &source, &subset.indices, existing.as_ref(), known, monitor)?;
     let mut job = job(recipe, &source, outputs, &rows, existing.as_ref(), monitor)?;
 
     let mut session = Session::new(runtime, &model, &job.tensors, options)?;
@@ -340,6 +389,7 @@ fn job<'a>(
         views: Some(views).filter(|views| !views.augmentation.is_none()),
         view_count: asked.max(there),
         stores_inputs,
+        fingerprint: source.data.fingerprint().clone(),
     })
 }
 

@@ -39,6 +39,13 @@ pub(super) struct Output {
     pub(super) computed: Option<String>,
 }
 
+/// The stored bytes of some rows.
+pub(super) enum Encoded {
+    Bytes(Vec<u8>),
+    /// f16 cannot say what the values are: why.
+    BeyondF16(Error),
+}
+
 impl Output {
     /// The path of its array.
     pub(super) fn path(&self) -> String {
@@ -110,6 +117,17 @@ impl Output {
     /// # Errors
     /// When the values have another shape than the probe found, are not finite, or are beyond f16 where that is stored.
     pub(super) fn encode(&self, values: &Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Vec<u8>> {
+        match self.try_encode(values, dtype, rows, sample_name)? {
+            Encoded::Bytes(bytes) => Ok(bytes),
+            Encoded::BeyondF16(error) => Err(error),
+        }
+    }
+
+    /// As [`Output::encode`], where values beyond f16 are no error yet.
+    ///
+    /// # Errors
+    /// When the values have another shape than the probe found, or are not finite.
+    pub(super) fn try_encode(&self, values: &Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Encoded> {
         let rows = self.first_rows(values, rows)?;
         let place = |what: &str, index: usize, count: usize| {
             format!("{}{what}: sample {}", self.name(), sample_name(index / (count / rows.shape()[0].max(1)).max(1)))
@@ -122,7 +140,7 @@ impl Output {
         let floats = rows.as_f32().unwrap_or_default();
         finite_range(floats).map_err(|index| not_finite("", floats, index))?;
         if self.computed.is_some() {
-            return Ok(bytemuck::cast_slice(floats).to_vec());
+            return Ok(Encoded::Bytes(bytemuck::cast_slice(floats).to_vec()));
         }
         if self.statistic != Statistic::Features {
             let values = statistic::compute(self.statistic, floats, &self.maps(&rows)?)?;
@@ -130,7 +148,7 @@ impl Output {
                 // a mean of squares may be where f32 ends
                 finite_range(values).map_err(|index| not_finite(&format!(", {}", self.statistic.name()), values, index))?;
             }
-            return Ok(bytes_of(values));
+            return Ok(Encoded::Bytes(bytes_of(values)));
         }
         let pooled = self.pooled(&rows)?;
         let floats = pooled.as_f32().unwrap_or_default();
@@ -141,18 +159,19 @@ impl Output {
                 Error::input(format!("{}: expected a probability, found {value}", place("", index, floats.len())))
                     .hint("name the tensor that holds the logits: --logits TENSOR")
             })?;
-            return Ok(bytemuck::cast_slice(&floats).to_vec());
+            return Ok(Encoded::Bytes(bytemuck::cast_slice(&floats).to_vec()));
         }
         match dtype {
             Dtype::F16 => {
                 if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
                     let place = place("", index, floats.len());
-                    return Err(Error::input(format!("{place}: value {} is beyond the range of f16 (±{F16_MAX})", floats[index]))
-                        .hint("extract with --store f32, into another folder (-o) or after removing this one"));
+                    let error = Error::input(format!("{place}: value {} is beyond the range of f16 (±{F16_MAX})", floats[index]));
+                    let hint = "--store auto (the default) in the same folder computes this tap alone again, as f32";
+                    return Ok(Encoded::BeyondF16(error.hint(hint)));
                 }
-                Ok(bytes_of(to_f16(floats)?))
+                Ok(Encoded::Bytes(bytes_of(to_f16(floats)?)))
             }
-            _ => Ok(bytemuck::cast_slice(floats).to_vec()),
+            _ => Ok(Encoded::Bytes(bytemuck::cast_slice(floats).to_vec())),
         }
     }
 

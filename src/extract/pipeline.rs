@@ -3,11 +3,13 @@
 
 use super::Job;
 use super::batch::{self, Batch};
+use super::output::Encoded;
 use super::plan::sample_name;
 use crate::array::Array;
-use crate::cache::{SegmentWriter, Writer};
+use crate::cache::{self, SegmentWriter, Writer};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::recipe::Store;
 use crate::runtime::Session;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
@@ -64,6 +66,23 @@ pub struct Stages {
     pub write: f64,
 }
 
+impl Stages {
+    /// Adds those of a run that was gone on with.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.decode += other.decode;
+        self.infer += other.infer;
+        self.convert += other.convert;
+        self.write += other.write;
+    }
+}
+
+/// How a run over tasks ended.
+pub(super) enum Ended {
+    Done,
+    /// At an output whose values f16 cannot say, by its place among the job's; and why.
+    BeyondF16(usize, Error),
+}
+
 /// Nanoseconds of the stages so far.
 #[derive(Default)]
 struct Clocks {
@@ -102,14 +121,20 @@ fn segment_tasks(view: usize, segment: usize, segment_rows: usize, rows: usize, 
     starts.map(|start| Task { view, segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
 }
 
-/// Computes and publishes the tasks' segments; says how long each stage worked.
+/// Computes and publishes the tasks' segments; says how long each stage worked. Ends early where a type that was chosen here proves too narrow.
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop. Published segments stay.
-pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, sessions: Vec<Session>, writer: &mut Writer, monitor: &dyn Monitor) -> Result<Stages> {
+pub(super) fn run(
+    job: &Job<'_>,
+    tasks: Vec<Task>,
+    sessions: &mut [Session],
+    writer: &mut Writer,
+    monitor: &dyn Monitor,
+) -> Result<(Ended, Stages)> {
     let clocks = &Clocks::default();
     if tasks.is_empty() {
-        return Ok(clocks.stages());
+        return Ok((Ended::Done, clocks.stages()));
     }
     let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
     let all = job.rows.len() * writer.manifest().views;
@@ -140,7 +165,7 @@ pub(super) fn run(job: &Job<'_>, tasks: Vec<Task>, sessions: Vec<Session>, write
         write(job, order, place_in, writer, clocks, monitor)
     });
     monitor.end();
-    result.map(|()| clocks.stages())
+    result.map(|ended| (ended, clocks.stages()))
 }
 
 /// Hands out work in order; the queues bound how far it runs ahead. Ends early when the writer has gone.
@@ -162,7 +187,7 @@ fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
     }
 }
 
-fn infer(job: &Job<'_>, mut session: Session, tickets: &Receiver<Ticket>, place: &Receiver<()>, clocks: &Clocks) {
+fn infer(job: &Job<'_>, session: &mut Session, tickets: &Receiver<Ticket>, place: &Receiver<()>, clocks: &Clocks) {
     // without a place the writer has gone
     while let (Ok(()), Ok(Ticket { task, batch, reply })) = (place.recv(), tickets.recv()) {
         let computed =
@@ -182,7 +207,7 @@ fn write(
     writer: &mut Writer,
     clocks: &Clocks,
     monitor: &dyn Monitor,
-) -> Result<()> {
+) -> Result<Ended> {
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let mut open: Option<SegmentWriter> = None;
     for computed in order {
@@ -202,13 +227,18 @@ fn write(
             written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
         let outputs = job.outputs.iter().zip(stored.len()..);
-        for (output, array) in outputs.skip_while(|(_, array)| *array < published) {
+        for (place, (output, array)) in outputs.enumerate().skip_while(|(_, (_, array))| *array < published) {
             let name = |row: usize| sample_name(job, task.rows.start + row);
             let values = job.values(output, &values)?;
-            let bytes = timed(&clocks.convert, || output.encode(values, types[array], task.rows.len(), name))?;
+            let bytes = match timed(&clocks.convert, || output.try_encode(values, types[array], task.rows.len(), name))? {
+                Encoded::Bytes(bytes) => bytes,
+                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => return Ok(Ended::BeyondF16(place, error)),
+                Encoded::BeyondF16(error) => return Err(error),
+            };
             written += timed(&clocks.write, || segment.append(array, &bytes))?;
         }
         if task.is_last {
+            record(job, writer)?;
             timed(&clocks.write, || writer.publish(segment))?;
         } else {
             open = Some(segment);
@@ -219,7 +249,18 @@ fn write(
     }
     // sessions that wait for a place end
     drop(places);
-    Ok(())
+    Ok(Ended::Done)
+}
+
+/// Records what samples were read from up to now.
+///
+/// # Errors
+/// When one of them was read before, and was another one.
+pub(super) fn record(job: &Job<'_>, writer: &mut Writer) -> Result<()> {
+    let data = job.source.data;
+    let (traces, torn) = job.source.witness.take();
+    let changed = [writer.record(&traces)?, torn].concat();
+    if changed.is_empty() { Ok(()) } else { Err(cache::changed(&job.recipe.output, data, &changed)) }
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use super::Job;
 use super::batch::{self, Batch};
 use super::estimate::Estimate;
-use super::output::Output;
+use super::output::{Encoded, Output};
 use crate::array::{Array, Dtype};
 use crate::cache::{
     self, ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
+use crate::data::hashed_names;
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::onnx::{BatchNorm, Model};
@@ -49,7 +50,12 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
-        spec.codec = codec(job.recipe.compress, bytes);
+        // the first rows may be others than when the cache was begun
+        let there = job.existing.and_then(|manifest| manifest.view_arrays.iter().find(|there| there.path == spec.path));
+        spec.codec = match there {
+            Some(there) if job.recipe.compress == Compress::Auto => there.codec,
+            _ => codec(job.recipe.compress, bytes),
+        };
         estimate.add_array(encoded_bytes(spec.codec, bytes), bytes.len());
         arrays.push(spec);
     }
@@ -62,7 +68,15 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
             Some(spec) if job.recipe.store == Store::Auto => spec.dtype,
             _ => output.dtype(job.recipe.store, values, first.rows, monitor)?,
         };
-        let bytes = output.encode(values, dtype, first.rows, |row| sample_name(job, row))?;
+        let name = |row| sample_name(job, row);
+        let bytes = match output.try_encode(values, dtype, first.rows, name)? {
+            Encoded::Bytes(bytes) => bytes,
+            // found again, and the tap widened, where its rows are computed
+            Encoded::BeyondF16(_) if there.is_some() && job.recipe.store == Store::Auto => {
+                output.encode(values, Dtype::F32, first.rows, name)?
+            }
+            Encoded::BeyondF16(error) => return Err(error),
+        };
         let codec = match there {
             Some(spec) if job.recipe.compress == Compress::Auto => spec.codec,
             _ => codec(job.recipe.compress, &bytes),
@@ -91,7 +105,7 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
     }
     estimate.scale_to(job.rows.len() * job.view_count);
     let taps = taps(&job.outputs, model)?;
-    Ok((plan(job, teacher, taps, arrays, segment_rows), estimate))
+    Ok((plan(job, teacher, taps, arrays, segment_rows)?, estimate))
 }
 
 /// The arrays that come from the data, in the order of [`Batch::stored`]; their codec is still to be decided.
@@ -124,7 +138,7 @@ pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
     job.rows.samples.get(row).map_or_else(|| format!("row {row}"), |&sample| job.source.data.name(sample))
 }
 
-fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Plan {
+fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Result<Plan> {
     let (recipe, rows) = (job.recipe, job.rows);
     let augment = job.views.as_ref().map(|views| views.augmentation.clone());
     let mut manifest = Manifest {
@@ -134,7 +148,7 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays
         data: DataRecord {
             spec: recipe.data.to_string(),
             split: recipe.split.clone(),
-            fingerprint: job.source.data.fingerprint().clone(),
+            fingerprint: job.fingerprint.clone(),
             classes: rows.classes.clone(),
             preprocess: job.source.preprocess.clone(),
             limit: recipe.limit,
@@ -154,8 +168,14 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays
     };
     manifest.format = manifest.lowest_format();
     // an index of a data set in memory always fits
-    let sample_ids = rows.samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect();
-    Plan { manifest, sample_ids, labels: rows.labels.clone() }
+    let ids = |samples: &[usize]| samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect();
+    Ok(Plan {
+        manifest,
+        sample_ids: ids(&rows.samples),
+        labels: rows.labels.clone(),
+        before: rows.before.as_deref().map(ids),
+        names: hashed_names(job.source.data)?,
+    })
 }
 
 /// What a reader has to know of the logits.

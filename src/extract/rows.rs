@@ -2,11 +2,14 @@
 
 use super::classes::{Agreement, Known, agreement};
 use super::source::{Source, describe_bad};
+use crate::cache::{self, Manifest};
 use crate::data::{Dataset, Subset, shuffle};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::recipe::Extract;
+use crate::recipe::{Augmentation, Extract};
 use rayon::prelude::*;
+use std::collections::HashSet;
+use std::path::Path;
 
 /// The cache's rows.
 pub(super) struct Rows {
@@ -20,6 +23,8 @@ pub(super) struct Rows {
     pub(super) other_classes: bool,
     /// Samples left out as unreadable, ascending.
     pub(super) skipped: Vec<usize>,
+    /// The samples of the rows of the cache that is gone on with, where others may have been left out of it.
+    pub(super) before: Option<Vec<usize>>,
 }
 
 /// Refuses an empty choice and warns of classes that `--limit` leaves without a sample.
@@ -44,20 +49,34 @@ pub(super) fn check(recipe: &Extract, subset: &Subset, monitor: &dyn Monitor) ->
 }
 
 impl Rows {
-    /// Leaves out what cannot be read (with `--skip-bad`), maps labels to the teacher's classes where those are the data's, and fixes the permutation.
+    /// Leaves out what cannot be read (with `--skip-bad`, or as the cache that is gone on with does), maps labels to the teacher's classes where
+    /// those are the data's, and fixes the permutation.
     ///
     /// # Errors
     /// When the file of classes does not fit.
     pub(super) fn arrange(
         recipe: &Extract,
         source: &Source<'_>,
-        chosen: Vec<usize>,
+        chosen: &[usize],
+        existing: Option<&Manifest>,
         teacher: Known<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
-        let (readable, skipped) = if recipe.skip_bad { leave_out_bad(source, chosen, monitor)? } else { (chosen, Vec::new()) };
-        let mut samples = readable;
-        shuffle(&mut samples, recipe.seed);
+        let out_before = existing.map_or_else(Vec::new, |manifest| left_out(manifest, chosen));
+        // of a mixed row the partner depends on how many rows there are: none can be added or taken away
+        let fixed = existing.and_then(|manifest| manifest.augment.as_ref()).is_some_and(Augmentation::mixes);
+        let skipped = match (recipe.skip_bad, fixed) {
+            (true, _) => leave_out_bad(source, chosen, monitor)?,
+            (false, true) => out_before.clone(),
+            (false, false) => still_bad(source, &out_before, monitor),
+        };
+        let (mut samples, mut before) = (order(chosen, &skipped, recipe.seed), None);
+        if let Some(manifest) = existing {
+            match former_order(&recipe.output, manifest, chosen, recipe.seed).filter(|_| skipped == out_before) {
+                Some(former) => samples = former,
+                None => before = (!fixed).then(|| order(chosen, &out_before, recipe.seed)),
+            }
+        }
         let data = source.data;
         let (classes, places, other_classes) = match agreement(Known { file: recipe.classes.as_deref(), ..teacher }, data)? {
             Agreement::Same { names, places } => (names, places, false),
@@ -69,7 +88,7 @@ impl Rows {
             }
         };
         let labels = samples.iter().map(|&i| label(data, i, places.as_deref())).collect::<Result<_>>()?;
-        Ok(Self { samples, labels, classes, other_classes, skipped })
+        Ok(Self { samples, labels, classes, other_classes, skipped, before })
     }
 
     /// Whether any row has a label.
@@ -91,8 +110,62 @@ fn label(data: &dyn Dataset, sample: usize, places: Option<&[i64]>) -> Result<i6
     place.ok_or_else(|| Error::input(format!("{}: label {label} has no class name", data.name(sample))))
 }
 
-/// Decodes every sample once: rows must be known before the first is written.
-fn leave_out_bad(source: &Source<'_>, chosen: Vec<usize>, monitor: &dyn Monitor) -> Result<(Vec<usize>, Vec<usize>)> {
+/// The samples of the rows: those chosen in a random order, in which the place of one that is left out is taken by the last. So whatever is left
+/// out later, or comes back, moves few others.
+fn order(chosen: &[usize], skipped: &[usize], seed: u64) -> Vec<usize> {
+    let skipped: HashSet<usize> = skipped.iter().copied().collect();
+    let mut rows = chosen.to_vec();
+    shuffle(&mut rows, seed);
+    let count = rows.iter().filter(|sample| !skipped.contains(sample)).count();
+    let mut last = rows.split_off(count);
+    last.retain(|sample| !skipped.contains(sample));
+    for row in rows.iter_mut().filter(|sample| skipped.contains(sample)) {
+        // as many are past the end as are left out before it
+        *row = last.pop().unwrap_or(*row);
+    }
+    rows
+}
+
+/// The order of a cache that was made when the samples left out were taken away before the shuffle.
+fn former_order(folder: &Path, manifest: &Manifest, chosen: &[usize], seed: u64) -> Option<Vec<usize>> {
+    let skipped: HashSet<u64> = manifest.data.skipped.iter().copied().collect();
+    if skipped.is_empty() {
+        return None;
+    }
+    let mut rows: Vec<usize> = chosen.iter().copied().filter(|&sample| !skipped.contains(&(sample as u64))).collect();
+    shuffle(&mut rows, seed);
+    let found = cache::sample_ids(folder, manifest).ok()?;
+    found.iter().map(|&id| usize::try_from(id).ok()).eq(rows.iter().map(|&row| Some(row))).then_some(rows)
+}
+
+/// The samples that were left out of a cache, as far as they are chosen now.
+fn left_out(manifest: &Manifest, chosen: &[usize]) -> Vec<usize> {
+    let skipped: HashSet<u64> = manifest.data.skipped.iter().copied().collect();
+    let mut found: Vec<usize> = chosen.iter().copied().filter(|&sample| skipped.contains(&(sample as u64))).collect();
+    found.sort_unstable();
+    found
+}
+
+/// Those of the samples left out of a cache that still cannot be read; the others are rows again.
+fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> Vec<usize> {
+    let (mut bad, mut back) = (Vec::new(), Vec::new());
+    for &sample in skipped {
+        match source.read(sample) {
+            Ok(_) => back.push(source.data.name(sample)),
+            Err(error) => bad.push((sample, error)),
+        }
+    }
+    if !bad.is_empty() {
+        monitor.warn(&format!("{}, as before, left out", describe_bad(source.data, &bad).chain()));
+    }
+    if let Some(first) = back.first() {
+        monitor.note(&format!("left out before and readable now, so taken in: {} (`{first}` …)", back.len()));
+    }
+    bad.into_iter().map(|(sample, _)| sample).collect()
+}
+
+/// Decodes every sample once, since rows must be known before the first is written; gives those that cannot be read, ascending.
+fn leave_out_bad(source: &Source<'_>, chosen: &[usize], monitor: &dyn Monitor) -> Result<Vec<usize>> {
     monitor.begin("check", "samples", chosen.len() as u64, 0);
     let errors = chosen
         .par_iter()
@@ -102,19 +175,12 @@ fn leave_out_bad(source: &Source<'_>, chosen: Vec<usize>, monitor: &dyn Monitor)
             }
             monitor.advance(1, 0);
             // only what is wrong is kept: the bytes of all samples need not fit in memory
-            Ok(source.read(sample).err())
+            Ok(source.read(sample).err().map(|error| (sample, error)))
         })
         .collect::<Result<Vec<_>>>();
     monitor.end();
-    let mut bad = Vec::new();
-    let mut good = Vec::with_capacity(chosen.len());
-    for (sample, error) in chosen.into_iter().zip(errors?) {
-        match error {
-            None => good.push(sample),
-            Some(error) => bad.push((sample, error)),
-        }
-    }
-    if good.is_empty() {
+    let bad: Vec<(usize, Error)> = errors?.into_iter().flatten().collect();
+    if bad.len() == chosen.len() {
         return Err(describe_bad(source.data, &bad));
     }
     if !bad.is_empty() {
@@ -122,5 +188,30 @@ fn leave_out_bad(source: &Source<'_>, chosen: Vec<usize>, monitor: &dyn Monitor)
     }
     let mut skipped: Vec<usize> = bad.into_iter().map(|(sample, _)| sample).collect();
     skipped.sort_unstable();
-    Ok((good, skipped))
+    Ok(skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_moves_few_rows() {
+        let chosen: Vec<usize> = (0..1000).collect();
+        let whole = order(&chosen, &[], 5);
+        let mut shuffled = chosen.clone();
+        shuffle(&mut shuffled, 5);
+        assert_eq!(whole, shuffled);
+        for skipped in [&[17][..], &[17, 18, 400], &whole[990..], &[whole[0], whole[999], whole[998], whole[3]]] {
+            let rows = order(&chosen, skipped, 5);
+            let moved = rows.iter().zip(&whole).filter(|(a, b)| a != b).count();
+            assert!(rows.len() == 1000 - skipped.len() && moved <= skipped.len(), "{skipped:?}: {moved}");
+            let mut sorted = rows.clone();
+            sorted.sort_unstable();
+            assert!(sorted.iter().copied().eq((0..1000).filter(|sample| !skipped.contains(sample))));
+            let mut again = skipped.to_vec();
+            again.reverse();
+            assert_eq!(order(&chosen, &again, 5), rows, "a function of the set");
+        }
+    }
 }

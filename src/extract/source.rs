@@ -5,7 +5,7 @@ use super::estimate::human_bytes;
 use super::output::Output;
 use crate::array::{Array, Dtype};
 use crate::cache::ArraySpec;
-use crate::data::{Dataset, Sample, Subset, preprocess};
+use crate::data::{Dataset, Sample, Subset, Witness, preprocess};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::feed::{self, Constant, Feed, Placed};
@@ -62,6 +62,8 @@ pub(super) struct Source<'a> {
     pub(super) fixed_batch: Option<usize>,
     /// What one sample of the teacher's largest tensor takes, as f32, as the probe found it.
     pub(super) largest_tensor: usize,
+    /// What samples were read from.
+    pub(super) witness: Witness,
 }
 
 impl<'a> Source<'a> {
@@ -110,7 +112,15 @@ impl<'a> Source<'a> {
         if preprocess.is_none() && recipe.inputs == Some(Inputs::Source) {
             return Err(Error::input("--inputs source: expected images, found arrays").hint("arrays are stored: leave --inputs out"));
         }
-        Ok(Self { data, inputs, constants, preprocess, fixed_batch, largest_tensor: 0 })
+        Ok(Self { data, inputs, constants, preprocess, fixed_batch, largest_tensor: 0, witness: Witness::default() })
+    }
+
+    /// Reads a sample, and remembers what from.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn sample(&self, sample: usize) -> Result<Sample> {
+        self.witness.sample(self.data, sample)
     }
 
     /// The bytes to store of one sample, one vector an input.
@@ -118,7 +128,7 @@ impl<'a> Source<'a> {
     /// # Errors
     /// When the sample cannot be read or does not fit.
     pub(super) fn read(&self, sample: usize) -> Result<Vec<Vec<u8>>> {
-        match (self.data.sample(sample)?, &self.preprocess) {
+        match (self.sample(sample)?, &self.preprocess) {
             (Sample::Image(image), Some(preprocess)) => Ok(vec![preprocess::to_bytes(preprocess, &image)?]),
             (Sample::Arrays(arrays), None) => self.inputs.iter().map(|input| array_bytes(input, &arrays)).collect(),
             _ => Err(Error::input("the data set mixes images and arrays")),

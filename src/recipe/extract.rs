@@ -111,6 +111,8 @@ pub struct Extract {
     pub seed: u64,
     /// Goes on where samples cannot be read, leaving them out.
     pub skip_bad: bool,
+    /// Computes the rows of samples that have changed again.
+    pub refresh: bool,
     /// The cache's folder.
     pub output: PathBuf,
     /// Total compute threads.

@@ -143,5 +143,6 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
         segments: Vec::new(),
     };
     let sample_ids = (0..rows).map(|row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
-    Plan { manifest, sample_ids, labels: (0..rows).map(|_| random.random_range(0..classes)).collect() }
+    let labels = (0..rows).map(|_| random.random_range(0..classes)).collect();
+    Plan { manifest, sample_ids, labels, before: None, names: Vec::new() }
 }

@@ -321,7 +321,7 @@ fn originals(cache: &Cache, plan: &Plan, context: &Context<'_>) -> Result<Option
         error.hint("--source SPEC says where they lie now")
     })?;
     // refused here, before anything else is done
-    Originals::new(cache, dataset.as_ref())?;
+    Originals::new(cache, dataset.as_ref())?.refuse_changed(context.monitor)?;
     Ok(Some(dataset))
 }
 

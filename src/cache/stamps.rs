@@ -1,0 +1,389 @@
+//! `stamps.bin`: what each sample was read from when its rows were computed, and the names of all samples. Beside the content and no part of it,
+//! since stamps are those of one machine's files. Blocks, each under a checksum, are appended before the segments that they are of are committed.
+
+use super::{Manifest, file};
+use crate::data::{ContentHash, Dataset, Stamp, Trace, shuffle};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The file's name in the cache's folder.
+pub(super) const NAME: &str = "stamps.bin";
+
+/// Room for the samples of a hundred million files.
+const BYTES_MAX: u64 = 8 << 30;
+/// How a block begins; a byte that says what it holds follows.
+const MAGIC: &[u8; 7] = b"nst-st1";
+const NAMES: u8 = b'n';
+const TRACES: u8 = b't';
+/// Magic, kind, count.
+const HEAD: usize = 16;
+const CHECKSUM: usize = 4;
+/// Bytes of a name's hash.
+const NAME_BYTES: usize = 8;
+/// Bytes of a sample's trace: index, size, time, inode, hash.
+const TRACE_BYTES: usize = 48;
+
+/// Samples whose bytes are compared although nothing about their files has changed.
+pub const OTHERS: usize = 64;
+/// Samples named in a message; the others are counted.
+const NAMED: usize = 5;
+
+/// What a cache's samples were read from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// A hash of each sample's name, in the data set's order.
+    names: Vec<u64>,
+    traces: BTreeMap<usize, Trace>,
+}
+
+/// What a comparison of a data set with the record found.
+#[derive(Debug, Clone, Default)]
+pub struct Compared {
+    /// Samples that are other ones now, ascending.
+    pub changed: Vec<usize>,
+    /// Samples whose files look other and hold the same.
+    pub restamped: Vec<(usize, Trace)>,
+    /// Samples of which nothing is recorded.
+    pub unknown: Vec<usize>,
+    /// Samples whose bytes were compared, or which looked the same and were drawn to be compared in another way.
+    pub drawn: Vec<usize>,
+}
+
+/// Samples that came to a data set and went from it, by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moves {
+    /// Names that are new.
+    pub added: usize,
+    /// Names that are gone.
+    pub removed: usize,
+}
+
+impl Stamps {
+    /// Reads the record of the cache in `folder`, complete or not; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn load(folder: &Path) -> Result<Option<Self>> {
+        Ok(read(folder)?.map(|(stamps, _)| stamps))
+    }
+
+    /// What came and went, where names were recorded.
+    #[must_use]
+    pub fn moves(&self, names: &[u64]) -> Option<Moves> {
+        if self.names.is_empty() {
+            return None;
+        }
+        let (before, now): (HashSet<u64>, HashSet<u64>) = (self.names.iter().copied().collect(), names.iter().copied().collect());
+        Some(Moves { added: now.difference(&before).count(), removed: before.difference(&now).count() })
+    }
+
+    /// Compares `samples` with what they were read from: how the files of all look; and the bytes of those that look other, and of `all`, or
+    /// else of [`OTHERS`] more, drawn by the clock: nothing that is stored depends on the draw, and each time it is another one.
+    ///
+    /// # Errors
+    /// When the user asks to stop.
+    pub fn compare(&self, dataset: &dyn Dataset, samples: &[usize], all: bool, monitor: &dyn Monitor) -> Result<Compared> {
+        let looks = samples.par_iter().map(|&sample| {
+            let known = self.traces.get(&sample);
+            let same = known.is_some_and(|known| dataset.stamp(sample).ok().flatten() == Some(known.stamp));
+            (sample, known, same)
+        });
+        let mut found = Compared::default();
+        let (mut hashed, mut others) = (Vec::new(), Vec::new());
+        for (sample, known, same) in looks.collect::<Vec<_>>() {
+            match known {
+                None => found.unknown.push(sample),
+                Some(known) if same && !all => others.push((sample, *known)),
+                Some(known) => hashed.push((sample, *known)),
+            }
+        }
+        let mut drawn = [others.iter().map(|o| o.0).collect(), found.unknown.clone()].concat();
+        shuffle(&mut drawn, clock());
+        drawn.truncate(OTHERS);
+        let is_drawn: HashSet<usize> = drawn.iter().copied().collect();
+        hashed.extend(others.into_iter().filter(|(sample, _)| is_drawn.contains(sample)));
+        found.drawn = drawn;
+        // a few take no time that is worth a bar
+        let shown = hashed.len() > 1000;
+        if shown {
+            monitor.begin("compare", "samples", hashed.len() as u64, 0);
+        }
+        let compared = hashed.into_par_iter().map(|(sample, known)| {
+            if monitor.stop_requested() {
+                return Err(Error::interrupted("while the data was compared; nothing was written"));
+            }
+            // before the bytes, as it was taken
+            let stamp = dataset.stamp(sample).ok().flatten();
+            let content = dataset.content(sample).ok().flatten();
+            if shown {
+                monitor.advance(1, known.stamp.size);
+            }
+            Ok((sample, known, stamp.zip(content).map(|(stamp, content)| Trace { stamp, content })))
+        });
+        let compared = compared.collect::<Result<Vec<_>>>();
+        if shown {
+            monitor.end();
+        }
+        for (sample, known, now) in compared? {
+            match now {
+                Some(now) if now == known => {}
+                Some(now) if now.content == known.content => found.restamped.push((sample, now)),
+                // a file that cannot be read is no longer what it was
+                _ => found.changed.push(sample),
+            }
+        }
+        found.changed.sort_unstable();
+        Ok(found)
+    }
+}
+
+/// A seed that differs from run to run.
+fn clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().wrapping_mul(1_000_000_007) ^ u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32)
+}
+
+/// The error that names samples which are other ones than a cache was made of.
+#[must_use]
+pub fn changed(folder: &Path, dataset: &dyn Dataset, samples: &[usize]) -> Error {
+    let named: Vec<String> = samples.iter().take(NAMED).map(|&sample| dataset.name(sample)).collect();
+    let rest = if samples.len() > NAMED { format!(" and {} more", samples.len() - NAMED) } else { String::new() };
+    let (count, have) = if samples.len() == 1 { ("1 sample".to_owned(), "has") } else { (format!("{} samples", samples.len()), "have") };
+    Error::input(format!("cache {}: {count} of its data {have} changed since: {}{rest}", folder.display(), named.join(", ")))
+        .hint("`nst-cache extract` with the same arguments and --refresh computes exactly their rows again")
+}
+
+/// The record on disk, as the writer holds it.
+#[derive(Debug)]
+pub(super) struct Record {
+    stamps: Stamps,
+    /// Nothing is written until it is told to.
+    pub(super) held: bool,
+}
+
+impl Record {
+    /// Takes up the record of a cache, or begins one: traces of samples that are in no published segment are forgotten, what a kill left half
+    /// is cut off, and a damaged record is a missing one. `names` is empty for data that needs none.
+    pub(super) fn open(folder: &Path, names: &[u64], is_published: impl Fn(usize) -> bool) -> Result<Option<Self>> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let found = read(folder).ok().flatten();
+        let mut stamps = found.as_ref().map(|(stamps, _)| stamps.clone()).unwrap_or_default();
+        names.clone_into(&mut stamps.names);
+        stamps.traces.retain(|&sample, _| is_published(sample));
+        let record = Self { stamps, held: false };
+        if found.is_none_or(|(found, whole)| !whole || found != record.stamps) {
+            record.store(folder)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// Adds what samples were read from; gives those that are recorded otherwise.
+    pub(super) fn add(&mut self, folder: &Path, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
+        let known = |(sample, _): &&(usize, Trace)| self.stamps.traces.get(sample);
+        let changed: Vec<usize> =
+            traces.iter().filter(|t| known(t).is_some_and(|known| known.content != t.1.content)).map(|t| t.0).collect();
+        let new: Vec<(usize, Trace)> = traces.iter().filter(|t| known(t).is_none()).copied().collect();
+        if !changed.is_empty() || new.is_empty() {
+            return Ok(changed);
+        }
+        if !self.held {
+            let path = folder.join(NAME);
+            let bytes = block(TRACES, new.len(), new.iter().flat_map(trace_bytes));
+            let append = File::options().append(true).open(&path).and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_data()));
+            append.map_err(|e| file::failed(&path, "write", e))?;
+        }
+        self.stamps.traces.extend(new);
+        Ok(Vec::new())
+    }
+
+    /// Forgets samples, in memory.
+    pub(super) fn forget(&mut self, samples: &[usize]) {
+        for sample in samples {
+            self.stamps.traces.remove(sample);
+        }
+    }
+
+    /// Takes in what samples look like now, in memory.
+    pub(super) fn renew(&mut self, traces: &[(usize, Trace)]) {
+        self.stamps.traces.extend(traces.iter().copied());
+    }
+
+    /// Writes it whole.
+    pub(super) fn store(&self, folder: &Path) -> Result<()> {
+        file::replace(&folder.join(NAME), &encode(&self.stamps))
+    }
+}
+
+fn encode(stamps: &Stamps) -> Vec<u8> {
+    let names = block(NAMES, stamps.names.len(), stamps.names.iter().flat_map(|name| name.to_le_bytes()));
+    let traces = stamps.traces.iter().map(|(&sample, &trace)| (sample, trace));
+    let traces = block(TRACES, stamps.traces.len(), traces.flat_map(|t| trace_bytes(&t)));
+    [names, traces].concat()
+}
+
+fn block(kind: u8, count: usize, body: impl Iterator<Item = u8>) -> Vec<u8> {
+    let mut bytes = [MAGIC.as_slice(), &[kind], &(count as u64).to_le_bytes()].concat();
+    bytes.extend(body);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+fn trace_bytes((sample, Trace { stamp, content }): &(usize, Trace)) -> [u8; TRACE_BYTES] {
+    let mut bytes = [0; TRACE_BYTES];
+    let fields = [*sample as u64, stamp.size, stamp.modified.cast_unsigned(), stamp.inode];
+    for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {
+        to.copy_from_slice(&field.to_le_bytes());
+    }
+    bytes[32..].copy_from_slice(&content.0);
+    bytes
+}
+
+fn parse_trace(bytes: &[u8; TRACE_BYTES]) -> Option<(usize, Trace)> {
+    let (words, content) = bytes.split_at(32);
+    let [sample, size, modified, inode] = words.as_chunks::<8>().0 else { return None };
+    let stamp = Stamp { size: u64::from_le_bytes(*size), modified: i64::from_le_bytes(*modified), inode: u64::from_le_bytes(*inode) };
+    let content = ContentHash(content.try_into().ok()?);
+    Some((usize::try_from(u64::from_le_bytes(*sample)).ok()?, Trace { stamp, content }))
+}
+
+/// The record, and whether it ends where a block does.
+fn read(folder: &Path) -> Result<Option<(Stamps, bool)>> {
+    let path = folder.join(NAME);
+    let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
+    decode(&bytes).map(Some).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
+}
+
+fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
+    let mut stamps = Stamps::default();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let Some((head, _)) = rest.split_at_checked(HEAD) else { return Ok((stamps, false)) };
+        let kind = head.strip_prefix(MAGIC).and_then(|rest| rest.first().copied());
+        let width = match kind {
+            Some(NAMES) => NAME_BYTES,
+            Some(TRACES) => TRACE_BYTES,
+            _ => return Err("damaged, or no record of nst-cache".to_owned()),
+        };
+        let count = head.last_chunk().map_or(0, |count| u64::from_le_bytes(*count));
+        let length = usize::try_from(count).ok().and_then(|n| n.checked_mul(width)).and_then(|n| n.checked_add(HEAD));
+        // a block that was being appended when the process was killed
+        let Some((framed, next)) = length.and_then(|n| n.checked_add(CHECKSUM)).and_then(|n| rest.split_at_checked(n)) else {
+            return Ok((stamps, false));
+        };
+        let (block, sum) = framed.split_at(framed.len() - CHECKSUM);
+        if crc32c::crc32c(block).to_le_bytes() != sum {
+            return Err("damaged: checksum does not match".to_owned());
+        }
+        let body = block.get(HEAD..).unwrap_or_default();
+        if kind == Some(NAMES) {
+            stamps.names = body.as_chunks().0.iter().map(|name| u64::from_le_bytes(*name)).collect();
+        } else {
+            stamps.traces.extend(body.as_chunks().0.iter().filter_map(parse_trace));
+        }
+        rest = next;
+    }
+    Ok((stamps, true))
+}
+
+/// What is wrong with the record of a cache, if anything is. While segments are missing, one that was being written may be.
+pub(super) fn problem(folder: &Path, manifest: &Manifest) -> Option<String> {
+    match read(folder) {
+        Err(error) => Some(error.chain()),
+        Ok(Some((_, false))) if manifest.is_complete() => Some("truncated".to_owned()),
+        Ok(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Silent;
+
+    fn trace(value: u8) -> Trace {
+        Trace { stamp: Stamp { size: 7, modified: i64::from(value) - 9, inode: u64::MAX - 1 }, content: ContentHash([value; 16]) }
+    }
+
+    #[test]
+    fn what_is_added_is_read_again_and_a_half_block_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |names: &[u64]| Record::open(folder.path(), names, |sample| sample != 9).unwrap();
+        assert!(open(&[]).is_none() && !folder.path().join(NAME).exists());
+        let mut record = open(&[3, 4]).unwrap();
+        assert_eq!(record.add(folder.path(), &[(0, trace(1)), (9, trace(2))]).unwrap(), Vec::<usize>::new());
+        assert_eq!(record.add(folder.path(), &[(1, trace(3)), (0, trace(1))]).unwrap(), Vec::<usize>::new());
+        assert_eq!(record.add(folder.path(), &[(1, trace(4))]).unwrap(), [1], "it was read before, and other bytes");
+        let stamps = Stamps::load(folder.path()).unwrap().unwrap();
+        assert_eq!(stamps, record.stamps);
+        assert_eq!(stamps.moves(&[4, 5, 6]), Some(Moves { added: 2, removed: 1 }));
+
+        let path = folder.path().join(NAME);
+        let whole = std::fs::read(&path).unwrap();
+        let cut = whole.len() - 5;
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        assert!(!read(folder.path()).unwrap().unwrap().1);
+        // the sample of no published segment is forgotten, the half block is gone
+        let record = open(&[3, 4]).unwrap();
+        assert_eq!(record.stamps.traces.keys().copied().collect::<Vec<_>>(), [0]);
+        assert_eq!(read(folder.path()).unwrap(), Some((record.stamps, true)));
+    }
+
+    #[test]
+    fn no_changed_byte_passes_and_no_count_is_believed() {
+        let stamps = Stamps { names: vec![1, 2], traces: [(0, trace(1)), (1, trace(2))].into() };
+        let sound = encode(&stamps);
+        assert_eq!(decode(&sound), Ok((stamps.clone(), true)));
+        for at in 0..sound.len() {
+            let mut bad = sound.clone();
+            bad[at] ^= 0x84;
+            assert_ne!(decode(&bad), Ok((stamps.clone(), true)), "byte {at}");
+        }
+        let mut long = sound;
+        long[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(decode(&long), Ok((Stamps::default(), false)));
+    }
+
+    /// A folder of `count` images of one size.
+    fn images(folder: &Path, count: u8) -> Box<dyn Dataset> {
+        std::fs::create_dir_all(folder.join("a")).unwrap();
+        (0..count).for_each(|i| std::fs::write(folder.join(format!("a/{i:03}.pgm")), [b"P5 1 1 255\n".as_slice(), &[i]].concat()).unwrap());
+        crate::data::open(&folder.display().to_string().parse().unwrap(), "train", &Silent).unwrap()
+    }
+
+    #[test]
+    fn what_looks_other_is_hashed_and_what_does_not_is_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = images(folder.path(), 200);
+        let read = |i| Trace { stamp: dataset.stamp(i).unwrap().unwrap(), content: dataset.content(i).unwrap().unwrap() };
+        let mut stamps = Stamps { names: Vec::new(), traces: (0..200).map(|i| (i, read(i))).collect() };
+        let samples: Vec<usize> = (0..200).collect();
+        let compare = |stamps: &Stamps, all| stamps.compare(dataset.as_ref(), &samples, all, &Silent).unwrap();
+        let found = compare(&stamps, false);
+        assert_eq!((found.changed.len(), found.restamped.len(), found.unknown.len(), found.drawn.len()), (0, 0, 0, OTHERS));
+        assert_ne!(found.drawn, compare(&stamps, false).drawn);
+
+        let path = |i: usize| folder.path().join(format!("a/{i:03}.pgm"));
+        // touched, replaced, gone
+        let touch = |i: usize| File::options().write(true).open(path(i)).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        touch(5);
+        std::fs::write(path(6), b"P5 1 1 255\n!").unwrap();
+        std::fs::remove_file(path(7)).unwrap();
+        stamps.traces.remove(&8);
+        let found = compare(&stamps, false);
+        assert_eq!((found.changed, found.restamped, found.unknown), (vec![6, 7], vec![(5, read(5))], vec![8]));
+        // bytes alone: nothing shows but by the draw, or when all are read
+        let sly = read(10);
+        stamps.traces.insert(10, Trace { content: ContentHash([0; 16]), ..sly });
+        assert_eq!(compare(&stamps, true).changed, [6, 7, 10]);
+        let seen = (0..60).filter(|_| compare(&stamps, false).changed.contains(&10)).count();
+        // 64 of 197: 20 of 60 are expected, and none at all once in 10^10
+        assert!((1..60).contains(&seen), "{seen}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Whether the data is still what a cache was made of. What is found changed refuses to go on, unless it is to be computed again.
+
+use super::{Job, batch};
+use crate::cache::{self, Compared, Manifest, Moves, Stamps, published_rows};
+use crate::data::{Trace, hashed_names};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::recipe::Augmentation;
+use rayon::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+
+/// What is known of a cache's data.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// Samples whose rows are to be computed again, ascending.
+    pub(super) changed: Vec<usize>,
+    /// Samples whose files look other and hold the same.
+    pub(super) restamped: Vec<(usize, Trace)>,
+}
+
+/// Compares the data with what the cache that is gone on with was made of: its listing, the files of all published samples, the contents of those
+/// that look other and of some that do not (of all, for a refresh), and the stored inputs of some with what is decoded now. Where the listing
+/// names the same files, it becomes the cache's own: after a refresh, or at once where what differs is of no row that is computed.
+///
+/// # Errors
+/// When something has changed and no refresh was asked for; when files came or went; or when the user asks to stop.
+pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> {
+    let (recipe, data) = (job.recipe, job.source.data);
+    let folder = &recipe.output;
+    let Some(existing) = job.existing else {
+        let none = || Error::input(format!("--refresh: expected a cache of this teacher in {}, found none", folder.display()));
+        return if recipe.refresh { Err(none()) } else { Ok(Judged::default()) };
+    };
+    // other settings are refused by their names
+    let record = &existing.data;
+    let settings = (record.split.as_str(), record.limit, record.shuffle, existing.seed, existing.augment.as_ref());
+    let asked = job.views.as_ref().map(|views| &views.augmentation);
+    if settings != (recipe.split.as_str(), recipe.limit, recipe.shuffle, recipe.seed, asked) {
+        return Ok(Judged::default());
+    }
+    let stamps = Stamps::load(folder).unwrap_or_else(|error| {
+        monitor.warn(&format!("{}: taken for a missing one", error.chain()));
+        None
+    });
+    let names = hashed_names(data)?;
+    let moved = record.fingerprint != job.fingerprint;
+    if moved {
+        check_listing(job, existing, stamps.as_ref().and_then(|stamps| stamps.moves(&names)))?;
+        job.fingerprint = record.fingerprint.clone();
+    } else if names.is_empty() {
+        // the fingerprint covers the contents
+        return Ok(Judged::default());
+    }
+
+    let published = published(job, existing);
+    let mixes = asked.is_some_and(Augmentation::mixes) && !published.is_empty();
+    // of mixed views all count: a sample is a part of rows that are not its own
+    let samples = if mixes { job.rows.samples.clone() } else { published.keys().copied().collect() };
+    let mut found = stamps.unwrap_or_default().compare(data, &samples, recipe.refresh, monitor)?;
+    // what was never read is a part of nothing
+    found.unknown.retain(|sample| published.contains_key(sample));
+    let by_inputs = compare_inputs(job, existing, &published, &mut found, monitor)?;
+    if !found.unknown.is_empty() && !names.is_empty() {
+        let (count, all) = (found.unknown.len(), published.len());
+        let what = match (recipe.refresh, by_inputs) {
+            (true, 0) => "they are computed again".to_owned(),
+            (true, _) => "their stored inputs are compared".to_owned(),
+            (false, 0) => "whether they have changed cannot be told".to_owned(),
+            (false, compared) => format!("the stored inputs of {compared} are compared, whether others have changed cannot be told"),
+        };
+        monitor.note(&format!("of {count} of {all} samples it is not recorded what they were read from: {what}"));
+    }
+    if !recipe.refresh {
+        if !found.changed.is_empty() {
+            return Err(cache::changed(folder, data, &found.changed));
+        }
+        if moved && !found.unknown.is_empty() {
+            let error = Error::input(format!("cache {}: the data set has changed: files of other sizes", folder.display()));
+            return Err(error.hint("--refresh computes the rows of what has changed again"));
+        }
+        if moved {
+            monitor.note("files of other sizes in the data set, none of a row that is computed: they are taken as they are now");
+        }
+    }
+    if !found.restamped.is_empty() {
+        let count = found.restamped.len();
+        monitor.note(&format!("{count} files were copied or touched since they were read, and hold the same: their stamps are renewed"));
+    }
+    Ok(Judged { changed: found.changed, restamped: found.restamped })
+}
+
+/// Refuses a listing of other files.
+fn check_listing(job: &Job<'_>, existing: &Manifest, moves: Option<Moves>) -> Result<()> {
+    let (was, is) = (&existing.data.fingerprint, job.source.data.fingerprint());
+    let what = match moves {
+        Some(Moves { added: 0, removed: 0 }) => return Ok(()),
+        Some(Moves { added, removed }) => format!("{added} files added, {removed} removed"),
+        // without names, samples are told by their place and inputs
+        None if job.recipe.refresh && was.samples == is.samples && tells_by_inputs(job, existing) => return Ok(()),
+        None if was.samples != is.samples => format!("{} samples then, {} now", was.samples, is.samples),
+        None => format!("as many samples, {} in all, of other names, sizes or contents", is.samples),
+    };
+    Err(Error::input(format!("cache {}: the data set has changed: {what}", job.recipe.output.display()))
+        .hint("choose another folder with -o, or remove this one"))
+}
+
+/// Whether the stored inputs of the first view show every change of a sample.
+fn tells_by_inputs(job: &Job<'_>, existing: &Manifest) -> bool {
+    job.views.is_none() && job.stores_inputs && existing.stores_inputs()
+}
+
+/// The samples that stand in a published segment, and still in the same row, with that row.
+fn published(job: &Job<'_>, existing: &Manifest) -> HashMap<usize, usize> {
+    let before = job.rows.before.as_deref().unwrap_or(&job.rows.samples);
+    let segments: BTreeSet<usize> = existing.segments.iter().map(|segment| segment.index).collect();
+    let rows = |segment: usize| (segment * existing.segment_rows..).take(existing.rows_of_segment(segment));
+    let same = |row: usize| before.get(row).filter(|sample| job.rows.samples.get(row) == Some(sample)).map(|&sample| (sample, row));
+    segments.into_iter().flat_map(rows).filter_map(same).collect()
+}
+
+/// Compares stored inputs of the first view with what is decoded now, of the samples that were drawn; for a refresh, of all of which nothing is
+/// recorded, and where that tells nothing, those count as changed. Gives how many were compared.
+fn compare_inputs(
+    job: &Job<'_>,
+    existing: &Manifest,
+    published: &HashMap<usize, usize>,
+    found: &mut Compared,
+    monitor: &dyn Monitor,
+) -> Result<usize> {
+    let refresh = job.recipe.refresh;
+    let stored = job.stores_inputs && existing.stores_inputs();
+    if refresh && !tells_by_inputs(job, existing) {
+        found.changed.extend(&found.unknown);
+        found.changed.sort_unstable();
+        return Ok(0);
+    }
+    if !stored {
+        return Ok(0);
+    }
+    let samples = if refresh { &found.unknown } else { &found.drawn };
+    let compared = samples.par_iter().map(|&sample| {
+        if monitor.stop_requested() {
+            return Err(Error::interrupted("while the data was compared; nothing was written"));
+        }
+        Ok(published.get(&sample).and_then(|&row| is_stored_input(job, existing, row)).map(|same| (sample, same)))
+    });
+    let compared: Vec<(usize, bool)> = compared.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let other = compared.iter().filter(|(_, same)| !same).map(|(sample, _)| *sample);
+    found.changed = found.changed.iter().copied().chain(other).collect::<BTreeSet<_>>().into_iter().collect();
+    Ok(compared.len())
+}
+
+/// Whether a row's inputs are those that are stored; `None` where they are not, or cannot be read, which the check of a cache is for.
+fn is_stored_input(job: &Job<'_>, existing: &Manifest, row: usize) -> Option<bool> {
+    let segment = row / existing.segment_rows;
+    let within = row % existing.segment_rows;
+    let stored = job.source.inputs.iter().map(|input| {
+        let array = existing.view_arrays.iter().position(|spec| spec.path == input.path)?;
+        published_rows(&job.recipe.output, existing, array, (0, segment), within..within + 1).ok()
+    });
+    let stored = stored.collect::<Option<Vec<_>>>()?;
+    // what can no longer be read has changed
+    Some(batch::read_row(job, 0, row).is_ok_and(|(now, _)| now == stored))
+}
