@@ -166,7 +166,7 @@ impl Output {
                 if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
                     let place = place("", index, floats.len());
                     let error = Error::input(format!("{place}: value {} is beyond the range of f16 (±{F16_MAX})", floats[index]));
-                    let hint = "--store auto (the default) in the same folder computes this tap alone again, as f32";
+                    let hint = "without --store f16 the same folder is gone on with, this tap alone as f32; --store f32 in another one (-o) stores all so";
                     return Ok(Encoded::BeyondF16(error.hint(hint)));
                 }
                 Ok(Encoded::Bytes(bytes_of(to_f16(floats)?)))
