@@ -104,6 +104,7 @@ fn recipe(folder: &Path) -> Extract {
         inputs: None,
         seed: 0,
         skip_bad: false,
+        refresh: false,
         output: folder.join("cache"),
         threads: 2,
     }
