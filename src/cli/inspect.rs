@@ -161,9 +161,9 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding:
         Some(Dim::Symbol(name)) => Some(name.clone()),
         _ => None,
     });
-    let no_table = || match model.outputs().is_empty() {
-        true => "the model has no output".to_owned(),
-        false => "the first output is not [batch, classes]".to_owned(),
+    let no_table = || {
+        let reason = if model.outputs().is_empty() { "the model has no output" } else { "the first output is not [batch, classes]" };
+        reason.to_owned()
     };
     let declared = refusal.is_some().then(|| declared(model));
     let shapes = declared.as_ref().unwrap_or(&probe.shapes);

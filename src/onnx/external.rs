@@ -345,7 +345,7 @@ fn missing(location: &str, path: &Path) -> Error {
     let entries = path.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
     let files = entries.filter(|entry| entry.path().is_file()).filter_map(|entry| entry.file_name().into_string().ok());
     // a model is no data of another one
-    let files: Vec<String> = files.filter(|name| !name.ends_with(".onnx")).take(BESIDE).collect();
+    let files: Vec<String> = files.filter(|name| Path::new(name).extension().is_none_or(|end| end != "onnx")).take(BESIDE).collect();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let is_near = |near: &&&str| strsim::normalized_damerau_levenshtein(&name, near) >= NEAR;
     match nearest(&name, &files).first().filter(is_near) {

@@ -102,7 +102,7 @@ impl Model {
     /// # Errors
     /// As [`Model::read`].
     pub fn from_bytes(bytes: Vec<u8>, folder: Option<PathBuf>) -> Result<Self> {
-        let place = folder.as_deref().and_then(|folder| Place::folder(folder).ok());
+        let place = folder.and_then(|folder| Place::folder(&folder).ok());
         Self::checked(bytes::Bytes::from(bytes), place.as_slice(), None)
     }
 
@@ -111,7 +111,9 @@ impl Model {
     /// # Errors
     /// As [`Model::read`].
     pub fn from_proto(proto: proto::ModelProto) -> Result<Self> {
-        Self::checked(bytes::Bytes::from(proto.encode_to_vec()), &[], None)
+        let bytes = bytes::Bytes::from(proto.encode_to_vec());
+        drop(proto);
+        Self::checked(bytes, &[], None)
     }
 
     /// `file`: what the bytes were read from, if its large weights are to stay there.

@@ -417,13 +417,11 @@ impl Graph {
     fn read_constants(&mut self, model: &Model, leaves: &HashMap<String, Leaf>, mut room: usize) -> Result<()> {
         for (number, name) in self.names.iter().enumerate().filter(|(number, _)| self.sources.get(*number) == Some(&Source::Constant)) {
             let Some(leaf) = leaves.get(name) else { continue };
-            match room.checked_sub(leaf.len()) {
-                Some(left) => room = left,
-                None => {
-                    self.lacks_constants = true;
-                    continue;
-                }
-            }
+            let Some(left) = room.checked_sub(leaf.len()) else {
+                self.lacks_constants = true;
+                continue;
+            };
+            room = left;
             self.constants.insert(TensorId(number), Host::from_array(&leaf.value(model)?));
         }
         Ok(())
