@@ -213,7 +213,8 @@ impl Manifest {
         let known = |dtype| matches!(dtype, Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F16 | Dtype::F32 | Dtype::F64);
         let is_new = |spec: &ArraySpec| spec.batch_axis.is_some() || !known(spec.dtype);
         let images = self.data.preprocess.as_ref();
-        if !self.teacher.constants.is_empty() || self.view_arrays.iter().any(is_new) || images.is_some_and(|p| !known(p.dtype)) {
+        let is_fed_anew = images.is_some_and(|p| !known(p.dtype) || p.exif_orientation);
+        if !self.teacher.constants.is_empty() || self.view_arrays.iter().any(is_new) || is_fed_anew {
             Self::FORMAT_FEEDING
         } else if self.logits.is_some() {
             Self::FORMAT_LOGITS
