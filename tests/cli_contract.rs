@@ -159,7 +159,11 @@ fn the_classes_of_a_data_set_are_counted() {
         &[train, "split `train` is the folder set/Train", "1 file is left out: 1 .heic"],
     );
     says("train resnet8 --cache cache --epochs 1 --criterion ce -o run", &[&format!("training: {train}"), &format!("test: {test}")]);
-    says("eval teacher.onnx --data photos --preprocess fashion-mnist", &[test]);
+    // the teacher tells ten classes: there is nothing to measure, and that is said after the counts
+    let refused = command(folder.path(), "eval teacher.onnx --data photos --preprocess fashion-mnist").output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(test) && stderr.contains("the model tells 10 classes, the data has 2"), "{stderr}");
 }
 
 #[test]

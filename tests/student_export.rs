@@ -127,7 +127,7 @@ fn a_step_has_the_same_bits_for_any_number_of_threads() {
 #[test]
 fn an_unsupported_operator_is_listed_with_its_node() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students/mlp_bn.onnx");
-    let mut proto = Model::read(&path).unwrap().proto().clone();
+    let mut proto = Model::from_bytes(std::fs::read(&path).unwrap(), None).unwrap().proto().clone();
     let node = proto.graph.as_mut().unwrap().node.iter_mut().find(|n| n.op_type() == "Relu").unwrap();
     node.op_type = Some("Hardmax".into());
     node.name = Some("odd".into());

@@ -37,7 +37,8 @@ pub struct Known<'a> {
 /// When the file of names cannot be read, has another number of names than the logits have values, or lacks a class of the data.
 pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
     // numbers in their own order are no names
-    let is_named = data.classes().iter().enumerate().any(|(at, name)| *name != at.to_string());
+    let are_names = |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());
+    let is_named = are_names(data.classes());
     let labels = || (0..data.len()).filter_map(|sample| usize::try_from(data.label(sample)).ok());
     let own = |names: Vec<String>| Agreement::Same { names, places: None };
     if let Some(file) = known.file {
@@ -55,7 +56,7 @@ pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
         };
     }
     let Some(count) = known.count else { return Ok(own(data.classes().to_vec())) };
-    let recorded = known.recorded.filter(|names| is_named && names.len() == count);
+    let recorded = known.recorded.filter(|names| is_named && are_names(names) && names.len() == count);
     if let Some(names) = recorded {
         return Ok(match places(names, data.classes()) {
             Ok(places) => Agreement::Same { names: names.to_vec(), places: Some(places) },
@@ -158,6 +159,9 @@ mod tests {
         // labels that are numbers: in both of their forms
         assert_eq!(agreement(of_names, &data(&[0, 2], &["0", "1", "2"])).unwrap(), same(None, &["0", "1", "2"]));
         assert_eq!(agreement(of_number, &data(&[0, 2], &[])).unwrap(), same(None, &[]));
+        let numbers = names(&["0", "1", "2"]);
+        let of_numbers = Known { recorded: Some(&numbers), ..of_names };
+        assert_eq!(agreement(of_numbers, &data(&[0, 2], &["a", "b", "c"])).unwrap(), same(None, &["a", "b", "c"]));
         assert!(others(of_number, &data(&[0, 9], &[])).contains("the data has 10"));
         assert!(others(of_number, &data(&[0, 1], &[])).contains("the data has 2"));
         // no labels, no logits

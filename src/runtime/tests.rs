@@ -146,7 +146,6 @@ fn external_data_is_found_from_any_working_folder() {
 #[test]
 fn weights_read_in_the_file_give_the_same_bits() {
     use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
-    use prost::Message as _;
     let weight = |seed: u32| {
         let values = (0..128 * 128u32).map(|i| f32::from(u16::try_from(i.wrapping_mul(seed) % 2003).unwrap()) / 1000.0 - 1.0).collect();
         crate::onnx::tensor_proto("w", &Array::new(vec![128, 128], Values::F32(values)).unwrap())
@@ -183,11 +182,11 @@ fn weights_read_in_the_file_give_the_same_bits() {
             ..Default::default()
         };
         let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(17) }];
-        let bytes = ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..Default::default() }.encode_to_vec();
+        let whole = Model::from_proto(ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..Default::default() }).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.onnx");
-        std::fs::write(&path, &bytes).unwrap();
-        let (left, whole) = (Model::read(&path).unwrap(), Model::from_bytes(bytes, None).unwrap());
+        std::fs::write(&path, whole.bytes()).unwrap();
+        let left = Model::read(&path).unwrap();
         assert!(left.bytes().len() < 1000);
         // the bytes without weights, as a model of their own, so that they are what the session takes
         let references = Model::from_bytes(left.bytes().to_vec(), Some(folder.path().to_path_buf())).unwrap();
