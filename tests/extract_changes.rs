@@ -210,7 +210,6 @@ fn mixed_rows_change_with_their_partners_and_a_killed_refresh_goes_on() {
     (0..4).for_each(|index| write_image(folder, index, 2));
     succeeds(folder, &format!("{mixed} 3 -o fresh"));
     refused(folder, &format!("{mixed} 4 -o cache"), &["4 samples", "--refresh"]);
-    let mut partial = false;
     for kill in 1..8 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
         command.current_dir(folder).args(extract.split_whitespace()).arg("--refresh");
@@ -218,10 +217,8 @@ fn mixed_rows_change_with_their_partners_and_a_killed_refresh_goes_on() {
         std::thread::sleep(Duration::from_millis(60 * kill));
         child.kill().unwrap();
         child.wait().unwrap();
-        let manifest = Manifest::load(&folder.join("cache")).unwrap();
-        partial |= !manifest.is_complete();
+        Manifest::load(&folder.join("cache")).unwrap();
     }
-    eprintln!("a kill left segments missing: {partial}");
     succeeds(folder, &format!("{extract} --refresh"));
     assert_same(folder, "cache", "fresh");
     succeeds(folder, &extract);
@@ -275,7 +272,9 @@ fn a_late_unreadable_image_costs_its_own_segment() {
     assert_same(folder, "cache", "fresh2");
 
     // both are mended
-    [bad, second].iter().for_each(|&index| write_image(folder, index, 1));
+    for index in [bad, second] {
+        write_image(folder, index, 1);
+    }
     let mended = succeeds(folder, &extract);
     assert!(mended.contains("readable now, so taken in: 2"), "{mended}");
     assert_same(folder, "cache", "whole");

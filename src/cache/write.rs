@@ -709,7 +709,9 @@ mod tests {
             drop(writer);
             assert!(Cache::open(folder.path()).is_err());
             // killed before the row arrays were written, which then are those of before: gone on with, or gone back from
-            arrays.iter().for_each(|(path, bytes)| fs::write(folder.path().join(path), bytes).unwrap());
+            for (path, bytes) in &arrays {
+                fs::write(folder.path().join(path), bytes).unwrap();
+            }
             let again = Plan { before: Some(plan.sample_ids.clone()), ..plan.clone() };
             assert_eq!(has(&Writer::open(folder.path(), &again).unwrap(), 1), kept);
             testing::write(folder.path(), &again).unwrap();
@@ -742,7 +744,7 @@ mod tests {
         testing::write(folder.path(), &whole).unwrap();
         let before = contents(folder.path());
         let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
-        other.labels[6] = if other.labels[6] == 0 { 1 } else { 0 };
+        other.labels[6] = i64::from(other.labels[6] == 0);
         let error = Writer::open(folder.path(), &other).unwrap_err();
         assert!(error.to_string().contains("made with another label in row 6"), "{error}");
         let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };

@@ -250,12 +250,11 @@ impl Plan {
         let count = self.samples.len().min(independence::SAMPLES);
         let samples = self.samples.iter().take(count).map(|&sample| dataset.sample(sample).context(|| dataset.name(sample)));
         let samples = samples.collect::<Result<Vec<_>>>()?;
-        let bytes: Vec<Vec<u8>> = match &self.preprocess {
-            Some(preprocess) => vec![images(preprocess, samples.iter())?.concat()],
-            None => {
-                let stacked = self.data_inputs().map(|input| Ok(stack(&input.input.name, samples.iter())?.as_bytes().to_vec()));
-                stacked.collect::<Result<_>>()?
-            }
+        let bytes: Vec<Vec<u8>> = if let Some(preprocess) = &self.preprocess {
+            vec![images(preprocess, samples.iter())?.concat()]
+        } else {
+            let stacked = self.data_inputs().map(|input| Ok(stack(&input.input.name, samples.iter())?.as_bytes().to_vec()));
+            stacked.collect::<Result<_>>()?
         };
         let shapes = match samples.first() {
             Some(Sample::Arrays(arrays)) => arrays.clone(),
@@ -273,12 +272,12 @@ impl Plan {
                 .map(|input| shape(&input.input.name).map_or((Dtype::U8, true), |(dtype, _)| (dtype, false)))
                 .collect(),
             feed: &|bytes, count| {
-                self.fed(count, |at, name| match &self.preprocess {
-                    Some(preprocess) => data::preprocess::normalize(preprocess, &bytes.concat()),
-                    None => {
-                        let (dtype, row) = shape(name).unwrap_or((Dtype::F32, Vec::new()));
-                        Array::from_bytes(dtype, [&[count], row.as_slice()].concat(), bytes.get(at).map_or(&[], Vec::as_slice))
+                self.fed(count, |at, name| {
+                    if let Some(preprocess) = &self.preprocess {
+                        return data::preprocess::normalize(preprocess, &bytes.concat());
                     }
+                    let (dtype, row) = shape(name).unwrap_or((Dtype::F32, Vec::new()));
+                    Array::from_bytes(dtype, [&[count], row.as_slice()].concat(), bytes.get(at).map_or(&[], Vec::as_slice))
                 })
             },
         };

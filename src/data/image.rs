@@ -118,7 +118,7 @@ fn has_whole_colours(bytes: &[u8]) -> bool {
     true
 }
 
-/// Whether the first frame of a GIF is as large as its screen (GIF89a, sections 18 and 20); true
+/// Whether the first frame of a GIF is as large as its screen (`GIF89a`, sections 18 and 20); true
 /// where the structure is damaged, which the decoder says.
 fn fills_its_screen(bytes: &[u8]) -> bool {
     let table_bytes = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };

@@ -36,8 +36,11 @@ pub struct Subject<'a> {
     /// The type in which each input's samples are stored, and whether they are images.
     pub inputs: Vec<(Dtype, bool)>,
     /// The inputs of so many samples, from the bytes of each.
-    pub feed: &'a dyn Fn(&[Vec<u8>], usize) -> Result<Vec<(String, Array)>>,
+    pub feed: &'a Feed<'a>,
 }
+
+/// Makes each input, by name, of the bytes that so many samples have in it.
+pub type Feed<'a> = dyn Fn(&[Vec<u8>], usize) -> Result<Vec<(String, Array)>> + 'a;
 
 /// One sample: its bytes in each input.
 type Sample = Vec<Vec<u8>>;

@@ -85,9 +85,9 @@ impl Constant {
 
 /// Whether a number is one of this type; floats may round it, but not to infinity.
 fn fits(dtype: Dtype, value: f64) -> bool {
-    let within = |least: f64, most: f64| value.fract() == 0.0 && (least..=most).contains(&value);
     // integers beyond this are not exact in a JSON number's double
     const EXACT: f64 = 9_007_199_254_740_992.0;
+    let within = |least: f64, most: f64| value.fract() == 0.0 && (least..=most).contains(&value);
     match dtype {
         Dtype::Bool => within(0.0, 1.0),
         Dtype::U8 => within(0.0, f64::from(u8::MAX)),

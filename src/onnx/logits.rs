@@ -161,7 +161,7 @@ impl Conversion {
 const TOLERANCE: f32 = 4e-3;
 
 fn is_probability(value: f32) -> bool {
-    value >= -TOLERANCE && value <= 1.0 + TOLERANCE
+    (-TOLERANCE..=1.0 + TOLERANCE).contains(&value)
 }
 
 /// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and every row sums to 1.

@@ -4,6 +4,7 @@
     dead_code,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::print_stderr,
     reason = "shared by tests that use different parts of it"
 )]

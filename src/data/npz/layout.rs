@@ -98,7 +98,7 @@ impl ImageShape {
         let Self { height, width, channels, planar } = self;
         let pixels = if planar && channels > 1 {
             let plane = height * width;
-            let pixel = |at: usize| (0..channels).filter_map(move |channel| Some((channel * plane).checked_add(at)?));
+            let pixel = |at: usize| (0..channels).filter_map(move |channel| (channel * plane).checked_add(at));
             (0..plane).flat_map(pixel).filter_map(|at| bytes.get(at).copied()).collect()
         } else {
             bytes
@@ -277,9 +277,12 @@ fn images<'a>(samples: &[(String, &'a Found)]) -> Option<((String, &'a Found), I
     ranked.min_by_key(|(rank, ((name, _), _))| (*rank, Reverse(name.clone()))).map(|(_, one)| one)
 }
 
-/// The split's name as the file has it, and its arrays, each by the name that is left without the
-/// split's word. A file is divided where the array of what is classified is.
-fn of_split<'a>(path: &str, all: &'a [Found], split: &str) -> Result<(Option<&'static str>, Vec<(String, &'a Found)>)> {
+/// A split's name as the file has it, and its arrays, each by the name that is left without the
+/// split's word.
+type Part<'a> = (Option<&'static str>, Vec<(String, &'a Found)>);
+
+/// The part of a file that is a split. A file is divided where the array of what is classified is.
+fn of_split<'a>(path: &str, all: &'a [Found], split: &str) -> Result<Part<'a>> {
     let part =
         |word: &str| SPLITS.iter().find(|(_, words)| words.iter().any(|known| word.eq_ignore_ascii_case(known))).map(|(name, _)| *name);
     let parsed = |name: &str| {

@@ -98,6 +98,9 @@ fn headers_that_lie_are_refused() {
     fails(&[("x", Vec::new())], "magic number");
 }
 
+/// The array's name and bytes, the labels that are read, and the classes.
+type Case<'a> = (&'a str, Vec<u8>, [i64; 3], &'a [&'a str]);
+
 #[test]
 fn labels_are_read_in_the_forms_in_which_people_save_them() {
     let x = || ("x", npy("<f4", "(3, 2)", false, &floats(6)));
@@ -107,7 +110,7 @@ fn labels_are_read_in_the_forms_in_which_people_save_them() {
         };
         names.iter().flat_map(padded).collect()
     };
-    let cases: [(&str, Vec<u8>, [i64; 3], &[&str]); 9] = [
+    let cases: [Case<'_>; 9] = [
         ("label", npy("|u1", "(3, 1)", false, &[2, 0, 9]), [2, 0, 9], &[]),
         ("Labels", npy("|i1", "(3,)", false, &[2, 0xff, 0]), [2, -1, 0], &[]),
         ("y", npy("|b1", "(3,)", false, &[1, 0, 1]), [1, 0, 1], &[]),

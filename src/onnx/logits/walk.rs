@@ -184,7 +184,7 @@ impl<'a> Scope<'a> {
                 let of = match sum.op_type() {
                     "ReduceLogSumExp" => summed,
                     "ReduceLogSum" => self.exponent(summed)?,
-                    "Log" => self.exponent(self.plain(self.node(self.plain(summed)).filter(is_sum)?.input.first()?))?,
+                    "Log" => self.exponent(self.plain(self.node(self.plain(summed)).filter(|node| is_sum(node))?.input.first()?))?,
                     _ => return None,
                 };
                 (self.plain(of) == scores).then(|| (Softmax, true, self.before_shift(scores)))
@@ -197,7 +197,7 @@ impl<'a> Scope<'a> {
     fn share(&self, upper: &'a str, lower: &'a str) -> Option<&'a str> {
         let exponential = self.plain(upper);
         let exponent = self.exponent(exponential)?;
-        let sum = self.node(self.plain(lower)).filter(is_sum)?;
+        let sum = self.node(self.plain(lower)).filter(|node| is_sum(node))?;
         (self.plain(sum.input.first()?) == exponential).then(|| self.before_shift(exponent))
     }
 
@@ -245,9 +245,8 @@ impl<'a> Scope<'a> {
         // of two inputs the one that is no constant
         let other = |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
         match node.op_type() {
-            "Identity" | "Dropout" | "Clip" | "QuantizeLinear" | "DequantizeLinear" => input(0),
+            "Identity" | "Dropout" | "Clip" | "QuantizeLinear" | "DequantizeLinear" | "CastLike" => input(0),
             "Cast" if FLOATS.contains(&int(node, "to")) => input(0),
-            "CastLike" => input(0),
             "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Expand" => {
                 state.is_reshaped = true;
                 input(0)
@@ -299,6 +298,6 @@ impl<'a> Scope<'a> {
 }
 
 /// Whether a node sums along one axis (of exponentials, which are above 0, the L1 norm is the sum).
-fn is_sum(node: &&NodeProto) -> bool {
+fn is_sum(node: &NodeProto) -> bool {
     matches!(node.op_type(), "ReduceSum" | "ReduceL1") && ints(node, "axes").len() < 2
 }
