@@ -11,7 +11,7 @@ pub(super) const NO_LOGITS: &str = "model has no output that could be its logits
 /// Constants of more elements are not read to look at a graph: their values decide nothing but the values computed from them.
 const CONSTANTS: usize = 1 << 22;
 
-/// Looks at a graph; see [`Student::check`].
+/// Looks at a graph; see [`Student::check`](super::Student::check).
 pub(super) fn check(model: &Model) -> Result<Trainability> {
     let graph = &import::read(model, &ImportOptions::default(), CONSTANTS)?;
     let mut blockers: Vec<(String, String, String)> = graph
