@@ -1,5 +1,6 @@
-//! What changes under a cache while it is made, or after: files that are replaced, touched, added or broken, and values that do not fit. Nothing stale is
-//! served, and nothing that was computed is thrown away. The real binary and a real teacher.
+//! What changes under a cache while it is made, or after: files that are replaced, touched, added
+//! or broken, and values that do not fit. Nothing stale is served, and nothing that was computed is
+//! thrown away. The real binary and a real teacher.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 

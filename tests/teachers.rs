@@ -1,5 +1,5 @@
-//! What a teacher says is right, refused or said aloud: values of one sample alone, logits and not probabilities, the data's own classes, features that f16 cannot
-//! hold.
+//! What a teacher says is right, refused or said aloud: values of one sample alone, logits and not
+//! probabilities, the data's own classes, features that f16 cannot hold.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -214,7 +214,8 @@ fn a_scale_over_the_batch_is_taken_of_one_sample_at_a_time() {
     assert!(succeeds(folder, &format!("eval dynamic.onnx {DATA} --split train")).contains("one sample is run at a time"));
 }
 
-/// Writes a teacher with nodes behind its logits, and gives what its cache says of those, with what extract said and the cache's manifest.
+/// Writes a teacher with nodes behind its logits, and gives what its cache says of those, with what
+/// extract said and the cache's manifest.
 fn logits_of(folder: &Path, name: &str, flags: &str, change: impl FnOnce(&mut GraphProto)) -> (Vec<f32>, String, Manifest) {
     support::write_changed_teacher(&folder.join(format!("{name}.onnx")), change);
     let said = succeeds(folder, &format!("extract {name}.onnx {DATA} -o {name}{flags}"));

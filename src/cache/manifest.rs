@@ -167,7 +167,8 @@ pub struct Manifest {
     pub teacher: TeacherRecord,
     /// The data.
     pub data: DataRecord,
-    /// What there is to know of the logits; `None`: they are the teacher's, over the labels' classes.
+    /// What there is to know of the logits; `None`: they are the teacher's, over the labels'
+    /// classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logits: Option<LogitsRecord>,
     /// The taps.
@@ -198,7 +199,8 @@ impl Manifest {
     pub const FORMAT_AUGMENTED: u32 = 2;
     /// The format version of a cache with statistics or a tap's batch normalisation, augmented or not.
     pub const FORMAT_STATISTICS: u32 = 3;
-    /// The format version of a cache with a record of its logits: who knows no such record would compare other classes with each other.
+    /// The format version of a cache with a record of its logits: who knows no such record would
+    /// compare other classes with each other.
     pub const FORMAT_LOGITS: u32 = 4;
 
     /// The format version of a cache whose teacher was fed in another way than by arrays of the

@@ -44,7 +44,8 @@ impl<'a> Originals<'a> {
         Ok(Self { cache, dataset, preprocess })
     }
 
-    /// Compares the samples with what the cache was made of: how all files look, and the contents of those that look other and of some more.
+    /// Compares the samples with what the cache was made of: how all files look, and the contents
+    /// of those that look other and of some more.
     ///
     /// # Errors
     /// Names what is found changed; or when the user asks to stop.

@@ -184,7 +184,8 @@ pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Vec<i64>> {
     row_array(folder, manifest, spec.ok_or_else(|| Error::input(format!("cache {}: there is no array `sample_id`", folder.display())))?)
 }
 
-/// Rows of a published shard of a cache, complete or not: little-endian bytes of `rows`, counted within the segment.
+/// Rows of a published shard of a cache, complete or not: little-endian bytes of `rows`, counted
+/// within the segment.
 ///
 /// # Errors
 /// When it is not published, has no such rows, or is damaged.

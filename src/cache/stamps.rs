@@ -1,5 +1,6 @@
-//! `stamps.bin`: what each sample was read from when its rows were computed, and the names of all samples. Beside the content and no part of it,
-//! since stamps are those of one machine's files. Blocks, each under a checksum, are appended before the segments that they are of are committed.
+//! `stamps.bin`: what each sample was read from when its rows were computed, and the names of all
+//! samples. Beside the content and no part of it, since stamps are those of one machine's files.
+//! Blocks, each under a checksum, are appended before the segments that they are of are committed.
 
 use super::{Manifest, file};
 use crate::data::{ContentHash, Dataset, Stamp, Trace, shuffle};
@@ -51,7 +52,8 @@ pub struct Compared {
     pub restamped: Vec<(usize, Trace)>,
     /// Samples of which nothing is recorded.
     pub unknown: Vec<usize>,
-    /// Samples whose bytes were compared, or which looked the same and were drawn to be compared in another way.
+    /// Samples whose bytes were compared, or which looked the same and were drawn to be compared in
+    /// another way.
     pub drawn: Vec<usize>,
 }
 
@@ -83,8 +85,9 @@ impl Stamps {
         Some(Moves { added: now.difference(&before).count(), removed: before.difference(&now).count() })
     }
 
-    /// Compares `samples` with what they were read from: how the files of all look; and the bytes of those that look other, and of `all`, or
-    /// else of [`OTHERS`] more, drawn by the clock: nothing that is stored depends on the draw, and each time it is another one.
+    /// Compares `samples` with what they were read from: how the files of all look; and the bytes
+    /// of those that look other, and of `all`, or else of [`OTHERS`] more, drawn by the clock:
+    /// nothing that is stored depends on the draw, and each time it is another one.
     ///
     /// # Errors
     /// When the user asks to stop.
@@ -168,8 +171,9 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Takes up the record of a cache, or begins one: traces of samples that are in no published segment are forgotten, what a kill left half
-    /// is cut off, and a damaged record is a missing one. `names` is empty for data that needs none.
+    /// Takes up the record of a cache, or begins one: traces of samples that are in no published
+    /// segment are forgotten, what a kill left half is cut off, and a damaged record is a missing
+    /// one. `names` is empty for data that needs none.
     pub(super) fn open(folder: &Path, names: &[u64], is_published: impl Fn(usize) -> bool) -> Result<Option<Self>> {
         if names.is_empty() {
             return Ok(None);
@@ -293,7 +297,8 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
     Ok((stamps, true))
 }
 
-/// What is wrong with the record of a cache, if anything is. While segments are missing, one that was being written may be.
+/// What is wrong with the record of a cache, if anything is. While segments are missing, one that
+/// was being written may be.
 pub(super) fn problem(folder: &Path, manifest: &Manifest) -> Option<String> {
     match read(folder) {
         Err(error) => Some(error.chain()),

@@ -22,9 +22,11 @@ pub struct Plan {
     pub sample_ids: Vec<i64>,
     /// `label`, −1 unlabelled, in row order.
     pub labels: Vec<i64>,
-    /// The sample ids of a cache that is there, where they may be others: the segments whose rows stay the same are kept.
+    /// The sample ids of a cache that is there, where they may be others: the segments whose rows
+    /// stay the same are kept.
     pub before: Option<Vec<i64>>,
-    /// A hash of each sample's name ([`crate::data::hashed_names`]); none where nothing is recorded of what samples are read from.
+    /// A hash of each sample's name ([`crate::data::hashed_names`]); none where nothing is recorded
+    /// of what samples are read from.
     pub names: Vec<u64>,
 }
 
@@ -73,8 +75,9 @@ pub struct Writer {
 impl Writer {
     /// Creates the cache, or resumes one that was made with the same settings: everything in the manifest but segments, the teacher's file name
     /// and top-1, the data's name and the skipped samples, and the row arrays' values. The plan may have more views, and more taps and view arrays
-    /// after those that are there: published shards stay as they are. Where it says that rows may have moved, segments of other rows count as not
-    /// published. Temporary and unpublished files of an interrupted run are swept; a shard
+    /// after those that are there: published shards stay as they are. Where it says that rows may
+    /// have moved, segments of other rows count as not published. Temporary and unpublished files
+    /// of an interrupted run are swept; a shard
     /// that is gone or of another length counts as not published, with those of the arrays after it, to be written again.
     ///
     /// # Errors
@@ -186,8 +189,9 @@ impl Writer {
         self.put(&segment, record)
     }
 
-    /// Publishes a segment in the place of one that is published, in the same arrays ([`Writer::replacement`]): that one leaves the manifest first,
-    /// so that whatever the manifest lists is whole at any moment.
+    /// Publishes a segment in the place of one that is published, in the same arrays
+    /// ([`Writer::replacement`]): that one leaves the manifest first, so that whatever the manifest
+    /// lists is whole at any moment.
     ///
     /// # Errors
     /// As [`Writer::publish`]; the segment may then be missing.
@@ -203,7 +207,8 @@ impl Writer {
         self.put(&segment, record)
     }
 
-    /// Takes segments out of the manifest; their shards are swept when the cache is next opened, or written over.
+    /// Takes segments out of the manifest; their shards are swept when the cache is next opened, or
+    /// written over.
     ///
     /// # Errors
     /// When the manifest cannot be written.
@@ -213,7 +218,8 @@ impl Writer {
         if next == self.manifest { Ok(()) } else { self.commit(next) }
     }
 
-    /// Stores an array of features as f32 that was f16: it comes after all others, of which nothing is lost, and is published nowhere.
+    /// Stores an array of features as f32 that was f16: it comes after all others, of which nothing
+    /// is lost, and is published nowhere.
     ///
     /// # Errors
     /// When there is no such array, or the disk refuses.
@@ -226,8 +232,8 @@ impl Writer {
         write_documents(&self.folder, zarr::documents(&self.manifest)?)
     }
 
-    /// Records what samples were read from, for the segments that are published next. Gives those that are recorded as read from other bytes;
-    /// then nothing is recorded.
+    /// Records what samples were read from, for the segments that are published next. Gives those
+    /// that are recorded as read from other bytes; then nothing is recorded.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -245,8 +251,9 @@ impl Writer {
         if record.held { Ok(()) } else { record.store(&self.folder) }
     }
 
-    /// Begins a refresh: what is recorded of these samples is void, and the record on disk stays as it is until [`Writer::refreshed`], so that a
-    /// refresh which is killed is one that is still to be done.
+    /// Begins a refresh: what is recorded of these samples is void, and the record on disk stays as
+    /// it is until [`Writer::refreshed`], so that a refresh which is killed is one that is still to
+    /// be done.
     pub fn refresh(&mut self, changed: &[usize]) {
         if let Some(record) = &mut self.record {
             record.forget(changed);
@@ -425,7 +432,8 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
     if let Some((field, expected, found)) = document::difference(&within, found) {
         return Err(refused(field, expected, found));
     }
-    // of the rows that are published: the others may be those of a run that was killed while it moved them
+    // of the rows that are published: the others may be those of a run that was killed while it
+    // moved them
     let published: BTreeSet<usize> = found.segments.iter().map(|segment| segment.index).collect();
     let published: Vec<Range<usize>> = published.into_iter().map(|index| rows_of(found, index)).collect();
     let sample_ids = before.unwrap_or(&plan.sample_ids);
@@ -481,7 +489,8 @@ fn rows_of(manifest: &Manifest, segment: usize) -> Range<usize> {
     first..first + manifest.rows_of_segment(segment)
 }
 
-/// Whether a sample's row is published in any view. A mixed row is of two samples, of which one alone stands in it: there, all count.
+/// Whether a sample's row is published in any view. A mixed row is of two samples, of which one
+/// alone stands in it: there, all count.
 fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) -> bool {
     let mixes = manifest.augment.as_ref().is_some_and(crate::recipe::Augmentation::mixes);
     let rows = manifest.segments.iter().flat_map(|segment| rows_of(manifest, segment.index));
@@ -489,7 +498,8 @@ fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) 
     move |sample| mixes || i64::try_from(sample).is_ok_and(|sample| samples.contains(&sample))
 }
 
-/// A manifest in which an array of features in f16 comes after all others, in f32, and is published nowhere.
+/// A manifest in which an array of features in f16 comes after all others, in f32, and is published
+/// nowhere.
 fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
     let mut next = manifest.clone();
     let at = next.view_arrays.iter().position(|spec| spec.path == path && spec.dtype == Dtype::F16)?;
@@ -681,7 +691,8 @@ mod tests {
         assert!(error.contains("made with another taps[0].map"), "{error}");
     }
 
-    /// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row takes its place.
+    /// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row
+    /// takes its place.
     fn with_a_hole(views: usize, hole: usize) -> Plan {
         let (whole, mut plan) = (testing::plan(10, views, Codec::Zstd), testing::plan(9, views, Codec::Zstd));
         plan.manifest.data.limit = whole.manifest.data.limit;
@@ -708,7 +719,8 @@ mod tests {
             assert_eq!((has(&writer, 0), has(&writer, 1)), (kept, kept), "row {hole}");
             drop(writer);
             assert!(Cache::open(folder.path()).is_err());
-            // killed before the row arrays were written, which then are those of before: gone on with, or gone back from
+            // killed before the row arrays were written, which then are those of before: gone on
+            // with, or gone back from
             for (path, bytes) in &arrays {
                 fs::write(folder.path().join(path), bytes).unwrap();
             }

@@ -42,8 +42,9 @@ pub(super) fn view_shard(spec: &ArraySpec, view: usize, segment: usize) -> Strin
     format!("{}/c/{view}/{segment}{}", spec.path, "/0".repeat(spec.row_shape.len()))
 }
 
-/// The view array (by its place), view and segment of which a path names a shard, if it names one: also past the last, where there were more rows
-/// once. Decides from the path, so that its cost does not follow the numbers in a manifest.
+/// The view array (by its place), view and segment of which a path names a shard, if it names one:
+/// also past the last, where there were more rows once. Decides from the path, so that its cost
+/// does not follow the numbers in a manifest.
 pub(super) fn parse_view_shard(manifest: &Manifest, path: &str) -> Option<(usize, usize, usize)> {
     manifest.view_arrays.iter().enumerate().find_map(|(array, spec)| {
         let mut coordinates = path.strip_prefix(&spec.path)?.strip_prefix("/c/")?.split('/');

@@ -100,7 +100,8 @@ pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
     execute_as(args, None, None, context)
 }
 
-/// The same for images that are made, and classes that are called, as given, and not as flags and model say.
+/// The same for images that are made, and classes that are called, as given, and not as flags and
+/// model say.
 pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: Option<&[String]>, context: &Context<'_>) -> Result<Scores> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
@@ -190,8 +191,8 @@ impl Plan {
         self.inputs.iter().filter(|placed| placed.constant.is_none())
     }
 
-    /// Each input by name, for so many samples; `stacked` gives those that the data feeds, by place and name, with the samples along the
-    /// first axis.
+    /// Each input by name, for so many samples; `stacked` gives those that the data feeds, by place
+    /// and name, with the samples along the first axis.
     fn fed(&self, rows: usize, stacked: impl Fn(usize, &str) -> Result<Array>) -> Result<Vec<(String, Array)>> {
         let constants = self.inputs.iter().filter_map(|placed| placed.constant.as_ref());
         let constants = constants.map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
@@ -205,14 +206,16 @@ impl Plan {
         given.chain(constants).collect()
     }
 
-    /// Decides, by a run of the first samples, how many go into one and which tensor holds the logits.
+    /// Decides, by a run of the first samples, how many go into one and which tensor holds the
+    /// logits.
     fn settle(&mut self, dataset: &dyn Dataset, session: &mut Session, found: &Found) -> Result<Logits> {
         let tensors = found.tensors();
         let mut runs = |count: usize| {
             let batch = decode(self, dataset, 0..count.min(self.samples.len()))?;
             Ok((session.run(&batch.named(), &tensors)?, batch.labels.len()))
         };
-        // exporters bake a batch of one into reshapes and still declare it open: such a model is run sample by sample
+        // exporters bake a batch of one into reshapes and still declare it open: such a model is
+        // run sample by sample
         let (values, rows) = match runs(if self.is_fixed { self.batch } else { FIRST }) {
             Err(error) if !self.is_fixed => {
                 let first = runs(1).map_err(|_: Error| error)?;
@@ -237,7 +240,8 @@ impl Plan {
 }
 
 impl Plan {
-    /// Sees that the model's logits are functions of one sample; where they are so only of a batch of one, that is the batch.
+    /// Sees that the model's logits are functions of one sample; where they are so only of a batch
+    /// of one, that is the batch.
     fn run_alone_where_needed(
         &mut self,
         dataset: &dyn Dataset,

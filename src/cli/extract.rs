@@ -107,7 +107,8 @@ pub struct Args {
     /// Leave out samples that cannot be read (decodes everything once more beforehand)
     #[arg(long)]
     skip_bad: bool,
-    /// Compare all samples with what the cache was made of, and compute exactly the rows of those that have changed again
+    /// Compare all samples with what the cache was made of, and compute exactly the rows of those
+    /// that have changed again
     #[arg(long)]
     refresh: bool,
     /// File with the teacher's classes, one a line in the order of its logits, to which the data's class names are mapped

@@ -1,6 +1,7 @@
 //! Decodes image files to 8-bit grey or RGB, as Pillow's `convert('RGB')` does: alpha is dropped, palettes are looked up, the high byte
-//! of 16-bit channels is taken (of grey ones too, where Pillow clips to white). Grey stays one channel. EXIF orientation is read, not
-//! applied: torchvision's `ImageFolder` does not either, and [`super::preprocess`] does where it is asked to.
+//! of 16-bit channels is taken (of grey ones too, where Pillow clips to white). Grey stays one
+//! channel. EXIF orientation is read, not applied: torchvision's `ImageFolder` does not either, and
+//! [`super::preprocess`] does where it is asked to.
 
 use super::Image;
 use super::jpeg::{self, End};

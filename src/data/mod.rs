@@ -109,7 +109,8 @@ pub trait Dataset: Send + Sync {
     fn fingerprint(&self) -> &Fingerprint;
     /// Height and width of an image from its header alone; `None` for a sample that is no readable image.
     fn image_size(&self, index: usize) -> Option<[usize; 2]>;
-    /// How the file that holds a sample looks from outside, where its content can change under an unchanged fingerprint.
+    /// How the file that holds a sample looks from outside, where its content can change under an
+    /// unchanged fingerprint.
     ///
     /// # Errors
     /// When the file is gone.

@@ -48,7 +48,8 @@ pub struct Trace {
     pub content: ContentHash,
 }
 
-/// A hash of each sample's name, in the data set's order; none where the fingerprint covers all that can change.
+/// A hash of each sample's name, in the data set's order; none where the fingerprint covers all
+/// that can change.
 ///
 /// # Errors
 /// When the first sample's file is gone.
@@ -82,7 +83,8 @@ impl Witness {
     /// # Errors
     /// As [`Dataset::sample`].
     pub fn sample(&self, dataset: &dyn Dataset, index: usize) -> Result<Sample> {
-        // before the bytes: a file that is written in between then bears another stamp than the one that is kept
+        // before the bytes: a file that is written in between then bears another stamp than the one
+        // that is kept
         let stamp = dataset.stamp(index)?;
         let (sample, content) = dataset.sample_and_content(index)?;
         if let (Some(stamp), Some(content)) = (stamp, content) {

@@ -212,7 +212,8 @@ pub(super) fn logits(tensor: &str, classes: usize, conversion: Option<Conversion
     }
 }
 
-/// Converts logits of which every row of the first batch is probabilities, although nothing in the graph says so: the mean of several softmaxes, a tree.
+/// Converts logits of which every row of the first batch is probabilities, although nothing in the
+/// graph says so: the mean of several softmaxes, a tree.
 ///
 /// # Errors
 /// When the batch lacks them.

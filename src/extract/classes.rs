@@ -1,4 +1,5 @@
-//! Whether a model tells the very classes apart that the data has, and in which order. Labels are the data's own matter: they need no model to agree with.
+//! Whether a model tells the very classes apart that the data has, and in which order. Labels are
+//! the data's own matter: they need no model to agree with.
 
 use crate::data::Dataset;
 use crate::error::{Context as _, Error, Result};
@@ -7,7 +8,8 @@ use std::path::Path;
 /// What a model's classes and the data's have to do with each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Agreement {
-    /// They are the same. The names in the model's order, and the place there of each of the data's classes; `None`: the data's own order.
+    /// They are the same. The names in the model's order, and the place there of each of the data's
+    /// classes; `None`: the data's own order.
     Same {
         /// The names, none where nobody knows any.
         names: Vec<String>,
@@ -31,10 +33,12 @@ pub struct Known<'a> {
     pub file: Option<&'a Path>,
 }
 
-/// Brings the classes of a model and of a data set together: by name where the model's are known, else by their number.
+/// Brings the classes of a model and of a data set together: by name where the model's are known,
+/// else by their number.
 ///
 /// # Errors
-/// When the file of names cannot be read, has another number of names than the logits have values, or lacks a class of the data.
+/// When the file of names cannot be read, has another number of names than the logits have values,
+/// or lacks a class of the data.
 pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
     // numbers in their own order are no names
     let are_names = |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());

@@ -1,5 +1,6 @@
-//! Whether what a model gives for a sample depends on that sample alone. Random nodes and norms in training mode are seen in the graph; everything else shows when
-//! one sample is run alone, again, and beside others that are as unlike it as can be.
+//! Whether what a model gives for a sample depends on that sample alone. Random nodes and norms in
+//! training mode are seen in the graph; everything else shows when one sample is run alone, again,
+//! and beside others that are as unlike it as can be.
 
 use crate::array::{Array, Dtype};
 use crate::error::{Error, Result};
@@ -14,7 +15,8 @@ use std::collections::HashSet;
 const OTHERS: usize = 3;
 /// Samples that a check takes in all.
 pub const SAMPLES: usize = OTHERS + 1;
-/// How far a row may move, relatively: f32 sums in another order move it by about 1e-6, a mean over the batch by a tenth and more.
+/// How far a row may move, relatively: f32 sums in another order move it by about 1e-6, a mean over
+/// the batch by a tenth and more.
 const BOUND: f64 = 1e-4;
 /// The same where values are rounded to 16 or 8 bits on the way, or the device does so by itself.
 const BOUND_COARSE: f64 = 4e-3;
@@ -48,11 +50,12 @@ type Sample = Vec<Vec<u8>>;
 /// Samples of one run and the place of the one that is looked at.
 type Place<'a> = (Vec<&'a Sample>, usize);
 
-/// Checks a model on real samples before it runs `batch` of them at a time. `rows`: the bytes of each input's first `count` samples. Gives what to say where
-/// only one sample at a time is exact.
+/// Checks a model on real samples before it runs `batch` of them at a time. `rows`: the bytes of
+/// each input's first `count` samples. Gives what to say where only one sample at a time is exact.
 ///
 /// # Errors
-/// When the values of a sample are random, or depend on others in its batch: names the node that causes it.
+/// When the values of a sample are random, or depend on others in its batch: names the node that
+/// causes it.
 pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], count: usize, batch: usize) -> Result<Option<String>> {
     let who = subject.who;
     let suspects = suspects(subject.model, subject.tensors);
@@ -133,7 +136,8 @@ fn samples(rows: &[Vec<u8>], count: usize) -> Vec<Sample> {
 type Values = Vec<Vec<f32>>;
 
 impl Subject<'_> {
-    /// Samples that are as unlike the first as can be: a scale, mean or maximum over the batch shows.
+    /// Samples that are as unlike the first as can be: a scale, mean or maximum over the batch
+    /// shows.
     fn companions(&self, samples: &[Sample]) -> Vec<Sample> {
         let of_input = |input: usize, which: usize| {
             let bytes = |sample: usize| samples.get(sample).and_then(|sample| sample.get(input)).cloned().unwrap_or_default();
@@ -171,7 +175,8 @@ impl Subject<'_> {
         self.tensors.iter().zip(differences).find(|(_, difference)| *difference > bound)
     }
 
-    /// The first node on the way to a tensor whose values differ between two runs, while all before it agree.
+    /// The first node on the way to a tensor whose values differ between two runs, while all before
+    /// it agree.
     fn locate(&self, tensor: &str, a: &Place<'_>, b: &Place<'_>, bound: f64) -> Option<String> {
         /// More than the logarithm of any graph's length takes.
         const STEPS: usize = 40;
@@ -209,7 +214,8 @@ impl Subject<'_> {
     }
 }
 
-/// Whether two runs differ in a tensor: in the sample's part of it, or in the whole where nothing follows the batch.
+/// Whether two runs differ in a tensor: in the sample's part of it, or in the whole where nothing
+/// follows the batch.
 fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> bool {
     let part = |(array, batch, place): &(Array, usize, usize), axis: usize| {
         let shape = array.shape();
@@ -267,7 +273,8 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
     }
 }
 
-/// A sample of the same type, far away: floats so many times as large, everything else in reverse order, since that are numbers of things which exist.
+/// A sample of the same type, far away: floats so many times as large, everything else in reverse
+/// order, since that are numbers of things which exist.
 fn unlike(dtype: Dtype, bytes: &[u8], factor: f32) -> Vec<u8> {
     match dtype {
         Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).iter().flat_map(|v| (v * factor).to_ne_bytes()).collect(),

@@ -2,8 +2,9 @@
 //!
 //! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides which taps are kept of the teacher, `keep` in which form (by what
 //! `measure` finds) and `output` how, `rows` fixes which sample
-//! stands in which row, `stale` compares the data with what an existing cache was made of, `plan` lays it out on disk, `refresh` computes changed rows
-//! again and `pipeline` the missing segments, `accuracy` reads the teacher's own top-1 back.
+//! stands in which row, `stale` compares the data with what an existing cache was made of, `plan`
+//! lays it out on disk, `refresh` computes changed rows again and `pipeline` the missing segments,
+//! `accuracy` reads the teacher's own top-1 back.
 
 mod accuracy;
 mod batch;
@@ -324,7 +325,8 @@ pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
     Ok(source.preprocess.map(|p| [p.channels.count(), p.size[0], p.size[1]]))
 }
 
-/// Sees that the teacher's values are functions of one sample; where they are so only of a batch of one, that is the batch.
+/// Sees that the teacher's values are functions of one sample; where they are so only of a batch of
+/// one, that is the batch.
 fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Session, runtime: &Runtime, monitor: &dyn Monitor) -> Result<()> {
     let source = job.source;
     let count = job.rows.len().min(independence::SAMPLES);

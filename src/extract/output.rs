@@ -78,7 +78,8 @@ impl Output {
         Ok((shape, axes.iter().map(|&axis| axis.to_owned()).collect()))
     }
 
-    /// The element type that it is stored in; `values`: the first batch, of so many rows, which decides where features may be either.
+    /// The element type that it is stored in; `values`: the first batch, of so many rows, which
+    /// decides where features may be either.
     ///
     /// # Errors
     /// When the values have another shape than the probe found.
@@ -230,7 +231,8 @@ impl Output {
     }
 }
 
-/// What storing rows in f16 would lose at worst: what comes near the end of it counts as beyond, since there are rows to come.
+/// What storing rows in f16 would lose at worst: what comes near the end of it counts as beyond,
+/// since there are rows to come.
 fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
     let largest = features.iter().copied().fold(0.0f32, |largest, v| if v.abs() > largest.abs() { v } else { largest });
     if largest.is_infinite() {

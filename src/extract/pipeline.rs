@@ -121,7 +121,8 @@ fn segment_tasks(view: usize, segment: usize, segment_rows: usize, rows: usize, 
     starts.map(|start| Task { view, segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
 }
 
-/// Computes and publishes the tasks' segments; says how long each stage worked. Ends early where a type that was chosen here proves too narrow.
+/// Computes and publishes the tasks' segments; says how long each stage worked. Ends early where a
+/// type that was chosen here proves too narrow.
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop. Published segments stay.

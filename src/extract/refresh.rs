@@ -1,5 +1,5 @@
-//! The rows of samples that have changed, computed again in place: each in its own batch, so that the bytes are those of a cache of the data as it is
-//! now; the rows beside them are copied.
+//! The rows of samples that have changed, computed again in place: each in its own batch, so that
+//! the bytes are those of a cache of the data as it is now; the rows beside them are copied.
 
 use super::Job;
 use super::batch;
@@ -27,11 +27,13 @@ fn affected(job: &Job<'_>, changed: &HashSet<usize>, view: usize) -> Vec<usize> 
     (0..job.rows.len()).filter(|&row| is_changed(row) || partner(row).is_some_and(is_changed)).collect()
 }
 
-/// Replaces the rows of changed samples in all published segments; segments that are of such rows in every batch leave the cache, to be computed as
-/// any that is missing. Gives how many rows were computed again, and how many are to be.
+/// Replaces the rows of changed samples in all published segments; segments that are of such rows
+/// in every batch leave the cache, to be computed as any that is missing. Gives how many rows were
+/// computed again, and how many are to be.
 ///
 /// # Errors
-/// When a sample cannot be read or computed, the disk refuses, or the user asks to stop. The cache then still counts as one of other data.
+/// When a sample cannot be read or computed, the disk refuses, or the user asks to stop. The cache
+/// then still counts as one of other data.
 pub(super) fn run(
     job: &Job<'_>,
     changed: &[usize],
@@ -86,7 +88,8 @@ pub(super) fn run(
     Ok((Ended::Done, counts))
 }
 
-/// Computes some rows of a segment again, in whole batches, and puts it in the place of the one that is there. Gives how it ended if it did early.
+/// Computes some rows of a segment again, in whole batches, and puts it in the place of the one
+/// that is there. Gives how it ended if it did early.
 fn replace(
     job: &Job<'_>,
     at: (usize, usize),

@@ -23,7 +23,8 @@ pub(super) struct Rows {
     pub(super) other_classes: bool,
     /// Samples left out as unreadable, ascending.
     pub(super) skipped: Vec<usize>,
-    /// The samples of the rows of the cache that is gone on with, where others may have been left out of it.
+    /// The samples of the rows of the cache that is gone on with, where others may have been left
+    /// out of it.
     pub(super) before: Option<Vec<usize>>,
 }
 
@@ -49,8 +50,9 @@ pub(super) fn check(recipe: &Extract, subset: &Subset, monitor: &dyn Monitor) ->
 }
 
 impl Rows {
-    /// Leaves out what cannot be read (with `--skip-bad`, or as the cache that is gone on with does), maps labels to the teacher's classes where
-    /// those are the data's, and fixes the permutation.
+    /// Leaves out what cannot be read (with `--skip-bad`, or as the cache that is gone on with
+    /// does), maps labels to the teacher's classes where those are the data's, and fixes the
+    /// permutation.
     ///
     /// # Errors
     /// When the file of classes does not fit.
@@ -63,7 +65,8 @@ impl Rows {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let out_before = existing.map_or_else(Vec::new, |manifest| left_out(manifest, chosen));
-        // of a mixed row the partner depends on how many rows there are: none can be added or taken away
+        // of a mixed row the partner depends on how many rows there are: none can be added or taken
+        // away
         let fixed = existing.and_then(|manifest| manifest.augment.as_ref()).is_some_and(Augmentation::mixes);
         let skipped = match (recipe.skip_bad, fixed) {
             (true, _) => leave_out_bad(source, chosen, monitor)?,
@@ -102,7 +105,8 @@ impl Rows {
     }
 }
 
-/// A sample's label in the class order of the cache; `places` gives the position there of each class of the data.
+/// A sample's label in the class order of the cache; `places` gives the position there of each
+/// class of the data.
 fn label(data: &dyn Dataset, sample: usize, places: Option<&[i64]>) -> Result<i64> {
     let label = data.label(sample);
     let (Ok(index), Some(places)) = (usize::try_from(label), places) else { return Ok(label.max(-1)) };
@@ -110,8 +114,8 @@ fn label(data: &dyn Dataset, sample: usize, places: Option<&[i64]>) -> Result<i6
     place.ok_or_else(|| Error::input(format!("{}: label {label} has no class name", data.name(sample))))
 }
 
-/// The samples of the rows: those chosen in a random order, in which the place of one that is left out is taken by the last. So whatever is left
-/// out later, or comes back, moves few others.
+/// The samples of the rows: those chosen in a random order, in which the place of one that is left
+/// out is taken by the last. So whatever is left out later, or comes back, moves few others.
 fn order(chosen: &[usize], skipped: &[usize], seed: u64) -> Vec<usize> {
     let skipped: HashSet<usize> = skipped.iter().copied().collect();
     let mut rows = chosen.to_vec();
@@ -164,7 +168,8 @@ fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> V
     bad.into_iter().map(|(sample, _)| sample).collect()
 }
 
-/// Decodes every sample once, since rows must be known before the first is written; gives those that cannot be read, ascending.
+/// Decodes every sample once, since rows must be known before the first is written; gives those
+/// that cannot be read, ascending.
 fn leave_out_bad(source: &Source<'_>, chosen: &[usize], monitor: &dyn Monitor) -> Result<Vec<usize>> {
     monitor.begin("check", "samples", chosen.len() as u64, 0);
     let errors = chosen

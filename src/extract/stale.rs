@@ -1,4 +1,5 @@
-//! Whether the data is still what a cache was made of. What is found changed refuses to go on, unless it is to be computed again.
+//! Whether the data is still what a cache was made of. What is found changed refuses to go on,
+//! unless it is to be computed again.
 
 use super::{Job, batch};
 use crate::cache::{self, Compared, Manifest, Moves, Stamps, published_rows};
@@ -18,12 +19,15 @@ pub(super) struct Judged {
     pub(super) restamped: Vec<(usize, Trace)>,
 }
 
-/// Compares the data with what the cache that is gone on with was made of: its listing, the files of all published samples, the contents of those
-/// that look other and of some that do not (of all, for a refresh), and the stored inputs of some with what is decoded now. Where the listing
-/// names the same files, it becomes the cache's own: after a refresh, or at once where what differs is of no row that is computed.
+/// Compares the data with what the cache that is gone on with was made of: its listing, the files
+/// of all published samples, the contents of those that look other and of some that do not (of all,
+/// for a refresh), and the stored inputs of some with what is decoded now. Where the listing names
+/// the same files, it becomes the cache's own: after a refresh, or at once where what differs is of
+/// no row that is computed.
 ///
 /// # Errors
-/// When something has changed and no refresh was asked for; when files came or went; or when the user asks to stop.
+/// When something has changed and no refresh was asked for; when files came or went; or when the
+/// user asks to stop.
 pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> {
     let (recipe, data) = (job.recipe, job.source.data);
     let folder = &recipe.output;
@@ -118,8 +122,9 @@ fn published(job: &Job<'_>, existing: &Manifest) -> HashMap<usize, usize> {
     segments.into_iter().flat_map(rows).filter_map(same).collect()
 }
 
-/// Compares stored inputs of the first view with what is decoded now, of the samples that were drawn; for a refresh, of all of which nothing is
-/// recorded, and where that tells nothing, those count as changed. Gives how many were compared.
+/// Compares stored inputs of the first view with what is decoded now, of the samples that were
+/// drawn; for a refresh, of all of which nothing is recorded, and where that tells nothing, those
+/// count as changed. Gives how many were compared.
 fn compare_inputs(
     job: &Job<'_>,
     existing: &Manifest,
@@ -150,7 +155,8 @@ fn compare_inputs(
     Ok(compared.len())
 }
 
-/// Whether a row's inputs are those that are stored; `None` where they are not, or cannot be read, which the check of a cache is for.
+/// Whether a row's inputs are those that are stored; `None` where they are not, or cannot be read,
+/// which the check of a cache is for.
 fn is_stored_input(job: &Job<'_>, existing: &Manifest, row: usize) -> Option<bool> {
     let segment = row / existing.segment_rows;
     let within = row % existing.segment_rows;

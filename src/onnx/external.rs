@@ -1,5 +1,6 @@
-//! Weights in files: beside the model, or in the model's own file. A location is bytes from outside: it may lead, through links too, only to a
-//! plain file inside the model's folder (a hub's cache: inside the repository's folder), and only to a range that the file has.
+//! Weights in files: beside the model, or in the model's own file. A location is bytes from
+//! outside: it may lead, through links too, only to a plain file inside the model's folder (a hub's
+//! cache: inside the repository's folder), and only to a range that the file has.
 
 use super::check::subgraphs;
 use super::nearest::nearest;
@@ -72,7 +73,8 @@ impl Place {
         Ok(Self { base, root })
     }
 
-    /// The folders in which a model's data may lie: that of the path given and, where it is a link, that of the file itself.
+    /// The folders in which a model's data may lie: that of the path given and, where it is a link,
+    /// that of the file itself.
     ///
     /// # Errors
     /// When the file is not there.
@@ -182,14 +184,16 @@ impl Files {
         Ok(())
     }
 
-    /// Notes the model's own file, which was this one when it was read; gives its path below the root, if it is there and is text.
+    /// Notes the model's own file, which was this one when it was read; gives its path below the
+    /// root, if it is there and is text.
     pub(super) fn add_model(&mut self, path: &Path, metadata: &Metadata) -> Option<String> {
         let below = path.canonicalize().ok()?.strip_prefix(&self.root).ok()?.to_str()?.to_owned();
         self.found.insert(below.clone(), Stamp::new(metadata));
         Some(below)
     }
 
-    /// New locations by old ones, of external data that is found through links: ONNX Runtime takes none.
+    /// New locations by old ones, of external data that is found through links: ONNX Runtime takes
+    /// none.
     pub(super) fn moved(&self) -> HashMap<String, String> {
         let links = self.locations.iter().filter(|(old, new)| plain(old) != Path::new(new));
         links.map(|(old, new)| (old.clone(), new.clone())).collect()
@@ -256,7 +260,8 @@ impl Files {
         Ok(bytes)
     }
 
-    /// The length of a tensor's range, checked against the file and, where we know its element type, against the tensor's shape.
+    /// The length of a tensor's range, checked against the file and, where we know its element
+    /// type, against the tensor's shape.
     fn span(&self, tensor: &TensorProto, range: &Range, below: &str) -> Result<usize> {
         let path = self.root.join(below);
         let size = self.found.get(below).map_or(0, |stamp| stamp.bytes);
@@ -324,7 +329,8 @@ fn is_pointer(path: &Path) -> bool {
     read.is_ok() && super::is_pointer(&head)
 }
 
-/// A hub's cache keeps what `snapshots/REVISION/` links to in `blobs/`: the repository is the folder that holds both.
+/// A hub's cache keeps what `snapshots/REVISION/` links to in `blobs/`: the repository is the
+/// folder that holds both.
 fn repository(folder: PathBuf) -> PathBuf {
     let snapshots = folder.ancestors().find(|ancestor| ancestor.file_name().is_some_and(|name| name == "snapshots"));
     match snapshots.and_then(Path::parent) {

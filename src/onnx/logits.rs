@@ -1,8 +1,10 @@
-//! Which tensor holds a classifier's logits: its first output, or what the softmax or sigmoid behind that output reads.
+//! Which tensor holds a classifier's logits: its first output, or what the softmax or sigmoid
+//! behind that output reads.
 //!
-//! Exporters put more behind the softmax than nothing: casts, reshapes, clips, logarithms, functions, or they write it as exponentials over
-//! their sum. The graph is walked back through all of it. Where only probabilities are to be had, their logarithms are logits, since
-//! softmax(log p) = p; of a sigmoid, log(p / (1 − p)) is.
+//! Exporters put more behind the softmax than nothing: casts, reshapes, clips, logarithms,
+//! functions, or they write it as exponentials over their sum. The graph is walked back through all
+//! of it. Where only probabilities are to be had, their logarithms are logits, since softmax(log p)
+//! = p; of a sigmoid, log(p / (1 − p)) is.
 
 mod walk;
 
@@ -45,7 +47,8 @@ pub struct Found {
     ending: Option<Ending>,
 }
 
-/// What stands at a model's first output; `None` when that is declared to be something else than `[N, classes]` floats.
+/// What stands at a model's first output; `None` when that is declared to be something else than
+/// `[N, classes]` floats.
 #[must_use]
 pub fn of_output(model: &Model) -> Option<Found> {
     let output = model.outputs().into_iter().next()?;
@@ -60,7 +63,8 @@ pub fn of_tensor(model: &Model, name: &str) -> Found {
     Found { tensor: name.to_owned(), ending }
 }
 
-/// The tensor that a student's loss is of: the first output, or what its softmax reads where no reshape stands between them.
+/// The tensor that a student's loss is of: the first output, or what its softmax reads where no
+/// reshape stands between them.
 #[must_use]
 pub fn of_student(model: &Model) -> Option<String> {
     let found = of_output(model)?;
@@ -68,7 +72,8 @@ pub fn of_student(model: &Model) -> Option<String> {
     Some(before.unwrap_or(found.tensor))
 }
 
-/// The row of a tensor of these probed shapes, batch axis first; `None` where it varies or is not known.
+/// The row of a tensor of these probed shapes, batch axis first; `None` where it varies or is not
+/// known.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn row(shapes: &HashMap<String, Vec<Option<usize>>>, tensor: &str) -> Option<Vec<usize>> {
@@ -135,7 +140,8 @@ impl Conversion {
         }
     }
 
-    /// Logits of probabilities, in place. A logarithm has to end somewhere: p below what the teacher's type `of` tells from 0 counts as that.
+    /// Logits of probabilities, in place. A logarithm has to end somewhere: p below what the
+    /// teacher's type `of` tells from 0 counts as that.
     ///
     /// # Errors
     /// The index of the first value that is no probability.
@@ -164,7 +170,8 @@ fn is_probability(value: f32) -> bool {
     (-TOLERANCE..=1.0 + TOLERANCE).contains(&value)
 }
 
-/// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and every row sums to 1.
+/// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and
+/// every row sums to 1.
 #[must_use]
 pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
     let is_one = |row: &[f32]| row.iter().all(|&p| is_probability(p)) && (row.iter().sum::<f32>() - 1.0).abs() <= TOLERANCE;

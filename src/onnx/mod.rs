@@ -65,7 +65,8 @@ pub struct Value {
     pub has_shape: bool,
 }
 
-/// An ONNX model: its encoded graph, and the graph read from it. Large weights of a file stay in the file, as external data of itself.
+/// An ONNX model: its encoded graph, and the graph read from it. Large weights of a file stay in
+/// the file, as external data of itself.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// The encoded model without the weights that stay in its file.
@@ -81,8 +82,9 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads and checks a file: protobuf, graph present, names unique, nodes in topological order, external data confined to the model's folder
-    /// (in a hub's cache: to the repository), offset and length inside the file. Large weights are left in the file, which must not change while
+    /// Reads and checks a file: protobuf, graph present, names unique, nodes in topological order,
+    /// external data confined to the model's folder (in a hub's cache: to the repository), offset
+    /// and length inside the file. Large weights are left in the file, which must not change while
     /// the model is in use: reading them asks for that.
     ///
     /// # Errors
@@ -142,7 +144,8 @@ impl Model {
         Ok(Self { bytes: edited.unwrap_or(bytes), proto, file, files, added: Vec::new(), sha256 })
     }
 
-    /// The encoded model. Of one that was read from a file, large weights are external data of that file, below [`Model::folder`].
+    /// The encoded model. Of one that was read from a file, large weights are external data of that
+    /// file, below [`Model::folder`].
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -227,11 +230,14 @@ impl Model {
         self.proto.metadata_props.iter().find(|entry| entry.key() == key).map(proto::StringStringEntryProto::value)
     }
 
-    /// The encoded model, as [`Model::bytes`], with more tensors exposed as outputs: one more `graph` field holding only `output` entries is
-    /// appended, which protobuf merges; unknown fields survive and nothing is re-encoded. Names that are outputs already are left as they are.
+    /// The encoded model, as [`Model::bytes`], with more tensors exposed as outputs: one more
+    /// `graph` field holding only `output` entries is appended, which protobuf merges; unknown
+    /// fields survive and nothing is re-encoded. Names that are outputs already are left as they
+    /// are.
     ///
     /// # Errors
-    /// When a name is no tensor that a node computes (lists the nearest names), or a file of weights has changed since it was read.
+    /// When a name is no tensor that a node computes (lists the nearest names), or a file of
+    /// weights has changed since it was read.
     pub fn with_outputs(&self, names: &[String]) -> Result<Vec<u8>> {
         self.files.iter().try_for_each(Files::unchanged)?;
         self.expose(names, self.bytes.to_vec())
@@ -274,7 +280,8 @@ impl Model {
         Ok(bytes)
     }
 
-    /// The model with all weights in memory, external data included: whatever happens to its files, it stays.
+    /// The model with all weights in memory, external data included: whatever happens to its files,
+    /// it stays.
     ///
     /// # Errors
     /// When a file has changed since it was read.

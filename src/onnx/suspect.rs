@@ -1,5 +1,6 @@
-//! What makes a value more than a function of one sample: random nodes, norms in training mode, scales over a batch. And the way to a value, on which
-//! whatever else mixes samples can be looked for.
+//! What makes a value more than a function of one sample: random nodes, norms in training mode,
+//! scales over a batch. And the way to a value, on which whatever else mixes samples can be looked
+//! for.
 
 use super::check::{node_name, subgraphs};
 use super::flow::{reads, reads_shape_only, values};
@@ -19,10 +20,12 @@ pub enum Suspicion {
     DynamicQuantization,
 }
 
-/// The first opset in which an attribute, and not the number of outputs, says that batch normalization trains.
+/// The first opset in which an attribute, and not the number of outputs, says that batch
+/// normalization trains.
 const OPSET_TRAINING_MODE: i64 = 14;
 
-/// The nodes, by operator and name, that make one of `targets` more than a function of one sample, in the order of the graph.
+/// The nodes, by operator and name, that make one of `targets` more than a function of one sample,
+/// in the order of the graph.
 #[must_use]
 pub fn suspects(model: &Model, targets: &[String]) -> Vec<(Suspicion, String)> {
     let graph = model.graph();
@@ -123,7 +126,8 @@ impl<'a> Way<'a> {
         Self { nodes, producer: nodes.iter().enumerate().flat_map(of).collect() }
     }
 
-    /// The nodes whose values reach one of these tensors, in the order of the graph. Shapes are no values.
+    /// The nodes whose values reach one of these tensors, in the order of the graph. Shapes are no
+    /// values.
     fn nodes_to(&self, tensors: &[String]) -> Vec<usize> {
         let mut open: Vec<usize> = tensors.iter().filter_map(|name| self.producer.get(name.as_str()).copied()).collect();
         let mut found: HashSet<usize> = HashSet::new();
@@ -139,7 +143,8 @@ impl<'a> Way<'a> {
         found
     }
 
-    /// The tensors from which one is computed, in the order of the graph, without those that its own node computes.
+    /// The tensors from which one is computed, in the order of the graph, without those that its
+    /// own node computes.
     #[must_use]
     pub fn to(&self, tensor: &str) -> Vec<&'a str> {
         let own = self.producer.get(tensor).copied();

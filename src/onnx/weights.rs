@@ -1,5 +1,6 @@
-//! A model's encoded graph without its large weights: each becomes external data of the very file that it stands in, so that whoever needs a
-//! weight reads it there, and a graph of gigabytes is handled as one of kilobytes. All else is copied as it stands, unknown fields included.
+//! A model's encoded graph without its large weights: each becomes external data of the very file
+//! that it stands in, so that whoever needs a weight reads it there, and a graph of gigabytes is
+//! handled as one of kilobytes. All else is copied as it stands, unknown fields included.
 
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{StringStringEntryProto, TensorProto};
@@ -21,7 +22,8 @@ const DOUBLES: u32 = 10;
 /// What to change in an encoded model.
 #[derive(Debug, Default)]
 pub(super) struct Edit {
-    /// The location, as external data, of the file that the bytes are of: large weights are left there.
+    /// The location, as external data, of the file that the bytes are of: large weights are left
+    /// there.
     pub(super) file: Option<String>,
     /// New locations of external data by the old ones.
     pub(super) moved: HashMap<String, String>,
@@ -85,7 +87,8 @@ pub(super) fn edited(bytes: &[u8], edit: &Edit) -> Option<Vec<u8>> {
     rewrite(Kind::Model, bytes, 0, edit, edit.file.is_some(), DEPTH).ok().flatten()
 }
 
-/// `offset`: where the message begins in the file. `large`: whether large tensors in it may be left in the file.
+/// `offset`: where the message begins in the file. `large`: whether large tensors in it may be left
+/// in the file.
 fn rewrite(kind: Kind, bytes: &[u8], offset: usize, edit: &Edit, large: bool, depth: usize) -> Result<Option<Vec<u8>>, Malformed> {
     let depth = depth.checked_sub(1).ok_or(Malformed)?;
     let mut out: Option<Vec<u8>> = None;
@@ -97,14 +100,16 @@ fn rewrite(kind: Kind, bytes: &[u8], offset: usize, edit: &Edit, large: bool, de
             && field.number == text
             && std::str::from_utf8(payload).is_err()
         {
-            // what an exporter of another age noted in another encoding is no reason to refuse its graph
+            // what an exporter of another age noted in another encoding is no reason to refuse its
+            // graph
             out.get_or_insert_with(before);
             continue;
         }
         let changed = match (kind.field(field.number), field.payload) {
             (Some(inner), Some(payload)) => {
                 let start = offset + at - payload.len();
-                // a function is copied wherever it is called, the values of a sparse tensor have a shape of their own
+                // a function is copied wherever it is called, the values of a sparse tensor have a
+                // shape of their own
                 let large = large && !matches!(inner, Kind::Function | Kind::Sparse);
                 match inner {
                     Kind::Tensor => reference(payload, start, edit, large)?,

@@ -1,4 +1,5 @@
-//! ONNX Runtime's messages as people read them: the reason first and in one line, without source files and C++ signatures.
+//! ONNX Runtime's messages as people read them: the reason first and in one line, without source
+//! files and C++ signatures.
 
 /// What ONNX Runtime says before the reason, which the place of the failure is taken from.
 const RUNNING: &str = "Non-zero status code returned while running ";

@@ -35,7 +35,8 @@ const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_p
 const NO_PREPACKING: &str = "session.disable_prepacking";
 
 impl Session {
-    /// Loads a model with these tensors exposed beside its own outputs. All that stands in its own file is in memory then: the file may change.
+    /// Loads a model with these tensors exposed beside its own outputs. All that stands in its own
+    /// file is in memory then: the file may change.
     ///
     /// # Errors
     /// When ONNX Runtime refuses the model, external data is missing or outside the folder, or the device cannot run (says what is missing).

@@ -142,7 +142,8 @@ fn external_data_is_found_from_any_working_folder() {
     assert_eq!(session.run(&[("x", &x)], &names(&["logits"])).unwrap()[0].as_f32(), bias.as_f32());
 }
 
-/// A weight that stays in the model's file is read where it lies, at whatever offset: the values are those of the embedded one.
+/// A weight that stays in the model's file is read where it lies, at whatever offset: the values
+/// are those of the embedded one.
 #[test]
 fn weights_read_in_the_file_give_the_same_bits() {
     use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
@@ -188,7 +189,8 @@ fn weights_read_in_the_file_give_the_same_bits() {
         std::fs::write(&path, whole.bytes()).unwrap();
         let left = Model::read(&path).unwrap();
         assert!(left.bytes().len() < 1000);
-        // the bytes without weights, as a model of their own, so that they are what the session takes
+        // the bytes without weights, as a model of their own, so that they are what the session
+        // takes
         let references = Model::from_bytes(left.bytes().to_vec(), Some(folder.path().to_path_buf())).unwrap();
         let x = Array::new(vec![3, 128], Values::F32((0u16..384).map(|i| f32::from(i) / 384.0).collect())).unwrap();
         let run = |model: &Model| {

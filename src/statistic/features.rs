@@ -27,7 +27,8 @@ pub fn finite_range(values: &[f32]) -> std::result::Result<f32, usize> {
 pub enum Loss {
     /// This value is beyond its range.
     Overflow(f32),
-    /// Values down to this one come out as 0 or with few of their digits, and they are a part of the row that counts.
+    /// Values down to this one come out as 0 or with few of their digits, and they are a part of
+    /// the row that counts.
     Underflow(f32),
 }
 
@@ -52,7 +53,8 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
         small += usize::from(v > 0.0 && v < NORMAL);
         zeroed += usize::from(v > 0.0 && v <= ZERO);
     }
-    // each value below the normal ones is off by half of the smallest number at most: that bounds what they lose together
+    // each value below the normal ones is off by half of the smallest number at most: that bounds
+    // what they lose together
     #[allow(clippy::cast_precision_loss, reason = "a count of values")]
     let bound = f64::from(ZERO).powi(2) * small as f64 / f64::from(largest).powi(2);
     let is_lost = || {

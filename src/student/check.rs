@@ -8,7 +8,8 @@ use crate::onnx::{Dim, Model, Value, logits};
 
 /// Why a graph without logits is no student.
 pub(super) const NO_LOGITS: &str = "model has no output that could be its logits";
-/// Constants of more elements are not read to look at a graph: their values decide nothing but the values computed from them.
+/// Constants of more elements are not read to look at a graph: their values decide nothing but the
+/// values computed from them.
 const CONSTANTS: usize = 1 << 22;
 
 /// Looks at a graph; see [`Student::check`](super::Student::check).

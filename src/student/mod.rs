@@ -153,8 +153,8 @@ impl Student {
     /// Imports a graph. What it computes from shapes is resolved when the first batch of a shape arrives.
     ///
     /// # Errors
-    /// Lists every operator that is not supported, with its nodes; when samples do not stand along the
-    /// first axis of an input.
+    /// Lists every operator that is not supported, with its nodes; when samples do not stand along
+    /// the first axis of an input.
     pub fn import(model: &Model, options: &ImportOptions) -> Result<Self> {
         let student = Self::read(model, options)?;
         let (placed, _) = feed::place(&student.inputs, &Feeding::default())?;

@@ -3,7 +3,8 @@ use crate::array::{Array, Values};
 use crate::onnx::proto::{self, AttributeProto, FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TypeProto, ValueInfoProto};
 use crate::onnx::tensor_proto;
 
-/// A classifier whose `scores` a Gemm computes of `x`, and what exporters put behind them: lines of `OUTPUT = OP INPUT… [key=value]`.
+/// A classifier whose `scores` a Gemm computes of `x`, and what exporters put behind them: lines of
+/// `OUTPUT = OP INPUT… [key=value]`.
 struct Case {
     opset: i64,
     lines: Vec<String>,

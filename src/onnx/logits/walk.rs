@@ -153,7 +153,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// A softmax or sigmoid that a node is or ends: which, whether it gives the logarithm, and what it reads.
+    /// A softmax or sigmoid that a node is or ends: which, whether it gives the logarithm, and what
+    /// it reads.
     fn activation(&self, node: &'a NodeProto) -> Option<(Activation, bool, &'a str)> {
         use Activation::{Sigmoid, Softmax};
         let input = |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
@@ -224,7 +225,8 @@ impl<'a> Scope<'a> {
         negative.input.first().map(String::as_str)
     }
 
-    /// The tensor behind what changes neither values nor their order: names, types, axes of one, small guards against 0.
+    /// The tensor behind what changes neither values nor their order: names, types, axes of one,
+    /// small guards against 0.
     fn plain(&self, tensor: &'a str) -> &'a str {
         let mut tensor = tensor;
         for _ in 0..=self.producer.len() {
@@ -236,7 +238,8 @@ impl<'a> Scope<'a> {
         tensor
     }
 
-    /// The input behind a node that neither mixes classes nor changes their order; notes what it does to the values.
+    /// The input behind a node that neither mixes classes nor changes their order; notes what it
+    /// does to the values.
     fn passed(&self, node: &'a NodeProto, state: &mut State) -> Option<&'a str> {
         const FLOATS: [i64; 4] = [1, 10, 11, 16];
         let input = |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
