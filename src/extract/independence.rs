@@ -246,7 +246,12 @@ fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> 
 /// A row of a tensor.
 fn row(array: &Array, at: usize) -> Vec<f32> {
     let length = array.len() / array.shape().first().copied().unwrap_or(1).max(1);
-    array.to_f32().get(at * length..(at + 1) * length).unwrap_or_default().to_vec()
+    let place = at * length..(at + 1) * length;
+    // a map may be large: what is f32 already is not copied whole
+    match array.as_f32() {
+        Some(floats) => floats.get(place).unwrap_or_default().to_vec(),
+        None => array.to_f32().get(place).unwrap_or_default().to_vec(),
+    }
 }
 
 /// ‖a − b‖ / max(‖a‖, ‖b‖); 0 where both are the same, whatever they are.
