@@ -279,13 +279,20 @@ fn logits_stand_behind_whatever_exporters_add() {
     assert!(said.contains("log p of `out`"), "{said}");
     near(&mean, &log_softmax(&plain));
     assert_eq!(manifest.teacher.top1_basis_points, top1);
+    // nor their sum, of which the factor is nothing to a softmax
+    let (sum, said, _) = logits_of(folder, "sum", "", |graph| {
+        let nodes = [softmax(), node("Softmax", &["logits"], "q", vec![]), node("Add", &["p", "q"], "out", vec![])];
+        behind(graph, nodes.into());
+    });
+    assert!(said.contains("log p of `out`"), "{said}");
+    near(&log_softmax(&sum), &log_softmax(&plain));
     let scores = |name: &str| {
         let said = succeeds(folder, &format!("eval {name}.onnx {DATA} --split train --json"));
         let found: serde_json::Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
         (found["top1"].as_f64().unwrap(), found["loss"].as_f64().unwrap())
     };
     let expected = scores("plain");
-    for name in ["conv", "named", "mean"] {
+    for name in ["conv", "named", "mean", "sum"] {
         let found = scores(name);
         assert!((found.0 - expected.0).abs() < 1e-9 && (found.1 - expected.1).abs() < 1e-4, "{name}: {found:?} {expected:?}");
     }
@@ -295,6 +302,9 @@ fn logits_stand_behind_whatever_exporters_add() {
     assert!(said.contains("`logits`, which the sigmoid at the end reads") && manifest.logits.is_none(), "{said}");
     near(&sigmoid, &plain);
     assert!(succeeds(folder, "inspect sigmoid.onnx --json").contains("\"logits\": \"logits\""));
+    let (hard, said, _) = logits_of(folder, "hard", "", |graph| behind(graph, vec![node("HardSigmoid", &["logits"], "out", vec![])]));
+    assert!(said.contains("`logits`, which the hard sigmoid at the end reads"), "{said}");
+    near(&hard, &plain);
 }
 
 /// The scores stand inside a function, where nobody can read them.
@@ -394,4 +404,62 @@ fn values_below_f16_are_stored_as_f32_and_said() {
     let said = succeeds(folder, &format!("extract tiny.onnx {DATA} -o half --store f16"));
     assert!(said.contains("tap map2: values down to") && said.contains("are lost in f16"), "{said}");
     assert_eq!(dtype("half", "taps/map2/features"), Dtype::F16);
+}
+
+/// Writes a classifier of integers alone: `q1` [8,28,28], `q2` [8,14,14], `q3` [16,14,14], `vector`
+/// [16]; `real3` are the numbers that `q3` stands for.
+fn write_quantized(path: &Path) {
+    let mut random = support::Random(23);
+    let mut graph = GraphProto { name: Some("integers".into()), ..support::ends("image", &[1, 28, 28]) };
+    for (name, shape) in [("w1", &[8, 1, 3, 3][..]), ("w2", &[16, 8, 3, 3]), ("w3", &[16, 10])] {
+        let values = (0..shape.iter().product()).map(|_| i8::from_le_bytes([random.next().to_le_bytes()[3]])).collect();
+        constant(&mut graph, name, shape, Values::I8(values));
+    }
+    for (name, scale) in [("s", 0.02), ("sw", 0.01), ("s1", 0.05), ("s3", 0.08), ("s4", 0.04)] {
+        constant(&mut graph, name, &[], Values::F32(vec![scale]));
+    }
+    for (name, zero) in [("z", 60), ("z0", 0), ("z4", 128)] {
+        constant(&mut graph, name, &[], Values::U8(vec![zero]));
+    }
+    constant(&mut graph, "zw", &[], Values::I8(vec![0]));
+    let pads = || vec![ints("pads", &[1, 1, 1, 1])];
+    let halves = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+    let mut average = node("QLinearGlobalAveragePool", &["q3", "s3", "z0", "s1", "z0"], "average", vec![]);
+    average.domain = Some("com.microsoft".into());
+    graph.node = vec![
+        node("QuantizeLinear", &["image", "s", "z"], "q", vec![]),
+        node("QLinearConv", &["q", "s", "z", "w1", "sw", "zw", "s1", "z0"], "q1", pads()),
+        node("MaxPool", &["q1"], "q2", halves),
+        node("QLinearConv", &["q2", "s1", "z0", "w2", "sw", "zw", "s3", "z0"], "q3", pads()),
+        node("DequantizeLinear", &["q3", "s3", "z0"], "real3", vec![]),
+        average,
+        node("Flatten", &["average"], "vector", vec![]),
+        node("QLinearMatMul", &["vector", "s1", "z0", "w3", "sw", "zw", "s4", "z4"], "scores", vec![]),
+        node("DequantizeLinear", &["scores", "s4", "z4"], "logits", vec![]),
+    ];
+    let import = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
+    let opset_import = vec![import("", 17), import("com.microsoft", 1)];
+    let model = ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..ModelProto::default() };
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+}
+
+#[test]
+fn maps_of_integers_are_kept_as_the_numbers_that_they_stand_for() {
+    let folder = prepared();
+    let folder = folder.path();
+    write_quantized(&folder.join("integers.onnx"));
+    succeeds(folder, &format!("extract integers.onnx {DATA} -o suggested --keep features"));
+    let taps: Vec<String> = Manifest::load(&folder.join("suggested")).unwrap().taps.into_iter().map(|tap| tap.tensor).collect();
+    assert_eq!(taps, ["q1", "q3", "vector"]);
+    let taps = "--tap q3 --tap real3 --tap q2@7x7 --store f32";
+    succeeds(folder, &format!("extract integers.onnx {DATA} -o kept {taps} --keep features"));
+    let kept = |tap: &str| floats(&folder.join("kept"), &format!("taps/{tap}/features"));
+    assert_eq!(kept("q3"), kept("real3"));
+    assert!(kept("q3").iter().any(|&v| v > 0.0) && kept("q2").iter().any(|v| (v / 0.05).fract().abs() > 1e-3));
+    // appended nodes would see the integers: the host computes what is kept
+    let statistics = "--tap q3 --tap real3 --keep attention";
+    succeeds(folder, &format!("extract integers.onnx {DATA} -o statistics {statistics}"));
+    let of = |tap: &str| floats(&folder.join("statistics"), &format!("taps/{tap}/attention"));
+    near(&of("q3"), &of("real3"));
+    assert!(succeeds(folder, "cache verify kept --live integers.onnx").contains("sound"));
 }

@@ -14,8 +14,12 @@ use crate::statistic::{DEAD_NORM, pooling_weights};
 /// When the graph cannot be added to.
 pub(super) fn append(model: &Model, probe: &Probe, outputs: &mut [Output]) -> Result<Model> {
     let mut requests = Vec::new();
+    let quantized = model.quantized();
     for output in outputs {
-        if let Some(request) = request(model, probe, output) {
+        // nodes would read the integers, not what they stand for
+        if !quantized.contains_key(&output.tensor)
+            && let Some(request) = request(model, probe, output)
+        {
             output.computed = Some(request.name.clone());
             requests.push(request);
         }

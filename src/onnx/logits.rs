@@ -52,7 +52,8 @@ pub struct Found {
 #[must_use]
 pub fn of_output(model: &Model) -> Option<Found> {
     let output = model.outputs().into_iter().next()?;
-    let is_table = output.dtype.is_some_and(Dtype::is_float) && matches!(output.shape.len(), 0 | 2);
+    let is_real = |name: &str| model.quantized().contains_key(name);
+    let is_table = (output.dtype.is_some_and(Dtype::is_float) || is_real(&output.name)) && matches!(output.shape.len(), 0 | 2);
     is_table.then(|| Found { ending: walk::back(model, &output.name), tensor: output.name })
 }
 
@@ -104,6 +105,7 @@ impl Found {
         let what = match ending.activation {
             Activation::Softmax => "softmax",
             Activation::Sigmoid => "sigmoid",
+            Activation::HardSigmoid => "hard sigmoid",
         };
         let read = ending.reads.as_deref().and_then(&row);
         if let Some(found) = read.and_then(|read| ending.normalized(&read)).filter(|&found| found != classes) {
@@ -117,6 +119,7 @@ impl Found {
             (Activation::Softmax, false) => kept(output, Some(Conversion::Probabilities), Some(Conversion::Probabilities.describe(output))),
             (Activation::Sigmoid, false) => kept(output, Some(Conversion::Sigmoid), Some(Conversion::Sigmoid.describe(output))),
             (Activation::Sigmoid, true) => Err(format!("`{output}` holds logarithms of a sigmoid, of which no logits are made")),
+            (Activation::HardSigmoid, _) => Err(format!("`{output}` holds the values of a hard sigmoid, of which no logits are made")),
         }
     }
 }
@@ -147,7 +150,9 @@ impl Conversion {
     /// The index of the first value that is no probability.
     pub fn apply(self, values: &mut [f32], of: Dtype) -> Result<(), usize> {
         let smallest = if of == Dtype::F16 { half::f16::from_bits(1).to_f32() } else { f32::MIN_POSITIVE };
-        if let Some(index) = values.iter().position(|&p| !is_probability(p)) {
+        // shares of any sum are as good: softmax(log p) does not see a factor
+        let is_valid = |p: f32| is_probability(p) || (self == Self::Probabilities && p > 1.0 && p.is_finite());
+        if let Some(index) = values.iter().position(|&p| !is_valid(p)) {
             return Err(index);
         }
         // the largest f32 below 1: a sigmoid that is 1 in f32 is no certainty
@@ -170,12 +175,34 @@ fn is_probability(value: f32) -> bool {
     (-TOLERANCE..=1.0 + TOLERANCE).contains(&value)
 }
 
+/// Different rows that have to share a sum other than 1 before it is taken for no chance.
+const ROWS_OF_A_SUM: usize = 3;
+/// How far such sums may lie apart, relatively: what rounding to f16 does to them.
+const TOLERANCE_OF_A_SUM: f32 = 1e-3;
+
 /// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and
-/// every row sums to 1.
+/// every row sums to 1. Several softmaxes that are added up have another sum, the same in every
+/// row.
 #[must_use]
+#[allow(clippy::float_cmp, reason = "the very same values")]
 pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
-    let is_one = |row: &[f32]| row.iter().all(|&p| is_probability(p)) && (row.iter().sum::<f32>() - 1.0).abs() <= TOLERANCE;
-    classes > 1 && !values.is_empty() && values.chunks(classes).all(is_one)
+    if classes < 2 || values.is_empty() {
+        return false;
+    }
+    let rows = || values.chunks(classes);
+    let sum = |row: &[f32]| row.iter().sum::<f32>();
+    if rows().all(|row| row.iter().all(|&p| is_probability(p)) && (sum(row) - 1.0).abs() <= TOLERANCE) {
+        return true;
+    }
+    let first = sum(values.get(..classes).unwrap_or_default());
+    let is_share = |row: &[f32]| row.iter().all(|&p| p >= 0.0) && (sum(row) - first).abs() <= first * TOLERANCE_OF_A_SUM;
+    let mut different: Vec<&[f32]> = Vec::new();
+    for row in rows() {
+        if different.len() < ROWS_OF_A_SUM && !different.contains(&row) {
+            different.push(row);
+        }
+    }
+    different.len() == ROWS_OF_A_SUM && rows().all(is_share)
 }
 
 /// The classes of a row: its values, where at most one of its axes has more than one.

@@ -9,6 +9,7 @@ pub mod logits;
 pub mod metadata;
 mod nearest;
 mod norm;
+mod quantized;
 mod shape;
 pub mod statistic;
 pub mod suspect;
@@ -19,6 +20,7 @@ mod weights;
 pub use flow::values;
 pub use nearest::nearest;
 pub use norm::BatchNorm;
+pub use quantized::Quantization;
 pub use tensor::tensor_proto;
 
 use crate::array::{Array, Dtype};

@@ -225,9 +225,9 @@ fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>
             _ => return None,
         };
         match node.op_type() {
-            "Gemm" | "MatMul" | "Conv" | "MatMulInteger" => break only,
+            "Gemm" | "MatMul" | "Conv" | "MatMulInteger" | "QGemm" | "QLinearMatMul" | "QLinearConv" => break only,
             "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization"
-            | "QuantizeLinear" | "DequantizeLinear" => {
+            | "QuantizeLinear" | "DequantizeLinear" | "QLinearAdd" | "QLinearMul" => {
                 node = flow.producer(only)?;
             }
             _ => return None,

@@ -4,7 +4,7 @@ use super::{Runtime, Session};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::feed::{self, Feed, Place, Placed};
-use crate::onnx::{Dim, Model, Value, values};
+use crate::onnx::{Dim, Model, Quantization, Value, values};
 use crate::recipe::Feeding;
 use half::{bf16, f16};
 use ort::value::TensorElementType;
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 /// What a probe run found.
 #[derive(Debug, Clone, Default)]
 pub struct Probe {
-    /// Shape of every floating-point tensor that a node computes and that has the batch as its first axis. The first entry is `None` where it
+    /// Shape of every tensor of real numbers (floating-point, or integers that stand for them) that a node computes and that has the batch as its first axis. The first entry is `None` where it
     /// follows the batch and `Some(n)` where the model's batch is fixed to n; the others are the sizes of one sample, the same in every run.
     pub shapes: HashMap<String, Vec<Option<usize>>>,
     /// Tensors left out, with the reason (its shape varies between samples, no batch axis, no floating-point tensor).
@@ -121,7 +121,7 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
             },
         },
     };
-    Ok(compare(feeds, &tensors, first, &second))
+    Ok(compare(feeds, &tensors, first, &second, &model.quantized()))
 }
 
 /// Whether an input can be an image whose height or width is open.
@@ -162,7 +162,13 @@ fn typed_tensors(runtime: &Runtime, model: &Model) -> Result<Vec<(String, Option
     Ok(names.into_iter().zip(types).collect())
 }
 
-fn compare(feeds: &[Feed], tensors: &[(String, Option<TensorElementType>)], first: Run, second: &Run) -> Probe {
+fn compare(
+    feeds: &[Feed],
+    tensors: &[(String, Option<TensorElementType>)],
+    first: Run,
+    second: &Run,
+    quantized: &HashMap<String, Quantization>,
+) -> Probe {
     let open = first.batch != second.batch;
     // a batch that never varies shows in its size alone, which a length may share where the batch
     // is not always in front
@@ -174,10 +180,7 @@ fn compare(feeds: &[Feed], tensors: &[(String, Option<TensorElementType>)], firs
             refused.push((name.clone(), "is not a tensor".to_owned()));
             continue;
         };
-        let reason = if !matches!(
-            kind,
-            TensorElementType::Float32 | TensorElementType::Float16 | TensorElementType::Float64 | TensorElementType::Bfloat16
-        ) {
+        let reason = if !(is_real(*kind) || is_small_integer(*kind) && quantized.contains_key(name)) {
             Some(format!("holds {kind}, not floating-point activations"))
         } else if a.first() != Some(&first.batch) || b.first() != Some(&second.batch) {
             Some("does not have the batch as its first axis".to_owned())
@@ -196,6 +199,17 @@ fn compare(feeds: &[Feed], tensors: &[(String, Option<TensorElementType>)], firs
         }
     }
     Probe { shapes, refused, batch: (!open).then_some(first.batch), observed: first.shapes, observed_batch: first.batch }
+}
+
+fn is_real(kind: TensorElementType) -> bool {
+    use TensorElementType::{Bfloat16, Float16, Float32, Float64};
+    matches!(kind, Float32 | Float16 | Float64 | Bfloat16)
+}
+
+/// Whether such values may stand for real numbers.
+fn is_small_integer(kind: TensorElementType) -> bool {
+    use TensorElementType::{Int8, Int16, Uint8, Uint16};
+    matches!(kind, Uint8 | Int8 | Uint16 | Int16)
 }
 
 /// An input's value in a run.

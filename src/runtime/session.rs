@@ -4,7 +4,7 @@ use super::reason::reason;
 use super::{Device, Runtime};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::onnx::{Model, nearest};
+use crate::onnx::{Model, Quantization, nearest};
 use half::{bf16, f16};
 use ort::ep::CPU;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -25,8 +25,10 @@ pub struct SessionOptions {
 /// A model ready to run. `run` takes `&mut self`: one session a worker.
 #[derive(Debug)]
 pub struct Session {
-    session: ort::session::Session,
+    inner: ort::session::Session,
     provider: String,
+    /// How integer outputs stand for real numbers.
+    quantized: HashMap<String, Quantization>,
 }
 
 /// The key of the option that names the folder of external data.
@@ -42,12 +44,13 @@ impl Session {
     /// When ONNX Runtime refuses the model, external data is missing or outside the folder, or the device cannot run (says what is missing).
     pub fn new(runtime: &Runtime, model: &Model, outputs: &[String], options: &SessionOptions) -> Result<Self> {
         let bytes = model.whole_with_outputs(outputs)?;
+        let quantized = model.quantized();
         let mut failure = None;
         for device in options.device.attempts().iter().map(|attempt| attempt(options.device)) {
             match builder(runtime, model, device, options.threads) {
                 Ok(mut builder) => {
                     let session = builder.commit_from_memory(&bytes).map_err(|e| refused(&e))?;
-                    return Ok(Self { session, provider: device.to_string() });
+                    return Ok(Self { inner: session, provider: device.to_string(), quantized });
                 }
                 Err(e) if options.device == Device::Auto => {
                     tracing::debug!("device {device} is not used: {}", e.chain());
@@ -73,12 +76,12 @@ impl Session {
         let builder = builder.with_execution_providers(without_arena).map_err(rejected)?;
         let mut builder = builder.with_config_entry(NO_PREPACKING, "1").map_err(rejected)?;
         let session = builder.commit_from_memory(bytes).map_err(|e| refused(&e))?;
-        Ok(Self { session, provider: Device::Cpu.to_string() })
+        Ok(Self { inner: session, provider: Device::Cpu.to_string(), quantized: HashMap::new() })
     }
 
     /// The element type of each of `outputs`, found without a run; `None`: not a tensor.
     pub(super) fn element_types(&self, outputs: &[String]) -> Vec<Option<TensorElementType>> {
-        let types: HashMap<&str, &ValueType> = self.session.outputs().iter().map(|o| (o.name(), o.dtype())).collect();
+        let types: HashMap<&str, &ValueType> = self.inner.outputs().iter().map(|o| (o.name(), o.dtype())).collect();
         let element = |name: &String| match types.get(name.as_str()) {
             Some(ValueType::Tensor { ty, .. }) => Some(*ty),
             _ => None,
@@ -93,7 +96,8 @@ impl Session {
     }
 
     /// Runs the model on named inputs and returns the values of `outputs`, in that order. Bool and the small integers come out as
-    /// `uint8`/`int32`/`int64`, bfloat16 as float32.
+    /// `uint8`/`int32`/`int64`, bfloat16 as float32; integers that stand for real numbers
+    /// ([`Model::quantized`]) as those.
     ///
     /// # Errors
     /// When an input is missing or has another type or shape than the model takes, or the run fails.
@@ -107,20 +111,24 @@ impl Session {
         selected.dedup();
         let selector = selected.into_iter().fold(OutputSelector::no_default(), OutputSelector::with);
         let options = RunOptions::new().map_err(failed)?.with_outputs(selector);
-        let results = self.session.run_with_options(values, &options).map_err(failed)?;
+        let results = self.inner.run_with_options(values, &options).map_err(failed)?;
         let value = |name: &String| {
             let value = results.get(name).ok_or_else(|| Error::input(format!("output `{name}`: the run gave no value")))?;
-            array(value).map_err(|e| Error::input(format!("output `{name}`")).because(e))
+            let array = array(value).map_err(|e| Error::input(format!("output `{name}`")).because(e))?;
+            match self.quantized.get(name) {
+                Some(quantization) => real(array, *quantization),
+                None => Ok(array),
+            }
         };
         outputs.iter().map(value).collect()
     }
 
     fn check_inputs(&self, inputs: &[(&str, &Array)]) -> Result<()> {
-        let taken: Vec<&str> = self.session.inputs().iter().map(ort::value::Outlet::name).collect();
+        let taken: Vec<&str> = self.inner.inputs().iter().map(ort::value::Outlet::name).collect();
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !taken.contains(name)) {
             return Err(Error::input(format!("input `{name}`: the model takes {}", quoted(&taken))));
         }
-        for input in self.session.inputs() {
+        for input in self.inner.inputs() {
             let name = input.name();
             let given: Vec<&Array> = inputs.iter().filter(|(given, _)| *given == name).map(|(_, array)| *array).collect();
             let &[array] = given.as_slice() else {
@@ -142,7 +150,7 @@ impl Session {
     }
 
     fn check_outputs(&self, outputs: &[String]) -> Result<()> {
-        let exposed: Vec<&str> = self.session.outputs().iter().map(ort::value::Outlet::name).collect();
+        let exposed: Vec<&str> = self.inner.outputs().iter().map(ort::value::Outlet::name).collect();
         match outputs.iter().find(|name| !exposed.contains(&name.as_str())) {
             Some(name) => Err(Error::input(format!("output `{name}`: the session exposes {}", quoted(&nearest(name, &exposed))))),
             None => Ok(()),
@@ -248,6 +256,16 @@ fn array(value: &DynValue) -> Result<Array> {
         _ => return Err(Error::input(format!("expected a tensor of numbers, found {ty}"))),
     };
     Array::new(shape, values)
+}
+
+/// The real numbers that integers stand for.
+fn real(array: Array, quantization: Quantization) -> Result<Array> {
+    let values = match array.values() {
+        Values::U8(values) => values.iter().map(|&v| quantization.real(v.into())).collect(),
+        Values::I32(values) => values.iter().map(|&v| quantization.real(v)).collect(),
+        _ => return Ok(array),
+    };
+    Array::new(array.shape().to_vec(), Values::F32(values))
 }
 
 fn extract<T: PrimitiveTensorElementType + Copy, U>(value: &DynValue, convert: impl Fn(T) -> U) -> Result<Vec<U>> {

@@ -83,6 +83,12 @@ fn value(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
+/// An empty graph from an input of these rows to ten logits.
+pub fn ends(input: &str, row: &[i64]) -> GraphProto {
+    let shape: Vec<Option<i64>> = std::iter::once(None).chain(row.iter().map(|&n| Some(n))).collect();
+    GraphProto { input: vec![value(input, &shape)], output: vec![value("logits", &[None, Some(10)])], ..GraphProto::default() }
+}
+
 fn weight(random: &mut Random, name: &str, shape: &[usize], scale: f64) -> TensorProto {
     let count = shape.iter().product();
     let values = (0..count).map(|_| ((random.unit() - 0.5) * scale) as f32).collect();

@@ -190,9 +190,12 @@ fn probabilities_become_logits() {
     let mut p = [0.5, 0.75, 1.0, 0.0];
     Conversion::Sigmoid.apply(&mut p, Dtype::F32).unwrap();
     assert!(p[0].abs() < 1e-6 && (p[1] - 3f32.ln()).abs() < 1e-6 && p[2] > 16.0 && p[2] < 17.0 && p[3] < -87.0, "{p:?}");
-    for (values, at) in [([0.5, -0.1, 0.5], 1), ([1.1, 0.0, 0.0], 0), ([0.5, 0.5, f32::NAN], 2)] {
+    for (values, at) in [([0.5, -0.1, 0.5], 1), ([f32::INFINITY, 0.0, 0.0], 0), ([0.5, 0.5, f32::NAN], 2)] {
         assert_eq!(Conversion::Probabilities.apply(&mut values.clone(), Dtype::F32), Err(at));
     }
+    // of two softmaxes added up; no sigmoid is above 1
+    assert_eq!(Conversion::Probabilities.apply(&mut [1.1, 0.9, 0.0], Dtype::F32), Ok(()));
+    assert_eq!(Conversion::Sigmoid.apply(&mut [0.5, 1.1], Dtype::F32), Err(1));
 }
 
 #[test]
@@ -204,6 +207,13 @@ fn rows_of_probabilities_are_told_from_logits() {
     for rows in [&[0.2, 0.3, 0.4][..], &[0.2, 0.3, 0.5, 1.0, 2.0, -2.0], &[1.5, -0.5, 0.0], &[f32::NAN, 0.5, 0.5], &[]] {
         assert!(!are_probabilities(rows, 3), "{rows:?}");
     }
+    // two softmaxes added up: one sum in all rows, which are not always the same
+    let twice = [0.5, 1.4, 0.1, 1.0, 0.9, 0.1, 2.0, 0.0, 0.0];
+    assert!(are_probabilities(&twice, 3));
+    assert!(!are_probabilities(&twice[..6], 3));
+    assert!(!are_probabilities(&twice[..3].repeat(4), 3));
+    assert!(!are_probabilities(&[0.5, 1.4, 0.1, 1.0, 0.9, 0.1, 2.0, 0.1, 0.0], 3));
+    assert!(!are_probabilities(&[1.5, 1.4, -0.9, 1.0, 0.9, 0.1, 2.0, 0.0, 0.0], 3));
     // a sum of one value says nothing
     assert!(!are_probabilities(&[1.0, 1.0], 1));
 }

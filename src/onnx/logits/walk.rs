@@ -13,6 +13,8 @@ const DEPTH: usize = 8;
 pub(super) enum Activation {
     Softmax,
     Sigmoid,
+    /// Straight lines in place of the curve: at its ends there is no way back.
+    HardSigmoid,
 }
 
 /// The axes over which a softmax sums to 1.
@@ -42,7 +44,7 @@ pub(super) struct Ending {
 impl Ending {
     /// How many values of a row of this shape sum to 1; 0 where the sum goes over the batch.
     pub(super) fn normalized(&self, row: &[usize]) -> Option<usize> {
-        if self.activation == Activation::Sigmoid {
+        if self.activation != Activation::Softmax {
             return None;
         }
         let rank = i64::try_from(row.len()).ok()? + 1;
@@ -162,6 +164,7 @@ impl<'a> Scope<'a> {
             "Softmax" | "QLinearSoftmax" => Some((Softmax, false, input(0)?)),
             "LogSoftmax" => Some((Softmax, true, input(0)?)),
             "Sigmoid" | "QLinearSigmoid" => Some((Sigmoid, false, input(0)?)),
+            "HardSigmoid" => Some((Activation::HardSigmoid, false, input(0)?)),
             // exp(x) / Σ exp(x), 1 / (1 + exp(−x))
             "Div" => {
                 let (upper, lower) = (input(0)?, input(1)?);
