@@ -295,14 +295,14 @@ fn a_repaired_image_lets_the_extraction_go_on() {
     assert_same(folder, "cache", "whole");
 }
 
-/// An archive of inputs for the teacher, one of which drives its maps past f16 in a late row.
-fn write_late(folder: &Path) {
+/// An archive of inputs for the teacher, one of which, of a late row, is `late` times as large.
+fn write_late(folder: &Path, late: f32) {
     let mut order: Vec<usize> = (0..SAMPLES).collect();
     data::shuffle(&mut order, 0);
     let mut random = support::Random(5);
     let mut values: Vec<f32> = Vec::new();
     for sample in 0..SAMPLES {
-        let scale = if sample == order[290] { 3e5 } else { 1.0 };
+        let scale = if sample == order[290] { late } else { 1.0 };
         values.extend((0..784).map(|_| f32::from(random.next().to_le_bytes()[7]) / 255.0 * scale));
     }
     let images = Array::new(vec![SAMPLES, 1, 28, 28], Values::F32(values)).unwrap();
@@ -316,7 +316,7 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     support::write_teacher(&folder.join("teacher.onnx"));
-    write_late(folder);
+    write_late(folder, 3e5);
     let extract = "extract teacher.onnx --data npz:late.npz --tap map2 --tap pooled --batch 32 --threads 2";
     let cache = folder.join("cache");
     // asked for, f16 is kept to, and nothing is lost
@@ -357,4 +357,18 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
     }
     succeeds(folder, &format!("{extract} -o killed"));
     assert_same(folder, "killed", "whole");
+}
+
+#[test]
+fn late_rows_that_f16_loses_are_counted() {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    support::write_teacher(&folder.join("teacher.onnx"));
+    write_late(folder, 1e-10);
+    let extract = "extract teacher.onnx --data npz:late.npz --tap map2 --batch 32";
+    let said = succeeds(folder, &format!("{extract} -o cache"));
+    let (_, line) = said.split_once("tap map2: 1 row holds values down to ").unwrap();
+    assert!(line.contains("that are lost in f16: --store f32 in another folder"), "{said}");
+    assert!(!succeeds(folder, &format!("{extract} --store f32 -o wide")).contains("f16"));
 }

@@ -143,7 +143,7 @@ impl<'a> Meter<'a> {
             let part = if count == rows { None } else { Some(rows_of(values, start, count)?) };
             let part = part.as_ref().unwrap_or(values);
             let bytes = match self.output.try_encode(part, dtype, count, name)? {
-                Encoded::Bytes(bytes) => bytes,
+                Encoded::Bytes(bytes, _) => bytes,
                 Encoded::BeyondF16(error) if job.recipe.store != Store::Auto => return Err(error),
                 // as it is stored then: the rows before it count as they were
                 Encoded::BeyondF16(_) => {

@@ -41,9 +41,36 @@ pub(super) struct Output {
 
 /// The stored bytes of some rows.
 pub(super) enum Encoded {
-    Bytes(Vec<u8>),
+    /// The bytes, and what they lose.
+    Bytes(Vec<u8>, Lost),
     /// f16 cannot say what the values are: why.
     BeyondF16(Error),
+}
+
+/// Rows of which values are lost in f16, since they are near 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Lost {
+    pub(super) rows: usize,
+    /// The smallest of the values.
+    smallest: f32,
+}
+
+impl Lost {
+    pub(super) const NOTHING: Self = Self { rows: 0, smallest: f32::INFINITY };
+
+    /// What these rows lose, of so many values each.
+    fn of(floats: &[f32], row: usize) -> Self {
+        let underflow = |row| match f16_loss(row)? {
+            Loss::Underflow(value) => Some(Self { rows: 1, smallest: value }),
+            Loss::Overflow(_) => None,
+        };
+        floats.chunks(row.max(1)).filter_map(underflow).fold(Self::NOTHING, Self::and)
+    }
+
+    /// Both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, smallest: self.smallest.min(other.smallest) }
+    }
 }
 
 impl Output {
@@ -108,6 +135,19 @@ impl Output {
         })
     }
 
+    /// One line for the user about what its rows lost.
+    pub(super) fn describe(&self, Lost { rows, smallest }: Lost) -> Option<String> {
+        let rows = match rows {
+            0 => return None,
+            1 => "1 row holds".to_owned(),
+            n => format!("{n} rows hold"),
+        };
+        Some(format!(
+            "tap {}: {rows} values down to {smallest:e} that are lost in f16: --store f32 in another folder (-o) keeps them",
+            self.alias
+        ))
+    }
+
     /// How messages call it.
     fn name(&self) -> String {
         if self.is_logits { format!("logits (tensor `{}`)", self.tensor) } else { format!("tap {} (tensor `{}`)", self.alias, self.tensor) }
@@ -119,7 +159,7 @@ impl Output {
     /// When the values have another shape than the probe found, are not finite, or are beyond f16 where that is stored.
     pub(super) fn encode(&self, values: &Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Vec<u8>> {
         match self.try_encode(values, dtype, rows, sample_name)? {
-            Encoded::Bytes(bytes) => Ok(bytes),
+            Encoded::Bytes(bytes, _) => Ok(bytes),
             Encoded::BeyondF16(error) => Err(error),
         }
     }
@@ -138,10 +178,11 @@ impl Output {
             Error::input(format!("{}: expected finite values, found {value}", place(what, index, floats.len())))
                 .hint("check the preprocessing, or tap another tensor")
         };
+        let whole = |bytes| Ok(Encoded::Bytes(bytes, Lost::NOTHING));
         let floats = rows.as_f32().unwrap_or_default();
         finite_range(floats).map_err(|index| not_finite("", floats, index))?;
         if self.computed.is_some() {
-            return Ok(Encoded::Bytes(bytemuck::cast_slice(floats).to_vec()));
+            return whole(bytemuck::cast_slice(floats).to_vec());
         }
         if self.statistic != Statistic::Features {
             let values = statistic::compute(self.statistic, floats, &self.maps(&rows)?)?;
@@ -149,7 +190,7 @@ impl Output {
                 // a mean of squares may be where f32 ends
                 finite_range(values).map_err(|index| not_finite(&format!(", {}", self.statistic.name()), values, index))?;
             }
-            return Ok(Encoded::Bytes(bytes_of(values)));
+            return whole(bytes_of(values));
         }
         let pooled = self.pooled(&rows)?;
         let floats = pooled.as_f32().unwrap_or_default();
@@ -160,7 +201,7 @@ impl Output {
                 Error::input(format!("{}: expected a probability, found {value}", place("", index, floats.len())))
                     .hint("name the tensor that holds the logits: --logits TENSOR")
             })?;
-            return Ok(Encoded::Bytes(bytemuck::cast_slice(&floats).to_vec()));
+            return whole(bytemuck::cast_slice(&floats).to_vec());
         }
         match dtype {
             Dtype::F16 => {
@@ -170,9 +211,10 @@ impl Output {
                     let hint = "without --store f16 the same folder is gone on with, this tap alone as f32; --store f32 in another one (-o) stores all so";
                     return Ok(Encoded::BeyondF16(error.hint(hint)));
                 }
-                Ok(Encoded::Bytes(bytes_of(to_f16(floats)?)))
+                let row = floats.len() / rows.shape()[0].max(1);
+                Ok(Encoded::Bytes(bytes_of(to_f16(floats)?), Lost::of(floats, row)))
             }
-            _ => Ok(Encoded::Bytes(bytemuck::cast_slice(floats).to_vec())),
+            _ => whole(bytemuck::cast_slice(floats).to_vec()),
         }
     }
 

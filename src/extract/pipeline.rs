@@ -3,7 +3,7 @@
 
 use super::Job;
 use super::batch::{self, Batch};
-use super::output::Encoded;
+use super::output::{Encoded, Lost};
 use super::plan::sample_name;
 use crate::array::Array;
 use crate::cache::{self, SegmentWriter, Writer};
@@ -151,6 +151,7 @@ pub(super) fn run(
     for _ in 0..places {
         let _ = place_in.try_send(());
     }
+    let mut lost = vec![Lost::NOTHING; job.outputs.len()];
     let result = thread::scope(|scope| {
         scope.spawn(move || feed(tasks, &work_in, &ticket_in, &order_in));
         for _ in 0..workers {
@@ -163,9 +164,10 @@ pub(super) fn run(
             scope.spawn(move || infer(job, session, &tickets, &place, clocks));
         }
         drop((tickets, place));
-        write(job, order, place_in, writer, clocks, monitor)
+        write(job, order, place_in, writer, clocks, monitor, &mut lost)
     });
     monitor.end();
+    say_lost(job, &lost, monitor);
     result.map(|ended| (ended, clocks.stages()))
 }
 
@@ -208,6 +210,7 @@ fn write(
     writer: &mut Writer,
     clocks: &Clocks,
     monitor: &dyn Monitor,
+    lost: &mut [Lost],
 ) -> Result<Ended> {
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let mut open: Option<SegmentWriter> = None;
@@ -232,7 +235,10 @@ fn write(
             let name = |row: usize| sample_name(job, task.rows.start + row);
             let values = job.values(output, &values)?;
             let bytes = match timed(&clocks.convert, || output.try_encode(values, types[array], task.rows.len(), name))? {
-                Encoded::Bytes(bytes) => bytes,
+                Encoded::Bytes(bytes, of) => {
+                    lost[place] = lost[place].and(of);
+                    bytes
+                }
                 Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => return Ok(Ended::BeyondF16(place, error)),
                 Encoded::BeyondF16(error) => return Err(error),
             };
@@ -251,6 +257,12 @@ fn write(
     // sessions that wait for a place end
     drop(places);
     Ok(Ended::Done)
+}
+
+/// Says what each output's rows lost in f16.
+pub(super) fn say_lost(job: &Job<'_>, lost: &[Lost], monitor: &dyn Monitor) {
+    let lines = job.outputs.iter().zip(lost).filter_map(|(output, &lost)| output.describe(lost));
+    lines.for_each(|line| monitor.warn(&line));
 }
 
 /// Records what samples were read from up to now.

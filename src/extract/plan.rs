@@ -70,7 +70,7 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
         };
         let name = |row| sample_name(job, row);
         let bytes = match output.try_encode(values, dtype, first.rows, name)? {
-            Encoded::Bytes(bytes) => bytes,
+            Encoded::Bytes(bytes, _) => bytes,
             // found again, and the tap widened, where its rows are computed
             Encoded::BeyondF16(_) if there.is_some() && job.recipe.store == Store::Auto => {
                 output.encode(values, Dtype::F32, first.rows, name)?

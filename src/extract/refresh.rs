@@ -3,8 +3,8 @@
 
 use super::Job;
 use super::batch;
-use super::output::Encoded;
-use super::pipeline::{self, Ended};
+use super::output::{Encoded, Lost};
+use super::pipeline::{self, Ended, say_lost};
 use super::plan::sample_name;
 use crate::cache::{Writer, published_rows};
 use crate::data::augment::Place;
@@ -73,18 +73,20 @@ pub(super) fn run(
         }
     }
     writer.unpublish(&whole)?;
+    let mut lost = vec![Lost::NOTHING; job.outputs.len()];
     monitor.begin("refresh", "segments", parts.len() as u64, 0);
     for (view, segment, rows, batches) in parts {
         if monitor.stop_requested() {
             return Err(Error::interrupted("while changed rows were computed again").hint("run the same command again to go on"));
         }
-        if let Some(ended) = replace(job, (view, segment), rows, &batches, session, writer)? {
+        if let Some(ended) = replace(job, (view, segment), rows, &batches, session, writer, &mut lost)? {
             monitor.end();
             return Ok((ended, counts));
         }
         monitor.advance(1, 0);
     }
     monitor.end();
+    say_lost(job, &lost, monitor);
     Ok((Ended::Done, counts))
 }
 
@@ -97,6 +99,7 @@ fn replace(
     batches: &[Range<usize>],
     session: &mut Session,
     writer: &mut Writer,
+    lost: &mut [Lost],
 ) -> Result<Option<Ended>> {
     let manifest = writer.manifest().clone();
     let (view, segment) = at;
@@ -123,7 +126,10 @@ fn replace(
             let Some(spec) = specs.get(array) else { continue };
             let name = |row: usize| sample_name(job, batch_rows.start + row);
             match output.try_encode(job.values(output, &values)?, spec.dtype, batch_rows.len(), name)? {
-                Encoded::Bytes(bytes) => take(array, &bytes),
+                Encoded::Bytes(bytes, of) => {
+                    take(array, &bytes);
+                    lost.iter_mut().skip(place).take(1).for_each(|all| *all = all.and(of));
+                }
                 Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => return Ok(Some(Ended::BeyondF16(place, error))),
                 Encoded::BeyondF16(error) => return Err(error),
             }

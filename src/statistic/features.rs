@@ -47,12 +47,12 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
     if largest > F16_MAX {
         return Some(Loss::Overflow(row.iter().copied().find(|v| v.abs() > F16_MAX).unwrap_or(largest)));
     }
-    let (mut nonzero, mut small, mut zeroed) = (0usize, 0usize, 0usize);
-    for v in row.iter().map(|v| v.abs()) {
-        nonzero += usize::from(v > 0.0);
-        small += usize::from(v > 0.0 && v < NORMAL);
-        zeroed += usize::from(v > 0.0 && v <= ZERO);
+    let count = |is: fn(f32) -> bool| row.iter().filter(|v| is(v.abs())).count();
+    let small = count(|v| v > 0.0 && v < NORMAL);
+    if small == 0 {
+        return None;
     }
+    let (nonzero, zeroed) = (count(|v| v > 0.0), count(|v| v > 0.0 && v <= ZERO));
     // each value below the normal ones is off by half of the smallest number at most: that bounds
     // what they lose together
     #[allow(clippy::cast_precision_loss, reason = "a count of values")]
@@ -64,7 +64,7 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
         });
         off > all * LOST.powi(2)
     };
-    let lost = zeroed * ZEROED > nonzero || (small > 0 && bound > LOST.powi(2) / 4.0 && is_lost());
+    let lost = zeroed * ZEROED > nonzero || (bound > LOST.powi(2) / 4.0 && is_lost());
     lost.then(|| Loss::Underflow(row.iter().map(|v| v.abs()).filter(|&v| v > 0.0).fold(f32::INFINITY, f32::min)))
 }
 
