@@ -74,7 +74,8 @@ pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], cou
     let batch = subject.fixed.unwrap_or(batch);
 
     let filled = |others: &[Sample], place: usize, batch: usize| -> Vec<Sample> {
-        let mut all: Vec<Sample> = others.iter().cycle().take(batch - 1).cloned().collect();
+        // in a small batch, others beside each place
+        let mut all: Vec<Sample> = others.iter().cycle().skip(place).take(batch - 1).cloned().collect();
         all.insert(place, sample.clone());
         all
     };
@@ -98,7 +99,8 @@ pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], cou
             None => Ok(Some(format!("{what}: one sample is run at a time, which is exact"))),
         };
     }
-    let size = subject.fixed.unwrap_or(SAMPLES);
+    // no more than are run together later: maps may be large
+    let size = subject.fixed.unwrap_or(SAMPLES.min(batch));
     let ends = [0, size - 1];
     let beside = ends.map(|place| filled(&others, place, size));
     let apart = ends.map(|place| filled(&real, place, size));
@@ -243,15 +245,38 @@ fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> 
     }
 }
 
-/// A row of a tensor.
+/// A row of a tensor, sketched.
 fn row(array: &Array, at: usize) -> Vec<f32> {
     let length = array.len() / array.shape().first().copied().unwrap_or(1).max(1);
     let place = at * length..(at + 1) * length;
     // a map may be large: what is f32 already is not copied whole
     match array.as_f32() {
-        Some(floats) => floats.get(place).unwrap_or_default().to_vec(),
-        None => array.to_f32().get(place).unwrap_or_default().to_vec(),
+        Some(floats) => sketch(floats.get(place).unwrap_or_default()),
+        None => sketch(array.to_f32().get(place).unwrap_or_default()),
     }
+}
+
+/// Values of a row that are kept of a larger one.
+const SKETCH: usize = 1 << 16;
+
+/// A row as it is, or of a large one sums of values with signs as by dice: the same rows have the
+/// same sums, and the norm of a difference stays what it is within about 1 % (a count sketch:
+/// Charikar, Chen and Farach-Colton 2002).
+fn sketch(row: &[f32]) -> Vec<f32> {
+    if row.len() <= SKETCH {
+        return row.to_vec();
+    }
+    let mut sums = vec![0.0f32; SKETCH];
+    for (block, values) in (0u64..).zip(row.chunks(SKETCH)) {
+        for ((sum, &value), at) in sums.iter_mut().zip(values).zip(0u64..) {
+            // a bit of a SplitMix64 generator's output (Steele, Lea and Flood 2014)
+            let mut dice = (block << 16 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            dice = (dice ^ dice >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            dice = (dice ^ dice >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            *sum += if dice >> 63 == 1 { value } else { -value };
+        }
+    }
+    sums
 }
 
 /// ‖a − b‖ / max(‖a‖, ‖b‖); 0 where both are the same, whatever they are.
@@ -318,6 +343,22 @@ mod tests {
             assert!(difference(&[1.0, 1.0], &[1.0, b]).is_infinite());
         }
         assert!(difference(&[1.0], &[1.0, 2.0]).is_infinite());
+    }
+
+    #[test]
+    fn a_sketch_keeps_what_rows_differ_by() {
+        let row: Vec<f32> = (0u16..30_000).cycle().take(300_000).map(|at| (f32::from(at) * 0.37).sin()).collect();
+        let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 0.02, "{a} {b}");
+        let changes: [fn(usize, f32) -> f32; 3] = [|_, v| v + 1e-3, |_, v| v * 1.001, |at, v| if at < 100 { -v } else { v }];
+        for change in changes {
+            let other: Vec<f32> = row.iter().enumerate().map(|(at, &v)| change(at, v)).collect();
+            near(difference(&sketch(&row), &sketch(&other)), difference(&row, &other));
+        }
+        assert!(sketch(&row).len() == SKETCH && difference(&sketch(&row), &sketch(&row)).abs() < f64::EPSILON);
+        let mut broken = row.clone();
+        broken[7] = f32::NAN;
+        assert!(difference(&sketch(&row), &sketch(&broken)).is_infinite());
+        assert_eq!(sketch(&row[..5]), row[..5]);
     }
 
     #[test]
