@@ -139,7 +139,9 @@ fn compare_inputs(
         found.changed.sort_unstable();
         return Ok(0);
     }
-    if !stored {
+    // a mixed row shows its partner's change as well, which is told by its own name already
+    let mixes = job.views.as_ref().is_some_and(|views| views.augmentation.mixes());
+    if !stored || (mixes && !found.changed.is_empty()) {
         return Ok(0);
     }
     let samples = if refresh { &found.unknown } else { &found.drawn };
