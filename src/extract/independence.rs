@@ -5,6 +5,7 @@
 use crate::array::{Array, Dtype};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
+use crate::onnx::operator::Class;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::suspect::{Suspicion, Way, suspects};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
@@ -324,7 +325,8 @@ fn is_coarse(model: &Model) -> bool {
     let is_half = |code: i64| code == DataType::Float16 as i64 || code == DataType::Bfloat16 as i64;
     let rounds = |node: &NodeProto| {
         let casts = node.op_type() == "Cast" && node.attribute.iter().any(|a| a.name() == "to" && is_half(a.i()));
-        casts || node.op_type().contains("Quantize") || node.op_type().starts_with("QLinear")
+        let operator = node.operator();
+        casts || operator.scale.is_some() || matches!(operator.class, Class::Quantization | Class::DynamicQuantization)
     };
     graph.initializer.iter().any(|tensor: &TensorProto| is_half(i64::from(tensor.data_type()))) || graph.node.iter().any(rounds)
 }

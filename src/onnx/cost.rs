@@ -1,6 +1,7 @@
 //! What a model costs: its parameters and its multiply-accumulates, counted from the graph and the shapes of a run.
 
 use super::flow::Flow;
+use super::operator::Macs;
 use super::proto::tensor_proto::DataType;
 use super::proto::{NodeProto, TensorProto};
 use super::tap::int;
@@ -12,13 +13,8 @@ use std::collections::{HashMap, HashSet};
 #[must_use]
 pub fn parameters(model: &Model) -> u64 {
     let graph = model.graph();
-    let statistics: HashSet<&str> = graph
-        .node
-        .iter()
-        .filter(|n| n.op_type() == "BatchNormalization")
-        .flat_map(|n| n.input.iter().skip(3))
-        .map(String::as_str)
-        .collect();
+    let statistics = graph.node.iter().flat_map(|n| n.operator().statistics.iter().filter_map(|&slot| n.input.get(slot)));
+    let statistics: HashSet<&str> = statistics.map(String::as_str).collect();
     let weights: HashSet<&str> =
         graph.node.iter().filter(|n| is_counted(n)).flat_map(|n| n.input.iter().skip(1)).map(String::as_str).collect();
     let constants =
@@ -48,7 +44,8 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
         let output = node.output.first()?;
         if flow.depends_on_input(output) {
             let input = shape(node.input.first()?)?;
-            let weight = shape(node.input.get(weight_input(node)?)?)?;
+            let (factor, _) = node.operator().macs?;
+            let weight = shape(node.input.get(factor)?)?;
             total = total.saturating_add(node_macs(node, &input, &weight, &shape(output)?)?);
         }
     }
@@ -58,30 +55,19 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
 /// Multiply-accumulates of a node from the shapes of its first two inputs and of its output; `None` for other operators than those of [`macs`].
 pub(crate) fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], output: &[usize]) -> Option<u64> {
     let product = |shape: &[usize]| shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
-    let each = match node.op_type() {
+    let (_, macs) = node.operator().macs?;
+    Some(match macs {
         // weight [O, I/groups, k…]: each output element sums I/groups·k… products
-        "Conv" | "ConvInteger" | "QLinearConv" | "FusedConv" => return Some(product(output).saturating_mul(product(weight.get(1..)?))),
+        Macs::Convolution => product(output).saturating_mul(product(weight.get(1..)?)),
         // weight [I, O/groups, k…]: each input element is spread over O/groups·k… outputs
-        "ConvTranspose" => return Some(product(input).saturating_mul(product(weight.get(1..)?))),
-        "Gemm" | "QGemm" if int(node, "transA") != 0 => input.first()?,
-        "Gemm" | "QGemm" | "MatMul" | "MatMulInteger" | "QLinearMatMul" => input.last()?,
-        _ => return None,
-    };
-    Some(product(output).saturating_mul(*each as u64))
+        Macs::Transposed => product(input).saturating_mul(product(weight.get(1..)?)),
+        Macs::Gemm if int(node, "transA") != 0 => product(output).saturating_mul(*input.first()? as u64),
+        Macs::Gemm | Macs::Product => product(output).saturating_mul(*input.last()? as u64),
+    })
 }
 
 fn is_counted(node: &NodeProto) -> bool {
-    weight_input(node).is_some()
-}
-
-/// Which input of a convolution or product is the second factor; `None` for other operators.
-fn weight_input(node: &NodeProto) -> Option<usize> {
-    match node.op_type() {
-        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "ConvInteger" | "MatMulInteger" | "FusedConv" => Some(1),
-        // after the first factor's scale and zero point
-        "QLinearConv" | "QLinearMatMul" | "QGemm" => Some(3),
-        _ => None,
-    }
+    node.operator().macs.is_some()
 }
 
 fn is_weight(tensor: &TensorProto) -> bool {
@@ -95,30 +81,4 @@ fn elements(tensor: &TensorProto) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(op: &str, attributes: &[(&str, i64)]) -> NodeProto {
-        let attribute = attributes.iter().map(|&(name, i)| super::super::proto::AttributeProto {
-            name: Some(name.into()),
-            i: Some(i),
-            ..Default::default()
-        });
-        NodeProto { op_type: Some(op.into()), attribute: attribute.collect(), ..Default::default() }
-    }
-
-    #[test]
-    fn each_operator_counts_its_products() {
-        let count = |op, attributes: &[(&str, i64)], input: &[usize], weight: &[usize], output: &[usize]| {
-            node_macs(&node(op, attributes), input, weight, output)
-        };
-        assert_eq!(count("Conv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]), Some(2 * 6 * 64 * 36));
-        assert_eq!(count("Conv", &[("group", 4)], &[2, 4, 8, 8], &[4, 1, 3, 3], &[2, 4, 4, 4]), Some(2 * 4 * 16 * 9));
-        assert_eq!(count("ConvTranspose", &[], &[1, 4, 5, 5], &[4, 2, 2, 2], &[1, 2, 10, 10]), Some(4 * 25 * 8));
-        assert_eq!(count("Gemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
-        assert_eq!(count("Gemm", &[("transA", 1)], &[7, 3], &[7, 5], &[3, 5]), Some(105));
-        assert_eq!(count("QLinearConv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]), Some(2 * 6 * 64 * 36));
-        assert_eq!(count("QGemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
-        assert_eq!(count("MatMul", &[], &[2, 4, 9, 8], &[2, 4, 8, 9], &[2, 4, 9, 9]), Some(2 * 4 * 81 * 8));
-    }
-}
+mod tests;

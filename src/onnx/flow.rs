@@ -22,15 +22,9 @@ pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
     names
 }
 
-/// Shapes are no activations: what follows from them alone is arithmetic that says nothing of the sample.
-pub(super) fn reads_shape_only(node: &NodeProto) -> bool {
-    matches!(node.op_type(), "Shape" | "Size")
-}
-
-/// The outputs of a node that can hold activations: not the statistics that batch normalisation hands out, not dropout's mask.
+/// The outputs of a node that can hold activations.
 pub fn values(node: &NodeProto) -> impl Iterator<Item = &str> {
-    let count = if matches!(node.op_type(), "BatchNormalization" | "Dropout") { 1 } else { node.output.len() };
-    node.output.iter().take(count).map(String::as_str).filter(|name| !name.is_empty())
+    node.output.iter().take(node.operator().values).map(String::as_str).filter(|name| !name.is_empty())
 }
 
 impl<'a> Flow<'a> {
@@ -43,7 +37,7 @@ impl<'a> Flow<'a> {
         let mut producer = HashMap::new();
         for (index, node) in graph.node.iter().enumerate() {
             producer.extend(node.output.iter().map(|name| (name.as_str(), index)));
-            if !reads_shape_only(node) && reads(node).iter().any(|name| dependent.contains(name)) {
+            if !node.operator().reads_shape && reads(node).iter().any(|name| dependent.contains(name)) {
                 dependent.extend(values(node));
             }
         }
@@ -62,7 +56,7 @@ impl<'a> Flow<'a> {
 
     /// The tensors that a node reads whose values depend on an input.
     pub(super) fn data(&self, node: &'a NodeProto) -> Vec<&'a str> {
-        if reads_shape_only(node) {
+        if node.operator().reads_shape {
             return Vec::new();
         }
         reads(node).into_iter().filter_map(|name| self.dependent.get(name).copied()).collect()

@@ -9,6 +9,7 @@ pub mod logits;
 pub mod metadata;
 mod nearest;
 mod norm;
+pub mod operator;
 mod quantized;
 mod shape;
 pub mod statistic;
@@ -215,7 +216,12 @@ impl Model {
     /// # Errors
     /// As [`Model::initializer`].
     pub fn tensor(&self, tensor: &proto::TensorProto) -> Result<Array> {
-        tensor::decode(tensor, self.files.as_ref()).context(|| format!("tensor `{}`", tensor.name()))
+        let decoded = || match (external::is_external(tensor), &self.files) {
+            (false, _) => tensor::decode(tensor, None),
+            (true, Some(files)) => tensor::decode(tensor, Some(&files.read(tensor)?)),
+            (true, None) => Err(Error::input("the model was not read from a folder")),
+        };
+        decoded().context(|| format!("tensor `{}`", tensor.name()))
     }
 
     /// The element type and shape that [`Model::tensor`] gives, without the values.

@@ -4,6 +4,7 @@
 //! What `QuantizeLinear` makes is left out: the tensor that it reads is at hand.
 
 use super::Model;
+use super::operator::{Class, Movement};
 use super::proto::{NodeProto, TensorProto};
 use crate::array::Array;
 use std::collections::HashMap;
@@ -34,21 +35,19 @@ impl Model {
     #[must_use]
     pub fn quantized(&self) -> HashMap<String, Quantization> {
         let nodes = &self.graph().node;
-        if !nodes.iter().any(|node| parameters(node).is_some()) {
+        if !nodes.iter().any(|node| node.operator().scale.is_some()) {
             return HashMap::new();
         }
         let mut found: HashMap<&str, Quantization> = HashMap::new();
         for node in nodes {
-            let quantization = match parameters(node) {
+            let quantization = match node.operator().scale {
                 Some([scale, zero_point]) => self.quantization(node, scale, zero_point),
                 None => moved(node, &found),
             };
-            // the indices that a pooling gives beside its maximum are numbers of another kind
-            let count = if node.op_type() == "Split" { node.output.len() } else { 1 };
-            let outputs = node.output.iter().take(count).map(String::as_str).filter(|name| !name.is_empty());
+            let outputs = node.output.iter().map(String::as_str).filter(|name| !name.is_empty());
             found.extend(outputs.filter_map(|name| Some((name, quantization?))));
         }
-        let given = nodes.iter().filter(|node| node.op_type() == "QuantizeLinear");
+        let given = nodes.iter().filter(|node| node.operator().class == Class::Quantization);
         for name in given.flat_map(|node| &node.output) {
             found.remove(name.as_str());
         }
@@ -79,112 +78,23 @@ impl Model {
     }
 }
 
-/// Where a node takes the scale and the zero point of what it computes; `None`: it has none.
-fn parameters(node: &NodeProto) -> Option<[usize; 2]> {
-    Some(match node.op_type() {
-        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "QLinearMul" => [6, 7],
-        "QLinearAveragePool"
-        | "QLinearGlobalAveragePool"
-        | "QLinearLeakyRelu"
-        | "QLinearReduceMean"
-        | "QLinearSigmoid"
-        | "QLinearSoftmax" => [3, 4],
-        "QLinearConcat" => [0, 1],
-        "QLinearWhere" | "QGemm" => [7, 8],
-        "QuantizeLinear" => [1, 2],
-        _ => return None,
-    })
-}
-
 /// How the values stand that a node only moves or picks.
 fn moved(node: &NodeProto, found: &HashMap<&str, Quantization>) -> Option<Quantization> {
     let of = |name: &String| found.get(name.as_str()).copied();
-    match node.op_type() {
-        "DepthToSpace" | "Expand" | "Flatten" | "Gather" | "Identity" | "MaxPool" | "Reshape" | "Slice" | "SpaceToDepth" | "Split"
-        | "Squeeze" | "Tile" | "Transpose" | "Unsqueeze" => node.input.first().and_then(of),
+    let operator = node.operator();
+    match operator.class {
         // of one scale all, or the integers are no longer comparable
-        "Concat" => {
+        Class::Movement(Movement::Join) => {
             let mut all = node.input.iter().map(of);
             let first = all.next()??;
             all.all(|other| other == Some(first)).then_some(first)
         }
+        Class::Movement(Movement::Cast) => None,
+        Class::Movement(_) => node.input.first().and_then(of),
+        _ if matches!(operator.name, "DepthToSpace" | "MaxPool" | "SpaceToDepth") => node.input.first().and_then(of),
         _ => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::array::Values;
-    use crate::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
-    use crate::onnx::tensor_proto;
-
-    fn model(lines: &[&str]) -> Model {
-        let node = |line: &&str| {
-            let (outputs, call) = line.split_once(" = ").unwrap();
-            let mut words = call.split(' ').map(str::to_owned);
-            let op_type = words.next();
-            NodeProto {
-                op_type,
-                input: words.map(|word| if word == "-" { String::new() } else { word }).collect(),
-                output: outputs.split(' ').map(str::to_owned).collect(),
-                ..NodeProto::default()
-            }
-        };
-        let scalar = |name: &str, values: Values| tensor_proto(name, &Array::new(vec![], values).unwrap());
-        let value = |name: &str| ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() };
-        let graph = GraphProto {
-            input: vec![value("x"), value("w")],
-            node: lines.iter().map(node).collect(),
-            initializer: vec![
-                scalar("s", Values::F32(vec![0.5])),
-                scalar("t", Values::F32(vec![0.25])),
-                scalar("z", Values::U8(vec![128])),
-                scalar("i", Values::I8(vec![-3])),
-                tensor_proto("many", &Array::new(vec![2], Values::F32(vec![0.5, 1.0])).unwrap()),
-            ],
-            ..GraphProto::default()
-        };
-        Model::from_proto(ModelProto { graph: Some(graph), ..ModelProto::default() }).unwrap()
-    }
-
-    fn of(lines: &[&str]) -> Vec<(String, f32, i32)> {
-        let found = model(lines).quantized().into_iter().map(|(name, q)| (name, q.scale, q.zero_point));
-        let mut found: Vec<_> = found.collect();
-        found.sort_by(|a, b| a.0.cmp(&b.0));
-        found
-    }
-
-    #[test]
-    fn every_operator_says_its_own_scale() {
-        let lines = [
-            "q = QuantizeLinear x s z",
-            "a = QLinearConv q s z w s z t z",
-            "b = QLinearAdd a t z q s z s i",
-            "c = QLinearGlobalAveragePool b s i t -",
-            "d = QLinearConcat s z a t z b s i",
-            "e = QGemm c t z w s z - s z",
-        ];
-        let expected = [("a", 0.25, 128), ("b", 0.5, -3), ("c", 0.25, 0), ("d", 0.5, 128), ("e", 0.5, 128)];
-        assert_eq!(of(&lines), expected.map(|(name, scale, zero)| (name.to_owned(), scale, zero)));
-        assert!((Quantization { scale: 0.25, zero_point: 128 }.real(2) + 31.5).abs() < f32::EPSILON);
-    }
-
-    #[test]
-    fn what_moves_values_hands_their_scale_on_and_what_mixes_them_does_not() {
-        let lines = [
-            "q = QuantizeLinear x s z",
-            "p = MaxPool q",
-            "a = QLinearConv p s z w s z t z",
-            "b c = Split a",
-            "one = Concat b c",
-            "two = Concat b p",
-            "f = DequantizeLinear two s z",
-        ];
-        let names = |found: Vec<(String, f32, i32)>| found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
-        assert_eq!(names(of(&lines)), ["a", "b", "c", "one", "p"]);
-        // a scale for each channel, or one that is computed, is none of the tensor
-        assert!(of(&["a = QLinearConv x s z w s z many z", "b = QLinearConv x s z w s z x z"]).is_empty());
-        assert!(of(&["a = Relu x", "b = MaxPool a"]).is_empty());
-    }
-}
+mod tests;

@@ -77,18 +77,18 @@ impl Nodes {
             Layout::Nchw => self.reshape(&maps, value("planes"), &sizes(&[0, channels, area]))?,
             Layout::Nhwc => {
                 let rows = self.reshape(&maps, value("rows"), &sizes(&[0, area, channels]))?;
-                self.node("Transpose", &[&rows], value("planes"), vec![integers("perm", &[0, 2, 1])])
+                self.turn(&rows, value("planes"))
             }
         };
         if let Some(weights) = pooling {
             let weights = self.constant(value("weights"), vec![area, positions], Values::F64(weights.clone()))?;
-            maps = self.node("MatMul", &[&maps, &weights], value("pooled"), Vec::new());
+            maps = self.product([&maps, &weights], value("pooled"));
         }
         let result = match statistic {
             Statistic::Gram => {
                 let unit = self.unit(&maps, &value, positions, dead_norm)?;
-                let turned = self.node("Transpose", &[&unit], value("turned"), vec![integers("perm", &[0, 2, 1])]);
-                let products = self.node("MatMul", &[&turned, &unit], value("products"), Vec::new());
+                let turned = self.turn(&unit, value("turned"));
+                let products = self.product([&turned, &unit], value("products"));
                 let count = self.constant(value("count"), Vec::new(), Values::F64(vec![wide(channels)]))?;
                 let gram = self.node("Div", &[&products, &count], value("gram"), Vec::new());
                 let flat = self.reshape(&gram, value("flat"), &sizes(&[0, positions * positions]))?;
@@ -101,12 +101,12 @@ impl Nodes {
                 self.over_channels(&unit, &value, &map)?
             }
             Statistic::Attention => {
-                let squares = self.node("Mul", &[&maps, &maps], value("squared"), Vec::new());
+                let squares = self.square(&maps, value("squared"));
                 self.over_channels(&squares, &value, &map)?
             }
             _ => {
                 let share = self.constant(value("share"), vec![positions, 1], Values::F64(vec![1.0 / wide(positions); positions]))?;
-                let means = self.node("MatMul", &[&maps, &share], value("means"), Vec::new());
+                let means = self.product([&maps, &share], value("means"));
                 self.reshape(&means, value("vector"), &sizes(&[0, channels]))?
             }
         };
@@ -117,9 +117,9 @@ impl Nodes {
 
     /// Each map divided by its norm.
     fn unit(&mut self, maps: &str, value: &impl Fn(&str) -> String, positions: usize, dead_norm: f64) -> Result<String> {
-        let squares = self.node("Mul", &[maps, maps], value("squares"), Vec::new());
+        let squares = self.square(maps, value("squares"));
         let ones = self.constant(value("ones"), vec![positions, 1], Values::F64(vec![1.0; positions]))?;
-        let sums = self.node("MatMul", &[&squares, &ones], value("sums"), Vec::new());
+        let sums = self.product([&squares, &ones], value("sums"));
         let norms = self.node("Sqrt", &[&sums], value("norms"), Vec::new());
         let least = self.constant(value("least"), Vec::new(), Values::F64(vec![dead_norm]))?;
         let divisors = self.node("Max", &[&norms, &least], value("divisors"), Vec::new());
@@ -130,7 +130,7 @@ impl Nodes {
     fn over_channels(&mut self, maps: &str, value: &impl Fn(&str) -> String, map: &MapShape) -> Result<String> {
         let channels = map.channels;
         let share = self.constant(value("share"), vec![1, 1, channels], Values::F64(vec![1.0 / wide(channels); channels]))?;
-        let mean = self.node("MatMul", &[&share, maps], value("mean"), Vec::new());
+        let mean = self.product([&share, maps], value("mean"));
         let size = [map.height, map.width].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         self.reshape(&mean, value("map"), &[0, size[0], size[1]])
     }
@@ -145,6 +145,21 @@ impl Nodes {
             ..NodeProto::default()
         });
         output
+    }
+
+    /// The last two axes exchanged.
+    fn turn(&mut self, input: &str, output: String) -> String {
+        self.node("Transpose", &[input], output, vec![integers("perm", &[0, 2, 1])])
+    }
+
+    /// The matrix product of two tensors.
+    fn product(&mut self, factors: [&str; 2], output: String) -> String {
+        self.node("MatMul", &factors, output, Vec::new())
+    }
+
+    /// Each element squared.
+    fn square(&mut self, input: &str, output: String) -> String {
+        self.node("Mul", &[input, input], output, Vec::new())
     }
 
     fn reshape(&mut self, input: &str, output: String, shape: &[i64]) -> Result<String> {

@@ -3,7 +3,8 @@
 //! for.
 
 use super::check::{node_name, subgraphs};
-use super::flow::{reads, reads_shape_only, values};
+use super::flow::{reads, values};
+use super::operator::{Class, Inference};
 use super::proto::{NodeProto, TensorProto};
 use super::tap::int;
 use super::{Model, proto};
@@ -61,16 +62,15 @@ fn look(node: &NodeProto, constants: &Constants<'_>, depth: usize, found: &mut V
 
 fn suspicion(node: &NodeProto, constants: &Constants<'_>) -> Option<Suspicion> {
     let is_true = |at: usize| node.input.get(at).and_then(|name| constants.number(name)).is_some_and(|value| value != 0.0);
-    match node.op_type() {
-        "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike" | "Multinomial" | "Bernoulli" => {
-            Some(Suspicion::Random)
-        }
-        // with a ratio of 0 it drops nothing
-        "Dropout" if is_true(2) => {
+    match (node.operator().class, node.operator().inference) {
+        (Class::Random, _) => Some(Suspicion::Random),
+        (Class::DynamicQuantization, _) => Some(Suspicion::DynamicQuantization),
+        // dropout that trains; with a ratio of 0 it drops nothing
+        (_, Inference::Input) if is_true(2) => {
             let ratio = node.input.get(1).filter(|name| !name.is_empty()).and_then(|name| constants.number(name));
             (ratio != Some(0.0)).then_some(Suspicion::Random)
         }
-        "BatchNormalization" => {
+        (_, Inference::FirstOutput) => {
             let trains = if constants.model.opset() < OPSET_TRAINING_MODE {
                 node.output.iter().filter(|name| !name.is_empty()).count() > 1
             } else {
@@ -78,7 +78,6 @@ fn suspicion(node: &NodeProto, constants: &Constants<'_>) -> Option<Suspicion> {
             };
             trains.then_some(Suspicion::Training)
         }
-        op if op.starts_with("DynamicQuantize") => Some(Suspicion::DynamicQuantization),
         _ => None,
     }
 }
@@ -132,7 +131,7 @@ impl<'a> Way<'a> {
         let mut open: Vec<usize> = tensors.iter().filter_map(|name| self.producer.get(name.as_str()).copied()).collect();
         let mut found: HashSet<usize> = HashSet::new();
         while let Some(index) = open.pop() {
-            if let Some(node) = self.nodes.get(index).filter(|node| !reads_shape_only(node))
+            if let Some(node) = self.nodes.get(index).filter(|node| !node.operator().reads_shape)
                 && found.insert(index)
             {
                 open.extend(reads(node).into_iter().filter_map(|name| self.producer.get(name).copied()));
@@ -161,71 +160,4 @@ impl<'a> Way<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::array::{Array, Values};
-    use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto};
-    use crate::onnx::tensor_proto;
-
-    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-        NodeProto {
-            op_type: Some(op.into()),
-            input: inputs.iter().map(|&i| i.into()).collect(),
-            output: outputs.iter().map(|&o| o.into()).collect(),
-            ..Default::default()
-        }
-    }
-
-    /// What is suspected of a graph from `x` to `y`.
-    fn suspected(opset: i64, nodes: Vec<NodeProto>) -> Vec<(Suspicion, String)> {
-        let info = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
-        let byte = |name: &str, value: u8| tensor_proto(name, &Array::new(vec![], Values::U8(vec![value])).unwrap());
-        let zero = tensor_proto("zero", &Array::new(vec![], Values::F32(vec![0.0])).unwrap());
-        let initializer = vec![byte("on", 1), byte("off", 0), zero];
-        let graph = GraphProto { node: nodes, initializer, input: vec![info("x")], output: vec![info("y")], ..Default::default() };
-        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(opset) }];
-        let model = Model::from_proto(ModelProto { graph: Some(graph), opset_import, ..Default::default() }).unwrap();
-        suspects(&model, &["y".to_owned()])
-    }
-
-    #[test]
-    fn each_suspect_is_named_and_what_is_off_is_none() {
-        use Suspicion::{DynamicQuantization, Random, Training};
-        let training = AttributeProto { name: Some("training_mode".into()), i: Some(1), ..Default::default() };
-        let norm = |outputs: &[&str], attribute: Vec<AttributeProto>| NodeProto {
-            attribute,
-            ..node("BatchNormalization", &["x", "zero", "zero", "zero", "zero"], outputs)
-        };
-        for (opset, node, expected) in [
-            (17, node("RandomNormalLike", &["x"], &["y"]), Some(Random)),
-            (17, node("Dropout", &["x", "", "on"], &["y"]), Some(Random)),
-            (17, node("Dropout", &["x", "", "off"], &["y"]), None),
-            (17, node("Dropout", &["x", "zero", "on"], &["y"]), None),
-            (17, node("Dropout", &["x"], &["y"]), None),
-            (17, norm(&["y", "m", "v"], vec![training.clone()]), Some(Training)),
-            (17, norm(&["y"], vec![]), None),
-            (9, norm(&["y", "m", "v", "sm", "sv"], vec![]), Some(Training)),
-            (9, norm(&["y", "", "", "", ""], vec![]), None),
-            (17, node("DynamicQuantizeMatMul", &["x"], &["y"]), Some(DynamicQuantization)),
-        ] {
-            let op = node.op_type().to_owned();
-            let found = suspected(opset, vec![node]);
-            assert_eq!(found, expected.map(|suspicion| (suspicion, format!("{op} `y`"))).into_iter().collect::<Vec<_>>(), "{op}");
-        }
-    }
-
-    #[test]
-    fn only_what_reaches_the_value_counts() {
-        let noise = || node("RandomNormalLike", &["x"], &["noise"]);
-        assert_eq!(suspected(17, vec![noise(), node("Relu", &["x"], &["y"])]), []);
-        assert_eq!(suspected(17, vec![noise(), node("Add", &["x", "noise"], &["y"])]).len(), 1);
-        // its shape alone
-        let shape = node("Shape", &["noise"], &["shape"]);
-        assert_eq!(suspected(17, vec![noise(), shape, node("Reshape", &["x", "shape"], &["y"])]), []);
-        // in the branch of an If
-        let body = GraphProto { node: vec![node("RandomNormalLike", &["x"], &["inner"])], ..Default::default() };
-        let branch = AttributeProto { name: Some("then_branch".into()), g: Some(body), ..Default::default() };
-        let found = suspected(17, vec![NodeProto { attribute: vec![branch], ..node("If", &["on"], &["y"]) }]);
-        assert_eq!(found, [(Suspicion::Random, "RandomNormalLike `inner`".to_owned())]);
-    }
-}
+mod tests;

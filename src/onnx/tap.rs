@@ -18,6 +18,7 @@ pub use choice::{TapChoice, alias, free, path_name, resolve};
 pub use layout::PREFIX_TOKENS_MAX;
 
 use super::flow::{Flow, values};
+use super::operator::{self, Class, Movement};
 use super::proto::NodeProto;
 use super::{Model, logits};
 use crate::recipe::Layout;
@@ -134,7 +135,7 @@ fn stages(taps: &[Tap], remade: &HashSet<&str>) -> Vec<[usize; 2]> {
     for tap in taps
         .iter()
         .filter(|t| !remade.contains(t.tensor.as_str()) && !is_flattened(t))
-        .filter(|t| !matches!(t.op.as_str(), "Slice" | "Pad" | "Reshape" | "Transpose" | "Concat" | "Split" | "Gather" | "Identity"))
+        .filter(|t| !matches!(operator::of(&t.op).class, Class::Movement(_)))
     {
         if let Some(size) = tap.spatial().filter(|&size| size != [1, 1] && !sizes.contains(&size)) {
             sizes.push(size);
@@ -180,10 +181,10 @@ fn last_maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], stages: usize,
 fn before_expansion<'a>(flow: &Flow<'a>, maps: &[&'a str]) -> Option<&'a str> {
     let last = *maps.last()?;
     let consumers = flow.consumers(last);
-    let expands =
-        !consumers.is_empty() && consumers.iter().all(|node| node.op_type() == "Conv" && int(node, "group") > 1 && is_strided(node));
+    let expands = !consumers.is_empty()
+        && consumers.iter().all(|node| node.operator().is_convolution() && int(node, "group") > 1 && is_strided(node));
     if expands {
-        let convolution = |name: &&str| flow.producer(name).is_some_and(|node| node.op_type() == "Conv");
+        let convolution = |name: &&str| flow.producer(name).is_some_and(|node| node.operator().is_convolution());
         let pointwise = |name: &str| flow.producer(name).is_some_and(|node| matches!(ints(node, "kernel_shape"), [1, 1]));
         if let Some(index) = maps.iter().rposition(convolution)
             && let (Some(conv), Some(before)) = (maps.get(index), index.checked_sub(1).and_then(|i| maps.get(i)))
@@ -224,19 +225,20 @@ fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>
             ("MatMulInteger", _, Some(&first)) => first,
             _ => return None,
         };
-        match node.op_type() {
-            "Gemm" | "MatMul" | "Conv" | "MatMulInteger" | "QGemm" | "QLinearMatMul" | "QLinearConv" => break only,
-            "Add" | "Sub" | "Mul" | "Div" | "Identity" | "Cast" | "Flatten" | "Reshape" | "Squeeze" | "BatchNormalization"
-            | "QuantizeLinear" | "DequantizeLinear" | "QLinearAdd" | "QLinearMul" => {
-                node = flow.producer(only)?;
+        match node.operator().class {
+            Class::Product => break only,
+            Class::Spatial if node.operator().is_convolution() => break only,
+            Class::Arithmetic | Class::Quantization | Class::Movement(Movement::Copy | Movement::Cast | Movement::Reshape) => {
+                node = flow.producer(only)?
             }
+            Class::Normalization if !node.operator().statistics.is_empty() => node = flow.producer(only)?,
             _ => return None,
         }
     };
     // dropout in training form gives other values at each run, an integer is a float's: what it
     // reads is the vector
-    let passes = ["Dropout", "Identity", "DynamicQuantizeLinear"];
-    while let Some(node) = flow.producer(tensor).filter(|node| passes.contains(&node.op_type())) {
+    let passes = [Class::Movement(Movement::Copy), Class::DynamicQuantization];
+    while let Some(node) = flow.producer(tensor).filter(|node| passes.contains(&node.operator().class)) {
         tensor = *flow.data(node).first()?;
     }
     (shapes.get(tensor)?.len() == 2).then_some(tensor)

@@ -1,6 +1,5 @@
 //! Tensors of the file format: typed fields, raw bytes or external data to arrays, and back.
 
-use super::external::{self, Files};
 use super::proto::TensorProto;
 use super::proto::tensor_proto::DataType;
 use crate::array::{Array, Dtype, Values};
@@ -75,15 +74,14 @@ pub(super) fn byte_count(tensor: &TensorProto) -> Result<Option<usize>> {
     bytes.map(Some).ok_or_else(|| Error::input(format!("shape {:?} is beyond any memory", tensor.dims)))
 }
 
-/// Decodes a tensor; `files` hold external data.
+/// Decodes a tensor; `outside`: its bytes, where the file holds them elsewhere.
 ///
 /// # Errors
-/// When its bytes do not fit its shape and type, its type is not supported, or external data cannot be read.
-pub(super) fn decode(tensor: &TensorProto, files: Option<&Files>) -> Result<Array> {
+/// When its bytes do not fit its shape and type, or the type is not supported.
+pub(super) fn decode(tensor: &TensorProto, outside: Option<&[u8]>) -> Result<Array> {
     let (Some(code), Some(expected)) = (data_type(tensor), byte_count(tensor)?) else { return Err(unsupported(tensor)) };
-    let values = if external::is_external(tensor) {
-        let files = files.ok_or_else(|| Error::input("the model was not read from a folder"))?;
-        from_raw(code, &files.read(tensor)?)
+    let values = if let Some(bytes) = outside {
+        from_raw(code, bytes)
     } else if let Some(raw) = &tensor.raw_data {
         if raw.len() != expected {
             return Err(Error::input(format!("shape {:?}: expected {expected} bytes, found {}", tensor.dims, raw.len())));

@@ -4,6 +4,7 @@ use super::import::{self, Graph, Source};
 use super::plan::{self, Plan, Refusal};
 use super::{ImportOptions, TensorId, Trainability};
 use crate::error::{Error, Result};
+use crate::onnx::operator::Class;
 use crate::onnx::{Dim, Model, Value, logits};
 
 /// Why a graph without logits is no student.
@@ -43,11 +44,10 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
     if parameters.is_empty() {
         warnings.push("nothing in this graph trains: it holds no weight in the place of a parameter".to_owned());
     }
-    let has = |operator: &str| graph.nodes.iter().any(|n| n.proto.op_type() == operator);
-    let convolutions = graph.nodes.iter().filter(|n| n.proto.op_type() == "Conv").count();
-    let biased = graph.nodes.iter().filter(|n| n.proto.op_type() == "Conv" && n.inputs.get(2).is_some_and(Option::is_some)).count();
-    let normalised = ["BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"].into_iter().any(has);
-    if convolutions >= 5 && biased == convolutions && !normalised {
+    let convolutions: Vec<_> = graph.nodes.iter().filter(|n| n.proto.operator().is_convolution()).collect();
+    let all_biased = convolutions.iter().all(|n| n.inputs.get(2).is_some_and(Option::is_some));
+    let normalizes = graph.nodes.iter().any(|n| n.proto.operator().class == Class::Normalization);
+    if convolutions.len() >= 5 && all_biased && !normalizes {
         warnings.push(
             "batch normalisation seems to be folded into the convolutions: such a student trains poorly; export it with \
              training=TrainingMode.TRAINING (or PRESERVE) and do_constant_folding=False"

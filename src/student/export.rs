@@ -3,6 +3,7 @@
 use super::Student;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
+use crate::onnx::operator::Inference;
 use crate::onnx::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::{Model, tensor_proto};
 use candle_core::Var;
@@ -36,8 +37,8 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
                 input.clone_from(name);
             }
         }
-        match node.op_type() {
-            "Dropout" => {
+        match node.operator().inference {
+            Inference::Input => {
                 let (Some(input), Some(output)) = (node.input.first().cloned(), node.output.first().cloned()) else { continue };
                 if outputs.contains(&output) {
                     node = NodeProto {
@@ -52,11 +53,11 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
                     continue;
                 }
             }
-            "BatchNormalization" => {
+            Inference::FirstOutput => {
                 node.output.truncate(1);
                 node.attribute.retain(|a| a.name() != "training_mode");
             }
-            _ => {}
+            Inference::Same => {}
         }
         nodes.push(node);
     }

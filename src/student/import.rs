@@ -1,6 +1,6 @@
 //! Reading a graph as a trainable model: what trains, what is a running statistic, what is shared and what only looks so.
 
-use super::fold::{self, Host};
+use super::host::Host;
 use super::op::site::attribute;
 use super::{ImportOptions, TensorId, op, pattern};
 use crate::array::{Array, Dtype, Values};
@@ -210,20 +210,17 @@ fn constant(model: &Model, node: &NodeProto) -> Result<Option<Array>> {
     Ok(None)
 }
 
-/// The inputs of a node that hold running statistics: (mean, variance).
-const STATISTICS: [usize; 2] = [3, 4];
-
 /// Gives a running statistic a name of its own where an exporter merged it with a parameter, or a mean with a variance, of equal value.
 fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)]) {
     let mut uses: HashMap<String, BTreeSet<usize>> = HashMap::new();
     for (_, node) in nodes.iter() {
         for (slot, name) in node.input.iter().enumerate() {
-            let slot = if node.op_type() == "BatchNormalization" && STATISTICS.contains(&slot) { slot } else { 0 };
+            let slot = if node.operator().statistics.contains(&slot) { slot } else { 0 };
             uses.entry(name.clone()).or_default().insert(slot);
         }
     }
-    for (number, node) in nodes.iter_mut().filter(|(_, n)| n.op_type() == "BatchNormalization") {
-        for (slot, role) in STATISTICS.into_iter().zip(["running_mean", "running_var"]) {
+    for (number, node) in nodes.iter_mut() {
+        for (&slot, role) in node.operator().statistics.iter().zip(["running_mean", "running_var"]) {
             let Some(name) = node.input.get_mut(slot) else { continue };
             if uses.get(name).is_some_and(|slots| slots.len() > 1)
                 && let Some(leaf) = leaves.get(name).cloned()
@@ -240,8 +237,8 @@ fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)])
 }
 
 fn statistic_names(nodes: &[(usize, NodeProto)]) -> BTreeSet<String> {
-    let norms = nodes.iter().filter(|(_, n)| n.op_type() == "BatchNormalization");
-    norms.flat_map(|(_, n)| STATISTICS.into_iter().filter_map(|slot| n.input.get(slot).cloned())).collect()
+    let of = |n: &NodeProto| n.operator().statistics.iter().filter_map(|&slot| n.input.get(slot).cloned()).collect::<Vec<_>>();
+    nodes.iter().flat_map(|(_, n)| of(n)).collect()
 }
 
 /// What a tensor depends on.
@@ -260,20 +257,6 @@ enum Origin {
 impl Origin {
     fn leaves(&self) -> Option<&BTreeSet<String>> {
         if let Self::Leaves(names) = self { Some(names) } else { None }
-    }
-}
-
-/// The inputs of an operator that are parameters whatever their shape, and whether a Constant node counts there too.
-fn parameter_slots(operator: &str) -> (&'static [usize], bool) {
-    match operator {
-        "Conv" | "ConvTranspose" => (&[1, 2], true),
-        "Gemm" => (&[0, 1, 2], true),
-        "MatMul" | "Einsum" => (&[0, 1], true),
-        "BatchNormalization" | "LayerNormalization" | "InstanceNormalization" | "GroupNormalization" => (&[1, 2], false),
-        "PRelu" | "RMSNormalization" => (&[1], false),
-        // an embedding: rows picked by data
-        "Gather" => (&[0], true),
-        _ => (&[], false),
     }
 }
 
@@ -311,14 +294,13 @@ fn what_trains(
     let (mut trains, mut unsupported): (Vec<String>, Vec<(usize, String)>) = (Vec::new(), Vec::new());
     for (position, (_, node)) in nodes.iter().enumerate() {
         let inputs: Vec<Origin> = node.input.iter().map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant)).collect();
-        let shape_only = matches!(node.op_type(), "Shape" | "Size");
+        let operator = node.operator();
         let fed = inputs.iter().any(|o| matches!(o, Origin::Input | Origin::Active));
         let refusal = if is_standard(node) { op::refusal(node) } else { Some(op::UNKNOWN.to_owned()) };
         // no gradient passes an operator that can only be folded: what it reads is no parameter
-        let folds = is_standard(node) && (shape_only || (!fed && fold::supported(node.op_type())) || node.op_type() == "Constant");
+        let folds = is_standard(node) && (operator.reads_shape || (!fed && operator.folds.is_some()) || node.op_type() == "Constant");
         let constant = refusal.is_some() && folds;
         unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
-        let (slots, constants_train) = parameter_slots(node.op_type());
         let active = inputs.contains(&Origin::Active);
         let disguised = node.op_type() == "InstanceNormalization" && is_group_statistics(model, node, nodes, leaves);
         let mut trained = false;
@@ -326,11 +308,9 @@ fn what_trains(
             let Origin::Leaves(names) = origin else { continue };
             for name in names {
                 let Some(leaf) = leaves.get(name) else { continue };
-                let in_place = slots.contains(&slot) && fed && (constants_train || !leaf.constant_node) && !disguised;
-                let beside = matches!(node.op_type(), "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Concat")
-                    && active
-                    && leaf.len() > 1
-                    && !leaf.constant_node;
+                let in_place =
+                    operator.parameters.contains(&slot) && fed && (operator.trains_constants || !leaf.constant_node) && !disguised;
+                let beside = operator.takes_weights_beside() && active && leaf.len() > 1 && !leaf.constant_node;
                 if in_place || beside {
                     trained = true;
                     if !trains.contains(name) {

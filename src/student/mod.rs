@@ -9,6 +9,7 @@ mod cpu;
 mod executor;
 mod export;
 mod fold;
+mod host;
 mod import;
 mod op;
 mod pass;
@@ -25,10 +26,11 @@ pub use stage::{Stage, StagePass};
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, Place};
+use crate::onnx::operator::Class;
 use crate::onnx::{Model, Value, logits, tap, tap::Tap};
 use crate::recipe::Feeding;
 use candle_core::{DType, Device, Tensor, Var};
-use fold::Host;
+use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
 use plan::Plan;
@@ -259,11 +261,9 @@ impl Student {
     /// The tensor that an activation function makes this one of; `None` where it is no activation's output.
     #[must_use]
     pub fn before_activation(&self, name: &str) -> Option<&str> {
-        const ACTIVATIONS: [&str; 12] =
-            ["Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Celu", "ThresholdedRelu", "HardSwish", "HardSigmoid", "Gelu", "Mish"];
         let id = self.tensor(name)?;
         let node = self.graph.nodes.iter().find(|node| node.outputs.first() == Some(&Some(id)))?;
-        let input = node.inputs.first().copied().flatten().filter(|_| ACTIVATIONS.contains(&node.proto.op_type()))?;
+        let input = node.inputs.first().copied().flatten().filter(|_| node.proto.operator().class == Class::Activation)?;
         self.graph.names.get(input.0).map(String::as_str)
     }
 

@@ -1,7 +1,8 @@
 //! A plan: the graph's operators in order for fixed input shapes, everything that shapes decide already computed.
 
 use super::TensorId;
-use super::fold::{self, Host};
+use super::fold;
+use super::host::Host;
 use super::import::{Graph, Source};
 use super::op::{self, Operator, Site};
 use super::value::narrow;

@@ -1,5 +1,6 @@
 //! The way back from an output to the softmax or sigmoid behind it.
 
+use super::super::operator::{Class, Movement};
 use super::super::tap::{int, ints};
 use super::super::{Model, proto};
 use super::NodeProto;
@@ -250,13 +251,17 @@ impl<'a> Scope<'a> {
         let is_positive = |at: usize| input(at).and_then(|name| self.scalar(name)).is_some_and(|value| value > 0.0);
         // of two inputs the one that is no constant
         let other = |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
-        match node.op_type() {
-            "Identity" | "Dropout" | "Clip" | "QuantizeLinear" | "DequantizeLinear" | "CastLike" => input(0),
-            "Cast" if FLOATS.contains(&int(node, "to")) => input(0),
-            "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Expand" => {
+        match node.operator().class {
+            Class::Movement(Movement::Copy) | Class::Quantization => return input(0),
+            Class::Movement(Movement::Reshape | Movement::Transpose | Movement::Repeat) => {
                 state.is_reshaped = true;
-                input(0)
+                return input(0);
             }
+            _ => {}
+        }
+        match node.op_type() {
+            "Clip" | "CastLike" => input(0),
+            "Cast" if FLOATS.contains(&int(node, "to")) => input(0),
             "Log" => {
                 state.logarithms += 1;
                 input(0)

@@ -12,6 +12,7 @@
 
 use super::super::Model;
 use super::super::flow::{Flow, values};
+use super::super::operator::{Channels, Class, Movement};
 use super::super::proto::NodeProto;
 use super::{int, ints};
 use crate::recipe::Layout;
@@ -127,9 +128,11 @@ impl Read {
     fn is_sequence(&self, node: &NodeProto, [a, b]: [usize; 2]) -> bool {
         match (of_operator(node), self.map) {
             // a norm of what was flattened leaves it what it is
-            (Some(_), map) if node.op_type().contains("Norm") => map.is_some() || (self.flattened.is_none() && self.size.is_none()),
+            (Some(_), map) if node.operator().class == Class::Normalization => {
+                map.is_some() || (self.flattened.is_none() && self.size.is_none())
+            }
             (Some(_), _) => true,
-            (None, None) if node.op_type() == "Reshape" => self.flattened.is_none() && self.size == Some([1, b]),
+            (None, None) if node.operator().moves(Movement::Reshape) => self.flattened.is_none() && self.size == Some([1, b]),
             // one of height and width is gone
             (None, Some(Layout::Nchw)) if self.rank == Some(4) && is_reduction(node) => {
                 self.channels == Some(a) && self.size.is_some_and(|size| size.contains(&b))
@@ -153,11 +156,11 @@ fn covers(layout: Layout, [height, width]: [usize; 2], [a, b]: [usize; 2]) -> bo
 /// A map that is flattened keeps its axis order; a transposition swaps channels and positions.
 fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layout> {
     let before = read.map.or(read.flattened)?;
-    match (node.op_type(), ints(node, "perm")) {
-        ("Transpose", [0, 2, 1]) => Some(if before == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw }),
-        ("Transpose", _) => None,
+    match (node.operator().class, ints(node, "perm")) {
+        (Class::Movement(Movement::Transpose), [0, 2, 1]) => Some(if before == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw }),
+        (Class::Movement(Movement::Transpose), _) => None,
         // other rows than those of positions are something else
-        ("Reshape" | "Flatten" | "Squeeze", _) => Some(before).filter(|&l| read.size.is_none_or(|size| covers(l, size, dims))),
+        (Class::Movement(Movement::Reshape), _) => Some(before).filter(|&l| read.size.is_none_or(|size| covers(l, size, dims))),
         _ => Some(before),
     }
 }
@@ -165,51 +168,26 @@ fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layou
 /// The axis order of what an operator computes, where the operator itself says it, and its output's
 /// rank does not matter.
 fn of_operator(node: &NodeProto) -> Option<Layout> {
-    let last = |by_default: bool| {
-        let given = node.attribute.iter().any(|a| a.name() == "channels_last");
-        let last = if given { int(node, "channels_last") != 0 } else { by_default };
-        Some(if last { Layout::Nhwc } else { Layout::Nchw })
-    };
-    match node.op_type() {
-        "Conv"
-        | "ConvTranspose"
-        | "ConvInteger"
-        | "DeformConv"
-        | "FusedConv"
-        | "ConvTransposeWithDynamicPads"
-        | "MaxPool"
-        | "AveragePool"
-        | "LpPool"
-        | "MaxUnpool"
-        | "GlobalAveragePool"
-        | "GlobalMaxPool"
-        | "GlobalLpPool"
-        | "BatchNormalization"
-        | "InstanceNormalization"
-        | "GroupNormalization"
-        | "LRN"
-        | "Upsample"
-        | "DepthToSpace"
-        | "SpaceToDepth"
-        | "GridSample" => Some(Layout::Nchw),
-        "QLinearConv" | "QLinearAveragePool" | "QLinearGlobalAveragePool" => last(false),
-        "NhwcConv" | "NhwcFusedConv" | "NhwcMaxPool" => Some(Layout::Nhwc),
-        "GroupNorm" | "SkipGroupNorm" => last(true),
-        _ => None,
-    }
+    Some(match node.operator().channels? {
+        Channels::First => Layout::Nchw,
+        Channels::Last => Layout::Nhwc,
+        Channels::ByAttribute(by_default) => {
+            let given = node.attribute.iter().any(|a| a.name() == "channels_last");
+            let last = if given { int(node, "channels_last") != 0 } else { by_default };
+            if last { Layout::Nhwc } else { Layout::Nchw }
+        }
+    })
 }
 
 /// Whether a node gives its input's values other axes.
 fn rearranges(node: &NodeProto) -> bool {
-    matches!(
-        node.op_type(),
-        "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Gather" | "Einsum" | "MatMul" | "MatMulInteger" | "QLinearMatMul"
-    )
+    use Movement::{Pick, Reshape, Transpose};
+    matches!(node.operator().class, Class::Movement(Reshape | Transpose | Pick) | Class::Contraction | Class::Product)
 }
 
 /// Whether a node takes axes away.
 fn is_reduction(node: &NodeProto) -> bool {
-    node.op_type() == "Squeeze" || node.op_type().starts_with("Reduce")
+    node.op_type() == "Squeeze" || node.operator().class == Class::Reduction
 }
 
 /// The axis order of a tensor whose shape is not known.
@@ -225,17 +203,21 @@ fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> 
         Some(size) if size == [a, b] => Some(Layout::Nhwc),
         _ => None,
     };
-    match (node.op_type(), read.map) {
+    use Movement::{Pick, Reshape, Transpose};
+    match (node.operator().class, read.map) {
         _ if of_operator(node).is_some() => of_operator(node),
-        ("Transpose", Some(before)) => match (before, ints(node, "perm")) {
+        (Class::Movement(Transpose), Some(before)) => match (before, ints(node, "perm")) {
             (Layout::Nchw, [0, 2, 3, 1]) => Some(Layout::Nhwc),
             (Layout::Nhwc, [0, 3, 1, 2]) => Some(Layout::Nchw),
             _ => None,
         },
         // depth to space, or back, of an exporter that writes it out
-        ("Reshape", _) if read.first_rank == Some(6) => by_size.or(size.filter(|&s| is_scaled(s, [b, c])).map(|_| Layout::Nchw)),
-        ("Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Gather" | "Einsum", _) => by_size,
-        (op, None) => by_size.filter(|_| !op.contains("MatMul") && !op.contains("Softmax")),
+        (Class::Movement(Reshape), _) if read.first_rank == Some(6) => {
+            by_size.or(size.filter(|&s| is_scaled(s, [b, c])).map(|_| Layout::Nchw))
+        }
+        (Class::Movement(Reshape | Transpose | Pick) | Class::Contraction, _) => by_size,
+        (Class::Product | Class::Softmax, None) => None,
+        (_, None) => by_size,
         (_, before) => before,
     }
 }

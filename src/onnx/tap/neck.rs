@@ -5,6 +5,7 @@
 
 use super::super::Model;
 use super::super::flow::{Flow, values};
+use super::super::operator::{Class, Movement};
 use super::super::proto::NodeProto;
 use super::{Role, Tap, ints, is_flattened};
 use crate::recipe::Layout;
@@ -84,10 +85,11 @@ fn is_prediction(model: &Model, flow: &Flow<'_>, map: &str, ends: &[&str], targe
 
 /// Whether a node changes axes, ranges or parts of maps, and nothing else.
 fn hands_on(node: &NodeProto) -> bool {
-    matches!(
-        node.op_type(),
-        "Transpose" | "Identity" | "Cast" | "Sigmoid" | "Softmax" | "Split" | "Slice" | "Concat" | "QuantizeLinear" | "DequantizeLinear"
-    )
+    use Movement::{Cast, Copy, Join, Part, Transpose};
+    match node.operator().class {
+        Class::Movement(Transpose | Copy | Cast | Part | Join) | Class::Softmax | Class::Quantization => true,
+        _ => node.op_type() == "Sigmoid",
+    }
 }
 
 /// Whether convolutions make a map, with nothing but a sigmoid after them.
@@ -99,8 +101,8 @@ fn is_linear(model: &Model, flow: &Flow<'_>, map: &str, pointwise_only: bool) ->
             continue;
         }
         let Some(node) = flow.producer(name) else { return false };
-        match node.op_type() {
-            "Conv" if !pointwise_only || is_pointwise(model, node) => {}
+        match node.operator() {
+            operator if operator.is_convolution() && (!pointwise_only || is_pointwise(model, node)) => {}
             _ if hands_on(node) => open.extend(flow.data(node)),
             _ => return false,
         }

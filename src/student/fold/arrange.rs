@@ -1,7 +1,7 @@
 //! Known values picked, joined, repeated and written into each other.
 
-use super::{Host, Numbers, known, limit};
 use crate::error::{Error, Result};
+use crate::student::host::{Host, Numbers, limit};
 use crate::student::op::site::{Site, axis};
 use crate::student::op::tile;
 
@@ -32,7 +32,7 @@ fn picked(x: &Host, places: &[usize], shape: Vec<usize>) -> Host {
 }
 
 pub(super) fn concatenated(site: &Site<'_>) -> Result<Host> {
-    let parts = (0..site.shapes.len()).map(|i| known(site, i)).collect::<Result<Vec<_>>>()?;
+    let parts = (0..site.shapes.len()).map(|i| site.given(i)).collect::<Result<Vec<_>>>()?;
     let first = parts.first().ok_or_else(|| Error::input("concat of nothing"))?;
     let at = axis(site.int("axis", 0), first.shape.len())?;
     let mut shape = first.shape.clone();

@@ -1,8 +1,9 @@
 //! A node as an operator's planning sees it: attributes, input shapes, and the inputs whose values are known.
 
 use crate::error::{Error, Result};
+use crate::onnx::operator::Integers;
 use crate::onnx::proto::{AttributeProto, NodeProto};
-use crate::student::fold::Host;
+use crate::student::host::Host;
 
 /// ONNX element types that are integers or booleans.
 pub(in crate::student) const INTEGERS: [i64; 9] = [2, 3, 4, 5, 6, 7, 9, 12, 13];
@@ -60,12 +61,16 @@ impl<'a> Site<'a> {
 
     /// Whether the node's first output holds integers or booleans.
     pub(in crate::student) fn yields_integers(&self) -> bool {
-        match self.operator() {
-            "Cast" => INTEGERS.contains(&self.int("to", 1)),
-            "Where" | "CastLike" => self.integer(1),
-            "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN" | "IsInf" => true,
-            _ => self.integer(0),
+        match self.node.operator().integers {
+            Integers::ByType => INTEGERS.contains(&self.int("to", 1)),
+            Integers::Like(input) => self.integer(input),
+            Integers::Always => true,
         }
+    }
+
+    /// The value of an input, which is known.
+    pub(in crate::student) fn given(&self, input: usize) -> Result<&'a Host> {
+        self.constant(input).ok_or_else(|| Error::input(format!("input {input} is missing")))
     }
 
     pub(super) fn has(&self, input: usize) -> bool {

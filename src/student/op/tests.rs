@@ -4,7 +4,7 @@
 
 use super::{Mode, Run, Site, build};
 use crate::onnx::proto::NodeProto;
-use crate::student::fold::Host;
+use crate::student::host::Host;
 use crate::student::value::{narrow, wide};
 use candle_core::DType;
 
