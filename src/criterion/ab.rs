@@ -5,9 +5,10 @@
 
 use super::autograd::Evaluation;
 use super::chain;
+use super::elements::count;
 use super::formula::{map_dims, planes};
 use super::init::Init;
-use super::module::{Module, count, join, regressor_between};
+use super::module::{Module, join, regressor_between};
 use super::same_shape;
 use super::squares::{Aim, sum_of_squares};
 use crate::error::{Error, Result};

@@ -1,9 +1,8 @@
 //! Attention maps and their gradient, in one pass each.
 
 use super::Element;
-use super::elements::{Elements, PIECE};
+use super::elements::{Elements, PIECE, count};
 use super::formula::map_dims;
-use super::module::count;
 use super::operator::{by_element, host, stored};
 use crate::error::{Error, Result};
 use crate::kernel::Float;

@@ -3,9 +3,10 @@
 //! Stored: the vector before the classifier. Learnable: the embeddings `embed_s` and `embed_t` (128 wide in `RepDistiller`). Default weight there: 0.02.
 
 use super::autograd::{Evaluation, differentiate};
+use super::elements::count;
 use super::formula::{magnitude, rows, total};
 use super::init::Init;
-use super::module::{Module, count};
+use super::module::Module;
 use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;

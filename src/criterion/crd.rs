@@ -7,9 +7,10 @@
 //! The scores and their gradient are written out: autograd would gather `[batch, negatives + 1, width]` from each memory.
 
 use super::autograd::{Evaluation, differentiate};
+use super::elements::count;
 use super::formula::{rows, same_batch};
 use super::init::Init;
-use super::module::{Module, count};
+use super::module::Module;
 use crate::error::{Error, Result};
 use crate::recipe::Crd;
 use candle_core::{Device, Tensor};

@@ -3,7 +3,7 @@
 //! Stored: the teacher's logits. The authors' defaults: α = 1, β = 8 (1 to 8 by network pair), T = 4, a warm-up of 20 epochs.
 
 use super::autograd::Evaluation;
-use super::module::count;
+use super::elements::count;
 use super::{Loss, check_dtype, rows_and_classes, same_shape, tensor_like, values};
 use crate::error::{Error, Result};
 use candle_core::Tensor;

@@ -64,3 +64,9 @@ pub(super) fn round<T: Element>(values: &[f64], to: &mut [T]) {
         *to = T::of(value);
     }
 }
+
+/// A number of things as a factor.
+#[allow(clippy::cast_precision_loss, reason = "a number of elements in memory")]
+pub(super) fn count(n: usize) -> f64 {
+    n as f64
+}

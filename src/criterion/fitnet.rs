@@ -5,9 +5,10 @@
 use super::autograd::Evaluation;
 use super::chain::{self, Link};
 use super::convolution::Geometry;
+use super::elements::count;
 use super::formula::row_planes;
 use super::init::Init;
-use super::module::{Module, count, regressor_between};
+use super::module::{Module, regressor_between};
 use super::same_shape;
 use super::squares::{Teacher, sum_of_squares};
 use crate::error::Result;

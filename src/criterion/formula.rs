@@ -1,5 +1,6 @@
 //! Pieces that several formulas share, each differentiable under candle's autograd with a gradient that is finite everywhere.
 
+use super::elements::count;
 use super::operator::{adaptive_pool, leaky_relu};
 use super::squares::{Teacher, squares};
 use crate::error::{Error, Result};
@@ -14,12 +15,12 @@ pub(super) fn total(x: &Tensor) -> Result<Tensor> {
 
 /// The mean of all elements in double precision.
 pub(super) fn mean(x: &Tensor) -> Result<Tensor> {
-    Ok((total(x)? * (1.0 / super::module::count(x.elem_count())))?)
+    Ok((total(x)? * (1.0 / count(x.elem_count())))?)
 }
 
 /// The mean of (x − teacher)², in double precision; no gradient for the teacher.
 pub(super) fn mean_square(x: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-    Ok((squares(x, teacher, row_planes(x), Teacher)?.sum_all()? * (1.0 / super::module::count(x.elem_count())))?)
+    Ok((squares(x, teacher, row_planes(x), Teacher)?.sum_all()? * (1.0 / count(x.elem_count())))?)
 }
 
 /// max(x, 0), gradient 0 at 0.

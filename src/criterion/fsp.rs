@@ -4,8 +4,8 @@
 //! its own before the student is trained with labels.
 
 use super::autograd::{Evaluation, differentiate};
+use super::elements::count;
 use super::formula::{common_size, map_dims, mean_square};
-use super::module::count;
 use super::operator::adaptive_pool_gradient;
 use super::products::{channel_products, channel_products_gradients};
 use super::same_shape;

@@ -1,6 +1,7 @@
 //! How the weights of a criterion's module start: PyTorch's laws, drawn from a generator of our own.
 
-use super::module::{Module, count, join, regressor_between};
+use super::elements::count;
+use super::module::{Module, join, regressor_between};
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 use rand::RngExt;

@@ -18,6 +18,7 @@ pub mod cross_entropy;
 pub mod dist;
 pub mod dkd;
 mod elements;
+mod evaluation;
 pub mod fitnet;
 mod formula;
 pub mod fsp;

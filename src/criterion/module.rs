@@ -10,12 +10,6 @@ use crate::error::{Error, Result};
 use candle_core::{DType, Tensor, Var};
 use std::collections::BTreeMap;
 
-/// A number of things as a factor.
-#[allow(clippy::cast_precision_loss, reason = "a number of elements in memory")]
-pub(super) fn count(n: usize) -> f64 {
-    n as f64
-}
-
 /// A name within a layer, which may be the module itself (`""`).
 pub(super) fn join(layer: &str, name: &str) -> String {
     if layer.is_empty() { name.to_owned() } else { format!("{layer}.{name}") }

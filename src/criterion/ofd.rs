@@ -6,9 +6,10 @@
 use super::autograd::Evaluation;
 use super::chain::{self, Link};
 use super::convolution::Geometry;
+use super::elements::count;
 use super::formula::{map_dims, planes, pooled_teacher};
 use super::init::Init;
-use super::module::{Module, count};
+use super::module::Module;
 use super::same_shape;
 use super::squares::{Aim, sum_of_squares};
 use crate::error::{Error, Result};

@@ -5,9 +5,10 @@
 
 use super::autograd::{Evaluation, differentiate};
 use super::convolution::Geometry;
+use super::elements::count;
 use super::formula::{map_dims, mean_square, nearest, sigmoid, sum_layers};
 use super::init::Init;
-use super::module::{Layer, Module, count};
+use super::module::{Layer, Module};
 use super::operator::adaptive_pool;
 use super::same_shape;
 use crate::error::{Error, Result};

@@ -5,8 +5,8 @@
 //! The gradients are written out: autograd would keep a tensor `[batch, batch, width]` for every step of the formula.
 
 use super::autograd::Evaluation;
+use super::elements::count;
 use super::formula::same_batch;
-use super::module::count;
 use super::{Loss, tensor_like, values};
 use crate::error::Result;
 use crate::kernel::{GemmShape, Matrix, batched_gemm};

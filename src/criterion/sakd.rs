@@ -9,9 +9,10 @@ mod policy;
 pub use policy::{PolicyOptions, policy, policy_pullback, policy_scores, policy_step};
 
 use super::autograd::{Evaluation, differentiate};
+use super::elements::count;
 use super::formula::{relu, rows};
 use super::init::Init;
-use super::module::{Layer, Module, count, regressor_between};
+use super::module::{Layer, Module, regressor_between};
 use super::{Loss, rows_and_classes, same_shape, values};
 use crate::error::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};

@@ -3,8 +3,8 @@
 //! Stored: the features (the batch's similarities join samples that meet only in training). Default weight in `RepDistiller`: 3000.
 
 use super::autograd::{Evaluation, differentiate};
+use super::elements::count;
 use super::formula::{Guard, same_batch, total, unit_rows};
-use super::module::count;
 use super::products::{gram, gram_gradient};
 use crate::error::Result;
 use candle_core::Tensor;

@@ -1,7 +1,7 @@
 //! Sums of squared errors over maps, in one pass each way: four criteria differ in the error alone.
 
-use super::autograd::Evaluation;
 use super::elements::{Elements, PIECE};
+use super::evaluation::Evaluation;
 use super::operator::{Computed, by_element, host, stored};
 use crate::criterion::Element;
 use crate::error::{Error, Result};

@@ -6,9 +6,10 @@
 use super::autograd::{Evaluation, differentiate};
 use super::chain::{self, Link};
 use super::convolution::Geometry;
+use super::elements::count;
 use super::formula::{common_size, map_dims, planes, softplus};
 use super::init::Init;
-use super::module::{Module, count};
+use super::module::Module;
 use super::operator::adaptive_pool_gradient;
 use super::same_shape;
 use super::squares::{Teacher, squares, squares_gradient};

@@ -1,7 +1,8 @@
 //! The index of an archive of files: its folders, its files' places, and its links, which are
 //! followed inside it.
 
-use super::layout::{Id, Item, Kind, Tree, joined};
+use super::layout::joined;
+use super::tree::{Id, Item, Kind, Tree};
 use crate::error::{Error, Result, shown};
 use std::collections::BTreeMap;
 

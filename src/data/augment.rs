@@ -7,6 +7,7 @@ mod mixing;
 mod parameter;
 mod views;
 
+pub use super::geometry::Crop;
 pub use jitter::Jitter;
 pub use mixing::{Mix, mix};
 pub use parameter::Parameter;
@@ -17,19 +18,6 @@ use crate::error::Result;
 use crate::recipe::{Augment, Channels, Preprocess};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
-
-/// A box of pixels: of the preprocessed image, from which it may stick out; with [`Augment::RandomResizedCrop`] of the image as it was decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crop {
-    /// Its first row.
-    pub top: i32,
-    /// Its first column.
-    pub left: i32,
-    /// Its rows.
-    pub height: i32,
-    /// Its columns.
-    pub width: i32,
-}
 
 /// What is done to a sample: crop, then mirror, then colours, then mixing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

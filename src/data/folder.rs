@@ -1,7 +1,8 @@
 //! A folder of image files: one folder a class, images nested at will below it; a folder of images alone is unlabelled.
 
-use super::layout::{self, Id, Item, Kind, Tree};
+use super::layout;
 use super::listing::Listing;
+use super::tree::{Id, Item, Kind, Tree};
 use super::{ContentHash, Dataset, Fingerprint, Sample, Stamp, image};
 use crate::error::{Context, Result, shown};
 use crate::monitor::Monitor;

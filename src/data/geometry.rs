@@ -1,11 +1,24 @@
 //! Colour, resize and centre crop of 8-bit images, as Pillow and torchvision do them.
 
-use super::augment::Crop;
 use super::resample::resample;
 use super::{Image, UPRIGHT};
 use crate::error::{Error, Result};
 use crate::recipe::Interpolation;
 use std::borrow::Cow;
+
+/// A box of pixels: of the preprocessed image, from which it may stick out; with
+/// [`RandomResizedCrop`](crate::recipe::Augment::RandomResizedCrop) of the image as it was decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crop {
+    /// Its first row.
+    pub top: i32,
+    /// Its first column.
+    pub left: i32,
+    /// Its rows.
+    pub height: i32,
+    /// Its columns.
+    pub width: i32,
+}
 
 /// Most pixels of a resized image.
 const MAX_PIXELS: usize = 1 << 27;

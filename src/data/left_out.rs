@@ -1,9 +1,9 @@
 //! What a folder or an archive holds beside the images that are read: counted by kind and said in a
 //! line.
 
-use super::layout::{Item, Kind, list};
 use super::listing::Listing;
 use super::names::{self, IMAGES};
+use super::tree::{Item, Kind, list};
 use crate::error::{Error, shown};
 use crate::monitor::Monitor;
 use std::collections::BTreeMap;

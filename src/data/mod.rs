@@ -31,6 +31,7 @@ mod spool;
 mod subset;
 mod tar;
 mod trace;
+mod tree;
 mod zip;
 
 pub use describe::{describe, describe_labels};

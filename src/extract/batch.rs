@@ -1,14 +1,12 @@
 //! Consecutive rows of a view, as stored and as fed.
 
 use super::Job;
-use super::source::{Input, describe_bad};
+use super::feed;
+use super::source::describe_bad;
 use crate::array::Array;
 use crate::data::augment::{self, Place, View};
 use crate::data::{Sample, preprocess};
 use crate::error::{Error, Result};
-use crate::onnx::feed::Constant;
-use crate::recipe::Preprocess;
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// Consecutive rows of a view.
@@ -36,7 +34,7 @@ pub(super) fn read(job: &Job<'_>, view: usize, rows: Range<usize>) -> Result<Bat
     let source = job.source;
     let (inputs, parameters) = stored(job, view, rows.clone())?;
     let fed_rows = source.fixed_batch.unwrap_or(rows.len());
-    let fed = named(source.fed(), &inputs, fed_rows)?.into_iter().map(|(_, array)| array).collect();
+    let fed = feed::named(source.fed(), &inputs, fed_rows)?.into_iter().map(|(_, array)| array).collect();
     let stored = if job.stores_inputs { inputs } else { Vec::new() };
     Ok(Batch { stored: stored.into_iter().chain(parameters).collect(), fed })
 }
@@ -101,40 +99,4 @@ pub(super) fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (u
         augment::mix(preprocess, &mut own, &other, mix).map_err(|e| (sample, e))?;
     }
     Ok((vec![own], drawn))
-}
-
-/// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
-///
-/// # Errors
-/// When the bytes are no whole rows.
-fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
-    let row = input.row_bytes();
-    let mut padded = Cow::Borrowed(stored);
-    while padded.len() < rows * row {
-        let last = padded.len() - row;
-        padded.to_mut().extend_from_within(last..);
-    }
-    let stacked = match preprocess {
-        Some(preprocess) => preprocess::normalize(preprocess, &padded)?,
-        None => Array::from_bytes(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded)?.converted(input.fed)?,
-    };
-    stacked.with_first_axis_at(input.batch_axis)
-}
-
-/// How a model is fed: inputs with the preprocessing of images, and those that are constant.
-#[derive(Clone, Copy)]
-pub(super) struct Fed<'a> {
-    pub(super) inputs: &'a [Input],
-    pub(super) preprocess: Option<&'a Preprocess>,
-    pub(super) constants: &'a [Constant],
-}
-
-/// Each input by name, those that are constant last, from the stored bytes of so many rows.
-///
-/// # Errors
-/// When the bytes are no whole rows.
-pub(super) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
-    let inputs = how.inputs.iter().zip(stored).map(|(input, bytes)| Ok((input.name.clone(), fed(input, how.preprocess, bytes, rows)?)));
-    let constants = how.constants.iter().map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
-    inputs.chain(constants).collect()
 }

@@ -1,9 +1,10 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
 use super::Job;
-use super::keep::{self, Undecided};
+use super::keep::Undecided;
 use super::output::Output;
 use super::plan::First;
+use super::ways;
 use crate::cache::{ArraySpec, Manifest};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -40,7 +41,7 @@ pub(super) fn choose(recipe: &Extract, model: &Model, probe: &Probe, existing: O
         let there: Vec<Statistic> = outputs.iter().filter(|o| !o.is_logits && o.alias == tap.alias).map(|o| o.statistic).collect();
         refuse_statistics_of_volume(recipe, &tap)?;
         let ways = match tap.role {
-            Role::Map => keep::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
+            Role::Map => ways::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
             _ if there.is_empty() => vec![vec![Statistic::Features]],
             _ => Vec::new(),
         };

@@ -4,15 +4,11 @@ use super::Job;
 use super::estimate::human_bytes;
 use super::measure;
 use super::output::Output;
-use crate::criterion::needs;
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::recipe::{Extract, Keep, Statistic};
+use crate::recipe::Statistic;
 use crate::runtime::Session;
 use serde::Serialize;
-
-/// A statistic of more than so many times the bytes of raw f32 features does not come to be the smaller by compression.
-const HOPELESS: usize = 4;
 
 /// A tap whose form is still to be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,41 +38,9 @@ pub struct Alternative {
     pub bytes: f64,
 }
 
-/// The sets of statistics any one of which would do for a map, beside those that are `there`. None at all: nothing is kept of it, or nothing more.
-pub(super) fn ways(recipe: &Extract, tap: &Output, is_named: bool, there: &[Statistic]) -> Vec<Vec<Statistic>> {
-    let features = vec![Statistic::Features];
-    let all = match &recipe.keep {
-        Keep::These(these) => vec![these.clone()],
-        Keep::Auto if recipe.criteria.is_empty() => {
-            if there.is_empty() {
-                vec![features]
-            } else {
-                Vec::new()
-            }
-        }
-        Keep::Auto => match needs::common(&recipe.criteria) {
-            // nobody reads it, but the user names it
-            none if none.is_empty() && is_named && there.is_empty() => vec![features],
-            _ if needs::served(&recipe.criteria, there) => Vec::new(),
-            ways => ways.into_iter().filter(|way| !is_hopeless(way, tap)).collect(),
-        },
-    };
-    let missing = |way: Vec<Statistic>| way.into_iter().filter(|s| !there.contains(s)).collect();
-    all.into_iter().map(missing).filter(|way: &Vec<Statistic>| !way.is_empty()).collect()
-}
-
-fn elements(tap: &Output, statistic: Statistic) -> Option<usize> {
-    tap.map()?.row(statistic).map(|(shape, _)| shape.iter().product())
-}
-
-fn is_hopeless(way: &[Statistic], tap: &Output) -> bool {
-    let features: usize = tap.shape.iter().product();
-    way.iter().any(|&s| s != Statistic::Features && elements(tap, s).is_none_or(|n| n > features.saturating_mul(HOPELESS)))
-}
-
 /// Warns where a Gram matrix is asked for that is larger than what it is of.
 pub(super) fn warn_of_large_gram(tap: &Output, monitor: &dyn Monitor) {
-    let (Some(map), Some(gram)) = (tap.map(), elements(tap, Statistic::Gram)) else { return };
+    let (Some(map), Some(gram)) = (tap.map(), tap.elements(Statistic::Gram)) else { return };
     let features: usize = tap.shape.iter().product();
     if gram > features {
         monitor.warn(&format!(

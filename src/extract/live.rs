@@ -1,7 +1,7 @@
 //! Whether a cache holds what its teacher computes: a sample of rows is computed again from their inputs and compared.
 
-use super::source::Input;
-use super::{batch, choice, independence, source};
+use super::feed::{self, Fed, Input};
+use super::{choice, independence, source};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
 use crate::data::{self, Dataset};
@@ -102,7 +102,7 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
     }
     let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
     let inputs = inputs(&model, manifest);
-    let how = batch::Fed { inputs: &inputs, preprocess: manifest.data.preprocess.as_ref(), constants: &manifest.teacher.constants };
+    let how = Fed { inputs: &inputs, preprocess: manifest.data.preprocess.as_ref(), constants: &manifest.teacher.constants };
     let probe = runtime::probe(runtime, &model, &source::feeds(how.inputs, how.constants))?;
     let candidates = tap::candidates(&model, &probe.shapes);
     let outputs = kept.iter().map(|spec| choice::recorded(spec, manifest, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
@@ -135,7 +135,7 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
                 tensors: &tensors,
                 fixed: probe.batch,
                 inputs: inputs.iter().map(|input| (input.dtype, manifest.data.preprocess.is_some())).collect(),
-                feed: &|bytes, count| batch::named(how, bytes, count),
+                feed: &|bytes, count| feed::named(how, bytes, count),
             };
             let count = rows.len().min(independence::SAMPLES);
             let first: Vec<Vec<u8>> =
@@ -146,7 +146,7 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
             }
         }
         let fed_rows = probe.batch.unwrap_or(rows.len());
-        let fed = batch::named(how, &stored, fed_rows)?;
+        let fed = feed::named(how, &stored, fed_rows)?;
         let named: Vec<(&str, &Array)> = fed.iter().map(|(name, array)| (name.as_str(), array)).collect();
         let computed = session.run(&named, &tensors)?;
         for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut live.arrays) {

@@ -2,7 +2,7 @@
 
 use super::output::{Encoded, Output};
 use super::plan::sample_name;
-use super::{Job, batch, keep};
+use super::{Job, batch, ways};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
@@ -73,7 +73,7 @@ pub fn sizes(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, moni
         }
         if !recipe.criteria.is_empty() {
             for (sizes, tap) in sizes.taps.iter_mut().zip(taps.iter().filter(|tap| tap.statistic == Statistic::Features)) {
-                let ways = if tap.map().is_some() { keep::ways(recipe, tap, false, &[]) } else { vec![vec![Statistic::Features]] };
+                let ways = if tap.map().is_some() { ways::ways(recipe, tap, false, &[]) } else { vec![vec![Statistic::Features]] };
                 let total = |way: &Vec<Statistic>| way.iter().filter_map(|s| sizes.bytes.get(s)).sum::<f64>();
                 sizes.kept = Some(ways.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or_default());
             }

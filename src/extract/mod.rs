@@ -11,6 +11,7 @@ mod batch;
 mod choice;
 pub mod classes;
 mod estimate;
+mod feed;
 mod in_graph;
 pub mod independence;
 mod keep;
@@ -23,6 +24,7 @@ mod refresh;
 mod rows;
 mod source;
 mod stale;
+mod ways;
 
 use crate::array::Array;
 use crate::cache::{Manifest, Plan, TeacherRecord, Writer};
@@ -338,7 +340,7 @@ fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Sessio
         tensors: &job.tensors,
         fixed: source.fixed_batch,
         inputs: source.inputs.iter().map(|input| (input.dtype, source.preprocess.is_some())).collect(),
-        feed: &|bytes, count| batch::named(source.fed(), bytes, count),
+        feed: &|bytes, count| feed::named(source.fed(), bytes, count),
     };
     if let Some(reason) = independence::check(&subject, session, &rows, count, job.batch)? {
         monitor.note(&reason);
@@ -370,7 +372,7 @@ fn job<'a>(
     if asked < there && recipe.views != ViewCount::Count(1) {
         monitor.note(&format!("the cache has {there} views: they stay"));
     }
-    let input_bytes = source.inputs.iter().map(source::Input::row_bytes).sum::<usize>();
+    let input_bytes = source.inputs.iter().map(feed::Input::row_bytes).sum::<usize>();
     let fits = || existing.map_or(source.preprocess.is_none() || input_bytes <= STORED_INPUT_BYTES, Manifest::stores_inputs);
     let stores_inputs = recipe.inputs.map_or_else(fits, |inputs| inputs == Inputs::Stored);
     if !stores_inputs {

@@ -92,6 +92,11 @@ impl Output {
         }
     }
 
+    /// The numbers in a row of a statistic of it.
+    pub(super) fn elements(&self, statistic: Statistic) -> Option<usize> {
+        self.map()?.row(statistic).map(|(shape, _)| shape.iter().product())
+    }
+
     /// Shape and axis names of one stored row.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! How samples become the teacher's inputs: the preprocessing, and which arrays feed which input.
 
-use super::batch;
 use super::estimate::human_bytes;
+use super::feed::{Fed, Input};
 use super::output::Output;
 use crate::array::{Array, Dtype};
 use crate::cache::ArraySpec;
@@ -24,31 +24,6 @@ const BATCH_BYTES: usize = 64 << 20;
 const TENSOR_BYTES: usize = 128 << 20;
 /// Beyond this the CPU gains nothing from a larger batch.
 const MAX_BATCH: usize = 64;
-
-/// One input of the teacher as it is stored.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Input {
-    /// The model's name of it.
-    pub(super) name: String,
-    /// The path of its array in the cache.
-    pub(super) path: String,
-    /// Its stored type: `uint8` for images.
-    pub(super) dtype: Dtype,
-    /// Shape of one stored row.
-    pub(super) row_shape: Vec<usize>,
-    /// Name of each axis of a row.
-    pub(super) axes: Vec<String>,
-    /// Where the batch stands among the axes of what the model is fed.
-    pub(super) batch_axis: usize,
-    /// The type that the model takes.
-    pub(super) fed: Dtype,
-}
-
-impl Input {
-    pub(super) fn row_bytes(&self) -> usize {
-        self.row_shape.iter().product::<usize>() * self.dtype.size()
-    }
-}
 
 /// The data set seen as the teacher's inputs.
 pub(super) struct Source<'a> {
@@ -136,8 +111,8 @@ impl<'a> Source<'a> {
     }
 
     /// How rows become the model's inputs.
-    pub(super) fn fed(&self) -> batch::Fed<'_> {
-        batch::Fed { inputs: &self.inputs, preprocess: self.preprocess.as_ref(), constants: &self.constants }
+    pub(super) fn fed(&self) -> Fed<'_> {
+        Fed { inputs: &self.inputs, preprocess: self.preprocess.as_ref(), constants: &self.constants }
     }
 
     /// How each input of the model is fed.

@@ -1,9 +1,8 @@
 //! Checkpoints: one safetensors file that holds everything a run needs to go on with the same bits.
 
 use super::loss::Learnable;
-use super::metrics::Sums;
+use super::metrics::{Evaluation, Sums};
 use super::optimizer::Optimizer;
-use super::trainer::Evaluation;
 use crate::error::{Context, Error, Result};
 use crate::student::Student;
 use candle_core::{DType, Device, Tensor, Var};

@@ -2,10 +2,13 @@
 //!
 //! An [`Objective`] is fixed for a run; what its criteria learn and remember is [`Learnable`].
 
+mod chosen;
 mod learnable;
 mod negatives;
 mod paraphraser;
+mod site;
 mod spots;
+mod state;
 mod term;
 
 pub use learnable::Learnable;
@@ -19,9 +22,9 @@ use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Sakd, Statistic, Subject};
 use crate::student::{Pass, Student, TensorId};
 use candle_core::{Device, Tensor};
+use site::{Site, Stored, Teacher};
 use spots::Spots;
 use std::collections::BTreeMap;
-use term::{Site, Stored, Teacher};
 
 /// The loss of a recipe.
 #[derive(Debug, Clone)]

@@ -1,12 +1,23 @@
 //! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
 
-use super::trainer::Evaluation;
 use crate::error::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// What a test split says of a student.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Samples with a label.
+    pub samples: usize,
+    /// Accuracy in percent.
+    pub top1: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+}
 
 /// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run to run; everything else repeats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

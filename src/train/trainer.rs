@@ -3,7 +3,7 @@
 use super::checkpoint::{self, Position};
 use super::loader::{Batches, Steps, stream};
 use super::loss::{Learnable, Objective};
-use super::metrics::{Metrics, Record, Sums, percent};
+use super::metrics::{Evaluation, Metrics, Record, Sums, percent};
 use super::optimizer::Optimizer;
 use super::schedule::{Clock, Schedule, dropout_seed};
 use super::source::{Batch, Source};
@@ -22,18 +22,6 @@ use std::time::{Duration, Instant};
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// The metrics' name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
-
-/// What a test split says of a student.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Evaluation {
-    /// Samples with a label.
-    pub samples: usize,
-    /// Accuracy in percent.
-    pub top1: f64,
-    /// Mean cross-entropy.
-    pub loss: f64,
-}
 
 /// Settings of a run that change none of its bits.
 #[derive(Debug, Clone, Copy)]

@@ -2,9 +2,10 @@
 
 use super::super::autograd::{Evaluation, differentiate};
 use super::super::cross_entropy::cross_entropy;
+use super::super::elements::count;
 use super::super::formula::relu;
 use super::super::init::Init;
-use super::super::module::{Layer, Module, count};
+use super::super::module::{Layer, Module};
 use super::{gates, policy_loss, weighted};
 use crate::error::Result;
 use candle_core::{DType, Tensor};

@@ -1,12 +1,12 @@
 //! Depthwise convolution: one filter a channel. Bound by memory, not arithmetic: a plane is read in bands of rows that stay in the first
 //! cache, and both gradients come from one sweep over input and gradient.
 
-use super::driver::Sizes;
 use super::geometry::{Geometry, Parity};
 use super::pack::{Source, pack};
 use super::product::Area;
 use super::scratch::{Scratch, Use};
 use super::simd::{Isa, Level, Work};
+use super::sizes::Sizes;
 use super::sums::{Sums, plane_moments};
 use super::{Gradient, LANES, Lanes, View, direct};
 use crate::kernel::conv::Conv;

@@ -1,10 +1,11 @@
 //! Direct convolution: any filter, stride, dilation and padding, and groups of whole blocks.
 
-use super::driver::{Algorithm, Chunk, Group, Packed, Purpose, Sizes};
+use super::driver::{Algorithm, Group, Packed, Purpose};
 use super::geometry::Geometry;
 use super::pack::{Source, pack};
 use super::product::{Base, Outer, Product};
 use super::simd::Level;
+use super::sizes::{Chunk, Sizes};
 use super::{LANES, Lanes, weights};
 use crate::kernel::conv::Conv;
 

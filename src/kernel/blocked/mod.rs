@@ -28,6 +28,7 @@ mod product;
 mod reference;
 mod scratch;
 mod simd;
+mod sizes;
 pub mod stem;
 pub mod sums;
 #[cfg(test)]
@@ -37,8 +38,8 @@ mod weights;
 mod winograd;
 
 use super::conv::Conv;
-use driver::Sizes;
 use simd::Level;
+use sizes::Sizes;
 use tile::{F2, F4, Tile};
 use winograd::Winograd;
 

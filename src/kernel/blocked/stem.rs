@@ -4,12 +4,13 @@
 //! product, and its broadcast inputs are read from zero-padded planes of single numbers. There is no input gradient: nothing trains before
 //! the first layer.
 
-use super::driver::{Chunk, Chunks, PARTIAL_SUMS, Sizes, TASKS, blocked_bias};
+use super::driver::{TASKS, blocked_bias};
 use super::geometry::Geometry;
 use super::pack::{Reach, Source, pack};
 use super::product::{Area, Base};
 use super::scratch::{Scratch, Use};
 use super::simd::{Isa, Level, Work};
+use super::sizes::{Chunk, Chunks, PARTIAL_SUMS, Sizes};
 use super::{Gradient, LANES, Lanes, direct, weights};
 use crate::kernel::conv::Conv;
 use rayon::prelude::*;

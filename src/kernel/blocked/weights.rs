@@ -1,7 +1,7 @@
 //! Weights between the model's order and the kernels'.
 
-use super::driver::{Chunk, Sizes};
 use super::simd::{Isa, Level, Work};
+use super::sizes::{Chunk, Sizes};
 use super::{LANES, Lanes};
 
 /// Packs the weights of a chunk of output blocks.

@@ -1,10 +1,11 @@
 //! Winograd's convolution: 3x3 filters in steps of one, on tiles in place of pixels.
 
-use super::driver::{Algorithm, Chunk, Group, Packed, Purpose, Sizes};
+use super::driver::{Algorithm, Group, Packed, Purpose};
 use super::pack::{Reach, Source, pack};
 use super::product::{Area, Base, Outer, Product};
 use super::scratch::{Scratch, Use};
 use super::simd::{Isa, Level, Work};
+use super::sizes::{Chunk, Sizes};
 use super::tile::{Tile, both_ways};
 use super::{LANES, Lanes, weights};
 use crate::kernel::conv::Conv;

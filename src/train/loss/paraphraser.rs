@@ -5,7 +5,7 @@ use super::super::loader::{Steps, stream};
 use super::super::optimizer::Optimizer;
 use super::super::source::Source;
 use super::Term;
-use super::term::Teacher;
+use super::site::Teacher;
 use crate::criterion::ft::{SLOPE, paraphrase};
 use crate::criterion::module::Module;
 use crate::error::{Error, Result};

@@ -7,15 +7,16 @@
 
 mod route;
 
-use super::learnable::State;
-use super::term::{Site, Teacher};
+use super::chosen::Chosen;
+use super::site::{Site, Teacher};
+use super::state::State;
 use super::{Objective, index_of};
 use crate::cache::Manifest;
 use crate::criterion::module::Module;
 use crate::criterion::sakd;
 use crate::error::{Error, Result};
 use crate::recipe::{Gates, Sakd, Statistic};
-use crate::student::{Pass, Student, TensorId};
+use crate::student::{Pass, Student};
 use crate::train::pairing::Pair;
 use crate::train::schedule::dropout_seed;
 use crate::train::source::{Batch, Source};
@@ -46,27 +47,6 @@ struct Spot {
     site: Site,
     /// What is compared there; `None` at the logits.
     pair: Option<Pair>,
-}
-
-/// What was decided at one step.
-#[derive(Debug)]
-pub(super) struct Chosen {
-    /// A gate a sample, by spot.
-    gates: Vec<(TensorId, Tensor)>,
-    /// The noise of the decision, `[batch, spots, 2]`.
-    noise: Option<Tensor>,
-}
-
-impl Chosen {
-    /// The gates at a student's tensor.
-    pub(super) fn at(&self, tensor: TensorId) -> Option<&Tensor> {
-        self.gates.iter().find(|(id, _)| *id == tensor).map(|(_, gate)| gate)
-    }
-
-    /// How many samples each spot selects.
-    pub(super) fn counts(&self) -> Result<Vec<f64>> {
-        self.gates.iter().map(|(_, gate)| Ok(gate.sum_all()?.to_scalar::<f64>()?)).collect()
-    }
 }
 
 impl Spots {

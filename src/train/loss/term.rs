@@ -2,8 +2,9 @@
 
 use super::super::pairing::Pair;
 use super::super::source::Batch;
-use super::learnable::State;
-use super::spots::Chosen;
+use super::chosen::Chosen;
+use super::site::{Site, Stored, Teacher};
+use super::state::State;
 use crate::criterion::autograd::Evaluation;
 use crate::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy};
 use crate::criterion::module::{Module, regressor_between};
@@ -11,7 +12,6 @@ use crate::criterion::nst::{NstOptions, Statistics, nst_from, nst_weighted};
 use crate::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, gan, kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid};
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, Method};
-use crate::student::TensorId;
 use candle_core::Tensor;
 
 /// A term of the loss, resolved: nothing is looked up by name in a step.
@@ -26,34 +26,6 @@ pub struct Term {
     pub(super) smoothing: f64,
     /// The student's tensors that it reads, each with what it is compared with.
     pub(super) sites: Vec<Site>,
-}
-
-/// A tensor of the student and what it is compared with.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Site {
-    pub teacher: Teacher,
-    pub student: TensorId,
-}
-
-/// What of a batch the teacher says.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Teacher {
-    /// Nothing: the labels count.
-    None,
-    Logits,
-    /// The tap of this index.
-    Tap(usize),
-    /// What is stored in place of its maps.
-    Statistics(Stored),
-}
-
-/// Statistics of maps of this height and width, by their indices among the taps.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stored {
-    pub size: [usize; 2],
-    pub gram: Option<usize>,
-    pub mean: Option<usize>,
-    pub attention: Option<usize>,
 }
 
 /// Which samples a criterion sees.

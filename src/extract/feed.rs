@@ -1,0 +1,69 @@
+//! How stored bytes become what the model is fed.
+
+use crate::array::{Array, Dtype};
+use crate::data::preprocess;
+use crate::error::Result;
+use crate::onnx::feed::Constant;
+use crate::recipe::Preprocess;
+use std::borrow::Cow;
+
+/// One input of the teacher as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Input {
+    /// The model's name of it.
+    pub(super) name: String,
+    /// The path of its array in the cache.
+    pub(super) path: String,
+    /// Its stored type: `uint8` for images.
+    pub(super) dtype: Dtype,
+    /// Shape of one stored row.
+    pub(super) row_shape: Vec<usize>,
+    /// Name of each axis of a row.
+    pub(super) axes: Vec<String>,
+    /// Where the batch stands among the axes of what the model is fed.
+    pub(super) batch_axis: usize,
+    /// The type that the model takes.
+    pub(super) fed: Dtype,
+}
+
+impl Input {
+    pub(super) fn row_bytes(&self) -> usize {
+        self.row_shape.iter().product::<usize>() * self.dtype.size()
+    }
+}
+
+/// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
+///
+/// # Errors
+/// When the bytes are no whole rows.
+fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
+    let row = input.row_bytes();
+    let mut padded = Cow::Borrowed(stored);
+    while padded.len() < rows * row {
+        let last = padded.len() - row;
+        padded.to_mut().extend_from_within(last..);
+    }
+    let stacked = match preprocess {
+        Some(preprocess) => preprocess::normalize(preprocess, &padded)?,
+        None => Array::from_bytes(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded)?.converted(input.fed)?,
+    };
+    stacked.with_first_axis_at(input.batch_axis)
+}
+
+/// How a model is fed: inputs with the preprocessing of images, and those that are constant.
+#[derive(Clone, Copy)]
+pub(super) struct Fed<'a> {
+    pub(super) inputs: &'a [Input],
+    pub(super) preprocess: Option<&'a Preprocess>,
+    pub(super) constants: &'a [Constant],
+}
+
+/// Each input by name, those that are constant last, from the stored bytes of so many rows.
+///
+/// # Errors
+/// When the bytes are no whole rows.
+pub(super) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
+    let inputs = how.inputs.iter().zip(stored).map(|(input, bytes)| Ok((input.name.clone(), fed(input, how.preprocess, bytes, rows)?)));
+    let constants = how.constants.iter().map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
+    inputs.chain(constants).collect()
+}

@@ -1,0 +1,36 @@
+//! The sets of statistics that the criteria can be computed of.
+
+use super::output::Output;
+use crate::criterion::needs;
+use crate::recipe::{Extract, Keep, Statistic};
+
+/// A statistic of more than so many times the bytes of raw f32 features does not come to be the smaller by compression.
+const HOPELESS: usize = 4;
+
+/// The sets of statistics any one of which would do for a map, beside those that are `there`. None at all: nothing is kept of it, or nothing more.
+pub(super) fn ways(recipe: &Extract, tap: &Output, is_named: bool, there: &[Statistic]) -> Vec<Vec<Statistic>> {
+    let features = vec![Statistic::Features];
+    let all = match &recipe.keep {
+        Keep::These(these) => vec![these.clone()],
+        Keep::Auto if recipe.criteria.is_empty() => {
+            if there.is_empty() {
+                vec![features]
+            } else {
+                Vec::new()
+            }
+        }
+        Keep::Auto => match needs::common(&recipe.criteria) {
+            // nobody reads it, but the user names it
+            none if none.is_empty() && is_named && there.is_empty() => vec![features],
+            _ if needs::served(&recipe.criteria, there) => Vec::new(),
+            ways => ways.into_iter().filter(|way| !is_hopeless(way, tap)).collect(),
+        },
+    };
+    let missing = |way: Vec<Statistic>| way.into_iter().filter(|s| !there.contains(s)).collect();
+    all.into_iter().map(missing).filter(|way: &Vec<Statistic>| !way.is_empty()).collect()
+}
+
+fn is_hopeless(way: &[Statistic], tap: &Output) -> bool {
+    let features: usize = tap.shape.iter().product();
+    way.iter().any(|&s| s != Statistic::Features && tap.elements(s).is_none_or(|n| n > features.saturating_mul(HOPELESS)))
+}
