@@ -3,6 +3,8 @@
 use super::net::{FLOAT, Net, Objective, Random, array_of, compare, float, int, ints, text};
 use candle_core::DType;
 use nst_cache::array::{Array, Values};
+use nst_cache::onnx::BatchNorm;
+use nst_cache::onnx::operator::{self, Class};
 use nst_cache::student::{ImportOptions, Mode, Student};
 
 fn numbers(seed: u64, count: usize) -> Vec<f64> {
@@ -398,4 +400,24 @@ fn masks_computed_from_shapes_are_folded() {
     net.node("ReduceMean", &["m"], &["y"], vec![ints("axes", &[2]), int("keepdims", 0)]);
     net.output("y");
     trains(&net, &["w"]);
+}
+
+/// What a layer ends in is one list for the student's tensor before it and the teacher's norm.
+#[test]
+fn student_and_teacher_have_the_same_activations() {
+    let activations: Vec<&str> = operator::all().filter(|o| o.class == Class::Activation).map(|o| o.name).collect();
+    assert!(activations.len() >= 12, "{activations:?}");
+    for name in activations {
+        let mut net = Net::new(20);
+        let image = net.image("x", &[2, 3, 4, 4]);
+        let weights = ["scale", "bias", "mean", "variance"].map(|name| net.weight(name, &[3]));
+        let inputs: Vec<&str> = std::iter::once(&image).chain(&weights).map(String::as_str).collect();
+        let normalized = net.node("BatchNormalization", &inputs, &["normalized"], vec![]);
+        let slope = net.weight("slope", &[3, 1, 1]);
+        let inputs = if name == "PRelu" { vec![normalized.as_str(), slope.as_str()] } else { vec![normalized.as_str()] };
+        let y = net.node(name, &inputs, &["y"], vec![]);
+        net.output(&y);
+        assert!(BatchNorm::before_activation(&net.model(), &normalized).unwrap().is_some(), "{name}");
+        assert_eq!(import(&net, DType::F32).before_activation(&y), Some(normalized.as_str()), "{name}");
+    }
 }
