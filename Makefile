@@ -38,7 +38,7 @@ $(PYTHON_PACKAGES)/installed: scripts/python-requirements.txt
 
 test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by zarr-python, numpy and safetensors
 	@# with a test: the binary then has the features of the tests' build, which is there already
-	$(CARGO) test --quiet --locked --no-run --test cache_trust
+	$(CARGO) test --quiet --locked --no-run --test it
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/interop.py target/debug/nst-cache
 
 # what the slow tests need, kept apart from what every test needs

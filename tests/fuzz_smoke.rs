@@ -7,6 +7,7 @@
 #[allow(dead_code, missing_docs, clippy::pedantic, reason = "a part of another workspace")]
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
+#[path = "it/support/mod.rs"]
 mod support;
 
 use fuzz::{TARGETS, Target};

@@ -5,10 +5,10 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-#[path = "../../tests/operators_onnx/cases.rs"]
+#[path = "../../tests/it/operators_onnx/cases.rs"]
 #[allow(dead_code, clippy::all, clippy::pedantic, reason = "the operators' own test uses all of the table")]
 mod cases;
-#[path = "../../tests/operators_onnx/net.rs"]
+#[path = "../../tests/it/operators_onnx/net.rs"]
 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "the operators' own test uses all of it")]
 mod net;
 

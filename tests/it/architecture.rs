@@ -255,7 +255,7 @@ fn no_files_name_each_other() {
 /// A change of layers is a change of the document. `UPDATE=1` writes it.
 #[test]
 fn the_document_has_the_layers_of_the_code() {
-    const MARKS: [&str; 2] = ["<!-- layers: from the code, by tests/architecture.rs -->\n", "<!-- /layers -->"];
+    const MARKS: [&str; 2] = ["<!-- layers: from the code, by tests/it/architecture.rs -->\n", "<!-- /layers -->"];
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(MARKS[0]).unwrap();

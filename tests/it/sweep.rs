@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::fs::File;

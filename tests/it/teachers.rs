@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-mod support;
+use crate::support;
 
+use crate::support::{ints, node};
 use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::cache::{Cache, Decoder, Manifest};
 use nst_cache::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, attribute_proto};
@@ -12,7 +13,6 @@ use nst_cache::onnx::tensor_proto;
 use prost::Message as _;
 use std::path::Path;
 use std::process::Command;
-use support::{ints, node};
 
 const DATA: &str = "--data idx:data --preprocess fashion-mnist";
 

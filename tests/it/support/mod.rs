@@ -36,6 +36,11 @@ impl Random {
     }
 }
 
+/// Whether everything is to be done of which `make test` does a part: `make test-slow` asks for it.
+pub fn is_slow() -> bool {
+    std::env::var_os("NST_SLOW").is_some()
+}
+
 /// Fails a test that needs ONNX Runtime where it is not there: one that passed without running would say nothing.
 pub fn need_runtime() {
     let runtime = nst_cache::runtime::Runtime::load(None);

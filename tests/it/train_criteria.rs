@@ -8,7 +8,7 @@
     reason = "a test stops at what it did not expect; its numbers are small"
 )]
 
-mod support;
+use crate::support;
 
 use half::f16;
 use nst_cache::array::Dtype;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-mod support;
+use crate::support;
 
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{self, Cache, Decoder, Manifest};

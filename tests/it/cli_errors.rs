@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test stops at what it did not expect")]
 
-mod support;
+use crate::support;
 
+use crate::support::Fault;
 use assert_cmd::Command;
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::proto::ModelProto;
 use prost::Message as _;
 use std::path::{Path, PathBuf};
-use support::Fault;
 
 /// What a case runs and what its message must hold.
 struct Case {

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-mod support;
+use crate::support;
 
 use nst_cache::cache::{Cache, Decoder, Originals};
 use nst_cache::data::{self, augment};

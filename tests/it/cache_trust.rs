@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-mod support;
+use crate::support;
 
 use nst_cache::cache::{Cache, Manifest};
 use sha2::{Digest, Sha256};

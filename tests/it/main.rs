@@ -1,0 +1,29 @@
+//! The tests of the whole, in one program: `cargo test --test it cache_trust` runs one file of them.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod architecture;
+mod cache_trust;
+mod cache_zarr;
+mod cli_contract;
+mod cli_errors;
+mod criterion_memory;
+mod executors;
+mod extract_changes;
+mod extract_resume;
+mod extract_values;
+mod feeding;
+mod inspect;
+mod operators_onnx;
+mod presets;
+mod recipes;
+mod statistics;
+mod student_export;
+mod support;
+mod sweep;
+mod teachers;
+mod train_criteria;
+mod train_exact;
+mod train_objective;
+mod train_resume;
+mod views;
