@@ -231,7 +231,7 @@ fn a_student_of_a_channels_last_teacher_is_measured_without_flags() {
 fn ctrl_c_ends_an_extraction_with_130_and_the_same_command_goes_on() {
     support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
-    let line = format!("extract {} --data fashion-mnist -o cache --threads 1", committed("models/teacher.onnx"));
+    let line = format!("extract {} --data fashion-mnist --limit 4000 -o cache --threads 1", committed("models/teacher.onnx"));
     let mut child = command(folder.path(), &line).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(stderr.any(|line| line.starts_with("extract: ")), "no extraction began");

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const SAMPLES: usize = 2000;
+/// Samples of the slow test, and of the other.
+const SAMPLES: [usize; 2] = [2000, 800];
 /// Kills of the slow test, and of the other.
 const KILLS: [u32; 2] = [20, 5];
 /// The lock file is no content.
@@ -95,7 +96,8 @@ fn kills_at_random_change_no_byte() {
     let folder = tempfile::tempdir().unwrap();
     let at = |cache: &str| folder.path().join(cache);
     support::write_teacher(&at("teacher.onnx"));
-    support::write_idx(&at("data"), SAMPLES);
+    support::write_idx(&at("data"), if support::is_slow() { SAMPLES[0] } else { SAMPLES[1] });
+    let kills = if support::is_slow() { KILLS[0] } else { KILLS[1] };
     let taps = ["map2", "pooled", "map1@7x7=small"];
     let run = |cache: &str, threads: &str| extract(folder.path(), cache, threads, "3", &taps);
 
@@ -109,8 +111,7 @@ fn kills_at_random_change_no_byte() {
         assert_same(folder.path(), "whole", "killed");
         std::fs::remove_dir_all(at("killed")).unwrap();
     };
-    let partial =
-        kill(&at("killed"), if support::is_slow() { KILLS[0] } else { KILLS[1] }, full, all, 0x5eed, || run("killed", "2"), again);
+    let partial = kill(&at("killed"), kills, full, all, 0x5eed, || run("killed", "2"), again);
     assert!(partial > 0, "no kill left a cache between its first and its last segment: the test shows nothing");
     finish(run("killed", "2"));
     assert_same(folder.path(), "whole", "killed");

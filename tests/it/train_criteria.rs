@@ -456,6 +456,7 @@ fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
     };
     let teacher = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/teacher.onnx");
     let data = format!("--data fashion-mnist --limit 96 --tap layer2.2.add --tap layer3.2.add {}", teacher.display());
+    support::write_idx(&root.path().join("data"), 40);
     run(&format!("extract {data} -o kept"));
     let kept = Cache::open(&root.path().join("kept")).unwrap();
     assert_eq!(kept.manifest().format, Manifest::FORMAT_STATISTICS);
@@ -463,6 +464,6 @@ fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
     let model = nst_cache::onnx::Model::read(&teacher).unwrap();
     let bias = model.initializer("layer3.2.bn2.bias").unwrap().unwrap().to_f32();
     assert_eq!((norm.scale.len(), norm.bias), (64, bias));
-    let said = run("train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd -o student");
+    let said = run("train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd --test idx:data:train -o student");
     assert!(said.contains("ofd: margins of 2 layers from the teacher's batch norm"), "{said}");
 }

@@ -27,7 +27,8 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
     let folder = root.path();
     std::fs::copy(TEACHER, folder.join("teacher.onnx")).unwrap();
     succeeds(folder, "extract teacher.onnx --data fashion-mnist --limit 48 -o cache");
-    let shared = "train resnet8 --cache cache --epochs 2 --batch 16 --criterion kd --criterion nst-poly --test fashion-mnist:test";
+    support::write_idx(&folder.join("data"), 40);
+    let shared = "train resnet8 --cache cache --epochs 2 --batch 16 --criterion kd --criterion nst-poly --test idx:data:train";
 
     let exact = format!("{shared} --sakd exact --sakd-teacher teacher.onnx -o exact --json");
     let output = succeeds(folder, &exact);
