@@ -1,4 +1,5 @@
-# The two commands to know: `make demo` and `make test`. Each does all its set-up; Rust, make and python3 with pip are all that is needed.
+# The two commands to know: `make demo` and `make test`. Each does all its set-up; Rust, make and
+# python3 with pip are all that is needed.
 
 ORT ?= cpu
 CARGO ?= cargo
@@ -7,11 +8,14 @@ BINARY := $(RELEASE)/nst-cache
 NST_STUDENTS ?= ../shared/reference/students
 NST_CRITERIA ?= ../shared/reference/criteria
 
-LIBRARY := $(RELEASE)/$(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dylib,libonnxruntime.so)
-# tests run from target/debug, away from the library beside the release binary; a library that the user has set wins
+ENDING := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
+LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
+# tests run from target/debug, away from the library beside the release binary; a library that the
+# user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build demo test test-python test-slow check conformance accuracy fuzz bench-peers onnxruntime clean
+.PHONY: help build demo test test-python test-slow check conformance accuracy fuzz bench-peers \
+  onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,14 +33,16 @@ test: onnxruntime ## Every test, the committed reference cases included
 	$(CARGO) test --locked
 	@$(MAKE) --no-print-directory test-python
 
+PIP := python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+  --only-binary=:all:
 # kept between runs; begun anew when the requirements change
 PYTHON_PACKAGES := target/python
 $(PYTHON_PACKAGES)/installed: scripts/python-requirements.txt
 	@rm -rf $(PYTHON_PACKAGES)
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary=:all: --target $(PYTHON_PACKAGES) --requirement $<
+	$(PIP) --target $(PYTHON_PACKAGES) --requirement $<
 	@touch $@
 
-test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by zarr-python, numpy and safetensors
+test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by other people's readers
 	@# with a test: the binary then has the features of the tests' build, which is there already
 	$(CARGO) test --quiet --locked --no-run --test it
 	PYTHONPATH=$(PYTHON_PACKAGES) python3 tests/interop.py target/debug/nst-cache
@@ -45,10 +51,11 @@ test-python: $(PYTHON_PACKAGES)/installed ## Caches and exports read by zarr-pyt
 SLOW_PACKAGES := target/python-slow
 $(SLOW_PACKAGES)/installed: scripts/python-slow-requirements.txt
 	@rm -rf $(SLOW_PACKAGES)
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary=:all: --target $(SLOW_PACKAGES) --requirement $<
+	$(PIP) --target $(SLOW_PACKAGES) --requirement $<
 	@touch $@
 
-test-slow: build $(SLOW_PACKAGES)/installed ## inspect on every test model of the onnx package (minutes)
+test-slow: build $(SLOW_PACKAGES)/installed ## What takes minutes: all of what `test` does in part
+	NST_SLOW=1 $(CARGO) test --locked
 	PYTHONPATH=$(SLOW_PACKAGES) scripts/inspect-onnx-tests.py $(BINARY)
 
 check: onnxruntime ## What a contributor runs before pushing: format, lints, tests, documentation
@@ -59,7 +66,8 @@ check: onnxruntime ## What a contributor runs before pushing: format, lints, tes
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 conformance: ## All reference cases in NST_STUDENTS and NST_CRITERIA, one line a case
-	@NST_STUDENTS="$(abspath $(NST_STUDENTS))" NST_CRITERIA="$(abspath $(NST_CRITERIA))" $(CARGO) run --quiet --locked --example conformance
+	@NST_STUDENTS="$(abspath $(NST_STUDENTS))" NST_CRITERIA="$(abspath $(NST_CRITERIA))" \
+	  $(CARGO) run --quiet --locked --example conformance
 
 TEACHER ?= ../shared/models/wrn16-2-fashion.onnx
 FASHION ?= /usr/share/datasets/fashion-mnist
@@ -75,7 +83,8 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz; no nightly c
 
 PEERS ?= ../shared/bench
 
-bench-peers: build ## Training and distillation steps in PyTorch and here, in turn (PEERS=folder of torch_step.py, PYTHON=one that has torch)
+# PEERS: the folder of torch_step.py; PYTHON: one that has torch
+bench-peers: build ## Training and distillation steps in PyTorch and here, in turn
 	scripts/bench-peers.py --peers $(PEERS) $(if $(PYTHON),--python $(PYTHON))
 
 clean: ## Remove what was built (not caches and runs)
