@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Reads features and labels of a cache with zarr-python: examples/read_cache.py cache/teacher  (pip install zarr)"""
+"""Reads features and labels of a cache with zarr-python: examples/read_cache.py cache/teacher  (pip
+install zarr)"""
+
 import sys
 import zarr
 
@@ -8,4 +10,12 @@ labels = cache["label"][:]  # int64 [row], -1 where there is none
 for alias, tap in cache["taps"].groups():
     for name, array in tap.arrays():  # [view, row, ...]
         first = array[0, :128]  # 128 rows of view 0 as a NumPy array
-        print(alias, name, array.attrs["tensor"], array.dtype, array.shape, first.mean(), labels[:128].tolist()[:4])
+        print(
+            alias,
+            name,
+            array.attrs["tensor"],
+            array.dtype,
+            array.shape,
+            first.mean(),
+            labels[:128].tolist()[:4],
+        )

@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
-"""Training steps in PyTorch and in nst-cache, in turn, on this machine: medians of medians and their ratio.
+"""Training steps in PyTorch and in nst-cache, in turn, on this machine: medians of medians and
+their ratio.
 
     scripts/bench-peers.py --peers ../shared/bench --threads 1,2 --rounds 3
     scripts/bench-peers.py --peers ../shared/bench --only distill --pairs cifar
     scripts/bench-peers.py --peers ../shared/bench --only read
-    scripts/bench-peers.py --peers ../shared/bench --only extract --teacher teacher.onnx --data photos
+    scripts/bench-peers.py --peers ../shared/bench --only extract --teacher teacher.onnx
+      --data photos
     scripts/bench-peers.py --only criteria --threads 1,2 --rounds 2
 
-`step` is a supervised step (torch_step.py); `distill` is a distillation step, from the cache here, with a live teacher there (torch_online_nst.py);
-`read` is shuffled batches of stored maps (torch_cached.py); `extract`, only with a teacher, is an extraction against onnxruntime alone with the same
-tensors read (ort_bare.py); `criteria` is each criterion by itself (torch_criteria.py beside this file), on the same tensors and weights, which also
-compares the losses and gradients.
-PyTorch goes into a throw-away environment unless --python names one that has it. A row during which other processes kept more than a tenth of a
-core busy is marked with `~`: it is no measurement.
+`step` is a supervised step (torch_step.py); `distill` is a distillation step, from the cache here,
+with a live teacher there (torch_online_nst.py); `read` is shuffled batches of stored maps
+(torch_cached.py); `extract`, only with a teacher, is an extraction against onnxruntime alone with
+the same tensors read (ort_bare.py); `criteria` is each criterion by itself (torch_criteria.py
+beside this file), on the same tensors and weights, which also compares the losses and gradients.
+PyTorch goes into a throw-away environment unless --python names one that has it. A row during which
+other processes kept more than a tenth of a core busy is marked with `~`: it is no measurement.
 """
+
 import argparse
 import json
 import os
@@ -30,7 +34,11 @@ MODELS = "resnet20,wrn-16-2,resnet18-224,mobilenetv2-224,mobilenetv2-32"
 # the broadcast form of the large pair takes 7 GB and a minute a step
 BROADCAST_STEPS = {"imagenet": (2, 1)}
 # [batch, channels, channels, positions] of the wide pair is 17 GB, several times over
-CRITERIA_PAIRS = {"resnet32x4-resnet8x4": None, "wrn-40-2-wrn-40-1": None, "wide": ["nst-linear", "nst-poly", "nst-gauss"]}
+CRITERIA_PAIRS = {
+    "resnet32x4-resnet8x4": None,
+    "wrn-40-2-wrn-40-1": None,
+    "wide": ["nst-linear", "nst-poly", "nst-gauss"],
+}
 # what PyTorch code usually broadcasts, with the form in matrix products
 PRODUCTS = ("nst-poly", "nst-gauss", "fsp")
 
@@ -38,12 +46,15 @@ PRODUCTS = ("nst-poly", "nst-gauss", "fsp")
 def environment(folder):
     venv.create(folder, with_pip=True)
     python = pathlib.Path(folder) / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "torch", "torchvision", "numpy"], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "torch", "torchvision", "numpy"], check=True
+    )
     return python
 
 
 def others_busy():
-    """Seconds since some moment, and seconds of processor time that processes other than our children used since then."""
+    """Seconds since some moment, and seconds of processor time that processes other than our
+    children used since then."""
     try:
         fields = [int(t) for t in open("/proc/stat").readline().split()[1:9]]
     except OSError:
@@ -56,44 +67,118 @@ def others_busy():
 def run(command):
     """The command's JSON and the cores that other processes kept busy meanwhile."""
     before = others_busy()
-    document = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout)
+    document = json.loads(
+        subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
+    )
     after = others_busy()
     others = max(0.0, (after[1] - before[1]) / (after[0] - before[0])) if before and after else 0.0
     return document, round(others, 2)
 
 
 def step_ours(a, model, threads, precision):
-    row, others = run([a.binary, "bench", "step", "--model", model, "--threads", threads, "--precision", precision, "--steps", a.steps, "--json", "--quiet"])
+    row, others = run(
+        [
+            a.binary,
+            "bench",
+            "step",
+            "--model",
+            model,
+            "--threads",
+            threads,
+            "--precision",
+            precision,
+            "--steps",
+            a.steps,
+            "--json",
+            "--quiet",
+        ]
+    )
     return row["median_ms"], row["peak_rss_mb"], others
 
 
 def step_theirs(a, model, threads, layout):
-    command = [a.python, a.peers / "torch_step.py", "--models", model, "--layouts", layout, "--threads", threads, "--steps", a.steps, "--json"]
+    command = [
+        a.python,
+        a.peers / "torch_step.py",
+        "--models",
+        model,
+        "--layouts",
+        layout,
+        "--threads",
+        threads,
+        "--steps",
+        a.steps,
+        "--json",
+    ]
     row = run(command)[0]["results"][0]
     return row["median_ms"], row["peak_rss_mb"], row.get("others_cores") or 0.0
 
 
 def distill_ours(a, pair, threads, precision):
-    row, others = run([a.binary, "bench", "distill", "--pair", pair, "--threads", threads, "--precision", precision, "--steps", a.steps, "--json", "--quiet"])
+    row, others = run(
+        [
+            a.binary,
+            "bench",
+            "distill",
+            "--pair",
+            pair,
+            "--threads",
+            threads,
+            "--precision",
+            precision,
+            "--steps",
+            a.steps,
+            "--json",
+            "--quiet",
+        ]
+    )
     return row["median_ms"], row["peak_rss_mb"], others
 
 
 def distill_theirs(a, pair, threads, *form):
     steps, warmup = BROADCAST_STEPS.get(pair, (a.steps, 2)) if not form else (a.steps, 2)
-    command = [a.python, a.peers / "torch_online_nst.py", "--pair", pair, "--threads", threads, "--steps", steps, "--warmup", warmup, "--json", *form]
+    command = [
+        a.python,
+        a.peers / "torch_online_nst.py",
+        "--pair",
+        pair,
+        "--threads",
+        threads,
+        "--steps",
+        steps,
+        "--warmup",
+        warmup,
+        "--json",
+        *form,
+    ]
     row = run(command)[0]["results"][0]
     return row["step_ms"], row["peak_rss_mb"], row.get("others_cores") or 0.0
 
 
 def in_turn(a, what, case, threads, contenders, every):
-    """Medians over the rounds of every contender's time and memory, and whether others disturbed one of them."""
+    """Medians over the rounds of every contender's time and memory, and whether others disturbed
+    one of them."""
     found = {name: [] for name in contenders}
     for _ in range(a.rounds):
         for name, measure in contenders.items():
             found[name].append(measure(case, threads))
             ms, mb, others = found[name][-1]
-            every.append(dict(what=what, case=case, threads=threads, contender=name, ms=ms, mb=mb, others=others))
-            print(f"{what} {case}, {threads} threads, {name}: {ms:.1f} ms, {mb:.0f} MB, others {others:.2f}", file=sys.stderr)
+            every.append(
+                dict(
+                    what=what,
+                    case=case,
+                    threads=threads,
+                    contender=name,
+                    ms=ms,
+                    mb=mb,
+                    others=others,
+                )
+            )
+            print(
+                f"{what} {case}, {threads} threads, {name}: {ms:.1f} ms, {mb:.0f} MB, "
+                f"others {others:.2f}",
+                file=sys.stderr,
+            )
     ms = {name: statistics.median(r[0] for r in runs) for name, runs in found.items()}
     mb = {name: statistics.median(r[1] for r in runs) for name, runs in found.items()}
     return ms, mb, "~" if max(r[2] for runs in found.values() for r in runs) > 0.1 else ""
@@ -118,9 +203,31 @@ def steps(a, every):
         for model in a.models.split(","):
             ms, mb, noisy = in_turn(a, "step", model, threads, contenders, every)
             best = min(("PyTorch nchw", "PyTorch nhwc"), key=ms.get)
-            rows.append([model, threads, *(f"{ms[n]:.0f}" for n in contenders), f"{ms['strict'] / ms[best]:.2f}{noisy}",
-                         f"{ms['fast'] / ms[best]:.2f}{noisy}", f"{mb[best]:.0f}", f"{mb['fast']:.0f}", f"{mb['fast'] / mb[best]:.2f}"])
-    table(["network", "threads", *(f"{n} ms" for n in contenders), "strict / best", "fast / best", "PyTorch MB", "ours MB", "ratio"], rows)
+            rows.append(
+                [
+                    model,
+                    threads,
+                    *(f"{ms[n]:.0f}" for n in contenders),
+                    f"{ms['strict'] / ms[best]:.2f}{noisy}",
+                    f"{ms['fast'] / ms[best]:.2f}{noisy}",
+                    f"{mb[best]:.0f}",
+                    f"{mb['fast']:.0f}",
+                    f"{mb['fast'] / mb[best]:.2f}",
+                ]
+            )
+    table(
+        [
+            "network",
+            "threads",
+            *(f"{n} ms" for n in contenders),
+            "strict / best",
+            "fast / best",
+            "PyTorch MB",
+            "ours MB",
+            "ratio",
+        ],
+        rows,
+    )
 
 
 def distillations(a, every):
@@ -136,10 +243,25 @@ def distillations(a, every):
         for pair in a.pairs.split(","):
             ms, mb, noisy = in_turn(a, "distill", pair, threads, contenders, every)
             best = min(("Gram", "Gram, nhwc"), key=ms.get)
-            ratios = [f"{ms[own] / ms[of]:.3f}{noisy}" for of in ("broadcast", best) for own in ("strict", "fast")]
-            rows.append([pair, threads, *(f"{ms[n]:.0f}" for n in contenders), *ratios, f"{mb[best]:.0f}", f"{mb['fast']:.0f}"])
+            ratios = [
+                f"{ms[own] / ms[of]:.3f}{noisy}"
+                for of in ("broadcast", best)
+                for own in ("strict", "fast")
+            ]
+            rows.append(
+                [
+                    pair,
+                    threads,
+                    *(f"{ms[n]:.0f}" for n in contenders),
+                    *ratios,
+                    f"{mb[best]:.0f}",
+                    f"{mb['fast']:.0f}",
+                ]
+            )
     heads = [f"{own} / {of}" for of in ("broadcast", "best") for own in ("strict", "fast")]
-    table(["pair", "threads", *(f"{n} ms" for n in contenders), *heads, "PyTorch MB", "ours MB"], rows)
+    table(
+        ["pair", "threads", *(f"{n} ms" for n in contenders), *heads, "PyTorch MB", "ours MB"], rows
+    )
 
 
 def reads(a, every):
@@ -147,58 +269,178 @@ def reads(a, every):
     rows = {}
     for _ in range(a.rounds):
         for row in run([a.python, a.peers / "torch_cached.py", "--json"])[0]["results"]:
-            rows.setdefault(f"PyTorch, {row['form']}, {row['workers']} workers", []).append((row["samples_per_s"], row["mb_per_s"], row["others_cores"] or 0.0))
+            rows.setdefault(f"PyTorch, {row['form']}, {row['workers']} workers", []).append(
+                (row["samples_per_s"], row["mb_per_s"], row["others_cores"] or 0.0)
+            )
         for compress in ("auto", "none"):
             for threads in a.threads.split(","):
-                row, others = run([a.binary, "bench", "read", "--compress", compress, "--threads", threads, "--json", "--quiet"])
+                row, others = run(
+                    [
+                        a.binary,
+                        "bench",
+                        "read",
+                        "--compress",
+                        compress,
+                        "--threads",
+                        threads,
+                        "--json",
+                        "--quiet",
+                    ]
+                )
                 what = "zstd" if compress == "auto" else "no compression"
-                found = {"batches": "batches_mb_per_s", "reader in order": "reader_mb_per_s", "checksums and decoding alone": "bare_mb_per_s"}
+                found = {
+                    "batches": "batches_mb_per_s",
+                    "reader in order": "reader_mb_per_s",
+                    "checksums and decoding alone": "bare_mb_per_s",
+                }
                 for name, key in found.items():
                     rate = row[key] * 1e6 / row["bytes"] * row["rows"]
-                    rows.setdefault(f"{what}, {threads} threads, {name}", []).append((rate, row[key], others))
-                print(f"read {what}, {threads} threads: reader against bare {row['ratio']:.3f}, others {others:.2f}", file=sys.stderr)
-                rows.setdefault(f"{what}, {threads} threads, reader / bare", []).append((row["ratio"], None, others))
-    every.extend(dict(what="read", contender=name, measured=measured) for name, measured in rows.items())
+                    rows.setdefault(f"{what}, {threads} threads, {name}", []).append(
+                        (rate, row[key], others)
+                    )
+                print(
+                    f"read {what}, {threads} threads: reader against bare {row['ratio']:.3f}, "
+                    f"others {others:.2f}",
+                    file=sys.stderr,
+                )
+                rows.setdefault(f"{what}, {threads} threads, reader / bare", []).append(
+                    (row["ratio"], None, others)
+                )
+    every.extend(
+        dict(what="read", contender=name, measured=measured) for name, measured in rows.items()
+    )
     shown = []
     for name, measured in rows.items():
         noisy = "~" if max(m[2] for m in measured) > 0.1 else ""
         rate = statistics.median(m[0] for m in measured)
         megabytes = [m[1] for m in measured if m[1] is not None]
-        shown.append([name, f"{rate:.0f}{noisy}" if megabytes else f"{rate:.3f}{noisy}", f"{statistics.median(megabytes):.0f}" if megabytes else ""])
+        shown.append(
+            [
+                name,
+                f"{rate:.0f}{noisy}" if megabytes else f"{rate:.3f}{noisy}",
+                f"{statistics.median(megabytes):.0f}" if megabytes else "",
+            ]
+        )
     table(["what", "rows/s", "MB/s"], shown)
 
 
 def extractions(a, every):
     """Rows a second of a teacher alone, there and here, and of the whole extraction."""
     inspected, _ = run([a.binary, "inspect", a.teacher, "--json", "--quiet"])
-    taps = [tap["tensor"] for tap in inspected["taps"] if tap["suggested"] and len(tap["shape"]) == 4]
+    taps = [
+        tap["tensor"] for tap in inspected["taps"] if tap["suggested"] and len(tap["shape"]) == 4
+    ]
     flags = [flag for tap in taps for flag in ("--tap", tap)]
     shown = []
     for threads in a.threads.split(","):
         found = {"auto": [], "none": []}
         for _ in range(a.rounds):
-            peer = run([a.python, a.peers / "ort_bare.py", a.teacher, "--expose", ",".join(taps), "--threads", threads, "--batch", "64", "--json"])[0]
+            peer = run(
+                [
+                    a.python,
+                    a.peers / "ort_bare.py",
+                    a.teacher,
+                    "--expose",
+                    ",".join(taps),
+                    "--threads",
+                    threads,
+                    "--batch",
+                    "64",
+                    "--json",
+                ]
+            )[0]
             alone = next(row for row in peer["results"] if row["outputs"] == "exposed")
             for compress, measured in found.items():
                 with tempfile.TemporaryDirectory(dir=".") as folder:
-                    command = [a.binary, "bench", "extract", a.teacher, "--data", a.data, "--limit", a.limit, "--shuffle", 1, "--batch", 64, *flags]
-                    command += ["--compress", compress, "--threads", threads, "--rounds", 1, "-o", pathlib.Path(folder) / "cache", "--json", "--quiet"]
+                    command = [
+                        a.binary,
+                        "bench",
+                        "extract",
+                        a.teacher,
+                        "--data",
+                        a.data,
+                        "--limit",
+                        a.limit,
+                        "--shuffle",
+                        1,
+                        "--batch",
+                        64,
+                        *flags,
+                    ]
+                    command += [
+                        "--compress",
+                        compress,
+                        "--threads",
+                        threads,
+                        "--rounds",
+                        1,
+                        "-o",
+                        pathlib.Path(folder) / "cache",
+                        "--json",
+                        "--quiet",
+                    ]
                     ours, others = run(command)
-                measured.append((alone["images_per_s"], ours["bare_rows_per_s"], ours["extract_rows_per_s"], ours["ratio"]))
-                stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in ours["stages"].items())
-                print(f"extract, {threads} threads, {compress}: ratio {ours['ratio']:.3f}; {stages} of {ours['seconds']:.2f} s; others {others:.2f}", file=sys.stderr)
-                every.append(dict(what="extract", threads=threads, compress=compress, onnxruntime=alone, ours=ours, others=others))
+                measured.append(
+                    (
+                        alone["images_per_s"],
+                        ours["bare_rows_per_s"],
+                        ours["extract_rows_per_s"],
+                        ours["ratio"],
+                    )
+                )
+                stages = ", ".join(
+                    f"{name} {seconds:.2f} s" for name, seconds in ours["stages"].items()
+                )
+                print(
+                    f"extract, {threads} threads, {compress}: ratio {ours['ratio']:.3f}; "
+                    f"{stages} of {ours['seconds']:.2f} s; others {others:.2f}",
+                    file=sys.stderr,
+                )
+                every.append(
+                    dict(
+                        what="extract",
+                        threads=threads,
+                        compress=compress,
+                        onnxruntime=alone,
+                        ours=ours,
+                        others=others,
+                    )
+                )
         for compress, measured in found.items():
             middle = [statistics.median(column) for column in zip(*measured)]
             of_python = statistics.median(m[2] / m[0] for m in measured)
-            shown.append([threads, compress, *(f"{rate:.0f}" for rate in middle[:3]), f"{middle[3]:.3f}", f"{of_python:.3f}"])
-    table(["threads", "compress", "onnxruntime, Python", "alone, same process", "extraction", "of alone", "of Python's"], shown)
+            shown.append(
+                [
+                    threads,
+                    compress,
+                    *(f"{rate:.0f}" for rate in middle[:3]),
+                    f"{middle[3]:.3f}",
+                    f"{of_python:.3f}",
+                ]
+            )
+    table(
+        [
+            "threads",
+            "compress",
+            "onnxruntime, Python",
+            "alone, same process",
+            "extraction",
+            "of alone",
+            "of Python's",
+        ],
+        shown,
+    )
 
 
 def criteria(a, every):
     """Each criterion, a process a measurement, ours and theirs in turn."""
     script = pathlib.Path(__file__).parent / "torch_criteria.py"
-    methods = [row["name"] for row in json.loads(subprocess.run([a.binary, "criteria", "--json"], check=True, capture_output=True).stdout)]
+    methods = [
+        row["name"]
+        for row in json.loads(
+            subprocess.run([a.binary, "criteria", "--json"], check=True, capture_output=True).stdout
+        )
+    ]
     for pair in a.criteria_pairs.split(","):
         shown = {}
         for name in a.criteria.split(",") if a.criteria else CRITERIA_PAIRS[pair] or methods:
@@ -208,8 +450,22 @@ def criteria(a, every):
                 case = pathlib.Path(folder) / "case.safetensors"
                 command = [a.binary, "bench", "criteria", name, "--pair", pair]
                 subprocess.run([*command, "--save", case, "--quiet"], check=True)
-                ours = lambda threads: run([*command, "--threads", threads, "--steps", a.steps, "--json", "--quiet"])
-                theirs = lambda threads, form: run([a.python, script, case, "--threads", threads, "--steps", a.steps, "--form", form])
+                ours = lambda threads: run(
+                    [*command, "--threads", threads, "--steps", a.steps, "--json", "--quiet"]
+                )
+                theirs = lambda threads, form: run(
+                    [
+                        a.python,
+                        script,
+                        case,
+                        "--threads",
+                        threads,
+                        "--steps",
+                        a.steps,
+                        "--form",
+                        form,
+                    ]
+                )
                 contenders = {"ours": ours, "PyTorch": lambda threads: theirs(threads, "broadcast")}
                 if name in PRODUCTS:
                     contenders["PyTorch, products"] = lambda threads: theirs(threads, "product")
@@ -221,14 +477,36 @@ def criteria(a, every):
                         for who, measure in contenders.items():
                             row, others = measure(threads)
                             found[who].append(row)
-                            every.append({**row, "what": "criteria", "pair": pair, "case": name, "contender": who, "others": others})
-                            print(f"criteria {pair}, {name}, {threads} threads, {who}: {row['median_ms']:.2f} ms, {row['peak_rss_mb']:.0f} MB, "
-                                  f"others {others:.2f}", file=sys.stderr)
+                            every.append(
+                                {
+                                    **row,
+                                    "what": "criteria",
+                                    "pair": pair,
+                                    "case": name,
+                                    "contender": who,
+                                    "others": others,
+                                }
+                            )
+                            print(
+                                f"criteria {pair}, {name}, {threads} threads, {who}: "
+                                f"{row['median_ms']:.2f} ms, {row['peak_rss_mb']:.0f} MB, "
+                                f"others {others:.2f}",
+                                file=sys.stderr,
+                            )
                     for who, rows in found.items():
                         # ratios of neighbours in time, so that a busy machine weighs on both
-                        ratios = [mine["median_ms"] / row["median_ms"] for mine, row in zip(found["ours"], rows)]
+                        ratios = [
+                            mine["median_ms"] / row["median_ms"]
+                            for mine, row in zip(found["ours"], rows)
+                        ]
                         median = lambda key: statistics.median(row[key] for row in rows)
-                        shown.setdefault((name, who), {})[threads] = (median("median_ms"), statistics.median(ratios), median("peak_rss_mb"), median("baseline_mb"), rows)
+                        shown.setdefault((name, who), {})[threads] = (
+                            median("median_ms"),
+                            statistics.median(ratios),
+                            median("peak_rss_mb"),
+                            median("baseline_mb"),
+                            rows,
+                        )
         rows = []
         for name, who in shown:
             if who == "ours":
@@ -236,22 +514,53 @@ def criteria(a, every):
             mine, peer = shown[name, "ours"], shown[name, who]
             cells = [name if who == "PyTorch" else f"{name}, products"]
             for threads in mine:
-                cells += [f"{peer[threads][0]:.2f}", f"{mine[threads][0]:.2f}", f"**{peer[threads][1]:.2f}**"]
+                cells += [
+                    f"{peer[threads][0]:.2f}",
+                    f"{mine[threads][0]:.2f}",
+                    f"**{peer[threads][1]:.2f}**",
+                ]
             first = next(iter(mine))
-            before, peak = [f"{side[first][3]:.0f}" for side in (peer, mine)], [f"{side[first][2]:.0f}" for side in (peer, mine)]
+            before, peak = [f"{side[first][3]:.0f}" for side in (peer, mine)], [
+                f"{side[first][2]:.0f}" for side in (peer, mine)
+            ]
             difference = max(row["loss_difference"] for row in peer[first][4])
-            rows.append([*cells, f"{peak[0]} ({before[0]})", f"{peak[1]} ({before[1]})", f"**{mine[first][2] / peer[first][2]:.2f}**", f"{difference:.0e}"])
-        times = [head for threads in a.threads.split(",") for head in (f"PyTorch ms, {threads} thr.", "ours ms", "ratio")]
-        print(f"{pair}, medians of {a.rounds} rounds of {a.steps} steps; MB: peak (before the first step)")
+            rows.append(
+                [
+                    *cells,
+                    f"{peak[0]} ({before[0]})",
+                    f"{peak[1]} ({before[1]})",
+                    f"**{mine[first][2] / peer[first][2]:.2f}**",
+                    f"{difference:.0e}",
+                ]
+            )
+        times = [
+            head
+            for threads in a.threads.split(",")
+            for head in (f"PyTorch ms, {threads} thr.", "ours ms", "ratio")
+        ]
+        print(
+            f"{pair}, medians of {a.rounds} rounds of {a.steps} steps; "
+            "MB: peak (before the first step)"
+        )
         table(["criterion", *times, "PyTorch MB", "ours MB", "ratio", "loss differs by"], rows)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peers", type=pathlib.Path, help="folder with torch_step.py and torch_online_nst.py; not for criteria")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--peers",
+        type=pathlib.Path,
+        help="folder with torch_step.py and torch_online_nst.py; not for criteria",
+    )
     p.add_argument("--binary", default="target/release/nst-cache")
     p.add_argument("--python", help="a Python that has torch and torchvision")
-    p.add_argument("--only", choices=["step", "distill", "read", "extract", "criteria"], help="one of the tables")
+    p.add_argument(
+        "--only",
+        choices=["step", "distill", "read", "extract", "criteria"],
+        help="one of the tables",
+    )
     p.add_argument("--models", default=MODELS)
     p.add_argument("--pairs", default="cifar,imagenet")
     p.add_argument("--criteria", help="those of `criteria` that are measured [default: all]")
@@ -269,7 +578,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         a.python = a.python or environment(folder)
         every = []
-        for what, measure in (("step", steps), ("distill", distillations), ("read", reads), ("extract", extractions), ("criteria", criteria)):
+        for what, measure in (
+            ("step", steps),
+            ("distill", distillations),
+            ("read", reads),
+            ("extract", extractions),
+            ("criteria", criteria),
+        ):
             if a.only == what or a.only is None and (what != "extract" or a.teacher):
                 measure(a, every)
     if a.json:

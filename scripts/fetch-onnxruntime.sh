@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the pinned ONNX Runtime wheel with pip, which checks its hash, and puts the shared libraries into DIR.
+# Fetches the pinned ONNX Runtime wheel with pip, which checks its hash, and puts the shared
+# libraries into DIR.
 # usage: fetch-onnxruntime.sh cpu|gpu DIR
 set -euo pipefail
 flavour=$1
@@ -12,7 +13,8 @@ case "$(uname -s)-$(uname -m)" in
   Linux-aarch64) platform=manylinux_2_28_aarch64 library=libonnxruntime.so ;;
   Darwin-arm64) platform=macosx_14_0_arm64 library=libonnxruntime.dylib ;;
   *)
-    echo "error: no pinned ONNX Runtime for $(uname -s) $(uname -m); install one and set ORT_DYLIB_PATH" >&2
+    echo "error: no pinned ONNX Runtime for $(uname -s) $(uname -m);" \
+      "install one and set ORT_DYLIB_PATH" >&2
     exit 2
     ;;
 esac
@@ -25,7 +27,8 @@ if [ -f "$into/$library" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
 fi
 
 if ! python3 -m pip --version >/dev/null 2>&1; then
-  echo "error: python3 with pip is needed to fetch ONNX Runtime (apt-get install python3-pip), or set ORT_DYLIB_PATH" >&2
+  echo "error: python3 with pip is needed to fetch ONNX Runtime" \
+    "(apt-get install python3-pip), or set ORT_DYLIB_PATH" >&2
   exit 2
 fi
 mkdir -p "$into"
@@ -33,8 +36,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 echo "fetching ONNX Runtime ($flavour, $platform)" >&2
 # the wheel's Python tag does not matter: only the library inside is used
-python3 -m pip download --quiet --disable-pip-version-check --require-hashes --only-binary=:all: --no-deps \
-  --platform "$platform" --python-version 3.11 --implementation cp --abi cp311 \
+python3 -m pip download --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+  --no-deps --platform "$platform" --python-version 3.11 --implementation cp --abi cp311 \
   --requirement "$requirements" --dest "$scratch"
 python3 - "$scratch" "$into" "$library" <<'PYTHON'
 import os, pathlib, sys, zipfile
@@ -43,7 +46,8 @@ scratch, into, library = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), s
 with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
     for name in wheel.namelist():
         file = pathlib.PurePosixPath(name).name
-        if not name.startswith("onnxruntime/capi/libonnxruntime") and file not in ("LICENSE", "ThirdPartyNotices.txt"):
+        is_library = name.startswith("onnxruntime/capi/libonnxruntime")
+        if not is_library and file not in ("LICENSE", "ThirdPartyNotices.txt"):
             continue
         if file.startswith("libonnxruntime_providers"):
             target = file

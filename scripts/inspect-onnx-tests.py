@@ -49,7 +49,9 @@ def accepted(path):
 def inspect(binary, path):
     """What is wrong with the answer (None: nothing), and the runtime's refusal, if any."""
     try:
-        run = subprocess.run([binary, "inspect", path, "--json"], capture_output=True, timeout=SECONDS)
+        run = subprocess.run(
+            [binary, "inspect", path, "--json"], capture_output=True, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         return f"no answer within {SECONDS} s", None
     errors = run.stderr.decode(errors="replace").strip()
@@ -64,8 +66,12 @@ def inspect(binary, path):
         return f"a refusal that is not one line: {refusal!r}", refusal
     graph = onnx.load(path, load_external_data=False).graph
     for name, declared in [("inputs", graph.input), ("outputs", graph.output)]:
-        constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-        expected = [value.name for value in declared if name == "outputs" or value.name not in constants]
+        constants = {t.name for t in graph.initializer} | {
+            t.values.name for t in graph.sparse_initializer
+        }
+        expected = [
+            value.name for value in declared if name == "outputs" or value.name not in constants
+        ]
         if [port["name"] for port in answer[name]] != expected:
             return f"{name} {answer[name]}, expected {expected}", refusal
     return None, refusal

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""One distillation criterion in PyTorch on the CPU: time and memory of its loss, forward, and of its gradients, for the student's tensors and for
-what it learns, from the very tensors and weights that `nst-cache bench criteria NAME --save FILE` writes.
+"""One distillation criterion in PyTorch on the CPU: time and memory of its loss, forward, and of
+its gradients, for the student's tensors and for what it learns, from the very tensors and weights
+that `nst-cache bench criteria NAME --save FILE` writes.
 
     torch_criteria.py at.safetensors --threads 1 --steps 10
 
-Each is written from its paper's formula in the way that PyTorch code usually takes, which is broadcasting where that is the custom: NST's products
-of channels as [batch, channels, channels, positions], FSP's likewise, RKD's differences as [batch, batch, width], CRD's memories gathered as
-[batch, negatives + 1, width]. `--form product` takes matrix products for NST and FSP in place of that. CRD's negatives are drawn outside the timed
-step. Afterwards the loss and the gradients are compared with those of the file, in float64 (float32 for broadcast forms, which would not fit); a
+Each is written from its paper's formula in the way that PyTorch code usually takes, which is
+broadcasting where that is the custom: NST's products of channels as [batch, channels, channels,
+positions], FSP's likewise, RKD's differences as [batch, batch, width], CRD's memories gathered as
+[batch, negatives + 1, width]. `--form product` takes matrix products for NST and FSP in place of
+that. CRD's negatives are drawn outside the timed step. Afterwards the loss and the gradients are
+compared with those of the file, in float64 (float32 for broadcast forms, which would not fit); a
 difference beyond rounding is an error.
 """
+
 import argparse
 import json
 import os
@@ -22,7 +26,8 @@ import torch
 import torch.nn.functional as F
 
 BROADCAST = ("nst-poly", "nst-gauss", "fsp")
-# by float64 and by float32; CRD draws its own negatives, 16384 a sample, so that its loss agrees as a mean of so many does
+# by float64 and by float32; CRD draws its own negatives, 16384 a sample, so that its loss agrees as
+# a mean of so many does
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3}
 CRD_TOLERANCE = 0.02
 
@@ -41,16 +46,30 @@ class Case:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             start = file.tell()
             self.about = json.loads(header.pop("__metadata__")["criterion"])
-            self.name, self.settings, self.weight = self.about["name"], self.about["settings"], self.about["weight"]
+            self.name, self.settings, self.weight = (
+                self.about["name"],
+                self.about["settings"],
+                self.about["weight"],
+            )
             tensors = {}
             for name, entry in header.items():
                 first, end = entry["data_offsets"]
                 file.seek(start + first)
                 values = numpy.fromfile(file, dtype="<f4", count=(end - first) // 4)
                 tensors[name] = torch.from_numpy(values).reshape(entry["shape"])
-        self.expected = {name.removeprefix("gradient/"): t for name, t in tensors.items() if name.startswith("gradient/")}
-        numbered = lambda what: [tensors[f"{what}/{i}"] for i in range(9) if f"{what}/{i}" in tensors]
-        self.student, self.teacher, self.margins = numbered("student"), numbered("teacher"), numbered("margins")
+        self.expected = {
+            name.removeprefix("gradient/"): t
+            for name, t in tensors.items()
+            if name.startswith("gradient/")
+        }
+        numbered = lambda what: [
+            tensors[f"{what}/{i}"] for i in range(9) if f"{what}/{i}" in tensors
+        ]
+        self.student, self.teacher, self.margins = (
+            numbered("student"),
+            numbered("teacher"),
+            numbered("margins"),
+        )
         self.labels = tensors["labels"].long()
         self.layers = {}
         for name, tensor in tensors.items():
@@ -70,15 +89,24 @@ class Case:
 
     def to(self, dtype):
         convert = lambda tensor: tensor.detach().to(dtype)
-        self.student, self.teacher, self.margins = ([convert(t) for t in ts] for ts in (self.student, self.teacher, self.margins))
-        self.layers = {layer: {name: convert(w) for name, w in weights.items()} for layer, weights in self.layers.items()}
+        self.student, self.teacher, self.margins = (
+            [convert(t) for t in ts] for ts in (self.student, self.teacher, self.margins)
+        )
+        self.layers = {
+            layer: {name: convert(w) for name, w in weights.items()}
+            for layer, weights in self.layers.items()
+        }
         self.require_gradients()
 
     def draw(self, seed):
         """CRD's indices: each sample, then its negatives."""
         if self.name == "crd":
             batch, samples = len(self.student[0]), len(self.layers[0]["memory.student"])
-            others = torch.randint(samples, (batch, self.settings["negatives"]), generator=torch.Generator().manual_seed(seed))
+            others = torch.randint(
+                samples,
+                (batch, self.settings["negatives"]),
+                generator=torch.Generator().manual_seed(seed),
+            )
             self.indices = torch.cat([torch.arange(batch).unsqueeze(1), others], 1)
 
 
@@ -96,8 +124,16 @@ def dkd(c):
     temperature, (s, t) = c.settings["temperature"], (c.student[0], c.teacher[0])
     own = F.one_hot(c.labels, s.shape[1]).to(s.dtype)
     split = lambda p: torch.stack([(p * own).sum(1), (p * (1 - own)).sum(1)], 1)
-    target = F.kl_div(split(F.softmax(s / temperature, 1)).log(), split(F.softmax(t / temperature, 1)), reduction="sum")
-    others = F.kl_div(F.log_softmax(s / temperature - 1000 * own, 1), F.softmax(t / temperature - 1000 * own, 1), reduction="sum")
+    target = F.kl_div(
+        split(F.softmax(s / temperature, 1)).log(),
+        split(F.softmax(t / temperature, 1)),
+        reduction="sum",
+    )
+    others = F.kl_div(
+        F.log_softmax(s / temperature - 1000 * own, 1),
+        F.softmax(t / temperature - 1000 * own, 1),
+        reduction="sum",
+    )
     return (c.settings["alpha"] * target + c.settings["beta"] * others) * temperature**2 / len(s)
 
 
@@ -121,13 +157,21 @@ def nst(c, kernel):
     loss = 0
     for s, t in zip(c.student, c.teacher):
         s, t = channels(s), channels(t)
-        loss = loss + kernel(t, t, s, t).mean().detach() + kernel(s, s, s, t).mean() - 2 * kernel(s, t, s, t).mean()
+        loss = (
+            loss
+            + kernel(t, t, s, t).mean().detach()
+            + kernel(s, s, s, t).mean()
+            - 2 * kernel(s, t, s, t).mean()
+        )
     return loss
 
 
 def nst_linear(c):
     # the mean of all products is the product of the means
-    return sum((channels(s).mean(1) - channels(t).mean(1)).pow(2).sum(1).mean() for s, t in zip(c.student, c.teacher))
+    return sum(
+        (channels(s).mean(1) - channels(t).mean(1)).pow(2).sum(1).mean()
+        for s, t in zip(c.student, c.teacher)
+    )
 
 
 def nst_poly(c, form):
@@ -142,7 +186,11 @@ def nst_poly(c, form):
 def nst_gauss(c, form):
     def apart(a, b):
         if form == "product":
-            return a.pow(2).sum(2).unsqueeze(2) + b.pow(2).sum(2).unsqueeze(1) - 2 * torch.bmm(a, b.transpose(1, 2))
+            return (
+                a.pow(2).sum(2).unsqueeze(2)
+                + b.pow(2).sum(2).unsqueeze(1)
+                - 2 * torch.bmm(a, b.transpose(1, 2))
+            )
         return (a.unsqueeze(2) - b.unsqueeze(1)).pow(2).sum(-1)
 
     loss = 0
@@ -153,16 +201,25 @@ def nst_gauss(c, form):
         scale = -0.5 / across.detach().mean((1, 2), keepdim=True)
         with torch.no_grad():
             among_teachers = (apart(t, t) * scale).exp().mean()
-        loss = loss + among_teachers + (apart(s, s) * scale).exp().mean() - 2 * (across * scale).exp().mean()
+        loss = (
+            loss
+            + among_teachers
+            + (apart(s, s) * scale).exp().mean()
+            - 2 * (across * scale).exp().mean()
+        )
     return loss
 
 
 def norm(x, weights, name):
-    return F.batch_norm(x, None, None, weights[name + ".weight"], weights[name + ".bias"], training=True)
+    return F.batch_norm(
+        x, None, None, weights[name + ".weight"], weights[name + ".bias"], training=True
+    )
 
 
 def conv(x, weights, name, padding=0, stride=1):
-    return F.conv2d(x, weights[name + ".weight"], weights.get(name + ".bias"), padding=padding, stride=stride)
+    return F.conv2d(
+        x, weights[name + ".weight"], weights.get(name + ".bias"), padding=padding, stride=stride
+    )
 
 
 def regress(x, weights, prefix=""):
@@ -170,7 +227,10 @@ def regress(x, weights, prefix=""):
 
 
 def fitnet(c):
-    return sum(F.mse_loss(F.relu(regress(s, c.layers[i])), t) for i, (s, t) in enumerate(zip(c.student, c.teacher)))
+    return sum(
+        F.mse_loss(F.relu(regress(s, c.layers[i])), t)
+        for i, (s, t) in enumerate(zip(c.student, c.teacher))
+    )
 
 
 def attention(x, power=2):
@@ -178,22 +238,34 @@ def attention(x, power=2):
 
 
 def at(c):
-    return sum((attention(s, c.settings["p"]) - attention(t, c.settings["p"])).pow(2).mean() for s, t in zip(c.student, c.teacher))
+    return sum(
+        (attention(s, c.settings["p"]) - attention(t, c.settings["p"])).pow(2).mean()
+        for s, t in zip(c.student, c.teacher)
+    )
 
 
 def vid(c):
     loss = 0
     for i, (s, t) in enumerate(zip(c.student, c.teacher)):
         weights = c.layers[i]
-        mean = conv(F.relu(conv(F.relu(conv(s, weights, "regressor.0")), weights, "regressor.2")), weights, "regressor.4")
-        variance = (torch.log(1 + torch.exp(weights["log_scale"])) + c.settings["eps"]).view(1, -1, 1, 1)
+        mean = conv(
+            F.relu(conv(F.relu(conv(s, weights, "regressor.0")), weights, "regressor.2")),
+            weights,
+            "regressor.4",
+        )
+        variance = (torch.log(1 + torch.exp(weights["log_scale"])) + c.settings["eps"]).view(
+            1, -1, 1, 1
+        )
         loss = loss + torch.mean(0.5 * ((mean - t) ** 2 / variance + torch.log(variance)))
     return loss
 
 
 def sp(c):
     similarity = lambda x: F.normalize(x.flatten(1) @ x.flatten(1).t())
-    return sum((similarity(t) - similarity(s)).pow(2).sum() / len(s) ** 2 for s, t in zip(c.student, c.teacher))
+    return sum(
+        (similarity(t) - similarity(s)).pow(2).sum() / len(s) ** 2
+        for s, t in zip(c.student, c.teacher)
+    )
 
 
 def linear(x, weights, name):
@@ -201,7 +273,9 @@ def linear(x, weights, name):
 
 
 def cc(c):
-    off = (linear(c.student[0], c.layers[0], "embed_s") - linear(c.teacher[0], c.layers[0], "embed_t")).abs()
+    off = (
+        linear(c.student[0], c.layers[0], "embed_s") - linear(c.teacher[0], c.layers[0], "embed_t")
+    ).abs()
     return (off[:-1] * off[1:]).sum(1).mean()
 
 
@@ -219,7 +293,9 @@ def rkd(c):
     s, t = c.student[0], c.teacher[0]
     with torch.no_grad():
         d, a = distances(t), angles(t)
-    return c.settings["distance"] * F.smooth_l1_loss(distances(s), d) + c.settings["angle"] * F.smooth_l1_loss(angles(s), a)
+    return c.settings["distance"] * F.smooth_l1_loss(distances(s), d) + c.settings[
+        "angle"
+    ] * F.smooth_l1_loss(angles(s), a)
 
 
 def pkt(c, eps=1e-7):
@@ -236,7 +312,10 @@ def crd(c, eps=1e-7):
     weights, temperature, momentum = c.layers[0], c.settings["temperature"], c.settings["momentum"]
     batch, chosen = c.indices.shape
     samples, loss = len(weights["memory.student"]), 0
-    sides = [("embed_s", c.student[0], "memory.teacher"), ("embed_t", c.teacher[0], "memory.student")]
+    sides = [
+        ("embed_s", c.student[0], "memory.teacher"),
+        ("embed_t", c.teacher[0], "memory.student"),
+    ]
     for name, x, memory in sides:
         f = linear(x, weights, name + ".linear")
         f = f / f.norm(dim=1, keepdim=True)
@@ -245,12 +324,24 @@ def crd(c, eps=1e-7):
         scores = scores / (scores.detach().mean() * samples)
         noise = (chosen - 1) / samples
         own, others = scores[:, 0], scores[:, 1:]
-        loss = loss - ((own / (own + noise + eps)).log().sum() + (noise / (others + noise + eps)).log().sum()) / batch
+        loss = (
+            loss
+            - (
+                (own / (own + noise + eps)).log().sum()
+                + (noise / (others + noise + eps)).log().sum()
+            )
+            / batch
+        )
     with torch.no_grad():
         rows = c.indices[:, 0]
-        for name, x, memory in (("embed_s", c.student[0], "memory.student"), ("embed_t", c.teacher[0], "memory.teacher")):
+        for name, x, memory in (
+            ("embed_s", c.student[0], "memory.student"),
+            ("embed_t", c.teacher[0], "memory.teacher"),
+        ):
             f = F.normalize(linear(x, weights, name + ".linear"))
-            weights[memory].index_copy_(0, rows, F.normalize(weights[memory][rows] * momentum + f * (1 - momentum)))
+            weights[memory].index_copy_(
+                0, rows, F.normalize(weights[memory][rows] * momentum + f * (1 - momentum))
+            )
     return loss
 
 
@@ -279,7 +370,13 @@ def ft(c):
         with torch.no_grad():
             t = factor(t, c.layers[i], "paraphraser.encoder.")
         s = factor(s, c.layers[i], "translator.encoder.")
-        loss = loss + (attention(s, c.settings["p1"]) - attention(t, c.settings["p1"])).abs().pow(c.settings["p2"]).mean()
+        loss = (
+            loss
+            + (attention(s, c.settings["p1"]) - attention(t, c.settings["p1"]))
+            .abs()
+            .pow(c.settings["p2"])
+            .mean()
+        )
     return loss
 
 
@@ -326,7 +423,9 @@ def reviewkd(c):
             if size < r.shape[2]:
                 share /= 2
                 shares += share
-                level = level + share * F.mse_loss(F.adaptive_avg_pool2d(r, size), F.adaptive_avg_pool2d(t, size))
+                level = level + share * F.mse_loss(
+                    F.adaptive_avg_pool2d(r, size), F.adaptive_avg_pool2d(t, size)
+                )
         loss = loss + level / shares
     return loss
 
@@ -335,21 +434,54 @@ def gan(c):
     """The student's loss; the discriminator's own comes with it, unweighted, as a second value."""
 
     def judged(x, weights):
-        x = F.leaky_relu(norm(conv(x, weights, "discriminator.0", 1, 2), weights, "discriminator.1"), 0.1)
+        x = F.leaky_relu(
+            norm(conv(x, weights, "discriminator.0", 1, 2), weights, "discriminator.1"), 0.1
+        )
         return torch.sigmoid(conv(x, weights, "discriminator.3", 1, 2))
 
     loss, own = 0, 0
     for i, (s, t) in enumerate(zip(c.student, c.teacher)):
         weights = c.layers[i]
-        fixed = {name: w.detach() if name.startswith("discriminator.") else w for name, w in weights.items()}
+        fixed = {
+            name: w.detach() if name.startswith("discriminator.") else w
+            for name, w in weights.items()
+        }
         fake = regress(s, weights, "transfer.")
         loss = loss + (1 - judged(fake, fixed)).pow(2).mean()
-        own = own + (1 - judged(t, weights)).pow(2).mean() + judged(fake.detach(), weights).pow(2).mean()
+        own = (
+            own
+            + (1 - judged(t, weights)).pow(2).mean()
+            + judged(fake.detach(), weights).pow(2).mean()
+        )
     return loss, own
 
 
-METHODS = {f.__name__.replace("_", "-"): f for f in (
-    ce, kd, dkd, dist, nst_linear, nst_poly, nst_gauss, fitnet, at, vid, sp, cc, rkd, pkt, crd, ab, ft, fsp, ofd, reviewkd, gan)}
+METHODS = {
+    f.__name__.replace("_", "-"): f
+    for f in (
+        ce,
+        kd,
+        dkd,
+        dist,
+        nst_linear,
+        nst_poly,
+        nst_gauss,
+        fitnet,
+        at,
+        vid,
+        sp,
+        cc,
+        rkd,
+        pkt,
+        crd,
+        ab,
+        ft,
+        fsp,
+        ofd,
+        reviewkd,
+        gan,
+    )
+}
 
 
 def step(case, form):
@@ -364,21 +496,30 @@ def step(case, form):
 
 
 def differences(case, form):
-    """The relative difference of the loss, and the largest of a gradient, by the tensors' norms: an activation at a ReLU's edge falls to one side in
-    float32 and to the other in float64. A weight's gradient that is next to nothing beside the other weights' is rounding: a convolution's bias
+    """The relative difference of the loss, and the largest of a gradient, by the tensors' norms: an
+    activation at a ReLU's edge falls to one side in float32 and to the other in float64. A weight's
+    gradient that is next to nothing beside the other weights' is rounding: a convolution's bias
     before batch norm has none."""
     loss = step(case, form)
-    of_weights = [expected.norm().item() for name, expected in case.expected.items() if name.startswith("criterion/")]
+    of_weights = [
+        expected.norm().item()
+        for name, expected in case.expected.items()
+        if name.startswith("criterion/")
+    ]
     difference = 0.0
     for name, leaf in case.leaves.items():
         expected, found = case.expected[name].double(), leaf.grad.double()
         floor = 1e-3 * max(of_weights) if name.startswith("criterion/") else 1e-30
-        difference = max(difference, (found - expected).norm().item() / max(expected.norm().item(), floor))
+        difference = max(
+            difference, (found - expected).norm().item() / max(expected.norm().item(), floor)
+        )
     return abs(loss - case.about["loss"]) / max(abs(case.about["loss"]), 1e-30), difference
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("case")
     p.add_argument("--form", choices=["broadcast", "product"], default="broadcast")
     p.add_argument("--threads", type=int, default=os.cpu_count())
@@ -395,8 +536,17 @@ def main():
         if i >= a.warmup:
             times.append(1e3 * (time.perf_counter() - start))
     times.sort()
-    row = dict(criterion=case.name, form=a.form, threads=a.threads, torch=torch.__version__, median_ms=statistics.median(times),
-               p10_ms=times[len(times) // 10], p90_ms=times[len(times) * 9 // 10], baseline_mb=baseline, peak_rss_mb=memory_mb("VmHWM"))
+    row = dict(
+        criterion=case.name,
+        form=a.form,
+        threads=a.threads,
+        torch=torch.__version__,
+        median_ms=statistics.median(times),
+        p10_ms=times[len(times) // 10],
+        p90_ms=times[len(times) * 9 // 10],
+        baseline_mb=baseline,
+        peak_rss_mb=memory_mb("VmHWM"),
+    )
     # the memories of the timed steps have moved on
     case = Case(a.case)
     dtype = torch.float32 if case.name in BROADCAST and a.form == "broadcast" else torch.float64
@@ -404,8 +554,13 @@ def main():
     row["loss_difference"], row["gradient_difference"] = differences(case, a.form)
     json.dump(row, sys.stdout)
     tolerance = CRD_TOLERANCE if case.name == "crd" else TOLERANCES[dtype]
-    if row["loss_difference"] > tolerance or (case.name != "crd" and row["gradient_difference"] > 10 * tolerance):
-        sys.exit(f"{case.name}: differs from the file: loss by {row['loss_difference']:.1e}, gradients by {row['gradient_difference']:.1e}")
+    if row["loss_difference"] > tolerance or (
+        case.name != "crd" and row["gradient_difference"] > 10 * tolerance
+    ):
+        sys.exit(
+            f"{case.name}: differs from the file: loss by {row['loss_difference']:.1e}, "
+            f"gradients by {row['gradient_difference']:.1e}"
+        )
 
 
 if __name__ == "__main__":

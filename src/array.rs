@@ -216,7 +216,8 @@ impl Values {
             _ => return Err("floats".to_owned()),
         };
         let rounded = values.as_floats().unwrap_or_default();
-        match floats.iter().zip(rounded).find(|(x, rounded)| x.is_finite() && !rounded.is_finite()) {
+        match floats.iter().zip(rounded).find(|(x, rounded)| x.is_finite() && !rounded.is_finite())
+        {
             Some((x, _)) => Err(format!("{x:e}, which is beyond its range")),
             None => Ok(values),
         }
@@ -225,7 +226,10 @@ impl Values {
     /// In another type of integers; the value that it does not hold, in words.
     fn from_integers(integers: &[i128], to: Dtype) -> Result<Self, String> {
         fn each<T: TryFrom<i128>>(integers: &[i128]) -> Result<Vec<T>, String> {
-            integers.iter().map(|&x| T::try_from(x).map_err(|_| format!("{x}, which is beyond its range"))).collect()
+            integers
+                .iter()
+                .map(|&x| T::try_from(x).map_err(|_| format!("{x}, which is beyond its range")))
+                .collect()
         }
         Ok(match to {
             Dtype::Bool => match integers.iter().find(|x| !(0..=1).contains(*x)) {
@@ -269,7 +273,11 @@ impl Array {
         if expected == Some(array.len()) {
             Ok(array)
         } else {
-            Err(Error::input(format!("array of shape {:?}: expected {expected:?} values, found {}", array.shape, array.len())))
+            Err(Error::input(format!(
+                "array of shape {:?}: expected {expected:?} values, found {}",
+                array.shape,
+                array.len()
+            )))
         }
     }
 
@@ -278,8 +286,15 @@ impl Array {
     /// # Errors
     /// When there are more elements than memory can address.
     pub fn zeros(dtype: Dtype, shape: Vec<usize>) -> Result<Self> {
-        let count = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).filter(|&bytes| isize::try_from(bytes).is_ok());
-        let Some(bytes) = count else { return Err(Error::input(format!("array of shape {shape:?}: more than memory can hold"))) };
+        let count = shape
+            .iter()
+            .try_fold(dtype.size(), |n, &d| n.checked_mul(d))
+            .filter(|&bytes| isize::try_from(bytes).is_ok());
+        let Some(bytes) = count else {
+            return Err(Error::input(format!(
+                "array of shape {shape:?}: more than memory can hold"
+            )));
+        };
         let values = Values::zeros(dtype, bytes / dtype.size());
         Ok(Self { shape, values })
     }
@@ -328,7 +343,11 @@ impl Array {
         let mut array = Self::zeros(dtype, shape)?;
         let expected = array.as_bytes().len();
         if expected != bytes.len() {
-            return Err(Error::input(format!("array of shape {:?}: expected {expected} bytes, found {}", array.shape, bytes.len())));
+            return Err(Error::input(format!(
+                "array of shape {:?}: expected {expected} bytes, found {}",
+                array.shape,
+                bytes.len()
+            )));
         }
         array.as_bytes_mut().copy_from_slice(bytes);
         Ok(array)
@@ -354,7 +373,8 @@ impl Array {
             Some(floats) => Values::from_floats(&floats, to),
             None => Values::from_integers(&self.values.as_integers(), to),
         };
-        let values = values.map_err(|what| Error::input(format!("expected {}, found {what}", to.name())))?;
+        let values =
+            values.map_err(|what| Error::input(format!("expected {}, found {what}", to.name())))?;
         Ok(Self { shape: self.shape.clone(), values })
     }
 
@@ -367,8 +387,12 @@ impl Array {
         if axis == 0 {
             return Ok(self);
         }
-        let (Some((&rows, rest)), true) = (self.shape.split_first(), axis < self.shape.len()) else {
-            return Err(Error::input(format!("array of shape {:?}: expected an axis {axis}, found none", self.shape)));
+        let (Some((&rows, rest)), true) = (self.shape.split_first(), axis < self.shape.len())
+        else {
+            return Err(Error::input(format!(
+                "array of shape {:?}: expected an axis {axis}, found none",
+                self.shape
+            )));
         };
         let (before, after) = rest.split_at(axis);
         let shape = [before, &[rows], after].concat();
@@ -414,7 +438,11 @@ impl Array {
 
     /// The elements converted to `f32`, whatever their type.
     #[must_use]
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the conversion that was asked for")]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "the conversion that was asked for"
+    )]
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.values {
             Values::Bool(v) | Values::U8(v) => v.iter().map(|&x| f32::from(x)).collect(),
@@ -444,38 +472,84 @@ mod tests {
     #[test]
     fn the_first_axis_moves_behind_others() {
         // element [n, a, b] is 100·n + 10·a + b
-        let values = (0..2).flat_map(|n| (0..3).flat_map(move |a| (0..2).map(move |b| 100 * n + 10 * a + b)));
+        let values = (0..2)
+            .flat_map(|n| (0..3).flat_map(move |a| (0..2).map(move |b| 100 * n + 10 * a + b)));
         let stacked = array(&[2, 3, 2], Values::I32(values.collect()));
         let moved = stacked.clone().with_first_axis_at(1).unwrap();
-        assert_eq!(moved, array(&[3, 2, 2], Values::I32(vec![0, 1, 100, 101, 10, 11, 110, 111, 20, 21, 120, 121])));
+        assert_eq!(
+            moved,
+            array(
+                &[3, 2, 2],
+                Values::I32(vec![0, 1, 100, 101, 10, 11, 110, 111, 20, 21, 120, 121])
+            )
+        );
         let moved = stacked.clone().with_first_axis_at(2).unwrap();
-        assert_eq!(moved, array(&[3, 2, 2], Values::I32(vec![0, 100, 1, 101, 10, 110, 11, 111, 20, 120, 21, 121])));
+        assert_eq!(
+            moved,
+            array(
+                &[3, 2, 2],
+                Values::I32(vec![0, 100, 1, 101, 10, 110, 11, 111, 20, 120, 21, 121])
+            )
+        );
         assert_eq!(stacked.clone().with_first_axis_at(0).unwrap(), stacked);
         assert!(stacked.with_first_axis_at(3).is_err());
         assert!(array(&[], Values::I32(vec![1])).with_first_axis_at(1).is_err());
-        assert_eq!(array(&[2, 0], Values::U8(vec![])).with_first_axis_at(1).unwrap().shape(), [0, 2]);
+        assert_eq!(
+            array(&[2, 0], Values::U8(vec![])).with_first_axis_at(1).unwrap().shape(),
+            [0, 2]
+        );
     }
 
     #[test]
     fn types_are_converted_within_their_range() {
-        let to = |values: Values, dtype| array(&[1], values).converted(dtype).map(Array::into_values).map_err(|e| e.to_string());
+        let to = |values: Values, dtype| {
+            array(&[1], values).converted(dtype).map(Array::into_values).map_err(|e| e.to_string())
+        };
         assert_eq!(to(Values::F64(vec![0.1]), Dtype::F32).unwrap(), Values::F32(vec![0.1]));
-        assert_eq!(to(Values::F16(vec![f16::from_f32(0.5)]), Dtype::F64).unwrap(), Values::F64(vec![0.5]));
-        assert_eq!(to(Values::F32(vec![1.0 + 1.0 / 512.0]), Dtype::BF16).unwrap(), Values::BF16(vec![bf16::ONE]));
+        assert_eq!(
+            to(Values::F16(vec![f16::from_f32(0.5)]), Dtype::F64).unwrap(),
+            Values::F64(vec![0.5])
+        );
+        assert_eq!(
+            to(Values::F32(vec![1.0 + 1.0 / 512.0]), Dtype::BF16).unwrap(),
+            Values::BF16(vec![bf16::ONE])
+        );
         assert_eq!(to(Values::I64(vec![-7]), Dtype::I32).unwrap(), Values::I32(vec![-7]));
         assert_eq!(to(Values::Bool(vec![1]), Dtype::U8).unwrap(), Values::U8(vec![1]));
         assert!(to(Values::F64(vec![f64::NAN]), Dtype::F32).is_ok());
-        assert!(to(Values::F64(vec![1e300]), Dtype::F32).unwrap_err().contains("expected float32, found 1e300"));
-        assert!(to(Values::I64(vec![1 << 40]), Dtype::I32).unwrap_err().contains("found 1099511627776"));
+        assert!(
+            to(Values::F64(vec![1e300]), Dtype::F32)
+                .unwrap_err()
+                .contains("expected float32, found 1e300")
+        );
+        assert!(
+            to(Values::I64(vec![1 << 40]), Dtype::I32).unwrap_err().contains("found 1099511627776")
+        );
         assert!(to(Values::U8(vec![2]), Dtype::Bool).unwrap_err().contains("found 2"));
-        assert!(to(Values::U8(vec![2]), Dtype::F32).unwrap_err().contains("expected float32, found integers"));
-        assert!(to(Values::F32(vec![2.0]), Dtype::I32).unwrap_err().contains("expected int32, found floats"));
+        assert!(
+            to(Values::U8(vec![2]), Dtype::F32)
+                .unwrap_err()
+                .contains("expected float32, found integers")
+        );
+        assert!(
+            to(Values::F32(vec![2.0]), Dtype::I32)
+                .unwrap_err()
+                .contains("expected int32, found floats")
+        );
     }
 
     #[test]
     fn bytes_become_the_elements_that_they_are() {
-        assert_eq!(Array::from_bytes(Dtype::U16, vec![2], &[1, 0, 0, 1]).unwrap().values(), &Values::U16(vec![1, 256]));
-        assert!(Array::from_bytes(Dtype::U16, vec![2], &[0; 3]).unwrap_err().to_string().contains("expected 4 bytes, found 3"));
+        assert_eq!(
+            Array::from_bytes(Dtype::U16, vec![2], &[1, 0, 0, 1]).unwrap().values(),
+            &Values::U16(vec![1, 256])
+        );
+        assert!(
+            Array::from_bytes(Dtype::U16, vec![2], &[0; 3])
+                .unwrap_err()
+                .to_string()
+                .contains("expected 4 bytes, found 3")
+        );
         assert!(Array::from_bytes(Dtype::U8, vec![usize::MAX, 2], &[]).is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! The one error type: what is wrong, where, what was expected and found, and what to do next.
 //!
-//! Messages are for people: lower case, no full stop, subject first, expected then found. A [`hint`](Error::hint) names the
-//! one action that helps. The binary prints `error: MESSAGE: SOURCE…` and `hint: …`, and exits with [`Error::exit_code`].
+//! Messages are for people: lower case, no full stop, subject first, expected then found. A
+//! [`hint`](Error::hint) names the one action that helps. The binary prints
+//! `error: MESSAGE: SOURCE…` and `hint: …`, and exits with [`Error::exit_code`].
 
 use std::fmt::{self, Write as _};
 
@@ -128,7 +129,8 @@ impl From<candle_core::Error> for Error {
 #[must_use]
 pub fn shown(name: &[u8]) -> String {
     // also the marks that turn the direction of a line
-    let obeyed = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let obeyed =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -144,14 +146,17 @@ pub fn shown(name: &[u8]) -> String {
 
 /// Says what was being done when something failed.
 pub trait Context<T> {
-    /// Wraps the failure in an [`Kind::Input`] error with this message (an [`Error`] keeps its kind).
+    /// Wraps the failure in an [`Kind::Input`] error with this message (an [`Error`] keeps its
+    /// kind).
     ///
     /// # Errors
     /// When `self` is one.
     fn context(self, message: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T>
+    for std::result::Result<T, E>
+{
     fn context(self, message: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|e| {
             let source = e.into();

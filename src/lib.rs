@@ -1,7 +1,9 @@
-//! Offline feature distillation on ONNX: the teacher runs once, what the student needs of it is cached, any number of students train from it.
+//! Offline feature distillation on ONNX: the teacher runs once, what the student needs of it is
+//! cached, any number of students train from it.
 //!
-//! Data flows one way: [`data`] → [`runtime`] (the teacher, in ONNX Runtime) → [`cache`] → [`train`] ([`student`], [`criterion`]) → ONNX.
-//! A module imports only what stands below it; ARCHITECTURE.md has the picture and `tests/it/architecture.rs` enforces it.
+//! Data flows one way: [`data`] → [`runtime`] (the teacher, in ONNX Runtime) → [`cache`] →
+//! [`train`] ([`student`], [`criterion`]) → ONNX. A module imports only what stands below it;
+//! ARCHITECTURE.md has the picture and `tests/it/architecture.rs` enforces it.
 
 pub mod array;
 pub mod cache;

@@ -1,4 +1,5 @@
-//! What a long run tells whoever watches it, and how it is asked to stop. The command line draws bars; tests listen or stay silent.
+//! What a long run tells whoever watches it, and how it is asked to stop. The command line draws
+//! bars; tests listen or stay silent.
 
 /// The watcher of a long run.
 pub trait Monitor: Sync {
@@ -14,7 +15,8 @@ pub trait Monitor: Sync {
     fn note(&self, text: &str);
     /// A line that the user should act on.
     fn warn(&self, text: &str);
-    /// Whether the user asked to stop: finish the unit of commit at hand, save, and return [`Error::interrupted`](crate::error::Error::interrupted).
+    /// Whether the user asked to stop: finish the unit of commit at hand, save, and return
+    /// [`Error::interrupted`](crate::error::Error::interrupted).
     fn stop_requested(&self) -> bool;
 }
 

@@ -1,6 +1,8 @@
-//! A bounded fuzz run on stable Rust: seeded mutations of small valid inputs of every kind. Nothing may panic or fill the memory.
+//! A bounded fuzz run on stable Rust: seeded mutations of small valid inputs of every kind. Nothing
+//! may panic or fill the memory.
 //!
-//! `NST_FUZZ_MUTATIONS=20000` makes it longer. The same readers run under libFuzzer: CONTRIBUTING.md.
+//! `NST_FUZZ_MUTATIONS=20000` makes it longer. The same readers run under libFuzzer:
+//! CONTRIBUTING.md.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
@@ -15,7 +17,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::Random;
 
-/// The most memory that one input may make a reader hold: decoders may ask for 1 GiB (see `data::image`), and twice what they have.
+/// The most memory that one input may make a reader hold: decoders may ask for 1 GiB (see
+/// `data::image`), and twice what they have.
 const MEMORY: usize = 3 << 30;
 
 /// Counts what is allocated.
@@ -51,14 +54,27 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Numbers at which readers of sizes and counts go wrong.
-const NUMBERS: [u64; 12] =
-    [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX.cast_unsigned(), i64::MIN.cast_unsigned(), u64::MAX];
+const NUMBERS: [u64; 12] = [
+    0,
+    1,
+    0x7f,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    1 << 40,
+    i64::MAX.cast_unsigned(),
+    i64::MIN.cast_unsigned(),
+    u64::MAX,
+];
 
 fn below(random: &mut Random, n: usize) -> usize {
     usize::try_from(random.next() % n.max(1) as u64).unwrap()
 }
 
-/// One to four changes of an input: bits, bytes, numbers, and parts cut, repeated or taken from another input.
+/// One to four changes of an input: bits, bytes, numbers, and parts cut, repeated or taken from
+/// another input.
 fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8]) {
     for _ in 0..=below(random, 4) {
         let at = below(random, bytes.len());
@@ -81,7 +97,11 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8]) {
             choice => {
                 let number = NUMBERS[below(random, NUMBERS.len())];
                 let width = [1, 2, 4, 8][below(random, 4)];
-                let encoded = if choice == 6 { number.to_le_bytes()[..width].to_vec() } else { number.to_be_bytes()[8 - width..].to_vec() };
+                let encoded = if choice == 6 {
+                    number.to_le_bytes()[..width].to_vec()
+                } else {
+                    number.to_be_bytes()[8 - width..].to_vec()
+                };
                 let end = bytes.len().min(at + width);
                 bytes.splice(at..end, encoded);
             }
@@ -91,7 +111,9 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8]) {
 
 #[test]
 fn no_mutation_of_a_valid_input_makes_a_reader_panic_or_fill_the_memory() {
-    let asked = std::env::var("NST_FUZZ_MUTATIONS").ok().map(|n| n.parse::<usize>().expect("NST_FUZZ_MUTATIONS: a number"));
+    let asked = std::env::var("NST_FUZZ_MUTATIONS")
+        .ok()
+        .map(|n| n.parse::<usize>().expect("NST_FUZZ_MUTATIONS: a number"));
     for Target { name, read, seeds, smoke } in TARGETS {
         let mutations = asked.unwrap_or(*smoke);
         let (seeds, mut random) = (seeds(), Random(0x5eed));
@@ -100,7 +122,9 @@ fn no_mutation_of_a_valid_input_makes_a_reader_panic_or_fill_the_memory() {
         PEAK.store(before, Ordering::Relaxed);
         let mut worst = 0;
         for number in 0..seeds.len() + mutations {
-            let mut bytes = seeds[if number < seeds.len() { number } else { below(&mut random, seeds.len()) }].clone();
+            let mut bytes = seeds
+                [if number < seeds.len() { number } else { below(&mut random, seeds.len()) }]
+            .clone();
             if number >= seeds.len() {
                 let other = &seeds[below(&mut random, seeds.len())];
                 mutate(&mut random, &mut bytes, other);
@@ -111,9 +135,18 @@ fn no_mutation_of_a_valid_input_makes_a_reader_panic_or_fill_the_memory() {
             if result.is_err() || worst > MEMORY {
                 let path = std::env::temp_dir().join(format!("fuzz-smoke-{name}-{number}"));
                 std::fs::write(&path, &bytes).unwrap();
-                panic!("{name}: input {number} panics or holds {} MB: {}", worst >> 20, path.display());
+                panic!(
+                    "{name}: input {number} panics or holds {} MB: {}",
+                    worst >> 20,
+                    path.display()
+                );
             }
         }
-        eprintln!("{name}: {} seeds, {mutations} mutations, {:.1?}, at most {} MB", seeds.len(), started.elapsed(), worst >> 20);
+        eprintln!(
+            "{name}: {} seeds, {mutations} mutations, {:.1?}, at most {} MB",
+            seeds.len(),
+            started.elapsed(),
+            worst >> 20
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Caches: the golden ones with a file replaced, its checksums made right where it has any, so that what stands behind them is reached.
+//! Caches: the golden ones with a file replaced, its checksums made right where it has any, so that
+//! what stands behind them is reached.
 
 use nst_cache::cache::{ArraySpec, Cache, Decoder, Manifest, verify};
 use nst_cache::monitor::Silent;
@@ -17,7 +18,10 @@ const READ: usize = 16;
 pub fn golden(name: &str) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let below = |root: &Path| root.join("tests/data/golden").join(name);
-    [below(here), below(&here.join(".."))].into_iter().find(|path| path.is_dir()).expect("the golden caches of tests/data")
+    [below(here), below(&here.join(".."))]
+        .into_iter()
+        .find(|path| path.is_dir())
+        .expect("the golden caches of tests/data")
 }
 
 /// Every file of a folder, by its path in it, in order.
@@ -120,12 +124,16 @@ pub fn zarr_json(bytes: &[u8]) {
         let same = fs::read(folder.join(path)).unwrap() == bytes;
         fs::write(folder.join(path), bytes).unwrap();
         let findings = verify(folder, 1, &Silent).unwrap().findings;
-        assert!(findings.iter().all(|finding| Path::new(&finding.file) == path) && findings.is_empty() == same);
+        assert!(
+            findings.iter().all(|finding| Path::new(&finding.file) == path)
+                && findings.is_empty() == same
+        );
         assert_eq!(read(folder), same);
     });
 }
 
-/// A shard of a golden cache, chosen by the first byte, with its checksums made right; the manifest gets its length.
+/// A shard of a golden cache, chosen by the first byte, with its checksums made right; the manifest
+/// gets its length.
 pub fn shard(bytes: &[u8]) {
     let Some((&selector, bytes)) = bytes.split_first() else { return };
     let (name, number) = select(selector);
@@ -137,21 +145,36 @@ pub fn shard(bytes: &[u8]) {
     let array: PathBuf = path.iter().take_while(|part| *part != "c").collect();
     let is_it = |spec: &ArraySpec| Path::new(&spec.path) == array;
     let published = manifest.view_arrays.iter().position(is_it);
-    let spec = manifest.view_arrays.iter().chain(&manifest.row_arrays).find(|spec| is_it(spec)).unwrap();
-    let shard_rows = if published.is_some() { manifest.segment_rows } else { manifest.segments_per_view() * manifest.segment_rows };
+    let spec =
+        manifest.view_arrays.iter().chain(&manifest.row_arrays).find(|spec| is_it(spec)).unwrap();
+    let shard_rows = if published.is_some() {
+        manifest.segment_rows
+    } else {
+        manifest.segments_per_view() * manifest.segment_rows
+    };
     let shard = sealed(bytes, shard_rows / spec.chunk_rows);
 
-    let place: Vec<usize> = path.iter().skip_while(|part| *part != "c").filter_map(|part| part.to_str()?.parse().ok()).collect();
+    let place: Vec<usize> = path
+        .iter()
+        .skip_while(|part| *part != "c")
+        .filter_map(|part| part.to_str()?.parse().ok())
+        .collect();
     if let (Some(index), [view, segment, ..]) = (published, &place[..]) {
-        let segment = manifest.segments.iter_mut().find(|s| (s.view, s.index) == (*view, *segment)).unwrap();
+        let segment =
+            manifest.segments.iter_mut().find(|s| (s.view, s.index) == (*view, *segment)).unwrap();
         segment.bytes[index] = shard.len() as u64;
     }
     with_copy(name, &[Path::new(MANIFEST), path], |folder| {
         fs::write(folder.join(MANIFEST), framed(&serde_json::to_vec(&manifest).unwrap())).unwrap();
         fs::write(folder.join(path), &shard).unwrap();
-        // another sound shard has another digest than the manifest's (which has none of the row arrays)
+        // another sound shard has another digest than the manifest's (which has none of the row
+        // arrays)
         let sound = read(folder);
-        assert!(!sound || shard == original || published.is_none(), "{}: another shard was taken for the published one", path.display());
+        assert!(
+            !sound || shard == original || published.is_none(),
+            "{}: another shard was taken for the published one",
+            path.display()
+        );
     });
 }
 
@@ -159,9 +182,15 @@ pub fn shard(bytes: &[u8]) {
 fn sealed(bytes: &[u8], chunks: usize) -> Vec<u8> {
     let mut shard = bytes.to_vec();
     let Some(at) = shard.len().checked_sub(chunks * 16 + 4) else { return shard };
-    let entries: Vec<u64> = shard[at..at + chunks * 16].chunks_exact(8).map(|n| u64::from_le_bytes(n.try_into().unwrap())).collect();
+    let entries: Vec<u64> = shard[at..at + chunks * 16]
+        .chunks_exact(8)
+        .map(|n| u64::from_le_bytes(n.try_into().unwrap()))
+        .collect();
     for pair in entries.chunks_exact(2) {
-        let end = pair[0].checked_add(pair[1]).and_then(|end| usize::try_from(end).ok()).filter(|&end| end <= at && pair[1] >= 4);
+        let end = pair[0]
+            .checked_add(pair[1])
+            .and_then(|end| usize::try_from(end).ok())
+            .filter(|&end| end <= at && pair[1] >= 4);
         if let (Some(end), Ok(start)) = (end, usize::try_from(pair[0])) {
             let sum = crc32c::crc32c(&shard[start..end - 4]).to_le_bytes();
             shard[end - 4..end].copy_from_slice(&sum);

@@ -29,14 +29,16 @@ pub fn image(bytes: &[u8]) {
 /// Two IDX files: two bytes of length, so much of images, the rest labels.
 pub fn idx(bytes: &[u8]) {
     let Some((length, bytes)) = bytes.split_first_chunk() else { return };
-    let (images, labels) = bytes.split_at(bytes.len().min(usize::from(u16::from_le_bytes(*length))));
+    let (images, labels) =
+        bytes.split_at(bytes.len().min(usize::from(u16::from_le_bytes(*length))));
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("train-images-idx3-ubyte"), images).unwrap();
     fs::write(folder.path().join("train-labels-idx1-ubyte"), labels).unwrap();
     dataset(folder.path(), DataFormat::Idx);
 }
 
-/// A CIFAR file: 100 classes with a file of their names behind the two records if the first byte is odd, 10 classes otherwise.
+/// A CIFAR file: 100 classes with a file of their names behind the two records if the first byte is
+/// odd, 10 classes otherwise.
 pub fn cifar(bytes: &[u8]) {
     let Some((version, bytes)) = bytes.split_first() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,14 @@
-//! Everything that reads bytes from outside, behind one function a kind: it must refuse or read, and never panic or fill the memory.
+//! Everything that reads bytes from outside, behind one function a kind: it must refuse or read,
+//! and never panic or fill the memory.
 //!
-//! `seeds` has small valid files of each kind. The fuzz targets (CONTRIBUTING.md) and the smoke test `tests/fuzz_smoke.rs` share both.
+//! `seeds` has small valid files of each kind. The fuzz targets (CONTRIBUTING.md) and the smoke
+//! test `tests/fuzz_smoke.rs` share both.
 
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a target stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a target stops at what it did not expect"
+)]
 
 pub mod cache;
 pub mod data;
@@ -17,7 +23,8 @@ pub struct Target {
     pub read: fn(&[u8]),
     /// Valid inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// How many changed inputs the smoke test reads: a cache is read from files, and takes its time.
+    /// How many changed inputs the smoke test reads: a cache is read from files, and takes its
+    /// time.
     pub smoke: usize,
 }
 

@@ -6,10 +6,21 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 #[path = "../../tests/it/operators_onnx/cases.rs"]
-#[allow(dead_code, clippy::all, clippy::pedantic, reason = "the operators' own test uses all of the table")]
+#[allow(
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    reason = "the operators' own test uses all of the table"
+)]
 mod cases;
 #[path = "../../tests/it/operators_onnx/net.rs"]
-#[allow(dead_code, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "the operators' own test uses all of it")]
+#[allow(
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    reason = "the operators' own test uses all of it"
+)]
 mod net;
 
 /// A folder of `tests/data`.
@@ -19,7 +30,8 @@ fn data(name: &str) -> PathBuf {
 
 /// The files of a folder of `tests/data` with one of these endings.
 fn files(name: &str, endings: &[&str]) -> Vec<Vec<u8>> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(data(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(data(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| endings.iter().any(|end| path.extension().is_some_and(|e| e == *end)));
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
@@ -28,10 +40,17 @@ fn files(name: &str, endings: &[&str]) -> Vec<Vec<u8>> {
 /// Whole networks, and each operator with each of its attributes alone.
 #[must_use]
 pub fn onnx() -> Vec<Vec<u8>> {
-    let operators = cases::cases()
+    let operators = cases::cases().into_iter().flat_map(|case| {
+        case.opsets
+            .iter()
+            .map(|&opset| case.net(opset).model().bytes().to_vec())
+            .collect::<Vec<_>>()
+    });
+    files("models", &["onnx"])
         .into_iter()
-        .flat_map(|case| case.opsets.iter().map(|&opset| case.net(opset).model().bytes().to_vec()).collect::<Vec<_>>());
-    files("models", &["onnx"]).into_iter().chain(files("students", &["onnx"])).chain(operators).collect()
+        .chain(files("students", &["onnx"]))
+        .chain(operators)
+        .collect()
 }
 
 /// The golden caches' metadata documents.
@@ -49,7 +68,9 @@ pub fn shard() -> Vec<Vec<u8>> {
 /// Members of the golden caches, each behind the byte that selects it.
 fn selected(metadata: bool) -> Vec<Vec<u8>> {
     let of = |(name, base): (&'static str, u8)| {
-        let member = move |(number, path): (u8, PathBuf)| [&[base + number][..], &fs::read(golden(name).join(path)).unwrap()].concat();
+        let member = move |(number, path): (u8, PathBuf)| {
+            [&[base + number][..], &fs::read(golden(name).join(path)).unwrap()].concat()
+        };
         (0..).zip(members(name, metadata)).map(member)
     };
     [("zstd", 0), ("raw", 128)].into_iter().flat_map(of).collect()
@@ -90,7 +111,12 @@ pub fn npz() -> Vec<Vec<u8>> {
     let wide = ("ids", npy(">i8", "(3, 1)", &[0; 24]));
     [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated]
         .into_iter()
-        .flat_map(|method| [archive(method, &[images.clone(), labels.clone()]), archive(method, &[wide.clone(), images.clone()])])
+        .flat_map(|method| {
+            [
+                archive(method, &[images.clone(), labels.clone()]),
+                archive(method, &[wide.clone(), images.clone()]),
+            ]
+        })
         .collect()
 }
 
@@ -104,7 +130,9 @@ pub fn idx() -> Vec<Vec<u8>> {
         gzip.write_all(bytes).unwrap();
         gzip.finish().unwrap()
     };
-    let join = |images: &[u8], labels: &[u8]| [&u16::try_from(images.len()).unwrap().to_le_bytes()[..], images, labels].concat();
+    let join = |images: &[u8], labels: &[u8]| {
+        [&u16::try_from(images.len()).unwrap().to_le_bytes()[..], images, labels].concat()
+    };
     vec![join(&images, &labels), join(&packed(&images), &packed(&labels))]
 }
 
@@ -115,7 +143,8 @@ pub fn tar() -> Vec<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for path in [
         "./photos/cat/1.png",
-        "photos/dog/a much longer name, beyond the hundred bytes that a header has room for, as image boards like them.png",
+        "photos/dog/a much longer name, beyond the hundred bytes that a header has room for, as \
+         image boards like them.png",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_size(image.len() as u64);
@@ -144,7 +173,12 @@ pub fn tar() -> Vec<Vec<u8>> {
     let plain = archive.into_inner().unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(&plain).unwrap();
-    vec![plain, gzip.finish().unwrap(), zipped(zip::CompressionMethod::Stored), zipped(zip::CompressionMethod::Deflated)]
+    vec![
+        plain,
+        gzip.finish().unwrap(),
+        zipped(zip::CompressionMethod::Stored),
+        zipped(zip::CompressionMethod::Deflated),
+    ]
 }
 
 /// One file of each format and kind of pixel.
@@ -158,5 +192,8 @@ pub fn image() -> Vec<Vec<u8>> {
 pub fn cifar() -> Vec<Vec<u8>> {
     let record = |labels: &[u8]| [labels, &[77; 3072]].concat();
     let names: String = (0..100).map(|i| format!("name{i}\n")).collect();
-    vec![[&[0][..], &record(&[3])].concat(), [&[1][..], &record(&[1, 42]), &record(&[1, 7]), names.as_bytes()].concat()]
+    vec![
+        [&[0][..], &record(&[3])].concat(),
+        [&[1][..], &record(&[1, 42]), &record(&[1, 7]), names.as_bytes()].concat(),
+    ]
 }

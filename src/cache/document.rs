@@ -1,5 +1,5 @@
-//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's own bytes. Valid JSON, and every byte is checked:
-//! the frame is fixed, the rest is hashed.
+//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's own
+//! bytes. Valid JSON, and every byte is checked: the frame is fixed, the rest is hashed.
 
 use super::{Manifest, file};
 use crate::error::{Context, Error, Result};
@@ -9,7 +9,8 @@ use std::path::Path;
 /// The file's name in the cache's folder.
 pub(super) const NAME: &str = "manifest.json";
 
-/// A manifest is read whole before anything in it is known, so its size is bounded: room for half a million segments of ten arrays.
+/// A manifest is read whole before anything in it is known, so its size is bounded: room for half a
+/// million segments of ten arrays.
 const BYTES_MAX: u64 = 256 << 20;
 
 const KEY: &str = "manifest";
@@ -19,7 +20,8 @@ const HASH: usize = 64;
 
 /// The document that holds a manifest.
 pub(super) fn encode(manifest: &Manifest) -> Result<Vec<u8>> {
-    let body = serde_json::to_vec(manifest).context(|| "manifest: cannot be written as JSON".to_owned())?;
+    let body = serde_json::to_vec(manifest)
+        .context(|| "manifest: cannot be written as JSON".to_owned())?;
     Ok(frame(KEY, &body))
 }
 
@@ -38,7 +40,11 @@ pub(super) fn unframe<'a>(key: &str, bytes: &'a [u8]) -> Result<&'a [u8], String
         Some((hash, rest.strip_prefix(middle(key).as_bytes())?.strip_suffix(TAIL)?))
     })()
     .ok_or_else(|| format!("damaged, or no {key} of nst-cache"))?;
-    if sha256(body).as_bytes() == hash { Ok(body) } else { Err("damaged: checksum does not match".to_owned()) }
+    if sha256(body).as_bytes() == hash {
+        Ok(body)
+    } else {
+        Err("damaged: checksum does not match".to_owned())
+    }
 }
 
 fn middle(key: &str) -> String {
@@ -51,11 +57,15 @@ fn middle(key: &str) -> String {
 /// What is wrong with it, in words.
 fn decode(bytes: &[u8]) -> Result<Manifest, String> {
     let body = unframe(KEY, bytes)?;
-    // a newer format may have fields that this code does not know, so its version is looked at first
+    // a newer format may have fields that this code does not know, so its version is looked at
+    // first
     let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_LAST);
     if !(first..=last).contains(&version.format) {
-        return Err(format!("expected format {first} to {last}, found format {} written by {}", version.format, version.tool));
+        return Err(format!(
+            "expected format {first} to {last}, found format {} written by {}",
+            version.format, version.tool
+        ));
     }
     let manifest: Manifest = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     manifest.validate()?;
@@ -95,7 +105,8 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// Manifest fields in the order in which a difference explains most: the model before what follows from it.
+/// Manifest fields in the order in which a difference explains most: the model before what follows
+/// from it.
 const FIELDS: [&str; 13] = [
     "teacher",
     "data",
@@ -112,28 +123,44 @@ const FIELDS: [&str; 13] = [
     "rows",
 ];
 
-/// What does not make a cache another one: names for people, results, and what is compared by value elsewhere (skipped samples are missing in
-/// `sample_id`).
-const IGNORED: [&str; 4] = ["teacher.file", "teacher.top1_basis_points", "data.spec", "data.skipped"];
+/// What does not make a cache another one: names for people, results, and what is compared by value
+/// elsewhere (skipped samples are missing in `sample_id`).
+const IGNORED: [&str; 4] =
+    ["teacher.file", "teacher.top1_basis_points", "data.spec", "data.skipped"];
 
-/// The first field in which a cache's manifest differs from the one that a run asks for: name, expected, found.
-pub(super) fn difference(expected: &Manifest, found: &Manifest) -> Option<(String, String, String)> {
-    let (expected, found) = (serde_json::to_value(expected).ok()?, serde_json::to_value(found).ok()?);
+/// The first field in which a cache's manifest differs from the one that a run asks for: name,
+/// expected, found.
+pub(super) fn difference(
+    expected: &Manifest,
+    found: &Manifest,
+) -> Option<(String, String, String)> {
+    let (expected, found) =
+        (serde_json::to_value(expected).ok()?, serde_json::to_value(found).ok()?);
     // a field that is left out stands for null
-    let of = |manifest: &serde_json::Value, field: &str| manifest.get(field).cloned().unwrap_or_default();
+    let of = |manifest: &serde_json::Value, field: &str| {
+        manifest.get(field).cloned().unwrap_or_default()
+    };
     FIELDS.iter().find_map(|field| differs(field, &of(&expected, field), &of(&found, field)))
 }
 
-fn differs(name: &str, expected: &serde_json::Value, found: &serde_json::Value) -> Option<(String, String, String)> {
+fn differs(
+    name: &str,
+    expected: &serde_json::Value,
+    found: &serde_json::Value,
+) -> Option<(String, String, String)> {
     use serde_json::Value::{Array, Object};
     if expected == found || IGNORED.contains(&name) {
         return None;
     }
     match (expected, found) {
-        (Object(e), Object(f)) => e.iter().find_map(|(key, value)| differs(&format!("{name}.{key}"), value, f.get(key)?)),
-        (Array(e), Array(f)) if e.len() == f.len() => {
-            e.iter().zip(f).enumerate().find_map(|(i, (e, f))| differs(&format!("{name}[{i}]"), e, f))
+        (Object(e), Object(f)) => {
+            e.iter().find_map(|(key, value)| differs(&format!("{name}.{key}"), value, f.get(key)?))
         }
+        (Array(e), Array(f)) if e.len() == f.len() => e
+            .iter()
+            .zip(f)
+            .enumerate()
+            .find_map(|(i, (e, f))| differs(&format!("{name}[{i}]"), e, f)),
         (Array(e), Array(f)) if e.iter().chain(f).any(|v| v.is_array() || v.is_object()) => {
             Some((name.to_owned(), format!("{} entries", e.len()), format!("{} entries", f.len())))
         }
@@ -143,7 +170,11 @@ fn differs(name: &str, expected: &serde_json::Value, found: &serde_json::Value) 
 
 /// A value in a message: one line, and not a screenful of class names.
 fn shown(value: &serde_json::Value) -> String {
-    #[allow(clippy::cast_possible_truncation, clippy::float_cmp, reason = "a number that was f32 is shown with the digits of one")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::float_cmp,
+        reason = "a number that was f32 is shown with the digits of one"
+    )]
     let text = match value.as_f64().map(|wide| (wide, wide as f32)) {
         Some((wide, narrow)) if value.is_f64() && f64::from(narrow) == wide => narrow.to_string(),
         _ => value.to_string(),
@@ -180,7 +211,10 @@ mod tests {
         let body = br#"{"format":7,"tool":"nst-cache 9.0.0","surprise":1}"#;
         let bytes = frame(KEY, body);
         let known = Manifest::FORMAT_LAST;
-        assert_eq!(decode(&bytes), Err(format!("expected format 1 to {known}, found format 7 written by nst-cache 9.0.0")));
+        assert_eq!(
+            decode(&bytes),
+            Err(format!("expected format 1 to {known}, found format 7 written by nst-cache 9.0.0"))
+        );
     }
 
     #[test]
@@ -191,24 +225,43 @@ mod tests {
             change(&mut other);
             difference(&manifest, &other)
         };
-        let named = |name: &str, e: &str, f: &str| Some((name.to_owned(), e.to_owned(), f.to_owned()));
+        let named =
+            |name: &str, e: &str, f: &str| Some((name.to_owned(), e.to_owned(), f.to_owned()));
         assert_eq!(with(|_| ()), None);
         assert_eq!(with(|m| m.teacher.top1_basis_points = Some(9000)), None);
         assert_eq!(with(|m| m.data.spec = "elsewhere".into()), None);
-        assert_eq!(with(|m| m.teacher.sha256 = "ff".into()), named("teacher.sha256", "\"00\"", "\"ff\""));
-        assert_eq!(with(|m| m.data.fingerprint.samples = 3), named("data.fingerprint.samples", "100", "3"));
+        assert_eq!(
+            with(|m| m.teacher.sha256 = "ff".into()),
+            named("teacher.sha256", "\"00\"", "\"ff\"")
+        );
+        assert_eq!(
+            with(|m| m.data.fingerprint.samples = 3),
+            named("data.fingerprint.samples", "100", "3")
+        );
         assert_eq!(with(|m| m.data.limit = None), named("data.limit", "10", "null"));
-        let flip = crate::recipe::Augmentation { geometry: crate::recipe::Augment::Flip, ..crate::recipe::Augmentation::NONE };
+        let flip = crate::recipe::Augmentation {
+            geometry: crate::recipe::Augment::Flip,
+            ..crate::recipe::Augmentation::NONE
+        };
         let mut other = manifest.clone();
         other.augment = Some(flip.clone());
-        assert_eq!(difference(&manifest, &other).map(|d| (d.0, d.1)), Some(("augment".to_owned(), "null".to_owned())));
+        assert_eq!(
+            difference(&manifest, &other).map(|d| (d.0, d.1)),
+            Some(("augment".to_owned(), "null".to_owned()))
+        );
         let mut blended = other.clone();
         blended.augment = Some(crate::recipe::Augmentation { mixup: Some(0.5), ..flip });
         assert_eq!(difference(&other, &blended), named("augment.mixup", "null", "0.5"));
         assert_eq!(with(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
-        assert_eq!(with(|m| m.view_arrays[1].codec = Codec::Raw), named("view_arrays[1].codec", "\"zstd\"", "\"raw\""));
+        assert_eq!(
+            with(|m| m.view_arrays[1].codec = Codec::Raw),
+            named("view_arrays[1].codec", "\"zstd\"", "\"raw\"")
+        );
         assert_eq!(with(|m| m.rows = 9), named("rows", "10", "9"));
-        assert_eq!(with(|m| m.tool = "nst-cache 0.0.0".into()), named("tool", "\"nst-cache 0.1.0\"", "\"nst-cache 0.0.0\""));
+        assert_eq!(
+            with(|m| m.tool = "nst-cache 0.0.0".into()),
+            named("tool", "\"nst-cache 0.1.0\"", "\"nst-cache 0.0.0\"")
+        );
     }
 
     #[test]

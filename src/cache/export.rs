@@ -1,5 +1,5 @@
-//! A cache's arrays as one file that other tools read: NumPy's `.npz` (stored, not compressed) or `.safetensors`. Streamed, so that memory does not
-//! grow with the cache.
+//! A cache's arrays as one file that other tools read: NumPy's `.npz` (stored, not compressed) or
+//! `.safetensors`. Streamed, so that memory does not grow with the cache.
 
 use super::{ArrayReader, Cache, Decoder, manifest};
 use crate::array::Dtype;
@@ -37,13 +37,15 @@ pub struct Export {
     pub bytes: u64,
 }
 
-/// Writes arrays of a cache to `out`, under their paths, rows in the cache's order: `sample_id` and `label` `[row]`, the others `[view, row, …]`.
+/// Writes arrays of a cache to `out`, under their paths, rows in the cache's order: `sample_id` and
+/// `label` `[row]`, the others `[view, row, …]`.
 ///
-/// `names`: the view arrays to take, each by its path, by a folder of it (`taps`), or by the alias of a tap; all where there is none. `rows`: those of
-/// each view, all if `None`.
+/// `names`: the view arrays to take, each by its path, by a folder of it (`taps`), or by the alias
+/// of a tap; all where there is none. `rows`: those of each view, all if `None`.
 ///
 /// # Errors
-/// When the cache cannot be read or is damaged, there is no such array or row, the user asks to stop, or `out` cannot be written.
+/// When the cache cannot be read or is damaged, there is no such array or row, the user asks to
+/// stop, or `out` cannot be written.
 pub fn export(
     cache: &Cache,
     format: Format,
@@ -101,16 +103,27 @@ impl Member<'_> {
         let written = |bytes: &[u8], rows: usize, out: &mut dyn Write| {
             out.write_all(bytes).context(|| format!("array `{}`: cannot be written", self.name))?;
             monitor.advance(rows as u64, bytes.len() as u64);
-            if monitor.stop_requested() { Err(Error::interrupted("export: stopped before the end")) } else { Ok(()) }
+            if monitor.stop_requested() {
+                Err(Error::interrupted("export: stopped before the end"))
+            } else {
+                Ok(())
+            }
         };
         match self.source {
             Source::Row(values) => {
-                let bytes: Vec<u8> = values.get(self.rows.clone()).unwrap_or_default().iter().flat_map(|v| v.to_le_bytes()).collect();
+                let bytes: Vec<u8> = values
+                    .get(self.rows.clone())
+                    .unwrap_or_default()
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect();
                 written(&bytes, self.rows.len(), out)
             }
             Source::View(array, views) => {
                 let chunk = array.spec().chunk_rows;
-                let block = (BLOCK_BYTES / array.spec().row_bytes().max(1)).next_multiple_of(chunk).max(chunk);
+                let block = (BLOCK_BYTES / array.spec().row_bytes().max(1))
+                    .next_multiple_of(chunk)
+                    .max(chunk);
                 let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
                 for view in 0..views {
                     let mut first = self.rows.start;
@@ -129,28 +142,49 @@ impl Member<'_> {
 }
 
 /// The arrays to write, in the cache's order.
-fn members<'a>(cache: &'a Cache, names: &[String], rows: Option<Range<usize>>) -> Result<Vec<Member<'a>>> {
+fn members<'a>(
+    cache: &'a Cache,
+    names: &[String],
+    rows: Option<Range<usize>>,
+) -> Result<Vec<Member<'a>>> {
     let manifest = cache.manifest();
     let rows = rows.unwrap_or(0..manifest.rows);
     if rows.is_empty() || rows.end > manifest.rows {
-        return Err(Error::input(format!("rows {}..{}: expected some of 0..{}", rows.start, rows.end, manifest.rows)));
+        return Err(Error::input(format!(
+            "rows {}..{}: expected some of 0..{}",
+            rows.start, rows.end, manifest.rows
+        )));
     }
     let is_named = |path: &str, name: &String| {
-        let below = |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let below = |folder: &str| {
+            path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         below(name) || below(&format!("taps/{name}"))
     };
     let row_arrays = [(manifest::SAMPLE_ID, cache.sample_ids()), (manifest::LABEL, cache.labels())];
     for name in names {
         if !manifest.view_arrays.iter().any(|spec| is_named(&spec.path, name)) {
-            let there: Vec<&str> = manifest.view_arrays.iter().map(|spec| spec.path.as_str()).collect();
-            return Err(Error::input(format!("there is no array `{name}`")).hint(format!("the cache has {}", there.join(", "))));
+            let there: Vec<&str> =
+                manifest.view_arrays.iter().map(|spec| spec.path.as_str()).collect();
+            return Err(Error::input(format!("there is no array `{name}`"))
+                .hint(format!("the cache has {}", there.join(", "))));
         }
     }
     let mut members: Vec<Member<'a>> = row_arrays
         .into_iter()
-        .map(|(name, values)| Member { name, dtype: Dtype::I64, shape: vec![rows.len()], rows: rows.clone(), source: Source::Row(values) })
+        .map(|(name, values)| Member {
+            name,
+            dtype: Dtype::I64,
+            shape: vec![rows.len()],
+            rows: rows.clone(),
+            source: Source::Row(values),
+        })
         .collect();
-    for spec in manifest.view_arrays.iter().filter(|spec| names.is_empty() || names.iter().any(|name| is_named(&spec.path, name))) {
+    for spec in manifest
+        .view_arrays
+        .iter()
+        .filter(|spec| names.is_empty() || names.iter().any(|name| is_named(&spec.path, name)))
+    {
         members.push(Member {
             name: &spec.path,
             dtype: spec.dtype,
@@ -162,13 +196,19 @@ fn members<'a>(cache: &'a Cache, names: &[String], rows: Option<Range<usize>>) -
     Ok(members)
 }
 
-fn write_npz(members: &[Member<'_>], out: &mut (impl Write + Seek), monitor: &dyn Monitor) -> Result<()> {
+fn write_npz(
+    members: &[Member<'_>],
+    out: &mut (impl Write + Seek),
+    monitor: &dyn Monitor,
+) -> Result<()> {
     let mut archive = ZipWriter::new(out);
     for member in members {
         let context = || format!("array `{}`: cannot be written", member.name);
         let header = npy_header(member.dtype, &member.shape);
         let large = member.bytes().saturating_add(header.len() as u64) >= ZIP64_BYTES;
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .large_file(large);
         archive.start_file(format!("{}.npy", member.name), options).context(context)?;
         archive.write_all(&header).context(context)?;
         member.stream(&mut archive, monitor)?;
@@ -177,7 +217,8 @@ fn write_npz(members: &[Member<'_>], out: &mut (impl Write + Seek), monitor: &dy
     Ok(())
 }
 
-/// The header of a `.npy` file, format 1.0: padded so that elements begin at a multiple of 64 bytes.
+/// The header of a `.npy` file, format 1.0: padded so that elements begin at a multiple of 64
+/// bytes.
 fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     let descr = match dtype {
         Dtype::Bool => "|b1",
@@ -206,7 +247,11 @@ fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes()].concat()
 }
 
-fn write_safetensors(members: &[Member<'_>], out: &mut (impl Write + Seek), monitor: &dyn Monitor) -> Result<()> {
+fn write_safetensors(
+    members: &[Member<'_>],
+    out: &mut (impl Write + Seek),
+    monitor: &dyn Monitor,
+) -> Result<()> {
     let mut header = serde_json::Map::new();
     let mut end = 0u64;
     for member in members {
@@ -227,9 +272,13 @@ fn write_safetensors(members: &[Member<'_>], out: &mut (impl Write + Seek), moni
             Dtype::F32 => "F32",
             Dtype::F64 => "F64",
         };
-        header.insert(member.name.to_owned(), json!({ "dtype": dtype, "shape": member.shape, "data_offsets": [begin, end] }));
+        header.insert(
+            member.name.to_owned(),
+            json!({ "dtype": dtype, "shape": member.shape, "data_offsets": [begin, end] }),
+        );
     }
-    let mut header = serde_json::to_vec(&header).context(|| "header: cannot be written as JSON".to_owned())?;
+    let mut header =
+        serde_json::to_vec(&header).context(|| "header: cannot be written as JSON".to_owned())?;
     // elements begin at a multiple of 8 bytes
     header.resize(header.len().next_multiple_of(8), b' ');
     let context = || "header: cannot be written".to_owned();
@@ -256,10 +305,16 @@ mod tests {
         (folder, cache)
     }
 
-    fn exported(cache: &Cache, format: Format, names: &[&str], rows: Option<Range<usize>>) -> Result<(Export, Vec<u8>)> {
+    fn exported(
+        cache: &Cache,
+        format: Format,
+        names: &[&str],
+        rows: Option<Range<usize>>,
+    ) -> Result<(Export, Vec<u8>)> {
         let mut out = Cursor::new(Vec::new());
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        export(cache, format, &names, rows, &mut out, &Silent).map(|export| (export, out.into_inner()))
+        export(cache, format, &names, rows, &mut out, &Silent)
+            .map(|export| (export, out.into_inner()))
     }
 
     /// The bytes of an array over both views.
@@ -272,15 +327,22 @@ mod tests {
     fn safetensors_reads_every_array() {
         let (_folder, cache) = cache();
         for rows in [0..10, 3..9] {
-            let (export, bytes) = exported(&cache, Format::Safetensors, &[], Some(rows.clone())).unwrap();
+            let (export, bytes) =
+                exported(&cache, Format::Safetensors, &[], Some(rows.clone())).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
             assert_eq!((file.len(), export.arrays.len(), export.rows), (6, 6, rows.len()));
             for spec in &cache.manifest().view_arrays {
                 let tensor = file.tensor(&spec.path).unwrap();
                 assert_eq!(tensor.shape(), [&[2, rows.len()], spec.row_shape.as_slice()].concat());
-                assert_eq!(tensor.data(), expected(&cache, &spec.path, rows.clone()), "{}", spec.path);
+                assert_eq!(
+                    tensor.data(),
+                    expected(&cache, &spec.path, rows.clone()),
+                    "{}",
+                    spec.path
+                );
             }
-            let labels: Vec<u8> = cache.labels()[rows].iter().flat_map(|v| v.to_le_bytes()).collect();
+            let labels: Vec<u8> =
+                cache.labels()[rows].iter().flat_map(|v| v.to_le_bytes()).collect();
             assert_eq!(file.tensor("label").unwrap().data(), labels);
         }
     }
@@ -296,7 +358,8 @@ mod tests {
             let mut member = archive.by_name(&format!("{name}.npy")).unwrap();
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut member, &mut bytes).unwrap();
-            let (header, elements) = bytes.split_at(bytes.iter().position(|&b| b == b'\n').unwrap() + 1);
+            let (header, elements) =
+                bytes.split_at(bytes.iter().position(|&b| b == b'\n').unwrap() + 1);
             assert_eq!(header.len() % 64, 0);
             let text = String::from_utf8_lossy(&header[10..]).into_owned();
             assert!(text.contains("'fortran_order': False"), "{text}");
@@ -318,7 +381,10 @@ mod tests {
             assert!(exported(&cache, Format::Npz, &[], Some(rows)).is_err());
         }
         let error = exported(&cache, Format::Npz, &["conv2"], None).unwrap_err();
-        assert!(error.find_hint().is_some_and(|hint| hint.contains("logits, taps/conv/features")), "{error}");
+        assert!(
+            error.find_hint().is_some_and(|hint| hint.contains("logits, taps/conv/features")),
+            "{error}"
+        );
         assert!(exported(&cache, Format::Npz, &["tap"], None).is_err());
         assert_eq!(exported(&cache, Format::Npz, &["taps"], None).unwrap().0.arrays.len(), 3);
     }

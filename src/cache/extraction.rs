@@ -1,5 +1,6 @@
-//! `extraction.json`: what the cache took to make, in seconds. Beside the content and no part of it, so that a cache's bytes do not depend on how
-//! fast or after how many interruptions they were written. Framed and hashed as the manifest is.
+//! `extraction.json`: what the cache took to make, in seconds. Beside the content and no part of
+//! it, so that a cache's bytes do not depend on how fast or after how many interruptions they were
+//! written. Framed and hashed as the manifest is.
 
 use super::{document, file};
 use crate::error::{Context, Error, Result};
@@ -26,8 +27,10 @@ struct Extraction {
 pub fn seconds(folder: &Path) -> Result<Option<f64>> {
     let path = folder.join(NAME);
     let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
-    let body = document::unframe(KEY, &bytes).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))?;
-    let record: Extraction = serde_json::from_slice(body).context(|| format!("{}: damaged", path.display()))?;
+    let body = document::unframe(KEY, &bytes)
+        .map_err(|problem| Error::input(format!("{}: {problem}", path.display())))?;
+    let record: Extraction =
+        serde_json::from_slice(body).context(|| format!("{}: damaged", path.display()))?;
     Ok(Some(record.seconds).filter(|seconds| seconds.is_finite() && *seconds >= 0.0))
 }
 
@@ -36,7 +39,8 @@ pub(super) fn store(folder: &Path, seconds: f64) -> Result<()> {
     let path = folder.join(NAME);
     // finer than anybody can tell
     let record = Extraction { seconds: (seconds * 1e3).round() / 1e3 };
-    let body = serde_json::to_vec(&record).context(|| format!("{}: cannot be written as JSON", path.display()))?;
+    let body = serde_json::to_vec(&record)
+        .context(|| format!("{}: cannot be written as JSON", path.display()))?;
     file::replace(&path, &document::frame(KEY, &body))
 }
 
@@ -74,7 +78,10 @@ mod tests {
         testing::publish(&mut writer, 1, 1).unwrap();
         drop(writer);
         assert!((120.0..130.0).contains(&recorded(folder.path())));
-        assert_eq!(Cache::open(folder.path()).unwrap().extraction_seconds(), Some(recorded(folder.path())));
+        assert_eq!(
+            Cache::open(folder.path()).unwrap().extraction_seconds(),
+            Some(recorded(folder.path()))
+        );
         // views that are added cost what they cost
         let mut writer = Writer::open(folder.path(), &testing::plan(6, 3, Codec::Zstd)).unwrap();
         writer.count_from(ago(7)).unwrap();
@@ -109,7 +116,11 @@ mod tests {
             bad[at] ^= 0x04;
             std::fs::write(&path, &bad).unwrap();
             let findings = verify(folder.path(), 1, &Silent).unwrap().findings;
-            assert_eq!(findings.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), [NAME], "byte {at}");
+            assert_eq!(
+                findings.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(),
+                [NAME],
+                "byte {at}"
+            );
             assert_eq!(Cache::open(folder.path()).unwrap().extraction_seconds(), None, "byte {at}");
         }
     }

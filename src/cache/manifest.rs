@@ -38,7 +38,8 @@ pub enum Codec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArraySpec {
-    /// Path in the group: `input`, `inputs/<name>`, a view's parameters (`crop`, `flip` …), `logits`, `taps/<alias>/<statistic>`, `label`, `sample_id`.
+    /// Path in the group: `input`, `inputs/<name>`, a view's parameters (`crop`, `flip` …),
+    /// `logits`, `taps/<alias>/<statistic>`, `label`, `sample_id`.
     pub path: String,
     /// Element type as stored.
     pub dtype: Dtype,
@@ -83,7 +84,8 @@ pub struct TeacherRecord {
     /// Inputs that got the same value for every sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<Constant>,
-    /// The teacher's top-1 on the cached rows in percent times 100, where there are labels; set at the last segment.
+    /// The teacher's top-1 on the cached rows in percent times 100, where there are labels; set at
+    /// the last segment.
     pub top1_basis_points: Option<u32>,
 }
 
@@ -121,10 +123,12 @@ pub struct TapRecord {
     pub role: Role,
     /// Its spatial stage, if it has one.
     pub stage: Option<usize>,
-    /// The map that its statistics are of; `None` where it has none beside the features, whose array says it.
+    /// The map that its statistics are of; `None` where it has none beside the features, whose
+    /// array says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapShape>,
-    /// The batch normalisation that it comes from, where it stands before an activation and the teacher's file has it.
+    /// The batch normalisation that it comes from, where it stands before an activation and the
+    /// teacher's file has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_norm: Option<BatchNorm>,
 }
@@ -141,7 +145,8 @@ pub struct LogitsRecord {
     pub other_classes: bool,
 }
 
-/// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays. All of them, but while arrays are added to a cache.
+/// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays.
+/// All of them, but while arrays are added to a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
@@ -159,7 +164,8 @@ pub struct Segment {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of the on-disk format: the lowest that can say what the cache is, see [`Manifest::lowest_format`].
+    /// Version of the on-disk format: the lowest that can say what the cache is, see
+    /// [`Manifest::lowest_format`].
     pub format: u32,
     /// The tool that wrote it, `nst-cache 0.1.0`.
     pub tool: String,
@@ -195,9 +201,11 @@ pub struct Manifest {
 impl Manifest {
     /// The format version of a cache without augmentation.
     pub const FORMAT: u32 = 1;
-    /// The format version of a cache with it: who knows the former alone would take a mixed sample's label for the whole truth.
+    /// The format version of a cache with it: who knows the former alone would take a mixed
+    /// sample's label for the whole truth.
     pub const FORMAT_AUGMENTED: u32 = 2;
-    /// The format version of a cache with statistics or a tap's batch normalisation, augmented or not.
+    /// The format version of a cache with statistics or a tap's batch normalisation, augmented or
+    /// not.
     pub const FORMAT_STATISTICS: u32 = 3;
     /// The format version of a cache with a record of its logits: who knows no such record would
     /// compare other classes with each other.
@@ -212,11 +220,17 @@ impl Manifest {
     /// The format version that this manifest has to have.
     #[must_use]
     pub fn lowest_format(&self) -> u32 {
-        let known = |dtype| matches!(dtype, Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F16 | Dtype::F32 | Dtype::F64);
+        let known = |dtype| {
+            matches!(
+                dtype,
+                Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F16 | Dtype::F32 | Dtype::F64
+            )
+        };
         let is_new = |spec: &ArraySpec| spec.batch_axis.is_some() || !known(spec.dtype);
         let images = self.data.preprocess.as_ref();
         let is_fed_anew = images.is_some_and(|p| !known(p.dtype) || p.exif_orientation);
-        if !self.teacher.constants.is_empty() || self.view_arrays.iter().any(is_new) || is_fed_anew {
+        if !self.teacher.constants.is_empty() || self.view_arrays.iter().any(is_new) || is_fed_anew
+        {
             Self::FORMAT_FEEDING
         } else if self.logits.is_some() {
             Self::FORMAT_LOGITS
@@ -236,7 +250,10 @@ impl Manifest {
     }
 
     /// The statistics that the cache holds of a tap, each with its array.
-    pub fn statistics<'a>(&'a self, alias: &'a str) -> impl Iterator<Item = (Statistic, &'a ArraySpec)> {
+    pub fn statistics<'a>(
+        &'a self,
+        alias: &'a str,
+    ) -> impl Iterator<Item = (Statistic, &'a ArraySpec)> {
         self.view_arrays.iter().filter_map(move |spec| match Statistic::of_path(&spec.path) {
             Some((of, statistic)) if of == alias => Some((statistic, spec)),
             _ => None,
@@ -247,7 +264,9 @@ impl Manifest {
     #[must_use]
     pub fn map(&self, alias: &str) -> Option<MapShape> {
         let recorded = self.tap(alias).and_then(|tap| tap.map);
-        recorded.or_else(|| self.statistics(alias).find_map(|(statistic, spec)| features_map(statistic, spec)))
+        recorded.or_else(|| {
+            self.statistics(alias).find_map(|(statistic, spec)| features_map(statistic, spec))
+        })
     }
 
     /// Segments of one view.
@@ -265,7 +284,8 @@ impl Manifest {
     /// Whether every segment of every view is published.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.segments.len() == self.segments_total() && self.segments.iter().all(|s| s.bytes.len() == self.view_arrays.len())
+        self.segments.len() == self.segments_total()
+            && self.segments.iter().all(|s| s.bytes.len() == self.view_arrays.len())
     }
 
     /// Whether the inputs lie in the cache; else they are decoded from the data again.
@@ -307,8 +327,12 @@ impl Manifest {
     /// When there is none, it is damaged, or of a newer format.
     pub fn load(folder: &Path) -> Result<Self> {
         Self::find(folder)?.ok_or_else(|| {
-            Error::input(format!("{}: no cache there (expected a folder with {})", folder.display(), document::NAME))
-                .hint("`nst-cache extract` makes one")
+            Error::input(format!(
+                "{}: no cache there (expected a folder with {})",
+                folder.display(),
+                document::NAME
+            ))
+            .hint("`nst-cache extract` makes one")
         })
     }
 
@@ -322,20 +346,36 @@ impl Manifest {
         shard::Layout::new(spec, self.segment_rows, self.rows_of_segment(segment))
     }
 
-    /// Checks every number and name that other code computes with: after this, products fit and paths stay inside the folder.
+    /// Checks every number and name that other code computes with: after this, products fit and
+    /// paths stay inside the folder.
     pub(super) fn validate(&self) -> Result<(), String> {
         if self.format != self.lowest_format() {
-            return Err(format!("format: expected {}, found {}", self.lowest_format(), self.format));
-        }
-        let padded = self.rows.checked_next_multiple_of(self.segment_rows.max(1)).and_then(|r| r.checked_mul(self.views));
-        if self.rows == 0 || self.views == 0 || self.segment_rows == 0 || padded.is_none_or(|p| p as u64 > ROWS_MAX) {
             return Err(format!(
-                "expected rows, views and segment_rows above 0 and their product within 2^40, found {}, {}, {}",
+                "format: expected {}, found {}",
+                self.lowest_format(),
+                self.format
+            ));
+        }
+        let padded = self
+            .rows
+            .checked_next_multiple_of(self.segment_rows.max(1))
+            .and_then(|r| r.checked_mul(self.views));
+        if self.rows == 0
+            || self.views == 0
+            || self.segment_rows == 0
+            || padded.is_none_or(|p| p as u64 > ROWS_MAX)
+        {
+            return Err(format!(
+                "expected rows, views and segment_rows above 0 and their product within 2^40, \
+                 found {}, {}, {}",
                 self.rows, self.views, self.segment_rows
             ));
         }
         let named = |arrays: &[ArraySpec], path| arrays.iter().any(|a: &ArraySpec| a.path == path);
-        if self.row_arrays.len() != 2 || !named(&self.row_arrays, SAMPLE_ID) || !named(&self.row_arrays, LABEL) {
+        if self.row_arrays.len() != 2
+            || !named(&self.row_arrays, SAMPLE_ID)
+            || !named(&self.row_arrays, LABEL)
+        {
             return Err(format!("row_arrays: expected {SAMPLE_ID} and {LABEL}"));
         }
         for spec in &self.row_arrays {
@@ -347,21 +387,29 @@ impl Manifest {
         for spec in self.row_arrays.iter().chain(&self.view_arrays) {
             spec.validate(self.segment_rows).map_err(|e| format!("array `{}`: {e}", spec.path))?;
             if !paths.insert(spec.path.to_ascii_lowercase()) {
-                return Err(format!("array `{}`: the path is there twice (case does not count)", spec.path));
+                return Err(format!(
+                    "array `{}`: the path is there twice (case does not count)",
+                    spec.path
+                ));
             }
         }
-        if let Some(inner) =
-            paths.iter().find(|p| p.match_indices('/').any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer))))
-        {
+        if let Some(inner) = paths.iter().find(|p| {
+            p.match_indices('/')
+                .any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer)))
+        }) {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
         if let Some(logits) = self.logits
             && (logits == LogitsRecord::default() || !named(&self.view_arrays, "logits"))
         {
-            return Err("logits: expected a record of what is in the array `logits`, found none or no such array".to_owned());
+            return Err("logits: expected a record of what is in the array `logits`, found none \
+                        or no such array"
+                .to_owned());
         }
         for constant in &self.teacher.constants {
-            constant.validate().map_err(|e| format!("teacher: input `{}`: {e}", constant.tensor))?;
+            constant
+                .validate()
+                .map_err(|e| format!("teacher: input `{}`: {e}", constant.tensor))?;
         }
         self.validate_augment()?;
         self.validate_statistics()?;
@@ -375,13 +423,21 @@ impl Manifest {
             let map = self.tap(alias).and_then(|tap| tap.map);
             let expected = match (map, statistic) {
                 (None, Statistic::Features) => continue,
-                (None, _) => return Err(format!("array `{}`: expected the tap's map, found none", spec.path)),
+                (None, _) => {
+                    return Err(format!(
+                        "array `{}`: expected the tap's map, found none",
+                        spec.path
+                    ));
+                }
                 (Some(map), _) => map.row(statistic),
             };
             let Some((shape, axes)) = expected else {
                 return Err(format!("tap `{alias}`: its map's sizes are beyond computing"));
             };
-            if spec.row_shape != shape || spec.axes != axes || statistic.dtype().is_some_and(|dtype| dtype != spec.dtype) {
+            if spec.row_shape != shape
+                || spec.axes != axes
+                || statistic.dtype().is_some_and(|dtype| dtype != spec.dtype)
+            {
                 return Err(format!(
                     "array `{}`: expected rows {shape:?} ({}), found {:?} ({}) of {}",
                     spec.path,
@@ -393,10 +449,18 @@ impl Manifest {
             }
         }
         for tap in &self.taps {
-            let (Some(norm), channels) = (&tap.batch_norm, self.map(&tap.alias).map(|map| map.channels)) else { continue };
+            let (Some(norm), channels) =
+                (&tap.batch_norm, self.map(&tap.alias).map(|map| map.channels))
+            else {
+                continue;
+            };
             if [norm.scale.len(), norm.bias.len()].map(Some) != [channels; 2] {
                 let found = [norm.scale.len(), norm.bias.len()];
-                return Err(format!("tap `{}`: expected a batch norm of its map's {channels:?} channels, found {found:?}", tap.alias));
+                return Err(format!(
+                    "tap `{}`: expected a batch norm of its map's {channels:?} channels, found \
+                     {found:?}",
+                    tap.alias
+                ));
             }
         }
         Ok(())
@@ -412,8 +476,14 @@ impl Manifest {
         for parameter in Parameter::of(augment) {
             let expected = parameter.axis().map_or(Vec::new(), |(_, length)| vec![length]);
             let spec = self.view_arrays.iter().find(|spec| spec.path == parameter.path());
-            if !spec.is_some_and(|spec| spec.dtype == parameter.dtype() && spec.row_shape == expected) {
-                return Err(format!("augment: expected an array `{}` of {} {expected:?}", parameter.path(), parameter.dtype().name()));
+            if !spec
+                .is_some_and(|spec| spec.dtype == parameter.dtype() && spec.row_shape == expected)
+            {
+                return Err(format!(
+                    "augment: expected an array `{}` of {} {expected:?}",
+                    parameter.path(),
+                    parameter.dtype().name()
+                ));
             }
         }
         Ok(())
@@ -424,12 +494,22 @@ impl Manifest {
         let mut last = None;
         for segment in &self.segments {
             let key = (segment.view, segment.index);
-            if segment.view >= self.views || segment.index >= self.segments_per_view() || last.is_some_and(|l| l >= key) {
-                return Err(format!("segments: view {}, segment {} is out of range, repeated or out of order", key.0, key.1));
+            if segment.view >= self.views
+                || segment.index >= self.segments_per_view()
+                || last.is_some_and(|l| l >= key)
+            {
+                return Err(format!(
+                    "segments: view {}, segment {} is out of range, repeated or out of order",
+                    key.0, key.1
+                ));
             }
             let published = segment.bytes.len();
             if published == 0 || published > arrays || segment.crc32c.len() != published {
-                return Err(format!("segments: view {}, segment {}: expected 1 to {arrays} lengths and as many checksums", key.0, key.1));
+                return Err(format!(
+                    "segments: view {}, segment {}: expected 1 to {arrays} lengths and as many \
+                     checksums",
+                    key.0, key.1
+                ));
             }
             last = Some(key);
         }
@@ -446,25 +526,46 @@ impl ArraySpec {
 
     fn validate(&self, segment_rows: usize) -> Result<(), String> {
         if !self.path.split('/').all(is_name) {
-            return Err("expected a path of parts of A-Z a-z 0-9 . _ - joined by /, none that begins with `.` or `__`".to_owned());
+            return Err("expected a path of parts of A-Z a-z 0-9 . _ - joined by /, none that \
+                        begins with `.` or `__`"
+                .to_owned());
         }
         if self.axes.len() != self.row_shape.len() {
-            return Err(format!("expected one axis name for each of {} axes, found {}", self.row_shape.len(), self.axes.len()));
+            return Err(format!(
+                "expected one axis name for each of {} axes, found {}",
+                self.row_shape.len(),
+                self.axes.len()
+            ));
         }
-        if self.batch_axis.is_some_and(|axis| axis == 0 || axis > self.row_shape.len() || !self.is_input()) {
-            return Err(format!("expected a batch axis behind the first of an input's {} axes", self.row_shape.len() + 1));
+        if self
+            .batch_axis
+            .is_some_and(|axis| axis == 0 || axis > self.row_shape.len() || !self.is_input())
+        {
+            return Err(format!(
+                "expected a batch axis behind the first of an input's {} axes",
+                self.row_shape.len() + 1
+            ));
         }
         if self.dtype == Dtype::BF16 {
             return Err("expected a type that arrays have, found bfloat16".to_owned());
         }
         if self.chunk_rows == 0 || !segment_rows.is_multiple_of(self.chunk_rows) {
-            return Err(format!("expected chunk_rows that divide {segment_rows}, found {}", self.chunk_rows));
+            return Err(format!(
+                "expected chunk_rows that divide {segment_rows}, found {}",
+                self.chunk_rows
+            ));
         }
-        let row_bytes = self.row_shape.iter().try_fold(self.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
+        let row_bytes = self
+            .row_shape
+            .iter()
+            .try_fold(self.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
         let chunk_bytes = row_bytes.and_then(|b| b.checked_mul(self.chunk_rows));
         match chunk_bytes {
             Some(bytes) if bytes > 0 && bytes as u64 <= CHUNK_BYTES_MAX => Ok(()),
-            _ => Err(format!("expected chunks of 1 to {CHUNK_BYTES_MAX} bytes, found {} rows of {:?}", self.chunk_rows, self.row_shape)),
+            _ => Err(format!(
+                "expected chunks of 1 to {CHUNK_BYTES_MAX} bytes, found {} rows of {:?}",
+                self.chunk_rows, self.row_shape
+            )),
         }
     }
 }
@@ -480,7 +581,8 @@ fn features_map(statistic: Statistic, spec: &ArraySpec) -> Option<MapShape> {
     Some(MapShape::of_features(layout, [a, b, c]))
 }
 
-/// Whether a string may be a part of an array's path: a Zarr node name that is a safe file name everywhere.
+/// Whether a string may be a part of an array's path: a Zarr node name that is a safe file name
+/// everywhere.
 fn is_name(part: &str) -> bool {
     !part.is_empty()
         && part.len() <= 200
@@ -567,9 +669,11 @@ mod tests {
             ("expected rows", |m| m.view_arrays.last_mut().unwrap().dtype = Dtype::I32),
             ("expected rows", |m| m.view_arrays.last_mut().unwrap().axes = vec!["pair".into()]),
             ("chunks of", |m| {
-                *m.taps[0].map.as_mut().unwrap() = MapShape { layout: Layout::Nchw, channels: 1, height: 1 << 20, width: 1 };
+                *m.taps[0].map.as_mut().unwrap() =
+                    MapShape { layout: Layout::Nchw, channels: 1, height: 1 << 20, width: 1 };
                 m.view_arrays.retain(|a| !a.path.starts_with("taps/") || a.path.ends_with("/gram"));
-                m.view_arrays.last_mut().unwrap().row_shape = vec![((1 << 20) * ((1 << 20) + 1)) / 2];
+                m.view_arrays.last_mut().unwrap().row_shape =
+                    vec![((1 << 20) * ((1 << 20) + 1)) / 2];
             }),
         ];
         for (index, (word, change)) in changes.into_iter().enumerate() {
@@ -584,7 +688,9 @@ mod tests {
     #[test]
     fn each_malformed_segment_is_refused() {
         let segment = |view, index| Segment { view, index, bytes: vec![0; 4], crc32c: vec![0; 4] };
-        let check = |segments: Vec<Segment>| Manifest { segments, ..testing::manifest(10, 2, Codec::Zstd) }.validate();
+        let check = |segments: Vec<Segment>| {
+            Manifest { segments, ..testing::manifest(10, 2, Codec::Zstd) }.validate()
+        };
         assert_eq!(check(vec![segment(0, 0), segment(0, 1), segment(1, 0)]), Ok(()));
         assert!(check(vec![segment(2, 0)]).is_err());
         assert!(check(vec![segment(0, 3)]).is_err());
@@ -592,8 +698,14 @@ mod tests {
         assert!(check(vec![segment(0, 1), segment(0, 0)]).is_err());
         assert!(check(vec![Segment { bytes: vec![], ..segment(0, 0) }]).is_err());
         assert!(check(vec![Segment { crc32c: vec![0; 5], ..segment(0, 0) }]).is_err());
-        assert!(check(vec![Segment { bytes: vec![0; 5], crc32c: vec![0; 5], ..segment(0, 0) }]).is_err());
+        assert!(
+            check(vec![Segment { bytes: vec![0; 5], crc32c: vec![0; 5], ..segment(0, 0) }])
+                .is_err()
+        );
         // arrays are being added: the first two are there
-        assert_eq!(check(vec![Segment { bytes: vec![0; 2], crc32c: vec![0; 2], ..segment(0, 0) }]), Ok(()));
+        assert_eq!(
+            check(vec![Segment { bytes: vec![0; 2], crc32c: vec![0; 2], ..segment(0, 0) }]),
+            Ok(())
+        );
     }
 }

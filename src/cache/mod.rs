@@ -1,5 +1,6 @@
-//! The cache on disk: a Zarr v3 group of sharded arrays over `[view, row, …]`, committed a segment at a time through one checksummed manifest.
-//! docs/format.md is the specification. Knows neither candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
+//! The cache on disk: a Zarr v3 group of sharded arrays over `[view, row, …]`, committed a segment
+//! at a time through one checksummed manifest. docs/format.md is the specification. Knows neither
+//! candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
 
 mod document;
 mod export;
@@ -24,7 +25,9 @@ mod tests;
 
 pub use export::{Export, Format, export};
 pub use extraction::seconds as extraction_seconds;
-pub use manifest::{ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord};
+pub use manifest::{
+    ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord,
+};
 pub use originals::Originals;
 pub use read::{ArrayReader, Cache, Decoder, published_rows, sample_ids};
 pub use repair::{Dropped, RepairReport, repair};

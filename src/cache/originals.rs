@@ -1,5 +1,5 @@
-//! The inputs of a cache that does not store them, made again from the data set with the parameters that it does store: the very bytes that the
-//! teacher was fed.
+//! The inputs of a cache that does not store them, made again from the data set with the parameters
+//! that it does store: the very bytes that the teacher was fed.
 
 use super::{Cache, Stamps, ViewTable, stamps};
 use crate::data::augment::{self, Parameter, View};
@@ -18,7 +18,9 @@ pub struct Originals<'a> {
 
 impl std::fmt::Debug for Originals<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Originals").field("fingerprint", self.dataset.fingerprint()).finish_non_exhaustive()
+        f.debug_struct("Originals")
+            .field("fingerprint", self.dataset.fingerprint())
+            .finish_non_exhaustive()
     }
 }
 
@@ -32,7 +34,8 @@ impl<'a> Originals<'a> {
         let (expected, found) = (&data.fingerprint, dataset.fingerprint());
         if expected != found {
             return Err(Error::input(format!(
-                "data: expected the set that the cache was made of ({} samples, listing {}…), found {} samples, listing {}…",
+                "data: expected the set that the cache was made of ({} samples, listing {}…), \
+                 found {} samples, listing {}…",
                 expected.samples,
                 short(&expected.listing_sha256),
                 found.samples,
@@ -40,7 +43,10 @@ impl<'a> Originals<'a> {
             ))
             .hint(format!("the cache names it {} split {}", data.spec, data.split)));
         }
-        let preprocess = data.preprocess.as_ref().ok_or_else(|| Error::input("cache without inputs: expected images, found arrays"))?;
+        let preprocess = data
+            .preprocess
+            .as_ref()
+            .ok_or_else(|| Error::input("cache without inputs: expected images, found arrays"))?;
         Ok(Self { cache, dataset, preprocess })
     }
 
@@ -57,7 +63,8 @@ impl<'a> Originals<'a> {
             monitor.warn(&format!("{}: taken for a missing one", error.chain()));
             None
         });
-        let samples: Vec<usize> = self.cache.sample_ids().iter().filter_map(|&id| usize::try_from(id).ok()).collect();
+        let samples: Vec<usize> =
+            self.cache.sample_ids().iter().filter_map(|&id| usize::try_from(id).ok()).collect();
         let found = stamps.unwrap_or_default().compare(self.dataset, &samples, false, monitor)?;
         if !found.changed.is_empty() {
             return Err(stamps::changed(self.cache.folder(), self.dataset, &found.changed));
@@ -65,12 +72,15 @@ impl<'a> Originals<'a> {
         if !found.unknown.is_empty() {
             let (count, all) = (found.unknown.len(), samples.len());
             monitor.note(&format!(
-                "of {count} of {all} samples it is not recorded what they were read from: whether they have changed cannot be told"
+                "of {count} of {all} samples it is not recorded what they were read from: whether \
+                 they have changed cannot be told"
             ));
         }
         if !found.restamped.is_empty() {
             let count = found.restamped.len();
-            monitor.note(&format!("{count} files were copied or touched since they were read, and hold the same"));
+            monitor.note(&format!(
+                "{count} files were copied or touched since they were read, and hold the same"
+            ));
         }
         Ok(())
     }
@@ -100,13 +110,25 @@ impl<'a> Originals<'a> {
 
     /// A row's sample in its view, before it is mixed.
     fn seen(&self, row: usize, view: &View) -> Result<Vec<u8>> {
-        let sample = self.cache.sample_ids().get(row).and_then(|&id| usize::try_from(id).ok()).filter(|&id| id < self.dataset.len());
-        let sample = sample.ok_or_else(|| Error::input(format!("cache array `sample_id`: row {row}: no sample of the data set")))?;
+        let sample = self
+            .cache
+            .sample_ids()
+            .get(row)
+            .and_then(|&id| usize::try_from(id).ok())
+            .filter(|&id| id < self.dataset.len());
+        let sample = sample.ok_or_else(|| {
+            Error::input(format!("cache array `sample_id`: row {row}: no sample of the data set"))
+        })?;
         let name = || self.dataset.name(sample);
         let Sample::Image(image) = self.dataset.sample(sample)? else {
             return Err(Error::input(format!("{}: expected an image, found arrays", name())));
         };
-        let geometry = self.cache.manifest().augment.as_ref().map_or(Augment::None, |Augmentation { geometry, .. }| *geometry);
+        let geometry = self
+            .cache
+            .manifest()
+            .augment
+            .as_ref()
+            .map_or(Augment::None, |Augmentation { geometry, .. }| *geometry);
         augment::render(geometry, self.preprocess, &image, view).context(name)
     }
 }

@@ -1,4 +1,5 @@
-//! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it is decoded.
+//! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it
+//! is decoded.
 
 use super::shard::Layout;
 use super::{ArraySpec, Manifest, extraction, file, manifest, zarr};
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 /// A cache open for reading, under a shared file lock. Share it between threads.
 ///
-/// Shards are mapped into memory and their files closed, so that thousands of them need no file handles. The contract of the maps: a published
-/// shard is never written again (a writer replaces files by rename, which leaves a map as it is, and the shared lock keeps writers out);
-/// whoever truncates a shard by other means while it is mapped gets a bus error when the lost pages are read.
+/// Shards are mapped into memory and their files closed, so that thousands of them need no file
+/// handles. The contract of the maps: a published shard is never written again (a writer replaces
+/// files by rename, which leaves a map as it is, and the shared lock keeps writers out); whoever
+/// truncates a shard by other means while it is mapped gets a bus error when the lost pages are
+/// read.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -33,27 +36,38 @@ struct Shard {
 }
 
 impl Cache {
-    /// Opens a cache: manifest checksum, format version, every shard's length, index checksum, ranges and lengths.
+    /// Opens a cache: manifest checksum, format version, every shard's length, index checksum,
+    /// ranges and lengths.
     ///
     /// # Errors
-    /// When it is no cache, incomplete (says how to complete it), damaged (names the file), of a newer format, or being written.
+    /// When it is no cache, incomplete (says how to complete it), damaged (names the file), of a
+    /// newer format, or being written.
     pub fn open(folder: &Path) -> Result<Self> {
         let lock = file::lock_shared(folder)?;
         let manifest = Manifest::load(folder)?;
         if !manifest.is_complete() {
             let (done, all) = (manifest.segments.len(), manifest.segments_total());
-            return Err(Error::input(format!("cache {}: incomplete, {done} of {all} segments are there", folder.display()))
-                .hint("run the same `nst-cache extract` command again: it goes on where it stopped"));
+            return Err(Error::input(format!(
+                "cache {}: incomplete, {done} of {all} segments are there",
+                folder.display()
+            ))
+            .hint("run the same `nst-cache extract` command again: it goes on where it stopped"));
         }
         let row_array = |path| match manifest.row_arrays.iter().find(|spec| spec.path == path) {
             Some(spec) => row_array(folder, &manifest, spec),
-            None => Err(Error::input(format!("cache {}: there is no array `{path}`", folder.display()))),
+            None => {
+                Err(Error::input(format!("cache {}: there is no array `{path}`", folder.display())))
+            }
         };
         let (sample_ids, labels) = (row_array(manifest::SAMPLE_ID)?, row_array(manifest::LABEL)?);
         let open = |(index, spec): (usize, &ArraySpec)| {
             let shard = |segment: &super::Segment| {
                 let path = folder.join(zarr::view_shard(spec, segment.view, segment.index));
-                Shard::open(&path, &manifest.view_layout(spec, segment.index), segment.bytes.get(index).copied())
+                Shard::open(
+                    &path,
+                    &manifest.view_layout(spec, segment.index),
+                    segment.bytes.get(index).copied(),
+                )
             };
             manifest.segments.iter().map(shard).collect::<Result<Vec<Shard>>>()
         };
@@ -72,7 +86,8 @@ impl Cache {
         &self.folder
     }
 
-    /// The seconds that the extraction took, over all its runs; `None` where that is not recorded, or the record cannot be read.
+    /// The seconds that the extraction took, over all its runs; `None` where that is not recorded,
+    /// or the record cannot be read.
     #[must_use]
     pub fn extraction_seconds(&self) -> Option<f64> {
         extraction::seconds(&self.folder).ok().flatten()
@@ -90,12 +105,17 @@ impl Cache {
         &self.labels
     }
 
-    /// Asks the system to drop the cache's pages from memory, so that the next read comes from the disk.
+    /// Asks the system to drop the cache's pages from memory, so that the next read comes from the
+    /// disk.
     pub fn evict(&self) {
         for (spec, shards) in self.manifest.view_arrays.iter().zip(&self.shards) {
             for (shard, segment) in shards.iter().zip(&self.manifest.segments) {
                 shard.release(0, shard.bounds.len().saturating_sub(1));
-                if let Ok(file) = File::open(self.folder.join(zarr::view_shard(spec, segment.view, segment.index))) {
+                if let Ok(file) = File::open(self.folder.join(zarr::view_shard(
+                    spec,
+                    segment.view,
+                    segment.index,
+                ))) {
                     // advice: what stays in memory is read from there
                     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
                 }
@@ -112,7 +132,8 @@ impl Cache {
         let found = arrays.iter().zip(&self.shards).find(|(spec, _)| spec.path == path);
         found.map(|(spec, shards)| ArrayReader { cache: self, spec, shards }).ok_or_else(|| {
             let there = arrays.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>().join(", ");
-            Error::input(format!("cache {}: there is no array `{path}`", self.folder.display())).hint(format!("it has {there}"))
+            Error::input(format!("cache {}: there is no array `{path}`", self.folder.display()))
+                .hint(format!("it has {there}"))
         })
     }
 }
@@ -120,39 +141,56 @@ impl Cache {
 impl Shard {
     fn open(path: &Path, layout: &Layout, bytes: Option<u64>) -> Result<Self> {
         let file = File::open(path).map_err(|e| file::failed(path, "read", e)).map_err(damaged)?;
-        // SAFETY: the contract is stated at `Cache`: published shards do not change, and writers are kept out by the shared lock. What the map
-        // holds is treated as hostile, so bytes that change against the contract give a checksum error, not unsoundness beyond the map's own.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| file::failed(path, "map into memory", e))?;
+        // SAFETY: the contract is stated at `Cache`: published shards do not change, and writers
+        // are kept out by the shared lock. What the map holds is treated as hostile, so bytes that
+        // change against the contract give a checksum error, not unsoundness beyond the map's own.
+        let map =
+            unsafe { Mmap::map(&file) }.map_err(|e| file::failed(path, "map into memory", e))?;
         let length = map.len() as u64;
         if bytes.is_some_and(|expected| expected != length) {
             let expected = bytes.unwrap_or_default();
-            return Err(damaged(Error::input(format!("{}: expected {expected} bytes, found {length}", path.display()))));
+            return Err(damaged(Error::input(format!(
+                "{}: expected {expected} bytes, found {length}",
+                path.display()
+            ))));
         }
-        let index = map.len().checked_sub(layout.index_bytes()).and_then(|at| map.get(at..)).ok_or_else(|| "truncated".to_owned());
+        let index = map
+            .len()
+            .checked_sub(layout.index_bytes())
+            .and_then(|at| map.get(at..))
+            .ok_or_else(|| "truncated".to_owned());
         let bounds = index
             .and_then(|index| layout.parse_index(index, length))
             .map_err(|problem| damaged(Error::input(format!("{}: {problem}", path.display()))))?;
         Ok(Self { map, bounds })
     }
 
-    /// Lets go of the pages of chunks that were read, so that a process's memory does not grow with the cache. They stay in the page cache,
-    /// from where a reader of a neighbouring chunk maps a shared page again.
+    /// Lets go of the pages of chunks that were read, so that a process's memory does not grow with
+    /// the cache. They stay in the page cache, from where a reader of a neighbouring chunk maps a
+    /// shared page again.
     fn release(&self, first: usize, end: usize) {
         let Some(range) = self.range(first, end) else { return };
-        // SAFETY: the map is of a file, shared and read-only, so the next access to a released page finds the file's bytes again: nothing that
-        // was read through the map can change by this.
-        let released = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        // SAFETY: the map is of a file, shared and read-only, so the next access to a released page
+        // finds the file's bytes again: nothing that was read through the map can change by this.
+        let released = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
         // advice: pages that stay are given back when memory is short
         let _ = released;
     }
 
     /// The encoded bytes of chunks `first..end`, as a range of the map.
     fn range(&self, first: usize, end: usize) -> Option<std::ops::Range<usize>> {
-        Some(usize::try_from(*self.bounds.get(first)?).ok()?..usize::try_from(*self.bounds.get(end)?).ok()?)
+        Some(
+            usize::try_from(*self.bounds.get(first)?).ok()?
+                ..usize::try_from(*self.bounds.get(end)?).ok()?,
+        )
     }
 
     fn chunk(&self, chunk: usize) -> Result<&[u8], String> {
-        self.range(chunk, chunk + 1).and_then(|range| self.map.get(range)).ok_or_else(|| "chunk missing".to_owned())
+        self.range(chunk, chunk + 1)
+            .and_then(|range| self.map.get(range))
+            .ok_or_else(|| "chunk missing".to_owned())
     }
 }
 
@@ -169,7 +207,9 @@ pub(super) fn row_array(folder: &Path, manifest: &Manifest, spec: &ArraySpec) ->
     for chunk in 0..layout.used_chunks() {
         let (first, end) = layout.rows_of(chunk);
         let result = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
-        let bytes = result.map_err(|problem| damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display()))))?;
+        let bytes = result.map_err(|problem| {
+            damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display())))
+        })?;
         values.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).take(end - first));
     }
     Ok(values)
@@ -181,7 +221,13 @@ pub(super) fn row_array(folder: &Path, manifest: &Manifest, spec: &ArraySpec) ->
 /// When they are not there, or damaged.
 pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Vec<i64>> {
     let spec = manifest.row_arrays.iter().find(|spec| spec.path == manifest::SAMPLE_ID);
-    row_array(folder, manifest, spec.ok_or_else(|| Error::input(format!("cache {}: there is no array `sample_id`", folder.display())))?)
+    row_array(
+        folder,
+        manifest,
+        spec.ok_or_else(|| {
+            Error::input(format!("cache {}: there is no array `sample_id`", folder.display()))
+        })?,
+    )
 }
 
 /// Rows of a published shard of a cache, complete or not: little-endian bytes of `rows`, counted
@@ -189,20 +235,39 @@ pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Vec<i64>> {
 ///
 /// # Errors
 /// When it is not published, has no such rows, or is damaged.
-pub fn published_rows(folder: &Path, manifest: &Manifest, array: usize, at: (usize, usize), rows: Range<usize>) -> Result<Vec<u8>> {
+pub fn published_rows(
+    folder: &Path,
+    manifest: &Manifest,
+    array: usize,
+    at: (usize, usize),
+    rows: Range<usize>,
+) -> Result<Vec<u8>> {
     let (view, segment) = at;
-    let bytes = manifest.segment(view, segment).and_then(|published| published.bytes.get(array)).copied();
-    let spec = manifest.view_arrays.get(array).filter(|_| bytes.is_some() && rows.end <= manifest.rows_of_segment(segment));
-    let spec = spec.ok_or_else(|| Error::input(format!("view {view}, segment {segment}: rows {rows:?} are not published")))?;
-    let (path, layout) = (folder.join(zarr::view_shard(spec, view, segment)), manifest.view_layout(spec, segment));
+    let bytes =
+        manifest.segment(view, segment).and_then(|published| published.bytes.get(array)).copied();
+    let spec = manifest
+        .view_arrays
+        .get(array)
+        .filter(|_| bytes.is_some() && rows.end <= manifest.rows_of_segment(segment));
+    let spec = spec.ok_or_else(|| {
+        Error::input(format!("view {view}, segment {segment}: rows {rows:?} are not published"))
+    })?;
+    let (path, layout) =
+        (folder.join(zarr::view_shard(spec, view, segment)), manifest.view_layout(spec, segment));
     let shard = Shard::open(&path, &layout, bytes)?;
     let (mut decoder, mut out) = (Decoder::default(), Vec::new());
     for chunk in rows.start / spec.chunk_rows..rows.end.div_ceil(spec.chunk_rows) {
         let (first, end) = layout.rows_of(chunk);
         let decoded = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
-        let decoded = decoded.map_err(|problem| damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display()))))?;
+        let decoded = decoded.map_err(|problem| {
+            damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display())))
+        })?;
         let wanted = (rows.start.max(first) - first)..(rows.end.min(end) - first);
-        out.extend_from_slice(decoded.get(wanted.start * spec.row_bytes()..wanted.end * spec.row_bytes()).unwrap_or_default());
+        out.extend_from_slice(
+            decoded
+                .get(wanted.start * spec.row_bytes()..wanted.end * spec.row_bytes())
+                .unwrap_or_default(),
+        );
     }
     Ok(out)
 }
@@ -235,22 +300,34 @@ impl<'a> ArrayReader<'a> {
     pub fn prefetch(&self, view: usize, first: usize, rows: usize) {
         let chunk_rows = self.spec.chunk_rows;
         for piece in self.pieces(view, first, rows) {
-            if let Some(range) = piece.shard.range(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows)) {
+            if let Some(range) =
+                piece.shard.range(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows))
+            {
                 // advice: what cannot be read ahead is read when it is asked for
                 let _ = piece.shard.map.advise_range(Advice::WillNeed, range.start, range.len());
             }
         }
     }
 
-    /// Decodes rows `first..first+rows` of a view into `out` (what it held is replaced), little-endian bytes; `decoder` is reused by one thread.
+    /// Decodes rows `first..first+rows` of a view into `out` (what it held is replaced),
+    /// little-endian bytes; `decoder` is reused by one thread.
     ///
     /// # Errors
     /// When the rows are outside the view, or a chunk is damaged (names file, rows).
-    pub fn read(&self, decoder: &mut Decoder, view: usize, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub fn read(
+        &self,
+        decoder: &mut Decoder,
+        view: usize,
+        first: usize,
+        rows: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let bytes = rows.checked_mul(self.spec.row_bytes()).filter(|_| self.has(view, first, rows));
         let bytes = bytes.ok_or_else(|| self.outside(view, first, rows))?;
-        out.try_reserve(bytes.saturating_sub(out.len())).context(|| format!("array `{}`: no memory for {rows} rows", self.spec.path))?;
-        // not cleared: every byte is overwritten below, and zeroing them first would cost a tenth of the decoding
+        out.try_reserve(bytes.saturating_sub(out.len()))
+            .context(|| format!("array `{}`: no memory for {rows} rows", self.spec.path))?;
+        // not cleared: every byte is overwritten below, and zeroing them first would cost a tenth
+        // of the decoding
         out.resize(bytes, 0);
         let result = self.decode(decoder, view, first, rows, out);
         if result.is_err() {
@@ -259,11 +336,18 @@ impl<'a> ArrayReader<'a> {
         result
     }
 
-    /// As [`ArrayReader::read`], as many rows as `out` takes, whose bytes are not to be used after an error.
+    /// As [`ArrayReader::read`], as many rows as `out` takes, whose bytes are not to be used after
+    /// an error.
     ///
     /// # Errors
     /// As there, and when `out` is not a whole number of rows.
-    pub fn read_into(&self, decoder: &mut Decoder, view: usize, first: usize, out: &mut [u8]) -> Result<()> {
+    pub fn read_into(
+        &self,
+        decoder: &mut Decoder,
+        view: usize,
+        first: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
         let row_bytes = self.spec.row_bytes().max(1);
         let rows = out.len() / row_bytes;
         if !out.len().is_multiple_of(row_bytes) || !self.has(view, first, rows) {
@@ -288,7 +372,14 @@ impl<'a> ArrayReader<'a> {
         ))
     }
 
-    fn decode(&self, decoder: &mut Decoder, view: usize, first: usize, rows: usize, mut out: &mut [u8]) -> Result<()> {
+    fn decode(
+        &self,
+        decoder: &mut Decoder,
+        view: usize,
+        first: usize,
+        rows: usize,
+        mut out: &mut [u8],
+    ) -> Result<()> {
         let (row_bytes, chunk_rows) = (self.spec.row_bytes(), self.spec.chunk_rows);
         for piece in self.pieces(view, first, rows) {
             let layout = self.cache.manifest.view_layout(self.spec, piece.segment);
@@ -303,10 +394,14 @@ impl<'a> ArrayReader<'a> {
                         return decoder.chunk_into(&layout, encoded, target);
                     }
                     let bytes = decoder.chunk(&layout, encoded)?;
-                    target.copy_from_slice(&bytes[(row - start) * row_bytes..(end - start) * row_bytes]);
+                    target.copy_from_slice(
+                        &bytes[(row - start) * row_bytes..(end - start) * row_bytes],
+                    );
                     Ok(())
                 });
-                result.map_err(|problem| self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem))?;
+                result.map_err(|problem| {
+                    self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem)
+                })?;
                 (out, row) = (rest, end);
             }
             piece.shard.release(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows));
@@ -314,39 +409,67 @@ impl<'a> ArrayReader<'a> {
         Ok(())
     }
 
-    /// Does to one segment of a view what cannot be left out, and nothing else: each chunk's CRC-32C, and its decompression. What a reader is
-    /// measured against. Gives the bytes that came out.
+    /// Does to one segment of a view what cannot be left out, and nothing else: each chunk's
+    /// CRC-32C, and its decompression. What a reader is measured against. Gives the bytes that came
+    /// out.
     ///
     /// # Errors
     /// When a chunk is damaged.
     pub fn bare(&self, decoder: &mut Decoder, view: usize, segment: usize) -> Result<usize> {
         let layout = self.cache.manifest.view_layout(self.spec, segment);
-        let Some(shard) = self.shards.get(view * self.cache.manifest.segments_per_view() + segment) else { return Ok(0) };
+        let Some(shard) = self.shards.get(view * self.cache.manifest.segments_per_view() + segment)
+        else {
+            return Ok(0);
+        };
         let Decoder { zstd, chunk: out } = decoder;
         out.resize(layout.chunk_bytes(), 0);
         for chunk in 0..layout.used_chunks() {
             let result = shard.chunk(chunk).and_then(|encoded| layout.decode(encoded, zstd, out));
-            result.map_err(|problem| self.damaged_chunk(view, segment, layout.rows_of(chunk), &problem))?;
+            result.map_err(|problem| {
+                self.damaged_chunk(view, segment, layout.rows_of(chunk), &problem)
+            })?;
         }
         shard.release(0, layout.used_chunks());
         Ok(layout.used_chunks() * layout.chunk_bytes())
     }
 
-    fn damaged_chunk(&self, view: usize, segment: usize, rows: (usize, usize), problem: &str) -> Error {
+    fn damaged_chunk(
+        &self,
+        view: usize,
+        segment: usize,
+        rows: (usize, usize),
+        problem: &str,
+    ) -> Error {
         let path = self.cache.folder.join(zarr::view_shard(self.spec, view, segment));
         let before = segment * self.cache.manifest.segment_rows;
-        damaged(Error::input(format!("{}: rows {}..{}: {problem}", path.display(), before + rows.0, before + rows.1)))
+        damaged(Error::input(format!(
+            "{}: rows {}..{}: {problem}",
+            path.display(),
+            before + rows.0,
+            before + rows.1
+        )))
     }
 
     /// Splits rows at the segments' bounds; rows outside the view are left out.
-    fn pieces(&self, view: usize, first: usize, rows: usize) -> impl Iterator<Item = Piece<'a>> + use<'a> {
+    fn pieces(
+        &self,
+        view: usize,
+        first: usize,
+        rows: usize,
+    ) -> impl Iterator<Item = Piece<'a>> + use<'a> {
         let (manifest, shards) = (&self.cache.manifest, self.shards);
         let (segment_rows, segments) = (manifest.segment_rows, manifest.segments_per_view());
-        let end = if view < manifest.views { first.saturating_add(rows).min(manifest.rows) } else { 0 };
+        let end =
+            if view < manifest.views { first.saturating_add(rows).min(manifest.rows) } else { 0 };
         (first / segment_rows..end.div_ceil(segment_rows)).filter_map(move |segment| {
             let before = segment * segment_rows;
             let shard = shards.get(view * segments + segment)?;
-            Some(Piece { segment, shard, first: first.saturating_sub(before), end: (end - before).min(segment_rows) })
+            Some(Piece {
+                segment,
+                shard,
+                first: first.saturating_sub(before),
+                end: (end - before).min(segment_rows),
+            })
         })
     }
 }
@@ -372,7 +495,12 @@ impl Decoder {
         Ok(&self.chunk)
     }
 
-    fn chunk_into(&mut self, layout: &Layout, encoded: &[u8], out: &mut [u8]) -> Result<(), String> {
+    fn chunk_into(
+        &mut self,
+        layout: &Layout,
+        encoded: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), String> {
         layout.decode(encoded, &mut self.zstd, out)
     }
 }
@@ -390,7 +518,10 @@ mod tests {
             let plan = testing::plan(10, 2, codec);
             testing::write(folder.path(), &plan).unwrap();
             let cache = Cache::open(folder.path()).unwrap();
-            assert_eq!((cache.sample_ids(), cache.labels()), (plan.sample_ids.as_slice(), plan.labels.as_slice()));
+            assert_eq!(
+                (cache.sample_ids(), cache.labels()),
+                (plan.sample_ids.as_slice(), plan.labels.as_slice())
+            );
             assert_eq!(cache.manifest().teacher.top1_basis_points, Some(9_125));
             let (mut decoder, mut out) = (Decoder::default(), vec![9; 1000]);
             for spec in &plan.manifest.view_arrays {
@@ -420,9 +551,19 @@ mod tests {
         testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         let array = cache.array("logits").unwrap();
-        for (view, first, rows) in [(1, 0, 1), (0, 10, 1), (0, 0, 11), (0, usize::MAX, 1), (0, 1, usize::MAX), (usize::MAX, 0, 0)] {
+        for (view, first, rows) in [
+            (1, 0, 1),
+            (0, 10, 1),
+            (0, 0, 11),
+            (0, usize::MAX, 1),
+            (0, 1, usize::MAX),
+            (usize::MAX, 0, 0),
+        ] {
             array.prefetch(view, first, rows);
-            assert!(array.read(&mut Decoder::default(), view, first, rows, &mut Vec::new()).is_err(), "{view} {first} {rows}");
+            assert!(
+                array.read(&mut Decoder::default(), view, first, rows, &mut Vec::new()).is_err(),
+                "{view} {first} {rows}"
+            );
         }
         let error = cache.array("logit").unwrap_err();
         assert!(error.find_hint().is_some_and(|h| h.contains("logits, taps/conv/features")));
@@ -437,7 +578,12 @@ mod tests {
         let error = Cache::open(folder.path()).unwrap_err();
         assert!(error.to_string().contains("1 of 6 segments"), "{error}");
         assert!(error.find_hint().is_some_and(|h| h.contains("again")));
-        assert!(Cache::open(&folder.path().join("nowhere")).unwrap_err().to_string().contains("no cache there"));
+        assert!(
+            Cache::open(&folder.path().join("nowhere"))
+                .unwrap_err()
+                .to_string()
+                .contains("no cache there")
+        );
     }
 
     #[test]
@@ -452,7 +598,12 @@ mod tests {
         let array = cache.array("taps/conv/features").unwrap();
         let (mut decoder, mut out) = (Decoder::default(), Vec::new());
         let error = array.read(&mut decoder, 1, 0, 10, &mut out).unwrap_err();
-        assert!(error.to_string().ends_with("taps/conv/features/c/1/1/0/0/0: rows 4..6: chunk checksum does not match"), "{error}");
+        assert!(
+            error.to_string().ends_with(
+                "taps/conv/features/c/1/1/0/0/0: rows 4..6: chunk checksum does not match"
+            ),
+            "{error}"
+        );
         assert!(out.is_empty());
         array.read(&mut decoder, 1, 6, 4, &mut out).unwrap();
         array.read(&mut decoder, 0, 0, 10, &mut out).unwrap();

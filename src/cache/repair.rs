@@ -1,5 +1,5 @@
-//! Takes what is damaged out of a cache, so that the extraction that wrote it fills the gaps. What follows from the manifest is written again; what
-//! is no part of a cache is left alone.
+//! Takes what is damaged out of a cache, so that the extraction that wrote it fills the gaps. What
+//! follows from the manifest is written again; what is no part of a cache is left alone.
 
 use super::{Finding, Manifest, document, file, verify, write, zarr};
 use crate::error::Result;
@@ -28,7 +28,8 @@ pub struct RepairReport {
     pub findings: Vec<Finding>,
     /// Segments to be computed again.
     pub dropped: Vec<Dropped>,
-    /// Row arrays (`sample_id`, `label`) whose shard was removed: the extraction knows their values.
+    /// Row arrays (`sample_id`, `label`) whose shard was removed: the extraction knows their
+    /// values.
     pub removed: Vec<String>,
     /// Metadata documents that were written again.
     pub rewritten: Vec<String>,
@@ -50,13 +51,14 @@ impl RepairReport {
     }
 }
 
-/// Verifies a cache on `threads` threads and takes out what is damaged: segments with a damaged shard are dropped from the manifest, then their
-/// shards are removed; so are damaged row arrays; each `zarr.json` is made again. A sound cache is not touched. Killed at any moment, it goes on
+/// Verifies a cache on `threads` threads and takes out what is damaged: segments with a damaged
+/// shard are dropped from the manifest, then their shards are removed; so are damaged row arrays;
+/// each `zarr.json` is made again. A sound cache is not touched. Killed at any moment, it goes on
 /// when it is run again.
 ///
 /// # Errors
-/// When the folder is no cache, its manifest cannot be used (all else hangs on it), another process uses it, the user asked to stop, or the disk
-/// refuses.
+/// When the folder is no cache, its manifest cannot be used (all else hangs on it), another process
+/// uses it, the user asked to stop, or the disk refuses.
 pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<RepairReport> {
     // before the lock, which makes a file: a folder that is no cache is left as it is
     Manifest::load(folder)?;
@@ -67,7 +69,8 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
     let row_shards: BTreeSet<String> = manifest.row_arrays.iter().map(zarr::row_shard).collect();
 
     let mut report = RepairReport { findings, ..RepairReport::default() };
-    let damaged: BTreeSet<String> = report.findings.iter().map(|finding| finding.file.clone()).collect();
+    let damaged: BTreeSet<String> =
+        report.findings.iter().map(|finding| finding.file.clone()).collect();
     for path in damaged {
         if metadata.contains_key(&path) {
             report.rewritten.push(path);
@@ -77,7 +80,11 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
             // what is not published is swept below
             if manifest.segment(view, segment).is_some() {
                 let first = segment * manifest.segment_rows;
-                report.dropped.push(Dropped { view, segment, rows: (first, first + manifest.rows_of_segment(segment)) });
+                report.dropped.push(Dropped {
+                    view,
+                    segment,
+                    rows: (first, first + manifest.rows_of_segment(segment)),
+                });
             }
         } else if !file::is_temporary(path.rsplit('/').next().unwrap_or(&path)) {
             report.left.push(path);
@@ -94,17 +101,22 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
     Ok(report)
 }
 
-/// Drops segments and removes shards, in this order: a shard that the manifest lists is never missing.
+/// Drops segments and removes shards, in this order: a shard that the manifest lists is never
+/// missing.
 fn apply(folder: &Path, mut manifest: Manifest, report: &RepairReport) -> Result<()> {
     if !report.dropped.is_empty() {
-        let is_dropped = |s: &super::Segment| report.dropped.iter().any(|d| (d.view, d.segment) == (s.view, s.index));
+        let is_dropped = |s: &super::Segment| {
+            report.dropped.iter().any(|d| (d.view, d.segment) == (s.view, s.index))
+        };
         manifest.segments.retain(|segment| !is_dropped(segment));
         document::store(folder, &manifest)?;
     }
     for path in &report.removed {
         let path = folder.join(path);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(file::failed(&path, "remove", e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(file::failed(&path, "remove", e));
+            }
             _ => {}
         }
     }
@@ -145,13 +157,22 @@ mod tests {
         assert_eq!(report.dropped, [dropped(0, 0, (0, 4)), dropped(1, 2, (8, 10))]);
         assert_eq!(
             (report.removed, report.rewritten, report.left),
-            (vec!["label/c/0".to_owned()], vec!["taps/zarr.json".to_owned()], vec!["taps/notes.txt".to_owned()])
+            (
+                vec!["label/c/0".to_owned()],
+                vec!["taps/zarr.json".to_owned()],
+                vec!["taps/notes.txt".to_owned()]
+            )
         );
         // incomplete, but nothing in it is wrong except the stranger and the array that is missing
         assert!(Cache::open(folder.path()).is_err());
         let left = verify::verify(folder.path(), 1, &Silent).unwrap();
-        assert_eq!(left.findings.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), ["label/c/0", "taps/notes.txt"]);
-        assert!(!at("logits/c/1/2/0").exists() && !at("taps/.zarr.json.tmp").exists() && !left.complete);
+        assert_eq!(
+            left.findings.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(),
+            ["label/c/0", "taps/notes.txt"]
+        );
+        assert!(
+            !at("logits/c/1/2/0").exists() && !at("taps/.zarr.json.tmp").exists() && !left.complete
+        );
 
         let writer = Writer::open(folder.path(), &plan).unwrap();
         assert_eq!((writer.has(0, 0), writer.has(0, 1), writer.has(1, 2)), (false, true, false));
@@ -159,7 +180,11 @@ mod tests {
         testing::write(folder.path(), &plan).unwrap();
         fs::remove_file(at("taps/notes.txt")).unwrap();
         file::walk(whole.path(), &mut |path| {
-            assert_eq!(fs::read(whole.path().join(path)).unwrap(), fs::read(at(path)).unwrap(), "{path}");
+            assert_eq!(
+                fs::read(whole.path().join(path)).unwrap(),
+                fs::read(at(path)).unwrap(),
+                "{path}"
+            );
             Ok(())
         })
         .unwrap();

@@ -1,10 +1,14 @@
-//! The bytes of one shard (`sharding_indexed`, index at the end): encoded chunk by chunk, decoded with every check.
+//! The bytes of one shard (`sharding_indexed`, index at the end): encoded chunk by chunk, decoded
+//! with every check.
 //!
-//! A shard is its used chunks, one after the other without gaps, then the index (offset and length of every chunk, `u64` little-endian, both
-//! 2⁶⁴−1 for a chunk past the data), then the index's CRC-32C. So every byte stands under a checksum.
+//! A shard is its used chunks, one after the other without gaps, then the index (offset and length
+//! of every chunk, `u64` little-endian, both 2⁶⁴−1 for a chunk past the data), then the index's
+//! CRC-32C. So every byte stands under a checksum.
 //!
-//! The manifest tells one sound shard from another by a [`Digest`], a CRC over those checksums. A CRC over the file would not do: bytes followed by
-//! their own CRC leave any CRC of the same polynomial in a state that depends on their length alone, so all shards of equal lengths had the same one.
+//! The manifest tells one sound shard from another by a [`Digest`], a CRC over those checksums. A
+//! CRC over the file would not do: bytes followed by their own CRC leave any CRC of the same
+//! polynomial in a state that depends on their length alone, so all shards of equal lengths had the
+//! same one.
 
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
@@ -35,10 +39,18 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The layout of a shard of `shard_rows` rows that holds `rows` rows of data. The specification is validated: `chunk_rows` divides `shard_rows`.
+    /// The layout of a shard of `shard_rows` rows that holds `rows` rows of data. The specification
+    /// is validated: `chunk_rows` divides `shard_rows`.
     pub fn new(spec: &ArraySpec, shard_rows: usize, rows: usize) -> Self {
         let chunk_rows = spec.chunk_rows;
-        Self { dtype: spec.dtype, codec: spec.codec, row_bytes: spec.row_bytes(), chunk_rows, chunks: shard_rows / chunk_rows, rows }
+        Self {
+            dtype: spec.dtype,
+            codec: spec.codec,
+            row_bytes: spec.row_bytes(),
+            chunk_rows,
+            chunks: shard_rows / chunk_rows,
+            rows,
+        }
     }
 
     /// Chunks that hold data.
@@ -87,20 +99,27 @@ impl Layout {
                 Dtype::I32 => chunk.extend((-1i32).to_le_bytes()),
                 Dtype::I8 => chunk.push(0xff),
                 Dtype::I16 => chunk.extend((-1i16).to_le_bytes()),
-                Dtype::I64 | Dtype::Bool | Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => chunk.extend((-1i64).to_le_bytes()),
+                Dtype::I64 | Dtype::Bool | Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => {
+                    chunk.extend((-1i64).to_le_bytes());
+                }
             }
         }
     }
 
-    /// Reads the index of a shard of `shard_bytes` bytes from its last [`Layout::index_bytes`] bytes: where each used chunk begins, and the end of
-    /// the last one.
+    /// Reads the index of a shard of `shard_bytes` bytes from its last [`Layout::index_bytes`]
+    /// bytes: where each used chunk begins, and the end of the last one.
     ///
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse_index(&self, index: &[u8], shard_bytes: u64) -> Result<Vec<u64>, String> {
-        let (entries, stored) = index.split_at_checked(index.len().wrapping_sub(CHECKSUM)).ok_or("index truncated")?;
+        let (entries, stored) =
+            index.split_at_checked(index.len().wrapping_sub(CHECKSUM)).ok_or("index truncated")?;
         if index.len() != self.index_bytes() {
-            return Err(format!("index: expected {} bytes, found {}", self.index_bytes(), index.len()));
+            return Err(format!(
+                "index: expected {} bytes, found {}",
+                self.index_bytes(),
+                index.len()
+            ));
         }
         if crc32c::crc32c(entries).to_le_bytes() != stored {
             return Err("index: checksum does not match".to_owned());
@@ -119,8 +138,15 @@ impl Layout {
                 continue;
             }
             let exact = self.codec == Codec::Raw;
-            if offset != end || length <= CHECKSUM as u64 || length > longest || (exact && length != longest) {
-                return Err(format!("index: chunk {chunk} at {offset}, {length} bytes: expected it at {end}, up to {longest} bytes"));
+            if offset != end
+                || length <= CHECKSUM as u64
+                || length > longest
+                || (exact && length != longest)
+            {
+                return Err(format!(
+                    "index: chunk {chunk} at {offset}, {length} bytes: expected it at {end}, up \
+                     to {longest} bytes"
+                ));
             }
             end = end.checked_add(length).ok_or("index: offsets overflow")?;
             bounds.push(end);
@@ -135,8 +161,15 @@ impl Layout {
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn decode(&self, encoded: &[u8], zstd: &mut zstd::bulk::Decompressor<'static>, out: &mut [u8]) -> Result<(), String> {
-        let (payload, stored) = encoded.split_at_checked(encoded.len().wrapping_sub(CHECKSUM)).ok_or("chunk truncated")?;
+    pub fn decode(
+        &self,
+        encoded: &[u8],
+        zstd: &mut zstd::bulk::Decompressor<'static>,
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        let (payload, stored) = encoded
+            .split_at_checked(encoded.len().wrapping_sub(CHECKSUM))
+            .ok_or("chunk truncated")?;
         if crc32c::crc32c(payload).to_le_bytes() != stored {
             return Err("chunk checksum does not match".to_owned());
         }
@@ -146,7 +179,9 @@ impl Layout {
                 out.len()
             }
             Codec::Raw => payload.len(),
-            Codec::Zstd => zstd.decompress_to_buffer(payload, out).map_err(|e| format!("chunk does not decompress: {e}"))?,
+            Codec::Zstd => zstd
+                .decompress_to_buffer(payload, out)
+                .map_err(|e| format!("chunk does not decompress: {e}"))?,
         };
         if length != out.len() {
             return Err(format!("chunk: expected {} bytes, found {length}", out.len()));
@@ -159,7 +194,8 @@ fn read_u64(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(EMPTY, |b| u64::from_le_bytes(*b))
 }
 
-/// What the manifest keeps of a shard: the CRC-32C of its checksums, those of its chunks in order and then the index's.
+/// What the manifest keeps of a shard: the CRC-32C of its checksums, those of its chunks in order
+/// and then the index's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Digest(u32);
 
@@ -211,7 +247,8 @@ impl Encoder {
     }
 }
 
-/// A shard on its way to disk: chunks are encoded and written as they fill, the index follows the last row.
+/// A shard on its way to disk: chunks are encoded and written as they fill, the index follows the
+/// last row.
 #[derive(Debug)]
 pub(super) struct ShardWriter<W> {
     layout: Layout,
@@ -226,7 +263,15 @@ pub(super) struct ShardWriter<W> {
 impl<W: Write> ShardWriter<W> {
     /// A shard without rows.
     pub fn new(layout: Layout, out: W) -> Self {
-        Self { layout, out, pending: Vec::new(), index: Vec::new(), rows: 0, bytes: 0, digest: Digest::default() }
+        Self {
+            layout,
+            out,
+            pending: Vec::new(),
+            index: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            digest: Digest::default(),
+        }
     }
 
     /// Rows that it still takes.
@@ -249,7 +294,8 @@ impl<W: Write> ShardWriter<W> {
         self.out
     }
 
-    /// Appends whole rows, at most [`ShardWriter::missing_rows`]; with the last one the shard is complete.
+    /// Appends whole rows, at most [`ShardWriter::missing_rows`]; with the last one the shard is
+    /// complete.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -345,7 +391,11 @@ mod tests {
         let mut all = Vec::new();
         for pair in bounds.windows(2) {
             let mut chunk = vec![0; layout.chunk_bytes()];
-            layout.decode(&shard[usize::try_from(pair[0]).unwrap()..usize::try_from(pair[1]).unwrap()], &mut zstd, &mut chunk)?;
+            layout.decode(
+                &shard[usize::try_from(pair[0]).unwrap()..usize::try_from(pair[1]).unwrap()],
+                &mut zstd,
+                &mut chunk,
+            )?;
             all.extend(chunk);
         }
         Ok(all)
@@ -364,7 +414,8 @@ mod tests {
             ] {
                 for rows in [1, 4, 9, 16] {
                     let layout = Layout::new(&spec(dtype, codec), 16, rows);
-                    let data: Vec<u8> = (0..rows * layout.row_bytes).map(|i| (i * 7).to_le_bytes()[0]).collect();
+                    let data: Vec<u8> =
+                        (0..rows * layout.row_bytes).map(|i| (i * 7).to_le_bytes()[0]).collect();
                     let shard = encode(layout, &data, 1);
                     for step in [2, 3, 5, 16] {
                         assert_eq!(encode(layout, &data, step), shard);
@@ -382,7 +433,8 @@ mod tests {
     fn shards_of_equal_lengths_have_other_digests() {
         let layout = Layout::new(&spec(Dtype::F32, Codec::Raw), 16, 9);
         let digest = |data: &[u8]| {
-            let (mut writer, mut encoder) = (ShardWriter::new(layout, Vec::new()), Encoder::new().unwrap());
+            let (mut writer, mut encoder) =
+                (ShardWriter::new(layout, Vec::new()), Encoder::new().unwrap());
             writer.append(&mut encoder, data).unwrap();
             (crc32c::crc32c(&writer.out), writer.sum())
         };
@@ -419,7 +471,17 @@ mod tests {
             layout.parse_index(&index, shard.len() as u64)
         };
         assert!(forge(0, 0).is_ok());
-        for (entry, value) in [(0, 1), (1, 0), (1, u64::MAX), (2, u64::MAX), (3, u64::MAX - 1), (4, 0), (5, 3), (6, 0), (7, 5)] {
+        for (entry, value) in [
+            (0, 1),
+            (1, 0),
+            (1, u64::MAX),
+            (2, u64::MAX),
+            (3, u64::MAX - 1),
+            (4, 0),
+            (5, 3),
+            (6, 0),
+            (7, 5),
+        ] {
             assert!(forge(entry, value).is_err(), "entry {entry} = {value}");
         }
     }

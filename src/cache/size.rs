@@ -1,39 +1,51 @@
-//! How large chunks and segments are, and which codec pays: decided once, before a cache is made, and kept in its manifest.
+//! How large chunks and segments are, and which codec pays: decided once, before a cache is made,
+//! and kept in its manifest.
 
 use super::shard::{Encoder, Layout};
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
 
-/// Bytes of an inner chunk before compression that [`chunk_rows`] aims at: 64–256 KiB on disk at the usual ratios, where reading by chunk costs
-/// least and a chunk still decodes in well under a millisecond.
+/// Bytes of an inner chunk before compression that [`chunk_rows`] aims at: 64–256 KiB on disk at
+/// the usual ratios, where reading by chunk costs least and a chunk still decodes in well under a
+/// millisecond.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// No shard is larger than this, so that publishing one stays a matter of a second and a segment fits the page cache.
+/// No shard is larger than this, so that publishing one stays a matter of a second and a segment
+/// fits the page cache.
 const SHARD_BYTES: usize = 256 << 20;
 
 const SEGMENT_ROWS_MIN: usize = 128;
 const SEGMENT_ROWS_MAX: usize = 2048;
 
-/// Rows of an inner chunk: the largest divisor of `segment_rows` whose rows, of `row_bytes` each, hold at most 256 KiB; at least one.
+/// Rows of an inner chunk: the largest divisor of `segment_rows` whose rows, of `row_bytes` each,
+/// hold at most 256 KiB; at least one.
 #[must_use]
 pub fn chunk_rows(row_bytes: usize, segment_rows: usize) -> usize {
     let most = (CHUNK_BYTES / row_bytes.max(1)).clamp(1, segment_rows.max(1));
     (1..=most).rev().find(|rows| segment_rows.is_multiple_of(*rows)).unwrap_or(1)
 }
 
-/// Rows of a segment: the largest multiple of `batch` up to 2048 for which the largest array's shard, of `row_bytes_of_largest_array` a row, stays
-/// under 256 MiB. Rows that large that 128 of them break the bound still get 128, a batch beyond 2048 is one segment, and there is always one batch.
+/// Rows of a segment: the largest multiple of `batch` up to 2048 for which the largest array's
+/// shard, of `row_bytes_of_largest_array` a row, stays under 256 MiB. Rows that large that 128 of
+/// them break the bound still get 128, a batch beyond 2048 is one segment, and there is always one
+/// batch.
 #[must_use]
 pub fn segment_rows(row_bytes_of_largest_array: usize, batch: usize) -> usize {
     let batch = batch.max(1);
-    let most = ((SHARD_BYTES - 1) / row_bytes_of_largest_array.max(1)).clamp(SEGMENT_ROWS_MIN, SEGMENT_ROWS_MAX);
+    let most = ((SHARD_BYTES - 1) / row_bytes_of_largest_array.max(1))
+        .clamp(SEGMENT_ROWS_MIN, SEGMENT_ROWS_MAX);
     (most / batch * batch).max(batch)
 }
 
-/// The codec for chunks like `bytes`: [`Codec::Raw`] where zstd saves under 10 %, and decoding would be paid for nothing.
+/// The codec for chunks like `bytes`: [`Codec::Raw`] where zstd saves under 10 %, and decoding
+/// would be paid for nothing.
 #[must_use]
 pub fn probe_codec(bytes: &[u8]) -> Codec {
-    if compressed_bytes(bytes).saturating_mul(10) > bytes.len().saturating_mul(9) { Codec::Raw } else { Codec::Zstd }
+    if compressed_bytes(bytes).saturating_mul(10) > bytes.len().saturating_mul(9) {
+        Codec::Raw
+    } else {
+        Codec::Zstd
+    }
 }
 
 /// What `bytes` take as one chunk compressed with zstd: for estimates.
@@ -50,7 +62,8 @@ pub fn compressed_bytes(bytes: &[u8]) -> usize {
         chunk_rows: 1,
     };
     // an encoder that cannot start says so when the cache is written
-    let encoded = Encoder::new().and_then(|mut encoder| encoder.encode(&Layout::new(&probe, 1, 1), bytes).map(<[u8]>::len));
+    let encoded = Encoder::new()
+        .and_then(|mut encoder| encoder.encode(&Layout::new(&probe, 1, 1), bytes).map(<[u8]>::len));
     encoded.unwrap_or(0)
 }
 
@@ -61,10 +74,21 @@ mod tests {
 
     #[test]
     fn a_chunk_divides_the_segment_and_stays_near_256_kib() {
-        for (row_bytes, segment, expected) in
-            [(32_768, 512, 8), (200_704, 512, 1), (40, 512, 512), (0, 512, 512), (1 << 30, 384, 1), (1000, 300, 150), (10, 1, 1), (1, 0, 1)]
-        {
-            assert_eq!(chunk_rows(row_bytes, segment), expected, "{row_bytes} bytes, {segment} rows");
+        for (row_bytes, segment, expected) in [
+            (32_768, 512, 8),
+            (200_704, 512, 1),
+            (40, 512, 512),
+            (0, 512, 512),
+            (1 << 30, 384, 1),
+            (1000, 300, 150),
+            (10, 1, 1),
+            (1, 0, 1),
+        ] {
+            assert_eq!(
+                chunk_rows(row_bytes, segment),
+                expected,
+                "{row_bytes} bytes, {segment} rows"
+            );
         }
     }
 
@@ -79,14 +103,19 @@ mod tests {
             (10, 4096, 4096),
             (10, 0, 2048),
         ] {
-            assert_eq!(segment_rows(row_bytes, batch), expected, "{row_bytes} bytes, batch {batch}");
+            assert_eq!(
+                segment_rows(row_bytes, batch),
+                expected,
+                "{row_bytes} bytes, batch {batch}"
+            );
         }
     }
 
     #[test]
     fn noise_is_stored_raw_and_zeros_are_not() {
         let mut state = 0;
-        let noise: Vec<u8> = (0..8_192).flat_map(|_| testing::splitmix(&mut state).to_le_bytes()).collect();
+        let noise: Vec<u8> =
+            (0..8_192).flat_map(|_| testing::splitmix(&mut state).to_le_bytes()).collect();
         assert_eq!(probe_codec(&noise), Codec::Raw);
         assert_eq!(probe_codec(&vec![0; 65_536]), Codec::Zstd);
     }

@@ -81,8 +81,12 @@ impl Stamps {
         if self.names.is_empty() {
             return None;
         }
-        let (before, now): (HashSet<u64>, HashSet<u64>) = (self.names.iter().copied().collect(), names.iter().copied().collect());
-        Some(Moves { added: now.difference(&before).count(), removed: before.difference(&now).count() })
+        let (before, now): (HashSet<u64>, HashSet<u64>) =
+            (self.names.iter().copied().collect(), names.iter().copied().collect());
+        Some(Moves {
+            added: now.difference(&before).count(),
+            removed: before.difference(&now).count(),
+        })
     }
 
     /// Compares `samples` with what they were read from: how the files of all look; and the bytes
@@ -91,10 +95,17 @@ impl Stamps {
     ///
     /// # Errors
     /// When the user asks to stop.
-    pub fn compare(&self, dataset: &dyn Dataset, samples: &[usize], all: bool, monitor: &dyn Monitor) -> Result<Compared> {
+    pub fn compare(
+        &self,
+        dataset: &dyn Dataset,
+        samples: &[usize],
+        all: bool,
+        monitor: &dyn Monitor,
+    ) -> Result<Compared> {
         let looks = samples.par_iter().map(|&sample| {
             let known = self.traces.get(&sample);
-            let same = known.is_some_and(|known| dataset.stamp(sample).ok().flatten() == Some(known.stamp));
+            let same = known
+                .is_some_and(|known| dataset.stamp(sample).ok().flatten() == Some(known.stamp));
             (sample, known, same)
         });
         let mut found = Compared::default();
@@ -149,17 +160,35 @@ impl Stamps {
 /// A seed that differs from run to run.
 fn clock() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_secs().wrapping_mul(1_000_000_007) ^ u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 32)
+    now.as_secs().wrapping_mul(1_000_000_007)
+        ^ u64::from(now.subsec_nanos())
+        ^ (u64::from(std::process::id()) << 32)
 }
 
 /// The error that names samples which are other ones than a cache was made of.
 #[must_use]
 pub fn changed(folder: &Path, dataset: &dyn Dataset, samples: &[usize]) -> Error {
-    let named: Vec<String> = samples.iter().take(NAMED).map(|&sample| dataset.name(sample)).collect();
-    let rest = if samples.len() > NAMED { format!(" and {} more", samples.len() - NAMED) } else { String::new() };
-    let (count, have) = if samples.len() == 1 { ("1 sample".to_owned(), "has") } else { (format!("{} samples", samples.len()), "have") };
-    Error::input(format!("cache {}: {count} of its data {have} changed since: {}{rest}", folder.display(), named.join(", ")))
-        .hint("`nst-cache extract` with the same arguments and --refresh computes exactly their rows again")
+    let named: Vec<String> =
+        samples.iter().take(NAMED).map(|&sample| dataset.name(sample)).collect();
+    let rest = if samples.len() > NAMED {
+        format!(" and {} more", samples.len() - NAMED)
+    } else {
+        String::new()
+    };
+    let (count, have) = if samples.len() == 1 {
+        ("1 sample".to_owned(), "has")
+    } else {
+        (format!("{} samples", samples.len()), "have")
+    };
+    Error::input(format!(
+        "cache {}: {count} of its data {have} changed since: {}{rest}",
+        folder.display(),
+        named.join(", ")
+    ))
+    .hint(
+        "`nst-cache extract` with the same arguments and --refresh computes exactly their rows \
+         again",
+    )
 }
 
 /// The record on disk, as the writer holds it.
@@ -174,7 +203,11 @@ impl Record {
     /// Takes up the record of a cache, or begins one: traces of samples that are in no published
     /// segment are forgotten, what a kill left half is cut off, and a damaged record is a missing
     /// one. `names` is empty for data that needs none.
-    pub(super) fn open(folder: &Path, names: &[u64], is_published: impl Fn(usize) -> bool) -> Result<Option<Self>> {
+    pub(super) fn open(
+        folder: &Path,
+        names: &[u64],
+        is_published: impl Fn(usize) -> bool,
+    ) -> Result<Option<Self>> {
         if names.is_empty() {
             return Ok(None);
         }
@@ -192,16 +225,23 @@ impl Record {
     /// Adds what samples were read from; gives those that are recorded otherwise.
     pub(super) fn add(&mut self, folder: &Path, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
         let known = |(sample, _): &&(usize, Trace)| self.stamps.traces.get(sample);
-        let changed: Vec<usize> =
-            traces.iter().filter(|t| known(t).is_some_and(|known| known.content != t.1.content)).map(|t| t.0).collect();
-        let new: Vec<(usize, Trace)> = traces.iter().filter(|t| known(t).is_none()).copied().collect();
+        let changed: Vec<usize> = traces
+            .iter()
+            .filter(|t| known(t).is_some_and(|known| known.content != t.1.content))
+            .map(|t| t.0)
+            .collect();
+        let new: Vec<(usize, Trace)> =
+            traces.iter().filter(|t| known(t).is_none()).copied().collect();
         if !changed.is_empty() || new.is_empty() {
             return Ok(changed);
         }
         if !self.held {
             let path = folder.join(NAME);
             let bytes = block(TRACES, new.len(), new.iter().flat_map(trace_bytes));
-            let append = File::options().append(true).open(&path).and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_data()));
+            let append = File::options()
+                .append(true)
+                .open(&path)
+                .and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_data()));
             append.map_err(|e| file::failed(&path, "write", e))?;
         }
         self.stamps.traces.extend(new);
@@ -227,7 +267,8 @@ impl Record {
 }
 
 fn encode(stamps: &Stamps) -> Vec<u8> {
-    let names = block(NAMES, stamps.names.len(), stamps.names.iter().flat_map(|name| name.to_le_bytes()));
+    let names =
+        block(NAMES, stamps.names.len(), stamps.names.iter().flat_map(|name| name.to_le_bytes()));
     let traces = stamps.traces.iter().map(|(&sample, &trace)| (sample, trace));
     let traces = block(TRACES, stamps.traces.len(), traces.flat_map(|t| trace_bytes(&t)));
     [names, traces].concat()
@@ -253,7 +294,11 @@ fn trace_bytes((sample, Trace { stamp, content }): &(usize, Trace)) -> [u8; TRAC
 fn parse_trace(bytes: &[u8; TRACE_BYTES]) -> Option<(usize, Trace)> {
     let (words, content) = bytes.split_at(32);
     let [sample, size, modified, inode] = words.as_chunks::<8>().0 else { return None };
-    let stamp = Stamp { size: u64::from_le_bytes(*size), modified: i64::from_le_bytes(*modified), inode: u64::from_le_bytes(*inode) };
+    let stamp = Stamp {
+        size: u64::from_le_bytes(*size),
+        modified: i64::from_le_bytes(*modified),
+        inode: u64::from_le_bytes(*inode),
+    };
     let content = ContentHash(content.try_into().ok()?);
     Some((usize::try_from(u64::from_le_bytes(*sample)).ok()?, Trace { stamp, content }))
 }
@@ -262,7 +307,9 @@ fn parse_trace(bytes: &[u8; TRACE_BYTES]) -> Option<(usize, Trace)> {
 fn read(folder: &Path) -> Result<Option<(Stamps, bool)>> {
     let path = folder.join(NAME);
     let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
-    decode(&bytes).map(Some).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
+    decode(&bytes)
+        .map(Some)
+        .map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
 }
 
 fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
@@ -277,9 +324,14 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
             _ => return Err("damaged, or no record of nst-cache".to_owned()),
         };
         let count = head.last_chunk().map_or(0, |count| u64::from_le_bytes(*count));
-        let length = usize::try_from(count).ok().and_then(|n| n.checked_mul(width)).and_then(|n| n.checked_add(HEAD));
+        let length = usize::try_from(count)
+            .ok()
+            .and_then(|n| n.checked_mul(width))
+            .and_then(|n| n.checked_add(HEAD));
         // a block that was being appended when the process was killed
-        let Some((framed, next)) = length.and_then(|n| n.checked_add(CHECKSUM)).and_then(|n| rest.split_at_checked(n)) else {
+        let Some((framed, next)) =
+            length.and_then(|n| n.checked_add(CHECKSUM)).and_then(|n| rest.split_at_checked(n))
+        else {
             return Ok((stamps, false));
         };
         let (block, sum) = framed.split_at(framed.len() - CHECKSUM);
@@ -288,7 +340,8 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
         }
         let body = block.get(HEAD..).unwrap_or_default();
         if kind == Some(NAMES) {
-            stamps.names = body.as_chunks().0.iter().map(|name| u64::from_le_bytes(*name)).collect();
+            stamps.names =
+                body.as_chunks().0.iter().map(|name| u64::from_le_bytes(*name)).collect();
         } else {
             stamps.traces.extend(body.as_chunks().0.iter().filter_map(parse_trace));
         }
@@ -313,18 +366,32 @@ mod tests {
     use crate::monitor::Silent;
 
     fn trace(value: u8) -> Trace {
-        Trace { stamp: Stamp { size: 7, modified: i64::from(value) - 9, inode: u64::MAX - 1 }, content: ContentHash([value; 16]) }
+        Trace {
+            stamp: Stamp { size: 7, modified: i64::from(value) - 9, inode: u64::MAX - 1 },
+            content: ContentHash([value; 16]),
+        }
     }
 
     #[test]
     fn what_is_added_is_read_again_and_a_half_block_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |names: &[u64]| Record::open(folder.path(), names, |sample| sample != 9).unwrap();
+        let open =
+            |names: &[u64]| Record::open(folder.path(), names, |sample| sample != 9).unwrap();
         assert!(open(&[]).is_none() && !folder.path().join(NAME).exists());
         let mut record = open(&[3, 4]).unwrap();
-        assert_eq!(record.add(folder.path(), &[(0, trace(1)), (9, trace(2))]).unwrap(), Vec::<usize>::new());
-        assert_eq!(record.add(folder.path(), &[(1, trace(3)), (0, trace(1))]).unwrap(), Vec::<usize>::new());
-        assert_eq!(record.add(folder.path(), &[(1, trace(4))]).unwrap(), [1], "it was read before, and other bytes");
+        assert_eq!(
+            record.add(folder.path(), &[(0, trace(1)), (9, trace(2))]).unwrap(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            record.add(folder.path(), &[(1, trace(3)), (0, trace(1))]).unwrap(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            record.add(folder.path(), &[(1, trace(4))]).unwrap(),
+            [1],
+            "it was read before, and other bytes"
+        );
         let stamps = Stamps::load(folder.path()).unwrap().unwrap();
         assert_eq!(stamps, record.stamps);
         assert_eq!(stamps.moves(&[4, 5, 6]), Some(Moves { added: 2, removed: 1 }));
@@ -358,7 +425,13 @@ mod tests {
     /// A folder of `count` images of one size.
     fn images(folder: &Path, count: u8) -> Box<dyn Dataset> {
         std::fs::create_dir_all(folder.join("a")).unwrap();
-        (0..count).for_each(|i| std::fs::write(folder.join(format!("a/{i:03}.pgm")), [b"P5 1 1 255\n".as_slice(), &[i]].concat()).unwrap());
+        (0..count).for_each(|i| {
+            std::fs::write(
+                folder.join(format!("a/{i:03}.pgm")),
+                [b"P5 1 1 255\n".as_slice(), &[i]].concat(),
+            )
+            .unwrap();
+        });
         crate::data::open(&folder.display().to_string().parse().unwrap(), "train", &Silent).unwrap()
     }
 
@@ -366,23 +439,37 @@ mod tests {
     fn what_looks_other_is_hashed_and_what_does_not_is_drawn() {
         let folder = tempfile::tempdir().unwrap();
         let dataset = images(folder.path(), 200);
-        let read = |i| Trace { stamp: dataset.stamp(i).unwrap().unwrap(), content: dataset.content(i).unwrap().unwrap() };
-        let mut stamps = Stamps { names: Vec::new(), traces: (0..200).map(|i| (i, read(i))).collect() };
+        let read = |i| Trace {
+            stamp: dataset.stamp(i).unwrap().unwrap(),
+            content: dataset.content(i).unwrap().unwrap(),
+        };
+        let mut stamps =
+            Stamps { names: Vec::new(), traces: (0..200).map(|i| (i, read(i))).collect() };
         let samples: Vec<usize> = (0..200).collect();
-        let compare = |stamps: &Stamps, all| stamps.compare(dataset.as_ref(), &samples, all, &Silent).unwrap();
+        let compare = |stamps: &Stamps, all| {
+            stamps.compare(dataset.as_ref(), &samples, all, &Silent).unwrap()
+        };
         let found = compare(&stamps, false);
-        assert_eq!((found.changed.len(), found.restamped.len(), found.unknown.len(), found.drawn.len()), (0, 0, 0, OTHERS));
+        assert_eq!(
+            (found.changed.len(), found.restamped.len(), found.unknown.len(), found.drawn.len()),
+            (0, 0, 0, OTHERS)
+        );
         assert_ne!(found.drawn, compare(&stamps, false).drawn);
 
         let path = |i: usize| folder.path().join(format!("a/{i:03}.pgm"));
         // touched, replaced, gone
-        let touch = |i: usize| File::options().write(true).open(path(i)).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        let touch = |i: usize| {
+            File::options().write(true).open(path(i)).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        };
         touch(5);
         std::fs::write(path(6), b"P5 1 1 255\n!").unwrap();
         std::fs::remove_file(path(7)).unwrap();
         stamps.traces.remove(&8);
         let found = compare(&stamps, false);
-        assert_eq!((found.changed, found.restamped, found.unknown), (vec![6, 7], vec![(5, read(5))], vec![8]));
+        assert_eq!(
+            (found.changed, found.restamped, found.unknown),
+            (vec![6, 7], vec![(5, read(5))], vec![8])
+        );
         // bytes alone: nothing shows but by the draw, or when all are read
         let sly = read(10);
         stamps.traces.insert(10, Trace { content: ContentHash([0; 16]), ..sly });

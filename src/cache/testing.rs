@@ -5,11 +5,22 @@ use crate::array::Dtype;
 use crate::data::Fingerprint;
 use crate::error::Result;
 use crate::onnx::tap::Role;
-use crate::recipe::{Augment, Augmentation, Channels, DataFormat, Interpolation, Layout, MapShape, Preprocess, Statistic};
+use crate::recipe::{
+    Augment, Augmentation, Channels, DataFormat, Interpolation, Layout, MapShape, Preprocess,
+    Statistic,
+};
 use half::f16;
 use std::path::Path;
 
-fn spec(path: &str, dtype: Dtype, row_shape: &[usize], axes: &[&str], tensor: Option<&str>, codec: Codec, chunk_rows: usize) -> ArraySpec {
+fn spec(
+    path: &str,
+    dtype: Dtype,
+    row_shape: &[usize],
+    axes: &[&str],
+    tensor: Option<&str>,
+    codec: Codec,
+    chunk_rows: usize,
+) -> ArraySpec {
     ArraySpec {
         path: path.into(),
         dtype,
@@ -22,7 +33,8 @@ fn spec(path: &str, dtype: Dtype, row_shape: &[usize], axes: &[&str], tensor: Op
     }
 }
 
-/// A manifest of `rows` rows and `views` views in segments of 4 rows: an image, a mask, logits and a tap.
+/// A manifest of `rows` rows and `views` views in segments of 4 rows: an image, a mask, logits and
+/// a tap.
 pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
     Manifest {
         format: Manifest::FORMAT,
@@ -39,7 +51,11 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
         data: DataRecord {
             spec: "folder:images".into(),
             split: "train".into(),
-            fingerprint: Fingerprint { format: DataFormat::Folder, samples: 100, listing_sha256: "11".into() },
+            fingerprint: Fingerprint {
+                format: DataFormat::Folder,
+                samples: 100,
+                listing_sha256: "11".into(),
+            },
             classes: vec!["cat".into(), "dog".into(), "fish".into()],
             preprocess: None,
             limit: Some(rows),
@@ -60,12 +76,23 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
         augment: None,
         seed: 7,
         segment_rows: 4,
-        row_arrays: vec![spec("sample_id", Dtype::I64, &[], &[], None, codec, 4), spec("label", Dtype::I64, &[], &[], None, codec, 4)],
+        row_arrays: vec![
+            spec("sample_id", Dtype::I64, &[], &[], None, codec, 4),
+            spec("label", Dtype::I64, &[], &[], None, codec, 4),
+        ],
         view_arrays: vec![
             spec("input", Dtype::U8, &[1, 4, 4], &["c", "h", "w"], None, codec, 2),
             spec("inputs/mask", Dtype::I32, &[], &[], None, codec, 4),
             spec("logits", Dtype::F32, &[3], &["class"], Some("logits"), codec, 1),
-            spec("taps/conv/features", Dtype::F16, &[3, 2, 2], &["c", "h", "w"], Some("/conv/Relu_output_0"), codec, 2),
+            spec(
+                "taps/conv/features",
+                Dtype::F16,
+                &[3, 2, 2],
+                &["c", "h", "w"],
+                Some("/conv/Relu_output_0"),
+                codec,
+                2,
+            ),
         ],
         segments: Vec::new(),
     }
@@ -75,7 +102,8 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
 pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
     let mut manifest = manifest(rows, views, codec);
     manifest.format = Manifest::FORMAT_AUGMENTED;
-    manifest.augment = Some(Augmentation { geometry: Augment::Flip, mixup: Some(0.5), ..Augmentation::NONE });
+    manifest.augment =
+        Some(Augmentation { geometry: Augment::Flip, mixup: Some(0.5), ..Augmentation::NONE });
     manifest.data.preprocess = Some(Preprocess {
         size: [4, 4],
         resize: None,
@@ -88,13 +116,16 @@ pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
         std: vec![1.0],
         exif_orientation: false,
     });
-    for (at, path, dtype) in [(2, "flip", Dtype::U8), (3, "partner", Dtype::I64), (4, "mix", Dtype::F32)] {
+    for (at, path, dtype) in
+        [(2, "flip", Dtype::U8), (3, "partner", Dtype::I64), (4, "mix", Dtype::F32)]
+    {
         manifest.view_arrays.insert(at, spec(path, dtype, &[], &[], None, codec, 2));
     }
     manifest
 }
 
-/// A manifest of six rows and two views whose tap has every statistic: what adds to that of [`manifest`] stands at the end.
+/// A manifest of six rows and two views whose tap has every statistic: what adds to that of
+/// [`manifest`] stands at the end.
 pub fn statistics(codec: Codec) -> Manifest {
     let mut manifest = manifest(6, 2, codec);
     manifest.format = Manifest::FORMAT_STATISTICS;
@@ -103,7 +134,15 @@ pub fn statistics(codec: Codec) -> Manifest {
     for statistic in &Statistic::ALL[1..] {
         let (shape, axes) = map.row(*statistic).unwrap_or_default();
         let dtype = statistic.dtype().unwrap_or(Dtype::F32);
-        manifest.view_arrays.push(spec(&statistic.path("conv"), dtype, &shape, axes, Some("/conv/Relu_output_0"), codec, 2));
+        manifest.view_arrays.push(spec(
+            &statistic.path("conv"),
+            dtype,
+            &shape,
+            axes,
+            Some("/conv/Relu_output_0"),
+            codec,
+            2,
+        ));
     }
     manifest
 }
@@ -132,7 +171,9 @@ pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
         "flip" => return vec![u8::from((view + row) % 2 == 1)],
         "partner" => return ((row + view) as i64 % 6).to_le_bytes().to_vec(),
         // twelve activations: the last four bits are padding
-        "taps/conv/sign" => return vec![(view * 17 + row * 31).to_le_bytes()[0], (row % 16).to_le_bytes()[0]],
+        "taps/conv/sign" => {
+            return vec![(view * 17 + row * 31).to_le_bytes()[0], (row % 16).to_le_bytes()[0]];
+        }
         "mix" => return (f32::from((row as u8 + 3) % 7) / 6.0).to_le_bytes().to_vec(),
         _ => {}
     }
@@ -141,12 +182,16 @@ pub fn row(spec: &ArraySpec, view: usize, row: usize) -> Vec<u8> {
     match spec.dtype {
         Dtype::Bool => values.map(|i| value(i) % 2).collect(),
         Dtype::U8 | Dtype::I8 => values.map(value).collect(),
-        Dtype::I16 | Dtype::U16 | Dtype::BF16 => values.flat_map(|i| u16::from(value(i)).to_le_bytes()).collect(),
+        Dtype::I16 | Dtype::U16 | Dtype::BF16 => {
+            values.flat_map(|i| u16::from(value(i)).to_le_bytes()).collect()
+        }
         Dtype::U32 => values.flat_map(|i| u32::from(value(i)).to_le_bytes()).collect(),
         Dtype::U64 => values.flat_map(|i| u64::from(value(i)).to_le_bytes()).collect(),
         Dtype::I32 => values.flat_map(|i| (i32::from(value(i)) - 100).to_le_bytes()).collect(),
         Dtype::I64 => values.flat_map(|i| (i64::from(value(i)) - 100).to_le_bytes()).collect(),
-        Dtype::F16 => values.flat_map(|i| f16::from_f32(f32::from(value(i)) / 8.0).to_le_bytes()).collect(),
+        Dtype::F16 => {
+            values.flat_map(|i| f16::from_f32(f32::from(value(i)) / 8.0).to_le_bytes()).collect()
+        }
         Dtype::F32 => values.flat_map(|i| (f32::from(value(i)) / 3.0).to_le_bytes()).collect(),
         Dtype::F64 => values.flat_map(|i| (f64::from(value(i)) / 3.0).to_le_bytes()).collect(),
     }

@@ -25,7 +25,8 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn read(folder: &Path) -> Result<Vec<u8>> {
     let cache = Cache::open(folder)?;
     let (manifest, mut decoder, mut out) = (cache.manifest(), Decoder::default(), Vec::new());
-    let mut all: Vec<u8> = cache.sample_ids().iter().chain(cache.labels()).flat_map(|v| v.to_le_bytes()).collect();
+    let mut all: Vec<u8> =
+        cache.sample_ids().iter().chain(cache.labels()).flat_map(|v| v.to_le_bytes()).collect();
     for spec in &manifest.view_arrays {
         for view in 0..manifest.views {
             cache.array(&spec.path)?.read(&mut decoder, view, 0, manifest.rows, &mut out)?;
@@ -39,8 +40,8 @@ fn is_sound(folder: &Path) -> bool {
     verify(folder, 1, &Silent).is_ok_and(|report| report.findings.is_empty())
 }
 
-/// The format's bytes. They change with [`super::Manifest::FORMAT`] alone (or where zstd's level-1 frames do, which readers need not notice):
-/// `NST_BLESS=1 cargo test golden` writes them anew.
+/// The format's bytes. They change with [`super::Manifest::FORMAT`] alone (or where zstd's level-1
+/// frames do, which readers need not notice): `NST_BLESS=1 cargo test golden` writes them anew.
 #[test]
 fn golden_bytes() {
     let plans = [
@@ -59,9 +60,16 @@ fn golden_bytes() {
             }
         }
         let expected = contents(&golden);
-        assert_eq!(written.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "files of golden cache {name}");
+        assert_eq!(
+            written.keys().collect::<Vec<_>>(),
+            expected.keys().collect::<Vec<_>>(),
+            "files of golden cache {name}"
+        );
         for (path, bytes) in &expected {
-            assert!(written.get(path) == Some(bytes), "{name}/{path} differs from its golden bytes");
+            assert!(
+                written.get(path) == Some(bytes),
+                "{name}/{path} differs from its golden bytes"
+            );
         }
         assert!(read(&golden).is_ok() && is_sound(&golden));
     }
@@ -78,8 +86,9 @@ fn ten_thousand_random_byte_changes_are_all_detected() {
     change_bytes(5_000);
 }
 
-/// Changes `count` single bytes of all files of a cache, one at a time, for each codec: `verify` names the file, a reader refuses naming it too,
-/// and none of them panics. Only a `zarr.json`, which our reader does not look at, leaves the data readable, and unchanged.
+/// Changes `count` single bytes of all files of a cache, one at a time, for each codec: `verify`
+/// names the file, a reader refuses naming it too, and none of them panics. Only a `zarr.json`,
+/// which our reader does not look at, leaves the data readable, and unchanged.
 fn change_bytes(count: usize) {
     for codec in [Codec::Zstd, Codec::Raw] {
         let folder = tempfile::tempdir().unwrap();
@@ -88,7 +97,8 @@ fn change_bytes(count: usize) {
         assert!(is_sound(folder.path()));
         let files: Vec<(String, Vec<u8>)> = contents(folder.path()).into_iter().collect();
         let mut state = 1;
-        let mut below = |n: usize| usize::try_from(testing::splitmix(&mut state) % n as u64).unwrap();
+        let mut below =
+            |n: usize| usize::try_from(testing::splitmix(&mut state) % n as u64).unwrap();
         for _ in 0..count {
             let (path, bytes) = &files[below(files.len())];
             let (at, change) = (below(bytes.len()), 1 + below(255));
@@ -97,11 +107,21 @@ fn change_bytes(count: usize) {
             let file = fs::File::options().write(true).open(folder.path().join(path)).unwrap();
             file.write_all_at(&[bytes[at] ^ u8::try_from(change).unwrap()], at as u64).unwrap();
             match verify(folder.path(), 1, &Silent) {
-                Ok(report) => assert!(report.findings.iter().any(|finding| finding.file == *path), "{label}: {:?}", report.findings),
-                Err(error) => assert!(path == "manifest.json" && error.chain().contains(path), "{label}: {}", error.chain()),
+                Ok(report) => assert!(
+                    report.findings.iter().any(|finding| finding.file == *path),
+                    "{label}: {:?}",
+                    report.findings
+                ),
+                Err(error) => assert!(
+                    path == "manifest.json" && error.chain().contains(path),
+                    "{label}: {}",
+                    error.chain()
+                ),
             }
             match read(folder.path()) {
-                Ok(data) => assert!(path.ends_with("zarr.json") && data == whole, "{label}: read as data"),
+                Ok(data) => {
+                    assert!(path.ends_with("zarr.json") && data == whole, "{label}: read as data");
+                }
                 Err(error) => assert!(error.chain().contains(path), "{label}: {}", error.chain()),
             }
             file.write_all_at(&bytes[at..=at], at as u64).unwrap();

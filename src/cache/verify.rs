@@ -1,5 +1,5 @@
-//! Checks everything a cache promises: manifest and its checksum, every zarr.json against the manifest, every shard's checksum, index, chunks,
-//! finite values, stray files.
+//! Checks everything a cache promises: manifest and its checksum, every zarr.json against the
+//! manifest, every shard's checksum, index, chunks, finite values, stray files.
 
 use super::shard::{Digest, Layout};
 use super::{ArraySpec, Decoder, Manifest, document, extraction, file, manifest, stamps, zarr};
@@ -45,19 +45,25 @@ pub struct VerifyReport {
 /// Reads and checks the whole cache on `threads` threads.
 ///
 /// # Errors
-/// When the folder is no cache, its manifest cannot be used at all, it is being written, or the user asked to stop; everything else is a
-/// [`Finding`].
+/// When the folder is no cache, its manifest cannot be used at all, it is being written, or the
+/// user asked to stop; everything else is a [`Finding`].
 pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
     let _lock = file::lock_shared(folder)?;
     check(folder, &Manifest::load(folder)?, threads, monitor)
 }
 
 /// The same under a lock that the caller holds.
-pub(super) fn check(folder: &Path, manifest: &Manifest, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
+pub(super) fn check(
+    folder: &Path,
+    manifest: &Manifest,
+    threads: usize,
+    monitor: &dyn Monitor,
+) -> Result<VerifyReport> {
     let metadata = zarr::documents(manifest)?;
     let shards = shards(manifest);
 
-    let mut seen = Seen { files: 1, bytes: document::encode(manifest)?.len() as u64, ..Seen::default() };
+    let mut seen =
+        Seen { files: 1, bytes: document::encode(manifest)?.len() as u64, ..Seen::default() };
     for (path, expected) in &metadata {
         check_metadata(folder, path, expected, &mut seen);
     }
@@ -116,7 +122,13 @@ struct Promise<'a> {
 
 /// Every shard that the manifest promises: the row arrays' and those of published segments.
 fn shards(manifest: &Manifest) -> Vec<Promise<'_>> {
-    let row = |spec| Promise { path: zarr::row_shard(spec), spec, layout: manifest.row_layout(spec), first: 0, sum: None };
+    let row = |spec| Promise {
+        path: zarr::row_shard(spec),
+        spec,
+        layout: manifest.row_layout(spec),
+        first: 0,
+        sum: None,
+    };
     let mut shards: Vec<_> = manifest.row_arrays.iter().map(row).collect();
     for segment in &manifest.segments {
         let sums = segment.bytes.iter().copied().zip(segment.crc32c.iter().copied());
@@ -166,12 +178,20 @@ fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
     }
 }
 
-/// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no finding: the next run sweeps it.
-fn check_strays(folder: &Path, manifest: &Manifest, promised: &BTreeSet<&String>, seen: &mut Seen) -> Result<()> {
+/// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no
+/// finding: the next run sweeps it.
+fn check_strays(
+    folder: &Path,
+    manifest: &Manifest,
+    promised: &BTreeSet<&String>,
+    seen: &mut Seen,
+) -> Result<()> {
     file::walk(folder, &mut |path| {
         let path = path.to_owned();
-        let unpublished =
-            || zarr::parse_view_shard(manifest, &path).is_some() || file::is_temporary(path.rsplit('/').next().unwrap_or(&path));
+        let unpublished = || {
+            zarr::parse_view_shard(manifest, &path).is_some()
+                || file::is_temporary(path.rsplit('/').next().unwrap_or(&path))
+        };
         let left_over = !manifest.is_complete() && unpublished();
         let beside = [file::LOCK, document::NAME, extraction::NAME, stamps::NAME];
         if !beside.contains(&path.as_str()) && !promised.contains(&path) && !left_over {
@@ -181,7 +201,8 @@ fn check_strays(folder: &Path, manifest: &Manifest, promised: &BTreeSet<&String>
     })
 }
 
-/// One checking thread: reads shards by chunk, so that memory does not grow with them, and a failing disk is an error and no bus error.
+/// One checking thread: reads shards by chunk, so that memory does not grow with them, and a
+/// failing disk is an error and no bus error.
 #[derive(Default)]
 struct Worker {
     decoder: Decoder,
@@ -193,7 +214,9 @@ impl Worker {
     fn check(&mut self, folder: &Path, manifest: &Manifest, shard: &Promise<'_>) {
         let mut file = match File::open(folder.join(&shard.path)) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return self.seen.found(&shard.path, None, "missing"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return self.seen.found(&shard.path, None, "missing");
+            }
             Err(e) => return self.seen.found(&shard.path, None, format!("cannot be read: {e}")),
         };
         self.seen.files += 1;
@@ -202,7 +225,12 @@ impl Worker {
         }
     }
 
-    fn check_file(&mut self, file: &mut File, manifest: &Manifest, shard: &Promise<'_>) -> Result<(), String> {
+    fn check_file(
+        &mut self,
+        file: &mut File,
+        manifest: &Manifest,
+        shard: &Promise<'_>,
+    ) -> Result<(), String> {
         let unreadable = |e: std::io::Error| format!("cannot be read: {e}");
         let length = file.metadata().map_err(unreadable)?.len();
         if let Some((expected, _)) = shard.sum.filter(|(expected, _)| *expected != length) {
@@ -229,7 +257,8 @@ impl Worker {
         }
         self.seen.bytes += index.len() as u64;
         digest.add(&index);
-        // a damaged chunk is named above, by its rows; here it is a sound shard that is another one's
+        // a damaged chunk is named above, by its rows; here it is a sound shard that is another
+        // one's
         let named = self.seen.findings.len() > known;
         if shard.sum.is_some_and(|(_, expected)| expected != digest.value()) && !named {
             return Err("sound, but not the shard that was published".to_owned());
@@ -238,7 +267,13 @@ impl Worker {
     }
 
     /// Checks the chunk in `encoded`.
-    fn check_chunk(&mut self, manifest: &Manifest, shard: &Promise<'_>, chunk: usize, values: &mut RowValues) {
+    fn check_chunk(
+        &mut self,
+        manifest: &Manifest,
+        shard: &Promise<'_>,
+        chunk: usize,
+        values: &mut RowValues,
+    ) {
         let rows = shard.layout.rows_of(chunk);
         let within_view = Some((shard.first + rows.0, shard.first + rows.1));
         let decoded = match self.decoder.chunk(&shard.layout, &self.encoded) {
@@ -248,8 +283,11 @@ impl Worker {
         let row_bytes = shard.spec.row_bytes();
         for (row, bytes) in decoded.chunks_exact(row_bytes).take(rows.1 - rows.0).enumerate() {
             let row = shard.first + rows.0 + row;
-            let problem =
-                if shard.sum.is_none() { values.check(manifest, shard.spec, bytes) } else { wrong_values(manifest, shard.spec, bytes) };
+            let problem = if shard.sum.is_none() {
+                values.check(manifest, shard.spec, bytes)
+            } else {
+                wrong_values(manifest, shard.spec, bytes)
+            };
             if let Some(problem) = problem {
                 self.seen.found(&shard.path, Some((row, row + 1)), problem);
             }
@@ -269,7 +307,8 @@ impl RowValues {
         let value = i64::from_le_bytes(*bytes.first_chunk()?);
         if spec.path == manifest::LABEL {
             let classes = i64::try_from(manifest.data.classes.len()).unwrap_or(i64::MAX);
-            return (value < -1 || classes > 0 && value >= classes).then(|| format!("label {value}: expected −1 to {}", classes - 1));
+            return (value < -1 || classes > 0 && value >= classes)
+                .then(|| format!("label {value}: expected −1 to {}", classes - 1));
         }
         let samples = i64::try_from(manifest.data.fingerprint.samples).unwrap_or(i64::MAX);
         if !(0..samples).contains(&value) {
@@ -279,13 +318,16 @@ impl RowValues {
     }
 }
 
-/// What is wrong with a row of a view array: a value that is not finite, a view's parameter outside its range, or a sign past the last activation.
+/// What is wrong with a row of a view array: a value that is not finite, a view's parameter outside
+/// its range, or a sign past the last activation.
 fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
     if let Some((alias, Statistic::Sign)) = Statistic::of_path(&spec.path) {
         let activations = manifest.map(alias)?.activations()?;
         let used = u32::try_from(activations % 8).unwrap_or(0);
         let padding = if used == 0 { 0 } else { bytes.last().map_or(0, |last| last >> used) };
-        return (padding != 0).then(|| format!("expected 0 in the bits past the {activations} activations, found {padding:#b}"));
+        return (padding != 0).then(|| {
+            format!("expected 0 in the bits past the {activations} activations, found {padding:#b}")
+        });
     }
     let parameter = manifest.augment.as_ref().and_then(|_| Parameter::named(&spec.path));
     match parameter {
@@ -298,11 +340,29 @@ fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<S
 fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
     // folds without an early exit, so that they vectorise
     let bad = match dtype {
-        Dtype::F16 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)),
-        Dtype::F32 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000)),
-        Dtype::F64 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | !f64::from_le_bytes(*b).is_finite()),
-        Dtype::BF16 => bytes.as_chunks().0.iter().fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)),
-        Dtype::Bool if bytes.iter().any(|&b| b > 1) => return Some("a truth value is neither 0 nor 1".to_owned()),
+        Dtype::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)),
+        Dtype::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .fold(false, |bad, b| bad | (u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000)),
+        Dtype::F64 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .fold(false, |bad, b| bad | !f64::from_le_bytes(*b).is_finite()),
+        Dtype::BF16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)),
+        Dtype::Bool if bytes.iter().any(|&b| b > 1) => {
+            return Some("a truth value is neither 0 nor 1".to_owned());
+        }
         _ => false,
     };
     bad.then(|| "a value is NaN or infinite".to_owned())
@@ -341,7 +401,8 @@ mod tests {
         })
         .unwrap();
         assert_eq!((report.files, report.bytes), (files, bytes));
-        // 3 chunks a row array; a view has 5 chunks of images, 3 of masks, 10 of logits, 5 of features
+        // 3 chunks a row array; a view has 5 chunks of images, 3 of masks, 10 of logits, 5 of
+        // features
         assert_eq!(report.chunks, 2 * 3 + 2 * (5 + 3 + 10 + 5));
     }
 
@@ -349,13 +410,34 @@ mod tests {
     fn each_kind_of_damage_is_named() {
         type Damage = fn(&Path);
         let cases: [(Damage, &[&str]); 9] = [
-            (|f| fs::remove_file(f.join("taps/zarr.json")).unwrap(), &["taps/zarr.json None missing"]),
-            (|f| fs::write(f.join("zarr.json"), b"{}").unwrap(), &["zarr.json None not what the manifest gives"]),
-            (|f| fs::remove_file(f.join("logits/c/1/2/0")).unwrap(), &["logits/c/1/2/0 None missing"]),
-            (|f| fs::write(f.join("taps/notes.txt"), b"").unwrap(), &["taps/notes.txt None does not belong to the cache"]),
-            (|f| fs::write(f.join("input/.0.tmp"), b"").unwrap(), &["input/.0.tmp None does not belong to the cache"]),
-            (|f| flip(&f.join("logits/c/1/1/0"), 2), &["logits/c/1/1/0 Some((4, 5)) chunk checksum does not match"]),
-            (|f| flip(&f.join("label/c/0"), 2), &["label/c/0 Some((0, 4)) chunk checksum does not match"]),
+            (
+                |f| fs::remove_file(f.join("taps/zarr.json")).unwrap(),
+                &["taps/zarr.json None missing"],
+            ),
+            (
+                |f| fs::write(f.join("zarr.json"), b"{}").unwrap(),
+                &["zarr.json None not what the manifest gives"],
+            ),
+            (
+                |f| fs::remove_file(f.join("logits/c/1/2/0")).unwrap(),
+                &["logits/c/1/2/0 None missing"],
+            ),
+            (
+                |f| fs::write(f.join("taps/notes.txt"), b"").unwrap(),
+                &["taps/notes.txt None does not belong to the cache"],
+            ),
+            (
+                |f| fs::write(f.join("input/.0.tmp"), b"").unwrap(),
+                &["input/.0.tmp None does not belong to the cache"],
+            ),
+            (
+                |f| flip(&f.join("logits/c/1/1/0"), 2),
+                &["logits/c/1/1/0 Some((4, 5)) chunk checksum does not match"],
+            ),
+            (
+                |f| flip(&f.join("label/c/0"), 2),
+                &["label/c/0 Some((0, 4)) chunk checksum does not match"],
+            ),
             (|f| fs::write(f.join("label/c/0"), b"").unwrap(), &["label/c/0 None truncated"]),
             // both are whole and sound, but each in the other's place
             (
@@ -366,7 +448,10 @@ mod tests {
                     fs::write(&a, bytes_b).unwrap();
                     fs::write(&b, bytes_a).unwrap();
                 },
-                &["inputs/mask/c/0/0 None sound, but not the shard", "inputs/mask/c/0/1 None sound, but not the shard"],
+                &[
+                    "inputs/mask/c/0/0 None sound, but not the shard",
+                    "inputs/mask/c/0/1 None sound, but not the shard",
+                ],
             ),
         ];
         for (index, (damage, expected)) in cases.into_iter().enumerate() {
@@ -374,7 +459,10 @@ mod tests {
             damage(folder.path());
             let found = findings(folder.path());
             assert_eq!(found.len(), expected.len(), "case {index}: {found:?}");
-            assert!(found.iter().zip(expected).all(|(f, e)| f.starts_with(e)), "case {index}: {found:?}");
+            assert!(
+                found.iter().zip(expected).all(|(f, e)| f.starts_with(e)),
+                "case {index}: {found:?}"
+            );
         }
     }
 
@@ -424,7 +512,9 @@ mod tests {
         let plan: Plan = testing::plan(10, 2, Codec::Zstd);
         let mut writer = Writer::open(folder.path(), &plan).unwrap();
         testing::publish(&mut writer, 0, 1).unwrap();
-        assert!(verify(folder.path(), 1, &Silent).unwrap_err().to_string().contains("being written"));
+        assert!(
+            verify(folder.path(), 1, &Silent).unwrap_err().to_string().contains("being written")
+        );
         drop(writer);
         fs::create_dir_all(folder.path().join("logits/c/1/0")).unwrap();
         fs::write(folder.path().join("logits/c/1/0/.0.tmp"), b"x").unwrap();
@@ -483,7 +573,8 @@ mod tests {
         drop(writer);
         let expected = [
             "taps/conv/gram/c/1/1/0 Some((4, 5)) a value is NaN or infinite",
-            "taps/conv/sign/c/1/1/0 Some((5, 6)) expected 0 in the bits past the 12 activations, found 0b101",
+            "taps/conv/sign/c/1/1/0 Some((5, 6)) expected 0 in the bits past the 12 activations, \
+             found 0b101",
         ];
         assert_eq!(findings(folder.path()), expected);
     }

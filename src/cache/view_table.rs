@@ -1,4 +1,5 @@
-//! The parameters of one view of a cache, held for all rows: what a sample is mixed with stands in another row.
+//! The parameters of one view of a cache, held for all rows: what a sample is mixed with stands in
+//! another row.
 
 use super::{Cache, Decoder};
 use crate::data::augment::{Parameter, View};
@@ -35,9 +36,14 @@ impl ViewTable {
         let mut view = View::default();
         for (parameter, bytes) in &self.columns {
             let length = parameter.row_bytes();
-            let found = row.checked_mul(length).and_then(|at| bytes.get(at..at + length)).unwrap_or_default();
+            let found = row
+                .checked_mul(length)
+                .and_then(|at| bytes.get(at..at + length))
+                .unwrap_or_default();
             let read = parameter.read(found, self.rows, &mut view);
-            read.map_err(|problem| Error::input(format!("cache array `{}`: row {row}: {problem}", parameter.path())))?;
+            read.map_err(|problem| {
+                Error::input(format!("cache array `{}`: row {row}: {problem}", parameter.path()))
+            })?;
         }
         Ok(view)
     }

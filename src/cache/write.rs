@@ -1,4 +1,5 @@
-//! Writing a cache: lock, resume check, segments streamed into temporary shards, published by rename, committed by the manifest.
+//! Writing a cache: lock, resume check, segments streamed into temporary shards, published by
+//! rename, committed by the manifest.
 
 use super::shard::{Encoder, ShardWriter};
 use super::stamps::Record;
@@ -34,9 +35,13 @@ impl Plan {
     fn validate(&self) -> Result<()> {
         let rows = self.manifest.rows;
         self.manifest.validate().context(|| "plan of the cache".to_owned())?;
-        if self.sample_ids.len() != rows || self.labels.len() != rows || !self.manifest.segments.is_empty() {
+        if self.sample_ids.len() != rows
+            || self.labels.len() != rows
+            || !self.manifest.segments.is_empty()
+        {
             return Err(Error::input(format!(
-                "plan of the cache: expected {rows} sample ids, {rows} labels and no segment, found {}, {} and {}",
+                "plan of the cache: expected {rows} sample ids, {rows} labels and no segment, \
+                 found {}, {} and {}",
                 self.sample_ids.len(),
                 self.labels.len(),
                 self.manifest.segments.len()
@@ -73,16 +78,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Creates the cache, or resumes one that was made with the same settings: everything in the manifest but segments, the teacher's file name
-    /// and top-1, the data's name and the skipped samples, and the row arrays' values. The plan may have more views, and more taps and view arrays
-    /// after those that are there: published shards stay as they are. Where it says that rows may
-    /// have moved, segments of other rows count as not published. Temporary and unpublished files
-    /// of an interrupted run are swept; a shard
-    /// that is gone or of another length counts as not published, with those of the arrays after it, to be written again.
+    /// Creates the cache, or resumes one that was made with the same settings: everything in the
+    /// manifest but segments, the teacher's file name and top-1, the data's name and the skipped
+    /// samples, and the row arrays' values. The plan may have more views, and more taps and view
+    /// arrays after those that are there: published shards stay as they are. Where it says that
+    /// rows may have moved, segments of other rows count as not published. Temporary and
+    /// unpublished files of an interrupted run are swept; a shard that is gone or of another length
+    /// counts as not published, with those of the arrays after it, to be written again.
     ///
     /// # Errors
-    /// When the folder holds a cache of other settings (names the first difference), another process uses it, the folder holds something else,
-    /// or nothing can be written.
+    /// When the folder holds a cache of other settings (names the first difference), another
+    /// process uses it, the folder holds something else, or nothing can be written.
     pub fn open(folder: &Path, plan: &Plan) -> Result<Self> {
         plan.validate()?;
         refuse_foreign(folder)?;
@@ -96,7 +102,8 @@ impl Writer {
         };
         sweep(folder, &manifest)?;
         write_metadata(folder, &manifest, plan)?;
-        let record = Record::open(folder, &plan.names, published_samples(&manifest, &plan.sample_ids))?;
+        let record =
+            Record::open(folder, &plan.names, published_samples(&manifest, &plan.sample_ids))?;
         Ok(Self { folder: folder.to_owned(), manifest, clock: None, record, _lock: lock })
     }
 
@@ -106,15 +113,17 @@ impl Writer {
         &self.manifest
     }
 
-    /// Records, with each segment from now on, that this run of the extraction began at `started`: its time is added to that of the runs before.
-    /// A cache that was begun without a record gets none, which would be of a part of it.
+    /// Records, with each segment from now on, that this run of the extraction began at `started`:
+    /// its time is added to that of the runs before. A cache that was begun without a record gets
+    /// none, which would be of a part of it.
     ///
     /// # Errors
     /// When the record cannot be begun.
     pub fn count_from(&mut self, started: Instant) -> Result<()> {
         let mut recorded = extraction::seconds(&self.folder).ok().flatten();
         if recorded.is_none() && self.manifest.segments.is_empty() {
-            // before the first segment: killed between the two, the next run would find a cache without a record
+            // before the first segment: killed between the two, the next run would find a cache
+            // without a record
             extraction::store(&self.folder, 0.0)?;
             recorded = Some(0.0);
         }
@@ -133,8 +142,13 @@ impl Writer {
     /// # Errors
     /// When there is no such segment or it is published, or the files cannot be made.
     pub fn segment(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
-        if view >= self.manifest.views || segment >= self.manifest.segments_per_view() || self.has(view, segment) {
-            return Err(Error::input(format!("view {view}, segment {segment}: there is no such segment, or it is published")));
+        if view >= self.manifest.views
+            || segment >= self.manifest.segments_per_view()
+            || self.has(view, segment)
+        {
+            return Err(Error::input(format!(
+                "view {view}, segment {segment}: there is no such segment, or it is published"
+            )));
         }
         let all = self.manifest.view_arrays.len();
         self.begin(view, segment, self.manifest.published_arrays(view, segment)..all)
@@ -147,7 +161,9 @@ impl Writer {
     pub fn replacement(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
         let published = self.manifest.published_arrays(view, segment);
         if published == 0 {
-            return Err(Error::input(format!("view {view}, segment {segment}: it is not published")));
+            return Err(Error::input(format!(
+                "view {view}, segment {segment}: it is not published"
+            )));
         }
         self.begin(view, segment, 0..published)
     }
@@ -157,7 +173,13 @@ impl Writer {
         // built up in place: what is begun is removed when a later file cannot be made
         let first = arrays.start;
         let missing = self.manifest.view_arrays.get(arrays).unwrap_or_default();
-        let mut begun = SegmentWriter { view, segment, first, encoder, shards: Vec::with_capacity(missing.len()) };
+        let mut begun = SegmentWriter {
+            view,
+            segment,
+            first,
+            encoder,
+            shards: Vec::with_capacity(missing.len()),
+        };
         for spec in missing {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
             let temporary = file::temporary(&target);
@@ -173,7 +195,8 @@ impl Writer {
         Ok(begun)
     }
 
-    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, then commits the manifest that lists them.
+    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, then
+    /// commits the manifest that lists them.
     ///
     /// # Errors
     /// When rows are missing, or the disk refuses. The manifest then stands as before.
@@ -183,7 +206,10 @@ impl Writer {
         let empty = || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
         let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(empty);
         if record.bytes.len() != segment.first {
-            return Err(Error::input(format!("view {}, segment {}: published already", key.0, key.1)));
+            return Err(Error::input(format!(
+                "view {}, segment {}: published already",
+                key.0, key.1
+            )));
         }
         self.sums(&segment, &mut record)?;
         self.put(&segment, record)
@@ -198,9 +224,15 @@ impl Writer {
     #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
     pub fn replace(&mut self, segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
-        let mut record = Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
-        if segment.first != 0 || segment.shards.len() != self.manifest.published_arrays(key.0, key.1) {
-            return Err(Error::input(format!("view {}, segment {}: expected every published array of it", key.0, key.1)));
+        let mut record =
+            Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
+        if segment.first != 0
+            || segment.shards.len() != self.manifest.published_arrays(key.0, key.1)
+        {
+            return Err(Error::input(format!(
+                "view {}, segment {}: expected every published array of it",
+                key.0, key.1
+            )));
         }
         self.sums(&segment, &mut record)?;
         self.unpublish(&BTreeSet::from([key]))?;
@@ -225,7 +257,9 @@ impl Writer {
     /// When there is no such array, or the disk refuses.
     pub fn widen(&mut self, path: &str) -> Result<()> {
         let next = widened(&self.manifest, path);
-        let next = next.ok_or_else(|| Error::input(format!("cache {}: no array `{path}` of f16", self.folder.display())))?;
+        let next = next.ok_or_else(|| {
+            Error::input(format!("cache {}: no array `{path}` of f16", self.folder.display()))
+        })?;
         // one commit: a run that is killed after it finds the array as one that is being added
         self.commit(next)?;
         sweep(&self.folder, &self.manifest)?;
@@ -246,7 +280,9 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn renew(&mut self, traces: &[(usize, Trace)]) -> Result<()> {
-        let Some(record) = self.record.as_mut().filter(|_| !traces.is_empty()) else { return Ok(()) };
+        let Some(record) = self.record.as_mut().filter(|_| !traces.is_empty()) else {
+            return Ok(());
+        };
         record.renew(traces);
         if record.held { Ok(()) } else { record.store(&self.folder) }
     }
@@ -284,11 +320,16 @@ impl Writer {
 
     /// Length and digest of each shard of a segment that has all its rows.
     fn sums(&self, segment: &SegmentWriter, record: &mut Segment) -> Result<()> {
-        for (shard, spec) in segment.shards.iter().zip(self.manifest.view_arrays.iter().skip(segment.first)) {
+        for (shard, spec) in
+            segment.shards.iter().zip(self.manifest.view_arrays.iter().skip(segment.first))
+        {
             let missing = shard.writer.missing_rows();
             if missing > 0 {
                 let (view, index) = (segment.view, segment.segment);
-                return Err(Error::input(format!("view {view}, segment {index}: array `{}` lacks {missing} rows", spec.path)));
+                return Err(Error::input(format!(
+                    "view {view}, segment {index}: array `{}` lacks {missing} rows",
+                    spec.path
+                )));
             }
             let (bytes, crc32c) = shard.writer.sum();
             record.bytes.push(bytes);
@@ -301,8 +342,13 @@ impl Writer {
     fn put(&mut self, segment: &SegmentWriter, record: Segment) -> Result<()> {
         let key = (segment.view, segment.segment);
         file::at_once(&segment.shards, |shard| {
-            shard.writer.get_ref().sync_all().map_err(|e| file::failed(&shard.temporary, "write", e))?;
-            fs::rename(&shard.temporary, &shard.target).map_err(|e| file::failed(&shard.target, "rename into place", e))
+            shard
+                .writer
+                .get_ref()
+                .sync_all()
+                .map_err(|e| file::failed(&shard.temporary, "write", e))?;
+            fs::rename(&shard.temporary, &shard.target)
+                .map_err(|e| file::failed(&shard.target, "rename into place", e))
         })?;
         file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
         let mut next = self.manifest.clone();
@@ -312,7 +358,9 @@ impl Writer {
         }
         self.commit(next)?;
         match self.clock {
-            Some(Clock { before, started }) => extraction::store(&self.folder, before + started.elapsed().as_secs_f64()),
+            Some(Clock { before, started }) => {
+                extraction::store(&self.folder, before + started.elapsed().as_secs_f64())
+            }
             None => Ok(()),
         }
     }
@@ -334,7 +382,8 @@ impl Writer {
     }
 }
 
-/// A segment being written. Send: it may be filled on another thread. Dropped unpublished, it removes its files.
+/// A segment being written. Send: it may be filled on another thread. Dropped unpublished, it
+/// removes its files.
 pub struct SegmentWriter {
     view: usize,
     segment: usize,
@@ -346,7 +395,10 @@ pub struct SegmentWriter {
 
 impl std::fmt::Debug for SegmentWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SegmentWriter").field("view", &self.view).field("segment", &self.segment).finish_non_exhaustive()
+        f.debug_struct("SegmentWriter")
+            .field("view", &self.view)
+            .field("segment", &self.segment)
+            .finish_non_exhaustive()
     }
 }
 
@@ -359,20 +411,26 @@ struct Draft {
 }
 
 impl SegmentWriter {
-    /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole rows, little-endian. Chunks are compressed and
-    /// written as they fill; with its last row the shard is complete. Returns the bytes written to disk by this call.
+    /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole
+    /// rows, little-endian. Chunks are compressed and written as they fill; with its last row the
+    /// shard is complete. Returns the bytes written to disk by this call.
     ///
     /// # Errors
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
-        let Some(Draft { writer, row_bytes, temporary, .. }) = array.checked_sub(self.first).and_then(|at| self.shards.get_mut(at)) else {
-            return Err(Error::input(format!("view {view}, segment {segment}: there is no array {array}, or it is published")));
+        let Some(Draft { writer, row_bytes, temporary, .. }) =
+            array.checked_sub(self.first).and_then(|at| self.shards.get_mut(at))
+        else {
+            return Err(Error::input(format!(
+                "view {view}, segment {segment}: there is no array {array}, or it is published"
+            )));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
         if !bytes.len().is_multiple_of(*row_bytes) || rows > missing {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}, array {array}: expected up to {missing} rows of {row_bytes} bytes, found {} bytes",
+                "view {view}, segment {segment}, array {array}: expected up to {missing} rows of \
+                 {row_bytes} bytes, found {} bytes",
                 bytes.len()
             )));
         }
@@ -403,7 +461,11 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     };
     let mut foreign = None;
     for entry in entries {
-        let name = entry.map_err(|e| file::failed(folder, "list", e))?.file_name().to_string_lossy().into_owned();
+        let name = entry
+            .map_err(|e| file::failed(folder, "list", e))?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         if name == document::NAME {
             return Ok(());
         }
@@ -413,16 +475,23 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     }
     match foreign {
         None => Ok(()),
-        Some(name) => Err(Error::input(format!("{}: expected a cache or an empty folder, found `{name}`", folder.display()))
-            .hint("choose another folder with -o")),
+        Some(name) => Err(Error::input(format!(
+            "{}: expected a cache or an empty folder, found `{name}`",
+            folder.display()
+        ))
+        .hint("choose another folder with -o")),
     }
 }
 
-/// The manifest to go on from, if the cache was made by the same settings; it is committed where it has more than the one that is there.
+/// The manifest to go on from, if the cache was made by the same settings; it is committed where it
+/// has more than the one that is there.
 fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
     let refused = |field: String, expected: String, found: String| {
-        Error::input(format!("cache {}: made with another {field}: expected {expected}, found {found}", folder.display()))
-            .hint("choose another folder with -o, or remove this one")
+        Error::input(format!(
+            "cache {}: made with another {field}: expected {expected}, found {found}",
+            folder.display()
+        ))
+        .hint("choose another folder with -o, or remove this one")
     };
     let mut within = within(&plan.manifest, found);
     let before = plan.before.as_deref().filter(|before| before.len() == found.rows);
@@ -435,7 +504,8 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
     // of the rows that are published: the others may be those of a run that was killed while it
     // moved them
     let published: BTreeSet<usize> = found.segments.iter().map(|segment| segment.index).collect();
-    let published: Vec<Range<usize>> = published.into_iter().map(|index| rows_of(found, index)).collect();
+    let published: Vec<Range<usize>> =
+        published.into_iter().map(|index| rows_of(found, index)).collect();
     let sample_ids = before.unwrap_or(&plan.sample_ids);
     for spec in &found.row_arrays {
         // one that cannot be read is written again below: the plan has its values
@@ -448,9 +518,15 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
             (true, id) if id == plan.sample_ids.get(row) => plan.labels.get(row).copied(),
             (true, _) => values.get(row).copied(),
         };
-        let mut other = rows.filter_map(|row| Some((row, expected(row)?, *values.get(row)?))).filter(|(_, e, f)| e != f);
+        let mut other = rows
+            .filter_map(|row| Some((row, expected(row)?, *values.get(row)?)))
+            .filter(|(_, e, f)| e != f);
         if let Some((row, e, f)) = other.next() {
-            return Err(refused(format!("{} in row {row}", spec.path), e.to_string(), f.to_string()));
+            return Err(refused(
+                format!("{} in row {row}", spec.path),
+                e.to_string(),
+                f.to_string(),
+            ));
         }
     }
     let next_segments = plan.manifest.segments_per_view();
@@ -469,7 +545,8 @@ fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
     }
     for segment in &mut next.segments {
         let is_there = |&(spec, &bytes): &(&ArraySpec, &u64)| {
-            fs::metadata(folder.join(zarr::view_shard(spec, segment.view, segment.index))).is_ok_and(|m| m.is_file() && m.len() == bytes)
+            fs::metadata(folder.join(zarr::view_shard(spec, segment.view, segment.index)))
+                .is_ok_and(|m| m.is_file() && m.len() == bytes)
         };
         let kept = next.view_arrays.iter().zip(&segment.bytes).take_while(is_there).count();
         segment.bytes.truncate(kept);
@@ -502,7 +579,8 @@ fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) 
 /// nowhere.
 fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
     let mut next = manifest.clone();
-    let at = next.view_arrays.iter().position(|spec| spec.path == path && spec.dtype == Dtype::F16)?;
+    let at =
+        next.view_arrays.iter().position(|spec| spec.path == path && spec.dtype == Dtype::F16)?;
     let mut spec = next.view_arrays.remove(at);
     spec.dtype = Dtype::F32;
     spec.chunk_rows = super::chunk_rows(spec.row_bytes(), next.segment_rows);
@@ -516,12 +594,17 @@ fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
     next.segments.retain(|segment| !segment.bytes.is_empty());
     // taps stand in the order of their first arrays
     let arrays = &next.view_arrays;
-    let first = |alias: &str| arrays.iter().position(|spec| Statistic::of_path(&spec.path).is_some_and(|(of, _)| of == alias));
+    let first = |alias: &str| {
+        arrays
+            .iter()
+            .position(|spec| Statistic::of_path(&spec.path).is_some_and(|(of, _)| of == alias))
+    };
     next.taps.sort_by_key(|tap| first(&tap.alias));
     Some(next)
 }
 
-/// What of a plan was there when `found` was made: fewer views, the first of its taps and view arrays, and no map where a tap had features alone.
+/// What of a plan was there when `found` was made: fewer views, the first of its taps and view
+/// arrays, and no map where a tap had features alone.
 fn within(plan: &Manifest, found: &Manifest) -> Manifest {
     let mut within = plan.clone();
     within.views = plan.views.min(found.views);
@@ -530,7 +613,8 @@ fn within(plan: &Manifest, found: &Manifest) -> Manifest {
         tap.map = tap.map.filter(|_| before.map.is_some());
     }
     within.view_arrays.truncate(found.view_arrays.len());
-    within.logits = within.logits.filter(|_| within.view_arrays.iter().any(|spec| spec.path == "logits"));
+    within.logits =
+        within.logits.filter(|_| within.view_arrays.iter().any(|spec| spec.path == "logits"));
     // a statistic asks for a later format than the features that were there
     within.format = within.lowest_format();
     within
@@ -541,7 +625,9 @@ pub(super) fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
     file::walk(folder, &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         let unpublished =
-            zarr::parse_view_shard(manifest, path).is_some_and(|(array, view, segment)| array >= manifest.published_arrays(view, segment));
+            zarr::parse_view_shard(manifest, path).is_some_and(|(array, view, segment)| {
+                array >= manifest.published_arrays(view, segment)
+            });
         if !file::is_temporary(name) && !unpublished {
             return Ok(());
         }
@@ -555,9 +641,12 @@ fn write_metadata(folder: &Path, manifest: &Manifest, plan: &Plan) -> Result<()>
     let mut files = zarr::documents(manifest)?;
     let mut encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
     for spec in &manifest.row_arrays {
-        let values: Vec<u8> = plan.row_values(&spec.path).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let values: Vec<u8> =
+            plan.row_values(&spec.path).iter().flat_map(|v| v.to_le_bytes()).collect();
         let mut shard = ShardWriter::new(manifest.row_layout(spec), Vec::new());
-        shard.append(&mut encoder, &values).context(|| format!("array {}: cannot be encoded", spec.path))?;
+        shard
+            .append(&mut encoder, &values)
+            .context(|| format!("array {}: cannot be encoded", spec.path))?;
         files.insert(zarr::row_shard(spec), shard.into_inner());
     }
     write_documents(folder, files)
@@ -565,8 +654,11 @@ fn write_metadata(folder: &Path, manifest: &Manifest, plan: &Plan) -> Result<()>
 
 /// Replaces the files that are not there as they should be.
 fn write_documents(folder: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<()> {
-    let differs = |(path, bytes): &(PathBuf, Vec<u8>)| file::read_bounded(path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes);
-    let files: Vec<_> = files.into_iter().map(|(path, bytes)| (folder.join(path), bytes)).filter(differs).collect();
+    let differs = |(path, bytes): &(PathBuf, Vec<u8>)| {
+        file::read_bounded(path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes)
+    };
+    let files: Vec<_> =
+        files.into_iter().map(|(path, bytes)| (folder.join(path), bytes)).filter(differs).collect();
     file::at_once(&files, |(path, bytes)| file::replace(path, bytes))?;
     file::sync_dirs_between(folder, files.iter().map(|(path, _)| path.as_path()))
 }
@@ -602,7 +694,8 @@ mod tests {
             let mut shards = writer.segment(0, 0).unwrap();
             shards.append(0, &testing::rows(&plan.manifest.view_arrays[0], 0, 0..3)).unwrap();
             drop(shards);
-            // what a kill leaves: a temporary shard, a renamed one that no manifest lists, a draft of the manifest
+            // what a kill leaves: a temporary shard, a renamed one that no manifest lists, a draft
+            // of the manifest
             fs::write(cut.path().join("input/c/0/0/0/0/.0.tmp"), b"half").unwrap();
             fs::write(cut.path().join("input/c/0/0/0/0/0"), b"whole, unpublished").unwrap();
             fs::write(cut.path().join(".manifest.json.tmp"), b"{").unwrap();
@@ -624,13 +717,18 @@ mod tests {
         testing::write(grown.path(), &small).unwrap();
         let inodes = |folder: &Path| -> BTreeMap<String, u64> {
             let shards = contents(folder).into_keys().filter(|path| path.contains("/c/"));
-            shards.map(|path| (path.clone(), fs::metadata(folder.join(path)).unwrap().ino())).collect()
+            shards
+                .map(|path| (path.clone(), fs::metadata(folder.join(path)).unwrap().ino()))
+                .collect()
         };
         let before = inodes(grown.path());
 
         // begun: a segment in the new array alone, and one of a new view
         let mut writer = Writer::open(grown.path(), &plan).unwrap();
-        assert_eq!((writer.manifest().published_arrays(0, 1), writer.has(0, 1), writer.has(1, 0)), (3, false, false));
+        assert_eq!(
+            (writer.manifest().published_arrays(0, 1), writer.has(0, 1), writer.has(1, 0)),
+            (3, false, false)
+        );
         let mut shards = writer.segment(0, 1).unwrap();
         assert!(shards.append(2, &[0; 12]).unwrap_err().to_string().contains("published"));
         shards.append(3, &testing::rows(&plan.manifest.view_arrays[3], 0, 4..8)).unwrap();
@@ -638,7 +736,8 @@ mod tests {
         testing::publish(&mut writer, 2, 1).unwrap();
         drop(writer);
         assert!(Cache::open(grown.path()).unwrap_err().to_string().contains("incomplete"));
-        // what a kill leaves in the new array is swept, and a shard that is lost is written again with those after it
+        // what a kill leaves in the new array is swept, and a shard that is lost is written again
+        // with those after it
         file::create_dirs(&grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
         fs::write(grown.path().join("taps/conv/features/c/0/0/0/0/0"), b"unpublished").unwrap();
         fs::remove_file(grown.path().join("logits/c/2/1/0")).unwrap();
@@ -650,7 +749,12 @@ mod tests {
         testing::write(whole.path(), &plan).unwrap();
         assert!(contents(grown.path()) == contents(whole.path()));
         let after = inodes(grown.path());
-        assert!(before.iter().filter(|(path, _)| path.contains("/c/0/")).all(|(path, inode)| after[path] == *inode));
+        assert!(
+            before
+                .iter()
+                .filter(|(path, _)| path.contains("/c/0/"))
+                .all(|(path, inode)| after[path] == *inode)
+        );
 
         // fewer views, fewer arrays or another first array are other settings
         for (change, field) in [
@@ -673,7 +777,10 @@ mod tests {
         let after = testing::plan_of(testing::statistics(Codec::Zstd));
         testing::write(grown.path(), &before).unwrap();
         let writer = Writer::open(grown.path(), &after).unwrap();
-        assert_eq!((writer.manifest().format, writer.manifest().published_arrays(0, 0)), (Manifest::FORMAT_STATISTICS, 4));
+        assert_eq!(
+            (writer.manifest().format, writer.manifest().published_arrays(0, 0)),
+            (Manifest::FORMAT_STATISTICS, 4)
+        );
         drop(writer);
         testing::write(grown.path(), &after).unwrap();
         testing::write(whole.path(), &after).unwrap();
@@ -684,8 +791,12 @@ mod tests {
         assert!(error.contains("made with another"), "{error}");
         let mut other = testing::plan(6, 2, Codec::Zstd);
         other.manifest.format = Manifest::FORMAT_STATISTICS;
-        other.manifest.taps[0].map =
-            Some(crate::recipe::MapShape { channels: 12, height: 1, width: 1, ..after.manifest.taps[0].map.unwrap() });
+        other.manifest.taps[0].map = Some(crate::recipe::MapShape {
+            channels: 12,
+            height: 1,
+            width: 1,
+            ..after.manifest.taps[0].map.unwrap()
+        });
         other.manifest.view_arrays.truncate(3);
         let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
         assert!(error.contains("made with another taps[0].map"), "{error}");
@@ -694,7 +805,8 @@ mod tests {
     /// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row
     /// takes its place.
     fn with_a_hole(views: usize, hole: usize) -> Plan {
-        let (whole, mut plan) = (testing::plan(10, views, Codec::Zstd), testing::plan(9, views, Codec::Zstd));
+        let (whole, mut plan) =
+            (testing::plan(10, views, Codec::Zstd), testing::plan(9, views, Codec::Zstd));
         plan.manifest.data.limit = whole.manifest.data.limit;
         plan.manifest.data.skipped = vec![u64::try_from(whole.sample_ids[hole]).unwrap()];
         if hole < 9 {
@@ -705,14 +817,22 @@ mod tests {
 
     #[test]
     fn rows_that_move_take_their_segments_out_and_leave_the_others() {
-        for (hole, kept) in [(5, [true, false, false]), (1, [false, true, false]), (9, [true, true, false])] {
+        for (hole, kept) in
+            [(5, [true, false, false]), (1, [false, true, false]), (9, [true, true, false])]
+        {
             let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let whole = testing::plan(10, 2, Codec::Zstd);
             testing::write(folder.path(), &whole).unwrap();
-            let arrays = ["label/c/0", "sample_id/c/0"].map(|path| (path, fs::read(folder.path().join(path)).unwrap()));
+            let arrays = ["label/c/0", "sample_id/c/0"]
+                .map(|path| (path, fs::read(folder.path().join(path)).unwrap()));
             let plan = with_a_hole(2, hole);
             // not unless the plan says so
-            assert!(Writer::open(folder.path(), &plan).unwrap_err().to_string().contains("made with another rows"));
+            assert!(
+                Writer::open(folder.path(), &plan)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("made with another rows")
+            );
             let moved = Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() };
             let has = |writer: &Writer, view| [0, 1, 2].map(|segment| writer.has(view, segment));
             let writer = Writer::open(folder.path(), &moved).unwrap();
@@ -741,10 +861,15 @@ mod tests {
     #[test]
     fn a_segment_that_is_gone_with_its_only_row_is_swept() {
         let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (whole, mut plan) = (testing::plan(9, 1, Codec::Zstd), testing::plan(8, 1, Codec::Zstd));
+        let (whole, mut plan) =
+            (testing::plan(9, 1, Codec::Zstd), testing::plan(8, 1, Codec::Zstd));
         plan.manifest.data.limit = whole.manifest.data.limit;
         testing::write(folder.path(), &whole).unwrap();
-        testing::write(folder.path(), &Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() }).unwrap();
+        testing::write(
+            folder.path(),
+            &Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() },
+        )
+        .unwrap();
         testing::write(fresh.path(), &plan).unwrap();
         assert!(contents(folder.path()) == contents(fresh.path()));
     }
@@ -814,7 +939,10 @@ mod tests {
         assert_eq!(Writer::open(folder.path(), &plan).unwrap().manifest(), &widened);
         testing::write(folder.path(), &plan).unwrap();
         assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
-        assert_eq!(Cache::open(folder.path()).unwrap().array("taps/conv/features").unwrap().spec().dtype, Dtype::F32);
+        assert_eq!(
+            Cache::open(folder.path()).unwrap().array("taps/conv/features").unwrap().spec().dtype,
+            Dtype::F32
+        );
     }
 
     #[test]
@@ -851,12 +979,20 @@ mod tests {
         let mut other = plan.clone();
         other.manifest.teacher.sha256 = "ab".into();
         let error = Writer::open(folder.path(), &other).unwrap_err();
-        assert!(error.to_string().ends_with("made with another teacher.sha256: expected \"ab\", found \"00\""), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("made with another teacher.sha256: expected \"ab\", found \"00\""),
+            "{error}"
+        );
         assert!(error.find_hint().is_some_and(|h| h.contains("-o")));
         let mut other = plan.clone();
         other.labels[3] = 0;
         let error = Writer::open(folder.path(), &other).unwrap_err();
-        assert!(error.to_string().ends_with("made with another label in row 3: expected 0, found 2"), "{error}");
+        assert!(
+            error.to_string().ends_with("made with another label in row 3: expected 0, found 2"),
+            "{error}"
+        );
         assert!(before == contents(folder.path()));
     }
 
@@ -908,15 +1044,23 @@ mod tests {
     #[test]
     fn a_full_disk_and_a_missing_permission_are_one_clear_line() {
         let path = Path::new("cache/x/.manifest.json.tmp");
-        let full = file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let full =
+            file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::StorageFull));
         assert_eq!((full.kind(), full.chain().lines().count()), (Kind::Input, 1));
-        assert!(full.chain().starts_with("cache/x/.manifest.json.tmp: cannot write: "), "{}", full.chain());
+        assert!(
+            full.chain().starts_with("cache/x/.manifest.json.tmp: cannot write: "),
+            "{}",
+            full.chain()
+        );
         assert!(full.find_hint().is_some_and(|h| h.contains("free some space")));
-        let denied = file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        let denied =
+            file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::PermissionDenied));
         assert!(denied.find_hint().is_some_and(|h| h.contains("permission")));
         // a file in the way of the folder
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("cache"), b"").unwrap();
-        assert!(Writer::open(&folder.path().join("cache"), &testing::plan(10, 1, Codec::Zstd)).is_err());
+        assert!(
+            Writer::open(&folder.path().join("cache"), &testing::plan(10, 1, Codec::Zstd)).is_err()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The Zarr v3 side: where things lie in the folder, and every `zarr.json`, each a pure function of the manifest.
+//! The Zarr v3 side: where things lie in the folder, and every `zarr.json`, each a pure function of
+//! the manifest.
 
 use super::{ArraySpec, Codec, Manifest};
 use crate::array::Dtype;
@@ -10,24 +11,35 @@ use std::collections::BTreeMap;
 /// The name of a node's metadata document.
 pub(super) const METADATA: &str = "zarr.json";
 
-/// Every metadata document by its path in the folder: the root, the groups that lead to arrays, and the arrays.
+/// Every metadata document by its path in the folder: the root, the groups that lead to arrays, and
+/// the arrays.
 pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut documents = BTreeMap::from([(METADATA.to_owned(), json(&Group::default())?)]);
     let rows = manifest.segments_per_view() * manifest.segment_rows;
     for spec in &manifest.row_arrays {
-        let document = json(&Array::new(spec, &[(manifest.rows, rows, spec.chunk_rows, "row")], None))?;
+        let document =
+            json(&Array::new(spec, &[(manifest.rows, rows, spec.chunk_rows, "row")], None))?;
         documents.insert(format!("{}/{METADATA}", spec.path), document);
     }
     for spec in &manifest.view_arrays {
         for (at, _) in spec.path.match_indices('/') {
-            documents.insert(format!("{}/{METADATA}", spec.path.get(..at).unwrap_or_default()), json(&Group::default())?);
+            documents.insert(
+                format!("{}/{METADATA}", spec.path.get(..at).unwrap_or_default()),
+                json(&Group::default())?,
+            );
         }
-        let leading = [(manifest.views, 1, 1, "view"), (manifest.rows, manifest.segment_rows, spec.chunk_rows, "row")];
+        let leading = [
+            (manifest.views, 1, 1, "view"),
+            (manifest.rows, manifest.segment_rows, spec.chunk_rows, "row"),
+        ];
         let map = match Statistic::of_path(&spec.path) {
-            Some((alias, statistic)) if statistic != Statistic::Features => manifest.tap(alias).and_then(|tap| tap.map),
+            Some((alias, statistic)) if statistic != Statistic::Features => {
+                manifest.tap(alias).and_then(|tap| tap.map)
+            }
             _ => None,
         };
-        documents.insert(format!("{}/{METADATA}", spec.path), json(&Array::new(spec, &leading, map))?);
+        documents
+            .insert(format!("{}/{METADATA}", spec.path), json(&Array::new(spec, &leading, map))?);
     }
     Ok(documents)
 }
@@ -48,19 +60,21 @@ pub(super) fn view_shard(spec: &ArraySpec, view: usize, segment: usize) -> Strin
 pub(super) fn parse_view_shard(manifest: &Manifest, path: &str) -> Option<(usize, usize, usize)> {
     manifest.view_arrays.iter().enumerate().find_map(|(array, spec)| {
         let mut coordinates = path.strip_prefix(&spec.path)?.strip_prefix("/c/")?.split('/');
-        let (view, segment) = (coordinates.next()?.parse().ok()?, coordinates.next()?.parse().ok()?);
+        let (view, segment) =
+            (coordinates.next()?.parse().ok()?, coordinates.next()?.parse().ok()?);
         (view_shard(spec, view, segment) == path).then_some((array, view, segment))
     })
 }
 
 fn json(document: &impl Serialize) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(document).context(|| format!("{METADATA}: cannot be written as JSON"))?;
+    let mut bytes = serde_json::to_vec_pretty(document)
+        .context(|| format!("{METADATA}: cannot be written as JSON"))?;
     bytes.push(b'\n');
     Ok(bytes)
 }
 
-// The documents are structs, not `serde_json::json!` values: their keys then stand in this order whatever features other crates
-// turn on in serde_json, and the bytes are part of the format.
+// The documents are structs, not `serde_json::json!` values: their keys then stand in this order
+// whatever features other crates turn on in serde_json, and the bytes are part of the format.
 
 #[derive(Serialize)]
 struct Group {
@@ -89,9 +103,16 @@ struct Array<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// `leading`: length, shard length, chunk length and name of the axes before a row's own. `map`: what a statistic is of.
-    fn new(spec: &'a ArraySpec, leading: &[(usize, usize, usize, &'a str)], map: Option<MapShape>) -> Self {
-        let shape = |of: fn(&(usize, usize, usize, &str)) -> usize| leading.iter().map(of).chain(spec.row_shape.iter().copied()).collect();
+    /// `leading`: length, shard length, chunk length and name of the axes before a row's own.
+    /// `map`: what a statistic is of.
+    fn new(
+        spec: &'a ArraySpec,
+        leading: &[(usize, usize, usize, &'a str)],
+        map: Option<MapShape>,
+    ) -> Self {
+        let shape = |of: fn(&(usize, usize, usize, &str)) -> usize| {
+            leading.iter().map(of).chain(spec.row_shape.iter().copied()).collect()
+        };
         let codecs = match spec.codec {
             Codec::Zstd => vec![ChunkCodec::BYTES, ChunkCodec::ZSTD, ChunkCodec::CRC32C],
             Codec::Raw => vec![ChunkCodec::BYTES, ChunkCodec::CRC32C],
@@ -107,8 +128,14 @@ impl<'a> Array<'a> {
             node_type: "array",
             shape: shape(|axis| axis.0),
             data_type: spec.dtype.name(),
-            chunk_grid: Named { name: "regular", configuration: ChunkShape { chunk_shape: shape(|axis| axis.1) } },
-            chunk_key_encoding: Named { name: "default", configuration: Separator { separator: "/" } },
+            chunk_grid: Named {
+                name: "regular",
+                configuration: ChunkShape { chunk_shape: shape(|axis| axis.1) },
+            },
+            chunk_key_encoding: Named {
+                name: "default",
+                configuration: Separator { separator: "/" },
+            },
             fill_value: match spec.dtype {
                 Dtype::Bool => Fill::Bool(false),
                 Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => Fill::Integer(0),
@@ -117,7 +144,11 @@ impl<'a> Array<'a> {
             },
             codecs: [Named { name: "sharding_indexed", configuration: sharding }],
             attributes: Attributes { tensor: spec.tensor.as_deref(), map },
-            dimension_names: leading.iter().map(|axis| axis.3).chain(spec.axes.iter().map(String::as_str)).collect(),
+            dimension_names: leading
+                .iter()
+                .map(|axis| axis.3)
+                .chain(spec.axes.iter().map(String::as_str))
+                .collect(),
         }
     }
 }
@@ -186,24 +217,41 @@ mod tests {
     fn every_node_and_every_group_on_the_way_has_its_document() {
         let documents = documents(&testing::manifest(10, 2, Codec::Zstd)).unwrap();
         let paths: Vec<&str> = documents.keys().map(String::as_str).collect();
-        let expected =
-            ["input/zarr.json", "inputs/mask/zarr.json", "inputs/zarr.json", "label/zarr.json", "logits/zarr.json", "sample_id/zarr.json"];
+        let expected = [
+            "input/zarr.json",
+            "inputs/mask/zarr.json",
+            "inputs/zarr.json",
+            "label/zarr.json",
+            "logits/zarr.json",
+            "sample_id/zarr.json",
+        ];
         assert_eq!(paths[..6], expected);
-        assert_eq!(paths[6..], ["taps/conv/features/zarr.json", "taps/conv/zarr.json", "taps/zarr.json", "zarr.json"]);
+        assert_eq!(
+            paths[6..],
+            ["taps/conv/features/zarr.json", "taps/conv/zarr.json", "taps/zarr.json", "zarr.json"]
+        );
     }
 
     #[test]
     fn an_array_document_says_what_the_manifest_says() {
         let manifest = testing::manifest(10, 2, Codec::Zstd);
         let documents = documents(&manifest).unwrap();
-        let array: serde_json::Value = serde_json::from_slice(&documents["taps/conv/features/zarr.json"]).unwrap();
+        let array: serde_json::Value =
+            serde_json::from_slice(&documents["taps/conv/features/zarr.json"]).unwrap();
         assert_eq!(array["shape"], serde_json::json!([2, 10, 3, 2, 2]));
-        assert_eq!(array["chunk_grid"]["configuration"]["chunk_shape"], serde_json::json!([1, 4, 3, 2, 2]));
-        assert_eq!(array["codecs"][0]["configuration"]["chunk_shape"], serde_json::json!([1, 2, 3, 2, 2]));
+        assert_eq!(
+            array["chunk_grid"]["configuration"]["chunk_shape"],
+            serde_json::json!([1, 4, 3, 2, 2])
+        );
+        assert_eq!(
+            array["codecs"][0]["configuration"]["chunk_shape"],
+            serde_json::json!([1, 2, 3, 2, 2])
+        );
         assert_eq!(array["attributes"], serde_json::json!({"tensor": "/conv/Relu_output_0"}));
         assert_eq!(array["dimension_names"], serde_json::json!(["view", "row", "c", "h", "w"]));
         assert_eq!(array["fill_value"], "NaN");
-        let array: serde_json::Value = serde_json::from_slice(&documents["label/zarr.json"]).unwrap();
+        let array: serde_json::Value =
+            serde_json::from_slice(&documents["label/zarr.json"]).unwrap();
         assert_eq!(array["chunk_grid"]["configuration"]["chunk_shape"], serde_json::json!([12]));
         assert_eq!(array["fill_value"], -1);
     }
@@ -212,12 +260,16 @@ mod tests {
     fn a_statistic_says_what_it_is_of() {
         let documents = documents(&testing::statistics(Codec::Zstd)).unwrap();
         let attributes = |name: &str| {
-            let array: serde_json::Value = serde_json::from_slice(&documents[&format!("taps/conv/{name}/zarr.json")]).unwrap();
+            let array: serde_json::Value =
+                serde_json::from_slice(&documents[&format!("taps/conv/{name}/zarr.json")]).unwrap();
             array["attributes"].clone()
         };
         assert_eq!(attributes("features"), serde_json::json!({"tensor": "/conv/Relu_output_0"}));
         let map = serde_json::json!({"layout": "nchw", "channels": 3, "height": 2, "width": 2});
-        assert_eq!(attributes("gram"), serde_json::json!({"tensor": "/conv/Relu_output_0", "map": map}));
+        assert_eq!(
+            attributes("gram"),
+            serde_json::json!({"tensor": "/conv/Relu_output_0", "map": map})
+        );
     }
 
     #[test]
@@ -230,7 +282,9 @@ mod tests {
         }
         // of a cache that had more rows
         assert_eq!(parse_view_shard(&manifest, "input/c/0/3/0/0/0"), Some((0, 0, 3)));
-        for other in ["input/c/1/2/0/0", "input/c/1/2/0/0/1", "input/c/01/2/0/0/0", "logits/1/2/0", "x"] {
+        for other in
+            ["input/c/1/2/0/0", "input/c/1/2/0/0/1", "input/c/01/2/0/0/0", "logits/1/2/0", "x"]
+        {
             assert_eq!(parse_view_shard(&manifest, other), None, "{other}");
         }
     }

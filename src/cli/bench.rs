@@ -21,7 +21,8 @@ Examples:
   nst-cache bench criteria --threads 1
   nst-cache bench criteria nst-gauss --pair wide --json
 
-docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side by side.";
+docs/performance.md says how these compare with PyTorch, and `make bench-peers` measures both side \
+                                   by side.";
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -38,9 +39,11 @@ enum What {
     Extract(Box<extract::Args>),
     /// Reading a cache, against a bare loop of checksums and zstd over the same bytes
     Read(read::Args),
-    /// One distillation step from a cache: loading, forward, cross-entropy and NST at every stage, backward, SGD
+    /// One distillation step from a cache: loading, forward, cross-entropy and NST at every stage,
+    /// backward, SGD
     Distill(distill::Args),
-    /// Each criterion by itself: the loss with its gradients for the student's tensors and for what it learns, time and memory
+    /// Each criterion by itself: the loss with its gradients for the student's tensors and for what
+    /// it learns, time and memory
     Criteria(criteria::Args),
 }
 

@@ -25,14 +25,16 @@ Examples:
   nst-cache cache verify cache/teacher --live teacher.onnx
   nst-cache cache verify cache/teacher --json | jq '.findings[].file'
 
-Reads every byte. What is wrong goes to stdout, one line a file and rows; exit status 1 if there is any.";
+Reads every byte. What is wrong goes to stdout, one line a file and rows; exit status 1 if there \
+                               is any.";
 
 const REPAIR_EXAMPLES: &str = "\
 Examples:
   nst-cache cache repair cache/teacher
   nst-cache extract teacher.onnx --data folder:photos     # as before: computes what was taken out
 
-Verifies first; a sound cache is not touched. A damaged manifest cannot be repaired: remove the folder and extract again.";
+Verifies first; a sound cache is not touched. A damaged manifest cannot be repaired: remove the \
+                               folder and extract again.";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -40,7 +42,8 @@ Examples:
   nst-cache cache export cache/teacher --safetensors layer3.safetensors --tap layer3 --rows 0..1000
   nst-cache cache export cache/teacher --npz logits.npz --tap logits
 
-Arrays keep their paths, types and order of rows: sample_id and label [row], the others [view, row, …].";
+Arrays keep their paths, types and order of rows: sample_id and label [row], the others [view, \
+                               row, …].";
 
 /// Arguments of `cache`.
 #[derive(Debug, clap::Args)]

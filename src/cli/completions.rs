@@ -23,6 +23,7 @@ pub struct Args {
 pub fn run(args: Args, _context: &Context<'_>) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::command(), "nst-cache", &mut script);
-    let script = String::from_utf8(script).map_err(|e| Error::input("completion script: not UTF-8").because(e))?;
+    let script = String::from_utf8(script)
+        .map_err(|e| Error::input("completion script: not UTF-8").because(e))?;
     emit(script.trim_end())
 }

@@ -41,7 +41,11 @@ struct Setting {
 impl<'a> Described<'a> {
     fn new(entry: &'a Entry) -> Result<Self> {
         let recipe: CriterionRecipe = entry.defaults()?;
-        let settings = recipe.settings().into_iter().map(|(name, default)| Setting { name, default }).collect();
+        let settings = recipe
+            .settings()
+            .into_iter()
+            .map(|(name, default)| Setting { name, default })
+            .collect();
         Ok(Self { entry, weight: recipe.weight, settings })
     }
 
@@ -85,7 +89,10 @@ fn table(all: &[Described<'_>]) -> String {
         ]);
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}\n\n* before the activation; of several forms the smallest that a cache has is read", lines.join("\n"))
+    format!(
+        "{}\n\n* before the activation; of several forms the smallest that a cache has is read",
+        lines.join("\n")
+    )
 }
 
 /// The first arXiv number, else the paper as it is cited.
@@ -118,7 +125,11 @@ fn description(described: &Described<'_>) -> String {
         ("source", entry.source),
         ("note", entry.note),
     ];
-    let lines: Vec<String> = lines.iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| format!("{name:<9} {text}")).collect();
+    let lines: Vec<String> = lines
+        .iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(name, text)| format!("{name:<9} {text}"))
+        .collect();
     format!("{}: {}\n{}", entry.name, entry.title, lines.join("\n"))
 }
 
@@ -130,14 +141,26 @@ mod tests {
     #[test]
     fn the_documentation_shows_this_table() {
         let document = include_str!("../../docs/criteria.md");
-        let table = table(&catalogue().iter().map(|e| Described::new(e).unwrap()).collect::<Vec<_>>());
-        assert!(document.contains(&format!("```text\n{table}\n```")), "docs/criteria.md: expected the table\n{table}");
+        let table =
+            table(&catalogue().iter().map(|e| Described::new(e).unwrap()).collect::<Vec<_>>());
+        assert!(
+            document.contains(&format!("```text\n{table}\n```")),
+            "docs/criteria.md: expected the table\n{table}"
+        );
     }
 
     #[test]
     fn one_criterion_is_described_whole() {
         let text = description(&Described::new(catalogue::entry("ofd").unwrap()).unwrap());
-        for part in ["ofd: Overhaul", "arXiv:1904.01866", "features, before the activation", "0.001", "kernel=1", "mdistiller", "margins"] {
+        for part in [
+            "ofd: Overhaul",
+            "arXiv:1904.01866",
+            "features, before the activation",
+            "0.001",
+            "kernel=1",
+            "mdistiller",
+            "margins",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(text.lines().count(), 8);

@@ -19,7 +19,11 @@ const DATA: &str = "fashion-mnist";
 /// The students: the name of each run, how the table calls it, and its loss.
 const STUDENTS: [(&str, &str, &[&str]); 2] = [
     ("ce", "labels alone (CE)", &["ce"]),
-    ("nst-kd", "from the cache (CE + NST + KD)", &["ce:weight=0.1", "kd:weight=0.9", "nst-poly:weight=50"]),
+    (
+        "nst-kd",
+        "from the cache (CE + NST + KD)",
+        &["ce:weight=0.1", "kd:weight=0.9", "nst-poly:weight=50"],
+    ),
 ];
 
 /// Arguments of `demo`.
@@ -72,8 +76,9 @@ struct Student {
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let started = Instant::now();
     if !args.teacher.exists() {
-        return Err(Error::input(format!("teacher {}: not there", args.teacher.display()))
-            .hint("run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx"));
+        return Err(Error::input(format!("teacher {}: not there", args.teacher.display())).hint(
+            "run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx",
+        ));
     }
     let (teacher, cache) = (path(&args.teacher)?, path(&args.output.join("cache"))?.to_owned());
     let epochs = args.epochs.to_string();
@@ -88,7 +93,18 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     for (name, loss, criteria) in STUDENTS {
         let folder = args.output.join(name);
         let criteria: Vec<&str> = criteria.iter().flat_map(|&c| ["--criterion", c]).collect();
-        let flags = [&args.student, "--cache", &cache, "--epochs", &epochs, "--batch", "64", "-o", path(&folder)?, "--resume"];
+        let flags = [
+            &args.student,
+            "--cache",
+            &cache,
+            "--epochs",
+            &epochs,
+            "--batch",
+            "64",
+            "-o",
+            path(&folder)?,
+            "--resume",
+        ];
         let report = train_student(&[&flags, criteria.as_slice()].concat(), context)?;
         let model = folder.join("student.onnx");
         students.push(Student {
@@ -101,20 +117,28 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
             parity: report.parity.max_difference,
         });
     }
-    let report = Report { teacher_top1, teacher_parameters, cache: cached, students, seconds: started.elapsed().as_secs_f64() };
+    let report = Report {
+        teacher_top1,
+        teacher_parameters,
+        cache: cached,
+        students,
+        seconds: started.elapsed().as_secs_f64(),
+    };
     if context.json { emit_json(&report) } else { emit(&describe(&report, &args)) }
 }
 
 /// Flags are text: the demo's commands are what a user types.
 fn path(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Error::input(format!("{}: expected a path in UTF-8", path.display())))
+    path.to_str()
+        .ok_or_else(|| Error::input(format!("{}: expected a path in UTF-8", path.display())))
 }
 
 /// Shows a command line and parses it as the program does.
 fn parse(command: &str, flags: &[&str], context: &Context<'_>) -> Result<Command> {
     let line = [&["nst-cache", command], flags].concat();
     context.monitor.note(&format!("$ {}", line.join(" ")));
-    let parsed = Cli::try_parse_from(&line).map_err(|e| Error::input(format!("demo: {}", print::one_line(&e))))?;
+    let parsed = Cli::try_parse_from(&line)
+        .map_err(|e| Error::input(format!("demo: {}", print::one_line(&e))))?;
     Ok(parsed.command)
 }
 
@@ -147,7 +171,11 @@ fn describe(report: &Report, args: &Args) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["", "top-1 %", "parameters", "seconds", "parity"]);
-    let teacher = ["teacher".to_owned(), format!("{:.2}", report.teacher_top1), report.teacher_parameters.to_string()];
+    let teacher = [
+        "teacher".to_owned(),
+        format!("{:.2}", report.teacher_top1),
+        report.teacher_parameters.to_string(),
+    ];
     let extract = format!("{:.1} (extract)", report.cache.seconds);
     table.add_row(teacher.into_iter().chain([extract, "-".to_owned()]));
     for student in &report.students {
@@ -162,12 +190,15 @@ fn describe(report: &Report, args: &Args) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let models: Vec<String> = report.students.iter().map(|s| format!("  {}  ({})", s.model.display(), s.loss)).collect();
+    let models: Vec<String> =
+        report.students.iter().map(|s| format!("  {}  ({})", s.model.display(), s.loss)).collect();
     let cache = &report.cache;
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let ratio = cache.raw_bytes as f64 / cache.bytes.max(1) as f64;
     format!(
-        "{table}\ncache: {} for {} rows, {ratio:.1}x below raw; the teacher ran once; all of it took {:.0} s\n\ntrained students:\n{}\n\nnext:\n  nst-cache inspect {}\n  nst-cache extract {}\n  nst-cache train student",
+        "{table}\ncache: {} for {} rows, {ratio:.1}x below raw; the teacher ran once; all of it \
+         took {:.0} s\n\ntrained students:\n{}\n\nnext:\n  nst-cache inspect {}\n  nst-cache \
+         extract {}\n  nst-cache train student",
         human_bytes(cache.bytes),
         cache.rows,
         report.seconds,

@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::runtime::Device;
 
-/// The numeric core's device for `--device`. `auto` is the first CUDA device if this build has CUDA and there is one, else the CPU.
+/// The numeric core's device for `--device`. `auto` is the first CUDA device if this build has CUDA
+/// and there is one, else the CPU.
 ///
 /// # Errors
 /// When a device that was asked for cannot train.
@@ -13,16 +14,29 @@ pub(super) fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_co
         Device::Cpu => Ok(candle_core::Device::Cpu),
         Device::Auto if !cfg!(feature = "cuda") => Ok(candle_core::Device::Cpu),
         Device::Auto => Ok(candle_core::Device::new_cuda(0).unwrap_or_else(|cause| {
-            monitor.note(&format!("device auto: no CUDA device ({}), training on the CPU", first_line(&cause)));
+            monitor.note(&format!(
+                "device auto: no CUDA device ({}), training on the CPU",
+                first_line(&cause)
+            ));
             candle_core::Device::Cpu
         })),
-        Device::Cuda(index) if cfg!(feature = "cuda") => candle_core::Device::new_cuda(index).map_err(|cause| {
-            let hint = "install the NVIDIA driver and CUDA 13 where the loader finds them, or choose --device cpu";
-            Error::input(format!("device {asked}: cannot be used")).because(first_line(&cause)).hint(hint)
-        }),
-        Device::Cuda(_) => Err(Error::input(format!("device {asked}: this program trains on the CPU alone"))
-            .hint("build it with `cargo build --release --features cuda` (docs/gpu.md), or choose --device cpu")),
-        Device::TensorRt(_) => Err(Error::input(format!("device {asked}: expected cpu, cuda[:INDEX] or auto, TensorRT trains nothing"))),
+        Device::Cuda(index) if cfg!(feature = "cuda") => candle_core::Device::new_cuda(index)
+            .map_err(|cause| {
+                let hint = "install the NVIDIA driver and CUDA 13 where the loader finds them, or \
+                            choose --device cpu";
+                Error::input(format!("device {asked}: cannot be used"))
+                    .because(first_line(&cause))
+                    .hint(hint)
+            }),
+        Device::Cuda(_) => {
+            Err(Error::input(format!("device {asked}: this program trains on the CPU alone")).hint(
+                "build it with `cargo build --release --features cuda` (docs/gpu.md), or choose \
+                 --device cpu",
+            ))
+        }
+        Device::TensorRt(_) => Err(Error::input(format!(
+            "device {asked}: expected cpu, cuda[:INDEX] or auto, TensorRT trains nothing"
+        ))),
     }
 }
 
@@ -49,7 +63,11 @@ mod tests {
             assert!(training(Device::Auto, &Silent).unwrap().is_cpu());
             let error = training(Device::Cuda(1), &Silent).unwrap_err();
             assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains("cuda:1") && error.find_hint().unwrap().contains("--features cuda"), "{error}");
+            assert!(
+                error.to_string().contains("cuda:1")
+                    && error.find_hint().unwrap().contains("--features cuda"),
+                "{error}"
+            );
         }
     }
 }

@@ -1,5 +1,9 @@
 //! `eval`: how good a classifier is on a data set, in ONNX Runtime.
 
+mod scores;
+
+pub(super) use scores::Scores;
+
 use super::feed_args::FeedArgs;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
@@ -14,7 +18,7 @@ use crate::onnx::{Model, metadata, tap};
 use crate::recipe::{DataSpec, Preprocess, Take};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use rayon::prelude::*;
-use serde::Serialize;
+use scores::Sums;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -28,14 +32,15 @@ const QUEUE: usize = 2;
 
 /// Arguments of `eval`.
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  nst-cache eval student.onnx --data folder:photos --split test\n  nst-cache eval teacher.onnx --data cifar10:data --preprocess cifar10 --json"
-)]
+#[command(after_help = "Examples:\n  nst-cache eval student.onnx --data folder:photos --split \
+                        test\n  nst-cache eval teacher.onnx --data cifar10:data --preprocess \
+                        cifar10 --json")]
 pub struct Args {
     /// The classifier
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// The data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a path
+    /// The data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a
+    /// path
     #[arg(long, value_name = "SPEC")]
     data: Option<DataSpec>,
     /// Which part of it
@@ -44,7 +49,8 @@ pub struct Args {
     /// Tensor of the logits [default: the first output, before its softmax]
     #[arg(long, value_name = "TENSOR")]
     logits: Option<String>,
-    /// File with the model's classes, one a line in the order of its logits, to which the data's class names are mapped
+    /// File with the model's classes, one a line in the order of its logits, to which the data's
+    /// class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Samples of one run [default: 64, or what the model fixes]
@@ -63,20 +69,6 @@ pub struct Args {
     feed: FeedArgs,
     #[command(flatten)]
     preprocess: PreprocessArgs,
-}
-
-/// What was measured.
-#[derive(Debug, Serialize)]
-pub(super) struct Scores {
-    /// Percent of samples whose label has the largest logit.
-    pub(super) top1: f64,
-    /// Percent of samples whose label is among the five largest logits.
-    top5: f64,
-    /// Mean cross-entropy.
-    loss: f64,
-    images_per_s: f64,
-    samples: usize,
-    provider: String,
 }
 
 /// Runs the model over the data set and prints the scores.
@@ -102,14 +94,25 @@ pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
 
 /// The same for images that are made, and classes that are called, as given, and not as flags and
 /// model say.
-pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: Option<&[String]>, context: &Context<'_>) -> Result<Scores> {
+pub(super) fn execute_as(
+    args: &Args,
+    preprocess: Option<Preprocess>,
+    classes: Option<&[String]>,
+    context: &Context<'_>,
+) -> Result<Scores> {
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
-    let spec = spec.ok_or_else(|| Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR"))?;
+    let spec = spec.ok_or_else(|| {
+        Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR")
+    })?;
     let mut fed = model.inputs();
     fed.retain(|input| !args.feed.gives(&input.name));
     let dataset = data::open_for(&spec, &args.split, &fed, context.monitor)?;
-    context.monitor.note(&format!("data {spec} ({}): {}", args.split, data::describe(dataset.as_ref())));
+    context.monitor.note(&format!(
+        "data {spec} ({}): {}",
+        args.split,
+        data::describe(dataset.as_ref())
+    ));
     let mut plan = Plan::new(args, preprocess, context, &model, dataset.as_ref())?;
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     // a quarter of the threads decodes; below four, decoding shares the model's cores
@@ -120,14 +123,23 @@ pub(super) fn execute_as(args: &Args, preprocess: Option<Preprocess>, classes: O
     if args.device == Device::Auto {
         context.monitor.note(&format!("running on {}", session.provider()));
     }
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(decoders.max(1)).build().context(|| "decoding threads cannot be started".to_owned())?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(decoders.max(1))
+        .build()
+        .context(|| "decoding threads cannot be started".to_owned())?;
     let logits = plan.settle(dataset.as_ref(), &mut session, &found)?;
     plan.classes = class_map(args, &model, classes, logits.classes, dataset.as_ref())?;
     if let Some(note) = &logits.note {
         context.monitor.note(&format!("logits: {note}"));
     }
-    plan.run_alone_where_needed(dataset.as_ref(), &model, &logits, &runtime, &mut session, context)?;
+    plan.run_alone_where_needed(
+        dataset.as_ref(),
+        &model,
+        &logits,
+        &runtime,
+        &mut session,
+        context,
+    )?;
     measure(&plan, &logits, dataset.as_ref(), &mut session, &pool, context)
 }
 
@@ -148,14 +160,23 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &Args, given: Option<Preprocess>, context: &Context<'_>, model: &Model, dataset: &dyn Dataset) -> Result<Self> {
+    fn new(
+        args: &Args,
+        given: Option<Preprocess>,
+        context: &Context<'_>,
+        model: &Model,
+        dataset: &dyn Dataset,
+    ) -> Result<Self> {
         let take = Take { limit: args.limit.map(NonZeroUsize::get), shuffle: args.shuffle };
         let samples = data::take((0..dataset.len()).collect(), take);
         if samples.is_empty() {
             return Err(Error::input("data set: expected samples, found none"));
         }
         if let Some(&index) = samples.iter().find(|&&index| dataset.label(index) < 0) {
-            return Err(Error::input(format!("{}: expected a label to compare with, found none", dataset.name(index))));
+            return Err(Error::input(format!(
+                "{}: expected a label to compare with, found none",
+                dataset.name(index)
+            )));
         }
         let (inputs, note) = feed::place(&model.inputs(), &args.feed.feeding()?)?;
         if let Some(note) = note {
@@ -165,7 +186,9 @@ impl Plan {
         if let (Some(fixed), Some(asked)) = (fixed, args.batch)
             && fixed != asked.get()
         {
-            return Err(Error::input(format!("--batch: expected {fixed}, which the model fixes, found {asked}")));
+            return Err(Error::input(format!(
+                "--batch: expected {fixed}, which the model fixes, found {asked}"
+            )));
         }
         let batch = fixed.or(args.batch.map(NonZeroUsize::get)).unwrap_or(DEFAULT_BATCH);
         let preprocess = match dataset.sample(samples[0])? {
@@ -193,9 +216,14 @@ impl Plan {
 
     /// Each input by name, for so many samples; `stacked` gives those that the data feeds, by place
     /// and name, with the samples along the first axis.
-    fn fed(&self, rows: usize, stacked: impl Fn(usize, &str) -> Result<Array>) -> Result<Vec<(String, Array)>> {
+    fn fed(
+        &self,
+        rows: usize,
+        stacked: impl Fn(usize, &str) -> Result<Array>,
+    ) -> Result<Vec<(String, Array)>> {
         let constants = self.inputs.iter().filter_map(|placed| placed.constant.as_ref());
-        let constants = constants.map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
+        let constants =
+            constants.map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
         let given = self.data_inputs().enumerate().map(|(at, placed)| {
             let name = &placed.input.name;
             let array = stacked(at, name)?;
@@ -208,7 +236,12 @@ impl Plan {
 
     /// Decides, by a run of the first samples, how many go into one and which tensor holds the
     /// logits.
-    fn settle(&mut self, dataset: &dyn Dataset, session: &mut Session, found: &Found) -> Result<Logits> {
+    fn settle(
+        &mut self,
+        dataset: &dyn Dataset,
+        session: &mut Session,
+        found: &Found,
+    ) -> Result<Logits> {
         let tensors = found.tensors();
         let mut runs = |count: usize| {
             let batch = decode(self, dataset, 0..count.min(self.samples.len()))?;
@@ -224,14 +257,24 @@ impl Plan {
             }
             other => other?,
         };
-        let of = |tensor: &str| tensors.iter().position(|name| name == tensor).and_then(|at| values.get(at));
-        let row = |tensor: &str| of(tensor).and_then(|array| array.shape().get(1..)).map(<[usize]>::to_vec);
-        let mut logits = found
-            .choose(row)
-            .map_err(|reason| Error::input(format!("logits: {reason}")).hint("name the tensor that holds the logits: --logits TENSOR"))?;
+        let of = |tensor: &str| {
+            tensors.iter().position(|name| name == tensor).and_then(|at| values.get(at))
+        };
+        let row = |tensor: &str| {
+            of(tensor).and_then(|array| array.shape().get(1..)).map(<[usize]>::to_vec)
+        };
+        let mut logits = found.choose(row).map_err(|reason| {
+            Error::input(format!("logits: {reason}"))
+                .hint("name the tensor that holds the logits: --logits TENSOR")
+        })?;
         let values = of(&logits.tensor).map(Array::to_f32).unwrap_or_default();
         let is_open = logits.conversion.is_none();
-        if is_open && logits::are_probabilities(values.get(..rows * logits.classes).unwrap_or_default(), logits.classes) {
+        if is_open
+            && logits::are_probabilities(
+                values.get(..rows * logits.classes).unwrap_or_default(),
+                logits.classes,
+            )
+        {
             logits.conversion = Some(Conversion::Probabilities);
             logits.note = Some(Conversion::Probabilities.describe(&logits.tensor));
         }
@@ -252,19 +295,30 @@ impl Plan {
         context: &Context<'_>,
     ) -> Result<()> {
         let count = self.samples.len().min(independence::SAMPLES);
-        let samples = self.samples.iter().take(count).map(|&sample| dataset.sample(sample).context(|| dataset.name(sample)));
+        let samples = self
+            .samples
+            .iter()
+            .take(count)
+            .map(|&sample| dataset.sample(sample).context(|| dataset.name(sample)));
         let samples = samples.collect::<Result<Vec<_>>>()?;
         let bytes: Vec<Vec<u8>> = if let Some(preprocess) = &self.preprocess {
             vec![images(preprocess, samples.iter())?.concat()]
         } else {
-            let stacked = self.data_inputs().map(|input| Ok(stack(&input.input.name, samples.iter())?.as_bytes().to_vec()));
+            let stacked = self
+                .data_inputs()
+                .map(|input| Ok(stack(&input.input.name, samples.iter())?.as_bytes().to_vec()));
             stacked.collect::<Result<_>>()?
         };
         let shapes = match samples.first() {
             Some(Sample::Arrays(arrays)) => arrays.clone(),
             _ => Vec::new(),
         };
-        let shape = |name: &str| shapes.iter().find(|(given, _)| given == name).map(|(_, array)| (array.dtype(), array.shape().to_vec()));
+        let shape = |name: &str| {
+            shapes
+                .iter()
+                .find(|(given, _)| given == name)
+                .map(|(_, array)| (array.dtype(), array.shape().to_vec()))
+        };
         let subject = independence::Subject {
             who: "model",
             runtime,
@@ -273,7 +327,9 @@ impl Plan {
             fixed: self.is_declared.then_some(self.batch),
             inputs: self
                 .data_inputs()
-                .map(|input| shape(&input.input.name).map_or((Dtype::U8, true), |(dtype, _)| (dtype, false)))
+                .map(|input| {
+                    shape(&input.input.name).map_or((Dtype::U8, true), |(dtype, _)| (dtype, false))
+                })
                 .collect(),
             feed: &|bytes, count| {
                 self.fed(count, |at, name| {
@@ -281,7 +337,11 @@ impl Plan {
                         return data::preprocess::normalize(preprocess, &bytes.concat());
                     }
                     let (dtype, row) = shape(name).unwrap_or((Dtype::F32, Vec::new()));
-                    Array::from_bytes(dtype, [&[count], row.as_slice()].concat(), bytes.get(at).map_or(&[], Vec::as_slice))
+                    Array::from_bytes(
+                        dtype,
+                        [&[count], row.as_slice()].concat(),
+                        bytes.get(at).map_or(&[], Vec::as_slice),
+                    )
                 })
             },
         };
@@ -294,10 +354,15 @@ impl Plan {
 }
 
 /// Images as the bytes of the model's input.
-fn images<'a>(preprocess: &Preprocess, samples: impl Iterator<Item = &'a Sample>) -> Result<Vec<Vec<u8>>> {
+fn images<'a>(
+    preprocess: &Preprocess,
+    samples: impl Iterator<Item = &'a Sample>,
+) -> Result<Vec<Vec<u8>>> {
     let bytes = |sample: &Sample| match sample {
         Sample::Image(image) => data::preprocess::to_bytes(preprocess, image),
-        Sample::Arrays(_) => Err(Error::input("data set: expected images throughout, found arrays")),
+        Sample::Arrays(_) => {
+            Err(Error::input("data set: expected images throughout, found arrays"))
+        }
     };
     samples.collect::<Vec<_>>().into_par_iter().map(bytes).collect()
 }
@@ -305,38 +370,62 @@ fn images<'a>(preprocess: &Preprocess, samples: impl Iterator<Item = &'a Sample>
 /// Where the logits are looked for.
 fn find_logits(args: &Args, model: &Model) -> Result<Found> {
     if let Some(name) = &args.logits {
-        let names: Vec<&str> = model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
-        return Ok(logits::of_tensor(model, &tap::resolve(std::slice::from_ref(name), &names)?.remove(0).tensor));
+        let names: Vec<&str> =
+            model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+        return Ok(logits::of_tensor(
+            model,
+            &tap::resolve(std::slice::from_ref(name), &names)?.remove(0).tensor,
+        ));
     }
     logits::of_output(model).ok_or_else(|| {
-        Error::input(format!("{}: expected a first output [batch, classes], found another", args.model.display()))
-            .hint("name the tensor that holds the logits: --logits TENSOR")
+        Error::input(format!(
+            "{}: expected a first output [batch, classes], found another",
+            args.model.display()
+        ))
+        .hint("name the tensor that holds the logits: --logits TENSOR")
     })
 }
 
-/// The flags, else what the model carries, else the working folder's defaults and what the model declares.
-fn preprocess(args: &Args, context: &Context<'_>, model: &Model, inputs: &[Placed], image_size: Option<[usize; 2]>) -> Result<Preprocess> {
+/// The flags, else what the model carries, else the working folder's defaults and what the model
+/// declares.
+fn preprocess(
+    args: &Args,
+    context: &Context<'_>,
+    model: &Model,
+    inputs: &[Placed],
+    image_size: Option<[usize; 2]>,
+) -> Result<Preprocess> {
     let options = args.preprocess.options()?;
     if options.is_empty()
         && let Some(text) = model.metadata(metadata::PREPROCESS)
     {
-        let preprocess: Preprocess =
-            serde_json::from_str(text).context(|| format!("{}: metadata `{}`", args.model.display(), metadata::PREPROCESS))?;
+        let preprocess: Preprocess = serde_json::from_str(text)
+            .context(|| format!("{}: metadata `{}`", args.model.display(), metadata::PREPROCESS))?;
         preprocess.validate()?;
         return Ok(preprocess);
     }
     let fed: Vec<&Placed> = inputs.iter().filter(|placed| placed.constant.is_none()).collect();
     let [placed] = fed[..] else {
-        return Err(Error::input(format!("{}: expected one input for images, found {}", args.model.display(), fed.len()))
-            .hint("give the others one value for all images: --input NAME=VALUE"));
+        return Err(Error::input(format!(
+            "{}: expected one input for images, found {}",
+            args.model.display(),
+            fed.len()
+        ))
+        .hint("give the others one value for all images: --input NAME=VALUE"));
     };
     if placed.batch_axis()? > 0 {
-        return Err(Error::input(format!("input `{}`: expected the batch on the first axis to feed images", placed.input.name)));
+        return Err(Error::input(format!(
+            "input `{}`: expected the batch on the first axis to feed images",
+            placed.input.name
+        )));
     }
     let input = &placed.input;
-    let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: expected numbers, found another type", input.name)))?;
+    let dtype = input.dtype.ok_or_else(|| {
+        Error::input(format!("input `{}`: expected numbers, found another type", input.name))
+    })?;
     let options = options.or(context.config.preprocess.clone());
-    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &input.shape, image_size)?;
+    let (preprocess, warnings) =
+        data::preprocess::resolve(&options, dtype, &input.shape, image_size)?;
     for warning in &warnings {
         context.monitor.warn(warning);
     }
@@ -344,16 +433,32 @@ fn preprocess(args: &Args, context: &Context<'_>, model: &Model, inputs: &[Place
 }
 
 /// The model's class of each of the data set's labels; `None`: the same.
-fn class_map(args: &Args, model: &Model, given: Option<&[String]>, count: usize, dataset: &dyn Dataset) -> Result<Option<Vec<usize>>> {
+fn class_map(
+    args: &Args,
+    model: &Model,
+    given: Option<&[String]>,
+    count: usize,
+    dataset: &dyn Dataset,
+) -> Result<Option<Vec<usize>>> {
     let recorded = match given {
         Some(names) => Some(names.to_vec()),
         None => recorded_classes(model)?,
     };
-    let known = Known { who: "the model", count: Some(count), recorded: recorded.as_deref(), file: args.classes.as_deref() };
+    let known = Known {
+        who: "the model",
+        count: Some(count),
+        recorded: recorded.as_deref(),
+        file: args.classes.as_deref(),
+    };
     match agreement(known, dataset)? {
-        Agreement::Same { places, .. } => Ok(places.map(|places| places.into_iter().filter_map(|at| usize::try_from(at).ok()).collect())),
-        Agreement::Others(reason) => Err(Error::input(format!("{reason}: there is nothing to measure"))
-            .hint("--classes FILE names the model's classes in the order of its logits, --logits TENSOR another tensor")),
+        Agreement::Same { places, .. } => Ok(places
+            .map(|places| places.into_iter().filter_map(|at| usize::try_from(at).ok()).collect())),
+        Agreement::Others(reason) => {
+            Err(Error::input(format!("{reason}: there is nothing to measure")).hint(
+                "--classes FILE names the model's classes in the order of its logits, --logits \
+                 TENSOR another tensor",
+            ))
+        }
     }
 }
 
@@ -387,7 +492,9 @@ fn measure(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for start in (0..plan.samples.len()).step_by(plan.batch) {
-                let batch = pool.install(|| decode(plan, dataset, start..plan.samples.len().min(start + plan.batch)));
+                let batch = pool.install(|| {
+                    decode(plan, dataset, start..plan.samples.len().min(start + plan.batch))
+                });
                 let is_last = batch.is_err();
                 // the receiver goes away when inference failed
                 if sender.send(batch).is_err() || is_last {
@@ -402,7 +509,9 @@ fn measure(
             }
             let batch = batch?;
             let outputs = session.run(&batch.named(), std::slice::from_ref(&logits.tensor))?;
-            let values = outputs.first().ok_or_else(|| Error::input(format!("output `{}`: the run gave no value", logits.tensor)))?;
+            let values = outputs.first().ok_or_else(|| {
+                Error::input(format!("output `{}`: the run gave no value", logits.tensor))
+            })?;
             sums.add(&rows_of(logits, values)?, &batch.labels, plan.classes.as_deref())?;
             monitor.advance(batch.labels.len() as u64, 0);
         }
@@ -421,7 +530,9 @@ fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> R
     let missing = if plan.is_fixed { plan.batch.saturating_sub(labels.len()) } else { 0 };
     let padded = || samples.iter().chain(samples.last().into_iter().cycle().take(missing));
     let inputs = plan.fed(labels.len() + missing, |_, name| match &plan.preprocess {
-        Some(preprocess) => data::preprocess::normalize(preprocess, &images(preprocess, padded())?.concat()),
+        Some(preprocess) => {
+            data::preprocess::normalize(preprocess, &images(preprocess, padded())?.concat())
+        }
         None => stack(name, padded()),
     })?;
     Ok(Batch { inputs, labels })
@@ -430,13 +541,23 @@ fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> R
 /// Joins one array of each sample along a new first axis.
 fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Array> {
     let array = |sample: &'a Sample| match sample {
-        Sample::Arrays(arrays) => arrays.iter().find(|(given, _)| given == name).map(|(_, array)| array),
+        Sample::Arrays(arrays) => {
+            arrays.iter().find(|(given, _)| given == name).map(|(_, array)| array)
+        }
         Sample::Image(_) => None,
     };
     let rows: Option<Vec<&Array>> = samples.map(array).collect();
-    let rows = rows.ok_or_else(|| Error::input(format!("data set: expected an array `{name}`, which the model takes, found none")))?;
-    let Some(first) = rows.first() else { return Err(Error::input("data set: expected samples, found none")) };
-    if let Some(other) = rows.iter().find(|row| row.shape() != first.shape() || row.dtype() != first.dtype()) {
+    let rows = rows.ok_or_else(|| {
+        Error::input(format!(
+            "data set: expected an array `{name}`, which the model takes, found none"
+        ))
+    })?;
+    let Some(first) = rows.first() else {
+        return Err(Error::input("data set: expected samples, found none"));
+    };
+    if let Some(other) =
+        rows.iter().find(|row| row.shape() != first.shape() || row.dtype() != first.dtype())
+    {
         return Err(Error::input(format!(
             "array `{name}`: expected shape {:?} for every sample, found {:?}",
             first.shape(),
@@ -454,73 +575,14 @@ fn rows_of(logits: &Logits, values: &Array) -> Result<Array> {
     if let Some(conversion) = logits.conversion {
         conversion.apply(&mut floats, values.dtype()).map_err(|index| {
             let value = floats.get(index).copied().unwrap_or(f32::NAN);
-            Error::input(format!("tensor `{}`: expected a probability, found {value}", logits.tensor))
-                .hint("name the tensor that holds the logits: --logits TENSOR")
+            Error::input(format!(
+                "tensor `{}`: expected a probability, found {value}",
+                logits.tensor
+            ))
+            .hint("name the tensor that holds the logits: --logits TENSOR")
         })?;
     }
     Array::new(vec![rows, logits.classes], Values::F32(floats))
-}
-
-/// Running totals.
-#[derive(Default)]
-struct Sums {
-    samples: usize,
-    top1: usize,
-    top5: usize,
-    loss: f64,
-}
-
-impl Sums {
-    /// Counts a batch; rows of `logits` beyond the labels are padding.
-    fn add(&mut self, logits: &Array, labels: &[i64], classes: Option<&[usize]>) -> Result<()> {
-        let &[rows, width] = logits.shape() else {
-            return Err(Error::input(format!("logits: expected [batch, classes], found shape {:?}", logits.shape())));
-        };
-        if rows < labels.len() || width == 0 {
-            return Err(Error::input(format!("logits: expected {} rows, found shape {:?}", labels.len(), logits.shape())));
-        }
-        for (row, &label) in logits.to_f32().chunks_exact(width).zip(labels) {
-            let index = usize::try_from(label).ok();
-            let class = match classes {
-                Some(classes) => index.and_then(|i| classes.get(i).copied()),
-                None => index,
-            };
-            let class = class.filter(|&c| c < width);
-            let class = class.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}, the model's classes", width - 1)))?;
-            let (rank, loss) = judge(row, class).ok_or_else(|| Error::input("logits: expected finite values, found NaN or infinity"))?;
-            self.samples += 1;
-            self.top1 += usize::from(rank == 0);
-            self.top5 += usize::from(rank < 5);
-            self.loss += loss;
-        }
-        Ok(())
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "counts far below 2⁵²")]
-    fn scores(&self, seconds: f64, provider: &str) -> Scores {
-        let samples = self.samples as f64;
-        Scores {
-            top1: 100.0 * self.top1 as f64 / samples,
-            top5: 100.0 * self.top5 as f64 / samples,
-            loss: self.loss / samples,
-            images_per_s: samples / seconds,
-            samples: self.samples,
-            provider: provider.to_owned(),
-        }
-    }
-}
-
-/// How many classes come before `class` (equal logits in class order), and its cross-entropy; `None` for logits that are not finite.
-fn judge(logits: &[f32], class: usize) -> Option<(usize, f64)> {
-    let of_class = *logits.get(class)?;
-    if !logits.iter().all(|x| x.is_finite()) {
-        return None;
-    }
-    let before = |(index, &x): (usize, &f32)| x > of_class || (x.total_cmp(&of_class).is_eq() && index < class);
-    let rank = logits.iter().enumerate().filter(|&pair| before(pair)).count();
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).sum();
-    Some((rank, total.ln() + f64::from(largest) - f64::from(of_class)))
 }
 
 #[cfg(test)]
@@ -529,35 +591,19 @@ mod tests {
     use crate::array::Values;
 
     #[test]
-    fn ranks_and_losses() {
-        let (rank, loss) = judge(&[1.0, 3.0, 2.0], 2).unwrap();
-        assert_eq!(rank, 1);
-        assert!((loss - 1.407_605_964).abs() < 1e-9, "{loss}");
-        assert_eq!(judge(&[5.0; 4], 0).unwrap().0, 0);
-        assert_eq!(judge(&[5.0; 4], 3).unwrap().0, 3);
-        assert!(judge(&[1e4, -1e4], 1).unwrap().1.is_finite());
-        assert!(judge(&[f32::NAN, 1.0], 1).is_none());
-        assert!(judge(&[1.0], 1).is_none());
-    }
-
-    #[test]
-    fn padding_is_not_counted_and_labels_are_checked() {
-        let logits = Array::new(vec![3, 2], Values::F32(vec![1.0, 0.0, 1.0, 0.0, 9.0, 9.0])).unwrap();
-        let mut sums = Sums::default();
-        sums.add(&logits, &[0, 1], None).unwrap();
-        let scores = sums.scores(2.0, "cpu");
-        assert_eq!((scores.samples, scores.top1, scores.top5, scores.images_per_s), (2, 50.0, 100.0, 1.0));
-        assert!(sums.add(&logits, &[2], None).unwrap_err().to_string().contains("label 2: expected 0 to 1"));
-        assert!(sums.add(&logits, &[-1], None).is_err());
-        assert!(sums.add(&logits, &[0; 4], None).is_err());
-    }
-
-    #[test]
     fn arrays_are_stacked_by_name() {
-        let sample = |v: i32| Sample::Arrays(vec![("x".into(), Array::new(vec![2], Values::I32(vec![v, v + 1])).unwrap())]);
+        let sample = |v: i32| {
+            Sample::Arrays(vec![(
+                "x".into(),
+                Array::new(vec![2], Values::I32(vec![v, v + 1])).unwrap(),
+            )])
+        };
         let samples = [sample(1), sample(5)];
         let stacked = stack("x", samples.iter()).unwrap();
-        assert_eq!((stacked.shape(), stacked.values()), (&[2, 2][..], &Values::I32(vec![1, 2, 5, 6])));
+        assert_eq!(
+            (stacked.shape(), stacked.values()),
+            (&[2, 2][..], &Values::I32(vec![1, 2, 5, 6]))
+        );
         assert!(stack("y", samples.iter()).unwrap_err().to_string().contains("`y`"));
     }
 }

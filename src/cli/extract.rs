@@ -1,4 +1,5 @@
-//! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one JSON document.
+//! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one JSON
+//! document.
 
 pub(super) mod command;
 mod sizes;
@@ -10,7 +11,8 @@ use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
 use crate::recipe::{
-    Augment, Augmentation, ColorJitter, Compress, CriterionRecipe, DataSpec, Extract, Inputs, Keep, Store, Train, ViewCount,
+    Augment, Augmentation, ColorJitter, Compress, CriterionRecipe, DataSpec, Extract, Inputs, Keep,
+    Store, Train, ViewCount,
 };
 use crate::runtime::{Device, Runtime, SessionOptions};
 use clap::ValueEnum;
@@ -21,19 +23,26 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   nst-cache extract teacher.onnx --data folder:photos/train --preprocess imagenet
   nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --limit 1000 --shuffle 1
-  nst-cache extract teacher.onnx --data photos.tar.gz --tap /layer3/Relu_1_output_0@8x8=layer3 -o cache/photos
+  nst-cache extract teacher.onnx --data photos.tar.gz --tap /layer3/Relu_1_output_0@8x8=layer3 -o \
+                                   cache/photos
   nst-cache extract tf.onnx --data photos --tap block4/relu:0:nhwc
-  nst-cache extract teacher.onnx --data photos --views 8 --augment random-resized-crop --color-jitter 0.4 --cutmix 1
-  nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --views all --augment crop-flip
+  nst-cache extract teacher.onnx --data photos --views 8 --augment random-resized-crop \
+                                   --color-jitter 0.4 --cutmix 1
+  nst-cache extract teacher.onnx --data cifar10:cifar-10-batches-bin --views all --augment \
+                                   crop-flip
   nst-cache extract model.onnx --data npz:arrays.npz
   nst-cache extract teacher.onnx --data photos --criterion nst --for resnet18
   nst-cache extract teacher.onnx --data photos --keep gram,mean
   nst-cache extract teacher.onnx --data photos --dry-run
 
-The teacher runs once over the data set, in each view of it. Stopped or killed, the same command goes on where it was.
-More views (--views) or another tap (--tap) are added to a cache that is there: only what is new is computed.
-`nst-cache inspect TEACHER.onnx` lists the taps; without --tap the suggested ones are kept. With --criterion or --recipe the smallest form of each
-map is kept from which those criteria can be computed exactly; --dry-run shows what each form takes. docs/statistics.md has the mathematics.";
+The teacher runs once over the data set, in each view of it. Stopped or killed, the same command \
+                                   goes on where it was.
+More views (--views) or another tap (--tap) are added to a cache that is there: only what is new \
+                                   is computed.
+`nst-cache inspect TEACHER.onnx` lists the taps; without --tap the suggested ones are kept. With \
+                                   --criterion or --recipe the smallest form of each
+map is kept from which those criteria can be computed exactly; --dry-run shows what each form \
+                                   takes. docs/statistics.md has the mathematics.";
 
 /// Arguments of `extract`.
 #[derive(Debug, clap::Args)]
@@ -47,7 +56,8 @@ pub struct Args {
     /// Part of the data set [default: train]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Tensor to keep; its axis order where the graph does not show it, pooled, under another name (repeat for more) [default: the suggested taps]
+    /// Tensor to keep; its axis order where the graph does not show it, pooled, under another name
+    /// (repeat for more) [default: the suggested taps]
     #[arg(long = "tap", value_name = "TENSOR[:nhwc][@HxW][=ALIAS]")]
     taps: Vec<String>,
     /// Tensor of the logits [default: the first output, before its softmax]
@@ -56,13 +66,15 @@ pub struct Args {
     /// What is kept of each map: auto, or some of features,gram,mean,attention,vector,sign
     #[arg(long, value_name = "auto|LIST", default_value = "auto")]
     keep: Keep,
-    /// Criterion that will be computed from the cache, as train takes it: auto keeps what it needs (repeat for more)
+    /// Criterion that will be computed from the cache, as train takes it: auto keeps what it needs
+    /// (repeat for more)
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
     /// Recipe of the training whose criteria these are
     #[arg(long, value_name = "FILE.toml", conflicts_with = "criteria")]
     recipe: Option<PathBuf>,
-    /// Student whose maps the taps will be compared with: where they are smaller, the taps are pooled to their sizes
+    /// Student whose maps the taps will be compared with: where they are smaller, the taps are
+    /// pooled to their sizes
     #[arg(long = "for", value_name = "STUDENT")]
     student: Option<String>,
     /// Measure what each form of each tap takes on disk, print that, and write nothing
@@ -71,7 +83,8 @@ pub struct Args {
     /// Element type of stored features
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     store: StoreArg,
-    /// Compress stored arrays: auto takes those that it makes at least a tenth smaller, none trades disk for reading without decoding
+    /// Compress stored arrays: auto takes those that it makes at least a tenth smaller, none trades
+    /// disk for reading without decoding
     #[arg(long, value_name = "auto|none|zstd", default_value = "auto")]
     compress: CompressArg,
     /// Samples of one inference [default: by size]
@@ -86,22 +99,26 @@ pub struct Args {
     /// Seed of the fixed order in which rows stand, and of the views
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
-    /// Views of each sample, each with an augmentation of its own; all takes every one that crop-flip or flip has
+    /// Views of each sample, each with an augmentation of its own; all takes every one that
+    /// crop-flip or flip has
     #[arg(long, value_name = "N|all", default_value = "1")]
     views: ViewCount,
     /// What part of an image a view shows: none, flip, crop-flip or random-resized-crop
     #[arg(long, value_name = "NAME", default_value = "none")]
     augment: Augment,
-    /// Move brightness, contrast, saturation (by factors of up to 1±B, …) and hue (by up to ±H of the circle)
+    /// Move brightness, contrast, saturation (by factors of up to 1±B, …) and hue (by up to ±H of
+    /// the circle)
     #[arg(long, value_name = "B[,C,S[,H]]")]
     color_jitter: Option<ColorJitter>,
     /// Blend each sample with another, by a share from Beta(ALPHA, ALPHA)
     #[arg(long, value_name = "ALPHA")]
     mixup: Option<f64>,
-    /// Put a box of another sample into each, of an area from Beta(ALPHA, ALPHA); with --mixup, either by chance
+    /// Put a box of another sample into each, of an area from Beta(ALPHA, ALPHA); with --mixup,
+    /// either by chance
     #[arg(long, value_name = "ALPHA")]
     cutmix: Option<f64>,
-    /// Store what the teacher is fed, or let train decode it from the data again [default: stored up to 64 KiB a row]
+    /// Store what the teacher is fed, or let train decode it from the data again [default: stored
+    /// up to 64 KiB a row]
     #[arg(long, value_name = "stored|source")]
     inputs: Option<InputsArg>,
     /// Leave out samples that cannot be read (decodes everything once more beforehand)
@@ -111,7 +128,8 @@ pub struct Args {
     /// that have changed again
     #[arg(long)]
     refresh: bool,
-    /// File with the teacher's classes, one a line in the order of its logits, to which the data's class names are mapped
+    /// File with the teacher's classes, one a line in the order of its logits, to which the data's
+    /// class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Where the teacher runs: cpu, cuda, cuda:1, tensorrt, tensorrt:1 or auto
@@ -247,7 +265,12 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
         limit: args.limit.map(NonZeroUsize::get),
         shuffle: args.shuffle,
         views: args.views,
-        augmentation: Augmentation { geometry: args.augment, color_jitter: args.color_jitter, mixup: args.mixup, cutmix: args.cutmix },
+        augmentation: Augmentation {
+            geometry: args.augment,
+            color_jitter: args.color_jitter,
+            mixup: args.mixup,
+            cutmix: args.cutmix,
+        },
         inputs: args.inputs.map(Inputs::from),
         seed: args.seed,
         skip_bad: args.skip_bad,
@@ -263,7 +286,9 @@ pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, Ses
 
 /// `cache/resnet56` for `models/resnet56.onnx`.
 fn default_output(teacher: &Path) -> Result<PathBuf> {
-    let stem = teacher.file_stem().ok_or_else(|| Error::input(format!("teacher {}: expected a file", teacher.display())))?;
+    let stem = teacher
+        .file_stem()
+        .ok_or_else(|| Error::input(format!("teacher {}: expected a file", teacher.display())))?;
     Ok(Path::new("cache").join(stem))
 }
 

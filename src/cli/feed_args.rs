@@ -35,7 +35,9 @@ pub struct FeedArgs {
 impl FeedArgs {
     /// Whether one of them gives this input.
     pub(super) fn gives(&self, input: &str) -> bool {
-        self.values.iter().any(|text| text.strip_prefix(input).is_some_and(|rest| rest.starts_with('=')))
+        self.values
+            .iter()
+            .any(|text| text.strip_prefix(input).is_some_and(|rest| rest.starts_with('=')))
     }
 
     /// The flags as settings.
@@ -50,18 +52,28 @@ impl FeedArgs {
 
 /// Reads `NAME=1`, `NAME=1,2,3` or `NAME=@FILE.npy`.
 fn value(text: &str) -> Result<InputValue> {
-    let wrong = || Error::input(format!("--input {text}: expected NAME=VALUE, VALUE a number, a comma list or @FILE.npy"));
+    let wrong = || {
+        Error::input(format!(
+            "--input {text}: expected NAME=VALUE, VALUE a number, a comma list or @FILE.npy"
+        ))
+    };
     if let Some((input, file)) = text.split_once("=@") {
-        let (shape, values) = data::numbers(Path::new(file)).context(|| format!("--input {input}"))?;
+        let (shape, values) =
+            data::numbers(Path::new(file)).context(|| format!("--input {input}"))?;
         return Ok(InputValue { input: input.to_owned(), shape: Some(shape), values });
     }
-    let (input, list) = text.rsplit_once('=').filter(|(input, _)| !input.is_empty()).ok_or_else(wrong)?;
+    let (input, list) =
+        text.rsplit_once('=').filter(|(input, _)| !input.is_empty()).ok_or_else(wrong)?;
     let number = |text: &str| match text.trim() {
         "true" => Ok(1.0),
         "false" => Ok(0.0),
         other => other.parse::<f64>().ok().filter(|number| number.is_finite()).ok_or_else(wrong),
     };
-    Ok(InputValue { input: input.to_owned(), shape: None, values: list.split(',').map(number).collect::<Result<_>>()? })
+    Ok(InputValue {
+        input: input.to_owned(),
+        shape: None,
+        values: list.split(',').map(number).collect::<Result<_>>()?,
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Refuses a path where there is a file already, unless it may be replaced: before the work whose result goes there.
+/// Refuses a path where there is a file already, unless it may be replaced: before the work whose
+/// result goes there.
 ///
 /// # Errors
 /// When there is one.
@@ -17,7 +18,11 @@ pub(super) fn refuse_existing(path: &Path, replace: bool) -> Result<()> {
 ///
 /// # Errors
 /// When it exists and may not be replaced, `fill` fails, or the disk refuses.
-pub(super) fn write_whole<T>(path: &Path, replace: bool, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+pub(super) fn write_whole<T>(
+    path: &Path,
+    replace: bool,
+    fill: impl FnOnce(&mut File) -> Result<T>,
+) -> Result<T> {
     let failed = || format!("{}: cannot be written", path.display());
     refuse_existing(path, replace)?;
     let folder = match path.parent() {
@@ -25,7 +30,10 @@ pub(super) fn write_whole<T>(path: &Path, replace: bool, fill: impl FnOnce(&mut 
         _ => Path::new("."),
     };
     std::fs::create_dir_all(folder).context(failed)?;
-    let mut file = tempfile::Builder::new().prefix(".nst-cache-").make_in(folder, |path| File::create_new(path)).context(failed)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".nst-cache-")
+        .make_in(folder, |path| File::create_new(path))
+        .context(failed)?;
     let result = fill(file.as_file_mut())?;
     file.as_file().sync_all().context(failed)?;
     if replace {
@@ -41,5 +49,6 @@ pub(super) fn write_whole<T>(path: &Path, replace: bool, fill: impl FnOnce(&mut 
 }
 
 fn exists(path: &Path) -> Error {
-    Error::input(format!("{}: exists already", path.display())).hint("give another name, or --force to replace it")
+    Error::input(format!("{}: exists already", path.display()))
+        .hint("give another name, or --force to replace it")
 }

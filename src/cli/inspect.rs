@@ -1,4 +1,5 @@
-//! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether it can be trained.
+//! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether
+//! it can be trained.
 
 use super::feed_args::BatchAxisArgs;
 use super::print::grouped;
@@ -17,9 +18,9 @@ use std::path::PathBuf;
 
 /// Arguments of `inspect`.
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Examples:\n  nst-cache inspect teacher.onnx\n  nst-cache inspect teacher.onnx --all --size 256x192\n  nst-cache inspect teacher.onnx --json | jq '.taps[] | select(.suggested).tensor'"
-)]
+#[command(after_help = "Examples:\n  nst-cache inspect teacher.onnx\n  nst-cache inspect \
+                        teacher.onnx --all --size 256x192\n  nst-cache inspect teacher.onnx \
+                        --json | jq '.taps[] | select(.suggested).tensor'")]
 pub struct Args {
     /// The model
     #[arg(value_name = "MODEL.onnx")]
@@ -144,14 +145,20 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     emit(&text(&args, &document))
 }
 
-fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding: &Feeding) -> Result<Document> {
+fn document(
+    model: &Model,
+    runtime: &Runtime,
+    size: Option<[usize; 2]>,
+    feeding: &Feeding,
+) -> Result<Document> {
     let feeds = match feeds(model, size, feeding) {
         // what the user says of the inputs is no fault of the model
         Err(e) if *feeding != Feeding::default() => return Err(e),
         feeds => feeds,
     };
     let probed = feeds.and_then(|feeds| probe(runtime, model, &feeds));
-    let (probe, refusal) = probed.map_or_else(|e| (Probe::default(), Some(e)), |probe| (probe, None));
+    let (probe, refusal) =
+        probed.map_or_else(|e| (Probe::default(), Some(e)), |probe| (probe, None));
     let trainability = Student::check(model).unwrap_or_else(|e| Trainability {
         parameters: Vec::new(),
         blockers: vec![(String::new(), String::new(), e.chain())],
@@ -162,12 +169,18 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding:
         _ => None,
     });
     let no_table = || {
-        let reason = if model.outputs().is_empty() { "the model has no output" } else { "the first output is not [batch, classes]" };
+        let reason = if model.outputs().is_empty() {
+            "the model has no output"
+        } else {
+            "the first output is not [batch, classes]"
+        };
         reason.to_owned()
     };
     let declared = refusal.is_some().then(|| declared(model));
     let shapes = declared.as_ref().unwrap_or(&probe.shapes);
-    let logits = logits::of_output(model).ok_or_else(no_table).and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)));
+    let logits = logits::of_output(model)
+        .ok_or_else(no_table)
+        .and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)));
     let (logits, logits_note) = match logits {
         Ok(logits) => (Some(logits.clone()), logits.note),
         Err(reason) => (None, Some(reason)),
@@ -183,11 +196,26 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding:
         logits_made_of: logits.as_ref().and_then(|logits| logits.conversion),
         logits: logits.map(|logits| logits.tensor),
         logits_note,
-        taps: tap::candidates(model, &probe.shapes).into_iter().map(|tap| row(tap, batch_name.as_deref())).collect(),
-        refused: probe.refused.into_iter().map(|(tensor, reason)| Refused { tensor, reason }).collect(),
+        taps: tap::candidates(model, &probe.shapes)
+            .into_iter()
+            .map(|tap| row(tap, batch_name.as_deref()))
+            .collect(),
+        refused: probe
+            .refused
+            .into_iter()
+            .map(|(tensor, reason)| Refused { tensor, reason })
+            .collect(),
         trainable: trainability.blockers.is_empty() && !trainability.parameters.is_empty(),
-        trainable_parameters: trainability.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum(),
-        blockers: trainability.blockers.into_iter().map(|(node, op, reason)| Blocker { node, op, reason }).collect(),
+        trainable_parameters: trainability
+            .parameters
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum(),
+        blockers: trainability
+            .blockers
+            .into_iter()
+            .map(|(node, op, reason)| Blocker { node, op, reason })
+            .collect(),
         warnings: trainability.warnings,
         onnxruntime: runtime.version.clone(),
         hint: refusal.as_ref().and_then(|e| e.find_hint()).map(str::to_owned),
@@ -198,7 +226,11 @@ fn document(model: &Model, runtime: &Runtime, size: Option<[usize; 2]>, feeding:
 /// The outputs' shapes as the file declares them.
 fn declared(model: &Model) -> HashMap<String, Vec<Option<usize>>> {
     let size = |dim: &Dim| if let Dim::Fixed(n) = dim { Some(*n) } else { None };
-    model.outputs().into_iter().map(|output| (output.name, output.shape.iter().map(size).collect())).collect()
+    model
+        .outputs()
+        .into_iter()
+        .map(|output| (output.name, output.shape.iter().map(size).collect()))
+        .collect()
 }
 
 fn port(value: Value) -> Port {
@@ -207,12 +239,17 @@ fn port(value: Value) -> Port {
         Dim::Symbol(name) => Axis::Open(Some(name)),
         Dim::Open => Axis::Open(None),
     };
-    Port { name: value.name, dtype: value.kind, shape: value.has_shape.then(|| value.shape.into_iter().map(axis).collect()) }
+    Port {
+        name: value.name,
+        dtype: value.kind,
+        shape: value.has_shape.then(|| value.shape.into_iter().map(axis).collect()),
+    }
 }
 
 fn row(tap: Tap, batch_name: Option<&str>) -> TapRow {
     let bytes = bytes(&tap);
-    let axis = |n: Option<usize>| n.map_or_else(|| Axis::Open(batch_name.map(str::to_owned)), Axis::Fixed);
+    let axis =
+        |n: Option<usize>| n.map_or_else(|| Axis::Open(batch_name.map(str::to_owned)), Axis::Fixed);
     TapRow {
         tensor: tap.tensor,
         op: tap.op,
@@ -231,7 +268,9 @@ fn bytes(tap: &Tap) -> Bytes {
     let elements = tap.shape.iter().skip(1).fold(1usize, |n, d| n.saturating_mul(d.unwrap_or(1)));
     let positions = match tap.role {
         Role::Map => tap.spatial().map(|[h, w]| h.saturating_mul(w)),
-        Role::Tokens => tap.grid.map(|[h, w]| h.saturating_mul(w)).or(tap.shape.get(1).copied().flatten()),
+        Role::Tokens => {
+            tap.grid.map(|[h, w]| h.saturating_mul(w)).or(tap.shape.get(1).copied().flatten())
+        }
         Role::Volume | Role::Vector | Role::Logits => None,
     };
     Bytes {
@@ -257,11 +296,21 @@ fn channels(tap: &Tap) -> usize {
 
 fn text(args: &Args, document: &Document) -> String {
     let mut lines = vec![
-        format!("{}  opset {}  sha256 {}…", args.model.display(), document.opset, document.sha256.get(..12).unwrap_or_default()),
+        format!(
+            "{}  opset {}  sha256 {}…",
+            args.model.display(),
+            document.opset,
+            document.sha256.get(..12).unwrap_or_default()
+        ),
         format!("inputs      {}", ports(&document.inputs)),
         format!("outputs     {}", ports(&document.outputs)),
         format!("parameters  {}", grouped(document.parameters)),
-        format!("MACs        {}", document.macs.map_or_else(|| "unknown".to_owned(), |n| format!("{} a sample", grouped(n)))),
+        format!(
+            "MACs        {}",
+            document
+                .macs
+                .map_or_else(|| "unknown".to_owned(), |n| format!("{} a sample", grouped(n)))
+        ),
     ];
     lines.push(match (&document.logits, &document.logits_note) {
         (Some(_), Some(note)) => format!("logits      {note}"),
@@ -269,7 +318,9 @@ fn text(args: &Args, document: &Document) -> String {
         (None, reason) => format!("logits      none: {}", reason.as_deref().unwrap_or("no output")),
     });
     lines.push(trainability(document));
-    lines.extend(reasons(&document.blockers).into_iter().map(|reason| format!("            {reason}")));
+    lines.extend(
+        reasons(&document.blockers).into_iter().map(|reason| format!("            {reason}")),
+    );
     lines.extend(document.warnings.iter().map(|warning| format!("            note: {warning}")));
     if let Some(refusal) = &document.runtime_refusal {
         lines.push(match refusal.strip_prefix("ONNX Runtime ") {
@@ -286,7 +337,10 @@ fn text(args: &Args, document: &Document) -> String {
     let closing = if args.all {
         format!("{} candidate taps, {suggested} suggested (*)", document.taps.len())
     } else {
-        format!("{suggested} suggested taps of {} candidates (--all lists them)", document.taps.len())
+        format!(
+            "{suggested} suggested taps of {} candidates (--all lists them)",
+            document.taps.len()
+        )
     };
     lines.push(closing);
     lines.extend(varying(document));
@@ -295,13 +349,22 @@ fn text(args: &Args, document: &Document) -> String {
 
 /// The tensors that cannot be tapped because their shape varies between samples.
 fn varying(document: &Document) -> Option<String> {
-    let names: Vec<&str> = document.refused.iter().filter(|r| r.reason.contains("varies")).map(|r| r.tensor.as_str()).collect();
-    (!names.is_empty()).then(|| format!("no taps, since their shape varies between samples: {}", names.join(", ")))
+    let names: Vec<&str> = document
+        .refused
+        .iter()
+        .filter(|r| r.reason.contains("varies"))
+        .map(|r| r.tensor.as_str())
+        .collect();
+    (!names.is_empty())
+        .then(|| format!("no taps, since their shape varies between samples: {}", names.join(", ")))
 }
 
 fn trainability(document: &Document) -> String {
     if document.trainable {
-        return format!("trainable   yes, {} parameters", grouped(document.trainable_parameters as u64));
+        return format!(
+            "trainable   yes, {} parameters",
+            grouped(document.trainable_parameters as u64)
+        );
     }
     match document.blockers.len() {
         0 => "trainable   no: nothing in it would train".to_owned(),
@@ -314,13 +377,20 @@ fn trainability(document: &Document) -> String {
 fn reasons(blockers: &[Blocker]) -> Vec<String> {
     let mut kinds: Vec<(&Blocker, usize)> = Vec::new();
     for blocker in blockers {
-        match kinds.iter_mut().find(|(first, _)| first.op == blocker.op && first.reason == blocker.reason) {
+        match kinds
+            .iter_mut()
+            .find(|(first, _)| first.op == blocker.op && first.reason == blocker.reason)
+        {
             Some((_, more)) => *more += 1,
             None => kinds.push((blocker, 0)),
         }
     }
     let line = |(blocker, more): &(&Blocker, usize)| {
-        let node = if blocker.op.is_empty() { String::new() } else { format!("{} `{}`: ", blocker.op, blocker.node) };
+        let node = if blocker.op.is_empty() {
+            String::new()
+        } else {
+            format!("{} `{}`: ", blocker.op, blocker.node)
+        };
         let others = if *more > 0 { format!(" ({more} more of this kind)") } else { String::new() };
         format!("{node}{}{others}", blocker.reason)
     };
@@ -338,7 +408,9 @@ fn taps(document: &Document, all: bool) -> String {
     let mark = |tap: &TapRow| if all && tap.suggested { " *" } else { "" };
     table.set_header(head);
     for tap in document.taps.iter().filter(|tap| all || tap.suggested) {
-        let optional = |n: Option<usize>| Cell::new(n.map_or_else(|| "-".to_owned(), size)).set_alignment(CellAlignment::Right);
+        let optional = |n: Option<usize>| {
+            Cell::new(n.map_or_else(|| "-".to_owned(), size)).set_alignment(CellAlignment::Right)
+        };
         table.add_row([
             Cell::new(tap.stage.map_or_else(|| "-".to_owned(), |s| s.to_string())),
             Cell::new(format!("{}{}", tap.tensor, mark(tap))),
@@ -371,7 +443,11 @@ fn ports(ports: &[Port]) -> String {
         Some(axes) => format!("{} {} {}", p.name, p.dtype, shape(axes)),
         None => format!("{} {} of no declared shape", p.name, p.dtype),
     };
-    if ports.is_empty() { "none".to_owned() } else { ports.iter().map(port).collect::<Vec<_>>().join("; ") }
+    if ports.is_empty() {
+        "none".to_owned()
+    } else {
+        ports.iter().map(port).collect::<Vec<_>>().join("; ")
+    }
 }
 
 fn shape(axes: &[Axis]) -> String {
@@ -400,17 +476,36 @@ mod tests {
     fn tap(role: Role, shape: &[usize]) -> Tap {
         let shape = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
         let layout = (role == Role::Map).then_some(crate::recipe::Layout::Nchw);
-        Tap { tensor: "t".into(), op: "Relu".into(), shape, role, layout, grid: None, stage: None, suggested: false }
+        Tap {
+            tensor: "t".into(),
+            op: "Relu".into(),
+            shape,
+            role,
+            layout,
+            grid: None,
+            stage: None,
+            suggested: false,
+        }
     }
 
     #[test]
     fn reasons_are_grouped_and_counted() {
-        let blocker = |op: &str, node: &str, reason: &str| Blocker { node: node.into(), op: op.into(), reason: reason.into() };
-        let mut blockers = vec![blocker("Loop", "a", "operator not supported"), blocker("Loop", "b", "operator not supported")];
+        let blocker = |op: &str, node: &str, reason: &str| Blocker {
+            node: node.into(),
+            op: op.into(),
+            reason: reason.into(),
+        };
+        let mut blockers = vec![
+            blocker("Loop", "a", "operator not supported"),
+            blocker("Loop", "b", "operator not supported"),
+        ];
         assert_eq!(reasons(&blockers), ["Loop `a`: operator not supported (1 more of this kind)"]);
         blockers.extend((0..6).map(|n| blocker("Pad", "c", &format!("mode {n}"))));
         let lines = reasons(&blockers);
-        assert_eq!((lines.len(), lines[5].as_str()), (6, "and 2 other reasons (--json lists them)"));
+        assert_eq!(
+            (lines.len(), lines[5].as_str()),
+            (6, "and 2 other reasons (--json lists them)")
+        );
         assert_eq!(reasons(&[blocker("", "", "no output")]), ["no output"]);
     }
 
@@ -420,7 +515,10 @@ mod tests {
         assert_eq!((map.features, map.gram, map.mean), (200_704, Some(4_900), Some(196)));
         let tokens = bytes(&tap(Role::Tokens, &[17, 48]));
         assert_eq!((tokens.features, tokens.gram, tokens.attention), (1_632, Some(612), Some(68)));
-        assert_eq!((map.vector, map.sign, tokens.vector, tokens.sign), (Some(8_192), Some(12_544), Some(192), Some(102)));
+        assert_eq!(
+            (map.vector, map.sign, tokens.vector, tokens.sign),
+            (Some(8_192), Some(12_544), Some(192), Some(102))
+        );
         let vector = bytes(&tap(Role::Vector, &[64]));
         assert_eq!((vector.features, vector.gram), (128, None));
     }

@@ -1,6 +1,10 @@
-//! The command line: one file a command, arguments → validated recipe → the flow. The only place for clap, indicatif and printing.
+//! The command line: one file a command, arguments → validated recipe → the flow. The only place
+//! for clap, indicatif and printing.
 
-#![allow(clippy::needless_pass_by_value, reason = "every command owns its arguments, whatever it does with them")]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "every command owns its arguments, whatever it does with them"
+)]
 
 mod bench;
 mod cache;
@@ -56,12 +60,21 @@ Examples:
   nst-cache train resnet20 --cache cache/teacher
   nst-cache eval runs/resnet20/student.onnx --data folder:photos --split test
 
-`nst-cache.toml` in the working folder holds defaults for flags. Results go to stdout, everything else to stderr.
+`nst-cache.toml` in the working folder holds defaults for flags. Results go to stdout, everything \
+                        else to stderr.
 Exit status: 0 done, 1 a check failed, 2 bad input or use, 130 interrupted.";
 
-/// Offline feature distillation on ONNX: run the teacher once, train any number of students from its cache.
+/// Offline feature distillation on ONNX: run the teacher once, train any number of students from
+/// its cache.
 #[derive(Debug, Parser)]
-#[command(name = "nst-cache", version, after_help = EXAMPLES, max_term_width = 120, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "nst-cache",
+    version,
+    after_help = EXAMPLES,
+    max_term_width = 120,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -78,7 +91,8 @@ struct Global {
     /// Total of compute threads [default: the machine's cores]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else beside this program, else the system's]
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else beside this program, else the
+    /// system's]
     #[arg(long, global = true, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
     /// Log more to stderr (twice: still more; `NST_LOG` sets a filter of its own)
@@ -106,7 +120,10 @@ impl Color {
     /// Whether stderr is to be coloured.
     fn enabled(self) -> bool {
         match self {
-            Self::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+            Self::Auto => {
+                std::io::stderr().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
             Self::Always => true,
             Self::Never => false,
         }
@@ -171,13 +188,22 @@ fn run(cli: Cli) -> Result<()> {
     start_log(global.verbose, color)?;
     let config = Config::read(Path::new(""))?;
     let threads = count_threads(global.threads, config.threads)?;
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context(|| format!("{threads} threads: cannot be started"))?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context(|| format!("{threads} threads: cannot be started"))?;
     monitor::listen_for_interrupts()?;
     if global.stop_with_stdin {
         monitor::stop_with_stdin();
     }
     let terminal = Terminal::new(global.quiet, color);
-    let context = Context { config: &config, json: global.json, threads, onnxruntime: global.onnxruntime, monitor: &terminal };
+    let context = Context {
+        config: &config,
+        json: global.json,
+        threads,
+        onnxruntime: global.onnxruntime,
+        monitor: &terminal,
+    };
     match command {
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Extract(args) => extract::run(args, &context),
@@ -197,7 +223,9 @@ fn run(cli: Cli) -> Result<()> {
 fn count_threads(flag: Option<NonZeroUsize>, config: Option<usize>) -> Result<usize> {
     match (flag, config) {
         (Some(n), _) => Ok(n.get()),
-        (None, Some(0)) => Err(Error::input(format!("{}: threads: expected 1 or more, found 0", Config::FILE))),
+        (None, Some(0)) => {
+            Err(Error::input(format!("{}: threads: expected 1 or more, found 0", Config::FILE)))
+        }
         (None, Some(n)) => Ok(n),
         (None, None) => Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
     }
@@ -211,10 +239,19 @@ fn start_log(verbose: u8, color: bool) -> Result<()> {
         2 => "info,nst_cache=debug",
         _ => "trace",
     };
-    let directives = std::env::var("NST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| by_flag.to_owned());
-    let filter =
-        EnvFilter::try_new(&directives).map_err(|e| Error::input(format!("NST_LOG `{directives}`: not a log filter")).because(e))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).without_time().init();
+    let directives = std::env::var("NST_LOG")
+        .ok()
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| by_flag.to_owned());
+    let filter = EnvFilter::try_new(&directives).map_err(|e| {
+        Error::input(format!("NST_LOG `{directives}`: not a log filter")).because(e)
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(color)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
     Ok(())
 }
 

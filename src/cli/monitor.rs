@@ -33,7 +33,8 @@ pub(super) fn listen_for_interrupts() -> Result<()> {
     .context(|| "Ctrl-C: cannot be handled".to_owned())
 }
 
-/// From now on the end of standard input asks the command to stop, as Ctrl-C does: it comes however the program ends that started this one.
+/// From now on the end of standard input asks the command to stop, as Ctrl-C does: it comes however
+/// the program ends that started this one.
 pub(super) fn stop_with_stdin() {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
@@ -64,7 +65,12 @@ struct Stage {
 impl Terminal {
     /// Bars are drawn where stderr is a terminal; `quiet` leaves warnings alone.
     pub(super) fn new(quiet: bool, color: bool) -> Self {
-        Self { bars: !quiet && std::io::stderr().is_terminal(), quiet, color, stage: Mutex::new(None) }
+        Self {
+            bars: !quiet && std::io::stderr().is_terminal(),
+            quiet,
+            color,
+            stage: Mutex::new(None),
+        }
     }
 
     fn stage(&self) -> MutexGuard<'_, Option<Stage>> {
@@ -84,7 +90,12 @@ impl Terminal {
 impl Stage {
     fn message(&self) -> String {
         let bytes = if self.bytes > 0 { human_bytes(self.bytes) } else { String::new() };
-        [bytes, self.status.clone()].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join("  ")
+        [bytes, self.status.clone()]
+            .iter()
+            .filter(|t| !t.is_empty())
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("  ")
     }
 
     /// `extract: 2,048 rows in 3.1 s, 660 rows/s, 12.0 MB, 3.9 MB/s`.
@@ -100,7 +111,11 @@ impl Stage {
             let _ = write!(text, ", {message}");
         }
         if self.bytes > 0 && seconds > 0.0 {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a positive rate"
+            )]
             let rate = (self.bytes as f64 / seconds) as u64;
             let _ = write!(text, ", {}/s", human_bytes(rate));
         }
@@ -110,11 +125,13 @@ impl Stage {
 
 fn bar(name: &str, unit: &'static str, total: u64, done: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
-    let style = ProgressStyle::with_template("{prefix:.bold} {bar:24} {human_pos}/{human_len} {rate}  eta {eta}  {wide_msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("rate", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{:.0} {unit}/s", state.per_sec());
-        });
+    let style = ProgressStyle::with_template(
+        "{prefix:.bold} {bar:24} {human_pos}/{human_len} {rate}  eta {eta}  {wide_msg}",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
+    .with_key("rate", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{:.0} {unit}/s", state.per_sec());
+    });
     bar.set_style(style);
     bar.set_prefix(name.to_owned());
     bar.set_position(done);
@@ -132,7 +149,15 @@ impl Monitor for Terminal {
             print::line(&format!("{stage}: {total} {unit}{resumed}"));
         }
         let name = stage.to_owned();
-        *self.stage() = Some(Stage { name, unit, units: 0, bytes: 0, status: String::new(), started: Instant::now(), bar });
+        *self.stage() = Some(Stage {
+            name,
+            unit,
+            units: 0,
+            bytes: 0,
+            status: String::new(),
+            started: Instant::now(),
+            bar,
+        });
     }
 
     fn advance(&self, units: u64, bytes: u64) {
@@ -168,7 +193,11 @@ impl Monitor for Terminal {
 
     fn note(&self, text: &str) {
         if !self.quiet {
-            self.line(&format!("{} {}", print::label("note", "32", self.color), print::plain(text)));
+            self.line(&format!(
+                "{} {}",
+                print::label("note", "32", self.color),
+                print::plain(text)
+            ));
         }
     }
 

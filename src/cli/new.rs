@@ -45,7 +45,9 @@ pub struct Args {
 /// # Errors
 /// When the preset cannot be built, the file exists, or it cannot be written.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
-    let (Some(name), Some(classes), Some(input), Some(path)) = (args.preset, args.classes, args.input, args.output) else {
+    let (Some(name), Some(classes), Some(input), Some(path)) =
+        (args.preset, args.classes, args.input, args.output)
+    else {
         return list(context.json);
     };
     if args.list {
@@ -53,9 +55,13 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     }
     file::refuse_existing(&path, args.force)?;
     let model = preset::build(&name, classes, input, args.seed)?;
-    file::write_whole(&path, args.force, |out| out.write_all(model.bytes()).context(|| format!("{}: cannot be written", path.display())))?;
+    file::write_whole(&path, args.force, |out| {
+        out.write_all(model.bytes()).context(|| format!("{}: cannot be written", path.display()))
+    })?;
     let parameters = cost::parameters(&model);
-    context.monitor.note(&format!("{name}: {parameters} parameters, written to {}", path.display()));
+    context
+        .monitor
+        .note(&format!("{name}: {parameters} parameters, written to {}", path.display()));
     if context.json {
         emit_json(&json!({ "path": path, "parameters": parameters, "sha256": model.sha256() }))?;
     }
@@ -65,18 +71,24 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 fn list(json: bool) -> Result<()> {
     let names = preset::names();
     if json {
-        let presets: Vec<_> = names.iter().map(|(name, description)| json!({ "name": name, "description": description })).collect();
+        let presets: Vec<_> = names
+            .iter()
+            .map(|(name, description)| json!({ "name": name, "description": description }))
+            .collect();
         return emit_json(&presets);
     }
     let width = names.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    let lines: Vec<_> = names.iter().map(|(name, description)| format!("{name:width$}  {description}")).collect();
+    let lines: Vec<_> =
+        names.iter().map(|(name, description)| format!("{name:width$}  {description}")).collect();
     emit(&lines.join("\n"))
 }
 
 /// `3x32x32` → [3, 32, 32].
 fn parse_input(text: &str) -> Result<[usize; 3], String> {
     let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
-    sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| "expected channels, height and width, such as 3x32x32".to_owned())
+    sizes
+        .and_then(|sizes| sizes.try_into().ok())
+        .ok_or_else(|| "expected channels, height and width, such as 3x32x32".to_owned())
 }
 
 #[cfg(test)]
@@ -95,18 +107,42 @@ mod tests {
     }
 
     fn new(arguments: &[&str]) -> Result<()> {
-        let args = Cli::try_parse_from([&["new"], arguments].concat()).map_err(|e| Error::input(e.to_string()))?.args;
+        let args = Cli::try_parse_from([&["new"], arguments].concat())
+            .map_err(|e| Error::input(e.to_string()))?
+            .args;
         let config = Config::default();
-        run(args, &Context { config: &config, json: false, threads: 1, onnxruntime: None, monitor: &Silent })
+        run(
+            args,
+            &Context {
+                config: &config,
+                json: false,
+                threads: 1,
+                onnxruntime: None,
+                monitor: &Silent,
+            },
+        )
     }
 
     #[test]
     fn writes_the_preset_and_leaves_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("students/a.onnx");
-        let line = ["resnet8", "--classes", "10", "--input", "1x28x28", "--seed", "7", "-o", path.to_str().unwrap()];
+        let line = [
+            "resnet8",
+            "--classes",
+            "10",
+            "--input",
+            "1x28x28",
+            "--seed",
+            "7",
+            "-o",
+            path.to_str().unwrap(),
+        ];
         new(&line).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), preset::build("resnet8", 10, [1, 28, 28], 7).unwrap().bytes());
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            preset::build("resnet8", 10, [1, 28, 28], 7).unwrap().bytes()
+        );
         assert_eq!(cost::parameters(&Model::read(&path).unwrap()), 77_754);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
@@ -128,9 +164,26 @@ mod tests {
     fn a_preset_that_cannot_be_built_writes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.onnx");
-        assert!(new(&["vgg8", "--classes", "10", "--input", "3x4x4", "-o", path.to_str().unwrap()]).is_err());
-        assert!(new(&["resnet9", "--classes", "10", "--input", "3x32x32", "-o", path.to_str().unwrap()]).is_err());
-        assert!(new(&["resnet8", "--classes", "10", "--input", "3x32", "-o", path.to_str().unwrap()]).is_err());
+        assert!(
+            new(&["vgg8", "--classes", "10", "--input", "3x4x4", "-o", path.to_str().unwrap()])
+                .is_err()
+        );
+        assert!(
+            new(&[
+                "resnet9",
+                "--classes",
+                "10",
+                "--input",
+                "3x32x32",
+                "-o",
+                path.to_str().unwrap()
+            ])
+            .is_err()
+        );
+        assert!(
+            new(&["resnet8", "--classes", "10", "--input", "3x32", "-o", path.to_str().unwrap()])
+                .is_err()
+        );
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::recipe::{Channels, Interpolation, Layout, PreprocessOptions, preset};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
-/// How images become the model's input. What is not given comes from the preset, then from the model.
+/// How images become the model's input. What is not given comes from the preset, then from the
+/// model.
 #[derive(clap::Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Preprocessing")]
 pub struct PreprocessArgs {
@@ -62,7 +63,9 @@ impl PreprocessArgs {
         if let Some(ratio) = self.crop_ratio
             && !(ratio > 0.0 && ratio <= 1.0)
         {
-            return Err(Error::input(format!("--crop-ratio: expected above 0 and up to 1, found {ratio}")));
+            return Err(Error::input(format!(
+                "--crop-ratio: expected above 0 and up to 1, found {ratio}"
+            )));
         }
         Ok(PreprocessOptions {
             preset: self.preprocess.clone(),
@@ -110,7 +113,8 @@ mod tests {
     }
 
     fn parse(flags: &[&str]) -> Result<PreprocessOptions, String> {
-        let line = Line::try_parse_from(std::iter::once(&"x").chain(flags)).map_err(|e| e.to_string())?;
+        let line =
+            Line::try_parse_from(std::iter::once(&"x").chain(flags)).map_err(|e| e.to_string())?;
         line.preprocess.options().map_err(|e| e.to_string())
     }
 
@@ -168,6 +172,10 @@ mod tests {
         assert!(parse(&["--layout", "chwn"]).unwrap_err().contains("nhwc"));
         assert!(parse(&["--preprocess", "cifar"]).unwrap_err().contains("expected cifar10"));
         assert!(parse(&["--crop-ratio", "1.5"]).unwrap_err().contains("up to 1"));
-        assert!(parse(&["--crop-ratio", "0.5", "--resize", "3"]).unwrap_err().contains("cannot be used with"));
+        assert!(
+            parse(&["--crop-ratio", "0.5", "--resize", "3"])
+                .unwrap_err()
+                .contains("cannot be used with")
+        );
     }
 }

@@ -8,14 +8,21 @@ use std::process::ExitCode;
 /// The most lines that an error takes on stderr.
 const ERROR_LINES: usize = 6;
 
-/// Writes text and a line end to stdout. A reader that has gone away (`| head`) ends the output quietly.
+/// Writes text and a line end to stdout. A reader that has gone away (`| head`) ends the output
+/// quietly.
 ///
 /// # Errors
 /// When stdout cannot be written for another reason, such as a full disk.
 pub(crate) fn emit(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::input("standard output: cannot be written").because(e)),
+    match out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+    {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::input("standard output: cannot be written").because(e))
+        }
         _ => Ok(()),
     }
 }
@@ -25,7 +32,8 @@ pub(crate) fn emit(text: &str) -> Result<()> {
 /// # Errors
 /// As [`emit`].
 pub(crate) fn emit_json(document: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(document).map_err(|e| Error::input("result: cannot be written as JSON").because(e))?;
+    let text = serde_json::to_string_pretty(document)
+        .map_err(|e| Error::input("result: cannot be written as JSON").because(e))?;
     emit(&text)
 }
 
@@ -41,7 +49,11 @@ pub(super) fn label(label: &str, code: &str, color: bool) -> String {
 
 /// Writes an error and its hint.
 pub(super) fn error(error: &Error, color: bool) {
-    let label_error = if error.kind() == Kind::Interrupted { label("stopped", "33", color) } else { label("error", "31", color) };
+    let label_error = if error.kind() == Kind::Interrupted {
+        label("stopped", "33", color)
+    } else {
+        label("error", "31", color)
+    };
     let label_hint = label("hint", "36", color);
     let (message, hint) = (plain(&error.chain()), error.find_hint().map(plain));
     line(&render(&message, hint.as_deref(), &label_error, &label_hint));
@@ -49,7 +61,9 @@ pub(super) fn error(error: &Error, color: bool) {
 
 /// Text that may hold names and bytes from outside, without what a terminal would obey.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }
 
 fn render(message: &str, hint: Option<&str>, label_error: &str, label_hint: &str) -> String {
@@ -72,14 +86,21 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     error.render().to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Writes clap's complaint without its blank lines (help and version as they are), and gives the exit status.
+/// Writes clap's complaint without its blank lines (help and version as they are), and gives the
+/// exit status.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
-    if matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+    };
+    if matches!(
+        error.kind(),
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
         let _ = error.print();
     } else {
         let text = error.render().to_string();
-        let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).take(ERROR_LINES).collect();
+        let lines: Vec<&str> =
+            text.lines().filter(|l| !l.trim().is_empty()).take(ERROR_LINES).collect();
         line(&lines.join("\n"));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
@@ -88,7 +109,12 @@ pub(super) fn usage(error: &clap::Error) -> ExitCode {
 /// `1234567` → `1,234,567`.
 pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
     groups.join(",")
 }
 
@@ -108,7 +134,10 @@ mod tests {
 
     #[test]
     fn bytes_from_outside_do_not_reach_the_terminal_as_commands() {
-        assert_eq!(plain("image \u{1b}[2Jx\r\u{9b}1m.png\nline"), "image \u{fffd}[2Jx\u{fffd}\u{fffd}1m.png\nline");
+        assert_eq!(
+            plain("image \u{1b}[2Jx\r\u{9b}1m.png\nline"),
+            "image \u{fffd}[2Jx\u{fffd}\u{fffd}1m.png\nline"
+        );
     }
 
     #[test]

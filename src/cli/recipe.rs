@@ -1,4 +1,5 @@
-//! `recipe SUITE`: writes the recipe of a published comparison, for `train` (one method) or `sweep` (all of them).
+//! `recipe SUITE`: writes the recipe of a published comparison, for `train` (one method) or `sweep`
+//! (all of them).
 
 use super::{Context, emit, emit_json, file};
 use crate::error::{Context as _, Error, Result};
@@ -16,8 +17,10 @@ Examples:
   nst-cache recipe cifar100 --teacher resnet56 --student resnet20 --method nst
   nst-cache recipe cifar100 --teacher resnet56 --student resnet20 -o resnet56-resnet20.toml
 
-Without a pair it lists the pairs and methods. With a pair and a method it writes a recipe for `train`, without a method one for `sweep` that
-compares all of them. Its comment says how the cache is made, what that takes, and what was reported.";
+Without a pair it lists the pairs and methods. With a pair and a method it writes a recipe for \
+                                   `train`, without a method one for `sweep` that
+compares all of them. Its comment says how the cache is made, what that takes, and what was \
+                                   reported.";
 
 /// Classes and images of CIFAR-100.
 const CLASSES: usize = 100;
@@ -56,8 +59,12 @@ pub struct Args {
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let names: Vec<&str> = SUITES.iter().map(|s| s.name).collect();
     let suite = SUITES.into_iter().find(|s| s.name == args.suite);
-    let suite = suite.ok_or_else(|| Error::input(format!("suite `{}`: expected one of {}", args.suite, names.join(", "))))?;
-    let (Some(teacher), Some(student)) = (&args.teacher, &args.student) else { return list(suite, context) };
+    let suite = suite.ok_or_else(|| {
+        Error::input(format!("suite `{}`: expected one of {}", args.suite, names.join(", ")))
+    })?;
+    let (Some(teacher), Some(student)) = (&args.teacher, &args.student) else {
+        return list(suite, context);
+    };
     let pair = suite.pair(teacher, student).ok_or_else(|| {
         Error::input(format!("pair {teacher}, {student}: not in {}", suite.name))
             .hint(format!("nst-cache recipe {} lists its pairs", suite.name))
@@ -67,11 +74,13 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         None => suite.sweep(pair, disk),
         Some(name) => {
             let methods: Vec<&str> = suite.methods.iter().map(|m| m.name).collect();
-            let unknown = || Error::input(format!("method `{name}`: expected one of {}", methods.join(", ")));
+            let unknown =
+                || Error::input(format!("method `{name}`: expected one of {}", methods.join(", ")));
             let method = suite.method(name).ok_or_else(unknown)?;
             if !suite.is_possible(pair, method) {
                 return Err(Error::input(format!(
-                    "method {}: needs the same channels in teacher and student, not so in this pair",
+                    "method {}: needs the same channels in teacher and student, not so in this \
+                     pair",
                     method.name
                 )));
             }
@@ -80,7 +89,8 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     };
     match &args.output {
         Some(path) => file::write_whole(path, args.force, |file| {
-            file.write_all(text.as_bytes()).context(|| format!("{}: cannot be written", path.display()))
+            file.write_all(text.as_bytes())
+                .context(|| format!("{}: cannot be written", path.display()))
         }),
         None if context.json => emit_json(&json!({ "recipe": text })),
         None => emit(text.trim_end()),
@@ -91,7 +101,14 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 fn list(suite: &Suite, context: &Context<'_>) -> Result<()> {
     let methods: Vec<&str> = suite.methods.iter().map(|m| m.name).collect();
     if context.json {
-        let pair = |p: &Pair| json!({ "teacher": p.teacher, "student": p.student, "teacher_top1": p.teacher_top1, "student_top1": p.student_top1 });
+        let pair = |p: &Pair| {
+            json!({
+                "teacher": p.teacher,
+                "student": p.student,
+                "teacher_top1": p.teacher_top1,
+                "student_top1": p.student_top1,
+            })
+        };
         return emit_json(&json!({
             "suite": suite.name,
             "source": suite.source,
@@ -99,15 +116,23 @@ fn list(suite: &Suite, context: &Context<'_>) -> Result<()> {
             "methods": methods,
         }));
     }
-    let mut lines = vec![format!("{}: {}", suite.about, suite.source), String::new(), format!("{:<12} student", "teacher")];
+    let mut lines = vec![
+        format!("{}: {}", suite.about, suite.source),
+        String::new(),
+        format!("{:<12} student", "teacher"),
+    ];
     lines.extend(suite.pairs.iter().map(|p| format!("{:<12} {}", p.teacher, p.student)));
     lines.extend([String::new(), format!("methods: {}", methods.join(", "))]);
     emit(&lines.join("\n"))
 }
 
-/// Bytes of a row in the cache before compression: the image, the logits and the suggested taps of the teacher, as f16.
+/// Bytes of a row in the cache before compression: the image, the logits and the suggested taps of
+/// the teacher, as f16.
 fn row_bytes(pair: &Pair) -> Result<usize> {
-    let teacher = Student::import(&preset::build(pair.teacher, CLASSES, INPUT, 0)?, &ImportOptions::default())?;
+    let teacher = Student::import(
+        &preset::build(pair.teacher, CLASSES, INPUT, 0)?,
+        &ImportOptions::default(),
+    )?;
     let [c, h, w] = INPUT;
     let taps = teacher.taps(&[vec![1, c, h, w]])?;
     let kept = taps.iter().filter(|tap| tap.suggested && tap.role != Role::Logits);

@@ -1,4 +1,5 @@
-//! `sweep RECIPE`: every student with every method and seed, each a run of `train` in a process of its own; then one table.
+//! `sweep RECIPE`: every student with every method and seed, each a run of `train` in a process of
+//! its own; then one table.
 
 mod plan;
 mod run;
@@ -35,8 +36,9 @@ comparison.toml is a training recipe with what is varied:
   [[method.criterion]]
   method = "nst"
 
-Each run lies in OUTPUT/STUDENT/METHOD/seed-N and is what `nst-cache train` makes of the same settings, bit for bit. Stopped or killed,
-the same command goes on: finished runs are kept, a run that was made with other settings is refused. A run that fails loses no other."#;
+Each run lies in OUTPUT/STUDENT/METHOD/seed-N and is what `nst-cache train` makes of the same
+settings, bit for bit. Stopped or killed, the same command goes on: finished runs are kept, a run
+that was made with other settings is refused. A run that fails loses no other."#;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
@@ -47,7 +49,8 @@ pub struct Args {
     /// Cache to train from [default: the recipe's]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Where the images lie that the cache was made of, if it does not store them [default: as the cache names them]
+    /// Where the images lie that the cache was made of, if it does not store them [default: as the
+    /// cache names them]
     #[arg(long, value_name = "SPEC")]
     source: Option<DataSpec>,
     /// Epochs of each run [default: the recipe's]
@@ -56,7 +59,8 @@ pub struct Args {
     /// Runs side by side, which share the threads
     #[arg(long, value_name = "N", default_value = "1")]
     jobs: NonZeroUsize,
-    /// Memory of all runs together in GB: a further one starts only if it fits beside them [default: what is free at the start]
+    /// Memory of all runs together in GB: a further one starts only if it fits beside them
+    /// [default: what is free at the start]
     #[arg(long, value_name = "GB", value_parser = gigabytes)]
     memory: Option<u64>,
     /// Where to train: cpu, cuda, cuda:INDEX or auto
@@ -73,10 +77,15 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// Bad input before the first run; a failed check when runs failed, once all others are done; an interruption when the user asks to stop.
+/// Bad input before the first run; a failed check when runs failed, once all others are done; an
+/// interruption when the user asks to stop.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let plan = Plan::new(&args, context)?;
-    let runs = plan.runs.iter().map(|run| Ok((run.arguments()?, run.recipe.clone()))).collect::<Result<Vec<_>>>()?;
+    let runs = plan
+        .runs
+        .iter()
+        .map(|run| Ok((run.arguments()?, run.recipe.clone())))
+        .collect::<Result<Vec<_>>>()?;
     let survey = train::survey(&runs, context)?;
     if args.dry_run {
         return list(&plan, &survey, context);
@@ -89,7 +98,8 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     if context.json { emit_json(&table) } else { emit(table.markdown().trim_end()) }?;
     match table.failed.len() {
         0 => Ok(()),
-        n => Err(Error::check(format!("sweep: {n} of {} runs failed", plan.runs.len())).hint("each one's log is named above")),
+        n => Err(Error::check(format!("sweep: {n} of {} runs failed", plan.runs.len()))
+            .hint("each one's log is named above")),
     }
 }
 
@@ -99,7 +109,10 @@ fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits>
     let jobs = args.jobs.get().min(open.max(1));
     let available = run::available_memory();
     if args.memory.is_some() && available.is_none() {
-        return Err(Error::input("--memory: this system does not say how much memory a process takes").hint("choose --jobs to fit"));
+        return Err(Error::input(
+            "--memory: this system does not say how much memory a process takes",
+        )
+        .hint("choose --jobs to fit"));
     }
     let threads = (context.threads / jobs).max(1);
     let mut flags = vec!["--threads".to_owned(), threads.to_string()];
@@ -107,7 +120,10 @@ fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits>
         flags.extend(["--onnxruntime".to_owned(), plan::text(library)?]);
     }
     let count = survey.states.len();
-    context.monitor.note(&format!("{count} runs, {} of them finished before; {jobs} at a time on {threads} threads each", count - open));
+    context.monitor.note(&format!(
+        "{count} runs, {} of them finished before; {jobs} at a time on {threads} threads each",
+        count - open
+    ));
     Ok(Limits { jobs, memory: args.memory.or(available), flags })
 }
 
@@ -120,10 +136,21 @@ fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
     };
     let runs = plan.runs.iter().zip(&survey.states);
     if context.json {
-        let entry = |(run, of): (&plan::Run, &State)| json!({ "student": run.student, "method": run.method, "seed": run.recipe.seed, "folder": run.folder, "state": state(of) });
-        return emit_json(&json!({ "runs": runs.map(entry).collect::<Vec<Value>>(), "steps": survey.steps }));
+        let entry = |(run, of): (&plan::Run, &State)| {
+            json!({
+                "student": run.student,
+                "method": run.method,
+                "seed": run.recipe.seed,
+                "folder": run.folder,
+                "state": state(of),
+            })
+        };
+        return emit_json(
+            &json!({ "runs": runs.map(entry).collect::<Vec<Value>>(), "steps": survey.steps }),
+        );
     }
-    let lines: Vec<String> = runs.map(|(run, of)| format!("{:<8}  {}", state(of), run.folder.display())).collect();
+    let lines: Vec<String> =
+        runs.map(|(run, of)| format!("{:<8}  {}", state(of), run.folder.display())).collect();
     emit(&lines.join("\n"))
 }
 
@@ -137,27 +164,34 @@ fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table>
                 let (top1, seconds) = (report.outcome.test.map(|t| t.top1), report.outcome.seconds);
                 runs.push(Run { student, method, seed, folder: run.folder.clone(), top1, seconds });
             }
-            Outcome::Failed(error) => failed.push(Failure { student, method, seed, error, log: run.log.clone() }),
+            Outcome::Failed(error) => {
+                failed.push(Failure { student, method, seed, error, log: run.log.clone() });
+            }
             Outcome::Open => open += 1,
         }
     }
     if open > 0 {
-        return Err(
-            Error::interrupted(format!("sweep: stopped with {open} of {} runs to do", plan.runs.len())).hint("the same command goes on")
-        );
+        return Err(Error::interrupted(format!(
+            "sweep: stopped with {open} of {} runs to do",
+            plan.runs.len()
+        ))
+        .hint("the same command goes on"));
     }
     let methods = || plan.sweep.methods.iter().map(|m| m.name.as_str());
-    let order: Vec<(&str, &str)> = plan.students.iter().flat_map(|s| methods().map(move |m| (s.as_str(), m))).collect();
+    let order: Vec<(&str, &str)> =
+        plan.students.iter().flat_map(|s| methods().map(move |m| (s.as_str(), m))).collect();
     Ok(Table::new(plan.name.clone(), teacher, plan.sweep.shared.epochs, &order, runs, failed))
 }
 
 /// Writes the table beside the runs.
 fn write(plan: &Plan, table: &Table) -> Result<()> {
-    let json = serde_json::to_string_pretty(table).context(|| "table: cannot be encoded".to_owned())?;
+    let json =
+        serde_json::to_string_pretty(table).context(|| "table: cannot be encoded".to_owned())?;
     for (name, text) in [("table.md", table.markdown()), ("table.json", json + "\n")] {
         let path = plan.output.join(name);
         file::write_whole(&path, true, |file| {
-            file.write_all(text.as_bytes()).context(|| format!("{}: cannot be written", path.display()))
+            file.write_all(text.as_bytes())
+                .context(|| format!("{}: cannot be written", path.display()))
         })?;
     }
     Ok(())
@@ -166,7 +200,11 @@ fn write(plan: &Plan, table: &Table) -> Result<()> {
 /// Gigabytes as bytes.
 fn gigabytes(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "above 0, and a float's cast saturates")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "above 0, and a float's cast saturates"
+        )]
         Ok(value) if value.is_finite() && value > 0.0 => Ok((value * 1e9) as u64),
         _ => Err("expected a number of gigabytes above 0".to_owned()),
     }

@@ -1,4 +1,5 @@
-//! `train STUDENT`: arguments → recipe → student, teacher's cache or data, test split → training → student.onnx, checked in ONNX Runtime.
+//! `train STUDENT`: arguments → recipe → student, teacher's cache or data, test split → training →
+//! student.onnx, checked in ONNX Runtime.
 
 mod export;
 mod folder;
@@ -27,12 +28,14 @@ pub(super) use survey::{State, Survey, survey};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   nst-cache train resnet20 --cache cache/teacher
-  nst-cache train student.onnx --cache cache/teacher --criterion kd:weight=0.9 --criterion ce:weight=0.1 --criterion nst
+  nst-cache train student.onnx --cache cache/teacher --criterion kd:weight=0.9 --criterion \
+                                   ce:weight=0.1 --criterion nst
   nst-cache train wrn-16-2 --data cifar10:cifar-10-batches-bin --preprocess cifar10 --epochs 60
   nst-cache train resnet20 --cache cache/teacher --sakd exact --sakd-teacher models/teacher.onnx
   nst-cache train resnet20 --cache cache/teacher --resume
 
-Without a cache it trains on the labels alone: that is how a teacher is made. Stopped or killed, --resume goes on with the same bits.";
+Without a cache it trains on the labels alone: that is how a teacher is made. Stopped or killed, \
+                                   --resume goes on with the same bits.";
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -50,7 +53,8 @@ pub struct Args {
     /// Part of the data set [default: train]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Where the images lie that the cache was made of, if it does not store them [default: as the cache names them]
+    /// Where the images lie that the cache was made of, if it does not store them [default: as the
+    /// cache names them]
     #[arg(long, value_name = "SPEC", conflicts_with = "data")]
     source: Option<DataSpec>,
     /// Data set of the evaluation [default: the test split of the training data]
@@ -59,12 +63,14 @@ pub struct Args {
     /// Recipe file; flags win over it
     #[arg(long, value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// Term of the loss, METHOD[:key=value,…] (repeat for more); `nst-cache criteria` lists the methods and their keys. All take weight, from,
-    /// until, warmup-epochs (epochs) and decay-to (a weight); those of maps and vectors take pair=TEACHER>STUDENT
+    /// Term of the loss, METHOD[:key=value,…] (repeat for more); `nst-cache criteria` lists the
+    /// methods and their keys. All take weight, from, until, warmup-epochs (epochs) and decay-to (a
+    /// weight); those of maps and vectors take pair=TEACHER>STUDENT
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
-    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's table `sakd` has its settings): by a policy that learns
-    /// from the cache (cached, the default), or from routes through the student and the teacher itself (exact)
+    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's
+    /// table `sakd` has its settings): by a policy that learns from the cache (cached, the
+    /// default), or from routes through the student and the teacher itself (exact)
     #[arg(long, value_name = "MODE", num_args = 0..=1)]
     #[allow(clippy::option_option, reason = "left out, without a mode, with one: as clap says it")]
     sakd: Option<Option<SakdMode>>,
@@ -141,7 +147,8 @@ const LOG_STEPS: usize = 20;
 /// Runs the command.
 ///
 /// # Errors
-/// Bad input by name; a failed check when the exported model disagrees with the trainer; an interruption when the user asks to stop.
+/// Bad input by name; a failed check when the exported model disagrees with the trainer; an
+/// interruption when the user asks to stop.
 #[allow(clippy::needless_pass_by_value, reason = "every command takes its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let plan = Plan::new(&args, context)?;
@@ -162,9 +169,14 @@ pub(super) fn report(args: &Args, context: &Context<'_>) -> Result<Report> {
 fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let material = Material::open(plan, context)?;
     let model = Model::resolve(plan, &material, context)?;
-    let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model, device::kind(&plan.device)));
+    let folder = Folder::new(
+        &plan.output,
+        material.settings(&plan.recipe, &model, device::kind(&plan.device)),
+    );
     if let Some(report) = folder.finished(args.resume)? {
-        context.monitor.note(&format!("{}: finished already, with these settings", plan.output.display()));
+        context
+            .monitor
+            .note(&format!("{}: finished already, with these settings", plan.output.display()));
         return Ok(report);
     }
 
@@ -182,7 +194,8 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     material.note_views(&plan.recipe, context);
     // a cache serves two threads from the reservoirs that it keeps
     let loader_threads = context.threads.clamp(1, if material.decodes() { 4 } else { 2 });
-    let options = Options { checkpoint_steps: plan.checkpoint_steps, log_steps: LOG_STEPS, loader_threads };
+    let options =
+        Options { checkpoint_steps: plan.checkpoint_steps, log_steps: LOG_STEPS, loader_threads };
     announce(plan, &source, &objective, &pairs, context);
     // everything that the user gave has been resolved: from here on something is written
     folder.begin()?;
@@ -201,7 +214,12 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     };
     let outcome = trainer::run(&run, learnable)?;
 
-    let exported = student.export(&export::metadata(&plan.recipe, &model, &material, outcome.test.as_ref())?)?;
+    let exported = student.export(&export::metadata(
+        &plan.recipe,
+        &model,
+        &material,
+        outcome.test.as_ref(),
+    )?)?;
     let path = folder.write_model(&exported)?;
     let samples = match test {
         Some(test) => test,
@@ -273,7 +291,10 @@ impl Plan {
         if args.sakd.is_some() || args.sakd_teacher.is_some() {
             let sakd = recipe.sakd.get_or_insert_default();
             sakd.mode = args.sakd.flatten().unwrap_or(sakd.mode);
-            sakd.teacher = args.sakd_teacher.clone().or(sakd.teacher.take().filter(|_| sakd.mode == SakdMode::Exact));
+            sakd.teacher = args
+                .sakd_teacher
+                .clone()
+                .or(sakd.teacher.take().filter(|_| sakd.mode == SakdMode::Exact));
         }
         let test = match (&args.test, &recipe.test) {
             (Some(text), _) => Some(spec_and_split(text)?),
@@ -284,8 +305,16 @@ impl Plan {
         recipe.validate()?;
         let teacher = recipe.sakd.as_mut().map_or(Ok(None), take_teacher)?;
 
-        let split = args.split.clone().or_else(|| config.split.clone()).unwrap_or_else(|| "train".to_owned());
-        let cache = args.cache.clone().or_else(|| entry.and_then(|e| e.cache.clone())).or_else(|| config.cache.clone());
+        let split = args
+            .split
+            .clone()
+            .or_else(|| config.split.clone())
+            .unwrap_or_else(|| "train".to_owned());
+        let cache = args
+            .cache
+            .clone()
+            .or_else(|| entry.and_then(|e| e.cache.clone()))
+            .or_else(|| config.cache.clone());
         let (cache, data) = match (&args.data, cache) {
             (Some(data), _) => (None, Some((data.clone(), split))),
             (None, Some(cache)) => (Some(cache), None),
@@ -312,11 +341,16 @@ impl Plan {
     }
 }
 
-/// The file of the exact mode, taken out of the settings: where it lies decides nothing, and what it is the cache records.
+/// The file of the exact mode, taken out of the settings: where it lies decides nothing, and what
+/// it is the cache records.
 fn take_teacher(sakd: &mut Sakd) -> Result<Option<PathBuf>> {
     match (sakd.mode, sakd.teacher.take()) {
-        (SakdMode::Exact, None) => Err(Error::input("sakd exact: expected the teacher's file, found none")
-            .hint("name the model that made the cache: --sakd-teacher FILE.onnx, or teacher in [sakd]")),
+        (SakdMode::Exact, None) => {
+            Err(Error::input("sakd exact: expected the teacher's file, found none").hint(
+                "name the model that made the cache: --sakd-teacher FILE.onnx, or teacher in \
+                 [sakd]",
+            ))
+        }
         (_, teacher) => Ok(teacher),
     }
 }
@@ -325,13 +359,17 @@ fn take_teacher(sakd: &mut Sakd) -> Result<Option<PathBuf>> {
 pub(super) fn stem(name: &str) -> String {
     let path = std::path::Path::new(name);
     let is_file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
-    path.file_stem().filter(|_| is_file).map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned())
+    path.file_stem()
+        .filter(|_| is_file)
+        .map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned())
 }
 
 /// `SPEC` or `SPEC:SPLIT`; only known split names are taken for one, since paths may hold colons.
 fn spec_and_split(text: &str) -> Result<(DataSpec, String)> {
     match text.rsplit_once(':') {
-        Some((spec, split @ ("train" | "test" | "val" | "valid" | "validation"))) if !spec.is_empty() => {
+        Some((spec, split @ ("train" | "test" | "val" | "valid" | "validation")))
+            if !spec.is_empty() =>
+        {
             Ok((spec.parse()?, split.to_owned()))
         }
         _ => Ok((text.parse()?, "test".to_owned())),
@@ -355,8 +393,15 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
 }
 
 /// Says what is about to happen.
-fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &Objective, pairs: &[Vec<Pair>], context: &Context<'_>) {
-    let terms: Vec<String> = objective.terms.iter().map(|t| format!("{}·{}", t.recipe.weight, t.name)).collect();
+fn announce(
+    plan: &Plan,
+    source: &crate::train::source::Source<'_>,
+    objective: &Objective,
+    pairs: &[Vec<Pair>],
+    context: &Context<'_>,
+) {
+    let terms: Vec<String> =
+        objective.terms.iter().map(|t| format!("{}·{}", t.recipe.weight, t.name)).collect();
     context.monitor.note(&format!(
         "{} samples, {} epochs of batch {}, loss {}, on the {}",
         source.len(),
@@ -366,7 +411,10 @@ fn announce(plan: &Plan, source: &crate::train::source::Source<'_>, objective: &
         device::kind(&plan.device).to_uppercase().replace("CUDA", "GPU")
     ));
     if let Some(teacher) = &plan.teacher {
-        context.monitor.note(&format!("sakd exact: the stages of {} run at every step, behind its first cached map", teacher.display()));
+        context.monitor.note(&format!(
+            "sakd exact: the stages of {} run at every step, behind its first cached map",
+            teacher.display()
+        ));
     }
     let mut seen = Vec::new();
     for pair in pairs.iter().flatten() {
@@ -384,7 +432,9 @@ fn show(report: &Report, plan: &Plan, context: &Context<'_>) -> Result<()> {
     if context.json {
         return emit_json(report);
     }
-    let accuracy = report.outcome.test.map_or_else(String::new, |t| format!("top-1 {:.2} % of {} test samples, ", t.top1, t.samples));
+    let accuracy = report.outcome.test.map_or_else(String::new, |t| {
+        format!("top-1 {:.2} % of {} test samples, ", t.top1, t.samples)
+    });
     emit(&format!(
         "{}: {accuracy}{} parameters, {:.1} s, {}",
         plan.output.join(&report.model).display(),
@@ -400,7 +450,9 @@ mod tests {
 
     #[test]
     fn a_split_is_taken_from_the_end_only_by_its_name() {
-        let of = |text: &str| spec_and_split(text).map(|(spec, split)| (spec.to_string(), split)).unwrap();
+        let of = |text: &str| {
+            spec_and_split(text).map(|(spec, split)| (spec.to_string(), split)).unwrap()
+        };
         assert_eq!(of("fashion-mnist"), ("fashion-mnist".into(), "test".into()));
         assert_eq!(of("idx:data:train"), ("idx:data".into(), "train".into()));
         assert_eq!(of("folder:a:b"), ("folder:a:b".into(), "test".into()));

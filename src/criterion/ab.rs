@@ -1,7 +1,8 @@
 //! Activation boundaries (Heo et al. 2019, arXiv:1811.03233), as `RepDistiller` has it.
 //!
-//! Stored: the teacher's features before the activation. Learnable: a connector (convolution and batch norm) at each layer whose shapes differ. The
-//! paper trains by this loss alone first and by the labels after; default weight in `RepDistiller`: 1, margin 1.
+//! Stored: the teacher's features before the activation. Learnable: a connector (convolution and
+//! batch norm) at each layer whose shapes differ. The paper trains by this loss alone first and by
+//! the labels after; default weight in `RepDistiller`: 1, margin 1.
 
 use super::autograd::Evaluation;
 use super::chain;
@@ -18,15 +19,22 @@ use candle_core::Tensor;
 /// `RepDistiller`'s factor on the sum over layers.
 const SCALE: f64 = 3.0 / 1000.0;
 
-/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)² [s ≤ m and t > 0]]`, `l = 0 … n−1`; where shapes differ s is
-/// replaced by `BN(conv(s))` of the connector `connectors.{l}`. A sum over positions: its size grows with the map's.
+/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)² [s ≤ m and t >
+/// 0]]`, `l = 0 … n−1`; where shapes differ s is replaced by `BN(conv(s))` of the connector
+/// `connectors.{l}`. A sum over positions: its size grows with the map's.
 ///
 /// # Shapes
-/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's `[batch, channels_t, height_t, width_t]`.
+/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's
+/// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn ab(students: &[&Tensor], teachers: &[&Tensor], connectors: &Module, margin: f64) -> Result<Evaluation> {
+pub fn ab(
+    students: &[&Tensor],
+    teachers: &[&Tensor],
+    connectors: &Module,
+    margin: f64,
+) -> Result<Evaluation> {
     if students.is_empty() || students.len() != teachers.len() {
         return Err(Error::input(format!(
             "ab: expected one layer or more and as many of each, found {} and {}",
@@ -37,7 +45,8 @@ pub fn ab(students: &[&Tensor], teachers: &[&Tensor], connectors: &Module, margi
     let mut all = Evaluation { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
     for (l, (s, t)) in students.iter().zip(teachers).enumerate() {
         let ([batch, _, h, w], [_, _, ht, wt]) = (map_dims(s, "ab")?, map_dims(t, "ab")?);
-        let weight = SCALE / count(batch) * 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX));
+        let weight = SCALE / count(batch)
+            * 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX));
         let name = format!("connectors.{l}");
         let loss = |s: &Tensor| {
             same_shape(s, t, "ab")?;
@@ -92,7 +101,9 @@ mod tests {
         };
         let (s, t) = (maps(&students, 1), maps(&teachers, 2));
         let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (s.iter().collect(), t.iter().collect());
-        assert_gradients(&s, &connectors(&students, &teachers, 1).unwrap(), |x, m| ab(x, &t, m, 1.0)?.scaled(10.0));
+        assert_gradients(&s, &connectors(&students, &teachers, 1).unwrap(), |x, m| {
+            ab(x, &t, m, 1.0)?.scaled(10.0)
+        });
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Attention transfer (Zagoruyko & Komodakis 2017, arXiv:1612.03928), as `RepDistiller` has it.
 //!
-//! Stored: the attention map (height · width numbers a row, before it is normalised; if sizes differ, of the features pooled to the common size),
-//! or the features. Default weight in `RepDistiller`: 1000; p = 2.
+//! Stored: the attention map (height · width numbers a row, before it is normalised; if sizes
+//! differ, of the features pooled to the common size), or the features. Default weight in
+//! `RepDistiller`: 1000; p = 2.
 
 use super::attention::{attention, attention_gradient};
 use super::autograd::{Evaluation, differentiate};
@@ -13,11 +14,13 @@ use candle_core::{DType, Tensor};
 /// The norm under which a map is divided by this instead.
 pub(super) const EPS: f64 = 1e-12;
 
-/// `L = mean_{b,hw} (a(s)_b − a(t)_b)²` with `a(X)_b = v_b / max(‖v_b‖, 1e-12)`, `v_b = mean_c X_bc^p`; the larger map is first adaptively
-/// average-pooled, per axis. An attention map that is all zero has no gradient.
+/// `L = mean_{b,hw} (a(s)_b − a(t)_b)²` with `a(X)_b = v_b / max(‖v_b‖, 1e-12)`,
+/// `v_b = mean_c X_bc^p`; the larger map is first adaptively average-pooled, per axis. An attention
+/// map that is all zero has no gradient.
 ///
 /// # Shapes
-/// `student` `[batch, channels_s, height_s, width_s]`, `teacher` `[batch, channels_t, height_t, width_t]`.
+/// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
+/// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When batches disagree, or `p` is 0.
@@ -35,7 +38,8 @@ fn compare(student: &Tensor, pooled: &Tensor, p: u32, teacher: &Tensor) -> Resul
         .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(pooled, p, g)?, [h, w])?))
 }
 
-/// [`at`] with p = 2 from the teacher's attention maps, before they are normalised. The student's maps are pooled to their size.
+/// [`at`] with p = 2 from the teacher's attention maps, before they are normalised. The student's
+/// maps are pooled to their size.
 ///
 /// # Shapes
 /// `student` `[batch, channels, height_s, width_s]`, `teacher` `[batch, height, width]`.
@@ -44,12 +48,22 @@ fn compare(student: &Tensor, pooled: &Tensor, p: u32, teacher: &Tensor) -> Resul
 /// When batches disagree, or the student's maps are smaller: pooling precedes the square.
 pub fn at_from(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     let ([batch, _, hs, ws], &[other, h, w]) = (map_dims(student, "at")?, teacher.dims()) else {
-        return Err(Error::input(format!("at: expected attention maps [batch, height, width], found {:?}", teacher.dims())));
+        return Err(Error::input(format!(
+            "at: expected attention maps [batch, height, width], found {:?}",
+            teacher.dims()
+        )));
     };
     if batch != other || teacher.elem_count() == 0 || hs < h || ws < w {
-        return Err(Error::input(format!("at: expected maps of {other} samples of at least {h}x{w}, found {batch} of {hs}x{ws}")));
+        return Err(Error::input(format!(
+            "at: expected maps of {other} samples of at least {h}x{w}, found {batch} of {hs}x{ws}"
+        )));
     }
-    compare(student, &adaptive_pool(&student.detach(), [h, w])?, 2, &teacher.flatten_from(1)?.to_dtype(DType::F64)?)
+    compare(
+        student,
+        &adaptive_pool(&student.detach(), [h, w])?,
+        2,
+        &teacher.flatten_from(1)?.to_dtype(DType::F64)?,
+    )
 }
 
 #[cfg(test)]
@@ -82,15 +96,32 @@ mod tests {
 
     #[test]
     fn attention_maps_give_the_loss_of_the_maps() {
-        for (student, teacher) in [([2, 3, 5, 4], [2, 6, 5, 4]), ([2, 3, 5, 4], [2, 6, 3, 4]), ([2, 3, 5, 4], [2, 6, 8, 4])] {
+        for (student, teacher) in [
+            ([2, 3, 5, 4], [2, 6, 5, 4]),
+            ([2, 3, 5, 4], [2, 6, 3, 4]),
+            ([2, 3, 5, 4], [2, 6, 8, 4]),
+        ] {
             let (s, t) = (tensor(&student, 1), tensor(&teacher, 2));
             let size = [student[2].min(teacher[2]), student[3].min(teacher[3])];
-            let v = attention(&adaptive_pool(&t, size).unwrap(), 2).unwrap().reshape((2, size[0], size[1])).unwrap();
+            let v = attention(&adaptive_pool(&t, size).unwrap(), 2)
+                .unwrap()
+                .reshape((2, size[0], size[1]))
+                .unwrap();
             let v = v.to_dtype(DType::F32).unwrap();
             let (exact, found) = (at(&s, &t, 2).unwrap(), at_from(&s, &v).unwrap());
-            assert!((found.value - exact.value).abs() <= 1e-6 * exact.value, "{} for {}", found.value, exact.value);
+            assert!(
+                (found.value - exact.value).abs() <= 1e-6 * exact.value,
+                "{} for {}",
+                found.value,
+                exact.value
+            );
             assert_gradients(&[&s], &Module::default(), |x, _| at_from(x[0], &v));
-            assert!(at_from(&tensor(&[2, 3, 5, size[1] - 1], 1), &v).unwrap_err().to_string().contains("at least"));
+            assert!(
+                at_from(&tensor(&[2, 3, 5, size[1] - 1], 1), &v)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("at least")
+            );
         }
     }
 }

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 /// The mean over the channels of the maps' p-th power, flattened, in double precision.
 ///
 /// # Shapes
-/// `x` `[batch, channels, height, width]` of any floating-point type; result `[batch, height · width]`.
+/// `x` `[batch, channels, height, width]` of any floating-point type; result
+/// `[batch, height · width]`.
 ///
 /// # Errors
 /// When `x` is no map, or for power 0.
@@ -54,7 +55,12 @@ fn power<T: Element>(x: T, p: u32) -> T {
 
 impl Attention {
     /// Calls `f(channel, first position, values)` for every piece of an image, channel by channel.
-    fn pieces<T: Element>(&self, x: Elements<'_>, image: usize, mut f: impl FnMut(usize, usize, &[T])) {
+    fn pieces<T: Element>(
+        &self,
+        x: Elements<'_>,
+        image: usize,
+        mut f: impl FnMut(usize, usize, &[T]),
+    ) {
         let mut piece = [T::default(); PIECE];
         for channel in 0..self.channels {
             for first in (0..self.area).step_by(PIECE) {
@@ -85,7 +91,9 @@ impl Attention {
         stored(x, |storage, layout| {
             let x = Elements::of(storage, layout)?;
             let of_image = if x.is_single() { Self::map::<f32> } else { Self::map::<f64> };
-            maps.par_chunks_mut(self.area).enumerate().for_each(|(image, map)| of_image(self, x, image, map));
+            maps.par_chunks_mut(self.area)
+                .enumerate()
+                .for_each(|(image, map)| of_image(self, x, image, map));
             Ok(())
         })?;
         let images = maps.len() / self.area;
@@ -97,19 +105,24 @@ impl Attention {
         let factor = f64::from(self.p) / count(self.channels);
         stored(x, |storage, layout| {
             let values = Elements::of(storage, layout)?;
-            by_element!(storage, T => {
+            by_element!(storage, |T| {
                 let factors: Vec<T> = g.iter().map(|g| <T as Float>::of(factor * g)).collect();
                 let mut out = vec![T::default(); values.len()];
-                out.par_chunks_mut(image).zip(factors.par_chunks(self.area)).enumerate().for_each(|(index, (out, factors))| {
-                    self.pieces::<T>(values, index, |channel, first, piece| {
-                        let out = out[channel * self.area + first..].iter_mut().zip(piece).zip(&factors[first..]);
-                        if self.p == 2 {
-                            out.for_each(|((out, &x), &g)| *out = x * g);
-                        } else {
-                            out.for_each(|((out, &x), &g)| *out = power(x, self.p - 1) * g);
-                        }
-                    });
-                });
+                out.par_chunks_mut(image).zip(factors.par_chunks(self.area)).enumerate().for_each(
+                    |(index, (out, factors))| {
+                        self.pieces::<T>(values, index, |channel, first, piece| {
+                            let out = out[channel * self.area + first..]
+                                .iter_mut()
+                                .zip(piece)
+                                .zip(&factors[first..]);
+                            if self.p == 2 {
+                                out.for_each(|((out, &x), &g)| *out = x * g);
+                            } else {
+                                out.for_each(|((out, &x), &g)| *out = power(x, self.p - 1) * g);
+                            }
+                        });
+                    },
+                );
                 Tensor::from_vec(out, layout.shape(), &Device::Cpu)
             })
         })

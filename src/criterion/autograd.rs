@@ -1,14 +1,17 @@
-//! A criterion written as one formula in tensors: its value and its gradients by candle's autograd, where that is right.
+//! A criterion written as one formula in tensors: its value and its gradients by candle's autograd,
+//! where that is right.
 //!
-//! candle's gradients of pooling, up-sampling, convolution, softmax and layer normalisation are wrong or slow, those of relu and abs are 1 at 0,
-//! and so no formula here uses them: `formula`, `convolution` and `operator` hold what takes their place.
+//! candle's gradients of pooling, up-sampling, convolution, softmax and layer normalisation are
+//! wrong or slow, those of relu and abs are 1 at 0, and so no formula here uses them: `formula`,
+//! `convolution` and `operator` hold what takes their place.
 
 pub use super::evaluation::Evaluation;
 use super::module::Module;
 use crate::error::Result;
 use candle_core::{DType, Tensor, Var};
 
-/// Evaluates `formula`, which makes a scalar of the inputs and of the module's weights, and differentiates it by all of them.
+/// Evaluates `formula`, which makes a scalar of the inputs and of the module's weights, and
+/// differentiates it by all of them.
 ///
 /// # Errors
 /// When the formula cannot be computed.
@@ -17,7 +20,8 @@ pub(super) fn differentiate(
     module: Option<&Module>,
     formula: impl FnOnce(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Evaluation> {
-    let leaves: Vec<Var> = inputs.iter().map(|x| Ok(Var::from_tensor(&x.detach())?)).collect::<Result<_>>()?;
+    let leaves: Vec<Var> =
+        inputs.iter().map(|x| Ok(Var::from_tensor(&x.detach())?)).collect::<Result<_>>()?;
     let tensors: Vec<Tensor> = leaves.iter().map(|v| v.as_tensor().clone()).collect();
     let loss = formula(&tensors)?;
     let gradients = loss.backward()?;
@@ -29,7 +33,11 @@ pub(super) fn differentiate(
         }
     };
     let inputs = tensors.iter().map(of).collect::<Result<_>>()?;
-    let weights = module.into_iter().flat_map(Module::weights).map(|(name, w)| Ok((name.to_owned(), of(w)?))).collect::<Result<_>>()?;
+    let weights = module
+        .into_iter()
+        .flat_map(Module::weights)
+        .map(|(name, w)| Ok((name.to_owned(), of(w)?)))
+        .collect::<Result<_>>()?;
     Ok(Evaluation { value: loss.to_dtype(DType::F64)?.to_scalar()?, inputs, weights })
 }
 
@@ -54,26 +62,36 @@ pub(super) mod tests {
         tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Compares every gradient of an evaluation, those of the module's weights too, with central differences in f64.
-    pub fn assert_gradients(inputs: &[&Tensor], module: &Module, loss: impl Fn(&[&Tensor], &Module) -> Result<Evaluation>) {
+    /// Compares every gradient of an evaluation, those of the module's weights too, with central
+    /// differences in f64.
+    pub fn assert_gradients(
+        inputs: &[&Tensor],
+        module: &Module,
+        loss: impl Fn(&[&Tensor], &Module) -> Result<Evaluation>,
+    ) {
         const STEP: f64 = 1e-5;
         let module = module.to_dtype(DType::F64).unwrap();
         let found = loss(inputs, &module).unwrap();
         assert_eq!(found.inputs.len(), inputs.len());
-        let compare = |what: &str, gradient: &Tensor, at: &Tensor, moved: &dyn Fn(Tensor) -> f64| {
-            assert_eq!(gradient.dims(), at.dims(), "{what}");
-            let (gradient, at_values) = (list(gradient), list(at));
-            let largest = gradient.iter().fold(0f64, |m, g| m.max(g.abs()));
-            for i in 0..at_values.len() {
-                let shifted = |by: f64| {
-                    let mut values = at_values.clone();
-                    values[i] += by;
-                    moved(Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap())
-                };
-                let slope = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
-                assert!((slope - gradient[i]).abs() < 1e-6 * largest.max(1e-2), "{what}[{i}]: slope {slope}, gradient {}", gradient[i]);
-            }
-        };
+        let compare =
+            |what: &str, gradient: &Tensor, at: &Tensor, moved: &dyn Fn(Tensor) -> f64| {
+                assert_eq!(gradient.dims(), at.dims(), "{what}");
+                let (gradient, at_values) = (list(gradient), list(at));
+                let largest = gradient.iter().fold(0f64, |m, g| m.max(g.abs()));
+                for i in 0..at_values.len() {
+                    let shifted = |by: f64| {
+                        let mut values = at_values.clone();
+                        values[i] += by;
+                        moved(Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap())
+                    };
+                    let slope = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
+                    assert!(
+                        (slope - gradient[i]).abs() < 1e-6 * largest.max(1e-2),
+                        "{what}[{i}]: slope {slope}, gradient {}",
+                        gradient[i]
+                    );
+                }
+            };
         for (i, input) in inputs.iter().enumerate() {
             compare(&format!("input {i}"), &found.inputs[i], input, &|x| {
                 let mut inputs = inputs.to_vec();
@@ -85,7 +103,9 @@ pub(super) mod tests {
         for (name, gradient) in &found.weights {
             let at = module.get(name).unwrap();
             compare(name, gradient, at, &|w| {
-                let weights = module.weights().map(|(n, v)| (n.to_owned(), if n == name { w.clone() } else { v.clone() }));
+                let weights = module
+                    .weights()
+                    .map(|(n, v)| (n.to_owned(), if n == name { w.clone() } else { v.clone() }));
                 loss(inputs, &Module::new(weights).unwrap()).unwrap().value
             });
         }
@@ -110,7 +130,8 @@ pub(super) mod tests {
     #[test]
     fn what_the_loss_does_not_depend_on_has_no_gradient() {
         let (a, b) = (tensor(&[2, 3], 1), tensor(&[4], 2));
-        let found = differentiate(&[&a, &b], None, |x| Ok((x[0].sqr()?.sum_all()? * 0.5)?)).unwrap();
+        let found =
+            differentiate(&[&a, &b], None, |x| Ok((x[0].sqr()?.sum_all()? * 0.5)?)).unwrap();
         assert_eq!(list(&found.inputs[0]), list(&a));
         assert_eq!(list(&found.inputs[1]), [0.0; 4]);
     }

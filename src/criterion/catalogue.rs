@@ -1,4 +1,5 @@
-//! Every criterion in one table: what it reads of the teacher, what it learns, its defaults and where they come from.
+//! Every criterion in one table: what it reads of the teacher, what it learns, its defaults and
+//! where they come from.
 
 mod entries;
 
@@ -60,13 +61,15 @@ pub struct Entry {
     pub title: &'static str,
     /// The paper.
     pub paper: &'static str,
-    /// What it reads of the teacher; any one of these suffices, the smallest stands first. Empty: the labels alone.
+    /// What it reads of the teacher; any one of these suffices, the smallest stands first. Empty:
+    /// the labels alone.
     pub stored: &'static [Stored],
     /// Whether the maps are those before the activation.
     pub pre_activation: bool,
     /// What of it is trained beside the student.
     pub learnable: Option<&'static str>,
-    /// Which pairs of maps it takes by default, as `RepDistiller` does; of vectors and logits there is one.
+    /// Which pairs of maps it takes by default, as `RepDistiller` does; of vectors and logits there
+    /// is one.
     pub pairs: Pairs,
     /// Whose code the form and the defaults follow.
     pub source: &'static str,
@@ -112,7 +115,10 @@ mod tests {
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
         for entry in catalogue() {
-            assert!(![entry.name, entry.title, entry.paper, entry.source].contains(&""), "{entry:?}");
+            assert!(
+                ![entry.name, entry.title, entry.paper, entry.source].contains(&""),
+                "{entry:?}"
+            );
         }
     }
 

@@ -1,6 +1,8 @@
-//! Correlation congruence (Peng et al. 2019, arXiv:1904.01802), in the form of `RepDistiller`, whose loss joins each sample with the next of the batch.
+//! Correlation congruence (Peng et al. 2019, arXiv:1904.01802), in the form of `RepDistiller`,
+//! whose loss joins each sample with the next of the batch.
 //!
-//! Stored: the vector before the classifier. Learnable: the embeddings `embed_s` and `embed_t` (128 wide in `RepDistiller`). Default weight there: 0.02.
+//! Stored: the vector before the classifier. Learnable: the embeddings `embed_s` and `embed_t` (128
+//! wide in `RepDistiller`). Default weight there: 0.02.
 
 use super::autograd::{Evaluation, differentiate};
 use super::elements::count;
@@ -11,7 +13,8 @@ use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// `L = mean over b = 0 … B−2 of Σ_d |f_s − f_t|_{b,d} · |f_s − f_t|_{b+1,d}`; a batch of one sample has no loss.
+/// `L = mean over b = 0 … B−2 of Σ_d |f_s − f_t|_{b,d} · |f_s − f_t|_{b+1,d}`; a batch of one
+/// sample has no loss.
 ///
 /// # Shapes
 /// `student` and `teacher` of one shape `[batch, …]`.

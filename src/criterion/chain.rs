@@ -1,12 +1,16 @@
-//! Layers one after the other with the way back written out: what regressors, connectors, translators and paraphrasers are.
+//! Layers one after the other with the way back written out: what regressors, connectors,
+//! translators and paraphrasers are.
 //!
-//! Candle's own way back goes through two more maps for every layer (zeros, and their sum with the gradient) in fresh memory, which takes as long as
-//! the layers.
+//! Candle's own way back goes through two more maps for every layer (zeros, and their sum with the
+//! gradient) in fresh memory, which takes as long as the layers.
 
 use super::autograd::Evaluation;
 use super::convolution::{Geometry, convolution, convolution_gradients};
 use super::module::{Module, join};
-use super::operator::{add_bias, batch_norm, batch_norm_gradients, bias_gradient, host, leaky_relu, leaky_relu_gradient};
+use super::operator::{
+    add_bias, batch_norm, batch_norm_gradients, bias_gradient, host, leaky_relu,
+    leaky_relu_gradient,
+};
 use crate::error::Result;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
@@ -42,8 +46,9 @@ pub(super) fn run(module: &Module, links: &[Link], x: &Tensor) -> Result<Tensor>
     forward(module, links, x, |_| ())
 }
 
-/// A loss of what the chain makes of `x`, which `loss` gives with the gradient of that (and those of weights of its own), with the gradients of `x`,
-/// if they are wanted, and of all of the module's weights.
+/// A loss of what the chain makes of `x`, which `loss` gives with the gradient of that (and those
+/// of weights of its own), with the gradients of `x`, if they are wanted, and of all of the
+/// module's weights.
 ///
 /// # Errors
 /// When a weight is missing or does not fit, or the loss fails.
@@ -67,7 +72,13 @@ pub(super) fn differentiate(
                 if module.at(&name).has("bias") {
                     gradients.insert(join(&name, "bias"), bias_gradient(&gradient)?);
                 }
-                let (dx, dw) = convolution_gradients(&x, &weight, geometry, &gradient, of_x || !steps.is_empty())?;
+                let (dx, dw) = convolution_gradients(
+                    &x,
+                    &weight,
+                    geometry,
+                    &gradient,
+                    of_x || !steps.is_empty(),
+                )?;
                 gradients.insert(join(&name, "weight"), dw);
                 dx
             }
@@ -90,7 +101,12 @@ pub(super) fn differentiate(
     Ok(Evaluation { value, inputs: dy.into_iter().filter(|_| of_x).collect(), weights })
 }
 
-fn forward(module: &Module, links: &[Link], x: &Tensor, mut keep: impl FnMut(Step)) -> Result<Tensor> {
+fn forward(
+    module: &Module,
+    links: &[Link],
+    x: &Tensor,
+    mut keep: impl FnMut(Step),
+) -> Result<Tensor> {
     let mut x = x.clone();
     for link in links {
         x = match link.clone() {
@@ -106,7 +122,8 @@ fn forward(module: &Module, links: &[Link], x: &Tensor, mut keep: impl FnMut(Ste
             }
             Link::BatchNorm(name) => {
                 let layer = module.at(&name);
-                let (weight, bias) = (layer.get("weight", &x)?.detach(), layer.get("bias", &x)?.detach());
+                let (weight, bias) =
+                    (layer.get("weight", &x)?.detach(), layer.get("bias", &x)?.detach());
                 let y = batch_norm(&x, &weight, &bias)?;
                 keep(Step::BatchNorm { name, x, weight });
                 y

@@ -36,7 +36,8 @@ impl Geometry {
 /// The convolution of maps by a weight, without bias.
 ///
 /// # Shapes
-/// `x` `[batch, channels, height, width]`; `weight` `[filters, channels, kh, kw]`, or `[channels, filters, kh, kw]` transposed.
+/// `x` `[batch, channels, height, width]`; `weight` `[filters, channels, kh, kw]`, or
+/// `[channels, filters, kh, kw]` transposed.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -47,7 +48,8 @@ pub fn convolution(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Te
     Ok(y.to_device(device)?)
 }
 
-/// The gradients of the maps, if they are wanted, and of the weight from that of their [`convolution`].
+/// The gradients of the maps, if they are wanted, and of the weight from that of their
+/// [`convolution`].
 ///
 /// # Shapes
 /// `x`, `weight` as in [`convolution`], in host memory; `dy` as its result.
@@ -68,8 +70,8 @@ pub(super) fn convolution_gradients(
     Ok((of_x.then(by_x).transpose()?, by_weight()?))
 }
 
-/// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other two. Each is linear in both, so the gradients of one
-/// are the others.
+/// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other two.
+/// Each is linear in both, so the gradients of one are the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// From input and weight.
@@ -108,7 +110,9 @@ impl Convolve for f64 {
 
 impl Convolve for f32 {
     fn convolve(c: &Conv, role: Role, a: &[f32], b: &[f32]) -> Vec<f32> {
-        let Some(plan) = blocked::plan(c, Precision::Strict) else { return convolve(c, role, a, b) };
+        let Some(plan) = blocked::plan(c, Precision::Strict) else {
+            return convolve(c, role, a, b);
+        };
         match role {
             Role::Output => plain::forward(&plan, c, a, b),
             Role::Input => plain::input_gradient(&plan, c, a, b),
@@ -120,11 +124,24 @@ impl Convolve for f32 {
 impl Convolution {
     /// The one from `x` to the result of [`convolution`].
     fn of(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Self> {
-        let misfit = || Error::input(format!("convolution of {:?} by {:?} ({geometry:?}): shapes do not fit", x.dims(), weight.dims()));
-        let (&[images, channels, h, w], &[first, second, kh, kw]) = (x.dims(), weight.dims()) else { return Err(misfit()) };
+        let misfit = || {
+            Error::input(format!(
+                "convolution of {:?} by {:?} ({geometry:?}): shapes do not fit",
+                x.dims(),
+                weight.dims()
+            ))
+        };
+        let (&[images, channels, h, w], &[first, second, kh, kw]) = (x.dims(), weight.dims())
+        else {
+            return Err(misfit());
+        };
         let Geometry { transposed, stride, padding } = geometry;
         let (taken, filters) = if transposed { (first, second) } else { (second, first) };
-        if taken != channels || x.elem_count() == 0 || weight.elem_count() == 0 || stride.contains(&0) {
+        if taken != channels
+            || x.elem_count() == 0
+            || weight.elem_count() == 0
+            || stride.contains(&0)
+        {
             return Err(misfit());
         }
         let kernel = [kh, kw];
@@ -132,16 +149,39 @@ impl Convolution {
         for (axis, input) in [h, w].into_iter().enumerate() {
             let (stride, pad) = (stride[axis], padding[axis]);
             size[axis] = if transposed {
-                ((input - 1) * stride + kernel[axis]).checked_sub(2 * pad).filter(|&n| n > 0).ok_or_else(misfit)?
+                ((input - 1) * stride + kernel[axis])
+                    .checked_sub(2 * pad)
+                    .filter(|&n| n > 0)
+                    .ok_or_else(misfit)?
             } else {
-                window_count(input, kernel[axis], stride, 1, [pad, pad], false).ok_or_else(misfit)?
+                window_count(input, kernel[axis], stride, 1, [pad, pad], false)
+                    .ok_or_else(misfit)?
             };
         }
-        let conv =
-            Conv { images, channels, filters, groups: 1, input: [h, w], output: size, kernel, stride, dilation: [1, 1], before: padding };
+        let conv = Conv {
+            images,
+            channels,
+            filters,
+            groups: 1,
+            input: [h, w],
+            output: size,
+            kernel,
+            stride,
+            dilation: [1, 1],
+            before: padding,
+        };
         // the transposed convolution is the adjoint of the convolution that goes the other way
         Ok(if transposed {
-            Self { conv: Conv { channels: filters, filters: channels, input: size, output: [h, w], ..conv }, role: Role::Input }
+            Self {
+                conv: Conv {
+                    channels: filters,
+                    filters: channels,
+                    input: size,
+                    output: [h, w],
+                    ..conv
+                },
+                role: Role::Input,
+            }
         } else {
             Self { conv, role: Role::Output }
         })
@@ -155,7 +195,9 @@ impl Convolution {
         g: &'a Tensor,
     ) -> candle_core::Result<[impl Fn() -> candle_core::Result<Tensor> + 'a; 2]> {
         let conv = self.conv;
-        let by = move |(role, a, b): (Role, &'a Tensor, &'a Tensor)| move || a.apply_op2_no_bwd(b, &Self { conv, role });
+        let by = move |(role, a, b): (Role, &'a Tensor, &'a Tensor)| {
+            move || a.apply_op2_no_bwd(b, &Self { conv, role })
+        };
         let of_both = match self.role {
             Role::Output => [(Role::Input, b, g), (Role::Weight, a, g)],
             Role::Input => [(Role::Weight, g, b), (Role::Output, g, a)],
@@ -167,8 +209,11 @@ impl Convolution {
     fn run<T: Convolve>(&self, a: &[T], b: &[T]) -> candle_core::Result<Vec<T>> {
         let c = &self.conv;
         let area = |size: [usize; 2]| size[0] * size[1];
-        let lengths =
-            [c.images * c.channels * area(c.input), c.filters * c.channels * area(c.kernel), c.images * c.filters * area(c.output)];
+        let lengths = [
+            c.images * c.channels * area(c.input),
+            c.filters * c.channels * area(c.kernel),
+            c.images * c.filters * area(c.output),
+        ];
         let expected = match self.role {
             Role::Output => [lengths[0], lengths[1]],
             Role::Input => [lengths[1], lengths[2]],
@@ -196,10 +241,19 @@ impl CustomOp2 for Convolution {
     }
 
     fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Computed {
-        by_element!(a, T => Ok((T::to_cpu_storage_owned(self.run(dense::<T>(a, la)?, dense::<T>(b, lb)?)?), self.shape())))
+        by_element!(a, |T| Ok((
+            T::to_cpu_storage_owned(self.run(dense::<T>(a, la)?, dense::<T>(b, lb)?)?),
+            self.shape()
+        )))
     }
 
-    fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        g: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let g = g.contiguous()?;
         let [of_a, of_b] = self.gradients(a, b, &g)?;
         Ok((a.track_op().then(of_a).transpose()?, b.track_op().then(of_b).transpose()?))
@@ -212,7 +266,8 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
-    /// The blocked kernels of single precision against the plain ones of double precision, forward and both gradients.
+    /// The blocked kernels of single precision against the plain ones of double precision, forward
+    /// and both gradients.
     #[test]
     fn single_precision_agrees_with_double() {
         for (channels, filters, kernel, stride, padding, size, transposed) in [
@@ -225,19 +280,28 @@ mod tests {
             (18, 3, [3, 3], [1, 1], [1, 1], [6, 6], true),
         ] {
             let geometry = Geometry { transposed, stride, padding };
-            let filter = if transposed { [channels, filters, kernel[0], kernel[1]] } else { [filters, channels, kernel[0], kernel[1]] };
+            let filter = if transposed {
+                [channels, filters, kernel[0], kernel[1]]
+            } else {
+                [filters, channels, kernel[0], kernel[1]]
+            };
             let (x, weight) = (tensor(&[3, channels, size[0], size[1]], 1), tensor(&filter, 2));
             let both = |dtype: DType| {
                 let (x, weight) = (x.to_dtype(dtype).unwrap(), weight.to_dtype(dtype).unwrap());
                 let y = convolution(&x, &weight, geometry).unwrap();
                 let dy = tensor(y.dims(), 3).to_dtype(dtype).unwrap();
                 let (dx, dw) = convolution_gradients(&x, &weight, geometry, &dy, true).unwrap();
-                [y, dx.unwrap(), dw].map(|t| t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap())
+                [y, dx.unwrap(), dw].map(|t| {
+                    t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()
+                })
             };
             for (single, double) in both(DType::F32).iter().zip(both(DType::F64)) {
                 let largest = double.iter().fold(0f64, |m, v| m.max(v.abs()));
                 let off = single.iter().zip(&double).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
-                assert!(single.len() == double.len() && off < 1e-5 * largest, "{geometry:?} {channels} to {filters}: {off} of {largest}");
+                assert!(
+                    single.len() == double.len() && off < 1e-5 * largest,
+                    "{geometry:?} {channels} to {filters}: {off} of {largest}"
+                );
             }
         }
     }

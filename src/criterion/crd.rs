@@ -1,10 +1,13 @@
-//! Contrastive representation distillation (Tian, Krishnan & Isola 2020, arXiv:1910.10699), as `RepDistiller` has it.
+//! Contrastive representation distillation (Tian, Krishnan & Isola 2020, arXiv:1910.10699), as
+//! `RepDistiller` has it.
 //!
-//! Stored: the vector before the classifier. Learnable: the embeddings `embed_s.linear` and `embed_t.linear`. It keeps two memories of an embedding a
-//! training sample, so its memory grows with the data set: 2 · 4 · width bytes a sample. Default weight in `RepDistiller`: 0.8; width 128,
-//! 16384 negatives, temperature 0.07, momentum 0.5.
+//! Stored: the vector before the classifier. Learnable: the embeddings `embed_s.linear` and
+//! `embed_t.linear`. It keeps two memories of an embedding a training sample, so its memory grows
+//! with the data set: 2 · 4 · width bytes a sample. Default weight in `RepDistiller`: 0.8; width
+//! 128, 16384 negatives, temperature 0.07, momentum 0.5.
 //!
-//! The scores and their gradient are written out: autograd would gather `[batch, negatives + 1, width]` from each memory.
+//! The scores and their gradient are written out: autograd would gather
+//! `[batch, negatives + 1, width]` from each memory.
 
 use super::autograd::{Evaluation, differentiate};
 use super::elements::count;
@@ -76,10 +79,14 @@ impl Memory {
     pub fn of(student: &Tensor, teacher: &Tensor) -> Result<Self> {
         super::same_shape(student, teacher, "crd: memories")?;
         match *student.dims() {
-            [samples, width] if samples > 0 && width > 0 => {
-                Ok(Self { width, embeddings: [super::values(student)?, super::values(teacher)?], log_normalizers: None })
-            }
-            ref other => Err(Error::input(format!("crd: expected a memory [samples, width], found {other:?}"))),
+            [samples, width] if samples > 0 && width > 0 => Ok(Self {
+                width,
+                embeddings: [super::values(student)?, super::values(teacher)?],
+                log_normalizers: None,
+            }),
+            ref other => Err(Error::input(format!(
+                "crd: expected a memory [samples, width], found {other:?}"
+            ))),
         }
     }
 
@@ -94,7 +101,9 @@ impl Memory {
     /// # Errors
     /// When a tensor cannot be made.
     pub fn tensors(&self) -> Result<[Tensor; 2]> {
-        let tensor = |values: &Vec<f32>| Ok::<_, Error>(Tensor::from_slice(values, (self.samples(), self.width), &Device::Cpu)?);
+        let tensor = |values: &Vec<f32>| {
+            Ok::<_, Error>(Tensor::from_slice(values, (self.samples(), self.width), &Device::Cpu)?)
+        };
         Ok([tensor(&self.embeddings[0])?, tensor(&self.embeddings[1])?])
     }
 
@@ -102,7 +111,11 @@ impl Memory {
     #[allow(clippy::cast_possible_truncation, reason = "memories are f32")]
     fn update(&mut self, side: usize, sample: usize, embedded: &[f64], momentum: f64) {
         let row = &mut self.embeddings[side][sample * self.width..(sample + 1) * self.width];
-        let mixed: Vec<f64> = row.iter().zip(embedded).map(|(m, f)| momentum * f64::from(*m) + (1.0 - momentum) * f).collect();
+        let mixed: Vec<f64> = row
+            .iter()
+            .zip(embedded)
+            .map(|(m, f)| momentum * f64::from(*m) + (1.0 - momentum) * f)
+            .collect();
         let norm = mixed.iter().map(|x| x * x).sum::<f64>().sqrt();
         if norm > 0.0 {
             row.iter_mut().zip(mixed).for_each(|(m, x)| *m = (x / norm) as f32);
@@ -110,10 +123,12 @@ impl Memory {
     }
 }
 
-/// `L = L(f_s, M_t, Z_s) + L(f_t, M_s, Z_t)`, f the unit embeddings, `o_bk = exp(⟨M[idx_bk], f_b⟩/T)/Z`,
-/// `L(f, M, Z) = −1/B Σ_b [ln(o_b0/(o_b0 + K/N + 1e-7)) + Σ_{k=1..K} ln((K/N)/(o_bk + K/N + 1e-7))]`; `idx_b0` is the sample itself, the
-/// others are negatives (in the paper's runs, samples of other classes). The first call fixes `Z = N · mean exp(…)`, without gradient. After the
-/// scores are read the memories take up the batch.
+/// `L = L(f_s, M_t, Z_s) + L(f_t, M_s, Z_t)`, f the unit embeddings,
+/// `o_bk = exp(⟨M[idx_bk], f_b⟩/T)/Z`, `L(f, M, Z) = −1/B Σ_b [ln(o_b0/(o_b0 + K/N + 1e-7)) +
+/// Σ_{k=1..K} ln((K/N)/(o_bk + K/N + 1e-7))]`; `idx_b0` is the sample itself, the others are
+/// negatives (in the paper's runs, samples of other classes). The first call fixes
+/// `Z = N · mean exp(…)`, without gradient. After the scores are read the memories take up the
+/// batch.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`; `indices` `[batch, 1 + K]` rows of the memory.
@@ -129,25 +144,44 @@ pub fn crd(
     options: CrdOptions,
 ) -> Result<Evaluation> {
     let batch = same_batch(student, teacher, "crd")?;
-    if indices.is_empty() || !indices.len().is_multiple_of(batch) || indices.iter().any(|&i| i >= memory.samples()) {
-        return Err(Error::input(format!("crd: expected as many indices below {} for each sample", memory.samples())));
+    if indices.is_empty()
+        || !indices.len().is_multiple_of(batch)
+        || indices.iter().any(|&i| i >= memory.samples())
+    {
+        return Err(Error::input(format!(
+            "crd: expected as many indices below {} for each sample",
+            memory.samples()
+        )));
     }
     let chosen = indices.len() / batch;
     let mut embedded = Vec::new();
     let mut normalizers = [0.0; 2];
     let found = differentiate(&[student], Some(embeddings), |x| {
         let mut loss = None;
-        for (side, (name, x)) in [("embed_s", &x[0]), ("embed_t", teacher)].into_iter().enumerate() {
+        for (side, (name, x)) in [("embed_s", &x[0]), ("embed_t", teacher)].into_iter().enumerate()
+        {
             let f = embeddings.at(name).unit_embedding(&rows(x, "crd")?)?;
             if f.dim(1)? != memory.width {
-                return Err(Error::input(format!("crd: expected embeddings of {} values, found {}", memory.width, f.dim(1)?)));
+                return Err(Error::input(format!(
+                    "crd: expected embeddings of {} values, found {}",
+                    memory.width,
+                    f.dim(1)?
+                )));
             }
             let values = super::values::<f64>(&f)?;
             let normalizer = memory.log_normalizers.map(|n| n[side]);
-            let scores = Scores { memory, side: 1 - side, indices, chosen, temperature: options.temperature };
+            let scores = Scores {
+                memory,
+                side: 1 - side,
+                indices,
+                chosen,
+                temperature: options.temperature,
+            };
             let (value, gradient, normalizer) = scores.contrast(&values, normalizer);
             // a term of value 0 and gradient df carries the gradient on to the embedding
-            let carrier = (&f * Tensor::from_vec(gradient, f.shape(), &Device::Cpu)?.to_device(f.device())?)?.sum_all()?;
+            let carrier = (&f
+                * Tensor::from_vec(gradient, f.shape(), &Device::Cpu)?.to_device(f.device())?)?
+            .sum_all()?;
             let part = ((&carrier - carrier.detach())? + value)?;
             loss = Some(loss.map_or(Ok(part.clone()), |before: Tensor| before + &part)?);
             embedded.push(values);
@@ -157,7 +191,8 @@ pub fn crd(
     })?;
     memory.log_normalizers.get_or_insert(normalizers);
     for (side, embedded) in embedded.iter().enumerate() {
-        for (row, indices) in embedded.chunks_exact(memory.width).zip(indices.chunks_exact(chosen)) {
+        for (row, indices) in embedded.chunks_exact(memory.width).zip(indices.chunks_exact(chosen))
+        {
             memory.update(side, indices[0], row, options.momentum);
         }
     }
@@ -175,7 +210,8 @@ struct Scores<'a> {
 
 impl Scores<'_> {
     fn remembered(&self, index: usize) -> &[f32] {
-        &self.memory.embeddings[self.side][index * self.memory.width..(index + 1) * self.memory.width]
+        &self.memory.embeddings[self.side]
+            [index * self.memory.width..(index + 1) * self.memory.width]
     }
 
     /// The loss, its gradient by the embeddings, and ln Z.
@@ -183,15 +219,25 @@ impl Scores<'_> {
         let (width, chosen) = (self.memory.width, self.chosen);
         let batch = count(embedded.len() / width);
         let mut scores = vec![0.0; self.indices.len()];
-        let samples = scores.par_chunks_mut(chosen).zip(self.indices.par_chunks(chosen)).zip(embedded.par_chunks(width));
+        let samples = scores
+            .par_chunks_mut(chosen)
+            .zip(self.indices.par_chunks(chosen))
+            .zip(embedded.par_chunks(width));
         samples.for_each(|((scores, indices), f)| {
             for (score, &index) in scores.iter_mut().zip(indices) {
-                *score = self.remembered(index).iter().zip(f).map(|(m, f)| f64::from(*m) * f).sum::<f64>() / self.temperature;
+                *score = self
+                    .remembered(index)
+                    .iter()
+                    .zip(f)
+                    .map(|(m, f)| f64::from(*m) * f)
+                    .sum::<f64>()
+                    / self.temperature;
             }
         });
         let normalizer = normalizer.unwrap_or_else(|| {
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let mean = scores.iter().map(|s| (s - largest).exp()).sum::<f64>() / count(scores.len());
+            let mean =
+                scores.iter().map(|s| (s - largest).exp()).sum::<f64>() / count(scores.len());
             count(self.memory.samples()).ln() + largest + mean.ln()
         });
         // everything in logarithms: no temperature is so low that a score overflows
@@ -207,7 +253,11 @@ impl Scores<'_> {
                     let log_o = score - normalizer;
                     let log_sum = log_o.max(log_rest) + (-(log_o - log_rest).abs()).exp().ln_1p();
                     let share = (log_o - log_sum).exp();
-                    let (part, slope) = if k == 0 { (log_o - log_sum, share - 1.0) } else { (log_noise - log_sum, share) };
+                    let (part, slope) = if k == 0 {
+                        (log_o - log_sum, share - 1.0)
+                    } else {
+                        (log_noise - log_sum, share)
+                    };
                     value -= part;
                     let pull = slope / (batch * self.temperature);
                     for (g, m) in gradient.iter_mut().zip(self.remembered(index)) {
@@ -247,7 +297,9 @@ mod tests {
         // Z is without gradient: fixed here, as it is after the first batch
         memory.log_normalizers = Some([2.0, 3.0]);
         let options = CrdOptions { temperature: 0.5, momentum: 0.5 };
-        assert_gradients(&[&s], &embeddings(5, 4, 4, 1).unwrap(), |x, m| crd(x[0], &t, m, &mut memory.clone(), &INDICES, options));
+        assert_gradients(&[&s], &embeddings(5, 4, 4, 1).unwrap(), |x, m| {
+            crd(x[0], &t, m, &mut memory.clone(), &INDICES, options)
+        });
     }
 
     #[test]
@@ -255,13 +307,22 @@ mod tests {
         let (s, t) = (tensor(&[3, 5], 1), tensor(&[3, 4], 2));
         let mut memory = Memory::new(7, 4, 1).unwrap();
         let before = memory.tensors().unwrap();
-        crd(&s, &t, &embeddings(5, 4, 4, 1).unwrap(), &mut memory, &INDICES, CrdOptions::default()).unwrap();
+        crd(&s, &t, &embeddings(5, 4, 4, 1).unwrap(), &mut memory, &INDICES, CrdOptions::default())
+            .unwrap();
         assert!(memory.log_normalizers.is_some());
         for (before, after) in before.iter().zip(memory.tensors().unwrap()) {
-            let (before, after) = (before.to_vec2::<f32>().unwrap(), after.to_vec2::<f32>().unwrap());
+            let (before, after) =
+                (before.to_vec2::<f32>().unwrap(), after.to_vec2::<f32>().unwrap());
             for (i, (before, after)) in before.iter().zip(&after).enumerate() {
                 let norm: f32 = after.iter().map(|x| x * x).sum();
-                assert!(if [3, 5, 0].contains(&i) { (norm - 1.0).abs() < 1e-6 } else { before == after }, "row {i}");
+                assert!(
+                    if [3, 5, 0].contains(&i) {
+                        (norm - 1.0).abs() < 1e-6
+                    } else {
+                        before == after
+                    },
+                    "row {i}"
+                );
             }
         }
     }
@@ -271,12 +332,20 @@ mod tests {
         let module = embeddings(5, 4, 4, 1).unwrap();
         let silent = module.weights().map(|(name, w)| (name.to_owned(), w.zeros_like().unwrap()));
         let silent = Module::new(silent.collect::<Vec<_>>()).unwrap();
-        let (s, t) = (tensor(&[1, 5], 1).to_dtype(DType::F32).unwrap(), tensor(&[1, 4], 2).to_dtype(DType::F32).unwrap());
-        for (module, factor, temperature) in [(&silent, 1.0, 0.07), (&module, 1e9, 0.07), (&module, 1.0, 1e-4)] {
+        let (s, t) = (
+            tensor(&[1, 5], 1).to_dtype(DType::F32).unwrap(),
+            tensor(&[1, 4], 2).to_dtype(DType::F32).unwrap(),
+        );
+        for (module, factor, temperature) in
+            [(&silent, 1.0, 0.07), (&module, 1e9, 0.07), (&module, 1.0, 1e-4)]
+        {
             let mut memory = Memory::new(7, 4, 1).unwrap();
             let options = CrdOptions { temperature, momentum: 0.5 };
             for _ in 0..2 {
-                assert_finite(&crd(&(&s * factor).unwrap(), &t, module, &mut memory, &[2, 0, 1], options).unwrap());
+                assert_finite(
+                    &crd(&(&s * factor).unwrap(), &t, module, &mut memory, &[2, 0, 1], options)
+                        .unwrap(),
+                );
             }
         }
         let mut memory = Memory::new(7, 4, 1).unwrap();

@@ -1,10 +1,12 @@
-//! Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), soft targets and mixed labels.
+//! Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), soft targets and
+//! mixed labels.
 
 use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor_like, values};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. Rows with label −1 are left out of the mean.
+/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. Rows with label −1 are
+/// left out of the mean.
 ///
 /// # Shapes
 /// `logits` `[batch, classes]`, `labels` one a row.
@@ -15,15 +17,22 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<
     labelled(logits, &[(labels, &vec![1.0; labels.len()])], smoothing)
 }
 
-/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup, Zhang et al. 2018, arXiv:1710.09412; `CutMix`, Yun et al.
-/// 2019, arXiv:1905.04899). A row is left out when either label is −1.
+/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup, Zhang et
+/// al. 2018, arXiv:1710.09412; `CutMix`, Yun et al. 2019, arXiv:1905.04899). A row is left out when
+/// either label is −1.
 ///
 /// # Shapes
 /// `logits` `[batch, classes]`; `a` and `b` one label a row, `lambda` the share of `a` in each row.
 ///
 /// # Errors
 /// As [`cross_entropy`].
-pub fn mixed_cross_entropy(logits: &Tensor, a: &[i64], b: &[i64], lambda: &[f64], smoothing: f64) -> Result<Loss> {
+pub fn mixed_cross_entropy(
+    logits: &Tensor,
+    a: &[i64],
+    b: &[i64],
+    lambda: &[f64],
+    smoothing: f64,
+) -> Result<Loss> {
     let rest: Vec<f64> = lambda.iter().map(|share| 1.0 - share).collect();
     labelled(logits, &[(a, lambda), (b, &rest)], smoothing)
 }
@@ -46,8 +55,14 @@ fn labelled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Resu
     let (rows, classes) = rows_and_classes(logits, "cross-entropy")?;
     let mut targets = vec![0.0; rows * classes];
     let mut counted = 0;
-    if let Some((labels, shares)) = parts.iter().find(|(labels, shares)| labels.len() != rows || shares.len() != rows) {
-        return Err(Error::input(format!("cross-entropy: expected {rows} labels and shares, found {} and {}", labels.len(), shares.len())));
+    if let Some((labels, shares)) =
+        parts.iter().find(|(labels, shares)| labels.len() != rows || shares.len() != rows)
+    {
+        return Err(Error::input(format!(
+            "cross-entropy: expected {rows} labels and shares, found {} and {}",
+            labels.len(),
+            shares.len()
+        )));
     }
     for (row, target) in targets.chunks_exact_mut(classes).enumerate() {
         if parts.iter().any(|(labels, _)| labels[row] == -1) {
@@ -59,13 +74,16 @@ fn labelled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Resu
         for (labels, shares) in parts {
             let (label, share) = (labels[row], shares[row]);
             let slot = usize::try_from(label).ok().and_then(|k| target.get_mut(k));
-            *slot.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))? += share * (1.0 - smoothing);
+            *slot.ok_or_else(|| {
+                Error::input(format!("label {label}: expected 0 to {}", classes - 1))
+            })? += share * (1.0 - smoothing);
         }
     }
     with_targets(logits, &targets, counted)
 }
 
-/// The loss against `targets`, where the mean counts `counted` rows; a row without target has no part in it.
+/// The loss against `targets`, where the mean counts `counted` rows; a row without target has no
+/// part in it.
 fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss> {
     check_dtype(logits, "cross-entropy")?;
     let (_, classes) = rows_and_classes(logits, "cross-entropy")?;
@@ -75,12 +93,16 @@ fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss
     let mut gradient = vec![0.0; scores.len()];
     let mut log_q = vec![0.0; classes];
     let mut value = 0.0;
-    for ((row, target), gradient) in scores.chunks_exact(classes).zip(targets.chunks_exact(classes)).zip(gradient.chunks_exact_mut(classes))
+    for ((row, target), gradient) in scores
+        .chunks_exact(classes)
+        .zip(targets.chunks_exact(classes))
+        .zip(gradient.chunks_exact_mut(classes))
     {
         log_softmax(row, 1.0, &mut log_q);
         let mass: f64 = target.iter().sum();
         for ((g, &q), &log) in gradient.iter_mut().zip(target).zip(&log_q) {
-            // a class without target has no part, even where its logit is so low that the logarithm is −∞
+            // a class without target has no part, even where its logit is so low that the logarithm
+            // is −∞
             if q != 0.0 {
                 value -= scale * q * log;
             }
@@ -111,23 +133,39 @@ mod tests {
     #[test]
     fn gradients_match_finite_differences() {
         assert_gradient(&logits(), 1e-7, |s| cross_entropy(s, &[2, 0], 0.1).unwrap());
-        assert_gradient(&logits(), 1e-7, |s| mixed_cross_entropy(s, &[2, 0], &[1, 0], &[0.3, 0.8], 0.1).unwrap());
-        let targets = Tensor::from_vec(vec![0.2, 0.5, 0.2, 1.0, 0.0, 0.1], (2, 3), &Device::Cpu).unwrap();
+        assert_gradient(&logits(), 1e-7, |s| {
+            mixed_cross_entropy(s, &[2, 0], &[1, 0], &[0.3, 0.8], 0.1).unwrap()
+        });
+        let targets =
+            Tensor::from_vec(vec![0.2, 0.5, 0.2, 1.0, 0.0, 0.1], (2, 3), &Device::Cpu).unwrap();
         assert_gradient(&logits(), 1e-7, |s| soft_cross_entropy(s, &targets).unwrap());
     }
 
     #[test]
     fn a_mixed_row_is_the_mean_of_its_two_labels_by_its_own_share() {
-        let row = |at: usize, label: i64| cross_entropy(&logits().narrow(0, at, 1).unwrap(), &[label], 0.1).unwrap();
+        let row = |at: usize, label: i64| {
+            cross_entropy(&logits().narrow(0, at, 1).unwrap(), &[label], 0.1).unwrap()
+        };
         let mixed = mixed_cross_entropy(&logits(), &[2, 0], &[1, 2], &[0.3, 0.8], 0.1).unwrap();
-        let expected = (0.3 * row(0, 2).value + 0.7 * row(0, 1).value + 0.8 * row(1, 0).value + 0.2 * row(1, 2).value) / 2.0;
+        let expected = (0.3 * row(0, 2).value
+            + 0.7 * row(0, 1).value
+            + 0.8 * row(1, 0).value
+            + 0.2 * row(1, 2).value)
+            / 2.0;
         assert!((mixed.value - expected).abs() < 1e-12);
         // all of one label is that label's loss, whatever the other
         let whole = mixed_cross_entropy(&logits(), &[2, 0], &[0, 1], &[1.0, 1.0], 0.1).unwrap();
-        assert!((whole.value - cross_entropy(&logits(), &[2, 0], 0.1).unwrap().value).abs() < 1e-12);
+        assert!(
+            (whole.value - cross_entropy(&logits(), &[2, 0], 0.1).unwrap().value).abs() < 1e-12
+        );
         // a row whose partner has no label is left out
         let left = mixed_cross_entropy(&logits(), &[2, 0], &[-1, 0], &[0.3, 0.8], 0.0).unwrap();
-        assert!((left.value - cross_entropy(&logits().narrow(0, 1, 1).unwrap(), &[0], 0.0).unwrap().value).abs() < 1e-12);
+        assert!(
+            (left.value
+                - cross_entropy(&logits().narrow(0, 1, 1).unwrap(), &[0], 0.0).unwrap().value)
+                .abs()
+                < 1e-12
+        );
         assert!(mixed_cross_entropy(&logits(), &[2, 0], &[1, 0], &[0.3], 0.0).is_err());
     }
 
@@ -142,7 +180,12 @@ mod tests {
 
     #[test]
     fn a_label_outside_the_classes_is_refused() {
-        assert!(cross_entropy(&logits(), &[0, 3], 0.0).unwrap_err().to_string().contains("expected 0 to 2"));
+        assert!(
+            cross_entropy(&logits(), &[0, 3], 0.0)
+                .unwrap_err()
+                .to_string()
+                .contains("expected 0 to 2")
+        );
         assert!(cross_entropy(&logits(), &[0, -2], 0.0).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! DIST: distillation by correlation (Huang et al. 2022, arXiv:2205.10536).
 //!
-//! Stored: the teacher's logits. The authors' defaults: weight 1, β = 1, γ = 1, τ = 1 (4 on CIFAR-100, with weight 2 each).
+//! Stored: the teacher's logits. The authors' defaults: weight 1, β = 1, γ = 1, τ = 1 (4 on
+//! CIFAR-100, with weight 2 each).
 
 use super::autograd::{Evaluation, differentiate};
 use super::formula::{norm, rows};
@@ -8,15 +9,22 @@ use super::{rows_and_classes, same_shape};
 use crate::error::Result;
 use candle_core::{D, Tensor};
 
-/// `L = τ² · [β · mean_b (1 − ρ(p_b, q_b)) + γ · mean_k (1 − ρ(p_:k, q_:k))]`, `p = softmax(s/τ)`, `q = softmax(t/τ)`,
-/// `ρ(a, b) = ⟨a − ā, b − b̄⟩/(‖a − ā‖‖b − b̄‖ + 1e-8)`. In double precision. Where a row or column is constant, ρ is 0 without gradient.
+/// `L = τ² · [β · mean_b (1 − ρ(p_b, q_b)) + γ · mean_k (1 − ρ(p_:k, q_:k))]`, `p = softmax(s/τ)`,
+/// `q = softmax(t/τ)`, `ρ(a, b) = ⟨a − ā, b − b̄⟩/(‖a − ā‖‖b − b̄‖ + 1e-8)`. In double precision.
+/// Where a row or column is constant, ρ is 0 without gradient.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`.
 ///
 /// # Errors
 /// When the shapes disagree.
-pub fn dist(student: &Tensor, teacher: &Tensor, beta: f64, gamma: f64, tau: f64) -> Result<Evaluation> {
+pub fn dist(
+    student: &Tensor,
+    teacher: &Tensor,
+    beta: f64,
+    gamma: f64,
+    tau: f64,
+) -> Result<Evaluation> {
     rows_and_classes(student, "dist")?;
     same_shape(student, teacher, "dist")?;
     differentiate(&[student], None, |x| {
@@ -36,7 +44,8 @@ fn softmax(logits: &Tensor, tau: f64) -> Result<Tensor> {
 
 /// The mean of ρ over the rows.
 fn correlation(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let centred = |x: &Tensor| -> Result<Tensor> { Ok(x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?) };
+    let centred =
+        |x: &Tensor| -> Result<Tensor> { Ok(x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?) };
     let (a, b) = (centred(a)?, centred(b)?);
     let norms = ((norm(&a)? * norm(&b)?)? + 1e-8)?;
     Ok(((a * b)?.sum_keepdim(D::Minus1)? / norms)?.mean_all()?)

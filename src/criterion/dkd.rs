@@ -1,6 +1,7 @@
 //! Decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679).
 //!
-//! Stored: the teacher's logits. The authors' defaults: α = 1, β = 8 (1 to 8 by network pair), T = 4, a warm-up of 20 epochs.
+//! Stored: the teacher's logits. The authors' defaults: α = 1, β = 8 (1 to 8 by network pair), T =
+//! 4, a warm-up of 20 epochs.
 
 use super::autograd::Evaluation;
 use super::elements::count;
@@ -8,21 +9,32 @@ use super::{Loss, check_dtype, rows_and_classes, same_shape, tensor_like, values
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// `L = T²/B · Σ_b [α · KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β · KL(p̂ ‖ q̂)]`, `p = softmax(t_b/T)`, `q = softmax(s_b/T)`, p̂ and q̂ the softmax over
-/// the classes other than y. In log space: the usual form takes the logarithm of probabilities that vanish at logits of some hundreds. Rows with
-/// label −1 are left out of the mean.
+/// `L = T²/B · Σ_b [α · KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β · KL(p̂ ‖ q̂)]`, `p = softmax(t_b/T)`,
+/// `q = softmax(s_b/T)`, p̂ and q̂ the softmax over the classes other than y. In log space: the
+/// usual form takes the logarithm of probabilities that vanish at logits of some hundreds. Rows
+/// with label −1 are left out of the mean.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`, `labels` one a row.
 ///
 /// # Errors
 /// When shapes disagree, there are fewer than two classes, or a label is outside them.
-pub fn dkd(student: &Tensor, teacher: &Tensor, labels: &[i64], alpha: f64, beta: f64, temperature: f64) -> Result<Evaluation> {
+pub fn dkd(
+    student: &Tensor,
+    teacher: &Tensor,
+    labels: &[i64],
+    alpha: f64,
+    beta: f64,
+    temperature: f64,
+) -> Result<Evaluation> {
     check_dtype(student, "dkd")?;
     let (rows, classes) = rows_and_classes(student, "dkd")?;
     same_shape(student, teacher, "dkd")?;
     if labels.len() != rows || classes < 2 {
-        return Err(Error::input(format!("dkd: expected a label a row and two classes or more, found {} and {classes}", labels.len())));
+        return Err(Error::input(format!(
+            "dkd: expected a label a row and two classes or more, found {} and {classes}",
+            labels.len()
+        )));
     }
     let (s, t) = (values::<f64>(student)?, values::<f64>(teacher)?);
     let mut gradient = vec![0.0; s.len()];
@@ -35,11 +47,13 @@ pub fn dkd(student: &Tensor, teacher: &Tensor, labels: &[i64], alpha: f64, beta:
             continue;
         }
         let y = usize::try_from(label).ok().filter(|&y| y < classes);
-        let y = y.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))?;
+        let y =
+            y.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))?;
         let (q, p) = (Split::new(row.0, y, temperature), Split::new(row.1, y, temperature));
         let target = p.hit.exp() * (p.hit - q.hit) + p.miss.exp() * (p.miss - q.miss);
         // p_y − q_y without loss of digits where both are near 1
-        let surplus = if p.hit > -0.5 { q.miss.exp() - p.miss.exp() } else { p.hit.exp() - q.hit.exp() };
+        let surplus =
+            if p.hit > -0.5 { q.miss.exp() - p.miss.exp() } else { p.hit.exp() - q.hit.exp() };
         let mut others = 0.0;
         for (k, g) in gradient.iter_mut().enumerate() {
             if k == y {
@@ -48,7 +62,8 @@ pub fn dkd(student: &Tensor, teacher: &Tensor, labels: &[i64], alpha: f64, beta:
             }
             let (log_p, log_q) = (p.others[k], q.others[k]);
             others += log_p.exp() * (log_p - log_q);
-            *g = scale / temperature * (alpha * log_q.exp() * surplus + beta * (log_q.exp() - log_p.exp()));
+            *g = scale / temperature
+                * (alpha * log_q.exp() * surplus + beta * (log_q.exp() - log_p.exp()));
         }
         value += scale * (alpha * target + beta * others);
     }
@@ -67,13 +82,19 @@ struct Split {
 
 impl Split {
     fn new(logits: &[f64], y: usize, temperature: f64) -> Self {
-        let others = || logits.iter().enumerate().filter(move |&(k, _)| k != y).map(|(_, x)| x / temperature);
+        let others = || {
+            logits.iter().enumerate().filter(move |&(k, _)| k != y).map(|(_, x)| x / temperature)
+        };
         let largest = others().fold(f64::NEG_INFINITY, f64::max);
         let rest = largest + others().map(|x| (x - largest).exp()).sum::<f64>().ln();
         // ln σ(a) = −ln(1 + e^−a) for a = ln p_y − ln(1 − p_y)
         let odds = logits[y] / temperature - rest;
         let log_sigmoid = |a: f64| a.min(0.0) - (-a.abs()).exp().ln_1p();
-        Self { hit: log_sigmoid(odds), miss: log_sigmoid(-odds), others: logits.iter().map(|x| x / temperature - rest).collect() }
+        Self {
+            hit: log_sigmoid(odds),
+            miss: log_sigmoid(-odds),
+            others: logits.iter().map(|x| x / temperature - rest).collect(),
+        }
     }
 }
 
@@ -89,9 +110,13 @@ mod tests {
     fn gradients_match_finite_differences() {
         let s = (tensor(&[3, 5], 1) * 8.0).unwrap();
         let t = (tensor(&[3, 5], 2) * 8.0).unwrap();
-        assert_gradients(&[&s], &Module::default(), |x, _| dkd(x[0], &t, &[0, 4, -1], 0.7, 3.0, 2.0));
+        assert_gradients(&[&s], &Module::default(), |x, _| {
+            dkd(x[0], &t, &[0, 4, -1], 0.7, 3.0, 2.0)
+        });
         let two = tensor(&[2, 2], 3);
-        assert_gradients(&[&two], &Module::default(), |x, _| dkd(x[0], &tensor(&[2, 2], 4), &[1, 0], 1.0, 8.0, 4.0));
+        assert_gradients(&[&two], &Module::default(), |x, _| {
+            dkd(x[0], &tensor(&[2, 2], 4), &[1, 0], 1.0, 8.0, 4.0)
+        });
     }
 
     /// The paper's equation 7: KD is DKD with α = 1 and `β = 1 − p_y`.

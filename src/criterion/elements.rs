@@ -1,4 +1,5 @@
-//! Reading tensors of any floating-point type piece by piece: what whole-map operators do instead of converting a map first.
+//! Reading tensors of any floating-point type piece by piece: what whole-map operators do instead
+//! of converting a map first.
 
 use super::Element;
 use candle_core::{CpuStorage, Layout, bail};
@@ -21,7 +22,9 @@ impl<'a> Elements<'a> {
     /// # Errors
     /// When it is not dense, or of another type.
     pub(super) fn of(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Self> {
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected dense values") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("expected dense values")
+        };
         let found = match storage {
             CpuStorage::F16(all) => all.get(start..end).map(Self::F16),
             CpuStorage::F32(all) => all.get(start..end).map(Self::F32),
@@ -52,7 +55,9 @@ impl<'a> Elements<'a> {
         let end = start + to.len();
         match self {
             Self::F16(x) => T::widen(&x[start..end], to),
-            Self::F32(x) => to.iter_mut().zip(&x[start..end]).for_each(|(to, &x)| *to = T::of(x.into())),
+            Self::F32(x) => {
+                to.iter_mut().zip(&x[start..end]).for_each(|(to, &x)| *to = T::of(x.into()));
+            }
             Self::F64(x) => to.iter_mut().zip(&x[start..end]).for_each(|(to, &x)| *to = T::of(x)),
         }
     }

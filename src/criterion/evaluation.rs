@@ -9,7 +9,8 @@ use candle_core::{DType, Tensor};
 pub struct Evaluation {
     /// The loss.
     pub value: f64,
-    /// d value / d input, in the order of the inputs (the student's tensors first), each of its input's shape and type.
+    /// d value / d input, in the order of the inputs (the student's tensors first), each of its
+    /// input's shape and type.
     pub inputs: Vec<Tensor>,
     /// d value / d weight of the criterion's own module, by name; empty for a criterion without.
     pub weights: Vec<(String, Tensor)>,
@@ -22,8 +23,9 @@ impl From<super::Loss> for Evaluation {
 }
 
 impl Evaluation {
-    /// The same by what the one input was computed from: `back` makes its gradient of the input's. Candle's own way back goes through two more
-    /// maps for every operator (zeros, and their sum with the gradient), which is most of the time where the operators are cheap.
+    /// The same by what the one input was computed from: `back` makes its gradient of the input's.
+    /// Candle's own way back goes through two more maps for every operator (zeros, and their sum
+    /// with the gradient), which is most of the time where the operators are cheap.
     pub(super) fn through(mut self, back: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
         if let [gradient] = self.inputs.as_mut_slice() {
             *gradient = back(gradient)?;
@@ -54,7 +56,11 @@ impl Evaluation {
             return Ok(self);
         }
         let inputs = self.inputs.into_iter().map(|g| scale(&g, weight)).collect::<Result<_>>()?;
-        let weights = self.weights.into_iter().map(|(name, g)| Ok((name, scale(&g, weight)?))).collect::<Result<_>>()?;
+        let weights = self
+            .weights
+            .into_iter()
+            .map(|(name, g)| Ok((name, scale(&g, weight)?)))
+            .collect::<Result<_>>()?;
         Ok(Self { value: self.value * weight, inputs, weights })
     }
 }
@@ -62,7 +68,9 @@ impl Evaluation {
 /// A tensor times a number, by all threads where it is a large one in host memory.
 fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     Ok(match x.dtype() {
-        DType::F32 | DType::F64 if x.device().is_cpu() => x.contiguous()?.apply_op1_no_bwd(&Scale(factor))?,
+        DType::F32 | DType::F64 if x.device().is_cpu() => {
+            x.contiguous()?.apply_op1_no_bwd(&Scale(factor))?
+        }
         _ => (x * factor)?,
     })
 }

@@ -1,6 +1,7 @@
 //! Hints, or `FitNets` (Romero et al. 2015, arXiv:1412.6550), with `RepDistiller`'s regressor.
 //!
-//! Stored: the teacher's features. Learnable: the regressor `conv`, `bn`. Default weight in `RepDistiller`: 100.
+//! Stored: the teacher's features. Learnable: the regressor `conv`, `bn`. Default weight in
+//! `RepDistiller`: 100.
 
 use super::autograd::Evaluation;
 use super::chain::{self, Link};
@@ -23,18 +24,32 @@ use candle_core::Tensor;
 /// When the shapes disagree.
 pub fn hint(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     same_shape(student, teacher, "fitnet")?;
-    sum_of_squares(student, teacher, row_planes(student), 1.0 / count(student.elem_count()), Teacher)
+    sum_of_squares(
+        student,
+        teacher,
+        row_planes(student),
+        1.0 / count(student.elem_count()),
+        Teacher,
+    )
 }
 
 /// `L = mean (r − t)²` with `r = ReLU(BN(conv(s)))` of the teacher's shape.
 ///
 /// # Shapes
-/// `student` `[batch, channels_s, height_s, width_s]`, `teacher` `[batch, channels_t, height_t, width_t]`.
+/// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
+/// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn fitnet(student: &Tensor, teacher: &Tensor, regressor: &Module, geometry: Geometry) -> Result<Evaluation> {
-    chain::differentiate(regressor, &links(geometry), student, true, |regressed| hint(regressed, teacher))
+pub fn fitnet(
+    student: &Tensor,
+    teacher: &Tensor,
+    regressor: &Module,
+    geometry: Geometry,
+) -> Result<Evaluation> {
+    chain::differentiate(regressor, &links(geometry), student, true, |regressed| {
+        hint(regressed, teacher)
+    })
 }
 
 /// What the regressor makes of the student's map.
@@ -57,7 +72,11 @@ fn links(geometry: Geometry) -> [Link; 3] {
 ///
 /// # Errors
 /// When there is no regressor between these sizes.
-pub fn regressor(student: [usize; 3], teacher: [usize; 3], seed: u64) -> Result<(Module, Geometry)> {
+pub fn regressor(
+    student: [usize; 3],
+    teacher: [usize; 3],
+    seed: u64,
+) -> Result<(Module, Geometry)> {
     let mut init = Init::new(seed);
     init.regressor("", student, teacher)?;
     let (_, geometry) = regressor_between([student[1], student[2]], [teacher[1], teacher[2]])?;
@@ -95,6 +114,8 @@ mod tests {
         let (module, geometry) = regressor([2, 1, 1], [2, 1, 1], 7).unwrap();
         let zero = Tensor::zeros((1, 2, 1, 1), DType::F32, &Device::Cpu).unwrap();
         assert_finite(&fitnet(&zero, &zero, &module, geometry).unwrap());
-        assert_finite(&fitnet(&(zero.ones_like().unwrap() * 1e6).unwrap(), &zero, &module, geometry).unwrap());
+        assert_finite(
+            &fitnet(&(zero.ones_like().unwrap() * 1e6).unwrap(), &zero, &module, geometry).unwrap(),
+        );
     }
 }

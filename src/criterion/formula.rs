@@ -1,4 +1,5 @@
-//! Pieces that several formulas share, each differentiable under candle's autograd with a gradient that is finite everywhere.
+//! Pieces that several formulas share, each differentiable under candle's autograd with a gradient
+//! that is finite everywhere.
 
 use super::elements::count;
 use super::operator::{adaptive_pool, leaky_relu};
@@ -33,7 +34,8 @@ pub(super) fn magnitude(x: &Tensor) -> Result<Tensor> {
     Ok((x * x.detach().sign()?)?)
 }
 
-/// 1/(1 + e^−x); the exponent is held where it cannot overflow, beyond which the value is 0 or 1 to the last bit.
+/// 1/(1 + e^−x); the exponent is held where it cannot overflow, beyond which the value is 0 or 1 to
+/// the last bit.
 pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     Ok((x.clamp(-80.0, 80.0)?.neg()?.exp()? + 1.0)?.recip()?)
 }
@@ -67,21 +69,27 @@ pub(super) enum Guard {
     Plus(f64),
 }
 
-/// The Euclidean norm along the last axis, kept as an axis of length 1; gradient 0 at the zero vector.
+/// The Euclidean norm along the last axis, kept as an axis of length 1; gradient 0 at the zero
+/// vector.
 pub(super) fn norm(x: &Tensor) -> Result<Tensor> {
     let squares = x.sqr()?.sum_keepdim(D::Minus1)?;
     let live = squares.detach().gt(0.0)?;
-    Ok(live.where_cond(&live.where_cond(&squares, &squares.ones_like()?)?.sqrt()?, &squares.zeros_like()?)?)
+    Ok(live.where_cond(
+        &live.where_cond(&squares, &squares.ones_like()?)?.sqrt()?,
+        &squares.zeros_like()?,
+    )?)
 }
 
-/// The rows (vectors along the last axis) divided by their norms. The zero row stays, with gradient 0: PyTorch's slope of 1/ε there would drown
-/// every other gradient.
+/// The rows (vectors along the last axis) divided by their norms. The zero row stays, with gradient
+/// 0: PyTorch's slope of 1/ε there would drown every other gradient.
 pub(super) fn unit_rows(x: &Tensor, guard: Guard) -> Result<Tensor> {
     let norm = norm(x)?;
     let live = norm.detach().gt(0.0)?.broadcast_as(x.shape())?.contiguous()?;
     let x = live.where_cond(x, &x.zeros_like()?)?;
     let divisor = match guard {
-        Guard::AtLeast(eps) => norm.detach().gt(eps)?.where_cond(&norm, &(norm.ones_like()? * eps)?)?,
+        Guard::AtLeast(eps) => {
+            norm.detach().gt(eps)?.where_cond(&norm, &(norm.ones_like()? * eps)?)?
+        }
         Guard::Plus(eps) => (norm + eps)?,
     };
     Ok(x.broadcast_div(&divisor)?)
@@ -102,7 +110,10 @@ pub(super) fn rows(x: &Tensor, who: &str) -> Result<Tensor> {
 pub(super) fn map_dims(x: &Tensor, who: &str) -> Result<[usize; 4]> {
     match *x.dims() {
         [b, c, h, w] if x.elem_count() > 0 => Ok([b, c, h, w]),
-        _ => Err(Error::input(format!("{who}: expected maps [batch, channels, height, width], found {:?}", x.dims()))),
+        _ => Err(Error::input(format!(
+            "{who}: expected maps [batch, channels, height, width], found {:?}",
+            x.dims()
+        ))),
     }
 }
 
@@ -118,37 +129,50 @@ pub(super) fn planes(x: &Tensor) -> Result<Planes> {
     Ok(Planes { outer, channels, inner: x.elem_count() / (outer * channels).max(1) })
 }
 
-/// A teacher's map adaptively average-pooled in the type that is given; as it is where that is its size.
+/// A teacher's map adaptively average-pooled in the type that is given; as it is where that is its
+/// size.
 pub(super) fn pooled_teacher(t: &Tensor, size: [usize; 2], dtype: DType) -> Result<Tensor> {
     let [_, _, h, w] = map_dims(t, "pooling")?;
     if [h, w] == size { Ok(t.clone()) } else { adaptive_pool(&t.to_dtype(dtype)?, size) }
 }
 
-/// Student's and teacher's map adaptively average-pooled to the smaller size of each axis. The teacher's may stay of its own type.
+/// Student's and teacher's map adaptively average-pooled to the smaller size of each axis. The
+/// teacher's may stay of its own type.
 ///
 /// # Errors
 /// When they are no maps of one batch.
 pub(super) fn common_size(a: &Tensor, b: &Tensor, who: &str) -> Result<(Tensor, Tensor)> {
     let ([batch, _, ha, wa], [other, _, hb, wb]) = (map_dims(a, who)?, map_dims(b, who)?);
     if batch != other {
-        return Err(Error::input(format!("{who}: expected maps of one batch, found {:?} and {:?}", a.dims(), b.dims())));
+        return Err(Error::input(format!(
+            "{who}: expected maps of one batch, found {:?} and {:?}",
+            a.dims(),
+            b.dims()
+        )));
     }
     let size = [ha.min(hb), wa.min(wb)];
     Ok((adaptive_pool(a, size)?, pooled_teacher(b, size, a.dtype())?))
 }
 
-/// Nearest-neighbour resampling: output i reads the input floor(i · N/n), in single precision as PyTorch computes it.
+/// Nearest-neighbour resampling: output i reads the input floor(i · N/n), in single precision as
+/// PyTorch computes it.
 ///
 /// # Shapes
 /// `x` `[batch, channels, height, width]`; result `[batch, channels, size[0], size[1]]`.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sizes of maps")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes of maps"
+)]
 pub(super) fn nearest(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     let mut y = x.clone();
     for (axis, (from, to)) in [(h, size[0]), (w, size[1])].into_iter().enumerate() {
         if from != to {
             let scale = from as f32 / to as f32;
-            let index: Vec<u32> = (0..to).map(|i| ((i as f32 * scale) as u32).min(from as u32 - 1)).collect();
+            let index: Vec<u32> =
+                (0..to).map(|i| ((i as f32 * scale) as u32).min(from as u32 - 1)).collect();
             y = y.contiguous()?.index_select(&Tensor::new(index, x.device())?, axis + 2)?;
         }
     }
@@ -161,8 +185,14 @@ pub(super) fn nearest(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
 /// When they are of different batches, or have no values.
 pub(super) fn same_batch(a: &Tensor, b: &Tensor, who: &str) -> Result<usize> {
     match (a.dims(), b.dims()) {
-        ([a_batch, _, ..], [b_batch, _, ..]) if a_batch == b_batch && a.elem_count() > 0 && b.elem_count() > 0 => Ok(*a_batch),
-        (a, b) => Err(Error::input(format!("{who}: expected [batch, …] of one batch, found {a:?} and {b:?}"))),
+        ([a_batch, _, ..], [b_batch, _, ..])
+            if a_batch == b_batch && a.elem_count() > 0 && b.elem_count() > 0 =>
+        {
+            Ok(*a_batch)
+        }
+        (a, b) => Err(Error::input(format!(
+            "{who}: expected [batch, …] of one batch, found {a:?} and {b:?}"
+        ))),
     }
 }
 
@@ -170,12 +200,18 @@ pub(super) fn same_batch(a: &Tensor, b: &Tensor, who: &str) -> Result<usize> {
 ///
 /// # Errors
 /// When there are no layers, or one of them fails.
-pub(super) fn sum_layers(layers: impl IntoIterator<Item = Result<Tensor>>, who: &str) -> Result<Tensor> {
-    let sum = layers.into_iter().try_fold(None, |sum: Option<Tensor>, layer| -> Result<Option<Tensor>> {
-        Ok(Some(match sum {
-            Some(before) => (before + layer?)?,
-            None => layer?,
-        }))
-    })?;
+pub(super) fn sum_layers(
+    layers: impl IntoIterator<Item = Result<Tensor>>,
+    who: &str,
+) -> Result<Tensor> {
+    let sum = layers.into_iter().try_fold(
+        None,
+        |sum: Option<Tensor>, layer| -> Result<Option<Tensor>> {
+            Ok(Some(match sum {
+                Some(before) => (before + layer?)?,
+                None => layer?,
+            }))
+        },
+    )?;
     sum.ok_or_else(|| Error::input(format!("{who}: expected one layer or more")))
 }

@@ -1,7 +1,8 @@
 //! Flow of solution procedure (Yim et al. 2017, CVPR), as `RepDistiller` has it.
 //!
-//! Stored: the teacher's features of two or more layers; teacher and student need equal channels. Default weight in `RepDistiller`: 50, in a stage of
-//! its own before the student is trained with labels.
+//! Stored: the teacher's features of two or more layers; teacher and student need equal channels.
+//! Default weight in `RepDistiller`: 50, in a stage of its own before the student is trained with
+//! labels.
 
 use super::autograd::{Evaluation, differentiate};
 use super::elements::count;
@@ -12,17 +13,22 @@ use super::same_shape;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// `L = Σ_l mean_{b,i,j} (G^s − G^t)²`, `G_bij = 1/(HW) Σ_hw F^l_bi F^(l+1)_bj` between neighbouring layers, the larger of the two adaptively
-/// average-pooled, per axis.
+/// `L = Σ_l mean_{b,i,j} (G^s − G^t)²`, `G_bij = 1/(HW) Σ_hw F^l_bi F^(l+1)_bj` between
+/// neighbouring layers, the larger of the two adaptively average-pooled, per axis.
 ///
 /// # Shapes
-/// Each student map `[batch, channels, height, width]`, its teacher's of the same batch and channels.
+/// Each student map `[batch, channels, height, width]`, its teacher's of the same batch and
+/// channels.
 ///
 /// # Errors
 /// When there are fewer than two layers, or shapes do not fit.
 pub fn fsp(students: &[&Tensor], teachers: &[&Tensor]) -> Result<Evaluation> {
     if students.len() != teachers.len() || students.len() < 2 {
-        return Err(Error::input(format!("fsp: expected two or more layers of each, found {} and {}", students.len(), teachers.len())));
+        return Err(Error::input(format!(
+            "fsp: expected two or more layers of each, found {} and {}",
+            students.len(),
+            teachers.len()
+        )));
     }
     let mut gradients: Vec<Option<Tensor>> = vec![None; students.len()];
     let mut value = 0.0;
@@ -51,10 +57,12 @@ fn positions(x: &Tensor) -> Result<f64> {
     Ok(count(x.dim(2)? * x.dim(3)?))
 }
 
-/// The flow matrix of two maps of one size, in double precision: the loss is a difference of near-equal numbers.
+/// The flow matrix of two maps of one size, in double precision: the loss is a difference of
+/// near-equal numbers.
 ///
 /// # Shapes
-/// `a` `[batch, channels_a, …]`, `b` `[batch, channels_b, …]`; result `[batch, channels_a, channels_b]`.
+/// `a` `[batch, channels_a, …]`, `b` `[batch, channels_b, …]`; result
+/// `[batch, channels_a, channels_b]`.
 fn flow(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((channel_products(a, b)? * (1.0 / positions(a)?))?)
 }
@@ -78,7 +86,10 @@ mod tests {
         let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (s.iter().collect(), t.iter().collect());
         assert_gradients(&s, &Module::default(), |x, _| fsp(x, &t)?.scaled(100.0));
         assert_zero(&fsp(&s, &s).unwrap(), 0.0);
-        let large: Vec<Tensor> = s.iter().map(|x| (x.to_dtype(candle_core::DType::F32).unwrap() * 1e6).unwrap()).collect();
+        let large: Vec<Tensor> = s
+            .iter()
+            .map(|x| (x.to_dtype(candle_core::DType::F32).unwrap() * 1e6).unwrap())
+            .collect();
         assert_finite(&fsp(&large.iter().collect::<Vec<_>>(), &t).unwrap());
         assert!(fsp(&s[..1], &t[..1]).is_err());
         assert!(fsp(&s, &[t[1], t[1], t[2]]).is_err());

@@ -1,7 +1,8 @@
 //! Factor transfer (Kim, Park & Kwak 2018, arXiv:1802.04977), as `RepDistiller` has it.
 //!
-//! Stored: the teacher's features. Learnable: the paraphraser, trained first to reconstruct the teacher's cached features and then held fixed, and the
-//! translator, trained with the student. Default weight in `RepDistiller`: 200; factors of half the teacher's channels; p1 = 2, p2 = 1.
+//! Stored: the teacher's features. Learnable: the paraphraser, trained first to reconstruct the
+//! teacher's cached features and then held fixed, and the translator, trained with the student.
+//! Default weight in `RepDistiller`: 200; factors of half the teacher's channels; p1 = 2, p2 = 1.
 
 use super::at::EPS;
 use super::attention::{attention, attention_gradient};
@@ -21,11 +22,12 @@ const CONVOLUTIONS: [usize; 3] = [0, 3, 6];
 /// The slope of the leaky ReLU below 0.
 pub const SLOPE: f64 = 0.1;
 
-/// `L = mean_{b,hw} |q(f_s)_b − q(f_t)_b|^p2`, `q(F)_b = v_b / max(‖v_b‖, 1e-12)`, `v_b = mean_c F_bc^p1`; the larger map is adaptively
-/// average-pooled first, per axis.
+/// `L = mean_{b,hw} |q(f_s)_b − q(f_t)_b|^p2`, `q(F)_b = v_b / max(‖v_b‖, 1e-12)`,
+/// `v_b = mean_c F_bc^p1`; the larger map is adaptively average-pooled first, per axis.
 ///
 /// # Shapes
-/// The factors: `student` `[batch, channels_s, height_s, width_s]`, `teacher` `[batch, channels_t, height_t, width_t]`.
+/// The factors: `student` `[batch, channels_s, height_s, width_s]`, `teacher`
+/// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When batches disagree, or a power is 0.
@@ -38,7 +40,8 @@ pub fn factors(student: &Tensor, teacher: &Tensor, p1: u32, p2: u32) -> Result<E
         .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(&s, p1, g)?, [h, w])?))
 }
 
-/// [`factors`] of `translator(s)` and of the paraphraser's encoding of t, which is not trained here.
+/// [`factors`] of `translator(s)` and of the paraphraser's encoding of t, which is not trained
+/// here.
 ///
 /// # Shapes
 /// As [`factors`], of the features.
@@ -53,10 +56,14 @@ pub fn ft(
     [p1, p2]: [u32; 2],
     slope: f64,
 ) -> Result<Evaluation> {
-    let (encoder, translator_links) =
-        (stack(paraphraser, "encoder", Geometry::padded(1), slope), stack(translator, "translator.encoder", Geometry::padded(1), slope));
+    let (encoder, translator_links) = (
+        stack(paraphraser, "encoder", Geometry::padded(1), slope),
+        stack(translator, "translator.encoder", Geometry::padded(1), slope),
+    );
     let teacher = chain::run(paraphraser, &encoder, teacher)?;
-    chain::differentiate(translator, &translator_links, student, true, |factor| factors(factor, &teacher, p1, p2))
+    chain::differentiate(translator, &translator_links, student, true, |factor| {
+        factors(factor, &teacher, p1, p2)
+    })
 }
 
 /// What the paraphraser is trained by: `L = mean (decoder(encoder(t)) − t)²`.
@@ -72,7 +79,8 @@ pub fn paraphrase(teacher: &Tensor, paraphraser: &Module, slope: f64) -> Result<
     chain::differentiate(paraphraser, &links, teacher, false, |back| hint(back, teacher))
 }
 
-/// Three 3×3 convolutions, each followed by batch norm where the module has it, and by a leaky ReLU.
+/// Three 3×3 convolutions, each followed by batch norm where the module has it, and by a leaky
+/// ReLU.
 fn stack(module: &Module, name: &str, geometry: Geometry, slope: f64) -> Vec<Link> {
     let mut links = Vec::new();
     for place in CONVOLUTIONS {
@@ -129,7 +137,9 @@ mod tests {
         }
         let paraphraser = paraphraser(4, 2, 1).unwrap();
         let fixed = paraphraser.to_dtype(candle_core::DType::F64).unwrap();
-        assert_gradients(&[&s], &translator(2, 2, 2).unwrap(), |x, m| ft(x[0], &t, m, &fixed, [2, 1], SLOPE));
+        assert_gradients(&[&s], &translator(2, 2, 2).unwrap(), |x, m| {
+            ft(x[0], &t, m, &fixed, [2, 1], SLOPE)
+        });
         assert_gradients(&[], &paraphraser, |_, m| paraphrase(&t, m, SLOPE));
     }
 
@@ -138,7 +148,9 @@ mod tests {
         let s = tensor(&[1, 2, 3, 3], 1);
         assert_zero(&factors(&s, &s, 2, 1).unwrap(), 0.0);
         for factor in [0.0, 1e-9, 1e9] {
-            assert_finite(&factors(&(&s * factor).unwrap(), &tensor(&[1, 2, 3, 3], 2), 2, 1).unwrap());
+            assert_finite(
+                &factors(&(&s * factor).unwrap(), &tensor(&[1, 2, 3, 3], 2), 2, 1).unwrap(),
+            );
         }
     }
 }

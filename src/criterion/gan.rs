@@ -1,8 +1,10 @@
-//! Adversarial matching of feature distributions: the outlook of the paper on neuron selectivity beyond MMD. In the form of Chung et al. 2020
-//! (arXiv:2002.01775), who match feature maps by discriminators under the least-squares loss of Mao et al. 2017 (arXiv:1611.04076).
+//! Adversarial matching of feature distributions: the outlook of the paper on neuron selectivity
+//! beyond MMD. In the form of Chung et al. 2020 (arXiv:2002.01775), who match feature maps by
+//! discriminators under the least-squares loss of Mao et al. 2017 (arXiv:1611.04076).
 //!
-//! Stored: the teacher's features. Learnable: the transfer layer `transfer` (the regressor of `FitNets` without ReLU) and the discriminator
-//! `discriminator`: convolution, batch norm, leaky ReLU, convolution, sigmoid, as published; 3×3 with stride 2, half the channels and slope 0.1 are
+//! Stored: the teacher's features. Learnable: the transfer layer `transfer` (the regressor of
+//! `FitNets` without ReLU) and the discriminator `discriminator`: convolution, batch norm, leaky
+//! ReLU, convolution, sigmoid, as published; 3×3 with stride 2, half the channels and slope 0.1 are
 //! ours. Default weight 1.
 
 use super::autograd::{Evaluation, differentiate};
@@ -24,17 +26,21 @@ pub const DISCRIMINATOR: &str = "discriminator.";
 /// What one step of the game comes to.
 #[derive(Debug, Clone)]
 pub struct Game {
-    /// The student's loss `L_G = mean (1 − D(r))²` with its gradients by the student and by the transfer layer; the discriminator's weights have
-    /// the gradients of `L_D` in the same list, so that one optimiser takes all.
+    /// The student's loss `L_G = mean (1 − D(r))²` with its gradients by the student and by the
+    /// transfer layer; the discriminator's weights have the gradients of `L_D` in the same list, so
+    /// that one optimiser takes all.
     pub evaluation: Evaluation,
-    /// The discriminator's loss `L_D = mean (1 − D(t))² + mean D(r)²`. At ½ it cannot tell teacher from student.
+    /// The discriminator's loss `L_D = mean (1 − D(t))² + mean D(r)²`. At ½ it cannot tell teacher
+    /// from student.
     pub discriminator: f64,
 }
 
-/// `L_G = mean (1 − D(r))²`, r the transferred student's map, against `L_D = mean (1 − D(t))² + mean D(r)²`; means over batch and positions of D.
+/// `L_G = mean (1 − D(r))²`, r the transferred student's map, against
+/// `L_D = mean (1 − D(t))² + mean D(r)²`; means over batch and positions of D.
 ///
 /// # Shapes
-/// `student` `[batch, channels_s, height_s, width_s]`, `teacher` `[batch, channels_t, height_t, width_t]`.
+/// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
+/// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -50,12 +56,17 @@ pub fn gan(student: &Tensor, teacher: &Tensor, module: &Module) -> Result<Game> 
 }
 
 fn generator(student: &Tensor, teacher: &Tensor, module: &Module) -> Result<Evaluation> {
-    differentiate(&[student], Some(module), |x| far_from(&judged(&transferred(&x[0], teacher, module)?, module)?, 1.0))
+    differentiate(&[student], Some(module), |x| {
+        far_from(&judged(&transferred(&x[0], teacher, module)?, module)?, 1.0)
+    })
 }
 
 fn discriminator(student: &Tensor, teacher: &Tensor, module: &Module) -> Result<Evaluation> {
-    let (fake, teacher) = (transferred(student, teacher, module)?.detach(), &teacher.to_dtype(student.dtype())?);
-    differentiate(&[], Some(module), |_| Ok((far_from(&judged(teacher, module)?, 1.0)? + far_from(&judged(&fake, module)?, 0.0)?)?))
+    let (fake, teacher) =
+        (transferred(student, teacher, module)?.detach(), &teacher.to_dtype(student.dtype())?);
+    differentiate(&[], Some(module), |_| {
+        Ok((far_from(&judged(teacher, module)?, 1.0)? + far_from(&judged(&fake, module)?, 0.0)?)?)
+    })
 }
 
 /// mean (verdict − aim)².
@@ -105,16 +116,20 @@ mod tests {
         assert_gradients(&[], &module, |_, m| {
             let mut found = discriminator(&s, &t, m)?;
             // the transfer layer takes no part in this side's game
-            let of = |x: &Tensor| -> Result<f64> { Ok(x.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?) };
+            let of = |x: &Tensor| -> Result<f64> {
+                Ok(x.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?)
+            };
             for (name, g) in &mut found.weights {
                 if name.starts_with("transfer.") {
                     assert!(of(g)? == 0.0);
-                    *g = differentiate(&[], Some(m), |_| far_from(&judged(&transferred(&s, &t, m)?, m)?, 0.0))?
-                        .weights
-                        .into_iter()
-                        .find(|(n, _)| n == name)
-                        .map(|(_, g)| g)
-                        .unwrap();
+                    *g = differentiate(&[], Some(m), |_| {
+                        far_from(&judged(&transferred(&s, &t, m)?, m)?, 0.0)
+                    })?
+                    .weights
+                    .into_iter()
+                    .find(|(n, _)| n == name)
+                    .map(|(_, g)| g)
+                    .unwrap();
                 }
             }
             Ok(found)
@@ -127,9 +142,17 @@ mod tests {
         let module = module([2, 6, 6], [4, 3, 3], 1).unwrap().to_dtype(DType::F64).unwrap();
         let game = gan(&s, &t, &module).unwrap();
         let stepped = |prefix: &str| {
-            let weights = module.weights().zip(&game.evaluation.weights).map(|((name, w), (_, g))| {
-                (name.to_owned(), if name.starts_with(prefix) { (w - (g * 0.01).unwrap()).unwrap() } else { w.clone() })
-            });
+            let weights =
+                module.weights().zip(&game.evaluation.weights).map(|((name, w), (_, g))| {
+                    (
+                        name.to_owned(),
+                        if name.starts_with(prefix) {
+                            (w - (g * 0.01).unwrap()).unwrap()
+                        } else {
+                            w.clone()
+                        },
+                    )
+                });
             gan(&s, &t, &Module::new(weights.collect::<Vec<_>>()).unwrap()).unwrap()
         };
         assert!(stepped("transfer.").evaluation.value < game.evaluation.value);

@@ -1,4 +1,5 @@
-//! How the weights of a criterion's module start: PyTorch's laws, drawn from a generator of our own.
+//! How the weights of a criterion's module start: PyTorch's laws, drawn from a generator of our
+//! own.
 
 use super::elements::count;
 use super::module::{Module, join, regressor_between};
@@ -9,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Draws the weights of a module, each from its own stream of (seed, name): a weight does not depend on what else the module has.
+/// Draws the weights of a module, each from its own stream of (seed, name): a weight does not
+/// depend on what else the module has.
 #[derive(Debug)]
 pub struct Init {
     seed: u64,
@@ -37,12 +39,22 @@ impl Init {
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..16].copy_from_slice(b"criteria");
         let mut random = ChaCha8Rng::from_seed(key);
-        random.set_stream(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)));
+        random.set_stream(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        }));
         random
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "drawn in f64, rounded once to the weights' f32")]
-    fn push(&mut self, name: String, shape: &[usize], values: impl Iterator<Item = f64>) -> Result<()> {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "drawn in f64, rounded once to the weights' f32"
+    )]
+    fn push(
+        &mut self,
+        name: String,
+        shape: &[usize],
+        values: impl Iterator<Item = f64>,
+    ) -> Result<()> {
         let values: Vec<f32> = values.take(shape.iter().product()).map(|v| v as f32).collect();
         self.weights.push((name, Tensor::from_vec(values, shape, &Device::Cpu)?));
         Ok(())
@@ -63,21 +75,30 @@ impl Init {
     pub fn uniform(&mut self, name: impl Into<String>, shape: &[usize], bound: f64) -> Result<()> {
         let name = name.into();
         let mut random = self.stream(&name);
-        self.push(name, shape, std::iter::repeat_with(move || bound * (2.0 * random.random::<f64>() - 1.0)))
+        self.push(
+            name,
+            shape,
+            std::iter::repeat_with(move || bound * (2.0 * random.random::<f64>() - 1.0)),
+        )
     }
 
     /// Normal with mean 0.
     ///
     /// # Errors
     /// When the tensor cannot be made.
-    pub fn normal(&mut self, name: impl Into<String>, shape: &[usize], deviation: f64) -> Result<()> {
+    pub fn normal(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[usize],
+        deviation: f64,
+    ) -> Result<()> {
         let name = name.into();
         let random = self.stream(&name);
         self.push(name, shape, StandardNormal.sample_iter(random).map(move |x: f64| deviation * x))
     }
 
-    /// PyTorch's law of a convolution or linear layer: weight and bias uniform in ±1/√`fan_in`, which it takes from all axes but the first (of a
-    /// transposed convolution too).
+    /// PyTorch's law of a convolution or linear layer: weight and bias uniform in ±1/√`fan_in`,
+    /// which it takes from all axes but the first (of a transposed convolution too).
     ///
     /// # Errors
     /// When a tensor cannot be made.
@@ -96,13 +117,15 @@ impl Init {
         self.constant(format!("{name}.bias"), &[channels], 0.0)
     }
 
-    /// The regressor of [`regressor_between`] from `[channels, height, width]` to `[channels, height, width]`, under `name` (`""`: at the top).
+    /// The regressor of [`regressor_between`] from `[channels, height, width]` to
+    /// `[channels, height, width]`, under `name` (`""`: at the top).
     ///
     /// # Errors
     /// As [`regressor_between`].
     pub fn regressor(&mut self, name: &str, from: [usize; 3], to: [usize; 3]) -> Result<()> {
         let ([kh, kw], geometry) = regressor_between([from[1], from[2]], [to[1], to[2]])?;
-        let shape = if geometry.transposed { [from[0], to[0], kh, kw] } else { [to[0], from[0], kh, kw] };
+        let shape =
+            if geometry.transposed { [from[0], to[0], kh, kw] } else { [to[0], from[0], kh, kw] };
         self.layer(&join(name, "conv"), &shape, Some(to[0]))?;
         self.norm(&join(name, "bn"), to[0])
     }

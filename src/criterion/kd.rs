@@ -4,7 +4,8 @@ use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// `L = T²/B · Σ_b Σ_k p_k (ln p_k − ln q_k)`, `p = softmax(t_b/T)`, `q = softmax(s_b/T)`; computed in log space.
+/// `L = T²/B · Σ_b Σ_k p_k (ln p_k − ln q_k)`, `p = softmax(t_b/T)`, `q = softmax(s_b/T)`; computed
+/// in log space.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`.
@@ -20,7 +21,11 @@ pub fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Loss> 
     let mut gradient = vec![0.0; scores.len()];
     let (mut log_p, mut log_q) = (vec![0.0; classes], vec![0.0; classes]);
     let mut divergence = 0.0;
-    for ((s, t), gradient) in scores.chunks_exact(classes).zip(targets.chunks_exact(classes)).zip(gradient.chunks_exact_mut(classes)) {
+    for ((s, t), gradient) in scores
+        .chunks_exact(classes)
+        .zip(targets.chunks_exact(classes))
+        .zip(gradient.chunks_exact_mut(classes))
+    {
         log_softmax(t, temperature, &mut log_p);
         log_softmax(s, temperature, &mut log_q);
         for ((g, &log_p), &log_q) in gradient.iter_mut().zip(&log_p).zip(&log_q) {
@@ -42,8 +47,10 @@ mod tests {
 
     #[test]
     fn gradient_matches_finite_differences() {
-        let student = Tensor::from_vec(vec![1.0, -2.0, 0.5, 3.0, 0.1, -0.7], (2, 3), &Device::Cpu).unwrap();
-        let teacher = Tensor::from_vec(vec![0.3, 2.0, -0.5, 1.0, 1.1, -1.7], (2, 3), &Device::Cpu).unwrap();
+        let student =
+            Tensor::from_vec(vec![1.0, -2.0, 0.5, 3.0, 0.1, -0.7], (2, 3), &Device::Cpu).unwrap();
+        let teacher =
+            Tensor::from_vec(vec![0.3, 2.0, -0.5, 1.0, 1.1, -1.7], (2, 3), &Device::Cpu).unwrap();
         assert_gradient(&student, 1e-7, |s| kd(s, &teacher, 4.0).unwrap());
         assert_gradient(&student, 1e-7, |s| kd(s, &teacher, 1.0).unwrap());
     }

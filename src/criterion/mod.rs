@@ -1,7 +1,9 @@
-//! Criteria, one paper a file: each gives its loss and the gradients for the student's tensors, in f32 or f64.
+//! Criteria, one paper a file: each gives its loss and the gradients for the student's tensors, in
+//! f32 or f64.
 //!
-//! Gradients are written out where that saves time, memory or digits, as it does for all that is computed of whole maps, and come from [`autograd`]
-//! elsewhere; sums that make a scalar loss run in a fixed order, so the bits do not depend on the number of threads.
+//! Gradients are written out where that saves time, memory or digits, as it does for all that is
+//! computed of whole maps, and come from [`autograd`] elsewhere; sums that make a scalar loss run
+//! in a fixed order, so the bits do not depend on the number of threads.
 //!
 //! They run on the host: tensors of another device are copied, and gradients come in host memory.
 
@@ -47,7 +49,8 @@ use candle_core::{DType, Device, Storage, Tensor, WithDType};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// A loss and its gradient with respect to the student's tensor (same shape and type, in host memory).
+/// A loss and its gradient with respect to the student's tensor (same shape and type, in host
+/// memory).
 #[derive(Debug, Clone)]
 pub struct Loss {
     /// The mean over the batch.
@@ -90,7 +93,8 @@ fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Re
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => {
             let values = T::cpu_storage_as_slice(storage)?.get(start..end);
-            Ok(f(values.ok_or_else(|| Error::input("tensor: its layout reaches past its storage"))?))
+            Ok(f(values
+                .ok_or_else(|| Error::input("tensor: its layout reaches past its storage"))?))
         }
         _ => Err(Error::input("tensor: expected dense values in host memory")),
     }
@@ -105,7 +109,10 @@ fn tensor_like(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
 fn rows_and_classes(logits: &Tensor, who: &str) -> Result<(usize, usize)> {
     match *logits.dims() {
         [rows, classes] if rows > 0 && classes > 0 => Ok((rows, classes)),
-        _ => Err(Error::input(format!("{who}: expected logits [batch, classes], found {:?}", logits.dims()))),
+        _ => Err(Error::input(format!(
+            "{who}: expected logits [batch, classes], found {:?}",
+            logits.dims()
+        ))),
     }
 }
 
@@ -113,7 +120,11 @@ fn same_shape(student: &Tensor, other: &Tensor, who: &str) -> Result<()> {
     if student.dims() == other.dims() {
         return Ok(());
     }
-    Err(Error::input(format!("{who}: expected student and teacher of one shape, found {:?} and {:?}", student.dims(), other.dims())))
+    Err(Error::input(format!(
+        "{who}: expected student and teacher of one shape, found {:?} and {:?}",
+        student.dims(),
+        other.dims()
+    )))
 }
 
 /// Whether criteria compute in this type.

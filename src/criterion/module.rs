@@ -1,7 +1,9 @@
-//! Learnable parts of criteria: named weights, how they start, and the layers that several papers share.
+//! Learnable parts of criteria: named weights, how they start, and the layers that several papers
+//! share.
 //!
-//! Names are those of the peer's PyTorch modules, so that their weights load as they are. The weights are trained beside the student's, kept in
-//! checkpoints, and left out of the exported student.
+//! Names are those of the peer's PyTorch modules, so that their weights load as they are. The
+//! weights are trained beside the student's, kept in checkpoints, and left out of the exported
+//! student.
 
 use super::convolution::{Geometry, convolution};
 use super::formula::{Guard, unit_rows};
@@ -27,7 +29,10 @@ impl Module {
     /// # Errors
     /// When a weight cannot be made a variable.
     pub fn new(weights: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
-        let weights = weights.into_iter().map(|(name, w)| Ok((name, Var::from_tensor(&w.detach())?))).collect::<Result<_>>()?;
+        let weights = weights
+            .into_iter()
+            .map(|(name, w)| Ok((name, Var::from_tensor(&w.detach())?)))
+            .collect::<Result<_>>()?;
         Ok(Self { weights })
     }
 
@@ -46,7 +51,8 @@ impl Module {
     /// # Errors
     /// When there is none.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
-        self.find(name).ok_or_else(|| Error::input(format!("criterion's module: no weight `{name}`")))
+        self.find(name)
+            .ok_or_else(|| Error::input(format!("criterion's module: no weight `{name}`")))
     }
 
     fn find(&self, name: &str) -> Option<&Tensor> {
@@ -58,7 +64,11 @@ impl Module {
     /// # Errors
     /// When a weight cannot be converted.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        Self::new(self.weights().map(|(name, w)| Ok((name.to_owned(), w.to_dtype(dtype)?))).collect::<Result<Vec<_>>>()?)
+        Self::new(
+            self.weights()
+                .map(|(name, w)| Ok((name.to_owned(), w.to_dtype(dtype)?)))
+                .collect::<Result<Vec<_>>>()?,
+        )
     }
 
     /// The layer of this name.
@@ -139,7 +149,8 @@ impl Layer<'_> {
         }
     }
 
-    /// [`linear`](Self::linear) of name `linear`, then each row to unit length, in double precision: the embedding of CRD.
+    /// [`linear`](Self::linear) of name `linear`, then each row to unit length, in double
+    /// precision: the embedding of CRD.
     ///
     /// # Errors
     /// As [`linear`](Self::linear).
@@ -157,9 +168,10 @@ impl Layer<'_> {
     }
 }
 
-/// The regressor between two sizes, by axis: 3 wide with stride 2 from twice the size, transposed 4 wide with stride 2 to twice the size, "valid" of
-/// `1 + from − to` from any other larger size, else transposed with stride q = ⌊to/from⌋ and width `to − q(from − 1)`. `RepDistiller`'s `ConvReg`, with
-/// the last case of Spot-Adaptive KD's.
+/// The regressor between two sizes, by axis: 3 wide with stride 2 from twice the size, transposed 4
+/// wide with stride 2 to twice the size, "valid" of `1 + from − to` from any other larger size,
+/// else transposed with stride q = ⌊to/from⌋ and width `to − q(from − 1)`. `RepDistiller`'s
+/// `ConvReg`, with the last case of Spot-Adaptive KD's.
 ///
 /// Gives kernel and geometry.
 ///
@@ -171,7 +183,9 @@ pub fn regressor_between(from: [usize; 2], to: [usize; 2]) -> Result<([usize; 2]
     for axis in 0..2 {
         let (i, o) = (from[axis], to[axis]);
         if i == 0 || o == 0 || (transposed && o < i) {
-            return Err(Error::input(format!("regressor: {from:?} to {to:?}: expected both sides to grow, or both to shrink")));
+            return Err(Error::input(format!(
+                "regressor: {from:?} to {to:?}: expected both sides to grow, or both to shrink"
+            )));
         }
         (kernel[axis], stride[axis], padding[axis]) = match () {
             () if transposed && o == 2 * i => (4, 2, 1),

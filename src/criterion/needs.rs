@@ -3,27 +3,37 @@
 use super::catalogue::{Stored, catalogue};
 use crate::recipe::{At, CriterionRecipe, Kernel, Method, Normalization, Statistic};
 
-/// The sets of statistics any one of which suffices, the features last; empty: the criterion reads no map.
+/// The sets of statistics any one of which suffices, the features last; empty: the criterion reads
+/// no map.
 ///
-/// Sources: MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel of degree 2 `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²`
-/// (docs/statistics.md), both of maps that are normalised by their clamped norm.
+/// Sources: MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel of degree 2
+/// `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²` (docs/statistics.md), both of maps that are normalised by their
+/// clamped norm.
 #[must_use]
 pub fn ways(criterion: &CriterionRecipe) -> Vec<Vec<Statistic>> {
     let features = vec![Statistic::Features];
     let by_itself = |statistics: &[Statistic]| vec![statistics.to_vec(), features.clone()];
     match (&criterion.method, criterion.method.nst()) {
         (_, Some((Kernel::Linear, Normalization::Clamped))) => by_itself(&[Statistic::Mean]),
-        (_, Some((Kernel::Poly { degree: 2, constant: 0.0 }, Normalization::Clamped))) => by_itself(&[Statistic::Gram]),
-        (_, Some((Kernel::Poly { degree: 2, .. }, Normalization::Clamped))) => by_itself(&[Statistic::Gram, Statistic::Mean]),
+        (_, Some((Kernel::Poly { degree: 2, constant: 0.0 }, Normalization::Clamped))) => {
+            by_itself(&[Statistic::Gram])
+        }
+        (_, Some((Kernel::Poly { degree: 2, .. }, Normalization::Clamped))) => {
+            by_itself(&[Statistic::Gram, Statistic::Mean])
+        }
         (Method::At(At { p: 2 }), _) => by_itself(&[Statistic::Attention]),
         _ => {
-            let stored = catalogue().iter().find(|entry| entry.name == criterion.name()).map_or(&[][..], |entry| entry.stored);
+            let stored = catalogue()
+                .iter()
+                .find(|entry| entry.name == criterion.name())
+                .map_or(&[][..], |entry| entry.stored);
             if stored.contains(&Stored::Features) { vec![features] } else { Vec::new() }
         }
     }
 }
 
-/// The sets of statistics from any one of which all of these criteria can be computed; empty: none of them reads a map.
+/// The sets of statistics from any one of which all of these criteria can be computed; empty: none
+/// of them reads a map.
 #[must_use]
 pub fn common(criteria: &[CriterionRecipe]) -> Vec<Vec<Statistic>> {
     let mut union = Vec::new();
@@ -48,9 +58,10 @@ pub fn served(criteria: &[CriterionRecipe], stored: &[Statistic]) -> bool {
     criteria.iter().map(ways).all(|ways| ways.is_empty() || ways.iter().any(suffices))
 }
 
-/// The set that a criterion is computed from: of those that are stored, and that serve a student's map of this size, the one of fewest bytes a
-/// row. Statistics are of maps that were normalised after pooling, so they serve maps of their own size and larger ones, which are pooled.
-/// `None`: nothing that is stored serves.
+/// The set that a criterion is computed from: of those that are stored, and that serve a student's
+/// map of this size, the one of fewest bytes a row. Statistics are of maps that were normalised
+/// after pooling, so they serve maps of their own size and larger ones, which are pooled. `None`:
+/// nothing that is stored serves.
 ///
 /// `stored`: each statistic and its bytes; `teacher`, `student`: height and width.
 #[must_use]
@@ -106,8 +117,15 @@ mod tests {
         assert_eq!(common(&of(&["ce", "kd"])), Vec::<Vec<Statistic>>::new());
         assert_eq!(common(&of(&["ce", "nst", "nst-linear"])), [vec![Gram, Mean], vec![Features]]);
         assert_eq!(common(&of(&["nst", "nst-gauss"])), [[Features]]);
-        assert!(served(&of(&["kd", "nst"]), &[Gram]) && served(&of(&["kd"]), &[]) && served(&of(&["nst"]), &[Features, Mean]));
-        assert!(!served(&of(&["nst", "nst-linear"]), &[Gram]) && !served(&of(&["nst:constant=1"]), &[Gram]));
+        assert!(
+            served(&of(&["kd", "nst"]), &[Gram])
+                && served(&of(&["kd"]), &[])
+                && served(&of(&["nst"]), &[Features, Mean])
+        );
+        assert!(
+            !served(&of(&["nst", "nst-linear"]), &[Gram])
+                && !served(&of(&["nst:constant=1"]), &[Gram])
+        );
     }
 
     #[test]
@@ -119,7 +137,10 @@ mod tests {
         assert_eq!(choose(&nst, &stored, [4, 4], [8, 2]), Some(vec![Features]));
         assert_eq!(choose(&nst, &stored[1..], [4, 4], [8, 2]), None);
         assert_eq!(choose(&nst, &stored[..2], [4, 4], [4, 4]), Some(vec![Features]));
-        assert_eq!(choose(&criterion("nst"), &[(Features, 300), (Gram, 400)], [4, 4], [4, 4]), Some(vec![Features]));
+        assert_eq!(
+            choose(&criterion("nst"), &[(Features, 300), (Gram, 400)], [4, 4], [4, 4]),
+            Some(vec![Features])
+        );
         assert_eq!(choose(&criterion("kd"), &stored, [4, 4], [4, 4]), None);
     }
 }

@@ -1,7 +1,8 @@
 //! Overhaul of feature distillation (Heo et al. 2019, arXiv:1904.01866), as mdistiller has it.
 //!
-//! Stored: the teacher's features before the ReLU; the margins come from the batch norm before it, where that stands in the graph. Learnable: a
-//! connector at each layer (convolution without bias, batch norm). Default weight 0.001, kernel 1.
+//! Stored: the teacher's features before the ReLU; the margins come from the batch norm before it,
+//! where that stands in the graph. Learnable: a connector at each layer (convolution without bias,
+//! batch norm). Default weight 0.001, kernel 1.
 
 use super::autograd::Evaluation;
 use super::chain::{self, Link};
@@ -16,36 +17,57 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use candle_core::{DType, Device, Tensor};
 
-/// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤ m_c] + (r−t)² [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`,
-/// `r = BN(W s)` by the connector `connectors.connectors.{l}`, t adaptively average-pooled to r's size. A sum over positions: its size grows with
-/// the map's.
+/// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤ m_c] + (r−t)²
+/// [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`, `r = BN(W s)` by the connector
+/// `connectors.connectors.{l}`, t adaptively average-pooled to r's size. A sum over positions: its
+/// size grows with the map's.
 ///
 /// # Shapes
-/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's `[batch, channels_t, height_t, width_t]`, its margins `[channels_t]`.
+/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's
+/// `[batch, channels_t, height_t, width_t]`, its margins `[channels_t]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn ofd(students: &[&Tensor], teachers: &[&Tensor], margins: &[&Tensor], connectors: &Module) -> Result<Evaluation> {
+pub fn ofd(
+    students: &[&Tensor],
+    teachers: &[&Tensor],
+    margins: &[&Tensor],
+    connectors: &Module,
+) -> Result<Evaluation> {
     if students.is_empty() || students.len() != teachers.len() || students.len() != margins.len() {
         let found = [students.len(), teachers.len(), margins.len()];
-        return Err(Error::input(format!("ofd: expected one map or more and as many of each and margins, found {found:?}")));
+        return Err(Error::input(format!(
+            "ofd: expected one map or more and as many of each and margins, found {found:?}"
+        )));
     }
     let mut all = Evaluation { value: 0.0, inputs: Vec::new(), weights: Vec::new() };
     for (l, (s, t)) in students.iter().zip(teachers).enumerate() {
         let name = |part: &str| format!("connectors.connectors.{l}.{part}");
-        let kernel = connectors.get(&format!("{}.weight", name("0")))?.dims().last().copied().unwrap_or(1);
-        let convolution = Link::Convolution(name("0"), Geometry::padded(kernel.saturating_sub(1) / 2));
-        all.join(chain::differentiate(connectors, &[convolution, Link::BatchNorm(name("1"))], s, true, |r| {
-            let [batch, channels, h, w] = map_dims(r, "ofd")?;
-            let t = pooled_teacher(t, [h, w], r.dtype())?;
-            same_shape(r, &t, "ofd")?;
-            let margins = super::values::<f64>(&margins[l].to_dtype(r.dtype())?)?;
-            if margins.len() != channels {
-                return Err(Error::input(format!("ofd: expected {channels} margins, found {}", margins.len())));
-            }
-            let weight = 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX)) / count(batch);
-            sum_of_squares(r, &t, planes(r)?, weight, Partial(margins))
-        })?)?;
+        let kernel =
+            connectors.get(&format!("{}.weight", name("0")))?.dims().last().copied().unwrap_or(1);
+        let convolution =
+            Link::Convolution(name("0"), Geometry::padded(kernel.saturating_sub(1) / 2));
+        all.join(chain::differentiate(
+            connectors,
+            &[convolution, Link::BatchNorm(name("1"))],
+            s,
+            true,
+            |r| {
+                let [batch, channels, h, w] = map_dims(r, "ofd")?;
+                let t = pooled_teacher(t, [h, w], r.dtype())?;
+                same_shape(r, &t, "ofd")?;
+                let margins = super::values::<f64>(&margins[l].to_dtype(r.dtype())?)?;
+                if margins.len() != channels {
+                    return Err(Error::input(format!(
+                        "ofd: expected {channels} margins, found {}",
+                        margins.len()
+                    )));
+                }
+                let weight = 0.5f64.powi(i32::try_from(students.len() - 1 - l).unwrap_or(i32::MAX))
+                    / count(batch);
+                sum_of_squares(r, &t, planes(r)?, weight, Partial(margins))
+            },
+        )?)?;
     }
     Ok(all)
 }
@@ -60,8 +82,9 @@ impl Aim for Partial {
     }
 }
 
-/// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm before the ReLU; `−3|γ_c|` where x is below 0 with
-/// a probability of 0.001 or less. Rounded to f32, as the peer does.
+/// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm
+/// before the ReLU; `−3|γ_c|` where x is below 0 with a probability of 0.001 or less. Rounded to
+/// f32, as the peer does.
 ///
 /// # Shapes
 /// `weight`, `bias`, result `[channels]`.
@@ -73,7 +96,11 @@ pub fn margins(weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let list = |x: &Tensor| -> Result<Vec<f64>> { Ok(x.to_dtype(DType::F64)?.to_vec1()?) };
     let (deviations, means) = (list(weight)?, list(bias)?);
     // P(x < 0) = Φ(−β/|γ|) = (1 + erf(−β/(|γ|√2)))/2
-    let arguments: Vec<f64> = deviations.iter().zip(&means).map(|(s, m)| -m / (s.abs().max(f64::MIN_POSITIVE) * 2f64.sqrt())).collect();
+    let arguments: Vec<f64> = deviations
+        .iter()
+        .zip(&means)
+        .map(|(s, m)| -m / (s.abs().max(f64::MIN_POSITIVE) * 2f64.sqrt()))
+        .collect();
     let erf: Vec<f64> = Tensor::new(arguments, &Device::Cpu)?.erf()?.to_vec1()?;
     #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is what is asked for")]
     let margins: Vec<f32> = deviations
@@ -95,7 +122,8 @@ pub fn margins(weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     Ok(Tensor::new(margins, weight.device())?)
 }
 
-/// The margins estimated from maps: the mean of each channel's negative values, 0 where there are none. For teachers whose batch norm is folded.
+/// The margins estimated from maps: the mean of each channel's negative values, 0 where there are
+/// none. For teachers whose batch norm is folded.
 ///
 /// # Shapes
 /// `maps` `[batch, channels, height, width]`; result `[channels]`.
@@ -115,11 +143,20 @@ pub fn estimated_margins(maps: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// When a tensor cannot be made.
-pub fn connectors(students: &[usize], teachers: &[usize], kernel: usize, seed: u64) -> Result<Module> {
+pub fn connectors(
+    students: &[usize],
+    teachers: &[usize],
+    kernel: usize,
+    seed: u64,
+) -> Result<Module> {
     let mut init = Init::new(seed);
     for (l, (&s, &t)) in students.iter().zip(teachers).enumerate() {
         let name = format!("connectors.connectors.{l}");
-        init.normal(format!("{name}.0.weight"), &[t, s, kernel, kernel], (2.0 / count(kernel * kernel * t)).sqrt())?;
+        init.normal(
+            format!("{name}.0.weight"),
+            &[t, s, kernel, kernel],
+            (2.0 / count(kernel * kernel * t)).sqrt(),
+        )?;
         init.norm(&format!("{name}.1"), t)?;
     }
     init.finish()
@@ -133,25 +170,38 @@ mod tests {
     #[test]
     fn gradients_match_finite_differences() {
         let s = [tensor(&[2, 2, 4, 3], 1), tensor(&[2, 3, 2, 3], 2)];
-        let t = [(tensor(&[2, 3, 5, 3], 3) * 3.0).unwrap(), (tensor(&[2, 2, 2, 2], 4) * 3.0).unwrap()];
-        let m = [Tensor::new(&[-0.4f32, -0.2, -0.9], &Device::Cpu).unwrap(), Tensor::new(&[-0.1f32, -0.5], &Device::Cpu).unwrap()];
+        let t =
+            [(tensor(&[2, 3, 5, 3], 3) * 3.0).unwrap(), (tensor(&[2, 2, 2, 2], 4) * 3.0).unwrap()];
+        let m = [
+            Tensor::new(&[-0.4f32, -0.2, -0.9], &Device::Cpu).unwrap(),
+            Tensor::new(&[-0.1f32, -0.5], &Device::Cpu).unwrap(),
+        ];
         for kernel in [1, 3] {
-            assert_gradients(&[&s[0], &s[1]], &connectors(&[2, 3], &[3, 2], kernel, 1).unwrap(), |x, w| {
-                ofd(x, &[&t[0], &t[1]], &[&m[0], &m[1]], w)
-            });
+            assert_gradients(
+                &[&s[0], &s[1]],
+                &connectors(&[2, 3], &[3, 2], kernel, 1).unwrap(),
+                |x, w| ofd(x, &[&t[0], &t[1]], &[&m[0], &m[1]], w),
+            );
         }
     }
 
     #[test]
     fn margins_are_the_means_of_what_is_below_zero() {
         let list = |v: &[f32]| Tensor::new(v, &Device::Cpu).unwrap();
-        let found = margins(&list(&[1.0, -1.0, 1.0, 0.0, 2.0]), &list(&[0.0, 0.0, 10.0, -1.0, -40.0])).unwrap().to_vec1::<f32>().unwrap();
+        let found =
+            margins(&list(&[1.0, -1.0, 1.0, 0.0, 2.0]), &list(&[0.0, 0.0, 10.0, -1.0, -40.0]))
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
         // the half normal's mean is √(2/π)
         let half = -(2.0 / std::f32::consts::PI).sqrt();
         for (found, expected) in found.iter().zip([half, half, -3.0, -1.0, -40.0]) {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
-        let maps = Tensor::new(&[-1.0f32, 3.0, 5.0, 1.0, -2.0, 0.0, 4.0, 2.0], &Device::Cpu).unwrap().reshape((2, 2, 1, 2)).unwrap();
+        let maps = Tensor::new(&[-1.0f32, 3.0, 5.0, 1.0, -2.0, 0.0, 4.0, 2.0], &Device::Cpu)
+            .unwrap()
+            .reshape((2, 2, 1, 2))
+            .unwrap();
         assert_eq!(estimated_margins(&maps).unwrap().to_vec1::<f32>().unwrap(), [-1.5, 0.0]);
     }
 

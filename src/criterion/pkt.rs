@@ -1,4 +1,5 @@
-//! Probabilistic knowledge transfer (Passalis & Tefas 2018, arXiv:1803.10837), as `RepDistiller` has it.
+//! Probabilistic knowledge transfer (Passalis & Tefas 2018, arXiv:1803.10837), as `RepDistiller`
+//! has it.
 //!
 //! Stored: the vector before the classifier. Default weight in `RepDistiller`: 30000.
 
@@ -10,8 +11,9 @@ use candle_core::{D, Tensor};
 /// What is added to the norms and within the logarithm.
 const EPS: f64 = 1e-7;
 
-/// `L = mean_ij P_ij ln((P_ij + ε)/(Q_ij + ε))`, P from the teacher, Q from the student: `K_ij = (1 + ⟨x_i, x_j⟩/((‖x_i‖ + ε)(‖x_j‖ + ε)))/2` with
-/// rows divided by their sums, ε = 1e-7. In double precision. A sample that is all zero has no gradient.
+/// `L = mean_ij P_ij ln((P_ij + ε)/(Q_ij + ε))`, P from the teacher, Q from the student:
+/// `K_ij = (1 + ⟨x_i, x_j⟩/((‖x_i‖ + ε)(‖x_j‖ + ε)))/2` with rows divided by their sums, ε = 1e-7.
+/// In double precision. A sample that is all zero has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.
@@ -42,7 +44,9 @@ mod tests {
     fn gradients_match_finite_differences() {
         let t = tensor(&[4, 7], 2);
         // the values are small: differences of a scaled loss
-        assert_gradients(&[&tensor(&[4, 3], 1)], &Module::default(), |x, _| pkt(x[0], &t)?.scaled(100.0));
+        assert_gradients(&[&tensor(&[4, 3], 1)], &Module::default(), |x, _| {
+            pkt(x[0], &t)?.scaled(100.0)
+        });
     }
 
     #[test]
@@ -55,7 +59,13 @@ mod tests {
         assert_eq!(found.inputs[0].to_vec2::<f64>().unwrap()[2], [0.0; 4]);
         assert_finite(&pkt(&(&t * 1e9).unwrap(), &t).unwrap());
         // opposite samples have no weight at all
-        assert_finite(&pkt(&Tensor::cat(&[&first, &first.neg().unwrap()], 0).unwrap(), &t.narrow(0, 0, 2).unwrap()).unwrap());
+        assert_finite(
+            &pkt(
+                &Tensor::cat(&[&first, &first.neg().unwrap()], 0).unwrap(),
+                &t.narrow(0, 0, 2).unwrap(),
+            )
+            .unwrap(),
+        );
         assert_zero(&pkt(&first, &dead).unwrap(), 1e-7);
         // the ε in the logarithm keeps the gradient a little off 0
         assert_zero(&pkt(&t, &t).unwrap(), 1e-6);

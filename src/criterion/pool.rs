@@ -3,7 +3,8 @@
 use crate::kernel::Float;
 use std::ops::Range;
 
-/// The inputs that output bin `bin` of `bins` averages, of `length` inputs: floor(o·L/n) … ceil((o+1)·L/n)−1. Bins may overlap.
+/// The inputs that output bin `bin` of `bins` averages, of `length` inputs: floor(o·L/n) …
+/// ceil((o+1)·L/n)−1. Bins may overlap.
 fn span(bin: usize, bins: usize, length: usize) -> Range<usize> {
     bin * length / bins..((bin + 1) * length).div_ceil(bins)
 }
@@ -13,7 +14,9 @@ pub fn pool<T: Float>(plane: &[T], from: [usize; 2], to: [usize; 2], out: &mut [
     for (o, value) in out.iter_mut().enumerate() {
         let (rows, columns) = (span(o / to[1], to[0], from[0]), span(o % to[1], to[1], from[1]));
         let divisor = count::<T>(&rows, &columns);
-        let sum: f64 = rows.map(|r| plane[r * from[1]..][columns.clone()].iter().map(|v| v.wide()).sum::<f64>()).sum();
+        let sum: f64 = rows
+            .map(|r| plane[r * from[1]..][columns.clone()].iter().map(|v| v.wide()).sum::<f64>())
+            .sum();
         *value = T::of(sum) / divisor;
     }
 }

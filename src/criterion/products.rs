@@ -1,4 +1,5 @@
-//! Inner products of samples and of channels, in double precision, and their gradients: the features are widened piece by piece, never as a whole.
+//! Inner products of samples and of channels, in double precision, and their gradients: the
+//! features are widened piece by piece, never as a whole.
 
 use super::elements::{Elements, round};
 use super::formula::map_dims;
@@ -63,21 +64,32 @@ pub(super) fn gram_gradient(x: &Tensor, g: &Tensor) -> Result<Tensor> {
     let both = (g + g.t()?)?.flatten_all()?.to_vec1::<f64>()?;
     let gradient = stored(&x, |storage, layout| {
         let values = Elements::of(storage, layout)?;
-        by_element!(storage, T => {
+        by_element!(storage, |T| {
             let mut out = vec![T::default(); batch * width];
-            out.par_chunks_mut(ROWS * width).zip(both.par_chunks(ROWS * batch)).for_each(|(out, factors)| {
-                let rows = factors.len() / batch;
-                let (mut columns, mut sums) = (vec![0.0; batch * COLUMNS], vec![0.0; rows * COLUMNS]);
-                for first in (0..width).step_by(COLUMNS) {
-                    let len = COLUMNS.min(width - first);
-                    let (columns, sums) = (&mut columns[..batch * len], &mut sums[..rows * len]);
-                    read_columns(values, width, first, len, columns);
-                    serial_gemm([rows, len, batch], 1.0, Matrix::plain(factors, 0), Matrix::plain(columns, 0), 0.0, sums);
-                    for (out, sums) in out.chunks_exact_mut(width).zip(sums.chunks_exact(len)) {
-                        round(sums, &mut out[first..first + len]);
+            out.par_chunks_mut(ROWS * width).zip(both.par_chunks(ROWS * batch)).for_each(
+                |(out, factors)| {
+                    let rows = factors.len() / batch;
+                    let (mut columns, mut sums) =
+                        (vec![0.0; batch * COLUMNS], vec![0.0; rows * COLUMNS]);
+                    for first in (0..width).step_by(COLUMNS) {
+                        let len = COLUMNS.min(width - first);
+                        let (columns, sums) =
+                            (&mut columns[..batch * len], &mut sums[..rows * len]);
+                        read_columns(values, width, first, len, columns);
+                        serial_gemm(
+                            [rows, len, batch],
+                            1.0,
+                            Matrix::plain(factors, 0),
+                            Matrix::plain(columns, 0),
+                            0.0,
+                            sums,
+                        );
+                        for (out, sums) in out.chunks_exact_mut(width).zip(sums.chunks_exact(len)) {
+                            round(sums, &mut out[first..first + len]);
+                        }
                     }
-                }
-            });
+                },
+            );
             Tensor::from_vec(out, shape, &Device::Cpu)
         })
     })?;
@@ -87,7 +99,10 @@ pub(super) fn gram_gradient(x: &Tensor, g: &Tensor) -> Result<Tensor> {
 /// The samples as rows, with their number and width.
 fn samples(x: &Tensor) -> Result<(Tensor, usize, usize)> {
     if x.rank() < 2 || x.elem_count() == 0 {
-        return Err(Error::input(format!("samples' products: expected [batch, …], found {:?}", x.dims())));
+        return Err(Error::input(format!(
+            "samples' products: expected [batch, …], found {:?}",
+            x.dims()
+        )));
     }
     let rows = host(&x.detach())?.flatten_from(1)?;
     let (batch, width) = rows.dims2()?;
@@ -104,15 +119,19 @@ fn read_columns(x: Elements<'_>, width: usize, first: usize, len: usize, to: &mu
 /// `G_bij = Σ_hw a_bi b_bj`: the products of two maps' channels.
 ///
 /// # Shapes
-/// `a` `[batch, channels_a, height, width]`, `b` `[batch, channels_b, height, width]`, of any floating-point types; result
-/// `[batch, channels_a, channels_b]`, f64.
+/// `a` `[batch, channels_a, height, width]`, `b` `[batch, channels_b, height, width]`, of any
+/// floating-point types; result `[batch, channels_a, channels_b]`, f64.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub(super) fn channel_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (of_a, of_b) = (map_dims(a, "channels' products")?, map_dims(b, "channels' products")?);
     if [of_a[0], of_a[2], of_a[3]] != [of_b[0], of_b[2], of_b[3]] {
-        return Err(Error::input(format!("channels' products: {:?} and {:?}: shapes do not fit", a.dims(), b.dims())));
+        return Err(Error::input(format!(
+            "channels' products: {:?} and {:?}: shapes do not fit",
+            a.dims(),
+            b.dims()
+        )));
     }
     let ([batch, m, h, w], n) = (of_a, of_b[1]);
     let (a, b, k) = (host(&a.detach())?, host(&b.detach())?, h * w);
@@ -120,10 +139,21 @@ pub(super) fn channel_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     stored(&a, |a, la| {
         stored(&b, |b, lb| {
             let (a, b) = (Elements::of(a, la)?, Elements::of(b, lb)?);
-            out.par_chunks_mut(m * n).enumerate().for_each_init(Default::default, |(left, right), (image, out)| {
-                let (left, right) = (image_of(a, image, m * k, left), image_of(b, image, n * k, right));
-                serial_gemm([m, n, k], 1.0, Matrix::plain(left, 0), Matrix::transposed(right, 0), 0.0, out);
-            });
+            out.par_chunks_mut(m * n).enumerate().for_each_init(
+                Default::default,
+                |(left, right), (image, out)| {
+                    let (left, right) =
+                        (image_of(a, image, m * k, left), image_of(b, image, n * k, right));
+                    serial_gemm(
+                        [m, n, k],
+                        1.0,
+                        Matrix::plain(left, 0),
+                        Matrix::transposed(right, 0),
+                        0.0,
+                        out,
+                    );
+                },
+            );
             Ok(())
         })
     })?;
@@ -137,7 +167,11 @@ pub(super) fn channel_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub(super) fn channel_products_gradients(a: &Tensor, b: &Tensor, g: &Tensor) -> Result<[Tensor; 2]> {
+pub(super) fn channel_products_gradients(
+    a: &Tensor,
+    b: &Tensor,
+    g: &Tensor,
+) -> Result<[Tensor; 2]> {
     Ok([weighted(&g.contiguous()?, b, a)?, weighted(&g.transpose(1, 2)?.contiguous()?, a, b)?])
 }
 
@@ -151,14 +185,24 @@ fn weighted(f: &Tensor, x: &Tensor, like: &Tensor) -> Result<Tensor> {
     let gradient = stored(&x, |x, layout| {
         let x = Elements::of(x, layout)?;
         stored(like, |like_storage, _| {
-            by_element!(like_storage, T => {
+            by_element!(like_storage, |T| {
                 let mut out = vec![T::default(); batch * m * n];
                 let images = out.par_chunks_mut(m * n).zip(f.par_chunks(m * k)).enumerate();
-                images.for_each_init(|| (Vec::new(), vec![0.0; m * n]), |(channels, sums), (image, (out, factors))| {
-                    let channels = image_of(x, image, k * n, channels);
-                    serial_gemm([m, n, k], 1.0, Matrix::plain(factors, 0), Matrix::plain(channels, 0), 0.0, sums);
-                    round(sums, out);
-                });
+                images.for_each_init(
+                    || (Vec::new(), vec![0.0; m * n]),
+                    |(channels, sums), (image, (out, factors))| {
+                        let channels = image_of(x, image, k * n, channels);
+                        serial_gemm(
+                            [m, n, k],
+                            1.0,
+                            Matrix::plain(factors, 0),
+                            Matrix::plain(channels, 0),
+                            0.0,
+                            sums,
+                        );
+                        round(sums, out);
+                    },
+                );
                 Tensor::from_vec(out, like.shape(), &Device::Cpu)
             })
         })

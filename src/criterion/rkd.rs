@@ -1,8 +1,11 @@
-//! Relational knowledge distillation (Park et al. 2019, arXiv:1904.05068), as `RepDistiller` has it.
+//! Relational knowledge distillation (Park et al. 2019, arXiv:1904.05068), as `RepDistiller` has
+//! it.
 //!
-//! Stored: the vector before the classifier. Default weights in `RepDistiller`: 25 for distances, 50 for angles, and 1 for the sum.
+//! Stored: the vector before the classifier. Default weights in `RepDistiller`: 25 for distances,
+//! 50 for angles, and 1 for the sum.
 //!
-//! The gradients are written out: autograd would keep a tensor `[batch, batch, width]` for every step of the formula.
+//! The gradients are written out: autograd would keep a tensor `[batch, batch, width]` for every
+//! step of the formula.
 
 use super::autograd::Evaluation;
 use super::elements::count;
@@ -15,14 +18,17 @@ use rayon::prelude::*;
 
 /// The least squared distance of two samples; a pair nearer than that has no gradient.
 const LEAST_SQUARE: f64 = 1e-12;
-/// The least length a direction is divided by; samples that coincide have no direction and no gradient.
+/// The least length a direction is divided by; samples that coincide have no direction and no
+/// gradient.
 const LEAST_LENGTH: f64 = 1e-12;
 /// Anchors whose contributions are held at a time, before they are added in order.
 const ANCHORS: usize = 8;
 
-/// `L = w_d · mean_ij h(D^s_ij − D^t_ij) + w_a · mean_ijk h(A^s_ijk − A^t_ijk)` with `D_ij = d_ij / mean_{d>0} d`,
-/// `d_ij = √max(‖x_i − x_j‖², 1e-12)` off the diagonal, `A_ijk = ⟨u_ij, u_ik⟩`, `u_ij = (x_j − x_i)/max(‖x_j − x_i‖, 1e-12)`, and h Huber's function
-/// with threshold 1; means over all B² and B³, the zero diagonals included. In double precision. One sample has no relations and no loss.
+/// `L = w_d · mean_ij h(D^s_ij − D^t_ij) + w_a · mean_ijk h(A^s_ijk − A^t_ijk)` with
+/// `D_ij = d_ij / mean_{d>0} d`, `d_ij = √max(‖x_i − x_j‖², 1e-12)` off the diagonal,
+/// `A_ijk = ⟨u_ij, u_ik⟩`, `u_ij = (x_j − x_i)/max(‖x_j − x_i‖, 1e-12)`, and h Huber's function
+/// with threshold 1; means over all B² and B³, the zero diagonals included. In double precision.
+/// One sample has no relations and no loss.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.
@@ -69,7 +75,8 @@ impl Points {
         let mut d = vec![0.0; self.batch * self.batch];
         d.par_chunks_mut(self.batch).enumerate().for_each(|(i, d)| {
             for (j, d) in d.iter_mut().enumerate().filter(|&(j, _)| j != i) {
-                let square: f64 = self.row(i).iter().zip(self.row(j)).map(|(a, b)| (a - b) * (a - b)).sum();
+                let square: f64 =
+                    self.row(i).iter().zip(self.row(j)).map(|(a, b)| (a - b) * (a - b)).sum();
                 *d = square.max(LEAST_SQUARE).sqrt();
             }
         });
@@ -120,7 +127,8 @@ fn distance_loss(s: &Points, t: &Points, weight: f64, gradient: &mut [f64]) -> f
         *slope = share * derivative;
     }
     // D = d/μ, and μ depends on every d
-    let through_mean = slopes.iter().zip(&ds).map(|(g, d)| g * d).sum::<f64>() / (mean_s * mean_s * pairs);
+    let through_mean =
+        slopes.iter().zip(&ds).map(|(g, d)| g * d).sum::<f64>() / (mean_s * mean_s * pairs);
     gradient.par_chunks_mut(s.width).enumerate().for_each(|(i, gradient)| {
         for j in (0..batch).filter(|&j| j != i) {
             let (ij, ji) = (i * batch + j, j * batch + i);
@@ -152,9 +160,16 @@ fn angle_loss(s: &Points, t: &Points, weight: f64, gradient: &mut [f64]) -> f64 
         let mut du = vec![0.0; u.len()];
         let shape = GemmShape { batch: 1, m: batch, n: s.width, k: batch };
         batched_gemm(shape, 2.0, Matrix::plain(&angles, 0), Matrix::plain(&u, 0), 0.0, &mut du);
-        for ((du, u), &length) in du.chunks_exact_mut(s.width).zip(u.chunks_exact(s.width)).zip(&lengths) {
-            // below the least length the divisor is constant; at coincident samples there is no direction to turn
-            let along: f64 = if length > LEAST_LENGTH { du.iter().zip(u).map(|(d, u)| d * u).sum() } else { 0.0 };
+        for ((du, u), &length) in
+            du.chunks_exact_mut(s.width).zip(u.chunks_exact(s.width)).zip(&lengths)
+        {
+            // below the least length the divisor is constant; at coincident samples there is no
+            // direction to turn
+            let along: f64 = if length > LEAST_LENGTH {
+                du.iter().zip(u).map(|(d, u)| d * u).sum()
+            } else {
+                0.0
+            };
             let factor = if length > 0.0 { 1.0 / length.max(LEAST_LENGTH) } else { 0.0 };
             for (d, u) in du.iter_mut().zip(u) {
                 *d = factor * (*d - along * u);
@@ -164,7 +179,8 @@ fn angle_loss(s: &Points, t: &Points, weight: f64, gradient: &mut [f64]) -> f64 
     };
     let mut value = 0.0;
     for first in (0..batch).step_by(ANCHORS) {
-        let parts: Vec<(f64, Vec<f64>)> = (first..batch.min(first + ANCHORS)).into_par_iter().map(anchor).collect();
+        let parts: Vec<(f64, Vec<f64>)> =
+            (first..batch.min(first + ANCHORS)).into_par_iter().map(anchor).collect();
         for (i, (part, du)) in (first..).zip(parts) {
             value += part;
             for (j, du) in du.chunks_exact(s.width).enumerate() {

@@ -1,6 +1,8 @@
-//! Similarity-preserving distillation (Tung & Mori 2019, arXiv:1907.09682), as `RepDistiller` has it.
+//! Similarity-preserving distillation (Tung & Mori 2019, arXiv:1907.09682), as `RepDistiller` has
+//! it.
 //!
-//! Stored: the features (the batch's similarities join samples that meet only in training). Default weight in `RepDistiller`: 3000.
+//! Stored: the features (the batch's similarities join samples that meet only in training). Default
+//! weight in `RepDistiller`: 3000.
 
 use super::autograd::{Evaluation, differentiate};
 use super::elements::count;
@@ -9,8 +11,9 @@ use super::products::{gram, gram_gradient};
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// `L = 1/B² · ‖N(G_t) − N(G_s)‖_F²`, `G = X Xᵀ` over the samples' flattened features, N divides each row by max(its norm, 1e-12). In double
-/// precision: it is a difference of near-equal numbers. A sample that is all zero has no gradient.
+/// `L = 1/B² · ‖N(G_t) − N(G_s)‖_F²`, `G = X Xᵀ` over the samples' flattened features, N divides
+/// each row by max(its norm, 1e-12). In double precision: it is a difference of near-equal numbers.
+/// A sample that is all zero has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.
@@ -21,8 +24,10 @@ pub fn sp(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     let batch = same_batch(student, teacher, "sp")?;
     let normal = |gram: &Tensor| unit_rows(gram, Guard::AtLeast(1e-12));
     let (own, similar) = (gram(&student.detach())?, normal(&gram(teacher)?)?);
-    differentiate(&[&own], None, |g| Ok((total(&(normal(&g[0])? - &similar)?.sqr()?)? * count(batch).powi(-2))?))?
-        .through(|g| gram_gradient(student, g))
+    differentiate(&[&own], None, |g| {
+        Ok((total(&(normal(&g[0])? - &similar)?.sqr()?)? * count(batch).powi(-2))?)
+    })?
+    .through(|g| gram_gradient(student, g))
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use rayon::prelude::*;
 
 /// What a student's values are drawn to.
 pub(super) trait Aim: Send + Sync + 'static {
-    /// x less an aim that does not change with x, or 0 where the element does not count: then the square's gradient is twice the error.
+    /// x less an aim that does not change with x, or 0 where the element does not count: then the
+    /// square's gradient is twice the error.
     fn error<T: Float>(&self, channel: usize, x: T, teacher: T) -> T;
 }
 
@@ -26,14 +27,21 @@ impl Aim for Teacher {
     }
 }
 
-/// `Σ e²` of each channel over batch and positions, in double precision, under candle's autograd. The teacher has no gradient.
+/// `Σ e²` of each channel over batch and positions, in double precision, under candle's autograd.
+/// The teacher has no gradient.
 ///
 /// # Shapes
-/// `x` and `teacher` of one shape, which is `[outer, channels, inner]` by `planes`; result `[channels]`.
+/// `x` and `teacher` of one shape, which is `[outer, channels, inner]` by `planes`; result
+/// `[channels]`.
 ///
 /// # Errors
 /// When the shapes disagree.
-pub(super) fn squares(x: &Tensor, teacher: &Tensor, planes: Planes, aim: impl Aim) -> Result<Tensor> {
+pub(super) fn squares(
+    x: &Tensor,
+    teacher: &Tensor,
+    planes: Planes,
+    aim: impl Aim,
+) -> Result<Tensor> {
     let device = x.device();
     Ok(host(x)?.apply_op1(Squares::new(x, teacher, planes, aim)?)?.to_device(device)?)
 }
@@ -45,8 +53,15 @@ pub(super) fn squares(x: &Tensor, teacher: &Tensor, planes: Planes, aim: impl Ai
 ///
 /// # Errors
 /// When the shapes disagree.
-pub(super) fn squares_gradient(x: &Tensor, teacher: &Tensor, planes: Planes, g: &Tensor, aim: impl Aim) -> Result<Tensor> {
-    Ok(Squares::new(x, teacher, planes, aim)?.gradient(&host(&x.detach())?, &super::values::<f64>(g)?)?)
+pub(super) fn squares_gradient(
+    x: &Tensor,
+    teacher: &Tensor,
+    planes: Planes,
+    g: &Tensor,
+    aim: impl Aim,
+) -> Result<Tensor> {
+    Ok(Squares::new(x, teacher, planes, aim)?
+        .gradient(&host(&x.detach())?, &super::values::<f64>(g)?)?)
 }
 
 /// `weight · Σ e²` over all elements with its gradient.
@@ -56,11 +71,21 @@ pub(super) fn squares_gradient(x: &Tensor, teacher: &Tensor, planes: Planes, g: 
 ///
 /// # Errors
 /// When the shapes disagree.
-pub(super) fn sum_of_squares(x: &Tensor, teacher: &Tensor, planes: Planes, weight: f64, aim: impl Aim) -> Result<Evaluation> {
+pub(super) fn sum_of_squares(
+    x: &Tensor,
+    teacher: &Tensor,
+    planes: Planes,
+    weight: f64,
+    aim: impl Aim,
+) -> Result<Evaluation> {
     let (x, op) = (host(&x.detach())?, Squares::new(x, teacher, planes, aim)?);
     let sums: Vec<f64> = stored(&x, |x, layout| op.sums(Elements::of(x, layout)?))?;
     let gradient = op.gradient(&x, &vec![weight; planes.channels])?;
-    Ok(Evaluation { value: weight * sums.iter().sum::<f64>(), inputs: vec![gradient], weights: Vec::new() })
+    Ok(Evaluation {
+        value: weight * sums.iter().sum::<f64>(),
+        inputs: vec![gradient],
+        weights: Vec::new(),
+    })
 }
 
 struct Squares<A> {
@@ -71,14 +96,26 @@ struct Squares<A> {
 
 impl<A: Aim> Squares<A> {
     fn new(x: &Tensor, teacher: &Tensor, planes: Planes, aim: A) -> Result<Self> {
-        if x.dims() != teacher.dims() || planes.outer * planes.channels * planes.inner != x.elem_count() {
-            return Err(Error::input(format!("squared errors: {:?} and {:?} by {planes:?}: shapes do not fit", x.dims(), teacher.dims())));
+        if x.dims() != teacher.dims()
+            || planes.outer * planes.channels * planes.inner != x.elem_count()
+        {
+            return Err(Error::input(format!(
+                "squared errors: {:?} and {:?} by {planes:?}: shapes do not fit",
+                x.dims(),
+                teacher.dims()
+            )));
         }
         Ok(Self { teacher: host(&teacher.detach())?, planes, aim })
     }
 
     /// Calls `f(the piece's first element, its errors)` for every piece of a plane.
-    fn errors<T: Element>(&self, x: Elements<'_>, t: Elements<'_>, plane: usize, mut f: impl FnMut(usize, &[T])) {
+    fn errors<T: Element>(
+        &self,
+        x: Elements<'_>,
+        t: Elements<'_>,
+        plane: usize,
+        mut f: impl FnMut(usize, &[T]),
+    ) {
         let (channel, inner) = (plane % self.planes.channels, self.planes.inner);
         let (mut own, mut other) = ([T::default(); PIECE], [T::default(); PIECE]);
         for first in (0..inner).step_by(PIECE) {
@@ -95,7 +132,12 @@ impl<A: Aim> Squares<A> {
 
     /// By channel.
     fn sums(&self, x: Elements<'_>) -> candle_core::Result<Vec<f64>> {
-        fn of_plane<A: Aim, T: Element>(op: &Squares<A>, x: Elements<'_>, t: Elements<'_>, plane: usize) -> f64 {
+        fn of_plane<A: Aim, T: Element>(
+            op: &Squares<A>,
+            x: Elements<'_>,
+            t: Elements<'_>,
+            plane: usize,
+        ) -> f64 {
             let mut sum = 0.0;
             op.errors::<T>(x, t, plane, |_, e| sum += dot(e, e));
             sum
@@ -104,9 +146,14 @@ impl<A: Aim> Squares<A> {
         let of_plane = if x.is_single() { of_plane::<A, f32> } else { of_plane::<A, f64> };
         let sums: Vec<f64> = stored(&self.teacher, |t, layout| {
             let t = Elements::of(t, layout)?;
-            Ok((0..planes.outer * planes.channels).into_par_iter().map(|plane| of_plane(self, x, t, plane)).collect())
+            Ok((0..planes.outer * planes.channels)
+                .into_par_iter()
+                .map(|plane| of_plane(self, x, t, plane))
+                .collect())
         })?;
-        Ok((0..planes.channels).map(|c| sums.iter().skip(c).step_by(planes.channels).sum()).collect())
+        Ok((0..planes.channels)
+            .map(|c| sums.iter().skip(c).step_by(planes.channels).sum())
+            .collect())
     }
 
     /// Of `Σ_c factors[c] · Σ e²`.
@@ -116,7 +163,7 @@ impl<A: Aim> Squares<A> {
             let t = Elements::of(t, layout)?;
             stored(x, |storage, layout| {
                 let values = Elements::of(storage, layout)?;
-                by_element!(storage, T => {
+                by_element!(storage, |T| {
                     let mut out = vec![T::default(); values.len()];
                     out.par_chunks_mut(inner.max(1)).enumerate().for_each(|(plane, out)| {
                         let factor = <T as Float>::of(2.0 * factors[plane % self.planes.channels]);

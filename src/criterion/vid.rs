@@ -1,7 +1,8 @@
-//! Variational information distillation (Ahn et al. 2019, arXiv:1904.05835), as `RepDistiller` has it.
+//! Variational information distillation (Ahn et al. 2019, arXiv:1904.05835), as `RepDistiller` has
+//! it.
 //!
-//! Stored: the teacher's features. Learnable: three 1×1 convolutions `regressor.{0,2,4}` and a variance by channel, `log_scale`. Default weight in
-//! `RepDistiller`: 1; initial variance 5.
+//! Stored: the teacher's features. Learnable: three 1×1 convolutions `regressor.{0,2,4}` and a
+//! variance by channel, `log_scale`. Default weight in `RepDistiller`: 1; initial variance 5.
 
 use super::autograd::{Evaluation, differentiate};
 use super::chain::{self, Link};
@@ -16,11 +17,13 @@ use super::squares::{Teacher, squares, squares_gradient};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
-/// `L = mean ½ [(m − t)²/v_c + ln v_c]`, `m = W₃ ReLU(W₂ ReLU(W₁ s))`, `v_c = ln(1 + exp(log_scale_c)) + eps`; the larger map is adaptively
-/// average-pooled first, per axis.
+/// `L = mean ½ [(m − t)²/v_c + ln v_c]`, `m = W₃ ReLU(W₂ ReLU(W₁ s))`,
+/// `v_c = ln(1 + exp(log_scale_c)) + eps`; the larger map is adaptively average-pooled first, per
+/// axis.
 ///
 /// # Shapes
-/// `student` `[batch, channels_s, height_s, width_s]`, `teacher` `[batch, channels_t, height_t, width_t]`.
+/// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
+/// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -47,7 +50,13 @@ pub fn vid(student: &Tensor, teacher: &Tensor, module: &Module, eps: f64) -> Res
 ///
 /// # Errors
 /// When a tensor cannot be made.
-pub fn module(student: usize, teacher: usize, variance: f64, eps: f64, seed: u64) -> Result<Module> {
+pub fn module(
+    student: usize,
+    teacher: usize,
+    variance: f64,
+    eps: f64,
+    seed: u64,
+) -> Result<Module> {
     let mut init = Init::new(seed);
     init.layer("regressor.0", &[teacher, student, 1, 1], None)?;
     init.layer("regressor.2", &[teacher, teacher, 1, 1], None)?;
@@ -64,23 +73,35 @@ mod tests {
     #[test]
     fn gradients_match_finite_differences() {
         let (s, t) = (tensor(&[2, 3, 5, 3], 1), tensor(&[2, 4, 3, 4], 2));
-        assert_gradients(&[&s], &module(3, 4, 5.0, 1e-5, 1).unwrap(), |x, m| vid(x[0], &t, m, 1e-5));
+        assert_gradients(&[&s], &module(3, 4, 5.0, 1e-5, 1).unwrap(), |x, m| {
+            vid(x[0], &t, m, 1e-5)
+        });
     }
 
     #[test]
     fn the_variance_starts_where_it_is_asked_to() {
         let module = module(2, 3, 5.0, 1e-5, 1).unwrap();
-        let v = (softplus(module.get("log_scale").unwrap()).unwrap() + 1e-5).unwrap().to_vec1::<f32>().unwrap();
+        let v = (softplus(module.get("log_scale").unwrap()).unwrap() + 1e-5)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
         assert!(v.iter().all(|v| (v - 5.0).abs() < 1e-5), "{v:?}");
     }
 
     #[test]
     fn extreme_scales_are_finite() {
-        let (s, t) = (tensor(&[1, 2, 3, 3], 1).to_dtype(DType::F32).unwrap(), tensor(&[1, 2, 3, 3], 2).to_dtype(DType::F32).unwrap());
+        let (s, t) = (
+            tensor(&[1, 2, 3, 3], 1).to_dtype(DType::F32).unwrap(),
+            tensor(&[1, 2, 3, 3], 2).to_dtype(DType::F32).unwrap(),
+        );
         for scale in [-200.0f32, 0.0, 200.0] {
             let weights = module(2, 2, 5.0, 1e-5, 1).unwrap();
             let weights = weights.weights().map(|(n, w)| {
-                let w = if n == "log_scale" { (w.ones_like().unwrap() * f64::from(scale)).unwrap() } else { w.clone() };
+                let w = if n == "log_scale" {
+                    (w.ones_like().unwrap() * f64::from(scale)).unwrap()
+                } else {
+                    w.clone()
+                };
                 (n.to_owned(), w)
             });
             assert_finite(&vid(&s, &t, &Module::new(weights).unwrap(), 1e-5).unwrap());

@@ -51,10 +51,18 @@ impl Archive {
     pub(super) fn add(&mut self, path: &[u8], node: Node) -> Result<()> {
         let parts: Vec<&[u8]> = parts(path).collect();
         if parts.contains(&b"..".as_slice()) {
-            return Err(Error::input(format!("{}: entry {}: expected a path inside the archive, found `..`", self.name, shown(path))));
+            return Err(Error::input(format!(
+                "{}: entry {}: expected a path inside the archive, found `..`",
+                self.name,
+                shown(path)
+            )));
         }
         if parts.len() > MAX_DEPTH {
-            return Err(Error::input(format!("{}: expected at most {MAX_DEPTH} nested folders, found {}", self.name, parts.len())));
+            return Err(Error::input(format!(
+                "{}: expected at most {MAX_DEPTH} nested folders, found {}",
+                self.name,
+                parts.len()
+            )));
         }
         let Some((name, above)) = parts.split_last() else { return Ok(()) };
         let mut folder = Vec::new();
@@ -70,7 +78,9 @@ impl Archive {
         let path = joined(&folder, name);
         if node == Node::Folder {
             let number = self.folders.len() as u64;
-            self.folders.entry(path.clone()).or_insert_with(|| Folder { number, children: BTreeMap::new() });
+            self.folders
+                .entry(path.clone())
+                .or_insert_with(|| Folder { number, children: BTreeMap::new() });
         }
         self.folders.entry(folder).or_default().children.insert(name.to_vec(), node);
         path
@@ -103,21 +113,31 @@ impl Tree for Archive {
     }
 
     fn list(&self, folder: &[u8]) -> Result<Vec<Item>> {
-        let place = self.find(folder).and_then(|(place, _)| Some((self.folders.get(&place)?, place)));
+        let place =
+            self.find(folder).and_then(|(place, _)| Some((self.folders.get(&place)?, place)));
         let Some((folder, place)) = place else { return Ok(Vec::new()) };
         let kind = |name: &[u8]| match self.find(&joined(&place, name)) {
-            Some((path, Node::Folder)) => self.folders.get(&path).map_or(Kind::DeadLink, |folder| Kind::Folder((0, folder.number))),
+            Some((path, Node::Folder)) => self
+                .folders
+                .get(&path)
+                .map_or(Kind::DeadLink, |folder| Kind::Folder((0, folder.number))),
             Some((_, Node::File { .. })) => Kind::File,
             Some((_, Node::Device)) => Kind::Device,
             _ => Kind::DeadLink,
         };
-        Ok(folder.children.keys().map(|name| Item { name: name.clone(), kind: kind(name) }).collect())
+        Ok(folder
+            .children
+            .keys()
+            .map(|name| Item { name: name.clone(), kind: kind(name) })
+            .collect())
     }
 
     fn place(&self, file: &[u8]) -> Result<(u64, u64)> {
         match self.find(file) {
             Some((_, &Node::File { size, offset })) => Ok((size, offset)),
-            _ => Err(Error::input(format!("{}: entry {}: expected a file", self.name, shown(file)))),
+            _ => {
+                Err(Error::input(format!("{}: entry {}: expected a file", self.name, shown(file))))
+            }
         }
     }
 
@@ -165,12 +185,29 @@ mod tests {
         let file = Node::File { size: 3, offset: 512 };
         archive.add(b"./a/1.png", file.clone()).unwrap();
         archive.add(b"b/", Node::Folder).unwrap();
-        for (path, link) in [("b/2.png", "../a/1.png"), ("b/more", "../a"), ("b/up", ".."), ("b/3.png", "more/1.png"), ("b/4.png", "4.png")]
-        {
-            archive.add(path.as_bytes(), target(link.as_bytes(), b"b").map_or(Node::DeadLink, Node::Link)).unwrap();
+        for (path, link) in [
+            ("b/2.png", "../a/1.png"),
+            ("b/more", "../a"),
+            ("b/up", ".."),
+            ("b/3.png", "more/1.png"),
+            ("b/4.png", "4.png"),
+        ] {
+            archive
+                .add(
+                    path.as_bytes(),
+                    target(link.as_bytes(), b"b").map_or(Node::DeadLink, Node::Link),
+                )
+                .unwrap();
         }
-        archive.add(b"b/out.png", target(b"../../x.png", b"b").map_or(Node::DeadLink, Node::Link)).unwrap();
-        let kinds: Vec<_> = archive.list(b"b").unwrap().into_iter().map(|i| (String::from_utf8(i.name).unwrap(), i.kind)).collect();
+        archive
+            .add(b"b/out.png", target(b"../../x.png", b"b").map_or(Node::DeadLink, Node::Link))
+            .unwrap();
+        let kinds: Vec<_> = archive
+            .list(b"b")
+            .unwrap()
+            .into_iter()
+            .map(|i| (String::from_utf8(i.name).unwrap(), i.kind))
+            .collect();
         let (a, root) = (Kind::Folder((0, 1)), Kind::Folder((0, 0)));
         let expected = [
             ("2.png", Kind::File),
@@ -186,8 +223,15 @@ mod tests {
         assert!(archive.place(b"b/4.png").is_err() && archive.add(b"../x", file.clone()).is_err());
         assert!(archive.add(&b"d/".repeat(300), file).is_err());
         // each link goes a hundred times through the one before
-        for (name, through) in [("m1", "up"), ("m2", "m1"), ("m3", "m2"), ("m4", "m3"), ("m5", "m4")] {
-            archive.add(format!("b/{name}").as_bytes(), Node::Link(format!("{through}/b/").repeat(100).into_bytes())).unwrap();
+        for (name, through) in
+            [("m1", "up"), ("m2", "m1"), ("m3", "m2"), ("m4", "m3"), ("m5", "m4")]
+        {
+            archive
+                .add(
+                    format!("b/{name}").as_bytes(),
+                    Node::Link(format!("{through}/b/").repeat(100).into_bytes()),
+                )
+                .unwrap();
         }
         assert!(archive.find(b"b/m5").is_none());
     }

@@ -1,4 +1,5 @@
-//! CIFAR-10 and CIFAR-100 in their binary versions: records of one (or two) label bytes and 3,072 bytes of red, green and blue plane.
+//! CIFAR-10 and CIFAR-100 in their binary versions: records of one (or two) label bytes and 3,072
+//! bytes of red, green and blue plane.
 
 use super::fingerprint::Listed;
 use super::folder::shown_path;
@@ -36,7 +37,8 @@ impl Version {
         }
     }
 
-    /// Label bytes of a record; the last one counts (CIFAR-100 has the coarse label before the fine one).
+    /// Label bytes of a record; the last one counts (CIFAR-100 has the coarse label before the fine
+    /// one).
     fn label_bytes(self) -> usize {
         match self {
             Self::Cifar10 => 1,
@@ -71,7 +73,13 @@ impl Version {
 
     fn files(self, test: bool) -> &'static [&'static str] {
         match (self, test) {
-            (Self::Cifar10, false) => &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+            (Self::Cifar10, false) => &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
             (Self::Cifar10, true) => &["test_batch.bin"],
             (Self::Cifar100, false) => &["train.bin"],
             (Self::Cifar100, true) => &["test.bin"],
@@ -81,9 +89,20 @@ impl Version {
     /// The names that are known without a file.
     fn known_names(self) -> Vec<String> {
         match self {
-            Self::Cifar10 => {
-                ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"].map(String::from).to_vec()
-            }
+            Self::Cifar10 => [
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
+            ]
+            .map(String::from)
+            .to_vec(),
             Self::Cifar100 => numbered(100),
         }
     }
@@ -98,12 +117,23 @@ pub(super) fn refuse_other_versions(folder: &Path) -> Result<()> {
     const OTHERS: [(&str, [&str; 2], &str, Version); 4] = [
         ("cifar-10-batches-py", ["data_batch_1", "data_batch_1"], "Python", Version::Cifar10),
         ("cifar-100-python", ["train", "meta"], "Python", Version::Cifar100),
-        ("cifar-10-batches-mat", ["data_batch_1.mat", "data_batch_1.mat"], "MATLAB", Version::Cifar10),
+        (
+            "cifar-10-batches-mat",
+            ["data_batch_1.mat", "data_batch_1.mat"],
+            "MATLAB",
+            Version::Cifar10,
+        ),
         ("cifar-100-matlab", ["train.mat", "meta.mat"], "MATLAB", Version::Cifar100),
     ];
     for (subfolder, files, program, version) in OTHERS {
-        let is_it = |folder: &Path| files.iter().all(|file| folder.join(file).is_file()) && !version.is_there(folder);
-        let Some(there) = [folder.join(subfolder), folder.to_owned()].into_iter().find(|folder| is_it(folder)) else { continue };
+        let is_it = |folder: &Path| {
+            files.iter().all(|file| folder.join(file).is_file()) && !version.is_there(folder)
+        };
+        let Some(there) =
+            [folder.join(subfolder), folder.to_owned()].into_iter().find(|folder| is_it(folder))
+        else {
+            continue;
+        };
         let (archive, prefix) = match version {
             Version::Cifar10 => ("cifar-10-binary.tar.gz", "cifar10"),
             Version::Cifar100 => ("cifar-100-binary.tar.gz", "cifar100"),
@@ -145,7 +175,9 @@ fn read(version: Version, path: &Path, pixels: &mut Vec<u8>, labels: &mut Vec<u8
     let name = shown_path(path);
     let record = PIXELS + version.label_bytes();
     if length == 0 || length > MAX_FILE || length % record as u64 != 0 {
-        return Err(Error::input(format!("{name}: expected a whole number of records of {record} bytes, found {length} bytes")));
+        return Err(Error::input(format!(
+            "{name}: expected a whole number of records of {record} bytes, found {length} bytes"
+        )));
     }
     let mut file = BufReader::with_capacity(1 << 18, file);
     let mut bytes = vec![0; record];
@@ -154,7 +186,10 @@ fn read(version: Version, path: &Path, pixels: &mut Vec<u8>, labels: &mut Vec<u8
         let (head, image) = bytes.split_at(version.label_bytes());
         let label = head.last().copied().unwrap_or(u8::MAX);
         if usize::from(label) >= version.classes() {
-            return Err(Error::input(format!("{name}: row {row}: expected a label below {}, found {label}", version.classes())));
+            return Err(Error::input(format!(
+                "{name}: row {row}: expected a label below {}, found {label}",
+                version.classes()
+            )));
         }
         labels.push(label);
         pixels.extend_from_slice(image);
@@ -169,12 +204,20 @@ fn class_names(version: Version, folder: &Path) -> Result<Vec<String>> {
     }
     let (file, _) = open_file(&path)?;
     let mut text = String::new();
-    file.take(1 << 16).read_to_string(&mut text).context(|| format!("{}: cannot be read", shown_path(&path)))?;
-    let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
+    file.take(1 << 16)
+        .read_to_string(&mut text)
+        .context(|| format!("{}: cannot be read", shown_path(&path)))?;
+    let names: Vec<String> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
     if names.len() == version.classes() {
         return Ok(names);
     }
-    Err(Error::input(format!("{}: expected {} class names, found {}", shown_path(&path), version.classes(), names.len())))
+    Err(Error::input(format!(
+        "{}: expected {} class names, found {}",
+        shown_path(&path),
+        version.classes(),
+        names.len()
+    )))
 }
 
 #[cfg(test)]
@@ -197,8 +240,17 @@ mod tests {
         let set = open(Version::Cifar10, folder.path(), "test").unwrap();
         let Sample::Image(image) = set.sample(1).unwrap() else { panic!("an image") };
         assert_eq!(image.pixels[..9], [10, 20, 30, 99, 20, 30, 10, 20, 30]);
-        assert_eq!((set.len(), set.label(0), set.label(1), set.classes()[9].as_str()), (2, 3, 9, "truck"));
-        assert!(open(Version::Cifar10, folder.path(), "train").err().unwrap().to_string().contains("data_batch_1.bin"));
+        assert_eq!(
+            (set.len(), set.label(0), set.label(1), set.classes()[9].as_str()),
+            (2, 3, 9, "truck")
+        );
+        assert!(
+            open(Version::Cifar10, folder.path(), "train")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("data_batch_1.bin")
+        );
     }
 
     #[test]
@@ -215,7 +267,13 @@ mod tests {
         assert_eq!(renamed.classes()[42], "name42");
         assert_ne!(renamed.fingerprint(), set.fingerprint());
         std::fs::write(inner.join("fine_label_names.txt"), "one\ntwo\n").unwrap();
-        assert!(open(Version::Cifar100, folder.path(), "train").err().unwrap().to_string().contains("expected 100 class names, found 2"));
+        assert!(
+            open(Version::Cifar100, folder.path(), "train")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("expected 100 class names, found 2")
+        );
     }
 
     #[test]
@@ -228,6 +286,9 @@ mod tests {
         };
         fails(b"", "found 0 bytes");
         fails(&record(&[1])[..3000], "found 3000 bytes");
-        fails(&[record(&[1]), record(&[10])].concat(), "row 1: expected a label below 10, found 10");
+        fails(
+            &[record(&[1]), record(&[10])].concat(),
+            "row 1: expected a label below 10, found 10",
+        );
     }
 }

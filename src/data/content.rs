@@ -24,7 +24,8 @@ pub(super) enum Content {
 }
 
 const TO_TAR: &str = "unpack it to a plain .tar first";
-const TO_IMAGES: &str = "write the images out as files, one folder a class, or as arrays in a .npz file";
+const TO_IMAGES: &str =
+    "write the images out as files, one folder a class, or as arrays in a .npz file";
 
 const KNOWN: [(&[u8], &str, &str); 28] = [
     (b"BZh", "bzip2", "unpack it to a plain .tar first: bzip2 -dk FILE"),
@@ -36,7 +37,11 @@ const KNOWN: [(&[u8], &str, &str); 28] = [
     (b"\x1f\x9d", "compress (.Z)", TO_TAR),
     (b"7z\xbc\xaf\x27\x1c", "7-zip", "unpack it (7z x FILE) and name the folder"),
     (b"Rar!\x1a\x07", "RAR", "unpack it (unrar x FILE) and name the folder"),
-    (b"\x93NUMPY", "a single NumPy array", "put it into a .npz file, under the input's name, with numpy.savez"),
+    (
+        b"\x93NUMPY",
+        "a single NumPy array",
+        "put it into a .npz file, under the input's name, with numpy.savez",
+    ),
     (b"\x89HDF\r\n\x1a\n", "HDF5 or MATLAB 7.3", TO_IMAGES),
     (b"MATLAB 5.0", "MATLAB", TO_IMAGES),
     (b"PAR1", "Parquet", TO_IMAGES),
@@ -68,10 +73,13 @@ pub(super) fn of(path: &Path) -> Result<Content> {
     match judge(&bytes) {
         Content::Gzip => {
             // what cannot be unpacked is named when all of it is
-            let inner = head(MultiGzDecoder::new(bytes.as_slice().chain(source))).unwrap_or_default();
+            let inner =
+                head(MultiGzDecoder::new(bytes.as_slice().chain(source))).unwrap_or_default();
             Ok(match judge(&inner) {
                 Content::Other(what, advice) => Content::Other(what, advice),
-                Content::Unknown if inner.len() == HEAD => Content::Other("a gzip file of something else", TO_TAR),
+                Content::Unknown if inner.len() == HEAD => {
+                    Content::Other("a gzip file of something else", TO_TAR)
+                }
                 _ => Content::Gzip,
             })
         }
@@ -110,20 +118,30 @@ fn is_tar_block(head: &[u8]) -> bool {
     if block.iter().all(|&b| b == 0) {
         return true;
     }
-    let digits: String = block[SUM].iter().map(|&b| char::from(b)).filter(char::is_ascii_digit).collect();
+    let digits: String =
+        block[SUM].iter().map(|&b| char::from(b)).filter(char::is_ascii_digit).collect();
     let sum = |value: &dyn Fn(u8) -> i64| -> i64 {
-        block.iter().enumerate().map(|(i, &b)| if SUM.contains(&i) { i64::from(b' ') } else { value(b) }).sum()
+        block
+            .iter()
+            .enumerate()
+            .map(|(i, &b)| if SUM.contains(&i) { i64::from(b' ') } else { value(b) })
+            .sum()
     };
     // old writers added the bytes as signed ones
-    i64::from_str_radix(&digits, 8).is_ok_and(|found| found == sum(&|b| i64::from(b)) || found == sum(&|b| i64::from(b.cast_signed())))
+    i64::from_str_radix(&digits, 8).is_ok_and(|found| {
+        found == sum(&|b| i64::from(b)) || found == sum(&|b| i64::from(b.cast_signed()))
+    })
 }
 
 /// Why a file is no archive that can be read.
 pub(super) fn refusal(path: &Path, content: Content) -> Error {
-    let expected = format!("data {}: expected a folder, .tar, .tar.gz, .tgz, .zip or .npz", shown_path(path));
+    let expected =
+        format!("data {}: expected a folder, .tar, .tar.gz, .tgz, .zip or .npz", shown_path(path));
     match content {
         Content::Empty => Error::input(format!("{expected}, found an empty file")),
-        Content::Other(what, advice) => Error::input(format!("{expected}, found {what}")).hint(advice),
+        Content::Other(what, advice) => {
+            Error::input(format!("{expected}, found {what}")).hint(advice)
+        }
         _ => Error::input(format!("{expected}, found another file")),
     }
 }
@@ -146,7 +164,8 @@ mod tests {
         builder.append_data(&mut header, "a", b"a".as_slice()).unwrap();
         let tar = builder.into_inner().unwrap();
         let gzip = |bytes: &[u8]| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
             std::io::Write::write_all(&mut encoder, bytes).unwrap();
             encoder.finish().unwrap()
         };

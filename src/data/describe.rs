@@ -18,7 +18,8 @@ pub fn describe(dataset: &dyn Dataset) -> String {
 /// The same of labels, −1 for none; those beyond `classes` go by their number.
 #[must_use]
 pub fn describe_labels(classes: &[String], labels: impl IntoIterator<Item = i64>) -> String {
-    let mut counts: BTreeMap<i64, usize> = (0i64..).zip(classes).map(|(label, _)| (label, 0)).collect();
+    let mut counts: BTreeMap<i64, usize> =
+        (0i64..).zip(classes).map(|(label, _)| (label, 0)).collect();
     let (mut total, mut unlabelled) = (0usize, 0usize);
     for label in labels {
         total += 1;
@@ -29,17 +30,31 @@ pub fn describe_labels(classes: &[String], labels: impl IntoIterator<Item = i64>
         return format!("{samples}, unlabelled");
     }
     let name = |label: i64| match usize::try_from(label).ok().and_then(|label| classes.get(label)) {
-        Some(name) if name.chars().count() > LONGEST => name.chars().take(LONGEST).chain(['…']).collect(),
+        Some(name) if name.chars().count() > LONGEST => {
+            name.chars().take(LONGEST).chain(['…']).collect()
+        }
         Some(name) => name.clone(),
         None => label.to_string(),
     };
-    let mut parts: Vec<String> = counts.iter().take(COUNTED).map(|(&label, count)| format!("{} {count}", name(label))).collect();
+    let mut parts: Vec<String> = counts
+        .iter()
+        .take(COUNTED)
+        .map(|(&label, count)| format!("{} {count}", name(label)))
+        .collect();
     if counts.len() > COUNTED {
-        let (least, most) = (counts.values().min().copied().unwrap_or(0), counts.values().max().copied().unwrap_or(0));
-        parts.push(if least == most { format!("… ({most} of each)") } else { format!("… ({least} to {most} of each)") });
+        let (least, most) = (
+            counts.values().min().copied().unwrap_or(0),
+            counts.values().max().copied().unwrap_or(0),
+        );
+        parts.push(if least == most {
+            format!("… ({most} of each)")
+        } else {
+            format!("… ({least} to {most} of each)")
+        });
     }
     let rest = if unlabelled > 0 { format!("; {unlabelled} unlabelled") } else { String::new() };
-    let what = if counts.len() == 1 { "1 class".to_owned() } else { format!("{} classes", counts.len()) };
+    let what =
+        if counts.len() == 1 { "1 class".to_owned() } else { format!("{} classes", counts.len()) };
     format!("{samples} of {what}: {}{rest}", parts.join(", "))
 }
 
@@ -55,7 +70,11 @@ mod tests {
         assert_eq!(describe_labels(&names, [-1]), "1 sample, unlabelled");
         let many: Vec<String> = (0..12).map(|i| format!("c{i}")).collect();
         let text = describe_labels(&many, (0..12).chain(0..1));
-        assert!(text.starts_with("13 samples of 12 classes: c0 2, c1 1,") && text.ends_with("c9 1, … (1 to 2 of each)"), "{text}");
+        assert!(
+            text.starts_with("13 samples of 12 classes: c0 2, c1 1,")
+                && text.ends_with("c9 1, … (1 to 2 of each)"),
+            "{text}"
+        );
         assert!(describe_labels(&["x".repeat(100)], [0]).len() < 70);
     }
 }

@@ -5,7 +5,8 @@ use crate::recipe::DataFormat;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// Gathers what a data set is made of, in canonical order. Every field is preceded by its length, so that no two listings hash alike.
+/// Gathers what a data set is made of, in canonical order. Every field is preceded by its length,
+/// so that no two listings hash alike.
 pub(super) struct Listed(Sha256);
 
 impl Listed {
@@ -26,11 +27,12 @@ impl Listed {
     }
 
     pub(super) fn finish(self, format: DataFormat, samples: usize) -> Fingerprint {
-        let listing_sha256 = self.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            // writing to a string cannot fail
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+        let listing_sha256 =
+            self.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
+                // writing to a string cannot fail
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            });
         Fingerprint { format, samples, listing_sha256 }
     }
 }

@@ -1,4 +1,5 @@
-//! A folder of image files: one folder a class, images nested at will below it; a folder of images alone is unlabelled.
+//! A folder of image files: one folder a class, images nested at will below it; a folder of images
+//! alone is unlabelled.
 
 use super::layout;
 use super::listing::Listing;
@@ -21,7 +22,8 @@ pub(super) struct Folder {
 /// Lists the images of a split.
 pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<Folder> {
     let root = std::fs::metadata(path).context(|| unreadable(path))?;
-    let (below, listing) = layout::open(&Disk { path, root: id(&root) }, &shown_path(path), split, monitor)?;
+    let (below, listing) =
+        layout::open(&Disk { path, root: id(&root) }, &shown_path(path), split, monitor)?;
     Ok(Folder { root: path.join(OsStr::from_bytes(&below)), listing })
 }
 
@@ -53,7 +55,8 @@ fn id(metadata: &Metadata) -> Id {
 /// Whether a link's target is not there, or is the link itself.
 fn leads_nowhere(error: &std::io::Error) -> bool {
     let loops = rustix::io::Errno::LOOP.raw_os_error();
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) || error.raw_os_error() == Some(loops)
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(loops)
 }
 
 impl Tree for Disk<'_> {
@@ -116,7 +119,9 @@ impl Folder {
     }
 
     fn decode(&self, index: usize, bytes: &[u8]) -> Result<Sample> {
-        image::decode(bytes).map(Sample::Image).context(|| format!("image {}", shown_path(&self.root.join(self.name(index)))))
+        image::decode(bytes)
+            .map(Sample::Image)
+            .context(|| format!("image {}", shown_path(&self.root.join(self.name(index)))))
     }
 }
 
@@ -132,7 +137,8 @@ impl Dataset for Folder {
 
     fn stamp(&self, index: usize) -> Result<Option<Stamp>> {
         let path = self.path(index)?;
-        let metadata = std::fs::metadata(&path).context(|| format!("image {}: cannot be read", shown_path(&path)))?;
+        let metadata = std::fs::metadata(&path)
+            .context(|| format!("image {}: cannot be read", shown_path(&path)))?;
         Ok(Some(Stamp::of(&metadata)))
     }
 

@@ -23,7 +23,8 @@ pub struct Crop {
 /// Most pixels of a resized image.
 const MAX_PIXELS: usize = 1 << 27;
 
-/// The image with 1 or 3 channels: grey is repeated; colour becomes grey by the luma of ITU-R 601-2 in Pillow's 16-bit fixed point.
+/// The image with 1 or 3 channels: grey is repeated; colour becomes grey by the luma of ITU-R 601-2
+/// in Pillow's 16-bit fixed point.
 pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
     let pixels = match (image.channels, channels) {
         (1, 3) => image.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
@@ -34,33 +35,52 @@ pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
 }
 
 /// The luma of ITU-R 601-2.
-#[allow(clippy::cast_possible_truncation, reason = "the weights sum to 65,536, so the result is at most 255")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "the weights sum to 65,536, so the result is at most 255"
+)]
 pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
-    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16)
+        as u8
 }
 
 /// The image at another size, `[height, width]`.
 ///
 /// # Errors
-/// When a side is empty, or the result would be absurdly large (a line of pixels brought to a shorter side of 256).
-pub(super) fn resize(image: &Image, [height, width]: [usize; 2], interpolation: Interpolation) -> Result<Cow<'_, Image>> {
+/// When a side is empty, or the result would be absurdly large (a line of pixels brought to a
+/// shorter side of 256).
+pub(super) fn resize(
+    image: &Image,
+    [height, width]: [usize; 2],
+    interpolation: Interpolation,
+) -> Result<Cow<'_, Image>> {
     if [image.height, image.width] == [height, width] {
         return Ok(Cow::Borrowed(image));
     }
     if [image.height, image.width, height, width].contains(&0) {
-        return Err(Error::input(format!("image of {}x{} pixels: cannot be resized to {height}x{width}", image.height, image.width)));
+        return Err(Error::input(format!(
+            "image of {}x{} pixels: cannot be resized to {height}x{width}",
+            image.height, image.width
+        )));
     }
     if height.saturating_mul(width) > MAX_PIXELS {
-        return Err(Error::input(format!("resize to {height}x{width}: expected at most {MAX_PIXELS} pixels")));
+        return Err(Error::input(format!(
+            "resize to {height}x{width}: expected at most {MAX_PIXELS} pixels"
+        )));
     }
     Ok(Cow::Owned(resample(image, [height, width], interpolation)))
 }
 
-/// The size of an image whose shorter side is brought to `shorter`, as torchvision rounds it: `⌊shorter · long / short⌋`.
+/// The size of an image whose shorter side is brought to `shorter`, as torchvision rounds it:
+/// `⌊shorter · long / short⌋`.
 pub(super) fn shorter_side(image: &Image, shorter: usize) -> [usize; 2] {
     let (height, width) = (image.height, image.width);
     let longer = |long: usize, short: usize| shorter.saturating_mul(long) / short.max(1);
-    if width <= height { [longer(height, width), shorter] } else { [shorter, longer(width, height)] }
+    if width <= height {
+        [longer(height, width), shorter]
+    } else {
+        [shorter, longer(width, height)]
+    }
 }
 
 /// The middle of an image, `[height, width]`, its offset rounded as torchvision does: half to even.
@@ -71,7 +91,9 @@ pub(super) fn center_crop(image: &Image, [height, width]: [usize; 2]) -> Result<
     if [image.height, image.width] == [height, width] {
         return Ok(Cow::Borrowed(image));
     }
-    let (Some(spare_rows), Some(spare_columns)) = (image.height.checked_sub(height), image.width.checked_sub(width)) else {
+    let (Some(spare_rows), Some(spare_columns)) =
+        (image.height.checked_sub(height), image.width.checked_sub(width))
+    else {
         return Err(Error::input(format!(
             "crop of {height}x{width}: expected a resized image as large, found {}x{}",
             image.height, image.width
@@ -91,9 +113,13 @@ pub(super) fn crop(image: &Image, crop: Crop) -> Result<Image> {
         let (first, length) = (usize::try_from(first).ok()?, usize::try_from(length).ok()?);
         (length > 0 && first.checked_add(length)? <= all).then_some((first, length))
     };
-    let (rows, columns) = (side(crop.top, crop.height, image.height), side(crop.left, crop.width, image.width));
+    let (rows, columns) =
+        (side(crop.top, crop.height, image.height), side(crop.left, crop.width, image.width));
     let (Some((top, height)), Some((left, width))) = (rows, columns) else {
-        return Err(Error::input(format!("crop {crop:?}: expected a box inside the image of {}x{} pixels", image.height, image.width)));
+        return Err(Error::input(format!(
+            "crop {crop:?}: expected a box inside the image of {}x{} pixels",
+            image.height, image.width
+        )));
     };
     Ok(part(image, [top, left], [height, width]))
 }
@@ -101,20 +127,28 @@ pub(super) fn crop(image: &Image, crop: Crop) -> Result<Image> {
 /// A box inside an image.
 fn part(image: &Image, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Image {
     let rows = image.pixels.chunks_exact(image.width * image.channels).skip(top).take(height);
-    let pixels = rows.flat_map(|row| &row[left * image.channels..(left + width) * image.channels]).copied().collect();
+    let pixels = rows
+        .flat_map(|row| &row[left * image.channels..(left + width) * image.channels])
+        .copied()
+        .collect();
     Image { height, width, channels: image.channels, pixels, orientation: UPRIGHT }
 }
 
-/// The image seen through a window of its own size whose corner lies at `(top, left)`; what is outside the image has the colour `fill`.
+/// The image seen through a window of its own size whose corner lies at `(top, left)`; what is
+/// outside the image has the colour `fill`.
 pub(super) fn shift(image: &Image, top: i32, left: i32, fill: &[u8]) -> Image {
-    let within =
-        |position: usize, offset: i32, size: usize| position.checked_add_signed(isize::try_from(offset).ok()?).filter(|&p| p < size);
+    let within = |position: usize, offset: i32, size: usize| {
+        position.checked_add_signed(isize::try_from(offset).ok()?).filter(|&p| p < size)
+    };
     let mut pixels = Vec::with_capacity(image.pixels.len());
     for y in 0..image.height {
         let row = within(y, top, image.height);
         for x in 0..image.width {
-            let inside = row.zip(within(x, left, image.width)).map(|(row, column)| (row * image.width + column) * image.channels);
-            let pixel = inside.and_then(|at| image.pixels.get(at..at + image.channels)).unwrap_or(fill);
+            let inside = row
+                .zip(within(x, left, image.width))
+                .map(|(row, column)| (row * image.width + column) * image.channels);
+            let pixel =
+                inside.and_then(|at| image.pixels.get(at..at + image.channels)).unwrap_or(fill);
             pixels.extend_from_slice(pixel);
         }
     }
@@ -217,7 +251,13 @@ mod tests {
 
     #[test]
     fn crop_offsets_are_rounded_half_to_even() {
-        let image = Image { height: 1, width: 9, channels: 1, pixels: (0..9).collect(), orientation: UPRIGHT };
+        let image = Image {
+            height: 1,
+            width: 9,
+            channels: 1,
+            pixels: (0..9).collect(),
+            orientation: UPRIGHT,
+        };
         // Python: round(0.5) = 0, round(1.5) = 2, round(2.5) = 2, round(3.5) = 4
         for (width, left) in [(8, 0), (6, 2), (4, 2), (2, 4), (7, 1), (5, 2)] {
             assert_eq!(center_crop(&image, [1, width]).unwrap().pixels[0], left, "width {width}");
@@ -230,7 +270,17 @@ mod tests {
         let grey = with_channels(&source(), 1).into_owned();
         assert_eq!(grey, pillow("grey.raw", [23, 31], 1));
         let rgb = with_channels(&grey, 3).into_owned();
-        assert_eq!(rgb.pixels[..6], [grey.pixels[0], grey.pixels[0], grey.pixels[0], grey.pixels[1], grey.pixels[1], grey.pixels[1]]);
+        assert_eq!(
+            rgb.pixels[..6],
+            [
+                grey.pixels[0],
+                grey.pixels[0],
+                grey.pixels[0],
+                grey.pixels[1],
+                grey.pixels[1],
+                grey.pixels[1]
+            ]
+        );
     }
 
     #[test]
@@ -240,7 +290,10 @@ mod tests {
         let mut found = resize(&part, [10, 12], Interpolation::Bilinear).unwrap().into_owned();
         assert_eq!(difference(&found, &pillow(&format!("{name}.raw"), [10, 12], 3)), (0, 0));
         mirror(&mut found);
-        assert_eq!(difference(&found, &pillow(&format!("{name}-mirrored.raw"), [10, 12], 3)), (0, 0));
+        assert_eq!(
+            difference(&found, &pillow(&format!("{name}-mirrored.raw"), [10, 12], 3)),
+            (0, 0)
+        );
         let whole = Crop { top: 0, left: 0, height: 23, width: 31 };
         assert_eq!(crop(&source(), whole).unwrap(), source());
         for bad in [
@@ -250,20 +303,26 @@ mod tests {
             Crop { width: -3, ..whole },
             Crop { top: i32::MAX, height: i32::MAX, ..whole },
         ] {
-            assert!(crop(&source(), bad).unwrap_err().to_string().contains("inside the image of 23x31"));
+            assert!(
+                crop(&source(), bad).unwrap_err().to_string().contains("inside the image of 23x31")
+            );
         }
     }
 
     #[test]
     fn a_window_moved_far_away_shows_nothing_but_the_fill() {
         let away = shift(&source(), i32::MAX, i32::MIN, &[1, 2, 3]);
-        assert!(away.pixels.len() == 23 * 31 * 3 && away.pixels.as_chunks().0.iter().all(|p| *p == [1, 2, 3]));
+        assert!(
+            away.pixels.len() == 23 * 31 * 3
+                && away.pixels.as_chunks().0.iter().all(|p| *p == [1, 2, 3])
+        );
         assert_eq!(shift(&source(), 0, 0, &[0; 3]), source());
     }
 
     #[test]
     fn empty_sides_are_refused() {
-        let empty = Image { height: 0, width: 3, channels: 3, pixels: Vec::new(), orientation: UPRIGHT };
+        let empty =
+            Image { height: 0, width: 3, channels: 3, pixels: Vec::new(), orientation: UPRIGHT };
         assert!(resize(&empty, [2, 2], Interpolation::Bilinear).is_err());
         assert!(resize(&source(), [0, 2], Interpolation::Bilinear).is_err());
         assert!(resize(&source(), [1 << 20, 1 << 20], Interpolation::Bilinear).is_err());
@@ -284,9 +343,14 @@ mod tests {
             (8, [3, 2], [2, 5, 1, 4, 0, 3]),
         ];
         for (orientation, size, pixels) in expected {
-            let image = Image { height: 2, width: 3, channels: 1, pixels: (0..6).collect(), orientation };
+            let image =
+                Image { height: 2, width: 3, channels: 1, pixels: (0..6).collect(), orientation };
             let turned = upright(&image);
-            assert_eq!(([turned.height, turned.width], turned.pixels.as_slice()), (size, &pixels[..]), "{orientation}");
+            assert_eq!(
+                ([turned.height, turned.width], turned.pixels.as_slice()),
+                (size, &pixels[..]),
+                "{orientation}"
+            );
         }
     }
 }

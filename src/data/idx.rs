@@ -1,8 +1,9 @@
-//! The IDX format of MNIST and its kin: `[…]train-images-idx3-ubyte[.gz]`, `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split.
-//! They lie in the folder that is named, in its `raw`, or one folder below, as torchvision leaves
-//! them.
+//! The IDX format of MNIST and its kin: `[…]train-images-idx3-ubyte[.gz]`,
+//! `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split. They lie in the folder that
+//! is named, in its `raw`, or one folder below, as torchvision leaves them.
 //!
-//! A file is a magic number (two zero bytes, the element type, the number of axes), each axis' size as a big-endian 32-bit number, and the elements.
+//! A file is a magic number (two zero bytes, the element type, the number of axes), each axis' size
+//! as a big-endian 32-bit number, and the elements.
 
 use super::fingerprint::Listed;
 use super::folder::shown_path;
@@ -16,7 +17,8 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Element types: integers by their width in bytes, and whether they have a sign.
-const INTEGERS: [(u8, usize, bool); 4] = [(0x08, 1, false), (0x09, 1, true), (0x0b, 2, true), (0x0c, 4, true)];
+const INTEGERS: [(u8, usize, bool); 4] =
+    [(0x08, 1, false), (0x09, 1, true), (0x0b, 2, true), (0x0c, 4, true)];
 /// Most folders below the one that is named in which data sets are looked for.
 const MAX_BELOW: usize = 32;
 /// Most bytes of elements that are held in memory.
@@ -59,8 +61,13 @@ pub(super) fn sets(folder: &Path) -> Result<Vec<String>> {
 /// How each of some data sets is named alone.
 fn choices(sets: &[Set]) -> Result<Vec<String>> {
     let choice = |set: &Set| {
-        let beside = sets.iter().any(|other| other.folder == set.folder && other.prefix != set.prefix);
-        let images = if beside && set.path() == set.folder { set.find(false, "images")?.or(set.find(true, "images")?) } else { None };
+        let beside =
+            sets.iter().any(|other| other.folder == set.folder && other.prefix != set.prefix);
+        let images = if beside && set.path() == set.folder {
+            set.find(false, "images")?.or(set.find(true, "images")?)
+        } else {
+            None
+        };
         Ok(shown_path(&images.unwrap_or_else(|| set.path())))
     };
     sets.iter().map(choice).collect()
@@ -77,8 +84,12 @@ fn named(path: &Path) -> Result<Option<Set>> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     if path.exists() {
         let endings = [endings(false, "images"), endings(true, "images")].concat();
-        let prefix = stem.to_str().and_then(|name| endings.iter().find_map(|end| name.strip_suffix(end.as_str())));
-        return Ok(prefix.map(|prefix| Set { folder: folder.to_owned(), prefix: prefix.to_owned() }));
+        let prefix = stem
+            .to_str()
+            .and_then(|name| endings.iter().find_map(|end| name.strip_suffix(end.as_str())));
+        return Ok(
+            prefix.map(|prefix| Set { folder: folder.to_owned(), prefix: prefix.to_owned() })
+        );
     }
     let is_it = |set: &Set| set.path().file_name() == Some(stem) && !set.prefix.is_empty();
     Ok(sets_in(folder)?.into_iter().find(is_it))
@@ -91,7 +102,11 @@ fn locate(folder: &Path) -> Result<Vec<Set>> {
         found = sets_in(&folder.join("raw"))?;
     }
     if found.is_empty() {
-        let below: Vec<PathBuf> = names(folder)?.into_iter().map(|name| folder.join(name)).filter(|below| below.is_dir()).collect();
+        let below: Vec<PathBuf> = names(folder)?
+            .into_iter()
+            .map(|name| folder.join(name))
+            .filter(|below| below.is_dir())
+            .collect();
         // so many are classes of images
         for below in below.iter().filter(|_| below.len() <= MAX_BELOW) {
             // what may not be read is told where it is named
@@ -103,10 +118,17 @@ fn locate(folder: &Path) -> Result<Vec<Set>> {
 }
 
 fn sets_in(folder: &Path) -> Result<Vec<Set>> {
-    let endings: Vec<String> = [false, true].into_iter().flat_map(|test| endings(test, "images")).collect();
+    let endings: Vec<String> =
+        [false, true].into_iter().flat_map(|test| endings(test, "images")).collect();
     let names = names(folder)?;
-    let prefixes: BTreeSet<&str> = names.iter().filter_map(|name| endings.iter().find_map(|end| name.strip_suffix(end.as_str()))).collect();
-    Ok(prefixes.into_iter().map(|prefix| Set { folder: folder.to_owned(), prefix: prefix.to_owned() }).collect())
+    let prefixes: BTreeSet<&str> = names
+        .iter()
+        .filter_map(|name| endings.iter().find_map(|end| name.strip_suffix(end.as_str())))
+        .collect();
+    Ok(prefixes
+        .into_iter()
+        .map(|prefix| Set { folder: folder.to_owned(), prefix: prefix.to_owned() })
+        .collect())
 }
 
 /// The names in a folder that are text, sorted.
@@ -135,20 +157,28 @@ pub(super) fn open(path: &Path, split: &str) -> Result<InMemory> {
     let test = is_test(&name, split)?;
     let mut sets = if path.is_dir() { locate(path)? } else { named(path)?.into_iter().collect() };
     if sets.len() > 1 {
-        let choices: Vec<_> = choices(&sets)?.into_iter().map(|path| format!("idx:{path}")).collect();
-        return Err(
-            Error::input(format!("data {name}: expected one data set, found {}", choices.join(", "))).hint("name the one that is meant")
-        );
+        let choices: Vec<_> =
+            choices(&sets)?.into_iter().map(|path| format!("idx:{path}")).collect();
+        return Err(Error::input(format!(
+            "data {name}: expected one data set, found {}",
+            choices.join(", ")
+        ))
+        .hint("name the one that is meant"));
     }
     let set = sets.pop().unwrap_or_else(|| Set { folder: path.to_owned(), prefix: String::new() });
     let read = |kind: &str| {
         let found = set.find(test, kind)?.ok_or_else(|| {
             let prefix = if test { "t10k" } else { "train" };
-            let others = names(&set.folder).unwrap_or_default().into_iter().filter(|name| name.contains(kind)).take(4);
+            let others = names(&set.folder)
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|name| name.contains(kind))
+                .take(4);
             let others: Vec<_> = others.map(|name| shown(name.as_bytes())).collect();
             let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
             Error::input(format!(
-                "data {}: expected {}{prefix}-{kind}-idx*-ubyte or the same with .gz, found {others}",
+                "data {}: expected {}{prefix}-{kind}-idx*-ubyte or the same with .gz, found \
+                 {others}",
                 shown_path(&set.folder),
                 set.prefix
             ))
@@ -166,13 +196,23 @@ pub(super) struct Idx {
 }
 
 /// Joins images and labels to a data set.
-pub(super) fn join(format: DataFormat, images: (&str, Idx), labels: (&str, Idx)) -> Result<InMemory> {
+pub(super) fn join(
+    format: DataFormat,
+    images: (&str, Idx),
+    labels: (&str, Idx),
+) -> Result<InMemory> {
     let ((images_name, images), (labels_name, labels)) = (images, labels);
     let &[count, height, width] = images.shape.as_slice() else {
-        return Err(Error::input(format!("{images_name}: expected 3 axes [image, row, column], found {}", images.shape.len())));
+        return Err(Error::input(format!(
+            "{images_name}: expected 3 axes [image, row, column], found {}",
+            images.shape.len()
+        )));
     };
     if labels.shape != [count] {
-        return Err(Error::input(format!("{labels_name}: expected one axis of {count} labels, found axes {:?}", labels.shape)));
+        return Err(Error::input(format!(
+            "{labels_name}: expected one axis of {count} labels, found axes {:?}",
+            labels.shape
+        )));
     }
     let mut listed = Listed::new();
     listed.file(format!("{height}x{width}").as_bytes(), images.data.len() as u64);
@@ -194,7 +234,11 @@ fn read_file(path: &Path) -> Result<Idx> {
     let mut magic = [0; 2];
     let packed = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
     file.seek(SeekFrom::Start(0)).context(|| format!("{name}: cannot be read"))?;
-    if packed { read_gzip(BufReader::new(file), length, &name) } else { read(BufReader::new(file), length, &name) }
+    if packed {
+        read_gzip(BufReader::new(file), length, &name)
+    } else {
+        read(BufReader::new(file), length, &name)
+    }
 }
 
 /// Reads a packed file of `length` bytes.
@@ -208,11 +252,16 @@ fn read(mut source: impl Read, most: u64, name: &str) -> Result<Idx> {
     let mut magic = [0; 4];
     source.read_exact(&mut magic).context(truncated)?;
     let [0, 0, element, axes] = magic else {
-        return Err(Error::input(format!("{name}: expected an IDX file, found another magic number {magic:02x?}")));
-    };
-    let Some(&(_, width, signed)) = INTEGERS.iter().find(|(kind, ..)| *kind == element && (*kind == 0x08 || axes == 1)) else {
         return Err(Error::input(format!(
-            "{name}: expected unsigned bytes over 1 or 3 axes, or integers over 1, found element type {element:#04x} over {axes}"
+            "{name}: expected an IDX file, found another magic number {magic:02x?}"
+        )));
+    };
+    let Some(&(_, width, signed)) =
+        INTEGERS.iter().find(|(kind, ..)| *kind == element && (*kind == 0x08 || axes == 1))
+    else {
+        return Err(Error::input(format!(
+            "{name}: expected unsigned bytes over 1 or 3 axes, or integers over 1, found element \
+             type {element:#04x} over {axes}"
         )));
     };
     if !matches!(axes, 1 | 3) {
@@ -224,22 +273,27 @@ fn read(mut source: impl Read, most: u64, name: &str) -> Result<Idx> {
         source.read_exact(&mut size).context(truncated)?;
         shape.push(u32::from_be_bytes(size));
     }
-    let count = shape.iter().try_fold(width as u64, |n, &d| n.checked_mul(u64::from(d))).filter(|&n| n > 0 && n <= MAX_BYTES && n <= most);
+    let count = shape
+        .iter()
+        .try_fold(width as u64, |n, &d| n.checked_mul(u64::from(d)))
+        .filter(|&n| n > 0 && n <= MAX_BYTES && n <= most);
     let Some(count) = count else {
-        return Err(Error::input(format!("{name}: expected axes that fit the file, found {shape:?}")));
+        return Err(Error::input(format!(
+            "{name}: expected axes that fit the file, found {shape:?}"
+        )));
     };
     let mut data = Vec::new();
     source.take(count + 1).read_to_end(&mut data).context(truncated)?;
     if data.len() as u64 != count {
         let found = if data.len() as u64 > count { "more".into() } else { data.len().to_string() };
-        return Err(Error::input(format!("{name}: expected {count} bytes for axes {shape:?}, found {found}")));
+        return Err(Error::input(format!(
+            "{name}: expected {count} bytes for axes {shape:?}, found {found}"
+        )));
     }
     if (width, signed) != (1, false) {
-        data = data
-            .chunks_exact(width)
-            .map(small)
-            .collect::<Option<_>>()
-            .ok_or_else(|| Error::input(format!("{name}: expected labels from 0 to {}, found others", u8::MAX)))?;
+        data = data.chunks_exact(width).map(small).collect::<Option<_>>().ok_or_else(|| {
+            Error::input(format!("{name}: expected labels from 0 to {}, found others", u8::MAX))
+        })?;
     }
     Ok(Idx { shape: shape.into_iter().map(|d| d as usize).collect(), data })
 }
@@ -275,15 +329,22 @@ mod tests {
         let labels = read_bytes(&file(&[2], &[0, 2])).unwrap();
         let set = join(DataFormat::Idx, ("i", images), ("l", labels)).unwrap();
         let Sample::Image(image) = set.sample(1).unwrap() else { panic!("an image") };
-        assert_eq!((image.height, image.width, image.channels, image.pixels), (1, 3, 1, vec![4, 5, 6]));
-        assert_eq!((set.label(1), set.classes()), (2, ["0", "1", "2"].map(String::from).as_slice()));
+        assert_eq!(
+            (image.height, image.width, image.channels, image.pixels),
+            (1, 3, 1, vec![4, 5, 6])
+        );
+        assert_eq!(
+            (set.label(1), set.classes()),
+            (2, ["0", "1", "2"].map(String::from).as_slice())
+        );
         assert!(set.sample(2).is_err());
     }
 
     #[test]
     fn a_folder_is_read_packed_or_not() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        let write =
+            |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
         let images = file(&[1, 2, 2], &[9; 4]);
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         std::io::Write::write_all(&mut packed, &images).unwrap();
@@ -291,7 +352,13 @@ mod tests {
         write("t10k-labels.idx1-ubyte", &file(&[1], &[3]));
         assert_eq!(sets(folder.path()).unwrap().len(), 1);
         assert_eq!(open(folder.path(), "test").unwrap().label(0), 3);
-        assert!(open(folder.path(), "train").err().unwrap().to_string().contains("expected train-images"));
+        assert!(
+            open(folder.path(), "train")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("expected train-images")
+        );
         assert!(open(folder.path(), "val").is_err());
     }
 
@@ -301,8 +368,16 @@ mod tests {
         assert_eq!(read_bytes(&bytes(12, &[0, 0, 0, 3, 0, 0, 0, 200])).unwrap().data, [3, 200]);
         assert_eq!(read_bytes(&bytes(11, &[0, 3, 0, 200])).unwrap().data, [3, 200]);
         assert_eq!(read_bytes(&bytes(9, &[3, 100])).unwrap().data, [3, 100]);
-        for (kind, data) in [(12, &[0, 0, 1, 0, 0, 0, 0, 0][..]), (11, &[0xff, 0xff, 0, 0]), (9, &[0xff, 0])] {
-            assert!(read_bytes(&bytes(kind, data)).err().unwrap().to_string().contains("labels from 0 to 255"));
+        for (kind, data) in
+            [(12, &[0, 0, 1, 0, 0, 0, 0, 0][..]), (11, &[0xff, 0xff, 0, 0]), (9, &[0xff, 0])]
+        {
+            assert!(
+                read_bytes(&bytes(kind, data))
+                    .err()
+                    .unwrap()
+                    .to_string()
+                    .contains("labels from 0 to 255")
+            );
         }
     }
 
@@ -312,8 +387,16 @@ mod tests {
         let write = |place: &str, family: &str, label: u8| {
             let folder = root.path().join(place);
             std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(folder.join(format!("{family}train-images-idx3-ubyte")), file(&[1, 2, 2], &[9; 4])).unwrap();
-            std::fs::write(folder.join(format!("{family}train-labels-idx1-ubyte")), file(&[1], &[label])).unwrap();
+            std::fs::write(
+                folder.join(format!("{family}train-images-idx3-ubyte")),
+                file(&[1, 2, 2], &[9; 4]),
+            )
+            .unwrap();
+            std::fs::write(
+                folder.join(format!("{family}train-labels-idx1-ubyte")),
+                file(&[1], &[label]),
+            )
+            .unwrap();
         };
         let label = |place: &str| open(&root.path().join(place), "train").map(|set| set.label(0));
         write("tv/MNIST/raw", "", 4);
@@ -323,9 +406,18 @@ mod tests {
         write("two", "emnist-letters-", 1);
         write("two", "emnist-digits-", 2);
         let error = label("two").unwrap_err().to_string();
-        assert!(error.contains("two/emnist-digits") && error.contains("two/emnist-letters"), "{error}");
-        assert_eq!((label("two/emnist-letters").unwrap(), label("two/emnist-digits").unwrap()), (1, 2));
-        assert!(is_named(&root.path().join("two/emnist-letters")) && !is_named(&root.path().join("two/emnist")));
+        assert!(
+            error.contains("two/emnist-digits") && error.contains("two/emnist-letters"),
+            "{error}"
+        );
+        assert_eq!(
+            (label("two/emnist-letters").unwrap(), label("two/emnist-digits").unwrap()),
+            (1, 2)
+        );
+        assert!(
+            is_named(&root.path().join("two/emnist-letters"))
+                && !is_named(&root.path().join("two/emnist"))
+        );
         write("two", "", 3);
         let error = label("two").unwrap_err().to_string();
         assert!(error.contains("two/train-images-idx3-ubyte"), "{error}");
@@ -338,7 +430,12 @@ mod tests {
             root.path().join("two/emnist-digits-train-labels-idx2-int"),
         )
         .unwrap();
-        assert!(label("two/emnist-digits").unwrap_err().to_string().contains("found emnist-digits-train-labels-idx2-int"));
+        assert!(
+            label("two/emnist-digits")
+                .unwrap_err()
+                .to_string()
+                .contains("found emnist-digits-train-labels-idx2-int")
+        );
     }
 
     #[test]

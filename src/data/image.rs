@@ -1,7 +1,8 @@
-//! Decodes image files to 8-bit grey or RGB, as Pillow's `convert('RGB')` does: alpha is dropped, palettes are looked up, the high byte
-//! of 16-bit channels is taken (of grey ones too, where Pillow clips to white). Grey stays one
-//! channel. EXIF orientation is read, not applied: torchvision's `ImageFolder` does not either, and
-//! [`super::preprocess`] does where it is asked to.
+//! Decodes image files to 8-bit grey or RGB, as Pillow's `convert('RGB')` does: alpha is dropped,
+//! palettes are looked up, the high byte of 16-bit channels is taken (of grey ones too, where
+//! Pillow clips to white). Grey stays one channel. EXIF orientation is read, not applied:
+//! torchvision's `ImageFolder` does not either, and [`super::preprocess`] does where it is asked
+//! to.
 
 use super::Image;
 use super::jpeg::{self, End};
@@ -34,7 +35,8 @@ pub(super) fn size(bytes: &[u8]) -> Result<[usize; 2]> {
 /// Decodes a file's bytes.
 ///
 /// # Errors
-/// When it is no image of a known kind, too large, damaged or truncated, or of floating-point pixels.
+/// When it is no image of a known kind, too large, damaged or truncated, or of floating-point
+/// pixels.
 pub(super) fn decode(bytes: &[u8]) -> Result<Image> {
     check_length(bytes)?;
     let picture = first_picture(bytes)?;
@@ -52,14 +54,22 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image> {
         DynamicImage::ImageLumaA16(i) => (1, without_alpha::<2, u16>(&i, high)),
         DynamicImage::ImageRgb16(i) => (3, i.iter().copied().map(high).collect()),
         DynamicImage::ImageRgba16(i) => (3, without_alpha::<4, u16>(&i, high)),
-        other => return Err(Error::input(format!("expected 8-bit or 16-bit pixels, found {:?}", other.color()))),
+        other => {
+            return Err(Error::input(format!(
+                "expected 8-bit or 16-bit pixels, found {:?}",
+                other.color()
+            )));
+        }
     };
     Ok(Image { height, width, channels, pixels, orientation })
 }
 
 fn check_length(bytes: &[u8]) -> Result<()> {
     if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::input(format!("expected a file of at most {} MiB, found a larger one", MAX_FILE >> 20)));
+        return Err(Error::input(format!(
+            "expected a file of at most {} MiB, found a larger one",
+            MAX_FILE >> 20
+        )));
     }
     Ok(())
 }
@@ -72,23 +82,36 @@ fn first_picture(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
     }
     match jpeg::end(bytes).map_err(|fault| Error::input(fault.reason()))? {
         End::Marked(end) => Ok(Cow::Borrowed(bytes.get(..end).unwrap_or(bytes))),
-        End::Unmarked(end) => Ok(Cow::Owned([bytes.get(..end).unwrap_or(bytes), &[0xff, 0xd9]].concat())),
+        End::Unmarked(end) => {
+            Ok(Cow::Owned([bytes.get(..end).unwrap_or(bytes), &[0xff, 0xd9]].concat()))
+        }
         End::Unknown => Ok(Cow::Borrowed(bytes)),
     }
 }
 
 fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().context(|| "cannot be read".into())?;
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .context(|| "cannot be read".into())?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_ALLOCATION);
     reader.limits(limits);
     match reader.format() {
-        None => return Err(Error::input("expected a JPEG, PNG, BMP, GIF, WebP, TIFF or PNM image, found other bytes")),
-        Some(ImageFormat::Png) if !has_whole_colours(bytes) => return Err(Error::input("the palette is damaged")),
+        None => {
+            return Err(Error::input(
+                "expected a JPEG, PNG, BMP, GIF, WebP, TIFF or PNM image, found other bytes",
+            ));
+        }
+        Some(ImageFormat::Png) if !has_whole_colours(bytes) => {
+            return Err(Error::input("the palette is damaged"));
+        }
         Some(ImageFormat::Gif) if !fills_its_screen(bytes) => {
-            return Err(Error::input("the first frame of the GIF covers a part of its screen: what the rest shows is not defined"));
+            return Err(Error::input(
+                "the first frame of the GIF covers a part of its screen: what the rest shows is \
+                 not defined",
+            ));
         }
         Some(_) => {}
     }
@@ -97,13 +120,15 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 || pixels > MAX_PIXELS || width > MAX_SIDE || height > MAX_SIDE {
         return Err(Error::input(format!(
-            "expected 1 to {MAX_PIXELS} pixels and sides up to {MAX_SIDE}, found {width} pixels wide and {height} high"
+            "expected 1 to {MAX_PIXELS} pixels and sides up to {MAX_SIDE}, found {width} pixels \
+             wide and {height} high"
         )));
     }
     Ok(decoder)
 }
 
-/// Whether a PNG's palettes are of whole colours, three bytes each: on any other the decoder panics.
+/// Whether a PNG's palettes are of whole colours, three bytes each: on any other the decoder
+/// panics.
 fn has_whole_colours(bytes: &[u8]) -> bool {
     const SIGNATURE: usize = 8;
     let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
@@ -123,7 +148,9 @@ fn has_whole_colours(bytes: &[u8]) -> bool {
 /// where the structure is damaged, which the decoder says.
 fn fills_its_screen(bytes: &[u8]) -> bool {
     let table_bytes = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
-    let Some(&[w0, w1, h0, h1, flags]) = bytes.get(6..11).and_then(<[u8]>::first_chunk) else { return true };
+    let Some(&[w0, w1, h0, h1, flags]) = bytes.get(6..11).and_then(<[u8]>::first_chunk) else {
+        return true;
+    };
     let mut at = 13 + table_bytes(flags);
     // extensions: a label, then blocks that each begin with their length, the last of length 0
     while bytes.get(at) == Some(&0x21) {
@@ -137,7 +164,9 @@ fn fills_its_screen(bytes: &[u8]) -> bool {
     }
     let frame = bytes.get(at..).and_then(<[u8]>::first_chunk);
     frame.is_none_or(|&[kind, left0, left1, top0, top1, width0, width1, height0, height1]| {
-        kind != 0x2c || [left0, left1, top0, top1] == [0; 4] && [width0, width1, height0, height1] == [w0, w1, h0, h1]
+        kind != 0x2c
+            || [left0, left1, top0, top1] == [0; 4]
+                && [width0, width1, height0, height1] == [w0, w1, h0, h1]
     })
 }
 

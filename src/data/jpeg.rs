@@ -83,7 +83,12 @@ struct Table {
 
 impl Table {
     fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
-        let mut table = Self { short: vec![(0, 0); 1 << LOOKUP_BITS], limits: [0; 17], offsets: [0; 17], symbols: symbols.to_vec() };
+        let mut table = Self {
+            short: vec![(0, 0); 1 << LOOKUP_BITS],
+            limits: [0; 17],
+            offsets: [0; 17],
+            symbols: symbols.to_vec(),
+        };
         let (mut code, mut index) = (0u32, 0usize);
         for (length, &count) in (1u32..).zip(counts) {
             let at = usize::try_from(length).ok()?;
@@ -92,7 +97,8 @@ impl Table {
                 let symbol = *symbols.get(index)?;
                 if length <= LOOKUP_BITS {
                     let first = usize::try_from(code << (LOOKUP_BITS - length)).ok()?;
-                    let entries = table.short.get_mut(first..first + (1 << (LOOKUP_BITS - length)))?;
+                    let entries =
+                        table.short.get_mut(first..first + (1 << (LOOKUP_BITS - length)))?;
                     entries.fill((u8::try_from(length).ok()?, symbol));
                 }
                 (code, index) = (code + 1, index + 1);
@@ -165,7 +171,8 @@ impl Bits<'_> {
         if self.count < 16 {
             self.refill();
         }
-        let index = usize::try_from(self.buffer >> (64 - LOOKUP_BITS)).map_err(|_| Fault::Damaged)?;
+        let index =
+            usize::try_from(self.buffer >> (64 - LOOKUP_BITS)).map_err(|_| Fault::Damaged)?;
         if let Some(&(length, symbol)) = table.short.get(index)
             && length > 0
         {
@@ -173,11 +180,14 @@ impl Bits<'_> {
             return Ok(symbol);
         }
         let code = u32::try_from(self.buffer >> 48).map_err(|_| Fault::Damaged)?;
-        let Some(length) = (LOOKUP_BITS + 1..=16).find(|&length| code < table.limits[length as usize]) else {
+        let Some(length) =
+            (LOOKUP_BITS + 1..=16).find(|&length| code < table.limits[length as usize])
+        else {
             return Err(if self.count < 16 { Fault::Truncated } else { Fault::Damaged });
         };
         let code = i32::try_from(self.take(length)?).map_err(|_| Fault::Damaged)?;
-        let place = usize::try_from(code + table.offsets[length as usize]).map_err(|_| Fault::Damaged)?;
+        let place =
+            usize::try_from(code + table.offsets[length as usize]).map_err(|_| Fault::Damaged)?;
         table.symbols.get(place).copied().ok_or(Fault::Damaged)
     }
 
@@ -226,12 +236,18 @@ impl Frame {
     /// Blocks across and down of a component by itself.
     fn blocks(&self, component: &Component) -> [usize; 2] {
         let (across, down) = (self.largest(|c| c.horizontal), self.largest(|c| c.vertical));
-        [(self.width * component.horizontal).div_ceil(8 * across), (self.height * component.vertical).div_ceil(8 * down)]
+        [
+            (self.width * component.horizontal).div_ceil(8 * across),
+            (self.height * component.vertical).div_ceil(8 * down),
+        ]
     }
 
     /// Units across and down of a scan of several components.
     fn units(&self) -> [usize; 2] {
-        [self.width.div_ceil(8 * self.largest(|c| c.horizontal)), self.height.div_ceil(8 * self.largest(|c| c.vertical))]
+        [
+            self.width.div_ceil(8 * self.largest(|c| c.horizontal)),
+            self.height.div_ceil(8 * self.largest(|c| c.vertical)),
+        ]
     }
 }
 
@@ -274,9 +290,14 @@ impl<'a> Walk<'a> {
 
     /// The contents of a marker's segment.
     fn segment(&mut self) -> Result<&'a [u8], Fault> {
-        let length = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).ok_or(Fault::Truncated)?;
+        let length =
+            self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).ok_or(Fault::Truncated)?;
         let length = usize::from(u16::from_be_bytes(*length));
-        let segment = self.bytes.get(self.at..).and_then(|rest| rest.get(..length)).ok_or(Fault::Truncated)?;
+        let segment = self
+            .bytes
+            .get(self.at..)
+            .and_then(|rest| rest.get(..length))
+            .ok_or(Fault::Truncated)?;
         self.at += length.max(2);
         Ok(segment.get(2..).unwrap_or_default())
     }
@@ -292,7 +313,10 @@ impl<'a> Walk<'a> {
         while let Some((&[head, ref counts @ ..], after)) = rest.split_first_chunk::<17>() {
             let count = counts.iter().map(|&count| usize::from(count)).sum();
             let symbols = after.get(..count).ok_or(Fault::Damaged)?;
-            let slot = self.tables.get_mut(usize::from(head >> 4)).and_then(|class| class.get_mut(usize::from(head & 15)));
+            let slot = self
+                .tables
+                .get_mut(usize::from(head >> 4))
+                .and_then(|class| class.get_mut(usize::from(head & 15)));
             *slot.ok_or(Fault::Damaged)? = Some(Table::new(counts, symbols).ok_or(Fault::Damaged)?);
             rest = after.get(count..).unwrap_or_default();
         }
@@ -301,7 +325,8 @@ impl<'a> Walk<'a> {
 
     fn start_frame(&mut self, is_progressive: bool) -> Result<(), Fault> {
         let segment = self.segment()?;
-        let (&[_, h1, h0, w1, w0, count], parts) = segment.split_first_chunk::<6>().ok_or(Fault::Damaged)?;
+        let (&[_, h1, h0, w1, w0, count], parts) =
+            segment.split_first_chunk::<6>().ok_or(Fault::Damaged)?;
         let (parts, _) = parts.as_chunks::<3>();
         let component = |&[id, sampling, _]: &[u8; 3]| Component {
             id,
@@ -313,11 +338,16 @@ impl<'a> Walk<'a> {
         let components: Vec<_> = parts.iter().take(usize::from(count)).map(component).collect();
         let in_range = |side: usize| (1..=4).contains(&side);
         let is_sound = components.iter().all(|c| in_range(c.horizontal) && in_range(c.vertical));
-        if self.frame.is_some() || !in_range(components.len()) || components.len() != usize::from(count) || !is_sound {
+        if self.frame.is_some()
+            || !in_range(components.len())
+            || components.len() != usize::from(count)
+            || !is_sound
+        {
             return Err(Fault::Damaged);
         }
         let side = |high, low| usize::from(u16::from_be_bytes([high, low]));
-        self.frame = Some(Frame { width: side(w1, w0), height: side(h1, h0), is_progressive, components });
+        self.frame =
+            Some(Frame { width: side(w1, w0), height: side(h1, h0), is_progressive, components });
         Ok(())
     }
 
@@ -327,19 +357,34 @@ impl<'a> Walk<'a> {
         let components = &frame.components;
         let (&count, rest) = segment.split_first().ok_or(Fault::Damaged)?;
         let parts = rest.get(..2 * usize::from(count)).ok_or(Fault::Damaged)?;
-        let &[first, last, bits] = rest.get(2 * usize::from(count)..).and_then(<[u8]>::first_chunk).ok_or(Fault::Damaged)?;
+        let &[first, last, bits] = rest
+            .get(2 * usize::from(count)..)
+            .and_then(<[u8]>::first_chunk)
+            .ok_or(Fault::Damaged)?;
         let part = |&[id, tables]: &[u8; 2]| {
             let component = components.iter().position(|c| c.id == id)?;
             Some((component, usize::from(tables >> 4), usize::from(tables & 15)))
         };
-        let parts: Vec<_> = parts.as_chunks().0.iter().map(part).collect::<Option<_>>().ok_or(Fault::Damaged)?;
+        let parts: Vec<_> =
+            parts.as_chunks().0.iter().map(part).collect::<Option<_>>().ok_or(Fault::Damaged)?;
         // what a sequential scan says of this means nothing, and some encoders write otherwise
         let whole = Scan { parts, first: 0, last: BLOCK - 1, high: 0, low: 0 };
         if !frame.is_progressive {
-            return if (1..=4).contains(&whole.parts.len()) { Ok(whole) } else { Err(Fault::Damaged) };
+            return if (1..=4).contains(&whole.parts.len()) {
+                Ok(whole)
+            } else {
+                Err(Fault::Damaged)
+            };
         }
-        let scan = Scan { first: usize::from(first), last: usize::from(last), high: bits >> 4, low: bits & 15, ..whole };
-        let is_sound = (1..=4).contains(&scan.parts.len()) && scan.last < BLOCK && scan.first <= scan.last;
+        let scan = Scan {
+            first: usize::from(first),
+            last: usize::from(last),
+            high: bits >> 4,
+            low: bits & 15,
+            ..whole
+        };
+        let is_sound =
+            (1..=4).contains(&scan.parts.len()) && scan.last < BLOCK && scan.first <= scan.last;
         if is_sound { Ok(scan) } else { Err(Fault::Damaged) }
     }
 
@@ -351,7 +396,9 @@ impl<'a> Walk<'a> {
             return Ok(false);
         }
         let is_progressive = frame.is_progressive;
-        let table = |class: usize, index: usize| self.tables.get(class).and_then(|t| t.get(index)).and_then(Option::as_ref);
+        let table = |class: usize, index: usize| {
+            self.tables.get(class).and_then(|t| t.get(index)).and_then(Option::as_ref)
+        };
         let needs_dc = !is_progressive || scan.first == 0 && scan.high == 0;
         let needs_ac = !is_progressive || scan.first > 0;
         let mut coders = Vec::new();
@@ -376,17 +423,23 @@ impl<'a> Walk<'a> {
         let mut run = 0u32;
         for unit in 0..units {
             if self.interval > 0 && unit > 0 && unit % self.interval == 0 {
-                let number = u8::try_from((unit / self.interval - 1) % 8).map_err(|_| Fault::Damaged)?;
+                let number =
+                    u8::try_from((unit / self.interval - 1) % 8).map_err(|_| Fault::Damaged)?;
                 bits.restart(number)?;
                 run = 0;
             }
             for &(index, dc, ac) in &coders {
-                let Some(component) = frame.components.get_mut(index) else { return Err(Fault::Damaged) };
-                let blocks = if alone.is_some() { 1 } else { component.horizontal * component.vertical };
+                let Some(component) = frame.components.get_mut(index) else {
+                    return Err(Fault::Damaged);
+                };
+                let blocks =
+                    if alone.is_some() { 1 } else { component.horizontal * component.vertical };
                 for _ in 0..blocks {
                     match (is_progressive, dc, ac) {
                         (false, Some(dc), Some(ac)) => sequential(&mut bits, dc, ac)?,
-                        (true, Some(dc), _) if scan.first == 0 && scan.high == 0 => lowest(&mut bits, dc)?,
+                        (true, Some(dc), _) if scan.first == 0 && scan.high == 0 => {
+                            lowest(&mut bits, dc)?;
+                        }
                         (true, ..) if scan.first == 0 => bits.skip(1)?,
                         (true, _, Some(ac)) => {
                             component.nonzero.resize(component.nonzero.len().max(units), 0);
@@ -404,7 +457,11 @@ impl<'a> Walk<'a> {
         }
         for &(index, ..) in &scan.parts {
             if let Some(component) = frame.components.get_mut(index) {
-                component.low.get_mut(scan.first..=scan.last).unwrap_or_default().fill(Some(scan.low));
+                component
+                    .low
+                    .get_mut(scan.first..=scan.last)
+                    .unwrap_or_default()
+                    .fill(Some(scan.low));
             }
         }
         // the last bits may stand in the buffer, but no marker does
@@ -457,7 +514,13 @@ fn sequential(bits: &mut Bits<'_>, dc: &Table, ac: &Table) -> Result<(), Fault> 
 
 /// A block's part of a first pass over higher coefficients (G.1.2.2); `run`: blocks still to come
 /// that have none.
-fn first_pass(bits: &mut Bits<'_>, table: &Table, scan: &Scan, nonzero: &mut u64, run: &mut u32) -> Result<(), Fault> {
+fn first_pass(
+    bits: &mut Bits<'_>,
+    table: &Table,
+    scan: &Scan,
+    nonzero: &mut u64,
+    run: &mut u32,
+) -> Result<(), Fault> {
     if *run > 0 {
         *run -= 1;
         return Ok(());
@@ -484,7 +547,13 @@ fn first_pass(bits: &mut Bits<'_>, table: &Table, scan: &Scan, nonzero: &mut u64
 }
 
 /// A block's part of a refinement (G.1.2.3): each coefficient that is not zero has one more bit.
-fn refinement(bits: &mut Bits<'_>, table: &Table, scan: &Scan, nonzero: &mut u64, run: &mut u32) -> Result<(), Fault> {
+fn refinement(
+    bits: &mut Bits<'_>,
+    table: &Table,
+    scan: &Scan,
+    nonzero: &mut u64,
+    run: &mut u32,
+) -> Result<(), Fault> {
     let is_nonzero = |mask: u64, at: usize| mask >> at & 1 == 1;
     let mut at = scan.first;
     while *run == 0 && at <= scan.last {
@@ -525,7 +594,8 @@ mod tests {
     use super::*;
 
     /// The files of tests/data/pil that are JPEGs, one each of the codings that are walked.
-    const FILES: [&str; 6] = ["rgb-444.jpg", "rgb-422.jpg", "rgb-420.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"];
+    const FILES: [&str; 6] =
+        ["rgb-444.jpg", "rgb-422.jpg", "rgb-420.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"];
 
     fn read(name: &str) -> Vec<u8> {
         std::fs::read(format!("{}/tests/data/pil/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -538,8 +608,15 @@ mod tests {
             let whole = Ok(End::Marked(picture.len()));
             assert_eq!(end(&picture), whole, "{name}");
             let video = b"\0\0\0\x18ftypmp42\xff\xda\0\x0c\xff\xc4\0".as_slice();
-            for tail in [&[0; 5000], video, &picture, &picture[..picture.len() / 2], b"\xff\xd8\xff"] {
-                assert_eq!(end(&[&picture, tail].concat()), whole, "{name} and {} bytes", tail.len());
+            for tail in
+                [&[0; 5000], video, &picture, &picture[..picture.len() / 2], b"\xff\xd8\xff"]
+            {
+                assert_eq!(
+                    end(&[&picture, tail].concat()),
+                    whole,
+                    "{name} and {} bytes",
+                    tail.len()
+                );
             }
         }
     }
@@ -562,7 +639,9 @@ mod tests {
             // inside the first scan's data and behind it, but for what may be padding
             let scan = picture.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap() + 14;
             for keep in (scan..picture.len() - 4).step_by(7) {
-                for tail in [&b""[..], b"\xff\xd9", &[&[0; 300][..], b"\xff\xd9"].concat(), &picture] {
+                for tail in
+                    [&b""[..], b"\xff\xd9", &[&[0; 300][..], b"\xff\xd9"].concat(), &picture]
+                {
                     let cut = [&picture[..keep], tail].concat();
                     // zeros may pass for data, but not for whole data of this length by chance
                     let found = end(&cut);

@@ -20,14 +20,23 @@ const MAX_DEPTH: usize = 32;
 ///
 /// # Errors
 /// When there is no such split, no image, or more than one way to read the folders.
-pub(super) fn open(tree: &dyn Tree, name: &str, split: &str, monitor: &dyn Monitor) -> Result<(Vec<u8>, Listing)> {
+pub(super) fn open(
+    tree: &dyn Tree,
+    name: &str,
+    split: &str,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<u8>, Listing)> {
     let mut search = Search::new(tree, name, split, Vec::new());
     let taken = search.descend(false)?;
     if !taken {
         split::check(name, split)?;
     }
     let (entries, folders) = search.images()?;
-    let place = if search.at.is_empty() { name.to_owned() } else { format!("{name}: {}", shown(trimmed(&search.at))) };
+    let place = if search.at.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}: {}", shown(trimmed(&search.at)))
+    };
     if entries.is_empty() {
         return Err(search.left_out.no_images(&place, tree.is_archive()));
     }
@@ -87,7 +96,16 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     /// Begins at a folder of the tree.
     fn new(tree: &'a dyn Tree, name: &'a str, split: &'a str, at: Vec<u8>) -> Self {
-        Self { tree, name, split, at, ids: vec![tree.root()], left_out: LeftOut::default(), notes: Vec::new(), other_parts: Vec::new() }
+        Self {
+            tree,
+            name,
+            split,
+            at,
+            ids: vec![tree.root()],
+            left_out: LeftOut::default(),
+            notes: Vec::new(),
+            other_parts: Vec::new(),
+        }
     }
 
     /// Goes into the folder of the split, unless one was `taken`, and into folders that hold
@@ -95,7 +113,8 @@ impl<'a> Search<'a> {
     fn descend(&mut self, mut taken: bool) -> Result<bool> {
         loop {
             let items = visible(self.tree, trimmed(&self.at))?;
-            let folders: Vec<&Item> = items.iter().filter(|item| matches!(item.kind, Kind::Folder(_))).collect();
+            let folders: Vec<&Item> =
+                items.iter().filter(|item| matches!(item.kind, Kind::Folder(_))).collect();
             let part = if taken { None } else { self.part(&folders)? };
             taken |= part.is_some();
             let next = match part {
@@ -121,11 +140,15 @@ impl<'a> Search<'a> {
     fn part<'i>(&mut self, folders: &[&'i Item]) -> Result<Option<&'i Item>> {
         let exact = folders.iter().find(|item| item.name == self.split.as_bytes()).copied();
         let asked = split::named(self.split.as_bytes()).filter(|asked| asked.alone);
-        let named: Vec<(&Item, Named)> = folders.iter().filter_map(|&item| Some((item, split::named(&item.name)?))).collect();
+        let named: Vec<(&Item, Named)> =
+            folders.iter().filter_map(|&item| Some((item, split::named(&item.name)?))).collect();
         let mut parts: Vec<(&Item, Part)> = Vec::new();
         for (item, name) in &named {
-            let another = || named.iter().any(|(_, other)| other.frame == name.frame && other.part != name.part);
-            if name.alone || another() || folders.len() == 1 && self.image_folders(&item.name)? > 0 {
+            let another = || {
+                named.iter().any(|(_, other)| other.frame == name.frame && other.part != name.part)
+            };
+            if name.alone || another() || folders.len() == 1 && self.image_folders(&item.name)? > 0
+            {
                 parts.push((*item, name.part));
             }
         }
@@ -139,13 +162,24 @@ impl<'a> Search<'a> {
             return Ok(None);
         }
         let matching: Vec<&Item> = match asked {
-            _ if exact.is_some() && !["train", "test", "val"].contains(&self.split) => exact.into_iter().collect(),
-            Some(asked) => parts.iter().filter(|(_, part)| *part == asked.part).map(|(item, _)| *item).collect(),
-            None => parts.iter().filter(|(item, _)| item.name.eq_ignore_ascii_case(self.split.as_bytes())).map(|(item, _)| *item).collect(),
+            _ if exact.is_some() && !["train", "test", "val"].contains(&self.split) => {
+                exact.into_iter().collect()
+            }
+            Some(asked) => parts
+                .iter()
+                .filter(|(_, part)| *part == asked.part)
+                .map(|(item, _)| *item)
+                .collect(),
+            None => parts
+                .iter()
+                .filter(|(item, _)| item.name.eq_ignore_ascii_case(self.split.as_bytes()))
+                .map(|(item, _)| *item)
+                .collect(),
         };
         match matching.as_slice() {
             [one] => {
-                let others = parts.iter().map(|(item, _)| &item.name).filter(|name| **name != one.name);
+                let others =
+                    parts.iter().map(|(item, _)| &item.name).filter(|name| **name != one.name);
                 self.other_parts = others.map(|name| self.below(name)).collect();
                 Ok(Some(*one))
             }
@@ -153,13 +187,19 @@ impl<'a> Search<'a> {
                 let found = list(parts.iter().map(|(item, _)| item.name.as_slice()));
                 let other = parts.first().map_or_else(String::new, |(item, _)| shown(&item.name));
                 let other = if other.contains(' ') { format!("'{other}'") } else { other };
-                Err(Error::input(format!("data {}: no split `{}`, found {found}", self.name, self.split))
-                    .hint(format!("--split {other} takes that one")))
+                Err(Error::input(format!(
+                    "data {}: no split `{}`, found {found}",
+                    self.name, self.split
+                ))
+                .hint(format!("--split {other} takes that one")))
             }
             [first, ..] => {
                 let found = list(matching.iter().map(|item| item.name.as_slice()));
-                Err(Error::input(format!("data {}: split `{}`: expected one folder, found {found}", self.name, self.split))
-                    .hint(format!("name the one that is meant: --data {}", self.spec(&first.name))))
+                Err(Error::input(format!(
+                    "data {}: split `{}`: expected one folder, found {found}",
+                    self.name, self.split
+                ))
+                .hint(format!("name the one that is meant: --data {}", self.spec(&first.name))))
             }
         }
     }
@@ -168,7 +208,9 @@ impl<'a> Search<'a> {
     fn are_parts(&mut self, folders: &[&Item], parts: &[(&Item, Part)]) -> Result<bool> {
         let mut beside = Vec::new();
         let mut open = false;
-        for item in folders.iter().filter(|item| parts.iter().all(|(part, _)| part.name != item.name)) {
+        for item in
+            folders.iter().filter(|item| parts.iter().all(|(part, _)| part.name != item.name))
+        {
             match self.holds(&item.name)? {
                 Holds::Images => beside.push(item.name.as_slice()),
                 Holds::Unknown => open = true,
@@ -188,16 +230,23 @@ impl<'a> Search<'a> {
             return Ok(nested || several);
         }
         if nested && several {
-            self.notes.push(format!("beside the splits {names} these folders are left out: {}", list(beside.into_iter())));
+            self.notes.push(format!(
+                "beside the splits {names} these folders are left out: {}",
+                list(beside.into_iter())
+            ));
             return Ok(true);
         }
         if nested || several {
             return Err(Error::input(format!(
-                "data {}: {names} may be a split or a class: expected splits alone or classes alone, found {} beside it",
+                "data {}: {names} may be a split or a class: expected splits alone or classes \
+                 alone, found {} beside it",
                 self.name,
                 list(beside.into_iter())
             ))
-            .hint(format!("for the split name its folder: --data {}; else rename it", self.spec(&parts[0].0.name))));
+            .hint(format!(
+                "for the split name its folder: --data {}; else rename it",
+                self.spec(&parts[0].0.name)
+            )));
         }
         // a class `train` of railway pictures has no folders below it
         self.notes.push(format!("{names} is taken for a class: no folder lies below it"));
@@ -205,7 +254,12 @@ impl<'a> Search<'a> {
     }
 
     /// The one folder that holds all images here, if it is no class.
-    fn wrapper<'i>(&mut self, items: &[Item], folders: &[&'i Item], in_split: bool) -> Result<Option<&'i Item>> {
+    fn wrapper<'i>(
+        &mut self,
+        items: &[Item],
+        folders: &[&'i Item],
+        in_split: bool,
+    ) -> Result<Option<&'i Item>> {
         if items.iter().any(is_image) {
             return Ok(None);
         }
@@ -231,30 +285,46 @@ impl<'a> Search<'a> {
         if !strip {
             return Ok(None);
         }
-        let beside = folders.iter().map(|item| item.name.as_slice()).filter(|name| *name != only.name);
+        let beside =
+            folders.iter().map(|item| item.name.as_slice()).filter(|name| *name != only.name);
         self.no_classes(beside.collect());
         Ok(Some(only))
     }
 
     fn no_classes(&mut self, folders: Vec<&[u8]>) {
         if !folders.is_empty() {
-            self.notes.push(format!("folders without images are left out: {}", list(folders.into_iter())));
+            self.notes.push(format!(
+                "folders without images are left out: {}",
+                list(folders.into_iter())
+            ));
         }
     }
 
     /// The images below the folder that was found, and the folders there that are classes.
     fn images(&mut self) -> Result<(Vec<Entry>, BTreeSet<Vec<u8>>)> {
         let items = visible(self.tree, trimmed(&self.at))?;
-        let folders = items.into_iter().filter(|item| matches!(item.kind, Kind::Folder(_))).map(|item| item.name);
-        let mut walk = Walk { entries: Vec::new(), seen: self.ids.iter().copied().collect(), again: Vec::new() };
+        let folders = items
+            .into_iter()
+            .filter(|item| matches!(item.kind, Kind::Folder(_)))
+            .map(|item| item.name);
+        let mut walk = Walk {
+            entries: Vec::new(),
+            seen: self.ids.iter().copied().collect(),
+            again: Vec::new(),
+        };
         self.walk(&mut Vec::new(), &mut walk)?;
         if !walk.again.is_empty() {
             let again = list(walk.again.iter().map(Vec::as_slice));
-            self.notes.push(format!("links lead to folders that are read anyway, whose images count once more: {again}"));
+            self.notes.push(format!(
+                "links lead to folders that are read anyway, whose images count once more: {again}"
+            ));
         }
-        let with_images: HashSet<&[u8]> = walk.entries.iter().filter_map(|e| class_of(&e.path)).collect();
+        let with_images: HashSet<&[u8]> =
+            walk.entries.iter().filter_map(|e| class_of(&e.path)).collect();
         let (classes, papers): (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) =
-            folders.partition(|folder| with_images.contains(folder.as_slice()) || !self.left_out.is_papers(folder));
+            folders.partition(|folder| {
+                with_images.contains(folder.as_slice()) || !self.left_out.is_papers(folder)
+            });
         if !with_images.is_empty() {
             self.no_classes(papers.iter().map(Vec::as_slice).collect());
         }
@@ -272,9 +342,11 @@ impl<'a> Search<'a> {
                 Kind::Folder(id) => {
                     if self.ids.contains(&id) {
                         let link = shown(&self.below(inner));
-                        return Err(
-                            Error::input(format!("data {}: {link}: a link to a folder that holds it", self.name)).hint("remove the link")
-                        );
+                        return Err(Error::input(format!(
+                            "data {}: {link}: a link to a folder that holds it",
+                            self.name
+                        ))
+                        .hint("remove the link"));
                     }
                     if !walk.seen.insert(id) {
                         walk.again.push(inner.clone());
@@ -311,28 +383,53 @@ impl<'a> Search<'a> {
         let first = below.keys().next().map_or_else(String::new, |class| self.spec(class));
         if several.len() < 2 || !several.iter().all(is_part) {
             let mut doubts = Vec::new();
-            if let Some(images) = below.keys().find(|class| below.len() > 1 && split::is_images(class)) {
-                doubts.push(format!("`{}` is taken for a class; if all images are there: --data {}", shown(images), self.spec(images)));
+            if let Some(images) =
+                below.keys().find(|class| below.len() > 1 && split::is_images(class))
+            {
+                doubts.push(format!(
+                    "`{}` is taken for a class; if all images are there: --data {}",
+                    shown(images),
+                    self.spec(images)
+                ));
             }
-            if below.len() > 1 && several.len() > 1 && below.values().all(|inner| *inner == several) {
+            if below.len() > 1 && several.len() > 1 && below.values().all(|inner| *inner == several)
+            {
                 let inner = list(several.iter());
-                doubts.push(format!("every class holds the folders {inner}; if these are the classes, name one folder: --data {first}"));
+                doubts.push(format!(
+                    "every class holds the folders {inner}; if these are the classes, name one \
+                     folder: --data {first}"
+                ));
             }
             return Ok(doubts);
         }
-        let found = list(below.iter().flat_map(|(class, parts)| parts.iter().map(|part| joined(class, part))));
-        Err(Error::input(format!("data {}: expected splits with classes below them, found splits below other folders: {found}", self.name))
-            .hint(format!("name one folder, as --data {first}, or put the split's name first: train/CLASS")))
+        let found = list(
+            below.iter().flat_map(|(class, parts)| parts.iter().map(|part| joined(class, part))),
+        );
+        Err(Error::input(format!(
+            "data {}: expected splits with classes below them, found splits below other folders: \
+             {found}",
+            self.name
+        ))
+        .hint(format!(
+            "name one folder, as --data {first}, or put the split's name first: train/CLASS"
+        )))
     }
 
     /// Warns of splits with other classes: labels count the folders of each split by itself.
-    fn warn_of_other_classes(&self, folders: &BTreeSet<Vec<u8>>, monitor: &dyn Monitor) -> Result<()> {
+    fn warn_of_other_classes(
+        &self,
+        folders: &BTreeSet<Vec<u8>>,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
         for part in &self.other_parts {
             let mut other = Search::new(self.tree, self.name, self.split, joined(part, b""));
             other.descend(true)?;
             let items = visible(self.tree, trimmed(&other.at))?;
-            let theirs: BTreeSet<Vec<u8>> =
-                items.into_iter().filter(|item| matches!(item.kind, Kind::Folder(_))).map(|item| item.name).collect();
+            let theirs: BTreeSet<Vec<u8>> = items
+                .into_iter()
+                .filter(|item| matches!(item.kind, Kind::Folder(_)))
+                .map(|item| item.name)
+                .collect();
             let mut differ = Vec::new();
             for name in theirs.symmetric_difference(folders) {
                 if folders.contains(name) || other.holds(name)? != Holds::Papers {
@@ -341,7 +438,8 @@ impl<'a> Search<'a> {
             }
             if !theirs.is_empty() && !differ.is_empty() {
                 monitor.warn(&format!(
-                    "data {}: {} and {} have not the same classes, so that a label does not mean the same in both; only in one: {}",
+                    "data {}: {} and {} have not the same classes, so that a label does not mean \
+                     the same in both; only in one: {}",
                     self.name,
                     shown(trimmed(&self.at)),
                     shown(trimmed(&other.at)),
@@ -356,8 +454,11 @@ impl<'a> Search<'a> {
     fn image_folders(&self, folder: &[u8]) -> Result<usize> {
         let folder = self.below(folder);
         let mut count = 0;
-        for item in visible(self.tree, &folder)?.iter().filter(|item| matches!(item.kind, Kind::Folder(_))) {
-            let held = holds(self.tree, &joined(&folder, &item.name), MAX_DEPTH, &mut HashSet::new())?;
+        for item in
+            visible(self.tree, &folder)?.iter().filter(|item| matches!(item.kind, Kind::Folder(_)))
+        {
+            let held =
+                holds(self.tree, &joined(&folder, &item.name), MAX_DEPTH, &mut HashSet::new())?;
             count += usize::from(held == Holds::Images);
             if count == 2 {
                 break;
@@ -381,7 +482,10 @@ impl<'a> Search<'a> {
 
     fn too_deep(&self, inner: &[u8]) -> Error {
         let path = shown(trimmed(&self.below(inner)));
-        Error::input(format!("data {}: {path}: expected at most {MAX_DEPTH} nested folders, found more", self.name))
+        Error::input(format!(
+            "data {}: {path}: expected at most {MAX_DEPTH} nested folders, found more",
+            self.name
+        ))
     }
 }
 
@@ -416,7 +520,9 @@ fn holds(tree: &dyn Tree, folder: &[u8], depth: usize, seen: &mut HashSet<Id>) -
     let (mut papers, mut unknown) = (false, false);
     for item in &items {
         let found = match item.kind {
-            Kind::Folder(id) if depth > 0 && seen.insert(id) => holds(tree, &joined(folder, &item.name), depth - 1, seen)?,
+            Kind::Folder(id) if depth > 0 && seen.insert(id) => {
+                holds(tree, &joined(folder, &item.name), depth - 1, seen)?
+            }
             Kind::File if is_paper(&item.name) => Holds::Papers,
             _ => Holds::Unknown,
         };

@@ -54,22 +54,38 @@ impl LeftOut {
     pub(super) fn say(&self, name: &str, listing: &Listing, monitor: &dyn Monitor) {
         if !self.kinds.is_empty() {
             let total: usize = self.kinds.values().sum();
-            let text = format!("data {name}: {}: {}", counted(total, "file is left out", "files are left out"), kinds(&self.kinds));
+            let text = format!(
+                "data {name}: {}: {}",
+                counted(total, "file is left out", "files are left out"),
+                kinds(&self.kinds)
+            );
             if self.matters { monitor.warn(&text) } else { monitor.note(&text) }
         }
         let mut filled = vec![false; listing.classes.len()];
         for &label in &listing.labels {
-            if let Some(filled) = usize::try_from(label).ok().and_then(|label| filled.get_mut(label)) {
+            if let Some(filled) =
+                usize::try_from(label).ok().and_then(|label| filled.get_mut(label))
+            {
                 *filled = true;
             }
         }
-        let empty: Vec<&String> = listing.classes.iter().zip(&filled).filter(|(_, filled)| !**filled).map(|(class, _)| class).collect();
+        let empty: Vec<&String> = listing
+            .classes
+            .iter()
+            .zip(&filled)
+            .filter(|(_, filled)| !**filled)
+            .map(|(class, _)| class)
+            .collect();
         if !empty.is_empty() {
-            monitor.warn(&format!("data {name}: classes without an image, which keep their labels: {}", list(empty.into_iter())));
+            monitor.warn(&format!(
+                "data {name}: classes without an image, which keep their labels: {}",
+                list(empty.into_iter())
+            ));
         }
         if listing.classes.is_empty() && !self.labels.is_empty() {
             monitor.warn(&format!(
-                "data {name}: the images are unlabelled: labels are the names of class folders; not read as labels: {}",
+                "data {name}: the images are unlabelled: labels are the names of class folders; \
+                 not read as labels: {}",
                 kinds(&self.labels)
             ));
         }
@@ -81,9 +97,14 @@ impl LeftOut {
         if self.kinds.is_empty() {
             return Error::input(format!("data {place}: expected images ({endings}), found none"));
         }
-        let error = Error::input(format!("data {place}: expected images ({endings}), found {}", kinds(&self.kinds)));
+        let error = Error::input(format!(
+            "data {place}: expected images ({endings}), found {}",
+            kinds(&self.kinds)
+        ));
         let has = |endings: &[&str]| endings.iter().any(|end| self.kinds.contains_key(*end));
-        if has(&[".tar", ".tgz", ".gz", ".zip", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar"]) {
+        if has(&[
+            ".tar", ".tgz", ".gz", ".zip", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar",
+        ]) {
             error.hint(if is_archive {
                 "unpack it, and each archive in it into a folder of its class's name"
             } else {
@@ -91,12 +112,31 @@ impl LeftOut {
             })
         } else if has(&[".bin"]) {
             let unpack = if is_archive { "unpack it; " } else { "" };
-            error.hint(format!("{unpack}CIFAR's binary version is read as --data cifar10:DIR or cifar100:DIR"))
+            error.hint(format!(
+                "{unpack}CIFAR's binary version is read as --data cifar10:DIR or cifar100:DIR"
+            ))
         } else if has(&[".npz"]) {
             error.hint("name the file: --data npz:FILE")
-        } else if has(&[".parquet", ".arrow", ".feather", ".tfrecord", ".tfrecords", ".mdb", ".rec", ".h5", ".hdf5", ".npy", ".mat"]) {
-            error.hint("write the images out as files, one folder a class, or as arrays in a .npz file")
-        } else if has(&[".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".tga", ".exr", ".dcm"]) {
+        } else if has(&[
+            ".parquet",
+            ".arrow",
+            ".feather",
+            ".tfrecord",
+            ".tfrecords",
+            ".mdb",
+            ".rec",
+            ".h5",
+            ".hdf5",
+            ".npy",
+            ".mat",
+        ]) {
+            error.hint(
+                "write the images out as files, one folder a class, or as arrays in a .npz file",
+            )
+        } else if has(&[
+            ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef",
+            ".tga", ".exr", ".dcm",
+        ]) {
             error.hint("convert them to PNG or JPEG")
         } else if self.kinds.contains_key(&names::kind(b"x")) {
             error.hint("images are told by their endings: add them")
@@ -116,7 +156,11 @@ fn kinds(kinds: &BTreeMap<String, usize>) -> String {
     let mut sorted: Vec<(&String, &usize)> = kinds.iter().collect();
     sorted.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
     let rest: usize = sorted.iter().skip(NAMED).map(|(_, count)| **count).sum();
-    let mut parts: Vec<String> = sorted.iter().take(NAMED).map(|(kind, count)| format!("{count} {}", shown(kind.as_bytes()))).collect();
+    let mut parts: Vec<String> = sorted
+        .iter()
+        .take(NAMED)
+        .map(|(kind, count)| format!("{count} {}", shown(kind.as_bytes())))
+        .collect();
     if rest > 0 {
         parts.push(format!("{rest} of other kinds"));
     }

@@ -31,15 +31,22 @@ impl Listing {
     ///
     /// # Errors
     /// When some images lie in the root and others in class folders.
-    pub(super) fn new(root: &str, mut entries: Vec<Entry>, folders: &BTreeSet<Vec<u8>>) -> Result<Self> {
+    pub(super) fn new(
+        root: &str,
+        mut entries: Vec<Entry>,
+        folders: &BTreeSet<Vec<u8>>,
+    ) -> Result<Self> {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let nested = entries.iter().filter(|e| class_of(&e.path).is_some()).count();
         if let Some(stray) = entries.iter().find(|e| nested > 0 && class_of(&e.path).is_none()) {
             let path = shown(&stray.path);
-            return Err(Error::input(format!("data {root}: expected every image in a class folder, found {path} beside them"))
-                .hint("move it into a class folder, or away"));
+            return Err(Error::input(format!(
+                "data {root}: expected every image in a class folder, found {path} beside them"
+            ))
+            .hint("move it into a class folder, or away"));
         }
-        let classes: Vec<&Vec<u8>> = if nested == 0 { Vec::new() } else { folders.iter().collect() };
+        let classes: Vec<&Vec<u8>> =
+            if nested == 0 { Vec::new() } else { folders.iter().collect() };
         let label = |entry: &Entry| {
             let class = class_of(&entry.path)?;
             let position = classes.binary_search_by(|c| c.as_slice().cmp(class)).ok()?;
@@ -56,7 +63,9 @@ impl Listing {
         let classes: Vec<String> = classes.into_iter().map(|c| shown(c)).collect();
         let mut names = BTreeSet::new();
         if let Some(twice) = classes.iter().find(|class| !names.insert(class.as_str())) {
-            return Err(Error::input(format!("data {root}: expected class folders of different names, found `{twice}` twice")));
+            return Err(Error::input(format!(
+                "data {root}: expected class folders of different names, found `{twice}` twice"
+            )));
         }
         let fingerprint = listed.finish(DataFormat::Folder, entries.len());
         Ok(Self { entries, labels, classes, fingerprint })
@@ -69,7 +78,9 @@ impl Listing {
 
     /// The file of a sample.
     pub(super) fn entry(&self, index: usize) -> Result<&Entry> {
-        self.entries.get(index).ok_or_else(|| Error::input(format!("sample {index}: expected an index below {}", self.entries.len())))
+        self.entries.get(index).ok_or_else(|| {
+            Error::input(format!("sample {index}: expected an index below {}", self.entries.len()))
+        })
     }
 }
 
@@ -85,7 +96,8 @@ mod tests {
     #[test]
     fn order_is_of_paths_and_labels_are_of_class_names() {
         let entry = |path: &str| Entry { path: path.as_bytes().to_vec(), size: 1, offset: 0 };
-        let entries = vec![entry("a/2.png"), entry("a-b/1.png"), entry("a/1.png"), entry("c/x/1.png")];
+        let entries =
+            vec![entry("a/2.png"), entry("a-b/1.png"), entry("a/1.png"), entry("c/x/1.png")];
         let classes = ["a", "a-b", "b", "c"].map(|c| c.as_bytes().to_vec()).into();
         let listing = Listing::new("d", entries, &classes).unwrap();
         let names: Vec<_> = (0..4).map(|i| listing.name(i)).collect();
@@ -94,7 +106,8 @@ mod tests {
         assert_eq!(listing.labels, [1, 0, 0, 3]);
         assert_eq!(listing.classes, ["a", "a-b", "b", "c"]);
         // a folder that is called as another one is written
-        let entries = vec![entry("\\xff/1.png"), Entry { path: b"\xff/1.png".to_vec(), size: 1, offset: 0 }];
+        let entries =
+            vec![entry("\\xff/1.png"), Entry { path: b"\xff/1.png".to_vec(), size: 1, offset: 0 }];
         let classes = [b"\\xff".to_vec(), b"\xff".to_vec()].into();
         assert!(Listing::new("d", entries, &classes).err().unwrap().to_string().contains("twice"));
     }

@@ -25,11 +25,9 @@ impl Dataset for InMemory {
     fn sample(&self, index: usize) -> Result<Sample> {
         let [height, width, channels] = self.shape;
         let bytes = height * width * channels;
-        let stored = self
-            .pixels
-            .chunks_exact(bytes.max(1))
-            .nth(index)
-            .ok_or_else(|| Error::input(format!("row {index}: expected an index below {}", self.len())))?;
+        let stored = self.pixels.chunks_exact(bytes.max(1)).nth(index).ok_or_else(|| {
+            Error::input(format!("row {index}: expected an index below {}", self.len()))
+        })?;
         let pixels = if self.planar && channels > 1 {
             let plane = height * width;
             (0..bytes).map(|i| stored[(i % channels) * plane + i / channels]).collect()

@@ -1,7 +1,8 @@
-//! Data sets: samples by index, labels, class names, a fingerprint; one file a format. Every byte read here is hostile.
+//! Data sets: samples by index, labels, class names, a fingerprint; one file a format. Every byte
+//! read here is hostile.
 //!
-//! Image data sets stay on disk and are read sample by sample, so that memory does not grow with them; the small binary formats
-//! (IDX, CIFAR) are held whole, after their sizes were checked.
+//! Image data sets stay on disk and are read sample by sample, so that memory does not grow with
+//! them; the small binary formats (IDX, CIFAR) are held whole, after their sizes were checked.
 
 pub mod augment;
 pub mod preprocess;
@@ -83,11 +84,13 @@ pub struct Fingerprint {
     pub format: DataFormat,
     /// Samples in the whole split (before any limit).
     pub samples: usize,
-    /// SHA-256 over every file's path relative to the root and size, in canonical order (and over small index files' bytes).
+    /// SHA-256 over every file's path relative to the root and size, in canonical order (and over
+    /// small index files' bytes).
     pub listing_sha256: String,
 }
 
-/// A data set open for reading; samples are numbered in a canonical order that depends on content alone (byte order of paths).
+/// A data set open for reading; samples are numbered in a canonical order that depends on content
+/// alone (byte order of paths).
 pub trait Dataset: Send + Sync {
     /// How many samples there are.
     fn len(&self) -> usize;
@@ -108,7 +111,8 @@ pub trait Dataset: Send + Sync {
     fn classes(&self) -> &[String];
     /// What identifies the content.
     fn fingerprint(&self) -> &Fingerprint;
-    /// Height and width of an image from its header alone; `None` for a sample that is no readable image.
+    /// Height and width of an image from its header alone; `None` for a sample that is no readable
+    /// image.
     fn image_size(&self, index: usize) -> Option<[usize; 2]>;
     /// How the file that holds a sample looks from outside, where its content can change under an
     /// unchanged fingerprint.
@@ -137,8 +141,8 @@ pub trait Dataset: Send + Sync {
 /// Opens a split. A bare path is recognised by what is there.
 ///
 /// - A folder, or an archive of one: its subfolder of the split's name if it is divided into splits
-///   (see [`DataFormat::Folder`]); a source
-///   that is not divided is taken whole for `train`, `test` and `val` alike, since then the path itself says which part it is.
+///   (see [`DataFormat::Folder`]); a source that is not divided is taken whole for `train`, `test`
+///   and `val` alike, since then the path itself says which part it is.
 /// - npz: the arrays of the split where their names say one (`x_train`, `test_images`), else taken
 ///   whole; a `.npy` is one array.
 /// - IDX and Fashion-MNIST: `train`, or `test` (the `t10k` files). CIFAR: `train` or `test`.
@@ -147,7 +151,8 @@ pub trait Dataset: Send + Sync {
 /// of a folder and what is left out.
 ///
 /// # Errors
-/// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a file is damaged.
+/// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a
+/// file is damaged.
 pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     open_as(spec, split, None, monitor)
 }
@@ -157,11 +162,21 @@ pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<d
 ///
 /// # Errors
 /// As [`open`], and when an input is fed by no array.
-pub fn open_for(spec: &DataSpec, split: &str, inputs: &[Value], monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
+pub fn open_for(
+    spec: &DataSpec,
+    split: &str,
+    inputs: &[Value],
+    monitor: &dyn Monitor,
+) -> Result<Box<dyn Dataset>> {
     open_as(spec, split, Some(inputs), monitor)
 }
 
-fn open_as(spec: &DataSpec, split: &str, inputs: Option<&[Value]>, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
+fn open_as(
+    spec: &DataSpec,
+    split: &str,
+    inputs: Option<&[Value]>,
+    monitor: &dyn Monitor,
+) -> Result<Box<dyn Dataset>> {
     let path = spec.path.as_path();
     let format = match spec.format {
         Some(format) => format,
@@ -198,7 +213,8 @@ pub fn numbers(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
     npy::numbers(path, 1 << 16)
 }
 
-/// The size that all images have, judged by the headers of up to 32 of them, spread over the data set; `None` where they differ or are no images.
+/// The size that all images have, judged by the headers of up to 32 of them, spread over the data
+/// set; `None` where they differ or are no images.
 #[must_use]
 pub fn common_size(dataset: &dyn Dataset) -> Option<[usize; 2]> {
     const LOOKED_AT: usize = 32;
@@ -210,8 +226,12 @@ pub fn common_size(dataset: &dyn Dataset) -> Option<[usize; 2]> {
 
 fn exists(path: &Path) -> Result<std::fs::Metadata> {
     std::fs::metadata(path).map_err(|e| {
-        let error = Error::input(format!("data {}: cannot be read", folder::shown_path(path))).because(e);
-        error.hint("a data set is folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist or a path to one of them")
+        let error =
+            Error::input(format!("data {}: cannot be read", folder::shown_path(path))).because(e);
+        error.hint(
+            "a data set is folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, \
+             fashion-mnist or a path to one of them",
+        )
     })
 }
 
@@ -223,7 +243,9 @@ fn recognise(path: &Path) -> Result<DataFormat> {
     if exists(path)?.is_dir() {
         return recognise_folder(path);
     }
-    let ends = |end: &str| path.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().ends_with(end));
+    let ends = |end: &str| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().ends_with(end))
+    };
     match content::of(path)? {
         _ if ends(".npy") => Ok(DataFormat::Npz),
         Content::Zip if ends(".npz") || zip::holds_arrays(path) => Ok(DataFormat::Npz),
@@ -240,7 +262,9 @@ fn recognise_folder(path: &Path) -> Result<DataFormat> {
     for sets in idx::sets(path)? {
         found.push((DataFormat::Idx, format!("idx:{sets}")));
     }
-    for (version, prefix) in [(cifar::Version::Cifar10, "cifar10"), (cifar::Version::Cifar100, "cifar100")] {
+    for (version, prefix) in
+        [(cifar::Version::Cifar10, "cifar10"), (cifar::Version::Cifar100, "cifar100")]
+    {
         if version.is_there(path) {
             found.push((version.format(), format!("{prefix}:{}", folder::shown_path(path))));
         }
@@ -255,8 +279,12 @@ fn recognise_folder(path: &Path) -> Result<DataFormat> {
         return Ok(*format);
     }
     let names: Vec<_> = found.into_iter().map(|(_, name)| name).collect();
-    Err(Error::input(format!("data {}: expected one data set, found {}", folder::shown_path(path), names.join(", ")))
-        .hint("name the one that is meant"))
+    Err(Error::input(format!(
+        "data {}: expected one data set, found {}",
+        folder::shown_path(path),
+        names.join(", ")
+    ))
+    .hint("name the one that is meant"))
 }
 
 /// The file's name, and its error when it cannot be opened.
@@ -272,7 +300,9 @@ fn is_test(what: &str, split: &str) -> Result<bool> {
     match split {
         "train" => Ok(false),
         "test" => Ok(true),
-        other => Err(Error::input(format!("data {what}: expected split train or test, found `{other}`"))),
+        other => {
+            Err(Error::input(format!("data {what}: expected split train or test, found `{other}`")))
+        }
     }
 }
 

@@ -2,15 +2,19 @@
 //! itself.
 
 /// Endings of image files, in lower case.
-pub(super) const IMAGES: [&str; 14] =
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pnm", ".ppm", ".pgm", ".pbm"];
+pub(super) const IMAGES: [&str; 14] = [
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pnm",
+    ".ppm", ".pgm", ".pbm",
+];
 /// Endings of files that often hold the labels of images beside them.
-const LABELS: [&str; 15] =
-    [".cls", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".txt", ".label", ".labels", ".lbl", ".yaml", ".yml", ".parquet", ".mat", ".pkl"];
+const LABELS: [&str; 15] = [
+    ".cls", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".txt", ".label", ".labels", ".lbl",
+    ".yaml", ".yml", ".parquet", ".mat", ".pkl",
+];
 /// Endings of other files that go with images but are none.
 const NOTES: [&str; 22] = [
-    ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf", ".log", ".py", ".pyc", ".ipynb", ".sh", ".bat", ".toml", ".ini",
-    ".cfg", ".cache", ".db", ".bib", ".xls", ".xlsx",
+    ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf", ".log", ".py", ".pyc",
+    ".ipynb", ".sh", ".bat", ".toml", ".ini", ".cfg", ".cache", ".db", ".bib", ".xls", ".xlsx",
 ];
 /// Files and folders of operating systems, file servers and interpreters, in lower case.
 const SYSTEM: [&str; 21] = [
@@ -44,7 +48,8 @@ pub(super) fn has_image_ending(name: &[u8]) -> bool {
 
 /// Whether a file or folder is one that the system or an editor keeps for itself.
 pub(super) fn is_system(name: &[u8]) -> bool {
-    name.starts_with(b".") || SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system.as_bytes()))
+    name.starts_with(b".")
+        || SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system.as_bytes()))
 }
 
 /// Whether a file goes with images (labels, lists, notes): a folder of such files is no class.
@@ -59,8 +64,11 @@ pub(super) fn may_hold_labels(name: &[u8]) -> bool {
 
 /// A file about the data set.
 fn is_about(name: &[u8]) -> bool {
-    const STARTS: [&str; 8] = ["readme", "license", "licence", "copying", "citation", "changelog", "about", "notice"];
-    let starts = |start: &&str| name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()));
+    const STARTS: [&str; 8] =
+        ["readme", "license", "licence", "copying", "citation", "changelog", "about", "notice"];
+    let starts = |start: &&str| {
+        name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()))
+    };
     STARTS.iter().any(starts)
 }
 
@@ -68,9 +76,15 @@ fn is_about(name: &[u8]) -> bool {
 pub(super) fn kind(name: &[u8]) -> String {
     /// Longer endings are none.
     const LONGEST: usize = 8;
-    let Some(dot) = name.iter().rposition(|&b| b == b'.') else { return "without an ending".to_owned() };
+    let Some(dot) = name.iter().rposition(|&b| b == b'.') else {
+        return "without an ending".to_owned();
+    };
     match name.get(dot + 1..) {
-        Some(ending) if !ending.is_empty() && ending.len() <= LONGEST && ending.iter().all(u8::is_ascii_alphanumeric) => {
+        Some(ending)
+            if !ending.is_empty()
+                && ending.len() <= LONGEST
+                && ending.iter().all(u8::is_ascii_alphanumeric) =>
+        {
             format!(".{}", String::from_utf8_lossy(ending).to_lowercase())
         }
         _ => "of odd names".to_owned(),
@@ -78,7 +92,10 @@ pub(super) fn kind(name: &[u8]) -> String {
 }
 
 fn ends_with(name: &[u8], endings: &[&str]) -> bool {
-    let ends = |end: &&str| name.len() > end.len() && name[name.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes());
+    let ends = |end: &&str| {
+        name.len() > end.len()
+            && name[name.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes())
+    };
     endings.iter().any(ends)
 }
 
@@ -88,15 +105,37 @@ mod tests {
 
     #[test]
     fn names_say_what_files_are() {
-        assert!(has_image_ending(b"a.JpEg") && has_image_ending(b"a.b.png") && !has_image_ending(b".png") && !has_image_ending(b"a.heic"));
-        for name in [".hidden", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini", "#recycle"]
-        {
+        assert!(
+            has_image_ending(b"a.JpEg")
+                && has_image_ending(b"a.b.png")
+                && !has_image_ending(b".png")
+                && !has_image_ending(b"a.heic")
+        );
+        for name in [
+            ".hidden",
+            "@eaDir",
+            "lost+found",
+            "$RECYCLE.BIN",
+            "System Volume Information",
+            "Thumbs.db",
+            "desktop.ini",
+            "#recycle",
+        ] {
             assert!(is_system(name.as_bytes()), "{name}");
         }
         assert!(!is_system(b"cat") && !is_system(b"@home"));
-        assert!(is_paper(b"0.txt") && is_paper(b"README") && !is_paper(b"0.heic") && !is_paper(b"0"));
-        assert!(may_hold_labels(b"0.cls") && !may_hold_labels(b"readme.txt") && !may_hold_labels(b"notes.md"));
+        assert!(
+            is_paper(b"0.txt") && is_paper(b"README") && !is_paper(b"0.heic") && !is_paper(b"0")
+        );
+        assert!(
+            may_hold_labels(b"0.cls")
+                && !may_hold_labels(b"readme.txt")
+                && !may_hold_labels(b"notes.md")
+        );
         let kinds = ["a.HEIC", "a", "a.jpg?w=640", "a.", "a.b c"].map(|name| kind(name.as_bytes()));
-        assert_eq!(kinds, [".heic", "without an ending", "of odd names", "of odd names", "of odd names"]);
+        assert_eq!(
+            kinds,
+            [".heic", "without an ending", "of odd names", "of odd names", "of odd names"]
+        );
     }
 }

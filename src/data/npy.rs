@@ -1,5 +1,6 @@
-//! The header of NumPy's `.npy` format, versions 1 to 3: a magic number, the header's length, and a Python dictionary of the keys
-//! `descr`, `fortran_order` and `shape`. Parsed by hand, since the text is hostile: no recursion, and no arithmetic that can overflow.
+//! The header of NumPy's `.npy` format, versions 1 to 3: a magic number, the header's length, and a
+//! Python dictionary of the keys `descr`, `fortran_order` and `shape`. Parsed by hand, since the
+//! text is hostile: no recursion, and no arithmetic that can overflow.
 
 use crate::array::Dtype;
 use crate::error::{Context, Error, Result};
@@ -99,16 +100,31 @@ pub(super) fn numbers(path: &Path, most: usize) -> Result<(Vec<usize>, Vec<f64>)
     let bytes = std::fs::read(path).context(context)?;
     let header = parse(&bytes).context(|| path.display().to_string())?;
     let dtype = header.dtype().map_err(|what| wrong(format!("expected numbers, it {what}")))?;
-    let shape = header.shape.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>().context(context)?;
+    let shape = header
+        .shape
+        .iter()
+        .map(|&d| usize::try_from(d))
+        .collect::<Result<Vec<_>, _>>()
+        .context(context)?;
     let data = bytes.get(header.data_start..).unwrap_or_default();
-    if header.elements().and_then(|n| n.checked_mul(header.element_bytes())) != Some(data.len() as u64) {
-        return Err(wrong(format!("expected elements for shape {shape:?}, found {} bytes", data.len())));
+    if header.elements().and_then(|n| n.checked_mul(header.element_bytes()))
+        != Some(data.len() as u64)
+    {
+        return Err(wrong(format!(
+            "expected elements for shape {shape:?}, found {} bytes",
+            data.len()
+        )));
     }
-    let values: Option<Vec<f64>> = data.chunks_exact(dtype.size()).map(|element| number(&header, element)).collect();
-    let values = values.ok_or_else(|| wrong("expected numbers that a double holds exactly".to_owned()))?;
+    let values: Option<Vec<f64>> =
+        data.chunks_exact(dtype.size()).map(|element| number(&header, element)).collect();
+    let values =
+        values.ok_or_else(|| wrong("expected numbers that a double holds exactly".to_owned()))?;
     if header.fortran_order && shape.len() > 1 {
         let places = c_order(&header.shape);
-        return Ok((shape, places.into_iter().filter_map(|place| values.get(place).copied()).collect()));
+        return Ok((
+            shape,
+            places.into_iter().filter_map(|place| values.get(place).copied()).collect(),
+        ));
     }
     Ok((shape, values))
 }
@@ -121,7 +137,8 @@ pub(super) fn c_order(shape: &[u64]) -> Vec<usize> {
         for (index, &size) in index.iter_mut().zip(shape).rev() {
             (*index, at) = (at % size, at / size);
         }
-        let place = index.iter().zip(shape).rev().fold(0, |place, (&index, &size)| place * size + index);
+        let place =
+            index.iter().zip(shape).rev().fold(0, |place, (&index, &size)| place * size + index);
         usize::try_from(place).unwrap_or(usize::MAX)
     };
     (0..count).map(place).collect()
@@ -140,7 +157,8 @@ pub(super) fn number(header: &Header, element: &[u8]) -> Option<f64> {
         Dtype::F64 => Some(f64::from_le_bytes(*bytes.first_chunk()?)),
         _ => {
             const EXACT: i64 = 1 << 53;
-            let value = integer(&bytes, header.kind == 'i').filter(|value| (-EXACT..=EXACT).contains(value))?;
+            let value = integer(&bytes, header.kind == 'i')
+                .filter(|value| (-EXACT..=EXACT).contains(value))?;
             #[allow(clippy::cast_precision_loss, reason = "within ±2^53")]
             Some(value as f64)
         }
@@ -162,7 +180,10 @@ pub(super) fn integer(element: &[u8], signed: bool) -> Option<i64> {
 /// When it is no header.
 pub(super) fn parse(bytes: &[u8]) -> Result<Header> {
     let bad = |what: &str| Error::input(format!("NPY header: {what}"));
-    let version = bytes.strip_prefix(MAGIC).and_then(|rest| rest.get(..2)).ok_or_else(|| bad("expected the magic number"))?;
+    let version = bytes
+        .strip_prefix(MAGIC)
+        .and_then(|rest| rest.get(..2))
+        .ok_or_else(|| bad("expected the magic number"))?;
     let (length, start) = match (version, bytes.get(8..10), bytes.get(8..12)) {
         ([1, _], Some(&[a, b]), _) => (usize::from(u16::from_le_bytes([a, b])), 10),
         ([2 | 3, _], _, Some(&[a, b, c, d])) => (u32::from_le_bytes([a, b, c, d]) as usize, 12),
@@ -171,11 +192,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header> {
     if length > MAX_HEADER {
         return Err(bad(&format!("expected at most {MAX_HEADER} bytes, found {length}")));
     }
-    let text = bytes.get(start..start + length).ok_or_else(|| bad("expected more bytes, found the end of the file"))?;
+    let text = bytes
+        .get(start..start + length)
+        .ok_or_else(|| bad("expected more bytes, found the end of the file"))?;
     let text = std::str::from_utf8(text).map_err(|e| bad("expected UTF-8").because(e))?;
-    let value = |key: &str| value_of(text, key).ok_or_else(|| bad(&format!("expected the key {key}")));
-    let (kind, width, big_endian) =
-        element(value("descr")?).ok_or_else(|| bad("expected an element type such as '<f4', found fields or another text"))?;
+    let value =
+        |key: &str| value_of(text, key).ok_or_else(|| bad(&format!("expected the key {key}")));
+    let (kind, width, big_endian) = element(value("descr")?).ok_or_else(|| {
+        bad("expected an element type such as '<f4', found fields or another text")
+    })?;
     let fortran_order = match value("fortran_order")? {
         v if v.starts_with("True") => true,
         v if v.starts_with("False") => false,
@@ -187,7 +212,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header> {
 
 /// The text after `'key':`.
 fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let after = ['\'', '"'].iter().find_map(|quote| text.split_once(&format!("{quote}{key}{quote}")))?.1;
+    let after =
+        ['\'', '"'].iter().find_map(|quote| text.split_once(&format!("{quote}{key}{quote}")))?.1;
     Some(after.trim_start().strip_prefix(':')?.trim_start())
 }
 
@@ -214,7 +240,11 @@ fn tuple(value: &str) -> Option<Vec<u64>> {
     if inside.is_empty() {
         return Some(Vec::new());
     }
-    let sizes: Option<Vec<u64>> = inside.split(',').take(MAX_AXES + 1).map(|n| n.trim().trim_end_matches('L').parse().ok()).collect();
+    let sizes: Option<Vec<u64>> = inside
+        .split(',')
+        .take(MAX_AXES + 1)
+        .map(|n| n.trim().trim_end_matches('L').parse().ok())
+        .collect();
     sizes.filter(|s| s.len() <= MAX_AXES)
 }
 
@@ -231,11 +261,28 @@ mod tests {
 
     #[test]
     fn what_numpy_writes_is_read() {
-        let parsed = parse(&header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }   \n")).unwrap();
-        let expected = Header { kind: 'f', width: 4, big_endian: false, fortran_order: false, shape: vec![2, 3], data_start: 10 + 64 };
+        let parsed =
+            parse(&header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }   \n"))
+                .unwrap();
+        let expected = Header {
+            kind: 'f',
+            width: 4,
+            big_endian: false,
+            fortran_order: false,
+            shape: vec![2, 3],
+            data_start: 10 + 64,
+        };
         assert_eq!(Header { data_start: 74, ..parsed }, expected);
-        assert_eq!(parse(&header("{'descr': '|b1', 'fortran_order': True, 'shape': (), }")).unwrap().shape, Vec::<u64>::new());
-        assert_eq!(parse(&header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }")).unwrap().shape, [5]);
+        assert_eq!(
+            parse(&header("{'descr': '|b1', 'fortran_order': True, 'shape': (), }")).unwrap().shape,
+            Vec::<u64>::new()
+        );
+        assert_eq!(
+            parse(&header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }"))
+                .unwrap()
+                .shape,
+            [5]
+        );
         let mut second = b"\x93NUMPY\x02\x00\x36\x00\x00\x00".to_vec();
         second.extend(b"{'descr': '<f2', 'fortran_order': False, 'shape': (7,)}");
         assert_eq!(parse(&second[..second.len() - 1]).err().map(|e| e.to_string()), None);
@@ -253,12 +300,24 @@ mod tests {
         fails(b"\x93NUMPY\x01\x00\x40\x00{", "end of the file");
         fails(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", "at most 10000 bytes, found 4294967295");
         fails(&header("{'descr': '<f4', 'fortran_order': False}"), "key shape");
-        fails(&header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}"), "element type");
+        fails(
+            &header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}"),
+            "element type",
+        );
         fails(&header("{'descr': '', 'fortran_order': False, 'shape': (1,)}"), "element type");
         fails(&header("{'descr': '<f4', 'fortran_order': 1, 'shape': (1,)}"), "fortran_order");
         fails(&header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3)}"), "shape");
-        fails(&header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}"), "shape");
+        fails(
+            &header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}"),
+            "shape",
+        );
         fails(&header("{'descr': '<f4', 'fortran_order': False, 'shape': ((((((1)"), "shape");
-        fails(&header(&format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({})}}", "1,".repeat(65))), "shape");
+        fails(
+            &header(&format!(
+                "{{'descr': '<f4', 'fortran_order': False, 'shape': ({})}}",
+                "1,".repeat(65)
+            )),
+            "shape",
+        );
     }
 }

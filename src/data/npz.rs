@@ -74,26 +74,43 @@ struct Region {
 /// Checks every array's header against the bytes that are there, and decides what a sample is: what
 /// `inputs` take where they are known, else images where an array is one of images, else all arrays
 /// that go together.
-pub(super) fn open(path: &Path, split: &str, inputs: Option<&[Value]>, monitor: &dyn Monitor) -> Result<Npz> {
+pub(super) fn open(
+    path: &Path,
+    split: &str,
+    inputs: Option<&[Value]>,
+    monitor: &dyn Monitor,
+) -> Result<Npz> {
     let name = path.display().to_string();
     parts::check(&name, split)?;
     let (packed, length) = open_file(path)?;
     let mut files = Files { packed, unpacked: Spool::new()? };
     let mut listed = Listed::new();
     let regions = regions(path, &mut files, length, &mut listed)?;
-    let found = regions.into_iter().map(|(array, region)| found(&files, array, region)).collect::<Result<Vec<_>>>()?;
+    let found = regions
+        .into_iter()
+        .map(|(array, region)| found(&files, array, region))
+        .collect::<Result<Vec<_>>>()?;
     let layout = Layout::of(&name, &found, split, inputs)?;
     if let Some(split) = layout.split {
         // two splits of as many rows are not the same samples
         listed.bytes(split.as_bytes());
     }
-    let labels = layout.labels.map(|found| labels::read(&files, found).context(|| format!("{name}: array {}", found.name))).transpose()?;
+    let labels = layout
+        .labels
+        .map(|found| {
+            labels::read(&files, found).context(|| format!("{name}: array {}", found.name))
+        })
+        .transpose()?;
     let labels = labels.unwrap_or_default();
     let mut columns = Vec::with_capacity(layout.columns.len());
     for (served, found) in &layout.columns {
-        columns.push(column(&mut files, served, found).context(|| format!("{name}: array {}", found.name))?);
+        columns.push(
+            column(&mut files, served, found)
+                .context(|| format!("{name}: array {}", found.name))?,
+        );
     }
-    let rows = usize::try_from(layout.rows).context(|| format!("{name}: more rows than memory has addresses"))?;
+    let rows = usize::try_from(layout.rows)
+        .context(|| format!("{name}: more rows than memory has addresses"))?;
     if let (Some(found), false) = (layout.labels, labels.values.len() == rows) {
         let first = layout.columns.first().map_or("", |(_, column)| column.name.as_str());
         return Err(Error::input(format!(
@@ -114,21 +131,34 @@ pub(super) fn open(path: &Path, split: &str, inputs: Option<&[Value]>, monitor: 
 }
 
 /// The bytes of each array, in byte order of names; packed ones are unpacked.
-fn regions(path: &Path, files: &mut Files, length: u64, listed: &mut Listed) -> Result<BTreeMap<String, Region>> {
+fn regions(
+    path: &Path,
+    files: &mut Files,
+    length: u64,
+    listed: &mut Listed,
+) -> Result<BTreeMap<String, Region>> {
     let name = path.display().to_string();
     let mut magic = Vec::new();
-    (&files.packed).take(8).read_to_end(&mut magic).context(|| format!("{name}: cannot be read"))?;
+    (&files.packed)
+        .take(8)
+        .read_to_end(&mut magic)
+        .context(|| format!("{name}: cannot be read"))?;
     (&files.packed).rewind().context(|| format!("{name}: cannot be read"))?;
     if npy::is_npy(&magic) {
         listed.file(b"npy", length);
-        listed.bytes(&checksum(&files.packed).context(|| format!("{name}: cannot be read"))?.to_le_bytes());
+        listed.bytes(
+            &checksum(&files.packed).context(|| format!("{name}: cannot be read"))?.to_le_bytes(),
+        );
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         return Ok(BTreeMap::from([(stem, Region { unpacked: false, offset: 0, length })]));
     }
     let message = || format!("{name}: cannot be read as an npz file");
     let mut archive = ZipArchive::new(BufReader::new(&files.packed)).context(message)?;
     if archive.len() > MAX_ARRAYS {
-        return Err(Error::input(format!("{name}: expected at most {MAX_ARRAYS} arrays, found {}", archive.len())));
+        return Err(Error::input(format!(
+            "{name}: expected at most {MAX_ARRAYS} arrays, found {}",
+            archive.len()
+        )));
     }
     let mut contents = BTreeMap::new();
     for index in 0..archive.len() {
@@ -138,22 +168,36 @@ fn regions(path: &Path, files: &mut Files, length: u64, listed: &mut Listed) -> 
         let (size, packed_size) = (entry.size(), entry.compressed_size());
         let region = match entry.compression() {
             CompressionMethod::Stored => {
-                let offset =
-                    entry.data_start().ok_or_else(|| Error::input(format!("{name}: array {array}: expected a place in the file")))?;
+                let offset = entry.data_start().ok_or_else(|| {
+                    Error::input(format!("{name}: array {array}: expected a place in the file"))
+                })?;
                 if size != packed_size || offset.checked_add(size).is_none_or(|end| end > length) {
-                    return Err(Error::input(format!("{name}: array {array}: expected {size} bytes from byte {offset}, found fewer")));
+                    return Err(Error::input(format!(
+                        "{name}: array {array}: expected {size} bytes from byte {offset}, found \
+                         fewer"
+                    )));
                 }
                 Region { unpacked: false, offset, length: size }
             }
             CompressionMethod::Deflated => {
                 let offset = files.unpacked.length();
-                let found = files.unpacked.append(&mut entry, packed_size, &format!("{name}: array {array}"))?;
+                let found = files.unpacked.append(
+                    &mut entry,
+                    packed_size,
+                    &format!("{name}: array {array}"),
+                )?;
                 if found != size {
-                    return Err(Error::input(format!("{name}: array {array}: expected {size} bytes, found {found} on unpacking")));
+                    return Err(Error::input(format!(
+                        "{name}: array {array}: expected {size} bytes, found {found} on unpacking"
+                    )));
                 }
                 Region { unpacked: true, offset, length: size }
             }
-            other => return Err(Error::input(format!("{name}: array {array}: expected no compression or deflate, found {other}"))),
+            other => {
+                return Err(Error::input(format!(
+                    "{name}: array {array}: expected no compression or deflate, found {other}"
+                )));
+            }
         };
         contents.insert(array.to_owned(), (region, entry.crc32()));
     }
@@ -181,7 +225,9 @@ fn checksum(mut file: &File) -> std::io::Result<u32> {
 fn found(files: &Files, name: String, region: Region) -> Result<Found> {
     let prefix = usize::try_from(region.length).unwrap_or(usize::MAX).min(npy::MAX_PREFIX);
     let bytes = files.read_at(region, 0, prefix)?;
-    let header = npy::parse(&bytes).map_err(|e| e.chain()).and_then(|header| check(&header, region).map(|()| header));
+    let header = npy::parse(&bytes)
+        .map_err(|e| e.chain())
+        .and_then(|header| check(&header, region).map(|()| header));
     Ok(Found { name, region, header })
 }
 
@@ -194,23 +240,49 @@ fn check(header: &npy::Header, region: Region) -> Result<(), String> {
     if header.kind == 'O' || bytes.and_then(|n| n.checked_add(start)) == Some(region.length) {
         return Ok(());
     }
-    let expected = elements.map_or_else(|| "a number of".into(), |n| (u128::from(n) * u128::from(header.element_bytes())).to_string());
+    let expected = elements.map_or_else(
+        || "a number of".into(),
+        |n| (u128::from(n) * u128::from(header.element_bytes())).to_string(),
+    );
     let found = region.length.saturating_sub(start);
-    Err(format!("expected {expected} bytes of elements for shape {:?}, found {found}", header.shape))
+    Err(format!(
+        "expected {expected} bytes of elements for shape {:?}, found {found}",
+        header.shape
+    ))
 }
 
 /// Where the rows of an array lie.
 fn column(files: &mut Files, served: &str, found: &Found) -> Result<Column> {
     let (header, dtype) = found.rows()?;
     let too_large = || "rows are too large".to_owned();
-    let row_shape = header.shape.iter().skip(1).map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>().context(too_large)?;
-    let row_bytes = row_shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).ok_or_else(|| Error::input(too_large()))?;
+    let row_shape = header
+        .shape
+        .iter()
+        .skip(1)
+        .map(|&d| usize::try_from(d))
+        .collect::<Result<Vec<_>, _>>()
+        .context(too_large)?;
+    let row_bytes = row_shape
+        .iter()
+        .try_fold(dtype.size(), |n, &d| n.checked_mul(d))
+        .ok_or_else(|| Error::input(too_large()))?;
     let start = header.data_start as u64;
-    let mut region = Region { offset: found.region.offset + start, length: found.region.length - start, ..found.region };
+    let mut region = Region {
+        offset: found.region.offset + start,
+        length: found.region.length - start,
+        ..found.region
+    };
     if header.fortran_order && header.shape.len() > 1 {
         region = fortran::lay_out(files, region, &header.shape, dtype.size(), &found.name)?;
     }
-    Ok(Column { name: served.to_owned(), dtype, big_endian: header.big_endian, row_shape, row_bytes, region })
+    Ok(Column {
+        name: served.to_owned(),
+        dtype,
+        big_endian: header.big_endian,
+        row_shape,
+        row_bytes,
+        region,
+    })
 }
 
 impl Files {
@@ -222,14 +294,20 @@ impl Files {
         let mut bytes = vec![0; length];
         let inside = start.checked_add(length as u64).is_some_and(|end| end <= region.length);
         let offset = region.offset.checked_add(start).filter(|_| inside);
-        let offset = offset.ok_or_else(|| Error::input(format!("{length} bytes from byte {start}: beyond the array's end")))?;
+        let offset = offset.ok_or_else(|| {
+            Error::input(format!("{length} bytes from byte {start}: beyond the array's end"))
+        })?;
         self.file(region).read_exact_at(&mut bytes, offset).context(|| "cannot be read".into())?;
         Ok(bytes)
     }
 
     /// The bytes of a row.
     fn row(&self, column: &Column, index: usize) -> Result<Vec<u8>> {
-        let mut bytes = self.read_at(column.region, (index as u64).saturating_mul(column.row_bytes as u64), column.row_bytes)?;
+        let mut bytes = self.read_at(
+            column.region,
+            (index as u64).saturating_mul(column.row_bytes as u64),
+            column.row_bytes,
+        )?;
         if column.big_endian {
             bytes.chunks_exact_mut(column.dtype.size()).for_each(<[u8]>::reverse);
         }
@@ -247,10 +325,16 @@ impl Dataset for Npz {
             let context = || format!("{}: array {}: row {index}", self.path, column.name);
             self.files.row(column, index).context(context)
         };
-        let array =
-            |column: &Column| Ok((column.name.clone(), Array::from_bytes(column.dtype, column.row_shape.clone(), &bytes(column)?)?));
+        let array = |column: &Column| {
+            Ok((
+                column.name.clone(),
+                Array::from_bytes(column.dtype, column.row_shape.clone(), &bytes(column)?)?,
+            ))
+        };
         match &self.content {
-            Content::Arrays(columns) => columns.iter().map(array).collect::<Result<_>>().map(Sample::Arrays),
+            Content::Arrays(columns) => {
+                columns.iter().map(array).collect::<Result<_>>().map(Sample::Arrays)
+            }
             Content::Images(column, shape) => Ok(Sample::Image(shape.image(bytes(column)?))),
         }
     }

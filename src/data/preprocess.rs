@@ -1,4 +1,5 @@
-//! From a decoded image to a model's input: geometry and colour in uint8, as Pillow does them, then normalisation.
+//! From a decoded image to a model's input: geometry and colour in uint8, as Pillow does them, then
+//! normalisation.
 
 use super::{Image, geometry};
 use crate::array::{Array, Dtype, Values};
@@ -11,13 +12,15 @@ use std::borrow::Cow;
 /// Side of an input that nothing else decides.
 const DEFAULT_SIDE: usize = 224;
 
-/// Decides every field: options, then their preset, then the model's declared input (`dtype`, `shape` with the batch axis), then the images' common size, else 224.
-/// Returns warnings to print: one when nothing was
-/// given and floats are scaled to [0, 1], or integers brought to a size that nobody named.
+/// Decides every field: options, then their preset, then the model's declared input (`dtype`,
+/// `shape` with the batch axis), then the images' common size, else 224. Returns warnings to print:
+/// one when nothing was given and floats are scaled to [0, 1], or integers brought to a size that
+/// nobody named.
 ///
-/// What a model fixes (size, channels) outweighs a preset, but an option that contradicts it is refused. A preset that crops out of a
-/// larger image (`imagenet`) does not take the images' common size: 224 then. One value of mean or std serves all channels. A mean that
-/// is given is in the order of the model's channels; that of a preset is RGB, and is turned round for BGR.
+/// What a model fixes (size, channels) outweighs a preset, but an option that contradicts it is
+/// refused. A preset that crops out of a larger image (`imagenet`) does not take the images' common
+/// size: 224 then. One value of mean or std serves all channels. A mean that is given is in the
+/// order of the model's channels; that of a preset is RGB, and is turned round for BGR.
 ///
 /// # Errors
 /// When options contradict the model or each other.
@@ -27,7 +30,8 @@ pub fn resolve(
     shape: &[Dim],
     common_image_size: Option<[usize; 2]>,
 ) -> Result<(Preprocess, Vec<String>)> {
-    let defaults = options.preset.as_deref().map_or_else(|| Ok(PreprocessOptions::default()), preset)?;
+    let defaults =
+        options.preset.as_deref().map_or_else(|| Ok(PreprocessOptions::default()), preset)?;
     check_dtype(options, dtype)?;
     let axes = Axes::of(shape, options.layout)?;
     let wanted = || options.channels.or(defaults.channels);
@@ -45,11 +49,15 @@ pub fn resolve(
     let crops = defaults.crop_ratio.is_some();
     // on their side the images have another size than their headers say
     let is_turned = options.exif_orientation == Some(true);
-    let common = common_image_size.filter(|[height, width]| !crops && (!is_turned || height == width));
+    let common =
+        common_image_size.filter(|[height, width]| !crops && (!is_turned || height == width));
     let fallback = options.size.or(defaults.size).or(common).unwrap_or([DEFAULT_SIDE; 2]);
     let size = [axes.size[0].unwrap_or(fallback[0]), axes.size[1].unwrap_or(fallback[1])];
     if let Some([height, width]) = options.size.filter(|&given| given != size) {
-        return Err(Error::input(format!("preprocess: the model takes {}x{}, found size {height}x{width}", size[0], size[1])));
+        return Err(Error::input(format!(
+            "preprocess: the model takes {}x{}, found size {height}x{width}",
+            size[0], size[1]
+        )));
     }
     let resize = match (options.resize, options.crop_ratio.or(defaults.crop_ratio)) {
         (Some(resize), _) => Some(resize),
@@ -57,7 +65,10 @@ pub fn resolve(
         (None, None) => None,
     };
     if let Some(resize) = resize.filter(|&resize| resize < size[0].max(size[1])) {
-        return Err(Error::input(format!("preprocess: expected resize of at least the size {}x{}, found {resize}", size[0], size[1])));
+        return Err(Error::input(format!(
+            "preprocess: expected resize of at least the size {}x{}, found {resize}",
+            size[0], size[1]
+        )));
     }
     let per_channel = |given: &Option<Vec<f32>>, preset: Option<Vec<f32>>, default: f32| {
         let preset = preset.map(|mut values| {
@@ -82,7 +93,10 @@ pub fn resolve(
         exif_orientation: options.exif_orientation.unwrap_or(false),
     };
     preprocess.validate()?;
-    let assumed = options.preset.is_none() && options.scale.is_none() && options.mean.is_none() && options.std.is_none();
+    let assumed = options.preset.is_none()
+        && options.scale.is_none()
+        && options.mean.is_none()
+        && options.std.is_none();
     let is_size_given = !axes.size.contains(&None) || options.size.or(defaults.size).is_some();
     let is_said = !assumed || !preprocess.is_float() && is_size_given;
     let warnings = if is_said { Vec::new() } else { vec![assumption(&preprocess)] };
@@ -97,18 +111,29 @@ fn assumption(preprocess: &Preprocess) -> String {
     } else {
         ("their bytes fed as they are", "--size, --resize and --crop-ratio")
     };
-    let order = format!("{:?} in {:?} order", preprocess.channels, preprocess.layout).to_lowercase();
-    format!("preprocessing was not given: images become {height}x{width} {order}, {values} ({flags} say otherwise)")
+    let order =
+        format!("{:?} in {:?} order", preprocess.channels, preprocess.layout).to_lowercase();
+    format!(
+        "preprocessing was not given: images become {height}x{width} {order}, {values} ({flags} \
+         say otherwise)"
+    )
 }
 
 fn check_dtype(options: &PreprocessOptions, dtype: Dtype) -> Result<()> {
     if let Some(given) = options.dtype.filter(|&given| given != dtype) {
-        return Err(Error::input(format!("preprocess: the model takes {}, found dtype {}", dtype.name(), given.name())));
+        return Err(Error::input(format!(
+            "preprocess: the model takes {}, found dtype {}",
+            dtype.name(),
+            given.name()
+        )));
     }
     if !dtype.is_float() && !matches!(dtype, Dtype::U8 | Dtype::I32) {
         let expected = "float32, float16, float64, bfloat16, uint8 or int32";
-        return Err(Error::input(format!("preprocess: expected an input of {expected} to feed images to, found {}", dtype.name()))
-            .hint("feed arrays instead of images, with npz:FILE"));
+        return Err(Error::input(format!(
+            "preprocess: expected an input of {expected} to feed images to, found {}",
+            dtype.name()
+        ))
+        .hint("feed arrays instead of images, with npz:FILE"));
     }
     Ok(())
 }
@@ -122,7 +147,9 @@ fn check_dtype(options: &PreprocessOptions, dtype: Dtype) -> Result<()> {
 )]
 fn before_crop(size: [usize; 2], ratio: f64) -> Result<usize> {
     if !(ratio > 0.0 && ratio <= 1.0) {
-        return Err(Error::input(format!("preprocess: expected a crop ratio above 0 and up to 1, found {ratio}")));
+        return Err(Error::input(format!(
+            "preprocess: expected a crop ratio above 0 and up to 1, found {ratio}"
+        )));
     }
     // timm takes math.floor
     Ok((size[0].max(size[1]) as f64 / ratio).floor() as usize)
@@ -143,26 +170,32 @@ impl Axes {
             _ => None,
         };
         if !matches!(shape.len(), 0 | 4) {
-            return Err(Error::input(format!("preprocess: expected an image input of 4 axes, found {}", shape.len()))
-                .hint("feed arrays instead of images, with npz:FILE"));
+            return Err(Error::input(format!(
+                "preprocess: expected an image input of 4 axes, found {}",
+                shape.len()
+            ))
+            .hint("feed arrays instead of images, with npz:FILE"));
         }
         let colour = |axis: usize| matches!(fixed(axis), Some(1 | 3));
-        let layout = layout.unwrap_or(if colour(3) && !colour(1) { Layout::Nhwc } else { Layout::Nchw });
+        let layout =
+            layout.unwrap_or(if colour(3) && !colour(1) { Layout::Nhwc } else { Layout::Nchw });
         let [channel, row, column] = match layout {
             Layout::Nchw => [1, 2, 3],
             Layout::Nhwc => [3, 1, 2],
         };
         match fixed(channel) {
-            Some(count) if !matches!(count, 1 | 3) => {
-                Err(Error::input(format!("preprocess: expected 1 or 3 channels on axis {channel} of the model's input, found {count}"))
-                    .hint("say --layout nchw or nhwc, or feed arrays with npz:FILE"))
-            }
+            Some(count) if !matches!(count, 1 | 3) => Err(Error::input(format!(
+                "preprocess: expected 1 or 3 channels on axis {channel} of the model's input, \
+                 found {count}"
+            ))
+            .hint("say --layout nchw or nhwc, or feed arrays with npz:FILE")),
             channels => Ok(Self { layout, channels, size: [fixed(row), fixed(column)] }),
         }
     }
 }
 
-/// Geometry and colour: the bytes that are stored and fed, in the model's layout (`[C, H, W]` or `[H, W, C]`).
+/// Geometry and colour: the bytes that are stored and fed, in the model's layout (`[C, H, W]` or
+/// `[H, W, C]`).
 ///
 /// # Errors
 /// When the image cannot be resized (an empty side).
@@ -190,20 +223,29 @@ pub fn seen_size(preprocess: &Preprocess, image: &Image) -> [usize; 2] {
 /// As [`to_bytes`].
 pub(super) fn fit<'a>(preprocess: &Preprocess, image: &'a Image) -> Result<Cow<'a, Image>> {
     let resized = match preprocess.resize {
-        Some(shorter) => geometry::resize(image, geometry::shorter_side(image, shorter), preprocess.interpolation)?,
+        Some(shorter) => geometry::resize(
+            image,
+            geometry::shorter_side(image, shorter),
+            preprocess.interpolation,
+        )?,
         None => geometry::resize(image, preprocess.size, preprocess.interpolation)?,
     };
     Ok(match resized {
         Cow::Borrowed(image) => geometry::center_crop(image, preprocess.size)?,
-        Cow::Owned(image) => Cow::Owned(geometry::center_crop(&image, preprocess.size)?.into_owned()),
+        Cow::Owned(image) => {
+            Cow::Owned(geometry::center_crop(&image, preprocess.size)?.into_owned())
+        }
     })
 }
 
 /// The bytes of an image of the model's size and channels in its layout and order of channels.
 pub(super) fn lay_out(preprocess: &Preprocess, image: Image) -> Vec<u8> {
     let channels = preprocess.channels.count();
-    let source = |channel: usize| if preprocess.channels == Channels::Bgr { channels - 1 - channel } else { channel };
-    let plane = |channel: usize| image.pixels.iter().skip(source(channel)).step_by(channels).copied();
+    let source = |channel: usize| {
+        if preprocess.channels == Channels::Bgr { channels - 1 - channel } else { channel }
+    };
+    let plane =
+        |channel: usize| image.pixels.iter().skip(source(channel)).step_by(channels).copied();
     match preprocess.layout {
         Layout::Nchw => (0..channels).flat_map(plane).collect(),
         Layout::Nhwc if preprocess.channels == Channels::Bgr => {
@@ -213,7 +255,8 @@ pub(super) fn lay_out(preprocess: &Preprocess, image: Image) -> Vec<u8> {
     }
 }
 
-/// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float inputs, the values themselves for integers.
+/// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float inputs,
+/// the values themselves for integers.
 ///
 /// # Errors
 /// When the byte count is not a multiple of one input's.
@@ -226,15 +269,17 @@ pub fn normalize(preprocess: &Preprocess, bytes: &[u8]) -> Result<Array> {
         Dtype::F16 => Values::F16(look_up(preprocess, bytes, f16::from_f32)),
         Dtype::F32 => Values::F32(look_up(preprocess, bytes, |value| value)),
         Dtype::F64 => Values::F64(look_up(preprocess, bytes, f64::from)),
-        other => return Err(Error::input(format!("preprocess: images do not become {}", other.name()))),
+        other => {
+            return Err(Error::input(format!("preprocess: images do not become {}", other.name())));
+        }
     };
     let mut shape = vec![count];
     shape.extend(preprocess.input_shape());
     Array::new(shape, values)
 }
 
-/// Stored bytes of a batch to a student's input, f32 `[N, C, H, W]` whatever the layout of the bytes. A student always sees
-/// `(x·scale − mean)/std`, also where the teacher takes integers.
+/// Stored bytes of a batch to a student's input, f32 `[N, C, H, W]` whatever the layout of the
+/// bytes. A student always sees `(x·scale − mean)/std`, also where the teacher takes integers.
 ///
 /// # Errors
 /// As [`normalize`].
@@ -248,7 +293,9 @@ pub fn normalize_nchw(preprocess: &Preprocess, bytes: &[u8]) -> Result<Vec<f32>>
     let mut out = Vec::with_capacity(bytes.len());
     for image in bytes.chunks_exact(input_length(preprocess)) {
         for (channel, table) in tables.iter().enumerate() {
-            out.extend(image.iter().skip(channel).step_by(channels).map(|&byte| table[usize::from(byte)]));
+            out.extend(
+                image.iter().skip(channel).step_by(channels).map(|&byte| table[usize::from(byte)]),
+            );
         }
     }
     Ok(out)
@@ -263,7 +310,10 @@ fn input_length(preprocess: &Preprocess) -> usize {
 fn count(preprocess: &Preprocess, bytes: &[u8]) -> Result<usize> {
     let length = input_length(preprocess);
     if length == 0 || !bytes.len().is_multiple_of(length) {
-        return Err(Error::input(format!("batch: expected a multiple of {length} bytes, found {}", bytes.len())));
+        return Err(Error::input(format!(
+            "batch: expected a multiple of {length} bytes, found {}",
+            bytes.len()
+        )));
     }
     Ok(bytes.len() / length)
 }
@@ -291,7 +341,9 @@ fn look_up<T: Copy>(preprocess: &Preprocess, bytes: &[u8], convert: impl Fn(f32)
                 out.extend(pixels.iter().map(|&byte| table[usize::from(byte)]));
             }
         }
-        Layout::Nhwc => out.extend(bytes.iter().zip(tables.iter().cycle()).map(|(&byte, table)| table[usize::from(byte)])),
+        Layout::Nhwc => out.extend(
+            bytes.iter().zip(tables.iter().cycle()).map(|(&byte, table)| table[usize::from(byte)]),
+        ),
     }
     out
 }

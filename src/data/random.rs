@@ -1,4 +1,5 @@
-//! The generator behind augmentation and shuffling: ChaCha8, keyed by the seed and by what it is used for, so that no two uses share a stream.
+//! The generator behind augmentation and shuffling: ChaCha8, keyed by the seed and by what it is
+//! used for, so that no two uses share a stream.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -9,7 +10,8 @@ pub(super) fn generator(seed: u64, usage: [u8; 8]) -> ChaCha8Rng {
     keyed(seed, usage, 0, 0)
 }
 
-/// The generator of one use for one sample and view: a stream of its own, so that nothing drawn elsewhere moves it.
+/// The generator of one use for one sample and view: a stream of its own, so that nothing drawn
+/// elsewhere moves it.
 pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -20,7 +22,10 @@ pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha
 }
 
 /// A whole number in `0..bound`, by the high half of a product: even to within 2⁻³² of the bound.
-#[allow(clippy::cast_possible_truncation, reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits"
+)]
 pub(super) fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
     ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
 }
@@ -36,9 +41,14 @@ pub(super) fn uniform(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {
     low + (high - low) * unit(rng)
 }
 
-/// A number from Beta(α, α): algorithm BA of Cheng (1978, doi:10.1145/359460.359482), in logarithms so that a small α does not overflow.
+/// A number from Beta(α, α): algorithm BA of Cheng (1978, doi:10.1145/359460.359482), in logarithms
+/// so that a small α does not overflow.
 pub(super) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
-    let slope = if alpha <= 1.0 { alpha.recip() } else { ((2.0 * alpha - 2.0) / (2.0 * alpha * alpha - 2.0 * alpha)).sqrt() };
+    let slope = if alpha <= 1.0 {
+        alpha.recip()
+    } else {
+        ((2.0 * alpha - 2.0) / (2.0 * alpha * alpha - 2.0 * alpha)).sqrt()
+    };
     let gamma = alpha + slope.recip();
     loop {
         let (u1, u2) = (unit(rng), unit(rng));
@@ -52,7 +62,8 @@ pub(super) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
     }
 }
 
-/// The element at `position` of a random order of `0..count`: the first steps of a shuffle by Fisher and Yates, which keeps but what was moved.
+/// The element at `position` of a random order of `0..count`: the first steps of a shuffle by
+/// Fisher and Yates, which keeps but what was moved.
 pub(super) fn permuted(rng: &mut ChaCha8Rng, count: u32, position: u32) -> u32 {
     let mut moved = HashMap::new();
     let mut taken = 0;
@@ -65,7 +76,10 @@ pub(super) fn permuted(rng: &mut ChaCha8Rng, count: u32, position: u32) -> u32 {
 }
 
 /// Puts the elements in a random order (Fisher and Yates), the same for the same seed for ever.
-#[allow(clippy::cast_possible_truncation, reason = "the product's high half is below the bound, which is a usize")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "the product's high half is below the bound, which is a usize"
+)]
 pub fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut rng = generator(seed, *b"shuffle\0");
     for last in (1..items.len()).rev() {
@@ -86,19 +100,30 @@ mod tests {
         for alpha in [0.01, 0.2, 1.0, 4.0, 100.0] {
             let draws: Vec<f64> = (0..DRAWS).map(|_| beta(&mut rng, alpha)).collect();
             assert!(draws.iter().all(|x| (0.0..=1.0).contains(x)));
-            let moment = |power: i32| draws.iter().map(|x| (x - 0.5).powi(power)).sum::<f64>() / DRAWS as f64;
+            let moment = |power: i32| {
+                draws.iter().map(|x| (x - 0.5).powi(power)).sum::<f64>() / DRAWS as f64
+            };
             // variance 1/(4(2α+1)), fourth central moment 3/(16(2α+1)(2α+3))
             let variance = 0.25 / (2.0 * alpha + 1.0);
             let fourth = 3.0 / (16.0 * (2.0 * alpha + 1.0) * (2.0 * alpha + 3.0));
-            assert!(moment(1).abs() < 4.0 * (variance / DRAWS as f64).sqrt(), "{alpha}: mean {}", moment(1));
+            assert!(
+                moment(1).abs() < 4.0 * (variance / DRAWS as f64).sqrt(),
+                "{alpha}: mean {}",
+                moment(1)
+            );
             assert!((moment(2) / variance - 1.0).abs() < 0.05, "{alpha}: variance {}", moment(2));
-            assert!((moment(4) / fourth - 1.0).abs() < 0.12, "{alpha}: fourth moment {}", moment(4));
+            assert!(
+                (moment(4) / fourth - 1.0).abs() < 0.12,
+                "{alpha}: fourth moment {}",
+                moment(4)
+            );
         }
     }
 
     #[test]
     fn positions_of_one_order_are_all_there() {
-        let at = |sample, position| permuted(&mut keyed(3, *b"test\0\0\0\0", sample, 0), 20, position);
+        let at =
+            |sample, position| permuted(&mut keyed(3, *b"test\0\0\0\0", sample, 0), 20, position);
         let order = |sample| (0..20).map(|p| at(sample, p)).collect::<Vec<_>>();
         let mut sorted = order(1);
         assert_ne!(sorted, order(2));

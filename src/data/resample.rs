@@ -1,5 +1,6 @@
-//! Resizing of 8-bit images with Pillow's results to the last bit, as models are trained on them: convolution with a filter that widens as the image
-//! shrinks, along rows first and then along columns, each pass rounded to bytes, in fixed point of 22 bits. (SIMD resizers such as
+//! Resizing of 8-bit images with Pillow's results to the last bit, as models are trained on them:
+//! convolution with a filter that widens as the image shrinks, along rows first and then along
+//! columns, each pass rounded to bytes, in fixed point of 22 bits. (SIMD resizers such as
 //! `fast_image_resize` are up to 5 levels off at edges: they take the passes in the other order.)
 
 use super::{Image, UPRIGHT};
@@ -22,7 +23,11 @@ struct Window {
 }
 
 /// The image at `[height, width]`; no side is 0.
-pub(super) fn resample(image: &Image, [height, width]: [usize; 2], interpolation: Interpolation) -> Image {
+pub(super) fn resample(
+    image: &Image,
+    [height, width]: [usize; 2],
+    interpolation: Interpolation,
+) -> Image {
     let filter = match interpolation {
         Interpolation::Nearest => return nearest(image, [height, width]),
         Interpolation::Bilinear => Filter { support: 1.0, weight: triangle },
@@ -31,12 +36,27 @@ pub(super) fn resample(image: &Image, [height, width]: [usize; 2], interpolation
     };
     let mut pixels = Cow::Borrowed(&image.pixels);
     if width != image.width {
-        pixels = Cow::Owned(along_rows(&pixels, image.width, image.channels, &windows(&filter, image.width, width)));
+        pixels = Cow::Owned(along_rows(
+            &pixels,
+            image.width,
+            image.channels,
+            &windows(&filter, image.width, width),
+        ));
     }
     if height != image.height {
-        pixels = Cow::Owned(along_columns(&pixels, width * image.channels, &windows(&filter, image.height, height)));
+        pixels = Cow::Owned(along_columns(
+            &pixels,
+            width * image.channels,
+            &windows(&filter, image.height, height),
+        ));
     }
-    Image { height, width, channels: image.channels, pixels: pixels.into_owned(), orientation: UPRIGHT }
+    Image {
+        height,
+        width,
+        channels: image.channels,
+        pixels: pixels.into_owned(),
+        orientation: UPRIGHT,
+    }
 }
 
 fn triangle(x: f64) -> f64 {
@@ -57,7 +77,9 @@ fn cubic(x: f64) -> f64 {
 }
 
 fn lanczos(x: f64) -> f64 {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
+    let sinc = |x: f64| {
+        if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) }
+    };
     if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
@@ -66,7 +88,8 @@ fn lanczos(x: f64) -> f64 {
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "positions are far below 2^52; truncation and the stop of negative values at 0 are part of the definition"
+    reason = "positions are far below 2^52; truncation and the stop of negative values at 0 are \
+              part of the definition"
 )]
 fn windows(filter: &Filter, input: usize, output: usize) -> Vec<Window> {
     let scale = input as f64 / output as f64;
@@ -76,7 +99,9 @@ fn windows(filter: &Filter, input: usize, output: usize) -> Vec<Window> {
         let center = (position as f64 + 0.5) * scale;
         let first = (center - support + 0.5) as usize;
         let end = ((center + support + 0.5) as usize).min(input);
-        let weights: Vec<f64> = (first..end).map(|x| (filter.weight)((x as f64 - center + 0.5) * (1.0 / stretch))).collect();
+        let weights: Vec<f64> = (first..end)
+            .map(|x| (filter.weight)((x as f64 - center + 0.5) * (1.0 / stretch)))
+            .collect();
         let sum: f64 = weights.iter().sum();
         let fixed = |weight: &f64| {
             let scaled = weight / sum * f64::from(1 << FRACTION_BITS);
@@ -103,7 +128,9 @@ fn along_rows(pixels: &[u8], width: usize, channels: usize, windows: &[Window]) 
             let inputs = &row[window.first * channels..];
             let mut sums = [HALF; 3];
             for (pixel, weight) in inputs.chunks_exact(channels).zip(&window.weights) {
-                sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+                sums.iter_mut()
+                    .zip(pixel)
+                    .for_each(|(sum, &value)| *sum += i32::from(value) * weight);
             }
             out.extend(sums.iter().take(channels).map(|&sum| to_byte(sum)));
         }
@@ -117,7 +144,9 @@ fn along_columns(pixels: &[u8], stride: usize, windows: &[Window]) -> Vec<u8> {
     let mut sums = vec![HALF; stride];
     for window in windows {
         sums.fill(HALF);
-        for (row, weight) in pixels[window.first * stride..].chunks_exact(stride).zip(&window.weights) {
+        for (row, weight) in
+            pixels[window.first * stride..].chunks_exact(stride).zip(&window.weights)
+        {
             sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
         }
         out.extend(sums.iter().map(|&sum| to_byte(sum)));
@@ -126,7 +155,8 @@ fn along_columns(pixels: &[u8], stride: usize, windows: &[Window]) -> Vec<u8> {
 }
 
 fn nearest(image: &Image, [height, width]: [usize; 2]) -> Image {
-    let (rows, columns) = (nearest_positions(image.height, height), nearest_positions(image.width, width));
+    let (rows, columns) =
+        (nearest_positions(image.height, height), nearest_positions(image.width, width));
     let mut pixels = Vec::with_capacity(height * width * image.channels);
     for row in rows {
         for column in &columns {
@@ -137,7 +167,8 @@ fn nearest(image: &Image, [height, width]: [usize; 2]) -> Image {
     Image { height, width, channels: image.channels, pixels, orientation: UPRIGHT }
 }
 
-/// The input position of each output position. The steps are summed, as in Pillow, which decides where a centre falls between two positions.
+/// The input position of each output position. The steps are summed, as in Pillow, which decides
+/// where a centre falls between two positions.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -140,12 +140,16 @@ pub(super) fn is_neutral_name(name: &[u8]) -> bool {
 
 /// Whether a folder is named as one that holds images, whatever they show.
 pub(super) fn is_images(name: &[u8]) -> bool {
-    ["images", "imgs", "img", "jpegimages"].iter().any(|images| name.eq_ignore_ascii_case(images.as_bytes()))
+    ["images", "imgs", "img", "jpegimages"]
+        .iter()
+        .any(|images| name.eq_ignore_ascii_case(images.as_bytes()))
 }
 
 /// The part that a word stands for: `train`, or `trainset`.
 fn part_of(word: &str) -> Option<Part> {
-    let stands = |&&(start, _): &&(&str, Part)| word.strip_prefix(start).is_some_and(|rest| rest.is_empty() || NEUTRAL.contains(&rest));
+    let stands = |&&(start, _): &&(&str, Part)| {
+        word.strip_prefix(start).is_some_and(|rest| rest.is_empty() || NEUTRAL.contains(&rest))
+    };
     WORDS.iter().find(stands).map(|&(_, part)| part)
 }
 
@@ -160,7 +164,8 @@ fn words(name: &[u8]) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut before = ' ';
     for c in text.chars() {
-        let breaks = before.is_ascii_digit() != c.is_ascii_digit() || before.is_lowercase() && c.is_uppercase();
+        let breaks = before.is_ascii_digit() != c.is_ascii_digit()
+            || before.is_lowercase() && c.is_uppercase();
         if (breaks || !c.is_alphanumeric()) && words.last().is_some_and(|word| !word.is_empty()) {
             words.push(String::new());
         }
@@ -183,9 +188,18 @@ mod tests {
 
     #[test]
     fn parts_are_recognised_under_other_names() {
-        for name in
-            ["train", "Training", "TRAIN", "train2017", "train_images", "TrainImages", "trainset", "Training Set", "01-train", "x_train"]
-        {
+        for name in [
+            "train",
+            "Training",
+            "TRAIN",
+            "train2017",
+            "train_images",
+            "TrainImages",
+            "trainset",
+            "Training Set",
+            "01-train",
+            "x_train",
+        ] {
             assert_eq!(part(name), Some((Part::Train, true)), "{name}");
         }
         for name in ["test", "Testing", "test-data", "test_2", "TEST.SET"] {
@@ -203,11 +217,32 @@ mod tests {
 
     #[test]
     fn classes_are_no_parts() {
-        for name in ["trainer", "testudo", "valley", "devil", "evaluator", "cat", "", "trains", "developer", "valentine", "\u{e9}val"] {
+        for name in [
+            "trainer",
+            "testudo",
+            "valley",
+            "devil",
+            "evaluator",
+            "cat",
+            "",
+            "trains",
+            "developer",
+            "valentine",
+            "\u{e9}val",
+        ] {
             assert_eq!(part(name), None, "{name}");
         }
         assert_eq!(part("train_station"), Some((Part::Train, false)));
-        assert!(is_neutral_name(b"JPEGImages") && is_neutral_name(b"images_2") && is_neutral_name(b"train"));
-        assert!(!is_neutral_name(b"cat images") && !is_neutral_name(b"") && !is_neutral_name(b"7") && !is_neutral_name(b"a"));
+        assert!(
+            is_neutral_name(b"JPEGImages")
+                && is_neutral_name(b"images_2")
+                && is_neutral_name(b"train")
+        );
+        assert!(
+            !is_neutral_name(b"cat images")
+                && !is_neutral_name(b"")
+                && !is_neutral_name(b"7")
+                && !is_neutral_name(b"a")
+        );
     }
 }

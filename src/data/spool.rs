@@ -1,4 +1,5 @@
-//! Unpacks compressed data once into a temporary file that has no name, since samples are read in random order.
+//! Unpacks compressed data once into a temporary file that has no name, since samples are read in
+//! random order.
 
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
@@ -18,7 +19,8 @@ const MAX_RATIO: u64 = 200;
 /// Unpacking less than this takes no time that is worth a bar, in packed bytes.
 const SHOWN: u64 = 32 << 20;
 
-/// A growing temporary file, unlinked from the start: it vanishes with its last user, however the process ends.
+/// A growing temporary file, unlinked from the start: it vanishes with its last user, however the
+/// process ends.
 pub(super) struct Spool {
     file: File,
     folder: PathBuf,
@@ -28,8 +30,10 @@ pub(super) struct Spool {
 impl Spool {
     pub(super) fn new() -> Result<Self> {
         let folder = std::env::temp_dir();
-        let file = tempfile::tempfile_in(&folder)
-            .map_err(|e| Error::input(format!("temporary folder {}: no file can be made", folder.display())).because(e))?;
+        let file = tempfile::tempfile_in(&folder).map_err(|e| {
+            Error::input(format!("temporary folder {}: no file can be made", folder.display()))
+                .because(e)
+        })?;
         Ok(Self { file, folder, length: 0 })
     }
 
@@ -48,7 +52,8 @@ impl Spool {
         self.file
     }
 
-    /// Appends all of `source`, which was unpacked from `packed` bytes; `name` is for messages. Returns how many bytes came.
+    /// Appends all of `source`, which was unpacked from `packed` bytes; `name` is for messages.
+    /// Returns how many bytes came.
     ///
     /// # Errors
     /// When the disk is too full, the data unpack to an implausible size, or `source` is damaged.
@@ -59,7 +64,9 @@ impl Spool {
         loop {
             let count = source.read(&mut buffer).map_err(|e| match e.downcast::<Error>() {
                 Ok(stopped) => stopped,
-                Err(e) => Error::input(format!("{name}: cannot be unpacked")).because(e).hint("it is cut or damaged: fetch it again"),
+                Err(e) => Error::input(format!("{name}: cannot be unpacked"))
+                    .because(e)
+                    .hint("it is cut or damaged: fetch it again"),
             })?;
             if count == 0 {
                 self.length = self.length.saturating_add(written);
@@ -71,19 +78,29 @@ impl Spool {
             }
             written += count as u64;
             if written > most {
-                return Err(Error::input(format!("{name}: expected at most {MAX_RATIO} times {packed} bytes, found more on unpacking")));
+                return Err(Error::input(format!(
+                    "{name}: expected at most {MAX_RATIO} times {packed} bytes, found more on \
+                     unpacking"
+                )));
             }
             let bytes = buffer.get(..count).unwrap_or(&buffer);
-            self.file.write_all(bytes).context(|| format!("temporary folder {}: cannot be written", self.folder.display()))?;
+            self.file.write_all(bytes).context(|| {
+                format!("temporary folder {}: cannot be written", self.folder.display())
+            })?;
         }
     }
 
     fn check_free(&self, name: &str) -> Result<()> {
-        let stat = rustix::fs::fstatvfs(&self.file).context(|| format!("temporary folder {}: cannot be read", self.folder.display()))?;
+        let stat = rustix::fs::fstatvfs(&self.file)
+            .context(|| format!("temporary folder {}: cannot be read", self.folder.display()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < RESERVE + STEP {
-            return Err(Error::input(format!("{name}: no room to unpack in {}, where {} MiB are free", self.folder.display(), free >> 20))
-                .hint("set TMPDIR to a folder on a larger disk, or unpack the data yourself"));
+            return Err(Error::input(format!(
+                "{name}: no room to unpack in {}, where {} MiB are free",
+                self.folder.display(),
+                free >> 20
+            ))
+            .hint("set TMPDIR to a folder on a larger disk, or unpack the data yourself"));
         }
         Ok(())
     }
@@ -115,7 +132,9 @@ impl<'a, R: Read> Watched<'a, R> {
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.monitor.stop_requested() {
-            return Err(std::io::Error::other(Error::interrupted("while the data was unpacked; nothing was written")));
+            return Err(std::io::Error::other(Error::interrupted(
+                "while the data was unpacked; nothing was written",
+            )));
         }
         let count = self.packed.read(buffer)?;
         self.rest += count as u64;
@@ -166,9 +185,16 @@ mod tests {
     fn unpacking_is_shown_and_can_be_stopped() {
         let watcher = Watcher(Mutex::default(), false);
         let length = 40_500_000;
-        let copied = std::io::copy(&mut Watched::new(std::io::repeat(1).take(length), length, &watcher), &mut std::io::sink()).unwrap();
+        let copied = std::io::copy(
+            &mut Watched::new(std::io::repeat(1).take(length), length, &watcher),
+            &mut std::io::sink(),
+        )
+        .unwrap();
         let seen = watcher.0.into_inner().unwrap();
-        assert_eq!((copied, seen[0], seen[1..].iter().sum::<u64>(), seen.last()), (length, 40, 40, Some(&0)));
+        assert_eq!(
+            (copied, seen[0], seen[1..].iter().sum::<u64>(), seen.last()),
+            (length, 40, 40, Some(&0))
+        );
         let watcher = Watcher(Mutex::default(), true);
         let stopped = Watched::new(std::io::repeat(1), 10, &watcher);
         let error = Spool::new().unwrap().append(stopped, 10, "x.tar.gz").unwrap_err();
@@ -179,6 +205,10 @@ mod tests {
     fn a_bomb_is_refused() {
         let mut spool = Spool::new().unwrap();
         let error = spool.append(std::io::repeat(0), 1000, "bomb.tar.gz").unwrap_err();
-        assert!(error.chain().contains("bomb.tar.gz: expected at most 200 times 1000 bytes"), "{}", error.chain());
+        assert!(
+            error.chain().contains("bomb.tar.gz: expected at most 200 times 1000 bytes"),
+            "{}",
+            error.chain()
+        );
     }
 }

@@ -48,14 +48,23 @@ impl Subset {
         let seen = |indices: &mut dyn Iterator<Item = usize>| {
             let mut seen = vec![false; classes.len()];
             for index in indices {
-                if let Some(class) = usize::try_from(self.dataset.label(index)).ok().and_then(|label| seen.get_mut(label)) {
+                if let Some(class) = usize::try_from(self.dataset.label(index))
+                    .ok()
+                    .and_then(|label| seen.get_mut(label))
+                {
                     *class = true;
                 }
             }
             seen
         };
-        let (all, taken) = (seen(&mut (0..self.dataset.len())), seen(&mut self.indices.iter().copied()));
-        classes.iter().zip(all.iter().zip(taken)).filter(|(_, (there, taken))| **there && !taken).map(|(name, _)| name.as_str()).collect()
+        let (all, taken) =
+            (seen(&mut (0..self.dataset.len())), seen(&mut self.indices.iter().copied()));
+        classes
+            .iter()
+            .zip(all.iter().zip(taken))
+            .filter(|(_, (there, taken))| **there && !taken)
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 }
 
@@ -64,7 +73,8 @@ mod tests {
     use super::*;
 
     fn fashion() -> Box<dyn Dataset> {
-        super::super::open(&"fashion-mnist".parse().unwrap(), "test", &crate::monitor::Silent).unwrap()
+        super::super::open(&"fashion-mnist".parse().unwrap(), "test", &crate::monitor::Silent)
+            .unwrap()
     }
 
     #[test]

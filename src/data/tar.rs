@@ -1,5 +1,6 @@
-//! A `.tar` or `.tar.gz` of a folder of images, read in place: an index of the entries, then one positioned read a sample.
-//! A compressed archive is unpacked once to a temporary file. Nothing is ever extracted under an entry's name.
+//! A `.tar` or `.tar.gz` of a folder of images, read in place: an index of the entries, then one
+//! positioned read a sample. A compressed archive is unpacked once to a temporary file. Nothing is
+//! ever extracted under an entry's name.
 
 use super::archive::{self, Archive, Node};
 use super::folder::shown_path;
@@ -31,7 +32,12 @@ pub(super) struct Tar {
 }
 
 /// Indexes the images of a split of an archive, compressed or not.
-pub(super) fn open(path: &Path, split: &str, is_packed: bool, monitor: &dyn Monitor) -> Result<Tar> {
+pub(super) fn open(
+    path: &Path,
+    split: &str,
+    is_packed: bool,
+    monitor: &dyn Monitor,
+) -> Result<Tar> {
     let name = shown_path(path);
     let (file, length) = open_file(path)?;
     let stamp = Stamp::of(&file.metadata().context(|| format!("{name}: cannot be read"))?);
@@ -43,7 +49,11 @@ pub(super) fn open(path: &Path, split: &str, is_packed: bool, monitor: &dyn Moni
 /// What a compressed archive unpacks to.
 fn unpacked(file: File, length: u64, name: &str, monitor: &dyn Monitor) -> Result<File> {
     let mut spool = Spool::new()?;
-    spool.append(MultiGzDecoder::new(BufReader::with_capacity(1 << 18, Watched::new(file, length, monitor))), length, name)?;
+    spool.append(
+        MultiGzDecoder::new(BufReader::with_capacity(1 << 18, Watched::new(file, length, monitor))),
+        length,
+        name,
+    )?;
     Ok(spool.into_file())
 }
 
@@ -61,8 +71,11 @@ fn index(file: &File, name: &str) -> Result<Archive> {
         let (offset, size) = (entry.raw_file_position(), entry.size());
         let stop = offset.checked_add(size).filter(|&stop| stop <= length).ok_or_else(|| {
             let path = shown(&path);
-            Error::input(format!("{name}: entry {path}: expected {size} bytes from byte {offset}, found a file of {length} bytes"))
-                .hint("the archive is truncated: fetch it again")
+            Error::input(format!(
+                "{name}: entry {path}: expected {size} bytes from byte {offset}, found a file of \
+                 {length} bytes"
+            ))
+            .hint("the archive is truncated: fetch it again")
         })?;
         end = stop.next_multiple_of(BLOCK);
         let kind = entry.header().entry_type();
@@ -88,8 +101,10 @@ fn index(file: &File, name: &str) -> Result<Archive> {
         archive.add(&path, node)?;
     }
     if end + BLOCK > length {
-        return Err(Error::input(format!("{name}: expected an end-of-archive block at byte {end}, found the end of the file"))
-            .hint("the archive is truncated: fetch it again"));
+        return Err(Error::input(format!(
+            "{name}: expected an end-of-archive block at byte {end}, found the end of the file"
+        ))
+        .hint("the archive is truncated: fetch it again"));
     }
     Ok(archive)
 }
@@ -98,13 +113,16 @@ fn index(file: &File, name: &str) -> Result<Archive> {
 /// found there.
 fn no_header(name: &str, end: u64, length: u64, error: &std::io::Error) -> Error {
     if error.raw_os_error().is_some() {
-        return Error::input(format!("{name}: cannot be read")).because(std::io::Error::from(error.kind()));
+        return Error::input(format!("{name}: cannot be read"))
+            .because(std::io::Error::from(error.kind()));
     }
     let place = format!("{name}: expected the header of a tar entry after byte {end}");
     if error.kind() == ErrorKind::UnexpectedEof || end.saturating_add(BLOCK) > length {
-        Error::input(format!("{place}, found the end of the file")).hint("the archive is truncated: fetch it again")
+        Error::input(format!("{place}, found the end of the file"))
+            .hint("the archive is truncated: fetch it again")
     } else {
-        Error::input(format!("{place}, found other bytes")).hint("the archive is damaged: fetch it again")
+        Error::input(format!("{place}, found other bytes"))
+            .hint("the archive is damaged: fetch it again")
     }
 }
 
@@ -113,19 +131,25 @@ impl Tar {
         let entry = self.listing.entry(index)?;
         let message = || format!("image {}: {}: cannot be read", self.name, self.name(index));
         let stored = self.deflated.get(&entry.offset).copied();
-        let size = usize::try_from(stored.unwrap_or(entry.size).min(image::MAX_FILE + 1)).context(message)?;
+        let size = usize::try_from(stored.unwrap_or(entry.size).min(image::MAX_FILE + 1))
+            .context(message)?;
         let mut bytes = vec![0; size];
         self.file.read_exact_at(&mut bytes, entry.offset).context(message)?;
         if stored.is_some() {
             let mut inflated = Vec::new();
-            DeflateDecoder::new(bytes.as_slice()).take(image::MAX_FILE + 1).read_to_end(&mut inflated).context(message)?;
+            DeflateDecoder::new(bytes.as_slice())
+                .take(image::MAX_FILE + 1)
+                .read_to_end(&mut inflated)
+                .context(message)?;
             bytes = inflated;
         }
         Ok(bytes)
     }
 
     fn decode(&self, index: usize, bytes: &[u8]) -> Result<Sample> {
-        image::decode(bytes).map(Sample::Image).context(|| format!("image {}: {}", self.name, self.name(index)))
+        image::decode(bytes)
+            .map(Sample::Image)
+            .context(|| format!("image {}: {}", self.name, self.name(index)))
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Mutex;
 
 fn png(grey: u8) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    ::image::GrayImage::from_pixel(3, 2, ::image::Luma([grey])).write_to(&mut bytes, ::image::ImageFormat::Png).unwrap();
+    ::image::GrayImage::from_pixel(3, 2, ::image::Luma([grey]))
+        .write_to(&mut bytes, ::image::ImageFormat::Png)
+        .unwrap();
     bytes.into_inner()
 }
 
@@ -71,7 +73,8 @@ fn contents(set: &dyn Dataset) -> Vec<(String, i64, u8)> {
     (0..set.len()).map(|i| (set.name(i), set.label(i), grey(i))).collect()
 }
 
-const FILES: [(&str, u8); 4] = [("dog/1.png", 4), ("cat/b.png", 2), ("cat/a.PNG", 1), ("cat/deep/er/c.png", 3)];
+const FILES: [(&str, u8); 4] =
+    [("dog/1.png", 4), ("cat/b.png", 2), ("cat/a.PNG", 1), ("cat/deep/er/c.png", 3)];
 
 fn expected() -> Vec<(String, i64, u8)> {
     [("cat/a.PNG", 0, 1), ("cat/b.png", 0, 2), ("cat/deep/er/c.png", 0, 3), ("dog/1.png", 1, 4)]
@@ -89,12 +92,18 @@ fn a_folder_and_its_archives_are_the_same_data_set() {
     assert_eq!(set.classes(), ["cat", "dog"]);
     assert_eq!((common_size(&*set), set.fingerprint().samples), (Some([2, 3]), 4));
     let dotted: Vec<_> = FILES.iter().map(|(path, grey)| (format!("./{path}"), *grey)).collect();
-    let topped: Vec<_> = FILES.iter().map(|(path, grey)| (format!("./photos/{path}"), *grey)).collect();
-    let split: Vec<_> = FILES.iter().map(|(path, grey)| (format!("photos/test/{path}"), *grey)).collect();
-    for (files, what) in [(dotted, "./"), (topped, "a top folder"), (split, "a top folder and a split")] {
+    let topped: Vec<_> =
+        FILES.iter().map(|(path, grey)| (format!("./photos/{path}"), *grey)).collect();
+    let split: Vec<_> =
+        FILES.iter().map(|(path, grey)| (format!("photos/test/{path}"), *grey)).collect();
+    for (files, what) in
+        [(dotted, "./"), (topped, "a top folder"), (split, "a top folder and a split")]
+    {
         let files: Vec<_> = files.iter().map(|(path, grey)| (path.as_str(), *grey)).collect();
         let plain = archive(&files);
-        for saved in [save("d.tar", &plain), save("d.tar.gz", &gzip(&plain)), save("d.tgz", &gzip(&plain))] {
+        for saved in
+            [save("d.tar", &plain), save("d.tar.gz", &gzip(&plain)), save("d.tgz", &gzip(&plain))]
+        {
             let other = open_path(&saved.1, "test").unwrap();
             assert_eq!(contents(&*other), expected(), "{what}");
             assert_eq!(other.fingerprint(), set.fingerprint(), "{what}");
@@ -113,11 +122,17 @@ fn splits_are_chosen_and_missing_ones_named() {
     for path in [folder.path(), tar.1.as_path()] {
         assert_eq!(contents(&*open_path(path, "val").unwrap()), [("cat/1.png".to_owned(), 0, 3)]);
         assert_eq!(open_path(path, "train").unwrap().classes(), ["cat", "dog"]);
-        assert!(error(path, "test").contains("no split `test`, found train, val"), "{}", error(path, "test"));
+        assert!(
+            error(path, "test").contains("no split `test`, found train, val"),
+            "{}",
+            error(path, "test")
+        );
     }
     let undivided = self::folder(&FILES);
     assert_eq!(open_path(undivided.path(), "test").unwrap().len(), 4);
-    assert!(error(undivided.path(), "tset").contains("expected split train, test or val, found `tset`"));
+    assert!(
+        error(undivided.path(), "tset").contains("expected split train, test or val, found `tset`")
+    );
 }
 
 #[test]
@@ -131,7 +146,10 @@ fn flat_images_are_unlabelled_and_empty_classes_count() {
     let set = open_path(classes.path(), "train").unwrap();
     assert_eq!((set.classes(), set.label(1)), (["a", "b", "c"].map(String::from).as_slice(), 2));
     assert_eq!(subset(set, Some(1), None).missing_classes(), ["c"]);
-    assert!(error(folder(&[("a/1.png", 1), ("1.png", 2)]).path(), "train").contains("found 1.png beside them"));
+    assert!(
+        error(folder(&[("a/1.png", 1), ("1.png", 2)]).path(), "train")
+            .contains("found 1.png beside them")
+    );
     assert!(error(folder(&[]).path(), "train").contains("expected images"));
 }
 
@@ -170,7 +188,11 @@ fn damaged_archives_are_refused() {
         assert!(text.contains(what) && text.contains(name), "{what}: {text}");
     };
     fails("d.tar", &whole[..1024 + 512 + 20], "entry cat/b.png: expected");
-    fails("d.tar", &whole[..1024 + 300], "expected the header of a tar entry after byte 1024, found the end");
+    fails(
+        "d.tar",
+        &whole[..1024 + 300],
+        "expected the header of a tar entry after byte 1024, found the end",
+    );
     fails("d.tar", &whole[..4 * 1024], "expected an end-of-archive block");
     fails("d.tar", &vec![7; 2000], "found another file");
     fails("d.tar", b"", "found an empty file");
@@ -179,7 +201,8 @@ fn damaged_archives_are_refused() {
     let mut lie = whole.clone();
     // the size field of the first header, in octal: 8 GiB
     lie[124..135].copy_from_slice(b"77777777777");
-    let sum: u32 = lie[..148].iter().chain(b"        ").chain(&lie[156..512]).map(|&b| u32::from(b)).sum();
+    let sum: u32 =
+        lie[..148].iter().chain(b"        ").chain(&lie[156..512]).map(|&b| u32::from(b)).sum();
     lie[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     fails("d.tar", &lie, "entry dog/1.png: expected 8589934591 bytes");
     let mut builder = ::tar::Builder::new(Vec::new());
@@ -224,8 +247,13 @@ fn a_bare_path_is_recognised() {
     assert_eq!(format(&["train.bin", "fine_label_names.txt"]), DataFormat::Cifar100);
     assert_eq!(format(&["train.bin"]), DataFormat::Folder);
     assert_eq!(recognise(&save("x.NPZ", b"").1).unwrap(), DataFormat::Npz);
-    assert!(error(&save("x.zip", b"").1, "train").contains("expected a folder, .tar, .tar.gz, .tgz, .zip or .npz"));
-    assert!(error(Path::new("/no/such/place"), "train").contains("data /no/such/place: cannot be read"));
+    assert!(
+        error(&save("x.zip", b"").1, "train")
+            .contains("expected a folder, .tar, .tar.gz, .tgz, .zip or .npz")
+    );
+    assert!(
+        error(Path::new("/no/such/place"), "train").contains("data /no/such/place: cannot be read")
+    );
 }
 
 /// A watcher that keeps what it hears.
@@ -259,7 +287,11 @@ fn tree(paths: &[&str]) -> tempfile::TempDir {
             continue;
         }
         std::fs::create_dir_all(at.parent().unwrap()).unwrap();
-        let bytes = if names::has_image_ending(path.as_bytes()) { png(u8::try_from(number).unwrap()) } else { b"text".to_vec() };
+        let bytes = if names::has_image_ending(path.as_bytes()) {
+            png(u8::try_from(number).unwrap())
+        } else {
+            b"text".to_vec()
+        };
         std::fs::write(at, bytes).unwrap();
     }
     folder
@@ -306,11 +338,16 @@ fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
         let spec = format!("folder:{}", path.display());
         // an archive's folder is named in another way
         let plain = |text: String| {
-            let text = text.replace(" of the unpacked archive", "").replace("--data folder:", "--data D/");
-            text.replace(&format!("D/{}", path.display()), "D").replace(&spec, "D").replace(path.to_str().unwrap(), "D")
+            let text =
+                text.replace(" of the unpacked archive", "").replace("--data folder:", "--data D/");
+            text.replace(&format!("D/{}", path.display()), "D")
+                .replace(&spec, "D")
+                .replace(path.to_str().unwrap(), "D")
         };
         let opened = open(&spec.parse().unwrap(), split, &heard);
-        let answer = opened.map(|set| (contents(&*set), set.classes().to_vec(), set.fingerprint().clone())).map_err(|e| plain(e.chain()));
+        let answer = opened
+            .map(|set| (contents(&*set), set.classes().to_vec(), set.fingerprint().clone()))
+            .map_err(|e| plain(e.chain()));
         (answer, heard.0.into_inner().unwrap().into_iter().map(plain).collect::<Vec<_>>())
     };
     let first = read(folder.path());
@@ -325,7 +362,11 @@ fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
             }
             Err(_) => format!("?{name}"),
         };
-        format!("{} [{}]", samples.into_iter().map(labelled).collect::<Vec<_>>().join(" "), classes.join(" "))
+        format!(
+            "{} [{}]",
+            samples.into_iter().map(labelled).collect::<Vec<_>>().join(" "),
+            classes.join(" ")
+        )
     };
     (first.0.map(text), first.1)
 }
@@ -333,13 +374,41 @@ fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
 #[test]
 fn splits_and_wrappers_are_no_classes() {
     for (paths, split, expected) in [
-        (&["Train/a/1.png", "Train/b/2.png", "Test/a/3.png", "Test/b/4.png"][..], "train", "a/1.png b/2.png [a b]"),
-        (&["Training/a/1.png", "Training/b/2.png", "Testing/a/3.png", "Testing/b/4.png"], "test", "a/3.png b/4.png [a b]"),
-        (&["train2017/a/1.png", "train2017/b/2.png", "val2017/a/3.png", "val2017/b/4.png"], "val", "a/3.png b/4.png [a b]"),
-        (&["train2017/a/1.png", "val2017/a/3.png", "val2017/b/3.png"], "val2017", "a/3.png b/3.png [a b]"),
-        (&["dataset/a/1.png", "dataset/b/2.png", "README.md", "labels.csv"], "train", "a/1.png b/2.png [a b]"),
+        (
+            &["Train/a/1.png", "Train/b/2.png", "Test/a/3.png", "Test/b/4.png"][..],
+            "train",
+            "a/1.png b/2.png [a b]",
+        ),
+        (
+            &["Training/a/1.png", "Training/b/2.png", "Testing/a/3.png", "Testing/b/4.png"],
+            "test",
+            "a/3.png b/4.png [a b]",
+        ),
+        (
+            &["train2017/a/1.png", "train2017/b/2.png", "val2017/a/3.png", "val2017/b/4.png"],
+            "val",
+            "a/3.png b/4.png [a b]",
+        ),
+        (
+            &["train2017/a/1.png", "val2017/a/3.png", "val2017/b/3.png"],
+            "val2017",
+            "a/3.png b/3.png [a b]",
+        ),
+        (
+            &["dataset/a/1.png", "dataset/b/2.png", "README.md", "labels.csv"],
+            "train",
+            "a/1.png b/2.png [a b]",
+        ),
         (&["x/y/z/a/1.png", "x/y/z/b/2.png"], "test", "a/1.png b/2.png [a b]"),
-        (&["archive/Data/TRAIN/a/1.png", "archive/Data/TRAIN/b/2.png", "archive/Data/TEST/a/1.png"], "train", "a/1.png b/2.png [a b]"),
+        (
+            &[
+                "archive/Data/TRAIN/a/1.png",
+                "archive/Data/TRAIN/b/2.png",
+                "archive/Data/TEST/a/1.png",
+            ],
+            "train",
+            "a/1.png b/2.png [a b]",
+        ),
         // as Kaggle has Intel's scenes
         (
             &[
@@ -353,24 +422,55 @@ fn splits_and_wrappers_are_no_classes() {
             "a/3.png b/4.png [a b]",
         ),
         // as YOLO has images and labels
-        (&["images/train/1.png", "images/val/2.png", "labels/train/1.txt", "labels/val/2.txt"], "train", "?1.png []"),
-        (&["train/images/1.png", "train/labels/1.txt", "valid/images/2.png", "valid/labels/2.txt", "data.yaml"], "val", "?2.png []"),
+        (
+            &["images/train/1.png", "images/val/2.png", "labels/train/1.txt", "labels/val/2.txt"],
+            "train",
+            "?1.png []",
+        ),
+        (
+            &[
+                "train/images/1.png",
+                "train/labels/1.txt",
+                "valid/images/2.png",
+                "valid/labels/2.txt",
+                "data.yaml",
+            ],
+            "val",
+            "?2.png []",
+        ),
         // flat splits; a flat test split beside a labelled training split
         (&["train/1.png", "test/2.png"], "test", "?2.png []"),
         (&["train/a/1.png", "train/b/2.png", "test/3.png"], "test", "?3.png []"),
         // a class of railway pictures, a class of nothing but one
         (&["bus/1.png", "train/2.png"], "train", "bus/1.png train/2.png [bus train]"),
-        (&["fold1/a/1.png", "fold1/b/1.png", "fold2/a/1.png", "fold2/b/1.png"], "fold1", "a/1.png b/1.png [a b]"),
+        (
+            &["fold1/a/1.png", "fold1/b/1.png", "fold2/a/1.png", "fold2/b/1.png"],
+            "fold1",
+            "a/1.png b/1.png [a b]",
+        ),
         (&["photos/1.png", "photos/2.png"], "train", "?1.png ?2.png []"),
         (&["1.png", "2.png", "labels.csv"], "train", "?1.png ?2.png []"),
         (&["a/x/y/1.png", "b/2.png"], "train", "a/x/y/1.png b/2.png [a b]"),
         // what the system keeps, what only goes with images, and what may be a class
         (
-            &["a/1.png", "b/2.png", "@eaDir/3.png", "a/@eaDir/4.png", "lost+found/", "$RECYCLE.BIN/5.png", ".x/6.png", "b/Thumbs.db"],
+            &[
+                "a/1.png",
+                "b/2.png",
+                "@eaDir/3.png",
+                "a/@eaDir/4.png",
+                "lost+found/",
+                "$RECYCLE.BIN/5.png",
+                ".x/6.png",
+                "b/Thumbs.db",
+            ],
             "train",
             "a/1.png b/2.png [a b]",
         ),
-        (&["b/1.png", "c/2.png", "annotations/1.xml", "annotations/x/2.json"], "train", "b/1.png c/2.png [b c]"),
+        (
+            &["b/1.png", "c/2.png", "annotations/1.xml", "annotations/x/2.json"],
+            "train",
+            "b/1.png c/2.png [b c]",
+        ),
         (&["b/1.png", "c/2.png", "aa/", "d/3.heic"], "train", "b/1.png c/2.png [aa b c d]"),
     ] {
         assert_eq!(read(paths, split).0.as_deref(), Ok(expected), "{paths:?}");
@@ -380,15 +480,39 @@ fn splits_and_wrappers_are_no_classes() {
 #[test]
 fn what_can_be_read_in_two_ways_is_refused_with_the_choices() {
     for (paths, split, expected) in [
-        (&["train/a/1.png", "train2017/a/2.png"][..], "train", &["split `train`", "train, train2017"][..]),
-        (&["Training/a/1.png", "Testing/a/2.png"], "val", &["no split `val`, found Testing, Training"]),
+        (
+            &["train/a/1.png", "train2017/a/2.png"][..],
+            "train",
+            &["split `train`", "train, train2017"][..],
+        ),
+        (
+            &["Training/a/1.png", "Testing/a/2.png"],
+            "val",
+            &["no split `val`, found Testing, Training"],
+        ),
         (&["train/a/1.png"], "test", &["no split `test`, found train"]),
-        (&["cat/1.png", "dog/1.png", "train/cat/1.png", "train/dog/1.png"], "train", &["train may be a split or a class", "cat, dog"]),
-        (&["cat/1.png", "train/1.png", "test/1.png"], "train", &["test, train may be a split or a class", "cat"]),
-        (&["cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"], "train", &["cat/test, cat/train, dog/test"]),
+        (
+            &["cat/1.png", "dog/1.png", "train/cat/1.png", "train/dog/1.png"],
+            "train",
+            &["train may be a split or a class", "cat, dog"],
+        ),
+        (
+            &["cat/1.png", "train/1.png", "test/1.png"],
+            "train",
+            &["test, train may be a split or a class", "cat"],
+        ),
+        (
+            &["cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"],
+            "train",
+            &["cat/test, cat/train, dog/test"],
+        ),
         (&["a/1.png", "b/1.png", "preview.png"], "train", &["preview.png"]),
         (&["a/1.png", "b/1.png"], "trian", &["expected split train, test or val, found `trian`"]),
-        (&["a/1.heic", "b/2.heic", "b/3"], "train", &["expected images", "found 2 .heic, 1 without an ending"]),
+        (
+            &["a/1.heic", "b/2.heic", "b/3"],
+            "train",
+            &["expected images", "found 2 .heic, 1 without an ending"],
+        ),
         (&["a.tar", "b.tar"], "train", &["found 2 .tar"]),
         (&["a/"], "train", &["expected images", "found none"]),
     ] {
@@ -401,7 +525,9 @@ fn what_can_be_read_in_two_ways_is_refused_with_the_choices() {
 #[test]
 fn the_fingerprint_of_a_folder_never_changes() {
     let folder = tempfile::tempdir().unwrap();
-    for (path, bytes) in [("a/1.png", &b"123"[..]), ("a-b/x/2.jpg", b"4567"), ("b/notes.txt", b"no image")] {
+    for (path, bytes) in
+        [("a/1.png", &b"123"[..]), ("a-b/x/2.jpg", b"4567"), ("b/notes.txt", b"no image")]
+    {
         let path = folder.path().join("train").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
@@ -409,7 +535,10 @@ fn the_fingerprint_of_a_folder_never_changes() {
     std::fs::create_dir(folder.path().join("train/c")).unwrap();
     for path in [folder.path().to_path_buf(), folder.path().join("train")] {
         let set = open_path(&path, "train").unwrap();
-        assert_eq!((set.classes(), set.fingerprint().listing_sha256.as_str()), (["a", "a-b", "c"].map(String::from).as_slice(), GOLDEN));
+        assert_eq!(
+            (set.classes(), set.fingerprint().listing_sha256.as_str()),
+            (["a", "a-b", "c"].map(String::from).as_slice(), GOLDEN)
+        );
     }
 }
 const GOLDEN: &str = "3606c8ecbc7f4da05df82d930fec34656c321a2420fcf232356b2e932a50722a";
@@ -419,37 +548,65 @@ fn what_is_left_out_or_guessed_is_said() {
     let said = |paths: &[&str]| read(paths, "train").1;
     assert_eq!(said(&["a/1.png", "b/2.png"]), Vec::<String>::new());
     assert_eq!(
-        said(&["a/1.png", "a/1.heic", "b/2.png", "b/3.avif", "b/4.AVIF", "b/x.jpg?w=640", "b/file"]),
-        ["warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 of odd names, 1 without an ending"]
+        said(&[
+            "a/1.png",
+            "a/1.heic",
+            "b/2.png",
+            "b/3.avif",
+            "b/4.AVIF",
+            "b/x.jpg?w=640",
+            "b/file"
+        ]),
+        ["warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 of odd names, 1 without an \
+          ending"]
     );
-    assert_eq!(said(&["a/1.png", "b/2.png", "notes.md"]), ["note: data D: 1 file is left out: 1 .md"]);
+    assert_eq!(
+        said(&["a/1.png", "b/2.png", "notes.md"]),
+        ["note: data D: 1 file is left out: 1 .md"]
+    );
     assert_eq!(
         said(&["1.png", "1.cls", "2.png", "2.cls"]),
         [
             "note: data D: 2 files are left out: 2 .cls",
-            "warning: data D: the images are unlabelled: labels are the names of class folders; not read as labels: 2 .cls"
+            "warning: data D: the images are unlabelled: labels are the names of class folders; \
+             not read as labels: 2 .cls"
         ]
     );
     let heard = said(&["a/1.png", "b/2.png", "aa/", "z/"]);
-    assert_eq!(heard, ["warning: data D: classes without an image, which keep their labels: aa, z"]);
+    assert_eq!(
+        heard,
+        ["warning: data D: classes without an image, which keep their labels: aa, z"]
+    );
     assert_eq!(
         said(&["Train/a/1.png", "Train/b/2.png", "Test/a/3.png"]),
         [
-            "warning: data D: Train and Test have not the same classes, so that a label does not mean the same in both; only in one: b",
+            "warning: data D: Train and Test have not the same classes, so that a label does not \
+             mean the same in both; only in one: b",
             "note: data D: split `train` is the folder Train"
         ]
     );
     assert_eq!(
         said(&["x/a/1.png", "x/b/2.png", "labels/1.txt"]),
-        ["note: data D: folders without images are left out: labels", "note: data D: all images lie in the folder x, which is no class"]
+        [
+            "note: data D: folders without images are left out: labels",
+            "note: data D: all images lie in the folder x, which is no class"
+        ]
     );
     assert_eq!(
         said(&["images/1.png", "masks/1.png"]),
-        ["warning: data D: `images` is taken for a class; if all images are there: --data D/images"]
+        ["warning: data D: `images` is taken for a class; if all images are there: --data \
+          D/images"]
     );
-    let doubt = "warning: data D: every class holds the folders a, b; if these are the classes, name one folder: --data D/photo";
-    assert_eq!(said(&["photo/a/1.png", "photo/b/2.png", "sketch/a/3.png", "sketch/b/4.png"]), [doubt]);
-    assert_eq!(said(&["bus/1.png", "train/2.png"]), ["note: data D: train is taken for a class: no folder lies below it"]);
+    let doubt = "warning: data D: every class holds the folders a, b; if these are the classes, \
+                 name one folder: --data D/photo";
+    assert_eq!(
+        said(&["photo/a/1.png", "photo/b/2.png", "sketch/a/3.png", "sketch/b/4.png"]),
+        [doubt]
+    );
+    assert_eq!(
+        said(&["bus/1.png", "train/2.png"]),
+        ["note: data D: train is taken for a class: no folder lies below it"]
+    );
     assert_eq!(
         said(&["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "extra/1.png"]),
         ["note: data D: beside the splits test, train these folders are left out: extra"]
@@ -459,7 +616,9 @@ fn what_is_left_out_or_guessed_is_said() {
 #[test]
 fn links_are_followed_and_dead_ones_counted() {
     let folder = tree(&["a/1.png", "b/2.png"]);
-    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+    };
     link("../a/1.png", "b/3.png");
     link("../a", "b/more");
     link("/nonexistent.png", "a/dead.png");
@@ -467,8 +626,15 @@ fn links_are_followed_and_dead_ones_counted() {
     let mut read = Vec::new();
     for path in [folder.path(), tar.1.as_path()] {
         let heard = Heard::default();
-        let set = open(&format!("folder:{}", path.display()).parse().unwrap(), "train", &heard).unwrap();
-        let heard: Vec<String> = heard.0.into_inner().unwrap().into_iter().map(|t| t.replace(path.to_str().unwrap(), "D")).collect();
+        let set =
+            open(&format!("folder:{}", path.display()).parse().unwrap(), "train", &heard).unwrap();
+        let heard: Vec<String> = heard
+            .0
+            .into_inner()
+            .unwrap()
+            .into_iter()
+            .map(|t| t.replace(path.to_str().unwrap(), "D"))
+            .collect();
         read.push((contents(&*set), heard, set.fingerprint().clone()));
     }
     assert_eq!(read[0], read[1]);
@@ -477,7 +643,8 @@ fn links_are_followed_and_dead_ones_counted() {
     assert_eq!(
         read[0].1,
         [
-            "note: data D: links lead to folders that are read anyway, whose images count once more: b/more",
+            "note: data D: links lead to folders that are read anyway, whose images count once \
+             more: b/more",
             "warning: data D: 2 files are left out: 2 linking nowhere"
         ]
     );
@@ -506,7 +673,11 @@ fn names_that_are_no_text_stay_apart_and_on_one_line() {
     assert_eq!(set.classes(), ["\\u{1b}[2J", "new\\nline", "\\xfe", "\\xff"]);
     for index in 0..set.len() {
         let text = set.sample(index).unwrap_err().chain();
-        assert!(text.contains(&set.name(index)) && text.chars().all(|c| !c.is_control() && c != '\u{fffd}'), "{text}");
+        assert!(
+            text.contains(&set.name(index))
+                && text.chars().all(|c| !c.is_control() && c != '\u{fffd}'),
+            "{text}"
+        );
     }
 }
 
@@ -517,13 +688,21 @@ fn nothing_of_an_archive_reaches_the_terminal() {
     whole[1024..1024 + 512].fill(b'\x1b');
     let saved = save("d.tar", &whole);
     let text = error(&saved.1, "train");
-    assert!(text.ends_with("d.tar: expected the header of a tar entry after byte 1024, found other bytes"), "{text}");
+    assert!(
+        text.ends_with(
+            "d.tar: expected the header of a tar entry after byte 1024, found other bytes"
+        ),
+        "{text}"
+    );
     let packed = gzip(&archive(&FILES));
     let text = error(&save("d.tar.gz", &packed[..packed.len() / 2]).1, "train");
     assert!(text.chars().all(|c| !c.is_control()), "{text}");
-    for (bytes, what) in
-        [(&b"BZh91AY&SY"[..], "bzip2"), (b"\xfd7zXZ\0\0", "xz"), (b"\x28\xb5\x2f\xfd\0", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7-zip")]
-    {
+    for (bytes, what) in [
+        (&b"BZh91AY&SY"[..], "bzip2"),
+        (b"\xfd7zXZ\0\0", "xz"),
+        (b"\x28\xb5\x2f\xfd\0", "zstd"),
+        (b"7z\xbc\xaf\x27\x1c", "7-zip"),
+    ] {
         for name in ["d.tar", "d.tar.gz", "d.tar.bz2", "d"] {
             let text = error(&save(name, bytes).1, "train");
             assert!(text.ends_with(&format!("found {what}")), "{text}");
@@ -531,7 +710,10 @@ fn nothing_of_an_archive_reaches_the_terminal() {
     }
     // the name does not count
     for name in ["d.tar.gz", "D.TAR", "d", "d.zip"] {
-        assert_eq!(contents(&*open_path(&save(name, &archive(&FILES)).1, "train").unwrap()), expected());
+        assert_eq!(
+            contents(&*open_path(&save(name, &archive(&FILES)).1, "train").unwrap()),
+            expected()
+        );
     }
 }
 
@@ -542,7 +724,10 @@ fn several_data_sets_in_a_folder_are_named() {
         std::fs::create_dir(folder.path().join(below)).unwrap();
     }
     let text = error(folder.path(), "train");
-    assert!(text.contains("expected one data set, found cifar10:") && text.contains("cifar100:"), "{text}");
+    assert!(
+        text.contains("expected one data set, found cifar10:") && text.contains("cifar100:"),
+        "{text}"
+    );
     let python = tempfile::tempdir().unwrap();
     let below = python.path().join("cifar-10-batches-py");
     std::fs::create_dir(&below).unwrap();
@@ -551,7 +736,10 @@ fn several_data_sets_in_a_folder_are_named() {
         let text = error(path, "train");
         assert!(text.contains("found the one for Python"), "{text}");
         let spec = format!("folder:{}", path.display());
-        assert!(open(&spec.parse().unwrap(), "train", &crate::monitor::Silent).is_err_and(|e| e.to_string().contains("Python")));
+        assert!(
+            open(&spec.parse().unwrap(), "train", &crate::monitor::Silent)
+                .is_err_and(|e| e.to_string().contains("Python"))
+        );
     }
 }
 
@@ -559,7 +747,8 @@ fn several_data_sets_in_a_folder_are_named() {
 /// `(place in the local one, in the central one, value)`.
 fn zipped(names: [&str; 2], changes: &[(usize, usize, u8)]) -> Vec<u8> {
     let mut zip = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = ::zip::write::SimpleFileOptions::default().compression_method(::zip::CompressionMethod::Stored);
+    let options = ::zip::write::SimpleFileOptions::default()
+        .compression_method(::zip::CompressionMethod::Stored);
     for name in names {
         zip.start_file(name, options).unwrap();
         std::io::Write::write_all(&mut zip, &png(3)).unwrap();
@@ -581,9 +770,18 @@ fn zipped(names: [&str; 2], changes: &[(usize, usize, u8)]) -> Vec<u8> {
 fn zip_files_of_other_kinds_are_refused_by_name() {
     let names = ["a/1.png", "b/2.png"];
     let fails = |bytes: &[u8]| error(&save("d.zip", bytes).1, "train");
-    assert!(fails(&zipped(names, &[(6, 8, 1)])).contains("entry a/1.png: expected plain bytes, found encrypted ones"));
-    assert!(fails(&zipped(names, &[(8, 10, 12)])).contains("entry a/1.png: expected no compression or deflate, found"));
-    assert!(fails(&zipped(["../a/1.png", "b/2.png"], &[])).contains("expected a path inside the archive"));
+    assert!(
+        fails(&zipped(names, &[(6, 8, 1)]))
+            .contains("entry a/1.png: expected plain bytes, found encrypted ones")
+    );
+    assert!(
+        fails(&zipped(names, &[(8, 10, 12)]))
+            .contains("entry a/1.png: expected no compression or deflate, found")
+    );
+    assert!(
+        fails(&zipped(["../a/1.png", "b/2.png"], &[]))
+            .contains("expected a path inside the archive")
+    );
     let whole = zipped(names, &[]);
     assert!(fails(&whole[..whole.len() / 2]).contains("cannot be read as a zip archive"));
     let set = open_path(&save("d.tar", &whole).1, "train").unwrap();
@@ -602,7 +800,10 @@ fn zip_files_of_other_kinds_are_refused_by_name() {
 fn a_folder_that_may_not_be_read_is_an_error() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tree(&["a/1.png", "b/2.png"]);
-    let set = |mode| std::fs::set_permissions(folder.path().join("b"), std::fs::Permissions::from_mode(mode)).unwrap();
+    let set = |mode| {
+        std::fs::set_permissions(folder.path().join("b"), std::fs::Permissions::from_mode(mode))
+            .unwrap();
+    };
     set(0);
     // the system's administrator may read everything
     let forbidden = std::fs::read_dir(folder.path().join("b")).is_err();

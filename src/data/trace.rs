@@ -22,7 +22,8 @@ pub struct Stamp {
 impl Stamp {
     /// Of a file.
     pub(super) fn of(metadata: &Metadata) -> Self {
-        let modified = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        let modified =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Self { size: metadata.len(), modified, inode: metadata.ino() }
     }
 }
@@ -58,7 +59,8 @@ pub fn hashed_names(dataset: &dyn Dataset) -> Result<Vec<u64>> {
         return Ok(Vec::new());
     }
     let hash = |index| {
-        let ContentHash([a, b, c, d, e, f, g, h, ..]) = ContentHash::of(dataset.name(index).as_bytes());
+        let ContentHash([a, b, c, d, e, f, g, h, ..]) =
+            ContentHash::of(dataset.name(index).as_bytes());
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     };
     Ok((0..dataset.len()).map(hash).collect())
@@ -119,7 +121,9 @@ mod tests {
     }
 
     fn write(folder: &std::path::Path, name: &str, value: u8) {
-        ::image::GrayImage::from_pixel(4, 4, ::image::Luma([value])).save(folder.join(name)).unwrap();
+        ::image::GrayImage::from_pixel(4, 4, ::image::Luma([value]))
+            .save(folder.join(name))
+            .unwrap();
     }
 
     fn open(path: &std::path::Path) -> Box<dyn Dataset> {
@@ -137,7 +141,10 @@ mod tests {
         assert_eq!((traces.len(), traces[0].0, torn.len()), (1, 1, 0));
         assert_eq!(traces[0].1.content, ContentHash::of(&bytes));
         assert_eq!(traces[0].1.content, dataset.content(1).unwrap().unwrap());
-        assert_eq!((Some(traces[0].1.stamp), traces[0].1.stamp.size), (dataset.stamp(1).unwrap(), bytes.len() as u64));
+        assert_eq!(
+            (Some(traces[0].1.stamp), traces[0].1.stamp.size),
+            (dataset.stamp(1).unwrap(), bytes.len() as u64)
+        );
         assert_eq!(witness.take(), (Vec::new(), Vec::new()));
 
         witness.sample(dataset.as_ref(), 0).unwrap();
@@ -156,7 +163,10 @@ mod tests {
         let (packed, plain) = (open(&archive), open(folder.path()));
         for index in 0..2 {
             assert_eq!(packed.content(index).unwrap(), plain.content(index).unwrap());
-            assert_eq!(packed.stamp(index).unwrap().unwrap(), Stamp::of(&std::fs::metadata(&archive).unwrap()));
+            assert_eq!(
+                packed.stamp(index).unwrap().unwrap(),
+                Stamp::of(&std::fs::metadata(&archive).unwrap())
+            );
         }
         assert_eq!(hashed_names(packed.as_ref()).unwrap(), hashed_names(plain.as_ref()).unwrap());
         let held = super::super::open(&"fashion-mnist".parse().unwrap(), "test", &Silent).unwrap();

@@ -18,7 +18,8 @@ pub(super) struct Accuracy {
     classes: usize,
 }
 
-/// Reads labels and logits of the first view of a complete cache with labelled rows. A mixed row counts by the label of its larger share.
+/// Reads labels and logits of the first view of a complete cache with labelled rows. A mixed row
+/// counts by the label of its larger share.
 ///
 /// # Errors
 /// When the cache cannot be read.
@@ -49,7 +50,8 @@ fn labels(cache: &Cache) -> Result<Vec<i64>> {
     }
     let table = ViewTable::read(cache, 0, &[Parameter::Partner, Parameter::Mix])?;
     let of_row = |row: usize| {
-        let other = table.view(row)?.mix.filter(|mix| mix.weight < 0.5).map_or(row, |mix| mix.partner);
+        let other =
+            table.view(row)?.mix.filter(|mix| mix.weight < 0.5).map_or(row, |mix| mix.partner);
         Ok(labels.get(other).copied().unwrap_or(-1))
     };
     (0..labels.len()).map(of_row).collect()
@@ -57,13 +59,17 @@ fn labels(cache: &Cache) -> Result<Vec<i64>> {
 
 /// The first of the largest values.
 fn argmax(row: &[f32]) -> usize {
-    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best })
+        .0
 }
 
 impl Accuracy {
     /// Percent times 100, rounded.
     pub(super) fn basis_points(self) -> u32 {
-        u32::try_from((self.correct * 10_000 + self.labelled / 2) / self.labelled.max(1)).unwrap_or(10_000)
+        u32::try_from((self.correct * 10_000 + self.labelled / 2) / self.labelled.max(1))
+            .unwrap_or(10_000)
     }
 
     /// Warns where a trained teacher cannot be that bad.
@@ -71,7 +77,9 @@ impl Accuracy {
         if self.is_near_chance() {
             let percent = f64::from(self.basis_points()) / 100.0;
             monitor.warn(&format!(
-                "teacher's top-1 of {percent:.2} % is near chance: check the preprocessing (--preprocess, --mean, --std, --channels) and the order of classes (--classes FILE)"
+                "teacher's top-1 of {percent:.2} % is near chance: check the preprocessing \
+                 (--preprocess, --mean, --std, --channels) and the order of classes (--classes \
+                 FILE)"
             ));
         }
     }
@@ -80,7 +88,8 @@ impl Accuracy {
     #[allow(clippy::cast_precision_loss, reason = "shares of row counts")]
     fn is_near_chance(self) -> bool {
         let chance = 1.0 / self.classes.max(1) as f64;
-        self.classes > 1 && (self.correct as f64 / self.labelled as f64) < chance + 0.1 * (1.0 - chance)
+        self.classes > 1
+            && (self.correct as f64 / self.labelled as f64) < chance + 0.1 * (1.0 - chance)
     }
 }
 

@@ -41,33 +41,45 @@ pub struct Known<'a> {
 /// or lacks a class of the data.
 pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
     // numbers in their own order are no names
-    let are_names = |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());
+    let are_names =
+        |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());
     let is_named = are_names(data.classes());
     let labels = || (0..data.len()).filter_map(|sample| usize::try_from(data.label(sample)).ok());
     let own = |names: Vec<String>| Agreement::Same { names, places: None };
     if let Some(file) = known.file {
         let names = read_classes(file, known.count)?;
         if is_named {
-            let places = places(&names, data.classes()).context(|| format!("--classes {}", file.display()))?;
+            let places = places(&names, data.classes())
+                .context(|| format!("--classes {}", file.display()))?;
             return Ok(Agreement::Same { names, places: Some(places) });
         }
         // who names the classes says that labels are their numbers
         return match labels().find(|&label| label >= names.len()) {
-            Some(label) => {
-                Err(Error::input(format!("--classes {}: label {label} of the data has no name among {}", file.display(), names.len())))
-            }
+            Some(label) => Err(Error::input(format!(
+                "--classes {}: label {label} of the data has no name among {}",
+                file.display(),
+                names.len()
+            ))),
             None => Ok(own(names)),
         };
     }
     let Some(count) = known.count else { return Ok(own(data.classes().to_vec())) };
-    let recorded = known.recorded.filter(|names| is_named && are_names(names) && names.len() == count);
+    let recorded =
+        known.recorded.filter(|names| is_named && are_names(names) && names.len() == count);
     if let Some(names) = recorded {
         return Ok(match places(names, data.classes()) {
             Ok(places) => Agreement::Same { names: names.to_vec(), places: Some(places) },
-            Err(missing) => Agreement::Others(format!("{}'s recorded classes are others than the data's: {missing}", known.who)),
+            Err(missing) => Agreement::Others(format!(
+                "{}'s recorded classes are others than the data's: {missing}",
+                known.who
+            )),
         });
     }
-    let found = if data.classes().is_empty() { labels().max().map_or(0, |top| top + 1) } else { data.classes().len() };
+    let found = if data.classes().is_empty() {
+        labels().max().map_or(0, |top| top + 1)
+    } else {
+        data.classes().len()
+    };
     // nothing to compare with: whatever is unlabelled agrees
     if found == 0 || found == count {
         return Ok(own(data.classes().to_vec()));
@@ -80,12 +92,16 @@ pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
 /// # Errors
 /// When the file cannot be read, or does not hold the `expected` number of names.
 fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).context(|| format!("--classes {}: cannot be read", file.display()))?;
-    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+    let text = std::fs::read_to_string(file)
+        .context(|| format!("--classes {}: cannot be read", file.display()))?;
+    let names: Vec<String> =
+        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     match expected {
-        Some(expected) if expected != names.len() => {
-            Err(Error::input(format!("--classes {}: expected {expected} names, one a line, found {}", file.display(), names.len())))
-        }
+        Some(expected) if expected != names.len() => Err(Error::input(format!(
+            "--classes {}: expected {expected} names, one a line, found {}",
+            file.display(),
+            names.len()
+        ))),
         _ => Ok(names),
     }
 }
@@ -93,8 +109,11 @@ fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
 /// The place among a model's names of each class of the data.
 fn places(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
     let place = |class: &String| {
-        let found = names.iter().position(|name| name == class).and_then(|at| i64::try_from(at).ok());
-        found.ok_or_else(|| Error::input(format!("class `{class}` of the data set is not among them")))
+        let found =
+            names.iter().position(|name| name == class).and_then(|at| i64::try_from(at).ok());
+        found.ok_or_else(|| {
+            Error::input(format!("class `{class}` of the data set is not among them"))
+        })
     };
     classes.iter().map(place).collect()
 }
@@ -137,7 +156,11 @@ mod tests {
     }
 
     fn data(labels: &[i64], classes: &[&str]) -> Labels {
-        let fingerprint = Fingerprint { format: DataFormat::Npz, samples: labels.len(), listing_sha256: String::new() };
+        let fingerprint = Fingerprint {
+            format: DataFormat::Npz,
+            samples: labels.len(),
+            listing_sha256: String::new(),
+        };
         Labels(labels.to_vec(), names(classes), fingerprint)
     }
 
@@ -151,36 +174,62 @@ mod tests {
     #[test]
     fn names_map_and_numbers_count() {
         let recorded = names(&["dog", "cat", "bird"]);
-        let of_names = Known { who: "the teacher", count: Some(3), recorded: Some(&recorded), file: None };
+        let of_names =
+            Known { who: "the teacher", count: Some(3), recorded: Some(&recorded), file: None };
         let of_number = Known { recorded: None, ..of_names };
-        let same = |places: Option<&[i64]>, list: &[&str]| Agreement::Same { names: names(list), places: places.map(<[i64]>::to_vec) };
-        assert_eq!(agreement(of_names, &data(&[0, 1], &["bird", "cat"])).unwrap(), same(Some(&[2, 1]), &["dog", "cat", "bird"]));
+        let same = |places: Option<&[i64]>, list: &[&str]| Agreement::Same {
+            names: names(list),
+            places: places.map(<[i64]>::to_vec),
+        };
+        assert_eq!(
+            agreement(of_names, &data(&[0, 1], &["bird", "cat"])).unwrap(),
+            same(Some(&[2, 1]), &["dog", "cat", "bird"])
+        );
         // some of the names, none of them, fewer classes
         assert!(others(of_names, &data(&[0, 1], &["bird", "fish"])).contains("`fish`"));
         assert!(others(of_names, &data(&[0, 1, 2], &["a", "b", "c"])).contains("`a`"));
-        assert_eq!(others(of_number, &data(&[0, 1], &["bird", "cat"])), "the teacher tells 3 classes, the data has 2");
-        assert_eq!(agreement(of_number, &data(&[0], &["a", "b", "c"])).unwrap(), same(None, &["a", "b", "c"]));
+        assert_eq!(
+            others(of_number, &data(&[0, 1], &["bird", "cat"])),
+            "the teacher tells 3 classes, the data has 2"
+        );
+        assert_eq!(
+            agreement(of_number, &data(&[0], &["a", "b", "c"])).unwrap(),
+            same(None, &["a", "b", "c"])
+        );
         // labels that are numbers: in both of their forms
-        assert_eq!(agreement(of_names, &data(&[0, 2], &["0", "1", "2"])).unwrap(), same(None, &["0", "1", "2"]));
+        assert_eq!(
+            agreement(of_names, &data(&[0, 2], &["0", "1", "2"])).unwrap(),
+            same(None, &["0", "1", "2"])
+        );
         assert_eq!(agreement(of_number, &data(&[0, 2], &[])).unwrap(), same(None, &[]));
         let numbers = names(&["0", "1", "2"]);
         let of_numbers = Known { recorded: Some(&numbers), ..of_names };
-        assert_eq!(agreement(of_numbers, &data(&[0, 2], &["a", "b", "c"])).unwrap(), same(None, &["a", "b", "c"]));
+        assert_eq!(
+            agreement(of_numbers, &data(&[0, 2], &["a", "b", "c"])).unwrap(),
+            same(None, &["a", "b", "c"])
+        );
         assert!(others(of_number, &data(&[0, 9], &[])).contains("the data has 10"));
         assert!(others(of_number, &data(&[0, 1], &[])).contains("the data has 2"));
         // no labels, no logits
         assert_eq!(agreement(of_number, &data(&[-1, -1], &[])).unwrap(), same(None, &[]));
-        assert_eq!(agreement(Known::default(), &data(&[0, 1], &["a", "b"])).unwrap(), same(None, &["a", "b"]));
+        assert_eq!(
+            agreement(Known::default(), &data(&[0, 1], &["a", "b"])).unwrap(),
+            same(None, &["a", "b"])
+        );
     }
 
     #[test]
     fn a_file_of_names_decides() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "dog\ncat\n\nbird\n").unwrap();
-        let known = Known { who: "the teacher", count: Some(3), recorded: None, file: Some(file.path()) };
+        let known =
+            Known { who: "the teacher", count: Some(3), recorded: None, file: Some(file.path()) };
         let of = |labels: &[i64], classes: &[&str]| agreement(known, &data(labels, classes));
         let all = names(&["dog", "cat", "bird"]);
-        assert_eq!(of(&[0, 1], &["bird", "cat"]).unwrap(), Agreement::Same { names: all.clone(), places: Some(vec![2, 1]) });
+        assert_eq!(
+            of(&[0, 1], &["bird", "cat"]).unwrap(),
+            Agreement::Same { names: all.clone(), places: Some(vec![2, 1]) }
+        );
         assert_eq!(of(&[0, 1], &[]).unwrap(), Agreement::Same { names: all, places: None });
         assert!(of(&[0, 3], &[]).unwrap_err().to_string().contains("label 3"));
         assert!(of(&[0], &["fish"]).unwrap_err().chain().contains("`fish`"));

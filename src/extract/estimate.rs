@@ -1,4 +1,5 @@
-//! What a run will take, told before it starts: rows, bytes, time; refused when the disk cannot hold it.
+//! What a run will take, told before it starts: rows, bytes, time; refused when the disk cannot
+//! hold it.
 
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -42,9 +43,17 @@ impl Estimate {
     pub(super) fn describe(&self, rows: usize) -> String {
         let share = rows as f64 / self.rows.max(1) as f64;
         let seconds = self.measured.1 / self.measured.0.max(1) as f64 * rows as f64;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive share of a u64")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive share of a u64"
+        )]
         let bytes = (self.bytes as f64 * share) as u64;
-        format!("{rows} rows to compute: about {} on disk, {}", human_bytes(bytes), human_time(seconds))
+        format!(
+            "{rows} rows to compute: about {} on disk, {}",
+            human_bytes(bytes),
+            human_time(seconds)
+        )
     }
 
     /// # Errors
@@ -60,13 +69,17 @@ impl Estimate {
                 self.rows,
                 human_bytes(free)
             ))
-            .hint("keep fewer taps (--tap), pool them (--tap TENSOR@HxW), take fewer samples (--limit), or write elsewhere (-o)"));
+            .hint(
+                "keep fewer taps (--tap), pool them (--tap TENSOR@HxW), take fewer samples \
+                 (--limit), or write elsewhere (-o)",
+            ));
         }
         Ok(())
     }
 }
 
-/// Free bytes of the file system that holds `folder` or its nearest parent that exists; `None` where it does not say.
+/// Free bytes of the file system that holds `folder` or its nearest parent that exists; `None`
+/// where it does not say.
 fn free_bytes(folder: &Path) -> Option<u64> {
     let absolute = std::path::absolute(folder).ok()?;
     let existing = absolute.ancestors().find(|p| p.exists())?;

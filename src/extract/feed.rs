@@ -36,7 +36,12 @@ impl Input {
 ///
 /// # Errors
 /// When the bytes are no whole rows.
-fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usize) -> Result<Array> {
+fn fed(
+    input: &Input,
+    preprocess: Option<&Preprocess>,
+    stored: &[u8],
+    rows: usize,
+) -> Result<Array> {
     let row = input.row_bytes();
     let mut padded = Cow::Borrowed(stored);
     while padded.len() < rows * row {
@@ -45,7 +50,10 @@ fn fed(input: &Input, preprocess: Option<&Preprocess>, stored: &[u8], rows: usiz
     }
     let stacked = match preprocess {
         Some(preprocess) => preprocess::normalize(preprocess, &padded)?,
-        None => Array::from_bytes(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded)?.converted(input.fed)?,
+        None => {
+            Array::from_bytes(input.dtype, [&[rows], input.row_shape.as_slice()].concat(), &padded)?
+                .converted(input.fed)?
+        }
     };
     stacked.with_first_axis_at(input.batch_axis)
 }
@@ -63,7 +71,11 @@ pub(super) struct Fed<'a> {
 /// # Errors
 /// When the bytes are no whole rows.
 pub(super) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
-    let inputs = how.inputs.iter().zip(stored).map(|(input, bytes)| Ok((input.name.clone(), fed(input, how.preprocess, bytes, rows)?)));
-    let constants = how.constants.iter().map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
+    let inputs =
+        how.inputs.iter().zip(stored).map(|(input, bytes)| {
+            Ok((input.name.clone(), fed(input, how.preprocess, bytes, rows)?))
+        });
+    let constants =
+        how.constants.iter().map(|constant| Ok((constant.tensor.clone(), constant.array(rows)?)));
     inputs.chain(constants).collect()
 }

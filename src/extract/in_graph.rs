@@ -1,4 +1,5 @@
-//! Statistics computed where the teacher runs: by nodes appended to its graph, so that raw maps stay on the device.
+//! Statistics computed where the teacher runs: by nodes appended to its graph, so that raw maps
+//! stay on the device.
 
 use super::output::Output;
 use crate::error::Result;
@@ -8,7 +9,8 @@ use crate::recipe::Layout;
 use crate::runtime::Probe;
 use crate::statistic::{DEAD_NORM, pooling_weights};
 
-/// The model with nodes for every output that it can compute, each of which then reads what its node gives.
+/// The model with nodes for every output that it can compute, each of which then reads what its
+/// node gives.
 ///
 /// # Errors
 /// When the graph cannot be added to.
@@ -30,10 +32,15 @@ pub(super) fn append(model: &Model, probe: &Probe, outputs: &mut [Output]) -> Re
 /// What the graph is asked for; `None` where the host computes it.
 fn request(model: &Model, probe: &Probe, output: &Output) -> Option<Request> {
     // what stands before the tokens of an image is the host's to drop
-    let map = output.map().filter(|map| output.grid.is_none() && model.can_compute(output.statistic, map))?;
-    let shape: Vec<usize> = probe.shapes.get(&output.tensor)?.iter().skip(1).copied().collect::<Option<_>>()?;
+    let map = output
+        .map()
+        .filter(|map| output.grid.is_none() && model.can_compute(output.statistic, map))?;
+    let shape: Vec<usize> =
+        probe.shapes.get(&output.tensor)?.iter().skip(1).copied().collect::<Option<_>>()?;
     let from = match (shape.as_slice(), map.layout) {
-        (&[_, height, width], Layout::Nchw) | (&[height, width, _], Layout::Nhwc) => [height, width],
+        (&[_, height, width], Layout::Nchw) | (&[height, width, _], Layout::Nhwc) => {
+            [height, width]
+        }
         _ => return None,
     };
     let size = [map.height, map.width];

@@ -57,16 +57,27 @@ type Place<'a> = (Vec<&'a Sample>, usize);
 /// # Errors
 /// When the values of a sample are random, or depend on others in its batch: names the node that
 /// causes it.
-pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], count: usize, batch: usize) -> Result<Option<String>> {
+pub fn check(
+    subject: &Subject<'_>,
+    session: &mut Session,
+    rows: &[Vec<u8>],
+    count: usize,
+    batch: usize,
+) -> Result<Option<String>> {
     let who = subject.who;
     let suspects = suspects(subject.model, subject.tensors);
-    let first = |kind: Suspicion| suspects.iter().find(|(suspicion, _)| *suspicion == kind).map(|(_, node)| node);
-    let in_training = "export the network for inference: model.eval() before torch.onnx.export, training=False in Keras";
+    let first = |kind: Suspicion| {
+        suspects.iter().find(|(suspicion, _)| *suspicion == kind).map(|(_, node)| node)
+    };
+    let in_training = "export the network for inference: model.eval() before torch.onnx.export, \
+                       training=False in Keras";
     if let Some(node) = first(Suspicion::Random) {
-        return Err(Error::input(format!("{who}: node {node} gives other values at each run")).hint(in_training));
+        return Err(Error::input(format!("{who}: node {node} gives other values at each run"))
+            .hint(in_training));
     }
     if let Some(node) = first(Suspicion::Training) {
-        let what = "is in training mode: what it gives for a sample depends on the others of its batch";
+        let what =
+            "is in training mode: what it gives for a sample depends on the others of its batch";
         return Err(Error::input(format!("{who}: node {node} {what}")).hint(in_training));
     }
     let samples = samples(rows, count);
@@ -76,7 +87,8 @@ pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], cou
 
     let filled = |others: &[Sample], place: usize, batch: usize| -> Vec<Sample> {
         // in a small batch, others beside each place
-        let mut all: Vec<Sample> = others.iter().cycle().skip(place).take(batch - 1).cloned().collect();
+        let mut all: Vec<Sample> =
+            others.iter().cycle().skip(place).take(batch - 1).cloned().collect();
         all.insert(place, sample.clone());
         all
     };
@@ -85,10 +97,17 @@ pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], cou
     let alone: Place<'_> = (alone.iter().collect(), 0);
     let once = subject.run(session, subject.tensors, &alone)?;
     let again = subject.run(session, subject.tensors, &alone)?;
-    let bound = if is_coarse(subject.model) || session.provider() != Device::Cpu.to_string() { BOUND_COARSE } else { BOUND };
+    let bound = if is_coarse(subject.model) || session.provider() != Device::Cpu.to_string() {
+        BOUND_COARSE
+    } else {
+        BOUND
+    };
     if let Some((tensor, _)) = subject.moved(&once, &again, bound) {
         let node = subject.locate(tensor, &alone, &alone, bound).unwrap_or_default();
-        return Err(Error::input(format!("{who}: two runs on one sample give different `{tensor}`, from node {node} on")).hint(in_training));
+        return Err(Error::input(format!(
+            "{who}: two runs on one sample give different `{tensor}`, from node {node} on"
+        ))
+        .hint(in_training));
     }
     if batch == 1 {
         return Ok(None);
@@ -96,7 +115,8 @@ pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], cou
     if let Some(node) = first(Suspicion::DynamicQuantization) {
         let what = format!("{who}: node {node} takes one scale for all samples of a batch");
         return match subject.fixed {
-            Some(fixed) => Err(Error::input(format!("{what}, and the batch is fixed to {fixed}")).hint("export it with an open batch")),
+            Some(fixed) => Err(Error::input(format!("{what}, and the batch is fixed to {fixed}"))
+                .hint("export it with an open batch")),
             None => Ok(Some(format!("{what}: one sample is run at a time, which is exact"))),
         };
     }
@@ -108,18 +128,30 @@ pub fn check(subject: &Subject<'_>, session: &mut Session, rows: &[Vec<u8>], cou
     for (at, place) in ends.into_iter().enumerate() {
         let among: Place<'_> = (beside[at].iter().collect(), place);
         // of a fixed batch the other samples change, of an open one there are others
-        let reference: Place<'_> = if subject.fixed.is_some() { (apart[at].iter().collect(), place) } else { alone.clone() };
-        let expected = if subject.fixed.is_some() { subject.run(session, subject.tensors, &reference)? } else { once.clone() };
+        let reference: Place<'_> = if subject.fixed.is_some() {
+            (apart[at].iter().collect(), place)
+        } else {
+            alone.clone()
+        };
+        let expected = if subject.fixed.is_some() {
+            subject.run(session, subject.tensors, &reference)?
+        } else {
+            once.clone()
+        };
         let found = subject.run(session, subject.tensors, &among)?;
         if let Some((tensor, moved)) = subject.moved(&expected, &found, bound) {
             let node = subject.locate(tensor, &reference, &among, bound).unwrap_or_default();
             let error = Error::input(format!(
-                "{who}: `{tensor}` of a sample depends on the other samples of its batch ({:.2} % of it moves), from node {node} on",
+                "{who}: `{tensor}` of a sample depends on the other samples of its batch ({:.2} % \
+                 of it moves), from node {node} on",
                 100.0 * moved.min(1.0)
             ));
             return Err(error.hint(match subject.fixed {
                 Some(_) => "export the network with an open batch, or a batch of 1",
-                None => "export a network that computes each sample by itself, or run one at a time: --batch 1",
+                None => {
+                    "export a network that computes each sample by itself, or run one at a time: \
+                     --batch 1"
+                }
             }));
         }
     }
@@ -143,32 +175,56 @@ impl Subject<'_> {
     /// shows.
     fn companions(&self, samples: &[Sample]) -> Vec<Sample> {
         let of_input = |input: usize, which: usize| {
-            let bytes = |sample: usize| samples.get(sample).and_then(|sample| sample.get(input)).cloned().unwrap_or_default();
+            let bytes = |sample: usize| {
+                samples
+                    .get(sample)
+                    .and_then(|sample| sample.get(input))
+                    .cloned()
+                    .unwrap_or_default()
+            };
             let (dtype, is_image) = self.inputs.get(input).copied().unwrap_or((Dtype::F32, false));
             let own = bytes(0);
             match (is_image, which) {
                 (true, 0) => vec![0; own.len()],
                 (true, 1) => vec![255; own.len()],
                 // black and white without order: the largest contrast
-                (true, _) => (0..own.len()).map(|at| if at.wrapping_mul(2_654_435_761) >> 16 & 1 == 1 { 255 } else { 0 }).collect(),
+                (true, _) => (0..own.len())
+                    .map(|at| if at.wrapping_mul(2_654_435_761) >> 16 & 1 == 1 { 255 } else { 0 })
+                    .collect(),
                 (false, 0) if samples.len() > 1 => bytes(1),
                 (false, _) => unlike(dtype, &own, if which == 1 { 16.0 } else { -16.0 }),
             }
         };
-        (0..OTHERS).map(|which| (0..self.inputs.len()).map(|input| of_input(input, which)).collect()).collect()
+        (0..OTHERS)
+            .map(|which| (0..self.inputs.len()).map(|input| of_input(input, which)).collect())
+            .collect()
     }
 
-    fn run(&self, session: &mut Session, tensors: &[String], (samples, place): &Place<'_>) -> Result<Values> {
-        let rows = self.arrays(session, tensors, samples)?.into_iter().map(|array| row(&array, *place));
+    fn run(
+        &self,
+        session: &mut Session,
+        tensors: &[String],
+        (samples, place): &Place<'_>,
+    ) -> Result<Values> {
+        let rows =
+            self.arrays(session, tensors, samples)?.into_iter().map(|array| row(&array, *place));
         Ok(rows.collect())
     }
 
-    fn arrays(&self, session: &mut Session, tensors: &[String], samples: &[&Sample]) -> Result<Vec<Array>> {
+    fn arrays(
+        &self,
+        session: &mut Session,
+        tensors: &[String],
+        samples: &[&Sample],
+    ) -> Result<Vec<Array>> {
         let joined: Vec<Vec<u8>> = (0..self.inputs.len())
-            .map(|input| samples.iter().filter_map(|sample| sample.get(input)).flatten().copied().collect())
+            .map(|input| {
+                samples.iter().filter_map(|sample| sample.get(input)).flatten().copied().collect()
+            })
             .collect();
         let fed = (self.feed)(&joined, samples.len())?;
-        let named: Vec<(&str, &Array)> = fed.iter().map(|(name, array)| (name.as_str(), array)).collect();
+        let named: Vec<(&str, &Array)> =
+            fed.iter().map(|(name, array)| (name.as_str(), array)).collect();
         session.run(&named, tensors)
     }
 
@@ -187,13 +243,15 @@ impl Subject<'_> {
         let mut current = tensor.to_owned();
         let mut agreeing: HashSet<&str> = HashSet::new();
         for _ in 0..STEPS {
-            let open: Vec<&str> = way.to(&current).into_iter().filter(|name| !agreeing.contains(name)).collect();
+            let open: Vec<&str> =
+                way.to(&current).into_iter().filter(|name| !agreeing.contains(name)).collect();
             if open.is_empty() {
                 return way.node(&current);
             }
             // some that are spread evenly, the nearest among them
             let step = open.len().div_ceil(TENSORS);
-            let looked_at: Vec<String> = open.iter().rev().step_by(step).rev().map(|&name| name.to_owned()).collect();
+            let looked_at: Vec<String> =
+                open.iter().rev().step_by(step).rev().map(|&name| name.to_owned()).collect();
             let options = SessionOptions { device: Device::Cpu, threads: 2 };
             let mut session = Session::new(self.runtime, self.model, &looked_at, &options).ok()?;
             for name in &looked_at {
@@ -226,13 +284,21 @@ fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> 
         // of what was merged with the batch, a sample has a block
         let block = shape.get(axis).copied().unwrap_or(1) / batch * inner;
         let values = array.to_f32();
-        values.chunks(block * batch).flat_map(|all| all.iter().skip(place * block).take(block)).copied().collect::<Vec<f32>>()
+        values
+            .chunks(block * batch)
+            .flat_map(|all| all.iter().skip(place * block).take(block))
+            .copied()
+            .collect::<Vec<f32>>()
     };
     let (one, other) = (a.0.shape(), b.0.shape());
     if one.len() != other.len() || a.0.is_empty() || b.0.is_empty() {
         return false;
     }
-    let follows = |axis: &usize| one[*axis] % a.1 == 0 && one[*axis] / a.1 * b.1 == other[*axis] && (one != other || one[*axis] > 1);
+    let follows = |axis: &usize| {
+        one[*axis] % a.1 == 0
+            && one[*axis] / a.1 * b.1 == other[*axis]
+            && (one != other || one[*axis] > 1)
+    };
     let open: Vec<usize> = (0..one.len()).filter(|&axis| one[axis] != other[axis]).collect();
     match open.as_slice() {
         [axis] if follows(axis) => difference(&part(a, *axis), &part(b, *axis)) > bound,
@@ -308,11 +374,19 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
 /// order, since that are numbers of things which exist.
 fn unlike(dtype: Dtype, bytes: &[u8], factor: f32) -> Vec<u8> {
     match dtype {
-        Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).iter().flat_map(|v| (v * factor).to_ne_bytes()).collect(),
-        Dtype::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(bytes).iter().flat_map(|v| (v * f64::from(factor)).to_ne_bytes()).collect(),
+        Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes)
+            .iter()
+            .flat_map(|v| (v * factor).to_ne_bytes())
+            .collect(),
+        Dtype::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(bytes)
+            .iter()
+            .flat_map(|v| (v * f64::from(factor)).to_ne_bytes())
+            .collect(),
         Dtype::F16 => {
             let halves = bytemuck::pod_collect_to_vec::<u8, f16>(bytes);
-            let scaled = |v: &f16| f16::from_f32((v.to_f32() * factor).clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+            let scaled = |v: &f16| {
+                f16::from_f32((v.to_f32() * factor).clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
+            };
             halves.iter().flat_map(|v| scaled(v).to_ne_bytes()).collect()
         }
         _ => bytes.chunks(dtype.size()).rev().flatten().copied().collect(),
@@ -324,11 +398,15 @@ fn is_coarse(model: &Model) -> bool {
     let graph = model.graph();
     let is_half = |code: i64| code == DataType::Float16 as i64 || code == DataType::Bfloat16 as i64;
     let rounds = |node: &NodeProto| {
-        let casts = node.op_type() == "Cast" && node.attribute.iter().any(|a| a.name() == "to" && is_half(a.i()));
+        let casts = node.op_type() == "Cast"
+            && node.attribute.iter().any(|a| a.name() == "to" && is_half(a.i()));
         let operator = node.operator();
-        casts || operator.scale.is_some() || matches!(operator.class, Class::Quantization | Class::DynamicQuantization)
+        casts
+            || operator.scale.is_some()
+            || matches!(operator.class, Class::Quantization | Class::DynamicQuantization)
     };
-    graph.initializer.iter().any(|tensor: &TensorProto| is_half(i64::from(tensor.data_type()))) || graph.node.iter().any(rounds)
+    graph.initializer.iter().any(|tensor: &TensorProto| is_half(i64::from(tensor.data_type())))
+        || graph.node.iter().any(rounds)
 }
 
 #[cfg(test)]
@@ -339,7 +417,10 @@ mod tests {
     fn differences_are_relative_and_see_what_is_no_number() {
         assert!(difference(&[3.0, 4.0], &[3.0, 4.0]).abs() < f64::EPSILON);
         assert!((difference(&[3.0, 4.0], &[3.0, 4.1]) - 0.02).abs() < 1e-3);
-        assert!(difference(&[0.0, f32::NAN, f32::INFINITY], &[0.0, f32::NAN, f32::INFINITY]).abs() < f64::EPSILON);
+        assert!(
+            difference(&[0.0, f32::NAN, f32::INFINITY], &[0.0, f32::NAN, f32::INFINITY]).abs()
+                < f64::EPSILON
+        );
         assert!((difference(&[0.0], &[1e-9]) - 1.0).abs() < 1e-9);
         for b in [f32::NAN, f32::INFINITY] {
             assert!(difference(&[1.0, 1.0], &[1.0, b]).is_infinite());
@@ -349,14 +430,19 @@ mod tests {
 
     #[test]
     fn a_sketch_keeps_what_rows_differ_by() {
-        let row: Vec<f32> = (0u16..30_000).cycle().take(300_000).map(|at| (f32::from(at) * 0.37).sin()).collect();
+        let row: Vec<f32> =
+            (0u16..30_000).cycle().take(300_000).map(|at| (f32::from(at) * 0.37).sin()).collect();
         let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 0.02, "{a} {b}");
-        let changes: [fn(usize, f32) -> f32; 3] = [|_, v| v + 1e-3, |_, v| v * 1.001, |at, v| if at < 100 { -v } else { v }];
+        let changes: [fn(usize, f32) -> f32; 3] =
+            [|_, v| v + 1e-3, |_, v| v * 1.001, |at, v| if at < 100 { -v } else { v }];
         for change in changes {
             let other: Vec<f32> = row.iter().enumerate().map(|(at, &v)| change(at, v)).collect();
             near(difference(&sketch(&row), &sketch(&other)), difference(&row, &other));
         }
-        assert!(sketch(&row).len() == SKETCH && difference(&sketch(&row), &sketch(&row)).abs() < f64::EPSILON);
+        assert!(
+            sketch(&row).len() == SKETCH
+                && difference(&sketch(&row), &sketch(&row)).abs() < f64::EPSILON
+        );
         let mut broken = row.clone();
         broken[7] = f32::NAN;
         assert!(difference(&sketch(&row), &sketch(&broken)).is_infinite());
@@ -365,11 +451,23 @@ mod tests {
 
     #[test]
     fn companions_are_far_away_and_valid() {
-        let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&unlike(Dtype::F32, bytemuck::cast_slice(&[1.0f32, -2.0]), 16.0));
+        let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&unlike(
+            Dtype::F32,
+            bytemuck::cast_slice(&[1.0f32, -2.0]),
+            16.0,
+        ));
         assert_eq!(floats, [16.0, -32.0]);
-        let ids: Vec<i64> = bytemuck::pod_collect_to_vec(&unlike(Dtype::I64, bytemuck::cast_slice(&[5i64, 7]), 16.0));
+        let ids: Vec<i64> = bytemuck::pod_collect_to_vec(&unlike(
+            Dtype::I64,
+            bytemuck::cast_slice(&[5i64, 7]),
+            16.0,
+        ));
         assert_eq!(ids, [7, 5]);
-        let halves: Vec<f16> = bytemuck::pod_collect_to_vec(&unlike(Dtype::F16, bytemuck::cast_slice(&[f16::from_f32(60000.0)]), -16.0));
+        let halves: Vec<f16> = bytemuck::pod_collect_to_vec(&unlike(
+            Dtype::F16,
+            bytemuck::cast_slice(&[f16::from_f32(60000.0)]),
+            -16.0,
+        ));
         assert_eq!(halves, [f16::MIN]);
     }
 }

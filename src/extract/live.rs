@@ -1,4 +1,5 @@
-//! Whether a cache holds what its teacher computes: a sample of rows is computed again from their inputs and compared.
+//! Whether a cache holds what its teacher computes: a sample of rows is computed again from their
+//! inputs and compared.
 
 use super::feed::{self, Fed, Input};
 use super::{choice, independence, source};
@@ -14,8 +15,8 @@ use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
 
-/// What the cosine of a row must reach: machines and providers differ in the last bits (TF32 in the last two digits), another model or other inputs in
-/// the first.
+/// What the cosine of a row must reach: machines and providers differ in the last bits (TF32 in the
+/// last two digits), another model or other inputs in the first.
 const COSINE: f64 = 0.999;
 /// What the lengths of two rows may differ by, relatively: the cosine is blind to a factor.
 const LENGTH: f64 = 0.01;
@@ -73,22 +74,34 @@ impl LiveArray {
                 (aa, bb, ab) = (aa + a * a, bb + b * b, ab + a * b);
                 worst = worst.max((a - b).abs());
             }
-            let (cosine, length) =
-                if aa == 0.0 && bb == 0.0 { (1.0, 0.0) } else { (ab / (aa * bb).sqrt(), (aa.sqrt() - bb.sqrt()).abs() / bb.sqrt()) };
+            let (cosine, length) = if aa == 0.0 && bb == 0.0 {
+                (1.0, 0.0)
+            } else {
+                (ab / (aa * bb).sqrt(), (aa.sqrt() - bb.sqrt()).abs() / bb.sqrt())
+            };
             let known = cosine.is_finite() && length.is_finite();
-            self.max_difference = self.max_difference.max(if known { worst } else { f64::INFINITY });
+            self.max_difference =
+                self.max_difference.max(if known { worst } else { f64::INFINITY });
             self.cosine = self.cosine.min(if known { cosine } else { -1.0 });
             self.length = self.length.max(if known { length } else { f64::INFINITY });
         }
     }
 }
 
-/// Computes some batches of rows again and compares every array of features and logits. Which ones is drawn from the cache's seed; a batch is one that
-/// the extraction ran, since the runtime's last bits depend on it. Inputs that are not stored are decoded from the data set that the cache names.
+/// Computes some batches of rows again and compares every array of features and logits. Which ones
+/// is drawn from the cache's seed; a batch is one that the extraction ran, since the runtime's last
+/// bits depend on it. Inputs that are not stored are decoded from the data set that the cache
+/// names.
 ///
 /// # Errors
 /// When the model is not the cache's teacher, cannot run, or the cache cannot be read.
-pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<Live> {
+pub fn compare(
+    folder: &Path,
+    teacher: &Path,
+    runtime: &Runtime,
+    options: &SessionOptions,
+    monitor: &dyn Monitor,
+) -> Result<Live> {
     let cache = Cache::open(folder)?;
     let manifest = cache.manifest();
     let model = Model::read(teacher)?;
@@ -100,30 +113,51 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
             model.sha256()
         )));
     }
-    let kept: Vec<&ArraySpec> = manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
+    let kept: Vec<&ArraySpec> =
+        manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
     let inputs = inputs(&model, manifest);
-    let how = Fed { inputs: &inputs, preprocess: manifest.data.preprocess.as_ref(), constants: &manifest.teacher.constants };
+    let how = Fed {
+        inputs: &inputs,
+        preprocess: manifest.data.preprocess.as_ref(),
+        constants: &manifest.teacher.constants,
+    };
     let probe = runtime::probe(runtime, &model, &source::feeds(how.inputs, how.constants))?;
     let candidates = tap::candidates(&model, &probe.shapes);
-    let outputs = kept.iter().map(|spec| choice::recorded(spec, manifest, &probe, &candidates)).collect::<Result<Vec<_>>>()?;
+    let outputs = kept
+        .iter()
+        .map(|spec| choice::recorded(spec, manifest, &probe, &candidates))
+        .collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
-    let originals = dataset.as_deref().map(|dataset| Originals::new(&cache, dataset)).transpose()?;
+    let originals =
+        dataset.as_deref().map(|dataset| Originals::new(&cache, dataset)).transpose()?;
     if let Some(originals) = &originals {
         originals.refuse_changed(monitor)?;
     }
     let tensors: Vec<String> = outputs.iter().map(|o| o.tensor.clone()).collect();
     let mut session = Session::new(runtime, &model, &tensors, options)?;
 
-    let mut live = Live { rows: 0, arrays: kept.iter().map(|spec| LiveArray::new(&spec.path)).collect(), bound: COSINE };
+    let mut live = Live {
+        rows: 0,
+        arrays: kept.iter().map(|spec| LiveArray::new(&spec.path)).collect(),
+        bound: COSINE,
+    };
     for (view, rows) in sample(manifest) {
         let read = |path: &str| {
             let mut bytes = Vec::new();
-            cache.array(path)?.read(&mut Decoder::default(), view, rows.start, rows.len(), &mut bytes).map(|()| bytes)
+            cache
+                .array(path)?
+                .read(&mut Decoder::default(), view, rows.start, rows.len(), &mut bytes)
+                .map(|()| bytes)
         };
         let stored = match &originals {
             Some(originals) => {
                 let table = originals.table(view)?;
-                vec![rows.clone().map(|row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?.concat()]
+                vec![
+                    rows.clone()
+                        .map(|row| originals.input(&table, row))
+                        .collect::<Result<Vec<_>>>()?
+                        .concat(),
+                ]
             }
             None => inputs.iter().map(|input| read(&input.path)).collect::<Result<_>>()?,
         };
@@ -134,25 +168,45 @@ pub fn compare(folder: &Path, teacher: &Path, runtime: &Runtime, options: &Sessi
                 model: &model,
                 tensors: &tensors,
                 fixed: probe.batch,
-                inputs: inputs.iter().map(|input| (input.dtype, manifest.data.preprocess.is_some())).collect(),
+                inputs: inputs
+                    .iter()
+                    .map(|input| (input.dtype, manifest.data.preprocess.is_some()))
+                    .collect(),
                 feed: &|bytes, count| feed::named(how, bytes, count),
             };
             let count = rows.len().min(independence::SAMPLES);
-            let first: Vec<Vec<u8>> =
-                stored.iter().map(|bytes| bytes.get(..bytes.len() / rows.len().max(1) * count).unwrap_or_default().to_vec()).collect();
-            if let Some(reason) = independence::check(&subject, &mut session, &first, count, manifest.teacher.batch)? {
-                return Err(Error::input(format!("{reason}, but the cache was made {} at a time", manifest.teacher.batch))
-                    .hint("extract again into another folder"));
+            let first: Vec<Vec<u8>> = stored
+                .iter()
+                .map(|bytes| {
+                    bytes
+                        .get(..bytes.len() / rows.len().max(1) * count)
+                        .unwrap_or_default()
+                        .to_vec()
+                })
+                .collect();
+            if let Some(reason) =
+                independence::check(&subject, &mut session, &first, count, manifest.teacher.batch)?
+            {
+                return Err(Error::input(format!(
+                    "{reason}, but the cache was made {} at a time",
+                    manifest.teacher.batch
+                ))
+                .hint("extract again into another folder"));
             }
         }
         let fed_rows = probe.batch.unwrap_or(rows.len());
         let fed = feed::named(how, &stored, fed_rows)?;
-        let named: Vec<(&str, &Array)> = fed.iter().map(|(name, array)| (name.as_str(), array)).collect();
+        let named: Vec<(&str, &Array)> =
+            fed.iter().map(|(name, array)| (name.as_str(), array)).collect();
         let computed = session.run(&named, &tensors)?;
-        for (((spec, output), values), array) in kept.iter().zip(&outputs).zip(computed).zip(&mut live.arrays) {
+        for (((spec, output), values), array) in
+            kept.iter().zip(&outputs).zip(computed).zip(&mut live.arrays)
+        {
             let dtype = if spec.dtype == Dtype::U8 { Dtype::U8 } else { Dtype::F32 };
-            let bytes = output.encode(&values, dtype, rows.len(), |row| format!("row {}", rows.start + row))?;
-            let (computed, stored) = (floats(dtype, &bytes)?, floats(spec.dtype, &read(&spec.path)?)?);
+            let bytes = output
+                .encode(&values, dtype, rows.len(), |row| format!("row {}", rows.start + row))?;
+            let (computed, stored) =
+                (floats(dtype, &bytes)?, floats(spec.dtype, &read(&spec.path)?)?);
             array.compare(&computed, &stored, stored.len() / rows.len().max(1));
         }
         live.rows += rows.len();
@@ -168,8 +222,11 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
         let end = first + manifest.rows_of_segment(segment);
         (first..end).step_by(batch).map(move |start| start..(start + batch).min(end))
     };
-    let mut all: Vec<_> =
-        (0..manifest.views).flat_map(|view| (0..manifest.segments_per_view()).flat_map(batches).map(move |rows| (view, rows))).collect();
+    let mut all: Vec<_> = (0..manifest.views)
+        .flat_map(|view| {
+            (0..manifest.segments_per_view()).flat_map(batches).map(move |rows| (view, rows))
+        })
+        .collect();
     data::shuffle(&mut all, manifest.seed);
     all.truncate(BATCHES);
     all
@@ -178,11 +235,20 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
 /// The teacher's inputs as the cache was made with them.
 fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     let mut declared = model.inputs();
-    declared.retain(|input| manifest.teacher.constants.iter().all(|constant| constant.tensor != input.name));
-    if let (false, Some(preprocess), [input]) = (manifest.stores_inputs(), &manifest.data.preprocess, declared.as_slice()) {
+    declared.retain(|input| {
+        manifest.teacher.constants.iter().all(|constant| constant.tensor != input.name)
+    });
+    if let (false, Some(preprocess), [input]) =
+        (manifest.stores_inputs(), &manifest.data.preprocess, declared.as_slice())
+    {
         return vec![source::image_input(input, preprocess)];
     }
-    manifest.view_arrays.iter().filter(|spec| spec.is_input()).map(|spec| source::stored_input(spec, &declared)).collect()
+    manifest
+        .view_arrays
+        .iter()
+        .filter(|spec| spec.is_input())
+        .map(|spec| source::stored_input(spec, &declared))
+        .collect()
 }
 
 /// The data set that a cache without inputs was made of.
@@ -196,7 +262,12 @@ fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     let values = match dtype {
         Dtype::U8 => {
-            return Ok(bytes.iter().flat_map(|byte| (0..8).map(move |bit| if byte >> bit & 1 == 1 { 1.0 } else { -1.0 })).collect());
+            return Ok(bytes
+                .iter()
+                .flat_map(|byte| {
+                    (0..8).map(move |bit| if byte >> bit & 1 == 1 { 1.0 } else { -1.0 })
+                })
+                .collect());
         }
         Dtype::F16 => Values::F16(bytemuck::pod_collect_to_vec(bytes)),
         _ => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
@@ -218,12 +289,22 @@ mod tests {
         };
         assert!(agrees(&[1.0, 2000.0, 0.0, 0.0], &[1.5, 2000.5, 0.0, 0.0]));
         // one row is turned, scaled, no number, zero, or missing
-        for row in [&[2000.0, 1.0][..], &[1.02, 2040.0], &[1.0, f32::NAN], &[1.0, f32::INFINITY], &[0.0, 0.0], &[]] {
+        for row in [
+            &[2000.0, 1.0][..],
+            &[1.02, 2040.0],
+            &[1.0, f32::NAN],
+            &[1.0, f32::INFINITY],
+            &[0.0, 0.0],
+            &[],
+        ] {
             assert!(!agrees(&[3.0, 4.0, 1.0, 2000.0], &[&[3.0, 4.0], row].concat()), "{row:?}");
         }
         assert!(!agrees(&[0.0, 0.0], &[1.0, 0.0]));
         let mut array = LiveArray::new("logits");
         array.compare(&[3.0, 4.0, 1.0, 0.0], &[3.0, 4.0, 0.8, 0.6], 2);
-        assert!((array.max_difference - 0.6).abs() < 1e-6 && (array.cosine - 0.8).abs() < 1e-6, "{array:?}");
+        assert!(
+            (array.max_difference - 0.6).abs() < 1e-6 && (array.cosine - 0.8).abs() < 1e-6,
+            "{array:?}"
+        );
     }
 }

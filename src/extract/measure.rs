@@ -1,4 +1,5 @@
-//! What forms of a tap take on disk, measured on the first rows, which stand for all: rows are in random order.
+//! What forms of a tap take on disk, measured on the first rows, which stand for all: rows are in
+//! random order.
 
 use super::output::{Encoded, Output};
 use super::plan::sample_name;
@@ -50,7 +51,12 @@ pub struct TapSizes {
 ///
 /// # Errors
 /// As [`super::run`].
-pub fn sizes(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<Sizes> {
+pub fn sizes(
+    recipe: &Extract,
+    runtime: &Runtime,
+    options: &SessionOptions,
+    monitor: &dyn Monitor,
+) -> Result<Sizes> {
     let all = Extract { keep: Keep::These(Statistic::ALL.to_vec()), ..recipe.clone() };
     super::prepare(&all, None, runtime, options, monitor, |job, _, mut session, _| {
         let taps: Vec<Output> = job.outputs.iter().filter(|o| !o.is_logits).cloned().collect();
@@ -72,21 +78,40 @@ pub fn sizes(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, moni
             }
         }
         if !recipe.criteria.is_empty() {
-            for (sizes, tap) in sizes.taps.iter_mut().zip(taps.iter().filter(|tap| tap.statistic == Statistic::Features)) {
-                let ways = if tap.map().is_some() { ways::ways(recipe, tap, false, &[]) } else { vec![vec![Statistic::Features]] };
-                let total = |way: &Vec<Statistic>| way.iter().filter_map(|s| sizes.bytes.get(s)).sum::<f64>();
-                sizes.kept = Some(ways.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or_default());
+            for (sizes, tap) in sizes
+                .taps
+                .iter_mut()
+                .zip(taps.iter().filter(|tap| tap.statistic == Statistic::Features))
+            {
+                let ways = if tap.map().is_some() {
+                    ways::ways(recipe, tap, false, &[])
+                } else {
+                    vec![vec![Statistic::Features]]
+                };
+                let total = |way: &Vec<Statistic>| {
+                    way.iter().filter_map(|s| sizes.bytes.get(s)).sum::<f64>()
+                };
+                sizes.kept = Some(
+                    ways.into_iter()
+                        .min_by(|a, b| total(a).total_cmp(&total(b)))
+                        .unwrap_or_default(),
+                );
             }
         }
         Ok(sizes)
     })
 }
 
-/// Bytes a row of each of these outputs, in chunks as they are stored; the job fetches their tensors.
+/// Bytes a row of each of these outputs, in chunks as they are stored; the job fetches their
+/// tensors.
 ///
 /// # Errors
 /// When the rows cannot be read, computed or stored.
-pub(super) fn bytes_per_row(job: &Job<'_>, session: &mut Session, outputs: &[Output]) -> Result<Vec<f64>> {
+pub(super) fn bytes_per_row(
+    job: &Job<'_>,
+    session: &mut Session,
+    outputs: &[Output],
+) -> Result<Vec<f64>> {
     let mut meters = outputs.iter().map(Meter::new).collect::<Result<Vec<_>>>()?;
     let rows = ROWS.min(job.rows.len());
     for first in (0..rows).step_by(job.batch) {
@@ -188,7 +213,9 @@ fn rows_of(values: &Array, first: usize, count: usize) -> Result<Array> {
     let shape = [&[count], values.shape().get(1..).unwrap_or_default()].concat();
     let part = match values.as_f32() {
         Some(floats) => floats.get(first * row..(first + count) * row).unwrap_or_default().to_vec(),
-        None => values.to_f32().get(first * row..(first + count) * row).unwrap_or_default().to_vec(),
+        None => {
+            values.to_f32().get(first * row..(first + count) * row).unwrap_or_default().to_vec()
+        }
     };
     Array::new(shape, Values::F32(part))
 }

@@ -1,10 +1,11 @@
-//! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with bounded queues. Never names the student.
+//! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with bounded
+//! queues. Never names the student.
 //!
-//! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides which taps are kept of the teacher, `keep` in which form (by what
-//! `measure` finds) and `output` how, `rows` fixes which sample
-//! stands in which row, `stale` compares the data with what an existing cache was made of, `plan`
-//! lays it out on disk, `refresh` computes changed rows again and `pipeline` the missing segments,
-//! `accuracy` reads the teacher's own top-1 back.
+//! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides
+//! which taps are kept of the teacher, `keep` in which form (by what `measure` finds) and `output`
+//! how, `rows` fixes which sample stands in which row, `stale` compares the data with what an
+//! existing cache was made of, `plan` lays it out on disk, `refresh` computes changed rows again
+//! and `pipeline` the missing segments, `accuracy` reads the teacher's own top-1 back.
 
 mod accuracy;
 mod batch;
@@ -113,7 +114,9 @@ impl Job<'_> {
     /// The values that an output is made of, among those of [`Job::tensors`].
     fn values<'v>(&self, output: &Output, values: &'v [Array]) -> Result<&'v Array> {
         let at = self.tensors.iter().position(|tensor| *tensor == output.fetched());
-        at.and_then(|at| values.get(at)).ok_or_else(|| Error::input(format!("tensor `{}`: the run gave no value", output.fetched())))
+        at.and_then(|at| values.get(at)).ok_or_else(|| {
+            Error::input(format!("tensor `{}`: the run gave no value", output.fetched()))
+        })
     }
 }
 
@@ -128,15 +131,22 @@ fn tensors(outputs: &[Output]) -> Vec<String> {
     tensors
 }
 
-/// Inputs of more bytes a row than this are decoded again by whoever trains, unless told otherwise: at 224×224 they would be most of the cache.
+/// Inputs of more bytes a row than this are decoded again by whoever trains, unless told otherwise:
+/// at 224×224 they would be most of the cache.
 const STORED_INPUT_BYTES: usize = 64 << 10;
 
-/// Runs the recipe; resumes where an earlier run stopped, and adds the views and taps that a cache lacks.
+/// Runs the recipe; resumes where an earlier run stopped, and adds the views and taps that a cache
+/// lacks.
 ///
 /// # Errors
-/// Names what is wrong with data, teacher, taps, values, disk or an existing cache, and what to do. When the user asks to stop, published
-/// segments stay and the same recipe goes on from them.
-pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<ExtractReport> {
+/// Names what is wrong with data, teacher, taps, values, disk or an existing cache, and what to do.
+/// When the user asks to stop, published segments stay and the same recipe goes on from them.
+pub fn run(
+    recipe: &Extract,
+    runtime: &Runtime,
+    options: &SessionOptions,
+    monitor: &dyn Monitor,
+) -> Result<ExtractReport> {
     let started = Instant::now();
     let folder = Some(recipe.output.as_path());
     prepare(recipe, folder, runtime, options, monitor, |job, model, mut session, kept| {
@@ -146,7 +156,8 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
         let stale::Judged { changed, restamped } = stale::judge(job, monitor)?;
         let first = plan::first_batch(job, &mut session)?;
         choice::convert_probabilities(job, &first, monitor)?;
-        let (mut plan, estimate) = plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
+        let (mut plan, estimate) =
+            plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
         drop(first);
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
@@ -160,7 +171,9 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             [replaced, missing] = loop {
                 match refresh::run(job, &changed, &mut session, &mut writer, monitor)? {
                     (Ended::Done, rows) => break rows,
-                    (Ended::BeyondF16(output, why), _) => widen(job, &mut writer, output, &why, monitor)?,
+                    (Ended::BeyondF16(output, why), _) => {
+                        widen(job, &mut writer, output, &why, monitor)?;
+                    }
                 }
             };
         } else {
@@ -203,7 +216,10 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
             seconds: started.elapsed().as_secs_f64(),
             pipeline_seconds,
             stages,
-            teacher_top1: manifest.teacher.top1_basis_points.map(|points| f64::from(points) / 100.0),
+            teacher_top1: manifest
+                .teacher
+                .top1_basis_points
+                .map(|points| f64::from(points) / 100.0),
             skipped: job.rows.skipped.len(),
             refreshed: replaced + missing,
             kept,
@@ -212,9 +228,18 @@ pub fn run(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monito
 }
 
 /// Goes over to f32 for a tap whose values f16 cannot say: it alone is computed again.
-fn widen(job: &mut Job<'_>, writer: &mut Writer, output: usize, why: &Error, monitor: &dyn Monitor) -> Result<()> {
+fn widen(
+    job: &mut Job<'_>,
+    writer: &mut Writer,
+    output: usize,
+    why: &Error,
+    monitor: &dyn Monitor,
+) -> Result<()> {
     let tap = job.outputs.remove(output);
-    monitor.warn(&format!("{}: this tap is stored as f32 from now on and computed again, all else stays", why.chain()));
+    monitor.warn(&format!(
+        "{}: this tap is stored as f32 from now on and computed again, all else stays",
+        why.chain()
+    ));
     writer.widen(&tap.path())?;
     job.outputs.push(tap);
     Ok(())
@@ -225,8 +250,9 @@ const WEIGHTS: u64 = 256 << 20;
 /// What the largest tensors of all sessions together may take.
 const TENSORS: usize = 512 << 20;
 
-/// A session of one thread for each thread, in place of one session of all, where the teacher is small and runs on the CPU: the threads of one session wait for each
-/// other at every operator, and so for whichever the decoders and the writer have displaced.
+/// A session of one thread for each thread, in place of one session of all, where the teacher is
+/// small and runs on the CPU: the threads of one session wait for each other at every operator, and
+/// so for whichever the decoders and the writer have displaced.
 fn sessions(
     job: &Job<'_>,
     model: &Model,
@@ -236,10 +262,18 @@ fn sessions(
     batches: usize,
 ) -> Result<Vec<Session>> {
     let weights = onnx::cost::parameters(model).saturating_mul(size_of::<f32>() as u64);
-    let copies = options.threads.min(usize::try_from(WEIGHTS / weights.max(1)).unwrap_or(usize::MAX));
-    let tensors = job.source.largest_tensor.saturating_mul(job.batch).saturating_mul(options.threads);
-    let elsewhere = session.provider() != Device::Cpu.to_string() || job.recipe.in_graph == Some(true);
-    if elsewhere || copies < options.threads || tensors >= TENSORS || batches < 4 * options.threads || options.threads < 2 {
+    let copies =
+        options.threads.min(usize::try_from(WEIGHTS / weights.max(1)).unwrap_or(usize::MAX));
+    let tensors =
+        job.source.largest_tensor.saturating_mul(job.batch).saturating_mul(options.threads);
+    let elsewhere =
+        session.provider() != Device::Cpu.to_string() || job.recipe.in_graph == Some(true);
+    if elsewhere
+        || copies < options.threads
+        || tensors >= TENSORS
+        || batches < 4 * options.threads
+        || options.threads < 2
+    {
         return Ok(vec![session]);
     }
     drop(session);
@@ -247,18 +281,31 @@ fn sessions(
     (0..options.threads).map(|_| Session::new(runtime, model, &job.tensors, &alone)).collect()
 }
 
-/// The teacher alone on the recipe's first batches, decoded beforehand, with the same tensors read: what an extraction is measured against.
-/// Runs as many batches as the recipe has; gives rows and seconds.
+/// The teacher alone on the recipe's first batches, decoded beforehand, with the same tensors read:
+/// what an extraction is measured against. Runs as many batches as the recipe has; gives rows and
+/// seconds.
 ///
 /// # Errors
 /// As [`run`].
-pub fn bare(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monitor: &dyn Monitor) -> Result<(usize, f64)> {
+pub fn bare(
+    recipe: &Extract,
+    runtime: &Runtime,
+    options: &SessionOptions,
+    monitor: &dyn Monitor,
+) -> Result<(usize, f64)> {
     /// Batches that are taken in turn.
     const BATCHES: usize = 4;
     prepare(recipe, Some(&recipe.output), runtime, options, monitor, |job, _, mut session, _| {
         let rows = job.rows.len();
-        let chunks: Vec<Range<usize>> = (0..rows).step_by(job.batch).map(|first| first..(first + job.batch).min(rows)).collect();
-        let batches = chunks.iter().take(BATCHES).map(|rows| batch::read(job, 0, rows.clone())).collect::<Result<Vec<_>>>()?;
+        let chunks: Vec<Range<usize>> = (0..rows)
+            .step_by(job.batch)
+            .map(|first| first..(first + job.batch).min(rows))
+            .collect();
+        let batches = chunks
+            .iter()
+            .take(BATCHES)
+            .map(|rows| batch::read(job, 0, rows.clone()))
+            .collect::<Result<Vec<_>>>()?;
         // the first run allocates
         session.run(&batches[0].feed(job), &job.tensors)?;
         let started = Instant::now();
@@ -269,8 +316,8 @@ pub fn bare(recipe: &Extract, runtime: &Runtime, options: &SessionOptions, monit
     })
 }
 
-/// Decides everything that comes before the first segment and gives it to `body`, with the teacher ready to run. `folder`: where a cache may be to
-/// go on with.
+/// Decides everything that comes before the first segment and gives it to `body`, with the teacher
+/// ready to run. `folder`: where a cache may be to go on with.
 fn prepare<R>(
     recipe: &Extract,
     folder: Option<&Path>,
@@ -282,7 +329,12 @@ fn prepare<R>(
     let model = Model::read(&recipe.teacher)?;
     let fed = source::fed(recipe, &model);
     let dataset = data::open_for(&recipe.data, &recipe.split, &fed, monitor)?;
-    monitor.note(&format!("data {} ({}): {}", recipe.data, recipe.split, data::describe(dataset.as_ref())));
+    monitor.note(&format!(
+        "data {} ({}): {}",
+        recipe.data,
+        recipe.split,
+        data::describe(dataset.as_ref())
+    ));
     let subset = subset(dataset, recipe.limit, recipe.shuffle);
     rows::check(recipe, &subset, monitor)?;
     let mut source = Source::new(recipe, &model, &subset, monitor)?;
@@ -290,9 +342,15 @@ fn prepare<R>(
     source.fixed_batch = probe.batch;
     source.largest_tensor = probe.largest_row_bytes();
     let existing = folder.map(|folder| existing(folder, &model, &source)).transpose()?.flatten();
-    let Choice { outputs, undecided } = choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
+    let Choice { outputs, undecided } =
+        choice::choose(recipe, &model, &probe, existing.as_ref(), monitor)?;
     let recorded = source::recorded_classes(&model)?;
-    let known = classes::Known { who: "the teacher", count: output::classes(&outputs), recorded: recorded.as_deref(), file: None };
+    let known = classes::Known {
+        who: "the teacher",
+        count: output::classes(&outputs),
+        recorded: recorded.as_deref(),
+        file: None,
+    };
     let rows = Rows::arrange(recipe, &source, &subset.indices, existing.as_ref(), known, monitor)?;
     let mut job = job(recipe, &source, outputs, &rows, existing.as_ref(), monitor)?;
 
@@ -300,7 +358,9 @@ fn prepare<R>(
     if options.device == Device::Auto {
         monitor.note(&format!("the teacher runs on {}", session.provider()));
     }
-    if recipe.in_graph.unwrap_or(session.provider() != Device::Cpu.to_string()) && job.outputs.iter().any(|o| o.map().is_some()) {
+    if recipe.in_graph.unwrap_or(session.provider() != Device::Cpu.to_string())
+        && job.outputs.iter().any(|o| o.map().is_some())
+    {
         let mut outputs = job.outputs.clone();
         let extended = in_graph::append(&model, &probe, &mut outputs)?;
         job.set_outputs(outputs);
@@ -321,7 +381,11 @@ pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
     let model = Model::read(&recipe.teacher)?;
     // what there is to say of the data is said when it is extracted
     let fed = source::fed(recipe, &model);
-    let subset = subset(data::open_for(&recipe.data, &recipe.split, &fed, &Silent)?, recipe.limit, recipe.shuffle);
+    let subset = subset(
+        data::open_for(&recipe.data, &recipe.split, &fed, &Silent)?,
+        recipe.limit,
+        recipe.shuffle,
+    );
     rows::check(recipe, &subset, &Silent)?;
     let source = Source::new(recipe, &model, &subset, &Silent)?;
     Ok(source.preprocess.map(|p| [p.channels.count(), p.size[0], p.size[1]]))
@@ -329,7 +393,13 @@ pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
 
 /// Sees that the teacher's values are functions of one sample; where they are so only of a batch of
 /// one, that is the batch.
-fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Session, runtime: &Runtime, monitor: &dyn Monitor) -> Result<()> {
+fn run_alone_where_needed(
+    job: &mut Job<'_>,
+    model: &Model,
+    session: &mut Session,
+    runtime: &Runtime,
+    monitor: &dyn Monitor,
+) -> Result<()> {
     let source = job.source;
     let count = job.rows.len().min(independence::SAMPLES);
     let (rows, _) = batch::stored(job, 0, 0..count)?;
@@ -339,7 +409,11 @@ fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Sessio
         model,
         tensors: &job.tensors,
         fixed: source.fixed_batch,
-        inputs: source.inputs.iter().map(|input| (input.dtype, source.preprocess.is_some())).collect(),
+        inputs: source
+            .inputs
+            .iter()
+            .map(|input| (input.dtype, source.preprocess.is_some()))
+            .collect(),
         feed: &|bytes, count| feed::named(source.fed(), bytes, count),
     };
     if let Some(reason) = independence::check(&subject, session, &rows, count, job.batch)? {
@@ -349,13 +423,16 @@ fn run_alone_where_needed(job: &mut Job<'_>, model: &Model, session: &mut Sessio
     Ok(())
 }
 
-/// The manifest of a cache of this teacher and preprocessing in the folder. Any other one is refused when it is opened, by what differs.
+/// The manifest of a cache of this teacher and preprocessing in the folder. Any other one is
+/// refused when it is opened, by what differs.
 fn existing(folder: &Path, model: &Model, source: &Source<'_>) -> Result<Option<Manifest>> {
     let found = Manifest::find(folder)?;
-    Ok(found.filter(|m| m.teacher.sha256 == model.sha256() && m.data.preprocess == source.preprocess))
+    Ok(found
+        .filter(|m| m.teacher.sha256 == model.sha256() && m.data.preprocess == source.preprocess))
 }
 
-/// Decides batch, views and what is stored of the inputs: as the recipe says, else as the cache has it.
+/// Decides batch, views and what is stored of the inputs: as the recipe says, else as the cache has
+/// it.
 fn job<'a>(
     recipe: &'a Extract,
     source: &'a Source<'a>,
@@ -373,18 +450,28 @@ fn job<'a>(
         monitor.note(&format!("the cache has {there} views: they stay"));
     }
     let input_bytes = source.inputs.iter().map(feed::Input::row_bytes).sum::<usize>();
-    let fits = || existing.map_or(source.preprocess.is_none() || input_bytes <= STORED_INPUT_BYTES, Manifest::stores_inputs);
+    let fits = || {
+        existing.map_or(
+            source.preprocess.is_none() || input_bytes <= STORED_INPUT_BYTES,
+            Manifest::stores_inputs,
+        )
+    };
     let stores_inputs = recipe.inputs.map_or_else(fits, |inputs| inputs == Inputs::Stored);
     if !stores_inputs {
         monitor.note(&format!(
-            "inputs ({} a row) are not stored: train decodes them from the data again (--inputs stored keeps them)",
+            "inputs ({} a row) are not stored: train decodes them from the data again (--inputs \
+             stored keeps them)",
             human_bytes(input_bytes as u64)
         ));
     }
     Ok(Job {
         recipe,
         source,
-        batch: source.batch_size(recipe.batch.or(existing.map(|m| m.teacher.batch)), &outputs, monitor)?,
+        batch: source.batch_size(
+            recipe.batch.or(existing.map(|m| m.teacher.batch)),
+            &outputs,
+            monitor,
+        )?,
         tensors: tensors(&outputs),
         outputs,
         rows,
@@ -397,7 +484,12 @@ fn job<'a>(
     })
 }
 
-fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Session) -> TeacherRecord {
+fn teacher_record(
+    job: &Job<'_>,
+    model: &Model,
+    runtime: &Runtime,
+    session: &Session,
+) -> TeacherRecord {
     TeacherRecord {
         file: job.recipe.teacher.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         sha256: model.sha256().to_owned(),
@@ -409,10 +501,13 @@ fn teacher_record(job: &Job<'_>, model: &Model, runtime: &Runtime, session: &Ses
     }
 }
 
-/// Measures the teacher on the cached logits (not while they are computed: an interruption must not change the figure) and records it.
+/// Measures the teacher on the cached logits (not while they are computed: an interruption must not
+/// change the figure) and records it.
 fn finish(job: &Job<'_>, plan: &Plan, computed: usize, monitor: &dyn Monitor) -> Result<Manifest> {
     let accuracy = match output::classes(&job.outputs) {
-        Some(classes) if job.rows.are_labelled() && !job.rows.other_classes => Some(accuracy::of_cache(&job.recipe.output, classes)?),
+        Some(classes) if job.rows.are_labelled() && !job.rows.other_classes => {
+            Some(accuracy::of_cache(&job.recipe.output, classes)?)
+        }
         _ => None,
     };
     if let Some(accuracy) = &accuracy {

@@ -6,7 +6,9 @@ use crate::monitor::Monitor;
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
 use crate::recipe::{Layout, MapShape, Statistic, Store};
-use crate::statistic::{self, F16_MAX, Loss, Maps, adaptive_average_pool, f16_loss, finite_range, to_f16};
+use crate::statistic::{
+    self, F16_MAX, Loss, Maps, adaptive_average_pool, f16_loss, finite_range, to_f16,
+};
 use std::borrow::Cow;
 
 /// An array of the cache and the tensor of the teacher that it is made of.
@@ -87,7 +89,9 @@ impl Output {
     /// The map that it is or is of.
     pub(super) fn map(&self) -> Option<MapShape> {
         match self.shape.as_slice() {
-            &[a, b, c] if self.role == Role::Map => Some(MapShape::of_features(self.layout, [a, b, c])),
+            &[a, b, c] if self.role == Role::Map => {
+                Some(MapShape::of_features(self.layout, [a, b, c]))
+            }
             _ => None,
         }
     }
@@ -106,7 +110,9 @@ impl Output {
             return Ok((self.shape.clone(), self.axes.clone()));
         }
         let row = self.map().and_then(|map| map.row(self.statistic));
-        let (shape, axes) = row.ok_or_else(|| Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), self.shape)))?;
+        let (shape, axes) = row.ok_or_else(|| {
+            Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), self.shape))
+        })?;
         Ok((shape, axes.iter().map(|&axis| axis.to_owned()).collect()))
     }
 
@@ -115,7 +121,13 @@ impl Output {
     ///
     /// # Errors
     /// When the values have another shape than the probe found.
-    pub(super) fn dtype(&self, store: Store, values: &Array, rows: usize, monitor: &dyn Monitor) -> Result<Dtype> {
+    pub(super) fn dtype(
+        &self,
+        store: Store,
+        values: &Array,
+        rows: usize,
+        monitor: &dyn Monitor,
+    ) -> Result<Dtype> {
         match self.statistic.dtype() {
             Some(dtype) => return Ok(dtype),
             None if self.is_logits => return Ok(Dtype::F32),
@@ -124,7 +136,8 @@ impl Output {
         let rows = self.first_rows(values, rows)?;
         let features = self.pooled(&rows)?;
         let row = self.shape.iter().product::<usize>().max(1);
-        let (dtype, reason) = stored_type(store, worst_loss(features.as_f32().unwrap_or_default(), row));
+        let (dtype, reason) =
+            stored_type(store, worst_loss(features.as_f32().unwrap_or_default(), row));
         if let Some(reason) = reason {
             let line = format!("tap {}: {reason}", self.alias);
             if dtype == Dtype::F32 { monitor.note(&line) } else { monitor.warn(&line) }
@@ -148,21 +161,33 @@ impl Output {
             n => format!("{n} rows hold"),
         };
         Some(format!(
-            "tap {}: {rows} values down to {smallest:e} that are lost in f16: --store f32 in another folder (-o) keeps them",
+            "tap {}: {rows} values down to {smallest:e} that are lost in f16: --store f32 in \
+             another folder (-o) keeps them",
             self.alias
         ))
     }
 
     /// How messages call it.
     fn name(&self) -> String {
-        if self.is_logits { format!("logits (tensor `{}`)", self.tensor) } else { format!("tap {} (tensor `{}`)", self.alias, self.tensor) }
+        if self.is_logits {
+            format!("logits (tensor `{}`)", self.tensor)
+        } else {
+            format!("tap {} (tensor `{}`)", self.alias, self.tensor)
+        }
     }
 
     /// The stored bytes of the first `rows` rows of a batch of values; `sample_name` names a row.
     ///
     /// # Errors
-    /// When the values have another shape than the probe found, are not finite, or are beyond f16 where that is stored.
-    pub(super) fn encode(&self, values: &Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Vec<u8>> {
+    /// When the values have another shape than the probe found, are not finite, or are beyond f16
+    /// where that is stored.
+    pub(super) fn encode(
+        &self,
+        values: &Array,
+        dtype: Dtype,
+        rows: usize,
+        sample_name: impl Fn(usize) -> String,
+    ) -> Result<Vec<u8>> {
         match self.try_encode(values, dtype, rows, sample_name)? {
             Encoded::Bytes(bytes, _) => Ok(bytes),
             Encoded::BeyondF16(error) => Err(error),
@@ -173,15 +198,28 @@ impl Output {
     ///
     /// # Errors
     /// When the values have another shape than the probe found, or are not finite.
-    pub(super) fn try_encode(&self, values: &Array, dtype: Dtype, rows: usize, sample_name: impl Fn(usize) -> String) -> Result<Encoded> {
+    pub(super) fn try_encode(
+        &self,
+        values: &Array,
+        dtype: Dtype,
+        rows: usize,
+        sample_name: impl Fn(usize) -> String,
+    ) -> Result<Encoded> {
         let rows = self.first_rows(values, rows)?;
         let place = |what: &str, index: usize, count: usize| {
-            format!("{}{what}: sample {}", self.name(), sample_name(index / (count / rows.shape()[0].max(1)).max(1)))
+            format!(
+                "{}{what}: sample {}",
+                self.name(),
+                sample_name(index / (count / rows.shape()[0].max(1)).max(1))
+            )
         };
         let not_finite = |what: &str, floats: &[f32], index: usize| {
             let value = floats.get(index).copied().unwrap_or(f32::NAN);
-            Error::input(format!("{}: expected finite values, found {value}", place(what, index, floats.len())))
-                .hint("check the preprocessing, or tap another tensor")
+            Error::input(format!(
+                "{}: expected finite values, found {value}",
+                place(what, index, floats.len())
+            ))
+            .hint("check the preprocessing, or tap another tensor")
         };
         let whole = |bytes| Ok(Encoded::Bytes(bytes, Lost::NOTHING));
         let floats = rows.as_f32().unwrap_or_default();
@@ -193,7 +231,9 @@ impl Output {
             let values = statistic::compute(self.statistic, floats, &self.maps(&rows)?)?;
             if let Values::F32(values) = &values {
                 // a mean of squares may be where f32 ends
-                finite_range(values).map_err(|index| not_finite(&format!(", {}", self.statistic.name()), values, index))?;
+                finite_range(values).map_err(|index| {
+                    not_finite(&format!(", {}", self.statistic.name()), values, index)
+                })?;
             }
             return whole(bytes_of(values));
         }
@@ -203,8 +243,11 @@ impl Output {
             let mut floats = floats.to_vec();
             conversion.apply(&mut floats, values.dtype()).map_err(|index| {
                 let value = floats.get(index).copied().unwrap_or(f32::NAN);
-                Error::input(format!("{}: expected a probability, found {value}", place("", index, floats.len())))
-                    .hint("name the tensor that holds the logits: --logits TENSOR")
+                Error::input(format!(
+                    "{}: expected a probability, found {value}",
+                    place("", index, floats.len())
+                ))
+                .hint("name the tensor that holds the logits: --logits TENSOR")
             })?;
             return whole(bytemuck::cast_slice(&floats).to_vec());
         }
@@ -212,8 +255,12 @@ impl Output {
             Dtype::F16 => {
                 if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
                     let place = place("", index, floats.len());
-                    let error = Error::input(format!("{place}: value {} is beyond the range of f16 (±{F16_MAX})", floats[index]));
-                    let hint = "without --store f16 the same folder is gone on with, this tap alone as f32; --store f32 in another one (-o) stores all so";
+                    let error = Error::input(format!(
+                        "{place}: value {} is beyond the range of f16 (±{F16_MAX})",
+                        floats[index]
+                    ));
+                    let hint = "without --store f16 the same folder is gone on with, this tap \
+                                alone as f32; --store f32 in another one (-o) stores all so";
                     return Ok(Encoded::BeyondF16(error.hint(hint)));
                 }
                 let row = floats.len() / rows.shape()[0].max(1);
@@ -227,7 +274,10 @@ impl Output {
     fn first_rows<'a>(&self, values: &'a Array, rows: usize) -> Result<Cow<'a, Array>> {
         let batch = values.shape().first().copied().unwrap_or_default();
         if batch < rows {
-            return Err(Error::input(format!("{}: expected {rows} rows, found {batch}", self.name())));
+            return Err(Error::input(format!(
+                "{}: expected {rows} rows, found {batch}",
+                self.name()
+            )));
         }
         let mut array = Cow::Borrowed(values);
         if batch != rows || values.dtype() != Dtype::F32 {
@@ -243,8 +293,14 @@ impl Output {
             array = Cow::Owned(fold(array.into_owned(), self.layout, grid)?);
         }
         // a convolution gives the logits axes of one
-        if self.is_logits && array.len() == rows * self.shape.iter().product::<usize>() && array.shape().len() > 2 {
-            array = Cow::Owned(Array::new([&[rows], self.shape.as_slice()].concat(), array.into_owned().into_values())?);
+        if self.is_logits
+            && array.len() == rows * self.shape.iter().product::<usize>()
+            && array.shape().len() > 2
+        {
+            array = Cow::Owned(Array::new(
+                [&[rows], self.shape.as_slice()].concat(),
+                array.into_owned().into_values(),
+            )?);
         }
         let found = array.shape().get(1..).unwrap_or_default();
         // a pooled map may come in any size: the probe said that it is the same for all samples
@@ -267,12 +323,21 @@ impl Output {
     /// The axes of rows of maps, and the size at which statistics are taken of them.
     fn maps(&self, rows: &Array) -> Result<Maps> {
         let (Some(stored), &[_, a, b, c]) = (self.map(), rows.shape()) else {
-            return Err(Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), rows.shape())));
+            return Err(Error::input(format!(
+                "{}: expected a map, found rows of {:?}",
+                self.name(),
+                rows.shape()
+            )));
         };
         let given = MapShape::of_features(self.layout, [a, b, c]);
         let (from, size) = ([given.height, given.width], [stored.height, stored.width]);
         if given.channels != stored.channels || size[0] > from[0] || size[1] > from[1] {
-            return Err(Error::input(format!("{}: its shape varies: expected {:?} at least, found {:?}", self.name(), stored, given)));
+            return Err(Error::input(format!(
+                "{}: its shape varies: expected {:?} at least, found {:?}",
+                self.name(),
+                stored,
+                given
+            )));
         }
         Ok(Maps { layout: self.layout, channels: stored.channels, from, size })
     }
@@ -281,7 +346,10 @@ impl Output {
 /// What storing rows in f16 would lose at worst: what comes near the end of it counts as beyond,
 /// since there are rows to come.
 fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
-    let largest = features.iter().copied().fold(0.0f32, |largest, v| if v.abs() > largest.abs() { v } else { largest });
+    let largest = features
+        .iter()
+        .copied()
+        .fold(0.0f32, |largest, v| if v.abs() > largest.abs() { v } else { largest });
     if largest.is_infinite() {
         // refused where it is stored
         return None;
@@ -289,10 +357,13 @@ fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
     if largest.abs() > F16_MAX / 2.0 {
         return Some(Loss::Overflow(largest));
     }
-    let smallest = features.chunks(row).filter_map(f16_loss).fold(f32::INFINITY, |smallest, loss| match loss {
-        Loss::Underflow(value) => smallest.min(value),
-        Loss::Overflow(_) => smallest,
-    });
+    let smallest = features.chunks(row).filter_map(f16_loss).fold(
+        f32::INFINITY,
+        |smallest, loss| match loss {
+            Loss::Underflow(value) => smallest.min(value),
+            Loss::Overflow(_) => smallest,
+        },
+    );
     smallest.is_finite().then_some(Loss::Underflow(smallest))
 }
 
@@ -300,16 +371,21 @@ fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
 fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
     match (store, loss) {
         (Store::F32, _) => (Dtype::F32, None),
-        (Store::Auto, Some(Loss::Overflow(value))) => {
-            (Dtype::F32, Some(format!("values up to {value:e} come near the end of f16 or go beyond: stored as f32")))
-        }
-        (Store::Auto, Some(Loss::Underflow(value))) => {
-            (Dtype::F32, Some(format!("values down to {value:e} would be lost in f16: stored as f32")))
-        }
+        (Store::Auto, Some(Loss::Overflow(value))) => (
+            Dtype::F32,
+            Some(format!(
+                "values up to {value:e} come near the end of f16 or go beyond: stored as f32"
+            )),
+        ),
+        (Store::Auto, Some(Loss::Underflow(value))) => (
+            Dtype::F32,
+            Some(format!("values down to {value:e} would be lost in f16: stored as f32")),
+        ),
         // beyond the end is an error where the value is stored
-        (Store::F16, Some(Loss::Underflow(value))) => {
-            (Dtype::F16, Some(format!("values down to {value:e} are lost in f16 (--store f32 keeps them)")))
-        }
+        (Store::F16, Some(Loss::Underflow(value))) => (
+            Dtype::F16,
+            Some(format!("values down to {value:e} are lost in f16 (--store f32 keeps them)")),
+        ),
         (Store::F16 | Store::Auto, _) => (Dtype::F16, None),
     }
 }
@@ -326,7 +402,9 @@ fn fold(tokens: Array, layout: Layout, [height, width]: [usize; 2]) -> Result<Ar
         return Array::new(vec![n, count, height, width], tokens.into_values());
     }
     let prefix = count.checked_sub(height * width);
-    let prefix = prefix.ok_or_else(|| Error::input(format!("tokens: expected at least {height}x{width}, found {count}")))?;
+    let prefix = prefix.ok_or_else(|| {
+        Error::input(format!("tokens: expected at least {height}x{width}, found {count}"))
+    })?;
     let shape = vec![n, height, width, channels];
     let Values::F32(mut values) = tokens.into_values() else {
         return Err(Error::input("tokens: expected f32"));
@@ -374,8 +452,13 @@ mod tests {
 
     #[test]
     fn tokens_become_a_map_without_what_stands_before_them() {
-        let tokens =
-            |count: usize| Array::new(vec![2, count, 3], Values::F32((0u8..).take(2 * count * 3).map(f32::from).collect())).unwrap();
+        let tokens = |count: usize| {
+            Array::new(
+                vec![2, count, 3],
+                Values::F32((0u8..).take(2 * count * 3).map(f32::from).collect()),
+            )
+            .unwrap()
+        };
         let folded = fold(tokens(7), Layout::Nhwc, [3, 2]).unwrap();
         assert_eq!(folded.shape(), [2, 3, 2, 3]);
         let expected: Vec<f32> = (3u8..21).chain(24..42).map(f32::from).collect();

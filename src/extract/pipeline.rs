@@ -1,5 +1,6 @@
-//! The overlapped stages: workers decode, one thread a session runs the teacher, another converts, compresses and writes. Queues between them
-//! are bounded, so memory does not depend on the data set; batches keep their order, so neither do the bytes depend on the threads.
+//! The overlapped stages: workers decode, one thread a session runs the teacher, another converts,
+//! compresses and writes. Queues between them are bounded, so memory does not depend on the data
+//! set; batches keep their order, so neither do the bytes depend on the threads.
 
 use super::Job;
 use super::batch::{self, Batch};
@@ -52,8 +53,8 @@ struct Computed {
     values: Vec<Array>,
 }
 
-/// Seconds that each stage worked, its waiting left out. Stages run side by side, so they add up to more than the run took; the one that
-/// comes near to it is the limit.
+/// Seconds that each stage worked, its waiting left out. Stages run side by side, so they add up to
+/// more than the run took; the one that comes near to it is the limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Stages {
     /// Reading, decoding and preprocessing samples, all workers together.
@@ -96,36 +97,63 @@ impl Clocks {
     fn stages(&self) -> Stages {
         #[allow(clippy::cast_precision_loss, reason = "a time for people")]
         let seconds = |clock: &AtomicU64| clock.load(Ordering::Relaxed) as f64 / 1e9;
-        Stages { decode: seconds(&self.decode), infer: seconds(&self.infer), convert: seconds(&self.convert), write: seconds(&self.write) }
+        Stages {
+            decode: seconds(&self.decode),
+            infer: seconds(&self.infer),
+            convert: seconds(&self.convert),
+            write: seconds(&self.write),
+        }
     }
 }
 
 fn timed<R>(clock: &AtomicU64, work: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = work();
-    clock.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    clock.fetch_add(
+        u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        Ordering::Relaxed,
+    );
     result
 }
 
 /// The inferences of every segment that is not published in all arrays yet, by view, in row order.
 pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
     let manifest = writer.manifest();
-    let all = (0..manifest.views).flat_map(|view| (0..manifest.segments_per_view()).map(move |segment| (view, segment)));
+    let all = (0..manifest.views)
+        .flat_map(|view| (0..manifest.segments_per_view()).map(move |segment| (view, segment)));
     let missing = all.filter(|&(view, segment)| !writer.has(view, segment));
-    missing.flat_map(|(view, segment)| segment_tasks(view, segment, manifest.segment_rows, manifest.rows, batch)).collect()
+    missing
+        .flat_map(|(view, segment)| {
+            segment_tasks(view, segment, manifest.segment_rows, manifest.rows, batch)
+        })
+        .collect()
 }
 
-fn segment_tasks(view: usize, segment: usize, segment_rows: usize, rows: usize, batch: usize) -> Vec<Task> {
+fn segment_tasks(
+    view: usize,
+    segment: usize,
+    segment_rows: usize,
+    rows: usize,
+    batch: usize,
+) -> Vec<Task> {
     let (first, end) = (segment * segment_rows, ((segment + 1) * segment_rows).min(rows));
     let starts = (first..end).step_by(batch);
-    starts.map(|start| Task { view, segment, rows: start..(start + batch).min(end), is_last: start + batch >= end }).collect()
+    starts
+        .map(|start| Task {
+            view,
+            segment,
+            rows: start..(start + batch).min(end),
+            is_last: start + batch >= end,
+        })
+        .collect()
 }
 
 /// Computes and publishes the tasks' segments; says how long each stage worked. Ends early where a
 /// type that was chosen here proves too narrow.
 ///
 /// # Errors
-/// At the first batch that cannot be read, computed or written; or when the user asks to stop. Published segments stay.
+/// At the first batch that cannot be read, computed or written; or when the user asks to stop.
+/// Published segments stay.
 pub(super) fn run(
     job: &Job<'_>,
     tasks: Vec<Task>,
@@ -171,12 +199,19 @@ pub(super) fn run(
     result.map(|ended| (ended, clocks.stages()))
 }
 
-/// Hands out work in order; the queues bound how far it runs ahead. Ends early when the writer has gone.
-fn feed(tasks: Vec<Task>, work: &Sender<Work>, tickets: &Sender<Ticket>, order: &Sender<Receiver<Result<Computed>>>) {
+/// Hands out work in order; the queues bound how far it runs ahead. Ends early when the writer has
+/// gone.
+fn feed(
+    tasks: Vec<Task>,
+    work: &Sender<Work>,
+    tickets: &Sender<Ticket>,
+    order: &Sender<Receiver<Result<Computed>>>,
+) {
     for task in tasks {
         let ((decoded, batch), (reply, computed)) = (bounded(1), bounded(1));
         let (view, rows) = (task.view, task.rows.clone());
-        let sent = order.send(computed).is_ok() && tickets.send(Ticket { task, batch, reply }).is_ok();
+        let sent =
+            order.send(computed).is_ok() && tickets.send(Ticket { task, batch, reply }).is_ok();
         if !sent || work.send(Work { view, rows, reply: decoded }).is_err() {
             return;
         }
@@ -190,11 +225,20 @@ fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
     }
 }
 
-fn infer(job: &Job<'_>, session: &mut Session, tickets: &Receiver<Ticket>, place: &Receiver<()>, clocks: &Clocks) {
+fn infer(
+    job: &Job<'_>,
+    session: &mut Session,
+    tickets: &Receiver<Ticket>,
+    place: &Receiver<()>,
+    clocks: &Clocks,
+) {
     // without a place the writer has gone
     while let (Ok(()), Ok(Ticket { task, batch, reply })) = (place.recv(), tickets.recv()) {
-        let computed =
-            batch.recv().map_err(|e| Error::input("decoding ended before its work was done").because(e)).flatten().and_then(|batch| {
+        let computed = batch
+            .recv()
+            .map_err(|e| Error::input("decoding ended before its work was done").because(e))
+            .flatten()
+            .and_then(|batch| {
                 let values = timed(&clocks.infer, || session.run(&batch.feed(job), &job.tensors))?;
                 Ok(Computed { task, stored: batch.stored, values })
             });
@@ -216,9 +260,12 @@ fn write(
     let mut open: Option<SegmentWriter> = None;
     for computed in order {
         if monitor.stop_requested() {
-            return Err(Error::interrupted("the segments that were whole are in the cache").hint("run the same command again to go on"));
+            return Err(Error::interrupted("the segments that were whole are in the cache")
+                .hint("run the same command again to go on"));
         }
-        let computed = computed.recv().map_err(|e| Error::input("the teacher ended before its work was done").because(e))?;
+        let computed = computed
+            .recv()
+            .map_err(|e| Error::input("the teacher ended before its work was done").because(e))?;
         let Computed { task, stored, values } = computed?;
         // the first arrays may be there: an array is being added
         let published = writer.manifest().published_arrays(task.view, task.segment);
@@ -231,15 +278,21 @@ fn write(
             written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
         let outputs = job.outputs.iter().zip(stored.len()..);
-        for (place, (output, array)) in outputs.enumerate().skip_while(|(_, (_, array))| *array < published) {
+        for (place, (output, array)) in
+            outputs.enumerate().skip_while(|(_, (_, array))| *array < published)
+        {
             let name = |row: usize| sample_name(job, task.rows.start + row);
             let values = job.values(output, &values)?;
-            let bytes = match timed(&clocks.convert, || output.try_encode(values, types[array], task.rows.len(), name))? {
+            let bytes = match timed(&clocks.convert, || {
+                output.try_encode(values, types[array], task.rows.len(), name)
+            })? {
                 Encoded::Bytes(bytes, of) => {
                     lost[place] = lost[place].and(of);
                     bytes
                 }
-                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => return Ok(Ended::BeyondF16(place, error)),
+                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => {
+                    return Ok(Ended::BeyondF16(place, error));
+                }
                 Encoded::BeyondF16(error) => return Err(error),
             };
             written += timed(&clocks.write, || segment.append(array, &bytes))?;
@@ -273,7 +326,11 @@ pub(super) fn record(job: &Job<'_>, writer: &mut Writer) -> Result<()> {
     let data = job.source.data;
     let (traces, torn) = job.source.witness.take();
     let changed = [writer.record(&traces)?, torn].concat();
-    if changed.is_empty() { Ok(()) } else { Err(cache::changed(&job.recipe.output, data, &changed)) }
+    if changed.is_empty() {
+        Ok(())
+    } else {
+        Err(cache::changed(&job.recipe.output, data, &changed))
+    }
 }
 
 #[cfg(test)]
@@ -282,7 +339,8 @@ mod tests {
 
     #[test]
     fn batches_never_span_segments_and_cover_every_row_once() {
-        let all: Vec<Task> = (0..4).flat_map(|segment| segment_tasks(1, segment, 128, 450, 32)).collect();
+        let all: Vec<Task> =
+            (0..4).flat_map(|segment| segment_tasks(1, segment, 128, 450, 32)).collect();
         let mut next = 0;
         for task in &all {
             assert_eq!(task.rows.start, next);

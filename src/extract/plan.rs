@@ -1,4 +1,5 @@
-//! How the cache is laid out: element types and codecs from the first batch, lengths of segments and chunks by size.
+//! How the cache is laid out: element types and codecs from the first batch, lengths of segments
+//! and chunks by size.
 
 use super::Job;
 use super::batch::{self, Batch};
@@ -6,7 +7,8 @@ use super::estimate::Estimate;
 use super::output::{Encoded, Output};
 use crate::array::{Array, Dtype};
 use crate::cache::{
-    self, ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Plan, TapRecord, TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
+    self, ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Plan, TapRecord, TeacherRecord,
+    chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::data::hashed_names;
 use crate::error::Result;
@@ -46,12 +48,20 @@ pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First>
 ///
 /// # Errors
 /// When the first batch holds values that cannot be stored.
-pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: &First, monitor: &dyn Monitor) -> Result<(Plan, Estimate)> {
+pub(super) fn make(
+    job: &Job<'_>,
+    model: &Model,
+    teacher: TeacherRecord,
+    first: &First,
+    monitor: &dyn Monitor,
+) -> Result<(Plan, Estimate)> {
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
         // the first rows may be others than when the cache was begun
-        let there = job.existing.and_then(|manifest| manifest.view_arrays.iter().find(|there| there.path == spec.path));
+        let there = job
+            .existing
+            .and_then(|manifest| manifest.view_arrays.iter().find(|there| there.path == spec.path));
         spec.codec = match there {
             Some(there) if job.recipe.compress == Compress::Auto => there.codec,
             _ => codec(job.recipe.compress, bytes),
@@ -62,8 +72,11 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
     for (index, output) in job.outputs.iter().enumerate() {
         let values = job.values(output, &first.values)?;
         let path = output.path();
-        let there = job.existing.and_then(|manifest| manifest.view_arrays.iter().find(|spec| spec.path == path));
-        // what is added to a cache leaves the other arrays as they are, unless something else is asked for
+        let there = job
+            .existing
+            .and_then(|manifest| manifest.view_arrays.iter().find(|spec| spec.path == path));
+        // what is added to a cache leaves the other arrays as they are, unless something else is
+        // asked for
         let dtype = match there {
             Some(spec) if job.recipe.store == Store::Auto => spec.dtype,
             _ => output.dtype(job.recipe.store, values, first.rows, monitor)?,
@@ -82,8 +95,14 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
             _ => codec(job.recipe.compress, &bytes),
         };
         // what several statistics are of counts once
-        let is_first = job.outputs[..index].iter().all(|o| o.is_logits != output.is_logits || o.alias != output.alias);
-        let raw = if is_first { first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size() } else { 0 };
+        let is_first = job.outputs[..index]
+            .iter()
+            .all(|o| o.is_logits != output.is_logits || o.alias != output.alias);
+        let raw = if is_first {
+            first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size()
+        } else {
+            0
+        };
         estimate.add_array(encoded_bytes(codec, &bytes), raw);
         let (row_shape, axes) = output.row()?;
         arrays.push(ArraySpec {
@@ -99,7 +118,10 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
     }
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     // arrays that are added to a cache are cut as those that are there
-    let segment_rows = job.existing.map_or_else(|| segment_rows(job.rows.len(), job.batch, largest_row), |manifest| manifest.segment_rows);
+    let segment_rows = job.existing.map_or_else(
+        || segment_rows(job.rows.len(), job.batch, largest_row),
+        |manifest| manifest.segment_rows,
+    );
     for array in &mut arrays {
         array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
@@ -108,7 +130,8 @@ pub(super) fn make(job: &Job<'_>, model: &Model, teacher: TeacherRecord, first: 
     Ok((plan(job, teacher, taps, arrays, segment_rows)?, estimate))
 }
 
-/// The arrays that come from the data, in the order of [`Batch::stored`]; their codec is still to be decided.
+/// The arrays that come from the data, in the order of [`Batch::stored`]; their codec is still to
+/// be decided.
 fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
     let inputs = job.source.inputs.iter().filter(|_| job.stores_inputs).map(|input| ArraySpec {
         path: input.path.clone(),
@@ -135,10 +158,19 @@ fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
 
 /// The name of a row's sample.
 pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
-    job.rows.samples.get(row).map_or_else(|| format!("row {row}"), |&sample| job.source.data.name(sample))
+    job.rows
+        .samples
+        .get(row)
+        .map_or_else(|| format!("row {row}"), |&sample| job.source.data.name(sample))
 }
 
-fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays: Vec<ArraySpec>, segment_rows: usize) -> Result<Plan> {
+fn plan(
+    job: &Job<'_>,
+    teacher: TeacherRecord,
+    taps: Vec<TapRecord>,
+    view_arrays: Vec<ArraySpec>,
+    segment_rows: usize,
+) -> Result<Plan> {
     let (recipe, rows) = (job.recipe, job.rows);
     let augment = job.views.as_ref().map(|views| views.augmentation.clone());
     let mut manifest = Manifest {
@@ -168,7 +200,9 @@ fn plan(job: &Job<'_>, teacher: TeacherRecord, taps: Vec<TapRecord>, view_arrays
     };
     manifest.format = manifest.lowest_format();
     // an index of a data set in memory always fits
-    let ids = |samples: &[usize]| samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect();
+    let ids = |samples: &[usize]| {
+        samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect()
+    };
     Ok(Plan {
         manifest,
         sample_ids: ids(&rows.samples),
@@ -215,7 +249,8 @@ fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
     }
 }
 
-/// A record of each tap, with the map that its statistics are of and the normalisation that it comes from.
+/// A record of each tap, with the map that its statistics are of and the normalisation that it
+/// comes from.
 fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
     let mut taps: Vec<TapRecord> = Vec::new();
     for output in outputs.iter().filter(|o| !o.is_logits) {
@@ -229,14 +264,19 @@ fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
                 stage: output.stage,
                 map,
                 // of what is pooled the deviation is another
-                batch_norm: if output.pool.is_none() { BatchNorm::before_activation(model, &output.tensor)? } else { None },
+                batch_norm: if output.pool.is_none() {
+                    BatchNorm::before_activation(model, &output.tensor)?
+                } else {
+                    None
+                },
             }),
         }
     }
     Ok(taps)
 }
 
-/// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard may be where the data set is small.
+/// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard
+/// may be where the data set is small.
 fn segment_rows(rows: usize, batch: usize, largest_row_bytes: usize) -> usize {
     let wanted = (rows / SEGMENTS).max(SEGMENT_ROWS_MIN).next_multiple_of(batch);
     cache::segment_rows(largest_row_bytes, batch).min(wanted)
@@ -248,10 +288,17 @@ mod tests {
 
     #[test]
     fn segments_are_whole_batches_and_short_where_there_is_little_data() {
-        for (rows, batch, row_bytes, expected) in
-            [(12_000, 64, 1000, 768), (100, 64, 1000, 128), (1, 1, 1, 128), (50_000, 64, 57_344, 2048)]
-        {
-            assert_eq!(segment_rows(rows, batch, row_bytes), expected, "{rows} rows, batch {batch}");
+        for (rows, batch, row_bytes, expected) in [
+            (12_000, 64, 1000, 768),
+            (100, 64, 1000, 128),
+            (1, 1, 1, 128),
+            (50_000, 64, 57_344, 2048),
+        ] {
+            assert_eq!(
+                segment_rows(rows, batch, row_bytes),
+                expected,
+                "{rows} rows, batch {batch}"
+            );
         }
     }
 }

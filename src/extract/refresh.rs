@@ -17,14 +17,17 @@ use std::ops::Range;
 
 /// Rows of a view that depend on one of these samples: they stand for it, or it is mixed into them.
 fn affected(job: &Job<'_>, changed: &HashSet<usize>, view: usize) -> Vec<usize> {
-    let is_changed = |row: usize| job.rows.samples.get(row).is_some_and(|sample| changed.contains(sample));
+    let is_changed =
+        |row: usize| job.rows.samples.get(row).is_some_and(|sample| changed.contains(sample));
     let mixes = job.views.as_ref().filter(|views| views.augmentation.mixes());
     let partner = |row: usize| {
         let sample = *job.rows.samples.get(row)? as u64;
         // the image's size moves the crop alone
         mixes?.draw(Place { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
     };
-    (0..job.rows.len()).filter(|&row| is_changed(row) || partner(row).is_some_and(is_changed)).collect()
+    (0..job.rows.len())
+        .filter(|&row| is_changed(row) || partner(row).is_some_and(is_changed))
+        .collect()
 }
 
 /// Replaces the rows of changed samples in all published segments; segments that are of such rows
@@ -55,9 +58,16 @@ pub(super) fn run(
     let batches = |segment: usize, rows: &[usize]| {
         let first = segment * manifest.segment_rows;
         let end = first + manifest.rows_of_segment(segment);
-        let starts: BTreeSet<usize> = rows.iter().map(|row| row - (row - first) % job.batch).collect();
+        let starts: BTreeSet<usize> =
+            rows.iter().map(|row| row - (row - first) % job.batch).collect();
         let all = (end - first).div_ceil(job.batch);
-        (starts.into_iter().map(|start| start..(start + job.batch).min(end)).collect::<Vec<Range<usize>>>(), all)
+        (
+            starts
+                .into_iter()
+                .map(|start| start..(start + job.batch).min(end))
+                .collect::<Vec<Range<usize>>>(),
+            all,
+        )
     };
     let (mut whole, mut parts, mut counts) = (BTreeSet::new(), Vec::new(), [0, 0]);
     for (&(view, segment), rows) in &segments {
@@ -77,9 +87,12 @@ pub(super) fn run(
     monitor.begin("refresh", "segments", parts.len() as u64, 0);
     for (view, segment, rows, batches) in parts {
         if monitor.stop_requested() {
-            return Err(Error::interrupted("while changed rows were computed again").hint("run the same command again to go on"));
+            return Err(Error::interrupted("while changed rows were computed again")
+                .hint("run the same command again to go on"));
         }
-        if let Some(ended) = replace(job, (view, segment), rows, &batches, session, writer, &mut lost)? {
+        if let Some(ended) =
+            replace(job, (view, segment), rows, &batches, session, writer, &mut lost)?
+        {
             monitor.end();
             return Ok((ended, counts));
         }
@@ -112,10 +125,15 @@ fn replace(
         let batch = batch::read(job, view, batch_rows.clone())?;
         let values = session.run(&batch.feed(job), &job.tensors)?;
         let mut take = |array: usize, bytes: &[u8]| {
-            let (Some(spec), Some(fresh)) = (specs.get(array), fresh.get_mut(array)) else { return };
+            let (Some(spec), Some(fresh)) = (specs.get(array), fresh.get_mut(array)) else {
+                return;
+            };
             for &row in rows.iter().filter(|row| batch_rows.contains(row)) {
                 let at = (row - batch_rows.start) * spec.row_bytes();
-                fresh.push((row - first, bytes.get(at..at + spec.row_bytes()).unwrap_or_default().to_vec()));
+                fresh.push((
+                    row - first,
+                    bytes.get(at..at + spec.row_bytes()).unwrap_or_default().to_vec(),
+                ));
             }
         };
         for (array, bytes) in batch.stored.iter().enumerate() {
@@ -125,19 +143,32 @@ fn replace(
             let array = batch.stored.len() + place;
             let Some(spec) = specs.get(array) else { continue };
             let name = |row: usize| sample_name(job, batch_rows.start + row);
-            match output.try_encode(job.values(output, &values)?, spec.dtype, batch_rows.len(), name)? {
+            match output.try_encode(
+                job.values(output, &values)?,
+                spec.dtype,
+                batch_rows.len(),
+                name,
+            )? {
                 Encoded::Bytes(bytes, of) => {
                     take(array, &bytes);
                     lost.iter_mut().skip(place).take(1).for_each(|all| *all = all.and(of));
                 }
-                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => return Ok(Some(Ended::BeyondF16(place, error))),
+                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => {
+                    return Ok(Some(Ended::BeyondF16(place, error)));
+                }
                 Encoded::BeyondF16(error) => return Err(error),
             }
         }
     }
     let mut replacement = writer.replacement(view, segment)?;
     for (array, fresh) in fresh.into_iter().enumerate() {
-        let mut bytes = published_rows(&job.recipe.output, &manifest, array, at, 0..manifest.rows_of_segment(segment))?;
+        let mut bytes = published_rows(
+            &job.recipe.output,
+            &manifest,
+            array,
+            at,
+            0..manifest.rows_of_segment(segment),
+        )?;
         let width = specs.get(array).map_or(0, crate::cache::ArraySpec::row_bytes);
         for (row, new) in fresh {
             if let Some(old) = bytes.get_mut(row * width..(row + 1) * width) {

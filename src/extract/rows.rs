@@ -1,4 +1,5 @@
-//! Which samples are taken and in which row each stands: a pure function of the data set and the recipe.
+//! Which samples are taken and in which row each stands: a pure function of the data set and the
+//! recipe.
 
 use super::classes::{Agreement, Known, agreement};
 use super::source::{Source, describe_bad};
@@ -34,14 +35,18 @@ pub(super) struct Rows {
 /// When no sample is chosen.
 pub(super) fn check(recipe: &Extract, subset: &Subset, monitor: &dyn Monitor) -> Result<()> {
     if subset.is_empty() {
-        return Err(Error::input(format!("data {} ({}): expected samples, found none", recipe.data, recipe.split)));
+        return Err(Error::input(format!(
+            "data {} ({}): expected samples, found none",
+            recipe.data, recipe.split
+        )));
     }
     let missing = subset.missing_classes();
     let labelled = subset.indices.iter().any(|&i| subset.dataset.label(i) >= 0);
     if labelled && !missing.is_empty() {
         let all = subset.dataset.classes().len();
         monitor.warn(&format!(
-            "{} of {all} classes have no sample in the {} taken (--shuffle SEED mixes before --limit)",
+            "{} of {all} classes have no sample in the {} taken (--shuffle SEED mixes before \
+             --limit)",
             missing.len(),
             subset.len()
         ));
@@ -67,7 +72,9 @@ impl Rows {
         let out_before = existing.map_or_else(Vec::new, |manifest| left_out(manifest, chosen));
         // of a mixed row the partner depends on how many rows there are: none can be added or taken
         // away
-        let fixed = existing.and_then(|manifest| manifest.augment.as_ref()).is_some_and(Augmentation::mixes);
+        let fixed = existing
+            .and_then(|manifest| manifest.augment.as_ref())
+            .is_some_and(Augmentation::mixes);
         let skipped = match (recipe.skip_bad, fixed) {
             (true, _) => leave_out_bad(source, chosen, monitor)?,
             (false, true) => out_before.clone(),
@@ -75,22 +82,27 @@ impl Rows {
         };
         let (mut samples, mut before) = (order(chosen, &skipped, recipe.seed), None);
         if let Some(manifest) = existing {
-            match former_order(&recipe.output, manifest, chosen, recipe.seed).filter(|_| skipped == out_before) {
+            match former_order(&recipe.output, manifest, chosen, recipe.seed)
+                .filter(|_| skipped == out_before)
+            {
                 Some(former) => samples = former,
                 None => before = (!fixed).then(|| order(chosen, &out_before, recipe.seed)),
             }
         }
         let data = source.data;
-        let (classes, places, other_classes) = match agreement(Known { file: recipe.classes.as_deref(), ..teacher }, data)? {
-            Agreement::Same { names, places } => (names, places, false),
-            Agreement::Others(reason) => {
-                monitor.note(&format!(
-                    "{reason}: its accuracy is not measured, and train refuses to compare logits (--classes FILE names the teacher's classes)"
-                ));
-                (data.classes().to_vec(), None, true)
-            }
-        };
-        let labels = samples.iter().map(|&i| label(data, i, places.as_deref())).collect::<Result<_>>()?;
+        let (classes, places, other_classes) =
+            match agreement(Known { file: recipe.classes.as_deref(), ..teacher }, data)? {
+                Agreement::Same { names, places } => (names, places, false),
+                Agreement::Others(reason) => {
+                    monitor.note(&format!(
+                        "{reason}: its accuracy is not measured, and train refuses to compare \
+                         logits (--classes FILE names the teacher's classes)"
+                    ));
+                    (data.classes().to_vec(), None, true)
+                }
+            };
+        let labels =
+            samples.iter().map(|&i| label(data, i, places.as_deref())).collect::<Result<_>>()?;
         Ok(Self { samples, labels, classes, other_classes, skipped, before })
     }
 
@@ -109,9 +121,13 @@ impl Rows {
 /// class of the data.
 fn label(data: &dyn Dataset, sample: usize, places: Option<&[i64]>) -> Result<i64> {
     let label = data.label(sample);
-    let (Ok(index), Some(places)) = (usize::try_from(label), places) else { return Ok(label.max(-1)) };
+    let (Ok(index), Some(places)) = (usize::try_from(label), places) else {
+        return Ok(label.max(-1));
+    };
     let place = places.get(index).copied();
-    place.ok_or_else(|| Error::input(format!("{}: label {label} has no class name", data.name(sample))))
+    place.ok_or_else(|| {
+        Error::input(format!("{}: label {label} has no class name", data.name(sample)))
+    })
 }
 
 /// The samples of the rows: those chosen in a random order, in which the place of one that is left
@@ -131,21 +147,32 @@ fn order(chosen: &[usize], skipped: &[usize], seed: u64) -> Vec<usize> {
 }
 
 /// The order of a cache that was made when the samples left out were taken away before the shuffle.
-fn former_order(folder: &Path, manifest: &Manifest, chosen: &[usize], seed: u64) -> Option<Vec<usize>> {
+fn former_order(
+    folder: &Path,
+    manifest: &Manifest,
+    chosen: &[usize],
+    seed: u64,
+) -> Option<Vec<usize>> {
     let skipped: HashSet<u64> = manifest.data.skipped.iter().copied().collect();
     if skipped.is_empty() {
         return None;
     }
-    let mut rows: Vec<usize> = chosen.iter().copied().filter(|&sample| !skipped.contains(&(sample as u64))).collect();
+    let mut rows: Vec<usize> =
+        chosen.iter().copied().filter(|&sample| !skipped.contains(&(sample as u64))).collect();
     shuffle(&mut rows, seed);
     let found = cache::sample_ids(folder, manifest).ok()?;
-    found.iter().map(|&id| usize::try_from(id).ok()).eq(rows.iter().map(|&row| Some(row))).then_some(rows)
+    found
+        .iter()
+        .map(|&id| usize::try_from(id).ok())
+        .eq(rows.iter().map(|&row| Some(row)))
+        .then_some(rows)
 }
 
 /// The samples that were left out of a cache, as far as they are chosen now.
 fn left_out(manifest: &Manifest, chosen: &[usize]) -> Vec<usize> {
     let skipped: HashSet<u64> = manifest.data.skipped.iter().copied().collect();
-    let mut found: Vec<usize> = chosen.iter().copied().filter(|&sample| skipped.contains(&(sample as u64))).collect();
+    let mut found: Vec<usize> =
+        chosen.iter().copied().filter(|&sample| skipped.contains(&(sample as u64))).collect();
     found.sort_unstable();
     found
 }
@@ -163,14 +190,21 @@ fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> V
         monitor.warn(&format!("{}, as before, left out", describe_bad(source.data, &bad).chain()));
     }
     if let Some(first) = back.first() {
-        monitor.note(&format!("left out before and readable now, so taken in: {} (`{first}` …)", back.len()));
+        monitor.note(&format!(
+            "left out before and readable now, so taken in: {} (`{first}` …)",
+            back.len()
+        ));
     }
     bad.into_iter().map(|(sample, _)| sample).collect()
 }
 
 /// Decodes every sample once, since rows must be known before the first is written; gives those
 /// that cannot be read, ascending.
-fn leave_out_bad(source: &Source<'_>, chosen: &[usize], monitor: &dyn Monitor) -> Result<Vec<usize>> {
+fn leave_out_bad(
+    source: &Source<'_>,
+    chosen: &[usize],
+    monitor: &dyn Monitor,
+) -> Result<Vec<usize>> {
     monitor.begin("check", "samples", chosen.len() as u64, 0);
     let errors = chosen
         .par_iter()
@@ -207,13 +241,23 @@ mod tests {
         let mut shuffled = chosen.clone();
         shuffle(&mut shuffled, 5);
         assert_eq!(whole, shuffled);
-        for skipped in [&[17][..], &[17, 18, 400], &whole[990..], &[whole[0], whole[999], whole[998], whole[3]]] {
+        for skipped in [
+            &[17][..],
+            &[17, 18, 400],
+            &whole[990..],
+            &[whole[0], whole[999], whole[998], whole[3]],
+        ] {
             let rows = order(&chosen, skipped, 5);
             let moved = rows.iter().zip(&whole).filter(|(a, b)| a != b).count();
-            assert!(rows.len() == 1000 - skipped.len() && moved <= skipped.len(), "{skipped:?}: {moved}");
+            assert!(
+                rows.len() == 1000 - skipped.len() && moved <= skipped.len(),
+                "{skipped:?}: {moved}"
+            );
             let mut sorted = rows.clone();
             sorted.sort_unstable();
-            assert!(sorted.iter().copied().eq((0..1000).filter(|sample| !skipped.contains(sample))));
+            assert!(
+                sorted.iter().copied().eq((0..1000).filter(|sample| !skipped.contains(sample)))
+            );
             let mut again = skipped.to_vec();
             again.reverse();
             assert_eq!(order(&chosen, &again, 5), rows, "a function of the set");

@@ -42,12 +42,17 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Decides the preprocessing (flags, else what the model's metadata records, else what [`preprocess::resolve`] finds) and checks the data
-    /// against the model's inputs.
+    /// Decides the preprocessing (flags, else what the model's metadata records, else what
+    /// [`preprocess::resolve`] finds) and checks the data against the model's inputs.
     ///
     /// # Errors
     /// When the data does not fit the model's inputs, or a probed sample cannot be read.
-    pub(super) fn new(recipe: &Extract, model: &Model, subset: &'a Subset, monitor: &dyn Monitor) -> Result<Self> {
+    pub(super) fn new(
+        recipe: &Extract,
+        model: &Model,
+        subset: &'a Subset,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
         let data = subset.dataset.as_ref();
         let samples = probe_samples(data, &subset.indices, recipe.skip_bad)?;
         let (declared, note) = feed::place(&model.inputs(), &recipe.feeding)?;
@@ -56,7 +61,8 @@ impl<'a> Source<'a> {
             monitor.note(&note);
         }
         let constants = declared.iter().filter_map(|placed| placed.constant.clone()).collect();
-        let declared: Vec<Placed> = declared.into_iter().filter(|placed| placed.constant.is_none()).collect();
+        let declared: Vec<Placed> =
+            declared.into_iter().filter(|placed| placed.constant.is_none()).collect();
         let (inputs, preprocess) = match samples.first() {
             Some(Sample::Image(_)) => {
                 let [input] = declared.as_slice() else {
@@ -65,29 +71,48 @@ impl<'a> Source<'a> {
                         recipe.teacher.display(),
                         declared.len()
                     ))
-                    .hint("give the others one value for all images, --input NAME=VALUE, or arrays for all: --data npz:FILE"));
+                    .hint(
+                        "give the others one value for all images, --input NAME=VALUE, or arrays \
+                         for all: --data npz:FILE",
+                    ));
                 };
                 let axis = input.batch_axis()?;
                 if axis > 0 {
                     return Err(Error::input(format!(
-                        "input `{}`: expected the batch on the first axis to feed images, found it on axis {axis}",
+                        "input `{}`: expected the batch on the first axis to feed images, found \
+                         it on axis {axis}",
                         input.input.name
                     )));
                 }
-                let preprocess = decide_preprocess(recipe, model, &input.input, common_size(&samples), monitor)?;
+                let preprocess =
+                    decide_preprocess(recipe, model, &input.input, common_size(&samples), monitor)?;
                 (vec![image_input(&input.input, &preprocess)], Some(preprocess))
             }
             Some(Sample::Arrays(arrays)) => (array_inputs(&declared, arrays, monitor)?, None),
-            None => return Err(Error::input(format!("data {}: no sample can be read", recipe.data))),
+            None => {
+                return Err(Error::input(format!("data {}: no sample can be read", recipe.data)));
+            }
         };
         if preprocess.is_none() && !recipe.augmentation.is_none() {
-            return Err(Error::input(format!("augmentation ({}): expected images, found arrays", recipe.augmentation))
-                .hint("leave --augment, --color-jitter, --mixup and --cutmix out"));
+            return Err(Error::input(format!(
+                "augmentation ({}): expected images, found arrays",
+                recipe.augmentation
+            ))
+            .hint("leave --augment, --color-jitter, --mixup and --cutmix out"));
         }
         if preprocess.is_none() && recipe.inputs == Some(Inputs::Source) {
-            return Err(Error::input("--inputs source: expected images, found arrays").hint("arrays are stored: leave --inputs out"));
+            return Err(Error::input("--inputs source: expected images, found arrays")
+                .hint("arrays are stored: leave --inputs out"));
         }
-        Ok(Self { data, inputs, constants, preprocess, fixed_batch, largest_tensor: 0, witness: Witness::default() })
+        Ok(Self {
+            data,
+            inputs,
+            constants,
+            preprocess,
+            fixed_batch,
+            largest_tensor: 0,
+            witness: Witness::default(),
+        })
     }
 
     /// Reads a sample, and remembers what from.
@@ -104,15 +129,23 @@ impl<'a> Source<'a> {
     /// When the sample cannot be read or does not fit.
     pub(super) fn read(&self, sample: usize) -> Result<Vec<Vec<u8>>> {
         match (self.sample(sample)?, &self.preprocess) {
-            (Sample::Image(image), Some(preprocess)) => Ok(vec![preprocess::to_bytes(preprocess, &image)?]),
-            (Sample::Arrays(arrays), None) => self.inputs.iter().map(|input| array_bytes(input, &arrays)).collect(),
+            (Sample::Image(image), Some(preprocess)) => {
+                Ok(vec![preprocess::to_bytes(preprocess, &image)?])
+            }
+            (Sample::Arrays(arrays), None) => {
+                self.inputs.iter().map(|input| array_bytes(input, &arrays)).collect()
+            }
             _ => Err(Error::input("the data set mixes images and arrays")),
         }
     }
 
     /// How rows become the model's inputs.
     pub(super) fn fed(&self) -> Fed<'_> {
-        Fed { inputs: &self.inputs, preprocess: self.preprocess.as_ref(), constants: &self.constants }
+        Fed {
+            inputs: &self.inputs,
+            preprocess: self.preprocess.as_ref(),
+            constants: &self.constants,
+        }
     }
 
     /// How each input of the model is fed.
@@ -124,25 +157,41 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// When the model's batch is fixed to another size than `asked`.
-    pub(super) fn batch_size(&self, asked: Option<usize>, outputs: &[Output], monitor: &dyn Monitor) -> Result<usize> {
+    pub(super) fn batch_size(
+        &self,
+        asked: Option<usize>,
+        outputs: &[Output],
+        monitor: &dyn Monitor,
+    ) -> Result<usize> {
         match (self.fixed_batch, asked) {
-            (Some(fixed), Some(asked)) if fixed != asked => {
-                Err(Error::input(format!("--batch {asked}: the teacher's batch is fixed, expected {fixed}")))
-            }
+            (Some(fixed), Some(asked)) if fixed != asked => Err(Error::input(format!(
+                "--batch {asked}: the teacher's batch is fixed, expected {fixed}"
+            ))),
             (Some(fixed), _) => Ok(fixed),
             (None, Some(asked)) => Ok(asked),
             (None, None) => {
                 let elements = |shape: &[usize]| shape.iter().product::<usize>();
                 // what is made of a tap may be larger than the tap
-                let row = |o: &Output| o.row().map_or(0, |(shape, _)| elements(&shape)).max(elements(&o.shape));
-                let row: usize = self.inputs.iter().map(|i| elements(&i.row_shape)).chain(outputs.iter().map(row)).sum();
+                let row = |o: &Output| {
+                    o.row().map_or(0, |(shape, _)| elements(&shape)).max(elements(&o.shape))
+                };
+                let row: usize = self
+                    .inputs
+                    .iter()
+                    .map(|i| elements(&i.row_shape))
+                    .chain(outputs.iter().map(row))
+                    .sum();
                 // a power of two divides the lengths of segments best
                 let batch = |fitting: usize| 1 << fitting.clamp(1, MAX_BATCH).ilog2();
-                let (kept, inside) = (batch(BATCH_BYTES / (row * 4).max(1)), batch(TENSOR_BYTES / self.largest_tensor.max(1)));
+                let (kept, inside) = (
+                    batch(BATCH_BYTES / (row * 4).max(1)),
+                    batch(TENSOR_BYTES / self.largest_tensor.max(1)),
+                );
                 if inside < kept {
                     let largest = human_bytes(self.largest_tensor as u64);
                     monitor.note(&format!(
-                        "batches of {inside}, since the teacher's largest tensor takes {largest} a sample (--batch N: another)"
+                        "batches of {inside}, since the teacher's largest tensor takes {largest} \
+                         a sample (--batch N: another)"
                     ));
                 }
                 Ok(kept.min(inside))
@@ -153,7 +202,8 @@ impl<'a> Source<'a> {
 
 /// The inputs that the data feeds: those without a value of their own.
 pub(super) fn fed(recipe: &Extract, model: &Model) -> Vec<Value> {
-    let is_given = |input: &Value| recipe.feeding.values.iter().any(|value| value.input == input.name);
+    let is_given =
+        |input: &Value| recipe.feeding.values.iter().any(|value| value.input == input.name);
     model.inputs().into_iter().filter(|input| !is_given(input)).collect()
 }
 
@@ -184,7 +234,10 @@ fn probe_samples(data: &dyn Dataset, chosen: &[usize], skip_bad: bool) -> Result
         match data.sample(index) {
             Ok(sample) => samples.push(sample),
             Err(_) if skip_bad => {}
-            Err(error) => return Err(describe_bad(data, &[(index, error)]).hint("--skip-bad leaves such samples out")),
+            Err(error) => {
+                return Err(describe_bad(data, &[(index, error)])
+                    .hint("--skip-bad leaves such samples out"));
+            }
         }
     }
     Ok(samples)
@@ -206,7 +259,9 @@ fn decide_preprocess(
     common: Option<[usize; 2]>,
     monitor: &dyn Monitor,
 ) -> Result<Preprocess> {
-    let dtype = input.dtype.ok_or_else(|| Error::input(format!("input `{}`: its type cannot be fed with images", input.name)))?;
+    let dtype = input.dtype.ok_or_else(|| {
+        Error::input(format!("input `{}`: its type cannot be fed with images", input.name))
+    })?;
     let given = recipe.preprocess.clone();
     let options = match recorded_preprocess(model)? {
         // a named preset replaces what the model records, single fields are laid over it
@@ -221,14 +276,16 @@ fn decide_preprocess(
     Ok(preprocess)
 }
 
-/// The preprocessing that a model's metadata records (`nst-cache.preprocess`, written by our export).
+/// The preprocessing that a model's metadata records (`nst-cache.preprocess`, written by our
+/// export).
 ///
 /// # Errors
 /// When the entry is there but not of that form.
 pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
     let Some(text) = model.metadata(metadata::PREPROCESS) else { return Ok(None) };
-    let recorded: Preprocess =
-        serde_json::from_str(text).context(|| format!("metadata `{}`: not a record of preprocessing", metadata::PREPROCESS))?;
+    let recorded: Preprocess = serde_json::from_str(text).context(|| {
+        format!("metadata `{}`: not a record of preprocessing", metadata::PREPROCESS)
+    })?;
     Ok(Some(PreprocessOptions {
         preset: None,
         size: Some(recorded.size),
@@ -245,12 +302,16 @@ pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
     }))
 }
 
-/// The class names that a model's metadata records, in the order of its logits (`nst-cache.classes`, a JSON list).
+/// The class names that a model's metadata records, in the order of its logits
+/// (`nst-cache.classes`, a JSON list).
 ///
 /// # Errors
 /// When the entry is there but no list of names.
 pub fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
-    let names = |text| serde_json::from_str(text).context(|| format!("metadata `{}`: not a list of names", metadata::CLASSES));
+    let names = |text| {
+        serde_json::from_str(text)
+            .context(|| format!("metadata `{}`: not a list of names", metadata::CLASSES))
+    };
     model.metadata(metadata::CLASSES).map(names).transpose()
 }
 
@@ -286,8 +347,13 @@ pub(super) fn stored_input(spec: &ArraySpec, model: &[Value]) -> Input {
     }
 }
 
-fn array_inputs(declared: &[Placed], arrays: &[(String, Array)], monitor: &dyn Monitor) -> Result<Vec<Input>> {
-    let found = || arrays.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+fn array_inputs(
+    declared: &[Placed],
+    arrays: &[(String, Array)],
+    monitor: &dyn Monitor,
+) -> Result<Vec<Input>> {
+    let found =
+        || arrays.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let mut converted = Vec::new();
     let mut taken = HashSet::new();
     let inputs = declared
@@ -296,8 +362,11 @@ fn array_inputs(declared: &[Placed], arrays: &[(String, Array)], monitor: &dyn M
             let name = &placed.input.name;
             let array = arrays.iter().find(|(given, _)| given == name).map(|(_, array)| array);
             let array = array.ok_or_else(|| {
-                Error::input(format!("input `{name}`: no array of that name in the data, found {}", found()))
-                    .hint(format!("give it one value for all samples: --input {name}=VALUE"))
+                Error::input(format!(
+                    "input `{name}`: no array of that name in the data, found {}",
+                    found()
+                ))
+                .hint(format!("give it one value for all samples: --input {name}=VALUE"))
             })?;
             let fed = check_fit(placed, array)?;
             let dtype = stored_type(fed);
@@ -317,7 +386,10 @@ fn array_inputs(declared: &[Placed], arrays: &[(String, Array)], monitor: &dyn M
         })
         .collect::<Result<_>>()?;
     if !converted.is_empty() {
-        monitor.note(&format!("arrays are converted to what the teacher takes: {}", converted.join(", ")));
+        monitor.note(&format!(
+            "arrays are converted to what the teacher takes: {}",
+            converted.join(", ")
+        ));
     }
     Ok(inputs)
 }
@@ -325,17 +397,27 @@ fn array_inputs(declared: &[Placed], arrays: &[(String, Array)], monitor: &dyn M
 /// The type that an input takes, if rows like this one fit it.
 fn check_fit(placed: &Placed, row: &Array) -> Result<Dtype> {
     let input = &placed.input;
-    let fed = input.dtype.filter(|&dtype| Array::converts(row.dtype(), dtype)).ok_or_else(|| {
-        let expected = input.dtype.map_or("a type that arrays do not have", Dtype::name);
-        Error::input(format!("input `{}`: expected {expected}, found {}", input.name, row.dtype().name()))
+    let fed =
+        input.dtype.filter(|&dtype| Array::converts(row.dtype(), dtype)).ok_or_else(|| {
+            let expected = input.dtype.map_or("a type that arrays do not have", Dtype::name);
+            Error::input(format!(
+                "input `{}`: expected {expected}, found {}",
+                input.name,
+                row.dtype().name()
+            ))
             .hint("convert it with numpy's astype, scaled as the model was trained")
-    })?;
+        })?;
     placed.batch_axis()?;
     let declared = placed.row();
     let fits = |(dim, &size): (&Dim, &usize)| !matches!(dim, Dim::Fixed(n) if *n != size);
     let same = declared.len() == row.shape().len() && declared.iter().zip(row.shape()).all(fits);
     if input.has_shape && !same {
-        return Err(Error::input(format!("input `{}`: expected rows of {}, found {:?}", input.name, feed::axes(&declared), row.shape())));
+        return Err(Error::input(format!(
+            "input `{}`: expected rows of {}, found {:?}",
+            input.name,
+            feed::axes(&declared),
+            row.shape()
+        )));
     }
     Ok(fed)
 }
@@ -351,17 +433,31 @@ fn array_bytes(input: &Input, arrays: &[(String, Array)]) -> Result<Vec<u8>> {
     let array = array.ok_or_else(|| Error::input(format!("no array `{}`", input.name)))?;
     let context = || format!("array `{}`", input.name);
     if array.shape() != input.row_shape {
-        return Err(Error::input(format!("array `{}`: expected {:?}, found {:?}", input.name, input.row_shape, array.shape())));
+        return Err(Error::input(format!(
+            "array `{}`: expected {:?}, found {:?}",
+            input.name,
+            input.row_shape,
+            array.shape()
+        )));
     }
     if let Some(value) = array.not_finite() {
-        return Err(Error::input(format!("array `{}`: expected finite values, found {value}", input.name)));
+        return Err(Error::input(format!(
+            "array `{}`: expected finite values, found {value}",
+            input.name
+        )));
     }
-    Ok(array.converted(input.fed).and_then(|array| array.converted(input.dtype)).context(context)?.as_bytes().to_vec())
+    Ok(array
+        .converted(input.fed)
+        .and_then(|array| array.converted(input.dtype))
+        .context(context)?
+        .as_bytes()
+        .to_vec())
 }
 
 /// One line about samples that cannot be read: how many, the first by name and reason.
 pub(super) fn describe_bad(data: &dyn Dataset, bad: &[(usize, Error)]) -> Error {
-    let count = if bad.len() == 1 { "1 sample".to_owned() } else { format!("{} samples", bad.len()) };
+    let count =
+        if bad.len() == 1 { "1 sample".to_owned() } else { format!("{} samples", bad.len()) };
     let named: Vec<String> = bad
         .iter()
         .take(NAMED)
@@ -370,6 +466,7 @@ pub(super) fn describe_bad(data: &dyn Dataset, bad: &[(usize, Error)]) -> Error 
             if reason.contains(&name) { reason } else { format!("{name}: {reason}") }
         })
         .collect();
-    let rest = if bad.len() > NAMED { format!("; and {} more", bad.len() - NAMED) } else { String::new() };
+    let rest =
+        if bad.len() > NAMED { format!("; and {} more", bad.len() - NAMED) } else { String::new() };
     Error::input(format!("{count} cannot be read: {}{rest}", named.join("; ")))
 }

@@ -32,12 +32,23 @@ pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> 
     let (recipe, data) = (job.recipe, job.source.data);
     let folder = &recipe.output;
     let Some(existing) = job.existing else {
-        let none = || Error::input(format!("--refresh: expected a cache of this teacher in {}, found none", folder.display()));
+        let none = || {
+            Error::input(format!(
+                "--refresh: expected a cache of this teacher in {}, found none",
+                folder.display()
+            ))
+        };
         return if recipe.refresh { Err(none()) } else { Ok(Judged::default()) };
     };
     // other settings are refused by their names
     let record = &existing.data;
-    let settings = (record.split.as_str(), record.limit, record.shuffle, existing.seed, existing.augment.as_ref());
+    let settings = (
+        record.split.as_str(),
+        record.limit,
+        record.shuffle,
+        existing.seed,
+        existing.augment.as_ref(),
+    );
     let asked = job.views.as_ref().map(|views| &views.augmentation);
     if settings != (recipe.split.as_str(), recipe.limit, recipe.shuffle, recipe.seed, asked) {
         return Ok(Judged::default());
@@ -59,7 +70,8 @@ pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> 
     let published = published(job, existing);
     let mixes = asked.is_some_and(Augmentation::mixes) && !published.is_empty();
     // of mixed views all count: a sample is a part of rows that are not its own
-    let samples = if mixes { job.rows.samples.clone() } else { published.keys().copied().collect() };
+    let samples =
+        if mixes { job.rows.samples.clone() } else { published.keys().copied().collect() };
     let mut found = stamps.unwrap_or_default().compare(data, &samples, recipe.refresh, monitor)?;
     // what was never read is a part of nothing
     found.unknown.retain(|sample| published.contains_key(sample));
@@ -70,25 +82,39 @@ pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> 
             (true, 0) => "they are computed again".to_owned(),
             (true, _) => "their stored inputs are compared".to_owned(),
             (false, 0) => "whether they have changed cannot be told".to_owned(),
-            (false, compared) => format!("the stored inputs of {compared} are compared, whether others have changed cannot be told"),
+            (false, compared) => format!(
+                "the stored inputs of {compared} are compared, whether others have changed cannot \
+                 be told"
+            ),
         };
-        monitor.note(&format!("of {count} of {all} samples it is not recorded what they were read from: {what}"));
+        monitor.note(&format!(
+            "of {count} of {all} samples it is not recorded what they were read from: {what}"
+        ));
     }
     if !recipe.refresh {
         if !found.changed.is_empty() {
             return Err(cache::changed(folder, data, &found.changed));
         }
         if moved && !found.unknown.is_empty() {
-            let error = Error::input(format!("cache {}: the data set has changed: files of other sizes", folder.display()));
+            let error = Error::input(format!(
+                "cache {}: the data set has changed: files of other sizes",
+                folder.display()
+            ));
             return Err(error.hint("--refresh computes the rows of what has changed again"));
         }
         if moved {
-            monitor.note("files of other sizes in the data set, none of a row that is computed: they are taken as they are now");
+            monitor.note(
+                "files of other sizes in the data set, none of a row that is computed: they are \
+                 taken as they are now",
+            );
         }
     }
     if !found.restamped.is_empty() {
         let count = found.restamped.len();
-        monitor.note(&format!("{count} files were copied or touched since they were read, and hold the same: their stamps are renewed"));
+        monitor.note(&format!(
+            "{count} files were copied or touched since they were read, and hold the same: their \
+             stamps are renewed"
+        ));
     }
     Ok(Judged { changed: found.changed, restamped: found.restamped })
 }
@@ -100,12 +126,24 @@ fn check_listing(job: &Job<'_>, existing: &Manifest, moves: Option<Moves>) -> Re
         Some(Moves { added: 0, removed: 0 }) => return Ok(()),
         Some(Moves { added, removed }) => format!("{added} files added, {removed} removed"),
         // without names, samples are told by their place and inputs
-        None if job.recipe.refresh && was.samples == is.samples && tells_by_inputs(job, existing) => return Ok(()),
-        None if was.samples != is.samples => format!("{} samples then, {} now", was.samples, is.samples),
-        None => format!("as many samples, {} in all, of other names, sizes or contents", is.samples),
+        None if job.recipe.refresh
+            && was.samples == is.samples
+            && tells_by_inputs(job, existing) =>
+        {
+            return Ok(());
+        }
+        None if was.samples != is.samples => {
+            format!("{} samples then, {} now", was.samples, is.samples)
+        }
+        None => {
+            format!("as many samples, {} in all, of other names, sizes or contents", is.samples)
+        }
     };
-    Err(Error::input(format!("cache {}: the data set has changed: {what}", job.recipe.output.display()))
-        .hint("choose another folder with -o, or remove this one"))
+    Err(Error::input(format!(
+        "cache {}: the data set has changed: {what}",
+        job.recipe.output.display()
+    ))
+    .hint("choose another folder with -o, or remove this one"))
 }
 
 /// Whether the stored inputs of the first view show every change of a sample.
@@ -117,8 +155,15 @@ fn tells_by_inputs(job: &Job<'_>, existing: &Manifest) -> bool {
 fn published(job: &Job<'_>, existing: &Manifest) -> HashMap<usize, usize> {
     let before = job.rows.before.as_deref().unwrap_or(&job.rows.samples);
     let segments: BTreeSet<usize> = existing.segments.iter().map(|segment| segment.index).collect();
-    let rows = |segment: usize| (segment * existing.segment_rows..).take(existing.rows_of_segment(segment));
-    let same = |row: usize| before.get(row).filter(|sample| job.rows.samples.get(row) == Some(sample)).map(|&sample| (sample, row));
+    let rows = |segment: usize| {
+        (segment * existing.segment_rows..).take(existing.rows_of_segment(segment))
+    };
+    let same = |row: usize| {
+        before
+            .get(row)
+            .filter(|sample| job.rows.samples.get(row) == Some(sample))
+            .map(|&sample| (sample, row))
+    };
     segments.into_iter().flat_map(rows).filter_map(same).collect()
 }
 
@@ -149,11 +194,16 @@ fn compare_inputs(
         if monitor.stop_requested() {
             return Err(Error::interrupted("while the data was compared; nothing was written"));
         }
-        Ok(published.get(&sample).and_then(|&row| is_stored_input(job, existing, row)).map(|same| (sample, same)))
+        Ok(published
+            .get(&sample)
+            .and_then(|&row| is_stored_input(job, existing, row))
+            .map(|same| (sample, same)))
     });
-    let compared: Vec<(usize, bool)> = compared.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let compared: Vec<(usize, bool)> =
+        compared.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     let other = compared.iter().filter(|(_, same)| !same).map(|(sample, _)| *sample);
-    found.changed = found.changed.iter().copied().chain(other).collect::<BTreeSet<_>>().into_iter().collect();
+    found.changed =
+        found.changed.iter().copied().chain(other).collect::<BTreeSet<_>>().into_iter().collect();
     Ok(compared.len())
 }
 

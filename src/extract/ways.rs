@@ -4,11 +4,18 @@ use super::output::Output;
 use crate::criterion::needs;
 use crate::recipe::{Extract, Keep, Statistic};
 
-/// A statistic of more than so many times the bytes of raw f32 features does not come to be the smaller by compression.
+/// A statistic of more than so many times the bytes of raw f32 features does not come to be the
+/// smaller by compression.
 const HOPELESS: usize = 4;
 
-/// The sets of statistics any one of which would do for a map, beside those that are `there`. None at all: nothing is kept of it, or nothing more.
-pub(super) fn ways(recipe: &Extract, tap: &Output, is_named: bool, there: &[Statistic]) -> Vec<Vec<Statistic>> {
+/// The sets of statistics any one of which would do for a map, beside those that are `there`. None
+/// at all: nothing is kept of it, or nothing more.
+pub(super) fn ways(
+    recipe: &Extract,
+    tap: &Output,
+    is_named: bool,
+    there: &[Statistic],
+) -> Vec<Vec<Statistic>> {
     let features = vec![Statistic::Features];
     let all = match &recipe.keep {
         Keep::These(these) => vec![these.clone()],
@@ -32,5 +39,8 @@ pub(super) fn ways(recipe: &Extract, tap: &Output, is_named: bool, there: &[Stat
 
 fn is_hopeless(way: &[Statistic], tap: &Output) -> bool {
     let features: usize = tap.shape.iter().product();
-    way.iter().any(|&s| s != Statistic::Features && tap.elements(s).is_none_or(|n| n > features.saturating_mul(HOPELESS)))
+    way.iter().any(|&s| {
+        s != Statistic::Features
+            && tap.elements(s).is_none_or(|n| n > features.saturating_mul(HOPELESS))
+    })
 }

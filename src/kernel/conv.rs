@@ -4,7 +4,8 @@ use super::Float;
 use super::gemm::multiply;
 use rayon::prelude::*;
 
-/// A convolution of `[images, channels, height, width]` by `[filters, channels / groups, kernel height, kernel width]`.
+/// A convolution of `[images, channels, height, width]` by
+/// `[filters, channels / groups, kernel height, kernel width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv {
     /// Images.
@@ -56,23 +57,32 @@ impl Conv {
     }
     /// Whether the column matrix is the input itself.
     fn pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.before == [0, 0] && self.input == self.output
+        self.kernel == [1, 1]
+            && self.stride == [1, 1]
+            && self.before == [0, 0]
+            && self.input == self.output
     }
     fn depthwise(&self) -> bool {
         self.group_channels() == 1 && self.groups > 1
     }
 
-    /// Output positions along an axis whose tap `k` lies inside the input, and the input position of the first.
+    /// Output positions along an axis whose tap `k` lies inside the input, and the input position
+    /// of the first.
     fn inside(&self, axis: usize, k: usize) -> (std::ops::Range<usize>, usize) {
         let (stride, pad, size) = (self.stride[axis], self.before[axis], self.input[axis]);
         let shift = k * self.dilation[axis];
         let first = pad.saturating_sub(shift).div_ceil(stride);
-        let end = if size + pad > shift { ((size + pad - shift - 1) / stride + 1).min(self.output[axis]) } else { 0 };
+        let end = if size + pad > shift {
+            ((size + pad - shift - 1) / stride + 1).min(self.output[axis])
+        } else {
+            0
+        };
         let first = first.min(end);
         (first..end, (first * stride + shift).saturating_sub(pad))
     }
 
-    /// Calls `f(row of the filter's weights, output row, output columns, input row, first input column)` for every stretch of a tap.
+    /// Calls `f(row of the filter's weights, output row, output columns, input row, first input
+    /// column)` for every stretch of a tap.
     fn stretches(&self, mut f: impl FnMut(usize, usize, &std::ops::Range<usize>, usize, usize)) {
         for kh in 0..self.kernel[0] {
             let (rows, first_row) = self.inside(0, kh);
@@ -82,16 +92,26 @@ impl Conv {
                     continue;
                 }
                 for (i, oh) in rows.clone().enumerate() {
-                    f(kh * self.kernel[1] + kw, oh, &columns, first_row + i * self.stride[0], first_column);
+                    f(
+                        kh * self.kernel[1] + kw,
+                        oh,
+                        &columns,
+                        first_row + i * self.stride[0],
+                        first_column,
+                    );
                 }
             }
         }
     }
 
-    /// Unfolds the channels of one group into `[depth, output area]`. `columns` is zero wherever the filter reaches into the padding.
+    /// Unfolds the channels of one group into `[depth, output area]`. `columns` is zero wherever
+    /// the filter reaches into the padding.
     fn unfold<T: Float>(&self, x: &[T], columns: &mut [T]) {
-        let (taps, area, stride) = (self.kernel[0] * self.kernel[1], self.area_out(), self.stride[1]);
-        for (x, columns) in x.chunks_exact(self.area_in()).zip(columns.chunks_exact_mut(taps * area)) {
+        let (taps, area, stride) =
+            (self.kernel[0] * self.kernel[1], self.area_out(), self.stride[1]);
+        for (x, columns) in
+            x.chunks_exact(self.area_in()).zip(columns.chunks_exact_mut(taps * area))
+        {
             self.stretches(|tap, oh, outs, h, first| {
                 let out = &mut columns[tap * area + oh * self.output[1]..][outs.clone()];
                 let row = &x[h * self.input[1] + first..(h + 1) * self.input[1]];
@@ -106,8 +126,11 @@ impl Conv {
 
     /// Adds `[depth, output area]` back into the channels it was unfolded from.
     fn fold<T: Float>(&self, columns: &[T], dx: &mut [T]) {
-        let (taps, area, stride) = (self.kernel[0] * self.kernel[1], self.area_out(), self.stride[1]);
-        for (dx, columns) in dx.chunks_exact_mut(self.area_in()).zip(columns.chunks_exact(taps * area)) {
+        let (taps, area, stride) =
+            (self.kernel[0] * self.kernel[1], self.area_out(), self.stride[1]);
+        for (dx, columns) in
+            dx.chunks_exact_mut(self.area_in()).zip(columns.chunks_exact(taps * area))
+        {
             self.stretches(|tap, oh, outs, h, first| {
                 let out = &columns[tap * area + oh * self.output[1]..][outs.clone()];
                 let row = &mut dx[h * self.input[1] + first..(h + 1) * self.input[1]];
@@ -130,8 +153,8 @@ impl Conv {
 /// The convolution.
 ///
 /// # Shapes
-/// `x`: `[images, channels, height, width]`; `weight`: `[filters, channels / groups, kh, kw]`; `bias`: `[filters]`;
-/// result: `[images, filters, output height, output width]`.
+/// `x`: `[images, channels, height, width]`; `weight`: `[filters, channels / groups, kh, kw]`;
+/// `bias`: `[filters]`; result: `[images, filters, output height, output width]`.
 #[must_use]
 pub fn forward<T: Float>(c: &Conv, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
     let mut y = vec![T::zero(); c.images * c.filters * c.area_out()];
@@ -139,31 +162,43 @@ pub fn forward<T: Float>(c: &Conv, x: &[T], weight: &[T], bias: Option<&[T]>) ->
     if y.is_empty() {
         return y;
     }
-    let (image_in, image_out, per_task) = (c.channels * c.area_in(), c.filters * c.area_out(), c.images_per_task());
+    let (image_in, image_out, per_task) =
+        (c.channels * c.area_in(), c.filters * c.area_out(), c.images_per_task());
     let (area, depth) = (c.area_out(), c.depth());
     let (group_in, group_out) = (c.group_channels() * c.area_in(), c.group_filters() * area);
-    y.par_chunks_mut(image_out * per_task).zip(x.par_chunks(image_in * per_task)).for_each(|(y, x)| {
-        let mut columns = scratch(c);
-        for (y, x) in y.chunks_exact_mut(image_out).zip(x.chunks_exact(image_in)) {
-            if c.depthwise() {
-                depthwise_forward(c, x, weight, y);
-            } else {
-                for (g, y) in y.chunks_exact_mut(group_out).enumerate() {
-                    let x = &x[g * group_in..(g + 1) * group_in];
-                    let weight = &weight[g * c.group_filters() * depth..];
-                    let columns = unfolded(c, x, &mut columns);
-                    multiply(c.group_filters(), area, depth, T::one(), (weight, depth, 1), (columns, area, 1), T::zero(), (y, area));
+    y.par_chunks_mut(image_out * per_task).zip(x.par_chunks(image_in * per_task)).for_each(
+        |(y, x)| {
+            let mut columns = scratch(c);
+            for (y, x) in y.chunks_exact_mut(image_out).zip(x.chunks_exact(image_in)) {
+                if c.depthwise() {
+                    depthwise_forward(c, x, weight, y);
+                } else {
+                    for (g, y) in y.chunks_exact_mut(group_out).enumerate() {
+                        let x = &x[g * group_in..(g + 1) * group_in];
+                        let weight = &weight[g * c.group_filters() * depth..];
+                        let columns = unfolded(c, x, &mut columns);
+                        multiply(
+                            c.group_filters(),
+                            area,
+                            depth,
+                            T::one(),
+                            (weight, depth, 1),
+                            (columns, area, 1),
+                            T::zero(),
+                            (y, area),
+                        );
+                    }
                 }
-            }
-            if let Some(bias) = bias {
-                for (y, &b) in y.chunks_exact_mut(area).zip(bias) {
-                    for y in y.iter_mut() {
-                        *y += b;
+                if let Some(bias) = bias {
+                    for (y, &b) in y.chunks_exact_mut(area).zip(bias) {
+                        for y in y.iter_mut() {
+                            *y += b;
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
     y
 }
 
@@ -178,28 +213,49 @@ pub fn input_gradient<T: Float>(c: &Conv, weight: &[T], dy: &[T]) -> Vec<T> {
     if dx.is_empty() || dy.is_empty() {
         return dx;
     }
-    let (image_in, image_out, per_task) = (c.channels * c.area_in(), c.filters * c.area_out(), c.images_per_task());
+    let (image_in, image_out, per_task) =
+        (c.channels * c.area_in(), c.filters * c.area_out(), c.images_per_task());
     let (area, depth) = (c.area_out(), c.depth());
     let (group_in, group_out) = (c.group_channels() * c.area_in(), c.group_filters() * area);
-    dx.par_chunks_mut(image_in * per_task).zip(dy.par_chunks(image_out * per_task)).for_each(|(dx, dy)| {
-        let mut columns = scratch(c);
-        for (dx, dy) in dx.chunks_exact_mut(image_in).zip(dy.chunks_exact(image_out)) {
-            if c.depthwise() {
-                depthwise_input_gradient(c, weight, dy, dx);
-                continue;
-            }
-            for (g, dx) in dx.chunks_exact_mut(group_in).enumerate() {
-                let dy = &dy[g * group_out..(g + 1) * group_out];
-                let weight = (&weight[g * c.group_filters() * depth..], 1, depth);
-                if c.pointwise() {
-                    multiply(depth, area, c.group_filters(), T::one(), weight, (dy, area, 1), T::zero(), (dx, area));
-                } else {
-                    multiply(depth, area, c.group_filters(), T::one(), weight, (dy, area, 1), T::zero(), (&mut columns, area));
-                    c.fold(&columns, dx);
+    dx.par_chunks_mut(image_in * per_task).zip(dy.par_chunks(image_out * per_task)).for_each(
+        |(dx, dy)| {
+            let mut columns = scratch(c);
+            for (dx, dy) in dx.chunks_exact_mut(image_in).zip(dy.chunks_exact(image_out)) {
+                if c.depthwise() {
+                    depthwise_input_gradient(c, weight, dy, dx);
+                    continue;
+                }
+                for (g, dx) in dx.chunks_exact_mut(group_in).enumerate() {
+                    let dy = &dy[g * group_out..(g + 1) * group_out];
+                    let weight = (&weight[g * c.group_filters() * depth..], 1, depth);
+                    if c.pointwise() {
+                        multiply(
+                            depth,
+                            area,
+                            c.group_filters(),
+                            T::one(),
+                            weight,
+                            (dy, area, 1),
+                            T::zero(),
+                            (dx, area),
+                        );
+                    } else {
+                        multiply(
+                            depth,
+                            area,
+                            c.group_filters(),
+                            T::one(),
+                            weight,
+                            (dy, area, 1),
+                            T::zero(),
+                            (&mut columns, area),
+                        );
+                        c.fold(&columns, dx);
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     dx
 }
 
@@ -232,7 +288,16 @@ pub fn weight_gradient<T: Float>(c: &Conv, x: &[T], dy: &[T]) -> Vec<T> {
                 for (g, dw) in dw.chunks_exact_mut(c.group_filters() * depth).enumerate() {
                     let columns = unfolded(c, &x[g * group_in..(g + 1) * group_in], &mut columns);
                     let dy = (&dy[g * group_out..(g + 1) * group_out], area, 1);
-                    multiply(c.group_filters(), depth, area, T::one(), dy, (columns, 1, area), T::one(), (dw, depth));
+                    multiply(
+                        c.group_filters(),
+                        depth,
+                        area,
+                        T::one(),
+                        dy,
+                        (columns, 1, area),
+                        T::one(),
+                        (dw, depth),
+                    );
                 }
             }
             dw
@@ -248,7 +313,11 @@ pub fn weight_gradient<T: Float>(c: &Conv, x: &[T], dy: &[T]) -> Vec<T> {
 
 /// Room for one group's column matrix; zero, and unfolding leaves the padding's zeros alone.
 fn scratch<T: Float>(c: &Conv) -> Vec<T> {
-    if c.pointwise() || c.depthwise() { Vec::new() } else { vec![T::zero(); c.depth() * c.area_out()] }
+    if c.pointwise() || c.depthwise() {
+        Vec::new()
+    } else {
+        vec![T::zero(); c.depth() * c.area_out()]
+    }
 }
 
 fn unfolded<'a, T: Float>(c: &Conv, x: &'a [T], columns: &'a mut [T]) -> &'a [T] {

@@ -24,11 +24,13 @@ pub fn map<T: Float>(a: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
 pub fn zip<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     assert_eq!(a.len(), b.len(), "operands of one length");
     let mut out = vec![T::zero(); a.len()];
-    out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK))).for_each(|(out, (a, b))| {
-        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *o = f(a, b);
-        }
-    });
+    out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK))).for_each(
+        |(out, (a, b))| {
+            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *o = f(a, b);
+            }
+        },
+    );
     out
 }
 
@@ -68,13 +70,15 @@ pub fn sum_per_channel<T: Float>(data: &[T], channels: usize, inner: usize) -> V
     (0..channels)
         .into_par_iter()
         .map(|c| {
-            let total: f64 = data.chunks_exact(row).map(|row| sum(&row[c * inner..(c + 1) * inner])).sum();
+            let total: f64 =
+                data.chunks_exact(row).map(|row| sum(&row[c * inner..(c + 1) * inner])).sum();
             T::of(total)
         })
         .collect()
 }
 
-/// The lanes of a sum: independent partial sums let the compiler use vector registers, and shorten the chain of roundings.
+/// The lanes of a sum: independent partial sums let the compiler use vector registers, and shorten
+/// the chain of roundings.
 const LANES: usize = 16;
 
 /// Σ a, in lanes of the element type and blocks of double precision.
@@ -104,7 +108,8 @@ fn lanes<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let mut acc = [T::zero(); LANES];
         let (wide_a, wide_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-        let rest: f64 = wide_a.remainder().iter().zip(wide_b.remainder()).map(|(&a, &b)| f(a, b).wide()).sum();
+        let rest: f64 =
+            wide_a.remainder().iter().zip(wide_b.remainder()).map(|(&a, &b)| f(a, b).wide()).sum();
         for (a, b) in wide_a.zip(wide_b) {
             for ((acc, &a), &b) in acc.iter_mut().zip(a).zip(b) {
                 *acc += f(a, b);

@@ -1,7 +1,16 @@
 //! The element types that kernels take.
 
 /// A floating-point element: `f32` or `f64`.
-pub trait Float: num_traits::Float + num_traits::NumAssign + std::iter::Sum + Default + std::fmt::Debug + Send + Sync + 'static {
+pub trait Float:
+    num_traits::Float
+    + num_traits::NumAssign
+    + std::iter::Sum
+    + Default
+    + std::fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
     /// The nearest value of this type.
     fn of(value: f64) -> Self;
     /// The value in double precision, exactly.
@@ -10,7 +19,10 @@ pub trait Float: num_traits::Float + num_traits::NumAssign + std::iter::Sum + De
 
 impl Float for f32 {
     #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "rounding to the element type is what is asked for")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "rounding to the element type is what is asked for"
+    )]
     fn of(value: f64) -> Self {
         value as f32
     }

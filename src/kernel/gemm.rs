@@ -23,7 +23,8 @@ pub struct Matrix<'a, T> {
     pub data: &'a [T],
     /// Elements from one matrix of the batch to the next; 0 gives every product the same matrix.
     pub stride: usize,
-    /// Whether the stored matrix is the transpose of the operand: A stored as `[k, m]`, B as `[n, k]`.
+    /// Whether the stored matrix is the transpose of the operand: A stored as `[k, m]`, B as
+    /// `[n, k]`.
     pub transposed: bool,
 }
 
@@ -49,27 +50,43 @@ impl<'a, T> Matrix<'a, T> {
 /// A product of fewer multiplications than this is not split further.
 const GRAIN: usize = 1 << 19;
 
-/// `out[b] = alpha · A[b] B[b] + beta · out[b]`, row-major; with `beta` 0 the old content of `out` is not read.
+/// `out[b] = alpha · A[b] B[b] + beta · out[b]`, row-major; with `beta` 0 the old content of `out`
+/// is not read.
 ///
-/// Parallel over the batch, and over fixed blocks of rows (or columns) of large products, in the caller's rayon pool; the same bits for any
-/// number of threads.
+/// Parallel over the batch, and over fixed blocks of rows (or columns) of large products, in the
+/// caller's rayon pool; the same bits for any number of threads.
 ///
 /// # Shapes
-/// `a`: `[batch, m, k]`, or `[batch, k, m]` if transposed; `b`: `[batch, k, n]`, or `[batch, n, k]` if transposed; `out`: `[batch, m, n]`, dense.
+/// `a`: `[batch, m, k]`, or `[batch, k, m]` if transposed; `b`: `[batch, k, n]`, or `[batch, n, k]`
+/// if transposed; `out`: `[batch, m, n]`, dense.
 ///
 /// # Panics
 /// When a slice is shorter than its shape asks for.
-pub fn batched_gemm<T: Float>(shape: GemmShape, alpha: T, a: Matrix<'_, T>, b: Matrix<'_, T>, beta: T, out: &mut [T]) {
+pub fn batched_gemm<T: Float>(
+    shape: GemmShape,
+    alpha: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    beta: T,
+    out: &mut [T],
+) {
     let GemmShape { batch, m, n, k } = shape;
     assert_eq!(out.len(), batch * m * n, "output of {shape:?}");
-    assert!(k == 0 || batch == 0 || a.data.len() >= a.reach(batch, m * k), "left operand of {shape:?}");
-    assert!(k == 0 || batch == 0 || b.data.len() >= b.reach(batch, k * n), "right operand of {shape:?}");
+    assert!(
+        k == 0 || batch == 0 || a.data.len() >= a.reach(batch, m * k),
+        "left operand of {shape:?}"
+    );
+    assert!(
+        k == 0 || batch == 0 || b.data.len() >= b.reach(batch, k * n),
+        "right operand of {shape:?}"
+    );
     if out.is_empty() {
         return;
     }
     let work = m * n * k;
     if work <= GRAIN {
-        // several small products a task: the split depends on the shape alone and no task touches another's rows
+        // several small products a task: the split depends on the shape alone and no task touches
+        // another's rows
         let group = (GRAIN / work.max(1)).clamp(1, batch);
         out.par_chunks_mut(group * m * n).enumerate().for_each(|(g, out)| {
             for (i, out) in out.chunks_mut(m * n).enumerate() {
@@ -77,18 +94,31 @@ pub fn batched_gemm<T: Float>(shape: GemmShape, alpha: T, a: Matrix<'_, T>, b: M
             }
         });
     } else if batch >= 16 || m < 32 {
-        out.par_chunks_mut(m * n).enumerate().for_each(|(i, out)| product(shape, alpha, a, b, beta, i, 0, out));
+        out.par_chunks_mut(m * n)
+            .enumerate()
+            .for_each(|(i, out)| product(shape, alpha, a, b, beta, i, 0, out));
     } else {
         let rows = (GRAIN / (n * k).max(1)).max(m.div_ceil(16)).next_multiple_of(16);
         for (i, out) in out.chunks_mut(m * n).enumerate() {
-            out.par_chunks_mut(rows * n).enumerate().for_each(|(r, out)| product(shape, alpha, a, b, beta, i, r * rows, out));
+            out.par_chunks_mut(rows * n)
+                .enumerate()
+                .for_each(|(r, out)| product(shape, alpha, a, b, beta, i, r * rows, out));
         }
     }
 }
 
 /// Rows `first..` (as many as `out` holds) of product `index`.
 #[allow(clippy::too_many_arguments, reason = "the product's own arguments and which part of it")]
-fn product<T: Float>(shape: GemmShape, alpha: T, a: Matrix<'_, T>, b: Matrix<'_, T>, beta: T, index: usize, first: usize, out: &mut [T]) {
+fn product<T: Float>(
+    shape: GemmShape,
+    alpha: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    beta: T,
+    index: usize,
+    first: usize,
+    out: &mut [T],
+) {
     let GemmShape { m, n, k, .. } = shape;
     let rows = out.len() / n;
     if k == 0 {
@@ -104,35 +134,68 @@ fn product<T: Float>(shape: GemmShape, alpha: T, a: Matrix<'_, T>, b: Matrix<'_,
     multiply(rows, n, k, alpha, (a, a_row, a_column), (b, b_row, b_column), beta, (out, n));
 }
 
-/// `out = alpha · A B + beta · out` on this thread, for callers that run many at once; with `beta` 0 the old content of `out` is not read.
+/// `out = alpha · A B + beta · out` on this thread, for callers that run many at once; with `beta`
+/// 0 the old content of `out` is not read.
 ///
 /// # Shapes
-/// `[m, n, k]` as in [`GemmShape`]; `a`: `[m, k]`, or `[k, m]` if transposed; `b`: `[k, n]`, or `[n, k]` if transposed; `out`: `[m, n]`. The
-/// operands may be longer; their strides are not read.
+/// `[m, n, k]` as in [`GemmShape`]; `a`: `[m, k]`, or `[k, m]` if transposed; `b`: `[k, n]`, or
+/// `[n, k]` if transposed; `out`: `[m, n]`. The operands may be longer; their strides are not read.
 ///
 /// # Panics
 /// When a slice is shorter than its shape asks for.
-pub fn serial_gemm<T: Float>([m, n, k]: [usize; 3], alpha: T, a: Matrix<'_, T>, b: Matrix<'_, T>, beta: T, out: &mut [T]) {
+pub fn serial_gemm<T: Float>(
+    [m, n, k]: [usize; 3],
+    alpha: T,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    beta: T,
+    out: &mut [T],
+) {
     let a_strides = if a.transposed { (1, m) } else { (k, 1) };
     let b_strides = if b.transposed { (1, k) } else { (n, 1) };
-    chained(LONG_CHAIN, [m, n, k], alpha, (a.data, a_strides.0, a_strides.1), (b.data, b_strides.0, b_strides.1), beta, (out, n));
+    chained(
+        LONG_CHAIN,
+        [m, n, k],
+        alpha,
+        (a.data, a_strides.0, a_strides.1),
+        (b.data, b_strides.0, b_strides.1),
+        beta,
+        (out, n),
+    );
 }
 
-/// The lower triangle of `out = alpha · A Aᵀ + beta · out`, on this thread; some of the upper triangle is left half done.
+/// The lower triangle of `out = alpha · A Aᵀ + beta · out`, on this thread; some of the upper
+/// triangle is left half done.
 ///
 /// # Shapes
 /// `a`: `[n, k]`, or `[k, n]` if transposed; `out`: `[n, n]`.
 ///
 /// # Panics
 /// When a slice is shorter than its shape asks for.
-pub fn serial_gram<T: Float>(n: usize, k: usize, alpha: T, a: Matrix<'_, T>, beta: T, out: &mut [T]) {
-    // rows that are computed up to their last column: the longer, the more of the upper triangle is computed for nothing
+pub fn serial_gram<T: Float>(
+    n: usize,
+    k: usize,
+    alpha: T,
+    a: Matrix<'_, T>,
+    beta: T,
+    out: &mut [T],
+) {
+    // rows that are computed up to their last column: the longer, the more of the upper triangle is
+    // computed for nothing
     const ROWS: usize = 64;
     let (row, column) = if a.transposed { (1, n) } else { (k, 1) };
     for first in (0..n).step_by(ROWS) {
         let rows = ROWS.min(n - first);
         let left = (&a.data[first * row..], row, column);
-        chained(LONG_CHAIN, [rows, first + rows, k], alpha, left, (a.data, column, row), beta, (&mut out[first * n..], n));
+        chained(
+            LONG_CHAIN,
+            [rows, first + rows, k],
+            alpha,
+            left,
+            (a.data, column, row),
+            beta,
+            (&mut out[first * n..], n),
+        );
     }
 }
 
@@ -148,15 +211,18 @@ pub fn mirror_lower<T: Float>(n: usize, matrix: &mut [T]) {
     }
 }
 
-/// Most products that [`serial_gemm`] adds up one after the other. Sums of sums of about the same length lose least.
+/// Most products that [`serial_gemm`] adds up one after the other. Sums of sums of about the same
+/// length lose least.
 const LONG_CHAIN: usize = 128;
 
-/// Most products that are added up one after the other. Rounding grows with the length of such a chain: sums of short chains keep a ReLU's
-/// sign where a plain f32 sum of a thousand terms does not.
+/// Most products that are added up one after the other. Rounding grows with the length of such a
+/// chain: sums of short chains keep a ReLU's sign where a plain f32 sum of a thousand terms does
+/// not.
 const CHAIN: usize = 32;
 
-/// One product on strided slices, on this thread: `out[i, j] = alpha Σ_l a[i, l] b[l, j] + beta out[i, j]`.
-/// `a`, `b`: slice, row stride, column stride; `out`: slice and row stride.
+/// One product on strided slices, on this thread:
+/// `out[i, j] = alpha Σ_l a[i, l] b[l, j] + beta out[i, j]`. `a`, `b`: slice, row stride, column
+/// stride; `out`: slice and row stride.
 #[allow(clippy::too_many_arguments, reason = "the arguments of a matrix product")]
 pub(super) fn multiply<T: Float>(
     m: usize,
@@ -185,12 +251,19 @@ fn chained<T: Float>(
         return;
     }
     assert!(out.len() > (m - 1) * out_row + (n - 1), "output of {m}x{n}x{k}");
-    assert!(k == 0 || a.len() > (m - 1) * a_row + (k - 1) * a_column, "left operand of {m}x{n}x{k}");
-    assert!(k == 0 || b.len() > (k - 1) * b_row + (n - 1) * b_column, "right operand of {m}x{n}x{k}");
+    assert!(
+        k == 0 || a.len() > (m - 1) * a_row + (k - 1) * a_column,
+        "left operand of {m}x{n}x{k}"
+    );
+    assert!(
+        k == 0 || b.len() > (k - 1) * b_row + (n - 1) * b_column,
+        "right operand of {m}x{n}x{k}"
+    );
     for first in (0..k.max(1)).step_by(chain) {
         let beta = if first == 0 { beta } else { T::one() };
-        // SAFETY: the assertions above keep every element that the strides reach inside its slice; T is f32 or f64, which `gemm` takes.
-        // `gemm` calls the factor of the old output alpha and that of the product beta.
+        // SAFETY: the assertions above keep every element that the strides reach inside its slice;
+        // T is f32 or f64, which `gemm` takes. `gemm` calls the factor of the old output alpha and
+        // that of the product beta.
         unsafe {
             gemm::gemm(
                 m,
@@ -218,12 +291,18 @@ fn chained<T: Float>(
 }
 
 #[cfg(test)]
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small whole numbers")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "small whole numbers"
+)]
 mod tests {
     use super::*;
 
     fn numbers(n: usize, seed: u64) -> Vec<f64> {
-        (0..n as u64).map(|i| (((i * 2_654_435_761 + seed * 97) % 1009) as f64 - 504.0) / 250.0).collect()
+        (0..n as u64)
+            .map(|i| (((i * 2_654_435_761 + seed * 97) % 1009) as f64 - 504.0) / 250.0)
+            .collect()
     }
 
     fn naive(s: GemmShape, a: Matrix<'_, f64>, b: Matrix<'_, f64>) -> Vec<f64> {
@@ -231,8 +310,12 @@ mod tests {
         for p in 0..s.batch {
             for i in 0..s.m {
                 for j in 0..s.n {
-                    let at = |l: usize| a.data[p * a.stride + if a.transposed { l * s.m + i } else { i * s.k + l }];
-                    let bt = |l: usize| b.data[p * b.stride + if b.transposed { j * s.k + l } else { l * s.n + j }];
+                    let at = |l: usize| {
+                        a.data[p * a.stride + if a.transposed { l * s.m + i } else { i * s.k + l }]
+                    };
+                    let bt = |l: usize| {
+                        b.data[p * b.stride + if b.transposed { j * s.k + l } else { l * s.n + j }]
+                    };
                     out.push((0..s.k).map(|l| at(l) * bt(l)).sum());
                 }
             }
@@ -242,21 +325,36 @@ mod tests {
 
     #[test]
     fn products_equal_the_definition() {
-        for (batch, m, n, k) in [(1, 1, 1, 1), (3, 5, 7, 4), (2, 100, 90, 80), (20, 90, 80, 90), (1, 3, 2, 0), (5, 1, 9, 3)] {
+        for (batch, m, n, k) in [
+            (1, 1, 1, 1),
+            (3, 5, 7, 4),
+            (2, 100, 90, 80),
+            (20, 90, 80, 90),
+            (1, 3, 2, 0),
+            (5, 1, 9, 3),
+        ] {
             let s = GemmShape { batch, m, n, k };
             let (a, b) = (numbers(batch * m * k, 1), numbers(batch * k * n, 2));
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
                 let a = Matrix { data: &a, stride: m * k, transposed: ta };
-                let b = Matrix { data: &b, stride: if batch == 5 { 0 } else { k * n }, transposed: tb };
+                let b =
+                    Matrix { data: &b, stride: if batch == 5 { 0 } else { k * n }, transposed: tb };
                 let expected = naive(s, a, b);
                 let mut out = vec![1.0; batch * m * n];
                 batched_gemm(s, 2.0, a, b, 3.0, &mut out);
                 for (o, e) in out.iter().zip(&expected) {
-                    assert!((o - (2.0 * e + 3.0)).abs() < 1e-9, "{s:?} {ta} {tb}: {o} for {}", 2.0 * e + 3.0);
+                    assert!(
+                        (o - (2.0 * e + 3.0)).abs() < 1e-9,
+                        "{s:?} {ta} {tb}: {o} for {}",
+                        2.0 * e + 3.0
+                    );
                 }
                 out.fill(f64::NAN);
                 batched_gemm(s, 1.0, a, b, 0.0, &mut out);
-                assert!(out.iter().zip(&expected).all(|(o, e)| (o - e).abs() < 1e-9), "{s:?}: beta 0 reads the output");
+                assert!(
+                    out.iter().zip(&expected).all(|(o, e)| (o - e).abs() < 1e-9),
+                    "{s:?}: beta 0 reads the output"
+                );
             }
         }
     }
@@ -267,10 +365,16 @@ mod tests {
             let s = GemmShape { batch: 1, m, n, k };
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-                let (a, b) = (Matrix { data: &a, stride: 0, transposed: ta }, Matrix { data: &b, stride: 0, transposed: tb });
+                let (a, b) = (
+                    Matrix { data: &a, stride: 0, transposed: ta },
+                    Matrix { data: &b, stride: 0, transposed: tb },
+                );
                 let mut out = vec![f64::NAN; m * n];
                 serial_gemm([m, n, k], 2.0, a, b, 0.0, &mut out);
-                assert!(out.iter().zip(naive(s, a, b)).all(|(o, e)| (o - 2.0 * e).abs() < 1e-9), "{s:?} {ta} {tb}");
+                assert!(
+                    out.iter().zip(naive(s, a, b)).all(|(o, e)| (o - 2.0 * e).abs() < 1e-9),
+                    "{s:?} {ta} {tb}"
+                );
             }
         }
     }
@@ -285,7 +389,13 @@ mod tests {
                 serial_gram(n, k, 0.5, of(&a), 0.0, &mut out);
                 serial_gram(n, k, -2.0, of(&more), 1.0, &mut out);
                 mirror_lower(n, &mut out);
-                let full = |data| naive(GemmShape { batch: 1, m: n, n, k }, of(data), Matrix { data, stride: 0, transposed: !transposed });
+                let full = |data| {
+                    naive(
+                        GemmShape { batch: 1, m: n, n, k },
+                        of(data),
+                        Matrix { data, stride: 0, transposed: !transposed },
+                    )
+                };
                 for ((o, x), y) in out.iter().zip(full(&a)).zip(full(&more)) {
                     assert!((o - (0.5 * x - 2.0 * y)).abs() < 1e-9, "{n} {k} {transposed}");
                 }
@@ -301,7 +411,16 @@ mod tests {
         let run = |threads| {
             let mut out = vec![0f32; 2 * 300 * 70];
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| batched_gemm(s, 1.0, Matrix::plain(&a, 300 * 150), Matrix::plain(&b, 150 * 70), 0.0, &mut out));
+            pool.install(|| {
+                batched_gemm(
+                    s,
+                    1.0,
+                    Matrix::plain(&a, 300 * 150),
+                    Matrix::plain(&b, 150 * 70),
+                    0.0,
+                    &mut out,
+                );
+            });
             out
         };
         assert_eq!(run(1), run(3));

@@ -17,7 +17,8 @@ pub struct Response {
 }
 
 impl Response {
-    /// The channels whose squares count for channel `c`: ⌊(size − 1)/2⌋ before it, ⌈(size − 1)/2⌉ behind it.
+    /// The channels whose squares count for channel `c`: ⌊(size − 1)/2⌋ before it, ⌈(size − 1)/2⌉
+    /// behind it.
     fn window(&self, c: usize, channels: usize) -> std::ops::Range<usize> {
         let before = self.size.saturating_sub(1) / 2;
         c.saturating_sub(before)..c.saturating_add(self.size - before).min(channels)
@@ -56,31 +57,41 @@ pub fn forward<T: Float>(r: &Response, x: &[T], images: usize, channels: usize) 
     out
 }
 
-/// With b the bracket of [`forward`]: `dx_j = dy_j·b_j^−β − 2·alpha·beta/size · x_j · Σ dy_i·x_i·b_i^(−β−1)` over the i whose window holds j.
+/// With b the bracket of [`forward`]: `dx_j = dy_j·b_j^−β − 2·alpha·beta/size · x_j · Σ
+/// dy_i·x_i·b_i^(−β−1)` over the i whose window holds j.
 ///
 /// # Shapes
 /// `x`, `dy`: `[images, channels, inner]`; result: the same.
 #[must_use]
-pub fn backward<T: Float>(r: &Response, x: &[T], dy: &[T], images: usize, channels: usize) -> Vec<T> {
+pub fn backward<T: Float>(
+    r: &Response,
+    x: &[T],
+    dy: &[T],
+    images: usize,
+    channels: usize,
+) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
     let image = (x.len() / images.max(1)).max(1);
     #[allow(clippy::cast_precision_loss, reason = "a count of channels")]
     let factor = 2.0 * r.alpha * r.beta / r.size as f64;
-    out.par_chunks_mut(image).zip(x.par_chunks(image).zip(dy.par_chunks(image))).for_each(|(out, (x, dy))| {
-        let base = r.base(x, channels);
-        let inner = x.len() / channels.max(1);
-        let mut shares = vec![0f64; x.len()];
-        for c in 0..channels {
-            for to in r.window(c, channels) {
-                for p in 0..inner {
-                    let i = c * inner + p;
-                    shares[to * inner + p] += dy[i].wide() * x[i].wide() * base[i].powf(-r.beta - 1.0);
+    out.par_chunks_mut(image).zip(x.par_chunks(image).zip(dy.par_chunks(image))).for_each(
+        |(out, (x, dy))| {
+            let base = r.base(x, channels);
+            let inner = x.len() / channels.max(1);
+            let mut shares = vec![0f64; x.len()];
+            for c in 0..channels {
+                for to in r.window(c, channels) {
+                    for p in 0..inner {
+                        let i = c * inner + p;
+                        shares[to * inner + p] +=
+                            dy[i].wide() * x[i].wide() * base[i].powf(-r.beta - 1.0);
+                    }
                 }
             }
-        }
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = T::of(dy[i].wide() * base[i].powf(-r.beta) - factor * x[i].wide() * shares[i]);
-        }
-    });
+            for (i, o) in out.iter_mut().enumerate() {
+                *o = T::of(dy[i].wide() * base[i].powf(-r.beta) - factor * x[i].wide() * shares[i]);
+            }
+        },
+    );
     out
 }

@@ -1,8 +1,10 @@
-//! CPU kernels behind the operators and criteria, generic over f32 and f64. The only place for SIMD and `unsafe` arithmetic.
-//! Results are bit-identical for any number of threads: work is split by a fixed rule, partial sums are added in a fixed order.
+//! CPU kernels behind the operators and criteria, generic over f32 and f64. The only place for SIMD
+//! and `unsafe` arithmetic. Results are bit-identical for any number of threads: work is split by a
+//! fixed rule, partial sums are added in a fixed order.
 //!
-//! Kernels work on contiguous row-major slices and run in the caller's rayon pool. Lengths are the caller's duty: they are asserted, not
-//! reported, since a wrong one is a mistake in an operator and never in the data.
+//! Kernels work on contiguous row-major slices and run in the caller's rayon pool. Lengths are the
+//! caller's duty: they are asserted, not reported, since a wrong one is a mistake in an operator
+//! and never in the data.
 
 pub mod blocked;
 pub mod conv;
@@ -21,9 +23,17 @@ pub use gemm::{GemmShape, Matrix, batched_gemm, mirror_lower, serial_gemm, seria
 
 /// The output size of a sliding window along one axis, `None` when the window does not fit.
 ///
-/// `padding`: both ends together; with `ceil` a last window may hang over the end, but not start in the padding behind it (as PyTorch).
+/// `padding`: both ends together; with `ceil` a last window may hang over the end, but not start in
+/// the padding behind it (as PyTorch).
 #[must_use]
-pub fn window_count(size: usize, kernel: usize, stride: usize, dilation: usize, padding: [usize; 2], ceil: bool) -> Option<usize> {
+pub fn window_count(
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    padding: [usize; 2],
+    ceil: bool,
+) -> Option<usize> {
     let extent = dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
     let room = size.checked_add(padding[0])?.checked_add(padding[1])?.checked_sub(extent)?;
     if stride == 0 {

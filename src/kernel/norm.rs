@@ -1,4 +1,5 @@
-//! Batch, layer and root-mean-square normalisation. Statistics are taken by plane as (mean, M2) and combined in double precision.
+//! Batch, layer and root-mean-square normalisation. Statistics are taken by plane as (mean, M2) and
+//! combined in double precision.
 
 use super::Float;
 use super::elementwise::{dot, squared_deviation, sum};
@@ -48,7 +49,8 @@ pub fn statistics<T: Float>(x: &[T], planes: Planes) -> Vec<(f64, f64)> {
                 let plane = planes.plane(x, image, c);
                 let plane_mean = sum(plane) / n;
                 let plane_m2 = squared_deviation(plane, plane_mean);
-                // Chan et al. 1979: the union of two samples. The rounding of the centre to the element type is second order.
+                // Chan et al. 1979: the union of two samples. The rounding of the centre to the
+                // element type is second order.
                 let delta = plane_mean - mean;
                 let total = count + n;
                 mean += delta * n / total;
@@ -70,14 +72,17 @@ fn column_statistics<T: Float>(x: &[T], planes: Planes, channel: usize) -> (f64,
 /// `y = x·factor[c] + shift[c]`.
 ///
 /// # Shapes
-/// `x`: `[outer, channels, inner]`; `affine`: `[channels]` pairs of factor and shift; result: as `x`.
+/// `x`: `[outer, channels, inner]`; `affine`: `[channels]` pairs of factor and shift; result: as
+/// `x`.
 #[must_use]
 pub fn affine<T: Float>(x: &[T], planes: Planes, affine: &[(f64, f64)]) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
     let affine: Vec<(T, T)> = affine.iter().map(|&(a, b)| (T::of(a), T::of(b))).collect();
     let row = (planes.channels * planes.inner).max(1);
     out.par_chunks_mut(row).zip(x.par_chunks(row)).for_each(|(out, x)| {
-        for ((out, x), &(a, b)) in out.chunks_mut(planes.inner).zip(x.chunks(planes.inner)).zip(&affine) {
+        for ((out, x), &(a, b)) in
+            out.chunks_mut(planes.inner).zip(x.chunks(planes.inner)).zip(&affine)
+        {
             for (o, &x) in out.iter_mut().zip(x) {
                 *o = x * a + b;
             }
@@ -86,17 +91,22 @@ pub fn affine<T: Float>(x: &[T], planes: Planes, affine: &[(f64, f64)]) -> Vec<T
     out
 }
 
-/// Normalised and scaled: `y = (x − mean) · factor + shift`. The subtraction comes first, so that a large mean does not cost digits.
+/// Normalised and scaled: `y = (x − mean) · factor + shift`. The subtraction comes first, so that a
+/// large mean does not cost digits.
 ///
 /// # Shapes
-/// `x`: `[outer, channels, inner]`; `centre`: `[channels]` triples of mean, factor and shift; result: as `x`.
+/// `x`: `[outer, channels, inner]`; `centre`: `[channels]` triples of mean, factor and shift;
+/// result: as `x`.
 #[must_use]
 pub fn normalize<T: Float>(x: &[T], planes: Planes, centre: &[(f64, f64, f64)]) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
-    let centre: Vec<(T, T, T)> = centre.iter().map(|&(m, a, b)| (T::of(m), T::of(a), T::of(b))).collect();
+    let centre: Vec<(T, T, T)> =
+        centre.iter().map(|&(m, a, b)| (T::of(m), T::of(a), T::of(b))).collect();
     let row = (planes.channels * planes.inner).max(1);
     out.par_chunks_mut(row).zip(x.par_chunks(row)).for_each(|(out, x)| {
-        for ((out, x), &(m, a, b)) in out.chunks_mut(planes.inner).zip(x.chunks(planes.inner)).zip(&centre) {
+        for ((out, x), &(m, a, b)) in
+            out.chunks_mut(planes.inner).zip(x.chunks(planes.inner)).zip(&centre)
+        {
             for (o, &x) in out.iter_mut().zip(x) {
                 *o = (x - m) * a + b;
             }
@@ -110,7 +120,12 @@ pub fn normalize<T: Float>(x: &[T], planes: Planes, centre: &[(f64, f64, f64)]) 
 /// # Shapes
 /// `x`, `dy`: `[outer, channels, inner]`; `means`: `[channels]`; result: `[channels]` pairs.
 #[must_use]
-pub fn gradient_sums<T: Float>(x: &[T], dy: &[T], planes: Planes, means: &[f64]) -> Vec<(f64, f64)> {
+pub fn gradient_sums<T: Float>(
+    x: &[T],
+    dy: &[T],
+    planes: Planes,
+    means: &[f64],
+) -> Vec<(f64, f64)> {
     means
         .par_iter()
         .enumerate()
@@ -131,23 +146,29 @@ pub fn gradient_sums<T: Float>(x: &[T], dy: &[T], planes: Planes, means: &[f64])
         .collect()
 }
 
-/// `dx = dy·a + (x − mean)·b + c`: the input gradient of batch normalisation in terms of its per-channel sums.
+/// `dx = dy·a + (x − mean)·b + c`: the input gradient of batch normalisation in terms of its
+/// per-channel sums.
 ///
 /// # Shapes
-/// `x`, `dy`: `[outer, channels, inner]`; `terms`: `[channels]` of `[mean, a, b, c]`; result: as `x`.
+/// `x`, `dy`: `[outer, channels, inner]`; `terms`: `[channels]` of `[mean, a, b, c]`; result: as
+/// `x`.
 #[must_use]
 pub fn input_gradient<T: Float>(x: &[T], dy: &[T], planes: Planes, terms: &[[f64; 4]]) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
     let terms: Vec<[T; 4]> = terms.iter().map(|t| t.map(T::of)).collect();
     let row = (planes.channels * planes.inner).max(1);
-    out.par_chunks_mut(row).zip(x.par_chunks(row).zip(dy.par_chunks(row))).for_each(|(out, (x, dy))| {
-        let lines = out.chunks_mut(planes.inner).zip(x.chunks(planes.inner).zip(dy.chunks(planes.inner)));
-        for ((out, (x, dy)), &[mean, a, b, c]) in lines.zip(&terms) {
-            for ((o, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
-                *o = dy * a + (x - mean) * b + c;
+    out.par_chunks_mut(row).zip(x.par_chunks(row).zip(dy.par_chunks(row))).for_each(
+        |(out, (x, dy))| {
+            let lines = out
+                .chunks_mut(planes.inner)
+                .zip(x.chunks(planes.inner).zip(dy.chunks(planes.inner)));
+            for ((out, (x, dy)), &[mean, a, b, c]) in lines.zip(&terms) {
+                for ((o, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
+                    *o = dy * a + (x - mean) * b + c;
+                }
             }
-        }
-    });
+        },
+    );
     out
 }
 
@@ -174,40 +195,60 @@ pub fn row_statistics<T: Float>(x: &[T], width: usize, epsilon: f64) -> Vec<(f64
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "counts of elements in memory")]
 pub fn row_scales<T: Float>(x: &[T], width: usize, epsilon: f64) -> Vec<(f64, f64)> {
-    x.par_chunks(width).map(|row| (0.0, 1.0 / (dot(row, row) / width as f64 + epsilon).sqrt())).collect()
+    x.par_chunks(width)
+        .map(|row| (0.0, 1.0 / (dot(row, row) / width as f64 + epsilon).sqrt()))
+        .collect()
 }
 
 /// Layer normalisation: `y = (x − mean)·rstd·scale + bias` by row.
 ///
 /// # Shapes
-/// `x`: `[rows, width]`; `statistics`: `[rows]` of (mean, rstd); `scale`, `bias`: `[width]`; result: as `x`.
+/// `x`: `[rows, width]`; `statistics`: `[rows]` of (mean, rstd); `scale`, `bias`: `[width]`;
+/// result: as `x`.
 #[must_use]
-pub fn layer_forward<T: Float>(x: &[T], statistics: &[(f64, f64)], scale: &[T], bias: Option<&[T]>) -> Vec<T> {
+pub fn layer_forward<T: Float>(
+    x: &[T],
+    statistics: &[(f64, f64)],
+    scale: &[T],
+    bias: Option<&[T]>,
+) -> Vec<T> {
     let width = scale.len();
     let mut out = vec![T::zero(); x.len()];
-    out.par_chunks_mut(width).zip(x.par_chunks(width)).zip(statistics).for_each(|((out, x), &(mean, rstd))| {
-        let (mean, rstd) = (T::of(mean), T::of(rstd));
-        for ((o, &x), &s) in out.iter_mut().zip(x).zip(scale) {
-            *o = (x - mean) * rstd * s;
-        }
-        for (o, &b) in out.iter_mut().zip(bias.unwrap_or_default()) {
-            *o += b;
-        }
-    });
+    out.par_chunks_mut(width).zip(x.par_chunks(width)).zip(statistics).for_each(
+        |((out, x), &(mean, rstd))| {
+            let (mean, rstd) = (T::of(mean), T::of(rstd));
+            for ((o, &x), &s) in out.iter_mut().zip(x).zip(scale) {
+                *o = (x - mean) * rstd * s;
+            }
+            for (o, &b) in out.iter_mut().zip(bias.unwrap_or_default()) {
+                *o += b;
+            }
+        },
+    );
     out
 }
 
-/// The input gradient of layer normalisation: with g = dy·scale and x̂ normalised, `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row; without
-/// `mean(g)` where the rows are not `centred` (root-mean-square normalisation).
+/// The input gradient of layer normalisation: with g = dy·scale and x̂ normalised,
+/// `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row; without `mean(g)` where the rows are not
+/// `centred` (root-mean-square normalisation).
 ///
 /// # Shapes
 /// As [`layer_forward`].
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "counts of elements in memory")]
-pub fn layer_input_gradient<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64)], scale: &[T], centred: bool) -> Vec<T> {
+pub fn layer_input_gradient<T: Float>(
+    x: &[T],
+    dy: &[T],
+    statistics: &[(f64, f64)],
+    scale: &[T],
+    centred: bool,
+) -> Vec<T> {
     let width = scale.len();
     let mut out = vec![T::zero(); x.len()];
-    let rows = out.par_chunks_mut(width).zip(x.par_chunks(width).zip(dy.par_chunks(width))).zip(statistics);
+    let rows = out
+        .par_chunks_mut(width)
+        .zip(x.par_chunks(width).zip(dy.par_chunks(width)))
+        .zip(statistics);
     rows.for_each(|((out, (x, dy)), &(mean, rstd))| {
         let (mut total, mut weighted) = (0.0, 0.0);
         for ((x, dy), s) in x.iter().zip(dy).zip(scale) {
@@ -215,7 +256,8 @@ pub fn layer_input_gradient<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64
             total += g;
             weighted += g * (x.wide() - mean) * rstd;
         }
-        let (total, weighted) = (if centred { total / width as f64 } else { 0.0 }, weighted / width as f64);
+        let (total, weighted) =
+            (if centred { total / width as f64 } else { 0.0 }, weighted / width as f64);
         for (((o, x), dy), s) in out.iter_mut().zip(x).zip(dy).zip(scale) {
             let normal = (x.wide() - mean) * rstd;
             *o = T::of(rstd * (dy.wide() * s.wide() - total - normal * weighted));
@@ -229,7 +271,12 @@ pub fn layer_input_gradient<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64
 /// # Shapes
 /// `x`, `dy`: `[rows, width]`; `statistics`: `[rows]`; results: `[width]` each.
 #[must_use]
-pub fn layer_parameter_gradients<T: Float>(x: &[T], dy: &[T], statistics: &[(f64, f64)], width: usize) -> (Vec<T>, Vec<T>) {
+pub fn layer_parameter_gradients<T: Float>(
+    x: &[T],
+    dy: &[T],
+    statistics: &[(f64, f64)],
+    width: usize,
+) -> (Vec<T>, Vec<T>) {
     let (mut scale, mut bias) = (vec![0f64; width], vec![0f64; width]);
     for ((x, dy), &(mean, rstd)) in x.chunks(width).zip(dy.chunks(width)).zip(statistics) {
         for (((s, b), x), dy) in scale.iter_mut().zip(&mut bias).zip(x).zip(dy) {

@@ -27,17 +27,22 @@ pub struct Window {
 impl Window {
     /// The input positions that output position `o` covers along an axis.
     fn reach(&self, axis: usize, o: usize) -> impl Iterator<Item = usize> + Clone + use<> {
-        let (start, dilation, size, pad) = (o * self.stride[axis], self.dilation[axis], self.input[axis], self.before[axis]);
-        (0..self.kernel[axis]).filter_map(move |k| (start + k * dilation).checked_sub(pad).filter(|&i| i < size))
+        let (start, dilation, size, pad) =
+            (o * self.stride[axis], self.dilation[axis], self.input[axis], self.before[axis]);
+        (0..self.kernel[axis])
+            .filter_map(move |k| (start + k * dilation).checked_sub(pad).filter(|&i| i < size))
     }
 
-    /// How many positions an average divides by along an axis: the window within the padded input, or within the input.
+    /// How many positions an average divides by along an axis: the window within the padded input,
+    /// or within the input.
     pub(super) fn span(&self, axis: usize, o: usize) -> usize {
         if !self.count_padding {
             return self.reach(axis, o).count();
         }
         let end = self.input[axis] + self.before[axis] + self.after[axis];
-        (0..self.kernel[axis]).filter(|k| o * self.stride[axis] + k * self.dilation[axis] < end).count()
+        (0..self.kernel[axis])
+            .filter(|k| o * self.stride[axis] + k * self.dilation[axis] < end)
+            .count()
     }
 
     fn areas(&self) -> [usize; 2] {
@@ -50,28 +55,33 @@ impl Window {
 /// # Shapes
 /// `x`: `[planes, height, width]`; results: `[planes, output height, output width]`.
 #[must_use]
-#[allow(clippy::cast_possible_truncation, reason = "a plane has fewer than 2³² positions: checked when the window is planned")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a plane has fewer than 2³² positions: checked when the window is planned"
+)]
 pub fn max_forward<T: Float>(x: &[T], w: Window) -> (Vec<T>, Vec<u32>) {
     let [from, to] = w.areas();
     let planes = x.len() / from.max(1);
     let (mut out, mut places) = (vec![T::zero(); planes * to], vec![0u32; planes * to]);
-    out.par_chunks_mut(to).zip(places.par_chunks_mut(to)).zip(x.par_chunks(from)).for_each(|((out, places), x)| {
-        for oh in 0..w.output[0] {
-            for ow in 0..w.output[1] {
-                let (mut best, mut place) = (T::neg_infinity(), None);
-                for h in w.reach(0, oh) {
-                    for c in w.reach(1, ow) {
-                        let i = h * w.input[1] + c;
-                        if place.is_none() || x[i] > best || x[i].is_nan() {
-                            (best, place) = (x[i], Some(i));
+    out.par_chunks_mut(to).zip(places.par_chunks_mut(to)).zip(x.par_chunks(from)).for_each(
+        |((out, places), x)| {
+            for oh in 0..w.output[0] {
+                for ow in 0..w.output[1] {
+                    let (mut best, mut place) = (T::neg_infinity(), None);
+                    for h in w.reach(0, oh) {
+                        for c in w.reach(1, ow) {
+                            let i = h * w.input[1] + c;
+                            if place.is_none() || x[i] > best || x[i].is_nan() {
+                                (best, place) = (x[i], Some(i));
+                            }
                         }
                     }
+                    out[oh * w.output[1] + ow] = best;
+                    places[oh * w.output[1] + ow] = place.unwrap_or(0) as u32;
                 }
-                out[oh * w.output[1] + ow] = best;
-                places[oh * w.output[1] + ow] = place.unwrap_or(0) as u32;
             }
-        }
-    });
+        },
+    );
     (out, places)
 }
 
@@ -83,11 +93,13 @@ pub fn max_forward<T: Float>(x: &[T], w: Window) -> (Vec<T>, Vec<u32>) {
 pub fn max_backward<T: Float>(dy: &[T], places: &[u32], w: Window) -> Vec<T> {
     let [from, to] = w.areas();
     let mut dx = vec![T::zero(); dy.len() / to.max(1) * from];
-    dx.par_chunks_mut(from).zip(dy.par_chunks(to)).zip(places.par_chunks(to)).for_each(|((dx, dy), places)| {
-        for (&d, &place) in dy.iter().zip(places) {
-            dx[place as usize] += d;
-        }
-    });
+    dx.par_chunks_mut(from).zip(dy.par_chunks(to)).zip(places.par_chunks(to)).for_each(
+        |((dx, dy), places)| {
+            for (&d, &place) in dy.iter().zip(places) {
+                dx[place as usize] += d;
+            }
+        },
+    );
     dx
 }
 

@@ -1,4 +1,5 @@
-//! Linear resampling along one axis: every output is a weighted sum of a few inputs. Resizing by any mode and padding by copies are this.
+//! Linear resampling along one axis: every output is a weighted sum of a few inputs. Resizing by
+//! any mode and padding by copies are this.
 
 use super::Float;
 use rayon::prelude::*;
@@ -32,7 +33,12 @@ pub fn forward<T: Float>(x: &[T], size: usize, inner: usize, taps: &[Vec<(usize,
 /// # Shapes
 /// `dy`: `[outer, output size, inner]`; result: `[outer, size, inner]`.
 #[must_use]
-pub fn backward<T: Float>(dy: &[T], size: usize, inner: usize, taps: &[Vec<(usize, f64)>]) -> Vec<T> {
+pub fn backward<T: Float>(
+    dy: &[T],
+    size: usize,
+    inner: usize,
+    taps: &[Vec<(usize, f64)>],
+) -> Vec<T> {
     let (block, row) = (size * inner, taps.len() * inner);
     let mut dx = vec![T::zero(); dy.len() / row.max(1) * block];
     dx.par_chunks_mut(block.max(1)).zip(dy.par_chunks(row.max(1))).for_each(|(dx, dy)| {
@@ -57,7 +63,19 @@ mod tests {
         let taps: Taps = vec![vec![(0, 1.0)], vec![(0, 0.5), (2, 0.5)], vec![], vec![(1, 2.0)]];
         let x: Vec<f64> = (0..12).map(|i| f64::from(i * i % 7)).collect();
         let y = forward(&x, 3, 2, &taps);
-        assert_eq!(y[..8], [x[0], x[1], 0.5 * x[0] + 0.5 * x[4], 0.5 * x[1] + 0.5 * x[5], 0.0, 0.0, 2.0 * x[2], 2.0 * x[3]]);
+        assert_eq!(
+            y[..8],
+            [
+                x[0],
+                x[1],
+                0.5 * x[0] + 0.5 * x[4],
+                0.5 * x[1] + 0.5 * x[5],
+                0.0,
+                0.0,
+                2.0 * x[2],
+                2.0 * x[3]
+            ]
+        );
         let dy: Vec<f64> = (0..16).map(|i| f64::from(i * 5 % 11)).collect();
         let dx = backward(&dy, 3, 2, &taps);
         let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();

@@ -1,4 +1,5 @@
-//! Strided views: transposition, slicing, broadcasting and reduction are all one walk with other strides.
+//! Strided views: transposition, slicing, broadcasting and reduction are all one walk with other
+//! strides.
 
 use super::Float;
 use rayon::prelude::*;
@@ -31,7 +32,8 @@ impl Strided {
         Self { shape: shape.to_vec(), strides: dense_strides(shape), offset: 0 }
     }
 
-    /// An array of `from` repeated to the shape `to` by the rules of broadcasting (sizes of 1 and missing leading axes repeat).
+    /// An array of `from` repeated to the shape `to` by the rules of broadcasting (sizes of 1 and
+    /// missing leading axes repeat).
     ///
     /// # Panics
     /// When `from` does not broadcast to `to`.
@@ -65,7 +67,8 @@ impl Strided {
         self.len() == 0
     }
 
-    /// The same view without axes of size 1 and with axes joined where they lie densely; at least one axis.
+    /// The same view without axes of size 1 and with axes joined where they lie densely; at least
+    /// one axis.
     fn simplified(&self) -> Self {
         let (mut shape, mut strides): (Vec<usize>, Vec<isize>) = (Vec::new(), Vec::new());
         for (&n, &s) in self.shape.iter().zip(&self.strides) {
@@ -90,7 +93,8 @@ impl Strided {
         Self { shape, strides, offset: self.offset }
     }
 
-    /// Calls `f(first, stride)` with the place of the first element of each row of the last axis, rows `range` in row-major order.
+    /// Calls `f(first, stride)` with the place of the first element of each row of the last axis,
+    /// rows `range` in row-major order.
     fn rows(&self, range: std::ops::Range<usize>, mut f: impl FnMut(usize, isize)) {
         let outer = self.shape.len() - 1;
         let stride = self.strides[outer];
@@ -173,7 +177,8 @@ pub fn scatter<T: Float>(values: &[T], view: &Strided, out: &mut [T]) {
     });
 }
 
-/// Sums a dense array over the axes that `to` broadcasts along (the adjoint of broadcasting `to` to `from`), in double precision.
+/// Sums a dense array over the axes that `to` broadcasts along (the adjoint of broadcasting `to` to
+/// `from`), in double precision.
 #[must_use]
 pub fn reduce_sum<T: Float>(data: &[T], from: &[usize], to: &[usize]) -> Vec<T> {
     let size: usize = to.iter().product();
@@ -201,9 +206,16 @@ pub fn reduce_sum<T: Float>(data: &[T], from: &[usize], to: &[usize]) -> Vec<T> 
     out.into_iter().map(T::of).collect()
 }
 
-/// Folds a dense array by `f` over the axes that `to` broadcasts along, in row-major order from `init` on.
+/// Folds a dense array by `f` over the axes that `to` broadcasts along, in row-major order from
+/// `init` on.
 #[must_use]
-pub fn reduce_fold<T: Float>(data: &[T], from: &[usize], to: &[usize], init: T, f: impl Fn(T, T) -> T) -> Vec<T> {
+pub fn reduce_fold<T: Float>(
+    data: &[T],
+    from: &[usize],
+    to: &[usize],
+    init: T,
+    f: impl Fn(T, T) -> T,
+) -> Vec<T> {
     let mut out = vec![init; to.iter().product()];
     if data.is_empty() || out.is_empty() {
         return out;
@@ -240,7 +252,8 @@ pub fn broadcast_zip<T: Float>(
     if a.len() == 1 && b_shape == shape {
         return super::elementwise::map(b, |y| f(a[0], y));
     }
-    // one walk for both: axes are joined only where both allow it, which the common shape keeps aligned row by row
+    // one walk for both: axes are joined only where both allow it, which the common shape keeps
+    // aligned row by row
     let (va, vb) = (Strided::broadcast(a_shape, shape), Strided::broadcast(b_shape, shape));
     let mut out = vec![T::zero(); va.len()];
     if out.is_empty() {
@@ -267,14 +280,17 @@ pub fn broadcast_zip<T: Float>(
 
 /// Joins axes of two views of one shape where both lie densely.
 fn join(a: &Strided, b: &Strided) -> (Strided, Strided) {
-    let (mut shape, mut sa, mut sb): (Vec<usize>, Vec<isize>, Vec<isize>) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut shape, mut sa, mut sb): (Vec<usize>, Vec<isize>, Vec<isize>) =
+        (Vec::new(), Vec::new(), Vec::new());
     for ((&n, &x), &y) in a.shape.iter().zip(&a.strides).zip(&b.strides) {
         if n == 1 {
             continue;
         }
         let signed = n.cast_signed();
         match (shape.last_mut(), sa.last_mut(), sb.last_mut()) {
-            (Some(last), Some(last_a), Some(last_b)) if *last_a == x * signed && *last_b == y * signed => {
+            (Some(last), Some(last_a), Some(last_b))
+                if *last_a == x * signed && *last_b == y * signed =>
+            {
                 *last *= n;
                 (*last_a, *last_b) = (x, y);
             }
@@ -290,7 +306,10 @@ fn join(a: &Strided, b: &Strided) -> (Strided, Strided) {
         sa.push(0);
         sb.push(0);
     }
-    (Strided { shape: shape.clone(), strides: sa, offset: a.offset }, Strided { shape, strides: sb, offset: b.offset })
+    (
+        Strided { shape: shape.clone(), strides: sa, offset: a.offset },
+        Strided { shape, strides: sb, offset: b.offset },
+    )
 }
 
 #[cfg(test)]
@@ -313,8 +332,14 @@ mod tests {
     fn broadcasting_and_its_adjoint() {
         let a: Vec<f64> = (0..6).map(f64::from).collect();
         let b = [10.0, 20.0];
-        assert_eq!(broadcast_zip((&a, &[3, 2]), (&b, &[2]), &[3, 2], |x, y| x + y), [10., 21., 12., 23., 14., 25.]);
-        assert_eq!(broadcast_zip((&b, &[2, 1, 1]), (&a, &[1, 3, 2]), &[2, 3, 2], |x, y| x - y)[5..7], [5., 20.]);
+        assert_eq!(
+            broadcast_zip((&a, &[3, 2]), (&b, &[2]), &[3, 2], |x, y| x + y),
+            [10., 21., 12., 23., 14., 25.]
+        );
+        assert_eq!(
+            broadcast_zip((&b, &[2, 1, 1]), (&a, &[1, 3, 2]), &[2, 3, 2], |x, y| x - y)[5..7],
+            [5., 20.]
+        );
         assert_eq!(reduce_sum(&a, &[3, 2], &[2]), [6., 9.]);
         assert_eq!(reduce_sum(&a, &[3, 2], &[3, 1]), [1., 5., 9.]);
         assert_eq!(reduce_sum(&a, &[3, 2], &[1, 1]), [15.]);

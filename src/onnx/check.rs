@@ -1,4 +1,5 @@
-//! What a graph must hold before anything else looks at it: every name defined once, every node after what it reads.
+//! What a graph must hold before anything else looks at it: every name defined once, every node
+//! after what it reads.
 
 use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::error::{Error, Result};
@@ -20,7 +21,11 @@ pub(super) fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str
 
 /// A node as messages name it.
 pub(super) fn node_name(node: &NodeProto) -> String {
-    let name = if node.name().is_empty() { node.output.first().map_or("", String::as_str) } else { node.name() };
+    let name = if node.name().is_empty() {
+        node.output.first().map_or("", String::as_str)
+    } else {
+        node.name()
+    };
     format!("{} `{name}`", node.op_type())
 }
 
@@ -33,24 +38,34 @@ fn scope(graph: &GraphProto, outer: &HashSet<&str>) -> Result<()> {
     let mut defined: HashSet<&str> = HashSet::new();
     for input in &graph.input {
         if !defined.insert(input.name()) {
-            return Err(Error::input(format!("input `{}`: expected one of that name, found two", input.name())));
+            return Err(Error::input(format!(
+                "input `{}`: expected one of that name, found two",
+                input.name()
+            )));
         }
     }
     let mut initializers = HashSet::new();
     for name in initializer_names(graph) {
         if !initializers.insert(name) {
-            return Err(Error::input(format!("initializer `{name}`: expected one of that name, found two")));
+            return Err(Error::input(format!(
+                "initializer `{name}`: expected one of that name, found two"
+            )));
         }
     }
-    // before IR version 4 an initialiser is listed as an input too: the same value, not a second definition
+    // before IR version 4 an initialiser is listed as an input too: the same value, not a second
+    // definition
     defined.extend(initializers);
-    // a subgraph sees what stands outside it; the visible set is copied once a graph, not once a node
+    // a subgraph sees what stands outside it; the visible set is copied once a graph, not once a
+    // node
     let mut visible = outer.clone();
     visible.extend(&defined);
     for node in &graph.node {
         for input in node.input.iter().filter(|name| !name.is_empty()) {
             if !visible.contains(input.as_str()) {
-                return Err(Error::input(format!("node {} reads `{input}`, which nothing before it computes", node_name(node))));
+                return Err(Error::input(format!(
+                    "node {} reads `{input}`, which nothing before it computes",
+                    node_name(node)
+                )));
             }
         }
         for inner in subgraphs(node) {
@@ -58,7 +73,10 @@ fn scope(graph: &GraphProto, outer: &HashSet<&str>) -> Result<()> {
         }
         for output in node.output.iter().filter(|name| !name.is_empty()) {
             if !defined.insert(output) {
-                return Err(Error::input(format!("node {} computes `{output}`, which is already defined", node_name(node))));
+                return Err(Error::input(format!(
+                    "node {} computes `{output}`, which is already defined",
+                    node_name(node)
+                )));
             }
             visible.insert(output);
         }

@@ -1,4 +1,5 @@
-//! What a model costs: its parameters and its multiply-accumulates, counted from the graph and the shapes of a run.
+//! What a model costs: its parameters and its multiply-accumulates, counted from the graph and the
+//! shapes of a run.
 
 use super::flow::Flow;
 use super::operator::Macs;
@@ -8,20 +9,34 @@ use super::tap::int;
 use super::{Model, tensor};
 use std::collections::{HashMap, HashSet};
 
-/// Elements of all weights: floating-point (and 8-bit quantised) initialisers, and such Constant nodes as a convolution or a matrix product
-/// reads. Running statistics and rank-0 constants are no parameters.
+/// Elements of all weights: floating-point (and 8-bit quantised) initialisers, and such Constant
+/// nodes as a convolution or a matrix product reads. Running statistics and rank-0 constants are no
+/// parameters.
 #[must_use]
 pub fn parameters(model: &Model) -> u64 {
     let graph = model.graph();
-    let statistics = graph.node.iter().flat_map(|n| n.operator().statistics.iter().filter_map(|&slot| n.input.get(slot)));
+    let statistics = graph
+        .node
+        .iter()
+        .flat_map(|n| n.operator().statistics.iter().filter_map(|&slot| n.input.get(slot)));
     let statistics: HashSet<&str> = statistics.map(String::as_str).collect();
-    let weights: HashSet<&str> =
-        graph.node.iter().filter(|n| is_counted(n)).flat_map(|n| n.input.iter().skip(1)).map(String::as_str).collect();
-    let constants =
-        graph.node.iter().filter(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| weights.contains(o.as_str())));
+    let weights: HashSet<&str> = graph
+        .node
+        .iter()
+        .filter(|n| is_counted(n))
+        .flat_map(|n| n.input.iter().skip(1))
+        .map(String::as_str)
+        .collect();
+    let constants = graph.node.iter().filter(|n| {
+        n.op_type() == "Constant" && n.output.first().is_some_and(|o| weights.contains(o.as_str()))
+    });
     let constants = constants.flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
     let initializers = graph.initializer.iter().filter(|t| !statistics.contains(t.name()));
-    initializers.chain(constants).filter(|t| is_weight(t)).map(elements).fold(0, u64::saturating_add)
+    initializers
+        .chain(constants)
+        .filter(|t| is_weight(t))
+        .map(elements)
+        .fold(0, u64::saturating_add)
 }
 
 /// Multiply-accumulates of one sample in convolutions and matrix products, quantized and fused ones
@@ -33,8 +48,11 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
     let flow = Flow::new(model);
     let graph = model.graph();
     let constants = graph.node.iter().filter(|n| n.op_type() == "Constant");
-    let constants = constants.filter_map(|n| Some((n.output.first()?.as_str(), n.attribute.iter().find_map(|a| a.t.as_ref())?)));
-    let weights: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).chain(constants).collect();
+    let constants = constants.filter_map(|n| {
+        Some((n.output.first()?.as_str(), n.attribute.iter().find_map(|a| a.t.as_ref())?))
+    });
+    let weights: HashMap<&str, &TensorProto> =
+        graph.initializer.iter().map(|t| (t.name(), t)).chain(constants).collect();
     let shape = |name: &str| match shapes.get(name) {
         Some(shape) => Some(shape.clone()),
         None => tensor::shape(weights.get(name)?).ok(),
@@ -52,8 +70,14 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
     total.checked_div(batch as u64)
 }
 
-/// Multiply-accumulates of a node from the shapes of its first two inputs and of its output; `None` for other operators than those of [`macs`].
-pub(crate) fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], output: &[usize]) -> Option<u64> {
+/// Multiply-accumulates of a node from the shapes of its first two inputs and of its output; `None`
+/// for other operators than those of [`macs`].
+pub(crate) fn node_macs(
+    node: &NodeProto,
+    input: &[usize],
+    weight: &[usize],
+    output: &[usize],
+) -> Option<u64> {
     let product = |shape: &[usize]| shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
     let (_, macs) = node.operator().macs?;
     Some(match macs {
@@ -61,7 +85,9 @@ pub(crate) fn node_macs(node: &NodeProto, input: &[usize], weight: &[usize], out
         Macs::Convolution => product(output).saturating_mul(product(weight.get(1..)?)),
         // weight [I, O/groups, k…]: each input element is spread over O/groups·k… outputs
         Macs::Transposed => product(input).saturating_mul(product(weight.get(1..)?)),
-        Macs::Gemm if int(node, "transA") != 0 => product(output).saturating_mul(*input.first()? as u64),
+        Macs::Gemm if int(node, "transA") != 0 => {
+            product(output).saturating_mul(*input.first()? as u64)
+        }
         Macs::Gemm | Macs::Product => product(output).saturating_mul(*input.last()? as u64),
     })
 }
@@ -72,7 +98,10 @@ fn is_counted(node: &NodeProto) -> bool {
 
 fn is_weight(tensor: &TensorProto) -> bool {
     let code = DataType::try_from(tensor.data_type.unwrap_or_default());
-    let float = matches!(code, Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double));
+    let float = matches!(
+        code,
+        Ok(DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+    );
     !tensor.dims.is_empty() && (float || matches!(code, Ok(DataType::Int8 | DataType::Uint8)))
 }
 

@@ -5,7 +5,9 @@
 use super::check::subgraphs;
 use super::nearest::nearest;
 use super::proto::tensor_proto::DataLocation;
-use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+};
 use super::tensor;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -67,7 +69,8 @@ impl Place {
     /// When there is none.
     pub(super) fn folder(folder: &Path) -> Result<Self> {
         // the parent of a bare file name is the empty path, which names no folder
-        let base = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_path_buf() };
+        let base =
+            if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_path_buf() };
         let unreadable = |e| Error::input(format!("{}: cannot be read", base.display())).because(e);
         let root = repository(base.canonicalize().map_err(unreadable)?);
         Ok(Self { base, root })
@@ -90,9 +93,12 @@ impl Place {
     /// Finds a location; gives its path below the root.
     fn locate(&self, location: &str) -> Result<String> {
         let relative = Path::new(location);
-        let outside = || Error::input(format!("`{location}`: expected a path inside the model's folder"));
+        let outside =
+            || Error::input(format!("`{location}`: expected a path inside the model's folder"));
         if relative.is_absolute() {
-            return Err(outside().because("the path is absolute").hint("export the model again, with the data file beside it"));
+            return Err(outside()
+                .because("the path is absolute")
+                .hint("export the model again, with the data file beside it"));
         }
         let path = self.base.join(relative);
         // a way up that leaves the root is not even looked at
@@ -120,11 +126,13 @@ impl Place {
             ))
             .hint("copy the file that the link points to into the model's folder"));
         };
-        let metadata = std::fs::metadata(&target).map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
+        let metadata = std::fs::metadata(&target)
+            .map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
         if !metadata.is_file() {
             return Err(Error::input(format!("{}: expected a plain file", path.display())));
         }
-        let text = |e: &Path| Error::input(format!("{}: expected a path of Unicode text", e.display()));
+        let text =
+            |e: &Path| Error::input(format!("{}: expected a path of Unicode text", e.display()));
         below.to_str().map(str::to_owned).ok_or_else(|| text(&target))
     }
 
@@ -141,23 +149,30 @@ impl Place {
 pub(super) fn survey(model: &ModelProto, places: &[Place]) -> Result<Option<Files>> {
     let mut tensors = Vec::new();
     model.graph.iter().for_each(|graph| collect(graph, &mut tensors));
-    model.functions.iter().flat_map(|function| &function.node).for_each(|node| collect_node(node, &mut tensors));
+    model
+        .functions
+        .iter()
+        .flat_map(|function| &function.node)
+        .for_each(|node| collect_node(node, &mut tensors));
     let mut ranges = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         ranges.push((tensor, range(tensor).map_err(|e| of_tensor(tensor, e))?));
     }
     // all data lies in one place: where the first file is
     let first = ranges.first().map(|(_, range)| range.location.as_str());
-    let place = first.and_then(|first| places.iter().find(|place| place.has(first))).or(places.first());
+    let place =
+        first.and_then(|first| places.iter().find(|place| place.has(first))).or(places.first());
     let Some(place) = place else {
         return match ranges.first() {
-            Some((tensor, range)) => {
-                Err(of_tensor(tensor, Error::input(format!("`{}`: the model was not read from a folder", range.location))))
-            }
+            Some((tensor, range)) => Err(of_tensor(
+                tensor,
+                Error::input(format!("`{}`: the model was not read from a folder", range.location)),
+            )),
             None => Ok(None),
         };
     };
-    let mut files = Files { root: place.root.clone(), found: BTreeMap::new(), locations: BTreeMap::new() };
+    let mut files =
+        Files { root: place.root.clone(), found: BTreeMap::new(), locations: BTreeMap::new() };
     for (tensor, range) in &ranges {
         if !files.locations.contains_key(&range.location) {
             let below = place.locate(&range.location).map_err(|e| of_tensor(tensor, e))?;
@@ -179,7 +194,8 @@ impl Files {
     /// Notes a file below the root.
     fn add(&mut self, below: &str) -> Result<()> {
         let path = self.root.join(below);
-        let metadata = std::fs::metadata(&path).map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
+        let metadata = std::fs::metadata(&path)
+            .map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
         self.found.insert(below.to_owned(), Stamp::new(&metadata));
         Ok(())
     }
@@ -210,12 +226,17 @@ impl Files {
     /// Where a file is, which is still the one that was found.
     pub(super) fn path(&self, below: &str) -> Result<PathBuf> {
         let path = self.root.join(below);
-        let stamp = self.found.get(below).ok_or_else(|| Error::input(format!("{}: not a file of this model", path.display())))?;
-        let now = std::fs::symlink_metadata(&path).map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
+        let stamp = self
+            .found
+            .get(below)
+            .ok_or_else(|| Error::input(format!("{}: not a file of this model", path.display())))?;
+        let now = std::fs::symlink_metadata(&path)
+            .map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
         if now.is_file() && Stamp::new(&now) == *stamp {
             return Ok(path);
         }
-        Err(Error::input(format!("{}: has changed since it was read", path.display())).hint("start again with the file as it is now"))
+        Err(Error::input(format!("{}: has changed since it was read", path.display()))
+            .hint("start again with the file as it is now"))
     }
 
     /// Adds the files' locations, sizes and content to a hash, in order of location.
@@ -225,7 +246,9 @@ impl Files {
     pub(super) fn hash(&self, hash: &mut Sha256) -> Result<()> {
         for (location, below) in &self.locations {
             let path = self.path(below)?;
-            let unreadable = |e: std::io::Error| Error::input(format!("{}: cannot be read", path.display())).because(e);
+            let unreadable = |e: std::io::Error| {
+                Error::input(format!("{}: cannot be read", path.display())).because(e)
+            };
             hash.update((location.len() as u64).to_le_bytes());
             hash.update(location.as_bytes());
             hash.update(self.found.get(below).map_or(0, |stamp| stamp.bytes).to_le_bytes());
@@ -252,7 +275,9 @@ impl Files {
         let below = below.to_string_lossy();
         let length = self.span(tensor, &range, &below)?;
         let path = self.path(&below)?;
-        let unreadable = |e: std::io::Error| Error::input(format!("{}: cannot be read", path.display())).because(e);
+        let unreadable = |e: std::io::Error| {
+            Error::input(format!("{}: cannot be read", path.display())).because(e)
+        };
         let mut source = File::open(&path).map_err(unreadable)?;
         source.seek(SeekFrom::Start(range.offset)).map_err(unreadable)?;
         let mut bytes = vec![0; length];
@@ -269,14 +294,22 @@ impl Files {
         let rest = size.saturating_sub(range.offset);
         let length = range.length.unwrap_or(expected.map_or(rest, |n| n as u64));
         if let Some(expected) = expected.filter(|&n| n as u64 != length) {
-            return Err(Error::input(format!("{}: expected {expected} bytes, found a length of {length}", path.display())));
+            return Err(Error::input(format!(
+                "{}: expected {expected} bytes, found a length of {length}",
+                path.display()
+            )));
         }
         match (range.offset.checked_add(length), usize::try_from(length)) {
             (Some(end), Ok(length)) if end <= size => Ok(length),
             _ => {
-                let error = format!("{}: expected {length} bytes from {}, found a file of {size} bytes", path.display(), range.offset);
+                let error = format!(
+                    "{}: expected {length} bytes from {}, found a file of {size} bytes",
+                    path.display(),
+                    range.offset
+                );
                 Err(if is_pointer(&path) {
-                    Error::input(format!("{error}, a Git LFS pointer")).hint("fetch the file itself with `git lfs pull`")
+                    Error::input(format!("{error}, a Git LFS pointer"))
+                        .hint("fetch the file itself with `git lfs pull`")
                 } else {
                     Error::input(error)
                 })
@@ -296,7 +329,8 @@ fn plain(location: &str) -> PathBuf {
 /// Names the tensor that cannot be read.
 pub(super) fn embed(model: &mut ModelProto, files: &Files) -> Result<()> {
     let mut graphs: Vec<&mut GraphProto> = model.graph.iter_mut().collect();
-    let mut nodes: Vec<&mut NodeProto> = model.functions.iter_mut().flat_map(|function| &mut function.node).collect();
+    let mut nodes: Vec<&mut NodeProto> =
+        model.functions.iter_mut().flat_map(|function| &mut function.node).collect();
     loop {
         let mut tensors: Vec<&mut TensorProto> = Vec::new();
         let mut sparse: Vec<&mut SparseTensorProto> = Vec::new();
@@ -305,12 +339,17 @@ pub(super) fn embed(model: &mut ModelProto, files: &Files) -> Result<()> {
             sparse.extend(&mut graph.sparse_initializer);
             nodes.extend(&mut graph.node);
         }
-        for attribute in std::mem::take(&mut nodes).into_iter().flat_map(|node| &mut node.attribute) {
+        for attribute in std::mem::take(&mut nodes).into_iter().flat_map(|node| &mut node.attribute)
+        {
             tensors.extend(attribute.t.iter_mut().chain(&mut attribute.tensors));
             sparse.extend(attribute.sparse_tensor.iter_mut().chain(&mut attribute.sparse_tensors));
             graphs.extend(attribute.g.iter_mut().chain(&mut attribute.graphs));
         }
-        tensors.extend(sparse.into_iter().flat_map(|sparse| sparse.values.iter_mut().chain(&mut sparse.indices)));
+        tensors.extend(
+            sparse
+                .into_iter()
+                .flat_map(|sparse| sparse.values.iter_mut().chain(&mut sparse.indices)),
+        );
         for tensor in tensors.into_iter().filter(|tensor| is_external(tensor)) {
             tensor.raw_data = Some(files.read(tensor).map_err(|e| of_tensor(tensor, e))?.into());
             tensor.external_data.clear();
@@ -332,7 +371,9 @@ fn is_pointer(path: &Path) -> bool {
 /// A hub's cache keeps what `snapshots/REVISION/` links to in `blobs/`: the repository is the
 /// folder that holds both.
 fn repository(folder: PathBuf) -> PathBuf {
-    let snapshots = folder.ancestors().find(|ancestor| ancestor.file_name().is_some_and(|name| name == "snapshots"));
+    let snapshots = folder
+        .ancestors()
+        .find(|ancestor| ancestor.file_name().is_some_and(|name| name == "snapshots"));
     match snapshots.and_then(Path::parent) {
         Some(repository) if repository.join("blobs").is_dir() => repository.to_path_buf(),
         _ => folder,
@@ -343,20 +384,37 @@ fn repository(folder: PathBuf) -> PathBuf {
 fn missing(location: &str, path: &Path) -> Error {
     let error = Error::input(format!("{}: no such file", path.display()));
     if location.contains('\\') {
-        return Error::input(format!("`{location}`: expected a path with `/` between folders, found `\\`"))
-            .because(error)
-            .hint("export the model again, with the data file beside it");
+        return Error::input(format!(
+            "`{location}`: expected a path with `/` between folders, found `\\`"
+        ))
+        .because(error)
+        .hint("export the model again, with the data file beside it");
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let entries = path.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let files = entries.filter(|entry| entry.path().is_file()).filter_map(|entry| entry.file_name().into_string().ok());
+    let entries = path
+        .parent()
+        .and_then(|folder| std::fs::read_dir(folder).ok())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let files = entries
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok());
     // a model is no data of another one
-    let files: Vec<String> = files.filter(|name| Path::new(name).extension().is_none_or(|end| end != "onnx")).take(BESIDE).collect();
+    let files: Vec<String> = files
+        .filter(|name| Path::new(name).extension().is_none_or(|end| end != "onnx"))
+        .take(BESIDE)
+        .collect();
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     let is_near = |near: &&&str| strsim::normalized_damerau_levenshtein(&name, near) >= NEAR;
     match nearest(&name, &files).first().filter(is_near) {
-        Some(near) => error.hint(format!("beside it lies `{near}`: if that is the model's data, give it the name that the model expects")),
-        None => error.hint("put the model's data file beside the model, under the name that it expects"),
+        Some(near) => error.hint(format!(
+            "beside it lies `{near}`: if that is the model's data, give it the name that the \
+             model expects"
+        )),
+        None => {
+            error.hint("put the model's data file beside the model, under the name that it expects")
+        }
     }
 }
 
@@ -373,7 +431,11 @@ fn collect<'a>(graph: &'a GraphProto, tensors: &mut Vec<&'a TensorProto>) {
 
 fn collect_node<'a>(node: &'a NodeProto, tensors: &mut Vec<&'a TensorProto>) {
     let held = |a: &'a AttributeProto| {
-        let sparse = a.sparse_tensor.iter().chain(&a.sparse_tensors).flat_map(|s| s.values.iter().chain(&s.indices));
+        let sparse = a
+            .sparse_tensor
+            .iter()
+            .chain(&a.sparse_tensors)
+            .flat_map(|s| s.values.iter().chain(&s.indices));
         a.t.iter().chain(&a.tensors).chain(sparse)
     };
     tensors.extend(node.attribute.iter().flat_map(held).filter(|t| is_external(t)));
@@ -384,7 +446,14 @@ fn range(tensor: &TensorProto) -> Result<Range> {
     let mut range = Range { location: String::new(), offset: 0, length: None };
     for entry in &tensor.external_data {
         let number = || {
-            let bad = |e| Error::input(format!("{}: expected a number of bytes, found `{}`", entry.key(), entry.value())).because(e);
+            let bad = |e| {
+                Error::input(format!(
+                    "{}: expected a number of bytes, found `{}`",
+                    entry.key(),
+                    entry.value()
+                ))
+                .because(e)
+            };
             entry.value().parse::<u64>().map_err(bad)
         };
         match entry.key() {

@@ -50,15 +50,30 @@ impl Constant {
     /// # Errors
     /// What is wrong, in words.
     pub fn validate(&self) -> Result<(), String> {
-        let count = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n > 0 && n <= MAX_CONSTANT);
+        let count = self
+            .shape
+            .iter()
+            .try_fold(1usize, |n, &d| n.checked_mul(d))
+            .filter(|&n| n > 0 && n <= MAX_CONSTANT);
         let Some(count) = count else {
-            return Err(format!("expected 1 to {MAX_CONSTANT} values, found shape {:?}", self.shape));
+            return Err(format!(
+                "expected 1 to {MAX_CONSTANT} values, found shape {:?}",
+                self.shape
+            ));
         };
         if self.values.len() != 1 && self.values.len() != count {
-            return Err(format!("expected 1 or {count} values for shape {:?}, found {}", self.shape, self.values.len()));
+            return Err(format!(
+                "expected 1 or {count} values for shape {:?}, found {}",
+                self.shape,
+                self.values.len()
+            ));
         }
         if self.batch_axis.is_some_and(|axis| axis > self.shape.len()) {
-            return Err(format!("expected a batch axis among {} axes, found {:?}", self.shape.len() + 1, self.batch_axis));
+            return Err(format!(
+                "expected a batch axis among {} axes, found {:?}",
+                self.shape.len() + 1,
+                self.batch_axis
+            ));
         }
         match self.values.iter().find(|&&value| !fits(self.dtype, value)) {
             Some(value) => Err(format!("expected values of {}, found {value}", self.dtype.name())),
@@ -78,7 +93,8 @@ impl Constant {
         let values = numbers(self.dtype, &row.repeat(repeats));
         match self.batch_axis {
             None => Array::new(self.shape.clone(), values),
-            Some(axis) => Array::new([&[rows], self.shape.as_slice()].concat(), values)?.with_first_axis_at(axis),
+            Some(axis) => Array::new([&[rows], self.shape.as_slice()].concat(), values)?
+                .with_first_axis_at(axis),
         }
     }
 }
@@ -100,14 +116,21 @@ fn fits(dtype: Dtype, value: f64) -> bool {
         Dtype::I64 => within(-EXACT, EXACT),
         Dtype::F16 => f16::from_f64(value).is_finite(),
         Dtype::BF16 => bf16::from_f64(value).is_finite(),
-        #[allow(clippy::cast_possible_truncation, reason = "whether it truncates to infinity is the question")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "whether it truncates to infinity is the question"
+        )]
         Dtype::F32 => (value as f32).is_finite(),
         Dtype::F64 => value.is_finite(),
     }
 }
 
 /// Numbers that [`fits`] took, as elements.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "their range was checked")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "their range was checked"
+)]
 fn numbers(dtype: Dtype, values: &[f64]) -> Values {
     fn each<T>(values: &[f64], convert: impl Fn(f64) -> T) -> Vec<T> {
         values.iter().map(|&value| convert(value)).collect()
@@ -160,10 +183,17 @@ impl Placed {
         let name = &self.input.name;
         match &self.place {
             Place::At(axis) => Ok(*axis),
-            Place::Nowhere => Err(Error::input(format!("input `{name}`: has no batch axis, so that samples cannot give it"))
-                .hint(format!("give it one value for all of them: --input {name}=VALUE"))),
-            Place::Unknown(why) => Err(Error::input(format!("input `{name}`: which axis is the batch's cannot be known: {why}"))
-                .hint(format!("say --batch-axis {name}=N, N counted from 0, or give it one value for all samples: --input {name}=VALUE"))),
+            Place::Nowhere => Err(Error::input(format!(
+                "input `{name}`: has no batch axis, so that samples cannot give it"
+            ))
+            .hint(format!("give it one value for all of them: --input {name}=VALUE"))),
+            Place::Unknown(why) => Err(Error::input(format!(
+                "input `{name}`: which axis is the batch's cannot be known: {why}"
+            ))
+            .hint(format!(
+                "say --batch-axis {name}=N, N counted from 0, or give it one value for all \
+                 samples: --input {name}=VALUE"
+            ))),
         }
     }
 
@@ -196,8 +226,14 @@ pub fn fixed_batch(inputs: &[Placed]) -> Result<Option<usize>> {
     for placed in inputs {
         match (placed.fixed_batch(), fixed) {
             (Some(n), Some((first, m))) if n != m => {
-                return Err(Error::input(format!("input `{}`: expected a batch of {m} as of `{first}`, found {n}", placed.input.name))
-                    .hint(format!("say which axis is the batch's: --batch-axis {}=N", placed.input.name)));
+                return Err(Error::input(format!(
+                    "input `{}`: expected a batch of {m} as of `{first}`, found {n}",
+                    placed.input.name
+                ))
+                .hint(format!(
+                    "say which axis is the batch's: --batch-axis {}=N",
+                    placed.input.name
+                )));
             }
             (Some(n), None) => fixed = Some((&placed.input.name, n)),
             _ => {}
@@ -213,18 +249,34 @@ pub fn fixed_batch(inputs: &[Placed]) -> Result<Option<usize>> {
 /// # Errors
 /// When what the user says is about no input, or does not fit it.
 pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option<String>)> {
-    for named in feeding.batch_axes.iter().map(|b| ("--batch-axis", &b.input)).chain(feeding.values.iter().map(|v| ("--input", &v.input))) {
+    for named in feeding
+        .batch_axes
+        .iter()
+        .map(|b| ("--batch-axis", &b.input))
+        .chain(feeding.values.iter().map(|v| ("--input", &v.input)))
+    {
         if !inputs.iter().any(|input| input.name == *named.1) {
-            let names: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
-            return Err(Error::input(format!("{} {}: the model has no such input, it has {}", named.0, named.1, names.join(", "))));
+            let names: Vec<String> =
+                inputs.iter().map(|input| format!("`{}`", input.name)).collect();
+            return Err(Error::input(format!(
+                "{} {}: the model has no such input, it has {}",
+                named.0,
+                named.1,
+                names.join(", ")
+            )));
         }
     }
-    let said = |input: &Value| feeding.batch_axes.iter().rev().find(|said| said.input == input.name);
+    let said =
+        |input: &Value| feeding.batch_axes.iter().rev().find(|said| said.input == input.name);
     for input in inputs {
         if let Some(BatchAxis { axis: Some(axis), .. }) = said(input)
             && (input.has_shape && *axis >= input.shape.len() || !input.has_shape && *axis > 0)
         {
-            return Err(Error::input(format!("--batch-axis {}={axis}: the input has {} axes", input.name, input.shape.len())));
+            return Err(Error::input(format!(
+                "--batch-axis {}={axis}: the input has {} axes",
+                input.name,
+                input.shape.len()
+            )));
         }
     }
     let is_given = |input: &Value| feeding.values.iter().any(|value| value.input == input.name);
@@ -232,12 +284,14 @@ pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option
     let fed: Vec<&Value> = inputs.iter().filter(|input| !is_given(input)).collect();
     let open: Vec<&Value> = fed.iter().copied().filter(|input| said(input).is_none()).collect();
     let of_said = |input: &Value| symbol(input, said(input)?.axis?).map(str::to_owned);
-    let batches: Vec<String> = inputs.iter().filter_map(of_said).chain(batch_symbol(&open)).collect();
+    let batches: Vec<String> =
+        inputs.iter().filter_map(of_said).chain(batch_symbol(&open)).collect();
     let first_fixed = fed.iter().find_map(|input| match input.shape.first() {
         Some(Dim::Fixed(n)) => Some(*n),
         _ => None,
     });
-    let all_fixed = fed.iter().all(|input| matches!(input.shape.first(), None | Some(Dim::Fixed(_))));
+    let all_fixed =
+        fed.iter().all(|input| matches!(input.shape.first(), None | Some(Dim::Fixed(_))));
     let mut found = Vec::with_capacity(inputs.len());
     for input in inputs {
         let place = match said(input) {
@@ -249,15 +303,20 @@ pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option
         let constant = given.map(|given| constant(input, &place, given)).transpose()?;
         found.push(Placed { input: input.clone(), place, constant });
     }
-    let moved: Vec<String> = found.iter().filter(|placed| said(&placed.input).is_none()).filter_map(describe).collect();
-    let note = (!moved.is_empty()).then(|| format!("the batch stands on {} (--batch-axis INPUT=N says otherwise)", moved.join(", ")));
+    let moved: Vec<String> =
+        found.iter().filter(|placed| said(&placed.input).is_none()).filter_map(describe).collect();
+    let note = (!moved.is_empty()).then(|| {
+        format!("the batch stands on {} (--batch-axis INPUT=N says otherwise)", moved.join(", "))
+    });
     Ok((found, note))
 }
 
 fn describe(placed: &Placed) -> Option<String> {
     let Place::At(axis) = placed.place else { return None };
     let symbol = symbol(&placed.input, axis)?;
-    (axis > 0).then(|| format!("axis {axis} of input `{}`, where its shape says `{symbol}`", placed.input.name))
+    (axis > 0).then(|| {
+        format!("axis {axis} of input `{}`, where its shape says `{symbol}`", placed.input.name)
+    })
 }
 
 /// The name of an open axis; a name that a converter counts up says nothing.
@@ -281,14 +340,17 @@ fn says_batch(name: &str) -> u8 {
 
 /// Whether a name is that of an axis inside a sample.
 fn says_another(name: &str) -> bool {
-    const WORDS: [&str; 10] = ["seq", "time", "frame", "len", "token", "step", "height", "width", "channel", "feature"];
+    const WORDS: [&str; 10] =
+        ["seq", "time", "frame", "len", "token", "step", "height", "width", "channel", "feature"];
     let lower = name.to_lowercase();
-    matches!(lower.as_str(), "t" | "s" | "l" | "h" | "w" | "c") || WORDS.iter().any(|word| lower.contains(word))
+    matches!(lower.as_str(), "t" | "s" | "l" | "h" | "w" | "c")
+        || WORDS.iter().any(|word| lower.contains(word))
 }
 
 /// The axis whose name says batch most surely, the first of those.
 fn named_axis(input: &Value) -> Option<(usize, u8)> {
-    let axes = (0..input.shape.len()).filter_map(|axis| Some((axis, says_batch(symbol(input, axis)?))));
+    let axes =
+        (0..input.shape.len()).filter_map(|axis| Some((axis, says_batch(symbol(input, axis)?))));
     axes.filter(|&(_, rank)| rank > 0).min_by_key(|&(axis, rank)| (Reverse(rank), axis))
 }
 
@@ -299,19 +361,30 @@ fn batch_symbol(inputs: &[&Value]) -> Option<String> {
             let (axis, rank) = named_axis(input)?;
             // a single letter behind a fixed batch of one is some other count
             let baked = axis > 0 && rank == 1 && matches!(input.shape.first(), Some(Dim::Fixed(1)));
-            (rank == wanted && (axis == 0 || !only_first) && !baked).then(|| symbol(input, axis)).flatten()
+            (rank == wanted && (axis == 0 || !only_first) && !baked)
+                .then(|| symbol(input, axis))
+                .flatten()
         })
     };
-    let shaped: Vec<&Value> = inputs.iter().copied().filter(|input| !input.shape.is_empty()).collect();
+    let shaped: Vec<&Value> =
+        inputs.iter().copied().filter(|input| !input.shape.is_empty()).collect();
     let shared = || {
         let (first, others) = shaped.split_first()?;
-        let has = |input: &&Value, name: &str| (0..input.shape.len()).any(|axis| symbol(input, axis) == Some(name));
-        let mut common = (0..first.shape.len()).filter_map(|axis| symbol(first, axis)).filter(|name| others.iter().all(|o| has(o, name)));
+        let has = |input: &&Value, name: &str| {
+            (0..input.shape.len()).any(|axis| symbol(input, axis) == Some(name))
+        };
+        let mut common = (0..first.shape.len())
+            .filter_map(|axis| symbol(first, axis))
+            .filter(|name| others.iter().all(|o| has(o, name)));
         let only = common.next().filter(|_| !others.is_empty())?;
         common.all(|name| name == only).then_some(only)
     };
     let leading = || symbol(shaped.first()?, 0).filter(|name| !says_another(name));
-    let found = with_rank(2, false).or_else(|| with_rank(1, true)).or_else(shared).or_else(|| with_rank(1, false)).or_else(leading);
+    let found = with_rank(2, false)
+        .or_else(|| with_rank(1, true))
+        .or_else(shared)
+        .or_else(|| with_rank(1, false))
+        .or_else(leading);
     found.map(str::to_owned)
 }
 
@@ -323,7 +396,8 @@ fn by_shape(input: &Value, batches: &[String], fixed: Option<usize>) -> Place {
     if input.shape.is_empty() {
         return Place::Nowhere;
     }
-    let axis_of = |batch: &String| (0..input.shape.len()).find(|&axis| symbol(input, axis) == Some(batch));
+    let axis_of =
+        |batch: &String| (0..input.shape.len()).find(|&axis| symbol(input, axis) == Some(batch));
     if let Some(axis) = batches.iter().find_map(axis_of) {
         return Place::At(axis);
     }
@@ -331,11 +405,17 @@ fn by_shape(input: &Value, batches: &[String], fixed: Option<usize>) -> Place {
     if let Some((axis, 2)) = named_axis(input) {
         return Place::At(axis);
     }
-    let other = || batches.first().map_or_else(String::new, |batch| format!(", and its shape does not say `{batch}`"));
+    let other = || {
+        batches
+            .first()
+            .map_or_else(String::new, |batch| format!(", and its shape does not say `{batch}`"))
+    };
     match &input.shape[0] {
         Dim::Fixed(n) if Some(*n) == fixed => Place::At(0),
         Dim::Fixed(n) => Place::Unknown(format!("its first axis is fixed to {n}{}", other())),
-        Dim::Symbol(name) if !name.starts_with("unk__") => Place::Unknown(format!("its first axis is `{name}`{}", other())),
+        Dim::Symbol(name) if !name.starts_with("unk__") => {
+            Place::Unknown(format!("its first axis is `{name}`{}", other()))
+        }
         Dim::Symbol(_) | Dim::Open => Place::At(0),
     }
 }
@@ -343,7 +423,9 @@ fn by_shape(input: &Value, batches: &[String], fixed: Option<usize>) -> Place {
 /// A value that is given, in the shape that the model declares.
 fn constant(input: &Value, place: &Place, given: &InputValue) -> Result<Constant> {
     let subject = || format!("--input {}", input.name);
-    let dtype = input.dtype.ok_or_else(|| Error::input(format!("{}: the model takes a type that cannot be given", subject())))?;
+    let dtype = input.dtype.ok_or_else(|| {
+        Error::input(format!("{}: the model takes a type that cannot be given", subject()))
+    })?;
     let batch_axis = match (place, input.has_shape) {
         (Place::At(axis), true) => Some(*axis),
         _ => None,
@@ -353,16 +435,21 @@ fn constant(input: &Value, place: &Place, given: &InputValue) -> Result<Constant
         dims.remove(axis);
     }
     let shape = if !input.has_shape {
-        given.shape.clone().unwrap_or_else(|| if given.values.len() == 1 { Vec::new() } else { vec![given.values.len()] })
+        given.shape.clone().unwrap_or_else(|| {
+            if given.values.len() == 1 { Vec::new() } else { vec![given.values.len()] }
+        })
     } else if let Some(shape) = &given.shape {
         let mut shape = shape.clone();
         // a file may have the batch's axis, of one
-        if let Some(axis) = batch_axis.filter(|&axis| shape.len() == dims.len() + 1 && shape.get(axis) == Some(&1)) {
+        if let Some(axis) =
+            batch_axis.filter(|&axis| shape.len() == dims.len() + 1 && shape.get(axis) == Some(&1))
+        {
             shape.remove(axis);
         }
         shape
     } else {
-        let fixed: usize = dims.iter().map(|dim| if let Dim::Fixed(n) = dim { *n } else { 1 }).product();
+        let fixed: usize =
+            dims.iter().map(|dim| if let Dim::Fixed(n) = dim { *n } else { 1 }).product();
         let open = dims.iter().filter(|dim| !matches!(dim, Dim::Fixed(_))).count();
         let rest = given.values.len() / fixed.max(1);
         let size = |dim: &Dim| match dim {
@@ -374,9 +461,19 @@ fn constant(input: &Value, place: &Place, given: &InputValue) -> Result<Constant
     };
     let fits = |(dim, size): (&Dim, &usize)| !matches!(dim, Dim::Fixed(n) if n != size);
     if input.has_shape && (shape.len() != dims.len() || !dims.iter().zip(&shape).all(fits)) {
-        return Err(Error::input(format!("{}: expected {}, found shape {shape:?}", subject(), axes(&dims))));
+        return Err(Error::input(format!(
+            "{}: expected {}, found shape {shape:?}",
+            subject(),
+            axes(&dims)
+        )));
     }
-    let constant = Constant { tensor: input.name.clone(), dtype, shape, batch_axis, values: given.values.clone() };
+    let constant = Constant {
+        tensor: input.name.clone(),
+        dtype,
+        shape,
+        batch_axis,
+        values: given.values.clone(),
+    };
     constant.validate().context(subject)?;
     Ok(constant)
 }

@@ -1,4 +1,5 @@
-//! How values flow through a graph: what depends on the input, what reaches the output, and which tensors everything passes through.
+//! How values flow through a graph: what depends on the input, what reaches the output, and which
+//! tensors everything passes through.
 
 use super::Model;
 use super::check::subgraphs;
@@ -14,7 +15,8 @@ pub(super) struct Flow<'a> {
 
 /// What a node reads, the outer tensors of its subgraphs included.
 pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
-    let mut names: Vec<&str> = node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+    let mut names: Vec<&str> =
+        node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
     for inner in subgraphs(node) {
         names.extend(inner.node.iter().flat_map(reads));
         names.extend(inner.output.iter().map(super::proto::ValueInfoProto::name));
@@ -24,7 +26,11 @@ pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
 
 /// The outputs of a node that can hold activations.
 pub fn values(node: &NodeProto) -> impl Iterator<Item = &str> {
-    node.output.iter().take(node.operator().values).map(String::as_str).filter(|name| !name.is_empty())
+    node.output
+        .iter()
+        .take(node.operator().values)
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
 }
 
 impl<'a> Flow<'a> {
@@ -32,12 +38,18 @@ impl<'a> Flow<'a> {
     pub(super) fn new(model: &'a Model) -> Self {
         let graph = model.graph();
         let fed: HashSet<String> = model.inputs().into_iter().map(|input| input.name).collect();
-        let mut dependent: HashSet<&str> =
-            graph.input.iter().map(super::proto::ValueInfoProto::name).filter(|name| fed.contains(*name)).collect();
+        let mut dependent: HashSet<&str> = graph
+            .input
+            .iter()
+            .map(super::proto::ValueInfoProto::name)
+            .filter(|name| fed.contains(*name))
+            .collect();
         let mut producer = HashMap::new();
         for (index, node) in graph.node.iter().enumerate() {
             producer.extend(node.output.iter().map(|name| (name.as_str(), index)));
-            if !node.operator().reads_shape && reads(node).iter().any(|name| dependent.contains(name)) {
+            if !node.operator().reads_shape
+                && reads(node).iter().any(|name| dependent.contains(name))
+            {
                 dependent.extend(values(node));
             }
         }
@@ -82,8 +94,9 @@ impl<'a> Flow<'a> {
         found
     }
 
-    /// The tensors that every path from the inputs to `targets` passes through. Sweeping the nodes in order, such a tensor is the only value
-    /// that is still to be read at the moment it is computed; the converse holds too, since whatever else were alive would be a way around it.
+    /// The tensors that every path from the inputs to `targets` passes through. Sweeping the nodes
+    /// in order, such a tensor is the only value that is still to be read at the moment it is
+    /// computed; the converse holds too, since whatever else were alive would be a way around it.
     pub(super) fn bottlenecks(&self, targets: &[&'a str]) -> HashSet<&'a str> {
         let relevant = self.ancestors(targets);
         let useful = |node: &NodeProto| values(node).any(|name| relevant.contains(name));
@@ -91,7 +104,8 @@ impl<'a> Flow<'a> {
         for (index, node) in self.graph.node.iter().enumerate().filter(|(_, node)| useful(node)) {
             last_read.extend(self.data(node).into_iter().map(|name| (name, index)));
         }
-        let mut alive: HashSet<&str> = relevant.iter().copied().filter(|name| !self.producer.contains_key(name)).collect();
+        let mut alive: HashSet<&str> =
+            relevant.iter().copied().filter(|name| !self.producer.contains_key(name)).collect();
         let mut found = HashSet::new();
         for (index, node) in self.graph.node.iter().enumerate().filter(|(_, node)| useful(node)) {
             for name in self.data(node) {

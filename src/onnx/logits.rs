@@ -53,7 +53,8 @@ pub struct Found {
 pub fn of_output(model: &Model) -> Option<Found> {
     let output = model.outputs().into_iter().next()?;
     let is_real = |name: &str| model.quantized().contains_key(name);
-    let is_table = (output.dtype.is_some_and(Dtype::is_float) || is_real(&output.name)) && matches!(output.shape.len(), 0 | 2);
+    let is_table = (output.dtype.is_some_and(Dtype::is_float) || is_real(&output.name))
+        && matches!(output.shape.len(), 0 | 2);
     is_table.then(|| Found { ending: walk::back(model, &output.name), tensor: output.name })
 }
 
@@ -69,7 +70,10 @@ pub fn of_tensor(model: &Model, name: &str) -> Found {
 #[must_use]
 pub fn of_student(model: &Model) -> Option<String> {
     let found = of_output(model)?;
-    let before = found.ending.filter(|e| e.activation == Activation::Softmax && !e.is_reshaped).and_then(|ending| ending.before);
+    let before = found
+        .ending
+        .filter(|e| e.activation == Activation::Softmax && !e.is_reshaped)
+        .and_then(|ending| ending.before);
     Some(before.unwrap_or(found.tensor))
 }
 
@@ -95,10 +99,15 @@ impl Found {
     /// Why there are none.
     pub fn choose(&self, row: impl Fn(&str) -> Option<Vec<usize>>) -> Result<Logits, String> {
         let output = &self.tensor;
-        let shape = row(output).ok_or_else(|| format!("`{output}`: its shape varies between samples or has no batch axis"))?;
-        let classes = classes(&shape).ok_or_else(|| format!("`{output}`: expected one value a class, found rows of {shape:?}"))?;
+        let shape = row(output).ok_or_else(|| {
+            format!("`{output}`: its shape varies between samples or has no batch axis")
+        })?;
+        let classes = classes(&shape).ok_or_else(|| {
+            format!("`{output}`: expected one value a class, found rows of {shape:?}")
+        })?;
         let kept = |tensor: &str, conversion, note: Option<String>| {
-            let ends_in_softmax = self.ending.as_ref().is_some_and(|ending| ending.activation == Activation::Softmax);
+            let ends_in_softmax =
+                self.ending.as_ref().is_some_and(|ending| ending.activation == Activation::Softmax);
             Ok(Logits { tensor: tensor.to_owned(), classes, conversion, note, ends_in_softmax })
         };
         let Some(ending) = &self.ending else { return kept(output, None, None) };
@@ -108,18 +117,44 @@ impl Found {
             Activation::HardSigmoid => "hard sigmoid",
         };
         let read = ending.reads.as_deref().and_then(&row);
-        if let Some(found) = read.and_then(|read| ending.normalized(&read)).filter(|&found| found != classes) {
-            return Err(format!("`{output}`: the softmax before it is over {found} of a row's {classes} values"));
+        if let Some(found) =
+            read.and_then(|read| ending.normalized(&read)).filter(|&found| found != classes)
+        {
+            return Err(format!(
+                "`{output}`: the softmax before it is over {found} of a row's {classes} values"
+            ));
         }
-        if let Some(before) = ending.before.as_deref().filter(|before| row(before).as_deref().and_then(self::classes) == Some(classes)) {
-            return kept(before, None, Some(format!("`{before}`, which the {what} at the end reads")));
+        if let Some(before) = ending
+            .before
+            .as_deref()
+            .filter(|before| row(before).as_deref().and_then(self::classes) == Some(classes))
+        {
+            return kept(
+                before,
+                None,
+                Some(format!("`{before}`, which the {what} at the end reads")),
+            );
         }
         match (ending.activation, ending.is_log) {
-            (Activation::Softmax, true) => kept(output, None, Some(format!("`{output}`, which holds logarithms of probabilities"))),
-            (Activation::Softmax, false) => kept(output, Some(Conversion::Probabilities), Some(Conversion::Probabilities.describe(output))),
-            (Activation::Sigmoid, false) => kept(output, Some(Conversion::Sigmoid), Some(Conversion::Sigmoid.describe(output))),
-            (Activation::Sigmoid, true) => Err(format!("`{output}` holds logarithms of a sigmoid, of which no logits are made")),
-            (Activation::HardSigmoid, _) => Err(format!("`{output}` holds the values of a hard sigmoid, of which no logits are made")),
+            (Activation::Softmax, true) => kept(
+                output,
+                None,
+                Some(format!("`{output}`, which holds logarithms of probabilities")),
+            ),
+            (Activation::Softmax, false) => kept(
+                output,
+                Some(Conversion::Probabilities),
+                Some(Conversion::Probabilities.describe(output)),
+            ),
+            (Activation::Sigmoid, false) => {
+                kept(output, Some(Conversion::Sigmoid), Some(Conversion::Sigmoid.describe(output)))
+            }
+            (Activation::Sigmoid, true) => Err(format!(
+                "`{output}` holds logarithms of a sigmoid, of which no logits are made"
+            )),
+            (Activation::HardSigmoid, _) => Err(format!(
+                "`{output}` holds the values of a hard sigmoid, of which no logits are made"
+            )),
         }
     }
 }
@@ -139,7 +174,9 @@ impl Conversion {
     pub fn describe(self, tensor: &str) -> String {
         match self {
             Self::Probabilities => format!("log p of `{tensor}`, which holds probabilities"),
-            Self::Sigmoid => format!("log(p / (1 - p)) of `{tensor}`, which holds the values of a sigmoid"),
+            Self::Sigmoid => {
+                format!("log(p / (1 - p)) of `{tensor}`, which holds the values of a sigmoid")
+            }
         }
     }
 
@@ -149,9 +186,11 @@ impl Conversion {
     /// # Errors
     /// The index of the first value that is no probability.
     pub fn apply(self, values: &mut [f32], of: Dtype) -> Result<(), usize> {
-        let smallest = if of == Dtype::F16 { half::f16::from_bits(1).to_f32() } else { f32::MIN_POSITIVE };
+        let smallest =
+            if of == Dtype::F16 { half::f16::from_bits(1).to_f32() } else { f32::MIN_POSITIVE };
         // shares of any sum are as good: softmax(log p) does not see a factor
-        let is_valid = |p: f32| is_probability(p) || (self == Self::Probabilities && p > 1.0 && p.is_finite());
+        let is_valid =
+            |p: f32| is_probability(p) || (self == Self::Probabilities && p > 1.0 && p.is_finite());
         if let Some(index) = values.iter().position(|&p| !is_valid(p)) {
             return Err(index);
         }
@@ -191,11 +230,15 @@ pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
     }
     let rows = || values.chunks(classes);
     let sum = |row: &[f32]| row.iter().sum::<f32>();
-    if rows().all(|row| row.iter().all(|&p| is_probability(p)) && (sum(row) - 1.0).abs() <= TOLERANCE) {
+    if rows()
+        .all(|row| row.iter().all(|&p| is_probability(p)) && (sum(row) - 1.0).abs() <= TOLERANCE)
+    {
         return true;
     }
     let first = sum(values.get(..classes).unwrap_or_default());
-    let is_share = |row: &[f32]| row.iter().all(|&p| p >= 0.0) && (sum(row) - first).abs() <= first * TOLERANCE_OF_A_SUM;
+    let is_share = |row: &[f32]| {
+        row.iter().all(|&p| p >= 0.0) && (sum(row) - first).abs() <= first * TOLERANCE_OF_A_SUM
+    };
     let mut different: Vec<&[f32]> = Vec::new();
     for row in rows() {
         if different.len() < ROWS_OF_A_SUM && !different.contains(&row) {

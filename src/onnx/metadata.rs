@@ -1,4 +1,5 @@
-//! The keys under which a trained student carries what its users need (`metadata_props` of the model).
+//! The keys under which a trained student carries what its users need (`metadata_props` of the
+//! model).
 
 /// The preprocessing that it was trained with, as JSON of [`crate::recipe::Preprocess`].
 pub const PREPROCESS: &str = "nst-cache.preprocess";

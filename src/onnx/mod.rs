@@ -1,4 +1,5 @@
-//! ONNX files: reading, checking, exposing intermediate tensors, and writing. Knows neither ONNX Runtime nor the trainer.
+//! ONNX files: reading, checking, exposing intermediate tensors, and writing. Knows neither ONNX
+//! Runtime nor the trainer.
 
 mod check;
 pub mod cost;
@@ -97,9 +98,11 @@ impl Model {
         let unreadable = |e| Error::input(format!("{}: cannot be read", path.display())).because(e);
         let mut source = File::open(path).map_err(unreadable)?;
         let metadata = source.metadata().map_err(unreadable)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(PROTOBUF_BYTES));
+        let mut bytes =
+            Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(PROTOBUF_BYTES));
         source.read_to_end(&mut bytes).map_err(unreadable)?;
-        Self::checked(bytes::Bytes::from(bytes), &Place::of_model(path)?, Some((path, &metadata))).context(subject)
+        Self::checked(bytes::Bytes::from(bytes), &Place::of_model(path)?, Some((path, &metadata)))
+            .context(subject)
     }
 
     /// The same from bytes, all of which are kept; `folder` is where external data may lie.
@@ -122,17 +125,27 @@ impl Model {
     }
 
     /// `file`: what the bytes were read from, if its large weights are to stay there.
-    fn checked(bytes: bytes::Bytes, places: &[Place], file: Option<(&Path, &Metadata)>) -> Result<Self> {
+    fn checked(
+        bytes: bytes::Bytes,
+        places: &[Place],
+        file: Option<(&Path, &Metadata)>,
+    ) -> Result<Self> {
         let mut hash = Sha256::new();
         hash.update(&bytes);
         let mut proto = decode(&bytes)?;
-        let graph = proto.graph.as_ref().ok_or_else(|| Error::input("not an ONNX model: expected a graph, found none"))?;
+        let graph = proto
+            .graph
+            .as_ref()
+            .ok_or_else(|| Error::input("not an ONNX model: expected a graph, found none"))?;
         check::graph(graph)?;
         let mut files = external::survey(&proto, places)?;
         let mut edit = Edit::default();
         if let Some(files) = &mut files {
             files.hash(&mut hash)?;
-            edit = Edit { file: file.and_then(|(path, metadata)| files.add_model(path, metadata)), moved: files.moved() };
+            edit = Edit {
+                file: file.and_then(|(path, metadata)| files.add_model(path, metadata)),
+                moved: files.moved(),
+            };
         }
         let mut sha256 = String::new();
         for byte in hash.finalize() {
@@ -175,8 +188,9 @@ impl Model {
         self.files.as_ref().map(|files| files.root.as_path())
     }
 
-    /// SHA-256 in hex of the file and, after it, of each external data file (location, size and content, in order of location): what names
-    /// the model in manifests. Without external data it is the file's own.
+    /// SHA-256 in hex of the file and, after it, of each external data file (location, size and
+    /// content, in order of location): what names the model in manifests. Without external data it
+    /// is the file's own.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
@@ -185,7 +199,8 @@ impl Model {
     /// The version of the default operator set (1 for the oldest files, which do not state it).
     #[must_use]
     pub fn opset(&self) -> i64 {
-        let default = self.proto.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"));
+        let default =
+            self.proto.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"));
         default.map_or(1, proto::OperatorSetIdProto::version)
     }
 
@@ -208,10 +223,16 @@ impl Model {
     /// # Errors
     /// When its bytes do not fit its shape and type, or external data cannot be read.
     pub fn initializer(&self, name: &str) -> Result<Option<Array>> {
-        self.graph().initializer.iter().find(|tensor| tensor.name() == name).map(|tensor| self.tensor(tensor)).transpose()
+        self.graph()
+            .initializer
+            .iter()
+            .find(|tensor| tensor.name() == name)
+            .map(|tensor| self.tensor(tensor))
+            .transpose()
     }
 
-    /// Decodes any tensor of this model (an initialiser, a Constant's attribute). Bool and the small integers come out as `uint8`/`int32`/`int64`, bfloat16 as float32.
+    /// Decodes any tensor of this model (an initialiser, a Constant's attribute). Bool and the
+    /// small integers come out as `uint8`/`int32`/`int64`, bfloat16 as float32.
     ///
     /// # Errors
     /// As [`Model::initializer`].
@@ -235,7 +256,11 @@ impl Model {
     /// The metadata entry of a key.
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.proto.metadata_props.iter().find(|entry| entry.key() == key).map(proto::StringStringEntryProto::value)
+        self.proto
+            .metadata_props
+            .iter()
+            .find(|entry| entry.key() == key)
+            .map(proto::StringStringEntryProto::value)
     }
 
     /// The encoded model, as [`Model::bytes`], with more tensors exposed as outputs: one more
@@ -256,29 +281,42 @@ impl Model {
     /// # Errors
     /// As [`Model::with_outputs`].
     pub fn whole_with_outputs(&self, names: &[String]) -> Result<Vec<u8>> {
-        let (Some(file), Some(files)) = (&self.file, &self.files) else { return self.with_outputs(names) };
+        let (Some(file), Some(files)) = (&self.file, &self.files) else {
+            return self.with_outputs(names);
+        };
         let path = files.path(file)?;
-        let bytes = std::fs::read(&path).map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
+        let bytes = std::fs::read(&path)
+            .map_err(|e| Error::input(format!("{}: cannot be read", path.display())).because(e))?;
         files.unchanged()?;
-        let mut bytes = weights::edited(&bytes, &Edit { file: None, moved: files.moved() }).unwrap_or(bytes);
+        let mut bytes =
+            weights::edited(&bytes, &Edit { file: None, moved: files.moved() }).unwrap_or(bytes);
         bytes.extend(&self.added);
         self.expose(names, bytes)
     }
 
     fn expose(&self, names: &[String], mut bytes: Vec<u8>) -> Result<Vec<u8>> {
         let graph = self.graph();
-        // ONNX Runtime accepts duplicates, inputs and initialisers silently: only what a node computes may be named
-        let computed: HashSet<&str> =
-            graph.node.iter().flat_map(|node| &node.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
-        let mut exposed: HashSet<&str> = graph.output.iter().map(proto::ValueInfoProto::name).collect();
+        // ONNX Runtime accepts duplicates, inputs and initialisers silently: only what a node
+        // computes may be named
+        let computed: HashSet<&str> = graph
+            .node
+            .iter()
+            .flat_map(|node| &node.output)
+            .map(String::as_str)
+            .filter(|n| !n.is_empty())
+            .collect();
+        let mut exposed: HashSet<&str> =
+            graph.output.iter().map(proto::ValueInfoProto::name).collect();
         let mut output = Vec::new();
         for name in names {
             if !computed.contains(name.as_str()) && !exposed.contains(name.as_str()) {
-                let known: Vec<&str> = graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+                let known: Vec<&str> =
+                    graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
                 return Err(nearest::unknown("tensor", name, &known));
             }
             if exposed.insert(name) {
-                output.push(proto::ValueInfoProto { name: Some(name.clone()), ..Default::default() });
+                output
+                    .push(proto::ValueInfoProto { name: Some(name.clone()), ..Default::default() });
             }
         }
         if !output.is_empty() {
@@ -299,7 +337,14 @@ impl Model {
         external::embed(&mut proto, files)?;
         let bytes = bytes::Bytes::from(proto.encode_to_vec());
         drop(proto);
-        Ok(Self { proto: decode(&bytes)?, bytes, file: None, files: None, added: Vec::new(), sha256: self.sha256.clone() })
+        Ok(Self {
+            proto: decode(&bytes)?,
+            bytes,
+            file: None,
+            files: None,
+            added: Vec::new(),
+            sha256: self.sha256.clone(),
+        })
     }
 
     /// The model with what `extra` holds added to its graph, in the same way; it keeps its hash.
@@ -328,7 +373,8 @@ fn decode(bytes: &bytes::Bytes) -> Result<proto::ModelProto> {
         return Err(Error::input("not an ONNX model: the file is empty"));
     }
     if is_pointer(bytes) {
-        return Err(Error::input("not an ONNX model: a Git LFS pointer").hint("fetch the file itself with `git lfs pull`"));
+        return Err(Error::input("not an ONNX model: a Git LFS pointer")
+            .hint("fetch the file itself with `git lfs pull`"));
     }
     proto::ModelProto::decode(bytes.clone()).or_else(|e| {
         // a comment in another encoding than UTF-8 is left out
@@ -352,7 +398,9 @@ fn value(info: &proto::ValueInfoProto) -> Value {
     };
     let dim = |dim: &proto::tensor_shape_proto::Dimension| match &dim.value {
         // exporters write 0 and −1 alike for what is open
-        Some(Size::DimValue(n)) => usize::try_from(*n).ok().filter(|&n| n > 0).map_or(Dim::Open, Dim::Fixed),
+        Some(Size::DimValue(n)) => {
+            usize::try_from(*n).ok().filter(|&n| n > 0).map_or(Dim::Open, Dim::Fixed)
+        }
         Some(Size::DimParam(name)) if !name.is_empty() => Dim::Symbol(name.clone()),
         _ => Dim::Open,
     };
@@ -371,10 +419,18 @@ fn kind(of: Option<&proto::TypeProto>) -> String {
     use proto::type_proto::Value as Of;
     match of.and_then(|of| of.value.as_ref()) {
         Some(Of::TensorType(tensor)) => tensor::type_name(tensor.elem_type()),
-        Some(Of::SparseTensorType(tensor)) => format!("sparse({})", tensor::type_name(tensor.elem_type())),
+        Some(Of::SparseTensorType(tensor)) => {
+            format!("sparse({})", tensor::type_name(tensor.elem_type()))
+        }
         Some(Of::SequenceType(sequence)) => format!("seq({})", kind(sequence.elem_type.as_deref())),
-        Some(Of::OptionalType(optional)) => format!("optional({})", kind(optional.elem_type.as_deref())),
-        Some(Of::MapType(map)) => format!("map({}, {})", tensor::type_name(map.key_type()), kind(map.value_type.as_deref())),
+        Some(Of::OptionalType(optional)) => {
+            format!("optional({})", kind(optional.elem_type.as_deref()))
+        }
+        Some(Of::MapType(map)) => format!(
+            "map({}, {})",
+            tensor::type_name(map.key_type()),
+            kind(map.value_type.as_deref())
+        ),
         Some(Of::OpaqueType(opaque)) => format!("opaque({})", opaque.name()),
         None => "undeclared".to_owned(),
     }

@@ -5,7 +5,8 @@ use crate::error::Error;
 /// How many names are listed.
 const LISTED: usize = 5;
 
-/// The known names most like `name`, best first: those that contain it (or end like it), then by edit distance.
+/// The known names most like `name`, best first: those that contain it (or end like it), then by
+/// edit distance.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Vec<&'a str> {
     let wanted = name.to_lowercase();
@@ -15,7 +16,11 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Vec<&'a str> {
         .map(|&candidate| {
             let lower = candidate.to_lowercase();
             let contained = !wanted.is_empty() && lower.contains(&wanted);
-            (strsim::normalized_damerau_levenshtein(&wanted, &lower) + f64::from(u8::from(contained)), candidate)
+            (
+                strsim::normalized_damerau_levenshtein(&wanted, &lower)
+                    + f64::from(u8::from(contained)),
+                candidate,
+            )
         })
         .collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -27,7 +32,10 @@ pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
     let error = Error::input(format!("{what} `{name}`: no node of the model computes it"));
     match nearest(name, known).as_slice() {
         [] => error,
-        names => error.hint(format!("the nearest names are {}", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "))),
+        names => error.hint(format!(
+            "the nearest names are {}",
+            names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+        )),
     }
 }
 

@@ -6,7 +6,8 @@ use super::operator::Class;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-/// Scale γ and shift β of a batch normalisation, by channel: what it gives has mean β and deviation |γ| over the data that it was trained on.
+/// Scale γ and shift β of a batch normalisation, by channel: what it gives has mean β and deviation
+/// |γ| over the data that it was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchNorm {
@@ -17,18 +18,26 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// The normalisation right before an activation that reads `tensor`: what computes it, or the one that a shortcut is added to. `None` where
-    /// nothing rectifies the tensor, its normalisation is folded into a convolution, or both branches of a sum have one.
+    /// The normalisation right before an activation that reads `tensor`: what computes it, or the
+    /// one that a shortcut is added to. `None` where nothing rectifies the tensor, its
+    /// normalisation is folded into a convolution, or both branches of a sum have one.
     ///
     /// # Errors
     /// When the model's weights cannot be read.
     pub fn before_activation(model: &Model, tensor: &str) -> Result<Option<Self>> {
         let flow = Flow::new(model);
         let reads = |inputs: &[String]| inputs.iter().any(|input| input == tensor);
-        if !model.graph().node.iter().any(|node| node.operator().class == Class::Activation && reads(&node.input)) {
+        if !model
+            .graph()
+            .node
+            .iter()
+            .any(|node| node.operator().class == Class::Activation && reads(&node.input))
+        {
             return Ok(None);
         }
-        let of = |tensor: &str| flow.producer(tensor).filter(|node| !node.operator().statistics.is_empty());
+        let of = |tensor: &str| {
+            flow.producer(tensor).filter(|node| !node.operator().statistics.is_empty())
+        };
         let norm = match flow.producer(tensor) {
             Some(sum) if sum.op_type() == "Add" => {
                 let norms: Vec<_> = sum.input.iter().filter_map(|input| of(input)).collect();
@@ -36,10 +45,15 @@ impl BatchNorm {
             }
             _ => of(tensor),
         };
-        let Some([_, scale, bias, ..]) = norm.map(|node| node.input.as_slice()) else { return Ok(None) };
-        let values = |name: &str| Ok::<_, crate::error::Error>(model.initializer(name)?.map(|array| array.to_f32()));
+        let Some([_, scale, bias, ..]) = norm.map(|node| node.input.as_slice()) else {
+            return Ok(None);
+        };
+        let values = |name: &str| {
+            Ok::<_, crate::error::Error>(model.initializer(name)?.map(|array| array.to_f32()))
+        };
         let (Some(scale), Some(bias)) = (values(scale)?, values(bias)?) else { return Ok(None) };
-        let is_sound = scale.len() == bias.len() && scale.iter().chain(&bias).all(|value| value.is_finite());
+        let is_sound =
+            scale.len() == bias.len() && scale.iter().chain(&bias).all(|value| value.is_finite());
         Ok(is_sound.then_some(Self { scale, bias }))
     }
 }

@@ -387,11 +387,25 @@ const TABLE: &[Operator] = &[
     comparison("Xor"),
     Operator { integers: Integers::Like(1), ..folded("Where", Class::Elementwise, Fold::Where) },
     // --- space ---
-    Operator { parameters: &[1, 2], trains_constants: true, macs: Some((1, Macs::Convolution)), ..spatial("Conv") },
-    Operator { parameters: &[1, 2], trains_constants: true, macs: Some((1, Macs::Transposed)), ..spatial("ConvTranspose") },
+    Operator {
+        parameters: &[1, 2],
+        trains_constants: true,
+        macs: Some((1, Macs::Convolution)),
+        ..spatial("Conv")
+    },
+    Operator {
+        parameters: &[1, 2],
+        trains_constants: true,
+        macs: Some((1, Macs::Transposed)),
+        ..spatial("ConvTranspose")
+    },
     Operator { macs: Some((1, Macs::Convolution)), ..spatial("ConvInteger") },
     Operator { macs: Some((1, Macs::Convolution)), ..spatial("FusedConv") },
-    Operator { macs: Some((3, Macs::Convolution)), channels: ROWS_LAST, ..quantized("QLinearConv", Class::Spatial, 6) },
+    Operator {
+        macs: Some((3, Macs::Convolution)),
+        channels: ROWS_LAST,
+        ..quantized("QLinearConv", Class::Spatial, 6)
+    },
     spatial("ConvTransposeWithDynamicPads"),
     spatial("DeformConv"),
     spatial("AveragePool"),
@@ -430,8 +444,14 @@ const TABLE: &[Operator] = &[
     Operator { channels: CHANNELS_FIRST, ..normalization("InstanceNormalization") },
     normalization("LayerNormalization"),
     Operator { parameters: &[1], ..normalization("RMSNormalization") },
-    Operator { channels: Some(Channels::ByAttribute(true)), ..new("GroupNorm", Class::Normalization) },
-    Operator { channels: Some(Channels::ByAttribute(true)), ..new("SkipGroupNorm", Class::Normalization) },
+    Operator {
+        channels: Some(Channels::ByAttribute(true)),
+        ..new("GroupNorm", Class::Normalization)
+    },
+    Operator {
+        channels: Some(Channels::ByAttribute(true)),
+        ..new("SkipGroupNorm", Class::Normalization)
+    },
     // --- along axes ---
     new("LogSoftmax", Class::Softmax),
     new("Softmax", Class::Softmax),
@@ -449,7 +469,11 @@ const TABLE: &[Operator] = &[
     quantized("QLinearReduceMean", Class::Reduction, 3),
     // --- movement ---
     folded_movement("Identity", Movement::Copy, Fold::Copy),
-    Operator { values: 1, inference: Inference::Input, ..folded_movement("Dropout", Movement::Copy, Fold::Copy) },
+    Operator {
+        values: 1,
+        inference: Inference::Input,
+        ..folded_movement("Dropout", Movement::Copy, Fold::Copy)
+    },
     Operator { integers: Integers::ByType, ..folded_movement("Cast", Movement::Cast, Fold::Cast) },
     Operator { integers: Integers::Like(1), ..movement("CastLike", Movement::Cast) },
     folded_movement("Flatten", Movement::Reshape, Fold::Flatten),
@@ -459,7 +483,11 @@ const TABLE: &[Operator] = &[
     folded_movement("Transpose", Movement::Transpose, Fold::Transpose),
     folded_movement("Slice", Movement::Part, Fold::Slice),
     folded_movement("Split", Movement::Part, Fold::Split),
-    Operator { parameters: &[0], trains_constants: true, ..folded_movement("Gather", Movement::Pick, Fold::Gather) },
+    Operator {
+        parameters: &[0],
+        trains_constants: true,
+        ..folded_movement("Gather", Movement::Pick, Fold::Gather)
+    },
     folded_movement("Concat", Movement::Join, Fold::Concat),
     quantized("QLinearConcat", Class::Movement(Movement::Join), 0),
     movement("Pad", Movement::Pad),

@@ -55,7 +55,12 @@ impl Model {
     }
 
     /// The scale and zero point in these inputs of a node, where they are single constants.
-    fn quantization(&self, node: &NodeProto, scale: usize, zero_point: usize) -> Option<Quantization> {
+    fn quantization(
+        &self,
+        node: &NodeProto,
+        scale: usize,
+        zero_point: usize,
+    ) -> Option<Quantization> {
         let constant = |at: usize| {
             let name = node.input.get(at).filter(|name| !name.is_empty())?;
             Some(self.constant(name)?.to_f32()).filter(|values| values.len() == 1)?.first().copied()
@@ -73,7 +78,8 @@ impl Model {
         }
         let mut constants = self.graph().node.iter().filter(|node| node.op_type() == "Constant");
         let node = constants.find(|node| node.output.iter().any(|output| output == name))?;
-        let tensor: &TensorProto = node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()?;
+        let tensor: &TensorProto =
+            node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()?;
         self.tensor(tensor).ok()
     }
 }
@@ -91,7 +97,9 @@ fn moved(node: &NodeProto, found: &HashMap<&str, Quantization>) -> Option<Quanti
         }
         Class::Movement(Movement::Cast) => None,
         Class::Movement(_) => node.input.first().and_then(of),
-        _ if matches!(operator.name, "DepthToSpace" | "MaxPool" | "SpaceToDepth") => node.input.first().and_then(of),
+        _ if matches!(operator.name, "DepthToSpace" | "MaxPool" | "SpaceToDepth") => {
+            node.input.first().and_then(of)
+        }
         _ => None,
     }
 }

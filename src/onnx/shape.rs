@@ -22,10 +22,17 @@ impl Model {
     pub fn with_shapes(&self, tensors: &[String]) -> Result<(Vec<u8>, Vec<String>)> {
         let mut bytes = self.with_outputs(&[])?;
         let mut prefix = "nst-cache.shape".to_owned();
-        while self.graph().node.iter().flat_map(|node| &node.output).any(|name| name.starts_with(&prefix)) {
+        while self
+            .graph()
+            .node
+            .iter()
+            .flat_map(|node| &node.output)
+            .any(|name| name.starts_with(&prefix))
+        {
             prefix.push('.');
         }
-        let names: Vec<String> = (0..tensors.len()).map(|index| format!("{prefix}.{index}")).collect();
+        let names: Vec<String> =
+            (0..tensors.len()).map(|index| format!("{prefix}.{index}")).collect();
         let node = |(tensor, name): (&String, &String)| NodeProto {
             op_type: Some("Shape".to_owned()),
             input: vec![tensor.clone()],
@@ -34,7 +41,10 @@ impl Model {
         };
         let extra = GraphProto {
             node: tensors.iter().zip(&names).rev().map(node).collect(),
-            output: names.iter().map(|name| ValueInfoProto { name: Some(name.clone()), ..Default::default() }).collect(),
+            output: names
+                .iter()
+                .map(|name| ValueInfoProto { name: Some(name.clone()), ..Default::default() })
+                .collect(),
             ..Default::default()
         };
         prost::encoding::message::encode(MODEL_GRAPH_FIELD, &extra, &mut bytes);

@@ -1,20 +1,25 @@
-//! Statistics of taps as nodes of the model's own graph, so that a device which computes the maps hands out no more than what is kept of them.
+//! Statistics of taps as nodes of the model's own graph, so that a device which computes the maps
+//! hands out no more than what is kept of them.
 //!
-//! All of it is in double precision and rounded to f32 at the end, as [`crate::statistic`] does; sums run in the runtime's order, which moves a last bit
-//! now and then. Operators and their forms are those of opset 8, which any later one has.
+//! All of it is in double precision and rounded to f32 at the end, as [`crate::statistic`] does;
+//! sums run in the runtime's order, which moves a last bit now and then. Operators and their forms
+//! are those of opset 8, which any later one has.
 
 use super::{Model, proto, tensor_proto};
 use crate::array::{Array, Values};
 use crate::error::Result;
 use crate::recipe::{Layout, MapShape, Statistic};
-use proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType};
+use proto::{
+    AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType,
+};
 
 /// The first opset whose operators these are.
 const OPSET: i64 = 8;
 /// The codes of element types in ONNX.
 const FLOAT: i64 = 1;
 const DOUBLE: i64 = 11;
-/// A Gram matrix of more entries is left to the host: the indices that pack it would be larger than the matrix.
+/// A Gram matrix of more entries is left to the host: the indices that pack it would be larger than
+/// the matrix.
 const PAIRS_MAX: usize = 1 << 22;
 
 /// A statistic that a graph is to compute.
@@ -32,7 +37,8 @@ pub struct Request {
     pub from: [usize; 2],
     /// The norm that a channel map is divided by at least.
     pub dead_norm: f64,
-    /// Weights of every input position in every output position, `[from, positions]`, where it is pooled.
+    /// Weights of every input position in every output position, `[from, positions]`, where it is
+    /// pooled.
     pub pooling: Option<Vec<f64>>,
 }
 
@@ -45,7 +51,8 @@ impl Model {
         self.opset() >= OPSET && fits && !matches!(statistic, Statistic::Features | Statistic::Sign)
     }
 
-    /// The model with nodes that compute these statistics, exposed as outputs. It keeps its hash: it is the same teacher.
+    /// The model with nodes that compute these statistics, exposed as outputs. It keeps its hash:
+    /// it is the same teacher.
     ///
     /// # Errors
     /// When a name is there already.
@@ -69,7 +76,9 @@ impl Nodes {
         let [channels, positions] = [map.channels, map.height * map.width];
         let area = from[0] * from[1];
         let value = |what: &str| format!("{name}/{what}");
-        let sizes = |list: &[usize]| list.iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect::<Vec<_>>();
+        let sizes = |list: &[usize]| {
+            list.iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect::<Vec<_>>()
+        };
 
         // [batch, channels, area]
         let mut maps = self.node("Cast", &[tensor], value("double"), vec![integer("to", DOUBLE)]);
@@ -81,7 +90,11 @@ impl Nodes {
             }
         };
         if let Some(weights) = pooling {
-            let weights = self.constant(value("weights"), vec![area, positions], Values::F64(weights.clone()))?;
+            let weights = self.constant(
+                value("weights"),
+                vec![area, positions],
+                Values::F64(weights.clone()),
+            )?;
             maps = self.product([&maps, &weights], value("pooled"));
         }
         let result = match statistic {
@@ -89,11 +102,16 @@ impl Nodes {
                 let unit = self.unit(&maps, &value, positions, dead_norm)?;
                 let turned = self.turn(&unit, value("turned"));
                 let products = self.product([&turned, &unit], value("products"));
-                let count = self.constant(value("count"), Vec::new(), Values::F64(vec![wide(channels)]))?;
+                let count =
+                    self.constant(value("count"), Vec::new(), Values::F64(vec![wide(channels)]))?;
                 let gram = self.node("Div", &[&products, &count], value("gram"), Vec::new());
-                let flat = self.reshape(&gram, value("flat"), &sizes(&[0, positions * positions]))?;
-                let lower = (0..positions).flat_map(|row| row * positions..=row * positions + row).collect::<Vec<_>>();
-                let lower = self.constant(value("lower"), vec![lower.len()], Values::I64(sizes(&lower)))?;
+                let flat =
+                    self.reshape(&gram, value("flat"), &sizes(&[0, positions * positions]))?;
+                let lower = (0..positions)
+                    .flat_map(|row| row * positions..=row * positions + row)
+                    .collect::<Vec<_>>();
+                let lower =
+                    self.constant(value("lower"), vec![lower.len()], Values::I64(sizes(&lower)))?;
                 self.node("Gather", &[&flat, &lower], value("packed"), vec![integer("axis", 1)])
             }
             Statistic::Mean => {
@@ -105,20 +123,33 @@ impl Nodes {
                 self.over_channels(&squares, &value, &map)?
             }
             _ => {
-                let share = self.constant(value("share"), vec![positions, 1], Values::F64(vec![1.0 / wide(positions); positions]))?;
+                let share = self.constant(
+                    value("share"),
+                    vec![positions, 1],
+                    Values::F64(vec![1.0 / wide(positions); positions]),
+                )?;
                 let means = self.product([&maps, &share], value("means"));
                 self.reshape(&means, value("vector"), &sizes(&[0, channels]))?
             }
         };
         self.node("Cast", &[&result], name.clone(), vec![integer("to", FLOAT)]);
-        self.0.output.push(ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() });
+        self.0
+            .output
+            .push(ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() });
         Ok(())
     }
 
     /// Each map divided by its norm.
-    fn unit(&mut self, maps: &str, value: &impl Fn(&str) -> String, positions: usize, dead_norm: f64) -> Result<String> {
+    fn unit(
+        &mut self,
+        maps: &str,
+        value: &impl Fn(&str) -> String,
+        positions: usize,
+        dead_norm: f64,
+    ) -> Result<String> {
         let squares = self.square(maps, value("squares"));
-        let ones = self.constant(value("ones"), vec![positions, 1], Values::F64(vec![1.0; positions]))?;
+        let ones =
+            self.constant(value("ones"), vec![positions, 1], Values::F64(vec![1.0; positions]))?;
         let sums = self.product([&squares, &ones], value("sums"));
         let norms = self.node("Sqrt", &[&sums], value("norms"), Vec::new());
         let least = self.constant(value("least"), Vec::new(), Values::F64(vec![dead_norm]))?;
@@ -127,15 +158,30 @@ impl Nodes {
     }
 
     /// The mean over channels, `[batch, height, width]`.
-    fn over_channels(&mut self, maps: &str, value: &impl Fn(&str) -> String, map: &MapShape) -> Result<String> {
+    fn over_channels(
+        &mut self,
+        maps: &str,
+        value: &impl Fn(&str) -> String,
+        map: &MapShape,
+    ) -> Result<String> {
         let channels = map.channels;
-        let share = self.constant(value("share"), vec![1, 1, channels], Values::F64(vec![1.0 / wide(channels); channels]))?;
+        let share = self.constant(
+            value("share"),
+            vec![1, 1, channels],
+            Values::F64(vec![1.0 / wide(channels); channels]),
+        )?;
         let mean = self.product([&share, maps], value("mean"));
         let size = [map.height, map.width].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         self.reshape(&mean, value("map"), &[0, size[0], size[1]])
     }
 
-    fn node(&mut self, op: &str, inputs: &[&str], output: String, attribute: Vec<AttributeProto>) -> String {
+    fn node(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        output: String,
+        attribute: Vec<AttributeProto>,
+    ) -> String {
         self.0.node.push(NodeProto {
             op_type: Some(op.to_owned()),
             name: Some(output.clone()),
@@ -163,7 +209,11 @@ impl Nodes {
     }
 
     fn reshape(&mut self, input: &str, output: String, shape: &[i64]) -> Result<String> {
-        let shape = self.constant(format!("{output}/shape"), vec![shape.len()], Values::I64(shape.to_vec()))?;
+        let shape = self.constant(
+            format!("{output}/shape"),
+            vec![shape.len()],
+            Values::I64(shape.to_vec()),
+        )?;
         Ok(self.node("Reshape", &[input, &shape], output, Vec::new()))
     }
 
@@ -174,7 +224,12 @@ impl Nodes {
 }
 
 fn integer(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::Int.into()), i: Some(value), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Int.into()),
+        i: Some(value),
+        ..AttributeProto::default()
+    }
 }
 
 fn integers(name: &str, values: &[i64]) -> AttributeProto {

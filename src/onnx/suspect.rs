@@ -42,7 +42,12 @@ pub fn suspects(model: &Model, targets: &[String]) -> Vec<(Suspicion, String)> {
 /// Functions and subgraphs within each other that are looked into.
 const DEPTH: usize = 8;
 
-fn look(node: &NodeProto, constants: &Constants<'_>, depth: usize, found: &mut Vec<(Suspicion, String)>) {
+fn look(
+    node: &NodeProto,
+    constants: &Constants<'_>,
+    depth: usize,
+    found: &mut Vec<(Suspicion, String)>,
+) {
     if let Some(suspicion) = suspicion(node, constants) {
         found.push((suspicion, node_name(node)));
     }
@@ -50,10 +55,16 @@ fn look(node: &NodeProto, constants: &Constants<'_>, depth: usize, found: &mut V
         return;
     }
     for inner in subgraphs(node) {
-        let constants = Constants { initializers: &inner.initializer, nodes: &inner.node, ..*constants };
+        let constants =
+            Constants { initializers: &inner.initializer, nodes: &inner.node, ..*constants };
         inner.node.iter().for_each(|node| look(node, &constants, depth + 1, found));
     }
-    let called = constants.model.proto().functions.iter().find(|f| f.name() == node.op_type() && f.domain() == node.domain());
+    let called = constants
+        .model
+        .proto()
+        .functions
+        .iter()
+        .find(|f| f.name() == node.op_type() && f.domain() == node.domain());
     if let Some(function) = called {
         let constants = Constants { initializers: &[], nodes: &function.node, ..*constants };
         function.node.iter().for_each(|node| look(node, &constants, depth + 1, found));
@@ -61,13 +72,19 @@ fn look(node: &NodeProto, constants: &Constants<'_>, depth: usize, found: &mut V
 }
 
 fn suspicion(node: &NodeProto, constants: &Constants<'_>) -> Option<Suspicion> {
-    let is_true = |at: usize| node.input.get(at).and_then(|name| constants.number(name)).is_some_and(|value| value != 0.0);
+    let is_true = |at: usize| {
+        node.input.get(at).and_then(|name| constants.number(name)).is_some_and(|value| value != 0.0)
+    };
     match (node.operator().class, node.operator().inference) {
         (Class::Random, _) => Some(Suspicion::Random),
         (Class::DynamicQuantization, _) => Some(Suspicion::DynamicQuantization),
         // dropout that trains; with a ratio of 0 it drops nothing
         (_, Inference::Input) if is_true(2) => {
-            let ratio = node.input.get(1).filter(|name| !name.is_empty()).and_then(|name| constants.number(name));
+            let ratio = node
+                .input
+                .get(1)
+                .filter(|name| !name.is_empty())
+                .and_then(|name| constants.number(name));
             (ratio != Some(0.0)).then_some(Suspicion::Random)
         }
         (_, Inference::FirstOutput) => {
@@ -98,11 +115,17 @@ impl Constants<'_> {
             is_one.then(|| self.model.tensor(tensor).ok()?.to_f32().first().copied()).flatten()
         };
         let outer = &self.model.graph().initializer;
-        let value = self.initializers.iter().chain(outer).find(|tensor| tensor.name() == name).and_then(of);
+        let value =
+            self.initializers.iter().chain(outer).find(|tensor| tensor.name() == name).and_then(of);
         value.or_else(|| {
-            let node = self.nodes.iter().find(|node| node.output.iter().any(|output| output == name))?;
+            let node =
+                self.nodes.iter().find(|node| node.output.iter().any(|output| output == name))?;
             match node.op_type() {
-                "Constant" => node.attribute.iter().find(|a| a.name() == "value").and_then(|a| of(a.t.as_ref()?)),
+                "Constant" => node
+                    .attribute
+                    .iter()
+                    .find(|a| a.name() == "value")
+                    .and_then(|a| of(a.t.as_ref()?)),
                 _ => None,
             }
         })
@@ -121,20 +144,25 @@ impl<'a> Way<'a> {
     #[must_use]
     pub fn new(model: &'a Model) -> Self {
         let nodes = model.graph().node.as_slice();
-        let of = |(index, node): (usize, &'a NodeProto)| node.output.iter().map(move |name| (name.as_str(), index));
+        let of = |(index, node): (usize, &'a NodeProto)| {
+            node.output.iter().map(move |name| (name.as_str(), index))
+        };
         Self { nodes, producer: nodes.iter().enumerate().flat_map(of).collect() }
     }
 
     /// The nodes whose values reach one of these tensors, in the order of the graph. Shapes are no
     /// values.
     fn nodes_to(&self, tensors: &[String]) -> Vec<usize> {
-        let mut open: Vec<usize> = tensors.iter().filter_map(|name| self.producer.get(name.as_str()).copied()).collect();
+        let mut open: Vec<usize> =
+            tensors.iter().filter_map(|name| self.producer.get(name.as_str()).copied()).collect();
         let mut found: HashSet<usize> = HashSet::new();
         while let Some(index) = open.pop() {
             if let Some(node) = self.nodes.get(index).filter(|node| !node.operator().reads_shape)
                 && found.insert(index)
             {
-                open.extend(reads(node).into_iter().filter_map(|name| self.producer.get(name).copied()));
+                open.extend(
+                    reads(node).into_iter().filter_map(|name| self.producer.get(name).copied()),
+                );
             }
         }
         let mut found: Vec<usize> = found.into_iter().collect();
@@ -147,8 +175,11 @@ impl<'a> Way<'a> {
     #[must_use]
     pub fn to(&self, tensor: &str) -> Vec<&'a str> {
         let own = self.producer.get(tensor).copied();
-        let before = self.nodes_to(&[tensor.to_owned()]).into_iter().filter(|index| Some(*index) != own);
-        let nodes = before.filter_map(|index| self.nodes.get(index)).filter(|node: &&proto::NodeProto| node.op_type() != "Constant");
+        let before =
+            self.nodes_to(&[tensor.to_owned()]).into_iter().filter(|index| Some(*index) != own);
+        let nodes = before
+            .filter_map(|index| self.nodes.get(index))
+            .filter(|node: &&proto::NodeProto| node.op_type() != "Constant");
         nodes.flat_map(values).collect()
     }
 

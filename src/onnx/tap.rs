@@ -1,4 +1,5 @@
-//! Taps: which tensors of a graph are worth distilling, from the graph and the shapes that a probe run found.
+//! Taps: which tensors of a graph are worth distilling, from the graph and the shapes that a probe
+//! run found.
 //!
 //! Which taps are **suggested**: for each spatial stage (all maps of one size) the last map through
 //! which everything passes that reaches the logits. That is the residual sum or its activation
@@ -59,9 +60,11 @@ pub struct Tap {
     /// [`PREFIX_TOKENS_MAX`] others stand before those. Height and width of a flat map, whose
     /// height is 1 where it has one dimension only.
     pub grid: Option<[usize; 2]>,
-    /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on; `None` for what is no map, and for 1×1 maps.
+    /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on;
+    /// `None` for what is no map, and for 1×1 maps.
     pub stage: Option<usize>,
-    /// Whether it is one of the suggested taps: the last map of each spatial stage, the penultimate vector, the logits.
+    /// Whether it is one of the suggested taps: the last map of each spatial stage, the penultimate
+    /// vector, the logits.
     pub suggested: bool,
 }
 
@@ -70,20 +73,23 @@ impl Tap {
     #[must_use]
     pub fn spatial(&self) -> Option<[usize; 2]> {
         match (self.layout?, self.shape.as_slice()) {
-            (Layout::Nchw, &[_, _, Some(h), Some(w)]) | (Layout::Nhwc, &[_, Some(h), Some(w), _]) => Some([h, w]),
+            (Layout::Nchw, &[_, _, Some(h), Some(w)])
+            | (Layout::Nhwc, &[_, Some(h), Some(w), _]) => Some([h, w]),
             (_, &[_, _, _]) => self.grid,
             _ => None,
         }
     }
 }
 
-/// All candidate taps in graph order with the suggested ones marked: the outputs of operators whose values depend on the input and that have a
-/// batch axis. `shapes`: each tensor's probed shape, batch axis first.
+/// All candidate taps in graph order with the suggested ones marked: the outputs of operators whose
+/// values depend on the input and that have a batch axis. `shapes`: each tensor's probed shape,
+/// batch axis first.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
     let flow = Flow::new(model);
-    let found = logits::of_output(model).and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)).ok());
+    let found = logits::of_output(model)
+        .and_then(|found| found.choose(|tensor| logits::row(shapes, tensor)).ok());
     let logits = found.map(|logits| logits.tensor);
     let layouts = layout::of_tensors(model, &flow, shapes);
     let mut taps = Vec::new();
@@ -92,16 +98,26 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
             let Some(shape) = shapes.get(tensor) else { continue };
             let grid = layouts.grids.get(tensor).copied();
             let flattened = layouts.flattened.get(tensor).copied();
-            let layout = layouts.maps.get(tensor).copied().or(flattened.filter(|&l| l == Layout::Nchw && grid.is_some()));
+            let layout = layouts
+                .maps
+                .get(tensor)
+                .copied()
+                .or(flattened.filter(|&l| l == Layout::Nchw && grid.is_some()));
             let role = match shape.get(1..).unwrap_or_default() {
                 // of any rank: a convolution may have computed them
                 _ if logits.as_deref() == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
-                [Some(1..), Some(1..)] | [Some(1..), Some(1..), Some(1..)] if layout.is_some() => Role::Map,
+                [Some(1..), Some(1..)] | [Some(1..), Some(1..), Some(1..)] if layout.is_some() => {
+                    Role::Map
+                }
                 // channels first, over positions that are none of an image
                 [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) => continue,
                 [Some(1..), Some(1..)] => Role::Tokens,
-                [Some(1..), Some(1..), Some(1..), Some(1..)] if layouts.volumes.contains(tensor) => Role::Volume,
+                [Some(1..), Some(1..), Some(1..), Some(1..)]
+                    if layouts.volumes.contains(tensor) =>
+                {
+                    Role::Volume
+                }
                 _ => continue,
             };
             taps.push(Tap {
@@ -118,7 +134,11 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
     }
     let stages = stages(&taps, &layouts.remade);
     for tap in &mut taps {
-        tap.stage = tap.spatial().or(tap.grid).and_then(|size| stages.iter().position(|&s| s == size)).map(|index| index + 1);
+        tap.stage = tap
+            .spatial()
+            .or(tap.grid)
+            .and_then(|size| stages.iter().position(|&s| s == size))
+            .map(|index| index + 1);
     }
     let mut suggested = last_maps(model, &flow, &taps, stages.len(), logits.as_deref());
     suggested.extend(logits.as_deref().and_then(|name| penultimate(&flow, shapes, name)));
@@ -128,8 +148,8 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
     taps
 }
 
-/// The spatial sizes in order of appearance. A size that only moved data has, as the half-way of a slice along height and then width, is none,
-/// nor is 1×1, nor one of maps that are remade.
+/// The spatial sizes in order of appearance. A size that only moved data has, as the half-way of a
+/// slice along height and then width, is none, nor is 1×1, nor one of maps that are remade.
 fn stages(taps: &[Tap], remade: &HashSet<&str>) -> Vec<[usize; 2]> {
     let mut sizes = Vec::new();
     for tap in taps
@@ -150,7 +170,13 @@ fn is_flattened(tap: &Tap) -> bool {
 }
 
 /// The last map of each stage, by the rule at the head of this file.
-fn last_maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], stages: usize, logits: Option<&str>) -> HashSet<&'a str> {
+fn last_maps<'a>(
+    model: &'a Model,
+    flow: &Flow<'a>,
+    taps: &[Tap],
+    stages: usize,
+    logits: Option<&str>,
+) -> HashSet<&'a str> {
     let outputs = model.graph().output.iter().map(super::proto::ValueInfoProto::name);
     // by the graph's own strings, which live as long as the model
     let names = model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str);
@@ -161,33 +187,47 @@ fn last_maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], stages: usize,
     let relevant = flow.ancestors(&targets);
     let bottlenecks = flow.bottlenecks(&targets);
     let is_map = |t: &&Tap| t.layout == Some(Layout::Nchw) && !is_flattened(t);
-    let maps: HashMap<&str, &Tap> = taps.iter().filter(is_map).map(|t| (t.tensor.as_str(), t)).collect();
-    let necks = if logits.is_none() { neck::maps(model, flow, taps, &targets) } else { HashMap::new() };
+    let maps: HashMap<&str, &Tap> =
+        taps.iter().filter(is_map).map(|t| (t.tensor.as_str(), t)).collect();
+    let necks =
+        if logits.is_none() { neck::maps(model, flow, taps, &targets) } else { HashMap::new() };
     let mut last = HashSet::new();
     for stage in 1..=stages {
         if let Some(neck) = necks.get(&stage) {
             last.insert(*neck);
             continue;
         }
-        let maps: Vec<&str> =
-            names.clone().filter(|name| relevant.contains(name) && maps.get(name).is_some_and(|t| t.stage == Some(stage))).collect();
-        let passed: Vec<&str> = maps.iter().copied().filter(|name| bottlenecks.contains(name)).collect();
+        let maps: Vec<&str> = names
+            .clone()
+            .filter(|name| {
+                relevant.contains(name) && maps.get(name).is_some_and(|t| t.stage == Some(stage))
+            })
+            .collect();
+        let passed: Vec<&str> =
+            maps.iter().copied().filter(|name| bottlenecks.contains(name)).collect();
         last.extend(before_expansion(flow, &passed).or(maps.last().copied()));
     }
     last
 }
 
-/// The last of these maps, or the one before the pointwise convolution if what follows it feeds a strided depthwise convolution alone.
+/// The last of these maps, or the one before the pointwise convolution if what follows it feeds a
+/// strided depthwise convolution alone.
 fn before_expansion<'a>(flow: &Flow<'a>, maps: &[&'a str]) -> Option<&'a str> {
     let last = *maps.last()?;
     let consumers = flow.consumers(last);
     let expands = !consumers.is_empty()
-        && consumers.iter().all(|node| node.operator().is_convolution() && int(node, "group") > 1 && is_strided(node));
+        && consumers.iter().all(|node| {
+            node.operator().is_convolution() && int(node, "group") > 1 && is_strided(node)
+        });
     if expands {
-        let convolution = |name: &&str| flow.producer(name).is_some_and(|node| node.operator().is_convolution());
-        let pointwise = |name: &str| flow.producer(name).is_some_and(|node| matches!(ints(node, "kernel_shape"), [1, 1]));
+        let convolution =
+            |name: &&str| flow.producer(name).is_some_and(|node| node.operator().is_convolution());
+        let pointwise = |name: &str| {
+            flow.producer(name).is_some_and(|node| matches!(ints(node, "kernel_shape"), [1, 1]))
+        };
         if let Some(index) = maps.iter().rposition(convolution)
-            && let (Some(conv), Some(before)) = (maps.get(index), index.checked_sub(1).and_then(|i| maps.get(i)))
+            && let (Some(conv), Some(before)) =
+                (maps.get(index), index.checked_sub(1).and_then(|i| maps.get(i)))
             && pointwise(conv)
         {
             return Some(before);
@@ -211,7 +251,11 @@ pub(super) fn ints<'a>(node: &'a NodeProto, name: &str) -> &'a [i64] {
 }
 
 /// The vector `[N, C]` that the last linear layer reads.
-fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>, logits: &str) -> Option<&'a str> {
+fn penultimate<'a>(
+    flow: &Flow<'a>,
+    shapes: &HashMap<String, Vec<Option<usize>>>,
+    logits: &str,
+) -> Option<&'a str> {
     let mut node = flow.producer(logits)?;
     let mut tensor = loop {
         let mut data = flow.data(node);
@@ -228,17 +272,23 @@ fn penultimate<'a>(flow: &Flow<'a>, shapes: &HashMap<String, Vec<Option<usize>>>
         match node.operator().class {
             Class::Product => break only,
             Class::Spatial if node.operator().is_convolution() => break only,
-            Class::Arithmetic | Class::Quantization | Class::Movement(Movement::Copy | Movement::Cast | Movement::Reshape) => {
-                node = flow.producer(only)?
+            Class::Arithmetic
+            | Class::Quantization
+            | Class::Movement(Movement::Copy | Movement::Cast | Movement::Reshape) => {
+                node = flow.producer(only)?;
             }
-            Class::Normalization if !node.operator().statistics.is_empty() => node = flow.producer(only)?,
+            Class::Normalization if !node.operator().statistics.is_empty() => {
+                node = flow.producer(only)?;
+            }
             _ => return None,
         }
     };
     // dropout in training form gives other values at each run, an integer is a float's: what it
     // reads is the vector
     let passes = [Class::Movement(Movement::Copy), Class::DynamicQuantization];
-    while let Some(node) = flow.producer(tensor).filter(|node| passes.contains(&node.operator().class)) {
+    while let Some(node) =
+        flow.producer(tensor).filter(|node| passes.contains(&node.operator().class))
+    {
         tensor = *flow.data(node).first()?;
     }
     (shapes.get(tensor)?.len() == 2).then_some(tensor)

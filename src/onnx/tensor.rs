@@ -60,7 +60,11 @@ pub fn tensor_proto(name: &str, array: &Array) -> TensorProto {
 /// # Errors
 /// When one is negative.
 pub(super) fn shape(tensor: &TensorProto) -> Result<Vec<usize>> {
-    let size = |&d: &i64| usize::try_from(d).map_err(|_| Error::input(format!("expected sizes of 0 or more, found {:?}", tensor.dims)));
+    let size = |&d: &i64| {
+        usize::try_from(d).map_err(|_| {
+            Error::input(format!("expected sizes of 0 or more, found {:?}", tensor.dims))
+        })
+    };
     tensor.dims.iter().map(size).collect()
 }
 
@@ -71,7 +75,9 @@ pub(super) fn shape(tensor: &TensorProto) -> Result<Vec<usize>> {
 pub(super) fn byte_count(tensor: &TensorProto) -> Result<Option<usize>> {
     let Some(size) = data_type(tensor).and_then(element_size) else { return Ok(None) };
     let bytes = shape(tensor)?.iter().try_fold(size, |n, &d| n.checked_mul(d));
-    bytes.map(Some).ok_or_else(|| Error::input(format!("shape {:?} is beyond any memory", tensor.dims)))
+    bytes
+        .map(Some)
+        .ok_or_else(|| Error::input(format!("shape {:?} is beyond any memory", tensor.dims)))
 }
 
 /// Decodes a tensor; `outside`: its bytes, where the file holds them elsewhere.
@@ -79,12 +85,18 @@ pub(super) fn byte_count(tensor: &TensorProto) -> Result<Option<usize>> {
 /// # Errors
 /// When its bytes do not fit its shape and type, or the type is not supported.
 pub(super) fn decode(tensor: &TensorProto, outside: Option<&[u8]>) -> Result<Array> {
-    let (Some(code), Some(expected)) = (data_type(tensor), byte_count(tensor)?) else { return Err(unsupported(tensor)) };
+    let (Some(code), Some(expected)) = (data_type(tensor), byte_count(tensor)?) else {
+        return Err(unsupported(tensor));
+    };
     let values = if let Some(bytes) = outside {
         from_raw(code, bytes)
     } else if let Some(raw) = &tensor.raw_data {
         if raw.len() != expected {
-            return Err(Error::input(format!("shape {:?}: expected {expected} bytes, found {}", tensor.dims, raw.len())));
+            return Err(Error::input(format!(
+                "shape {:?}: expected {expected} bytes, found {}",
+                tensor.dims,
+                raw.len()
+            )));
         }
         from_raw(code, raw)
     } else {
@@ -98,7 +110,9 @@ pub(super) fn decode(tensor: &TensorProto, outside: Option<&[u8]>) -> Result<Arr
 /// # Errors
 /// As [`decode`], for what is known without the values.
 pub(super) fn head(tensor: &TensorProto) -> Result<(Dtype, Vec<usize>)> {
-    let none = data_type(tensor).and_then(|code| from_raw(code, &[])).ok_or_else(|| unsupported(tensor))?;
+    let none = data_type(tensor)
+        .and_then(|code| from_raw(code, &[]))
+        .ok_or_else(|| unsupported(tensor))?;
     byte_count(tensor)?;
     Ok((Array::new(vec![0], none)?.dtype(), shape(tensor)?))
 }
@@ -155,8 +169,13 @@ fn from_raw(code: DataType, raw: &[u8]) -> Option<Values> {
     })
 }
 
-/// The typed fields: small types, 16-bit floats among them, are stored widened in `int32_data`, 32-bit unsigned ones in `uint64_data`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the format stores small types in the low bits of wider fields")]
+/// The typed fields: small types, 16-bit floats among them, are stored widened in `int32_data`,
+/// 32-bit unsigned ones in `uint64_data`.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the format stores small types in the low bits of wider fields"
+)]
 fn from_fields(code: DataType, tensor: &TensorProto) -> Option<Values> {
     let ints = tensor.int32_data.iter();
     Some(match code {
@@ -166,10 +185,14 @@ fn from_fields(code: DataType, tensor: &TensorProto) -> Option<Values> {
         DataType::Int16 => Values::I32(ints.map(|&x| i32::from(x as i16)).collect()),
         DataType::Int32 => Values::I32(tensor.int32_data.clone()),
         DataType::Int64 => Values::I64(tensor.int64_data.clone()),
-        DataType::Uint32 => Values::I64(tensor.uint64_data.iter().map(|&x| i64::from(x as u32)).collect()),
+        DataType::Uint32 => {
+            Values::I64(tensor.uint64_data.iter().map(|&x| i64::from(x as u32)).collect())
+        }
         DataType::Uint64 => Values::I64(tensor.uint64_data.iter().map(|&x| wide(x)).collect()),
         DataType::Float16 => Values::F16(ints.map(|&x| f16::from_bits(x as u16)).collect()),
-        DataType::Bfloat16 => Values::F32(ints.map(|&x| bf16::from_bits(x as u16).to_f32()).collect()),
+        DataType::Bfloat16 => {
+            Values::F32(ints.map(|&x| bf16::from_bits(x as u16).to_f32()).collect())
+        }
         DataType::Float => Values::F32(tensor.float_data.clone()),
         DataType::Double => Values::F64(tensor.double_data.clone()),
         _ => return None,
@@ -223,7 +246,11 @@ mod tests {
         ];
         for (code, ints, bytes) in cases {
             let fields = TensorProto { int32_data: ints, ..typed(code, &[2]) };
-            assert_eq!(decode(&fields, None).unwrap(), decode(&raw(code, &[2], &bytes), None).unwrap(), "{code:?}");
+            assert_eq!(
+                decode(&fields, None).unwrap(),
+                decode(&raw(code, &[2], &bytes), None).unwrap(),
+                "{code:?}"
+            );
         }
         let half = decode(&raw(DataType::Bfloat16, &[2], &[0x80, 0x3f, 0x00, 0xc0]), None).unwrap();
         assert_eq!(half.values(), &Values::F32(vec![1.0, -2.0]));
@@ -236,14 +263,23 @@ mod tests {
     #[test]
     fn hostile_sizes_are_refused_before_anything_is_allocated() {
         let message = |tensor: &TensorProto| decode(tensor, None).unwrap_err().chain();
-        assert!(message(&raw(DataType::Float, &[3], &[0; 8])).contains("expected 12 bytes, found 8"));
+        assert!(
+            message(&raw(DataType::Float, &[3], &[0; 8])).contains("expected 12 bytes, found 8")
+        );
         assert!(message(&raw(DataType::Float, &[-3], &[0; 8])).contains("0 or more"));
-        assert!(message(&raw(DataType::Double, &[1 << 40, 1 << 40], &[])).contains("beyond any memory"));
+        assert!(
+            message(&raw(DataType::Double, &[1 << 40, 1 << 40], &[])).contains("beyond any memory")
+        );
         assert!(message(&raw(DataType::Double, &[1 << 61], &[])).contains("beyond any memory"));
         assert!(message(&raw(DataType::Double, &[1 << 60], &[])).contains("found 0"));
-        assert!(message(&TensorProto { float_data: vec![1.0], ..typed(DataType::Float, &[2]) }).contains("found 1"));
+        assert!(
+            message(&TensorProto { float_data: vec![1.0], ..typed(DataType::Float, &[2]) })
+                .contains("found 1")
+        );
         assert!(message(&typed(DataType::String, &[1])).contains("string"));
-        assert!(message(&TensorProto { data_type: Some(999), ..Default::default() }).contains("999"));
+        assert!(
+            message(&TensorProto { data_type: Some(999), ..Default::default() }).contains("999")
+        );
         assert!(message(&TensorProto::default()).contains("undefined"));
     }
 }

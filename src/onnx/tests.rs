@@ -1,7 +1,10 @@
 use super::*;
 use crate::array::Values;
 use proto::tensor_proto::{DataLocation, DataType};
-use proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, ValueInfoProto,
+};
 
 fn named(name: &str) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), ..Default::default() }
@@ -9,7 +12,12 @@ fn named(name: &str) -> ValueInfoProto {
 
 fn node(op: &str, input: &[&str], output: &[&str]) -> NodeProto {
     let strings = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
-    NodeProto { op_type: Some(op.into()), input: strings(input), output: strings(output), ..Default::default() }
+    NodeProto {
+        op_type: Some(op.into()),
+        input: strings(input),
+        output: strings(output),
+        ..Default::default()
+    }
 }
 
 fn weight(name: &str) -> TensorProto {
@@ -65,7 +73,9 @@ fn bytes_that_are_no_model_are_refused() {
     let refused = |bytes: &[u8]| message(Model::from_bytes(bytes.to_vec(), None));
     assert!(refused(b"").contains("empty"));
     assert!(refused(b"\x89PNG\r\n\x1a\n and more").contains("not an ONNX model"));
-    assert!(refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n").contains("Git LFS"));
+    assert!(
+        refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n").contains("Git LFS")
+    );
     assert!(refused(b"\x08\x08").contains("expected a graph"));
     let whole = Model::from_proto(small()).unwrap().bytes().to_vec();
     for keep in 0..whole.len() {
@@ -84,7 +94,8 @@ fn every_flipped_byte_is_an_error_or_a_model_but_never_a_panic() {
             let mut bytes = whole.clone();
             bytes[at] ^= flip;
             if let Ok(model) = Model::from_bytes(bytes, None) {
-                let names: Vec<String> = model.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
+                let names: Vec<String> =
+                    model.graph().initializer.iter().map(|t| t.name().to_owned()).collect();
                 for name in names {
                     drop(model.initializer(&name));
                 }
@@ -113,9 +124,17 @@ fn a_graph_defines_each_name_once_and_in_order() {
 #[test]
 fn subgraphs_see_what_stands_before_their_node() {
     let branch = |reads: &str| {
-        let body = GraphProto { node: vec![node("Relu", &[reads], &["inner"])], output: vec![named("inner")], ..Default::default() };
+        let body = GraphProto {
+            node: vec![node("Relu", &[reads], &["inner"])],
+            output: vec![named("inner")],
+            ..Default::default()
+        };
         let mut condition = node("If", &["x"], &["z"]);
-        condition.attribute.push(AttributeProto { name: Some("then_branch".into()), g: Some(body), ..Default::default() });
+        condition.attribute.push(AttributeProto {
+            name: Some("then_branch".into()),
+            g: Some(body),
+            ..Default::default()
+        });
         edited(|g| g.node.insert(1, condition))
     };
     branch("a").unwrap();
@@ -133,7 +152,10 @@ fn outputs_are_appended_without_touching_the_file() {
     assert_eq!(model.with_outputs(&[]).unwrap(), model.bytes());
     // ONNX Runtime would take these silently
     for name in ["x", "w", "Y", ""] {
-        assert!(model.with_outputs(&[name.to_owned()]).unwrap_err().to_string().contains("no node"), "{name}");
+        assert!(
+            model.with_outputs(&[name.to_owned()]).unwrap_err().to_string().contains("no node"),
+            "{name}"
+        );
     }
     assert!(model.with_outputs(&["Y".into()]).unwrap_err().find_hint().unwrap().contains("`y`"));
 }
@@ -143,7 +165,10 @@ fn declared_shapes_are_read() {
     let model = Model::read(&committed("uint8.onnx")).unwrap();
     let [input] = &model.inputs()[..] else { panic!() };
     assert_eq!(input.dtype, Some(Dtype::U8));
-    assert_eq!(input.shape, [Dim::Symbol("N".into()), Dim::Fixed(3), Dim::Symbol("H".into()), Dim::Symbol("W".into())]);
+    assert_eq!(
+        input.shape,
+        [Dim::Symbol("N".into()), Dim::Fixed(3), Dim::Symbol("H".into()), Dim::Symbol("W".into())]
+    );
     assert_eq!(model.opset(), 7);
     assert_eq!(cost::parameters(&model), 4 * 3 * 9 + 8 + 20 + 5 + 1);
 }
@@ -151,7 +176,9 @@ fn declared_shapes_are_read() {
 #[test]
 fn metadata_is_found_by_key() {
     let mut proto = small();
-    proto.metadata_props.push(StringStringEntryProto { key: Some("k".into()), value: Some("v".into()) });
+    proto
+        .metadata_props
+        .push(StringStringEntryProto { key: Some("k".into()), value: Some("v".into()) });
     let model = Model::from_proto(proto).unwrap();
     assert_eq!((model.metadata("k"), model.metadata("K")), (Some("v"), None));
 }
@@ -173,8 +200,15 @@ fn external_data_is_read_and_named_in_the_hash() {
     assert!(message(Model::read(&copy)).contains("found a file of"));
     std::fs::remove_file(folder.path().join("external.data")).unwrap();
     let error = Model::read(&copy).unwrap_err();
-    assert!(error.chain().contains("no such file") && error.find_hint().is_some(), "{}", error.chain());
-    assert!(message(Model::from_bytes(std::fs::read(&copy).unwrap(), None)).contains("not read from a folder"));
+    assert!(
+        error.chain().contains("no such file") && error.find_hint().is_some(),
+        "{}",
+        error.chain()
+    );
+    assert!(
+        message(Model::from_bytes(std::fs::read(&copy).unwrap(), None))
+            .contains("not read from a folder")
+    );
 }
 
 #[test]
@@ -191,7 +225,10 @@ fn external_data_stays_inside_the_folder() {
         std::os::unix::fs::symlink(outside.path(), folder.join("up")).unwrap();
     }
     let read = |entries: &[(&str, &str)]| {
-        let entry = |&(key, value): &(&str, &str)| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+        let entry = |&(key, value): &(&str, &str)| StringStringEntryProto {
+            key: Some(key.into()),
+            value: Some(value.into()),
+        };
         let mut proto = small();
         proto.graph.as_mut().unwrap().initializer[0] = TensorProto {
             name: Some("w".into()),
@@ -214,7 +251,10 @@ fn external_data_stays_inside_the_folder() {
         (vec![("location", "none")], "no such file"),
         (vec![], "expected a location"),
         (vec![("location", "data"), ("offset", "57")], "found a file of 64 bytes"),
-        (vec![("location", "data"), ("offset", "18446744073709551615")], "found a file of 64 bytes"),
+        (
+            vec![("location", "data"), ("offset", "18446744073709551615")],
+            "found a file of 64 bytes",
+        ),
         (vec![("location", "data"), ("length", "9")], "expected 8 bytes"),
         (vec![("location", "data"), ("offset", "-1")], "expected a number"),
     ] {
@@ -223,7 +263,10 @@ fn external_data_stays_inside_the_folder() {
     }
     #[cfg(unix)]
     for location in ["link", "up/secret"] {
-        assert!(message(read(&[("location", location)])).contains("a link that leads out of"), "{location}");
+        assert!(
+            message(read(&[("location", location)])).contains("a link that leads out of"),
+            "{location}"
+        );
     }
     // a way up and a link that stay inside are none of that
     read(&[("location", "../model/data")]).unwrap();
@@ -254,8 +297,13 @@ fn large_file(name: &str) -> (tempfile::TempDir, PathBuf) {
     graph.input.pop();
     graph.initializer = vec![large("w"), weight("small")];
     let mut constant = node("Constant", &[], &["c"]);
-    constant.attribute.push(AttributeProto { name: Some("value".into()), t: Some(large("")), ..Default::default() });
-    graph.node = vec![node("MatMul", &["x", "w"], &["a"]), constant, node("Add", &["a", "c"], &["y"])];
+    constant.attribute.push(AttributeProto {
+        name: Some("value".into()),
+        t: Some(large("")),
+        ..Default::default()
+    });
+    graph.node =
+        vec![node("MatMul", &["x", "w"], &["a"]), constant, node("Add", &["a", "c"], &["y"])];
     let path = folder.path().join(name);
     std::fs::write(&path, proto.encode_to_vec()).unwrap();
     (folder, path)
@@ -266,15 +314,23 @@ fn large_weights_stay_in_the_file() {
     let (_folder, path) = large_file("m.onnx");
     let (bytes, model) = (std::fs::read(&path).unwrap(), Model::read(&path).unwrap());
     let whole = Model::from_bytes(bytes.clone(), None).unwrap();
-    assert!(model.bytes().len() < 1000 && bytes.len() > 32_000, "{} of {}", model.bytes().len(), bytes.len());
+    assert!(
+        model.bytes().len() < 1000 && bytes.len() > 32_000,
+        "{} of {}",
+        model.bytes().len(),
+        bytes.len()
+    );
     assert_eq!(model.sha256(), whole.sha256());
     assert_eq!(model.initializer("w").unwrap(), whole.initializer("w").unwrap());
     assert_eq!(cost::parameters(&model), cost::parameters(&whole));
-    let constant = |model: &Model| model.tensor(model.graph().node[1].attribute[0].t.as_ref().unwrap()).unwrap();
+    let constant = |model: &Model| {
+        model.tensor(model.graph().node[1].attribute[0].t.as_ref().unwrap()).unwrap()
+    };
     assert_eq!(constant(&model), constant(&whole));
     // what is asked for whole is the file, and what is added is added to both
     assert_eq!(model.whole_with_outputs(&[]).unwrap(), bytes);
-    let exposed = Model::from_bytes(model.whole_with_outputs(&["a".into()]).unwrap(), None).unwrap();
+    let exposed =
+        Model::from_bytes(model.whole_with_outputs(&["a".into()]).unwrap(), None).unwrap();
     assert_eq!(exposed.outputs().len(), 2);
     let held = model.held().unwrap();
     assert_eq!(held.proto(), whole.proto());
@@ -299,23 +355,44 @@ fn large_weights_stay_in_the_file() {
 fn packed_floats_are_left_in_the_file_and_others_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.onnx");
-    let floats = TensorProto { raw_data: None, float_data: (0u16..8192).map(f32::from).collect(), dims: vec![8192], ..large("w") };
+    let floats = TensorProto {
+        raw_data: None,
+        float_data: (0u16..8192).map(f32::from).collect(),
+        dims: vec![8192],
+        ..large("w")
+    };
     let doubles = TensorProto {
         raw_data: None,
         double_data: (0u16..4096).map(f64::from).collect(),
         data_type: Some(DataType::Double as i32),
         ..large("d")
     };
-    let whole_numbers = TensorProto { raw_data: None, int64_data: vec![1; 4096], data_type: Some(DataType::Int64 as i32), ..large("i") };
+    let whole_numbers = TensorProto {
+        raw_data: None,
+        int64_data: vec![1; 4096],
+        data_type: Some(DataType::Int64 as i32),
+        ..large("i")
+    };
     // two bytes fewer than the shape asks for: left to whoever reads it
     let mut short = large("s");
     short.raw_data = Some(vec![0; 16_382].into());
     let mut proto = small();
-    proto.graph.as_mut().unwrap().initializer.extend([floats.clone(), doubles, whole_numbers, short]);
+    proto.graph.as_mut().unwrap().initializer.extend([
+        floats.clone(),
+        doubles,
+        whole_numbers,
+        short,
+    ]);
     proto.graph.as_mut().unwrap().initializer[1].name = Some("floats".into());
     std::fs::write(&path, proto.encode_to_vec()).unwrap();
     let (model, whole) = (Model::read(&path).unwrap(), Model::from_proto(proto).unwrap());
-    let left: Vec<&str> = model.graph().initializer.iter().filter(|t| external::is_external(t)).map(TensorProto::name).collect();
+    let left: Vec<&str> = model
+        .graph()
+        .initializer
+        .iter()
+        .filter(|t| external::is_external(t))
+        .map(TensorProto::name)
+        .collect();
     assert_eq!(left, ["floats", "d"]);
     for name in ["floats", "d", "i"] {
         assert_eq!(model.initializer(name).unwrap(), whole.initializer(name).unwrap(), "{name}");
@@ -354,11 +431,18 @@ fn a_hub_s_cache_is_followed_to_its_blobs_and_no_further() {
     symlink("../../../blobs/aa", snapshot.join("model.onnx")).unwrap();
     symlink("../../../blobs/bb", snapshot.join("external.data")).unwrap();
     let model = Model::read(&snapshot.join("model.onnx")).unwrap();
-    assert_eq!(model.sha256(), plain.sha256(), "the names on the hub's disk are no part of a model");
+    assert_eq!(
+        model.sha256(),
+        plain.sha256(),
+        "the names on the hub's disk are no part of a model"
+    );
     assert_eq!(model.initializer("fc").unwrap(), plain.initializer("fc").unwrap());
     assert_eq!(model.folder(), Some(hub.canonicalize().unwrap().as_path()));
     let told = |bytes: Vec<u8>| Model::from_bytes(bytes, Some(hub.clone())).unwrap();
-    assert_eq!(told(model.whole_with_outputs(&[]).unwrap()).initializer("fc").unwrap(), plain.initializer("fc").unwrap());
+    assert_eq!(
+        told(model.whole_with_outputs(&[]).unwrap()).initializer("fc").unwrap(),
+        plain.initializer("fc").unwrap()
+    );
 
     // a weight in the model's own blob, too
     let (_folder, file) = large_file("m.onnx");
@@ -366,13 +450,19 @@ fn a_hub_s_cache_is_followed_to_its_blobs_and_no_further() {
     symlink("../../../blobs/cc", snapshot.join("whole.onnx")).unwrap();
     let linked = Model::read(&snapshot.join("whole.onnx")).unwrap();
     assert!(linked.bytes().len() < 1000);
-    assert_eq!(linked.initializer("w").unwrap(), Model::read(&file).unwrap().initializer("w").unwrap());
+    assert_eq!(
+        linked.initializer("w").unwrap(),
+        Model::read(&file).unwrap().initializer("w").unwrap()
+    );
 
     std::fs::copy(committed("external.data"), top.path().join("outside")).unwrap();
     std::fs::remove_file(snapshot.join("external.data")).unwrap();
     symlink("../../../../outside", snapshot.join("external.data")).unwrap();
     let text = message(Model::read(&snapshot.join("model.onnx")));
-    assert!(text.contains("external.data: a link that leads out of") && text.contains("outside"), "{text}");
+    assert!(
+        text.contains("external.data: a link that leads out of") && text.contains("outside"),
+        "{text}"
+    );
 }
 
 #[cfg(unix)]
@@ -385,7 +475,10 @@ fn a_linked_model_finds_its_data_beside_the_file_itself() {
     std::fs::copy(committed("external.onnx"), own.join("m.onnx")).unwrap();
     std::fs::copy(committed("external.data"), own.join("external.data")).unwrap();
     std::os::unix::fs::symlink("../own/m.onnx", elsewhere.join("link.onnx")).unwrap();
-    let (model, plain) = (Model::read(&elsewhere.join("link.onnx")).unwrap(), Model::read(&own.join("m.onnx")).unwrap());
+    let (model, plain) = (
+        Model::read(&elsewhere.join("link.onnx")).unwrap(),
+        Model::read(&own.join("m.onnx")).unwrap(),
+    );
     assert_eq!(model.initializer("fc").unwrap(), plain.initializer("fc").unwrap());
     assert_eq!(model.sha256(), plain.sha256());
 }
@@ -400,7 +493,10 @@ fn names_of_data_files_are_taken_as_they_are() {
         proto.graph.as_mut().unwrap().initializer[0] = TensorProto {
             raw_data: None,
             data_location: Some(DataLocation::External as i32),
-            external_data: vec![StringStringEntryProto { key: Some("location".into()), value: Some(name.into()) }],
+            external_data: vec![StringStringEntryProto {
+                key: Some("location".into()),
+                value: Some(name.into()),
+            }],
             ..weight("w")
         };
         let path = folder.path().join("m.onnx");
@@ -414,8 +510,15 @@ fn names_of_data_files_are_taken_as_they_are() {
 fn what_is_no_tensor_is_named_by_its_type() {
     use proto::{TypeProto, type_proto};
     let of = |value| Some(TypeProto { value: Some(value), ..Default::default() });
-    let strings = || of(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(DataType::String as i32), shape: None }));
-    let sequence = of(type_proto::Value::SequenceType(Box::new(type_proto::Sequence { elem_type: strings().map(Box::new) })));
+    let strings = || {
+        of(type_proto::Value::TensorType(type_proto::Tensor {
+            elem_type: Some(DataType::String as i32),
+            shape: None,
+        }))
+    };
+    let sequence = of(type_proto::Value::SequenceType(Box::new(type_proto::Sequence {
+        elem_type: strings().map(Box::new),
+    })));
     let model = edited(|g| {
         g.input[0].r#type = strings();
         g.output[0].r#type = sequence;
@@ -453,7 +556,9 @@ fn whatever_bytes_a_file_has_its_weights_are_left_in_it_or_it_is_no_model() {
 /// Where the values of the two large weights stand.
 fn weight_at(bytes: &[u8]) -> [std::ops::Range<usize>; 2] {
     let values = large("").raw_data.unwrap();
-    let at = |from: usize| from + bytes[from..].windows(values.len()).position(|window| window == &values[..]).unwrap();
+    let at = |from: usize| {
+        from + bytes[from..].windows(values.len()).position(|window| window == &values[..]).unwrap()
+    };
     let (first, second) = (at(0), at(at(0) + values.len()));
     [first + 8..first + values.len(), second + 8..second + values.len()]
 }

@@ -89,7 +89,14 @@ pub(super) fn edited(bytes: &[u8], edit: &Edit) -> Option<Vec<u8>> {
 
 /// `offset`: where the message begins in the file. `large`: whether large tensors in it may be left
 /// in the file.
-fn rewrite(kind: Kind, bytes: &[u8], offset: usize, edit: &Edit, large: bool, depth: usize) -> Result<Option<Vec<u8>>, Malformed> {
+fn rewrite(
+    kind: Kind,
+    bytes: &[u8],
+    offset: usize,
+    edit: &Edit,
+    large: bool,
+    depth: usize,
+) -> Result<Option<Vec<u8>>, Malformed> {
     let depth = depth.checked_sub(1).ok_or(Malformed)?;
     let mut out: Option<Vec<u8>> = None;
     let mut at = 0;
@@ -133,14 +140,21 @@ fn rewrite(kind: Kind, bytes: &[u8], offset: usize, edit: &Edit, large: bool, de
 }
 
 /// A tensor whose values are left in the file, or whose external data has another location now.
-fn reference(bytes: &[u8], offset: usize, edit: &Edit, large: bool) -> Result<Option<Vec<u8>>, Malformed> {
+fn reference(
+    bytes: &[u8],
+    offset: usize,
+    edit: &Edit,
+    large: bool,
+) -> Result<Option<Vec<u8>>, Malformed> {
     // the message without its values, and where they are
     let mut head = Vec::new();
     let mut values: Vec<(u32, usize, usize)> = Vec::new();
     let mut at = 0;
     while let Some(field) = next(bytes, &mut at)? {
         match (field.number, field.payload) {
-            (FLOATS | RAW | DOUBLES, Some(payload)) => values.push((field.number, offset + at - payload.len(), payload.len())),
+            (FLOATS | RAW | DOUBLES, Some(payload)) => {
+                values.push((field.number, offset + at - payload.len(), payload.len()));
+            }
             // values in other fields, or one by one
             (4..=7 | 9..=11, _) => return Ok(None),
             _ => head.extend(bytes.get(field.start..at).ok_or(Malformed)?),
@@ -154,7 +168,11 @@ fn reference(bytes: &[u8], offset: usize, edit: &Edit, large: bool) -> Result<Op
         location.value = Some(new.clone());
         return Ok(Some(known.encode_to_vec()));
     }
-    let (Some(file), true, &[(field, start, length)]) = (edit.file.as_deref(), large, values.as_slice()) else { return Ok(None) };
+    let (Some(file), true, &[(field, start, length)]) =
+        (edit.file.as_deref(), large, values.as_slice())
+    else {
+        return Ok(None);
+    };
     // packed floats and doubles are the bytes that a raw tensor of them has
     let is_raw = match field {
         FLOATS => known.data_type() == DataType::Float as i32,
@@ -164,10 +182,17 @@ fn reference(bytes: &[u8], offset: usize, edit: &Edit, large: bool) -> Result<Op
     if !is_raw || length < LARGE || tensor::byte_count(&known).ok().flatten() != Some(length) {
         return Ok(None);
     }
-    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
+    let entry = |key: &str, value: String| StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value),
+    };
     let reference = TensorProto {
         data_location: Some(DataLocation::External.into()),
-        external_data: vec![entry("location", file.to_owned()), entry("offset", start.to_string()), entry("length", length.to_string())],
+        external_data: vec![
+            entry("location", file.to_owned()),
+            entry("offset", start.to_string()),
+            entry("length", length.to_string()),
+        ],
         ..TensorProto::default()
     };
     head.extend(reference.encode_to_vec());

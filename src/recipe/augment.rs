@@ -16,8 +16,9 @@ pub enum Augment {
     CropFlip,
     /// Random horizontal flip alone.
     Flip,
-    /// A random part of the image as it was decoded, brought to the model's size, and random horizontal flip (Szegedy et al. 2015,
-    /// arXiv:1409.4842), with torchvision's defaults: area 0.08 to 1, aspect ratio 3/4 to 4/3.
+    /// A random part of the image as it was decoded, brought to the model's size, and random
+    /// horizontal flip (Szegedy et al. 2015, arXiv:1409.4842), with torchvision's defaults: area
+    /// 0.08 to 1, aspect ratio 3/4 to 4/3.
     RandomResizedCrop,
 }
 
@@ -39,9 +40,12 @@ impl FromStr for Augment {
 
     fn from_str(text: &str) -> Result<Self> {
         let all = [Self::None, Self::CropFlip, Self::Flip, Self::RandomResizedCrop];
-        all.into_iter()
-            .find(|augment| augment.name() == text)
-            .ok_or_else(|| Error::input(format!("augment: expected {}, found `{text}`", all.map(Self::name).join(", "))))
+        all.into_iter().find(|augment| augment.name() == text).ok_or_else(|| {
+            Error::input(format!(
+                "augment: expected {}, found `{text}`",
+                all.map(Self::name).join(", ")
+            ))
+        })
     }
 }
 
@@ -64,12 +68,24 @@ impl FromStr for ColorJitter {
 
     /// `B`: brightness, contrast and saturation alike; `B,C,S` or `B,C,S,H`.
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::input(format!("color-jitter: expected B, B,C,S or B,C,S,H as numbers from 0 (H up to 0.5), found `{text}`"));
-        let values = text.split(',').map(|part| part.trim().parse().map_err(|_| wrong())).collect::<Result<Vec<f64>>>()?;
+        let wrong = || {
+            Error::input(format!(
+                "color-jitter: expected B, B,C,S or B,C,S,H as numbers from 0 (H up to 0.5), \
+                 found `{text}`"
+            ))
+        };
+        let values = text
+            .split(',')
+            .map(|part| part.trim().parse().map_err(|_| wrong()))
+            .collect::<Result<Vec<f64>>>()?;
         let jitter = match values[..] {
             [all] => Self { brightness: all, contrast: all, saturation: all, hue: 0.0 },
-            [brightness, contrast, saturation] => Self { brightness, contrast, saturation, hue: 0.0 },
-            [brightness, contrast, saturation, hue] => Self { brightness, contrast, saturation, hue },
+            [brightness, contrast, saturation] => {
+                Self { brightness, contrast, saturation, hue: 0.0 }
+            }
+            [brightness, contrast, saturation, hue] => {
+                Self { brightness, contrast, saturation, hue }
+            }
             _ => return Err(wrong()),
         };
         if jitter.is_valid() { Ok(jitter) } else { Err(wrong()) }
@@ -79,7 +95,8 @@ impl FromStr for ColorJitter {
 impl ColorJitter {
     fn is_valid(self) -> bool {
         let factors = [self.brightness, self.contrast, self.saturation];
-        factors.iter().all(|f| f.is_finite() && (0.0..=100.0).contains(f)) && (0.0..=0.5).contains(&self.hue)
+        factors.iter().all(|f| f.is_finite() && (0.0..=100.0).contains(f))
+            && (0.0..=0.5).contains(&self.hue)
     }
 }
 
@@ -97,16 +114,18 @@ pub struct Augmentation {
     pub geometry: Augment,
     /// How far its colours move.
     pub color_jitter: Option<ColorJitter>,
-    /// Blends a sample with another one, by a share from Beta(α, α) (mixup, Zhang et al. 2018, arXiv:1710.09412).
+    /// Blends a sample with another one, by a share from Beta(α, α) (mixup, Zhang et al. 2018,
+    /// arXiv:1710.09412).
     pub mixup: Option<f64>,
-    /// Puts a box of another sample into it, of an area from Beta(α, α) (`CutMix`, Yun et al. 2019, arXiv:1905.04899). With mixup too, either by
-    /// the toss of a coin.
+    /// Puts a box of another sample into it, of an area from Beta(α, α) (`CutMix`, Yun et al. 2019,
+    /// arXiv:1905.04899). With mixup too, either by the toss of a coin.
     pub cutmix: Option<f64>,
 }
 
 impl Augmentation {
     /// The images as they are.
-    pub const NONE: Self = Self { geometry: Augment::None, color_jitter: None, mixup: None, cutmix: None };
+    pub const NONE: Self =
+        Self { geometry: Augment::None, color_jitter: None, mixup: None, cutmix: None };
 
     /// Whether images stay as they are.
     #[must_use]
@@ -126,11 +145,15 @@ impl Augmentation {
     /// At the first value outside its range.
     pub fn validate(&self) -> Result<()> {
         if let Some(jitter) = self.color_jitter.filter(|jitter| !jitter.is_valid()) {
-            return Err(Error::input(format!("color-jitter: expected values from 0, hue up to 0.5, found {jitter}")));
+            return Err(Error::input(format!(
+                "color-jitter: expected values from 0, hue up to 0.5, found {jitter}"
+            )));
         }
         for (name, alpha) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
             if let Some(alpha) = alpha.filter(|alpha| !(0.01..=100.0).contains(alpha)) {
-                return Err(Error::input(format!("{name}: expected alpha from 0.01 to 100, found {alpha}")));
+                return Err(Error::input(format!(
+                    "{name}: expected alpha from 0.01 to 100, found {alpha}"
+                )));
             }
         }
         Ok(())
@@ -158,7 +181,8 @@ mod tests {
 
     #[test]
     fn names_and_jitter_are_read_as_they_are_written() {
-        for augment in [Augment::None, Augment::CropFlip, Augment::Flip, Augment::RandomResizedCrop] {
+        for augment in [Augment::None, Augment::CropFlip, Augment::Flip, Augment::RandomResizedCrop]
+        {
             assert_eq!(augment.name().parse::<Augment>().unwrap(), augment);
             assert_eq!(serde_json::to_value(augment).unwrap(), augment.name());
         }
@@ -174,14 +198,24 @@ mod tests {
     #[test]
     fn values_outside_their_range_are_refused() {
         let crop = Augmentation { geometry: Augment::CropFlip, ..Augmentation::NONE };
-        assert!(crop.validate().is_ok() && !crop.is_none() && !crop.mixes() && Augmentation::NONE.is_none());
+        assert!(
+            crop.validate().is_ok()
+                && !crop.is_none()
+                && !crop.mixes()
+                && Augmentation::NONE.is_none()
+        );
         for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(Augmentation { mixup: Some(alpha), ..crop.clone() }.validate().is_err());
             assert!(Augmentation { cutmix: Some(alpha), ..crop.clone() }.validate().is_err());
         }
         let jitter = ColorJitter { brightness: 0.4, contrast: f64::NAN, saturation: 0.4, hue: 0.1 };
         assert!(Augmentation { color_jitter: Some(jitter), ..crop.clone() }.validate().is_err());
-        let all = Augmentation { color_jitter: Some("0.4".parse().unwrap()), mixup: Some(0.2), cutmix: Some(1.0), ..crop };
+        let all = Augmentation {
+            color_jitter: Some("0.4".parse().unwrap()),
+            mixup: Some(0.2),
+            cutmix: Some(1.0),
+            ..crop
+        };
         assert_eq!(all.to_string(), "crop-flip, color-jitter 0.4,0.4,0.4,0, mixup 0.2, cutmix 1");
     }
 }

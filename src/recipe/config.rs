@@ -1,4 +1,5 @@
-//! `nst-cache.toml` in the working folder: defaults for flags, and students by name. Library paths are never read from it.
+//! `nst-cache.toml` in the working folder: defaults for flags, and students by name. Library paths
+//! are never read from it.
 
 use super::{DataSpec, PreprocessOptions, toml_file};
 use crate::error::{Error, Result};
@@ -48,7 +49,9 @@ impl Config {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(Error::input(format!("{}: cannot be read", path.display())).because(e)),
+            Err(e) => {
+                return Err(Error::input(format!("{}: cannot be read", path.display())).because(e));
+            }
         };
         toml_file::parse(&path.display().to_string(), &text)
     }

@@ -1,4 +1,5 @@
-//! Where samples come from: `folder:DIR`, `idx:DIR`, `cifar10:DIR`, `cifar100:DIR`, `npz:FILE`, `fashion-mnist`, or a bare path.
+//! Where samples come from: `folder:DIR`, `idx:DIR`, `cifar10:DIR`, `cifar100:DIR`, `npz:FILE`,
+//! `fashion-mnist`, or a bare path.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,8 @@ impl DataFormat {
     ];
 }
 
-/// A data set as the user named it. `format` is `None` for a bare path, which is recognised by what is there.
+/// A data set as the user named it. `format` is `None` for a bare path, which is recognised by what
+/// is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSpec {
     /// The layout, if it was named.
@@ -51,11 +53,14 @@ impl FromStr for DataSpec {
         }
         let (format, path) = DataFormat::PREFIXES
             .iter()
-            .find_map(|&(prefix, format)| text.strip_prefix(prefix).map(|rest| (Some(format), rest)))
+            .find_map(|&(prefix, format)| {
+                text.strip_prefix(prefix).map(|rest| (Some(format), rest))
+            })
             .unwrap_or((None, text));
         if path.is_empty() {
-            return Err(Error::input(format!("data `{text}`: expected a path, found none"))
-                .hint("write folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE or fashion-mnist"));
+            return Err(Error::input(format!("data `{text}`: expected a path, found none")).hint(
+                "write folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE or fashion-mnist",
+            ));
         }
         Ok(Self { format, path: PathBuf::from(path) })
     }
@@ -66,7 +71,8 @@ impl fmt::Display for DataSpec {
         if self.format == Some(DataFormat::FashionMnist) {
             return f.write_str("fashion-mnist");
         }
-        let prefix = DataFormat::PREFIXES.iter().find(|p| Some(p.1) == self.format).map_or("", |p| p.0);
+        let prefix =
+            DataFormat::PREFIXES.iter().find(|p| Some(p.1) == self.format).map_or("", |p| p.0);
         write!(f, "{prefix}{}", self.path.display())
     }
 }
@@ -83,7 +89,8 @@ impl Serialize for DataSpec {
     }
 }
 
-/// Which samples of a data set a run takes: the first `limit`, all without one, after a shuffle if a seed for it is given.
+/// Which samples of a data set a run takes: the first `limit`, all without one, after a shuffle if
+/// a seed for it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Take {
     /// How many at most.
@@ -98,8 +105,16 @@ mod tests {
 
     #[test]
     fn a_spec_is_written_as_it_was_read() {
-        for text in ["folder:a/b", "idx:d", "cifar10:/d", "cifar100:d", "npz:x.npz", "fashion-mnist", "some/path.tar.gz", "./fashion-mnist"]
-        {
+        for text in [
+            "folder:a/b",
+            "idx:d",
+            "cifar10:/d",
+            "cifar100:d",
+            "npz:x.npz",
+            "fashion-mnist",
+            "some/path.tar.gz",
+            "./fashion-mnist",
+        ] {
             assert_eq!(text.parse::<DataSpec>().unwrap().to_string(), text);
         }
         assert_eq!("cifar100:d".parse::<DataSpec>().unwrap().format, Some(DataFormat::Cifar100));

@@ -47,7 +47,9 @@ impl FromStr for ViewCount {
         match text.parse() {
             _ if text == "all" => Ok(Self::All),
             Ok(count) if count > 0 => Ok(Self::Count(count)),
-            _ => Err(Error::input(format!("views: expected a number above 0 or all, found `{text}`"))),
+            _ => Err(Error::input(format!(
+                "views: expected a number above 0 or all, found `{text}`"
+            ))),
         }
     }
 }
@@ -70,17 +72,21 @@ pub struct Extract {
     pub data: DataSpec,
     /// Which part of it.
     pub split: String,
-    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty: those that the cache has, else the suggested ones.
+    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty: those that the cache has, else
+    /// the suggested ones.
     pub taps: Vec<String>,
     /// The tensor that holds the logits, if it is not found by itself.
     pub logits: Option<String>,
     /// What is stored of each map.
     pub keep: Keep,
-    /// The criteria that will be computed from the cache, where that is known: [`Keep::Auto`] keeps what they need.
+    /// The criteria that will be computed from the cache, where that is known: [`Keep::Auto`] keeps
+    /// what they need.
     pub criteria: Vec<CriterionRecipe>,
-    /// Height and width of the maps that the taps will be compared with, where that is known, shallowest first: larger maps are pooled to them.
+    /// Height and width of the maps that the taps will be compared with, where that is known,
+    /// shallowest first: larger maps are pooled to them.
     pub sizes: Vec<[usize; 2]>,
-    /// Whether statistics are computed by nodes appended to the teacher's graph; `None`: where it does not run on the CPU.
+    /// Whether statistics are computed by nodes appended to the teacher's graph; `None`: where it
+    /// does not run on the CPU.
     pub in_graph: Option<bool>,
     /// Element type of stored features.
     pub store: Store,

@@ -25,8 +25,13 @@ impl FromStr for BatchAxis {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::input(format!("expected INPUT=N, N counted from 0, or INPUT=none, found `{text}`"));
-        let (input, axis) = text.rsplit_once('=').filter(|(input, _)| !input.is_empty()).ok_or_else(wrong)?;
+        let wrong = || {
+            Error::input(format!(
+                "expected INPUT=N, N counted from 0, or INPUT=none, found `{text}`"
+            ))
+        };
+        let (input, axis) =
+            text.rsplit_once('=').filter(|(input, _)| !input.is_empty()).ok_or_else(wrong)?;
         let axis = if axis == "none" { None } else { Some(axis.parse().map_err(|_| wrong())?) };
         Ok(Self { input: input.to_owned(), axis })
     }
@@ -49,7 +54,9 @@ mod tests {
 
     #[test]
     fn a_batch_axis_is_a_name_and_a_number() {
-        let axis = |text: &str| text.parse::<BatchAxis>().map(|a| (a.input, a.axis)).map_err(|e| e.to_string());
+        let axis = |text: &str| {
+            text.parse::<BatchAxis>().map(|a| (a.input, a.axis)).map_err(|e| e.to_string())
+        };
         assert_eq!(axis("state=1").unwrap(), ("state".into(), Some(1)));
         assert_eq!(axis("a=b=0").unwrap(), ("a=b".into(), Some(0)));
         assert_eq!(axis("temp=none").unwrap(), ("temp".into(), None));

@@ -1,4 +1,5 @@
-//! What a run is to do, as plain validated data: read from TOML and flags at start-up, recorded in manifests, never parsed again.
+//! What a run is to do, as plain validated data: read from TOML and flags at start-up, recorded in
+//! manifests, never parsed again.
 
 mod augment;
 mod config;
@@ -17,8 +18,9 @@ mod train;
 pub use augment::{Augment, Augmentation, ColorJitter};
 pub use config::{Config, StudentEntry};
 pub use criterion::{
-    Ab, At, Cc, Course, Crd, CriterionRecipe, Dist, Dkd, Ft, Kd, Kernel, Method, NoSettings, Normalization, NstGauss, NstLinear, NstPoly,
-    Ofd, PairRecipe, Reviewkd, Rkd, Sigma, Subject, Vid,
+    Ab, At, Cc, Course, Crd, CriterionRecipe, Dist, Dkd, Ft, Kd, Kernel, Method, NoSettings,
+    Normalization, NstGauss, NstLinear, NstPoly, Ofd, PairRecipe, Reviewkd, Rkd, Sigma, Subject,
+    Vid,
 };
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Compress, Extract, Inputs, Store, ViewCount};

@@ -1,4 +1,5 @@
-//! How a decoded image becomes a model's input: geometry and colour in uint8 (those bytes are stored), then `(x·scale − mean) / std`.
+//! How a decoded image becomes a model's input: geometry and colour in uint8 (those bytes are
+//! stored), then `(x·scale − mean) / std`.
 
 use crate::array::Dtype;
 use crate::error::{Error, Result};
@@ -52,7 +53,8 @@ pub enum Layout {
 pub struct Preprocess {
     /// Height and width that the model takes, in pixels.
     pub size: [usize; 2],
-    /// The shorter side after the resize that precedes the centre crop, in pixels; `None`: straight to `size` (a no-op where the image has it).
+    /// The shorter side after the resize that precedes the centre crop, in pixels; `None`: straight
+    /// to `size` (a no-op where the image has it).
     pub resize: Option<usize>,
     /// The filter of the resize.
     pub interpolation: Interpolation,
@@ -62,7 +64,8 @@ pub struct Preprocess {
     pub layout: Layout,
     /// Element type of the model's input: float32, float16, float64, bfloat16, uint8 or int32.
     pub dtype: Dtype,
-    /// Factor applied to the byte before mean and std (1/255 for most models); ignored for integer inputs.
+    /// Factor applied to the byte before mean and std (1/255 for most models); ignored for integer
+    /// inputs.
     pub scale: f32,
     /// Mean of each channel after scaling.
     pub mean: Vec<f32>,
@@ -93,7 +96,8 @@ impl Preprocess {
     /// Checks that the fields agree.
     ///
     /// # Errors
-    /// When a size is zero, a standard deviation is not positive, or mean and std do not have one value a channel.
+    /// When a size is zero, a standard deviation is not positive, or mean and std do not have one
+    /// value a channel.
     pub fn validate(&self) -> Result<()> {
         let channels = self.channels.count();
         if self.size.contains(&0) || self.resize == Some(0) {
@@ -116,7 +120,8 @@ impl Preprocess {
     }
 }
 
-/// Preprocessing as the user gives it, by flags or in a recipe: what is absent comes from `preset`, then from the model and the images.
+/// Preprocessing as the user gives it, by flags or in a recipe: what is absent comes from `preset`,
+/// then from the model and the images.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PreprocessOptions {
@@ -192,9 +197,14 @@ pub fn preset(name: &str) -> Result<PreprocessOptions> {
             interpolation: Some(Interpolation::Bilinear),
             ..with(None, &[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])
         }),
-        "fashion-mnist" => Ok(PreprocessOptions { channels: Some(Channels::Gray), ..with(Some(28), &[0.2860], &[0.3530]) }),
+        "fashion-mnist" => Ok(PreprocessOptions {
+            channels: Some(Channels::Gray),
+            ..with(Some(28), &[0.2860], &[0.3530])
+        }),
         "none" => Ok(PreprocessOptions { scale: Some(1.0), ..PreprocessOptions::default() }),
-        other => Err(Error::input(format!("preprocess `{other}`: expected cifar10, imagenet, fashion-mnist or none"))),
+        other => Err(Error::input(format!(
+            "preprocess `{other}`: expected cifar10, imagenet, fashion-mnist or none"
+        ))),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Published comparisons as recipes: one table of pairs, settings and figures, from which `nst-cache recipe` writes TOML. A table, because pairs
-//! times methods are some two hundred files that differ in three lines each, and because a number that is wrong is then wrong once.
+//! Published comparisons as recipes: one table of pairs, settings and figures, from which
+//! `nst-cache recipe` writes TOML. A table, because pairs times methods are some two hundred files
+//! that differ in three lines each, and because a number that is wrong is then wrong once.
 
 mod tables;
 
@@ -89,9 +90,15 @@ impl Suite {
     /// The recipe of one method for `nst-cache train`.
     #[must_use]
     pub fn train(&self, pair: &Pair, method: &Published, disk: Disk) -> String {
-        let reported = self.reported(pair, method).map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}"));
+        let reported =
+            self.reported(pair, method).map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}"));
         let mut text = self.head(pair, &format!("{} {reported}", method.name), disk);
-        let _ = writeln!(text, "#   nst-cache train {} --cache {} --test {DATA} --recipe THIS", pair.student, cache(pair));
+        let _ = writeln!(
+            text,
+            "#   nst-cache train {} --cache {} --test {DATA} --recipe THIS",
+            pair.student,
+            cache(pair)
+        );
         text.push_str(&settings(pair, method.first_stage));
         for criterion in method.criteria {
             text.push_str(&table("criterion", criterion));
@@ -105,21 +112,30 @@ impl Suite {
     /// The recipe of all methods for `nst-cache sweep`.
     #[must_use]
     pub fn sweep(&self, pair: &Pair, disk: Disk) -> String {
-        let (shared, own): (Vec<&Published>, Vec<&Published>) = self.methods.iter().partition(|m| m.first_stage == 0);
-        let shared: Vec<&Published> = shared.into_iter().filter(|m| self.is_possible(pair, m)).collect();
-        let figures: Vec<String> =
-            shared.iter().filter_map(|m| self.reported(pair, m).map(|top1| format!("{} {top1:.2}", m.name))).collect();
+        let (shared, own): (Vec<&Published>, Vec<&Published>) =
+            self.methods.iter().partition(|m| m.first_stage == 0);
+        let shared: Vec<&Published> =
+            shared.into_iter().filter(|m| self.is_possible(pair, m)).collect();
+        let figures: Vec<String> = shared
+            .iter()
+            .filter_map(|m| self.reported(pair, m).map(|top1| format!("{} {top1:.2}", m.name)))
+            .collect();
         let mut text = self.head(pair, &figures.join(", "), disk);
         let _ = writeln!(text, "#   nst-cache sweep THIS");
         if !own.is_empty() {
             let names: Vec<&str> = own.iter().map(|m| m.name).collect();
-            let _ = writeln!(
-                text,
-                "# {} have a stage of their own before, so other epochs: `nst-cache recipe` with --method.",
+            text.push_str(&comment(&format!(
+                "{} have a stage of their own before, so other epochs: `nst-cache recipe` with \
+                 --method.",
                 names.join(" and ")
-            );
+            )));
         }
-        let _ = writeln!(text, "cache = \"{}\"\ntest = \"{DATA}\"\nstudents = [\"{}\"]\nseeds = {SEEDS:?}", cache(pair), pair.student);
+        let _ = writeln!(
+            text,
+            "cache = \"{}\"\ntest = \"{DATA}\"\nstudents = [\"{}\"]\nseeds = {SEEDS:?}",
+            cache(pair),
+            pair.student
+        );
         text.push_str(&settings(pair, 0));
         for method in shared {
             let _ = writeln!(text, "\n[[method]]\nname = \"{}\"", method.name);
@@ -152,26 +168,42 @@ impl Suite {
         let Disk { views, row_bytes } = disk;
         let gigabytes = gigabytes(row_bytes.saturating_mul(ROWS).saturating_mul(views));
         let times = EPOCHS / views.max(1);
-        let mut text = format!(
-            "# {about}: {teacher} to {student}. Settings of {source},\n\
-             # which reports in %: teacher {teacher_top1:.2}, student alone {student_top1:.2}, {reported}.\n"
+        let what = format!(
+            "{about}: {teacher} to {student}. Settings of {source}, which reports in %: teacher \
+             {teacher_top1:.2}, student alone {student_top1:.2}, {reported}."
         );
-        for line in note.lines() {
-            let _ = writeln!(text, "# {line}");
-        }
-        let _ = write!(
-            text,
-            "#\n\
-             # A cache has a finite number of views. {EPOCHS} epochs go through these {views} about {times} times each, where the published runs crop\n\
-             # and flip afresh every time: more views come closer, these figures are not those. The cache takes at most {gigabytes}\n\
-             # ({row_bytes} B a row before compression, which takes most of it away where maps are sparse) and serves the methods together.\n\
-             #\n\
-             #   nst-cache extract {teacher}.onnx --data {DATA} {NORMALIZATION} \\\n\
-             #     --augment crop-flip --views {views} -o {}\n",
-            cache(pair)
+        let views_say = format!(
+            "A cache has a finite number of views. {EPOCHS} epochs go through these {views} about \
+             {times} times each, where the published runs crop and flip afresh every time: more \
+             views come closer, these figures are not those. The cache takes at most {gigabytes} \
+             ({row_bytes} B a row before compression, which takes most of it away where maps are \
+             sparse) and serves the methods together."
         );
-        text
+        let cache = cache(pair);
+        let command = [
+            format!("#   nst-cache extract {teacher}.onnx --data {DATA} \\\n"),
+            format!("#     {NORMALIZATION} \\\n"),
+            format!("#     --augment crop-flip --views {views} -o {cache}\n"),
+        ];
+        [comment(&what), comment(note), "#\n".to_owned(), comment(&views_say), "#\n".to_owned()]
+            .concat()
+            + &command.concat()
     }
+}
+
+/// A paragraph as lines of a comment.
+fn comment(text: &str) -> String {
+    /// Columns of a line.
+    const WIDTH: usize = 100;
+    let mut lines = vec!["#".to_owned()];
+    for word in text.split_whitespace() {
+        if let Some(line) = lines.last_mut().filter(|line| line.len() + 1 + word.len() <= WIDTH) {
+            *line = format!("{line} {word}");
+        } else {
+            lines.push(format!("# {word}"));
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 const DATA: &str = "cifar100:cifar-100-binary";
@@ -184,11 +216,13 @@ fn cache(pair: &Pair) -> String {
 fn settings(pair: &Pair, first: usize) -> String {
     let lr = if SLOW.contains(&pair.student) { 0.01 } else { 0.05 };
     let milestones = MILESTONES.map(|m| (m + first).to_string()).join(", ");
-    format!(
-        "epochs = {}\nbatch = 64\n\n[optimizer]\nkind = \"sgd\"\nlr = {lr}\nmomentum = 0.9\nweight-decay = 5e-4\n\n\
-         [schedule]\nkind = \"multistep\"\nmilestones = [{milestones}]\ngamma = 0.1\n",
-        EPOCHS + first
-    )
+    let epochs = EPOCHS + first;
+    [
+        format!("epochs = {epochs}\nbatch = 64\n\n"),
+        format!("[optimizer]\nkind = \"sgd\"\nlr = {lr}\nmomentum = 0.9\nweight-decay = 5e-4\n\n"),
+        format!("[schedule]\nkind = \"multistep\"\nmilestones = [{milestones}]\ngamma = 0.1\n"),
+    ]
+    .concat()
 }
 
 /// `kd:weight=0.9` as a TOML table.
@@ -196,7 +230,11 @@ fn table(name: &str, criterion: &str) -> String {
     let (method, rest) = criterion.split_once(':').unwrap_or((criterion, ""));
     let mut text = format!("\n[[{name}]]\nmethod = \"{method}\"\n");
     for (key, value) in rest.split(',').filter_map(|setting| setting.split_once('=')) {
-        let _ = if value.parse::<f64>().is_ok() { writeln!(text, "{key} = {value}") } else { writeln!(text, "{key} = \"{value}\"") };
+        let _ = if value.parse::<f64>().is_ok() {
+            writeln!(text, "{key} = {value}")
+        } else {
+            writeln!(text, "{key} = \"{value}\"")
+        };
     }
     text
 }
@@ -204,7 +242,8 @@ fn table(name: &str, criterion: &str) -> String {
 /// The settings of spot-adaptive distillation; the temperature is that of the authors' code.
 fn spots(name: &str, pair: &Pair) -> String {
     format!(
-        "\n[{name}]\n# the published form runs the teacher too: mode = \"exact\" and teacher = \"{}.onnx\"\nmode = \"cached\"\ntemperature = 5\n",
+        "\n[{name}]\n# the published form runs the teacher too: mode = \"exact\" and teacher = \
+         \"{}.onnx\"\nmode = \"cached\"\ntemperature = 5\n",
         pair.teacher
     )
 }
@@ -227,13 +266,18 @@ mod tests {
             for pair in suite.pairs {
                 for method in suite.methods.iter().filter(|m| suite.is_possible(pair, m)) {
                     let text = suite.train(pair, method, DISK);
-                    let recipe: Train = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+                    let recipe: Train =
+                        toml::from_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
                     recipe.validate().unwrap();
                     assert_eq!((recipe.epochs, recipe.batch), (EPOCHS + method.first_stage, 64));
-                    assert_eq!((recipe.criteria.len(), recipe.sakd.is_some()), (method.criteria.len(), method.spots));
+                    assert_eq!(
+                        (recipe.criteria.len(), recipe.sakd.is_some()),
+                        (method.criteria.len(), method.spots)
+                    );
                 }
                 let text = suite.sweep(pair, DISK);
-                let sweep = Sweep::parse("sweep", &text).unwrap_or_else(|e| panic!("{}\n{text}", e.chain()));
+                let sweep = Sweep::parse("sweep", &text)
+                    .unwrap_or_else(|e| panic!("{}\n{text}", e.chain()));
                 assert!(sweep.methods.len() >= 12 && sweep.students == [pair.student], "{text}");
             }
         }
@@ -243,9 +287,17 @@ mod tests {
     fn a_recipe_says_what_it_is() {
         let pair = CIFAR100.pair("resnet56", "resnet20").unwrap();
         let text = CIFAR100.train(pair, CIFAR100.method("nst").unwrap(), DISK);
-        for part in
-            ["72.34", "69.06", "NST 69.60", "30 times", "24 GB", "--views 8", "lr = 0.05", "milestones = [150, 180, 210]", "weight = 50"]
-        {
+        for part in [
+            "72.34",
+            "69.06",
+            "NST 69.60",
+            "30 times",
+            "24 GB",
+            "--views 8",
+            "lr = 0.05",
+            "milestones = [150, 180, 210]",
+            "weight = 50",
+        ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         let slow = CIFAR100.pair("wrn-40-2", "shufflenetv1").unwrap();
@@ -262,13 +314,18 @@ mod tests {
         for suite in SUITES {
             for pair in suite.pairs {
                 assert!(pair.reported.len() <= suite.methods.len());
-                assert!(pair.reported.iter().all(|&t| t == 0.0 || (50.0..80.0).contains(&t)), "{pair:?}");
+                assert!(
+                    pair.reported.iter().all(|&t| t == 0.0 || (50.0..80.0).contains(&t)),
+                    "{pair:?}"
+                );
             }
         }
         assert!(CIFAR100.pairs.iter().all(|p| p.reported.len() + 2 == CIFAR100.methods.len()));
         // the standard column, then the adaptive one, in the same order
         assert!(SAKD.pairs.iter().all(|p| p.reported.len() == SAKD.methods.len()));
         let (standard, adaptive) = SAKD.methods.split_at(SAKD.methods.len() / 2);
-        assert!(standard.iter().zip(adaptive).all(|(s, a)| a.spots && a.name == format!("{}+SAKD", s.name) && a.criteria == s.criteria));
+        assert!(standard.iter().zip(adaptive).all(|(s, a)| a.spots
+            && a.name == format!("{}+SAKD", s.name)
+            && a.criteria == s.criteria));
     }
 }

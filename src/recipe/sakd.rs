@@ -55,14 +55,16 @@ pub enum Gates {
 pub struct Sakd {
     /// What the policy learns from.
     pub mode: SakdMode,
-    /// The teacher's ONNX file, which the exact mode runs. It has to be the one that made the cache, whose hash decides the run: the path does not.
+    /// The teacher's ONNX file, which the exact mode runs. It has to be the one that made the
+    /// cache, whose hash decides the run: the path does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<PathBuf>,
     /// Who decides.
     pub gates: Gates,
     /// Temperature of the gates' softmax.
     pub temperature: f64,
-    /// Factor of the policy's label loss where the route is worse than the student alone; its inverse where it is better.
+    /// Factor of the policy's label loss where the route is worse than the student alone; its
+    /// inverse where it is better.
     pub gamma: f64,
     /// Values of the policy network's hidden layer.
     pub width: usize,
@@ -70,7 +72,14 @@ pub struct Sakd {
 
 impl Default for Sakd {
     fn default() -> Self {
-        Self { mode: SakdMode::Cached, teacher: None, gates: Gates::Learned, temperature: 5.0, gamma: 1.0, width: 128 }
+        Self {
+            mode: SakdMode::Cached,
+            teacher: None,
+            gates: Gates::Learned,
+            temperature: 5.0,
+            gamma: 1.0,
+            width: 128,
+        }
     }
 }
 
@@ -82,13 +91,24 @@ impl Sakd {
     pub fn validate(&self) -> Result<()> {
         for (key, value) in [("temperature", self.temperature), ("gamma", self.gamma)] {
             if !(value.is_finite() && value > 0.0) {
-                return Err(Error::input(format!("recipe: sakd.{key}: expected a value above 0, found {value}")));
+                return Err(Error::input(format!(
+                    "recipe: sakd.{key}: expected a value above 0, found {value}"
+                )));
             }
         }
         if self.mode == SakdMode::Cached && self.teacher.is_some() {
-            return Err(Error::input("recipe: sakd.teacher: expected mode \"exact\" beside it, found \"cached\"")
-                .hint("the cached mode runs no teacher: write mode = \"exact\" (--sakd exact), or leave the file out"));
+            return Err(Error::input(
+                "recipe: sakd.teacher: expected mode \"exact\" beside it, found \"cached\"",
+            )
+            .hint(
+                "the cached mode runs no teacher: write mode = \"exact\" (--sakd exact), or leave \
+                 the file out",
+            ));
         }
-        if self.width == 0 { Err(Error::input("recipe: sakd.width: expected 1 or more, found 0")) } else { Ok(()) }
+        if self.width == 0 {
+            Err(Error::input("recipe: sakd.width: expected 1 or more, found 0"))
+        } else {
+            Ok(())
+        }
     }
 }

@@ -12,7 +12,8 @@ use std::str::FromStr;
 pub enum Statistic {
     /// The activations themselves.
     Features,
-    /// The Gram matrix over positions of the unit channel maps, divided by their number: its lower triangle, row by row.
+    /// The Gram matrix over positions of the unit channel maps, divided by their number: its lower
+    /// triangle, row by row.
     Gram,
     /// The mean of the unit channel maps.
     Mean,
@@ -26,7 +27,8 @@ pub enum Statistic {
 
 impl Statistic {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Features, Self::Gram, Self::Mean, Self::Attention, Self::Vector, Self::Sign];
+    pub const ALL: [Self; 6] =
+        [Self::Features, Self::Gram, Self::Mean, Self::Attention, Self::Vector, Self::Sign];
 
     /// As the command line and the cache name it.
     #[must_use]
@@ -71,7 +73,9 @@ impl FromStr for Statistic {
     fn from_str(text: &str) -> Result<Self> {
         let names = Self::ALL.map(Self::name);
         let found = Self::ALL.into_iter().find(|s| s.name() == text);
-        found.ok_or_else(|| Error::input(format!("expected auto or some of {}, found `{text}`", names.join(", "))))
+        found.ok_or_else(|| {
+            Error::input(format!("expected auto or some of {}, found `{text}`", names.join(", ")))
+        })
     }
 }
 
@@ -142,9 +146,15 @@ impl MapShape {
         let &Self { layout, channels, height, width } = self;
         let positions = height.checked_mul(width)?;
         Some(match (statistic, layout) {
-            (Statistic::Features, Layout::Nchw) => (vec![channels, height, width], &["c", "h", "w"]),
-            (Statistic::Features, Layout::Nhwc) => (vec![height, width, channels], &["h", "w", "c"]),
-            (Statistic::Gram, _) => (vec![positions.checked_mul(positions.checked_add(1)?)? / 2], &["pair"]),
+            (Statistic::Features, Layout::Nchw) => {
+                (vec![channels, height, width], &["c", "h", "w"])
+            }
+            (Statistic::Features, Layout::Nhwc) => {
+                (vec![height, width, channels], &["h", "w", "c"])
+            }
+            (Statistic::Gram, _) => {
+                (vec![positions.checked_mul(positions.checked_add(1)?)? / 2], &["pair"])
+            }
             (Statistic::Mean | Statistic::Attention, _) => (vec![height, width], &["h", "w"]),
             (Statistic::Vector, _) => (vec![channels], &["c"]),
             (Statistic::Sign, _) => (vec![self.activations()?.div_ceil(8)], &["byte"]),
@@ -159,10 +169,16 @@ mod tests {
     #[test]
     fn lists_of_statistics_are_sets() {
         assert_eq!("auto".parse::<Keep>().unwrap(), Keep::Auto);
-        assert_eq!("mean,gram,mean".parse::<Keep>().unwrap(), Keep::These(vec![Statistic::Gram, Statistic::Mean]));
+        assert_eq!(
+            "mean,gram,mean".parse::<Keep>().unwrap(),
+            Keep::These(vec![Statistic::Gram, Statistic::Mean])
+        );
         for wrong in ["", "grams", "gram,", "auto,gram", "Gram"] {
             let error = wrong.parse::<Keep>().unwrap_err().to_string();
-            assert!(error.contains("features, gram, mean, attention, vector, sign"), "{wrong}: {error}");
+            assert!(
+                error.contains("features, gram, mean, attention, vector, sign"),
+                "{wrong}: {error}"
+            );
         }
     }
 
@@ -180,9 +196,17 @@ mod tests {
     fn rows_have_the_shapes_of_the_format() {
         let map = MapShape { layout: Layout::Nhwc, channels: 5, height: 2, width: 3 };
         let shape = |s| map.row(s).unwrap().0;
-        assert_eq!(Statistic::ALL.map(shape), [vec![2, 3, 5], vec![21], vec![2, 3], vec![2, 3], vec![5], vec![4]]);
+        assert_eq!(
+            Statistic::ALL.map(shape),
+            [vec![2, 3, 5], vec![21], vec![2, 3], vec![2, 3], vec![5], vec![4]]
+        );
         let hostile = MapShape { height: usize::MAX / 2, width: 3, ..map };
-        assert!(Statistic::ALL.into_iter().filter(|s| !matches!(s, Statistic::Vector)).all(|s| hostile.row(s).is_none()));
+        assert!(
+            Statistic::ALL
+                .into_iter()
+                .filter(|s| !matches!(s, Statistic::Vector))
+                .all(|s| hostile.row(s).is_none())
+        );
         assert_eq!(MapShape::of_features(Layout::Nhwc, [2, 3, 5]), map);
     }
 }

@@ -1,4 +1,5 @@
-//! The recipe of a sweep: a training recipe's keys, and what is varied: students, methods (sets of criteria) and seeds.
+//! The recipe of a sweep: a training recipe's keys, and what is varied: students, methods (sets of
+//! criteria) and seeds.
 
 use super::{CriterionRecipe, Sakd, Train, toml_file};
 use crate::error::{Error, Result};
@@ -52,7 +53,8 @@ struct Varied {
 /// Their names.
 const VARIED: [&str; 5] = ["cache", "teacher", "students", "seeds", "method"];
 /// Keys of a training recipe that a sweep varies, and what stands for them.
-const REPLACED: [(&str, &str); 2] = [("seed", "seeds"), ("criterion", "[[method]] with [[method.criterion]]")];
+const REPLACED: [(&str, &str); 2] =
+    [("seed", "seeds"), ("criterion", "[[method]] with [[method.criterion]]")];
 
 impl Sweep {
     /// Reads a recipe file.
@@ -61,7 +63,8 @@ impl Sweep {
     /// When the file cannot be read, is not TOML, has an unknown key, or a value outside its range.
     pub fn read(path: &Path) -> Result<Self> {
         let name = format!("recipe {}", path.display());
-        let text = std::fs::read_to_string(path).map_err(|e| Error::input(format!("{name}: cannot be read")).because(e))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::input(format!("{name}: cannot be read")).because(e))?;
         Self::parse(&name, &text)
     }
 
@@ -73,13 +76,16 @@ impl Sweep {
         let (varied, shared) = split(text).map_err(|e| toml_file::describe(name, text, &e))?;
         for (key, instead) in REPLACED {
             if shared.get_ref().contains_key(key) {
-                return Err(Error::input(format!("{name}: `{key}`: a sweep varies it")).hint(format!("write {instead}")));
+                return Err(Error::input(format!("{name}: `{key}`: a sweep varies it"))
+                    .hint(format!("write {instead}")));
             }
         }
         // the training keys first: a misspelt name is among them, and not missing elsewhere
-        let shared = Train::deserialize(Deserializer::from(shared)).map_err(|e| toml_file::describe(name, text, &e))?;
+        let shared = Train::deserialize(Deserializer::from(shared))
+            .map_err(|e| toml_file::describe(name, text, &e))?;
         let Varied { cache, teacher, students, seeds, methods } =
-            Varied::deserialize(Deserializer::from(varied)).map_err(|e| toml_file::describe(name, text, &e))?;
+            Varied::deserialize(Deserializer::from(varied))
+                .map_err(|e| toml_file::describe(name, text, &e))?;
         let sweep = Self { cache, teacher, students, seeds, methods, shared };
         sweep.validate()?;
         Ok(sweep)
@@ -90,9 +96,14 @@ impl Sweep {
     /// # Errors
     /// At the first value outside its range.
     pub fn validate(&self) -> Result<()> {
-        let wrong =
-            |what: &str, expected: &str, found: &str| Err(Error::input(format!("sweep: {what}: expected {expected}, found {found}")));
-        for (what, count) in [("students", self.students.len()), ("seeds", self.seeds.len()), ("method", self.methods.len())] {
+        let wrong = |what: &str, expected: &str, found: &str| {
+            Err(Error::input(format!("sweep: {what}: expected {expected}, found {found}")))
+        };
+        for (what, count) in [
+            ("students", self.students.len()),
+            ("seeds", self.seeds.len()),
+            ("method", self.methods.len()),
+        ] {
             if count == 0 {
                 return wrong(what, "at least one", "none");
             }
@@ -105,7 +116,11 @@ impl Sweep {
         }
         // folders, on file systems that do not tell upper from lower case
         if let Some(twice) = first_twice(self.methods.iter().map(|m| m.name.to_lowercase())) {
-            return wrong("method", "names that differ, upper and lower case being the same", &twice);
+            return wrong(
+                "method",
+                "names that differ, upper and lower case being the same",
+                &twice,
+            );
         }
         for method in &self.methods {
             let SweepMethod { name, criteria, .. } = method;
@@ -114,9 +129,15 @@ impl Sweep {
                 return wrong("method", "a name of letters, digits and ._+-", &format!("`{name}`"));
             }
             if criteria.is_empty() {
-                return wrong(&format!("method {name}"), "at least one criterion (the labels alone are `ce`)", "none");
+                return wrong(
+                    &format!("method {name}"),
+                    "at least one criterion (the labels alone are `ce`)",
+                    "none",
+                );
             }
-            self.run(method, 0).validate().map_err(|e| Error::input(format!("method {name}")).because(e))?;
+            self.run(method, 0)
+                .validate()
+                .map_err(|e| Error::input(format!("method {name}")).because(e))?;
         }
         Ok(())
     }
@@ -125,12 +146,20 @@ impl Sweep {
     #[must_use]
     pub fn run(&self, method: &SweepMethod, seed: u64) -> Train {
         let SweepMethod { criteria, sakd, name: _ } = method;
-        Train { seed, criteria: criteria.clone(), sakd: sakd.clone().or_else(|| self.shared.sakd.clone()), ..self.shared.clone() }
+        Train {
+            seed,
+            criteria: criteria.clone(),
+            sakd: sakd.clone().or_else(|| self.shared.sakd.clone()),
+            ..self.shared.clone()
+        }
     }
 }
 
-/// A recipe's keys, those of a sweep apart from those of a training run. Both keep their places in the text.
-fn split(text: &str) -> Result<(toml::Spanned<DeTable<'_>>, toml::Spanned<DeTable<'_>>), TomlError> {
+/// A recipe's keys, those of a sweep apart from those of a training run. Both keep their places in
+/// the text.
+fn split(
+    text: &str,
+) -> Result<(toml::Spanned<DeTable<'_>>, toml::Spanned<DeTable<'_>>), TomlError> {
     let mut shared = DeTable::parse(text)?;
     let mut varied = DeTable::new();
     for key in VARIED {
@@ -187,11 +216,20 @@ temperature = 4
     #[test]
     fn every_run_is_a_training_recipe_of_its_own() {
         let sweep = parse(TEXT).unwrap();
-        assert_eq!((sweep.students.len(), sweep.seeds.as_slice(), sweep.methods.len()), (2, [0, 1, 2].as_slice(), 2));
+        assert_eq!(
+            (sweep.students.len(), sweep.seeds.as_slice(), sweep.methods.len()),
+            (2, [0, 1, 2].as_slice(), 2)
+        );
         let run = sweep.run(&sweep.methods[1], 2);
         assert_eq!((run.epochs, run.batch, run.seed, run.optimizer.lr()), (15, 64, 2, 0.1));
-        assert_eq!(run.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(), ["kd", "nst-poly"]);
-        assert_eq!((run.sakd.as_ref().map(|s| s.temperature), sweep.run(&sweep.methods[0], 0).sakd), (Some(4.0), None));
+        assert_eq!(
+            run.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(),
+            ["kd", "nst-poly"]
+        );
+        assert_eq!(
+            (run.sakd.as_ref().map(|s| s.temperature), sweep.run(&sweep.methods[0], 0).sakd),
+            (Some(4.0), None)
+        );
         // a run's recipe file says the same
         let text = toml::to_string(&run).unwrap();
         assert_eq!(toml::from_str::<Train>(&text).unwrap(), run, "{text}");

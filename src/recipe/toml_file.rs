@@ -14,7 +14,8 @@ pub(super) fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
 /// The error in one line.
 pub(super) fn describe(name: &str, text: &str, error: &toml::de::Error) -> Error {
     let before = error.span().and_then(|span| text.get(..span.start));
-    let line = before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
+    let line = before
+        .map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
     Error::input(format!("{name}: {line}{}", error.message().replace('\n', ", ")))
 }
 
@@ -26,9 +27,17 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
         let error = parse::<Train>("r.toml", "epochs = 3\n\nepochz = 4\n").unwrap_err().chain();
-        assert!(error.starts_with("r.toml: line 3: unknown field `epochz`, expected one of `epochs`"), "{error}");
+        assert!(
+            error.starts_with("r.toml: line 3: unknown field `epochz`, expected one of `epochs`"),
+            "{error}"
+        );
         let error = parse::<Config>("nst-cache.toml", "data = [1,\n").unwrap_err().chain();
         assert!(error.starts_with("nst-cache.toml: line ") && !error.contains('\n'), "{error}");
-        assert!(parse::<Config>("nst-cache.toml", "threads = \"two\"").unwrap_err().chain().contains("line 1: invalid type"));
+        assert!(
+            parse::<Config>("nst-cache.toml", "threads = \"two\"")
+                .unwrap_err()
+                .chain()
+                .contains("line 1: invalid type")
+        );
     }
 }

@@ -83,7 +83,8 @@ pub enum ScheduleRecipe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// Winograd's F(4×4) too: 1e-6 to 4e-6 relative. docs/accuracy.md shows that students train as well.
+    /// Winograd's F(4×4) too: 1e-6 to 4e-6 relative. docs/accuracy.md shows that students train as
+    /// well.
     #[default]
     Fast,
     /// Direct products and Winograd's F(2×2) alone: below 1e-6.
@@ -106,7 +107,9 @@ impl FromStr for Precision {
         match text {
             "fast" => Ok(Self::Fast),
             "strict" => Ok(Self::Strict),
-            other => Err(Error::input(format!("precision: expected fast or strict, found `{other}`"))),
+            other => {
+                Err(Error::input(format!("precision: expected fast or strict, found `{other}`")))
+            }
         }
     }
 }
@@ -131,7 +134,8 @@ pub struct Train {
     pub clip: Option<f64>,
     /// Share of the target spread over all classes.
     pub label_smoothing: f64,
-    /// Terms of the loss. Without a `ce` term cross-entropy counts with weight 1. Empty: CE + 50·NST-poly (with a cache), CE (without).
+    /// Terms of the loss. Without a `ce` term cross-entropy counts with weight 1. Empty: CE +
+    /// 50·NST-poly (with a cache), CE (without).
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
     /// Spot-adaptive distillation: at which pairs each sample is compared.
@@ -162,7 +166,12 @@ impl Default for Train {
             batch: 128,
             seed: 0,
             drop_last: false,
-            optimizer: OptimizerRecipe::Sgd { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+            optimizer: OptimizerRecipe::Sgd {
+                lr: 0.05,
+                momentum: 0.9,
+                nesterov: true,
+                weight_decay: 5e-4,
+            },
             schedule: ScheduleRecipe::Cosine { warmup_epochs: 0.0, min_lr: 0.0 },
             clip: None,
             label_smoothing: 0.0,
@@ -186,8 +195,9 @@ impl Train {
     /// # Errors
     /// When the file cannot be read, is not TOML, has an unknown key, or a value outside its range.
     pub fn read(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::input(format!("recipe {}: cannot be read", path.display())).because(e))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::input(format!("recipe {}: cannot be read", path.display())).because(e)
+        })?;
         let recipe: Self = toml_file::parse(&format!("recipe {}", path.display()), &text)?;
         recipe.validate()?;
         Ok(recipe)
@@ -201,7 +211,12 @@ impl Train {
         check("epochs", "1 or more", self.epochs >= 1, self.epochs)?;
         check("batch", "1 or more", self.batch >= 1, self.batch)?;
         check("limit", "1 or more", self.limit != Some(0), 0)?;
-        check("label-smoothing", "0 to below 1", (0.0..1.0).contains(&self.label_smoothing), self.label_smoothing)?;
+        check(
+            "label-smoothing",
+            "0 to below 1",
+            (0.0..1.0).contains(&self.label_smoothing),
+            self.label_smoothing,
+        )?;
         if let Some(clip) = self.clip {
             check("clip", "a value above 0", clip.is_finite() && clip > 0.0, clip)?;
         }
@@ -219,8 +234,15 @@ impl Train {
         let terms = self.terms(false);
         let ends = terms.iter().filter_map(|t| t.course.until);
         #[allow(clippy::cast_precision_loss, reason = "a number of epochs")]
-        let idle = std::iter::once(0.0).chain(ends).find(|&at| at < self.epochs as f64 && !terms.iter().any(|t| t.course.is_on(at)));
-        check("criterion", "one that is on at every epoch", idle.is_none(), format!("none at epoch {}", idle.unwrap_or_default()))
+        let idle = std::iter::once(0.0)
+            .chain(ends)
+            .find(|&at| at < self.epochs as f64 && !terms.iter().any(|t| t.course.is_on(at)));
+        check(
+            "criterion",
+            "one that is on at every epoch",
+            idle.is_none(),
+            format!("none at epoch {}", idle.unwrap_or_default()),
+        )
     }
 
     /// The samples that are trained on.
@@ -260,18 +282,31 @@ impl OptimizerRecipe {
     }
 
     fn validate(&self) -> Result<()> {
-        let not_negative = |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
+        let not_negative =
+            |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
         not_negative("optimizer.lr", self.lr())?;
         match *self {
             Self::Sgd { momentum, nesterov, weight_decay, .. } => {
                 not_negative("optimizer.weight-decay", weight_decay)?;
-                check("optimizer.momentum", "0 to below 1", (0.0..1.0).contains(&momentum), momentum)?;
-                check("optimizer.nesterov", "momentum above 0 with it", !nesterov || momentum > 0.0, "momentum 0")
+                check(
+                    "optimizer.momentum",
+                    "0 to below 1",
+                    (0.0..1.0).contains(&momentum),
+                    momentum,
+                )?;
+                check(
+                    "optimizer.nesterov",
+                    "momentum above 0 with it",
+                    !nesterov || momentum > 0.0,
+                    "momentum 0",
+                )
             }
             Self::Adamw { betas, eps, weight_decay, .. } => {
                 not_negative("optimizer.weight-decay", weight_decay)?;
                 not_negative("optimizer.eps", eps)?;
-                betas.into_iter().try_for_each(|beta| check("optimizer.betas", "0 to below 1", (0.0..1.0).contains(&beta), beta))
+                betas.into_iter().try_for_each(|beta| {
+                    check("optimizer.betas", "0 to below 1", (0.0..1.0).contains(&beta), beta)
+                })
             }
         }
     }
@@ -279,9 +314,12 @@ impl OptimizerRecipe {
 
 impl ScheduleRecipe {
     fn validate(&self) -> Result<()> {
-        let not_negative = |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
+        let not_negative =
+            |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
         match self {
-            Self::Constant { warmup_epochs } => not_negative("schedule.warmup-epochs", *warmup_epochs),
+            Self::Constant { warmup_epochs } => {
+                not_negative("schedule.warmup-epochs", *warmup_epochs)
+            }
             Self::Cosine { warmup_epochs, min_lr } => {
                 not_negative("schedule.warmup-epochs", *warmup_epochs)?;
                 not_negative("schedule.min-lr", *min_lr)
@@ -290,7 +328,12 @@ impl ScheduleRecipe {
                 not_negative("schedule.warmup-epochs", *warmup_epochs)?;
                 not_negative("schedule.gamma", *gamma)?;
                 milestones.iter().try_for_each(|&m| not_negative("schedule.milestones", m))?;
-                check("schedule.milestones", "rising epochs", milestones.is_sorted(), format!("{milestones:?}"))
+                check(
+                    "schedule.milestones",
+                    "rising epochs",
+                    milestones.is_sorted(),
+                    format!("{milestones:?}"),
+                )
             }
         }
     }
@@ -301,7 +344,11 @@ fn is_ce(criterion: &CriterionRecipe) -> bool {
 }
 
 fn check(what: &str, expected: &str, holds: bool, found: impl std::fmt::Display) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::input(format!("recipe: {what}: expected {expected}, found {found}"))) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::input(format!("recipe: {what}: expected {expected}, found {found}")))
+    }
 }
 
 #[cfg(test)]
@@ -338,8 +385,14 @@ mod tests {
     fn a_whole_recipe_reads_and_records() {
         let recipe: Train = toml::from_str(TEXT).unwrap();
         recipe.validate().unwrap();
-        assert_eq!((recipe.epochs, recipe.batch, recipe.drop_last, recipe.augment), (4, 64, true, Augment::None));
-        assert_eq!(recipe.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(), ["kd", "nst-poly"]);
+        assert_eq!(
+            (recipe.epochs, recipe.batch, recipe.drop_last, recipe.augment),
+            (4, 64, true, Augment::None)
+        );
+        assert_eq!(
+            recipe.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(),
+            ["kd", "nst-poly"]
+        );
         assert_eq!(recipe.terms(true)[0], CriterionRecipe::ce());
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Train>(&json).unwrap(), recipe);
@@ -395,7 +448,9 @@ mod tests {
 
     #[test]
     fn defaults_of_the_loss() {
-        let names = |distil| Train::default().terms(distil).iter().map(CriterionRecipe::name).collect::<Vec<_>>();
+        let names = |distil| {
+            Train::default().terms(distil).iter().map(CriterionRecipe::name).collect::<Vec<_>>()
+        };
         assert_eq!(names(false), ["ce"]);
         assert_eq!(names(true), ["ce", "nst-poly"]);
     }

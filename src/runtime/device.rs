@@ -27,7 +27,11 @@ impl FromStr for Device {
             Some((name, index)) => (name, Some(index)),
             None => (text, None),
         };
-        let bad = || Error::input(format!("device `{text}`: expected cpu, cuda[:INDEX], tensorrt[:INDEX] or auto"));
+        let bad = || {
+            Error::input(format!(
+                "device `{text}`: expected cpu, cuda[:INDEX], tensorrt[:INDEX] or auto"
+            ))
+        };
         let gpu = || index.map_or(Ok(0), |i| i.parse::<u16>().map(usize::from).map_err(|_| bad()));
         match (name, index) {
             ("cpu", None) => Ok(Self::Cpu),
@@ -59,7 +63,8 @@ impl Device {
         }
     }
 
-    /// The providers that a session registers. Without `error_on_failure` a provider that cannot load falls back to the CPU without a word.
+    /// The providers that a session registers. Without `error_on_failure` a provider that cannot
+    /// load falls back to the CPU without a word.
     pub(super) fn providers(self) -> Vec<ExecutionProviderDispatch> {
         let index = |i: usize| i32::try_from(i).unwrap_or(i32::MAX);
         let cuda = |i| CUDA::default().with_device_id(index(i)).build().error_on_failure();
@@ -67,7 +72,10 @@ impl Device {
             Self::Cpu | Self::Auto => Vec::new(),
             Self::Cuda(i) => vec![cuda(i)],
             // what TensorRT cannot take runs on CUDA
-            Self::TensorRt(i) => vec![TensorRT::default().with_device_id(index(i)).build().error_on_failure(), cuda(i)],
+            Self::TensorRt(i) => vec![
+                TensorRT::default().with_device_id(index(i)).build().error_on_failure(),
+                cuda(i),
+            ],
         }
     }
 
@@ -77,16 +85,21 @@ impl Device {
             Self::TensorRt(_) => TensorRT::is_available(),
             _ => CUDA::is_available(),
         };
-        let error = Error::input(format!("device {self}: cannot be used")).because(reason(&cause.to_string()));
+        let error = Error::input(format!("device {self}: cannot be used"))
+            .because(reason(&cause.to_string()));
         match (built_with, self) {
-            (Ok(true), Self::TensorRt(_)) => {
-                error.hint("install TensorRT 10, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu")
-            }
-            (Ok(true), _) => {
-                error.hint("install the NVIDIA driver, CUDA 13 and cuDNN 9 where the loader finds them, or choose --device cpu")
-            }
-            _ => error
-                .hint("this ONNX Runtime is built for the CPU: fetch the GPU runtime with `make build ORT=gpu`, or choose --device cpu"),
+            (Ok(true), Self::TensorRt(_)) => error.hint(
+                "install TensorRT 10, CUDA 13 and cuDNN 9 where the loader finds them, or choose \
+                 --device cpu",
+            ),
+            (Ok(true), _) => error.hint(
+                "install the NVIDIA driver, CUDA 13 and cuDNN 9 where the loader finds them, or \
+                 choose --device cpu",
+            ),
+            _ => error.hint(
+                "this ONNX Runtime is built for the CPU: fetch the GPU runtime with `make build \
+                 ORT=gpu`, or choose --device cpu",
+            ),
         }
     }
 }
@@ -102,7 +115,10 @@ mod tests {
         }
         assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(0));
         for text in ["", "gpu", "cuda:", "cuda:-1", "cpu:0", "auto:1", "CUDA"] {
-            assert!(text.parse::<Device>().unwrap_err().to_string().contains("expected cpu"), "{text}");
+            assert!(
+                text.parse::<Device>().unwrap_err().to_string().contains("expected cpu"),
+                "{text}"
+            );
         }
     }
 }

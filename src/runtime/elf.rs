@@ -1,4 +1,5 @@
-//! A look at a shared library before the loader maps it: a truncated one is not refused by the loader but ends the process with SIGBUS.
+//! A look at a shared library before the loader maps it: a truncated one is not refused by the
+//! loader but ends the process with SIGBUS.
 
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -8,18 +9,21 @@ use std::path::Path;
 /// Entries of one table that are looked at; real libraries have some dozens.
 const MAX_ENTRIES: u64 = 4096;
 
-/// Checks that a file is a whole 64-bit ELF library for this machine: all segments and the section table lie inside it. On systems with other
-/// formats only the size is looked at.
+/// Checks that a file is a whole 64-bit ELF library for this machine: all segments and the section
+/// table lie inside it. On systems with other formats only the size is looked at.
 ///
 /// # Errors
 /// Says what is wrong with the file.
 pub(super) fn check(path: &Path) -> Result<()> {
     let subject = path.display();
-    let unreadable = |e: std::io::Error| Error::input(format!("{subject}: cannot be read")).because(e);
+    let unreadable =
+        |e: std::io::Error| Error::input(format!("{subject}: cannot be read")).because(e);
     let mut file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(Error::input(format!("{subject}: expected a shared library, found no plain file")));
+        return Err(Error::input(format!(
+            "{subject}: expected a shared library, found no plain file"
+        )));
     }
     if !cfg!(target_os = "linux") {
         return Ok(());
@@ -27,11 +31,15 @@ pub(super) fn check(path: &Path) -> Result<()> {
     let size = metadata.len();
     let mut header = [0u8; 64];
     if size < header.len() as u64 {
-        return Err(Error::input(format!("{subject}: expected a shared library, found a file of {size} bytes")));
+        return Err(Error::input(format!(
+            "{subject}: expected a shared library, found a file of {size} bytes"
+        )));
     }
     file.read_exact(&mut header).map_err(unreadable)?;
     if !header.starts_with(b"\x7fELF\x02\x01") {
-        return Err(Error::input(format!("{subject}: expected a 64-bit ELF shared library, found another kind of file")));
+        return Err(Error::input(format!(
+            "{subject}: expected a 64-bit ELF shared library, found another kind of file"
+        )));
     }
     let machine = number(&header, 18, 2);
     if EXPECTED_MACHINE.is_some_and(|expected| machine != expected) {
@@ -40,9 +48,19 @@ pub(super) fn check(path: &Path) -> Result<()> {
             std::env::consts::ARCH
         )));
     }
-    let truncated = |end: u64| Error::input(format!("{subject}: truncated: expected at least {end} bytes, found {size}"));
-    let segments = Table { offset: number(&header, 32, 8), entry: number(&header, 54, 2), count: number(&header, 56, 2) };
-    let sections = Table { offset: number(&header, 40, 8), entry: number(&header, 58, 2), count: number(&header, 60, 2) };
+    let truncated = |end: u64| {
+        Error::input(format!("{subject}: truncated: expected at least {end} bytes, found {size}"))
+    };
+    let segments = Table {
+        offset: number(&header, 32, 8),
+        entry: number(&header, 54, 2),
+        count: number(&header, 56, 2),
+    };
+    let sections = Table {
+        offset: number(&header, 40, 8),
+        entry: number(&header, 58, 2),
+        count: number(&header, 60, 2),
+    };
     for table in [&segments, &sections] {
         let end = table.end().unwrap_or(u64::MAX);
         if end > size {
@@ -50,7 +68,10 @@ pub(super) fn check(path: &Path) -> Result<()> {
         }
     }
     if segments.count == 0 || segments.count > MAX_ENTRIES || segments.entry < 56 {
-        return Err(Error::input(format!("{subject}: expected an ELF library with segments, found {} of them", segments.count)));
+        return Err(Error::input(format!(
+            "{subject}: expected an ELF library with segments, found {} of them",
+            segments.count
+        )));
     }
     for index in 0..segments.count {
         let mut segment = [0u8; 56];
@@ -105,7 +126,10 @@ mod tests {
         for keep in [0, 10, 63, 64, 100, whole.len() / 2, whole.len() - 1] {
             std::fs::write(&path, &whole[..keep]).unwrap();
             let message = check(&path).unwrap_err().to_string();
-            assert!(message.contains("truncated") || message.contains("found a file of"), "{keep}: {message}");
+            assert!(
+                message.contains("truncated") || message.contains("found a file of"),
+                "{keep}: {message}"
+            );
         }
     }
 

@@ -27,8 +27,9 @@ struct Failure {
 }
 
 impl Runtime {
-    /// Loads the library: `path` if given, else `ORT_DYLIB_PATH`, else beside the binary, else the system's. A path that is set and broken is
-    /// an error. Never panics: size and file type are checked before the loader sees the file. Later calls return the first one's result.
+    /// Loads the library: `path` if given, else `ORT_DYLIB_PATH`, else beside the binary, else the
+    /// system's. A path that is set and broken is an error. Never panics: size and file type are
+    /// checked before the loader sees the file. Later calls return the first one's result.
     ///
     /// # Errors
     /// Says which places were tried and what to do (`make build`).
@@ -36,7 +37,9 @@ impl Runtime {
         static LOADED: Mutex<Option<Result<Runtime, Failure>>> = Mutex::new(None);
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let result = loaded.get_or_insert_with(|| {
-            find(path).and_then(|path| open(&path)).map_err(|e| Failure { message: e.chain(), hint: e.find_hint().map(str::to_owned) })
+            find(path)
+                .and_then(|path| open(&path))
+                .map_err(|e| Failure { message: e.chain(), hint: e.find_hint().map(str::to_owned) })
         });
         result.clone().map_err(|failure| {
             let error = Error::input(failure.message);
@@ -56,34 +59,51 @@ fn find(path: Option<&Path>) -> Result<PathBuf> {
     let places = places();
     places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
         let beside = places.first().map_or_else(String::new, |p| format!("{} and ", p.display()));
-        Error::input(format!("ONNX Runtime's library: expected {}, looked at {beside}the system's library folders", file_name()))
-            .hint(format!("run `make build`, which fetches it, or name it with --onnxruntime FILE or {VARIABLE}"))
+        Error::input(format!(
+            "ONNX Runtime's library: expected {}, looked at {beside}the system's library folders",
+            file_name()
+        ))
+        .hint(format!(
+            "run `make build`, which fetches it, or name it with --onnxruntime FILE or {VARIABLE}"
+        ))
     })
 }
 
 /// A path that the user set: it is this one or an error, never another one silently.
 fn named(path: &Path, origin: &str) -> Result<PathBuf> {
     // the loader takes a bare name for something to search for
-    let path = std::path::absolute(path).map_err(|e| Error::input(format!("{origin}: {}", path.display())).because(e))?;
+    let path = std::path::absolute(path)
+        .map_err(|e| Error::input(format!("{origin}: {}", path.display())).because(e))?;
     if path.is_file() {
         return Ok(path);
     }
-    Err(Error::input(format!("{origin}: {}: expected ONNX Runtime's library, found no file", path.display())))
+    Err(Error::input(format!(
+        "{origin}: {}: expected ONNX Runtime's library, found no file",
+        path.display()
+    )))
 }
 
 fn file_name() -> String {
     format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
-/// Where the library is looked for when no path is set: beside the binary, then the system's folders.
+/// Where the library is looked for when no path is set: beside the binary, then the system's
+/// folders.
 fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
     let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
-    let listed = std::env::var_os(variable).map(|list| std::env::split_paths(&list).collect::<Vec<_>>()).unwrap_or_default();
+    let listed = std::env::var_os(variable)
+        .map(|list| std::env::split_paths(&list).collect::<Vec<_>>())
+        .unwrap_or_default();
     let machine = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    let system = ["/usr/local/lib", "/usr/lib", &machine, "/usr/lib64", "/opt/homebrew/lib"].map(PathBuf::from);
-    // an empty entry of the list would mean the working folder, from which libraries are never loaded
-    let folders = beside.into_iter().chain(listed.into_iter().filter(|folder| folder.is_absolute())).chain(system);
+    let system = ["/usr/local/lib", "/usr/lib", &machine, "/usr/lib64", "/opt/homebrew/lib"]
+        .map(PathBuf::from);
+    // an empty entry of the list would mean the working folder, from which libraries are never
+    // loaded
+    let folders = beside
+        .into_iter()
+        .chain(listed.into_iter().filter(|folder| folder.is_absolute()))
+        .chain(system);
     folders.map(|folder| folder.join(file_name())).collect()
 }
 
@@ -91,17 +111,26 @@ fn open(path: &Path) -> Result<Runtime> {
     let advice = "fetch it again with `make build`";
     elf::check(path).map_err(|e| e.hint(advice))?;
     // `init_from` refuses a missing or old library with an error; `init` would panic
-    let builder =
-        ort::init_from(path).map_err(|e| Error::input(format!("{}: not a usable ONNX Runtime", path.display())).because(e).hint(advice))?;
+    let builder = ort::init_from(path).map_err(|e| {
+        Error::input(format!("{}: not a usable ONNX Runtime", path.display()))
+            .because(e)
+            .hint(advice)
+    })?;
     let version = version(path)?;
     let environment = builder
         .with_name("nst-cache")
         .with_telemetry(false)
-        .with_logger(Arc::new(|_level, category, _id, location, message| tracing::debug!(category, location, "onnxruntime: {message}")))
+        .with_logger(Arc::new(|_level, category, _id, location, message| {
+            tracing::debug!(category, location, "onnxruntime: {message}");
+        }))
         .build()
         .map_err(|e| Error::input("ONNX Runtime cannot be started").because(e))?;
     // formatting every verbose message costs time although nobody listens
-    environment.set_log_level(if tracing::enabled!(tracing::Level::DEBUG) { LogLevel::Info } else { LogLevel::Error });
+    environment.set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {
+        LogLevel::Info
+    } else {
+        LogLevel::Error
+    });
     Ok(Runtime { version, environment })
 }
 
@@ -109,8 +138,9 @@ fn open(path: &Path) -> Result<Runtime> {
 fn version(path: &Path) -> Result<String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     let unusable = || Error::input(format!("{}: not a usable ONNX Runtime", path.display()));
-    // SAFETY: the same library was loaded a moment ago by `ort` and stays loaded, so that no initialiser runs here; the symbol has the type
-    // that ONNX Runtime's C header declares, and the text that it gives is a constant of the library.
+    // SAFETY: the same library was loaded a moment ago by `ort` and stays loaded, so that no
+    // initialiser runs here; the symbol has the type that ONNX Runtime's C header declares, and the
+    // text that it gives is a constant of the library.
     let text = unsafe {
         let library = libloading::Library::new(path).map_err(|e| unusable().because(e))?;
         let get = library.get::<GetApiBase>(b"OrtGetApiBase").map_err(|e| unusable().because(e))?;

@@ -1,5 +1,5 @@
-//! ONNX Runtime: finding its library, sessions, execution providers, the probe of taps. The only place that names `ort`;
-//! it serves the teacher, `eval` and the parity check.
+//! ONNX Runtime: finding its library, sessions, execution providers, the probe of taps. The only
+//! place that names `ort`; it serves the teacher, `eval` and the parity check.
 
 mod device;
 mod elf;

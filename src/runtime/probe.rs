@@ -15,10 +15,13 @@ use std::collections::HashMap;
 /// What a probe run found.
 #[derive(Debug, Clone, Default)]
 pub struct Probe {
-    /// Shape of every tensor of real numbers (floating-point, or integers that stand for them) that a node computes and that has the batch as its first axis. The first entry is `None` where it
-    /// follows the batch and `Some(n)` where the model's batch is fixed to n; the others are the sizes of one sample, the same in every run.
+    /// Shape of every tensor of real numbers (floating-point, or integers that stand for them) that
+    /// a node computes and that has the batch as its first axis. The first entry is `None` where it
+    /// follows the batch and `Some(n)` where the model's batch is fixed to n; the others are the
+    /// sizes of one sample, the same in every run.
     pub shapes: HashMap<String, Vec<Option<usize>>>,
-    /// Tensors left out, with the reason (its shape varies between samples, no batch axis, no floating-point tensor).
+    /// Tensors left out, with the reason (its shape varies between samples, no batch axis, no
+    /// floating-point tensor).
     pub refused: Vec<(String, String)>,
     /// The model's batch where it is fixed.
     pub batch: Option<usize>,
@@ -32,8 +35,10 @@ impl Probe {
     /// What one sample of the largest tensor takes, as f32.
     #[must_use]
     pub fn largest_row_bytes(&self) -> usize {
-        let bytes = |shape: &Vec<usize>| shape.iter().fold(size_of::<f32>(), |n, &d| n.saturating_mul(d));
-        let of_batch = self.observed.values().filter(|shape| shape.first() == Some(&self.observed_batch));
+        let bytes =
+            |shape: &Vec<usize>| shape.iter().fold(size_of::<f32>(), |n, &d| n.saturating_mul(d));
+        let of_batch =
+            self.observed.values().filter(|shape| shape.first() == Some(&self.observed_batch));
         of_batch.map(bytes).max().unwrap_or(0) / self.observed_batch.max(1)
     }
 }
@@ -51,21 +56,39 @@ pub fn feeds(model: &Model, size: Option<[usize; 2]>, feeding: &Feeding) -> Resu
     let feed = |placed: Placed| {
         let (name, dtype) = (placed.input.name.clone(), placed.input.dtype);
         if !placed.input.has_shape {
-            return Err(Error::input(format!("input `{name}`: expected a declared shape, found none")));
+            return Err(Error::input(format!(
+                "input `{name}`: expected a declared shape, found none"
+            )));
         }
-        let dtype = dtype.ok_or_else(|| Error::input(format!("input `{name}`: expected a tensor of numbers, found another type")))?;
+        let dtype = dtype.ok_or_else(|| {
+            Error::input(format!(
+                "input `{name}`: expected a tensor of numbers, found another type"
+            ))
+        })?;
         let batch_axis = match placed.place {
             Place::At(axis) => Some(axis),
             // what a probe asks for is that the model runs
-            Place::Unknown(_) if placed.input.shape.iter().any(|dim| !matches!(dim, Dim::Fixed(_))) => Some(0),
+            Place::Unknown(_)
+                if placed.input.shape.iter().any(|dim| !matches!(dim, Dim::Fixed(_))) =>
+            {
+                Some(0)
+            }
             Place::Nowhere | Place::Unknown(_) => None,
         };
         let place = batch_axis.map_or(Place::Nowhere, Place::At);
         let axes = Placed { place, ..placed.clone() }.row();
-        // the side of an image is an open axis of four that is not the channels': [N, C, H, W], or [N, H, W, C] where the last is 1 to 4
-        let nhwc = matches!(axes.as_slice(), [_, _, Dim::Fixed(1..=4)]) && !matches!(axes.as_slice(), [Dim::Fixed(1..=4), _, _]);
-        let sides: [Option<usize>; 3] = if nhwc { [Some(size[0]), Some(size[1]), None] } else { [None, Some(size[0]), Some(size[1])] };
-        let open = |axis: usize| if axes.len() == 3 { sides.get(axis).copied().flatten().unwrap_or(3) } else { 1 };
+        // the side of an image is an open axis of four that is not the channels': [N, C, H, W], or
+        // [N, H, W, C] where the last is 1 to 4
+        let nhwc = matches!(axes.as_slice(), [_, _, Dim::Fixed(1..=4)])
+            && !matches!(axes.as_slice(), [Dim::Fixed(1..=4), _, _]);
+        let sides: [Option<usize>; 3] = if nhwc {
+            [Some(size[0]), Some(size[1]), None]
+        } else {
+            [None, Some(size[0]), Some(size[1])]
+        };
+        let open = |axis: usize| {
+            if axes.len() == 3 { sides.get(axis).copied().flatten().unwrap_or(3) } else { 1 }
+        };
         let row = axes.iter().enumerate().map(|(axis, dim)| match dim {
             Dim::Fixed(n) => *n,
             _ => open(axis),
@@ -92,15 +115,21 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
         }
     });
     let tensors = typed_tensors(runtime, model)?;
-    let known: Vec<String> = tensors.iter().filter(|(_, kind)| kind.is_some()).map(|(name, _)| name.clone()).collect();
+    let known: Vec<String> =
+        tensors.iter().filter(|(_, kind)| kind.is_some()).map(|(name, _)| name.clone()).collect();
     let (bytes, shapes) = model.with_shapes(&known)?;
     let mut session = Session::plain(runtime, model, &bytes, THREADS)?;
     drop(bytes);
     let mut run = |batch: usize, seed: u64| -> Result<Run> {
-        let arrays = feeds.iter().map(|feed| value(feed, batch, seed)).collect::<Result<Vec<_>>>()?;
-        let named: Vec<(&str, &Array)> = feeds.iter().map(|feed| feed.name.as_str()).zip(&arrays).collect();
+        let arrays =
+            feeds.iter().map(|feed| value(feed, batch, seed)).collect::<Result<Vec<_>>>()?;
+        let named: Vec<(&str, &Array)> =
+            feeds.iter().map(|feed| feed.name.as_str()).zip(&arrays).collect();
         let found = session.run(&named, &shapes)?.into_iter().map(sizes);
-        let fed = feeds.iter().map(|feed| feed.name.clone()).zip(arrays.iter().map(|a| a.shape().to_vec()));
+        let fed = feeds
+            .iter()
+            .map(|feed| feed.name.clone())
+            .zip(arrays.iter().map(|a| a.shape().to_vec()));
         Ok(Run { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
     };
     let (first, second) = match fixed {
@@ -115,7 +144,9 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
             Err(error) => match run(1, 0) {
                 Ok(first) => (first, run(1, 1)?),
                 Err(_) if declared.iter().any(is_open_image) => {
-                    return Err(error.hint("give the size of the images that the model takes: --size HxW"));
+                    return Err(
+                        error.hint("give the size of the images that the model takes: --size HxW")
+                    );
                 }
                 Err(_) => return Err(error),
             },
@@ -126,7 +157,8 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
 
 /// Whether an input can be an image whose height or width is open.
 fn is_open_image(input: &Value) -> bool {
-    matches!(input.shape.as_slice(), [_, axes @ ..] if axes.len() == 3 && axes.iter().any(|dim| !matches!(dim, Dim::Fixed(_))))
+    let is_open = |dim: &Dim| !matches!(dim, Dim::Fixed(_));
+    matches!(input.shape.as_slice(), [_, axes @ ..] if axes.len() == 3 && axes.iter().any(is_open))
 }
 
 /// One run: the shape of each tensor, inputs included.
@@ -139,9 +171,13 @@ impl Run {
     /// Whether every tensor that follows the batch follows it in the other run too, and is else the
     /// same there.
     fn agrees_with(&self, other: &Self) -> bool {
-        self.shapes.iter().filter(|(_, shape)| shape.first() == Some(&self.batch)).all(|(name, shape)| {
-            other.shapes.get(name).is_some_and(|o| o == shape || (o.first() == Some(&other.batch) && o.get(1..) == shape.get(1..)))
-        })
+        self.shapes.iter().filter(|(_, shape)| shape.first() == Some(&self.batch)).all(
+            |(name, shape)| {
+                other.shapes.get(name).is_some_and(|o| {
+                    o == shape || (o.first() == Some(&other.batch) && o.get(1..) == shape.get(1..))
+                })
+            },
+        )
     }
 }
 
@@ -154,7 +190,10 @@ fn sizes(shape: Array) -> Vec<usize> {
 }
 
 /// Everything that nodes compute, constants excepted, with its element type; `None`: not a tensor.
-fn typed_tensors(runtime: &Runtime, model: &Model) -> Result<Vec<(String, Option<TensorElementType>)>> {
+fn typed_tensors(
+    runtime: &Runtime,
+    model: &Model,
+) -> Result<Vec<(String, Option<TensorElementType>)>> {
     let nodes = model.graph().node.iter().filter(|node| node.op_type() != "Constant");
     let names: Vec<String> = nodes.flat_map(values).map(str::to_owned).collect();
     let exposed = Session::plain(runtime, model, &model.with_outputs(&names)?, THREADS)?;
@@ -172,15 +211,20 @@ fn compare(
     let open = first.batch != second.batch;
     // a batch that never varies shows in its size alone, which a length may share where the batch
     // is not always in front
-    let doubtful = !open && first.batch > 1 && feeds.iter().any(|feed| feed.batch_axis.is_some_and(|axis| axis > 0));
+    let doubtful = !open
+        && first.batch > 1
+        && feeds.iter().any(|feed| feed.batch_axis.is_some_and(|axis| axis > 0));
     let mut shapes = HashMap::new();
     let mut refused = Vec::new();
     for (name, kind) in tensors {
-        let (Some(kind), Some(a), Some(b)) = (kind, first.shapes.get(name), second.shapes.get(name)) else {
+        let (Some(kind), Some(a), Some(b)) =
+            (kind, first.shapes.get(name), second.shapes.get(name))
+        else {
             refused.push((name.clone(), "is not a tensor".to_owned()));
             continue;
         };
-        let reason = if !(is_real(*kind) || is_small_integer(*kind) && quantized.contains_key(name)) {
+        let reason = if !(is_real(*kind) || is_small_integer(*kind) && quantized.contains_key(name))
+        {
             Some(format!("holds {kind}, not floating-point activations"))
         } else if a.first() != Some(&first.batch) || b.first() != Some(&second.batch) {
             Some("does not have the batch as its first axis".to_owned())
@@ -198,7 +242,13 @@ fn compare(
             shapes.insert(name.clone(), axes.collect());
         }
     }
-    Probe { shapes, refused, batch: (!open).then_some(first.batch), observed: first.shapes, observed_batch: first.batch }
+    Probe {
+        shapes,
+        refused,
+        batch: (!open).then_some(first.batch),
+        observed: first.shapes,
+        observed_batch: first.batch,
+    }
 }
 
 fn is_real(kind: TensorElementType) -> bool {
@@ -218,7 +268,9 @@ fn value(feed: &Feed, batch: usize, seed: u64) -> Result<Array> {
         return constant.array(batch);
     }
     match feed.batch_axis {
-        Some(axis) => noise(feed, [&[batch], feed.row.as_slice()].concat(), seed)?.with_first_axis_at(axis),
+        Some(axis) => {
+            noise(feed, [&[batch], feed.row.as_slice()].concat(), seed)?.with_first_axis_at(axis)
+        }
         None => noise(feed, feed.row.clone(), seed),
     }
 }
@@ -226,9 +278,12 @@ fn value(feed: &Feed, batch: usize, seed: u64) -> Result<Array> {
 /// Noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has;
 /// bytes use their range.
 fn noise(Feed { name, dtype, .. }: &Feed, shape: Vec<usize>, seed: u64) -> Result<Array> {
-    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
-    let count = count
-        .ok_or_else(|| Error::input(format!("input `{name}`: shape {shape:?} is too large to probe")).hint("give a smaller --size HxW"))?;
+    let count =
+        shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
+    let count = count.ok_or_else(|| {
+        Error::input(format!("input `{name}`: shape {shape:?} is too large to probe"))
+            .hint("give a smaller --size HxW")
+    })?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let noise = match dtype {
         Dtype::Bool => Values::Bool((0..count).map(|_| u8::from(rng.random::<bool>())).collect()),

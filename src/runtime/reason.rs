@@ -5,7 +5,8 @@
 const RUNNING: &str = "Non-zero status code returned while running ";
 const STATUS: &str = "Status Message: ";
 /// What it says of any failure.
-const PREFIXES: [&str; 3] = ["Exception during initialization: ", "Exception caught: ", "Load model from memory failed:"];
+const PREFIXES: [&str; 3] =
+    ["Exception during initialization: ", "Exception caught: ", "Load model from memory failed:"];
 /// What follows a condition of its source that did not hold.
 const CONDITION: &str = " was false.";
 
@@ -44,7 +45,11 @@ fn of_line(line: &str) -> String {
 /// `Add node. Name:'a/b' ` as `node a/b (Add)`.
 fn named(node: &str) -> String {
     let (operator, rest) = node.split_once(" node.").unwrap_or((node, ""));
-    let name = rest.trim().strip_prefix("Name:'").and_then(|name| name.strip_suffix('\'')).unwrap_or_default();
+    let name = rest
+        .trim()
+        .strip_prefix("Name:'")
+        .and_then(|name| name.strip_suffix('\''))
+        .unwrap_or_default();
     if name.is_empty() { format!("a node {operator}") } else { format!("node {name} ({operator})") }
 }
 
@@ -63,17 +68,21 @@ fn without_source(text: &str) -> Option<String> {
 /// `/onnxruntime_src/onnxruntime/core/graph/graph.cc:123`.
 fn is_source(word: &str) -> bool {
     let Some((file, line)) = word.rsplit_once(':') else { return false };
-    let is_file = [".cc", ".h", ".cpp", ".hpp", ".cu", ".cuh", ".inc"].iter().any(|end| file.ends_with(end));
+    let is_file =
+        [".cc", ".h", ".cpp", ".hpp", ".cu", ".cuh", ".inc"].iter().any(|end| file.ends_with(end));
     is_file && !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The text behind the function that it begins with: a whole signature, or a bare name.
 fn without_function(text: &str) -> &str {
-    let is_signature = text.find('(').is_some_and(|open| text.get(..open).is_some_and(|head| head.contains("::")));
+    let is_signature =
+        text.find('(').is_some_and(|open| text.get(..open).is_some_and(|head| head.contains("::")));
     if !is_signature {
         // a bare name has no spaces, and a reason follows it
         return match text.split_once(' ') {
-            Some((name, rest)) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => rest,
+            Some((name, rest)) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+                rest
+            }
             _ => text,
         };
     }
@@ -120,34 +129,47 @@ mod tests {
     fn the_reason_stands_first_and_alone() {
         for (message, expected) in [
             (
-                "Non-zero status code returned while running SplitToSequence node. Name:'' Status Message: \
-                 /onnxruntime_src/onnxruntime/core/providers/cpu/sequence/sequence_ops.cc:385 onnxruntime::common::Status \
-                 onnxruntime::SplitToSequence::PrepareForCompute(const onnxruntime::TensorShape&, int64_t, int&) const \
-                 split_size_sum == dim was false. the sizes sum to 3, the axis has 4.",
+                "Non-zero status code returned while running SplitToSequence node. Name:'' Status \
+                 Message: /onnxruntime_src/onnxruntime/core/providers/cpu/sequence/sequence_ops.\
+                 cc:385 onnxruntime::common::Status \
+                 onnxruntime::SplitToSequence::PrepareForCompute(const onnxruntime::TensorShape&, \
+                 int64_t, int&) const split_size_sum == dim was false. the sizes sum to 3, the \
+                 axis has 4.",
                 "a node SplitToSequence: the sizes sum to 3, the axis has 4",
             ),
             (
-                "Non-zero status code returned while running Add node. Name:'/head/Add' Status Message: \
-                 /onnxruntime_src/onnxruntime/core/providers/cpu/math/element_wise_ops.h:630 void onnxruntime::BroadcastIterator::Append(\
-                 ptrdiff_t, ptrdiff_t) axis == 1 || axis == largest was false. Attempting to broadcast an axis by a dimension other than 1. 3 by 4",
-                "node /head/Add (Add): Attempting to broadcast an axis by a dimension other than 1. 3 by 4",
+                "Non-zero status code returned while running Add node. Name:'/head/Add' Status \
+                 Message: /onnxruntime_src/onnxruntime/core/providers/cpu/math/element_wise_ops.h:\
+                 630 void onnxruntime::BroadcastIterator::Append(ptrdiff_t, ptrdiff_t) axis == 1 \
+                 || axis == largest was false. Attempting to broadcast an axis by a dimension \
+                 other than 1. 3 by 4",
+                "node /head/Add (Add): Attempting to broadcast an axis by a dimension other than \
+                 1. 3 by 4",
             ),
             (
-                "Exception during initialization: /onnxruntime_src/onnxruntime/core/providers/cpu/text/string_normalizer.cc:235 \
-                 onnxruntime::StringNormalizer::StringNormalizer(const onnxruntime::OpKernelInfo&)::<lambda(int)> [with T = std::vector<int>; \
-                 U = int [3]] Failed to construct a locale",
+                "Exception during initialization: \
+                 /onnxruntime_src/onnxruntime/core/providers/cpu/text/string_normalizer.cc:235 \
+                 onnxruntime::StringNormalizer::StringNormalizer(const \
+                 onnxruntime::OpKernelInfo&)::<lambda(int)> [with T = std::vector<int>; U = int \
+                 [3]] Failed to construct a locale",
                 "Failed to construct a locale",
             ),
             (
-                "External data path validation failed for initializer: w. Error: tensorprotoutils.cc:592 ValidateExternalDataPathFromDir \
-                 Absolute path not allowed for external data location",
-                "External data path validation failed for initializer: w. Error: Absolute path not allowed for external data location",
+                "External data path validation failed for initializer: w. Error: \
+                 tensorprotoutils.cc:592 ValidateExternalDataPathFromDir Absolute path not \
+                 allowed for external data location",
+                "External data path validation failed for initializer: w. Error: Absolute path \
+                 not allowed for external data location",
             ),
             (
-                "/onnxruntime_src/a/b.h:46 void onnxruntime::f(const std::unordered_map<std::__cxx11::basic_string<char>, int>&)\nthe opset is 99",
+                "/onnxruntime_src/a/b.h:46 void onnxruntime::f(const \
+                 std::unordered_map<std::__cxx11::basic_string<char>, int>&)\nthe opset is 99",
                 "the opset is 99",
             ),
-            ("/onnxruntime_src/a.cc:1 bool onnxruntime::g(int) size == 4 was false.", "expected size == 4"),
+            (
+                "/onnxruntime_src/a.cc:1 bool onnxruntime::g(int) size == 4 was false.",
+                "expected size == 4",
+            ),
             (
                 "Fatal error: my.ops:MyRelu(-1) is not a registered function/op\nStacktrace:\n",
                 "Fatal error: my.ops:MyRelu(-1) is not a registered function/op",

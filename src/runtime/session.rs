@@ -41,8 +41,14 @@ impl Session {
     /// file is in memory then: the file may change.
     ///
     /// # Errors
-    /// When ONNX Runtime refuses the model, external data is missing or outside the folder, or the device cannot run (says what is missing).
-    pub fn new(runtime: &Runtime, model: &Model, outputs: &[String], options: &SessionOptions) -> Result<Self> {
+    /// When ONNX Runtime refuses the model, external data is missing or outside the folder, or the
+    /// device cannot run (says what is missing).
+    pub fn new(
+        runtime: &Runtime,
+        model: &Model,
+        outputs: &[String],
+        options: &SessionOptions,
+    ) -> Result<Self> {
         let bytes = model.whole_with_outputs(outputs)?;
         let quantized = model.quantized();
         let mut failure = None;
@@ -68,11 +74,17 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub(super) fn plain(runtime: &Runtime, model: &Model, bytes: &[u8], threads: usize) -> Result<Self> {
+    pub(super) fn plain(
+        runtime: &Runtime,
+        model: &Model,
+        bytes: &[u8],
+        threads: usize,
+    ) -> Result<Self> {
         let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
         let without_arena = [CPU::default().with_arena_allocator(false).build()];
         let builder = builder(runtime, model, Device::Cpu, threads)?;
-        let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(rejected)?;
+        let builder =
+            builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(rejected)?;
         let builder = builder.with_execution_providers(without_arena).map_err(rejected)?;
         let mut builder = builder.with_config_entry(NO_PREPACKING, "1").map_err(rejected)?;
         let session = builder.commit_from_memory(bytes).map_err(|e| refused(&e))?;
@@ -81,7 +93,8 @@ impl Session {
 
     /// The element type of each of `outputs`, found without a run; `None`: not a tensor.
     pub(super) fn element_types(&self, outputs: &[String]) -> Vec<Option<TensorElementType>> {
-        let types: HashMap<&str, &ValueType> = self.inner.outputs().iter().map(|o| (o.name(), o.dtype())).collect();
+        let types: HashMap<&str, &ValueType> =
+            self.inner.outputs().iter().map(|o| (o.name(), o.dtype())).collect();
         let element = |name: &String| match types.get(name.as_str()) {
             Some(ValueType::Tensor { ty, .. }) => Some(*ty),
             _ => None,
@@ -95,26 +108,36 @@ impl Session {
         &self.provider
     }
 
-    /// Runs the model on named inputs and returns the values of `outputs`, in that order. Bool and the small integers come out as
-    /// `uint8`/`int32`/`int64`, bfloat16 as float32; integers that stand for real numbers
-    /// ([`Model::quantized`]) as those.
+    /// Runs the model on named inputs and returns the values of `outputs`, in that order. Bool and
+    /// the small integers come out as `uint8`/`int32`/`int64`, bfloat16 as float32; integers that
+    /// stand for real numbers ([`Model::quantized`]) as those.
     ///
     /// # Errors
-    /// When an input is missing or has another type or shape than the model takes, or the run fails.
+    /// When an input is missing or has another type or shape than the model takes, or the run
+    /// fails.
     pub fn run(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Array>> {
         self.check_inputs(inputs)?;
         self.check_outputs(outputs)?;
-        let failed = |e: ort::Error| Error::input("the model cannot be run").because(reason(&e.to_string()));
-        let values = inputs.iter().map(|&(name, array)| Ok((name, tensor(array)?))).collect::<ort::Result<Vec<_>>>().map_err(failed)?;
+        let failed =
+            |e: ort::Error| Error::input("the model cannot be run").because(reason(&e.to_string()));
+        let values = inputs
+            .iter()
+            .map(|&(name, array)| Ok((name, tensor(array)?)))
+            .collect::<ort::Result<Vec<_>>>()
+            .map_err(failed)?;
         let mut selected: Vec<&String> = outputs.iter().collect();
         selected.sort_unstable();
         selected.dedup();
-        let selector = selected.into_iter().fold(OutputSelector::no_default(), OutputSelector::with);
+        let selector =
+            selected.into_iter().fold(OutputSelector::no_default(), OutputSelector::with);
         let options = RunOptions::new().map_err(failed)?.with_outputs(selector);
         let results = self.inner.run_with_options(values, &options).map_err(failed)?;
         let value = |name: &String| {
-            let value = results.get(name).ok_or_else(|| Error::input(format!("output `{name}`: the run gave no value")))?;
-            let array = array(value).map_err(|e| Error::input(format!("output `{name}`")).because(e))?;
+            let value = results
+                .get(name)
+                .ok_or_else(|| Error::input(format!("output `{name}`: the run gave no value")))?;
+            let array =
+                array(value).map_err(|e| Error::input(format!("output `{name}`")).because(e))?;
             match self.quantized.get(name) {
                 Some(quantization) => real(array, *quantization),
                 None => Ok(array),
@@ -126,23 +149,43 @@ impl Session {
     fn check_inputs(&self, inputs: &[(&str, &Array)]) -> Result<()> {
         let taken: Vec<&str> = self.inner.inputs().iter().map(ort::value::Outlet::name).collect();
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !taken.contains(name)) {
-            return Err(Error::input(format!("input `{name}`: the model takes {}", quoted(&taken))));
+            return Err(Error::input(format!(
+                "input `{name}`: the model takes {}",
+                quoted(&taken)
+            )));
         }
         for input in self.inner.inputs() {
             let name = input.name();
-            let given: Vec<&Array> = inputs.iter().filter(|(given, _)| *given == name).map(|(_, array)| *array).collect();
+            let given: Vec<&Array> = inputs
+                .iter()
+                .filter(|(given, _)| *given == name)
+                .map(|(_, array)| *array)
+                .collect();
             let &[array] = given.as_slice() else {
-                return Err(Error::input(format!("input `{name}`: expected one value, found {}", given.len())));
+                return Err(Error::input(format!(
+                    "input `{name}`: expected one value, found {}",
+                    given.len()
+                )));
             };
             if let ValueType::Tensor { ty, shape, .. } = input.dtype() {
                 if *ty != element_type(array.dtype()) {
-                    return Err(Error::input(format!("input `{name}`: expected {ty}, found {}", array.dtype().name())));
+                    return Err(Error::input(format!(
+                        "input `{name}`: expected {ty}, found {}",
+                        array.dtype().name()
+                    )));
                 }
                 // a rank of 0 is also what an undeclared shape looks like
-                let fits = |(&declared, &given): (&i64, &usize)| declared < 0 || usize::try_from(declared) == Ok(given);
-                let same = shape.len() == array.shape().len() && shape.iter().zip(array.shape()).all(fits);
+                let fits = |(&declared, &given): (&i64, &usize)| {
+                    declared < 0 || usize::try_from(declared) == Ok(given)
+                };
+                let same =
+                    shape.len() == array.shape().len() && shape.iter().zip(array.shape()).all(fits);
                 if !shape.is_empty() && !same {
-                    return Err(Error::input(format!("input `{name}`: expected shape {}, found {:?}", declared(shape), array.shape())));
+                    return Err(Error::input(format!(
+                        "input `{name}`: expected shape {}, found {:?}",
+                        declared(shape),
+                        array.shape()
+                    )));
                 }
             }
         }
@@ -150,9 +193,13 @@ impl Session {
     }
 
     fn check_outputs(&self, outputs: &[String]) -> Result<()> {
-        let exposed: Vec<&str> = self.inner.outputs().iter().map(ort::value::Outlet::name).collect();
+        let exposed: Vec<&str> =
+            self.inner.outputs().iter().map(ort::value::Outlet::name).collect();
         match outputs.iter().find(|name| !exposed.contains(&name.as_str())) {
-            Some(name) => Err(Error::input(format!("output `{name}`: the session exposes {}", quoted(&nearest(name, &exposed))))),
+            Some(name) => Err(Error::input(format!(
+                "output `{name}`: the session exposes {}",
+                quoted(&nearest(name, &exposed))
+            ))),
             None => Ok(()),
         }
     }
@@ -167,12 +214,19 @@ fn declared(shape: &[i64]) -> String {
     format!("[{}]", sizes.collect::<Vec<_>>().join(", "))
 }
 
-fn builder(runtime: &Runtime, model: &Model, device: Device, threads: usize) -> Result<SessionBuilder> {
+fn builder(
+    runtime: &Runtime,
+    model: &Model,
+    device: Device,
+    threads: usize,
+) -> Result<SessionBuilder> {
     let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
     let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| refused(&e))?;
     let builder = builder.with_intra_threads(threads.max(1)).map_err(rejected)?;
     let builder = match model.folder() {
-        Some(folder) => builder.with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy()).map_err(rejected)?,
+        Some(folder) => builder
+            .with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy())
+            .map_err(rejected)?,
         None => builder,
     };
     builder.with_execution_providers(device.providers()).map_err(|e| device.unavailable(&e.into()))
@@ -211,9 +265,11 @@ fn tensor(array: &Array) -> ort::Result<SessionInputValue<'_>> {
     }
     let shape = array.shape();
     match array.values() {
-        Values::Bool(v) => {
-            view::<bool>(shape, bytemuck::checked::try_cast_slice(v).map_err(|_| ort::Error::new("a truth value is neither 0 nor 1"))?)
-        }
+        Values::Bool(v) => view::<bool>(
+            shape,
+            bytemuck::checked::try_cast_slice(v)
+                .map_err(|_| ort::Error::new("a truth value is neither 0 nor 1"))?,
+        ),
         Values::U8(v) => view(shape, v),
         Values::U16(v) => view(shape, v),
         Values::U32(v) => view(shape, v),
@@ -248,7 +304,9 @@ fn array(value: &DynValue) -> Result<Array> {
         TensorElementType::Int32 => Values::I32(extract(value, |x: i32| x)?),
         TensorElementType::Uint32 => Values::I64(extract(value, |x: u32| i64::from(x))?),
         TensorElementType::Int64 => Values::I64(extract(value, |x: i64| x)?),
-        TensorElementType::Uint64 => Values::I64(extract(value, |x: u64| i64::try_from(x).unwrap_or(i64::MAX))?),
+        TensorElementType::Uint64 => {
+            Values::I64(extract(value, |x: u64| i64::try_from(x).unwrap_or(i64::MAX))?)
+        }
         TensorElementType::Float16 => Values::F16(extract(value, |x: f16| x)?),
         TensorElementType::Bfloat16 => Values::F32(extract(value, bf16::to_f32)?),
         TensorElementType::Float32 => Values::F32(extract(value, |x: f32| x)?),
@@ -268,8 +326,12 @@ fn real(array: Array, quantization: Quantization) -> Result<Array> {
     Array::new(array.shape().to_vec(), Values::F32(values))
 }
 
-fn extract<T: PrimitiveTensorElementType + Copy, U>(value: &DynValue, convert: impl Fn(T) -> U) -> Result<Vec<U>> {
-    let (_, values) = value.try_extract_tensor::<T>().map_err(|e| Error::input("cannot be read").because(e))?;
+fn extract<T: PrimitiveTensorElementType + Copy, U>(
+    value: &DynValue,
+    convert: impl Fn(T) -> U,
+) -> Result<Vec<U>> {
+    let (_, values) =
+        value.try_extract_tensor::<T>().map_err(|e| Error::input("cannot be read").because(e))?;
     Ok(values.iter().map(|&x| convert(x)).collect())
 }
 

@@ -8,13 +8,16 @@ use half::slice::HalfFloatSliceExt;
 /// The largest finite f16.
 pub const F16_MAX: f32 = 65_504.0;
 
-/// The largest absolute value (0 of none), or where the first NaN or infinity stands (index into `values`).
+/// The largest absolute value (0 of none), or where the first NaN or infinity stands (index into
+/// `values`).
 ///
 /// # Errors
 /// The index of the first value that is not finite.
 pub fn finite_range(values: &[f32]) -> std::result::Result<f32, usize> {
-    // without their sign, the bits of floats order as the values do, with infinity and then NaN on top; an integer maximum vectorises
-    let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & !(1 << 31)));
+    // without their sign, the bits of floats order as the values do, with infinity and then NaN on
+    // top; an integer maximum vectorises
+    let largest =
+        values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & !(1 << 31)));
     let largest = f32::from_bits(largest);
     if largest.is_finite() {
         return Ok(largest);
@@ -45,7 +48,9 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
     const ZERO: f32 = 2.980_232_2e-8;
     let largest = row.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
     if largest > F16_MAX {
-        return Some(Loss::Overflow(row.iter().copied().find(|v| v.abs() > F16_MAX).unwrap_or(largest)));
+        return Some(Loss::Overflow(
+            row.iter().copied().find(|v| v.abs() > F16_MAX).unwrap_or(largest),
+        ));
     }
     let count = |is: fn(f32) -> bool| row.iter().filter(|v| is(v.abs())).count();
     let small = count(|v| v > 0.0 && v < NORMAL);
@@ -65,7 +70,11 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
         off > all * LOST.powi(2)
     };
     let lost = zeroed * ZEROED > nonzero || (bound > LOST.powi(2) / 4.0 && is_lost());
-    lost.then(|| Loss::Underflow(row.iter().map(|v| v.abs()).filter(|&v| v > 0.0).fold(f32::INFINITY, f32::min)))
+    lost.then(|| {
+        Loss::Underflow(
+            row.iter().map(|v| v.abs()).filter(|&v| v > 0.0).fold(f32::INFINITY, f32::min),
+        )
+    })
 }
 
 /// Converts features to f16, rounding to nearest even.
@@ -77,11 +86,16 @@ pub fn to_f16(values: &[f32]) -> Result<Values> {
         Ok(largest) if largest <= F16_MAX => {}
         Ok(largest) => {
             let value = values.iter().find(|v| v.abs() > F16_MAX).unwrap_or(&largest);
-            return Err(Error::input(format!("value {value} is beyond the range of f16 (±{F16_MAX})")).hint("extract with --store f32"));
+            return Err(Error::input(format!(
+                "value {value} is beyond the range of f16 (±{F16_MAX})"
+            ))
+            .hint("extract with --store f32"));
         }
         Err(index) => {
             let value = values.get(index).unwrap_or(&f32::NAN);
-            return Err(Error::input(format!("value {index}: expected a finite number, found {value}")));
+            return Err(Error::input(format!(
+                "value {index}: expected a finite number, found {value}"
+            )));
         }
     }
     let mut halves = vec![f16::ZERO; values.len()];
@@ -109,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_f16_loses_is_seen_and_what_it_rounds_is_none() {
-        let ramp = |scale: f32| (0u16..1000).map(|i| (f32::from(i) - 500.0) * scale).collect::<Vec<_>>();
+        let ramp =
+            |scale: f32| (0u16..1000).map(|i| (f32::from(i) - 500.0) * scale).collect::<Vec<_>>();
         assert_eq!(f16_loss(&[]), None);
         assert_eq!(f16_loss(&[0.0; 8]), None);
         assert_eq!(f16_loss(&ramp(1e-3)), None);
@@ -129,11 +144,25 @@ mod tests {
 
     #[test]
     fn f16_rounds_to_nearest_even_and_refuses_what_it_cannot_hold() {
-        let values = [0.0, -1.0, 65_504.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 5.96e-8, 0.1, -65_504.0, 3.0];
+        let values = [
+            0.0,
+            -1.0,
+            65_504.0,
+            1.0 + 1.0 / 2048.0,
+            1.0 + 3.0 / 2048.0,
+            5.96e-8,
+            0.1,
+            -65_504.0,
+            3.0,
+        ];
         let expected: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
         assert_eq!(to_f16(&values).unwrap(), Values::F16(expected));
         let error = to_f16(&[1.0, 65_505.0]).unwrap_err();
-        assert!(error.to_string().contains("65505") && error.find_hint().is_some_and(|h| h.contains("--store f32")), "{error}");
+        assert!(
+            error.to_string().contains("65505")
+                && error.find_hint().is_some_and(|h| h.contains("--store f32")),
+            "{error}"
+        );
         assert!(to_f16(&[1.0, f32::NAN]).unwrap_err().to_string().contains("value 1"));
         assert!(to_f16(&[f32::INFINITY]).is_err());
     }

@@ -1,11 +1,12 @@
-//! `G = Σ_c f̂_c f̂_cᵀ / C` over positions: what the polynomial kernel of degree 2 of NST needs (Huang & Wang 2017, arXiv:1707.01219),
-//! `MMD² = ‖G_t − G_s‖_F²` at constant 0.
+//! `G = Σ_c f̂_c f̂_cᵀ / C` over positions: what the polynomial kernel of degree 2 of NST needs
+//! (Huang & Wang 2017, arXiv:1707.01219), `MMD² = ‖G_t − G_s‖_F²` at constant 0.
 
 use super::planes::Planes;
 use super::{count, round};
 use crate::kernel::{Float, Matrix, serial_gemm};
 
-/// Rows of G that are computed at once: what is held beside the result does not grow with the square of the positions.
+/// Rows of G that are computed at once: what is held beside the result does not grow with the
+/// square of the positions.
 const ROWS: usize = 64;
 
 /// Packs the lower triangle row by row: entry (i, j), j ≤ i, stands at i(i+1)/2 + j.
@@ -26,7 +27,14 @@ pub(super) fn gram(planes: &mut Planes, out: &mut [f32]) {
         let columns = first + rows;
         products.resize(rows * columns, 0.0);
         let left = Matrix::plain(&turned[first * channels..], 0);
-        serial_gemm([rows, columns, channels], scale, left, Matrix::transposed(turned, 0), 0.0, products);
+        serial_gemm(
+            [rows, columns, channels],
+            scale,
+            left,
+            Matrix::transposed(turned, 0),
+            0.0,
+            products,
+        );
         for (row, products) in products.chunks_exact(columns).enumerate() {
             let (line, rest) = packed.split_at_mut(first + row + 1);
             line.iter_mut().zip(products).for_each(|(out, &product)| *out = round(product));
@@ -35,7 +43,8 @@ pub(super) fn gram(planes: &mut Planes, out: &mut [f32]) {
     }
 }
 
-/// Writes a packed triangle times `factor` to the lower triangle of a matrix; what is above the diagonal stays.
+/// Writes a packed triangle times `factor` to the lower triangle of a matrix; what is above the
+/// diagonal stays.
 ///
 /// # Shapes
 /// `packed`: `[n · (n + 1) / 2]`; `matrix`: `[n, n]`.

@@ -1,5 +1,6 @@
-//! What is stored of a tap and how it is computed: the features, or a statistic that replaces them, one a file. Sums run in f64 in a fixed order and are
-//! rounded to f32 once; a sample is one task, so that no bit depends on the threads.
+//! What is stored of a tap and how it is computed: the features, or a statistic that replaces them,
+//! one a file. Sums run in f64 in a fixed order and are rounded to f32 once; a sample is one task,
+//! so that no bit depends on the threads.
 
 mod attention;
 mod features;
@@ -22,21 +23,28 @@ use crate::error::{Error, Result};
 use crate::recipe::Statistic;
 use rayon::prelude::*;
 
-/// The norm under which a channel map is divided by this instead: one that is all zero stays the zero vector.
+/// The norm under which a channel map is divided by this instead: one that is all zero stays the
+/// zero vector.
 pub const DEAD_NORM: f64 = 1e-12;
 
 /// The statistic of every sample, one after the other: f32, for [`Statistic::Sign`] bytes.
 ///
 /// # Shapes
-/// `values`: `[samples, …]`, each as `maps` says. The result: `[samples, …]` of [`MapShape::row`](crate::recipe::MapShape::row).
+/// `values`: `[samples, …]`, each as `maps` says. The result: `[samples, …]` of
+/// [`MapShape::row`](crate::recipe::MapShape::row).
 ///
 /// # Errors
-/// When `values` is not whole samples, the sizes are beyond computing, or the features are asked for, which are no statistic.
+/// When `values` is not whole samples, the sizes are beyond computing, or the features are asked
+/// for, which are no statistic.
 pub fn compute(statistic: Statistic, values: &[f32], maps: &Maps) -> Result<Values> {
     let row = maps.stored().row(statistic).map(|(shape, _)| shape.iter().product::<usize>());
     let sample = maps.activations().filter(|&n| n > 0 && values.len().is_multiple_of(n));
     let (Some(row), Some(sample)) = (row, sample) else {
-        return Err(Error::input(format!("{}: expected whole samples of {maps:?}, found {} values", statistic.name(), values.len())));
+        return Err(Error::input(format!(
+            "{}: expected whole samples of {maps:?}, found {} values",
+            statistic.name(),
+            values.len()
+        )));
     };
     let samples = values.len() / sample;
     let of_planes = |f: fn(&mut planes::Planes, &mut [f32])| {

@@ -20,12 +20,23 @@ impl Maps {
     /// The map that the statistics are of.
     #[must_use]
     pub fn stored(&self) -> MapShape {
-        MapShape { layout: self.layout, channels: self.channels, height: self.size[0], width: self.size[1] }
+        MapShape {
+            layout: self.layout,
+            channels: self.channels,
+            height: self.size[0],
+            width: self.size[1],
+        }
     }
 
     /// Activations of a sample as given.
     pub(super) fn activations(&self) -> Option<usize> {
-        MapShape { layout: self.layout, channels: self.channels, height: self.from[0], width: self.from[1] }.activations()
+        MapShape {
+            layout: self.layout,
+            channels: self.channels,
+            height: self.from[0],
+            width: self.from[1],
+        }
+        .activations()
     }
 }
 
@@ -53,7 +64,8 @@ impl Planes {
         match maps.layout {
             Layout::Nchw => whole.extend(sample.iter().map(|&x| f64::from(x))),
             Layout::Nhwc => {
-                let channel = |c: usize| sample.iter().skip(c).step_by(maps.channels).map(|&x| f64::from(x));
+                let channel =
+                    |c: usize| sample.iter().skip(c).step_by(maps.channels).map(|&x| f64::from(x));
                 whole.extend((0..maps.channels).flat_map(channel));
             }
         }

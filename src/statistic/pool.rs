@@ -4,17 +4,22 @@ use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::recipe::Layout;
 
-/// Adaptive average pooling: output bin o of n over L inputs averages the inputs floor(o·L/n) … ceil((o+1)·L/n)−1, so bins may overlap
-/// (`PyTorch`'s `adaptive_avg_pool2d`). Sums in f64.
+/// Adaptive average pooling: output bin o of n over L inputs averages the inputs floor(o·L/n) …
+/// ceil((o+1)·L/n)−1, so bins may overlap (`PyTorch`'s `adaptive_avg_pool2d`). Sums in f64.
 ///
 /// # Shapes
-/// `maps`: `[N, C, H, W]` or `[N, H, W, C]` f32, by `layout`. Result: the same axes, with `size` for H and W.
+/// `maps`: `[N, C, H, W]` or `[N, H, W, C]` f32, by `layout`. Result: the same axes, with `size`
+/// for H and W.
 ///
 /// # Errors
 /// When the array is not four-dimensional f32, or a size is 0 or larger than the map.
 pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> Result<Array> {
     let (&[n, a, b, c], Some(values)) = (maps.shape(), maps.as_f32()) else {
-        return Err(Error::input(format!("pooling: expected f32 maps of 4 axes, found {} {:?}", maps.dtype().name(), maps.shape())));
+        return Err(Error::input(format!(
+            "pooling: expected f32 maps of 4 axes, found {} {:?}",
+            maps.dtype().name(),
+            maps.shape()
+        )));
     };
     let [rows, columns] = size;
     // channels that stand last are pooled together, others are maps of their own
@@ -23,7 +28,9 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
         Layout::Nhwc => (a, b, c, vec![n, rows, columns, c]),
     };
     if rows == 0 || columns == 0 || rows > height || columns > width {
-        return Err(Error::input(format!("pooling: expected a size of 1x1 to {height}x{width}, found {rows}x{columns}")));
+        return Err(Error::input(format!(
+            "pooling: expected a size of 1x1 to {height}x{width}, found {rows}x{columns}"
+        )));
     }
     let (row_bins, column_bins) = (bins(height, rows), bins(width, columns));
     let mut pooled = Vec::with_capacity(shape.iter().product());
@@ -34,7 +41,9 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
                 sums.fill(0.0);
                 for line in map.chunks_exact(width * together).take(bottom).skip(top) {
                     for pixel in line[left * together..right * together].chunks_exact(together) {
-                        sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += f64::from(value));
+                        sums.iter_mut()
+                            .zip(pixel)
+                            .for_each(|(sum, &value)| *sum += f64::from(value));
                     }
                 }
                 let count = (bottom - top) * (right - left);
@@ -51,7 +60,12 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
 }
 
 /// The same of one plane, in f64: appends the averages to `out`.
-pub(super) fn average(plane: &[f64], [height, width]: [usize; 2], [rows, columns]: [usize; 2], out: &mut Vec<f64>) {
+pub(super) fn average(
+    plane: &[f64],
+    [height, width]: [usize; 2],
+    [rows, columns]: [usize; 2],
+    out: &mut Vec<f64>,
+) {
     for (top, bottom) in bins(height, rows) {
         for (left, right) in bins(width, columns) {
             let lines = plane.chunks_exact(width).take(bottom).skip(top);
@@ -92,7 +106,12 @@ mod tests {
     fn pool(shape: [usize; 4], size: [usize; 2]) -> Vec<f32> {
         #[allow(clippy::cast_precision_loss, reason = "small counts")]
         let values = (0..shape.iter().product::<usize>()).map(|i| i as f32).collect();
-        let pooled = adaptive_average_pool(&Array::new(shape.into(), Values::F32(values)).unwrap(), Layout::Nchw, size).unwrap();
+        let pooled = adaptive_average_pool(
+            &Array::new(shape.into(), Values::F32(values)).unwrap(),
+            Layout::Nchw,
+            size,
+        )
+        .unwrap();
         assert_eq!(pooled.shape(), [shape[0], shape[1], size[0], size[1]]);
         pooled.as_f32().unwrap().to_vec()
     }
@@ -101,7 +120,8 @@ mod tests {
     fn bins_divide_overlap_and_keep() {
         // [2, 1, 4, 4] → 2×2: means of quarters
         assert_eq!(pool([2, 1, 4, 4], [2, 2]), [2.5, 4.5, 10.5, 12.5, 18.5, 20.5, 26.5, 28.5]);
-        // 3 → 2: bins 0..2 and 1..3; 5 → 3: 0..2, 1..4, 3..5 (torch.nn.functional.adaptive_avg_pool2d gives the same)
+        // 3 → 2: bins 0..2 and 1..3; 5 → 3: 0..2, 1..4, 3..5
+        // (torch.nn.functional.adaptive_avg_pool2d gives the same)
         assert_eq!(pool([1, 1, 3, 5], [2, 3]), [3.0, 4.5, 6.0, 8.0, 9.5, 11.0]);
         assert_eq!(pool([1, 2, 2, 3], [2, 3]), (0u8..12).map(f32::from).collect::<Vec<_>>());
         assert_eq!(pool([1, 2, 2, 3], [1, 1]), [2.5, 8.5]);
@@ -110,11 +130,18 @@ mod tests {
     #[test]
     fn channels_last_are_pooled_as_channels_first_are() {
         let [n, c, h, w] = [2, 3, 5, 4];
-        let first = Array::new(vec![n, c, h, w], Values::F32((0u16..120).map(|i| f32::from(i * 37 % 101)).collect())).unwrap();
+        let first = Array::new(
+            vec![n, c, h, w],
+            Values::F32((0u16..120).map(|i| f32::from(i * 37 % 101)).collect()),
+        )
+        .unwrap();
         let last = |values: &[f32], h, w| -> Vec<f32> {
-            (0..n * h * w * c).map(|i| values[((i / (h * w * c) * c + i % c) * h * w) + i / c % (h * w)]).collect()
+            (0..n * h * w * c)
+                .map(|i| values[((i / (h * w * c) * c + i % c) * h * w) + i / c % (h * w)])
+                .collect()
         };
-        let moved = Array::new(vec![n, h, w, c], Values::F32(last(first.as_f32().unwrap(), h, w))).unwrap();
+        let moved =
+            Array::new(vec![n, h, w, c], Values::F32(last(first.as_f32().unwrap(), h, w))).unwrap();
         let expected = adaptive_average_pool(&first, Layout::Nchw, [3, 2]).unwrap();
         let found = adaptive_average_pool(&moved, Layout::Nhwc, [3, 2]).unwrap();
         assert_eq!(found.shape(), [n, 3, 2, c]);
@@ -128,7 +155,10 @@ mod tests {
         let maps = Array::new(vec![1, 1, 64, 64], Values::F32(values)).unwrap();
         #[allow(clippy::cast_possible_truncation, reason = "the nearest f32 is expected")]
         let expected = ((1e9 + 4095.0) / 4096.0) as f32;
-        assert_eq!(adaptive_average_pool(&maps, Layout::Nchw, [1, 1]).unwrap().as_f32(), Some([expected].as_slice()));
+        assert_eq!(
+            adaptive_average_pool(&maps, Layout::Nchw, [1, 1]).unwrap().as_f32(),
+            Some([expected].as_slice())
+        );
     }
 
     #[test]
@@ -137,7 +167,21 @@ mod tests {
         for size in [[0, 1], [1, 0], [3, 1], [1, 3]] {
             assert!(adaptive_average_pool(&maps, Layout::Nchw, size).is_err());
         }
-        assert!(adaptive_average_pool(&Array::new(vec![2, 2], Values::F32(vec![0.0; 4])).unwrap(), Layout::Nchw, [1, 1]).is_err());
-        assert!(adaptive_average_pool(&Array::new(vec![1, 1, 2, 2], Values::I32(vec![0; 4])).unwrap(), Layout::Nchw, [1, 1]).is_err());
+        assert!(
+            adaptive_average_pool(
+                &Array::new(vec![2, 2], Values::F32(vec![0.0; 4])).unwrap(),
+                Layout::Nchw,
+                [1, 1]
+            )
+            .is_err()
+        );
+        assert!(
+            adaptive_average_pool(
+                &Array::new(vec![1, 1, 2, 2], Values::I32(vec![0; 4])).unwrap(),
+                Layout::Nchw,
+                [1, 1]
+            )
+            .is_err()
+        );
     }
 }

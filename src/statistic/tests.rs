@@ -15,7 +15,11 @@ fn activations(samples: usize, channels: usize, area: usize, seed: u32) -> Vec<f
 
 /// `[channels, area]` of every sample to `[area, channels]`.
 fn turned(values: &[f32], channels: usize, area: usize) -> Vec<f32> {
-    let sample = |values: &[f32]| (0..area * channels).map(|i| values[i % channels * area + i / channels]).collect::<Vec<f32>>();
+    let sample = |values: &[f32]| {
+        (0..area * channels)
+            .map(|i| values[i % channels * area + i / channels])
+            .collect::<Vec<f32>>()
+    };
     values.chunks(channels * area).flat_map(sample).collect()
 }
 
@@ -32,7 +36,8 @@ const MAPS: Maps = Maps { layout: Layout::Nchw, channels: 7, from: [9, 11], size
 fn defined(statistic: Statistic, sample: &[f32], channels: usize) -> Vec<f64> {
     let positions = sample.len() / channels;
     let map = |c: usize| sample[c * positions..][..positions].iter().map(|&x| f64::from(x));
-    let norms: Vec<f64> = (0..channels).map(|c| map(c).map(|x| x * x).sum::<f64>().sqrt().max(DEAD_NORM)).collect();
+    let norms: Vec<f64> =
+        (0..channels).map(|c| map(c).map(|x| x * x).sum::<f64>().sqrt().max(DEAD_NORM)).collect();
     let x = |c: usize, p: usize| f64::from(sample[c * positions + p]);
     let unit = |c: usize, p: usize| x(c, p) / norms[c];
     let mean = |f: &dyn Fn(usize) -> f64| (0..channels).map(f).sum::<f64>() / count(channels);
@@ -41,7 +46,9 @@ fn defined(statistic: Statistic, sample: &[f32], channels: usize) -> Vec<f64> {
         Statistic::Gram => pairs.map(|(i, j)| mean(&|c| unit(c, i) * unit(c, j))).collect(),
         Statistic::Mean => (0..positions).map(|p| mean(&|c| unit(c, p))).collect(),
         Statistic::Attention => (0..positions).map(|p| mean(&|c| x(c, p) * x(c, p))).collect(),
-        Statistic::Vector => (0..channels).map(|c| map(c).sum::<f64>() / count(positions)).collect(),
+        Statistic::Vector => {
+            (0..channels).map(|c| map(c).sum::<f64>() / count(positions)).collect()
+        }
         Statistic::Features | Statistic::Sign => Vec::new(),
     }
 }
@@ -52,11 +59,15 @@ fn statistics_are_their_definitions_rounded_once() {
     let values = activations(3, MAPS.channels, 99, 1);
     for statistic in [Statistic::Gram, Statistic::Mean, Statistic::Attention, Statistic::Vector] {
         let found = floats(compute(statistic, &values, &MAPS).unwrap());
-        let expected: Vec<f64> = values.chunks(7 * 99).flat_map(|sample| defined(statistic, sample, 7)).collect();
+        let expected: Vec<f64> =
+            values.chunks(7 * 99).flat_map(|sample| defined(statistic, sample, 7)).collect();
         assert_eq!(found.len(), expected.len(), "{statistic:?}");
         for (found, expected) in found.iter().zip(expected) {
             // half a unit of f32's last place, and what f64 leaves
-            assert!((f64::from(*found) - expected).abs() <= expected.abs() * 6e-8 + 1e-45, "{statistic:?}: {found} for {expected}");
+            assert!(
+                (f64::from(*found) - expected).abs() <= expected.abs() * 6e-8 + 1e-45,
+                "{statistic:?}: {found} for {expected}"
+            );
         }
     }
 }
@@ -68,11 +79,17 @@ fn the_axis_order_changes_nothing_but_the_order_of_signs() {
     for statistic in [Statistic::Gram, Statistic::Mean, Statistic::Attention, Statistic::Vector] {
         for size in [[9, 11], [4, 3]] {
             let [first, last] = [MAPS, last].map(|maps| Maps { size, ..maps });
-            assert_eq!(compute(statistic, &values, &first).unwrap(), compute(statistic, &moved, &last).unwrap(), "{statistic:?}");
+            assert_eq!(
+                compute(statistic, &values, &first).unwrap(),
+                compute(statistic, &moved, &last).unwrap(),
+                "{statistic:?}"
+            );
         }
     }
     for (values, maps) in [(&values, MAPS), (&moved, last)] {
-        let Values::U8(bytes) = compute(Statistic::Sign, values, &maps).unwrap() else { panic!("bytes") };
+        let Values::U8(bytes) = compute(Statistic::Sign, values, &maps).unwrap() else {
+            panic!("bytes")
+        };
         let row = (7usize * 99).div_ceil(8);
         for (bytes, sample) in bytes.chunks(row).zip(values.chunks(7 * 99)) {
             let bit = |i: usize| bytes[i / 8] >> (i % 8) & 1 == 1;
@@ -93,7 +110,10 @@ fn pooling_precedes_normalisation() {
         let found = floats(compute(statistic, &values, &small).unwrap());
         let expected = floats(compute(statistic, pooled.as_f32().unwrap(), &of_pooled).unwrap());
         // the pooled array was rounded to f32
-        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-6)), "{statistic:?}");
+        assert!(
+            found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-6)),
+            "{statistic:?}"
+        );
     }
 }
 
@@ -101,7 +121,8 @@ fn pooling_precedes_normalisation() {
 fn dead_and_extreme_channels_are_finite() {
     for value in [0.0, 1e-38, 1e-20, 1e15] {
         let values = vec![value; 7 * 99];
-        for statistic in [Statistic::Gram, Statistic::Mean, Statistic::Attention, Statistic::Vector] {
+        for statistic in [Statistic::Gram, Statistic::Mean, Statistic::Attention, Statistic::Vector]
+        {
             let found = floats(compute(statistic, &values, &MAPS).unwrap());
             assert!(found.iter().all(|v| v.is_finite()), "{statistic:?} of {value}");
             assert!(value != 0.0 || found.iter().all(|v| *v == 0.0), "{statistic:?} of {value}");
@@ -114,7 +135,12 @@ fn threads_do_not_change_a_bit() {
     let values = activations(9, 7, 99, 4);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| Statistic::ALL[1..].iter().map(|&s| compute(s, &values, &MAPS).unwrap()).collect::<Vec<_>>())
+        pool.install(|| {
+            Statistic::ALL[1..]
+                .iter()
+                .map(|&s| compute(s, &values, &MAPS).unwrap())
+                .collect::<Vec<_>>()
+        })
     };
     assert_eq!(run(1), run(3));
 }

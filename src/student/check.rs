@@ -26,31 +26,42 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
         .collect();
     let logits = logits::of_student(model).filter(|name| graph.index.contains_key(name));
     if logits.is_none() {
-        let name = model.outputs().into_iter().next().map_or_else(String::new, |output| output.name);
+        let name =
+            model.outputs().into_iter().next().map_or_else(String::new, |output| output.name);
         blockers.push((name, "output".to_owned(), NO_LOGITS.to_owned()));
     }
     let inputs = model.inputs();
     let mut warnings = Vec::new();
     if let (true, Some(shapes)) = (blockers.is_empty(), trial_shapes(&inputs)) {
         if graph.lacks_constants {
-            warnings.push("whether its shapes fit is not tried here: it holds large constants".to_owned());
+            warnings.push(
+                "whether its shapes fit is not tried here: it holds large constants".to_owned(),
+            );
         } else if let Err(refusal) = try_plan(model, graph, &shapes)? {
             let (name, operator) = graph.label(refusal.node);
             blockers.push((name, operator, refusal.reason.chain()));
         }
     }
-    let parameters =
-        graph.order.iter().filter_map(|name| Some((name.clone(), graph.parameters.get(name)?.shape.clone()))).collect::<Vec<_>>();
+    let parameters = graph
+        .order
+        .iter()
+        .filter_map(|name| Some((name.clone(), graph.parameters.get(name)?.shape.clone())))
+        .collect::<Vec<_>>();
     if parameters.is_empty() {
-        warnings.push("nothing in this graph trains: it holds no weight in the place of a parameter".to_owned());
+        warnings.push(
+            "nothing in this graph trains: it holds no weight in the place of a parameter"
+                .to_owned(),
+        );
     }
-    let convolutions: Vec<_> = graph.nodes.iter().filter(|n| n.proto.operator().is_convolution()).collect();
+    let convolutions: Vec<_> =
+        graph.nodes.iter().filter(|n| n.proto.operator().is_convolution()).collect();
     let all_biased = convolutions.iter().all(|n| n.inputs.get(2).is_some_and(Option::is_some));
     let normalizes = graph.nodes.iter().any(|n| n.proto.operator().class == Class::Normalization);
     if convolutions.len() >= 5 && all_biased && !normalizes {
         warnings.push(
-            "batch normalisation seems to be folded into the convolutions: such a student trains poorly; export it with \
-             training=TrainingMode.TRAINING (or PRESERVE) and do_constant_folding=False"
+            "batch normalisation seems to be folded into the convolutions: such a student trains \
+             poorly; export it with training=TrainingMode.TRAINING (or PRESERVE) and \
+             do_constant_folding=False"
                 .to_owned(),
         );
     }
@@ -64,7 +75,12 @@ fn try_plan(model: &Model, graph: &Graph, inputs: &[Vec<usize>]) -> Result<Resul
         Source::Buffer(i) => graph.buffers.values().nth(*i),
         Source::Input(_) | Source::Constant | Source::Computed => None,
     };
-    let held = graph.sources.iter().enumerate().filter_map(|(id, source)| Some((TensorId(id), leaf(source)?.shape.clone()))).collect();
+    let held = graph
+        .sources
+        .iter()
+        .enumerate()
+        .filter_map(|(id, source)| Some((TensorId(id), leaf(source)?.shape.clone())))
+        .collect();
     Ok(plan::plan(graph, inputs, &held, &graph.fills(model)?, ImportOptions::default().dtype))
 }
 
@@ -83,7 +99,9 @@ pub(super) fn fits(value: &Value, shape: &[usize]) -> Result<()> {
     if value.shape.is_empty() {
         return Ok(());
     }
-    let same = |(i, (dim, &n)): (usize, (&Dim, &usize))| i == 0 || !matches!(dim, Dim::Fixed(m) if *m != n);
+    let same = |(i, (dim, &n)): (usize, (&Dim, &usize))| {
+        i == 0 || !matches!(dim, Dim::Fixed(m) if *m != n)
+    };
     if value.shape.len() == shape.len() && value.shape.iter().zip(shape).enumerate().all(same) {
         return Ok(());
     }
@@ -96,5 +114,9 @@ pub(super) fn fits(value: &Value, shape: &[usize]) -> Result<()> {
             Dim::Open => "?".to_owned(),
         })
         .collect();
-    Err(Error::input(format!("input {}: expected shape [{}], found {shape:?}", value.name, declared.join(", "))))
+    Err(Error::input(format!(
+        "input {}: expected shape [{}], found {shape:?}",
+        value.name,
+        declared.join(", ")
+    )))
 }

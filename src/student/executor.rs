@@ -1,6 +1,7 @@
-//! The sweep of the general and of the candle executor: every operator on dense tensors, in f32 or f64. On host slices it is the oracle of the
-//! CPU executor (`cpu`), which knows channel maps; with the operators' device forms (`op::on_device`) in the plan it is the candle executor.
-//! Values live as long as a later step or the backward pass needs them.
+//! The sweep of the general and of the candle executor: every operator on dense tensors, in f32 or
+//! f64. On host slices it is the oracle of the CPU executor (`cpu`), which knows channel maps; with
+//! the operators' device forms (`op::on_device`) in the plan it is the candle executor. Values live
+//! as long as a later step or the backward pass needs them.
 
 use super::import::Source;
 use super::op::{Run, Saved};
@@ -23,12 +24,15 @@ pub(super) fn forward(
     run: &Run,
     keep: &HashSet<TensorId>,
 ) -> Result<(HashMap<TensorId, Tensor>, Vec<Saved>)> {
-    let mut kept: HashMap<TensorId, Tensor> = keep.iter().filter_map(|id| Some((*id, values.get(id.0)?.clone()?))).collect();
+    let mut kept: HashMap<TensorId, Tensor> =
+        keep.iter().filter_map(|id| Some((*id, values.get(id.0)?.clone()?))).collect();
     let mut all_saved = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
         let describe = || student.describe(step.node);
-        let inputs: Option<Vec<&Tensor>> = step.inputs.iter().map(|id| values[id.0].as_ref()).collect();
-        let inputs = inputs.ok_or_else(|| Error::input(format!("{}: an input was not computed", describe())))?;
+        let inputs: Option<Vec<&Tensor>> =
+            step.inputs.iter().map(|id| values[id.0].as_ref()).collect();
+        let inputs = inputs
+            .ok_or_else(|| Error::input(format!("{}: an input was not computed", describe())))?;
         let done = step.operator.forward(&inputs, run).context(describe)?;
         student.update(step, done.updates, run)?;
         for (id, value) in step.outputs.iter().zip(done.outputs) {
@@ -47,12 +51,19 @@ pub(super) fn forward(
 }
 
 impl Student {
-    /// Moves running statistics in training, but not those that a stage shares. `updates`: a step's inputs and their new values.
-    pub(super) fn update(&self, step: &Step, updates: impl IntoIterator<Item = (usize, Tensor)>, run: &Run) -> Result<()> {
+    /// Moves running statistics in training, but not those that a stage shares. `updates`: a step's
+    /// inputs and their new values.
+    pub(super) fn update(
+        &self,
+        step: &Step,
+        updates: impl IntoIterator<Item = (usize, Tensor)>,
+        run: &Run,
+    ) -> Result<()> {
         for (number, value) in updates {
             if run.mode == Mode::Train
                 && !self.graph.is_stage
-                && let Some(Source::Buffer(i)) = step.inputs.get(number).map(|id| self.graph.sources[id.0])
+                && let Some(Source::Buffer(i)) =
+                    step.inputs.get(number).map(|id| self.graph.sources[id.0])
             {
                 self.buffers[i].var.set(&value)?;
             }
@@ -61,15 +72,25 @@ impl Student {
     }
 }
 
-/// Sweeps a plan in reverse from the gradients of some tensors; gives those of all tensors that nothing computes.
-pub(super) fn backward(student: &Student, plan: &Plan, mut saved: Vec<Saved>, mut gradients: Values) -> Result<Values> {
+/// Sweeps a plan in reverse from the gradients of some tensors; gives those of all tensors that
+/// nothing computes.
+pub(super) fn backward(
+    student: &Student,
+    plan: &Plan,
+    mut saved: Vec<Saved>,
+    mut gradients: Values,
+) -> Result<Values> {
     for step in plan.steps.iter().rev() {
         let saved = saved.pop().unwrap_or_default();
-        let own: Vec<Option<Tensor>> = step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
+        let own: Vec<Option<Tensor>> =
+            step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
         if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
             continue;
         }
-        let results = step.operator.backward(saved, own, &step.wanted).context(|| student.describe(step.node))?;
+        let results = step
+            .operator
+            .backward(saved, own, &step.wanted)
+            .context(|| student.describe(step.node))?;
         for ((id, wanted), gradient) in step.inputs.iter().zip(&step.wanted).zip(results) {
             if let (true, Some(gradient)) = (wanted, gradient) {
                 add(&mut gradients[id.0], gradient)?;
@@ -94,5 +115,5 @@ pub(super) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Ok((a + b)?);
     }
     let (held_a, held_b) = (data(a)?, data(b)?);
-    typed!(a.dtype(), T => tensor(zip(held_a.of::<T>()?, held_b.of::<T>()?, |a, b| a + b), a.dims()))
+    typed!(a.dtype(), |T| tensor(zip(held_a.of::<T>()?, held_b.of::<T>()?, |a, b| a + b), a.dims()))
 }

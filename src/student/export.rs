@@ -4,7 +4,10 @@ use super::Student;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Inference;
-use crate::onnx::proto::{ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::proto::{
+    ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, tensor_shape_proto,
+    type_proto,
+};
 use crate::onnx::{Model, tensor_proto};
 use candle_core::Var;
 use half::f16;
@@ -21,7 +24,8 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
     let weights = weights(student)?;
 
     let mut nodes = Vec::new();
-    let kept: BTreeMap<usize, &NodeProto> = student.graph.nodes.iter().map(|n| (n.number, &n.proto)).collect();
+    let kept: BTreeMap<usize, &NodeProto> =
+        student.graph.nodes.iter().map(|n| (n.number, &n.proto)).collect();
     let mut renamed: HashMap<String, String> = HashMap::new();
     for (number, original) in graph.node.iter().enumerate() {
         let Some(&node) = kept.get(&number) else {
@@ -39,7 +43,11 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
         }
         match node.operator().inference {
             Inference::Input => {
-                let (Some(input), Some(output)) = (node.input.first().cloned(), node.output.first().cloned()) else { continue };
+                let (Some(input), Some(output)) =
+                    (node.input.first().cloned(), node.output.first().cloned())
+                else {
+                    continue;
+                };
                 if outputs.contains(&output) {
                     node = NodeProto {
                         op_type: Some("Identity".into()),
@@ -64,17 +72,31 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
     graph.node = nodes;
     drop_unread(&mut graph.node, &outputs);
 
-    let read: BTreeSet<&str> =
-        graph.node.iter().flat_map(|n| &n.input).map(String::as_str).chain(outputs.iter().map(String::as_str)).collect();
+    let read: BTreeSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|n| &n.input)
+        .map(String::as_str)
+        .chain(outputs.iter().map(String::as_str))
+        .collect();
     let mut initializers: Vec<TensorProto> = Vec::new();
     for old in &graph.initializer {
         if !weights.contains_key(old.name()) && read.contains(old.name()) {
             initializers.push(old.clone());
         }
     }
-    initializers.extend(weights.iter().filter(|(name, _)| read.contains(name.as_str())).map(|(name, array)| tensor_proto(name, array)));
+    initializers.extend(
+        weights
+            .iter()
+            .filter(|(name, _)| read.contains(name.as_str()))
+            .map(|(name, array)| tensor_proto(name, array)),
+    );
     initializers.sort_by(|a, b| a.name().cmp(b.name()));
-    let held: BTreeSet<&str> = initializers.iter().map(TensorProto::name).chain(graph.initializer.iter().map(TensorProto::name)).collect();
+    let held: BTreeSet<&str> = initializers
+        .iter()
+        .map(TensorProto::name)
+        .chain(graph.initializer.iter().map(TensorProto::name))
+        .collect();
     graph.input.retain(|i| !held.contains(i.name()));
     graph.initializer = initializers;
     graph.value_info.clear();
@@ -86,9 +108,14 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
 
 /// Parameters and running statistics by name, in the type that the file held them in.
 fn weights(student: &Student) -> Result<BTreeMap<String, Array>> {
-    let vars = student.parameters.iter().map(|p| (&p.name, &p.var)).chain(student.buffers.iter().map(|b| (&b.name, &b.var)));
+    let vars = student
+        .parameters
+        .iter()
+        .map(|p| (&p.name, &p.var))
+        .chain(student.buffers.iter().map(|b| (&b.name, &b.var)));
     vars.map(|(name, var)| {
-        let original = student.graph.parameters.get(name).or_else(|| student.graph.buffers.get(name));
+        let original =
+            student.graph.parameters.get(name).or_else(|| student.graph.buffers.get(name));
         Ok((name.clone(), array(var, original.map_or(Dtype::F32, |leaf| leaf.dtype))?))
     })
     .collect()
@@ -98,7 +125,13 @@ fn array(var: &Var, dtype: Dtype) -> Result<Array> {
     let flat = var.as_tensor().flatten_all()?;
     let values = match dtype {
         Dtype::F64 => Values::F64(flat.to_dtype(candle_core::DType::F64)?.to_vec1()?),
-        Dtype::F16 => Values::F16(flat.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?.into_iter().map(f16::from_f32).collect()),
+        Dtype::F16 => Values::F16(
+            flat.to_dtype(candle_core::DType::F32)?
+                .to_vec1::<f32>()?
+                .into_iter()
+                .map(f16::from_f32)
+                .collect(),
+        ),
         _ => Values::F32(flat.to_dtype(candle_core::DType::F32)?.to_vec1()?),
     };
     Array::new(var.dims().to_vec(), values)
@@ -133,7 +166,11 @@ fn identify(proto: &mut ModelProto, metadata: &[(String, String)]) {
     proto.producer_name = Some("nst-cache".into());
     proto.producer_version = Some(env!("CARGO_PKG_VERSION").into());
     proto.doc_string = None;
-    let mut entries: BTreeMap<String, String> = proto.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
+    let mut entries: BTreeMap<String, String> =
+        proto.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
     entries.extend(metadata.iter().cloned());
-    proto.metadata_props = entries.into_iter().map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) }).collect();
+    proto.metadata_props = entries
+        .into_iter()
+        .map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) })
+        .collect();
 }

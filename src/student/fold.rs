@@ -1,4 +1,5 @@
-//! Constant folding: what a graph computes from shapes and constants alone is known once the input shapes are.
+//! Constant folding: what a graph computes from shapes and constants alone is known once the input
+//! shapes are.
 
 mod arrange;
 
@@ -12,7 +13,8 @@ use crate::kernel::strided::Strided;
 use crate::onnx::operator::{Binary, Fold, Unary};
 use arrange::{concatenated, gathered, scattered, tiled};
 
-/// The outputs of a node whose inputs are known (`Shape` and `Size` ask for the shape alone); `None` when it is not of a kind that is folded.
+/// The outputs of a node whose inputs are known (`Shape` and `Size` ask for the shape alone);
+/// `None` when it is not of a kind that is folded.
 ///
 /// `fill`: the value attribute of `ConstantOfShape`.
 pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Host>>> {
@@ -20,7 +22,12 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     if let Some(fold @ (Fold::Shape | Fold::Size)) = folds {
         return outputs(site, fold, fill).map(Some);
     }
-    if !site.shapes.iter().zip(&site.constants).all(|(shape, known)| shape.is_none() || known.is_some()) {
+    if !site
+        .shapes
+        .iter()
+        .zip(&site.constants)
+        .all(|(shape, known)| shape.is_none() || known.is_some())
+    {
         return Ok(None);
     }
     // of these only the usual form is folded here
@@ -30,7 +37,8 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
         _ => true,
     };
     let Some(fold) = folds.filter(is_usual) else {
-        return if op::refusal(site.node).as_deref() != Some(op::UNKNOWN) && !site.shapes.is_empty() {
+        return if op::refusal(site.node).as_deref() != Some(op::UNKNOWN) && !site.shapes.is_empty()
+        {
             computed(site).map(Some)
         } else {
             Ok(None)
@@ -40,7 +48,10 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
 }
 
 /// The outputs of a numeric operator on known inputs, in double precision.
-#[allow(clippy::cast_possible_truncation, reason = "integers came in and were computed with exactly")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "integers came in and were computed with exactly"
+)]
 fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
     let built = op::build(site)?;
     for shape in &built.outputs {
@@ -49,13 +60,20 @@ fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
     let inputs = built
         .inputs
         .iter()
-        .map(|&i| site.given(i).and_then(|host| narrow(&host.floats(), &host.shape, candle_core::DType::F64)))
+        .map(|&i| {
+            site.given(i)
+                .and_then(|host| narrow(&host.floats(), &host.shape, candle_core::DType::F64))
+        })
         .collect::<Result<Vec<_>>>()?;
     let run = op::Run { mode: Mode::Eval, freeze_batchnorm: true, seed: 0 };
     let outputs = built.operator.forward(&inputs.iter().collect::<Vec<_>>(), &run)?.outputs;
     let host = |t: &candle_core::Tensor| {
         let (shape, values) = (t.dims().to_vec(), wide(t)?);
-        Ok(if site.yields_integers() { Host::int(shape, values.iter().map(|&v| v as i64).collect()) } else { Host::float(shape, values) })
+        Ok(if site.yields_integers() {
+            Host::int(shape, values.iter().map(|&v| v as i64).collect())
+        } else {
+            Host::float(shape, values)
+        })
     };
     outputs.iter().map(host).collect()
 }
@@ -64,7 +82,8 @@ fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
 fn sizes(site: &Site<'_>) -> Result<Host> {
     let sizes = site.shape(0)?.iter().map(|&n| signed(n)).collect::<Result<Vec<_>>>()?;
     let rank = signed(sizes.len())?;
-    let bound = |v: i64| usize::try_from(if v < 0 { v + rank } else { v }.clamp(0, rank)).unwrap_or(0);
+    let bound =
+        |v: i64| usize::try_from(if v < 0 { v + rank } else { v }.clamp(0, rank)).unwrap_or(0);
     let (start, end) = (bound(site.int("start", 0)), bound(site.int("end", rank)));
     let part = sizes.get(start..end.max(start)).unwrap_or_default().to_vec();
     Ok(Host::int(vec![part.len()], part))
@@ -85,8 +104,13 @@ fn outputs(site: &Site<'_>, fold: Fold, fill: Option<&Host>) -> Result<Vec<Host>
         }
         Fold::Gather => gathered(x()?, site.given(1)?, site.int("axis", 0))?,
         Fold::Concat => concatenated(site)?,
-        Fold::Unsqueeze => x()?.reshaped(reshape::unsqueezed(&x()?.shape, &site.ints_at(1, "axes")?.unwrap_or_default())?),
-        Fold::Squeeze => x()?.reshaped(reshape::squeezed(&x()?.shape, site.ints_at(1, "axes")?.as_deref())?),
+        Fold::Unsqueeze => x()?.reshaped(reshape::unsqueezed(
+            &x()?.shape,
+            &site.ints_at(1, "axes")?.unwrap_or_default(),
+        )?),
+        Fold::Squeeze => {
+            x()?.reshaped(reshape::squeezed(&x()?.shape, site.ints_at(1, "axes")?.as_deref())?)
+        }
         Fold::Flatten => x()?.reshaped(reshape::flattened(&x()?.shape, site.int("axis", 1))?),
         Fold::Reshape => {
             let target = site.ints_at(1, "shape")?.unwrap_or_default();
@@ -99,25 +123,43 @@ fn outputs(site: &Site<'_>, fold: Fold, fill: Option<&Host>) -> Result<Vec<Host>
             let shape = x()?.sizes()?;
             let count = limit(&shape)?;
             match fill.map(|f| &f.numbers) {
-                Some(Numbers::Int(v)) => Host::int(shape, vec![v.first().copied().unwrap_or(0); count]),
-                Some(Numbers::Float(v)) => Host::float(shape, vec![v.first().copied().unwrap_or(0.0); count]),
+                Some(Numbers::Int(v)) => {
+                    Host::int(shape, vec![v.first().copied().unwrap_or(0); count])
+                }
+                Some(Numbers::Float(v)) => {
+                    Host::float(shape, vec![v.first().copied().unwrap_or(0.0); count])
+                }
                 None => Host::float(shape, vec![0.0; count]),
             }
         }
         Fold::Slice => {
-            let (starts, ends) = (site.ints_at(1, "starts")?.unwrap_or_default(), site.ints_at(2, "ends")?.unwrap_or_default());
-            x()?.viewed(&view::sliced(&x()?.shape, &starts, &ends, site.ints_at(3, "axes")?.as_deref(), site.known_ints(4)?.as_deref())?)?
+            let (starts, ends) = (
+                site.ints_at(1, "starts")?.unwrap_or_default(),
+                site.ints_at(2, "ends")?.unwrap_or_default(),
+            );
+            x()?.viewed(&view::sliced(
+                &x()?.shape,
+                &starts,
+                &ends,
+                site.ints_at(3, "axes")?.as_deref(),
+                site.known_ints(4)?.as_deref(),
+            )?)?
         }
         Fold::Transpose => x()?.viewed(&view::transposed(
             &x()?.shape,
-            &view::permutation(attribute(site.node, "perm").map(|a| &a.ints[..]), x()?.shape.len())?,
+            &view::permutation(
+                attribute(site.node, "perm").map(|a| &a.ints[..]),
+                x()?.shape.len(),
+            )?,
         ))?,
         Fold::Expand => {
             let shape = binary::broadcast(&x()?.shape, &site.given(1)?.sizes()?)?;
             limit(&shape)?;
             x()?.viewed(&Strided::broadcast(&x()?.shape, &shape))?
         }
-        Fold::Scatter => scattered(x()?, site.given(1)?, site.given(2)?, site.text("reduction").as_deref())?,
+        Fold::Scatter => {
+            scattered(x()?, site.given(1)?, site.given(2)?, site.text("reduction").as_deref())?
+        }
         Fold::Tile => tiled(x()?, &site.given(1)?.sizes()?)?,
         Fold::Where => chosen(x()?, site.given(1)?, site.given(2)?)?,
         Fold::Product => product(site, x()?)?,
@@ -141,13 +183,17 @@ fn cast(x: &Host, to: i64) -> Host {
 }
 
 fn range(start: &Host, end: &Host, step: &Host) -> Result<Host> {
-    let scalar = |h: &Host| h.floats().first().copied().ok_or_else(|| Error::input("range: expected a number"));
+    let scalar = |h: &Host| {
+        h.floats().first().copied().ok_or_else(|| Error::input("range: expected a number"))
+    };
     let (first, last, by) = (scalar(start)?, scalar(end)?, scalar(step)?);
     let count = ((last - first) / by).ceil().max(0.0);
     #[allow(clippy::cast_precision_loss, reason = "the limit is 2²⁴")]
     let fits = count <= LIMIT as f64;
     if !fits {
-        return Err(Error::input(format!("range from {first} to {last} by {by}: expected at most {LIMIT} values")));
+        return Err(Error::input(format!(
+            "range from {first} to {last} by {by}: expected at most {LIMIT} values"
+        )));
     }
     let mut values = Vec::new();
     let mut i = 0.0;
@@ -166,10 +212,24 @@ fn chosen(condition: &Host, a: &Host, b: &Host) -> Result<Host> {
     let (condition, a, b) = (spread(condition)?, spread(a)?, spread(b)?);
     let condition = condition.ints()?;
     if let (Numbers::Int(a), Numbers::Int(b)) = (&a.numbers, &b.numbers) {
-        return Ok(Host::int(shape, condition.iter().zip(a.iter().zip(b)).map(|(&c, (&a, &b))| if c != 0 { a } else { b }).collect()));
+        return Ok(Host::int(
+            shape,
+            condition
+                .iter()
+                .zip(a.iter().zip(b))
+                .map(|(&c, (&a, &b))| if c != 0 { a } else { b })
+                .collect(),
+        ));
     }
     let (a, b) = (a.floats(), b.floats());
-    Ok(Host::float(shape, condition.iter().zip(a.iter().zip(&b)).map(|(&c, (&a, &b))| if c != 0 { a } else { b }).collect()))
+    Ok(Host::float(
+        shape,
+        condition
+            .iter()
+            .zip(a.iter().zip(&b))
+            .map(|(&c, (&a, &b))| if c != 0 { a } else { b })
+            .collect(),
+    ))
 }
 
 /// `ReduceProd` of a shape.
@@ -183,7 +243,10 @@ fn product(site: &Site<'_>, x: &Host) -> Result<Host> {
         Numbers::Float(v) => Host::float(shape, vec![v.iter().product()]),
         Numbers::Int(v) => {
             let total = v.iter().try_fold(1i64, |a, &b| a.checked_mul(b));
-            Host::int(shape, vec![total.ok_or_else(|| Error::input("product of a constant overflows"))?])
+            Host::int(
+                shape,
+                vec![total.ok_or_else(|| Error::input("product of a constant overflows"))?],
+            )
         }
     })
 }
@@ -206,7 +269,9 @@ fn of_one(unary: Unary, x: &Host) -> Result<Host> {
         Unary::Ceil => f64::ceil,
         Unary::Round => f64::round_ties_even,
         Unary::Sqrt => f64::sqrt,
-        Unary::Not => return Err(Error::input(format!("{unary:?} of a constant is not supported"))),
+        Unary::Not => {
+            return Err(Error::input(format!("{unary:?} of a constant is not supported")));
+        }
     };
     Ok(Host::float(shape, x.floats().into_iter().map(f).collect()))
 }
@@ -223,7 +288,9 @@ fn of_two(binary: Binary, a: &Host, b: &Host) -> Result<Host> {
             Binary::Sub => i64::checked_sub,
             Binary::Mul => i64::checked_mul,
             Binary::Div => i64::checked_div,
-            Binary::Mod => |a, b| a.checked_rem(b).map(|r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r }),
+            Binary::Mod => |a, b| {
+                a.checked_rem(b).map(|r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r })
+            },
             Binary::Min => |a, b| Some(a.min(b)),
             Binary::Max => |a, b| Some(a.max(b)),
             Binary::Pow => |a, b| u32::try_from(b).ok().and_then(|b| a.checked_pow(b)),
@@ -239,7 +306,9 @@ fn of_two(binary: Binary, a: &Host, b: &Host) -> Result<Host> {
         return Ok(Host::int(shape, values.ok_or_else(wrong)?));
     }
     let (a, b) = (a.floats(), b.floats());
-    let compared = |f: fn(f64, f64) -> bool| Ok(Host::int(shape.clone(), a.iter().zip(&b).map(|(&a, &b)| i64::from(f(a, b))).collect()));
+    let compared = |f: fn(f64, f64) -> bool| {
+        Ok(Host::int(shape.clone(), a.iter().zip(&b).map(|(&a, &b)| i64::from(f(a, b))).collect()))
+    };
     #[allow(clippy::float_cmp, reason = "the operators ask for exact comparison")]
     let f: fn(f64, f64) -> f64 = match binary {
         Binary::Equal => return compared(|a, b| a == b),
@@ -255,7 +324,9 @@ fn of_two(binary: Binary, a: &Host, b: &Host) -> Result<Host> {
         Binary::Min => f64::min,
         Binary::Max => f64::max,
         Binary::Pow => f64::powf,
-        Binary::And | Binary::Or => return Err(Error::input(format!("{binary:?} of constants is not supported"))),
+        Binary::And | Binary::Or => {
+            return Err(Error::input(format!("{binary:?} of constants is not supported")));
+        }
     };
     Ok(Host::float(shape, a.iter().zip(&b).map(|(&a, &b)| f(a, b)).collect()))
 }

@@ -17,7 +17,8 @@ pub(super) enum Numbers {
     Float(Vec<f64>),
 }
 
-/// More elements than this are not made of fewer: shape arithmetic and masks are small, and a hostile shape must not fill the memory.
+/// More elements than this are not made of fewer: shape arithmetic and masks are small, and a
+/// hostile shape must not fill the memory.
 pub(super) const LIMIT: usize = 1 << 24;
 
 impl Host {
@@ -31,10 +32,14 @@ impl Host {
 
     pub(super) fn from_array(array: &Array) -> Self {
         let numbers = match array.values() {
-            Values::Bool(v) | Values::U8(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
+            Values::Bool(v) | Values::U8(v) => {
+                Numbers::Int(v.iter().map(|&x| i64::from(x)).collect())
+            }
             Values::U16(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
             Values::U32(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
-            Values::U64(v) => Numbers::Int(v.iter().map(|&x| i64::try_from(x).unwrap_or(i64::MAX)).collect()),
+            Values::U64(v) => {
+                Numbers::Int(v.iter().map(|&x| i64::try_from(x).unwrap_or(i64::MAX)).collect())
+            }
             Values::I8(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
             Values::I16(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
             Values::I32(v) => Numbers::Int(v.iter().map(|&x| i64::from(x)).collect()),
@@ -76,7 +81,13 @@ impl Host {
 
     /// Sizes: integers from 0 on.
     pub(super) fn sizes(&self) -> Result<Vec<usize>> {
-        self.ints()?.iter().map(|&n| usize::try_from(n).map_err(|_| Error::input(format!("shape: expected sizes, found {n}")))).collect()
+        self.ints()?
+            .iter()
+            .map(|&n| {
+                usize::try_from(n)
+                    .map_err(|_| Error::input(format!("shape: expected sizes, found {n}")))
+            })
+            .collect()
     }
 
     pub(super) fn reshaped(&self, shape: Vec<usize>) -> Self {
@@ -93,7 +104,11 @@ impl Host {
                 // places, not values, go through the float kernel: integers beyond 2⁵³ stay exact
                 #[allow(clippy::cast_precision_loss, reason = "far fewer than 2⁵³ places")]
                 let places: Vec<f64> = (0..v.len()).map(|i| i as f64).collect();
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places made above")]
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "places made above"
+                )]
                 Self::int(shape, gather(&places, view).into_iter().map(|p| v[p as usize]).collect())
             }
         })
@@ -105,9 +120,7 @@ pub(super) fn limit(shape: &[usize]) -> Result<usize> {
 }
 
 pub(super) fn at_most(shape: &[usize], most: usize) -> Result<usize> {
-    shape
-        .iter()
-        .try_fold(1usize, |n, &d| n.checked_mul(d))
-        .filter(|&n| n <= most)
-        .ok_or_else(|| Error::input(format!("constant of shape {shape:?}: expected at most {most} values")))
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= most).ok_or_else(
+        || Error::input(format!("constant of shape {shape:?}: expected at most {most} values")),
+    )
 }

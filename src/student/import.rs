@@ -1,4 +1,5 @@
-//! Reading a graph as a trainable model: what trains, what is a running statistic, what is shared and what only looks so.
+//! Reading a graph as a trainable model: what trains, what is a running statistic, what is shared
+//! and what only looks so.
 
 use super::host::Host;
 use super::op::site::attribute;
@@ -26,7 +27,8 @@ pub(super) enum Source {
     Computed,
 }
 
-/// A node whose inputs are named after un-sharing. Constant nodes and Identity nodes that only hand initialisers on are gone.
+/// A node whose inputs are named after un-sharing. Constant nodes and Identity nodes that only hand
+/// initialisers on are gone.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) proto: NodeProto,
@@ -36,8 +38,8 @@ pub(super) struct Node {
     pub(super) number: usize,
 }
 
-/// A tensor that the graph holds rather than computes: an initialiser, a Constant node's value, or one of them under the name that an
-/// Identity node gives it.
+/// A tensor that the graph holds rather than computes: an initialiser, a Constant node's value, or
+/// one of them under the name that an Identity node gives it.
 #[derive(Debug, Clone)]
 pub(super) struct Leaf {
     pub(super) shape: Vec<usize>,
@@ -80,7 +82,11 @@ impl Leaf {
         let graph = model.graph();
         let tensor = match &self.held {
             Held::Initializer(number) => graph.initializer.get(*number),
-            Held::Node(number) => graph.node.get(*number).and_then(|node| attribute(node, "value")).and_then(|a| a.t.as_ref()),
+            Held::Node(number) => graph
+                .node
+                .get(*number)
+                .and_then(|node| attribute(node, "value"))
+                .and_then(|a| a.t.as_ref()),
             Held::Value(array) => return Ok(array.clone()),
         };
         model.tensor(tensor.ok_or_else(|| Error::input("constant: not of this model"))?)
@@ -107,7 +113,8 @@ pub(super) struct Graph {
     pub(super) lacks_constants: bool,
     /// Nodes that cannot be run: number in `nodes` and the reason.
     pub(super) unsupported: Vec<(usize, String)>,
-    /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds moves.
+    /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds
+    /// moves.
     pub(super) is_stage: bool,
 }
 
@@ -120,17 +127,23 @@ pub(super) fn read(model: &Model, options: &ImportOptions, room: usize) -> Resul
     unshare(&mut leaves, &mut nodes);
     let statistics = statistic_names(&nodes);
     let (trains, unsupported) = what_trains(model, &leaves, &nodes, &statistics);
-    let mut order: Vec<String> = trains.into_iter().filter(|name| !options.freeze.iter().any(|p| pattern::matches(p, name))).collect();
+    let mut order: Vec<String> = trains
+        .into_iter()
+        .filter(|name| !options.freeze.iter().any(|p| pattern::matches(p, name)))
+        .collect();
     for (_, proto) in &nodes {
         for name in &proto.input {
-            let asked = options.train.iter().any(|p| pattern::matches(p, name)) && !statistics.contains(name.as_str());
+            let asked = options.train.iter().any(|p| pattern::matches(p, name))
+                && !statistics.contains(name.as_str());
             if asked && leaves.get(name).is_some_and(Leaf::is_float) && !order.contains(name) {
                 order.push(name.clone());
             }
         }
     }
     for (what, patterns) in [("freeze", &options.freeze), ("train", &options.train)] {
-        if let Some(p) = patterns.iter().find(|p| !leaves.keys().any(|name| pattern::matches(p, name))) {
+        if let Some(p) =
+            patterns.iter().find(|p| !leaves.keys().any(|name| pattern::matches(p, name)))
+        {
             return Err(Error::input(format!("{what}: pattern {p} matches no initialiser")));
         }
     }
@@ -152,9 +165,13 @@ fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, NumberedNodes)> {
     let graph = model.graph();
     let mut leaves = HashMap::new();
     for (number, initializer) in graph.initializer.iter().enumerate() {
-        leaves.insert(initializer.name().to_owned(), Leaf::tensor(model, initializer, Held::Initializer(number))?);
+        leaves.insert(
+            initializer.name().to_owned(),
+            Leaf::tensor(model, initializer, Held::Initializer(number))?,
+        );
     }
-    let outputs: HashSet<&str> = graph.output.iter().map(crate::onnx::proto::ValueInfoProto::name).collect();
+    let outputs: HashSet<&str> =
+        graph.output.iter().map(crate::onnx::proto::ValueInfoProto::name).collect();
     let mut nodes = Vec::new();
     for (number, node) in graph.node.iter().enumerate() {
         let result = node.output.first().filter(|o| !outputs.contains(o.as_str()));
@@ -210,7 +227,8 @@ fn constant(model: &Model, node: &NodeProto) -> Result<Option<Array>> {
     Ok(None)
 }
 
-/// Gives a running statistic a name of its own where an exporter merged it with a parameter, or a mean with a variance, of equal value.
+/// Gives a running statistic a name of its own where an exporter merged it with a parameter, or a
+/// mean with a variance, of equal value.
 fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)]) {
     let mut uses: HashMap<String, BTreeSet<usize>> = HashMap::new();
     for (_, node) in nodes.iter() {
@@ -220,7 +238,8 @@ fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)])
         }
     }
     for (number, node) in nodes.iter_mut() {
-        for (&slot, role) in node.operator().statistics.iter().zip(["running_mean", "running_var"]) {
+        for (&slot, role) in node.operator().statistics.iter().zip(["running_mean", "running_var"])
+        {
             let Some(name) = node.input.get_mut(slot) else { continue };
             if uses.get(name).is_some_and(|slots| slots.len() > 1)
                 && let Some(leaf) = leaves.get(name).cloned()
@@ -237,7 +256,13 @@ fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)])
 }
 
 fn statistic_names(nodes: &[(usize, NodeProto)]) -> BTreeSet<String> {
-    let of = |n: &NodeProto| n.operator().statistics.iter().filter_map(|&slot| n.input.get(slot).cloned()).collect::<Vec<_>>();
+    let of = |n: &NodeProto| {
+        n.operator()
+            .statistics
+            .iter()
+            .filter_map(|&slot| n.input.get(slot).cloned())
+            .collect::<Vec<_>>()
+    };
     nodes.iter().flat_map(|(_, n)| of(n)).collect()
 }
 
@@ -260,18 +285,35 @@ impl Origin {
     }
 }
 
-/// Whether an instance normalisation between two Reshapes, of scale 1 and bias 0, is the first half of a group normalisation as `PyTorch`
-/// exports it: the affine part that it learns follows behind the second Reshape.
-fn is_group_statistics(model: &Model, node: &NodeProto, nodes: &[(usize, NodeProto)], leaves: &HashMap<String, Leaf>) -> bool {
+/// Whether an instance normalisation between two Reshapes, of scale 1 and bias 0, is the first half
+/// of a group normalisation as `PyTorch` exports it: the affine part that it learns follows behind
+/// the second Reshape.
+fn is_group_statistics(
+    model: &Model,
+    node: &NodeProto,
+    nodes: &[(usize, NodeProto)],
+    leaves: &HashMap<String, Leaf>,
+) -> bool {
     let input = node.input.first();
     let output = node.output.first();
     let all = |slot: usize, value: f64| {
-        let leaf = node.input.get(slot).and_then(|name| leaves.get(name)).and_then(|leaf| leaf.value(model).ok());
-        leaf.is_some_and(|leaf| Host::from_array(&leaf).floats().iter().all(|v| (v - value).abs() == 0.0))
+        let leaf = node
+            .input
+            .get(slot)
+            .and_then(|name| leaves.get(name))
+            .and_then(|leaf| leaf.value(model).ok());
+        leaf.is_some_and(|leaf| {
+            Host::from_array(&leaf).floats().iter().all(|v| (v - value).abs() == 0.0)
+        })
     };
     let reshaped = nodes.iter().any(|(_, n)| n.op_type() == "Reshape" && n.output.first() == input);
-    let mut readers = nodes.iter().filter(|(_, n)| n.input.iter().any(|i| Some(i) == output)).peekable();
-    reshaped && readers.peek().is_some() && readers.all(|(_, n)| n.op_type() == "Reshape") && all(1, 1.0) && all(2, 0.0)
+    let mut readers =
+        nodes.iter().filter(|(_, n)| n.input.iter().any(|i| Some(i) == output)).peekable();
+    reshaped
+        && readers.peek().is_some()
+        && readers.all(|(_, n)| n.op_type() == "Reshape")
+        && all(1, 1.0)
+        && all(2, 0.0)
 }
 
 /// Parameters by the place that they stand in, in graph order, and the nodes that cannot be run.
@@ -284,33 +326,55 @@ fn what_trains(
     let mut origins: HashMap<&str, Origin> = HashMap::new();
     for (name, leaf) in leaves {
         let trainable = leaf.is_float() && !statistics.contains(name);
-        origins.insert(name, if trainable { Origin::Leaves(BTreeSet::from([name.clone()])) } else { Origin::Constant });
+        origins.insert(
+            name,
+            if trainable {
+                Origin::Leaves(BTreeSet::from([name.clone()]))
+            } else {
+                Origin::Constant
+            },
+        );
     }
     for input in &model.graph().input {
         if !leaves.contains_key(input.name()) {
             origins.insert(input.name(), Origin::Input);
         }
     }
-    let (mut trains, mut unsupported): (Vec<String>, Vec<(usize, String)>) = (Vec::new(), Vec::new());
+    let (mut trains, mut unsupported): (Vec<String>, Vec<(usize, String)>) =
+        (Vec::new(), Vec::new());
     for (position, (_, node)) in nodes.iter().enumerate() {
-        let inputs: Vec<Origin> = node.input.iter().map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant)).collect();
+        let inputs: Vec<Origin> = node
+            .input
+            .iter()
+            .map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant))
+            .collect();
         let operator = node.operator();
         let fed = inputs.iter().any(|o| matches!(o, Origin::Input | Origin::Active));
-        let refusal = if is_standard(node) { op::refusal(node) } else { Some(op::UNKNOWN.to_owned()) };
+        let refusal =
+            if is_standard(node) { op::refusal(node) } else { Some(op::UNKNOWN.to_owned()) };
         // no gradient passes an operator that can only be folded: what it reads is no parameter
-        let folds = is_standard(node) && (operator.reads_shape || (!fed && operator.folds.is_some()) || node.op_type() == "Constant");
+        let folds = is_standard(node)
+            && (operator.reads_shape
+                || (!fed && operator.folds.is_some())
+                || node.op_type() == "Constant");
         let constant = refusal.is_some() && folds;
         unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
         let active = inputs.contains(&Origin::Active);
-        let disguised = node.op_type() == "InstanceNormalization" && is_group_statistics(model, node, nodes, leaves);
+        let disguised = node.op_type() == "InstanceNormalization"
+            && is_group_statistics(model, node, nodes, leaves);
         let mut trained = false;
         for (slot, origin) in inputs.iter().enumerate() {
             let Origin::Leaves(names) = origin else { continue };
             for name in names {
                 let Some(leaf) = leaves.get(name) else { continue };
-                let in_place =
-                    operator.parameters.contains(&slot) && fed && (operator.trains_constants || !leaf.constant_node) && !disguised;
-                let beside = operator.takes_weights_beside() && active && leaf.len() > 1 && !leaf.constant_node;
+                let in_place = operator.parameters.contains(&slot)
+                    && fed
+                    && (operator.trains_constants || !leaf.constant_node)
+                    && !disguised;
+                let beside = operator.takes_weights_beside()
+                    && active
+                    && leaf.len() > 1
+                    && !leaf.constant_node;
                 if in_place || beside {
                     trained = true;
                     if !trains.contains(name) {
@@ -326,7 +390,8 @@ fn what_trains(
         } else if fed {
             Origin::Input
         } else {
-            let all: BTreeSet<String> = inputs.iter().filter_map(Origin::leaves).flatten().cloned().collect();
+            let all: BTreeSet<String> =
+                inputs.iter().filter_map(Origin::leaves).flatten().cloned().collect();
             if all.is_empty() { Origin::Constant } else { Origin::Leaves(all) }
         };
         for output in &node.output {
@@ -362,7 +427,8 @@ fn assemble(
     for (i, input) in model.inputs().iter().enumerate() {
         graph.add(&input.name, Source::Input(i));
     }
-    let numbered = |names: &BTreeMap<String, Leaf>| names.keys().cloned().enumerate().collect::<Vec<_>>();
+    let numbered =
+        |names: &BTreeMap<String, Leaf>| names.keys().cloned().enumerate().collect::<Vec<_>>();
     for (i, name) in numbered(&graph.parameters) {
         graph.add(&name, Source::Parameter(i));
     }
@@ -370,8 +436,16 @@ fn assemble(
         graph.add(&name, Source::Buffer(i));
     }
     for (number, proto) in nodes {
-        let inputs = proto.input.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Constant))).collect();
-        let outputs = proto.output.iter().map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed))).collect();
+        let inputs = proto
+            .input
+            .iter()
+            .map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Constant)))
+            .collect();
+        let outputs = proto
+            .output
+            .iter()
+            .map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed)))
+            .collect();
         graph.nodes.push(Node { proto, inputs, outputs, number });
     }
     graph.integers = vec![false; graph.names.len()];
@@ -394,8 +468,18 @@ impl Graph {
     }
 
     /// Reads the leaves that nodes read as known values.
-    fn read_constants(&mut self, model: &Model, leaves: &HashMap<String, Leaf>, mut room: usize) -> Result<()> {
-        for (number, name) in self.names.iter().enumerate().filter(|(number, _)| self.sources.get(*number) == Some(&Source::Constant)) {
+    fn read_constants(
+        &mut self,
+        model: &Model,
+        leaves: &HashMap<String, Leaf>,
+        mut room: usize,
+    ) -> Result<()> {
+        for (number, name) in self
+            .names
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| self.sources.get(*number) == Some(&Source::Constant))
+        {
             let Some(leaf) = leaves.get(name) else { continue };
             let Some(left) = room.checked_sub(leaf.len()) else {
                 self.lacks_constants = true;
@@ -413,7 +497,9 @@ impl Graph {
     /// When one cannot be read.
     pub(super) fn fills(&self, model: &Model) -> Result<HashMap<usize, Host>> {
         let mut fills = HashMap::new();
-        for (i, node) in self.nodes.iter().enumerate().filter(|(_, n)| n.proto.op_type() == "ConstantOfShape") {
+        for (i, node) in
+            self.nodes.iter().enumerate().filter(|(_, n)| n.proto.op_type() == "ConstantOfShape")
+        {
             if let Some(value) = constant(model, &node.proto)? {
                 fills.insert(i, Host::from_array(&value));
             }
@@ -423,7 +509,11 @@ impl Graph {
 
     /// Whether a gradient is asked of what has this source.
     pub(super) fn differentiates(&self, source: Source) -> bool {
-        if self.is_stage { matches!(source, Source::Input(_)) } else { matches!(source, Source::Parameter(_)) }
+        if self.is_stage {
+            matches!(source, Source::Input(_))
+        } else {
+            matches!(source, Source::Parameter(_))
+        }
     }
 
     /// A node's name and operator, for messages.

@@ -1,8 +1,10 @@
-//! The student: an ONNX graph imported as a trainable model, executed forward and backward, and exported again.
+//! The student: an ONNX graph imported as a trainable model, executed forward and backward, and
+//! exported again.
 //!
-//! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX operator a file with its forward and
-//! backward; `executor` sweeps a plan, in host memory or on a device; `stage` is a part of a graph between two tensors; `preset` writes
-//! untrained networks; `export` writes trained ones.
+//! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX
+//! operator a file with its forward and backward; `executor` sweeps a plan, in host memory or on a
+//! device; `stage` is a part of a graph between two tensors; `preset` writes untrained networks;
+//! `export` writes trained ones.
 
 mod check;
 mod cpu;
@@ -51,7 +53,8 @@ pub struct ImportOptions {
     pub train: Vec<String>,
     /// Batch normalisation by running statistics in training too.
     pub freeze_batchnorm: bool,
-    /// Who runs the graph; by default in the precision that reference values ask for, which is not what training asks for.
+    /// Who runs the graph; by default in the precision that reference values ask for, which is not
+    /// what training asks for.
     pub executor: Executor,
 }
 
@@ -62,7 +65,8 @@ pub enum Executor {
     General,
     /// Channel maps through the blocked kernels; float32 only, other types go the general way.
     Cpu(Precision),
-    /// Every operator in candle's tensor operations: on any device. A device that is not the CPU takes this one whatever is asked for.
+    /// Every operator in candle's tensor operations: on any device. A device that is not the CPU
+    /// takes this one whatever is asked for.
     Candle,
 }
 
@@ -79,7 +83,8 @@ impl Default for ImportOptions {
     }
 }
 
-/// A tensor that the optimiser moves. Named by the tensor at the consuming node's input (un-shared where an exporter merged equal ones).
+/// A tensor that the optimiser moves. Named by the tensor at the consuming node's input (un-shared
+/// where an exporter merged equal ones).
 #[derive(Debug, Clone)]
 pub struct Parameter {
     /// Its name.
@@ -152,7 +157,8 @@ impl Student {
         check::check(model)
     }
 
-    /// Imports a graph. What it computes from shapes is resolved when the first batch of a shape arrives.
+    /// Imports a graph. What it computes from shapes is resolved when the first batch of a shape
+    /// arrives.
     ///
     /// # Errors
     /// Lists every operator that is not supported, with its nodes; when samples do not stand along
@@ -163,7 +169,8 @@ impl Student {
         if let Some(placed) = placed.iter().find(|placed| matches!(placed.place, Place::At(1..))) {
             let Value { name, shape, .. } = &placed.input;
             return Err(Error::input(format!(
-                "model cannot be trained, input `{name}`: expected samples along the first axis, found {}",
+                "model cannot be trained, input `{name}`: expected samples along the first axis, \
+                 found {}",
                 feed::axes(shape)
             )));
         }
@@ -180,8 +187,12 @@ impl Student {
                 refused.push(format!("node {name} ({operator}): {reason}"));
             }
         }
-        let missing: Vec<String> = missing.iter().map(|(operator, names)| format!("{operator} ({})", names.join(", "))).collect();
-        let missing = (!missing.is_empty()).then(|| format!("operators not supported: {}", missing.join("; ")));
+        let missing: Vec<String> = missing
+            .iter()
+            .map(|(operator, names)| format!("{operator} ({})", names.join(", ")))
+            .collect();
+        let missing = (!missing.is_empty())
+            .then(|| format!("operators not supported: {}", missing.join("; ")));
         let reasons: Vec<String> = missing.into_iter().chain(refused).collect();
         Err(Error::input(format!("model cannot be trained, {}", reasons.join("; "))))
     }
@@ -194,17 +205,26 @@ impl Student {
         let fills = graph.fills(model)?;
         let var = |leaf: &import::Leaf| -> Result<Var> {
             let host = Host::from_array(&leaf.value(model)?);
-            Ok(Var::from_tensor(&value::narrow(&host.floats(), &host.shape, options.dtype)?.to_device(&options.device)?)?)
+            Ok(Var::from_tensor(
+                &value::narrow(&host.floats(), &host.shape, options.dtype)?
+                    .to_device(&options.device)?,
+            )?)
         };
         let parameters = graph
             .parameters
             .iter()
             .map(|(name, leaf)| Ok(Parameter { name: name.clone(), var: var(leaf)? }))
             .collect::<Result<Vec<_>>>()?;
-        let buffers =
-            graph.buffers.iter().map(|(name, leaf)| Ok(Buffer { name: name.clone(), var: var(leaf)? })).collect::<Result<Vec<_>>>()?;
+        let buffers = graph
+            .buffers
+            .iter()
+            .map(|(name, leaf)| Ok(Buffer { name: name.clone(), var: var(leaf)? }))
+            .collect::<Result<Vec<_>>>()?;
         let name = logits::of_student(model).ok_or_else(|| Error::input(check::NO_LOGITS))?;
-        let logits = *graph.index.get(&name).ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
+        let logits = *graph
+            .index
+            .get(&name)
+            .ok_or_else(|| Error::input(format!("logits {name} are not computed by the graph")))?;
         Ok(Self {
             model: Arc::new(model.clone()),
             graph,
@@ -240,7 +260,8 @@ impl Student {
         &self.buffers
     }
 
-    /// Where the student lives. Inputs and gradients of another device are moved there; what a pass keeps stays there.
+    /// Where the student lives. Inputs and gradients of another device are moved there; what a pass
+    /// keeps stays there.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
@@ -258,16 +279,23 @@ impl Student {
         self.graph.index.get(name).copied()
     }
 
-    /// The tensor that an activation function makes this one of; `None` where it is no activation's output.
+    /// The tensor that an activation function makes this one of; `None` where it is no activation's
+    /// output.
     #[must_use]
     pub fn before_activation(&self, name: &str) -> Option<&str> {
         let id = self.tensor(name)?;
         let node = self.graph.nodes.iter().find(|node| node.outputs.first() == Some(&Some(id)))?;
-        let input = node.inputs.first().copied().flatten().filter(|_| node.proto.operator().class == Class::Activation)?;
+        let input = node
+            .inputs
+            .first()
+            .copied()
+            .flatten()
+            .filter(|_| node.proto.operator().class == Class::Activation)?;
         self.graph.names.get(input.0).map(String::as_str)
     }
 
-    /// Candidate taps with their shapes for inputs of these shapes (batch axis first). Planning knows every shape: nothing is run.
+    /// Candidate taps with their shapes for inputs of these shapes (batch axis first). Planning
+    /// knows every shape: nothing is run.
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
@@ -276,20 +304,31 @@ impl Student {
         let plan = &planned.plan;
         let computed = plan.steps.iter().flat_map(|step| step.outputs.iter().flatten());
         let shapes = computed
-            .filter_map(|id| Some((self.graph.names[id.0].clone(), plan.shapes.get(id)?.iter().map(|&n| Some(n)).collect())))
+            .filter_map(|id| {
+                Some((
+                    self.graph.names[id.0].clone(),
+                    plan.shapes.get(id)?.iter().map(|&n| Some(n)).collect(),
+                ))
+            })
             .collect();
         Ok(tap::candidates(&self.model, &shapes))
     }
 
-    /// The shape of a tensor for inputs of these shapes (batch axis first); `None` where the plan does without it.
+    /// The shape of a tensor for inputs of these shapes (batch axis first); `None` where the plan
+    /// does without it.
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
-    pub fn shape(&self, tensor: TensorId, input_shapes: &[Vec<usize>]) -> Result<Option<Vec<usize>>> {
+    pub fn shape(
+        &self,
+        tensor: TensorId,
+        input_shapes: &[Vec<usize>],
+    ) -> Result<Option<Vec<usize>>> {
         Ok(self.plan(input_shapes.to_vec())?.plan.shapes.get(&tensor).cloned())
     }
 
-    /// What a training step on inputs of these shapes has to do at least; `None` where the general executor runs it.
+    /// What a training step on inputs of these shapes has to do at least; `None` where the general
+    /// executor runs it.
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
@@ -298,17 +337,30 @@ impl Student {
         Ok(planned.ways.as_ref().map(|ways| cpu::work(&self.graph, &planned.plan, ways)))
     }
 
-    /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are). [`Mode::Train`] updates running statistics.
-    /// `dropout_seed` keys the dropout masks of this pass.
+    /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are).
+    /// [`Mode::Train`] updates running statistics. `dropout_seed` keys the dropout masks of this
+    /// pass.
     ///
     /// # Errors
     /// When an input has another shape or type than the graph takes.
-    pub fn forward(&self, inputs: &[Tensor], mode: Mode, keep: &[TensorId], dropout_seed: u64) -> Result<Pass<'_>> {
+    pub fn forward(
+        &self,
+        inputs: &[Tensor],
+        mode: Mode,
+        keep: &[TensorId],
+        dropout_seed: u64,
+    ) -> Result<Pass<'_>> {
         if inputs.len() != self.inputs.len() {
-            return Err(Error::input(format!("student: expected {} inputs, found {}", self.inputs.len(), inputs.len())));
+            return Err(Error::input(format!(
+                "student: expected {} inputs, found {}",
+                self.inputs.len(),
+                inputs.len()
+            )));
         }
-        let inputs =
-            inputs.iter().map(|x| Ok(x.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
+        let inputs = inputs
+            .iter()
+            .map(|x| Ok(x.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?))
+            .collect::<Result<Vec<_>>>()?;
         for (value, x) in self.inputs.iter().zip(&inputs) {
             check::fits(value, x.dims())?;
         }
@@ -318,8 +370,9 @@ impl Student {
         pass::forward(self, plan, &inputs, &run, &keep)
     }
 
-    /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs only, dropout bypassed, dynamic batch; weights
-    /// are the same initialisers with new values; `metadata` goes into `metadata_props` (sorted by key). Same bytes for the same weights.
+    /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs
+    /// only, dropout bypassed, dynamic batch; weights are the same initialisers with new values;
+    /// `metadata` goes into `metadata_props` (sorted by key). Same bytes for the same weights.
     ///
     /// # Errors
     /// When a weight cannot be read.
@@ -337,10 +390,13 @@ impl Student {
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
         let mut plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
         if self.executor == Executor::Candle {
-            plan = plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
+            plan =
+                plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
         }
         let ways = match self.executor {
-            Executor::Cpu(precision) if self.dtype == DType::F32 => Some(Arc::new(cpu::Ways::new(&plan, precision))),
+            Executor::Cpu(precision) if self.dtype == DType::F32 => {
+                Some(Arc::new(cpu::Ways::new(&plan, precision)))
+            }
             _ => None,
         };
         let planned = Arc::new(Planned { plan, ways });

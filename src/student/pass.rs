@@ -42,7 +42,8 @@ pub(super) fn forward<'a>(
     keep: &HashSet<TensorId>,
 ) -> Result<Pass<'a>> {
     let plan = &planned.plan;
-    let mut values: Values = student.graph.sources.iter().map(|source| student.held(*source, inputs)).collect();
+    let mut values: Values =
+        student.graph.sources.iter().map(|source| student.held(*source, inputs)).collect();
     for (id, constant) in &plan.constants {
         values[id.0] = Some(constant.clone());
     }
@@ -71,19 +72,28 @@ impl Pass<'_> {
         })
     }
 
-    /// Sweeps the graph in reverse from the gradients of the loss with respect to some tensors; gradients of parameters come in the order of
-    /// [`Student::parameters`] (`None`: the loss does not depend on it). Values are freed as the sweep passes.
+    /// Sweeps the graph in reverse from the gradients of the loss with respect to some tensors;
+    /// gradients of parameters come in the order of [`Student::parameters`] (`None`: the loss does
+    /// not depend on it). Values are freed as the sweep passes.
     ///
     /// # Errors
     /// When a gradient has another shape than its tensor.
     pub fn backward(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Vec<Option<Tensor>>> {
         let student = self.student;
         let mut gradients = self.sweep(seeds)?;
-        Ok(student.parameters.iter().map(|p| student.graph.index.get(&p.name).and_then(|id| gradients[id.0].take())).collect())
+        Ok(student
+            .parameters
+            .iter()
+            .map(|p| student.graph.index.get(&p.name).and_then(|id| gradients[id.0].take()))
+            .collect())
     }
 
     /// The same for a stage's input.
-    pub(super) fn input_gradient(self, input: TensorId, seeds: Vec<(TensorId, Tensor)>) -> Result<Option<Tensor>> {
+    pub(super) fn input_gradient(
+        self,
+        input: TensorId,
+        seeds: Vec<(TensorId, Tensor)>,
+    ) -> Result<Option<Tensor>> {
         Ok(self.sweep(seeds)?[input.0].take())
     }
 
@@ -94,12 +104,20 @@ impl Pass<'_> {
         let (graph, plan) = (&student.graph, &planned.plan);
         let mut gradients: Values = vec![None; graph.names.len()];
         for (id, seed) in seeds {
-            let expected = plan.shapes.get(&id).ok_or_else(|| Error::input("gradient of a tensor that this pass does not compute"))?;
+            let expected = plan.shapes.get(&id).ok_or_else(|| {
+                Error::input("gradient of a tensor that this pass does not compute")
+            })?;
             if seed.dims() != expected {
                 let name = &graph.names[id.0];
-                return Err(Error::input(format!("gradient of {name}: expected shape {expected:?}, found {:?}", seed.dims())));
+                return Err(Error::input(format!(
+                    "gradient of {name}: expected shape {expected:?}, found {:?}",
+                    seed.dims()
+                )));
             }
-            executor::add(&mut gradients[id.0], seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?)?;
+            executor::add(
+                &mut gradients[id.0],
+                seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?,
+            )?;
         }
         match record {
             Record::General(saved) => executor::backward(student, plan, saved, gradients),

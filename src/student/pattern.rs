@@ -2,7 +2,8 @@
 
 /// Whether a pattern covers the whole name.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     // the last `*` seen and where its run ends: on a mismatch the run takes one character more
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {

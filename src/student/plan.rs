@@ -1,4 +1,5 @@
-//! A plan: the graph's operators in order for fixed input shapes, everything that shapes decide already computed.
+//! A plan: the graph's operators in order for fixed input shapes, everything that shapes decide
+//! already computed.
 
 use super::TensorId;
 use super::fold;
@@ -40,13 +41,14 @@ pub(super) struct Refusal {
     pub(super) reason: Error,
 }
 
-/// What all that a graph computes from constants may hold beyond four times the constants themselves, in values: many small nodes must not fill the
-/// memory either.
+/// What all that a graph computes from constants may hold beyond four times the constants
+/// themselves, in values: many small nodes must not fill the memory either.
 const FOLDED_VALUES: usize = 1 << 26;
 
 /// Plans a graph for inputs of these shapes.
 ///
-/// `shapes` holds those of parameters and running statistics; `fills` the value attribute of `ConstantOfShape` nodes.
+/// `shapes` holds those of parameters and running statistics; `fills` the value attribute of
+/// `ConstantOfShape` nodes.
 pub(super) fn plan(
     graph: &Graph,
     inputs: &[Vec<usize>],
@@ -63,10 +65,18 @@ pub(super) fn plan(
         }
     }
     let mut known: HashMap<TensorId, Host> = HashMap::new();
-    let mut room = graph.constants.values().map(Host::len).sum::<usize>().saturating_mul(4).saturating_add(FOLDED_VALUES);
-    let mut active: Vec<bool> = graph.sources.iter().map(|source| graph.differentiates(*source)).collect();
+    let mut room = graph
+        .constants
+        .values()
+        .map(Host::len)
+        .sum::<usize>()
+        .saturating_mul(4)
+        .saturating_add(FOLDED_VALUES);
+    let mut active: Vec<bool> =
+        graph.sources.iter().map(|source| graph.differentiates(*source)).collect();
     let mut integers = graph.integers.clone();
-    let read: HashSet<TensorId> = graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
+    let read: HashSet<TensorId> =
+        graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
     let mut steps = Vec::new();
     for (number, node) in graph.nodes.iter().enumerate() {
         let refuse = |reason| Refusal { node: number, reason };
@@ -78,18 +88,28 @@ pub(super) fn plan(
             shapes: node
                 .inputs
                 .iter()
-                .map(|id| id.as_ref().and_then(|id| lookup(id).map(|h| h.shape.clone()).or_else(|| shapes.get(id).cloned())))
+                .map(|id| {
+                    id.as_ref().and_then(|id| {
+                        lookup(id).map(|h| h.shape.clone()).or_else(|| shapes.get(id).cloned())
+                    })
+                })
                 .collect(),
             constants: node.inputs.iter().map(|id| id.as_ref().and_then(lookup)).collect(),
             integers: node
                 .inputs
                 .iter()
-                .map(|id| id.as_ref().is_some_and(|id| lookup(id).map_or(integers[id.0], |host| !host.is_float())))
+                .map(|id| {
+                    id.as_ref().is_some_and(|id| {
+                        lookup(id).map_or(integers[id.0], |host| !host.is_float())
+                    })
+                })
                 .collect(),
         };
         if let Some(folded) = fold::fold(&site, fills.get(&number)).map_err(refuse)? {
             let values = folded.iter().map(Host::len).sum();
-            room = room.checked_sub(values).ok_or_else(|| refuse(Error::input("constants that are computed fill the memory")))?;
+            room = room.checked_sub(values).ok_or_else(|| {
+                refuse(Error::input("constants that are computed fill the memory"))
+            })?;
             for (id, host) in node.outputs.iter().zip(folded) {
                 if let Some(id) = id {
                     known.insert(*id, host);
@@ -99,16 +119,26 @@ pub(super) fn plan(
         }
         let built = op::build(&site).map_err(refuse)?;
         let whole = site.yields_integers();
-        if let Some(i) = (built.outputs.len()..node.outputs.len()).find(|&i| node.outputs[i].is_some_and(|id| read.contains(&id))) {
+        if let Some(i) = (built.outputs.len()..node.outputs.len())
+            .find(|&i| node.outputs[i].is_some_and(|id| read.contains(&id)))
+        {
             return Err(refuse(Error::input(format!("output {i} is not supported"))));
         }
-        let inputs: Option<Vec<TensorId>> = built.inputs.iter().map(|&i| node.inputs.get(i).copied().flatten()).collect();
+        let inputs: Option<Vec<TensorId>> =
+            built.inputs.iter().map(|&i| node.inputs.get(i).copied().flatten()).collect();
         let inputs = inputs.ok_or_else(|| refuse(Error::input("an input is missing")))?;
         let wanted: Vec<bool> = inputs.iter().map(|id| active[id.0]).collect();
-        let outputs: Vec<Option<TensorId>> = (0..built.outputs.len()).map(|i| node.outputs.get(i).copied().flatten()).collect();
+        let outputs: Vec<Option<TensorId>> =
+            (0..built.outputs.len()).map(|i| node.outputs.get(i).copied().flatten()).collect();
         for (id, shape) in outputs.iter().zip(built.outputs) {
-            if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > isize::MAX.cast_unsigned() / 8) {
-                return Err(refuse(Error::input(format!("output of shape {shape:?} is too large"))));
+            if shape
+                .iter()
+                .try_fold(1usize, |n, &d| n.checked_mul(d))
+                .is_none_or(|n| n > isize::MAX.cast_unsigned() / 8)
+            {
+                return Err(refuse(Error::input(format!(
+                    "output of shape {shape:?} is too large"
+                ))));
             }
             if let Some(id) = id {
                 active[id.0] = wanted.contains(&true);
@@ -116,7 +146,14 @@ pub(super) fn plan(
                 shapes.insert(*id, shape);
             }
         }
-        steps.push(Step { operator: built.operator, node: number, inputs, wanted, outputs, last_use: Vec::new() });
+        steps.push(Step {
+            operator: built.operator,
+            node: number,
+            inputs,
+            wanted,
+            outputs,
+            last_use: Vec::new(),
+        });
     }
     mark_last_uses(&mut steps);
     let mut constants = BTreeMap::new();
@@ -127,14 +164,19 @@ pub(super) fn plan(
         }
         let new = shapes.insert(*id, host.shape.clone()).is_none();
         if let (true, Some(node)) = (new, reader) {
-            constants.insert(*id, narrow(&host.floats(), &host.shape, dtype).map_err(|reason| Refusal { node, reason })?);
+            constants.insert(
+                *id,
+                narrow(&host.floats(), &host.shape, dtype)
+                    .map_err(|reason| Refusal { node, reason })?,
+            );
         }
     }
     Ok(Plan { steps, shapes, constants })
 }
 
 impl Plan {
-    /// The same plan with every operator in its device form, or behind copies to the host, and its constants on the device.
+    /// The same plan with every operator in its device form, or behind copies to the host, and its
+    /// constants on the device.
     pub(super) fn on_device(mut self, target: &op::Target) -> Result<Self> {
         let mut steps = Vec::with_capacity(self.steps.len());
         for step in self.steps {

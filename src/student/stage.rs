@@ -1,6 +1,8 @@
-//! A stage: what a graph computes between two of its tensors, with the parameters of today held fixed and the gradient asked of its input.
+//! A stage: what a graph computes between two of its tensors, with the parameters of today held
+//! fixed and the gradient asked of its input.
 //!
-//! It shares the parameters of the graph that it is of, which may go on training; its own passes move neither them nor running statistics.
+//! It shares the parameters of the graph that it is of, which may go on training; its own passes
+//! move neither them nor running statistics.
 
 use super::import::{Graph, Source};
 use super::{Mode, Pass, Student, TensorId};
@@ -26,16 +28,22 @@ pub struct StagePass<'a> {
 }
 
 impl Student {
-    /// The stage from one tensor to another, through which everything that the second depends on has to pass: what shapes alone decide is taken
-    /// from the first one's.
+    /// The stage from one tensor to another, through which everything that the second depends on
+    /// has to pass: what shapes alone decide is taken from the first one's.
     ///
     /// # Errors
-    /// When the second does not follow from the first, or not from it alone: names the value that goes around it and the node that reads it.
+    /// When the second does not follow from the first, or not from it alone: names the value that
+    /// goes around it and the node that reads it.
     pub fn stage(&self, from: TensorId, to: TensorId) -> Result<Stage> {
         let kept = cut(&self.graph, from, to)?;
         let nodes: Vec<_> = kept.iter().map(|&node| self.graph.nodes[node].clone()).collect();
-        let fills = kept.iter().enumerate().filter_map(|(new, old)| Some((new, self.fills.get(old)?.clone()))).collect();
-        let read: HashSet<TensorId> = nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
+        let fills = kept
+            .iter()
+            .enumerate()
+            .filter_map(|(new, old)| Some((new, self.fills.get(old)?.clone())))
+            .collect();
+        let read: HashSet<TensorId> =
+            nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
         let mut sources: Vec<Source> = self.graph.sources.clone();
         for source in sources.iter_mut().filter(|source| matches!(source, Source::Input(_))) {
             *source = Source::Computed;
@@ -51,7 +59,13 @@ impl Student {
             parameters: BTreeMap::new(),
             buffers: BTreeMap::new(),
             order: Vec::new(),
-            constants: self.graph.constants.iter().filter(|(id, _)| read.contains(id)).map(|(id, host)| (*id, host.clone())).collect(),
+            constants: self
+                .graph
+                .constants
+                .iter()
+                .filter(|(id, _)| read.contains(id))
+                .map(|(id, host)| (*id, host.clone()))
+                .collect(),
             lacks_constants: false,
             unsupported: Vec::new(),
             is_stage: true,
@@ -82,8 +96,9 @@ impl Student {
 }
 
 impl Stage {
-    /// Runs the stage. With [`Mode::Train`] batch normalisation takes the batch's own statistics and dropout its masks, those that a pass of the
-    /// whole graph has for the same seed; the running statistics stay.
+    /// Runs the stage. With [`Mode::Train`] batch normalisation takes the batch's own statistics
+    /// and dropout its masks, those that a pass of the whole graph has for the same seed; the
+    /// running statistics stay.
     ///
     /// # Errors
     /// When the stage cannot run on such an input.
@@ -125,14 +140,24 @@ fn cut(graph: &Graph, from: TensorId, to: TensorId) -> Result<Vec<usize>> {
         }
         found
     };
-    let inputs = graph.sources.iter().enumerate().filter(|(_, source)| matches!(source, Source::Input(_)));
-    let (fed, below) = (followers(inputs.map(|(id, _)| TensorId(id)).collect()), followers(HashSet::from([from])));
+    let inputs =
+        graph.sources.iter().enumerate().filter(|(_, source)| matches!(source, Source::Input(_)));
+    let (fed, below) =
+        (followers(inputs.map(|(id, _)| TensorId(id)).collect()), followers(HashSet::from([from])));
     if from == to || !below.contains(&to) {
-        return Err(Error::input(format!("tensor {}: expected one that follows from {}, found one that does not", name(to), name(from))));
+        return Err(Error::input(format!(
+            "tensor {}: expected one that follows from {}, found one that does not",
+            name(to),
+            name(from)
+        )));
     }
 
-    let producers: HashMap<TensorId, usize> =
-        graph.nodes.iter().enumerate().flat_map(|(i, node)| node.outputs.iter().flatten().map(move |id| (*id, i))).collect();
+    let producers: HashMap<TensorId, usize> = graph
+        .nodes
+        .iter()
+        .enumerate()
+        .flat_map(|(i, node)| node.outputs.iter().flatten().map(move |id| (*id, i)))
+        .collect();
     let (mut needed, mut open) = (vec![false; graph.nodes.len()], vec![to]);
     while let Some(id) = open.pop() {
         if let Some(&node) = producers.get(&id).filter(|_| id != from)
@@ -144,11 +169,14 @@ fn cut(graph: &Graph, from: TensorId, to: TensorId) -> Result<Vec<usize>> {
     let needed: Vec<usize> = (0..graph.nodes.len()).filter(|&node| needed[node]).collect();
     for &number in &needed {
         let inputs = || graph.nodes[number].inputs.iter().flatten().copied();
-        if let (true, Some(around)) = (inputs().any(|id| below.contains(&id)), inputs().find(|id| fed.contains(id) && !below.contains(id)))
-        {
+        if let (true, Some(around)) = (
+            inputs().any(|id| below.contains(&id)),
+            inputs().find(|id| fed.contains(id) && !below.contains(id)),
+        ) {
             let (node, operator) = graph.label(number);
             return Err(Error::input(format!(
-                "tensor {}: expected every way to {} to lead through it, found {} around it, read by node {node} ({operator})",
+                "tensor {}: expected every way to {} to lead through it, found {} around it, read \
+                 by node {node} ({operator})",
                 name(from),
                 name(to),
                 name(around)

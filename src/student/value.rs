@@ -1,4 +1,5 @@
-//! Tensors as slices: kernels read a tensor's storage and build new ones from vectors, without candle's own operators between.
+//! Tensors as slices: kernels read a tensor's storage and build new ones from vectors, without
+//! candle's own operators between.
 
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -9,9 +10,10 @@ pub(crate) trait Element: Float + WithDType {}
 impl Element for f32 {}
 impl Element for f64 {}
 
-/// Runs generic code for a tensor's element type: `typed!(x.dtype(), T => body)`, where the body is a `Result`.
+/// Runs generic code for a tensor's element type: `typed!(x.dtype(), |T| body)`, where the body is
+/// a `Result`.
 macro_rules! typed {
-    ($dtype:expr, $t:ident => $body:expr) => {
+    ($dtype:expr, |$t:ident| $body:expr) => {
         match $dtype {
             candle_core::DType::F32 => {
                 type $t = f32;
@@ -21,7 +23,9 @@ macro_rules! typed {
                 type $t = f64;
                 $body
             }
-            other => Err($crate::error::Error::input(format!("tensor: expected float32 or float64, found {other:?}"))),
+            other => Err($crate::error::Error::input(format!(
+                "tensor: expected float32 or float64, found {other:?}"
+            ))),
         }
     };
 }
@@ -36,7 +40,9 @@ pub(crate) struct Data<'a> {
 /// Opens a dense tensor for reading.
 pub(crate) fn data(tensor: &Tensor) -> Result<Data<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
-    let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::input("tensor: expected dense values, found a strided view"))?;
+    let (start, end) = layout
+        .contiguous_offsets()
+        .ok_or_else(|| Error::input("tensor: expected dense values, found a strided view"))?;
     Ok(Data { storage, range: start..end })
 }
 
@@ -47,7 +53,9 @@ impl Data<'_> {
             return Err(Error::input("tensor: expected host memory, found another device"));
         };
         let storage: &CpuStorage = storage;
-        T::cpu_storage_as_slice(storage)?.get(self.range.clone()).ok_or_else(|| Error::input("tensor: layout reaches past its storage"))
+        T::cpu_storage_as_slice(storage)?
+            .get(self.range.clone())
+            .ok_or_else(|| Error::input("tensor: layout reaches past its storage"))
     }
 }
 
@@ -59,10 +67,10 @@ pub(crate) fn tensor<T: Element>(values: Vec<T>, shape: &[usize]) -> Result<Tens
 /// The elements in double precision.
 pub(crate) fn wide(t: &Tensor) -> Result<Vec<f64>> {
     let held = data(t)?;
-    typed!(t.dtype(), T => Ok(held.of::<T>()?.iter().map(|v| v.wide()).collect()))
+    typed!(t.dtype(), |T| Ok(held.of::<T>()?.iter().map(|v| v.wide()).collect()))
 }
 
 /// A tensor of this type from double-precision values.
 pub(crate) fn narrow(values: &[f64], shape: &[usize], dtype: candle_core::DType) -> Result<Tensor> {
-    typed!(dtype, T => tensor(values.iter().map(|&v| T::of(v)).collect::<Vec<T>>(), shape))
+    typed!(dtype, |T| tensor(values.iter().map(|&v| T::of(v)).collect::<Vec<T>>(), shape))
 }

@@ -1,4 +1,5 @@
-//! Criteria that compare maps before their activation: the student's tensors are found in its graph, the teacher's have to be in the cache.
+//! Criteria that compare maps before their activation: the student's tensors are found in its
+//! graph, the teacher's have to be in the cache.
 
 use super::pairing::Pair;
 use crate::cache::{Cache, Decoder};
@@ -10,29 +11,46 @@ use crate::student::Student;
 /// Rows that are looked at.
 const ROWS: usize = 64;
 
-/// The pairs with the student's tensors before their activations, if `method` compares such maps and the cache holds them. A tensor that no
-/// activation makes stays as it is.
+/// The pairs with the student's tensors before their activations, if `method` compares such maps
+/// and the cache holds them. A tensor that no activation makes stays as it is.
 ///
 /// # Errors
 /// When the cache holds a map after its activation and the method is nothing without its sign.
-pub fn before(method: &Method, mut pairs: Vec<Pair>, student: &Student, cache: &Cache) -> Result<Vec<Pair>> {
+pub fn before(
+    method: &Method,
+    mut pairs: Vec<Pair>,
+    student: &Student,
+    cache: &Cache,
+) -> Result<Vec<Pair>> {
     if !catalogue::entry(method.name())?.pre_activation {
         return Ok(pairs);
     }
-    // where there are no features, there is nothing to look at: the criterion is refused for want of them
-    let has_features = |pair: &Pair| pair.teacher_stored.iter().any(|(statistic, _)| *statistic == Statistic::Features);
-    for pair in pairs.iter_mut().filter(|pair| pair.teacher_shape.len() == 3 && has_features(pair)) {
+    // where there are no features, there is nothing to look at: the criterion is refused for want
+    // of them
+    let has_features = |pair: &Pair| {
+        pair.teacher_stored.iter().any(|(statistic, _)| *statistic == Statistic::Features)
+    };
+    for pair in pairs.iter_mut().filter(|pair| pair.teacher_shape.len() == 3 && has_features(pair))
+    {
         if has_negatives(cache, &pair.teacher)? {
             if let Some(before) = student.before_activation(&pair.student) {
                 before.clone_into(&mut pair.student);
             }
         } else if !matches!(method, Method::Reviewkd(_)) {
-            let tensor = cache.manifest().taps.iter().find(|t| t.alias == pair.teacher).map_or("", |t| t.tensor.as_str());
+            let tensor = cache
+                .manifest()
+                .taps
+                .iter()
+                .find(|t| t.alias == pair.teacher)
+                .map_or("", |t| t.tensor.as_str());
             let (who, alias) = (method.name(), &pair.teacher);
             return Err(Error::input(format!(
-                "criterion {who}: tap {alias} ({tensor}): expected a map before its activation, found no value below 0"
+                "criterion {who}: tap {alias} ({tensor}): expected a map before its activation, \
+                 found no value below 0"
             ))
-            .hint(format!("extract again with --tap TENSOR, the input of the activation that makes {tensor}")));
+            .hint(format!(
+                "extract again with --tap TENSOR, the input of the activation that makes {tensor}"
+            )));
         }
     }
     Ok(pairs)

@@ -62,7 +62,10 @@ impl Position {
 const KEY: &str = "nst-cache";
 
 /// What of the student and its optimiser is saved, by name.
-fn variables<'a>(student: &'a Student, optimizer: &'a Optimizer) -> impl Iterator<Item = (String, &'a Var)> {
+fn variables<'a>(
+    student: &'a Student,
+    optimizer: &'a Optimizer,
+) -> impl Iterator<Item = (String, &'a Var)> {
     let parameters = student.parameters().iter().map(|p| (format!("parameter/{}", p.name), &p.var));
     let buffers = student.buffers().iter().map(|b| (format!("buffer/{}", b.name), &b.var));
     let state = optimizer.state().into_iter().map(|(name, var)| (format!("optimizer/{name}"), var));
@@ -73,8 +76,15 @@ fn variables<'a>(student: &'a Student, optimizer: &'a Optimizer) -> impl Iterato
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save(path: &Path, position: &Position, student: &Student, optimizer: &Optimizer, learnable: &Learnable) -> Result<()> {
-    let header = serde_json::to_string(position).context(|| "checkpoint: position cannot be written".into())?;
+pub fn save(
+    path: &Path,
+    position: &Position,
+    student: &Student,
+    optimizer: &Optimizer,
+    learnable: &Learnable,
+) -> Result<()> {
+    let header = serde_json::to_string(position)
+        .context(|| "checkpoint: position cannot be written".into())?;
     let mut data = Vec::new();
     let own = variables(student, optimizer).map(|(name, var)| (name, var.as_tensor().clone()));
     for (name, tensor) in own.chain(learnable.tensors()?) {
@@ -83,7 +93,9 @@ pub fn save(path: &Path, position: &Position, student: &Student, optimizer: &Opt
     }
     let views: Vec<(&str, TensorView<'_>)> = data
         .iter()
-        .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view)))
+        .map(|(name, dtype, shape, bytes)| {
+            TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))
+        })
         .collect::<Result<_, _>>()
         .context(|| "checkpoint: tensors do not fit their shapes".into())?;
     let file = safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), header)])))
@@ -95,7 +107,13 @@ pub fn save(path: &Path, position: &Position, student: &Student, optimizer: &Opt
 ///
 /// # Errors
 /// When it is damaged, of another version, of another run, or does not fit the student.
-pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Optimizer, learnable: &mut Learnable) -> Result<Position> {
+pub fn load(
+    path: &Path,
+    identity: &str,
+    student: &Student,
+    optimizer: &mut Optimizer,
+    learnable: &mut Learnable,
+) -> Result<Position> {
     let what = || format!("checkpoint {}", path.display());
     let file = std::fs::read(path).context(|| format!("{}: cannot be read", what()))?;
     let damaged = || format!("{}: damaged", what());
@@ -104,15 +122,25 @@ pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Opti
     let header = header.ok_or_else(|| Error::input(format!("{}: not one of ours", what())))?;
     let position: Position = serde_json::from_str(header).context(damaged)?;
     if position.format != Position::FORMAT {
-        return Err(Error::input(format!("{}: expected format {}, found {}", what(), Position::FORMAT, position.format)));
+        return Err(Error::input(format!(
+            "{}: expected format {}, found {}",
+            what(),
+            Position::FORMAT,
+            position.format
+        )));
     }
     if position.identity != identity {
-        return Err(Error::input(format!("{}: of a run with other settings", what())).hint("give another -o"));
+        return Err(Error::input(format!("{}: of a run with other settings", what()))
+            .hint("give another -o"));
     }
     let stored = SafeTensors::deserialize(&file).context(damaged)?;
     let expected = variables(student, optimizer).count() + learnable.tensors()?.len();
     if stored.len() != expected {
-        return Err(Error::input(format!("{}: expected {expected} tensors, found {}", what(), stored.len())));
+        return Err(Error::input(format!(
+            "{}: expected {expected} tensors, found {}",
+            what(),
+            stored.len()
+        )));
     }
     let read = |name: &str, shape: &[usize], dtype: DType| -> Result<Tensor> {
         let view = stored.tensor(name).context(|| format!("{}: no tensor {name}", what()))?;
@@ -125,8 +153,16 @@ pub fn load(path: &Path, identity: &str, student: &Student, optimizer: &mut Opti
             )));
         }
         Ok(match dtype {
-            DType::F64 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f64>(view.data()), shape, &Device::Cpu)?,
-            _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()), shape, &Device::Cpu)?,
+            DType::F64 => Tensor::from_vec(
+                bytemuck::pod_collect_to_vec::<u8, f64>(view.data()),
+                shape,
+                &Device::Cpu,
+            )?,
+            _ => Tensor::from_vec(
+                bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
+                shape,
+                &Device::Cpu,
+            )?,
         })
     };
     for (name, var) in variables(student, optimizer) {
@@ -150,7 +186,8 @@ fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<u8>)> {
     })
 }
 
-/// Writes a sibling temporary file, syncs it, renames it over `path`, and syncs the folder: a reader sees the old bytes or the new ones.
+/// Writes a sibling temporary file, syncs it, renames it over `path`, and syncs the folder: a
+/// reader sees the old bytes or the new ones.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -159,7 +196,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(bytes)?;
-        // a temporary file is the owner's alone; what is published is to be read by whom the folder lets in
+        // a temporary file is the owner's alone; what is published is to be read by whom the folder
+        // lets in
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

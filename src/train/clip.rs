@@ -4,26 +4,34 @@ use super::optimizer::with_slice;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
-/// √(Σ g²) over all gradients, in f64, summed in their order: the same bits whatever the number of threads. Gradients of a device are squared
-/// and summed there.
+/// √(Σ g²) over all gradients, in f64, summed in their order: the same bits whatever the number of
+/// threads. Gradients of a device are squared and summed there.
 ///
 /// # Errors
 /// When a gradient is neither f32 nor f64.
 pub fn global_norm(gradients: &[Option<Tensor>]) -> Result<f64> {
     let mut sum = 0.0;
-    let (host, device): (Vec<&Tensor>, Vec<&Tensor>) = gradients.iter().flatten().partition(|g| g.device().is_cpu());
+    let (host, device): (Vec<&Tensor>, Vec<&Tensor>) =
+        gradients.iter().flatten().partition(|g| g.device().is_cpu());
     if !device.is_empty() {
         sum += squares(&device)?;
     }
     for gradient in host {
-        sum += with_slice(gradient, |values| sum_of_squares(values, |v| f64::from(*v)), |values| sum_of_squares(values, |v| *v))?;
+        sum += with_slice(
+            gradient,
+            |values| sum_of_squares(values, |v| f64::from(*v)),
+            |values| sum_of_squares(values, |v| *v),
+        )?;
     }
     Ok(sum.sqrt())
 }
 
 /// Σ g² by tensor operations: one number comes back to the host.
 fn squares(gradients: &[&Tensor]) -> Result<f64> {
-    let sums = gradients.iter().map(|g| Ok(g.sqr()?.sum_all()?.to_dtype(DType::F64)?)).collect::<Result<Vec<_>>>()?;
+    let sums = gradients
+        .iter()
+        .map(|g| Ok(g.sqr()?.sum_all()?.to_dtype(DType::F64)?))
+        .collect::<Result<Vec<_>>>()?;
     Ok(Tensor::stack(&sums, 0)?.sum_all()?.to_scalar()?)
 }
 

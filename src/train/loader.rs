@@ -74,7 +74,8 @@ impl Batches {
     }
 }
 
-/// Gives `body` the batches of steps `range`, made ahead on `threads` threads. Which thread makes a batch changes nothing in it.
+/// Gives `body` the batches of steps `range`, made ahead on `threads` threads. Which thread makes a
+/// batch changes nothing in it.
 ///
 /// # Errors
 /// What `body` returns.

@@ -1,4 +1,5 @@
-//! The loss of a step: the weighted sum of its criteria, and what each asks of the student's tensors.
+//! The loss of a step: the weighted sum of its criteria, and what each asks of the student's
+//! tensors.
 //!
 //! An [`Objective`] is fixed for a run; what its criteria learn and remember is [`Learnable`].
 
@@ -51,7 +52,8 @@ pub struct Value {
     pub seeds: Vec<(TensorId, Tensor)>,
     /// How many samples are distilled at each spot, in the order of [`Objective::spots`].
     pub selected: Vec<f64>,
-    /// Gradients of what the criteria learn, in the order of its variables; `None` where the total does not depend on it.
+    /// Gradients of what the criteria learn, in the order of its variables; `None` where the total
+    /// does not depend on it.
     pub learnable: Vec<Option<Tensor>>,
 }
 
@@ -60,28 +62,52 @@ impl Objective {
     ///
     /// # Errors
     /// When a student has no tensor of a pair's name.
-    pub fn new(terms: &[CriterionRecipe], pairs: &[Vec<Pair>], smoothing: f64, student: &Student) -> Result<Self> {
-        let mut objective = Self { terms: Vec::new(), taps: Vec::new(), keep: Vec::new(), teacher_logits: false, spots: None };
+    pub fn new(
+        terms: &[CriterionRecipe],
+        pairs: &[Vec<Pair>],
+        smoothing: f64,
+        student: &Student,
+    ) -> Result<Self> {
+        let mut objective = Self {
+            terms: Vec::new(),
+            taps: Vec::new(),
+            keep: Vec::new(),
+            teacher_logits: false,
+            spots: None,
+        };
         for (recipe, pairs) in terms.iter().zip(pairs) {
             let mut sites = Vec::new();
             match recipe.method.subject() {
-                Subject::Labels => sites.push(Site { teacher: Teacher::None, student: student.logits() }),
+                Subject::Labels => {
+                    sites.push(Site { teacher: Teacher::None, student: student.logits() });
+                }
                 Subject::Logits => {
                     objective.teacher_logits = true;
                     sites.push(Site { teacher: Teacher::Logits, student: student.logits() });
                 }
                 Subject::Maps | Subject::Vectors => {
                     for pair in pairs {
-                        let id = student
-                            .tensor(&pair.student)
-                            .ok_or_else(|| Error::input(format!("student's tensor `{}`: not in the graph", pair.student)))?;
+                        let id = student.tensor(&pair.student).ok_or_else(|| {
+                            Error::input(format!(
+                                "student's tensor `{}`: not in the graph",
+                                pair.student
+                            ))
+                        })?;
                         index_of(&mut objective.keep, id);
                         sites.push(Site { teacher: objective.teacher(recipe, pair)?, student: id });
                     }
                 }
             }
-            let same = objective.terms.iter().filter(|t| t.name.split('#').next() == Some(recipe.name())).count();
-            let name = if same == 0 { recipe.name().to_owned() } else { format!("{}#{}", recipe.name(), same + 1) };
+            let same = objective
+                .terms
+                .iter()
+                .filter(|t| t.name.split('#').next() == Some(recipe.name()))
+                .count();
+            let name = if same == 0 {
+                recipe.name().to_owned()
+            } else {
+                format!("{}#{}", recipe.name(), same + 1)
+            };
             let pairs = if recipe.method.compares_taps() { pairs.clone() } else { Vec::new() };
             objective.terms.push(Term { name, recipe: recipe.clone(), smoothing, pairs, sites });
         }
@@ -91,7 +117,11 @@ impl Objective {
     /// Asks for the arrays of a pair's teacher that a criterion is computed from.
     fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Teacher> {
         let statistics = pair.read(criterion)?;
-        let mut of = |statistic| statistics.contains(&statistic).then(|| index_of(&mut self.taps, statistic.path(&pair.teacher)));
+        let mut of = |statistic| {
+            statistics
+                .contains(&statistic)
+                .then(|| index_of(&mut self.taps, statistic.path(&pair.teacher)))
+        };
         Ok(match (of(Statistic::Features), pair.teacher_shape.as_slice()) {
             (None, &[_, height, width]) => Teacher::Statistics(Stored {
                 size: [height, width],
@@ -99,25 +129,34 @@ impl Objective {
                 mean: of(Statistic::Mean),
                 attention: of(Statistic::Attention),
             }),
-            (tap, _) => Teacher::Tap(tap.ok_or_else(|| Error::input(format!("tap {}: expected its features", pair.teacher)))?),
+            (tap, _) => Teacher::Tap(tap.ok_or_else(|| {
+                Error::input(format!("tap {}: expected its features", pair.teacher))
+            })?),
         })
     }
 
-    /// The same objective with a choice, for each sample, of the spots at which it is distilled, by a policy that learns from the cache. `vectors`:
-    /// those before the classifiers.
+    /// The same objective with a choice, for each sample, of the spots at which it is distilled, by
+    /// a policy that learns from the cache. `vectors`: those before the classifiers.
     ///
     /// # Errors
     /// When no term compares with a teacher, or the cache lacks the features of a spot.
-    pub fn with_spots(mut self, settings: &Sakd, vectors: &Pair, student: &Student) -> Result<Self> {
+    pub fn with_spots(
+        mut self,
+        settings: &Sakd,
+        vectors: &Pair,
+        student: &Student,
+    ) -> Result<Self> {
         let spots = Spots::new(&mut self, settings, vectors, student)?.probed(&mut self)?;
         self.spots = Some(spots);
         Ok(self)
     }
 
-    /// The same with a policy that learns from routes through both networks. `teacher`: the graph that made the cache of this manifest.
+    /// The same with a policy that learns from routes through both networks. `teacher`: the graph
+    /// that made the cache of this manifest.
     ///
     /// # Errors
-    /// When no term compares with a teacher, or a spot is not where both networks can be cut: names what goes around it.
+    /// When no term compares with a teacher, or a spot is not where both networks can be cut: names
+    /// what goes around it.
     pub fn with_routes(
         mut self,
         settings: &Sakd,
@@ -126,7 +165,8 @@ impl Objective {
         teacher: &Student,
         manifest: &Manifest,
     ) -> Result<Self> {
-        let spots = Spots::new(&mut self, settings, vectors, student)?.routed(&mut self, student, teacher, manifest)?;
+        let spots = Spots::new(&mut self, settings, vectors, student)?
+            .routed(&mut self, student, teacher, manifest)?;
         self.spots = Some(spots);
         Ok(self)
     }
@@ -141,8 +181,20 @@ impl Objective {
     ///
     /// # Errors
     /// When shapes disagree, or the batch lacks what a term needs.
-    pub fn evaluate(&self, pass: &Pass<'_>, batch: &Batch, clock: Clock, learnable: &mut Learnable) -> Result<Value> {
-        let mut value = Value { total: 0.0, parts: Vec::new(), seeds: Vec::new(), selected: Vec::new(), learnable: Vec::new() };
+    pub fn evaluate(
+        &self,
+        pass: &Pass<'_>,
+        batch: &Batch,
+        clock: Clock,
+        learnable: &mut Learnable,
+    ) -> Result<Value> {
+        let mut value = Value {
+            total: 0.0,
+            parts: Vec::new(),
+            seeds: Vec::new(),
+            selected: Vec::new(),
+            learnable: Vec::new(),
+        };
         let mut seeds = BTreeMap::new();
         let policy = self.terms.len();
         let chosen = match &self.spots {
@@ -155,9 +207,19 @@ impl Objective {
                 learnable.skip(index, &mut value.learnable);
                 continue;
             };
-            let students =
-                term.sites.iter().map(|site| Ok(pass.value(site.student)?.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
-            let found = term.evaluate(weight, &students, batch, clock.step, learnable.state(index)?, chosen.as_ref())?;
+            let students = term
+                .sites
+                .iter()
+                .map(|site| Ok(pass.value(site.student)?.to_device(&Device::Cpu)?))
+                .collect::<Result<Vec<_>>>()?;
+            let found = term.evaluate(
+                weight,
+                &students,
+                batch,
+                clock.step,
+                learnable.state(index)?,
+                chosen.as_ref(),
+            )?;
             for (site, gradient) in term.sites.iter().zip(found.inputs) {
                 add(&mut seeds, site.student, gradient)?;
             }

@@ -19,7 +19,8 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
-/// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run to run; everything else repeats.
+/// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run
+/// to run; everything else repeats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Record {
@@ -91,7 +92,13 @@ pub struct Sums {
 impl Sums {
     /// Adds one step.
     #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
-    pub fn add(&mut self, samples: usize, loss: f64, parts: &[Option<f64>], (correct, labelled): (usize, usize)) {
+    pub fn add(
+        &mut self,
+        samples: usize,
+        loss: f64,
+        parts: &[Option<f64>],
+        (correct, labelled): (usize, usize),
+    ) {
         self.samples += samples;
         self.loss += loss * samples as f64;
         self.parts.resize(parts.len(), 0.0);
@@ -124,7 +131,10 @@ impl Sums {
     #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
     pub fn means(&self) -> (f64, Vec<Option<f64>>) {
         let mean = |(sum, &samples): (&f64, &usize)| (samples > 0).then(|| sum / samples as f64);
-        (self.loss / self.samples.max(1) as f64, self.parts.iter().zip(&self.part_samples).map(mean).collect())
+        (
+            self.loss / self.samples.max(1) as f64,
+            self.parts.iter().zip(&self.part_samples).map(mean).collect(),
+        )
     }
 
     /// Accuracy in percent, where there are labels.
@@ -150,16 +160,21 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file and cuts it to `bytes`: what an interrupted run wrote after its last checkpoint is written again.
+    /// Opens the file and cuts it to `bytes`: what an interrupted run wrote after its last
+    /// checkpoint is written again.
     ///
     /// # Errors
     /// When the file cannot be opened or is shorter than that.
     pub fn open(path: &Path, bytes: u64) -> Result<Self> {
         let what = || format!("metrics {}: cannot be opened at byte {bytes}", path.display());
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).context(what)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(path).context(what)?;
         if file.metadata().context(what)?.len() < bytes {
-            return Err(crate::error::Error::input(format!("metrics {}: shorter than its checkpoint says", path.display()))
-                .hint("delete the run's folder and train again"));
+            return Err(crate::error::Error::input(format!(
+                "metrics {}: shorter than its checkpoint says",
+                path.display()
+            ))
+            .hint("delete the run's folder and train again"));
         }
         file.set_len(bytes).context(what)?;
         file.seek(SeekFrom::End(0)).context(what)?;
@@ -184,7 +199,9 @@ impl Metrics {
     /// # Errors
     /// When the disk refuses.
     pub fn sync(&mut self) -> Result<u64> {
-        self.file.sync_data().context(|| format!("metrics {}: cannot be written", self.path.display()))?;
+        self.file
+            .sync_data()
+            .context(|| format!("metrics {}: cannot be written", self.path.display()))?;
         Ok(self.bytes)
     }
 }
@@ -195,7 +212,16 @@ mod tests {
 
     fn record(step: usize) -> Record {
         let parts = BTreeMap::from([("ce".to_owned(), 0.1 + 0.2)]);
-        Record::Step { epoch: 1, step, lr: 0.05, loss: 1.0, parts, gradient_norm: 2.0, images_per_second: 3.0, data_wait: 0.0 }
+        Record::Step {
+            epoch: 1,
+            step,
+            lr: 0.05,
+            loss: 1.0,
+            parts,
+            gradient_norm: 2.0,
+            images_per_second: 3.0,
+            data_wait: 0.0,
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Training: loader, optimiser, schedule, checkpoint, trainer. The cache is the bridge to the teacher, which runs in no ONNX Runtime here: what spot-adaptive
-//! distillation's exact mode routes samples through are its stages, frozen graphs of the student's own executors.
+//! Training: loader, optimiser, schedule, checkpoint, trainer. The cache is the bridge to the
+//! teacher, which runs in no ONNX Runtime here: what spot-adaptive distillation's exact mode routes
+//! samples through are its stages, frozen graphs of the student's own executors.
 
 pub mod activation;
 pub mod checkpoint;

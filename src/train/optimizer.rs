@@ -1,4 +1,5 @@
-//! SGD (Sutskever et al. 2013, in PyTorch's form) and `AdamW` (Loshchilov & Hutter 2019, arXiv:1711.05101), in place, with a state that can be saved.
+//! SGD (Sutskever et al. 2013, in PyTorch's form) and `AdamW` (Loshchilov & Hutter 2019,
+//! arXiv:1711.05101), in place, with a state that can be saved.
 
 mod tensor;
 
@@ -13,12 +14,14 @@ use std::cell::RefCell;
 /// Elements that one task updates: the split changes no result, each element stands alone.
 const TASK: usize = 1 << 14;
 
-/// Moves parameters along their gradients. Beside its own [`Optimizer::update`] it has candle's [`candle_nn::Optimizer`].
+/// Moves parameters along their gradients. Beside its own [`Optimizer::update`] it has candle's
+/// [`candle_nn::Optimizer`].
 #[derive(Debug)]
 pub struct Optimizer {
     recipe: OptimizerRecipe,
     parameters: Vec<Var>,
-    /// One tensor a parameter and slot, slot by slot: SGD has one (the momentum buffer, none without momentum), `AdamW` two.
+    /// One tensor a parameter and slot, slot by slot: SGD has one (the momentum buffer, none
+    /// without momentum), `AdamW` two.
     state: Vec<Var>,
     steps: u64,
 }
@@ -38,13 +41,18 @@ impl Optimizer {
         Ok(Self { recipe, parameters, state, steps: 0 })
     }
 
-    /// One step with the learning rate `lr` along `gradients` times `scale` (what clipping asks for). A parameter without gradient stays.
+    /// One step with the learning rate `lr` along `gradients` times `scale` (what clipping asks
+    /// for). A parameter without gradient stays.
     ///
     /// # Errors
     /// When a gradient has another shape or type than its parameter.
     pub fn update(&mut self, gradients: &[Option<Tensor>], lr: f64, scale: f64) -> Result<()> {
         if gradients.len() != self.parameters.len() {
-            return Err(Error::input(format!("optimiser: expected {} gradients, found {}", self.parameters.len(), gradients.len())));
+            return Err(Error::input(format!(
+                "optimiser: expected {} gradients, found {}",
+                self.parameters.len(),
+                gradients.len()
+            )));
         }
         self.steps += 1;
         for (index, gradient) in gradients.iter().enumerate() {
@@ -59,7 +67,8 @@ impl Optimizer {
                     gradient.shape()
                 )));
             }
-            let slots: Vec<&Var> = self.state.iter().skip(index).step_by(self.parameters.len()).collect();
+            let slots: Vec<&Var> =
+                self.state.iter().skip(index).step_by(self.parameters.len()).collect();
             if !parameter.device().is_cpu() {
                 tensor::step(&self.recipe, parameter, &slots, gradient, [lr, scale], self.steps)?;
                 continue;
@@ -80,15 +89,19 @@ impl Optimizer {
         self.steps
     }
 
-    /// The state as named tensors, in a fixed order: slot by slot, parameter by parameter (`momentum/0`, `first/3`, `second/3` …).
+    /// The state as named tensors, in a fixed order: slot by slot, parameter by parameter
+    /// (`momentum/0`, `first/3`, `second/3` …).
     #[must_use]
     pub fn state(&self) -> Vec<(String, &Var)> {
         let count = self.parameters.len();
-        let names = slots(&self.recipe).iter().flat_map(|slot| (0..count).map(move |i| format!("{slot}/{i}")));
+        let names = slots(&self.recipe)
+            .iter()
+            .flat_map(|slot| (0..count).map(move |i| format!("{slot}/{i}")));
         names.zip(&self.state).collect()
     }
 
-    /// Sets the number of steps that a saved state stands at; the tensors are set through [`Optimizer::state`].
+    /// Sets the number of steps that a saved state stands at; the tensors are set through
+    /// [`Optimizer::state`].
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
     }
@@ -140,43 +153,57 @@ fn step<T: Number>(
             let (lr, momentum, decay) = (T::of(lr), T::of(momentum), T::of(weight_decay));
             let Some(buffer) = slots.first() else {
                 return with_slice_mut(parameter, |weights: &mut [T]| {
-                    weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK)).for_each(|(weights, gradient)| {
-                        for (w, &g) in weights.iter_mut().zip(gradient) {
-                            *w -= lr * (g * scale + decay * *w);
-                        }
-                    });
+                    weights.par_chunks_mut(TASK).zip(gradient.par_chunks(TASK)).for_each(
+                        |(weights, gradient)| {
+                            for (w, &g) in weights.iter_mut().zip(gradient) {
+                                *w -= lr * (g * scale + decay * *w);
+                            }
+                        },
+                    );
                 });
             };
             with_two_slices_mut(parameter, buffer, |weights: &mut [T], buffer: &mut [T]| {
-                weights.par_chunks_mut(TASK).zip(buffer.par_chunks_mut(TASK)).zip(gradient.par_chunks(TASK)).for_each(
-                    |((weights, buffer), gradient)| {
+                weights
+                    .par_chunks_mut(TASK)
+                    .zip(buffer.par_chunks_mut(TASK))
+                    .zip(gradient.par_chunks(TASK))
+                    .for_each(|((weights, buffer), gradient)| {
                         for ((w, b), &g) in weights.iter_mut().zip(buffer).zip(gradient) {
                             let g = g * scale + decay * *w;
                             *b = momentum * *b + g;
                             *w -= lr * if nesterov { g + momentum * *b } else { *b };
                         }
-                    },
-                );
+                    });
             })
         }
         OptimizerRecipe::Adamw { betas: [beta1, beta2], eps, weight_decay, .. } => {
-            let [first, second] = slots else { return Err(Error::input("optimiser: state is missing")) };
+            let [first, second] = slots else {
+                return Err(Error::input("optimiser: state is missing"));
+            };
             let steps = i32::try_from(steps).unwrap_or(i32::MAX);
             let rate = T::of(lr / (1.0 - beta1.powi(steps)));
             let correction = T::of((1.0 - beta2.powi(steps)).sqrt());
             let keep = T::of(1.0 - lr * weight_decay);
-            let (b1, b2, r1, r2, eps) = (T::of(beta1), T::of(beta2), T::of(1.0 - beta1), T::of(1.0 - beta2), T::of(eps));
+            let (b1, b2, r1, r2, eps) =
+                (T::of(beta1), T::of(beta2), T::of(1.0 - beta1), T::of(1.0 - beta2), T::of(eps));
             with_two_slices_mut(first, second, |first: &mut [T], second: &mut [T]| {
                 with_slice_mut(parameter, |weights: &mut [T]| {
-                    let tasks = weights.par_chunks_mut(TASK).zip(first.par_chunks_mut(TASK)).zip(second.par_chunks_mut(TASK));
-                    tasks.zip(gradient.par_chunks(TASK)).for_each(|(((weights, first), second), gradient)| {
-                        for (((w, m), v), &g) in weights.iter_mut().zip(first).zip(second).zip(gradient) {
-                            let g = g * scale;
-                            *m = b1 * *m + r1 * g;
-                            *v = b2 * *v + r2 * g * g;
-                            *w = *w * keep - rate * *m / (v.sqrt() / correction + eps);
-                        }
-                    });
+                    let tasks = weights
+                        .par_chunks_mut(TASK)
+                        .zip(first.par_chunks_mut(TASK))
+                        .zip(second.par_chunks_mut(TASK));
+                    tasks.zip(gradient.par_chunks(TASK)).for_each(
+                        |(((weights, first), second), gradient)| {
+                            for (((w, m), v), &g) in
+                                weights.iter_mut().zip(first).zip(second).zip(gradient)
+                            {
+                                let g = g * scale;
+                                *m = b1 * *m + r1 * g;
+                                *v = b2 * *v + r2 * g * g;
+                                *w = *w * keep - rate * *m / (v.sqrt() / correction + eps);
+                            }
+                        },
+                    );
                 })
             })?
         }
@@ -202,14 +229,25 @@ impl Number for f64 {
 }
 
 /// Reads a contiguous CPU tensor's elements where they lie.
-pub(super) fn with_slice<R>(tensor: &Tensor, narrow: impl FnOnce(&[f32]) -> R, wide: impl FnOnce(&[f64]) -> R) -> Result<R> {
+pub(super) fn with_slice<R>(
+    tensor: &Tensor,
+    narrow: impl FnOnce(&[f32]) -> R,
+    wide: impl FnOnce(&[f64]) -> R,
+) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let (start, end) = layout.contiguous_offsets().unwrap_or((0, 0));
     match &*storage {
-        Storage::Cpu(CpuStorage::F32(values)) => Ok(narrow(values.get(start..end).unwrap_or_default())),
-        Storage::Cpu(CpuStorage::F64(values)) => Ok(wide(values.get(start..end).unwrap_or_default())),
-        _ => Err(Error::input(format!("tensor: expected f32 or f64 on the CPU, found {:?}", tensor.dtype()))),
+        Storage::Cpu(CpuStorage::F32(values)) => {
+            Ok(narrow(values.get(start..end).unwrap_or_default()))
+        }
+        Storage::Cpu(CpuStorage::F64(values)) => {
+            Ok(wide(values.get(start..end).unwrap_or_default()))
+        }
+        _ => Err(Error::input(format!(
+            "tensor: expected f32 or f64 on the CPU, found {:?}",
+            tensor.dtype()
+        ))),
     }
 }
 
@@ -233,7 +271,9 @@ impl<F: FnOnce(&mut CpuStorage, &Layout) -> candle_core::Result<()>> InplaceOp1 
 fn with_slice_mut<T: Number, R>(var: &Var, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
     let mut result = None;
     var.inplace_op1(&InPlace(RefCell::new(Some(|storage: &mut CpuStorage, layout: &Layout| {
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("variable is not contiguous") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("variable is not contiguous")
+        };
         match T::values(storage).and_then(|values| values.get_mut(start..end)) {
             Some(values) => result = Some(f(values)),
             None => candle_core::bail!("variable is not {:?}", T::DTYPE),
@@ -243,7 +283,11 @@ fn with_slice_mut<T: Number, R>(var: &Var, f: impl FnOnce(&mut [T]) -> R) -> Res
     result.ok_or_else(|| Error::input("optimiser: in-place operation did not run"))
 }
 
-fn with_two_slices_mut<T: Number, R>(a: &Var, b: &Var, f: impl FnOnce(&mut [T], &mut [T]) -> R) -> Result<R> {
+fn with_two_slices_mut<T: Number, R>(
+    a: &Var,
+    b: &Var,
+    f: impl FnOnce(&mut [T], &mut [T]) -> R,
+) -> Result<R> {
     with_slice_mut(a, |a: &mut [T]| with_slice_mut(b, |b: &mut [T]| f(a, b)))?
 }
 
@@ -268,7 +312,12 @@ mod tests {
 
     #[test]
     fn sgd_by_hand() {
-        let sgd = |momentum, nesterov, weight_decay| OptimizerRecipe::Sgd { lr: 0.1, momentum, nesterov, weight_decay };
+        let sgd = |momentum, nesterov, weight_decay| OptimizerRecipe::Sgd {
+            lr: 0.1,
+            momentum,
+            nesterov,
+            weight_decay,
+        };
         // w0 = 1, g = 0.5 then −0.2
         close(run(sgd(0.0, false, 0.0), 1.0f64, &[0.5, -0.2]).0, 0.97);
         // decay 0.1: d1 = 0.6 → w = 0.94; d2 = −0.2 + 0.094 = −0.106 → w = 0.9506
@@ -281,31 +330,45 @@ mod tests {
 
     #[test]
     fn adamw_by_hand() {
-        let recipe = OptimizerRecipe::Adamw { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        let recipe =
+            OptimizerRecipe::Adamw { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
         // step 1: w·(1 − 0.001) − 0.1·g/(|g| + eps); m̂ = g, v̂ = g²
         let one = 0.999 - 0.1 * 0.5 / (0.5 + 1e-8);
         let (m, v) = (0.9 * 0.05 + 0.1 * -0.2, 0.999 * 0.00025 + 0.001 * 0.04);
         let two = one * 0.999 - 0.1 * (m / 0.19) / ((v / (1.0f64 - 0.999 * 0.999)).sqrt() + 1e-8);
         let (value, optimizer) = run(recipe, 1.0f64, &[0.5, -0.2]);
         close(value, two);
-        assert_eq!(optimizer.state().iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["first/0", "second/0"]);
+        assert_eq!(
+            optimizer.state().iter().map(|s| s.0.as_str()).collect::<Vec<_>>(),
+            ["first/0", "second/0"]
+        );
     }
 
     #[test]
     fn tensor_operations_take_the_same_steps() {
-        let sgd = |momentum, nesterov| OptimizerRecipe::Sgd { lr: 0.1, momentum, nesterov, weight_decay: 0.02 };
-        let adamw = OptimizerRecipe::Adamw { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        let sgd = |momentum, nesterov| OptimizerRecipe::Sgd {
+            lr: 0.1,
+            momentum,
+            nesterov,
+            weight_decay: 0.02,
+        };
+        let adamw =
+            OptimizerRecipe::Adamw { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
         for recipe in [sgd(0.0, false), sgd(0.9, false), sgd(0.9, true), adamw] {
             let vars = || vec![Var::new(&[1.0f64, -0.3, 0.7], &Device::Cpu).unwrap()];
             let (on_slices, by_tensors) = (vars(), vars());
             let mut optimizer = Optimizer::create(on_slices.clone(), recipe.clone()).unwrap();
             let state = Optimizer::create(by_tensors.clone(), recipe.clone()).unwrap().state;
             for count in 1..5u32 {
-                let gradient = Tensor::new(&[0.5, -0.2, 0.1 * f64::from(count)], &Device::Cpu).unwrap();
+                let gradient =
+                    Tensor::new(&[0.5, -0.2, 0.1 * f64::from(count)], &Device::Cpu).unwrap();
                 optimizer.update(&[Some(gradient.clone())], 0.1, 0.7).unwrap();
                 let slots: Vec<&Var> = state.iter().collect();
-                tensor::step(&recipe, &by_tensors[0], &slots, &gradient, [0.1, 0.7], count.into()).unwrap();
-                let values = |vars: &[Var]| vars.iter().flat_map(|v| v.to_vec1::<f64>().unwrap()).collect::<Vec<_>>();
+                tensor::step(&recipe, &by_tensors[0], &slots, &gradient, [0.1, 0.7], count.into())
+                    .unwrap();
+                let values = |vars: &[Var]| {
+                    vars.iter().flat_map(|v| v.to_vec1::<f64>().unwrap()).collect::<Vec<_>>()
+                };
                 for (a, b) in values(&on_slices)
                     .into_iter()
                     .chain(values(&optimizer.state))
@@ -319,7 +382,8 @@ mod tests {
 
     #[test]
     fn single_precision_and_scale() {
-        let recipe = OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 0.0 };
+        let recipe =
+            OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 0.0 };
         assert!((run(recipe.clone(), 1.0f32, &[0.5, -0.2]).0 - 0.9025).abs() < 1e-7);
         let var = Var::new(&[1.0f64], &Device::Cpu).unwrap();
         let mut optimizer = Optimizer::create(vec![var.clone()], recipe).unwrap();
@@ -331,7 +395,8 @@ mod tests {
     fn candle_drives_it_too() {
         use candle_nn::Optimizer as _;
         let var = Var::new(&[3.0f64], &Device::Cpu).unwrap();
-        let recipe = OptimizerRecipe::Sgd { lr: 0.25, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let recipe =
+            OptimizerRecipe::Sgd { lr: 0.25, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
         let mut optimizer = Optimizer::new(vec![var.clone()], recipe).unwrap();
         let loss = var.sqr().unwrap().sum_all().unwrap();
         optimizer.backward_step(&loss).unwrap();
@@ -343,7 +408,8 @@ mod tests {
     #[test]
     fn a_gradient_of_another_shape_is_refused() {
         let var = Var::new(&[1.0f64], &Device::Cpu).unwrap();
-        let recipe = OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let recipe =
+            OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.0, nesterov: false, weight_decay: 0.0 };
         let mut optimizer = Optimizer::create(vec![var], recipe).unwrap();
         assert!(optimizer.update(&[], 0.1, 1.0).is_err());
         let wrong = Tensor::new(&[1.0f64, 2.0], &Device::Cpu).unwrap();

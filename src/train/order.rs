@@ -1,8 +1,11 @@
-//! The order of rows: a pure function of (seed, epoch), so that a run resumes at any step and no thread count matters.
+//! The order of rows: a pure function of (seed, epoch), so that a run resumes at any step and no
+//! thread count matters.
 //!
-//! Rows are taken in units (the chunks of a cache, single samples of a data set). An epoch shuffles the units, fills a reservoir with some of
-//! them, empties it in shuffled order, and fills it again. Since a cache's rows stand in a random permutation already, this is as good as a full
-//! shuffle, every chunk is decoded once an epoch, and the rows of any step can be computed without walking through those before it.
+//! Rows are taken in units (the chunks of a cache, single samples of a data set). An epoch shuffles
+//! the units, fills a reservoir with some of them, empties it in shuffled order, and fills it
+//! again. Since a cache's rows stand in a random permutation already, this is as good as a full
+//! shuffle, every chunk is decoded once an epoch, and the rows of any step can be computed without
+//! walking through those before it.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -23,16 +26,24 @@ pub struct Order {
 }
 
 impl Order {
-    /// A shuffled order of `0..total` (or of `subset`, ascending) in units of `unit` consecutive rows with a reservoir of `reservoir` units.
+    /// A shuffled order of `0..total` (or of `subset`, ascending) in units of `unit` consecutive
+    /// rows with a reservoir of `reservoir` units.
     #[must_use]
-    pub fn shuffled(total: usize, subset: Option<Vec<usize>>, unit: usize, reservoir: usize) -> Self {
+    pub fn shuffled(
+        total: usize,
+        subset: Option<Vec<usize>>,
+        unit: usize,
+        reservoir: usize,
+    ) -> Self {
         let unit = unit.max(1);
         let rows = subset.as_ref().map_or(total, Vec::len);
         let mut bounds = vec![0];
         match &subset {
             None => bounds.extend((1..=total.div_ceil(unit)).map(|u| (u * unit).min(total))),
             Some(subset) => {
-                bounds.extend((1..subset.len()).filter(|&i| subset[i] / unit != subset[i - 1] / unit));
+                bounds.extend(
+                    (1..subset.len()).filter(|&i| subset[i] / unit != subset[i - 1] / unit),
+                );
                 if !subset.is_empty() {
                     bounds.push(subset.len());
                 }
@@ -114,12 +125,17 @@ impl Epoch<'_> {
         self.number
     }
 
-    /// The reservoirs that hold positions `positions` of the epoch, each with the positions that it serves, counted from its own start.
-    pub fn reservoirs(&self, positions: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    /// The reservoirs that hold positions `positions` of the epoch, each with the positions that it
+    /// serves, counted from its own start.
+    pub fn reservoirs(
+        &self,
+        positions: Range<usize>,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         let first = self.starts.partition_point(|&s| s <= positions.start).saturating_sub(1);
         (first..self.starts.len() - 1).map_while(move |r| {
             let (start, end) = (self.starts[r], self.starts[r + 1]);
-            (start < positions.end).then(|| (r, positions.start.max(start) - start..positions.end.min(end) - start))
+            (start < positions.end)
+                .then(|| (r, positions.start.max(start) - start..positions.end.min(end) - start))
         })
     }
 
@@ -129,13 +145,16 @@ impl Epoch<'_> {
         let first = reservoir * self.order.reservoir;
         let last = (first + self.order.reservoir).min(self.sequence.len());
         let unit = |&u: &usize| {
-            let rows: Vec<usize> = (self.order.bounds[u]..self.order.bounds[u + 1]).map(|p| self.order.row(p)).collect();
+            let rows: Vec<usize> = (self.order.bounds[u]..self.order.bounds[u + 1])
+                .map(|p| self.order.row(p))
+                .collect();
             Span { read: rows[0]..rows[rows.len() - 1] + 1, rows }
         };
         self.sequence[first..last].iter().map(unit).collect()
     }
 
-    /// In which order a reservoir of `len` rows is emptied: for each draw the index into its rows as [`Epoch::spans`] lists them.
+    /// In which order a reservoir of `len` rows is emptied: for each draw the index into its rows
+    /// as [`Epoch::spans`] lists them.
     #[must_use]
     pub fn draws(&self, reservoir: usize, len: usize) -> Vec<usize> {
         let mut draws: Vec<usize> = (0..len).collect();
@@ -149,7 +168,9 @@ impl Epoch<'_> {
 /// A generator keyed by what the order depends on.
 fn generator(seed: u64, epoch: u64, part: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (slot, value) in key.chunks_exact_mut(8).zip([seed, epoch, part, u64::from_le_bytes(*b"roworder")]) {
+    for (slot, value) in
+        key.chunks_exact_mut(8).zip([seed, epoch, part, u64::from_le_bytes(*b"roworder")])
+    {
         slot.copy_from_slice(&value.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -174,7 +195,8 @@ mod tests {
         let epoch = order.epoch(seed, epoch);
         let mut out = Vec::new();
         for (reservoir, part) in epoch.reservoirs(positions) {
-            let held: Vec<usize> = epoch.spans(reservoir).into_iter().flat_map(|s| s.rows).collect();
+            let held: Vec<usize> =
+                epoch.spans(reservoir).into_iter().flat_map(|s| s.rows).collect();
             out.extend(epoch.draws(reservoir, held.len())[part].iter().map(|&i| held[i]));
         }
         out
@@ -182,7 +204,9 @@ mod tests {
 
     #[test]
     fn every_row_once_an_epoch() {
-        for (total, unit, reservoir) in [(1000, 64, 4), (1000, 1, 1000), (7, 64, 4), (64, 64, 1), (65, 64, 2)] {
+        for (total, unit, reservoir) in
+            [(1000, 64, 4), (1000, 1, 1000), (7, 64, 4), (64, 64, 1), (65, 64, 2)]
+        {
             let order = Order::shuffled(total, None, unit, reservoir);
             let mut seen = rows(&order, 3, 1, 0..total);
             seen.sort_unstable();
@@ -222,17 +246,24 @@ mod tests {
             assert!(span.read.len() <= 64 && span.read.start / 64 == (span.read.end - 1) / 64);
         }
         assert!(Order::shuffled(10, Some(Vec::new()), 4, 2).is_empty());
-        assert_eq!(rows(&Order::shuffled(10, Some(Vec::new()), 4, 2), 0, 0, 0..0), Vec::<usize>::new());
+        assert_eq!(
+            rows(&Order::shuffled(10, Some(Vec::new()), 4, 2), 0, 0, 0..0),
+            Vec::<usize>::new()
+        );
     }
 
     #[test]
     fn evaluation_reads_in_order() {
-        assert_eq!(rows(&Order::sequential(100, None, 32), 9, 9, 30..70), (30..70).collect::<Vec<_>>());
+        assert_eq!(
+            rows(&Order::sequential(100, None, 32), 9, 9, 30..70),
+            (30..70).collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn labels_mix_across_a_batch() {
-        // rows sorted by class are the worst case: units of 10 rows of one class each still mix over a reservoir
+        // rows sorted by class are the worst case: units of 10 rows of one class each still mix
+        // over a reservoir
         let order = Order::shuffled(10_000, None, 10, 100);
         let batch = rows(&order, 0, 0, 0..100);
         let classes: std::collections::HashSet<usize> = batch.iter().map(|r| r / 1000).collect();
@@ -242,6 +273,9 @@ mod tests {
     #[test]
     fn the_order_is_pinned() {
         // recorded runs resume only as long as this holds
-        assert_eq!(rows(&Order::shuffled(10, None, 2, 2), 7, 0, 0..10), [2, 3, 7, 6, 9, 8, 4, 5, 1, 0]);
+        assert_eq!(
+            rows(&Order::shuffled(10, None, 2, 2), 7, 0, 0..10),
+            [2, 3, 7, 6, 9, 8, 4, 5, 1, 0]
+        );
     }
 }

@@ -63,22 +63,30 @@ impl Pair {
         }
     }
 
-    /// The statistics of the teacher's tap that a criterion is computed from: of a map those of fewest bytes that serve it and the student's size.
+    /// The statistics of the teacher's tap that a criterion is computed from: of a map those of
+    /// fewest bytes that serve it and the student's size.
     ///
     /// # Errors
     /// When the cache holds none that does: names the criterion, the tap and what is there.
     pub fn read(&self, criterion: &CriterionRecipe) -> Result<Vec<Statistic>> {
         let ways = needs::ways(criterion);
-        let (&[_, height, width], &[_, h, w], false) = (self.teacher_shape.as_slice(), self.student_shape.as_slice(), ways.is_empty())
+        let (&[_, height, width], &[_, h, w], false) =
+            (self.teacher_shape.as_slice(), self.student_shape.as_slice(), ways.is_empty())
         else {
             return Ok(vec![Statistic::Features]);
         };
         needs::choose(criterion, &self.teacher_stored, [height, width], [h, w]).ok_or_else(|| {
-            let names = |list: &[Statistic]| list.iter().map(|s| s.name()).collect::<Vec<_>>().join(" + ");
-            let there: Vec<Statistic> = self.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
+            let names =
+                |list: &[Statistic]| list.iter().map(|s| s.name()).collect::<Vec<_>>().join(" + ");
+            let there: Vec<Statistic> =
+                self.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
             let ways: Vec<String> = ways.iter().map(|way| names(way)).collect();
             let small = if h < height || w < width {
-                format!(" at {}x{} or smaller (the student's size: pooling precedes the statistic)", h.min(height), w.min(width))
+                format!(
+                    " at {}x{} or smaller (the student's size: pooling precedes the statistic)",
+                    h.min(height),
+                    w.min(width)
+                )
             } else {
                 String::new()
             };
@@ -118,19 +126,29 @@ impl Taps {
     pub fn new(manifest: &Manifest, student: &[Tap]) -> Self {
         Self {
             teacher_maps: teacher_maps(manifest),
-            teacher_volumes: teacher_taps(manifest, Role::Volume, |alias| row_shape(manifest, alias)),
+            teacher_volumes: teacher_taps(manifest, Role::Volume, |alias| {
+                row_shape(manifest, alias)
+            }),
             teacher_vectors: teacher_vectors(manifest),
             student_maps: student_maps(student),
             student_vectors: student_vectors(student),
             classes: [
-                manifest.view_arrays.iter().find(|a| a.path == "logits").and_then(|a| a.row_shape.last().copied()),
-                student.iter().find(|tap| tap.role == Role::Logits).and_then(|tap| tap.shape.last().copied().flatten()),
+                manifest
+                    .view_arrays
+                    .iter()
+                    .find(|a| a.path == "logits")
+                    .and_then(|a| a.row_shape.last().copied()),
+                student
+                    .iter()
+                    .find(|tap| tap.role == Role::Logits)
+                    .and_then(|tap| tap.shape.last().copied().flatten()),
             ],
             other_classes: manifest.logits.is_some_and(|logits| logits.other_classes),
         }
     }
 
-    /// The pairs of a criterion: those that its recipe names, else those suggested for its method. The second value names what is left over.
+    /// The pairs of a criterion: those that its recipe names, else those suggested for its method.
+    /// The second value names what is left over.
     ///
     /// # Errors
     /// When a name is unknown, or nothing can be suggested.
@@ -142,14 +160,22 @@ impl Taps {
             let both = |first: &[TeacherTap], then: &[TeacherTap]| [first, then].concat();
             let (teacher, student) = match subject {
                 Subject::Maps if !review => (self.teacher_maps.clone(), self.student_maps.clone()),
-                _ => (both(&self.teacher_vectors, &self.teacher_maps), [&self.student_vectors[..], &self.student_maps].concat()),
+                _ => (
+                    both(&self.teacher_vectors, &self.teacher_maps),
+                    [&self.student_vectors[..], &self.student_maps].concat(),
+                ),
             };
             return Ok((explicit(&recipe.pairs, &teacher, &student)?, Vec::new()));
         }
         match subject {
             Subject::Labels => Ok((Vec::new(), Vec::new())),
-            Subject::Logits => self.check_classes(&format!("criterion {}", recipe.name())).map(|()| (Vec::new(), Vec::new())),
-            Subject::Vectors => Ok((vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?], Vec::new())),
+            Subject::Logits => self
+                .check_classes(&format!("criterion {}", recipe.name()))
+                .map(|()| (Vec::new(), Vec::new())),
+            Subject::Vectors => Ok((
+                vec![self.suggest_vector(&format!("criterion {}", recipe.name()))?],
+                Vec::new(),
+            )),
             Subject::Maps => {
                 let (mut pairs, left) = suggest(&self.teacher_maps, &self.student_maps)?;
                 match catalogue::entry(recipe.name())?.pairs {
@@ -167,8 +193,14 @@ impl Taps {
 
     /// Refuses a criterion that could be given volumes alone.
     fn refuse_volumes(&self, recipe: &CriterionRecipe) -> Result<()> {
-        let named = |tap: &&TeacherTap| recipe.pairs.iter().any(|pair| pair.teacher == tap.alias || pair.teacher == tap.tensor);
-        let alone = |_: &&TeacherTap| recipe.pairs.is_empty() && recipe.method.subject() == Subject::Maps && self.teacher_maps.is_empty();
+        let named = |tap: &&TeacherTap| {
+            recipe.pairs.iter().any(|pair| pair.teacher == tap.alias || pair.teacher == tap.tensor)
+        };
+        let alone = |_: &&TeacherTap| {
+            recipe.pairs.is_empty()
+                && recipe.method.subject() == Subject::Maps
+                && self.teacher_maps.is_empty()
+        };
         match self.teacher_volumes.iter().find(|tap| named(tap) || alone(tap)) {
             Some(tap) => Err(Error::input(format!(
                 "criterion {}: expected a map or a vector of the teacher, found the volume {} {}",
@@ -186,14 +218,21 @@ impl Taps {
     /// When the cache has none, or the classes differ.
     pub fn check_classes(&self, who: &str) -> Result<()> {
         match self.classes {
-            [None, _] => Err(Error::input(format!("{who}: expected the teacher's logits in the cache, found none"))
-                .hint("it needs a teacher that is a classifier: extract again with --logits TENSOR")),
-            [Some(teacher), _] if self.other_classes => Err(Error::input(format!(
-                "{who}: expected the teacher's logits to tell the data's classes, found {teacher} others in the cache"
+            [None, _] => Err(Error::input(format!(
+                "{who}: expected the teacher's logits in the cache, found none"
             ))
-            .hint("extract again with --classes FILE, which names the teacher's classes in the order of its logits, or leave the logits out of the loss")),
+            .hint("it needs a teacher that is a classifier: extract again with --logits TENSOR")),
+            [Some(teacher), _] if self.other_classes => Err(Error::input(format!(
+                "{who}: expected the teacher's logits to tell the data's classes, found {teacher} \
+                 others in the cache"
+            ))
+            .hint(
+                "extract again with --classes FILE, which names the teacher's classes in the \
+                 order of its logits, or leave the logits out of the loss",
+            )),
             [Some(teacher), Some(student)] if teacher != student => Err(Error::input(format!(
-                "{who}: expected as many classes of both, found {teacher} of the teacher and {student} of the student"
+                "{who}: expected as many classes of both, found {teacher} of the teacher and \
+                 {student} of the student"
             ))
             .hint("train a student of the teacher's classes")),
             _ => Ok(()),
@@ -206,12 +245,17 @@ impl Taps {
     /// When one side has none.
     pub fn suggest_vector(&self, who: &str) -> Result<Pair> {
         let teacher = self.teacher_vectors.last().ok_or_else(|| {
-            Error::input(format!("{who}: expected the teacher's vector before the classifier in the cache, found none"))
-                .hint("extract again with --tap TENSOR: nst-cache inspect TEACHER.onnx marks it")
+            Error::input(format!(
+                "{who}: expected the teacher's vector before the classifier in the cache, found \
+                 none"
+            ))
+            .hint("extract again with --tap TENSOR: nst-cache inspect TEACHER.onnx marks it")
         })?;
         let student = self.student_vectors.iter().rfind(|s| s.suggested).ok_or_else(|| {
-            Error::input(format!("{who}: expected a vector before the student's classifier, found none"))
-                .hint(format!("name one: --criterion '{who}:pair={}>TENSOR'", teacher.alias))
+            Error::input(format!(
+                "{who}: expected a vector before the student's classifier, found none"
+            ))
+            .hint(format!("name one: --criterion '{who}:pair={}>TENSOR'", teacher.alias))
         })?;
         Ok(Pair::new(teacher, student))
     }
@@ -235,10 +279,23 @@ fn row_shape(manifest: &Manifest, alias: &str) -> Option<Vec<usize>> {
 }
 
 /// The taps of a role, with their shapes and what is stored of them.
-fn teacher_taps(manifest: &Manifest, role: Role, shape: impl Fn(&str) -> Option<Vec<usize>>) -> Vec<TeacherTap> {
+fn teacher_taps(
+    manifest: &Manifest,
+    role: Role,
+    shape: impl Fn(&str) -> Option<Vec<usize>>,
+) -> Vec<TeacherTap> {
     let tap = |tap: &crate::cache::TapRecord| {
-        let stored = manifest.statistics(&tap.alias).map(|(statistic, spec)| (statistic, spec.row_bytes())).collect();
-        Some(TeacherTap { alias: tap.alias.clone(), tensor: tap.tensor.clone(), stage: tap.stage, shape: shape(&tap.alias)?, stored })
+        let stored = manifest
+            .statistics(&tap.alias)
+            .map(|(statistic, spec)| (statistic, spec.row_bytes()))
+            .collect();
+        Some(TeacherTap {
+            alias: tap.alias.clone(),
+            tensor: tap.tensor.clone(),
+            stage: tap.stage,
+            shape: shape(&tap.alias)?,
+            stored,
+        })
     };
     manifest.taps.iter().filter(|tap| tap.role == role).filter_map(tap).collect()
 }
@@ -258,12 +315,18 @@ pub fn student_vectors(taps: &[Tap]) -> Vec<StudentTap> {
 fn student_taps<'a>(taps: impl Iterator<Item = &'a Tap>) -> Vec<StudentTap> {
     let tap = |tap: &Tap| {
         let shape = tap.shape.get(1..)?.iter().copied().collect::<Option<_>>()?;
-        Some(StudentTap { tensor: tap.tensor.clone(), stage: tap.stage, shape, suggested: tap.suggested })
+        Some(StudentTap {
+            tensor: tap.tensor.clone(),
+            stage: tap.stage,
+            shape,
+            suggested: tap.suggested,
+        })
     };
     taps.filter_map(tap).collect()
 }
 
-/// Pairs the teacher's maps with the student's suggested ones by spatial size, from the deepest stage up. The second value names what is left.
+/// Pairs the teacher's maps with the student's suggested ones by spatial size, from the deepest
+/// stage up. The second value names what is left.
 ///
 /// # Errors
 /// When not one pair has the same size.
@@ -281,16 +344,30 @@ pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pa
     for teacher in &teachers {
         match students.iter().position(|s| s.shape[1..] == teacher.shape[1..]) {
             Some(index) => pairs.push(Pair::new(teacher, students.remove(index))),
-            None => left.push(format!("teacher's {} {}: no map of that size in the student", teacher.alias, size(&teacher.shape))),
+            None => left.push(format!(
+                "teacher's {} {}: no map of that size in the student",
+                teacher.alias,
+                size(&teacher.shape)
+            )),
         }
     }
-    left.extend(students.iter().map(|s| format!("student's {} {}: no map of that size in the cache", s.tensor, size(&s.shape))));
+    left.extend(students.iter().map(|s| {
+        format!("student's {} {}: no map of that size in the cache", s.tensor, size(&s.shape))
+    }));
     if pairs.is_empty() {
-        let list = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let list = |names: Vec<String>| {
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
         return Err(Error::input(format!(
             "taps: expected maps of one size, found teacher {} and student {}",
             list(teacher.iter().map(|t| format!("{} {}", t.alias, size(&t.shape))).collect()),
-            list(student.iter().filter(|s| s.suggested).map(|s| format!("{} {}", s.tensor, size(&s.shape))).collect()),
+            list(
+                student
+                    .iter()
+                    .filter(|s| s.suggested)
+                    .map(|s| format!("{} {}", s.tensor, size(&s.shape)))
+                    .collect()
+            ),
         ))
         .hint("name pairs: --criterion 'nst:pair=TEACHER>STUDENT' pools the larger map"));
     }
@@ -303,19 +380,26 @@ pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pa
 ///
 /// # Errors
 /// When a name is unknown; lists the nearest.
-pub fn explicit(requests: &[PairRecipe], teacher: &[TeacherTap], student: &[StudentTap]) -> Result<Vec<Pair>> {
+pub fn explicit(
+    requests: &[PairRecipe],
+    teacher: &[TeacherTap],
+    student: &[StudentTap],
+) -> Result<Vec<Pair>> {
     let pair = |request: &PairRecipe| {
         let t = teacher
             .iter()
             .find(|t| t.alias == request.teacher)
             .or_else(|| teacher.iter().find(|t| t.tensor == request.teacher))
             .ok_or_else(|| {
-                unknown("teacher's tap", &request.teacher, teacher.iter().flat_map(|t| [t.alias.as_str(), t.tensor.as_str()]))
+                unknown(
+                    "teacher's tap",
+                    &request.teacher,
+                    teacher.iter().flat_map(|t| [t.alias.as_str(), t.tensor.as_str()]),
+                )
             })?;
-        let s = student
-            .iter()
-            .find(|s| s.tensor == request.student)
-            .ok_or_else(|| unknown("student's tensor", &request.student, student.iter().map(|s| s.tensor.as_str())))?;
+        let s = student.iter().find(|s| s.tensor == request.student).ok_or_else(|| {
+            unknown("student's tensor", &request.student, student.iter().map(|s| s.tensor.as_str()))
+        })?;
         Ok(Pair::new(t, s))
     };
     requests.iter().map(pair).collect()
@@ -357,7 +441,11 @@ mod tests {
     }
 
     fn teachers() -> Vec<TeacherTap> {
-        vec![teacher("stage1", 1, [32, 28, 28]), teacher("stage2", 2, [64, 14, 14]), teacher("stage3", 3, [128, 7, 7])]
+        vec![
+            teacher("stage1", 1, [32, 28, 28]),
+            teacher("stage2", 2, [64, 14, 14]),
+            teacher("stage3", 3, [128, 7, 7]),
+        ]
     }
 
     #[test]
@@ -369,7 +457,8 @@ mod tests {
             student("d", 3, [64, 4, 4], true),
         ];
         let (pairs, left) = suggest(&teachers(), &students).unwrap();
-        let names: Vec<_> = pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
+        let names: Vec<_> =
+            pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
         assert_eq!(names, [("stage2", "b"), ("stage3", "c")]);
         assert_eq!(left.len(), 2);
         assert!(left[0].contains("stage1") && left[1].contains('d'));
@@ -378,12 +467,19 @@ mod tests {
     #[test]
     fn nothing_in_common_is_an_error_with_a_way_out() {
         let error = suggest(&teachers(), &[student("x", 1, [8, 5, 5], true)]).unwrap_err();
-        assert!(error.to_string().contains("stage3 128x7x7") && error.to_string().contains("x 8x5x5"));
+        assert!(
+            error.to_string().contains("stage3 128x7x7") && error.to_string().contains("x 8x5x5")
+        );
         assert!(error.find_hint().unwrap().contains("pair="));
     }
 
     fn taps() -> Taps {
-        let vector = |name: &str, width: usize, suggested| StudentTap { tensor: name.into(), stage: None, shape: vec![width], suggested };
+        let vector = |name: &str, width: usize, suggested| StudentTap {
+            tensor: name.into(),
+            stage: None,
+            shape: vec![width],
+            suggested,
+        };
         Taps {
             other_classes: false,
             teacher_maps: teachers(),
@@ -395,7 +491,11 @@ mod tests {
                 shape: vec![128],
                 stored: Vec::new(),
             }],
-            student_maps: vec![student("a", 1, [8, 28, 28], true), student("b", 2, [16, 14, 14], true), student("c", 3, [32, 7, 7], true)],
+            student_maps: vec![
+                student("a", 1, [8, 28, 28], true),
+                student("b", 2, [16, 14, 14], true),
+                student("c", 3, [32, 7, 7], true),
+            ],
             student_vectors: vec![vector("flat", 32, true), vector("other", 32, false)],
             classes: [Some(10); 2],
         }
@@ -405,7 +505,11 @@ mod tests {
     fn each_method_has_the_pairs_of_its_kind() {
         let of = |text: &str| {
             let (pairs, _) = taps().pairs(&text.parse().unwrap()).unwrap();
-            pairs.iter().map(|p| format!("{}>{}", p.teacher, p.student)).collect::<Vec<_>>().join(" ")
+            pairs
+                .iter()
+                .map(|p| format!("{}>{}", p.teacher, p.student))
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         for (text, expected) in [
             ("kd", ""),
@@ -428,12 +532,23 @@ mod tests {
         let crd = "crd".parse().unwrap();
         taps.student_vectors.remove(0);
         let error = taps.pairs(&crd).unwrap_err();
-        assert!(error.to_string().contains("student's classifier") && error.find_hint().unwrap().contains("crd:pair=pooled>TENSOR"));
+        assert!(
+            error.to_string().contains("student's classifier")
+                && error.find_hint().unwrap().contains("crd:pair=pooled>TENSOR")
+        );
         taps.classes = [Some(100), Some(10)];
-        assert!(taps.pairs(&"dkd".parse().unwrap()).unwrap_err().to_string().contains("found 100 of the teacher and 10"));
+        assert!(
+            taps.pairs(&"dkd".parse().unwrap())
+                .unwrap_err()
+                .to_string()
+                .contains("found 100 of the teacher and 10")
+        );
         taps.teacher_vectors.clear();
         let error = taps.pairs(&crd).unwrap_err();
-        assert!(error.to_string().contains("in the cache") && error.find_hint().unwrap().contains("--tap"));
+        assert!(
+            error.to_string().contains("in the cache")
+                && error.find_hint().unwrap().contains("--tap")
+        );
         assert!(taps.pairs(&"at:pair=pooled>c".parse().unwrap()).is_err());
     }
 
@@ -441,10 +556,18 @@ mod tests {
     fn a_volume_is_refused_where_it_would_be_read() {
         let mut taps = taps();
         let shape = vec![8, 4, 16, 16];
-        taps.teacher_volumes = vec![TeacherTap { alias: "r1".into(), tensor: "r1".into(), stage: None, shape, stored: Vec::new() }];
+        taps.teacher_volumes = vec![TeacherTap {
+            alias: "r1".into(),
+            tensor: "r1".into(),
+            stage: None,
+            shape,
+            stored: Vec::new(),
+        }];
         taps.pairs(&"at".parse().unwrap()).unwrap();
-        let refused = |taps: &Taps, text: &str| taps.pairs(&text.parse().unwrap()).unwrap_err().to_string();
-        let expected = "criterion at: expected a map or a vector of the teacher, found the volume r1 8x4x16x16";
+        let refused =
+            |taps: &Taps, text: &str| taps.pairs(&text.parse().unwrap()).unwrap_err().to_string();
+        let expected = "criterion at: expected a map or a vector of the teacher, found the volume \
+                        r1 8x4x16x16";
         assert_eq!(refused(&taps, "at:pair=r1>c"), expected);
         taps.teacher_maps.clear();
         assert_eq!(refused(&taps, "at"), expected);
@@ -456,11 +579,17 @@ mod tests {
         let students = [student("/layer1/Relu", 1, [16, 28, 28], false)];
         let request = |t: &str, s: &str| [PairRecipe { teacher: t.into(), student: s.into() }];
         for name in ["stage1", "/stage1/Add"] {
-            assert_eq!(explicit(&request(name, "/layer1/Relu"), &teachers(), &students).unwrap()[0].teacher, "stage1");
+            assert_eq!(
+                explicit(&request(name, "/layer1/Relu"), &teachers(), &students).unwrap()[0]
+                    .teacher,
+                "stage1"
+            );
         }
-        let error = explicit(&request("stage9", "/layer1/Relu"), &teachers(), &students).unwrap_err();
+        let error =
+            explicit(&request("stage9", "/layer1/Relu"), &teachers(), &students).unwrap_err();
         assert!(error.find_hint().unwrap().contains("stage"));
-        let error = explicit(&request("stage1", "/layer1/Rel"), &teachers(), &students).unwrap_err();
+        let error =
+            explicit(&request("stage1", "/layer1/Rel"), &teachers(), &students).unwrap_err();
         assert!(error.find_hint().unwrap().contains("/layer1/Relu"));
     }
 
@@ -468,14 +597,21 @@ mod tests {
     fn what_cannot_be_served_is_named() {
         let mut teacher = teacher("deep", 3, [64, 8, 8]);
         teacher.stored = vec![(Statistic::Gram, 8320), (Statistic::Mean, 256)];
-        let read = |size: usize, text: &str| Pair::new(&teacher, &student("s", 3, [32, size, size], true)).read(&text.parse().unwrap());
+        let read = |size: usize, text: &str| {
+            Pair::new(&teacher, &student("s", 3, [32, size, size], true))
+                .read(&text.parse().unwrap())
+        };
         assert_eq!(read(8, "nst").unwrap(), [Statistic::Gram]);
         assert_eq!(read(16, "nst-linear").unwrap(), [Statistic::Mean]);
         let error = read(8, "nst-gauss").unwrap_err().to_string();
-        assert_eq!(error, "criterion nst-gauss: tap deep: expected features, found gram + mean at 8x8");
+        assert_eq!(
+            error,
+            "criterion nst-gauss: tap deep: expected features, found gram + mean at 8x8"
+        );
         let error = read(4, "nst:constant=1").unwrap_err().to_string();
         assert!(
-            error.contains("expected gram + mean or features at 4x4 or smaller") && error.ends_with("found gram + mean at 8x8"),
+            error.contains("expected gram + mean or features at 4x4 or smaller")
+                && error.ends_with("found gram + mean at 8x8"),
             "{error}"
         );
     }

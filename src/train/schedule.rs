@@ -16,7 +16,8 @@ pub struct Clock {
 impl Clock {
     /// The weight at this step of a criterion whose weight is `full`; `None` while it is off.
     ///
-    /// Warm-up rises linearly, step k of w having (k+1)/w of the weight; from there a decay falls linearly towards its end.
+    /// Warm-up rises linearly, step k of w having (k+1)/w of the weight; from there a decay falls
+    /// linearly towards its end.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "numbers of steps")]
     pub fn weight(&self, full: f64, course: &Course) -> Option<f64> {
@@ -38,7 +39,8 @@ impl Clock {
 
 /// The key of a step's dropout masks.
 pub(super) fn dropout_seed(seed: u64, step: usize) -> u64 {
-    // the multiplier spreads consecutive seeds far apart, so that no two runs share masks step by step
+    // the multiplier spreads consecutive seeds far apart, so that no two runs share masks step by
+    // step
     seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64)
 }
 
@@ -60,8 +62,9 @@ impl Schedule {
 
     /// The rate of step `step`, counted from 0 over the whole run.
     ///
-    /// Warm-up rises linearly: step k of w gets (k+1)/w of what the schedule would give at its own start. The rest follows over the steps that
-    /// are left: constant; peak·½(1 + cos(πk/n)) down to the minimum; or peak·gamma^(milestones passed), milestones counted from the run's start.
+    /// Warm-up rises linearly: step k of w gets (k+1)/w of what the schedule would give at its own
+    /// start. The rest follows over the steps that are left: constant; peak·½(1 + cos(πk/n)) down
+    /// to the minimum; or peak·gamma^(milestones passed), milestones counted from the run's start.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "numbers of steps")]
     pub fn rate(&self, step: usize) -> f64 {
@@ -79,11 +82,15 @@ impl Schedule {
             ScheduleRecipe::Constant { .. } => self.peak,
             ScheduleRecipe::Cosine { min_lr, .. } => {
                 let share = (k - warmup) / (self.total_steps as f64 - warmup).max(1.0);
-                min_lr + (self.peak - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos())
+                min_lr
+                    + (self.peak - min_lr)
+                        * 0.5
+                        * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos())
             }
-            ScheduleRecipe::Multistep { milestones, gamma, .. } => {
-                milestones.iter().filter(|&&m| k >= (m * per_epoch).round()).fold(self.peak, |rate, _| rate * gamma)
-            }
+            ScheduleRecipe::Multistep { milestones, gamma, .. } => milestones
+                .iter()
+                .filter(|&&m| k >= (m * per_epoch).round())
+                .fold(self.peak, |rate, _| rate * gamma),
         }
     }
 }
@@ -98,7 +105,8 @@ mod tests {
 
     #[test]
     fn cosine_is_half_a_cosine_over_all_steps() {
-        let schedule = Schedule::new(ScheduleRecipe::Cosine { warmup_epochs: 0.0, min_lr: 0.0 }, 0.05, 156, 4);
+        let schedule =
+            Schedule::new(ScheduleRecipe::Cosine { warmup_epochs: 0.0, min_lr: 0.0 }, 0.05, 156, 4);
         for k in [0usize, 1, 155, 312, 623] {
             #[allow(clippy::cast_precision_loss)]
             let expected = 0.05 * 0.5 * (1.0 + (std::f64::consts::PI * k as f64 / 624.0).cos());
@@ -110,7 +118,8 @@ mod tests {
 
     #[test]
     fn warm_up_rises_to_the_peak() {
-        let schedule = Schedule::new(ScheduleRecipe::Cosine { warmup_epochs: 0.5, min_lr: 0.01 }, 0.1, 8, 2);
+        let schedule =
+            Schedule::new(ScheduleRecipe::Cosine { warmup_epochs: 0.5, min_lr: 0.01 }, 0.1, 8, 2);
         close(schedule.rate(0), 0.025);
         close(schedule.rate(3), 0.1);
         close(schedule.rate(4), 0.1);
@@ -120,12 +129,17 @@ mod tests {
 
     #[test]
     fn a_weight_follows_its_course() {
-        let weight = |course: Course, step| Clock { step, steps_per_epoch: 10, total_steps: 40 }.weight(2.0, &course);
+        let weight = |course: Course, step| {
+            Clock { step, steps_per_epoch: 10, total_steps: 40 }.weight(2.0, &course)
+        };
         assert_eq!([0, 39].map(|k| weight(Course::default(), k)), [Some(2.0); 2]);
         let part = Course { from: Some(1.0), until: Some(2.5), ..Course::default() };
         assert_eq!([9, 10, 24, 25].map(|k| weight(part, k)), [None, Some(2.0), Some(2.0), None]);
         let warm = Course { from: Some(1.0), warmup_epochs: Some(0.5), ..Course::default() };
-        assert_eq!([9, 10, 14, 15].map(|k| weight(warm, k)), [None, Some(0.4), Some(2.0), Some(2.0)]);
+        assert_eq!(
+            [9, 10, 14, 15].map(|k| weight(warm, k)),
+            [None, Some(0.4), Some(2.0), Some(2.0)]
+        );
         let decay = Course { warmup_epochs: Some(1.0), decay_to: Some(0.5), ..Course::default() };
         assert_eq!([9, 10, 20].map(|k| weight(decay, k)), [Some(2.0), Some(2.0), Some(1.5)]);
         let short = Course { until: Some(2.0), decay_to: Some(0.0), ..Course::default() };
@@ -134,12 +148,19 @@ mod tests {
 
     #[test]
     fn milestones_are_epochs() {
-        let recipe = ScheduleRecipe::Multistep { milestones: vec![1.0, 1.5], gamma: 0.1, warmup_epochs: 0.0 };
+        let recipe = ScheduleRecipe::Multistep {
+            milestones: vec![1.0, 1.5],
+            gamma: 0.1,
+            warmup_epochs: 0.0,
+        };
         let schedule = Schedule::new(recipe, 1.0, 10, 3);
         close(schedule.rate(9), 1.0);
         close(schedule.rate(10), 0.1);
         close(schedule.rate(15), 0.01);
         close(schedule.rate(29), 0.01);
-        close(Schedule::new(ScheduleRecipe::Constant { warmup_epochs: 0.0 }, 0.3, 10, 3).rate(29), 0.3);
+        close(
+            Schedule::new(ScheduleRecipe::Constant { warmup_epochs: 0.0 }, 0.3, 10, 3).rate(29),
+            0.3,
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Where a step's batch comes from: rows of a cache, or samples of a data set. Either makes any batch of any epoch on its own, so that several
-//! threads can, in any order, with the same bits.
+//! Where a step's batch comes from: rows of a cache, or samples of a data set. Either makes any
+//! batch of any epoch on its own, so that several threads can, in any order, with the same bits.
 
 mod cached;
 mod dataset;
@@ -29,8 +29,9 @@ pub struct Batch {
     pub inputs: Vec<Tensor>,
     /// The teacher's logits `[batch, classes]`, if they were asked for.
     pub logits: Option<Tensor>,
-    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored so, vectors `[batch, width]`, and statistics of
-    /// maps as they are stored (`[batch, …]`, f32), in the order in which they were asked for.
+    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored
+    /// so, vectors `[batch, width]`, and statistics of maps as they are stored (`[batch, …]`, f32),
+    /// in the order in which they were asked for.
     pub taps: Vec<Tensor>,
 }
 
@@ -49,7 +50,13 @@ impl Batch {
     pub fn main_labels(&self) -> Cow<'_, [i64]> {
         let Some(mixed) = &self.mixed else { return Cow::Borrowed(&self.labels) };
         let partners = mixed.labels.iter().zip(&mixed.weights);
-        Cow::Owned(self.labels.iter().zip(partners).map(|(&own, (&other, &weight))| if weight < 0.5 { other } else { own }).collect())
+        Cow::Owned(
+            self.labels
+                .iter()
+                .zip(partners)
+                .map(|(&own, (&other, &weight))| if weight < 0.5 { other } else { own })
+                .collect(),
+        )
     }
 }
 
@@ -115,7 +122,8 @@ struct Recent<K, V> {
     capacity: usize,
 }
 
-/// A value that the first thread to come makes while the others wait; a failure is kept as its text, to be told to all.
+/// A value that the first thread to come makes while the others wait; a failure is kept as its
+/// text, to be told to all.
 type Slot<V> = Arc<OnceLock<Result<Arc<V>, String>>>;
 
 impl<K: PartialEq + Copy, V> Recent<K, V> {
@@ -142,7 +150,8 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
     }
 }
 
-/// As [`tensor`], but half-precision maps stay as they are: they are the bulk of a batch, and criteria widen them where they read them.
+/// As [`tensor`], but half-precision maps stay as they are: they are the bulk of a batch, and
+/// criteria widen them where they read them.
 fn maps(rows: Array) -> Result<Tensor> {
     let shape = rows.shape().to_vec();
     match rows.into_values() {
@@ -163,9 +172,15 @@ fn tensor(rows: Array) -> Result<Tensor> {
         Values::I32(values) => integers(values, shape)?,
         Values::U64(values) => {
             let signed: Result<Vec<i64>, _> = values.into_iter().map(i64::try_from).collect();
-            Tensor::from_vec(signed.context(|| "uint64: a value is beyond int64".to_owned())?, shape, device)?
+            Tensor::from_vec(
+                signed.context(|| "uint64: a value is beyond int64".to_owned())?,
+                shape,
+                device,
+            )?
         }
-        Values::BF16(values) => Tensor::from_vec(values.into_iter().map(f32::from).collect::<Vec<_>>(), shape, device)?,
+        Values::BF16(values) => {
+            Tensor::from_vec(values.into_iter().map(f32::from).collect::<Vec<_>>(), shape, device)?
+        }
         Values::F16(halves) => {
             let mut values = vec![0.0f32; halves.len()];
             halves.convert_to_f32_slice(&mut values);
@@ -183,12 +198,18 @@ fn tensor(rows: Array) -> Result<Tensor> {
 
 /// Integers, widened.
 fn integers<T: Into<i64>>(values: Vec<T>, shape: Vec<usize>) -> Result<Tensor> {
-    Ok(Tensor::from_vec(values.into_iter().map(Into::into).collect::<Vec<i64>>(), shape, &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        values.into_iter().map(Into::into).collect::<Vec<i64>>(),
+        shape,
+        &Device::Cpu,
+    )?)
 }
 
-const _: () = assert!(cfg!(target_endian = "little"), "stored values are little-endian and read as they lie");
+const _: () =
+    assert!(cfg!(target_endian = "little"), "stored values are little-endian and read as they lie");
 
-/// The tensor of several students' inputs by name; a lone input takes a lone array whatever its name.
+/// The tensor of several students' inputs by name; a lone input takes a lone array whatever its
+/// name.
 fn position_of(name: &str, names: &[String], inputs: usize) -> Result<usize> {
     if let Some(index) = names.iter().position(|n| n == name) {
         return Ok(index);
@@ -196,7 +217,10 @@ fn position_of(name: &str, names: &[String], inputs: usize) -> Result<usize> {
     if names.len() == 1 && inputs == 1 {
         return Ok(0);
     }
-    Err(Error::input(format!("student input `{name}`: expected an array of that name, found {}", names.join(", "))))
+    Err(Error::input(format!(
+        "student input `{name}`: expected an array of that name, found {}",
+        names.join(", ")
+    )))
 }
 
 #[cfg(test)]
@@ -206,8 +230,13 @@ mod tests {
 
     #[test]
     fn bytes_become_what_students_compute_in() {
-        let array = Array::new(vec![2, 1], Values::F16(vec![f16::from_f32(0.5), f16::from_f32(-2.0)])).unwrap();
-        assert_eq!(maps(array.clone()).unwrap().to_vec2::<f16>().unwrap(), [[f16::from_f32(0.5)], [f16::from_f32(-2.0)]]);
+        let array =
+            Array::new(vec![2, 1], Values::F16(vec![f16::from_f32(0.5), f16::from_f32(-2.0)]))
+                .unwrap();
+        assert_eq!(
+            maps(array.clone()).unwrap().to_vec2::<f16>().unwrap(),
+            [[f16::from_f32(0.5)], [f16::from_f32(-2.0)]]
+        );
         assert_eq!(tensor(array).unwrap().to_vec2::<f32>().unwrap(), [[0.5], [-2.0]]);
         let array = Array::new(vec![1, 2], Values::I32(vec![7, -1])).unwrap();
         assert_eq!(tensor(array).unwrap().to_vec2::<i64>().unwrap(), [[7, -1]]);

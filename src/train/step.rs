@@ -17,7 +17,8 @@ pub struct Settings {
     pub clock: Clock,
     /// Learning rate.
     pub lr: f64,
-    /// Largest norm of the gradient, of the student's and of what the criteria learn each by itself.
+    /// Largest norm of the gradient, of the student's and of what the criteria learn each by
+    /// itself.
     pub clip: Option<f64>,
     /// Key of the dropout masks.
     pub seed: u64,
@@ -52,7 +53,8 @@ pub struct Times {
 /// Takes one step.
 ///
 /// # Errors
-/// When the batch does not fit the student or the objective, or the loss or its gradient is not finite (names step and term).
+/// When the batch does not fit the student or the objective, or the loss or its gradient is not
+/// finite (names step and term).
 pub fn step(
     student: &Student,
     objective: &Objective,
@@ -64,8 +66,11 @@ pub fn step(
     let step = settings.clock.step;
     let mut times = Times::default();
     let logits = student.logits();
-    let pass = timed(&mut times.forward, || student.forward(&batch.inputs, Mode::Train, &objective.keep, settings.seed))?;
-    let mut value = timed(&mut times.criteria, || objective.evaluate(&pass, batch, settings.clock, learnable))?;
+    let pass = timed(&mut times.forward, || {
+        student.forward(&batch.inputs, Mode::Train, &objective.keep, settings.seed)
+    })?;
+    let mut value =
+        timed(&mut times.criteria, || objective.evaluate(&pass, batch, settings.clock, learnable))?;
     check_finite(step, objective, &value)?;
     let counts = count_correct(pass.value(logits)?, &batch.main_labels())?;
     let seeds = std::mem::take(&mut value.seeds);
@@ -73,12 +78,15 @@ pub fn step(
     let norm = timed(&mut times.update, || {
         let norm = clip::global_norm(&gradients)?;
         if !norm.is_finite() {
-            return Err(
-                Error::check(format!("training: step {step}: the gradient's norm is {norm}")).hint("lower --lr, or set clip in the recipe")
-            );
+            return Err(Error::check(format!(
+                "training: step {step}: the gradient's norm is {norm}"
+            ))
+            .hint("lower --lr, or set clip in the recipe"));
         }
         optimizer.update(&gradients, settings.lr, clip::factor(norm, settings.clip))?;
-        learnable.update(&value.learnable, settings.lr, settings.clip).context(|| format!("training: step {step}"))?;
+        learnable
+            .update(&value.learnable, settings.lr, settings.clip)
+            .context(|| format!("training: step {step}"))?;
         Ok(norm)
     })?;
     Ok(Stepped { value, norm, counts, times })
@@ -92,18 +100,25 @@ fn timed<R>(time: &mut Duration, f: impl FnOnce() -> R) -> R {
 }
 
 fn check_finite(step: usize, objective: &Objective, value: &Value) -> Result<()> {
-    let parts = objective.terms.iter().zip(&value.parts).filter_map(|(term, part)| Some((term, (*part)?)));
+    let parts =
+        objective.terms.iter().zip(&value.parts).filter_map(|(term, part)| Some((term, (*part)?)));
     match parts.into_iter().find(|(_, part)| !part.is_finite()) {
         None => Ok(()),
         Some((term, part)) => {
-            Err(Error::check(format!("training: step {step}: {} is {part}", term.name)).hint("lower --lr, or set clip in the recipe"))
+            Err(Error::check(format!("training: step {step}: {} is {part}", term.name))
+                .hint("lower --lr, or set clip in the recipe"))
         }
     }
 }
 
 /// How many labelled rows have their highest logit at the label, and how many are labelled.
 pub(super) fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
-    let best = logits.to_device(&Device::Cpu)?.argmax(D::Minus1)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
+    let best = logits
+        .to_device(&Device::Cpu)?
+        .argmax(D::Minus1)?
+        .to_dtype(DType::I64)?
+        .flatten_all()?
+        .to_vec1::<i64>()?;
     let correct = best.iter().zip(labels).filter(|(b, l)| b == l).count();
     Ok((correct, labels.iter().filter(|l| **l >= 0).count()))
 }

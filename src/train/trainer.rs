@@ -77,16 +77,21 @@ pub struct Outcome {
     pub test: Option<Evaluation>,
 }
 
-/// Trains to the end, from the start or from the folder's checkpoint. `learnable`: what the objective's criteria learn, untrained.
+/// Trains to the end, from the start or from the folder's checkpoint. `learnable`: what the
+/// objective's criteria learn, untrained.
 ///
 /// # Errors
-/// When a sample cannot be read, the loss is not finite (names step and term), the disk refuses, or the user asks to stop (what was done is
-/// saved then).
+/// When a sample cannot be read, the loss is not finite (names step and term), the disk refuses, or
+/// the user asks to stop (what was done is saved then).
 pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
-    let steps = Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
+    let steps =
+        Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
     let per_epoch = steps.per_epoch();
     if per_epoch == 0 {
-        return Err(Error::input(format!("training: expected at least one batch of {}, found {} samples", steps.batch, steps.rows)));
+        return Err(Error::input(format!(
+            "training: expected at least one batch of {}, found {} samples",
+            steps.batch, steps.rows
+        )));
     }
     let total = per_epoch * run.recipe.epochs;
     let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
@@ -95,13 +100,28 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
     let position = if run.resume && path.exists() {
         checkpoint::load(&path, run.identity, run.student, &mut optimizer, &mut learnable)?
     } else {
-        learnable.prepare(run.objective, run.recipe, run.source, run.options.loader_threads, run.monitor)?;
+        learnable.prepare(
+            run.objective,
+            run.recipe,
+            run.source,
+            run.options.loader_threads,
+            run.monitor,
+        )?;
         Position::start(run.identity)
     };
     if position.step > 0 {
-        run.monitor.note(&format!("resuming at epoch {}, step {} of {total}", position.step / per_epoch + 1, position.step));
+        run.monitor.note(&format!(
+            "resuming at epoch {}, step {} of {total}",
+            position.step / per_epoch + 1,
+            position.step
+        ));
     }
-    let schedule = Schedule::new(run.recipe.schedule.clone(), run.recipe.optimizer.lr(), per_epoch, run.recipe.epochs);
+    let schedule = Schedule::new(
+        run.recipe.schedule.clone(),
+        run.recipe.optimizer.lr(),
+        per_epoch,
+        run.recipe.epochs,
+    );
     let metrics = Metrics::open(&run.folder.join(METRICS), position.metrics_bytes)?;
     let first = position.step;
     let mut trainer = Trainer {
@@ -118,7 +138,9 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
         epoch: Window::start(),
         line: Window::start(),
     };
-    stream(run.source, steps, first..total, run.options.loader_threads, |batches| trainer.train(batches))?;
+    stream(run.source, steps, first..total, run.options.loader_threads, |batches| {
+        trainer.train(batches)
+    })?;
     Ok(trainer.outcome())
 }
 
@@ -190,7 +212,11 @@ impl Trainer<'_> {
                 self.end_epoch()?;
             }
             let asked = monitor.stop_requested() && self.position.step < self.total;
-            let due = self.run.options.checkpoint_steps.is_some_and(|n| self.position.step.is_multiple_of(n.max(1)));
+            let due = self
+                .run
+                .options
+                .checkpoint_steps
+                .is_some_and(|n| self.position.step.is_multiple_of(n.max(1)));
             if ended || asked || due {
                 self.save()?;
             }
@@ -225,10 +251,17 @@ impl Trainer<'_> {
         let lr = self.schedule.rate(step);
         let seed = dropout_seed(self.run.recipe.seed, step);
         let Run { student, objective, .. } = *self.run;
-        let clock = Clock { step, steps_per_epoch: self.steps.per_epoch(), total_steps: self.total };
+        let clock =
+            Clock { step, steps_per_epoch: self.steps.per_epoch(), total_steps: self.total };
         let settings = Settings { clock, lr, clip: self.run.recipe.clip, seed };
-        let Stepped { value, norm, counts, .. } =
-            step::step(student, objective, &mut self.optimizer, &mut self.learnable, batch, &settings)?;
+        let Stepped { value, norm, counts, .. } = step::step(
+            student,
+            objective,
+            &mut self.optimizer,
+            &mut self.learnable,
+            batch,
+            &settings,
+        )?;
 
         let samples = batch.labels.len();
         self.position.sums.add(samples, value.total, &value.parts, counts);
@@ -256,7 +289,13 @@ impl Trainer<'_> {
     fn end_epoch(&mut self) -> Result<()> {
         let (images_per_second, data_wait) = self.epoch.rates();
         self.position.test = match self.run.test {
-            Some(test) => evaluate(self.run.student, test, self.run.recipe.batch, self.run.options.loader_threads, self.run.monitor)?,
+            Some(test) => evaluate(
+                self.run.student,
+                test,
+                self.run.recipe.batch,
+                self.run.options.loader_threads,
+                self.run.monitor,
+            )?,
             None => None,
         };
         let (loss, parts) = self.position.sums.means();
@@ -266,7 +305,8 @@ impl Trainer<'_> {
         if parts.len() > 1 {
             shown.extend(parts.iter().map(|(name, part)| format!("{name} {part:.4}")));
         }
-        let spots: BTreeMap<String, f64> = self.run.objective.spots().into_iter().zip(self.position.sums.shares()).collect();
+        let spots: BTreeMap<String, f64> =
+            self.run.objective.spots().into_iter().zip(self.position.sums.shares()).collect();
         shown.extend(spots.iter().map(|(name, share)| format!("{:.0} % at {name}", 100.0 * share)));
         shown.extend(self.position.test.map(|test| format!("test top-1 {:.2} %", test.top1)));
         shown.push(format!("{images_per_second:.0} images/s"));
@@ -290,11 +330,23 @@ impl Trainer<'_> {
         self.position.optimizer_steps = self.optimizer.steps();
         self.position.learnable_steps = self.learnable.steps();
         self.position.seconds = self.earlier + self.started.elapsed().as_secs_f64();
-        checkpoint::save(&self.run.folder.join(CHECKPOINT), &self.position, self.run.student, &self.optimizer, &self.learnable)
+        checkpoint::save(
+            &self.run.folder.join(CHECKPOINT),
+            &self.position,
+            self.run.student,
+            &self.optimizer,
+            &self.learnable,
+        )
     }
 
     fn named(&self, parts: &[Option<f64>]) -> BTreeMap<String, f64> {
-        self.run.objective.terms.iter().zip(parts).filter_map(|(term, part)| Some((term.name.clone(), (*part)?))).collect()
+        self.run
+            .objective
+            .terms
+            .iter()
+            .zip(parts)
+            .filter_map(|(term, part)| Some((term.name.clone(), (*part)?)))
+            .collect()
     }
 
     fn outcome(&self) -> Outcome {
@@ -316,7 +368,13 @@ impl Trainer<'_> {
 /// # Errors
 /// When a sample cannot be read or does not fit the student.
 #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
-pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usize, monitor: &dyn Monitor) -> Result<Option<Evaluation>> {
+pub fn evaluate(
+    student: &Student,
+    test: &Source<'_>,
+    batch: usize,
+    threads: usize,
+    monitor: &dyn Monitor,
+) -> Result<Option<Evaluation>> {
     let steps = Steps { rows: test.len(), batch, drop_last: false };
     let logits = student.logits();
     let (mut correct, mut labelled, mut loss) = (0, 0, 0.0);
@@ -335,5 +393,9 @@ pub fn evaluate(student: &Student, test: &Source<'_>, batch: usize, threads: usi
         Ok(())
     })?;
     monitor.end();
-    Ok(percent(correct, labelled).map(|top1| Evaluation { samples: labelled, top1, loss: loss / labelled as f64 }))
+    Ok(percent(correct, labelled).map(|top1| Evaluation {
+        samples: labelled,
+        top1,
+        loss: loss / labelled as f64,
+    }))
 }

@@ -1,7 +1,13 @@
-//! `make conformance`: every reference case in the folders named by `NST_STUDENTS` and `NST_CRITERIA` against our implementation, one line a
-//! case, and a closing count. `NST_EXECUTOR` chooses who runs the students: cpu (the default), general or candle. Without the variables the few committed cases of `tests/data` are checked, as part of `make test`.
+//! `make conformance`: every reference case in the folders named by `NST_STUDENTS` and
+//! `NST_CRITERIA` against our implementation, one line a case, and a closing count. `NST_EXECUTOR`
+//! chooses who runs the students: cpu (the default), general or candle. Without the variables the
+//! few committed cases of `tests/data` are checked, as part of `make test`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is these lines")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program whose output is these lines"
+)]
 #![allow(
     clippy::neg_cmp_op_on_partial_ord,
     clippy::cast_precision_loss,
@@ -63,19 +69,27 @@ impl Count {
     }
 }
 
-/// The folder's files with this extension, sorted. A folder that is not there ends the program with status 2; an empty one is 0 cases.
+/// The folder's files with this extension, sorted. A folder that is not there ends the program with
+/// status 2; an empty one is 0 cases.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         eprintln!("error: {}: no such folder", folder.display());
         std::process::exit(2);
     };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == extension))
+        .collect();
     files.sort();
     files
 }
 
 fn folder(variable: &str, committed: &str) -> PathBuf {
-    std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(committed), PathBuf::from)
+    std::env::var_os(variable).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(committed),
+        PathBuf::from,
+    )
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,7 @@
 //! Student graphs against float64 logits, loss, gradients, running statistics and optimiser steps.
 //!
-//! Tolerances are those that the reference's README states. A file with `logits_train` is run in training mode, one without as it stands.
+//! Tolerances are those that the reference's README states. A file with `logits_train` is run in
+//! training mode, one without as it stands.
 
 use super::Outcome;
 use candle_core::{DType, Device, Tensor};
@@ -11,8 +12,9 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// Checks one graph, in f32, with the `.safetensors` file beside it; the quantity that comes nearest to its tolerance, or farthest beyond, is
-/// shown. Beyond its tolerance, the same quantity's error in f64 tells a mistake from a ReLU that f32's rounding moved over its edge.
+/// Checks one graph, in f32, with the `.safetensors` file beside it; the quantity that comes
+/// nearest to its tolerance, or farthest beyond, is shown. Beyond its tolerance, the same
+/// quantity's error in f64 tells a mistake from a ReLU that f32's rounding moved over its edge.
 pub fn check(graph: &Path) -> Vec<(String, Outcome)> {
     let name = graph.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut outcome = compare(graph, DType::F32).unwrap_or_else(|e| Outcome::Failed(e.chain()));
@@ -54,11 +56,27 @@ impl Reference {
         let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
         let mut arrays = BTreeMap::new();
-        for (name, view) in SafeTensors::deserialize(&bytes).map_err(|e| fail(e.to_string()))?.iter() {
+        for (name, view) in
+            SafeTensors::deserialize(&bytes).map_err(|e| fail(e.to_string()))?.iter()
+        {
             let values = match view.dtype() {
-                Dtype::F64 => view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-                Dtype::F32 => view.data().as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
-                Dtype::I64 => view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+                Dtype::F64 => {
+                    view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+                }
+                Dtype::F32 => view
+                    .data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| f64::from(f32::from_le_bytes(*b)))
+                    .collect(),
+                Dtype::I64 => view
+                    .data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| i64::from_le_bytes(*b) as f64)
+                    .collect(),
                 other => return Err(fail(format!("{name} has type {other:?}"))),
             };
             arrays.insert(name.to_owned(), (view.shape().to_vec(), values));
@@ -67,12 +85,17 @@ impl Reference {
     }
 
     fn get(&self, key: &str) -> Result<&[f64]> {
-        self.arrays.get(key).map(|(_, v)| v.as_slice()).ok_or_else(|| Error::input(format!("reference has no {key}")))
+        self.arrays
+            .get(key)
+            .map(|(_, v)| v.as_slice())
+            .ok_or_else(|| Error::input(format!("reference has no {key}")))
     }
 
     /// The arrays under a prefix, by the rest of their key.
     fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a [f64])> {
-        self.arrays.iter().filter_map(move |(key, (_, v))| Some((key.strip_prefix(prefix)?, v.as_slice())))
+        self.arrays
+            .iter()
+            .filter_map(move |(key, (_, v))| Some((key.strip_prefix(prefix)?, v.as_slice())))
     }
 
     fn number(&self, key: &str) -> f64 {
@@ -129,18 +152,33 @@ fn cross_entropy(logits: &Tensor, labels: &[f64]) -> Result<(f64, Tensor)> {
         let total: f64 = row.iter().map(|v| (v - max).exp()).sum();
         loss -= row[label as usize] - max - total.ln();
         for (class, v) in row.iter_mut().enumerate() {
-            *v = ((*v - max).exp() / total - f64::from(u8::from(class == label as usize))) / rows as f64;
+            *v = ((*v - max).exp() / total - f64::from(u8::from(class == label as usize)))
+                / rows as f64;
         }
     }
-    Ok((loss / rows as f64, Tensor::from_vec(gradient, (rows, classes), &Device::Cpu)?.to_dtype(logits.dtype())?))
+    Ok((
+        loss / rows as f64,
+        Tensor::from_vec(gradient, (rows, classes), &Device::Cpu)?.to_dtype(logits.dtype())?,
+    ))
 }
 
 /// The inputs in the student's order, and the labels.
-fn batch(student: &Student, reference: &Reference, dtype: DType) -> Result<(Vec<Tensor>, Vec<f64>)> {
-    let keys: HashMap<String, String> = reference.header.get("inputs").and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
+fn batch(
+    student: &Student,
+    reference: &Reference,
+    dtype: DType,
+) -> Result<(Vec<Tensor>, Vec<f64>)> {
+    let keys: HashMap<String, String> = reference
+        .header
+        .get("inputs")
+        .and_then(|s| serde_json::from_str(s).ok())
+        .unwrap_or_default();
     let inputs = student.inputs().iter().map(|input| {
         let key = keys.get(&input.name).map_or("x", String::as_str);
-        let (shape, values) = reference.arrays.get(key).ok_or_else(|| Error::input(format!("reference has no {key}")))?;
+        let (shape, values) = reference
+            .arrays
+            .get(key)
+            .ok_or_else(|| Error::input(format!("reference has no {key}")))?;
         Ok(Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu)?.to_dtype(dtype)?)
     });
     Ok((inputs.collect::<Result<_>>()?, reference.get("labels")?.to_vec()))
@@ -151,16 +189,24 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
     let model = Model::read(path)?;
     let blockers = Student::check(&model)?.blockers;
     if !blockers.is_empty() {
-        let list: Vec<String> = blockers.iter().map(|(node, operator, reason)| format!("{operator} {node}: {reason}")).collect();
+        let list: Vec<String> = blockers
+            .iter()
+            .map(|(node, operator, reason)| format!("{operator} {node}: {reason}"))
+            .collect();
         return Ok(Outcome::NotSupported(list.join("; ")));
     }
     let executor = match std::env::var("NST_EXECUTOR").as_deref() {
         Ok("candle") => Executor::Candle,
         Ok("general") => Executor::General,
         Ok("cpu") | Err(_) => Executor::Cpu(Precision::Strict),
-        Ok(other) => return Err(Error::input(format!("NST_EXECUTOR: expected cpu, general or candle, found {other}"))),
+        Ok(other) => {
+            return Err(Error::input(format!(
+                "NST_EXECUTOR: expected cpu, general or candle, found {other}"
+            )));
+        }
     };
-    let student = Student::import(&model, &ImportOptions { dtype, executor, ..ImportOptions::default() })?;
+    let student =
+        Student::import(&model, &ImportOptions { dtype, executor, ..ImportOptions::default() })?;
     let base = match own.header.get("inputs_from") {
         Some(file) => Reference::read(&path.with_file_name(file))?,
         None => Reference::read(&path.with_extension("safetensors"))?,
@@ -171,7 +217,9 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
     if expected != found {
         let missing: Vec<&&str> = expected.iter().filter(|n| !found.contains(n)).collect();
         let extra: Vec<&&str> = found.iter().filter(|n| !expected.contains(n)).collect();
-        return Err(Error::check(format!("parameters missing: {missing:?}; trained but not parameters: {extra:?}")));
+        return Err(Error::check(format!(
+            "parameters missing: {missing:?}; trained but not parameters: {extra:?}"
+        )));
     }
     let mut worst = Worst { error: 0.0, tolerance: 1.0, what: String::new(), quantities: 0 };
     let training = own.arrays.contains_key("logits_train");
@@ -180,11 +228,23 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
     if training {
         let taps: Vec<(TensorId, &str, &[f64])> = own
             .under("tap.")
-            .map(|(name, v)| Ok((student.tensor(name).ok_or_else(|| Error::check(format!("no tensor {name}")))?, name, v)))
+            .map(|(name, v)| {
+                Ok((
+                    student
+                        .tensor(name)
+                        .ok_or_else(|| Error::check(format!("no tensor {name}")))?,
+                    name,
+                    v,
+                ))
+            })
             .collect::<Result<_>>()?;
         let keep: Vec<TensorId> = taps.iter().map(|t| t.0).collect();
         let pass = student.forward(&inputs, Mode::Eval, &keep, 0)?;
-        worst.add("logits_eval", relative(&values(pass.value(student.logits())?)?, own.get("logits_eval")?), logits_tolerance);
+        worst.add(
+            "logits_eval",
+            relative(&values(pass.value(student.logits())?)?, own.get("logits_eval")?),
+            logits_tolerance,
+        );
         let mut together = Together::default();
         for (id, _, expected) in taps {
             together.add(&values(pass.value(id)?)?, expected);
@@ -208,7 +268,8 @@ fn steps(
 ) -> Result<()> {
     let gradient_tolerance = (10.0 * own.number("f32_rel_err_grad")).max(1e-5);
     let three_tolerance = (10.0 * own.number("f32_rel_err_sgd3_update")).max(1e-5);
-    let start: Vec<Vec<f64>> = student.parameters().iter().map(|p| values(p.var.as_tensor())).collect::<Result<_>>()?;
+    let start: Vec<Vec<f64>> =
+        student.parameters().iter().map(|p| values(p.var.as_tensor())).collect::<Result<_>>()?;
     let three = own.get("losses_sgd3").ok();
     let mut velocity: Vec<Option<Tensor>> = vec![None; start.len()];
     for step in 0..if three.is_some() { 3 } else { 1 } {
@@ -226,7 +287,9 @@ fn steps(
             statistics(student, own, "bn.", logits_tolerance, worst)?;
             compare_gradients(student, &gradients, own, gradient_tolerance, worst)?;
         }
-        for ((parameter, gradient), velocity) in student.parameters().iter().zip(&gradients).zip(&mut velocity) {
+        for ((parameter, gradient), velocity) in
+            student.parameters().iter().zip(&gradients).zip(&mut velocity)
+        {
             let Some(g) = gradient else { continue };
             let p = parameter.var.as_tensor().copy()?;
             let d = (g + (&p * 5e-4)?)?;
@@ -239,19 +302,29 @@ fn steps(
         }
         if step == 0 {
             for ((parameter, start), i) in student.parameters().iter().zip(&start).zip(0..) {
-                let Ok(expected) = own.get(&format!("after_sgd.{}", parameter.name)) else { continue };
+                let Ok(expected) = own.get(&format!("after_sgd.{}", parameter.name)) else {
+                    continue;
+                };
                 let update = distance(expected, start);
                 let share = gradients_share(own, &parameter.name, gradient_tolerance, update);
                 let error = distance(&values(parameter.var.as_tensor())?, expected);
-                worst.add(&format!("after_sgd.{} ({i})", parameter.name), error, (1e-6 * norm(expected)).max(share));
+                worst.add(
+                    &format!("after_sgd.{} ({i})", parameter.name),
+                    error,
+                    (1e-6 * norm(expected)).max(share),
+                );
             }
         }
     }
     if three.is_some() {
         let mut together = Together::default();
         for (parameter, start) in student.parameters().iter().zip(&start) {
-            let update = |to: &[f64]| -> Vec<f64> { to.iter().zip(start).map(|(a, b)| a - b).collect() };
-            together.add(&update(&values(parameter.var.as_tensor())?), &update(own.get(&format!("after_sgd3.{}", parameter.name))?));
+            let update =
+                |to: &[f64]| -> Vec<f64> { to.iter().zip(start).map(|(a, b)| a - b).collect() };
+            together.add(
+                &update(&values(parameter.var.as_tensor())?),
+                &update(own.get(&format!("after_sgd3.{}", parameter.name))?),
+            );
         }
         worst.add("after_sgd3", together.relative(), three_tolerance);
         statistics(student, own, "bn3.", three_tolerance, worst)?;
@@ -259,30 +332,52 @@ fn steps(
     Ok(())
 }
 
-/// What an update may be off by: the gradient's bound on it, with the same allowance for tensors whose gradient is zero but for rounding.
+/// What an update may be off by: the gradient's bound on it, with the same allowance for tensors
+/// whose gradient is zero but for rounding.
 fn gradients_share(own: &Reference, _name: &str, gradient_tolerance: f64, update: f64) -> f64 {
     (gradient_tolerance.max(1e-4) * update).max(0.19 * 1e-5 * own.number("grad_l2"))
 }
 
-fn statistics(student: &Student, own: &Reference, prefix: &str, tolerance: f64, worst: &mut Worst) -> Result<()> {
+fn statistics(
+    student: &Student,
+    own: &Reference,
+    prefix: &str,
+    tolerance: f64,
+    worst: &mut Worst,
+) -> Result<()> {
     let mut together = Together::default();
     for (name, expected) in own.under(prefix) {
-        let buffer =
-            student.buffers().iter().find(|b| b.name == name).ok_or_else(|| Error::check(format!("no running statistic {name}")))?;
+        let buffer = student
+            .buffers()
+            .iter()
+            .find(|b| b.name == name)
+            .ok_or_else(|| Error::check(format!("no running statistic {name}")))?;
         together.add(&values(buffer.var.as_tensor())?, expected);
     }
     worst.add(prefix.trim_end_matches('.'), together.relative(), tolerance);
     Ok(())
 }
 
-fn compare_gradients(student: &Student, gradients: &[Option<Tensor>], own: &Reference, tolerance: f64, worst: &mut Worst) -> Result<()> {
+fn compare_gradients(
+    student: &Student,
+    gradients: &[Option<Tensor>],
+    own: &Reference,
+    tolerance: f64,
+    worst: &mut Worst,
+) -> Result<()> {
     let mut together = Together::default();
     let mut pairs = Vec::new();
     for (parameter, gradient) in student.parameters().iter().zip(gradients) {
         let expected = own.get(&format!("grad.{}", parameter.name))?;
         let found = match gradient {
             Some(g) if g.dims() == parameter.var.dims() => values(g)?,
-            Some(g) => return Err(Error::check(format!("gradient of {}: shape {:?}", parameter.name, g.dims()))),
+            Some(g) => {
+                return Err(Error::check(format!(
+                    "gradient of {}: shape {:?}",
+                    parameter.name,
+                    g.dims()
+                )));
+            }
             None => vec![0.0; expected.len()],
         };
         together.add(&found, expected);

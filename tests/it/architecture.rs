@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Folders that stay apart whatever stands below them: the cache is the bridge between the teacher's
-/// runtime and the student.
+/// Folders that stay apart whatever stands below them: the cache is the bridge between the
+/// teacher's runtime and the student.
 const APART: &[[&str; 2]] = &[
     ["extract", "student"],
     ["extract", "train"],
@@ -47,18 +47,25 @@ fn sources() -> BTreeMap<String, String> {
     rust_files(&src, &mut files);
     let module = |path: &PathBuf| {
         let relative = path.strip_prefix(&src).unwrap().with_extension("");
-        let mut parts: Vec<String> = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+        let mut parts: Vec<String> =
+            relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
         parts.pop_if(|last| last == "mod");
         parts.join("::")
     };
     let code = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).unwrap();
         let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let lines: Vec<&str> =
+            text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
         lines.join("\n")
     };
-    let is_source = |module: &String| !matches!(module.as_str(), "lib" | "main") && !module.ends_with("tests");
-    files.iter().map(|path| (module(path), code(path))).filter(|(module, _)| is_source(module)).collect()
+    let is_source =
+        |module: &String| !matches!(module.as_str(), "lib" | "main") && !module.ends_with("tests");
+    files
+        .iter()
+        .map(|path| (module(path), code(path)))
+        .filter(|(module, _)| is_source(module))
+        .collect()
 }
 
 fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -81,7 +88,9 @@ fn paths(code: &str) -> Vec<String> {
     for line in code.lines() {
         let words = line.trim_start();
         let after_visibility = match words.strip_prefix("pub") {
-            Some(after) if after.starts_with('(') => after.split_once(')').map_or("", |(_, after)| after).trim_start(),
+            Some(after) if after.starts_with('(') => {
+                after.split_once(')').map_or("", |(_, after)| after).trim_start()
+            }
             Some(after) => after.trim_start(),
             None => words,
         };
@@ -168,10 +177,18 @@ fn target<'a>(files: &'a BTreeMap<String, String>, from: &str, path: &str) -> Op
 /// Whom each file names. What stands above or below in the same folders is left out: a module is
 /// its files.
 fn imports(files: &BTreeMap<String, String>) -> BTreeMap<&str, BTreeSet<&str>> {
-    let is_within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let is_within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
     let of = |(module, code): (&'_ String, &String)| {
-        let named = paths(code).into_iter().filter_map(|path| target(files, module, &path)).collect::<BTreeSet<_>>();
-        named.into_iter().filter(|other| !is_within(other, module) && !is_within(module, other)).collect()
+        let named = paths(code)
+            .into_iter()
+            .filter_map(|path| target(files, module, &path))
+            .collect::<BTreeSet<_>>();
+        named
+            .into_iter()
+            .filter(|other| !is_within(other, module) && !is_within(module, other))
+            .collect()
     };
     files.iter().map(|(module, code)| (module.as_str(), of((module, code)))).collect()
 }
@@ -186,9 +203,12 @@ fn circles<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<BTreeSe
         }
         found
     };
-    let all: BTreeMap<&str, BTreeSet<&str>> = edges.keys().map(|&name| (name, reached(name))).collect();
+    let all: BTreeMap<&str, BTreeSet<&str>> =
+        edges.keys().map(|&name| (name, reached(name))).collect();
     let circle = |name: &&'a str| {
-        let mutual = all[name].iter().filter(|other| all.get(*other).is_some_and(|back| back.contains(name)));
+        let mutual = all[name]
+            .iter()
+            .filter(|other| all.get(*other).is_some_and(|back| back.contains(name)));
         mutual.copied().collect::<BTreeSet<&str>>()
     };
     edges.keys().map(circle).filter(|circle| !circle.is_empty()).collect()
@@ -200,7 +220,8 @@ fn layers(files: &BTreeMap<String, String>) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (module, named) in imports(files) {
         let own = &module[..folder(module)];
-        let others = named.into_iter().map(|name| &name[..folder(name)]).filter(|&name| name != own);
+        let others =
+            named.into_iter().map(|name| &name[..folder(name)]).filter(|&name| name != own);
         found.entry(own).or_default().extend(others);
     }
     found
@@ -210,9 +231,14 @@ fn layers(files: &BTreeMap<String, String>) -> BTreeMap<&str, BTreeSet<&str>> {
 fn levels<'a>(layers: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeMap<&'a str, usize> {
     let mut levels: BTreeMap<&str, usize> = BTreeMap::new();
     while levels.len() < layers.len() {
-        let ready = layers.iter().filter(|(name, named)| !levels.contains_key(*name) && named.iter().all(|name| levels.contains_key(name)));
-        let placed: Vec<(&str, usize)> =
-            ready.map(|(&name, named)| (name, named.iter().map(|name| levels[name] + 1).max().unwrap_or(0))).collect();
+        let ready = layers.iter().filter(|(name, named)| {
+            !levels.contains_key(*name) && named.iter().all(|name| levels.contains_key(name))
+        });
+        let placed: Vec<(&str, usize)> = ready
+            .map(|(&name, named)| {
+                (name, named.iter().map(|name| levels[name] + 1).max().unwrap_or(0))
+            })
+            .collect();
         assert!(!placed.is_empty(), "folders that name each other: {:?}", circles(layers));
         levels.extend(placed);
     }
@@ -222,11 +248,15 @@ fn levels<'a>(layers: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeMap<&'a str
 /// The first sentence of a folder's documentation.
 fn purpose(folder: &str) -> String {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let text =
-        std::fs::read_to_string(src.join(format!("{folder}.rs"))).or_else(|_| std::fs::read_to_string(src.join(folder).join("mod.rs")));
+    let text = std::fs::read_to_string(src.join(format!("{folder}.rs")))
+        .or_else(|_| std::fs::read_to_string(src.join(folder).join("mod.rs")));
     let text = text.unwrap();
-    let lines: Vec<&str> =
-        text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
     let text = lines.join(" ");
     text.split_once(". ").map_or(text.clone(), |(first, _)| format!("{first}."))
 }
@@ -255,7 +285,8 @@ fn no_files_name_each_other() {
 /// A change of layers is a change of the document. `UPDATE=1` writes it.
 #[test]
 fn the_document_has_the_layers_of_the_code() {
-    const MARKS: [&str; 2] = ["<!-- layers: from the code, by tests/it/architecture.rs -->\n", "<!-- /layers -->"];
+    const MARKS: [&str; 2] =
+        ["<!-- layers: from the code, by tests/it/architecture.rs -->\n", "<!-- /layers -->"];
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(MARKS[0]).unwrap();
@@ -265,7 +296,10 @@ fn the_document_has_the_layers_of_the_code() {
         std::fs::write(&path, [before, MARKS[0], &expected, MARKS[1], after].concat()).unwrap();
         return;
     }
-    assert!(found == expected, "ARCHITECTURE.md has other layers than the code (UPDATE=1 writes them):\n{expected}");
+    assert!(
+        found == expected,
+        "ARCHITECTURE.md has other layers than the code (UPDATE=1 writes them):\n{expected}"
+    );
 }
 
 #[test]
@@ -284,10 +318,12 @@ fn outside_crates_stay_where_they_belong() {
         let folder = module.split("::").next().unwrap_or_default();
         for (name, homes) in CONFINED {
             let path = format!("{name}::");
-            let named =
-                code.match_indices(&path).any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
+            let named = code.match_indices(&path).any(|(at, _)| {
+                !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+            });
             if named && !homes.contains(&folder) {
-                breaches.push(format!("{module} names the crate `{name}`, which belongs to {homes:?}"));
+                breaches
+                    .push(format!("{module} names the crate `{name}`, which belongs to {homes:?}"));
             }
         }
     }
@@ -297,19 +333,35 @@ fn outside_crates_stay_where_they_belong() {
 #[test]
 fn no_source_file_has_outgrown_its_purpose() {
     let long = sources().into_iter().filter(|(_, code)| code.lines().count() > 600);
-    let long: Vec<String> = long.map(|(module, code)| format!("{module}: {} lines", code.lines().count())).collect();
+    let long: Vec<String> =
+        long.map(|(module, code)| format!("{module}: {} lines", code.lines().count())).collect();
     assert!(long.is_empty(), "files over 600 lines of code: {}", long.join(", "));
 }
 
 #[test]
 fn the_scan_sees_groups_and_single_paths() {
-    let code = "pub(super) use crate::{cache::{Manifest, self},\n    data as d};\nuse super::x;\nlet y = crate::train::order();";
-    assert_eq!(paths(code), ["crate::cache::Manifest", "crate::cache", "crate::data", "super::x", "crate::train::order"]);
-    let files = BTreeMap::from(["a", "a::b", "a::b::c", "d"].map(|name| (name.to_owned(), String::new())));
+    let code = "pub(super) use crate::{cache::{Manifest, self},\n    data as d};\nuse \
+                super::x;\nlet y = crate::train::order();";
+    assert_eq!(
+        paths(code),
+        [
+            "crate::cache::Manifest",
+            "crate::cache",
+            "crate::data",
+            "super::x",
+            "crate::train::order"
+        ]
+    );
+    let files =
+        BTreeMap::from(["a", "a::b", "a::b::c", "d"].map(|name| (name.to_owned(), String::new())));
     assert_eq!(target(&files, "a::b", "super::super::d::Type"), Some("d"));
     assert_eq!(target(&files, "a::b", "crate::a::b::c::Type"), Some("a::b::c"));
     assert_eq!(target(&files, "a::b", "c::f"), Some("a::b::c"));
     assert_eq!(target(&files, "a::b", "std::fs"), None);
-    let edges = BTreeMap::from([("a", BTreeSet::from(["b"])), ("b", BTreeSet::from(["a", "c"])), ("c", BTreeSet::new())]);
+    let edges = BTreeMap::from([
+        ("a", BTreeSet::from(["b"])),
+        ("b", BTreeSet::from(["a", "c"])),
+        ("c", BTreeSet::new()),
+    ]);
     assert_eq!(circles(&edges), BTreeSet::from([BTreeSet::from(["a", "b"])]));
 }

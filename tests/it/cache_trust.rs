@@ -1,5 +1,5 @@
-//! A cache can be trusted: damage is named, taken out and filled again to the same bytes; writers keep one another out; versions are told apart.
-//! The real binary and a real teacher.
+//! A cache can be trusted: damage is named, taken out and filled again to the same bytes; writers
+//! keep one another out; versions are told apart. The real binary and a real teacher.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -21,7 +21,11 @@ fn run(folder: &Path, line: &str) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn succeeds(folder: &Path, line: &str) -> String {
@@ -52,14 +56,18 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             if path.is_dir() {
                 folders.push(path);
             } else if !path.ends_with(".lock") && !path.ends_with("extraction.json") {
-                files.insert(path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap());
+                files.insert(
+                    path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(),
+                    fs::read(&path).unwrap(),
+                );
             }
         }
     }
     files
 }
 
-const EXTRACT: &str = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --tap map2 --batch 32 --threads 2 -o cache";
+const EXTRACT: &str = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --tap map2 \
+                       --batch 32 --threads 2 -o cache";
 
 #[test]
 fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
@@ -75,7 +83,11 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     let dropped = manifest.rows_of_segment(1);
     assert!(segments > 1, "{SAMPLES} rows are one segment");
     let live = succeeds(folder.path(), "cache verify cache --live teacher.onnx");
-    assert!(live.contains("taps/map2/features: cosine 1.000000") && live.contains("rows computed again"), "{live}");
+    assert!(
+        live.contains("taps/map2/features: cosine 1.000000")
+            && live.contains("rows computed again"),
+        "{live}"
+    );
     assert!(succeeds(folder.path(), "cache repair cache").contains("nothing to repair"));
 
     let features = "taps/map2/features/c/0/1/0/0/0";
@@ -83,16 +95,29 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     fs::write(at("label/c/0"), b"").unwrap();
     fs::remove_file(at("taps/zarr.json")).unwrap();
     let found = fails(folder.path(), "cache verify cache", 1);
-    assert!(found.contains(&format!("{features}: rows {first}..")) && found.contains("chunk checksum does not match"), "{found}");
     assert!(
-        found.contains("label/c/0: truncated") && found.contains("taps/zarr.json: missing") && found.contains("cache repair"),
+        found.contains(&format!("{features}: rows {first}.."))
+            && found.contains("chunk checksum does not match"),
+        "{found}"
+    );
+    assert!(
+        found.contains("label/c/0: truncated")
+            && found.contains("taps/zarr.json: missing")
+            && found.contains("cache repair"),
         "{found}"
     );
     fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2);
 
-    let report: serde_json::Value = serde_json::from_slice(&run(folder.path(), "cache repair cache --json").stdout).unwrap();
-    assert_eq!(report["dropped"], serde_json::json!([{ "view": 0, "segment": 1, "rows": [first, first + dropped] }]));
-    assert_eq!((&report["removed"], &report["rewritten"]), (&serde_json::json!(["label/c/0"]), &serde_json::json!(["taps/zarr.json"])));
+    let report: serde_json::Value =
+        serde_json::from_slice(&run(folder.path(), "cache repair cache --json").stdout).unwrap();
+    assert_eq!(
+        report["dropped"],
+        serde_json::json!([{ "view": 0, "segment": 1, "rows": [first, first + dropped] }])
+    );
+    assert_eq!(
+        (&report["removed"], &report["rewritten"]),
+        (&serde_json::json!(["label/c/0"]), &serde_json::json!(["taps/zarr.json"]))
+    );
     assert!(
         fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2)
             .contains(&format!("incomplete, {} of {segments} segments", segments - 1))
@@ -105,9 +130,14 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     assert!(succeeds(folder.path(), "cache verify cache").contains("sound"));
     assert_eq!(contents(&at("")), whole);
 
-    // a newer format is refused with its version by every command, before anything else in it is looked at
+    // a newer format is refused with its version by every command, before anything else in it is
+    // looked at
     let manifest = fs::read_to_string(at("manifest.json")).unwrap();
-    let newer = framed(&body(&manifest).replacen("\"format\":1", "\"format\":99", 1).replacen("\"rows\"", "\"surprise\":1,\"rows\"", 1));
+    let newer = framed(&body(&manifest).replacen("\"format\":1", "\"format\":99", 1).replacen(
+        "\"rows\"",
+        "\"surprise\":1,\"rows\"",
+        1,
+    ));
     fs::write(at("manifest.json"), newer).unwrap();
     for line in [
         "cache info cache",
@@ -119,16 +149,31 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     ] {
         let refused = fails(folder.path(), line, 2);
         assert!(
-            refused.contains("expected format 1 to ") && refused.contains(", found format 99 written by nst-cache 0.1.0"),
+            refused.contains("expected format 1 to ")
+                && refused.contains(", found format 99 written by nst-cache 0.1.0"),
             "{line}: {refused}"
         );
     }
-    // the format decides about reading, the tool about writing: another version may compute other values
-    fs::write(at("manifest.json"), framed(&body(&manifest).replacen("\"tool\":\"nst-cache 0.1.0\"", "\"tool\":\"nst-cache 0.0.9\"", 1)))
-        .unwrap();
+    // the format decides about reading, the tool about writing: another version may compute other
+    // values
+    fs::write(
+        at("manifest.json"),
+        framed(&body(&manifest).replacen(
+            "\"tool\":\"nst-cache 0.1.0\"",
+            "\"tool\":\"nst-cache 0.0.9\"",
+            1,
+        )),
+    )
+    .unwrap();
     assert_eq!(Cache::open(&at("")).unwrap().manifest().tool, "nst-cache 0.0.9");
-    succeeds(folder.path(), "train resnet8 --cache cache --criterion kd --limit 64 --epochs 1 --seed 1 -o run");
-    assert!(fails(folder.path(), EXTRACT, 2).contains("another tool: expected \"nst-cache 0.1.0\", found \"nst-cache 0.0.9\""));
+    succeeds(
+        folder.path(),
+        "train resnet8 --cache cache --criterion kd --limit 64 --epochs 1 --seed 1 -o run",
+    );
+    assert!(
+        fails(folder.path(), EXTRACT, 2)
+            .contains("another tool: expected \"nst-cache 0.1.0\", found \"nst-cache 0.0.9\"")
+    );
 }
 
 /// The JSON within a manifest's frame.
@@ -138,7 +183,8 @@ fn body(manifest: &str) -> String {
 }
 
 fn framed(body: &str) -> String {
-    let hash = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let hash =
+        Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     format!("{{\"sha256\":\"{hash}\",\n\"manifest\":{body}}}\n")
 }
 
@@ -154,14 +200,27 @@ fn one_writer_or_many_readers_across_processes() {
     succeeds(folder.path(), "cache export cache --npz x.npz");
     for line in [EXTRACT, "cache repair cache"] {
         let refused = fails(folder.path(), line, 2);
-        assert!(refused.contains("in use by another process") && refused.contains("hint:"), "{line}: {refused}");
+        assert!(
+            refused.contains("in use by another process") && refused.contains("hint:"),
+            "{line}: {refused}"
+        );
     }
     drop(reader);
     let lock = fs::File::options().write(true).open(folder.path().join("cache/.lock")).unwrap();
     lock.try_lock().unwrap();
-    for line in [EXTRACT, "cache repair cache", "cache verify cache", "cache export cache --npz y.npz", "train resnet8 --cache cache"] {
+    for line in [
+        EXTRACT,
+        "cache repair cache",
+        "cache verify cache",
+        "cache export cache --npz y.npz",
+        "train resnet8 --cache cache",
+    ] {
         let refused = fails(folder.path(), line, 2);
-        assert!(refused.contains("in use by another process") || refused.contains("being written by another process"), "{line}: {refused}");
+        assert!(
+            refused.contains("in use by another process")
+                || refused.contains("being written by another process"),
+            "{line}: {refused}"
+        );
     }
     // what is in it can be looked up all the same
     succeeds(folder.path(), "cache info cache");
@@ -178,8 +237,14 @@ fn an_export_replaces_a_file_only_by_force_and_leaves_no_half() {
     succeeds(folder.path(), &export("--npz out/all.npz"));
     assert!(fails(folder.path(), &export("--npz out/all.npz"), 2).contains("--force"));
     succeeds(folder.path(), &export("--npz out/all.npz --tap conv --rows 1..5 --force"));
-    assert!(fails(folder.path(), &export("--safetensors x.safetensors --rows 5..9"), 2).contains("expected some of 0..6"));
-    assert!(fails(folder.path(), &export("--safetensors x.safetensors --tap con"), 2).contains("taps/conv/features"));
+    assert!(
+        fails(folder.path(), &export("--safetensors x.safetensors --rows 5..9"), 2)
+            .contains("expected some of 0..6")
+    );
+    assert!(
+        fails(folder.path(), &export("--safetensors x.safetensors --tap con"), 2)
+            .contains("taps/conv/features")
+    );
     fails(folder.path(), &export(""), 2);
     fails(folder.path(), &export("--npz a.npz --safetensors a.safetensors"), 2);
     assert_eq!(contents(folder.path()).into_keys().collect::<Vec<_>>(), ["out/all.npz"]);

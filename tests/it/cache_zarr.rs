@@ -1,10 +1,13 @@
-//! `zarrs`, an independent implementation of Zarr v3, opens what we write and reads the same values.
+//! `zarrs`, an independent implementation of Zarr v3, opens what we write and reads the same
+//! values.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use half::f16;
 use nst_cache::array::Dtype;
-use nst_cache::cache::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
+use nst_cache::cache::{
+    ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
+};
 use nst_cache::data::Fingerprint;
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::DataFormat;
@@ -18,13 +21,29 @@ const ROWS: usize = 21;
 const VIEWS: usize = 3;
 const SEGMENT_ROWS: usize = 8;
 
-fn spec(path: &str, dtype: Dtype, row_shape: &[usize], codec: Codec, chunk_rows: usize) -> ArraySpec {
+fn spec(
+    path: &str,
+    dtype: Dtype,
+    row_shape: &[usize],
+    codec: Codec,
+    chunk_rows: usize,
+) -> ArraySpec {
     let axes = ["c", "h", "w"].iter().take(row_shape.len()).map(|&axis| axis.into()).collect();
     let tensor = path.starts_with("taps/").then(|| format!("/{path}_output_0"));
-    ArraySpec { path: path.into(), dtype, row_shape: row_shape.into(), axes, tensor, batch_axis: None, codec, chunk_rows }
+    ArraySpec {
+        path: path.into(),
+        dtype,
+        row_shape: row_shape.into(),
+        axes,
+        tensor,
+        batch_axis: None,
+        codec,
+        chunk_rows,
+    }
 }
 
-/// Every element type and rank, in three views of two whole segments and a short one, whose last chunk is short as well.
+/// Every element type and rank, in three views of two whole segments and a short one, whose last
+/// chunk is short as well.
 fn plan(codec: Codec) -> Plan {
     let manifest = Manifest {
         format: Manifest::FORMAT_FEEDING,
@@ -42,7 +61,11 @@ fn plan(codec: Codec) -> Plan {
         data: DataRecord {
             spec: "folder:images".into(),
             split: "train".into(),
-            fingerprint: Fingerprint { format: DataFormat::Folder, samples: 50, listing_sha256: "11".into() },
+            fingerprint: Fingerprint {
+                format: DataFormat::Folder,
+                samples: 50,
+                listing_sha256: "11".into(),
+            },
             classes: Vec::new(),
             preprocess: None,
             limit: None,
@@ -62,14 +85,20 @@ fn plan(codec: Codec) -> Plan {
         views: VIEWS,
         seed: 7,
         segment_rows: SEGMENT_ROWS,
-        row_arrays: vec![spec("sample_id", Dtype::I64, &[], codec, 8), spec("label", Dtype::I64, &[], codec, 4)],
+        row_arrays: vec![
+            spec("sample_id", Dtype::I64, &[], codec, 8),
+            spec("label", Dtype::I64, &[], codec, 4),
+        ],
         view_arrays: vec![
             spec("input", Dtype::U8, &[3, 5, 4], codec, 2),
             spec("inputs/ids", Dtype::I64, &[6], codec, 8),
             spec("inputs/mask", Dtype::I32, &[], codec, 4),
             spec("inputs/flags", Dtype::Bool, &[3], codec, 4),
             spec("inputs/small", Dtype::I8, &[], codec, 8),
-            ArraySpec { batch_axis: Some(1), ..spec("inputs/depth", Dtype::U16, &[2, 3], codec, 2) },
+            ArraySpec {
+                batch_axis: Some(1),
+                ..spec("inputs/depth", Dtype::U16, &[2, 3], codec, 2)
+            },
             spec("inputs/wave", Dtype::I16, &[2], codec, 4),
             spec("logits", Dtype::F32, &[10], codec, 1),
             spec("taps/conv/features", Dtype::F16, &[4, 3, 2], codec, 4),
@@ -79,7 +108,13 @@ fn plan(codec: Codec) -> Plan {
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
     let sample_ids = ids.clone().map(|i| (i * 17) % 50).collect();
-    Plan { manifest, sample_ids, labels: ids.map(|i| i % 5 - 1).collect(), before: None, names: Vec::new() }
+    Plan {
+        manifest,
+        sample_ids,
+        labels: ids.map(|i| i % 5 - 1).collect(),
+        before: None,
+        names: Vec::new(),
+    }
 }
 
 /// Element `index` of a view array over `[view, row, …]`, as the number that each type holds.
@@ -94,7 +129,9 @@ fn bytes(dtype: Dtype, first: usize, end: usize) -> Vec<u8> {
         Dtype::U8 => values.map(|v| v.to_le_bytes()[0]).collect(),
         Dtype::I32 => values.flat_map(|v| i32::from(v).to_le_bytes()).collect(),
         Dtype::I64 => values.flat_map(|v| i64::from(v).to_le_bytes()).collect(),
-        Dtype::F16 => values.flat_map(|v| f16::from_f32(f32::from(v) / 7.0).to_le_bytes()).collect(),
+        Dtype::F16 => {
+            values.flat_map(|v| f16::from_f32(f32::from(v) / 7.0).to_le_bytes()).collect()
+        }
         Dtype::F32 => values.flat_map(|v| (f32::from(v) / 7.0).to_le_bytes()).collect(),
         Dtype::F64 => values.flat_map(|v| (f64::from(v) / 7.0).to_le_bytes()).collect(),
         Dtype::Bool => values.map(|v| u8::from(v % 2 == 1)).collect(),
@@ -112,9 +149,14 @@ fn write(folder: &Path, plan: &Plan) {
             for (index, spec) in plan.manifest.view_arrays.iter().enumerate() {
                 let per_row: usize = spec.row_shape.iter().product();
                 // in appends of three rows, which are no whole chunks
-                for row in (segment * SEGMENT_ROWS..ROWS.min((segment + 1) * SEGMENT_ROWS)).collect::<Vec<_>>().chunks(3) {
+                for row in (segment * SEGMENT_ROWS..ROWS.min((segment + 1) * SEGMENT_ROWS))
+                    .collect::<Vec<_>>()
+                    .chunks(3)
+                {
                     let first = (view * ROWS + row[0]) * per_row;
-                    shards.append(index, &bytes(spec.dtype, first, first + row.len() * per_row)).unwrap();
+                    shards
+                        .append(index, &bytes(spec.dtype, first, first + row.len() * per_row))
+                        .unwrap();
                 }
             }
             writer.publish(shards).unwrap();
@@ -128,7 +170,9 @@ fn read<T: ElementOwned>(store: &Arc<FilesystemStore>, path: &str, shape: &[usiz
     let array = Array::open(store.clone(), &format!("/{path}")).unwrap();
     let found: Vec<usize> = array.shape().iter().map(|&n| usize::try_from(n).unwrap()).collect();
     assert_eq!(found, shape, "{path}");
-    array.retrieve_array_subset::<Vec<T>>(&ArraySubset::new_with_shape(array.shape().to_vec())).unwrap()
+    array
+        .retrieve_array_subset::<Vec<T>>(&ArraySubset::new_with_shape(array.shape().to_vec()))
+        .unwrap()
 }
 
 #[test]
@@ -146,15 +190,33 @@ fn zarrs_reads_every_array_bit_for_bit() {
             let path = spec.path.as_str();
             let found: Vec<u8> = match spec.dtype {
                 Dtype::U8 => read::<u8>(&store, path, &shape),
-                Dtype::I32 => read::<i32>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::I64 => read::<i64>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::F16 => read::<f16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::F32 => read::<f32>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::F64 => read::<f64>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::Bool => read::<bool>(&store, path, &shape).iter().map(|&v| u8::from(v)).collect(),
-                Dtype::I8 => read::<i8>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::I16 => read::<i16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Dtype::U16 => read::<u16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Dtype::I32 => {
+                    read::<i32>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::I64 => {
+                    read::<i64>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::F16 => {
+                    read::<f16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::F32 => {
+                    read::<f32>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::F64 => {
+                    read::<f64>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::Bool => {
+                    read::<bool>(&store, path, &shape).iter().map(|&v| u8::from(v)).collect()
+                }
+                Dtype::I8 => {
+                    read::<i8>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::I16 => {
+                    read::<i16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
+                Dtype::U16 => {
+                    read::<u16>(&store, path, &shape).iter().flat_map(|v| v.to_le_bytes()).collect()
+                }
                 other => panic!("{other:?}"),
             };
             assert!(found == expected, "{path}, {codec:?}");
@@ -171,7 +233,11 @@ fn zarrs_finds_every_group_name_and_attribute() {
         Group::open(store.clone(), group).unwrap();
     }
     let array = Array::open(store.clone(), "/taps/conv/features").unwrap();
-    assert_eq!(array.attributes().get("tensor").and_then(|t| t.as_str()), Some("/taps/conv/features_output_0"));
-    let names: Vec<&str> = array.dimension_names().as_ref().unwrap().iter().flatten().map(AsRef::as_ref).collect();
+    assert_eq!(
+        array.attributes().get("tensor").and_then(|t| t.as_str()),
+        Some("/taps/conv/features_output_0")
+    );
+    let names: Vec<&str> =
+        array.dimension_names().as_ref().unwrap().iter().flatten().map(AsRef::as_ref).collect();
     assert_eq!(names, ["view", "row", "c", "h", "w"]);
 }

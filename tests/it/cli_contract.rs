@@ -1,5 +1,6 @@
-//! What the commands promise to whoever calls them: one JSON document on stdout, defaults of the working folder, help with examples, models of
-//! any batch and axis order, and Ctrl-C that loses nothing.
+//! What the commands promise to whoever calls them: one JSON document on stdout, defaults of the
+//! working folder, help with examples, models of any batch and axis order, and Ctrl-C that loses
+//! nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -25,7 +26,8 @@ fn run(folder: &Path, arguments: &str) -> Output {
 
 /// Runs with `--json`: stdout is one document.
 fn json(folder: &Path, arguments: &str) -> Value {
-    serde_json::from_slice(&run(folder, &format!("{arguments} --json")).stdout).unwrap_or_else(|e| panic!("{arguments}: {e}"))
+    serde_json::from_slice(&run(folder, &format!("{arguments} --json")).stdout)
+        .unwrap_or_else(|e| panic!("{arguments}: {e}"))
 }
 
 fn committed(file: &str) -> String {
@@ -56,8 +58,12 @@ fn every_command_has_help_with_examples_and_a_completion() {
         assert!(help.contains("Examples:") && help.contains("nst-cache "), "{name}:\n{help}");
     }
     for shell in ["bash", "zsh", "fish"] {
-        let script = String::from_utf8(run(folder.path(), &format!("completions {shell}")).stdout).unwrap();
-        assert!(script.contains("extract") && script.contains("--tap".trim_start_matches('-')), "{shell}");
+        let script =
+            String::from_utf8(run(folder.path(), &format!("completions {shell}")).stdout).unwrap();
+        assert!(
+            script.contains("extract") && script.contains("--tap".trim_start_matches('-')),
+            "{shell}"
+        );
     }
 }
 
@@ -91,7 +97,12 @@ fn the_criteria_are_listed_and_described() {
     ] {
         let entry = entries.iter().find(|e| e["name"] == name).unwrap_or_else(|| panic!("{name}"));
         assert_eq!(json(folder.path(), &format!("criteria {name}")), *entry);
-        assert!(entry["stored"].is_array() && entry["settings"].is_array() && entry["weight"].is_number(), "{entry}");
+        assert!(
+            entry["stored"].is_array()
+                && entry["settings"].is_array()
+                && entry["weight"].is_number(),
+            "{entry}"
+        );
     }
     let text = String::from_utf8(run(folder.path(), "criteria").stdout).unwrap();
     assert!(text.contains("reviewkd") && text.contains("arXiv:1707.01219"), "{text}");
@@ -108,8 +119,8 @@ fn the_working_folder_holds_defaults_and_every_result_is_one_document() {
     support::write_teacher(&at("teacher.onnx"));
     support::write_idx(&at("data"), 40);
     std::fs::write(at("recipe.toml"), "epochs = 1\nbatch = 16\nfreeze-batchnorm = true\n").unwrap();
-    let config = "data = 'idx:data'\ncache = 'stored'\nthreads = 1\n[preprocess]\npreset = 'fashion-mnist'\n\
-                  [students.small]\nmodel = 'resnet8'\nrecipe = 'recipe.toml'\n";
+    let config = "data = 'idx:data'\ncache = 'stored'\nthreads = 1\n[preprocess]\npreset = \
+                  'fashion-mnist'\n[students.small]\nmodel = 'resnet8'\nrecipe = 'recipe.toml'\n";
     std::fs::write(at("nst-cache.toml"), config).unwrap();
 
     let inspected = json(folder.path(), "inspect teacher.onnx");
@@ -119,15 +130,27 @@ fn the_working_folder_holds_defaults_and_every_result_is_one_document() {
     assert_eq!(map2["bytes"]["features"], 2 * 16 * 196);
     assert_eq!(map2["bytes"]["gram"], 4 * 196 * 197 / 2);
     let pooled = taps.iter().find(|tap| tap["tensor"] == "pooled").unwrap();
-    assert_eq!((&pooled["shape"], &pooled["suggested"]), (&serde_json::json!(["batch", 16]), &Value::Bool(true)));
+    assert_eq!(
+        (&pooled["shape"], &pooled["suggested"]),
+        (&serde_json::json!(["batch", 16]), &Value::Bool(true))
+    );
 
     assert_eq!(json(folder.path(), "extract teacher.onnx")["rows"], 40);
     assert!(at("stored/manifest.json").is_file());
-    assert_eq!(json(folder.path(), "cache info stored")["data"]["preprocess"]["mean"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        json(folder.path(), "cache info stored")["data"]["preprocess"]["mean"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(json(folder.path(), "cache verify stored")["findings"], serde_json::json!([]));
     assert!(json(folder.path(), "new --list").is_array());
     let trained = json(folder.path(), "train small --limit 24 --shuffle 5");
-    assert_eq!((&trained["epochs"], &trained["settings"]["recipe"]["shuffle"]), (&serde_json::json!(1), &serde_json::json!(5)));
+    assert_eq!(
+        (&trained["epochs"], &trained["settings"]["recipe"]["shuffle"]),
+        (&serde_json::json!(1), &serde_json::json!(5))
+    );
     assert_eq!(trained["settings"]["recipe"]["freeze-batchnorm"], true);
     assert!(at("runs/small/student.onnx").is_file());
     assert_eq!(json(folder.path(), "eval runs/small/student.onnx --split train")["samples"], 40);
@@ -146,7 +169,8 @@ fn the_classes_of_a_data_set_are_counted() {
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_images(&folder.path().join("photos/set/Train"), 12);
     support::write_images(&folder.path().join("photos/set/Test"), 6);
-    std::fs::write(folder.path().join("photos/set/Train/a/new.heic"), "no image that is read").unwrap();
+    std::fs::write(folder.path().join("photos/set/Train/a/new.heic"), "no image that is read")
+        .unwrap();
     let says = |arguments: &str, expected: &[&str]| {
         let stderr = String::from_utf8(run(folder.path(), arguments).stderr).unwrap();
         for text in expected {
@@ -158,12 +182,21 @@ fn the_classes_of_a_data_set_are_counted() {
         "extract teacher.onnx --data photos --preprocess fashion-mnist -o cache",
         &[train, "split `train` is the folder set/Train", "1 file is left out: 1 .heic"],
     );
-    says("train resnet8 --cache cache --epochs 1 --criterion ce -o run", &[&format!("training: {train}"), &format!("test: {test}")]);
+    says(
+        "train resnet8 --cache cache --epochs 1 --criterion ce -o run",
+        &[&format!("training: {train}"), &format!("test: {test}")],
+    );
     // the teacher tells ten classes: there is nothing to measure, and that is said after the counts
-    let refused = command(folder.path(), "eval teacher.onnx --data photos --preprocess fashion-mnist").output().unwrap();
+    let refused =
+        command(folder.path(), "eval teacher.onnx --data photos --preprocess fashion-mnist")
+            .output()
+            .unwrap();
     let stderr = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains(test) && stderr.contains("the model tells 10 classes, the data has 2"), "{stderr}");
+    assert!(
+        stderr.contains(test) && stderr.contains("the model tells 10 classes, the data has 2"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -174,12 +207,18 @@ fn eval_takes_models_of_any_batch() {
     let mut scores = Vec::new();
     for (name, batch) in [("open.onnx", None), ("one.onnx", Some(1)), ("eight.onnx", Some(8))] {
         support::write_teacher_of_batch(&folder.path().join(name), batch);
-        let found = json(folder.path(), &format!("eval {name} --data idx:data --split train --preprocess fashion-mnist"));
+        let found = json(
+            folder.path(),
+            &format!("eval {name} --data idx:data --split train --preprocess fashion-mnist"),
+        );
         assert_eq!(found["samples"], 21, "{name}");
         scores.push((found["top1"].as_f64().unwrap(), found["loss"].as_f64().unwrap()));
     }
     for (top1, loss) in &scores[1..] {
-        assert!((top1 - scores[0].0).abs() < 1e-9 && (loss - scores[0].1).abs() < 1e-5, "{scores:?}");
+        assert!(
+            (top1 - scores[0].0).abs() < 1e-9 && (loss - scores[0].1).abs() < 1e-5,
+            "{scores:?}"
+        );
     }
     // exporters bake a batch of one into reshapes and declare it open
     let baked = committed("tests/data/models/baked_batch.onnx");
@@ -197,7 +236,10 @@ fn eval_takes_some_samples_other_logits_and_another_order_of_classes() {
     support::write_images(&folder.path().join("images"), 30);
     let eval = |flags: &str| {
         let classes = if flags.contains("--classes") { "" } else { " --classes classes.txt" };
-        let line = format!("eval teacher.onnx --data folder:images --split train --preprocess fashion-mnist{classes}{flags}");
+        let line = format!(
+            "eval teacher.onnx --data folder:images --split train --preprocess \
+             fashion-mnist{classes}{flags}"
+        );
         let found = json(folder.path(), &line);
         (found["samples"].as_u64().unwrap(), found["loss"].as_f64().unwrap())
     };
@@ -213,17 +255,29 @@ fn eval_takes_some_samples_other_logits_and_another_order_of_classes() {
     assert!((eval(" --classes other.txt").1 - whole.1).abs() > 1e-9);
 }
 
-/// The student is f32 `[batch, channels, height, width]` whatever its teacher takes, and its metadata says so.
+/// The student is f32 `[batch, channels, height, width]` whatever its teacher takes, and its
+/// metadata says so.
 #[test]
 fn a_student_of_a_channels_last_teacher_is_measured_without_flags() {
     support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     support::write_images(&folder.path().join("images"), 24);
-    run(folder.path(), &format!("extract {} --data folder:images --channels rgb -o cache", committed("tests/data/models/nhwc.onnx")));
+    run(
+        folder.path(),
+        &format!(
+            "extract {} --data folder:images --channels rgb -o cache",
+            committed("tests/data/models/nhwc.onnx")
+        ),
+    );
     let info = json(folder.path(), "cache info cache");
-    assert_eq!((&info["data"]["preprocess"]["layout"], &info["complete"]), (&serde_json::json!("nhwc"), &Value::Bool(true)));
+    assert_eq!(
+        (&info["data"]["preprocess"]["layout"], &info["complete"]),
+        (&serde_json::json!("nhwc"), &Value::Bool(true))
+    );
     run(folder.path(), "train resnet8 --cache cache --epochs 1 -o student");
-    assert_eq!(json(folder.path(), "eval student/student.onnx --data folder:images --split train")["samples"], 24);
+    let report =
+        json(folder.path(), "eval student/student.onnx --data folder:images --split train");
+    assert_eq!(report["samples"], 24);
 }
 
 #[cfg(unix)]
@@ -231,12 +285,18 @@ fn a_student_of_a_channels_last_teacher_is_measured_without_flags() {
 fn ctrl_c_ends_an_extraction_with_130_and_the_same_command_goes_on() {
     support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
-    let line = format!("extract {} --data fashion-mnist --limit 4000 -o cache --threads 1", committed("models/teacher.onnx"));
-    let mut child = command(folder.path(), &line).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let line = format!(
+        "extract {} --data fashion-mnist --limit 4000 -o cache --threads 1",
+        committed("models/teacher.onnx")
+    );
+    let mut child =
+        command(folder.path(), &line).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(stderr.any(|line| line.starts_with("extract: ")), "no extraction began");
     // the first segment of sixteen takes a part of a second
-    while !std::fs::read_to_string(folder.path().join("cache/manifest.json")).is_ok_and(|text| text.contains("\"index\":0")) {
+    while !std::fs::read_to_string(folder.path().join("cache/manifest.json"))
+        .is_ok_and(|text| text.contains("\"index\":0"))
+    {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -255,45 +315,71 @@ fn views_are_made_shown_checked_and_trained_from() {
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_idx(&folder.path().join("data"), 40);
-    let extract =
-        "extract teacher.onnx --data idx:data --preprocess fashion-mnist --augment crop-flip --mixup 0.4 --inputs source -o cache";
+    let extract = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --augment \
+                   crop-flip --mixup 0.4 --inputs source -o cache";
     let report = json(folder.path(), &format!("{extract} --views 2"));
     assert_eq!((&report["views"], &report["computed"]), (&Value::from(2), &Value::from(80)));
     let added = json(folder.path(), &format!("{extract} --views 3"));
     assert_eq!((&added["views"], &added["computed"]), (&Value::from(3), &Value::from(40)));
     let info = json(folder.path(), "cache info cache");
     assert_eq!((&info["views"], &info["inputs"]), (&Value::from(3), &Value::from("source")));
-    assert_eq!((&info["augment"]["geometry"], &info["augment"]["mixup"]), (&Value::from("crop-flip"), &Value::from(0.4)));
+    assert_eq!(
+        (&info["augment"]["geometry"], &info["augment"]["mixup"]),
+        (&Value::from("crop-flip"), &Value::from(0.4))
+    );
     let text = String::from_utf8(run(folder.path(), "cache info cache").stdout).unwrap();
     assert!(text.contains("3 views: crop-flip, mixup 0.4; inputs from the data"), "{text}");
     let verified = json(folder.path(), "cache verify cache --live teacher.onnx");
-    assert_eq!((&verified["findings"], &verified["complete"]), (&serde_json::json!([]), &Value::Bool(true)));
+    assert_eq!(
+        (&verified["findings"], &verified["complete"]),
+        (&serde_json::json!([]), &Value::Bool(true))
+    );
 
     let train = "train resnet8 --cache cache --epochs 4 --batch 20 --criterion kd";
     let trained = run(folder.path(), train);
     let notes = String::from_utf8_lossy(&trained.stderr);
-    assert!(notes.contains("4 epochs go through the cache's 3 views (crop-flip, mixup 0.4) in turn"), "{notes}");
+    assert!(
+        notes.contains("4 epochs go through the cache's 3 views (crop-flip, mixup 0.4) in turn"),
+        "{notes}"
+    );
     // the images have moved, then are others
     std::fs::rename(folder.path().join("data"), folder.path().join("moved")).unwrap();
     let lost = command(folder.path(), &format!("{train} -o runs/b")).output().unwrap();
-    assert!(String::from_utf8_lossy(&lost.stderr).contains("--source SPEC"), "{}", String::from_utf8_lossy(&lost.stderr));
+    assert!(
+        String::from_utf8_lossy(&lost.stderr).contains("--source SPEC"),
+        "{}",
+        String::from_utf8_lossy(&lost.stderr)
+    );
     run(folder.path(), &format!("{train} --source idx:moved -o runs/b"));
-    let student = |run: &str| std::fs::read(folder.path().join("runs").join(run).join("student.onnx")).unwrap();
+    let student = |run: &str| {
+        std::fs::read(folder.path().join("runs").join(run).join("student.onnx")).unwrap()
+    };
     assert!(student("resnet8") == student("b"), "where the images lie changes nothing");
     support::write_idx(&folder.path().join("other"), 41);
-    let other = command(folder.path(), &format!("{train} --source idx:other -o runs/c")).output().unwrap();
-    assert!(String::from_utf8_lossy(&other.stderr).contains("expected the set that the cache was made of"));
+    let other =
+        command(folder.path(), &format!("{train} --source idx:other -o runs/c")).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&other.stderr)
+            .contains("expected the set that the cache was made of")
+    );
 
     for (arguments, expected) in [
         ("extract teacher.onnx --data idx:data --views 2", "--augment crop-flip"),
         ("extract teacher.onnx --data idx:data --views 99 --augment crop-flip", "--views all"),
-        ("extract teacher.onnx --data idx:data --views all --augment random-resized-crop", "--views N"),
+        (
+            "extract teacher.onnx --data idx:data --views all --augment random-resized-crop",
+            "--views N",
+        ),
         ("extract teacher.onnx --data idx:data --views 0", "above 0"),
         ("extract teacher.onnx --data idx:data --mixup 0", "0.01 to 100"),
         ("extract teacher.onnx --data idx:data --color-jitter 1,2", "B,C,S"),
     ] {
-        let output = command(folder.path(), &arguments.replace("idx:data", "idx:moved")).output().unwrap();
+        let output =
+            command(folder.path(), &arguments.replace("idx:data", "idx:moved")).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && stderr.contains(expected), "{arguments}: {stderr}");
+        assert!(
+            output.status.code() == Some(2) && stderr.contains(expected),
+            "{arguments}: {stderr}"
+        );
     }
 }

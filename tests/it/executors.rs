@@ -1,7 +1,11 @@
-//! The CPU and the candle executor compute what the general one does in double precision; the CPU executor the same bits for any number of
-//! threads.
+//! The CPU and the candle executor compute what the general one does in double precision; the CPU
+//! executor the same bits for any number of threads.
 
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "tests: a panic is the report; small counts")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "tests: a panic is the report; small counts"
+)]
 
 use crate::support;
 use candle_core::{DType, Device, Tensor};
@@ -29,7 +33,8 @@ const SMALL: usize = 5;
 
 fn numbers(shape: &[usize], salt: usize) -> Tensor {
     let count: usize = shape.iter().product();
-    let values: Vec<f64> = (0..count).map(|i| ((i * 7919 + salt * 104_729) % 1013) as f64 / 506.5 - 1.0).collect();
+    let values: Vec<f64> =
+        (0..count).map(|i| ((i * 7919 + salt * 104_729) % 1013) as f64 / 506.5 - 1.0).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
@@ -49,21 +54,39 @@ fn error(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     (wrong / size).sqrt()
 }
 
-/// Logits, taps, gradients and running statistics of a few passes, with gradients coming in at the logits and at every tap.
+/// Logits, taps, gradients and running statistics of a few passes, with gradients coming in at the
+/// logits and at every tap.
 struct Outcome {
     values: Vec<Vec<f64>>,
     gradients: Vec<Vec<f64>>,
     buffers: Vec<Vec<f64>>,
 }
 
-fn run(model: &Model, input: [usize; 3], mode: Mode, dtype: DType, executor: Executor, freeze: &[&str]) -> Outcome {
+fn run(
+    model: &Model,
+    input: [usize; 3],
+    mode: Mode,
+    dtype: DType,
+    executor: Executor,
+    freeze: &[&str],
+) -> Outcome {
     let freeze = freeze.iter().map(|&p| p.to_owned()).collect();
-    let student = Student::import(model, &ImportOptions { dtype, executor, freeze, ..ImportOptions::default() }).unwrap();
+    let student = Student::import(
+        model,
+        &ImportOptions { dtype, executor, freeze, ..ImportOptions::default() },
+    )
+    .unwrap();
     let shape = |rows: usize| [&[rows][..], &input].concat();
-    let taps: Vec<_> =
-        student.taps(&[shape(2)]).unwrap().iter().filter(|t| t.suggested).filter_map(|t| student.tensor(&t.tensor)).collect();
+    let taps: Vec<_> = student
+        .taps(&[shape(2)])
+        .unwrap()
+        .iter()
+        .filter(|t| t.suggested)
+        .filter_map(|t| student.tensor(&t.tensor))
+        .collect();
     let (mut values, mut gradients) = (Vec::new(), Vec::new());
-    // the second pass works in memory that the first has left its numbers in, the third has another size
+    // the second pass works in memory that the first has left its numbers in, the third has another
+    // size
     for (pass, rows) in [3, 3, 2].into_iter().enumerate() {
         let x = numbers(&shape(rows), pass).to_dtype(dtype).unwrap();
         let run = student.forward(&[x], mode, &taps, 0).unwrap();
@@ -71,12 +94,26 @@ fn run(model: &Model, input: [usize; 3], mode: Mode, dtype: DType, executor: Exe
             .iter()
             .chain([&student.logits()])
             .enumerate()
-            .map(|(i, &id)| (id, (numbers(run.value(id).unwrap().dims(), i).affine(0.1, 0.0)).unwrap().to_dtype(dtype).unwrap()))
+            .map(|(i, &id)| {
+                (
+                    id,
+                    (numbers(run.value(id).unwrap().dims(), i).affine(0.1, 0.0))
+                        .unwrap()
+                        .to_dtype(dtype)
+                        .unwrap(),
+                )
+            })
             .collect();
         values.extend(seeds.iter().map(|(id, _)| wide(run.value(*id).unwrap())));
-        gradients.extend(run.backward(seeds).unwrap().into_iter().map(|g| g.map_or_else(Vec::new, |g| wide(&g))));
+        gradients.extend(
+            run.backward(seeds).unwrap().into_iter().map(|g| g.map_or_else(Vec::new, |g| wide(&g))),
+        );
     }
-    Outcome { values, gradients, buffers: student.buffers().iter().map(|b| wide(b.var.as_tensor())).collect() }
+    Outcome {
+        values,
+        gradients,
+        buffers: student.buffers().iter().map(|b| wide(b.var.as_tensor())).collect(),
+    }
 }
 
 /// What an executor computes beside what the general one does in double precision, each within its
@@ -127,8 +164,10 @@ fn executors_agree_on_large_networks() {
 fn frozen_parameters_get_no_gradient_and_change_no_other() {
     let model = preset::build("resnet8", 7, [3, 16, 16], 1).unwrap();
     let frozen = ["*bn*", "conv1.weight", "layer2*"];
-    let all = run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Cpu(Precision::Strict), &[]);
-    let some = run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Cpu(Precision::Strict), &frozen);
+    let all =
+        run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Cpu(Precision::Strict), &[]);
+    let some =
+        run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Cpu(Precision::Strict), &frozen);
     let expected = run(&model, [3, 16, 16], Mode::Eval, DType::F64, Executor::General, &frozen);
     assert_eq!(some.values, all.values);
     assert!(some.gradients.len() < all.gradients.len());
@@ -141,7 +180,9 @@ fn bits_depend_neither_on_threads_nor_on_runs() {
         let model = preset::build(name, 7, input, 1).unwrap();
         let bits = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let outcome = pool.install(|| run(&model, input, Mode::Train, DType::F32, Executor::Cpu(Precision::Fast), &[]));
+            let outcome = pool.install(|| {
+                run(&model, input, Mode::Train, DType::F32, Executor::Cpu(Precision::Fast), &[])
+            });
             [outcome.values, outcome.gradients, outcome.buffers]
         };
         let one = bits(1);

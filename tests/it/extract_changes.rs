@@ -18,7 +18,8 @@ use std::time::{Duration, SystemTime};
 
 /// Three segments of 128 rows, the last one short.
 const SAMPLES: usize = 300;
-const EXTRACT: &str = "extract teacher.onnx --data folder:images --preprocess fashion-mnist --tap map2 --tap pooled --batch 32 --threads 2";
+const EXTRACT: &str = "extract teacher.onnx --data folder:images --preprocess fashion-mnist --tap \
+                       map2 --tap pooled --batch 32 --threads 2";
 
 fn run(folder: &Path, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
@@ -26,7 +27,11 @@ fn run(folder: &Path, line: &str) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn succeeds(folder: &Path, line: &str) -> String {
@@ -56,11 +61,15 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
-            let beside = [".lock", "extraction.json", "stamps.bin"].iter().any(|name| path.ends_with(name));
+            let beside =
+                [".lock", "extraction.json", "stamps.bin"].iter().any(|name| path.ends_with(name));
             if path.is_dir() {
                 folders.push(path);
             } else if !beside {
-                files.insert(path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap());
+                files.insert(
+                    path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(),
+                    fs::read(&path).unwrap(),
+                );
             }
         }
     }
@@ -70,7 +79,11 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn assert_same(folder: &Path, cache: &str, fresh: &str) {
     let (found, expected) = (contents(&folder.join(cache)), contents(&folder.join(fresh)));
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    let differing: Vec<_> = expected.iter().filter(|(path, bytes)| found[*path] != **bytes).map(|(path, _)| path).collect();
+    let differing: Vec<_> = expected
+        .iter()
+        .filter(|(path, bytes)| found[*path] != **bytes)
+        .map(|(path, _)| path)
+        .collect();
     assert!(differing.is_empty(), "{cache}: other bytes in {differing:?}");
     assert!(succeeds(folder, &format!("cache verify {cache}")).contains("sound"));
 }
@@ -93,7 +106,10 @@ fn write_image(folder: &Path, index: usize, seed: u64) {
     let path = image(folder, index);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut bytes = std::io::Cursor::new(Vec::new());
-    image::GrayImage::from_raw(28, 28, pixels).unwrap().write_to(&mut bytes, image::ImageFormat::Bmp).unwrap();
+    image::GrayImage::from_raw(28, 28, pixels)
+        .unwrap()
+        .write_to(&mut bytes, image::ImageFormat::Bmp)
+        .unwrap();
     fs::write(path, bytes.into_inner()).unwrap();
 }
 
@@ -134,7 +150,8 @@ fn replaced_files_are_refused_and_their_rows_alone_computed_again() {
     // of the same size; and one that has another, by which the listing is another
     (10..13).for_each(|index| write_image(folder, index, 2));
     fs::write(image(folder, 20), [fs::read(image(folder, 21)).unwrap(), vec![0]].concat()).unwrap();
-    let words = ["4 samples of its data have changed", "a/010.bmp", "b/011.bmp", "a/020.bmp", "--refresh"];
+    let words =
+        ["4 samples of its data have changed", "a/010.bmp", "b/011.bmp", "a/020.bmp", "--refresh"];
     refused(folder, &extract, &words);
     refused(folder, &format!("{extract} --tap map1@7x7=small"), &words);
     let before = inodes(&folder.join("cache"), &[0, 1, 2]);
@@ -159,7 +176,10 @@ fn replaced_files_are_refused_and_their_rows_alone_computed_again() {
     refused(folder, &extract, &["samples of its data have changed"]);
     // the sizes of the images are back, so all segments are computed again
     let refreshed = report(folder, &format!("{extract} --refresh"));
-    assert_eq!((&refreshed["refreshed"], &refreshed["computed"]), (&SAMPLES.into(), &SAMPLES.into()));
+    assert_eq!(
+        (&refreshed["refreshed"], &refreshed["computed"]),
+        (&SAMPLES.into(), &SAMPLES.into())
+    );
     succeeds(folder, &format!("{EXTRACT} -o fresh2"));
     assert_same(folder, "cache", "fresh2");
 
@@ -254,7 +274,10 @@ fn a_late_unreadable_image_costs_its_own_segment() {
     assert!(!there.is_empty(), "two segments are published");
 
     let report_of = report(folder, &format!("{extract} --skip-bad"));
-    assert_eq!((&report_of["rows"], &report_of["skipped"], &report_of["computed"]), (&299.into(), &1.into(), &43.into()));
+    assert_eq!(
+        (&report_of["rows"], &report_of["skipped"], &report_of["computed"]),
+        (&299.into(), &1.into(), &43.into())
+    );
     assert_eq!(inodes(&cache, &[0, 1]), there);
     succeeds(folder, &format!("{EXTRACT} --skip-bad -o fresh"));
     assert_same(folder, "cache", "fresh");
@@ -268,7 +291,14 @@ fn a_late_unreadable_image_costs_its_own_segment() {
     refused(folder, &extract, &["1 sample of its data has changed"]);
     let report_of = report(folder, &format!("{extract} --skip-bad"));
     assert_eq!((&report_of["rows"], &report_of["computed"]), (&298.into(), &(128 + 42).into()));
-    assert_eq!(inodes(&cache, &[1]), there.iter().filter(|(path, _)| path.contains("/c/0/1")).map(|(p, i)| (p.clone(), *i)).collect());
+    assert_eq!(
+        inodes(&cache, &[1]),
+        there
+            .iter()
+            .filter(|(path, _)| path.contains("/c/0/1"))
+            .map(|(p, i)| (p.clone(), *i))
+            .collect()
+    );
     succeeds(folder, &format!("{EXTRACT} --skip-bad -o fresh2"));
     assert_same(folder, "cache", "fresh2");
 
@@ -306,7 +336,8 @@ fn write_late(folder: &Path, late: f32) {
         values.extend((0..784).map(|_| f32::from(random.next().to_le_bytes()[7]) / 255.0 * scale));
     }
     let images = Array::new(vec![SAMPLES, 1, 28, 28], Values::F32(values)).unwrap();
-    let labels = Array::new(vec![SAMPLES], Values::I64((0..10).cycle().take(SAMPLES).collect())).unwrap();
+    let labels =
+        Array::new(vec![SAMPLES], Values::I64((0..10).cycle().take(SAMPLES).collect())).unwrap();
     support::write_npz(&folder.join("late.npz"), &[("image", &images), ("labels", &labels)]);
 }
 
@@ -317,11 +348,18 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
     let folder = folder.path();
     support::write_teacher(&folder.join("teacher.onnx"));
     write_late(folder, 3e5);
-    let extract = "extract teacher.onnx --data npz:late.npz --tap map2 --tap pooled --batch 32 --threads 2";
+    let extract =
+        "extract teacher.onnx --data npz:late.npz --tap map2 --tap pooled --batch 32 --threads 2";
     let cache = folder.join("cache");
     // asked for, f16 is kept to, and nothing is lost
-    refused(folder, &format!("{extract} --store f16 -o cache"), &["beyond the range of f16", "without --store f16"]);
-    let logits = |inodes: BTreeMap<String, u64>| inodes.into_iter().filter(|(path, _)| path.starts_with("logits")).collect::<Vec<_>>();
+    refused(
+        folder,
+        &format!("{extract} --store f16 -o cache"),
+        &["beyond the range of f16", "without --store f16"],
+    );
+    let logits = |inodes: BTreeMap<String, u64>| {
+        inodes.into_iter().filter(|(path, _)| path.starts_with("logits")).collect::<Vec<_>>()
+    };
     let there = logits(inodes(&cache, &[0, 1]));
     assert_eq!(there.len(), 2);
     let said = succeeds(folder, &format!("{extract} -o cache"));
@@ -329,9 +367,17 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
     assert_eq!(logits(inodes(&cache, &[0, 1])), there);
     let types = |cache: &str| -> Vec<String> {
         let manifest = Manifest::load(&folder.join(cache)).unwrap();
-        manifest.view_arrays.iter().map(|spec| format!("{} {}", spec.path, spec.dtype.name())).collect()
+        manifest
+            .view_arrays
+            .iter()
+            .map(|spec| format!("{} {}", spec.path, spec.dtype.name()))
+            .collect()
     };
-    assert!(types("cache").contains(&"taps/map2/features float32".to_owned()), "{:?}", types("cache"));
+    assert!(
+        types("cache").contains(&"taps/map2/features float32".to_owned()),
+        "{:?}",
+        types("cache")
+    );
     succeeds(folder, &format!("{extract} -o whole"));
     assert_same(folder, "cache", "whole");
     assert_eq!(report(folder, &format!("{extract} -o cache"))["computed"], 0);
@@ -341,7 +387,11 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
     let features = |cache: &str| {
         let cache = Cache::open(&folder.join(cache)).unwrap();
         let mut bytes = Vec::new();
-        cache.array("taps/map2/features").unwrap().read(&mut Decoder::default(), 0, 0, SAMPLES, &mut bytes).unwrap();
+        cache
+            .array("taps/map2/features")
+            .unwrap()
+            .read(&mut Decoder::default(), 0, 0, SAMPLES, &mut bytes)
+            .unwrap();
         bytes
     };
     assert!(features("cache") == features("wide"));

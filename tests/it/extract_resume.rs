@@ -1,4 +1,5 @@
-//! A killed extraction, run again, ends in the bytes of an uninterrupted one. The real binary, a real teacher, real kills.
+//! A killed extraction, run again, ends in the bytes of an uninterrupted one. The real binary, a
+//! real teacher, real kills.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
@@ -20,8 +21,8 @@ const EXTRACTION: &str = "extraction.json";
 fn extract(folder: &Path, cache: &str, threads: &str, views: &str, taps: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let common = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 --augment crop-flip --mixup 0.5 --cutmix 1 \
-        --keep features,mean,sign";
+    let common = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 \
+                  --augment crop-flip --mixup 0.5 --cutmix 1 --keep features,mean,sign";
     command.args(common.split(' ')).args(["--threads", threads, "--views", views, "-o", cache]);
     command.args(taps.iter().flat_map(|tap| ["--tap", tap]));
     command
@@ -36,7 +37,8 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
                 walk(root, &path, files);
             } else {
                 let bytes = std::fs::read(&path).unwrap();
-                files.insert(path.strip_prefix(root).unwrap().to_string_lossy().into_owned(), bytes);
+                files
+                    .insert(path.strip_prefix(root).unwrap().to_string_lossy().into_owned(), bytes);
             }
         }
     }
@@ -51,7 +53,12 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn published(cache: &Path) -> usize {
     let Ok(text) = std::fs::read(cache.join("manifest.json")) else { return 0 };
     let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    document["manifest"]["segments"].as_array().unwrap().iter().map(|s| s["crc32c"].as_array().unwrap().len()).sum()
+    document["manifest"]["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["crc32c"].as_array().unwrap().len())
+        .sum()
 }
 
 /// Runs to the end.
@@ -64,13 +71,25 @@ fn assert_same(folder: &Path, whole: &str, other: &str) {
     let (whole, found) = (contents(&folder.join(whole)), contents(&folder.join(other)));
     // no file more either: what a kill leaves is cleaned
     assert_eq!(whole.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
-    let differing: Vec<_> = whole.iter().filter(|(path, bytes)| found[*path] != **bytes).map(|(path, _)| path).collect();
+    let differing: Vec<_> = whole
+        .iter()
+        .filter(|(path, bytes)| found[*path] != **bytes)
+        .map(|(path, _)| path)
+        .collect();
     assert!(differing.is_empty(), "{other}: other bytes in {differing:?}");
 }
 
-/// Kills `command` at random moments of its time `full`; `done` is told of a cache that is complete. How many left a cache between its first
-/// shards and its last.
-fn kill(cache: &Path, kills: u32, full: Duration, all: usize, seed: u64, command: impl Fn() -> Command, done: impl Fn()) -> u32 {
+/// Kills `command` at random moments of its time `full`; `done` is told of a cache that is
+/// complete. How many left a cache between its first shards and its last.
+fn kill(
+    cache: &Path,
+    kills: u32,
+    full: Duration,
+    all: usize,
+    seed: u64,
+    command: impl Fn() -> Command,
+    done: impl Fn(),
+) -> u32 {
     let mut random = support::Random(seed);
     let mut partial = 0;
     let there = published(cache);
@@ -112,7 +131,10 @@ fn kills_at_random_change_no_byte() {
         std::fs::remove_dir_all(at("killed")).unwrap();
     };
     let partial = kill(&at("killed"), kills, full, all, 0x5eed, || run("killed", "2"), again);
-    assert!(partial > 0, "no kill left a cache between its first and its last segment: the test shows nothing");
+    assert!(
+        partial > 0,
+        "no kill left a cache between its first and its last segment: the test shows nothing"
+    );
     finish(run("killed", "2"));
     assert_same(folder.path(), "whole", "killed");
 

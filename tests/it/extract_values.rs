@@ -1,4 +1,5 @@
-//! What stands in a cache is what the teacher computes: values against direct runs, pooled taps, fixed batches, arrays, missing labels.
+//! What stands in a cache is what the teacher computes: values against direct runs, pooled taps,
+//! fixed batches, arrays, missing labels.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -9,7 +10,10 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Augmentation, Compress, Extract, Feeding, Keep, Layout, PreprocessOptions, Statistic, Store, Take, ViewCount};
+use nst_cache::recipe::{
+    Augmentation, Compress, Extract, Feeding, Keep, Layout, PreprocessOptions, Statistic, Store,
+    Take, ViewCount,
+};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -32,7 +36,10 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
         store: Store::F32,
         compress: Compress::Auto,
         feeding: Feeding::default(),
-        preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
+        preprocess: PreprocessOptions {
+            preset: Some("fashion-mnist".into()),
+            ..PreprocessOptions::default()
+        },
         default_preprocess: PreprocessOptions::default(),
         classes: None,
         batch: Some(8),
@@ -59,7 +66,10 @@ fn floats(cache: &Cache, path: &str) -> Vec<f32> {
     let mut bytes = Vec::new();
     array.read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes).unwrap();
     match array.spec().dtype {
-        nst_cache::array::Dtype::F16 => bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes).iter().map(|v| v.to_f32()).collect(),
+        nst_cache::array::Dtype::F16 => bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes)
+            .iter()
+            .map(|v| v.to_f32())
+            .collect(),
         _ => bytemuck::pod_collect_to_vec(&bytes),
     }
 }
@@ -70,7 +80,11 @@ fn features_are_what_the_teacher_computes_on_the_stored_inputs() {
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_idx(&folder.path().join("data"), 37);
-    let mut recipe = recipe(folder.path(), "teacher.onnx", &format!("idx:{}", folder.path().join("data").display()));
+    let mut recipe = recipe(
+        folder.path(),
+        "teacher.onnx",
+        &format!("idx:{}", folder.path().join("data").display()),
+    );
     recipe.taps = ["map1", "map2@7x7=small", "pooled"].map(str::to_owned).to_vec();
     let report = extract(&recipe);
     assert_eq!((report.rows, report.computed, report.skipped), (37, 37, 0));
@@ -88,21 +102,38 @@ fn features_are_what_the_teacher_computes_on_the_stored_inputs() {
     let fed = nst_cache::data::preprocess::normalize(&preprocess, &input).unwrap();
     let model = Model::read(&recipe.teacher).unwrap();
     let names = ["map1", "map2", "pooled", "logits"].map(str::to_owned);
-    let mut session = Session::new(&Runtime::load(None).unwrap(), &model, &names, &OPTIONS).unwrap();
-    let [map1, map2, pooled, logits] = session.run(&[("image", &fed)], &names).unwrap().try_into().unwrap();
+    let mut session =
+        Session::new(&Runtime::load(None).unwrap(), &model, &names, &OPTIONS).unwrap();
+    let [map1, map2, pooled, logits] =
+        session.run(&[("image", &fed)], &names).unwrap().try_into().unwrap();
     let small = adaptive_average_pool(&map2, Layout::Nchw, [7, 7]).unwrap();
-    for (path, expected) in
-        [("taps/map1/features", map1), ("taps/small/features", small), ("taps/pooled/features", pooled), ("logits", logits)]
-    {
+    for (path, expected) in [
+        ("taps/map1/features", map1),
+        ("taps/small/features", small),
+        ("taps/pooled/features", pooled),
+        ("logits", logits),
+    ] {
         let (found, expected) = (floats(&cache, path), expected.to_f32());
         assert_eq!(found.len(), expected.len(), "{path}");
-        let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
+        let error = found
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs() / b.abs().max(1.0))
+            .fold(0.0, f32::max);
         assert!(error < 1e-5, "{path}: {error}");
     }
-    let right = floats(&cache, "logits").chunks(10).zip(cache.labels()).filter(|(row, label)| argmax(row) == **label).count();
+    let right = floats(&cache, "logits")
+        .chunks(10)
+        .zip(cache.labels())
+        .filter(|(row, label)| argmax(row) == **label)
+        .count();
     #[allow(clippy::cast_precision_loss, reason = "37 rows")]
     let top1 = 100.0 * right as f64 / 37.0;
-    assert!((report.teacher_top1.unwrap() - top1).abs() < 0.006, "{:?} {top1}", report.teacher_top1);
+    assert!(
+        (report.teacher_top1.unwrap() - top1).abs() < 0.006,
+        "{:?} {top1}",
+        report.teacher_top1
+    );
 }
 
 fn argmax(row: &[f32]) -> i64 {
@@ -125,7 +156,8 @@ fn a_fixed_batch_gives_the_same_rows_as_an_open_one() {
         assert_eq!(extract(&recipe).rows, 21);
         logits.push(floats(&Cache::open(&recipe.output).unwrap(), "logits"));
     }
-    let difference = logits[0].iter().zip(&logits[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let difference =
+        logits[0].iter().zip(&logits[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(difference < 1e-4, "{difference}");
     let mut other = recipe(folder.path(), "fixed.onnx", &data);
     other.batch = Some(4);
@@ -139,7 +171,12 @@ fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/baked_batch.onnx");
     let data = noise(folder.path(), "x", &[5, 4]);
-    let recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), batch: None, ..recipe(folder.path(), "", &data) };
+    let recipe = Extract {
+        teacher: model,
+        preprocess: PreprocessOptions::default(),
+        batch: None,
+        ..recipe(folder.path(), "", &data)
+    };
     assert_eq!(extract(&recipe).rows, 5);
     assert_eq!(Cache::open(&recipe.output).unwrap().manifest().teacher.batch, 1);
 }
@@ -150,13 +187,20 @@ fn automatic_storage_takes_f32_where_f16_ends() {
     let folder = tempfile::tempdir().unwrap();
     support::write_faulty_teacher(&folder.path().join("large.onnx"), support::Fault::Large);
     support::write_idx(&folder.path().join("data"), 10);
-    let mut recipe = recipe(folder.path(), "large.onnx", &format!("idx:{}", folder.path().join("data").display()));
+    let mut recipe = recipe(
+        folder.path(),
+        "large.onnx",
+        &format!("idx:{}", folder.path().join("data").display()),
+    );
     recipe.store = Store::Auto;
     recipe.taps = vec!["map1".into(), "map2".into()];
     extract(&recipe);
     let cache = Cache::open(&recipe.output).unwrap();
     let dtype = |path: &str| cache.array(path).unwrap().spec().dtype.name();
-    assert_eq!((dtype("taps/map1/features"), dtype("taps/map2/features"), dtype("logits")), ("float16", "float32", "float32"));
+    assert_eq!(
+        (dtype("taps/map1/features"), dtype("taps/map2/features"), dtype("logits")),
+        ("float16", "float32", "float32")
+    );
 }
 
 #[test]
@@ -165,7 +209,11 @@ fn a_flat_folder_has_no_labels_and_no_accuracy() {
     let folder = tempfile::tempdir().unwrap();
     support::write_teacher(&folder.path().join("teacher.onnx"));
     support::write_images(&folder.path().join("images"), 10);
-    let mut recipe = recipe(folder.path(), "teacher.onnx", &format!("folder:{}", folder.path().join("images/a").display()));
+    let mut recipe = recipe(
+        folder.path(),
+        "teacher.onnx",
+        &format!("folder:{}", folder.path().join("images/a").display()),
+    );
     recipe.limit = Some(4);
     let report = extract(&recipe);
     assert_eq!((report.rows, report.teacher_top1), (4, None));
@@ -182,7 +230,11 @@ fn arrays_are_fed_and_stored_as_they_are() {
     let values: Vec<f32> = (0..5 * 784).map(|_| random.unit() as f32).collect();
     let array = Array::new(vec![5, 1, 28, 28], Values::F32(values.clone())).unwrap();
     support::write_npz(&folder.path().join("data.npz"), &[("image", &array)]);
-    let mut recipe = recipe(folder.path(), "teacher.onnx", &format!("npz:{}", folder.path().join("data.npz").display()));
+    let mut recipe = recipe(
+        folder.path(),
+        "teacher.onnx",
+        &format!("npz:{}", folder.path().join("data.npz").display()),
+    );
     recipe.preprocess = PreprocessOptions::default();
     assert_eq!(extract(&recipe).rows, 5);
     let cache = Cache::open(&recipe.output).unwrap();
@@ -212,9 +264,16 @@ fn axes(cache: &Cache, alias: &str) -> (String, Vec<usize>) {
 /// The maps of a cache as the trainer reads them, `[rows, channels, height, width]`.
 fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f32>)> {
     let taps: Vec<String> = aliases.iter().map(|a| Statistic::Features.path(a)).collect();
-    let source = Source::Cache(CacheSource::new(cache, &[input.to_owned()], false, &taps, Take::default(), 0, false).unwrap());
+    let source = Source::Cache(
+        CacheSource::new(cache, &[input.to_owned()], false, &taps, Take::default(), 0, false)
+            .unwrap(),
+    );
     let batch = source.batch(0, 0..source.len()).unwrap();
-    batch.taps.iter().map(|t| (t.dims().to_vec(), t.flatten_all().unwrap().to_vec1().unwrap())).collect()
+    batch
+        .taps
+        .iter()
+        .map(|t| (t.dims().to_vec(), t.flatten_all().unwrap().to_vec1().unwrap()))
+        .collect()
 }
 
 #[test]
@@ -224,24 +283,42 @@ fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/nhwc.onnx");
     let data = noise(folder.path(), "image:0", &[6, 8, 8, 3]);
     for (number, (size, shape)) in [("", [8, 8]), ("@3x5", [3, 5])].into_iter().enumerate() {
-        let mut recipe = Extract { teacher: model.clone(), preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "", &data) };
+        let mut recipe = Extract {
+            teacher: model.clone(),
+            preprocess: PreprocessOptions::default(),
+            ..recipe(folder.path(), "", &data)
+        };
         recipe.output = folder.path().join(number.to_string());
-        recipe.taps = vec![format!("block1/relu:0{size}=first"), format!("block1/nhwc:0{size}=last")];
+        recipe.taps =
+            vec![format!("block1/relu:0{size}=first"), format!("block1/nhwc:0{size}=last")];
         extract(&recipe);
         let cache = Cache::open(&recipe.output).unwrap();
         let [h, w] = shape;
-        assert_eq!((axes(&cache, "first"), axes(&cache, "last")), (("chw".into(), vec![4, h, w]), ("hwc".into(), vec![h, w, 4])));
-        assert_eq!(teacher_maps(cache.manifest()).iter().map(|m| m.shape.clone()).collect::<Vec<_>>(), [[4, h, w]; 2]);
+        assert_eq!(
+            (axes(&cache, "first"), axes(&cache, "last")),
+            (("chw".into(), vec![4, h, w]), ("hwc".into(), vec![h, w, 4]))
+        );
+        assert_eq!(
+            teacher_maps(cache.manifest()).iter().map(|m| m.shape.clone()).collect::<Vec<_>>(),
+            [[4, h, w]; 2]
+        );
         let [first, last] = maps(&cache, "image:0", &["first", "last"]).try_into().unwrap();
         assert_eq!(first.0, [6, 4, h, w]);
         assert_eq!(first, last);
         assert_ne!(floats(&cache, "taps/first/features"), floats(&cache, "taps/last/features"));
     }
     // what the user says of the axes goes before what the graph shows
-    let mut recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "", &data) };
+    let mut recipe = Extract {
+        teacher: model,
+        preprocess: PreprocessOptions::default(),
+        ..recipe(folder.path(), "", &data)
+    };
     recipe.taps = vec!["block1/relu:0:nhwc@2x8=claimed".into()];
     extract(&recipe);
-    assert_eq!(axes(&Cache::open(&recipe.output).unwrap(), "claimed"), ("hwc".into(), vec![2, 8, 8]));
+    assert_eq!(
+        axes(&Cache::open(&recipe.output).unwrap(), "claimed"),
+        ("hwc".into(), vec![2, 8, 8])
+    );
 }
 
 #[test]
@@ -250,17 +327,25 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
     let folder = tempfile::tempdir().unwrap();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/vit.onnx");
     let data = noise(folder.path(), "image", &[5, 3, 8, 6]);
-    let mut recipe = Extract { teacher: model, preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "", &data) };
+    let mut recipe = Extract {
+        teacher: model,
+        preprocess: PreprocessOptions::default(),
+        ..recipe(folder.path(), "", &data)
+    };
     recipe.taps = ["patch", "tokens", "block@2x3=small"].map(str::to_owned).to_vec();
     extract(&recipe);
     let cache = Cache::open(&recipe.output).unwrap();
-    assert_eq!((axes(&cache, "tokens"), axes(&cache, "small")), (("hwc".into(), vec![4, 3, 7]), ("hwc".into(), vec![2, 3, 7])));
+    assert_eq!(
+        (axes(&cache, "tokens"), axes(&cache, "small")),
+        (("hwc".into(), vec![4, 3, 7]), ("hwc".into(), vec![2, 3, 7]))
+    );
     // the class token is gone: the others are the patches' convolution
     let [patch, tokens] = maps(&cache, "image", &["patch", "tokens"]).try_into().unwrap();
     assert_eq!(patch.0, [5, 7, 4, 3]);
     assert_eq!(patch, tokens);
     // channels before positions are a map that was flattened
-    (recipe.taps, recipe.output) = (vec!["columns".into(), "patch".into()], folder.path().join("columns"));
+    (recipe.taps, recipe.output) =
+        (vec!["columns".into(), "patch".into()], folder.path().join("columns"));
     extract(&recipe);
     let cache = Cache::open(&recipe.output).unwrap();
     assert_eq!(axes(&cache, "columns"), ("chw".into(), vec![7, 4, 3]));
@@ -271,12 +356,21 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
 fn long_names_become_short_ones_that_differ() {
     support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
-    let long = |end: &str| format!("StatefulPartitionedCall/{}{end}", "block_expand_relu/".repeat(16));
+    let long =
+        |end: &str| format!("StatefulPartitionedCall/{}{end}", "block_expand_relu/".repeat(16));
     let (input, names) = (long("input"), [long("relu"), long("relu_1")]);
     assert!(names[0].len() > 300 && names[1].starts_with(&names[0]));
-    support::write_convolutions(&folder.path().join("teacher.onnx"), &input, &[3, 8, 8], [&names[0], &names[1]]);
+    support::write_convolutions(
+        &folder.path().join("teacher.onnx"),
+        &input,
+        &[3, 8, 8],
+        [&names[0], &names[1]],
+    );
     let data = noise(folder.path(), &input, &[9, 3, 8, 8]);
-    let mut recipe = Extract { preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "teacher.onnx", &data) };
+    let mut recipe = Extract {
+        preprocess: PreprocessOptions::default(),
+        ..recipe(folder.path(), "teacher.onnx", &data)
+    };
     recipe.taps = names.to_vec();
     recipe.keep = Keep::These(vec![Statistic::Features, Statistic::Mean]);
     extract(&recipe);
@@ -284,9 +378,22 @@ fn long_names_become_short_ones_that_differ() {
     assert_eq!(extract(&recipe).computed, 0);
     let cache = Cache::open(&recipe.output).unwrap();
     let aliases: Vec<&str> = cache.manifest().taps.iter().map(|tap| tap.alias.as_str()).collect();
-    assert!(aliases.iter().all(|alias| alias.len() < 100) && aliases[0] != aliases[1], "{aliases:?}");
-    assert_ne!(floats(&cache, &format!("taps/{}/features", aliases[0])), floats(&cache, &format!("taps/{}/features", aliases[1])));
-    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    assert!(
+        aliases.iter().all(|alias| alias.len() < 100) && aliases[0] != aliases[1],
+        "{aliases:?}"
+    );
+    assert_ne!(
+        floats(&cache, &format!("taps/{}/features", aliases[0])),
+        floats(&cache, &format!("taps/{}/features", aliases[1]))
+    );
+    let live = live::compare(
+        &recipe.output,
+        &recipe.teacher,
+        &Runtime::load(None).unwrap(),
+        &OPTIONS,
+        &Silent,
+    )
+    .unwrap();
     assert_eq!((live.arrays.len(), live.wrong().count()), (5, 0), "{live:?}");
 }
 
@@ -296,14 +403,21 @@ fn a_map_of_one_dimension_is_stored_as_one_of_height_one() {
     let folder = tempfile::tempdir().unwrap();
     support::write_convolutions(&folder.path().join("teacher.onnx"), "x", &[2, 20], ["r1", "r2"]);
     let data = noise(folder.path(), "x", &[9, 2, 20]);
-    let mut recipe = Extract { preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "teacher.onnx", &data) };
+    let mut recipe = Extract {
+        preprocess: PreprocessOptions::default(),
+        ..recipe(folder.path(), "teacher.onnx", &data)
+    };
     recipe.taps = ["r1", "r2@1x5=short"].map(str::to_owned).to_vec();
     recipe.keep = Keep::These(vec![Statistic::Features, Statistic::Attention, Statistic::Vector]);
     extract(&recipe);
     let cache = Cache::open(&recipe.output).unwrap();
-    assert_eq!((axes(&cache, "r1"), axes(&cache, "short")), (("chw".into(), vec![8, 1, 20]), ("chw".into(), vec![8, 1, 5])));
+    assert_eq!(
+        (axes(&cache, "r1"), axes(&cache, "short")),
+        (("chw".into(), vec![8, 1, 20]), ("chw".into(), vec![8, 1, 5]))
+    );
     let features = floats(&cache, "taps/r1/features");
-    let [attention, vector] = ["attention", "vector"].map(|of| floats(&cache, &format!("taps/r1/{of}")));
+    let [attention, vector] =
+        ["attention", "vector"].map(|of| floats(&cache, &format!("taps/r1/{of}")));
     for (row, values) in features.chunks(160).enumerate() {
         for position in 0..20 {
             let mean: f32 = (0..8).map(|c| values[c * 20 + position].powi(2)).sum::<f32>() / 8.0;
@@ -314,7 +428,14 @@ fn a_map_of_one_dimension_is_stored_as_one_of_height_one() {
             assert!((mean - vector[row * 8 + channel]).abs() < 1e-5);
         }
     }
-    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    let live = live::compare(
+        &recipe.output,
+        &recipe.teacher,
+        &Runtime::load(None).unwrap(),
+        &OPTIONS,
+        &Silent,
+    )
+    .unwrap();
     assert_eq!(live.wrong().count(), 0, "{live:?}");
     // what is suggested is the same map
     (recipe.taps, recipe.output) = (Vec::new(), folder.path().join("suggested"));
@@ -326,24 +447,44 @@ fn a_map_of_one_dimension_is_stored_as_one_of_height_one() {
 fn a_volume_is_kept_whole_and_nothing_is_made_of_it() {
     support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
-    support::write_convolutions(&folder.path().join("teacher.onnx"), "x", &[3, 4, 6, 6], ["r1", "r2"]);
+    support::write_convolutions(
+        &folder.path().join("teacher.onnx"),
+        "x",
+        &[3, 4, 6, 6],
+        ["r1", "r2"],
+    );
     let data = noise(folder.path(), "x", &[9, 3, 4, 6, 6]);
-    let mut recipe = Extract { preprocess: PreprocessOptions::default(), ..recipe(folder.path(), "teacher.onnx", &data) };
+    let mut recipe = Extract {
+        preprocess: PreprocessOptions::default(),
+        ..recipe(folder.path(), "teacher.onnx", &data)
+    };
     recipe.taps = vec!["r1".into()];
     extract(&recipe);
     assert_eq!(extract(&recipe).computed, 0);
     let cache = Cache::open(&recipe.output).unwrap();
     assert_eq!(axes(&cache, "r1"), ("cdhw".into(), vec![8, 4, 6, 6]));
-    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    let live = live::compare(
+        &recipe.output,
+        &recipe.teacher,
+        &Runtime::load(None).unwrap(),
+        &OPTIONS,
+        &Silent,
+    )
+    .unwrap();
     assert_eq!((live.arrays.len(), live.wrong().count()), (2, 0), "{live:?}");
     recipe.output = folder.path().join("other");
     for (tap, keep, reason) in [
-        ("r1", Keep::These(vec![Statistic::Gram]), "tap r1: expected a map to keep gram of, found rows of [8, 4, 6, 6]"),
+        (
+            "r1",
+            Keep::These(vec![Statistic::Gram]),
+            "tap r1: expected a map to keep gram of, found rows of [8, 4, 6, 6]",
+        ),
         ("r1@2x2", Keep::Auto, "expected a map to pool to 2x2"),
         ("r1:nhwc", Keep::Auto, "expected a map, which alone has an axis order"),
     ] {
         (recipe.taps, recipe.keep) = (vec![tap.into()], keep);
-        let error = extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+        let error =
+            extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
@@ -358,7 +499,8 @@ fn a_cache_is_compared_with_its_teacher() {
     support::write_idx(&folder.path().join("data"), 21);
     let images = format!("idx:{}", folder.path().join("data").display());
     let runtime = Runtime::load(None).unwrap();
-    let compare = |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS, &Silent);
+    let compare =
+        |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS, &Silent);
     let cases: [(std::path::PathBuf, &str, &[&str]); 4] = [
         (folder.path().join("teacher.onnx"), "image", &["map1", "map2@3x5", "pooled"]),
         (folder.path().join("fixed.onnx"), "image", &["map2"]),
@@ -368,8 +510,14 @@ fn a_cache_is_compared_with_its_teacher() {
     for (number, (teacher, input, taps)) in cases.into_iter().enumerate() {
         let shape: &[usize] = if input == "image:0" { &[12, 8, 8, 3] } else { &[12, 3, 8, 6] };
         let data = if number < 2 { images.clone() } else { noise(folder.path(), input, shape) };
-        let mut recipe = Extract { store: Store::Auto, teacher, batch: None, ..recipe(folder.path(), "", &data) };
-        (recipe.output, recipe.taps) = (folder.path().join(number.to_string()), taps.iter().map(|&t| t.to_owned()).collect());
+        let mut recipe = Extract {
+            store: Store::Auto,
+            teacher,
+            batch: None,
+            ..recipe(folder.path(), "", &data)
+        };
+        (recipe.output, recipe.taps) =
+            (folder.path().join(number.to_string()), taps.iter().map(|&t| t.to_owned()).collect());
         if number >= 2 {
             recipe.preprocess = PreprocessOptions::default();
         }
@@ -378,5 +526,8 @@ fn a_cache_is_compared_with_its_teacher() {
         assert_eq!((live.arrays.len(), live.wrong().count()), (taps.len() + 1, 0), "{live:?}");
     }
     let error = compare(&folder.path().join("0"), &folder.path().join("fixed.onnx")).unwrap_err();
-    assert!(error.to_string().contains("fixed.onnx: expected the one that the cache was made with"), "{error}");
+    assert!(
+        error.to_string().contains("fixed.onnx: expected the one that the cache was made with"),
+        "{error}"
+    );
 }

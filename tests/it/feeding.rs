@@ -11,11 +11,13 @@ use nst_cache::error::Error;
 use nst_cache::extract::{self, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto,
-    tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
 };
 use nst_cache::onnx::tensor_proto;
-use nst_cache::recipe::{Augmentation, Compress, Extract, Feeding, InputValue, Keep, PreprocessOptions, Store, ViewCount};
+use nst_cache::recipe::{
+    Augmentation, Compress, Extract, Feeding, InputValue, Keep, PreprocessOptions, Store, ViewCount,
+};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use prost::Message as _;
 use std::path::Path;
@@ -33,10 +35,18 @@ const BFLOAT16: i32 = 16;
 /// An input or output: numbers are sizes, other words symbols.
 fn value(name: &str, code: i32, axes: &[&str]) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension};
-    let size = |axis: &str| axis.parse().map_or_else(|_| dimension::Value::DimParam(axis.into()), dimension::Value::DimValue);
-    let dim = axes.iter().map(|axis| Dimension { value: Some(size(axis)), ..Dimension::default() }).collect();
-    let tensor = type_proto::Tensor { elem_type: Some(code), shape: Some(TensorShapeProto { dim }) };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    let size = |axis: &str| {
+        axis.parse()
+            .map_or_else(|_| dimension::Value::DimParam(axis.into()), dimension::Value::DimValue)
+    };
+    let dim = axes
+        .iter()
+        .map(|axis| Dimension { value: Some(size(axis)), ..Dimension::default() })
+        .collect();
+    let tensor =
+        type_proto::Tensor { elem_type: Some(code), shape: Some(TensorShapeProto { dim }) };
+    let r#type =
+        TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
@@ -58,7 +68,11 @@ fn floats(shape: &[usize], seed: u64) -> Array {
 
 /// Writes a model of these nodes over `x` [N, 3] and more inputs; `w` [3, 4] and `first` (the axis
 /// 0) are there.
-fn write_model(path: &Path, inputs: Vec<ValueInfoProto>, nodes: &[(&str, &[&str], &str, Vec<AttributeProto>)]) {
+fn write_model(
+    path: &Path,
+    inputs: Vec<ValueInfoProto>,
+    nodes: &[(&str, &[&str], &str, Vec<AttributeProto>)],
+) {
     let graph = GraphProto {
         name: Some("teacher".into()),
         input: inputs,
@@ -67,7 +81,12 @@ fn write_model(path: &Path, inputs: Vec<ValueInfoProto>, nodes: &[(&str, &[&str]
             tensor_proto("w", &floats(&[3, 4], 5)),
             tensor_proto("first", &Array::new(vec![1], Values::I64(vec![0])).unwrap()),
         ],
-        node: nodes.iter().map(|(op, inputs, output, attributes)| support::node(op, inputs, output, attributes.clone())).collect(),
+        node: nodes
+            .iter()
+            .map(|(op, inputs, output, attributes)| {
+                support::node(op, inputs, output, attributes.clone())
+            })
+            .collect(),
         ..GraphProto::default()
     };
     let model = ModelProto {
@@ -117,7 +136,14 @@ fn extract(recipe: &Extract) -> Result<Cache, Error> {
 
 /// What `cache verify --live` finds wrong.
 fn wrong(recipe: &Extract) -> usize {
-    let live = live::compare(&recipe.output, &recipe.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    let live = live::compare(
+        &recipe.output,
+        &recipe.teacher,
+        &Runtime::load(None).unwrap(),
+        &OPTIONS,
+        &Silent,
+    )
+    .unwrap();
     assert_eq!(live.rows, SAMPLES);
     live.wrong().count()
 }
@@ -125,7 +151,11 @@ fn wrong(recipe: &Extract) -> usize {
 /// An array's bytes in row order.
 fn bytes(cache: &Cache, path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    cache.array(path).unwrap().read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes).unwrap();
+    cache
+        .array(path)
+        .unwrap()
+        .read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes)
+        .unwrap();
     bytes
 }
 
@@ -135,7 +165,10 @@ fn check_logits(cache: &Cache, expected: impl Fn(usize, usize) -> f32) {
     for (row, &id) in logits.chunks(4).zip(cache.sample_ids()) {
         for (class, found) in row.iter().enumerate() {
             let expected = expected(usize::try_from(id).unwrap(), class);
-            assert!((found - expected).abs() < 1e-5, "sample {id}, class {class}: {found}, expected {expected}");
+            assert!(
+                (found - expected).abs() < 1e-5,
+                "sample {id}, class {class}: {found}, expected {expected}"
+            );
         }
     }
 }
@@ -160,20 +193,37 @@ fn a_batch_on_another_axis_keeps_samples_apart() {
     let nodes = [nodes.as_slice(), &[("Add", &["p", "sum"], "logits", vec![])]].concat();
     let check = |cache: &Cache| {
         let (product, state) = (product(&x), state.to_f32());
-        check_logits(cache, |sample, class| product(sample, class) + state[sample * 8 + class] + state[sample * 8 + 4 + class]);
+        check_logits(cache, |sample, class| {
+            product(sample, class) + state[sample * 8 + class] + state[sample * 8 + 4 + class]
+        });
         let spec = cache.array("inputs/state").unwrap().spec().clone();
-        assert_eq!((spec.batch_axis, spec.row_shape, cache.manifest().format), (Some(1), vec![2, 4], Manifest::FORMAT_FEEDING));
+        assert_eq!(
+            (spec.batch_axis, spec.row_shape, cache.manifest().format),
+            (Some(1), vec![2, 4], Manifest::FORMAT_FEEDING)
+        );
     };
     // the symbol says it
-    write_model(&folder.path().join("teacher.onnx"), vec![value("x", FLOAT, &["N", "3"]), value("state", FLOAT, &["2", "N", "4"])], &nodes);
+    write_model(
+        &folder.path().join("teacher.onnx"),
+        vec![value("x", FLOAT, &["N", "3"]), value("state", FLOAT, &["2", "N", "4"])],
+        &nodes,
+    );
     let mut recipe = recipe(folder.path());
     check(&extract(&recipe).unwrap());
     assert_eq!(wrong(&recipe), 0);
     // nothing says it: refused, or as the user says
-    write_model(&folder.path().join("teacher.onnx"), vec![value("x", FLOAT, &["N", "3"]), value("state", FLOAT, &["2", "M", "4"])], &nodes);
+    write_model(
+        &folder.path().join("teacher.onnx"),
+        vec![value("x", FLOAT, &["N", "3"]), value("state", FLOAT, &["2", "M", "4"])],
+        &nodes,
+    );
     recipe.output = folder.path().join("told");
     let error = extract(&recipe).err().unwrap();
-    assert!(error.chain().contains("input `state`: which axis is the batch's cannot be known"), "{}", error.chain());
+    assert!(
+        error.chain().contains("input `state`: which axis is the batch's cannot be known"),
+        "{}",
+        error.chain()
+    );
     assert!(error.find_hint().unwrap().contains("--batch-axis state=N"));
     recipe.feeding.batch_axes = vec!["state=1".parse().unwrap()];
     check(&extract(&recipe).unwrap());
@@ -193,14 +243,20 @@ fn a_tensor_with_the_batch_elsewhere_is_never_split() {
             ("ReduceSum", &["hidden", "first"], "kept", vec![]),
             ("Squeeze", &["kept", "first"], "logits", vec![]),
         ];
-        write_model(&folder.path().join("teacher.onnx"), vec![value("x", FLOAT, &["S", symbol, "3"])], &nodes);
+        write_model(
+            &folder.path().join("teacher.onnx"),
+            vec![value("x", FLOAT, &["S", symbol, "3"])],
+            &nodes,
+        );
         let mut recipe = recipe(folder.path());
         recipe.output = folder.path().join(format!("{steps}"));
         recipe.batch = None;
         recipe.feeding.batch_axes = vec!["x=1".parse().unwrap()];
         let cache = extract(&recipe).unwrap();
         let values = x.to_f32();
-        let summed: Vec<f32> = (0..30).map(|i| (0..steps).map(|step| values[(i / 3) * steps * 3 + step * 3 + i % 3]).sum()).collect();
+        let summed: Vec<f32> = (0..30)
+            .map(|i| (0..steps).map(|step| values[(i / 3) * steps * 3 + step * 3 + i % 3]).sum())
+            .collect();
         check_logits(&cache, product(&Array::new(vec![10, 3], Values::F32(summed)).unwrap()));
         recipe.taps = vec!["hidden".into()];
         recipe.output = folder.path().join(format!("{steps}-hidden"));
@@ -215,21 +271,38 @@ fn a_constant_is_fed_beside_the_data_and_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let x = floats(&[SAMPLES, 3], 1);
     support::write_npz(&folder.path().join("data.npz"), &[("x", &x)]);
-    let inputs = vec![value("x", FLOAT, &["N", "3"]), value("temp", FLOAT, &[]), value("shift", FLOAT, &["N", "4"])];
-    let nodes: [(&str, &[&str], &str, _); 3] =
-        [("MatMul", &["x", "w"], "p", vec![]), ("Mul", &["p", "temp"], "scaled", vec![]), ("Add", &["scaled", "shift"], "logits", vec![])];
+    let inputs = vec![
+        value("x", FLOAT, &["N", "3"]),
+        value("temp", FLOAT, &[]),
+        value("shift", FLOAT, &["N", "4"]),
+    ];
+    let nodes: [(&str, &[&str], &str, _); 3] = [
+        ("MatMul", &["x", "w"], "p", vec![]),
+        ("Mul", &["p", "temp"], "scaled", vec![]),
+        ("Add", &["scaled", "shift"], "logits", vec![]),
+    ];
     write_model(&folder.path().join("teacher.onnx"), inputs, &nodes);
     let mut recipe = recipe(folder.path());
     let error = extract(&recipe).err().unwrap();
     assert!(error.find_hint().unwrap().contains("--input temp=VALUE"), "{}", error.chain());
-    let given = |input: &str, values: &[f64]| InputValue { input: input.into(), shape: None, values: values.to_vec() };
+    let given = |input: &str, values: &[f64]| InputValue {
+        input: input.into(),
+        shape: None,
+        values: values.to_vec(),
+    };
     recipe.feeding.values = vec![given("temp", &[0.1]), given("shift", &[1.0, 2.0, 3.0, 4.0])];
     let cache = extract(&recipe).unwrap();
     let product = product(&x);
     #[allow(clippy::cast_precision_loss, reason = "a class")]
     check_logits(&cache, |sample, class| product(sample, class) * 0.1 + class as f32 + 1.0);
     assert_eq!(
-        cache.manifest().teacher.constants.iter().map(|c| (c.tensor.as_str(), c.batch_axis)).collect::<Vec<_>>(),
+        cache
+            .manifest()
+            .teacher
+            .constants
+            .iter()
+            .map(|c| (c.tensor.as_str(), c.batch_axis))
+            .collect::<Vec<_>>(),
         [("temp", None), ("shift", Some(0))]
     );
     assert_eq!(cache.manifest().format, Manifest::FORMAT_FEEDING);
@@ -247,13 +320,23 @@ fn every_type_of_input_is_fed_and_stored() {
     let folder = tempfile::tempdir().unwrap();
     let x = floats(&[SAMPLES, 3], 1);
     let ints: Vec<i64> = (0..i64::try_from(SAMPLES * 4).unwrap()).collect();
-    let mask = Array::new(vec![SAMPLES, 4], Values::Bool(ints.iter().map(|i| u8::from(i % 3 == 0)).collect())).unwrap();
-    let small = Array::new(vec![SAMPLES, 4], Values::I64(ints.iter().map(|i| i % 9 - 4).collect())).unwrap();
-    let depth = Array::new(vec![SAMPLES, 4], Values::U16(ints.iter().map(|&i| u16::try_from(i * 1000).unwrap()).collect())).unwrap();
+    let mask = Array::new(
+        vec![SAMPLES, 4],
+        Values::Bool(ints.iter().map(|i| u8::from(i % 3 == 0)).collect()),
+    )
+    .unwrap();
+    let small = Array::new(vec![SAMPLES, 4], Values::I64(ints.iter().map(|i| i % 9 - 4).collect()))
+        .unwrap();
+    let depth = Array::new(
+        vec![SAMPLES, 4],
+        Values::U16(ints.iter().map(|&i| u16::try_from(i * 1000).unwrap()).collect()),
+    )
+    .unwrap();
     let half = floats(&[SAMPLES, 4], 9);
     // float64 for float32, int64 for int8, float32 for bfloat16
     let wide = x.converted(Dtype::F64).unwrap();
-    let arrays = [("x", &wide), ("mask", &mask), ("small", &small), ("depth", &depth), ("half", &half)];
+    let arrays =
+        [("x", &wide), ("mask", &mask), ("small", &small), ("depth", &depth), ("half", &half)];
     support::write_npz(&folder.path().join("data.npz"), &arrays);
     let inputs = vec![
         value("x", FLOAT, &["N", "3"]),
@@ -263,7 +346,8 @@ fn every_type_of_input_is_fed_and_stored() {
         value("half", BFLOAT16, &["N", "4"]),
     ];
     let names = ["mask", "small", "depth", "half"];
-    let mut nodes: Vec<(&str, &[&str], &str, Vec<AttributeProto>)> = vec![("MatMul", &["x", "w"], "p", vec![])];
+    let mut nodes: Vec<(&str, &[&str], &str, Vec<AttributeProto>)> =
+        vec![("MatMul", &["x", "w"], "p", vec![])];
     nodes.push(("Cast", &names[0..1], "f0", to_float()));
     nodes.push(("Cast", &names[1..2], "f1", to_float()));
     nodes.push(("Cast", &names[2..3], "f2", to_float()));
@@ -278,11 +362,16 @@ fn every_type_of_input_is_fed_and_stored() {
     for (row, &id) in logits.chunks(4).zip(cache.sample_ids()) {
         let sample = usize::try_from(id).unwrap();
         for (class, found) in row.iter().enumerate() {
-            let expected = product(sample, class) + others.iter().map(|o| o[sample * 4 + class]).sum::<f32>();
-            assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{found}, expected {expected}");
+            let expected =
+                product(sample, class) + others.iter().map(|o| o[sample * 4 + class]).sum::<f32>();
+            assert!(
+                (found - expected).abs() <= 1e-5 * expected.abs().max(1.0),
+                "{found}, expected {expected}"
+            );
         }
     }
-    let dtypes = ["x", "mask", "small", "depth", "half"].map(|name| cache.array(&format!("inputs/{name}")).unwrap().spec().dtype);
+    let dtypes = ["x", "mask", "small", "depth", "half"]
+        .map(|name| cache.array(&format!("inputs/{name}")).unwrap().spec().dtype);
     assert_eq!(dtypes, [Dtype::F32, Dtype::Bool, Dtype::I8, Dtype::U16, Dtype::F32]);
     drop(cache);
     assert_eq!(wrong(&recipe), 0);

@@ -1,4 +1,5 @@
-//! The tests of the whole, in one program: `cargo test --test it cache_trust` runs one file of them.
+//! The tests of the whole, in one program: `cargo test --test it cache_trust` runs one file of
+//! them.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -27,3 +28,4 @@ mod train_exact;
 mod train_objective;
 mod train_resume;
 mod views;
+mod width;

@@ -1,6 +1,11 @@
 //! Presets: sizes as published, names, determinism, and what they start from.
 
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::float_cmp, reason = "tests: small counts, exact constants")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
+    reason = "tests: small counts, exact constants"
+)]
 
 use nst_cache::onnx::{Dim, Model, cost};
 use nst_cache::student::preset;
@@ -39,7 +44,8 @@ const SMALL: &[Published] = &[
     ("lenet", 10, [3, 32, 32], 62_006),
 ];
 
-/// torchvision's, and Inception-BN as its Caffe port has it: 11,295,240 less the 10,016 biases of convolutions.
+/// torchvision's, and Inception-BN as its Caffe port has it: 11,295,240 less the 10,016 biases of
+/// convolutions.
 const LARGE: &[Published] = &[
     ("resnet18", 1000, [3, 224, 224], 11_689_512),
     ("resnet34", 1000, [3, 224, 224], 21_797_672),
@@ -77,15 +83,27 @@ fn every_name_is_built_in_training_form() {
     for (name, _) in preset::names() {
         for side in [32, 96] {
             let model = preset::build(name, 5, [2, side, side], 1).unwrap();
-            assert_eq!((model.opset(), model.proto().ir_version(), model.metadata("nst-cache.preset")), (17, 8, Some(name)));
+            assert_eq!(
+                (model.opset(), model.proto().ir_version(), model.metadata("nst-cache.preset")),
+                (17, 8, Some(name))
+            );
             let (inputs, outputs) = (model.inputs(), model.outputs());
             let batch = Dim::Symbol("batch".to_owned());
-            let fixed = |sizes: &[usize]| [vec![batch.clone()], sizes.iter().map(|&s| Dim::Fixed(s)).collect()].concat();
-            assert_eq!((inputs[0].name.as_str(), &inputs[0].shape), ("input", &fixed(&[2, side, side])));
+            let fixed = |sizes: &[usize]| {
+                [vec![batch.clone()], sizes.iter().map(|&s| Dim::Fixed(s)).collect()].concat()
+            };
+            assert_eq!(
+                (inputs[0].name.as_str(), &inputs[0].shape),
+                ("input", &fixed(&[2, side, side]))
+            );
             assert_eq!((outputs[0].name.as_str(), &outputs[0].shape), ("logits", &fixed(&[5])));
             assert_eq!((inputs.len(), outputs.len()), (1, 1));
             for node in model.graph().node.iter().filter(|n| n.op_type() == "BatchNormalization") {
-                let training = node.attribute.iter().find(|a| a.name() == "training_mode").map(nst_cache::onnx::proto::AttributeProto::i);
+                let training = node
+                    .attribute
+                    .iter()
+                    .find(|a| a.name() == "training_mode")
+                    .map(nst_cache::onnx::proto::AttributeProto::i);
                 assert_eq!((training, node.output.len()), (Some(1), 3), "{name}: {}", node.name());
             }
         }
@@ -104,8 +122,16 @@ fn stages_carry_their_names() {
         ("resnet18", 32, &["layer1", "layer2", "layer3", "layer4"]),
         ("wrn-16-2", 32, &["conv1", "block1", "block2", "block3", "relu"]),
         ("vgg8", 32, &["block0", "block1", "block2", "block3", "block4"]),
-        ("mobilenetv2-0.5", 32, &["conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6", "conv2"]),
-        ("mobilenetv2", 96, &["features.1", "features.3", "features.6", "features.13", "features.18"]),
+        (
+            "mobilenetv2-0.5",
+            32,
+            &["conv1", "blocks.1", "blocks.2", "blocks.4", "blocks.6", "conv2"],
+        ),
+        (
+            "mobilenetv2",
+            96,
+            &["features.1", "features.3", "features.6", "features.13", "features.18"],
+        ),
         ("shufflenetv1", 32, &["layer1", "layer2", "layer3"]),
         ("shufflenetv2", 32, &["stage2", "stage3", "stage4", "conv5"]),
         ("inception-bn", 32, &["in3b", "in4d", "in5b"]),
@@ -130,11 +156,25 @@ fn a_seed_fixes_every_byte() {
 #[test]
 fn seed_0_gives_known_files() {
     let expected = [
-        ("resnet8", [1, 28, 28], "d15464bf78d382c82c24e0855a3cb7a5d19a36c312409f94991cfad220e4a1e2"),
-        ("wrn-16-2", [3, 32, 32], "333ba0723e3a9ec17c85c1f04771383ae0749a7fb751f74e8410ef69e0c840e5"),
-        ("mobilenetv2-0.5", [3, 32, 32], "b5014ef369d125da513e79338084f837073e7cdf4c3d88c1e1349a92a432b901"),
+        (
+            "resnet8",
+            [1, 28, 28],
+            "d15464bf78d382c82c24e0855a3cb7a5d19a36c312409f94991cfad220e4a1e2",
+        ),
+        (
+            "wrn-16-2",
+            [3, 32, 32],
+            "333ba0723e3a9ec17c85c1f04771383ae0749a7fb751f74e8410ef69e0c840e5",
+        ),
+        (
+            "mobilenetv2-0.5",
+            [3, 32, 32],
+            "b5014ef369d125da513e79338084f837073e7cdf4c3d88c1e1349a92a432b901",
+        ),
     ];
-    let found = expected.map(|(name, input, _)| (name, input, preset::build(name, 10, input, 0).unwrap().sha256().to_owned()));
+    let found = expected.map(|(name, input, _)| {
+        (name, input, preset::build(name, 10, input, 0).unwrap().sha256().to_owned())
+    });
     assert_eq!(found, expected.map(|(name, input, hash)| (name, input, hash.to_owned())));
 }
 
@@ -147,12 +187,17 @@ fn resnets_start_as_in_pytorch() {
     // the first convolution by its fan-out, not by its 3 input channels
     let deviation = std(&values(&model, "conv1.weight"));
     assert!((deviation / (2.0f64 / 144.0).sqrt() - 1.0).abs() < 0.15, "{deviation}");
-    for (parameter, expected) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+    for (parameter, expected) in
+        [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
+    {
         assert_eq!(values(&model, &format!("layer2.0.downsample.1.{parameter}")), [expected; 32]);
     }
     // uniform in ±1/√64
     let weight = values(&model, "fc.weight");
-    assert!((0.12..=0.125).contains(&largest(&weight)) && (std(&weight) / (0.125 / 3f64.sqrt()) - 1.0).abs() < 0.1);
+    assert!(
+        (0.12..=0.125).contains(&largest(&weight))
+            && (std(&weight) / (0.125 / 3f64.sqrt()) - 1.0).abs() < 0.1
+    );
     let bias = largest(&values(&model, "fc.bias"));
     assert!(bias > 0.0 && bias <= 0.125, "{bias}");
 }
@@ -188,7 +233,12 @@ fn what_cannot_be_built_is_explained() {
     let (error, _) = message("wrn-17-2", 10, [3, 32, 32]);
     assert!(error.contains("found 17 and 2"), "{error}");
     let (error, hint) = message("vgg13", 10, [3, 4, 4]);
-    assert!(error.contains("vgg13 for an input of 3x4x4: pool2: a window of 2x2 does not fit a map of 1x1"), "{error}");
+    assert!(
+        error.contains(
+            "vgg13 for an input of 3x4x4: pool2: a window of 2x2 does not fit a map of 1x1"
+        ),
+        "{error}"
+    );
     assert!(!hint.is_empty());
     assert!(message("lenet", 10, [1, 5, 5]).0.contains("does not fit"));
     assert!(message("resnet8", 0, [3, 32, 32]).0.contains("classes"));

@@ -1,4 +1,5 @@
-//! Caches of statistics: what stands in them, what is chosen for which criteria, how they grow, and that a student trains from them as from the features.
+//! Caches of statistics: what stands in them, what is chosen for which criteria, how they grow, and
+//! that a student trains from them as from the features.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -9,7 +10,8 @@ use nst_cache::cache::{self, Cache, Decoder, Manifest};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{
-    Augmentation, Compress, Extract, Feeding, Keep, Layout, PairRecipe, PreprocessOptions, Statistic, Store, Take, Train, ViewCount,
+    Augmentation, Compress, Extract, Feeding, Keep, Layout, PairRecipe, PreprocessOptions,
+    Statistic, Store, Take, Train, ViewCount,
 };
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::statistic::{Maps, compute};
@@ -47,7 +49,10 @@ fn recipe(folder: &Path, keep: &str, criteria: &[&str], output: &str) -> Extract
         store: Store::F32,
         compress: Compress::Auto,
         feeding: Feeding::default(),
-        preprocess: PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() },
+        preprocess: PreprocessOptions {
+            preset: Some("fashion-mnist".into()),
+            ..PreprocessOptions::default()
+        },
         default_preprocess: PreprocessOptions::default(),
         classes: None,
         batch: Some(16),
@@ -75,7 +80,11 @@ fn taps(recipe: Extract, taps: &[&str]) -> Extract {
 /// All rows of an array.
 fn bytes(cache: &Cache, path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    cache.array(path).unwrap().read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes).unwrap();
+    cache
+        .array(path)
+        .unwrap()
+        .read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes)
+        .unwrap();
     bytes
 }
 
@@ -86,14 +95,21 @@ fn floats(cache: &Cache, path: &str) -> Vec<f32> {
 /// The arrays of taps, in the cache's order.
 fn paths(folder: &Path) -> Vec<String> {
     let manifest = Manifest::load(folder).unwrap();
-    manifest.view_arrays.into_iter().map(|a| a.path).filter(|path| path.starts_with("taps/")).collect()
+    manifest
+        .view_arrays
+        .into_iter()
+        .map(|a| a.path)
+        .filter(|path| path.starts_with("taps/"))
+        .collect()
 }
 
 #[test]
 fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
     let folder = prepare();
-    let all =
-        taps(recipe(folder.path(), "features,gram,mean,attention,vector,sign", &[], "cache"), &["map1@7x5=first", "map2=second", "pooled"]);
+    let all = taps(
+        recipe(folder.path(), "features,gram,mean,attention,vector,sign", &[], "cache"),
+        &["map1@7x5=first", "map2=second", "pooled"],
+    );
     let report = extract(&all);
     assert_eq!((report.rows, report.kept), (SAMPLES, Vec::new()));
     let cache = Cache::open(&all.output).unwrap();
@@ -119,13 +135,19 @@ fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
         }
     }
     assert_eq!(cache::verify(&all.output, 2, &Silent).unwrap().findings, []);
-    let live = live::compare(&all.output, &all.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
+    let live =
+        live::compare(&all.output, &all.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent)
+            .unwrap();
     assert_eq!((live.arrays.len(), live.wrong().count()), (14, 0), "{live:?}");
     // neither the threads nor the batch's place move a bit
     let again = Extract { threads: 1, output: folder.path().join("again"), ..all.clone() };
     extract(&again);
     for path in paths(&all.output) {
-        assert_eq!(bytes(&cache, &path), bytes(&Cache::open(&again.output).unwrap(), &path), "{path}");
+        assert_eq!(
+            bytes(&cache, &path),
+            bytes(&Cache::open(&again.output).unwrap(), &path),
+            "{path}"
+        );
     }
 }
 
@@ -133,8 +155,10 @@ fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
 fn nodes_of_the_teachers_graph_give_what_the_host_computes() {
     let folder = prepare();
     let all = "features,gram,mean,attention,vector,sign";
-    let host = taps(recipe(folder.path(), all, &[], "host"), &["map1@7x5=first", "map2=second", "pooled"]);
-    let graph = Extract { in_graph: Some(true), output: folder.path().join("graph"), ..host.clone() };
+    let host =
+        taps(recipe(folder.path(), all, &[], "host"), &["map1@7x5=first", "map2=second", "pooled"]);
+    let graph =
+        Extract { in_graph: Some(true), output: folder.path().join("graph"), ..host.clone() };
     extract(&host);
     extract(&graph);
     let nhwc = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/nhwc.onnx");
@@ -144,23 +168,36 @@ fn nodes_of_the_teachers_graph_give_what_the_host_computes() {
     let noise = Array::new(vec![6, 8, 8, 3], Values::F32(values)).unwrap();
     support::write_npz(&folder.path().join("noise.npz"), &[("image:0", &noise)]);
     let data = format!("npz:{}", folder.path().join("noise.npz").display()).parse().unwrap();
-    let last =
-        Extract { teacher: nhwc, data, preprocess: PreprocessOptions::default(), output: folder.path().join("last"), ..host.clone() };
+    let last = Extract {
+        teacher: nhwc,
+        data,
+        preprocess: PreprocessOptions::default(),
+        output: folder.path().join("last"),
+        ..host.clone()
+    };
     let last = taps(last, &["block1/nhwc:0@3x5=last", "block1/relu:0=first"]);
-    let last_graph = Extract { in_graph: Some(true), output: folder.path().join("last-graph"), ..last.clone() };
+    let last_graph =
+        Extract { in_graph: Some(true), output: folder.path().join("last-graph"), ..last.clone() };
     extract(&last);
     extract(&last_graph);
     for (host, graph) in [(&host, &graph), (&last, &last_graph)] {
         let [host, graph] = [host, graph].map(|recipe| Cache::open(&recipe.output).unwrap());
         assert_eq!(host.manifest().view_arrays, graph.manifest().view_arrays);
-        for path in host.manifest().view_arrays.iter().map(|a| &a.path).filter(|path| path.starts_with("taps/")) {
+        for path in host
+            .manifest()
+            .view_arrays
+            .iter()
+            .map(|a| &a.path)
+            .filter(|path| path.starts_with("taps/"))
+        {
             if path.ends_with("/sign") || path.ends_with("/features") {
                 // computed by the host in both
                 assert_eq!(bytes(&host, path), bytes(&graph, path), "{path}");
                 continue;
             }
             // sums in another order: a last bit now and then
-            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1.2e-7 * b.abs().max(f32::MIN_POSITIVE);
+            let close =
+                |(a, b): (&f32, &f32)| (a - b).abs() <= 1.2e-7 * b.abs().max(f32::MIN_POSITIVE);
             assert!(floats(&host, path).iter().zip(&floats(&graph, path)).all(close), "{path}");
         }
     }
@@ -173,15 +210,29 @@ fn the_criteria_decide_what_is_kept_and_a_resume_keeps_to_it() {
     let large = taps(recipe(folder.path(), "auto", &["nst"], "large"), &["map2=large"]);
     let report = extract(&large);
     assert_eq!(paths(&large.output), ["taps/large/features"]);
-    assert!(report.kept.iter().all(|kept| kept.statistics == [Statistic::Features]), "{:?}", report.kept);
+    assert!(
+        report.kept.iter().all(|kept| kept.statistics == [Statistic::Features]),
+        "{:?}",
+        report.kept
+    );
 
-    let small = taps(recipe(folder.path(), "auto", &["nst:constant=1", "kd"], "small"), &["map2@3x3=small", "pooled"]);
+    let small = taps(
+        recipe(folder.path(), "auto", &["nst:constant=1", "kd"], "small"),
+        &["map2@3x3=small", "pooled"],
+    );
     let report = extract(&small);
-    assert_eq!(paths(&small.output), ["taps/small/gram", "taps/small/mean", "taps/pooled/features"]);
+    assert_eq!(
+        paths(&small.output),
+        ["taps/small/gram", "taps/small/mean", "taps/pooled/features"]
+    );
     let [kept] = report.kept.as_slice() else { panic!("{:?}", report.kept) };
     assert_eq!((kept.tap.as_str(), kept.alternatives.len()), ("small", 2));
     // 45 and 9 numbers, or 144
-    assert!(kept.alternatives[0].bytes < 220.0 && kept.alternatives[1].bytes > kept.alternatives[0].bytes, "{kept:?}");
+    assert!(
+        kept.alternatives[0].bytes < 220.0
+            && kept.alternatives[1].bytes > kept.alternatives[0].bytes,
+        "{kept:?}"
+    );
 
     // the choice stands in the cache: nothing is measured again, whatever would come out of it
     let lines = |report: ExtractReport| (report.computed, report.kept);
@@ -189,15 +240,26 @@ fn the_criteria_decide_what_is_kept_and_a_resume_keeps_to_it() {
     assert_eq!(lines(extract(&Extract { criteria: Vec::new(), ..small.clone() })), (0, Vec::new()));
     assert_eq!(lines(extract(&Extract { taps: Vec::new(), ..small.clone() })), (0, Vec::new()));
     // another criterion that it serves changes nothing, one that it does not adds what that needs
-    let linear = Extract { criteria: vec!["nst-linear".parse().unwrap()], taps: Vec::new(), ..small.clone() };
+    let linear = Extract {
+        criteria: vec!["nst-linear".parse().unwrap()],
+        taps: Vec::new(),
+        ..small.clone()
+    };
     assert_eq!(lines(extract(&linear)), (0, Vec::new()));
     let gauss = Extract { criteria: vec!["nst-gauss".parse().unwrap()], ..linear };
     assert_eq!(extract(&gauss).computed, SAMPLES);
-    assert_eq!(paths(&small.output), ["taps/small/gram", "taps/small/mean", "taps/pooled/features", "taps/small/features"]);
+    assert_eq!(
+        paths(&small.output),
+        ["taps/small/gram", "taps/small/mean", "taps/pooled/features", "taps/small/features"]
+    );
     // without a criterion that reads maps none is kept, but vectors and logits
     let kd = recipe(folder.path(), "auto", &["kd"], "kd");
     extract(&kd);
-    assert!(paths(&kd.output).iter().all(|path| path.contains("pooled")), "{:?}", paths(&kd.output));
+    assert!(
+        paths(&kd.output).iter().all(|path| path.contains("pooled")),
+        "{:?}",
+        paths(&kd.output)
+    );
 }
 
 #[test]
@@ -211,11 +273,19 @@ fn a_statistic_is_added_to_a_cache_that_is_there() {
     assert_eq!(extract(&mean).computed, SAMPLES);
     let after = paths(&features.output);
     assert_eq!(after[..before.len()], before);
-    assert!(after.contains(&"taps/map2/mean".to_owned()) && after.contains(&"taps/map2/attention".to_owned()), "{after:?}");
+    assert!(
+        after.contains(&"taps/map2/mean".to_owned())
+            && after.contains(&"taps/map2/attention".to_owned()),
+        "{after:?}"
+    );
     assert_eq!(extract(&mean).computed, 0);
     assert_eq!(cache::verify(&features.output, 2, &Silent).unwrap().findings, []);
     // made at once it is the same, but for the order
-    let whole = Extract { output: folder.path().join("whole"), keep: "features,mean,attention".parse::<Keep>().unwrap(), ..mean.clone() };
+    let whole = Extract {
+        output: folder.path().join("whole"),
+        keep: "features,mean,attention".parse::<Keep>().unwrap(),
+        ..mean.clone()
+    };
     extract(&whole);
     let [grown, whole] = [&mean.output, &whole.output].map(|folder| Cache::open(folder).unwrap());
     for path in after {
@@ -230,12 +300,17 @@ fn a_statistic_is_added_to_a_cache_that_is_there() {
 #[test]
 fn maps_are_pooled_to_the_sizes_that_they_are_compared_at() {
     let folder = prepare();
-    let sized = |output: &str| Extract { sizes: vec![[9, 9], [4, 6]], ..recipe(folder.path(), "mean", &[], output) };
+    let sized = |output: &str| Extract {
+        sizes: vec![[9, 9], [4, 6]],
+        ..recipe(folder.path(), "mean", &[], output)
+    };
     let fresh = taps(sized("fresh"), &["map1", "map2"]);
     extract(&fresh);
     let shapes = |folder: &Path| {
         let manifest = Manifest::load(folder).unwrap();
-        let of = |tap: &cache::TapRecord| tap.map.map(|map| (tap.alias.clone(), [map.height, map.width]));
+        let of = |tap: &cache::TapRecord| {
+            tap.map.map(|map| (tap.alias.clone(), [map.height, map.width]))
+        };
         manifest.taps.iter().filter_map(of).collect::<Vec<_>>()
     };
     assert_eq!(shapes(&fresh.output), [("map1".to_owned(), [9, 9]), ("map2".to_owned(), [4, 6])]);
@@ -244,21 +319,28 @@ fn maps_are_pooled_to_the_sizes_that_they_are_compared_at() {
     extract(&features);
     for computed in [SAMPLES, 0] {
         assert_eq!(extract(&sized("grown")).computed, computed);
-        assert_eq!(shapes(&features.output), [("map1-9x9".to_owned(), [9, 9]), ("map2-4x6".to_owned(), [4, 6])]);
+        assert_eq!(
+            shapes(&features.output),
+            [("map1-9x9".to_owned(), [9, 9]), ("map2-4x6".to_owned(), [4, 6])]
+        );
     }
 }
 
 #[test]
 fn what_each_form_takes_is_measured_and_nothing_is_written() {
     let folder = prepare();
-    let recipe = taps(recipe(folder.path(), "auto", &["nst"], "none"), &["map2@3x3=small", "pooled"]);
+    let recipe =
+        taps(recipe(folder.path(), "auto", &["nst"], "none"), &["map2@3x3=small", "pooled"]);
     let sizes = extract::sizes(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
     assert!(!recipe.output.exists());
     let [small, pooled] = sizes.taps.as_slice() else { panic!("{sizes:?}") };
     assert_eq!((sizes.rows, small.raw, small.shape.as_slice()), (SAMPLES, 576, &[16, 3, 3][..]));
     assert_eq!(small.bytes.keys().copied().collect::<Vec<_>>(), Statistic::ALL);
     assert_eq!(pooled.bytes.keys().copied().collect::<Vec<_>>(), [Statistic::Features]);
-    assert!(small.bytes[&Statistic::Gram] <= 180.0 && small.bytes[&Statistic::Sign] <= 18.0, "{small:?}");
+    assert!(
+        small.bytes[&Statistic::Gram] <= 180.0 && small.bytes[&Statistic::Sign] <= 18.0,
+        "{small:?}"
+    );
     assert_eq!(small.kept, Some(vec![Statistic::Gram]));
     // and it is what a cache takes
     extract(&recipe);
@@ -282,23 +364,44 @@ fn succeeds(folder: &Path, line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &text
 }
 
-const EXTRACT: &str = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 16 --store f32";
+const EXTRACT: &str =
+    "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 16 --store f32";
 
 /// The loss of each of the first steps of a run on a cache.
 fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Vec<f64> {
-    let mut recipe = Train { epochs: 2, batch: 8, criteria: vec![criterion.parse().unwrap()], ..Train::default() };
-    // gentle: at a rate at which so small a batch of noise throws the weights about, any two roundings part
+    let mut recipe = Train {
+        epochs: 2,
+        batch: 8,
+        criteria: vec![criterion.parse().unwrap()],
+        ..Train::default()
+    };
+    // gentle: at a rate at which so small a batch of noise throws the weights about, any two
+    // roundings part
     recipe.optimizer.set_lr(0.01);
     let model = preset::build("resnet8", 10, [1, 28, 28], 1).unwrap();
-    let student = Student::import(&model, &ImportOptions { executor: Executor::General, ..ImportOptions::default() }).unwrap();
+    let student = Student::import(
+        &model,
+        &ImportOptions { executor: Executor::General, ..ImportOptions::default() },
+    )
+    .unwrap();
     let cache = Cache::open(cache).unwrap();
     let terms = recipe.terms(true);
     let maps = pairing::student_maps(&student.taps(&[vec![1, 1, 28, 28]]).unwrap());
     let pair = PairRecipe { teacher: "deep".into(), student: "layer2".into() };
-    let pairs = pairing::explicit(&[pair], &pairing::teacher_maps(cache.manifest()), &maps).unwrap();
+    let pairs =
+        pairing::explicit(&[pair], &pairing::teacher_maps(cache.manifest()), &maps).unwrap();
     let objective = Objective::new(&terms, &[Vec::new(), pairs], 0.0, &student).unwrap();
     assert_eq!(objective.taps, expected, "{criterion}");
-    let source = CacheSource::new(&cache, &["input".into()], false, &objective.taps, Take::default(), 0, true).unwrap();
+    let source = CacheSource::new(
+        &cache,
+        &["input".into()],
+        false,
+        &objective.taps,
+        Take::default(),
+        0,
+        true,
+    )
+    .unwrap();
     let source = Source::Cache(source);
     let learnable = Learnable::new(&objective, &recipe, &source, &Silent).unwrap();
     let run = Run {
@@ -316,17 +419,21 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     trainer::run(&run, learnable).unwrap();
     let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    lines.filter(|line| !line["gradient_norm"].is_null()).map(|line| line["loss"].as_f64().unwrap()).collect()
+    lines
+        .filter(|line| !line["gradient_norm"].is_null())
+        .map(|line| line["loss"].as_f64().unwrap())
+        .collect()
 }
 
 #[test]
 fn a_student_trains_from_statistics_as_from_features() {
     let folder = prepare();
-    let [features, statistics] = [("features", "features"), ("gram,mean,attention", "statistics")].map(|(keep, output)| {
-        let recipe = taps(recipe(folder.path(), keep, &[], output), &["map2@5x5=deep"]);
-        extract(&recipe);
-        recipe.output
-    });
+    let [features, statistics] = [("features", "features"), ("gram,mean,attention", "statistics")]
+        .map(|(keep, output)| {
+            let recipe = taps(recipe(folder.path(), keep, &[], output), &["map2@5x5=deep"]);
+            extract(&recipe);
+            recipe.output
+        });
     let (mean, gram) = ("taps/deep/mean", "taps/deep/gram");
     // the student's map is of 14x14
     for (criterion, read) in [
@@ -340,7 +447,10 @@ fn a_student_trains_from_statistics_as_from_features() {
         let from_statistics = losses(runs[1].path(), &statistics, criterion, read);
         assert_eq!((from_features.len(), from_statistics.len()), (20, 20));
         for (a, b) in from_features.iter().zip(&from_statistics) {
-            assert!((a - b).abs() <= 1e-3 * a.abs(), "{criterion}: {from_features:?} {from_statistics:?}");
+            assert!(
+                (a - b).abs() <= 1e-3 * a.abs(),
+                "{criterion}: {from_features:?} {from_statistics:?}"
+            );
         }
         assert!(from_features != from_statistics, "{criterion}: the two runs were the same one");
     }
@@ -357,14 +467,19 @@ fn a_criterion_that_a_cache_cannot_serve_is_refused_with_the_command_that_adds_i
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let train = |pair: &str, out: &str| {
-        format!("train resnet8 --cache cache --criterion nst:pair=deep>{pair} --epochs 1 --device cpu --limit 8 --batch 8 -o {out}")
+        format!(
+            "train resnet8 --cache cache --criterion nst:pair=deep>{pair} --epochs 1 --device cpu \
+             --limit 8 --batch 8 -o {out}"
+        )
     };
-    let adds = |text: &str| text.lines().last().unwrap().split_once("nst-cache ").unwrap().1.to_owned();
+    let adds =
+        |text: &str| text.lines().last().unwrap().split_once("nst-cache ").unwrap().1.to_owned();
     // at its own size, and at that of a student whose map is smaller
     for (pair, size) in [("layer2", "14x14"), ("layer3", "14x14")] {
         let text = refused(&train(pair, "run"));
         assert!(
-            text.contains("criterion nst-poly: tap deep: expected gram or features") && text.contains(&format!(" at {size}")),
+            text.contains("criterion nst-poly: tap deep: expected gram or features")
+                && text.contains(&format!(" at {size}")),
             "{text}"
         );
         let command = adds(&text);

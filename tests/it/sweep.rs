@@ -1,4 +1,5 @@
-//! `sweep`: each run is what `train` makes, finished runs are kept, interrupted ones gone on with, others refused, and a failure loses nothing else.
+//! `sweep`: each run is what `train` makes, finished runs are kept, interrupted ones gone on with,
+//! others refused, and a failure loses nothing else.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -65,7 +66,8 @@ fn fails(folder: &Path, arguments: &str) -> (Option<i32>, String) {
 }
 
 fn json(folder: &Path, arguments: &str) -> Value {
-    serde_json::from_slice(&run(folder, &format!("{arguments} --json")).stdout).unwrap_or_else(|e| panic!("{arguments}: {e}"))
+    serde_json::from_slice(&run(folder, &format!("{arguments} --json")).stdout)
+        .unwrap_or_else(|e| panic!("{arguments}: {e}"))
 }
 
 /// A cache of 48 samples, a test set, a student of the user's own, and the recipe with `changes`.
@@ -73,10 +75,15 @@ fn prepare(folder: &Path, changes: &[(&str, &str)]) {
     support::need_runtime();
     support::write_teacher(&folder.join("teacher.onnx"));
     support::write_idx(&folder.join("data"), 48);
-    support::write_images_of(&folder.join("images"), 20, &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    support::write_images_of(
+        &folder.join("images"),
+        20,
+        &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+    );
     run(folder, "extract teacher.onnx --data idx:data --preprocess fashion-mnist -o cache");
     run(folder, "new lenet --classes 10 --input 1x28x28 -o net.onnx");
-    std::fs::write(folder.join("nst-cache.toml"), "[students.net]\nmodel = \"net.onnx\"\n").unwrap();
+    std::fs::write(folder.join("nst-cache.toml"), "[students.net]\nmodel = \"net.onnx\"\n")
+        .unwrap();
     write_recipe(folder, changes);
 }
 
@@ -112,25 +119,42 @@ fn every_run_is_what_train_makes_and_is_made_once() {
 
     let planned = json(folder, "sweep small.toml --dry-run");
     assert_eq!(planned["runs"].as_array().unwrap().len(), 8);
-    assert_eq!((&planned["runs"][0]["state"], &planned["steps"]), (&Value::from("new"), &Value::from(6)));
+    assert_eq!(
+        (&planned["runs"][0]["state"], &planned["steps"]),
+        (&Value::from("new"), &Value::from(6))
+    );
     assert!(!folder.join("runs").exists(), "a dry run writes nothing");
 
     let table = json(folder, "sweep small.toml --jobs 2 --memory 64 --threads 2");
     assert_eq!(table["failed"], serde_json::json!([]));
     let rows = table["rows"].as_array().unwrap();
-    let names: Vec<_> = rows.iter().map(|r| (r["student"].as_str().unwrap(), r["method"].as_str().unwrap())).collect();
+    let names: Vec<_> = rows
+        .iter()
+        .map(|r| (r["student"].as_str().unwrap(), r["method"].as_str().unwrap()))
+        .collect();
     assert_eq!(names, [("lenet", "CE"), ("lenet", "KD+NST"), ("net", "CE"), ("net", "KD+NST")]);
     let of = |seed: u64| {
         let runs = table["runs"].as_array().unwrap();
-        let run = runs.iter().find(|r| r["student"] == "net" && r["method"] == "CE" && r["seed"] == seed).unwrap();
+        let run = runs
+            .iter()
+            .find(|r| r["student"] == "net" && r["method"] == "CE" && r["seed"] == seed)
+            .unwrap();
         run["top1"].as_f64().unwrap()
     };
     let mean = f64::midpoint(of(0), of(1));
     assert!((rows[2]["top1"]["mean"].as_f64().unwrap() - mean).abs() < 1e-9, "{table}");
-    assert!((rows[2]["top1"]["deviation"].as_f64().unwrap() - (of(0) - of(1)).abs() / 2f64.sqrt()).abs() < 1e-9, "{table}");
+    assert!(
+        (rows[2]["top1"]["deviation"].as_f64().unwrap() - (of(0) - of(1)).abs() / 2f64.sqrt())
+            .abs()
+            < 1e-9,
+        "{table}"
+    );
     let teacher = json(folder, "eval teacher.onnx --data folder:images --preprocess fashion-mnist");
     assert_eq!(table["teacher"]["top1"], teacher["top1"]);
-    let (cost, share) = (table["teacher"]["seconds"].as_f64().unwrap(), table["teacher_seconds_per_run"].as_f64().unwrap());
+    let (cost, share) = (
+        table["teacher"]["seconds"].as_f64().unwrap(),
+        table["teacher_seconds_per_run"].as_f64().unwrap(),
+    );
     assert!(cost > 0.0 && (share * 8.0 - cost).abs() < 1e-9, "{table}");
     assert!((rows[2]["teacher_seconds"].as_f64().unwrap() - 2.0 * share).abs() < 1e-9, "{table}");
     let info = json(folder, "cache info cache");
@@ -139,7 +163,10 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     // the same bits as a run by itself, on another number of threads
     std::fs::write(folder.join("alone.toml"), ALONE).unwrap();
     run(folder, "train lenet --cache cache --recipe alone.toml --seed 1 --threads 1 -o alone");
-    assert!(student(folder, "alone") == student(folder, "runs/small/lenet/KD+NST/seed-1"), "other bits than train");
+    assert!(
+        student(folder, "alone") == student(folder, "runs/small/lenet/KD+NST/seed-1"),
+        "other bits than train"
+    );
     assert!(student(folder, "alone") != student(folder, "runs/small/lenet/KD+NST/seed-0"));
 
     // again: nothing is made, the table is the same
@@ -149,12 +176,19 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     assert_eq!(record.metadata().unwrap().modified().unwrap(), written);
     let shown = String::from_utf8(run(folder, "sweep small.toml").stdout).unwrap();
     assert_eq!(std::fs::read_to_string(folder.join("runs/small/table.md")).unwrap(), shown);
-    assert!(shown.contains("| lenet") && shown.contains('±') && shown.contains("teacher.onnx (teacher)"), "{shown}");
+    assert!(
+        shown.contains("| lenet")
+            && shown.contains('±')
+            && shown.contains("teacher.onnx (teacher)"),
+        "{shown}"
+    );
 
     // another seed adds to it
     write_recipe(folder, &[("seeds = [0, 1]", "seeds = [0, 1, 2]"), ("\"lenet\", ", "")]);
     let states = json(folder, "sweep small.toml --dry-run");
-    let of = |state: &str| states["runs"].as_array().unwrap().iter().filter(|r| r["state"] == state).count();
+    let of = |state: &str| {
+        states["runs"].as_array().unwrap().iter().filter(|r| r["state"] == state).count()
+    };
     assert_eq!((of("finished"), of("new")), (4, 2));
     assert_eq!(json(folder, "sweep small.toml")["rows"][0]["runs"], 3);
 
@@ -165,7 +199,10 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     ] {
         write_recipe(folder, &[changes]);
         let (code, message) = fails(folder, "sweep small.toml");
-        assert!(code == Some(2) && message.contains(expected) && message.contains("runs/small"), "{message}");
+        assert!(
+            code == Some(2) && message.contains(expected) && message.contains("runs/small"),
+            "{message}"
+        );
     }
 }
 
@@ -173,27 +210,41 @@ fn every_run_is_what_train_makes_and_is_made_once() {
 fn an_interrupted_sweep_goes_on_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let long = [("epochs = 2", "epochs = 12"), ("[\"lenet\", \"net\"]", "[\"lenet\"]"), ("seeds = [0, 1]", "seeds = [0]")];
+    let long = [
+        ("epochs = 2", "epochs = 12"),
+        ("[\"lenet\", \"net\"]", "[\"lenet\"]"),
+        ("seeds = [0, 1]", "seeds = [0]"),
+    ];
     prepare(folder, &long);
     run(folder, "sweep small.toml -o whole");
 
     // Ctrl-C where only the sweep gets the signal, then a kill that it cannot see
-    let checkpoint = |of: &str| folder.join("parts/lenet").join(of).join("seed-0/checkpoint.safetensors");
+    let checkpoint =
+        |of: &str| folder.join("parts/lenet").join(of).join("seed-0/checkpoint.safetensors");
     for (name, of) in [("-INT", "CE"), ("-KILL", "KD+NST")] {
-        let mut sweep = command(folder, "sweep small.toml -o parts").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut sweep = command(folder, "sweep small.toml -o parts")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         wait_until("no checkpoint", || checkpoint(of).exists());
         signal(&sweep, name);
         let status = sweep.wait().unwrap();
         assert_eq!(status.code(), (name == "-INT").then_some(130));
         let log = File::open(folder.join(format!("parts/lenet/{of}/seed-0.log"))).unwrap();
         wait_until("the run outlives its sweep", || log.try_lock().is_ok());
-        let state = json(folder, "sweep small.toml -o parts --dry-run")["runs"][usize::from(name == "-KILL")]["state"].clone();
+        let state = json(folder, "sweep small.toml -o parts --dry-run")["runs"]
+            [usize::from(name == "-KILL")]["state"]
+            .clone();
         assert_eq!(state, "begun", "{name}");
     }
     run(folder, "sweep small.toml -o parts");
     for of in ["CE", "KD+NST"] {
         let path = |output: &str| format!("{output}/lenet/{of}/seed-0");
-        assert!(student(folder, &path("parts")) == student(folder, &path("whole")), "{of}: other bits after the interruption");
+        assert!(
+            student(folder, &path("parts")) == student(folder, &path("whole")),
+            "{of}: other bits after the interruption"
+        );
     }
 }
 
@@ -211,13 +262,24 @@ fn a_run_that_fails_loses_no_other() {
     let output = command(folder, "sweep small.toml --jobs 2 --json").output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("2 of 8 runs failed") && message.contains("another process is at work"), "{message}");
+    assert!(
+        message.contains("2 of 8 runs failed") && message.contains("another process is at work"),
+        "{message}"
+    );
     let table: Value = serde_json::from_slice(&output.stdout).unwrap();
     let failed = table["failed"].as_array().unwrap();
     assert_eq!((table["runs"].as_array().unwrap().len(), failed.len()), (6, 2));
     let said = failed.iter().find(|f| f["seed"] == 1).unwrap();
-    assert!(said["error"].as_str().unwrap().contains("seed-1") && said["log"].as_str().unwrap().ends_with("seed-1.log"), "{said}");
-    assert!(std::fs::read_to_string(folder.join("runs/small/table.md")).unwrap().contains("failed: net, CE, seed 1"));
+    assert!(
+        said["error"].as_str().unwrap().contains("seed-1")
+            && said["log"].as_str().unwrap().ends_with("seed-1.log"),
+        "{said}"
+    );
+    assert!(
+        std::fs::read_to_string(folder.join("runs/small/table.md"))
+            .unwrap()
+            .contains("failed: net, CE, seed 1")
+    );
 
     drop(log);
     std::fs::remove_file(place.join("seed-1")).unwrap();
@@ -240,7 +302,10 @@ fn what_cannot_be_made_is_refused_before_the_first_run() {
         write_recipe(folder, &[changes]);
         let (code, message) = fails(folder, "sweep small.toml");
         assert!(code == Some(2) && message.contains(expected), "{expected}: {message}");
-        assert!(message.trim_end().lines().filter(|l| !l.starts_with("note")).count() <= 6, "{message}");
+        assert!(
+            message.trim_end().lines().filter(|l| !l.starts_with("note")).count() <= 6,
+            "{message}"
+        );
         assert!(!folder.join("runs").exists(), "{expected}");
     }
     write_recipe(folder, &[]);

@@ -8,7 +8,10 @@ use crate::support;
 use crate::support::{ints, node};
 use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::cache::{Cache, Decoder, Manifest};
-use nst_cache::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, attribute_proto};
+use nst_cache::onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    attribute_proto,
+};
 use nst_cache::onnx::tensor_proto;
 use prost::Message as _;
 use std::path::Path;
@@ -18,8 +21,19 @@ const DATA: &str = "--data idx:data --preprocess fashion-mnist";
 
 /// Exit status and what was said.
 fn run(folder: &Path, arguments: &str) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_nst-cache")).current_dir(folder).args(arguments.split(' ')).output().unwrap();
-    (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout)))
+    let output = Command::new(env!("CARGO_BIN_EXE_nst-cache"))
+        .current_dir(folder)
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stderr),
+            String::from_utf8_lossy(&output.stdout)
+        ),
+    )
 }
 
 fn succeeds(folder: &Path, arguments: &str) -> String {
@@ -70,7 +84,11 @@ fn behind(graph: &mut GraphProto, nodes: Vec<NodeProto>) {
 fn floats(folder: &Path, path: &str) -> Vec<f32> {
     let cache = Cache::open(folder).unwrap();
     let mut bytes = Vec::new();
-    cache.array(path).unwrap().read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes).unwrap();
+    cache
+        .array(path)
+        .unwrap()
+        .read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes)
+        .unwrap();
     bytemuck::pod_collect_to_vec(&bytes)
 }
 
@@ -94,7 +112,8 @@ fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
             constant(graph, name, &[8], Values::F32(vec![0.0; 8]));
         }
         let inputs = ["conv1", "scale", "bias", "mean", "variance"];
-        let mut norm = node("BatchNormalization", &inputs, "changed", vec![integer("training_mode", 1)]);
+        let mut norm =
+            node("BatchNormalization", &inputs, "changed", vec![integer("training_mode", 1)]);
         norm.output.extend(["mean_".into(), "variance_".into()]);
         between(graph, vec![norm]);
     });
@@ -104,7 +123,13 @@ fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
         between(graph, vec![node("Dropout", &["conv1", "ratio", "on"], "changed", vec![])]);
     });
     support::write_changed_teacher(&folder.join("noise.onnx"), |graph| {
-        between(graph, vec![node("RandomNormalLike", &["conv1"], "noise", vec![]), node("Add", &["conv1", "noise"], "changed", vec![])]);
+        between(
+            graph,
+            vec![
+                node("RandomNormalLike", &["conv1"], "noise", vec![]),
+                node("Add", &["conv1", "noise"], "changed", vec![]),
+            ],
+        );
     });
     for (file, parts) in [
         ("norm.onnx", ["BatchNormalization `BatchNormalization_changed`", "training mode"]),
@@ -119,7 +144,10 @@ fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
     assert!(!folder.join("cache").exists(), "nothing is written");
     // what noise does behind the taps that are kept is nobody's matter
     support::write_changed_teacher(&folder.join("after.onnx"), |graph| {
-        graph.node.extend([node("RandomNormalLike", &["logits"], "noise", vec![]), node("Add", &["logits", "noise"], "other", vec![])]);
+        graph.node.extend([
+            node("RandomNormalLike", &["logits"], "noise", vec![]),
+            node("Add", &["logits", "noise"], "other", vec![]),
+        ]);
     });
     succeeds(folder, &format!("extract after.onnx {DATA}"));
 }
@@ -160,7 +188,8 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
         constant(graph, "maps", &[4], Values::I64(vec![-1, 8, 28, 28]));
         constant(graph, "w", &[1, 32, 8], Values::F32(vec![0.3; 256]));
         constant(graph, "r", &[1, 32, 8], Values::F32(vec![0.2; 256]));
-        let mut lstm = node("LSTM", &["sequence", "w", "r"], "all", vec![integer("hidden_size", 8)]);
+        let mut lstm =
+            node("LSTM", &["sequence", "w", "r"], "all", vec![integer("hidden_size", 8)]);
         lstm.output.extend(["last".into(), "cell".into()]);
         let before = node("Reshape", &["conv1", "rows"], "sequence", vec![]);
         between(graph, vec![before, lstm, node("Reshape", &["all", "maps"], "changed", vec![])]);
@@ -170,7 +199,9 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
         let batch = nst_cache::onnx::proto::tensor_shape_proto::dimension::Value::DimValue(8);
         for value in graph.input.iter_mut().chain(&mut graph.output) {
             let kind = value.r#type.as_mut().unwrap().value.as_mut().unwrap();
-            let nst_cache::onnx::proto::type_proto::Value::TensorType(tensor) = kind else { panic!() };
+            let nst_cache::onnx::proto::type_proto::Value::TensorType(tensor) = kind else {
+                panic!()
+            };
             tensor.shape.as_mut().unwrap().dim[0].value = Some(batch.clone());
         }
     });
@@ -180,12 +211,20 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
         ("norm.onnx", "InstanceNormalization `InstanceNormalization_normed`"),
         ("sequence.onnx", "LSTM `LSTM_all`"),
     ] {
-        refused(folder, &format!("extract {file} {DATA}"), &[name, "other samples of its batch", "--batch 1"]);
+        refused(
+            folder,
+            &format!("extract {file} {DATA}"),
+            &[name, "other samples of its batch", "--batch 1"],
+        );
         refused(folder, &format!("eval {file} {DATA} --split train"), &[name]);
         // each alone, as the user asks
         succeeds(folder, &format!("extract {file} {DATA} --batch 1"));
     }
-    refused(folder, &format!("extract eight.onnx {DATA}"), &["ReduceMean `ReduceMean_batchmean`", "open batch"]);
+    refused(
+        folder,
+        &format!("extract eight.onnx {DATA}"),
+        &["ReduceMean `ReduceMean_batchmean`", "open batch"],
+    );
     // a sound teacher gives no cause, whatever its batch
     support::write_teacher(&folder.join("sound.onnx"));
     let said = succeeds(folder, &format!("extract sound.onnx {DATA} --batch 16"));
@@ -199,24 +238,43 @@ fn a_scale_over_the_batch_is_taken_of_one_sample_at_a_time() {
     support::write_changed_teacher(&folder.join("dynamic.onnx"), |graph| {
         let mut quantize = node("DynamicQuantizeLinear", &["conv1"], "quantized", vec![]);
         quantize.output.extend(["step".into(), "zero".into()]);
-        between(graph, vec![quantize, node("DequantizeLinear", &["quantized", "step", "zero"], "changed", vec![])]);
+        between(
+            graph,
+            vec![
+                quantize,
+                node("DequantizeLinear", &["quantized", "step", "zero"], "changed", vec![]),
+            ],
+        );
     });
     let said = succeeds(folder, &format!("extract dynamic.onnx {DATA} -o auto --store f32"));
     assert!(
-        said.contains("DynamicQuantizeLinear `DynamicQuantizeLinear_quantized`") && said.contains("one sample is run at a time"),
+        said.contains("DynamicQuantizeLinear `DynamicQuantizeLinear_quantized`")
+            && said.contains("one sample is run at a time"),
         "{said}"
     );
     assert_eq!(Manifest::load(&folder.join("auto")).unwrap().teacher.batch, 1);
-    let said = succeeds(folder, &format!("extract dynamic.onnx {DATA} -o one --batch 1 --store f32"));
+    let said =
+        succeeds(folder, &format!("extract dynamic.onnx {DATA} -o one --batch 1 --store f32"));
     assert!(!said.contains("one sample"), "{said}");
-    assert_eq!(floats(&folder.join("auto"), "taps/map2/features"), floats(&folder.join("one"), "taps/map2/features"));
+    assert_eq!(
+        floats(&folder.join("auto"), "taps/map2/features"),
+        floats(&folder.join("one"), "taps/map2/features")
+    );
     succeeds(folder, "cache verify auto --live dynamic.onnx");
-    assert!(succeeds(folder, &format!("eval dynamic.onnx {DATA} --split train")).contains("one sample is run at a time"));
+    assert!(
+        succeeds(folder, &format!("eval dynamic.onnx {DATA} --split train"))
+            .contains("one sample is run at a time")
+    );
 }
 
 /// Writes a teacher with nodes behind its logits, and gives what its cache says of those, with what
 /// extract said and the cache's manifest.
-fn logits_of(folder: &Path, name: &str, flags: &str, change: impl FnOnce(&mut GraphProto)) -> (Vec<f32>, String, Manifest) {
+fn logits_of(
+    folder: &Path,
+    name: &str,
+    flags: &str,
+    change: impl FnOnce(&mut GraphProto),
+) -> (Vec<f32>, String, Manifest) {
     support::write_changed_teacher(&folder.join(format!("{name}.onnx")), change);
     let said = succeeds(folder, &format!("extract {name}.onnx {DATA} -o {name}{flags}"));
     (floats(&folder.join(name), "logits"), said, Manifest::load(&folder.join(name)).unwrap())
@@ -249,8 +307,15 @@ fn logits_stand_behind_whatever_exporters_add() {
     let (cast, said, manifest) = logits_of(folder, "cast", "", |graph| {
         constant(graph, "shape", &[2], Values::I64(vec![-1, 10]));
         let to = |code| vec![integer("to", code)];
-        let half = [node("Cast", &["logits"], "h", to(10)), node("Softmax", &["h"], "p", vec![]), node("Cast", &["p"], "f", to(1))];
-        behind(graph, half.into_iter().chain([node("Reshape", &["f", "shape"], "out", vec![])]).collect());
+        let half = [
+            node("Cast", &["logits"], "h", to(10)),
+            node("Softmax", &["h"], "p", vec![]),
+            node("Cast", &["p"], "f", to(1)),
+        ];
+        behind(
+            graph,
+            half.into_iter().chain([node("Reshape", &["f", "shape"], "out", vec![])]).collect(),
+        );
     });
     assert!(said.contains("`h`, which the softmax at the end reads"), "{said}");
     assert_eq!((manifest.logits, manifest.format), (None, Manifest::FORMAT));
@@ -258,51 +323,79 @@ fn logits_stand_behind_whatever_exporters_add() {
     // a convolution's axes of one
     let (conv, _, _) = logits_of(folder, "conv", "", |graph| {
         constant(graph, "shape", &[4], Values::I64(vec![-1, 10, 1, 1]));
-        let nodes = [node("Reshape", &["logits", "shape"], "wide", vec![]), node("Softmax", &["wide"], "p", vec![integer("axis", 1)])];
+        let nodes = [
+            node("Reshape", &["logits", "shape"], "wide", vec![]),
+            node("Softmax", &["wide"], "p", vec![integer("axis", 1)]),
+        ];
         behind(graph, nodes.into_iter().chain([node("Flatten", &["p"], "out", vec![])]).collect());
     });
     near(&conv, &plain);
     // named by the user: converted, as nothing else may be done
-    let (named, said, manifest) =
-        logits_of(folder, "named", " --logits p", |graph| behind(graph, vec![softmax(), node("Identity", &["p"], "out", vec![])]));
+    let (named, said, manifest) = logits_of(folder, "named", " --logits p", |graph| {
+        behind(graph, vec![softmax(), node("Identity", &["p"], "out", vec![])]);
+    });
     assert!(said.contains("log p of `p`, which holds probabilities"), "{said}");
     near(&named, &log_softmax(&plain));
-    assert_eq!((manifest.format, manifest.teacher.top1_basis_points), (Manifest::FORMAT_LOGITS, top1));
+    assert_eq!(
+        (manifest.format, manifest.teacher.top1_basis_points),
+        (Manifest::FORMAT_LOGITS, top1)
+    );
     assert!(succeeds(folder, "cache info named").contains("made of probabilities"));
     succeeds(folder, "cache verify named --live named.onnx");
     // two heads whose mean nothing in the graph explains
     let (mean, said, manifest) = logits_of(folder, "mean", "", |graph| {
         constant(graph, "half", &[], Values::F32(vec![0.5]));
-        let nodes = [softmax(), node("Softmax", &["logits"], "q", vec![]), node("Add", &["p", "q"], "sum", vec![])];
-        behind(graph, nodes.into_iter().chain([node("Mul", &["sum", "half"], "out", vec![])]).collect());
+        let nodes = [
+            softmax(),
+            node("Softmax", &["logits"], "q", vec![]),
+            node("Add", &["p", "q"], "sum", vec![]),
+        ];
+        behind(
+            graph,
+            nodes.into_iter().chain([node("Mul", &["sum", "half"], "out", vec![])]).collect(),
+        );
     });
     assert!(said.contains("log p of `out`"), "{said}");
     near(&mean, &log_softmax(&plain));
     assert_eq!(manifest.teacher.top1_basis_points, top1);
     // nor their sum, of which the factor is nothing to a softmax
     let (sum, said, _) = logits_of(folder, "sum", "", |graph| {
-        let nodes = [softmax(), node("Softmax", &["logits"], "q", vec![]), node("Add", &["p", "q"], "out", vec![])];
+        let nodes = [
+            softmax(),
+            node("Softmax", &["logits"], "q", vec![]),
+            node("Add", &["p", "q"], "out", vec![]),
+        ];
         behind(graph, nodes.into());
     });
     assert!(said.contains("log p of `out`"), "{said}");
     near(&log_softmax(&sum), &log_softmax(&plain));
     let scores = |name: &str| {
         let said = succeeds(folder, &format!("eval {name}.onnx {DATA} --split train --json"));
-        let found: serde_json::Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
+        let found: serde_json::Value =
+            serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
         (found["top1"].as_f64().unwrap(), found["loss"].as_f64().unwrap())
     };
     let expected = scores("plain");
     for name in ["conv", "named", "mean", "sum"] {
         let found = scores(name);
-        assert!((found.0 - expected.0).abs() < 1e-9 && (found.1 - expected.1).abs() < 1e-4, "{name}: {found:?} {expected:?}");
+        assert!(
+            (found.0 - expected.0).abs() < 1e-9 && (found.1 - expected.1).abs() < 1e-4,
+            "{name}: {found:?} {expected:?}"
+        );
     }
     // several labels a sample
-    let (sigmoid, said, manifest) =
-        logits_of(folder, "sigmoid", "", |graph| behind(graph, vec![node("Sigmoid", &["logits"], "out", vec![])]));
-    assert!(said.contains("`logits`, which the sigmoid at the end reads") && manifest.logits.is_none(), "{said}");
+    let (sigmoid, said, manifest) = logits_of(folder, "sigmoid", "", |graph| {
+        behind(graph, vec![node("Sigmoid", &["logits"], "out", vec![])]);
+    });
+    assert!(
+        said.contains("`logits`, which the sigmoid at the end reads") && manifest.logits.is_none(),
+        "{said}"
+    );
     near(&sigmoid, &plain);
     assert!(succeeds(folder, "inspect sigmoid.onnx --json").contains("\"logits\": \"logits\""));
-    let (hard, said, _) = logits_of(folder, "hard", "", |graph| behind(graph, vec![node("HardSigmoid", &["logits"], "out", vec![])]));
+    let (hard, said, _) = logits_of(folder, "hard", "", |graph| {
+        behind(graph, vec![node("HardSigmoid", &["logits"], "out", vec![])]);
+    });
     assert!(said.contains("`logits`, which the hard sigmoid at the end reads"), "{said}");
     near(&hard, &plain);
 }
@@ -314,19 +407,28 @@ fn a_softmax_inside_a_function_leaves_its_probabilities() {
     let folder = folder.path();
     let path = folder.join("inner.onnx");
     support::write_changed_teacher(&path, |graph| {
-        let call = NodeProto { domain: Some("local".into()), ..node("Head", &["pooled", "w3"], "out", vec![]) };
+        let call = NodeProto {
+            domain: Some("local".into()),
+            ..node("Head", &["pooled", "w3"], "out", vec![])
+        };
         graph.node.pop();
         behind(graph, vec![call]);
     });
     let mut model = ModelProto::decode(std::fs::read(&path).unwrap().as_slice()).unwrap();
-    let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
+    let opset = |domain: &str, version| OperatorSetIdProto {
+        domain: Some(domain.into()),
+        version: Some(version),
+    };
     model.opset_import.push(opset("local", 1));
     model.functions.push(FunctionProto {
         name: Some("Head".into()),
         domain: Some("local".into()),
         input: vec!["x".into(), "w".into()],
         output: vec!["y".into()],
-        node: vec![node("MatMul", &["x", "w"], "scores", vec![]), node("Softmax", &["scores"], "y", vec![])],
+        node: vec![
+            node("MatMul", &["x", "w"], "scores", vec![]),
+            node("Softmax", &["scores"], "y", vec![]),
+        ],
         opset_import: vec![opset("", 17)],
         ..FunctionProto::default()
     });
@@ -335,7 +437,10 @@ fn a_softmax_inside_a_function_leaves_its_probabilities() {
     let said = succeeds(folder, &format!("extract inner.onnx {DATA} -o inner"));
     assert!(said.contains("log p of `out`"), "{said}");
     succeeds(folder, &format!("extract plain.onnx {DATA} -o plain"));
-    near(&floats(&folder.join("inner"), "logits"), &log_softmax(&floats(&folder.join("plain"), "logits")));
+    near(
+        &floats(&folder.join("inner"), "logits"),
+        &log_softmax(&floats(&folder.join("plain"), "logits")),
+    );
 }
 
 #[test]
@@ -346,10 +451,16 @@ fn classes_that_the_teacher_has_never_heard_of_are_the_datas_own() {
     support::write_images(&folder.join("images"), 40);
     let extract = "extract teacher.onnx --data folder:images --preprocess fashion-mnist";
     let said = succeeds(folder, &format!("{extract} -o cache"));
-    assert!(said.contains("the teacher tells 10 classes, the data has 2: its accuracy is not measured"), "{said}");
+    assert!(
+        said.contains("the teacher tells 10 classes, the data has 2: its accuracy is not measured"),
+        "{said}"
+    );
     assert!(!said.contains("top-1"), "{said}");
     let manifest = Manifest::load(&folder.join("cache")).unwrap();
-    assert_eq!((manifest.data.classes, manifest.teacher.top1_basis_points), (vec!["a".to_owned(), "b".to_owned()], None));
+    assert_eq!(
+        (manifest.data.classes, manifest.teacher.top1_basis_points),
+        (vec!["a".to_owned(), "b".to_owned()], None)
+    );
     assert!(manifest.logits.unwrap().other_classes && manifest.format == Manifest::FORMAT_LOGITS);
     assert_eq!(Cache::open(&folder.join("cache")).unwrap().labels().iter().max(), Some(&1));
     // labels and features train, logits do not
@@ -367,7 +478,9 @@ fn classes_that_the_teacher_has_never_heard_of_are_the_datas_own() {
     std::fs::write(folder.join("classes.txt"), "c\nb\nd\ne\nf\ng\nh\ni\nj\na\n").unwrap();
     succeeds(folder, &format!("{extract} --classes classes.txt -o named"));
     let cache = Cache::open(&folder.join("named")).unwrap();
-    assert!(cache.manifest().logits.is_none() && cache.manifest().teacher.top1_basis_points.is_some());
+    assert!(
+        cache.manifest().logits.is_none() && cache.manifest().teacher.top1_basis_points.is_some()
+    );
     assert!(cache.labels().iter().all(|label| [1, 9].contains(label)));
     // and eval has nothing to measure without them
     let eval = "eval teacher.onnx --data folder:images --preprocess fashion-mnist --split train";
@@ -381,7 +494,10 @@ fn numbers_beyond_the_teachers_classes_are_labels_all_the_same() {
     let folder = folder.path();
     support::write_teacher(&folder.join("teacher.onnx"));
     support::write_idx_with_labels(&folder.join("twelve"), 40, 12);
-    let said = succeeds(folder, "extract teacher.onnx --data idx:twelve --preprocess fashion-mnist -o cache");
+    let said = succeeds(
+        folder,
+        "extract teacher.onnx --data idx:twelve --preprocess fashion-mnist -o cache",
+    );
     assert!(said.contains("the teacher tells 10 classes, the data has 12"), "{said}");
     assert_eq!(Cache::open(&folder.join("cache")).unwrap().labels().iter().max(), Some(&11));
 }
@@ -399,10 +515,20 @@ fn values_below_f16_are_stored_as_f32_and_said() {
         manifest.view_arrays.iter().find(|spec| spec.path == path).unwrap().dtype
     };
     let said = succeeds(folder, &format!("extract tiny.onnx {DATA} -o auto"));
-    assert!(said.contains("tap map2: values down to") && said.contains("would be lost in f16: stored as f32"), "{said}");
-    assert_eq!((dtype("auto", "taps/map1/features"), dtype("auto", "taps/map2/features")), (Dtype::F16, Dtype::F32));
+    assert!(
+        said.contains("tap map2: values down to")
+            && said.contains("would be lost in f16: stored as f32"),
+        "{said}"
+    );
+    assert_eq!(
+        (dtype("auto", "taps/map1/features"), dtype("auto", "taps/map2/features")),
+        (Dtype::F16, Dtype::F32)
+    );
     let said = succeeds(folder, &format!("extract tiny.onnx {DATA} -o half --store f16"));
-    assert!(said.contains("tap map2: values down to") && said.contains("are lost in f16"), "{said}");
+    assert!(
+        said.contains("tap map2: values down to") && said.contains("are lost in f16"),
+        "{said}"
+    );
     assert_eq!(dtype("half", "taps/map2/features"), Dtype::F16);
 }
 
@@ -410,9 +536,12 @@ fn values_below_f16_are_stored_as_f32_and_said() {
 /// [16]; `real3` are the numbers that `q3` stands for.
 fn write_quantized(path: &Path) {
     let mut random = support::Random(23);
-    let mut graph = GraphProto { name: Some("integers".into()), ..support::ends("image", &[1, 28, 28]) };
+    let mut graph =
+        GraphProto { name: Some("integers".into()), ..support::ends("image", &[1, 28, 28]) };
     for (name, shape) in [("w1", &[8, 1, 3, 3][..]), ("w2", &[16, 8, 3, 3]), ("w3", &[16, 10])] {
-        let values = (0..shape.iter().product()).map(|_| i8::from_le_bytes([random.next().to_le_bytes()[3]])).collect();
+        let values = (0..shape.iter().product())
+            .map(|_| i8::from_le_bytes([random.next().to_le_bytes()[3]]))
+            .collect();
         constant(&mut graph, name, shape, Values::I8(values));
     }
     for (name, scale) in [("s", 0.02), ("sw", 0.01), ("s1", 0.05), ("s3", 0.08), ("s4", 0.04)] {
@@ -424,7 +553,8 @@ fn write_quantized(path: &Path) {
     constant(&mut graph, "zw", &[], Values::I8(vec![0]));
     let pads = || vec![ints("pads", &[1, 1, 1, 1])];
     let halves = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
-    let mut average = node("QLinearGlobalAveragePool", &["q3", "s3", "z0", "s1", "z0"], "average", vec![]);
+    let mut average =
+        node("QLinearGlobalAveragePool", &["q3", "s3", "z0", "s1", "z0"], "average", vec![]);
     average.domain = Some("com.microsoft".into());
     graph.node = vec![
         node("QuantizeLinear", &["image", "s", "z"], "q", vec![]),
@@ -434,12 +564,25 @@ fn write_quantized(path: &Path) {
         node("DequantizeLinear", &["q3", "s3", "z0"], "real3", vec![]),
         average,
         node("Flatten", &["average"], "vector", vec![]),
-        node("QLinearMatMul", &["vector", "s1", "z0", "w3", "sw", "zw", "s4", "z4"], "scores", vec![]),
+        node(
+            "QLinearMatMul",
+            &["vector", "s1", "z0", "w3", "sw", "zw", "s4", "z4"],
+            "scores",
+            vec![],
+        ),
         node("DequantizeLinear", &["scores", "s4", "z4"], "logits", vec![]),
     ];
-    let import = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
+    let import = |domain: &str, version| OperatorSetIdProto {
+        domain: Some(domain.into()),
+        version: Some(version),
+    };
     let opset_import = vec![import("", 17), import("com.microsoft", 1)];
-    let model = ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..ModelProto::default() };
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import,
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
     std::fs::write(path, model.encode_to_vec()).unwrap();
 }
 
@@ -449,13 +592,21 @@ fn maps_of_integers_are_kept_as_the_numbers_that_they_stand_for() {
     let folder = folder.path();
     write_quantized(&folder.join("integers.onnx"));
     succeeds(folder, &format!("extract integers.onnx {DATA} -o suggested --keep features"));
-    let taps: Vec<String> = Manifest::load(&folder.join("suggested")).unwrap().taps.into_iter().map(|tap| tap.tensor).collect();
+    let taps: Vec<String> = Manifest::load(&folder.join("suggested"))
+        .unwrap()
+        .taps
+        .into_iter()
+        .map(|tap| tap.tensor)
+        .collect();
     assert_eq!(taps, ["q1", "q3", "vector"]);
     let taps = "--tap q3 --tap real3 --tap q2@7x7 --store f32";
     succeeds(folder, &format!("extract integers.onnx {DATA} -o kept {taps} --keep features"));
     let kept = |tap: &str| floats(&folder.join("kept"), &format!("taps/{tap}/features"));
     assert_eq!(kept("q3"), kept("real3"));
-    assert!(kept("q3").iter().any(|&v| v > 0.0) && kept("q2").iter().any(|v| (v / 0.05).fract().abs() > 1e-3));
+    assert!(
+        kept("q3").iter().any(|&v| v > 0.0)
+            && kept("q2").iter().any(|v| (v / 0.05).fract().abs() > 1e-3)
+    );
     // appended nodes would see the integers: the host computes what is kept
     let statistics = "--tap q3 --tap real3 --keep attention";
     succeeds(folder, &format!("extract integers.onnx {DATA} -o statistics {statistics}"));

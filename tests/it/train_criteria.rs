@@ -1,5 +1,6 @@
-//! Every criterion of the catalogue trains a student from a cache: its loss falls, a run that is stopped and resumed on other threads ends in the
-//! same bits, and nothing that it learnt is in the exported student.
+//! Every criterion of the catalogue trains a student from a cache: its loss falls, a run that is
+//! stopped and resumed on other threads ends in the same bits, and nothing that it learnt is in the
+//! exported student.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,15 +13,17 @@ use crate::support;
 
 use half::f16;
 use nst_cache::array::Dtype;
-use nst_cache::cache::{ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
+use nst_cache::cache::{
+    ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
+};
 use nst_cache::criterion::catalogue::catalogue;
 use nst_cache::data::Fingerprint;
 use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
-    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe, Preprocess, Sakd, SakdMode, ScheduleRecipe, Take,
-    Train,
+    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe,
+    Preprocess, Sakd, SakdMode, ScheduleRecipe, Take, Train,
 };
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::activation;
@@ -75,7 +78,14 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     let mut taps = Vec::new();
     let mut tap = |alias: &str, tensor: &str, role, stage, shape: &[usize]| {
         view_arrays.push(spec(&format!("taps/{alias}/features"), Dtype::F16, shape));
-        taps.push(TapRecord { alias: alias.into(), tensor: tensor.into(), role, stage, map: None, batch_norm: None });
+        taps.push(TapRecord {
+            alias: alias.into(),
+            tensor: tensor.into(),
+            role,
+            stage,
+            map: None,
+            batch_norm: None,
+        });
     };
     // the student's own sizes and channels, so that FSP can compare them; the tensors of a resnet8
     tap("t1", "layer1", Role::Map, Some(1), &[16, 8, 8]);
@@ -83,7 +93,10 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     tap("t3", "layer3", Role::Map, Some(3), &[64, 2, 2]);
     if teacher != Teacher::Maps {
         tap("pooled", "flatten", Role::Vector, None, &[64]);
-        view_arrays.push(ArraySpec { axes: vec!["class".into()], ..spec("logits", Dtype::F32, &[CLASSES]) });
+        view_arrays.push(ArraySpec {
+            axes: vec!["class".into()],
+            ..spec("logits", Dtype::F32, &[CLASSES])
+        });
     }
     let manifest = Manifest {
         format: Manifest::FORMAT,
@@ -100,7 +113,11 @@ fn write_cache(folder: &Path, teacher: Teacher) {
         data: DataRecord {
             spec: "none".into(),
             split: "train".into(),
-            fingerprint: Fingerprint { format: DataFormat::Npz, samples: ROWS, listing_sha256: String::new() },
+            fingerprint: Fingerprint {
+                format: DataFormat::Npz,
+                samples: ROWS,
+                listing_sha256: String::new(),
+            },
             classes: Vec::new(),
             preprocess: Some(Preprocess {
                 size: [SIDE, SIDE],
@@ -125,21 +142,33 @@ fn write_cache(folder: &Path, teacher: Teacher) {
         views: 1,
         seed: 0,
         segment_rows: ROWS,
-        row_arrays: ["sample_id", "label"].map(|path| ArraySpec { chunk_rows: ROWS, ..spec(path, Dtype::I64, &[]) }).to_vec(),
+        row_arrays: ["sample_id", "label"]
+            .map(|path| ArraySpec { chunk_rows: ROWS, ..spec(path, Dtype::I64, &[]) })
+            .to_vec(),
         view_arrays,
         segments: Vec::new(),
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
     let labels: Vec<i64> = ids.clone().map(|row| row % i64::try_from(CLASSES).unwrap()).collect();
-    let plan = Plan { manifest, sample_ids: ids.collect(), labels: labels.clone(), before: None, names: Vec::new() };
+    let plan = Plan {
+        manifest,
+        sample_ids: ids.collect(),
+        labels: labels.clone(),
+        before: None,
+        names: Vec::new(),
+    };
     let mut writer = Writer::open(folder, &plan).unwrap();
     let mut shards = writer.segment(0, 0).unwrap();
     let mut noise = Noise(1);
     for label in labels {
         for (index, array) in plan.manifest.view_arrays.iter().enumerate() {
-            let mut pattern = Noise(100 + 7 * u32::try_from(label).unwrap() + u32::try_from(index).unwrap());
-            let values = (0..array.row_shape.iter().product()).map(|_| pattern.next() + 0.3 * noise.next());
-            let values: Vec<f32> = values.map(|v| if teacher == Teacher::Rectified { v.max(0.0) } else { v }).collect();
+            let mut pattern =
+                Noise(100 + 7 * u32::try_from(label).unwrap() + u32::try_from(index).unwrap());
+            let values =
+                (0..array.row_shape.iter().product()).map(|_| pattern.next() + 0.3 * noise.next());
+            let values: Vec<f32> = values
+                .map(|v| if teacher == Teacher::Rectified { v.max(0.0) } else { v })
+                .collect();
             let bytes: Vec<u8> = match array.dtype {
                 Dtype::U8 => values.iter().map(|v| (v * 90.0 + 128.0) as u8).collect(),
                 Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
@@ -176,7 +205,14 @@ struct Trained {
 }
 
 /// One run on so many threads.
-fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> Result<Trained> {
+fn train(
+    cache: &Path,
+    criteria: &[&str],
+    folder: &Path,
+    threads: usize,
+    resume: bool,
+    monitor: &dyn Monitor,
+) -> Result<Trained> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let spots = criteria.iter().find_map(|c| c.strip_prefix("sakd:"));
     let sakd = spots.map(|text| Sakd {
@@ -185,14 +221,23 @@ fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume:
         width: 16,
         ..Sakd::default()
     });
-    let criteria: Vec<CriterionRecipe> = criteria.iter().filter(|c| !c.starts_with("sakd:")).map(|c| c.parse()).collect::<Result<_>>()?;
+    let criteria: Vec<CriterionRecipe> = criteria
+        .iter()
+        .filter(|c| !c.starts_with("sakd:"))
+        .map(|c| c.parse())
+        .collect::<Result<_>>()?;
     let recipe = Train {
         epochs: 3,
         batch: BATCH,
         seed: 3,
         criteria,
         sakd,
-        optimizer: OptimizerRecipe::Sgd { lr: 0.02, momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+        optimizer: OptimizerRecipe::Sgd {
+            lr: 0.02,
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay: 5e-4,
+        },
         schedule: ScheduleRecipe::Constant { warmup_epochs: 0.0 },
         clip: Some(1.0),
         ..Train::default()
@@ -204,20 +249,34 @@ fn train(cache: &Path, criteria: &[&str], folder: &Path, threads: usize, resume:
     let student = Student::import(&model, &general)?;
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
     let terms = recipe.terms(true);
-    let pairs = terms.iter().map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache)).collect::<Result<Vec<_>>>()?;
+    let pairs = terms
+        .iter()
+        .map(|t| activation::before(&t.method, taps.pairs(t)?.0, &student, &cache))
+        .collect::<Result<Vec<_>>>()?;
     let mut objective = Objective::new(&terms, &pairs, 0.0, &student)?;
     if let Some(sakd) = &recipe.sakd {
         let vectors = taps.suggest_vector("sakd")?;
         objective = match sakd.mode {
             SakdMode::Cached => objective.with_spots(sakd, &vectors, &student)?,
             SakdMode::Exact => {
-                let teacher = Student::import(&preset::build("resnet8", CLASSES, [1, SIDE, SIDE], 77)?, &general)?;
+                let teacher = Student::import(
+                    &preset::build("resnet8", CLASSES, [1, SIDE, SIDE], 77)?,
+                    &general,
+                )?;
                 objective.with_routes(sakd, &vectors, &student, &teacher, cache.manifest())?
             }
         };
     }
     let inputs = ["input".to_owned()];
-    let source = CacheSource::new(&cache, &inputs, objective.teacher_logits, &objective.taps, Take::default(), recipe.seed, true)?;
+    let source = CacheSource::new(
+        &cache,
+        &inputs,
+        objective.teacher_logits,
+        &objective.taps,
+        Take::default(),
+        recipe.seed,
+        true,
+    )?;
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     let source = Source::Cache(source);
     let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
@@ -269,19 +328,29 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
     for entry in catalogue() {
         let text = small(entry.name);
         // the criterion alone
-        let criteria = if entry.name == "ce" { vec!["ce"] } else { vec!["ce:weight=0", text.as_str()] };
+        let criteria =
+            if entry.name == "ce" { vec!["ce"] } else { vec!["ce:weight=0", text.as_str()] };
         let folder = made(root.path(), entry.name);
         let whole = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
         assert_eq!(whole.initializers, plain.initializers, "{}", entry.name);
-        assert!(entry.name == "ce" || whole.student != plain.student, "{}: moved nothing", entry.name);
+        assert!(
+            entry.name == "ce" || whole.student != plain.student,
+            "{}: moved nothing",
+            entry.name
+        );
         let values: Vec<f64> = parts(&folder, entry.name).into_iter().map(Option::unwrap).collect();
-        assert!(values.len() == 12 && values.iter().all(|v| v.is_finite()), "{}: {values:?}", entry.name);
+        assert!(
+            values.len() == 12 && values.iter().all(|v| v.is_finite()),
+            "{}: {values:?}",
+            entry.name
+        );
         let mean = |v: &[f64]| v.iter().sum::<f64>() / 4.0;
         let (first, last) = (mean(&values[..4]), mean(&values[8..]));
         // the student of an adversary may lose
         assert!(entry.name == "gan" || last < first, "{}: {first} to {last}", entry.name);
 
-        // stopped in the middle of an epoch (FT's paraphraser sees an epoch before), resumed on three threads
+        // stopped in the middle of an epoch (FT's paraphraser sees an epoch before), resumed on
+        // three threads
         let before = if entry.name == "ft" { ROWS } else { 0 };
         let folder = made(root.path(), &format!("{}-resumed", entry.name));
         let stop = StopAfter(before + 6 * BATCH, AtomicUsize::new(0));
@@ -308,14 +377,17 @@ fn criteria_combine_and_follow_their_courses() {
     let folder = made(root.path(), "run");
     train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     let on = |name: &str| parts(&folder, name).iter().map(Option::is_some).collect::<Vec<_>>();
-    let from_to = |from: usize, to: usize| (0..12).map(|k| (from..to).contains(&k)).collect::<Vec<_>>();
+    let from_to =
+        |from: usize, to: usize| (0..12).map(|k| (from..to).contains(&k)).collect::<Vec<_>>();
     assert_eq!(on("ce"), from_to(8, 12));
     assert_eq!(on("ab"), from_to(0, 8));
     assert_eq!(on("kd"), from_to(4, 12));
     assert_eq!(on("fitnet#2"), from_to(0, 12));
     // where a term is off nothing of it moves, so a resume meets the same numbers
     let again = made(root.path(), "again");
-    train(&cache, &criteria, &again, 2, false, &StopAfter(10 * BATCH, AtomicUsize::new(0))).map(|_| ()).unwrap_err();
+    train(&cache, &criteria, &again, 2, false, &StopAfter(10 * BATCH, AtomicUsize::new(0)))
+        .map(|_| ())
+        .unwrap_err();
     train(&cache, &criteria, &again, 2, true, &Silent).unwrap();
     for name in ["ce", "ab", "kd", "fitnet", "fitnet#2"] {
         assert_eq!(parts(&folder, name), parts(&again, name), "{name}");
@@ -346,7 +418,11 @@ fn spots_combine_with_every_criterion() {
     let folder = made(root.path(), "always");
     let always = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     assert!(always.student == plain.student, "other bits");
-    assert!(shares(&folder).iter().all(|spots| spots.len() == 8 && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
+    assert!(
+        shares(&folder).iter().all(
+            |spots| spots.len() == 8 && spots.values().all(|share| (share - 1.0).abs() < 1e-12)
+        )
+    );
 
     criteria.pop();
     criteria.push("sakd:learned");
@@ -355,10 +431,15 @@ fn spots_combine_with_every_criterion() {
     assert!(learned.student != plain.student);
     assert_eq!(learned.initializers, plain.initializers);
     for spots in shares(&folder) {
-        assert!(spots.contains_key("logits") && spots.values().all(|share| (0.2..0.9).contains(share)), "{spots:?}");
+        assert!(
+            spots.contains_key("logits") && spots.values().all(|share| (0.2..0.9).contains(share)),
+            "{spots:?}"
+        );
     }
     let again = made(root.path(), "again");
-    train(&cache, &criteria, &again, 2, false, &StopAfter(ROWS + 5 * BATCH, AtomicUsize::new(0))).map(|_| ()).unwrap_err();
+    train(&cache, &criteria, &again, 2, false, &StopAfter(ROWS + 5 * BATCH, AtomicUsize::new(0)))
+        .map(|_| ())
+        .unwrap_err();
     let resumed = train(&cache, &criteria, &again, 3, true, &Silent).unwrap();
     assert!(resumed.student == learned.student, "other bits after a resume");
     assert_eq!(shares(&again), shares(&folder));
@@ -370,7 +451,9 @@ fn routes_lead_through_both_networks() {
     let cache = root.path().join("cache");
     write_cache(&cache, Teacher::Whole);
     let all: &[&str] = &["at", "kd", "sp", "crd:width=8,negatives=6"];
-    for (name, terms, maps) in [("logits", &["kd"][..], 0), ("maps", &["nst-poly", "fitnet", "rkd"], 4), ("all", all, 4)] {
+    for (name, terms, maps) in
+        [("logits", &["kd"][..], 0), ("maps", &["nst-poly", "fitnet", "rkd"], 4), ("all", all, 4)]
+    {
         let run = |how: &str, spots: Option<&str>, threads, resume, monitor: &dyn Monitor| {
             let folder = made(root.path(), &format!("{name}-{how}"));
             let criteria: Vec<&str> = terms.iter().copied().chain(spots).collect();
@@ -380,35 +463,62 @@ fn routes_lead_through_both_networks() {
         // every sample at every spot is plain distillation
         let (always, open) = run("always", Some("sakd:exact-always"), 1, false, &Silent);
         assert!(always.unwrap().student == plain.student, "{name}: other bits");
-        assert!(open.iter().all(|spots| spots.contains_key("logits") && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
+        assert!(open.iter().all(|spots| spots.contains_key("logits")
+            && spots.values().all(|share| (share - 1.0).abs() < 1e-12)));
 
         let (learned, chosen) = run("learned", Some("sakd:exact"), 1, false, &Silent);
         let learned = learned.unwrap();
         assert!(learned.student != plain.student, "{name}: moved nothing");
         assert_eq!(learned.initializers, plain.initializers, "{name}");
         // the logits are a spot of every route
-        assert!(chosen.iter().all(|spots| spots.len() == maps + 1 && spots.contains_key("logits")), "{chosen:?}");
+        assert!(
+            chosen.iter().all(|spots| spots.len() == maps + 1 && spots.contains_key("logits")),
+            "{chosen:?}"
+        );
         if name == "all" {
             let (_, cached) = run("cached", Some("sakd:learned"), 1, false, &Silent);
             assert_eq!(cached[0].keys().collect::<Vec<_>>(), chosen[0].keys().collect::<Vec<_>>());
             assert_ne!(cached, chosen, "routes teach the policy something else than probes do");
         }
         // stopped in the middle of an epoch, gone on with on other threads
-        run("again", Some("sakd:exact"), 2, false, &StopAfter(ROWS + 2 * BATCH, AtomicUsize::new(0))).0.map(|_| ()).unwrap_err();
+        run(
+            "again",
+            Some("sakd:exact"),
+            2,
+            false,
+            &StopAfter(ROWS + 2 * BATCH, AtomicUsize::new(0)),
+        )
+        .0
+        .map(|_| ())
+        .unwrap_err();
         let (resumed, again) = run("again", Some("sakd:exact"), 3, true, &Silent);
         assert!(resumed.unwrap().student == learned.student, "{name}: other bits after a resume");
         assert_eq!(again, chosen, "{name}");
     }
     // a map inside a block
-    let error =
-        train(&cache, &["at:pair=t1>layer1,pair=t2>layer2.0.bn2", "sakd:exact"], root.path(), 1, false, &Silent).map(|_| ()).unwrap_err();
-    assert!(error.chain().contains("layer2.0.downsample around it, read by node layer2.0.add (Add)"), "{}", error.chain());
+    let error = train(
+        &cache,
+        &["at:pair=t1>layer1,pair=t2>layer2.0.bn2", "sakd:exact"],
+        root.path(),
+        1,
+        false,
+        &Silent,
+    )
+    .map(|_| ())
+    .unwrap_err();
+    assert!(
+        error.chain().contains("layer2.0.downsample around it, read by node layer2.0.add (Add)"),
+        "{}",
+        error.chain()
+    );
 }
 
 #[test]
 fn what_a_criterion_lacks_is_said_with_a_way_out() {
     let root = tempfile::tempdir().unwrap();
-    for (teacher, name) in [(Teacher::Whole, "whole"), (Teacher::Rectified, "rectified"), (Teacher::Maps, "maps")] {
+    for (teacher, name) in
+        [(Teacher::Whole, "whole"), (Teacher::Rectified, "rectified"), (Teacher::Maps, "maps")]
+    {
         write_cache(&root.path().join(name), teacher);
     }
     for (cache, criterion, message, hint) in [
@@ -426,15 +536,37 @@ fn what_a_criterion_lacks_is_said_with_a_way_out() {
         ("whole", "gan:pair=pooled>layer1", "`pooled`", "nearest"),
         ("whole", "rkd:pair=pooled>layer9", "`layer9`", "nearest"),
     ] {
-        let error = train(&root.path().join(cache), &[criterion], root.path(), 1, false, &Silent).map(|_| ()).unwrap_err();
+        let error = train(&root.path().join(cache), &[criterion], root.path(), 1, false, &Silent)
+            .map(|_| ())
+            .unwrap_err();
         let chain = error.chain();
         assert!(chain.contains(message) && !chain.contains('\n'), "{criterion}: {chain}");
-        assert!(error.find_hint().is_some_and(|h| h.contains(hint)), "{criterion}: {chain}: {:?}", error.find_hint());
+        assert!(
+            error.find_hint().is_some_and(|h| h.contains(hint)),
+            "{criterion}: {chain}: {:?}",
+            error.find_hint()
+        );
         assert_eq!(error.exit_code(), 2, "{criterion}");
     }
     // review takes what there is
-    train(&root.path().join("rectified"), &["reviewkd:middle=8"], &made(root.path(), "review"), 1, false, &Silent).unwrap();
-    train(&root.path().join("maps"), &["reviewkd:middle=8"], &made(root.path(), "review-maps"), 1, false, &Silent).unwrap();
+    train(
+        &root.path().join("rectified"),
+        &["reviewkd:middle=8"],
+        &made(root.path(), "review"),
+        1,
+        false,
+        &Silent,
+    )
+    .unwrap();
+    train(
+        &root.path().join("maps"),
+        &["reviewkd:middle=8"],
+        &made(root.path(), "review-maps"),
+        1,
+        false,
+        &Silent,
+    )
+    .unwrap();
 }
 
 fn made(root: &Path, name: &str) -> std::path::PathBuf {
@@ -455,7 +587,10 @@ fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
         text
     };
     let teacher = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/teacher.onnx");
-    let data = format!("--data fashion-mnist --limit 96 --tap layer2.2.add --tap layer3.2.add {}", teacher.display());
+    let data = format!(
+        "--data fashion-mnist --limit 96 --tap layer2.2.add --tap layer3.2.add {}",
+        teacher.display()
+    );
     support::write_idx(&root.path().join("data"), 40);
     run(&format!("extract {data} -o kept"));
     let kept = Cache::open(&root.path().join("kept")).unwrap();
@@ -464,6 +599,7 @@ fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
     let model = nst_cache::onnx::Model::read(&teacher).unwrap();
     let bias = model.initializer("layer3.2.bn2.bias").unwrap().unwrap().to_f32();
     assert_eq!((norm.scale.len(), norm.bias), (64, bias));
-    let said = run("train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd --test idx:data:train -o student");
+    let said = run("train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd --test \
+                    idx:data:train -o student");
     assert!(said.contains("ofd: margins of 2 layers from the teacher's batch norm"), "{said}");
 }

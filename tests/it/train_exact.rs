@@ -1,4 +1,5 @@
-//! `train --sakd exact` on the demo's teacher: runs its stages, exports a student like any other, and refuses another teacher's file.
+//! `train --sakd exact` on the demo's teacher: runs its stages, exports a student like any other,
+//! and refuses another teacher's file.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -11,7 +12,11 @@ use std::process::{Command, Output};
 const TEACHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/teacher.onnx");
 
 fn run(folder: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nst-cache")).current_dir(folder).args(arguments.split(' ')).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_nst-cache"))
+        .current_dir(folder)
+        .args(arguments.split(' '))
+        .output()
+        .unwrap()
 }
 
 fn succeeds(folder: &Path, arguments: &str) -> Output {
@@ -28,12 +33,16 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
     std::fs::copy(TEACHER, folder.join("teacher.onnx")).unwrap();
     succeeds(folder, "extract teacher.onnx --data fashion-mnist --limit 48 -o cache");
     support::write_idx(&folder.join("data"), 40);
-    let shared = "train resnet8 --cache cache --epochs 2 --batch 16 --criterion kd --criterion nst-poly --test idx:data:train";
+    let shared = "train resnet8 --cache cache --epochs 2 --batch 16 --criterion kd --criterion \
+                  nst-poly --test idx:data:train";
 
     let exact = format!("{shared} --sakd exact --sakd-teacher teacher.onnx -o exact --json");
     let output = succeeds(folder, &exact);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the stages of teacher.onnx run at every step"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("the stages of teacher.onnx run at every step")
+    );
     assert_eq!(report["settings"]["recipe"]["sakd"]["mode"], "exact");
     // where the file lies decides nothing: the same run from elsewhere is the one that has finished
     assert!(!report.to_string().contains("teacher.onnx"), "{report}");
@@ -42,13 +51,21 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("finished already"), "{again:?}");
 
     let metrics = std::fs::read_to_string(folder.join("exact/metrics.jsonl")).unwrap();
-    let epoch: Value = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).rfind(|r| !r["spots"].is_null()).unwrap();
+    let epoch: Value = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .rfind(|r| !r["spots"].is_null())
+        .unwrap();
     let spots: Vec<&str> = epoch["spots"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(spots, ["layer1", "layer2", "layer3", "logits"]);
 
     for (flags, message, hint) in [
         ("--sakd exact", "sakd exact: expected the teacher's file, found none", "--sakd-teacher"),
-        ("--sakd --sakd-teacher moved.onnx", "sakd.teacher: expected mode \"exact\"", "--sakd exact"),
+        (
+            "--sakd --sakd-teacher moved.onnx",
+            "sakd.teacher: expected mode \"exact\"",
+            "--sakd exact",
+        ),
         (
             "--sakd exact --sakd-teacher exact/student.onnx",
             "expected the model that made this cache (teacher.onnx, sha256",
@@ -56,7 +73,8 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
         ),
         ("--sakd exact --sakd-teacher none.onnx", "none.onnx: cannot be read", ""),
         (
-            "--sakd exact --sakd-teacher moved.onnx --criterion at:pair=layer1>layer1,pair=layer3>layer3.0.bn2",
+            "--sakd exact --sakd-teacher moved.onnx --criterion \
+             at:pair=layer1>layer1,pair=layer3>layer3.0.bn2",
             "found layer3.0.downsample around it, read by node layer3.0.add (Add)",
             "cached mode",
         ),
@@ -64,7 +82,10 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
         let output = run(folder, &format!("{shared} -o refused {flags}"));
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{flags}: {text}");
-        assert!(text.contains(message) && text.contains(hint) && text.lines().count() <= 6, "{flags}: {text}");
+        assert!(
+            text.contains(message) && text.contains(hint) && text.lines().count() <= 6,
+            "{flags}: {text}"
+        );
         assert!(!folder.join("refused").exists(), "{flags}");
     }
 }

@@ -1,4 +1,5 @@
-//! The gradient of a whole loss with respect to the student's weights, through the graph, against central differences in f64.
+//! The gradient of a whole loss with respect to the student's weights, through the graph, against
+//! central differences in f64.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -27,9 +28,17 @@ fn noise(shape: &[usize], seed: u32) -> Tensor {
 #[test]
 fn ce_kd_and_nst_together_match_central_differences() {
     let model = preset::build("resnet8", 5, [3, 16, 16], 1).unwrap();
-    let student = Student::import(&model, &ImportOptions { dtype: DType::F64, ..ImportOptions::default() }).unwrap();
-    let terms: Vec<CriterionRecipe> =
-        ["ce:weight=0.3", "kd:weight=0.9,temperature=4", "nst:weight=50", "nst-gauss:weight=5,sigma=1"].map(|t| t.parse().unwrap()).into();
+    let student =
+        Student::import(&model, &ImportOptions { dtype: DType::F64, ..ImportOptions::default() })
+            .unwrap();
+    let terms: Vec<CriterionRecipe> = [
+        "ce:weight=0.3",
+        "kd:weight=0.9,temperature=4",
+        "nst:weight=50",
+        "nst-gauss:weight=5,sigma=1",
+    ]
+    .map(|t| t.parse().unwrap())
+    .into();
     // the deepest map takes part in two terms, and in the logits
     let pair = |teacher: &str, student: &str| Pair {
         teacher: teacher.into(),
@@ -39,7 +48,13 @@ fn ce_kd_and_nst_together_match_central_differences() {
         student_shape: vec![0; 3],
     };
     let nst = vec![pair("t1", "layer1"), pair("t2", "layer2"), pair("t3", "layer3")];
-    let objective = Objective::new(&terms, &[Vec::new(), Vec::new(), nst, vec![pair("t3", "layer3")]], 0.1, &student).unwrap();
+    let objective = Objective::new(
+        &terms,
+        &[Vec::new(), Vec::new(), nst, vec![pair("t3", "layer3")]],
+        0.1,
+        &student,
+    )
+    .unwrap();
     assert_eq!(objective.taps, ["taps/t1/features", "taps/t2/features", "taps/t3/features"]);
     let batch = Batch {
         rows: vec![0, 1, 2],
@@ -59,7 +74,8 @@ fn ce_kd_and_nst_together_match_central_differences() {
         (pass, value)
     };
     let (pass, value) = evaluate();
-    let weighted: f64 = objective.terms.iter().zip(&value.parts).map(|(t, p)| t.recipe.weight * p.unwrap()).sum();
+    let weighted: f64 =
+        objective.terms.iter().zip(&value.parts).map(|(t, p)| t.recipe.weight * p.unwrap()).sum();
     assert!((weighted - value.total).abs() < 1e-12);
     let gradients = pass.backward(value.seeds).unwrap();
 
@@ -74,8 +90,17 @@ fn ce_kd_and_nst_together_match_central_differences() {
         };
         let step = 1e-6;
         let slope = (moved(step) - moved(-step)) / (2.0 * step);
-        let along = (gradient.as_ref().unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
-        assert!((slope - along).abs() < 1e-5 * (1.0 + slope.abs()), "{}: slope {slope}, gradient {along}", parameter.name);
+        let along = (gradient.as_ref().unwrap() * &direction)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap();
+        assert!(
+            (slope - along).abs() < 1e-5 * (1.0 + slope.abs()),
+            "{}: slope {slope}, gradient {along}",
+            parameter.name
+        );
     }
 }
 
@@ -83,7 +108,10 @@ fn ce_kd_and_nst_together_match_central_differences() {
 fn terms_of_one_name_are_told_apart() {
     let model = preset::build("resnet8", 5, [3, 16, 16], 1).unwrap();
     let student = Student::import(&model, &ImportOptions::default()).unwrap();
-    let recipe = Train { criteria: ["nst", "nst:degree=3", "kd"].map(|t| t.parse().unwrap()).into(), ..Train::default() };
+    let recipe = Train {
+        criteria: ["nst", "nst:degree=3", "kd"].map(|t| t.parse().unwrap()).into(),
+        ..Train::default()
+    };
     let terms = recipe.terms(true);
     let objective = Objective::new(&terms, &vec![Vec::new(); terms.len()], 0.0, &student).unwrap();
     let names: Vec<&str> = objective.terms.iter().map(|t| t.name.as_str()).collect();

@@ -1,11 +1,14 @@
-//! A run that is stopped and resumed ends in the same bits as one that is not, whatever the number of loading threads.
+//! A run that is stopped and resumed ends in the same bits as one that is not, whatever the number
+//! of loading threads.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use nst_cache::data::{self, Dataset};
 use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};
-use nst_cache::recipe::{Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Take, Train};
+use nst_cache::recipe::{
+    Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Take, Train,
+};
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::metrics::Record;
@@ -49,14 +52,34 @@ impl Monitor for StopAfter {
 }
 
 /// Trains in `folder` and gives the exported bytes, or the error.
-fn train(dataset: &dyn Dataset, folder: &Path, threads: usize, resume: bool, monitor: &dyn Monitor) -> nst_cache::error::Result<Vec<u8>> {
-    let recipe = Train { epochs: 2, batch: 32, seed: 5, augment: Augment::CropFlip, clip: Some(1.0), ..Train::default() };
+fn train(
+    dataset: &dyn Dataset,
+    folder: &Path,
+    threads: usize,
+    resume: bool,
+    monitor: &dyn Monitor,
+) -> nst_cache::error::Result<Vec<u8>> {
+    let recipe = Train {
+        epochs: 2,
+        batch: 32,
+        seed: 5,
+        augment: Augment::CropFlip,
+        clip: Some(1.0),
+        ..Train::default()
+    };
     let model = preset::build("resnet8", 10, [1, 28, 28], recipe.seed)?;
     let student = Student::import(&model, &ImportOptions::default())?;
     let terms = recipe.terms(false);
     let objective = Objective::new(&terms, &[Vec::new()], 0.0, &student)?;
     let take = Take { limit: Some(SAMPLES), shuffle: None };
-    let source = Source::Data(DataSource::training(dataset, Some(preprocess()), recipe.augment, vec!["input".into()], take, recipe.seed));
+    let source = Source::Data(DataSource::training(
+        dataset,
+        Some(preprocess()),
+        recipe.augment,
+        vec!["input".into()],
+        take,
+        recipe.seed,
+    ));
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
     let settings = Run {
@@ -80,7 +103,8 @@ fn metrics(folder: &Path) -> Vec<Record> {
     let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
     let still = |line: &str| {
         let mut record: Record = serde_json::from_str(line).unwrap();
-        let (Record::Step { images_per_second, data_wait, .. } | Record::Epoch { images_per_second, data_wait, .. }) = &mut record;
+        let (Record::Step { images_per_second, data_wait, .. }
+        | Record::Epoch { images_per_second, data_wait, .. }) = &mut record;
         (*images_per_second, *data_wait) = (0.0, 0.0);
         record
     };
@@ -98,7 +122,14 @@ fn a_resumed_run_ends_in_the_same_bits() {
     // in the middle of an epoch, at its end, and in the last one
     for steps in [1, 3, 5] {
         let folder = tempfile::tempdir().unwrap();
-        let stopped = train(dataset.as_ref(), folder.path(), 3, false, &StopAfter(steps * 32, AtomicUsize::new(0))).unwrap_err();
+        let stopped = train(
+            dataset.as_ref(),
+            folder.path(),
+            3,
+            false,
+            &StopAfter(steps * 32, AtomicUsize::new(0)),
+        )
+        .unwrap_err();
         assert_eq!(stopped.kind(), Kind::Interrupted);
         assert!(stopped.find_hint().unwrap().contains("--resume"));
         // a killed run leaves lines after its checkpoint, which the resumed one writes again
@@ -117,7 +148,8 @@ fn a_checkpoint_of_another_run_is_refused() {
     let spec: DataSpec = "fashion-mnist".parse().unwrap();
     let dataset = data::open(&spec, "train", &Silent).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0))).unwrap_err();
+    train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0)))
+        .unwrap_err();
     let path = folder.path().join(nst_cache::train::trainer::CHECKPOINT);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(4).position(|w| w == b"test").unwrap();
@@ -126,5 +158,10 @@ fn a_checkpoint_of_another_run_is_refused() {
     let error = train(dataset.as_ref(), folder.path(), 1, true, &Silent).unwrap_err();
     assert!(error.chain().contains("other settings"), "{}", error.chain());
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(train(dataset.as_ref(), folder.path(), 1, true, &Silent).unwrap_err().chain().contains("damaged"));
+    assert!(
+        train(dataset.as_ref(), folder.path(), 1, true, &Silent)
+            .unwrap_err()
+            .chain()
+            .contains("damaged")
+    );
 }

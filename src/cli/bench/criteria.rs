@@ -1,5 +1,6 @@
-//! `bench criteria`: time and memory of each criterion by itself, its loss with the gradients for the student's tensors and for what it learns, at
-//! the sizes of the usual comparison. One process a criterion, so that the peak of memory is that criterion's own.
+//! `bench criteria`: time and memory of each criterion by itself, its loss with the gradients for
+//! the student's tensors and for what it learns, at the sizes of the usual comparison. One process
+//! a criterion, so that the peak of memory is that criterion's own.
 
 mod case;
 mod save;
@@ -20,10 +21,12 @@ use std::time::Instant;
 /// Arguments of `bench criteria`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The criteria, as `train --criterion` takes them [default: all that the pair allows, a process each]
+    /// The criteria, as `train --criterion` takes them [default: all that the pair allows, a
+    /// process each]
     #[arg(value_name = "CRITERION")]
     criteria: Vec<String>,
-    /// The shapes of teacher and student: of two of RepDistiller's pairs on CIFAR-100, or one stage of 256 channels of 32x32
+    /// The shapes of teacher and student: of two of RepDistiller's pairs on CIFAR-100, or one stage
+    /// of 256 channels of 32x32
     #[arg(long, value_enum, default_value_t = Pair::Equal)]
     pair: Pair,
     /// Samples of a step
@@ -35,7 +38,8 @@ pub(super) struct Args {
     /// Steps before them
     #[arg(long, default_value_t = 2)]
     warmup: usize,
-    /// Measure nothing: write one criterion's tensors, weights, loss and gradients here, to hold another implementation against
+    /// Measure nothing: write one criterion's tensors, weights, loss and gradients here, to hold
+    /// another implementation against
     #[arg(long, value_name = "FILE.safetensors")]
     save: Option<PathBuf>,
 }
@@ -50,7 +54,8 @@ struct Row {
     median_ms: f64,
     p10_ms: f64,
     p90_ms: f64,
-    /// Of the process with the tensors in place, before the first step; `null` where the system does not say, as the next one.
+    /// Of the process with the tensors in place, before the first step; `null` where the system
+    /// does not say, as the next one.
     baseline_mb: Option<f64>,
     /// Of the process, all that the baseline counts included.
     peak_rss_mb: Option<f64>,
@@ -59,28 +64,41 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let names: Vec<&str> =
-        if args.criteria.is_empty() { Method::NAMES.to_vec() } else { args.criteria.iter().map(String::as_str).collect() };
-    let criteria = names.iter().map(|name| Ok((*name, name.parse()?))).collect::<Result<Vec<(&str, CriterionRecipe)>>>()?;
+    let names: Vec<&str> = if args.criteria.is_empty() {
+        Method::NAMES.to_vec()
+    } else {
+        args.criteria.iter().map(String::as_str).collect()
+    };
+    let criteria = names
+        .iter()
+        .map(|name| Ok((*name, name.parse()?)))
+        .collect::<Result<Vec<(&str, CriterionRecipe)>>>()?;
     let case = |criterion| Case::new(criterion, args.pair, args.batch.get(), context.monitor);
     match (criteria.as_slice(), &args.save) {
         ([(_, criterion)], Some(path)) => save::write(path, case(criterion)?),
-        (_, Some(_)) => {
-            Err(Error::input("--save: expected one criterion").hint("name one: nst-cache bench criteria at --save at.safetensors"))
-        }
+        (_, Some(_)) => Err(Error::input("--save: expected one criterion")
+            .hint("name one: nst-cache bench criteria at --save at.safetensors")),
         ([(_, criterion)], None) => {
             let row = measure(criterion, case(criterion)?, args, context)?;
             if context.json { emit_json(&row) } else { emit(&table(&[row])) }
         }
         (several, None) => {
-            let possible = several.iter().filter(|(_, criterion)| args.pair.allows(&criterion.method));
-            let rows = possible.map(|(name, _)| by_itself(name, args, context)).collect::<Result<Vec<_>>>()?;
+            let possible =
+                several.iter().filter(|(_, criterion)| args.pair.allows(&criterion.method));
+            let rows = possible
+                .map(|(name, _)| by_itself(name, args, context))
+                .collect::<Result<Vec<_>>>()?;
             if context.json { emit_json(&rows) } else { emit(&table(&rows)) }
         }
     }
 }
 
-fn measure(criterion: &CriterionRecipe, mut case: Case, args: &Args, context: &Context<'_>) -> Result<Row> {
+fn measure(
+    criterion: &CriterionRecipe,
+    mut case: Case,
+    args: &Args,
+    context: &Context<'_>,
+) -> Result<Row> {
     let baseline_mb = rss_mb();
     let mut times = Vec::with_capacity(args.steps.get());
     let mut first = None;
@@ -91,7 +109,10 @@ fn measure(criterion: &CriterionRecipe, mut case: Case, args: &Args, context: &C
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         if !loss.is_finite() {
-            return Err(Error::check(format!("{}: step {step}: the loss is {loss}", criterion.name())));
+            return Err(Error::check(format!(
+                "{}: step {step}: the loss is {loss}",
+                criterion.name()
+            )));
         }
         first.get_or_insert(loss);
     }
@@ -115,12 +136,16 @@ fn by_itself(name: &str, args: &Args, context: &Context<'_>) -> Result<Row> {
     context.monitor.note(&format!("{name}: {} + {} steps", args.warmup, args.steps));
     let failed = || format!("bench criteria {name}: the process that measures it");
     let program = std::env::current_exe().context(|| "this program: cannot be found".to_owned())?;
-    let pair = args.pair.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let pair =
+        args.pair.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     let mut command = Command::new(program);
     command.args(["bench", "criteria", name, "--pair", &pair, "--json", "--quiet"]);
-    for (flag, value) in
-        [("--batch", args.batch.get()), ("--steps", args.steps.get()), ("--warmup", args.warmup), ("--threads", context.threads)]
-    {
+    for (flag, value) in [
+        ("--batch", args.batch.get()),
+        ("--steps", args.steps.get()),
+        ("--warmup", args.warmup),
+        ("--threads", context.threads),
+    ] {
         command.args([flag, &value.to_string()]);
     }
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context(failed)?;
@@ -151,7 +176,8 @@ fn table(rows: &[Row]) -> String {
     }
     let Some(row) = rows.first() else { return table.to_string() };
     format!(
-        "{table}\n{}, batch {}, {} threads, float32, the teacher's maps in float16 as a cache holds them",
+        "{table}\n{}, batch {}, {} threads, float32, the teacher's maps in float16 as a cache \
+         holds them",
         row.pair.about(),
         row.batch,
         row.threads

@@ -1,5 +1,5 @@
-//! `bench distill`: one distillation step from a cache, with the pair of networks, batch and optimiser of the usual comparison in PyTorch, which
-//! runs its teacher in every step.
+//! `bench distill`: one distillation step from a cache, with the pair of networks, batch and
+//! optimiser of the usual comparison in PyTorch, which runs its teacher in every step.
 
 use super::figures::{Summary, peak_rss_mb, summary};
 use super::synthetic::{self, Synthetic};
@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 /// Arguments of `bench distill`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Teacher and student: cifar is ResNet-56 to ResNet-20 at 32x32, imagenet ResNet-101 to ResNet-18 at 224x224
+    /// Teacher and student: cifar is ResNet-56 to ResNet-20 at 32x32, imagenet ResNet-101 to
+    /// ResNet-18 at 224x224
     #[arg(long, value_enum, default_value_t = Pair::Cifar)]
     pair: Pair,
     /// Images of a step [default: 64 of 32x32, 8 of 224x224]
@@ -99,14 +100,16 @@ struct Row {
     median_ms: f64,
     p10_ms: f64,
     p90_ms: f64,
-    /// Medians of the parts: waiting for data, the student forward, the criteria with their gradients, the student backward, the optimiser.
+    /// Medians of the parts: waiting for data, the student forward, the criteria with their
+    /// gradients, the student backward, the optimiser.
     wait_ms: f64,
     forward_ms: f64,
     criteria_ms: f64,
     backward_ms: f64,
     update_ms: f64,
     images_per_s: f64,
-    /// Of the process, the mapped parts of the cache included; `null` where the system does not say.
+    /// Of the process, the mapped parts of the cache included; `null` where the system does not
+    /// say.
     peak_rss_mb: Option<f64>,
     last_loss: f64,
 }
@@ -114,16 +117,28 @@ struct Row {
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let batch = args.batch.map_or(args.pair.batch(), NonZeroUsize::get);
-    let folder = tempfile::Builder::new().prefix("nst-cache-bench").tempdir().map_err(|e| Error::input("temporary folder").because(e))?;
+    let folder = tempfile::Builder::new()
+        .prefix("nst-cache-bench")
+        .tempdir()
+        .map_err(|e| Error::input("temporary folder").because(e))?;
     let pair = args.pair;
     context.monitor.note(&format!("writing a cache of {} rows", BATCHES * batch));
     let classes = i64::try_from(pair.classes()).unwrap_or(i64::MAX);
-    let synthetic =
-        Synthetic { side: pair.side(), classes, stages: pair.stages(), signed: false, rows: BATCHES * batch, batch, codec: None };
+    let synthetic = Synthetic {
+        side: pair.side(),
+        classes,
+        stages: pair.stages(),
+        signed: false,
+        rows: BATCHES * batch,
+        batch,
+        codec: None,
+    };
     synthetic::write(folder.path(), &synthetic)?;
     let cache = Cache::open(folder.path())?;
     let measured = measure(args, batch, &cache, context)?;
-    let part = |of: fn(&Step) -> Duration| summary(measured.steps.iter().map(|s| milliseconds(of(s))).collect());
+    let part = |of: fn(&Step) -> Duration| {
+        summary(measured.steps.iter().map(|s| milliseconds(of(s))).collect())
+    };
     let Summary { median: median_ms, p10: p10_ms, p90: p90_ms } = part(|s| s.whole);
     let row = Row {
         pair,
@@ -146,8 +161,9 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         return emit_json(&row);
     }
     emit(&format!(
-        "{}: {median_ms:.1} ms a step of {batch} (p10 {p10_ms:.1}, p90 {p90_ms:.1}), {:.0} images/s\n\
-         data {:.1}, forward {:.1}, criteria {:.1}, backward {:.1}, update {:.1} ms; peak memory {}; {} threads, precision {}",
+        "{}: {median_ms:.1} ms a step of {batch} (p10 {p10_ms:.1}, p90 {p90_ms:.1}), {:.0} \
+         images/s\ndata {:.1}, forward {:.1}, criteria {:.1}, backward {:.1}, update {:.1} ms; \
+         peak memory {}; {} threads, precision {}",
         pair.to_possible_value().map_or_else(String::new, |name| name.get_name().to_owned()),
         row.images_per_s,
         row.wait_ms,
@@ -183,7 +199,10 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
         ..Train::default()
     };
     let model = preset::build(pair.student(), pair.classes(), [3, side, side], recipe.seed)?;
-    let student = Student::import(&model, &ImportOptions { executor: Executor::Cpu(recipe.precision), ..ImportOptions::default() })?;
+    let student = Student::import(
+        &model,
+        &ImportOptions { executor: Executor::Cpu(recipe.precision), ..ImportOptions::default() },
+    )?;
     let terms = recipe.terms(true);
     let students = pairing::student_maps(&student.taps(&[vec![batch, 3, side, side]])?);
     let (pairs, left) = pairing::suggest(&pairing::teacher_maps(cache.manifest()), &students)?;
@@ -195,9 +214,18 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
             left.join(", ")
         )));
     }
-    let objective = Objective::new(&terms, &vec![pairs; terms.len()], recipe.label_smoothing, &student)?;
+    let objective =
+        Objective::new(&terms, &vec![pairs; terms.len()], recipe.label_smoothing, &student)?;
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
-    let cached = CacheSource::new(cache, &inputs, objective.teacher_logits, &objective.taps, Take::default(), recipe.seed, true)?;
+    let cached = CacheSource::new(
+        cache,
+        &inputs,
+        objective.teacher_logits,
+        &objective.taps,
+        Take::default(),
+        recipe.seed,
+        true,
+    )?;
     let source = Source::Cache(cached);
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let mut optimizer = Optimizer::create(variables, recipe.optimizer.clone())?;
@@ -206,7 +234,8 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
     let steps = Steps { rows: source.len(), batch, drop_last: recipe.drop_last };
     let total_steps = args.warmup + args.steps.get();
     let range = 0..total_steps;
-    let mut measured = Measured { steps: Vec::with_capacity(args.steps.get()), last_loss: f64::NAN };
+    let mut measured =
+        Measured { steps: Vec::with_capacity(args.steps.get()), last_loss: f64::NAN };
     context.monitor.note(&format!("{}: {} + {} steps", pair.student(), args.warmup, args.steps));
     stream(&source, steps, range.clone(), context.threads.clamp(1, 2), |batches: &mut Batches| {
         for step in range {
@@ -214,7 +243,14 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
             let batch = batches.take()?;
             let clock = Clock { step, steps_per_epoch: steps.per_epoch(), total_steps };
             let settings = Settings { clock, lr, clip: recipe.clip, seed: step as u64 };
-            let stepped = step::step(&student, &objective, &mut optimizer, &mut learnable, &batch, &settings)?;
+            let stepped = step::step(
+                &student,
+                &objective,
+                &mut optimizer,
+                &mut learnable,
+                &batch,
+                &settings,
+            )?;
             // what a batch held is given back within its step, as it is in a run
             drop(batch);
             measured.last_loss = stepped.value.total;

@@ -1,4 +1,5 @@
-//! `bench extract`: an extraction, writing included, against its teacher run bare in this process with the same tensors read.
+//! `bench extract`: an extraction, writing included, against its teacher run bare in this process
+//! with the same tensors read.
 
 use super::figures::median;
 use crate::cli::{Context, emit, emit_json, extract as command};
@@ -79,11 +80,21 @@ pub(super) fn run(args: Args, context: &Context<'_>) -> Result<()> {
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["stage", "worked s", "of the run"]);
     let Stages { decode, infer, convert, write } = report.stages;
-    for (stage, seconds) in [("decode", decode), ("teacher", infer), ("convert", convert), ("compress and write", write)] {
-        table.add_row([stage.to_owned(), format!("{seconds:.2}"), format!("{:.0} %", 100.0 * seconds / report.seconds)]);
+    for (stage, seconds) in [
+        ("decode", decode),
+        ("teacher", infer),
+        ("convert", convert),
+        ("compress and write", write),
+    ] {
+        table.add_row([
+            stage.to_owned(),
+            format!("{seconds:.2}"),
+            format!("{:.0} %", 100.0 * seconds / report.seconds),
+        ]);
     }
     emit(&format!(
-        "{table}\n{} rows, {} threads: bare {:.0} rows/s, with everything {:.0} rows/s ({:.0} MB/s written), ratio {:.3}",
+        "{table}\n{} rows, {} threads: bare {:.0} rows/s, with everything {:.0} rows/s ({:.0} \
+         MB/s written), ratio {:.3}",
         report.rows,
         report.threads,
         report.bare_rows_per_s,

@@ -10,7 +10,12 @@ pub(super) struct Summary {
 /// Median and tenths of at least one time.
 pub(super) fn summary(mut times: Vec<f64>) -> Summary {
     times.sort_by(f64::total_cmp);
-    let at = |percent: usize| times.get((percent * times.len() / 100).min(times.len().saturating_sub(1))).copied().unwrap_or(f64::NAN);
+    let at = |percent: usize| {
+        times
+            .get((percent * times.len() / 100).min(times.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(f64::NAN)
+    };
     Summary { median: median(&times), p10: at(10), p90: at(90) }
 }
 
@@ -50,7 +55,10 @@ mod tests {
     #[test]
     fn medians_by_hand() {
         let Summary { median, p10, p90 } = summary((1..=10).rev().map(f64::from).collect());
-        assert_eq!((median, p10, p90).partial_cmp(&(5.5, 2.0, 10.0)), Some(std::cmp::Ordering::Equal));
+        assert_eq!(
+            (median, p10, p90).partial_cmp(&(5.5, 2.0, 10.0)),
+            Some(std::cmp::Ordering::Equal)
+        );
         assert!((summary(vec![3.0, 1.0, 2.0]).median - 2.0).abs() < 1e-12);
         assert!((summary(vec![7.0]).median - 7.0).abs() < 1e-12);
     }

@@ -1,4 +1,5 @@
-//! `bench read`: a cache's reader and the trainer's batches, against a bare loop of checksums and zstd over the same bytes.
+//! `bench read`: a cache's reader and the trainer's batches, against a bare loop of checksums and
+//! zstd over the same bytes.
 
 use super::figures::median;
 use super::synthetic::{self, Synthetic};
@@ -23,10 +24,20 @@ pub(super) struct Args {
     #[arg(value_name = "CACHE")]
     cache: Option<PathBuf>,
     /// Rows of the random cache
-    #[arg(long, conflicts_with = "cache", default_value_t = NonZeroUsize::new(10_000).unwrap_or(NonZeroUsize::MIN))]
+    #[arg(
+        long,
+        conflicts_with = "cache",
+        default_value_t = NonZeroUsize::new(10_000).unwrap_or(NonZeroUsize::MIN)
+    )]
     rows: NonZeroUsize,
     /// Shape of its maps
-    #[arg(long, conflicts_with = "cache", num_args = 3, value_names = ["C", "H", "W"], default_values_t = [256, 8, 8])]
+    #[arg(
+        long,
+        conflicts_with = "cache",
+        num_args = 3,
+        value_names = ["C", "H", "W"],
+        default_values_t = [256, 8, 8]
+    )]
     shape: Vec<usize>,
     /// How it is stored
     #[arg(long, conflicts_with = "cache", value_name = "auto|none|zstd", default_value = "auto")]
@@ -64,8 +75,10 @@ struct Report {
 
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let Some(folder) = &args.cache else {
-        let folder =
-            tempfile::Builder::new().prefix("nst-cache-bench").tempdir().map_err(|e| Error::input("temporary folder").because(e))?;
+        let folder = tempfile::Builder::new()
+            .prefix("nst-cache-bench")
+            .tempdir()
+            .map_err(|e| Error::input("temporary folder").because(e))?;
         context.monitor.note(&format!("writing a cache of {} rows", args.rows));
         random(args, folder.path())?;
         return measure(args, folder.path(), context);
@@ -86,19 +99,37 @@ fn random(args: &Args, folder: &Path) -> Result<()> {
     let stages = &[[channels, height, width]];
     synthetic::write(
         folder,
-        &Synthetic { side: 32, classes: 10, stages, signed: false, rows: args.rows.get(), batch: args.batch.get(), codec },
+        &Synthetic {
+            side: 32,
+            classes: 10,
+            stages,
+            signed: false,
+            rows: args.rows.get(),
+            batch: args.batch.get(),
+            codec,
+        },
     )
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of rows and bytes")]
 fn measure(args: &Args, folder: &Path, context: &Context<'_>) -> Result<()> {
     let cache = Cache::open(folder)?;
-    let arrays: Vec<&str> = cache.manifest().view_arrays.iter().map(|a| a.path.as_str()).filter(|path| path.starts_with("taps/")).collect();
+    let arrays: Vec<&str> = cache
+        .manifest()
+        .view_arrays
+        .iter()
+        .map(|a| a.path.as_str())
+        .filter(|path| path.starts_with("taps/"))
+        .collect();
     if arrays.is_empty() {
-        return Err(Error::input(format!("cache {}: expected taps to read, found none", folder.display())));
+        return Err(Error::input(format!(
+            "cache {}: expected taps to read, found none",
+            folder.display()
+        )));
     }
     let bytes = bare(&cache, &arrays)?;
-    let (mut alone, mut read, mut batched, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut alone, mut read, mut batched, mut ratios) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.rounds.get() {
         let time = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
             if args.cold {
@@ -147,18 +178,29 @@ fn measure(args: &Args, folder: &Path, context: &Context<'_>) -> Result<()> {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let state = if args.cold { "cold" } else { "warm" };
-    emit(&format!("{table}\n{rows} rows, {} threads, {state}: reader against bare {:.3}", context.threads, report.ratio))
+    emit(&format!(
+        "{table}\n{rows} rows, {} threads, {state}: reader against bare {:.3}",
+        context.threads, report.ratio
+    ))
 }
 
 /// Every segment of every array, side by side: the unit of work of both loops.
 fn segments<'a>(cache: &'a Cache, arrays: &'a [&str]) -> Vec<(&'a str, usize)> {
-    arrays.iter().flat_map(|path| (0..cache.manifest().segments_per_view()).map(move |segment| (*path, segment))).collect()
+    arrays
+        .iter()
+        .flat_map(|path| {
+            (0..cache.manifest().segments_per_view()).map(move |segment| (*path, segment))
+        })
+        .collect()
 }
 
 /// Gives the decoded bytes.
 fn bare(cache: &Cache, arrays: &[&str]) -> Result<usize> {
     let work = segments(cache, arrays).into_par_iter();
-    work.map_init(Decoder::default, |decoder, (path, segment)| cache.array(path)?.bare(decoder, 0, segment)).sum()
+    work.map_init(Decoder::default, |decoder, (path, segment)| {
+        cache.array(path)?.bare(decoder, 0, segment)
+    })
+    .sum()
 }
 
 fn reader(cache: &Cache, arrays: &[&str]) -> Result<()> {
@@ -170,14 +212,25 @@ fn reader(cache: &Cache, arrays: &[&str]) -> Result<()> {
             let (rows, chunk) = (manifest.rows_of_segment(segment), array.spec().chunk_rows);
             array.prefetch(0, first, rows);
             // a few chunks at a time, as a trainer asks for them
-            (0..rows).step_by(4 * chunk).try_for_each(|row| array.read(decoder, 0, first + row, (4 * chunk).min(rows - row), out))
+            (0..rows).step_by(4 * chunk).try_for_each(|row| {
+                array.read(decoder, 0, first + row, (4 * chunk).min(rows - row), out)
+            })
         },
     )
 }
 
 fn batches(cache: &Cache, batch: usize, threads: usize) -> Result<()> {
-    let taps: Vec<String> = cache.manifest().view_arrays.iter().map(|a| a.path.clone()).filter(|path| path.starts_with("taps/")).collect();
-    let source = Source::Cache(CacheSource::new(cache, &[], false, &taps, Take::default(), 0, true)?);
+    let taps: Vec<String> = cache
+        .manifest()
+        .view_arrays
+        .iter()
+        .map(|a| a.path.clone())
+        .filter(|path| path.starts_with("taps/"))
+        .collect();
+    let source =
+        Source::Cache(CacheSource::new(cache, &[], false, &taps, Take::default(), 0, true)?);
     let steps = Steps { rows: source.len(), batch, drop_last: false };
-    stream(&source, steps, 0..steps.per_epoch(), threads, |batches| (0..steps.per_epoch()).try_for_each(|_| batches.take().map(drop)))
+    stream(&source, steps, 0..steps.per_epoch(), threads, |batches| {
+        (0..steps.per_epoch()).try_for_each(|_| batches.take().map(drop))
+    })
 }

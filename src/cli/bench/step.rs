@@ -1,4 +1,5 @@
-//! `bench step`: one training step on synthetic images, with the network, batch, optimiser and warm-up of the usual comparison in PyTorch.
+//! `bench step`: one training step on synthetic images, with the network, batch, optimiser and
+//! warm-up of the usual comparison in PyTorch.
 
 use super::figures::{Summary, peak_rss_mb, summary};
 use crate::cli::{Context, device, emit, emit_json};
@@ -21,7 +22,8 @@ use std::time::Instant;
 /// Arguments of `bench step`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The networks: resnet20, wrn-16-2, resnet18-224, mobilenetv2-224, mobilenetv2-32 [default: all]
+    /// The networks: resnet20, wrn-16-2, resnet18-224, mobilenetv2-224, mobilenetv2-32 [default:
+    /// all]
     #[arg(long, value_name = "NET", value_delimiter = ',')]
     model: Vec<String>,
     /// Images of a step [default: 128 of 32x32, 16 of 224x224]
@@ -76,7 +78,8 @@ struct Row {
     /// Of the process so far; `null` where the system does not say.
     peak_rss_mb: Option<f64>,
     parameters: usize,
-    /// Arithmetic of a step by direct products, in units of 1e9 operations; `null` for the general executor, as the next two.
+    /// Arithmetic of a step by direct products, in units of 1e9 operations; `null` for the general
+    /// executor, as the next two.
     gflop: Option<f64>,
     /// Maps read and written, in units of 1e9 bytes.
     gb: Option<f64>,
@@ -86,8 +89,11 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let nets: Vec<&Net> =
-        if args.model.is_empty() { NETS.iter().collect() } else { args.model.iter().map(|name| find(name)).collect::<Result<_>>()? };
+    let nets: Vec<&Net> = if args.model.is_empty() {
+        NETS.iter().collect()
+    } else {
+        args.model.iter().map(|name| find(name)).collect::<Result<_>>()?
+    };
     let device = device::training(args.device, context.monitor)?;
     let ceiling = ceiling::measure();
     let mut rows = Vec::new();
@@ -139,7 +145,8 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         column.set_cell_alignment(CellAlignment::Right);
     }
     emit(&format!(
-        "{table}\n{}, {} threads, float32, precision {}; ceilings measured in this run: {:.0} Gflop/s from registers, {:.1} GB/s through memory",
+        "{table}\n{}, {} threads, float32, precision {}; ceilings measured in this run: {:.0} \
+         Gflop/s from registers, {:.1} GB/s through memory",
         device::kind(&device),
         context.threads,
         args.precision,
@@ -163,13 +170,18 @@ fn find(name: &str) -> Result<&'static Net> {
 fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling) -> Result<Row> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
     let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
-    let student = Student::import(&network(net)?, &ImportOptions { executor, device: on.clone(), ..ImportOptions::default() })?;
+    let student = Student::import(
+        &network(net)?,
+        &ImportOptions { executor, device: on.clone(), ..ImportOptions::default() },
+    )?;
     let mut random = ChaCha8Rng::seed_from_u64(0);
     // the sum of four uniform numbers has the moments, and nearly the shape, of a normal one
     let mut normal = || (0..4).map(|_| random.random::<f32>() - 0.5).sum::<f32>() * 3f32.sqrt();
     let pixels: Vec<f32> = (0..batch * 3 * net.side * net.side).map(|_| normal()).collect();
     let images = Tensor::from_vec(pixels, (batch, 3, net.side, net.side), &Device::Cpu)?;
-    let labels = (0..batch).map(|_| i64::try_from(random.random_range(0..net.classes))).collect::<Result<Vec<_>, _>>();
+    let labels = (0..batch)
+        .map(|_| i64::try_from(random.random_range(0..net.classes)))
+        .collect::<Result<Vec<_>, _>>();
     let labels = labels.map_err(|e| Error::input("--model: classes do not fit").because(e))?;
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let sgd = OptimizerRecipe::Sgd { lr: 0.01, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
@@ -183,7 +195,10 @@ fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling
         let gradients = pass.backward(vec![(student.logits(), loss.gradient)])?;
         optimizer.update(&gradients, 0.01, 1.0)?;
         if !loss.value.is_finite() {
-            return Err(Error::check(format!("{}: step {step}: the loss is {}", net.name, loss.value)));
+            return Err(Error::check(format!(
+                "{}: step {step}: the loss is {}",
+                net.name, loss.value
+            )));
         }
         // a device works behind the host's back
         on.synchronize()?;
@@ -211,7 +226,8 @@ fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling
     })
 }
 
-/// The network, as the comparison has it: MobileNetV2 at 32×32 is the large form with its first two strides taken out.
+/// The network, as the comparison has it: MobileNetV2 at 32×32 is the large form with its first two
+/// strides taken out.
 fn network(net: &Net) -> Result<Model> {
     if (net.preset, net.side) != ("mobilenetv2", 32) {
         return preset::build(net.preset, net.classes, [3, net.side, net.side], 0);
@@ -219,13 +235,16 @@ fn network(net: &Net) -> Result<Model> {
     let mut proto = preset::build(net.preset, net.classes, [3, 224, 224], 0)?.proto().clone();
     let graph = proto.graph.get_or_insert_default();
     let strides = |a: &&mut AttributeProto| a.name() == "strides" && a.ints == [2, 2];
-    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute).filter(strides).take(2) {
+    for attribute in
+        graph.node.iter_mut().flat_map(|node| &mut node.attribute).filter(strides).take(2)
+    {
         attribute.ints = vec![1, 1];
     }
-    let shape = graph.input.iter_mut().filter_map(|input| match input.r#type.as_mut()?.value.as_mut()? {
-        type_proto::Value::TensorType(tensor) => tensor.shape.as_mut(),
-        _ => None,
-    });
+    let shape =
+        graph.input.iter_mut().filter_map(|input| match input.r#type.as_mut()?.value.as_mut()? {
+            type_proto::Value::TensorType(tensor) => tensor.shape.as_mut(),
+            _ => None,
+        });
     let side = i64::try_from(net.side).unwrap_or(i64::MAX);
     for dimension in shape.flat_map(|shape| shape.dim.iter_mut().skip(2)) {
         dimension.value = Some(tensor_shape_proto::dimension::Value::DimValue(side));

@@ -1,7 +1,10 @@
 //! A cache as `extract` writes one, of random images and random maps of a teacher.
 
 use crate::array::Dtype;
-use crate::cache::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer, chunk_rows, probe_codec, segment_rows};
+use crate::cache::{
+    ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer, chunk_rows,
+    probe_codec, segment_rows,
+};
 use crate::data::Fingerprint;
 use crate::error::Result;
 use crate::onnx::tap::Role;
@@ -49,7 +52,8 @@ pub(super) fn write(folder: &Path, synthetic: &Synthetic<'_>) -> Result<()> {
     writer.finish(None)
 }
 
-/// The bytes of a row: noise for images, and for maps noise around zero, or what a rectifier leaves of it.
+/// The bytes of a row: noise for images, and for maps noise around zero, or what a rectifier leaves
+/// of it.
 fn row(array: &ArraySpec, signed: bool, random: &mut ChaCha8Rng) -> Vec<u8> {
     let mut bytes = vec![0; array.row_bytes()];
     if array.dtype == Dtype::U8 {
@@ -60,7 +64,9 @@ fn row(array: &ArraySpec, signed: bool, random: &mut ChaCha8Rng) -> Vec<u8> {
         // the sum of four bytes is nearly normal
         let sum: u16 = random.random::<[u8; 4]>().into_iter().map(u16::from).sum();
         let value = f32::from(sum) - 510.0;
-        half.copy_from_slice(&f16::from_f32(if signed { value } else { value.max(0.0) } / 148.0).to_le_bytes());
+        half.copy_from_slice(
+            &f16::from_f32(if signed { value } else { value.max(0.0) } / 148.0).to_le_bytes(),
+        );
     }
     bytes
 }
@@ -78,8 +84,14 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
         chunk_rows: 1,
     };
     let alias = |stage: usize| format!("stage{}", stage + 1);
-    let maps = stages.iter().enumerate().map(|(stage, shape)| spec(format!("taps/{}/features", alias(stage)), Dtype::F16, shape));
-    let mut view_arrays: Vec<ArraySpec> = std::iter::once(spec("input".to_owned(), Dtype::U8, &[3, side, side])).chain(maps).collect();
+    let maps = stages
+        .iter()
+        .enumerate()
+        .map(|(stage, shape)| spec(format!("taps/{}/features", alias(stage)), Dtype::F16, shape));
+    let mut view_arrays: Vec<ArraySpec> =
+        std::iter::once(spec("input".to_owned(), Dtype::U8, &[3, side, side]))
+            .chain(maps)
+            .collect();
     let largest = view_arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     let segment_rows = segment_rows(largest, batch).min(rows);
     for array in &mut view_arrays {
@@ -101,7 +113,11 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
         data: DataRecord {
             spec: "random".to_owned(),
             split: "train".to_owned(),
-            fingerprint: Fingerprint { format: DataFormat::Npz, samples: rows, listing_sha256: String::new() },
+            fingerprint: Fingerprint {
+                format: DataFormat::Npz,
+                samples: rows,
+                listing_sha256: String::new(),
+            },
             classes: Vec::new(),
             preprocess: Some(Preprocess {
                 size: [side, side],
@@ -137,7 +153,10 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
         seed: 0,
         segment_rows,
         row_arrays: ["sample_id", "label"]
-            .map(|path| ArraySpec { chunk_rows: segment_rows, ..spec(path.to_owned(), Dtype::I64, &[]) })
+            .map(|path| ArraySpec {
+                chunk_rows: segment_rows,
+                ..spec(path.to_owned(), Dtype::I64, &[])
+            })
             .to_vec(),
         view_arrays,
         segments: Vec::new(),

@@ -34,19 +34,34 @@ pub(super) fn verify(folder: &Path, teacher: Option<&Path>, context: &Context<'_
         emit(&verify_text(&verified))?;
     }
     if !verified.report.findings.is_empty() {
-        return Err(Error::check(format!("cache {}: {}", folder.display(), wrong(verified.report.findings.len())))
-            .hint(format!("`nst-cache cache repair {}` takes out what is damaged", folder.display())));
+        return Err(Error::check(format!(
+            "cache {}: {}",
+            folder.display(),
+            wrong(verified.report.findings.len())
+        ))
+        .hint(format!("`nst-cache cache repair {}` takes out what is damaged", folder.display())));
     }
-    let differing: Vec<&str> = verified.live.iter().flat_map(Live::wrong).map(|a| a.path.as_str()).collect();
+    let differing: Vec<&str> =
+        verified.live.iter().flat_map(Live::wrong).map(|a| a.path.as_str()).collect();
     if differing.is_empty() {
         return Ok(());
     }
-    Err(Error::check(format!("cache {}: the teacher computes other values of {}", folder.display(), differing.join(", "))))
+    Err(Error::check(format!(
+        "cache {}: the teacher computes other values of {}",
+        folder.display(),
+        differing.join(", ")
+    )))
 }
 
 fn compare(folder: &Path, teacher: &Path, context: &Context<'_>) -> Result<Live> {
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
-    live::compare(folder, teacher, &runtime, &SessionOptions { device: Device::Cpu, threads: context.threads }, context.monitor)
+    live::compare(
+        folder,
+        teacher,
+        &runtime,
+        &SessionOptions { device: Device::Cpu, threads: context.threads },
+        context.monitor,
+    )
 }
 
 /// Takes what is damaged out of a cache.
@@ -58,19 +73,25 @@ pub(super) fn repair(folder: &Path, context: &Context<'_>) -> Result<()> {
         emit(&repair_text(&report))?;
     }
     if report.needs_extraction() {
-        context.monitor.note("run the same `nst-cache extract` command again: it fills what is missing");
+        context
+            .monitor
+            .note("run the same `nst-cache extract` command again: it fills what is missing");
     }
     match report.left.len() {
         0 => Ok(()),
-        n => Err(Error::check(format!("cache {}: {n} of its files are no part of a cache, and stay", folder.display()))
-            .hint(format!("move them away: {}", report.left.join(", ")))),
+        n => Err(Error::check(format!(
+            "cache {}: {n} of its files are no part of a cache, and stay",
+            folder.display()
+        ))
+        .hint(format!("move them away: {}", report.left.join(", ")))),
     }
 }
 
 fn findings_text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
-        let rows = finding.rows.map(|(first, end)| format!(" rows {first}..{end}:")).unwrap_or_default();
+        let rows =
+            finding.rows.map(|(first, end)| format!(" rows {first}..{end}:")).unwrap_or_default();
         let _ = writeln!(text, "{}:{rows} {}", finding.file, finding.problem);
     }
     text
@@ -83,12 +104,28 @@ fn verify_text(Verified { report, live }: &Verified) -> String {
         (0, false) => "sound, but incomplete".to_owned(),
         (n, _) => wrong(n),
     };
-    let _ = write!(text, "{} files, {}, {} chunks: {verdict}", report.files, human_bytes(report.bytes), report.chunks);
+    let _ = write!(
+        text,
+        "{} files, {}, {} chunks: {verdict}",
+        report.files,
+        human_bytes(report.bytes),
+        report.chunks
+    );
     for array in live.iter().flat_map(|live| &live.arrays) {
-        let _ = write!(text, "\n{}: cosine {:.6}, largest difference {:.1e}", array.path, array.cosine, array.max_difference);
+        let _ = write!(
+            text,
+            "\n{}: cosine {:.6}, largest difference {:.1e}",
+            array.path, array.cosine, array.max_difference
+        );
     }
     if let Some(live) = live {
-        let _ = write!(text, "\n{} rows computed again, cosine from {} on: {}", live.rows, live.bound, wrong(live.wrong().count()));
+        let _ = write!(
+            text,
+            "\n{} rows computed again, cosine from {} on: {}",
+            live.rows,
+            live.bound,
+            wrong(live.wrong().count())
+        );
     }
     text
 }
@@ -130,7 +167,13 @@ mod tests {
 
     #[test]
     fn verify_ends_with_status_1_when_something_is_wrong_and_2_without_a_cache() {
-        let context = Context { config: &Config::default(), json: false, threads: 1, onnxruntime: None, monitor: &Silent };
+        let context = Context {
+            config: &Config::default(),
+            json: false,
+            threads: 1,
+            onnxruntime: None,
+            monitor: &Silent,
+        };
         let folder = tempfile::tempdir().unwrap();
         testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
         verify(folder.path(), None, &context).unwrap();

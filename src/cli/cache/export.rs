@@ -14,12 +14,18 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Write an uncompressed .npz, for `numpy.load`
-    #[arg(long, value_name = "FILE", required_unless_present = "safetensors", conflicts_with = "safetensors")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "safetensors",
+        conflicts_with = "safetensors"
+    )]
     npz: Option<PathBuf>,
     /// Write a .safetensors
     #[arg(long, value_name = "FILE")]
     safetensors: Option<PathBuf>,
-    /// Only this array, tap (by its alias) or folder of arrays (repeat for more); `sample_id` and `label` come with it [default: all]
+    /// Only this array, tap (by its alias) or folder of arrays (repeat for more); `sample_id` and
+    /// `label` come with it [default: all]
     #[arg(long = "tap", value_name = "NAME")]
     names: Vec<String>,
     /// Only these rows of each view, in the cache's order
@@ -38,12 +44,15 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         (None, None) => return Err(Error::input("expected --npz FILE or --safetensors FILE")),
     };
     let cache = Cache::open(&args.folder)?;
-    let written = file::write_whole(path, args.force, |out| export(&cache, format, &args.names, args.rows.clone(), out, context.monitor))?;
+    let written = file::write_whole(path, args.force, |out| {
+        export(&cache, format, &args.names, args.rows.clone(), out, context.monitor)
+    })?;
     if context.json { emit_json(&written) } else { emit(&text(&written, path)) }
 }
 
 fn text(written: &Export, path: &Path) -> String {
-    let line = |(name, dtype, shape): &(String, &str, Vec<usize>)| format!("{name}  {dtype} {shape:?}\n");
+    let line =
+        |(name, dtype, shape): &(String, &str, Vec<usize>)| format!("{name}  {dtype} {shape:?}\n");
     let arrays: String = written.arrays.iter().map(line).collect();
     format!("{arrays}{}: {} rows, {}", path.display(), written.rows, human_bytes(written.bytes))
 }
@@ -54,7 +63,9 @@ fn parse_rows(text: &str) -> Result<Range<usize>, String> {
         let (first, end) = text.split_once("..")?;
         Some(first.parse().ok()?..end.parse().ok()?)
     };
-    parse().ok_or_else(|| "expected the first row and the one behind the last, such as 0..100".to_owned())
+    parse().ok_or_else(|| {
+        "expected the first row and the one behind the last, such as 0..100".to_owned()
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use std::path::Path;
 /// Prints what is in a cache.
 pub(super) fn run(folder: &Path, json: bool) -> Result<()> {
     let manifest = Manifest::load(folder)?;
-    let info = Info { extraction_seconds: cache::extraction_seconds(folder)?, ..Info::of(&manifest) };
+    let info =
+        Info { extraction_seconds: cache::extraction_seconds(folder)?, ..Info::of(&manifest) };
     if json { emit_json(&info) } else { emit(&info.text(folder)) }
 }
 
@@ -85,7 +86,8 @@ impl<'a> Info<'a> {
             }
         };
         let arrays: Vec<_> = manifest.view_arrays.iter().enumerate().map(array).collect();
-        let (bytes, raw_bytes) = (arrays.iter().map(|a| a.bytes).sum(), arrays.iter().map(|a| a.raw_bytes).sum());
+        let (bytes, raw_bytes) =
+            (arrays.iter().map(|a| a.bytes).sum(), arrays.iter().map(|a| a.raw_bytes).sum());
         Self {
             complete: manifest.is_complete(),
             segments: manifest.segments.len(),
@@ -114,27 +116,55 @@ impl<'a> Info<'a> {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<14}{value}");
         };
-        let state =
-            if self.complete { String::new() } else { format!(", incomplete: {} of {} segments", self.segments, self.segments_total) };
+        let state = if self.complete {
+            String::new()
+        } else {
+            format!(", incomplete: {} of {} segments", self.segments, self.segments_total)
+        };
         line("cache", format!("{}{state}", folder.display()));
         let (teacher, data) = (self.teacher, self.data);
-        line("teacher", format!("{} (sha256 {}…)", teacher.file, teacher.sha256.chars().take(12).collect::<String>()));
+        line(
+            "teacher",
+            format!(
+                "{} (sha256 {}…)",
+                teacher.file,
+                teacher.sha256.chars().take(12).collect::<String>()
+            ),
+        );
         if let Some(points) = teacher.top1_basis_points {
             line("its top-1", format!("{:.2} %", f64::from(points) / 100.0));
         }
-        line("made by", format!("{}, ONNX Runtime {} on {}, batch {}", self.tool, teacher.runtime, teacher.provider, teacher.batch));
+        line(
+            "made by",
+            format!(
+                "{}, ONNX Runtime {} on {}, batch {}",
+                self.tool, teacher.runtime, teacher.provider, teacher.batch
+            ),
+        );
         if let Some(seconds) = self.extraction_seconds {
             line("took", format!("{seconds:.1} s"));
         }
-        let skipped = if data.skipped.is_empty() { String::new() } else { format!(", {} left out as unreadable", data.skipped.len()) };
-        let classes = if data.classes.is_empty() { "no class names".to_owned() } else { format!("{} classes", data.classes.len()) };
+        let skipped = if data.skipped.is_empty() {
+            String::new()
+        } else {
+            format!(", {} left out as unreadable", data.skipped.len())
+        };
+        let classes = if data.classes.is_empty() {
+            "no class names".to_owned()
+        } else {
+            format!("{} classes", data.classes.len())
+        };
         line(
             "data",
-            format!("{} split {}, {} of {} samples{skipped}, {classes}", data.spec, data.split, self.rows, data.fingerprint.samples),
+            format!(
+                "{} split {}, {} of {} samples{skipped}, {classes}",
+                data.spec, data.split, self.rows, data.fingerprint.samples
+            ),
         );
         if let Some(logits) = self.logits {
             let made_of = logits.made_of.map(|conversion| format!("made of {}", conversion.name()));
-            let others = logits.other_classes.then(|| "of other classes than the labels".to_owned());
+            let others =
+                logits.other_classes.then(|| "of other classes than the labels".to_owned());
             line("logits", made_of.into_iter().chain(others).collect::<Vec<_>>().join(", "));
         }
         line("preprocessing", preprocess_text(data));
@@ -142,9 +172,19 @@ impl<'a> Info<'a> {
         let plural = if self.views == 1 { "" } else { "s" };
         line(
             "views",
-            format!("{} view{plural}: {augment}; inputs {}", self.views, if self.inputs == "stored" { "stored" } else { "from the data" }),
+            format!(
+                "{} view{plural}: {augment}; inputs {}",
+                self.views,
+                if self.inputs == "stored" { "stored" } else { "from the data" }
+            ),
         );
-        line("layout", format!("{} rows a view, segments of {} rows, seed {}", self.rows, self.segment_rows, self.seed));
+        line(
+            "layout",
+            format!(
+                "{} rows a view, segments of {} rows, seed {}",
+                self.rows, self.segment_rows, self.seed
+            ),
+        );
         let _ = write!(text, "\n{}", self.table());
         text
     }
@@ -152,9 +192,18 @@ impl<'a> Info<'a> {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(["array", "tensor", "dtype", "row shape", "on disk", "a row", "against raw f32"]);
+        table.set_header([
+            "array",
+            "tensor",
+            "dtype",
+            "row shape",
+            "on disk",
+            "a row",
+            "against raw f32",
+        ]);
         for array in &self.arrays {
-            let shape = array.row_shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+            let shape =
+                array.row_shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
             table.add_row([
                 array.path.to_owned(),
                 array.tensor.unwrap_or("").to_owned(),
@@ -196,12 +245,27 @@ fn preprocess_text(data: &cache::DataRecord) -> String {
     let Some(p) = &data.preprocess else { return "none, arrays as they are".to_owned() };
     let [h, w] = p.size;
     let resize = p.resize.map(|side| format!("resize {side}, crop to ")).unwrap_or_default();
-    let norm = if p.is_float() { format!(", scale {}, mean {:?}, std {:?}", p.scale, p.mean, p.std) } else { String::new() };
-    format!("{resize}{h}x{w} {:?} {:?} {:?} {}{norm}", p.interpolation, p.channels, p.layout, p.dtype.name()).to_lowercase()
+    let norm = if p.is_float() {
+        format!(", scale {}, mean {:?}, std {:?}", p.scale, p.mean, p.std)
+    } else {
+        String::new()
+    };
+    format!(
+        "{resize}{h}x{w} {:?} {:?} {:?} {}{norm}",
+        p.interpolation,
+        p.channels,
+        p.layout,
+        p.dtype.name()
+    )
+    .to_lowercase()
 }
 
 /// Bytes of a row, on the average.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people: three digits are shown")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "for people: three digits are shown"
+)]
 fn size(bytes: f64) -> String {
     human_bytes(bytes.round() as u64)
 }
@@ -230,13 +294,19 @@ mod tests {
         let raw: Vec<u64> = info.arrays.iter().map(|a| a.raw_bytes).collect();
         assert_eq!(raw, [16 * 20, 4 * 20, 12 * 20, 48 * 20]);
         assert_eq!((info.complete, info.raw_bytes), (true, 80 * 20));
-        let on_disk: u64 = ["input", "inputs", "logits", "taps"].iter().map(|a| disk_bytes(&folder.path().join(a))).sum();
+        let on_disk: u64 = ["input", "inputs", "logits", "taps"]
+            .iter()
+            .map(|a| disk_bytes(&folder.path().join(a)))
+            .sum();
         assert_eq!(info.bytes, on_disk);
         let text = info.text(folder.path());
         assert_eq!((info.augment, info.inputs), (None, "stored"));
         let augmented = testing::augmented(10, 2, Codec::Raw);
         let text_of_views = Info::of(&augmented).text(folder.path());
-        assert!(text_of_views.contains("2 views: flip, mixup 0.5; inputs stored"), "{text_of_views}");
+        assert!(
+            text_of_views.contains("2 views: flip, mixup 0.5; inputs stored"),
+            "{text_of_views}"
+        );
         for part in ["91.25 %", "taps/conv/features", "3x2x2", "10 of 100 samples", "3 classes"] {
             assert!(text.contains(part), "{part} in:\n{text}");
         }

@@ -10,7 +10,9 @@ pub(super) fn text(sizes: &Sizes) -> String {
     table.load_style(presets::NOTHING);
     let with_kept = sizes.taps.iter().any(|tap| tap.kept.is_some());
     let forms = Statistic::ALL.map(Statistic::name);
-    table.set_header(["tap", "shape", "raw f32"].into_iter().chain(forms).chain(with_kept.then_some("kept")));
+    table.set_header(
+        ["tap", "shape", "raw f32"].into_iter().chain(forms).chain(with_kept.then_some("kept")),
+    );
     for tap in &sizes.taps {
         table.add_row(row(tap, with_kept));
     }
@@ -23,7 +25,9 @@ fn row(tap: &TapSizes, with_kept: bool) -> Vec<Cell> {
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     let shape = tap.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
     let mut cells = vec![Cell::new(&tap.tap), Cell::new(shape), right(grouped(tap.raw))];
-    let bytes = |form: &Statistic| tap.bytes.get(form).map_or_else(|| "-".to_owned(), |&bytes| grouped(rounded(bytes)));
+    let bytes = |form: &Statistic| {
+        tap.bytes.get(form).map_or_else(|| "-".to_owned(), |&bytes| grouped(rounded(bytes)))
+    };
     cells.extend(Statistic::ALL.iter().map(|form| right(bytes(form))));
     if with_kept {
         let names: Vec<&str> = tap.kept.iter().flatten().map(|s| s.name()).collect();
@@ -32,7 +36,11 @@ fn row(tap: &TapSizes, with_kept: bool) -> Vec<Cell> {
     cells
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number for people")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a positive number for people"
+)]
 fn rounded(bytes: f64) -> u64 {
     bytes.round() as u64
 }

@@ -34,7 +34,12 @@ impl Run {
     /// Its arguments, as the command line reads them.
     pub(super) fn arguments(&self) -> Result<train::Args> {
         let line = std::iter::once("nst-cache").chain(self.flags.iter().map(String::as_str));
-        match Cli::try_parse_from(line).map_err(|e| Error::input(format!("student {}: {}", self.student, print::one_line(&e))))?.command {
+        match Cli::try_parse_from(line)
+            .map_err(|e| {
+                Error::input(format!("student {}: {}", self.student, print::one_line(&e)))
+            })?
+            .command
+        {
             Command::Train(args) => Ok(args),
             _ => Err(Error::input("sweep: `train` was read as another command")),
         }
@@ -51,8 +56,9 @@ pub(super) struct Plan {
     pub output: PathBuf,
     /// Students by name, in the recipe's order.
     pub students: Vec<String>,
-    /// Every run: all students and methods of the first seed, then of the next. So a sweep that is cut short has compared something, and
-    /// what it has measured of time and memory holds for the rest.
+    /// Every run: all students and methods of the first seed, then of the next. So a sweep that is
+    /// cut short has compared something, and what it has measured of time and memory holds for the
+    /// rest.
     pub runs: Vec<Run>,
 }
 
@@ -62,15 +68,34 @@ impl Plan {
         sweep.cache = args.cache.clone().unwrap_or(sweep.cache);
         sweep.shared.epochs = args.epochs.unwrap_or(sweep.shared.epochs);
         sweep.validate()?;
-        let name = args.recipe.file_stem().map_or_else(|| "sweep".to_owned(), |s| s.to_string_lossy().into_owned());
+        let name = args
+            .recipe
+            .file_stem()
+            .map_or_else(|| "sweep".to_owned(), |s| s.to_string_lossy().into_owned());
         let output = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
-        let students = sweep.students.iter().map(|student| folder_name(student, context)).collect::<Result<Vec<_>>>()?;
-        if let Some((_, twice)) = students.iter().enumerate().find(|(i, s)| students[..*i].iter().any(|o| o.eq_ignore_ascii_case(s))) {
-            return Err(Error::input(format!("students: expected different names, found {twice} twice"))
-                .hint("give one of them a name under [students] in nst-cache.toml"));
+        let students = sweep
+            .students
+            .iter()
+            .map(|student| folder_name(student, context))
+            .collect::<Result<Vec<_>>>()?;
+        if let Some((_, twice)) = students
+            .iter()
+            .enumerate()
+            .find(|(i, s)| students[..*i].iter().any(|o| o.eq_ignore_ascii_case(s)))
+        {
+            return Err(Error::input(format!(
+                "students: expected different names, found {twice} twice"
+            ))
+            .hint("give one of them a name under [students] in nst-cache.toml"));
         }
 
-        let mut shared = vec!["--cache".to_owned(), text(&sweep.cache)?, "--device".into(), args.device.to_string(), "--resume".into()];
+        let mut shared = vec![
+            "--cache".to_owned(),
+            text(&sweep.cache)?,
+            "--device".into(),
+            args.device.to_string(),
+            "--resume".into(),
+        ];
         if let Some(source) = &args.source {
             shared.extend(["--source".into(), source.to_string()]);
         }
@@ -80,7 +105,14 @@ impl Plan {
                 for method in &sweep.methods {
                     let beside = output.join(student_name).join(&method.name);
                     let folder = beside.join(format!("seed-{seed}"));
-                    let own = ["train".to_owned(), student.clone(), "--seed".into(), seed.to_string(), "-o".into(), text(&folder)?];
+                    let own = [
+                        "train".to_owned(),
+                        student.clone(),
+                        "--seed".into(),
+                        seed.to_string(),
+                        "-o".into(),
+                        text(&folder)?,
+                    ];
                     runs.push(Run {
                         student: student_name.clone(),
                         method: method.name.clone(),
@@ -99,7 +131,11 @@ impl Plan {
 
 /// What a student's folder is called.
 fn folder_name(student: &str, context: &Context<'_>) -> Result<String> {
-    let name = if context.config.students.contains_key(student) { student.to_owned() } else { train::stem(student) };
+    let name = if context.config.students.contains_key(student) {
+        student.to_owned()
+    } else {
+        train::stem(student)
+    };
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     if name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return Ok(name);
@@ -110,5 +146,7 @@ fn folder_name(student: &str, context: &Context<'_>) -> Result<String> {
 
 /// Flags are text.
 pub(super) fn text(path: &Path) -> Result<String> {
-    path.to_str().map(str::to_owned).ok_or_else(|| Error::input(format!("{}: expected a path in UTF-8", path.display())))
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Error::input(format!("{}: expected a path in UTF-8", path.display())))
 }

@@ -1,4 +1,5 @@
-//! One run of a sweep: `nst-cache train` in a process of its own, so that its memory is its own and its crash ends nothing else.
+//! One run of a sweep: `nst-cache train` in a process of its own, so that its memory is its own and
+//! its crash ends nothing else.
 
 use super::plan::Run;
 use crate::cli::{file, train};
@@ -33,7 +34,8 @@ pub(super) struct Running {
     pub steps: usize,
     /// The most memory seen, in bytes; `None` where the system does not say.
     pub peak: Option<u64>,
-    /// Whether an epoch has ended since the start, so that the peak has seen training and evaluation.
+    /// Whether an epoch has ended since the start, so that the peak has seen training and
+    /// evaluation.
     pub is_settled: bool,
     started_at: usize,
     child: Child,
@@ -47,24 +49,33 @@ impl Running {
     /// Writes the run's recipe and starts it with `flags` besides its own.
     ///
     /// # Errors
-    /// When the recipe cannot be written, another process is at work on the run, or the process cannot be started.
+    /// When the recipe cannot be written, another process is at work on the run, or the process
+    /// cannot be started.
     pub(super) fn start(index: usize, run: &Run, flags: &[String]) -> Result<Self> {
-        let text = toml::to_string(&run.recipe).context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
-        file::write_whole(&run.recipe_file, true, |file| file.write_all(text.as_bytes()).context(|| "recipe".to_owned()))?;
+        let text = toml::to_string(&run.recipe)
+            .context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
+        file::write_whole(&run.recipe_file, true, |file| {
+            file.write_all(text.as_bytes()).context(|| "recipe".to_owned())
+        })?;
 
         let failed = || format!("{}: cannot be written", run.log.display());
-        let mut log = OpenOptions::new().create(true).append(true).open(&run.log).context(failed)?;
+        let mut log =
+            OpenOptions::new().create(true).append(true).open(&run.log).context(failed)?;
         // the process holds the log open, and with it the lock, to its end
         match log.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::input(format!("{}: another process is at work on it", run.folder.display()))
-                    .hint("wait until that sweep has ended"));
+                return Err(Error::input(format!(
+                    "{}: another process is at work on it",
+                    run.folder.display()
+                ))
+                .hint("wait until that sweep has ended"));
             }
             Err(TryLockError::Error(e)) => return Err(Error::input(failed()).because(e)),
         }
         let log_start = log.seek(SeekFrom::End(0)).context(failed)?;
-        let program = std::env::current_exe().context(|| "this program: cannot be found".to_owned())?;
+        let program =
+            std::env::current_exe().context(|| "this program: cannot be found".to_owned())?;
         let mut child = Command::new(program)
             .args(&run.flags)
             .args(flags)
@@ -78,7 +89,16 @@ impl Running {
             .context(|| format!("{}: cannot be started", run.folder.display()))?;
         let steps = progress(&run.folder).map_or(0, |(steps, _)| steps);
         let stdin = child.stdin.take();
-        Ok(Self { index, steps, peak: None, is_settled: false, started_at: steps, child, stdin, log_start })
+        Ok(Self {
+            index,
+            steps,
+            peak: None,
+            is_settled: false,
+            started_at: steps,
+            child,
+            stdin,
+            log_start,
+        })
     }
 
     /// Asks the run to stop after the step at hand.
@@ -114,7 +134,9 @@ impl Running {
             return End::Stopped;
         }
         let messages = tail(&run.log, self.log_start).unwrap_or_default();
-        let said = messages.lines().rev().find_map(|line| line.strip_prefix("error: ").or_else(|| line.strip_prefix("stopped: ")));
+        let said = messages.lines().rev().find_map(|line| {
+            line.strip_prefix("error: ").or_else(|| line.strip_prefix("stopped: "))
+        });
         End::Failed(said.map_or_else(|| format!("ended by itself, {status}"), str::to_owned))
     }
 }
@@ -139,7 +161,8 @@ fn tail(path: &Path, start: u64) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The memory that a process has to itself, in bytes: pages of the cache's files, which the system takes back at need, are not counted.
+/// The memory that a process has to itself, in bytes: pages of the cache's files, which the system
+/// takes back at need, are not counted.
 fn memory(process: u32) -> Option<u64> {
     kilobytes(&format!("/proc/{process}/status"), "RssAnon:")
 }

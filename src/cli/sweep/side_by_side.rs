@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How often runs are looked at.
 const TICK: Duration = Duration::from_millis(200);
-/// What a run may need beyond the most that was seen of one that has trained and evaluated an epoch: export and the check in ONNX Runtime follow.
+/// What a run may need beyond the most that was seen of one that has trained and evaluated an
+/// epoch: export and the check in ONNX Runtime follow.
 const MARGIN: f64 = 1.2;
 
 /// What became of a run.
@@ -33,8 +34,14 @@ pub(super) struct Limits {
     pub flags: Vec<String>,
 }
 
-/// Makes every run that is not there yet. A run that fails is passed over; a request to stop reaches all that are at work.
-pub(super) fn run(plan: &Plan, survey: Survey, limits: &Limits, context: &Context<'_>) -> Vec<Outcome> {
+/// Makes every run that is not there yet. A run that fails is passed over; a request to stop
+/// reaches all that are at work.
+pub(super) fn run(
+    plan: &Plan,
+    survey: Survey,
+    limits: &Limits,
+    context: &Context<'_>,
+) -> Vec<Outcome> {
     let mut sweep = Sweeper {
         runs: &plan.runs,
         limits,
@@ -62,7 +69,8 @@ pub(super) fn run(plan: &Plan, survey: Survey, limits: &Limits, context: &Contex
         });
         if is_begun {
             // what an earlier sweep has done is no part of this one's pace
-            let done = progress(&plan.runs[index].folder).map_or(0, |(steps, _)| steps.min(survey.steps));
+            let done =
+                progress(&plan.runs[index].folder).map_or(0, |(steps, _)| steps.min(survey.steps));
             before += done;
             sweep.left -= done;
         }
@@ -169,14 +177,21 @@ impl Sweeper<'_> {
         self.left = self.left.saturating_sub(rest);
         self.context.monitor.advance(rest as u64, 0);
         let run = &self.runs[index];
-        self.context.monitor.warn(&format!("{}: failed: {error} ({})", run.name(), run.log.display()));
+        self.context.monitor.warn(&format!(
+            "{}: failed: {error} ({})",
+            run.name(),
+            run.log.display()
+        ));
         self.outcomes[index] = Outcome::Failed(error);
     }
 
     fn tell(&self, index: usize, report: &Report) {
         let ended = self.outcomes.iter().filter(|o| !matches!(o, Outcome::Open)).count() + 1;
-        let accuracy = report.outcome.test.map_or_else(String::new, |t| format!("top-1 {:.2} %, ", t.top1));
-        let left = self.time_left().map_or_else(String::new, |left| format!(", about {} left", duration(left)));
+        let accuracy =
+            report.outcome.test.map_or_else(String::new, |t| format!("top-1 {:.2} %, ", t.top1));
+        let left = self
+            .time_left()
+            .map_or_else(String::new, |left| format!(", about {} left", duration(left)));
         self.context.monitor.note(&format!(
             "{ended}/{} {}: {accuracy}{:.0} s{left}",
             self.runs.len(),
@@ -188,7 +203,8 @@ impl Sweeper<'_> {
     /// The time that is left at the pace so far; `None` when nothing is.
     #[allow(clippy::cast_precision_loss, reason = "a number of steps")]
     fn time_left(&self) -> Option<Duration> {
-        (self.left > 0 && self.steps > 0).then(|| self.started.elapsed().mul_f64(self.left as f64 / self.steps as f64))
+        (self.left > 0 && self.steps > 0)
+            .then(|| self.started.elapsed().mul_f64(self.left as f64 / self.steps as f64))
     }
 
     fn measured(&mut self, index: usize, bytes: u64) {
@@ -198,33 +214,54 @@ impl Sweeper<'_> {
         }
     }
 
-    /// What a run is expected to need: as the largest of the same student, else as the largest of any; unknown before one has been measured.
+    /// What a run is expected to need: as the largest of the same student, else as the largest of
+    /// any; unknown before one has been measured.
     fn estimate(&self, index: usize) -> Option<u64> {
         let student = &self.runs[index].student;
-        let same = self.peaks.iter().filter(|(i, _)| self.runs[*i].student == *student).map(|p| p.1).max();
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
-        same.or_else(|| self.peaks.iter().map(|p| p.1).max()).map(|bytes| (bytes as f64 * MARGIN) as u64)
+        let same =
+            self.peaks.iter().filter(|(i, _)| self.runs[*i].student == *student).map(|p| p.1).max();
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a number of bytes"
+        )]
+        same.or_else(|| self.peaks.iter().map(|p| p.1).max())
+            .map(|bytes| (bytes as f64 * MARGIN) as u64)
     }
 
     /// Whether the next run may start beside those at work. The first one may whatever it needs.
     fn fits(&mut self) -> bool {
-        let (Some(limit), Some(&next)) = (self.limits.memory, self.pending.front()) else { return true };
-        let taken: Option<u64> = self.running.iter().map(|r| Some(self.estimate(r.index)?.max(r.peak.unwrap_or(0)))).sum();
+        let (Some(limit), Some(&next)) = (self.limits.memory, self.pending.front()) else {
+            return true;
+        };
+        let taken: Option<u64> = self
+            .running
+            .iter()
+            .map(|r| Some(self.estimate(r.index)?.max(r.peak.unwrap_or(0))))
+            .sum();
         let needs = self.estimate(next);
         let fits = admits(limit, self.running.len(), taken, needs);
         if let (false, false, Some(needs)) = (fits, self.has_noted_memory, needs) {
             self.has_noted_memory = true;
             let at_work = self.running.len();
             let (needs, limit) = (human_bytes(needs), human_bytes(limit));
-            self.context.monitor.note(&format!("memory: {at_work} side by side, the next would take about {needs} of {limit}"));
+            self.context.monitor.note(&format!(
+                "memory: {at_work} side by side, the next would take about {needs} of {limit}"
+            ));
         }
         fits
     }
 }
 
-/// Whether a run that needs `needs` bytes may start beside `running` others that take `taken`; unknown needs only leave room for one.
+/// Whether a run that needs `needs` bytes may start beside `running` others that take `taken`;
+/// unknown needs only leave room for one.
 fn admits(limit: u64, running: usize, taken: Option<u64>, needs: Option<u64>) -> bool {
-    running == 0 || taken.zip(needs).and_then(|(taken, needs)| taken.checked_add(needs)).is_some_and(|sum| sum <= limit)
+    running == 0
+        || taken
+            .zip(needs)
+            .and_then(|(taken, needs)| taken.checked_add(needs))
+            .is_some_and(|sum| sum <= limit)
 }
 
 /// `2 h 05 min`, `7 min`, `12 s`.
@@ -255,6 +292,9 @@ mod tests {
     #[test]
     fn times_for_people() {
         let of = |seconds| duration(Duration::from_secs(seconds));
-        assert_eq!([of(0), of(12), of(80), of(150), of(7500)], ["0 s", "12 s", "80 s", "3 min", "2 h 05 min"]);
+        assert_eq!(
+            [of(0), of(12), of(80), of(150), of(7500)],
+            ["0 s", "12 s", "80 s", "3 min", "2 h 05 min"]
+        );
     }
 }

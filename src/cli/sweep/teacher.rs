@@ -8,7 +8,8 @@ use crate::onnx::Model;
 use crate::report::sweep::Teacher;
 use clap::Parser as _;
 
-/// What the cache says of the teacher, and its accuracy on the students' test set where the recipe names its file.
+/// What the cache says of the teacher, and its accuracy on the students' test set where the recipe
+/// names its file.
 ///
 /// # Errors
 /// When that file is not the teacher of the cache, or cannot be run.
@@ -31,11 +32,20 @@ pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> R
     }
     let Some((spec, split)) = &survey.test else { return Ok(teacher) };
     let Some(classes) = &survey.classes else {
-        context.monitor.note("the teacher's logits tell other classes than the data: its accuracy is not measured");
+        context.monitor.note(
+            "the teacher's logits tell other classes than the data: its accuracy is not measured",
+        );
         return Ok(teacher);
     };
-    let mut line =
-        vec!["nst-cache".to_owned(), "eval".into(), text(path)?, "--data".into(), spec.to_string(), "--split".into(), split.clone()];
+    let mut line = vec![
+        "nst-cache".to_owned(),
+        "eval".into(),
+        text(path)?,
+        "--data".into(),
+        spec.to_string(),
+        "--split".into(),
+        split.clone(),
+    ];
     if let Some(logits) = &survey.logits {
         line.extend(["--logits".to_owned(), logits.clone()]);
     }
@@ -43,9 +53,11 @@ pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> R
         let values: Vec<String> = constant.values.iter().map(ToString::to_string).collect();
         line.extend(["--input".to_owned(), format!("{}={}", constant.tensor, values.join(","))]);
     }
-    let parsed = Cli::try_parse_from(&line).map_err(|e| Error::input(format!("teacher: {}", print::one_line(&e))))?;
+    let parsed = Cli::try_parse_from(&line)
+        .map_err(|e| Error::input(format!("teacher: {}", print::one_line(&e))))?;
     if let Command::Eval(args) = parsed.command {
-        teacher.top1 = Some(eval::execute_as(&args, survey.preprocess.clone(), Some(classes), context)?.top1);
+        teacher.top1 =
+            Some(eval::execute_as(&args, survey.preprocess.clone(), Some(classes), context)?.top1);
     }
     Ok(teacher)
 }

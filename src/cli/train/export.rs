@@ -1,4 +1,5 @@
-//! The trained student as ONNX: what travels with it, and the check that ONNX Runtime computes what the trainer does.
+//! The trained student as ONNX: what travels with it, and the check that ONNX Runtime computes what
+//! the trainer does.
 
 use super::material::{Material, Model};
 use crate::array::{Array, Values};
@@ -43,7 +44,8 @@ impl Parity {
             return Ok(());
         }
         Err(Error::check(format!(
-            "parity: logits of student.onnx in ONNX Runtime: expected within {:.0e} of the trainer's, found {:.2e}",
+            "parity: logits of student.onnx in ONNX Runtime: expected within {:.0e} of the \
+             trainer's, found {:.2e}",
             self.bound, self.max_relative
         )))
     }
@@ -55,8 +57,14 @@ impl fmt::Display for Parity {
     }
 }
 
-/// What travels in the model: enough for `eval` to need no flags, and to say where it came from. Neither path, time nor host.
-pub(super) fn metadata(recipe: &Train, model: &Model, material: &Material, test: Option<&Evaluation>) -> Result<Vec<(String, String)>> {
+/// What travels in the model: enough for `eval` to need no flags, and to say where it came from.
+/// Neither path, time nor host.
+pub(super) fn metadata(
+    recipe: &Train,
+    model: &Model,
+    material: &Material,
+    test: Option<&Evaluation>,
+) -> Result<Vec<(String, String)>> {
     let recipe = Train { test: None, ..recipe.clone() };
     let mut entries = vec![(keys::RECIPE, json(&recipe)?)];
     if !model.classes.is_empty() {
@@ -79,32 +87,53 @@ fn json(value: &impl Serialize) -> Result<String> {
 }
 
 /// Runs the first samples through both.
-pub(super) fn parity(student: &Student, model: &onnx::Model, samples: &Source<'_>, context: &Context<'_>) -> Result<Parity> {
+pub(super) fn parity(
+    student: &Student,
+    model: &onnx::Model,
+    samples: &Source<'_>,
+    context: &Context<'_>,
+) -> Result<Parity> {
     let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     let options = SessionOptions { device: Device::Cpu, threads: context.threads };
     let logits = logits::of_student(model);
-    let outputs = [logits.ok_or_else(|| Error::input("student: expected a first output [batch, classes], found another"))?];
+    let outputs = [logits.ok_or_else(|| {
+        Error::input("student: expected a first output [batch, classes], found another")
+    })?];
     let mut session = Session::new(&runtime, model, &outputs, &options)?;
     let inputs = model.inputs();
-    let mut parity = Parity { samples: 0, max_difference: 0.0, max_relative: 0.0, bound: BOUND, runtime: runtime.version.clone() };
+    let mut parity = Parity {
+        samples: 0,
+        max_difference: 0.0,
+        max_relative: 0.0,
+        bound: BOUND,
+        runtime: runtime.version.clone(),
+    };
     while parity.samples < samples.len().min(SAMPLES) {
         let end = (parity.samples + BATCH).min(samples.len()).min(SAMPLES);
         let batch = samples.batch(0, parity.samples..end)?;
         let pass = student.forward(&batch.inputs, Mode::Eval, &[], 0)?;
-        let ours = pass.value(student.logits())?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let ours =
+            pass.value(student.logits())?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let arrays = batch.inputs.iter().map(array).collect::<Result<Vec<_>>>()?;
-        let named: Vec<(&str, &Array)> = inputs.iter().map(|i| i.name.as_str()).zip(&arrays).collect();
+        let named: Vec<(&str, &Array)> =
+            inputs.iter().map(|i| i.name.as_str()).zip(&arrays).collect();
         let results = session.run(&named, &outputs)?;
         let theirs = results.first().map(Array::to_f32).unwrap_or_default();
         if ours.len() != theirs.len() {
-            return Err(Error::check(format!("parity: expected {} logits from ONNX Runtime, found {}", ours.len(), theirs.len())));
+            return Err(Error::check(format!(
+                "parity: expected {} logits from ONNX Runtime, found {}",
+                ours.len(),
+                theirs.len()
+            )));
         }
         for (a, b) in ours.iter().zip(&theirs) {
             let difference = f64::from((a - b).abs());
             let relative = difference / f64::from(a.abs().max(1.0));
             // max() would drop a NaN
-            parity.max_difference = if difference.is_nan() { f64::NAN } else { parity.max_difference.max(difference) };
-            parity.max_relative = if relative.is_nan() { f64::INFINITY } else { parity.max_relative.max(relative) };
+            parity.max_difference =
+                if difference.is_nan() { f64::NAN } else { parity.max_difference.max(difference) };
+            parity.max_relative =
+                if relative.is_nan() { f64::INFINITY } else { parity.max_relative.max(relative) };
         }
         parity.samples = end;
     }

@@ -33,7 +33,8 @@ impl Folder {
         sha256(self.settings.to_string().as_bytes())
     }
 
-    /// Checks that the run may use the folder, and gives the report of a run of these settings that has finished there. Writes nothing.
+    /// Checks that the run may use the folder, and gives the report of a run of these settings that
+    /// has finished there. Writes nothing.
     pub(super) fn finished(&self, resume: bool) -> Result<Option<Report>> {
         let path = self.path.display();
         let at = |name: &str| self.path.join(name);
@@ -42,7 +43,10 @@ impl Folder {
             return Ok(None);
         }
         if !at(SETTINGS).exists() {
-            return Err(Error::input(format!("{path}: expected an empty folder or a run's, found something else")).hint("give another -o"));
+            return Err(Error::input(format!(
+                "{path}: expected an empty folder or a run's, found something else"
+            ))
+            .hint("give another -o"));
         }
         if !at(CHECKPOINT).exists() && !at(REPORT).exists() {
             // a run that ended before its first checkpoint: nothing of it is worth keeping
@@ -50,24 +54,30 @@ impl Folder {
         }
         let before: Value = read(&at(SETTINGS))?;
         if let Some((key, before, now)) = difference("", &before, &self.settings) {
-            return Err(Error::input(format!("{path}: holds a run with {key} {before}, found {now}"))
-                .hint("give another -o, or delete that folder"));
+            return Err(Error::input(format!(
+                "{path}: holds a run with {key} {before}, found {now}"
+            ))
+            .hint("give another -o, or delete that folder"));
         }
         if at(REPORT).exists() {
             return read(&at(REPORT)).map(Some);
         }
         if !resume {
-            return Err(Error::input(format!("{path}: holds an unfinished run with these settings"))
-                .hint("add --resume to go on with it, or give another -o"));
+            return Err(Error::input(format!(
+                "{path}: holds an unfinished run with these settings"
+            ))
+            .hint("add --resume to go on with it, or give another -o"));
         }
         Ok(None)
     }
 
     /// Makes the folder and writes the settings into it.
     pub(super) fn begin(&self) -> Result<()> {
-        std::fs::create_dir_all(&self.path).context(|| format!("{}: cannot be made", self.path.display()))?;
+        std::fs::create_dir_all(&self.path)
+            .context(|| format!("{}: cannot be made", self.path.display()))?;
         let path = self.path.join(SETTINGS);
-        let text = serde_json::to_vec_pretty(&self.settings).context(|| format!("{}: cannot be encoded", path.display()))?;
+        let text = serde_json::to_vec_pretty(&self.settings)
+            .context(|| format!("{}: cannot be encoded", path.display()))?;
         write_atomically(&path, &text)
     }
 
@@ -80,7 +90,8 @@ impl Folder {
     /// Writes the report, which marks the run as finished.
     pub(super) fn finish(&self, report: &Report) -> Result<()> {
         let path = self.path.join(REPORT);
-        let text = serde_json::to_vec_pretty(report).context(|| format!("{}: cannot be encoded", path.display()))?;
+        let text = serde_json::to_vec_pretty(report)
+            .context(|| format!("{}: cannot be encoded", path.display()))?;
         write_atomically(&path, &text)
     }
 }
@@ -111,12 +122,16 @@ fn difference(path: &str, before: &Value, now: &Value) -> Option<(String, String
     match (before, now) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            let of = |map: &serde_json::Map<String, Value>, key: &str| map.get(key).cloned().unwrap_or_default();
+            let of = |map: &serde_json::Map<String, Value>, key: &str| {
+                map.get(key).cloned().unwrap_or_default()
+            };
             keys.into_iter().find_map(|key| difference(&below(key), &of(a, key), &of(b, key)))
         }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&below(&i.to_string()), a, b))
-        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find_map(|(i, (a, b))| difference(&below(&i.to_string()), a, b)),
         _ if before == now => None,
         _ => Some((path.to_owned(), before.to_string(), now.to_string())),
     }
@@ -129,11 +144,15 @@ mod tests {
 
     #[test]
     fn the_first_difference_is_named() {
-        let before = json!({"recipe": {"batch": 64, "criterion": [{"weight": 1.0}]}, "cache": null});
+        let before =
+            json!({"recipe": {"batch": 64, "criterion": [{"weight": 1.0}]}, "cache": null});
         let mut now = before.clone();
         assert_eq!(difference("", &before, &now), None);
         now["recipe"]["criterion"][0]["weight"] = json!(2.0);
-        assert_eq!(difference("", &before, &now), Some(("recipe.criterion.0.weight".into(), "1.0".into(), "2.0".into())));
+        assert_eq!(
+            difference("", &before, &now),
+            Some(("recipe.criterion.0.weight".into(), "1.0".into(), "2.0".into()))
+        );
         now["cache"] = json!("x");
         assert_eq!(difference("", &before, &now).unwrap().0, "cache");
     }

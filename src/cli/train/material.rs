@@ -9,7 +9,10 @@ use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::{self, Dim};
-use crate::recipe::{Channels, CriterionRecipe, DataSpec, Layout, Preprocess, PreprocessOptions, Subject, Take, Train, preset};
+use crate::recipe::{
+    Channels, CriterionRecipe, DataSpec, Layout, Preprocess, PreprocessOptions, Subject, Take,
+    Train, preset,
+};
 use crate::student::{Student, preset as presets};
 use crate::train::activation;
 use crate::train::loss::Objective;
@@ -48,8 +51,12 @@ impl Material {
                 let originals = originals(&cache, plan, context)?;
                 Training::Cache(cache, originals)
             }
-            (None, Some((spec, split))) => Training::Data(data::open(spec, split, context.monitor)?),
-            (None, None) => return Err(Error::input("train: expected a cache or a data set, found neither")),
+            (None, Some((spec, split))) => {
+                Training::Data(data::open(spec, split, context.monitor)?)
+            }
+            (None, None) => {
+                return Err(Error::input("train: expected a cache or a data set, found neither"));
+            }
         };
         let mut material = Self { training, test: None };
         material.warn_of_missing_classes(&plan.recipe, context);
@@ -57,7 +64,10 @@ impl Material {
             Some((spec, split)) => Some(data::open(spec, split, context.monitor)?),
             None => material.default_test(plan, context),
         };
-        context.monitor.note(&format!("training: {}", data::describe_labels(material.classes(), material.labels())));
+        context.monitor.note(&format!(
+            "training: {}",
+            data::describe_labels(material.classes(), material.labels())
+        ));
         if let Some(test) = &material.test {
             context.monitor.note(&format!("test: {}", data::describe(test.as_ref())));
         }
@@ -71,18 +81,26 @@ impl Material {
                 let data = &cache.manifest().data;
                 (data.spec.parse::<DataSpec>(), &data.fingerprint)
             }
-            Training::Data(dataset) => (plan.data.clone().map(|d| d.0).ok_or_else(|| Error::input("no data")), dataset.fingerprint()),
+            Training::Data(dataset) => (
+                plan.data.clone().map(|d| d.0).ok_or_else(|| Error::input("no data")),
+                dataset.fingerprint(),
+            ),
         };
         let opened = spec.and_then(|spec| data::open(&spec, "test", context.monitor));
         match opened {
             // a source that is not divided gives the training samples again
             Ok(test) if test.fingerprint() != fingerprint => Some(test),
             Ok(_) => {
-                context.monitor.note("no test split beside the training data: no evaluation (--test SPEC names one)");
+                context.monitor.note(
+                    "no test split beside the training data: no evaluation (--test SPEC names one)",
+                );
                 None
             }
             Err(error) => {
-                context.monitor.note(&format!("no evaluation (--test SPEC names a test set): {}", error.chain()));
+                context.monitor.note(&format!(
+                    "no evaluation (--test SPEC names a test set): {}",
+                    error.chain()
+                ));
                 None
             }
         }
@@ -113,14 +131,24 @@ impl Material {
     /// How many classes a student of this data tells apart.
     fn class_count(&self) -> Result<usize> {
         let named = self.classes().len();
-        let labelled = self.labels().into_iter().max().map_or(0, |label| usize::try_from(label + 1).unwrap_or(0));
+        let labelled = self
+            .labels()
+            .into_iter()
+            .max()
+            .map_or(0, |label| usize::try_from(label + 1).unwrap_or(0));
         // logits of other classes say nothing of the student's
-        let cache = self.cache().map(Cache::manifest).filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
-        let teacher = cache.and_then(|manifest| manifest.view_arrays.iter().find(|a| a.path == "logits"));
+        let cache = self
+            .cache()
+            .map(Cache::manifest)
+            .filter(|manifest| !manifest.logits.is_some_and(|logits| logits.other_classes));
+        let teacher =
+            cache.and_then(|manifest| manifest.view_arrays.iter().find(|a| a.path == "logits"));
         let taught = teacher.and_then(|a| a.row_shape.last().copied()).unwrap_or(0);
         match named.max(labelled).max(taught) {
-            0 => Err(Error::input("data: expected classes, found neither names, labels nor a teacher's logits")
-                .hint("train an .onnx student instead of a preset")),
+            0 => Err(Error::input(
+                "data: expected classes, found neither names, labels nor a teacher's logits",
+            )
+            .hint("train an .onnx student instead of a preset")),
             n => Ok(n),
         }
     }
@@ -130,11 +158,15 @@ impl Material {
         let mut labels = self.labels();
         if let Training::Cache(cache, _) = &self.training {
             // from the order of the rows to that of the samples
-            let mut rows: Vec<(i64, i64)> = cache.sample_ids().iter().copied().zip(labels).collect();
+            let mut rows: Vec<(i64, i64)> =
+                cache.sample_ids().iter().copied().zip(labels).collect();
             rows.sort_unstable();
             labels = rows.into_iter().map(|(_, label)| label).collect();
         }
-        let taken: BTreeSet<i64> = data::take((0..labels.len()).collect(), recipe.take()).into_iter().map(|i| labels[i]).collect();
+        let taken: BTreeSet<i64> = data::take((0..labels.len()).collect(), recipe.take())
+            .into_iter()
+            .map(|i| labels[i])
+            .collect();
         let all: BTreeSet<i64> = labels.into_iter().collect();
         if taken.len() < all.len() {
             context.monitor.warn(&format!(
@@ -146,13 +178,20 @@ impl Material {
     }
 
     /// The terms of the loss that this material can serve.
-    pub(super) fn terms(&self, recipe: &Train, context: &Context<'_>) -> Result<Vec<CriterionRecipe>> {
+    pub(super) fn terms(
+        &self,
+        recipe: &Train,
+        context: &Context<'_>,
+    ) -> Result<Vec<CriterionRecipe>> {
         let mut terms = recipe.terms(self.cache().is_some());
         if self.cache().is_none()
             && let Some(term) = terms.iter().find(|t| t.method.subject() != Subject::Labels)
         {
-            return Err(Error::input(format!("criterion {}: expected a cache, found none", term.name()))
-                .hint("name the teacher's cache: --cache DIR"));
+            return Err(Error::input(format!(
+                "criterion {}: expected a cache, found none",
+                term.name()
+            ))
+            .hint("name the teacher's cache: --cache DIR"));
         }
         if self.labels().iter().all(|&label| label < 0) {
             context.monitor.note("the samples have no labels: cross-entropy is off");
@@ -165,15 +204,25 @@ impl Material {
     }
 
     /// The loss: the terms on their pairs, at the spots that the recipe asks for.
-    pub(super) fn objective(&self, plan: &Plan, terms: &[CriterionRecipe], pairs: &[Vec<Pair>], student: &Student) -> Result<Objective> {
+    pub(super) fn objective(
+        &self,
+        plan: &Plan,
+        terms: &[CriterionRecipe],
+        pairs: &[Vec<Pair>],
+        student: &Student,
+    ) -> Result<Objective> {
         let recipe = &plan.recipe;
         let objective = Objective::new(terms, pairs, recipe.label_smoothing, student)?;
         let Some(sakd) = &recipe.sakd else { return Ok(objective) };
-        let cache =
-            self.cache().ok_or_else(|| Error::input("sakd: expected a cache, found none").hint("name the teacher's cache: --cache DIR"))?;
+        let cache = self.cache().ok_or_else(|| {
+            Error::input("sakd: expected a cache, found none")
+                .hint("name the teacher's cache: --cache DIR")
+        })?;
         let taps = self.taps(cache, student)?;
         let vectors = taps.suggest_vector("sakd")?;
-        let Some(file) = &plan.teacher else { return objective.with_spots(sakd, &vectors, student) };
+        let Some(file) = &plan.teacher else {
+            return objective.with_spots(sakd, &vectors, student);
+        };
         taps.check_classes("sakd exact")?;
         let teacher = teacher::import(file, cache.manifest(), plan)?;
         objective.with_routes(sakd, &vectors, student, &teacher, cache.manifest())
@@ -185,8 +234,15 @@ impl Material {
     }
 
     /// The pairs of each term.
-    pub(super) fn pairs(&self, terms: &[CriterionRecipe], student: &Student, context: &Context<'_>) -> Result<Vec<Vec<Pair>>> {
-        let Some(cache) = self.cache().filter(|_| terms.iter().any(|t| t.method.subject() != Subject::Labels)) else {
+    pub(super) fn pairs(
+        &self,
+        terms: &[CriterionRecipe],
+        student: &Student,
+        context: &Context<'_>,
+    ) -> Result<Vec<Vec<Pair>>> {
+        let Some(cache) =
+            self.cache().filter(|_| terms.iter().any(|t| t.method.subject() != Subject::Labels))
+        else {
             return Ok(vec![Vec::new(); terms.len()]);
         };
         let taps = self.taps(cache, student)?;
@@ -209,15 +265,24 @@ impl Material {
     fn input_shapes(&self, student: &Student) -> Result<Vec<Vec<usize>>> {
         let names: Vec<String> = student.inputs().iter().map(|i| i.name.clone()).collect();
         let Some(cache) = self.cache() else { return Ok(Vec::new()) };
-        let source = self.cache_source(cache, CacheSource::new(cache, &names, false, &[], Take::default(), 0, false)?)?;
+        let source = self.cache_source(
+            cache,
+            CacheSource::new(cache, &names, false, &[], Take::default(), 0, false)?,
+        )?;
         let sample = Source::Cache(source).batch(0, 0..1)?;
         Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
     }
 
     /// A reader of the cache with the data set of inputs that it does not store.
-    fn cache_source<'a>(&'a self, cache: &'a Cache, source: CacheSource<'a>) -> Result<CacheSource<'a>> {
+    fn cache_source<'a>(
+        &'a self,
+        cache: &'a Cache,
+        source: CacheSource<'a>,
+    ) -> Result<CacheSource<'a>> {
         match &self.training {
-            Training::Cache(_, Some(dataset)) => Ok(source.with_originals(Originals::new(cache, dataset.as_ref())?)),
+            Training::Cache(_, Some(dataset)) => {
+                Ok(source.with_originals(Originals::new(cache, dataset.as_ref())?))
+            }
             _ => Ok(source),
         }
     }
@@ -232,11 +297,15 @@ impl Material {
         let Some(manifest) = self.cache().map(Cache::manifest) else { return };
         let (views, epochs) = (manifest.views, recipe.epochs);
         if epochs > views {
-            let what = manifest.augment.as_ref().map_or_else(|| "unaugmented".to_owned(), ToString::to_string);
+            let what = manifest
+                .augment
+                .as_ref()
+                .map_or_else(|| "unaugmented".to_owned(), ToString::to_string);
             let flags = if manifest.augment.is_some() { "" } else { " --augment NAME -o DIR" };
             let plural = if views == 1 { "" } else { "s" };
             context.monitor.note(&format!(
-                "{epochs} epochs go through the cache's {views} view{plural} ({what}) in turn: extract --views N{flags} makes more"
+                "{epochs} epochs go through the cache's {views} view{plural} ({what}) in turn: \
+                 extract --views N{flags} makes more"
             ));
         }
     }
@@ -251,7 +320,15 @@ impl Material {
         Ok(match &self.training {
             Training::Cache(cache, _) => {
                 let (logits, taps) = (objective.teacher_logits, &objective.taps);
-                let source = CacheSource::new(cache, inputs, logits, taps, recipe.take(), recipe.seed, true)?;
+                let source = CacheSource::new(
+                    cache,
+                    inputs,
+                    logits,
+                    taps,
+                    recipe.take(),
+                    recipe.seed,
+                    true,
+                )?;
                 Source::Cache(self.cache_source(cache, source)?)
             }
             Training::Data(dataset) => Source::Data(DataSource::training(
@@ -265,18 +342,31 @@ impl Material {
         })
     }
 
-    pub(super) fn test<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Option<Source<'a>> {
+    pub(super) fn test<'a>(
+        &'a self,
+        preprocess: Option<&Preprocess>,
+        inputs: &[String],
+    ) -> Option<Source<'a>> {
         let test = self.test.as_deref()?;
         Some(Source::Data(DataSource::evaluation(test, preprocess.cloned(), inputs.to_vec())))
     }
 
     /// The training samples as they stand, for the parity check where there is no test split.
-    pub(super) fn sequential<'a>(&'a self, preprocess: Option<&Preprocess>, inputs: &[String]) -> Result<Source<'a>> {
+    pub(super) fn sequential<'a>(
+        &'a self,
+        preprocess: Option<&Preprocess>,
+        inputs: &[String],
+    ) -> Result<Source<'a>> {
         Ok(match &self.training {
-            Training::Cache(cache, _) => {
-                Source::Cache(self.cache_source(cache, CacheSource::new(cache, inputs, false, &[], Take::default(), 0, false)?)?)
-            }
-            Training::Data(dataset) => Source::Data(DataSource::evaluation(dataset.as_ref(), preprocess.cloned(), inputs.to_vec())),
+            Training::Cache(cache, _) => Source::Cache(self.cache_source(
+                cache,
+                CacheSource::new(cache, inputs, false, &[], Take::default(), 0, false)?,
+            )?),
+            Training::Data(dataset) => Source::Data(DataSource::evaluation(
+                dataset.as_ref(),
+                preprocess.cloned(),
+                inputs.to_vec(),
+            )),
         })
     }
 
@@ -289,7 +379,11 @@ impl Material {
                 manifest.teacher.file = String::new();
                 manifest.data.spec = String::new();
                 let text = serde_json::to_vec(&manifest).unwrap_or_default();
-                json!({ "cache": { "teacher": manifest.teacher.sha256, "rows": manifest.rows, "content": sha256(&text) } })
+                json!({ "cache": {
+                    "teacher": manifest.teacher.sha256,
+                    "rows": manifest.rows,
+                    "content": sha256(&text),
+                } })
             }
             Training::Data(dataset) => json!({ "data": dataset.fingerprint() }),
         };
@@ -306,8 +400,13 @@ impl Material {
     }
 }
 
-/// The data set of inputs that a cache does not store: as `--source` says, else as the cache names it.
-fn originals(cache: &Cache, plan: &Plan, context: &Context<'_>) -> Result<Option<Box<dyn Dataset>>> {
+/// The data set of inputs that a cache does not store: as `--source` says, else as the cache names
+/// it.
+fn originals(
+    cache: &Cache,
+    plan: &Plan,
+    context: &Context<'_>,
+) -> Result<Option<Box<dyn Dataset>>> {
     let data = &cache.manifest().data;
     if cache.manifest().stores_inputs() && plan.source.is_none() {
         return Ok(None);
@@ -317,7 +416,10 @@ fn originals(cache: &Cache, plan: &Plan, context: &Context<'_>) -> Result<Option
         None => data.spec.parse()?,
     };
     let dataset = data::open(&spec, &data.split, context.monitor).map_err(|e| {
-        let error = Error::input(format!("data {spec}: expected the images of this cache, which does not store them")).because(e);
+        let error = Error::input(format!(
+            "data {spec}: expected the images of this cache, which does not store them"
+        ))
+        .because(e);
         error.hint("--source SPEC says where they lie now")
     })?;
     // refused here, before anything else is done
@@ -340,7 +442,8 @@ impl Model {
             }
             (None, None) => {
                 return Err(Error::input(format!(
-                    "student {}: expected an .onnx file for data that is not images, found a preset",
+                    "student {}: expected an .onnx file for data that is not images, found a \
+                     preset",
                     plan.model
                 )));
             }
@@ -352,14 +455,26 @@ impl Model {
     }
 }
 
-/// How images become the student's input, which is f32 `[batch, channels, height, width]` whatever the teacher takes.
-fn preprocessing(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
+/// How images become the student's input, which is f32 `[batch, channels, height, width]` whatever
+/// the teacher takes.
+fn preprocessing(
+    plan: &Plan,
+    material: &Material,
+    model: Option<&onnx::Model>,
+    context: &Context<'_>,
+) -> Result<Option<Preprocess>> {
     let found = of_material(plan, material, model, context)?;
     Ok(found.map(|p| Preprocess { layout: Layout::Nchw, dtype: Dtype::F32, ..p }))
 }
 
-/// How the material's images are preprocessed: as the cache records, else by the flags and what the model declares.
-fn of_material(plan: &Plan, material: &Material, model: Option<&onnx::Model>, context: &Context<'_>) -> Result<Option<Preprocess>> {
+/// How the material's images are preprocessed: as the cache records, else by the flags and what the
+/// model declares.
+fn of_material(
+    plan: &Plan,
+    material: &Material,
+    model: Option<&onnx::Model>,
+    context: &Context<'_>,
+) -> Result<Option<Preprocess>> {
     let dataset = match &material.training {
         Training::Cache(cache, _) => {
             let recorded = cache.manifest().data.preprocess.clone();
@@ -377,10 +492,15 @@ fn of_material(plan: &Plan, material: &Material, model: Option<&onnx::Model>, co
         Some(input) => (input.dtype.unwrap_or(Dtype::F32), input.shape.clone()),
         None => (Dtype::F32, vec![Dim::Open, Dim::Open, Dim::Open, Dim::Open]),
     };
-    if model.is_none() && image.channels == 1 && options.channels.is_none() && options.preset.is_none() {
+    if model.is_none()
+        && image.channels == 1
+        && options.channels.is_none()
+        && options.preset.is_none()
+    {
         options.channels = Some(Channels::Gray);
     }
-    let (preprocess, warnings) = data::preprocess::resolve(&options, dtype, &shape, data::common_size(dataset))?;
+    let (preprocess, warnings) =
+        data::preprocess::resolve(&options, dtype, &shape, data::common_size(dataset))?;
     for warning in &warnings {
         context.monitor.warn(warning);
     }
@@ -391,7 +511,8 @@ fn of_material(plan: &Plan, material: &Material, model: Option<&onnx::Model>, co
 fn check_input(name: &str, declared: &[Dim], p: &Preprocess) -> Result<()> {
     let expected = [p.channels.count(), p.size[0], p.size[1]];
     let fits = |(dim, size): (&Dim, &usize)| !matches!(dim, Dim::Fixed(n) if n != size);
-    if declared.is_empty() || (declared.len() == 4 && declared[1..].iter().zip(&expected).all(fits)) {
+    if declared.is_empty() || (declared.len() == 4 && declared[1..].iter().zip(&expected).all(fits))
+    {
         return Ok(());
     }
     let found: Vec<String> = declared
@@ -403,7 +524,10 @@ fn check_input(name: &str, declared: &[Dim], p: &Preprocess) -> Result<()> {
         })
         .collect();
     let [c, h, w] = expected;
-    Err(Error::input(format!("student {name}: expected an input [batch, {c}, {h}, {w}] for these images, found [{}]", found.join(", "))))
+    Err(Error::input(format!(
+        "student {name}: expected an input [batch, {c}, {h}, {w}] for these images, found [{}]",
+        found.join(", ")
+    )))
 }
 
 /// Refuses options that ask for another preprocessing than the cache was made with.
@@ -423,22 +547,33 @@ fn check_options(options: &PreprocessOptions, recorded: &Preprocess) -> Result<(
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
     compare("size", wanted.size.map(|v| text(&v)), text(&recorded.size));
     let shorter = recorded.size[0].min(recorded.size[1]);
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pixels")]
-    let resize = wanted.resize.or(wanted.crop_ratio.map(|ratio| (shorter as f64 / ratio).round() as usize));
-    let pixels = |resize: Option<usize>| resize.map_or_else(|| "none".to_owned(), |n| n.to_string());
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a number of pixels"
+    )]
+    let resize =
+        wanted.resize.or(wanted.crop_ratio.map(|ratio| (shorter as f64 / ratio).round() as usize));
+    let pixels =
+        |resize: Option<usize>| resize.map_or_else(|| "none".to_owned(), |n| n.to_string());
     compare("resize", resize.map(|v| pixels(Some(v))), pixels(recorded.resize));
     compare("interpolation", wanted.interpolation.map(|v| text(&v)), text(&recorded.interpolation));
     compare("channels", wanted.channels.map(|v| text(&v)), text(&recorded.channels));
     compare("layout", wanted.layout.map(|v| text(&v)), text(&recorded.layout));
     compare("dtype", wanted.dtype.map(|v| text(&v)), text(&recorded.dtype));
     compare("scale", wanted.scale.map(|v| text(&v)), text(&recorded.scale));
-    let spread = |values: Vec<f32>| if let [value] = values[..] { vec![value; recorded.mean.len()] } else { values };
+    let spread = |values: Vec<f32>| {
+        if let [value] = values[..] { vec![value; recorded.mean.len()] } else { values }
+    };
     compare("mean", wanted.mean.map(|v| text(&spread(v))), text(&recorded.mean));
     compare("std", wanted.std.map(|v| text(&spread(v))), text(&recorded.std));
     match differences.first() {
         None => Ok(()),
-        Some(first) => Err(Error::input(format!("cache was made with another preprocessing: {first}"))
-            .hint("leave the preprocessing flags out, or extract again with them")),
+        Some(first) => {
+            Err(Error::input(format!("cache was made with another preprocessing: {first}"))
+                .hint("leave the preprocessing flags out, or extract again with them"))
+        }
     }
 }
 
@@ -465,7 +600,10 @@ mod tests {
 
     #[test]
     fn another_preprocessing_than_the_caches_is_refused() {
-        let options = |name: &str| PreprocessOptions { preset: Some(name.into()), ..PreprocessOptions::default() };
+        let options = |name: &str| PreprocessOptions {
+            preset: Some(name.into()),
+            ..PreprocessOptions::default()
+        };
         check_options(&PreprocessOptions::default(), &recorded()).unwrap();
         check_options(&options("cifar10"), &recorded()).unwrap();
         let error = check_options(&options("imagenet"), &recorded()).unwrap_err();
@@ -480,6 +618,10 @@ mod tests {
         check_input("s", &dims(3), &recorded()).unwrap();
         check_input("s", &[], &recorded()).unwrap();
         let error = check_input("s", &dims(1), &recorded()).unwrap_err();
-        assert!(error.to_string().contains("[batch, 3, 32, 32]") && error.to_string().contains("[batch, 1, ?, ?]"), "{error}");
+        assert!(
+            error.to_string().contains("[batch, 3, 32, 32]")
+                && error.to_string().contains("[batch, 1, ?, ?]"),
+            "{error}"
+        );
     }
 }

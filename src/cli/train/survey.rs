@@ -1,4 +1,5 @@
-//! What a sweep asks before it starts: can every run be made, and what is there of it already. Nothing is written.
+//! What a sweep asks before it starts: can every run be made, and what is there of it already.
+//! Nothing is written.
 
 use super::folder::Folder;
 use super::material::{Material, Model};
@@ -41,17 +42,26 @@ pub(in crate::cli) struct Survey {
     pub test: Option<(DataSpec, String)>,
 }
 
-/// Resolves every run as [`super::run`] does: each against its folder, and each student with each set of criteria against the cache.
+/// Resolves every run as [`super::run`] does: each against its folder, and each student with each
+/// set of criteria against the cache.
 ///
 /// # Errors
 /// As a run before its first step; a folder with other settings by the difference.
 pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> Result<Survey> {
-    let (args, recipe) = runs.first().ok_or_else(|| Error::input("sweep: expected runs, found none"))?;
+    let (args, recipe) =
+        runs.first().ok_or_else(|| Error::input("sweep: expected runs, found none"))?;
     let first = Plan::of(args, recipe.clone(), context)?;
     let material = Material::open(&first, context)?;
-    let cache = material.cache().ok_or_else(|| Error::input("sweep: expected a cache, found none"))?;
+    let cache =
+        material.cache().ok_or_else(|| Error::input("sweep: expected a cache, found none"))?;
     let manifest = cache.manifest();
-    let silent = Context { monitor: &Silent, config: context.config, json: false, threads: context.threads, onnxruntime: None };
+    let silent = Context {
+        monitor: &Silent,
+        config: context.config,
+        json: false,
+        threads: context.threads,
+        onnxruntime: None,
+    };
 
     let mut states = Vec::with_capacity(runs.len());
     let mut resolved: Vec<(String, Train)> = Vec::new();
@@ -59,7 +69,10 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
     for (args, recipe) in runs {
         let plan = Plan::of(args, recipe.clone(), context)?;
         let model = Model::resolve(&plan, &material, &silent)?;
-        let folder = Folder::new(&plan.output, material.settings(&plan.recipe, &model, device::kind(&plan.device)));
+        let folder = Folder::new(
+            &plan.output,
+            material.settings(&plan.recipe, &model, device::kind(&plan.device)),
+        );
         let state = match folder.finished(true)? {
             Some(report) => State::Finished(Box::new(report)),
             None if plan.output.join(CHECKPOINT).exists() => State::Begun,
@@ -68,8 +81,9 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
         // another seed changes nothing of what a run needs
         let what = (plan.model.clone(), Train { seed: 0, ..plan.recipe.clone() });
         if !matches!(state, State::Finished(_)) && !resolved.contains(&what) {
-            steps = resolve(&plan, &material, &model, &silent)
-                .map_err(|e| Error::input(format!("{} for {}", plan.model, plan.output.display())).because(e))?;
+            steps = resolve(&plan, &material, &model, &silent).map_err(|e| {
+                Error::input(format!("{} for {}", plan.model, plan.output.display())).because(e)
+            })?;
             resolved.push(what);
         }
         states.push(state);
@@ -82,21 +96,32 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
         steps,
         teacher: manifest.teacher.clone(),
         extraction_seconds: cache.extraction_seconds(),
-        logits: manifest.view_arrays.iter().find(|a| a.path == "logits").and_then(|a| a.tensor.clone()),
-        classes: Some(manifest.data.classes.clone()).filter(|_| !manifest.logits.is_some_and(|logits| logits.other_classes)),
+        logits: manifest
+            .view_arrays
+            .iter()
+            .find(|a| a.path == "logits")
+            .and_then(|a| a.tensor.clone()),
+        classes: Some(manifest.data.classes.clone())
+            .filter(|_| !manifest.logits.is_some_and(|logits| logits.other_classes)),
         preprocess: manifest.data.preprocess.clone(),
         test: first.test.clone().or_else(beside).filter(|_| test),
     })
 }
 
 /// Makes everything that a run needs, up to its first step; gives its steps.
-fn resolve(plan: &Plan, material: &Material, model: &Model, context: &Context<'_>) -> Result<usize> {
+fn resolve(
+    plan: &Plan,
+    material: &Material,
+    model: &Model,
+    context: &Context<'_>,
+) -> Result<usize> {
     let student = import(model, plan, context)?;
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
     let objective = material.objective(plan, &terms, &pairs, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
-    let steps = Steps { rows: source.len(), batch: plan.recipe.batch, drop_last: plan.recipe.drop_last };
+    let steps =
+        Steps { rows: source.len(), batch: plan.recipe.batch, drop_last: plan.recipe.drop_last };
     Ok(steps.per_epoch() * plan.recipe.epochs)
 }

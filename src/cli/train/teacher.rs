@@ -1,4 +1,5 @@
-//! The teacher as the exact mode of spot-adaptive distillation runs it: a frozen graph of the student's own executors.
+//! The teacher as the exact mode of spot-adaptive distillation runs it: a frozen graph of the
+//! student's own executors.
 
 use super::Plan;
 use crate::cache::Manifest;
@@ -14,7 +15,8 @@ pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<St
     if model.sha256() != recorded.sha256 {
         let short = |hash: &str| hash.chars().take(12).collect::<String>();
         return Err(Error::input(format!(
-            "sakd teacher {}: expected the model that made this cache ({}, sha256 {}…), found another ({}…)",
+            "sakd teacher {}: expected the model that made this cache ({}, sha256 {}…), found \
+             another ({}…)",
             path.display(),
             recorded.file,
             short(&recorded.sha256),
@@ -22,6 +24,11 @@ pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<St
         ))
         .hint("name that file with --sakd-teacher, or extract a cache of this one"));
     }
-    let options = ImportOptions { executor: Executor::Cpu(plan.recipe.precision), device: plan.device.clone(), ..ImportOptions::default() };
-    Student::import(&model, &options).context(|| format!("sakd teacher {}: the exact mode needs its gradients", path.display()))
+    let options = ImportOptions {
+        executor: Executor::Cpu(plan.recipe.precision),
+        device: plan.device.clone(),
+        ..ImportOptions::default()
+    };
+    Student::import(&model, &options)
+        .context(|| format!("sakd teacher {}: the exact mode needs its gradients", path.display()))
 }

@@ -23,7 +23,8 @@ pub(super) static CATALOGUE: &[Entry] = &[
     Entry {
         name: "ce",
         title: "Cross-entropy with the labels",
-        paper: "label smoothing: Szegedy et al. 2016, arXiv:1512.00567; mixup: Zhang et al. 2018, arXiv:1710.09412",
+        paper: "label smoothing: Szegedy et al. 2016, arXiv:1512.00567; mixup: Zhang et al. 2018, \
+                arXiv:1710.09412",
         stored: &[],
         source: "PyTorch",
         ..COMMON
@@ -41,7 +42,8 @@ pub(super) static CATALOGUE: &[Entry] = &[
         paper: "Zhao et al. 2022, arXiv:2203.08679",
         stored: &[Stored::Logits],
         source: "mdistiller",
-        note: "beta is 1 to 8 by network pair; 20 epochs of warm-up; labels are needed; in log space, so that logits of any size are finite",
+        note: "beta is 1 to 8 by network pair; 20 epochs of warm-up; labels are needed; in log \
+               space, so that logits of any size are finite",
         ..COMMON
     },
     Entry {
@@ -65,10 +67,16 @@ pub(super) static CATALOGUE: &[Entry] = &[
         title: "Neuron selectivity transfer, polynomial kernel",
         paper: NST_PAPER,
         stored: &[Stored::Gram, Stored::Features],
-        note: "the Gram matrix suffices at degree 2 and constant 0; with a constant the mean is needed too",
+        note: "the Gram matrix suffices at degree 2 and constant 0; with a constant the mean is \
+               needed too",
         ..COMMON
     },
-    Entry { name: "nst-gauss", title: "Neuron selectivity transfer, Gaussian kernel", paper: NST_PAPER, ..COMMON },
+    Entry {
+        name: "nst-gauss",
+        title: "Neuron selectivity transfer, Gaussian kernel",
+        paper: NST_PAPER,
+        ..COMMON
+    },
     Entry {
         name: "fitnet",
         title: "FitNets: hints",
@@ -155,7 +163,8 @@ pub(super) static CATALOGUE: &[Entry] = &[
         name: "fsp",
         title: "Flow of solution procedure",
         paper: "Yim et al. 2017, CVPR",
-        note: "a stage of its own, before the student is trained with labels; teacher and student need the same channels",
+        note: "a stage of its own, before the student is trained with labels; teacher and student \
+               need the same channels",
         ..COMMON
     },
     Entry {
@@ -165,7 +174,8 @@ pub(super) static CATALOGUE: &[Entry] = &[
         pre_activation: true,
         learnable: Some("a connector a layer"),
         source: "mdistiller",
-        note: "margins from the batch norm before the ReLU, else estimated from the maps; a sum over positions",
+        note: "margins from the batch norm before the ReLU, else estimated from the maps; a sum \
+               over positions",
         ..COMMON
     },
     Entry {
@@ -175,14 +185,16 @@ pub(super) static CATALOGUE: &[Entry] = &[
         pre_activation: true,
         learnable: Some("a fusion module a stage"),
         source: "mdistiller",
-        note: "the weight is 0.6 to 8 by network pair, after 20 epochs of warm-up; reads the vector before the classifier too; \
-               middle is at most the channels of the deepest stage",
+        note: "the weight is 0.6 to 8 by network pair, after 20 epochs of warm-up; reads the \
+               vector before the classifier too; middle is at most the channels of the deepest \
+               stage",
         ..COMMON
     },
     Entry {
         name: "gan",
         title: "Adversarial matching of feature distributions",
-        paper: "Chung et al. 2020, arXiv:2002.01775, with the loss of Mao et al. 2017, arXiv:1611.04076",
+        paper: "Chung et al. 2020, arXiv:2002.01775, with the loss of Mao et al. 2017, \
+                arXiv:1611.04076",
         learnable: Some("transfer layer, discriminator"),
         source: "ours",
         note: "the discriminator's widths are ours",

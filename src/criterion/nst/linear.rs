@@ -4,9 +4,14 @@ use super::count;
 use super::scratch::{Pair, STUDENT};
 use crate::criterion::Element;
 
-/// One sample's loss; `scale` times its gradient goes to `pair.gradient`. `mean_t`: the teacher's mean unit map. Without the teacher's term
-/// `‖m_t‖²` is missing.
-pub(super) fn sample<T: Element>(pair: &mut Pair<'_, T>, mean_t: &[f64], teacher_term: bool, scale: f64) -> f64 {
+/// One sample's loss; `scale` times its gradient goes to `pair.gradient`. `mean_t`: the teacher's
+/// mean unit map. Without the teacher's term `‖m_t‖²` is missing.
+pub(super) fn sample<T: Element>(
+    pair: &mut Pair<'_, T>,
+    mean_t: &[f64],
+    teacher_term: bool,
+    scale: f64,
+) -> f64 {
     let mean_s = pair.mean(STUDENT);
     let slope: Vec<T> = slope(&mean_s, mean_t, 2.0 * scale / count(pair.channels[0]));
     for gradient in pair.gradient.chunks_exact_mut(pair.positions) {

@@ -18,7 +18,8 @@ pub(super) enum Values<'a, T> {
     Half(&'a [f16]),
 }
 
-/// The maps of a batch, `[batch, channels, from[0], from[1]]`, and the size at which they are compared.
+/// The maps of a batch, `[batch, channels, from[0], from[1]]`, and the size at which they are
+/// compared.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Maps<'a, T> {
     pub(super) values: Values<'a, T>,
@@ -29,7 +30,11 @@ pub(super) struct Maps<'a, T> {
 
 impl<'a, T: Element> Maps<'a, T> {
     /// Maps of `[channels, height, width]`.
-    pub(super) fn new(values: Values<'a, T>, [channels, height, width]: [usize; 3], size: [usize; 2]) -> Self {
+    pub(super) fn new(
+        values: Values<'a, T>,
+        [channels, height, width]: [usize; 3],
+        size: [usize; 2],
+    ) -> Self {
         Self { values, channels, from: [height, width], size }
     }
 
@@ -38,12 +43,23 @@ impl<'a, T: Element> Maps<'a, T> {
         self.size[0] * self.size[1]
     }
 
-    /// Writes the unit maps of a sample to `unit` `[channels, positions]` and what each was multiplied by to `factors`; 0 where no gradient
-    /// passes. `plane` is room for a map that is pooled.
-    pub(super) fn normalize(&self, sample: usize, how: Normalization, unit: &mut [T], factors: &mut [T], plane: &mut Vec<T>) {
+    /// Writes the unit maps of a sample to `unit` `[channels, positions]` and what each was
+    /// multiplied by to `factors`; 0 where no gradient passes. `plane` is room for a map that is
+    /// pooled.
+    pub(super) fn normalize(
+        &self,
+        sample: usize,
+        how: Normalization,
+        unit: &mut [T],
+        factors: &mut [T],
+        plane: &mut Vec<T>,
+    ) {
         let area = self.from[0] * self.from[1];
-        for (channel, (map, factor)) in unit.chunks_exact_mut(self.positions()).zip(factors).enumerate() {
-            let at = (sample * self.channels + channel) * area..(sample * self.channels + channel + 1) * area;
+        for (channel, (map, factor)) in
+            unit.chunks_exact_mut(self.positions()).zip(factors).enumerate()
+        {
+            let at = (sample * self.channels + channel) * area
+                ..(sample * self.channels + channel + 1) * area;
             if self.from == self.size {
                 match self.values {
                     Values::Own(values) => map.copy_from_slice(&values[at]),

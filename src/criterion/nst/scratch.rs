@@ -52,7 +52,8 @@ pub(super) struct Pair<'a, T> {
     pub(super) unit: &'a [T],
     /// What each of the student's maps was multiplied by.
     factors: &'a [T],
-    /// For the gradient with respect to the student's unit maps `[channels[0], positions]`, with arbitrary content.
+    /// For the gradient with respect to the student's unit maps `[channels[0], positions]`, with
+    /// arbitrary content.
     pub(super) gradient: &'a mut [T],
     /// For products, of any length.
     pub(super) products: &'a mut Vec<T>,
@@ -60,7 +61,13 @@ pub(super) struct Pair<'a, T> {
 
 impl<T: Element> Scratch<T> {
     /// Reads and normalises a sample.
-    pub(super) fn load(&mut self, s: &Maps<'_, T>, t: Option<&Maps<'_, T>>, sample: usize, options: &NstOptions) -> Pair<'_, T> {
+    pub(super) fn load(
+        &mut self,
+        s: &Maps<'_, T>,
+        t: Option<&Maps<'_, T>>,
+        sample: usize,
+        options: &NstOptions,
+    ) -> Pair<'_, T> {
         let positions = s.positions();
         let channels = [s.channels, t.map_or(0, |t| t.channels)];
         self.unit.resize((channels[0] + channels[1]) * positions, T::zero());
@@ -72,7 +79,14 @@ impl<T: Element> Scratch<T> {
         if let Some(t) = t {
             t.normalize(sample, options.normalization, teacher, others, &mut self.plane);
         }
-        Pair { channels, positions, unit: &self.unit, factors, gradient: &mut self.gradient, products: &mut self.products }
+        Pair {
+            channels,
+            positions,
+            unit: &self.unit,
+            factors,
+            gradient: &mut self.gradient,
+            products: &mut self.products,
+        }
     }
 }
 
@@ -112,10 +126,13 @@ impl<T: Element> Pair<'_, T> {
         (mean(student) + mean(teacher) - 2.0 * dot(&mean_s, &mean_t)).max(0.0)
     }
 
-    /// Turns the gradient with respect to the unit maps into that with respect to the maps: g ← (g − y (y·g)) · factor, which is the derivative
-    /// of x/‖x‖ and of x/√(‖x‖² + ε) alike.
+    /// Turns the gradient with respect to the unit maps into that with respect to the maps: g ← (g
+    /// − y (y·g)) · factor, which is the derivative of x/‖x‖ and of x/√(‖x‖² + ε) alike.
     pub(super) fn through_normalization(&mut self) {
-        let maps = self.gradient.chunks_exact_mut(self.positions).zip(self.unit.chunks_exact(self.positions));
+        let maps = self
+            .gradient
+            .chunks_exact_mut(self.positions)
+            .zip(self.unit.chunks_exact(self.positions));
         for ((g, y), &factor) in maps.zip(self.factors) {
             if factor == T::zero() {
                 g.fill(T::zero());

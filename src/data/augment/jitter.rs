@@ -1,4 +1,5 @@
-//! Moves of colour as torchvision's `ColorJitter` makes them of Pillow images: to the last bit in uint8.
+//! Moves of colour as torchvision's `ColorJitter` makes them of Pillow images: to the last bit in
+//! uint8.
 
 use super::super::{Image, geometry::luma, random};
 use crate::recipe::ColorJitter;
@@ -13,7 +14,8 @@ const HUE: u8 = 3;
 /// Factors of a view's colours and the order in which they are applied.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter {
-    /// Factors of brightness, contrast and saturation, and by how much of the circle hue moves. A factor of 1 and a move of 0 change nothing.
+    /// Factors of brightness, contrast and saturation, and by how much of the circle hue moves. A
+    /// factor of 1 and a move of 0 change nothing.
     pub factors: [f32; 4],
     /// Which of them is first, second, third and last.
     pub order: [u8; 4],
@@ -21,13 +23,16 @@ pub struct Jitter {
 
 impl Jitter {
     /// Nothing moves.
-    pub(super) const NONE: Self = Self { factors: [1.0, 1.0, 1.0, 0.0], order: [BRIGHTNESS, CONTRAST, SATURATION, HUE] };
+    pub(super) const NONE: Self =
+        Self { factors: [1.0, 1.0, 1.0, 0.0], order: [BRIGHTNESS, CONTRAST, SATURATION, HUE] };
 
     /// Draws each factor evenly from its range, and an order.
     #[allow(clippy::cast_possible_truncation, reason = "stored as f32, and used as it is stored")]
     pub(super) fn draw(settings: &ColorJitter, rng: &mut ChaCha8Rng) -> Self {
-        let mut factor = |range: f64| random::uniform(rng, (1.0 - range).max(0.0), 1.0 + range) as f32;
-        let [brightness, contrast, saturation] = [settings.brightness, settings.contrast, settings.saturation].map(&mut factor);
+        let mut factor =
+            |range: f64| random::uniform(rng, (1.0 - range).max(0.0), 1.0 + range) as f32;
+        let [brightness, contrast, saturation] =
+            [settings.brightness, settings.contrast, settings.saturation].map(&mut factor);
         let hue = random::uniform(rng, -settings.hue, settings.hue) as f32;
         let mut order = [BRIGHTNESS, CONTRAST, SATURATION, HUE];
         for (place, left) in (0..3).zip([4, 3, 2]) {
@@ -46,7 +51,9 @@ impl Jitter {
                     let grey = mean_grey(image);
                     blend(image, contrast, |_| [grey; 3]);
                 }
-                SATURATION if image.channels == 3 => blend(image, saturation, |pixel| [grey(pixel); 3]),
+                SATURATION if image.channels == 3 => {
+                    blend(image, saturation, |pixel| [grey(pixel); 3]);
+                }
                 HUE if image.channels == 3 => turn(image, hue),
                 _ => {}
             }
@@ -54,8 +61,13 @@ impl Jitter {
     }
 }
 
-/// Pillow's `Image.blend` of `from(pixel)` with the pixel itself: truncated between the two, clipped beyond.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float to u8 truncates and clips, as wanted")]
+/// Pillow's `Image.blend` of `from(pixel)` with the pixel itself: truncated between the two,
+/// clipped beyond.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast of a float to u8 truncates and clips, as wanted"
+)]
 fn blend(image: &mut Image, factor: f32, from: impl Fn(&[u8]) -> [u8; 3]) {
     for pixel in image.pixels.chunks_exact_mut(image.channels) {
         let base = from(pixel);
@@ -82,7 +94,8 @@ fn mean_grey(image: &Image) -> u8 {
     ((2 * sum + count) / (2 * count)) as u8
 }
 
-/// Moves the hue of each pixel by a share of the circle, through Pillow's 8-bit HSV (which loses some colours, as there).
+/// Moves the hue of each pixel by a share of the circle, through Pillow's 8-bit HSV (which loses
+/// some colours, as there).
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -100,7 +113,11 @@ fn turn(image: &mut Image, hue: f32) {
 }
 
 /// Pillow's `rgb2hsv_row`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "products of at most 255, truncated as in Pillow")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "products of at most 255, truncated as in Pillow"
+)]
 fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     let (largest, smallest) = (r.max(g).max(b), r.min(g).min(b));
     if largest == smallest {
@@ -122,7 +139,11 @@ fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
 }
 
 /// Pillow's `hsv2rgb`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "products of at most 255, rounded as in Pillow")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "products of at most 255, rounded as in Pillow"
+)]
 fn to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
     if s == 0 {
         return [v; 3];
@@ -153,11 +174,24 @@ mod tests {
         std::fs::read(format!("{}/tests/data/pil/{name}.raw", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
-    /// Each move alone, below, at and beyond its range, and all of them in another order; every colour in the hue's case.
+    /// Each move alone, below, at and beyond its range, and all of them in another order; every
+    /// colour in the hue's case.
     #[test]
     fn moves_match_torchvision_on_pillow() {
-        let source = || Image { height: 23, width: 31, channels: 3, pixels: pillow("source-23x31-rgb"), orientation: 1 };
-        let colours = || Image { height: 64, width: 64, channels: 3, pixels: pillow("colours-64x64"), orientation: 1 };
+        let source = || Image {
+            height: 23,
+            width: 31,
+            channels: 3,
+            pixels: pillow("source-23x31-rgb"),
+            orientation: 1,
+        };
+        let colours = || Image {
+            height: 64,
+            width: 64,
+            channels: 3,
+            pixels: pillow("colours-64x64"),
+            orientation: 1,
+        };
         let alone = |step: u8, factor: f32| {
             let mut jitter = Jitter { order: [step; 4], ..Jitter::NONE };
             jitter.factors[usize::from(step)] = factor;
@@ -165,7 +199,10 @@ mod tests {
             jitter.order = [step, 9, 9, 9];
             jitter
         };
-        let all = Jitter { factors: [0.7, 1.3, 0.6, -0.07], order: [HUE, CONTRAST, SATURATION, BRIGHTNESS] };
+        let all = Jitter {
+            factors: [0.7, 1.3, 0.6, -0.07],
+            order: [HUE, CONTRAST, SATURATION, BRIGHTNESS],
+        };
         for (name, mut image, jitter) in [
             ("brightness-0.6", source(), alone(BRIGHTNESS, 0.6)),
             ("brightness-1.4", source(), alone(BRIGHTNESS, 1.4)),
@@ -185,7 +222,13 @@ mod tests {
 
     #[test]
     fn a_grey_image_has_brightness_and_contrast_alone() {
-        let grey = || Image { height: 1, width: 4, channels: 1, pixels: vec![0, 10, 100, 255], orientation: 1 };
+        let grey = || Image {
+            height: 1,
+            width: 4,
+            channels: 1,
+            pixels: vec![0, 10, 100, 255],
+            orientation: 1,
+        };
         let mut same = grey();
         Jitter { factors: [1.0, 1.0, 0.3, 0.4], ..Jitter::NONE }.apply(&mut same);
         assert_eq!(same, grey());
@@ -200,9 +243,15 @@ mod tests {
     #[test]
     fn factors_stay_in_their_range_and_orders_vary() {
         let settings = ColorJitter { brightness: 0.4, contrast: 2.0, saturation: 0.0, hue: 0.1 };
-        let drawn: Vec<Jitter> = (0..200).map(|sample| Jitter::draw(&settings, &mut random::keyed(0, [0; 8], sample, 0))).collect();
+        let drawn: Vec<Jitter> = (0..200)
+            .map(|sample| Jitter::draw(&settings, &mut random::keyed(0, [0; 8], sample, 0)))
+            .collect();
         for Jitter { factors: [brightness, contrast, saturation, hue], order } in &drawn {
-            assert!((0.6..=1.4).contains(brightness) && (0.0..=3.0).contains(contrast) && (*saturation - 1.0).abs() < 1e-6);
+            assert!(
+                (0.6..=1.4).contains(brightness)
+                    && (0.0..=3.0).contains(contrast)
+                    && (*saturation - 1.0).abs() < 1e-6
+            );
             assert!(hue.abs() <= 0.1 && order.iter().map(|&s| 1 << s).sum::<u32>() == 15);
         }
         let orders: std::collections::HashSet<[u8; 4]> = drawn.iter().map(|j| j.order).collect();

@@ -25,8 +25,8 @@ impl Mix {
     }
 }
 
-/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the input's, cut off at its edges; the weight is what
-/// is left of the area.
+/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the
+/// input's, cut off at its edges; the weight is what is left of the area.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -47,21 +47,31 @@ pub(super) fn cut(partner: usize, lambda: f64, size: [usize; 2], rng: &mut ChaCh
     Mix { partner, weight: (1.0 - share) as f32, cut: Some(Crop { top, left, height, width }) }
 }
 
-/// Mixes another sample's input into a sample's own, both as [`render`](super::render) gives them: inside the box the other's bytes, or everywhere
-/// `λ·own + (1−λ)·other` to the nearest byte (a half goes up).
+/// Mixes another sample's input into a sample's own, both as [`render`](super::render) gives them:
+/// inside the box the other's bytes, or everywhere `λ·own + (1−λ)·other` to the nearest byte (a
+/// half goes up).
 ///
 /// # Errors
 /// When the two have other lengths than the preprocessing's input.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of two bytes is one")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a mean of two bytes is one"
+)]
 pub fn mix(preprocess: &Preprocess, own: &mut [u8], other: &[u8], mix: &Mix) -> Result<()> {
     let expected: usize = preprocess.input_shape().iter().product();
     if own.len() != expected || other.len() != expected {
-        return Err(Error::input(format!("mixing: expected inputs of {expected} bytes, found {} and {}", own.len(), other.len())));
+        return Err(Error::input(format!(
+            "mixing: expected inputs of {expected} bytes, found {} and {}",
+            own.len(),
+            other.len()
+        )));
     }
     let weight = f64::from(mix.weight);
     let Some(cut) = mix.cut else {
         for (own, &other) in own.iter_mut().zip(other) {
-            *own = (weight * f64::from(*own) + (1.0 - weight) * f64::from(other) + 0.5).floor() as u8;
+            *own =
+                (weight * f64::from(*own) + (1.0 - weight) * f64::from(other) + 0.5).floor() as u8;
         }
         return Ok(());
     };
@@ -102,10 +112,15 @@ mod tests {
         let mut half = own.clone();
         mix(&p, &mut half, &[1; 18], &Mix { partner: 0, weight: 0.5, cut: None }).unwrap();
         assert_eq!(half[..4], [1, 1, 2, 2]);
-        let cut = Mix { partner: 0, weight: 0.5, cut: Some(Crop { top: 1, left: 1, height: 1, width: 2 }) };
+        let cut = Mix {
+            partner: 0,
+            weight: 0.5,
+            cut: Some(Crop { top: 1, left: 1, height: 1, width: 2 }),
+        };
         let mut pasted = own.clone();
         mix(&p, &mut pasted, &other, &cut).unwrap();
-        let expected: Vec<u8> = (0..18).map(|i| if matches!(i % 6, 4 | 5) { i + 100 } else { i }).collect();
+        let expected: Vec<u8> =
+            (0..18).map(|i| if matches!(i % 6, 4 | 5) { i + 100 } else { i }).collect();
         assert_eq!(pasted, expected);
         // the same pixels in the other layout
         let turn = |bytes: &[u8]| (0..18).map(|i| bytes[(i % 3) * 6 + i / 3]).collect::<Vec<u8>>();
@@ -126,11 +141,21 @@ mod tests {
             let lambda = f64::from(draw) / 2000.0;
             let mixed = cut(3, lambda, [20, 30], &mut rng);
             let Crop { top, left, height, width } = mixed.cut.unwrap();
-            assert!(top >= 0 && left >= 0 && height >= 0 && width >= 0 && top + height <= 20 && left + width <= 30);
+            assert!(
+                top >= 0
+                    && left >= 0
+                    && height >= 0
+                    && width >= 0
+                    && top + height <= 20
+                    && left + width <= 30
+            );
             #[allow(clippy::cast_precision_loss, reason = "600 pixels")]
             let left_over = 1.0 - (height * width) as f32 / 600.0;
             assert!((mixed.weight - left_over).abs() < 1e-6);
-            assert!(f64::from(mixed.weight) >= lambda - 1e-6, "a box is never larger than asked for");
+            assert!(
+                f64::from(mixed.weight) >= lambda - 1e-6,
+                "a box is never larger than asked for"
+            );
         }
     }
 }

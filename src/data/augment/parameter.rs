@@ -24,7 +24,15 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    const ALL: [Self; 7] = [Self::Crop, Self::Flip, Self::Jitter, Self::JitterOrder, Self::Partner, Self::Mix, Self::Cut];
+    const ALL: [Self; 7] = [
+        Self::Crop,
+        Self::Flip,
+        Self::Jitter,
+        Self::JitterOrder,
+        Self::Partner,
+        Self::Mix,
+        Self::Cut,
+    ];
 
     /// Those that an augmentation draws, in the order in which a cache has them.
     #[must_use]
@@ -92,7 +100,9 @@ impl Parameter {
         match self {
             Self::Crop => out.extend(edges(view.crop)),
             Self::Flip => out.push(u8::from(view.flip)),
-            Self::Jitter => out.extend(view.jitter.unwrap_or(Jitter::NONE).factors.iter().flat_map(|f| f.to_le_bytes())),
+            Self::Jitter => out.extend(
+                view.jitter.unwrap_or(Jitter::NONE).factors.iter().flat_map(|f| f.to_le_bytes()),
+            ),
             Self::JitterOrder => out.extend(view.jitter.unwrap_or(Jitter::NONE).order),
             Self::Partner => {
                 let row = view.mix.map_or(-1, |mix| i64::try_from(mix.partner).unwrap_or(i64::MAX));
@@ -103,7 +113,8 @@ impl Parameter {
         }
     }
 
-    /// Takes a row into a view; in the order of [`Parameter::of`], since what is mixed begins with its partner. `rows`: how many there are.
+    /// Takes a row into a view; in the order of [`Parameter::of`], since what is mixed begins with
+    /// its partner. `rows`: how many there are.
     ///
     /// # Errors
     /// What is wrong with it, in words.
@@ -112,7 +123,13 @@ impl Parameter {
             return Err(format!("expected {} bytes, found {}", self.row_bytes(), row.len()));
         }
         match self {
-            Self::Crop => view.crop = Some(crop(row).filter(|c| c.height > 0 && c.width > 0).ok_or("a crop without area")?),
+            Self::Crop => {
+                view.crop = Some(
+                    crop(row)
+                        .filter(|c| c.height > 0 && c.width > 0)
+                        .ok_or("a crop without area")?,
+                );
+            }
             Self::Flip => match row {
                 [0] => view.flip = false,
                 [1] => view.flip = true,
@@ -120,8 +137,13 @@ impl Parameter {
             },
             Self::Jitter => {
                 let factors = floats(row);
-                if !factors.iter().all(|f| f.is_finite()) || factors[..3].iter().any(|&f| f < 0.0) || factors[3].abs() > 0.5 {
-                    return Err(format!("jitter {factors:?}: expected factors from 0 and a move of hue within ±0.5"));
+                if !factors.iter().all(|f| f.is_finite())
+                    || factors[..3].iter().any(|&f| f < 0.0)
+                    || factors[3].abs() > 0.5
+                {
+                    return Err(format!(
+                        "jitter {factors:?}: expected factors from 0 and a move of hue within ±0.5"
+                    ));
                 }
                 view.jitter = Some(Jitter { factors, ..view.jitter.unwrap_or(Jitter::NONE) });
             }
@@ -137,7 +159,8 @@ impl Parameter {
             Self::Partner => {
                 let partner = row.first_chunk().map_or(-1, |b| i64::from_le_bytes(*b));
                 let within = usize::try_from(partner).ok().filter(|&p| p < rows);
-                let partner = within.ok_or_else(|| format!("partner {partner}: expected a row below {rows}"))?;
+                let partner = within
+                    .ok_or_else(|| format!("partner {partner}: expected a row below {rows}"))?;
                 view.mix = Some(Mix { partner, weight: 1.0, cut: None });
             }
             Self::Mix => {
@@ -148,7 +171,8 @@ impl Parameter {
                 view.mix = view.mix.map(|mix| Mix { weight, ..mix });
             }
             Self::Cut => {
-                let cut = crop(row).filter(|c| c.top >= 0 && c.left >= 0 && c.height >= 0 && c.width >= 0);
+                let cut = crop(row)
+                    .filter(|c| c.top >= 0 && c.left >= 0 && c.height >= 0 && c.width >= 0);
                 let cut = cut.ok_or("a cut that begins outside the input")?;
                 view.mix = view.mix.map(|mix| Mix { cut: (cut != BLENDED).then_some(cut), ..mix });
             }
@@ -157,7 +181,8 @@ impl Parameter {
     }
 }
 
-/// The box of a sample that is blended. A box of `CutMix` that came out empty may look the same: its weight is 1, so nothing changes.
+/// The box of a sample that is blended. A box of `CutMix` that came out empty may look the same:
+/// its weight is 1, so nothing changes.
 const BLENDED: Crop = Crop { top: 0, left: 0, height: 0, width: 0 };
 
 fn edges(crop: Option<Crop>) -> impl Iterator<Item = u8> {
@@ -214,7 +239,9 @@ mod tests {
 
     #[test]
     fn an_augmentation_stores_what_it_draws() {
-        let paths = |a: Augmentation| Parameter::of(&a).into_iter().map(Parameter::path).collect::<Vec<_>>().join(" ");
+        let paths = |a: Augmentation| {
+            Parameter::of(&a).into_iter().map(Parameter::path).collect::<Vec<_>>().join(" ")
+        };
         assert_eq!(paths(Augmentation::NONE), "");
         assert_eq!(paths(Augmentation { geometry: Augment::Flip, ..Augmentation::NONE }), "flip");
         assert_eq!(paths(Augmentation { mixup: Some(1.0), ..Augmentation::NONE }), "partner mix");
@@ -224,8 +251,10 @@ mod tests {
 
     #[test]
     fn each_malformed_row_is_refused() {
-        let ints = |values: [i32; 4]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let ints =
+            |values: [i32; 4]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let floats =
+            |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         for (parameter, row, word) in [
             (Parameter::Crop, ints([0, 0, 0, 5]), "area"),
             (Parameter::Crop, vec![0; 15], "16 bytes"),

@@ -1,5 +1,5 @@
-//! The views of a cache: each parameter drawn from a generator keyed by (seed, sample, view), so that neither batches, workers, order nor a
-//! resume change it.
+//! The views of a cache: each parameter drawn from a generator keyed by (seed, sample, view), so
+//! that neither batches, workers, order nor a resume change it.
 
 use super::super::random;
 use super::{Crop, Jitter, Mix, View, mixing, padding, shifted, signed, toss};
@@ -35,7 +35,9 @@ impl Views {
     /// How many views there are that differ; `None` where chance has no end.
     #[must_use]
     pub fn distinct(&self) -> Option<u32> {
-        (!self.augmentation.mixes() && self.augmentation.color_jitter.is_none()).then(|| self.positions()).flatten()
+        (!self.augmentation.mixes() && self.augmentation.color_jitter.is_none())
+            .then(|| self.positions())
+            .flatten()
     }
 
     /// How many views to take.
@@ -47,15 +49,19 @@ impl Views {
         match (asked, self.distinct()) {
             (ViewCount::All, Some(all)) => Ok(all as usize),
             (ViewCount::All, None) => {
-                Err(Error::input(format!("--views all: {what} has no end of views")).hint("give their number: --views N"))
+                Err(Error::input(format!("--views all: {what} has no end of views"))
+                    .hint("give their number: --views N"))
             }
-            (ViewCount::Count(count), Some(1)) if count > 1 => {
-                Err(Error::input(format!("--views {count}: every view of unaugmented images is the same"))
-                    .hint("name an augmentation: --augment crop-flip or random-resized-crop"))
-            }
+            (ViewCount::Count(count), Some(1)) if count > 1 => Err(Error::input(format!(
+                "--views {count}: every view of unaugmented images is the same"
+            ))
+            .hint("name an augmentation: --augment crop-flip or random-resized-crop")),
             (ViewCount::Count(count), Some(all)) if count > all as usize => {
-                Err(Error::input(format!("--views {count}: {what} has only {all} views of {}x{} images", self.size[0], self.size[1]))
-                    .hint("--views all takes each of them once"))
+                Err(Error::input(format!(
+                    "--views {count}: {what} has only {all} views of {}x{} images",
+                    self.size[0], self.size[1]
+                ))
+                .hint("--views all takes each of them once"))
             }
             (ViewCount::Count(count), _) => Ok(count),
         }
@@ -63,8 +69,9 @@ impl Views {
 
     /// The parameters of one sample in one view. `image`: its height and width as decoded.
     ///
-    /// Crop and flip of a finite number of positions are drawn without putting back: every sample goes through all of them in an order of its
-    /// own, so no view of it comes twice before all have come.
+    /// Crop and flip of a finite number of positions are drawn without putting back: every sample
+    /// goes through all of them in an order of its own, so no view of it comes twice before all
+    /// have come.
     #[must_use]
     pub fn draw(&self, place: Place, image: [usize; 2]) -> View {
         let Augmentation { geometry, color_jitter, mixup, cutmix } = self.augmentation;
@@ -76,10 +83,14 @@ impl Views {
             (Some(random_resized_crop(&mut rng, image)), toss(&mut rng))
         };
         View {
-            crop: crop.filter(|_| matches!(geometry, Augment::CropFlip | Augment::RandomResizedCrop)),
+            crop: crop
+                .filter(|_| matches!(geometry, Augment::CropFlip | Augment::RandomResizedCrop)),
             flip,
             jitter: color_jitter.map(|settings| Jitter::draw(&settings, &mut rng(*b"v-jitter"))),
-            mix: self.augmentation.mixes().then(|| self.mix(place.row, mixup, cutmix, &mut rng(*b"view-mix"))),
+            mix: self
+                .augmentation
+                .mixes()
+                .then(|| self.mix(place.row, mixup, cutmix, &mut rng(*b"view-mix"))),
         }
     }
 
@@ -104,13 +115,23 @@ impl Views {
         let position = random::permuted(&mut rng, positions, within);
         let [rows, columns] = self.size.map(|side| 2 * padding(side) + 1);
         let [top, left] =
-            [(position / 2 / columns % rows, rows), (position / 2 % columns, columns)].map(|(at, all)| signed(at) - signed(all / 2));
-        (Some(shifted(self.size, top, left)), position % 2 == 1 && self.augmentation.geometry != Augment::None)
+            [(position / 2 / columns % rows, rows), (position / 2 % columns, columns)]
+                .map(|(at, all)| signed(at) - signed(all / 2));
+        (
+            Some(shifted(self.size, top, left)),
+            position % 2 == 1 && self.augmentation.geometry != Augment::None,
+        )
     }
 
-    /// A partner among the other rows, and how much of it: mixup or `CutMix` as torchvision's `v2` has them, either by the toss of a coin where
-    /// both are asked for.
-    fn mix(&self, row: usize, mixup: Option<f64>, cutmix: Option<f64>, rng: &mut ChaCha8Rng) -> Mix {
+    /// A partner among the other rows, and how much of it: mixup or `CutMix` as torchvision's `v2`
+    /// has them, either by the toss of a coin where both are asked for.
+    fn mix(
+        &self,
+        row: usize,
+        mixup: Option<f64>,
+        cutmix: Option<f64>,
+        rng: &mut ChaCha8Rng,
+    ) -> Mix {
         let others = u32::try_from(self.rows.saturating_sub(1)).unwrap_or(u32::MAX);
         let drawn = random::below(rng, others.max(1)) as usize;
         let partner = if others == 0 { row } else { drawn + usize::from(drawn >= row) };
@@ -124,8 +145,8 @@ impl Views {
     }
 }
 
-/// Szegedy's crop, as torchvision's `RandomResizedCrop.get_params` draws it: an area of 8 % to all, an aspect ratio of 3/4 to 4/3 (evenly in its
-/// logarithm), ten tries, else the middle.
+/// Szegedy's crop, as torchvision's `RandomResizedCrop.get_params` draws it: an area of 8 % to all,
+/// an aspect ratio of 3/4 to 4/3 (evenly in its logarithm), ten tries, else the middle.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -140,11 +161,17 @@ pub(super) fn random_resized_crop(rng: &mut ChaCha8Rng, [height, width]: [usize;
     for _ in 0..TRIES {
         let area = rows * columns * random::uniform(rng, SCALE[0], SCALE[1]);
         let ratio = random::uniform(rng, RATIO[0].ln(), RATIO[1].ln()).exp();
-        let (w, h) = ((area * ratio).sqrt().round_ties_even(), (area / ratio).sqrt().round_ties_even());
+        let (w, h) =
+            ((area * ratio).sqrt().round_ties_even(), (area / ratio).sqrt().round_ties_even());
         if (1.0..=columns).contains(&w) && (1.0..=rows).contains(&h) {
             let top = random::below(rng, (rows - h) as u32 + 1);
             let left = random::below(rng, (columns - w) as u32 + 1);
-            return Crop { top: signed(top), left: signed(left), height: h as i32, width: w as i32 };
+            return Crop {
+                top: signed(top),
+                left: signed(left),
+                height: h as i32,
+                width: w as i32,
+            };
         }
     }
     let aspect = columns / rows.max(1.0);
@@ -155,7 +182,12 @@ pub(super) fn random_resized_crop(rng: &mut ChaCha8Rng, [height, width]: [usize;
     } else {
         (rows, columns)
     };
-    Crop { top: ((rows - h) / 2.0) as i32, left: ((columns - w) / 2.0) as i32, height: h as i32, width: w as i32 }
+    Crop {
+        top: ((rows - h) / 2.0) as i32,
+        left: ((columns - w) / 2.0) as i32,
+        height: h as i32,
+        width: w as i32,
+    }
 }
 
 #[cfg(test)]
@@ -165,13 +197,22 @@ mod tests {
     use std::collections::HashSet;
 
     fn views(geometry: Augment) -> Views {
-        Views { augmentation: Augmentation { geometry, ..Augmentation::NONE }, size: [32, 32], seed: 7, rows: 50 }
+        Views {
+            augmentation: Augmentation { geometry, ..Augmentation::NONE },
+            size: [32, 32],
+            seed: 7,
+            rows: 50,
+        }
     }
 
     fn everything() -> Views {
         let jitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
-        let augmentation =
-            Augmentation { geometry: Augment::RandomResizedCrop, color_jitter: Some(jitter), mixup: Some(0.2), cutmix: Some(1.0) };
+        let augmentation = Augmentation {
+            geometry: Augment::RandomResizedCrop,
+            color_jitter: Some(jitter),
+            mixup: Some(0.2),
+            cutmix: Some(1.0),
+        };
         Views { augmentation, ..views(Augment::None) }
     }
 
@@ -181,10 +222,14 @@ mod tests {
         assert_eq!((views.distinct(), views.count(ViewCount::All).unwrap()), (Some(162), 162));
         let mut orders = HashSet::new();
         for sample in 0..5 {
-            let all: Vec<_> = (0..162).map(|view| views.draw(Place { sample, row: 0, view }, [32, 32])).collect();
-            let seen: HashSet<_> = all.iter().map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip)).collect();
+            let all: Vec<_> =
+                (0..162).map(|view| views.draw(Place { sample, row: 0, view }, [32, 32])).collect();
+            let seen: HashSet<_> =
+                all.iter().map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip)).collect();
             assert_eq!(seen.len(), 162);
-            assert!(seen.iter().all(|(top, left, _)| (-4..=4).contains(top) && (-4..=4).contains(left)));
+            assert!(
+                seen.iter().all(|(top, left, _)| (-4..=4).contains(top) && (-4..=4).contains(left))
+            );
             orders.insert(format!("{all:?}"));
             // the next round has them all again, in another order
             let again: HashSet<_> = (162..324)
@@ -194,8 +239,13 @@ mod tests {
             assert_eq!(seen, again);
         }
         assert_eq!(orders.len(), 5, "each sample has an order of its own");
-        let flips = Views { augmentation: Augmentation { geometry: Augment::Flip, ..Augmentation::NONE }, ..views };
-        let both: HashSet<bool> = (0..2).map(|view| flips.draw(Place { sample: 9, row: 0, view }, [32, 32]).flip).collect();
+        let flips = Views {
+            augmentation: Augmentation { geometry: Augment::Flip, ..Augmentation::NONE },
+            ..views
+        };
+        let both: HashSet<bool> = (0..2)
+            .map(|view| flips.draw(Place { sample: 9, row: 0, view }, [32, 32]).flip)
+            .collect();
         assert_eq!((flips.distinct(), both.len()), (Some(2), 2));
     }
 
@@ -204,39 +254,61 @@ mod tests {
         let count = |geometry, asked| views(geometry).count(asked).map_err(|e| e.chain());
         assert_eq!(count(Augment::None, ViewCount::All), Ok(1));
         assert!(count(Augment::None, ViewCount::Count(2)).unwrap_err().contains("the same"));
-        assert!(count(Augment::CropFlip, ViewCount::Count(163)).unwrap_err().contains("only 162 views of 32x32"));
+        assert!(
+            count(Augment::CropFlip, ViewCount::Count(163))
+                .unwrap_err()
+                .contains("only 162 views of 32x32")
+        );
         assert!(count(Augment::RandomResizedCrop, ViewCount::All).unwrap_err().contains("no end"));
         assert_eq!(count(Augment::RandomResizedCrop, ViewCount::Count(1000)), Ok(1000));
         assert_eq!(everything().count(ViewCount::Count(3)).unwrap(), 3);
-        let mixed = Views { augmentation: Augmentation { mixup: Some(1.0), ..Augmentation::NONE }, ..views(Augment::None) };
+        let mixed = Views {
+            augmentation: Augmentation { mixup: Some(1.0), ..Augmentation::NONE },
+            ..views(Augment::None)
+        };
         assert_eq!(mixed.count(ViewCount::Count(300)).unwrap(), 300);
         assert!(mixed.count(ViewCount::All).is_err());
     }
 
-    /// Parameters belong to (seed, sample, view): no other draw, in whatever order or number, moves them.
+    /// Parameters belong to (seed, sample, view): no other draw, in whatever order or number, moves
+    /// them.
     #[test]
     fn a_draw_depends_on_nothing_that_was_drawn_before() {
         let views = everything();
         let image = |sample: u64| [20 + usize::try_from(sample).unwrap(), 40];
-        let place = |sample: u64, view| Place { sample, row: usize::try_from(sample).unwrap(), view };
+        let place =
+            |sample: u64, view| Place { sample, row: usize::try_from(sample).unwrap(), view };
         let draw = |(sample, view)| views.draw(place(sample, view), image(sample));
-        let keys: Vec<(u64, u64)> = (0..50).flat_map(|sample| (0..4).map(move |view| (sample, view))).collect();
+        let keys: Vec<(u64, u64)> =
+            (0..50).flat_map(|sample| (0..4).map(move |view| (sample, view))).collect();
         let forwards: Vec<View> = keys.iter().copied().map(draw).collect();
         let mut backwards: Vec<View> = keys.iter().rev().copied().map(draw).collect();
         backwards.reverse();
         assert_eq!(forwards, backwards);
         let threads: Vec<View> = std::thread::scope(|scope| {
-            let workers: Vec<_> = keys.chunks(7).map(|keys| scope.spawn(|| keys.iter().copied().map(draw).collect::<Vec<_>>())).collect();
+            let workers: Vec<_> = keys
+                .chunks(7)
+                .map(|keys| scope.spawn(|| keys.iter().copied().map(draw).collect::<Vec<_>>()))
+                .collect();
             workers.into_iter().flat_map(|w| w.join().unwrap()).collect()
         });
         assert_eq!(forwards, threads);
         let distinct: HashSet<String> = forwards.iter().map(|v| format!("{v:?}")).collect();
         assert_eq!(distinct.len(), forwards.len(), "no two samples or views share their draws");
         let other = Views { seed: 8, ..views.clone() };
-        assert!(keys.iter().zip(&forwards).all(|(&(sample, view), v)| other.draw(place(sample, view), image(sample)) != *v));
+        assert!(
+            keys.iter()
+                .zip(&forwards)
+                .all(|(&(sample, view), v)| other.draw(place(sample, view), image(sample)) != *v)
+        );
         // leaving one thing out moves none of the others
         let plain = Views {
-            augmentation: Augmentation { color_jitter: None, mixup: None, cutmix: None, ..views.augmentation.clone() },
+            augmentation: Augmentation {
+                color_jitter: None,
+                mixup: None,
+                cutmix: None,
+                ..views.augmentation.clone()
+            },
             ..views.clone()
         };
         for (&(sample, view), v) in keys.iter().zip(&forwards) {
@@ -249,7 +321,9 @@ mod tests {
     fn a_random_crop_has_torchvisions_distribution() {
         let views = views(Augment::RandomResizedCrop);
         let image = [120, 160];
-        let drawn: Vec<Crop> = (0..4000).map(|sample| views.draw(Place { sample, row: 0, view: 0 }, image).crop.unwrap()).collect();
+        let drawn: Vec<Crop> = (0..4000)
+            .map(|sample| views.draw(Place { sample, row: 0, view: 0 }, image).crop.unwrap())
+            .collect();
         let mut area = 0.0;
         for &Crop { top, left, height, width } in &drawn {
             assert!(top >= 0 && left >= 0 && top + height <= 120 && left + width <= 160);
@@ -257,7 +331,8 @@ mod tests {
             assert!((0.70..1.43).contains(&ratio), "{width}x{height}");
             area += f64::from(width * height) / 19_200.0;
         }
-        // 0.54 were every try taken, but the largest do not fit at all ratios: torchvision's own draws have a mean of 0.435
+        // 0.54 were every try taken, but the largest do not fit at all ratios: torchvision's own
+        // draws have a mean of 0.435
         assert!((area / 4000.0 - 0.435).abs() < 0.012, "{}", area / 4000.0);
         // where no crop of such a ratio fits, the middle
         let line = views.draw(Place { sample: 0, row: 0, view: 0 }, [1, 100]).crop.unwrap();
@@ -272,8 +347,13 @@ mod tests {
         let mixes: Vec<Mix> = (0..50)
             .flat_map(|row| (0..20).map(move |view| (row, view)))
             .map(|(row, view)| {
-                let mix = views.draw(Place { sample: 1000 + row as u64, row, view }, [50, 60]).mix.unwrap();
-                assert!(mix.partner < 50 && mix.partner != row && (0.0..=1.0).contains(&mix.weight));
+                let mix = views
+                    .draw(Place { sample: 1000 + row as u64, row, view }, [50, 60])
+                    .mix
+                    .unwrap();
+                assert!(
+                    mix.partner < 50 && mix.partner != row && (0.0..=1.0).contains(&mix.weight)
+                );
                 mix
             })
             .collect();
@@ -282,13 +362,18 @@ mod tests {
         let partners: HashSet<usize> = mixes.iter().map(|m| m.partner).collect();
         assert_eq!(partners.len(), 50);
         let alone = Views { rows: 1, ..views };
-        assert_eq!(alone.draw(Place { sample: 0, row: 0, view: 0 }, [50, 60]).mix.unwrap().partner, 0);
+        assert_eq!(
+            alone.draw(Place { sample: 0, row: 0, view: 0 }, [50, 60]).mix.unwrap().partner,
+            0
+        );
     }
 
     /// The draws of a version of the program stand in caches: they are never to change.
     #[test]
     fn golden_draws() {
-        let crop = |view| views(Augment::CropFlip).draw(Place { sample: 123_456_789, row: 0, view }, [32, 32]);
+        let crop = |view| {
+            views(Augment::CropFlip).draw(Place { sample: 123_456_789, row: 0, view }, [32, 32])
+        };
         let shown = |v: View| v.crop.map(|c| (c.top, c.left, v.flip));
         let drawn = everything().draw(Place { sample: 3, row: 3, view: 2 }, [48, 64]);
         let mixed = everything().draw(Place { sample: 4, row: 3, view: 2 }, [48, 64]);
@@ -303,8 +388,10 @@ mod tests {
     const GOLDEN: [&str; 4] = [
         "Some((0, 0, true)) Some((0, 3, false))",
         "Some(Crop { top: 8, left: 25, height: 20, width: 15 }) false",
-        "Some(Jitter { factors: [1.3886594, 1.1297303, 1.2950996, 0.09143745], order: [0, 1, 3, 2] })",
-        "Some(Mix { partner: 2, weight: 0.859375, cut: Some(Crop { top: 0, left: 20, height: 12, width: 12 }) }) \
-         Some(Mix { partner: 44, weight: 0.80859375, cut: Some(Crop { top: 18, left: 7, height: 14, width: 14 }) })",
+        "Some(Jitter { factors: [1.3886594, 1.1297303, 1.2950996, 0.09143745], order: [0, 1, 3, \
+         2] })",
+        "Some(Mix { partner: 2, weight: 0.859375, cut: Some(Crop { top: 0, left: 20, height: 12, \
+         width: 12 }) }) Some(Mix { partner: 44, weight: 0.80859375, cut: Some(Crop { top: 18, \
+         left: 7, height: 14, width: 14 }) })",
     ];
 }

@@ -4,7 +4,8 @@ fn read(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/data/pil/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// Decodes a file of tests/data/pil and holds it against what Pillow made of it; returns the largest and the mean difference.
+/// Decodes a file of tests/data/pil and holds it against what Pillow made of it; returns the
+/// largest and the mean difference.
 fn against_pillow(name: &str, channels: usize) -> (u8, f64) {
     let image = decode(&read(name)).unwrap_or_else(|e| panic!("{name}: {}", e.chain()));
     assert_eq!((image.height, image.width, image.channels), (23, 31, channels), "{name}");
@@ -18,8 +19,17 @@ fn against_pillow(name: &str, channels: usize) -> (u8, f64) {
 
 #[test]
 fn lossless_images_have_pillows_pixels() {
-    for name in ["palette.png", "palette-alpha.png", "alpha.png", "palette.gif", "rgb.webp", "rgb.bmp", "rgb.ppm", "rgb-16.png", "cmyk.tif"]
-    {
+    for name in [
+        "palette.png",
+        "palette-alpha.png",
+        "alpha.png",
+        "palette.gif",
+        "rgb.webp",
+        "rgb.bmp",
+        "rgb.ppm",
+        "rgb-16.png",
+        "cmyk.tif",
+    ] {
         assert_eq!(against_pillow(name, 3).0, 0, "{name}");
     }
     for name in ["grey-alpha.png", "one-bit.png"] {
@@ -32,15 +42,21 @@ fn sixteen_bit_grey_keeps_its_high_byte() {
     // made as grey · 257 + 77, modulo 65,536
     let grey = read("grey.raw");
     let image = decode(&read("grey-16.png")).unwrap();
-    let expected: Vec<u8> = grey.iter().map(|&g| (u16::from(g) * 257).wrapping_add(77).to_be_bytes()[0]).collect();
+    let expected: Vec<u8> =
+        grey.iter().map(|&g| (u16::from(g) * 257).wrapping_add(77).to_be_bytes()[0]).collect();
     assert_eq!((image.channels, image.pixels), (1, expected));
 }
 
 #[test]
 fn jpegs_are_close_to_pillows() {
-    for (name, channels) in
-        [("rgb-444.jpg", 3), ("rgb-422.jpg", 3), ("rgb-420.jpg", 3), ("progressive.jpg", 3), ("grey.jpg", 1), ("cmyk.jpg", 3)]
-    {
+    for (name, channels) in [
+        ("rgb-444.jpg", 3),
+        ("rgb-422.jpg", 3),
+        ("rgb-420.jpg", 3),
+        ("progressive.jpg", 3),
+        ("grey.jpg", 1),
+        ("cmyk.jpg", 3),
+    ] {
         let (largest, mean) = against_pillow(name, channels);
         assert!(largest <= 3 && mean < 0.5, "{name}: largest {largest}, mean {mean}");
     }
@@ -49,7 +65,8 @@ fn jpegs_are_close_to_pillows() {
 #[test]
 fn orientation_is_read_and_not_applied() {
     // an EXIF segment that asks for a quarter turn, after the start-of-image marker
-    let exif = b"\xff\xe1\x00\x22Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let exif = b"\xff\xe1\x00\x22Exif\0\0II\x2a\0\x08\0\0\0\
+        \x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let jpeg = read("rgb-444.jpg");
     let turned = decode(&[&jpeg[..2], exif, &jpeg[2..]].concat()).unwrap();
     let plain = decode(&jpeg).unwrap();
@@ -64,7 +81,8 @@ fn what_stands_behind_a_whole_jpeg_changes_nothing() {
         let plain = decode(&jpeg).unwrap();
         let data = &jpeg[..jpeg.len() - 2];
         let motion = [&jpeg, b"\0\0\0\x18ftypmp42\xff\xda\0\x08".as_slice()].concat();
-        for whole in [data, &[&jpeg, &jpeg[..]].concat(), &[&jpeg[..], &[0; 999]].concat(), &motion] {
+        for whole in [data, &[&jpeg, &jpeg[..]].concat(), &[&jpeg[..], &[0; 999]].concat(), &motion]
+        {
             assert_eq!(decode(whole).unwrap(), plain, "{name}");
         }
         let cut = &jpeg[..jpeg.len() * 3 / 4];
@@ -83,10 +101,23 @@ fn damaged_images_are_refused() {
     };
     fails(b"", "found other bytes");
     fails(b"hello, this is no image at all", "found other bytes");
-    for name in ["rgb-420.jpg", "progressive.jpg", "alpha.png", "rgb.webp", "rgb.bmp", "rgb.ppm", "cmyk.tif", "palette.gif"] {
+    for name in [
+        "rgb-420.jpg",
+        "progressive.jpg",
+        "alpha.png",
+        "rgb.webp",
+        "rgb.bmp",
+        "rgb.ppm",
+        "cmyk.tif",
+        "palette.gif",
+    ] {
         let bytes = read(name);
         for keep in [bytes.len() * 3 / 4, bytes.len() / 2, 20] {
-            assert!(decode(&bytes[..keep]).is_err(), "{name} cut to {keep} bytes of {}", bytes.len());
+            assert!(
+                decode(&bytes[..keep]).is_err(),
+                "{name} cut to {keep} bytes of {}",
+                bytes.len()
+            );
         }
     }
     fails(&read("rgb-420.jpg")[..900], "truncated");
@@ -131,7 +162,16 @@ fn huge_dimensions_are_refused_before_anything_is_allocated() {
 
 #[test]
 fn damaged_bytes_never_panic() {
-    for name in ["rgb-420.jpg", "progressive.jpg", "cmyk.jpg", "palette.png", "palette.gif", "rgb.webp", "cmyk.tif", "rgb.bmp"] {
+    for name in [
+        "rgb-420.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "palette.png",
+        "palette.gif",
+        "rgb.webp",
+        "cmyk.tif",
+        "rgb.bmp",
+    ] {
         let original = read(name);
         for position in (0..original.len()).step_by(3) {
             let mut bytes = original.clone();
@@ -150,9 +190,12 @@ fn with_a_part_of_a_colour() -> Vec<u8> {
     let chunk = [&png[at..after], &[0]].concat();
     // CRC-32 (ISO-HDLC), bit by bit
     let crc = !chunk.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
+        })
     });
-    [&png[..at - 4], &(length + 1).to_be_bytes(), &chunk, &crc.to_be_bytes(), &png[after + 4..]].concat()
+    [&png[..at - 4], &(length + 1).to_be_bytes(), &chunk, &crc.to_be_bytes(), &png[after + 4..]]
+        .concat()
 }
 
 #[test]

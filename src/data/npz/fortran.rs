@@ -16,19 +16,37 @@ const MAX_ROW: u64 = 1 << 26;
 ///
 /// # Errors
 /// When rows are too large, or the disk is too full.
-pub(super) fn lay_out(files: &mut Files, region: Region, shape: &[u64], width: usize, name: &str) -> Result<Region> {
+pub(super) fn lay_out(
+    files: &mut Files,
+    region: Region,
+    shape: &[u64],
+    width: usize,
+    name: &str,
+) -> Result<Region> {
     let (Some(&rows), Some(row)) = (shape.first(), shape.get(1..)) else { return Ok(region) };
     let elements = row.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ROW);
     if elements.is_none() {
-        return Err(Error::input(format!("expected rows of at most {MAX_ROW} elements in Fortran order"))
-            .hint("save it through numpy.ascontiguousarray"));
+        return Err(Error::input(format!(
+            "expected rows of at most {MAX_ROW} elements in Fortran order"
+        ))
+        .hint("save it through numpy.ascontiguousarray"));
     }
     let offset = files.unpacked.length();
     let context = || "cannot be read".to_owned();
     let file = files.file(region).try_clone().context(context)?;
     let places = npy::c_order(row);
     let block = (BLOCK / (places.len() * width).max(1)).max(1) as u64;
-    let gather = Gather { file, offset: region.offset, rows, width, places, block, next: 0, ready: Vec::new(), given: 0 };
+    let gather = Gather {
+        file,
+        offset: region.offset,
+        rows,
+        width,
+        places,
+        block,
+        next: 0,
+        ready: Vec::new(),
+        given: 0,
+    };
     let found = files.unpacked.append(gather, region.length, name)?;
     if found != region.length {
         return Err(Error::input(format!("expected {} bytes, found {found}", region.length)));
@@ -66,7 +84,9 @@ impl Gather {
             // the header was held against the bytes that are there, so no product overflows
             let start = self.offset + (place as u64 * self.rows + self.next) * self.width as u64;
             self.file.read_exact_at(&mut column, start)?;
-            for (row, element) in self.ready.chunks_exact_mut(row).zip(column.chunks_exact(self.width)) {
+            for (row, element) in
+                self.ready.chunks_exact_mut(row).zip(column.chunks_exact(self.width))
+            {
                 row[at * self.width..][..self.width].copy_from_slice(element);
             }
         }

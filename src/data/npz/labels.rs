@@ -28,13 +28,23 @@ pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
         return Err(Error::input(format!("expected labels, it holds {}", header.content())));
     }
     if (is_text && classes != 1) || rest.iter().filter(|&&size| size != 1).count() > 1 {
-        return Err(Error::input(format!("expected one label a row or one-hot rows, found shape {:?}", header.shape)));
+        return Err(Error::input(format!(
+            "expected one label a row or one-hot rows, found shape {:?}",
+            header.shape
+        )));
     }
     if *rows == 0 || header.element_bytes() == 0 {
-        return Ok(Labels { values: vec![-1; usize::try_from(*rows).unwrap_or(0)], classes: Vec::new() });
+        return Ok(Labels {
+            values: vec![-1; usize::try_from(*rows).unwrap_or(0)],
+            classes: Vec::new(),
+        });
     }
     let start = header.data_start as u64;
-    let region = Region { offset: found.region.offset + start, length: found.region.length.saturating_sub(start), ..found.region };
+    let region = Region {
+        offset: found.region.offset + start,
+        length: found.region.length.saturating_sub(start),
+        ..found.region
+    };
     let length = usize::try_from(region.length).context(|| "too many labels".into())?;
     let bytes = files.read_at(region, 0, length)?;
     let width = usize::try_from(header.element_bytes()).context(|| "labels are too long".into())?;
@@ -43,12 +53,23 @@ pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
     }
     let number = |element: &[u8]| npy::number(header, element);
     let values = if classes == 1 {
-        bytes.chunks_exact(width).enumerate().map(|(row, element)| label(row, number(element))).collect::<Result<_>>()?
+        bytes
+            .chunks_exact(width)
+            .enumerate()
+            .map(|(row, element)| label(row, number(element)))
+            .collect::<Result<_>>()?
     } else {
-        let (rows, classes) = (usize::try_from(*rows).unwrap_or(0), usize::try_from(classes).unwrap_or(0));
-        let at = |row: usize, class: usize| if header.fortran_order { class * rows + row } else { row * classes + class };
-        let value = |row, class| bytes.get(at(row, class) * width..).and_then(|rest| rest.get(..width)).and_then(number);
-        (0..rows).map(|row| one_hot(row, (0..classes).map(|class| value(row, class)))).collect::<Result<_>>()?
+        let (rows, classes) =
+            (usize::try_from(*rows).unwrap_or(0), usize::try_from(classes).unwrap_or(0));
+        let at = |row: usize, class: usize| {
+            if header.fortran_order { class * rows + row } else { row * classes + class }
+        };
+        let value = |row, class| {
+            bytes.get(at(row, class) * width..).and_then(|rest| rest.get(..width)).and_then(number)
+        };
+        (0..rows)
+            .map(|row| one_hot(row, (0..classes).map(|class| value(row, class))))
+            .collect::<Result<_>>()?
     };
     Ok(Labels { values, classes: Vec::new() })
 }
@@ -57,13 +78,22 @@ pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
 #[allow(clippy::cast_possible_truncation, reason = "integral, and within ±2^53")]
 fn label(row: usize, number: Option<f64>) -> Result<i64> {
     match number {
-        Some(number) if number.fract() == 0.0 && (-1.0..=9e15).contains(&number) => Ok(number as i64),
-        Some(number) if number.fract() == 0.0 && number < -1.0 => {
-            Err(Error::input(format!("row {row}: expected a label from 0, or -1 for none, found {number}")))
+        Some(number) if number.fract() == 0.0 && (-1.0..=9e15).contains(&number) => {
+            Ok(number as i64)
         }
-        Some(number) => Err(Error::input(format!("row {row}: expected a label from 0, found {number}: these are no classes"))
-            .hint("save it under another name than labels, label, y, target or class, if it is not meant as labels")),
-        None => Err(Error::input(format!("row {row}: expected a label from 0, or -1 for none, found a larger number"))),
+        Some(number) if number.fract() == 0.0 && number < -1.0 => Err(Error::input(format!(
+            "row {row}: expected a label from 0, or -1 for none, found {number}"
+        ))),
+        Some(number) => Err(Error::input(format!(
+            "row {row}: expected a label from 0, found {number}: these are no classes"
+        ))
+        .hint(
+            "save it under another name than labels, label, y, target or class, if it is not \
+             meant as labels",
+        )),
+        None => Err(Error::input(format!(
+            "row {row}: expected a label from 0, or -1 for none, found a larger number"
+        ))),
     }
 }
 
@@ -75,15 +105,24 @@ fn one_hot(row: usize, values: impl Iterator<Item = Option<f64>>) -> Result<i64>
             Some(0.0) => {}
             Some(1.0) if class.is_none() => class = i64::try_from(index).ok(),
             Some(1.0) => {
-                return Err(Error::input(format!("row {row}: has several labels, which are not supported: expected one-hot rows")));
+                return Err(Error::input(format!(
+                    "row {row}: has several labels, which are not supported: expected one-hot rows"
+                )));
             }
             _ => {
                 let found = value.map_or_else(|| "another".to_owned(), |value| value.to_string());
-                return Err(Error::input(format!("row {row}: expected one label a row, or one-hot rows of 0 and 1, found {found}")));
+                return Err(Error::input(format!(
+                    "row {row}: expected one label a row, or one-hot rows of 0 and 1, found \
+                     {found}"
+                )));
             }
         }
     }
-    class.ok_or_else(|| Error::input(format!("row {row}: has no label among several, which is not supported: expected one-hot rows")))
+    class.ok_or_else(|| {
+        Error::input(format!(
+            "row {row}: has no label among several, which is not supported: expected one-hot rows"
+        ))
+    })
 }
 
 /// Labels that are class names: numbered in the order of the names.
@@ -93,17 +132,31 @@ fn names(header: &Header, bytes: &[u8], width: usize) -> Result<Labels> {
             std::str::from_utf8(element).ok().map(str::to_owned)
         } else {
             let characters = element.as_chunks::<4>().0.iter();
-            characters.map(|&c| char::from_u32(if header.big_endian { u32::from_be_bytes(c) } else { u32::from_le_bytes(c) })).collect()
+            characters
+                .map(|&c| {
+                    char::from_u32(if header.big_endian {
+                        u32::from_be_bytes(c)
+                    } else {
+                        u32::from_le_bytes(c)
+                    })
+                })
+                .collect()
         };
-        let text: String = text.ok_or_else(|| Error::input(format!("row {row}: expected a class name, found other bytes than text")))?;
+        let text: String = text.ok_or_else(|| {
+            Error::input(format!("row {row}: expected a class name, found other bytes than text"))
+        })?;
         // numpy fills names up to the longest one
         match text.trim_end_matches('\0') {
-            "" => Err(Error::input(format!("row {row}: expected a class name, found an empty one"))),
+            "" => {
+                Err(Error::input(format!("row {row}: expected a class name, found an empty one")))
+            }
             name => Ok(name.to_owned()),
         }
     };
     let all = bytes.chunks_exact(width).enumerate().map(name).collect::<Result<Vec<_>>>()?;
     let classes: Vec<String> = all.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-    let place = |name: &String| classes.binary_search(name).ok().and_then(|at| i64::try_from(at).ok()).unwrap_or(-1);
+    let place = |name: &String| {
+        classes.binary_search(name).ok().and_then(|at| i64::try_from(at).ok()).unwrap_or(-1)
+    };
     Ok(Labels { values: all.iter().map(place).collect(), classes })
 }

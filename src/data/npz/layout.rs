@@ -11,9 +11,13 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Names of labels, the surest first; case does not count.
-const LABELS: [&str; 9] = ["labels", "label", "y", "targets", "target", "class", "class_id", "class_ids", "y_true"];
+const LABELS: [&str; 9] =
+    ["labels", "label", "y", "targets", "target", "class", "class_id", "class_ids", "y_true"];
 /// Names of what is classified, the surest first; case does not count.
-const SAMPLES: [&str; 12] = ["images", "image", "x", "data", "imgs", "img", "inputs", "input", "features", "samples", "arr_0", ""];
+const SAMPLES: [&str; 12] = [
+    "images", "image", "x", "data", "imgs", "img", "inputs", "input", "features", "samples",
+    "arr_0", "",
+];
 /// Words for the parts of a data set.
 const SPLITS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
@@ -39,7 +43,9 @@ impl Found {
         let dtype = header.dtype().map_err(Error::input)?;
         match header.shape.first() {
             None => Err(Error::input("expected rows on axis 0, found a single value")),
-            Some(_) if header.elements() == Some(0) => Err(Error::input(format!("expected rows, found shape {:?}", header.shape))),
+            Some(_) if header.elements() == Some(0) => {
+                Err(Error::input(format!("expected rows, found shape {:?}", header.shape)))
+            }
             Some(_) => Ok((header, dtype)),
         }
     }
@@ -59,7 +65,9 @@ impl Found {
     fn describe(&self) -> String {
         match &self.header {
             Ok(header) => {
-                let kind = header.dtype().map_or_else(|_| header.content(), |dtype| dtype.name().to_owned());
+                let kind = header
+                    .dtype()
+                    .map_or_else(|_| header.content(), |dtype| dtype.name().to_owned());
                 format!("`{}` ({kind} {:?})", self.name, header.shape)
             }
             Err(_) => format!("`{}` (unreadable)", self.name),
@@ -85,11 +93,16 @@ impl ImageShape {
         let is_colour = |n: u64| matches!(n, 1 | 3);
         let (height, width, channels, planar) = match *shape {
             [_, height, width] if height > 1 && width > 1 => (height, width, 1, false),
-            [_, height, width, channels] if is_colour(channels) && !is_colour(height) => (height, width, channels, false),
-            [_, channels, height, width] if is_colour(channels) && !is_colour(width) => (height, width, channels, true),
+            [_, height, width, channels] if is_colour(channels) && !is_colour(height) => {
+                (height, width, channels, false)
+            }
+            [_, channels, height, width] if is_colour(channels) && !is_colour(width) => {
+                (height, width, channels, true)
+            }
             _ => return None,
         };
-        let shape = Self { height: size(height)?, width: size(width)?, channels: size(channels)?, planar };
+        let shape =
+            Self { height: size(height)?, width: size(width)?, channels: size(channels)?, planar };
         (dtype == Dtype::U8).then_some(shape)
     }
 
@@ -98,7 +111,9 @@ impl ImageShape {
         let Self { height, width, channels, planar } = self;
         let pixels = if planar && channels > 1 {
             let plane = height * width;
-            let pixel = |at: usize| (0..channels).filter_map(move |channel| (channel * plane).checked_add(at));
+            let pixel = |at: usize| {
+                (0..channels).filter_map(move |channel| (channel * plane).checked_add(at))
+            };
             (0..plane).flat_map(pixel).filter_map(|at| bytes.get(at).copied()).collect()
         } else {
             bytes
@@ -128,32 +143,58 @@ impl<'a> Layout<'a> {
     ///
     /// # Errors
     /// When there is no such split, or an input is fed by no array.
-    pub(super) fn of(path: &str, all: &'a [Found], split: &str, inputs: Option<&[Value]>) -> Result<Self> {
+    pub(super) fn of(
+        path: &str,
+        all: &'a [Found],
+        split: &str,
+        inputs: Option<&[Value]>,
+    ) -> Result<Self> {
         let (split, served) = of_split(path, all, split)?;
-        let is_input = |name: &str| inputs.is_some_and(|inputs| inputs.iter().any(|input| input.name == name));
+        let is_input =
+            |name: &str| inputs.is_some_and(|inputs| inputs.iter().any(|input| input.name == name));
         let labels = LABELS.iter().find_map(|wanted| {
-            let mut named =
-                served.iter().filter(|(name, found)| name.eq_ignore_ascii_case(wanted) && !is_input(name) && !is_input(&found.name));
+            let mut named = served.iter().filter(|(name, found)| {
+                name.eq_ignore_ascii_case(wanted) && !is_input(name) && !is_input(&found.name)
+            });
             named.clone().find(|(name, _)| name == wanted).or_else(|| named.next())
         });
         let labels = labels.map(|(_, found)| *found);
         let is_labels = |found: &Found| labels.is_some_and(|labels| std::ptr::eq(labels, found));
-        let samples: Vec<(String, &Found)> = served.into_iter().filter(|(_, found)| !is_labels(found)).collect();
-        let mut layout = Layout { split, columns: Vec::new(), images: None, labels, rows: 0, left_out: Vec::new(), renamed: false };
+        let samples: Vec<(String, &Found)> =
+            served.into_iter().filter(|(_, found)| !is_labels(found)).collect();
+        let mut layout = Layout {
+            split,
+            columns: Vec::new(),
+            images: None,
+            labels,
+            rows: 0,
+            left_out: Vec::new(),
+            renamed: false,
+        };
         match inputs {
             Some(inputs) => layout.feed(path, &samples, inputs)?,
             None => layout.open(path, &samples)?,
         }
         layout.rows = layout.columns.first().and_then(|(_, found)| found.count()).unwrap_or(0);
-        if let Some((_, other)) = layout.columns.iter().find(|(_, found)| found.count() != Some(layout.rows)) {
+        if let Some((_, other)) =
+            layout.columns.iter().find(|(_, found)| found.count() != Some(layout.rows))
+        {
             let first = layout.columns.first().map_or("", |(_, found)| found.name.as_str());
             let found = other.count().unwrap_or(0);
-            return Err(Error::input(format!("{path}: expected {} rows as in {first}, found {found} in {}", layout.rows, other.name)));
+            return Err(Error::input(format!(
+                "{path}: expected {} rows as in {first}, found {found} in {}",
+                layout.rows, other.name
+            )));
         }
-        let is_read = |found: &Found| is_labels(found) || layout.columns.iter().any(|(_, column)| std::ptr::eq(*column, found));
+        let is_read = |found: &Found| {
+            is_labels(found)
+                || layout.columns.iter().any(|(_, column)| std::ptr::eq(*column, found))
+        };
         // the other splits' arrays are no loss
-        let others =
-            all.iter().filter(|found| !is_read(found) && (split.is_none() || samples.iter().any(|(_, s)| std::ptr::eq(*s, *found))));
+        let others = all.iter().filter(|found| {
+            !is_read(found)
+                && (split.is_none() || samples.iter().any(|(_, s)| std::ptr::eq(*s, *found)))
+        });
         layout.left_out = others.map(Found::describe).collect();
         Ok(layout)
     }
@@ -173,25 +214,38 @@ impl<'a> Layout<'a> {
                 *of = (of.0 + 1, of.1.saturating_add(found.region.length));
             }
         }
-        let labelled = self.labels.and_then(|labels| labels.header.as_ref().ok()?.shape.first().copied());
+        let labelled =
+            self.labels.and_then(|labels| labels.header.as_ref().ok()?.shape.first().copied());
         let most = counts.iter().max_by_key(|(_, size)| **size).map(|(count, _)| *count);
         let rows = labelled.filter(|count| counts.contains_key(count)).or(most);
         let Some(rows) = rows else {
             return Err(none_of(path, "arrays named like the model's inputs", samples));
         };
-        self.columns = samples.iter().filter(|(_, found)| found.count() == Some(rows)).cloned().collect();
+        self.columns =
+            samples.iter().filter(|(_, found)| found.count() == Some(rows)).cloned().collect();
         Ok(())
     }
 
     /// What the inputs take: arrays of their names; for a single one also images, or the only array
     /// that there is.
-    fn feed(&mut self, path: &str, samples: &[(String, &'a Found)], inputs: &[Value]) -> Result<()> {
+    fn feed(
+        &mut self,
+        path: &str,
+        samples: &[(String, &'a Found)],
+        inputs: &[Value],
+    ) -> Result<()> {
         let named = |input: &Value| {
             let exact = samples.iter().find(|(_, found)| found.name == input.name);
-            exact.or_else(|| samples.iter().find(|(name, _)| *name == input.name)).map(|(_, found)| *found)
+            exact
+                .or_else(|| samples.iter().find(|(name, _)| *name == input.name))
+                .map(|(_, found)| *found)
         };
         if let [input] = inputs {
-            let takes = |found: &Found| found.rows().is_ok_and(|(_, dtype)| input.dtype.is_some_and(|to| Array::converts(dtype, to)));
+            let takes = |found: &Found| {
+                found.rows().is_ok_and(|(_, dtype)| {
+                    input.dtype.is_some_and(|to| Array::converts(dtype, to))
+                })
+            };
             let by_name = named(input);
             if !by_name.is_some_and(takes) {
                 if let Some((found, shape)) = images(samples) {
@@ -199,7 +253,8 @@ impl<'a> Layout<'a> {
                     self.images = Some(shape);
                     return Ok(());
                 }
-                let mut others = samples.iter().map(|(_, found)| *found).filter(|found| takes(found));
+                let mut others =
+                    samples.iter().map(|(_, found)| *found).filter(|found| takes(found));
                 if let (None, Some(only), None) = (by_name, others.next(), others.next()) {
                     self.columns = vec![(input.name.clone(), only)];
                     self.renamed = true;
@@ -209,8 +264,15 @@ impl<'a> Layout<'a> {
         }
         for input in inputs {
             let Some(found) = named(input) else {
-                return Err(none_of(path, &format!("an array for input `{}`", input.name), samples)
-                    .hint(format!("name it so, or give the input one value for all samples: --input {}=VALUE", input.name)));
+                return Err(none_of(
+                    path,
+                    &format!("an array for input `{}`", input.name),
+                    samples,
+                )
+                .hint(format!(
+                    "name it so, or give the input one value for all samples: --input {}=VALUE",
+                    input.name
+                )));
             };
             if let Err(why) = found.rows() {
                 return Err(Error::input(format!("{path}: array {}", found.name)).because(why));
@@ -238,7 +300,8 @@ impl<'a> Layout<'a> {
         {
             lines.push(format!("input `{name}` is fed with {}, {labels}{split}", found.describe()));
         } else if self.split.is_some() || !classes.is_empty() {
-            let names: Vec<String> = self.columns.iter().map(|(_, found)| found.describe()).collect();
+            let names: Vec<String> =
+                self.columns.iter().map(|(_, found)| found.describe()).collect();
             lines.push(format!("{}, {labels}{split}", listed(&names)));
         }
         if !self.left_out.is_empty() {
@@ -268,7 +331,10 @@ fn none_of(path: &str, what: &str, samples: &[(String, &Found)]) -> Error {
 
 /// The array that holds images: the only one, or of several the one whose name says so.
 fn images<'a>(samples: &[(String, &'a Found)]) -> Option<((String, &'a Found), ImageShape)> {
-    let held: Vec<_> = samples.iter().filter_map(|(name, found)| Some(((name.clone(), *found), found.images()?))).collect();
+    let held: Vec<_> = samples
+        .iter()
+        .filter_map(|(name, found)| Some(((name.clone(), *found), found.images()?)))
+        .collect();
     if let [only] = held.as_slice() {
         return Some(only.clone());
     }
@@ -283,27 +349,46 @@ type Part<'a> = (Option<&'static str>, Vec<(String, &'a Found)>);
 
 /// The part of a file that is a split. A file is divided where the array of what is classified is.
 fn of_split<'a>(path: &str, all: &'a [Found], split: &str) -> Result<Part<'a>> {
-    let part =
-        |word: &str| SPLITS.iter().find(|(_, words)| words.iter().any(|known| word.eq_ignore_ascii_case(known))).map(|(name, _)| *name);
+    let part = |word: &str| {
+        SPLITS
+            .iter()
+            .find(|(_, words)| words.iter().any(|known| word.eq_ignore_ascii_case(known)))
+            .map(|(name, _)| *name)
+    };
     let parsed = |name: &str| {
         let words: Vec<&str> = name.split(['_', '.', '-', '/']).collect();
         let at = words.iter().position(|word| part(word).is_some())?;
-        let rest = words.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, word)| *word).collect::<Vec<_>>().join("_");
+        let rest = words
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != at)
+            .map(|(_, word)| *word)
+            .collect::<Vec<_>>()
+            .join("_");
         Some((part(words[at])?, rest))
     };
     let known = |base: &str| SAMPLES.iter().any(|known| base.eq_ignore_ascii_case(known));
-    let mut there: Vec<&'static str> =
-        all.iter().filter_map(|found| parsed(&found.name)).filter(|(_, base)| known(base)).map(|p| p.0).collect();
+    let mut there: Vec<&'static str> = all
+        .iter()
+        .filter_map(|found| parsed(&found.name))
+        .filter(|(_, base)| known(base))
+        .map(|p| p.0)
+        .collect();
     there.sort_unstable();
     there.dedup();
     let Some(wanted) = part(split) else {
-        return Err(Error::input(format!("data {path}: expected split train, test or val, found `{split}`")));
+        return Err(Error::input(format!(
+            "data {path}: expected split train, test or val, found `{split}`"
+        )));
     };
     if there.is_empty() {
         return Ok((None, all.iter().map(|found| (found.name.clone(), found)).collect()));
     }
     if !there.contains(&wanted) {
-        return Err(Error::input(format!("data {path}: no split `{split}`, found {}", there.join(", "))));
+        return Err(Error::input(format!(
+            "data {path}: no split `{split}`, found {}",
+            there.join(", ")
+        )));
     }
     let served = all.iter().filter_map(|found| match parsed(&found.name) {
         Some((part, _)) if part != wanted => None,

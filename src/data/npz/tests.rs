@@ -25,7 +25,11 @@ fn floats(count: usize) -> Vec<u8> {
 fn write(arrays: &[(&str, Vec<u8>)], method: CompressionMethod) -> tempfile::NamedTempFile {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in arrays {
-        zip.start_file(format!("{name}.npy"), SimpleFileOptions::default().compression_method(method)).unwrap();
+        zip.start_file(
+            format!("{name}.npy"),
+            SimpleFileOptions::default().compression_method(method),
+        )
+        .unwrap();
         zip.write_all(bytes).unwrap();
     }
     save(&zip.finish().unwrap().into_inner())
@@ -85,9 +89,15 @@ fn fails(arrays: &[(&str, Vec<u8>)], what: &str) {
 
 #[test]
 fn headers_that_lie_are_refused() {
-    fails(&[("x", npy("<f4", "(4, 2)", false, &floats(6)))], "expected 32 bytes of elements for shape [4, 2], found 24");
+    fails(
+        &[("x", npy("<f4", "(4, 2)", false, &floats(6)))],
+        "expected 32 bytes of elements for shape [4, 2], found 24",
+    );
     fails(&[("x", npy("<f4", "(2, 2)", false, &floats(6)))], "found 24");
-    fails(&[("x", npy("<f4", "(9223372036854775807, 9223372036854775807)", false, &floats(6)))], "a number of bytes");
+    fails(
+        &[("x", npy("<f4", "(9223372036854775807, 9223372036854775807)", false, &floats(6)))],
+        "a number of bytes",
+    );
     fails(&[("x", npy("<f4", "(4611686018427387904, 4)", false, &[]))], "bytes of elements");
     fails(&[("x", npy("<f4", "(1000000000000, 0)", false, &[]))], "expected rows, found shape");
     fails(&[("x", npy("<f4", "()", false, &floats(1)))], "found a single value");
@@ -106,7 +116,11 @@ fn labels_are_read_in_the_forms_in_which_people_save_them() {
     let x = || ("x", npy("<f4", "(3, 2)", false, &floats(6)));
     let text = |names: &[&str], width: usize| -> Vec<u8> {
         let padded = |name: &&str| {
-            name.chars().chain(std::iter::repeat('\0')).take(width).flat_map(|c| (c as u32).to_le_bytes()).collect::<Vec<_>>()
+            name.chars()
+                .chain(std::iter::repeat('\0'))
+                .take(width)
+                .flat_map(|c| (c as u32).to_le_bytes())
+                .collect::<Vec<_>>()
         };
         names.iter().flat_map(padded).collect()
     };
@@ -118,12 +132,28 @@ fn labels_are_read_in_the_forms_in_which_people_save_them() {
         ("labels", npy("|u1", "(3, 2)", false, &[0, 1, 1, 0, 0, 1]), [1, 0, 1], &[]),
         // one-hot, class after class
         ("labels", npy("|u1", "(3, 2)", true, &[0, 1, 0, 1, 0, 1]), [1, 0, 1], &[]),
-        ("Y", npy("<f4", "(3, 2)", false, &[1.0f32, 0.0, 0.0, 1.0, 1.0, 0.0].map(f32::to_le_bytes).concat()), [0, 1, 0], &[]),
-        ("labels", npy("<U4", "(3,)", false, &text(&["dog", "bird", "dog"], 4)), [1, 0, 1], &["bird", "dog"]),
+        (
+            "Y",
+            npy(
+                "<f4",
+                "(3, 2)",
+                false,
+                &[1.0f32, 0.0, 0.0, 1.0, 1.0, 0.0].map(f32::to_le_bytes).concat(),
+            ),
+            [0, 1, 0],
+            &[],
+        ),
+        (
+            "labels",
+            npy("<U4", "(3,)", false, &text(&["dog", "bird", "dog"], 4)),
+            [1, 0, 1],
+            &["bird", "dog"],
+        ),
         ("labels", npy("|S3", "(3,)", false, b"dog\0\0\0a\0\0"), [0; 3], &[]),
     ];
     for (name, bytes, expected, classes) in &cases[..8] {
-        let set = feed(&[x(), (name, bytes.clone())], "train", &[input("x", Dtype::F32, &[0, 2])]).unwrap();
+        let set = feed(&[x(), (name, bytes.clone())], "train", &[input("x", Dtype::F32, &[0, 2])])
+            .unwrap();
         assert_eq!(
             ([0, 1, 2].map(|i| set.label(i)), set.classes()),
             (*expected, classes.iter().map(|&c| c.to_owned()).collect::<Vec<_>>().as_slice()),
@@ -131,16 +161,28 @@ fn labels_are_read_in_the_forms_in_which_people_save_them() {
         );
     }
     let fails = |bytes: Vec<u8>, what: &str| {
-        let error = feed(&[x(), ("labels", bytes)], "train", &[input("x", Dtype::F32, &[0, 2])]).err().unwrap().chain();
+        let error = feed(&[x(), ("labels", bytes)], "train", &[input("x", Dtype::F32, &[0, 2])])
+            .err()
+            .unwrap()
+            .chain();
         assert!(error.contains(what), "{what}: {error}");
     };
     fails(cases[8].1.clone(), "row 1: expected a class name, found an empty one");
-    fails(npy("|i1", "(3,)", false, &[0, 0xfe, 0]), "row 1: expected a label from 0, or -1 for none, found -2");
+    fails(
+        npy("|i1", "(3,)", false, &[0, 0xfe, 0]),
+        "row 1: expected a label from 0, or -1 for none, found -2",
+    );
     fails(npy("<u8", "(3,)", false, &[0xff; 24]), "row 0: expected a label from 0");
-    fails(npy("<f4", "(3,)", false, &[0.5f32, 1.0, 2.0].map(f32::to_le_bytes).concat()), "found 0.5");
+    fails(
+        npy("<f4", "(3,)", false, &[0.5f32, 1.0, 2.0].map(f32::to_le_bytes).concat()),
+        "found 0.5",
+    );
     fails(npy("|u1", "(3, 3)", false, &[1, 0, 1, 0, 1, 0, 0, 0, 1]), "row 0: has several labels");
     fails(npy("|u1", "(3, 2)", false, &[1, 0, 0, 0, 0, 1]), "row 1: has no label among several");
-    fails(npy("<f4", "(3, 2)", false, &[0.5f32; 6].map(f32::to_le_bytes).concat()), "one-hot rows of 0 and 1, found 0.5");
+    fails(
+        npy("<f4", "(3, 2)", false, &[0.5f32; 6].map(f32::to_le_bytes).concat()),
+        "one-hot rows of 0 and 1, found 0.5",
+    );
     fails(npy("|O", "(3,)", false, &[0; 9]), "Python objects (a pickle)");
     fails(npy("|i1", "(2,)", false, &[0; 2]), "expected 3 labels as rows in x, found 2 in labels");
     fails(npy("|i1", "(3, 2, 2)", false, &[0; 12]), "expected one label a row");
@@ -163,7 +205,12 @@ fn arrays_that_nothing_needs_are_left_out() {
     assert_eq!((set.len(), set.label(0)), (3, -1));
     let lines = notes.0.into_inner().unwrap();
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
-    for name in ["`mean` (float32 [2])", "`class_names` (text [2])", "`meta` (Python objects", "`broken` (unreadable)"] {
+    for name in [
+        "`mean` (float32 [2])",
+        "`class_names` (text [2])",
+        "`meta` (Python objects",
+        "`broken` (unreadable)",
+    ] {
         assert!(line.contains(name), "{name}: {line}");
     }
     // without a model those that go together are taken
@@ -173,16 +220,33 @@ fn arrays_that_nothing_needs_are_left_out() {
         let inputs = [input("x", Dtype::F32, &[0, 2]), input(name, Dtype::F32, &[0])];
         feed(&extras("mean"), "train", &inputs).err().unwrap().chain()
     };
-    assert!(needs("mean").contains("expected 3 rows as in x, found 2 in mean"), "{}", needs("mean"));
+    assert!(
+        needs("mean").contains("expected 3 rows as in x, found 2 in mean"),
+        "{}",
+        needs("mean")
+    );
     assert!(needs("meta").contains("meta: holds Python objects"), "{}", needs("meta"));
     assert!(needs("other").contains("expected an array for input `other`"), "{}", needs("other"));
     fails(&[("labels", npy("|i1", "(3,)", false, &[0; 3]))], "found none");
     fails(&[], "found none");
     // a model may have an input that is named as labels are
     let inputs = [input("x", Dtype::F32, &[0, 2]), input("y", Dtype::F32, &[0])];
-    let set =
-        feed(&[("x", npy("<f4", "(3, 2)", false, &floats(6))), ("y", npy("<f4", "(3,)", false, &floats(3)))], "train", &inputs).unwrap();
-    assert_eq!((set.label(0), matches!(set.sample(0).unwrap(), Sample::Arrays(arrays) if arrays.len() == 2)), (-1, true));
+    let set = feed(
+        &[
+            ("x", npy("<f4", "(3, 2)", false, &floats(6))),
+            ("y", npy("<f4", "(3,)", false, &floats(3))),
+        ],
+        "train",
+        &inputs,
+    )
+    .unwrap();
+    assert_eq!(
+        (
+            set.label(0),
+            matches!(set.sample(0).unwrap(), Sample::Arrays(arrays) if arrays.len() == 2)
+        ),
+        (-1, true)
+    );
 }
 
 #[derive(Default)]
@@ -221,7 +285,10 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
         let set = open(file.path(), "train", inputs, &Silent).unwrap();
         assert_eq!((set.len(), set.label(2), set.image_size(0)), (3, 9, Some([4, 5])));
         let Sample::Image(image) = set.sample(1).unwrap() else { panic!("an image") };
-        assert_eq!((image.height, image.width, image.channels, image.pixels), (4, 5, 3, bytes(120)[60..].to_vec()));
+        assert_eq!(
+            (image.height, image.width, image.channels, image.pixels),
+            (4, 5, 3, bytes(120)[60..].to_vec())
+        );
         let test = open(file.path(), "test", inputs, &Silent).unwrap();
         assert_eq!((test.len(), test.label(0)), (1, 5));
         assert_ne!(set.fingerprint(), test.fingerprint());
@@ -239,8 +306,13 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
     assert_eq!((set.len(), set.label(0)), (1, 3));
     assert!(matches!(set.sample(0).unwrap(), Sample::Image(image) if image.channels == 1));
     // channels first; the array has the input's name, but bytes are not what it takes
-    let planar = [("image", npy("|u1", "(1, 3, 4, 5)", false, &bytes(60))), ("labels", npy("|u1", "(1,)", false, &[4]))];
-    let Sample::Image(image) = feed(&planar, "train", &float).unwrap().sample(0).unwrap() else { panic!("an image") };
+    let planar = [
+        ("image", npy("|u1", "(1, 3, 4, 5)", false, &bytes(60))),
+        ("labels", npy("|u1", "(1,)", false, &[4])),
+    ];
+    let Sample::Image(image) = feed(&planar, "train", &float).unwrap().sample(0).unwrap() else {
+        panic!("an image")
+    };
     assert_eq!(image.pixels[..6], [0, 20, 40, 1, 21, 41]);
     // a model that takes bytes of this name gets them as they are
     let set = feed(&planar, "train", &[input("image", Dtype::U8, &[0, 3, 4, 5])]).unwrap();
@@ -248,13 +320,18 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
     // what else may be meant is no image
     for shape in ["(1, 3, 20, 1)", "(1, 1, 60, 1)", "(60, 1)", "(1, 2, 2, 15)"] {
         assert!(
-            feed(&[("image", npy("|u1", shape, false, &bytes(60)))], "train", &float).is_ok_and(|set| set.image_size(0).is_none()),
+            feed(&[("image", npy("|u1", shape, false, &bytes(60)))], "train", &float)
+                .is_ok_and(|set| set.image_size(0).is_none()),
             "{shape}"
         );
     }
     // of several the one whose name says so
-    let two = [("masks", npy("|u1", "(1, 4, 5)", false, &bytes(20))), ("images", npy("|u1", "(1, 4, 5, 3)", false, &bytes(60)))];
-    assert!(matches!(feed(&two, "train", &float).unwrap().sample(0).unwrap(), Sample::Image(image) if image.channels == 3));
+    let two = [
+        ("masks", npy("|u1", "(1, 4, 5)", false, &bytes(20))),
+        ("images", npy("|u1", "(1, 4, 5, 3)", false, &bytes(60))),
+    ];
+    let first = feed(&two, "train", &float).unwrap().sample(0).unwrap();
+    assert!(matches!(first, Sample::Image(image) if image.channels == 3));
 }
 
 #[test]
@@ -264,13 +341,28 @@ fn the_only_array_feeds_the_only_input() {
         Sample::Arrays(arrays) => arrays,
         Sample::Image(_) => panic!("arrays"),
     };
-    let expected = [("input_1".to_owned(), Array::new(vec![2], Values::F32(vec![2.0, 3.0])).unwrap())];
-    assert_eq!(arrays(feed(&[("arr_0", npy("<f4", "(3, 2)", false, &floats(6)))], "train", &wide).unwrap()), expected);
+    let expected =
+        [("input_1".to_owned(), Array::new(vec![2], Values::F32(vec![2.0, 3.0])).unwrap())];
+    assert_eq!(
+        arrays(
+            feed(&[("arr_0", npy("<f4", "(3, 2)", false, &floats(6)))], "train", &wide).unwrap()
+        ),
+        expected
+    );
     let file = save(&npy("<f4", "(3, 2)", false, &floats(6)));
     assert_eq!(arrays(open(file.path(), "train", Some(&wide), &Silent).unwrap()), expected);
-    let two = [("a", npy("<f4", "(3, 2)", false, &floats(6))), ("b", npy("<f4", "(3, 2)", false, &floats(6)))];
+    let two = [
+        ("a", npy("<f4", "(3, 2)", false, &floats(6))),
+        ("b", npy("<f4", "(3, 2)", false, &floats(6))),
+    ];
     let error = feed(&two, "train", &wide).err().unwrap();
-    assert!(error.chain().contains("expected an array for input `input_1`, found `a` (float32 [3, 2]), `b`"), "{}", error.chain());
+    assert!(
+        error
+            .chain()
+            .contains("expected an array for input `input_1`, found `a` (float32 [3, 2]), `b`"),
+        "{}",
+        error.chain()
+    );
 }
 
 #[test]
@@ -283,7 +375,11 @@ fn fortran_order_and_big_endian_rows_are_the_same_rows() {
         let set = open(file.path(), "train", None, &Silent).unwrap();
         for n in 0..2u16 {
             let Sample::Arrays(arrays) = set.sample(n.into()).unwrap() else { panic!("arrays") };
-            assert_eq!(arrays[0].1, Array::new(vec![2, 3], Values::F32((6 * n..6 * n + 6).map(f32::from).collect())).unwrap());
+            assert_eq!(
+                arrays[0].1,
+                Array::new(vec![2, 3], Values::F32((6 * n..6 * n + 6).map(f32::from).collect()))
+                    .unwrap()
+            );
         }
     }
 }
@@ -292,7 +388,10 @@ fn fortran_order_and_big_endian_rows_are_the_same_rows() {
 fn damaged_archives_are_refused() {
     let whole = std::fs::read(write(&example(), CompressionMethod::Deflated).path()).unwrap();
     for keep in [0, 10, whole.len() / 2, whole.len() - 1] {
-        assert!(open(save(&whole[..keep]).path(), "train", None, &Silent).is_err(), "cut to {keep}");
+        assert!(
+            open(save(&whole[..keep]).path(), "train", None, &Silent).is_err(),
+            "cut to {keep}"
+        );
     }
     for position in 0..whole.len() {
         let mut bytes = whole.clone();

@@ -10,7 +10,11 @@ fn with(preset: &str) -> PreprocessOptions {
     PreprocessOptions { preset: Some(preset.into()), ..PreprocessOptions::default() }
 }
 
-fn resolved(options: &PreprocessOptions, dims: [usize; 4], common: Option<[usize; 2]>) -> Preprocess {
+fn resolved(
+    options: &PreprocessOptions,
+    dims: [usize; 4],
+    common: Option<[usize; 2]>,
+) -> Preprocess {
     resolve(options, Dtype::F32, &shape(dims), common).unwrap().0
 }
 
@@ -22,14 +26,20 @@ fn refused(options: &PreprocessOptions, dims: [usize; 4]) -> String {
 fn nothing_given_takes_all_from_the_model_and_warns_once() {
     let none = PreprocessOptions::default();
     let (p, warnings) = resolve(&none, Dtype::F32, &shape([0, 3, 48, 64]), Some([32, 32])).unwrap();
-    assert_eq!((p.size, p.channels, p.layout, p.resize), ([48, 64], Channels::Rgb, Layout::Nchw, None));
+    assert_eq!(
+        (p.size, p.channels, p.layout, p.resize),
+        ([48, 64], Channels::Rgb, Layout::Nchw, None)
+    );
     assert_eq!((p.scale, p.mean, p.std), (1.0 / 255.0, vec![0.0; 3], vec![1.0; 3]));
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("48x64 rgb in nchw order, scaled to [0, 1]"), "{}", warnings[0]);
     // bytes are fed as they are: nothing is assumed
     let (p, warnings) = resolve(&none, Dtype::U8, &shape([1, 224, 224, 3]), None).unwrap();
     assert_eq!((p.layout, p.dtype, warnings.len()), (Layout::Nhwc, Dtype::U8, 0));
-    assert_eq!(resolve(&with("cifar10"), Dtype::F32, &shape([0, 3, 32, 32]), None).unwrap().1, Vec::<String>::new());
+    assert_eq!(
+        resolve(&with("cifar10"), Dtype::F32, &shape([0, 3, 32, 32]), None).unwrap().1,
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -51,20 +61,36 @@ fn open_sizes_come_from_options_then_preset_then_images_then_224() {
 #[test]
 fn a_crop_ratio_gives_the_side_that_timm_takes() {
     // ⌊size / crop_pct⌋ of timm's own pairs; rounding gives 342, 293, 404 and 311 for four of them
-    for (size, ratio, side) in [(224, 0.875, 256), (299, 0.875, 341), (260, 0.89, 292), (380, 0.94, 404), (280, 0.9, 311), (288, 1.0, 288)]
-    {
+    for (size, ratio, side) in [
+        (224, 0.875, 256),
+        (299, 0.875, 341),
+        (260, 0.89, 292),
+        (380, 0.94, 404),
+        (280, 0.9, 311),
+        (288, 1.0, 288),
+    ] {
         let options = PreprocessOptions { crop_ratio: Some(ratio), ..PreprocessOptions::default() };
-        assert_eq!(resolved(&options, [0, 3, size, size], None).resize, Some(side), "{size} {ratio}");
+        assert_eq!(
+            resolved(&options, [0, 3, size, size], None).resize,
+            Some(side),
+            "{size} {ratio}"
+        );
     }
 }
 
 #[test]
 fn integers_of_open_size_warn_as_floats_do() {
     let none = PreprocessOptions::default();
-    let of = |options: &PreprocessOptions, dims| resolve(options, Dtype::U8, &shape(dims), Some([32, 48])).unwrap().1;
+    let of = |options: &PreprocessOptions, dims| {
+        resolve(options, Dtype::U8, &shape(dims), Some([32, 48])).unwrap().1
+    };
     let warnings = of(&none, [0, 0, 0, 3]);
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("32x48 rgb in nhwc order, their bytes fed as they are (--size"), "{}", warnings[0]);
+    assert!(
+        warnings[0].contains("32x48 rgb in nhwc order, their bytes fed as they are (--size"),
+        "{}",
+        warnings[0]
+    );
     assert!(of(&PreprocessOptions { size: Some([8, 8]), ..none.clone() }, [0, 0, 0, 3]).is_empty());
     assert!(of(&none, [0, 64, 64, 3]).is_empty());
 }
@@ -72,12 +98,22 @@ fn integers_of_open_size_warn_as_floats_do() {
 #[test]
 fn pictures_are_turned_where_that_is_asked_for() {
     let image = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 9], orientation: 6 };
-    let asked = Preprocess { size: [2, 1], exif_orientation: true, ..plain(Layout::Nchw, Channels::Gray, Dtype::U8) };
-    assert_eq!((to_bytes(&asked, &image).unwrap(), seen_size(&asked, &image)), (vec![7, 9], [2, 1]));
+    let asked = Preprocess {
+        size: [2, 1],
+        exif_orientation: true,
+        ..plain(Layout::Nchw, Channels::Gray, Dtype::U8)
+    };
+    assert_eq!(
+        (to_bytes(&asked, &image).unwrap(), seen_size(&asked, &image)),
+        (vec![7, 9], [2, 1])
+    );
     let mirrored = Image { orientation: 8, ..image.clone() };
     assert_eq!(to_bytes(&asked, &mirrored).unwrap(), [9, 7]);
     let not = Preprocess { size: [1, 2], exif_orientation: false, ..asked.clone() };
-    assert_eq!((to_bytes(&not, &mirrored).unwrap(), seen_size(&not, &mirrored)), (vec![7, 9], [1, 2]));
+    assert_eq!(
+        (to_bytes(&not, &mirrored).unwrap(), seen_size(&not, &mirrored)),
+        (vec![7, 9], [1, 2])
+    );
     // records without the field, as all were, mean that nothing is turned
     let record = serde_json::to_string(&not).unwrap();
     assert!(!record.contains("exif"), "{record}");
@@ -108,21 +144,38 @@ fn a_preset_turns_round_for_bgr_but_given_values_do_not() {
     let bgr = PreprocessOptions { channels: Some(Channels::Bgr), ..with("imagenet") };
     let p = resolved(&bgr, [0, 3, 224, 224], None);
     assert_eq!((p.mean, p.std), (vec![0.406, 0.456, 0.485], vec![0.225, 0.224, 0.229]));
-    let given = PreprocessOptions { mean: Some(vec![103.9, 116.8, 123.7]), scale: Some(1.0), ..bgr };
+    let given =
+        PreprocessOptions { mean: Some(vec![103.9, 116.8, 123.7]), scale: Some(1.0), ..bgr };
     assert_eq!(resolved(&given, [0, 3, 224, 224], None).mean, [103.9, 116.8, 123.7]);
 }
 
 #[test]
 fn contradictions_are_refused() {
     let o = PreprocessOptions::default();
-    assert!(refused(&PreprocessOptions { size: Some([28, 28]), ..o.clone() }, [0, 3, 32, 32]).contains("takes 32x32, found size 28x28"));
-    assert!(refused(&PreprocessOptions { channels: Some(Channels::Gray), ..o.clone() }, [0, 3, 32, 32]).contains("takes 3 channels"));
     assert!(
-        refused(&PreprocessOptions { dtype: Some(Dtype::U8), ..o.clone() }, [0, 3, 32, 32]).contains("takes float32, found dtype uint8")
+        refused(&PreprocessOptions { size: Some([28, 28]), ..o.clone() }, [0, 3, 32, 32])
+            .contains("takes 32x32, found size 28x28")
     );
-    assert!(refused(&PreprocessOptions { resize: Some(31), ..o.clone() }, [0, 3, 32, 32]).contains("at least the size 32x32, found 31"));
-    assert!(refused(&PreprocessOptions { crop_ratio: Some(0.0), ..o.clone() }, [0, 3, 32, 32]).contains("crop ratio"));
-    assert!(refused(&PreprocessOptions { mean: Some(vec![0.5; 2]), ..o.clone() }, [0, 3, 32, 32]).contains("expected 3 values"));
+    assert!(
+        refused(&PreprocessOptions { channels: Some(Channels::Gray), ..o.clone() }, [0, 3, 32, 32])
+            .contains("takes 3 channels")
+    );
+    assert!(
+        refused(&PreprocessOptions { dtype: Some(Dtype::U8), ..o.clone() }, [0, 3, 32, 32])
+            .contains("takes float32, found dtype uint8")
+    );
+    assert!(
+        refused(&PreprocessOptions { resize: Some(31), ..o.clone() }, [0, 3, 32, 32])
+            .contains("at least the size 32x32, found 31")
+    );
+    assert!(
+        refused(&PreprocessOptions { crop_ratio: Some(0.0), ..o.clone() }, [0, 3, 32, 32])
+            .contains("crop ratio")
+    );
+    assert!(
+        refused(&PreprocessOptions { mean: Some(vec![0.5; 2]), ..o.clone() }, [0, 3, 32, 32])
+            .contains("expected 3 values")
+    );
     assert!(refused(&with("cifar10"), [0, 1, 32, 32]).contains("expected 1 values"));
     assert!(refused(&o, [0, 4, 32, 32]).contains("expected 1 or 3 channels on axis 1"));
     assert!(refused(&with("cifar11"), [0, 3, 32, 32]).contains("cifar11"));
@@ -148,7 +201,8 @@ fn plain(layout: Layout, channels: Channels, dtype: Dtype) -> Preprocess {
 
 #[test]
 fn bytes_follow_layout_and_channel_order() {
-    let image = Image { height: 1, width: 2, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6], orientation: 1 };
+    let image =
+        Image { height: 1, width: 2, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6], orientation: 1 };
     let bytes = |layout, channels| to_bytes(&plain(layout, channels, Dtype::F32), &image).unwrap();
     assert_eq!(bytes(Layout::Nhwc, Channels::Rgb), [1, 2, 3, 4, 5, 6]);
     assert_eq!(bytes(Layout::Nhwc, Channels::Bgr), [3, 2, 1, 6, 5, 4]);
@@ -156,18 +210,29 @@ fn bytes_follow_layout_and_channel_order() {
     assert_eq!(bytes(Layout::Nchw, Channels::Bgr), [3, 6, 2, 5, 1, 4]);
     assert_eq!(bytes(Layout::Nchw, Channels::Gray), [2, 5]);
     let grey = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8], orientation: 1 };
-    assert_eq!(to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &grey).unwrap(), [7, 8, 7, 8, 7, 8]);
+    assert_eq!(
+        to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &grey).unwrap(),
+        [7, 8, 7, 8, 7, 8]
+    );
 }
 
 #[test]
 fn normalisation_is_scale_mean_std_per_channel() {
-    let nchw = normalize(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &[2, 4, 2, 4, 2, 4]).unwrap();
-    assert_eq!((nchw.shape(), nchw.as_f32().unwrap()), ([1, 3, 1, 2].as_slice(), [0.0, 1.0, -0.5, 0.0, -0.5, -0.25].as_slice()));
+    let nchw =
+        normalize(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &[2, 4, 2, 4, 2, 4]).unwrap();
+    assert_eq!(
+        (nchw.shape(), nchw.as_f32().unwrap()),
+        ([1, 3, 1, 2].as_slice(), [0.0, 1.0, -0.5, 0.0, -0.5, -0.25].as_slice())
+    );
     let nhwc = plain(Layout::Nhwc, Channels::Rgb, Dtype::F64);
     let array = normalize(&nhwc, &[2, 2, 2, 4, 4, 4]).unwrap();
-    assert_eq!((array.shape(), array.values()), ([1, 1, 2, 3].as_slice(), &Values::F64(vec![0.0, -0.5, -0.5, 1.0, 0.0, -0.25])));
+    assert_eq!(
+        (array.shape(), array.values()),
+        ([1, 1, 2, 3].as_slice(), &Values::F64(vec![0.0, -0.5, -0.5, 1.0, 0.0, -0.25]))
+    );
     assert_eq!(normalize_nchw(&nhwc, &[2, 2, 2, 4, 4, 4]).unwrap(), nchw.to_f32());
-    let raw = normalize(&plain(Layout::Nhwc, Channels::Rgb, Dtype::I32), &[0, 1, 2, 3, 4, 255]).unwrap();
+    let raw =
+        normalize(&plain(Layout::Nhwc, Channels::Rgb, Dtype::I32), &[0, 1, 2, 3, 4, 255]).unwrap();
     assert_eq!(raw.values(), &Values::I32(vec![0, 1, 2, 3, 4, 255]));
     let half = normalize(&plain(Layout::Nchw, Channels::Gray, Dtype::F16), &[2, 4]).unwrap();
     assert_eq!(half.values(), &Values::F16(vec![f16::ZERO, f16::ONE]));

@@ -1,4 +1,5 @@
-//! What the processor can do at most, for judging how near a step comes: multiply-adds from registers, and bytes through memory.
+//! What the processor can do at most, for judging how near a step comes: multiply-adds from
+//! registers, and bytes through memory.
 
 use super::Lanes;
 use super::simd::{Isa, Level, Work};
@@ -8,9 +9,11 @@ use std::time::{Duration, Instant};
 /// Rates of all threads of the current pool together, each the best of several short runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceiling {
-    /// Floating-point operations in units of 1e9 a second, in single precision; a multiply-add counts as two.
+    /// Floating-point operations in units of 1e9 a second, in single precision; a multiply-add
+    /// counts as two.
     pub gflop_s: f64,
-    /// Bytes read and written in units of 1e9 a second, by sums of arrays far larger than the caches.
+    /// Bytes read and written in units of 1e9 a second, by sums of arrays far larger than the
+    /// caches.
     pub gb_s: f64,
 }
 
@@ -33,10 +36,12 @@ pub fn measure() -> Ceiling {
         });
         all.into_iter().sum::<f64>()
     };
-    let (a, b, mut sum) = (vec![Lanes([1.0; 16]); ARRAY], vec![Lanes([2.0; 16]); ARRAY], vec![Lanes::ZERO; ARRAY]);
+    let (a, b, mut sum) =
+        (vec![Lanes([1.0; 16]); ARRAY], vec![Lanes([2.0; 16]); ARRAY], vec![Lanes::ZERO; ARRAY]);
     let mut memory = || {
         let start = Instant::now();
-        let parts = sum.par_chunks_mut(1 << 12).zip(a.par_chunks(1 << 12)).zip(b.par_chunks(1 << 12));
+        let parts =
+            sum.par_chunks_mut(1 << 12).zip(a.par_chunks(1 << 12)).zip(b.par_chunks(1 << 12));
         parts.for_each(|((sum, a), b)| level.run(Triad { a, b, sum }));
         (3 * size_of::<Lanes>() * ARRAY) as f64 / seconds(start.elapsed())
     };
@@ -71,7 +76,8 @@ impl Work for Peak<'_> {
 /// Runs `N` chains side by side; gives the number of operations.
 #[inline(always)]
 fn chains<I: Isa, const N: usize>(isa: I) -> usize {
-    let (factor, shift) = (isa.splat(std::hint::black_box(0.999)), isa.splat(std::hint::black_box(0.001)));
+    let (factor, shift) =
+        (isa.splat(std::hint::black_box(0.999)), isa.splat(std::hint::black_box(0.001)));
     let mut sums = [isa.splat(0.0); N];
     for _ in 0..ROUNDS {
         for i in 0..N {

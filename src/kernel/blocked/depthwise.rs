@@ -1,5 +1,6 @@
-//! Depthwise convolution: one filter a channel. Bound by memory, not arithmetic: a plane is read in bands of rows that stay in the first
-//! cache, and both gradients come from one sweep over input and gradient.
+//! Depthwise convolution: one filter a channel. Bound by memory, not arithmetic: a plane is read in
+//! bands of rows that stay in the first cache, and both gradients come from one sweep over input
+//! and gradient.
 
 use super::geometry::{Geometry, Parity};
 use super::pack::{Source, pack};
@@ -29,7 +30,10 @@ impl Depthwise {
     /// `None` unless each channel has one filter of its own.
     pub(super) fn new(c: &Conv) -> Option<Self> {
         let taps = c.kernel[0] * c.kernel[1];
-        let own = c.groups == c.channels && c.filters == c.channels && taps > 0 && c.stride.iter().all(|&s| s > 0);
+        let own = c.groups == c.channels
+            && c.filters == c.channels
+            && taps > 0
+            && c.stride.iter().all(|&s| s > 0);
         own.then(|| Self { geometry: Geometry::whole(c), taps })
     }
 
@@ -41,7 +45,11 @@ impl Depthwise {
         let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
         let band = |first: usize| {
             let range = first..(first + rows).min(all);
-            Band { taps: self.geometry.taps(range.len()), parities: self.geometry.parities(&range), range }
+            Band {
+                taps: self.geometry.taps(range.len()),
+                parities: self.geometry.parities(&range),
+                range,
+            }
         };
         (0..all).step_by(rows).map(band).collect()
     }
@@ -68,15 +76,26 @@ impl Depthwise {
         packed
     }
 
-    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, [image, block]: [usize; 2], band: &Range<usize>, to: &mut [Lanes]) {
+    fn pack_input(
+        &self,
+        level: Level,
+        s: &Sizes,
+        x: &Source<'_>,
+        [image, block]: [usize; 2],
+        band: &Range<usize>,
+        to: &mut [Lanes],
+    ) {
         let [rows, columns] = self.geometry.input_plane(band.len());
         let plane = x.plane(image, block, s.blocks_in, s.area_in);
-        for ((down, across), to) in self.geometry.phases(band).zip(to.chunks_exact_mut((rows * columns).max(1))) {
+        for ((down, across), to) in
+            self.geometry.phases(band).zip(to.chunks_exact_mut((rows * columns).max(1)))
+        {
             pack(level, plane, down, across, to);
         }
     }
 
-    /// The convolution; lengths have been checked, and `planes` is as in [`super::driver::forward`].
+    /// The convolution; lengths have been checked, and `planes` is as in
+    /// [`super::driver::forward`].
     #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
     pub(super) fn forward(
         &self,
@@ -88,36 +107,40 @@ impl Depthwise {
         y: &mut [Lanes],
         planes: &mut [Sums],
     ) {
-        let (x, packed, bias) = (Source::Input(x), self.weights(weight), super::driver::blocked_bias(s, bias));
+        let (x, packed, bias) =
+            (Source::Input(x), self.weights(weight), super::driver::blocked_bias(s, bias));
         let (image, per_task) = (s.blocks_out * s.area_out, s.images.div_ceil(TASKS).max(1));
         if y.is_empty() {
             return;
         }
         let bands = self.bands();
         let room = bands.iter().map(|b| self.room(b.range.len())).max().unwrap_or(0);
-        let planes = super::driver::parts(planes, per_task * s.blocks_out, s.images.div_ceil(per_task));
-        y.par_chunks_mut(image * per_task).zip(planes).enumerate().for_each(|(task, (y, planes))| {
-            let mut room = Scratch::take(Use::Input, room);
-            for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
-                let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
-                for band in &bands {
-                    self.pack_input(level, s, &x, at, &band.range, &mut room);
-                    level.run(Gather {
-                        x: &room,
-                        steps: self.steps(band),
-                        taps: &band.taps,
-                        weight: Filter::All(&packed[at[1] * self.taps..][..self.taps]),
-                        start: bias.as_ref().map_or(Lanes::ZERO, |b| b[at[1]]),
-                        add: false,
-                        area: self.geometry.outputs(&band.range),
-                        out: y,
-                    });
+        let planes =
+            super::driver::parts(planes, per_task * s.blocks_out, s.images.div_ceil(per_task));
+        y.par_chunks_mut(image * per_task).zip(planes).enumerate().for_each(
+            |(task, (y, planes))| {
+                let mut room = Scratch::take(Use::Input, room);
+                for (plane, y) in y.chunks_exact_mut(s.area_out).enumerate() {
+                    let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
+                    for band in &bands {
+                        self.pack_input(level, s, &x, at, &band.range, &mut room);
+                        level.run(Gather {
+                            x: &room,
+                            steps: self.steps(band),
+                            taps: &band.taps,
+                            weight: Filter::All(&packed[at[1] * self.taps..][..self.taps]),
+                            start: bias.as_ref().map_or(Lanes::ZERO, |b| b[at[1]]),
+                            add: false,
+                            area: self.geometry.outputs(&band.range),
+                            out: y,
+                        });
+                    }
+                    if let Some(sums) = planes.get_mut(plane) {
+                        *sums = plane_moments(level, y);
+                    }
                 }
-                if let Some(sums) = planes.get_mut(plane) {
-                    *sums = plane_moments(level, y);
-                }
-            }
-        });
+            },
+        );
     }
 
     /// Both gradients; lengths have been checked and are not zero.
@@ -139,50 +162,66 @@ impl Depthwise {
         let mut partial = vec![Lanes::ZERO; tasks * packed.len()];
         let add = dx.as_ref().is_some_and(|(_, add)| *add);
         let image = s.blocks_in * s.area_in;
-        let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut((per_task * image).max(1)).collect());
+        let mut dxs: Vec<&mut [Lanes]> =
+            dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut((per_task * image).max(1)).collect());
         dxs.resize_with(tasks, Default::default);
         let bands = self.bands();
-        let size = |f: &dyn Fn(usize) -> usize| bands.iter().map(|b| f(b.range.len())).max().unwrap_or(0);
-        let (input_len, gradient_len) = (size(&|rows| self.room(rows)), size(&|rows| self.geometry.gradient_len(rows)));
-        dxs.into_par_iter().zip(partial.par_chunks_mut(packed.len())).enumerate().for_each(|(task, (dx, sums))| {
-            let (mut x_room, mut dz_room) = (Scratch::take(Use::Input, input_len), Scratch::take(Use::Gradient, gradient_len));
-            let mut dx = dx.chunks_exact_mut(s.area_in.max(1));
-            for plane in task * per_task * s.blocks_in..((task + 1) * per_task).min(s.images) * s.blocks_in {
-                let at = [plane / s.blocks_in, plane % s.blocks_in];
-                let mut dx = dx.next();
-                for band in &bands {
-                    let [rows, columns] = self.geometry.gradient(&band.range);
-                    pack(level, dz.plane(at[0], at[1], s.blocks_out, s.area_out), rows, columns, &mut dz_room);
-                    let (start, pitch) = self.geometry.gradient_start();
-                    let filter = &packed[at[1] * self.taps..][..self.taps];
-                    for parity in &band.parities {
-                        let Some(dx) = &mut dx else { break };
-                        level.run(Gather {
-                            x: &dz_room,
-                            steps: [pitch, 1],
-                            taps: &parity.offsets,
-                            weight: Filter::Some(filter, &parity.taps),
-                            start: Lanes::ZERO,
-                            add,
-                            area: parity.area,
-                            out: dx,
-                        });
-                    }
-                    if wanted {
-                        self.pack_input(level, s, &x, at, &band.range, &mut x_room);
-                        level.run(Correlate {
-                            x: &x_room,
-                            steps: self.steps(band),
-                            taps: &band.taps,
-                            dz: &dz_room[start..],
-                            dz_pitch: pitch,
-                            area: self.geometry.outputs(&band.range),
-                            sums: &mut sums[at[1] * self.taps..][..self.taps],
-                        });
+        let size =
+            |f: &dyn Fn(usize) -> usize| bands.iter().map(|b| f(b.range.len())).max().unwrap_or(0);
+        let (input_len, gradient_len) =
+            (size(&|rows| self.room(rows)), size(&|rows| self.geometry.gradient_len(rows)));
+        dxs.into_par_iter().zip(partial.par_chunks_mut(packed.len())).enumerate().for_each(
+            |(task, (dx, sums))| {
+                let (mut x_room, mut dz_room) = (
+                    Scratch::take(Use::Input, input_len),
+                    Scratch::take(Use::Gradient, gradient_len),
+                );
+                let mut dx = dx.chunks_exact_mut(s.area_in.max(1));
+                for plane in task * per_task * s.blocks_in
+                    ..((task + 1) * per_task).min(s.images) * s.blocks_in
+                {
+                    let at = [plane / s.blocks_in, plane % s.blocks_in];
+                    let mut dx = dx.next();
+                    for band in &bands {
+                        let [rows, columns] = self.geometry.gradient(&band.range);
+                        pack(
+                            level,
+                            dz.plane(at[0], at[1], s.blocks_out, s.area_out),
+                            rows,
+                            columns,
+                            &mut dz_room,
+                        );
+                        let (start, pitch) = self.geometry.gradient_start();
+                        let filter = &packed[at[1] * self.taps..][..self.taps];
+                        for parity in &band.parities {
+                            let Some(dx) = &mut dx else { break };
+                            level.run(Gather {
+                                x: &dz_room,
+                                steps: [pitch, 1],
+                                taps: &parity.offsets,
+                                weight: Filter::Some(filter, &parity.taps),
+                                start: Lanes::ZERO,
+                                add,
+                                area: parity.area,
+                                out: dx,
+                            });
+                        }
+                        if wanted {
+                            self.pack_input(level, s, &x, at, &band.range, &mut x_room);
+                            level.run(Correlate {
+                                x: &x_room,
+                                steps: self.steps(band),
+                                taps: &band.taps,
+                                dz: &dz_room[start..],
+                                dz_pitch: pitch,
+                                area: self.geometry.outputs(&band.range),
+                                sums: &mut sums[at[1] * self.taps..][..self.taps],
+                            });
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         let Some(dw) = dw else { return };
         let mut total = vec![Lanes::ZERO; packed.len()];
         partial.chunks_exact(packed.len()).for_each(|part| direct::add_to(&mut total, part));
@@ -209,7 +248,8 @@ enum Filter<'a> {
     Some(&'a [Lanes], &'a [usize]),
 }
 
-/// `out[r, c] (+)= start + Σ over taps of x[t + r * steps[0] + c * steps[1]] * weight[t]`, lane by lane.
+/// `out[r, c] (+)= start + Σ over taps of x[t + r * steps[0] + c * steps[1]] * weight[t]`, lane by
+/// lane.
 struct Gather<'a, 'b> {
     x: &'a [Lanes],
     steps: [usize; 2],
@@ -284,7 +324,8 @@ impl Work for Gather<'_, '_> {
     }
 }
 
-/// `sums[t] += Σ over the area of x[t + r * steps[0] + c * steps[1]] * dz[r * dz_pitch + c]`, lane by lane.
+/// `sums[t] += Σ over the area of x[t + r * steps[0] + c * steps[1]] * dz[r * dz_pitch + c]`, lane
+/// by lane.
 struct Correlate<'a, 'b> {
     x: &'a [Lanes],
     steps: [usize; 2],
@@ -296,7 +337,8 @@ struct Correlate<'a, 'b> {
 }
 
 impl Correlate<'_, '_> {
-    /// `T` taps at once, so that the gradient is loaded once for all; `S` elements of the input from column to column.
+    /// `T` taps at once, so that the gradient is loaded once for all; `S` elements of the input
+    /// from column to column.
     #[inline(always)]
     fn taps<I: Isa, const T: usize, const S: usize>(&mut self, isa: I, first: usize) {
         let mut sums = [isa.splat(0.0); T];
@@ -306,7 +348,10 @@ impl Correlate<'_, '_> {
             // chunks of S, so that one length serves all and the loop checks no bounds
             let x: [&[[Lanes; S]]; T] = std::array::from_fn(
                 #[inline(always)]
-                |t| &self.x[self.taps[first + t] + row * self.steps[0]..].as_chunks::<S>().0[..columns],
+                |t| {
+                    &self.x[self.taps[first + t] + row * self.steps[0]..].as_chunks::<S>().0
+                        [..columns]
+                },
             );
             for i in 0..columns {
                 let dz = isa.load(&dz[i]);

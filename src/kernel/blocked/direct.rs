@@ -9,11 +9,14 @@ use super::sizes::{Chunk, Sizes};
 use super::{LANES, Lanes, weights};
 use crate::kernel::conv::Conv;
 
-/// Elements that the packed planes of a group should not exceed, so that they stay in the second cache.
+/// Elements that the packed planes of a group should not exceed, so that they stay in the second
+/// cache.
 const GROUP: usize = 1 << 12;
-/// The same where blocks of channels are shared out over the threads and many images share a pass over the weights.
+/// The same where blocks of channels are shared out over the threads and many images share a pass
+/// over the weights.
 const BIG_GROUP: usize = 1 << 16;
-/// Pixels that one chain of additions of the weight gradient runs over; their input and gradient fit the first cache.
+/// Pixels that one chain of additions of the weight gradient runs over; their input and gradient
+/// fit the first cache.
 const CHAIN: usize = 256;
 
 /// A direct convolution.
@@ -27,7 +30,8 @@ pub(super) struct Direct {
 impl Direct {
     pub(super) fn new(c: &Conv, s: &Sizes) -> Self {
         let mut c = *c;
-        let pointwise = c.kernel == [1, 1] && c.stride == [1, 1] && c.before == [0, 0] && c.input == c.output;
+        let pointwise =
+            c.kernel == [1, 1] && c.stride == [1, 1] && c.before == [0, 0] && c.input == c.output;
         // rows of a small plane are short; pointwise, it is as well one long row
         if pointwise && s.area_out <= 256 {
             (c.input, c.output) = ([1, s.area_out], [1, s.area_out]);
@@ -48,7 +52,8 @@ impl Algorithm for Direct {
         if image <= room {
             return [room / image, all];
         }
-        // a band's first and last rows are packed by its neighbours too, so it should have several times as many
+        // a band's first and last rows are packed by its neighbours too, so it should have several
+        // times as many
         let rows = (room * all / image).max(4 * self.geometry.forward[0].reach).clamp(1, all);
         [1, all.div_ceil(all.div_ceil(rows))]
     }
@@ -65,23 +70,50 @@ impl Algorithm for Direct {
         g.images.len() * self.geometry.gradient_len(g.rows.len())
     }
 
-    fn stored<'a>(&self, s: &Sizes, source: &Source<'a>, g: &Group, blocks: usize) -> Option<Packed<'a>> {
+    fn stored<'a>(
+        &self,
+        s: &Sizes,
+        source: &Source<'a>,
+        g: &Group,
+        blocks: usize,
+    ) -> Option<Packed<'a>> {
         let data = source.plain().filter(|_| self.geometry.in_place())?;
         let first = g.images.start * blocks * s.area_out + g.rows.start * self.geometry.columns;
         Some(Packed { data: &data[first..], block: s.area_out, image: blocks * s.area_out })
     }
 
-    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]) {
-        for (image, to) in g.images.clone().zip(to.chunks_exact_mut(self.geometry.input_len(g.rows.len()))) {
+    fn pack_input(
+        &self,
+        level: Level,
+        s: &Sizes,
+        x: &Source<'_>,
+        g: &Group,
+        block: usize,
+        to: &mut [Lanes],
+    ) {
+        for (image, to) in
+            g.images.clone().zip(to.chunks_exact_mut(self.geometry.input_len(g.rows.len())))
+        {
             let plane = x.plane(image, block, s.blocks_in, s.area_in);
             let [rows, columns] = self.geometry.input_plane(g.rows.len());
-            for ((down, across), to) in self.geometry.phases(&g.rows).zip(to.chunks_exact_mut(rows * columns)) {
+            for ((down, across), to) in
+                self.geometry.phases(&g.rows).zip(to.chunks_exact_mut(rows * columns))
+            {
                 pack(level, plane, down, across, to);
             }
         }
     }
 
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, _purpose: Purpose, to: &mut [Lanes]) {
+    fn pack_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        dz: &Source<'_>,
+        g: &Group,
+        block: usize,
+        _purpose: Purpose,
+        to: &mut [Lanes],
+    ) {
         let [rows, columns] = self.geometry.gradient(&g.rows);
         for (image, to) in g.images.clone().zip(to.chunks_exact_mut(rows.count * columns.count)) {
             pack(level, dz.plane(image, block, s.blocks_out, s.area_out), rows, columns, to);
@@ -92,13 +124,22 @@ impl Algorithm for Direct {
         s.taps * LANES * if turned { s.group_blocks_out() } else { s.group_blocks_in() }
     }
 
-    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
+    fn prepare(
+        &self,
+        level: Level,
+        s: &Sizes,
+        weight: &[f32],
+        turned: bool,
+        chunk: Chunk,
+        to: &mut [Lanes],
+    ) {
         if !turned {
             return weights::pack(level, s, weight, &self.all, chunk, to);
         }
         let mut to = to;
         for parity in self.geometry.parities(&(0..0)) {
-            let (part, rest) = to.split_at_mut(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
+            let (part, rest) =
+                to.split_at_mut(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
             weights::pack_turned(level, s, weight, &parity.taps, chunk, part);
             to = rest;
         }
@@ -152,7 +193,8 @@ impl Algorithm for Direct {
         let first = chunk.first / s.group_blocks_in() * s.group_blocks_out();
         let mut weight = weight;
         for parity in self.geometry.parities(&g.rows) {
-            let (part, rest) = weight.split_at(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
+            let (part, rest) =
+                weight.split_at(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
             for (image, out) in dx.iter_mut().enumerate() {
                 let product = Product {
                     x: &dz.data[image * dz.image + first * dz.block..],
@@ -190,7 +232,8 @@ impl Algorithm for Direct {
         sums: &mut [Lanes],
     ) {
         let taps = self.geometry.taps(g.rows.len());
-        let ([_, x_pitch], (start, dz_pitch)) = (self.geometry.input_plane(g.rows.len()), self.geometry.gradient_start());
+        let ([_, x_pitch], (start, dz_pitch)) =
+            (self.geometry.input_plane(g.rows.len()), self.geometry.gradient_start());
         let area = self.geometry.outputs(&g.rows);
         let strip = (CHAIN / area.columns.max(1)).clamp(1, area.rows.max(1));
         let first = chunk.first / s.group_blocks_out() * s.group_blocks_in();
@@ -199,7 +242,8 @@ impl Algorithm for Direct {
         }
         for image in 0..g.images.len() {
             for row in (0..area.rows).step_by(strip) {
-                let dz_rows = &dz.data[image * dz.image + chunk.first * dz.block + start + row * dz_pitch..];
+                let dz_rows =
+                    &dz.data[image * dz.image + chunk.first * dz.block + start + row * dz_pitch..];
                 for (block, sums) in sums.chunks_exact_mut(s.taps * LANES * chunk.len).enumerate() {
                     let outer = Outer {
                         x: &x.data[image * x.image + (first + block) * x.block + row * x_pitch..],

@@ -1,9 +1,11 @@
 //! How the work of an algorithm is split over images, channel blocks and threads.
 //!
-//! Two ways, chosen by the sizes alone. *By images*: each task packs its own images and multiplies them with all weights, which all tasks
-//! share; weight gradients are a fixed number of partial sums, added in order. *By blocks*, where weights are so large that partial sums or
-//! reading them for every image would cost more than the images: a group of images is packed by all threads together, then each task takes
-//! a chunk of output channels over all of the group's images, prepares its weights and owns its part of the weight gradient.
+//! Two ways, chosen by the sizes alone. *By images*: each task packs its own images and multiplies
+//! them with all weights, which all tasks share; weight gradients are a fixed number of partial
+//! sums, added in order. *By blocks*, where weights are so large that partial sums or reading them
+//! for every image would cost more than the images: a group of images is packed by all threads
+//! together, then each task takes a chunk of output channels over all of the group's images,
+//! prepares its weights and owns its part of the weight gradient.
 
 use super::pack::Source;
 use super::product::Base;
@@ -43,7 +45,10 @@ pub(super) struct Packed<'a> {
 }
 
 /// What is packed and how it is multiplied. All sizes are in [`Lanes`].
-#[allow(clippy::too_many_arguments, reason = "level, sizes, group and chunk say where, the rest what")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "level, sizes, group and chunk say where, the rest what"
+)]
 pub(super) trait Algorithm: Sync {
     /// Rows of an image.
     fn rows(&self) -> usize;
@@ -56,12 +61,43 @@ pub(super) trait Algorithm: Sync {
     /// Whether the output gradient is packed differently for each of the two gradients.
     fn packs_twice(&self) -> bool;
     /// The group's part of a map, if that can be used as it is stored.
-    fn stored<'a>(&self, s: &Sizes, source: &Source<'a>, g: &Group, blocks: usize) -> Option<Packed<'a>>;
-    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]);
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, purpose: Purpose, to: &mut [Lanes]);
+    fn stored<'a>(
+        &self,
+        s: &Sizes,
+        source: &Source<'a>,
+        g: &Group,
+        blocks: usize,
+    ) -> Option<Packed<'a>>;
+    fn pack_input(
+        &self,
+        level: Level,
+        s: &Sizes,
+        x: &Source<'_>,
+        g: &Group,
+        block: usize,
+        to: &mut [Lanes],
+    );
+    fn pack_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        dz: &Source<'_>,
+        g: &Group,
+        block: usize,
+        purpose: Purpose,
+        to: &mut [Lanes],
+    );
     /// Size of the prepared weights of one block of outputs; `turned`: for the input gradient.
     fn weight_len(&self, s: &Sizes, turned: bool) -> usize;
-    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]);
+    fn prepare(
+        &self,
+        level: Level,
+        s: &Sizes,
+        weight: &[f32],
+        turned: bool,
+        chunk: Chunk,
+        to: &mut [Lanes],
+    );
     /// `out`: for each image of the group, the chunk's planes.
     fn forward(
         &self,
@@ -104,16 +140,28 @@ pub(super) trait Algorithm: Sync {
 }
 
 /// Groups of the images, in order.
-fn groups(images: Range<usize>, rows: usize, [images_each, rows_each]: [usize; 2]) -> impl Iterator<Item = Group> {
+fn groups(
+    images: Range<usize>,
+    rows: usize,
+    [images_each, rows_each]: [usize; 2],
+) -> impl Iterator<Item = Group> {
     let end = images.end;
     images.step_by(images_each.max(1)).flat_map(move |first| {
         let images = first..(first + images_each.max(1)).min(end);
-        (0..rows).step_by(rows_each.max(1)).map(move |row| Group { images: images.clone(), rows: row..(row + rows_each.max(1)).min(rows) })
+        (0..rows).step_by(rows_each.max(1)).map(move |row| Group {
+            images: images.clone(),
+            rows: row..(row + rows_each.max(1)).min(rows),
+        })
     })
 }
 
 /// Cuts the planes of each image into chunks: `[chunk][image]`.
-fn by_chunk<'a>(map: &'a mut [Lanes], image: usize, area: usize, chunks: &[Chunk]) -> Vec<Vec<&'a mut [Lanes]>> {
+fn by_chunk<'a>(
+    map: &'a mut [Lanes],
+    image: usize,
+    area: usize,
+    chunks: &[Chunk],
+) -> Vec<Vec<&'a mut [Lanes]>> {
     let mut parts: Vec<Vec<&mut [Lanes]>> = chunks.iter().map(|_| Vec::new()).collect();
     for mut rest in map.chunks_exact_mut(image) {
         for (chunk, parts) in chunks.iter().zip(&mut parts) {
@@ -134,13 +182,23 @@ pub(super) fn blocked_bias(s: &Sizes, bias: Option<&[f32]>) -> Option<Vec<Lanes>
 }
 
 /// Prepared weights of all chunks, in order.
-fn prepare_all<A: Algorithm>(level: Level, a: &A, s: &Sizes, weight: &[f32], turned: bool, chunks: &Chunks, to: &mut [Lanes]) {
+fn prepare_all<A: Algorithm>(
+    level: Level,
+    a: &A,
+    s: &Sizes,
+    weight: &[f32],
+    turned: bool,
+    chunks: &Chunks,
+    to: &mut [Lanes],
+) {
     let len = a.weight_len(s, turned);
-    to.par_chunks_mut(len * chunks.each).zip(&chunks.all).for_each(|(to, chunk)| a.prepare(level, s, weight, turned, *chunk, to));
+    to.par_chunks_mut(len * chunks.each)
+        .zip(&chunks.all)
+        .for_each(|(to, chunk)| a.prepare(level, s, weight, turned, *chunk, to));
 }
 
-/// The convolution; lengths have been checked. `planes`: room for the moments of every plane of `y`, taken while it is in the cache, or
-/// empty.
+/// The convolution; lengths have been checked. `planes`: room for the moments of every plane of
+/// `y`, taken while it is in the cache, or empty.
 #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
 pub(super) fn forward<A: Algorithm>(
     level: Level,
@@ -152,8 +210,11 @@ pub(super) fn forward<A: Algorithm>(
     y: &mut [Lanes],
     planes: &mut [Sums],
 ) {
-    let (source, bias, outs) = (Source::Input(x), blocked_bias(s, bias), Chunks::new(level, s.blocks_out, s.groups));
-    let base = |chunk: Chunk| bias.as_ref().map_or(Base::Zero, |b| Base::Bias(&b[chunk.first..][..chunk.len]));
+    let (source, bias, outs) =
+        (Source::Input(x), blocked_bias(s, bias), Chunks::new(level, s.blocks_out, s.groups));
+    let base = |chunk: Chunk| {
+        bias.as_ref().map_or(Base::Zero, |b| Base::Bias(&b[chunk.first..][..chunk.len]))
+    };
     if y.is_empty() {
         return;
     }
@@ -162,39 +223,69 @@ pub(super) fn forward<A: Algorithm>(
     if big {
         for g in groups(0..s.images, a.rows(), size) {
             let mut room = Scratch::take(Use::Shared, s.blocks_in * a.input_len(&g));
-            let packed =
-                pack_together(a, s, &source, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &source, &g, block, to));
-            let images = &mut y[g.images.start * s.image_out()..g.images.end * s.image_out()];
-            by_chunk(images, s.image_out(), s.area_out, &outs.all).into_par_iter().zip(&outs.all).for_each(|(mut out, &chunk)| {
-                let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
-                a.prepare(level, s, weight, false, chunk, &mut prepared);
-                a.forward(level, s, &g, chunk, packed, &prepared, base(chunk), &mut out);
+            let packed = pack_together(a, s, &source, &g, s.blocks_in, &mut room, |to, block| {
+                a.pack_input(level, s, &source, &g, block, to);
             });
+            let images = &mut y[g.images.start * s.image_out()..g.images.end * s.image_out()];
+            by_chunk(images, s.image_out(), s.area_out, &outs.all)
+                .into_par_iter()
+                .zip(&outs.all)
+                .for_each(|(mut out, &chunk)| {
+                    let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
+                    a.prepare(level, s, weight, false, chunk, &mut prepared);
+                    a.forward(level, s, &g, chunk, packed, &prepared, base(chunk), &mut out);
+                });
         }
-        planes.par_iter_mut().zip(y.par_chunks(s.area_out)).for_each(|(sums, plane)| *sums = plane_moments(level, plane));
+        planes
+            .par_iter_mut()
+            .zip(y.par_chunks(s.area_out))
+            .for_each(|(sums, plane)| *sums = plane_moments(level, plane));
         return;
     }
     let mut prepared = Scratch::take(Use::Shared, s.blocks_out * len);
     prepare_all(level, a, s, weight, false, &outs, &mut prepared);
     let per_task = s.images.div_ceil(TASKS).max(size[0].min(s.images.div_ceil(FEW_PARTIAL_SUMS)));
     let planes = parts(planes, per_task * s.blocks_out, s.images.div_ceil(per_task));
-    y.par_chunks_mut(per_task * s.image_out()).zip(planes).enumerate().for_each(|(task, (y, planes))| {
-        let first = task * per_task;
-        for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
-            let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
-            let packed = pack_alone(a, s, &source, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &source, &g, block, to));
-            let images = &mut y[(g.images.start - first) * s.image_out()..(g.images.end - first) * s.image_out()];
-            for (mut out, &chunk) in by_chunk(images, s.image_out(), s.area_out, &outs.all).into_iter().zip(&outs.all) {
-                a.forward(level, s, &g, chunk, packed, &prepared[chunk.first * len..][..chunk.len * len], base(chunk), &mut out);
-            }
-            if g.rows.end == a.rows() {
-                let done = (g.images.start - first) * s.blocks_out..(g.images.end - first) * s.blocks_out;
-                for (sums, plane) in planes.get_mut(done).into_iter().flatten().zip(images.chunks_exact(s.area_out)) {
-                    *sums = plane_moments(level, plane);
+    y.par_chunks_mut(per_task * s.image_out()).zip(planes).enumerate().for_each(
+        |(task, (y, planes))| {
+            let first = task * per_task;
+            for g in groups(first..(first + per_task).min(s.images), a.rows(), size) {
+                let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
+                let packed = pack_alone(a, s, &source, &g, s.blocks_in, &mut room, |to, block| {
+                    a.pack_input(level, s, &source, &g, block, to);
+                });
+                let images = &mut y[(g.images.start - first) * s.image_out()
+                    ..(g.images.end - first) * s.image_out()];
+                for (mut out, &chunk) in by_chunk(images, s.image_out(), s.area_out, &outs.all)
+                    .into_iter()
+                    .zip(&outs.all)
+                {
+                    a.forward(
+                        level,
+                        s,
+                        &g,
+                        chunk,
+                        packed,
+                        &prepared[chunk.first * len..][..chunk.len * len],
+                        base(chunk),
+                        &mut out,
+                    );
+                }
+                if g.rows.end == a.rows() {
+                    let done = (g.images.start - first) * s.blocks_out
+                        ..(g.images.end - first) * s.blocks_out;
+                    for (sums, plane) in planes
+                        .get_mut(done)
+                        .into_iter()
+                        .flatten()
+                        .zip(images.chunks_exact(s.area_out))
+                    {
+                        *sums = plane_moments(level, plane);
+                    }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Chunks of a slice that may be empty, one for every task.
@@ -252,7 +343,14 @@ pub(super) fn backward<A: Algorithm>(
     mut dx: Option<(&mut [Lanes], bool)>,
     mut dw: Option<&mut [f32]>,
 ) {
-    let call = Call { level, a, s, x: Source::Input(x), dz: Source::Gradient(dz), wanted: [dx.is_some(), dw.is_some()] };
+    let call = Call {
+        level,
+        a,
+        s,
+        x: Source::Input(x),
+        dz: Source::Gradient(dz),
+        wanted: [dx.is_some(), dw.is_some()],
+    };
     if s.big() {
         call.by_blocks(weight, &mut dx, &mut dw);
     } else {
@@ -279,88 +377,140 @@ impl<A: Algorithm> Call<'_, A> {
         Chunks::new(self.level, self.s.blocks_out, self.s.groups)
     }
 
-    /// Packs a block of the output gradient, unless it lies there already from the input gradient's turn. (The other order of things, both
-    /// packings at once, would take twice the room, and with it more than the second cache.)
+    /// Packs a block of the output gradient, unless it lies there already from the input gradient's
+    /// turn. (The other order of things, both packings at once, would take twice the room, and with
+    /// it more than the second cache.)
     fn pack_gradient(&self, g: &Group, purpose: Purpose, block: usize, to: &mut [Lanes]) {
         if purpose == Purpose::InputGradient || !self.wanted[0] || self.a.packs_twice() {
             self.a.pack_gradient(self.level, self.s, &self.dz, g, block, purpose, to);
         }
     }
 
-    fn by_blocks(&self, weight: &[f32], dx: &mut Option<(&mut [Lanes], bool)>, dw: &mut Option<&mut [f32]>) {
+    fn by_blocks(
+        &self,
+        weight: &[f32],
+        dx: &mut Option<(&mut [Lanes], bool)>,
+        dw: &mut Option<&mut [f32]>,
+    ) {
         let Self { level, a, s, .. } = *self;
         let (ins, outs, len) = (self.ins(), self.outs(), a.weight_len(s, true));
         let rows: usize = outs.each * LANES * s.depth();
-        let mut total = Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * s.sums_len() } else { 0 });
+        let mut total =
+            Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * s.sums_len() } else { 0 });
         total.fill(Lanes::ZERO);
         for g in groups(0..s.images, a.rows(), a.group(s, true)) {
-            let mut room = Scratch::take(Use::Shared, if self.wanted[1] { s.blocks_in * a.input_len(&g) } else { 0 });
-            let mut gradient_room = Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g));
+            let mut room = Scratch::take(
+                Use::Shared,
+                if self.wanted[1] { s.blocks_in * a.input_len(&g) } else { 0 },
+            );
+            let mut gradient_room =
+                Scratch::take(Use::SharedGradient, s.blocks_out * a.gradient_len(&g));
             if let Some((dx, add)) = dx {
-                let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::InputGradient, block, to);
+                let pack = |to: &mut [Lanes], block| {
+                    self.pack_gradient(&g, Purpose::InputGradient, block, to);
+                };
                 let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, pack);
                 let images = &mut dx[g.images.start * s.image_in()..g.images.end * s.image_in()];
-                by_chunk(images, s.image_in(), s.area_in, &ins.all).into_par_iter().zip(&ins.all).for_each(|(mut dx, &chunk)| {
-                    let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
-                    a.prepare(level, s, weight, true, chunk, &mut prepared);
-                    a.input_gradient(level, s, &g, chunk, dz, &prepared, *add, &mut dx);
-                });
+                by_chunk(images, s.image_in(), s.area_in, &ins.all)
+                    .into_par_iter()
+                    .zip(&ins.all)
+                    .for_each(|(mut dx, &chunk)| {
+                        let mut prepared = Scratch::take(Use::Weight, len * chunk.len);
+                        a.prepare(level, s, weight, true, chunk, &mut prepared);
+                        a.input_gradient(level, s, &g, chunk, dz, &prepared, *add, &mut dx);
+                    });
             }
             if self.wanted[1] {
-                let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::WeightGradient, block, to);
+                let pack = |to: &mut [Lanes], block| {
+                    self.pack_gradient(&g, Purpose::WeightGradient, block, to);
+                };
                 let dz = pack_together(a, s, &self.dz, &g, s.blocks_out, &mut gradient_room, pack);
-                let x =
-                    pack_together(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &self.x, &g, block, to));
-                total.par_chunks_mut(outs.each * s.sums_len()).zip(&outs.all).for_each(|(total, &chunk)| {
-                    let mut sums = Scratch::take(Use::Product, a.sums_len(s) * chunk.len);
-                    a.weight_gradient(level, s, &g, chunk, x, dz, false, &mut sums);
-                    a.finish(level, s, chunk, &sums, total);
+                let x = pack_together(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| {
+                    a.pack_input(level, s, &self.x, &g, block, to);
                 });
+                total.par_chunks_mut(outs.each * s.sums_len()).zip(&outs.all).for_each(
+                    |(total, &chunk)| {
+                        let mut sums = Scratch::take(Use::Product, a.sums_len(s) * chunk.len);
+                        a.weight_gradient(level, s, &g, chunk, x, dz, false, &mut sums);
+                        a.finish(level, s, chunk, &sums, total);
+                    },
+                );
             }
         }
         if let Some(dw) = dw {
             let total = total.par_chunks(outs.each * s.sums_len());
-            dw.par_chunks_mut(rows).zip(total).zip(&outs.all).for_each(|((dw, total), &chunk)| weights::unpack(level, s, total, chunk, dw));
+            dw.par_chunks_mut(rows)
+                .zip(total)
+                .zip(&outs.all)
+                .for_each(|((dw, total), &chunk)| weights::unpack(level, s, total, chunk, dw));
         }
     }
 
     fn by_images(&self, weight: &[f32], dx: Option<(&mut [Lanes], bool)>, dw: Option<&mut [f32]>) {
         let Self { level, a, s, .. } = *self;
-        let (ins, outs, len, size) = (self.ins(), self.outs(), a.weight_len(s, true), a.group(s, false));
-        let mut prepared = Scratch::take(Use::Shared, if self.wanted[0] { s.blocks_in * len } else { 0 });
+        let (ins, outs, len, size) =
+            (self.ins(), self.outs(), a.weight_len(s, true), a.group(s, false));
+        let mut prepared =
+            Scratch::take(Use::Shared, if self.wanted[0] { s.blocks_in * len } else { 0 });
         if self.wanted[0] {
             prepare_all(level, a, s, weight, true, &ins, &mut prepared);
         }
         let per_task = s.images.div_ceil(if self.wanted[1] { s.partial_sums() } else { TASKS });
         let tasks = s.images.div_ceil(per_task);
         let whole = s.blocks_out * s.sums_len();
-        let mut partial = Scratch::take(Use::SharedGradient, if self.wanted[1] { tasks * whole } else { 0 });
+        let mut partial =
+            Scratch::take(Use::SharedGradient, if self.wanted[1] { tasks * whole } else { 0 });
         let mut partials: Vec<&mut [Lanes]> = partial.chunks_mut(whole).collect();
         partials.resize_with(tasks, Default::default);
         let add = dx.as_ref().is_some_and(|(_, add)| *add);
-        let mut dxs: Vec<&mut [Lanes]> = dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut(per_task * s.image_in()).collect());
+        let mut dxs: Vec<&mut [Lanes]> =
+            dx.map_or_else(Vec::new, |(dx, _)| dx.chunks_mut(per_task * s.image_in()).collect());
         dxs.resize_with(tasks, Default::default);
         dxs.into_par_iter().zip(partials).enumerate().for_each(|(task, (dx, partial))| {
             let first = task * per_task;
-            let mut sums = Scratch::take(Use::Sums, if self.wanted[1] { s.blocks_out * a.sums_len(s) } else { 0 });
-            for (index, g) in groups(first..(first + per_task).min(s.images), a.rows(), size).enumerate() {
+            let mut sums = Scratch::take(
+                Use::Sums,
+                if self.wanted[1] { s.blocks_out * a.sums_len(s) } else { 0 },
+            );
+            for (index, g) in
+                groups(first..(first + per_task).min(s.images), a.rows(), size).enumerate()
+            {
                 let mut room = Scratch::take(Use::Gradient, s.blocks_out * a.gradient_len(&g));
                 if self.wanted[0] {
-                    let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::InputGradient, block, to);
+                    let pack = |to: &mut [Lanes], block| {
+                        self.pack_gradient(&g, Purpose::InputGradient, block, to);
+                    };
                     let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, pack);
-                    let images = &mut dx[(g.images.start - first) * s.image_in()..(g.images.end - first) * s.image_in()];
-                    for (mut dx, &chunk) in by_chunk(images, s.image_in(), s.area_in, &ins.all).into_iter().zip(&ins.all) {
-                        a.input_gradient(level, s, &g, chunk, dz, &prepared[chunk.first * len..][..chunk.len * len], add, &mut dx);
+                    let images = &mut dx[(g.images.start - first) * s.image_in()
+                        ..(g.images.end - first) * s.image_in()];
+                    for (mut dx, &chunk) in by_chunk(images, s.image_in(), s.area_in, &ins.all)
+                        .into_iter()
+                        .zip(&ins.all)
+                    {
+                        a.input_gradient(
+                            level,
+                            s,
+                            &g,
+                            chunk,
+                            dz,
+                            &prepared[chunk.first * len..][..chunk.len * len],
+                            add,
+                            &mut dx,
+                        );
                     }
                 }
                 if self.wanted[1] {
-                    let pack = |to: &mut [Lanes], block| self.pack_gradient(&g, Purpose::WeightGradient, block, to);
+                    let pack = |to: &mut [Lanes], block| {
+                        self.pack_gradient(&g, Purpose::WeightGradient, block, to);
+                    };
                     let dz = pack_alone(a, s, &self.dz, &g, s.blocks_out, &mut room, pack);
                     let mut room = Scratch::take(Use::Input, s.blocks_in * a.input_len(&g));
-                    let x =
-                        pack_alone(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| a.pack_input(level, s, &self.x, &g, block, to));
+                    let x = pack_alone(a, s, &self.x, &g, s.blocks_in, &mut room, |to, block| {
+                        a.pack_input(level, s, &self.x, &g, block, to);
+                    });
                     for &chunk in &outs.all {
-                        let sums = &mut sums[chunk.first * a.sums_len(s)..][..chunk.len * a.sums_len(s)];
+                        let sums =
+                            &mut sums[chunk.first * a.sums_len(s)..][..chunk.len * a.sums_len(s)];
                         a.weight_gradient(level, s, &g, chunk, x, dz, index > 0, sums);
                     }
                 }
@@ -368,21 +518,29 @@ impl<A: Algorithm> Call<'_, A> {
             partial.fill(Lanes::ZERO);
             for &chunk in outs.all.iter().filter(|_| self.wanted[1]) {
                 let sums = &sums[chunk.first * a.sums_len(s)..][..chunk.len * a.sums_len(s)];
-                a.finish(level, s, chunk, sums, &mut partial[chunk.first * s.sums_len()..][..chunk.len * s.sums_len()]);
+                a.finish(
+                    level,
+                    s,
+                    chunk,
+                    sums,
+                    &mut partial[chunk.first * s.sums_len()..][..chunk.len * s.sums_len()],
+                );
             }
         });
         let Some(dw) = dw else { return };
         let part = outs.each * s.sums_len();
         let (first, others) = partial.split_at_mut(whole);
-        first.par_chunks_mut(part).zip(dw.par_chunks_mut(outs.each * LANES * s.depth())).zip(&outs.all).for_each(
-            |((total, dw), &chunk)| {
+        first
+            .par_chunks_mut(part)
+            .zip(dw.par_chunks_mut(outs.each * LANES * s.depth()))
+            .zip(&outs.all)
+            .for_each(|((total, dw), &chunk)| {
                 for other in others.chunks_exact(whole) {
                     for (to, sum) in total.iter_mut().zip(&other[chunk.first * s.sums_len()..]) {
                         to.0.iter_mut().zip(&sum.0).for_each(|(to, sum)| *to += sum);
                     }
                 }
                 weights::unpack(level, s, total, chunk, dw);
-            },
-        );
+            });
     }
 }

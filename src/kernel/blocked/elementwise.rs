@@ -19,7 +19,11 @@ const RUN: usize = 32;
 pub fn write(map: &Map, x: View<'_>, to: &mut [Lanes]) {
     assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
     let source = Source::Input(x);
-    each_plane(map, to, |image, block, to| Write { plane: plane(&source, map, image, block), add: false, to });
+    each_plane(map, to, |image, block, to| Write {
+        plane: plane(&source, map, image, block),
+        add: false,
+        to,
+    });
 }
 
 /// Writes what a gradient stands for, or adds it to what `to` holds.
@@ -32,7 +36,11 @@ pub fn write(map: &Map, x: View<'_>, to: &mut [Lanes]) {
 pub fn resolve(map: &Map, dz: Gradient<'_>, add: bool, to: &mut [Lanes]) {
     assert_eq!(dz.dy.len(), map.len(), "blocked map of {map:?}");
     let source = Source::Gradient(dz);
-    each_plane(map, to, |image, block, to| Write { plane: plane(&source, map, image, block), add, to });
+    each_plane(map, to, |image, block, to| Write {
+        plane: plane(&source, map, image, block),
+        add,
+        to,
+    });
 }
 
 /// [`resolve`] where the gradient already lies: `dy` is overwritten by `dz`.
@@ -47,7 +55,13 @@ pub fn resolve_in_place(map: &Map, dy: &mut [Lanes], through: Through<'_>) {
     let (area, blocks) = (map.area(), map.blocks());
     each_plane(map, dy, |image, block, dy| {
         let z = &through.z[(image * blocks + block) * area..][..area];
-        InPlace { dy, z, affine: through.affine[block], clamp: through.clamp, terms: through.terms[block] }
+        InPlace {
+            dy,
+            z,
+            affine: through.affine[block],
+            clamp: through.clamp,
+            terms: through.terms[block],
+        }
     });
 }
 
@@ -61,7 +75,11 @@ pub fn resolve_in_place(map: &Map, dy: &mut [Lanes], through: Through<'_>) {
 pub fn sum(map: &Map, a: View<'_>, b: View<'_>, to: &mut [Lanes]) {
     assert_eq!((a.data.len(), b.data.len()), (map.len(), map.len()), "blocked maps of {map:?}");
     let (a, b) = (Source::Input(a), Source::Input(b));
-    each_plane(map, to, |image, block, to| Sum { a: plane(&a, map, image, block), b: plane(&b, map, image, block), to });
+    each_plane(map, to, |image, block, to| Sum {
+        a: plane(&a, map, image, block),
+        b: plane(&b, map, image, block),
+        to,
+    });
 }
 
 fn plane<'a>(source: &Source<'a>, map: &Map, image: usize, block: usize) -> Plane<'a> {
@@ -69,13 +87,20 @@ fn plane<'a>(source: &Source<'a>, map: &Map, image: usize, block: usize) -> Plan
 }
 
 /// Runs a kernel for every plane of `to`.
-fn each_plane<'b, W: Work>(map: &Map, to: &'b mut [Lanes], kernel: impl Fn(usize, usize, &'b mut [Lanes]) -> W + Sync) {
+fn each_plane<'b, W: Work>(
+    map: &Map,
+    to: &'b mut [Lanes],
+    kernel: impl Fn(usize, usize, &'b mut [Lanes]) -> W + Sync,
+) {
     assert_eq!(to.len(), map.len(), "blocked map of {map:?}");
     let (level, area, blocks) = (Level::best(), map.area(), map.blocks());
     if to.is_empty() {
         return;
     }
-    to.par_chunks_mut(area).with_min_len(min_planes(area)).enumerate().for_each(|(at, to)| level.run(kernel(at / blocks, at % blocks, to)));
+    to.par_chunks_mut(area)
+        .with_min_len(min_planes(area))
+        .enumerate()
+        .for_each(|(at, to)| level.run(kernel(at / blocks, at % blocks, to)));
 }
 
 /// Planes of a task, so that it is worth a task's cost.
@@ -85,7 +110,12 @@ pub(super) fn min_planes(area: usize) -> usize {
 
 /// Calls `f(pixel, value)` for a run of a plane's pixels.
 #[inline(always)]
-pub(super) fn read<I: Isa>(isa: I, plane: &Plane<'_>, run: Range<usize>, mut f: impl FnMut(usize, I::V)) {
+pub(super) fn read<I: Isa>(
+    isa: I,
+    plane: &Plane<'_>,
+    run: Range<usize>,
+    mut f: impl FnMut(usize, I::V),
+) {
     match *plane {
         Plane::Plain(x) => {
             for (i, x) in run.clone().zip(&x[run]) {
@@ -93,13 +123,15 @@ pub(super) fn read<I: Isa>(isa: I, plane: &Plane<'_>, run: Range<usize>, mut f: 
             }
         }
         Plane::Affine { x, affine, clamp } => {
-            let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
+            let ([factor, shift], [low, high]) =
+                (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
             for (i, x) in run.clone().zip(&x[run]) {
                 f(i, isa.clamp(isa.fma(isa.load(x), factor, shift), low, high));
             }
         }
         Plane::Through { dy, z, affine, clamp, terms } => {
-            let ([factor, shift], [low, high]) = (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
+            let ([factor, shift], [low, high]) =
+                (affine.map(|a| isa.load(&a)), clamp.map(|c| isa.splat(c)));
             let [scale, slope, offset] = terms.map(|t| isa.load(&t));
             for (i, (dy, z)) in run.clone().zip(dy[run.clone()].iter().zip(&z[run])) {
                 let z = isa.load(z);
@@ -157,7 +189,8 @@ impl Work for InPlace<'_, '_> {
     fn run<I: Isa>(self, isa: I) {
         let [factor, shift] = self.affine.map(|a| isa.load(&a));
         let [scale, slope, offset] = self.terms.map(|t| isa.load(&t));
-        let [low, high] = self.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]).map(|c| isa.splat(c));
+        let [low, high] =
+            self.clamp.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]).map(|c| isa.splat(c));
         for (to, z) in self.dy.iter_mut().zip(self.z) {
             let z = isa.load(z);
             let dy = isa.inside(isa.fma(z, factor, shift), low, high, isa.load(to));
@@ -206,7 +239,11 @@ impl Work for Sum<'_, '_> {
 /// When a slice has another length than its shape.
 #[allow(clippy::cast_precision_loss, reason = "a count of pixels in memory")]
 pub fn spread_mean(map: &Map, dy: &[f32], to: &mut [Lanes]) {
-    assert_eq!((dy.len(), to.len()), (map.images * map.channels, map.len()), "blocked map of {map:?}");
+    assert_eq!(
+        (dy.len(), to.len()),
+        (map.images * map.channels, map.len()),
+        "blocked map of {map:?}"
+    );
     if to.is_empty() {
         return;
     }

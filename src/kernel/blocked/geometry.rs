@@ -5,14 +5,16 @@ use super::product::Area;
 use crate::kernel::conv::Conv;
 use std::ops::Range;
 
-/// The forward direction along one axis. The padded input is split into phases by position modulo the stride; then tap `k` of output `o` reads position
-/// `o + shift` of a phase, for any stride and dilation.
+/// The forward direction along one axis. The padded input is split into phases by position modulo
+/// the stride; then tap `k` of output `o` reads position `o + shift` of a phase, for any stride and
+/// dilation.
 #[derive(Debug, Clone)]
 pub(super) struct Forward {
     stride: usize,
     before: usize,
     input: usize,
-    /// Packed positions from one output to the next: 1, or the stride where phases are left together.
+    /// Packed positions from one output to the next: 1, or the stride where phases are left
+    /// together.
     pub(super) pace: usize,
     /// The phases that taps read.
     pub(super) phases: Vec<usize>,
@@ -28,12 +30,22 @@ impl Forward {
         if !split {
             let taps: Vec<_> = (0..c.kernel[axis]).map(|k| (0, k * dilation)).collect();
             let reach = (c.kernel[axis].max(1) - 1) * dilation;
-            return Self { stride, before: c.before[axis], input: c.input[axis], pace: stride, phases: vec![0], taps, reach };
+            return Self {
+                stride,
+                before: c.before[axis],
+                input: c.input[axis],
+                pace: stride,
+                phases: vec![0],
+                taps,
+                reach,
+            };
         }
         let mut phases: Vec<usize> = (0..c.kernel[axis]).map(|k| k * dilation % stride).collect();
         phases.sort_unstable();
         phases.dedup();
-        let place = |k: usize| (phases.partition_point(|&p| p < k * dilation % stride), k * dilation / stride);
+        let place = |k: usize| {
+            (phases.partition_point(|&p| p < k * dilation % stride), k * dilation / stride)
+        };
         let taps: Vec<_> = (0..c.kernel[axis]).map(place).collect();
         let reach = taps.iter().map(|t| t.1).max().unwrap_or(0);
         Self { stride, before: c.before[axis], input: c.input[axis], pace: 1, phases, taps, reach }
@@ -51,7 +63,8 @@ impl Forward {
     }
 }
 
-/// The input gradient along one axis. Inputs are split into classes by position modulo the stride; input `q` of a class gathers outputs `q + shift - lead`.
+/// The input gradient along one axis. Inputs are split into classes by position modulo the stride;
+/// input `q` of a class gathers outputs `q + shift - lead`.
 #[derive(Debug, Clone)]
 pub(super) struct Backward {
     output: usize,
@@ -80,14 +93,17 @@ impl Backward {
             let stride = stride.cast_signed();
             (distance % stride == 0).then_some(distance / stride)
         };
-        let all = (0..stride).flat_map(|class| (0..c.kernel[axis]).filter_map(move |k| offset(class, k)));
+        let all =
+            (0..stride).flat_map(|class| (0..c.kernel[axis]).filter_map(move |k| offset(class, k)));
         let lead = all.clone().min().unwrap_or(0).min(0).unsigned_abs();
         let shift = |o: isize| o.wrapping_add_unsigned(lead).cast_unsigned();
         let reach = all.max().map_or(lead, shift).max(lead);
         let classes = (0..stride)
             .map(|class| Class {
                 count: c.input[axis].saturating_sub(class).div_ceil(stride),
-                taps: (0..c.kernel[axis]).filter_map(|k| Some((k, shift(offset(class, k)?)))).collect(),
+                taps: (0..c.kernel[axis])
+                    .filter_map(|k| Some((k, shift(offset(class, k)?))))
+                    .collect(),
             })
             .collect();
         Self { output: c.output[axis], classes, lead, reach }
@@ -95,7 +111,12 @@ impl Backward {
 
     /// What is packed for inputs (of each class) and outputs `first .. first + count`.
     pub(super) fn packed(&self, first: usize, count: usize) -> Reach {
-        Reach { first: first.cast_signed() - self.lead.cast_signed(), step: 1, count: count + self.reach, size: self.output }
+        Reach {
+            first: first.cast_signed() - self.lead.cast_signed(),
+            step: 1,
+            count: count + self.reach,
+            size: self.output,
+        }
     }
 }
 
@@ -129,14 +150,17 @@ impl Geometry {
         Self::with(c, true)
     }
 
-    /// With phases left together: packing is a plain copy of rows, which suits kernels that read no faster than they pack.
+    /// With phases left together: packing is a plain copy of rows, which suits kernels that read no
+    /// faster than they pack.
     pub(super) fn whole(c: &Conv) -> Self {
         Self::with(c, false)
     }
 
     fn with(c: &Conv, split: bool) -> Self {
         let backward = [Backward::new(c, 0), Backward::new(c, 1)];
-        let extent = |axis: usize| backward[axis].classes.iter().map(|c| c.count).max().unwrap_or(0).max(c.output[axis]);
+        let extent = |axis: usize| {
+            backward[axis].classes.iter().map(|c| c.count).max().unwrap_or(0).max(c.output[axis])
+        };
         let (rows, columns) = (extent(0), extent(1));
         Self {
             forward: [Forward::new(c, 0, split), Forward::new(c, 1, split)],
@@ -164,7 +188,12 @@ impl Geometry {
     pub(super) fn phases(&self, band: &Range<usize>) -> impl Iterator<Item = (Reach, Reach)> {
         let [down, across] = &self.forward;
         let (first, count, columns) = (band.start, band.len(), self.output[1]);
-        let row = move |r: usize| across.phases.iter().map(move |&c| (down.phase(r, first, count), across.phase(c, 0, columns)));
+        let row = move |r: usize| {
+            across
+                .phases
+                .iter()
+                .map(move |&c| (down.phase(r, first, count), across.phase(c, 0, columns)))
+        };
         down.phases.iter().copied().flat_map(row)
     }
 
@@ -172,7 +201,9 @@ impl Geometry {
     pub(super) fn taps(&self, rows: usize) -> Vec<usize> {
         let ([rows, columns], [down, across]) = (self.input_plane(rows), &self.forward);
         let tap = |&(phase, shift): &(usize, usize)| {
-            let place = move |&(p, s): &(usize, usize)| ((phase * across.phases.len() + p) * rows + shift) * columns + s;
+            let place = move |&(p, s): &(usize, usize)| {
+                ((phase * across.phases.len() + p) * rows + shift) * columns + s
+            };
             across.taps.iter().map(place)
         };
         down.taps.iter().flat_map(tap).collect()
@@ -181,7 +212,12 @@ impl Geometry {
     /// Output positions of a band.
     pub(super) fn outputs(&self, band: &Range<usize>) -> Area {
         let rows = band.len().min(self.output[0].saturating_sub(band.start));
-        Area { rows, columns: self.output[1], first: band.start * self.output[1], step: [self.output[1], 1] }
+        Area {
+            rows,
+            columns: self.output[1],
+            first: band.start * self.output[1],
+            step: [self.output[1], 1],
+        }
     }
 
     /// The rows and columns of the output gradient that are packed for a band.
@@ -201,14 +237,19 @@ impl Geometry {
         (self.backward[0].lead * pitch + self.backward[1].lead, pitch)
     }
 
-    /// The input gradient of a band as convolutions of the packed gradient: one for each residue of input rows and columns modulo the
-    /// strides. The taps do not depend on the band.
+    /// The input gradient of a band as convolutions of the packed gradient: one for each residue of
+    /// input rows and columns modulo the strides. The taps do not depend on the band.
     pub(super) fn parities(&self, band: &Range<usize>) -> Vec<Parity> {
         let ([down, across], (_, pitch)) = (&self.backward, self.gradient_start());
         let columns = self.forward[1].taps.len();
         let parity = |r: usize, c: usize| {
             let across_taps = &across.classes[c].taps;
-            let pairs = || down.classes[r].taps.iter().flat_map(move |&down| across_taps.iter().map(move |&across| (down, across)));
+            let pairs = || {
+                down.classes[r]
+                    .taps
+                    .iter()
+                    .flat_map(move |&down| across_taps.iter().map(move |&across| (down, across)))
+            };
             Parity {
                 taps: pairs().map(|((k, _), (l, _))| k * columns + l).collect(),
                 offsets: pairs().map(|((_, s), (_, t))| s * pitch + t).collect(),
@@ -220,12 +261,19 @@ impl Geometry {
                 },
             }
         };
-        (0..down.classes.len()).flat_map(|r| (0..across.classes.len()).map(move |c| (r, c))).map(|(r, c)| parity(r, c)).collect()
+        (0..down.classes.len())
+            .flat_map(|r| (0..across.classes.len()).map(move |c| (r, c)))
+            .map(|(r, c)| parity(r, c))
+            .collect()
     }
 
     /// Whether planes may be read where they lie: a pointwise convolution.
     pub(super) fn in_place(&self) -> bool {
-        let still = |f: &Forward, b: &Backward| f.phases.len() == 1 && b.classes.len() == 1 && f.reach == 0 && b.reach == 0;
-        self.input == self.output && still(&self.forward[0], &self.backward[0]) && still(&self.forward[1], &self.backward[1])
+        let still = |f: &Forward, b: &Backward| {
+            f.phases.len() == 1 && b.classes.len() == 1 && f.reach == 0 && b.reach == 0
+        };
+        self.input == self.output
+            && still(&self.forward[0], &self.backward[0])
+            && still(&self.forward[1], &self.backward[1])
     }
 }

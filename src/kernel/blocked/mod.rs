@@ -1,15 +1,24 @@
 //! Fast single-precision convolutions on maps whose channels lie in blocks of sixteen.
 //!
-//! One inner kernel (`product.rs`) serves direct, strided and pointwise convolutions, their input gradients and Winograd's products; a second
-//! one serves all weight gradients. Before them, a map is packed (`pack.rs`): copied into a zero-padded scratch, with strides sorted out and
-//! the producer's batch norm and ReLU applied on the way. An algorithm (a trait of `driver.rs`) says what is packed and multiplied, the driver
-//! how that is split over images, blocks and threads: by fixed rules, so that results have the same bits for any number of threads.
+//! One inner kernel (`product.rs`) serves direct, strided and pointwise convolutions, their input
+//! gradients and Winograd's products; a second one serves all weight gradients. Before them, a map
+//! is packed (`pack.rs`): copied into a zero-padded scratch, with strides sorted out and the
+//! producer's batch norm and ReLU applied on the way. An algorithm (a trait of `driver.rs`) says
+//! what is packed and multiplied, the driver how that is split over images, blocks and threads: by
+//! fixed rules, so that results have the same bits for any number of threads.
 //!
 //! # Shapes
-//! A blocked map is `[images, blocks, height, width, 16]` with `blocks = ceil(channels / 16)`; lanes past the last channel are zero.
+//! A blocked map is `[images, blocks, height, width, 16]` with `blocks = ceil(channels / 16)`;
+//! lanes past the last channel are zero.
 
-#![allow(clippy::inline_always, reason = "SIMD code must end up inside the function that is compiled for the instruction set")]
-#![allow(clippy::needless_range_loop, reason = "constant indices to sums in registers; iterators over them were not unrolled")]
+#![allow(
+    clippy::inline_always,
+    reason = "SIMD code must end up inside the function that is compiled for the instruction set"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "constant indices to sums in registers; iterators over them were not unrolled"
+)]
 
 pub mod ceiling;
 pub mod convert;
@@ -95,8 +104,8 @@ impl Map {
     }
 }
 
-/// A map that is read as `clamp(factor[c] * x + shift[c], low, high)`: a convolution applies its producer's batch norm and ReLU while it
-/// packs. Padding is zero after that.
+/// A map that is read as `clamp(factor[c] * x + shift[c], low, high)`: a convolution applies its
+/// producer's batch norm and ReLU while it packs. Padding is zero after that.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// The stored map.
@@ -115,7 +124,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// The gradient `dz` of a convolution's output `z`, given by the gradient `dy` of `y = clamp(factor * z + shift)`.
+/// The gradient `dz` of a convolution's output `z`, given by the gradient `dy` of
+/// `y = clamp(factor * z + shift)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Gradient<'a> {
     /// The stored gradient.
@@ -132,9 +142,10 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// Back through batch norm and clamp: `dz = scale[c] * m * dy + slope[c] * z + offset[c]`, where `m` is 1 for `low < factor * z + shift < high`
-/// and 0 elsewhere, the edges included (as PyTorch's ReLU and ReLU6; for its `clamp`, whose edges count as inside, pass `low.next_down()`
-/// and `high.next_up()`).
+/// Back through batch norm and clamp: `dz = scale[c] * m * dy + slope[c] * z + offset[c]`, where
+/// `m` is 1 for `low < factor * z + shift < high` and 0 elsewhere, the edges included (as PyTorch's
+/// ReLU and ReLU6; for its `clamp`, whose edges count as inside, pass `low.next_down()` and
+/// `high.next_up()`).
 #[derive(Debug, Clone, Copy)]
 pub struct Through<'a> {
     /// The convolution's output, as stored.
@@ -172,8 +183,9 @@ enum Method {
     Depthwise(depthwise::Depthwise),
 }
 
-/// The plan for a convolution, or `None` if the blocked kernels do not take it: groups must be one, or hold multiples of sixteen channels
-/// each way, or be depthwise (one channel and one filter each).
+/// The plan for a convolution, or `None` if the blocked kernels do not take it: groups must be one,
+/// or hold multiples of sixteen channels each way, or be depthwise (one channel and one filter
+/// each).
 #[must_use]
 pub fn plan(c: &Conv, precision: Precision) -> Option<Plan> {
     plan_on(c, precision, Level::best())
@@ -186,9 +198,11 @@ fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
     let sizes = Sizes::of(c)?.with(precision);
     // on a map of one or two rows most of a tile of 4x4 would be waste
     let small = c.output.iter().any(|&size| size <= 2);
-    let four = Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
+    let four =
+        Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
     let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
-    let method = four.or_else(two).unwrap_or_else(|| Method::Direct(direct::Direct::new(c, &sizes)));
+    let method =
+        four.or_else(two).unwrap_or_else(|| Method::Direct(direct::Direct::new(c, &sizes)));
     Some(Plan { sizes, method, level })
 }
 
@@ -197,7 +211,11 @@ impl Plan {
     #[cfg(test)]
     fn direct(c: &Conv) -> Option<Self> {
         let sizes = Sizes::of(c)?;
-        Some(Self { sizes, method: Method::Direct(direct::Direct::new(c, &sizes)), level: Level::best() })
+        Some(Self {
+            sizes,
+            method: Method::Direct(direct::Direct::new(c, &sizes)),
+            level: Level::best(),
+        })
     }
 
     /// Which algorithm the plan chose, for reports.
@@ -215,8 +233,9 @@ impl Plan {
 /// The convolution.
 ///
 /// # Shapes
-/// `x`: `[images, channels, height, width]`, blocked; `weight`: `[filters, channels / groups, kh, kw]`; `bias`: `[filters]`;
-/// `y`: `[images, filters, output height, output width]`, blocked.
+/// `x`: `[images, channels, height, width]`, blocked; `weight`:
+/// `[filters, channels / groups, kh, kw]`; `bias`: `[filters]`; `y`:
+/// `[images, filters, output height, output width]`, blocked.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
@@ -224,7 +243,8 @@ pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y
     forward_into(plan, x, weight, bias, y, &mut []);
 }
 
-/// [`forward`] that also gives [`sums::moments`] of `y`, each plane's taken while it is in the cache.
+/// [`forward`] that also gives [`sums::moments`] of `y`, each plane's taken while it is in the
+/// cache.
 ///
 /// # Shapes
 /// As [`forward`]; result: `[filters]` pairs of mean and variance.
@@ -232,7 +252,13 @@ pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y
 /// # Panics
 /// As [`forward`].
 #[must_use]
-pub fn forward_with_moments(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) -> Vec<(f64, f64)> {
+pub fn forward_with_moments(
+    plan: &Plan,
+    x: View<'_>,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [Lanes],
+) -> Vec<(f64, f64)> {
     let s = &plan.sizes;
     let map = Map { images: s.images, channels: s.filters, height: 1, width: s.area_out };
     if map.is_empty() {
@@ -243,10 +269,19 @@ pub fn forward_with_moments(plan: &Plan, x: View<'_>, weight: &[f32], bias: Opti
     sums::combine(&map, &planes)
 }
 
-fn forward_into(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes], planes: &mut [sums::Sums]) {
+fn forward_into(
+    plan: &Plan,
+    x: View<'_>,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [Lanes],
+    planes: &mut [sums::Sums],
+) {
     plan.sizes.check(x.data.len(), weight.len(), y.len());
     match &plan.method {
-        Method::Direct(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes),
+        Method::Direct(a) => {
+            driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes);
+        }
         Method::Two(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes),
         Method::Four(a) => driver::forward(plan.level, a, &plan.sizes, x, weight, bias, y, planes),
         Method::Depthwise(a) => a.forward(plan.level, &plan.sizes, x, weight, bias, y, planes),
@@ -256,11 +291,19 @@ fn forward_into(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, 
 /// Both gradients; `dz` is formed once for both.
 ///
 /// # Shapes
-/// `x`, `weight` as in [`forward`] (without `dw`, `x` is not read and may be empty), `dz` as its `y`; `dx`, as `x`, with whether to add to what it holds; `dw`, as `weight`, is overwritten.
+/// `x`, `weight` as in [`forward`] (without `dw`, `x` is not read and may be empty), `dz` as its
+/// `y`; `dx`, as `x`, with whether to add to what it holds; `dw`, as `weight`, is overwritten.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn backward(plan: &Plan, x: View<'_>, weight: &[f32], dz: Gradient<'_>, dx: Option<(&mut [Lanes], bool)>, dw: Option<&mut [f32]>) {
+pub fn backward(
+    plan: &Plan,
+    x: View<'_>,
+    weight: &[f32],
+    dz: Gradient<'_>,
+    dx: Option<(&mut [Lanes], bool)>,
+    dw: Option<&mut [f32]>,
+) {
     let inputs = match (&dx, &dw) {
         (Some((dx, _)), None) => dx.len(),
         _ => x.data.len(),

@@ -1,4 +1,5 @@
-//! Reading a stored map as what it stands for (batch norm, ReLU and the gradient's terms applied on the way) into a padded scratch plane.
+//! Reading a stored map as what it stands for (batch norm, ReLU and the gradient's terms applied on
+//! the way) into a padded scratch plane.
 
 use super::simd::{Isa, Level, Work};
 use super::{Gradient, Lanes, Through, View};
@@ -12,7 +13,13 @@ pub(super) enum Plane<'a> {
     /// `clamp(factor x + shift, low, high)`.
     Affine { x: &'a [Lanes], affine: [Lanes; 2], clamp: [f32; 2] },
     /// `scale m dy + slope z + offset`, `m` where `low < factor z + shift < high`.
-    Through { dy: &'a [Lanes], z: &'a [Lanes], affine: [Lanes; 2], clamp: [f32; 2], terms: [Lanes; 3] },
+    Through {
+        dy: &'a [Lanes],
+        z: &'a [Lanes],
+        affine: [Lanes; 2],
+        clamp: [f32; 2],
+        terms: [Lanes; 3],
+    },
 }
 
 const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
@@ -26,7 +33,13 @@ pub(super) enum Source<'a> {
 
 impl<'a> Source<'a> {
     /// Plane `block` of image `image` of a map of `blocks` blocks of `area` pixels.
-    pub(super) fn plane(&self, image: usize, block: usize, blocks: usize, area: usize) -> Plane<'a> {
+    pub(super) fn plane(
+        &self,
+        image: usize,
+        block: usize,
+        blocks: usize,
+        area: usize,
+    ) -> Plane<'a> {
         let part = |data: &'a [Lanes]| &data[(image * blocks + block) * area..][..area];
         match *self {
             Source::Input(View { data, affine: None, clamp: None }) => Plane::Plain(part(data)),
@@ -36,9 +49,16 @@ impl<'a> Source<'a> {
                 clamp: clamp.unwrap_or(UNBOUNDED),
             },
             Source::Gradient(Gradient { dy, through: None }) => Plane::Plain(part(dy)),
-            Source::Gradient(Gradient { dy, through: Some(Through { z, affine, clamp, terms }) }) => {
-                Plane::Through { dy: part(dy), z: part(z), affine: affine[block], clamp: clamp.unwrap_or(UNBOUNDED), terms: terms[block] }
-            }
+            Source::Gradient(Gradient {
+                dy,
+                through: Some(Through { z, affine, clamp, terms }),
+            }) => Plane::Through {
+                dy: part(dy),
+                z: part(z),
+                affine: affine[block],
+                clamp: clamp.unwrap_or(UNBOUNDED),
+                terms: terms[block],
+            },
         }
     }
 
@@ -52,7 +72,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Where a pixel of the packed plane lies along an axis of the source: packed `i` is source `first + i * step`, zero outside the source.
+/// Where a pixel of the packed plane lies along an axis of the source: packed `i` is source
+/// `first + i * step`, zero outside the source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reach {
     pub(super) first: isize,
@@ -114,13 +135,16 @@ impl Work for Pack<'_, '_> {
                     to,
                     [x],
                     #[inline(always)]
-                    |[x], to| isa.store(to, isa.clamp(isa.fma(isa.load(x), factor, shift), low, high)),
+                    |[x], to| {
+                        isa.store(to, isa.clamp(isa.fma(isa.load(x), factor, shift), low, high));
+                    },
                 );
             }
             Plane::Through { dy, z, affine, clamp, terms } => {
                 let (factor, shift) = (isa.load(&affine[0]), isa.load(&affine[1]));
                 let (low, high) = (isa.splat(clamp[0]), isa.splat(clamp[1]));
-                let (scale, slope, offset) = (isa.load(&terms[0]), isa.load(&terms[1]), isa.load(&terms[2]));
+                let (scale, slope, offset) =
+                    (isa.load(&terms[0]), isa.load(&terms[1]), isa.load(&terms[2]));
                 fill(
                     rows,
                     columns,
@@ -140,9 +164,17 @@ impl Work for Pack<'_, '_> {
 
 /// Calls `read(source pixels, packed pixel)` for pixels inside the source and clears the others.
 #[inline(always)]
-fn fill<const N: usize>(rows: Reach, columns: Reach, to: &mut [Lanes], from: [&[Lanes]; N], read: impl Fn([&Lanes; N], &mut Lanes)) {
+fn fill<const N: usize>(
+    rows: Reach,
+    columns: Reach,
+    to: &mut [Lanes],
+    from: [&[Lanes]; N],
+    read: impl Fn([&Lanes; N], &mut Lanes),
+) {
     let (inside, across) = (rows.inside(), columns.inside());
-    for (r, to) in to[..rows.count * columns.count].chunks_exact_mut(columns.count.max(1)).enumerate() {
+    for (r, to) in
+        to[..rows.count * columns.count].chunks_exact_mut(columns.count.max(1)).enumerate()
+    {
         if !inside.contains(&r) || across.is_empty() {
             to.fill(Lanes::ZERO);
             continue;

@@ -1,4 +1,5 @@
-//! The convolution of plain maps: blocked into a scratch, convolved, and turned back. For maps that have no neighbour to stay blocked for.
+//! The convolution of plain maps: blocked into a scratch, convolved, and turned back. For maps that
+//! have no neighbour to stay blocked for.
 
 use super::scratch::{Scratch, Use};
 use super::{Gradient, Map, Plan, View, convert};
@@ -7,13 +8,15 @@ use crate::kernel::conv::Conv;
 /// The convolution.
 ///
 /// # Shapes
-/// `x`: `[images, channels, height, width]`; `weight`: `[filters, channels / groups, kh, kw]`; result: `[images, filters, output height, output width]`.
+/// `x`: `[images, channels, height, width]`; `weight`: `[filters, channels / groups, kh, kw]`;
+/// result: `[images, filters, output height, output width]`.
 ///
 /// # Panics
 /// When a slice has another length than its shape, or the plan is of another convolution.
 #[must_use]
 pub fn forward(plan: &Plan, c: &Conv, x: &[f32], weight: &[f32]) -> Vec<f32> {
-    let (x, mut y) = (blocked(&input(c), x, Use::PlainInput), Scratch::take(Use::PlainOutput, output(c).len()));
+    let (x, mut y) =
+        (blocked(&input(c), x, Use::PlainInput), Scratch::take(Use::PlainOutput, output(c).len()));
     super::forward(plan, View::plain(&x), weight, None, &mut y);
     plain(&output(c), &y)
 }
@@ -29,7 +32,14 @@ pub fn forward(plan: &Plan, c: &Conv, x: &[f32], weight: &[f32]) -> Vec<f32> {
 pub fn input_gradient(plan: &Plan, c: &Conv, weight: &[f32], dy: &[f32]) -> Vec<f32> {
     let dy = blocked(&output(c), dy, Use::PlainOutput);
     let mut dx = Scratch::take(Use::PlainInput, input(c).len());
-    super::backward(plan, View::plain(&[]), weight, Gradient::plain(&dy), Some((&mut dx, false)), None);
+    super::backward(
+        plan,
+        View::plain(&[]),
+        weight,
+        Gradient::plain(&dy),
+        Some((&mut dx, false)),
+        None,
+    );
     plain(&input(c), &dx)
 }
 
@@ -42,7 +52,8 @@ pub fn input_gradient(plan: &Plan, c: &Conv, weight: &[f32], dy: &[f32]) -> Vec<
 /// As [`forward`].
 #[must_use]
 pub fn weight_gradient(plan: &Plan, c: &Conv, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let (x, dy) = (blocked(&input(c), x, Use::PlainInput), blocked(&output(c), dy, Use::PlainOutput));
+    let (x, dy) =
+        (blocked(&input(c), x, Use::PlainInput), blocked(&output(c), dy, Use::PlainOutput));
     let mut dw = vec![0.0; c.filters * (c.channels / c.groups) * c.kernel[0] * c.kernel[1]];
     // without an input gradient the weight's values are not read, only their number counts
     let weight = dw.clone();

@@ -16,26 +16,34 @@ pub fn takes(w: &Window) -> bool {
     w.kernel[0].checked_mul(w.kernel[1]).is_some_and(|taps| taps <= 256)
 }
 
-/// The maxima of what a view stands for, and which tap of the window each comes from (the first of equals).
+/// The maxima of what a view stands for, and which tap of the window each comes from (the first of
+/// equals).
 ///
 /// # Shapes
-/// `x`: `[images, channels, height, width]`, blocked, `map` its sizes; `to`, `places`: `[images, channels, output height, output width]`.
+/// `x`: `[images, channels, height, width]`, blocked, `map` its sizes; `to`, `places`:
+/// `[images, channels, output height, output width]`.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
 pub fn maximum(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes], places: &mut [Places]) {
     let (area_in, area_out) = areas(w);
-    assert_eq!((x.data.len(), to.len(), places.len()), lengths(map, area_out), "maximum of {map:?}");
+    assert_eq!(
+        (x.data.len(), to.len(), places.len()),
+        lengths(map, area_out),
+        "maximum of {map:?}"
+    );
     if to.is_empty() {
         return;
     }
     let (level, source, blocks) = (Level::best(), Source::Input(x), map.blocks());
-    to.par_chunks_mut(area_out).zip(places.par_chunks_mut(area_out)).with_min_len(min_planes(area_in)).enumerate().for_each(
-        |(at, (to, places))| {
+    to.par_chunks_mut(area_out)
+        .zip(places.par_chunks_mut(area_out))
+        .with_min_len(min_planes(area_in))
+        .enumerate()
+        .for_each(|(at, (to, places))| {
             let plane = source.plane(at / blocks, at % blocks, blocks, area_in);
             level.run(Maximum { w, plane, to, places });
-        },
-    );
+        });
 }
 
 /// The gradient of [`maximum`], which is overwritten.
@@ -52,18 +60,20 @@ pub fn maximum_gradient(map: &Map, w: &Window, dy: &[Lanes], places: &[Places], 
         return;
     }
     let planes = dx.par_chunks_mut(area_in).with_min_len(min_planes(area_in));
-    planes.zip(dy.par_chunks(area_out).zip(places.par_chunks(area_out))).for_each(|(dx, (dy, places))| {
-        dx.fill(Lanes::ZERO);
-        each_output(w, |out, oh, ow| {
-            for (lane, (&tap, &d)) in places[out].iter().zip(&dy[out].0).enumerate() {
-                let (kh, kw) = (usize::from(tap) / w.kernel[1], usize::from(tap) % w.kernel[1]);
-                // a window that lies in the padding alone has no maximum
-                if let (Some(h), Some(c)) = (position(w, 0, oh, kh), position(w, 1, ow, kw)) {
-                    dx[h * w.input[1] + c].0[lane] += d;
+    planes.zip(dy.par_chunks(area_out).zip(places.par_chunks(area_out))).for_each(
+        |(dx, (dy, places))| {
+            dx.fill(Lanes::ZERO);
+            each_output(w, |out, oh, ow| {
+                for (lane, (&tap, &d)) in places[out].iter().zip(&dy[out].0).enumerate() {
+                    let (kh, kw) = (usize::from(tap) / w.kernel[1], usize::from(tap) % w.kernel[1]);
+                    // a window that lies in the padding alone has no maximum
+                    if let (Some(h), Some(c)) = (position(w, 0, oh, kh), position(w, 1, ow, kw)) {
+                        dx[h * w.input[1] + c].0[lane] += d;
+                    }
                 }
-            }
-        });
-    });
+            });
+        },
+    );
 }
 
 /// The averages of what a view stands for.
@@ -80,9 +90,15 @@ pub fn average(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes]) {
         return;
     }
     let (level, source, blocks) = (Level::best(), Source::Input(x), map.blocks());
-    to.par_chunks_mut(area_out).with_min_len(min_planes(area_in)).enumerate().for_each(|(at, to)| {
-        level.run(Average { w, plane: source.plane(at / blocks, at % blocks, blocks, area_in), to });
-    });
+    to.par_chunks_mut(area_out).with_min_len(min_planes(area_in)).enumerate().for_each(
+        |(at, to)| {
+            level.run(Average {
+                w,
+                plane: source.plane(at / blocks, at % blocks, blocks, area_in),
+                to,
+            });
+        },
+    );
 }
 
 /// The gradient of [`average`], which is overwritten.
@@ -98,17 +114,20 @@ pub fn average_gradient(map: &Map, w: &Window, dy: &[Lanes], dx: &mut [Lanes]) {
     if dx.is_empty() {
         return;
     }
-    dx.par_chunks_mut(area_in).with_min_len(min_planes(area_in)).zip(dy.par_chunks(area_out)).for_each(|(dx, dy)| {
-        dx.fill(Lanes::ZERO);
-        each_output(w, |out, oh, ow| {
-            let share = share(w, oh, ow);
-            each_tap(w, oh, ow, |_, at| {
-                for (x, d) in dx[at].0.iter_mut().zip(&dy[out].0) {
-                    *x += share * d;
-                }
+    dx.par_chunks_mut(area_in)
+        .with_min_len(min_planes(area_in))
+        .zip(dy.par_chunks(area_out))
+        .for_each(|(dx, dy)| {
+            dx.fill(Lanes::ZERO);
+            each_output(w, |out, oh, ow| {
+                let share = share(w, oh, ow);
+                each_tap(w, oh, ow, |_, at| {
+                    for (x, d) in dx[at].0.iter_mut().zip(&dy[out].0) {
+                        *x += share * d;
+                    }
+                });
             });
         });
-    });
 }
 
 fn areas(w: &Window) -> (usize, usize) {
@@ -121,7 +140,9 @@ fn lengths(map: &Map, area_out: usize) -> (usize, usize, usize) {
 }
 
 fn position(w: &Window, axis: usize, out: usize, tap: usize) -> Option<usize> {
-    (out * w.stride[axis] + tap * w.dilation[axis]).checked_sub(w.before[axis]).filter(|&i| i < w.input[axis])
+    (out * w.stride[axis] + tap * w.dilation[axis])
+        .checked_sub(w.before[axis])
+        .filter(|&i| i < w.input[axis])
 }
 
 #[inline(always)]
@@ -154,7 +175,12 @@ fn share(w: &Window, oh: usize, ow: usize) -> f32 {
 
 /// The plane as it stands for: views are written out once.
 #[inline(always)]
-fn written<'a, I: Isa>(isa: I, plane: &Plane<'a>, area: usize, room: &'a mut Vec<Lanes>) -> &'a [Lanes] {
+fn written<'a, I: Isa>(
+    isa: I,
+    plane: &Plane<'a>,
+    area: usize,
+    room: &'a mut Vec<Lanes>,
+) -> &'a [Lanes] {
     if let Plane::Plain(x) = *plane {
         return x;
     }
@@ -244,7 +270,10 @@ impl Work for Average<'_, '_> {
                     #[inline(always)]
                     |_, at| sum = isa.add(sum, isa.load(&x[at])),
                 );
-                isa.store(&mut to[oh * w.output[1] + ow], isa.mul(sum, isa.splat(share(w, oh, ow))));
+                isa.store(
+                    &mut to[oh * w.output[1] + ow],
+                    isa.mul(sum, isa.splat(share(w, oh, ow))),
+                );
             }
         }
     }

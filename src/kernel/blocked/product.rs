@@ -1,10 +1,11 @@
 //! The two inner kernels that every convolution here is made of.
 //!
-//! [`Product`]: each output pixel's vectors of channels are sums of broadcast inputs times weight vectors. [`Outer`]: each weight's vector is
-//! a sum over pixels of a broadcast input times an output gradient. Direct convolutions run them on pixels, Winograd's on tiles.
+//! [`Product`]: each output pixel's vectors of channels are sums of broadcast inputs times weight
+//! vectors. [`Outer`]: each weight's vector is a sum over pixels of a broadcast input times an
+//! output gradient. Direct convolutions run them on pixels, Winograd's on tiles.
 //!
-//! A register block of R rows by NB vectors needs R + NB loads for R * NB products; there must be fewer loads than products, and at least 8
-//! sums to hide the latency of an FMA.
+//! A register block of R rows by NB vectors needs R + NB loads for R * NB products; there must be
+//! fewer loads than products, and at least 8 sums to hide the latency of an FMA.
 
 use super::simd::{Isa, Level, Work};
 use super::{LANES, Lanes};
@@ -30,11 +31,12 @@ pub(super) struct Area {
     pub(super) step: [usize; 2],
 }
 
-/// `out[j][r, c] = base + Σ over blocks b, taps t, channels k of x[b * block + t + r * pitch + c].k * weight[b][t][k][j]`.
+/// `out[j][r, c] = base + Σ over blocks b, taps t, channels k of x[b * block + t + r * pitch +
+/// c].k * weight[b][t][k][j]`.
 ///
 /// # Shapes
-/// `x`: planes of `block` elements, rows of `pitch`; `weight`: `[blocks, taps, 16, out]`; `out`: `chunk` planes of `plane`
-/// elements, [`Level::chunk`] or fewer.
+/// `x`: planes of `block` elements, rows of `pitch`; `weight`: `[blocks, taps, 16, out]`; `out`:
+/// `chunk` planes of `plane` elements, [`Level::chunk`] or fewer.
 pub(super) struct Product<'a, 'b> {
     pub(super) x: &'a [Lanes],
     pub(super) block: usize,
@@ -49,7 +51,8 @@ pub(super) struct Product<'a, 'b> {
     pub(super) plane: usize,
     /// How many output planes.
     pub(super) chunk: usize,
-    /// Taps of sixteen channels that are added up before the sum is put by: rounding errors of a chain grow with its length.
+    /// Taps of sixteen channels that are added up before the sum is put by: rounding errors of a
+    /// chain grow with its length.
     pub(super) chain: usize,
 }
 
@@ -79,7 +82,9 @@ impl Product<'_, '_> {
         macro_rules! sizes {
             ($($r:literal)*) => {
                 match size {
-                    $($r if $r * NB <= I::ACCUMULATORS => self.tile::<I, $r, NB>(isa, row, column),)*
+                    $($r if $r * NB <= I::ACCUMULATORS => {
+                        self.tile::<I, $r, NB>(isa, row, column);
+                    })*
                     _ => unreachable!("pieces are within the register block"),
                 }
             };
@@ -115,7 +120,8 @@ impl Product<'_, '_> {
                     }
                 }
             }
-            // The sums stay in registers only if every index to them is a constant, so loops over them must be small enough to be unrolled.
+            // The sums stay in registers only if every index to them is a constant, so loops over
+            // them must be small enough to be unrolled.
             if matches!(base, Base::Zero) && step == 1 {
                 for j in 0..NB {
                     let out = &mut self.out[j * plane + to..][..R];
@@ -132,8 +138,14 @@ impl Product<'_, '_> {
                 }
                 for (j, done) in done.iter().enumerate() {
                     let bias = if let Base::Bias(bias) = base { bias[j] } else { Lanes::ZERO };
-                    for (done, out) in done.iter().zip(self.out[j * plane + to..].iter_mut().step_by(step)) {
-                        let other = if matches!(base, Base::Output) { isa.load(out) } else { isa.load(&bias) };
+                    for (done, out) in
+                        done.iter().zip(self.out[j * plane + to..].iter_mut().step_by(step))
+                    {
+                        let other = if matches!(base, Base::Output) {
+                            isa.load(out)
+                        } else {
+                            isa.load(&bias)
+                        };
                         isa.store(out, isa.add(other, isa.load(done)));
                     }
                 }
@@ -163,10 +175,12 @@ impl Work for Product<'_, '_> {
     }
 }
 
-/// `sums[t][c][j] (+)= Σ over rows r, columns i of x[t + r * x_pitch + i].c * dz[j * plane + r * dz_pitch + i]`.
+/// `sums[t][c][j] (+)= Σ over rows r, columns i of x[t + r * x_pitch + i].c * dz[j * plane + r *
+/// dz_pitch + i]`.
 ///
 /// # Shapes
-/// `x`: one plane of sixteen input channels; `dz`: `chunk` planes of `plane` elements; `sums`: `[taps, 16, chunk]`.
+/// `x`: one plane of sixteen input channels; `dz`: `chunk` planes of `plane` elements; `sums`:
+/// `[taps, 16, chunk]`.
 pub(super) struct Outer<'a, 'b> {
     pub(super) x: &'a [Lanes],
     pub(super) x_pitch: usize,
@@ -191,7 +205,8 @@ impl Outer<'_, '_> {
     /// Sixteen channels, R at a time.
     #[inline(always)]
     fn tap<I: Isa, const R: usize, const NB: usize>(&mut self, isa: I, index: usize) {
-        let (groups, _) = self.sums[index * LANES * NB..(index + 1) * LANES * NB].as_chunks_mut::<NB>();
+        let (groups, _) =
+            self.sums[index * LANES * NB..(index + 1) * LANES * NB].as_chunks_mut::<NB>();
         for (group, out) in groups.chunks_exact_mut(R).enumerate() {
             let mut sums = [[isa.splat(0.0); NB]; R];
             for row in 0..self.rows {
@@ -213,7 +228,8 @@ impl Outer<'_, '_> {
             for c in 0..R {
                 for j in 0..NB {
                     let out = &mut out[c][j];
-                    let sum = if self.add { isa.add(isa.load(out), sums[c][j]) } else { sums[c][j] };
+                    let sum =
+                        if self.add { isa.add(isa.load(out), sums[c][j]) } else { sums[c][j] };
                     isa.store(out, sum);
                 }
             }

@@ -1,5 +1,5 @@
-//! Scratch memory that each thread keeps from call to call: fresh memory would cost page faults and clearing, which took longer than the
-//! arithmetic of the 512-channel weight gradients.
+//! Scratch memory that each thread keeps from call to call: fresh memory would cost page faults and
+//! clearing, which took longer than the arithmetic of the 512-channel weight gradients.
 
 use super::Lanes;
 use std::cell::RefCell;
@@ -38,8 +38,8 @@ thread_local! {
     static KEEP: RefCell<[Vec<Lanes>; USES]> = const { RefCell::new([const { Vec::new() }; USES]) };
 }
 
-/// A buffer of this thread with arbitrary content, taken from and returned to its keep. It may be taken twice (a thread that waits may be
-/// lent another task): then the second is fresh.
+/// A buffer of this thread with arbitrary content, taken from and returned to its keep. It may be
+/// taken twice (a thread that waits may be lent another task): then the second is fresh.
 pub(super) struct Scratch {
     buffer: Vec<Lanes>,
     len: usize,

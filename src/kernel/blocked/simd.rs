@@ -1,7 +1,8 @@
 //! Sixteen lanes on whatever the processor has, and the run-time choice of the instruction set.
 //!
-//! Kernels are [`Work`]: generic code that [`Level::run`] compiles once for each instruction set. Everything below `Work::run` must be
-//! `#[inline(always)]`, or it would be compiled without the set's instructions. Drivers around it are ordinary code that hold a [`Level`].
+//! Kernels are [`Work`]: generic code that [`Level::run`] compiles once for each instruction set.
+//! Everything below `Work::run` must be `#[inline(always)]`, or it would be compiled without the
+//! set's instructions. Drivers around it are ordinary code that hold a [`Level`].
 
 use super::Lanes;
 use pulp::{Scalar, Simd, WithSimd};
@@ -39,7 +40,8 @@ impl Level {
         }
     }
 
-    /// Blocks of output channels that the inner kernels take at once: two only where 32 registers hold their accumulators.
+    /// Blocks of output channels that the inner kernels take at once: two only where 32 registers
+    /// hold their accumulators.
     pub(super) fn chunk(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -108,7 +110,12 @@ struct Wide<S, const P: usize>(S);
 
 impl<S: Simd, const P: usize> Wide<S, P> {
     #[inline(always)]
-    fn zip(self, a: [S::f32s; P], b: [S::f32s; P], f: impl Fn(S, S::f32s, S::f32s) -> S::f32s) -> [S::f32s; P] {
+    fn zip(
+        self,
+        a: [S::f32s; P],
+        b: [S::f32s; P],
+        f: impl Fn(S, S::f32s, S::f32s) -> S::f32s,
+    ) -> [S::f32s; P] {
         let mut out = a;
         for i in 0..P {
             out[i] = f(self.0, a[i], b[i]);

@@ -4,7 +4,8 @@ use super::simd::Level;
 use super::{LANES, Precision};
 use crate::kernel::conv::Conv;
 
-/// Partial sums of a weight gradient, and fewer where weights are so many that clearing, transforming and adding the sums shows.
+/// Partial sums of a weight gradient, and fewer where weights are so many that clearing,
+/// transforming and adding the sums shows.
 pub(super) const PARTIAL_SUMS: usize = 8;
 pub(super) const FEW_PARTIAL_SUMS: usize = 4;
 /// Weights of a tap from which there are few.
@@ -35,8 +36,11 @@ const STRICT_CHAIN: usize = 3;
 impl Sizes {
     /// Those of a convolution, `None` if its groups do not hold whole blocks.
     pub(super) fn of(c: &Conv) -> Option<Self> {
-        let whole = |n: usize| n.is_multiple_of(c.groups) && (c.groups == 1 || (n / c.groups).is_multiple_of(LANES));
-        let some = c.channels > 0 && c.filters > 0 && c.kernel.iter().chain(&c.stride).all(|&n| n > 0);
+        let whole = |n: usize| {
+            n.is_multiple_of(c.groups) && (c.groups == 1 || (n / c.groups).is_multiple_of(LANES))
+        };
+        let some =
+            c.channels > 0 && c.filters > 0 && c.kernel.iter().chain(&c.stride).all(|&n| n > 0);
         (c.groups > 0 && some && whole(c.channels) && whole(c.filters)).then(|| Self::unchecked(c))
     }
 
@@ -101,7 +105,11 @@ impl Sizes {
     }
 
     pub(super) fn partial_sums(&self) -> usize {
-        if self.channels * self.filters / self.groups < MANY { PARTIAL_SUMS } else { FEW_PARTIAL_SUMS }
+        if self.channels * self.filters / self.groups < MANY {
+            PARTIAL_SUMS
+        } else {
+            FEW_PARTIAL_SUMS
+        }
     }
 
     pub(super) fn big(&self) -> bool {
@@ -125,8 +133,15 @@ pub(super) struct Chunks {
 
 impl Chunks {
     pub(super) fn new(level: Level, blocks: usize, groups: usize) -> Self {
-        let each = if groups == 1 || (blocks / groups).is_multiple_of(level.chunk()) { level.chunk() } else { 1 };
-        let all = (0..blocks).step_by(each).map(|first| Chunk { first, len: each.min(blocks - first) }).collect();
+        let each = if groups == 1 || (blocks / groups).is_multiple_of(level.chunk()) {
+            level.chunk()
+        } else {
+            1
+        };
+        let all = (0..blocks)
+            .step_by(each)
+            .map(|first| Chunk { first, len: each.min(blocks - first) })
+            .collect();
         Self { each, all }
     }
 }

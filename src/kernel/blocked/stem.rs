@@ -1,8 +1,9 @@
 //! The first layer: few input channels, in plain `[images, channels, height, width]`.
 //!
-//! Three channels padded to a block of sixteen would waste five multiplications of six. Here each pair of channel and tap is a row of the
-//! product, and its broadcast inputs are read from zero-padded planes of single numbers. There is no input gradient: nothing trains before
-//! the first layer.
+//! Three channels padded to a block of sixteen would waste five multiplications of six. Here each
+//! pair of channel and tap is a row of the product, and its broadcast inputs are read from
+//! zero-padded planes of single numbers. There is no input gradient: nothing trains before the
+//! first layer.
 
 use super::driver::{TASKS, blocked_bias};
 use super::geometry::Geometry;
@@ -18,7 +19,8 @@ use std::ops::Range;
 
 /// Output elements of a band of rows, all blocks together: half of the second cache.
 const BAND: usize = 1 << 12;
-/// Products that are added up before the sum is put by. All later layers inherit the first one's rounding errors, and they grow with this.
+/// Products that are added up before the sum is put by. All later layers inherit the first one's
+/// rounding errors, and they grow with this.
 const CHAIN: usize = 9;
 /// Rows of the weight gradient that are summed at once.
 const ROWS: usize = 8;
@@ -32,8 +34,8 @@ pub fn takes(c: &Conv) -> bool {
 /// The convolution.
 ///
 /// # Shapes
-/// `x`: `[images, channels, height, width]`, plain; `weight`: `[filters, channels, kh, kw]`; `bias`: `[filters]`;
-/// `y`: `[images, filters, output height, output width]`, blocked.
+/// `x`: `[images, channels, height, width]`, plain; `weight`: `[filters, channels, kh, kw]`;
+/// `bias`: `[filters]`; `y`: `[images, filters, output height, output width]`, blocked.
 ///
 /// # Panics
 /// When a slice has another length than its shape, or the convolution has groups.
@@ -67,7 +69,12 @@ impl Stem {
         assert_eq!(x, c.images * c.channels * sizes.area_in, "input of {c:?}");
         assert_eq!(weight, c.filters * sizes.depth(), "weight of {c:?}");
         assert_eq!(y, c.images * sizes.blocks_out * sizes.area_out, "output of {c:?}");
-        Self { sizes, geometry: Geometry::new(c), chunks: Chunks::new(level, sizes.blocks_out, 1), channels: c.channels }
+        Self {
+            sizes,
+            geometry: Geometry::new(c),
+            chunks: Chunks::new(level, sizes.blocks_out, 1),
+            channels: c.channels,
+        }
     }
 
     /// Bands of output rows.
@@ -101,7 +108,9 @@ impl Stem {
     /// Where each row of the product starts in the packed planes.
     fn offsets(&self, band: &Range<usize>) -> Vec<usize> {
         let (taps, len) = (self.geometry.taps(band.len()), self.geometry.input_len(band.len()));
-        (0..self.channels).flat_map(|channel| taps.iter().map(move |tap| channel * len + tap)).collect()
+        (0..self.channels)
+            .flat_map(|channel| taps.iter().map(move |tap| channel * len + tap))
+            .collect()
     }
 }
 
@@ -125,7 +134,14 @@ fn pack_numbers(x: &[f32], rows: Reach, columns: Reach, to: &mut [f32]) {
     }
 }
 
-fn forward_on(level: Level, c: &Conv, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+fn forward_on(
+    level: Level,
+    c: &Conv,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [Lanes],
+) {
     let stem = Stem::new(level, c, x.len(), weight.len(), y.len());
     let (s, depth, bias) = (&stem.sizes, stem.sizes.depth(), blocked_bias(&stem.sizes, bias));
     if y.is_empty() {
@@ -143,13 +159,17 @@ fn forward_on(level: Level, c: &Conv, x: &[f32], weight: &[f32], bias: Option<&[
                 let room: &mut [f32] = bytemuck::cast_slice_mut(&mut room);
                 stem.pack(x, task * per_task + i, &band, room);
                 let offsets = stem.offsets(&band);
-                for (&Chunk { first, len }, weight) in stem.chunks.all.iter().zip(packed.chunks(stem.chunks.each * depth)) {
+                for (&Chunk { first, len }, weight) in
+                    stem.chunks.all.iter().zip(packed.chunks(stem.chunks.each * depth))
+                {
                     level.run(StemProduct {
                         x: room,
                         pitch: stem.geometry.input_plane(band.len())[1],
                         offsets: &offsets,
                         weight,
-                        base: bias.as_ref().map_or(Base::Zero, |b| Base::Bias(&b[first..first + len])),
+                        base: bias
+                            .as_ref()
+                            .map_or(Base::Zero, |b| Base::Bias(&b[first..first + len])),
                         area: stem.geometry.outputs(&band),
                         out: &mut y[first * s.area_out..(first + len) * s.area_out],
                         plane: s.area_out,
@@ -180,14 +200,30 @@ fn weight_gradient_on(level: Level, c: &Conv, x: &[f32], dz: Gradient<'_>, dw: &
                 let mut offsets = stem.offsets(&band);
                 offsets.resize(rows, 0);
                 let area = stem.geometry.outputs(&band);
-                let (len, mut dz_room) = (area.rows * area.columns, Scratch::take(Use::Gradient, s.blocks_out * area.rows * area.columns));
-                let reach = |first: usize, count, size| Reach { first: first.cast_signed(), step: 1, count, size };
+                let (len, mut dz_room) = (
+                    area.rows * area.columns,
+                    Scratch::take(Use::Gradient, s.blocks_out * area.rows * area.columns),
+                );
+                let reach = |first: usize, count, size| Reach {
+                    first: first.cast_signed(),
+                    step: 1,
+                    count,
+                    size,
+                };
                 let [height, width] = stem.geometry.output;
                 for (block, to) in dz_room.chunks_exact_mut(len).enumerate() {
                     let plane = Source::Gradient(dz).plane(image, block, s.blocks_out, s.area_out);
-                    pack(level, plane, reach(band.start, area.rows, height), reach(0, width, width), to);
+                    pack(
+                        level,
+                        plane,
+                        reach(band.start, area.rows, height),
+                        reach(0, width, width),
+                        to,
+                    );
                 }
-                for (&Chunk { first, len: chunk }, sums) in stem.chunks.all.iter().zip(sums.chunks_mut(stem.chunks.each * rows)) {
+                for (&Chunk { first, len: chunk }, sums) in
+                    stem.chunks.all.iter().zip(sums.chunks_mut(stem.chunks.each * rows))
+                {
                     level.run(StemOuter {
                         x: room,
                         pitch: stem.geometry.input_plane(band.len())[1],
@@ -256,7 +292,14 @@ impl StemProduct<'_, '_> {
         for j in 0..NB {
             for (out, sum) in self.out[j * self.plane + to..][..R].iter_mut().zip(&total) {
                 let sum = isa.load(&sum[j]);
-                isa.store(out, if let Base::Bias(bias) = self.base { isa.add(isa.load(&bias[j]), sum) } else { sum });
+                isa.store(
+                    out,
+                    if let Base::Bias(bias) = self.base {
+                        isa.add(isa.load(&bias[j]), sum)
+                    } else {
+                        sum
+                    },
+                );
             }
         }
     }
@@ -376,17 +419,25 @@ mod tests {
         for (i, c) in table.enumerate() {
             let [input, output] = maps(&c);
             let x = numbers(input.images * input.channels * input.area(), 1);
-            let (weight, bias, dy) =
-                (numbers(c.filters * c.channels * c.kernel[0] * c.kernel[1], 2), numbers(c.filters, 3), blocked(&output, 4));
+            let (weight, bias, dy) = (
+                numbers(c.filters * c.channels * c.kernel[0] * c.kernel[1], 2),
+                numbers(c.filters, 3),
+                blocked(&output, 4),
+            );
             let (dz, bias) = (Gradient::plain(&dy), (i % 2 == 0).then_some(&bias[..]));
             let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-            let [y_want, _, dw_want] = convolution(&c, &wide, &weight, bias, &gradient(&output, &dz));
+            let [y_want, _, dw_want] =
+                convolution(&c, &wide, &weight, bias, &gradient(&output, &dz));
             for level in Level::all() {
-                let (mut y, mut dw) = (vec![Lanes([f32::NAN; LANES]); output.len()], vec![f32::NAN; weight.len()]);
+                let (mut y, mut dw) =
+                    (vec![Lanes([f32::NAN; LANES]); output.len()], vec![f32::NAN; weight.len()]);
                 forward_on(level, &c, &x, &weight, bias, &mut y);
                 weight_gradient_on(level, &c, &x, dz, &mut dw);
                 let dw: Vec<f64> = dw.iter().map(|&w| f64::from(w)).collect();
-                assert!(error(&values(&output, &y), &y_want) <= 1e-6, "forward of {c:?} on {level:?}");
+                assert!(
+                    error(&values(&output, &y), &y_want) <= 1e-6,
+                    "forward of {c:?} on {level:?}"
+                );
                 assert!(error(&dw, &dw_want) <= 1e-6, "weight gradient of {c:?} on {level:?}");
             }
         }

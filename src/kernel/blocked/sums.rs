@@ -1,5 +1,5 @@
-//! Sums over the channels of blocked maps, for batch normalisation: each plane in single precision over short runs of pixels, everything
-//! above that in double precision and in a fixed order.
+//! Sums over the channels of blocked maps, for batch normalisation: each plane in single precision
+//! over short runs of pixels, everything above that in double precision and in a fixed order.
 
 use super::elementwise::{min_planes, read};
 use super::pack::{Plane, Source};
@@ -27,7 +27,11 @@ pub fn moments(map: &Map, x: &[Lanes]) -> Vec<(f64, f64)> {
     if x.is_empty() {
         return vec![(0.0, 0.0); map.channels];
     }
-    let planes: Vec<Sums> = x.par_chunks(area).with_min_len(min_planes(area)).map(|plane| plane_moments(level, plane)).collect();
+    let planes: Vec<Sums> = x
+        .par_chunks(area)
+        .with_min_len(min_planes(area))
+        .map(|plane| plane_moments(level, plane))
+        .collect();
     combine(map, &planes)
 }
 
@@ -63,19 +67,24 @@ pub(super) fn combine(map: &Map, planes: &[Sums]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Σ m·dy and Σ m·dy·(z − mean) of every channel, where `m` is 1 where `low < factor·z + shift < high` and 0 elsewhere: the sums that the
-/// gradients of batch normalisation and of its parameters are made of.
+/// Σ m·dy and Σ m·dy·(z − mean) of every channel, where `m` is 1 where
+/// `low < factor·z + shift < high` and 0 elsewhere: the sums that the gradients of batch
+/// normalisation and of its parameters are made of.
 ///
 /// # Shapes
-/// `dy`, `z`: `[images, channels, height, width]`, blocked; `affine`: `[blocks]` of factor and shift; `means`: `[channels]`; result:
-/// `[channels]` pairs.
+/// `dy`, `z`: `[images, channels, height, width]`, blocked; `affine`: `[blocks]` of factor and
+/// shift; `means`: `[channels]`; result: `[channels]` pairs.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
 #[must_use]
 pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec<(f64, f64)> {
     let (level, area, blocks) = (Level::best(), map.area(), map.blocks());
-    assert_eq!((dy.len(), z.data.len(), means.len()), (map.len(), map.len(), map.channels), "blocked maps of {map:?}");
+    assert_eq!(
+        (dy.len(), z.data.len(), means.len()),
+        (map.len(), map.len(), map.channels),
+        "blocked maps of {map:?}"
+    );
     let centres: Vec<Lanes> = lanes(means.iter().map(|&m| narrow(m)));
     let planes: Vec<Sums> = (0..map.images * blocks)
         .into_par_iter()
@@ -85,14 +94,23 @@ pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec
             let part = plane * area..(plane + 1) * area;
             let affine = z.affine.filter(|_| z.clamp.is_some()).map(|a| a[plane % blocks]);
             let centre = &centres[plane % blocks];
-            level.run(GradientSums { dy: &dy[part.clone()], z: &z.data[part], affine, clamp: z.clamp, centre, sums: &mut sums });
+            level.run(GradientSums {
+                dy: &dy[part.clone()],
+                z: &z.data[part],
+                affine,
+                clamp: z.clamp,
+                centre,
+                sums: &mut sums,
+            });
             sums
         })
         .collect();
     (0..map.channels)
         .map(|channel| {
             let own = planes.iter().skip(channel / LANES).step_by(blocks);
-            own.fold((0.0, 0.0), |(a, b), [sum, weighted]| (a + sum[channel % LANES], b + weighted[channel % LANES]))
+            own.fold((0.0, 0.0), |(a, b), [sum, weighted]| {
+                (a + sum[channel % LANES], b + weighted[channel % LANES])
+            })
         })
         .collect()
 }
@@ -108,7 +126,11 @@ pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec
 pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
     assert_eq!(dz.dy.len(), map.len(), "blocked map of {map:?}");
     let planes = plane_totals(map, &Source::Gradient(dz));
-    (0..map.channels).map(|c| planes.iter().skip(c / LANES).step_by(map.blocks()).map(|sums| sums[c % LANES]).sum()).collect()
+    (0..map.channels)
+        .map(|c| {
+            planes.iter().skip(c / LANES).step_by(map.blocks()).map(|sums| sums[c % LANES]).sum()
+        })
+        .collect()
 }
 
 /// The mean of every channel of what a view stands for.
@@ -119,12 +141,18 @@ pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
 /// # Panics
 /// When the map has another length than its shape.
 #[must_use]
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a count of pixels; rounding to the maps' type")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a count of pixels; rounding to the maps' type"
+)]
 pub fn means(map: &Map, x: View<'_>) -> Vec<f32> {
     assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
     let sums = plane_totals(map, &Source::Input(x));
     let by_image = sums.as_flattened().chunks((map.blocks() * LANES).max(1));
-    by_image.flat_map(|sums| sums[..map.channels].iter().map(|sum| (sum / map.area() as f64) as f32)).collect()
+    by_image
+        .flat_map(|sums| sums[..map.channels].iter().map(|sum| (sum / map.area() as f64) as f32))
+        .collect()
 }
 
 /// Numbers by channel as blocks, zero past the last.
@@ -142,7 +170,10 @@ pub fn lanes(channels: impl Iterator<Item = f32>) -> Vec<Lanes> {
     blocks
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "rounding to the maps' type is what is asked for")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "rounding to the maps' type is what is asked for"
+)]
 fn narrow(x: f64) -> f32 {
     x as f32
 }
@@ -152,7 +183,11 @@ pub(super) fn plane_totals(map: &Map, source: &Source<'_>) -> Vec<[f64; LANES]> 
     let (level, blocks, area) = (Level::best(), map.blocks(), map.area());
     let mut sums = vec![[0.0; LANES]; map.images * blocks];
     sums.par_iter_mut().with_min_len(min_planes(area)).enumerate().for_each(|(at, sums)| {
-        level.run(Total { plane: source.plane(at / blocks, at % blocks, blocks, area), area, sums });
+        level.run(Total {
+            plane: source.plane(at / blocks, at % blocks, blocks, area),
+            area,
+            sums,
+        });
     });
     sums
 }
@@ -215,7 +250,8 @@ impl Work for GradientSums<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let centre = isa.load(self.centre);
-        let [factor, shift] = self.affine.unwrap_or([Lanes([1.0; LANES]), Lanes::ZERO]).map(|a| isa.load(&a));
+        let [factor, shift] =
+            self.affine.unwrap_or([Lanes([1.0; LANES]), Lanes::ZERO]).map(|a| isa.load(&a));
         let bounds = self.clamp.map(|clamp| clamp.map(|c| isa.splat(c)));
         for (dy, z) in self.dy.chunks(RUN).zip(self.z.chunks(RUN)) {
             let (mut sum, mut weighted) = ([isa.splat(0.0); 2], [isa.splat(0.0); 2]);

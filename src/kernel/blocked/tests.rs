@@ -1,10 +1,18 @@
-#![allow(clippy::similar_names, clippy::many_single_char_names, clippy::cast_possible_truncation, reason = "the names of the mathematics")]
+#![allow(
+    clippy::similar_names,
+    clippy::many_single_char_names,
+    clippy::cast_possible_truncation,
+    reason = "the names of the mathematics"
+)]
 
-use super::reference::{blocked, convolution, error, gradient, maps, numbers, to_blocked, values, view};
+use super::reference::{
+    blocked, convolution, error, gradient, maps, numbers, to_blocked, values, view,
+};
 use super::simd::Level;
 use super::*;
 
-/// Geometry: images, channels, filters, groups, input, kernel, stride, dilation, padding above/left and below/right.
+/// Geometry: images, channels, filters, groups, input, kernel, stride, dilation, padding above/left
+/// and below/right.
 #[allow(clippy::too_many_arguments, reason = "a row of a table")]
 pub(super) fn conv(
     images: usize,
@@ -18,7 +26,8 @@ pub(super) fn conv(
     before: [usize; 2],
     after: [usize; 2],
 ) -> Conv {
-    let size = |a: usize| (input[a] + before[a] + after[a] - dilation * (kernel[a] - 1) - 1) / stride + 1;
+    let size =
+        |a: usize| (input[a] + before[a] + after[a] - dilation * (kernel[a] - 1) - 1) / stride + 1;
     Conv {
         images,
         channels,
@@ -48,10 +57,14 @@ fn per_channel<const N: usize>(channels: usize, middle: [f32; N], seed: u64) -> 
 /// Compares a plan with the reference, with every form of view and gradient.
 pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
     let [input, output] = maps(c);
-    let (data, z, dy) = (blocked(&input, seed), blocked(&output, seed + 1), blocked(&output, seed + 2));
+    let (data, z, dy) =
+        (blocked(&input, seed), blocked(&output, seed + 1), blocked(&output, seed + 2));
     let weight = numbers(c.filters * c.channels / c.groups * c.kernel[0] * c.kernel[1], seed + 3);
     let bias = numbers(c.filters, seed + 4);
-    let (affine_in, affine_out) = (per_channel(c.channels, [1.0, 0.2], seed + 5), per_channel(c.filters, [1.0, 0.2], seed + 6));
+    let (affine_in, affine_out) = (
+        per_channel(c.channels, [1.0, 0.2], seed + 5),
+        per_channel(c.filters, [1.0, 0.2], seed + 6),
+    );
     let terms = per_channel(c.filters, [1.0, 0.1, 0.1], seed + 7);
     let mode = seed % 4;
     let x = View {
@@ -59,11 +72,14 @@ pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
         affine: (mode % 2 == 1).then_some(&affine_in[..]),
         clamp: [None, Some([0.0, f32::INFINITY]), Some([-0.5, 0.7]), None][mode as usize],
     };
-    let clamp = [Some([0.0, 1.0]), Some([0.0, f32::INFINITY]), None, Some([-1.0, 1.0])][mode as usize];
-    let through = (mode > 0).then_some(Through { z: &z, affine: &affine_out, clamp, terms: &terms });
+    let clamp =
+        [Some([0.0, 1.0]), Some([0.0, f32::INFINITY]), None, Some([-1.0, 1.0])][mode as usize];
+    let through =
+        (mode > 0).then_some(Through { z: &z, affine: &affine_out, clamp, terms: &terms });
     let dz = Gradient { dy: &dy, through };
     let bias = (mode > 1).then_some(&bias[..]);
-    let [y_want, dx_want, dw_want] = convolution(c, &view(&input, &x), &weight, bias, &gradient(&output, &dz));
+    let [y_want, dx_want, dw_want] =
+        convolution(c, &view(&input, &x), &weight, bias, &gradient(&output, &dz));
 
     let what = format!("{} {c:?} on {:?}, mode {mode}", plan.name(), plan.level);
     let mut y = vec![Lanes([f32::NAN; LANES]); output.len()];
@@ -73,13 +89,25 @@ pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
     let mut again = vec![Lanes([f32::NAN; LANES]); output.len()];
     let moments = forward_with_moments(plan, x, &weight, bias, &mut again);
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * (1.0 + b.abs());
-    let same = moments.iter().zip(sums::moments(&output, &y)).all(|(a, b)| near(a.0, b.0) && near(a.1, b.1));
+    let same = moments
+        .iter()
+        .zip(sums::moments(&output, &y))
+        .all(|(a, b)| near(a.0, b.0) && near(a.1, b.1));
     assert!(again == y && moments.len() == c.filters && same, "moments: {what}");
-    assert_eq!(to_blocked(&output, &values(&output, &y).iter().map(|&y| y as f32).collect::<Vec<_>>()), y, "lanes past the last: {what}");
+    assert_eq!(
+        to_blocked(&output, &values(&output, &y).iter().map(|&y| y as f32).collect::<Vec<_>>()),
+        y,
+        "lanes past the last: {what}"
+    );
 
     let add = mode == 3;
-    let before = if add { blocked(&input, seed + 8) } else { vec![Lanes([f32::NAN; LANES]); input.len()] };
-    let dx_want: Vec<f64> = if add { values(&input, &before).iter().zip(&dx_want).map(|(a, b)| a + b).collect() } else { dx_want };
+    let before =
+        if add { blocked(&input, seed + 8) } else { vec![Lanes([f32::NAN; LANES]); input.len()] };
+    let dx_want: Vec<f64> = if add {
+        values(&input, &before).iter().zip(&dx_want).map(|(a, b)| a + b).collect()
+    } else {
+        dx_want
+    };
     let (mut dx, mut dw) = (before.clone(), vec![f32::NAN; weight.len()]);
     backward(plan, x, &weight, dz, Some((&mut dx, add)), Some(&mut dw));
     let e = error(&values(&input, &dx), &dx_want);
@@ -92,10 +120,14 @@ pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
     backward(plan, x, &weight, dz, Some((&mut dx_alone, add)), None);
     backward(plan, x, &weight, dz, None, Some(&mut dw_alone));
     assert!(dx_alone == dx, "input gradient alone: {what}");
-    assert!(error(&dw_alone.iter().map(|&w| f64::from(w)).collect::<Vec<_>>(), &dw_want) <= tolerance, "weight gradient alone: {what}");
+    assert!(
+        error(&dw_alone.iter().map(|&w| f64::from(w)).collect::<Vec<_>>(), &dw_want) <= tolerance,
+        "weight gradient alone: {what}"
+    );
 }
 
-/// Odd sizes, non-square maps, channels that fill no block, all strides, dilation, uneven padding, groups.
+/// Odd sizes, non-square maps, channels that fill no block, all strides, dilation, uneven padding,
+/// groups.
 pub(super) fn geometries() -> Vec<Conv> {
     vec![
         conv(1, 3, 5, 1, [1, 1], [1, 1], 1, 1, [0, 0], [0, 0]),
@@ -208,13 +240,26 @@ fn bits_do_not_depend_on_threads() {
     ] {
         for precision in [Precision::Strict, Precision::Fast] {
             let [input, output] = maps(&c);
-            let (x, dy, weight) = (blocked(&input, 1), blocked(&output, 2), numbers(c.filters * c.channels / c.groups * 9, 3));
+            let (x, dy, weight) = (
+                blocked(&input, 1),
+                blocked(&output, 2),
+                numbers(c.filters * c.channels / c.groups * 9, 3),
+            );
             let run = |threads| {
                 let plan = plan(&c, precision).unwrap();
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), weight.clone());
                 pool.install(|| forward(&plan, View::plain(&x), &weight, None, &mut y));
-                pool.install(|| backward(&plan, View::plain(&x), &weight, Gradient::plain(&dy), Some((&mut dx, false)), Some(&mut dw)));
+                pool.install(|| {
+                    backward(
+                        &plan,
+                        View::plain(&x),
+                        &weight,
+                        Gradient::plain(&dy),
+                        Some((&mut dx, false)),
+                        Some(&mut dw),
+                    );
+                });
                 (y, dx, dw)
             };
             let one = run(1);
@@ -225,5 +270,7 @@ fn bits_do_not_depend_on_threads() {
 
 #[test]
 fn odd_groups_have_no_plan() {
-    assert!(plan(&conv(1, 12, 12, 2, [5, 5], [3, 3], 1, 1, [1, 1], [1, 1]), Precision::Fast).is_none());
+    assert!(
+        plan(&conv(1, 12, 12, 2, [5, 5], [3, 3], 1, 1, [1, 1], [1, 1]), Precision::Fast).is_none()
+    );
 }

@@ -1,8 +1,11 @@
-//! The transforms of Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016).
+//! The transforms of Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for
+//! Convolutional Neural Networks", CVPR 2016).
 //!
-//! `F(MxM)` yields M x M outputs of a 3x3 filter from N x N inputs, N = M + 2, as `Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A`: N² products where the
-//! definition needs 9 M². Its adjoint with respect to the filter is `dg = Gᵀ[(A dY Aᵀ) ∘ (Bᵀ d B)]G`: the weight gradient takes the same
-//! points and one more transform. Each function here is one side of a transform; [`both_ways`] applies it to columns, then rows.
+//! `F(MxM)` yields M x M outputs of a 3x3 filter from N x N inputs, N = M + 2, as
+//! `Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A`: N² products where the definition needs 9 M². Its adjoint with
+//! respect to the filter is `dg = Gᵀ[(A dY Aᵀ) ∘ (Bᵀ d B)]G`: the weight gradient takes the same
+//! points and one more transform. Each function here is one side of a transform; [`both_ways`]
+//! applies it to columns, then rows.
 
 use super::Lanes;
 use super::simd::Isa;
@@ -47,7 +50,14 @@ impl Tile for F2 {
 
     #[inline(always)]
     fn input<I: Isa>(isa: I, d: &Line<I::V>) -> Line<I::V> {
-        [isa.sub(d[0], d[2]), isa.add(d[1], d[2]), isa.sub(d[2], d[1]), isa.sub(d[1], d[3]), d[0], d[0]]
+        [
+            isa.sub(d[0], d[2]),
+            isa.add(d[1], d[2]),
+            isa.sub(d[2], d[1]),
+            isa.sub(d[1], d[3]),
+            d[0],
+            d[0],
+        ]
     }
 
     #[inline(always)]
@@ -115,7 +125,14 @@ impl Tile for F4 {
     fn gradient<I: Isa>(isa: I, y: &Line<I::V>) -> Line<I::V> {
         let (even1, odd1) = (isa.add(y[0], y[2]), isa.add(y[1], y[3]));
         let (even2, odd2) = (isa.scaled(4.0, y[2], y[0]), isa.scaled(4.0, y[3], y[1]));
-        [y[0], isa.add(even1, odd1), isa.sub(even1, odd1), isa.scaled(2.0, odd2, even2), isa.scaled(-2.0, odd2, even2), y[3]]
+        [
+            y[0],
+            isa.add(even1, odd1),
+            isa.sub(even1, odd1),
+            isa.scaled(2.0, odd2, even2),
+            isa.scaled(-2.0, odd2, even2),
+            y[3],
+        ]
     }
 
     #[inline(always)]
@@ -124,7 +141,14 @@ impl Tile for F4 {
         let (even1, odd1) = (isa.mul(sixth, isa.add(g[0], g[2])), isa.mul(sixth, g[1]));
         let even2 = isa.mul(isa.splat(1.0 / 6.0), isa.fma(quarter, g[0], g[2]));
         let odd2 = isa.mul(isa.splat(1.0 / 12.0), g[1]);
-        [isa.mul(quarter, g[0]), isa.add(even1, odd1), isa.sub(even1, odd1), isa.add(even2, odd2), isa.sub(even2, odd2), g[2]]
+        [
+            isa.mul(quarter, g[0]),
+            isa.add(even1, odd1),
+            isa.sub(even1, odd1),
+            isa.add(even2, odd2),
+            isa.sub(even2, odd2),
+            g[2],
+        ]
     }
 
     #[inline(always)]
@@ -133,7 +157,11 @@ impl Tile for F4 {
         let (even2, odd2) = (isa.add(d[3], d[4]), isa.sub(d[3], d[4]));
         let (sixth, twelfth) = (isa.splat(-1.0 / 6.0), isa.splat(1.0 / 12.0));
         [
-            isa.fma(isa.splat(0.25), d[0], isa.fma(sixth, even1, isa.mul(isa.splat(1.0 / 24.0), even2))),
+            isa.fma(
+                isa.splat(0.25),
+                d[0],
+                isa.fma(sixth, even1, isa.mul(isa.splat(1.0 / 24.0), even2)),
+            ),
             isa.fma(sixth, odd1, isa.mul(twelfth, odd2)),
             isa.fma(sixth, even1, isa.scaled(1.0 / 6.0, even2, d[5])),
             d[0],
@@ -143,7 +171,8 @@ impl Tile for F4 {
     }
 }
 
-/// A transform of a tile: `sizes[0]` lines each way become `sizes[1]`. Element (r, c) lies at `from[r * steps[0] + c * steps[1]]`.
+/// A transform of a tile: `sizes[0]` lines each way become `sizes[1]`. Element (r, c) lies at
+/// `from[r * steps[0] + c * steps[1]]`.
 #[inline(always)]
 pub(super) fn both_ways<I: Isa>(
     isa: I,

@@ -7,24 +7,51 @@ use super::{LANES, Lanes};
 /// Packs the weights of a chunk of output blocks.
 ///
 /// # Shapes
-/// `weight`: `[filters, channels / groups, taps]`; `to`: `[channel blocks of the group, taps.len(), 16 channels, chunk]` of 16 filters.
-pub(super) fn pack(level: Level, s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
+/// `weight`: `[filters, channels / groups, taps]`; `to`: `[channel blocks of the group, taps.len(),
+/// 16 channels, chunk]` of 16 filters.
+pub(super) fn pack(
+    level: Level,
+    s: &Sizes,
+    weight: &[f32],
+    taps: &[usize],
+    chunk: Chunk,
+    to: &mut [Lanes],
+) {
     let depth = s.depth();
     let rows = &weight[chunk.first * LANES * depth..];
     // block by block, since that much stays in the first cache
-    for (block, to) in to.chunks_exact_mut(taps.len() * LANES * chunk.len).take(s.group_blocks_in()).enumerate() {
+    for (block, to) in
+        to.chunks_exact_mut(taps.len() * LANES * chunk.len).take(s.group_blocks_in()).enumerate()
+    {
         for (j, rows) in rows.chunks(LANES * depth).take(chunk.len).enumerate() {
-            let square = Square { rows, depth, first: block * LANES, taps, turned: false, to, chunk: chunk.len, j };
+            let square = Square {
+                rows,
+                depth,
+                first: block * LANES,
+                taps,
+                turned: false,
+                to,
+                chunk: chunk.len,
+                j,
+            };
             square.copy(level, s.taps);
         }
     }
 }
 
-/// Packs the weights of the input gradient for a chunk of input blocks: as [`pack`] with filters and channels in each other's place.
+/// Packs the weights of the input gradient for a chunk of input blocks: as [`pack`] with filters
+/// and channels in each other's place.
 ///
 /// # Shapes
 /// `to`: `[filter blocks of the group, taps.len(), 16 filters, chunk]` of 16 channels.
-pub(super) fn pack_turned(level: Level, s: &Sizes, weight: &[f32], taps: &[usize], chunk: Chunk, to: &mut [Lanes]) {
+pub(super) fn pack_turned(
+    level: Level,
+    s: &Sizes,
+    weight: &[f32],
+    taps: &[usize],
+    chunk: Chunk,
+    to: &mut [Lanes],
+) {
     // some inputs of a strided convolution are reached by no tap
     if taps.is_empty() {
         return;
@@ -35,7 +62,16 @@ pub(super) fn pack_turned(level: Level, s: &Sizes, weight: &[f32], taps: &[usize
     let rows = weight[group * filters * depth..][..filters * depth].chunks(LANES * depth);
     for (rows, to) in rows.zip(to.chunks_exact_mut(taps.len() * LANES * chunk.len)) {
         for j in 0..chunk.len {
-            let square = Square { rows, depth, first: first + j * LANES, taps, turned: true, to, chunk: chunk.len, j };
+            let square = Square {
+                rows,
+                depth,
+                first: first + j * LANES,
+                taps,
+                turned: true,
+                to,
+                chunk: chunk.len,
+                j,
+            };
             square.copy(level, s.taps);
         }
     }
@@ -83,7 +119,8 @@ impl Square<'_, '_> {
     }
 }
 
-/// `T` taps: with constant distances sixteen numbers are collected to a vector several times as fast as they are spread one by one.
+/// `T` taps: with constant distances sixteen numbers are collected to a vector several times as
+/// fast as they are spread one by one.
 struct Fixed<'a, 'b, const T: usize>(Square<'a, 'b>);
 
 impl<const T: usize> Work for Fixed<'_, '_, T> {
@@ -124,7 +161,10 @@ fn unpack_any(s: &Sizes, packed: &[Lanes], chunk: Chunk, to: &mut [f32]) {
         for (f, row) in to.chunks_exact_mut(s.depth()).enumerate() {
             let row = &mut row[block * LANES * s.taps..];
             for (k, row) in row.chunks_exact_mut(s.taps).take(LANES).enumerate() {
-                for (to, from) in row.iter_mut().zip(packed[k * chunk.len + f / LANES..].iter().step_by(LANES * chunk.len)) {
+                for (to, from) in row
+                    .iter_mut()
+                    .zip(packed[k * chunk.len + f / LANES..].iter().step_by(LANES * chunk.len))
+                {
                     *to = from.0[f % LANES];
                 }
             }

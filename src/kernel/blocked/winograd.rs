@@ -13,7 +13,8 @@ use std::marker::PhantomData;
 
 /// Tiles of a group: transformed inputs and products of these stay in the second cache.
 const TILES: usize = 64;
-/// Where threads share out blocks of channels: more tiles, since weights are transformed anew for each group.
+/// Where threads share out blocks of channels: more tiles, since weights are transformed anew for
+/// each group.
 const BIG_TILES: usize = 256;
 /// Elements of the strip that is packed at a time, to be transformed from the first cache.
 const STRIP: usize = 512;
@@ -35,9 +36,19 @@ pub(super) struct Winograd<T> {
 impl<T: Tile> Winograd<T> {
     /// `None` for other filters than 3x3 in steps of one, and for groups.
     pub(super) fn new(c: &Conv) -> Option<Self> {
-        let fits = c.kernel == [3, 3] && c.stride == [1, 1] && c.dilation == [1, 1] && c.groups == 1 && c.before.iter().all(|&b| b <= 2);
+        let fits = c.kernel == [3, 3]
+            && c.stride == [1, 1]
+            && c.dilation == [1, 1]
+            && c.groups == 1
+            && c.before.iter().all(|&b| b <= 2);
         let tiles = std::array::from_fn(|a| c.input[a].max(c.output[a]).div_ceil(T::M));
-        fits.then_some(Self { input: c.input, output: c.output, before: c.before, tiles, tile: PhantomData })
+        fits.then_some(Self {
+            input: c.input,
+            output: c.output,
+            before: c.before,
+            tiles,
+            tile: PhantomData,
+        })
     }
 
     /// Tiles of a group.
@@ -45,8 +56,9 @@ impl<T: Tile> Winograd<T> {
         g.images.len() * g.rows.len() * self.tiles[1]
     }
 
-    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power of two apart would share cache sets. (For
-    /// the same reason weights and sums have one row more than they need.)
+    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power
+    /// of two apart would share cache sets. (For the same reason weights and sums have one row more
+    /// than they need.)
     fn step(&self, g: &Group) -> usize {
         self.count(g) + 1
     }
@@ -56,21 +68,38 @@ impl<T: Tile> Winograd<T> {
         T::N * T::N * self.step(g)
     }
 
-    /// Packs the source in strips of tile rows and transforms them; tiles of `size` start every M pixels from `first` on.
+    /// Packs the source in strips of tile rows and transforms them; tiles of `size` start every M
+    /// pixels from `first` on.
     #[allow(clippy::too_many_arguments, reason = "what is read, where to, and how")]
-    fn transform(&self, level: Level, plane: Planes<'_>, first: [isize; 2], size: usize, g: &Group, forward: bool, to: &mut [Lanes]) {
+    fn transform(
+        &self,
+        level: Level,
+        plane: Planes<'_>,
+        first: [isize; 2],
+        size: usize,
+        g: &Group,
+        forward: bool,
+        to: &mut [Lanes],
+    ) {
         let overlap = size - T::M;
         let width = self.tiles[1] * T::M + overlap;
         let rows_each = ((STRIP / width).saturating_sub(overlap) / T::M).max(1);
-        let mut strip = Scratch::take(Use::Plane, (rows_each.min(g.rows.len()) * T::M + overlap) * width);
+        let mut strip =
+            Scratch::take(Use::Plane, (rows_each.min(g.rows.len()) * T::M + overlap) * width);
         let columns = Reach { first: first[1], step: 1, count: width, size: plane.size[1] };
         let mut tile = 0;
         for image in g.images.clone() {
-            let source = plane.source.plane(image, plane.block, plane.blocks, plane.size[0] * plane.size[1]);
+            let source =
+                plane.source.plane(image, plane.block, plane.blocks, plane.size[0] * plane.size[1]);
             for row in g.rows.clone().step_by(rows_each) {
                 let tile_rows = rows_each.min(g.rows.end - row);
                 let top = first[0].wrapping_add_unsigned(row * T::M);
-                let rows = Reach { first: top, step: 1, count: tile_rows * T::M + overlap, size: plane.size[0] };
+                let rows = Reach {
+                    first: top,
+                    step: 1,
+                    count: tile_rows * T::M + overlap,
+                    size: plane.size[0],
+                };
                 pack(level, source, rows, columns, &mut strip);
                 let tiles = [tile_rows, self.tiles[1]];
                 level.run(Forward::<T> {
@@ -87,7 +116,8 @@ impl<T: Tile> Winograd<T> {
         }
     }
 
-    /// Multiplies transformed blocks by transformed weights and transforms the sums back to `out`, planes of `size`.
+    /// Multiplies transformed blocks by transformed weights and transforms the sums back to `out`,
+    /// planes of `size`.
     #[allow(clippy::too_many_arguments, reason = "what is read, where to, and how")]
     fn multiply(
         &self,
@@ -105,7 +135,11 @@ impl<T: Tile> Winograd<T> {
         let step = chunk.len * count + 1;
         let mut products = Scratch::take(Use::Product, T::N * T::N * step);
         let area = Area { rows: 1, columns: count, first: 0, step: [0, 1] };
-        for (i, (out, weight)) in products.chunks_exact_mut(step).zip(weight.chunks_exact(weight.len() / (T::N * T::N))).enumerate() {
+        for (i, (out, weight)) in products
+            .chunks_exact_mut(step)
+            .zip(weight.chunks_exact(weight.len() / (T::N * T::N)))
+            .enumerate()
+        {
             let from = &x.data[i * self.step(g)..];
             Product {
                 x: from,
@@ -180,19 +214,50 @@ impl<T: Tile> Algorithm for Winograd<T> {
         self.len(g)
     }
 
-    fn stored<'a>(&self, _s: &Sizes, _source: &Source<'a>, _g: &Group, _blocks: usize) -> Option<Packed<'a>> {
+    fn stored<'a>(
+        &self,
+        _s: &Sizes,
+        _source: &Source<'a>,
+        _g: &Group,
+        _blocks: usize,
+    ) -> Option<Packed<'a>> {
         None
     }
 
-    fn pack_input(&self, level: Level, s: &Sizes, x: &Source<'_>, g: &Group, block: usize, to: &mut [Lanes]) {
+    fn pack_input(
+        &self,
+        level: Level,
+        s: &Sizes,
+        x: &Source<'_>,
+        g: &Group,
+        block: usize,
+        to: &mut [Lanes],
+    ) {
         let plane = Planes { source: x, block, blocks: s.blocks_in, size: self.input };
         self.transform(level, plane, self.before.map(|b| -b.cast_signed()), T::N, g, true, to);
     }
 
-    fn pack_gradient(&self, level: Level, s: &Sizes, dz: &Source<'_>, g: &Group, block: usize, purpose: Purpose, to: &mut [Lanes]) {
+    fn pack_gradient(
+        &self,
+        level: Level,
+        s: &Sizes,
+        dz: &Source<'_>,
+        g: &Group,
+        block: usize,
+        purpose: Purpose,
+        to: &mut [Lanes],
+    ) {
         let plane = Planes { source: dz, block, blocks: s.blocks_out, size: self.output };
         match purpose {
-            Purpose::InputGradient => self.transform(level, plane, self.before.map(|b| b.cast_signed() - 2), T::N, g, true, to),
+            Purpose::InputGradient => self.transform(
+                level,
+                plane,
+                self.before.map(|b| b.cast_signed() - 2),
+                T::N,
+                g,
+                true,
+                to,
+            ),
             Purpose::WeightGradient => self.transform(level, plane, [0, 0], T::M, g, false, to),
         }
     }
@@ -201,7 +266,15 @@ impl<T: Tile> Algorithm for Winograd<T> {
         T::N * T::N * (1 + LANES * if turned { s.blocks_out } else { s.blocks_in })
     }
 
-    fn prepare(&self, level: Level, s: &Sizes, weight: &[f32], turned: bool, chunk: Chunk, to: &mut [Lanes]) {
+    fn prepare(
+        &self,
+        level: Level,
+        s: &Sizes,
+        weight: &[f32],
+        turned: bool,
+        chunk: Chunk,
+        to: &mut [Lanes],
+    ) {
         let blocks = if turned { s.blocks_out } else { s.blocks_in };
         let mut packed = Scratch::take(Use::Plane, blocks * TAPS.len() * LANES * chunk.len);
         if turned {
@@ -284,7 +357,12 @@ impl<T: Tile> Algorithm for Winograd<T> {
 
     fn finish(&self, level: Level, s: &Sizes, chunk: Chunk, sums: &[Lanes], to: &mut [Lanes]) {
         let lanes = LANES * chunk.len;
-        level.run(FilterGradients::<T> { sums: &sums[..self.sums_len(s) * chunk.len], lanes, to, tile: PhantomData });
+        level.run(FilterGradients::<T> {
+            sums: &sums[..self.sums_len(s) * chunk.len],
+            lanes,
+            to,
+            tile: PhantomData,
+        });
     }
 }
 
@@ -354,7 +432,16 @@ struct Backward<'a, 'b, T> {
 impl<T: Tile> Work for Backward<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Self { products, step, tiles: [rows, columns], first_row, size: [height, width], base, out, .. } = self;
+        let Self {
+            products,
+            step,
+            tiles: [rows, columns],
+            first_row,
+            size: [height, width],
+            base,
+            out,
+            ..
+        } = self;
         let bias = isa.load(if let Base::Bias([bias]) = base { bias } else { &Lanes::ZERO });
         let add = matches!(base, Base::Output);
         for row in 0..rows {

@@ -11,15 +11,31 @@ fn node(op: &str, attributes: &[(&str, i64)]) -> NodeProto {
 
 #[test]
 fn each_operator_counts_its_products() {
-    let count = |op, attributes: &[(&str, i64)], input: &[usize], weight: &[usize], output: &[usize]| {
-        node_macs(&node(op, attributes), input, weight, output)
-    };
-    assert_eq!(count("Conv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]), Some(2 * 6 * 64 * 36));
-    assert_eq!(count("Conv", &[("group", 4)], &[2, 4, 8, 8], &[4, 1, 3, 3], &[2, 4, 4, 4]), Some(2 * 4 * 16 * 9));
-    assert_eq!(count("ConvTranspose", &[], &[1, 4, 5, 5], &[4, 2, 2, 2], &[1, 2, 10, 10]), Some(4 * 25 * 8));
+    let count =
+        |op, attributes: &[(&str, i64)], input: &[usize], weight: &[usize], output: &[usize]| {
+            node_macs(&node(op, attributes), input, weight, output)
+        };
+    assert_eq!(
+        count("Conv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]),
+        Some(2 * 6 * 64 * 36)
+    );
+    assert_eq!(
+        count("Conv", &[("group", 4)], &[2, 4, 8, 8], &[4, 1, 3, 3], &[2, 4, 4, 4]),
+        Some(2 * 4 * 16 * 9)
+    );
+    assert_eq!(
+        count("ConvTranspose", &[], &[1, 4, 5, 5], &[4, 2, 2, 2], &[1, 2, 10, 10]),
+        Some(4 * 25 * 8)
+    );
     assert_eq!(count("Gemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
     assert_eq!(count("Gemm", &[("transA", 1)], &[7, 3], &[7, 5], &[3, 5]), Some(105));
-    assert_eq!(count("QLinearConv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]), Some(2 * 6 * 64 * 36));
+    assert_eq!(
+        count("QLinearConv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]),
+        Some(2 * 6 * 64 * 36)
+    );
     assert_eq!(count("QGemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
-    assert_eq!(count("MatMul", &[], &[2, 4, 9, 8], &[2, 4, 8, 9], &[2, 4, 9, 9]), Some(2 * 4 * 81 * 8));
+    assert_eq!(
+        count("MatMul", &[], &[2, 4, 9, 8], &[2, 4, 8, 9], &[2, 4, 9, 9]),
+        Some(2 * 4 * 81 * 8)
+    );
 }

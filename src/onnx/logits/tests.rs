@@ -1,6 +1,9 @@
 use super::*;
 use crate::array::{Array, Values};
-use crate::onnx::proto::{self, AttributeProto, FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TypeProto, ValueInfoProto};
+use crate::onnx::proto::{
+    self, AttributeProto, FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TypeProto,
+    ValueInfoProto,
+};
 use crate::onnx::tensor_proto;
 
 /// A classifier whose `scores` a Gemm computes of `x`, and what exporters put behind them: lines of
@@ -12,7 +15,11 @@ struct Case {
 }
 
 fn case(lines: &[&str]) -> Case {
-    Case { opset: 17, lines: lines.iter().map(|&line| line.to_owned()).collect(), functions: Vec::new() }
+    Case {
+        opset: 17,
+        lines: lines.iter().map(|&line| line.to_owned()).collect(),
+        functions: Vec::new(),
+    }
 }
 
 fn nodes(lines: &[String]) -> Vec<NodeProto> {
@@ -20,10 +27,15 @@ fn nodes(lines: &[String]) -> Vec<NodeProto> {
         let (output, rest) = line.split_once(" = ").unwrap();
         let mut words = rest.split(' ');
         let op_type = words.next().map(str::to_owned);
-        let (attributes, input): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains('='));
+        let (attributes, input): (Vec<&str>, Vec<&str>) =
+            words.partition(|word| word.contains('='));
         let attribute = attributes.iter().map(|text| {
             let (name, value) = text.split_once('=').unwrap();
-            AttributeProto { name: Some(name.into()), i: Some(value.parse().unwrap()), ..Default::default() }
+            AttributeProto {
+                name: Some(name.into()),
+                i: Some(value.parse().unwrap()),
+                ..Default::default()
+            }
         });
         let attribute = attribute.collect();
         let input = input.into_iter().map(str::to_owned).collect();
@@ -39,21 +51,46 @@ impl Case {
         let node = nodes(&all);
         let output = node.last().unwrap().output[0].clone();
         let tensor = proto::type_proto::Tensor { elem_type: Some(1), shape: None };
-        let r#type = Some(TypeProto { value: Some(proto::type_proto::Value::TensorType(tensor)), ..Default::default() });
-        let info = |name: &str| ValueInfoProto { name: Some(name.into()), r#type: r#type.clone(), ..Default::default() };
-        let constant = |(name, value): (&str, f32)| tensor_proto(name, &Array::new(vec![], Values::F32(vec![value])).unwrap());
-        let initializer = [("one", 1.0), ("tiny", 1e-7), ("hundred", 100.0), ("minus", -1.0)].map(constant).to_vec();
-        let graph = GraphProto { node, initializer, input: vec![info("x")], output: vec![info(&output)], ..Default::default() };
+        let r#type = Some(TypeProto {
+            value: Some(proto::type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        });
+        let info = |name: &str| ValueInfoProto {
+            name: Some(name.into()),
+            r#type: r#type.clone(),
+            ..Default::default()
+        };
+        let constant = |(name, value): (&str, f32)| {
+            tensor_proto(name, &Array::new(vec![], Values::F32(vec![value])).unwrap())
+        };
+        let initializer = [("one", 1.0), ("tiny", 1e-7), ("hundred", 100.0), ("minus", -1.0)]
+            .map(constant)
+            .to_vec();
+        let graph = GraphProto {
+            node,
+            initializer,
+            input: vec![info("x")],
+            output: vec![info(&output)],
+            ..Default::default()
+        };
         let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(self.opset) }];
         let functions = self.functions.clone();
-        Model::from_proto(ModelProto { graph: Some(graph), opset_import, functions, ..Default::default() }).unwrap()
+        Model::from_proto(ModelProto {
+            graph: Some(graph),
+            opset_import,
+            functions,
+            ..Default::default()
+        })
+        .unwrap()
     }
 
     /// The logits, every tensor having rows of `shape`, but for `output`: those of ten classes.
     fn choose(&self, shape: &[usize]) -> Result<Logits, String> {
         let model = self.model();
         let output = model.outputs()[0].name.clone();
-        of_output(&model).unwrap().choose(|tensor| Some(if tensor == output { vec![10] } else { shape.to_vec() }))
+        of_output(&model)
+            .unwrap()
+            .choose(|tensor| Some(if tensor == output { vec![10] } else { shape.to_vec() }))
     }
 
     fn tensor(&self) -> (String, Option<Conversion>) {
@@ -74,13 +111,31 @@ fn what_the_softmax_reads_is_found_behind_whatever_exporters_add() {
         &["p = Softmax scores", "c = Max p tiny", "l = Log c"],
         &["p = Softmax scores", "a = Add tiny p", "l = Log a"],
         &["p = Softmax scores", "percent = Mul p hundred", "i = Identity percent"],
-        &["p = Softmax scores", "d = Dropout p", "q = QuantizeLinear d s z", "f = DequantizeLinear q s z"],
+        &[
+            "p = Softmax scores",
+            "d = Dropout p",
+            "q = QuantizeLinear d s z",
+            "f = DequantizeLinear q s z",
+        ],
         &["l = LogSoftmax scores", "p = Exp l"],
-        &["m = ReduceMax scores", "c = Sub scores m", "e = Exp c", "s = ReduceSum e", "p = Div e s"],
+        &[
+            "m = ReduceMax scores",
+            "c = Sub scores m",
+            "e = Exp c",
+            "s = ReduceSum e",
+            "p = Div e s",
+        ],
         &["e = Exp scores", "s = ReduceSum e", "c = Clip s tiny", "p = Div e c", "f = Cast p to=1"],
         &["e = Exp scores", "s = ReduceSum e", "r = Reciprocal s", "p = Mul r e"],
         &["s = ReduceLogSumExp scores", "l = Sub scores s"],
-        &["m = ReduceMax scores", "c = Sub scores m", "e = Exp c", "s = ReduceSum e", "l = Log s", "p = Sub c l"],
+        &[
+            "m = ReduceMax scores",
+            "c = Sub scores m",
+            "e = Exp c",
+            "s = ReduceSum e",
+            "l = Log s",
+            "p = Sub c l",
+        ],
         &["p = Sigmoid scores"],
         &["n = Neg scores", "e = Exp n", "d = Add e one", "p = Div one d"],
         &["n = Neg scores", "e = Exp n", "d = Add one e", "p = Reciprocal d"],
@@ -89,7 +144,11 @@ fn what_the_softmax_reads_is_found_behind_whatever_exporters_add() {
         // constants of one name that the lines read
         for constant in ["shape = Constant", "axes = Constant", "s = Constant", "z = Constant"] {
             let (name, _) = constant.split_once(" = ").unwrap();
-            let is_read = lines.iter().any(|line| line.split(" = ").nth(1).is_some_and(|rest| rest.split(' ').any(|word| word == name)));
+            let is_read = lines.iter().any(|line| {
+                line.split(" = ")
+                    .nth(1)
+                    .is_some_and(|rest| rest.split(' ').any(|word| word == name))
+            });
             if is_read && !lines.iter().any(|line| line.starts_with(&format!("{name} = "))) {
                 lines.insert(0, constant);
             }
@@ -153,8 +212,15 @@ fn functions_are_looked_into() {
         let case = Case { functions: vec![body], ..case(lines) };
         let mut proto = case.model().proto().clone();
         let graph = proto.graph.as_mut().unwrap();
-        graph.node.iter_mut().filter(|n| n.op_type() == "Head").for_each(|n| n.domain = Some("local".into()));
-        let found = of_output(&Model::from_proto(proto).unwrap()).unwrap().choose(|_| Some(vec![10])).unwrap();
+        graph
+            .node
+            .iter_mut()
+            .filter(|n| n.op_type() == "Head")
+            .for_each(|n| n.domain = Some("local".into()));
+        let found = of_output(&Model::from_proto(proto).unwrap())
+            .unwrap()
+            .choose(|_| Some(vec![10]))
+            .unwrap();
         (found.tensor, found.conversion)
     };
     let softmax = function(&["p = Softmax in", "out = Identity p"], "out");
@@ -189,8 +255,17 @@ fn probabilities_become_logits() {
     assert!((p[0] - 2f32.powi(-24).ln()).abs() < 1e-6, "{p:?}");
     let mut p = [0.5, 0.75, 1.0, 0.0];
     Conversion::Sigmoid.apply(&mut p, Dtype::F32).unwrap();
-    assert!(p[0].abs() < 1e-6 && (p[1] - 3f32.ln()).abs() < 1e-6 && p[2] > 16.0 && p[2] < 17.0 && p[3] < -87.0, "{p:?}");
-    for (values, at) in [([0.5, -0.1, 0.5], 1), ([f32::INFINITY, 0.0, 0.0], 0), ([0.5, 0.5, f32::NAN], 2)] {
+    assert!(
+        p[0].abs() < 1e-6
+            && (p[1] - 3f32.ln()).abs() < 1e-6
+            && p[2] > 16.0
+            && p[2] < 17.0
+            && p[3] < -87.0,
+        "{p:?}"
+    );
+    for (values, at) in
+        [([0.5, -0.1, 0.5], 1), ([f32::INFINITY, 0.0, 0.0], 0), ([0.5, 0.5, f32::NAN], 2)]
+    {
         assert_eq!(Conversion::Probabilities.apply(&mut values.clone(), Dtype::F32), Err(at));
     }
     // of two softmaxes added up; no sigmoid is above 1
@@ -204,7 +279,13 @@ fn rows_of_probabilities_are_told_from_logits() {
     // as rounded to f16
     let halves: Vec<f32> = [0.1, 0.2, 0.7].map(|p| half::f16::from_f32(p).to_f32()).to_vec();
     assert!(are_probabilities(&halves, 3));
-    for rows in [&[0.2, 0.3, 0.4][..], &[0.2, 0.3, 0.5, 1.0, 2.0, -2.0], &[1.5, -0.5, 0.0], &[f32::NAN, 0.5, 0.5], &[]] {
+    for rows in [
+        &[0.2, 0.3, 0.4][..],
+        &[0.2, 0.3, 0.5, 1.0, 2.0, -2.0],
+        &[1.5, -0.5, 0.0],
+        &[f32::NAN, 0.5, 0.5],
+        &[],
+    ] {
         assert!(!are_probabilities(rows, 3), "{rows:?}");
     }
     // two softmaxes added up: one sum in all rows, which are not always the same

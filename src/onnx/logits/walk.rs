@@ -51,8 +51,12 @@ impl Ending {
         let rank = i64::try_from(row.len()).ok()? + 1;
         let place = |axis: i64| usize::try_from(if axis < 0 { axis + rank } else { axis }).ok();
         Some(match self.axes? {
-            Axes::One(axis) => place(axis)?.checked_sub(1).map_or(0, |at| row.get(at).copied().unwrap_or(0)),
-            Axes::From(axis) => place(axis)?.checked_sub(1).map_or(0, |at| row.get(at..).unwrap_or_default().iter().product()),
+            Axes::One(axis) => {
+                place(axis)?.checked_sub(1).map_or(0, |at| row.get(at).copied().unwrap_or(0))
+            }
+            Axes::From(axis) => place(axis)?
+                .checked_sub(1)
+                .map_or(0, |at| row.get(at..).unwrap_or_default().iter().product()),
         })
     }
 }
@@ -92,20 +96,28 @@ struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     fn new(model: &'a Model, nodes: &'a [NodeProto], initializers: &'a [TensorProto]) -> Self {
-        let producer = nodes.iter().flat_map(|node| node.output.iter().map(move |name| (name.as_str(), node))).collect();
+        let producer = nodes
+            .iter()
+            .flat_map(|node| node.output.iter().map(move |name| (name.as_str(), node)))
+            .collect();
         Self { model, initializers, producer }
     }
 
     /// The node whose first output a tensor is.
     fn node(&self, tensor: &str) -> Option<&'a NodeProto> {
-        self.producer.get(tensor).copied().filter(|node| node.output.first().is_some_and(|first| first == tensor))
+        self.producer
+            .get(tensor)
+            .copied()
+            .filter(|node| node.output.first().is_some_and(|first| first == tensor))
     }
 
     fn walk(&self, tensor: &str, state: State, depth: usize) -> Reached {
         let (mut tensor, mut state) = (tensor.to_owned(), state);
         // a body of a function is not checked for cycles
         for _ in 0..=self.producer.len() {
-            let Some(node) = self.producer.get(tensor.as_str()).copied() else { return Reached::Outside(tensor, state) };
+            let Some(node) = self.producer.get(tensor.as_str()).copied() else {
+                return Reached::Outside(tensor, state);
+            };
             if let Some(function) = self.function(node) {
                 match self.call(node, function, &tensor, state, depth) {
                     Reached::Outside(input, after) => (tensor, state) = (input, after),
@@ -124,7 +136,14 @@ impl<'a> Scope<'a> {
                 let before = Some(before.to_owned());
                 let is_log = logarithms == 1;
                 let (is_reshaped, axes) = (state.is_reshaped, self.axes(node));
-                return Reached::Activation(Ending { activation, is_log, is_reshaped, reads: before.clone(), before, axes });
+                return Reached::Activation(Ending {
+                    activation,
+                    is_log,
+                    is_reshaped,
+                    reads: before.clone(),
+                    before,
+                    axes,
+                });
             }
             let Some(input) = self.passed(node, &mut state) else { return Reached::Unknown };
             input.clone_into(&mut tensor);
@@ -134,13 +153,25 @@ impl<'a> Scope<'a> {
 
     /// The function of the model that a node calls.
     fn function(&self, node: &NodeProto) -> Option<&'a proto::FunctionProto> {
-        let is_called = |f: &&proto::FunctionProto| f.name() == node.op_type() && f.domain() == node.domain();
+        let is_called =
+            |f: &&proto::FunctionProto| f.name() == node.op_type() && f.domain() == node.domain();
         self.model.proto().functions.iter().find(is_called)
     }
 
     /// The way through a function: what it reads is named as the caller names it.
-    fn call(&self, node: &NodeProto, function: &'a proto::FunctionProto, tensor: &str, state: State, depth: usize) -> Reached {
-        let output = node.output.iter().position(|name| name == tensor).and_then(|at| function.output.get(at));
+    fn call(
+        &self,
+        node: &NodeProto,
+        function: &'a proto::FunctionProto,
+        tensor: &str,
+        state: State,
+        depth: usize,
+    ) -> Reached {
+        let output = node
+            .output
+            .iter()
+            .position(|name| name == tensor)
+            .and_then(|at| function.output.get(at));
         let Some(output) = output.filter(|_| depth < DEPTH) else { return Reached::Unknown };
         let outer = |inner: &str| {
             let at = function.input.iter().position(|name| name == inner)?;
@@ -151,7 +182,9 @@ impl<'a> Scope<'a> {
                 let before = ending.before.as_deref().and_then(outer);
                 Reached::Activation(Ending { reads: before.clone(), before, ..ending })
             }
-            Reached::Outside(inner, state) => outer(&inner).map_or(Reached::Unknown, |name| Reached::Outside(name, state)),
+            Reached::Outside(inner, state) => {
+                outer(&inner).map_or(Reached::Unknown, |name| Reached::Outside(name, state))
+            }
             Reached::Unknown => Reached::Unknown,
         }
     }
@@ -160,7 +193,8 @@ impl<'a> Scope<'a> {
     /// it reads.
     fn activation(&self, node: &'a NodeProto) -> Option<(Activation, bool, &'a str)> {
         use Activation::{Sigmoid, Softmax};
-        let input = |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
+        let input =
+            |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
         match node.op_type() {
             "Softmax" | "QLinearSoftmax" => Some((Softmax, false, input(0)?)),
             "LogSoftmax" => Some((Softmax, true, input(0)?)),
@@ -176,10 +210,14 @@ impl<'a> Scope<'a> {
             }
             "Mul" => {
                 let share = |upper, other| {
-                    let inverse = self.node(self.plain(other)).filter(|node| node.op_type() == "Reciprocal")?;
+                    let inverse = self
+                        .node(self.plain(other))
+                        .filter(|node| node.op_type() == "Reciprocal")?;
                     self.share(upper, inverse.input.first()?)
                 };
-                share(input(0)?, input(1)?).or_else(|| share(input(1)?, input(0)?)).map(|x| (Softmax, false, x))
+                share(input(0)?, input(1)?)
+                    .or_else(|| share(input(1)?, input(0)?))
+                    .map(|x| (Softmax, false, x))
             }
             "Reciprocal" => Some((Sigmoid, false, self.of_negative(input(0)?)?)),
             // x − log Σ exp(x)
@@ -189,7 +227,9 @@ impl<'a> Scope<'a> {
                 let of = match sum.op_type() {
                     "ReduceLogSumExp" => summed,
                     "ReduceLogSum" => self.exponent(summed)?,
-                    "Log" => self.exponent(self.plain(self.node(self.plain(summed)).filter(|node| is_sum(node))?.input.first()?))?,
+                    "Log" => self.exponent(self.plain(
+                        self.node(self.plain(summed)).filter(|node| is_sum(node))?.input.first()?,
+                    ))?,
                     _ => return None,
                 };
                 (self.plain(of) == scores).then(|| (Softmax, true, self.before_shift(scores)))
@@ -215,7 +255,8 @@ impl<'a> Scope<'a> {
         let shifted = || {
             let node = self.node(self.plain(tensor)).filter(|node| node.op_type() == "Sub")?;
             let (x, max) = (node.input.first()?, self.node(self.plain(node.input.get(1)?))?);
-            (max.op_type() == "ReduceMax" && self.plain(max.input.first()?) == self.plain(x)).then_some(x.as_str())
+            (max.op_type() == "ReduceMax" && self.plain(max.input.first()?) == self.plain(x))
+                .then_some(x.as_str())
         };
         shifted().unwrap_or(tensor)
     }
@@ -224,8 +265,14 @@ impl<'a> Scope<'a> {
     fn of_negative(&self, tensor: &'a str) -> Option<&'a str> {
         let sum = self.node(tensor).filter(|node| node.op_type() == "Add")?;
         let [a, b] = sum.input.as_slice() else { return None };
-        let exponential = if self.scalar(a) == Some(1.0) { b } else { Some(a).filter(|_| self.scalar(b) == Some(1.0))? };
-        let negative = self.node(self.plain(self.exponent(self.plain(exponential))?)).filter(|node| node.op_type() == "Neg")?;
+        let exponential = if self.scalar(a) == Some(1.0) {
+            b
+        } else {
+            Some(a).filter(|_| self.scalar(b) == Some(1.0))?
+        };
+        let negative = self
+            .node(self.plain(self.exponent(self.plain(exponential))?))
+            .filter(|node| node.op_type() == "Neg")?;
         negative.input.first().map(String::as_str)
     }
 
@@ -235,7 +282,9 @@ impl<'a> Scope<'a> {
         let mut tensor = tensor;
         for _ in 0..=self.producer.len() {
             let mut state = State::default();
-            let passed = self.node(tensor).filter(|node| !matches!(node.op_type(), "Log" | "Exp" | "Mul" | "Div" | "Sub"));
+            let passed = self
+                .node(tensor)
+                .filter(|node| !matches!(node.op_type(), "Log" | "Exp" | "Mul" | "Div" | "Sub"));
             let Some(input) = passed.and_then(|node| self.passed(node, &mut state)) else { break };
             tensor = input;
         }
@@ -246,11 +295,15 @@ impl<'a> Scope<'a> {
     /// does to the values.
     fn passed(&self, node: &'a NodeProto, state: &mut State) -> Option<&'a str> {
         const FLOATS: [i64; 4] = [1, 10, 11, 16];
-        let input = |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
+        let input =
+            |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
         let is_constant = |at: usize| input(at).is_some_and(|name| self.scalar(name).is_some());
-        let is_positive = |at: usize| input(at).and_then(|name| self.scalar(name)).is_some_and(|value| value > 0.0);
+        let is_positive = |at: usize| {
+            input(at).and_then(|name| self.scalar(name)).is_some_and(|value| value > 0.0)
+        };
         // of two inputs the one that is no constant
-        let other = |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
+        let other =
+            |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
         match node.operator().class {
             Class::Movement(Movement::Copy) | Class::Quantization => return input(0),
             Class::Movement(Movement::Reshape | Movement::Transpose | Movement::Repeat) => {
@@ -282,7 +335,10 @@ impl<'a> Scope<'a> {
     fn scalar(&self, tensor: &str) -> Option<f64> {
         let of = |tensor: &TensorProto| {
             let is_one = tensor.dims.iter().all(|&n| n == 1);
-            is_one.then(|| self.model.tensor(tensor).ok()?.to_f32().first().copied()).flatten().map(f64::from)
+            is_one
+                .then(|| self.model.tensor(tensor).ok()?.to_f32().first().copied())
+                .flatten()
+                .map(f64::from)
         };
         if let Some(found) = self.initializers.iter().find(|t| t.name() == tensor) {
             return of(found);
@@ -291,7 +347,9 @@ impl<'a> Scope<'a> {
         let attribute = |name: &str| node.attribute.iter().find(|a| a.name() == name);
         let value = attribute("value").and_then(|a: &AttributeProto| of(a.t.as_ref()?));
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
-        value.or_else(|| attribute("value_float").map(|a| f64::from(a.f()))).or_else(|| attribute("value_int").map(|a| a.i() as f64))
+        value
+            .or_else(|| attribute("value_float").map(|a| f64::from(a.f())))
+            .or_else(|| attribute("value_int").map(|a| a.i() as f64))
     }
 
     /// The axes that a softmax node names; `None` where it is spelled out.
@@ -304,7 +362,11 @@ impl<'a> Scope<'a> {
             return None;
         }
         let axis = attribute.map(AttributeProto::i);
-        Some(if self.model.opset() < 13 { Axes::From(axis.unwrap_or(1)) } else { Axes::One(axis.unwrap_or(-1)) })
+        Some(if self.model.opset() < 13 {
+            Axes::From(axis.unwrap_or(1))
+        } else {
+            Axes::One(axis.unwrap_or(-1))
+        })
     }
 }
 

@@ -15,8 +15,10 @@ fn model(lines: &[&str]) -> Model {
             ..NodeProto::default()
         }
     };
-    let scalar = |name: &str, values: Values| tensor_proto(name, &Array::new(vec![], values).unwrap());
-    let value = |name: &str| ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() };
+    let scalar =
+        |name: &str, values: Values| tensor_proto(name, &Array::new(vec![], values).unwrap());
+    let value =
+        |name: &str| ValueInfoProto { name: Some(name.to_owned()), ..ValueInfoProto::default() };
     let graph = GraphProto {
         input: vec![value("x"), value("w")],
         node: lines.iter().map(node).collect(),
@@ -49,7 +51,8 @@ fn every_operator_says_its_own_scale() {
         "d = QLinearConcat s z a t z b s i",
         "e = QGemm c t z w s z - s z",
     ];
-    let expected = [("a", 0.25, 128), ("b", 0.5, -3), ("c", 0.25, 0), ("d", 0.5, 128), ("e", 0.5, 128)];
+    let expected =
+        [("a", 0.25, 128), ("b", 0.5, -3), ("c", 0.25, 0), ("d", 0.5, 128), ("e", 0.5, 128)];
     assert_eq!(of(&lines), expected.map(|(name, scale, zero)| (name.to_owned(), scale, zero)));
     assert!((Quantization { scale: 0.25, zero_point: 128 }.real(2) + 31.5).abs() < f32::EPSILON);
 }
@@ -65,9 +68,13 @@ fn what_moves_values_hands_their_scale_on_and_what_mixes_them_does_not() {
         "two = Concat b p",
         "f = DequantizeLinear two s z",
     ];
-    let names = |found: Vec<(String, f32, i32)>| found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+    let names = |found: Vec<(String, f32, i32)>| {
+        found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>()
+    };
     assert_eq!(names(of(&lines)), ["a", "b", "c", "one", "p"]);
     // a scale for each channel, or one that is computed, is none of the tensor
-    assert!(of(&["a = QLinearConv x s z w s z many z", "b = QLinearConv x s z w s z x z"]).is_empty());
+    assert!(
+        of(&["a = QLinearConv x s z w s z many z", "b = QLinearConv x s z w s z x z"]).is_empty()
+    );
     assert!(of(&["a = Relu x", "b = MaxPool a"]).is_empty());
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::array::{Array, Values};
-use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto};
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto,
+};
 use crate::onnx::tensor_proto;
 
 fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
@@ -15,19 +17,30 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
 /// What is suspected of a graph from `x` to `y`.
 fn suspected(opset: i64, nodes: Vec<NodeProto>) -> Vec<(Suspicion, String)> {
     let info = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
-    let byte = |name: &str, value: u8| tensor_proto(name, &Array::new(vec![], Values::U8(vec![value])).unwrap());
+    let byte = |name: &str, value: u8| {
+        tensor_proto(name, &Array::new(vec![], Values::U8(vec![value])).unwrap())
+    };
     let zero = tensor_proto("zero", &Array::new(vec![], Values::F32(vec![0.0])).unwrap());
     let initializer = vec![byte("on", 1), byte("off", 0), zero];
-    let graph = GraphProto { node: nodes, initializer, input: vec![info("x")], output: vec![info("y")], ..Default::default() };
+    let graph = GraphProto {
+        node: nodes,
+        initializer,
+        input: vec![info("x")],
+        output: vec![info("y")],
+        ..Default::default()
+    };
     let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(opset) }];
-    let model = Model::from_proto(ModelProto { graph: Some(graph), opset_import, ..Default::default() }).unwrap();
+    let model =
+        Model::from_proto(ModelProto { graph: Some(graph), opset_import, ..Default::default() })
+            .unwrap();
     suspects(&model, &["y".to_owned()])
 }
 
 #[test]
 fn each_suspect_is_named_and_what_is_off_is_none() {
     use Suspicion::{DynamicQuantization, Random, Training};
-    let training = AttributeProto { name: Some("training_mode".into()), i: Some(1), ..Default::default() };
+    let training =
+        AttributeProto { name: Some("training_mode".into()), i: Some(1), ..Default::default() };
     let norm = |outputs: &[&str], attribute: Vec<AttributeProto>| NodeProto {
         attribute,
         ..node("BatchNormalization", &["x", "zero", "zero", "zero", "zero"], outputs)
@@ -46,7 +59,14 @@ fn each_suspect_is_named_and_what_is_off_is_none() {
     ] {
         let op = node.op_type().to_owned();
         let found = suspected(opset, vec![node]);
-        assert_eq!(found, expected.map(|suspicion| (suspicion, format!("{op} `y`"))).into_iter().collect::<Vec<_>>(), "{op}");
+        assert_eq!(
+            found,
+            expected
+                .map(|suspicion| (suspicion, format!("{op} `y`")))
+                .into_iter()
+                .collect::<Vec<_>>(),
+            "{op}"
+        );
     }
 }
 
@@ -59,8 +79,13 @@ fn only_what_reaches_the_value_counts() {
     let shape = node("Shape", &["noise"], &["shape"]);
     assert_eq!(suspected(17, vec![noise(), shape, node("Reshape", &["x", "shape"], &["y"])]), []);
     // in the branch of an If
-    let body = GraphProto { node: vec![node("RandomNormalLike", &["x"], &["inner"])], ..Default::default() };
-    let branch = AttributeProto { name: Some("then_branch".into()), g: Some(body), ..Default::default() };
-    let found = suspected(17, vec![NodeProto { attribute: vec![branch], ..node("If", &["on"], &["y"]) }]);
+    let body = GraphProto {
+        node: vec![node("RandomNormalLike", &["x"], &["inner"])],
+        ..Default::default()
+    };
+    let branch =
+        AttributeProto { name: Some("then_branch".into()), g: Some(body), ..Default::default() };
+    let found =
+        suspected(17, vec![NodeProto { attribute: vec![branch], ..node("If", &["on"], &["y"]) }]);
     assert_eq!(found, [(Suspicion::Random, "RandomNormalLike `inner`".to_owned())]);
 }

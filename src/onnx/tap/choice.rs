@@ -29,11 +29,13 @@ struct Request<'a> {
     alias: Option<&'a str>,
 }
 
-/// Resolves `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against `names`, and makes aliases unique: an alias that is given
-/// stands as it is, one made of a tensor's name gets `-2`, `-3` … where it is taken.
+/// Resolves `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against
+/// `names`, and makes aliases unique: an alias that is given stands as it is, one made of a
+/// tensor's name gets `-2`, `-3` … where it is taken.
 ///
 /// # Errors
-/// When a tensor is unknown (the nearest names are listed), named twice, or an alias has other characters or is given twice.
+/// When a tensor is unknown (the nearest names are listed), named twice, or an alias has other
+/// characters or is given twice.
 pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
     let known: HashSet<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
     let mut requested: Vec<Request<'_>> = Vec::new();
@@ -41,12 +43,18 @@ pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
     for text in requests {
         let request = parse(text, &known).ok_or_else(|| unknown("tap", stem(text), names))?;
         if requested.iter().any(|r| r.tensor == request.tensor) {
-            return Err(Error::input(format!("tap `{}`: expected once, found twice", request.tensor)));
+            return Err(Error::input(format!(
+                "tap `{}`: expected once, found twice",
+                request.tensor
+            )));
         }
         if let Some(alias) = request.alias {
             check_alias(alias)?;
             if !taken.insert(alias.to_ascii_lowercase()) {
-                return Err(Error::input(format!("alias `{alias}`: expected once (upper and lower case are the same), found twice")));
+                return Err(Error::input(format!(
+                    "alias `{alias}`: expected once (upper and lower case are the same), found \
+                     twice"
+                )));
             }
         }
         requested.push(request);
@@ -60,16 +68,23 @@ pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
     Ok(requested.into_iter().map(choice).collect())
 }
 
-/// The longest tensor name that the request begins with wins: first the whole text, then what stands before the last `=`, and so on.
+/// The longest tensor name that the request begins with wins: first the whole text, then what
+/// stands before the last `=`, and so on.
 fn parse<'a>(text: &'a str, known: &HashSet<&str>) -> Option<Request<'a>> {
-    let before_equals = text.rmatch_indices('=').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
+    let before_equals =
+        text.rmatch_indices('=').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
     std::iter::once((text, None)).chain(before_equals).find_map(|(rest, alias)| {
-        let request = |tensor, layout, size| known.contains(tensor).then_some(Request { tensor, layout, size, alias });
+        let request = |tensor, layout, size| {
+            known.contains(tensor).then_some(Request { tensor, layout, size, alias })
+        };
         let with_layout = |rest: &'a str, size| {
-            let of_suffix = || layout_suffix(rest).and_then(|(tensor, layout)| request(tensor, Some(layout), size));
+            let of_suffix = || {
+                layout_suffix(rest).and_then(|(tensor, layout)| request(tensor, Some(layout), size))
+            };
             request(rest, None, size).or_else(of_suffix)
         };
-        with_layout(rest, None).or_else(|| size_suffix(rest).and_then(|(rest, size)| with_layout(rest, Some(size))))
+        with_layout(rest, None)
+            .or_else(|| size_suffix(rest).and_then(|(rest, size)| with_layout(rest, Some(size))))
     })
 }
 
@@ -159,10 +174,20 @@ pub fn alias(tensor: &str) -> String {
     let name = name.strip_suffix("_output_0").unwrap_or(name);
     let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
     // exporters repeat a module's name in its children's: layer1, layer1.2
-    let repeated =
-        |part: &str, next: Option<&&str>| next.and_then(|next| next.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'));
-    let kept: Vec<&str> = parts.iter().enumerate().filter(|&(i, part)| !repeated(part, parts.get(i + 1))).map(|(_, part)| *part).collect();
-    let plain: String = kept.join(".").chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' }).collect();
+    let repeated = |part: &str, next: Option<&&str>| {
+        next.and_then(|next| next.strip_prefix(part)).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let kept: Vec<&str> = parts
+        .iter()
+        .enumerate()
+        .filter(|&(i, part)| !repeated(part, parts.get(i + 1)))
+        .map(|(_, part)| *part)
+        .collect();
+    let plain: String = kept
+        .join(".")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' })
+        .collect();
     let trimmed = plain.trim_start_matches(RESERVED_BEGINNINGS).trim_end_matches('.');
     if trimmed.is_empty() {
         return "tensor".to_owned();
@@ -175,8 +200,10 @@ pub fn alias(tensor: &str) -> String {
     }
     let tail = trimmed.get(trimmed.len() - TAIL_BYTES..).unwrap_or_default();
     // from the beginning of a part on, where there is one
-    let tail = tail.split_once('.').map_or(tail, |(_, rest)| rest).trim_start_matches(RESERVED_BEGINNINGS);
-    let hash = Sha256::digest(tensor).iter().take(4).fold(0u32, |hash, &byte| hash << 8 | u32::from(byte));
+    let tail =
+        tail.split_once('.').map_or(tail, |(_, rest)| rest).trim_start_matches(RESERVED_BEGINNINGS);
+    let hash =
+        Sha256::digest(tensor).iter().take(4).fold(0u32, |hash, &byte| hash << 8 | u32::from(byte));
     format!("{tail}-{hash:08x}")
 }
 
@@ -207,39 +234,67 @@ mod tests {
 
     #[test]
     fn a_made_alias_obeys_the_rules_of_one() {
-        let long = |end: &str| format!("StatefulPartitionedCall/{}{end}", "block_1_expand_relu/".repeat(20));
-        let names =
-            [long("a"), long("b"), "x".repeat(161), "_".repeat(400), "é".repeat(300), "a/".repeat(200), format!("x{}", ".".repeat(300))];
+        let long = |end: &str| {
+            format!("StatefulPartitionedCall/{}{end}", "block_1_expand_relu/".repeat(20))
+        };
+        let names = [
+            long("a"),
+            long("b"),
+            "x".repeat(161),
+            "_".repeat(400),
+            "é".repeat(300),
+            "a/".repeat(200),
+            format!("x{}", ".".repeat(300)),
+        ];
         for name in &names {
             check_alias(&alias(name)).unwrap();
             assert!(alias(name).len() <= TAIL_BYTES + 9, "{}", alias(name));
         }
         assert!(
-            alias(&names[0]).starts_with("block_1_expand_relu.") && alias(&names[0]).contains("expand_relu.a-"),
+            alias(&names[0]).starts_with("block_1_expand_relu.")
+                && alias(&names[0]).contains("expand_relu.a-"),
             "{}",
             alias(&names[0])
         );
         assert_ne!(alias(&names[0]), alias(&names[1]));
         // what a name is made into stays what it was
         assert_eq!(alias(&"y".repeat(160)), "y".repeat(160));
-        assert_eq!(["zarr.json", "/Zarr.JSON_output_0", "manifest.json"].map(alias), ["zarr_json", "Zarr_JSON", "manifest_json"]);
+        assert_eq!(
+            ["zarr.json", "/Zarr.JSON_output_0", "manifest.json"].map(alias),
+            ["zarr_json", "Zarr_JSON", "manifest_json"]
+        );
     }
 
     #[test]
     fn an_input_keeps_its_name_where_it_can() {
         let long = "i".repeat(300);
-        for (name, expected) in [("x", "x"), ("_x", "_x"), ("__x", "x"), (".x", "x"), ("a/b:0", "a.b"), ("zarr.json", "zarr_json")] {
+        for (name, expected) in [
+            ("x", "x"),
+            ("_x", "_x"),
+            ("__x", "x"),
+            (".x", "x"),
+            ("a/b:0", "a.b"),
+            ("zarr.json", "zarr_json"),
+        ] {
             assert_eq!(path_name(name), expected);
         }
         assert_eq!(path_name(&long), alias(&long));
         let mut taken = HashSet::new();
-        assert_eq!(["a.b", "A.b", "a.b"].map(|name| free(name.to_owned(), &mut taken)), ["a.b", "A.b-2", "a.b-3"]);
+        assert_eq!(
+            ["a.b", "A.b", "a.b"].map(|name| free(name.to_owned(), &mut taken)),
+            ["a.b", "A.b-2", "a.b-3"]
+        );
     }
 
     #[test]
     fn suffixes_are_read_from_the_right() {
         let names = ["/a/Relu_output_0"];
-        let expected = TapChoice { tensor: names[0].into(), alias: "last".into(), layout: None, size: Some([8, 4]) };
+        let expected = TapChoice {
+            tensor: names[0].into(),
+            alias: "last".into(),
+            layout: None,
+            size: Some([8, 4]),
+        };
         assert_eq!(one("/a/Relu_output_0@8x4=last", &names), expected);
         assert_eq!(one("/a/Relu_output_0=last", &names).size, None);
         assert_eq!(one("/a/Relu_output_0@8x4", &names).alias, "a.Relu");
@@ -248,11 +303,25 @@ mod tests {
     #[test]
     fn an_exact_name_wins_over_any_suffix() {
         let names = ["x", "x=y", "x@8x8", "x@8x8=y", "m/b:1=z"];
-        assert_eq!(one("x=y", &names), TapChoice { tensor: "x=y".into(), alias: "x_y".into(), layout: None, size: None });
+        assert_eq!(
+            one("x=y", &names),
+            TapChoice { tensor: "x=y".into(), alias: "x_y".into(), layout: None, size: None }
+        );
         assert_eq!(one("x@8x8", &names).size, None);
         assert_eq!(one("x@8x8=y", &names).tensor, "x@8x8=y");
-        assert_eq!(one("x=y=k", &names), TapChoice { tensor: "x=y".into(), alias: "k".into(), layout: None, size: None });
-        assert_eq!(one("x@8x8@4x4", &names), TapChoice { tensor: "x@8x8".into(), alias: "x_8x8".into(), layout: None, size: Some([4, 4]) });
+        assert_eq!(
+            one("x=y=k", &names),
+            TapChoice { tensor: "x=y".into(), alias: "k".into(), layout: None, size: None }
+        );
+        assert_eq!(
+            one("x@8x8@4x4", &names),
+            TapChoice {
+                tensor: "x@8x8".into(),
+                alias: "x_8x8".into(),
+                layout: None,
+                size: Some([4, 4])
+            }
+        );
         assert_eq!(one("m/b:1=z=q", &names).alias, "q");
         assert_eq!(one("x=k", &names).alias, "k");
     }
@@ -260,9 +329,20 @@ mod tests {
     #[test]
     fn the_axis_order_stands_next_to_the_name() {
         let names = ["relu:0", "conv", "conv:nchw"];
-        let expected = |tensor: &str, alias: &str, layout, size| TapChoice { tensor: tensor.into(), alias: alias.into(), layout, size };
-        assert_eq!(one("relu:0:nhwc", &names), expected("relu:0", "relu", Some(Layout::Nhwc), None));
-        assert_eq!(one("relu:0:nhwc@4x2=k", &names), expected("relu:0", "k", Some(Layout::Nhwc), Some([4, 2])));
+        let expected = |tensor: &str, alias: &str, layout, size| TapChoice {
+            tensor: tensor.into(),
+            alias: alias.into(),
+            layout,
+            size,
+        };
+        assert_eq!(
+            one("relu:0:nhwc", &names),
+            expected("relu:0", "relu", Some(Layout::Nhwc), None)
+        );
+        assert_eq!(
+            one("relu:0:nhwc@4x2=k", &names),
+            expected("relu:0", "k", Some(Layout::Nhwc), Some([4, 2]))
+        );
         assert_eq!(one("conv:nhwc", &names).layout, Some(Layout::Nhwc));
         assert_eq!(one("conv:nchw", &names), expected("conv:nchw", "conv_nchw", None, None));
         assert_eq!(one("conv:nchw:nchw", &names).layout, Some(Layout::Nchw));
@@ -273,8 +353,11 @@ mod tests {
     #[test]
     fn made_aliases_are_unique_without_regard_to_case() {
         let requests = ["/Relu_output_0", "Relu:0", "relu", "c=relu-2"].map(String::from);
-        let aliases: Vec<String> =
-            resolve(&requests, &["/Relu_output_0", "Relu:0", "relu", "c"]).unwrap().into_iter().map(|c| c.alias).collect();
+        let aliases: Vec<String> = resolve(&requests, &["/Relu_output_0", "Relu:0", "relu", "c"])
+            .unwrap()
+            .into_iter()
+            .map(|c| c.alias)
+            .collect();
         assert_eq!(aliases, ["Relu", "Relu-3", "relu-4", "relu-2"]);
     }
 
@@ -284,13 +367,33 @@ mod tests {
         let error = refused(&["/layer2/Rleu_output_0@8x8=k"], &names);
         assert!(error.to_string().contains("`/layer2/Rleu_output_0`"), "{error}");
         assert!(error.find_hint().unwrap().contains("`/layer2/Relu_output_0`, `/layer1"));
-        assert!(refused(&["/layer1/Relu_output_0", "/layer1/Relu_output_0=b"], &names).to_string().contains("twice"));
-        assert!(refused(&["/layer1/Relu_output_0=a", "/layer2/Relu_output_0=A"], &names).to_string().contains("alias `A`"));
+        assert!(
+            refused(&["/layer1/Relu_output_0", "/layer1/Relu_output_0=b"], &names)
+                .to_string()
+                .contains("twice")
+        );
+        assert!(
+            refused(&["/layer1/Relu_output_0=a", "/layer2/Relu_output_0=A"], &names)
+                .to_string()
+                .contains("alias `A`")
+        );
         for bad in ["", "a/b", "..", "__x", "a b"] {
-            assert!(refused(&[&format!("/layer1/Relu_output_0={bad}")], &names).to_string().contains("letters"), "{bad}");
+            assert!(
+                refused(&[&format!("/layer1/Relu_output_0={bad}")], &names)
+                    .to_string()
+                    .contains("letters"),
+                "{bad}"
+            );
         }
-        for (bad, rule) in [("x".repeat(161), "at most 160"), ("Zarr.json".into(), "file of the cache")] {
-            assert!(refused(&[&format!("/layer1/Relu_output_0={bad}")], &names).to_string().contains(rule), "{bad}");
+        for (bad, rule) in
+            [("x".repeat(161), "at most 160"), ("Zarr.json".into(), "file of the cache")]
+        {
+            assert!(
+                refused(&[&format!("/layer1/Relu_output_0={bad}")], &names)
+                    .to_string()
+                    .contains(rule),
+                "{bad}"
+            );
         }
         assert!(refused(&["/layer1/Relu_output_0@0x8"], &names).to_string().contains("no node"));
     }

@@ -68,19 +68,30 @@ pub(super) fn of_tensors<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &Shapes)
                         found.grids.insert(tensor, [1, b]);
                     } else if let Some(layout) = of_flattened(node, &read, [a, b]) {
                         found.flattened.insert(tensor, layout);
-                        found.grids.extend(read.size.filter(|&size| covers(layout, size, [a, b])).map(|size| (tensor, size)));
+                        found.grids.extend(
+                            read.size
+                                .filter(|&size| covers(layout, size, [a, b]))
+                                .map(|size| (tensor, size)),
+                        );
                     }
                 }
-                Some([_, _, _, _, _]) if of_operator(node).is_some() || (read.is_volume && !rearranges(node)) => {
+                Some([_, _, _, _, _])
+                    if of_operator(node).is_some() || (read.is_volume && !rearranges(node)) =>
+                {
                     found.volumes.insert(tensor);
                 }
                 None => found.maps.extend(of_unknown(node, read.map).map(|l| (tensor, l))),
                 _ => {}
             }
             if let Some(size) = spatial.filter(|_| found.maps.contains_key(tensor)) {
-                let is_good = |name: &&str| found.maps.contains_key(name) && !found.remade.contains(name);
-                let is_kept = data.iter().any(is_good) || read.size.is_none() || seen.contains(&size);
-                if !is_kept && (of_operator(node).is_some() || data.iter().any(|name| found.remade.contains(name))) {
+                let is_good =
+                    |name: &&str| found.maps.contains_key(name) && !found.remade.contains(name);
+                let is_kept =
+                    data.iter().any(is_good) || read.size.is_none() || seen.contains(&size);
+                if !is_kept
+                    && (of_operator(node).is_some()
+                        || data.iter().any(|name| found.remade.contains(name)))
+                {
                     found.remade.insert(tensor);
                 } else {
                     seen.insert(size);
@@ -110,7 +121,12 @@ struct Read {
 }
 
 impl Read {
-    fn of(found: &Layouts<'_>, sizes: &HashMap<&str, [usize; 2]>, shapes: &Shapes, data: &[&str]) -> Self {
+    fn of(
+        found: &Layouts<'_>,
+        sizes: &HashMap<&str, [usize; 2]>,
+        shapes: &Shapes,
+        data: &[&str],
+    ) -> Self {
         let first = data.iter().find(|name| found.maps.contains_key(**name));
         let shape = first.and_then(|name| shapes.get(*name));
         Self {
@@ -120,7 +136,8 @@ impl Read {
             flattened: data.iter().find_map(|name| found.flattened.get(name).copied()),
             size: data.iter().find_map(|name| sizes.get(name).copied()),
             first_rank: data.first().and_then(|name| shapes.get(*name)).map(Vec::len),
-            is_volume: data.iter().any(|name| found.volumes.contains(name)) || (first.is_some() && shape.is_none()),
+            is_volume: data.iter().any(|name| found.volumes.contains(name))
+                || (first.is_some() && shape.is_none()),
         }
     }
 
@@ -132,7 +149,9 @@ impl Read {
                 map.is_some() || (self.flattened.is_none() && self.size.is_none())
             }
             (Some(_), _) => true,
-            (None, None) if node.operator().moves(Movement::Reshape) => self.flattened.is_none() && self.size == Some([1, b]),
+            (None, None) if node.operator().moves(Movement::Reshape) => {
+                self.flattened.is_none() && self.size == Some([1, b])
+            }
             // one of height and width is gone
             (None, Some(Layout::Nchw)) if self.rank == Some(4) && is_reduction(node) => {
                 self.channels == Some(a) && self.size.is_some_and(|size| size.contains(&b))
@@ -157,10 +176,14 @@ fn covers(layout: Layout, [height, width]: [usize; 2], [a, b]: [usize; 2]) -> bo
 fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layout> {
     let before = read.map.or(read.flattened)?;
     match (node.operator().class, ints(node, "perm")) {
-        (Class::Movement(Movement::Transpose), [0, 2, 1]) => Some(if before == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw }),
+        (Class::Movement(Movement::Transpose), [0, 2, 1]) => {
+            Some(if before == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw })
+        }
         (Class::Movement(Movement::Transpose), _) => None,
         // other rows than those of positions are something else
-        (Class::Movement(Movement::Reshape), _) => Some(before).filter(|&l| read.size.is_none_or(|size| covers(l, size, dims))),
+        (Class::Movement(Movement::Reshape), _) => {
+            Some(before).filter(|&l| read.size.is_none_or(|size| covers(l, size, dims)))
+        }
         _ => Some(before),
     }
 }
@@ -182,7 +205,10 @@ fn of_operator(node: &NodeProto) -> Option<Layout> {
 /// Whether a node gives its input's values other axes.
 fn rearranges(node: &NodeProto) -> bool {
     use Movement::{Pick, Reshape, Transpose};
-    matches!(node.operator().class, Class::Movement(Reshape | Transpose | Pick) | Class::Contraction | Class::Product)
+    matches!(
+        node.operator().class,
+        Class::Movement(Reshape | Transpose | Pick) | Class::Contraction | Class::Product
+    )
 }
 
 /// Whether a node takes axes away.
@@ -197,13 +223,13 @@ fn of_unknown(node: &NodeProto, before: Option<Layout>) -> Option<Layout> {
 
 /// `dims`: the output without the batch axis.
 fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> {
+    use Movement::{Pick, Reshape, Transpose};
     let ([a, b, c], size) = (dims, read.size);
     let by_size = match size {
         Some(size) if size == [b, c] => Some(Layout::Nchw),
         Some(size) if size == [a, b] => Some(Layout::Nhwc),
         _ => None,
     };
-    use Movement::{Pick, Reshape, Transpose};
     match (node.operator().class, read.map) {
         _ if of_operator(node).is_some() => of_operator(node),
         (Class::Movement(Transpose), Some(before)) => match (before, ints(node, "perm")) {
@@ -215,9 +241,10 @@ fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> 
         (Class::Movement(Reshape), _) if read.first_rank == Some(6) => {
             by_size.or(size.filter(|&s| is_scaled(s, [b, c])).map(|_| Layout::Nchw))
         }
-        (Class::Movement(Reshape | Transpose | Pick) | Class::Contraction, _) => by_size,
         (Class::Product | Class::Softmax, None) => None,
-        (_, None) => by_size,
+        (Class::Movement(Reshape | Transpose | Pick) | Class::Contraction, _) | (_, None) => {
+            by_size
+        }
         (_, before) => before,
     }
 }

@@ -13,11 +13,22 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The map that the heads of each stage read, by stage; empty where not at least two stages have
 /// heads.
-pub(super) fn maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], targets: &[&'a str]) -> HashMap<usize, &'a str> {
+pub(super) fn maps<'a>(
+    model: &'a Model,
+    flow: &Flow<'a>,
+    taps: &[Tap],
+    targets: &[&'a str],
+) -> HashMap<usize, &'a str> {
     let nodes = &model.graph().node;
     let relevant = flow.ancestors(targets);
-    let is_staged = |t: &&Tap| t.role == Role::Map && !is_flattened(t) && relevant.contains(t.tensor.as_str());
-    let staged: HashMap<&str, &Tap> = taps.iter().filter(is_staged).filter(|t| t.stage.is_some()).map(|t| (t.tensor.as_str(), t)).collect();
+    let is_staged =
+        |t: &&Tap| t.role == Role::Map && !is_flattened(t) && relevant.contains(t.tensor.as_str());
+    let staged: HashMap<&str, &Tap> = taps
+        .iter()
+        .filter(is_staged)
+        .filter(|t| t.stage.is_some())
+        .map(|t| (t.tensor.as_str(), t))
+        .collect();
     let ends = ends(nodes, flow, &relevant, &staged, targets);
     if ends.len() < 2 {
         return HashMap::new();
@@ -27,7 +38,9 @@ pub(super) fn maps<'a>(model: &'a Model, flow: &Flow<'a>, taps: &[Tap], targets:
         let passed = flow.bottlenecks(&ends);
         let is_candidate = |t: &Tap| t.layout == Some(Layout::Nchw) && t.stage == Some(stage);
         let names = nodes.iter().flat_map(|node| &node.output).map(String::as_str);
-        let chain = names.filter(|name| passed.contains(name) && staged.get(name).copied().is_some_and(is_candidate));
+        let chain = names.filter(|name| {
+            passed.contains(name) && staged.get(name).copied().is_some_and(is_candidate)
+        });
         let mut chain: Vec<&str> = chain.collect();
         while chain.pop_if(|last| is_prediction(model, flow, last, &ends, targets)).is_some() {}
         found.extend(chain.pop().map(|map| (stage, map)));
@@ -68,7 +81,13 @@ fn ends<'a>(
 
 /// Whether a map is what a head predicts: all ends are this map but for its axes and range, and a
 /// convolution makes it without an activation.
-fn is_prediction(model: &Model, flow: &Flow<'_>, map: &str, ends: &[&str], targets: &[&str]) -> bool {
+fn is_prediction(
+    model: &Model,
+    flow: &Flow<'_>,
+    map: &str,
+    ends: &[&str],
+    targets: &[&str],
+) -> bool {
     let mut same: HashSet<&str> = HashSet::from([map]);
     for node in &model.graph().node {
         if hands_on(node) && node.input.iter().any(|name| same.contains(name.as_str())) {
@@ -87,7 +106,9 @@ fn is_prediction(model: &Model, flow: &Flow<'_>, map: &str, ends: &[&str], targe
 fn hands_on(node: &NodeProto) -> bool {
     use Movement::{Cast, Copy, Join, Part, Transpose};
     match node.operator().class {
-        Class::Movement(Transpose | Copy | Cast | Part | Join) | Class::Softmax | Class::Quantization => true,
+        Class::Movement(Transpose | Copy | Cast | Part | Join)
+        | Class::Softmax
+        | Class::Quantization => true,
         _ => node.op_type() == "Sigmoid",
     }
 }
@@ -102,7 +123,8 @@ fn is_linear(model: &Model, flow: &Flow<'_>, map: &str, pointwise_only: bool) ->
         }
         let Some(node) = flow.producer(name) else { return false };
         match node.operator() {
-            operator if operator.is_convolution() && (!pointwise_only || is_pointwise(model, node)) => {}
+            operator
+                if operator.is_convolution() && (!pointwise_only || is_pointwise(model, node)) => {}
             _ if hands_on(node) => open.extend(flow.data(node)),
             _ => return false,
         }
@@ -112,7 +134,11 @@ fn is_linear(model: &Model, flow: &Flow<'_>, map: &str, pointwise_only: bool) ->
 
 fn is_pointwise(model: &Model, node: &NodeProto) -> bool {
     let by_weight = || {
-        let weight = model.graph().initializer.iter().find(|tensor| Some(tensor.name()) == node.input.get(1).map(String::as_str));
+        let weight = model
+            .graph()
+            .initializer
+            .iter()
+            .find(|tensor| Some(tensor.name()) == node.input.get(1).map(String::as_str));
         weight.is_some_and(|weight| weight.dims.iter().skip(2).all(|&k| k == 1))
     };
     match ints(node, "kernel_shape") {

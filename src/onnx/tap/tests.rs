@@ -10,7 +10,10 @@ struct Builder {
 
 impl Builder {
     fn add(&mut self, op: &str, inputs: &[&str], output: &str, shape: &[usize]) -> &mut NodeProto {
-        self.shapes.insert(output.into(), std::iter::once(None).chain(shape.iter().copied().map(Some)).collect());
+        self.shapes.insert(
+            output.into(),
+            std::iter::once(None).chain(shape.iter().copied().map(Some)).collect(),
+        );
         self.nodes.push(NodeProto {
             op_type: Some(op.into()),
             input: inputs.iter().map(|&i| i.to_owned()).collect(),
@@ -21,10 +24,22 @@ impl Builder {
     }
 
     /// A convolution of kernel k and a stride, its activation after it.
-    fn conv(&mut self, input: &str, output: &str, kernel: i64, stride: i64, group: i64, shape: [usize; 3]) {
+    fn conv(
+        &mut self,
+        input: &str,
+        output: &str,
+        kernel: i64,
+        stride: i64,
+        group: i64,
+        shape: [usize; 3],
+    ) {
         let node = self.add("Conv", &[input], &format!("{output}.conv"), &shape);
         node.attribute = vec![list("kernel_shape", &[kernel; 2]), list("strides", &[stride; 2])];
-        node.attribute.push(AttributeProto { name: Some("group".into()), i: Some(group), ..Default::default() });
+        node.attribute.push(AttributeProto {
+            name: Some("group".into()),
+            i: Some(group),
+            ..Default::default()
+        });
         self.add("Relu", &[&format!("{output}.conv")], output, &shape);
     }
 
@@ -44,8 +59,15 @@ impl Builder {
             elem_type: Some(proto::tensor_proto::DataType::Float as i32),
             shape: Some(proto::TensorShapeProto { dim: dims }),
         };
-        let r#type = Some(TypeProto { value: Some(proto::type_proto::Value::TensorType(tensor)), ..Default::default() });
-        let info = |name: &str| ValueInfoProto { name: Some(name.into()), r#type: r#type.clone(), ..Default::default() };
+        let r#type = Some(TypeProto {
+            value: Some(proto::type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        });
+        let info = |name: &str| ValueInfoProto {
+            name: Some(name.into()),
+            r#type: r#type.clone(),
+            ..Default::default()
+        };
         let graph = GraphProto {
             node: self.nodes.clone(),
             input: vec![info("x")],
@@ -93,13 +115,15 @@ impl Builder {
 
     /// A convolution without activation.
     fn linear(&mut self, input: &str, output: &str, kernel: i64, shape: [usize; 3]) {
-        self.add("Conv", &[input], output, &shape).attribute = vec![list("kernel_shape", &[kernel; 2])];
+        self.add("Conv", &[input], output, &shape).attribute =
+            vec![list("kernel_shape", &[kernel; 2])];
     }
 
     /// A prediction as rows of boxes: [C, H, W] → [H·W, C].
     fn rows(&mut self, input: &str, output: &str, [c, h, w]: [usize; 3]) {
         self.add("Reshape", &[input], &format!("{output}.columns"), &[c, h * w]);
-        self.add("Transpose", &[&format!("{output}.columns")], output, &[h * w, c]).attribute = vec![list("perm", &[0, 2, 1])];
+        self.add("Transpose", &[&format!("{output}.columns")], output, &[h * w, c]).attribute =
+            vec![list("perm", &[0, 2, 1])];
     }
 }
 
@@ -111,7 +135,8 @@ fn list(name: &str, values: &[i64]) -> AttributeProto {
 fn a_bottleneck_of_the_next_stage_is_not_the_end_of_this_one() {
     let mut b = Builder::default();
     b.conv("x", "stem", 3, 1, 1, [64, 8, 8]);
-    // stride on the second convolution: the first still has this stage's size, but the shortcut goes around it
+    // stride on the second convolution: the first still has this stage's size, but the shortcut
+    // goes around it
     b.conv("stem", "inner", 1, 1, 1, [32, 8, 8]);
     b.conv("inner", "strided", 3, 2, 1, [32, 4, 4]);
     b.conv("stem", "shortcut", 1, 2, 1, [32, 4, 4]);
@@ -121,7 +146,10 @@ fn a_bottleneck_of_the_next_stage_is_not_the_end_of_this_one() {
     assert_eq!(b.suggested(), ["stem", "out", "flat", "logits"]);
     let taps = b.taps();
     let stage = |name: &str| taps.iter().find(|t| t.tensor == name).unwrap().stage;
-    assert_eq!((stage("inner"), stage("sum"), stage("pool"), stage("flat")), (Some(1), Some(2), None, None));
+    assert_eq!(
+        (stage("inner"), stage("sum"), stage("pool"), stage("flat")),
+        (Some(1), Some(2), None, None)
+    );
 }
 
 #[test]
@@ -146,7 +174,8 @@ fn an_inverted_residual_opens_the_next_stage() {
     b.add("Conv", &["stem"], "project", &[8, 8, 8]).attribute = vec![list("kernel_shape", &[1, 1])];
     b.conv("project", "expand", 1, 1, 1, [48, 8, 8]);
     b.conv("expand", "depthwise", 3, 2, 48, [48, 4, 4]);
-    b.add("Conv", &["depthwise"], "project2", &[16, 4, 4]).attribute = vec![list("kernel_shape", &[1, 1])];
+    b.add("Conv", &["depthwise"], "project2", &[16, 4, 4]).attribute =
+        vec![list("kernel_shape", &[1, 1])];
     b.conv("project2", "last", 1, 1, 1, [64, 4, 4]);
     b.head("last", 64);
     assert_eq!(b.suggested(), ["project", "last", "flat", "logits"]);
@@ -173,7 +202,8 @@ fn shape_arithmetic_constants_and_attention_are_no_taps() {
     b.add("Cast", &["shape"], "cast", &[4]);
     b.add("Constant", &[], "constant", &[16, 4, 4]);
     b.add("Reshape", &["a", "cast"], "tokens.c", &[16, 16]);
-    b.add("Transpose", &["tokens.c"], "tokens", &[16, 16]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("Transpose", &["tokens.c"], "tokens", &[16, 16]).attribute =
+        vec![list("perm", &[0, 2, 1])];
     b.add("Reshape", &["tokens"], "heads", &[16, 2, 8]);
     b.add("MatMul", &["heads", "heads"], "scores", &[2, 16, 16]);
     b.add("Softmax", &["scores"], "attention", &[2, 16, 16]);
@@ -182,7 +212,10 @@ fn shape_arithmetic_constants_and_attention_are_no_taps() {
     let taps = b.taps();
     let names: Vec<&str> = taps.iter().map(|t| t.tensor.as_str()).collect();
     assert_eq!(names, ["a.conv", "a", "tokens.c", "tokens", "vector", "logits"]);
-    assert_eq!((taps[2].role, taps[2].spatial(), taps[3].role), (Role::Map, Some([4, 4]), Role::Tokens));
+    assert_eq!(
+        (taps[2].role, taps[2].spatial(), taps[3].role),
+        (Role::Map, Some([4, 4]), Role::Tokens)
+    );
     assert_eq!(b.suggested(), ["a", "vector", "logits"]);
 }
 
@@ -191,16 +224,22 @@ fn a_channel_shuffle_stays_a_map_and_channels_last_are_told_apart() {
     let mut b = Builder::default();
     b.conv("x", "a", 3, 1, 1, [8, 6, 4]);
     b.add("Reshape", &["a"], "groups", &[2, 4, 6, 4]);
-    b.add("Transpose", &["groups"], "swapped", &[4, 2, 6, 4]).attribute = vec![list("perm", &[0, 2, 1, 3, 4])];
+    b.add("Transpose", &["groups"], "swapped", &[4, 2, 6, 4]).attribute =
+        vec![list("perm", &[0, 2, 1, 3, 4])];
     b.add("Reshape", &["swapped"], "shuffled", &[8, 6, 4]);
-    b.add("Transpose", &["shuffled"], "last", &[6, 4, 8]).attribute = vec![list("perm", &[0, 2, 3, 1])];
+    b.add("Transpose", &["shuffled"], "last", &[6, 4, 8]).attribute =
+        vec![list("perm", &[0, 2, 3, 1])];
     b.add("Relu", &["last"], "last.relu", &[6, 4, 8]);
-    b.add("Transpose", &["last.relu"], "first", &[8, 6, 4]).attribute = vec![list("perm", &[0, 3, 1, 2])];
+    b.add("Transpose", &["last.relu"], "first", &[8, 6, 4]).attribute =
+        vec![list("perm", &[0, 3, 1, 2])];
     b.head("first", 8);
     let taps = b.taps();
     let find = |name: &str| taps.iter().find(|t| t.tensor == name).unwrap();
     assert_eq!(find("shuffled").layout, Some(Layout::Nchw));
-    assert_eq!((find("last.relu").layout, find("last.relu").spatial()), (Some(Layout::Nhwc), Some([6, 4])));
+    assert_eq!(
+        (find("last.relu").layout, find("last.relu").spatial()),
+        (Some(Layout::Nhwc), Some([6, 4]))
+    );
     assert_eq!(find("last.relu").stage, find("first").stage);
     assert_eq!(b.suggested(), ["first", "flat", "logits"]);
 }
@@ -221,7 +260,8 @@ fn tokens_know_the_image_that_they_cover() {
     b.conv("x", "patch", 2, 2, 1, [16, 4, 4]);
     // 16 channels over 16 positions: the shape alone tells nothing
     b.add("Reshape", &["patch"], "columns", &[16, 16]);
-    b.add("Transpose", &["columns"], "embedded", &[16, 16]).attribute = vec![list("perm", &[0, 2, 1])];
+    b.add("Transpose", &["columns"], "embedded", &[16, 16]).attribute =
+        vec![list("perm", &[0, 2, 1])];
     b.add("Concat", &["embedded", "embedded"], "tokens", &[17, 16]);
     b.add("MatMul", &["tokens"], "wide", &[17, 64]);
     b.add("Transpose", &["wide"], "mixer", &[64, 17]).attribute = vec![list("perm", &[0, 2, 1])];
@@ -231,7 +271,10 @@ fn tokens_know_the_image_that_they_cover() {
     let find = |name: &str| taps.iter().find(|t| t.tensor == name);
     let all = ["columns", "embedded", "tokens", "wide"];
     assert_eq!(all.map(|name| find(name).unwrap().grid), [Some([4, 4]); 4]);
-    assert_eq!(all.map(|name| find(name).unwrap().role), [Role::Map, Role::Tokens, Role::Tokens, Role::Tokens]);
+    assert_eq!(
+        all.map(|name| find(name).unwrap().role),
+        [Role::Map, Role::Tokens, Role::Tokens, Role::Tokens]
+    );
     // channels first, over more than the image's positions: neither tokens nor a map
     assert_eq!(find("mixer"), None);
     assert_eq!(taps.iter().find(|t| t.tensor == "wide").unwrap().stage, Some(1));
@@ -302,16 +345,47 @@ fn a_neck_is_found_whatever_its_heads_look_like() {
             b.linear(level, &name, 1, [21, side, side]);
         }
         coupled.add("Reshape", &[&name], &format!("{level}.anchors"), &[3, 7, side, side]);
-        coupled.add("Transpose", &[&format!("{level}.anchors")], &format!("{level}.last"), &[3, side, side, 7]);
-        coupled.add("Sigmoid", &[&format!("{level}.last")], &format!("{level}.range"), &[3, side, side, 7]);
-        coupled.add("Reshape", &[&format!("{level}.range")], &format!("{level}.rows"), &[3 * side * side, 7]);
-        last.add("Transpose", &[&name], &format!("{level}.nhwc"), &[side, side, 21]).attribute = vec![list("perm", &[0, 2, 3, 1])];
-        last.add("Reshape", &[&format!("{level}.nhwc")], &format!("{level}.rows"), &[3 * side * side, 7]);
+        coupled.add(
+            "Transpose",
+            &[&format!("{level}.anchors")],
+            &format!("{level}.last"),
+            &[3, side, side, 7],
+        );
+        coupled.add(
+            "Sigmoid",
+            &[&format!("{level}.last")],
+            &format!("{level}.range"),
+            &[3, side, side, 7],
+        );
+        coupled.add(
+            "Reshape",
+            &[&format!("{level}.range")],
+            &format!("{level}.rows"),
+            &[3 * side * side, 7],
+        );
+        last.add("Transpose", &[&name], &format!("{level}.nhwc"), &[side, side, 21]).attribute =
+            vec![list("perm", &[0, 2, 3, 1])];
+        last.add(
+            "Reshape",
+            &[&format!("{level}.nhwc")],
+            &format!("{level}.rows"),
+            &[3 * side * side, 7],
+        );
         for (kind, channels) in [("box", 64), ("class", 5)] {
             joined.conv(level, &format!("{level}.{kind}.tower"), 3, 1, 1, [16, side, side]);
-            joined.linear(&format!("{level}.{kind}.tower"), &format!("{level}.{kind}"), 1, [channels, side, side]);
+            joined.linear(
+                &format!("{level}.{kind}.tower"),
+                &format!("{level}.{kind}"),
+                1,
+                [channels, side, side],
+            );
         }
-        joined.add("Concat", &[&format!("{level}.box"), &format!("{level}.class")], &name, &[69, side, side]);
+        joined.add(
+            "Concat",
+            &[&format!("{level}.box"), &format!("{level}.class")],
+            &name,
+            &[69, side, side],
+        );
         joined.add("Reshape", &[&name], &format!("{level}.rows"), &[69, side * side]);
     }
     let rows = ["n3.rows", "n4.rows", "n5.rows"];
@@ -322,7 +396,8 @@ fn a_neck_is_found_whatever_its_heads_look_like() {
     joined.add("Concat", &rows, "all", &[69, 84]);
     joined.add("Slice", &["all"], "bins", &[64, 84]);
     joined.add("Reshape", &["bins"], "sides", &[4, 16, 84]);
-    joined.add("Transpose", &["sides"], "first", &[16, 4, 84]).attribute = vec![list("perm", &[0, 2, 1, 3])];
+    joined.add("Transpose", &["sides"], "first", &[16, 4, 84]).attribute =
+        vec![list("perm", &[0, 2, 1, 3])];
     joined.add("Softmax", &["first"], "chances", &[16, 4, 84]);
     joined.linear("chances", "expected", 1, [1, 4, 84]);
     joined.add("Reshape", &["expected"], "out", &[4, 84]);
@@ -336,7 +411,10 @@ fn a_neck_is_found_whatever_its_heads_look_like() {
     for (level, side) in LEVELS {
         features.linear(level, &format!("{level}.out"), 3, [16, side, side]);
     }
-    assert_eq!(features.suggested_of(&["n3.out", "n4.out", "n5.out"]), ["stem", "n3.out", "n4.out", "n5.out"]);
+    assert_eq!(
+        features.suggested_of(&["n3.out", "n4.out", "n5.out"]),
+        ["stem", "n3.out", "n4.out", "n5.out"]
+    );
     assert_eq!(aggregated().suggested_of(&["n3", "n4", "n5"]), expected);
 }
 
@@ -385,7 +463,11 @@ fn maps_of_quantized_convolutions() {
     for (input, name, pool) in [("qx", "a", "QLinearAveragePool"), ("a.sum", "b", "NhwcMaxPool")] {
         b.add_integer("QLinearConv", &[input], &format!("{name}.q"));
         b.add_integer(pool, &[&format!("{name}.q")], &format!("{name}.pool"));
-        b.add_integer("QLinearAdd", &[&format!("{name}.pool"), &format!("{name}.pool")], &format!("{name}.sum"));
+        b.add_integer(
+            "QLinearAdd",
+            &[&format!("{name}.pool"), &format!("{name}.pool")],
+            &format!("{name}.sum"),
+        );
         b.add("DequantizeLinear", &[&format!("{name}.sum")], &format!("{name}.float"), &[8, 4, 4]);
     }
     let taps = b.taps_of(&["b.float"]);
@@ -422,7 +504,11 @@ fn a_map_of_one_dimension_is_no_tokens() {
     let find = |name: &str| taps.iter().find(|t| t.tensor == name).unwrap();
     for (name, length) in [("c1", 100), ("r1", 100), ("p1", 50), ("n2", 50), ("r2", 50)] {
         let tap = find(name);
-        assert_eq!((tap.role, tap.layout, tap.spatial()), (Role::Map, Some(Layout::Nchw), Some([1, length])), "{name}");
+        assert_eq!(
+            (tap.role, tap.layout, tap.spatial()),
+            (Role::Map, Some(Layout::Nchw), Some([1, length])),
+            "{name}"
+        );
     }
     assert_eq!((find("mixed").role, find("mixed").grid), (Role::Tokens, Some([1, 50])));
     assert_eq!(b.suggested(), ["r1", "r2", "vector", "logits"]);
@@ -445,7 +531,8 @@ fn maps_of_three_dimensions_are_volumes() {
     b.add("Reshape", &["r1"], "windows", &[8, 4, 16, 16]);
     b.head("r1", 8);
     let taps = b.taps();
-    let of = |name: &str| taps.iter().find(|t| t.tensor == name).map(|t| (t.role, t.stage, t.suggested));
+    let of =
+        |name: &str| taps.iter().find(|t| t.tensor == name).map(|t| (t.role, t.stage, t.suggested));
     assert_eq!(of("r1"), Some((Role::Volume, None, false)));
     assert_eq!(of("windows"), None);
     assert_eq!(b.suggested(), ["flat", "logits"]);
@@ -457,7 +544,8 @@ fn depth_to_space_written_out_stays_a_map() {
     b.conv("x", "a", 3, 1, 1, [16, 4, 4]);
     b.add("Reshape", &["a"], "parts", &[4, 2, 2, 4, 4]);
     b.shapes.insert("parts".into(), vec![None, Some(4), Some(2), Some(2), Some(4), Some(4)]);
-    b.add("Transpose", &["parts"], "apart", &[4, 4, 2, 4, 2]).attribute = vec![list("perm", &[0, 1, 4, 2, 5, 3])];
+    b.add("Transpose", &["parts"], "apart", &[4, 4, 2, 4, 2]).attribute =
+        vec![list("perm", &[0, 1, 4, 2, 5, 3])];
     b.add("Reshape", &["apart"], "large", &[4, 8, 8]);
     b.conv("large", "out", 3, 1, 1, [4, 8, 8]);
     let taps = b.taps_of(&["out"]);

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// When a criterion counts and how much of its weight, in epochs from the run's start (fractions are fine). By default all of it, always.
+/// When a criterion counts and how much of its weight, in epochs from the run's start (fractions
+/// are fine). By default all of it, always.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Course {
@@ -16,7 +17,8 @@ pub struct Course {
     /// Epochs over which the weight rises linearly, from `from` on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_epochs: Option<f64>,
-    /// The weight to which it falls linearly, from the end of the warm-up to `until` or the run's end.
+    /// The weight to which it falls linearly, from the end of the warm-up to `until` or the run's
+    /// end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_to: Option<f64>,
 }
@@ -33,15 +35,20 @@ impl Course {
 
     /// Checks every value's range.
     pub(super) fn check(&self, method: &str) -> Result<()> {
-        for (key, value) in Self::KEYS.into_iter().zip([self.from, self.until, self.warmup_epochs, self.decay_to]) {
+        for (key, value) in
+            Self::KEYS.into_iter().zip([self.from, self.until, self.warmup_epochs, self.decay_to])
+        {
             if let Some(value) = value.filter(|v| !v.is_finite() || *v < 0.0) {
-                return Err(Error::input(format!("criterion {method}: {key}: expected a finite value of 0 or more, found {value}")));
+                return Err(Error::input(format!(
+                    "criterion {method}: {key}: expected a finite value of 0 or more, found \
+                     {value}"
+                )));
             }
         }
         match (self.from.unwrap_or(0.0), self.until) {
-            (from, Some(until)) if until <= from => {
-                Err(Error::input(format!("criterion {method}: until: expected an epoch after {from}, found {until}")))
-            }
+            (from, Some(until)) if until <= from => Err(Error::input(format!(
+                "criterion {method}: until: expected an epoch after {from}, found {until}"
+            ))),
             _ => Ok(()),
         }
     }

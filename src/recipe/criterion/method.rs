@@ -1,4 +1,5 @@
-//! The methods of distillation with their settings, each stated once: name, default weight, what is compared, settings with default and range.
+//! The methods of distillation with their settings, each stated once: name, default weight, what is
+//! compared, settings with default and range.
 
 use super::nst::{Kernel, Normalization, Sigma};
 use super::setting::{ABOVE_0, ANY, DEGREE, NOT_NEGATIVE, NUMBER, POSITIVE, SHARE, Setting, check};
@@ -20,7 +21,9 @@ pub enum Subject {
 
 /// Declares a method's settings: each with its type, default and range.
 macro_rules! settings {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr, $range:expr;)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr, $range:expr;)*
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -49,7 +52,11 @@ macro_rules! settings {
 pub struct NoSettings {}
 
 impl NoSettings {
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "has the form of the other settings")]
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "has the form of the other settings"
+    )]
     fn check(&self, _: &str) -> Result<()> {
         Ok(())
     }
@@ -207,7 +214,10 @@ settings! {
 
 /// Declares the methods: variant, settings, name, default weight, what is compared.
 macro_rules! methods {
-    ($($(#[$doc:meta])* $variant:ident($settings:ty) = $name:literal, $weight:literal, $subject:ident;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $variant:ident($settings:ty) = $name:literal, $weight:literal, $subject:ident;
+    )*) => {
         /// What a criterion computes.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Method {
@@ -236,8 +246,12 @@ macro_rules! methods {
                 match self { $(Self::$variant(_) => Subject::$subject,)* }
             }
 
-            /// The method of this name with these settings, the others at their defaults; `None` when there is no such method.
-            pub(super) fn read(name: &str, settings: serde_json::Value) -> Option<serde_json::Result<Self>> {
+            /// The method of this name with these settings, the others at their defaults; `None`
+            /// when there is no such method.
+            pub(super) fn read(
+                name: &str,
+                settings: serde_json::Value,
+            ) -> Option<serde_json::Result<Self>> {
                 match name {
                     $($name => Some(serde_json::from_value(settings).map(Self::$variant)),)*
                     _ => None,
@@ -317,8 +331,12 @@ impl Method {
     pub fn nst(&self) -> Option<(Kernel, Normalization)> {
         match *self {
             Self::NstLinear(NstLinear { normalization }) => Some((Kernel::Linear, normalization)),
-            Self::NstPoly(NstPoly { degree, constant, normalization }) => Some((Kernel::Poly { degree, constant }, normalization)),
-            Self::NstGauss(NstGauss { sigma, normalization }) => Some((Kernel::Gauss { sigma }, normalization)),
+            Self::NstPoly(NstPoly { degree, constant, normalization }) => {
+                Some((Kernel::Poly { degree, constant }, normalization))
+            }
+            Self::NstGauss(NstGauss { sigma, normalization }) => {
+                Some((Kernel::Gauss { sigma }, normalization))
+            }
             _ => None,
         }
     }

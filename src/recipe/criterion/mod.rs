@@ -1,7 +1,9 @@
-//! Criteria as a recipe names them: `nst`, `nst-gauss:sigma=0.5,weight=25,pair=stage2>/layer2/Relu_output_0`, or a `[[criterion]]` table.
+//! Criteria as a recipe names them: `nst`,
+//! `nst-gauss:sigma=0.5,weight=25,pair=stage2>/layer2/Relu_output_0`, or a `[[criterion]]` table.
 //!
-//! A criterion is a flat table: its method, what every criterion takes (weight, the weight's course, pairs), and the method's own settings. The
-//! first two are taken out of the table and the rest is the method's typed settings, which refuse what they do not know by name.
+//! A criterion is a flat table: its method, what every criterion takes (weight, the weight's
+//! course, pairs), and the method's own settings. The first two are taken out of the table and the
+//! rest is the method's typed settings, which refuse what they do not know by name.
 
 mod course;
 mod method;
@@ -9,7 +11,10 @@ mod nst;
 mod setting;
 
 pub use course::Course;
-pub use method::{Ab, At, Cc, Crd, Dist, Dkd, Ft, Kd, Method, NoSettings, NstGauss, NstLinear, NstPoly, Ofd, Reviewkd, Rkd, Subject, Vid};
+pub use method::{
+    Ab, At, Cc, Crd, Dist, Dkd, Ft, Kd, Method, NoSettings, NstGauss, NstLinear, NstPoly, Ofd,
+    Reviewkd, Rkd, Subject, Vid,
+};
 pub use nst::{Kernel, Normalization, Sigma};
 
 use crate::error::{Error, Result};
@@ -19,7 +24,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A criterion as it stands in a file, sorted: what is recorded of a run must not depend on how `serde_json` was built.
+/// A criterion as it stands in a file, sorted: what is recorded of a run must not depend on how
+/// `serde_json` was built.
 type Table = BTreeMap<String, Value>;
 
 /// One pair of taps to bring together: the cache's alias and the student's tensor.
@@ -49,7 +55,12 @@ pub struct CriterionRecipe {
 impl From<Method> for CriterionRecipe {
     /// The method with its default weight, always on, on the suggested pairs.
     fn from(method: Method) -> Self {
-        Self { weight: method.default_weight(), course: Course::default(), pairs: Vec::new(), method }
+        Self {
+            weight: method.default_weight(),
+            course: Course::default(),
+            pairs: Vec::new(),
+            method,
+        }
     }
 }
 
@@ -60,7 +71,8 @@ impl CriterionRecipe {
         Method::Ce(NoSettings {}).into()
     }
 
-    /// Fifty times NST with the squared kernel on the suggested pairs: what a run with a cache adds by default.
+    /// Fifty times NST with the squared kernel on the suggested pairs: what a run with a cache adds
+    /// by default.
     #[must_use]
     pub fn default_nst() -> Self {
         Method::NstPoly(NstPoly::default()).into()
@@ -96,16 +108,20 @@ impl CriterionRecipe {
 impl FromStr for CriterionRecipe {
     type Err = Error;
 
-    /// `METHOD[:key=value,…]`: the keys of a `[[criterion]]` table, and `pair=TEACHER>STUDENT`, which may be repeated.
+    /// `METHOD[:key=value,…]`: the keys of a `[[criterion]]` table, and `pair=TEACHER>STUDENT`,
+    /// which may be repeated.
     fn from_str(text: &str) -> Result<Self> {
         let (method, rest) = text.split_once(':').unwrap_or((text, ""));
         let mut table = Table::from_iter([("method".to_owned(), Value::from(method))]);
         let mut pairs = Vec::new();
         for setting in rest.split(',').filter(|s| !s.is_empty()) {
-            let wrong = |expected: &str| Error::input(format!("criterion `{text}`: `{setting}`: expected {expected}"));
+            let wrong = |expected: &str| {
+                Error::input(format!("criterion `{text}`: `{setting}`: expected {expected}"))
+            };
             let (key, value) = setting.split_once('=').ok_or_else(|| wrong("key=value"))?;
             if key == "pair" {
-                let (teacher, student) = value.split_once('>').ok_or_else(|| wrong("pair=TEACHER>STUDENT"))?;
+                let (teacher, student) =
+                    value.split_once('>').ok_or_else(|| wrong("pair=TEACHER>STUDENT"))?;
                 pairs.push(serde_json::json!({ "teacher": teacher, "student": student }));
             } else if table.insert(key.to_owned(), scalar(value)).is_some() {
                 return Err(wrong("each key once"));
@@ -121,7 +137,9 @@ impl FromStr for CriterionRecipe {
 /// A number where it is one, else text.
 fn scalar(text: &str) -> Value {
     let whole = text.parse::<i64>().ok().map(Value::from);
-    whole.or_else(|| text.parse::<f64>().ok().filter(|v| v.is_finite()).map(Value::from)).unwrap_or_else(|| text.into())
+    whole
+        .or_else(|| text.parse::<f64>().ok().filter(|v| v.is_finite()).map(Value::from))
+        .unwrap_or_else(|| text.into())
 }
 
 /// `nst` with a `kernel`, by default `poly`, is `nst-KERNEL`.
@@ -132,15 +150,18 @@ fn with_kernel(method: String, table: &mut Table) -> Result<String> {
     }
     let given = take::<String>(table, &method, "kernel")?;
     match (named, given) {
-        (Some(named), Some(given)) if named != given => {
-            Err(Error::input(format!("criterion {method}: kernel: expected {named}, found {given}")))
-        }
+        (Some(named), Some(given)) if named != given => Err(Error::input(format!(
+            "criterion {method}: kernel: expected {named}, found {given}"
+        ))),
         (Some(_), _) => Ok(method),
         (None, given) => {
             let name = format!("nst-{}", given.as_deref().unwrap_or("poly"));
             let known = Method::NAMES.contains(&name.as_str());
             known.then_some(name).ok_or_else(|| {
-                Error::input(format!("criterion nst: kernel: expected linear, poly or gauss, found {}", given.unwrap_or_default()))
+                Error::input(format!(
+                    "criterion nst: kernel: expected linear, poly or gauss, found {}",
+                    given.unwrap_or_default()
+                ))
             })
         }
     }
@@ -155,7 +176,8 @@ fn take<T: DeserializeOwned>(table: &mut Table, method: &str, key: &str) -> Resu
 /// The method of this name with these settings.
 fn method_of(name: &str, settings: Table) -> Result<Method> {
     let unknown = || {
-        Error::input(format!("criterion `{name}`: expected one of {}", Method::NAMES.join(", "))).hint("nst-cache criteria describes them")
+        Error::input(format!("criterion `{name}`: expected one of {}", Method::NAMES.join(", ")))
+            .hint("nst-cache criteria describes them")
     };
     match Method::read(name, settings.clone().into_iter().collect()).ok_or_else(unknown)? {
         Ok(method) => Ok(method),
@@ -165,9 +187,16 @@ fn method_of(name: &str, settings: Table) -> Result<Method> {
                 let read = Method::read(name, Value::from_iter([(key.clone(), value)]))?;
                 Some((key, read.err()?))
             };
-            let (at, error) = settings.into_iter().find_map(alone).map_or_else(|| (String::new(), error), |(key, e)| (key, e));
+            let (at, error) = settings
+                .into_iter()
+                .find_map(alone)
+                .map_or_else(|| (String::new(), error), |(key, e)| (key, e));
             let message = error.to_string();
-            let at = if at.is_empty() || message.contains(&format!("`{at}`")) { String::new() } else { format!("{at}: ") };
+            let at = if at.is_empty() || message.contains(&format!("`{at}`")) {
+                String::new()
+            } else {
+                format!("{at}: ")
+            };
             Err(Error::input(format!("criterion {name}: {at}{message}")))
         }
     }
@@ -190,10 +219,15 @@ impl TryFrom<Table> for CriterionRecipe {
         // only what compares taps has pairs; elsewhere the key is left to be refused
         let compares_taps = Method::read(&name, Value::Object(serde_json::Map::new()))
             .is_some_and(|method| method.is_ok_and(|method| method.compares_taps()));
-        let pairs = if compares_taps { take(&mut table, &name, "pairs")?.unwrap_or_default() } else { Vec::new() };
+        let pairs = if compares_taps {
+            take(&mut table, &name, "pairs")?.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let method = method_of(&name, table)?;
         let weight = weight.unwrap_or_else(|| method.default_weight());
-        let recipe = Self { weight, course: Course { from, until, warmup_epochs, decay_to }, pairs, method };
+        let recipe =
+            Self { weight, course: Course { from, until, warmup_epochs, decay_to }, pairs, method };
         recipe.validate()?;
         Ok(recipe)
     }

@@ -11,10 +11,13 @@ pub(super) struct Range {
 
 pub(super) const ANY: Range = Range { expected: "", holds: |_| true };
 pub(super) const NUMBER: Range = Range { expected: "a finite value", holds: f64::is_finite };
-pub(super) const ABOVE_0: Range = Range { expected: "a value above 0", holds: |v| v.is_finite() && v > 0.0 };
-pub(super) const NOT_NEGATIVE: Range = Range { expected: "a finite value of 0 or more", holds: |v| v.is_finite() && v >= 0.0 };
+pub(super) const ABOVE_0: Range =
+    Range { expected: "a value above 0", holds: |v| v.is_finite() && v > 0.0 };
+pub(super) const NOT_NEGATIVE: Range =
+    Range { expected: "a finite value of 0 or more", holds: |v| v.is_finite() && v >= 0.0 };
 pub(super) const POSITIVE: Range = Range { expected: "1 or more", holds: |v| v >= 1.0 };
-pub(super) const SHARE: Range = Range { expected: "0 to below 1", holds: |v| (0.0..1.0).contains(&v) };
+pub(super) const SHARE: Range =
+    Range { expected: "0 to below 1", holds: |v| (0.0..1.0).contains(&v) };
 pub(super) const DEGREE: Range = Range { expected: "1 to 8", holds: |v| (1.0..=8.0).contains(&v) };
 
 /// A setting's value.
@@ -62,7 +65,10 @@ pub(super) fn check(method: &str, name: &str, value: Option<f64>, range: &Range)
     match value {
         Some(value) if !(range.holds)(value) => {
             let name = name.replace('_', "-");
-            Err(Error::input(format!("criterion {method}: {name}: expected {}, found {value}", range.expected)))
+            Err(Error::input(format!(
+                "criterion {method}: {name}: expected {}, found {value}",
+                range.expected
+            )))
         }
         _ => Ok(()),
     }

@@ -10,8 +10,12 @@ fn short_forms() {
     assert_eq!(parse("nst").unwrap(), CriterionRecipe::default_nst());
     assert_eq!(parse("nst-poly").unwrap(), CriterionRecipe::default_nst());
     let kd = Method::Kd(Kd { temperature: 2.0 });
-    assert_eq!(parse("kd:weight=0.9,temperature=2").unwrap(), CriterionRecipe { weight: 0.9, ..kd.into() });
-    let gauss = parse("nst:kernel=gauss,sigma=0.5,weight=25,pair=stage1>/a/Relu,pair=stage2>/b").unwrap();
+    assert_eq!(
+        parse("kd:weight=0.9,temperature=2").unwrap(),
+        CriterionRecipe { weight: 0.9, ..kd.into() }
+    );
+    let gauss =
+        parse("nst:kernel=gauss,sigma=0.5,weight=25,pair=stage1>/a/Relu,pair=stage2>/b").unwrap();
     assert_eq!(gauss.method.nst().unwrap().0, Kernel::Gauss { sigma: Sigma::Fixed(0.5) });
     assert_eq!(gauss.pairs.len(), 2);
     assert_eq!(gauss.pairs[1], PairRecipe { teacher: "stage2".into(), student: "/b".into() });
@@ -27,7 +31,10 @@ fn every_method_has_defaults_that_are_in_range_and_read_back() {
         let toml = toml::to_string(&recipe).unwrap();
         assert_eq!(toml::from_str::<CriterionRecipe>(&toml).unwrap(), recipe, "{toml}");
         let message = parse(&format!("{name}:colour=red")).unwrap_err().to_string();
-        assert!(message.contains(&format!("criterion {name}: unknown field `colour`")), "{message}");
+        assert!(
+            message.contains(&format!("criterion {name}: unknown field `colour`")),
+            "{message}"
+        );
         // every number is refused below its range or as text, by name
         for (key, value) in recipe.settings().iter().filter(|(_, v)| v.is_number()) {
             let message = parse(&format!("{name}:{key}=x")).unwrap_err().to_string();

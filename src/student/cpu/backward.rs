@@ -25,7 +25,8 @@ struct Sweep<'a> {
     gradients: Vec<Option<Form>>,
 }
 
-/// Sweeps the plan in reverse from the gradients of some tensors; gives those of all tensors that nothing computes.
+/// Sweeps the plan in reverse from the gradients of some tensors; gives those of all tensors that
+/// nothing computes.
 pub(in crate::student) fn backward(
     student: &Student,
     plan: &Plan,
@@ -33,10 +34,14 @@ pub(in crate::student) fn backward(
     seeds: Vec<Option<Tensor>>,
 ) -> Result<Vec<Option<Tensor>>> {
     let Record { ways, mut kept } = record;
-    let mut sweep = Sweep { arena: &student.arena, gradients: seeds.into_iter().map(|seed| seed.map(Form::Dense)).collect() };
+    let mut sweep = Sweep {
+        arena: &student.arena,
+        gradients: seeds.into_iter().map(|seed| seed.map(Form::Dense)).collect(),
+    };
     for (step, way) in plan.steps.iter().zip(&ways.0).rev() {
         let kept = kept.pop().unwrap_or(Kept::Nothing);
-        timed(student, "backward", step, way, || sweep.step(step, way, kept)).context(|| student.describe(step.node))?;
+        timed(student, "backward", step, way, || sweep.step(step, way, kept))
+            .context(|| student.describe(step.node))?;
     }
     sweep.gradients.into_iter().map(|g| g.map(|g| dense(g, &student.arena)).transpose()).collect()
 }
@@ -50,14 +55,20 @@ fn dense(gradient: Form, arena: &Arc<Arena>) -> Result<Tensor> {
 
 impl Sweep<'_> {
     fn step(&mut self, step: &Step, way: &Way, kept: Kept) -> Result<()> {
-        let own: Vec<Option<Form>> = step.outputs.iter().map(|id| id.and_then(|id| self.gradients[id.0].take())).collect();
+        let own: Vec<Option<Form>> =
+            step.outputs.iter().map(|id| id.and_then(|id| self.gradients[id.0].take())).collect();
         if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
             return Ok(());
         }
         match (kept, way) {
             (Kept::Dense(saved), _) => {
-                let own = own.into_iter().map(|g| g.map(|g| dense(g, self.arena)).transpose()).collect::<Result<_>>()?;
-                for (input, gradient) in step.operator.backward(saved, own, &step.wanted)?.into_iter().enumerate() {
+                let own = own
+                    .into_iter()
+                    .map(|g| g.map(|g| dense(g, self.arena)).transpose())
+                    .collect::<Result<_>>()?;
+                for (input, gradient) in
+                    step.operator.backward(saved, own, &step.wanted)?.into_iter().enumerate()
+                {
                     if let Some(gradient) = gradient {
                         self.give(step, input, Form::Dense(gradient))?;
                     }
@@ -66,12 +77,17 @@ impl Sweep<'_> {
             }
             (Kept::Convolution { x, weight }, Way::Convolution { plan, .. }) => {
                 let dz = self.map(own)?;
-                let (held, mut dw) = (data(&weight)?, vec![0.0; if step.wanted[1] { weight.elem_count() } else { 0 }]);
+                let (held, mut dw) = (
+                    data(&weight)?,
+                    vec![0.0; if step.wanted[1] { weight.elem_count() } else { 0 }],
+                );
                 let wanted = step.wanted[1].then_some(dw.as_mut_slice());
                 if step.wanted[0] {
                     let (mut dx, add) = self.room(step.inputs[0], x.map.len());
                     let weight = held.of::<f32>()?;
-                    dz.with(|dz| blocked::backward(plan, x.view(), weight, dz, Some((&mut dx, add)), wanted));
+                    dz.with(|dz| {
+                        blocked::backward(plan, x.view(), weight, dz, Some((&mut dx, add)), wanted);
+                    });
                     self.give(step, 0, Form::Map(MapGradient::stored(x.map, dx)))?;
                 } else {
                     let weight = held.of::<f32>()?;
@@ -105,12 +121,14 @@ impl Sweep<'_> {
                 self.give(step, 1, Form::Map(dy))
             }
             (Kept::MaxPool { map, places }, Way::MaxPool(w)) => {
-                let (dy, mut dx) = (self.map(own)?.resolved(self.arena), self.arena.take(map.len()));
+                let (dy, mut dx) =
+                    (self.map(own)?.resolved(self.arena), self.arena.take(map.len()));
                 pool::maximum_gradient(&map, w, &dy.dy, &places, &mut dx);
                 self.give(step, 0, Form::Map(MapGradient::stored(map, dx)))
             }
             (Kept::AveragePool(map), Way::AveragePool(w)) => {
-                let (dy, mut dx) = (self.map(own)?.resolved(self.arena), self.arena.take(map.len()));
+                let (dy, mut dx) =
+                    (self.map(own)?.resolved(self.arena), self.arena.take(map.len()));
                 pool::average_gradient(&map, w, &dy.dy, &mut dx);
                 self.give(step, 0, Form::Map(MapGradient::stored(map, dx)))
             }
@@ -123,16 +141,25 @@ impl Sweep<'_> {
                 self.give(step, 0, Form::Map(MapGradient::stored(map, dx)))
             }
             (Kept::Nothing, _) => Ok(()),
-            (_, way) => Err(Error::input(format!("{}: the forward pass kept another operator's values", way.name()))),
+            (_, way) => Err(Error::input(format!(
+                "{}: the forward pass kept another operator's values",
+                way.name()
+            ))),
         }
     }
 
     fn batch_norm(&mut self, step: &Step, own: Vec<Option<Form>>, normal: &Normal) -> Result<()> {
-        let Kind::BatchNorm(norm) = step.operator.kind() else { return Err(Error::input("batch norm: found another operator")) };
+        let Kind::BatchNorm(norm) = step.operator.kind() else {
+            return Err(Error::input("batch norm: found another operator"));
+        };
         let Normal { z, affine, means, rstd, scale, training } = normal;
         let mut dy = self.map(own)?;
         // the mask of the activation that read this very map is done along with the sums
-        let of_own = |back: &Back| Arc::ptr_eq(&back.z, &z.data) && Arc::ptr_eq(&back.affine, affine) && back.terms.is_none();
+        let of_own = |back: &Back| {
+            Arc::ptr_eq(&back.z, &z.data)
+                && Arc::ptr_eq(&back.affine, affine)
+                && back.terms.is_none()
+        };
         let clamp = match &dy.back {
             Some(back) if of_own(back) => back.clamp,
             _ => {
@@ -140,7 +167,12 @@ impl Sweep<'_> {
                 None
             }
         };
-        let sums = sums::gradient_sums(&z.map, &dy.dy, blocked::View { data: &z.data, affine: Some(affine), clamp }, means);
+        let sums = sums::gradient_sums(
+            &z.map,
+            &dy.dy,
+            blocked::View { data: &z.data, affine: Some(affine), clamp },
+            means,
+        );
         let [dscale, dbias] = BatchNorm::parameter_gradients(rstd, &sums, DType::F32)?;
         self.give(step, 1, Form::Dense(dscale))?;
         self.give(step, 2, Form::Dense(dbias))?;
@@ -149,12 +181,23 @@ impl Sweep<'_> {
             .into_iter()
             .map(|[mean, scale, slope, offset]| [scale, slope, offset - mean * slope])
             .collect();
-        let back = Back { z: z.data.clone(), affine: affine.clone(), clamp, terms: Some(map::terms(&terms)) };
+        let back = Back {
+            z: z.data.clone(),
+            affine: affine.clone(),
+            clamp,
+            terms: Some(map::terms(&terms)),
+        };
         self.give(step, 0, Form::Map(MapGradient { map: z.map, dy: dy.dy, back: Some(back) }))
     }
 
     /// The gradients of a convolution's weight and bias.
-    fn weights(&mut self, step: &Step, shape: &[usize], dw: Vec<f32>, dz: &MapGradient) -> Result<()> {
+    fn weights(
+        &mut self,
+        step: &Step,
+        shape: &[usize],
+        dw: Vec<f32>,
+        dz: &MapGradient,
+    ) -> Result<()> {
         if step.wanted[1] {
             self.give(step, 1, Form::Dense(tensor(dw, shape)?))?;
         }
@@ -179,7 +222,9 @@ impl Sweep<'_> {
         match self.gradients[id.0].take() {
             Some(Form::Map(MapGradient { map, dy, back: None })) => match Arc::try_unwrap(dy) {
                 Ok(buffer) => return (buffer, true),
-                Err(dy) => self.gradients[id.0] = Some(Form::Map(MapGradient { map, dy, back: None })),
+                Err(dy) => {
+                    self.gradients[id.0] = Some(Form::Map(MapGradient { map, dy, back: None }));
+                }
             },
             other => self.gradients[id.0] = other,
         }
@@ -188,11 +233,15 @@ impl Sweep<'_> {
 
     /// Adds the gradient of a step's input, if it is wanted, to what is there.
     fn give(&mut self, step: &Step, input: usize, gradient: Form) -> Result<()> {
-        let (Some(&id), Some(true)) = (step.inputs.get(input), step.wanted.get(input)) else { return Ok(()) };
+        let (Some(&id), Some(true)) = (step.inputs.get(input), step.wanted.get(input)) else {
+            return Ok(());
+        };
         let total = match (self.gradients[id.0].take(), gradient) {
             (None, gradient) => gradient,
             (Some(Form::Dense(a)), Form::Dense(b)) => Form::Dense(executor::sum(&a, &b)?),
-            (Some(a), b) => Form::Map(self.map(vec![Some(a)])?.plus(self.map(vec![Some(b)])?, self.arena)),
+            (Some(a), b) => {
+                Form::Map(self.map(vec![Some(a)])?.plus(self.map(vec![Some(b)])?, self.arena))
+            }
         };
         self.gradients[id.0] = Some(total);
         Ok(())

@@ -1,4 +1,5 @@
-//! Memory of channel maps, used again from step to step: fresh pages would cost more than the arithmetic on them.
+//! Memory of channel maps, used again from step to step: fresh pages would cost more than the
+//! arithmetic on them.
 
 use crate::kernel::blocked::Lanes;
 use std::ops::{Deref, DerefMut};
@@ -7,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A buffer is used for what is at least this share of it.
 const SHARE: usize = 4;
 
-/// Buffers that are free. A step takes and gives back the same sizes as the one before, so their number settles at the step's peak.
+/// Buffers that are free. A step takes and gives back the same sizes as the one before, so their
+/// number settles at the step's peak.
 #[derive(Debug, Default)]
 pub(in crate::student) struct Arena {
     free: Mutex<Vec<Vec<Lanes>>>,
@@ -18,12 +20,22 @@ impl Arena {
     pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |lanes: &Vec<Lanes>| lanes.len() >= len && lanes.len() / SHARE <= len;
-        let best = free.iter().enumerate().filter(|(_, lanes)| fits(lanes)).min_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
+        let best = free
+            .iter()
+            .enumerate()
+            .filter(|(_, lanes)| fits(lanes))
+            .min_by_key(|(_, lanes)| lanes.len())
+            .map(|(i, _)| i);
         let lanes = if let Some(i) = best {
             free.swap_remove(i)
         } else {
             // one too small makes room for the one that replaces it
-            let small = free.iter().enumerate().filter(|(_, lanes)| lanes.len() < len).max_by_key(|(_, lanes)| lanes.len()).map(|(i, _)| i);
+            let small = free
+                .iter()
+                .enumerate()
+                .filter(|(_, lanes)| lanes.len() < len)
+                .max_by_key(|(_, lanes)| lanes.len())
+                .map(|(i, _)| i);
             drop(small.map(|i| free.swap_remove(i)));
             vec![Lanes::ZERO; len]
         };
@@ -54,7 +66,11 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.arena.free.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.lanes));
+        self.arena
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(std::mem::take(&mut self.lanes));
     }
 }
 

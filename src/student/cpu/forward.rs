@@ -48,7 +48,8 @@ pub(in crate::student) fn forward(
     }
     let mut all = Vec::with_capacity(plan.steps.len());
     for (step, way) in plan.steps.iter().zip(&ways.0) {
-        let left = timed(student, "forward", step, way, || sweep.step(step, way, run)).context(|| student.describe(step.node))?;
+        let left = timed(student, "forward", step, way, || sweep.step(step, way, run))
+            .context(|| student.describe(step.node))?;
         student.update(step, sweep.updates.drain(..), run)?;
         all.push(if step.wanted.contains(&true) { left } else { Kept::Nothing });
         for id in step.outputs.iter().flatten().filter(|id| keep.contains(id)) {
@@ -65,12 +66,21 @@ impl Sweep<'_> {
     fn step(&mut self, step: &Step, way: &Way, run: &Run) -> Result<Kept> {
         let blocks = step.inputs.iter().any(|id| self.slots[id.0].map.is_some());
         match way {
-            Way::Convolution { plan, moments } => self.convolution(step, plan, *moments && run.mode != Mode::Eval),
+            Way::Convolution { plan, moments } => {
+                self.convolution(step, plan, *moments && run.mode != Mode::Eval)
+            }
             Way::Stem(_) if blocks => self.general(step, run),
             Way::Stem(c) => self.stem(step, c),
             Way::BatchNorm => self.batch_norm(step, run),
             // these gain nothing by blocks if their input does not lie so
-            Way::Dense | Way::Clamp { .. } | Way::Add | Way::MaxPool(_) | Way::AveragePool(_) | Way::PlaneMean if !blocks => {
+            Way::Dense
+            | Way::Clamp { .. }
+            | Way::Add
+            | Way::MaxPool(_)
+            | Way::AveragePool(_)
+            | Way::PlaneMean
+                if !blocks =>
+            {
                 self.general(step, run)
             }
             Way::Dense => self.general(step, run),
@@ -101,7 +111,8 @@ impl Sweep<'_> {
     }
 
     fn general(&mut self, step: &Step, run: &Run) -> Result<Kept> {
-        let inputs: Vec<Tensor> = step.inputs.iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
+        let inputs: Vec<Tensor> =
+            step.inputs.iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
         let done = step.operator.forward(&inputs.iter().collect::<Vec<_>>(), run)?;
         self.updates = done.updates;
         for (id, value) in step.outputs.iter().zip(done.outputs) {
@@ -119,7 +130,13 @@ impl Sweep<'_> {
             let held = data(&weight)?;
             let weight = held.of::<f32>()?;
             if moments {
-                return Ok(Some(Arc::new(blocked::forward_with_moments(plan, x.view(), weight, bias, &mut to))));
+                return Ok(Some(Arc::new(blocked::forward_with_moments(
+                    plan,
+                    x.view(),
+                    weight,
+                    bias,
+                    &mut to,
+                ))));
             }
             blocked::forward(plan, x.view(), weight, bias, &mut to);
             Ok(None)
@@ -139,7 +156,11 @@ impl Sweep<'_> {
         Ok(Kept::Stem { x })
     }
 
-    fn with_bias<R>(&mut self, step: &Step, f: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
+    fn with_bias<R>(
+        &mut self,
+        step: &Step,
+        f: impl FnOnce(Option<&[f32]>) -> Result<R>,
+    ) -> Result<R> {
         match step.inputs.get(2) {
             None => f(None),
             Some(&id) => {
@@ -153,15 +174,31 @@ impl Sweep<'_> {
         let Kind::BatchNorm(norm) = step.operator.kind() else { return self.general(step, run) };
         let z = self.map(step.inputs[0])?.written(self.arena);
         self.slots[step.inputs[0].0].map = Some(z.clone());
-        let parameters: Vec<Tensor> = step.inputs[1..].iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
+        let parameters: Vec<Tensor> =
+            step.inputs[1..].iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
         let parameters: Vec<&Tensor> = parameters.iter().collect();
-        let moments = || Ok(z.moments.as_ref().map_or_else(|| sums::moments(&z.map, &z.data), |known| known.to_vec()));
+        let moments = || {
+            Ok(z.moments
+                .as_ref()
+                .map_or_else(|| sums::moments(&z.map, &z.data), |known| known.to_vec()))
+        };
         let n = norm.normalizer(run, moments, &parameters)?;
         let factors = n.scale.iter().zip(&n.rstd).map(|(s, r)| s * r);
-        let affine = map::affine(factors.zip(n.means.iter().zip(&n.bias)).map(|(factor, (mean, bias))| [factor, bias - mean * factor]));
+        let affine = map::affine(
+            factors
+                .zip(n.means.iter().zip(&n.bias))
+                .map(|(factor, (mean, bias))| [factor, bias - mean * factor]),
+        );
         self.updates = n.updates;
         self.store(step, Lazy { affine: Some(affine.clone()), ..z.clone() });
-        Ok(Kept::BatchNorm(Box::new(Normal { z, affine, means: n.means, rstd: n.rstd, scale: n.scale, training: n.training })))
+        Ok(Kept::BatchNorm(Box::new(Normal {
+            z,
+            affine,
+            means: n.means,
+            rstd: n.rstd,
+            scale: n.scale,
+            training: n.training,
+        })))
     }
 
     fn clamp(&mut self, step: &Step, bounds: [f32; 2]) -> Result<Kept> {
@@ -191,7 +228,12 @@ impl Sweep<'_> {
 
     /// Sizes and memory of a step's first output.
     fn output(&self, step: &Step) -> Result<(Map, super::buffer::Buffer)> {
-        let id = step.outputs.first().copied().flatten().ok_or_else(|| Error::input("output is not used"))?;
+        let id = step
+            .outputs
+            .first()
+            .copied()
+            .flatten()
+            .ok_or_else(|| Error::input("output is not used"))?;
         let map = map::of_shape(self.shape(id)?)?;
         Ok((map, self.arena.take(map.len())))
     }
@@ -203,7 +245,11 @@ impl Sweep<'_> {
     }
 
     fn shape(&self, id: TensorId) -> Result<&[usize]> {
-        self.plan.shapes.get(&id).map(Vec::as_slice).ok_or_else(|| Error::input("a tensor has no shape"))
+        self.plan
+            .shapes
+            .get(&id)
+            .map(Vec::as_slice)
+            .ok_or_else(|| Error::input("a tensor has no shape"))
     }
 
     /// A tensor as a map, turned into one if it is dense.

@@ -1,9 +1,11 @@
-//! Channel maps and their gradients as the executor hands them on: what a batch norm or an activation does is written beside the stored map
-//! and done by whoever reads it.
+//! Channel maps and their gradients as the executor hands them on: what a batch norm or an
+//! activation does is written beside the stored map and done by whoever reads it.
 
 use super::buffer::{Arena, Buffer};
 use crate::error::{Error, Result};
-use crate::kernel::blocked::{self, Gradient, LANES, Lanes, Map, Through, View, convert, elementwise};
+use crate::kernel::blocked::{
+    self, Gradient, LANES, Lanes, Map, Through, View, convert, elementwise,
+};
 use crate::student::value::{data, tensor};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -20,7 +22,8 @@ pub(super) struct Lazy {
     pub(super) data: Arc<Buffer>,
     pub(super) affine: Option<Affine>,
     pub(super) clamp: Option<[f32; 2]>,
-    /// Mean and variance by channel of the map as it is stored, where whoever stored it took them on the way.
+    /// Mean and variance by channel of the map as it is stored, where whoever stored it took them
+    /// on the way.
     pub(super) moments: Option<Arc<Vec<(f64, f64)>>>,
 }
 
@@ -46,7 +49,11 @@ impl Lazy {
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        View { data: &self.data, affine: self.affine.as_ref().map(|a| a.as_slice()), clamp: self.clamp }
+        View {
+            data: &self.data,
+            affine: self.affine.as_ref().map(|a| a.as_slice()),
+            clamp: self.clamp,
+        }
     }
 
     /// The same map with everything done.
@@ -119,7 +126,9 @@ impl MapGradient {
     pub(super) fn with<R>(&self, f: impl FnOnce(Gradient<'_>) -> R) -> R {
         match &self.back {
             None => f(Gradient::plain(&self.dy)),
-            Some(back) => back.with(&self.map, |through| f(Gradient { dy: &self.dy, through: Some(through) })),
+            Some(back) => {
+                back.with(&self.map, |through| f(Gradient { dy: &self.dy, through: Some(through) }))
+            }
         }
     }
 
@@ -133,16 +142,25 @@ impl MapGradient {
             }
             Err(dy) => {
                 let mut to = arena.take(map.len());
-                back.with(&map, |through| elementwise::resolve(&map, Gradient { dy: &dy, through: Some(through) }, false, &mut to));
+                back.with(&map, |through| {
+                    elementwise::resolve(
+                        &map,
+                        Gradient { dy: &dy, through: Some(through) },
+                        false,
+                        &mut to,
+                    );
+                });
                 to
             }
         };
         Self::stored(map, own)
     }
 
-    /// The sum of two gradients of one map, in the memory of one of them where nobody else holds it.
+    /// The sum of two gradients of one map, in the memory of one of them where nobody else holds
+    /// it.
     pub(super) fn plus(self, other: Self, arena: &Arc<Arena>) -> Self {
-        let (kept, added) = if self.is_own() || !other.is_own() { (self, other) } else { (other, self) };
+        let (kept, added) =
+            if self.is_own() || !other.is_own() { (self, other) } else { (other, self) };
         let map = kept.map;
         let kept = kept.resolved(arena);
         let mut sum = Arc::try_unwrap(kept.dy).unwrap_or_else(|shared| {
@@ -175,10 +193,15 @@ pub(super) fn identity(map: &Map) -> Affine {
 /// Triples of numbers by channel as `[scale, slope, offset]` of blocks.
 pub(super) fn terms(triples: &[[f64; 3]]) -> Terms {
     let lanes = |n: usize| blocked::sums::lanes(triples.iter().map(|t| narrow(t[n])));
-    Arc::new(lanes(0).into_iter().zip(lanes(1)).zip(lanes(2)).map(|((a, b), c)| [a, b, c]).collect())
+    Arc::new(
+        lanes(0).into_iter().zip(lanes(1)).zip(lanes(2)).map(|((a, b), c)| [a, b, c]).collect(),
+    )
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "rounding to the maps' type is what is asked for")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "rounding to the maps' type is what is asked for"
+)]
 fn narrow(x: f64) -> f32 {
     x as f32
 }

@@ -1,8 +1,9 @@
-//! The CPU executor: channel maps in blocks of sixteen, through the kernels of [`crate::kernel::blocked`]; every other operator runs as
-//! the general executor runs it.
+//! The CPU executor: channel maps in blocks of sixteen, through the kernels of
+//! [`crate::kernel::blocked`]; every other operator runs as the general executor runs it.
 //!
-//! A batch norm and an activation compute nothing by themselves: they are noted beside the map that a convolution stored, and whoever reads
-//! it does them on the way, forward and backward. Tensors change between dense and blocks where a step asks for the other form.
+//! A batch norm and an activation compute nothing by themselves: they are noted beside the map that
+//! a convolution stored, and whoever reads it does them on the way, forward and backward. Tensors
+//! change between dense and blocks where a step asks for the other form.
 
 mod backward;
 mod buffer;
@@ -66,20 +67,35 @@ impl Ways {
             Precision::Fast => blocked::Precision::Fast,
             Precision::Strict => blocked::Precision::Strict,
         };
-        let rank = |step: &Step| step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len);
-        let norms = plan.steps.iter().filter(|step| matches!(step.operator.kind(), Kind::BatchNorm(_)));
-        let normed: HashSet<TensorId> = norms.filter_map(|step| step.inputs.first().copied()).collect();
-        let is_normed = |step: &Step| step.outputs.first().copied().flatten().is_some_and(|id| normed.contains(&id));
+        let rank = |step: &Step| {
+            step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len)
+        };
+        let norms =
+            plan.steps.iter().filter(|step| matches!(step.operator.kind(), Kind::BatchNorm(_)));
+        let normed: HashSet<TensorId> =
+            norms.filter_map(|step| step.inputs.first().copied()).collect();
+        let is_normed = |step: &Step| {
+            step.outputs.first().copied().flatten().is_some_and(|id| normed.contains(&id))
+        };
         Self(
             plan.steps
                 .iter()
                 .map(|step| match step.operator.kind() {
-                    Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => Way::Stem(*c),
-                    Kind::Convolution(c) => blocked::plan(c, precision)
-                        .map_or(Way::Dense, |plan| Way::Convolution { plan: Box::new(plan), moments: is_normed(step) }),
+                    Kind::Convolution(c)
+                        if !step.wanted[0] && c.channels <= STEM && stem::takes(c) =>
+                    {
+                        Way::Stem(*c)
+                    }
+                    Kind::Convolution(c) => {
+                        blocked::plan(c, precision).map_or(Way::Dense, |plan| Way::Convolution {
+                            plan: Box::new(plan),
+                            moments: is_normed(step),
+                        })
+                    }
                     Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
                     Kind::Clamp { bounds: [low, high], inclusive } => {
-                        let open = if inclusive { [low.next_down(), high.next_up()] } else { [low, high] };
+                        let open =
+                            if inclusive { [low.next_down(), high.next_up()] } else { [low, high] };
                         Way::Clamp { bounds: [low, high], open }
                     }
                     Kind::Add => Way::Add,
@@ -111,7 +127,13 @@ impl Way {
 }
 
 /// Runs one step of a sweep; at log level trace, says how long it took.
-fn timed<R>(student: &Student, direction: &'static str, step: &Step, way: &Way, f: impl FnOnce() -> R) -> R {
+fn timed<R>(
+    student: &Student,
+    direction: &'static str,
+    step: &Step,
+    way: &Way,
+    f: impl FnOnce() -> R,
+) -> R {
     if !tracing::enabled!(tracing::Level::TRACE) {
         return f();
     }

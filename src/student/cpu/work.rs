@@ -10,7 +10,8 @@ use crate::student::plan::{Plan, Step};
 pub struct Work {
     /// Multiply-adds of convolutions and matrix products, by direct products.
     pub multiply_adds: u64,
-    /// Bytes of maps that are read and written by whoever computes them, batch norms and activations being done on the way.
+    /// Bytes of maps that are read and written by whoever computes them, batch norms and
+    /// activations being done on the way.
     pub bytes: u64,
 }
 
@@ -25,12 +26,15 @@ pub(in crate::student) fn work(graph: &Graph, plan: &Plan, ways: &Ways) -> Work 
         let outputs = shapes(&mut step.outputs.iter().flatten().copied());
         let (Some(&input), Some(&output)) = (inputs.first(), outputs.first()) else { continue };
         let factors = inputs.get(1).copied().unwrap_or_default();
-        if let Some(products) = cost::node_macs(&graph.nodes[step.node].proto, input, factors, output) {
+        if let Some(products) =
+            cost::node_macs(&graph.nodes[step.node].proto, input, factors, output)
+        {
             let passes = 1 + step.wanted.iter().take(2).filter(|wanted| **wanted).count();
             work.multiply_adds += products * passes as u64;
         }
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
-        work.bytes += (moved(step, way, elements(input), elements(output)) * size_of::<f32>()) as u64;
+        work.bytes +=
+            (moved(step, way, elements(input), elements(output)) * size_of::<f32>()) as u64;
     }
     work
 }
@@ -40,8 +44,11 @@ fn moved(step: &Step, way: &Way, x: usize, y: usize) -> usize {
     let trained = step.wanted.contains(&true);
     let wanted = |i: usize| usize::from(step.wanted.get(i) == Some(&true));
     match way {
-        // back: the gradient, with a batch norm behind it the output too; the input for the weights' gradient; the input's gradient
-        Way::Convolution { moments, .. } => x + y + y * (usize::from(*moments) + usize::from(trained)) + x * (wanted(0) + wanted(1)),
+        // back: the gradient, with a batch norm behind it the output too; the input for the
+        // weights' gradient; the input's gradient
+        Way::Convolution { moments, .. } => {
+            x + y + y * (usize::from(*moments) + usize::from(trained)) + x * (wanted(0) + wanted(1))
+        }
         Way::Stem(_) => x + y + wanted(1) * (x + 2 * y),
         // its sums of the way back
         Way::BatchNorm => 2 * y * usize::from(trained),

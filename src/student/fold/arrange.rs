@@ -13,7 +13,8 @@ pub(super) fn gathered(x: &Host, indices: &Host, at: i64) -> Result<Host> {
     let mut places = Vec::new();
     for block in 0..outer {
         for &i in indices.ints()? {
-            let i = usize::try_from(if i < 0 { i + size } else { i }).ok().filter(|&i| i < x.shape[at]);
+            let i =
+                usize::try_from(if i < 0 { i + size } else { i }).ok().filter(|&i| i < x.shape[at]);
             let i = i.ok_or_else(|| Error::input(format!("indices: expected less than {size}")))?;
             let start = (block * x.shape[at] + i) * inner;
             places.extend(start..start + inner);
@@ -38,9 +39,13 @@ pub(super) fn concatenated(site: &Site<'_>) -> Result<Host> {
     let mut shape = first.shape.clone();
     shape[at] = 0;
     for part in &parts {
-        let fits = part.shape.len() == shape.len() && part.shape.iter().zip(&shape).enumerate().all(|(i, (a, b))| i == at || a == b);
+        let fits = part.shape.len() == shape.len()
+            && part.shape.iter().zip(&shape).enumerate().all(|(i, (a, b))| i == at || a == b);
         if !fits {
-            return Err(Error::input(format!("shapes {:?} and {:?} do not join along axis {at}", first.shape, part.shape)));
+            return Err(Error::input(format!(
+                "shapes {:?} and {:?} do not join along axis {at}",
+                first.shape, part.shape
+            )));
         }
         shape[at] += part.shape[at];
     }
@@ -48,8 +53,12 @@ pub(super) fn concatenated(site: &Site<'_>) -> Result<Host> {
     let run = |part: &Host| part.shape[at..].iter().product::<usize>();
     if parts.iter().all(|p| !p.is_float()) {
         let values = parts.iter().map(|p| p.ints()).collect::<Result<Vec<_>>>()?;
-        let joined =
-            (0..outer).flat_map(|o| parts.iter().zip(&values).flat_map(move |(p, v)| v[o * run(p)..(o + 1) * run(p)].iter().copied()));
+        let joined = (0..outer).flat_map(|o| {
+            parts
+                .iter()
+                .zip(&values)
+                .flat_map(move |(p, v)| v[o * run(p)..(o + 1) * run(p)].iter().copied())
+        });
         return Ok(Host::int(shape, joined.collect()));
     }
     let values: Vec<Vec<f64>> = parts.iter().map(|p| p.floats()).collect();
@@ -67,12 +76,23 @@ pub(super) fn tiled(x: &Host, repeats: &[usize]) -> Result<Host> {
     Ok(x.viewed(&view)?.reshaped(output))
 }
 
-/// `ScatterND` without a reduction: `updates` written to the places that the rows of `indices` name.
-pub(super) fn scattered(x: &Host, indices: &Host, updates: &Host, reduction: Option<&str>) -> Result<Host> {
+/// `ScatterND` without a reduction: `updates` written to the places that the rows of `indices`
+/// name.
+pub(super) fn scattered(
+    x: &Host,
+    indices: &Host,
+    updates: &Host,
+    reduction: Option<&str>,
+) -> Result<Host> {
     if let Some(other) = reduction.filter(|r| *r != "none") {
         return Err(Error::input(format!("reduction {other} is not supported")));
     }
-    let wrong = || Error::input(format!("indices {:?} and updates {:?} do not fit {:?}", indices.shape, updates.shape, x.shape));
+    let wrong = || {
+        Error::input(format!(
+            "indices {:?} and updates {:?} do not fit {:?}",
+            indices.shape, updates.shape, x.shape
+        ))
+    };
     let (&depth, rows) = indices.shape.split_last().ok_or_else(wrong)?;
     let inner = x.shape.get(depth..).ok_or_else(wrong)?;
     if updates.shape != [rows, inner].concat() || x.is_float() != updates.is_float() {
@@ -84,8 +104,10 @@ pub(super) fn scattered(x: &Host, indices: &Host, updates: &Host, reduction: Opt
         let mut start = 0;
         for (&i, &size) in row.iter().zip(&x.shape) {
             let i = if i < 0 { i + i64::try_from(size).unwrap_or(i64::MAX) } else { i };
-            let i =
-                usize::try_from(i).ok().filter(|&i| i < size).ok_or_else(|| Error::input(format!("indices: expected less than {size}")))?;
+            let i = usize::try_from(i)
+                .ok()
+                .filter(|&i| i < size)
+                .ok_or_else(|| Error::input(format!("indices: expected less than {size}")))?;
             start = start * size + i;
         }
         starts.push(start * run);

@@ -1,4 +1,5 @@
-//! Functions of one number: activations and the arithmetic around them. At kinks the gradient is `PyTorch`'s.
+//! Functions of one number: activations and the arithmetic around them. At kinks the gradient is
+//! `PyTorch`'s.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
@@ -47,9 +48,14 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "LeakyRelu" => Activation::LeakyRelu(attribute("alpha", 0.01)),
         "Clip" => {
             let bound = |input, name| -> Result<Option<f64>> {
-                Ok(site.known_number(input)?.or_else(|| site.attribute(name).map(|a| f64::from(a.f()))))
+                Ok(site
+                    .known_number(input)?
+                    .or_else(|| site.attribute(name).map(|a| f64::from(a.f()))))
             };
-            Activation::clip(bound(1, "min")?.unwrap_or(f64::NEG_INFINITY), bound(2, "max")?.unwrap_or(f64::INFINITY))
+            Activation::clip(
+                bound(1, "min")?.unwrap_or(f64::NEG_INFINITY),
+                bound(2, "max")?.unwrap_or(f64::INFINITY),
+            )
         }
         "Sigmoid" => Activation::Sigmoid,
         "Tanh" => Activation::Tanh,
@@ -59,14 +65,20 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Gelu" => match site.text("approximate").as_deref() {
             Some("tanh") => Activation::GeluTanh,
             None | Some("" | "none") => Activation::Gelu,
-            Some(other) => return Err(Error::input(format!("approximate: expected none or tanh, found {other}"))),
+            Some(other) => {
+                return Err(Error::input(format!(
+                    "approximate: expected none or tanh, found {other}"
+                )));
+            }
         },
         "Sqrt" => Activation::Sqrt,
         "Exp" => Activation::Exp,
         "Neg" => Activation::Neg,
         "Abs" => Activation::Abs,
         "Pow" => match site.constant(1) {
-            Some(host) if host.len() == 1 && host.shape.len() <= site.shape(0)?.len() => Activation::Pow(host.floats()[0]),
+            Some(host) if host.len() == 1 && host.shape.len() <= site.shape(0)?.len() => {
+                Activation::Pow(host.floats()[0])
+            }
             _ => return super::binary::build(site),
         },
         "Elu" => Activation::Elu(attribute("alpha", 1.0)),
@@ -83,7 +95,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(activation, [0], site.shape(0)?.to_vec()))
 }
 
-/// 2 × the standard normal density's constant over the tanh form's: √(2/π) and its cubic coefficient (Hendrycks & Gimpel 2016).
+/// 2 × the standard normal density's constant over the tanh form's: √(2/π) and its cubic
+/// coefficient (Hendrycks & Gimpel 2016).
 pub(super) const GELU_CUBIC: f64 = 0.044_715;
 
 fn gelu_tanh_inner(x: f64) -> f64 {
@@ -101,7 +114,8 @@ pub(super) fn squares(p: f64) -> bool {
 }
 
 impl Activation {
-    /// `PyTorch`'s clamp passes the gradient at its bounds; bounds of 0 and 6 are a `ReLU6`, which does not.
+    /// `PyTorch`'s clamp passes the gradient at its bounds; bounds of 0 and 6 are a `ReLU6`, which
+    /// does not.
     fn clip(low: f64, high: f64) -> Self {
         Self::Clip(low, high, (low, high) != (0.0, 6.0))
     }
@@ -142,8 +156,12 @@ impl Activation {
                 map(x, |x| x * (x * sixth + half).max(zero).min(one))
             }
             Self::Erf => map(x, |x| T::of(erf_f64(x.wide()))),
-            Self::Gelu => map(x, |x| T::of(x.wide() * 0.5 * (1.0 + erf_f64(x.wide() * FRAC_1_SQRT_2)))),
-            Self::GeluTanh => map(x, |x| T::of(0.5 * x.wide() * (1.0 + gelu_tanh_inner(x.wide()).tanh()))),
+            Self::Gelu => {
+                map(x, |x| T::of(x.wide() * 0.5 * (1.0 + erf_f64(x.wide() * FRAC_1_SQRT_2))))
+            }
+            Self::GeluTanh => {
+                map(x, |x| T::of(0.5 * x.wide() * (1.0 + gelu_tanh_inner(x.wide()).tanh())))
+            }
             Self::Sqrt => map(x, T::sqrt),
             Self::Exp => map(x, T::exp),
             Self::Neg => map(x, |x| -x),
@@ -187,7 +205,13 @@ impl Activation {
             }
             Self::Clip(low, high, inclusive) => {
                 let (low, high) = (T::of(low), T::of(high));
-                zip(kept, dy, |x, d| if x > low && x < high || inclusive && (x == low || x == high) { d } else { zero })
+                zip(kept, dy, |x, d| {
+                    if x > low && x < high || inclusive && (x == low || x == high) {
+                        d
+                    } else {
+                        zero
+                    }
+                })
             }
             Self::Sigmoid => zip(kept, dy, |y, d| d * y * (one - y)),
             Self::Tanh => zip(kept, dy, |y, d| d * (one - y * y)),
@@ -210,7 +234,9 @@ impl Activation {
                     }
                 })
             }
-            Self::Erf => zip(kept, dy, |x, d| T::of(d.wide() * FRAC_2_SQRT_PI * (-x.wide() * x.wide()).exp())),
+            Self::Erf => zip(kept, dy, |x, d| {
+                T::of(d.wide() * FRAC_2_SQRT_PI * (-x.wide() * x.wide()).exp())
+            }),
             Self::Gelu => zip(kept, dy, |x, d| {
                 let x = x.wide();
                 let density = FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * 0.5 * (-0.5 * x * x).exp();
@@ -280,7 +306,9 @@ impl Operator for Activation {
     fn kind(&self) -> Kind<'_> {
         match *self {
             Self::Relu => Kind::Clamp { bounds: [0.0, f32::INFINITY], inclusive: false },
-            Self::Clip(low, high, inclusive) if low <= high => Kind::Clamp { bounds: [low as f32, high as f32], inclusive },
+            Self::Clip(low, high, inclusive) if low <= high => {
+                Kind::Clamp { bounds: [low as f32, high as f32], inclusive }
+            }
             _ => Kind::Other,
         }
     }
@@ -288,14 +316,22 @@ impl Operator for Activation {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         let held = data(x)?;
-        let y = typed!(x.dtype(), T => tensor(self.values(held.of::<T>()?), x.dims()))?;
+        let y = typed!(x.dtype(), |T| tensor(self.values(held.of::<T>()?), x.dims()))?;
         let kept = if self.keeps_output() { y.clone() } else { x.clone() };
         Ok(Forward::one(y, vec![kept]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (kept, dy) = (saved(&kept, 0)?, only(gradients)?);
         let (held, held_dy) = (data(kept)?, data(&dy)?);
-        typed!(dy.dtype(), T => Ok(vec![Some(tensor(self.gradient(held.of::<T>()?, held_dy.of::<T>()?), dy.dims())?)]))
+        typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
+            self.gradient(held.of::<T>()?, held_dy.of::<T>()?),
+            dy.dims()
+        )?)]))
     }
 }

@@ -1,4 +1,5 @@
-//! `Attention` (opset 23): `softmax(scale·Q·Kᵀ + mask)·V` by head, heads as an axis or packed, keys and values shared by groups of heads.
+//! `Attention` (opset 23): `softmax(scale·Q·Kᵀ + mask)·V` by head, heads as an axis or packed, keys
+//! and values shared by groups of heads.
 
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
@@ -35,13 +36,21 @@ struct Attention {
 impl Heads {
     /// `packed`: the number of heads that the last of three axes holds.
     fn new(shape: &[usize], packed: Option<usize>) -> Result<Self> {
-        let wrong =
-            || Error::input(format!("attention: shape {shape:?} in {packed:?} heads, expected [N, heads, L, D] or [N, L, heads·D]"));
+        let wrong = || {
+            Error::input(format!(
+                "attention: shape {shape:?} in {packed:?} heads, expected [N, heads, L, D] or [N, \
+                 L, heads·D]"
+            ))
+        };
         let strides = dense_strides(shape);
         let view = match (shape, packed) {
             (&[n, l, width], Some(heads)) if heads > 0 && width.is_multiple_of(heads) => {
                 let depth = width / heads;
-                Strided { shape: vec![n, heads, l, depth], strides: vec![strides[0], depth.cast_signed(), strides[1], 1], offset: 0 }
+                Strided {
+                    shape: vec![n, heads, l, depth],
+                    strides: vec![strides[0], depth.cast_signed(), strides[1], 1],
+                    offset: 0,
+                }
             }
             ([_, _, _, _], _) => Strided::dense(shape),
             _ => return Err(wrong()),
@@ -60,7 +69,10 @@ impl Heads {
             return own;
         }
         let [n, heads, l, depth] = self.sizes();
-        gather(&own, &Strided::broadcast(&[n * heads, 1, l * depth], &[n * heads, repeats, l * depth]))
+        gather(
+            &own,
+            &Strided::broadcast(&[n * heads, 1, l * depth], &[n * heads, repeats, l * depth]),
+        )
     }
 
     /// The adjoint of [`Heads::read`].
@@ -70,7 +82,11 @@ impl Heads {
             scatter(d, &self.view, &mut out);
         } else {
             let [n, heads, l, depth] = self.sizes();
-            scatter(&reduce_sum(d, &[n * heads, repeats, l * depth], &[n * heads, 1, l * depth]), &self.view, &mut out);
+            scatter(
+                &reduce_sum(d, &[n * heads, repeats, l * depth], &[n * heads, 1, l * depth]),
+                &self.view,
+                &mut out,
+            );
         }
         tensor(out, &self.shape)
     }
@@ -81,8 +97,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let kv = packed("kv_num_heads");
     let query = Heads::new(site.shape(0)?, packed("q_num_heads"))?;
     let (key, value) = (Heads::new(site.shape(1)?, kv)?, Heads::new(site.shape(2)?, kv)?);
-    let ([n, heads, rows, depth], [kn, groups, columns, kd], [vn, vg, vl, width]) = (query.sizes(), key.sizes(), value.sizes());
-    if [kn, vn] != [n, n] || kd != depth || vg != groups || vl != columns || groups == 0 || !heads.is_multiple_of(groups) {
+    let ([n, heads, rows, depth], [kn, groups, columns, kd], [vn, vg, vl, width]) =
+        (query.sizes(), key.sizes(), value.sizes());
+    if [kn, vn] != [n, n]
+        || kd != depth
+        || vg != groups
+        || vl != columns
+        || groups == 0
+        || !heads.is_multiple_of(groups)
+    {
         return Err(Error::input(format!(
             "attention: query {:?}, key {:?} and value {:?} do not fit",
             query.shape, key.shape, value.shape
@@ -107,11 +130,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     #[allow(clippy::cast_precision_loss, reason = "the width of a head")]
     let usual = 1.0 / (depth.max(1) as f64).sqrt();
     let scale = site.attribute("scale").map_or(usual, |a| f64::from(a.f()));
-    let (shape, of_output) =
-        if query.shape.len() == 3 { (vec![n, rows, heads * width], Some(heads)) } else { (vec![n, heads, rows, width], None) };
+    let (shape, of_output) = if query.shape.len() == 3 {
+        (vec![n, rows, heads * width], Some(heads))
+    } else {
+        (vec![n, heads, rows, width], None)
+    };
     let output = Heads::new(&shape, of_output)?;
     let inputs: &[usize] = if mask.is_some() { &[0, 1, 2, 3] } else { &[0, 1, 2] };
-    let operator = Attention { query, key, value, output, mask, scale, causal: site.int("is_causal", 0) != 0 };
+    let operator =
+        Attention { query, key, value, output, mask, scale, causal: site.int("is_causal", 0) != 0 };
     Ok(Built::new(operator, inputs, shape))
 }
 
@@ -129,13 +156,16 @@ impl Attention {
     fn weights<T: Element>(&self, q: &[T], k: &[T], mask: Option<&[T]>) -> Vec<T> {
         let shape = self.scores();
         let mut scores = vec![T::zero(); shape.batch * shape.m * shape.n];
-        let (left, right) = (Matrix::plain(q, shape.m * shape.k), Matrix::transposed(k, shape.n * shape.k));
+        let (left, right) =
+            (Matrix::plain(q, shape.m * shape.k), Matrix::transposed(k, shape.n * shape.k));
         batched_gemm(shape, <T as Float>::of(self.scale), left, right, T::zero(), &mut scores);
         if let (Some(values), Some(mask)) = (mask, &self.mask) {
             let full = self.full();
             let hidden = T::neg_infinity();
             scores = if mask.boolean {
-                broadcast_zip((&scores, &full), (values, &mask.shape), &full, |s, keep| if keep == T::zero() { hidden } else { s })
+                broadcast_zip((&scores, &full), (values, &mask.shape), &full, |s, keep| {
+                    if keep == T::zero() { hidden } else { s }
+                })
             } else {
                 broadcast_zip((&scores, &full), (values, &mask.shape), &full, |s, m| s + m)
             };
@@ -149,7 +179,9 @@ impl Attention {
         }
         let mut weights = softmax::forward(&scores, shape.n);
         // a query that no key is shown to attends to nothing
-        for (row, scores) in weights.chunks_exact_mut(shape.n.max(1)).zip(scores.chunks_exact(shape.n.max(1))) {
+        for (row, scores) in
+            weights.chunks_exact_mut(shape.n.max(1)).zip(scores.chunks_exact(shape.n.max(1)))
+        {
             if scores.iter().all(|&s| s == T::neg_infinity()) {
                 row.fill(T::zero());
             }
@@ -168,50 +200,117 @@ impl Operator for Attention {
         let held = inputs.iter().map(|x| data(x)).collect::<Result<Vec<_>>>()?;
         let GemmShape { batch, m, n, .. } = self.scores();
         let width = self.value.sizes()[3];
-        typed!(inputs[0].dtype(), T => {
-            let (q, k) = (self.query.read(held[0].of::<T>()?, 1), self.key.read(held[1].of::<T>()?, self.repeats()));
+        typed!(inputs[0].dtype(), |T| {
+            let (q, k) = (
+                self.query.read(held[0].of::<T>()?, 1),
+                self.key.read(held[1].of::<T>()?, self.repeats()),
+            );
             let v = self.value.read(held[2].of::<T>()?, self.repeats());
             let mask = held.get(3).map(|mask| mask.of::<T>()).transpose()?;
             let weights = self.weights(&q, &k, mask);
             let mut y: Vec<T> = vec![0.0; batch * m * width];
             let shape = GemmShape { batch, m, n: width, k: n };
-            batched_gemm(shape, 1.0, Matrix::plain(&weights, m * n), Matrix::plain(&v, n * width), 0.0, &mut y);
-            let kept = inputs[..3].iter().map(|&x| x.clone()).chain([tensor(weights, &self.full())?]).collect();
+            batched_gemm(
+                shape,
+                1.0,
+                Matrix::plain(&weights, m * n),
+                Matrix::plain(&v, n * width),
+                0.0,
+                &mut y,
+            );
+            let kept = inputs[..3]
+                .iter()
+                .map(|&x| x.clone())
+                .chain([tensor(weights, &self.full())?])
+                .collect();
             Ok(Forward::one(self.output.write(&y, 1)?, kept))
         })
     }
 
-    /// With P the weights: dV = Pᵀ·dY, dS = softmax'(P, dY·Vᵀ), dQ = scale·dS·K, dK = scale·dSᵀ·Q, and dS is the mask's gradient.
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    /// With P the weights: dV = Pᵀ·dY, dS = softmax'(P, dY·Vᵀ), dQ = scale·dS·K, dK = scale·dSᵀ·Q,
+    /// and dS is the mask's gradient.
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let GemmShape { batch, m, n, k: depth } = self.scores();
         let width = self.value.sizes()[3];
-        let (q, k, v, p, held) =
-            (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(saved(&kept, 2)?)?, data(saved(&kept, 3)?)?, data(&dy)?);
-        typed!(dy.dtype(), T => {
-            let (q, k) = (self.query.read(q.of::<T>()?, 1), self.key.read(k.of::<T>()?, self.repeats()));
-            let (v, p, d) = (self.value.read(v.of::<T>()?, self.repeats()), p.of::<T>()?, self.output.read(held.of::<T>()?, 1));
+        let (q, k, v, p, held) = (
+            data(saved(&kept, 0)?)?,
+            data(saved(&kept, 1)?)?,
+            data(saved(&kept, 2)?)?,
+            data(saved(&kept, 3)?)?,
+            data(&dy)?,
+        );
+        typed!(dy.dtype(), |T| {
+            let (q, k) =
+                (self.query.read(q.of::<T>()?, 1), self.key.read(k.of::<T>()?, self.repeats()));
+            let (v, p, d) = (
+                self.value.read(v.of::<T>()?, self.repeats()),
+                p.of::<T>()?,
+                self.output.read(held.of::<T>()?, 1),
+            );
             let product = |m, n, k, factor: f64, left, right| {
                 let mut out: Vec<T> = vec![0.0; batch * m * n];
-                batched_gemm(GemmShape { batch, m, n, k }, <T as Float>::of(factor), left, right, 0.0, &mut out);
+                batched_gemm(
+                    GemmShape { batch, m, n, k },
+                    <T as Float>::of(factor),
+                    left,
+                    right,
+                    0.0,
+                    &mut out,
+                );
                 out
             };
             let mut result = vec![None; wanted.len()];
             if wanted[2] {
-                let dv = product(n, width, m, 1.0, Matrix::transposed(p, m * n), Matrix::plain(&d, m * width));
+                let dv = product(
+                    n,
+                    width,
+                    m,
+                    1.0,
+                    Matrix::transposed(p, m * n),
+                    Matrix::plain(&d, m * width),
+                );
                 result[2] = Some(self.value.write(&dv, self.repeats())?);
             }
-            let dp = product(m, n, width, 1.0, Matrix::plain(&d, m * width), Matrix::transposed(&v, n * width));
+            let dp = product(
+                m,
+                n,
+                width,
+                1.0,
+                Matrix::plain(&d, m * width),
+                Matrix::transposed(&v, n * width),
+            );
             let ds = softmax::backward(p, &dp, n);
             if wanted[0] {
-                let dq = product(m, depth, n, self.scale, Matrix::plain(&ds, m * n), Matrix::plain(&k, n * depth));
+                let dq = product(
+                    m,
+                    depth,
+                    n,
+                    self.scale,
+                    Matrix::plain(&ds, m * n),
+                    Matrix::plain(&k, n * depth),
+                );
                 result[0] = Some(self.query.write(&dq, 1)?);
             }
             if wanted[1] {
-                let dk = product(n, depth, m, self.scale, Matrix::transposed(&ds, m * n), Matrix::plain(&q, m * depth));
+                let dk = product(
+                    n,
+                    depth,
+                    m,
+                    self.scale,
+                    Matrix::transposed(&ds, m * n),
+                    Matrix::plain(&q, m * depth),
+                );
                 result[1] = Some(self.key.write(&dk, self.repeats())?);
             }
-            if let (Some(mask), Some(true)) = (self.mask.as_ref().filter(|mask| !mask.boolean), wanted.get(3)) {
+            if let (Some(mask), Some(true)) =
+                (self.mask.as_ref().filter(|mask| !mask.boolean), wanted.get(3))
+            {
                 result[3] = Some(tensor(reduce_sum(&ds, &self.full(), &mask.shape), &mask.shape)?);
             }
             Ok(result)

@@ -24,7 +24,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     };
     for input in 1..5 {
         if site.shape(input)? != [channels] {
-            return Err(Error::input(format!("input {input}: expected shape [{channels}], found {:?}", site.shape(input)?)));
+            return Err(Error::input(format!(
+                "input {input}: expected shape [{channels}], found {:?}",
+                site.shape(input)?
+            )));
         }
     }
     if site.int("spatial", 1) != 1 {
@@ -62,8 +65,10 @@ impl BatchNorm {
         };
         let count = self.planes.count();
         if training && count < 2.0 {
-            return Err(Error::input(format!("batch normalisation: expected at least 2 values a channel, found {count}"))
-                .hint("take a larger batch, or drop the last incomplete one"));
+            return Err(Error::input(format!(
+                "batch normalisation: expected at least 2 values a channel, found {count}"
+            ))
+            .hint("take a larger batch, or drop the last incomplete one"));
         }
         Ok(training)
     }
@@ -82,7 +87,8 @@ impl BatchNorm {
         (self.momentum, 1.0 - self.momentum)
     }
 
-    /// Decides how the batch is normalised; `moments` gives its mean and variance by channel. `inputs`: scale, bias, running mean and variance.
+    /// Decides how the batch is normalised; `moments` gives its mean and variance by channel.
+    /// `inputs`: scale, bias, running mean and variance.
     pub(in crate::student) fn normalizer(
         &self,
         run: &Run,
@@ -94,12 +100,18 @@ impl BatchNorm {
         };
         let training = self.batch_statistics(run)?;
         let count = self.planes.count();
-        let moments =
-            if training { moments()? } else { wide(running_mean)?.into_iter().zip(wide(running_var)?).collect::<Vec<(f64, f64)>>() };
+        let moments = if training {
+            moments()?
+        } else {
+            wide(running_mean)?.into_iter().zip(wide(running_var)?).collect::<Vec<(f64, f64)>>()
+        };
         let mut updates = Vec::new();
         if training && run.mode == Mode::Train {
             let blend = |old: Vec<f64>, new: &dyn Fn(usize) -> f64| -> Vec<f64> {
-                old.iter().enumerate().map(|(c, old)| self.momentum * old + (1.0 - self.momentum) * new(c)).collect()
+                old.iter()
+                    .enumerate()
+                    .map(|(c, old)| self.momentum * old + (1.0 - self.momentum) * new(c))
+                    .collect()
             };
             let mean = blend(wide(running_mean)?, &|c| moments[c].0);
             // the unbiased estimate, as PyTorch; the ONNX operator's text takes the biased one
@@ -114,9 +126,15 @@ impl BatchNorm {
 
     /// What the gradients are made of, from Σ dy and Σ dy·(x − mean) of every channel.
     ///
-    /// With Σ over a channel's n values and r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ), and in training
-    /// dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which is `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]`.
-    pub(in crate::student) fn input_terms(&self, [means, rstd, scale]: [&[f64]; 3], training: bool, sums: &[(f64, f64)]) -> Vec<[f64; 4]> {
+    /// With Σ over a channel's n values and r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ), and in
+    /// training dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which is `dy·a + (x − mean)·b + c`
+    /// for the result's `[mean, a, b, c]`.
+    pub(in crate::student) fn input_terms(
+        &self,
+        [means, rstd, scale]: [&[f64]; 3],
+        training: bool,
+        sums: &[(f64, f64)],
+    ) -> Vec<[f64; 4]> {
         (0..means.len())
             .map(|c| {
                 let (factor, r) = (scale[c] * rstd[c], rstd[c]);
@@ -127,7 +145,11 @@ impl BatchNorm {
     }
 
     /// The gradients of scale and bias.
-    pub(in crate::student) fn parameter_gradients(rstd: &[f64], sums: &[(f64, f64)], dtype: DType) -> Result<[Tensor; 2]> {
+    pub(in crate::student) fn parameter_gradients(
+        rstd: &[f64],
+        sums: &[(f64, f64)],
+        dtype: DType,
+    ) -> Result<[Tensor; 2]> {
         let dscale: Vec<f64> = sums.iter().zip(rstd).map(|(s, r)| s.1 * r).collect();
         let dbias: Vec<f64> = sums.iter().map(|s| s.0).collect();
         let channels = [rstd.len()];
@@ -149,22 +171,46 @@ impl Operator for BatchNorm {
     }
 
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let [x, parameters @ ..] = inputs else { return Err(Error::input("batch normalisation: expected 5 inputs")) };
+        let [x, parameters @ ..] = inputs else {
+            return Err(Error::input("batch normalisation: expected 5 inputs"));
+        };
         let held = data(x)?;
-        let n = self.normalizer(run, || typed!(x.dtype(), T => Ok(statistics(held.of::<T>()?, self.planes))), parameters)?;
-        let centre: Vec<(f64, f64, f64)> =
-            n.means.iter().zip(&n.rstd).zip(n.scale.iter().zip(&n.bias)).map(|((&m, r), (s, &b))| (m, s * r, b)).collect();
-        let y = typed!(x.dtype(), T => tensor(normalize(held.of::<T>()?, self.planes, &centre), x.dims()))?;
+        let n = self.normalizer(
+            run,
+            || typed!(x.dtype(), |T| Ok(statistics(held.of::<T>()?, self.planes))),
+            parameters,
+        )?;
+        let centre: Vec<(f64, f64, f64)> = n
+            .means
+            .iter()
+            .zip(&n.rstd)
+            .zip(n.scale.iter().zip(&n.bias))
+            .map(|((&m, r), (s, &b))| (m, s * r, b))
+            .collect();
+        let y = typed!(x.dtype(), |T| tensor(
+            normalize(held.of::<T>()?, self.planes, &centre),
+            x.dims()
+        ))?;
         let numbers = n.means.into_iter().chain(n.rstd).collect();
-        let saved = Saved { tensors: vec![(*x).clone(), parameters[0].clone()], numbers, training: n.training, ..Saved::default() };
+        let saved = Saved {
+            tensors: vec![(*x).clone(), parameters[0].clone()],
+            numbers,
+            training: n.training,
+            ..Saved::default()
+        };
         Ok(Forward { outputs: vec![y], saved, updates: n.updates })
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
         let (means, rstd) = kept.numbers.split_at(self.planes.channels);
         let (held, held_dy) = (data(x)?, data(&dy)?);
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let (x, dy_values) = (held.of::<T>()?, held_dy.of::<T>()?);
             let sums = gradient_sums(x, dy_values, self.planes, means);
             let dx = if wanted[0] {

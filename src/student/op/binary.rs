@@ -34,7 +34,9 @@ struct Binary {
 /// The shape that two shapes broadcast to.
 pub(in crate::student) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
-    let size = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |i| shape[i]);
+    let size = |shape: &[usize], axis: usize| {
+        (axis + shape.len()).checked_sub(rank).map_or(1, |i| shape[i])
+    };
     (0..rank)
         .map(|axis| match (size(a, axis), size(b, axis)) {
             (x, y) if x == y => Ok(x),
@@ -69,52 +71,100 @@ impl Binary {
 
     /// A gradient that is the output's own: handed on without a copy where shapes agree.
     fn passed<T: Element>(&self, dy: &Tensor, to: &[usize]) -> Result<Tensor> {
-        if to == self.out { Ok(dy.clone()) } else { tensor(reduce_sum(data(dy)?.of::<T>()?, &self.out, to), to) }
+        if to == self.out {
+            Ok(dy.clone())
+        } else {
+            tensor(reduce_sum(data(dy)?.of::<T>()?, &self.out, to), to)
+        }
     }
 
     /// `f(a, b)·d`, summed over what the operand was repeated along.
-    fn sloped<T: Element>(&self, kept: &Saved, dy: &[T], to: &[usize], f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+    fn sloped<T: Element>(
+        &self,
+        kept: &Saved,
+        dy: &[T],
+        to: &[usize],
+        f: impl Fn(T, T) -> T + Sync,
+    ) -> Result<Tensor> {
         let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
         let slope = broadcast_zip((a.of::<T>()?, &self.a), (b.of::<T>()?, &self.b), &self.out, f);
-        self.reduced(broadcast_zip((dy, &self.out), (&slope, &self.out), &self.out, |d, s| d * s), to)
+        self.reduced(
+            broadcast_zip((dy, &self.out), (&slope, &self.out), &self.out, |d, s| d * s),
+            to,
+        )
     }
 
-    fn gradients<T: Element>(&self, kept: &Saved, dy: &Tensor, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn gradients<T: Element>(
+        &self,
+        kept: &Saved,
+        dy: &Tensor,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let held = data(dy)?;
         let d = held.of::<T>()?;
         let out = self.out.as_slice();
         let (a_shape, b_shape) = (self.a.as_slice(), self.b.as_slice());
-        let when = |i: usize, f: &dyn Fn() -> Result<Tensor>| if wanted[i] { f().map(Some) } else { Ok(None) };
+        let when = |i: usize, f: &dyn Fn() -> Result<Tensor>| {
+            if wanted[i] { f().map(Some) } else { Ok(None) }
+        };
         match self.function {
-            Function::Add => Ok(vec![when(0, &|| self.passed::<T>(dy, a_shape))?, when(1, &|| self.passed::<T>(dy, b_shape))?]),
-            Function::Sub => Ok(vec![when(0, &|| self.passed::<T>(dy, a_shape))?, when(1, &|| self.reduced(map(d, |d| -d), b_shape))?]),
+            Function::Add => Ok(vec![
+                when(0, &|| self.passed::<T>(dy, a_shape))?,
+                when(1, &|| self.passed::<T>(dy, b_shape))?,
+            ]),
+            Function::Sub => Ok(vec![
+                when(0, &|| self.passed::<T>(dy, a_shape))?,
+                when(1, &|| self.reduced(map(d, |d| -d), b_shape))?,
+            ]),
             Function::Mul => {
                 let (a, b) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
                 let (a, b) = (a.of::<T>()?, b.of::<T>()?);
                 Ok(vec![
-                    when(0, &|| self.reduced(broadcast_zip((d, out), (b, b_shape), out, |d, b| d * b), a_shape))?,
-                    when(1, &|| self.reduced(broadcast_zip((d, out), (a, a_shape), out, |d, a| d * a), b_shape))?,
+                    when(0, &|| {
+                        self.reduced(
+                            broadcast_zip((d, out), (b, b_shape), out, |d, b| d * b),
+                            a_shape,
+                        )
+                    })?,
+                    when(1, &|| {
+                        self.reduced(
+                            broadcast_zip((d, out), (a, a_shape), out, |d, a| d * a),
+                            b_shape,
+                        )
+                    })?,
                 ])
             }
             Function::Div => {
                 let b = data(saved(kept, 1)?)?;
                 let b = b.of::<T>()?;
                 Ok(vec![
-                    when(0, &|| self.reduced(broadcast_zip((d, out), (b, b_shape), out, |d, b| d / b), a_shape))?,
+                    when(0, &|| {
+                        self.reduced(
+                            broadcast_zip((d, out), (b, b_shape), out, |d, b| d / b),
+                            a_shape,
+                        )
+                    })?,
                     when(1, &|| self.sloped(kept, d, b_shape, |a, b| -a / (b * b)))?,
                 ])
             }
             // at 0 to the power of 0 the slopes are 0, as in PyTorch
             Function::Pow => Ok(vec![
-                when(0, &|| self.sloped(kept, d, a_shape, |a, b| if b == T::zero() { b } else { b * a.powf(b - T::one()) }))?,
+                when(0, &|| {
+                    self.sloped(kept, d, a_shape, |a, b| {
+                        if b == T::zero() { b } else { b * a.powf(b - T::one()) }
+                    })
+                })?,
                 when(1, &|| {
                     let still = |a: T, b: T| a == T::zero() && b >= T::zero();
-                    self.sloped(kept, d, b_shape, |a, b| if still(a, b) { T::zero() } else { a.powf(b) * a.ln() })
+                    self.sloped(kept, d, b_shape, |a, b| {
+                        if still(a, b) { T::zero() } else { a.powf(b) * a.ln() }
+                    })
                 })?,
             ]),
             Function::Remainder | Function::Modulo => {
                 let own = when(0, &|| self.passed::<T>(dy, a_shape))?;
-                let whole: fn(T) -> T = if self.function == Function::Remainder { T::trunc } else { T::floor };
+                let whole: fn(T) -> T =
+                    if self.function == Function::Remainder { T::trunc } else { T::floor };
                 Ok(vec![own, when(1, &|| self.sloped(kept, d, b_shape, |a, b| -whole(a / b)))?])
             }
             Function::Quotient => Ok(vec![None, None]),
@@ -131,9 +181,15 @@ impl Operator for Binary {
             Function::Mul => Form::Mul,
             Function::Div => Form::Div,
             // candle's power is exp(b·ln a), which has no negative base
-            Function::Pow | Function::Remainder | Function::Modulo | Function::Quotient => return Ok(None),
+            Function::Pow | Function::Remainder | Function::Modulo | Function::Quotient => {
+                return Ok(None);
+            }
         };
-        on_device::boxed(on_device::binary::Binary { function, a: self.a.clone(), b: self.b.clone() })
+        on_device::boxed(on_device::binary::Binary {
+            function,
+            a: self.a.clone(),
+            b: self.b.clone(),
+        })
     }
 
     fn kind(&self) -> Kind<'_> {
@@ -142,8 +198,9 @@ impl Operator for Binary {
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (held_a, held_b) = (data(inputs[0])?, data(inputs[1])?);
-        let y = typed!(inputs[0].dtype(), T => {
-            let (a, b) = ((held_a.of::<T>()?, self.a.as_slice()), (held_b.of::<T>()?, self.b.as_slice()));
+        let y = typed!(inputs[0].dtype(), |T| {
+            let (a, b) =
+                ((held_a.of::<T>()?, self.a.as_slice()), (held_b.of::<T>()?, self.b.as_slice()));
             let y = match self.function {
                 Function::Add => broadcast_zip(a, b, &self.out, |a, b| a + b),
                 Function::Sub => broadcast_zip(a, b, &self.out, |a, b| a - b),
@@ -156,12 +213,23 @@ impl Operator for Binary {
             };
             tensor(y, &self.out)
         })?;
-        let keep = matches!(self.function, Function::Mul | Function::Div | Function::Pow | Function::Remainder | Function::Modulo);
-        Ok(Forward::one(y, if keep { vec![inputs[0].clone(), inputs[1].clone()] } else { Vec::new() }))
+        let keep = matches!(
+            self.function,
+            Function::Mul | Function::Div | Function::Pow | Function::Remainder | Function::Modulo
+        );
+        Ok(Forward::one(
+            y,
+            if keep { vec![inputs[0].clone(), inputs[1].clone()] } else { Vec::new() },
+        ))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        typed!(dy.dtype(), T => self.gradients::<T>(&kept, &dy, wanted))
+        typed!(dy.dtype(), |T| self.gradients::<T>(&kept, &dy, wanted))
     }
 }

@@ -1,5 +1,5 @@
-//! `Cast` and `CastLike`. On data all numbers are floats: between float types nothing changes, to an integer the fraction goes (and with it
-//! the gradient), to a boolean only zero or not remains.
+//! `Cast` and `CastLike`. On data all numbers are floats: between float types nothing changes, to
+//! an integer the fraction goes (and with it the gradient), to a boolean only zero or not remains.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site};
@@ -28,7 +28,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
             BOOL => Cast::Truth,
             to if FLOATS.contains(&to) => Cast::Keep,
             to if INTEGERS.contains(&to) => Cast::Truncate,
-            to => return Err(Error::input(format!("to: expected a float, integer or boolean type, found type {to}"))),
+            to => {
+                return Err(Error::input(format!(
+                    "to: expected a float, integer or boolean type, found type {to}"
+                )));
+            }
         }
     };
     Ok(Built::new(cast, [0], site.shape(0)?.to_vec()))
@@ -47,15 +51,21 @@ impl Operator for Cast {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         let held = data(x)?;
-        let y = typed!(x.dtype(), T => match self {
+        let y = typed!(x.dtype(), |T| match self {
             Self::Keep => Ok(x.clone()),
             Self::Truncate => tensor(map(held.of::<T>()?, T::trunc), x.dims()),
-            Self::Truth => tensor(map(held.of::<T>()?, |x| if x == 0.0 { 0.0 } else { 1.0 }), x.dims()),
+            Self::Truth =>
+                tensor(map(held.of::<T>()?, |x| if x == 0.0 { 0.0 } else { 1.0 }), x.dims()),
         })?;
         Ok(Forward::one(y, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(if matches!(self, Self::Keep) { gradients } else { vec![None; wanted.len()] })
     }
 }

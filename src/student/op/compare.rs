@@ -1,4 +1,5 @@
-//! Comparisons and logical operators on data: 1 for true, 0 for false. Nothing flows back through them.
+//! Comparisons and logical operators on data: 1 for true, 0 for false. Nothing flows back through
+//! them.
 
 use super::{Built, Forward, Operator, Run, Saved, Site};
 use crate::error::Result;
@@ -41,7 +42,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Xor" => Function::Xor,
         "Not" => Function::Not,
         "IsNaN" => Function::IsNan,
-        _ => Function::IsInf(site.int("detect_negative", 1) != 0, site.int("detect_positive", 1) != 0),
+        _ => Function::IsInf(
+            site.int("detect_negative", 1) != 0,
+            site.int("detect_positive", 1) != 0,
+        ),
     };
     if matches!(function, Function::Not | Function::IsNan | Function::IsInf(..)) {
         let output = site.shape(0)?.to_vec();
@@ -59,7 +63,9 @@ impl Function {
     fn of_one<T: Element>(self, x: &[T]) -> Vec<T> {
         match self {
             Self::IsNan => map(x, |x| truth(x.is_nan())),
-            Self::IsInf(negative, positive) => map(x, |x| truth(x.is_infinite() && if x.is_sign_negative() { negative } else { positive })),
+            Self::IsInf(negative, positive) => map(x, |x| {
+                truth(x.is_infinite() && if x.is_sign_negative() { negative } else { positive })
+            }),
             _ => map(x, |x| truth(x == T::zero())),
         }
     }
@@ -81,8 +87,13 @@ impl Function {
 impl Operator for Compare {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let a = data(inputs[0])?;
-        let y = typed!(inputs[0].dtype(), T => {
-            let Some(second) = inputs.get(1) else { return Ok(Forward::one(tensor(self.function.of_one(a.of::<T>()?), &self.output)?, Vec::new())) };
+        let y = typed!(inputs[0].dtype(), |T| {
+            let Some(second) = inputs.get(1) else {
+                return Ok(Forward::one(
+                    tensor(self.function.of_one(a.of::<T>()?), &self.output)?,
+                    Vec::new(),
+                ));
+            };
             let b = data(second)?;
             let (a, b) = ((a.of::<T>()?, inputs[0].dims()), (b.of::<T>()?, second.dims()));
             tensor(broadcast_zip(a, b, &self.output, self.function.of_two()), &self.output)
@@ -90,7 +101,12 @@ impl Operator for Compare {
         Ok(Forward::one(y, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, _gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        _gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![None; wanted.len()])
     }
 }

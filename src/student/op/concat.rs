@@ -23,9 +23,13 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let mut starts = Vec::new();
     for input in 0..site.shapes.len() {
         let shape = site.shape(input)?;
-        let fits = shape.len() == output.len() && shape.iter().zip(&output).enumerate().all(|(i, (a, b))| i == axis || a == b);
+        let fits = shape.len() == output.len()
+            && shape.iter().zip(&output).enumerate().all(|(i, (a, b))| i == axis || a == b);
         if !fits {
-            return Err(Error::input(format!("input {input}: shape {shape:?} does not join {:?} along axis {axis}", site.shape(0)?)));
+            return Err(Error::input(format!(
+                "input {input}: shape {shape:?} does not join {:?} along axis {axis}",
+                site.shape(0)?
+            )));
         }
         starts.push(output[axis]);
         output[axis] += shape[axis];
@@ -53,7 +57,7 @@ impl Operator for Concat {
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        typed!(inputs[0].dtype(), T => {
+        typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = vec![0.0; self.output.iter().product()];
             for (x, view) in inputs.iter().zip(&self.views) {
                 scatter(data(x)?.of::<T>()?, view, &mut out);
@@ -62,12 +66,29 @@ impl Operator for Concat {
         })
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let d = held.of::<T>()?;
-            self.views.iter().zip(wanted).map(|(view, &wanted)| if wanted { tensor(gather(d, view), &view.shape).map(Some) } else { Ok(None) }).collect()
+            self.views
+                .iter()
+                .zip(wanted)
+                .map(
+                    |(view, &wanted)| {
+                        if wanted {
+                            tensor(gather(d, view), &view.shape).map(Some)
+                        } else {
+                            Ok(None)
+                        }
+                    },
+                )
+                .collect()
         })
     }
 }

@@ -1,4 +1,5 @@
-//! `ConvTranspose` over one or two spatial axes: the adjoint of the convolution that has its weight.
+//! `ConvTranspose` over one or two spatial axes: the adjoint of the convolution that has its
+//! weight.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
@@ -28,12 +29,24 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     let (x, w) = (site.shape(0)?, site.shape(1)?);
     let groups = usize::try_from(site.int("group", 1)).unwrap_or(0);
-    if w.len() != N + 2 || groups == 0 || x[1] != w[0] || !w[0].is_multiple_of(groups) || w.contains(&0) {
-        return Err(Error::input(format!("weight: shape {w:?} in {groups} groups does not fit input {x:?}")));
+    if w.len() != N + 2
+        || groups == 0
+        || x[1] != w[0]
+        || !w[0].is_multiple_of(groups)
+        || w.contains(&0)
+    {
+        return Err(Error::input(format!(
+            "weight: shape {w:?} in {groups} groups does not fit input {x:?}"
+        )));
     }
-    let channels = w[1].checked_mul(groups).ok_or_else(|| Error::input(format!("weight: shape {w:?} is too large")))?;
+    let channels = w[1]
+        .checked_mul(groups)
+        .ok_or_else(|| Error::input(format!("weight: shape {w:?} is too large")))?;
     if site.has(2) && site.shape(2)? != [channels] {
-        return Err(Error::input(format!("bias: expected shape [{channels}], found {:?}", site.shape(2)?)));
+        return Err(Error::input(format!(
+            "bias: expected shape [{channels}], found {:?}",
+            site.shape(2)?
+        )));
     }
     let (mut input, mut kernel) = ([0; N], [0; N]);
     input.copy_from_slice(&x[2..]);
@@ -43,7 +56,8 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     let (before, output) = extents(site, input, kernel, stride, dilation)?;
     if stride.contains(&0) || dilation.contains(&0) || output.contains(&0) {
         return Err(Error::input(format!(
-            "output of {output:?} with stride {stride:?} and dilation {dilation:?}: expected sizes from 1 on"
+            "output of {output:?} with stride {stride:?} and dilation {dilation:?}: expected \
+             sizes from 1 on"
         )));
     }
     // a single spatial axis is a map of height 1
@@ -61,13 +75,14 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
         before: lift(before, 0),
     };
     let shape: Vec<usize> = [x[0], channels].into_iter().chain(output).collect();
-    let operator = ConvTranspose { conv, input: x.to_vec(), weight: w.to_vec(), output: shape.clone() };
+    let operator =
+        ConvTranspose { conv, input: x.to_vec(), weight: w.to_vec(), output: shape.clone() };
     let inputs: &[usize] = if site.has(2) { &[0, 1, 2] } else { &[0, 1] };
     Ok(Built::new(operator, inputs, shape))
 }
 
-/// Padding before each spatial axis and the output's sizes:
-/// `stride·(input − 1) + output_padding + (kernel − 1)·dilation + 1 − pads`, where `output_shape` or `auto_pad` decide the pads instead.
+/// Padding before each spatial axis and the output's sizes: `stride·(input − 1) + output_padding +
+/// (kernel − 1)·dilation + 1 − pads`, where `output_shape` or `auto_pad` decide the pads instead.
 fn extents<const N: usize>(
     site: &Site<'_>,
     input: [usize; N],
@@ -84,7 +99,11 @@ fn extents<const N: usize>(
             .and_then(|n| n.checked_add(extra[i]))
             .and_then(|n| n.checked_add((kernel[i] - 1).checked_mul(dilation[i])?))
             .and_then(|n| n.checked_add(1))
-            .ok_or_else(|| Error::input(format!("output of input {input:?} with stride {stride:?} is empty or too large")))?;
+            .ok_or_else(|| {
+                Error::input(format!(
+                    "output of input {input:?} with stride {stride:?} is empty or too large"
+                ))
+            })?;
     }
     let mode = site.text("auto_pad").unwrap_or_default();
     let same = matches!(mode.as_str(), "SAME_UPPER" | "SAME_LOWER");
@@ -93,11 +112,15 @@ fn extents<const N: usize>(
         Some(shape) if shape.len() == N + 2 || shape.len() == N => {
             let mut sizes = [0; N];
             for (size, &n) in sizes.iter_mut().zip(&shape[shape.len() - N..]) {
-                *size = usize::try_from(n).map_err(|_| Error::input(format!("output_shape: expected sizes, found {shape:?}")))?;
+                *size = usize::try_from(n).map_err(|_| {
+                    Error::input(format!("output_shape: expected sizes, found {shape:?}"))
+                })?;
             }
             Some(sizes)
         }
-        Some(shape) => return Err(Error::input(format!("output_shape: expected {N} sizes, found {shape:?}"))),
+        Some(shape) => {
+            return Err(Error::input(format!("output_shape: expected {N} sizes, found {shape:?}")));
+        }
         None if same => Some(std::array::from_fn(|i| input[i].saturating_mul(stride[i]))),
         None => None,
     };
@@ -105,10 +128,13 @@ fn extents<const N: usize>(
         let (before, after) = super::conv::padding(site, input, kernel, stride, dilation)?;
         let mut output = [0; N];
         for i in 0..N {
-            output[i] = full[i]
-                .checked_sub(before[i] + after[i])
-                .filter(|&n| n > 0)
-                .ok_or_else(|| Error::input(format!("pads: expected less than the output's {full:?}, found {before:?} and {after:?}")))?;
+            output[i] =
+                full[i].checked_sub(before[i] + after[i]).filter(|&n| n > 0).ok_or_else(|| {
+                    Error::input(format!(
+                        "pads: expected less than the output's {full:?}, found {before:?} and \
+                         {after:?}"
+                    ))
+                })?;
         }
         return Ok((before, output));
     };
@@ -129,7 +155,7 @@ impl Operator for ConvTranspose {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, weight) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
-        let y = typed!(inputs[0].dtype(), T => {
+        let y = typed!(inputs[0].dtype(), |T| {
             let mut y = conv::input_gradient(&self.conv, weight.of::<T>()?, x.of::<T>()?);
             if let Some(bias) = &bias {
                 add_per_channel(&mut y, bias.of::<T>()?, self.conv.input[0] * self.conv.input[1]);
@@ -139,21 +165,33 @@ impl Operator for ConvTranspose {
         Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (x, weight, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let d = held.of::<T>()?;
             let mut result = vec![None; wanted.len()];
             if wanted[0] {
-                result[0] = Some(tensor(conv::forward(&self.conv, d, weight.of::<T>()?, None), &self.input)?);
+                result[0] = Some(tensor(
+                    conv::forward(&self.conv, d, weight.of::<T>()?, None),
+                    &self.input,
+                )?);
             }
             if wanted[1] {
-                result[1] = Some(tensor(conv::weight_gradient(&self.conv, d, x.of::<T>()?), &self.weight)?);
+                result[1] =
+                    Some(tensor(conv::weight_gradient(&self.conv, d, x.of::<T>()?), &self.weight)?);
             }
             if wanted.get(2) == Some(&true) {
                 let channels = self.conv.channels;
-                result[2] = Some(tensor(sum_per_channel(d, channels, self.conv.input[0] * self.conv.input[1]), &[channels])?);
+                result[2] = Some(tensor(
+                    sum_per_channel(d, channels, self.conv.input[0] * self.conv.input[1]),
+                    &[channels],
+                )?);
             }
             Ok(result)
         })

@@ -11,10 +11,16 @@ const LONGEST: usize = 1 << 12;
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let input = site.shape(0)?.to_vec();
-    let at = site.known_ints(1)?.and_then(|a| a.first().copied()).ok_or_else(|| Error::input("axis is missing"))?;
+    let at = site
+        .known_ints(1)?
+        .and_then(|a| a.first().copied())
+        .ok_or_else(|| Error::input("axis is missing"))?;
     let at = axis(at, input.len())?;
     if input[at] > LONGEST {
-        return Err(Error::input(format!("axis {at}: expected at most {LONGEST} positions, found {}", input[at])));
+        return Err(Error::input(format!(
+            "axis {at}: expected at most {LONGEST} positions, found {}",
+            input[at]
+        )));
     }
     let (exclusive, reverse) = (site.int("exclusive", 0) != 0, site.int("reverse", 0) != 0);
     let read = |o: usize| match (reverse, exclusive) {

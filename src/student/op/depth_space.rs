@@ -1,4 +1,5 @@
-//! `DepthToSpace` (pixel shuffle) and `SpaceToDepth`: blocks of channels and blocks of pixels change places.
+//! `DepthToSpace` (pixel shuffle) and `SpaceToDepth`: blocks of channels and blocks of pixels
+//! change places.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
@@ -23,12 +24,18 @@ struct Blocks {
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let [n, c, h, w] = site.shape_of::<4>(0)?;
     let block = usize::try_from(site.int("blocksize", 0)).unwrap_or(0);
-    let wrong = || Error::input(format!("blocksize {block} does not divide input {:?}", [n, c, h, w]));
-    let area = block.checked_mul(block).filter(|&a| a > 0 && ![n, c, h, w].contains(&0)).ok_or_else(wrong)?;
+    let wrong =
+        || Error::input(format!("blocksize {block} does not divide input {:?}", [n, c, h, w]));
+    let area = block
+        .checked_mul(block)
+        .filter(|&a| a > 0 && ![n, c, h, w].contains(&0))
+        .ok_or_else(wrong)?;
     let depth_first = match site.text("mode").as_deref() {
         None | Some("DCR") => true,
         Some("CRD") => false,
-        Some(other) => return Err(Error::input(format!("mode: expected DCR or CRD, found {other}"))),
+        Some(other) => {
+            return Err(Error::input(format!("mode: expected DCR or CRD, found {other}")));
+        }
     };
     let (shape, order, output) = if site.operator() == "DepthToSpace" {
         if !c.is_multiple_of(area) {
@@ -53,7 +60,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let mut inverse = [0; 6];
     order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
     let backward = transposed(&forward.shape, &inverse);
-    Ok(Built::new(Blocks { forward, backward, shape, order, input: vec![n, c, h, w], output: output.clone() }, [0], output))
+    Ok(Built::new(
+        Blocks { forward, backward, shape, order, input: vec![n, c, h, w], output: output.clone() },
+        [0],
+        output,
+    ))
 }
 
 impl Operator for Blocks {
@@ -68,12 +79,23 @@ impl Operator for Blocks {
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), T => Ok(Forward::one(tensor(gather(x.of::<T>()?, &self.forward), &self.output)?, Vec::new())))
+        typed!(inputs[0].dtype(), |T| Ok(Forward::one(
+            tensor(gather(x.of::<T>()?, &self.forward), &self.output)?,
+            Vec::new()
+        )))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => Ok(vec![Some(tensor(gather(held.of::<T>()?, &self.backward), &self.input)?)]))
+        typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
+            gather(held.of::<T>()?, &self.backward),
+            &self.input
+        )?)]))
     }
 }

@@ -1,4 +1,5 @@
-//! `Dropout`: the mask is a pure function of (pass, node, position), and drawn again in the backward pass.
+//! `Dropout`: the mask is a pure function of (pass, node, position), and drawn again in the
+//! backward pass.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only};
@@ -22,10 +23,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         return Err(Error::input(format!("ratio: expected 0 to 1, found {ratio}")));
     }
     let training_mode = site.known_number(2)?.is_some_and(|v| v != 0.0);
-    Ok(Built::new(Dropout { ratio, training_mode, number: site.number as u64 }, [0], site.shape(0)?.to_vec()))
+    Ok(Built::new(
+        Dropout { ratio, training_mode, number: site.number as u64 },
+        [0],
+        site.shape(0)?.to_vec(),
+    ))
 }
 
-/// The finaliser of `SplitMix64` (Steele et al. 2014): a bijection whose outputs pass for independent.
+/// The finaliser of `SplitMix64` (Steele et al. 2014): a bijection whose outputs pass for
+/// independent.
 fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -46,7 +52,8 @@ impl Dropout {
 
     #[allow(clippy::cast_precision_loss, reason = "53 random bits are exact in a double")]
     fn masked<T: Element>(&self, x: &[T], key: u64) -> Vec<T> {
-        let scale = if self.ratio < 1.0 { <T as Float>::of(1.0 / (1.0 - self.ratio)) } else { T::zero() };
+        let scale =
+            if self.ratio < 1.0 { <T as Float>::of(1.0 / (1.0 - self.ratio)) } else { T::zero() };
         map_indexed(x, |i, x| {
             let uniform = (mix(key ^ mix(i)) >> 11) as f64 / (1u64 << 53) as f64;
             if uniform < self.ratio { T::zero() } else { x * scale }
@@ -56,7 +63,7 @@ impl Dropout {
     /// The masked tensor, times what keeps its mean.
     pub(super) fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
         let held = data(x)?;
-        typed!(x.dtype(), T => tensor(self.masked(held.of::<T>()?, key), x.dims()))
+        typed!(x.dtype(), |T| tensor(self.masked(held.of::<T>()?, key), x.dims()))
     }
 }
 
@@ -66,7 +73,9 @@ impl Operator for Dropout {
     }
 
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let Some(key) = self.key(run) else { return Ok(Forward::one(inputs[0].clone(), Vec::new())) };
+        let Some(key) = self.key(run) else {
+            return Ok(Forward::one(inputs[0].clone(), Vec::new()));
+        };
         let mut forward = Forward::one(self.apply(inputs[0], key)?, Vec::new());
         forward.saved.training = true;
         // the key as two exact halves
@@ -74,12 +83,19 @@ impl Operator for Dropout {
         Ok(forward)
     }
 
-    fn backward(&self, saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         if !saved.training {
             return Ok(vec![Some(dy)]);
         }
-        let [high, low] = saved.places[..] else { return Err(Error::input("dropout saved no key")) };
+        let [high, low] = saved.places[..] else {
+            return Err(Error::input("dropout saved no key"));
+        };
         Ok(vec![Some(self.apply(&dy, u64::from(high) << 32 | u64::from(low))?)])
     }
 }

@@ -36,18 +36,23 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 fn place(index: i64, size: usize) -> Result<u32> {
     let signed = i64::try_from(size).unwrap_or(i64::MAX);
     let from_start = if index < 0 { index + signed } else { index };
-    u32::try_from(from_start)
-        .ok()
-        .filter(|&i| (i as usize) < size)
-        .ok_or_else(|| Error::input(format!("indices: expected -{size} to {}, found {index}", signed - 1)))
+    u32::try_from(from_start).ok().filter(|&i| (i as usize) < size).ok_or_else(|| {
+        Error::input(format!("indices: expected -{size} to {}, found {index}", signed - 1))
+    })
 }
 
 /// The places that indices name: known ones, or those of a tensor on the host.
 #[allow(clippy::cast_possible_truncation, reason = "indices are whole numbers")]
-pub(super) fn places_of(known: Option<&[u32]>, indices: Option<&Tensor>, size: usize) -> Result<Vec<u32>> {
+pub(super) fn places_of(
+    known: Option<&[u32]>,
+    indices: Option<&Tensor>,
+    size: usize,
+) -> Result<Vec<u32>> {
     match (known, indices) {
         (Some(known), _) => Ok(known.to_vec()),
-        (None, Some(indices)) => wide(indices)?.into_iter().map(|i| place(i as i64, size)).collect(),
+        (None, Some(indices)) => {
+            wide(indices)?.into_iter().map(|i| place(i as i64, size)).collect()
+        }
         (None, None) => Err(Error::input("indices are missing")),
     }
 }
@@ -69,7 +74,7 @@ impl Operator for Gather {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         let places = places_of(self.indices.as_deref(), inputs.get(1).copied(), self.size)?;
-        typed!(inputs[0].dtype(), T => {
+        typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = Vec::with_capacity(self.output.iter().product());
             for block in x.of::<T>()?.chunks_exact((self.size * self.inner).max(1)) {
                 for &i in &places {
@@ -82,15 +87,23 @@ impl Operator for Gather {
         })
     }
 
-    fn backward(&self, saved: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let mut dx: Vec<T> = vec![0.0; self.input.iter().product()];
             let mut rows = held.of::<T>()?.chunks_exact(self.inner.max(1));
             for block in dx.chunks_exact_mut((self.size * self.inner).max(1)) {
                 for (&i, row) in saved.places.iter().zip(&mut rows) {
-                    block[i as usize * self.inner..][..self.inner].iter_mut().zip(row).for_each(|(x, d)| *x += d);
+                    block[i as usize * self.inner..][..self.inner]
+                        .iter_mut()
+                        .zip(row)
+                        .for_each(|(x, d)| *x += d);
                 }
             }
             let mut result = vec![None; wanted.len()];

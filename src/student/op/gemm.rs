@@ -28,7 +28,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let [m, k] = if transposed_a { [a[1], a[0]] } else { a };
     let [rows, n] = if transposed_b { [b[1], b[0]] } else { b };
     if rows != k {
-        return Err(Error::input(format!("matrices {a:?} and {b:?} do not fit: expected {k} rows, found {rows}")));
+        return Err(Error::input(format!(
+            "matrices {a:?} and {b:?} do not fit: expected {k} rows, found {rows}"
+        )));
     }
     let c = if site.has(2) { Some(site.shape(2)?.to_vec()) } else { None };
     if let Some(c) = &c
@@ -51,31 +53,52 @@ impl Operator for Gemm {
             return Ok(None);
         }
         let Self { alpha, beta, transposed_a, transposed_b, .. } = *self;
-        on_device::boxed(on_device::matrix::Gemm { alpha, beta, transposed_a, transposed_b, c: self.c.clone() })
+        on_device::boxed(on_device::matrix::Gemm {
+            alpha,
+            beta,
+            transposed_a,
+            transposed_b,
+            c: self.c.clone(),
+        })
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let c = inputs.get(2).map(|c| data(c)).transpose()?;
         let Self { m, n, k, .. } = *self;
-        let y = typed!(inputs[0].dtype(), T => {
+        let y = typed!(inputs[0].dtype(), |T| {
             let mut y: Vec<T> = vec![0.0; m * n];
-            let (a, b) = (matrix(a.of::<T>()?, self.transposed_a), matrix(b.of::<T>()?, self.transposed_b));
-            batched_gemm(GemmShape { batch: 1, m, n, k }, <T as crate::kernel::Float>::of(self.alpha), a, b, 0.0, &mut y);
+            let (a, b) =
+                (matrix(a.of::<T>()?, self.transposed_a), matrix(b.of::<T>()?, self.transposed_b));
+            batched_gemm(
+                GemmShape { batch: 1, m, n, k },
+                <T as crate::kernel::Float>::of(self.alpha),
+                a,
+                b,
+                0.0,
+                &mut y,
+            );
             if let (Some(c), Some(shape)) = (&c, &self.c) {
                 let beta = <T as crate::kernel::Float>::of(self.beta);
-                y = broadcast_zip((&y, &[m, n]), (c.of::<T>()?, shape), &[m, n], |y, c| y + beta * c);
+                y = broadcast_zip((&y, &[m, n]), (c.of::<T>()?, shape), &[m, n], |y, c| {
+                    y + beta * c
+                });
             }
             tensor(y, &[m, n])
         })?;
         Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (held_a, held_b, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
         let Self { m, n, k, .. } = *self;
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let (a, b, d) = (held_a.of::<T>()?, held_b.of::<T>()?, held.of::<T>()?);
             let alpha = <T as crate::kernel::Float>::of(self.alpha);
             let product = |m, n, k, left, right| {
@@ -86,16 +109,28 @@ impl Operator for Gemm {
             let mut result = vec![None; wanted.len()];
             if wanted[0] {
                 result[0] = Some(if self.transposed_a {
-                    tensor(product(k, m, n, matrix(b, self.transposed_b), matrix(d, true)), &[k, m])?
+                    tensor(
+                        product(k, m, n, matrix(b, self.transposed_b), matrix(d, true)),
+                        &[k, m],
+                    )?
                 } else {
-                    tensor(product(m, k, n, matrix(d, false), matrix(b, !self.transposed_b)), &[m, k])?
+                    tensor(
+                        product(m, k, n, matrix(d, false), matrix(b, !self.transposed_b)),
+                        &[m, k],
+                    )?
                 });
             }
             if wanted[1] {
                 result[1] = Some(if self.transposed_b {
-                    tensor(product(n, k, m, matrix(d, true), matrix(a, self.transposed_a)), &[n, k])?
+                    tensor(
+                        product(n, k, m, matrix(d, true), matrix(a, self.transposed_a)),
+                        &[n, k],
+                    )?
                 } else {
-                    tensor(product(k, n, m, matrix(a, !self.transposed_a), matrix(d, false)), &[k, n])?
+                    tensor(
+                        product(k, n, m, matrix(a, !self.transposed_a), matrix(d, false)),
+                        &[k, n],
+                    )?
                 });
             }
             if let (Some(shape), Some(true)) = (&self.c, wanted.get(2)) {

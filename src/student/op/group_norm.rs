@@ -1,4 +1,5 @@
-//! `GroupNormalization` and `InstanceNormalization` (groups of one channel): statistics by image and group.
+//! `GroupNormalization` and `InstanceNormalization` (groups of one channel): statistics by image
+//! and group.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
@@ -14,7 +15,8 @@ struct GroupNorm {
     groups: usize,
     inner: usize,
     epsilon: f64,
-    /// Channels that share one scale and bias: 1, or a whole group (`GroupNormalization` before opset 21).
+    /// Channels that share one scale and bias: 1, or a whole group (`GroupNormalization` before
+    /// opset 21).
     shared: usize,
 }
 
@@ -24,18 +26,26 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         return Err(Error::input(format!("input 0: expected [N, C, …], found shape {shape:?}")));
     };
     let instance = site.operator() == "InstanceNormalization";
-    let groups = if instance { channels } else { usize::try_from(site.int("num_groups", 0)).unwrap_or(0) };
+    let groups =
+        if instance { channels } else { usize::try_from(site.int("num_groups", 0)).unwrap_or(0) };
     if groups == 0 || !channels.is_multiple_of(groups) || shape.contains(&0) {
-        return Err(Error::input(format!("num_groups: {groups} groups do not divide input {shape:?}")));
+        return Err(Error::input(format!(
+            "num_groups: {groups} groups do not divide input {shape:?}"
+        )));
     }
     let shared = if instance || site.opset >= 21 { 1 } else { channels / groups };
     for input in 1..3 {
         if site.shape(input)? != [channels / shared] {
-            return Err(Error::input(format!("input {input}: expected shape [{}], found {:?}", channels / shared, site.shape(input)?)));
+            return Err(Error::input(format!(
+                "input {input}: expected shape [{}], found {:?}",
+                channels / shared,
+                site.shape(input)?
+            )));
         }
     }
     let epsilon = f64::from(site.float("epsilon", 1e-5));
-    let operator = GroupNorm { images, channels, groups, inner: rest.iter().product(), epsilon, shared };
+    let operator =
+        GroupNorm { images, channels, groups, inner: rest.iter().product(), epsilon, shared };
     Ok(Built::new(operator, [0, 1, 2], shape.to_vec()))
 }
 
@@ -55,14 +65,20 @@ impl GroupNorm {
 impl Operator for GroupNorm {
     fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
         let Self { images, channels, groups, epsilon, shared, .. } = *self;
-        on_device::boxed(on_device::layer_norm::GroupNorm { images, channels, groups, epsilon, shared })
+        on_device::boxed(on_device::layer_norm::GroupNorm {
+            images,
+            channels,
+            groups,
+            epsilon,
+            shared,
+        })
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let held = data(inputs[0])?;
         let (scale, bias) = (wide(inputs[1])?, wide(inputs[2])?);
         let width = self.channels / self.groups * self.inner;
-        typed!(inputs[0].dtype(), T => {
+        typed!(inputs[0].dtype(), |T| {
             let x = held.of::<T>()?;
             let statistics = row_statistics(x, width, self.epsilon);
             let centre: Vec<(f64, f64, f64)> = (0..self.planes().channels)
@@ -74,15 +90,21 @@ impl Operator for GroupNorm {
                 .collect();
             let y = tensor(normalize(x, self.planes(), &centre), inputs[0].dims())?;
             let mut forward = Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]);
-            forward.saved.numbers = statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
+            forward.saved.numbers =
+                statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
             Ok(forward)
         })
     }
 
-    /// With g = dy·scale, n values a group and sums over it: dx = r·(g − Σg/n − (x − μ)·r²·Σg(x − μ)/n); dscale = Σ r·dy·(x − μ), dbias = Σ dy
-    /// over what shares them.
+    /// With g = dy·scale, n values a group and sums over it: dx = r·(g − Σg/n − (x − μ)·r²·Σg(x −
+    /// μ)/n); dscale = Σ r·dy·(x − μ), dbias = Σ dy over what shares them.
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
         let (held, held_dy) = (data(x)?, data(&dy)?);
         let count = (self.channels / self.groups * self.inner) as f64;
@@ -92,7 +114,7 @@ impl Operator for GroupNorm {
             (row, slot, kept.numbers[2 * row], kept.numbers[2 * row + 1])
         };
         let means: Vec<f64> = (0..planes.channels).map(|plane| statistic(plane).2).collect();
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let (x, d) = (held.of::<T>()?, held_dy.of::<T>()?);
             let sums = gradient_sums(x, d, planes, &means);
             let (mut dscale, mut dbias) = (vec![0f64; scale.len()], vec![0f64; scale.len()]);
@@ -117,7 +139,11 @@ impl Operator for GroupNorm {
                 None
             };
             let slots = [scale.len()];
-            Ok(vec![dx, Some(narrow(&dscale, &slots, dy.dtype())?), Some(narrow(&dbias, &slots, dy.dtype())?)])
+            Ok(vec![
+                dx,
+                Some(narrow(&dscale, &slots, dy.dtype())?),
+                Some(narrow(&dbias, &slots, dy.dtype())?),
+            ])
         })
     }
 }

@@ -3,7 +3,9 @@
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, saved};
 use crate::error::{Error, Result};
-use crate::kernel::norm::{layer_forward, layer_input_gradient, layer_parameter_gradients, row_scales, row_statistics};
+use crate::kernel::norm::{
+    layer_forward, layer_input_gradient, layer_parameter_gradients, row_scales, row_statistics,
+};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::student::op::site::axis;
 use crate::student::value::{Element, data, narrow, tensor, typed, wide};
@@ -38,35 +40,71 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     for &i in &inputs[1..] {
         let own = site.shape(i)?.to_vec();
         if super::binary::broadcast(&own, &shape)? != shape {
-            return Err(Error::input(format!("input {i}: shape {own:?} does not repeat to {shape:?}")));
+            return Err(Error::input(format!(
+                "input {i}: shape {own:?} does not repeat to {shape:?}"
+            )));
         }
         parameters.push(own);
     }
-    let statistics: Vec<usize> = input.iter().enumerate().map(|(i, &n)| if i < axis { n } else { 1 }).collect();
+    let statistics: Vec<usize> =
+        input.iter().enumerate().map(|(i, &n)| if i < axis { n } else { 1 }).collect();
     let epsilon = f64::from(site.float("epsilon", 1e-5));
-    let outputs = if centred { vec![input.clone(), statistics.clone(), statistics.clone()] } else { vec![input.clone()] };
-    let operator = LayerNorm { input, width: shape.iter().product(), shape, parameters, statistics, epsilon, centred };
+    let outputs = if centred {
+        vec![input.clone(), statistics.clone(), statistics.clone()]
+    } else {
+        vec![input.clone()]
+    };
+    let operator = LayerNorm {
+        input,
+        width: shape.iter().product(),
+        shape,
+        parameters,
+        statistics,
+        epsilon,
+        centred,
+    };
     Ok(Built { operator: Box::new(operator), inputs: inputs.to_vec(), outputs })
 }
 
 impl LayerNorm {
     /// Scale or bias for every normalised element.
     fn repeated<T: Element>(&self, values: &[T], own: &[usize]) -> Vec<T> {
-        if values.len() == self.width { values.to_vec() } else { gather(values, &Strided::broadcast(own, &self.shape)) }
+        if values.len() == self.width {
+            values.to_vec()
+        } else {
+            gather(values, &Strided::broadcast(own, &self.shape))
+        }
     }
 
     /// The gradient of scale or bias in its own shape.
     fn summed<T: Element>(&self, full: Vec<T>, own: &[usize]) -> Result<Tensor> {
-        if full.len() == own.iter().product::<usize>() { tensor(full, own) } else { tensor(reduce_sum(&full, &self.shape, own), own) }
+        if full.len() == own.iter().product::<usize>() {
+            tensor(full, own)
+        } else {
+            tensor(reduce_sum(&full, &self.shape, own), own)
+        }
     }
 
-    /// What the gradients of the statistics as outputs add to the input's: `dμ/n − dr·r³·(x − μ)/n` by row.
+    /// What the gradients of the statistics as outputs add to the input's: `dμ/n − dr·r³·(x − μ)/n`
+    /// by row.
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
-    fn add_statistics<T: Element>(&self, dx: &mut [T], x: &[T], statistics: &[(f64, f64)], dmean: &[f64], drstd: &[f64]) {
+    fn add_statistics<T: Element>(
+        &self,
+        dx: &mut [T],
+        x: &[T],
+        statistics: &[(f64, f64)],
+        dmean: &[f64],
+        drstd: &[f64],
+    ) {
         let n = self.width as f64;
-        for (row, (dx, x)) in dx.chunks_exact_mut(self.width).zip(x.chunks_exact(self.width)).enumerate() {
+        for (row, (dx, x)) in
+            dx.chunks_exact_mut(self.width).zip(x.chunks_exact(self.width)).enumerate()
+        {
             let (mean, rstd) = statistics[row];
-            let (flat, slope) = (dmean.get(row).map_or(0.0, |d| d / n), drstd.get(row).map_or(0.0, |d| d * rstd.powi(3) / n));
+            let (flat, slope) = (
+                dmean.get(row).map_or(0.0, |d| d / n),
+                drstd.get(row).map_or(0.0, |d| d * rstd.powi(3) / n),
+            );
             for (dx, x) in dx.iter_mut().zip(x) {
                 *dx += <T as crate::kernel::Float>::of(flat - slope * (x.wide() - mean));
             }
@@ -91,35 +129,53 @@ impl Operator for LayerNorm {
         let (x, scale) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
         let dtype = inputs[0].dtype();
-        typed!(dtype, T => {
+        typed!(dtype, |T| {
             let x = x.of::<T>()?;
-            let statistics = if self.centred { row_statistics(x, self.width, self.epsilon) } else { row_scales(x, self.width, self.epsilon) };
+            let statistics = if self.centred {
+                row_statistics(x, self.width, self.epsilon)
+            } else {
+                row_scales(x, self.width, self.epsilon)
+            };
             let scale = self.repeated(scale.of::<T>()?, inputs[1].dims());
             let bias = match &bias {
                 Some(bias) => Some(self.repeated(bias.of::<T>()?, inputs[2].dims())),
                 None => None,
             };
-            let mut outputs = vec![tensor(layer_forward(x, &statistics, &scale, bias.as_deref()), &self.input)?];
+            let mut outputs =
+                vec![tensor(layer_forward(x, &statistics, &scale, bias.as_deref()), &self.input)?];
             if self.centred {
                 let (means, scales): (Vec<f64>, Vec<f64>) = statistics.iter().copied().unzip();
                 outputs.push(narrow(&means, &self.statistics, dtype)?);
                 outputs.push(narrow(&scales, &self.statistics, dtype)?);
             }
             let numbers = statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
-            let saved = Saved { tensors: vec![inputs[0].clone(), inputs[1].clone()], numbers, ..Saved::default() };
+            let saved = Saved {
+                tensors: vec![inputs[0].clone(), inputs[1].clone()],
+                numbers,
+                ..Saved::default()
+            };
             Ok(Forward { outputs, saved, ..Forward::default() })
         })
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dtype = gradients.iter().flatten().map(Tensor::dtype).next().unwrap_or(DType::F32);
         let mut gradients = gradients.into_iter();
         let mut next = || gradients.next().flatten();
         let (dy, dmean, drstd) = (next(), next(), next());
-        let dy = dy.map_or_else(|| Tensor::zeros(self.input.as_slice(), dtype, &candle_core::Device::Cpu), Ok)?;
+        let dy = dy.map_or_else(
+            || Tensor::zeros(self.input.as_slice(), dtype, &candle_core::Device::Cpu),
+            Ok,
+        )?;
         let (x, scale, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
-        let statistics: Vec<(f64, f64)> = kept.numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-        typed!(dtype, T => {
+        let statistics: Vec<(f64, f64)> =
+            kept.numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        typed!(dtype, |T| {
             let (x, d) = (x.of::<T>()?, held.of::<T>()?);
             let mut result = vec![None; wanted.len()];
             if wanted[0] {

@@ -20,25 +20,41 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     };
     let number = |name, default| f64::from(site.float(name, default));
     let size = usize::try_from(site.int("size", 0)).ok().filter(|&n| n > 0 && n < 1 << 31);
-    let size = size.ok_or_else(|| Error::input(format!("size: expected a number from 1 on, found {}", site.int("size", 0))))?;
-    let response = Response { size, alpha: number("alpha", 1e-4), beta: number("beta", 0.75), bias: number("bias", 1.0) };
+    let size = size.ok_or_else(|| {
+        Error::input(format!("size: expected a number from 1 on, found {}", site.int("size", 0)))
+    })?;
+    let response = Response {
+        size,
+        alpha: number("alpha", 1e-4),
+        beta: number("beta", 0.75),
+        bias: number("bias", 1.0),
+    };
     Ok(Built::new(Lrn { response, images, channels }, [0], shape.to_vec()))
 }
 
 impl Operator for Lrn {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        let y = typed!(inputs[0].dtype(), T => {
-            tensor(forward(&self.response, x.of::<T>()?, self.images, self.channels), inputs[0].dims())
+        let y = typed!(inputs[0].dtype(), |T| {
+            tensor(
+                forward(&self.response, x.of::<T>()?, self.images, self.channels),
+                inputs[0].dims(),
+            )
         })?;
         Ok(Forward::one(y, vec![inputs[0].clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (x, held) = (data(saved(&kept, 0)?)?, data(&dy)?);
-        typed!(dy.dtype(), T => {
-            let dx = backward(&self.response, x.of::<T>()?, held.of::<T>()?, self.images, self.channels);
+        typed!(dy.dtype(), |T| {
+            let dx =
+                backward(&self.response, x.of::<T>()?, held.of::<T>()?, self.images, self.channels);
             Ok(vec![Some(tensor(dx, dy.dims())?)])
         })
     }

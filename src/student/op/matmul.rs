@@ -1,4 +1,5 @@
-//! `MatMul` with NumPy's rules: leading axes are a batch and broadcast, a vector is a row on the left and a column on the right.
+//! `MatMul` with NumPy's rules: leading axes are a batch and broadcast, a vector is a row on the
+//! left and a column on the right.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
@@ -37,7 +38,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let (lead_a, &[m, k]) = split(&a)?;
     let (lead_b, &[rows, n]) = split(&b)?;
     if rows != k {
-        return Err(Error::input(format!("matrices {own_a:?} and {own_b:?} do not fit: expected {k} rows, found {rows}")));
+        return Err(Error::input(format!(
+            "matrices {own_a:?} and {own_b:?} do not fit: expected {k} rows, found {rows}"
+        )));
     }
     let lead = super::binary::broadcast(lead_a, lead_b)?;
     let mut out = lead.clone();
@@ -59,7 +62,9 @@ fn split(shape: &[usize]) -> Result<(&[usize], &[usize; 2])> {
 impl MatMul {
     /// A matrix of weights on the right: the batch is more rows of one product.
     fn shared_right(&self) -> bool {
-        self.b.len() == 2 || self.b[..self.b.len() - 2].iter().all(|&n| n == 1) && self.a[..self.a.len() - 2] == self.lead
+        self.b.len() == 2
+            || self.b[..self.b.len() - 2].iter().all(|&n| n == 1)
+                && self.a[..self.a.len() - 2] == self.lead
     }
 
     fn rows(&self) -> GemmShape {
@@ -84,23 +89,41 @@ impl MatMul {
         tensor(reduce_sum(&values, &[&self.lead, matrix].concat(), shape), own)
     }
 
-    fn gradients<T: Element>(&self, a: &[T], b: &[T], d: &[T], wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        let GemmShape { batch, m, n, k } = if self.shared_right() { self.rows() } else { self.gemm };
+    fn gradients<T: Element>(
+        &self,
+        a: &[T],
+        b: &[T],
+        d: &[T],
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let GemmShape { batch, m, n, k } =
+            if self.shared_right() { self.rows() } else { self.gemm };
         let product = |m, n, k, left, right| {
             let mut out = vec![T::zero(); batch * m * n];
             batched_gemm(GemmShape { batch, m, n, k }, T::one(), left, right, T::zero(), &mut out);
             out
         };
-        let (a, b) =
-            if self.shared_right() { (Cow::Borrowed(a), Cow::Borrowed(b)) } else { (self.repeated(a, &self.a), self.repeated(b, &self.b)) };
+        let (a, b) = if self.shared_right() {
+            (Cow::Borrowed(a), Cow::Borrowed(b))
+        } else {
+            (self.repeated(a, &self.a), self.repeated(b, &self.b))
+        };
         let mut result = vec![None, None];
         if wanted[0] {
             let da = product(m, k, n, Matrix::plain(d, m * n), Matrix::transposed(&b, k * n));
-            result[0] = Some(if self.shared_right() { tensor(da, &self.shapes[0])? } else { self.summed(da, &self.a, &self.shapes[0])? });
+            result[0] = Some(if self.shared_right() {
+                tensor(da, &self.shapes[0])?
+            } else {
+                self.summed(da, &self.a, &self.shapes[0])?
+            });
         }
         if wanted[1] {
             let db = product(k, n, m, Matrix::transposed(&a, m * k), Matrix::plain(d, m * n));
-            result[1] = Some(if self.shared_right() { tensor(db, &self.shapes[1])? } else { self.summed(db, &self.b, &self.shapes[1])? });
+            result[1] = Some(if self.shared_right() {
+                tensor(db, &self.shapes[1])?
+            } else {
+                self.summed(db, &self.b, &self.shapes[1])?
+            });
         }
         Ok(result)
     }
@@ -123,24 +146,48 @@ impl Operator for MatMul {
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
-        let y = typed!(inputs[0].dtype(), T => {
+        let y = typed!(inputs[0].dtype(), |T| {
             let (a, b) = (a.of::<T>()?, b.of::<T>()?);
             let GemmShape { batch, m, n, k } = self.gemm;
             let mut y: Vec<T> = vec![0.0; batch * m * n];
             if self.shared_right() {
-                batched_gemm(self.rows(), 1.0, Matrix::plain(a, 0), Matrix::plain(b, 0), 0.0, &mut y);
+                batched_gemm(
+                    self.rows(),
+                    1.0,
+                    Matrix::plain(a, 0),
+                    Matrix::plain(b, 0),
+                    0.0,
+                    &mut y,
+                );
             } else {
                 let (a, b) = (self.repeated(a, &self.a), self.repeated(b, &self.b));
-                batched_gemm(self.gemm, 1.0, Matrix::plain(&a, m * k), Matrix::plain(&b, k * n), 0.0, &mut y);
+                batched_gemm(
+                    self.gemm,
+                    1.0,
+                    Matrix::plain(&a, m * k),
+                    Matrix::plain(&b, k * n),
+                    0.0,
+                    &mut y,
+                );
             }
             tensor(y, &self.shapes[2])
         })?;
         Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (a, b, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
-        typed!(dy.dtype(), T => self.gradients::<T>(a.of::<T>()?, b.of::<T>()?, held.of::<T>()?, wanted))
+        typed!(dy.dtype(), |T| self.gradients::<T>(
+            a.of::<T>()?,
+            b.of::<T>()?,
+            held.of::<T>()?,
+            wanted
+        ))
     }
 }

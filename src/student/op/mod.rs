@@ -1,4 +1,5 @@
-//! The operators: each is plain data, planned for fixed input shapes, with an explicit forward and backward.
+//! The operators: each is plain data, planned for fixed input shapes, with an explicit forward and
+//! backward.
 
 mod activation;
 mod attention;
@@ -85,7 +86,11 @@ pub(super) struct Forward {
 impl Forward {
     /// One output, and tensors that the backward pass needs.
     fn one(output: Tensor, tensors: Vec<Tensor>) -> Self {
-        Self { outputs: vec![output], saved: Saved { tensors, ..Saved::default() }, updates: Vec::new() }
+        Self {
+            outputs: vec![output],
+            saved: Saved { tensors, ..Saved::default() },
+            updates: Vec::new(),
+        }
     }
 }
 
@@ -111,7 +116,8 @@ pub(super) enum Kind<'a> {
     Other,
 }
 
-/// An operator planned for fixed shapes. Tensors are dense, of one float type, on the CPU (or where [`Operator::on_device`] was asked for).
+/// An operator planned for fixed shapes. Tensors are dense, of one float type, on the CPU (or where
+/// [`Operator::on_device`] was asked for).
 pub(super) trait Operator: Debug + Send + Sync {
     /// What it is to the executor of channel maps.
     fn kind(&self) -> Kind<'_> {
@@ -126,11 +132,18 @@ pub(super) trait Operator: Debug + Send + Sync {
     /// Computes the outputs.
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward>;
 
-    /// The gradients of the inputs that are `wanted`, from those of the outputs (`None`: nothing depends on it; at least one is there).
-    fn backward(&self, saved: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>>;
+    /// The gradients of the inputs that are `wanted`, from those of the outputs (`None`: nothing
+    /// depends on it; at least one is there).
+    fn backward(
+        &self,
+        saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>>;
 }
 
-/// An operator with the node's inputs that it takes as tensors (the others were read when it was planned) and its outputs' shapes.
+/// An operator with the node's inputs that it takes as tensors (the others were read when it was
+/// planned) and its outputs' shapes.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) operator: Box<dyn Operator>,
@@ -139,7 +152,11 @@ pub(super) struct Built {
 }
 
 impl Built {
-    fn new(operator: impl Operator + 'static, inputs: impl Into<Vec<usize>>, output: Vec<usize>) -> Self {
+    fn new(
+        operator: impl Operator + 'static,
+        inputs: impl Into<Vec<usize>>,
+        output: Vec<usize>,
+    ) -> Self {
         Self { operator: Box::new(operator), inputs: inputs.into(), outputs: vec![output] }
     }
 }
@@ -149,38 +166,87 @@ type Builder = fn(&Site<'_>) -> Result<Built>;
 /// What plans an operator, and the attributes that it takes into account: any other is refused.
 fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
     Some(match operator {
-        "Conv" => (conv::build, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]),
+        "Conv" => {
+            (conv::build, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])
+        }
         "ConvTranspose" => (
             conv_transpose::build,
-            &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides"],
+            &[
+                "auto_pad",
+                "dilations",
+                "group",
+                "kernel_shape",
+                "output_padding",
+                "output_shape",
+                "pads",
+                "strides",
+            ],
         ),
-        "BatchNormalization" => (batch_norm::build, &["epsilon", "momentum", "spatial", "training_mode"]),
+        "BatchNormalization" => {
+            (batch_norm::build, &["epsilon", "momentum", "spatial", "training_mode"])
+        }
         "InstanceNormalization" => (group_norm::build, &["epsilon"]),
         "GroupNormalization" => (group_norm::build, &["epsilon", "num_groups", "stash_type"]),
-        "LayerNormalization" | "RMSNormalization" => (layer_norm::build, &["axis", "epsilon", "stash_type"]),
-        "LRN" => (lrn::build, &["alpha", "beta", "bias", "size"]),
-        "Relu" | "Sigmoid" | "Tanh" | "HardSwish" | "Erf" | "Sqrt" | "Exp" | "Neg" | "Abs" | "Pow" | "Softplus" | "Softsign" | "Mish" => {
-            (activation::build, &[])
+        "LayerNormalization" | "RMSNormalization" => {
+            (layer_norm::build, &["axis", "epsilon", "stash_type"])
         }
-        "LeakyRelu" | "Elu" | "Celu" | "ThresholdedRelu" | "Swish" => (activation::build, &["alpha"]),
+        "LRN" => (lrn::build, &["alpha", "beta", "bias", "size"]),
+        "Relu" | "Sigmoid" | "Tanh" | "HardSwish" | "Erf" | "Sqrt" | "Exp" | "Neg" | "Abs"
+        | "Pow" | "Softplus" | "Softsign" | "Mish" => (activation::build, &[]),
+        "LeakyRelu" | "Elu" | "Celu" | "ThresholdedRelu" | "Swish" => {
+            (activation::build, &["alpha"])
+        }
         "HardSigmoid" => (activation::build, &["alpha", "beta"]),
         "Selu" => (activation::build, &["alpha", "gamma"]),
         "Gelu" => (activation::build, &["approximate"]),
         "Clip" => (activation::build, &["max", "min"]),
         "PRelu" => (prelu::build, &[]),
-        "Log" | "Reciprocal" | "Sin" | "Cos" | "Sign" | "Floor" | "Ceil" | "Round" => (unary::build, &[]),
-        "MaxPool" => (pool::build, &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"]),
-        "AveragePool" => (pool::build, &["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"]),
+        "Log" | "Reciprocal" | "Sin" | "Cos" | "Sign" | "Floor" | "Ceil" | "Round" => {
+            (unary::build, &[])
+        }
+        "MaxPool" => (
+            pool::build,
+            &[
+                "auto_pad",
+                "ceil_mode",
+                "dilations",
+                "kernel_shape",
+                "pads",
+                "storage_order",
+                "strides",
+            ],
+        ),
+        "AveragePool" => (
+            pool::build,
+            &[
+                "auto_pad",
+                "ceil_mode",
+                "count_include_pad",
+                "dilations",
+                "kernel_shape",
+                "pads",
+                "strides",
+            ],
+        ),
         "GlobalMaxPool" => (pool::build, &[]),
         "GlobalAveragePool" => (reduce::build, &[]),
-        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" | "ReduceLogSumExp" => {
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2"
+        | "ReduceSumSquare" | "ReduceLogSumExp" => {
             (reduce::build, &["axes", "keepdims", "noop_with_empty_axes"])
         }
         "Gemm" => (gemm::build, &["alpha", "beta", "transA", "transB"]),
         "MatMul" => (matmul::build, &[]),
         "Attention" => (
             attention::build,
-            &["is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap", "softmax_precision"],
+            &[
+                "is_causal",
+                "kv_num_heads",
+                "q_num_heads",
+                "qk_matmul_output_mode",
+                "scale",
+                "softcap",
+                "softmax_precision",
+            ],
         ),
         "Einsum" => (einsum::build, &["equation"]),
         "CumSum" => (cumulate::build, &["exclusive", "reverse"]),
@@ -188,7 +254,8 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
         "Add" | "Sub" | "Mul" | "Div" => (binary::build, &[]),
         "Mod" => (binary::build, &["fmod"]),
         "Max" | "Min" | "Sum" | "Mean" => (variadic::build, &[]),
-        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Not" | "IsNaN" => (compare::build, &[]),
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Xor"
+        | "Not" | "IsNaN" => (compare::build, &[]),
         "IsInf" => (compare::build, &["detect_negative", "detect_positive"]),
         "Where" => (select::build, &[]),
         "Concat" => (concat::build, &["axis"]),
@@ -227,7 +294,8 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
     })
 }
 
-/// Why a node cannot run whatever its inputs: its operator, or an attribute that would change the meaning.
+/// Why a node cannot run whatever its inputs: its operator, or an attribute that would change the
+/// meaning.
 pub(super) fn refusal(node: &NodeProto) -> Option<String> {
     let Some((_, attributes)) = builder(node.op_type()) else { return Some(UNKNOWN.to_owned()) };
     let other = node.attribute.iter().find(|a| !attributes.contains(&a.name()))?;
@@ -250,7 +318,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     }
     let (build, _) = builder(site.operator()).ok_or_else(|| Error::input(UNKNOWN))?;
     if site.opset < EARLIEST_OPSET {
-        return Err(Error::input(format!("opset: expected {EARLIEST_OPSET} or later, found {}", site.opset)));
+        return Err(Error::input(format!(
+            "opset: expected {EARLIEST_OPSET} or later, found {}",
+            site.opset
+        )));
     }
     build(site)
 }

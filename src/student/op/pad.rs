@@ -37,30 +37,38 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         None => (0..input.len()).collect(),
     };
     if pads.len() != 2 * axes.len() || pads.iter().any(|p| p.unsigned_abs() >= 1 << 31) {
-        return Err(Error::input(format!("pads: expected {} sizes, found {pads:?}", 2 * axes.len())));
+        return Err(Error::input(format!(
+            "pads: expected {} sizes, found {pads:?}",
+            2 * axes.len()
+        )));
     }
     let mut ends = vec![Ends::default(); input.len()];
     let size = |n: i64| usize::try_from(n.max(0)).unwrap_or(0);
     for (i, &axis) in axes.iter().enumerate() {
         let (before, after) = (pads[i], pads[axes.len() + i]);
-        ends[axis] = Ends { crop: [size(-before), size(-after)], fill: [size(before), size(after)] };
+        ends[axis] =
+            Ends { crop: [size(-before), size(-after)], fill: [size(before), size(after)] };
         if input[axis] < ends[axis].crop[0] + ends[axis].crop[1] {
             return Err(Error::input(format!("pads: {pads:?} crop more than input {input:?} has")));
         }
     }
     match site.text("mode").as_deref() {
         None | Some("" | "constant") => {
-            let value = site.known_number(2)?.unwrap_or_else(|| f64::from(site.float("value", 0.0)));
+            let value =
+                site.known_number(2)?.unwrap_or_else(|| f64::from(site.float("value", 0.0)));
             Ok(constant(input, &ends, value))
         }
         Some(mode @ ("reflect" | "edge" | "wrap")) => copied(&input, &ends, mode),
-        Some(mode) => Err(Error::input(format!("mode: expected constant, reflect, edge or wrap, found {mode}"))),
+        Some(mode) => Err(Error::input(format!(
+            "mode: expected constant, reflect, edge or wrap, found {mode}"
+        ))),
     }
 }
 
 fn constant(input: Vec<usize>, ends: &[Ends], value: f64) -> Built {
     let kept: Vec<usize> = input.iter().zip(ends).map(|(n, e)| n - e.crop[0] - e.crop[1]).collect();
-    let output: Vec<usize> = kept.iter().zip(ends).map(|(n, e)| n + e.fill[0] + e.fill[1]).collect();
+    let output: Vec<usize> =
+        kept.iter().zip(ends).map(|(n, e)| n + e.fill[0] + e.fill[1]).collect();
     let view = |shape: &[usize], before: &dyn Fn(&Ends) -> usize| {
         let strides = dense_strides(shape);
         let offset = ends.iter().zip(&strides).map(|(e, s)| before(e) * s.cast_unsigned()).sum();
@@ -76,8 +84,13 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
     for (axis, e) in ends.iter().enumerate().filter(|(_, e)| e.crop != [0, 0] || e.fill != [0, 0]) {
         let size = input[axis] - e.crop[0] - e.crop[1];
         let furthest = e.fill[0].max(e.fill[1]);
-        if (size == 0 && furthest > 0) || (mode == "reflect" && furthest >= size.max(1)) || furthest > LONGEST_AXIS {
-            return Err(Error::input(format!("pads: axis {axis} of size {size} cannot be padded by {furthest} in mode {mode}")));
+        if (size == 0 && furthest > 0)
+            || (mode == "reflect" && furthest >= size.max(1))
+            || furthest > LONGEST_AXIS
+        {
+            return Err(Error::input(format!(
+                "pads: axis {axis} of size {size} cannot be padded by {furthest} in mode {mode}"
+            )));
         }
         let source = |o: usize| match (o.checked_sub(e.fill[0]), mode) {
             (Some(i), _) if i < size => i,
@@ -88,7 +101,8 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
             (None, _) => (size - (e.fill[0] - o) % size) % size,
             (Some(i), _) => i % size,
         };
-        let taps: Taps = (0..size + e.fill[0] + e.fill[1]).map(|o| vec![(e.crop[0] + source(o), 1.0)]).collect();
+        let taps: Taps =
+            (0..size + e.fill[0] + e.fill[1]).map(|o| vec![(e.crop[0] + source(o), 1.0)]).collect();
         axes.push((axis, taps));
     }
     let operator = Separable::new(input, axes);
@@ -98,13 +112,18 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
 
 impl Operator for Pad {
     fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let form = on_device::arrange::Pick::padded([&self.input, &self.output], [&self.from, &self.to], self.value, target)?;
+        let form = on_device::arrange::Pick::padded(
+            [&self.input, &self.output],
+            [&self.from, &self.to],
+            self.value,
+            target,
+        )?;
         Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), T => {
+        typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = vec![<T as Float>::of(self.value); self.output.iter().product()];
             if self.from.shape == self.input {
                 scatter(x.of::<T>()?, &self.to, &mut out);
@@ -115,10 +134,15 @@ impl Operator for Pad {
         })
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let kept = gather(held.of::<T>()?, &self.to);
             if self.from.shape == self.input {
                 return Ok(vec![Some(tensor(kept, &self.input)?)]);

@@ -1,4 +1,5 @@
-//! `MaxPool`, `AveragePool` and `GlobalMaxPool` over one or two spatial axes. Of equal maxima the first gets the gradient, as in `PyTorch`.
+//! `MaxPool`, `AveragePool` and `GlobalMaxPool` over one or two spatial axes. Of equal maxima the
+//! first gets the gradient, as in `PyTorch`.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
@@ -30,7 +31,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 fn global(site: &Site<'_>) -> Result<Built> {
     let input = site.shape(0)?.to_vec();
     let area: usize = input[2..].iter().product();
-    let output: Vec<usize> = input.iter().enumerate().map(|(i, &n)| if i < 2 { n } else { 1 }).collect();
+    let output: Vec<usize> =
+        input.iter().enumerate().map(|(i, &n)| if i < 2 { n } else { 1 }).collect();
     let window = Window {
         input: [1, area],
         output: [1, 1],
@@ -47,7 +49,9 @@ fn global(site: &Site<'_>) -> Result<Built> {
 fn checked(pool: Pool, output: Vec<usize>) -> Result<Built> {
     let [h, w] = pool.window.input;
     if h == 0 || w == 0 || h.checked_mul(w).is_none_or(|area| u32::try_from(area).is_err()) {
-        return Err(Error::input(format!("input: expected a plane of 1 to 2^32 positions, found {h}x{w}")));
+        return Err(Error::input(format!(
+            "input: expected a plane of 1 to 2^32 positions, found {h}x{w}"
+        )));
     }
     Ok(Built::new(pool, [0], output))
 }
@@ -62,11 +66,14 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     let ceil = site.int("ceil_mode", 0) != 0;
     let mut output = [0; N];
     for i in 0..N {
-        output[i] = window_count(input[i], kernel[i], stride[i], dilation[i], [before[i], after[i]], ceil).ok_or_else(|| {
-            Error::input(format!(
-                "window of {kernel:?} with stride {stride:?} does not fit input of {input:?} padded by {before:?} and {after:?}"
-            ))
-        })?;
+        output[i] =
+            window_count(input[i], kernel[i], stride[i], dilation[i], [before[i], after[i]], ceil)
+                .ok_or_else(|| {
+                    Error::input(format!(
+                        "window of {kernel:?} with stride {stride:?} does not fit input of \
+                         {input:?} padded by {before:?} and {after:?}"
+                    ))
+                })?;
     }
     // a single spatial axis is a map of height 1
     let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
@@ -81,18 +88,36 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
         count_padding: site.int("count_include_pad", 0) != 0,
     };
     let result: Vec<usize> = shape[..2].iter().copied().chain(output).collect();
-    checked(Pool { maximum: site.operator() == "MaxPool", window, input: shape, output: result.clone() }, result)
+    checked(
+        Pool {
+            maximum: site.operator() == "MaxPool",
+            window,
+            input: shape,
+            output: result.clone(),
+        },
+        result,
+    )
 }
 
 impl Operator for Pool {
     fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let form = on_device::pool::Pool::new(self.maximum, &self.window, [&self.input, &self.output], target)?;
+        let form = on_device::pool::Pool::new(
+            self.maximum,
+            &self.window,
+            [&self.input, &self.output],
+            target,
+        )?;
         Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
     }
 
     fn kind(&self) -> Kind<'_> {
         let w = &self.window;
-        if w.output == [1, 1] && w.kernel == w.input && w.before == [0, 0] && w.after == [0, 0] && !self.maximum {
+        if w.output == [1, 1]
+            && w.kernel == w.input
+            && w.before == [0, 0]
+            && w.after == [0, 0]
+            && !self.maximum
+        {
             return Kind::PlaneMean;
         }
         if self.maximum { Kind::MaxPool(w) } else { Kind::AveragePool(w) }
@@ -100,21 +125,33 @@ impl Operator for Pool {
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), T => {
-            let (values, places) =
-                if self.maximum { max_forward(x.of::<T>()?, self.window) } else { (average_forward(x.of::<T>()?, self.window), Vec::new()) };
+        typed!(inputs[0].dtype(), |T| {
+            let (values, places) = if self.maximum {
+                max_forward(x.of::<T>()?, self.window)
+            } else {
+                (average_forward(x.of::<T>()?, self.window), Vec::new())
+            };
             let mut forward = Forward::one(tensor(values, &self.output)?, Vec::new());
             forward.saved.places = places;
             Ok(forward)
         })
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let d = held.of::<T>()?;
-            let dx = if self.maximum { max_backward(d, &kept.places, self.window) } else { average_backward(d, self.window) };
+            let dx = if self.maximum {
+                max_backward(d, &kept.places, self.window)
+            } else {
+                average_backward(d, self.window)
+            };
             Ok(vec![Some(tensor(dx, &self.input)?)])
         })
     }

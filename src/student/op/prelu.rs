@@ -28,26 +28,51 @@ impl Operator for PRelu {
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, slope) = (data(inputs[0])?, data(inputs[1])?);
-        let y = typed!(inputs[0].dtype(), T => {
+        let y = typed!(inputs[0].dtype(), |T| {
             let f = |x: T, a: T| if x < 0.0 { a * x } else { x };
-            tensor(broadcast_zip((x.of::<T>()?, &self.input), (slope.of::<T>()?, &self.slope), &self.input, f), &self.input)
+            tensor(
+                broadcast_zip(
+                    (x.of::<T>()?, &self.input),
+                    (slope.of::<T>()?, &self.slope),
+                    &self.input,
+                    f,
+                ),
+                &self.input,
+            )
         })?;
         Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (x, slope, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
         let shape = self.input.as_slice();
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let (x, d) = (x.of::<T>()?, held.of::<T>()?);
             let mut result = vec![None, None];
             if wanted[0] {
-                let factor = broadcast_zip((x, shape), (slope.of::<T>()?, &self.slope), shape, |x, a| if x > 0.0 { 1.0 } else { a });
-                result[0] = Some(tensor(broadcast_zip((&factor, shape), (d, shape), shape, |f, d| f * d), shape)?);
+                let factor =
+                    broadcast_zip((x, shape), (slope.of::<T>()?, &self.slope), shape, |x, a| {
+                        if x > 0.0 { 1.0 } else { a }
+                    });
+                result[0] = Some(tensor(
+                    broadcast_zip((&factor, shape), (d, shape), shape, |f, d| f * d),
+                    shape,
+                )?);
             }
             if wanted[1] {
-                let full = broadcast_zip((x, shape), (d, shape), shape, |x, d| if x > 0.0 { 0.0 } else { x * d });
+                let full =
+                    broadcast_zip(
+                        (x, shape),
+                        (d, shape),
+                        shape,
+                        |x, d| if x > 0.0 { 0.0 } else { x * d },
+                    );
                 result[1] = Some(tensor(reduce_sum(&full, shape, &self.slope), &self.slope)?);
             }
             Ok(result)

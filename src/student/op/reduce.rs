@@ -1,5 +1,6 @@
-//! Reductions: `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceMin`, `ReduceL1`, `ReduceL2`, `ReduceSumSquare`, `ReduceLogSumExp`,
-//! `GlobalAveragePool`. Equal extremes share the gradient evenly, as `PyTorch`'s amax.
+//! Reductions: `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceMin`, `ReduceL1`, `ReduceL2`,
+//! `ReduceSumSquare`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share the gradient
+//! evenly, as `PyTorch`'s amax.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
@@ -48,8 +49,13 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         };
         (axes, site.int("keepdims", 1) != 0)
     };
-    let kept: Vec<usize> = input.iter().enumerate().map(|(i, &n)| if axes.contains(&i) { 1 } else { n }).collect();
-    let output = if keep { kept.clone() } else { input.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &n)| n).collect() };
+    let kept: Vec<usize> =
+        input.iter().enumerate().map(|(i, &n)| if axes.contains(&i) { 1 } else { n }).collect();
+    let output = if keep {
+        kept.clone()
+    } else {
+        input.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &n)| n).collect()
+    };
     let count: usize = input.iter().zip(&kept).map(|(n, k)| if k == n { 1 } else { *n }).product();
     let reduction = match site.operator() {
         "ReduceSum" => Reduction::Sum(1.0),
@@ -62,7 +68,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         _ if site.integer(0) => return Err(Error::input("the mean of integers is not supported")),
         _ => Reduction::Sum(1.0 / count.max(1) as f64),
     };
-    if matches!(reduction, Reduction::L1 | Reduction::L2 | Reduction::SumSquare | Reduction::LogSumExp) && axes.is_empty() {
+    if matches!(
+        reduction,
+        Reduction::L1 | Reduction::L2 | Reduction::SumSquare | Reduction::LogSumExp
+    ) && axes.is_empty()
+    {
         return Err(Error::input("noop_with_empty_axes: expected axes, found none"));
     }
     if input.contains(&0) && matches!(reduction, Reduction::Max | Reduction::Min) {
@@ -81,21 +91,32 @@ impl Reduce {
                 let factor = <T as Float>::of(factor);
                 map(&sum(x), |v| v * factor)
             }
-            Reduction::Max => fold(T::neg_infinity(), |a, b| if b > a || b.is_nan() { b } else { a }),
+            Reduction::Max => {
+                fold(T::neg_infinity(), |a, b| if b > a || b.is_nan() { b } else { a })
+            }
             Reduction::Min => fold(T::infinity(), |a, b| if b < a || b.is_nan() { b } else { a }),
             Reduction::L1 => sum(&map(x, T::abs)),
             Reduction::L2 => map(&sum(&map(x, |v| v * v)), T::sqrt),
             Reduction::SumSquare => sum(&map(x, |v| v * v)),
             Reduction::LogSumExp => {
                 let max = fold(T::neg_infinity(), |a, b| if b > a || b.is_nan() { b } else { a });
-                let shifted = broadcast_zip((x, &self.input), (&max, &self.kept), &self.input, |x, m| (x - m).exp());
+                let shifted =
+                    broadcast_zip((x, &self.input), (&max, &self.kept), &self.input, |x, m| {
+                        (x - m).exp()
+                    });
                 zip(&sum(&shifted), &max, |s, m| s.ln() + m)
             }
         }
     }
 
     /// `f(x, y)·d` with the output and its gradient repeated over the input.
-    fn sloped<T: Element>(&self, x: &[T], y: &[T], d: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+    fn sloped<T: Element>(
+        &self,
+        x: &[T],
+        y: &[T],
+        d: &[T],
+        f: impl Fn(T, T) -> T + Sync,
+    ) -> Vec<T> {
         let slope = broadcast_zip((x, &self.input), (y, &self.kept), &self.input, f);
         broadcast_zip((&slope, &self.input), (d, &self.kept), &self.input, |s, d| s * d)
     }
@@ -104,7 +125,10 @@ impl Reduce {
         let (zero, one) = (T::zero(), T::one());
         if let Reduction::Sum(factor) = self.reduction {
             let factor = <T as Float>::of(factor);
-            return Ok(gather(&map(d, |v| v * factor), &Strided::broadcast(&self.kept, &self.input)));
+            return Ok(gather(
+                &map(d, |v| v * factor),
+                &Strided::broadcast(&self.kept, &self.input),
+            ));
         }
         let (x, y) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
         let (x, y) = (x.of::<T>()?, y.of::<T>()?);
@@ -115,7 +139,11 @@ impl Reduce {
             Reduction::LogSumExp => self.sloped(x, y, d, |x, y| (x - y).exp()),
             Reduction::Max | Reduction::Min | Reduction::Sum(_) => {
                 let same = |x: T, y: T| if x == y { one } else { zero };
-                let ties = reduce_sum(&broadcast_zip((x, &self.input), (y, &self.kept), &self.input, same), &self.input, &self.kept);
+                let ties = reduce_sum(
+                    &broadcast_zip((x, &self.input), (y, &self.kept), &self.input, same),
+                    &self.input,
+                    &self.kept,
+                );
                 self.sloped(x, y, &zip(d, &ties, |d, n| d / n), same)
             }
         })
@@ -137,21 +165,37 @@ impl Operator for Reduce {
 
     fn kind(&self) -> Kind<'_> {
         match (self.input.as_slice(), self.kept.as_slice()) {
-            (&[n, c, h, w], &[images, channels, 1, 1]) if n == images && c == channels && self.mean && h * w > 0 => Kind::PlaneMean,
+            (&[n, c, h, w], &[images, channels, 1, 1])
+                if n == images && c == channels && self.mean && h * w > 0 =>
+            {
+                Kind::PlaneMean
+            }
             _ => Kind::Other,
         }
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        let y = typed!(inputs[0].dtype(), T => tensor(self.values(x.of::<T>()?), &self.output))?;
-        let keep = if matches!(self.reduction, Reduction::Sum(_)) { Vec::new() } else { vec![inputs[0].clone(), y.clone()] };
+        let y = typed!(inputs[0].dtype(), |T| tensor(self.values(x.of::<T>()?), &self.output))?;
+        let keep = if matches!(self.reduction, Reduction::Sum(_)) {
+            Vec::new()
+        } else {
+            vec![inputs[0].clone(), y.clone()]
+        };
         Ok(Forward::one(y, keep))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => Ok(vec![Some(tensor(self.gradient(&kept, held.of::<T>()?)?, &self.input)?)]))
+        typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
+            self.gradient(&kept, held.of::<T>()?)?,
+            &self.input
+        )?)]))
     }
 }

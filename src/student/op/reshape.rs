@@ -16,7 +16,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let input = site.shape(0)?.to_vec();
     let output = match site.operator() {
         "Reshape" => {
-            let target = site.ints_at(1, "shape")?.ok_or_else(|| Error::input("shape is missing"))?;
+            let target =
+                site.ints_at(1, "shape")?.ok_or_else(|| Error::input("shape is missing"))?;
             reshaped(&input, &target, site.int("allowzero", 0) != 0)?
         }
         "Flatten" => flattened(&input, site.int("axis", 1))?,
@@ -28,7 +29,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 /// The shape that `Reshape` gives: -1 is what is left, 0 the input's own size unless `allow_zero`.
-pub(in crate::student) fn reshaped(input: &[usize], target: &[i64], allow_zero: bool) -> Result<Vec<usize>> {
+pub(in crate::student) fn reshaped(
+    input: &[usize],
+    target: &[i64],
+    allow_zero: bool,
+) -> Result<Vec<usize>> {
     let wrong = || Error::input(format!("shape: {input:?} does not become {target:?}"));
     let size: usize = input.iter().product();
     let mut open = None;
@@ -58,7 +63,8 @@ pub(in crate::student) fn reshaped(input: &[usize], target: &[i64], allow_zero: 
 /// The two axes that `Flatten` leaves.
 pub(in crate::student) fn flattened(input: &[usize], at: i64) -> Result<Vec<usize>> {
     let rank = i64::try_from(input.len()).unwrap_or(i64::MAX);
-    let at = usize::try_from(if at < 0 { at + rank } else { at }).ok().filter(|&a| a <= input.len());
+    let at =
+        usize::try_from(if at < 0 { at + rank } else { at }).ok().filter(|&a| a <= input.len());
     let at = at.ok_or_else(|| Error::input(format!("axis: expected at most {rank}")))?;
     Ok(vec![input[..at].iter().product(), input[at..].iter().product()])
 }
@@ -97,7 +103,12 @@ impl Operator for Reshape {
         Ok(Forward::one(inputs[0].reshape(self.output.as_slice())?, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(only(gradients)?.reshape(self.input.as_slice())?)])
     }
 }

@@ -16,19 +16,28 @@ struct Where {
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let inputs = [site.shape(0)?.to_vec(), site.shape(1)?.to_vec(), site.shape(2)?.to_vec()];
-    let output = super::binary::broadcast(&super::binary::broadcast(&inputs[0], &inputs[1])?, &inputs[2])?;
+    let output =
+        super::binary::broadcast(&super::binary::broadcast(&inputs[0], &inputs[1])?, &inputs[2])?;
     Ok(Built::new(Where { inputs, output: output.clone() }, [0, 1, 2], output))
 }
 
 impl Operator for Where {
     fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        on_device::boxed(on_device::binary::Where { inputs: self.inputs.clone(), output: self.output.clone() })
+        on_device::boxed(on_device::binary::Where {
+            inputs: self.inputs.clone(),
+            output: self.output.clone(),
+        })
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let held = [data(inputs[0])?, data(inputs[1])?, data(inputs[2])?];
-        let y = typed!(inputs[0].dtype(), T => {
-            let full = |i: usize| Ok::<_, crate::error::Error>(gather(held[i].of::<T>()?, &Strided::broadcast(&self.inputs[i], &self.output)));
+        let y = typed!(inputs[0].dtype(), |T| {
+            let full = |i: usize| {
+                Ok::<_, crate::error::Error>(gather(
+                    held[i].of::<T>()?,
+                    &Strided::broadcast(&self.inputs[i], &self.output),
+                ))
+            };
             let (mut y, condition, other) = (full(1)?, full(0)?, full(2)?);
             // a choice and not a sum of products: the other branch may be infinite
             for ((y, &c), &b) in y.iter_mut().zip(&condition).zip(&other) {
@@ -41,21 +50,33 @@ impl Operator for Where {
         Ok(Forward::one(y, vec![inputs[0].clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (condition, held) = (data(saved(&kept, 0)?)?, data(&dy)?);
         let out = self.output.as_slice();
-        typed!(dy.dtype(), T => {
-            let (c, d) = ((condition.of::<T>()?, self.inputs[0].as_slice()), (held.of::<T>()?, out));
+        typed!(dy.dtype(), |T| {
+            let (c, d) =
+                ((condition.of::<T>()?, self.inputs[0].as_slice()), (held.of::<T>()?, out));
             let summed = |full: Vec<T>, to: &[usize]| {
                 if to == out { tensor(full, to) } else { tensor(reduce_sum(&full, out, to), to) }
             };
             let mut result = vec![None; wanted.len()];
             if wanted[1] {
-                result[1] = Some(summed(broadcast_zip(c, d, out, |c, d| if c == 0.0 { 0.0 } else { d }), &self.inputs[1])?);
+                result[1] = Some(summed(
+                    broadcast_zip(c, d, out, |c, d| if c == 0.0 { 0.0 } else { d }),
+                    &self.inputs[1],
+                )?);
             }
             if wanted[2] {
-                result[2] = Some(summed(broadcast_zip(c, d, out, |c, d| if c == 0.0 { d } else { 0.0 }), &self.inputs[2])?);
+                result[2] = Some(summed(
+                    broadcast_zip(c, d, out, |c, d| if c == 0.0 { d } else { 0.0 }),
+                    &self.inputs[2],
+                )?);
             }
             Ok(result)
         })

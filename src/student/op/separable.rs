@@ -48,13 +48,14 @@ impl Separable {
 impl Operator for Separable {
     fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
         let stages = self.stages.iter().map(|s| (s.size, s.inner, &s.taps));
-        let form = on_device::separable::Separable::new(stages, [&self.input, &self.output], target)?;
+        let form =
+            on_device::separable::Separable::new(stages, [&self.input, &self.output], target)?;
         Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), T => {
+        typed!(inputs[0].dtype(), |T| {
             let mut y = x.of::<T>()?.to_vec();
             for s in &self.stages {
                 y = forward(&y, s.size, s.inner, &s.taps);
@@ -63,10 +64,15 @@ impl Operator for Separable {
         })
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let mut dx = held.of::<T>()?.to_vec();
             for s in self.stages.iter().rev() {
                 dx = backward(&dx, s.size, s.inner, &s.taps);

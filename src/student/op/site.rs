@@ -1,4 +1,5 @@
-//! A node as an operator's planning sees it: attributes, input shapes, and the inputs whose values are known.
+//! A node as an operator's planning sees it: attributes, input shapes, and the inputs whose values
+//! are known.
 
 use crate::error::{Error, Result};
 use crate::onnx::operator::Integers;
@@ -19,7 +20,8 @@ pub(in crate::student) struct Site<'a> {
     pub(in crate::student) shapes: Vec<Option<Vec<usize>>>,
     /// The values of inputs that do not depend on data or parameters.
     pub(in crate::student) constants: Vec<Option<&'a Host>>,
-    /// Which inputs hold integers or booleans: on data these run as floats, and a few operators differ.
+    /// Which inputs hold integers or booleans: on data these run as floats, and a few operators
+    /// differ.
     pub(in crate::student) integers: Vec<bool>,
 }
 
@@ -50,9 +52,16 @@ impl<'a> Site<'a> {
 
     /// Sizes along the spatial axes from an attribute, or `default` for each.
     pub(super) fn sizes<const N: usize>(&self, name: &str, default: usize) -> Result<[usize; N]> {
-        let Some(values) = self.ints(name).filter(|v| !v.is_empty()) else { return Ok([default; N]) };
-        let sizes: Vec<usize> = values.iter().filter_map(|&v| usize::try_from(v).ok().filter(|&v| v < 1 << 31)).collect();
-        sizes.try_into().map_err(|_| Error::input(format!("{name}: expected {N} sizes, found {values:?}")))
+        let Some(values) = self.ints(name).filter(|v| !v.is_empty()) else {
+            return Ok([default; N]);
+        };
+        let sizes: Vec<usize> = values
+            .iter()
+            .filter_map(|&v| usize::try_from(v).ok().filter(|&v| v < 1 << 31))
+            .collect();
+        sizes
+            .try_into()
+            .map_err(|_| Error::input(format!("{name}: expected {N} sizes, found {values:?}")))
     }
 
     pub(in crate::student) fn integer(&self, input: usize) -> bool {
@@ -78,13 +87,18 @@ impl<'a> Site<'a> {
     }
 
     pub(in crate::student) fn shape(&self, input: usize) -> Result<&[usize]> {
-        self.shapes.get(input).and_then(Option::as_deref).ok_or_else(|| Error::input(format!("input {input} is missing")))
+        self.shapes
+            .get(input)
+            .and_then(Option::as_deref)
+            .ok_or_else(|| Error::input(format!("input {input} is missing")))
     }
 
     /// The shape of an input of this rank.
     pub(super) fn shape_of<const N: usize>(&self, input: usize) -> Result<[usize; N]> {
         let shape = self.shape(input)?;
-        shape.try_into().map_err(|_| Error::input(format!("input {input}: expected {N} axes, found shape {shape:?}")))
+        shape.try_into().map_err(|_| {
+            Error::input(format!("input {input}: expected {N} axes, found shape {shape:?}"))
+        })
     }
 
     pub(in crate::student) fn constant(&self, input: usize) -> Option<&'a Host> {
@@ -97,7 +111,10 @@ impl<'a> Site<'a> {
             return Ok(None);
         }
         let host = self.constant(input).ok_or_else(|| {
-            Error::input(format!("input {input}: expected a constant, found a value that depends on the data or on a parameter"))
+            Error::input(format!(
+                "input {input}: expected a constant, found a value that depends on the data or on \
+                 a parameter"
+            ))
         });
         host.map(Some)
     }
@@ -124,7 +141,10 @@ impl<'a> Site<'a> {
 }
 
 /// A node's attribute by name.
-pub(in crate::student) fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
+pub(in crate::student) fn attribute<'a>(
+    node: &'a NodeProto,
+    name: &str,
+) -> Option<&'a AttributeProto> {
     node.attribute.iter().find(|a| a.name() == name)
 }
 

@@ -21,7 +21,11 @@ struct Softmax {
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let shape = site.shape(0)?;
     // a scalar is a row of one
-    let axis = if shape.is_empty() { 0 } else { axis(site.int("axis", if site.opset < 13 { 1 } else { -1 }), shape.len())? };
+    let axis = if shape.is_empty() {
+        0
+    } else {
+        axis(site.int("axis", if site.opset < 13 { 1 } else { -1 }), shape.len())?
+    };
     let outer: usize = shape[..axis].iter().product();
     let inner: usize = shape.get(axis + 1..).unwrap_or_default().iter().product();
     let size = shape.get(axis).copied().unwrap_or(1);
@@ -57,22 +61,31 @@ impl Operator for Softmax {
         if self.width * inner == 0 {
             return Ok(None);
         }
-        on_device::boxed(on_device::softmax::Softmax { logarithm: self.logarithm, width: self.width, inner })
+        on_device::boxed(on_device::softmax::Softmax {
+            logarithm: self.logarithm,
+            width: self.width,
+            inner,
+        })
     }
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        let y = typed!(inputs[0].dtype(), T => {
+        let y = typed!(inputs[0].dtype(), |T| {
             let f = if self.logarithm { softmax::log_forward } else { softmax::forward };
             tensor(self.back(f(&self.rows(x.of::<T>()?), self.width)), inputs[0].dims())
         })?;
         Ok(Forward::one(y.clone(), vec![y]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let (y, held) = (data(saved(&kept, 0)?)?, data(&dy)?);
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let f = if self.logarithm { softmax::log_backward } else { softmax::backward };
             let dx = f(&self.rows(y.of::<T>()?), &self.rows(held.of::<T>()?), self.width);
             Ok(vec![Some(tensor(self.back(dx), dy.dims())?)])

@@ -1,6 +1,11 @@
-//! What cannot be seen from outside of a pass: how dropout draws. `tests/it/operators_onnx` has every operator's values and gradients.
+//! What cannot be seen from outside of a pass: how dropout draws. `tests/it/operators_onnx` has
+//! every operator's values and gradients.
 
-#![allow(clippy::cast_precision_loss, clippy::expect_fun_call, reason = "53 bits fit, and the operator's name is made once")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::expect_fun_call,
+    reason = "53 bits fit, and the operator's name is made once"
+)]
 
 use super::{Mode, Run, Site, build};
 use crate::onnx::proto::NodeProto;

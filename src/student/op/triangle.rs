@@ -20,7 +20,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         return Err(Error::input(format!("input 0: expected matrices, found shape {shape:?}")));
     };
     let diagonal = site.known_ints(1)?.and_then(|k| k.first().copied()).unwrap_or(0);
-    Ok(Built::new(Triangle { rows, columns, upper: site.int("upper", 1) != 0, diagonal }, [0], shape.to_vec()))
+    Ok(Built::new(
+        Triangle { rows, columns, upper: site.int("upper", 1) != 0, diagonal },
+        [0],
+        shape.to_vec(),
+    ))
 }
 
 impl Triangle {
@@ -42,7 +46,7 @@ impl Triangle {
 
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let held = data(x)?;
-        typed!(x.dtype(), T => tensor(self.masked(held.of::<T>()?), x.dims()))
+        typed!(x.dtype(), |T| tensor(self.masked(held.of::<T>()?), x.dims()))
     }
 }
 
@@ -51,7 +55,12 @@ impl Operator for Triangle {
         Ok(Forward::one(self.apply(inputs[0])?, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(self.apply(&only(gradients)?)?)])
     }
 }

@@ -80,13 +80,21 @@ impl Operator for Unary {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         let held = data(x)?;
-        let y = typed!(x.dtype(), T => tensor(self.values(held.of::<T>()?), x.dims()))?;
+        let y = typed!(x.dtype(), |T| tensor(self.values(held.of::<T>()?), x.dims()))?;
         Ok(Forward::one(y, vec![x.clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
         let (held, held_dy) = (data(x)?, data(&dy)?);
-        typed!(dy.dtype(), T => Ok(vec![Some(tensor(self.gradient(held.of::<T>()?, held_dy.of::<T>()?), dy.dims())?)]))
+        typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
+            self.gradient(held.of::<T>()?, held_dy.of::<T>()?),
+            dy.dims()
+        )?)]))
     }
 }

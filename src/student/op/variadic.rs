@@ -1,5 +1,5 @@
-//! Operators of any number of inputs that repeat to one shape: `Max`, `Min`, `Sum`, `Mean`. Equal extremes share the gradient evenly, as
-//! `PyTorch`'s maximum and minimum.
+//! Operators of any number of inputs that repeat to one shape: `Max`, `Min`, `Sum`, `Mean`. Equal
+//! extremes share the gradient evenly, as `PyTorch`'s maximum and minimum.
 
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
@@ -26,9 +26,13 @@ struct Variadic {
 
 #[allow(clippy::cast_precision_loss, reason = "a count of inputs")]
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
-    let inputs = (0..site.shapes.len()).map(|i| site.shape(i).map(<[usize]>::to_vec)).collect::<Result<Vec<_>>>()?;
+    let inputs = (0..site.shapes.len())
+        .map(|i| site.shape(i).map(<[usize]>::to_vec))
+        .collect::<Result<Vec<_>>>()?;
     let first = inputs.first().ok_or_else(|| Error::input("input 0 is missing"))?;
-    let output = inputs[1..].iter().try_fold(first.clone(), |shape, other| super::binary::broadcast(&shape, other))?;
+    let output = inputs[1..]
+        .iter()
+        .try_fold(first.clone(), |shape, other| super::binary::broadcast(&shape, other))?;
     let function = match site.operator() {
         "Max" => Function::Max,
         "Min" => Function::Min,
@@ -55,20 +59,32 @@ impl Variadic {
     }
 
     fn summed<T: Element>(&self, full: Vec<T>, to: &[usize]) -> Result<Tensor> {
-        if to == self.output { tensor(full, to) } else { tensor(reduce_sum(&full, &self.output, to), to) }
+        if to == self.output {
+            tensor(full, to)
+        } else {
+            tensor(reduce_sum(&full, &self.output, to), to)
+        }
     }
 }
 
 impl Operator for Variadic {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let y = typed!(inputs[0].dtype(), T => {
+        let y = typed!(inputs[0].dtype(), |T| {
             let first = data(inputs[0])?;
-            let mut y = gather(first.of::<T>()?, &Strided::broadcast(&self.inputs[0], &self.output));
+            let mut y =
+                gather(first.of::<T>()?, &Strided::broadcast(&self.inputs[0], &self.output));
             for (x, shape) in inputs.iter().zip(&self.inputs).skip(1) {
                 let x = data(x)?;
-                y = broadcast_zip((&y, &self.output), (x.of::<T>()?, shape), &self.output, self.combine());
+                y = broadcast_zip(
+                    (&y, &self.output),
+                    (x.of::<T>()?, shape),
+                    &self.output,
+                    self.combine(),
+                );
             }
-            if let Function::Sum(factor) = self.function && (factor - 1.0).abs() > 0.0 {
+            if let Function::Sum(factor) = self.function
+                && (factor - 1.0).abs() > 0.0
+            {
                 let factor = <T as Float>::of(factor);
                 y = map(&y, |v| v * factor);
             }
@@ -81,16 +97,25 @@ impl Operator for Variadic {
         Ok(Forward::one(y, kept))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let held = data(&dy)?;
         let out = self.output.as_slice();
-        typed!(dy.dtype(), T => {
+        typed!(dy.dtype(), |T| {
             let d = held.of::<T>()?;
             if let Function::Sum(factor) = self.function {
                 let factor = <T as Float>::of(factor);
                 let share = |(shape, &wanted): (&Vec<usize>, &bool)| {
-                    if wanted { self.summed(map(d, |d| d * factor), shape).map(Some) } else { Ok(None) }
+                    if wanted {
+                        self.summed(map(d, |d| d * factor), shape).map(Some)
+                    } else {
+                        Ok(None)
+                    }
                 };
                 return self.inputs.iter().zip(wanted).map(share).collect();
             }
@@ -105,7 +130,10 @@ impl Operator for Variadic {
             let mut result = vec![None; wanted.len()];
             for (i, shape) in self.inputs.iter().enumerate().filter(|(i, _)| wanted[*i]) {
                 let hits = self.hits(y, saved(&kept, i)?, shape)?;
-                result[i] = Some(self.summed(broadcast_zip((&hits, out), (&share, out), out, |h, s| h * s), shape)?);
+                result[i] = Some(self.summed(
+                    broadcast_zip((&hits, out), (&share, out), out, |h, s| h * s),
+                    shape,
+                )?);
             }
             Ok(result)
         })

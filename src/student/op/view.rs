@@ -40,14 +40,27 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         }
         "Slice" => {
             let part = |i, name| site.ints_at(i, name);
-            let (starts, ends) = (part(1, "starts")?.unwrap_or_default(), part(2, "ends")?.unwrap_or_default());
-            (vec![sliced(&input, &starts, &ends, part(3, "axes")?.as_deref(), site.known_ints(4)?.as_deref())?], Adjoint::Scatter)
+            let (starts, ends) =
+                (part(1, "starts")?.unwrap_or_default(), part(2, "ends")?.unwrap_or_default());
+            (
+                vec![sliced(
+                    &input,
+                    &starts,
+                    &ends,
+                    part(3, "axes")?.as_deref(),
+                    site.known_ints(4)?.as_deref(),
+                )?],
+                Adjoint::Scatter,
+            )
         }
         "Split" => (split(site, &input)?, Adjoint::Scatter),
         _ => {
             let target = site.known_ints(1)?.ok_or_else(|| Error::input("shape is missing"))?;
-            let target =
-                target.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("shape").because(e))?;
+            let target = target
+                .iter()
+                .map(|&n| usize::try_from(n))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| Error::input("shape").because(e))?;
             let shape = super::binary::broadcast(&input, &target)?;
             (vec![Strided::broadcast(&input, &shape)], Adjoint::Sum)
         }
@@ -63,7 +76,9 @@ pub(in crate::student) fn permutation(order: Option<&[i64]>, rank: usize) -> Res
     let mut sorted = axes.clone();
     sorted.sort_unstable();
     if sorted != (0..rank).collect::<Vec<_>>() {
-        return Err(Error::input(format!("perm: expected an order of {rank} axes, found {order:?}")));
+        return Err(Error::input(format!(
+            "perm: expected an order of {rank} axes, found {order:?}"
+        )));
     }
     Ok(axes)
 }
@@ -71,10 +86,15 @@ pub(in crate::student) fn permutation(order: Option<&[i64]>, rank: usize) -> Res
 /// An array with its axes in another order.
 pub(in crate::student) fn transposed(shape: &[usize], order: &[usize]) -> Strided {
     let strides = dense_strides(shape);
-    Strided { shape: order.iter().map(|&a| shape[a]).collect(), strides: order.iter().map(|&a| strides[a]).collect(), offset: 0 }
+    Strided {
+        shape: order.iter().map(|&a| shape[a]).collect(),
+        strides: order.iter().map(|&a| strides[a]).collect(),
+        offset: 0,
+    }
 }
 
-/// A slice by ONNX's rules: negative indices count from the end, ends beyond the array are clamped, steps may be negative.
+/// A slice by ONNX's rules: negative indices count from the end, ends beyond the array are clamped,
+/// steps may be negative.
 pub(in crate::student) fn sliced(
     shape: &[usize],
     starts: &[i64],
@@ -83,11 +103,15 @@ pub(in crate::student) fn sliced(
     steps: Option<&[i64]>,
 ) -> Result<Strided> {
     let mut view = Strided::dense(shape);
-    if ends.len() != starts.len() || axes.is_some_and(|a| a.len() != starts.len()) || steps.is_some_and(|s| s.len() != starts.len()) {
+    if ends.len() != starts.len()
+        || axes.is_some_and(|a| a.len() != starts.len())
+        || steps.is_some_and(|s| s.len() != starts.len())
+    {
         return Err(Error::input("starts, ends, axes and steps: expected one length"));
     }
     for i in 0..starts.len() {
-        let axis = axis(axes.map_or_else(|| i64::try_from(i).unwrap_or(i64::MAX), |a| a[i]), shape.len())?;
+        let axis =
+            axis(axes.map_or_else(|| i64::try_from(i).unwrap_or(i64::MAX), |a| a[i]), shape.len())?;
         let step = steps.map_or(1, |s| s[i]);
         let size = i128::try_from(shape[axis]).unwrap_or(i128::MAX);
         if step == 0 {
@@ -121,13 +145,21 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
     let axis = axis(site.int("axis", 0), shape.len())?;
     let outputs = site.node.output.len();
     let sizes = if let Some(sizes) = site.ints_at(1, "split")? {
-        sizes.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>().map_err(|e| Error::input("split").because(e))?
+        sizes
+            .iter()
+            .map(|&n| usize::try_from(n))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| Error::input("split").because(e))?
     } else {
         let part = shape[axis].div_ceil(outputs.max(1));
         (0..outputs).map(|i| part.min(shape[axis].saturating_sub(i * part))).collect()
     };
-    if sizes.len() != outputs || sizes.iter().try_fold(0usize, |n, &s| n.checked_add(s)) != Some(shape[axis]) {
-        return Err(Error::input(format!("split: sizes {sizes:?} for {outputs} outputs do not fill axis {axis} of {shape:?}")));
+    if sizes.len() != outputs
+        || sizes.iter().try_fold(0usize, |n, &s| n.checked_add(s)) != Some(shape[axis])
+    {
+        return Err(Error::input(format!(
+            "split: sizes {sizes:?} for {outputs} outputs do not fill axis {axis} of {shape:?}"
+        )));
     }
     let strides = dense_strides(shape);
     let mut start = 0;
@@ -136,7 +168,11 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
         .map(|&size| {
             let mut part = shape.to_vec();
             part[axis] = size;
-            let view = Strided { shape: part, strides: strides.clone(), offset: start * strides[axis].cast_unsigned() };
+            let view = Strided {
+                shape: part,
+                strides: strides.clone(),
+                offset: start * strides[axis].cast_unsigned(),
+            };
             start += size;
             view
         })
@@ -149,11 +185,21 @@ impl Operator for View {
         match &self.adjoint {
             Adjoint::Gather { order, .. } => {
                 let (input, output) = of(&self.input, &self.views[0]);
-                on_device::boxed(on_device::arrange::Permute { shape: input.clone(), order: order.clone(), input, output })
+                on_device::boxed(on_device::arrange::Permute {
+                    shape: input.clone(),
+                    order: order.clone(),
+                    input,
+                    output,
+                })
             }
             Adjoint::Sum => {
                 let (input, output) = of(&self.input, &self.views[0]);
-                on_device::boxed(on_device::arrange::Repeat { once: input.clone(), full: output.clone(), input, output })
+                on_device::boxed(on_device::arrange::Repeat {
+                    once: input.clone(),
+                    full: output.clone(),
+                    input,
+                    output,
+                })
             }
             Adjoint::Scatter => {
                 let form = on_device::arrange::Pick::views(&self.input, &self.views, target)?;
@@ -164,16 +210,24 @@ impl Operator for View {
 
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
-        let outputs = typed!(inputs[0].dtype(), T => {
+        let outputs = typed!(inputs[0].dtype(), |T| {
             let x = x.of::<T>()?;
-            self.views.iter().map(|view| tensor(gather(x, view), &view.shape)).collect::<Result<Vec<_>>>()
+            self.views
+                .iter()
+                .map(|view| tensor(gather(x, view), &view.shape))
+                .collect::<Result<Vec<_>>>()
         })?;
         Ok(Forward { outputs, ..Forward::default() })
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dtype = gradients.iter().flatten().map(Tensor::dtype).next().unwrap_or(DType::F32);
-        typed!(dtype, T => {
+        typed!(dtype, |T| {
             let mut dx: Vec<T> = Vec::new();
             if matches!(self.adjoint, Adjoint::Scatter) {
                 dx.resize(self.input.iter().product(), 0.0);

@@ -1,15 +1,17 @@
 //! A small builder of ONNX graphs in training form, as PyTorch's TorchScript exporter writes them.
 //!
-//! A node is named by its path of modules (`layer1.0.conv1`) and its output like the node. The output of a module carries the module's
-//! name, the outermost one's where several end together: `layer1` is what stage 1 gives, in a network of any depth. Initialisers are
-//! named as in PyTorch (`layer1.0.conv1.weight`).
+//! A node is named by its path of modules (`layer1.0.conv1`) and its output like the node. The
+//! output of a module carries the module's name, the outermost one's where several end together:
+//! `layer1` is what stage 1 gives, in a network of any depth. Initialisers are named as in PyTorch
+//! (`layer1.0.conv1.weight`).
 
 use super::init::{Init, Law};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 use crate::onnx::{Model, tensor_proto};
 
@@ -70,7 +72,12 @@ pub(super) struct Window {
 
 impl Conv {
     pub(super) fn new(out: usize, kernel: usize) -> Self {
-        Self { out, window: Window { kernel, stride: 1, padding: kernel / 2 }, groups: 1, bias: false }
+        Self {
+            out,
+            window: Window { kernel, stride: 1, padding: kernel / 2 },
+            groups: 1,
+            bias: false,
+        }
     }
 
     pub(super) fn stride(mut self, stride: usize) -> Self {
@@ -109,7 +116,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// An empty graph that starts as the ResNets do: convolutions by fan-out, linear layers by PyTorch's default.
+    /// An empty graph that starts as the ResNets do: convolutions by fan-out, linear layers by
+    /// PyTorch's default.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             conv_init: Init::FanOut,
@@ -128,13 +136,20 @@ impl Builder {
     /// When a size is zero, or so large that counts of elements could overflow.
     pub(super) fn input(shape: [usize; 3]) -> Result<Tensor> {
         if let Some(size) = shape.iter().find(|size| !(1..=LARGEST_SIDE).contains(*size)) {
-            return Err(Error::input(format!("input: expected sizes from 1 to {LARGEST_SIDE}, found {size}")));
+            return Err(Error::input(format!(
+                "input: expected sizes from 1 to {LARGEST_SIDE}, found {size}"
+            )));
         }
         Ok(Tensor { name: INPUT.to_owned(), shape })
     }
 
-    /// Builds a module: names inside get its name as a prefix, and its output becomes the tensor of that name.
-    pub(super) fn module(&mut self, name: &str, build: impl FnOnce(&mut Self) -> Result<Tensor>) -> Result<Tensor> {
+    /// Builds a module: names inside get its name as a prefix, and its output becomes the tensor of
+    /// that name.
+    pub(super) fn module(
+        &mut self,
+        name: &str,
+        build: impl FnOnce(&mut Self) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let path = self.path(name);
         let outer = std::mem::replace(&mut self.scope, path);
         let output = build(self);
@@ -145,7 +160,12 @@ impl Builder {
     pub(super) fn conv(&mut self, name: &str, x: &Tensor, conv: Conv) -> Result<Tensor> {
         let Conv { out, window, groups, bias } = conv;
         let [_, height, width] = self.slide(name, x, window)?;
-        let parameters = self.weight_and_bias(name, self.conv_init, &[out, x.channels() / groups, window.kernel, window.kernel], bias)?;
+        let parameters = self.weight_and_bias(
+            name,
+            self.conv_init,
+            &[out, x.channels() / groups, window.kernel, window.kernel],
+            bias,
+        )?;
         let mut attributes = window_attributes(window);
         attributes.extend([ints("dilations", &[1, 1]), int("group", groups)]);
         let inputs = [x.name.clone()].into_iter().chain(parameters).collect();
@@ -157,12 +177,23 @@ impl Builder {
         let starts = [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)];
         let mut inputs = vec![x.name.clone()];
         for (parameter, start) in starts {
-            inputs.push(self.parameter(format!("{}.{parameter}", self.path(name)), &[x.channels()], Law::Constant(start))?);
+            inputs.push(self.parameter(
+                format!("{}.{parameter}", self.path(name)),
+                &[x.channels()],
+                Law::Constant(start),
+            )?);
         }
-        let attributes = vec![float("epsilon", BATCH_NORM_EPSILON), float("momentum", BATCH_NORM_MOMENTUM), int("training_mode", 1)];
+        let attributes = vec![
+            float("epsilon", BATCH_NORM_EPSILON),
+            float("momentum", BATCH_NORM_MOMENTUM),
+            int("training_mode", 1),
+        ];
         let output = self.node("BatchNormalization", name, inputs, attributes, x.shape);
         if let Some(node) = self.nodes.last_mut() {
-            node.output.extend([format!("{}.next_mean", output.name), format!("{}.next_var", output.name)]);
+            node.output.extend([
+                format!("{}.next_mean", output.name),
+                format!("{}.next_var", output.name),
+            ]);
         }
         Ok(output)
     }
@@ -190,8 +221,17 @@ impl Builder {
     pub(super) fn concat(&mut self, name: &str, parts: &[Tensor]) -> Tensor {
         let channels = parts.iter().map(Tensor::channels).sum();
         let [_, height, width] = parts.first().map_or([0; 3], |part| part.shape);
-        debug_assert!(parts.iter().all(|part| part.shape[1..] == [height, width]), "operands of {name}");
-        self.node("Concat", name, parts.iter().map(|part| part.name.clone()).collect(), vec![int("axis", 1)], [channels, height, width])
+        debug_assert!(
+            parts.iter().all(|part| part.shape[1..] == [height, width]),
+            "operands of {name}"
+        );
+        self.node(
+            "Concat",
+            name,
+            parts.iter().map(|part| part.name.clone()).collect(),
+            vec![int("axis", 1)],
+            [channels, height, width],
+        )
     }
 
     /// The two halves of the channels.
@@ -200,14 +240,15 @@ impl Builder {
         let half = channels / 2;
         [("first", 0, half), ("second", half, channels)].map(|(side, start, end)| {
             let name = format!("{name}.{side}");
-            let range =
-                [("starts", start), ("ends", end), ("axes", 1)].map(|(part, value)| self.sizes(&format!("{name}.{part}"), &[value]));
+            let range = [("starts", start), ("ends", end), ("axes", 1)]
+                .map(|(part, value)| self.sizes(&format!("{name}.{part}"), &[value]));
             let inputs = [x.name.clone()].into_iter().chain(range).collect();
             self.node("Slice", &name, inputs, vec![], [end - start, height, width])
         })
     }
 
-    /// Channel shuffle (Zhang et al. 2018, arXiv:1707.01083): channel (g, c) of `groups` × channels/groups moves to (c, g).
+    /// Channel shuffle (Zhang et al. 2018, arXiv:1707.01083): channel (g, c) of `groups` ×
+    /// channels/groups moves to (c, g).
     pub(super) fn shuffle(&mut self, name: &str, x: &Tensor, groups: usize) -> Result<Tensor> {
         let [channels, height, width] = x.shape;
         self.module(name, |g| {
@@ -215,7 +256,13 @@ impl Builder {
             let grouped = g.sizes("grouped.shape", &[0, groups, channels / groups, height, width]);
             let flat = g.sizes("flat.shape", &[0, channels, height, width]);
             let y = g.node("Reshape", "grouped", vec![x.name.clone(), grouped], vec![], x.shape);
-            let y = g.node("Transpose", "transposed", vec![y.name], vec![ints("perm", &[0, 2, 1, 3, 4])], x.shape);
+            let y = g.node(
+                "Transpose",
+                "transposed",
+                vec![y.name],
+                vec![ints("perm", &[0, 2, 1, 3, 4])],
+                x.shape,
+            );
             Ok(g.node("Reshape", "flat", vec![y.name, flat], vec![], x.shape))
         })
     }
@@ -226,7 +273,12 @@ impl Builder {
     }
 
     /// The mean over a window, padding counted as PyTorch does.
-    pub(super) fn average_pool(&mut self, name: &str, x: &Tensor, window: Window) -> Result<Tensor> {
+    pub(super) fn average_pool(
+        &mut self,
+        name: &str,
+        x: &Tensor,
+        window: Window,
+    ) -> Result<Tensor> {
         let shape = self.slide(name, x, window)?;
         let mut attributes = window_attributes(window);
         attributes.push(int("count_include_pad", 1));
@@ -235,7 +287,13 @@ impl Builder {
 
     /// The mean of each map as one vector, `flatten`: the penultimate features of most networks.
     pub(super) fn global_average(&mut self, x: &Tensor) -> Tensor {
-        let pooled = self.node("GlobalAveragePool", "avgpool", vec![x.name.clone()], vec![], [x.channels(), 1, 1]);
+        let pooled = self.node(
+            "GlobalAveragePool",
+            "avgpool",
+            vec![x.name.clone()],
+            vec![],
+            [x.channels(), 1, 1],
+        );
         self.flatten("flatten", &pooled)
     }
 
@@ -246,9 +304,16 @@ impl Builder {
 
     /// x Wᵀ + b, W being [out, in].
     pub(super) fn linear(&mut self, name: &str, x: &Tensor, out: usize) -> Result<Tensor> {
-        let parameters = self.weight_and_bias(name, self.linear_init, &[out, x.channels()], true)?;
+        let parameters =
+            self.weight_and_bias(name, self.linear_init, &[out, x.channels()], true)?;
         let inputs = [x.name.clone()].into_iter().chain(parameters).collect();
-        Ok(self.node("Gemm", name, inputs, vec![float("alpha", 1.0), float("beta", 1.0), int("transB", 1)], [out, 1, 1]))
+        Ok(self.node(
+            "Gemm",
+            name,
+            inputs,
+            vec![float("alpha", 1.0), float("beta", 1.0), int("transB", 1)],
+            [out, 1, 1],
+        ))
     }
 
     pub(super) fn dropout(&mut self, name: &str, x: &Tensor, ratio: f32) -> Tensor {
@@ -265,11 +330,18 @@ impl Builder {
         self.node("Dropout", name, inputs, vec![], x.shape)
     }
 
-    /// Closes the graph: `logits` becomes its output, with an open batch axis named `batch` on both ends.
+    /// Closes the graph: `logits` becomes its output, with an open batch axis named `batch` on both
+    /// ends.
     ///
     /// # Errors
     /// When the model does not pass its own checks.
-    pub(super) fn finish(mut self, preset: &str, description: String, input: &Tensor, logits: &Tensor) -> Result<Model> {
+    pub(super) fn finish(
+        mut self,
+        preset: &str,
+        description: String,
+        input: &Tensor,
+        logits: &Tensor,
+    ) -> Result<Model> {
         let logits = self.rename(logits, LOGITS.to_owned());
         let graph = GraphProto {
             name: Some(preset.to_owned()),
@@ -281,11 +353,17 @@ impl Builder {
         };
         Model::from_proto(ModelProto {
             ir_version: Some(IR_VERSION),
-            opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
+            opset_import: vec![OperatorSetIdProto {
+                domain: Some(String::new()),
+                version: Some(OPSET),
+            }],
             producer_name: Some("nst-cache".to_owned()),
             doc_string: Some(description),
             graph: Some(graph),
-            metadata_props: vec![StringStringEntryProto { key: Some("nst-cache.preset".to_owned()), value: Some(preset.to_owned()) }],
+            metadata_props: vec![StringStringEntryProto {
+                key: Some("nst-cache.preset".to_owned()),
+                value: Some(preset.to_owned()),
+            }],
             ..Default::default()
         })
     }
@@ -296,7 +374,14 @@ impl Builder {
     }
 
     /// Appends a node; its first output gets the node's name.
-    fn node(&mut self, op: &str, name: &str, input: Vec<String>, attribute: Vec<AttributeProto>, shape: [usize; 3]) -> Tensor {
+    fn node(
+        &mut self,
+        op: &str,
+        name: &str,
+        input: Vec<String>,
+        attribute: Vec<AttributeProto>,
+        shape: [usize; 3],
+    ) -> Tensor {
         let name = self.path(name);
         self.nodes.push(NodeProto {
             op_type: Some(op.to_owned()),
@@ -319,18 +404,33 @@ impl Builder {
     }
 
     /// The shape that a window leaves of a map, channels kept.
-    fn slide(&self, name: &str, x: &Tensor, Window { kernel, stride, padding }: Window) -> Result<[usize; 3]> {
+    fn slide(
+        &self,
+        name: &str,
+        x: &Tensor,
+        Window { kernel, stride, padding }: Window,
+    ) -> Result<[usize; 3]> {
         let [channels, height, width] = x.shape;
-        let steps = |size: usize| (size + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
+        let steps =
+            |size: usize| (size + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
         match (steps(height), steps(width)) {
             (Some(height), Some(width)) => Ok([channels, height, width]),
-            _ => Err(Error::input(format!("{}: a window of {kernel}x{kernel} does not fit a map of {height}x{width}", self.path(name)))
-                .hint("give a larger --input, or choose a network with fewer stages")),
+            _ => Err(Error::input(format!(
+                "{}: a window of {kernel}x{kernel} does not fit a map of {height}x{width}",
+                self.path(name)
+            ))
+            .hint("give a larger --input, or choose a network with fewer stages")),
         }
     }
 
     /// Adds `NAME.weight`, and `NAME.bias` if asked for, and gives their names.
-    fn weight_and_bias(&mut self, name: &str, init: Init, shape: &[usize], bias: bool) -> Result<Vec<String>> {
+    fn weight_and_bias(
+        &mut self,
+        name: &str,
+        init: Init,
+        shape: &[usize],
+        bias: bool,
+    ) -> Result<Vec<String>> {
         let path = self.path(name);
         let (weight_law, bias_law) = init.laws(shape);
         let mut names = vec![self.parameter(format!("{path}.weight"), shape, weight_law)?];
@@ -343,9 +443,15 @@ impl Builder {
     /// Adds a float initialiser and gives its name.
     fn parameter(&mut self, name: String, shape: &[usize], law: Law) -> Result<String> {
         let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
-        let bytes = count.and_then(|count| count.checked_mul(size_of::<f32>())).and_then(|bytes| bytes.checked_add(self.initializer_bytes));
-        let (Some(count), Some(bytes)) = (count, bytes.filter(|&bytes| bytes <= LARGEST_MODEL_BYTES)) else {
-            return Err(Error::input(format!("{name}: a parameter of {shape:?} takes the model past the 2 GiB of an ONNX file")));
+        let bytes = count
+            .and_then(|count| count.checked_mul(size_of::<f32>()))
+            .and_then(|bytes| bytes.checked_add(self.initializer_bytes));
+        let (Some(count), Some(bytes)) =
+            (count, bytes.filter(|&bytes| bytes <= LARGEST_MODEL_BYTES))
+        else {
+            return Err(Error::input(format!(
+                "{name}: a parameter of {shape:?} takes the model past the 2 GiB of an ONNX file"
+            )));
         };
         self.initializer_bytes = bytes;
         let array = Array::new(shape.to_vec(), Values::F32(law.values(count, self.seed, &name)))?;
@@ -381,20 +487,39 @@ fn signed(size: usize) -> i64 {
 }
 
 fn window_attributes(Window { kernel, stride, padding }: Window) -> Vec<AttributeProto> {
-    vec![ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])]
+    vec![
+        ints("kernel_shape", &[kernel; 2]),
+        ints("strides", &[stride; 2]),
+        ints("pads", &[padding; 4]),
+    ]
 }
 
 fn int(name: &str, value: usize) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::Int as i32), i: Some(signed(value)), ..Default::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Int as i32),
+        i: Some(signed(value)),
+        ..Default::default()
+    }
 }
 
 fn ints(name: &str, values: &[usize]) -> AttributeProto {
     let ints = values.iter().map(|&value| signed(value)).collect();
-    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::Ints as i32), ints, ..Default::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Ints as i32),
+        ints,
+        ..Default::default()
+    }
 }
 
 fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), r#type: Some(AttributeType::Float as i32), f: Some(value), ..Default::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Float as i32),
+        f: Some(value),
+        ..Default::default()
+    }
 }
 
 /// A float32 input or output with an open batch axis in front of `sizes`.
@@ -402,11 +527,20 @@ fn value_info(name: &str, sizes: &[usize]) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension::Value};
     let batch = Value::DimParam("batch".to_owned());
     let sizes = sizes.iter().map(|&size| Value::DimValue(signed(size)));
-    let dim = std::iter::once(batch).chain(sizes).map(|value| Dimension { value: Some(value), ..Default::default() }).collect();
-    let tensor = type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape: Some(TensorShapeProto { dim }) };
+    let dim = std::iter::once(batch)
+        .chain(sizes)
+        .map(|value| Dimension { value: Some(value), ..Default::default() })
+        .collect();
+    let tensor = type_proto::Tensor {
+        elem_type: Some(DataType::Float as i32),
+        shape: Some(TensorShapeProto { dim }),
+    };
     ValueInfoProto {
         name: Some(name.to_owned()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

@@ -1,5 +1,6 @@
-//! Inception with batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167), and its two-branch form for small images, the student of
-//! the NST paper (Huang & Wang 2017, arXiv:1707.01219), as MXNet's model zoo has it.
+//! Inception with batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167), and its two-branch
+//! form for small images, the student of the NST paper (Huang & Wang 2017, arXiv:1707.01219), as
+//! MXNet's model zoo has it.
 
 use super::SMALL_SIDE;
 use super::builder::{Builder, Conv, Tensor, Window};
@@ -15,8 +16,8 @@ enum Pool {
     Max,
 }
 
-/// A module that keeps the size: channels of the 1×1 branch, of the 3×3 branch (reduced, out), of the double 3×3 branch (reduced, out), and
-/// of the projection behind the pool.
+/// A module that keeps the size: channels of the 1×1 branch, of the 3×3 branch (reduced, out), of
+/// the double 3×3 branch (reduced, out), and of the projection behind the pool.
 type Mixed = (usize, [usize; 2], [usize; 2], Pool, usize);
 
 /// Inception-BN.
@@ -61,21 +62,38 @@ fn large(g: &mut Builder, x: &Tensor) -> Result<Tensor> {
     mixed(g, "in5b", &x, (352, [192, 320], [192, 224], Max, 128))
 }
 
-fn simple(g: &mut Builder, name: &str, x: &Tensor, points: usize, squares: usize) -> Result<Tensor> {
+fn simple(
+    g: &mut Builder,
+    name: &str,
+    x: &Tensor,
+    points: usize,
+    squares: usize,
+) -> Result<Tensor> {
     g.module(name, |g| {
-        let parts = [conv(g, "conv1x1", x, Conv::new(points, 1))?, conv(g, "conv3x3", x, Conv::new(squares, 3))?];
+        let parts = [
+            conv(g, "conv1x1", x, Conv::new(points, 1))?,
+            conv(g, "conv3x3", x, Conv::new(squares, 3))?,
+        ];
         Ok(g.concat("concat", &parts))
     })
 }
 
 fn simple_halving(g: &mut Builder, name: &str, x: &Tensor, squares: usize) -> Result<Tensor> {
     g.module(name, |g| {
-        let parts = [conv(g, "conv3x3", x, Conv::new(squares, 3).stride(2))?, g.max_pool("pool", x, HALVE)?];
+        let parts = [
+            conv(g, "conv3x3", x, Conv::new(squares, 3).stride(2))?,
+            g.max_pool("pool", x, HALVE)?,
+        ];
         Ok(g.concat("concat", &parts))
     })
 }
 
-fn mixed(g: &mut Builder, name: &str, x: &Tensor, (points, single, double, pool, projected): Mixed) -> Result<Tensor> {
+fn mixed(
+    g: &mut Builder,
+    name: &str,
+    x: &Tensor,
+    (points, single, double, pool, projected): Mixed,
+) -> Result<Tensor> {
     g.module(name, |g| {
         let first = conv(g, "conv1x1", x, Conv::new(points, 1))?;
         let second = branch(g, "conv3x3", x, single, 1, 1)?;
@@ -89,7 +107,13 @@ fn mixed(g: &mut Builder, name: &str, x: &Tensor, (points, single, double, pool,
     })
 }
 
-fn mixed_halving(g: &mut Builder, name: &str, x: &Tensor, single: [usize; 2], double: [usize; 2]) -> Result<Tensor> {
+fn mixed_halving(
+    g: &mut Builder,
+    name: &str,
+    x: &Tensor,
+    single: [usize; 2],
+    double: [usize; 2],
+) -> Result<Tensor> {
     g.module(name, |g| {
         let first = branch(g, "conv3x3", x, single, 1, 2)?;
         let second = branch(g, "double3x3", x, double, 2, 2)?;
@@ -99,7 +123,14 @@ fn mixed_halving(g: &mut Builder, name: &str, x: &Tensor, single: [usize; 2], do
 }
 
 /// A 1×1 reduction and `squares` 3×3 convolutions, the last of which takes the stride.
-fn branch(g: &mut Builder, name: &str, x: &Tensor, [reduced, out]: [usize; 2], squares: usize, stride: usize) -> Result<Tensor> {
+fn branch(
+    g: &mut Builder,
+    name: &str,
+    x: &Tensor,
+    [reduced, out]: [usize; 2],
+    squares: usize,
+    stride: usize,
+) -> Result<Tensor> {
     g.module(name, |g| {
         let mut y = conv(g, "0", x, Conv::new(reduced, 1))?;
         for position in 1..=squares {

@@ -1,7 +1,8 @@
-//! Initial values of parameters: the laws that PyTorch's networks start from, drawn from a generator of our own.
+//! Initial values of parameters: the laws that PyTorch's networks start from, drawn from a
+//! generator of our own.
 //!
-//! Each parameter has its own stream, keyed by (seed, parameter name): its values depend on nothing else, not on the order in which a
-//! network is built.
+//! Each parameter has its own stream, keyed by (seed, parameter name): its values depend on nothing
+//! else, not on the order in which a network is built.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -11,7 +12,8 @@ use rand_distr::{Distribution, StandardNormal};
 /// How a layer's weight and bias start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Init {
-    /// Weight and bias uniform in ±1/√`fan_in`: what PyTorch's convolutions and linear layers do by themselves.
+    /// Weight and bias uniform in ±1/√`fan_in`: what PyTorch's convolutions and linear layers do by
+    /// themselves.
     Uniform,
     /// Weight normal with variance 2 / `fan_out` (He et al. 2015, arXiv:1502.01852), bias 0.
     FanOut,
@@ -31,7 +33,8 @@ pub(super) enum Law {
 }
 
 impl Init {
-    /// The laws of weight and bias for a weight of `shape`, output features first, then input features of one group, then the kernel.
+    /// The laws of weight and bias for a weight of `shape`, output features first, then input
+    /// features of one group, then the kernel.
     #[allow(clippy::cast_precision_loss, reason = "fans are far below 2^52")]
     pub(super) fn laws(self, shape: &[usize]) -> (Law, Law) {
         let fan_in: usize = shape.iter().skip(1).product();
@@ -54,13 +57,20 @@ impl Law {
         let mut random = stream(seed, name);
         match self {
             Self::Constant(value) => vec![value; count],
-            Self::Uniform(bound) => (0..count).map(|_| (bound * (2.0 * random.random::<f64>() - 1.0)) as f32).collect(),
-            Self::Normal(deviation) => StandardNormal.sample_iter(random).take(count).map(|x: f64| (deviation * x) as f32).collect(),
+            Self::Uniform(bound) => {
+                (0..count).map(|_| (bound * (2.0 * random.random::<f64>() - 1.0)) as f32).collect()
+            }
+            Self::Normal(deviation) => StandardNormal
+                .sample_iter(random)
+                .take(count)
+                .map(|x: f64| (deviation * x) as f32)
+                .collect(),
         }
     }
 }
 
-/// The generator of one parameter: ChaCha8 with the seed as its key and a hash of the name as its stream.
+/// The generator of one parameter: ChaCha8 with the seed as its key and a hash of the name as its
+/// stream.
 fn stream(seed: u64, name: &str) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -71,7 +81,9 @@ fn stream(seed: u64, name: &str) -> ChaCha8Rng {
 
 /// FNV-1a, 64 bits.
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -85,7 +97,12 @@ mod tests {
         let wide = || values.iter().map(|&x| f64::from(x));
         let mean = wide().sum::<f64>() / n;
         let variance = wide().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-        (mean, variance.sqrt(), wide().fold(f64::INFINITY, f64::min), wide().fold(f64::NEG_INFINITY, f64::max))
+        (
+            mean,
+            variance.sqrt(),
+            wide().fold(f64::INFINITY, f64::min),
+            wide().fold(f64::NEG_INFINITY, f64::max),
+        )
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Untrained students by name, written as ONNX in training form.
 //!
-//! One family a file. Every network takes `input` [batch, channels, height, width] and gives `logits` [batch, classes]; the vector before
-//! the classifier is `flatten` where it is a global average.
+//! One family a file. Every network takes `input` [batch, channels, height, width] and gives
+//! `logits` [batch, classes]; the vector before the classifier is `flatten` where it is a global
+//! average.
 
 mod builder;
 mod inception;
@@ -18,7 +19,8 @@ use crate::onnx::{Model, nearest};
 use builder::{Builder, Tensor};
 use resnet::Block;
 
-/// Images up to this side get a network's small-image form (the stem keeps the size); larger ones get the ImageNet form.
+/// Images up to this side get a network's small-image form (the stem keeps the size); larger ones
+/// get the ImageNet form.
 const SMALL_SIDE: usize = 64;
 
 /// Channels of the stem and the three stages of a CIFAR ResNet, and of its `x4` form.
@@ -53,13 +55,15 @@ const NAMES: &[(&str, &str)] = &[
     ("inception-bn", "Inception with batch normalisation (two-branch form up to 64 px)"),
 ];
 
-/// A preset's name with a line about it, for help and completions: families (`resnetN`, `wrn-D-W`) come with their common members.
+/// A preset's name with a line about it, for help and completions: families (`resnetN`, `wrn-D-W`)
+/// come with their common members.
 #[must_use]
 pub fn names() -> Vec<(&'static str, &'static str)> {
     NAMES.to_vec()
 }
 
-/// Builds a preset for images of `[channels, height, width]`, initialised from `seed` as PyTorch does for the same network.
+/// Builds a preset for images of `[channels, height, width]`, initialised from `seed` as PyTorch
+/// does for the same network.
 ///
 /// # Errors
 /// When the name is unknown (the nearest are listed), or the input is too small for the network.
@@ -73,7 +77,9 @@ pub fn build(name: &str, classes: usize, input: [usize; 3], seed: u64) -> Result
     let logits = network(&mut graph, name, &x, classes)
         .ok_or_else(|| unknown(name))?
         .context(|| format!("preset {name} for an input of {channels}x{height}x{width}"))?;
-    let description = format!("{name} for {classes} classes of {channels}x{height}x{width}, untrained, seed {seed}");
+    let description = format!(
+        "{name} for {classes} classes of {channels}x{height}x{width}, untrained, seed {seed}"
+    );
     graph.finish(name, description, &x, &logits)
 }
 
@@ -112,5 +118,6 @@ fn network(g: &mut Builder, name: &str, x: &Tensor, classes: usize) -> Option<Re
 /// The error for a name that is no preset.
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = NAMES.iter().map(|&(known, _)| known).collect();
-    Error::input(format!("preset `{name}`: no such preset")).hint(format!("the nearest names are {}", nearest(name, &known).join(", ")))
+    Error::input(format!("preset `{name}`: no such preset"))
+        .hint(format!("the nearest names are {}", nearest(name, &known).join(", ")))
 }

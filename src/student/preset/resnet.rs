@@ -1,4 +1,5 @@
-//! Residual networks (He et al. 2016, arXiv:1512.03385) with projection shortcuts (option B). Parameters are named as in torchvision.
+//! Residual networks (He et al. 2016, arXiv:1512.03385) with projection shortcuts (option B).
+//! Parameters are named as in torchvision.
 
 use super::SMALL_SIDE;
 use super::builder::{Builder, Conv, Tensor, Window};
@@ -13,8 +14,15 @@ pub(super) enum Block {
     Bottleneck,
 }
 
-/// The CIFAR form: `3 × blocks` basic blocks, `widths` of the stem and the three stages. Outputs of the stages: `layer1` … `layer3`.
-pub(super) fn cifar(g: &mut Builder, x: &Tensor, blocks: usize, widths: [usize; 4], classes: usize) -> Result<Tensor> {
+/// The CIFAR form: `3 × blocks` basic blocks, `widths` of the stem and the three stages. Outputs of
+/// the stages: `layer1` … `layer3`.
+pub(super) fn cifar(
+    g: &mut Builder,
+    x: &Tensor,
+    blocks: usize,
+    widths: [usize; 4],
+    classes: usize,
+) -> Result<Tensor> {
     let [stem, stages @ ..] = widths;
     let mut x = stem_conv(g, x, Conv::new(stem, 3))?;
     for (index, width) in stages.into_iter().enumerate() {
@@ -24,9 +32,15 @@ pub(super) fn cifar(g: &mut Builder, x: &Tensor, blocks: usize, widths: [usize; 
     g.linear("fc", &x, classes)
 }
 
-/// The ImageNet form, four stages of 64 to 512 channels; small images get a 3×3 stem without pooling, as RepDistiller's do.
-/// Outputs of the stages: `layer1` … `layer4`.
-pub(super) fn imagenet(g: &mut Builder, x: &Tensor, block: Block, blocks: [usize; 4], classes: usize) -> Result<Tensor> {
+/// The ImageNet form, four stages of 64 to 512 channels; small images get a 3×3 stem without
+/// pooling, as RepDistiller's do. Outputs of the stages: `layer1` … `layer4`.
+pub(super) fn imagenet(
+    g: &mut Builder,
+    x: &Tensor,
+    block: Block,
+    blocks: [usize; 4],
+    classes: usize,
+) -> Result<Tensor> {
     let mut x = if x.side() <= SMALL_SIDE {
         stem_conv(g, x, Conv::new(64, 3))?
     } else {
@@ -47,7 +61,14 @@ fn stem_conv(g: &mut Builder, x: &Tensor, conv: Conv) -> Result<Tensor> {
 }
 
 /// Every stage but the first halves the map.
-fn stage(g: &mut Builder, index: usize, x: &Tensor, block: Block, blocks: usize, width: usize) -> Result<Tensor> {
+fn stage(
+    g: &mut Builder,
+    index: usize,
+    x: &Tensor,
+    block: Block,
+    blocks: usize,
+    width: usize,
+) -> Result<Tensor> {
     g.module(&format!("layer{}", index + 1), |g| {
         let first_stride = if index == 0 { 1 } else { 2 };
         let mut x = x.clone();
@@ -59,10 +80,18 @@ fn stage(g: &mut Builder, index: usize, x: &Tensor, block: Block, blocks: usize,
     })
 }
 
-fn residual(g: &mut Builder, x: &Tensor, block: Block, width: usize, stride: usize) -> Result<Tensor> {
+fn residual(
+    g: &mut Builder,
+    x: &Tensor,
+    block: Block,
+    width: usize,
+    stride: usize,
+) -> Result<Tensor> {
     let layers = match block {
         Block::Basic => vec![Conv::new(width, 3).stride(stride), Conv::new(width, 3)],
-        Block::Bottleneck => vec![Conv::new(width, 1), Conv::new(width, 3).stride(stride), Conv::new(4 * width, 1)],
+        Block::Bottleneck => {
+            vec![Conv::new(width, 1), Conv::new(width, 3).stride(stride), Conv::new(4 * width, 1)]
+        }
     };
     let mut y = x.clone();
     for (position, &conv) in (1..).zip(&layers) {

@@ -1,4 +1,5 @@
-//! ShuffleNet (Zhang et al. 2018, arXiv:1707.01083) and ShuffleNet V2 (Ma et al. 2018, arXiv:1807.11164).
+//! ShuffleNet (Zhang et al. 2018, arXiv:1707.01083) and ShuffleNet V2 (Ma et al. 2018,
+//! arXiv:1807.11164).
 
 use super::SMALL_SIDE;
 use super::builder::{Builder, Conv, Tensor, Window};
@@ -9,8 +10,9 @@ use crate::error::Result;
 const BLOCKS: [usize; 3] = [4, 8, 4];
 const HALVE: Window = Window { kernel: 3, stride: 2, padding: 1 };
 
-/// Version 1 with 3 groups, named as in RepDistiller: three stages of 240, 480 and 960 channels behind a 1×1 stem for small images, the
-/// paper's strided stem with pooling above. Outputs of the stages: `layer1` … `layer3`.
+/// Version 1 with 3 groups, named as in RepDistiller: three stages of 240, 480 and 960 channels
+/// behind a 1×1 stem for small images, the paper's strided stem with pooling above. Outputs of the
+/// stages: `layer1` … `layer3`.
 pub(super) fn v1(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> {
     g.conv_init = Init::Uniform;
     let small = x.side() <= SMALL_SIDE;
@@ -23,7 +25,9 @@ pub(super) fn v1(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> 
             for position in 0..blocks {
                 // the stem is too narrow to be grouped
                 let groups = if stage == 0 && position == 0 { 1 } else { 3 };
-                x = g.module(&position.to_string(), |g| bottleneck(g, &x, channels, groups, position == 0))?;
+                x = g.module(&position.to_string(), |g| {
+                    bottleneck(g, &x, channels, groups, position == 0)
+                })?;
             }
             Ok(x)
         })?;
@@ -32,8 +36,15 @@ pub(super) fn v1(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> 
     g.linear("linear", &x, classes)
 }
 
-/// 1×1 in groups, shuffle, 3×3 depthwise, 1×1 in groups. A halving block appends its input, pooled, instead of adding it.
-fn bottleneck(g: &mut Builder, x: &Tensor, channels: usize, first_groups: usize, halving: bool) -> Result<Tensor> {
+/// 1×1 in groups, shuffle, 3×3 depthwise, 1×1 in groups. A halving block appends its input, pooled,
+/// instead of adding it.
+fn bottleneck(
+    g: &mut Builder,
+    x: &Tensor,
+    channels: usize,
+    first_groups: usize,
+    halving: bool,
+) -> Result<Tensor> {
     let (out, stride) = if halving { (channels - x.channels(), 2) } else { (channels, 1) };
     let middle = out / 4;
     let y = g.conv("conv1", x, Conv::new(middle, 1).groups(first_groups))?;
@@ -54,8 +65,8 @@ fn bottleneck(g: &mut Builder, x: &Tensor, channels: usize, first_groups: usize,
     Ok(g.relu("relu3", &y))
 }
 
-/// Version 2 at width 1, named as in torchvision: three stages of 116, 232 and 464 channels; the stem as RepDistiller's for small images.
-/// Outputs of the stages: `stage2` … `stage4`.
+/// Version 2 at width 1, named as in torchvision: three stages of 116, 232 and 464 channels; the
+/// stem as RepDistiller's for small images. Outputs of the stages: `stage2` … `stage4`.
 pub(super) fn v2(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> {
     g.conv_init = Init::Uniform;
     let small = x.side() <= SMALL_SIDE;
@@ -64,7 +75,8 @@ pub(super) fn v2(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> 
     for (stage, (blocks, channels)) in BLOCKS.into_iter().zip([116, 232, 464]).enumerate() {
         x = g.module(&format!("stage{}", stage + 2), |g| {
             for position in 0..blocks {
-                x = g.module(&position.to_string(), |g| unit(g, &x, channels / 2, position == 0))?;
+                x =
+                    g.module(&position.to_string(), |g| unit(g, &x, channels / 2, position == 0))?;
             }
             Ok(x)
         })?;
@@ -74,7 +86,8 @@ pub(super) fn v2(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> 
     g.linear("fc", &x, classes)
 }
 
-/// Two branches of `channels` each, joined and shuffled: the left one is half of the input, or its own path in a halving unit.
+/// Two branches of `channels` each, joined and shuffled: the left one is half of the input, or its
+/// own path in a halving unit.
 fn unit(g: &mut Builder, x: &Tensor, channels: usize, halving: bool) -> Result<Tensor> {
     let (left, right, stride) = if halving {
         let left = g.module("branch1", |g| {

@@ -23,18 +23,26 @@ impl Negatives {
     /// When a row has no label, or all have the same.
     pub(super) fn new(mut rows: Vec<(usize, i64)>, seed: u64) -> Result<Self> {
         if let Some((row, _)) = rows.iter().find(|(_, label)| *label < 0) {
-            return Err(Error::input(format!("crd: expected a label of every sample, found none of row {row}")));
+            return Err(Error::input(format!(
+                "crd: expected a label of every sample, found none of row {row}"
+            )));
         }
         rows.sort_by_key(|&(row, label)| (label, row));
-        let samples = u32::try_from(rows.len()).map_err(|_| Error::input("crd: more samples than a memory can hold"))?;
+        let samples = u32::try_from(rows.len())
+            .map_err(|_| Error::input("crd: more samples than a memory can hold"))?;
         let mut places = HashMap::with_capacity(rows.len());
         let mut start = 0u32;
         for class in rows.chunk_by(|a, b| a.1 == b.1) {
             if class.len() == rows.len() {
-                return Err(Error::input(format!("crd: expected samples of two classes or more, found label {} alone", class[0].1)));
+                return Err(Error::input(format!(
+                    "crd: expected samples of two classes or more, found label {} alone",
+                    class[0].1
+                )));
             }
             let range = start..start + u32::try_from(class.len()).unwrap_or(u32::MAX);
-            places.extend(range.clone().zip(class).map(|(place, &(row, _))| (row, (place, range.clone()))));
+            places.extend(
+                range.clone().zip(class).map(|(place, &(row, _))| (row, (place, range.clone()))),
+            );
             start = range.end;
         }
         Ok(Self { seed, samples, places })
@@ -45,28 +53,37 @@ impl Negatives {
         self.samples as usize
     }
 
-    /// For each row its own place and `count` places of other classes, `[rows, 1 + count]`: without putting back where there are enough of
-    /// them, as the authors draw. Row i of step k has a stream of its own, so nothing drawn before matters.
+    /// For each row its own place and `count` places of other classes, `[rows, 1 + count]`: without
+    /// putting back where there are enough of them, as the authors draw. Row i of step k has a
+    /// stream of its own, so nothing drawn before matters.
     ///
     /// # Errors
     /// When a row is unknown.
     pub(super) fn draw(&self, rows: &[usize], step: usize, count: usize) -> Result<Vec<usize>> {
         let mut key = [0; 32];
-        for (slot, value) in key.chunks_exact_mut(8).zip([self.seed, step as u64, 0, u64::from_le_bytes(*b"negative")]) {
+        for (slot, value) in key.chunks_exact_mut(8).zip([
+            self.seed,
+            step as u64,
+            0,
+            u64::from_le_bytes(*b"negative"),
+        ]) {
             slot.copy_from_slice(&value.to_le_bytes());
         }
         let mut indices = vec![0; rows.len() * (1 + count)];
         indices.par_chunks_mut(1 + count).zip(rows).enumerate().try_for_each_init(
             || (0..self.samples).collect::<Vec<u32>>(),
             |order, (i, (indices, row))| -> Result<()> {
-                let (own, class) =
-                    self.places.get(row).ok_or_else(|| Error::input(format!("crd: row {row}: expected one of the run's samples")))?;
+                let (own, class) = self.places.get(row).ok_or_else(|| {
+                    Error::input(format!("crd: row {row}: expected one of the run's samples"))
+                })?;
                 let mut random = ChaCha8Rng::from_seed(key);
                 random.set_stream(i as u64);
                 indices[0] = *own as usize;
                 let others = self.samples - (class.end - class.start);
                 // places above the class's stand for those after it
-                let place = |n: u32| (if n < class.start { n } else { n + class.end - class.start }) as usize;
+                let place = |n: u32| {
+                    (if n < class.start { n } else { n + class.end - class.start }) as usize
+                };
                 if count > others as usize {
                     indices[1..].fill_with(|| place(below(&mut random, others)));
                     return Ok(());
@@ -78,7 +95,8 @@ impl Negatives {
                     swaps.push(chosen);
                     *index = place(order[first as usize]);
                 }
-                // back to the identity, so that the thread's next sample draws as if it were its first
+                // back to the identity, so that the thread's next sample draws as if it were its
+                // first
                 for (first, chosen) in swaps.into_iter().enumerate().rev() {
                     order.swap(first, chosen as usize);
                 }
@@ -90,7 +108,10 @@ impl Negatives {
 }
 
 /// A whole number in `0..bound`, by the high half of a product.
-#[allow(clippy::cast_possible_truncation, reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits"
+)]
 fn below(random: &mut ChaCha8Rng, bound: u32) -> u32 {
     ((u64::from(random.next_u32()) * u64::from(bound)) >> 32) as u32
 }
@@ -102,18 +123,22 @@ mod tests {
 
     fn negatives() -> Negatives {
         // rows 10 … 29 of three classes
-        Negatives::new((10..30).map(|row| (row, i64::try_from(row % 3).unwrap())).collect(), 7).unwrap()
+        Negatives::new((10..30).map(|row| (row, i64::try_from(row % 3).unwrap())).collect(), 7)
+            .unwrap()
     }
 
     #[test]
     fn each_sample_stands_first_and_others_are_of_other_classes() {
         let negatives = negatives();
         assert_eq!(negatives.samples(), 20);
-        let class_of: HashMap<usize, usize> = negatives.places.iter().map(|(row, (place, _))| (*place as usize, row % 3)).collect();
+        let class_of: HashMap<usize, usize> =
+            negatives.places.iter().map(|(row, (place, _))| (*place as usize, row % 3)).collect();
         assert_eq!(class_of.len(), 20);
         let rows = [10, 29, 17, 10];
         for count in [1, 8, 13] {
-            for (row, indices) in rows.iter().zip(negatives.draw(&rows, 3, count).unwrap().chunks(1 + count)) {
+            for (row, indices) in
+                rows.iter().zip(negatives.draw(&rows, 3, count).unwrap().chunks(1 + count))
+            {
                 assert_eq!(indices[0], negatives.places[row].0 as usize);
                 assert!(indices[1..].iter().all(|i| class_of[i] != row % 3), "{row}: {indices:?}");
                 assert_eq!(indices.iter().collect::<HashSet<_>>().len(), 1 + count, "{indices:?}");
@@ -136,13 +161,21 @@ mod tests {
         assert_eq!(draw(1, 4), draw(3, 4));
         assert_ne!(draw(1, 4), draw(1, 5));
         // sample by sample, all places of other classes come up
-        let seen: HashSet<usize> = (0..200).flat_map(|step| negatives.draw(&[10], step, 2).unwrap()).collect();
+        let seen: HashSet<usize> =
+            (0..200).flat_map(|step| negatives.draw(&[10], step, 2).unwrap()).collect();
         assert_eq!(seen.len(), 14);
     }
 
     #[test]
     fn samples_without_classes_are_refused() {
-        assert!(Negatives::new(vec![(0, 1), (1, -1)], 0).unwrap_err().to_string().contains("row 1"));
-        assert!(Negatives::new(vec![(0, 1), (1, 1)], 0).unwrap_err().to_string().contains("two classes"));
+        assert!(
+            Negatives::new(vec![(0, 1), (1, -1)], 0).unwrap_err().to_string().contains("row 1")
+        );
+        assert!(
+            Negatives::new(vec![(0, 1), (1, 1)], 0)
+                .unwrap_err()
+                .to_string()
+                .contains("two classes")
+        );
     }
 }

@@ -1,9 +1,11 @@
-//! Spot-adaptive distillation: which samples each criterion sees at each spot, and the policy that decides it.
+//! Spot-adaptive distillation: which samples each criterion sees at each spot, and the policy that
+//! decides it.
 //!
-//! A spot is a tensor of the student that criteria compare, or the logits. The policy reads the vectors before both classifiers. As published it
-//! is trained by the loss of routes through both networks (`route`). From a cache alone there is no network to route through, and a linear probe
-//! of the pooled map stands for what follows a spot in either (`criterion::sakd::policy_step`); at the logits it is exact. Its noise has a stream
-//! of its own.
+//! A spot is a tensor of the student that criteria compare, or the logits. The policy reads the
+//! vectors before both classifiers. As published it is trained by the loss of routes through both
+//! networks (`route`). From a cache alone there is no network to route through, and a linear probe
+//! of the pooled map stands for what follows a spot in either (`criterion::sakd::policy_step`); at
+//! the logits it is exact. Its noise has a stream of its own.
 
 mod route;
 
@@ -51,7 +53,12 @@ struct Spot {
 
 impl Spots {
     /// The spots of the terms, decided from the `vectors` before the classifiers.
-    pub(super) fn new(objective: &mut Objective, settings: &Sakd, vectors: &Pair, student: &Student) -> Result<Self> {
+    pub(super) fn new(
+        objective: &mut Objective,
+        settings: &Sakd,
+        vectors: &Pair,
+        student: &Student,
+    ) -> Result<Self> {
         let mut all: Vec<Spot> = Vec::new();
         for term in &objective.terms {
             for (index, site) in term.sites.iter().enumerate() {
@@ -60,22 +67,31 @@ impl Spots {
                     continue;
                 }
                 let pair = term.pairs.get(index).cloned();
-                let name = pair.as_ref().map_or_else(|| "logits".to_owned(), |pair| pair.student.clone());
+                let name =
+                    pair.as_ref().map_or_else(|| "logits".to_owned(), |pair| pair.student.clone());
                 all.push(Spot { name, site: *site, pair });
             }
         }
         if all.is_empty() {
-            return Err(
-                Error::input("sakd: expected a criterion that compares with the teacher, found none").hint("add --criterion kd or nst")
-            );
+            return Err(Error::input(
+                "sakd: expected a criterion that compares with the teacher, found none",
+            )
+            .hint("add --criterion kd or nst"));
         }
-        let id = student
-            .tensor(&vectors.student)
-            .ok_or_else(|| Error::input(format!("student's tensor `{}`: not in the graph", vectors.student)))?;
+        let id = student.tensor(&vectors.student).ok_or_else(|| {
+            Error::input(format!("student's tensor `{}`: not in the graph", vectors.student))
+        })?;
         index_of(&mut objective.keep, id);
         let tap = index_of(&mut objective.taps, Statistic::Features.path(&vectors.teacher));
-        let widths = [vectors.student_shape.iter().product(), vectors.teacher_shape.iter().product()];
-        Ok(Self { settings: settings.clone(), vectors: Site { teacher: Teacher::Tap(tap), student: id }, widths, all, route: None })
+        let widths =
+            [vectors.student_shape.iter().product(), vectors.teacher_shape.iter().product()];
+        Ok(Self {
+            settings: settings.clone(),
+            vectors: Site { teacher: Teacher::Tap(tap), student: id },
+            widths,
+            all,
+            route: None,
+        })
     }
 
     /// The same for a policy that learns from the cache: asks for the maps that its probes read.
@@ -86,9 +102,15 @@ impl Spots {
         Ok(self)
     }
 
-    /// The same for a policy that learns from routes through the student and the teacher, whose tensors the cache's manifest names. The logits are
-    /// always the last spot.
-    pub(super) fn routed(mut self, objective: &mut Objective, student: &Student, teacher: &Student, manifest: &Manifest) -> Result<Self> {
+    /// The same for a policy that learns from routes through the student and the teacher, whose
+    /// tensors the cache's manifest names. The logits are always the last spot.
+    pub(super) fn routed(
+        mut self,
+        objective: &mut Objective,
+        student: &Student,
+        teacher: &Student,
+        manifest: &Manifest,
+    ) -> Result<Self> {
         // tensors are numbered in the order of the graph
         self.all.sort_by_key(|spot| (spot.pair.is_none(), spot.site.student));
         if self.all.last().is_some_and(|spot| spot.pair.is_some()) {
@@ -109,34 +131,60 @@ impl Spots {
         self.all.iter().map(|spot| spot.name.as_str())
     }
 
-    /// What is learnt, untrained: the policy, and the adapters of the routes at each map. Nothing where the gates are always open.
-    pub(super) fn modules(&self, source: &Source<'_>, seed: impl Fn(usize) -> u64) -> Result<Vec<Module>> {
+    /// What is learnt, untrained: the policy, and the adapters of the routes at each map. Nothing
+    /// where the gates are always open.
+    pub(super) fn modules(
+        &self,
+        source: &Source<'_>,
+        seed: impl Fn(usize) -> u64,
+    ) -> Result<Vec<Module>> {
         if self.settings.gates == Gates::Always {
             return Ok(Vec::new());
         }
-        let classes = source.labels().iter().map(|&(_, label)| label + 1).max().and_then(|n| usize::try_from(n).ok());
+        let classes = source
+            .labels()
+            .iter()
+            .map(|&(_, label)| label + 1)
+            .max()
+            .and_then(|n| usize::try_from(n).ok());
         let classes = classes.filter(|&n| n > 1).ok_or_else(|| {
-            Error::input("sakd: expected labels of two classes or more to train its policy by").hint("gates = \"always\" needs none")
+            Error::input("sakd: expected labels of two classes or more to train its policy by")
+                .hint("gates = \"always\" needs none")
         })?;
         let is_routed = self.route.is_some();
         // routes need no probes
-        let channels: Vec<Option<[usize; 2]>> =
-            self.all.iter().map(|spot| spot.pair.as_ref().filter(|_| !is_routed).map(channels)).collect();
-        let mut modules = vec![sakd::policy(self.widths, self.settings.width, &channels, classes, seed(0))?];
+        let channels: Vec<Option<[usize; 2]>> = self
+            .all
+            .iter()
+            .map(|spot| spot.pair.as_ref().filter(|_| !is_routed).map(channels))
+            .collect();
+        let mut modules =
+            vec![sakd::policy(self.widths, self.settings.width, &channels, classes, seed(0))?];
         for pair in self.all.iter().filter_map(|spot| spot.pair.as_ref()).filter(|_| is_routed) {
-            modules.push(sakd::adapters(&pair.student_shape, &pair.teacher_shape, seed(modules.len())).map_err(|e| {
-                let error = Error::input(format!(
-                    "sakd exact: spot {}: no adapter between {:?} and {} {:?}",
-                    pair.student, pair.student_shape, pair.teacher, pair.teacher_shape
-                ));
-                error.because(e).hint("name other pairs: --criterion 'nst:pair=TEACHER>STUDENT'")
-            })?);
+            modules.push(
+                sakd::adapters(&pair.student_shape, &pair.teacher_shape, seed(modules.len()))
+                    .map_err(|e| {
+                        let error = Error::input(format!(
+                            "sakd exact: spot {}: no adapter between {:?} and {} {:?}",
+                            pair.student, pair.student_shape, pair.teacher, pair.teacher_shape
+                        ));
+                        error
+                            .because(e)
+                            .hint("name other pairs: --criterion 'nst:pair=TEACHER>STUDENT'")
+                    })?,
+            );
         }
         Ok(modules)
     }
 
     /// Decides for a batch.
-    pub(super) fn choose(&self, pass: &Pass<'_>, batch: &Batch, step: usize, state: &State) -> Result<Chosen> {
+    pub(super) fn choose(
+        &self,
+        pass: &Pass<'_>,
+        batch: &Batch,
+        step: usize,
+        state: &State,
+    ) -> Result<Chosen> {
         let rows = batch.labels.len();
         let ids = self.all.iter().map(|spot| spot.site.student);
         if self.settings.gates == Gates::Always {
@@ -146,36 +194,67 @@ impl Spots {
         let noise = sakd::gumbel(&uniform(state.seed(), step, &[rows, self.all.len(), 2])?)?;
         let [student, teacher] = both(&self.vectors, pass, batch)?;
         let scores = sakd::policy_scores(state.module(0)?, &student, &teacher)?;
-        let gates = sakd::gates(&scores, &noise, self.settings.temperature)?.to_dtype(DType::F64)?;
+        let gates =
+            sakd::gates(&scores, &noise, self.settings.temperature)?.to_dtype(DType::F64)?;
         // straight-through gates are 0 or 1 up to rounding
         let gates = gates.gt(0.5)?.to_dtype(DType::F64)?;
         let of_spot = |(spot, id)| Ok((id, gates.narrow(D::Minus1, spot, 1)?.flatten_all()?));
-        Ok(Chosen { gates: ids.enumerate().map(of_spot).collect::<Result<_>>()?, noise: Some(noise) })
+        Ok(Chosen {
+            gates: ids.enumerate().map(of_spot).collect::<Result<_>>()?,
+            noise: Some(noise),
+        })
     }
 
     /// What policy and adapters learn of a batch; nothing where the gates are always open.
-    pub(super) fn learn(&self, pass: &Pass<'_>, batch: &Batch, chosen: &Chosen, step: usize, state: &State) -> Result<Gradients> {
+    pub(super) fn learn(
+        &self,
+        pass: &Pass<'_>,
+        batch: &Batch,
+        chosen: &Chosen,
+        step: usize,
+        state: &State,
+    ) -> Result<Gradients> {
         let Some(noise) = &chosen.noise else { return Ok(Vec::new()) };
         let vectors = both(&self.vectors, pass, batch)?;
         let labels = batch.main_labels();
         let Sakd { temperature, gamma, .. } = self.settings;
         let Some(route) = &self.route else {
-            let spots = self.all.iter().map(|spot| both(&spot.site, pass, batch)).collect::<Result<Vec<_>>>()?;
+            let spots = self
+                .all
+                .iter()
+                .map(|spot| both(&spot.site, pass, batch))
+                .collect::<Result<Vec<_>>>()?;
             let options = sakd::PolicyOptions { temperature, gamma };
-            return Ok(vec![sakd::policy_step(state.module(0)?, &vectors, &spots, noise, &labels, options)?.weights]);
+            return Ok(vec![
+                sakd::policy_step(state.module(0)?, &vectors, &spots, noise, &labels, options)?
+                    .weights,
+            ]);
         };
-        let (Some(first), Some(last)) = (self.all.first(), self.all.last()) else { return Ok(Vec::new()) };
-        let adapters = (1..self.all.len()).map(|spot| state.module(spot)).collect::<Result<Vec<_>>>()?;
+        let (Some(first), Some(last)) = (self.all.first(), self.all.last()) else {
+            return Ok(Vec::new());
+        };
+        let adapters =
+            (1..self.all.len()).map(|spot| state.module(spot)).collect::<Result<Vec<_>>>()?;
         let gates: Vec<&Tensor> = chosen.gates.iter().map(|(_, gate)| gate).collect();
         let plain = pass.value(last.site.student)?.to_device(&Device::Cpu)?;
         let judge = Judge { plain: &plain, labels: &labels, gamma };
-        let routed = route.run(both(&first.site, pass, batch)?, &gates, &adapters, judge, dropout_seed(state.seed(), step))?;
+        let routed = route.run(
+            both(&first.site, pass, batch)?,
+            &gates,
+            &adapters,
+            judge,
+            dropout_seed(state.seed(), step),
+        )?;
         if !routed.value.is_finite() {
-            return Err(Error::check(format!("training: step {step}: the routed loss of sakd is {}", routed.value))
-                .hint("lower --lr, or set clip in the recipe"));
+            return Err(Error::check(format!(
+                "training: step {step}: the routed loss of sakd is {}",
+                routed.value
+            ))
+            .hint("lower --lr, or set clip in the recipe"));
         }
         let upstream = Tensor::stack(&routed.gates, 1)?;
-        let policy = sakd::policy_pullback(state.module(0)?, &vectors, noise, temperature, &upstream)?;
+        let policy =
+            sakd::policy_pullback(state.module(0)?, &vectors, noise, temperature, &upstream)?;
         Ok(std::iter::once(policy.weights).chain(routed.adapters).collect())
     }
 }
@@ -183,9 +262,12 @@ impl Spots {
 impl Spot {
     /// Makes a batch bring the teacher's features, whatever the criteria are computed from.
     fn read_features(&mut self, objective: &mut Objective) -> Result<()> {
-        let (Some(pair), Teacher::Statistics(_)) = (&self.pair, self.site.teacher) else { return Ok(()) };
+        let (Some(pair), Teacher::Statistics(_)) = (&self.pair, self.site.teacher) else {
+            return Ok(());
+        };
         if pair.teacher_stored.iter().all(|(statistic, _)| *statistic != Statistic::Features) {
-            let stored: Vec<&str> = pair.teacher_stored.iter().map(|(statistic, _)| statistic.name()).collect();
+            let stored: Vec<&str> =
+                pair.teacher_stored.iter().map(|(statistic, _)| statistic.name()).collect();
             return Err(Error::input(format!(
                 "sakd: tap {}: expected its features in the cache, found {}",
                 pair.teacher,
@@ -193,7 +275,8 @@ impl Spot {
             ))
             .hint("extract again with --keep features"));
         }
-        self.site.teacher = Teacher::Tap(index_of(&mut objective.taps, Statistic::Features.path(&pair.teacher)));
+        self.site.teacher =
+            Teacher::Tap(index_of(&mut objective.taps, Statistic::Features.path(&pair.teacher)));
         Ok(())
     }
 }
@@ -210,7 +293,8 @@ fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
         Teacher::Logits => batch.logits.as_ref(),
         Teacher::None | Teacher::Statistics(_) => None,
     };
-    let teacher = teacher.ok_or_else(|| Error::input("sakd: the batch lacks a tensor of the teacher"))?;
+    let teacher =
+        teacher.ok_or_else(|| Error::input("sakd: the batch lacks a tensor of the teacher"))?;
     let student = pass.value(site.student)?.to_device(&Device::Cpu)?;
     let teacher = teacher.to_dtype(student.dtype())?;
     Ok([student, teacher])
@@ -220,10 +304,14 @@ fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
 #[allow(clippy::cast_precision_loss, reason = "53 bits are exact in f64")]
 fn uniform(seed: u64, step: usize, shape: &[usize]) -> Result<Tensor> {
     let mut key = [0; 32];
-    for (slot, value) in key.chunks_exact_mut(8).zip([seed, step as u64, 0, u64::from_le_bytes(*b"spotgate")]) {
+    for (slot, value) in
+        key.chunks_exact_mut(8).zip([seed, step as u64, 0, u64::from_le_bytes(*b"spotgate")])
+    {
         slot.copy_from_slice(&value.to_le_bytes());
     }
     let mut random = ChaCha8Rng::from_seed(key);
-    let values: Vec<f64> = (0..shape.iter().product()).map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64).collect();
+    let values: Vec<f64> = (0..shape.iter().product())
+        .map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64)
+        .collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }

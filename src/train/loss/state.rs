@@ -38,10 +38,17 @@ impl State {
     }
 
     /// What CRD needs at a layer: the samples that each row is held against, embeddings, memory.
-    pub(super) fn contrast(&mut self, layer: usize, rows: &[usize], step: usize) -> Result<(Vec<usize>, &Module, &mut crd::Memory)> {
+    pub(super) fn contrast(
+        &mut self,
+        layer: usize,
+        rows: &[usize],
+        step: usize,
+    ) -> Result<(Vec<usize>, &Module, &mut crd::Memory)> {
         let lacks = self.lacks("memory");
         match (&self.negatives, self.modules.get(layer), self.memories.get_mut(layer)) {
-            (Some((negatives, count)), Some(module), Some(memory)) => Ok((negatives.draw(rows, step, *count)?, module, memory)),
+            (Some((negatives, count)), Some(module), Some(memory)) => {
+                Ok((negatives.draw(rows, step, *count)?, module, memory))
+            }
             _ => Err(lacks),
         }
     }
@@ -54,7 +61,11 @@ impl State {
         format!("criterion/{}/{layer}/{name}", self.name)
     }
 
-    pub(super) fn named<'a>(&'a self, layer: usize, module: &'a Module) -> impl Iterator<Item = (String, &'a Var)> {
+    pub(super) fn named<'a>(
+        &'a self,
+        layer: usize,
+        module: &'a Module,
+    ) -> impl Iterator<Item = (String, &'a Var)> {
         module.variables().map(move |(name, var)| (self.path(layer, name), var))
     }
 
@@ -62,8 +73,8 @@ impl State {
     pub(super) fn variables(&self) -> impl Iterator<Item = (String, &Var)> {
         let trained = self.modules.iter().enumerate().map(|(i, m)| (i, m, ""));
         let fixed = self.paraphrasers.iter().enumerate().map(|(i, m)| (i, m, "paraphraser."));
-        trained
-            .chain(fixed)
-            .flat_map(move |(i, m, prefix)| m.variables().map(move |(name, v)| (self.path(i, &format!("{prefix}{name}")), v)))
+        trained.chain(fixed).flat_map(move |(i, m, prefix)| {
+            m.variables().map(move |(name, v)| (self.path(i, &format!("{prefix}{name}")), v))
+        })
     }
 }

@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::recipe::OptimizerRecipe;
 use candle_core::{Tensor, Var};
 
-/// One parameter's step, as the one on slices: `slots` are its state, `scale` what clipping asks for, `steps` counts this one.
+/// One parameter's step, as the one on slices: `slots` are its state, `scale` what clipping asks
+/// for, `steps` counts this one.
 pub(super) fn step(
     recipe: &OptimizerRecipe,
     parameter: &Var,
@@ -29,12 +30,18 @@ pub(super) fn step(
             parameter.set(&(weights - direction.affine(lr, 0.0)?)?)?;
         }
         OptimizerRecipe::Adamw { betas: [beta1, beta2], eps, weight_decay, .. } => {
-            let &[first, second] = slots else { return Err(Error::input("optimiser: state is missing")) };
+            let &[first, second] = slots else {
+                return Err(Error::input("optimiser: state is missing"));
+            };
             let steps = i32::try_from(steps).unwrap_or(i32::MAX);
-            let (rate, correction) = (lr / (1.0 - beta1.powi(steps)), (1.0 - beta2.powi(steps)).sqrt());
-            let mean = (first.as_detached_tensor().affine(beta1, 0.0)? + gradient.affine(1.0 - beta1, 0.0)?)?;
-            let square = (second.as_detached_tensor().affine(beta2, 0.0)? + gradient.sqr()?.affine(1.0 - beta2, 0.0)?)?;
-            let direction = (mean.affine(rate, 0.0)? / square.sqrt()?.affine(1.0 / correction, eps)?)?;
+            let (rate, correction) =
+                (lr / (1.0 - beta1.powi(steps)), (1.0 - beta2.powi(steps)).sqrt());
+            let mean = (first.as_detached_tensor().affine(beta1, 0.0)?
+                + gradient.affine(1.0 - beta1, 0.0)?)?;
+            let square = (second.as_detached_tensor().affine(beta2, 0.0)?
+                + gradient.sqr()?.affine(1.0 - beta2, 0.0)?)?;
+            let direction =
+                (mean.affine(rate, 0.0)? / square.sqrt()?.affine(1.0 / correction, eps)?)?;
             parameter.set(&(weights.affine(1.0 - lr * weight_decay, 0.0)? - direction)?)?;
             first.set(&mean)?;
             second.set(&square)?;

@@ -15,7 +15,8 @@ use std::ops::Range;
 /// Rows that a reservoir aims at, and the bytes that it may take.
 const RESERVOIR_ROWS: usize = 4096;
 const RESERVOIR_BYTES: usize = 64 << 20;
-/// Reservoirs kept: for each of up to four loading threads the one being emptied, and the next ones.
+/// Reservoirs kept: for each of up to four loading threads the one being emptied, and the next
+/// ones.
 const RESERVOIRS: usize = 4;
 
 /// A cache as the trainer reads it.
@@ -49,7 +50,8 @@ enum Kind {
     Image(Preprocess),
     /// Values as they are.
     Plain,
-    /// A map whose axes come as `[channels, height, width]` after this permutation (batch axis first).
+    /// A map whose axes come as `[channels, height, width]` after this permutation (batch axis
+    /// first).
     Map([usize; 4]),
 }
 
@@ -64,25 +66,40 @@ struct Reservoir {
 }
 
 impl<'a> CacheSource<'a> {
-    /// Reads the student's `inputs` by name, the logits if asked for, and these arrays of taps (by path).
-    /// `take` counts samples by their indices in the data set. `shuffled`: as a training run reads; else in row order. Inputs that are not
-    /// stored come from [`CacheSource::with_originals`].
+    /// Reads the student's `inputs` by name, the logits if asked for, and these arrays of taps (by
+    /// path). `take` counts samples by their indices in the data set. `shuffled`: as a training run
+    /// reads; else in row order. Inputs that are not stored come from
+    /// [`CacheSource::with_originals`].
     ///
     /// # Errors
     /// When the cache lacks one of them.
-    pub fn new(cache: &'a Cache, inputs: &[String], logits: bool, taps: &[String], take: Take, seed: u64, shuffled: bool) -> Result<Self> {
+    pub fn new(
+        cache: &'a Cache,
+        inputs: &[String],
+        logits: bool,
+        taps: &[String],
+        take: Take,
+        seed: u64,
+        shuffled: bool,
+    ) -> Result<Self> {
         let mut columns = Vec::new();
         if cache.manifest().stores_inputs() {
             for name in inputs {
                 columns.push(input(cache, name, inputs.len())?);
             }
         } else if inputs.len() != 1 {
-            return Err(Error::input(format!("student: expected 1 input to feed images to, found {}", inputs.len())));
+            return Err(Error::input(format!(
+                "student: expected 1 input to feed images to, found {}",
+                inputs.len()
+            )));
         }
         let stored_inputs = columns.len();
         if logits {
-            let spec =
-                spec(cache, "logits").map_err(|e| e.hint("KD needs a teacher that is a classifier; extract again with --logits TENSOR"))?;
+            let spec = spec(cache, "logits").map_err(|e| {
+                e.hint(
+                    "KD needs a teacher that is a classifier; extract again with --logits TENSOR",
+                )
+            })?;
             columns.push(Column { spec, kind: Kind::Plain });
         }
         for path in taps {
@@ -92,9 +109,16 @@ impl<'a> CacheSource<'a> {
             columns.push(Column { spec, kind });
         }
         let manifest = cache.manifest();
-        let subset = take.limit.filter(|&limit| limit < manifest.rows).map(|_| taken_rows(cache.sample_ids(), take));
+        let subset = take
+            .limit
+            .filter(|&limit| limit < manifest.rows)
+            .map(|_| taken_rows(cache.sample_ids(), take));
         // every chunk length divides the segment's, so their least common multiple does too
-        let unit = columns.iter().map(|c| c.spec.chunk_rows.max(1)).fold(1, lcm).min(manifest.segment_rows.max(1));
+        let unit = columns
+            .iter()
+            .map(|c| c.spec.chunk_rows.max(1))
+            .fold(1, lcm)
+            .min(manifest.segment_rows.max(1));
         let row_bytes: usize = columns.iter().map(|c| c.spec.row_bytes()).sum();
         let rows = RESERVOIR_ROWS.min(RESERVOIR_BYTES / row_bytes.max(1));
         let order = if shuffled {
@@ -116,7 +140,8 @@ impl<'a> CacheSource<'a> {
         })
     }
 
-    /// The same rows with inputs from the data set that the cache was made of, in place of stored ones.
+    /// The same rows with inputs from the data set that the cache was made of, in place of stored
+    /// ones.
     #[must_use]
     pub fn with_originals(mut self, originals: Originals<'a>) -> Self {
         self.columns.drain(..self.inputs);
@@ -139,7 +164,10 @@ impl<'a> CacheSource<'a> {
 
     /// The rows of an epoch, ascending, each with its label.
     pub(super) fn labels(&self) -> Vec<(usize, i64)> {
-        self.order.rows().map(|row| (row, self.cache.labels().get(row).copied().unwrap_or(-1))).collect()
+        self.order
+            .rows()
+            .map(|row| (row, self.cache.labels().get(row).copied().unwrap_or(-1)))
+            .collect()
     }
 
     pub(super) fn batch_norm(&self, alias: &str) -> Option<&BatchNorm> {
@@ -155,22 +183,31 @@ impl<'a> CacheSource<'a> {
     pub(super) fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
         // an order that is not shuffled is the same in every epoch
         let order = self.order.epoch(self.seed, if self.shuffled { epoch } else { 0 });
-        let batch = |c: &Column| Array::zeros(c.spec.dtype, [&[positions.len()], c.spec.row_shape.as_slice()].concat());
+        let batch = |c: &Column| {
+            Array::zeros(c.spec.dtype, [&[positions.len()], c.spec.row_shape.as_slice()].concat())
+        };
         let mut arrays = self.columns.iter().map(batch).collect::<Result<Vec<_>>>()?;
         let mut rows = Vec::with_capacity(positions.len());
         for (index, part) in order.reservoirs(positions) {
-            let held = self.reservoirs.get((epoch, index), || self.reservoir(&order, index, self.view(epoch)))?;
+            let held = self
+                .reservoirs
+                .get((epoch, index), || self.reservoir(&order, index, self.view(epoch)))?;
             for &draw in &held.draws[part] {
-                for ((array, column), from) in arrays.iter_mut().zip(&self.columns).zip(&held.columns) {
+                for ((array, column), from) in
+                    arrays.iter_mut().zip(&self.columns).zip(&held.columns)
+                {
                     let row_bytes = column.spec.row_bytes();
-                    array.as_bytes_mut()[rows.len() * row_bytes..][..row_bytes].copy_from_slice(&from[draw * row_bytes..][..row_bytes]);
+                    array.as_bytes_mut()[rows.len() * row_bytes..][..row_bytes]
+                        .copy_from_slice(&from[draw * row_bytes..][..row_bytes]);
                 }
                 rows.push(held.rows[draw]);
             }
         }
         let mut tensors = Vec::with_capacity(arrays.len());
         for (column, array) in self.columns.iter().zip(arrays) {
-            tensors.push(column.tensor(array).context(|| format!("cache array {}", column.spec.path))?);
+            tensors.push(
+                column.tensor(array).context(|| format!("cache array {}", column.spec.path))?,
+            );
         }
         let taps = tensors.split_off(self.inputs + usize::from(self.logits));
         let logits = if self.logits { tensors.pop() } else { None };
@@ -178,7 +215,14 @@ impl<'a> CacheSource<'a> {
             tensors.push(self.decoded(self.view(epoch), &rows)?);
         }
         let labels = rows.iter().map(|&row| self.label(row)).collect::<Result<_>>()?;
-        Ok(Batch { labels, mixed: self.mixed(self.view(epoch), &rows)?, rows, inputs: tensors, logits, taps })
+        Ok(Batch {
+            labels,
+            mixed: self.mixed(self.view(epoch), &rows)?,
+            rows,
+            inputs: tensors,
+            logits,
+            taps,
+        })
     }
 
     /// Decodes what a reservoir holds.
@@ -215,26 +259,46 @@ impl<'a> CacheSource<'a> {
     }
 
     fn label(&self, row: usize) -> Result<i64> {
-        self.cache.labels().get(row).copied().ok_or_else(|| Error::input("cache: fewer labels than rows"))
+        self.cache
+            .labels()
+            .get(row)
+            .copied()
+            .ok_or_else(|| Error::input("cache: fewer labels than rows"))
     }
 
     /// The input of each row, made of the data set again.
     fn decoded(&self, view: usize, rows: &[usize]) -> Result<Tensor> {
-        let (Some(originals), Some(preprocess)) = (&self.originals, &self.cache.manifest().data.preprocess) else {
-            return Err(Error::input("cache: expected inputs, found none stored and no data set to decode them from"));
+        let (Some(originals), Some(preprocess)) =
+            (&self.originals, &self.cache.manifest().data.preprocess)
+        else {
+            return Err(Error::input(
+                "cache: expected inputs, found none stored and no data set to decode them from",
+            ));
         };
         let table = self.tables.get(view, || originals.table(view))?;
-        let bytes = rows.iter().map(|&row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?;
+        let bytes =
+            rows.iter().map(|&row| originals.input(&table, row)).collect::<Result<Vec<_>>>()?;
         images(preprocess, &bytes.concat())
     }
 
     /// What each row is mixed with, if the cache's views are mixed.
     fn mixed(&self, view: usize, rows: &[usize]) -> Result<Option<Mixed>> {
-        let Some(augment) = self.cache.manifest().augment.as_ref().filter(|augment| augment.mixes()) else { return Ok(None) };
-        let table = self.tables.get(view, || ViewTable::read(self.cache, view, &Parameter::of(augment)))?;
-        let mut mixed = Mixed { labels: Vec::with_capacity(rows.len()), weights: Vec::with_capacity(rows.len()) };
+        let Some(augment) =
+            self.cache.manifest().augment.as_ref().filter(|augment| augment.mixes())
+        else {
+            return Ok(None);
+        };
+        let table =
+            self.tables.get(view, || ViewTable::read(self.cache, view, &Parameter::of(augment)))?;
+        let mut mixed = Mixed {
+            labels: Vec::with_capacity(rows.len()),
+            weights: Vec::with_capacity(rows.len()),
+        };
         for &row in rows {
-            let mix = table.view(row)?.mix.ok_or_else(|| Error::input("cache: expected a partner of each row, found none"))?;
+            let mix = table
+                .view(row)?
+                .mix
+                .ok_or_else(|| Error::input("cache: expected a partner of each row, found none"))?;
             mixed.labels.push(self.label(mix.partner)?);
             mixed.weights.push(f64::from(mix.weight));
         }
@@ -249,7 +313,11 @@ impl Column {
             Kind::Plain => tensor(rows),
             Kind::Map(permutation) => {
                 let stored = maps(rows)?;
-                if *permutation == [0, 1, 2, 3] { Ok(stored) } else { Ok(stored.permute(permutation.as_slice())?.contiguous()?) }
+                if *permutation == [0, 1, 2, 3] {
+                    Ok(stored)
+                } else {
+                    Ok(stored.permute(permutation.as_slice())?.contiguous()?)
+                }
             }
         }
     }
@@ -270,8 +338,11 @@ fn input(cache: &Cache, name: &str, inputs: usize) -> Result<Column> {
     if let (Some(spec), Some(preprocess), 1) = (image, &manifest.data.preprocess, inputs) {
         return Ok(Column { spec: spec.clone(), kind: Kind::Image(preprocess.clone()) });
     }
-    let (names, specs): (Vec<String>, Vec<&ArraySpec>) =
-        manifest.view_arrays.iter().filter_map(|a| a.path.strip_prefix("inputs/").map(|n| (n.to_owned(), a))).unzip();
+    let (names, specs): (Vec<String>, Vec<&ArraySpec>) = manifest
+        .view_arrays
+        .iter()
+        .filter_map(|a| a.path.strip_prefix("inputs/").map(|n| (n.to_owned(), a)))
+        .unzip();
     let index = position_of(name, &names, inputs)?;
     Ok(Column { spec: specs[index].clone(), kind: Kind::Plain })
 }
@@ -285,7 +356,11 @@ fn permutation(spec: &ArraySpec) -> Result<[usize; 4]> {
     let at = |axis: &str| spec.axes.iter().position(|a| a == axis).map(|i| i + 1);
     match (spec.row_shape.len(), at("c"), at("h"), at("w")) {
         (3, Some(c), Some(h), Some(w)) => Ok([0, c, h, w]),
-        _ => Err(Error::input(format!("cache array {}: expected axes c, h, w, found {}", spec.path, spec.axes.join(", ")))),
+        _ => Err(Error::input(format!(
+            "cache array {}: expected axes c, h, w, found {}",
+            spec.path,
+            spec.axes.join(", ")
+        ))),
     }
 }
 
@@ -316,11 +391,15 @@ mod tests {
         assert_eq!(taken_rows(&ids, Take { limit: Some(3), shuffle: None }), [1, 3, 4]);
         // the same samples of the data set, shuffled first
         let take = Take { limit: Some(3), shuffle: Some(42) };
-        let mut samples: Vec<i64> = taken_rows(&ids, take).into_iter().map(|row| ids[row]).collect();
+        let mut samples: Vec<i64> =
+            taken_rows(&ids, take).into_iter().map(|row| ids[row]).collect();
         samples.sort_unstable();
         let mut expected = data::take(vec![0, 1, 2, 3, 4], take);
         expected.sort_unstable();
-        assert_eq!(samples, expected.iter().map(|&i| i64::try_from(i).unwrap()).collect::<Vec<_>>());
+        assert_eq!(
+            samples,
+            expected.iter().map(|&i| i64::try_from(i).unwrap()).collect::<Vec<_>>()
+        );
     }
 
     #[test]

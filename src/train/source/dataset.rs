@@ -25,7 +25,10 @@ pub struct DataSource<'a> {
 
 impl std::fmt::Debug for DataSource<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DataSource").field("rows", &self.rows).field("augment", &self.augment).finish_non_exhaustive()
+        f.debug_struct("DataSource")
+            .field("rows", &self.rows)
+            .field("augment", &self.augment)
+            .finish_non_exhaustive()
     }
 }
 
@@ -52,8 +55,21 @@ impl<'a> DataSource<'a> {
 
     /// Samples as they stand: what a run is measured on.
     #[must_use]
-    pub fn evaluation(dataset: &'a dyn Dataset, preprocess: Option<Preprocess>, inputs: Vec<String>) -> Self {
-        Self { dataset, preprocess, augment: Augment::None, inputs, seed: 0, rows: dataset.len(), orders: Recent::new(1), order: None }
+    pub fn evaluation(
+        dataset: &'a dyn Dataset,
+        preprocess: Option<Preprocess>,
+        inputs: Vec<String>,
+    ) -> Self {
+        Self {
+            dataset,
+            preprocess,
+            augment: Augment::None,
+            inputs,
+            seed: 0,
+            rows: dataset.len(),
+            orders: Recent::new(1),
+            order: None,
+        }
     }
 
     /// Samples of an epoch.
@@ -70,7 +86,10 @@ impl<'a> DataSource<'a> {
 
     /// The samples of an epoch, ascending, each with its label.
     pub(super) fn labels(&self) -> Vec<(usize, i64)> {
-        let rows: Vec<usize> = self.order.as_ref().map_or_else(|| (0..self.rows).collect(), |order| order.rows().collect());
+        let rows: Vec<usize> = self
+            .order
+            .as_ref()
+            .map_or_else(|| (0..self.rows).collect(), |order| order.rows().collect());
         rows.into_iter().map(|row| (row, self.dataset.label(row))).collect()
     }
 
@@ -90,12 +109,16 @@ impl<'a> DataSource<'a> {
             let epoch = order.epoch(self.seed, epoch);
             let mut rows = Vec::with_capacity(self.rows);
             for (reservoir, _) in epoch.reservoirs(0..self.rows) {
-                let held: Vec<usize> = epoch.spans(reservoir).into_iter().flat_map(|s| s.rows).collect();
+                let held: Vec<usize> =
+                    epoch.spans(reservoir).into_iter().flat_map(|s| s.rows).collect();
                 rows.extend(epoch.draws(reservoir, held.len()).into_iter().map(|draw| held[draw]));
             }
             Ok(rows)
         })?;
-        whole.get(positions).map(<[usize]>::to_vec).ok_or_else(|| Error::input("data: position past the end"))
+        whole
+            .get(positions)
+            .map(<[usize]>::to_vec)
+            .ok_or_else(|| Error::input("data: position past the end"))
     }
 
     fn images(&self, preprocess: &Preprocess, epoch: u64, samples: &[usize]) -> Result<Tensor> {
@@ -105,9 +128,17 @@ impl<'a> DataSource<'a> {
             let Sample::Image(image) = self.dataset.sample(index)? else {
                 return Err(Error::input(format!("{}: expected an image, found arrays", name())));
             };
-            let view =
-                augment::draw(self.augment, preprocess, data::preprocess::seen_size(preprocess, &image), self.seed, index as u64, epoch);
-            bytes.extend_from_slice(&augment::render(self.augment, preprocess, &image, &view).context(name)?);
+            let view = augment::draw(
+                self.augment,
+                preprocess,
+                data::preprocess::seen_size(preprocess, &image),
+                self.seed,
+                index as u64,
+                epoch,
+            );
+            bytes.extend_from_slice(
+                &augment::render(self.augment, preprocess, &image, &view).context(name)?,
+            );
         }
         images(preprocess, &bytes)
     }
@@ -116,14 +147,20 @@ impl<'a> DataSource<'a> {
         let mut columns: Vec<Option<Array>> = vec![None; self.inputs.len()];
         for (row, &index) in samples.iter().enumerate() {
             let Sample::Arrays(arrays) = self.dataset.sample(index)? else {
-                return Err(Error::input(format!("{}: expected arrays, found an image", self.dataset.name(index))));
+                return Err(Error::input(format!(
+                    "{}: expected arrays, found an image",
+                    self.dataset.name(index)
+                )));
             };
             let names: Vec<String> = arrays.iter().map(|(name, _)| name.clone()).collect();
             for (column, name) in columns.iter_mut().zip(&self.inputs) {
                 let array = &arrays[position_of(name, &names, self.inputs.len())?].1;
                 let rows = match column {
                     Some(rows) => rows,
-                    None => column.insert(Array::zeros(array.dtype(), [&[samples.len()], array.shape()].concat())?),
+                    None => column.insert(Array::zeros(
+                        array.dtype(),
+                        [&[samples.len()], array.shape()].concat(),
+                    )?),
                 };
                 let (dtype, shape) = (rows.dtype(), &rows.shape()[1..]);
                 if (array.shape(), array.dtype()) != (shape, dtype) {

@@ -1,4 +1,5 @@
-//! Each method of the references, computed by our criteria: dispatch on the header's method and hyperparameters.
+//! Each method of the references, computed by our criteria: dispatch on the header's method and
+//! hyperparameters.
 
 use super::{Case, Failure};
 use candle_core::{DType, Tensor};
@@ -8,7 +9,9 @@ use nst_cache::criterion::convolution::Geometry;
 use nst_cache::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy, soft_cross_entropy};
 use nst_cache::criterion::module::{Module, regressor_between};
 use nst_cache::criterion::nst::{NstOptions, Statistics, nst_from, nst_with};
-use nst_cache::criterion::{ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid};
+use nst_cache::criterion::{
+    ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid,
+};
 use nst_cache::error::Error;
 use nst_cache::recipe::{Kernel, Layout, Normalization, Sigma, Statistic};
 use nst_cache::statistic::{Maps, compute};
@@ -16,7 +19,8 @@ use serde_json::Value;
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// A loss, the gradients of the tensors that it names, and intermediate values under the names that the file has them by.
+/// A loss, the gradients of the tensors that it names, and intermediate values under the names that
+/// the file has them by.
 pub struct Computed {
     pub loss: f64,
     pub gradients: Vec<(String, Tensor)>,
@@ -28,7 +32,11 @@ impl Computed {
     fn new(names: &[&str], evaluation: Evaluation) -> Self {
         let inputs = names.iter().map(|n| (*n).to_owned()).zip(evaluation.inputs);
         let weights = evaluation.weights.into_iter().map(|(name, g)| (format!("w.{name}"), g));
-        Self { loss: evaluation.value, gradients: inputs.chain(weights).collect(), outputs: Vec::new() }
+        Self {
+            loss: evaluation.value,
+            gradients: inputs.chain(weights).collect(),
+            outputs: Vec::new(),
+        }
     }
 
     fn output(mut self, name: &str, tensor: Tensor) -> Self {
@@ -72,7 +80,10 @@ impl Run<'_> {
         let names: Vec<(String, String)> = if self.case.has("s") {
             vec![("s".into(), "t".into())]
         } else {
-            (0..self.case.tensors.len()).map(|i| (format!("s.{i}"), format!("t.{i}"))).take_while(|(s, _)| self.case.has(s)).collect()
+            (0..self.case.tensors.len())
+                .map(|i| (format!("s.{i}"), format!("t.{i}")))
+                .take_while(|(s, _)| self.case.has(s))
+                .collect()
         };
         let students = names.iter().map(|(s, _)| self.tensor(s)).collect::<Result<_>>()?;
         let teachers = names.iter().map(|(_, t)| self.tensor(t)).collect::<Result<_>>()?;
@@ -80,7 +91,10 @@ impl Run<'_> {
     }
 
     /// The sum of a criterion over the layers.
-    fn each(&self, criterion: impl Fn(&Tensor, &Tensor) -> Result<Evaluation, Error>) -> Result<Computed> {
+    fn each(
+        &self,
+        criterion: impl Fn(&Tensor, &Tensor) -> Result<Evaluation, Error>,
+    ) -> Result<Computed> {
         let layers = self.layers()?;
         let mut sum = Computed { loss: 0.0, gradients: Vec::new(), outputs: Vec::new() };
         for ((name, s), t) in layers.names.iter().zip(&layers.students).zip(&layers.teachers) {
@@ -92,17 +106,26 @@ impl Run<'_> {
     }
 
     /// A criterion over all layers at once.
-    fn together(&self, criterion: impl FnOnce(&[&Tensor], &[&Tensor]) -> Result<Evaluation, Error>) -> Result<Computed> {
+    fn together(
+        &self,
+        criterion: impl FnOnce(&[&Tensor], &[&Tensor]) -> Result<Evaluation, Error>,
+    ) -> Result<Computed> {
         let layers = self.layers()?;
-        let (s, t): (Vec<&Tensor>, Vec<&Tensor>) = (layers.students.iter().collect(), layers.teachers.iter().collect());
+        let (s, t): (Vec<&Tensor>, Vec<&Tensor>) =
+            (layers.students.iter().collect(), layers.teachers.iter().collect());
         let names: Vec<&str> = layers.names.iter().map(String::as_str).collect();
         Ok(Computed::new(&names, criterion(&s, &t)?))
     }
 
     /// The module of the tensors under a prefix.
     fn module(&self, prefix: &str) -> Result<Module> {
-        let named = self.case.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?, t)));
-        Ok(Module::new(named.map(|(name, t)| Ok((name.to_owned(), t.to_dtype(self.dtype)?))).collect::<Result<Vec<_>>>()?)?)
+        let named =
+            self.case.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?, t)));
+        Ok(Module::new(
+            named
+                .map(|(name, t)| Ok((name.to_owned(), t.to_dtype(self.dtype)?)))
+                .collect::<Result<Vec<_>>>()?,
+        )?)
     }
 
     /// The loss and gradients; `None` for a method, or a form of one, that is not built.
@@ -110,19 +133,48 @@ impl Run<'_> {
         let alone = |evaluation: Evaluation| Computed::new(&["s"], evaluation);
         let method = self.case.entry("method")?;
         Ok(Some(match method {
-            "kd" | "kl_soft" => alone(kd(&self.tensor("s")?, &self.tensor("t")?, self.number("T")?)?.into()),
-            "ce_smooth" => alone(cross_entropy(&self.tensor("s")?, &self.case.labels("labels")?, self.number("label_smoothing")?)?.into()),
+            "kd" | "kl_soft" => {
+                alone(kd(&self.tensor("s")?, &self.tensor("t")?, self.number("T")?)?.into())
+            }
+            "ce_smooth" => alone(
+                cross_entropy(
+                    &self.tensor("s")?,
+                    &self.case.labels("labels")?,
+                    self.number("label_smoothing")?,
+                )?
+                .into(),
+            ),
             "ce_mixup" => {
                 let (a, b) = (self.case.labels("labels")?, self.case.labels("labels.b")?);
-                alone(mixed_cross_entropy(&self.tensor("s")?, &a, &b, &vec![self.number("lam")?; a.len()], 0.0)?.into())
+                alone(
+                    mixed_cross_entropy(
+                        &self.tensor("s")?,
+                        &a,
+                        &b,
+                        &vec![self.number("lam")?; a.len()],
+                        0.0,
+                    )?
+                    .into(),
+                )
             }
-            "ce_soft_target" => alone(soft_cross_entropy(&self.tensor("s")?, &self.tensor("target")?)?.into()),
+            "ce_soft_target" => {
+                alone(soft_cross_entropy(&self.tensor("s")?, &self.tensor("target")?)?.into())
+            }
             "dkd" | "dkd_logspace" => {
-                let [alpha, beta, temperature] = [self.number("alpha")?, self.number("beta")?, self.number("T")?];
-                alone(dkd::dkd(&self.tensor("s")?, &self.tensor("t")?, &self.case.labels("labels")?, alpha, beta, temperature)?)
+                let [alpha, beta, temperature] =
+                    [self.number("alpha")?, self.number("beta")?, self.number("T")?];
+                alone(dkd::dkd(
+                    &self.tensor("s")?,
+                    &self.tensor("t")?,
+                    &self.case.labels("labels")?,
+                    alpha,
+                    beta,
+                    temperature,
+                )?)
             }
             "dist" => {
-                let [beta, gamma, tau] = [self.number("beta")?, self.number("gamma")?, self.number("tau")?];
+                let [beta, gamma, tau] =
+                    [self.number("beta")?, self.number("gamma")?, self.number("tau")?];
                 self.each(|s, t| dist::dist(s, t, beta, gamma, tau))?
             }
             "fitnet_mse" => self.each(fitnet::hint)?,
@@ -133,8 +185,15 @@ impl Run<'_> {
             }
             "sp" => self.each(sp::sp)?,
             "cc" => self.each(cc::cc)?,
-            "cc_embed" => alone(cc::embedded(&self.tensor("s")?, &self.tensor("t")?, &self.module("w.")?)?),
-            "vid" => alone(vid::vid(&self.tensor("s")?, &self.tensor("t")?, &self.module("w.")?, self.number("eps")?)?),
+            "cc_embed" => {
+                alone(cc::embedded(&self.tensor("s")?, &self.tensor("t")?, &self.module("w.")?)?)
+            }
+            "vid" => alone(vid::vid(
+                &self.tensor("s")?,
+                &self.tensor("t")?,
+                &self.module("w.")?,
+                self.number("eps")?,
+            )?),
             "rkd" => {
                 let (distance, angle) = (self.number("w_d")?, self.number("w_a")?);
                 self.each(|s, t| rkd::rkd(s, t, distance, angle))?
@@ -145,11 +204,23 @@ impl Run<'_> {
                 self.each(|s, t| ft::factors(s, t, p1, p2))?
             }
             "ft_full" => {
-                let (powers, slope) = ([self.power("p1")?, self.power("p2")?], self.number("leaky")?);
-                let (translator, paraphraser) = (self.module("w.")?, self.module("c.paraphraser.")?);
-                alone(ft::ft(&self.tensor("s")?, &self.tensor("t")?, &translator, &paraphraser, powers, slope)?)
+                let (powers, slope) =
+                    ([self.power("p1")?, self.power("p2")?], self.number("leaky")?);
+                let (translator, paraphraser) =
+                    (self.module("w.")?, self.module("c.paraphraser.")?);
+                alone(ft::ft(
+                    &self.tensor("s")?,
+                    &self.tensor("t")?,
+                    &translator,
+                    &paraphraser,
+                    powers,
+                    slope,
+                )?)
             }
-            "ft_paraphraser" => Computed::new(&[], ft::paraphrase(&self.tensor("t")?, &self.module("w.")?, self.number("leaky")?)?),
+            "ft_paraphraser" => Computed::new(
+                &[],
+                ft::paraphrase(&self.tensor("t")?, &self.module("w.")?, self.number("leaky")?)?,
+            ),
             "ab" | "ab_connect" => {
                 let (connectors, margin) = (self.module("w.")?, self.number("margin")?);
                 self.together(|s, t| ab::ab(s, t, &connectors, margin))?
@@ -157,7 +228,10 @@ impl Run<'_> {
             "fsp" => self.together(fsp::fsp)?,
             "crd" => self.crd()?,
             "reviewkd" => {
-                let (module, weight) = (self.module("w.")?, self.number("reviewkd_weight")? * self.number("warmup_factor")?);
+                let (module, weight) = (
+                    self.module("w.")?,
+                    self.number("reviewkd_weight")? * self.number("warmup_factor")?,
+                );
                 self.together(|s, t| reviewkd::reviewkd(s, t, &module)?.scaled(weight))?
             }
             "ofd" => self.ofd()?,
@@ -166,7 +240,15 @@ impl Run<'_> {
             "sakd_policy" => {
                 let outputs = [&self.tensor("s")?, &self.tensor("t")?, &self.tensor("plain")?];
                 let gamma = self.number("gamma")?;
-                Computed::new(&["s", "t", "a"], sakd::policy_loss(outputs, &self.tensor("a")?, &self.case.labels("labels")?, gamma)?)
+                Computed::new(
+                    &["s", "t", "a"],
+                    sakd::policy_loss(
+                        outputs,
+                        &self.tensor("a")?,
+                        &self.case.labels("labels")?,
+                        gamma,
+                    )?,
+                )
             }
             "sakd_student_nst" => self.spots()?,
             _ => match self.nst_options(method)? {
@@ -176,11 +258,14 @@ impl Run<'_> {
         }))
     }
 
-    /// The loss and gradients from f32 statistics of the teacher's maps; `None` where they do not suffice.
+    /// The loss and gradients from f32 statistics of the teacher's maps; `None` where they do not
+    /// suffice.
     pub fn by_statistics(&self) -> Result<Option<Computed>> {
         let method = self.case.entry("method")?;
         if method == "at" && (self.number("p")? - 2.0).abs() < f64::EPSILON {
-            return Ok(Some(self.each(|s, t| at::at_from(s, &Self::statistic(Statistic::Attention, s, t)?))?));
+            return Ok(Some(
+                self.each(|s, t| at::at_from(s, &Self::statistic(Statistic::Attention, s, t)?))?,
+            ));
         }
         let Some(options) = self.nst_options(method)? else { return Ok(None) };
         let suffices = matches!(options.kernel, Kernel::Linear | Kernel::Poly { degree: 2, .. });
@@ -188,8 +273,10 @@ impl Run<'_> {
             return Ok(None);
         }
         let of_layer = |s: &Tensor, t: &Tensor| {
-            let (gram, mean) = (Self::statistic(Statistic::Gram, s, t)?, Self::statistic(Statistic::Mean, s, t)?);
-            let known = Statistics { size: Self::common_size(s, t)?, gram: Some(&gram), mean: Some(&mean) };
+            let (gram, mean) =
+                (Self::statistic(Statistic::Gram, s, t)?, Self::statistic(Statistic::Mean, s, t)?);
+            let known =
+                Statistics { size: Self::common_size(s, t)?, gram: Some(&gram), mean: Some(&mean) };
             Ok(nst_from(s, &known, &options, 1.0)?.into())
         };
         Ok(Some(self.each(of_layer)?))
@@ -199,25 +286,43 @@ impl Run<'_> {
         Ok([s.dim(2)?.min(t.dim(2)?), s.dim(3)?.min(t.dim(3)?)])
     }
 
-    /// A statistic as an extraction takes it for this student: of f32 maps, at its size where that is smaller.
+    /// A statistic as an extraction takes it for this student: of f32 maps, at its size where that
+    /// is smaller.
     fn statistic(statistic: Statistic, s: &Tensor, t: &Tensor) -> Result<Tensor, Error> {
         let (batch, channels, height, width) = t.dims4()?;
-        let maps = Maps { layout: Layout::Nchw, channels, from: [height, width], size: Self::common_size(s, t)? };
+        let maps = Maps {
+            layout: Layout::Nchw,
+            channels,
+            from: [height, width],
+            size: Self::common_size(s, t)?,
+        };
         let values = t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let shape = maps.stored().row(statistic).map(|(shape, _)| shape).unwrap_or_default();
         match compute(statistic, &values, &maps)? {
-            Values::F32(values) => Ok(Tensor::from_vec(values, [&[batch], shape.as_slice()].concat(), s.device())?),
+            Values::F32(values) => {
+                Ok(Tensor::from_vec(values, [&[batch], shape.as_slice()].concat(), s.device())?)
+            }
             other => Err(Error::input(format!("statistic: expected f32, found {other:?}"))),
         }
     }
 
-    /// How the header says that a regressor moves, which has to be what the law between the two sizes gives.
+    /// How the header says that a regressor moves, which has to be what the law between the two
+    /// sizes gives.
     fn geometry(header: &Value, from: &Tensor, to: &Tensor) -> Result<Geometry> {
-        let pair = |key: &str| -> Result<[usize; 2]> { Ok(serde_json::from_value(header[key].clone())?) };
+        let pair =
+            |key: &str| -> Result<[usize; 2]> { Ok(serde_json::from_value(header[key].clone())?) };
         let size = |x: &Tensor| -> Result<[usize; 2]> { Ok([x.dim(2)?, x.dim(3)?]) };
-        let geometry = Geometry { transposed: header["conv"] == "ConvTranspose2d", stride: pair("stride")?, padding: pair("padding")? };
+        let geometry = Geometry {
+            transposed: header["conv"] == "ConvTranspose2d",
+            stride: pair("stride")?,
+            padding: pair("padding")?,
+        };
         let law = regressor_between(size(from)?, size(to)?)?;
-        if law == (pair("kernel")?, geometry) { Ok(geometry) } else { Err(format!("regressor: expected {header}, found {law:?}").into()) }
+        if law == (pair("kernel")?, geometry) {
+            Ok(geometry)
+        } else {
+            Err(format!("regressor: expected {header}, found {law:?}").into())
+        }
     }
 
     fn fitnet(&self) -> Result<Option<Computed>> {
@@ -228,7 +333,10 @@ impl Run<'_> {
         let (s, t, module) = (self.tensor("s")?, self.tensor("t")?, self.module("w.")?);
         let geometry = Self::geometry(header, &s, &t)?;
         let regressed = fitnet::regress(&s, &module, geometry)?;
-        Ok(Some(Computed::new(&["s"], fitnet::fitnet(&s, &t, &module, geometry)?).output("regressed", regressed)))
+        Ok(Some(
+            Computed::new(&["s"], fitnet::fitnet(&s, &t, &module, geometry)?)
+                .output("regressed", regressed),
+        ))
     }
 
     fn crd(&self) -> Result<Computed> {
@@ -237,39 +345,64 @@ impl Run<'_> {
             let z: [f64; 2] = serde_json::from_value(self.case.hyperparameters["Z"].clone())?;
             memory.log_normalizers = Some(z.map(f64::ln));
         }
-        let indices: Vec<usize> =
-            self.case.tensor("c.contrast_index")?.flatten_all()?.to_vec1::<i64>()?.into_iter().map(|i| i as usize).collect();
-        let options = crd::CrdOptions { temperature: self.number("nce_t")?, momentum: self.number("nce_m")? };
+        let indices: Vec<usize> = self
+            .case
+            .tensor("c.contrast_index")?
+            .flatten_all()?
+            .to_vec1::<i64>()?
+            .into_iter()
+            .map(|i| i as usize)
+            .collect();
+        let options =
+            crd::CrdOptions { temperature: self.number("nce_t")?, momentum: self.number("nce_m")? };
         let module = self.module("w.")?;
-        let found = crd::crd(&self.tensor("s")?, &self.tensor("t")?, &module, &mut memory, &indices, options)?;
+        let found = crd::crd(
+            &self.tensor("s")?,
+            &self.tensor("t")?,
+            &module,
+            &mut memory,
+            &indices,
+            options,
+        )?;
         let [memory_s, memory_t] = memory.tensors()?;
         let z: Vec<f64> = memory.log_normalizers.ok_or("no normalisers")?.map(f64::exp).to_vec();
         let z = Tensor::new(z, &candle_core::Device::Cpu)?;
-        Ok(Computed::new(&["s"], found).output("memory_s", memory_s).output("memory_t", memory_t).output("Z", z))
+        Ok(Computed::new(&["s"], found)
+            .output("memory_s", memory_s)
+            .output("memory_t", memory_t)
+            .output("Z", z))
     }
 
     fn ofd(&self) -> Result<Computed> {
         let layers = self.layers()?.names.len();
-        let margins: Vec<Tensor> = (0..layers).map(|l| self.tensor(&format!("c.margin.{l}"))).collect::<Result<_>>()?;
+        let margins: Vec<Tensor> =
+            (0..layers).map(|l| self.tensor(&format!("c.margin.{l}"))).collect::<Result<_>>()?;
         let (module, weight) = (self.module("w.")?, self.number("feat_weight")?);
-        let mut found = self.together(|s, t| ofd::ofd(s, t, &margins.iter().collect::<Vec<_>>(), &module)?.scaled(weight))?;
+        let mut found = self.together(|s, t| {
+            ofd::ofd(s, t, &margins.iter().collect::<Vec<_>>(), &module)?.scaled(weight)
+        })?;
         for l in 0..layers {
             let bn = |what: &str| self.case.tensor(&format!("c.bn_{what}.{l}"));
-            found.outputs.push((format!("c.margin.{l}"), ofd::margins(bn("weight")?, bn("bias")?)?));
+            found
+                .outputs
+                .push((format!("c.margin.{l}"), ofd::margins(bn("weight")?, bn("bias")?)?));
         }
         Ok(found)
     }
 
     fn gates(&self) -> Result<Computed> {
-        let (logits, noise, temperature) = (self.tensor("s")?, self.tensor("c.gumbel")?, self.number("temperature")?);
-        let found = sakd::gates_pullback(&logits, &noise, temperature, &self.tensor("c.upstream")?)?;
+        let (logits, noise, temperature) =
+            (self.tensor("s")?, self.tensor("c.gumbel")?, self.number("temperature")?);
+        let found =
+            sakd::gates_pullback(&logits, &noise, temperature, &self.tensor("c.upstream")?)?;
         let gates = sakd::gates(&logits, &noise, temperature)?;
         let gumbel = sakd::gumbel(self.case.tensor("c.uniform")?)?;
         Ok(Computed::new(&["s"], found).output("gate", gates).output("gumbel_from_uniform", gumbel))
     }
 
     fn route(&self) -> Result<Computed> {
-        let (s, t, a, module) = (self.tensor("s")?, self.tensor("t")?, self.tensor("a")?, self.module("w.")?);
+        let (s, t, a, module) =
+            (self.tensor("s")?, self.tensor("t")?, self.tensor("a")?, self.module("w.")?);
         if s.rank() == 4 {
             Self::geometry(&self.case.hyperparameters["hint"], &s, &t)?;
             Self::geometry(&self.case.hyperparameters["anti_hint"], &t, &s)?;
@@ -289,13 +422,20 @@ impl Run<'_> {
         let layers = self.layers()?;
         let temperature = self.number("T")?;
         let last = column(layers.names.len())?;
-        let kl = sakd::gated(&logits, &self.tensor("t.logits")?, &last, |s, t, _| Ok(kd(s, t, temperature)?.into()))?;
+        let kl = sakd::gated(&logits, &self.tensor("t.logits")?, &last, |s, t, _| {
+            Ok(kd(s, t, temperature)?.into())
+        })?;
         let kl = kl.scaled(self.number("alpha")?)?;
-        let mut found = Computed { loss: ce.value + kl.value, gradients: Vec::new(), outputs: Vec::new() };
+        let mut found =
+            Computed { loss: ce.value + kl.value, gradients: Vec::new(), outputs: Vec::new() };
         found.gradients.push(("s.logits".into(), (&ce.inputs[0] + &kl.inputs[0])?));
         let options = NstOptions::from(Kernel::Poly { degree: 2, constant: 0.0 });
-        for (spot, ((name, s), t)) in layers.names.iter().zip(&layers.students).zip(&layers.teachers).enumerate() {
-            let part = sakd::gated(s, t, &column(spot)?, |s, t, _| Ok(nst_with(s, t, &options)?.into()))?.scaled(self.number("beta")?)?;
+        for (spot, ((name, s), t)) in
+            layers.names.iter().zip(&layers.students).zip(&layers.teachers).enumerate()
+        {
+            let part =
+                sakd::gated(s, t, &column(spot)?, |s, t, _| Ok(nst_with(s, t, &options)?.into()))?
+                    .scaled(self.number("beta")?)?;
             found.loss += part.value;
             found.gradients.extend(Computed::new(&[name], part).gradients);
         }
@@ -309,8 +449,13 @@ impl Run<'_> {
             return Ok(Some(squared.into()));
         }
         if method.starts_with("nst_rsqrt") {
-            let teacher_term = header["teacher_term"].as_bool().ok_or("no hyperparameter teacher_term")?;
-            return Ok(Some(NstOptions { kernel: squared, normalization: Normalization::Rsqrt, teacher_term }));
+            let teacher_term =
+                header["teacher_term"].as_bool().ok_or("no hyperparameter teacher_term")?;
+            return Ok(Some(NstOptions {
+                kernel: squared,
+                normalization: Normalization::Rsqrt,
+                teacher_term,
+            }));
         }
         if !method.starts_with("nst_") {
             return Ok(None);

@@ -1,5 +1,6 @@
-//! The candle executor against the general one, on the CPU: the same tensor operations run on a GPU. Every case of the table and the random
-//! graphs, forward, every gradient, running statistics; in double precision (a mistake shows) and in single (as it trains).
+//! The candle executor against the general one, on the CPU: the same tensor operations run on a
+//! GPU. Every case of the table and the random graphs, forward, every gradient, running statistics;
+//! in double precision (a mistake shows) and in single (as it trains).
 
 use super::cases::{Case, cases};
 use super::net::{Net, Random, values};
@@ -35,9 +36,12 @@ fn outcome(net: &Net, dtype: DType, executor: Executor, mode: Mode) -> Result<Nu
     Ok(found)
 }
 
-/// Fails unless every list agrees to `tolerance` of its largest number, or of `least` where that is larger.
+/// Fails unless every list agrees to `tolerance` of its largest number, or of `least` where that is
+/// larger.
 fn agree(found: &Numbers, expected: &Numbers, tolerance: f64, least: f64) -> Result<(), String> {
-    let names = |numbers: &Numbers| numbers.iter().map(|(name, v)| format!("{name} of {}", v.len())).collect::<Vec<_>>();
+    let names = |numbers: &Numbers| {
+        numbers.iter().map(|(name, v)| format!("{name} of {}", v.len())).collect::<Vec<_>>()
+    };
     if names(found) != names(expected) {
         return Err(format!("{:?} for {:?}", names(found), names(expected)));
     }
@@ -55,12 +59,15 @@ fn agree(found: &Numbers, expected: &Numbers, tolerance: f64, least: f64) -> Res
 /// In double precision, and in single precision against it.
 fn same(net: &Net, mode: Mode) -> Result<(), String> {
     let expected = outcome(net, DType::F64, Executor::General, mode)?;
-    agree(&outcome(net, DType::F64, Executor::Candle, mode)?, &expected, 1e-9, 1e-2).map_err(|e| format!("float64: {e}"))?;
+    agree(&outcome(net, DType::F64, Executor::Candle, mode)?, &expected, 1e-9, 1e-2)
+        .map_err(|e| format!("float64: {e}"))?;
     let narrow = outcome(net, DType::F32, Executor::General, mode)?;
-    // where the general executor's own rounding shows (a step, a kink, a cancellation), the other one has as much room
+    // where the general executor's own rounding shows (a step, a kink, a cancellation), the other
+    // one has as much room
     let room = |tolerance: f64| agree(&narrow, &expected, tolerance, 1.0).is_ok();
     let tolerance = [1e-5, 1e-4, 1e-3].into_iter().find(|&t| room(t)).unwrap_or(f64::INFINITY);
-    agree(&outcome(net, DType::F32, Executor::Candle, mode)?, &expected, 2.0 * tolerance, 1.0).map_err(|e| format!("float32: {e}"))
+    agree(&outcome(net, DType::F32, Executor::Candle, mode)?, &expected, 2.0 * tolerance, 1.0)
+        .map_err(|e| format!("float32: {e}"))
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The table: every operator with the shapes and attributes that it is tried on. Odd sizes, sizes of 1, non-square, overlap, broadcast.
+//! The table: every operator with the shapes and attributes that it is tried on. Odd sizes, sizes
+//! of 1, non-square, overlap, broadcast.
 
 use super::net::{FLOAT, Net, Random, float, floats, int, ints, text};
 use nst_cache::onnx::proto::AttributeProto;
@@ -41,8 +42,16 @@ impl std::fmt::Debug for Case {
             Operand::Absent => "-".into(),
         };
         let attribute = |a: &AttributeProto| {
-            let value = [a.i.map(|i| i.to_string()), a.f.map(|f| f.to_string()), a.s.as_ref().map(|s| String::from_utf8_lossy(s).into())];
-            let value = value.into_iter().flatten().next().unwrap_or_else(|| format!("{:?}{:?}", a.ints, a.floats));
+            let value = [
+                a.i.map(|i| i.to_string()),
+                a.f.map(|f| f.to_string()),
+                a.s.as_ref().map(|s| String::from_utf8_lossy(s).into()),
+            ];
+            let value = value
+                .into_iter()
+                .flatten()
+                .next()
+                .unwrap_or_else(|| format!("{:?}{:?}", a.ints, a.floats));
             format!("{}={value}", a.name())
         };
         let operands: Vec<String> = self.operands.iter().map(shape).collect();
@@ -76,8 +85,16 @@ impl Case {
             names.push(match operand {
                 Operand::Float(shape) => {
                     // a running variance is positive
-                    let low = if self.operator == "BatchNormalization" && i == 4 { 0.3 } else { self.low };
-                    net.float(&format!("p{i}"), shape, &random.numbers(shape.iter().product(), low, self.high))
+                    let low = if self.operator == "BatchNormalization" && i == 4 {
+                        0.3
+                    } else {
+                        self.low
+                    };
+                    net.float(
+                        &format!("p{i}"),
+                        shape,
+                        &random.numbers(shape.iter().product(), low, self.high),
+                    )
                 }
                 Operand::Ints(shape, values) => net.int64(&format!("k{i}"), shape, values),
                 Operand::Floats(shape, values) => net.float(&format!("k{i}"), shape, values),
@@ -190,22 +207,39 @@ pub fn cases() -> Vec<Case> {
 fn convolutions() -> Vec<Case> {
     let conv = |shapes: &[&[usize]]| case("Conv", shapes).at(&[11]);
     vec![
-        conv(&[&[2, 3, 7, 5], &[4, 3, 3, 2], &[4]]).ints("pads", &[1, 0, 2, 1]).ints("strides", &[2, 1]).at(&[7, 11, 22]),
+        conv(&[&[2, 3, 7, 5], &[4, 3, 3, 2], &[4]])
+            .ints("pads", &[1, 0, 2, 1])
+            .ints("strides", &[2, 1])
+            .at(&[7, 11, 22]),
         conv(&[&[9, 2, 5, 4], &[3, 2, 1, 1]]),
         conv(&[&[1, 1, 1, 1], &[1, 1, 1, 1], &[1]]),
         conv(&[&[2, 2, 5, 7], &[3, 2, 1, 1]]).ints("strides", &[2, 3]),
         conv(&[&[1, 2, 9, 4], &[3, 2, 3, 3]]).ints("strides", &[2, 2]),
-        conv(&[&[2, 4, 6, 7], &[6, 2, 3, 3], &[6]]).int("group", 2).ints("dilations", &[2, 1]).ints("pads", &[2, 1, 2, 1]),
-        conv(&[&[2, 3, 6, 7], &[3, 1, 3, 3]]).int("group", 3).ints("pads", &[1, 1, 1, 1]).ints("strides", &[2, 2]),
+        conv(&[&[2, 4, 6, 7], &[6, 2, 3, 3], &[6]])
+            .int("group", 2)
+            .ints("dilations", &[2, 1])
+            .ints("pads", &[2, 1, 2, 1]),
+        conv(&[&[2, 3, 6, 7], &[3, 1, 3, 3]])
+            .int("group", 3)
+            .ints("pads", &[1, 1, 1, 1])
+            .ints("strides", &[2, 2]),
         conv(&[&[2, 3, 5, 5], &[6, 1, 3, 3], &[6]]).int("group", 3).ints("pads", &[1, 1, 1, 1]),
-        conv(&[&[1, 2, 7, 8], &[2, 2, 3, 4]]).text("auto_pad", "SAME_UPPER").ints("strides", &[2, 3]),
+        conv(&[&[1, 2, 7, 8], &[2, 2, 3, 4]])
+            .text("auto_pad", "SAME_UPPER")
+            .ints("strides", &[2, 3]),
         conv(&[&[1, 2, 7, 8], &[2, 2, 2, 4]]).text("auto_pad", "SAME_LOWER"),
-        conv(&[&[1, 2, 7, 8], &[2, 2, 3, 4]]).text("auto_pad", "SAME_LOWER").ints("strides", &[3, 2]).ints("kernel_shape", &[3, 4]),
+        conv(&[&[1, 2, 7, 8], &[2, 2, 3, 4]])
+            .text("auto_pad", "SAME_LOWER")
+            .ints("strides", &[3, 2])
+            .ints("kernel_shape", &[3, 4]),
         conv(&[&[1, 2, 7, 8], &[2, 2, 3, 3]]).text("auto_pad", "VALID").ints("strides", &[3, 2]),
         conv(&[&[1, 2, 6, 7], &[2, 2, 1, 7], &[2]]).ints("pads", &[0, 3, 0, 3]),
         conv(&[&[1, 2, 7, 6], &[2, 2, 7, 1]]).ints("pads", &[3, 0, 3, 0]),
         conv(&[&[2, 3, 9], &[4, 3, 3], &[4]]).ints("pads", &[1, 1]).ints("strides", &[2]),
-        conv(&[&[2, 4, 11], &[4, 1, 3]]).int("group", 4).ints("dilations", &[3]).ints("pads", &[2, 4]),
+        conv(&[&[2, 4, 11], &[4, 1, 3]])
+            .int("group", 4)
+            .ints("dilations", &[3])
+            .ints("pads", &[2, 4]),
         conv(&[&[1, 2, 10], &[3, 2, 4]]).text("auto_pad", "SAME_UPPER").ints("strides", &[3]),
         // a filter larger than the input, that padding makes fit
         conv(&[&[1, 1, 2, 2], &[2, 1, 5, 5]]).ints("pads", &[2, 2, 2, 2]),
@@ -217,15 +251,36 @@ fn transposed_convolutions() -> Vec<Case> {
     vec![
         conv(&[&[2, 3, 4, 5], &[3, 2, 3, 2], &[2]]).at(&[7, 11, 22]),
         conv(&[&[1, 2, 3, 4], &[2, 3, 2, 2]]).ints("strides", &[2, 2]),
-        conv(&[&[1, 2, 3, 4], &[2, 2, 3, 3], &[2]]).ints("strides", &[2, 3]).ints("pads", &[1, 0, 1, 2]).ints("output_padding", &[1, 1]),
-        conv(&[&[2, 4, 3, 3], &[4, 2, 3, 2], &[4]]).int("group", 2).ints("strides", &[2, 1]).ints("dilations", &[2, 1]),
-        conv(&[&[1, 3, 4, 3], &[3, 1, 4, 4]]).int("group", 3).ints("strides", &[2, 2]).ints("pads", &[1, 1, 1, 1]),
-        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 3]]).ints("strides", &[3, 2]).ints("output_shape", &[8, 8]),
-        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 3]]).ints("strides", &[3, 2]).ints("output_shape", &[8, 8]).text("auto_pad", "SAME_UPPER"),
-        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 3]]).ints("strides", &[2, 2]).text("auto_pad", "SAME_UPPER"),
-        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 4]]).ints("strides", &[2, 3]).text("auto_pad", "SAME_LOWER"),
+        conv(&[&[1, 2, 3, 4], &[2, 2, 3, 3], &[2]])
+            .ints("strides", &[2, 3])
+            .ints("pads", &[1, 0, 1, 2])
+            .ints("output_padding", &[1, 1]),
+        conv(&[&[2, 4, 3, 3], &[4, 2, 3, 2], &[4]])
+            .int("group", 2)
+            .ints("strides", &[2, 1])
+            .ints("dilations", &[2, 1]),
+        conv(&[&[1, 3, 4, 3], &[3, 1, 4, 4]])
+            .int("group", 3)
+            .ints("strides", &[2, 2])
+            .ints("pads", &[1, 1, 1, 1]),
+        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 3]])
+            .ints("strides", &[3, 2])
+            .ints("output_shape", &[8, 8]),
+        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 3]])
+            .ints("strides", &[3, 2])
+            .ints("output_shape", &[8, 8])
+            .text("auto_pad", "SAME_UPPER"),
+        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 3]])
+            .ints("strides", &[2, 2])
+            .text("auto_pad", "SAME_UPPER"),
+        conv(&[&[1, 2, 3, 4], &[2, 1, 3, 4]])
+            .ints("strides", &[2, 3])
+            .text("auto_pad", "SAME_LOWER"),
         conv(&[&[1, 2, 3, 4], &[2, 1, 1, 1]]),
-        conv(&[&[2, 2, 5], &[2, 3, 4], &[3]]).ints("strides", &[3]).ints("pads", &[1, 2]).ints("output_padding", &[2]),
+        conv(&[&[2, 2, 5], &[2, 3, 4], &[3]])
+            .ints("strides", &[3])
+            .ints("pads", &[1, 2])
+            .ints("output_padding", &[2]),
     ]
 }
 
@@ -237,16 +292,27 @@ fn normalisations() -> Vec<Case> {
         case("InstanceNormalization", &[&[2, 3, 4, 5], &[3], &[3]]).at(&[7, 22]),
         case("InstanceNormalization", &[&[2, 1, 7], &[1], &[1]]).float("epsilon", 0.2),
         case("GroupNormalization", &[&[2, 6, 3, 2], &[3], &[3]]).int("num_groups", 3).at(&[18]),
-        case("GroupNormalization", &[&[2, 6, 3, 2], &[6], &[6]]).int("num_groups", 2).float("epsilon", 0.05).at(&[21]),
+        case("GroupNormalization", &[&[2, 6, 3, 2], &[6], &[6]])
+            .int("num_groups", 2)
+            .float("epsilon", 0.05)
+            .at(&[21]),
         case("GroupNormalization", &[&[2, 4, 5], &[4], &[4]]).int("num_groups", 1).at(&[21]),
         case("LayerNormalization", &[&[2, 3, 5], &[5], &[5]]),
         case("LayerNormalization", &[&[2, 3, 5], &[5], &[5]]).outputs(3),
         case("LayerNormalization", &[&[2, 3, 5], &[3, 5]]).int("axis", 1).float("epsilon", 0.01),
         case("LayerNormalization", &[&[2, 3, 5], &[1, 5], &[3, 1]]).int("axis", -2),
-        case("LayerNormalization", &[&[1, 7], &[7]]).int("axis", 0).not_in_runtime(), // ours broadcasts the scale over axis 0
+        // ours broadcasts the scale over axis 0
+        case("LayerNormalization", &[&[1, 7], &[7]]).int("axis", 0).not_in_runtime(),
         case("RMSNormalization", &[&[2, 3, 5], &[5]]).at(&[23]),
-        case("RMSNormalization", &[&[2, 3, 4], &[3, 4]]).int("axis", 1).float("epsilon", 0.1).at(&[23]),
-        case("LRN", &[&[2, 7, 2, 3]]).int("size", 5).float("alpha", 0.5).float("beta", 0.6).float("bias", 1.5),
+        case("RMSNormalization", &[&[2, 3, 4], &[3, 4]])
+            .int("axis", 1)
+            .float("epsilon", 0.1)
+            .at(&[23]),
+        case("LRN", &[&[2, 7, 2, 3]])
+            .int("size", 5)
+            .float("alpha", 0.5)
+            .float("beta", 0.6)
+            .float("bias", 1.5),
         case("LRN", &[&[1, 3, 1, 2]]).int("size", 5).float("alpha", 0.9),
         case("Softmax", &[&[3, 2, 5]]).int("axis", -1).at(&[11, 13]),
         case("Softmax", &[&[3, 2, 5]]).int("axis", 1).at(&[11, 13]),
@@ -259,8 +325,21 @@ fn normalisations() -> Vec<Case> {
 }
 
 fn activations() -> Vec<Case> {
-    let plain = ["Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "Elu", "Celu", "Selu", "Softplus", "Softsign", "HardSwish"];
-    let mut all: Vec<Case> = plain.iter().map(|operator| case(operator, &[&[3, 7]]).within(-4.0, 4.0)).collect();
+    let plain = [
+        "Relu",
+        "LeakyRelu",
+        "Sigmoid",
+        "Tanh",
+        "HardSigmoid",
+        "Elu",
+        "Celu",
+        "Selu",
+        "Softplus",
+        "Softsign",
+        "HardSwish",
+    ];
+    let mut all: Vec<Case> =
+        plain.iter().map(|operator| case(operator, &[&[3, 7]]).within(-4.0, 4.0)).collect();
     all.extend([
         case("LeakyRelu", &[&[3, 7]]).float("alpha", 0.3),
         case("LeakyRelu", &[&[3, 7]]).float("alpha", -0.3),
@@ -290,10 +369,18 @@ fn activations() -> Vec<Case> {
 }
 
 fn functions() -> Vec<Case> {
-    let mut all: Vec<Case> =
-        ["Erf", "Exp", "Neg", "Abs", "Sin", "Cos", "Identity"].iter().map(|operator| case(operator, &[&[3, 7]])).collect();
-    all.extend(["Sqrt", "Log", "Reciprocal"].iter().map(|operator| case(operator, &[&[2, 5]]).positive()));
-    all.extend(["Sign", "Floor", "Ceil", "Round"].iter().map(|operator| case(operator, &[&[3, 7]]).within(-3.0, 3.0)));
+    let mut all: Vec<Case> = ["Erf", "Exp", "Neg", "Abs", "Sin", "Cos", "Identity"]
+        .iter()
+        .map(|operator| case(operator, &[&[3, 7]]))
+        .collect();
+    all.extend(
+        ["Sqrt", "Log", "Reciprocal"].iter().map(|operator| case(operator, &[&[2, 5]]).positive()),
+    );
+    all.extend(
+        ["Sign", "Floor", "Ceil", "Round"]
+            .iter()
+            .map(|operator| case(operator, &[&[3, 7]]).within(-3.0, 3.0)),
+    );
     all.extend([
         case("Pow", &[&[3, 7]]).number(2.0),
         case("Pow", &[&[3, 7]]).number(3.0),
@@ -321,7 +408,11 @@ fn arithmetic() -> Vec<Case> {
     ];
     let mut all = Vec::new();
     for (a, b) in shapes {
-        all.extend(["Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean"].iter().map(|operator| case(operator, &[a, b]).at(&[13])));
+        all.extend(
+            ["Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean"]
+                .iter()
+                .map(|operator| case(operator, &[a, b]).at(&[13])),
+        );
         all.push(case("Div", &[a, b]).positive());
     }
     all.extend([
@@ -341,11 +432,19 @@ fn arithmetic() -> Vec<Case> {
 fn pools() -> Vec<Case> {
     let mut all = Vec::new();
     for operator in ["MaxPool", "AveragePool"] {
-        let pool = |shape: &[usize], kernel: &[i64]| case(operator, &[shape]).ints("kernel_shape", kernel);
+        let pool =
+            |shape: &[usize], kernel: &[i64]| case(operator, &[shape]).ints("kernel_shape", kernel);
         all.extend([
-            pool(&[2, 2, 7, 5], &[3, 2]).ints("strides", &[2, 1]).ints("pads", &[1, 0, 1, 1]).at(&[10, 17, 22]),
+            pool(&[2, 2, 7, 5], &[3, 2])
+                .ints("strides", &[2, 1])
+                .ints("pads", &[1, 0, 1, 1])
+                .at(&[10, 17, 22]),
             pool(&[1, 2, 6, 8], &[3, 3]).ints("strides", &[2, 2]).int("ceil_mode", 1).at(&[10, 19]),
-            pool(&[1, 2, 6, 7], &[3, 2]).ints("strides", &[2, 2]).int("ceil_mode", 1).ints("pads", &[1, 1, 1, 1]).at(&[11, 19]),
+            pool(&[1, 2, 6, 7], &[3, 2])
+                .ints("strides", &[2, 2])
+                .int("ceil_mode", 1)
+                .ints("pads", &[1, 1, 1, 1])
+                .at(&[11, 19]),
             // the last window would start in the padding
             pool(&[1, 1, 4, 4], &[1, 1]).ints("strides", &[2, 2]).int("ceil_mode", 1).at(&[19]),
             pool(&[1, 2, 7, 6], &[2, 3]).ints("strides", &[2, 2]).text("auto_pad", "SAME_UPPER"),
@@ -358,10 +457,16 @@ fn pools() -> Vec<Case> {
             pool(&[1, 1, 9], &[3]).ints("dilations", &[3]).at(&[19]),
         ]);
     }
-    let average = |shape: &[usize], kernel: &[i64]| case("AveragePool", &[shape]).ints("kernel_shape", kernel).int("count_include_pad", 1);
+    let average = |shape: &[usize], kernel: &[i64]| {
+        case("AveragePool", &[shape]).ints("kernel_shape", kernel).int("count_include_pad", 1)
+    };
     all.extend([
         average(&[1, 1, 5, 6], &[3, 3]).ints("pads", &[1, 1, 1, 1]).at(&[7, 11, 19]),
-        average(&[1, 2, 6, 7], &[3, 3]).ints("pads", &[1, 1, 1, 1]).ints("strides", &[2, 2]).int("ceil_mode", 1).at(&[19]),
+        average(&[1, 2, 6, 7], &[3, 3])
+            .ints("pads", &[1, 1, 1, 1])
+            .ints("strides", &[2, 2])
+            .int("ceil_mode", 1)
+            .at(&[19]),
         average(&[1, 2, 7], &[3]).ints("pads", &[1, 1]).ints("strides", &[2]),
         average(&[1, 2, 7, 5], &[2, 2]).text("auto_pad", "SAME_UPPER").at(&[19]),
         case("GlobalAveragePool", &[&[2, 3, 4, 5]]),
@@ -374,7 +479,16 @@ fn pools() -> Vec<Case> {
 
 fn reductions() -> Vec<Case> {
     let mut all = Vec::new();
-    for operator in ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"] {
+    for operator in [
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSumExp",
+    ] {
         let by_input = if operator == "ReduceSum" { &[13, 18][..] } else { &[18][..] };
         all.extend([
             case(operator, &[&[2, 3, 4, 5]]).ints("axes", &[1, -1]).int("keepdims", 0).at(&[11]),
@@ -417,12 +531,18 @@ fn products() -> Vec<Case> {
     let attention = |shapes: &[&[usize]]| case("Attention", shapes).at(&[23]);
     all.extend([
         attention(&[&[2, 3, 4, 2], &[2, 3, 5, 2], &[2, 3, 5, 3]]),
-        attention(&[&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4]]).int("is_causal", 1).float("scale", 0.3),
+        attention(&[&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4]])
+            .int("is_causal", 1)
+            .float("scale", 0.3),
         attention(&[&[2, 4, 3, 2], &[2, 2, 5, 2], &[2, 2, 5, 1]]),
         attention(&[&[2, 2, 3, 2], &[2, 2, 4, 2], &[2, 2, 4, 2], &[3, 4]]),
         attention(&[&[2, 2, 3, 2], &[2, 2, 4, 2], &[2, 2, 4, 2], &[2, 1, 3, 4]]),
-        attention(&[&[2, 3, 4], &[2, 5, 4], &[2, 5, 6]]).int("q_num_heads", 2).int("kv_num_heads", 2),
-        attention(&[&[1, 3, 8], &[1, 5, 4], &[1, 5, 2]]).int("q_num_heads", 4).int("kv_num_heads", 2),
+        attention(&[&[2, 3, 4], &[2, 5, 4], &[2, 5, 6]])
+            .int("q_num_heads", 2)
+            .int("kv_num_heads", 2),
+        attention(&[&[1, 3, 8], &[1, 5, 4], &[1, 5, 2]])
+            .int("q_num_heads", 4)
+            .int("kv_num_heads", 2),
     ]);
     let mut hidden = attention(&[&[1, 2, 2, 3], &[1, 2, 3, 3], &[1, 2, 3, 2]]);
     hidden.operands.push(Operand::Bools(vec![2, 3], vec![true, false, true, true, true, false]));
@@ -439,7 +559,11 @@ fn products() -> Vec<Case> {
         ("iji->j", &[&[3, 2, 3]]),
         ("abc->ca", &[&[2, 3, 4]]),
     ];
-    all.extend(equations.iter().map(|(equation, shapes)| case("Einsum", shapes).text("equation", equation)));
+    all.extend(
+        equations
+            .iter()
+            .map(|(equation, shapes)| case("Einsum", shapes).text("equation", equation)),
+    );
     all
 }
 
@@ -447,9 +571,17 @@ fn views() -> Vec<Case> {
     vec![
         case("Transpose", &[&[2, 3, 4]]).ints("perm", &[2, 0, 1]),
         case("Transpose", &[&[2, 3]]),
-        case("Slice", &[&[5, 6, 3]]).known(&[0, 5]).known(&[i64::MAX, i64::MIN + 1]).known(&[0, 1]).known(&[2, -2]),
+        case("Slice", &[&[5, 6, 3]])
+            .known(&[0, 5])
+            .known(&[i64::MAX, i64::MIN + 1])
+            .known(&[0, 1])
+            .known(&[2, -2]),
         case("Slice", &[&[5, 6]]).known(&[-3]).known(&[-1]).known(&[1]),
-        case("Slice", &[&[5, 6]]).ints("starts", &[1, -4]).ints("ends", &[9, -1]).ints("axes", &[0, 1]).at(&[9]),
+        case("Slice", &[&[5, 6]])
+            .ints("starts", &[1, -4])
+            .ints("ends", &[9, -1])
+            .ints("axes", &[0, 1])
+            .at(&[9]),
         case("Split", &[&[2, 7]]).int("axis", 1).known(&[2, 5]).outputs(2).at(&[13]),
         case("Split", &[&[2, 7]]).int("axis", -1).ints("split", &[4, 3]).outputs(2).at(&[11]),
         case("Split", &[&[6, 2]]).outputs(3).at(&[11, 13]),
@@ -509,7 +641,9 @@ fn resizes() -> Vec<Case> {
         for coordinates in ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"] {
             for sizes in [[1, 2, 8, 10], [1, 2, 3, 11], [1, 2, 1, 4]] {
                 let case = resize(&[1, 2, 5, 4]).known_floats(&[]).known(&sizes).text("mode", mode);
-                all.push(case.text("coordinate_transformation_mode", coordinates).at(&[11, 13, 19]));
+                all.push(
+                    case.text("coordinate_transformation_mode", coordinates).at(&[11, 13, 19]),
+                );
             }
             let case = resize(&[2, 1, 3, 4]).known_floats(&[1.0, 1.0, 2.0, 1.5]).text("mode", mode);
             all.push(case.text("coordinate_transformation_mode", coordinates).at(&[11, 19]));
@@ -520,14 +654,26 @@ fn resizes() -> Vec<Case> {
     for nearest in ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"] {
         for coordinates in ["half_pixel", "asymmetric"] {
             for scale in [2.0, 0.7] {
-                let case = resize(&[1, 1, 5, 4]).known_floats(&[1.0, 1.0, scale, 2.0 * scale]).text("nearest_mode", nearest);
+                let case = resize(&[1, 1, 5, 4])
+                    .known_floats(&[1.0, 1.0, scale, 2.0 * scale])
+                    .text("nearest_mode", nearest);
                 all.push(case.text("coordinate_transformation_mode", coordinates).at(&[13]));
             }
         }
     }
     all.extend([
-        resize(&[1, 2, 4, 3]).known_floats(&[2.5, 1.5]).ints("axes", &[2, 3]).text("mode", "linear").at(&[18]),
-        case("Resize", &[&[1, 2, 4, 3]]).absent().absent().known(&[5, 2]).ints("axes", &[3, 2]).text("mode", "linear").at(&[18]),
+        resize(&[1, 2, 4, 3])
+            .known_floats(&[2.5, 1.5])
+            .ints("axes", &[2, 3])
+            .text("mode", "linear")
+            .at(&[18]),
+        case("Resize", &[&[1, 2, 4, 3]])
+            .absent()
+            .absent()
+            .known(&[5, 2])
+            .ints("axes", &[3, 2])
+            .text("mode", "linear")
+            .at(&[18]),
         resize(&[1, 2, 5]).known_floats(&[1.0, 1.0, 2.0]).text("mode", "linear").at(&[13]),
         resize(&[1, 2, 5, 3])
             .known_floats(&[1.0, 1.0, 1.3, 1.7])
@@ -540,12 +686,21 @@ fn resizes() -> Vec<Case> {
             .float("cubic_coeff_a", -0.5)
             .int("exclude_outside", 1)
             .at(&[13]),
-        resize(&[1, 1, 4, 4]).known_floats(&[1.0, 1.0, 2.0, 0.8]).text("coordinate_transformation_mode", "tf_half_pixel_for_nn").at(&[11]),
+        resize(&[1, 1, 4, 4])
+            .known_floats(&[1.0, 1.0, 2.0, 0.8])
+            .text("coordinate_transformation_mode", "tf_half_pixel_for_nn")
+            .at(&[11]),
         case("Resize", &[&[1, 2, 3, 4]]).known_floats(&[1.0, 1.0, 2.0, 1.5]).at(&[10]),
-        case("Resize", &[&[1, 2, 3, 4]]).known_floats(&[1.0, 1.0, 2.0, 1.5]).text("mode", "linear").at(&[10]),
+        case("Resize", &[&[1, 2, 3, 4]])
+            .known_floats(&[1.0, 1.0, 2.0, 1.5])
+            .text("mode", "linear")
+            .at(&[10]),
         case("Resize", &[&[1, 2, 6, 7]]).known_floats(&[1.0, 1.0, 0.5, 0.6]).at(&[10]),
         case("Upsample", &[&[1, 2, 3, 4]]).known_floats(&[1.0, 1.0, 2.0, 3.0]).at(&[9]),
-        case("Upsample", &[&[1, 2, 3, 4]]).known_floats(&[1.0, 1.0, 2.0, 1.5]).text("mode", "linear").at(&[9]),
+        case("Upsample", &[&[1, 2, 3, 4]])
+            .known_floats(&[1.0, 1.0, 2.0, 1.5])
+            .text("mode", "linear")
+            .at(&[9]),
         case("Upsample", &[&[1, 2, 3, 4]]).with(floats("scales", &[1.0, 1.0, 2.0, 3.0])).at(&[7]),
     ]);
     all
@@ -553,7 +708,11 @@ fn resizes() -> Vec<Case> {
 
 fn choices() -> Vec<Case> {
     let mut condition = case("Where", &[]);
-    condition.operands = vec![Operand::Bools(vec![3, 1], vec![true, false, true]), Operand::Float(vec![2, 3, 4]), Operand::Float(vec![4])];
+    condition.operands = vec![
+        Operand::Bools(vec![3, 1], vec![true, false, true]),
+        Operand::Float(vec![2, 3, 4]),
+        Operand::Float(vec![4]),
+    ];
     let mut scalar = case("Where", &[]);
     scalar.operands = vec![
         Operand::Bools(vec![2, 3], vec![true, false, true, false, false, true]),

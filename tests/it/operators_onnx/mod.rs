@@ -1,5 +1,6 @@
-//! Every operator of the student against ONNX Runtime forward and against finite differences backward: one by one over its attributes, and
-//! composed at random. And students that are not a chain from one image: several inputs, tokens, waves, tied weights.
+//! Every operator of the student against ONNX Runtime forward and against finite differences
+//! backward: one by one over its attributes, and composed at random. And students that are not a
+//! chain from one image: several inputs, tokens, waves, tied weights.
 
 #![allow(
     clippy::cast_possible_truncation,

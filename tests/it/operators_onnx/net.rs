@@ -2,8 +2,9 @@
 
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    attribute_proto::AttributeType, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_shape_proto, type_proto,
 };
 use nst_cache::onnx::{Model, tensor_proto};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
@@ -56,15 +57,30 @@ impl Random {
 }
 
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(AttributeType::Ints.into()), ints: values.to_vec(), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Ints.into()),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
 }
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(AttributeType::Int.into()), i: Some(value), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Int.into()),
+        i: Some(value),
+        ..AttributeProto::default()
+    }
 }
 
 pub fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(AttributeType::Float.into()), f: Some(value), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Float.into()),
+        f: Some(value),
+        ..AttributeProto::default()
+    }
 }
 
 pub fn floats(name: &str, values: &[f32]) -> AttributeProto {
@@ -78,7 +94,12 @@ pub fn floats(name: &str, values: &[f32]) -> AttributeProto {
 
 pub fn text(name: &str, value: &'static str) -> AttributeProto {
     let s = Some(value.as_bytes().into());
-    AttributeProto { name: Some(name.into()), r#type: Some(AttributeType::String.into()), s, ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::String.into()),
+        s,
+        ..AttributeProto::default()
+    }
 }
 
 /// ONNX element types.
@@ -95,11 +116,13 @@ fn value(name: &str, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
         TensorShapeProto { dim: shape.iter().map(dim).collect() }
     });
     let tensor = type_proto::Tensor { elem_type: Some(element), shape };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    let r#type =
+        TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
-/// A graph being written. Names of initialisers that begin with `p` train, whatever place they stand in.
+/// A graph being written. Names of initialisers that begin with `p` train, whatever place they
+/// stand in.
 #[derive(Debug, Clone)]
 pub struct Net {
     pub opset: i64,
@@ -115,7 +138,13 @@ pub fn array_of(shape: &[usize], values: &[f64]) -> Array {
 
 impl Net {
     pub fn new(opset: i64) -> Self {
-        Self { opset, nodes: Vec::new(), initializers: Vec::new(), inputs: Vec::new(), outputs: Vec::new() }
+        Self {
+            opset,
+            nodes: Vec::new(),
+            initializers: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        }
     }
 
     pub fn float(&mut self, name: &str, shape: &[usize], values: &[f64]) -> String {
@@ -124,7 +153,10 @@ impl Net {
     }
 
     pub fn int64(&mut self, name: &str, shape: &[usize], values: &[i64]) -> String {
-        self.initializers.push(tensor_proto(name, &Array::new(shape.to_vec(), Values::I64(values.to_vec())).unwrap()));
+        self.initializers.push(tensor_proto(
+            name,
+            &Array::new(shape.to_vec(), Values::I64(values.to_vec())).unwrap(),
+        ));
         name.into()
     }
 
@@ -144,7 +176,13 @@ impl Net {
         name.into()
     }
 
-    pub fn node(&mut self, operator: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+    pub fn node(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
         self.nodes.push(NodeProto {
             op_type: Some(operator.into()),
             name: Some(format!("{operator}_{}", self.nodes.len())),
@@ -170,13 +208,20 @@ impl Net {
             node: self.nodes.clone(),
             initializer: self.initializers.clone(),
             input: self.inputs.iter().map(input).collect(),
-            output: self.outputs.iter().map(|(name, element)| value(name, *element, None)).collect(),
+            output: self
+                .outputs
+                .iter()
+                .map(|(name, element)| value(name, *element, None))
+                .collect(),
             ..GraphProto::default()
         };
         let proto = ModelProto {
             ir_version: Some(10),
             graph: Some(graph),
-            opset_import: vec![OperatorSetIdProto { version: Some(self.opset), ..OperatorSetIdProto::default() }],
+            opset_import: vec![OperatorSetIdProto {
+                version: Some(self.opset),
+                ..OperatorSetIdProto::default()
+            }],
             ..ModelProto::default()
         };
         Model::from_proto(ModelProto::decode(proto.encode_to_vec().as_slice()).unwrap()).unwrap()
@@ -186,12 +231,19 @@ impl Net {
     pub fn runtime(&self) -> Result<Vec<(Vec<usize>, Vec<f64>)>, String> {
         let options = SessionOptions { device: Device::Cpu, threads: 1 };
         let names: Vec<String> = self.outputs.iter().map(|(name, _)| name.clone()).collect();
-        let mut session = Session::new(&library(), &self.model(), &[], &options).map_err(|e| e.chain())?;
-        let inputs: Vec<(&str, &Array)> = self.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
+        let mut session =
+            Session::new(&library(), &self.model(), &[], &options).map_err(|e| e.chain())?;
+        let inputs: Vec<(&str, &Array)> =
+            self.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
         let outputs = session.run(&inputs, &names).map_err(|e| e.chain())?;
         Ok(outputs
             .iter()
-            .map(|a| (a.shape().to_vec(), a.as_f32().expect("outputs are float32").iter().map(|&v| v.into()).collect()))
+            .map(|a| {
+                (
+                    a.shape().to_vec(),
+                    a.as_f32().expect("outputs are float32").iter().map(|&v| v.into()).collect(),
+                )
+            })
             .collect())
     }
 
@@ -202,7 +254,11 @@ impl Net {
     pub fn try_student_of(&self, dtype: DType, executor: Executor) -> Result<Student, String> {
         let trains = self.initializers.iter().any(|i| i.name().starts_with('p'));
         let train = if trains { vec!["p*".to_owned()] } else { Vec::new() };
-        Student::import(&self.model(), &ImportOptions { dtype, train, executor, ..ImportOptions::default() }).map_err(|e| e.chain())
+        Student::import(
+            &self.model(),
+            &ImportOptions { dtype, train, executor, ..ImportOptions::default() },
+        )
+        .map_err(|e| e.chain())
     }
 
     pub fn student(&self, dtype: DType) -> Student {
@@ -216,16 +272,29 @@ impl Net {
                 Values::F32(v) => v.iter().map(|&v| v.into()).collect(),
                 _ => panic!("inputs are float32 or int64"),
             };
-            Tensor::from_vec(values, array.shape(), &candle_core::Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+            Tensor::from_vec(values, array.shape(), &candle_core::Device::Cpu)
+                .unwrap()
+                .to_dtype(dtype)
+                .unwrap()
         };
         self.inputs.iter().map(tensor).collect()
     }
 
     /// What the student computes for every output.
-    pub fn evaluate(&self, student: &Student, dtype: DType, mode: Mode) -> Result<Vec<(Vec<usize>, Vec<f64>)>, String> {
-        let ids: Vec<_> = self.outputs.iter().map(|(name, _)| student.tensor(name).unwrap()).collect();
+    pub fn evaluate(
+        &self,
+        student: &Student,
+        dtype: DType,
+        mode: Mode,
+    ) -> Result<Vec<(Vec<usize>, Vec<f64>)>, String> {
+        let ids: Vec<_> =
+            self.outputs.iter().map(|(name, _)| student.tensor(name).unwrap()).collect();
         let pass = student.forward(&self.feed(dtype), mode, &ids, 3).map_err(|e| e.chain())?;
-        Ok(ids.iter().map(|&id| pass.value(id).unwrap()).map(|t| (t.dims().to_vec(), values(t))).collect())
+        Ok(ids
+            .iter()
+            .map(|&id| pass.value(id).unwrap())
+            .map(|t| (t.dims().to_vec(), values(t)))
+            .collect())
     }
 }
 
@@ -240,11 +309,16 @@ pub fn library() -> Runtime {
         std::env::consts::DLL_SUFFIX
     ));
     let path = (std::env::var_os("ORT_DYLIB_PATH").is_none() && built.is_file()).then_some(built);
-    Runtime::load(path.as_deref()).expect("ONNX Runtime's library: run `make build` or set ORT_DYLIB_PATH")
+    Runtime::load(path.as_deref())
+        .expect("ONNX Runtime's library: run `make build` or set ORT_DYLIB_PATH")
 }
 
 /// Fails unless two lists of outputs agree to `tolerance` of their largest value.
-pub fn compare(found: &[(Vec<usize>, Vec<f64>)], expected: &[(Vec<usize>, Vec<f64>)], tolerance: f64) -> Result<(), String> {
+pub fn compare(
+    found: &[(Vec<usize>, Vec<f64>)],
+    expected: &[(Vec<usize>, Vec<f64>)],
+    tolerance: f64,
+) -> Result<(), String> {
     for (i, ((shape, values), (right_shape, right))) in found.iter().zip(expected).enumerate() {
         if shape != right_shape {
             return Err(format!("output {i}: shape {shape:?} for {right_shape:?}"));
@@ -279,7 +353,12 @@ impl<'a> Objective<'a> {
         let weights = outputs
             .iter()
             .map(|(shape, values)| {
-                Tensor::from_vec(random.numbers(values.len(), -1.0, 1.0), shape.as_slice(), &candle_core::Device::Cpu).unwrap()
+                Tensor::from_vec(
+                    random.numbers(values.len(), -1.0, 1.0),
+                    shape.as_slice(),
+                    &candle_core::Device::Cpu,
+                )
+                .unwrap()
             })
             .collect();
         Self { net, student, inputs: net.feed(DType::F64), weights }
@@ -292,7 +371,9 @@ impl<'a> Objective<'a> {
     pub fn loss(&self) -> f64 {
         let ids = self.ids();
         let pass = self.student.forward(&self.inputs, Mode::Train, &ids, 3).unwrap();
-        let dot = |(&id, w): (&_, &Tensor)| values(pass.value(id).unwrap()).iter().zip(values(w)).map(|(a, b)| a * b).sum::<f64>();
+        let dot = |(&id, w): (&_, &Tensor)| {
+            values(pass.value(id).unwrap()).iter().zip(values(w)).map(|(a, b)| a * b).sum::<f64>()
+        };
         ids.iter().zip(&self.weights).map(dot).sum()
     }
 
@@ -311,7 +392,8 @@ impl<'a> Objective<'a> {
 
     pub fn set(&self, parameter: usize, values: &[f64]) {
         let var = &self.student.parameters()[parameter].var;
-        var.set(&Tensor::from_vec(values.to_vec(), var.dims(), &candle_core::Device::Cpu).unwrap()).unwrap();
+        var.set(&Tensor::from_vec(values.to_vec(), var.dims(), &candle_core::Device::Cpu).unwrap())
+            .unwrap();
     }
 
     pub fn get(&self, parameter: usize) -> Vec<f64> {

@@ -1,4 +1,5 @@
-//! Graphs drawn at random: forward as ONNX Runtime, backward as finite differences along random directions.
+//! Graphs drawn at random: forward as ONNX Runtime, backward as finite differences along random
+//! directions.
 
 use super::net::{FLOAT, Net, Objective, Random, compare, float, int, ints, text, values};
 use candle_core::DType;
@@ -33,7 +34,14 @@ impl Growth {
         let count = shape.iter().product();
         let numbers = random.numbers(count, -1.5, 1.5);
         net.input("x", super::net::array_of(&shape, &numbers));
-        let mut growth = Self { net, random, name: "x".into(), shape: shape.clone(), earlier: Vec::new(), count: 0 };
+        let mut growth = Self {
+            net,
+            random,
+            name: "x".into(),
+            shape: shape.clone(),
+            earlier: Vec::new(),
+            count: 0,
+        };
         // something to differentiate in front of everything
         let p = growth.parameter(&shape, 0.5, 1.5);
         growth.push("Mul", &[&p], vec![], shape);
@@ -57,12 +65,21 @@ impl Growth {
     }
 
     /// An operator on the current tensor and more, that becomes the current one.
-    fn push(&mut self, operator: &str, more: &[&str], attributes: Vec<nst_cache::onnx::proto::AttributeProto>, shape: Vec<usize>) {
+    fn push(
+        &mut self,
+        operator: &str,
+        more: &[&str],
+        attributes: Vec<nst_cache::onnx::proto::AttributeProto>,
+        shape: Vec<usize>,
+    ) {
         let out = self.fresh("t");
         let name = self.name.clone();
         let inputs: Vec<&str> = [name.as_str()].into_iter().chain(more.iter().copied()).collect();
         self.net.node(operator, &inputs, &[&out], attributes);
-        self.earlier.push((std::mem::replace(&mut self.name, out), std::mem::replace(&mut self.shape, shape)));
+        self.earlier.push((
+            std::mem::replace(&mut self.name, out),
+            std::mem::replace(&mut self.shape, shape),
+        ));
     }
 
     /// One axis from either end.
@@ -99,7 +116,19 @@ impl Growth {
     fn function(&mut self) {
         let shape = self.shape.clone();
         let smooth = ["Sigmoid", "Tanh", "Softplus", "Erf", "Softsign", "Sin"];
-        let kinked = ["Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Abs", "Identity", "Dropout", "Neg", "Celu", "HardSwish"];
+        let kinked = [
+            "Relu",
+            "LeakyRelu",
+            "Elu",
+            "Selu",
+            "HardSigmoid",
+            "Abs",
+            "Identity",
+            "Dropout",
+            "Neg",
+            "Celu",
+            "HardSwish",
+        ];
         // the last two came with opsets 12 and 14
         let kinked = &kinked[..if self.net.opset >= 14 { 11 } else { 9 }];
         match self.random.below(9) {
@@ -130,17 +159,33 @@ impl Growth {
             7 if self.net.opset >= 17 => {
                 let (axis, written) = self.axis();
                 let tail = shape[axis..].to_vec();
-                let (scale, bias) = (self.parameter(&tail, 0.5, 1.5), self.parameter(&tail, -0.5, 0.5));
-                self.push("LayerNormalization", &[&scale, &bias], vec![int("axis", written), float("epsilon", 0.01)], shape);
+                let (scale, bias) =
+                    (self.parameter(&tail, 0.5, 1.5), self.parameter(&tail, -0.5, 0.5));
+                self.push(
+                    "LayerNormalization",
+                    &[&scale, &bias],
+                    vec![int("axis", written), float("epsilon", 0.01)],
+                    shape,
+                );
             }
             7 | 8 if shape.len() > 2 => {
                 let c = [shape[1]];
                 let (scale, bias) = (self.parameter(&c, 0.5, 1.5), self.parameter(&c, -0.5, 0.5));
                 if self.random.chance(50) {
-                    self.push("InstanceNormalization", &[&scale, &bias], vec![float("epsilon", 0.1)], shape);
+                    self.push(
+                        "InstanceNormalization",
+                        &[&scale, &bias],
+                        vec![float("epsilon", 0.1)],
+                        shape,
+                    );
                 } else {
                     let (mean, var) = (self.parameter(&c, -0.5, 0.5), self.parameter(&c, 0.5, 1.5));
-                    self.push("BatchNormalization", &[&scale, &bias, &mean, &var], vec![float("epsilon", 0.1)], shape);
+                    self.push(
+                        "BatchNormalization",
+                        &[&scale, &bias, &mean, &var],
+                        vec![float("epsilon", 0.1)],
+                        shape,
+                    );
                 }
             }
             _ => self.push("Sigmoid", &[], vec![], shape),
@@ -149,7 +194,12 @@ impl Growth {
 
     fn join(&mut self) {
         let shape = self.shape.clone();
-        let same: Vec<String> = self.earlier.iter().filter(|(_, s)| *s == shape).map(|(name, _)| name.clone()).collect();
+        let same: Vec<String> = self
+            .earlier
+            .iter()
+            .filter(|(_, s)| *s == shape)
+            .map(|(name, _)| name.clone())
+            .collect();
         let other = if same.is_empty() || self.random.chance(40) {
             let own = self.repeating();
             self.parameter(&own, 0.4, 1.4)
@@ -158,7 +208,8 @@ impl Growth {
         };
         match self.random.below(6) {
             0 | 1 => {
-                let operator = self.random.pick(&["Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean"]);
+                let operator =
+                    self.random.pick(&["Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean"]);
                 self.push(operator, &[&other], vec![], shape);
             }
             2 if !same.is_empty() => {
@@ -192,8 +243,16 @@ impl Growth {
             }
             _ if shape.len() == 2 => {
                 let columns = 1 + self.random.below(4);
-                let (weight, bias) = (self.parameter(&[columns, shape[1]], -0.8, 0.8), self.parameter(&[columns], -0.5, 0.5));
-                self.push("Gemm", &[&weight, &bias], vec![int("transB", 1), float("alpha", 0.7)], vec![shape[0], columns]);
+                let (weight, bias) = (
+                    self.parameter(&[columns, shape[1]], -0.8, 0.8),
+                    self.parameter(&[columns], -0.5, 0.5),
+                );
+                self.push(
+                    "Gemm",
+                    &[&weight, &bias],
+                    vec![int("transB", 1), float("alpha", 0.7)],
+                    vec![shape[0], columns],
+                );
             }
             _ => self.push("Add", &[&other], vec![], shape),
         }
@@ -209,10 +268,16 @@ impl Growth {
                 let mut order: Vec<usize> = (0..shape.len()).collect();
                 order.rotate_left(self.random.below(shape.len()));
                 let out = order.iter().map(|&a| shape[a]).collect();
-                self.push("Transpose", &[], vec![ints("perm", &order.iter().map(|&a| a as i64).collect::<Vec<_>>())], out);
+                self.push(
+                    "Transpose",
+                    &[],
+                    vec![ints("perm", &order.iter().map(|&a| a as i64).collect::<Vec<_>>())],
+                    out,
+                );
             }
             1 if shape[axis] > 1 => {
-                let (start, end, at) = (self.known(&[1]), self.known(&[i64::MAX]), self.known(&[written]));
+                let (start, end, at) =
+                    (self.known(&[1]), self.known(&[i64::MAX]), self.known(&[written]));
                 let out = self.shape_with(axis, shape[axis] - 1);
                 self.push("Slice", &[&start, &end, &at], vec![], out);
             }
@@ -224,14 +289,24 @@ impl Growth {
                 self.push("Tile", &[&repeats], vec![], out);
             }
             3 => {
-                let indices: Vec<i64> =
-                    (0..3).map(|_| self.random.below(shape[axis]) as i64 - self.random.pick(&[0, shape[axis]]) as i64).collect();
+                let indices: Vec<i64> = (0..3)
+                    .map(|_| {
+                        self.random.below(shape[axis]) as i64
+                            - self.random.pick(&[0, shape[axis]]) as i64
+                    })
+                    .collect();
                 let indices = self.known(&indices);
                 let out = self.shape_with(axis, 3);
                 self.push("Gather", &[&indices], vec![int("axis", written)], out);
             }
             4 => {
-                let operator = self.random.pick(&["ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceLogSumExp"]);
+                let operator = self.random.pick(&[
+                    "ReduceMean",
+                    "ReduceMax",
+                    "ReduceMin",
+                    "ReduceL2",
+                    "ReduceLogSumExp",
+                ]);
                 let out = self.shape_with(axis, 1);
                 if self.net.opset >= 18 {
                     let axes = self.known(&[written]);
@@ -257,7 +332,8 @@ impl Growth {
                 let mode = self.random.pick(&["constant", "edge", "reflect"]);
                 let mut pads = vec![0i64; 2 * shape.len()];
                 pads[axis] = i64::from(shape[axis] > 1);
-                pads[shape.len() + axis] = if shape[axis] > 2 { self.random.pick(&[-1, 0, 2]) } else { 0 };
+                pads[shape.len() + axis] =
+                    if shape[axis] > 2 { self.random.pick(&[-1, 0, 2]) } else { 0 };
                 if mode == "reflect" && shape[axis] < 4 {
                     pads.fill(0);
                 }
@@ -273,10 +349,18 @@ impl Growth {
                     let sizes = self.known(&sizes);
                     self.net.node("Split", &[&name, &sizes], &[&a, &b], vec![int("axis", written)]);
                 } else {
-                    self.net.node("Split", &[&name], &[&a, &b], vec![int("axis", written), ints("split", &sizes)]);
+                    self.net.node(
+                        "Split",
+                        &[&name],
+                        &[&a, &b],
+                        vec![int("axis", written), ints("split", &sizes)],
+                    );
                 }
                 let rest = self.shape_with(axis, shape[axis] - 1);
-                self.earlier.push((std::mem::replace(&mut self.name, b), std::mem::replace(&mut self.shape, rest)));
+                self.earlier.push((
+                    std::mem::replace(&mut self.name, b),
+                    std::mem::replace(&mut self.shape, rest),
+                ));
                 self.push("Concat", &[&a], vec![int("axis", written)], shape);
             }
             _ => {
@@ -291,7 +375,8 @@ impl Growth {
         let shape = self.shape.clone();
         let spatial = shape.len() - 2;
         let group = if shape[1].is_multiple_of(2) && self.random.chance(40) { 2 } else { 1 };
-        let kernel: Vec<usize> = shape[2..].iter().map(|&n| 1 + self.random.below(3.min(n))).collect();
+        let kernel: Vec<usize> =
+            shape[2..].iter().map(|&n| 1 + self.random.below(3.min(n))).collect();
         let stride: Vec<usize> = (0..spatial).map(|_| 1 + self.random.below(2)).collect();
         let written = |v: &[usize]| v.iter().map(|&n| n as i64).collect::<Vec<_>>();
         let filters = group * (1 + self.random.below(2));
@@ -299,16 +384,31 @@ impl Growth {
         let bias = self.parameter(&[filters], -0.5, 0.5);
         let size: usize = shape.iter().product();
         if self.random.chance(30) && size <= LARGEST / 4 {
-            let weight = self.parameter(&[&[shape[1], filters / group][..], &kernel].concat(), -0.6, 0.6);
-            let out: Vec<usize> = (0..spatial).map(|i| stride[i] * (shape[2 + i] - 1) + kernel[i]).collect();
-            return self.push("ConvTranspose", &[&weight, &bias], attributes, [&[shape[0], filters][..], &out].concat());
+            let weight =
+                self.parameter(&[&[shape[1], filters / group][..], &kernel].concat(), -0.6, 0.6);
+            let out: Vec<usize> =
+                (0..spatial).map(|i| stride[i] * (shape[2 + i] - 1) + kernel[i]).collect();
+            return self.push(
+                "ConvTranspose",
+                &[&weight, &bias],
+                attributes,
+                [&[shape[0], filters][..], &out].concat(),
+            );
         }
-        let weight = self.parameter(&[&[filters, shape[1] / group][..], &kernel].concat(), -0.6, 0.6);
+        let weight =
+            self.parameter(&[&[filters, shape[1] / group][..], &kernel].concat(), -0.6, 0.6);
         let before: Vec<usize> = (0..spatial).map(|_| self.random.below(2)).collect();
         let after: Vec<usize> = (0..spatial).map(|_| self.random.below(3)).collect();
-        let out: Vec<usize> = (0..spatial).map(|i| (shape[2 + i] + before[i] + after[i] - kernel[i]) / stride[i] + 1).collect();
+        let out: Vec<usize> = (0..spatial)
+            .map(|i| (shape[2 + i] + before[i] + after[i] - kernel[i]) / stride[i] + 1)
+            .collect();
         let pads = ints("pads", &written(&[before, after].concat()));
-        self.push("Conv", &[&weight, &bias], [attributes, vec![pads]].concat(), [&[shape[0], filters][..], &out].concat());
+        self.push(
+            "Conv",
+            &[&weight, &bias],
+            [attributes, vec![pads]].concat(),
+            [&[shape[0], filters][..], &out].concat(),
+        );
     }
 
     fn pool(&mut self) {
@@ -317,24 +417,43 @@ impl Growth {
         let written = |v: &[usize]| v.iter().map(|&n| n as i64).collect::<Vec<_>>();
         match self.random.below(4) {
             0 | 1 => {
-                let kernel: Vec<usize> = shape[2..].iter().map(|&n| 1 + self.random.below(3.min(n))).collect();
+                let kernel: Vec<usize> =
+                    shape[2..].iter().map(|&n| 1 + self.random.below(3.min(n))).collect();
                 let stride: Vec<usize> = (0..spatial).map(|_| 1 + self.random.below(2)).collect();
-                let out: Vec<usize> = (0..spatial).map(|i| (shape[2 + i] - kernel[i]) / stride[i] + 1).collect();
+                let out: Vec<usize> =
+                    (0..spatial).map(|i| (shape[2 + i] - kernel[i]) / stride[i] + 1).collect();
                 let operator = self.random.pick(&["MaxPool", "AveragePool"]);
-                let attributes = vec![ints("kernel_shape", &written(&kernel)), ints("strides", &written(&stride))];
+                let attributes = vec![
+                    ints("kernel_shape", &written(&kernel)),
+                    ints("strides", &written(&stride)),
+                ];
                 self.push(operator, &[], attributes, [&shape[..2], &out].concat());
             }
             2 if shape.iter().product::<usize>() <= LARGEST / 4 => {
                 let mode = self.random.pick(&["nearest", "linear"]);
-                let out: Vec<usize> = shape[2..].iter().map(|&n| 1 + self.random.below(2 * n)).collect();
+                let out: Vec<usize> =
+                    shape[2..].iter().map(|&n| 1 + self.random.below(2 * n)).collect();
                 let sizes = self.known(&written(&[&shape[..2], &out].concat()));
                 let empty = self.fresh("k");
                 self.net.float(&empty, &[0], &[]);
-                let coordinates = self.random.pick(&["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]);
-                let attributes = vec![text("mode", mode), text("coordinate_transformation_mode", coordinates)];
-                self.push("Resize", &[&empty, &empty, &sizes], attributes, [&shape[..2], &out].concat());
+                let coordinates = self.random.pick(&[
+                    "half_pixel",
+                    "pytorch_half_pixel",
+                    "align_corners",
+                    "asymmetric",
+                ]);
+                let attributes =
+                    vec![text("mode", mode), text("coordinate_transformation_mode", coordinates)];
+                self.push(
+                    "Resize",
+                    &[&empty, &empty, &sizes],
+                    attributes,
+                    [&shape[..2], &out].concat(),
+                );
             }
-            3 if shape.len() == 4 => self.push("LRN", &[], vec![int("size", 3), float("alpha", 0.5)], shape),
+            3 if shape.len() == 4 => {
+                self.push("LRN", &[], vec![int("size", 3), float("alpha", 0.5)], shape);
+            }
             _ => {
                 let operator = self.random.pick(&["GlobalAveragePool", "GlobalMaxPool"]);
                 self.push(operator, &[], vec![], [&shape[..2], &vec![1; spatial]].concat());
@@ -360,7 +479,8 @@ impl Growth {
 }
 
 pub fn describe(seed: u64, net: &Net) -> String {
-    let operators: Vec<&str> = net.nodes.iter().map(nst_cache::onnx::proto::NodeProto::op_type).collect();
+    let operators: Vec<&str> =
+        net.nodes.iter().map(nst_cache::onnx::proto::NodeProto::op_type).collect();
     format!("graph {seed} (opset {}, {})", net.opset, operators.join(" → "))
 }
 
@@ -371,13 +491,22 @@ fn random_graphs_agree_with_onnx_runtime() {
     let mut failures = Vec::new();
     for seed in 0..GRAPHS {
         let net = Growth::grow(seed);
-        let found = net.try_student(DType::F32).and_then(|student| net.evaluate(&student, DType::F32, Mode::Eval));
-        let result = found.and_then(|found| compare(&found, &net.runtime().map_err(|e| format!("ONNX Runtime: {e}"))?, 1e-5));
+        let found = net
+            .try_student(DType::F32)
+            .and_then(|student| net.evaluate(&student, DType::F32, Mode::Eval));
+        let result = found.and_then(|found| {
+            compare(&found, &net.runtime().map_err(|e| format!("ONNX Runtime: {e}"))?, 1e-5)
+        });
         if let Err(reason) = result {
             failures.push(format!("{}: {reason}", describe(seed, &net)));
         }
     }
-    assert!(failures.is_empty(), "{} of {GRAPHS} graphs differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {GRAPHS} graphs differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
@@ -389,7 +518,12 @@ fn random_graphs_agree_with_finite_differences() {
             failures.push(format!("{}: {reason}", describe(seed, &net)));
         }
     }
-    assert!(failures.is_empty(), "{} of {GRAPHS} graphs differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {GRAPHS} graphs differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 /// Compares the slope of the objective along two random directions with central differences.
@@ -400,12 +534,18 @@ fn slope(net: &Net, seed: u64) -> Result<(), String> {
     let points: Vec<Vec<f64>> = (0..gradients.len()).map(|i| objective.get(i)).collect();
     let mut random = Random(seed + 1000);
     for _ in 0..2 {
-        let direction: Vec<Vec<f64>> = points.iter().map(|p| random.numbers(p.len(), -1.0, 1.0)).collect();
-        let dot = |(g, d): (&Option<Vec<f64>>, &Vec<f64>)| g.iter().flatten().zip(d).map(|(g, d)| g * d).sum::<f64>();
+        let direction: Vec<Vec<f64>> =
+            points.iter().map(|p| random.numbers(p.len(), -1.0, 1.0)).collect();
+        let dot = |(g, d): (&Option<Vec<f64>>, &Vec<f64>)| {
+            g.iter().flatten().zip(d).map(|(g, d)| g * d).sum::<f64>()
+        };
         let found: f64 = gradients.iter().zip(&direction).map(dot).sum();
         let moved = |by: f64| {
             for (i, (point, direction)) in points.iter().zip(&direction).enumerate() {
-                objective.set(i, &point.iter().zip(direction).map(|(p, d)| p + by * d).collect::<Vec<_>>());
+                objective.set(
+                    i,
+                    &point.iter().zip(direction).map(|(p, d)| p + by * d).collect::<Vec<_>>(),
+                );
             }
             objective.loss()
         };
@@ -413,7 +553,9 @@ fn slope(net: &Net, seed: u64) -> Result<(), String> {
         // a kink may lie within the one step: hardly within both
         let close = |step: f64| {
             let expected = difference(step);
-            ((found - expected).abs() <= 1e-6 * (1.0 + expected.abs())).then_some(()).ok_or(expected)
+            ((found - expected).abs() <= 1e-6 * (1.0 + expected.abs()))
+                .then_some(())
+                .ok_or(expected)
         };
         let result = close(1e-5).or_else(|_| close(1e-6));
         moved(0.0);

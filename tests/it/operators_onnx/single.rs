@@ -7,7 +7,9 @@ use nst_cache::student::Mode;
 
 impl Case {
     pub fn nets(&self) -> impl Iterator<Item = (String, Net)> {
-        self.opsets.iter().map(move |&opset| (format!("{self:?} at opset {opset}"), self.net(opset)))
+        self.opsets
+            .iter()
+            .map(move |&opset| (format!("{self:?} at opset {opset}"), self.net(opset)))
     }
 }
 
@@ -15,8 +17,12 @@ impl Case {
 fn forward_agrees_with_onnx_runtime() {
     let mut failures = Vec::new();
     for (label, net) in cases().iter().filter(|c| !c.skip_runtime).flat_map(Case::nets) {
-        let found = net.try_student(DType::F32).and_then(|student| net.evaluate(&student, DType::F32, Mode::Eval));
-        let result = found.and_then(|found| compare(&found, &net.runtime().map_err(|e| format!("ONNX Runtime: {e}"))?, 1e-5));
+        let found = net
+            .try_student(DType::F32)
+            .and_then(|student| net.evaluate(&student, DType::F32, Mode::Eval));
+        let result = found.and_then(|found| {
+            compare(&found, &net.runtime().map_err(|e| format!("ONNX Runtime: {e}"))?, 1e-5)
+        });
         if let Err(reason) = result {
             failures.push(format!("{label}: {reason}"));
         }
@@ -65,7 +71,9 @@ fn differentiate(net: &Net) -> Result<(), String> {
 
 #[test]
 fn an_attribute_that_is_not_known_is_refused_by_name() {
-    for (operator, attribute) in [("Relu", "alpha"), ("Conv", "output_padding"), ("Softmax", "temperature")] {
+    for (operator, attribute) in
+        [("Relu", "alpha"), ("Conv", "output_padding"), ("Softmax", "temperature")]
+    {
         let mut net = Net::new(17);
         net.float("p0", &[1, 2, 4, 4], &[0.5; 32]);
         net.float("p1", &[2, 2, 3, 3], &[0.5; 36]);
@@ -74,6 +82,9 @@ fn an_attribute_that_is_not_known_is_refused_by_name() {
         net.output("y");
         // at import, before a batch has come
         let message = net.try_student(DType::F32).unwrap_err();
-        assert!(message.contains(&format!("attribute {attribute}")) && message.contains(operator), "{message}");
+        assert!(
+            message.contains(&format!("attribute {attribute}")) && message.contains(operator),
+            "{message}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Students of other forms: several inputs, tokens, waves, tied weights, and the idioms of architectures that exporters decompose.
+//! Students of other forms: several inputs, tokens, waves, tied weights, and the idioms of
+//! architectures that exporters decompose.
 
 use super::net::{FLOAT, Net, Objective, Random, array_of, compare, float, int, ints, text};
 use candle_core::DType;
@@ -36,7 +37,9 @@ fn trains(net: &Net, expected: &[&str]) {
     compare(&found, &net.runtime().unwrap(), 1e-5).unwrap();
     let objective = Objective::of(net, student);
     for (i, gradient) in objective.gradients().iter().enumerate() {
-        let gradient = gradient.as_ref().unwrap_or_else(|| panic!("{} got no gradient", names_of(&objective)[i]));
+        let gradient = gradient
+            .as_ref()
+            .unwrap_or_else(|| panic!("{} got no gradient", names_of(&objective)[i]));
         let mut point = objective.get(i);
         for at in (0..point.len()).step_by(1 + point.len() / 20) {
             let old = point[at];
@@ -70,13 +73,17 @@ fn two_inputs_are_taken_in_the_graphs_order() {
     net.node("Tanh", &["s"], &["y"], vec![]);
     net.output("y");
     let student = import(&net, DType::F32);
-    assert_eq!(student.inputs().iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["left", "right"]);
+    assert_eq!(
+        student.inputs().iter().map(|v| v.name.as_str()).collect::<Vec<_>>(),
+        ["left", "right"]
+    );
     let one = student.forward(&net.feed(DType::F32)[..1], Mode::Eval, &[], 0).unwrap_err();
     assert!(one.chain().contains("expected 2 inputs, found 1"), "{}", one.chain());
     trains(&net, &["a.weight", "b.weight"]);
 }
 
-/// Tokens and a mask: embedding, positions by Gather of constants, masked self-attention, layer normalisation, mean over the tokens that count.
+/// Tokens and a mask: embedding, positions by Gather of constants, masked self-attention, layer
+/// normalisation, mean over the tokens that count.
 #[test]
 fn tokens_are_embedded_and_attended_to() {
     let mut net = Net::new(17);
@@ -117,7 +124,16 @@ fn tokens_are_embedded_and_attended_to() {
     net.weight("head.weight", &[3, 6]);
     net.node("Gemm", &["mean", "head.weight"], &["y"], vec![int("transB", 1)]);
     net.output("y");
-    let expected = ["embed.weight", "head.weight", "k.weight", "norm.bias", "norm.weight", "position.weight", "q.weight", "v.weight"];
+    let expected = [
+        "embed.weight",
+        "head.weight",
+        "k.weight",
+        "norm.bias",
+        "norm.weight",
+        "position.weight",
+        "q.weight",
+        "v.weight",
+    ];
     trains(&net, &expected);
 }
 
@@ -133,7 +149,8 @@ fn a_token_outside_the_vocabulary_is_an_error() {
     assert!(message.contains("indices: expected -7 to 6, found 7"), "{message}");
 }
 
-/// One table that embeds the tokens and, transposed, gives the logits: its gradient is the sum of both uses.
+/// One table that embeds the tokens and, transposed, gives the logits: its gradient is the sum of
+/// both uses.
 #[test]
 fn tied_weights_stay_one_parameter() {
     let mut net = Net::new(13);
@@ -166,22 +183,38 @@ fn one_filter_may_be_used_twice() {
     trains(&net, &["conv.weight", "fc.weight"]);
 }
 
-/// A wave: 1-D convolutions with a group and a stride, batch and instance normalisation, pooling over time.
+/// A wave: 1-D convolutions with a group and a stride, batch and instance normalisation, pooling
+/// over time.
 #[test]
 fn waves_are_convolved_in_one_dimension() {
     let mut net = Net::new(17);
     net.image("wave", &[3, 1, 21]);
     net.weight("c1.weight", &[4, 1, 5]);
     net.weight("c1.bias", &[4]);
-    net.node("Conv", &["wave", "c1.weight", "c1.bias"], &["a"], vec![ints("strides", &[2]), ints("pads", &[2, 2])]);
+    net.node(
+        "Conv",
+        &["wave", "c1.weight", "c1.bias"],
+        &["a"],
+        vec![ints("strides", &[2]), ints("pads", &[2, 2])],
+    );
     for (name, value) in [("bn.weight", 0.7), ("bn.bias", 0.1), ("bn.mean", 0.2), ("bn.var", 1.3)] {
         net.float(name, &[4], &[value, value, 0.9 * value, value]);
     }
-    net.node("BatchNormalization", &["a", "bn.weight", "bn.bias", "bn.mean", "bn.var"], &["b"], vec![]);
+    net.node(
+        "BatchNormalization",
+        &["a", "bn.weight", "bn.bias", "bn.mean", "bn.var"],
+        &["b"],
+        vec![],
+    );
     net.weight("prelu.weight", &[4, 1]);
     net.node("PRelu", &["b", "prelu.weight"], &["c"], vec![]);
     net.weight("c2.weight", &[4, 1, 3]);
-    net.node("Conv", &["c", "c2.weight"], &["d"], vec![int("group", 4), ints("pads", &[2, 2]), ints("dilations", &[2])]);
+    net.node(
+        "Conv",
+        &["c", "c2.weight"],
+        &["d"],
+        vec![int("group", 4), ints("pads", &[2, 2]), ints("dilations", &[2])],
+    );
     net.weight("in.weight", &[4]);
     net.weight("in.bias", &[4]);
     net.node("InstanceNormalization", &["d", "in.weight", "in.bias"], &["e"], vec![]);
@@ -189,19 +222,42 @@ fn waves_are_convolved_in_one_dimension() {
     net.node("GlobalAveragePool", &["f"], &["g"], vec![]);
     net.node("Flatten", &["g"], &["y"], vec![]);
     net.output("y");
-    trains(&net, &["bn.bias", "bn.weight", "c1.bias", "c1.weight", "c2.weight", "in.bias", "in.weight", "prelu.weight"]);
+    trains(
+        &net,
+        &[
+            "bn.bias",
+            "bn.weight",
+            "c1.bias",
+            "c1.weight",
+            "c2.weight",
+            "in.bias",
+            "in.weight",
+            "prelu.weight",
+        ],
+    );
 }
 
-/// An encoder and a decoder: transposed convolution, resizing to the size of the skip, concatenation, group normalisation, a shuffle of pixels.
+/// An encoder and a decoder: transposed convolution, resizing to the size of the skip,
+/// concatenation, group normalisation, a shuffle of pixels.
 #[test]
 fn a_decoder_joins_its_encoder() {
     let mut net = Net::new(18);
     net.image("x", &[2, 2, 7, 5]);
     net.weight("enc.weight", &[4, 2, 3, 3]);
-    net.node("Conv", &["x", "enc.weight"], &["e"], vec![ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])]);
+    net.node(
+        "Conv",
+        &["x", "enc.weight"],
+        &["e"],
+        vec![ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])],
+    );
     net.float("gn.weight", &[2], &[0.8, 1.1]);
     net.float("gn.bias", &[2], &[0.1, -0.2]);
-    net.node("GroupNormalization", &["e", "gn.weight", "gn.bias"], &["n"], vec![int("num_groups", 2)]);
+    net.node(
+        "GroupNormalization",
+        &["e", "gn.weight", "gn.bias"],
+        &["n"],
+        vec![int("num_groups", 2)],
+    );
     net.node("Mish", &["n"], &["m"], vec![]);
     net.weight("up.weight", &[4, 2, 2, 2]);
     net.node("ConvTranspose", &["m", "up.weight"], &["u"], vec![ints("strides", &[2, 2])]);
@@ -223,13 +279,19 @@ fn a_decoder_joins_its_encoder() {
     trains(&net, &["enc.weight", "gn.bias", "gn.weight", "out.weight", "up.weight"]);
 }
 
-/// Layer normalisation over channels as older exports write it, a layer scale, Gelu by Erf, squeeze and excitation by hard functions.
+/// Layer normalisation over channels as older exports write it, a layer scale, Gelu by Erf, squeeze
+/// and excitation by hard functions.
 #[test]
 fn decomposed_normalisation_and_gates() {
     let mut net = Net::new(13);
     net.image("x", &[2, 3, 4, 5]);
     net.weight("dw.weight", &[3, 1, 3, 3]);
-    net.node("Conv", &["x", "dw.weight"], &["a"], vec![int("group", 3), ints("pads", &[1, 1, 1, 1])]);
+    net.node(
+        "Conv",
+        &["x", "dw.weight"],
+        &["a"],
+        vec![int("group", 3), ints("pads", &[1, 1, 1, 1])],
+    );
     net.node("Transpose", &["a"], &["t"], vec![ints("perm", &[0, 2, 3, 1])]);
     net.node("ReduceMean", &["t"], &["mean"], vec![ints("axes", &[-1])]);
     net.node("Sub", &["t", "mean"], &["centred"], vec![]);
@@ -268,7 +330,8 @@ fn decomposed_normalisation_and_gates() {
     trains(&net, &["dw.weight", "gamma", "ln.bias", "ln.weight", "pw.weight", "se.weight"]);
 }
 
-/// Windows of tokens, rolled by Slice and Concat, with a bias gathered from a table of relative positions.
+/// Windows of tokens, rolled by Slice and Concat, with a bias gathered from a table of relative
+/// positions.
 #[test]
 fn shifted_windows_with_relative_positions() {
     let mut net = Net::new(13);
@@ -303,7 +366,8 @@ fn shifted_windows_with_relative_positions() {
     trains(&net, &["bias_table", "in.weight"]);
 }
 
-/// What a student cannot run is listed with its nodes, whether the operator is missing or an attribute of it.
+/// What a student cannot run is listed with its nodes, whether the operator is missing or an
+/// attribute of it.
 #[test]
 fn missing_operators_are_named_with_their_nodes() {
     let mut net = Net::new(17);
@@ -315,7 +379,10 @@ fn missing_operators_are_named_with_their_nodes() {
     net.node("Hardmax", &["c"], &["y"], vec![]);
     net.output("y");
     let message = net.try_student(DType::F32).unwrap_err();
-    assert!(message.contains("Det (Det_2)") && message.contains("Hardmax (Hardmax_1, Hardmax_3)"), "{message}");
+    assert!(
+        message.contains("Det (Det_2)") && message.contains("Hardmax (Hardmax_1, Hardmax_3)"),
+        "{message}"
+    );
     let listed = Student::check(&net.model()).unwrap();
     let names: Vec<&str> = listed.blockers.iter().map(|(node, ..)| node.as_str()).collect();
     assert_eq!(names, ["Hardmax_1", "Det_2", "Hardmax_3"]);
@@ -325,14 +392,27 @@ fn missing_operators_are_named_with_their_nodes() {
     net.weight("w", &[1, 1, 1, 1]);
     net.node("Conv", &["x", "w"], &["a"], vec![]);
     net.int64("sizes", &[4], &[1, 1, 2, 2]);
-    net.node("Resize", &["a", "", "", "sizes"], &["y"], vec![int("antialias", 1), text("mode", "linear")]);
+    net.node(
+        "Resize",
+        &["a", "", "", "sizes"],
+        &["y"],
+        vec![int("antialias", 1), text("mode", "linear")],
+    );
     net.output("y");
     // refused by its value only once shapes are known: listed where the declared ones suffice
     let listed = Student::check(&net.model()).unwrap();
-    assert!(matches!(&listed.blockers[..], [(node, _, why)] if node == "Resize_1" && why.contains("antialias")), "{:?}", listed.blockers);
+    assert!(
+        matches!(
+            &listed.blockers[..],
+            [(node, _, why)] if node == "Resize_1" && why.contains("antialias")
+        ),
+        "{:?}",
+        listed.blockers
+    );
 }
 
-/// An exported student with boolean constants and several outputs of a split still runs in ONNX Runtime, and computes the same.
+/// An exported student with boolean constants and several outputs of a split still runs in ONNX
+/// Runtime, and computes the same.
 #[test]
 fn export_keeps_booleans_and_unread_statistics() {
     let mut net = Net::new(17);
@@ -344,15 +424,21 @@ fn export_keeps_booleans_and_unread_statistics() {
     net.node("Where", &["keep", "a", "low"], &["y"], vec![]);
     net.output("y");
     let exported = import(&net, DType::F32).export(&[]).unwrap();
-    let options = nst_cache::runtime::SessionOptions { device: nst_cache::runtime::Device::Cpu, threads: 1 };
-    let mut session = nst_cache::runtime::Session::new(&super::net::library(), &exported, &[], &options).unwrap();
+    let options =
+        nst_cache::runtime::SessionOptions { device: nst_cache::runtime::Device::Cpu, threads: 1 };
+    let mut session =
+        nst_cache::runtime::Session::new(&super::net::library(), &exported, &[], &options).unwrap();
     let x = &net.inputs[0].1;
     let found = session.run(&[("x", x)], &["y".to_owned()]).unwrap();
     let expected = net.runtime().unwrap();
-    assert_eq!(found[0].as_f32().unwrap().iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), expected[0].1);
+    assert_eq!(
+        found[0].as_f32().unwrap().iter().map(|&v| f64::from(v)).collect::<Vec<_>>(),
+        expected[0].1
+    );
 }
 
-/// A group normalisation as exporters write it before opset 18: the scale of 1 and the bias of 0 inside do not train, the affine part does.
+/// A group normalisation as exporters write it before opset 18: the scale of 1 and the bias of 0
+/// inside do not train, the affine part does.
 #[test]
 fn a_group_normalisation_in_disguise_has_one_affine_part() {
     let mut net = Net::new(17);
@@ -376,7 +462,8 @@ fn a_group_normalisation_in_disguise_has_one_affine_part() {
     trains(&net, &["conv.weight", "gn.bias", "gn.weight"]);
 }
 
-/// A mask written into zeros by `ScatterND`, as an assignment to a slice is exported, and a causal triangle: both known once shapes are.
+/// A mask written into zeros by `ScatterND`, as an assignment to a slice is exported, and a causal
+/// triangle: both known once shapes are.
 #[test]
 fn masks_computed_from_shapes_are_folded() {
     let mut net = Net::new(17);
@@ -405,19 +492,32 @@ fn masks_computed_from_shapes_are_folded() {
 /// What a layer ends in is one list for the student's tensor before it and the teacher's norm.
 #[test]
 fn student_and_teacher_have_the_same_activations() {
-    let activations: Vec<&str> = operator::all().filter(|o| o.class == Class::Activation).map(|o| o.name).collect();
+    let activations: Vec<&str> =
+        operator::all().filter(|o| o.class == Class::Activation).map(|o| o.name).collect();
     assert!(activations.len() >= 12, "{activations:?}");
     for name in activations {
         let mut net = Net::new(20);
         let image = net.image("x", &[2, 3, 4, 4]);
         let weights = ["scale", "bias", "mean", "variance"].map(|name| net.weight(name, &[3]));
-        let inputs: Vec<&str> = std::iter::once(&image).chain(&weights).map(String::as_str).collect();
+        let inputs: Vec<&str> =
+            std::iter::once(&image).chain(&weights).map(String::as_str).collect();
         let normalized = net.node("BatchNormalization", &inputs, &["normalized"], vec![]);
         let slope = net.weight("slope", &[3, 1, 1]);
-        let inputs = if name == "PRelu" { vec![normalized.as_str(), slope.as_str()] } else { vec![normalized.as_str()] };
+        let inputs = if name == "PRelu" {
+            vec![normalized.as_str(), slope.as_str()]
+        } else {
+            vec![normalized.as_str()]
+        };
         let y = net.node(name, &inputs, &["y"], vec![]);
         net.output(&y);
-        assert!(BatchNorm::before_activation(&net.model(), &normalized).unwrap().is_some(), "{name}");
-        assert_eq!(import(&net, DType::F32).before_activation(&y), Some(normalized.as_str()), "{name}");
+        assert!(
+            BatchNorm::before_activation(&net.model(), &normalized).unwrap().is_some(),
+            "{name}"
+        );
+        assert_eq!(
+            import(&net, DType::F32).before_activation(&y),
+            Some(normalized.as_str()),
+            "{name}"
+        );
     }
 }

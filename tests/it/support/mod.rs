@@ -1,4 +1,5 @@
-//! What the tests of the command line share: a tiny teacher and a small data set, made here so that no binary file stands in the repository.
+//! What the tests of the command line share: a tiny teacher and a small data set, made here so that
+//! no binary file stands in the repository.
 
 #![allow(
     dead_code,
@@ -11,8 +12,8 @@
 
 use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    attribute_proto, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
 };
 use nst_cache::onnx::tensor_proto;
 use prost::Message as _;
@@ -41,10 +42,15 @@ pub fn is_slow() -> bool {
     std::env::var_os("NST_SLOW").is_some()
 }
 
-/// Fails a test that needs ONNX Runtime where it is not there: one that passed without running would say nothing.
+/// Fails a test that needs ONNX Runtime where it is not there: one that passed without running
+/// would say nothing.
 pub fn need_runtime() {
     let runtime = nst_cache::runtime::Runtime::load(None);
-    assert!(runtime.is_ok(), "ONNX Runtime's library: run `make test`, or set ORT_DYLIB_PATH: {:?}", runtime.err());
+    assert!(
+        runtime.is_ok(),
+        "ONNX Runtime's library: run `make test`, or set ORT_DYLIB_PATH: {:?}",
+        runtime.err()
+    );
 }
 
 /// Writes the tiny teacher with a change to its graph.
@@ -79,19 +85,28 @@ fn value(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
     let dim = shape
         .iter()
         .map(|size| Dimension {
-            value: Some(size.map_or_else(|| dimension::Value::DimParam("batch".into()), dimension::Value::DimValue)),
+            value: Some(size.map_or_else(
+                || dimension::Value::DimParam("batch".into()),
+                dimension::Value::DimValue,
+            )),
             ..Dimension::default()
         })
         .collect();
     let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(TensorShapeProto { dim }) };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    let r#type =
+        TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
 /// An empty graph from an input of these rows to ten logits.
 pub fn ends(input: &str, row: &[i64]) -> GraphProto {
-    let shape: Vec<Option<i64>> = std::iter::once(None).chain(row.iter().map(|&n| Some(n))).collect();
-    GraphProto { input: vec![value(input, &shape)], output: vec![value("logits", &[None, Some(10)])], ..GraphProto::default() }
+    let shape: Vec<Option<i64>> =
+        std::iter::once(None).chain(row.iter().map(|&n| Some(n))).collect();
+    GraphProto {
+        input: vec![value(input, &shape)],
+        output: vec![value("logits", &[None, Some(10)])],
+        ..GraphProto::default()
+    }
 }
 
 fn weight(random: &mut Random, name: &str, shape: &[usize], scale: f64) -> TensorProto {
@@ -110,7 +125,8 @@ pub enum Fault {
     Large,
 }
 
-/// Writes a teacher for 28×28 grey images: two convolutions, `map1` [8,28,28], `map2` [16,14,14], `pooled` [16], `logits` [10].
+/// Writes a teacher for 28×28 grey images: two convolutions, `map1` [8,28,28], `map2` [16,14,14],
+/// `pooled` [16], `logits` [10].
 pub fn write_teacher(path: &Path) {
     write_faulty_teacher(path, Fault::None);
 }
@@ -145,7 +161,12 @@ fn teacher(fault: Fault, batch: Option<i64>) -> ModelProto {
         node: vec![
             node("Conv", &["image", "w1"], "conv1", vec![ints("pads", &[1, 1, 1, 1])]),
             node("Relu", &["conv1"], "map1", vec![]),
-            node("Conv", &["map1", "w2"], "conv2", vec![ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2])]),
+            node(
+                "Conv",
+                &["map1", "w2"],
+                "conv2",
+                vec![ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2])],
+            ),
             node("Mul", &["conv2", "factor"], "scaled", vec![]),
             node("Relu", &["scaled"], "map2", vec![]),
             node("GlobalAveragePool", &["map2"], "average", vec![]),
@@ -226,7 +247,12 @@ pub fn write_deep(path: &Path, depth: usize, channels: usize, side: usize) {
 
 fn write_graph(path: &Path, graph: GraphProto) {
     let opset_import = vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }];
-    let model = ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..ModelProto::default() };
+    let model = ModelProto {
+        ir_version: Some(8),
+        opset_import,
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
     std::fs::write(path, model.encode_to_vec()).unwrap();
 }
 
@@ -239,7 +265,8 @@ pub fn write_idx_with_labels(folder: &Path, samples: usize, classes: usize) {
     std::fs::create_dir_all(folder).unwrap();
     let mut random = Random(3);
     let count = u32::try_from(samples).unwrap().to_be_bytes();
-    let mut images = [&[0, 0, 8, 3], &count[..], &28u32.to_be_bytes(), &28u32.to_be_bytes()].concat();
+    let mut images =
+        [&[0, 0, 8, 3], &count[..], &28u32.to_be_bytes(), &28u32.to_be_bytes()].concat();
     images.extend((0..samples * 784).map(|_| random.next() as u8));
     let mut labels = [&[0, 0, 8, 1], &count[..]].concat();
     labels.extend((0..samples).map(|i| (i % classes) as u8));
@@ -267,7 +294,8 @@ pub fn write_images_of(folder: &Path, samples: usize, classes: &[&str]) {
 pub fn write_npz(path: &Path, arrays: &[(&str, &Array)]) {
     use std::io::Write as _;
     let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
-    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let options =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     for (name, array) in arrays {
         let shape: Vec<String> = array.shape().iter().map(|n| format!("{n},")).collect();
         let descr = match array.dtype() {
@@ -282,15 +310,23 @@ pub fn write_npz(path: &Path, arrays: &[(&str, &Array)]) {
             Dtype::F64 => "<f8",
             _ => "<f4",
         };
-        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.concat());
-        // magic, version and length take 10 bytes; the header ends in a line feed on a multiple of 64
+        let mut header = format!(
+            "{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}",
+            shape.concat()
+        );
+        // magic, version and length take 10 bytes; the header ends in a line feed on a multiple of
+        // 64
         while (header.len() + 11) % 64 != 0 {
             header.push(' ');
         }
         header.push('\n');
         let length = u16::try_from(header.len()).unwrap().to_le_bytes();
         archive.start_file(format!("{name}.npy"), options).unwrap();
-        archive.write_all(&[b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), array.as_bytes()].concat()).unwrap();
+        archive
+            .write_all(
+                &[b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), array.as_bytes()].concat(),
+            )
+            .unwrap();
     }
     archive.finish().unwrap();
 }

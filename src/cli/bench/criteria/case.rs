@@ -1,4 +1,5 @@
-//! One criterion with random tensors to compare, through the trainer's own objective: what is measured is what a run computes.
+//! One criterion with random tensors to compare, through the trainer's own objective: what is
+//! measured is what a run computes.
 
 use super::super::synthetic::{self, Synthetic};
 use crate::array::Dtype;
@@ -8,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_proto::DataType,
-    tensor_shape_proto, type_proto,
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 use crate::recipe::{CriterionRecipe, Method, Statistic, Take, Train};
 use crate::student::{Executor, ImportOptions, Mode, Student};
@@ -47,7 +48,10 @@ impl Pair {
     fn stages(self) -> [&'static [[usize; 3]]; 2] {
         match self {
             Self::Equal => [&[[64, 32, 32], [128, 16, 16], [256, 8, 8]]; 2],
-            Self::Unequal => [&[[32, 32, 32], [64, 16, 16], [128, 8, 8]], &[[16, 32, 32], [32, 16, 16], [64, 8, 8]]],
+            Self::Unequal => [
+                &[[32, 32, 32], [64, 16, 16], [128, 8, 8]],
+                &[[16, 32, 32], [32, 16, 16], [64, 8, 8]],
+            ],
             Self::Wide => [&[[256, 32, 32]]; 2],
         }
     }
@@ -60,29 +64,54 @@ impl Pair {
         }
     }
 
-    /// Whether a method can compare these shapes: FSP asks for two layers and for the same channels.
+    /// Whether a method can compare these shapes: FSP asks for two layers and for the same
+    /// channels.
     pub(super) fn allows(self, method: &Method) -> bool {
         let [teacher, student] = self.stages();
         !matches!(method, Method::Fsp(_)) || (teacher.len() > 1 && teacher == student)
     }
 
-    /// The taps of both sides as a cache and a student's graph would give them; the vector is the pooled last map.
+    /// The taps of both sides as a cache and a student's graph would give them; the vector is the
+    /// pooled last map.
     fn taps(self) -> Taps {
         let [teachers, students] = self.stages();
         let teacher = |alias: String, stage, shape: Vec<usize>| {
             let bytes = shape.iter().product::<usize>() * Dtype::F16.size();
-            TeacherTap { tensor: alias.clone(), alias, stage, shape, stored: vec![(Statistic::Features, bytes)] }
+            TeacherTap {
+                tensor: alias.clone(),
+                alias,
+                stage,
+                shape,
+                stored: vec![(Statistic::Features, bytes)],
+            }
         };
-        let student = |tensor: String, stage, shape: Vec<usize>| StudentTap { tensor, stage, shape, suggested: true };
+        let student = |tensor: String, stage, shape: Vec<usize>| StudentTap {
+            tensor,
+            stage,
+            shape,
+            suggested: true,
+        };
         let vector = |stages: &[[usize; 3]]| stages.last().map(|stage| vec![stage[0]]);
-        let maps = |stages: &'static [[usize; 3]]| (1..).zip(stages).map(|(stage, shape)| (stage, shape.to_vec()));
+        let maps = |stages: &'static [[usize; 3]]| {
+            (1..).zip(stages).map(|(stage, shape)| (stage, shape.to_vec()))
+        };
         Taps {
             other_classes: false,
-            teacher_maps: maps(teachers).map(|(stage, shape)| teacher(format!("stage{stage}"), Some(stage), shape)).collect(),
+            teacher_maps: maps(teachers)
+                .map(|(stage, shape)| teacher(format!("stage{stage}"), Some(stage), shape))
+                .collect(),
             teacher_volumes: Vec::new(),
-            teacher_vectors: vector(teachers).into_iter().map(|shape| teacher("pooled".to_owned(), None, shape)).collect(),
-            student_maps: maps(students).map(|(stage, shape)| student(format!("stage{stage}"), Some(stage), shape)).collect(),
-            student_vectors: vector(students).into_iter().map(|shape| student("pooled".to_owned(), None, shape)).collect(),
+            teacher_vectors: vector(teachers)
+                .into_iter()
+                .map(|shape| teacher("pooled".to_owned(), None, shape))
+                .collect(),
+            student_maps: maps(students)
+                .map(|(stage, shape)| student(format!("stage{stage}"), Some(stage), shape))
+                .collect(),
+            student_vectors: vector(students)
+                .into_iter()
+                .map(|shape| student("pooled".to_owned(), None, shape))
+                .collect(),
             classes: [Some(CLASSES); 2],
         }
     }
@@ -104,7 +133,12 @@ impl Case {
     ///
     /// # Errors
     /// When the criterion cannot compare these shapes.
-    pub(super) fn new(criterion: &CriterionRecipe, pair: Pair, rows: usize, monitor: &dyn Monitor) -> Result<Self> {
+    pub(super) fn new(
+        criterion: &CriterionRecipe,
+        pair: Pair,
+        rows: usize,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
         let taps = pair.taps();
         let (pairs, _) = taps.pairs(criterion)?;
         let mut shapes = vec![(SCORES.to_owned(), vec![CLASSES])];
@@ -112,7 +146,12 @@ impl Case {
         // dense operators: the graph hands its inputs on
         let options = ImportOptions { executor: Executor::General, ..ImportOptions::default() };
         let student = Student::import(&network(&shapes, rows)?, &options)?;
-        let objective = Objective::new(std::slice::from_ref(criterion), std::slice::from_ref(&pairs), 0.0, &student)?;
+        let objective = Objective::new(
+            std::slice::from_ref(criterion),
+            std::slice::from_ref(&pairs),
+            0.0,
+            &student,
+        )?;
 
         let signed = catalogue::entry(criterion.name())?.pre_activation;
         let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -123,13 +162,19 @@ impl Case {
         };
         let inputs = student.inputs().iter().map(|input| {
             let shape = shapes.iter().find(|(name, _)| *name == input.name).map(|(_, shape)| shape);
-            tensor(shape.ok_or_else(|| Error::input("bench criteria: an input without a shape"))?, DType::F32)
+            tensor(
+                shape.ok_or_else(|| Error::input("bench criteria: an input without a shape"))?,
+                DType::F32,
+            )
         });
         let inputs = inputs.collect::<Result<_>>()?;
-        let logits = objective.teacher_logits.then(|| tensor(&[CLASSES], DType::F32)).transpose()?;
+        let logits =
+            objective.teacher_logits.then(|| tensor(&[CLASSES], DType::F32)).transpose()?;
         let teacher = |path: &String| {
             let pair = pairs.iter().find(|pair| Statistic::Features.path(&pair.teacher) == *path);
-            let shape = &pair.ok_or_else(|| Error::input("bench criteria: a tap without a pair"))?.teacher_shape;
+            let shape = &pair
+                .ok_or_else(|| Error::input("bench criteria: a tap without a pair"))?
+                .teacher_shape;
             // a cache's maps reach a criterion as they are stored, its vectors do not
             tensor(shape, if shape.len() == 3 { DType::F16 } else { DType::F32 })
         };
@@ -141,28 +186,60 @@ impl Case {
 
     /// The loss and its gradients. No optimiser moves anything.
     pub(super) fn step(&mut self, step: usize) -> Result<Value> {
-        let pass = self.student.forward(&self.batch.inputs, Mode::Train, &self.objective.keep, 0)?;
+        let pass =
+            self.student.forward(&self.batch.inputs, Mode::Train, &self.objective.keep, 0)?;
         let clock = Clock { step, steps_per_epoch: usize::MAX, total_steps: usize::MAX };
         self.objective.evaluate(&pass, &self.batch, clock, &mut self.learnable)
     }
 }
 
-/// What the criterion learns, the batch's labels, and OFD's margins: from a cache of the rows that it asks about, which are all of the data set for
-/// CRD, and whose maps OFD looks at.
-fn learnable(objective: &Objective, pair: Pair, rows: usize, monitor: &dyn Monitor) -> Result<(Learnable, Vec<i64>, Vec<Tensor>)> {
+/// What the criterion learns, the batch's labels, and OFD's margins: from a cache of the rows that
+/// it asks about, which are all of the data set for CRD, and whose maps OFD looks at.
+fn learnable(
+    objective: &Objective,
+    pair: Pair,
+    rows: usize,
+    monitor: &dyn Monitor,
+) -> Result<(Learnable, Vec<i64>, Vec<Tensor>)> {
     let method = objective.terms.first().map(|term| &term.recipe.method);
     let samples = if matches!(method, Some(Method::Crd(_))) { SAMPLES.max(rows) } else { rows };
     let wants_maps = matches!(method, Some(Method::Ofd(_)));
-    let (stages, taps) = if wants_maps { (pair.stages()[0], &objective.taps[..]) } else { (&[][..], &[][..]) };
-    let folder = tempfile::Builder::new().prefix("nst-cache-bench").tempdir().map_err(|e| Error::input("temporary folder").because(e))?;
+    let (stages, taps) =
+        if wants_maps { (pair.stages()[0], &objective.taps[..]) } else { (&[][..], &[][..]) };
+    let folder = tempfile::Builder::new()
+        .prefix("nst-cache-bench")
+        .tempdir()
+        .map_err(|e| Error::input("temporary folder").because(e))?;
     let classes = i64::try_from(CLASSES).unwrap_or(i64::MAX);
-    synthetic::write(folder.path(), &Synthetic { side: 1, classes, stages, signed: true, rows: samples, batch: rows, codec: None })?;
+    synthetic::write(
+        folder.path(),
+        &Synthetic {
+            side: 1,
+            classes,
+            stages,
+            signed: true,
+            rows: samples,
+            batch: rows,
+            codec: None,
+        },
+    )?;
     let cache = Cache::open(folder.path())?;
-    let source = Source::Cache(CacheSource::new(&cache, &["input".to_owned()], false, taps, Take::default(), 0, false)?);
+    let source = Source::Cache(CacheSource::new(
+        &cache,
+        &["input".to_owned()],
+        false,
+        taps,
+        Take::default(),
+        0,
+        false,
+    )?);
     let learnable = Learnable::new(objective, &Train::default(), &source, monitor)?;
     let labels = source.labels().into_iter().take(rows).map(|(_, label)| label).collect();
-    let margins =
-        if wants_maps { source.batch(0, 0..rows)?.taps.iter().map(ofd::estimated_margins).collect::<Result<_>>()? } else { Vec::new() };
+    let margins = if wants_maps {
+        source.batch(0, 0..rows)?.taps.iter().map(ofd::estimated_margins).collect::<Result<_>>()?
+    } else {
+        Vec::new()
+    };
     Ok((learnable, labels, margins))
 }
 
@@ -176,7 +253,11 @@ fn noise(random: &mut ChaCha8Rng, shape: &[usize], signed: bool, dtype: DType) -
     };
     let values = 0..shape.iter().product::<usize>();
     Ok(match dtype {
-        DType::F16 => Tensor::from_vec(values.map(|_| f16::from_f32(value())).collect::<Vec<_>>(), shape, &Device::Cpu)?,
+        DType::F16 => Tensor::from_vec(
+            values.map(|_| f16::from_f32(value())).collect::<Vec<_>>(),
+            shape,
+            &Device::Cpu,
+        )?,
         _ => Tensor::from_vec(values.map(|_| value()).collect::<Vec<_>>(), shape, &Device::Cpu)?,
     })
 }
@@ -191,9 +272,13 @@ fn network(inputs: &[(String, Vec<usize>)], rows: usize) -> Result<Model> {
             value: i64::try_from(size).ok().map(tensor_shape_proto::dimension::Value::DimValue),
             ..Default::default()
         };
-        let shape = TensorShapeProto { dim: std::iter::once(rows).chain(shape.iter().copied()).map(dim).collect() };
-        let tensor = type_proto::Tensor { elem_type: Some(DataType::Float.into()), shape: Some(shape) };
-        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+        let shape = TensorShapeProto {
+            dim: std::iter::once(rows).chain(shape.iter().copied()).map(dim).collect(),
+        };
+        let tensor =
+            type_proto::Tensor { elem_type: Some(DataType::Float.into()), shape: Some(shape) };
+        let r#type =
+            TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
         ValueInfoProto { name: Some(name.to_owned()), r#type: Some(r#type), ..Default::default() }
     };
     let node = NodeProto {

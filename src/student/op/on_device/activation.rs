@@ -1,4 +1,5 @@
-//! Activations. Where one has two sides, each is computed on arguments that cannot overflow: 0 times infinity is no number.
+//! Activations. Where one has two sides, each is computed on arguments that cannot overflow: 0
+//! times infinity is no number.
 
 use super::super::activation::{Activation, GELU_CUBIC, squares};
 use super::super::{Forward, Operator, Run, Saved, only, saved};
@@ -100,7 +101,11 @@ impl OnDevice {
             Activation::Relu => positive(kept)?,
             Activation::LeakyRelu(alpha) => positive(kept)?.affine(1.0 - alpha, alpha)?,
             Activation::Clip(low, high, inclusive) => {
-                let inside = if inclusive { (kept.ge(low)? * kept.le(high)?)? } else { (kept.gt(low)? * kept.lt(high)?)? };
+                let inside = if inclusive {
+                    (kept.ge(low)? * kept.le(high)?)?
+                } else {
+                    (kept.gt(low)? * kept.lt(high)?)?
+                };
                 truth(&inside, dy.dtype())?
             }
             Activation::Sigmoid => (kept * kept.affine(-1.0, 1.0)?)?,
@@ -110,17 +115,27 @@ impl OnDevice {
                 (positive(&y)? * positive(&y.affine(-1.0, 1.0)?)?)?.affine(alpha, 0.0)?
             }
             Activation::HardSwish => {
-                let (middle, above) = ((positive(&kept.affine(1.0, 3.0)?)? * positive(&kept.affine(-1.0, 3.0)?)?)?, kept.ge(3.0)?);
+                let (middle, above) = (
+                    (positive(&kept.affine(1.0, 3.0)?)? * positive(&kept.affine(-1.0, 3.0)?)?)?,
+                    kept.ge(3.0)?,
+                );
                 (middle * kept.affine(1.0 / 3.0, 0.5)?)?.add(&truth(&above, dy.dtype())?)?
             }
             Activation::Erf => kept.sqr()?.neg()?.exp()?.affine(FRAC_2_SQRT_PI, 0.0)?,
             Activation::Gelu => {
-                let density = kept.sqr()?.affine(-0.5, 0.0)?.exp()?.affine(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * 0.5, 0.0)?;
+                let density = kept
+                    .sqr()?
+                    .affine(-0.5, 0.0)?
+                    .exp()?
+                    .affine(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * 0.5, 0.0)?;
                 (normal_share(kept)? + (kept * density)?)?
             }
             Activation::GeluTanh => {
                 let t = gelu_tanh_inner(kept)?.tanh()?;
-                let inner = kept.sqr()?.affine(3.0 * GELU_CUBIC, 1.0)?.affine((2.0 / PI).sqrt() * 0.5, 0.0)?;
+                let inner = kept
+                    .sqr()?
+                    .affine(3.0 * GELU_CUBIC, 1.0)?
+                    .affine((2.0 / PI).sqrt() * 0.5, 0.0)?;
                 (t.affine(0.5, 0.5)? + (kept * t.sqr()?.affine(-1.0, 1.0)?)?.mul(&inner)?)?
             }
             Activation::Sqrt => return Ok((dy / kept.affine(2.0, 0.0)?)?),
@@ -159,7 +174,12 @@ impl Operator for OnDevice {
         Ok(Forward::one(y, vec![kept]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(self.gradient(saved(&kept, 0)?, &only(gradients)?)?)])
     }
 }

@@ -1,4 +1,5 @@
-//! `Transpose`, `Expand`, `Slice`, `Split`, `Pad`, `Tile` and pixel shuffles: elements picked, none computed.
+//! `Transpose`, `Expand`, `Slice`, `Split`, `Pad`, `Tile` and pixel shuffles: elements picked, none
+//! computed.
 
 use super::super::{Forward, Operator, Run, Saved, only};
 use super::Target;
@@ -20,11 +21,17 @@ pub(in crate::student::op) struct Permute {
 
 impl Operator for Permute {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let y = inputs[0].reshape(self.shape.as_slice())?.permute(self.order.clone())?.contiguous()?;
+        let y =
+            inputs[0].reshape(self.shape.as_slice())?.permute(self.order.clone())?.contiguous()?;
         Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let mut inverse = vec![0; self.order.len()];
         self.order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
         let shape: Vec<usize> = self.order.iter().map(|&axis| self.shape[axis]).collect();
@@ -44,11 +51,19 @@ pub(in crate::student::op) struct Repeat {
 
 impl Operator for Repeat {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let y = inputs[0].reshape(self.once.as_slice())?.broadcast_as(self.full.as_slice())?.contiguous()?;
+        let y = inputs[0]
+            .reshape(self.once.as_slice())?
+            .broadcast_as(self.full.as_slice())?
+            .contiguous()?;
         Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dx = summed_to(&only(gradients)?.reshape(self.full.as_slice())?, &self.once)?;
         Ok(vec![Some(dx.reshape(self.input.as_slice())?)])
     }
@@ -69,29 +84,51 @@ pub(in crate::student::op) struct Pick {
 
 impl Pick {
     /// Views of the input, each element read at most once a view. `None` for empty tensors.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places below 2³²")]
-    pub(in crate::student::op) fn views(input: &[usize], views: &[Strided], target: &Target) -> Result<Option<Self>> {
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "places below 2³²"
+    )]
+    pub(in crate::student::op) fn views(
+        input: &[usize],
+        views: &[Strided],
+        target: &Target,
+    ) -> Result<Option<Self>> {
         if input.is_empty() || input.contains(&0) || views.iter().any(Strided::is_empty) {
             return Ok(None);
         }
         let plane: usize = input[1..].iter().product();
         // where every image is walked alike, one image's table serves all
-        let alike = |v: &Strided| v.shape[0] == input[0] && v.strides[0] == plane.cast_signed() && v.offset < plane;
+        let alike = |v: &Strided| {
+            v.shape[0] == input[0] && v.strides[0] == plane.cast_signed() && v.offset < plane
+        };
         let planes = if views.iter().all(alike) { input[0] } else { 1 };
         let size = input.iter().product::<usize>() / planes;
         let numbers: Vec<f64> = (0..size).map(|i| i as f64).collect();
         let mut parts = Vec::new();
         for view in views {
-            let one = if planes == 1 { view.clone() } else { Strided { shape: [&[1], &view.shape[1..]].concat(), ..view.clone() } };
-            let places: Vec<Option<usize>> = gather(&numbers, &one).into_iter().map(|p| Some(p as usize)).collect();
+            let one = if planes == 1 {
+                view.clone()
+            } else {
+                Strided { shape: [&[1], &view.shape[1..]].concat(), ..view.clone() }
+            };
+            let places: Vec<Option<usize>> =
+                gather(&numbers, &one).into_iter().map(|p| Some(p as usize)).collect();
             parts.push(Self::part(places, size, target)?);
         }
         let outputs = views.iter().map(|v| v.shape.clone()).collect();
         Ok(Some(Self { parts, planes, fill: None, input: input.to_vec(), outputs }))
     }
 
-    /// A constant around a part of the input: `from` walks what is read, `to` where it lies in the output.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places below 2³²")]
+    /// A constant around a part of the input: `from` walks what is read, `to` where it lies in the
+    /// output.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "places below 2³²"
+    )]
     pub(in crate::student::op) fn padded(
         [input, output]: [&[usize]; 2],
         [from, to]: [&Strided; 2],
@@ -104,7 +141,11 @@ impl Pick {
         let planes = if from.shape[0] == input[0] && input[0] == output[0] { input[0] } else { 1 };
         let [size, made] = [input, output].map(|shape| shape.iter().product::<usize>() / planes);
         let walk = |view: &Strided, size: usize| -> Vec<usize> {
-            let one = if planes == 1 { view.clone() } else { Strided { shape: [&[1], &view.shape[1..]].concat(), ..view.clone() } };
+            let one = if planes == 1 {
+                view.clone()
+            } else {
+                Strided { shape: [&[1], &view.shape[1..]].concat(), ..view.clone() }
+            };
             let numbers: Vec<f64> = (0..size).map(|i| i as f64).collect();
             gather(&numbers, &one).into_iter().map(|p| p as usize).collect()
         };
@@ -113,11 +154,18 @@ impl Pick {
             places[at] = Some(place);
         }
         let fill = (value != 0.0).then(|| {
-            let values: Vec<f64> = places.iter().map(|p| if p.is_some() { 0.0 } else { value }).collect();
+            let values: Vec<f64> =
+                places.iter().map(|p| if p.is_some() { 0.0 } else { value }).collect();
             target.tensor(&values, &[1, made])
         });
         let parts = vec![Self::part(places, size, target)?];
-        Ok(Some(Self { parts, planes, fill: fill.transpose()?, input: input.to_vec(), outputs: vec![output.to_vec()] }))
+        Ok(Some(Self {
+            parts,
+            planes,
+            fill: fill.transpose()?,
+            input: input.to_vec(),
+            outputs: vec![output.to_vec()],
+        }))
     }
 
     fn part(places: Vec<Option<usize>>, size: usize, target: &Target) -> Result<(Table, Adjoint)> {
@@ -142,7 +190,12 @@ impl Operator for Pick {
         Ok(Forward { outputs, ..Forward::default() })
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let mut total: Option<Tensor> = None;
         for (gradient, (_, back)) in gradients.into_iter().zip(&self.parts) {
             let Some(dy) = gradient else { continue };

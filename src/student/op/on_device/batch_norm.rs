@@ -28,14 +28,24 @@ impl Normalization {
 
 impl Operator for Normalization {
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let &[x, scale, bias, running_mean, running_var] = inputs else { return Err(crate::error::Error::input("expected 5 inputs")) };
+        let &[x, scale, bias, running_mean, running_var] = inputs else {
+            return Err(crate::error::Error::input("expected 5 inputs"));
+        };
         let (norm, flat) = (&self.norm, self.flat(x)?);
         let training = norm.batch_statistics(run)?;
         let count = norm.count();
-        let mean = if training { channel_sum(&flat)?.affine(1.0 / count, 0.0)? } else { running_mean.clone() };
+        let mean = if training {
+            channel_sum(&flat)?.affine(1.0 / count, 0.0)?
+        } else {
+            running_mean.clone()
+        };
         // the subtraction comes first, so that a large mean does not cost digits
         let centred = flat.broadcast_sub(&self.by_channel(&mean)?)?;
-        let var = if training { channel_sum(&centred.sqr()?)?.affine(1.0 / count, 0.0)? } else { running_var.clone() };
+        let var = if training {
+            channel_sum(&centred.sqr()?)?.affine(1.0 / count, 0.0)?
+        } else {
+            running_var.clone()
+        };
         let mut updates = Vec::new();
         if training && run.mode == Mode::Train {
             let (old, new) = norm.blend();
@@ -46,13 +56,22 @@ impl Operator for Normalization {
             updates.push((4, blend(running_var, &var, count / (count - 1.0))?));
         }
         let rstd = var.affine(1.0, norm.epsilon())?.sqrt()?.recip()?;
-        let y = centred.broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?.broadcast_add(&self.by_channel(bias)?)?;
-        let saved = Saved { tensors: vec![centred, rstd, scale.clone()], training, ..Saved::default() };
+        let y = centred
+            .broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?
+            .broadcast_add(&self.by_channel(bias)?)?;
+        let saved =
+            Saved { tensors: vec![centred, rstd, scale.clone()], training, ..Saved::default() };
         Ok(Forward { outputs: vec![y.reshape(x.dims())?], saved, updates })
     }
 
-    /// The gradients as the host form has them: dβ = Σdy, dγ = r·Σdy(x − μ), dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n).
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    /// The gradients as the host form has them: dβ = Σdy, dγ = r·Σdy(x − μ), dx = γr·(dy − Σdy/n −
+    /// (x − μ)·r²·Σdy(x − μ)/n).
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (centred, rstd, scale) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?);
         let dy = only(gradients)?;
         let flat = self.flat(&dy)?;
@@ -67,7 +86,8 @@ impl Operator for Normalization {
             } else {
                 flat
             };
-            result[0] = Some(dx.broadcast_mul(&self.by_channel(&(rstd * scale)?)?)?.reshape(dy.dims())?);
+            result[0] =
+                Some(dx.broadcast_mul(&self.by_channel(&(rstd * scale)?)?)?.reshape(dy.dims())?);
         }
         result[1] = Some((weighted * rstd)?);
         result[2] = Some(total);

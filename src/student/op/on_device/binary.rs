@@ -38,7 +38,12 @@ impl Operator for Binary {
         })
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let operand = |i| saved(&kept, i);
         let da = when(wanted[0], || match self.function {
@@ -77,14 +82,23 @@ impl Operator for Where {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let taken = inputs[0].ne(&inputs[0].zeros_like()?)?;
         let taken = self.full(&taken)?;
-        Ok(Forward::one(taken.where_cond(&self.full(inputs[1])?, &self.full(inputs[2])?)?, vec![taken]))
+        Ok(Forward::one(
+            taken.where_cond(&self.full(inputs[1])?, &self.full(inputs[2])?)?,
+            vec![taken],
+        ))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (taken, dy) = (saved(&kept, 0)?, only(gradients)?);
         let zero = dy.zeros_like()?;
         let first = when(wanted[1], || summed_to(&taken.where_cond(&dy, &zero)?, &self.inputs[1]))?;
-        let second = when(wanted[2], || summed_to(&taken.where_cond(&zero, &dy)?, &self.inputs[2]))?;
+        let second =
+            when(wanted[2], || summed_to(&taken.where_cond(&zero, &dy)?, &self.inputs[2]))?;
         Ok(vec![None, first, second])
     }
 }
@@ -99,10 +113,18 @@ impl Operator for PRelu {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (x, slope) = (inputs[0], inputs[1]);
         let below = rectified(&x.neg()?)?;
-        Ok(Forward::one((rectified(x)? - below.broadcast_mul(slope)?)?, vec![x.clone(), slope.clone()]))
+        Ok(Forward::one(
+            (rectified(x)? - below.broadcast_mul(slope)?)?,
+            vec![x.clone(), slope.clone()],
+        ))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (x, slope, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
         let dx = when(wanted[0], || {
             let above = positive(x)?;
@@ -110,7 +132,8 @@ impl Operator for PRelu {
             let factor = (above.affine(-1.0, 1.0)?.broadcast_mul(slope)? + above)?;
             Ok((&dy * factor)?)
         })?;
-        let dslope = when(wanted[1], || summed_to(&(rectified(&x.neg()?)?.neg()? * &dy)?, &self.slope))?;
+        let dslope =
+            when(wanted[1], || summed_to(&(rectified(&x.neg()?)?.neg()? * &dy)?, &self.slope))?;
         Ok(vec![dx, dslope])
     }
 }

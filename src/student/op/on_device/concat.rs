@@ -16,12 +16,21 @@ impl Operator for Concat {
         Ok(Forward::one(Tensor::cat(inputs, self.axis)?.contiguous()?, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let mut start = 0;
         let mut result = Vec::with_capacity(wanted.len());
         for (&size, &wanted) in self.sizes.iter().zip(wanted) {
-            result.push(if wanted { Some(dy.narrow(self.axis, start, size)?.contiguous()?) } else { None });
+            result.push(if wanted {
+                Some(dy.narrow(self.axis, start, size)?.contiguous()?)
+            } else {
+                None
+            });
             start += size;
         }
         Ok(result)

@@ -1,4 +1,5 @@
-//! `Conv` and `ConvTranspose`: one gather of the windows, one batch of matrix products, and their adjoints.
+//! `Conv` and `ConvTranspose`: one gather of the windows, one batch of matrix products, and their
+//! adjoints.
 
 use super::super::{Forward, Operator, Run, Saved, only, saved};
 use super::Target;
@@ -8,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
 use candle_core::Tensor;
 
-/// Input positions that each tap of a window reads at each output position, `[taps, output area]`; `None` in the padding.
+/// Input positions that each tap of a window reads at each output position, `[taps, output area]`;
+/// `None` in the padding.
 pub(super) fn windows(
     [input, output, kernel]: [[usize; 2]; 3],
     stride: [usize; 2],
@@ -16,7 +18,9 @@ pub(super) fn windows(
     before: [usize; 2],
 ) -> Vec<Option<usize>> {
     let at = |axis: usize, tap: usize, o: usize| {
-        (o * stride[axis] + tap * dilation[axis]).checked_sub(before[axis]).filter(|&i| i < input[axis])
+        (o * stride[axis] + tap * dilation[axis])
+            .checked_sub(before[axis])
+            .filter(|&i| i < input[axis])
     };
     let mut places = Vec::with_capacity(kernel.iter().chain(&output).product());
     for kh in 0..kernel[0] {
@@ -44,11 +48,19 @@ impl Products {
     fn new(conv: Conv, target: &Target) -> Result<Self> {
         let area = [conv.input[0] * conv.input[1], conv.output[0] * conv.output[1]];
         let taps = conv.kernel[0] * conv.kernel[1];
-        let itself = conv.kernel == [1, 1] && conv.stride == [1, 1] && conv.before == [0, 0] && conv.input == conv.output;
+        let itself = conv.kernel == [1, 1]
+            && conv.stride == [1, 1]
+            && conv.before == [0, 0]
+            && conv.input == conv.output;
         let tables = if itself {
             None
         } else {
-            let places = windows([conv.input, conv.output, conv.kernel], conv.stride, conv.dilation, conv.before);
+            let places = windows(
+                [conv.input, conv.output, conv.kernel],
+                conv.stride,
+                conv.dilation,
+                conv.before,
+            );
             let back = Adjoint::new(&places, area[0], &target.device)?;
             Some((Table::new(places, &target.device)?, back))
         };
@@ -70,7 +82,9 @@ impl Products {
     fn columns(&self, x: &Tensor, first: usize, images: usize) -> Result<Tensor> {
         let x = x.narrow(0, first, images)?;
         let columns = match &self.tables {
-            Some((table, _)) => table.gather(&x.reshape((images * self.conv.channels, self.area[0]))?)?,
+            Some((table, _)) => {
+                table.gather(&x.reshape((images * self.conv.channels, self.area[0]))?)?
+            }
             None => x,
         };
         Ok(columns.reshape((images * self.conv.groups, self.depth(), self.area[1]))?)
@@ -79,14 +93,19 @@ impl Products {
     /// `[images, filters, …]` → `[images·groups, filters of a group, output area]`.
     fn maps(&self, y: &Tensor, first: usize, images: usize) -> Result<Tensor> {
         let Conv { filters, groups, .. } = self.conv;
-        Ok(y.narrow(0, first, images)?.reshape((images * groups, filters / groups, self.area[1]))?)
+        Ok(y.narrow(0, first, images)?.reshape((
+            images * groups,
+            filters / groups,
+            self.area[1],
+        ))?)
     }
 
     /// The weight for every image and group, `[images·groups, filters of a group, depth]`.
     fn weights(&self, weight: &Tensor, images: usize) -> Result<Tensor> {
         let Conv { filters, groups, .. } = self.conv;
         let shape = (images, groups, filters / groups, self.depth());
-        let all = weight.reshape((1, groups, filters / groups, self.depth()))?.broadcast_as(shape)?;
+        let all =
+            weight.reshape((1, groups, filters / groups, self.depth()))?.broadcast_as(shape)?;
         if groups == 1 {
             // a stride of 0 is a batch of one and the same matrix
             return Ok(all.squeeze(1)?);
@@ -103,10 +122,15 @@ impl Products {
 
     fn input_gradient(&self, weight: &Tensor, dy: &Tensor, input: &[usize]) -> Result<Tensor> {
         let all = joined_parts(self.conv.images, self.size(), |first, images| {
-            let columns = self.weights(weight, images)?.transpose(1, 2)?.matmul(&self.maps(dy, first, images)?)?;
+            let columns = self
+                .weights(weight, images)?
+                .transpose(1, 2)?
+                .matmul(&self.maps(dy, first, images)?)?;
             let planes = images * self.conv.channels;
             match &self.tables {
-                Some((_, back)) => back.apply(&columns.reshape((planes, self.taps * self.area[1]))?),
+                Some((_, back)) => {
+                    back.apply(&columns.reshape((planes, self.taps * self.area[1]))?)
+                }
                 None => Ok(columns.reshape((planes, self.area[0]))?),
             }
         })?;
@@ -116,19 +140,25 @@ impl Products {
     fn weight_gradient(&self, x: &Tensor, dy: &Tensor, weight: &[usize]) -> Result<Tensor> {
         let Conv { filters, groups, .. } = self.conv;
         let (depth, area) = (self.depth(), self.area[1]);
-        let parts = in_parts(self.conv.images, self.size().max(filters * depth), |first, images| {
-            let (columns, dy) = (self.columns(x, first, images)?, self.maps(dy, first, images)?);
-            if groups == 1 && filters > area {
-                // one long product instead of a large matrix an image
-                let long =
-                    |t: &Tensor, rows: usize| -> Result<Tensor> { Ok(t.transpose(0, 1)?.contiguous()?.reshape((rows, images * area))?) };
-                return Ok(long(&dy, filters)?.matmul(&long(&columns, depth)?.t()?)?);
-            }
-            let each = dy.matmul(&columns.transpose(1, 2)?)?;
-            middle_sum(&each.reshape((1, images, filters * depth))?)
-        })?;
+        let parts =
+            in_parts(self.conv.images, self.size().max(filters * depth), |first, images| {
+                let (columns, dy) =
+                    (self.columns(x, first, images)?, self.maps(dy, first, images)?);
+                if groups == 1 && filters > area {
+                    // one long product instead of a large matrix an image
+                    let long = |t: &Tensor, rows: usize| -> Result<Tensor> {
+                        Ok(t.transpose(0, 1)?.contiguous()?.reshape((rows, images * area))?)
+                    };
+                    return Ok(long(&dy, filters)?.matmul(&long(&columns, depth)?.t()?)?);
+                }
+                let each = dy.matmul(&columns.transpose(1, 2)?)?;
+                middle_sum(&each.reshape((1, images, filters * depth))?)
+            })?;
         let mut parts = parts.into_iter();
-        let mut total = parts.next().ok_or_else(|| Error::input("convolution: expected images, found none"))?.flatten_all()?;
+        let mut total = parts
+            .next()
+            .ok_or_else(|| Error::input("convolution: expected images, found none"))?
+            .flatten_all()?;
         for part in parts {
             total = (total + part.flatten_all()?)?;
         }
@@ -146,12 +176,22 @@ pub(in crate::student::op) struct Convolution {
 }
 
 impl Convolution {
-    /// `conv` runs from the input to the output, or the other way if `transposed`. `None` for empty tensors.
-    pub(in crate::student::op) fn new(conv: Conv, transposed: bool, shapes: [&[usize]; 3], target: &Target) -> Result<Option<Self>> {
+    /// `conv` runs from the input to the output, or the other way if `transposed`. `None` for empty
+    /// tensors.
+    pub(in crate::student::op) fn new(
+        conv: Conv,
+        transposed: bool,
+        shapes: [&[usize]; 3],
+        target: &Target,
+    ) -> Result<Option<Self>> {
         if shapes.iter().any(|shape| shape.contains(&0)) {
             return Ok(None);
         }
-        Ok(Some(Self { products: Products::new(conv, target)?, transposed, shapes: shapes.map(<[usize]>::to_vec) }))
+        Ok(Some(Self {
+            products: Products::new(conv, target)?,
+            transposed,
+            shapes: shapes.map(<[usize]>::to_vec),
+        }))
     }
 
     /// A tensor with three axes: images, channels, positions.
@@ -164,21 +204,35 @@ impl Operator for Convolution {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let [_, _, output] = &self.shapes;
         let (x, weight) = (inputs[0], inputs[1]);
-        let mut y =
-            if self.transposed { self.products.input_gradient(weight, x, output)? } else { self.products.forward(x, weight, output)? };
+        let mut y = if self.transposed {
+            self.products.input_gradient(weight, x, output)?
+        } else {
+            self.products.forward(x, weight, output)?
+        };
         if let Some(bias) = inputs.get(2) {
-            y = Self::flat(&y)?.broadcast_add(&bias.reshape((1, output[1], 1))?)?.reshape(output.as_slice())?;
+            y = Self::flat(&y)?
+                .broadcast_add(&bias.reshape((1, output[1], 1))?)?
+                .reshape(output.as_slice())?;
         }
         Ok(Forward::one(y, vec![x.clone(), weight.clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (x, weight, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
         let [input, shape, _] = &self.shapes;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
             let p = &self.products;
-            result[0] = Some(if self.transposed { p.forward(&dy, weight, input)? } else { p.input_gradient(weight, &dy, input)? });
+            result[0] = Some(if self.transposed {
+                p.forward(&dy, weight, input)?
+            } else {
+                p.input_gradient(weight, &dy, input)?
+            });
         }
         if wanted[1] {
             let (from, to) = if self.transposed { (&dy, x) } else { (x, &dy) };

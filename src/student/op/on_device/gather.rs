@@ -26,13 +26,22 @@ impl Operator for Gather {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = inputs[0];
         // indices are checked on the host: on a device a wrong one ends the process
-        let places = places_of(self.indices.as_deref(), inputs.get(1).map(|i| i.to_device(&Device::Cpu)).transpose()?.as_ref(), self.size)?;
+        let places = places_of(
+            self.indices.as_deref(),
+            inputs.get(1).map(|i| i.to_device(&Device::Cpu)).transpose()?.as_ref(),
+            self.size,
+        )?;
         let table = Table::new(places.into_iter().map(|i| Some(i as usize)), x.device())?;
         let y = table.gather(&self.flat(x, self.size)?)?.reshape(self.output.as_slice())?;
         Ok(Forward::one(y, vec![table.indices().clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let table = Table::of(saved(&kept, 0)?.clone());
         let dy = self.flat(&only(gradients)?, table.indices().elem_count())?;
         let mut result = vec![None; wanted.len()];

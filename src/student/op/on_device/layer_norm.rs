@@ -1,4 +1,5 @@
-//! `LayerNormalization`, `RMSNormalization`, `GroupNormalization` and `InstanceNormalization`: rows normalised by their own statistics.
+//! `LayerNormalization`, `RMSNormalization`, `GroupNormalization` and `InstanceNormalization`: rows
+//! normalised by their own statistics.
 
 use super::super::{Forward, Operator, Run, Saved, only, saved};
 use super::sum::{channel_sum, summed_to};
@@ -18,7 +19,8 @@ fn normalized(rows: &Tensor, epsilon: f64, centred: bool) -> Result<[Tensor; 3]>
     Ok([own.broadcast_mul(&rstd)?, mean, rstd])
 }
 
-/// The gradient of the rows from that of the result: r·(g − mean g − x̂·mean(g·x̂)); without `centred` no mean is subtracted.
+/// The gradient of the rows from that of the result: r·(g − mean g − x̂·mean(g·x̂)); without
+/// `centred` no mean is subtracted.
 fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centred: bool) -> Result<Tensor> {
     let along = normal.broadcast_mul(&row_mean(&(g * normal)?)?)?;
     let rest = if centred { g.broadcast_sub(&row_mean(g)?)? } else { g.clone() };
@@ -69,14 +71,24 @@ impl Operator for LayerNorm {
             outputs.push(mean.reshape(self.statistics.as_slice())?);
             outputs.push(rstd.reshape(self.statistics.as_slice())?);
         }
-        Ok(Forward { outputs, saved: Saved { tensors: vec![normal, rstd, scale], ..Saved::default() }, ..Forward::default() })
+        Ok(Forward {
+            outputs,
+            saved: Saved { tensors: vec![normal, rstd, scale], ..Saved::default() },
+            ..Forward::default()
+        })
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (normal, rstd, scale) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?);
         let mut gradients = gradients.into_iter();
-        let mut next = |width: usize| gradients.next().flatten().map(|g| g.reshape(((), width))).transpose();
+        let mut next =
+            |width: usize| gradients.next().flatten().map(|g| g.reshape(((), width))).transpose();
         let (dy, dmean, drstd) = (next(self.width)?, next(1)?, next(1)?);
         let dy = dy.map_or_else(|| normal.zeros_like(), Ok)?;
         let mut result = vec![None; wanted.len()];
@@ -125,7 +137,11 @@ impl GroupNorm {
     /// Scale or bias of every channel.
     fn repeated(&self, t: &Tensor) -> Result<Tensor> {
         let slots = self.channels / self.shared;
-        Ok(t.reshape((slots, 1))?.broadcast_as((slots, self.shared))?.contiguous()?.reshape((1, self.channels, 1))?)
+        Ok(t.reshape((slots, 1))?.broadcast_as((slots, self.shared))?.contiguous()?.reshape((
+            1,
+            self.channels,
+            1,
+        ))?)
     }
 
     fn summed(&self, t: &Tensor) -> Result<Tensor> {
@@ -137,12 +153,19 @@ impl Operator for GroupNorm {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let [normal, _, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, true)?;
         let scale = self.repeated(inputs[1])?;
-        let y = self.maps(&normal)?.broadcast_mul(&scale)?.broadcast_add(&self.repeated(inputs[2])?)?;
+        let y =
+            self.maps(&normal)?.broadcast_mul(&scale)?.broadcast_add(&self.repeated(inputs[2])?)?;
         Ok(Forward::one(y.reshape(inputs[0].dims())?, vec![normal, rstd, scale]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        let (normal, rstd, scale, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?, only(gradients)?);
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (normal, rstd, scale, dy) =
+            (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?, only(gradients)?);
         let maps = self.maps(&dy)?;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {

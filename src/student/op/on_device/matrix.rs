@@ -29,24 +29,34 @@ fn scaled(t: Tensor, factor: f64) -> Result<Tensor> {
 impl Operator for Gemm {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let (a, b) = (inputs[0], inputs[1]);
-        let mut y = scaled(turned(a, self.transposed_a)?.matmul(&turned(b, self.transposed_b)?)?, self.alpha)?;
+        let mut y = scaled(
+            turned(a, self.transposed_a)?.matmul(&turned(b, self.transposed_b)?)?,
+            self.alpha,
+        )?;
         if let Some(c) = inputs.get(2) {
             y = y.broadcast_add(&scaled((*c).clone(), self.beta)?)?;
         }
         Ok(Forward::one(y, vec![a.clone(), b.clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (a, b, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
         let (ta, tb) = (self.transposed_a, self.transposed_b);
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
             // dA' = dY·B'ᵀ, and its transpose where A is one
-            let da = if ta { turned(b, tb)?.matmul(&dy.t()?)? } else { dy.matmul(&turned(b, !tb)?)? };
+            let da =
+                if ta { turned(b, tb)?.matmul(&dy.t()?)? } else { dy.matmul(&turned(b, !tb)?)? };
             result[0] = Some(scaled(da, self.alpha)?);
         }
         if wanted[1] {
-            let db = if tb { dy.t()?.matmul(&turned(a, ta)?)? } else { turned(a, !ta)?.matmul(&dy)? };
+            let db =
+                if tb { dy.t()?.matmul(&turned(a, ta)?)? } else { turned(a, !ta)?.matmul(&dy)? };
             result[1] = Some(scaled(db, self.alpha)?);
         }
         if let (Some(shape), Some(true)) = (&self.c, wanted.get(2)) {
@@ -98,18 +108,29 @@ impl MatMul {
 impl Operator for MatMul {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let y = self.batch(inputs[0], &self.a)?.matmul(&self.batch(inputs[1], &self.b)?)?;
-        Ok(Forward::one(y.reshape(self.shapes[2].as_slice())?, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(Forward::one(
+            y.reshape(self.shapes[2].as_slice())?,
+            vec![inputs[0].clone(), inputs[1].clone()],
+        ))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        let (a, b) = (self.batch(saved(&kept, 0)?, &self.a)?, self.batch(saved(&kept, 1)?, &self.b)?);
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (a, b) =
+            (self.batch(saved(&kept, 0)?, &self.a)?, self.batch(saved(&kept, 1)?, &self.b)?);
         let dy = only(gradients)?.reshape((a.dims()[0], a.dims()[1], b.dims()[2]))?;
         let mut result = vec![None, None];
         if wanted[0] {
-            result[0] = Some(self.own(&dy.matmul(&b.transpose(1, 2)?)?, &self.a, &self.shapes[0])?);
+            result[0] =
+                Some(self.own(&dy.matmul(&b.transpose(1, 2)?)?, &self.a, &self.shapes[0])?);
         }
         if wanted[1] {
-            result[1] = Some(self.own(&a.transpose(1, 2)?.matmul(&dy)?, &self.b, &self.shapes[1])?);
+            result[1] =
+                Some(self.own(&a.transpose(1, 2)?.matmul(&dy)?, &self.b, &self.shapes[1])?);
         }
         Ok(result)
     }

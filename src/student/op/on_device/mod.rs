@@ -1,9 +1,11 @@
-//! Operators in candle's tensor operations, on the device of their tensors: what a student runs on where there is a GPU. An operator that has
-//! no such form runs on the host, its tensors copied there and back.
+//! Operators in candle's tensor operations, on the device of their tensors: what a student runs on
+//! where there is a GPU. An operator that has no such form runs on the host, its tensors copied
+//! there and back.
 //!
-//! candle serves as the array library alone: gradients are the operators' own, none is taken from its autograd, and its pooling, upsampling,
-//! fused softmax and layer normalisation are not used. What overlaps (windows, slices) is one gather by a table of indices, and its adjoint
-//! another gather: no atomic additions, so a device adds in a fixed order.
+//! candle serves as the array library alone: gradients are the operators' own, none is taken from
+//! its autograd, and its pooling, upsampling, fused softmax and layer normalisation are not used.
+//! What overlaps (windows, slices) is one gather by a table of indices, and its adjoint another
+//! gather: no atomic additions, so a device adds in a fixed order.
 
 pub(super) mod activation;
 pub(super) mod arrange;
@@ -37,7 +39,9 @@ pub(in crate::student) struct Target {
 impl Target {
     /// A constant tensor.
     pub(in crate::student) fn tensor(&self, values: &[f64], shape: &[usize]) -> Result<Tensor> {
-        Ok(Tensor::from_slice(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)?)
+        Ok(Tensor::from_slice(values, shape, &Device::Cpu)?
+            .to_dtype(self.dtype)?
+            .to_device(&self.device)?)
     }
 }
 
@@ -45,7 +49,10 @@ impl Target {
 ///
 /// # Errors
 /// When the device has no room for the operator's tables.
-pub(in crate::student) fn place(operator: Box<dyn Operator>, target: &Target) -> Result<Box<dyn Operator>> {
+pub(in crate::student) fn place(
+    operator: Box<dyn Operator>,
+    target: &Target,
+) -> Result<Box<dyn Operator>> {
     match operator.on_device(target)? {
         Some(own) => Ok(own),
         None => Ok(Box::new(OnHost { operator, device: target.device.clone() })),
@@ -67,19 +74,30 @@ impl OnHost {
 
 impl Operator for OnHost {
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let inputs = inputs.iter().map(|x| Ok(x.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
+        let inputs =
+            inputs.iter().map(|x| Ok(x.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
         let done = self.operator.forward(&inputs.iter().collect::<Vec<_>>(), run)?;
         let there = |t: Tensor| -> Result<Tensor> { Ok(t.to_device(&self.device)?) };
         Ok(Forward {
             outputs: done.outputs.into_iter().map(there).collect::<Result<_>>()?,
-            updates: done.updates.into_iter().map(|(i, t)| Ok((i, there(t)?))).collect::<Result<_>>()?,
+            updates: done
+                .updates
+                .into_iter()
+                .map(|(i, t)| Ok((i, there(t)?)))
+                .collect::<Result<_>>()?,
             // what the backward pass needs stays where that runs
             saved: done.saved,
         })
     }
 
-    fn backward(&self, saved: Saved, gradients: Vec<Option<Tensor>>, wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        let gradients = gradients.into_iter().map(|g| g.map(|g| Ok(g.to_device(&Device::Cpu)?)).transpose());
+    fn backward(
+        &self,
+        saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let gradients =
+            gradients.into_iter().map(|g| g.map(|g| Ok(g.to_device(&Device::Cpu)?)).transpose());
         self.back(self.operator.backward(saved, gradients.collect::<Result<_>>()?, wanted)?)
     }
 }
@@ -95,12 +113,14 @@ fn truth(mask: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(mask.to_dtype(dtype)?)
 }
 
-/// Where x > 0: 1, elsewhere 0. By its sign, since a comparison with a number would send the number to the device.
+/// Where x > 0: 1, elsewhere 0. By its sign, since a comparison with a number would send the number
+/// to the device.
 fn positive(x: &Tensor) -> Result<Tensor> {
     Ok(x.sign()?.relu()?)
 }
 
-/// The larger of x and 0; NaN stays NaN, which candle's `relu` makes 0: a run that diverges has to be seen.
+/// The larger of x and 0; NaN stays NaN, which candle's `relu` makes 0: a run that diverges has to
+/// be seen.
 fn rectified(x: &Tensor) -> Result<Tensor> {
     let zero = x.zeros_like()?;
     Ok(x.lt(&zero)?.where_cond(&zero, x)?)

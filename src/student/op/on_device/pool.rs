@@ -1,4 +1,5 @@
-//! `MaxPool`, `AveragePool` and `GlobalMaxPool`. On a GPU the largest of numbers and NaN is the number: a NaN shows in the layers around.
+//! `MaxPool`, `AveragePool` and `GlobalMaxPool`. On a GPU the largest of numbers and NaN is the
+//! number: a NaN shows in the layers around.
 
 use super::super::{Forward, Operator, Run, Saved, only, saved};
 use super::conv::windows;
@@ -18,7 +19,8 @@ pub(in crate::student::op) struct Pool {
     taps: usize,
     /// Input and output positions of a plane.
     area: [usize; 2],
-    /// Where a tap lies in the padding, `[taps, output area]`: −∞ there, 0 elsewhere; nothing where none does.
+    /// Where a tap lies in the padding, `[taps, output area]`: −∞ there, 0 elsewhere; nothing where
+    /// none does.
     padding: Option<Tensor>,
     /// From the number of taps for the first one to 1 for the last, `[taps]`.
     rank: Tensor,
@@ -31,17 +33,28 @@ pub(in crate::student::op) struct Pool {
 
 impl Pool {
     #[allow(clippy::cast_precision_loss, reason = "taps of a window")]
-    pub(in crate::student::op) fn new(maximum: bool, w: &Window, shapes: [&[usize]; 2], target: &Target) -> Result<Option<Self>> {
+    pub(in crate::student::op) fn new(
+        maximum: bool,
+        w: &Window,
+        shapes: [&[usize]; 2],
+        target: &Target,
+    ) -> Result<Option<Self>> {
         if shapes.iter().any(|shape| shape.contains(&0)) {
             return Ok(None);
         }
         let area = [w.input[0] * w.input[1], w.output[0] * w.output[1]];
         let places = windows([w.input, w.output, w.kernel], w.stride, w.dilation, w.before);
-        let (back, readers) = Adjoint::with_readers(&places, area[0], |reader| reader % area[1], &target.device)?;
+        let (back, readers) =
+            Adjoint::with_readers(&places, area[0], |reader| reader % area[1], &target.device)?;
         let taps = w.kernel[0] * w.kernel[1];
-        let reading: Vec<f64> = readers.iter().map(|r| r.map_or(-1.0, |r| (r / area[1]) as f64)).collect();
-        let padding: Vec<f64> = places.iter().map(|p| if p.is_some() { 0.0 } else { f64::NEG_INFINITY }).collect();
-        let padding = places.contains(&None).then(|| target.tensor(&padding, &[1, taps, area[1]])).transpose()?;
+        let reading: Vec<f64> =
+            readers.iter().map(|r| r.map_or(-1.0, |r| (r / area[1]) as f64)).collect();
+        let padding: Vec<f64> =
+            places.iter().map(|p| if p.is_some() { 0.0 } else { f64::NEG_INFINITY }).collect();
+        let padding = places
+            .contains(&None)
+            .then(|| target.tensor(&padding, &[1, taps, area[1]]))
+            .transpose()?;
         let rank: Vec<f64> = (0..taps).map(|tap| (taps - tap) as f64).collect();
         Ok(Some(Self {
             maximum,
@@ -68,7 +81,11 @@ impl Pool {
 
     /// Each window's elements, `[planes, taps, output area]`.
     fn windows(&self, x: &Tensor, first: usize, count: usize) -> Result<Tensor> {
-        Ok(self.table.gather(&x.narrow(0, first, count)?)?.reshape((count, self.taps, self.area[1]))?)
+        Ok(self.table.gather(&x.narrow(0, first, count)?)?.reshape((
+            count,
+            self.taps,
+            self.area[1],
+        ))?)
     }
 
     /// The largest elements, and by which tap they are read: the first of equals.
@@ -82,7 +99,8 @@ impl Pool {
             }
             let largest = values.max_keepdim(1)?;
             let hits = truth(&values.broadcast_eq(&largest)?, x.dtype())?;
-            let place = hits.broadcast_mul(&self.rank)?.max_keepdim(1)?.affine(-1.0, self.taps as f64)?;
+            let place =
+                hits.broadcast_mul(&self.rank)?.max_keepdim(1)?.affine(-1.0, self.taps as f64)?;
             Ok(Tensor::cat(&[largest, place], 1)?)
         })?;
         Ok([both.narrow(1, 0, 1)?.contiguous()?, both.narrow(1, 1, 1)?.contiguous()?])
@@ -95,14 +113,24 @@ impl Operator for Pool {
         let output = self.shapes[1].as_slice();
         if self.maximum {
             let [y, places] = self.maxima(&x)?;
-            return Ok(Forward::one(y.reshape(output)?, vec![places.reshape((self.planes(), self.area[1]))?]));
+            return Ok(Forward::one(
+                y.reshape(output)?,
+                vec![places.reshape((self.planes(), self.area[1]))?],
+            ));
         }
-        let sums = joined_parts(self.planes(), self.size(), |first, count| middle_sum(&self.windows(&x, first, count)?))?;
+        let sums = joined_parts(self.planes(), self.size(), |first, count| {
+            middle_sum(&self.windows(&x, first, count)?)
+        })?;
         let y = sums.broadcast_mul(&self.factors)?;
         Ok(Forward::one(y.reshape(output)?, Vec::new()))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?.reshape((self.planes(), self.area[1]))?;
         let dx = if self.maximum {
             let places = saved(&kept, 0)?;
@@ -113,7 +141,9 @@ impl Operator for Pool {
             })?
         } else {
             let shares = dy.broadcast_mul(&self.factors)?;
-            joined_parts(self.planes(), self.size(), |first, count| self.back.apply(&shares.narrow(0, first, count)?))?
+            joined_parts(self.planes(), self.size(), |first, count| {
+                self.back.apply(&shares.narrow(0, first, count)?)
+            })?
         };
         Ok(vec![Some(dx.reshape(self.shapes[0].as_slice())?)])
     }

@@ -72,7 +72,9 @@ impl Reduce {
             }
             Reduction::L1 => rows.sign()?,
             // a row of zeros has no slope
-            Reduction::L2 => rows.broadcast_div(&(y + truth(&y.eq(&y.zeros_like()?)?, y.dtype())?)?)?,
+            Reduction::L2 => {
+                rows.broadcast_div(&(y + truth(&y.eq(&y.zeros_like()?)?, y.dtype())?)?)?
+            }
             Reduction::SumSquare => rows.affine(2.0, 0.0)?,
             Reduction::LogSumExp => rows.broadcast_sub(y)?.exp()?,
         })
@@ -88,7 +90,12 @@ impl Operator for Reduce {
         Ok(Forward::one(y, if linear { Vec::new() } else { vec![rows, values] }))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         if let Reduction::Sum(factor) = self.reduction {
             let dx = dy.affine(factor, 0.0)?.reshape(self.kept.as_slice())?;

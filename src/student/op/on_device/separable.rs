@@ -33,7 +33,10 @@ impl Separable {
     ) -> Result<Option<Self>> {
         let mut made = Vec::new();
         for (size, inner, taps) in stages {
-            if size == 0 || taps.is_empty() || size.checked_mul(taps.len()).is_none_or(|n| n > LARGEST_MATRIX) {
+            if size == 0
+                || taps.is_empty()
+                || size.checked_mul(taps.len()).is_none_or(|n| n > LARGEST_MATRIX)
+            {
                 return Ok(None);
             }
             let mut matrix = vec![0.0; size * taps.len()];
@@ -45,7 +48,11 @@ impl Separable {
             let matrix = target.tensor(&matrix, &[1, taps.len(), size])?;
             made.push(Stage { sizes: [size, taps.len()], inner, matrix });
         }
-        Ok((!input.contains(&0)).then(|| Self { stages: made, input: input.to_vec(), output: output.to_vec() }))
+        Ok((!input.contains(&0)).then(|| Self {
+            stages: made,
+            input: input.to_vec(),
+            output: output.to_vec(),
+        }))
     }
 }
 
@@ -62,12 +69,22 @@ impl Stage {
 
 impl Operator for Separable {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let y = self.stages.iter().try_fold(inputs[0].clone(), |y, stage| stage.apply(&y, false))?;
+        let y =
+            self.stages.iter().try_fold(inputs[0].clone(), |y, stage| stage.apply(&y, false))?;
         Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
     }
 
-    fn backward(&self, _saved: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        let dx = self.stages.iter().rev().try_fold(only(gradients)?, |dx, stage| stage.apply(&dx, true))?;
+    fn backward(
+        &self,
+        _saved: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let dx = self
+            .stages
+            .iter()
+            .rev()
+            .try_fold(only(gradients)?, |dx, stage| stage.apply(&dx, true))?;
         Ok(vec![Some(dx.reshape(self.input.as_slice())?)])
     }
 }

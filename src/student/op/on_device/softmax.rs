@@ -28,11 +28,16 @@ impl Softmax {
     /// `[outer, inner, width]`: reductions are fastest over the last axis.
     fn rows(&self, t: &Tensor) -> Result<Tensor> {
         let middle = t.reshape(((), self.width, self.inner))?;
-        Ok(if self.inner == 1 { middle.squeeze(2)? } else { middle.transpose(1, 2)?.contiguous()? })
+        Ok(if self.inner == 1 {
+            middle.squeeze(2)?
+        } else {
+            middle.transpose(1, 2)?.contiguous()?
+        })
     }
 
     fn back(&self, rows: &Tensor, like: &Tensor) -> Result<Tensor> {
-        let middle = if self.inner == 1 { rows.clone() } else { rows.transpose(1, 2)?.contiguous()? };
+        let middle =
+            if self.inner == 1 { rows.clone() } else { rows.transpose(1, 2)?.contiguous()? };
         Ok(middle.reshape(like.dims())?)
     }
 }
@@ -50,7 +55,12 @@ impl Operator for Softmax {
         Ok(Forward::one(self.back(&y, inputs[0])?, vec![y]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (y, dy) = (saved(&kept, 0)?, only(gradients)?);
         let rows = self.rows(&dy)?;
         let dx = if self.logarithm {

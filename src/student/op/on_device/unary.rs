@@ -39,7 +39,12 @@ impl Operator for Unary {
         Ok(Forward::one(y, vec![x.clone()]))
     }
 
-    fn backward(&self, kept: Saved, gradients: Vec<Option<Tensor>>, _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        kept: Saved,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
         let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
         match self {
             // casts pass nothing at all

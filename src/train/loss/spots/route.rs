@@ -1,8 +1,10 @@
-//! Routes through student and teacher: both networks are cut at the spots, and at each spot a sample goes on with its own network's tensor or with
-//! what an adapter makes of the other's, as its gate says. The label loss of what comes out trains policy and adapters.
+//! Routes through student and teacher: both networks are cut at the spots, and at each spot a
+//! sample goes on with its own network's tensor or with what an adapter makes of the other's, as
+//! its gate says. The label loss of what comes out trains policy and adapters.
 //!
-//! The student's stages hold its parameters of the step, which the routed loss does not move; they normalise by the batch's own statistics and leave
-//! the running ones alone. The teacher's stages are frozen and normalise by their running statistics.
+//! The student's stages hold its parameters of the step, which the routed loss does not move; they
+//! normalise by the batch's own statistics and leave the running ones alone. The teacher's stages
+//! are frozen and normalise by their running statistics.
 
 use super::Gradients;
 use crate::cache::Manifest;
@@ -47,10 +49,21 @@ impl Route {
     /// Cuts both networks at the pairs, which come in the student's order.
     ///
     /// # Errors
-    /// When a tensor is not where all of its network passes (names what goes around it), the teacher's tensors come in another order than the
-    /// student's, or the cache holds a map in another form than the graph.
-    pub(super) fn new(pairs: &[&Pair], student: &Student, teacher: &Student, manifest: &Manifest) -> Result<Self> {
-        let end = match manifest.view_arrays.iter().find(|array| array.path == "logits").and_then(|array| array.tensor.as_deref()) {
+    /// When a tensor is not where all of its network passes (names what goes around it), the
+    /// teacher's tensors come in another order than the student's, or the cache holds a map in
+    /// another form than the graph.
+    pub(super) fn new(
+        pairs: &[&Pair],
+        student: &Student,
+        teacher: &Student,
+        manifest: &Manifest,
+    ) -> Result<Self> {
+        let end = match manifest
+            .view_arrays
+            .iter()
+            .find(|array| array.path == "logits")
+            .and_then(|array| array.tensor.as_deref())
+        {
             Some(name) => find(teacher, name)?,
             None => teacher.logits(),
         };
@@ -58,19 +71,30 @@ impl Route {
         let mut spots: Vec<(String, [TensorId; 2])> = Vec::new();
         for pair in pairs {
             let named = || format!("sakd exact: spot {}", pair.student);
-            let tap = manifest.tap(&pair.teacher).ok_or_else(|| Error::input(format!("tap {}: not in the cache", pair.teacher)))?;
+            let tap = manifest
+                .tap(&pair.teacher)
+                .ok_or_else(|| Error::input(format!("tap {}: not in the cache", pair.teacher)))?;
             let theirs = find(teacher, &tap.tensor).context(named)?;
             check_form(pair, teacher, theirs, inputs.as_deref(), manifest).context(named)?;
-            let own = student.tensor(&pair.student).ok_or_else(|| Error::input(format!("tensor {}: not in the graph", pair.student)))?;
+            let own = student.tensor(&pair.student).ok_or_else(|| {
+                Error::input(format!("tensor {}: not in the graph", pair.student))
+            })?;
             spots.push((pair.student.clone(), [own, theirs]));
         }
-        let ends = spots.iter().skip(1).map(|(_, tensors)| *tensors).chain([[student.logits(), end]]);
+        let ends =
+            spots.iter().skip(1).map(|(_, tensors)| *tensors).chain([[student.logits(), end]]);
         let stage = |((name, from), to): (&(String, [TensorId; 2]), [TensorId; 2])| {
             let of = |graph: &Student, side: usize, whose: &str| {
                 graph.stage(from[side], to[side]).map_err(|e| {
-                    Error::input(format!("sakd exact: spot {name}: expected a tensor at which the {whose} can be cut"))
-                        .because(e)
-                        .hint("name pairs of tensors between blocks: --criterion 'nst:pair=TEACHER>STUDENT', or use the cached mode")
+                    Error::input(format!(
+                        "sakd exact: spot {name}: expected a tensor at which the {whose} can be \
+                         cut"
+                    ))
+                    .because(e)
+                    .hint(
+                        "name pairs of tensors between blocks: --criterion \
+                         'nst:pair=TEACHER>STUDENT', or use the cached mode",
+                    )
                 })
             };
             Ok([of(student, 0, "student")?, of(teacher, 1, "teacher")?])
@@ -78,10 +102,12 @@ impl Route {
         Ok(Self { stages: spots.iter().zip(ends).map(stage).collect::<Result<_>>()? })
     }
 
-    /// Takes a batch through both networks and differentiates the loss of what comes out, [`sakd::policy_loss`].
+    /// Takes a batch through both networks and differentiates the loss of what comes out,
+    /// [`sakd::policy_loss`].
     ///
     /// # Shapes
-    /// `first` student's and teacher's tensor at the first spot, `[batch, …]`; `gates` `[batch]` for each map and the logits.
+    /// `first` student's and teacher's tensor at the first spot, `[batch, …]`; `gates` `[batch]`
+    /// for each map and the logits.
     ///
     /// # Errors
     /// When shapes disagree or a label is outside the classes.
@@ -93,7 +119,9 @@ impl Route {
         judge: Judge<'_>,
         dropout_seed: u64,
     ) -> Result<Routed> {
-        let Some((last, gates)) = gates.split_last().filter(|(_, maps)| maps.len() == self.stages.len() && maps.len() == adapters.len())
+        let Some((last, gates)) = gates
+            .split_last()
+            .filter(|(_, maps)| maps.len() == self.stages.len() && maps.len() == adapters.len())
         else {
             return Err(Error::input("sakd: expected a gate for each map and the logits"));
         };
@@ -101,9 +129,14 @@ impl Route {
         let mut passed = Vec::with_capacity(self.stages.len());
         for (([student, teacher], gate), adapters) in self.stages.iter().zip(gates).zip(adapters) {
             let [to_student, to_teacher] = sakd::route(&s, &t, gate, adapters)?;
-            let passes =
-                [student.forward(&to_student, Mode::Train, dropout_seed)?, teacher.forward(&to_teacher, Mode::Eval, dropout_seed)?];
-            let next = [passes[0].output()?.to_device(&Device::Cpu)?, passes[1].output()?.to_device(&Device::Cpu)?];
+            let passes = [
+                student.forward(&to_student, Mode::Train, dropout_seed)?,
+                teacher.forward(&to_teacher, Mode::Eval, dropout_seed)?,
+            ];
+            let next = [
+                passes[0].output()?.to_device(&Device::Cpu)?,
+                passes[1].output()?.to_device(&Device::Cpu)?,
+            ];
             passed.push(([s, t], *gate, *adapters, passes));
             [s, t] = next;
         }
@@ -111,7 +144,10 @@ impl Route {
         let [mut ds, mut dt, dlast] = three(end.inputs)?;
         let mut routed = Routed { value: end.value, gates: vec![dlast], adapters: Vec::new() };
         for ([s, t], gate, adapters, [student, teacher]) in passed.into_iter().rev() {
-            let upstream = [student.backward(ds)?.to_device(&Device::Cpu)?, teacher.backward(dt)?.to_device(&Device::Cpu)?];
+            let upstream = [
+                student.backward(ds)?.to_device(&Device::Cpu)?,
+                teacher.backward(dt)?.to_device(&Device::Cpu)?,
+            ];
             let found = sakd::route_pullback(&s, &t, gate, adapters, [&upstream[0], &upstream[1]])?;
             let dgate;
             [ds, dt, dgate] = three(found.inputs)?;
@@ -126,14 +162,19 @@ impl Route {
 
 /// Gradients by student, teacher and gate.
 fn three(gradients: Vec<Tensor>) -> Result<[Tensor; 3]> {
-    gradients.try_into().map_err(|_| Error::input("sakd: expected gradients by student, teacher and gate"))
+    gradients
+        .try_into()
+        .map_err(|_| Error::input("sakd: expected gradients by student, teacher and gate"))
 }
 
 fn find(teacher: &Student, name: &str) -> Result<TensorId> {
-    teacher.tensor(name).ok_or_else(|| Error::input(format!("teacher's tensor {name}: not in the graph that trains")))
+    teacher.tensor(name).ok_or_else(|| {
+        Error::input(format!("teacher's tensor {name}: not in the graph that trains"))
+    })
 }
 
-/// The shapes of two of the teacher's samples; `None` where neither the cache nor the graph says them.
+/// The shapes of two of the teacher's samples; `None` where neither the cache nor the graph says
+/// them.
 fn teacher_inputs(teacher: &Student, manifest: &Manifest) -> Option<Vec<Vec<usize>>> {
     const BATCH: usize = 2;
     let sizes = |sizes: &[usize]| std::iter::once(BATCH).chain(sizes.iter().copied()).collect();
@@ -145,29 +186,48 @@ fn teacher_inputs(teacher: &Student, manifest: &Manifest) -> Option<Vec<Vec<usiz
         }]);
     }
     let stored = |name: &str| {
-        let of_input = |path: &str| path.strip_prefix("inputs/") == Some(name) || (path == "input" && teacher.inputs().len() == 1);
-        manifest.view_arrays.iter().find(|array| of_input(&array.path)).map(|array| sizes(&array.row_shape))
+        let of_input = |path: &str| {
+            path.strip_prefix("inputs/") == Some(name)
+                || (path == "input" && teacher.inputs().len() == 1)
+        };
+        manifest
+            .view_arrays
+            .iter()
+            .find(|array| of_input(&array.path))
+            .map(|array| sizes(&array.row_shape))
     };
     teacher.inputs().iter().map(|input| stored(&input.name)).collect()
 }
 
-/// Refuses a map that the cache holds pooled or with its channels last: the routes go on from the graph's own.
-fn check_form(pair: &Pair, teacher: &Student, tensor: TensorId, inputs: Option<&[Vec<usize>]>, manifest: &Manifest) -> Result<()> {
+/// Refuses a map that the cache holds pooled or with its channels last: the routes go on from the
+/// graph's own.
+fn check_form(
+    pair: &Pair,
+    teacher: &Student,
+    tensor: TensorId,
+    inputs: Option<&[Vec<usize>]>,
+    manifest: &Manifest,
+) -> Result<()> {
     let nhwc = manifest.map(&pair.teacher).is_some_and(|map| map.layout == Layout::Nhwc);
     let found = match inputs {
         Some(inputs) => teacher.shape(tensor, inputs)?,
         None => None,
     };
-    let same = found.as_ref().is_none_or(|shape| shape.get(1..) == Some(pair.teacher_shape.as_slice()));
+    let same =
+        found.as_ref().is_none_or(|shape| shape.get(1..) == Some(pair.teacher_shape.as_slice()));
     if same && !nhwc {
         return Ok(());
     }
-    let found = found.map_or_else(|| "channels last".to_owned(), |shape| format!("{:?}", &shape[1..]));
+    let found =
+        found.map_or_else(|| "channels last".to_owned(), |shape| format!("{:?}", &shape[1..]));
     Err(Error::input(format!(
         "tap {}: expected {:?} of each sample in the teacher's graph, found {found}",
         pair.teacher, pair.teacher_shape
     ))
-    .hint("the exact mode takes maps [channels, height, width] as the graph has them, not pooled at extraction"))
+    .hint(
+        "the exact mode takes maps [channels, height, width] as the graph has them, not pooled at \
+         extraction",
+    ))
 }
 
 #[cfg(test)]

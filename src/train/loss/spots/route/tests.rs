@@ -2,7 +2,10 @@ use super::*;
 use crate::array::{Array, Values};
 use crate::cache::{Codec, TapRecord, testing};
 use crate::criterion::cross_entropy::cross_entropy;
-use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto,
+};
 use crate::onnx::proto::{TypeProto, attribute_proto::AttributeType, type_proto};
 use crate::onnx::tap::Role;
 use crate::onnx::{Model, tensor_proto};
@@ -29,7 +32,8 @@ fn tensor(shape: &[usize], seed: u32) -> Tensor {
 }
 
 fn weight(name: &str, shape: &[usize], seed: u32, scale: f64, offset: f64) -> TensorProto {
-    let values = numbers(shape.iter().product(), seed).into_iter().map(|v| offset + scale * v).collect();
+    let values =
+        numbers(shape.iter().product(), seed).into_iter().map(|v| offset + scale * v).collect();
     tensor_proto(name, &Array::new(shape.to_vec(), Values::F64(values)).unwrap())
 }
 
@@ -50,7 +54,8 @@ fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, &[i64])]) -> Nod
     }
 }
 
-/// Two convolutions with batch norm, a shortcut beside the second; maps `m1` 6×6 and `m2` 3×3, vector `v`.
+/// Two convolutions with batch norm, a shortcut beside the second; maps `m1` 6×6 and `m2` 3×3,
+/// vector `v`.
 fn net(channels: [usize; 2], seed: u32) -> Student {
     let [a, b] = channels;
     let mut initializer = vec![
@@ -60,17 +65,32 @@ fn net(channels: [usize; 2], seed: u32) -> Student {
         weight("wl", &[b, CLASSES], seed + 3, 2.0, 0.0),
     ];
     for (i, n) in [("1", a), ("2", b)] {
-        for (k, (name, offset)) in [("scale", 1.0), ("shift", 0.2), ("mean", 0.0), ("var", 1.0)].into_iter().enumerate() {
-            initializer.push(weight(&format!("{name}{i}"), &[n], seed + 4 + u32::try_from(k).unwrap(), 0.4, offset));
+        for (k, (name, offset)) in
+            [("scale", 1.0), ("shift", 0.2), ("mean", 0.0), ("var", 1.0)].into_iter().enumerate()
+        {
+            initializer.push(weight(
+                &format!("{name}{i}"),
+                &[n],
+                seed + 4 + u32::try_from(k).unwrap(),
+                0.4,
+                offset,
+            ));
         }
     }
     let pads: (&str, &[i64]) = ("pads", &[1, 1, 1, 1]);
     let strides: (&str, &[i64]) = ("strides", &[2, 2]);
     let float = TypeProto {
-        value: Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(11), ..Default::default() })),
+        value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+            elem_type: Some(11),
+            ..Default::default()
+        })),
         ..Default::default()
     };
-    let value = |name: &str| ValueInfoProto { name: Some(name.into()), r#type: Some(float.clone()), ..Default::default() };
+    let value = |name: &str| ValueInfoProto {
+        name: Some(name.into()),
+        r#type: Some(float.clone()),
+        ..Default::default()
+    };
     let graph = GraphProto {
         name: Some("net".into()),
         input: vec![value("x")],
@@ -97,11 +117,20 @@ fn net(channels: [usize; 2], seed: u32) -> Student {
         graph: Some(graph),
         ..Default::default()
     };
-    let options = ImportOptions { dtype: DType::F64, executor: Executor::General, ..ImportOptions::default() };
+    let options = ImportOptions {
+        dtype: DType::F64,
+        executor: Executor::General,
+        ..ImportOptions::default()
+    };
     Student::import(&Model::from_proto(proto).unwrap(), &options).unwrap()
 }
 
-fn pair(student: &str, student_shape: [usize; 3], teacher: &str, teacher_shape: [usize; 3]) -> Pair {
+fn pair(
+    student: &str,
+    student_shape: [usize; 3],
+    teacher: &str,
+    teacher_shape: [usize; 3],
+) -> Pair {
     Pair {
         teacher: teacher.into(),
         teacher_shape: teacher_shape.to_vec(),
@@ -120,7 +149,14 @@ fn manifest() -> Manifest {
     let mut manifest = testing::manifest(4, 1, Codec::Raw);
     manifest.view_arrays.retain(|array| ["input", "logits"].contains(&array.path.as_str()));
     manifest.view_arrays[0].row_shape = vec![1, SIDE, SIDE];
-    let tap = |name: &str| TapRecord { alias: name.into(), tensor: name.into(), role: Role::Map, stage: None, map: None, batch_norm: None };
+    let tap = |name: &str| TapRecord {
+        alias: name.into(),
+        tensor: name.into(),
+        role: Role::Map,
+        stage: None,
+        map: None,
+        batch_norm: None,
+    };
     manifest.taps = ["m1", "m2", "n2"].map(tap).to_vec();
     manifest
 }
@@ -139,7 +175,8 @@ impl Example {
     fn new() -> Self {
         let (student, teacher) = (net([2, 3], 1), net([3, 4], 30));
         let pairs = pairs();
-        let route = Route::new(&pairs.iter().collect::<Vec<_>>(), &student, &teacher, &manifest()).unwrap();
+        let route =
+            Route::new(&pairs.iter().collect::<Vec<_>>(), &student, &teacher, &manifest()).unwrap();
         let x = [tensor(&[4, 1, SIDE, SIDE], 60)];
         let values = |net: &Student, mode| {
             let m1 = net.tensor("m1").unwrap();
@@ -147,21 +184,47 @@ impl Example {
             [pass.value(m1).unwrap().clone(), pass.value(net.logits()).unwrap().clone()]
         };
         let ([s, plain], [t, _]) = (values(&student, Mode::Train), values(&teacher, Mode::Eval));
-        let adapters = |p: &Pair| sakd::adapters(&p.student_shape, &p.teacher_shape, 5).unwrap().to_dtype(DType::F64).unwrap();
-        Self { student, teacher, route, first: [s, t], plain, adapters: pairs.iter().map(adapters).collect() }
+        let adapters = |p: &Pair| {
+            sakd::adapters(&p.student_shape, &p.teacher_shape, 5)
+                .unwrap()
+                .to_dtype(DType::F64)
+                .unwrap()
+        };
+        Self {
+            student,
+            teacher,
+            route,
+            first: [s, t],
+            plain,
+            adapters: pairs.iter().map(adapters).collect(),
+        }
     }
 
     /// The routed pass with these gates, `[batch, spots]`.
     fn run(&self, gates: &Tensor, adapters: &[Module], gamma: f64) -> Routed {
-        let columns: Vec<Tensor> = (0..3).map(|spot| gates.narrow(1, spot, 1).unwrap().flatten_all().unwrap()).collect();
+        let columns: Vec<Tensor> =
+            (0..3).map(|spot| gates.narrow(1, spot, 1).unwrap().flatten_all().unwrap()).collect();
         let judge = Judge { plain: &self.plain, labels: &LABELS, gamma };
-        self.route.run(self.first.clone(), &columns.iter().collect::<Vec<_>>(), &adapters.iter().collect::<Vec<_>>(), judge, 3).unwrap()
+        self.route
+            .run(
+                self.first.clone(),
+                &columns.iter().collect::<Vec<_>>(),
+                &adapters.iter().collect::<Vec<_>>(),
+                judge,
+                3,
+            )
+            .unwrap()
     }
 }
 
 /// The module with one weight in place of its own.
 fn with(module: &Module, name: &str, weight: &Tensor) -> Module {
-    Module::new(module.weights().map(|(n, w)| (n.to_owned(), if n == name { weight.clone() } else { w.clone() }))).unwrap()
+    Module::new(
+        module
+            .weights()
+            .map(|(n, w)| (n.to_owned(), if n == name { weight.clone() } else { w.clone() })),
+    )
+    .unwrap()
 }
 
 /// Compares gradients by a module's weights with central differences of `value`.
@@ -171,33 +234,52 @@ fn assert_slopes(module: &Module, gradients: &[(String, Tensor)], value: impl Fn
     let mut largest = 0f64;
     for (name, gradient) in gradients {
         let at = module.get(name).unwrap();
-        let (values, gradient) =
-            (at.flatten_all().unwrap().to_vec1::<f64>().unwrap(), gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap());
+        let (values, gradient) = (
+            at.flatten_all().unwrap().to_vec1::<f64>().unwrap(),
+            gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap(),
+        );
         for i in 0..values.len() {
             let moved = |by: f64| {
                 let mut values = values.clone();
                 values[i] += by;
-                value(&with(module, name, &Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap()))
+                value(&with(
+                    module,
+                    name,
+                    &Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap(),
+                ))
             };
             let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
-            assert!((slope - gradient[i]).abs() < 1e-7, "{name}[{i}]: slope {slope}, gradient {}", gradient[i]);
+            assert!(
+                (slope - gradient[i]).abs() < 1e-7,
+                "{name}[{i}]: slope {slope}, gradient {}",
+                gradient[i]
+            );
             largest = largest.max(gradient[i].abs());
         }
     }
     assert!(largest > 1e-3, "nothing is learnt: {largest}");
 }
 
-/// The whole routed pass, from the policy's weights by soft gates to the loss, against finite differences.
+/// The whole routed pass, from the policy's weights by soft gates to the loss, against finite
+/// differences.
 #[test]
 fn policy_and_adapters_follow_the_slope_of_the_routed_loss() {
     const TEMPERATURE: f64 = 0.7;
     let example = Example::new();
     let vectors = [tensor(&[4, 3], 70), tensor(&[4, 4], 71)];
     let noise = tensor(&[4, 3, 2], 72);
-    let policy = sakd::policy([3, 4], 5, &[None; 3], CLASSES, 1).unwrap().to_dtype(DType::F64).unwrap();
+    let policy =
+        sakd::policy([3, 4], 5, &[None; 3], CLASSES, 1).unwrap().to_dtype(DType::F64).unwrap();
     let soft = |policy: &Module| {
-        let scores = ((sakd::policy_scores(policy, &vectors[0], &vectors[1]).unwrap() + &noise).unwrap() / TEMPERATURE).unwrap();
-        let odds = (scores.narrow(D::Minus1, 0, 1).unwrap() - scores.narrow(D::Minus1, 1, 1).unwrap()).unwrap().squeeze(D::Minus1).unwrap();
+        let scores = ((sakd::policy_scores(policy, &vectors[0], &vectors[1]).unwrap() + &noise)
+            .unwrap()
+            / TEMPERATURE)
+            .unwrap();
+        let odds = (scores.narrow(D::Minus1, 0, 1).unwrap()
+            - scores.narrow(D::Minus1, 1, 1).unwrap())
+        .unwrap()
+        .squeeze(D::Minus1)
+        .unwrap();
         ((odds.neg().unwrap().exp().unwrap() + 1.0).unwrap()).recip().unwrap()
     };
     for gamma in [1.0, 2.0] {
@@ -212,24 +294,39 @@ fn policy_and_adapters_follow_the_slope_of_the_routed_loss() {
             });
         }
         let upstream = Tensor::stack(&found.gates, 1).unwrap();
-        let learnt = sakd::policy_pullback(&policy, &vectors, &noise, TEMPERATURE, &upstream).unwrap();
-        assert_slopes(&policy, &learnt.weights, |policy| example.run(&soft(policy), &example.adapters, gamma).value);
+        let learnt =
+            sakd::policy_pullback(&policy, &vectors, &noise, TEMPERATURE, &upstream).unwrap();
+        assert_slopes(&policy, &learnt.weights, |policy| {
+            example.run(&soft(policy), &example.adapters, gamma).value
+        });
     }
 }
 
 #[test]
 fn closed_gates_are_the_student_and_open_ones_the_teacher() {
     let example = Example::new();
-    let buffers = || example.student.buffers().iter().map(|b| b.var.flatten_all().unwrap().to_vec1::<f64>().unwrap()).collect::<Vec<_>>();
+    let buffers = || {
+        example
+            .student
+            .buffers()
+            .iter()
+            .map(|b| b.var.flatten_all().unwrap().to_vec1::<f64>().unwrap())
+            .collect::<Vec<_>>()
+    };
     let before = buffers();
     let all = |gate: f64| Tensor::full(gate, (4, 3), &Device::Cpu).unwrap();
     let own = cross_entropy(&example.plain, &LABELS, 0.0).unwrap().value;
     let closed = example.run(&all(0.0), &example.adapters, 2.0).value;
-    assert_eq!(closed.to_bits(), (own + 2.0).to_bits(), "the student's own loss and the penalty of no gate of four");
+    assert_eq!(
+        closed.to_bits(),
+        (own + 2.0).to_bits(),
+        "the student's own loss and the penalty of no gate of four"
+    );
 
     let x = [tensor(&[4, 1, SIDE, SIDE], 60)];
     let pass = example.teacher.forward(&x, Mode::Eval, &[], 0).unwrap();
-    let theirs = cross_entropy(pass.value(example.teacher.logits()).unwrap(), &LABELS, 0.0).unwrap().value;
+    let theirs =
+        cross_entropy(pass.value(example.teacher.logits()).unwrap(), &LABELS, 0.0).unwrap().value;
     assert_eq!(example.run(&all(1.0), &example.adapters, 1.0).value.to_bits(), theirs.to_bits());
     assert_eq!(before, buffers(), "a routed pass moves no running statistic");
 
@@ -244,7 +341,8 @@ fn closed_gates_are_the_student_and_open_ones_the_teacher() {
 fn what_goes_around_a_spot_is_named() {
     let (student, teacher) = (net([2, 3], 1), net([3, 4], 30));
     let refused = |pairs: &[Pair], manifest: &Manifest| {
-        let error = Route::new(&pairs.iter().collect::<Vec<_>>(), &student, &teacher, manifest).unwrap_err();
+        let error = Route::new(&pairs.iter().collect::<Vec<_>>(), &student, &teacher, manifest)
+            .unwrap_err();
         assert_eq!(error.exit_code(), 2);
         error.chain()
     };
@@ -255,7 +353,12 @@ fn what_goes_around_a_spot_is_named() {
     assert!(message.contains("found short around it, read by node the-sum (Add)"), "{message}");
     let theirs = pair("m2", [3, 3, 3], "n2", [4, 3, 3]);
     let message = refused(&[theirs], &manifest());
-    assert!(message.contains("spot m2") && message.contains("teacher can be cut") && message.contains("short around it"), "{message}");
+    assert!(
+        message.contains("spot m2")
+            && message.contains("teacher can be cut")
+            && message.contains("short around it"),
+        "{message}"
+    );
     // in another order there
     let crossed = [pair("m1", [2, 6, 6], "m2", [4, 3, 3]), pair("m2", [3, 3, 3], "m1", [3, 6, 6])];
     let message = refused(&crossed, &manifest());
@@ -264,7 +367,10 @@ fn what_goes_around_a_spot_is_named() {
     let mut pooled = second.clone();
     pooled.teacher_shape = vec![4, 2, 2];
     let message = refused(&[first.clone(), pooled], &manifest());
-    assert!(message.contains("tap m2: expected [4, 2, 2]") && message.contains("found [4, 3, 3]"), "{message}");
+    assert!(
+        message.contains("tap m2: expected [4, 2, 2]") && message.contains("found [4, 3, 3]"),
+        "{message}"
+    );
     let mut other = manifest();
     other.taps[1].tensor = "m9".into();
     let message = refused(&[first, second], &other);
