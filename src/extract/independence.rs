@@ -5,7 +5,6 @@
 use crate::array::{Array, Dtype};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::onnx::operator::Class;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::suspect::{Suspicion, Way, suspects};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
@@ -334,13 +333,14 @@ fn sketch(row: &[f32]) -> Vec<f32> {
         return row.to_vec();
     }
     let mut sums = vec![0.0f32; SKETCH];
-    for (block, values) in (0u64..).zip(row.chunks(SKETCH)) {
-        for ((sum, &value), at) in sums.iter_mut().zip(values).zip(0u64..) {
-            // a bit of a SplitMix64 generator's output (Steele, Lea and Flood 2014)
-            let mut dice = (block << 16 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            dice = (dice ^ dice >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            dice = (dice ^ dice >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            *sum += if dice >> 63 == 1 { value } else { -value };
+    for (&value, at) in row.iter().zip(0u64..) {
+        // 64 bits of a SplitMix64 generator (Steele, Lea and Flood 2014): a place and a sign
+        let mut dice = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        dice = (dice ^ dice >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        dice = (dice ^ dice >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        dice ^= dice >> 31;
+        if let Some(sum) = sums.get_mut((dice >> 32) as usize % SKETCH) {
+            *sum += if dice & 1 == 1 { value } else { -value };
         }
     }
     sums
@@ -401,9 +401,7 @@ fn is_coarse(model: &Model) -> bool {
         let casts = node.op_type() == "Cast"
             && node.attribute.iter().any(|a| a.name() == "to" && is_half(a.i()));
         let operator = node.operator();
-        casts
-            || operator.scale.is_some()
-            || matches!(operator.class, Class::Quantization | Class::DynamicQuantization)
+        casts || operator.scale.is_some() || node.op_type().contains("Quant")
     };
     graph.initializer.iter().any(|tensor: &TensorProto| is_half(i64::from(tensor.data_type())))
         || graph.node.iter().any(rounds)

@@ -37,7 +37,7 @@ use crate::onnx::{self, Model};
 use crate::recipe::{Extract, Inputs, Statistic, ViewCount};
 use crate::runtime::{self, Device, Runtime, Session, SessionOptions};
 use choice::Choice;
-use output::Output;
+use output::{Lost, Output};
 use pipeline::Ended;
 use rows::Rows;
 use serde::Serialize;
@@ -166,12 +166,15 @@ pub fn run(
         writer.renew(&restamped)?;
         let pipeline_started = Instant::now();
         let [mut replaced, mut missing] = [0, 0];
+        let mut lost = vec![Lost::NOTHING; job.outputs.len()];
         if recipe.refresh {
             writer.refresh(&changed);
             [replaced, missing] = loop {
-                match refresh::run(job, &changed, &mut session, &mut writer, monitor)? {
+                let session = &mut session;
+                match refresh::run(job, &changed, session, &mut writer, monitor, &mut lost)? {
                     (Ended::Done, rows) => break rows,
                     (Ended::BeyondF16(output, why), _) => {
+                        lost[output] = Lost::NOTHING;
                         widen(job, &mut writer, output, &why, monitor)?;
                     }
                 }
@@ -189,11 +192,18 @@ pub fn run(
         let computed = loop {
             // what was computed before a tap was widened is among what is computed for it
             let rows = rows_of(&tasks);
-            let (ended, worked) = pipeline::run(job, tasks, &mut sessions, &mut writer, monitor)?;
+            let result = pipeline::run(job, tasks, &mut sessions, &mut writer, monitor, &mut lost);
+            if !matches!(result, Ok((Ended::BeyondF16(..), _))) {
+                pipeline::say_lost(job, &lost, monitor);
+            }
+            let (ended, worked) = result?;
             stages.add(&worked);
             match ended {
                 Ended::Done => break rows,
-                Ended::BeyondF16(output, why) => widen(job, &mut writer, output, &why, monitor)?,
+                Ended::BeyondF16(output, why) => {
+                    lost[output] = Lost::NOTHING;
+                    widen(job, &mut writer, output, &why, monitor)?;
+                }
             }
             tasks = pipeline::tasks(&writer, job.batch);
         };

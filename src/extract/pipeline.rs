@@ -148,8 +148,9 @@ fn segment_tasks(
         .collect()
 }
 
-/// Computes and publishes the tasks' segments; says how long each stage worked. Ends early where a
-/// type that was chosen here proves too narrow.
+/// Computes and publishes the tasks' segments; says how long each stage worked, and adds to `lost`
+/// what the rows of each output lose. Ends early where a type that was chosen here proves too
+/// narrow.
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop.
@@ -160,6 +161,7 @@ pub(super) fn run(
     sessions: &mut [Session],
     writer: &mut Writer,
     monitor: &dyn Monitor,
+    lost: &mut [Lost],
 ) -> Result<(Ended, Stages)> {
     let clocks = &Clocks::default();
     if tasks.is_empty() {
@@ -179,7 +181,6 @@ pub(super) fn run(
     for _ in 0..places {
         let _ = place_in.try_send(());
     }
-    let mut lost = vec![Lost::NOTHING; job.outputs.len()];
     let result = thread::scope(|scope| {
         scope.spawn(move || feed(tasks, &work_in, &ticket_in, &order_in));
         for _ in 0..workers {
@@ -192,10 +193,9 @@ pub(super) fn run(
             scope.spawn(move || infer(job, session, &tickets, &place, clocks));
         }
         drop((tickets, place));
-        write(job, order, place_in, writer, clocks, monitor, &mut lost)
+        write(job, order, place_in, writer, clocks, monitor, lost)
     });
     monitor.end();
-    say_lost(job, &lost, monitor);
     result.map(|ended| (ended, clocks.stages()))
 }
 
@@ -258,6 +258,8 @@ fn write(
 ) -> Result<Ended> {
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let mut open: Option<SegmentWriter> = None;
+    // of the segment that is open
+    let mut losing = vec![Lost::NOTHING; lost.len()];
     for computed in order {
         if monitor.stop_requested() {
             return Err(Error::interrupted("the segments that were whole are in the cache")
@@ -287,7 +289,7 @@ fn write(
                 output.try_encode(values, types[array], task.rows.len(), name)
             })? {
                 Encoded::Bytes(bytes, of) => {
-                    lost[place] = lost[place].and(of);
+                    losing[place] = losing[place].and(of);
                     bytes
                 }
                 Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => {
@@ -300,6 +302,9 @@ fn write(
         if task.is_last {
             record(job, writer)?;
             timed(&clocks.write, || writer.publish(segment))?;
+            for (all, of) in lost.iter_mut().zip(&mut losing) {
+                *all = all.and(std::mem::replace(of, Lost::NOTHING));
+            }
         } else {
             open = Some(segment);
         }

@@ -4,7 +4,7 @@
 use super::Job;
 use super::batch;
 use super::output::{Encoded, Lost};
-use super::pipeline::{self, Ended, say_lost};
+use super::pipeline::{self, Ended};
 use super::plan::sample_name;
 use crate::cache::{Writer, published_rows};
 use crate::data::augment::Place;
@@ -43,6 +43,7 @@ pub(super) fn run(
     session: &mut Session,
     writer: &mut Writer,
     monitor: &dyn Monitor,
+    lost: &mut [Lost],
 ) -> Result<(Ended, [usize; 2])> {
     let changed: HashSet<usize> = changed.iter().copied().collect();
     let manifest = writer.manifest();
@@ -83,23 +84,19 @@ pub(super) fn run(
         }
     }
     writer.unpublish(&whole)?;
-    let mut lost = vec![Lost::NOTHING; job.outputs.len()];
     monitor.begin("refresh", "segments", parts.len() as u64, 0);
     for (view, segment, rows, batches) in parts {
         if monitor.stop_requested() {
             return Err(Error::interrupted("while changed rows were computed again")
                 .hint("run the same command again to go on"));
         }
-        if let Some(ended) =
-            replace(job, (view, segment), rows, &batches, session, writer, &mut lost)?
-        {
+        if let Some(ended) = replace(job, (view, segment), rows, &batches, session, writer, lost)? {
             monitor.end();
             return Ok((ended, counts));
         }
         monitor.advance(1, 0);
     }
     monitor.end();
-    say_lost(job, &lost, monitor);
     Ok((Ended::Done, counts))
 }
 

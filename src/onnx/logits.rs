@@ -19,7 +19,7 @@ use walk::{Activation, Ending};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conversion {
-    /// Probabilities that sum to 1: their logarithms.
+    /// Probabilities that sum to 1, or several of them added up: their logarithms.
     Probabilities,
     /// Probabilities each of its own: log(p / (1 − p)).
     Sigmoid,
@@ -214,38 +214,14 @@ fn is_probability(value: f32) -> bool {
     (-TOLERANCE..=1.0 + TOLERANCE).contains(&value)
 }
 
-/// Different rows that have to share a sum other than 1 before it is taken for no chance.
-const ROWS_OF_A_SUM: usize = 3;
-/// How far such sums may lie apart, relatively: what rounding to f16 does to them.
-const TOLERANCE_OF_A_SUM: f32 = 1e-3;
-
 /// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and
-/// every row sums to 1. Several softmaxes that are added up have another sum, the same in every
-/// row.
+/// every row sums to 1.
 #[must_use]
-#[allow(clippy::float_cmp, reason = "the very same values")]
 pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
-    if classes < 2 || values.is_empty() {
-        return false;
-    }
-    let rows = || values.chunks(classes);
-    let sum = |row: &[f32]| row.iter().sum::<f32>();
-    if rows()
-        .all(|row| row.iter().all(|&p| is_probability(p)) && (sum(row) - 1.0).abs() <= TOLERANCE)
-    {
-        return true;
-    }
-    let first = sum(values.get(..classes).unwrap_or_default());
-    let is_share = |row: &[f32]| {
-        row.iter().all(|&p| p >= 0.0) && (sum(row) - first).abs() <= first * TOLERANCE_OF_A_SUM
+    let is_one = |row: &[f32]| {
+        row.iter().all(|&p| is_probability(p)) && (row.iter().sum::<f32>() - 1.0).abs() <= TOLERANCE
     };
-    let mut different: Vec<&[f32]> = Vec::new();
-    for row in rows() {
-        if different.len() < ROWS_OF_A_SUM && !different.contains(&row) {
-            different.push(row);
-        }
-    }
-    different.len() == ROWS_OF_A_SUM && rows().all(is_share)
+    classes > 1 && !values.is_empty() && values.chunks(classes).all(is_one)
 }
 
 /// The classes of a row: its values, where at most one of its axes has more than one.

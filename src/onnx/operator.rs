@@ -429,6 +429,15 @@ const TABLE: &[Operator] = &[
     Operator { parameters: &[0, 1, 2], trains_constants: true, ..product("Gemm", 1, Macs::Gemm) },
     Operator { parameters: &[0, 1], trains_constants: true, ..product("MatMul", 1, Macs::Product) },
     product("MatMulInteger", 1, Macs::Product),
+    new("FusedGemm", Class::Product),
+    new("FusedMatMul", Class::Product),
+    new("FusedMatMulActivation", Class::Product),
+    new("MatMulBnb4", Class::Product),
+    new("MatMulFpQ4", Class::Product),
+    new("MatMulInteger16", Class::Product),
+    new("MatMulIntegerToFloat", Class::Product),
+    new("MatMulNBits", Class::Product),
+    new("TransposeMatMul", Class::Product),
     Operator { scale: Some([7, 8]), ..product("QGemm", 3, Macs::Gemm) },
     Operator { scale: Some([6, 7]), ..product("QLinearMatMul", 3, Macs::Product) },
     Operator { parameters: &[0, 1], trains_constants: true, ..new("Einsum", Class::Contraction) },
@@ -453,6 +462,7 @@ const TABLE: &[Operator] = &[
         ..new("SkipGroupNorm", Class::Normalization)
     },
     // --- along axes ---
+    new("BiasSoftmax", Class::Softmax),
     new("LogSoftmax", Class::Softmax),
     new("Softmax", Class::Softmax),
     quantized("QLinearSoftmax", Class::Softmax, 3),

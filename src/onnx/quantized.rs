@@ -6,7 +6,6 @@
 use super::Model;
 use super::operator::{Class, Movement};
 use super::proto::{NodeProto, TensorProto};
-use crate::array::Array;
 use std::collections::HashMap;
 
 /// How an integer stands for a real number: (q − `zero_point`) · `scale`.
@@ -23,7 +22,7 @@ impl Quantization {
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a difference of integers of 16 bits")]
     pub fn real(self, value: i32) -> f32 {
-        (value - self.zero_point) as f32 * self.scale
+        (i64::from(value) - i64::from(self.zero_point)) as f32 * self.scale
     }
 }
 
@@ -35,13 +34,17 @@ impl Model {
     #[must_use]
     pub fn quantized(&self) -> HashMap<String, Quantization> {
         let nodes = &self.graph().node;
-        if !nodes.iter().any(|node| node.operator().scale.is_some()) {
+        // a function of the model bears whatever name it likes
+        let is_known = |node: &NodeProto| matches!(node.domain(), "" | "ai.onnx" | "com.microsoft");
+        let scale = |node: &NodeProto| node.operator().scale.filter(|_| is_known(node));
+        if !nodes.iter().any(|node| scale(node).is_some()) {
             return HashMap::new();
         }
+        let scalars = self.scalars();
         let mut found: HashMap<&str, Quantization> = HashMap::new();
-        for node in nodes {
-            let quantization = match node.operator().scale {
-                Some([scale, zero_point]) => self.quantization(node, scale, zero_point),
+        for node in nodes.iter().filter(|node| is_known(node)) {
+            let quantization = match scale(node) {
+                Some(inputs) => self.quantization(node, inputs, &scalars),
                 None => moved(node, &found),
             };
             let outputs = node.output.iter().map(String::as_str).filter(|name| !name.is_empty());
@@ -58,37 +61,37 @@ impl Model {
     fn quantization(
         &self,
         node: &NodeProto,
-        scale: usize,
-        zero_point: usize,
+        [scale, zero_point]: [usize; 2],
+        scalars: &HashMap<&str, &TensorProto>,
     ) -> Option<Quantization> {
         let constant = |at: usize| {
-            let name = node.input.get(at).filter(|name| !name.is_empty())?;
-            Some(self.constant(name)?.to_f32()).filter(|values| values.len() == 1)?.first().copied()
+            let tensor = scalars.get(node.input.get(at)?.as_str())?;
+            self.tensor(tensor).ok()?.to_f32().first().copied()
         };
         let is_given = node.input.get(zero_point).is_some_and(|name| !name.is_empty());
-        #[allow(clippy::cast_possible_truncation, reason = "an integer of 16 bits")]
+        #[allow(clippy::cast_possible_truncation, reason = "an integer of 16 bits, or saturated")]
         let zero_point = if is_given { constant(zero_point)? as i32 } else { 0 };
         Some(Quantization { scale: constant(scale)?, zero_point })
     }
 
-    /// The value of an initializer or of a `Constant` node.
-    fn constant(&self, name: &str) -> Option<Array> {
-        if let Some(initializer) = self.initializer(name).ok()? {
-            return Some(initializer);
-        }
-        let mut constants = self.graph().node.iter().filter(|node| node.op_type() == "Constant");
-        let node = constants.find(|node| node.output.iter().any(|output| output == name))?;
-        let tensor: &TensorProto =
-            node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()?;
-        self.tensor(tensor).ok()
+    /// Initializers and values of `Constant` nodes of one element, by name.
+    fn scalars(&self) -> HashMap<&str, &TensorProto> {
+        let graph = self.graph();
+        let given = graph.initializer.iter().map(|tensor| (tensor.name(), tensor));
+        let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
+        let constants = constants.filter_map(|node| {
+            let value = node.attribute.iter().find(|a| a.name() == "value")?;
+            Some((node.output.first()?.as_str(), value.t.as_ref()?))
+        });
+        let is_one = |tensor: &TensorProto| tensor.dims.iter().all(|&n| n == 1);
+        given.chain(constants).filter(|(_, tensor)| is_one(tensor)).collect()
     }
 }
 
 /// How the values stand that a node only moves or picks.
 fn moved(node: &NodeProto, found: &HashMap<&str, Quantization>) -> Option<Quantization> {
     let of = |name: &String| found.get(name.as_str()).copied();
-    let operator = node.operator();
-    match operator.class {
+    match node.operator().class {
         // of one scale all, or the integers are no longer comparable
         Class::Movement(Movement::Join) => {
             let mut all = node.input.iter().map(of);
@@ -97,11 +100,19 @@ fn moved(node: &NodeProto, found: &HashMap<&str, Quantization>) -> Option<Quanti
         }
         Class::Movement(Movement::Cast) => None,
         Class::Movement(_) => node.input.first().and_then(of),
-        _ if matches!(operator.name, "DepthToSpace" | "MaxPool" | "SpaceToDepth") => {
-            node.input.first().and_then(of)
-        }
-        _ => None,
+        _ => match node.op_type() {
+            "DepthToSpace" | "MaxPool" | "NhwcMaxPool" | "SpaceToDepth" => {
+                node.input.first().and_then(of)
+            }
+            "Resize" | "Upsample" if is_nearest(node) => node.input.first().and_then(of),
+            _ => None,
+        },
     }
+}
+
+/// Whether a resize repeats values, which is what it does unless told otherwise.
+fn is_nearest(node: &NodeProto) -> bool {
+    node.attribute.iter().find(|a| a.name() == "mode").is_none_or(|mode| mode.s() == b"nearest")
 }
 
 #[cfg(test)]

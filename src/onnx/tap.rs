@@ -285,10 +285,10 @@ fn penultimate<'a>(
     };
     // dropout in training form gives other values at each run, an integer is a float's: what it
     // reads is the vector
-    let passes = [Class::Movement(Movement::Copy), Class::DynamicQuantization];
-    while let Some(node) =
-        flow.producer(tensor).filter(|node| passes.contains(&node.operator().class))
-    {
+    let passes = |node: &&NodeProto| {
+        node.operator().moves(Movement::Copy) || node.op_type() == "DynamicQuantizeLinear"
+    };
+    while let Some(node) = flow.producer(tensor).filter(passes) {
         tensor = *flow.data(node).first()?;
     }
     (shapes.get(tensor)?.len() == 2).then_some(tensor)

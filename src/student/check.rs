@@ -4,7 +4,7 @@ use super::import::{self, Graph, Source};
 use super::plan::{self, Plan, Refusal};
 use super::{ImportOptions, TensorId, Trainability};
 use crate::error::{Error, Result};
-use crate::onnx::operator::Class;
+use crate::onnx::operator::{Class, Operator};
 use crate::onnx::{Dim, Model, Value, logits};
 
 /// Why a graph without logits is no student.
@@ -54,7 +54,7 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
         );
     }
     let convolutions: Vec<_> =
-        graph.nodes.iter().filter(|n| n.proto.operator().is_convolution()).collect();
+        graph.nodes.iter().filter(|n| is_float_convolution(n.proto.operator())).collect();
     let all_biased = convolutions.iter().all(|n| n.inputs.get(2).is_some_and(Option::is_some));
     let normalizes = graph.nodes.iter().any(|n| n.proto.operator().class == Class::Normalization);
     if convolutions.len() >= 5 && all_biased && !normalizes {
@@ -66,6 +66,11 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
         );
     }
     Ok(Trainability { parameters, blockers, warnings })
+}
+
+/// Whether an operator is a convolution whose bias, if it has one, is its third input.
+fn is_float_convolution(operator: &Operator) -> bool {
+    operator.is_convolution() && !operator.parameters.is_empty()
 }
 
 /// Plans a graph of which the values of parameters are not read.

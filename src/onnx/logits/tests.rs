@@ -166,7 +166,6 @@ fn what_is_no_softmax_stays_as_it_is() {
         &["y = Mul scores minus"],
         // a gate, a mean of two, the logarithm of no softmax
         &["g = Sigmoid scores", "y = Mul scores g"],
-        &["p = Softmax scores", "q = Softmax x", "s = Add p q"],
         &["y = Log scores"],
         &["e = Exp scores", "s = ReduceSum scores", "y = Div e s"],
     ] {
@@ -274,6 +273,24 @@ fn probabilities_become_logits() {
 }
 
 #[test]
+fn softmaxes_that_are_added_up_are_probabilities_whatever_their_sum() {
+    let sum = |lines: &[&str]| case(lines).tensor();
+    let both = ["a = Softmax scores", "b = Softmax x"];
+    let of = |line| sum(&[both[0], both[1], line]);
+    let expected = ("p".to_owned(), Some(Conversion::Probabilities));
+    for line in ["p = Add a b", "p = Sum a b a", "p = Mean a b"] {
+        assert_eq!(of(line), expected, "{line}");
+    }
+    assert_eq!(sum(&[both[0], both[1], "h = Mul a tiny", "p = Add h b"]), expected);
+    // a logarithm, or anything else in the sum, is none
+    let unknown = ("p".to_owned(), None);
+    assert_eq!(sum(&["a = Softmax scores", "b = LogSoftmax scores", "p = Add a b"]), unknown);
+    assert_eq!(sum(&["a = Softmax scores", "b = Sigmoid scores", "p = Add a b"]), unknown);
+    assert_eq!(sum(&["a = Softmax scores", "p = Add a scores"]), unknown);
+    assert_eq!(sum(&["p = Add scores x"]), unknown);
+}
+
+#[test]
 fn rows_of_probabilities_are_told_from_logits() {
     assert!(are_probabilities(&[0.2, 0.3, 0.5, 1.0, 0.0, 0.0], 3));
     // as rounded to f16
@@ -288,13 +305,6 @@ fn rows_of_probabilities_are_told_from_logits() {
     ] {
         assert!(!are_probabilities(rows, 3), "{rows:?}");
     }
-    // two softmaxes added up: one sum in all rows, which are not always the same
-    let twice = [0.5, 1.4, 0.1, 1.0, 0.9, 0.1, 2.0, 0.0, 0.0];
-    assert!(are_probabilities(&twice, 3));
-    assert!(!are_probabilities(&twice[..6], 3));
-    assert!(!are_probabilities(&twice[..3].repeat(4), 3));
-    assert!(!are_probabilities(&[0.5, 1.4, 0.1, 1.0, 0.9, 0.1, 2.0, 0.1, 0.0], 3));
-    assert!(!are_probabilities(&[1.5, 1.4, -0.9, 1.0, 0.9, 0.1, 2.0, 0.0, 0.0], 3));
     // a sum of one value says nothing
     assert!(!are_probabilities(&[1.0, 1.0], 1));
 }

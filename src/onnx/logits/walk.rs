@@ -145,10 +145,41 @@ impl<'a> Scope<'a> {
                     axes,
                 });
             }
-            let Some(input) = self.passed(node, &mut state) else { return Reached::Unknown };
+            let Some(input) = self.passed(node, &mut state) else {
+                return self.mixture(node, state, depth);
+            };
             input.clone_into(&mut tensor);
         }
         Reached::Unknown
+    }
+
+    /// Softmaxes that are added up: probabilities still, but for a factor that a softmax of their
+    /// logarithms does not see.
+    fn mixture(&self, node: &'a NodeProto, state: State, depth: usize) -> Reached {
+        /// Sums within sums count so many functions each.
+        const DEEPER: usize = DEPTH / 2;
+        /// Softmaxes in a sum.
+        const TERMS: usize = 64;
+        let is_sum = matches!(node.op_type(), "Add" | "Sum" | "Mean");
+        let is_plain = (0..=1).contains(&state.logarithms);
+        if !is_sum || !is_plain || depth + DEEPER > DEPTH || node.input.len() > TERMS {
+            return Reached::Unknown;
+        }
+        let mut terms =
+            node.input.iter().map(|term| self.walk(term, State::default(), depth + DEEPER));
+        let is_softmax =
+            |ending: &Ending| ending.activation == Activation::Softmax && !ending.is_log;
+        match terms.next() {
+            Some(Reached::Activation(first)) if is_softmax(&first) => {
+                let others =
+                    terms.all(|term| matches!(term, Reached::Activation(e) if is_softmax(&e)));
+                let is_log = state.logarithms == 1;
+                let is_reshaped = state.is_reshaped || first.is_reshaped;
+                let mixed = Ending { is_log, is_reshaped, before: None, ..first };
+                if others { Reached::Activation(mixed) } else { Reached::Unknown }
+            }
+            _ => Reached::Unknown,
+        }
     }
 
     /// The function of the model that a node calls.
@@ -199,7 +230,12 @@ impl<'a> Scope<'a> {
             "Softmax" | "QLinearSoftmax" => Some((Softmax, false, input(0)?)),
             "LogSoftmax" => Some((Softmax, true, input(0)?)),
             "Sigmoid" | "QLinearSigmoid" => Some((Sigmoid, false, input(0)?)),
-            "HardSigmoid" => Some((Activation::HardSigmoid, false, input(0)?)),
+            // with a slope below 0 the order of classes turns
+            "HardSigmoid" => {
+                let slope = node.attribute.iter().find(|a| a.name() == "alpha");
+                let rises = slope.is_none_or(|a| a.f() > 0.0);
+                rises.then_some((Activation::HardSigmoid, false, input(0)?))
+            }
             // exp(x) / Σ exp(x), 1 / (1 + exp(−x))
             "Div" => {
                 let (upper, lower) = (input(0)?, input(1)?);
@@ -306,7 +342,7 @@ impl<'a> Scope<'a> {
             |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
         match node.operator().class {
             Class::Movement(Movement::Copy) | Class::Quantization => return input(0),
-            Class::Movement(Movement::Reshape | Movement::Transpose | Movement::Repeat) => {
+            Class::Movement(Movement::Reshape | Movement::Transpose) => {
                 state.is_reshaped = true;
                 return input(0);
             }
@@ -314,6 +350,10 @@ impl<'a> Scope<'a> {
         }
         match node.op_type() {
             "Clip" | "CastLike" => input(0),
+            "Expand" => {
+                state.is_reshaped = true;
+                input(0)
+            }
             "Cast" if FLOATS.contains(&int(node, "to")) => input(0),
             "Log" => {
                 state.logarithms += 1;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::array::Values;
+use crate::array::{Array, Values};
 use crate::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 use crate::onnx::tensor_proto;
 
@@ -7,9 +7,12 @@ fn model(lines: &[&str]) -> Model {
     let node = |line: &&str| {
         let (outputs, call) = line.split_once(" = ").unwrap();
         let mut words = call.split(' ').map(str::to_owned);
-        let op_type = words.next();
+        let op = words.next().unwrap();
+        let (domain, op) =
+            op.split_once(':').map_or(("", op.as_str()), |(domain, op)| (domain, op));
         NodeProto {
-            op_type,
+            op_type: Some(op.to_owned()),
+            domain: Some(domain.to_owned()),
             input: words.map(|word| if word == "-" { String::new() } else { word }).collect(),
             output: outputs.split(' ').map(str::to_owned).collect(),
             ..NodeProto::default()
@@ -66,12 +69,14 @@ fn what_moves_values_hands_their_scale_on_and_what_mixes_them_does_not() {
         "b c = Split a",
         "one = Concat b c",
         "two = Concat b p",
+        "r = Resize a",
+        "my.f = my:QLinearAdd a t z q s z s z",
         "f = DequantizeLinear two s z",
     ];
     let names = |found: Vec<(String, f32, i32)>| {
         found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>()
     };
-    assert_eq!(names(of(&lines)), ["a", "b", "c", "one", "p"]);
+    assert_eq!(names(of(&lines)), ["a", "b", "c", "one", "p", "r"]);
     // a scale for each channel, or one that is computed, is none of the tensor
     assert!(
         of(&["a = QLinearConv x s z w s z many z", "b = QLinearConv x s z w s z x z"]).is_empty()

@@ -241,7 +241,7 @@ fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> 
         (Class::Movement(Reshape), _) if read.first_rank == Some(6) => {
             by_size.or(size.filter(|&s| is_scaled(s, [b, c])).map(|_| Layout::Nchw))
         }
-        (Class::Product | Class::Softmax, None) => None,
+        (Class::Product | Class::Softmax | Class::DynamicQuantization, None) => None,
         (Class::Movement(Reshape | Transpose | Pick) | Class::Contraction, _) | (_, None) => {
             by_size
         }

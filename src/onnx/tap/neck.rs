@@ -133,12 +133,13 @@ fn is_linear(model: &Model, flow: &Flow<'_>, map: &str, pointwise_only: bool) ->
 }
 
 fn is_pointwise(model: &Model, node: &NodeProto) -> bool {
+    let filters = node.operator().macs.and_then(|(input, _)| node.input.get(input));
     let by_weight = || {
         let weight = model
             .graph()
             .initializer
             .iter()
-            .find(|tensor| Some(tensor.name()) == node.input.get(1).map(String::as_str));
+            .find(|tensor| Some(tensor.name()) == filters.map(String::as_str));
         weight.is_some_and(|weight| weight.dims.iter().skip(2).all(|&k| k == 1))
     };
     match ints(node, "kernel_shape") {
