@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, DataSpec, Precision, Sakd, SakdMode, Train};
 use crate::runtime::Device;
 use crate::student::{Executor, ImportOptions, Student};
+use crate::train::loader::Steps;
 use crate::train::loss::{Learnable, Objective};
 use crate::train::pairing::Pair;
 use crate::train::trainer::{self, Options, Outcome};
@@ -98,6 +99,9 @@ pub struct Args {
     /// Normalise by the running statistics, which stay as they are
     #[arg(long)]
     freeze_batchnorm: bool,
+    /// Leave out the last batch of an epoch where it is incomplete
+    #[arg(long)]
+    drop_last: bool,
     /// The convolutions' rounding: fast adds Winograd's F(4x4), strict keeps below 1e-6
     #[arg(long, value_name = "fast|strict")]
     precision: Option<Precision>,
@@ -279,6 +283,7 @@ impl Plan {
         recipe.limit = args.limit.or(recipe.limit);
         recipe.shuffle = args.shuffle.or(recipe.shuffle);
         recipe.freeze_batchnorm |= args.freeze_batchnorm;
+        recipe.drop_last |= args.drop_last;
         recipe.precision = args.precision.unwrap_or(recipe.precision);
         recipe.freeze.extend(args.freeze.iter().cloned());
         recipe.train.extend(args.train.iter().cloned());
@@ -389,7 +394,11 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
     for warning in Student::check(&model.onnx)?.warnings {
         context.monitor.warn(&warning);
     }
-    Student::import(&model.onnx, &options)
+    let student = Student::import(&model.onnx, &options)?;
+    if let Some(line) = student.describe_norms() {
+        context.monitor.note(&line);
+    }
+    Ok(student)
 }
 
 /// Says what is about to happen.
@@ -410,6 +419,12 @@ fn announce(
         terms.join(" + "),
         device::kind(&plan.device).to_uppercase().replace("CUDA", "GPU")
     ));
+    let Train { batch, drop_last, .. } = plan.recipe;
+    if (Steps { rows: source.len(), batch, drop_last }).joins_last() {
+        let line =
+            "the last batch of an epoch has one sample more, which would be alone (--drop-last)";
+        context.monitor.note(line);
+    }
     if let Some(teacher) = &plan.teacher {
         context.monitor.note(&format!(
             "sakd exact: the stages of {} run at every step, behind its first cached map",

@@ -21,7 +21,7 @@ mod weights;
 
 pub use flow::values;
 pub use nearest::nearest;
-pub use norm::BatchNorm;
+pub use norm::{BatchNorm, trains_as_written};
 pub use quantized::Quantization;
 pub use tensor::tensor_proto;
 

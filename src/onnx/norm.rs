@@ -3,6 +3,7 @@
 use super::Model;
 use super::flow::Flow;
 use super::operator::Class;
+use super::proto::NodeProto;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,19 @@ impl BatchNorm {
             scale.len() == bias.len() && scale.iter().chain(&bias).all(|value| value.is_finite());
         Ok(is_sound.then_some(Self { scale, bias }))
     }
+}
+
+/// The first opset in which an attribute, and not the number of outputs, says that batch
+/// normalization trains.
+const OPSET_TRAINING_MODE: i64 = 14;
+
+/// Whether a batch normalization takes its statistics from the batch, as its graph has it.
+#[must_use]
+pub fn trains_as_written(node: &NodeProto, opset: i64) -> bool {
+    if opset < OPSET_TRAINING_MODE {
+        return node.output.iter().filter(|name| !name.is_empty()).count() > 1;
+    }
+    node.attribute.iter().any(|a| a.name() == "training_mode" && a.i() != 0)
 }
 
 #[cfg(test)]

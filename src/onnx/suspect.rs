@@ -4,9 +4,9 @@
 
 use super::check::{node_name, subgraphs};
 use super::flow::{reads, values};
+use super::norm::trains_as_written;
 use super::operator::{Class, Inference};
 use super::proto::{NodeProto, TensorProto};
-use super::tap::int;
 use super::{Model, proto};
 use std::collections::{HashMap, HashSet};
 
@@ -20,10 +20,6 @@ pub enum Suspicion {
     /// It takes one scale for all samples of a batch: of one sample it is a function.
     DynamicQuantization,
 }
-
-/// The first opset in which an attribute, and not the number of outputs, says that batch
-/// normalization trains.
-const OPSET_TRAINING_MODE: i64 = 14;
 
 /// The nodes, by operator and name, that make one of `targets` more than a function of one sample,
 /// in the order of the graph.
@@ -88,12 +84,7 @@ fn suspicion(node: &NodeProto, constants: &Constants<'_>) -> Option<Suspicion> {
             (ratio != Some(0.0)).then_some(Suspicion::Random)
         }
         (_, Inference::FirstOutput) => {
-            let trains = if constants.model.opset() < OPSET_TRAINING_MODE {
-                node.output.iter().filter(|name| !name.is_empty()).count() > 1
-            } else {
-                int(node, "training_mode") != 0
-            };
-            trains.then_some(Suspicion::Training)
+            trains_as_written(node, constants.model.opset()).then_some(Suspicion::Training)
         }
         _ => None,
     }

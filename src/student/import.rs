@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::onnx::{
     Model,
     proto::{NodeProto, TensorProto},
+    trains_as_written,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -113,6 +114,9 @@ pub(super) struct Graph {
     pub(super) lacks_constants: bool,
     /// Nodes that cannot be run: number in `nodes` and the reason.
     pub(super) unsupported: Vec<(usize, String)>,
+    /// Batch norms that stay frozen in training, by their numbers in the model's graph: the file
+    /// has others that train.
+    pub(super) frozen: BTreeSet<usize>,
     /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds
     /// moves.
     pub(super) is_stage: bool,
@@ -401,6 +405,18 @@ fn what_trains(
     (trains, unsupported)
 }
 
+/// The batch norms that a graph has in inference form beside others in training form. Where all are
+/// in one form they train: an export for inference says nothing of what its author trains.
+fn frozen(nodes: &[(usize, NodeProto)], opset: i64) -> BTreeSet<usize> {
+    let norms = nodes.iter().filter(|(_, node)| !node.operator().statistics.is_empty());
+    let (train, frozen): (Vec<_>, Vec<_>) = norms.partition(|(_, n)| trains_as_written(n, opset));
+    if train.is_empty() {
+        BTreeSet::new()
+    } else {
+        frozen.iter().map(|(number, _)| *number).collect()
+    }
+}
+
 fn assemble(
     model: &Model,
     nodes: Vec<(usize, NodeProto)>,
@@ -422,6 +438,7 @@ fn assemble(
         constants: BTreeMap::new(),
         lacks_constants: false,
         unsupported,
+        frozen: frozen(&nodes, model.opset()),
         is_stage: false,
     };
     for (i, input) in model.inputs().iter().enumerate() {

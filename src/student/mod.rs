@@ -29,7 +29,7 @@ pub use stage::{Stage, StagePass};
 use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, Place};
 use crate::onnx::operator::Class;
-use crate::onnx::{Model, Value, logits, tap, tap::Tap};
+use crate::onnx::{Model, Value, logits, tap, tap::Tap, trains_as_written};
 use crate::recipe::Feeding;
 use candle_core::{DType, Device, Tensor, Var};
 use host::Host;
@@ -277,6 +277,26 @@ impl Student {
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<TensorId> {
         self.graph.index.get(name).copied()
+    }
+
+    /// One line about batch norms that the file has in inference form; `None` where there are none.
+    #[must_use]
+    pub fn describe_norms(&self) -> Option<String> {
+        let norms =
+            || self.graph.nodes.iter().filter(|n| !n.proto.operator().statistics.is_empty());
+        let written = norms().filter(|n| !trains_as_written(&n.proto, self.graph.opset)).count();
+        let all = norms().count();
+        match (self.graph.frozen.len(), written) {
+            _ if self.freeze_batchnorm => None,
+            (0, 0) => None,
+            (0, _) => Some(format!(
+                "all {all} batch norms of the file are in inference form: they train all the same \
+                 (--freeze-batchnorm keeps their statistics)"
+            )),
+            (frozen, _) => Some(format!(
+                "{frozen} of {all} batch norms are in inference form: they keep their statistics"
+            )),
+        }
     }
 
     /// The tensor that an activation function makes this one of; `None` where it is no activation's

@@ -85,6 +85,7 @@ pub(super) fn plan(
             node: &node.proto,
             opset: graph.opset,
             number: node.number,
+            is_frozen: graph.frozen.contains(&node.number),
             shapes: node
                 .inputs
                 .iter()

@@ -68,6 +68,7 @@ impl Student {
                 .collect(),
             lacks_constants: false,
             unsupported: Vec::new(),
+            frozen: self.graph.frozen.clone(),
             is_stage: true,
         };
         let part = Student {

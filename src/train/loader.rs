@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 /// Batches that one thread may have ready.
 const QUEUE: usize = 2;
 
-/// How an epoch is cut into steps.
+/// How an epoch is cut into steps. A single sample that is left at its end joins the step before:
+/// alone it has no statistics of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steps {
     /// Samples of an epoch.
@@ -25,15 +26,26 @@ impl Steps {
     /// Steps of an epoch.
     #[must_use]
     pub fn per_epoch(&self) -> usize {
-        if self.drop_last { self.rows / self.batch } else { self.rows.div_ceil(self.batch) }
+        let whole = self.rows / self.batch;
+        let rest = self.rows % self.batch;
+        whole + usize::from(!self.drop_last && (rest > 1 || (rest == 1 && whole == 0)))
+    }
+
+    /// Whether the last sample joins the step before its own.
+    #[must_use]
+    pub fn joins_last(&self) -> bool {
+        !self.drop_last && self.rows > self.batch && self.rows % self.batch == 1
     }
 
     /// The epoch and the positions in its order of a step, counted from 0 over the whole run.
     #[must_use]
     pub fn positions(&self, step: usize) -> (u64, Range<usize>) {
         let per_epoch = self.per_epoch().max(1);
-        let start = step % per_epoch * self.batch;
-        ((step / per_epoch) as u64, start..(start + self.batch).min(self.rows))
+        let within = step % per_epoch;
+        let start = within * self.batch;
+        let is_last = within + 1 == per_epoch && !self.drop_last;
+        let end = if is_last { self.rows } else { (start + self.batch).min(self.rows) };
+        ((step / per_epoch) as u64, start..end)
     }
 }
 
@@ -127,5 +139,19 @@ mod tests {
         let steps = Steps { drop_last: true, ..steps };
         assert_eq!(steps.per_epoch(), 2);
         assert_eq!(steps.positions(3), (1, 4..8));
+    }
+
+    #[test]
+    fn a_single_sample_at_the_end_joins_the_step_before() {
+        let steps = Steps { rows: 9, batch: 4, drop_last: false };
+        assert_eq!((steps.per_epoch(), steps.joins_last()), (2, true));
+        assert_eq!([0, 1, 2].map(|step| steps.positions(step)), [(0, 0..4), (0, 4..9), (1, 0..4)]);
+        let dropped = Steps { drop_last: true, ..steps };
+        assert_eq!((dropped.per_epoch(), dropped.joins_last()), (2, false));
+        assert_eq!(dropped.positions(1), (0, 4..8));
+        // of one sample in all there is nothing else to do
+        let single = Steps { rows: 1, ..steps };
+        assert_eq!((single.per_epoch(), single.positions(1)), (1, (1, 0..1)));
+        assert_eq!(Steps { rows: 3, batch: 1, drop_last: false }.per_epoch(), 3);
     }
 }

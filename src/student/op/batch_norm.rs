@@ -4,6 +4,7 @@ use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, statistics};
+use crate::onnx::trains_as_written;
 use crate::student::Mode;
 use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
@@ -15,6 +16,7 @@ pub(in crate::student) struct BatchNorm {
     epsilon: f64,
     momentum: f64,
     training_mode: bool,
+    is_frozen: bool,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -37,7 +39,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         planes: Planes { outer, channels, inner: rest.iter().product() },
         epsilon: f64::from(site.float("epsilon", 1e-5)),
         momentum: f64::from(site.float("momentum", 0.9)),
-        training_mode: site.int("training_mode", 0) != 0,
+        training_mode: trains_as_written(site.node, site.opset),
+        is_frozen: site.is_frozen,
     };
     Ok(Built::new(operator, [0, 1, 2, 3, 4], shape.to_vec()))
 }
@@ -59,7 +62,7 @@ impl BatchNorm {
     /// Whether the batch is normalised by its own statistics, which takes two values a channel.
     pub(super) fn batch_statistics(&self, run: &Run) -> Result<bool> {
         let training = match run.mode {
-            Mode::Train => !run.freeze_batchnorm,
+            Mode::Train => !run.freeze_batchnorm && !self.is_frozen,
             Mode::Eval => false,
             Mode::AsWritten => self.training_mode,
         };

@@ -16,6 +16,8 @@ pub(in crate::student) struct Site<'a> {
     pub(in crate::student) opset: i64,
     /// The node's number in the graph: keys its random draws.
     pub(in crate::student) number: usize,
+    /// Whether it is a batch norm that keeps its statistics in training.
+    pub(in crate::student) is_frozen: bool,
     /// The shape of each input; `None` for an input that is left out.
     pub(in crate::student) shapes: Vec<Option<Vec<usize>>>,
     /// The values of inputs that do not depend on data or parameters.

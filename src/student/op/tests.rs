@@ -21,6 +21,7 @@ fn dropout_keeps_the_mean_and_is_a_function_of_the_seed() {
         node: &node,
         opset: 17,
         number: 5,
+        is_frozen: false,
         shapes: vec![Some(vec![100_000]), Some(Vec::new())],
         constants: vec![None, Some(&ratio)],
         integers: Vec::new(),

@@ -521,3 +521,50 @@ fn student_and_teacher_have_the_same_activations() {
         );
     }
 }
+
+/// A file that has both forms of batch normalization means both; one that has a single form was
+/// exported for something else than to say what trains.
+#[test]
+fn a_norm_in_inference_form_beside_others_keeps_its_statistics() {
+    let moved = |modes: [i64; 2]| {
+        let mut net = Net::new(17);
+        let mut last = net.image("x", &[4, 3, 4, 4]);
+        for (norm, mode) in ["a", "b"].into_iter().zip(modes) {
+            let weights = ["scale", "bias", "mean", "variance"].map(|weight| {
+                // running means that no batch has
+                let first = if weight == "mean" { 0.3 } else { 1.0 };
+                net.float(&format!("{norm}.{weight}"), &[3], &[first, 0.5, 2.0])
+            });
+            let inputs: Vec<&str> =
+                std::iter::once(&last).chain(&weights).map(String::as_str).collect();
+            let outputs =
+                ["y", "mean_out", "variance_out"].map(|output| format!("{norm}.{output}"));
+            let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+            let outputs = if mode == 1 { &outputs[..] } else { &outputs[..1] };
+            last =
+                net.node("BatchNormalization", &inputs, outputs, vec![int("training_mode", mode)]);
+        }
+        net.output(&last);
+        let student = import(&net, DType::F64);
+        let means = || -> Vec<f64> {
+            let buffers = student
+                .buffers()
+                .iter()
+                .filter(|b| ["a.mean", "b.mean"].contains(&b.name.as_str()));
+            buffers.map(|b| b.var.to_vec1::<f64>().unwrap()[0]).collect()
+        };
+        let before = means();
+        student.forward(&net.feed(DType::F64), Mode::Train, &[], 0).unwrap();
+        let moved: Vec<bool> =
+            before.iter().zip(means()).map(|(a, b)| (a - b).abs() > 1e-9).collect();
+        (moved, student.describe_norms().unwrap_or_default())
+    };
+    let (of_both, said) = moved([1, 0]);
+    assert_eq!(of_both, [true, false]);
+    assert!(said.starts_with("1 of 2 batch norms"), "{said}");
+    assert_eq!(moved([0, 1]).0, [false, true]);
+    assert_eq!(moved([1, 1]), (vec![true, true], String::new()));
+    let (of_both, said) = moved([0, 0]);
+    assert_eq!(of_both, [true, true]);
+    assert!(said.starts_with("all 2 batch norms of the file are in inference form"), "{said}");
+}
