@@ -114,7 +114,7 @@ pub(super) fn execute_as(
         data::describe(dataset.as_ref())
     ));
     let mut plan = Plan::new(args, preprocess, context, &model, dataset.as_ref())?;
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     // a quarter of the threads decodes; below four, decoding shares the model's cores
     let decoders = context.threads / 4;
     let options = SessionOptions { device: args.device, threads: context.threads - decoders };

@@ -14,7 +14,7 @@ use crate::recipe::{
     Augment, Augmentation, ColorJitter, Compress, CriterionRecipe, DataSpec, Extract, Inputs, Keep,
     Store, Train, ViewCount,
 };
-use crate::runtime::{Device, Runtime, SessionOptions};
+use crate::runtime::{Device, SessionOptions};
 use clap::ValueEnum;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 /// Measures, prints, writes nothing.
 fn dry_run(args: Args, context: &Context<'_>) -> Result<()> {
     let (recipe, session) = resolve(args, context)?;
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     let sizes = extract::sizes(&recipe, &runtime, &session, context.monitor)?;
     if context.json { emit_json(&sizes) } else { emit(&sizes::text(&sizes)) }
 }
@@ -224,7 +224,7 @@ fn dry_run(args: Args, context: &Context<'_>) -> Result<()> {
 /// The command without its printing: the report and the cache's folder.
 pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractReport, PathBuf)> {
     let (recipe, session) = resolve(args, context)?;
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     let report = extract::run(&recipe, &runtime, &session, context.monitor)?;
     Ok((report, recipe.output))
 }

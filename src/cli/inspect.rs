@@ -137,7 +137,7 @@ struct Document {
 #[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let model = Model::read(&args.model)?;
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     let document = document(&model, &runtime, args.size, &args.feed.feeding())?;
     if context.json {
         return emit_json(&document);

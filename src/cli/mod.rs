@@ -28,6 +28,7 @@ mod train;
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Config;
+use crate::runtime::Runtime;
 use clap::{Parser, Subcommand, ValueEnum};
 use monitor::Terminal;
 use std::io::IsTerminal;
@@ -50,6 +51,20 @@ pub struct Context<'a> {
     pub onnxruntime: Option<PathBuf>,
     /// Progress, notes and warnings go to stderr; Ctrl-C asks through it to stop.
     pub monitor: &'a dyn Monitor,
+}
+
+impl Context<'_> {
+    /// ONNX Runtime, with a warning where its version is known to compute something wrongly.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn runtime(&self) -> Result<Runtime> {
+        let runtime = Runtime::load(self.onnxruntime.as_deref())?;
+        if let Some(fault) = runtime.fault() {
+            self.monitor.warn(&fault);
+        }
+        Ok(runtime)
+    }
 }
 
 const EXAMPLES: &str = "\

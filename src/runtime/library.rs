@@ -14,9 +14,18 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// The loaded library (one a process).
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    /// Its version, as recorded in manifests (`1.31.1`).
+    /// Its version, as recorded in manifests (`1.32.0`).
     pub version: String,
     pub(super) environment: Environment,
+}
+
+/// Versions that are known to compute something wrongly, and what.
+const FAULTS: [(&str, &str); 1] =
+    [("1.31.1", "takes a padding of zeros before a maximum pooling for one of minus infinity")];
+
+/// What a version is known to compute wrongly.
+fn fault(version: &str) -> Option<&'static str> {
+    FAULTS.iter().find(|(faulty, _)| *faulty == version).map(|(_, what)| *what)
 }
 
 /// A failed search, kept so that later calls tell the same.
@@ -45,6 +54,18 @@ impl Runtime {
             let error = Error::input(failure.message);
             failure.hint.into_iter().fold(error, Error::hint)
         })
+    }
+}
+
+impl Runtime {
+    /// One line for the user where this version is known to compute something wrongly.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let what = fault(&self.version)?;
+        Some(format!(
+            "ONNX Runtime {} {what}: take another (`make build` fetches one)",
+            self.version
+        ))
     }
 }
 
@@ -153,6 +174,12 @@ fn version(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_with_a_fault_are_known() {
+        assert!(fault("1.31.1").is_some_and(|what| what.contains("padding")));
+        assert!(fault("1.32.0").is_none() && fault("1.31.10").is_none());
+    }
 
     #[test]
     fn a_path_that_is_set_is_used_or_an_error() {

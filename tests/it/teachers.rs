@@ -614,3 +614,28 @@ fn maps_of_integers_are_kept_as_the_numbers_that_they_stand_for() {
     near(&of("q3"), &of("real3"));
     assert!(succeeds(folder, "cache verify kept --live integers.onnx").contains("sound"));
 }
+
+/// ONNX Runtime 1.31.1 took the zeros for minus infinity.
+#[test]
+fn a_padding_of_zeros_before_a_maximum_counts() {
+    let folder = prepared();
+    let folder = folder.path();
+    support::write_changed_teacher(&folder.join("padded.onnx"), |graph| {
+        constant(graph, "pads", &[8], Values::I64(vec![0, 0, 1, 1, 0, 0, 1, 1]));
+        let maximum = vec![ints("kernel_shape", &[3, 3]), ints("strides", &[1, 1])];
+        let nodes = [
+            node("Softplus", &["conv1"], "above", vec![]),
+            node("Neg", &["above"], "below", vec![]),
+            node("Pad", &["below", "pads"], "wider", vec![]),
+            node("MaxPool", &["wider"], "changed", maximum),
+        ];
+        between(graph, nodes.into());
+    });
+    let flags = "--tap changed --store f32 --keep features -o cache";
+    succeeds(folder, &format!("extract padded.onnx {DATA} {flags}"));
+    for map in floats(&folder.join("cache"), "taps/changed/features").chunks(28 * 28) {
+        // around the map the zeros are the largest, and nowhere else
+        let at = |row: usize, column: usize| map[row * 28 + column];
+        assert!((0..28).all(|i| at(0, i) == 0.0 && at(i, 27) == 0.0) && at(14, 14) < 0.0);
+    }
+}

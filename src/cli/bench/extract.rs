@@ -5,7 +5,6 @@ use super::figures::median;
 use crate::cli::{Context, emit, emit_json, extract as command};
 use crate::error::{Context as _, Result};
 use crate::extract::{self, Stages};
-use crate::runtime::Runtime;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::num::NonZeroUsize;
@@ -43,7 +42,7 @@ struct Report {
 
 #[allow(clippy::cast_precision_loss, reason = "counts of rows and bytes")]
 pub(super) fn run(args: Args, context: &Context<'_>) -> Result<()> {
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     let (mut recipe, session) = command::resolve(args.extract, context)?;
     // beside the folder that was asked for: the disk that is meant is measured
     let folder = recipe.output.parent().unwrap_or(std::path::Path::new(".")).to_owned();

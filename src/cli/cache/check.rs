@@ -5,7 +5,7 @@ use crate::cache::{self, Finding, RepairReport, VerifyReport};
 use crate::error::{Error, Result};
 use crate::extract::human_bytes;
 use crate::extract::live::{self, Live};
-use crate::runtime::{Device, Runtime, SessionOptions};
+use crate::runtime::{Device, SessionOptions};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(super) fn verify(folder: &Path, teacher: Option<&Path>, context: &Context<'_
 }
 
 fn compare(folder: &Path, teacher: &Path, context: &Context<'_>) -> Result<Live> {
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     live::compare(
         folder,
         teacher,

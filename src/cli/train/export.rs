@@ -7,7 +7,7 @@ use crate::cli::Context;
 use crate::error::{Context as _, Error, Result};
 use crate::onnx::{self, logits, metadata as keys};
 use crate::recipe::Train;
-use crate::runtime::{Device, Runtime, Session, SessionOptions};
+use crate::runtime::{Device, Session, SessionOptions};
 use crate::student::{Mode, Student};
 use crate::train::metrics::Evaluation;
 use crate::train::source::Source;
@@ -93,7 +93,7 @@ pub(super) fn parity(
     samples: &Source<'_>,
     context: &Context<'_>,
 ) -> Result<Parity> {
-    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
+    let runtime = context.runtime()?;
     let options = SessionOptions { device: Device::Cpu, threads: context.threads };
     let logits = logits::of_student(model);
     let outputs = [logits.ok_or_else(|| {
