@@ -1,5 +1,5 @@
-//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's own
-//! bytes. Valid JSON, and every byte is checked: the frame is fixed, the rest is hashed.
+//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's
+//! own bytes. Valid JSON, and every byte is checked: the frame is fixed, the rest is hashed.
 
 use super::{Manifest, file};
 use crate::error::{Context, Error, Result};

@@ -1,6 +1,6 @@
-//! The cache on disk: a Zarr v3 group of sharded arrays over `[view, row, …]`, committed a segment
-//! at a time through one checksummed manifest. docs/format.md is the specification. Knows neither
-//! candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
+//! The cache on disk: a Zarr v3 group of sharded arrays over `[view, row, …]`, committed a
+//! segment at a time through one checksummed manifest. docs/format.md is the specification. Knows
+//! neither candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
 
 mod document;
 mod export;

@@ -2,8 +2,8 @@
 //! with every check.
 //!
 //! A shard is its used chunks, one after the other without gaps, then the index (offset and length
-//! of every chunk, `u64` little-endian, both 2⁶⁴−1 for a chunk past the data), then the index's
-//! CRC-32C. So every byte stands under a checksum.
+//! of every chunk, `u64` little-endian, both 2⁶⁴−1 for a chunk past the data), then the
+//! index's CRC-32C. So every byte stands under a checksum.
 //!
 //! The manifest tells one sound shard from another by a [`Digest`], a CRC over those checksums. A
 //! CRC over the file would not do: bytes followed by their own CRC leave any CRC of the same

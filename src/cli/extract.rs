@@ -1,5 +1,5 @@
-//! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one JSON
-//! document.
+//! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one
+//! JSON document.
 
 pub(super) mod command;
 mod sizes;
@@ -106,8 +106,8 @@ pub struct Args {
     /// What part of an image a view shows: none, flip, crop-flip or random-resized-crop
     #[arg(long, value_name = "NAME", default_value = "none")]
     augment: Augment,
-    /// Move brightness, contrast, saturation (by factors of up to 1±B, …) and hue (by up to ±H of
-    /// the circle)
+    /// Move brightness, contrast, saturation (by factors of up to 1±B, …) and hue (by up to ±H
+    /// of the circle)
     #[arg(long, value_name = "B[,C,S[,H]]")]
     color_jitter: Option<ColorJitter>,
     /// Blend each sample with another, by a share from Beta(ALPHA, ALPHA)

@@ -1,5 +1,5 @@
-//! `train STUDENT`: arguments → recipe → student, teacher's cache or data, test split → training →
-//! student.onnx, checked in ONNX Runtime.
+//! `train STUDENT`: arguments → recipe → student, teacher's cache or data, test split →
+//! training → student.onnx, checked in ONNX Runtime.
 
 mod export;
 mod folder;
@@ -42,7 +42,8 @@ Without a cache it trains on the labels alone: that is how a teacher is made. St
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A preset (resnet20, wrn-16-2, …), an .onnx file, or the name of a student in nst-cache.toml
+    /// A preset (resnet20, wrn-16-2, …), an .onnx file, or the name of a student in
+    /// nst-cache.toml
     #[arg(value_name = "STUDENT")]
     student: String,
     /// Cache to train from

@@ -19,9 +19,9 @@ use candle_core::Tensor;
 /// `RepDistiller`'s factor on the sum over layers.
 const SCALE: f64 = 3.0 / 1000.0;
 
-/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)² [s ≤ m and t >
-/// 0]]`, `l = 0 … n−1`; where shapes differ s is replaced by `BN(conv(s))` of the connector
-/// `connectors.{l}`. A sum over positions: its size grows with the map's.
+/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)² [s
+/// ≤ m and t > 0]]`, `l = 0 … n−1`; where shapes differ s is replaced by `BN(conv(s))` of the
+/// connector `connectors.{l}`. A sum over positions: its size grows with the map's.
 ///
 /// # Shapes
 /// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's

@@ -13,8 +13,8 @@ use super::same_shape;
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// `L = mean over b = 0 … B−2 of Σ_d |f_s − f_t|_{b,d} · |f_s − f_t|_{b+1,d}`; a batch of one
-/// sample has no loss.
+/// `L = mean over b = 0 … B−2 of Σ_d |f_s − f_t|_{b,d} · |f_s − f_t|_{b+1,d}`; a batch of
+/// one sample has no loss.
 ///
 /// # Shapes
 /// `student` and `teacher` of one shape `[batch, …]`.

@@ -70,8 +70,8 @@ pub(super) fn convolution_gradients(
     Ok((of_x.then(by_x).transpose()?, by_weight()?))
 }
 
-/// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other two.
-/// Each is linear in both, so the gradients of one are the others.
+/// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other
+/// two. Each is linear in both, so the gradients of one are the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// From input and weight.

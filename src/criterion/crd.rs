@@ -124,14 +124,15 @@ impl Memory {
 }
 
 /// `L = L(f_s, M_t, Z_s) + L(f_t, M_s, Z_t)`, f the unit embeddings,
-/// `o_bk = exp(⟨M[idx_bk], f_b⟩/T)/Z`, `L(f, M, Z) = −1/B Σ_b [ln(o_b0/(o_b0 + K/N + 1e-7)) +
-/// Σ_{k=1..K} ln((K/N)/(o_bk + K/N + 1e-7))]`; `idx_b0` is the sample itself, the others are
-/// negatives (in the paper's runs, samples of other classes). The first call fixes
+/// `o_bk = exp(⟨M[idx_bk], f_b⟩/T)/Z`, `L(f, M, Z) = −1/B Σ_b [ln(o_b0/(o_b0 + K/N +
+/// 1e-7)) + Σ_{k=1..K} ln((K/N)/(o_bk + K/N + 1e-7))]`; `idx_b0` is the sample itself, the others
+/// are negatives (in the paper's runs, samples of other classes). The first call fixes
 /// `Z = N · mean exp(…)`, without gradient. After the scores are read the memories take up the
 /// batch.
 ///
 /// # Shapes
-/// `student` `[batch, …]`, `teacher` `[batch, …]`; `indices` `[batch, 1 + K]` rows of the memory.
+/// `student` `[batch, …]`, `teacher` `[batch, …]`; `indices` `[batch, 1 + K]` rows of the
+/// memory.
 ///
 /// # Errors
 /// When shapes disagree, or an index is outside the memory.

@@ -5,8 +5,8 @@ use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. Rows with label −1 are
-/// left out of the mean.
+/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. Rows with label
+/// −1 are left out of the mean.
 ///
 /// # Shapes
 /// `logits` `[batch, classes]`, `labels` one a row.
@@ -17,9 +17,9 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<
     labelled(logits, &[(labels, &vec![1.0; labels.len()])], smoothing)
 }
 
-/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup, Zhang et
-/// al. 2018, arXiv:1710.09412; `CutMix`, Yun et al. 2019, arXiv:1905.04899). A row is left out when
-/// either label is −1.
+/// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup,
+/// Zhang et al. 2018, arXiv:1710.09412; `CutMix`, Yun et al. 2019, arXiv:1905.04899). A row is left
+/// out when either label is −1.
 ///
 /// # Shapes
 /// `logits` `[batch, classes]`; `a` and `b` one label a row, `lambda` the share of `a` in each row.

@@ -9,9 +9,10 @@ use super::{rows_and_classes, same_shape};
 use crate::error::Result;
 use candle_core::{D, Tensor};
 
-/// `L = τ² · [β · mean_b (1 − ρ(p_b, q_b)) + γ · mean_k (1 − ρ(p_:k, q_:k))]`, `p = softmax(s/τ)`,
-/// `q = softmax(t/τ)`, `ρ(a, b) = ⟨a − ā, b − b̄⟩/(‖a − ā‖‖b − b̄‖ + 1e-8)`. In double precision.
-/// Where a row or column is constant, ρ is 0 without gradient.
+/// `L = τ² · [β · mean_b (1 − ρ(p_b, q_b)) + γ · mean_k (1 − ρ(p_:k, q_:k))]`,
+/// `p = softmax(s/τ)`, `q = softmax(t/τ)`,
+/// `ρ(a, b) = ⟨a − ā, b − b̄⟩/(‖a − ā‖‖b − b̄‖ + 1e-8)`. In double
+/// precision. Where a row or column is constant, ρ is 0 without gradient.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`.

@@ -1,7 +1,7 @@
 //! Decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679).
 //!
-//! Stored: the teacher's logits. The authors' defaults: α = 1, β = 8 (1 to 8 by network pair), T =
-//! 4, a warm-up of 20 epochs.
+//! Stored: the teacher's logits. The authors' defaults: α = 1, β = 8 (1 to 8 by network pair), T
+//! = 4, a warm-up of 20 epochs.
 
 use super::autograd::Evaluation;
 use super::elements::count;
@@ -9,10 +9,10 @@ use super::{Loss, check_dtype, rows_and_classes, same_shape, tensor_like, values
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
-/// `L = T²/B · Σ_b [α · KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β · KL(p̂ ‖ q̂)]`, `p = softmax(t_b/T)`,
-/// `q = softmax(s_b/T)`, p̂ and q̂ the softmax over the classes other than y. In log space: the
-/// usual form takes the logarithm of probabilities that vanish at logits of some hundreds. Rows
-/// with label −1 are left out of the mean.
+/// `L = T²/B · Σ_b [α · KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β · KL(p̂ ‖ q̂)]`,
+/// `p = softmax(t_b/T)`, `q = softmax(s_b/T)`, p̂ and q̂ the softmax over the classes other than
+/// y. In log space: the usual form takes the logarithm of probabilities that vanish at logits of
+/// some hundreds. Rows with label −1 are left out of the mean.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`, `labels` one a row.

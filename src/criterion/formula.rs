@@ -34,8 +34,8 @@ pub(super) fn magnitude(x: &Tensor) -> Result<Tensor> {
     Ok((x * x.detach().sign()?)?)
 }
 
-/// 1/(1 + e^−x); the exponent is held where it cannot overflow, beyond which the value is 0 or 1 to
-/// the last bit.
+/// 1/(1 + e^−x); the exponent is held where it cannot overflow, beyond which the value is 0 or 1
+/// to the last bit.
 pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     Ok((x.clamp(-80.0, 80.0)?.neg()?.exp()? + 1.0)?.recip()?)
 }

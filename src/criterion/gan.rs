@@ -4,8 +4,8 @@
 //!
 //! Stored: the teacher's features. Learnable: the transfer layer `transfer` (the regressor of
 //! `FitNets` without ReLU) and the discriminator `discriminator`: convolution, batch norm, leaky
-//! ReLU, convolution, sigmoid, as published; 3×3 with stride 2, half the channels and slope 0.1 are
-//! ours. Default weight 1.
+//! ReLU, convolution, sigmoid, as published; 3×3 with stride 2, half the channels and slope 0.1
+//! are ours. Default weight 1.
 
 use super::autograd::{Evaluation, differentiate};
 use super::convolution::Geometry;
@@ -30,8 +30,8 @@ pub struct Game {
     /// transfer layer; the discriminator's weights have the gradients of `L_D` in the same list, so
     /// that one optimiser takes all.
     pub evaluation: Evaluation,
-    /// The discriminator's loss `L_D = mean (1 − D(t))² + mean D(r)²`. At ½ it cannot tell teacher
-    /// from student.
+    /// The discriminator's loss `L_D = mean (1 − D(t))² + mean D(r)²`. At ½ it cannot tell
+    /// teacher from student.
     pub discriminator: f64,
 }
 

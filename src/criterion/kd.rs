@@ -4,8 +4,8 @@ use super::{Loss, check_dtype, log_softmax, rows_and_classes, same_shape, tensor
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// `L = T²/B · Σ_b Σ_k p_k (ln p_k − ln q_k)`, `p = softmax(t_b/T)`, `q = softmax(s_b/T)`; computed
-/// in log space.
+/// `L = T²/B · Σ_b Σ_k p_k (ln p_k − ln q_k)`, `p = softmax(t_b/T)`, `q = softmax(s_b/T)`;
+/// computed in log space.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`.

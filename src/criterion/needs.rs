@@ -6,9 +6,9 @@ use crate::recipe::{At, CriterionRecipe, Kernel, Method, Normalization, Statisti
 /// The sets of statistics any one of which suffices, the features last; empty: the criterion reads
 /// no map.
 ///
-/// Sources: MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel of degree 2
-/// `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²` (docs/statistics.md), both of maps that are normalised by their
-/// clamped norm.
+/// Sources: MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel of
+/// degree 2 `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²` (docs/statistics.md), both of maps that
+/// are normalised by their clamped norm.
 #[must_use]
 pub fn ways(criterion: &CriterionRecipe) -> Vec<Vec<Statistic>> {
     let features = vec![Statistic::Features];

@@ -40,8 +40,8 @@ pub struct NstOptions {
     pub kernel: Kernel,
     /// How a channel map becomes a unit vector.
     pub normalization: Normalization,
-    /// Whether the value includes the teacher–teacher term, which has no gradient (the paper's code
-    /// drops it).
+    /// Whether the value includes the teacher–teacher term, which has no gradient (the paper's
+    /// code drops it).
     pub teacher_term: bool,
 }
 

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use candle_core::{DType, Device, Tensor};
 
-/// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤ m_c] + (r−t)²
-/// [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`, `r = BN(W s)` by the connector
+/// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤
+/// m_c] + (r−t)² [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`, `r = BN(W s)` by the connector
 /// `connectors.connectors.{l}`, t adaptively average-pooled to r's size. A sum over positions: its
 /// size grows with the map's.
 ///

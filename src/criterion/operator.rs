@@ -134,8 +134,8 @@ impl BatchNorm {
 }
 
 /// The gradients of input, weight and bias of [`batch_norm`]. With Σ over a channel's n values and
-/// r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ) and dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x −
-/// μ)/n).
+/// r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ) and dx = γr·(dy − Σdy/n − (x −
+/// μ)·r²·Σdy(x − μ)/n).
 ///
 /// # Shapes
 /// `x`, `weight` as in [`batch_norm`], in host memory; `dy` as its result.

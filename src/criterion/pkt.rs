@@ -12,8 +12,8 @@ use candle_core::{D, Tensor};
 const EPS: f64 = 1e-7;
 
 /// `L = mean_ij P_ij ln((P_ij + ε)/(Q_ij + ε))`, P from the teacher, Q from the student:
-/// `K_ij = (1 + ⟨x_i, x_j⟩/((‖x_i‖ + ε)(‖x_j‖ + ε)))/2` with rows divided by their sums, ε = 1e-7.
-/// In double precision. A sample that is all zero has no gradient.
+/// `K_ij = (1 + ⟨x_i, x_j⟩/((‖x_i‖ + ε)(‖x_j‖ + ε)))/2` with rows divided by their
+/// sums, ε = 1e-7. In double precision. A sample that is all zero has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.

@@ -26,9 +26,9 @@ const ANCHORS: usize = 8;
 
 /// `L = w_d · mean_ij h(D^s_ij − D^t_ij) + w_a · mean_ijk h(A^s_ijk − A^t_ijk)` with
 /// `D_ij = d_ij / mean_{d>0} d`, `d_ij = √max(‖x_i − x_j‖², 1e-12)` off the diagonal,
-/// `A_ijk = ⟨u_ij, u_ik⟩`, `u_ij = (x_j − x_i)/max(‖x_j − x_i‖, 1e-12)`, and h Huber's function
-/// with threshold 1; means over all B² and B³, the zero diagonals included. In double precision.
-/// One sample has no relations and no loss.
+/// `A_ijk = ⟨u_ij, u_ik⟩`, `u_ij = (x_j − x_i)/max(‖x_j − x_i‖, 1e-12)`, and h Huber's
+/// function with threshold 1; means over all B² and B³, the zero diagonals included. In double
+/// precision. One sample has no relations and no loss.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.

@@ -76,9 +76,9 @@ pub fn gates_pullback(
 }
 
 /// The inputs of the next stages, `[to the student's, to the teacher's]`:
-/// `(1−a)·s + a·anti_hint(t)` and `(1−a)·hint(s) + a·t`. The adapters `hint` and `anti_hint` are
-/// regressors with ReLU for maps, over the whole batch whatever the gates are, and linear layers
-/// for vectors.
+/// `(1−a)·s + a·anti_hint(t)` and `(1−a)·hint(s) + a·t`. The adapters `hint` and
+/// `anti_hint` are regressors with ReLU for maps, over the whole batch whatever the gates are, and
+/// linear layers for vectors.
 ///
 /// # Shapes
 /// `student` `[batch, channels_s, height_s, width_s]` or `[batch, width_s]`, `teacher` likewise;
@@ -121,8 +121,8 @@ fn adapt(layer: &Layer<'_>, x: &Tensor, like: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The gradients of `Σ upstream_s · to_student + Σ upstream_t · to_teacher` by student, teacher,
-/// gate (in this order) and adapters.
+/// The gradients of `Σ upstream_s · to_student + Σ upstream_t · to_teacher` by student,
+/// teacher, gate (in this order) and adapters.
 ///
 /// # Shapes
 /// As [`route`]; each upstream as the network's own tensor.
@@ -171,8 +171,8 @@ pub fn adapters(student: &[usize], teacher: &[usize], seed: u64) -> Result<Modul
 }
 
 /// The policy's loss: `l + max(0, B/2 − Σ_b a_b)` with `z_b = (1−a_b) s_b + a_b t_b`,
-/// `l = CE(z, y)`, `own = CE(plain, y)`; if l > own then `l ← γ·l`; then, if l < own, `l ← l/γ`.
-/// Gradients by student, teacher, gate, in this order. In double precision.
+/// `l = CE(z, y)`, `own = CE(plain, y)`; if l > own then `l ← γ·l`; then, if l < own,
+/// `l ← l/γ`. Gradients by student, teacher, gate, in this order. In double precision.
 ///
 /// # Shapes
 /// `student`, `teacher` (the routes' last outputs), `plain` (the student's own logits, without

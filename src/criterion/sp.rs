@@ -11,9 +11,9 @@ use super::products::{gram, gram_gradient};
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// `L = 1/B² · ‖N(G_t) − N(G_s)‖_F²`, `G = X Xᵀ` over the samples' flattened features, N divides
-/// each row by max(its norm, 1e-12). In double precision: it is a difference of near-equal numbers.
-/// A sample that is all zero has no gradient.
+/// `L = 1/B² · ‖N(G_t) − N(G_s)‖_F²`, `G = X Xᵀ` over the samples' flattened features, N
+/// divides each row by max(its norm, 1e-12). In double precision: it is a difference of near-equal
+/// numbers. A sample that is all zero has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.

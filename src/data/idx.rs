@@ -1,6 +1,6 @@
 //! The IDX format of MNIST and its kin: `[…]train-images-idx3-ubyte[.gz]`,
-//! `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split. They lie in the folder that
-//! is named, in its `raw`, or one folder below, as torchvision leaves them.
+//! `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split. They lie in the folder
+//! that is named, in its `raw`, or one folder below, as torchvision leaves them.
 //!
 //! A file is a magic number (two zero bytes, the element type, the number of axes), each axis' size
 //! as a big-endian 32-bit number, and the elements.

@@ -255,8 +255,8 @@ pub(super) fn lay_out(preprocess: &Preprocess, image: Image) -> Vec<u8> {
     }
 }
 
-/// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float inputs,
-/// the values themselves for integers.
+/// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float
+/// inputs, the values themselves for integers.
 ///
 /// # Errors
 /// When the byte count is not a multiple of one input's.

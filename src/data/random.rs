@@ -21,7 +21,8 @@ pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha
     ChaCha8Rng::from_seed(key)
 }
 
-/// A whole number in `0..bound`, by the high half of a product: even to within 2⁻³² of the bound.
+/// A whole number in `0..bound`, by the high half of a product: even to within 2⁻³² of the
+/// bound.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits"
@@ -41,8 +42,8 @@ pub(super) fn uniform(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {
     low + (high - low) * unit(rng)
 }
 
-/// A number from Beta(α, α): algorithm BA of Cheng (1978, doi:10.1145/359460.359482), in logarithms
-/// so that a small α does not overflow.
+/// A number from Beta(α, α): algorithm BA of Cheng (1978, doi:10.1145/359460.359482), in
+/// logarithms so that a small α does not overflow.
 pub(super) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
     let slope = if alpha <= 1.0 {
         alpha.recip()

@@ -1,5 +1,5 @@
-//! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with bounded
-//! queues. Never names the student.
+//! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with
+//! bounded queues. Never names the student.
 //!
 //! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides
 //! which taps are kept of the teacher, `keep` in which form (by what `measure` finds) and `output`

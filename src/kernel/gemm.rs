@@ -50,8 +50,8 @@ impl<'a, T> Matrix<'a, T> {
 /// A product of fewer multiplications than this is not split further.
 const GRAIN: usize = 1 << 19;
 
-/// `out[b] = alpha · A[b] B[b] + beta · out[b]`, row-major; with `beta` 0 the old content of `out`
-/// is not read.
+/// `out[b] = alpha · A[b] B[b] + beta · out[b]`, row-major; with `beta` 0 the old content of
+/// `out` is not read.
 ///
 /// Parallel over the batch, and over fixed blocks of rows (or columns) of large products, in the
 /// caller's rayon pool; the same bits for any number of threads.
@@ -134,8 +134,8 @@ fn product<T: Float>(
     multiply(rows, n, k, alpha, (a, a_row, a_column), (b, b_row, b_column), beta, (out, n));
 }
 
-/// `out = alpha · A B + beta · out` on this thread, for callers that run many at once; with `beta`
-/// 0 the old content of `out` is not read.
+/// `out = alpha · A B + beta · out` on this thread, for callers that run many at once; with
+/// `beta` 0 the old content of `out` is not read.
 ///
 /// # Shapes
 /// `[m, n, k]` as in [`GemmShape`]; `a`: `[m, k]`, or `[k, m]` if transposed; `b`: `[k, n]`, or

@@ -17,8 +17,8 @@ pub struct Response {
 }
 
 impl Response {
-    /// The channels whose squares count for channel `c`: ⌊(size − 1)/2⌋ before it, ⌈(size − 1)/2⌉
-    /// behind it.
+    /// The channels whose squares count for channel `c`: ⌊(size − 1)/2⌋ before it, ⌈(size
+    /// − 1)/2⌉ behind it.
     fn window(&self, c: usize, channels: usize) -> std::ops::Range<usize> {
         let before = self.size.saturating_sub(1) / 2;
         c.saturating_sub(before)..c.saturating_add(self.size - before).min(channels)

@@ -91,8 +91,8 @@ pub fn affine<T: Float>(x: &[T], planes: Planes, affine: &[(f64, f64)]) -> Vec<T
     out
 }
 
-/// Normalised and scaled: `y = (x − mean) · factor + shift`. The subtraction comes first, so that a
-/// large mean does not cost digits.
+/// Normalised and scaled: `y = (x − mean) · factor + shift`. The subtraction comes first, so
+/// that a large mean does not cost digits.
 ///
 /// # Shapes
 /// `x`: `[outer, channels, inner]`; `centre`: `[channels]` triples of mean, factor and shift;
@@ -229,8 +229,8 @@ pub fn layer_forward<T: Float>(
 }
 
 /// The input gradient of layer normalisation: with g = dy·scale and x̂ normalised,
-/// `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row; without `mean(g)` where the rows are not
-/// `centred` (root-mean-square normalisation).
+/// `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row; without `mean(g)` where the rows are
+/// not `centred` (root-mean-square normalisation).
 ///
 /// # Shapes
 /// As [`layer_forward`].

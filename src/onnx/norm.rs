@@ -7,7 +7,8 @@ use super::proto::NodeProto;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-/// Scale γ and shift β of a batch normalisation, by channel: what it gives has mean β and deviation
+/// Scale γ and shift β of a batch normalisation, by channel: what it gives has mean β and
+/// deviation
 /// |γ| over the data that it was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -288,8 +288,8 @@ fn large(name: &str) -> TensorProto {
     tensor_proto(name, &Array::new(vec![64, 64], Values::F32(values)).unwrap())
 }
 
-/// x → MatMul(w) → a → Add(Constant) → y, written as a file of a name; gives the folder and the
-/// file.
+/// x → MatMul(w) → a → Add(Constant) → y, written as a file of a name; gives the folder and
+/// the file.
 fn large_file(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let mut proto = small();

@@ -117,8 +117,8 @@ pub struct Augmentation {
     /// Blends a sample with another one, by a share from Beta(α, α) (mixup, Zhang et al. 2018,
     /// arXiv:1710.09412).
     pub mixup: Option<f64>,
-    /// Puts a box of another sample into it, of an area from Beta(α, α) (`CutMix`, Yun et al. 2019,
-    /// arXiv:1905.04899). With mixup too, either by the toss of a coin.
+    /// Puts a box of another sample into it, of an area from Beta(α, α) (`CutMix`, Yun et al.
+    /// 2019, arXiv:1905.04899). With mixup too, either by the toss of a coin.
     pub cutmix: Option<f64>,
 }
 

@@ -1,5 +1,5 @@
-//! `G = Σ_c f̂_c f̂_cᵀ / C` over positions: what the polynomial kernel of degree 2 of NST needs
-//! (Huang & Wang 2017, arXiv:1707.01219), `MMD² = ‖G_t − G_s‖_F²` at constant 0.
+//! `G = Σ_c f̂_c f̂_cᵀ / C` over positions: what the polynomial kernel of degree 2 of NST
+//! needs (Huang & Wang 2017, arXiv:1707.01219), `MMD² = ‖G_t − G_s‖_F²` at constant 0.
 
 use super::planes::Planes;
 use super::{count, round};

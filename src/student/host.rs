@@ -101,7 +101,8 @@ impl Host {
         Ok(match &self.numbers {
             Numbers::Float(v) => Self::float(shape, gather(v, view)),
             Numbers::Int(v) => {
-                // places, not values, go through the float kernel: integers beyond 2⁵³ stay exact
+                // places, not values, go through the float kernel: integers beyond 2⁵³ stay
+                // exact
                 #[allow(clippy::cast_precision_loss, reason = "far fewer than 2⁵³ places")]
                 let places: Vec<f64> = (0..v.len()).map(|i| i as f64).collect();
                 #[allow(

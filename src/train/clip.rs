@@ -4,8 +4,8 @@ use super::optimizer::with_slice;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
-/// √(Σ g²) over all gradients, in f64, summed in their order: the same bits whatever the number of
-/// threads. Gradients of a device are squared and summed there.
+/// √(Σ g²) over all gradients, in f64, summed in their order: the same bits whatever the number
+/// of threads. Gradients of a device are squared and summed there.
 ///
 /// # Errors
 /// When a gradient is neither f32 nor f64.

@@ -63,8 +63,9 @@ impl Schedule {
     /// The rate of step `step`, counted from 0 over the whole run.
     ///
     /// Warm-up rises linearly: step k of w gets (k+1)/w of what the schedule would give at its own
-    /// start. The rest follows over the steps that are left: constant; peak·½(1 + cos(πk/n)) down
-    /// to the minimum; or peak·gamma^(milestones passed), milestones counted from the run's start.
+    /// start. The rest follows over the steps that are left: constant; peak·½(1 + cos(πk/n))
+    /// down to the minimum; or peak·gamma^(milestones passed), milestones counted from the run's
+    /// start.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "numbers of steps")]
     pub fn rate(&self, step: usize) -> f64 {

@@ -30,8 +30,8 @@ pub struct Batch {
     /// The teacher's logits `[batch, classes]`, if they were asked for.
     pub logits: Option<Tensor>,
     /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored
-    /// so, vectors `[batch, width]`, and statistics of maps as they are stored (`[batch, …]`, f32),
-    /// in the order in which they were asked for.
+    /// so, vectors `[batch, width]`, and statistics of maps as they are stored (`[batch, …]`,
+    /// f32), in the order in which they were asked for.
     pub taps: Vec<Tensor>,
 }
 

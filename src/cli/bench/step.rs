@@ -226,8 +226,8 @@ fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling
     })
 }
 
-/// The network, as the comparison has it: MobileNetV2 at 32×32 is the large form with its first two
-/// strides taken out.
+/// The network, as the comparison has it: MobileNetV2 at 32×32 is the large form with its first
+/// two strides taken out.
 fn network(net: &Net) -> Result<Model> {
     if (net.preset, net.side) != ("mobilenetv2", 32) {
         return preset::build(net.preset, net.classes, [3, net.side, net.side], 0);

@@ -1,6 +1,6 @@
 //! The polynomial kernel of degree 2 by positions: with unit maps as rows of S and T,
-//! `L_b = ‖SᵀS/n_s − TᵀT/n_t‖² + 2c ‖m_s − m_t‖²`. The difference is taken before the square, so
-//! the loss keeps its digits as it goes to 0.
+//! `L_b = ‖SᵀS/n_s − TᵀT/n_t‖² + 2c ‖m_s − m_t‖²`. The difference is taken before
+//! the square, so the loss keeps its digits as it goes to 0.
 
 use super::scratch::{Pair, STUDENT};
 use super::{count, linear};
@@ -71,8 +71,8 @@ pub(super) fn sample<T: Element>(
     );
     if constant != 0.0 {
         let (mean_s, mean_t) = (pair.mean(STUDENT), of_teacher.mean);
-        // (p + c)² adds 2c p, a linear kernel, and c², which cancels but for a teacher's term that
-        // is left out
+        // (p + c)² adds 2c p, a linear kernel, and c², which cancels but for a teacher's term
+        // that is left out
         value += 2.0 * constant * linear::distance(&mean_s, mean_t, teacher_term);
         value -= if teacher_term { 0.0 } else { constant * constant };
         let slope: Vec<T> = linear::slope(&mean_s, mean_t, 4.0 * constant * scale / count(m));

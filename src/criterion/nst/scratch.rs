@@ -117,7 +117,8 @@ impl<T: Element> Pair<'_, T> {
         self.unit.chunks_exact(self.positions).map(|map| dot(map, map)).collect()
     }
 
-    /// `mean_ij ‖t_i − s_j‖² = mean ‖t_i‖² + mean ‖s_j‖² − 2 m_t·m_s`: σ² of the automatic widths.
+    /// `mean_ij ‖t_i − s_j‖² = mean ‖t_i‖² + mean ‖s_j‖² − 2 m_t·m_s`: σ² of
+    /// the automatic widths.
     pub(super) fn variance(&self) -> f64 {
         let squares = self.squares();
         let (student, teacher) = squares.split_at(self.channels[0]);
@@ -126,8 +127,9 @@ impl<T: Element> Pair<'_, T> {
         (mean(student) + mean(teacher) - 2.0 * dot(&mean_s, &mean_t)).max(0.0)
     }
 
-    /// Turns the gradient with respect to the unit maps into that with respect to the maps: g ← (g
-    /// − y (y·g)) · factor, which is the derivative of x/‖x‖ and of x/√(‖x‖² + ε) alike.
+    /// Turns the gradient with respect to the unit maps into that with respect to the maps: g ←
+    /// (g − y (y·g)) · factor, which is the derivative of x/‖x‖ and of x/√(‖x‖² +
+    /// ε) alike.
     pub(super) fn through_normalization(&mut self) {
         let maps = self
             .gradient

@@ -1,6 +1,6 @@
 //! NST from what a cache holds in place of the teacher's maps: `‖m_s − m_t‖²`, and
-//! `‖G_s − G_t‖² + 2c ‖m_s − m_t‖²` (see [`super::linear`] and [`super::position`]), of maps that
-//! are normalised by their clamped norm.
+//! `‖G_s − G_t‖² + 2c ‖m_s − m_t‖²` (see [`super::linear`] and [`super::position`]),
+//! of maps that are normalised by their clamped norm.
 
 use super::maps::{Maps, Values};
 use super::{Loss, NstOptions, count, linear, over_samples, position};

@@ -93,8 +93,8 @@ pub fn policy_pullback(
 /// the published loss. Gradients by the module alone; the value is that of the policy.
 ///
 /// # Shapes
-/// `vectors` and each of `spots` of student and teacher, `[batch, …]`; `noise` `[batch, spots, 2]`;
-/// `labels` one a sample.
+/// `vectors` and each of `spots` of student and teacher, `[batch, …]`; `noise`
+/// `[batch, spots, 2]`; `labels` one a sample.
 ///
 /// # Errors
 /// When shapes disagree or a label is outside the classes.

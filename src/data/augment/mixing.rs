@@ -25,8 +25,8 @@ impl Mix {
     }
 }
 
-/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ) of the
-/// input's, cut off at its edges; the weight is what is left of the area.
+/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ)
+/// of the input's, cut off at its edges; the weight is what is left of the area.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -48,8 +48,8 @@ pub(super) fn cut(partner: usize, lambda: f64, size: [usize; 2], rng: &mut ChaCh
 }
 
 /// Mixes another sample's input into a sample's own, both as [`render`](super::render) gives them:
-/// inside the box the other's bytes, or everywhere `λ·own + (1−λ)·other` to the nearest byte (a
-/// half goes up).
+/// inside the box the other's bytes, or everywhere `λ·own + (1−λ)·other` to the nearest byte
+/// (a half goes up).
 ///
 /// # Errors
 /// When the two have other lengths than the preprocessing's input.

@@ -60,7 +60,8 @@ fn open_sizes_come_from_options_then_preset_then_images_then_224() {
 
 #[test]
 fn a_crop_ratio_gives_the_side_that_timm_takes() {
-    // ⌊size / crop_pct⌋ of timm's own pairs; rounding gives 342, 293, 404 and 311 for four of them
+    // ⌊size / crop_pct⌋ of timm's own pairs; rounding gives 342, 293, 404 and 311 for four of
+    // them
     for (size, ratio, side) in [
         (224, 0.875, 256),
         (299, 0.875, 341),

@@ -2,10 +2,10 @@
 //! Convolutional Neural Networks", CVPR 2016).
 //!
 //! `F(MxM)` yields M x M outputs of a 3x3 filter from N x N inputs, N = M + 2, as
-//! `Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A`: N² products where the definition needs 9 M². Its adjoint with
-//! respect to the filter is `dg = Gᵀ[(A dY Aᵀ) ∘ (Bᵀ d B)]G`: the weight gradient takes the same
-//! points and one more transform. Each function here is one side of a transform; [`both_ways`]
-//! applies it to columns, then rows.
+//! `Y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A`: N² products where the definition needs 9 M². Its
+//! adjoint with respect to the filter is `dg = Gᵀ[(A dY Aᵀ) ∘ (Bᵀ d B)]G`: the weight
+//! gradient takes the same points and one more transform. Each function here is one side of a
+//! transform; [`both_ways`] applies it to columns, then rows.
 
 use super::Lanes;
 use super::simd::Isa;

@@ -154,7 +154,8 @@ pub fn path_name(name: &str) -> String {
     if is_safe { name.to_owned() } else { alias(name) }
 }
 
-/// This name, or with `-2`, `-3` … where it is taken; upper and lower case are the same. Takes it.
+/// This name, or with `-2`, `-3` … where it is taken; upper and lower case are the same. Takes
+/// it.
 pub fn free<S: std::hash::BuildHasher>(mut name: String, taken: &mut HashSet<String, S>) -> String {
     let length = name.len();
     let mut number = 2u32;
@@ -166,8 +167,8 @@ pub fn free<S: std::hash::BuildHasher>(mut name: String, taken: &mut HashSet<Str
     name
 }
 
-/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`. It
-/// obeys the rules of an alias: of a long name the end stays, with a hash of the whole.
+/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`.
+/// It obeys the rules of an alias: of a long name the end stays, with a hash of the whole.
 #[must_use]
 pub fn alias(tensor: &str) -> String {
     let name = tensor.strip_suffix(":0").unwrap_or(tensor);

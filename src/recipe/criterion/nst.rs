@@ -25,7 +25,8 @@ pub enum Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sigma {
-    /// `σ² = mean ‖t_i − s_j‖²` over the teacher–student pairs of a sample, without gradient.
+    /// `σ² = mean ‖t_i − s_j‖²` over the teacher–student pairs of a sample, without
+    /// gradient.
     #[default]
     AutoSample,
     /// The same mean over all samples of the batch.

@@ -1,5 +1,5 @@
-//! `Attention` (opset 23): `softmax(scale·Q·Kᵀ + mask)·V` by head, heads as an axis or packed, keys
-//! and values shared by groups of heads.
+//! `Attention` (opset 23): `softmax(scale·Q·Kᵀ + mask)·V` by head, heads as an axis or packed,
+//! keys and values shared by groups of heads.
 
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
@@ -227,8 +227,8 @@ impl Operator for Attention {
         })
     }
 
-    /// With P the weights: dV = Pᵀ·dY, dS = softmax'(P, dY·Vᵀ), dQ = scale·dS·K, dK = scale·dSᵀ·Q,
-    /// and dS is the mask's gradient.
+    /// With P the weights: dV = Pᵀ·dY, dS = softmax'(P, dY·Vᵀ), dQ = scale·dS·K, dK =
+    /// scale·dSᵀ·Q, and dS is the mask's gradient.
     fn backward(
         &self,
         kept: Saved,

@@ -129,9 +129,9 @@ impl BatchNorm {
 
     /// What the gradients are made of, from Σ dy and Σ dy·(x − mean) of every channel.
     ///
-    /// With Σ over a channel's n values and r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ), and in
-    /// training dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which is `dy·a + (x − mean)·b + c`
-    /// for the result's `[mean, a, b, c]`.
+    /// With Σ over a channel's n values and r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x −
+    /// μ), and in training dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which
+    /// is `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]`.
     pub(in crate::student) fn input_terms(
         &self,
         [means, rstd, scale]: [&[f64]; 3],

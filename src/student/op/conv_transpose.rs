@@ -81,8 +81,9 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(operator, inputs, shape))
 }
 
-/// Padding before each spatial axis and the output's sizes: `stride·(input − 1) + output_padding +
-/// (kernel − 1)·dilation + 1 − pads`, where `output_shape` or `auto_pad` decide the pads instead.
+/// Padding before each spatial axis and the output's sizes: `stride·(input − 1) +
+/// output_padding + (kernel − 1)·dilation + 1 − pads`, where `output_shape` or `auto_pad`
+/// decide the pads instead.
 fn extents<const N: usize>(
     site: &Site<'_>,
     input: [usize; N],

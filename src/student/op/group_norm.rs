@@ -96,8 +96,9 @@ impl Operator for GroupNorm {
         })
     }
 
-    /// With g = dy·scale, n values a group and sums over it: dx = r·(g − Σg/n − (x − μ)·r²·Σg(x −
-    /// μ)/n); dscale = Σ r·dy·(x − μ), dbias = Σ dy over what shares them.
+    /// With g = dy·scale, n values a group and sums over it: dx = r·(g − Σg/n − (x −
+    /// μ)·r²·Σg(x − μ)/n); dscale = Σ r·dy·(x − μ), dbias = Σ dy over what shares
+    /// them.
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
     fn backward(
         &self,

@@ -85,8 +85,8 @@ impl LayerNorm {
         }
     }
 
-    /// What the gradients of the statistics as outputs add to the input's: `dμ/n − dr·r³·(x − μ)/n`
-    /// by row.
+    /// What the gradients of the statistics as outputs add to the input's:
+    /// `dμ/n − dr·r³·(x − μ)/n` by row.
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
     fn add_statistics<T: Element>(
         &self,

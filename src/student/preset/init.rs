@@ -12,8 +12,8 @@ use rand_distr::{Distribution, StandardNormal};
 /// How a layer's weight and bias start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Init {
-    /// Weight and bias uniform in ±1/√`fan_in`: what PyTorch's convolutions and linear layers do by
-    /// themselves.
+    /// Weight and bias uniform in ±1/√`fan_in`: what PyTorch's convolutions and linear layers do
+    /// by themselves.
     Uniform,
     /// Weight normal with variance 2 / `fan_out` (He et al. 2015, arXiv:1502.01852), bias 0.
     FanOut,

@@ -4,8 +4,8 @@ use super::builder::{Builder, Conv, Tensor, Window};
 use super::init::Init;
 use crate::error::Result;
 
-/// Two 5×5 convolutions and three linear layers. Images under 32 pixels are padded by 2, so that 28
-/// pixels are treated as LeNet's 32. Outputs of the stages: `relu1`, `relu2`; the penultimate
+/// Two 5×5 convolutions and three linear layers. Images under 32 pixels are padded by 2, so that
+/// 28 pixels are treated as LeNet's 32. Outputs of the stages: `relu1`, `relu2`; the penultimate
 /// vector is `relu4`.
 pub(super) fn build(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> {
     g.conv_init = Init::Uniform;

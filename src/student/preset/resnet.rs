@@ -14,8 +14,8 @@ pub(super) enum Block {
     Bottleneck,
 }
 
-/// The CIFAR form: `3 × blocks` basic blocks, `widths` of the stem and the three stages. Outputs of
-/// the stages: `layer1` … `layer3`.
+/// The CIFAR form: `3 × blocks` basic blocks, `widths` of the stem and the three stages. Outputs
+/// of the stages: `layer1` … `layer3`.
 pub(super) fn cifar(
     g: &mut Builder,
     x: &Tensor,

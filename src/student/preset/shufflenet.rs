@@ -36,8 +36,8 @@ pub(super) fn v1(g: &mut Builder, x: &Tensor, classes: usize) -> Result<Tensor> 
     g.linear("linear", &x, classes)
 }
 
-/// 1×1 in groups, shuffle, 3×3 depthwise, 1×1 in groups. A halving block appends its input, pooled,
-/// instead of adding it.
+/// 1×1 in groups, shuffle, 3×3 depthwise, 1×1 in groups. A halving block appends its input,
+/// pooled, instead of adding it.
 fn bottleneck(
     g: &mut Builder,
     x: &Tensor,

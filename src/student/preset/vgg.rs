@@ -5,9 +5,9 @@ use super::builder::{Builder, Conv, Tensor, Window};
 use super::init::Init;
 use crate::error::Result;
 
-/// Five stages of 64, 128, 256, 512 and 512 channels, each `convolutions[stage]` deep, with 2×2 max
-/// pooling between them (before the last one from 64 pixels on only). Outputs of the stages, after
-/// ReLU: `block0` … `block4`.
+/// Five stages of 64, 128, 256, 512 and 512 channels, each `convolutions[stage]` deep, with 2×2
+/// max pooling between them (before the last one from 64 pixels on only). Outputs of the stages,
+/// after ReLU: `block0` … `block4`.
 pub(super) fn build(
     g: &mut Builder,
     x: &Tensor,

@@ -6,8 +6,8 @@ use candle_core::{DType, Tensor};
 use nst_cache::onnx::proto::AttributeProto;
 use nst_cache::student::Mode;
 
-/// The gradients of Σ seed·output of one operator with respect to operands; a seed of `None` is all
-/// ones.
+/// The gradients of Σ seed·output of one operator with respect to operands; a seed of `None` is
+/// all ones.
 fn gradients(
     operator: &str,
     operands: &[(&[usize], &[f64])],
@@ -180,7 +180,8 @@ fn softmax_last_dim_hands_its_gradient_on() {
 
 #[test]
 fn layer_norm_hands_its_gradient_on() {
-    // deviations −1, 0, 1 of variance 2/3: dx = r·(g − mean(g) − x̂·mean(g·x̂)) for g = (1, 0, 0)
+    // deviations −1, 0, 1 of variance 2/3: dx = r·(g − mean(g) − x̂·mean(g·x̂)) for g =
+    // (1, 0, 0)
     let operands: [(&[usize], &[f64]); 3] =
         [(&[1, 3], &[1.0, 2.0, 3.0]), (&[3], &[1.0; 3]), (&[3], &[0.0; 3])];
     let found = gradients(
@@ -198,8 +199,8 @@ fn layer_norm_hands_its_gradient_on() {
 
 #[test]
 fn rms_norm_hands_its_gradient_on() {
-    // mean square 12.5: dx = r·(g − x̂·mean(g·x̂)) with x̂ = (3, 4)·r and g = (1, 0), orthogonal to
-    // x
+    // mean square 12.5: dx = r·(g − x̂·mean(g·x̂)) with x̂ = (3, 4)·r and g = (1, 0),
+    // orthogonal to x
     let operands: [(&[usize], &[f64]); 2] = [(&[1, 2], &[3.0, 4.0]), (&[2], &[1.0; 2])];
     let found = gradients(
         "RMSNormalization",

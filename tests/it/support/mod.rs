@@ -183,9 +183,9 @@ fn teacher(fault: Fault, batch: Option<i64>) -> ModelProto {
     }
 }
 
-/// Writes a classifier of two convolutions and an average over as many dimensions as `row` (`[C,
-/// …]`) has after the channels; `maps`: the names of what their activations give, 8 channels of the
-/// input's size each.
+/// Writes a classifier of two convolutions and an average over as many dimensions as `row`
+/// (`[C, …]`) has after the channels; `maps`: the names of what their activations give, 8
+/// channels of the input's size each.
 pub fn write_convolutions(path: &Path, input: &str, row: &[usize], maps: [&str; 2]) {
     let mut random = Random(17);
     let dimensions = row.len() - 1;

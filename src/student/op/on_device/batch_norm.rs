@@ -64,8 +64,8 @@ impl Operator for Normalization {
         Ok(Forward { outputs: vec![y.reshape(x.dims())?], saved, updates })
     }
 
-    /// The gradients as the host form has them: dβ = Σdy, dγ = r·Σdy(x − μ), dx = γr·(dy − Σdy/n −
-    /// (x − μ)·r²·Σdy(x − μ)/n).
+    /// The gradients as the host form has them: dβ = Σdy, dγ = r·Σdy(x − μ), dx = γr·(dy
+    /// − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n).
     fn backward(
         &self,
         kept: Saved,

@@ -19,8 +19,8 @@ fn normalized(rows: &Tensor, epsilon: f64, centred: bool) -> Result<[Tensor; 3]>
     Ok([own.broadcast_mul(&rstd)?, mean, rstd])
 }
 
-/// The gradient of the rows from that of the result: r·(g − mean g − x̂·mean(g·x̂)); without
-/// `centred` no mean is subtracted.
+/// The gradient of the rows from that of the result: r·(g − mean g − x̂·mean(g·x̂));
+/// without `centred` no mean is subtracted.
 fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centred: bool) -> Result<Tensor> {
     let along = normal.broadcast_mul(&row_mean(&(g * normal)?)?)?;
     let rest = if centred { g.broadcast_sub(&row_mean(g)?)? } else { g.clone() };

@@ -19,8 +19,8 @@ pub(in crate::student::op) struct Pool {
     taps: usize,
     /// Input and output positions of a plane.
     area: [usize; 2],
-    /// Where a tap lies in the padding, `[taps, output area]`: −∞ there, 0 elsewhere; nothing where
-    /// none does.
+    /// Where a tap lies in the padding, `[taps, output area]`: −∞ there, 0 elsewhere; nothing
+    /// where none does.
     padding: Option<Tensor>,
     /// From the number of taps for the first one to 1 for the last, `[taps]`.
     rank: Tensor,
