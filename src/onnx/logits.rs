@@ -45,6 +45,8 @@ pub struct Logits {
 pub struct Found {
     tensor: String,
     ending: Option<Ending>,
+    /// Whether softmaxes are mixed in a way that is not followed.
+    is_mixed: bool,
 }
 
 /// What stands at a model's first output; `None` when that is declared to be something else than
@@ -55,14 +57,18 @@ pub fn of_output(model: &Model) -> Option<Found> {
     let is_real = |name: &str| model.quantized().contains_key(name);
     let is_table = (output.dtype.is_some_and(Dtype::is_float) || is_real(&output.name))
         && matches!(output.shape.len(), 0 | 2);
-    is_table.then(|| Found { ending: walk::back(model, &output.name), tensor: output.name })
+    is_table.then(|| Found {
+        ending: walk::back(model, &output.name),
+        is_mixed: walk::is_mixed(model, &output.name),
+        tensor: output.name,
+    })
 }
 
 /// What a tensor that the user names holds: it is kept, and converted where it holds probabilities.
 #[must_use]
 pub fn of_tensor(model: &Model, name: &str) -> Found {
     let ending = walk::back(model, name).map(|ending| Ending { before: None, ..ending });
-    Found { tensor: name.to_owned(), ending }
+    Found { tensor: name.to_owned(), ending, is_mixed: false }
 }
 
 /// The tensor that a student's loss is of: the first output, or what its softmax reads where no
@@ -110,7 +116,13 @@ impl Found {
                 self.ending.as_ref().is_some_and(|ending| ending.activation == Activation::Softmax);
             Ok(Logits { tensor: tensor.to_owned(), classes, conversion, note, ends_in_softmax })
         };
-        let Some(ending) = &self.ending else { return kept(output, None, None) };
+        let Some(ending) = &self.ending else {
+            let note = format!(
+                "`{output}` as it is, although it is made of softmaxes (--logits TENSOR names \
+                 another)"
+            );
+            return kept(output, None, self.is_mixed.then_some(note));
+        };
         let what = match ending.activation {
             Activation::Softmax => "softmax",
             Activation::Sigmoid => "sigmoid",

@@ -273,6 +273,24 @@ fn probabilities_become_logits() {
 }
 
 #[test]
+fn softmaxes_that_are_mixed_otherwise_are_said() {
+    let note = |lines: &[&str]| case(lines).choose(&[10]).unwrap().note;
+    let both = ["a = Softmax scores", "b = Softmax x"];
+    for lines in [
+        &[both[0], both[1], "p = Max a b"][..],
+        &[both[0], both[1], "p = Mul a b"],
+        &[both[0], both[1], "c = Concat a b", "p = ReduceSum c"],
+        &[both[0], "h = Softmax a", "p = Sub h a"],
+    ] {
+        assert!(note(lines).is_some_and(|note| note.contains("made of softmaxes")), "{lines:?}");
+    }
+    // a layer behind them, or scores beside them
+    for lines in [&[both[0], "p = Gemm a"][..], &[both[0], "p = Mul a scores"], &["p = Gemm x"]] {
+        assert_eq!(note(lines), None, "{lines:?}");
+    }
+}
+
+#[test]
 fn softmaxes_that_are_added_up_are_probabilities_whatever_their_sum() {
     let sum = |lines: &[&str]| case(lines).tensor();
     let both = ["a = Softmax scores", "b = Softmax x"];

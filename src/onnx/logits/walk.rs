@@ -5,7 +5,7 @@ use super::super::tap::{int, ints};
 use super::super::{Model, proto};
 use super::NodeProto;
 use proto::{AttributeProto, TensorProto};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Functions within functions that are followed.
 const DEPTH: usize = 8;
@@ -69,6 +69,32 @@ pub(super) fn back(model: &Model, tensor: &str) -> Option<Ending> {
     // an input or initialiser of the graph is no logits
     let before = ending.before.filter(|name| scope.producer.contains_key(name.as_str()));
     Some(Ending { reads: before.clone().or(ending.reads), before, ..ending })
+}
+
+/// Whether softmaxes and constants are all that a tensor is made of, however they are mixed: a
+/// product with a matrix, or what else a layer is, ends the look.
+pub(super) fn is_mixed(model: &Model, tensor: &str) -> bool {
+    let scope = Scope::new(model, &model.graph().node, &model.graph().initializer);
+    let constant = |name: &str| scope.initializers.iter().any(|t| t.name() == name);
+    let (mut open, mut seen) = (vec![tensor], HashSet::new());
+    let mut softmaxes = 0;
+    while let Some(name) = open.pop() {
+        if name.is_empty() || constant(name) || !seen.insert(name) {
+            continue;
+        }
+        let Some(node) = scope.producer.get(name) else { return false };
+        match node.operator().class {
+            Class::Softmax => softmaxes += 1,
+            Class::Arithmetic
+            | Class::Elementwise
+            | Class::Reduction
+            | Class::Movement(_)
+            | Class::Quantization => open.extend(node.input.iter().map(String::as_str)),
+            _ if node.op_type() == "Constant" => {}
+            _ => return false,
+        }
+    }
+    softmaxes > 0
 }
 
 /// What was passed on the way.
