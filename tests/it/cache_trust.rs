@@ -3,36 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support;
+use crate::support::{self, run, succeeds, text};
 
 use nst_cache::cache::{Cache, Manifest};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
 /// More than one segment.
 const SAMPLES: usize = 500;
-
-fn run(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-    command.current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-fn succeeds(folder: &Path, line: &str) -> String {
-    let output = run(folder, line);
-    assert!(output.status.success(), "{line}: {}", text(&output));
-    text(&output)
-}
 
 fn fails(folder: &Path, line: &str, status: i32) -> String {
     let output = run(folder, line);

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support;
+use crate::support::{self, run, succeeds, text};
 
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Decoder, Manifest};
@@ -13,32 +13,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 /// Three segments of 128 rows, the last one short.
 const SAMPLES: usize = 300;
 const EXTRACT: &str = "extract teacher.onnx --data folder:images --preprocess fashion-mnist --tap \
                        map2 --tap pooled --batch 32 --threads 2";
-
-fn run(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-    command.current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-fn succeeds(folder: &Path, line: &str) -> String {
-    let output = run(folder, line);
-    assert!(output.status.success(), "{line}: {}", text(&output));
-    text(&output)
-}
 
 fn report(folder: &Path, line: &str) -> serde_json::Value {
     let output = run(folder, &format!("{line} --json"));

@@ -10,10 +10,7 @@ use nst_cache::cache::{Cache, Decoder};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{
-    Augmentation, Compress, Extract, Feeding, Keep, Layout, PreprocessOptions, Statistic, Store,
-    Take, ViewCount,
-};
+use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Statistic, Store, Take};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::adaptive_average_pool;
 use nst_cache::train::pairing::teacher_maps;
@@ -25,34 +22,9 @@ const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1
 fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
     Extract {
         teacher: folder.join(teacher),
-        data: data.parse().unwrap(),
-        split: "train".into(),
-        taps: Vec::new(),
-        logits: None,
-        keep: Keep::Auto,
-        criteria: Vec::new(),
-        sizes: Vec::new(),
-        in_graph: None,
-        store: Store::F32,
-        compress: Compress::Auto,
-        feeding: Feeding::default(),
-        preprocess: PreprocessOptions {
-            preset: Some("fashion-mnist".into()),
-            ..PreprocessOptions::default()
-        },
-        default_preprocess: PreprocessOptions::default(),
-        classes: None,
+        preprocess: support::fashion(),
         batch: Some(8),
-        limit: None,
-        shuffle: None,
-        views: ViewCount::Count(1),
-        augmentation: Augmentation::NONE,
-        inputs: None,
-        seed: 0,
-        skip_bad: false,
-        refresh: false,
-        output: folder.join("cache"),
-        threads: 2,
+        ..support::recipe(folder, data)
     }
 }
 

@@ -15,9 +15,7 @@ use nst_cache::onnx::proto::{
     ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
 };
 use nst_cache::onnx::tensor_proto;
-use nst_cache::recipe::{
-    Augmentation, Compress, Extract, Feeding, InputValue, Keep, PreprocessOptions, Store, ViewCount,
-};
+use nst_cache::recipe::{Extract, InputValue};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use prost::Message as _;
 use std::path::Path;
@@ -99,34 +97,7 @@ fn write_model(
 }
 
 fn recipe(folder: &Path) -> Extract {
-    Extract {
-        teacher: folder.join("teacher.onnx"),
-        data: format!("npz:{}", folder.join("data.npz").display()).parse().unwrap(),
-        split: "train".into(),
-        taps: Vec::new(),
-        logits: None,
-        keep: Keep::Auto,
-        criteria: Vec::new(),
-        sizes: Vec::new(),
-        in_graph: None,
-        store: Store::F32,
-        compress: Compress::Auto,
-        feeding: Feeding::default(),
-        preprocess: PreprocessOptions::default(),
-        default_preprocess: PreprocessOptions::default(),
-        classes: None,
-        batch: Some(4),
-        limit: None,
-        shuffle: None,
-        views: ViewCount::Count(1),
-        augmentation: Augmentation::NONE,
-        inputs: None,
-        seed: 0,
-        skip_bad: false,
-        refresh: false,
-        output: folder.join("cache"),
-        threads: 2,
-    }
+    support::recipe(folder, &format!("npz:{}", folder.join("data.npz").display()))
 }
 
 fn extract(recipe: &Extract) -> Result<Cache, Error> {

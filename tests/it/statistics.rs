@@ -10,8 +10,7 @@ use nst_cache::cache::{self, Cache, Decoder, Manifest};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{
-    Augmentation, Compress, Extract, Feeding, Keep, Layout, PairRecipe, PreprocessOptions,
-    Statistic, Store, Take, Train, ViewCount,
+    Extract, Keep, Layout, PairRecipe, PreprocessOptions, Statistic, Take, Train,
 };
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::statistic::{Maps, compute};
@@ -36,36 +35,14 @@ fn prepare() -> tempfile::TempDir {
 }
 
 fn recipe(folder: &Path, keep: &str, criteria: &[&str], output: &str) -> Extract {
+    let data = format!("idx:{}", folder.join("data").display());
     Extract {
-        teacher: folder.join("teacher.onnx"),
-        data: format!("idx:{}", folder.join("data").display()).parse().unwrap(),
-        split: "train".into(),
-        taps: Vec::new(),
-        logits: None,
         keep: keep.parse().unwrap(),
         criteria: criteria.iter().map(|text| text.parse().unwrap()).collect(),
-        sizes: Vec::new(),
-        in_graph: None,
-        store: Store::F32,
-        compress: Compress::Auto,
-        feeding: Feeding::default(),
-        preprocess: PreprocessOptions {
-            preset: Some("fashion-mnist".into()),
-            ..PreprocessOptions::default()
-        },
-        default_preprocess: PreprocessOptions::default(),
-        classes: None,
+        preprocess: support::fashion(),
         batch: Some(16),
-        limit: None,
-        shuffle: None,
-        views: ViewCount::Count(1),
-        augmentation: Augmentation::NONE,
-        inputs: None,
-        seed: 0,
-        skip_bad: false,
-        refresh: false,
         output: folder.join(output),
-        threads: 2,
+        ..support::recipe(folder, &data)
     }
 }
 

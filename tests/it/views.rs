@@ -9,10 +9,7 @@ use nst_cache::cache::{Cache, Decoder, Originals};
 use nst_cache::data::{self, augment};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{
-    Augment, Augmentation, Compress, Extract, Feeding, Inputs, Keep, PreprocessOptions, Store,
-    Take, ViewCount,
-};
+use nst_cache::recipe::{Augment, Augmentation, Extract, Inputs, Store, Take, ViewCount};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::train::source::{Batch, CacheSource, Source};
 use std::collections::{BTreeMap, HashSet};
@@ -52,36 +49,16 @@ fn everything() -> Augmentation {
 }
 
 fn recipe(folder: &Path, cache: &str, views: usize, augmentation: Augmentation) -> Extract {
+    let data = format!("folder:{}", folder.join("images").display());
     Extract {
-        teacher: folder.join("teacher.onnx"),
-        data: format!("folder:{}", folder.join("images").display()).parse().unwrap(),
-        split: "train".into(),
         taps: vec!["map2".into()],
-        logits: None,
-        keep: Keep::Auto,
-        criteria: Vec::new(),
-        sizes: Vec::new(),
-        in_graph: None,
-        compress: Compress::Auto,
         store: Store::Auto,
-        feeding: Feeding::default(),
-        preprocess: PreprocessOptions {
-            preset: Some("fashion-mnist".into()),
-            ..PreprocessOptions::default()
-        },
-        default_preprocess: PreprocessOptions::default(),
-        classes: None,
-        batch: Some(4),
-        limit: None,
-        shuffle: None,
+        preprocess: support::fashion(),
         views: ViewCount::Count(views),
         augmentation,
-        inputs: None,
         seed: 3,
-        skip_bad: false,
-        refresh: false,
         output: folder.join(cache),
-        threads: 2,
+        ..support::recipe(folder, &data)
     }
 }
 

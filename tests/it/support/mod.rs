@@ -16,8 +16,12 @@ use nst_cache::onnx::proto::{
     TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
 };
 use nst_cache::onnx::tensor_proto;
+use nst_cache::recipe::{
+    Augmentation, Compress, Extract, Feeding, Keep, PreprocessOptions, Store, ViewCount,
+};
 use prost::Message as _;
 use std::path::Path;
+use std::process::{Command, Output};
 
 /// A small generator (xorshift64*), enough for test data.
 pub struct Random(pub u64);
@@ -329,4 +333,60 @@ pub fn write_npz(path: &Path, arrays: &[(&str, &Array)]) {
             .unwrap();
     }
     archive.finish().unwrap();
+}
+
+/// What `extract` is asked for, of the teacher in a folder: all of its defaults, in f32.
+pub fn recipe(folder: &Path, data: &str) -> Extract {
+    Extract {
+        teacher: folder.join("teacher.onnx"),
+        data: data.parse().unwrap(),
+        split: "train".into(),
+        taps: Vec::new(),
+        logits: None,
+        keep: Keep::Auto,
+        criteria: Vec::new(),
+        sizes: Vec::new(),
+        in_graph: None,
+        store: Store::F32,
+        compress: Compress::Auto,
+        feeding: Feeding::default(),
+        preprocess: PreprocessOptions::default(),
+        default_preprocess: PreprocessOptions::default(),
+        classes: None,
+        batch: Some(4),
+        limit: None,
+        shuffle: None,
+        views: ViewCount::Count(1),
+        augmentation: Augmentation::NONE,
+        inputs: None,
+        seed: 0,
+        skip_bad: false,
+        refresh: false,
+        output: folder.join("cache"),
+        threads: 2,
+    }
+}
+
+/// Images as the tiny teacher takes them.
+pub fn fashion() -> PreprocessOptions {
+    PreprocessOptions { preset: Some("fashion-mnist".into()), ..PreprocessOptions::default() }
+}
+
+/// The program, run in a folder.
+pub fn run(folder: &Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
+    command.current_dir(folder).args(line.split_whitespace()).output().unwrap()
+}
+
+/// All that it printed.
+pub fn text(output: &Output) -> String {
+    let of = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    of(&output.stdout) + &of(&output.stderr)
+}
+
+/// Runs what is to succeed.
+pub fn succeeds(folder: &Path, line: &str) -> String {
+    let output = run(folder, line);
+    assert!(output.status.success(), "{line}: {}", text(&output));
+    text(&output)
 }
