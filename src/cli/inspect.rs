@@ -10,7 +10,7 @@ use crate::onnx::tap::{self, Role, Tap};
 use crate::onnx::{Dim, Model, Value, cost};
 use crate::recipe::Feeding;
 use crate::runtime::{Probe, Runtime, feeds, probe};
-use crate::student::{Student, Trainability};
+use crate::student::{Decision, Student, Trainability};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -31,6 +31,9 @@ pub struct Args {
     /// List every candidate tap, not the suggested ones alone
     #[arg(long)]
     all: bool,
+    /// List what trains and what does not, with the reasons
+    #[arg(long)]
+    parameters: bool,
     #[command(flatten)]
     feed: BatchAxisArgs,
 }
@@ -121,6 +124,8 @@ struct Document {
     refused: Vec<Refused>,
     trainable: bool,
     trainable_parameters: usize,
+    /// Every float tensor that the file holds, and whether it trains.
+    tensors: Vec<Decision>,
     blockers: Vec<Blocker>,
     warnings: Vec<String>,
     onnxruntime: String,
@@ -160,7 +165,7 @@ fn document(
     let (probe, refusal) =
         probed.map_or_else(|e| (Probe::default(), Some(e)), |probe| (probe, None));
     let trainability = Student::check(model).unwrap_or_else(|e| Trainability {
-        parameters: Vec::new(),
+        tensors: Vec::new(),
         blockers: vec![(String::new(), String::new(), e.chain())],
         warnings: Vec::new(),
     });
@@ -205,12 +210,15 @@ fn document(
             .into_iter()
             .map(|(tensor, reason)| Refused { tensor, reason })
             .collect(),
-        trainable: trainability.blockers.is_empty() && !trainability.parameters.is_empty(),
+        trainable: trainability.blockers.is_empty()
+            && trainability.tensors.iter().any(|tensor| tensor.trains),
         trainable_parameters: trainability
-            .parameters
+            .tensors
             .iter()
-            .map(|(_, shape)| shape.iter().product::<usize>())
+            .filter(|tensor| tensor.trains)
+            .map(|tensor| tensor.shape.iter().product::<usize>())
             .sum(),
+        tensors: trainability.tensors,
         blockers: trainability
             .blockers
             .into_iter()
@@ -322,6 +330,11 @@ fn text(args: &Args, document: &Document) -> String {
         reasons(&document.blockers).into_iter().map(|reason| format!("            {reason}")),
     );
     lines.extend(document.warnings.iter().map(|warning| format!("            note: {warning}")));
+    if args.parameters {
+        lines.push(String::new());
+        lines.push(tensors(document));
+        lines.push(String::new());
+    }
     if let Some(refusal) = &document.runtime_refusal {
         lines.push(match refusal.strip_prefix("ONNX Runtime ") {
             Some(refusal) => format!("runtime     {refusal}"),
@@ -371,6 +384,26 @@ fn trainability(document: &Document) -> String {
         1 => "trainable   no, one node stops it".to_owned(),
         n => format!("trainable   no, {n} nodes stop it"),
     }
+}
+
+/// What trains and what does not, in graph order.
+fn tensors(document: &Document) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["trains", "tensor", "shape", "why"]);
+    for tensor in &document.tensors {
+        table.add_row([
+            Cell::new(if tensor.trains { "yes" } else { "no" }),
+            Cell::new(&tensor.name),
+            Cell::new(format!("{:?}", tensor.shape)),
+            Cell::new(format!(
+                "{}{}",
+                tensor.reason,
+                if tensor.guessed { " (a guess)" } else { "" }
+            )),
+        ]);
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// The first few reasons, each with the number of its nodes, and a count of the others.

@@ -4,6 +4,7 @@
 mod export;
 mod folder;
 mod material;
+mod outputs;
 mod survey;
 mod teacher;
 
@@ -11,7 +12,7 @@ use super::extract::command;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, device, emit, emit_json};
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, DataSpec, Precision, Sakd, SakdMode, Train};
+use crate::recipe::{CriterionRecipe, DataSpec, FoldedNorms, Precision, Sakd, SakdMode, Train};
 use crate::runtime::Device;
 use crate::student::{Executor, ImportOptions, Student};
 use crate::train::loader::Steps;
@@ -100,6 +101,15 @@ pub struct Args {
     /// Normalise by the running statistics, which stay as they are
     #[arg(long)]
     freeze_batchnorm: bool,
+    /// Give the student a new last layer of N classes, drawn from the seed
+    #[arg(long, value_name = "N")]
+    head: Option<usize>,
+    /// Put a new batch norm behind every convolution into which the student's exporter folded one
+    #[arg(long, conflicts_with = "leave_folded")]
+    insert_batchnorm: bool,
+    /// Train without the batch norms that the student's exporter folded into convolutions
+    #[arg(long)]
+    leave_folded: bool,
     /// Leave out the last batch of an epoch where it is incomplete
     #[arg(long)]
     drop_last: bool,
@@ -188,12 +198,14 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let student = import(&model, plan, context)?;
     let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
     let terms = material.terms(&plan.recipe, context)?;
+    outputs::check_runtime(&student, context)?;
     let pairs = material.pairs(&terms, &student, context)?;
     if let (Some(cache), Some(folder)) = (material.cache(), &plan.cache) {
         command::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;
     }
     let objective = material.objective(plan, &terms, &pairs, &student)?;
     let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
+    outputs::check(&model.onnx, &student, &material, &source, &terms, context)?;
     let learnable = Learnable::new(&objective, &plan.recipe, &source, context.monitor)?;
     let test = material.test(model.preprocess.as_ref(), &inputs);
     material.note_views(&plan.recipe, context);
@@ -285,6 +297,13 @@ impl Plan {
         recipe.shuffle = args.shuffle.or(recipe.shuffle);
         recipe.freeze_batchnorm |= args.freeze_batchnorm;
         recipe.drop_last |= args.drop_last;
+        recipe.head = args.head.or(recipe.head);
+        if args.insert_batchnorm {
+            recipe.folded_batchnorm = FoldedNorms::Insert;
+        }
+        if args.leave_folded {
+            recipe.folded_batchnorm = FoldedNorms::Leave;
+        }
         recipe.precision = args.precision.unwrap_or(recipe.precision);
         recipe.freeze.extend(args.freeze.iter().cloned());
         recipe.train.extend(args.train.iter().cloned());
@@ -388,15 +407,16 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
         freeze: recipe.freeze.clone(),
         train: recipe.train.clone(),
         freeze_batchnorm: recipe.freeze_batchnorm,
+        folded_norms: recipe.folded_batchnorm,
         executor: Executor::Cpu(recipe.precision),
         device: plan.device.clone(),
         ..ImportOptions::default()
     };
-    for warning in Student::check(&model.onnx)?.warnings {
+    let student = Student::import(&model.onnx, &options)?;
+    if let Some(warning) = student.folded_norms() {
         context.monitor.warn(&warning);
     }
-    let student = Student::import(&model.onnx, &options)?;
-    if let Some(line) = student.describe_norms() {
+    for line in student.notes() {
         context.monitor.note(&line);
     }
     Ok(student)

@@ -83,6 +83,21 @@ pub fn of_student(model: &Model) -> Option<String> {
     Some(before.unwrap_or(found.tensor))
 }
 
+/// The activation that stays between what [`of_student`] gives and the logits: cross-entropy of
+/// such a student would take probabilities for logits. `None` where it gives logits or their
+/// logarithms of probabilities, which are logits too.
+#[must_use]
+pub fn activation_of_student(model: &Model) -> Option<&'static str> {
+    let ending = of_output(model)?.ending?;
+    let is_read = ending.before.is_some() && !ending.is_reshaped;
+    match ending.activation {
+        Activation::Softmax if is_read || ending.is_log => None,
+        Activation::Softmax => Some("softmax"),
+        Activation::Sigmoid => Some("sigmoid"),
+        Activation::HardSigmoid => Some("hard sigmoid"),
+    }
+}
+
 /// The row of a tensor of these probed shapes, batch axis first; `None` where it varies or is not
 /// known.
 #[must_use]

@@ -13,6 +13,7 @@ mod norm;
 pub mod operator;
 mod quantized;
 mod shape;
+pub mod signature;
 pub mod statistic;
 pub mod suspect;
 pub mod tap;
@@ -345,6 +346,18 @@ impl Model {
             added: Vec::new(),
             sha256: self.sha256.clone(),
         })
+    }
+
+    /// The model with another graph, whose weights lie where they lay; it keeps its hash, which
+    /// names the file.
+    ///
+    /// # Errors
+    /// When the graph is malformed.
+    pub fn with_graph(&self, graph: proto::GraphProto) -> Result<Self> {
+        check::graph(&graph)?;
+        let proto = proto::ModelProto { graph: Some(graph), ..self.proto.clone() };
+        let bytes = bytes::Bytes::from(proto.encode_to_vec());
+        Ok(Self { bytes, proto, file: None, added: Vec::new(), ..self.clone() })
     }
 
     /// The model with what `extra` holds added to its graph, in the same way; it keeps its hash.

@@ -29,4 +29,4 @@ pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOpti
 pub use sakd::{Gates, Sakd, SakdMode};
 pub use statistic::{Keep, MapShape, Statistic};
 pub use sweep::{Sweep, SweepMethod};
-pub use train::{OptimizerRecipe, Precision, ScheduleRecipe, Train};
+pub use train::{FoldedNorms, OptimizerRecipe, Precision, ScheduleRecipe, Train};

@@ -114,6 +114,26 @@ impl FromStr for Precision {
     }
 }
 
+/// What becomes of batch norms that a student's exporter folded into its convolutions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoldedNorms {
+    /// Those that had learned nothing are put back; a student whose norms had is refused.
+    #[default]
+    Ask,
+    /// New ones are put in their place.
+    Insert,
+    /// The student trains without them.
+    Leave,
+}
+
+impl FoldedNorms {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One training run. Everything but the paths decides the trained bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -149,6 +169,12 @@ pub struct Train {
     pub train: Vec<String>,
     /// Batch normalisation by running statistics, which stay as they are.
     pub freeze_batchnorm: bool,
+    /// How many classes a new last layer of the student tells apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<usize>,
+    /// Batch norms that the student's exporter folded away.
+    #[serde(skip_serializing_if = "FoldedNorms::is_default")]
+    pub folded_batchnorm: FoldedNorms,
     /// The convolutions' rounding.
     pub precision: Precision,
     /// Only the first so many samples (after `shuffle`).
@@ -181,6 +207,8 @@ impl Default for Train {
             freeze: Vec::new(),
             train: Vec::new(),
             freeze_batchnorm: false,
+            head: None,
+            folded_batchnorm: FoldedNorms::default(),
             precision: Precision::default(),
             limit: None,
             shuffle: None,

@@ -2,9 +2,8 @@
 
 use super::import::{self, Graph, Source};
 use super::plan::{self, Plan, Refusal};
-use super::{ImportOptions, TensorId, Trainability};
+use super::{ImportOptions, TensorId, Trainability, batch, restore};
 use crate::error::{Error, Result};
-use crate::onnx::operator::{Class, Operator};
 use crate::onnx::{Dim, Model, Value, logits};
 
 /// Why a graph without logits is no student.
@@ -15,7 +14,16 @@ const CONSTANTS: usize = 1 << 22;
 
 /// Looks at a graph; see [`Student::check`](super::Student::check).
 pub(super) fn check(model: &Model) -> Result<Trainability> {
-    let graph = &import::read(model, &ImportOptions::default(), CONSTANTS)?;
+    let options = ImportOptions::default();
+    let restored = restore::restore(model, options.folded_norms)?;
+    let read =
+        |model: &Model| import::read(model, restored.signature.as_ref(), &options, CONSTANTS);
+    let graph = read(&restored.model)?;
+    let opened = open_batch(&restored.model, &graph, read)?;
+    let (model, graph) = match &opened {
+        Batch::Opened(model, graph) => (model, graph),
+        Batch::Free | Batch::Refused(_) => (&restored.model, &graph),
+    };
     let mut blockers: Vec<(String, String, String)> = graph
         .unsupported
         .iter()
@@ -30,8 +38,14 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
             model.outputs().into_iter().next().map_or_else(String::new, |output| output.name);
         blockers.push((name, "output".to_owned(), NO_LOGITS.to_owned()));
     }
+    let baked = if let Batch::Refused(refusal) = &opened { Some(refusal) } else { None };
+    for refusal in restored.refusal.iter().chain(baked) {
+        let reason =
+            [refusal.to_string()].into_iter().chain(refusal.find_hint().map(str::to_owned));
+        blockers.push((String::new(), String::new(), reason.collect::<Vec<_>>().join("; ")));
+    }
     let inputs = model.inputs();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = restored.note.into_iter().collect();
     if let (true, Some(shapes)) = (blockers.is_empty(), trial_shapes(&inputs)) {
         if graph.lacks_constants {
             warnings.push(
@@ -42,35 +56,85 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
             blockers.push((name, operator, refusal.reason.chain()));
         }
     }
-    let parameters = graph
-        .order
-        .iter()
-        .filter_map(|name| Some((name.clone(), graph.parameters.get(name)?.shape.clone())))
-        .collect::<Vec<_>>();
-    if parameters.is_empty() {
+    let tensors = graph.decisions.clone();
+    if !tensors.iter().any(|tensor| tensor.trains) {
         warnings.push(
             "nothing in this graph trains: it holds no weight in the place of a parameter"
                 .to_owned(),
         );
     }
-    let convolutions: Vec<_> =
-        graph.nodes.iter().filter(|n| is_float_convolution(n.proto.operator())).collect();
-    let all_biased = convolutions.iter().all(|n| n.inputs.get(2).is_some_and(Option::is_some));
-    let normalizes = graph.nodes.iter().any(|n| n.proto.operator().class == Class::Normalization);
-    if convolutions.len() >= 5 && all_biased && !normalizes {
-        warnings.push(
-            "batch normalisation seems to be folded into the convolutions: such a student trains \
-             poorly; export it with training=TrainingMode.TRAINING (or PRESERVE) and \
-             do_constant_folding=False"
-                .to_owned(),
-        );
-    }
-    Ok(Trainability { parameters, blockers, warnings })
+    warnings.extend(folded_norms(model));
+    Ok(Trainability { tensors, blockers, warnings })
 }
 
-/// Whether an operator is a convolution whose bias, if it has one, is its third input.
-fn is_float_convolution(operator: &Operator) -> bool {
-    operator.is_convolution() && !operator.parameters.is_empty()
+/// A line about batch norms that seem to be folded into convolutions.
+pub(super) fn folded_norms(model: &Model) -> Option<String> {
+    let count = restore::guessed(model.graph()).len();
+    (count > 0).then(|| {
+        format!(
+            "batch norms seem to be folded into {count} convolutions: such a student trains \
+             poorly. Export it with torch.onnx.export(model.train(), …, dynamo=False, \
+             training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False), or put new \
+             ones there with --insert-batchnorm"
+        )
+    })
+}
+
+/// Whether a student takes any batch.
+pub(super) enum Batch {
+    /// It does, as far as its shapes tell.
+    Free,
+    /// It does in this form, without what its exporter wrote into it.
+    Opened(Model, Graph),
+    /// It does not.
+    Refused(Error),
+}
+
+/// Takes the batch out of a graph that was exported for one; `read` imports a model.
+pub(super) fn open_batch(
+    model: &Model,
+    graph: &Graph,
+    read: impl FnOnce(&Model) -> Result<Graph>,
+) -> Result<Batch> {
+    let inputs = model.inputs();
+    let Some(baked) = batch::baked(model).filter(|_| !graph.lacks_constants) else {
+        return Ok(Batch::Free);
+    };
+    let Some(shapes) = shapes_of(&inputs, baked) else { return Ok(Batch::Free) };
+    // what keeps it from running at all is said elsewhere
+    let Ok(plan) = try_plan(model, graph, &shapes)? else { return Ok(Batch::Free) };
+    let other = baked.saturating_mul(2).saturating_add(1);
+    let Some(others) = shapes_of(&inputs, other) else { return Ok(Batch::Free) };
+    let reason = |model: &Model, graph: &Graph| -> Result<Option<String>> {
+        let plan = match try_plan(model, graph, &others)? {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                let (name, operator) = graph.label(refusal.node);
+                return Ok(Some(format!("node {name} ({operator}): {}", refusal.reason.chain())));
+            }
+        };
+        let rows = |name: String| plan.shapes.get(graph.index.get(&name)?)?.first().copied();
+        let rows = logits::of_student(model).and_then(rows);
+        Ok((rows != Some(other)).then(|| format!("of {other} samples it gives {rows:?} rows")))
+    };
+    let Some(why) = reason(model, graph)? else { return Ok(Batch::Free) };
+    let shape = |name: &str| plan.shapes.get(graph.index.get(name)?).cloned();
+    let Some(freed) = batch::freed(model, baked, &plan.targets, shape)? else {
+        return Ok(Batch::Refused(batch::refusal(baked, &why)));
+    };
+    let model = model.with_graph(freed)?;
+    let graph = read(&model)?;
+    Ok(match reason(&model, &graph)? {
+        None => Batch::Opened(model, graph),
+        Some(_) => Batch::Refused(batch::refusal(baked, &why)),
+    })
+}
+
+/// The inputs' shapes for a batch; `None` where another axis is open.
+pub(super) fn shapes_of(inputs: &[Value], batch: usize) -> Option<Vec<Vec<usize>>> {
+    let mut shapes = trial_shapes(inputs)?;
+    shapes.iter_mut().filter_map(|shape| shape.first_mut()).for_each(|first| *first = batch);
+    Some(shapes)
 }
 
 /// Plans a graph of which the values of parameters are not read.

@@ -13,6 +13,10 @@ use crate::kernel::strided::Strided;
 use crate::onnx::operator::{Binary, Fold, Unary};
 use arrange::{concatenated, gathered, scattered, tiled};
 
+/// Element types of ONNX.
+const FLOAT: i64 = 1;
+const INT64: i64 = 7;
+
 /// The outputs of a node whose inputs are known (`Shape` and `Size` ask for the shape alone);
 /// `None` when it is not of a kind that is folded.
 ///
@@ -21,6 +25,11 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     let folds = site.node.operator().folds;
     if let Some(fold @ (Fold::Shape | Fold::Size)) = folds {
         return outputs(site, fold, fill).map(Some);
+    }
+    // of the second input it takes the type alone
+    if let ("CastLike", Some(x)) = (site.node.op_type(), site.constant(0)) {
+        let to = if site.integer(1) { INT64 } else { FLOAT };
+        return Ok(Some(vec![cast(x, to)]));
     }
     if !site
         .shapes
@@ -202,7 +211,7 @@ fn range(start: &Host, end: &Host, step: &Host) -> Result<Host> {
         i += 1.0;
     }
     let host = Host::float(vec![values.len()], values);
-    Ok(if start.is_float() { host } else { cast(&host, 7) })
+    Ok(if start.is_float() { host } else { cast(&host, INT64) })
 }
 
 fn chosen(condition: &Host, a: &Host, b: &Host) -> Result<Host> {

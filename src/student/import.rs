@@ -3,9 +3,11 @@
 
 use super::host::Host;
 use super::op::site::attribute;
-use super::{ImportOptions, TensorId, op, pattern};
+use super::trains::{self, Asked, Decision, Trains};
+use super::{ImportOptions, TensorId};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
+use crate::onnx::signature::Signature;
 use crate::onnx::{
     Model,
     proto::{NodeProto, TensorProto},
@@ -46,7 +48,7 @@ pub(super) struct Leaf {
     pub(super) shape: Vec<usize>,
     pub(super) dtype: Dtype,
     held: Held,
-    constant_node: bool,
+    pub(super) constant_node: bool,
 }
 
 /// Where a leaf's value is: large ones are read when they are asked for.
@@ -71,7 +73,7 @@ impl Leaf {
         self.shape.iter().fold(1, |n, &d| n.saturating_mul(d))
     }
 
-    fn is_float(&self) -> bool {
+    pub(super) fn is_float(&self) -> bool {
         self.dtype.is_float()
     }
 
@@ -107,8 +109,8 @@ pub(super) struct Graph {
     /// Parameters and running statistics by name.
     pub(super) parameters: BTreeMap<String, Leaf>,
     pub(super) buffers: BTreeMap<String, Leaf>,
-    /// Parameters in the order in which the graph first uses them.
-    pub(super) order: Vec<String>,
+    /// What is decided of every float tensor, in the order in which the graph first reads them.
+    pub(super) decisions: Vec<Decision>,
     pub(super) constants: BTreeMap<TensorId, Host>,
     /// Whether `constants` lacks some that were too large.
     pub(super) lacks_constants: bool,
@@ -126,46 +128,36 @@ pub(super) struct Graph {
 ///
 /// # Errors
 /// When a constant cannot be read or is used in a way that contradicts itself.
-pub(super) fn read(model: &Model, options: &ImportOptions, room: usize) -> Result<Graph> {
+pub(super) fn read(
+    model: &Model,
+    signature: Option<&Signature>,
+    options: &ImportOptions,
+    room: usize,
+) -> Result<Graph> {
     let (mut leaves, mut nodes) = collect(model)?;
     unshare(&mut leaves, &mut nodes);
     let statistics = statistic_names(&nodes);
-    let (trains, unsupported) = what_trains(model, &leaves, &nodes, &statistics);
-    let mut order: Vec<String> = trains
-        .into_iter()
-        .filter(|name| !options.freeze.iter().any(|p| pattern::matches(p, name)))
-        .collect();
-    for (_, proto) in &nodes {
-        for name in &proto.input {
-            let asked = options.train.iter().any(|p| pattern::matches(p, name))
-                && !statistics.contains(name.as_str());
-            if asked && leaves.get(name).is_some_and(Leaf::is_float) && !order.contains(name) {
-                order.push(name.clone());
-            }
-        }
-    }
-    for (what, patterns) in [("freeze", &options.freeze), ("train", &options.train)] {
-        if let Some(p) =
-            patterns.iter().find(|p| !leaves.keys().any(|name| pattern::matches(p, name)))
-        {
-            return Err(Error::input(format!("{what}: pattern {p} matches no initialiser")));
-        }
-    }
+    let asked = Asked { freeze: &options.freeze, train: &options.train };
+    let trains = trains::decide(model, &leaves, &nodes, &statistics, signature, asked)?;
+    let order = trains.names();
     let take = |names: &mut dyn Iterator<Item = &String>| -> BTreeMap<String, Leaf> {
         names.filter_map(|n| Some((n.clone(), leaves.get(n)?.clone()))).collect()
     };
     let parameters = take(&mut order.iter());
     let buffers = take(&mut statistics.iter());
-    let mut graph = assemble(model, nodes, parameters, buffers, order, unsupported);
+    let mut graph = assemble(model, nodes, parameters, buffers, trains);
     graph.read_constants(model, &leaves, room)?;
     Ok(graph)
 }
 
 /// Nodes with their numbers in the model's graph.
-type NumberedNodes = Vec<(usize, NodeProto)>;
+pub(super) type NumberedNodes = Vec<(usize, NodeProto)>;
+
+/// Leaves by name.
+pub(super) type Leaves = HashMap<String, Leaf>;
 
 /// All leaves by name, and the nodes that remain.
-fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, NumberedNodes)> {
+fn collect(model: &Model) -> Result<(Leaves, NumberedNodes)> {
     let graph = model.graph();
     let mut leaves = HashMap::new();
     for (number, initializer) in graph.initializer.iter().enumerate() {
@@ -206,7 +198,7 @@ fn collect(model: &Model) -> Result<(HashMap<String, Leaf>, NumberedNodes)> {
     Ok((leaves, nodes))
 }
 
-fn is_standard(node: &NodeProto) -> bool {
+pub(super) fn is_standard(node: &NodeProto) -> bool {
     matches!(node.domain(), "" | "ai.onnx")
 }
 
@@ -233,7 +225,7 @@ fn constant(model: &Model, node: &NodeProto) -> Result<Option<Array>> {
 
 /// Gives a running statistic a name of its own where an exporter merged it with a parameter, or a
 /// mean with a variance, of equal value.
-fn unshare(leaves: &mut HashMap<String, Leaf>, nodes: &mut [(usize, NodeProto)]) {
+fn unshare(leaves: &mut Leaves, nodes: &mut [(usize, NodeProto)]) {
     let mut uses: HashMap<String, BTreeSet<usize>> = HashMap::new();
     for (_, node) in nodes.iter() {
         for (slot, name) in node.input.iter().enumerate() {
@@ -270,141 +262,6 @@ fn statistic_names(nodes: &[(usize, NodeProto)]) -> BTreeSet<String> {
     nodes.iter().flat_map(|(_, n)| of(n)).collect()
 }
 
-/// What a tensor depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Origin {
-    /// Constants and shapes.
-    Constant,
-    /// Float leaves alone, by name: a parameter if it reaches a parameter's place.
-    Leaves(BTreeSet<String>),
-    /// The graph's input and constants, but no parameter.
-    Input,
-    /// Input and parameters.
-    Active,
-}
-
-impl Origin {
-    fn leaves(&self) -> Option<&BTreeSet<String>> {
-        if let Self::Leaves(names) = self { Some(names) } else { None }
-    }
-}
-
-/// Whether an instance normalisation between two Reshapes, of scale 1 and bias 0, is the first half
-/// of a group normalisation as `PyTorch` exports it: the affine part that it learns follows behind
-/// the second Reshape.
-fn is_group_statistics(
-    model: &Model,
-    node: &NodeProto,
-    nodes: &[(usize, NodeProto)],
-    leaves: &HashMap<String, Leaf>,
-) -> bool {
-    let input = node.input.first();
-    let output = node.output.first();
-    let all = |slot: usize, value: f64| {
-        let leaf = node
-            .input
-            .get(slot)
-            .and_then(|name| leaves.get(name))
-            .and_then(|leaf| leaf.value(model).ok());
-        leaf.is_some_and(|leaf| {
-            Host::from_array(&leaf).floats().iter().all(|v| (v - value).abs() == 0.0)
-        })
-    };
-    let reshaped = nodes.iter().any(|(_, n)| n.op_type() == "Reshape" && n.output.first() == input);
-    let mut readers =
-        nodes.iter().filter(|(_, n)| n.input.iter().any(|i| Some(i) == output)).peekable();
-    reshaped
-        && readers.peek().is_some()
-        && readers.all(|(_, n)| n.op_type() == "Reshape")
-        && all(1, 1.0)
-        && all(2, 0.0)
-}
-
-/// Parameters by the place that they stand in, in graph order, and the nodes that cannot be run.
-fn what_trains(
-    model: &Model,
-    leaves: &HashMap<String, Leaf>,
-    nodes: &[(usize, NodeProto)],
-    statistics: &BTreeSet<String>,
-) -> (Vec<String>, Vec<(usize, String)>) {
-    let mut origins: HashMap<&str, Origin> = HashMap::new();
-    for (name, leaf) in leaves {
-        let trainable = leaf.is_float() && !statistics.contains(name);
-        origins.insert(
-            name,
-            if trainable {
-                Origin::Leaves(BTreeSet::from([name.clone()]))
-            } else {
-                Origin::Constant
-            },
-        );
-    }
-    for input in &model.graph().input {
-        if !leaves.contains_key(input.name()) {
-            origins.insert(input.name(), Origin::Input);
-        }
-    }
-    let (mut trains, mut unsupported): (Vec<String>, Vec<(usize, String)>) =
-        (Vec::new(), Vec::new());
-    for (position, (_, node)) in nodes.iter().enumerate() {
-        let inputs: Vec<Origin> = node
-            .input
-            .iter()
-            .map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant))
-            .collect();
-        let operator = node.operator();
-        let fed = inputs.iter().any(|o| matches!(o, Origin::Input | Origin::Active));
-        let refusal =
-            if is_standard(node) { op::refusal(node) } else { Some(op::UNKNOWN.to_owned()) };
-        // no gradient passes an operator that can only be folded: what it reads is no parameter
-        let folds = is_standard(node)
-            && (operator.reads_shape
-                || (!fed && operator.folds.is_some())
-                || node.op_type() == "Constant");
-        let constant = refusal.is_some() && folds;
-        unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
-        let active = inputs.contains(&Origin::Active);
-        let disguised = node.op_type() == "InstanceNormalization"
-            && is_group_statistics(model, node, nodes, leaves);
-        let mut trained = false;
-        for (slot, origin) in inputs.iter().enumerate() {
-            let Origin::Leaves(names) = origin else { continue };
-            for name in names {
-                let Some(leaf) = leaves.get(name) else { continue };
-                let in_place = operator.parameters.contains(&slot)
-                    && fed
-                    && (operator.trains_constants || !leaf.constant_node)
-                    && !disguised;
-                let beside = operator.takes_weights_beside()
-                    && active
-                    && leaf.len() > 1
-                    && !leaf.constant_node;
-                if in_place || beside {
-                    trained = true;
-                    if !trains.contains(name) {
-                        trains.push(name.clone());
-                    }
-                }
-            }
-        }
-        let origin = if constant {
-            Origin::Constant
-        } else if active || trained {
-            Origin::Active
-        } else if fed {
-            Origin::Input
-        } else {
-            let all: BTreeSet<String> =
-                inputs.iter().filter_map(Origin::leaves).flatten().cloned().collect();
-            if all.is_empty() { Origin::Constant } else { Origin::Leaves(all) }
-        };
-        for output in &node.output {
-            origins.insert(output, origin.clone());
-        }
-    }
-    (trains, unsupported)
-}
-
 /// The batch norms that a graph has in inference form beside others in training form. Where all are
 /// in one form they train: an export for inference says nothing of what its author trains.
 fn frozen(nodes: &[(usize, NodeProto)], opset: i64) -> BTreeSet<usize> {
@@ -422,8 +279,7 @@ fn assemble(
     nodes: Vec<(usize, NodeProto)>,
     parameters: BTreeMap<String, Leaf>,
     buffers: BTreeMap<String, Leaf>,
-    order: Vec<String>,
-    unsupported: Vec<(usize, String)>,
+    trains: Trains,
 ) -> Graph {
     let mut graph = Graph {
         opset: model.opset(),
@@ -434,10 +290,10 @@ fn assemble(
         index: HashMap::new(),
         parameters,
         buffers,
-        order,
+        decisions: trains.decisions,
         constants: BTreeMap::new(),
         lacks_constants: false,
-        unsupported,
+        unsupported: trains.unsupported,
         frozen: frozen(&nodes, model.opset()),
         is_stage: false,
     };
@@ -485,12 +341,7 @@ impl Graph {
     }
 
     /// Reads the leaves that nodes read as known values.
-    fn read_constants(
-        &mut self,
-        model: &Model,
-        leaves: &HashMap<String, Leaf>,
-        mut room: usize,
-    ) -> Result<()> {
+    fn read_constants(&mut self, model: &Model, leaves: &Leaves, mut room: usize) -> Result<()> {
         for (number, name) in self
             .names
             .iter()

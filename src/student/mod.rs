@@ -6,6 +6,7 @@
 //! device; `stage` is a part of a graph between two tensors; `preset` writes untrained networks;
 //! `export` writes trained ones.
 
+mod batch;
 mod check;
 mod cpu;
 mod executor;
@@ -18,13 +19,16 @@ mod pass;
 mod pattern;
 mod plan;
 pub mod preset;
+mod restore;
 mod stage;
+mod trains;
 mod value;
 
-pub use crate::recipe::Precision;
+pub use crate::recipe::{FoldedNorms, Precision};
 pub use cpu::Work;
 pub use pass::Pass;
 pub use stage::{Stage, StagePass};
+pub use trains::Decision;
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, Place};
@@ -32,6 +36,7 @@ use crate::onnx::operator::Class;
 use crate::onnx::{Model, Value, logits, tap, tap::Tap, trains_as_written};
 use crate::recipe::Feeding;
 use candle_core::{DType, Device, Tensor, Var};
+use check::Batch;
 use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
@@ -53,6 +58,8 @@ pub struct ImportOptions {
     pub train: Vec<String>,
     /// Batch normalisation by running statistics in training too.
     pub freeze_batchnorm: bool,
+    /// What becomes of batch norms that the exporter folded away.
+    pub folded_norms: FoldedNorms,
     /// Who runs the graph; by default in the precision that reference values ask for, which is not
     /// what training asks for.
     pub executor: Executor,
@@ -78,6 +85,7 @@ impl Default for ImportOptions {
             freeze: Vec::new(),
             train: Vec::new(),
             freeze_batchnorm: false,
+            folded_norms: FoldedNorms::default(),
             executor: Executor::Cpu(Precision::Strict),
         }
     }
@@ -105,8 +113,8 @@ pub struct Buffer {
 /// Whether a graph can be trained, and why not.
 #[derive(Debug, Clone, Serialize)]
 pub struct Trainability {
-    /// Name and shape of everything that would train, in graph order.
-    pub parameters: Vec<(String, Vec<usize>)>,
+    /// Every float tensor that it holds, and whether it would train, in graph order.
+    pub tensors: Vec<Decision>,
     /// Nodes that stop it: node name, operator, reason.
     pub blockers: Vec<(String, String, String)>,
     /// What an expert would warn of (batch normalisation folded away, no parameters …).
@@ -133,6 +141,8 @@ pub struct TensorId(pub(crate) usize);
 pub struct Student {
     model: Arc<Model>,
     graph: Graph,
+    /// What was done to the file to make it train.
+    notes: Vec<String>,
     dtype: DType,
     device: Device,
     freeze_batchnorm: bool,
@@ -164,7 +174,16 @@ impl Student {
     /// Lists every operator that is not supported, with its nodes; when samples do not stand along
     /// the first axis of an input.
     pub fn import(model: &Model, options: &ImportOptions) -> Result<Self> {
-        let student = Self::read(model, options)?;
+        // what the student is made of stays as it is while it trains
+        let restored = restore::restore(&model.held()?, options.folded_norms)?;
+        if let Some(refusal) = restored.refusal {
+            return Err(refusal);
+        }
+        let read =
+            |model: &Model| import::read(model, restored.signature.as_ref(), options, usize::MAX);
+        let notes: Vec<String> = restored.note.into_iter().collect();
+        let graph = read(&restored.model)?;
+        let student = Self::of(&restored.model, graph, notes, options)?;
         let (placed, _) = feed::place(&student.inputs, &Feeding::default())?;
         if let Some(placed) = placed.iter().find(|placed| matches!(placed.place, Place::At(1..))) {
             let Value { name, shape, .. } = &placed.input;
@@ -174,13 +193,29 @@ impl Student {
                 feed::axes(shape)
             )));
         }
-        if student.graph.unsupported.is_empty() {
-            return Ok(student);
+        student.refuse_unsupported()?;
+        match check::open_batch(&student.model, &student.graph, read)? {
+            Batch::Free => Ok(student),
+            Batch::Refused(error) => Err(error),
+            Batch::Opened(model, graph) => {
+                let mut notes = student.notes.clone();
+                notes.push("the batch that its exporter wrote into its shapes is taken out".into());
+                let open = Self::of(&model, graph, notes, options)?;
+                batch::compare(&student, &open)?;
+                Ok(open)
+            }
+        }
+    }
+
+    /// Lists the nodes that cannot run.
+    fn refuse_unsupported(&self) -> Result<()> {
+        if self.graph.unsupported.is_empty() {
+            return Ok(());
         }
         let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut refused = Vec::new();
-        for (node, reason) in &student.graph.unsupported {
-            let (name, operator) = student.graph.label(*node);
+        for (node, reason) in &self.graph.unsupported {
+            let (name, operator) = self.graph.label(*node);
             if reason == op::UNKNOWN {
                 missing.entry(operator).or_default().push(name);
             } else {
@@ -197,11 +232,13 @@ impl Student {
         Err(Error::input(format!("model cannot be trained, {}", reasons.join("; "))))
     }
 
-    /// Reads a graph whether or not all of it can run.
-    fn read(model: &Model, options: &ImportOptions) -> Result<Self> {
-        // what the student is made of stays as it is while it trains
-        let model = &model.held()?;
-        let graph = import::read(model, options, usize::MAX)?;
+    /// A student of a graph that was read, whether or not all of it can run.
+    fn of(
+        model: &Model,
+        graph: Graph,
+        notes: Vec<String>,
+        options: &ImportOptions,
+    ) -> Result<Self> {
         let fills = graph.fills(model)?;
         let var = |leaf: &import::Leaf| -> Result<Var> {
             let host = Host::from_array(&leaf.value(model)?);
@@ -228,6 +265,7 @@ impl Student {
         Ok(Self {
             model: Arc::new(model.clone()),
             graph,
+            notes,
             dtype: options.dtype,
             device: options.device.clone(),
             freeze_batchnorm: options.freeze_batchnorm,
@@ -279,9 +317,38 @@ impl Student {
         self.graph.index.get(name).copied()
     }
 
-    /// One line about batch norms that the file has in inference form; `None` where there are none.
+    /// A line about batch norms that seem to be folded into convolutions.
     #[must_use]
-    pub fn describe_norms(&self) -> Option<String> {
+    pub fn folded_norms(&self) -> Option<String> {
+        check::folded_norms(&self.model)
+    }
+
+    /// What a user should know of how the file was read, a line each: what trains and how much of
+    /// that is guessed, what was put back, which batch norms keep their statistics.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let decisions = &self.graph.decisions;
+        let training = decisions.iter().filter(|d| d.trains);
+        let count: usize = training.clone().map(|d| d.shape.iter().product::<usize>()).sum();
+        let counted = format!("{count} numbers train, in {} tensors", training.count());
+        let guesses: Vec<&str> =
+            decisions.iter().filter(|d| d.guessed).map(|d| d.name.as_str()).collect();
+        let guessed = guesses.first().map(|first| {
+            let others = match guesses.len() - 1 {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            format!(
+                "whether {first}{others} trains is a guess (inspect --parameters says why; \
+                 --train and --freeze decide)"
+            )
+        });
+        let others = self.notes.iter().cloned().chain(guessed).chain(self.describe_norms());
+        std::iter::once(counted).chain(others).collect()
+    }
+
+    /// One line about batch norms that the file has in inference form; `None` where there are none.
+    fn describe_norms(&self) -> Option<String> {
         let norms =
             || self.graph.nodes.iter().filter(|n| !n.proto.operator().statistics.is_empty());
         let written = norms().filter(|n| !trains_as_written(&n.proto, self.graph.opset)).count();

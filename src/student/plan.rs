@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) shapes: HashMap<TensorId, Vec<usize>>,
     /// Known floats that steps read or that may be kept.
     pub(super) constants: BTreeMap<TensorId, Tensor>,
+    /// The shapes that Reshapes ask for, by the number of the node in the file.
+    pub(super) targets: HashMap<usize, Vec<i64>>,
 }
 
 /// Why a graph cannot be planned: the node and the reason.
@@ -77,7 +79,7 @@ pub(super) fn plan(
     let mut integers = graph.integers.clone();
     let read: HashSet<TensorId> =
         graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
-    let mut steps = Vec::new();
+    let (mut steps, mut targets) = (Vec::new(), HashMap::new());
     for (number, node) in graph.nodes.iter().enumerate() {
         let refuse = |reason| Refusal { node: number, reason };
         let lookup = |id: &TensorId| graph.constants.get(id).or_else(|| known.get(id));
@@ -119,6 +121,11 @@ pub(super) fn plan(
             continue;
         }
         let built = op::build(&site).map_err(refuse)?;
+        if node.proto.op_type() == "Reshape"
+            && let Some(target) = site.known_ints(1).map_err(refuse)?
+        {
+            targets.insert(node.number, target);
+        }
         let whole = site.yields_integers();
         if let Some(i) = (built.outputs.len()..node.outputs.len())
             .find(|&i| node.outputs[i].is_some_and(|id| read.contains(&id)))
@@ -172,7 +179,7 @@ pub(super) fn plan(
             );
         }
     }
-    Ok(Plan { steps, shapes, constants })
+    Ok(Plan { steps, shapes, constants, targets })
 }
 
 impl Plan {

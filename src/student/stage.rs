@@ -58,7 +58,7 @@ impl Student {
             index: self.graph.index.clone(),
             parameters: BTreeMap::new(),
             buffers: BTreeMap::new(),
-            order: Vec::new(),
+            decisions: Vec::new(),
             constants: self
                 .graph
                 .constants
@@ -74,6 +74,7 @@ impl Student {
         let part = Student {
             model: self.model.clone(),
             graph,
+            notes: Vec::new(),
             dtype: self.dtype,
             device: self.device.clone(),
             freeze_batchnorm: self.freeze_batchnorm,

@@ -177,7 +177,7 @@ impl Taps {
                 Vec::new(),
             )),
             Subject::Maps => {
-                let (mut pairs, left) = suggest(&self.teacher_maps, &self.student_maps)?;
+                let (mut pairs, left) = self.suggest_maps(recipe)?;
                 match catalogue::entry(recipe.name())?.pairs {
                     Pairs::All => {}
                     Pairs::Deepest => drop(pairs.drain(..pairs.len() - 1)),
@@ -189,6 +189,42 @@ impl Taps {
                 Ok((pairs, left))
             }
         }
+    }
+
+    /// The pairs of maps by size where that pairs the deepest ones, else by depth from the end, as
+    /// far as the cache serves such pairs.
+    fn suggest_maps(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
+        let by_size = suggest(&self.teacher_maps, &self.student_maps);
+        let (teachers, students) = deepest_first(&self.teacher_maps, &self.student_maps);
+        let (Some(teacher), Some(student)) = (teachers.first(), students.first()) else {
+            return by_size;
+        };
+        let meets = |pair: &Pair| pair.teacher == teacher.alias && pair.student == student.tensor;
+        if by_size.as_ref().is_ok_and(|(pairs, _)| pairs.iter().any(meets)) {
+            return by_size;
+        }
+        let mut pairs: Vec<Pair> =
+            teachers.iter().zip(&students).map(|(t, s)| Pair::new(t, s)).collect();
+        pairs.reverse();
+        let ends = format!(
+            "the deepest maps differ in size, {} {} of the teacher and {} {} of the student",
+            teacher.alias,
+            size(&teacher.shape),
+            student.tensor,
+            size(&student.shape)
+        );
+        if pairs.iter().all(|pair| pair.read(recipe).is_ok()) {
+            let note = format!("{ends}: maps are paired by depth, the larger of two is pooled");
+            return Ok((pairs, vec![note]));
+        }
+        let (pairs, mut left) = by_size?;
+        let [height, width] = [student.shape[1], student.shape[2]];
+        left.push(format!(
+            "{ends}, and the cache has nothing of that size: extract with --tap \
+             '{}@{height}x{width}' to distill there",
+            teacher.tensor
+        ));
+        Ok((pairs, left))
     }
 
     /// Refuses a criterion that could be given volumes alone.
@@ -325,21 +361,27 @@ fn student_taps<'a>(taps: impl Iterator<Item = &'a Tap>) -> Vec<StudentTap> {
     taps.filter_map(tap).collect()
 }
 
+/// The teacher's maps and the student's suggested ones, the deepest first.
+fn deepest_first<'a>(
+    teacher: &'a [TeacherTap],
+    student: &'a [StudentTap],
+) -> (Vec<&'a TeacherTap>, Vec<&'a StudentTap>) {
+    let key = |stage: Option<usize>| std::cmp::Reverse(stage.unwrap_or(0));
+    // later in the graph is deeper where stages are equal
+    let mut teachers: Vec<&TeacherTap> = teacher.iter().rev().collect();
+    let mut students: Vec<&StudentTap> = student.iter().rev().filter(|s| s.suggested).collect();
+    teachers.sort_by_key(|t| key(t.stage));
+    students.sort_by_key(|s| key(s.stage));
+    (teachers, students)
+}
+
 /// Pairs the teacher's maps with the student's suggested ones by spatial size, from the deepest
 /// stage up. The second value names what is left.
 ///
 /// # Errors
 /// When not one pair has the same size.
 pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pair>, Vec<String>)> {
-    let deepest_first = |stage: Option<usize>| std::cmp::Reverse(stage.unwrap_or(0));
-    let mut teachers: Vec<&TeacherTap> = teacher.iter().collect();
-    let mut students: Vec<&StudentTap> = student.iter().filter(|s| s.suggested).collect();
-    // later in the graph is deeper where stages are equal
-    teachers.reverse();
-    students.reverse();
-    teachers.sort_by_key(|t| deepest_first(t.stage));
-    students.sort_by_key(|s| deepest_first(s.stage));
-
+    let (teachers, mut students) = deepest_first(teacher, student);
     let (mut pairs, mut left) = (Vec::new(), Vec::new());
     for teacher in &teachers {
         match students.iter().position(|s| s.shape[1..] == teacher.shape[1..]) {
@@ -462,6 +504,31 @@ mod tests {
         assert_eq!(names, [("stage2", "b"), ("stage3", "c")]);
         assert_eq!(left.len(), 2);
         assert!(left[0].contains("stage1") && left[1].contains('d'));
+    }
+
+    #[test]
+    fn the_deepest_maps_are_paired_by_depth_where_sizes_leave_them_over() {
+        let mut taps = taps();
+        taps.student_maps = vec![
+            student("a", 1, [16, 14, 14], true),
+            student("b", 2, [32, 7, 7], true),
+            student("c", 3, [64, 4, 4], true),
+        ];
+        let recipe = |text: &str| text.parse::<CriterionRecipe>().unwrap();
+        let (pairs, left) = taps.pairs(&recipe("at")).unwrap();
+        let names: Vec<_> =
+            pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
+        assert_eq!(names, [("stage1", "a"), ("stage2", "b"), ("stage3", "c")]);
+        assert!(left.len() == 1 && left[0].contains("paired by depth"), "{left:?}");
+        // a Gram matrix cannot be pooled: sizes decide, and what is left is said
+        for tap in &mut taps.teacher_maps {
+            tap.stored = vec![(Statistic::Gram, 2)];
+        }
+        let (pairs, left) = taps.pairs(&recipe("nst")).unwrap();
+        let names: Vec<_> =
+            pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
+        assert_eq!(names, [("stage2", "a"), ("stage3", "b")]);
+        assert!(left.iter().any(|l| l.contains("--tap '/stage3/Add@4x4'")), "{left:?}");
     }
 
     #[test]

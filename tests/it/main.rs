@@ -10,6 +10,7 @@ mod cli_contract;
 mod cli_errors;
 mod criterion_memory;
 mod executors;
+mod exported;
 mod extract_changes;
 mod extract_resume;
 mod extract_values;

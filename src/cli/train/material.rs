@@ -113,7 +113,7 @@ impl Material {
         }
     }
 
-    fn classes(&self) -> &[String] {
+    pub(super) fn classes(&self) -> &[String] {
         match &self.training {
             Training::Cache(cache, _) => &cache.manifest().data.classes,
             Training::Data(dataset) => dataset.classes(),
@@ -128,14 +128,16 @@ impl Material {
         }
     }
 
+    /// How many classes the labels tell apart, at least.
+    pub(super) fn labelled(&self) -> usize {
+        let last = self.labels().into_iter().max();
+        last.map_or(0, |label| usize::try_from(label.saturating_add(1)).unwrap_or(0))
+    }
+
     /// How many classes a student of this data tells apart.
     fn class_count(&self) -> Result<usize> {
         let named = self.classes().len();
-        let labelled = self
-            .labels()
-            .into_iter()
-            .max()
-            .map_or(0, |label| usize::try_from(label + 1).unwrap_or(0));
+        let labelled = self.labelled();
         // logits of other classes say nothing of the student's
         let cache = self
             .cache()
@@ -435,7 +437,21 @@ impl Model {
         let read = if file { Some(onnx::Model::read(path)?) } else { None };
         let preprocess = preprocessing(plan, material, read.as_ref(), context)?;
         let model = match (read, &preprocess) {
-            (Some(model), _) => model,
+            (Some(model), _) => match plan.recipe.head {
+                Some(classes) => {
+                    let (model, note) = presets::with_head(&model, classes, plan.recipe.seed)?;
+                    context.monitor.note(&note);
+                    model
+                }
+                None => model,
+            },
+            (None, _) if plan.recipe.head.is_some() => {
+                return Err(Error::input(format!(
+                    "head: expected an .onnx student, found the preset {}, which has as many \
+                     outputs as the data has classes",
+                    plan.model
+                )));
+            }
             (None, Some(p)) => {
                 let ([h, w], c) = (p.size, p.channels.count());
                 presets::build(&plan.model, material.class_count()?, [c, h, w], plan.recipe.seed)?

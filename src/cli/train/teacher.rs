@@ -5,7 +5,7 @@ use super::Plan;
 use crate::cache::Manifest;
 use crate::error::{Context, Error, Result};
 use crate::onnx::Model;
-use crate::student::{Executor, ImportOptions, Student};
+use crate::student::{Executor, FoldedNorms, ImportOptions, Student};
 use std::path::Path;
 
 /// Reads the file, which has to be the one that the cache was made by, and imports its graph.
@@ -27,6 +27,8 @@ pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<St
     let options = ImportOptions {
         executor: Executor::Cpu(plan.recipe.precision),
         device: plan.device.clone(),
+        // it does not train
+        folded_norms: FoldedNorms::Leave,
         ..ImportOptions::default()
     };
     Student::import(&model, &options)

@@ -5,6 +5,7 @@
 //! average.
 
 mod builder;
+mod head;
 mod inception;
 mod init;
 mod lenet;
@@ -16,6 +17,8 @@ mod wrn;
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::{Model, nearest};
+pub use head::with_head;
+
 use builder::{Builder, Tensor};
 use resnet::Block;
 

@@ -1,0 +1,93 @@
+//! Whether a student gives what it is trained on, found before the first step: logits of the data's
+//! classes, in a model that ONNX Runtime takes.
+
+use super::material::Material;
+use crate::cli::Context;
+use crate::error::{Error, Result};
+use crate::onnx::{Model, logits};
+use crate::recipe::{CriterionRecipe, Subject};
+use crate::runtime::{Device, Session, SessionOptions};
+use crate::student::Student;
+use crate::train::source::Source;
+
+/// How many class names a message lists.
+const NAMES: usize = 3;
+
+/// Refuses a student whose outputs are no logits of the classes; says what else it gives.
+pub(super) fn check(
+    model: &Model,
+    student: &Student,
+    material: &Material,
+    source: &Source<'_>,
+    terms: &[CriterionRecipe],
+    context: &Context<'_>,
+) -> Result<()> {
+    let outputs: Vec<String> = model.outputs().into_iter().map(|output| output.name).collect();
+    if let Some((first, others)) = outputs.split_first()
+        && !others.is_empty()
+    {
+        context.monitor.note(&format!(
+            "the loss is of the output {first}; {} is exported without a loss of its own",
+            others.join(", ")
+        ));
+    }
+    let of = |subject: Subject| terms.iter().any(|term| term.method.subject() == subject);
+    if !of(Subject::Labels) && !of(Subject::Logits) {
+        return Ok(());
+    }
+    if let Some(activation) = logits::activation_of_student(model) {
+        return Err(Error::input(format!(
+            "student: expected logits of one class a sample, found an output that ends in a \
+             {activation}, whose values are probabilities"
+        ))
+        .hint(format!("export it without the {activation}: the loss takes what it reads")));
+    }
+    let sample = source.batch(0, 0..1)?;
+    let shapes: Vec<Vec<usize>> = sample.inputs.iter().map(|t| t.dims().to_vec()).collect();
+    let width = student.shape(student.logits(), &shapes)?.and_then(|shape| shape.last().copied());
+    let (Some(width), true) = (width, of(Subject::Labels)) else { return Ok(()) };
+    let (names, labelled) = (material.classes(), material.labelled());
+    let classes = names.len().max(labelled);
+    if width < labelled {
+        return Err(Error::input(format!(
+            "student: expected logits of {classes} classes{}, found {width}",
+            listed(names, width)
+        ))
+        .hint(format!("--head {classes} gives it a new last layer, or export it with {classes}")));
+    }
+    if width > classes {
+        context.monitor.warn(&format!(
+            "the student has {width} logits and the data {classes} classes: {} logits never have a \
+             sample (--head {classes} gives it a new last layer)",
+            width - classes
+        ));
+    }
+    Ok(())
+}
+
+/// The names of the classes for which there is no logit.
+fn listed(names: &[String], width: usize) -> String {
+    let left = names.get(width..).unwrap_or_default();
+    let shown: Vec<&str> = left.iter().take(NAMES).map(String::as_str).collect();
+    match (shown.is_empty(), left.len() - shown.len()) {
+        (true, _) => String::new(),
+        (_, 0) => format!(" (none for {})", shown.join(", ")),
+        (_, more) => format!(" (none for {} and {more} more)", shown.join(", ")),
+    }
+}
+
+/// Refuses a student that ONNX Runtime does not take, as the trained one is run there.
+pub(super) fn check_runtime(student: &Student, context: &Context<'_>) -> Result<()> {
+    let exported = student.export(&[])?;
+    let outputs: Vec<String> = logits::of_student(&exported).into_iter().collect();
+    let options = SessionOptions { device: Device::Cpu, threads: context.threads };
+    match Session::new(&context.runtime()?, &exported, &outputs, &options) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::input(format!(
+            "student: expected a model that ONNX Runtime takes, to check and serve what is \
+             trained, found one that it refuses: {}",
+            error.chain()
+        ))
+        .hint("export it in float32: torch.onnx.export(model.float(), …)")),
+    }
+}

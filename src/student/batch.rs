@@ -1,0 +1,132 @@
+//! A batch size that an exporter wrote into a graph, taken out again.
+//!
+//! `torch.onnx.export(model, x, f)` without dynamic axes writes the batch of its example into the
+//! input's shape and into every Reshape behind it. Where a Reshape's target is a constant that
+//! begins with the batch, that axis is what the others leave over, and the student takes any batch.
+
+use super::{Mode, Student, check};
+use crate::array::{Array, Values};
+use crate::error::{Error, Result};
+use crate::onnx::proto::GraphProto;
+use crate::onnx::{Dim, Model, tensor_proto};
+use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+
+/// The batch that a model's inputs are declared for; `None` where it is open.
+pub(super) fn baked(model: &Model) -> Option<usize> {
+    let first = |dims: &[Dim]| match dims.first() {
+        Some(Dim::Fixed(n)) => Some(*n),
+        _ => None,
+    };
+    model.inputs().iter().find_map(|input| first(&input.shape))
+}
+
+/// The error of a batch that cannot be taken out.
+pub(super) fn refusal(batch: usize, why: &str) -> Error {
+    Error::input(format!("the student was exported for batches of {batch} alone: {why}")).hint(
+        "export it with an open batch: torch.onnx.export(model, (x,), f, dynamo=True, \
+         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), or with dynamo=False and \
+         dynamic_axes={'input': {0: 'batch'}, 'logits': {0: 'batch'}}",
+    )
+}
+
+/// The graph with Reshapes that take any batch; `None` where there is nothing to change.
+///
+/// `targets` and `shape`: of a plan for the baked batch, what Reshapes ask for by the number of the
+/// node, and the shapes of tensors by name.
+pub(super) fn freed(
+    model: &Model,
+    batch: usize,
+    targets: &HashMap<usize, Vec<i64>>,
+    shape: impl Fn(&str) -> Option<Vec<usize>>,
+) -> Result<Option<GraphProto>> {
+    let mut graph = model.graph().clone();
+    let mut added = Vec::new();
+    for (number, node) in graph.node.iter_mut().enumerate() {
+        let Some(from) = node.input.first().and_then(|data| shape(data)) else { continue };
+        let open = targets.get(&number).and_then(|target| opened(target, &from, batch));
+        let (Some(open), Some(output)) = (open, node.output.first()) else { continue };
+        let name = format!("{output}.open");
+        added.push(tensor_proto(&name, &Array::new(vec![open.len()], Values::I64(open))?));
+        // earlier opsets have the target as an attribute
+        node.attribute.retain(|a| a.name() != "shape");
+        node.input.truncate(1);
+        node.input.push(name);
+    }
+    if added.is_empty() {
+        return Ok(None);
+    }
+    graph.initializer.extend(added);
+    Ok(Some(graph))
+}
+
+/// Fails where the graph that takes any batch computes something else: two batches of samples at
+/// once are to give what each gives by itself.
+pub(super) fn compare(baked: &Student, open: &Student) -> Result<()> {
+    let (Some(batch), inputs) = (self::baked(&baked.model), baked.inputs()) else { return Ok(()) };
+    let Some(shapes) = check::shapes_of(inputs, batch) else { return Ok(()) };
+    // no two values of a sample alike, within ±1
+    #[allow(clippy::cast_precision_loss, reason = "a pattern")]
+    let pattern = |shape: &Vec<usize>, step: f32| -> Result<Tensor> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i: usize| (i as f32 * step).sin()).collect();
+        Ok(Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?)
+    };
+    let draw = |step: f32| -> Result<Vec<Tensor>> {
+        shapes.iter().map(|shape| pattern(shape, step)).collect()
+    };
+    let halves = [draw(0.7)?, draw(1.3)?];
+    let run = |student: &Student, inputs: &[Tensor]| -> Result<Vec<f32>> {
+        let pass = student.forward(inputs, Mode::Eval, &[], 0)?;
+        let logits = pass.value(student.logits())?.to_dtype(DType::F32)?;
+        Ok(logits.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    };
+    let both: Vec<Tensor> = halves[0]
+        .iter()
+        .zip(&halves[1])
+        .map(|(a, b)| Ok(Tensor::cat(&[a, b], 0)?))
+        .collect::<Result<_>>()?;
+    let apart = [run(baked, &halves[0])?, run(baked, &halves[1])?].concat();
+    let together = run(open, &both)?;
+    let scale = apart.iter().fold(1.0f32, |most, v| most.max(v.abs()));
+    let same = apart.len() == together.len()
+        && apart.iter().zip(&together).all(|(a, b)| (a - b).abs() <= 1e-3 * scale);
+    if same { Ok(()) } else { Err(refusal(batch, "samples of a batch depend on each other")) }
+}
+
+/// A Reshape's target with its first axis left open, from that of one batch.
+fn opened(target: &[i64], from: &[usize], batch: usize) -> Option<Vec<i64>> {
+    let (&first, rest) = target.split_first()?;
+    let batch = i64::try_from(batch).ok()?;
+    if first <= 0 || first % batch != 0 {
+        return None;
+    }
+    let count = from.iter().try_fold(1i64, |n, &d| n.checked_mul(i64::try_from(d).ok()?))?;
+    let known = rest.iter().enumerate().try_fold(first, |n, (i, &d)| match d {
+        -1 => Some(n),
+        0 => n.checked_mul(i64::try_from(*from.get(i + 1)?).ok()?),
+        d => n.checked_mul(d),
+    })?;
+    let mut open = vec![-1];
+    for &d in rest {
+        open.push(if d == -1 { count.checked_div(known)? } else { d });
+    }
+    Some(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::opened;
+
+    #[test]
+    fn the_first_axis_is_left_open() {
+        // flatten, heads into the batch, tokens
+        assert_eq!(opened(&[2, -1], &[2, 16, 4, 4], 2), Some(vec![-1, 256]));
+        assert_eq!(opened(&[24, 5, 64], &[5, 2, 12, 64], 2), Some(vec![-1, 5, 64]));
+        assert_eq!(opened(&[98, -1], &[2, 49, 8], 2), Some(vec![-1, 8]));
+        // nothing of the batch in it
+        assert_eq!(opened(&[-1, 8], &[2, 8], 2), None);
+        assert_eq!(opened(&[5, 3], &[5, 3], 2), None);
+        assert_eq!(opened(&[], &[1], 1), None);
+    }
+}

@@ -1,0 +1,353 @@
+//! What an exporter's optimizer took out of a student that is to be trained, put back: parameters
+//! that it merged with others of equal value, biases of zero that it left out, weights that it
+//! turned, batch norms that it folded into convolutions.
+//!
+//! `torch.export` notes which call of the module a node comes from and which tensors of the state
+//! dict that call takes ([`signature`]). So what stands at an input of a node is known by name,
+//! whatever the optimizer put there. The parameters come out under their names in the state dict.
+
+mod norms;
+mod reads;
+
+pub(super) use norms::guessed;
+
+use crate::array::{Array, Values};
+use crate::error::{Error, Result};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto};
+use crate::onnx::signature::{self, Signature};
+use crate::onnx::{Model, tensor_proto};
+use crate::student::FoldedNorms;
+use reads::Reads;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// A student with everything that its exporter says of it put back.
+#[derive(Debug)]
+pub(super) struct Restored {
+    pub(super) model: Model,
+    /// What the exporter calls parameters and buffers; `None` where it says nothing.
+    pub(super) signature: Option<Signature>,
+    /// What was put back, in one line.
+    pub(super) note: Option<String>,
+    /// What cannot be put back, and what to do about it.
+    pub(super) refusal: Option<Error>,
+}
+
+/// How many of each kind were put back.
+#[derive(Debug, Default)]
+struct Counts {
+    merged: usize,
+    biases: usize,
+    norms: usize,
+}
+
+impl Counts {
+    fn note(&self) -> Option<String> {
+        let some = |n: usize, text: &str| (n > 0).then(|| format!("{n} {text}"));
+        let parts: Vec<String> = [
+            some(self.merged, "parameters merged with others of equal value"),
+            some(self.biases, "biases of zero left out"),
+            some(self.norms, "batch norms folded into convolutions (as new ones, of scale 1)"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        (!parts.is_empty()).then(|| {
+            format!("what the exporter's optimizer took out is put back: {}", parts.join(", "))
+        })
+    }
+}
+
+/// The hint of everything that cannot be put back.
+const EXPORT_WHOLE: &str = "export it with torch.onnx.export(model.train(), …, dynamo=True, \
+                            optimize=False), which keeps all";
+
+/// Puts back what the exporter's optimizer took out.
+///
+/// # Errors
+/// When weights cannot be read.
+pub(super) fn restore(model: &Model, norms: FoldedNorms) -> Result<Restored> {
+    let Some(signature) = Signature::of(model.graph()) else {
+        return norms::without_signature(model, norms);
+    };
+    let mut work = Work::new(model, &signature);
+    work.name_reads()?;
+    work.add_biases()?;
+    let folded = work.add_norms(norms)?;
+    let mut refusal = folded;
+    if refusal.is_none() && norms != FoldedNorms::Leave && signature::is_optimized(model.graph()) {
+        refusal = work.lost();
+    }
+    let note = work.counts.note();
+    let model = match work.finished() {
+        Some(graph) => model.with_graph(graph)?,
+        None => model.clone(),
+    };
+    Ok(Restored { model, note, refusal, signature: Some(signature) })
+}
+
+/// A graph that is being restored.
+struct Work<'a> {
+    model: &'a Model,
+    signature: &'a Signature,
+    graph: GraphProto,
+    /// Initializers by name.
+    leaves: HashMap<String, usize>,
+    /// Initializers that have got their names in the state dict.
+    renamed: HashSet<String>,
+    counts: Counts,
+    changed: bool,
+    /// New nodes in front of all others.
+    front: Vec<NodeProto>,
+    /// New nodes right behind one of the graph's, by its number.
+    behind: BTreeMap<usize, NodeProto>,
+}
+
+impl<'a> Work<'a> {
+    fn new(model: &'a Model, signature: &'a Signature) -> Self {
+        let graph = model.graph().clone();
+        let leaves = graph
+            .initializer
+            .iter()
+            .enumerate()
+            .map(|(number, leaf)| (leaf.name().to_owned(), number))
+            .collect();
+        Self {
+            model,
+            signature,
+            graph,
+            leaves,
+            renamed: HashSet::new(),
+            counts: Counts::default(),
+            changed: false,
+            front: Vec::new(),
+            behind: BTreeMap::new(),
+        }
+    }
+
+    /// The graph, if anything was put back.
+    fn finished(mut self) -> Option<GraphProto> {
+        if !self.changed {
+            return None;
+        }
+        let mut nodes = self.front;
+        for (number, node) in self.graph.node.into_iter().enumerate() {
+            nodes.push(node);
+            nodes.extend(self.behind.remove(&number));
+        }
+        Some(GraphProto { node: nodes, ..self.graph })
+    }
+
+    /// Gives every input that a tensor of the module stands at that tensor's name, and each tensor
+    /// a value of its own.
+    fn name_reads(&mut self) -> Result<()> {
+        let reads = Reads::of(self.model.graph(), self.signature);
+        for read in &reads.named {
+            let stands = self.input(read.node, read.slot).to_owned();
+            if stands == read.name {
+                continue;
+            }
+            if read.is_turned {
+                self.turn(read.node, read.slot, &read.name)?;
+            } else {
+                self.share(&stands, &read.name);
+                self.set_input(read.node, read.slot, &read.name);
+            }
+        }
+        // a constant of a parameter's value is none
+        for &(node, slot) in &reads.constants {
+            let stands = self.input(node, slot).to_owned();
+            if self.signature.tensors.contains_key(&stands) {
+                let own = format!("{stands}.constant");
+                self.share(&stands, &own);
+                self.set_input(node, slot, &own);
+            }
+        }
+        Ok(())
+    }
+
+    fn input(&self, node: usize, slot: usize) -> &str {
+        self.graph.node.get(node).and_then(|n| n.input.get(slot)).map_or("", String::as_str)
+    }
+
+    fn set_input(&mut self, node: usize, slot: usize, name: &str) {
+        if let Some(node) = self.graph.node.get_mut(node) {
+            while node.input.len() <= slot {
+                node.input.push(String::new());
+            }
+            if let Some(input) = node.input.get_mut(slot) {
+                name.clone_into(input);
+            }
+            self.changed = true;
+        }
+    }
+
+    /// Puts the value of one initializer under another name as well.
+    fn share(&mut self, from: &str, to: &str) {
+        let tensor = self.leaves.get(from).and_then(|&n| self.graph.initializer.get(n)).cloned();
+        if let Some(tensor) = tensor.filter(|_| !self.leaves.contains_key(to)) {
+            let is_second =
+                self.signature.tensors.contains_key(from) || !self.renamed.insert(from.to_owned());
+            self.counts.merged += usize::from(is_second && self.signature.is_parameter(to));
+            self.add(TensorProto { name: Some(to.to_owned()), ..tensor });
+        }
+    }
+
+    fn add(&mut self, tensor: TensorProto) {
+        self.leaves.insert(tensor.name().to_owned(), self.graph.initializer.len());
+        self.graph.initializer.push(tensor);
+        self.changed = true;
+    }
+
+    fn value(&self, name: &str) -> Result<Option<Array>> {
+        let tensor = self.leaves.get(name).and_then(|&n| self.graph.initializer.get(n));
+        tensor.map(|tensor| self.model.tensor(tensor)).transpose()
+    }
+
+    fn replace(&mut self, name: &str, value: &Array) {
+        let place = self.leaves.get(name).and_then(|&n| self.graph.initializer.get_mut(n));
+        if let Some(place) = place {
+            *place = tensor_proto(name, value);
+            self.changed = true;
+        }
+    }
+
+    /// Stores a matrix as the module has it, `[out, in]`, and turns it in the graph.
+    fn turn(&mut self, node: usize, slot: usize, name: &str) -> Result<()> {
+        let stands = self.input(node, slot).to_owned();
+        let turned = format!("{name}.turned");
+        if !self.leaves.contains_key(name) {
+            let Some(value) = self.value(&stands)? else { return Ok(()) };
+            let Some(value) = transposed(&value)? else { return Ok(()) };
+            self.add(tensor_proto(name, &value));
+            self.front.push(NodeProto {
+                op_type: Some("Transpose".into()),
+                name: Some(turned.clone()),
+                input: vec![name.to_owned()],
+                output: vec![turned.clone()],
+                attribute: vec![ints("perm", &[1, 0])],
+                ..NodeProto::default()
+            });
+        }
+        self.set_input(node, slot, &turned);
+        Ok(())
+    }
+
+    /// Puts back the biases that were left out since they were zero.
+    fn add_biases(&mut self) -> Result<()> {
+        for lost in Reads::lost_biases(self.model.graph(), self.signature) {
+            if self.leaves.contains_key(&lost.name) {
+                continue;
+            }
+            self.add(tensor_proto(&lost.name, &zeros(lost.channels)?));
+            self.counts.biases += 1;
+            let Some(node) = self.graph.node.get(lost.node) else { continue };
+            if node.op_type() == "MatMul" {
+                self.follow(lost.node, "Add", ".product", &[&lost.name], Vec::new());
+            } else {
+                self.set_input(lost.node, 2, &lost.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a node behind another one, under the name of whose output it gives its own.
+    fn follow(
+        &mut self,
+        node: usize,
+        operator: &str,
+        suffix: &str,
+        beside: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) {
+        let Some(output) = self.graph.node.get_mut(node).and_then(|n| n.output.first_mut()) else {
+            return;
+        };
+        let name = output.clone();
+        let inner = format!("{name}{suffix}");
+        inner.clone_into(output);
+        let inputs = std::iter::once(inner).chain(beside.iter().map(|&name| name.to_owned()));
+        let follower = NodeProto {
+            op_type: Some(operator.to_owned()),
+            name: Some(format!("{name}.{operator}")),
+            input: inputs.collect(),
+            output: vec![name],
+            attribute,
+            ..NodeProto::default()
+        };
+        self.behind.insert(node, follower);
+        self.changed = true;
+    }
+
+    /// Whether another module's tensor of the same part stands in for a parameter in its own module:
+    /// of tied weights the exporter keeps one name.
+    fn is_tied(&self, name: &str) -> bool {
+        let Some((module, part)) = name.rsplit_once('.') else { return false };
+        let stands_in = |read: &str| {
+            read != name
+                && self.signature.is_parameter(read)
+                && read.rsplit_once('.').is_some_and(|(_, other)| other == part)
+        };
+        self.graph.node.iter().any(|node| {
+            signature::modules(node).first().is_some_and(|own| own == module)
+                && node.input.iter().any(|read| stands_in(read))
+        })
+    }
+
+    /// Why the student is not the module: parameters of which nothing is in the file.
+    fn lost(&self) -> Option<Error> {
+        let nodes = self.front.iter().chain(&self.graph.node).chain(self.behind.values());
+        let read: HashSet<&str> = nodes.flat_map(|n| &n.input).map(String::as_str).collect();
+        let lost: Vec<&str> = self
+            .signature
+            .tensors
+            .keys()
+            .map(String::as_str)
+            .filter(|name| self.signature.is_parameter(name) && !read.contains(name))
+            .filter(|name| !self.is_tied(name))
+            .collect();
+        let first = lost.first()?;
+        let others = match lost.len() - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        Some(
+            Error::input(format!(
+                "the exporter's optimizer folded parameters into others, which cannot be told \
+                 apart: {first}{others}"
+            ))
+            .hint(EXPORT_WHOLE),
+        )
+    }
+}
+
+/// The transpose of a matrix; `None` where it is none.
+fn transposed(value: &Array) -> Result<Option<Array>> {
+    let &[rows, columns] = value.shape() else { return Ok(None) };
+    let size = value.dtype().size();
+    let elements: Vec<&[u8]> = value.as_bytes().chunks_exact(size).collect();
+    let mut bytes = Vec::with_capacity(value.as_bytes().len());
+    for column in 0..columns {
+        (0..rows).for_each(|row| bytes.extend_from_slice(elements[row * columns + column]));
+    }
+    Array::from_bytes(value.dtype(), vec![columns, rows], &bytes).map(Some)
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(attribute_proto::AttributeType::Ints as i32),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
+}
+
+fn zeros(length: usize) -> Result<Array> {
+    filled(length, 0.0)
+}
+
+fn filled(length: usize, value: f32) -> Result<Array> {
+    Array::new(vec![length], Values::F32(vec![value; length]))
+}
+
+#[cfg(test)]
+mod tests;

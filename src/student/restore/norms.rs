@@ -1,0 +1,282 @@
+//! Batch norms that an exporter folded into convolutions: found, and put back as new ones that
+//! leave what the student computes as it is.
+
+use super::{EXPORT_WHOLE, Restored, Work, filled, zeros};
+use crate::array::{Array, Values};
+use crate::error::{Error, Result};
+use crate::onnx::operator::Class;
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto};
+use crate::onnx::signature::{Call, Signature};
+use crate::onnx::{Model, tensor_proto};
+use crate::student::FoldedNorms;
+use std::collections::HashSet;
+
+/// What `torch.nn.BatchNorm2d` takes where nothing else is said.
+const EPSILON: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+/// From so many convolutions on, a network that normalizes nothing has lost it.
+const DEEP: usize = 5;
+
+/// A batch norm that is gone: the convolution that it is folded into, and its names and numbers.
+struct Folded {
+    node: usize,
+    /// Scale, bias, mean and variance.
+    names: [String; 4],
+    epsilon: f64,
+    /// The share of a new value in a running statistic.
+    momentum: f64,
+    /// The convolution's own bias, if it had one.
+    bias: Option<String>,
+}
+
+/// What a student without batch norms may be told.
+const OTHERWISE: &str = "; or put new ones in their place with --insert-batchnorm, or train it as \
+                         it is with --leave-folded";
+
+impl Work<'_> {
+    /// Puts back the batch norms that calls of the module name and no node is. Those of a student
+    /// that was trained are refused, as their statistics are lost, unless new ones are asked for.
+    pub(super) fn add_norms(&mut self, norms: FoldedNorms) -> Result<Option<Error>> {
+        let folded = named(self.model.graph(), self.signature);
+        let (Some(first), false) = (folded.first(), norms == FoldedNorms::Leave) else {
+            return Ok(None);
+        };
+        if norms == FoldedNorms::Ask && self.is_trained(&folded)? {
+            return Ok(Some(
+                Error::input(format!(
+                    "the exporter folded {} batch norms with all that they had learned into \
+                     convolutions, the first into {}: without them it does not train as it was \
+                     written",
+                    folded.len(),
+                    self.input(first.node, 1)
+                ))
+                .hint(format!("{EXPORT_WHOLE}{OTHERWISE}")),
+            ));
+        }
+        if norms == FoldedNorms::Ask {
+            for norm in &folded {
+                let weight = self.input(norm.node, 1);
+                if self.value(weight)?.is_some_and(|value| has_zero_rows(&value)) {
+                    return Ok(Some(
+                        Error::input(format!(
+                            "the exporter folded a batch norm of scale 0 into {weight}, of which \
+                             nothing is left"
+                        ))
+                        .hint(format!("{EXPORT_WHOLE}{OTHERWISE}")),
+                    ));
+                }
+            }
+        }
+        self.counts.norms = folded.len();
+        for norm in &folded {
+            self.add_norm(norm)?;
+        }
+        Ok(None)
+    }
+
+    /// Whether the norms had moved: a convolution that had no bias has one.
+    fn is_trained(&self, folded: &[Folded]) -> Result<bool> {
+        for norm in folded.iter().filter(|norm| norm.bias.is_none()) {
+            let bias = self.value(self.input(norm.node, 2))?;
+            if bias.is_some_and(|bias| bias.to_f32().iter().any(|v| v.abs() > 0.0)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts a norm behind its convolution, whose weights grow by what the norm divides by:
+    /// √(1 + ε), as its variance is 1.
+    fn add_norm(&mut self, norm: &Folded) -> Result<()> {
+        let weight = self.input(norm.node, 1).to_owned();
+        let Some(value) = self.value(&weight)? else { return Ok(()) };
+        let is_transposed =
+            self.graph.node.get(norm.node).is_some_and(|n| n.op_type() == "ConvTranspose");
+        let axis = usize::from(is_transposed);
+        let channels = value.shape().get(axis).copied().unwrap_or(0) * self.groups(norm.node, axis);
+        let factor = (1.0 + norm.epsilon).sqrt();
+        self.replace(&weight, &scaled(&value, factor)?);
+        let old = self.input(norm.node, 2).to_owned();
+        let shift = match self.value(&old)? {
+            Some(bias) => bias,
+            None => zeros(channels)?,
+        };
+        let [scale, bias, mean, variance] = &norm.names;
+        let beta = match &norm.bias {
+            Some(own) => {
+                self.put(own, &scaled(&shift, factor)?);
+                self.set_input(norm.node, 2, own);
+                zeros(channels)?
+            }
+            None => {
+                if let Some(node) = self.graph.node.get_mut(norm.node) {
+                    node.input.truncate(2);
+                }
+                shift
+            }
+        };
+        let ones = filled(channels, 1.0)?;
+        for (name, value) in
+            [(scale, &ones), (bias, &beta), (mean, &zeros(channels)?), (variance, &ones)]
+        {
+            self.put(name, value);
+        }
+        let attributes = vec![
+            number("epsilon", norm.epsilon),
+            number("momentum", 1.0 - norm.momentum),
+            AttributeProto {
+                name: Some("training_mode".into()),
+                r#type: Some(attribute_proto::AttributeType::Int as i32),
+                i: Some(1),
+                ..AttributeProto::default()
+            },
+        ];
+        let beside = [scale.as_str(), bias, mean, variance];
+        self.follow(norm.node, "BatchNormalization", ".folded", &beside, attributes);
+        Ok(())
+    }
+
+    fn put(&mut self, name: &str, value: &Array) {
+        if self.leaves.contains_key(name) {
+            self.replace(name, value);
+        } else {
+            self.add(tensor_proto(name, value));
+        }
+    }
+
+    fn groups(&self, node: usize, axis: usize) -> usize {
+        let node = self.graph.node.get(node).filter(|_| axis == 1);
+        let group = node.and_then(|n| n.attribute.iter().find(|a| a.name() == "group"));
+        group.and_then(|a| usize::try_from(a.i()).ok()).unwrap_or(1)
+    }
+}
+
+/// Whether all values of an output's weights are zero.
+fn has_zero_rows(weight: &Array) -> bool {
+    let rows = weight.shape().first().copied().unwrap_or(0).max(1);
+    let values = weight.to_f32();
+    let row = (values.len() / rows).max(1);
+    values.chunks(row).any(|row| row.iter().all(|v| v.abs() == 0.0))
+}
+
+/// An array of floats times a number.
+#[allow(clippy::cast_possible_truncation, reason = "weights are single")]
+fn scaled(array: &Array, factor: f64) -> Result<Array> {
+    let values = array.to_f32().iter().map(|&v| (f64::from(v) * factor) as f32).collect();
+    Array::new(array.shape().to_vec(), Values::F32(values))
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "attributes are single")]
+fn number(name: &str, value: f64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(attribute_proto::AttributeType::Float as i32),
+        f: Some(value as f32),
+        ..AttributeProto::default()
+    }
+}
+
+/// The batch norms that calls name and convolutions stand for.
+fn named(graph: &GraphProto, signature: &Signature) -> Vec<Folded> {
+    let mut folded = Vec::new();
+    for (number, node) in graph.node.iter().enumerate() {
+        let Some(call) = Call::of(node).filter(|call| call.function().contains("batch_norm"))
+        else {
+            continue;
+        };
+        let Some(weight) = node.input.get(1).filter(|_| node.operator().is_convolution()) else {
+            continue;
+        };
+        let name = |place: usize, role: &str| {
+            signature
+                .argument(&call, place)
+                .map_or_else(|| format!("{weight}.norm.{role}"), str::to_owned)
+        };
+        let mut numbers = call.numbers().into_iter().rev();
+        let bias = weight.strip_suffix("weight").map(|module| format!("{module}bias"));
+        folded.push(Folded {
+            node: number,
+            names: [
+                name(1, "weight"),
+                name(2, "bias"),
+                name(3, "running_mean"),
+                name(4, "running_var"),
+            ],
+            epsilon: numbers.next().unwrap_or(EPSILON),
+            momentum: numbers.next().unwrap_or(MOMENTUM),
+            bias: bias.filter(|name| signature.is_parameter(name)),
+        });
+    }
+    folded
+}
+
+/// The convolutions of a student whose exporter notes nothing, behind which a batch norm seems to
+/// have stood: those that `TorchScript` gave new weights, or all where there are many and nothing
+/// normalizes.
+pub(in crate::student) fn guessed(graph: &GraphProto) -> Vec<usize> {
+    if Signature::of(graph).is_some() {
+        return Vec::new();
+    }
+    let is_float = |n: &NodeProto| n.operator().is_convolution() && n.operator().scale.is_none();
+    let convolutions: Vec<usize> = (0..graph.node.len())
+        .filter(|&n| graph.node.get(n).is_some_and(|n| n.op_type() == "Conv" && is_float(n)))
+        .collect();
+    let has = |n: usize, slot: usize, prefix: &str| {
+        let input = graph.node.get(n).and_then(|n| n.input.get(slot));
+        input.is_some_and(|name| !name.is_empty() && name.starts_with(prefix))
+    };
+    let renamed: Vec<usize> = convolutions
+        .iter()
+        .copied()
+        .filter(|&n| has(n, 1, "onnx::Conv_") && has(n, 2, "onnx::Conv_"))
+        .collect();
+    if !renamed.is_empty() {
+        return renamed;
+    }
+    let biased = convolutions.iter().filter(|&&n| has(n, 2, "")).count();
+    let normalizes = graph.node.iter().any(|n| n.operator().class == Class::Normalization);
+    let is_uniform = biased == 0 || biased == convolutions.len();
+    if convolutions.len() >= DEEP && is_uniform && !normalizes { convolutions } else { Vec::new() }
+}
+
+/// A student whose exporter notes nothing: norms are put behind convolutions where that is asked
+/// for.
+pub(super) fn without_signature(model: &Model, norms: FoldedNorms) -> Result<Restored> {
+    let whole = |model: Model, note| Restored { model, signature: None, note, refusal: None };
+    if norms != FoldedNorms::Insert {
+        return Ok(whole(model.clone(), None));
+    }
+    let nodes = guessed(model.graph());
+    if nodes.is_empty() {
+        return Err(Error::input(
+            "--insert-batchnorm: expected convolutions that a batch norm was folded into, found \
+             none",
+        ));
+    }
+    let signature = Signature::default();
+    let mut work = Work::new(model, &signature);
+    let mut seen = HashSet::new();
+    for node in nodes {
+        let weight = work.input(node, 1).to_owned();
+        // one weight of two convolutions: its norms would scale it twice
+        if !seen.insert(weight.clone()) {
+            return Err(Error::input(format!(
+                "--insert-batchnorm: weight {weight} is shared by convolutions"
+            )));
+        }
+        let name = |role: &str| format!("{weight}.norm.{role}");
+        work.add_norm(&Folded {
+            node,
+            names: [name("weight"), name("bias"), name("running_mean"), name("running_var")],
+            epsilon: EPSILON,
+            momentum: MOMENTUM,
+            bias: None,
+        })?;
+        work.counts.norms += 1;
+    }
+    let note = format!("{} batch norms put behind convolutions", work.counts.norms);
+    match work.finished() {
+        Some(graph) => Ok(whole(model.with_graph(graph)?, Some(note))),
+        None => Ok(whole(model.clone(), None)),
+    }
+}
