@@ -10,6 +10,7 @@ mod teacher;
 
 use super::extract::command;
 use super::preprocess_args::PreprocessArgs;
+use super::print::grouped;
 use super::{Context, device, emit, emit_json};
 use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, DataSpec, FoldedNorms, Precision, Sakd, SakdMode, Train};
@@ -416,6 +417,13 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
     if let Some(warning) = student.folded_norms() {
         context.monitor.warn(&warning);
     }
+    let training = student.tensors().iter().filter(|tensor| tensor.trains);
+    let count: usize = training.clone().map(|t| t.shape.iter().product::<usize>()).sum();
+    context.monitor.note(&format!(
+        "{} parameters train, in {} tensors",
+        grouped(count as u64),
+        training.count()
+    ));
     for line in student.notes() {
         context.monitor.note(&line);
     }

@@ -115,7 +115,9 @@ pub(super) fn open_batch(
         };
         let rows = |name: String| plan.shapes.get(graph.index.get(&name)?)?.first().copied();
         let rows = logits::of_student(model).and_then(rows);
-        Ok((rows != Some(other)).then(|| format!("of {other} samples it gives {rows:?} rows")))
+        let found = rows.map_or_else(|| "none".to_owned(), |n| n.to_string());
+        Ok((rows != Some(other))
+            .then(|| format!("of {other} samples it gives logits of {found}")))
     };
     let Some(why) = reason(model, graph)? else { return Ok(Batch::Free) };
     let shape = |name: &str| plan.shapes.get(graph.index.get(name)?).cloned();

@@ -323,14 +323,17 @@ impl Student {
         check::folded_norms(&self.model)
     }
 
-    /// What a user should know of how the file was read, a line each: what trains and how much of
-    /// that is guessed, what was put back, which batch norms keep their statistics.
+    /// Every float tensor that the graph holds, and whether it trains, in graph order.
+    #[must_use]
+    pub fn tensors(&self) -> &[Decision] {
+        &self.graph.decisions
+    }
+
+    /// What a user should know of how the file was read, a line each: what was put back, what was
+    /// guessed, which batch norms keep their statistics.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let decisions = &self.graph.decisions;
-        let training = decisions.iter().filter(|d| d.trains);
-        let count: usize = training.clone().map(|d| d.shape.iter().product::<usize>()).sum();
-        let counted = format!("{count} numbers train, in {} tensors", training.count());
         let guesses: Vec<&str> =
             decisions.iter().filter(|d| d.guessed).map(|d| d.name.as_str()).collect();
         let guessed = guesses.first().map(|first| {
@@ -343,8 +346,7 @@ impl Student {
                  --train and --freeze decide)"
             )
         });
-        let others = self.notes.iter().cloned().chain(guessed).chain(self.describe_norms());
-        std::iter::once(counted).chain(others).collect()
+        self.notes.iter().cloned().chain(guessed).chain(self.describe_norms()).collect()
     }
 
     /// One line about batch norms that the file has in inference form; `None` where there are none.

@@ -58,8 +58,9 @@ impl Counts {
 }
 
 /// The hint of everything that cannot be put back.
-const EXPORT_WHOLE: &str = "export it with torch.onnx.export(model.train(), …, dynamo=True, \
-                            optimize=False), which keeps all";
+const EXPORT_WHOLE: &str = "export it with torch.onnx.export(model.train(), (x,), f, dynamo=True, \
+                            optimize=False, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), \
+                            which keeps all";
 
 /// Puts back what the exporter's optimizer took out.
 ///
