@@ -54,9 +54,38 @@ pub fn backward<T: Float>(
     dx
 }
 
+/// The weights of four points by cubic convolution (Keys 1981), at distance `s` behind the second.
+#[must_use]
+pub fn cubic(a: f64, s: f64) -> [f64; 4] {
+    let near = |d: f64| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
+    let far = |d: f64| ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a;
+    [far(s + 1.0), near(s), near(1.0 - s), far(2.0 - s)]
+}
+
+/// The slopes of the weights of [`cubic`] along `s`.
+#[must_use]
+pub fn cubic_slopes(a: f64, s: f64) -> [f64; 4] {
+    let near = |d: f64| (3.0 * (a + 2.0) * d - 2.0 * (a + 3.0)) * d;
+    let far = |d: f64| (3.0 * a * d - 10.0 * a) * d + 8.0 * a;
+    [far(s + 1.0), near(s), -near(1.0 - s), -far(2.0 - s)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cubic_weights_meet_the_points_and_have_these_slopes() {
+        let at_a_point: f64 =
+            cubic(-0.75, 0.0).iter().zip([0.0, 1.0, 0.0, 0.0]).map(|(w, e)| (w - e).abs()).sum();
+        assert!(at_a_point < 1e-12);
+        for s in [0.0, 0.3, 0.9] {
+            let (above, below) = (cubic(-0.75, s + 1e-6), cubic(-0.75, s - 1e-6));
+            for ((slope, a), b) in cubic_slopes(-0.75, s).iter().zip(above).zip(below) {
+                assert!((slope - (a - b) / 2e-6).abs() < 1e-6, "{slope} at {s}");
+            }
+        }
+    }
 
     #[test]
     fn the_backward_pass_is_the_adjoint() {

@@ -59,7 +59,7 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
     };
     let mut total = 0u64;
     for node in graph.node.iter().filter(|n| is_counted(n)) {
-        let output = node.output.first()?;
+        let output = node.output.iter().find(|name| !name.is_empty())?;
         if flow.depends_on_input(output) {
             let input = shape(node.input.first()?)?;
             let (factor, _) = node.operator().macs?;
@@ -87,6 +87,12 @@ pub(crate) fn node_macs(
         Macs::Transposed => product(input).saturating_mul(product(weight.get(1..)?)),
         Macs::Gemm if int(node, "transA") != 0 => {
             product(output).saturating_mul(*input.first()? as u64)
+        }
+        // weight [D, G·H, I], and [D, G·H, H] of the states; the outputs end in H
+        Macs::Recurrent => {
+            let (rows, columns) = input.split_at(input.len().checked_sub(1)?);
+            let each = columns.first()?.saturating_add(*output.last()?) as u64;
+            product(rows).saturating_mul(product(weight.get(..2)?)).saturating_mul(each)
         }
         Macs::Gemm | Macs::Product => product(output).saturating_mul(*input.last()? as u64),
     })

@@ -83,9 +83,11 @@ pub enum Macs {
     Product,
     /// The same, where the attribute `transA` may turn that factor.
     Gemm,
+    /// Each input row and each state of as many is multiplied with a matrix.
+    Recurrent,
 }
 
-/// When an operator's first output holds integers or truth values.
+/// When an operator's outputs hold integers or truth values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integers {
     /// Where this input does.
@@ -184,6 +186,8 @@ pub struct Operator {
     pub class: Class,
     /// The inputs that are parameters whatever their shape.
     pub parameters: &'static [usize],
+    /// Those of them that hold what it starts from: zeros there are no parameter.
+    pub states: &'static [usize],
     /// Whether the value of a Constant node is a parameter there too.
     pub trains_constants: bool,
     /// The inputs that hold running statistics: mean and variance.
@@ -199,8 +203,10 @@ pub struct Operator {
     /// Whether it reads the shape of its input alone: what follows from that says nothing of the
     /// sample.
     pub reads_shape: bool,
-    /// Whether its first output holds integers.
+    /// Whether its outputs hold integers.
     pub integers: Integers,
+    /// The output that holds places among its inputs' elements, whatever the others hold.
+    pub places: Option<usize>,
     /// How it is computed beforehand where its inputs are known; `None`: it runs.
     pub folds: Option<Fold>,
     /// What it is in a network that is trained no more.
@@ -252,6 +258,7 @@ const fn new(name: &'static str, class: Class) -> Operator {
         name,
         class,
         parameters: &[],
+        states: &[],
         trains_constants: false,
         statistics: &[],
         macs: None,
@@ -260,6 +267,7 @@ const fn new(name: &'static str, class: Class) -> Operator {
         values: usize::MAX,
         reads_shape: false,
         integers: Integers::Like(0),
+        places: None,
         folds: None,
         inference: Inference::Same,
     }
@@ -303,6 +311,15 @@ const fn normalization(name: &'static str) -> Operator {
 
 const fn product(name: &'static str, factor: usize, macs: Macs) -> Operator {
     Operator { macs: Some((factor, macs)), ..new(name, Class::Product) }
+}
+
+/// Weights of the inputs, of the state, bias; lengths are no parameter.
+const fn recurrent(name: &'static str) -> Operator {
+    Operator {
+        trains_constants: true,
+        macs: Some((1, Macs::Recurrent)),
+        ..new(name, Class::Spatial)
+    }
 }
 
 const fn reduction(name: &'static str) -> Operator {
@@ -414,7 +431,9 @@ const TABLE: &[Operator] = &[
     spatial("GlobalLpPool"),
     spatial("GlobalMaxPool"),
     spatial("GridSample"),
+    Operator { parameters: &[1, 2, 3, 5], states: &[5], ..recurrent("GRU") },
     spatial("LRN"),
+    Operator { parameters: &[1, 2, 3, 5, 6, 7], states: &[5, 6], ..recurrent("LSTM") },
     spatial("LpPool"),
     spatial("MaxPool"),
     spatial("MaxUnpool"),
@@ -498,6 +517,7 @@ const TABLE: &[Operator] = &[
         trains_constants: true,
         ..folded_movement("Gather", Movement::Pick, Fold::Gather)
     },
+    Operator { values: 1, places: Some(1), ..movement("TopK", Movement::Pick) },
     folded_movement("Concat", Movement::Join, Fold::Concat),
     quantized("QLinearConcat", Class::Movement(Movement::Join), 0),
     movement("Pad", Movement::Pad),

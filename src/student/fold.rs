@@ -76,15 +76,15 @@ fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
         .collect::<Result<Vec<_>>>()?;
     let run = op::Run { mode: Mode::Eval, freeze_batchnorm: true, seed: 0 };
     let outputs = built.operator.forward(&inputs.iter().collect::<Vec<_>>(), &run)?.outputs;
-    let host = |t: &candle_core::Tensor| {
+    let host = |(i, t): (usize, &candle_core::Tensor)| {
         let (shape, values) = (t.dims().to_vec(), wide(t)?);
-        Ok(if site.yields_integers() {
+        Ok(if site.yields_integers(i) {
             Host::int(shape, values.iter().map(|&v| v as i64).collect())
         } else {
             Host::float(shape, values)
         })
     };
-    outputs.iter().map(host).collect()
+    outputs.iter().enumerate().map(host).collect()
 }
 
 /// The sizes of an input, as `Shape` gives them.

@@ -77,6 +77,19 @@ impl Leaf {
         self.dtype.is_float()
     }
 
+    /// Whether all its elements are this number.
+    pub(super) fn is_all(&self, model: &Model, number: f64) -> bool {
+        self.value(model).is_ok_and(|array| {
+            Host::from_array(&array).floats().iter().all(|v| (v - number).abs() == 0.0)
+        })
+    }
+
+    /// Whether it is one number, or zeros: what exporters write where a model gives no state to
+    /// start from.
+    pub(super) fn is_no_state(&self, model: &Model) -> bool {
+        self.len() == 1 || self.is_all(model, 0.0)
+    }
+
     /// Its value.
     ///
     /// # Errors

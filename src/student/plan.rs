@@ -126,7 +126,6 @@ pub(super) fn plan(
         {
             targets.insert(node.number, target);
         }
-        let whole = site.yields_integers();
         if let Some(i) = (built.outputs.len()..node.outputs.len())
             .find(|&i| node.outputs[i].is_some_and(|id| read.contains(&id)))
         {
@@ -138,7 +137,7 @@ pub(super) fn plan(
         let wanted: Vec<bool> = inputs.iter().map(|id| active[id.0]).collect();
         let outputs: Vec<Option<TensorId>> =
             (0..built.outputs.len()).map(|i| node.outputs.get(i).copied().flatten()).collect();
-        for (id, shape) in outputs.iter().zip(built.outputs) {
+        for (i, (id, shape)) in outputs.iter().zip(built.outputs).enumerate() {
             if shape
                 .iter()
                 .try_fold(1usize, |n, &d| n.checked_mul(d))
@@ -150,7 +149,7 @@ pub(super) fn plan(
             }
             if let Some(id) = id {
                 active[id.0] = wanted.contains(&true);
-                integers[id.0] = whole;
+                integers[id.0] = site.yields_integers(i);
                 shapes.insert(*id, shape);
             }
         }

@@ -256,8 +256,10 @@ impl<'a> Judge<'a> {
             let names = origin.leaves().into_iter().flatten();
             for name in names.filter(|_| !constant && !disguised && fed) {
                 let Some(leaf) = self.leaves.get(name) else { continue };
+                let is_state = operator.states.contains(&slot) && self.signature.is_none();
                 let place = if operator.parameters.contains(&slot)
                     && (operator.trains_constants || !leaf.constant_node)
+                    && !(is_state && leaf.is_no_state(self.model))
                 {
                     Place::Weight
                 } else if self.signature.is_some()
@@ -300,14 +302,10 @@ impl<'a> Judge<'a> {
         let input = node.input.first();
         let output = node.output.first();
         let all = |slot: usize, value: f64| {
-            let leaf = node
-                .input
+            node.input
                 .get(slot)
                 .and_then(|name| self.leaves.get(name))
-                .and_then(|leaf| leaf.value(self.model).ok());
-            leaf.is_some_and(|leaf| {
-                Host::from_array(&leaf).floats().iter().all(|v| (v - value).abs() == 0.0)
-            })
+                .is_some_and(|leaf| leaf.is_all(self.model, value))
         };
         let is_reshape = |n: &NodeProto| n.op_type() == "Reshape";
         let reshaped = self.nodes.iter().any(|(_, n)| is_reshape(n) && n.output.first() == input);

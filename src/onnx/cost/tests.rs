@@ -33,6 +33,8 @@ fn each_operator_counts_its_products() {
         count("QLinearConv", &[], &[2, 4, 8, 8], &[6, 4, 3, 3], &[2, 6, 8, 8]),
         Some(2 * 6 * 64 * 36)
     );
+    // two directions of three gates, for five steps of two samples
+    assert_eq!(count("GRU", &[], &[5, 2, 7], &[2, 12, 7], &[5, 2, 2, 4]), Some(10 * 24 * 11));
     assert_eq!(count("QGemm", &[("transB", 1)], &[3, 7], &[5, 7], &[3, 5]), Some(105));
     assert_eq!(
         count("MatMul", &[], &[2, 4, 9, 8], &[2, 4, 8, 9], &[2, 4, 9, 9]),

@@ -16,6 +16,7 @@ mod dropout;
 mod einsum;
 mod gather;
 mod gemm;
+mod grid_sample;
 mod group_norm;
 mod layer_norm;
 mod lrn;
@@ -24,6 +25,7 @@ pub(super) mod on_device;
 mod pad;
 mod pool;
 mod prelu;
+mod recurrent;
 mod reduce;
 pub(super) mod reshape;
 mod resize;
@@ -32,6 +34,7 @@ mod separable;
 pub(super) mod site;
 mod softmax;
 pub(super) mod tile;
+mod top_k;
 mod triangle;
 mod unary;
 mod variadic;
@@ -164,7 +167,14 @@ impl Built {
 type Builder = fn(&Site<'_>) -> Result<Built>;
 
 /// What plans an operator, and the attributes that it takes into account: any other is refused.
-fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
+type Known = (Builder, &'static [&'static str]);
+
+fn builder(operator: &str) -> Option<Known> {
+    layer(operator).or_else(|| arrangement(operator))
+}
+
+/// What a network has as layers.
+fn layer(operator: &str) -> Option<Known> {
     Some(match operator {
         "Conv" => {
             (conv::build, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])
@@ -249,8 +259,24 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
             ],
         ),
         "Einsum" => (einsum::build, &["equation"]),
+        "LSTM" => (
+            recurrent::build,
+            &["activations", "direction", "hidden_size", "input_forget", "layout"],
+        ),
+        "GRU" => (
+            recurrent::build,
+            &["activations", "direction", "hidden_size", "layout", "linear_before_reset"],
+        ),
         "CumSum" => (cumulate::build, &["exclusive", "reverse"]),
         "Trilu" => (triangle::build, &["upper"]),
+        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
+        _ => return None,
+    })
+}
+
+/// What stands between layers: arithmetic, comparisons, and what moves values.
+fn arrangement(operator: &str) -> Option<Known> {
+    Some(match operator {
         "Add" | "Sub" | "Mul" | "Div" => (binary::build, &[]),
         "Mod" => (binary::build, &["fmod"]),
         "Max" | "Min" | "Sum" | "Mean" => (variadic::build, &[]),
@@ -266,6 +292,8 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
         "Tile" => (tile::build, &[]),
         "DepthToSpace" | "SpaceToDepth" => (depth_space::build, &["blocksize", "mode"]),
         "Gather" => (gather::build, &["axis"]),
+        "GridSample" => (grid_sample::build, &["align_corners", "mode", "padding_mode"]),
+        "TopK" => (top_k::build, &["axis", "k", "largest", "sorted"]),
         "Pad" => (pad::build, &["mode", "pads", "value"]),
         "Resize" => (
             resize::build,
@@ -289,7 +317,6 @@ fn builder(operator: &str) -> Option<(Builder, &'static [&'static str])> {
         "Cast" => (cast::build, &["round_mode", "saturate", "to"]),
         "CastLike" => (cast::build, &["round_mode", "saturate"]),
         "Dropout" => (dropout::build, &["ratio", "seed"]),
-        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@
 use super::separable::{LONGEST_AXIS, Separable};
 use super::{Built, Site};
 use crate::error::{Error, Result};
-use crate::kernel::resample::Taps;
+use crate::kernel::resample::{Taps, cubic};
 use crate::student::op::site::axis;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -226,11 +226,4 @@ fn taps(
             .collect()
         }
     }
-}
-
-/// Cubic convolution (Keys 1981) at distance `s` behind the second of four points.
-fn cubic(a: f64, s: f64) -> [f64; 4] {
-    let near = |d: f64| ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0;
-    let far = |d: f64| ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a;
-    [far(s + 1.0), near(s), near(1.0 - s), far(2.0 - s)]
 }

@@ -70,9 +70,13 @@ impl<'a> Site<'a> {
         self.integers.get(input) == Some(&true)
     }
 
-    /// Whether the node's first output holds integers or booleans.
-    pub(in crate::student) fn yields_integers(&self) -> bool {
-        match self.node.operator().integers {
+    /// Whether an output of the node holds integers or booleans.
+    pub(in crate::student) fn yields_integers(&self, output: usize) -> bool {
+        let operator = self.node.operator();
+        if operator.places == Some(output) {
+            return true;
+        }
+        match operator.integers {
             Integers::ByType => INTEGERS.contains(&self.int("to", 1)),
             Integers::Like(input) => self.integer(input),
             Integers::Always => true,

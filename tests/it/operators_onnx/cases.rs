@@ -1,6 +1,12 @@
 //! The table: every operator with the shapes and attributes that it is tried on. Odd sizes, sizes
 //! of 1, non-square, overlap, broadcast.
 
+// by path, since the fuzzer's seeds name this file by its own
+#[path = "cases/places.rs"]
+mod places;
+#[path = "cases/recurrent.rs"]
+mod recurrent;
+
 use super::net::{FLOAT, Net, Random, float, floats, int, ints, text};
 use nst_cache::onnx::proto::AttributeProto;
 
@@ -24,7 +30,7 @@ pub struct Case {
     /// Where the numbers are drawn from.
     pub low: f64,
     pub high: f64,
-    /// The output is boolean.
+    /// Outputs are booleans or integers.
     pub whole: bool,
     /// Without a gradient worth a comparison.
     pub flat: bool,
@@ -51,7 +57,7 @@ impl std::fmt::Debug for Case {
                 .into_iter()
                 .flatten()
                 .next()
-                .unwrap_or_else(|| format!("{:?}{:?}", a.ints, a.floats));
+                .unwrap_or_else(|| format!("{:?}{:?}{:?}", a.ints, a.floats, a.strings));
             format!("{}={value}", a.name())
         };
         let operands: Vec<String> = self.operands.iter().map(shape).collect();
@@ -200,6 +206,8 @@ pub fn cases() -> Vec<Case> {
         pads(),
         resizes(),
         choices(),
+        recurrent::cases(),
+        places::cases(),
     ]
     .concat()
 }

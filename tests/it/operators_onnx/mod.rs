@@ -19,5 +19,6 @@ mod cases;
 mod exact;
 mod net;
 mod random;
+mod sequences;
 mod single;
 mod students;

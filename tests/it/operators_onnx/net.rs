@@ -102,8 +102,18 @@ pub fn text(name: &str, value: &'static str) -> AttributeProto {
     }
 }
 
+pub fn texts(name: &str, values: &[&'static str]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Strings.into()),
+        strings: values.iter().map(|value| value.as_bytes().into()).collect(),
+        ..AttributeProto::default()
+    }
+}
+
 /// ONNX element types.
 pub const FLOAT: i32 = 1;
+pub const INT32: i32 = 6;
 pub const INT64: i32 = 7;
 pub const BOOL: i32 = 9;
 

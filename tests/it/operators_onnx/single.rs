@@ -71,9 +71,12 @@ fn differentiate(net: &Net) -> Result<(), String> {
 
 #[test]
 fn an_attribute_that_is_not_known_is_refused_by_name() {
-    for (operator, attribute) in
-        [("Relu", "alpha"), ("Conv", "output_padding"), ("Softmax", "temperature")]
-    {
+    for (operator, attribute) in [
+        ("Relu", "alpha"),
+        ("Conv", "output_padding"),
+        ("Softmax", "temperature"),
+        ("LSTM", "clip"),
+    ] {
         let mut net = Net::new(17);
         net.float("p0", &[1, 2, 4, 4], &[0.5; 32]);
         net.float("p1", &[2, 2, 3, 3], &[0.5; 36]);

@@ -13,12 +13,12 @@ fn numbers(seed: u64, count: usize) -> Vec<f64> {
 }
 
 impl Net {
-    fn weight(&mut self, name: &str, shape: &[usize]) -> String {
+    pub fn weight(&mut self, name: &str, shape: &[usize]) -> String {
         let values = numbers(name.bytes().map(u64::from).sum(), shape.iter().product());
         self.float(name, shape, &values)
     }
 
-    fn image(&mut self, name: &str, shape: &[usize]) -> String {
+    pub fn image(&mut self, name: &str, shape: &[usize]) -> String {
         self.input(name, array_of(shape, &numbers(3, shape.iter().product())))
     }
 }
@@ -29,7 +29,7 @@ fn import(net: &Net, dtype: DType) -> Student {
 }
 
 /// Which parameters are found, forward against ONNX Runtime, backward against finite differences.
-fn trains(net: &Net, expected: &[&str]) {
+pub fn trains(net: &Net, expected: &[&str]) {
     let student = import(net, DType::F64);
     let names: Vec<&str> = student.parameters().iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, expected);
