@@ -42,6 +42,9 @@ pub struct Sampler {
 /// `PyTorch`'s and ONNX's coefficient of cubic convolution.
 const CUBIC: f64 = -0.75;
 
+/// Points that are looked up at a time.
+const BLOCK: usize = 1 << 12;
+
 /// What a coordinate reads along an axis: pixels, each with its weight and the weight's slope along
 /// the coordinate of the grid.
 #[derive(Debug, Clone, Copy)]
@@ -149,12 +152,18 @@ impl Sampler {
         taps
     }
 
-    /// What each point of one image's grid reads, down and across. `grid`: `[points, 2]`, the
-    /// coordinate across first.
-    fn points<T: Float>(&self, grid: &[T]) -> Vec<[Taps<T>; 2]> {
+    /// What a point of a grid reads, down and across; its coordinate across comes first.
+    fn point<T: Float>(&self, at: &[T]) -> [Taps<T>; 2] {
         let [height, width] = self.size;
-        let point = |at: &[T]| [self.taps(at[1], height), self.taps(at[0], width)];
-        grid.par_chunks_exact(2).map(point).collect()
+        [self.taps(at[1], height), self.taps(at[0], width)]
+    }
+
+    /// What the points of one image's grid read, in blocks, each with the number of its first
+    /// point: all channels of a block read the same.
+    fn blocks<T: Float>(&self, grid: &[T]) -> impl Iterator<Item = (usize, Vec<[Taps<T>; 2]>)> {
+        grid.chunks(2 * BLOCK).enumerate().map(move |(block, grid)| {
+            (block * BLOCK, grid.par_chunks_exact(2).map(|at| self.point(at)).collect())
+        })
     }
 
     fn plane(&self) -> usize {
@@ -173,17 +182,18 @@ impl Sampler {
         out.par_chunks_mut((channels * points).max(1))
             .zip(x.par_chunks((channels * plane).max(1)).zip(grid.par_chunks(image)))
             .for_each(|(out, (x, grid))| {
-                let taps = self.points(grid);
-                let planes = out.par_chunks_mut(points.max(1)).zip(x.par_chunks(plane));
-                planes.for_each(|(out, x)| {
-                    for (o, [down, across]) in out.iter_mut().zip(&taps) {
-                        for &(row, by, _) in down.get() {
-                            for &(column, weight, _) in across.get() {
-                                *o += by * weight * x[row * width + column];
+                for (first, taps) in self.blocks(grid) {
+                    let planes = out.par_chunks_mut(points.max(1)).zip(x.par_chunks(plane));
+                    planes.for_each(|(out, x)| {
+                        for (o, [down, across]) in out[first..].iter_mut().zip(&taps) {
+                            for &(row, by, _) in down.get() {
+                                for &(column, weight, _) in across.get() {
+                                    *o += by * weight * x[row * width + column];
+                                }
                             }
                         }
-                    }
-                });
+                    });
+                }
             });
         out
     }
@@ -205,17 +215,18 @@ impl Sampler {
         out.par_chunks_mut((channels * plane).max(1))
             .zip(dy.par_chunks((channels * points).max(1)).zip(grid.par_chunks(image)))
             .for_each(|(out, (dy, grid))| {
-                let taps = self.points(grid);
-                let planes = out.par_chunks_mut(plane).zip(dy.par_chunks(points.max(1)));
-                planes.for_each(|(out, dy)| {
-                    for (&d, [down, across]) in dy.iter().zip(&taps) {
-                        for &(row, by, _) in down.get() {
-                            for &(column, weight, _) in across.get() {
-                                out[row * width + column] += by * weight * d;
+                for (first, taps) in self.blocks(grid) {
+                    let planes = out.par_chunks_mut(plane).zip(dy.par_chunks(points.max(1)));
+                    planes.for_each(|(out, dy)| {
+                        for (&d, [down, across]) in dy[first..].iter().zip(&taps) {
+                            for &(row, by, _) in down.get() {
+                                for &(column, weight, _) in across.get() {
+                                    out[row * width + column] += by * weight * d;
+                                }
                             }
                         }
-                    }
-                });
+                    });
+                }
             });
         out
     }
@@ -239,9 +250,9 @@ impl Sampler {
             .zip(x.par_chunks((channels * plane).max(1)).zip(grid.par_chunks(image)))
             .zip(dy.par_chunks((channels * points).max(1)))
             .for_each(|((out, (x, grid)), dy)| {
-                let taps = self.points(grid);
-                let each = out.par_chunks_exact_mut(2).zip(&taps).enumerate();
-                each.for_each(|(point, (out, [down, across]))| {
+                let each = out.par_chunks_exact_mut(2).zip(grid.par_chunks_exact(2)).enumerate();
+                each.for_each(|(point, (out, at))| {
+                    let [down, across] = self.point(at);
                     let mut total = [0f64; 2];
                     for (x, dy) in x.chunks_exact(plane).zip(dy.chunks_exact(points)) {
                         for &(row, by, by_slope) in down.get() {

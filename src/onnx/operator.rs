@@ -51,7 +51,7 @@ pub enum Movement {
     Transpose,
     /// Parts that lie together.
     Part,
-    /// Parts that indices name.
+    /// Parts that indices name, or the largest.
     Pick,
     /// Several tensors as one.
     Join,
@@ -83,7 +83,7 @@ pub enum Macs {
     Product,
     /// The same, where the attribute `transA` may turn that factor.
     Gemm,
-    /// Each input row and each state of as many is multiplied with a matrix.
+    /// Each row of the input, and a state for each, is multiplied by a matrix.
     Recurrent,
 }
 

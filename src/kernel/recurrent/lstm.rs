@@ -143,15 +143,18 @@ impl<T: Float> Lstm<'_, T> {
         dc: &mut [T],
     ) {
         let (width, state) = (self.sequence.width, initial.len());
+        let mut active = vec![T::zero(); state];
         for (step, gates) in gates.chunks_exact_mut(4 * state).enumerate().rev() {
             let at = step * state;
+            active.copy_from_slice(&cells[at..at + state]);
+            self.curves[2].apply(&mut active);
             let before = if step == 0 { initial } else { &cells[at - state..at] };
             back.iter_mut().zip(&dh[at..]).for_each(|(b, &d)| *b += d);
             for (row, gates) in gates.chunks_exact_mut(4 * width).enumerate() {
                 let own = row * width..(row + 1) * width;
                 self.sample_back(
                     split(gates, width),
-                    [&cells[at..][own.clone()], &before[own.clone()], &back[own.clone()]],
+                    [&active[own.clone()], &before[own.clone()], &back[own.clone()]],
                     &mut dc[own],
                 );
             }
@@ -166,16 +169,15 @@ impl<T: Float> Lstm<'_, T> {
         }
     }
 
+    /// `active`: the activation of the cell; `before`: the cell before it.
     fn sample_back(
         &self,
         [i, o, f, g]: [&mut [T]; 4],
-        [cells, before, dh]: [&[T]; 3],
+        [active, before, dh]: [&[T]; 3],
         dc: &mut [T],
     ) {
         let width = self.sequence.width;
         let [gate, part, state] = self.curves;
-        let mut active = cells.to_vec();
-        state.apply(&mut active);
         for j in 0..width {
             let p = |k: usize| self.peephole.map_or(T::zero(), |p| p[k * width + j]);
             let d_o = dh[j] * active[j] * gate.slope(o[j]);
