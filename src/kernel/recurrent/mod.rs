@@ -131,3 +131,27 @@ pub fn add<T: Float>(values: &[T], width: usize, rows: &[usize], out: &mut [T]) 
         out[row * width..][..width].iter_mut().zip(values).for_each(|(o, &v)| *o += v);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_row_finds_its_own_sample_a_step_before() {
+        let sequence = Sequence { steps: 3, batch: 2 * GROUP + 5, width: 2 };
+        let number = |(step, sample): (usize, usize)| u32::try_from(step * 1000 + sample);
+        let row = |at| number(at).map(|n| [f64::from(n), -f64::from(n)]).unwrap();
+        let values: Vec<f64> = sequence.order().flat_map(row).collect();
+        let initial: Vec<f64> = (0..sequence.batch).flat_map(|n| row((9, n))).collect();
+        let before: Vec<f64> = sequence
+            .order()
+            .flat_map(|(step, n)| row(if step == 0 { (9, n) } else { (step - 1, n) }))
+            .collect();
+        let same = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.5);
+        let found = sequence.previous(&values, &initial);
+        assert!(found.len() == before.len() && same(&found, &before));
+        let all: HashSet<(usize, usize)> = sequence.order().collect();
+        assert_eq!((all.len(), sequence.order().count()), (sequence.rows(), sequence.rows()));
+    }
+}
