@@ -10,6 +10,7 @@ pub mod blocked;
 pub mod conv;
 pub mod elementwise;
 mod float;
+pub mod frames;
 mod gemm;
 pub mod grid;
 pub mod lrn;

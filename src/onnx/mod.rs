@@ -24,6 +24,7 @@ pub use flow::values;
 pub use nearest::nearest;
 pub use norm::{BatchNorm, trains_as_written};
 pub use quantized::Quantization;
+pub(crate) use tensor::dtype;
 pub use tensor::tensor_proto;
 
 use crate::array::{Array, Dtype};

@@ -96,6 +96,8 @@ pub enum Integers {
     ByType,
     /// Always.
     Always,
+    /// Never.
+    Never,
 }
 
 /// How a value is computed from known ones.
@@ -124,8 +126,6 @@ pub enum Fold {
     Fill,
     /// `ReduceProd`.
     Product,
-    /// `ScatterND`.
-    Scatter,
     /// Of one value.
     Unary(Unary),
     /// Of two values.
@@ -339,7 +339,7 @@ const fn folded_movement(name: &'static str, movement: Movement, fold: Fold) -> 
 }
 
 const fn random(name: &'static str) -> Operator {
-    new(name, Class::Random)
+    Operator { integers: Integers::Never, ..new(name, Class::Random) }
 }
 
 /// Of integers that stand for real numbers: with the inputs that say how.
@@ -540,7 +540,9 @@ const TABLE: &[Operator] = &[
     Operator { reads_shape: true, ..folded("Size", Class::Other, Fold::Size) },
     folded("ConstantOfShape", Class::Other, Fold::Fill),
     folded("Range", Class::Other, Fold::Range),
-    folded("ScatterND", Class::Other, Fold::Scatter),
+    Operator { integers: Integers::Always, ..new("ArgMax", Class::Other) },
+    Operator { integers: Integers::Always, ..new("ArgMin", Class::Other) },
+    Operator { integers: Integers::Like(2), ..new("OneHot", Class::Other) },
 ];
 
 #[cfg(test)]

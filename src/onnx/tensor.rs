@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use half::{bf16, f16};
 
 /// The array type of an ONNX element type; `None` for one that arrays do not have.
-pub(super) fn dtype(code: i32) -> Option<Dtype> {
+pub(crate) fn dtype(code: i32) -> Option<Dtype> {
     match DataType::try_from(code).ok()? {
         DataType::Bool => Some(Dtype::Bool),
         DataType::Uint8 => Some(Dtype::U8),

@@ -1,15 +1,17 @@
 //! Writing a trained graph: the nodes as they were read, inference form, today's weights.
 
 use super::Student;
+use super::chance::Mean;
+use super::value::narrow;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Inference;
 use crate::onnx::proto::{
-    ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto, tensor_shape_proto,
-    type_proto,
+    AttributeProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
 use crate::onnx::{Model, tensor_proto};
-use candle_core::Var;
+use candle_core::{DType, Tensor};
 use half::f16;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,46 +28,50 @@ pub(super) fn export(student: &Student, metadata: &[(String, String)]) -> Result
     let mut nodes = Vec::new();
     let kept: BTreeMap<usize, &NodeProto> =
         student.graph.nodes.iter().map(|n| (n.number, &n.proto)).collect();
+    let chance = &student.graph.chance;
     let mut renamed: HashMap<String, String> = HashMap::new();
     for (number, original) in graph.node.iter().enumerate() {
-        let Some(&node) = kept.get(&number) else {
+        let Some(&read) = kept.get(&number) else {
             // a Constant or Identity: dropped where a weight took its name
             if !original.output.iter().any(|o| weights.contains_key(o)) {
                 nodes.push(original.clone());
             }
             continue;
         };
-        let mut node = node.clone();
+        let mut node = read.clone();
+        if let Some(mean) = chance.mean(read) {
+            nodes.push(constant(node, mean)?);
+            continue;
+        }
         for input in &mut node.input {
             if let Some(name) = renamed.get(input) {
                 input.clone_from(name);
             }
         }
-        match node.operator().inference {
-            Inference::Input => {
-                let (Some(input), Some(output)) =
-                    (node.input.first().cloned(), node.output.first().cloned())
-                else {
-                    continue;
+        let inference = node.operator().inference;
+        let passed =
+            if inference == Inference::Input { Some(0) } else { chance.passed(number, read) };
+        if let Some(slot) = passed {
+            let (Some(input), Some(output)) =
+                (node.input.get(slot).cloned(), node.output.first().cloned())
+            else {
+                continue;
+            };
+            if outputs.contains(&output) {
+                node = NodeProto {
+                    op_type: Some("Identity".into()),
+                    input: vec![input],
+                    output: vec![output],
+                    attribute: Vec::new(),
+                    ..node
                 };
-                if outputs.contains(&output) {
-                    node = NodeProto {
-                        op_type: Some("Identity".into()),
-                        input: vec![input],
-                        output: vec![output],
-                        attribute: Vec::new(),
-                        ..node
-                    };
-                } else {
-                    renamed.insert(output, input);
-                    continue;
-                }
+            } else {
+                renamed.insert(output, input);
+                continue;
             }
-            Inference::FirstOutput => {
-                node.output.truncate(1);
-                node.attribute.retain(|a| a.name() != "training_mode");
-            }
-            Inference::Same => {}
+        } else if inference == Inference::FirstOutput {
+            node.output.truncate(1);
+            node.attribute.retain(|a| a.name() != "training_mode");
         }
         nodes.push(node);
     }
@@ -116,13 +122,31 @@ fn weights(student: &Student) -> Result<BTreeMap<String, Array>> {
     vars.map(|(name, var)| {
         let original =
             student.graph.parameters.get(name).or_else(|| student.graph.buffers.get(name));
-        Ok((name.clone(), array(var, original.map_or(Dtype::F32, |leaf| leaf.dtype))?))
+        let dtype = original.map_or(Dtype::F32, |leaf| leaf.dtype);
+        Ok((name.clone(), array(var.as_tensor(), dtype)?))
     })
     .collect()
 }
 
-fn array(var: &Var, dtype: Dtype) -> Result<Array> {
-    let flat = var.as_tensor().flatten_all()?;
+/// A node's output as a constant in its place.
+fn constant(node: NodeProto, mean: &Mean) -> Result<NodeProto> {
+    let value = array(&narrow(&[mean.value], &[], DType::F64)?, mean.dtype)?;
+    let attribute = AttributeProto {
+        name: Some("value".into()),
+        r#type: Some(AttributeType::Tensor.into()),
+        t: Some(tensor_proto("", &value)),
+        ..AttributeProto::default()
+    };
+    Ok(NodeProto {
+        op_type: Some("Constant".into()),
+        input: Vec::new(),
+        attribute: vec![attribute],
+        ..node
+    })
+}
+
+fn array(tensor: &Tensor, dtype: Dtype) -> Result<Array> {
+    let flat = tensor.flatten_all()?;
     let values = match dtype {
         Dtype::F64 => Values::F64(flat.to_dtype(candle_core::DType::F64)?.to_vec1()?),
         Dtype::F16 => Values::F16(
@@ -134,7 +158,7 @@ fn array(var: &Var, dtype: Dtype) -> Result<Array> {
         ),
         _ => Values::F32(flat.to_dtype(candle_core::DType::F32)?.to_vec1()?),
     };
-    Array::new(var.dims().to_vec(), values)
+    Array::new(tensor.dims().to_vec(), values)
 }
 
 /// Removes nodes whose outputs nothing reads (a bypassed Dropout's ratio, a replaced Constant).

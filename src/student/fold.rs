@@ -10,8 +10,8 @@ use super::op::{self, binary, reshape, view};
 use super::value::{narrow, wide};
 use crate::error::{Error, Result};
 use crate::kernel::strided::Strided;
-use crate::onnx::operator::{Binary, Fold, Unary};
-use arrange::{concatenated, gathered, scattered, tiled};
+use crate::onnx::operator::{Binary, Class, Fold, Unary};
+use arrange::{concatenated, gathered, tiled};
 
 /// Element types of ONNX.
 const FLOAT: i64 = 1;
@@ -22,7 +22,11 @@ const INT64: i64 = 7;
 ///
 /// `fill`: the value attribute of `ConstantOfShape`.
 pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Host>>> {
-    let folds = site.node.operator().folds;
+    let operator = site.node.operator();
+    let folds = operator.folds;
+    if operator.class == Class::Random {
+        return Ok(None);
+    }
     if let Some(fold @ (Fold::Shape | Fold::Size)) = folds {
         return outputs(site, fold, fill).map(Some);
     }
@@ -42,6 +46,9 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     // of these only the usual form is folded here
     let is_usual = |fold: &Fold| match fold {
         Fold::Binary(Binary::Max | Binary::Min) => site.shapes.len() == 2,
+        Fold::Product => {
+            site.shapes.first().is_some_and(|s| s.as_ref().is_some_and(|s| s.len() == 1))
+        }
         Fold::Binary(Binary::Mod) => site.int("fmod", 0) == 0,
         _ => true,
     };
@@ -165,9 +172,6 @@ fn outputs(site: &Site<'_>, fold: Fold, fill: Option<&Host>) -> Result<Vec<Host>
             let shape = binary::broadcast(&x()?.shape, &site.given(1)?.sizes()?)?;
             limit(&shape)?;
             x()?.viewed(&Strided::broadcast(&x()?.shape, &shape))?
-        }
-        Fold::Scatter => {
-            scattered(x()?, site.given(1)?, site.given(2)?, site.text("reduction").as_deref())?
         }
         Fold::Tile => tiled(x()?, &site.given(1)?.sizes()?)?,
         Fold::Where => chosen(x()?, site.given(1)?, site.given(2)?)?,

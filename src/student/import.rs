@@ -1,6 +1,7 @@
 //! Reading a graph as a trainable model: what trains, what is a running statistic, what is shared
 //! and what only looks so.
 
+use super::chance::{self, Chance, Refusals, Setting};
 use super::host::Host;
 use super::op::site::attribute;
 use super::trains::{self, Asked, Decision, Trains};
@@ -10,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::onnx::signature::Signature;
 use crate::onnx::{
     Model,
-    proto::{NodeProto, TensorProto},
+    operator::Class,
+    proto::{NodeProto, TensorProto, ValueInfoProto},
     trains_as_written,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -132,6 +134,8 @@ pub(super) struct Graph {
     /// Batch norms that stay frozen in training, by their numbers in the model's graph: the file
     /// has others that train.
     pub(super) frozen: BTreeSet<usize>,
+    /// What is random.
+    pub(super) chance: Chance,
     /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds
     /// moves.
     pub(super) is_stage: bool,
@@ -151,14 +155,18 @@ pub(super) fn read(
     unshare(&mut leaves, &mut nodes);
     let statistics = statistic_names(&nodes);
     let asked = Asked { freeze: &options.freeze, train: &options.train };
-    let trains = trains::decide(model, &leaves, &nodes, &statistics, signature, asked)?;
+    let mut trains = trains::decide(model, &leaves, &nodes, &statistics, signature, asked)?;
     let order = trains.names();
     let take = |names: &mut dyn Iterator<Item = &String>| -> BTreeMap<String, Leaf> {
         names.filter_map(|n| Some((n.clone(), leaves.get(n)?.clone()))).collect()
     };
     let parameters = take(&mut order.iter());
     let buffers = take(&mut statistics.iter());
+    let (chance, random) = follow(model, &nodes, &leaves, [&parameters, &buffers])?;
+    trains.unsupported.extend(random);
+    trains.unsupported.sort_by_key(|(position, _)| *position);
     let mut graph = assemble(model, nodes, parameters, buffers, trains);
+    graph.chance = chance;
     graph.read_constants(model, &leaves, room)?;
     Ok(graph)
 }
@@ -179,8 +187,7 @@ fn collect(model: &Model) -> Result<(Leaves, NumberedNodes)> {
             Leaf::tensor(model, initializer, Held::Initializer(number))?,
         );
     }
-    let outputs: HashSet<&str> =
-        graph.output.iter().map(crate::onnx::proto::ValueInfoProto::name).collect();
+    let outputs: HashSet<&str> = graph.output.iter().map(ValueInfoProto::name).collect();
     let mut nodes = Vec::new();
     for (number, node) in graph.node.iter().enumerate() {
         let result = node.output.first().filter(|o| !outputs.contains(o.as_str()));
@@ -275,6 +282,39 @@ fn statistic_names(nodes: &[(usize, NodeProto)]) -> BTreeSet<String> {
     nodes.iter().flat_map(|(_, n)| of(n)).collect()
 }
 
+/// Constants of more elements are not looked at for one value.
+const SINGLE: usize = 1 << 12;
+
+/// What is random, and the nodes that cannot be run for it. `held`: parameters and statistics.
+fn follow(
+    model: &Model,
+    nodes: &NumberedNodes,
+    leaves: &HashMap<String, Leaf>,
+    held: [&BTreeMap<String, Leaf>; 2],
+) -> Result<(Chance, Refusals)> {
+    if nodes.iter().all(|(_, node)| node.operator().class != Class::Random) {
+        return Ok(Default::default());
+    }
+    let mut setting = Setting {
+        constants: HashMap::new(),
+        fills: HashMap::new(),
+        outputs: model.graph().output.iter().map(ValueInfoProto::name).collect(),
+        dtype: held[0].values().next().map_or(Dtype::F32, |leaf| leaf.dtype),
+    };
+    let single = |value: &Array| chance::single(&Host::from_array(value));
+    for (name, leaf) in leaves.iter().filter(|(n, _)| held.iter().all(|h| !h.contains_key(*n))) {
+        let value = (leaf.len() <= SINGLE).then(|| leaf.value(model)).transpose()?;
+        setting.constants.insert(name, value.as_ref().and_then(single));
+    }
+    for (_, node) in nodes.iter().filter(|(_, node)| node.op_type() == "ConstantOfShape") {
+        if let Some(name) = node.output.first() {
+            let fill = constant(model, node)?;
+            setting.fills.insert(name, fill.as_ref().map_or(Some(0.0), single));
+        }
+    }
+    Ok(chance::follow(nodes, &setting))
+}
+
 /// The batch norms that a graph has in inference form beside others in training form. Where all are
 /// in one form they train: an export for inference says nothing of what its author trains.
 fn frozen(nodes: &[(usize, NodeProto)], opset: i64) -> BTreeSet<usize> {
@@ -308,6 +348,7 @@ fn assemble(
         lacks_constants: false,
         unsupported: trains.unsupported,
         frozen: frozen(&nodes, model.opset()),
+        chance: Chance::default(),
         is_stage: false,
     };
     for (i, input) in model.inputs().iter().enumerate() {

@@ -7,6 +7,7 @@
 //! `export` writes trained ones.
 
 mod batch;
+mod chance;
 mod check;
 mod cpu;
 mod executor;

@@ -87,6 +87,7 @@ pub(super) fn plan(
             node: &node.proto,
             opset: graph.opset,
             number: node.number,
+            dtype,
             is_frozen: graph.frozen.contains(&node.number),
             shapes: node
                 .inputs
@@ -120,7 +121,8 @@ pub(super) fn plan(
             }
             continue;
         }
-        let built = op::build(&site).map_err(refuse)?;
+        let mut built = op::build(&site).map_err(refuse)?;
+        graph.chance.check(node.number, &site, &built).map_err(refuse)?;
         if node.proto.op_type() == "Reshape"
             && let Some(target) = site.known_ints(1).map_err(refuse)?
         {
@@ -130,6 +132,9 @@ pub(super) fn plan(
             .find(|&i| node.outputs[i].is_some_and(|id| read.contains(&id)))
         {
             return Err(refuse(Error::input(format!("output {i} is not supported"))));
+        }
+        if let Some(mean) = graph.chance.mean(&node.proto) {
+            built = built.expected(mean.value, dtype);
         }
         let inputs: Option<Vec<TensorId>> =
             built.inputs.iter().map(|&i| node.inputs.get(i).copied().flatten()).collect();

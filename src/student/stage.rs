@@ -69,6 +69,7 @@ impl Student {
             lacks_constants: false,
             unsupported: Vec::new(),
             frozen: self.graph.frozen.clone(),
+            chance: self.graph.chance.clone(),
             is_stage: true,
         };
         let part = Student {

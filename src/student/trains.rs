@@ -7,6 +7,7 @@ use super::import::{Leaf, Leaves, NumberedNodes, is_standard};
 use super::{op, pattern};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
+use crate::onnx::operator::Class;
 use crate::onnx::proto::NodeProto;
 use crate::onnx::signature::{Kind, Signature};
 use serde::Serialize;
@@ -277,7 +278,7 @@ impl<'a> Judge<'a> {
                 *before = place.min(*before);
             }
         }
-        if constant {
+        if constant || operator.class == Class::Random {
             Origin::Constant
         } else if active || trained {
             Origin::Active

@@ -1,4 +1,4 @@
-//! Known values picked, joined, repeated and written into each other.
+//! Known values picked, joined and repeated.
 
 use crate::error::{Error, Result};
 use crate::student::host::{Host, Numbers, limit};
@@ -74,57 +74,4 @@ pub(super) fn concatenated(site: &Site<'_>) -> Result<Host> {
 pub(super) fn tiled(x: &Host, repeats: &[usize]) -> Result<Host> {
     let (view, output) = tile::tiled(&x.shape, repeats)?;
     Ok(x.viewed(&view)?.reshaped(output))
-}
-
-/// `ScatterND` without a reduction: `updates` written to the places that the rows of `indices`
-/// name.
-pub(super) fn scattered(
-    x: &Host,
-    indices: &Host,
-    updates: &Host,
-    reduction: Option<&str>,
-) -> Result<Host> {
-    if let Some(other) = reduction.filter(|r| *r != "none") {
-        return Err(Error::input(format!("reduction {other} is not supported")));
-    }
-    let wrong = || {
-        Error::input(format!(
-            "indices {:?} and updates {:?} do not fit {:?}",
-            indices.shape, updates.shape, x.shape
-        ))
-    };
-    let (&depth, rows) = indices.shape.split_last().ok_or_else(wrong)?;
-    let inner = x.shape.get(depth..).ok_or_else(wrong)?;
-    if updates.shape != [rows, inner].concat() || x.is_float() != updates.is_float() {
-        return Err(wrong());
-    }
-    let run: usize = inner.iter().product();
-    let mut starts = Vec::new();
-    for row in indices.ints()?.chunks(depth.max(1)) {
-        let mut start = 0;
-        for (&i, &size) in row.iter().zip(&x.shape) {
-            let i = if i < 0 { i + i64::try_from(size).unwrap_or(i64::MAX) } else { i };
-            let i = usize::try_from(i)
-                .ok()
-                .filter(|&i| i < size)
-                .ok_or_else(|| Error::input(format!("indices: expected less than {size}")))?;
-            start = start * size + i;
-        }
-        starts.push(start * run);
-    }
-    let numbers = match (&x.numbers, &updates.numbers) {
-        (Numbers::Int(v), Numbers::Int(u)) => Numbers::Int(written(v, u, &starts, run)),
-        (Numbers::Float(v), Numbers::Float(u)) => Numbers::Float(written(v, u, &starts, run)),
-        _ => return Err(wrong()),
-    };
-    Ok(Host { shape: x.shape.clone(), numbers })
-}
-
-/// A copy with runs of elements replaced from these places on.
-fn written<T: Copy>(values: &[T], updates: &[T], starts: &[usize], run: usize) -> Vec<T> {
-    let mut out = values.to_vec();
-    for (&start, update) in starts.iter().zip(updates.chunks(run.max(1))) {
-        out[start..start + run].copy_from_slice(update);
-    }
-    out
 }

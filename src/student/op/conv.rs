@@ -1,18 +1,24 @@
-//! `Conv` over two spatial axes (one is taken as a height of 1): groups, strides, dilations, pads,
-//! `auto_pad`.
+//! `Conv` over two spatial axes (one is taken as a height of 1, of three the first is taken as
+//! frames): groups, strides, dilations, pads, `auto_pad`.
 
 use super::on_device::{self, Target};
+use super::view::transposed;
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::elementwise::sum_per_channel;
-use crate::kernel::window_count;
+use crate::kernel::frames::Frames;
+use crate::kernel::strided::gather;
+use crate::kernel::{Float, window_count};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
+use std::borrow::Cow;
 
 #[derive(Debug)]
 struct Convolution {
     conv: Conv,
+    /// How the first of three spatial axes is read.
+    frames: Option<Frames>,
     input: Vec<usize>,
     weight: Vec<usize>,
     output: Vec<usize>,
@@ -69,6 +75,15 @@ pub(super) fn padding<const N: usize>(
     Ok((before, after))
 }
 
+/// Sizes along the last two spatial axes: a single axis is a map of height 1, which has `fill`.
+pub(super) fn plane<const N: usize>(sizes: [usize; N], fill: usize) -> [usize; 2] {
+    match sizes[..] {
+        [.., h, w] => [h, w],
+        [w] => [fill, w],
+        [] => [fill; 2],
+    }
+}
+
 /// The attribute `kernel_shape` may repeat the weight's sizes, and nothing else.
 pub(super) fn check_kernel<const N: usize>(site: &Site<'_>, kernel: [usize; N]) -> Result<()> {
     match site.ints("kernel_shape").filter(|k| !k.is_empty()) {
@@ -82,9 +97,10 @@ pub(super) fn check_kernel<const N: usize>(site: &Site<'_>, kernel: [usize; N]) 
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     match site.shape(0)?.len() {
+        5 => planned::<3>(site),
         4 => planned::<2>(site),
         3 => planned::<1>(site),
-        rank => Err(Error::input(format!("input 0: expected 3 or 4 axes, found {rank}"))),
+        rank => Err(Error::input(format!("input 0: expected 3 to 5 axes, found {rank}"))),
     }
 }
 
@@ -125,30 +141,76 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
                     ))
                 })?;
     }
-    // a single spatial axis is a map of height 1
-    let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
-    let conv = Conv {
-        images: x[0],
+    let frames = (N == 3).then(|| Frames {
+        volumes: x[0],
         channels: x[1],
+        input: input[0],
+        output: output[0],
+        kernel: kernel[0],
+        stride: stride[0],
+        dilation: dilation[0],
+        before: before[0],
+    });
+    let images = x[0].checked_mul(frames.map_or(1, |frames| frames.output));
+    let images =
+        images.ok_or_else(|| Error::input(format!("input 0: shape {x:?} is too large")))?;
+    let conv = Conv {
+        images,
+        channels: x[1] * frames.map_or(1, |frames| frames.kernel),
         filters: w[0],
         groups,
-        input: lift(input, 1),
-        output: lift(output, 1),
-        kernel: lift(kernel, 1),
-        stride: lift(stride, 1),
-        dilation: lift(dilation, 1),
-        before: lift(before, 0),
+        input: plane(input, 1),
+        output: plane(output, 1),
+        kernel: plane(kernel, 1),
+        stride: plane(stride, 1),
+        dilation: plane(dilation, 1),
+        before: plane(before, 0),
     };
     let shape: Vec<usize> = [x[0], w[0]].into_iter().chain(output).collect();
     let operator =
-        Convolution { conv, input: x.to_vec(), weight: w.to_vec(), output: shape.clone() };
+        Convolution { conv, frames, input: x.to_vec(), weight: w.to_vec(), output: shape.clone() };
     let inputs: &[usize] = if site.has(2) { &[0, 1, 2] } else { &[0, 1] };
     Ok(Built::new(operator, inputs, shape))
+}
+
+impl Convolution {
+    /// The input as images.
+    fn images<'a, T: Float>(&self, x: &'a [T]) -> Cow<'a, [T]> {
+        let area = self.conv.input[0] * self.conv.input[1];
+        self.frames.map_or(Cow::Borrowed(x), |frames| Cow::Owned(frames.unfold(x, area)))
+    }
+
+    /// Images of results as volumes: `[volumes, depth, filters, …]` to `[volumes, filters, depth,
+    /// …]`.
+    fn volumes<T: Float>(&self, y: Vec<T>) -> Vec<T> {
+        let Some(frames) = self.frames else { return y };
+        turned(&y, [frames.volumes, frames.output, self.conv.filters, self.area()])
+    }
+
+    /// The way back.
+    fn results<'a, T: Float>(&self, dy: &'a [T]) -> Cow<'a, [T]> {
+        let Some(frames) = self.frames else { return Cow::Borrowed(dy) };
+        Cow::Owned(turned(dy, [frames.volumes, self.conv.filters, frames.output, self.area()]))
+    }
+
+    /// Positions of an image of results.
+    fn area(&self) -> usize {
+        self.conv.output[0] * self.conv.output[1]
+    }
+}
+
+/// The two middle axes in the other order.
+fn turned<T: Float>(x: &[T], shape: [usize; 4]) -> Vec<T> {
+    let view = transposed(&shape, &[0, 2, 1, 3]);
+    gather(x, &view)
 }
 
 impl Operator for Convolution {
     fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
         let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
+        if self.frames.is_some() {
+            return Ok(None);
+        }
         let form = on_device::conv::Convolution::new(self.conv, false, shapes, target)?;
         Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
     }
@@ -163,7 +225,8 @@ impl Operator for Convolution {
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
         let y = typed!(inputs[0].dtype(), |T| {
             let bias = bias.as_ref().map(|b| b.of::<T>()).transpose()?;
-            tensor(conv::forward(&self.conv, x.of::<T>()?, weight.of::<T>()?, bias), &self.output)
+            let y = conv::forward(&self.conv, &self.images(x.of::<T>()?), weight.of::<T>()?, bias);
+            tensor(self.volumes(y), &self.output)
         })?;
         Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
     }
@@ -177,22 +240,24 @@ impl Operator for Convolution {
         let dy = only(gradients)?;
         let (x, weight, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
         typed!(dy.dtype(), |T| {
-            let d = held.of::<T>()?;
+            let d = &self.results(held.of::<T>()?);
             let mut result = vec![None; wanted.len()];
             if wanted[0] {
-                result[0] = Some(tensor(
-                    conv::input_gradient(&self.conv, weight.of::<T>()?, d),
-                    &self.input,
-                )?);
+                let dx = conv::input_gradient(&self.conv, weight.of::<T>()?, d);
+                let area = self.conv.input[0] * self.conv.input[1];
+                let dx = match self.frames {
+                    Some(frames) => frames.fold(&dx, area),
+                    None => dx,
+                };
+                result[0] = Some(tensor(dx, &self.input)?);
             }
             if wanted[1] {
-                result[1] =
-                    Some(tensor(conv::weight_gradient(&self.conv, x.of::<T>()?, d), &self.weight)?);
+                let dw = conv::weight_gradient(&self.conv, &self.images(x.of::<T>()?), d);
+                result[1] = Some(tensor(dw, &self.weight)?);
             }
             if wanted.get(2) == Some(&true) {
                 let filters = self.conv.filters;
-                let area = self.conv.output[0] * self.conv.output[1];
-                result[2] = Some(tensor(sum_per_channel(d, filters, area), &[filters])?);
+                result[2] = Some(tensor(sum_per_channel(d, filters, self.area()), &[filters])?);
             }
             Ok(result)
         })

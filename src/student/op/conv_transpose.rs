@@ -1,6 +1,7 @@
 //! `ConvTranspose` over one or two spatial axes: the adjoint of the convolution that has its
 //! weight.
 
+use super::conv::plane;
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
@@ -60,19 +61,17 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
              sizes from 1 on"
         )));
     }
-    // a single spatial axis is a map of height 1
-    let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
     let conv = Conv {
         images: x[0],
         channels,
         filters: w[0],
         groups,
-        input: lift(output, 1),
-        output: lift(input, 1),
-        kernel: lift(kernel, 1),
-        stride: lift(stride, 1),
-        dilation: lift(dilation, 1),
-        before: lift(before, 0),
+        input: plane(output, 1),
+        output: plane(input, 1),
+        kernel: plane(kernel, 1),
+        stride: plane(stride, 1),
+        dilation: plane(dilation, 1),
+        before: plane(before, 0),
     };
     let shape: Vec<usize> = [x[0], channels].into_iter().chain(output).collect();
     let operator =

@@ -2,7 +2,7 @@
 //! backward pass.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{Built, Forward, Operator, Run, Saved, Site, draw, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
@@ -30,15 +30,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     ))
 }
 
-/// The finaliser of `SplitMix64` (Steele et al. 2014): a bijection whose outputs pass for
-/// independent.
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 impl Dropout {
     /// What the masks of a pass are drawn by; `None` where nothing is dropped.
     pub(super) fn key(&self, run: &Run) -> Option<u64> {
@@ -47,17 +38,18 @@ impl Dropout {
             Mode::Eval => false,
             Mode::AsWritten => self.training_mode,
         };
-        (training && self.ratio > 0.0).then(|| mix(run.seed ^ mix(self.number)))
+        (training && self.ratio > 0.0).then(|| draw::key(run.seed, self.number))
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "53 random bits are exact in a double")]
     fn masked<T: Element>(&self, x: &[T], key: u64) -> Vec<T> {
         let scale =
             if self.ratio < 1.0 { <T as Float>::of(1.0 / (1.0 - self.ratio)) } else { T::zero() };
-        map_indexed(x, |i, x| {
-            let uniform = (mix(key ^ mix(i)) >> 11) as f64 / (1u64 << 53) as f64;
-            if uniform < self.ratio { T::zero() } else { x * scale }
-        })
+        map_indexed(
+            x,
+            |i, x| {
+                if draw::uniform(key, i) < self.ratio { T::zero() } else { x * scale }
+            },
+        )
     }
 
     /// The masked tensor, times what keeps its mean.

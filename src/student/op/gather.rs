@@ -33,7 +33,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 /// An index counted from the end if negative.
-fn place(index: i64, size: usize) -> Result<u32> {
+pub(super) fn place(index: i64, size: usize) -> Result<u32> {
     let signed = i64::try_from(size).unwrap_or(i64::MAX);
     let from_start = if index < 0 { index + signed } else { index };
     u32::try_from(from_start).ok().filter(|&i| (i as usize) < size).ok_or_else(|| {

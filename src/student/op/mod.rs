@@ -12,8 +12,10 @@ mod conv;
 mod conv_transpose;
 mod cumulate;
 mod depth_space;
+mod draw;
 mod dropout;
 mod einsum;
+mod extremum;
 mod gather;
 mod gemm;
 mod grid_sample;
@@ -22,13 +24,19 @@ mod layer_norm;
 mod lrn;
 mod matmul;
 pub(super) mod on_device;
+mod one_hot;
 mod pad;
+mod pick;
+mod places;
 mod pool;
 mod prelu;
+mod product;
+pub(super) mod random;
 mod recurrent;
 mod reduce;
 pub(super) mod reshape;
 mod resize;
+mod scatter;
 mod select;
 mod separable;
 pub(super) mod site;
@@ -51,7 +59,7 @@ use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
 use crate::onnx::proto::NodeProto;
 pub(super) use batch_norm::BatchNorm;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 pub(super) use on_device::Target;
 use std::fmt::Debug;
 
@@ -61,7 +69,7 @@ pub(super) struct Run {
     pub(super) mode: Mode,
     /// Running statistics in training too.
     pub(super) freeze_batchnorm: bool,
-    /// Keys the dropout masks.
+    /// Keys the random draws.
     pub(super) seed: u64,
 }
 
@@ -162,6 +170,14 @@ impl Built {
     ) -> Self {
         Self { operator: Box::new(operator), inputs: inputs.into(), outputs: vec![output] }
     }
+
+    /// The same, with a mean in place of its value where nothing is drawn.
+    pub(super) fn expected(self, mean: f64, dtype: DType) -> Self {
+        let output = self.outputs.first().cloned().unwrap_or_default();
+        let target = Target { device: Device::Cpu, dtype };
+        let operator = random::Expected { operator: self.operator, mean, output, target };
+        Self { operator: Box::new(operator), ..self }
+    }
 }
 
 type Builder = fn(&Site<'_>) -> Result<Built>;
@@ -241,9 +257,12 @@ fn layer(operator: &str) -> Option<Known> {
         "GlobalMaxPool" => (pool::build, &[]),
         "GlobalAveragePool" => (reduce::build, &[]),
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2"
-        | "ReduceSumSquare" | "ReduceLogSumExp" => {
+        | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp" => {
             (reduce::build, &["axes", "keepdims", "noop_with_empty_axes"])
         }
+        "ReduceProd" => (product::build, &["axes", "keepdims", "noop_with_empty_axes"]),
+        "ArgMax" | "ArgMin" => (extremum::build, &["axis", "keepdims", "select_last_index"]),
+        "OneHot" => (one_hot::build, &["axis"]),
         "Gemm" => (gemm::build, &["alpha", "beta", "transA", "transB"]),
         "MatMul" => (matmul::build, &[]),
         "Attention" => (
@@ -294,6 +313,11 @@ fn arrangement(operator: &str) -> Option<Known> {
         "Gather" => (gather::build, &["axis"]),
         "GridSample" => (grid_sample::build, &["align_corners", "mode", "padding_mode"]),
         "TopK" => (top_k::build, &["axis", "k", "largest", "sorted"]),
+        "GatherElements" => (pick::build, &["axis"]),
+        "GatherND" => (pick::build, &["batch_dims"]),
+        "Scatter" => (scatter::build, &["axis"]),
+        "ScatterElements" => (scatter::build, &["axis", "reduction"]),
+        "ScatterND" => (scatter::build, &["reduction"]),
         "Pad" => (pad::build, &["mode", "pads", "value"]),
         "Resize" => (
             resize::build,
@@ -317,6 +341,12 @@ fn arrangement(operator: &str) -> Option<Known> {
         "Cast" => (cast::build, &["round_mode", "saturate", "to"]),
         "CastLike" => (cast::build, &["round_mode", "saturate"]),
         "Dropout" => (dropout::build, &["ratio", "seed"]),
+        "RandomUniform" => (random::build, &["dtype", "high", "low", "seed", "shape"]),
+        "RandomUniformLike" => (random::build, &["dtype", "high", "low", "seed"]),
+        "RandomNormal" => (random::build, &["dtype", "mean", "scale", "seed", "shape"]),
+        "RandomNormalLike" => (random::build, &["dtype", "mean", "scale", "seed"]),
+        "Bernoulli" => (random::build, &["dtype", "seed"]),
+        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
         _ => return None,
     })
 }

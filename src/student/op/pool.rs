@@ -1,6 +1,7 @@
-//! `MaxPool`, `AveragePool` and `GlobalMaxPool` over one or two spatial axes. Of equal maxima the
+//! `MaxPool`, `AveragePool` and `GlobalMaxPool` over one to three spatial axes. Of equal maxima the
 //! first gets the gradient, as in `PyTorch`.
 
+use super::conv::plane;
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
@@ -13,6 +14,8 @@ use candle_core::Tensor;
 struct Pool {
     maximum: bool,
     window: Window,
+    /// Of three spatial axes the first: it is pooled after the planes of the other two.
+    depth: Option<Window>,
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -21,9 +24,10 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let rank = site.shape(0)?.len();
     match (site.operator(), rank) {
         ("GlobalMaxPool", 3..) => global(site),
+        (_, 5) => planned::<3>(site),
         (_, 4) => planned::<2>(site),
         (_, 3) => planned::<1>(site),
-        _ => Err(Error::input(format!("input 0: expected 3 or 4 axes, found {rank}"))),
+        _ => Err(Error::input(format!("input 0: expected 3 to 5 axes, found {rank}"))),
     }
 }
 
@@ -43,15 +47,17 @@ fn global(site: &Site<'_>) -> Result<Built> {
         after: [0, 0],
         count_padding: false,
     };
-    checked(Pool { maximum: true, window, input, output: output.clone() }, output)
+    checked(Pool { maximum: true, window, depth: None, input, output: output.clone() }, output)
 }
 
 fn checked(pool: Pool, output: Vec<usize>) -> Result<Built> {
-    let [h, w] = pool.window.input;
-    if h == 0 || w == 0 || h.checked_mul(w).is_none_or(|area| u32::try_from(area).is_err()) {
-        return Err(Error::input(format!(
-            "input: expected a plane of 1 to 2^32 positions, found {h}x{w}"
-        )));
+    for Window { input: [h, w], .. } in [&pool.window].into_iter().chain(&pool.depth) {
+        let area = h.checked_mul(*w).filter(|&area| area > 0);
+        if area.is_none_or(|area| u32::try_from(area).is_err()) {
+            return Err(Error::input(format!(
+                "input: expected a plane of 1 to 2^32 positions, found {h}x{w}"
+            )));
+        }
     }
     Ok(Built::new(pool, [0], output))
 }
@@ -75,23 +81,40 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
                     ))
                 })?;
     }
-    // a single spatial axis is a map of height 1
-    let lift = |a: [usize; N], fill: usize| if N == 2 { [a[0], a[N - 1]] } else { [fill, a[0]] };
+    let count_padding = site.int("count_include_pad", 0) != 0;
     let window = Window {
-        input: lift(input, 1),
-        output: lift(output, 1),
-        kernel: lift(kernel, 1),
-        stride: lift(stride, 1),
-        dilation: lift(dilation, 1),
-        before: lift(before, 0),
-        after: lift(after, 0),
-        count_padding: site.int("count_include_pad", 0) != 0,
+        input: plane(input, 1),
+        output: plane(output, 1),
+        kernel: plane(kernel, 1),
+        stride: plane(stride, 1),
+        dilation: plane(dilation, 1),
+        before: plane(before, 0),
+        after: plane(after, 0),
+        count_padding,
+    };
+    let depth = match output[..] {
+        [depth, .., h, w] if N == 3 => {
+            let across = h.checked_mul(w);
+            let across = across.ok_or_else(|| Error::input("output is too large"))?;
+            Some(Window {
+                input: [input[0], across],
+                output: [depth, across],
+                kernel: [kernel[0], 1],
+                stride: [stride[0], 1],
+                dilation: [dilation[0], 1],
+                before: [before[0], 0],
+                after: [after[0], 0],
+                count_padding,
+            })
+        }
+        _ => None,
     };
     let result: Vec<usize> = shape[..2].iter().copied().chain(output).collect();
     checked(
         Pool {
             maximum: site.operator() == "MaxPool",
             window,
+            depth,
             input: shape,
             output: result.clone(),
         },
@@ -101,6 +124,9 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
 
 impl Operator for Pool {
     fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+        if self.depth.is_some() {
+            return Ok(None);
+        }
         let form = on_device::pool::Pool::new(
             self.maximum,
             &self.window,
@@ -112,6 +138,9 @@ impl Operator for Pool {
 
     fn kind(&self) -> Kind<'_> {
         let w = &self.window;
+        if self.depth.is_some() {
+            return Kind::Other;
+        }
         if w.output == [1, 1]
             && w.kernel == w.input
             && w.before == [0, 0]
@@ -126,11 +155,19 @@ impl Operator for Pool {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
-            let (values, places) = if self.maximum {
-                max_forward(x.of::<T>()?, self.window)
-            } else {
-                (average_forward(x.of::<T>()?, self.window), Vec::new())
+            let pooled = |x: &[T], window| {
+                if self.maximum {
+                    max_forward(x, window)
+                } else {
+                    (average_forward(x, window), Vec::new())
+                }
             };
+            let (mut values, mut places) = pooled(x.of::<T>()?, self.window);
+            if let Some(depth) = self.depth {
+                let (last, behind) = pooled(&values, depth);
+                values = last;
+                places.extend(behind);
+            }
             let mut forward = Forward::one(tensor(values, &self.output)?, Vec::new());
             forward.saved.places = places;
             Ok(forward)
@@ -147,10 +184,21 @@ impl Operator for Pool {
         let held = data(&dy)?;
         typed!(dy.dtype(), |T| {
             let d = held.of::<T>()?;
-            let dx = if self.maximum {
-                max_backward(d, &kept.places, self.window)
-            } else {
-                average_backward(d, self.window)
+            let spread = |d: &[T], places: &[u32], window| {
+                if self.maximum {
+                    max_backward(d, places, window)
+                } else {
+                    average_backward(d, window)
+                }
+            };
+            let dx = match self.depth {
+                Some(depth) => {
+                    // of an average there are no places
+                    let planes = kept.places.len().saturating_sub(d.len());
+                    let (places, behind) = kept.places.split_at(planes);
+                    spread(&spread(d, behind, depth), places, self.window)
+                }
+                None => spread(d, &kept.places, self.window),
             };
             Ok(vec![Some(tensor(dx, &self.input)?)])
         })

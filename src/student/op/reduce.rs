@@ -1,5 +1,5 @@
 //! Reductions: `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceMin`, `ReduceL1`, `ReduceL2`,
-//! `ReduceSumSquare`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share the gradient
+//! `ReduceSumSquare`, `ReduceLogSum`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share the gradient
 //! evenly, as `PyTorch`'s amax.
 
 use super::on_device::{self, Target};
@@ -16,6 +16,7 @@ use candle_core::Tensor;
 pub(super) enum Reduction {
     /// Σ x times a factor: sums and means.
     Sum(f64),
+    LogSum,
     Max,
     Min,
     L1,
@@ -34,8 +35,17 @@ struct Reduce {
     mean: bool,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
-pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+/// The shapes of a reduction.
+#[derive(Debug)]
+pub(super) struct Shapes {
+    pub(super) input: Vec<usize>,
+    /// The input's shape with 1 for each axis that is reduced.
+    pub(super) kept: Vec<usize>,
+    pub(super) output: Vec<usize>,
+}
+
+/// The shapes by the axes that a node names, of which there has to be one if so `asked`.
+pub(super) fn shapes(site: &Site<'_>, asked: bool) -> Result<Shapes> {
     let input = site.shape(0)?.to_vec();
     let (axes, keep) = if site.operator() == "GlobalAveragePool" {
         ((2..input.len()).collect(), true)
@@ -56,6 +66,19 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     } else {
         input.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &n)| n).collect()
     };
+    if asked && axes.is_empty() {
+        return Err(Error::input("noop_with_empty_axes: expected axes, found none"));
+    }
+    Ok(Shapes { input, kept, output })
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
+pub(super) fn build(site: &Site<'_>) -> Result<Built> {
+    let asked = matches!(
+        site.operator(),
+        "ReduceL1" | "ReduceL2" | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp"
+    );
+    let Shapes { input, kept, output } = shapes(site, asked)?;
     let count: usize = input.iter().zip(&kept).map(|(n, k)| if k == n { 1 } else { *n }).product();
     let reduction = match site.operator() {
         "ReduceSum" => Reduction::Sum(1.0),
@@ -64,17 +87,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "ReduceL1" => Reduction::L1,
         "ReduceL2" => Reduction::L2,
         "ReduceSumSquare" => Reduction::SumSquare,
+        "ReduceLogSum" => Reduction::LogSum,
         "ReduceLogSumExp" => Reduction::LogSumExp,
         _ if site.integer(0) => return Err(Error::input("the mean of integers is not supported")),
         _ => Reduction::Sum(1.0 / count.max(1) as f64),
     };
-    if matches!(
-        reduction,
-        Reduction::L1 | Reduction::L2 | Reduction::SumSquare | Reduction::LogSumExp
-    ) && axes.is_empty()
-    {
-        return Err(Error::input("noop_with_empty_axes: expected axes, found none"));
-    }
     if input.contains(&0) && matches!(reduction, Reduction::Max | Reduction::Min) {
         return Err(Error::input("input 0 is empty"));
     }
@@ -91,6 +108,7 @@ impl Reduce {
                 let factor = <T as Float>::of(factor);
                 map(&sum(x), |v| v * factor)
             }
+            Reduction::LogSum => map(&sum(x), T::ln),
             Reduction::Max => {
                 fold(T::neg_infinity(), |a, b| if b > a || b.is_nan() { b } else { a })
             }
@@ -133,6 +151,7 @@ impl Reduce {
         let (x, y) = (data(saved(kept, 0)?)?, data(saved(kept, 1)?)?);
         let (x, y) = (x.of::<T>()?, y.of::<T>()?);
         Ok(match self.reduction {
+            Reduction::LogSum => self.sloped(x, y, d, |_, y| (-y).exp()),
             Reduction::L1 => self.sloped(x, y, d, |x, _| if x == zero { zero } else { x.signum() }),
             Reduction::L2 => self.sloped(x, y, d, |x, y| if y == zero { zero } else { x / y }),
             Reduction::SumSquare => self.sloped(x, y, d, |x, _| x + x),

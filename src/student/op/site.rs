@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::onnx::operator::Integers;
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::student::host::Host;
+use candle_core::DType;
 
 /// ONNX element types that are integers or booleans.
 pub(in crate::student) const INTEGERS: [i64; 9] = [2, 3, 4, 5, 6, 7, 9, 12, 13];
@@ -16,6 +17,8 @@ pub(in crate::student) struct Site<'a> {
     pub(in crate::student) opset: i64,
     /// The node's number in the graph: keys its random draws.
     pub(in crate::student) number: usize,
+    /// The float type that the student computes in.
+    pub(in crate::student) dtype: DType,
     /// Whether it is a batch norm that keeps its statistics in training.
     pub(in crate::student) is_frozen: bool,
     /// The shape of each input; `None` for an input that is left out.
@@ -80,6 +83,7 @@ impl<'a> Site<'a> {
             Integers::ByType => INTEGERS.contains(&self.int("to", 1)),
             Integers::Like(input) => self.integer(input),
             Integers::Always => true,
+            Integers::Never => false,
         }
     }
 

@@ -153,6 +153,11 @@ impl Case {
         self.operands.push(Operand::Ints(shape.to_vec(), values.to_vec()));
         self
     }
+    /// A further operand that is differentiated.
+    fn beside(mut self, shape: &[usize]) -> Self {
+        self.operands.push(Operand::Float(shape.to_vec()));
+        self
+    }
     fn number(mut self, value: f64) -> Self {
         self.operands.push(Operand::Floats(Vec::new(), vec![value]));
         self
@@ -208,6 +213,8 @@ pub fn cases() -> Vec<Case> {
         choices(),
         recurrent::cases(),
         places::cases(),
+        indexed(),
+        volumes(),
     ]
     .concat()
 }
@@ -495,9 +502,16 @@ fn reductions() -> Vec<Case> {
         "ReduceL1",
         "ReduceL2",
         "ReduceSumSquare",
+        "ReduceLogSum",
         "ReduceLogSumExp",
+        "ReduceProd",
     ] {
         let by_input = if operator == "ReduceSum" { &[13, 18][..] } else { &[18][..] };
+        // a logarithm asks for sums above 0
+        let case = |operator, shapes: &[&[usize]]| {
+            let case = case(operator, shapes);
+            if operator == "ReduceLogSum" { case.positive() } else { case }
+        };
         all.extend([
             case(operator, &[&[2, 3, 4, 5]]).ints("axes", &[1, -1]).int("keepdims", 0).at(&[11]),
             case(operator, &[&[2, 3, 4]]).ints("axes", &[2, 0]).at(&[11]),
@@ -734,5 +748,130 @@ fn choices() -> Vec<Case> {
     all.push(case("IsNaN", &[&[2, 3]]).whole());
     all.push(case("IsInf", &[&[2, 3]]).int("detect_negative", 0).whole());
     all.push(case("ReduceMax", &[&[2, 3]]).known(&[1]).flat().at(&[18, 20]));
+    all
+}
+
+/// What indices pick, and where they write.
+fn indexed() -> Vec<Case> {
+    let mut all = vec![
+        case("GatherElements", &[&[3, 4]]).known_of(&[2, 4], &[0, 2, 1, -1, 2, 2, 0, -3]).at(&[11]),
+        case("GatherElements", &[&[2, 5, 3]])
+            .known_of(&[2, 2, 1], &[4, 0, -2, 4])
+            .int("axis", 1)
+            .at(&[13]),
+        case("GatherElements", &[&[2, 3]])
+            .known_of(&[2, 5], &[0, 0, 2, 1, -1, 2, 1, 0, 1, 1])
+            .int("axis", -1),
+        case("GatherND", &[&[3, 4, 2]]).known_of(&[3, 2], &[0, 3, 2, -1, 0, 3]).at(&[11, 13]),
+        case("GatherND", &[&[3, 4, 2]]).known_of(&[2, 1, 1], &[2, -3]),
+        case("GatherND", &[&[3, 4]]).known_of(&[3, 2], &[0, 0, 2, 3, 0, 0]),
+        case("GatherND", &[&[2, 3, 4]])
+            .known_of(&[2, 2, 1], &[0, 2, 1, 1])
+            .int("batch_dims", 1)
+            .at(&[13]),
+        case("Scatter", &[&[3, 4]]).known_of(&[1, 4], &[2, 0, 1, -1]).beside(&[1, 4]).at(&[9]),
+        case("OneHot", &[])
+            .known_of(&[2, 3], &[0, 3, -1, 4, 1, -5])
+            .number(4.0)
+            .known_floats(&[0.5, 2.0])
+            .flat()
+            .at(&[9, 11]),
+        case("OneHot", &[])
+            .known_of(&[2, 3], &[0, 2, -1, 1, 1, 0])
+            .known(&[3])
+            .known_floats(&[0.0, 1.0])
+            .int("axis", 1)
+            .flat(),
+    ];
+    let elements = |shape: &[usize]| case("ScatterElements", &[shape]);
+    let rows = |shape: &[usize]| case("ScatterND", &[shape]);
+    all.extend([
+        elements(&[3, 4]).known_of(&[2, 3], &[0, 2, 1, -1, 0, 2]).beside(&[2, 3]).at(&[11, 13, 18]),
+        // the last of equal places stays
+        elements(&[2, 5]).known_of(&[2, 3], &[1, 4, 1, 0, 0, -5]).int("axis", 1).beside(&[2, 3]),
+        elements(&[2, 3, 4])
+            .known_of(&[2, 2, 1], &[0, 2, -1, 1])
+            .int("axis", -2)
+            .text("reduction", "none")
+            .beside(&[2, 2, 1]),
+        rows(&[3, 4]).known_of(&[2, 1], &[2, 0]).beside(&[2, 4]).at(&[11, 13, 18]),
+        rows(&[3, 4]).known_of(&[3, 2], &[2, 0, 1, -1, 0, 2]).beside(&[3]),
+        rows(&[4, 2, 3]).known_of(&[2, 2, 1], &[3, 0, 1, -2]).beside(&[2, 2, 2, 3]),
+    ]);
+    for reduction in ["add", "max", "min"] {
+        let opsets = if reduction == "add" { &[16, 18][..] } else { &[18][..] };
+        all.extend([
+            elements(&[3, 4])
+                .known_of(&[3, 2], &[0, 2, 0, 2, 1, -1])
+                .beside(&[3, 2])
+                .text("reduction", reduction)
+                .at(opsets),
+            rows(&[4, 3])
+                .known_of(&[3, 1], &[1, 1, -1])
+                .beside(&[3, 3])
+                .text("reduction", reduction)
+                .at(opsets),
+        ]);
+    }
+    for operator in ["ArgMax", "ArgMin"] {
+        all.extend([
+            case(operator, &[&[3, 5, 2]]).whole().at(&[11, 13]),
+            case(operator, &[&[3, 5, 2]]).int("axis", 1).int("keepdims", 0).whole(),
+            case(operator, &[&[2, 3]]).int("axis", -1).int("select_last_index", 1).whole(),
+        ]);
+    }
+    all
+}
+
+/// Three spatial axes.
+fn volumes() -> Vec<Case> {
+    let conv = |shapes: &[&[usize]]| case("Conv", shapes);
+    let mut all = vec![
+        conv(&[&[2, 3, 4, 5, 3], &[4, 3, 3, 2, 2], &[4]])
+            .ints("pads", &[1, 0, 1, 2, 1, 0])
+            .ints("strides", &[1, 2, 1])
+            .at(&[11, 22]),
+        conv(&[&[1, 2, 7, 4, 5], &[3, 2, 3, 1, 2]])
+            .ints("dilations", &[2, 1, 3])
+            .ints("pads", &[3, 0, 1, 1, 0, 2])
+            .ints("strides", &[2, 1, 1]),
+        conv(&[&[2, 4, 3, 4, 3], &[6, 2, 2, 3, 1], &[6]]).int("group", 2),
+        conv(&[&[1, 3, 4, 3, 5], &[3, 1, 3, 3, 3]])
+            .int("group", 3)
+            .ints("pads", &[1, 1, 1, 1, 1, 1]),
+        conv(&[&[1, 2, 5, 4, 3], &[2, 2, 2, 3, 2]])
+            .text("auto_pad", "SAME_UPPER")
+            .ints("strides", &[2, 3, 1]),
+        conv(&[&[3, 2, 2, 3, 1], &[3, 2, 1, 1, 1], &[3]]),
+        case("BatchNormalization", &[&[2, 3, 2, 1, 3], &[3], &[3], &[3], &[3]]),
+        case("InstanceNormalization", &[&[2, 3, 2, 4, 3], &[3], &[3]]),
+        case("GlobalAveragePool", &[&[2, 3, 2, 4, 3]]),
+        case("GlobalMaxPool", &[&[2, 3, 2, 4, 3]]),
+    ];
+    for operator in ["MaxPool", "AveragePool"] {
+        let pool =
+            |shape: &[usize], kernel: &[i64]| case(operator, &[shape]).ints("kernel_shape", kernel);
+        all.extend([
+            pool(&[2, 2, 5, 4, 3], &[2, 3, 1]).ints("strides", &[2, 1, 1]).at(&[11, 19]),
+            pool(&[1, 2, 6, 7, 5], &[3, 2, 2])
+                .ints("strides", &[2, 3, 2])
+                .ints("pads", &[1, 0, 1, 1, 1, 0])
+                .int("ceil_mode", 1)
+                .at(&[19]),
+            pool(&[1, 2, 5, 4, 6], &[2, 2, 3])
+                .ints("strides", &[2, 2, 2])
+                .text("auto_pad", "SAME_LOWER"),
+            pool(&[1, 1, 6, 5, 7], &[2, 2, 3]).ints("dilations", &[3, 1, 2]).at(&[19]),
+        ]);
+    }
+    all.push(
+        case("AveragePool", &[&[1, 2, 6, 5, 4]])
+            .ints("kernel_shape", &[3, 2, 3])
+            .ints("strides", &[2, 2, 1])
+            .ints("pads", &[1, 1, 1, 1, 0, 1])
+            .int("ceil_mode", 1)
+            .int("count_include_pad", 1)
+            .at(&[19]),
+    );
     all
 }

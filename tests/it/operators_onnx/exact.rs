@@ -85,6 +85,9 @@ fn kinks_have_pytorchs_gradient() {
             vec![1.0 / 3.0, 0.0, 1.0 / 3.0, 1.0 / 3.0],
         ),
         ("ReduceMin", vec![1.0, 1.0, 2.0], vec![], vec![], vec![0.5, 0.5, 0.0]),
+        // of one zero the product of the others, of two nothing
+        ("ReduceProd", vec![2.0, 0.0, 3.0], vec![], vec![], vec![0.0, 6.0, 0.0]),
+        ("ReduceProd", vec![0.0, 2.0, 0.0], vec![], vec![], vec![0.0, 0.0, 0.0]),
         ("ReduceL1", vec![0.0, -2.0], vec![], vec![], vec![0.0, -1.0]),
         ("ReduceL2", vec![0.0, 0.0], vec![], vec![], vec![0.0, 0.0]),
     ];

@@ -16,7 +16,9 @@
 
 mod candle;
 mod cases;
+mod draws;
 mod exact;
+mod indices;
 mod net;
 mod random;
 mod sequences;

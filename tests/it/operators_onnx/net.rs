@@ -239,10 +239,14 @@ impl Net {
 
     /// What ONNX Runtime computes for every output.
     pub fn runtime(&self) -> Result<Vec<(Vec<usize>, Vec<f64>)>, String> {
+        self.runtime_of(&self.model())
+    }
+
+    /// The same by another model of these inputs and outputs.
+    pub fn runtime_of(&self, model: &Model) -> Result<Vec<(Vec<usize>, Vec<f64>)>, String> {
         let options = SessionOptions { device: Device::Cpu, threads: 1 };
         let names: Vec<String> = self.outputs.iter().map(|(name, _)| name.clone()).collect();
-        let mut session =
-            Session::new(&library(), &self.model(), &[], &options).map_err(|e| e.chain())?;
+        let mut session = Session::new(&library(), model, &[], &options).map_err(|e| e.chain())?;
         let inputs: Vec<(&str, &Array)> =
             self.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect();
         let outputs = session.run(&inputs, &names).map_err(|e| e.chain())?;

@@ -13,23 +13,23 @@ fn numbers(seed: u64, count: usize) -> Vec<f64> {
 }
 
 impl Net {
-    pub fn weight(&mut self, name: &str, shape: &[usize]) -> String {
+    pub(super) fn weight(&mut self, name: &str, shape: &[usize]) -> String {
         let values = numbers(name.bytes().map(u64::from).sum(), shape.iter().product());
         self.float(name, shape, &values)
     }
 
-    pub fn image(&mut self, name: &str, shape: &[usize]) -> String {
+    pub(super) fn image(&mut self, name: &str, shape: &[usize]) -> String {
         self.input(name, array_of(shape, &numbers(3, shape.iter().product())))
     }
 }
 
 /// The student of a net with nothing asked for by name: what trains is recognised by its place.
-fn import(net: &Net, dtype: DType) -> Student {
+pub(super) fn import(net: &Net, dtype: DType) -> Student {
     Student::import(&net.model(), &ImportOptions { dtype, ..ImportOptions::default() }).unwrap()
 }
 
 /// Which parameters are found, forward against ONNX Runtime, backward against finite differences.
-pub fn trains(net: &Net, expected: &[&str]) {
+pub(super) fn trains(net: &Net, expected: &[&str]) {
     let student = import(net, DType::F64);
     let names: Vec<&str> = student.parameters().iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, expected);
@@ -424,17 +424,7 @@ fn export_keeps_booleans_and_unread_statistics() {
     net.node("Where", &["keep", "a", "low"], &["y"], vec![]);
     net.output("y");
     let exported = import(&net, DType::F32).export(&[]).unwrap();
-    let options =
-        nst_cache::runtime::SessionOptions { device: nst_cache::runtime::Device::Cpu, threads: 1 };
-    let mut session =
-        nst_cache::runtime::Session::new(&super::net::library(), &exported, &[], &options).unwrap();
-    let x = &net.inputs[0].1;
-    let found = session.run(&[("x", x)], &["y".to_owned()]).unwrap();
-    let expected = net.runtime().unwrap();
-    assert_eq!(
-        found[0].as_f32().unwrap().iter().map(|&v| f64::from(v)).collect::<Vec<_>>(),
-        expected[0].1
-    );
+    assert_eq!(net.runtime_of(&exported).unwrap(), net.runtime().unwrap());
 }
 
 /// A group normalisation as exporters write it before opset 18: the scale of 1 and the bias of 0

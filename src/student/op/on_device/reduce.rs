@@ -49,6 +49,7 @@ impl Reduce {
     fn values(&self, rows: &Tensor) -> Result<Tensor> {
         Ok(match self.reduction {
             Reduction::Sum(factor) => rows.sum_keepdim(1)?.affine(factor, 0.0)?,
+            Reduction::LogSum => rows.sum_keepdim(1)?.log()?,
             Reduction::Max => rows.max_keepdim(1)?,
             Reduction::Min => rows.min_keepdim(1)?,
             Reduction::L1 => rows.abs()?.sum_keepdim(1)?,
@@ -65,6 +66,7 @@ impl Reduce {
     fn slope(&self, rows: &Tensor, y: &Tensor) -> Result<Tensor> {
         Ok(match self.reduction {
             Reduction::Sum(factor) => rows.ones_like()?.affine(factor, 0.0)?,
+            Reduction::LogSum => rows.zeros_like()?.broadcast_sub(y)?.exp()?,
             // equal extremes share the gradient evenly
             Reduction::Max | Reduction::Min => {
                 let hits = truth(&rows.broadcast_eq(y)?, rows.dtype())?;
