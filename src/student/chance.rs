@@ -154,6 +154,10 @@ pub(super) fn follow(nodes: &[(usize, NodeProto)], setting: &Setting<'_>) -> (Ch
             None => State::Data,
         };
         let inputs: Vec<State> = node.input.iter().map(state).collect();
+        let reads_shape = node.operator().reads_shape;
+        if reads_shape && inputs.iter().any(|state| matches!(state, State::Random { .. })) {
+            refusals.push((position, SHAPE.to_owned()));
+        }
         let result = if node.operator().class == Class::Random {
             let of = attribute(node, "dtype").and_then(|a| element(a.i()));
             State::Random {
@@ -201,6 +205,8 @@ const NO_MEAN: &str =
     "a random input has no mean that is known: nothing can stand in its place in inference";
 const NOT_LINEAR: &str =
     "random values beside data: expected a term, a factor or a slope, which have a mean";
+/// A mean is written as one number.
+const SHAPE: &str = "the shape of random values is asked for: in inference they have none";
 /// As of `AlphaDropout`, whose means don't make the identity that it is in inference.
 const TERM_AND_FACTOR: &str =
     "random values are added here that the data meets elsewhere too: the mean of both is not known";
@@ -299,6 +305,10 @@ fn law(node: &NodeProto, inputs: &[State], to: Option<i64>) -> Law {
         Some(State::Constant(value)) => *value,
         _ => None,
     };
+    // a mean stands for one output
+    if node.output.len() > 1 {
+        return Law::Unknown;
+    }
     let not = |law: Law| law.linear(|v| 1.0 - v);
     match (node.op_type(), of(0), of(1), value(0), value(1)) {
         ("Add", Some(law), _, _, Some(c)) | ("Add", _, Some(law), Some(c), _) => {

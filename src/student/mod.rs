@@ -122,12 +122,12 @@ pub struct Trainability {
     pub warnings: Vec<String>,
 }
 
-/// What running statistics and dropout do.
+/// What running statistics and random draws do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics; running statistics are updated by the forward pass.
     Train,
-    /// Running statistics, no dropout.
+    /// Running statistics; nothing is dropped, and what is drawn is its mean.
     Eval,
     /// The graph as it stands: its own `training_mode` attributes (for references).
     AsWritten,
@@ -428,8 +428,8 @@ impl Student {
     }
 
     /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are).
-    /// [`Mode::Train`] updates running statistics. `dropout_seed` keys the dropout masks of this
-    /// pass.
+    /// [`Mode::Train`] updates running statistics. `dropout_seed` keys the random draws of
+    /// this pass.
     ///
     /// # Errors
     /// When an input has another shape or type than the graph takes.
@@ -461,8 +461,9 @@ impl Student {
     }
 
     /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs
-    /// only, dropout bypassed, dynamic batch; weights are the same initialisers with new values;
-    /// `metadata` goes into `metadata_props` (sorted by key). Same bytes for the same weights.
+    /// only, dropout bypassed, random masks at their mean, dynamic batch; weights are the same
+    /// initialisers with new values; `metadata` goes into `metadata_props` (sorted by key). Same
+    /// bytes for the same weights.
     ///
     /// # Errors
     /// When a weight cannot be read.

@@ -192,22 +192,6 @@ fn builder(operator: &str) -> Option<Known> {
 /// What a network has as layers.
 fn layer(operator: &str) -> Option<Known> {
     Some(match operator {
-        "Conv" => {
-            (conv::build, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])
-        }
-        "ConvTranspose" => (
-            conv_transpose::build,
-            &[
-                "auto_pad",
-                "dilations",
-                "group",
-                "kernel_shape",
-                "output_padding",
-                "output_shape",
-                "pads",
-                "strides",
-            ],
-        ),
         "BatchNormalization" => {
             (batch_norm::build, &["epsilon", "momentum", "spatial", "training_mode"])
         }
@@ -216,7 +200,6 @@ fn layer(operator: &str) -> Option<Known> {
         "LayerNormalization" | "RMSNormalization" => {
             (layer_norm::build, &["axis", "epsilon", "stash_type"])
         }
-        "LRN" => (lrn::build, &["alpha", "beta", "bias", "size"]),
         "Relu" | "Sigmoid" | "Tanh" | "HardSwish" | "Erf" | "Sqrt" | "Exp" | "Neg" | "Abs"
         | "Pow" | "Softplus" | "Softsign" | "Mish" => (activation::build, &[]),
         "LeakyRelu" | "Elu" | "Celu" | "ThresholdedRelu" | "Swish" => {
@@ -230,32 +213,6 @@ fn layer(operator: &str) -> Option<Known> {
         "Log" | "Reciprocal" | "Sin" | "Cos" | "Sign" | "Floor" | "Ceil" | "Round" => {
             (unary::build, &[])
         }
-        "MaxPool" => (
-            pool::build,
-            &[
-                "auto_pad",
-                "ceil_mode",
-                "dilations",
-                "kernel_shape",
-                "pads",
-                "storage_order",
-                "strides",
-            ],
-        ),
-        "AveragePool" => (
-            pool::build,
-            &[
-                "auto_pad",
-                "ceil_mode",
-                "count_include_pad",
-                "dilations",
-                "kernel_shape",
-                "pads",
-                "strides",
-            ],
-        ),
-        "GlobalMaxPool" => (pool::build, &[]),
-        "GlobalAveragePool" => (reduce::build, &[]),
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2"
         | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp" => {
             (reduce::build, &["axes", "keepdims", "noop_with_empty_axes"])
@@ -309,7 +266,6 @@ fn arrangement(operator: &str) -> Option<Known> {
         "Transpose" => (view::build, &["perm"]),
         "Expand" => (view::build, &[]),
         "Tile" => (tile::build, &[]),
-        "DepthToSpace" | "SpaceToDepth" => (depth_space::build, &["blocksize", "mode"]),
         "Gather" => (gather::build, &["axis"]),
         "GridSample" => (grid_sample::build, &["align_corners", "mode", "padding_mode"]),
         "TopK" => (top_k::build, &["axis", "k", "largest", "sorted"]),
@@ -319,6 +275,70 @@ fn arrangement(operator: &str) -> Option<Known> {
         "ScatterElements" => (scatter::build, &["axis", "reduction"]),
         "ScatterND" => (scatter::build, &["reduction"]),
         "Pad" => (pad::build, &["mode", "pads", "value"]),
+        "Reshape" => (reshape::build, &["allowzero", "shape"]),
+        "Flatten" => (reshape::build, &["axis"]),
+        "Squeeze" | "Unsqueeze" => (reshape::build, &["axes"]),
+        "Identity" => (reshape::build, &[]),
+        "Cast" => (cast::build, &["round_mode", "saturate", "to"]),
+        "CastLike" => (cast::build, &["round_mode", "saturate"]),
+        "Dropout" => (dropout::build, &["ratio", "seed"]),
+        "RandomUniform" => (random::build, &["dtype", "high", "low", "seed", "shape"]),
+        "RandomUniformLike" => (random::build, &["dtype", "high", "low", "seed"]),
+        "RandomNormal" => (random::build, &["dtype", "mean", "scale", "seed", "shape"]),
+        "RandomNormalLike" => (random::build, &["dtype", "mean", "scale", "seed"]),
+        "Bernoulli" => (random::build, &["dtype", "seed"]),
+        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
+        _ => return spatial(operator),
+    })
+}
+
+/// The same for operators over spatial axes.
+fn spatial(operator: &str) -> Option<(Builder, &'static [&'static str])> {
+    Some(match operator {
+        "Conv" => {
+            (conv::build, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])
+        }
+        "ConvTranspose" => (
+            conv_transpose::build,
+            &[
+                "auto_pad",
+                "dilations",
+                "group",
+                "kernel_shape",
+                "output_padding",
+                "output_shape",
+                "pads",
+                "strides",
+            ],
+        ),
+        "LRN" => (lrn::build, &["alpha", "beta", "bias", "size"]),
+        "MaxPool" => (
+            pool::build,
+            &[
+                "auto_pad",
+                "ceil_mode",
+                "dilations",
+                "kernel_shape",
+                "pads",
+                "storage_order",
+                "strides",
+            ],
+        ),
+        "AveragePool" => (
+            pool::build,
+            &[
+                "auto_pad",
+                "ceil_mode",
+                "count_include_pad",
+                "dilations",
+                "kernel_shape",
+                "pads",
+                "strides",
+            ],
+        ),
+        "GlobalMaxPool" => (pool::build, &[]),
+        "GlobalAveragePool" => (reduce::build, &[]),
+        "DepthToSpace" | "SpaceToDepth" => (depth_space::build, &["blocksize", "mode"]),
         "Resize" => (
             resize::build,
             &[
@@ -334,19 +354,6 @@ fn arrangement(operator: &str) -> Option<Known> {
             ],
         ),
         "Upsample" => (resize::build, &["mode", "scales"]),
-        "Reshape" => (reshape::build, &["allowzero", "shape"]),
-        "Flatten" => (reshape::build, &["axis"]),
-        "Squeeze" | "Unsqueeze" => (reshape::build, &["axes"]),
-        "Identity" => (reshape::build, &[]),
-        "Cast" => (cast::build, &["round_mode", "saturate", "to"]),
-        "CastLike" => (cast::build, &["round_mode", "saturate"]),
-        "Dropout" => (dropout::build, &["ratio", "seed"]),
-        "RandomUniform" => (random::build, &["dtype", "high", "low", "seed", "shape"]),
-        "RandomUniformLike" => (random::build, &["dtype", "high", "low", "seed"]),
-        "RandomNormal" => (random::build, &["dtype", "mean", "scale", "seed", "shape"]),
-        "RandomNormalLike" => (random::build, &["dtype", "mean", "scale", "seed"]),
-        "Bernoulli" => (random::build, &["dtype", "seed"]),
-        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
         _ => return None,
     })
 }

@@ -1,4 +1,5 @@
-//! `ReduceProd`. The gradient of a factor is the product of the others, also where that of all is 0.
+//! `ReduceProd`. The gradient of a factor is the product of the others, also where that of all is
+//! 0.
 
 use super::reduce::{Shapes, shapes};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};

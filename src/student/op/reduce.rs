@@ -1,6 +1,6 @@
 //! Reductions: `ReduceMean`, `ReduceSum`, `ReduceMax`, `ReduceMin`, `ReduceL1`, `ReduceL2`,
-//! `ReduceSumSquare`, `ReduceLogSum`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share the gradient
-//! evenly, as `PyTorch`'s amax.
+//! `ReduceSumSquare`, `ReduceLogSum`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share
+//! the gradient evenly, as `PyTorch`'s amax.
 
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};

@@ -216,12 +216,18 @@ fn what_has_no_mean_in_inference_is_refused_by_its_node() {
         net.output("draw");
         net.node("Mul", &["a", "draw"], &["b"], vec![]);
     };
+    let shape: Mask = |net| {
+        drawn(net);
+        net.node("Shape", &["draw"], &["sizes"], vec![]);
+        net.node("Reshape", &["a", "sizes"], &["b"], vec![]);
+    };
     for (mask, node, reason) in [
         (of_root, "Mul_3", "no mean"),
         (divisor, "Div_2", "a term, a factor or a slope"),
         (choice, "Where_3", "a term, a factor or a slope"),
         (alpha, "Add_5", "elsewhere"),
         (larger, "Mul_2", "expected a shape that repeats to that of the data"),
+        (shape, "Shape_2", "the shape of random values"),
         (output, "RandomUniformLike_1", "an output of the graph is random"),
     ] {
         let listed = Student::check(&net(mask, 4).model()).unwrap();
