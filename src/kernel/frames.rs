@@ -94,7 +94,7 @@ mod tests {
         let x: Vec<f64> = (0..2 * 3 * 5 * 4).map(|i| f64::from(i * i % 13)).collect();
         let images = frames.unfold(&x, 4);
         assert_eq!(images.len(), 2 * 3 * (3 * 2) * 4);
-        let d: Vec<f64> = (0..images.len()).map(|i| (i * 5 % 11) as f64).collect();
+        let d: Vec<f64> = (0..2 * 3 * 3 * 2 * 4).map(|i| f64::from(i * 5 % 11)).collect();
         let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         assert!((inner(&images, &d) - inner(&x, &frames.fold(&d, 4))).abs() < 1e-9);
         // the first place reads the padding and frame 1

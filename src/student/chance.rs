@@ -1,6 +1,6 @@
 //! What follows from random draws and constants alone (the masks of drop path and its kin), and
 //! what stands in its place where nothing is drawn: its mean. So drop path becomes the identity and
-//! RReLU its mean slope, which is what they are in inference.
+//! `RReLU` its mean slope, which is what they are in inference.
 //!
 //! The mean replaces a value only where that meets the data as a term, a factor or a slope, in
 //! which the result is linear. What has no known mean there is refused.
@@ -275,7 +275,7 @@ fn computed(node: &NodeProto, inputs: &[State]) -> State {
             State::Constant(_) => {}
         }
     }
-    let to = attribute(node, "to").map(|a| a.i());
+    let to = attribute(node, "to").map(AttributeProto::i);
     let Some(dtype) = random else { return State::Constant(constant(node, inputs)) };
     let law = law(node, inputs, to);
     State::Random { law, dtype: to.and_then(element).unwrap_or(dtype), draws }

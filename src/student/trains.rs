@@ -278,7 +278,9 @@ impl<'a> Judge<'a> {
                 *before = place.min(*before);
             }
         }
-        if constant || operator.class == Class::Random {
+        // what is written into constants is a mask, and no parameter
+        let is_mask = !fed && matches!(node.op_type(), "ScatterElements" | "ScatterND");
+        if constant || is_mask || operator.class == Class::Random {
             Origin::Constant
         } else if active || trained {
             Origin::Active

@@ -287,7 +287,6 @@ fn arrangement(operator: &str) -> Option<Known> {
         "RandomNormal" => (random::build, &["dtype", "mean", "scale", "seed", "shape"]),
         "RandomNormalLike" => (random::build, &["dtype", "mean", "scale", "seed"]),
         "Bernoulli" => (random::build, &["dtype", "seed"]),
-        "Softmax" | "LogSoftmax" => (softmax::build, &["axis"]),
         _ => return spatial(operator),
     })
 }

@@ -91,7 +91,7 @@ impl Scatter {
                 let own = equal.clone();
                 self.pairs(starts, |to, from| equal[to] += hit(u[from], y[to]));
                 self.pairs(starts, |to, from| {
-                    updates[from] = hit(u[from], y[to]) * dy[to] / equal[to]
+                    updates[from] = hit(u[from], y[to]) * dy[to] / equal[to];
                 });
                 data.iter_mut().zip(own.iter().zip(&equal)).for_each(|(d, (&own, &equal))| {
                     *d = if own == T::zero() { own } else { *d / equal };

@@ -776,7 +776,7 @@ fn indexed() -> Vec<Case> {
             .number(4.0)
             .known_floats(&[0.5, 2.0])
             .flat()
-            .at(&[9, 11]),
+            .at(&[11]),
         case("OneHot", &[&[2, 3]])
             .within(-3.0, 3.0)
             .number(3.0)

@@ -231,7 +231,9 @@ fn what_has_no_mean_in_inference_is_refused_by_its_node() {
         (output, "RandomUniformLike_1", "an output of the graph is random"),
     ] {
         let listed = Student::check(&net(mask, 4).model()).unwrap();
-        let [(name, _, why)] = &listed.blockers[..] else { panic!("{:?}", listed.blockers) };
+        let [(name, _, why)] = &listed.blockers[..] else {
+            panic!("{node}: {:?}", listed.blockers)
+        };
         assert!(name == node && why.contains(reason), "{name}: {why}");
     }
 }
