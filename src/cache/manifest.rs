@@ -75,7 +75,7 @@ pub struct TeacherRecord {
     pub file: String,
     /// SHA-256 of the model and its external data.
     pub sha256: String,
-    /// ONNX Runtime's version.
+    /// ONNX Runtime's version, and how far it might optimize where that was limited.
     pub runtime: String,
     /// Execution provider: `cpu`, `cuda:0`.
     pub provider: String,

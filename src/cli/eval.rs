@@ -11,7 +11,7 @@ use crate::array::{Array, Dtype, Values};
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Context as _, Error, Result};
 use crate::extract::classes::{Agreement, Known, agreement};
-use crate::extract::{independence, recorded_classes};
+use crate::extract::{independence, recorded_classes, soundness};
 use crate::onnx::feed::{self, Placed};
 use crate::onnx::logits::{self, Conversion, Found, Logits};
 use crate::onnx::{Model, metadata, tap};
@@ -132,14 +132,7 @@ pub(super) fn execute_as(
     if let Some(note) = &logits.note {
         context.monitor.note(&format!("logits: {note}"));
     }
-    plan.run_alone_where_needed(
-        dataset.as_ref(),
-        &model,
-        &logits,
-        &runtime,
-        &mut session,
-        context,
-    )?;
+    plan.check_values(dataset.as_ref(), &model, &logits, &runtime, &mut session, context)?;
     measure(&plan, &logits, dataset.as_ref(), &mut session, &pool, context)
 }
 
@@ -284,8 +277,8 @@ impl Plan {
 
 impl Plan {
     /// Sees that the model's logits are functions of one sample; where they are so only of a batch
-    /// of one, that is the batch.
-    fn run_alone_where_needed(
+    /// of one, that is the batch. And that ONNX Runtime's optimizations keep them.
+    fn check_values(
         &mut self,
         dataset: &dyn Dataset,
         model: &Model,
@@ -345,9 +338,12 @@ impl Plan {
                 })
             },
         };
-        if let Some(reason) = independence::check(&subject, session, &bytes, count, self.batch)? {
+        let alone = independence::check(&subject, session, &bytes, count, self.batch)?;
+        let batch = if alone.is_some() { 1 } else { self.batch };
+        soundness::check(&subject, session, &bytes, count, batch, context.monitor)?;
+        self.batch = batch;
+        if let Some(reason) = alone {
             context.monitor.note(&reason);
-            self.batch = 1;
         }
         Ok(())
     }

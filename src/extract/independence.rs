@@ -45,7 +45,7 @@ pub struct Subject<'a> {
 pub type Feed<'a> = dyn Fn(&[Vec<u8>], usize) -> Result<Vec<(String, Array)>> + 'a;
 
 /// One sample: its bytes in each input.
-type Sample = Vec<Vec<u8>>;
+pub(super) type Sample = Vec<Vec<u8>>;
 
 /// Samples of one run and the place of the one that is looked at.
 type Place<'a> = (Vec<&'a Sample>, usize);
@@ -158,7 +158,7 @@ pub fn check(
 }
 
 /// The samples of `count` rows of bytes in each input.
-fn samples(rows: &[Vec<u8>], count: usize) -> Vec<Sample> {
+pub(super) fn samples(rows: &[Vec<u8>], count: usize) -> Vec<Sample> {
     let row = |bytes: &Vec<u8>, at: usize| {
         let length = bytes.len() / count.max(1);
         bytes.get(at * length..(at + 1) * length).unwrap_or_default().to_vec()
@@ -170,6 +170,11 @@ fn samples(rows: &[Vec<u8>], count: usize) -> Vec<Sample> {
 type Values = Vec<Vec<f32>>;
 
 impl Subject<'_> {
+    /// Whether any node computes integers that stand for real numbers.
+    pub(super) fn is_quantized(&self) -> bool {
+        self.model.graph().node.iter().any(is_quantized)
+    }
+
     /// Samples that are as unlike the first as can be: a scale, mean or maximum over the batch
     /// shows.
     fn companions(&self, samples: &[Sample]) -> Vec<Sample> {
@@ -210,7 +215,8 @@ impl Subject<'_> {
         Ok(rows.collect())
     }
 
-    fn arrays(
+    /// The values of some tensors for these samples.
+    pub(super) fn arrays(
         &self,
         session: &mut Session,
         tensors: &[String],
@@ -394,17 +400,21 @@ fn unlike(dtype: Dtype, bytes: &[u8], factor: f32) -> Vec<u8> {
 }
 
 /// Whether a graph rounds to 16 or 8 bits on the way.
-fn is_coarse(model: &Model) -> bool {
+pub(super) fn is_coarse(model: &Model) -> bool {
     let graph = model.graph();
     let is_half = |code: i64| code == DataType::Float16 as i64 || code == DataType::Bfloat16 as i64;
     let rounds = |node: &NodeProto| {
         let casts = node.op_type() == "Cast"
             && node.attribute.iter().any(|a| a.name() == "to" && is_half(a.i()));
-        let operator = node.operator();
-        casts || operator.scale.is_some() || node.op_type().contains("Quant")
+        casts || is_quantized(node)
     };
     graph.initializer.iter().any(|tensor: &TensorProto| is_half(i64::from(tensor.data_type())))
         || graph.node.iter().any(rounds)
+}
+
+/// Whether a node computes integers that stand for real numbers, or is about them.
+fn is_quantized(node: &NodeProto) -> bool {
+    node.operator().scale.is_some() || node.op_type().contains("Quant")
 }
 
 #[cfg(test)]

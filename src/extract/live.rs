@@ -2,7 +2,7 @@
 //! inputs and compared.
 
 use super::feed::{self, Fed, Input};
-use super::{choice, independence, source};
+use super::{choice, independence, soundness, source};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
 use crate::data::{self, Dataset};
@@ -193,6 +193,14 @@ pub fn compare(
                 ))
                 .hint("extract again into another folder"));
             }
+            soundness::check(
+                &subject,
+                &mut session,
+                &first,
+                count,
+                manifest.teacher.batch,
+                monitor,
+            )?;
         }
         let fed_rows = probe.batch.unwrap_or(rows.len());
         let fed = feed::named(how, &stored, fed_rows)?;

@@ -23,6 +23,7 @@ mod pipeline;
 mod plan;
 mod refresh;
 mod rows;
+pub mod soundness;
 mod source;
 mod stale;
 mod ways;
@@ -83,6 +84,8 @@ pub struct ExtractReport {
 
 /// What is decided before the first segment is computed.
 struct Job<'a> {
+    /// ONNX Runtime, its optimizations as far as they keep the teacher's values.
+    runtime: Runtime,
     recipe: &'a Extract,
     source: &'a Source<'a>,
     outputs: Vec<Output>,
@@ -157,7 +160,7 @@ pub fn run(
         let first = plan::first_batch(job, &mut session)?;
         choice::convert_probabilities(job, &first, monitor)?;
         let (mut plan, estimate) =
-            plan::make(job, model, teacher_record(job, model, runtime, &session), &first, monitor)?;
+            plan::make(job, model, teacher_record(job, model, &session), &first, monitor)?;
         drop(first);
         estimate.refuse_what_cannot_fit(&recipe.output)?;
 
@@ -187,7 +190,7 @@ pub fn run(
         if !tasks.is_empty() {
             monitor.note(&estimate.describe(rows_of(&tasks)));
         }
-        let mut sessions = sessions(job, model, session, runtime, options, tasks.len())?;
+        let mut sessions = sessions(job, model, session, options, tasks.len())?;
         let mut stages = Stages::default();
         let computed = loop {
             // what was computed before a tap was widened is among what is computed for it
@@ -267,7 +270,6 @@ fn sessions(
     job: &Job<'_>,
     model: &Model,
     session: Session,
-    runtime: &Runtime,
     options: &SessionOptions,
     batches: usize,
 ) -> Result<Vec<Session>> {
@@ -288,7 +290,7 @@ fn sessions(
     }
     drop(session);
     let alone = SessionOptions { device: Device::Cpu, threads: 1 };
-    (0..options.threads).map(|_| Session::new(runtime, model, &job.tensors, &alone)).collect()
+    (0..options.threads).map(|_| Session::new(&job.runtime, model, &job.tensors, &alone)).collect()
 }
 
 /// The teacher alone on the recipe's first batches, decoded beforehand, with the same tensors read:
@@ -362,7 +364,7 @@ fn prepare<R>(
         file: None,
     };
     let rows = Rows::arrange(recipe, &source, &subset.indices, existing.as_ref(), known, monitor)?;
-    let mut job = job(recipe, &source, outputs, &rows, existing.as_ref(), monitor)?;
+    let mut job = job(runtime, recipe, &source, outputs, &rows, existing.as_ref(), monitor)?;
 
     let mut session = Session::new(runtime, &model, &job.tensors, options)?;
     if options.device == Device::Auto {
@@ -375,9 +377,9 @@ fn prepare<R>(
         let extended = in_graph::append(&model, &probe, &mut outputs)?;
         job.set_outputs(outputs);
         session = Session::new(runtime, &extended, &job.tensors, options)?;
-        run_alone_where_needed(&mut job, &extended, &mut session, runtime, monitor)?;
+        settle(&mut job, &extended, &mut session, monitor)?;
     } else {
-        run_alone_where_needed(&mut job, &model, &mut session, runtime, monitor)?;
+        settle(&mut job, &model, &mut session, monitor)?;
     }
     let kept = keep::decide(&mut job, &undecided, &mut session, monitor)?;
     body(&mut job, &model, session, kept)
@@ -402,12 +404,11 @@ pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
 }
 
 /// Sees that the teacher's values are functions of one sample; where they are so only of a batch of
-/// one, that is the batch.
-fn run_alone_where_needed(
+/// one, that is the batch. And that ONNX Runtime's optimizations keep them, as far as they do.
+fn settle(
     job: &mut Job<'_>,
     model: &Model,
     session: &mut Session,
-    runtime: &Runtime,
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let source = job.source;
@@ -415,7 +416,7 @@ fn run_alone_where_needed(
     let (rows, _) = batch::stored(job, 0, 0..count)?;
     let subject = independence::Subject {
         who: "teacher",
-        runtime,
+        runtime: &job.runtime,
         model,
         tensors: &job.tensors,
         fixed: source.fixed_batch,
@@ -426,9 +427,15 @@ fn run_alone_where_needed(
             .collect(),
         feed: &|bytes, count| feed::named(source.fed(), bytes, count),
     };
-    if let Some(reason) = independence::check(&subject, session, &rows, count, job.batch)? {
+    let alone = independence::check(&subject, session, &rows, count, job.batch)?;
+    let batch = if alone.is_some() { 1 } else { job.batch };
+    let limited = soundness::check(&subject, session, &rows, count, batch, monitor)?;
+    job.batch = batch;
+    if let Some(reason) = alone {
         monitor.note(&reason);
-        job.batch = 1;
+    }
+    if let Some(runtime) = limited {
+        job.runtime = runtime;
     }
     Ok(())
 }
@@ -444,6 +451,7 @@ fn existing(folder: &Path, model: &Model, source: &Source<'_>) -> Result<Option<
 /// Decides batch, views and what is stored of the inputs: as the recipe says, else as the cache has
 /// it.
 fn job<'a>(
+    runtime: &Runtime,
     recipe: &'a Extract,
     source: &'a Source<'a>,
     outputs: Vec<Output>,
@@ -475,6 +483,7 @@ fn job<'a>(
         ));
     }
     Ok(Job {
+        runtime: runtime.clone(),
         recipe,
         source,
         batch: source.batch_size(
@@ -494,16 +503,11 @@ fn job<'a>(
     })
 }
 
-fn teacher_record(
-    job: &Job<'_>,
-    model: &Model,
-    runtime: &Runtime,
-    session: &Session,
-) -> TeacherRecord {
+fn teacher_record(job: &Job<'_>, model: &Model, session: &Session) -> TeacherRecord {
     TeacherRecord {
         file: job.recipe.teacher.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         sha256: model.sha256().to_owned(),
-        runtime: runtime.version.clone(),
+        runtime: job.runtime.describe(),
         provider: session.provider().to_owned(),
         batch: job.batch,
         constants: job.source.constants.clone(),

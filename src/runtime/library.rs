@@ -1,6 +1,6 @@
 //! Finding and loading ONNX Runtime's library.
 
-use super::elf;
+use super::{Level, elf};
 use crate::error::{Error, Result};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -14,8 +14,10 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// The loaded library (one a process).
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    /// Its version, as recorded in manifests (`1.32.0`).
+    /// Its version (`1.32.0`).
     pub version: String,
+    /// How far it may change a graph.
+    pub(super) level: Level,
     pub(super) environment: Environment,
 }
 
@@ -58,6 +60,22 @@ impl Runtime {
 }
 
 impl Runtime {
+    /// The same library, which changes graphs no further than this.
+    #[must_use]
+    pub fn limited_to(&self, level: Level) -> Self {
+        Self { level, ..self.clone() }
+    }
+
+    /// What decides its values, as recorded in manifests: its version, and how far it may change a
+    /// graph where that is limited (`1.31.1 (optimizations: basic)`).
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self.level {
+            Level::All => self.version.clone(),
+            level => format!("{} (optimizations: {level})", self.version),
+        }
+    }
+
     /// One line for the user where this version is known to compute something wrongly.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
@@ -152,7 +170,7 @@ fn open(path: &Path) -> Result<Runtime> {
     } else {
         LogLevel::Error
     });
-    Ok(Runtime { version, environment })
+    Ok(Runtime { version, level: Level::All, environment })
 }
 
 /// What the library says its version is; `ort` keeps that to itself.

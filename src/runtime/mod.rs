@@ -3,12 +3,14 @@
 
 mod device;
 mod elf;
+mod level;
 mod library;
 mod probe;
 mod reason;
 mod session;
 
 pub use device::Device;
+pub use level::Level;
 pub use library::Runtime;
 pub use probe::{Probe, feeds, probe};
 pub use session::{Session, SessionOptions};

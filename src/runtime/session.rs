@@ -1,13 +1,13 @@
 //! A model that runs.
 
 use super::reason::reason;
-use super::{Device, Runtime};
+use super::{Device, Level, Runtime};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, Quantization, nearest};
 use half::{bf16, f16};
 use ort::ep::CPU;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::builder::SessionBuilder;
 use ort::session::{OutputSelector, RunOptions, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 use std::collections::HashMap;
@@ -27,6 +27,7 @@ pub struct SessionOptions {
 pub struct Session {
     inner: ort::session::Session,
     provider: String,
+    options: SessionOptions,
     /// How integer outputs stand for real numbers.
     quantized: HashMap<String, Quantization>,
 }
@@ -56,7 +57,13 @@ impl Session {
             match builder(runtime, model, device, options.threads) {
                 Ok(mut builder) => {
                     let session = builder.commit_from_memory(&bytes).map_err(|e| refused(&e))?;
-                    return Ok(Self { inner: session, provider: device.to_string(), quantized });
+                    let options = SessionOptions { device, threads: options.threads };
+                    return Ok(Self {
+                        inner: session,
+                        provider: device.to_string(),
+                        options,
+                        quantized,
+                    });
                 }
                 Err(e) if options.device == Device::Auto => {
                     tracing::debug!("device {device} is not used: {}", e.chain());
@@ -66,6 +73,14 @@ impl Session {
             }
         }
         Err(failure.unwrap_or_else(|| Error::input("no device to run on")))
+    }
+
+    /// Loads a model as this one was loaded, on the same device.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn again(&self, runtime: &Runtime, model: &Model, outputs: &[String]) -> Result<Self> {
+        Self::new(runtime, model, outputs, &self.options)
     }
 
     /// Loads bytes made of a model, to run as its graph stands in as little memory as it takes: no
@@ -82,13 +97,17 @@ impl Session {
     ) -> Result<Self> {
         let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
         let without_arena = [CPU::default().with_arena_allocator(false).build()];
-        let builder = builder(runtime, model, Device::Cpu, threads)?;
-        let builder =
-            builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(rejected)?;
+        let options = SessionOptions { device: Device::Cpu, threads };
+        let builder = builder(&runtime.limited_to(Level::Disabled), model, Device::Cpu, threads)?;
         let builder = builder.with_execution_providers(without_arena).map_err(rejected)?;
         let mut builder = builder.with_config_entry(NO_PREPACKING, "1").map_err(rejected)?;
         let session = builder.commit_from_memory(bytes).map_err(|e| refused(&e))?;
-        Ok(Self { inner: session, provider: Device::Cpu.to_string(), quantized: HashMap::new() })
+        Ok(Self {
+            inner: session,
+            provider: Device::Cpu.to_string(),
+            options,
+            quantized: HashMap::new(),
+        })
     }
 
     /// The element type of each of `outputs`, found without a run; `None`: not a tensor.
@@ -223,6 +242,7 @@ fn builder(
     let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
     let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| refused(&e))?;
     let builder = builder.with_intra_threads(threads.max(1)).map_err(rejected)?;
+    let builder = builder.with_optimization_level(runtime.level.option()).map_err(rejected)?;
     let builder = match model.folder() {
         Some(folder) => builder
             .with_config_entry(EXTERNAL_FOLDER, folder.to_string_lossy())
