@@ -5,6 +5,7 @@ mod export;
 mod folder;
 mod material;
 mod outputs;
+mod parity;
 mod survey;
 mod teacher;
 
@@ -20,9 +21,9 @@ use crate::train::loader::Steps;
 use crate::train::loss::{Learnable, Objective};
 use crate::train::pairing::Pair;
 use crate::train::trainer::{self, Options, Outcome};
-use export::Parity;
 use folder::Folder;
 use material::{Material, Model};
+use parity::Parity;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -169,7 +170,8 @@ const LOG_STEPS: usize = 20;
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let plan = Plan::new(&args, context)?;
     let report = execute(&args, &plan, context)?;
-    show(&report, &plan, context)
+    show(&report, &plan, context)?;
+    report.parity.check()
 }
 
 /// The report of a run that has finished.
@@ -179,9 +181,13 @@ pub(super) fn finished(folder: &Path) -> Result<Report> {
 
 /// The command without its printing.
 pub(super) fn report(args: &Args, context: &Context<'_>) -> Result<Report> {
-    execute(args, &Plan::new(args, context)?, context)
+    let report = execute(args, &Plan::new(args, context)?, context)?;
+    report.parity.check()?;
+    Ok(report)
 }
 
+/// Trains, or finds the run finished. Whether the exported student passes its check is the caller's
+/// to ask: the report is written either way.
 fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let material = Material::open(plan, context)?;
     let model = Model::resolve(plan, &material, context)?;
@@ -193,6 +199,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         context
             .monitor
             .note(&format!("{}: finished already, with these settings", plan.output.display()));
+        report.parity.warn(context.monitor);
         return Ok(report);
     }
 
@@ -243,7 +250,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         Some(test) => test,
         None => material.sequential(model.preprocess.as_ref(), &inputs)?,
     };
-    let parity = export::parity(&student, &exported, &samples, context)?;
+    let parity = parity::parity(&student, &exported, &samples, context)?;
     let parameters = student.parameters().iter().map(|p| p.var.elem_count()).sum();
     let report = Report {
         student: args.student.clone(),
@@ -254,7 +261,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         parity,
         settings: folder.settings().clone(),
     };
-    report.parity.check()?;
+    report.parity.warn(context.monitor);
     folder.finish(&report)?;
     Ok(report)
 }

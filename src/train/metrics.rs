@@ -1,7 +1,7 @@
 //! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
 
 use crate::error::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -15,8 +15,14 @@ pub struct Evaluation {
     pub samples: usize,
     /// Accuracy in percent.
     pub top1: f64,
-    /// Mean cross-entropy.
+    /// Mean cross-entropy; NaN of a student that has diverged.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
+}
+
+/// JSON has no NaN: it is written as null.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run
@@ -240,6 +246,13 @@ mod tests {
         let read: Vec<Record> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(read, [record(0), record(1)]);
         assert!(Metrics::open(&path, 1 << 20).is_err());
+    }
+
+    #[test]
+    fn an_evaluation_of_a_diverged_student_reads_back() {
+        let evaluation = Evaluation { samples: 3, top1: 0.0, loss: f64::NAN };
+        let text = serde_json::to_string(&evaluation).unwrap();
+        assert!(serde_json::from_str::<Evaluation>(&text).unwrap().loss.is_nan(), "{text}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod support;
 mod sweep;
 mod teachers;
 mod train_criteria;
+mod train_end;
 mod train_exact;
 mod train_objective;
 mod train_resume;

@@ -1,0 +1,65 @@
+//! The end of a run: the check of the exported student, what is kept where it fails or the run has
+//! diverged, and runs that go on beyond their end.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use crate::support::{self, run, succeeds};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const TRAIN: &str = "train resnet8 --data idx:data --batch 16 --device cpu";
+
+/// A folder with data and a recipe of a constant schedule.
+fn prepared() -> tempfile::TempDir {
+    support::need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    support::write_idx(&folder.path().join("data"), 48);
+    let recipe = "[schedule]\nkind = \"constant\"\nwarmup-epochs = 0.5\n";
+    std::fs::write(folder.path().join("constant.toml"), recipe).unwrap();
+    folder
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_check_says_by_what_it_judges_and_fails_again_where_it_failed() {
+    let folder = prepared();
+    let folder = folder.path();
+    let line = format!("{TRAIN} --epochs 1 -o run");
+    let said = succeeds(folder, &line);
+    assert!(said.contains("parity max"), "{said}");
+    let path = folder.join("run/run.json");
+    let mut report = read(&path);
+    let parity = &report["parity"];
+    let error = &parity["float32_error"];
+    let within = |value: &Value| (0.0..1e-3).contains(&value.as_f64().unwrap());
+    assert!(within(&error["trainer"]) && within(&error["runtime"]), "{parity}");
+    assert_eq!((&error["samples"], &parity["samples"]), (&json!(16), &json!(48)), "{parity}");
+    assert_eq!(parity["decisions"]["clear"], parity["decisions"]["same"], "{parity}");
+
+    report["parity"]["max_relative"] = json!(0.5);
+    std::fs::write(&path, report.to_string()).unwrap();
+    for _ in 0..2 {
+        let output = run(folder, &line);
+        let said = support::text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("parity max") && said.contains("found 5.0e-1"), "{said}");
+    }
+    assert!(folder.join("run/student.onnx").exists());
+}
+
+#[test]
+fn a_run_that_has_diverged_says_so_and_keeps_its_report() {
+    let folder = prepared();
+    let folder = folder.path();
+    // one step, whose loss is still finite
+    let line = format!("{TRAIN} --epochs 1 --limit 16 --lr 1e30 --test idx:data:train -o run");
+    for _ in 0..2 {
+        let said = succeeds(folder, &line);
+        assert!(said.contains("the run has diverged"), "{said}");
+    }
+    let parity = &read(&folder.join("run/run.json"))["parity"];
+    assert!(parity["diverged"].as_u64().unwrap() > 0, "{parity}");
+}
