@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{CriterionRecipe, DataSpec, FoldedNorms, Precision, Sakd, SakdMode, Train};
 use crate::runtime::Device;
 use crate::student::{Executor, ImportOptions, Student};
+use crate::train::groups;
 use crate::train::loader::Steps;
 use crate::train::loss::{Learnable, Objective};
 use crate::train::pairing::Pair;
@@ -65,7 +66,9 @@ pub struct Args {
     /// Data set of the evaluation [default: the test split of the training data]
     #[arg(long, value_name = "SPEC[:SPLIT]")]
     test: Option<String>,
-    /// Recipe file; flags win over it
+    /// Recipe file; flags win over it. Its table `optimizer` takes no-decay (patterns of
+    /// parameters; norm means scale and bias of every normalization) and group (pattern and
+    /// lr-factor; the first that fits counts)
     #[arg(long, value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
     /// Term of the loss, METHOD[:key=value,…] (repeat for more); `nst-cache criteria` lists the
@@ -316,7 +319,7 @@ impl Plan {
         recipe.freeze.extend(args.freeze.iter().cloned());
         recipe.train.extend(args.train.iter().cloned());
         if let Some(lr) = args.lr {
-            recipe.optimizer.set_lr(lr);
+            recipe.optimizer.rule.set_lr(lr);
         }
         if !args.criteria.is_empty() {
             recipe.criteria.clone_from(&args.criteria);
@@ -434,6 +437,8 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
     for line in student.notes() {
         context.monitor.note(&line);
     }
+    // a pattern that names nothing is refused before anything is written
+    groups::factors(&student, &recipe.optimizer)?;
     Ok(student)
 }
 

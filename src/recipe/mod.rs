@@ -7,6 +7,7 @@ mod criterion;
 mod data;
 mod extract;
 mod feed;
+mod optimizer;
 mod preprocess;
 pub mod published;
 mod sakd;
@@ -25,8 +26,9 @@ pub use criterion::{
 pub use data::{DataFormat, DataSpec, Take};
 pub use extract::{Compress, Extract, Inputs, Store, ViewCount};
 pub use feed::{BatchAxis, Feeding, InputValue};
+pub use optimizer::{Optimization, OptimizerRecipe, ParameterGroup};
 pub use preprocess::{Channels, Interpolation, Layout, Preprocess, PreprocessOptions, preset};
 pub use sakd::{Gates, Sakd, SakdMode};
 pub use statistic::{Keep, MapShape, Statistic};
 pub use sweep::{Sweep, SweepMethod};
-pub use train::{FoldedNorms, OptimizerRecipe, Precision, ScheduleRecipe, Train};
+pub use train::{FoldedNorms, Precision, ScheduleRecipe, Train};

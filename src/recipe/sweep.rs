@@ -221,7 +221,7 @@ temperature = 4
             (2, [0, 1, 2].as_slice(), 2)
         );
         let run = sweep.run(&sweep.methods[1], 2);
-        assert_eq!((run.epochs, run.batch, run.seed, run.optimizer.lr()), (15, 64, 2, 0.1));
+        assert_eq!((run.epochs, run.batch, run.seed, run.optimizer.rule.lr()), (15, 64, 2, 0.1));
         assert_eq!(
             run.criteria.iter().map(CriterionRecipe::name).collect::<Vec<_>>(),
             ["kd", "nst-poly"]

@@ -1,52 +1,15 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
-use super::{Augment, CriterionRecipe, DataSpec, Method, Sakd, Take, toml_file};
+use super::optimizer::check;
+use super::{
+    Augment, CriterionRecipe, DataSpec, Method, Optimization, OptimizerRecipe, Sakd, Take,
+    toml_file,
+};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
-
-/// How parameters follow their gradients.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
-pub enum OptimizerRecipe {
-    /// Stochastic gradient descent, in PyTorch's form.
-    Sgd {
-        /// Peak learning rate.
-        lr: f64,
-        /// Momentum.
-        #[serde(default)]
-        momentum: f64,
-        /// Nesterov's form.
-        #[serde(default)]
-        nesterov: bool,
-        /// L2 penalty, added to the gradient of every parameter.
-        #[serde(default, rename = "weight-decay")]
-        weight_decay: f64,
-    },
-    /// `AdamW` (decoupled weight decay).
-    Adamw {
-        /// Peak learning rate.
-        lr: f64,
-        /// Decay of the two moments.
-        #[serde(default = "default_betas")]
-        betas: [f64; 2],
-        /// Added to the denominator.
-        #[serde(default = "default_eps")]
-        eps: f64,
-        /// Decoupled weight decay.
-        #[serde(default, rename = "weight-decay")]
-        weight_decay: f64,
-    },
-}
-
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-fn default_eps() -> f64 {
-    1e-8
-}
 
 /// How the learning rate moves; evaluated at every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,7 +110,7 @@ pub struct Train {
     /// Whether the last incomplete batch of an epoch is left out.
     pub drop_last: bool,
     /// The optimiser.
-    pub optimizer: OptimizerRecipe,
+    pub optimizer: Optimization,
     /// The learning rate's course.
     pub schedule: ScheduleRecipe,
     /// Largest global L2 norm of the gradient; larger ones are scaled down to it.
@@ -197,7 +160,8 @@ impl Default for Train {
                 momentum: 0.9,
                 nesterov: true,
                 weight_decay: 5e-4,
-            },
+            }
+            .into(),
             schedule: ScheduleRecipe::Cosine { warmup_epochs: 0.0, min_lr: 0.0 },
             clip: None,
             label_smoothing: 0.0,
@@ -293,53 +257,6 @@ impl Train {
     }
 }
 
-impl OptimizerRecipe {
-    /// The peak learning rate.
-    #[must_use]
-    pub fn lr(&self) -> f64 {
-        match *self {
-            Self::Sgd { lr, .. } | Self::Adamw { lr, .. } => lr,
-        }
-    }
-
-    /// Sets the peak learning rate.
-    pub fn set_lr(&mut self, rate: f64) {
-        match self {
-            Self::Sgd { lr, .. } | Self::Adamw { lr, .. } => *lr = rate,
-        }
-    }
-
-    fn validate(&self) -> Result<()> {
-        let not_negative =
-            |name, value: f64| check(name, "0 or more", value.is_finite() && value >= 0.0, value);
-        not_negative("optimizer.lr", self.lr())?;
-        match *self {
-            Self::Sgd { momentum, nesterov, weight_decay, .. } => {
-                not_negative("optimizer.weight-decay", weight_decay)?;
-                check(
-                    "optimizer.momentum",
-                    "0 to below 1",
-                    (0.0..1.0).contains(&momentum),
-                    momentum,
-                )?;
-                check(
-                    "optimizer.nesterov",
-                    "momentum above 0 with it",
-                    !nesterov || momentum > 0.0,
-                    "momentum 0",
-                )
-            }
-            Self::Adamw { betas, eps, weight_decay, .. } => {
-                not_negative("optimizer.weight-decay", weight_decay)?;
-                not_negative("optimizer.eps", eps)?;
-                betas.into_iter().try_for_each(|beta| {
-                    check("optimizer.betas", "0 to below 1", (0.0..1.0).contains(&beta), beta)
-                })
-            }
-        }
-    }
-}
-
 impl ScheduleRecipe {
     fn validate(&self) -> Result<()> {
         let not_negative =
@@ -371,16 +288,9 @@ fn is_ce(criterion: &CriterionRecipe) -> bool {
     matches!(criterion.method, Method::Ce(_))
 }
 
-fn check(what: &str, expected: &str, holds: bool, found: impl std::fmt::Display) -> Result<()> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Error::input(format!("recipe: {what}: expected {expected}, found {found}")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::ParameterGroup;
     use super::*;
 
     const TEXT: &str = r#"
@@ -472,6 +382,35 @@ mod tests {
         assert!(of(&["ce:from=1"]).unwrap_err().to_string().contains("none at epoch 0"));
         assert!(of(&["ce:until=3"]).is_err());
         of(&["ce:until=4"]).unwrap();
+    }
+
+    #[test]
+    fn parameters_of_their_own_stand_in_the_optimizers_table() {
+        let own = "lr = 0.05\nno-decay = [\"*.bias\", \"norm\"]\n\
+                   group = [{ pattern = \"head.*\", lr-factor = 10 }]";
+        let text = TEXT.replace("lr = 0.05", own);
+        let recipe: Train = toml::from_str(&text).unwrap();
+        recipe.validate().unwrap();
+        assert_eq!(recipe.optimizer.no_decay, ["*.bias", "norm"]);
+        assert_eq!(
+            recipe.optimizer.groups,
+            [ParameterGroup { pattern: "head.*".into(), lr_factor: 10.0 }]
+        );
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Train>(&json).unwrap(), recipe);
+        assert_eq!(toml::from_str::<Train>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
+        // what is recorded of a recipe without them is what it was before there were any
+        assert!(serde_json::to_string(&Train::default()).unwrap().contains(
+            "\"optimizer\":{\"kind\":\"sgd\",\"lr\":0.05,\"momentum\":0.9,\"nesterov\":true,\
+             \"weight-decay\":0.0005}"
+        ));
+        let error =
+            toml::from_str::<Train>(&text.replace("[\"*.bias\", \"norm\"]", "3")).unwrap_err();
+        assert!(error.message().contains("optimizer.no-decay"), "{}", error.message());
+        for (place, wrong) in [("lr-factor = 10", "lr-factor = -1"), ("head.*", "")] {
+            let recipe: Train = toml::from_str(&text.replace(place, wrong)).unwrap();
+            assert!(recipe.validate().unwrap_err().to_string().contains("optimizer.group"));
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod pattern;
 mod plan;
 pub mod preset;
 mod restore;
+mod select;
 mod stage;
 mod trains;
 mod value;

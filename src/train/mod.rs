@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod checkpoint;
 pub mod clip;
+pub mod groups;
 pub mod loader;
 pub mod loss;
 pub mod metrics;

@@ -14,12 +14,29 @@ use std::cell::RefCell;
 /// Elements that one task updates: the split changes no result, each element stands alone.
 const TASK: usize = 1 << 14;
 
+/// What a parameter has of the rule's numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    /// The factor of the learning rate.
+    pub lr: f64,
+    /// The factor of the weight decay.
+    pub decay: f64,
+}
+
+impl Default for Factors {
+    fn default() -> Self {
+        Self { lr: 1.0, decay: 1.0 }
+    }
+}
+
 /// Moves parameters along their gradients. Beside its own [`Optimizer::update`] it has candle's
 /// [`candle_nn::Optimizer`].
 #[derive(Debug)]
 pub struct Optimizer {
     recipe: OptimizerRecipe,
     parameters: Vec<Var>,
+    /// One a parameter.
+    factors: Vec<Factors>,
     /// One tensor a parameter and slot, slot by slot: SGD has one (the momentum buffer, none
     /// without momentum), `AdamW` two.
     state: Vec<Var>,
@@ -38,7 +55,23 @@ impl Optimizer {
                 state.push(Var::zeros(parameter.shape(), parameter.dtype(), parameter.device())?);
             }
         }
-        Ok(Self { recipe, parameters, state, steps: 0 })
+        let factors = vec![Factors::default(); parameters.len()];
+        Ok(Self { recipe, parameters, factors, state, steps: 0 })
+    }
+
+    /// The same with factors for each parameter.
+    ///
+    /// # Errors
+    /// When there are not as many as parameters.
+    pub fn with_factors(self, factors: Vec<Factors>) -> Result<Self> {
+        if factors.len() != self.parameters.len() {
+            return Err(Error::input(format!(
+                "optimiser: expected factors for {} parameters, found {}",
+                self.parameters.len(),
+                factors.len()
+            )));
+        }
+        Ok(Self { factors, ..self })
     }
 
     /// One step with the learning rate `lr` along `gradients` times `scale` (what clipping asks
@@ -57,7 +90,8 @@ impl Optimizer {
         self.steps += 1;
         for (index, gradient) in gradients.iter().enumerate() {
             let Some(gradient) = gradient else { continue };
-            let parameter = &self.parameters[index];
+            let (parameter, factors) = (&self.parameters[index], self.factors[index]);
+            let (recipe, lr) = (self.recipe.with_decay(factors.decay), lr * factors.lr);
             if gradient.shape() != parameter.shape() || gradient.dtype() != parameter.dtype() {
                 return Err(Error::input(format!(
                     "optimiser: expected a gradient {:?} {:?}, found {:?} {:?}",
@@ -70,14 +104,14 @@ impl Optimizer {
             let slots: Vec<&Var> =
                 self.state.iter().skip(index).step_by(self.parameters.len()).collect();
             if !parameter.device().is_cpu() {
-                tensor::step(&self.recipe, parameter, &slots, gradient, [lr, scale], self.steps)?;
+                tensor::step(&recipe, parameter, &slots, gradient, [lr, scale], self.steps)?;
                 continue;
             }
             let gradient = gradient.contiguous()?;
             with_slice(
                 &gradient,
-                |g| step::<f32>(&self.recipe, parameter, &slots, g, lr, scale, self.steps),
-                |g| step::<f64>(&self.recipe, parameter, &slots, g, lr, scale, self.steps),
+                |g| step::<f32>(&recipe, parameter, &slots, g, lr, scale, self.steps),
+                |g| step::<f64>(&recipe, parameter, &slots, g, lr, scale, self.steps),
             )??;
         }
         Ok(())
@@ -389,6 +423,23 @@ mod tests {
         let mut optimizer = Optimizer::create(vec![var.clone()], recipe).unwrap();
         optimizer.update(&[Some(Tensor::new(&[1.0f64], &Device::Cpu).unwrap())], 0.1, 0.5).unwrap();
         close(var.to_vec1::<f64>().unwrap()[0], 0.905);
+    }
+
+    #[test]
+    fn a_parameter_has_its_own_rate_and_decay() {
+        let recipe =
+            OptimizerRecipe::Sgd { lr: 0.1, momentum: 0.0, nesterov: false, weight_decay: 0.1 };
+        let vars: Vec<Var> = (0..3).map(|_| Var::new(&[1.0f64], &Device::Cpu).unwrap()).collect();
+        let plain = Factors::default();
+        let factors = [plain, Factors { decay: 0.0, ..plain }, Factors { lr: 10.0, ..plain }];
+        let create = || Optimizer::create(vars.clone(), recipe.clone()).unwrap();
+        assert!(create().with_factors(vec![plain; 2]).is_err());
+        let gradients = vec![Some(Tensor::new(&[0.5f64], &Device::Cpu).unwrap()); 3];
+        create().with_factors(factors.into()).unwrap().update(&gradients, 0.1, 1.0).unwrap();
+        // 1 − 0.1·(0.5 + 0.1), without the decay, and ten times as far
+        for (var, expected) in vars.iter().zip([0.94, 0.95, 0.4]) {
+            close(var.to_vec1::<f64>().unwrap()[0], expected);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The loop: batch, forward, loss, backward, clip, step; evaluation and a checkpoint every epoch.
 
 use super::checkpoint::{self, Position};
+use super::groups;
 use super::loader::{Batches, Steps, stream};
 use super::loss::{Learnable, Objective};
 use super::metrics::{Evaluation, Metrics, Record, Sums, percent};
@@ -95,7 +96,8 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
     }
     let total = per_epoch * run.recipe.epochs;
     let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
-    let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.clone())?;
+    let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.rule.clone())?
+        .with_factors(groups::factors(run.student, &run.recipe.optimizer)?)?;
     let path = run.folder.join(CHECKPOINT);
     let position = if run.resume && path.exists() {
         checkpoint::load(&path, run.identity, run.student, &mut optimizer, &mut learnable)?
@@ -118,7 +120,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
     }
     let schedule = Schedule::new(
         run.recipe.schedule.clone(),
-        run.recipe.optimizer.lr(),
+        run.recipe.optimizer.rule.lr(),
         per_epoch,
         run.recipe.epochs,
     );

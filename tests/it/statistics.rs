@@ -354,7 +354,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     };
     // gentle: at a rate at which so small a batch of noise throws the weights about, any two
     // roundings part
-    recipe.optimizer.set_lr(0.01);
+    recipe.optimizer.rule.set_lr(0.01);
     let model = preset::build("resnet8", 10, [1, 28, 28], 1).unwrap();
     let student = Student::import(
         &model,

@@ -237,7 +237,8 @@ fn train(
             momentum: 0.9,
             nesterov: true,
             weight_decay: 5e-4,
-        },
+        }
+        .into(),
         schedule: ScheduleRecipe::Constant { warmup_epochs: 0.0 },
         clip: Some(1.0),
         ..Train::default()

@@ -63,3 +63,35 @@ fn a_run_that_has_diverged_says_so_and_keeps_its_report() {
     let parity = &read(&folder.join("run/run.json"))["parity"];
     assert!(parity["diverged"].as_u64().unwrap() > 0, "{parity}");
 }
+
+#[test]
+fn parameters_of_their_own_train_otherwise_and_are_there() {
+    let folder = prepared();
+    let folder = folder.path();
+    let train = |optimizer: &str, name: &str| {
+        let recipe = format!(
+            "epochs = 1\nbatch = 16\n[optimizer]\nkind = \"sgd\"\nlr = 0.05\nweight-decay = \
+             0.1\n{optimizer}"
+        );
+        std::fs::write(folder.join(format!("{name}.toml")), recipe).unwrap();
+        run(folder, &format!("{TRAIN} --recipe {name}.toml -o {name}"))
+    };
+    let student = |name: &str| std::fs::read(folder.join(name).join("student.onnx")).unwrap();
+    let groups = "no-decay = [\"norm\"]\n[[optimizer.group]]\npattern = \"*\"\nlr-factor = 0\n";
+    for (optimizer, name) in
+        [("", "plain"), ("no-decay = [\"norm\"]\n", "apart"), (groups, "still")]
+    {
+        let output = train(optimizer, name);
+        assert!(output.status.success(), "{name}: {}", support::text(&output));
+    }
+    assert!(student("plain") != student("apart"));
+    // a rate of zero for all: the weights are those of the start
+    let loss = |name: &str| read(&folder.join(name).join("run.json"))["loss"].as_f64().unwrap();
+    assert!(loss("still") > loss("plain"));
+
+    let output = train("no-decay = [\"*.nothing\"]\n", "wrong");
+    let said = support::text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("optimizer.no-decay") && said.contains("`*.nothing`"), "{said}");
+    assert!(!folder.join("wrong").exists());
+}

@@ -194,7 +194,8 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
     let recipe = Train {
         batch,
         drop_last: true,
-        optimizer: OptimizerRecipe::Sgd { lr, momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+        optimizer: OptimizerRecipe::Sgd { lr, momentum: 0.9, nesterov: true, weight_decay: 5e-4 }
+            .into(),
         precision: args.precision,
         ..Train::default()
     };
@@ -228,7 +229,7 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
     )?;
     let source = Source::Cache(cached);
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
-    let mut optimizer = Optimizer::create(variables, recipe.optimizer.clone())?;
+    let mut optimizer = Optimizer::create(variables, recipe.optimizer.rule.clone())?;
     let mut learnable = Learnable::new(&objective, &recipe, &source, context.monitor)?;
 
     let steps = Steps { rows: source.len(), batch, drop_last: recipe.drop_last };

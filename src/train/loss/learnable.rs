@@ -69,7 +69,7 @@ impl Learnable {
             .flat_map(|s| &s.modules)
             .flat_map(|m| m.variables().map(|(_, v)| v.clone()))
             .collect();
-        Ok(Self { states, optimizer: Optimizer::create(variables, recipe.optimizer.clone())? })
+        Ok(Self { states, optimizer: Optimizer::create(variables, recipe.optimizer.rule.clone())? })
     }
 
     /// The names of what trains, in the order of the optimiser.

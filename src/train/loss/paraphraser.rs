@@ -35,7 +35,7 @@ pub(super) fn train(
     let optimizer = |module: &Module| {
         Optimizer::create(
             module.variables().map(|(_, v)| v.clone()).collect(),
-            recipe.optimizer.clone(),
+            recipe.optimizer.rule.clone(),
         )
     };
     let mut optimizers = paraphrasers.iter().map(optimizer).collect::<Result<Vec<_>>>()?;
@@ -71,7 +71,7 @@ pub(super) fn train(
                 }
                 optimizer.update(
                     &gradients,
-                    recipe.optimizer.lr(),
+                    recipe.optimizer.rule.lr(),
                     clip::factor(norm, recipe.clip),
                 )?;
                 last += found.value;
