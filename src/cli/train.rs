@@ -85,7 +85,8 @@ pub struct Args {
     /// The ONNX file that made the cache, for --sakd exact, which runs its stages at every step
     #[arg(long, value_name = "FILE.onnx")]
     sakd_teacher: Option<PathBuf>,
-    /// Epochs
+    /// Epochs; with --resume more than a run of the folder has extend it, where its schedule and
+    /// weights do not depend on its end
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Samples of a step
@@ -127,7 +128,7 @@ pub struct Args {
     /// Shuffle the data set with this seed before --limit
     #[arg(long, value_name = "SEED")]
     shuffle: Option<u64>,
-    /// Go on from the run's last checkpoint
+    /// Go on from the run's last checkpoint, to its end or, with more --epochs, beyond
     #[arg(long)]
     resume: bool,
     /// Steps between checkpoints, beside one at the end of each epoch
@@ -228,6 +229,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     // everything that the user gave has been resolved: from here on something is written
     folder.begin()?;
 
+    let shorter = if args.resume { folder.shorter()? } else { Vec::new() };
     let run = trainer::Run {
         recipe: &plan.recipe,
         objective: &objective,
@@ -236,6 +238,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         test: test.as_ref(),
         folder: &plan.output,
         identity: &folder.identity(),
+        shorter: &shorter,
         resume: args.resume,
         options,
         monitor: context.monitor,

@@ -237,6 +237,22 @@ impl Train {
         )
     }
 
+    /// What of the first `epochs` epochs depends on how many there are in all; `None`: a longer run
+    /// begins with the very same steps.
+    #[must_use]
+    pub fn foresight(&self, epochs: usize) -> Option<String> {
+        if let ScheduleRecipe::Cosine { .. } = self.schedule {
+            return Some("a cosine schedule".to_owned());
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a number of epochs")]
+        let decays = |term: &&CriterionRecipe| {
+            term.course.decay_to.is_some()
+                && term.course.until.is_none_or(|until| until > epochs as f64)
+        };
+        let decaying = self.criteria.iter().find(decays)?;
+        Some(format!("criterion {}, whose weight decays to it,", decaying.name()))
+    }
+
     /// The samples that are trained on.
     #[must_use]
     pub fn take(&self) -> Take {
@@ -382,6 +398,23 @@ mod tests {
         assert!(of(&["ce:from=1"]).unwrap_err().to_string().contains("none at epoch 0"));
         assert!(of(&["ce:until=3"]).is_err());
         of(&["ce:until=4"]).unwrap();
+    }
+
+    #[test]
+    fn only_what_knows_its_end_depends_on_it() {
+        let of = |schedule: &str, criterion: &str| {
+            let schedule = toml::from_str(schedule).unwrap();
+            let criteria = vec![criterion.parse().unwrap()];
+            Train { schedule, criteria, ..Train::default() }.foresight(20)
+        };
+        let constant = "kind = \"constant\"";
+        assert_eq!(of(constant, "kd"), None);
+        assert_eq!(of("kind = \"multistep\"\nmilestones = [30.0]\ngamma = 0.1", "kd"), None);
+        assert_eq!(of(constant, "kd:until=20,decay-to=0"), None);
+        assert!(of("kind = \"cosine\"", "kd").unwrap().contains("cosine"));
+        for course in ["kd:decay-to=0", "kd:until=21,decay-to=0"] {
+            assert!(of(constant, course).unwrap().contains("criterion kd"), "{course}");
+        }
     }
 
     #[test]

@@ -103,13 +103,14 @@ pub fn save(
     write_atomically(path, &file)
 }
 
-/// Reads a checkpoint into the student, its optimiser and what the criteria learn.
+/// Reads a checkpoint into the student, its optimiser and what the criteria learn. `accepted`: which
+/// runs' identities it may bear.
 ///
 /// # Errors
 /// When it is damaged, of another version, of another run, or does not fit the student.
 pub fn load(
     path: &Path,
-    identity: &str,
+    accepted: impl Fn(&str) -> bool,
     student: &Student,
     optimizer: &mut Optimizer,
     learnable: &mut Learnable,
@@ -129,7 +130,7 @@ pub fn load(
             position.format
         )));
     }
-    if position.identity != identity {
+    if !accepted(&position.identity) {
         return Err(Error::input(format!("{}: of a run with other settings", what()))
             .hint("give another -o"));
     }

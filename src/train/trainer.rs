@@ -51,6 +51,9 @@ pub struct Run<'a> {
     pub folder: &'a Path,
     /// Hash of everything that decides the run's bits.
     pub identity: &'a str,
+    /// The hashes of shorter runs that begin with the same steps, whose checkpoints are gone on
+    /// with too.
+    pub shorter: &'a [String],
     /// Whether a checkpoint in the folder is gone on with.
     pub resume: bool,
     /// The rest.
@@ -100,7 +103,11 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
         .with_factors(groups::factors(run.student, &run.recipe.optimizer)?)?;
     let path = run.folder.join(CHECKPOINT);
     let position = if run.resume && path.exists() {
-        checkpoint::load(&path, run.identity, run.student, &mut optimizer, &mut learnable)?
+        let accepted =
+            |found: &str| found == run.identity || run.shorter.iter().any(|s| s == found);
+        let loaded =
+            checkpoint::load(&path, accepted, run.student, &mut optimizer, &mut learnable)?;
+        Position { identity: run.identity.to_owned(), ..loaded }
     } else {
         learnable.prepare(
             run.objective,

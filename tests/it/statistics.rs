@@ -389,6 +389,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
         test: None,
         folder,
         identity: "a test",
+        shorter: &[],
         resume: false,
         options: Options { checkpoint_steps: None, log_steps: 1, loader_threads: 1 },
         monitor: &Silent,

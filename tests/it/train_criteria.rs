@@ -289,6 +289,7 @@ fn train(
         test: None,
         folder,
         identity: "test",
+        shorter: &[],
         resume,
         options,
         monitor,

@@ -65,6 +65,65 @@ fn a_run_that_has_diverged_says_so_and_keeps_its_report() {
 }
 
 #[test]
+fn an_extended_run_is_the_whole_run() {
+    let folder = prepared();
+    let folder = folder.path();
+    let train = |epochs: usize, rest: &str| {
+        format!("{TRAIN} --recipe constant.toml --epochs {epochs} {rest}")
+    };
+    let student = |name: &str| std::fs::read(folder.join(name).join("student.onnx")).unwrap();
+    succeeds(folder, &train(3, "-o whole"));
+    succeeds(folder, &train(1, "-o short"));
+
+    // nobody asked for it yet
+    let output = run(folder, &train(3, "-o short"));
+    let said = support::text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("holds a run with recipe.epochs 1") && said.contains("--resume"),
+        "{said}"
+    );
+
+    for (name, killed) in [("extended", false), ("killed", true)] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+        for entry in std::fs::read_dir(folder.join("short")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.join(name).join(entry.file_name())).unwrap();
+        }
+        if killed {
+            // after its settings were written and before its first checkpoint
+            std::fs::remove_file(folder.join(name).join("run.json")).unwrap();
+            let settings = folder.join(name).join("settings.json");
+            std::fs::copy(folder.join("whole/settings.json"), settings).unwrap();
+        } else {
+            succeeds(folder, &train(2, &format!("-o {name} --resume")));
+        }
+        let said = succeeds(folder, &train(3, &format!("-o {name} --resume")));
+        assert!(said.contains("resuming at epoch"), "{said}");
+        assert!(student(name) == student("whole"), "{name}: other weights");
+        let report = read(&folder.join(name).join("run.json"));
+        assert_eq!(report["settings"]["recipe"]["epochs"], 3);
+        assert_eq!(report["loss"], read(&folder.join("whole/run.json"))["loss"], "{name}");
+    }
+    // back again is another run
+    assert_eq!(run(folder, &train(1, "-o extended --resume")).status.code(), Some(2));
+}
+
+#[test]
+fn a_run_whose_schedule_knew_its_end_is_not_extended() {
+    let folder = prepared();
+    let folder = folder.path();
+    succeeds(folder, &format!("{TRAIN} --epochs 1 -o run"));
+    let output = run(folder, &format!("{TRAIN} --epochs 2 --resume -o run"));
+    let said = support::text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in ["a cosine schedule", "its end at epoch 1", "1 more epochs", "another -o"] {
+        assert!(said.contains(part), "lacks `{part}`: {said}");
+    }
+    succeeds(folder, &format!("{TRAIN} --epochs 1 -o run"));
+}
+
+#[test]
 fn parameters_of_their_own_train_otherwise_and_are_there() {
     let folder = prepared();
     let folder = folder.path();

@@ -90,6 +90,7 @@ fn train(
         test: None,
         folder,
         identity: "test",
+        shorter: &[],
         resume,
         options,
         monitor,

@@ -3,6 +3,7 @@
 use super::Report;
 use crate::error::{Context, Error, Result};
 use crate::onnx::Model;
+use crate::recipe::Train;
 use crate::train::checkpoint::write_atomically;
 use crate::train::trainer::CHECKPOINT;
 use serde_json::Value;
@@ -33,6 +34,66 @@ impl Folder {
         sha256(self.settings.to_string().as_bytes())
     }
 
+    /// The hashes of these settings with fewer epochs, where such a run begins with the very same
+    /// steps: its checkpoint is gone on with. The settings are written before the first checkpoint
+    /// of the longer run is, so that those of the folder do not say which it was.
+    pub(super) fn shorter(&self) -> Result<Vec<String>> {
+        let recipe = self.recipe()?;
+        let same = (1..recipe.epochs).filter(|&epochs| recipe.foresight(epochs).is_none());
+        Ok(same.map(|epochs| sha256(self.of_epochs(epochs).to_string().as_bytes())).collect())
+    }
+
+    fn recipe(&self) -> Result<Train> {
+        serde_json::from_value(self.settings.get("recipe").cloned().unwrap_or_default())
+            .context(|| format!("{}: settings without a recipe", self.path.display()))
+    }
+
+    /// The settings with another number of epochs.
+    fn of_epochs(&self, epochs: usize) -> Value {
+        let mut settings = self.settings.clone();
+        if let Some(place) = settings.pointer_mut("/recipe/epochs") {
+            *place = epochs.into();
+        }
+        settings
+    }
+
+    /// Whether the folder holds a run of these settings with fewer epochs, of which this one is a
+    /// continuation.
+    ///
+    /// # Errors
+    /// When its end decided what it did, or nobody asked to go on with it.
+    fn extends(&self, before: &Value, resume: bool) -> Result<bool> {
+        let count = |settings: &Value| {
+            let epochs = settings.pointer("/recipe/epochs")?.as_u64()?;
+            usize::try_from(epochs).ok()
+        };
+        let (Some(had), Some(now)) = (count(before), count(&self.settings)) else {
+            return Ok(false);
+        };
+        if had >= now || *before != self.of_epochs(had) || !self.path.join(CHECKPOINT).exists() {
+            return Ok(false);
+        }
+        let path = self.path.display();
+        if let Some(what) = self.recipe()?.foresight(had) {
+            return Err(Error::input(format!(
+                "{path}: holds a run with recipe.epochs {had}, found {now}, and cannot be extended: \
+                 {what} decided its steps by its end at epoch {had}"
+            ))
+            .hint(format!(
+                "train {now} epochs into another -o, or train its {MODEL} for {} more epochs into \
+                 another -o",
+                now - had
+            )));
+        }
+        if !resume {
+            return Err(Error::input(format!(
+                "{path}: holds a run with recipe.epochs {had}, found {now}"
+            ))
+            .hint("add --resume to extend it, or give another -o"));
+        }
+        Ok(true)
+    }
+
     /// Checks that the run may use the folder, and gives the report of a run of these settings that
     /// has finished there. Writes nothing.
     pub(super) fn finished(&self, resume: bool) -> Result<Option<Report>> {
@@ -53,6 +114,9 @@ impl Folder {
             return Ok(None);
         }
         let before: Value = read(&at(SETTINGS))?;
+        if self.extends(&before, resume)? {
+            return Ok(None);
+        }
         if let Some((key, before, now)) = difference("", &before, &self.settings) {
             return Err(Error::input(format!(
                 "{path}: holds a run with {key} {before}, found {now}"
@@ -71,10 +135,16 @@ impl Folder {
         Ok(None)
     }
 
-    /// Makes the folder and writes the settings into it.
+    /// Makes the folder and writes the settings into it. The report of a run that is extended goes
+    /// first: beside the new settings it would say that they are done.
     pub(super) fn begin(&self) -> Result<()> {
         std::fs::create_dir_all(&self.path)
             .context(|| format!("{}: cannot be made", self.path.display()))?;
+        let report = self.path.join(REPORT);
+        if report.exists() {
+            std::fs::remove_file(&report)
+                .context(|| format!("{}: cannot be removed", report.display()))?;
+        }
         let path = self.path.join(SETTINGS);
         let text = serde_json::to_vec_pretty(&self.settings)
             .context(|| format!("{}: cannot be encoded", path.display()))?;
