@@ -80,8 +80,8 @@ fn pixels(size: usize) -> f64 {
 }
 
 impl Sampler {
-    /// The position among the pixels of an axis that a coordinate from −1 to 1 stands for, and its
-    /// slope.
+    /// The position among the pixels of an axis that a coordinate from −1 to 1 stands for, and
+    /// its slope.
     fn position<T: Float>(&self, at: T, size: usize) -> (T, T) {
         let (n, one, two) = (T::of(pixels(size)), T::one(), T::of(2.0));
         if self.align_corners {

@@ -13,17 +13,17 @@ pub struct Gru<'a, T> {
     pub sequence: Sequence,
     /// Of the state before: `[3·width, width]`.
     pub recurrent: &'a [T],
-    /// The bias inside of the reset gate, `[width]`: that gate scales `h₋ Rᵀ + bias` (as `PyTorch`
-    /// has it). `None`: it scales `h₋`.
+    /// The bias inside of the reset gate, `[width]`: that gate scales `h₋ Rᵀ + bias` (as
+    /// `PyTorch` has it). `None`: it scales `h₋`.
     pub inner_bias: Option<&'a [T]>,
     /// The activations of the gates and of the state's new part.
     pub curves: [Curve; 2],
 }
 
 impl<T: Float> Gru<'_, T> {
-    /// With a the sum of the inputs' product and the bias: `z, r = σ(a + h₋ Rᵀ)`, `g = τ(a + q)`,
-    /// `h = (1 − z) ⊙ g + z ⊙ h₋`; q is `r ⊙ (h₋ Rᵀ + bias)`, or `(r ⊙ h₋) Rᵀ`. Gives h, and of q
-    /// what r scales in the one case and what R multiplies in the other.
+    /// With a the sum of the inputs' product and the bias: `z, r = σ(a + h₋ Rᵀ)`, `g = τ(a +
+    /// q)`, `h = (1 − z) ⊙ g + z ⊙ h₋`; q is `r ⊙ (h₋ Rᵀ + bias)`, or `(r ⊙ h₋)
+    /// Rᵀ`. Gives h, and of q what r scales in the one case and what R multiplies in the other.
     ///
     /// # Shapes
     /// `gates`: `[rows, 3·width]`, at first the inputs' product and the bias, then the gates;

@@ -35,8 +35,9 @@ fn accumulate<T: Float>(out: &mut [T], a: &[T], b: &[T]) {
 }
 
 impl<T: Float> Lstm<'_, T> {
-    /// With a the sum of the inputs' product, the bias and `h₋ Rᵀ`: `i, f = σ(a + p ⊙ c₋)`, `g =
-    /// τ(a)`, `c = f ⊙ c₋ + i ⊙ g`, `o = σ(a + p ⊙ c)`, `h = o ⊙ η(c)`. Gives h and c.
+    /// With a the sum of the inputs' product, the bias and `h₋ Rᵀ`: `i, f = σ(a + p ⊙
+    /// c₋)`, `g = τ(a)`, `c = f ⊙ c₋ + i ⊙ g`, `o = σ(a + p ⊙ c)`, `h = o ⊙ η(c)`.
+    /// Gives h and c.
     ///
     /// # Shapes
     /// `gates`: `[rows, 4·width]`, at first the inputs' product and the bias, then the gates;

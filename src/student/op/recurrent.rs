@@ -93,8 +93,8 @@ struct Back<T> {
 /// samples, I columns, D directions, H elements of a state and G gates:
 ///
 /// # Shapes
-/// X `[S, N, I]`, W `[D, G·H, I]`, R `[D, G·H, H]`, B `[D, 2·G·H]`, initial states `[D, N, H]`, P
-/// `[D, 3·H]`; Y `[S, D, N, H]`, last states `[D, N, H]`. With `layout` 1: X `[N, S, I]`, states
+/// X `[S, N, I]`, W `[D, G·H, I]`, R `[D, G·H, H]`, B `[D, 2·G·H]`, initial states `[D, N, H]`,
+/// P `[D, 3·H]`; Y `[S, D, N, H]`, last states `[D, N, H]`. With `layout` 1: X `[N, S, I]`, states
 /// `[N, D, H]`, Y `[N, S, D, H]`.
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let is_lstm = site.operator() == "LSTM";
