@@ -45,6 +45,7 @@ Without a cache it trains on the labels alone: that is how a teacher is made. St
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Args {
     /// A preset (resnet20, wrn-16-2, …), an .onnx file, or the name of a student in
     /// nst-cache.toml

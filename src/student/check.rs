@@ -21,7 +21,7 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
     let graph = read(&restored.model)?;
     let opened = open_batch(&restored.model, &graph, read)?;
     let (model, graph) = match &opened {
-        Batch::Opened(model, graph) => (model, graph),
+        Batch::Opened(open) => (&open.0, &open.1),
         Batch::Free | Batch::Refused(_) => (&restored.model, &graph),
     };
     let mut blockers: Vec<(String, String, String)> = graph
@@ -85,7 +85,7 @@ pub(super) enum Batch {
     /// It does, as far as its shapes tell.
     Free,
     /// It does in this form, without what its exporter wrote into it.
-    Opened(Model, Graph),
+    Opened(Box<(Model, Graph)>),
     /// It does not.
     Refused(Error),
 }
@@ -116,8 +116,7 @@ pub(super) fn open_batch(
         let rows = |name: String| plan.shapes.get(graph.index.get(&name)?)?.first().copied();
         let rows = logits::of_student(model).and_then(rows);
         let found = rows.map_or_else(|| "none".to_owned(), |n| n.to_string());
-        Ok((rows != Some(other))
-            .then(|| format!("of {other} samples it gives logits of {found}")))
+        Ok((rows != Some(other)).then(|| format!("of {other} samples it gives logits of {found}")))
     };
     let Some(why) = reason(model, graph)? else { return Ok(Batch::Free) };
     let shape = |name: &str| plan.shapes.get(graph.index.get(name)?).cloned();
@@ -127,7 +126,7 @@ pub(super) fn open_batch(
     let model = model.with_graph(freed)?;
     let graph = read(&model)?;
     Ok(match reason(&model, &graph)? {
-        None => Batch::Opened(model, graph),
+        None => Batch::Opened(Box::new((model, graph))),
         Some(_) => Batch::Refused(batch::refusal(baked, &why)),
     })
 }

@@ -199,7 +199,8 @@ impl Student {
         match check::open_batch(&student.model, &student.graph, read)? {
             Batch::Free => Ok(student),
             Batch::Refused(error) => Err(error),
-            Batch::Opened(model, graph) => {
+            Batch::Opened(open) => {
+                let (model, graph) = *open;
                 let mut notes = student.notes.clone();
                 notes.push("the batch that its exporter wrote into its shapes is taken out".into());
                 let open = Self::of(&model, graph, notes, options)?;

@@ -4,7 +4,7 @@ use super::init::Init;
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{
-    GraphProto, NodeProto, tensor_shape_proto::dimension::Value as Size, type_proto,
+    AttributeProto, GraphProto, NodeProto, tensor_shape_proto::dimension::Value as Size, type_proto,
 };
 use crate::onnx::{Model, logits, tensor_proto};
 use std::collections::HashMap;
@@ -82,8 +82,9 @@ impl Layer {
         // a layer, an addition of its bias, and what only moves values between them
         for _ in 0..graph.node.len() {
             let node = *makers.get(name)?;
-            let int =
-                |key: &str| node.attribute.iter().find(|a| a.name() == key).map_or(0, |a| a.i());
+            let int = |key: &str| {
+                node.attribute.iter().find(|a| a.name() == key).map_or(0, AttributeProto::i)
+            };
             let axis = match node.op_type() {
                 "Gemm" => Some(usize::from(int("transB") == 0)),
                 "MatMul" => Some(1),

@@ -102,18 +102,15 @@ impl Work<'_> {
             None => zeros(channels)?,
         };
         let [scale, bias, mean, variance] = &norm.names;
-        let beta = match &norm.bias {
-            Some(own) => {
-                self.put(own, &scaled(&shift, factor)?);
-                self.set_input(norm.node, 2, own);
-                zeros(channels)?
+        let beta = if let Some(own) = &norm.bias {
+            self.put(own, &scaled(&shift, factor)?);
+            self.set_input(norm.node, 2, own);
+            zeros(channels)?
+        } else {
+            if let Some(node) = self.graph.node.get_mut(norm.node) {
+                node.input.truncate(2);
             }
-            None => {
-                if let Some(node) = self.graph.node.get_mut(norm.node) {
-                    node.input.truncate(2);
-                }
-                shift
-            }
+            shift
         };
         let ones = filled(channels, 1.0)?;
         for (name, value) in

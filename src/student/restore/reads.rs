@@ -1,7 +1,9 @@
 //! Which tensor of the module stands at each input of a graph.
 
 use crate::onnx::operator::Class;
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+};
 use crate::onnx::proto::{tensor_proto::DataType, tensor_shape_proto::dimension::Value as Size};
 use crate::onnx::signature::{self, Call, Signature};
 use std::collections::{HashMap, HashSet};
@@ -147,7 +149,8 @@ fn channels(
     weights: &HashMap<&str, &TensorProto>,
 ) -> Option<usize> {
     let size = |n: i64| usize::try_from(n).ok().filter(|n| *n > 0);
-    let int = |name: &str| node.attribute.iter().find(|a| a.name() == name).map_or(0, |a| a.i());
+    let int =
+        |name: &str| node.attribute.iter().find(|a| a.name() == name).map_or(0, AttributeProto::i);
     if let Some(weight) = node.input.get(1).and_then(|name| weights.get(name.as_str())) {
         let dims = &weight.dims;
         return match node.op_type() {
