@@ -5,7 +5,7 @@ use super::net::{FLOAT, Net, Objective, array_of, compare, float, int, ints, val
 use super::students::import;
 use candle_core::DType;
 use nst_cache::onnx::operator::Class;
-use nst_cache::student::{Mode, Student};
+use nst_cache::student::{ImportOptions, Mode, Student};
 
 /// How a mask is made for the tensor `a` of shape `[4, 5]`, and met with it as `b`.
 type Mask = fn(&mut Net);
@@ -173,7 +173,7 @@ fn in_evaluation_and_export_the_mean_stands_for_a_mask() {
             compare(&found, &other.runtime().unwrap(), 1e-6).unwrap();
         }
         // what was exported is a student again, and learns no mask
-        let again = Student::import(&exported, &Default::default()).unwrap();
+        let again = Student::import(&exported, &ImportOptions::default()).unwrap();
         assert_eq!(again.parameters().len(), 1, "mask {i}");
     }
 }
