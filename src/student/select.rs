@@ -127,7 +127,8 @@ mod tests {
         };
         let graph = GraphProto {
             node: vec![
-                node("Reshape", &["x", "apart"], "groups"),
+                node("Conv", &["x", "conv.weight"], "convolved"),
+                node("Reshape", &["convolved", "apart"], "groups"),
                 node("InstanceNormalization", &["groups", "one", "zero"], "normal"),
                 node("Reshape", &["normal", "together"], "map"),
                 node("Mul", &["map", "gn.weight"], "scaled"),
@@ -138,6 +139,7 @@ mod tests {
             initializer: vec![
                 held("apart", &[3], Values::I64(vec![0, 2, -1])),
                 held("together", &[4], Values::I64(vec![0, 4, 2, 2])),
+                held("conv.weight", &[4, 4, 1, 1], floats(0.1, 16)),
                 held("one", &[2], floats(1.0, 2)),
                 held("zero", &[2], floats(0.0, 2)),
                 held("gn.weight", &[4, 1, 1], floats(1.0, 4)),

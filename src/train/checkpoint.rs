@@ -103,8 +103,8 @@ pub fn save(
     write_atomically(path, &file)
 }
 
-/// Reads a checkpoint into the student, its optimiser and what the criteria learn. `accepted`: which
-/// runs' identities it may bear.
+/// Reads a checkpoint into the student, its optimiser and what the criteria learn. `accepted`:
+/// which runs' identities it may bear.
 ///
 /// # Errors
 /// When it is damaged, of another version, of another run, or does not fit the student.

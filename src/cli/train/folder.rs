@@ -76,7 +76,7 @@ impl Folder {
         let path = self.path.display();
         if let Some(what) = self.recipe()?.foresight(had) {
             return Err(Error::input(format!(
-                "{path}: holds a run with recipe.epochs {had}, found {now}, and cannot be extended: \
+                "{path}: holds a run with recipe.epochs {had}, found {now}, and can't be extended: \
                  {what} decided its steps by its end at epoch {had}"
             ))
             .hint(format!(
