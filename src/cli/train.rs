@@ -428,6 +428,7 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
         ..ImportOptions::default()
     };
     let student = Student::import(&model.onnx, &options)?;
+    student.check_batch()?;
     if let Some(warning) = student.folded_norms() {
         context.monitor.warn(&warning);
     }

@@ -4,13 +4,85 @@
 //! input's shape and into every Reshape behind it. Where a Reshape's target is a constant that
 //! begins with the batch, that axis is what the others leave over, and the student takes any batch.
 
-use super::{Mode, Student, check};
+use super::import::Graph;
+use super::trial::{self, shapes_of, try_plan};
+use super::{Mode, Student};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::GraphProto;
-use crate::onnx::{Dim, Model, tensor_proto};
+use crate::onnx::{Dim, Model, logits, tensor_proto};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
+
+/// Whether a student takes any batch.
+pub(super) enum Batch {
+    /// It does, as far as its shapes tell.
+    Free,
+    /// It does in this form, without what its exporter wrote into it.
+    Opened(Box<(Model, Graph)>),
+    /// It takes the batch that it was exported for alone.
+    Only(Only),
+}
+
+/// A batch that a student is bound to.
+#[derive(Debug, Clone)]
+pub(super) struct Only {
+    batch: usize,
+    /// What another batch comes to.
+    why: String,
+}
+
+impl Only {
+    /// The error of a run, whose last batch is smaller.
+    pub(super) fn refusal(&self) -> Error {
+        let Self { batch, why } = self;
+        Error::input(format!("the student was exported for batches of {batch} alone: {why}")).hint(
+            "export it with an open batch: torch.onnx.export(model, (x,), f, dynamo=True, \
+             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), or with dynamo=False and \
+             dynamic_axes={'input': {0: 'batch'}, 'logits': {0: 'batch'}}",
+        )
+    }
+}
+
+/// Takes the batch out of a graph that was exported for one; `read` imports a model.
+pub(super) fn open_batch(
+    model: &Model,
+    graph: &Graph,
+    read: impl FnOnce(&Model) -> Result<Graph>,
+) -> Result<Batch> {
+    let inputs = model.inputs();
+    let Some(baked) = baked(model).filter(|_| !graph.lacks_constants) else {
+        return Ok(Batch::Free);
+    };
+    let Some(shapes) = shapes_of(&inputs, baked) else { return Ok(Batch::Free) };
+    // what keeps it from running at all is said elsewhere
+    let Ok(plan) = try_plan(model, graph, &shapes)? else { return Ok(Batch::Free) };
+    let other = baked.saturating_mul(2).saturating_add(1);
+    let Some(others) = shapes_of(&inputs, other) else { return Ok(Batch::Free) };
+    let reason = |model: &Model, graph: &Graph| -> Result<Option<String>> {
+        let plan = match try_plan(model, graph, &others)? {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                let (name, operator) = graph.label(refusal.node);
+                return Ok(Some(format!("node {name} ({operator}): {}", refusal.reason.chain())));
+            }
+        };
+        let rows = |name: String| plan.shapes.get(graph.index.get(&name)?)?.first().copied();
+        let rows = logits::of_student(model).and_then(rows);
+        let found = rows.map_or_else(|| "none".to_owned(), |n| n.to_string());
+        Ok((rows != Some(other)).then(|| format!("of {other} samples it gives logits of {found}")))
+    };
+    let Some(why) = reason(model, graph)? else { return Ok(Batch::Free) };
+    let shape = |name: &str| plan.shapes.get(graph.index.get(name)?).cloned();
+    let only = Batch::Only(Only { batch: baked, why });
+    let Some(freed) = freed(model, baked, &plan.targets, shape)? else { return Ok(only) };
+    let model = model.with_graph(freed)?;
+    let graph = read(&model)?;
+    Ok(match reason(&model, &graph)? {
+        None => Batch::Opened(Box::new((model, graph))),
+        Some(_) => only,
+    })
+}
 
 /// The batch that a model's inputs are declared for; `None` where it is open.
 pub(super) fn baked(model: &Model) -> Option<usize> {
@@ -19,15 +91,6 @@ pub(super) fn baked(model: &Model) -> Option<usize> {
         _ => None,
     };
     model.inputs().iter().find_map(|input| first(&input.shape))
-}
-
-/// The error of a batch that cannot be taken out.
-pub(super) fn refusal(batch: usize, why: &str) -> Error {
-    Error::input(format!("the student was exported for batches of {batch} alone: {why}")).hint(
-        "export it with an open batch: torch.onnx.export(model, (x,), f, dynamo=True, \
-         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), or with dynamo=False and \
-         dynamic_axes={'input': {0: 'batch'}, 'logits': {0: 'batch'}}",
-    )
 }
 
 /// The graph with Reshapes that take any batch; `None` where there is nothing to change.
@@ -60,11 +123,13 @@ pub(super) fn freed(
     Ok(Some(graph))
 }
 
-/// Fails where the graph that takes any batch computes something else: two batches of samples at
-/// once are to give what each gives by itself.
-pub(super) fn compare(baked: &Student, open: &Student) -> Result<()> {
-    let (Some(batch), inputs) = (self::baked(&baked.model), baked.inputs()) else { return Ok(()) };
-    let Some(shapes) = check::shapes_of(inputs, batch) else { return Ok(()) };
+/// Whether the graph that takes any batch computes the same: two batches of samples at once are to
+/// give what each gives by itself. Gives what the student is bound to where they do not.
+pub(super) fn compare(baked: &Student, open: &Student) -> Result<Option<Only>> {
+    let (Some(batch), inputs) = (self::baked(&baked.model), baked.inputs()) else {
+        return Ok(None);
+    };
+    let Some(shapes) = trial::shapes_of(inputs, batch) else { return Ok(None) };
     // no two values of a sample alike, within ±1
     #[allow(clippy::cast_precision_loss, reason = "a pattern")]
     let pattern = |shape: &Vec<usize>, step: f32| -> Result<Tensor> {
@@ -91,7 +156,8 @@ pub(super) fn compare(baked: &Student, open: &Student) -> Result<()> {
     let scale = apart.iter().fold(1.0f32, |most, v| most.max(v.abs()));
     let same = apart.len() == together.len()
         && apart.iter().zip(&together).all(|(a, b)| (a - b).abs() <= 1e-3 * scale);
-    if same { Ok(()) } else { Err(refusal(batch, "samples of a batch depend on each other")) }
+    let why = "samples of a batch depend on each other".to_owned();
+    Ok((!same).then_some(Only { batch, why }))
 }
 
 /// A Reshape's target with its first axis left open, from that of one batch.

@@ -15,6 +15,7 @@ mod export;
 mod fold;
 mod host;
 mod import;
+mod leaf;
 mod op;
 mod pass;
 mod pattern;
@@ -24,6 +25,7 @@ mod restore;
 mod select;
 mod stage;
 mod trains;
+mod trial;
 mod value;
 
 pub use crate::recipe::{FoldedNorms, Precision};
@@ -37,8 +39,8 @@ use crate::onnx::feed::{self, Place};
 use crate::onnx::operator::Class;
 use crate::onnx::{Model, Value, logits, tap, tap::Tap, trains_as_written};
 use crate::recipe::Feeding;
+use batch::Batch;
 use candle_core::{DType, Device, Tensor, Var};
-use check::Batch;
 use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
@@ -145,6 +147,8 @@ pub struct Student {
     graph: Graph,
     /// What was done to the file to make it train.
     notes: Vec<String>,
+    /// The batch that it is bound to.
+    only: Option<batch::Only>,
     dtype: DType,
     device: Device,
     freeze_batchnorm: bool,
@@ -196,18 +200,30 @@ impl Student {
             )));
         }
         student.refuse_unsupported()?;
-        match check::open_batch(&student.model, &student.graph, read)? {
-            Batch::Free => Ok(student),
-            Batch::Refused(error) => Err(error),
+        let mut student = student;
+        match batch::open_batch(&student.model, &student.graph, read)? {
+            Batch::Free => {}
+            Batch::Only(only) => student.only = Some(only),
             Batch::Opened(open) => {
                 let (model, graph) = *open;
                 let mut notes = student.notes.clone();
                 notes.push("the batch that its exporter wrote into its shapes is taken out".into());
                 let open = Self::of(&model, graph, notes, options)?;
-                batch::compare(&student, &open)?;
-                Ok(open)
+                match batch::compare(&student, &open)? {
+                    None => return Ok(open),
+                    only => student.only = only,
+                }
             }
         }
+        Ok(student)
+    }
+
+    /// Checks that it takes batches of any size, as a run has them.
+    ///
+    /// # Errors
+    /// When its file is for one batch size alone: says how to export it with an open one.
+    pub fn check_batch(&self) -> Result<()> {
+        self.only.as_ref().map_or(Ok(()), |only| Err(only.refusal()))
     }
 
     /// Lists the nodes that cannot run.
@@ -243,7 +259,7 @@ impl Student {
         options: &ImportOptions,
     ) -> Result<Self> {
         let fills = graph.fills(model)?;
-        let var = |leaf: &import::Leaf| -> Result<Var> {
+        let var = |leaf: &leaf::Leaf| -> Result<Var> {
             let host = Host::from_array(&leaf.value(model)?);
             Ok(Var::from_tensor(
                 &value::narrow(&host.floats(), &host.shape, options.dtype)?
@@ -269,6 +285,7 @@ impl Student {
             model: Arc::new(model.clone()),
             graph,
             notes,
+            only: None,
             dtype: options.dtype,
             device: options.device.clone(),
             freeze_batchnorm: options.freeze_batchnorm,

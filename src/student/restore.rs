@@ -279,8 +279,8 @@ impl<'a> Work<'a> {
         self.changed = true;
     }
 
-    /// Whether another module's tensor of the same part stands in for a parameter in its own module:
-    /// of tied weights the exporter keeps one name.
+    /// Whether another module's tensor of the same part stands in for a parameter in its own
+    /// module: of tied weights the exporter keeps one name.
     fn is_tied(&self, name: &str) -> bool {
         let Some((module, part)) = name.rsplit_once('.') else { return false };
         let stands_in = |read: &str| {

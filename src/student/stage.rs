@@ -76,6 +76,7 @@ impl Student {
             model: self.model.clone(),
             graph,
             notes: Vec::new(),
+            only: None,
             dtype: self.dtype,
             device: self.device.clone(),
             freeze_batchnorm: self.freeze_batchnorm,

@@ -3,7 +3,7 @@
 //! is counted.
 
 use super::host::Host;
-use super::import::{Leaf, Leaves, NumberedNodes, is_standard};
+use super::leaf::{Leaf, Leaves, NumberedNodes, is_standard};
 use super::{op, pattern};
 use crate::error::{Error, Result};
 use crate::onnx::Model;

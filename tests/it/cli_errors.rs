@@ -68,7 +68,7 @@ const WITHOUT_RUNTIME: &[Case] = &[
     case("train resnet8 --data idx:data --device cuda", &["cuda:0", "--device cpu"]),
     case("train resnet8 --data idx:data --device tensorrt", &["tensorrt:0", "auto"]),
     case("train resnot8 --data idx:data --preprocess none", &["resnot8", "resnet8"]),
-    case("train resnet8 --data idx:data --freeze nothing*", &["nothing*", "no initialiser"]),
+    case("train resnet8 --data idx:data --freeze nothing*", &["nothing*", "no initializer"]),
     case("train resnet8 --data idx:data -o text.onnx/run", &["text.onnx/run"]),
     case(
         "train varying.onnx --data npz:x.npz",
@@ -310,7 +310,7 @@ fn a_damaged_shard_is_named_and_the_student_must_fit() {
     support::need_runtime();
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    for taps in ["--tap map1 --tap map2", "--tap map2@3x3=tiny -o cache/tiny"] {
+    for taps in ["--tap map1 --tap map2", "--tap map2@9x9=odd --keep gram -o cache/odd"] {
         let made = run(
             folder.path(),
             &format!("extract teacher.onnx --data idx:data --preprocess fashion-mnist {taps}"),
@@ -323,8 +323,8 @@ fn a_damaged_shard_is_named_and_the_student_must_fit() {
         case("train resnet8 --cache cache/teacher --size 32", &["another preprocessing", "size"]),
         case("train varying.onnx --cache cache/teacher", &["varying.onnx", "[batch, 64]"]),
         case(
-            "train resnet8 --cache cache/tiny",
-            &["expected maps of one size", "tiny 16x3x3", "layer3 64x7x7", "pair="],
+            "train resnet8 --cache cache/odd",
+            &["expected maps of one size", "odd 16x9x9", "layer3 64x7x7", "pair="],
         ),
         case(
             "train resnet8 --cache cache/teacher --criterion nst:pair=map3>layer1",
