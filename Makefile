@@ -14,8 +14,8 @@ LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
 # user has set wins
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
-.PHONY: help build demo test test-python test-slow check conformance accuracy fuzz bench-peers \
-  onnxruntime clean
+.PHONY: help build demo test test-python test-slow check-students check conformance accuracy fuzz \
+  bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,16 @@ $(SLOW_PACKAGES)/installed: scripts/python-slow-requirements.txt
 test-slow: build $(SLOW_PACKAGES)/installed ## What takes minutes: all of what `test` does in part
 	NST_SLOW=1 $(CARGO) test --locked
 	PYTHONPATH=$(SLOW_PACKAGES) scripts/inspect-onnx-tests.py $(BINARY)
+	@$(MAKE) --no-print-directory check-students
+
+# PYTHON: one that has torch, timm, torchvision, onnxscript, onnx and onnxruntime already
+STUDENTS_PYTHON := $(or $(PYTHON),target/python-torch/bin/python)
+target/python-torch/bin/python: scripts/python-torch-requirements.txt
+	python3 -m venv target/python-torch
+	$@ -m pip install --quiet --requirement $<
+
+check-students: build $(STUDENTS_PYTHON) ## One step of real students beside PyTorch's: an hour
+	NST=$(BINARY) $(STUDENTS_PYTHON) scripts/check-students.py
 
 check: onnxruntime ## What a contributor runs before pushing: format, lints, tests, documentation
 	$(CARGO) fmt --check

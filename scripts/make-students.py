@@ -3,13 +3,14 @@
 them in PyTorch gives.
 
 Beside NAME.onnx stands NAME.json: the loss of a batch in training mode and, of the gradient of each
-parameter, its norm and its product with cos(0), cos(1), …, all in float64. Needs torch, torchvision,
-onnxscript, onnx, numpy.
+parameter, its norm and its product with cos(0), cos(1), …, all in float64. Needs torch,
+torchvision, onnxscript, onnx, numpy. With names as arguments it writes those alone.
 """
 
 import copy
 import json
 import pathlib
+import sys
 import warnings
 
 import numpy as np
@@ -125,6 +126,37 @@ class Positions(nn.Module):
         return self.head(F.relu(x).mean(1))
 
 
+class Dense(nn.Module):
+    """A norm that follows a convolution beside one that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.a = nn.BatchNorm2d(6)
+        self.b = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        x = F.relu(self.a(self.conv(x)))
+        return self.head(F.relu(self.b(x)).mean((2, 3)))
+
+
+class Parts(nn.Module):
+    """Splits, which torch.export writes as sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 9, 3, padding=1)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        x = self.conv(x)
+        a, b, c = x.split([1, 4, 4], 1)
+        d, e = b.chunk(2, 1)
+        x = F.relu(a * c) + torch.cat([e, d], 1)
+        return self.head(x.mean((2, 3)))
+
+
 class View(nn.Module):
     """A batch that a trace writes into a Reshape."""
 
@@ -169,8 +201,10 @@ CASES = {
     "group_norm_dynamo": (lambda: cnn(norm=lambda c: nn.GroupNorm(2, c)), "dynamo"),
     "blur_dynamo": (lambda: cnn(middle=(Blur(6),), norm=lambda c: nn.GroupNorm(2, c)), "dynamo"),
     "scalars_dynamo": (lambda: cnn(middle=(Scalars(),)), "dynamo"),
+    "parts_whole": (Parts, "dynamo whole"),
     "norms_folded": (lambda: cnn(bias=False), "dynamo"),
     "norms_folded_biased": (cnn, "dynamo"),
+    "norms_folded_in_part": (Dense, "dynamo"),
     "norms_whole": (cnn, "dynamo whole"),
     "norms_trained": (lambda: trained(cnn(bias=False)), "dynamo"),
     "baked_dynamo": (View, "dynamo static"),
@@ -219,6 +253,8 @@ def expected(model):
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     for name, (build, how) in CASES.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(0)
         model = build()
         if name != "part_frozen":

@@ -10,8 +10,8 @@ use crate::runtime::{Device, Level, Runtime, Session};
 /// Samples that are run both ways.
 const ROWS: usize = 3;
 /// What a value may move by, relative to the largest of its tensor: fused float32 sums move values
-/// of common networks by 1e-6, a norm of hardly any variance makes more of it, and a fault moves them
-/// by a tenth and more.
+/// of common networks by 1e-6, a norm of hardly any variance makes more of it, and a fault moves
+/// them by a tenth and more.
 const BOUND: f64 = 1e-2;
 /// The same where values are rounded to 16 bits on the way, or the device does so by itself.
 const BOUND_COARSE: f64 = 5e-2;

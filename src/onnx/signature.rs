@@ -162,6 +162,11 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Takes the call from a node that is no longer all of it.
+pub fn forget_call(node: &mut NodeProto) {
+    node.metadata_props.retain(|entry| entry.key() != CALL);
+}
+
 /// The modules around a node, innermost first, the whole (`""`) last.
 #[must_use]
 pub fn modules(node: &NodeProto) -> Vec<String> {

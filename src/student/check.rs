@@ -2,7 +2,7 @@
 
 use super::batch::{Batch, open_batch};
 use super::trial::{trial_shapes, try_plan};
-use super::{ImportOptions, Trainability, import, restore};
+use super::{ImportOptions, Trainability, import, restore, sequences};
 use crate::error::{Error, Result};
 use crate::onnx::{Dim, Model, Value, logits};
 
@@ -15,7 +15,7 @@ const CONSTANTS: usize = 1 << 22;
 /// Looks at a graph; see [`Student::check`](super::Student::check).
 pub(super) fn check(model: &Model) -> Result<Trainability> {
     let options = ImportOptions::default();
-    let restored = restore::restore(model, options.folded_norms)?;
+    let restored = restore::restore(&sequences::unrolled(model)?, options.folded_norms)?;
     let read =
         |model: &Model| import::read(model, restored.signature.as_ref(), &options, CONSTANTS);
     let graph = read(&restored.model)?;

@@ -1,5 +1,5 @@
-//! What a graph holds rather than computes, by name: initializers, the values of Constant nodes, and
-//! either under the names that Identity nodes give them.
+//! What a graph holds rather than computes, by name: initializers, the values of Constant nodes,
+//! and either under the names that Identity nodes give them.
 
 use super::host::Host;
 use super::op::site::attribute;

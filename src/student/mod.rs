@@ -23,6 +23,7 @@ mod plan;
 pub mod preset;
 mod restore;
 mod select;
+mod sequences;
 mod stage;
 mod trains;
 mod trial;
@@ -181,7 +182,8 @@ impl Student {
     /// the first axis of an input.
     pub fn import(model: &Model, options: &ImportOptions) -> Result<Self> {
         // what the student is made of stays as it is while it trains
-        let restored = restore::restore(&model.held()?, options.folded_norms)?;
+        let model = sequences::unrolled(&model.held()?)?;
+        let restored = restore::restore(&model, options.folded_norms)?;
         if let Some(refusal) = restored.refusal {
             return Err(refusal);
         }

@@ -100,6 +100,7 @@ fn what_trains_is_what_pytorch_calls_a_parameter() {
         "tied",
         "tokens_whole",
         "norms_whole",
+        "parts_whole",
         "blur_dynamo",
         "scalars_dynamo",
     ] {
@@ -120,6 +121,8 @@ fn what_the_exporters_optimizer_merged_or_left_out_is_put_back() {
 
 #[test]
 fn fresh_norms_that_were_folded_away_are_put_back() {
+    let in_part = import("norms_folded_in_part", FoldedNorms::Ask).unwrap();
+    trains_as_pytorch("norms_folded_in_part", &in_part, 1e-4);
     for name in ["norms_folded", "norms_folded_biased"] {
         let student = import(name, FoldedNorms::Ask).unwrap();
         // the folded weights are single
@@ -127,6 +130,9 @@ fn fresh_norms_that_were_folded_away_are_put_back() {
         let notes = student.notes().join("\n");
         assert!(notes.contains("2 batch norms folded into convolutions"), "{notes}");
         assert_eq!(student.buffers().len(), 4);
+        let again = Student::import(&student.export(&[]).unwrap(), &ImportOptions::default());
+        let again = again.unwrap();
+        assert_eq!((again.buffers().len(), again.notes().len()), (4, 1), "{:?}", again.notes());
         let left = import(name, FoldedNorms::Leave).unwrap();
         assert!(left.buffers().is_empty());
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Model, logits};
 use crate::runtime::{Device, Session, SessionOptions};
-use crate::student::{Executor, ImportOptions, Mode, Student};
+use crate::student::{Executor, FoldedNorms, ImportOptions, Mode, Student};
 use crate::train::source::Source;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -189,7 +189,13 @@ pub(super) fn parity(
     for start in (0..count).step_by(BATCH) {
         let batch = samples.batch(0, start..(start + BATCH).min(count))?;
         ours.extend(evaluate(student, &batch.inputs)?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
-        let arrays = batch.inputs.iter().map(array).collect::<Result<Vec<_>>>()?;
+        let arrays = batch.inputs.iter().zip(&inputs).map(|(tensor, input)| {
+            let array = array(tensor)?;
+            // a student of half precision takes half
+            let dtype = input.dtype.filter(|dtype| dtype.is_float() && array.dtype().is_float());
+            array.converted(dtype.unwrap_or(array.dtype()))
+        });
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
         let named: Vec<(&str, &Array)> =
             inputs.iter().map(|i| i.name.as_str()).zip(&arrays).collect();
         let results = session.run(&named, &outputs)?;
@@ -220,6 +226,7 @@ fn exact(model: &Model, samples: &Source<'_>) -> Result<Vec<f64>> {
     let options = ImportOptions {
         dtype: DType::F64,
         executor: Executor::General,
+        folded_norms: FoldedNorms::Leave,
         ..ImportOptions::default()
     };
     let student = Student::import(model, &options)?;

@@ -6,8 +6,8 @@ use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Class;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto};
-use crate::onnx::signature::{Call, Signature};
-use crate::onnx::{Model, tensor_proto};
+use crate::onnx::signature::{Call, Signature, forget_call};
+use crate::onnx::{Model, tensor_proto, trains_as_written};
 use crate::student::FoldedNorms;
 use std::collections::HashSet;
 
@@ -118,19 +118,32 @@ impl Work<'_> {
         {
             self.put(name, value);
         }
-        let attributes = vec![
-            number("epsilon", norm.epsilon),
-            number("momentum", 1.0 - norm.momentum),
-            AttributeProto {
+        let mut attributes =
+            vec![number("epsilon", norm.epsilon), number("momentum", 1.0 - norm.momentum)];
+        if self.norms_train() {
+            attributes.push(AttributeProto {
                 name: Some("training_mode".into()),
                 r#type: Some(attribute_proto::AttributeType::Int as i32),
                 i: Some(1),
                 ..AttributeProto::default()
-            },
-        ];
+            });
+        }
+        if let Some(node) = self.graph.node.get_mut(norm.node) {
+            // the trained student is read again, and has its norm
+            forget_call(node);
+        }
         let beside = [scale.as_str(), bias, mean, variance];
         self.follow(norm.node, "BatchNormalization", ".folded", &beside, attributes);
         Ok(())
+    }
+
+    /// Whether the file has its batch norms in training form, if it has any: those that are put
+    /// back are to train as the others do.
+    fn norms_train(&self) -> bool {
+        let opset = self.model.opset();
+        let nodes = &self.model.graph().node;
+        let mut norms = nodes.iter().filter(|n| !n.operator().statistics.is_empty()).peekable();
+        norms.peek().is_none() || norms.any(|norm| trains_as_written(norm, opset))
     }
 
     fn put(&mut self, name: &str, value: &Array) {
