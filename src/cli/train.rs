@@ -429,7 +429,7 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
     };
     let student = Student::import(&model.onnx, &options)?;
     student.check_batch()?;
-    if let Some(warning) = student.folded_norms() {
+    if let (Some(warning), FoldedNorms::Ask) = (student.folded_norms(), recipe.folded_batchnorm) {
         context.monitor.warn(&warning);
     }
     let training = student.tensors().iter().filter(|tensor| tensor.trains);

@@ -14,7 +14,7 @@ pub(super) use norms::guessed;
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto};
-use crate::onnx::signature::{self, Signature};
+use crate::onnx::signature::{self, Kind, Signature};
 use crate::onnx::{Model, tensor_proto};
 use crate::student::FoldedNorms;
 use reads::Reads;
@@ -79,10 +79,13 @@ pub(super) fn restore(model: &Model, norms: FoldedNorms) -> Result<Restored> {
         refusal = work.lost();
     }
     let note = work.counts.note();
+    let biases = if norms == FoldedNorms::Leave { work.folded_biases() } else { Vec::new() };
     let model = match work.finished() {
         Some(graph) => model.with_graph(graph)?,
         None => model.clone(),
     };
+    let mut signature = signature;
+    signature.tensors.extend(biases.into_iter().map(|name| (name, Kind::Parameter)));
     Ok(Restored { model, note, refusal, signature: Some(signature) })
 }
 

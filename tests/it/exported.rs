@@ -8,8 +8,9 @@
     reason = "a test stops at what it did not expect; small counts"
 )]
 
-use crate::support::{run, succeeds};
+use crate::support::{need_runtime, run, succeeds, text, write_npz};
 use candle_core::{DType, Device, Tensor};
+use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::onnx::Model;
 use nst_cache::recipe::FoldedNorms;
 use nst_cache::student::{Executor, ImportOptions, Mode, Student};
@@ -147,6 +148,8 @@ fn norms_that_had_learned_are_refused_or_new_on_request() {
     let inserted = import("norms_trained", FoldedNorms::Insert).unwrap();
     let left = import("norms_trained", FoldedNorms::Leave).unwrap();
     assert_eq!((inserted.buffers().len(), left.buffers().len()), (4, 0));
+    // the folded biases of two convolutions, two weights, and the head
+    assert_eq!(left.parameters().len(), 6);
     // what it computes stays
     let input = Tensor::arange(0f64, 3.0 * 256.0, &Device::Cpu).unwrap();
     let input = (input.sin().unwrap()).reshape((1, 3, 16, 16)).unwrap();
@@ -182,4 +185,31 @@ fn inspect_lists_what_trains_and_why() {
     assert_eq!((&pos["trains"], &pos["guessed"]), (&false.into(), &true.into()));
     let lines = succeeds(&folder, "inspect norms_trained.onnx");
     assert!(lines.contains("optimize=False") && lines.contains("trainable   no"), "{lines}");
+}
+
+#[test]
+fn a_student_has_to_give_logits_of_the_classes() {
+    need_runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let floats = (0..16 * 3 * 16 * 16).map(|i| (0.7 * i as f32).sin()).collect();
+    let images = Array::new(vec![16, 3, 16, 16], Values::F32(floats)).unwrap();
+    let labels = Array::new(vec![16], Values::I64((0..16).map(|i| i % 8).collect())).unwrap();
+    write_npz(&folder.path().join("d.npz"), &[("input", &images), ("labels", &labels)]);
+    let train = |name: &str, more: &str| {
+        let student = path(name);
+        let line = format!("train {} --data npz:d.npz --epochs 1 {more}", student.display());
+        let output = run(folder.path(), &line);
+        (output.status.code(), text(&output))
+    };
+    let (code, said) = train("sigmoid.onnx", "-o a");
+    assert!(code == Some(2) && said.contains("ends in a sigmoid"), "{said}");
+    let (code, said) = train("blur.onnx", "-o b");
+    assert!(code == Some(2) && said.contains("--head 8"), "{said}");
+    assert!(!folder.path().join("b").exists());
+    let (code, said) = train("blur.onnx", "--head 8 -o b");
+    assert!(code == Some(0) && said.contains("[8, 8] in place of [5, 8]"), "{said}");
+    let (code, said) = train("half.onnx", "--head 9 -o c");
+    assert!(code == Some(0) && said.contains("9 logits and the data 8 classes"), "{said}");
+    let trained = Model::read(&folder.path().join("c/student.onnx")).unwrap();
+    assert_eq!(trained.inputs()[0].dtype, Some(Dtype::F16));
 }

@@ -74,6 +74,13 @@ impl Work<'_> {
         Ok(None)
     }
 
+    /// The biases that stand for norms which stay folded: they train.
+    pub(super) fn folded_biases(&self) -> Vec<String> {
+        let folded = named(self.model.graph(), self.signature);
+        let biases = folded.iter().map(|norm| self.input(norm.node, 2).to_owned());
+        biases.filter(|name| self.leaves.contains_key(name)).collect()
+    }
+
     /// Whether the norms had moved: a convolution that had no bias has one.
     fn is_trained(&self, folded: &[Folded]) -> Result<bool> {
         for norm in folded.iter().filter(|norm| norm.bias.is_none()) {
