@@ -25,6 +25,9 @@ pub enum Kind {
 pub struct Signature {
     /// What each tensor of the state dict is.
     pub tensors: BTreeMap<String, Kind>,
+    /// Whether a float tensor of another name is a constant: the graph holds every parameter under
+    /// its name.
+    pub is_whole: bool,
     /// The name in the state dict of a name in calls.
     placeholders: HashMap<String, String>,
 }

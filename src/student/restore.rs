@@ -14,7 +14,7 @@ pub(super) use norms::guessed;
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto};
-use crate::onnx::signature::{self, Kind, Signature};
+use crate::onnx::signature::{self, Call, Kind, Signature};
 use crate::onnx::{Model, tensor_proto};
 use crate::student::FoldedNorms;
 use reads::Reads;
@@ -84,7 +84,9 @@ pub(super) fn restore(model: &Model, norms: FoldedNorms) -> Result<Restored> {
         Some(graph) => model.with_graph(graph)?,
         None => model.clone(),
     };
+    let has_calls = model.graph().node.iter().any(|node| Call::of(node).is_some());
     let mut signature = signature;
+    signature.is_whole = has_calls && norms != FoldedNorms::Leave;
     signature.tensors.extend(biases.into_iter().map(|name| (name, Kind::Parameter)));
     Ok(Restored { model, note, refusal, signature: Some(signature) })
 }
@@ -319,7 +321,7 @@ impl<'a> Work<'a> {
                 "the exporter's optimizer folded parameters into others, which cannot be told \
                  apart: {first}{others}"
             ))
-            .hint(EXPORT_WHOLE),
+            .hint(format!("{EXPORT_WHOLE}; or train it as it is with --leave-folded")),
         )
     }
 }

@@ -105,6 +105,14 @@ impl Origin {
     }
 }
 
+/// What an exporter says of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Parameter,
+    Buffer,
+    Constant,
+}
+
 /// How a tensor came to train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
@@ -171,6 +179,16 @@ impl<'a> Judge<'a> {
         Self { model, leaves, nodes, statistics, signature, is_torch, frozen }
     }
 
+    /// What the exporter says of a leaf.
+    fn told(&self, name: &str) -> Option<Told> {
+        let signature = self.signature?;
+        match signature.tensors.get(name) {
+            Some(Kind::Parameter) => Some(Told::Parameter),
+            Some(Kind::Buffer) => Some(Told::Buffer),
+            None => signature.is_whole.then_some(Told::Constant),
+        }
+    }
+
     /// The names of all float leaves that nodes read, in graph order.
     fn read_in_order(&self) -> Vec<&'a str> {
         let mut seen = HashSet::new();
@@ -186,12 +204,11 @@ impl<'a> Judge<'a> {
         if self.statistics.contains(name) {
             return Some("a running statistic");
         }
-        if let Some(signature) = self.signature {
-            return match signature.tensors.get(name) {
-                Some(Kind::Parameter) => None,
-                Some(Kind::Buffer) => Some("a buffer, as the exporter says"),
-                None => Some("a constant, as the exporter says"),
-            };
+        match self.told(name) {
+            Some(Told::Parameter) => return None,
+            Some(Told::Buffer) => return Some("a buffer, as the exporter says"),
+            Some(Told::Constant) => return Some("a constant, as the exporter says"),
+            None => {}
         }
         if leaf.constant_node && (self.is_torch || !constants) {
             return Some("the value of a Constant node");
@@ -257,13 +274,14 @@ impl<'a> Judge<'a> {
             let names = origin.leaves().into_iter().flatten();
             for name in names.filter(|_| !constant && !disguised && fed) {
                 let Some(leaf) = self.leaves.get(name) else { continue };
-                let is_state = operator.states.contains(&slot) && self.signature.is_none();
+                let told = self.told(name).is_some();
+                let is_state = operator.states.contains(&slot) && !told;
                 let place = if operator.parameters.contains(&slot)
                     && (operator.trains_constants || !leaf.constant_node)
                     && !(is_state && leaf.is_no_state(self.model))
                 {
                     Place::Weight
-                } else if self.signature.is_some()
+                } else if told
                     || (operator.takes_weights_beside()
                         && active
                         && (leaf.len() > 1 || self.is_of_state(name))
@@ -337,7 +355,7 @@ impl<'a> Judge<'a> {
             let guessed = ruled_out.is_none() && leaf.len() == 1 && !self.is_torch;
             return Ok(decision(false, reason, guessed));
         };
-        if self.signature.is_some() {
+        if self.told(name).is_some() {
             return Ok(decision(true, "a parameter, as the exporter says", false));
         }
         let last = name.rsplit(['.', '/']).next().unwrap_or(name);

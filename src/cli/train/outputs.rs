@@ -57,8 +57,8 @@ pub(super) fn check(
     }
     if width > classes {
         context.monitor.warn(&format!(
-            "the student has {width} logits and the data {classes} classes: the others never have a \
-             sample (--head {classes} gives it a new last layer)"
+            "the student has {width} logits and the data {classes} classes: the others never have \
+             a sample (--head {classes} gives it a new last layer)"
         ));
     }
     Ok(())
