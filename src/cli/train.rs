@@ -433,6 +433,10 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
         context.monitor.warn(&warning);
     }
     let training = student.tensors().iter().filter(|tensor| tensor.trains);
+    if training.clone().next().is_none() {
+        return Err(Error::input("student: expected parameters to train, found none")
+            .hint("nst-cache inspect STUDENT.onnx --parameters says why; --train names some"));
+    }
     let count: usize = training.clone().map(|t| t.shape.iter().product::<usize>()).sum();
     context.monitor.note(&format!(
         "{} parameters train, in {} tensors",

@@ -9,5 +9,9 @@ pub const CLASSES: &str = "nst-cache.classes";
 pub const RECIPE: &str = "nst-cache.recipe";
 /// SHA-256 of the teacher's file.
 pub const TEACHER: &str = "nst-cache.teacher";
+/// Who wrote the untrained student, where that is PyTorch: its initializers are a state dict.
+pub const PRODUCER: &str = "nst-cache.producer";
+/// What `PyTorch` calls itself.
+pub const PYTORCH: &str = "pytorch";
 /// Top-1 on the test split in percent.
 pub const ACCURACY: &str = "nst-cache.accuracy";

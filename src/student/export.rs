@@ -10,7 +10,7 @@ use crate::onnx::proto::{
     AttributeProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
-use crate::onnx::{Model, tensor_proto};
+use crate::onnx::{Model, metadata, tensor_proto};
 use candle_core::{DType, Tensor};
 use half::f16;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -186,13 +186,17 @@ fn open_batch(value: &mut ValueInfoProto) {
 }
 
 /// Who wrote the file, and what it says about itself: nothing that depends on where or when.
-fn identify(proto: &mut ModelProto, metadata: &[(String, String)]) {
+fn identify(proto: &mut ModelProto, told: &[(String, String)]) {
+    let is_torch = proto.producer_name() == metadata::PYTORCH;
     proto.producer_name = Some("nst-cache".into());
     proto.producer_version = Some(env!("CARGO_PKG_VERSION").into());
     proto.doc_string = None;
     let mut entries: BTreeMap<String, String> =
         proto.metadata_props.iter().map(|e| (e.key().to_owned(), e.value().to_owned())).collect();
-    entries.extend(metadata.iter().cloned());
+    entries.extend(told.iter().cloned());
+    if is_torch {
+        entries.insert(metadata::PRODUCER.into(), metadata::PYTORCH.into());
+    }
     proto.metadata_props = entries
         .into_iter()
         .map(|(key, value)| StringStringEntryProto { key: Some(key), value: Some(value) })

@@ -11,7 +11,7 @@ mod reads;
 
 pub(super) use norms::guessed;
 
-use crate::array::{Array, Values};
+use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto};
 use crate::onnx::signature::{self, Call, Kind, Signature};
@@ -38,6 +38,8 @@ struct Counts {
     merged: usize,
     biases: usize,
     norms: usize,
+    /// Norms of which nothing tells whether they had learned anything.
+    untold: usize,
 }
 
 impl Counts {
@@ -52,7 +54,15 @@ impl Counts {
         .flatten()
         .collect();
         (!parts.is_empty()).then(|| {
-            format!("what the exporter's optimizer took out is put back: {}", parts.join(", "))
+            let untold = if self.untold > 0 {
+                "; whether those norms had learned anything cannot be told"
+            } else {
+                ""
+            };
+            format!(
+                "what the exporter's optimizer took out is put back: {}{untold}",
+                parts.join(", ")
+            )
         })
     }
 }
@@ -100,6 +110,10 @@ struct Work<'a> {
     leaves: HashMap<String, usize>,
     /// Initializers that have got their names in the state dict.
     renamed: HashSet<String>,
+    /// Matrices that are turned by a node.
+    turned: HashSet<String>,
+    /// How many values copies may still have.
+    room: usize,
     counts: Counts,
     changed: bool,
     /// New nodes in front of all others.
@@ -117,12 +131,16 @@ impl<'a> Work<'a> {
             .enumerate()
             .map(|(number, leaf)| (leaf.name().to_owned(), number))
             .collect();
+        let values = graph.initializer.iter().map(elements).fold(0, usize::saturating_add);
+        let room = values.saturating_mul(4).saturating_add(COPIES);
         Self {
             model,
             signature,
             graph,
             leaves,
             renamed: HashSet::new(),
+            turned: HashSet::new(),
+            room,
             counts: Counts::default(),
             changed: false,
             front: Vec::new(),
@@ -155,7 +173,7 @@ impl<'a> Work<'a> {
             if read.is_turned {
                 self.turn(read.node, read.slot, &read.name)?;
             } else {
-                self.share(&stands, &read.name);
+                self.share(&stands, &read.name)?;
                 self.set_input(read.node, read.slot, &read.name);
             }
         }
@@ -164,7 +182,7 @@ impl<'a> Work<'a> {
             let stands = self.input(node, slot).to_owned();
             if self.signature.tensors.contains_key(&stands) {
                 let own = format!("{stands}.constant");
-                self.share(&stands, &own);
+                self.share(&stands, &own)?;
                 self.set_input(node, slot, &own);
             }
         }
@@ -188,14 +206,18 @@ impl<'a> Work<'a> {
     }
 
     /// Puts the value of one initializer under another name as well.
-    fn share(&mut self, from: &str, to: &str) {
+    fn share(&mut self, from: &str, to: &str) -> Result<()> {
         let tensor = self.leaves.get(from).and_then(|&n| self.graph.initializer.get(n)).cloned();
         if let Some(tensor) = tensor.filter(|_| !self.leaves.contains_key(to)) {
             let is_second =
                 self.signature.tensors.contains_key(from) || !self.renamed.insert(from.to_owned());
             self.counts.merged += usize::from(is_second && self.signature.is_parameter(to));
+            self.room = self.room.checked_sub(elements(&tensor)).ok_or_else(|| {
+                Error::input(format!("parameters of the value of {from} fill the memory"))
+            })?;
             self.add(TensorProto { name: Some(to.to_owned()), ..tensor });
         }
+        Ok(())
     }
 
     fn add(&mut self, tensor: TensorProto) {
@@ -225,6 +247,8 @@ impl<'a> Work<'a> {
             let Some(value) = self.value(&stands)? else { return Ok(()) };
             let Some(value) = transposed(&value)? else { return Ok(()) };
             self.add(tensor_proto(name, &value));
+        }
+        if self.turned.insert(name.to_owned()) {
             self.front.push(NodeProto {
                 op_type: Some("Transpose".into()),
                 name: Some(turned.clone()),
@@ -241,11 +265,12 @@ impl<'a> Work<'a> {
     /// Puts back the biases that were left out since they were zero.
     fn add_biases(&mut self) -> Result<()> {
         for lost in Reads::lost_biases(self.model.graph(), self.signature) {
-            if self.leaves.contains_key(&lost.name) {
-                continue;
+            if !self.leaves.contains_key(&lost.name) {
+                let weight = self.value(self.input(lost.node, 1))?;
+                let dtype = weight.map_or(Dtype::F32, |weight| weight.dtype());
+                self.add(tensor_proto(&lost.name, &filled(lost.channels, 0.0, dtype)?));
+                self.counts.biases += 1;
             }
-            self.add(tensor_proto(&lost.name, &zeros(lost.channels)?));
-            self.counts.biases += 1;
             let Some(node) = self.graph.node.get(lost.node) else { continue };
             if node.op_type() == "MatMul" {
                 self.follow(lost.node, "Add", ".product", &[&lost.name], Vec::new());
@@ -284,32 +309,37 @@ impl<'a> Work<'a> {
         self.changed = true;
     }
 
-    /// Whether another module's tensor of the same part stands in for a parameter in its own
+    /// The parameters for which another module's tensor of the same part stands in within their own
     /// module: of tied weights the exporter keeps one name.
-    fn is_tied(&self, name: &str) -> bool {
-        let Some((module, part)) = name.rsplit_once('.') else { return false };
-        let stands_in = |read: &str| {
-            read != name
-                && self.signature.is_parameter(read)
-                && read.rsplit_once('.').is_some_and(|(_, other)| other == part)
-        };
-        self.graph.node.iter().any(|node| {
-            signature::modules(node).first().is_some_and(|own| own == module)
-                && node.input.iter().any(|read| stands_in(read))
-        })
+    fn tied(&self) -> HashSet<String> {
+        let mut tied = HashSet::new();
+        for node in &self.graph.node {
+            let Some(module) = signature::modules(node).into_iter().next() else { continue };
+            let taken = Call::of(node).map_or_else(Vec::new, |c| self.signature.taken_by(&c));
+            for read in node.input.iter().filter(|read| self.signature.is_parameter(read)) {
+                let part = read.rsplit_once('.').map_or(read.as_str(), |(_, part)| part);
+                let own = format!("{module}.{part}");
+                // a call that takes the module's own is of that
+                if own != *read && !taken.contains(&own.as_str()) {
+                    tied.insert(own);
+                }
+            }
+        }
+        tied
     }
 
     /// Why the student is not the module: parameters of which nothing is in the file.
     fn lost(&self) -> Option<Error> {
         let nodes = self.front.iter().chain(&self.graph.node).chain(self.behind.values());
         let read: HashSet<&str> = nodes.flat_map(|n| &n.input).map(String::as_str).collect();
+        let tied = self.tied();
         let lost: Vec<&str> = self
             .signature
             .tensors
             .keys()
             .map(String::as_str)
             .filter(|name| self.signature.is_parameter(name) && !read.contains(name))
-            .filter(|name| !self.is_tied(name))
+            .filter(|name| !tied.contains(*name))
             .collect();
         let first = lost.first()?;
         let others = match lost.len() - 1 {
@@ -318,22 +348,31 @@ impl<'a> Work<'a> {
         };
         Some(
             Error::input(format!(
-                "the exporter's optimizer folded parameters into others, which cannot be told \
-                 apart: {first}{others}"
+                "the exporter's optimizer folded parameters into others, or dropped them as \
+                 unused: {first}{others}"
             ))
             .hint(format!("{EXPORT_WHOLE}; or train it as it is with --leave-folded")),
         )
     }
 }
 
+/// What copies of initializers may hold beyond four times all of them, in values.
+const COPIES: usize = 1 << 24;
+
+/// The number of a tensor's values, as its file has it.
+fn elements(tensor: &TensorProto) -> usize {
+    let size = |&d: &i64| usize::try_from(d).unwrap_or(usize::MAX);
+    tensor.dims.iter().map(size).fold(1, usize::saturating_mul)
+}
+
 /// The transpose of a matrix; `None` where it is none.
 fn transposed(value: &Array) -> Result<Option<Array>> {
     let &[rows, columns] = value.shape() else { return Ok(None) };
     let size = value.dtype().size();
-    let elements: Vec<&[u8]> = value.as_bytes().chunks_exact(size).collect();
-    let mut bytes = Vec::with_capacity(value.as_bytes().len());
-    for column in 0..columns {
-        (0..rows).for_each(|row| bytes.extend_from_slice(elements[row * columns + column]));
+    let old = value.as_bytes();
+    let mut bytes = Vec::with_capacity(old.len());
+    for place in (0..columns).flat_map(|column| (0..rows).map(move |row| row * columns + column)) {
+        bytes.extend_from_slice(old.get(place * size..(place + 1) * size).unwrap_or_default());
     }
     Array::from_bytes(value.dtype(), vec![columns, rows], &bytes).map(Some)
 }
@@ -347,12 +386,8 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
-fn zeros(length: usize) -> Result<Array> {
-    filled(length, 0.0)
-}
-
-fn filled(length: usize, value: f32) -> Result<Array> {
-    Array::new(vec![length], Values::F32(vec![value; length]))
+fn filled(length: usize, value: f32, dtype: Dtype) -> Result<Array> {
+    Array::new(vec![length], Values::F32(vec![value; length]))?.converted(dtype)
 }
 
 #[cfg(test)]

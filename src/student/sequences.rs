@@ -3,9 +3,14 @@
 
 use crate::array::{Array, Values};
 use crate::error::Result;
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto};
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, tensor_proto::DataType,
+};
 use crate::onnx::{Model, tensor_proto};
 use std::collections::{HashMap, HashSet};
+
+/// Longer lists are no sizes of a split.
+const SMALL: i64 = 1 << 16;
 
 /// A split into a sequence.
 struct Split {
@@ -35,26 +40,24 @@ impl Split {
 /// When constants cannot be read.
 pub(super) fn unrolled(model: &Model) -> Result<Model> {
     let graph = model.graph();
+    if graph.node.iter().all(|node| node.op_type() != "SplitToSequence") {
+        return Ok(model.clone());
+    }
+    let constants = Constants::of(model)?;
     let mut splits: HashMap<&str, Split> = HashMap::new();
     for node in graph.node.iter().filter(|node| node.op_type() == "SplitToSequence") {
-        if let (Some(split), Some(output)) = (split(model, node)?, node.output.first()) {
+        if let (Some(split), Some(output)) = (split(&constants, node), node.output.first()) {
             splits.insert(output, split);
         }
-    }
-    if splits.is_empty() {
-        return Ok(model.clone());
     }
     let mut nodes = Vec::with_capacity(graph.node.len());
     let mut initializers = graph.initializer.clone();
     for node in &graph.node {
         let slice = match (node.op_type(), node.input.as_slice()) {
-            ("SequenceAt", [sequence, index]) => match splits.get(sequence.as_str()) {
-                Some(split) => {
-                    let index = ints(model, index)?.and_then(|index| index.first().copied());
-                    index.and_then(|index| Some((split, split.part(index)?)))
-                }
-                None => None,
-            },
+            ("SequenceAt", [sequence, index]) => splits.get(sequence.as_str()).and_then(|split| {
+                let index = *constants.get(index)?.1.first()?;
+                Some((split, split.part(index)?))
+            }),
             _ => None,
         };
         let (Some((split, bounds)), Some(output)) = (slice, node.output.first()) else {
@@ -78,38 +81,46 @@ pub(super) fn unrolled(model: &Model) -> Result<Model> {
 }
 
 /// A split whose sizes are known and whose parts keep the axis.
-fn split(model: &Model, node: &NodeProto) -> Result<Option<Split>> {
+fn split(constants: &Constants, node: &NodeProto) -> Option<Split> {
     let int = |name: &str| node.attribute.iter().find(|a| a.name() == name).map(AttributeProto::i);
-    let (Some(input), Some(sizes)) = (node.input.first(), node.input.get(1)) else {
-        return Ok(None);
-    };
-    let Some(value) = constant(model, sizes)? else { return Ok(None) };
-    let Values::I64(sizes) = value.values() else { return Ok(None) };
-    Ok((!sizes.is_empty() && sizes.iter().all(|&size| size > 0)).then(|| Split {
-        input: input.clone(),
+    let (shape, sizes) = constants.get(node.input.get(1)?)?;
+    (!sizes.is_empty() && sizes.iter().all(|&size| size > 0)).then(|| Split {
+        input: node.input.first().cloned().unwrap_or_default(),
         axis: int("axis").unwrap_or(0),
-        is_even: value.shape().is_empty(),
-        sizes: sizes.clone(),
-    }))
+        is_even: shape.is_empty(),
+        sizes: sizes.to_vec(),
+    })
 }
 
-fn ints(model: &Model, name: &str) -> Result<Option<Vec<i64>>> {
-    let value = constant(model, name)?;
-    Ok(value.and_then(|array| match array.into_values() {
-        Values::I64(values) => Some(values),
-        _ => None,
-    }))
-}
+/// The integers among the initializers and Constant nodes of a model.
+struct Constants(HashMap<String, Array>);
 
-/// The value of an initializer or of a Constant node.
-fn constant(model: &Model, name: &str) -> Result<Option<Array>> {
-    if let Some(array) = model.initializer(name)? {
-        return Ok(Some(array));
+impl Constants {
+    /// Reads those that are small enough to be sizes or places.
+    fn of(model: &Model) -> Result<Self> {
+        let graph = model.graph();
+        let is_small = |t: &&TensorProto| {
+            t.data_type() == DataType::Int64 as i32 && t.dims.iter().all(|&d| d < SMALL)
+        };
+        let mut found = HashMap::new();
+        for tensor in graph.initializer.iter().filter(|t| t.dims.len() < 2).filter(is_small) {
+            found.insert(tensor.name().to_owned(), model.tensor(tensor)?);
+        }
+        for node in graph.node.iter().filter(|n| n.op_type() == "Constant") {
+            let value = node.attribute.iter().find(|a| a.name() == "value");
+            let tensor = value.and_then(|a| a.t.as_ref()).filter(is_small);
+            if let (Some(tensor), Some(output)) = (tensor, node.output.first()) {
+                found.insert(output.clone(), model.tensor(tensor)?);
+            }
+        }
+        Ok(Self(found))
     }
-    let makes = |n: &&NodeProto| n.output.first().is_some_and(|output| output == name);
-    let node = model.graph().node.iter().find(|n| n.op_type() == "Constant" && makes(n));
-    let value = node.and_then(|n| n.attribute.iter().find(|a| a.name() == "value"));
-    value.and_then(|a| a.t.as_ref()).map(|tensor| model.tensor(tensor)).transpose()
+
+    /// A value of no axis or one.
+    fn get(&self, name: &str) -> Option<(&[usize], &[i64])> {
+        let array = self.0.get(name)?;
+        if let Values::I64(values) = array.values() { Some((array.shape(), values)) } else { None }
+    }
 }
 
 #[cfg(test)]

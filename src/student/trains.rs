@@ -6,10 +6,10 @@ use super::host::Host;
 use super::leaf::{Leaf, Leaves, NumberedNodes, is_standard};
 use super::{op, pattern};
 use crate::error::{Error, Result};
-use crate::onnx::Model;
 use crate::onnx::operator::Class;
 use crate::onnx::proto::NodeProto;
 use crate::onnx::signature::{Kind, Signature};
+use crate::onnx::{Model, metadata};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -170,11 +170,13 @@ impl<'a> Judge<'a> {
         statistics: &'a BTreeSet<String>,
         signature: Option<&'a Signature>,
     ) -> Self {
-        let is_torch = signature.is_none() && model.proto().producer_name() == "pytorch";
+        let producer = model.metadata(metadata::PRODUCER);
+        let producer = producer.unwrap_or_else(|| model.proto().producer_name());
+        let is_torch = signature.is_none() && producer == metadata::PYTORCH;
         let frozen = leaves
             .keys()
             .filter(|name| is_torch && !statistics.contains(*name))
-            .filter_map(|name| name.strip_suffix("running_var").map(str::to_owned))
+            .filter_map(|name| name.strip_suffix(".running_var").map(str::to_owned))
             .collect();
         Self { model, leaves, nodes, statistics, signature, is_torch, frozen }
     }
@@ -217,8 +219,7 @@ impl<'a> Judge<'a> {
         if self.is_torch && BUFFERS.contains(&last) {
             return Some("a buffer, by its name");
         }
-        let is_frozen = self.frozen.iter().any(|m| m.strip_suffix('.').unwrap_or(m) == module);
-        is_frozen.then_some("of a frozen batch norm")
+        self.frozen.contains(module).then_some("of a frozen batch norm")
     }
 
     fn walk(&self, constants: bool) -> Walk {
@@ -272,9 +273,12 @@ impl<'a> Judge<'a> {
         let mut trained = false;
         for (slot, origin) in inputs.iter().enumerate() {
             let names = origin.leaves().into_iter().flatten();
-            for name in names.filter(|_| !constant && !disguised && fed) {
+            for name in names.filter(|_| !constant && fed) {
                 let Some(leaf) = self.leaves.get(name) else { continue };
                 let told = self.told(name).is_some();
+                if disguised && !told {
+                    continue;
+                }
                 let is_state = operator.states.contains(&slot) && !told;
                 let place = if operator.parameters.contains(&slot)
                     && (operator.trains_constants || !leaf.constant_node)
@@ -297,7 +301,9 @@ impl<'a> Judge<'a> {
             }
         }
         // what is written into constants is a mask, and no parameter
-        let is_mask = !fed && matches!(node.op_type(), "ScatterElements" | "ScatterND");
+        let is_mask = self.signature.is_none()
+            && !fed
+            && matches!(node.op_type(), "ScatterElements" | "ScatterND");
         if constant || is_mask || operator.class == Class::Random {
             Origin::Constant
         } else if active || trained {

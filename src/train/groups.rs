@@ -19,7 +19,7 @@ pub fn factors(student: &Student, recipe: &Optimization) -> Result<Vec<Factors>>
             "recipe: optimizer.{key}: expected a pattern of parameters (or norm), found \
              `{pattern}`, which names none of the student's"
         ))
-        .hint("`nst-cache inspect STUDENT.onnx` lists what trains"))
+        .hint("`nst-cache inspect STUDENT.onnx --parameters` lists what trains"))
     };
     let mut all = vec![Factors::default(); student.parameters().len()];
     for pattern in &recipe.no_decay {

@@ -102,6 +102,7 @@ fn what_trains_is_what_pytorch_calls_a_parameter() {
         "tokens_whole",
         "norms_whole",
         "parts_whole",
+        "group_norm_whole",
         "blur_dynamo",
         "scalars_dynamo",
     ] {
@@ -111,7 +112,7 @@ fn what_trains_is_what_pytorch_calls_a_parameter() {
 
 #[test]
 fn what_the_exporters_optimizer_merged_or_left_out_is_put_back() {
-    for name in ["tokens_dynamo", "tied_dynamo", "group_norm_dynamo"] {
+    for name in ["tokens_dynamo", "tied_dynamo", "twice_dynamo", "group_norm_dynamo"] {
         let student = import(name, FoldedNorms::Ask).unwrap();
         trains_as_pytorch(name, &student, 1e-6);
         let said = student.notes().iter().any(|n| n.contains("optimizer took out"));
@@ -124,6 +125,9 @@ fn what_the_exporters_optimizer_merged_or_left_out_is_put_back() {
 fn fresh_norms_that_were_folded_away_are_put_back() {
     let in_part = import("norms_folded_in_part", FoldedNorms::Ask).unwrap();
     trains_as_pytorch("norms_folded_in_part", &in_part, 1e-4);
+    // of a norm before a linear layer without a bias
+    let vectors = import("vectors_dynamo", FoldedNorms::Ask).unwrap();
+    trains_as_pytorch("vectors_dynamo", &vectors, 1e-4);
     for name in ["norms_folded", "norms_folded_biased"] {
         let student = import(name, FoldedNorms::Ask).unwrap();
         // the folded weights are single

@@ -22,8 +22,8 @@ pub fn with_head(model: &Model, classes: usize, seed: u64) -> Result<(Model, Str
         .ok_or_else(|| Error::input("head: expected an output [batch, classes], found none"))?;
     let layer = Layer::of(model.graph(), &name).ok_or_else(|| {
         Error::input(format!(
-            "head: expected `{name}` to come from a linear layer or a convolution with weights in \
-             the file, found another"
+            "head: expected `{name}` to come from a linear layer or a convolution with weights of \
+             its own in the file, found another"
         ))
         .hint("export the student with the classes that it is to tell apart")
     })?;
@@ -90,7 +90,7 @@ impl Layer {
                 "MatMul" => Some(1),
                 "Conv" => Some(0),
                 "Add" => {
-                    bias = node.input.iter().find(|input| held(input)).cloned();
+                    bias = Some(node.input.iter().find(|input| held(input))?.clone());
                     name = node.input.iter().find(|input| !held(input))?;
                     continue;
                 }
@@ -112,10 +112,8 @@ impl Layer {
     }
 }
 
-/// Gives the outputs that counted the old classes the new number, and drops what is declared of
-/// tensors between.
+/// Gives the outputs that counted the old classes the new number.
 fn widen(graph: &mut GraphProto, old: usize, classes: usize) {
-    graph.value_info.clear();
     let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     for output in &mut graph.output {
         let tensor = output.r#type.as_mut().and_then(|t| t.value.as_mut());

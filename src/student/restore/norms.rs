@@ -1,7 +1,7 @@
 //! Batch norms that an exporter folded into convolutions: found, and put back as new ones that
 //! leave what the student computes as it is.
 
-use super::{EXPORT_WHOLE, Restored, Work, filled, zeros};
+use super::{EXPORT_WHOLE, Restored, Work, filled, reads};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Class;
@@ -9,7 +9,7 @@ use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto}
 use crate::onnx::signature::{Call, Signature, forget_call};
 use crate::onnx::{Model, tensor_proto, trains_as_written};
 use crate::student::FoldedNorms;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What `torch.nn.BatchNorm2d` takes where nothing else is said.
 const EPSILON: f64 = 1e-5;
@@ -38,9 +38,16 @@ impl Work<'_> {
     /// that was trained are refused, as their statistics are lost, unless new ones are asked for.
     pub(super) fn add_norms(&mut self, norms: FoldedNorms) -> Result<Option<Error>> {
         let folded = named(self.model.graph(), self.signature);
-        let (Some(first), false) = (folded.first(), norms == FoldedNorms::Leave) else {
-            return Ok(None);
+        let Some(first) = folded.first() else {
+            return Ok((norms == FoldedNorms::Insert).then(nothing_to_insert));
         };
+        if norms == FoldedNorms::Leave {
+            return Ok(None);
+        }
+        let mut seen = HashSet::new();
+        if let Some(norm) = folded.iter().find(|norm| !seen.insert(self.input(norm.node, 1))) {
+            return Ok(Some(shared(self.input(norm.node, 1))));
+        }
         if norms == FoldedNorms::Ask && self.is_trained(&folded)? {
             return Ok(Some(
                 Error::input(format!(
@@ -69,6 +76,9 @@ impl Work<'_> {
         }
         self.counts.norms = folded.len();
         for norm in &folded {
+            // a bias of its own hides what the norm had learned
+            let bias = self.value(self.input(norm.node, 2))?.filter(|_| norm.bias.is_some());
+            self.counts.untold += usize::from(bias.is_some_and(|bias| !is_zero(&bias)));
             self.add_norm(norm)?;
         }
         Ok(None)
@@ -85,7 +95,7 @@ impl Work<'_> {
     fn is_trained(&self, folded: &[Folded]) -> Result<bool> {
         for norm in folded.iter().filter(|norm| norm.bias.is_none()) {
             let bias = self.value(self.input(norm.node, 2))?;
-            if bias.is_some_and(|bias| bias.to_f32().iter().any(|v| v.abs() > 0.0)) {
+            if bias.is_some_and(|bias| !is_zero(&bias)) {
                 return Ok(true);
             }
         }
@@ -96,33 +106,35 @@ impl Work<'_> {
     /// √(1 + ε), as its variance is 1.
     fn add_norm(&mut self, norm: &Folded) -> Result<()> {
         let weight = self.input(norm.node, 1).to_owned();
-        let Some(value) = self.value(&weight)? else { return Ok(()) };
-        let is_transposed =
-            self.graph.node.get(norm.node).is_some_and(|n| n.op_type() == "ConvTranspose");
-        let axis = usize::from(is_transposed);
-        let channels = value.shape().get(axis).copied().unwrap_or(0) * self.groups(norm.node, axis);
+        let place = self.leaves.get(&weight).and_then(|&n| self.graph.initializer.get(n));
+        let Some(tensor) = place.cloned() else { return Ok(()) };
+        let value = self.model.tensor(&tensor)?;
+        let dtype = value.dtype();
+        let Some(channels) = self.graph.node.get(norm.node).and_then(|node| {
+            reads::channels(node, &HashMap::new(), &HashMap::from([(weight.as_str(), &tensor)]))
+        }) else {
+            return Ok(());
+        };
         let factor = (1.0 + norm.epsilon).sqrt();
         self.replace(&weight, &scaled(&value, factor)?);
         let old = self.input(norm.node, 2).to_owned();
         let shift = match self.value(&old)? {
             Some(bias) => bias,
-            None => zeros(channels)?,
+            None => filled(channels, 0.0, dtype)?,
         };
         let [scale, bias, mean, variance] = &norm.names;
         let beta = if let Some(own) = &norm.bias {
             self.put(own, &scaled(&shift, factor)?);
             self.set_input(norm.node, 2, own);
-            zeros(channels)?
+            filled(channels, 0.0, dtype)?
         } else {
             if let Some(node) = self.graph.node.get_mut(norm.node) {
                 node.input.truncate(2);
             }
             shift
         };
-        let ones = filled(channels, 1.0)?;
-        for (name, value) in
-            [(scale, &ones), (bias, &beta), (mean, &zeros(channels)?), (variance, &ones)]
-        {
+        let (ones, zeros) = (filled(channels, 1.0, dtype)?, filled(channels, 0.0, dtype)?);
+        for (name, value) in [(scale, &ones), (bias, &beta), (mean, &zeros), (variance, &ones)] {
             self.put(name, value);
         }
         let mut attributes =
@@ -160,12 +172,10 @@ impl Work<'_> {
             self.add(tensor_proto(name, value));
         }
     }
+}
 
-    fn groups(&self, node: usize, axis: usize) -> usize {
-        let node = self.graph.node.get(node).filter(|_| axis == 1);
-        let group = node.and_then(|n| n.attribute.iter().find(|a| a.name() == "group"));
-        group.and_then(|a| usize::try_from(a.i()).ok()).unwrap_or(1)
-    }
+fn is_zero(array: &Array) -> bool {
+    array.to_f32().iter().all(|v| v.abs() == 0.0)
 }
 
 /// Whether all values of an output's weights are zero.
@@ -180,7 +190,7 @@ fn has_zero_rows(weight: &Array) -> bool {
 #[allow(clippy::cast_possible_truncation, reason = "weights are single")]
 fn scaled(array: &Array, factor: f64) -> Result<Array> {
     let values = array.to_f32().iter().map(|&v| (f64::from(v) * factor) as f32).collect();
-    Array::new(array.shape().to_vec(), Values::F32(values))
+    Array::new(array.shape().to_vec(), Values::F32(values))?.converted(array.dtype())
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "attributes are single")]
@@ -201,9 +211,8 @@ fn named(graph: &GraphProto, signature: &Signature) -> Vec<Folded> {
         else {
             continue;
         };
-        let Some(weight) = node.input.get(1).filter(|_| node.operator().is_convolution()) else {
-            continue;
-        };
+        let is_layer = node.operator().is_convolution() || node.op_type() == "Gemm";
+        let Some(weight) = node.input.get(1).filter(|_| is_layer) else { continue };
         let name = |place: usize, role: &str| {
             signature
                 .argument(&call, place)
@@ -256,6 +265,21 @@ pub(in crate::student) fn guessed(graph: &GraphProto) -> Vec<usize> {
     if convolutions.len() >= DEEP && is_uniform && !normalizes { convolutions } else { Vec::new() }
 }
 
+fn nothing_to_insert() -> Error {
+    Error::input(
+        "--insert-batchnorm: expected convolutions that a batch norm was folded into, found none",
+    )
+    .hint("leave it out: the student trains as it is")
+}
+
+fn shared(weight: &str) -> Error {
+    Error::input(format!(
+        "batch norms are folded into the weight {weight}, which several convolutions share: they \
+         cannot be told apart"
+    ))
+    .hint(format!("{EXPORT_WHOLE}; or train it as it is with --leave-folded"))
+}
+
 /// A student whose exporter notes nothing: norms are put behind convolutions where that is asked
 /// for.
 pub(super) fn without_signature(model: &Model, norms: FoldedNorms) -> Result<Restored> {
@@ -265,10 +289,7 @@ pub(super) fn without_signature(model: &Model, norms: FoldedNorms) -> Result<Res
     }
     let nodes = guessed(model.graph());
     if nodes.is_empty() {
-        return Err(Error::input(
-            "--insert-batchnorm: expected convolutions that a batch norm was folded into, found \
-             none",
-        ));
+        return Err(nothing_to_insert());
     }
     let signature = Signature::default();
     let mut work = Work::new(model, &signature);
@@ -277,9 +298,7 @@ pub(super) fn without_signature(model: &Model, norms: FoldedNorms) -> Result<Res
         let weight = work.input(node, 1).to_owned();
         // one weight of two convolutions: its norms would scale it twice
         if !seen.insert(weight.clone()) {
-            return Err(Error::input(format!(
-                "--insert-batchnorm: weight {weight} is shared by convolutions"
-            )));
+            return Err(shared(&weight));
         }
         let name = |role: &str| format!("{weight}.norm.{role}");
         work.add_norm(&Folded {

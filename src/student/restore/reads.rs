@@ -61,8 +61,9 @@ fn argument(node: &NodeProto, call: &Call<'_>, slot: usize) -> Option<usize> {
         "Gemm" if function == "linear" => Some(slot),
         // bias, input, weight
         "Gemm" if function == "addmm" => [1, 2, 0].get(slot).copied(),
-        // input, normalized shape, weight, bias
+        // input, normalized shape or number of groups, weight, bias
         "LayerNormalization" if function.contains("layer_norm") => Some(slot + 1),
+        "GroupNormalization" if function == "group_norm" => Some(slot + 1),
         _ if is_norm && function.contains("batch_norm") => Some(slot),
         "PRelu" => Some(slot),
         _ => None,
@@ -114,6 +115,13 @@ impl Reads {
             graph.value_info.iter().map(|value| (value.name(), value)).collect();
         let weights: HashMap<&str, &TensorProto> =
             graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
+        // what a student that was read before has behind a product
+        let sums: HashSet<(&str, &str)> = graph
+            .node
+            .iter()
+            .filter(|n| n.op_type() == "Add")
+            .filter_map(|n| Some((n.input.first()?.as_str(), n.input.get(1)?.as_str())))
+            .collect();
         let mut lost = Vec::new();
         for (call, nodes) in calls(graph) {
             let function = call.function();
@@ -134,6 +142,9 @@ impl Reads {
             else {
                 continue;
             };
+            if node.output.first().is_some_and(|output| sums.contains(&(output.as_str(), bias))) {
+                continue;
+            }
             if let Some(channels) = channels(node, &shapes, &weights) {
                 lost.push(LostBias { node: *number, name: bias.to_owned(), channels });
             }
@@ -142,13 +153,16 @@ impl Reads {
     }
 }
 
+/// No layer has more: a hostile size must not fill the memory.
+const CHANNELS: usize = 1 << 24;
+
 /// How many channels a convolution or product gives.
-fn channels(
+pub(super) fn channels(
     node: &NodeProto,
     shapes: &HashMap<&str, &ValueInfoProto>,
     weights: &HashMap<&str, &TensorProto>,
 ) -> Option<usize> {
-    let size = |n: i64| usize::try_from(n).ok().filter(|n| *n > 0);
+    let size = |n: i64| usize::try_from(n).ok().filter(|n| (1..=CHANNELS).contains(n));
     let int =
         |name: &str| node.attribute.iter().find(|a| a.name() == name).map_or(0, AttributeProto::i);
     if let Some(weight) = node.input.get(1).and_then(|name| weights.get(name.as_str())) {
@@ -238,7 +252,7 @@ impl Group<'_> {
             let Some(node) = self.graph.node.get(read.node) else { continue };
             let normalizes = node.operator().class == Class::Normalization;
             // the ones and zeros of a group norm that is written with an instance norm
-            if is_group_norm && normalizes {
+            if is_group_norm && node.op_type() == "InstanceNormalization" {
                 continue;
             }
             // what a norm was folded into
