@@ -94,6 +94,8 @@ def without_dropout(model):
             module.p = 0.0
         if type(module).__name__ == "DropPath":
             module.drop_prob = 0.0
+        if type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
         for name in ("attn_drop", "drop_rate", "dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)

@@ -153,7 +153,9 @@ pub(super) fn follow(nodes: &[(usize, NodeProto)], setting: &Setting<'_>) -> (Ch
             None if name.is_empty() => State::Constant(None),
             None => State::Data,
         };
-        let inputs: Vec<State> = node.input.iter().map(state).collect();
+        // of the second it takes the type alone
+        let read = if node.op_type() == "CastLike" { 1 } else { node.input.len() };
+        let inputs: Vec<State> = node.input.iter().take(read).map(state).collect();
         let reads_shape = node.operator().reads_shape;
         if reads_shape && inputs.iter().any(|state| matches!(state, State::Random { .. })) {
             refusals.push((position, SHAPE.to_owned()));
@@ -341,6 +343,8 @@ fn law(node: &NodeProto, inputs: &[State], to: Option<i64>) -> Law {
             Some(to) if INTEGERS.contains(&to) => law.of_coin(f64::trunc),
             _ => law,
         },
+        // to whatever type: what a coin shows are whole numbers as a rule
+        ("CastLike", Some(law), ..) => law.of_coin(|v| v),
         (_, Some(law), ..) => match node.operator().class {
             Class::Movement(Movement::Join | Movement::Pad | Movement::Cast) => Law::Unknown,
             Class::Movement(_) => law,

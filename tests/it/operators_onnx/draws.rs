@@ -73,6 +73,17 @@ fn noise(net: &mut Net) {
     net.node("Add", &["draw", "a"], &["b"], vec![]);
 }
 
+/// As `torch.export` writes a drop path that is not optimized.
+fn like(net: &mut Net) {
+    net.node("RandomUniformLike", &["a"], &["draw"], vec![]);
+    net.float("keep", &[], &[0.8]);
+    net.node("CastLike", &["keep", "draw"], &["bound"], vec![]);
+    net.node("Less", &["draw", "bound"], &["kept"], vec![]);
+    net.node("CastLike", &["kept", "draw"], &["mask"], vec![]);
+    net.node("Div", &["mask", "keep"], &["scaled"], vec![]);
+    net.node("Mul", &["a", "scaled"], &["b"], vec![]);
+}
+
 /// What stands for the mask where nothing is drawn.
 fn identity(net: &mut Net) {
     net.node("Identity", &["a"], &["b"], vec![]);
@@ -83,13 +94,14 @@ fn mean_slope(net: &mut Net) {
 }
 
 /// Each mask beside its form in inference.
-const MASKS: [(Mask, Mask); 6] = [
+const MASKS: [(Mask, Mask); 7] = [
     (below, identity),
     (floored, identity),
     (bernoulli, identity),
     (above, identity),
     (slope, mean_slope),
     (noise, identity),
+    (like, identity),
 ];
 
 /// A residual branch that is masked.
