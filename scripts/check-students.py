@@ -20,6 +20,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -178,7 +179,7 @@ def check(name, exporter, work):
             with contextlib.redirect_stdout(sys.stderr):
                 export(copy.deepcopy(model), exporter, size, str(path))
         except Exception as error:  # noqa: BLE001: exporters fail in every way
-            text = str(error).strip().splitlines()
+            text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
             return [f"not exported: {type(error).__name__} {text[0][:90] if text else ''}"], True
     # an export in training mode has run once
     held = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
