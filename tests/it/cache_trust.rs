@@ -187,7 +187,8 @@ fn one_writer_or_many_readers_across_processes() {
     }
     drop(reader);
     let lock = fs::File::options().write(true).open(folder.path().join("cache/.lock")).unwrap();
-    lock.try_lock().unwrap();
+    // a program that another test is starting holds the reader's lock until it runs
+    lock.lock().unwrap();
     for line in [
         EXTRACT,
         "cache repair cache",
