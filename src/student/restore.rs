@@ -44,11 +44,14 @@ struct Counts {
 
 impl Counts {
     fn note(&self) -> Option<String> {
-        let some = |n: usize, text: &str| (n > 0).then(|| format!("{n} {text}"));
+        let some = |n: usize, [one, many]: [&str; 2], how: &str| {
+            (n > 0).then(|| format!("{n} {} {how}", if n == 1 { one } else { many }))
+        };
+        let folded = "folded into convolutions (as new ones, of scale 1)";
         let parts: Vec<String> = [
-            some(self.merged, "parameters merged with others of equal value"),
-            some(self.biases, "biases of zero left out"),
-            some(self.norms, "batch norms folded into convolutions (as new ones, of scale 1)"),
+            some(self.merged, ["parameter", "parameters"], "merged with others of equal value"),
+            some(self.biases, ["bias", "biases"], "of zero left out"),
+            some(self.norms, ["batch norm", "batch norms"], folded),
         ]
         .into_iter()
         .flatten()
@@ -170,7 +173,7 @@ impl<'a> Work<'a> {
             if stands == read.name {
                 continue;
             }
-            if read.is_turned {
+            if read.is_turned && self.is_held() {
                 self.turn(read.node, read.slot, &read.name)?;
             } else {
                 self.share(&stands, &read.name)?;
@@ -187,6 +190,11 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether weights are in memory: of a file that is looked at none are read to be changed.
+    fn is_held(&self) -> bool {
+        self.model.folder().is_none()
     }
 
     fn input(&self, node: usize, slot: usize) -> &str {

@@ -116,7 +116,9 @@ impl Work<'_> {
             return Ok(());
         };
         let factor = (1.0 + norm.epsilon).sqrt();
-        self.replace(&weight, &scaled(&value, factor)?);
+        if self.is_held() {
+            self.replace(&weight, &scaled(&value, factor)?);
+        }
         let old = self.input(norm.node, 2).to_owned();
         let shift = match self.value(&old)? {
             Some(bias) => bias,
