@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The file that readers and the writer lock. Empty; never the lock itself, which ends with the
 /// process that holds it.
@@ -117,6 +118,24 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// How often a lock is tried, and how long is waited between.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Tries for a moment: a program that is being started holds the locks of the one that starts it
+/// until it runs.
+fn patiently(
+    take: impl Fn() -> std::result::Result<(), TryLockError>,
+) -> std::result::Result<(), TryLockError> {
+    for _ in 1..TRIES {
+        match take() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    take()
+}
+
 /// Takes the writer's lock of a cache: nobody else reads or writes it until the file is closed.
 pub(super) fn lock_exclusive(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
@@ -126,7 +145,7 @@ pub(super) fn lock_exclusive(folder: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(|e| failed(&path, "write", e))?;
-    match file.try_lock() {
+    match patiently(|| file.try_lock()) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             Err(Error::input(format!("cache {}: in use by another process", folder.display()))
@@ -143,7 +162,7 @@ pub(super) fn lock_exclusive(folder: &Path) -> Result<File> {
 /// files cannot be locked, is read without: a writer makes the file before anything else.
 pub(super) fn lock_shared(folder: &Path) -> Result<Option<File>> {
     let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(None) };
-    match file.try_lock_shared() {
+    match patiently(|| file.try_lock_shared()) {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(Error::input(format!(
             "cache {}: being written by another process",
