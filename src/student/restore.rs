@@ -117,6 +117,8 @@ struct Work<'a> {
     turned: HashSet<String>,
     /// How many values copies may still have.
     room: usize,
+    /// Whether batch norms are put back in training form.
+    norms_train: bool,
     counts: Counts,
     changed: bool,
     /// New nodes in front of all others.
@@ -144,6 +146,7 @@ impl<'a> Work<'a> {
             renamed: HashSet::new(),
             turned: HashSet::new(),
             room,
+            norms_train: norms::train(model),
             counts: Counts::default(),
             changed: false,
             front: Vec::new(),

@@ -141,7 +141,7 @@ impl Work<'_> {
         }
         let mut attributes =
             vec![number("epsilon", norm.epsilon), number("momentum", 1.0 - norm.momentum)];
-        if self.norms_train() {
+        if self.norms_train {
             attributes.push(AttributeProto {
                 name: Some("training_mode".into()),
                 r#type: Some(attribute_proto::AttributeType::Int as i32),
@@ -158,15 +158,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether the file has its batch norms in training form, if it has any: those that are put
-    /// back are to train as the others do.
-    fn norms_train(&self) -> bool {
-        let opset = self.model.opset();
-        let nodes = &self.model.graph().node;
-        let mut norms = nodes.iter().filter(|n| !n.operator().statistics.is_empty()).peekable();
-        norms.peek().is_none() || norms.any(|norm| trains_as_written(norm, opset))
-    }
-
     fn put(&mut self, name: &str, value: &Array) {
         if self.leaves.contains_key(name) {
             self.replace(name, value);
@@ -174,6 +165,14 @@ impl Work<'_> {
             self.add(tensor_proto(name, value));
         }
     }
+}
+
+/// Whether a file has its batch norms in training form, if it has any: those that are put back are
+/// to train as the others do.
+pub(super) fn train(model: &Model) -> bool {
+    let nodes = &model.graph().node;
+    let mut norms = nodes.iter().filter(|n| !n.operator().statistics.is_empty()).peekable();
+    norms.peek().is_none() || norms.any(|norm| trains_as_written(norm, model.opset()))
 }
 
 fn is_zero(array: &Array) -> bool {
@@ -213,7 +212,9 @@ fn named(graph: &GraphProto, signature: &Signature) -> Vec<Folded> {
         else {
             continue;
         };
-        let is_layer = node.operator().is_convolution() || node.op_type() == "Gemm";
+        // outputs stand along the first axis of the weight
+        let turned = node.attribute.iter().any(|a| a.name() == "transB" && a.i() != 0);
+        let is_layer = node.op_type() == "Conv" || (node.op_type() == "Gemm" && turned);
         let Some(weight) = node.input.get(1).filter(|_| is_layer) else { continue };
         let name = |place: usize, role: &str| {
             signature
