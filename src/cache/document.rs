@@ -1,9 +1,10 @@
 //! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's
 //! own bytes. Valid JSON, and every byte is checked: the frame is fixed, the rest is hashed.
 
-use super::{Manifest, file};
+use super::Manifest;
 use crate::error::{Context, Error, Result};
-use sha2::{Digest, Sha256};
+use crate::hash::sha256;
+use crate::storage::{self, Lock};
 use std::path::Path;
 
 /// The file's name in the cache's folder.
@@ -81,7 +82,7 @@ struct Version {
 /// Reads and checks the manifest in a folder; `None` when there is none.
 pub(super) fn load(folder: &Path) -> Result<Option<Manifest>> {
     let path = folder.join(NAME);
-    let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
+    let Some(bytes) = storage::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
     decode(&bytes).map(Some).map_err(|problem| {
         let hint = if problem.starts_with("expected format") {
             "use the nst-cache that wrote it, or extract again into another folder"
@@ -93,16 +94,8 @@ pub(super) fn load(folder: &Path) -> Result<Option<Manifest>> {
 }
 
 /// Commits a manifest.
-pub(super) fn store(folder: &Path, manifest: &Manifest) -> Result<()> {
-    file::replace(&folder.join(NAME), &encode(manifest)?)
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(HASH), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+pub(super) fn store(lock: &Lock, manifest: &Manifest) -> Result<()> {
+    lock.replace(NAME, &encode(manifest)?)
 }
 
 /// Manifest fields in the order in which a difference explains most: the model before what follows

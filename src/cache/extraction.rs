@@ -2,8 +2,9 @@
 //! it, so that a cache's bytes do not depend on how fast or after how many interruptions they were
 //! written. Framed and hashed as the manifest is.
 
-use super::{document, file};
+use super::document;
 use crate::error::{Context, Error, Result};
+use crate::storage::{self, Lock};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -25,23 +26,36 @@ struct Extraction {
 /// # Errors
 /// When the record is damaged.
 pub fn seconds(folder: &Path) -> Result<Option<f64>> {
+    let Some(bytes) = read(folder)? else { return Ok(None) };
     let path = folder.join(NAME);
-    let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
-    let body = document::unframe(KEY, &bytes)
-        .map_err(|problem| Error::input(format!("{}: {problem}", path.display())))?;
-    let record: Extraction =
-        serde_json::from_slice(body).context(|| format!("{}: damaged", path.display()))?;
+    decode(&bytes).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
+}
+
+/// The same, a damaged record being none.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn seconds_if_whole(folder: &Path) -> Result<Option<f64>> {
+    Ok(read(folder)?.and_then(|bytes| decode(&bytes).ok().flatten()))
+}
+
+fn read(folder: &Path) -> Result<Option<Vec<u8>>> {
+    storage::read_bounded(&folder.join(NAME), BYTES_MAX)
+}
+
+fn decode(bytes: &[u8]) -> Result<Option<f64>, String> {
+    let body = document::unframe(KEY, bytes)?;
+    let record: Extraction = serde_json::from_slice(body).map_err(|e| format!("damaged: {e}"))?;
     Ok(Some(record.seconds).filter(|seconds| seconds.is_finite() && *seconds >= 0.0))
 }
 
 /// Replaces the record.
-pub(super) fn store(folder: &Path, seconds: f64) -> Result<()> {
-    let path = folder.join(NAME);
+pub(super) fn store(lock: &Lock, seconds: f64) -> Result<()> {
     // finer than anybody can tell
     let record = Extraction { seconds: (seconds * 1e3).round() / 1e3 };
-    let body = serde_json::to_vec(&record)
-        .context(|| format!("{}: cannot be written as JSON", path.display()))?;
-    file::replace(&path, &document::frame(KEY, &body))
+    let body =
+        serde_json::to_vec(&record).context(|| format!("{NAME}: cannot be written as JSON"))?;
+    lock.replace(NAME, &document::frame(KEY, &body))
 }
 
 #[cfg(test)]
@@ -107,7 +121,7 @@ mod tests {
     fn every_changed_byte_is_found_and_costs_the_record_alone() {
         let folder = tempfile::tempdir().unwrap();
         testing::write(folder.path(), &testing::plan(6, 1, Codec::Raw)).unwrap();
-        store(folder.path(), 12.5).unwrap();
+        store(&Lock::exclusive(folder.path()).unwrap(), 12.5).unwrap();
         let path = folder.path().join(NAME);
         let sound = std::fs::read(&path).unwrap();
         assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());

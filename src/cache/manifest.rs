@@ -1,6 +1,6 @@
 //! `manifest.json`: what the cache was made of and which segments are published. The commit point.
 
-use super::shard;
+use super::shard::{self, Sum};
 use super::{document, zarr};
 use crate::array::Dtype;
 use crate::data::Fingerprint;
@@ -13,6 +13,7 @@ use crate::onnx::tap::Role;
 use crate::recipe::{Augmentation, Layout, MapShape, Preprocess, Statistic};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 
 /// The row array of each row's index in the data set.
@@ -160,6 +161,28 @@ pub struct Segment {
     pub crc32c: Vec<u32>,
 }
 
+impl Segment {
+    /// Length and digest of the shard of a view array (by its place), if it is published.
+    #[must_use]
+    pub fn sum(&self, array: usize) -> Option<Sum> {
+        let (bytes, crc32c) = (*self.bytes.get(array)?, *self.crc32c.get(array)?);
+        Some(Sum { bytes, crc32c })
+    }
+}
+
+/// How much of a cache was complete before views or arrays were added to it, and is left as it is
+/// while they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// The first so many views.
+    pub views: usize,
+    /// The first so many taps.
+    pub taps: usize,
+    /// The first so many view arrays.
+    pub view_arrays: usize,
+}
+
 /// The whole manifest. Written as JSON with a checksum of its own over everything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,8 +215,15 @@ pub struct Manifest {
     pub segment_rows: usize,
     /// Arrays over `[row]`, written whole at the start: `sample_id`, `label`.
     pub row_arrays: Vec<ArraySpec>,
+    /// Of each row array's shard, in their order; empty in a cache of a format before 6.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row_sums: Vec<Sum>,
     /// Arrays over `[view, row, …]`.
     pub view_arrays: Vec<ArraySpec>,
+    /// What was complete before the views and arrays that are being added; `None`: nothing was,
+    /// or all is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<Extent>,
     /// What is published, by view, then index.
     pub segments: Vec<Segment>,
 }
@@ -214,8 +244,11 @@ impl Manifest {
     /// The format version of a cache whose teacher was fed in another way than by arrays of the
     /// first types with the batch in front.
     pub const FORMAT_FEEDING: u32 = 5;
+    /// The format version of a cache whose row arrays have digests too: every one that this
+    /// version writes.
+    pub const FORMAT_SUMS: u32 = 6;
     /// The last that this version reads.
-    pub const FORMAT_LAST: u32 = Self::FORMAT_FEEDING;
+    pub const FORMAT_LAST: u32 = Self::FORMAT_SUMS;
 
     /// The format version that this manifest has to have.
     #[must_use]
@@ -229,7 +262,11 @@ impl Manifest {
         let is_new = |spec: &ArraySpec| spec.batch_axis.is_some() || !known(spec.dtype);
         let images = self.data.preprocess.as_ref();
         let is_fed_anew = images.is_some_and(|p| !known(p.dtype) || p.exif_orientation);
-        if !self.teacher.constants.is_empty() || self.view_arrays.iter().any(is_new) || is_fed_anew
+        if !self.row_sums.is_empty() || self.extends.is_some() {
+            Self::FORMAT_SUMS
+        } else if !self.teacher.constants.is_empty()
+            || self.view_arrays.iter().any(is_new)
+            || is_fed_anew
         {
             Self::FORMAT_FEEDING
         } else if self.logits.is_some() {
@@ -281,11 +318,57 @@ impl Manifest {
         self.segments_per_view() * self.views
     }
 
+    /// Segments that are published in all arrays.
+    #[must_use]
+    pub fn whole_segments(&self) -> usize {
+        self.segments.iter().filter(|s| s.bytes.len() == self.view_arrays.len()).count()
+    }
+
     /// Whether every segment of every view is published.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.segments.len() == self.segments_total()
-            && self.segments.iter().all(|s| s.bytes.len() == self.view_arrays.len())
+        self.whole_segments() == self.segments_total()
+    }
+
+    /// A row array by path, and what is known of its shard.
+    pub(super) fn row_array(&self, path: &str) -> Option<(&ArraySpec, Option<Sum>)> {
+        let at = self.row_arrays.iter().position(|spec| spec.path == path)?;
+        Some((self.row_arrays.get(at)?, self.row_sums.get(at).copied()))
+    }
+
+    /// Of a cache to which views or arrays are being added, what it was before.
+    #[must_use]
+    pub fn before_extension(&self) -> Option<Self> {
+        let Extent { views, taps, view_arrays } = self.extends?;
+        let mut part = Self { extends: None, views, ..self.clone() };
+        part.taps.truncate(taps);
+        part.view_arrays.truncate(view_arrays);
+        part.segments.retain(|segment| segment.view < views);
+        for segment in &mut part.segments {
+            segment.bytes.truncate(view_arrays);
+            segment.crc32c.truncate(view_arrays);
+        }
+        for tap in &mut part.taps {
+            // a map came with the first statistic beside the features
+            let stored = part.view_arrays.iter().filter_map(|spec| Statistic::of_path(&spec.path));
+            let is_more = |(of, statistic): (&str, Statistic)| {
+                of == tap.alias && statistic != Statistic::Features
+            };
+            tap.map = tap.map.filter(|_| stored.clone().any(is_more));
+        }
+        part.logits =
+            part.logits.filter(|_| part.view_arrays.iter().any(|spec| spec.path == "logits"));
+        part.format = part.lowest_format();
+        Some(part)
+    }
+
+    /// Forgets what was complete before an extension where that is no longer so, or all is.
+    pub(super) fn settle(&mut self) {
+        let is_whole = |part: Self| part.is_complete();
+        if self.is_complete() || !self.before_extension().is_some_and(is_whole) {
+            self.extends = None;
+        }
+        self.format = self.lowest_format();
     }
 
     /// Whether the inputs lie in the cache; else they are decoded from the data again.
@@ -298,6 +381,12 @@ impl Manifest {
     #[must_use]
     pub fn rows_of_segment(&self, segment: usize) -> usize {
         self.rows.saturating_sub(segment * self.segment_rows).min(self.segment_rows)
+    }
+
+    /// The rows of a segment, within a view.
+    pub(super) fn row_range(&self, segment: usize) -> Range<usize> {
+        let first = segment * self.segment_rows;
+        first..first + self.rows_of_segment(segment)
     }
 
     /// How many of a segment's arrays are published: the first so many.
@@ -406,6 +495,12 @@ impl Manifest {
                         or no such array"
                 .to_owned());
         }
+        if !matches!(self.row_sums.len(), 0 | 2) {
+            return Err(format!(
+                "row_sums: expected one a row array, found {}",
+                self.row_sums.len()
+            ));
+        }
         for constant in &self.teacher.constants {
             constant
                 .validate()
@@ -512,6 +607,14 @@ impl Manifest {
                 ));
             }
             last = Some(key);
+        }
+        let Some(Extent { views, taps, view_arrays }) = self.extends else { return Ok(()) };
+        let is_part = (1..=self.views).contains(&views)
+            && taps <= self.taps.len()
+            && view_arrays <= arrays
+            && self.before_extension().is_some_and(|part| part.is_complete());
+        if !is_part || self.is_complete() {
+            return Err("extends: expected a complete part of an incomplete cache".to_owned());
         }
         Ok(())
     }

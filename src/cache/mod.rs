@@ -5,11 +5,12 @@
 mod document;
 mod export;
 mod extraction;
-mod file;
 mod manifest;
 mod originals;
+mod plan;
 mod read;
 mod repair;
+mod resume;
 mod shard;
 mod size;
 mod stamps;
@@ -26,13 +27,15 @@ mod tests;
 pub use export::{Export, Format, export};
 pub use extraction::seconds as extraction_seconds;
 pub use manifest::{
-    ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord,
+    ArraySpec, Codec, DataRecord, Extent, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord,
 };
 pub use originals::Originals;
+pub use plan::Plan;
 pub use read::{ArrayReader, Cache, Decoder, published_rows, sample_ids};
-pub use repair::{Dropped, RepairReport, repair};
+pub use repair::{Dropped, RepairReport, Withdrawn, repair, withdraw};
+pub use shard::Sum;
 pub use size::{chunk_rows, compressed_bytes, probe_codec, segment_rows};
 pub use stamps::{Compared, Moves, OTHERS, Stamps, changed};
 pub use verify::{Finding, VerifyReport, verify};
 pub use view_table::ViewTable;
-pub use write::{Plan, SegmentWriter, Writer};
+pub use write::{SegmentWriter, Writer};

@@ -1,13 +1,18 @@
 //! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it
 //! is decoded.
 
-use super::shard::Layout;
-use super::{ArraySpec, Manifest, extraction, file, manifest, zarr};
+use super::shard::{Digest, Fault, Layout, Sum};
+use super::{ArraySpec, Manifest, extraction, manifest, zarr};
 use crate::error::{Context, Error, Result};
+use crate::storage::{self, Lock};
+use crate::threads;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
+use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A cache open for reading, under a shared file lock. Share it between threads.
 ///
@@ -24,8 +29,10 @@ pub struct Cache {
     labels: Vec<i64>,
     /// The shards of each view array, by view, then segment.
     shards: Vec<Vec<Shard>>,
+    /// The views and arrays that are being added to it, which are not read.
+    extension: Option<String>,
     /// Holds the lock until the cache is dropped.
-    _lock: Option<File>,
+    lock: Option<Lock>,
 }
 
 /// A mapped shard and where its chunks begin (and the last one ends).
@@ -33,46 +40,65 @@ pub struct Cache {
 struct Shard {
     map: Mmap,
     bounds: Vec<u64>,
+    /// Its digest in the manifest, if that has it.
+    digest: Option<u32>,
+    /// Whether it was found to have that digest.
+    is_checked: AtomicBool,
 }
 
 impl Cache {
     /// Opens a cache: manifest checksum, format version, every shard's length, index checksum,
-    /// ranges and lengths.
+    /// ranges and lengths, the row arrays whole. That a shard is the one that was published is
+    /// checked when it is first read. Of a cache to which views or arrays are being added, what
+    /// was complete before is read ([`Cache::extension`]).
     ///
     /// # Errors
     /// When it is no cache, incomplete (says how to complete it), damaged (names the file), of a
     /// newer format, or being written.
     pub fn open(folder: &Path) -> Result<Self> {
-        let lock = file::lock_shared(folder)?;
-        let manifest = Manifest::load(folder)?;
-        if !manifest.is_complete() {
-            let (done, all) = (manifest.segments.len(), manifest.segments_total());
-            return Err(Error::input(format!(
-                "cache {}: incomplete, {done} of {all} segments are there",
+        let lock = Lock::shared(folder)?;
+        let mut cache = Self::map(folder)?;
+        // all that was mapped is of one cache
+        lock.as_ref().map_or(Ok(()), Lock::check)?;
+        cache.lock = lock;
+        Ok(cache)
+    }
+
+    /// The same under a lock that the caller holds.
+    pub(super) fn map(folder: &Path) -> Result<Self> {
+        let found = Manifest::load(folder)?;
+        let part = found.before_extension();
+        let extension = part.as_ref().map(|_| {
+            let (done, all) = (found.whole_segments(), found.segments_total());
+            format!(
+                "cache {}: being extended, {done} of {all} segments are whole: read as it was \
+                 before that",
                 folder.display()
-            ))
-            .hint("run the same `nst-cache extract` command again: it goes on where it stopped"));
+            )
+        });
+        let manifest = part.unwrap_or(found);
+        if !manifest.is_complete() {
+            return Err(incomplete(folder, &manifest));
         }
-        let row_array = |path| match manifest.row_arrays.iter().find(|spec| spec.path == path) {
-            Some(spec) => row_array(folder, &manifest, spec),
-            None => {
-                Err(Error::input(format!("cache {}: there is no array `{path}`", folder.display())))
-            }
-        };
-        let (sample_ids, labels) = (row_array(manifest::SAMPLE_ID)?, row_array(manifest::LABEL)?);
+        let (sample_ids, labels) = row_arrays(folder, &manifest)?;
         let open = |(index, spec): (usize, &ArraySpec)| {
             let shard = |segment: &super::Segment| {
                 let path = folder.join(zarr::view_shard(spec, segment.view, segment.index));
-                Shard::open(
-                    &path,
-                    &manifest.view_layout(spec, segment.index),
-                    segment.bytes.get(index).copied(),
-                )
+                let layout = manifest.view_layout(spec, segment.index);
+                Shard::open(&path, &layout, segment.sum(index))
+                    .map_err(|fault| fault.error(&path.display().to_string()))
             };
             manifest.segments.iter().map(shard).collect::<Result<Vec<Shard>>>()
         };
         let shards = manifest.view_arrays.iter().enumerate().map(open).collect::<Result<_>>()?;
-        Ok(Self { folder: folder.to_owned(), manifest, sample_ids, labels, shards, _lock: lock })
+        let folder = folder.to_owned();
+        Ok(Self { folder, manifest, sample_ids, labels, shards, extension, lock: None })
+    }
+
+    /// What is said of a cache that is being extended, and read as it was before.
+    #[must_use]
+    pub fn extension(&self) -> Option<&str> {
+        self.extension.as_deref()
     }
 
     /// What it is made of.
@@ -139,30 +165,43 @@ impl Cache {
 }
 
 impl Shard {
-    fn open(path: &Path, layout: &Layout, bytes: Option<u64>) -> Result<Self> {
-        let file = File::open(path).map_err(|e| file::failed(path, "read", e)).map_err(damaged)?;
+    fn open(path: &Path, layout: &Layout, sum: Option<Sum>) -> Result<Self, Fault> {
+        let file = storage::open(path)?;
         // SAFETY: the contract is stated at `Cache`: published shards do not change, and writers
         // are kept out by the shared lock. What the map holds is treated as hostile, so bytes that
         // change against the contract give a checksum error, not unsoundness beyond the map's own.
-        let map =
-            unsafe { Mmap::map(&file) }.map_err(|e| file::failed(path, "map into memory", e))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(Fault::Unreadable)?;
         let length = map.len() as u64;
-        if bytes.is_some_and(|expected| expected != length) {
-            let expected = bytes.unwrap_or_default();
-            return Err(damaged(Error::input(format!(
-                "{}: expected {expected} bytes, found {length}",
-                path.display()
-            ))));
+        if let Some(Sum { bytes, .. }) = sum
+            && bytes != length
+        {
+            return Err(format!("expected {bytes} bytes, found {length}").into());
         }
-        let index = map
-            .len()
-            .checked_sub(layout.index_bytes())
-            .and_then(|at| map.get(at..))
-            .ok_or_else(|| "truncated".to_owned());
-        let bounds = index
-            .and_then(|index| layout.parse_index(index, length))
-            .map_err(|problem| damaged(Error::input(format!("{}: {problem}", path.display()))))?;
-        Ok(Self { map, bounds })
+        let at = map.len().checked_sub(layout.index_bytes());
+        let index = at.and_then(|at| map.get(at..)).ok_or_else(|| "truncated".to_owned())?;
+        let (bounds, _) = layout.read_index(index, length)?;
+        let digest = sum.map(|sum| sum.crc32c);
+        Ok(Self { map, bounds, digest, is_checked: AtomicBool::new(digest.is_none()) })
+    }
+
+    /// Checks once that it is the shard that was published, by the checksums of all its chunks.
+    fn check(&self) -> Result<(), Fault> {
+        if self.is_checked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // a page a chunk: what the system reads ahead of each would be most of the shard
+        let _ = self.map.advise(Advice::Random);
+        let mut digest = Digest::default();
+        for chunk in 0..self.bounds.len().saturating_sub(1) {
+            digest.add(self.encoded(chunk)?);
+        }
+        digest.add(&self.map);
+        let _ = self.map.advise(Advice::Normal);
+        if self.digest.is_some_and(|expected| expected != digest.value()) {
+            return Err(OTHER.to_owned().into());
+        }
+        self.is_checked.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Lets go of the pages of chunks that were read, so that a process's memory does not grow with
@@ -187,47 +226,145 @@ impl Shard {
         )
     }
 
-    fn chunk(&self, chunk: usize) -> Result<&[u8], String> {
+    /// A chunk's bytes, of a shard that is the one that was published.
+    fn chunk(&self, chunk: usize) -> Result<&[u8], Fault> {
+        self.check()?;
+        self.encoded(chunk)
+    }
+
+    fn encoded(&self, chunk: usize) -> Result<&[u8], Fault> {
         self.range(chunk, chunk + 1)
             .and_then(|range| self.map.get(range))
-            .ok_or_else(|| "chunk missing".to_owned())
+            .ok_or_else(|| Fault::Damaged("chunk missing".to_owned()))
     }
 }
 
-fn damaged(error: Error) -> Error {
-    error.hint("`nst-cache cache verify` lists all that is wrong with the cache")
+/// What is wrong with a shard that is sound and another one.
+pub(super) const OTHER: &str = "sound, but not the shard that was published";
+
+/// A file of a cache, as messages name it.
+fn shown(folder: &Path, path: &str) -> String {
+    folder.join(path).display().to_string()
 }
 
-/// Reads a row array whole.
-pub(super) fn row_array(folder: &Path, manifest: &Manifest, spec: &ArraySpec) -> Result<Vec<i64>> {
-    let (path, layout) = (folder.join(zarr::row_shard(spec)), manifest.row_layout(spec));
-    let shard = Shard::open(&path, &layout, None)?;
+fn incomplete(folder: &Path, manifest: &Manifest) -> Error {
+    let (done, all) = (manifest.whole_segments(), manifest.segments_total());
+    Error::input(format!(
+        "cache {}: incomplete, {done} of {all} segments are there",
+        folder.display()
+    ))
+    .hint("run the same `nst-cache extract` command again: it goes on where it stopped")
+}
+
+/// The values of the row arrays: sample ids, each once and in the data set, and labels, each a
+/// class or −1.
+fn row_arrays(folder: &Path, manifest: &Manifest) -> Result<(Vec<i64>, Vec<i64>)> {
+    let read = |path: &str| {
+        let (spec, sum) = manifest.row_array(path).ok_or_else(|| {
+            Error::input(format!("cache {}: there is no array `{path}`", folder.display()))
+        })?;
+        let values = row_array(folder, manifest, spec, sum);
+        values.map_err(|fault| fault.error(&shown(folder, &zarr::row_shard(spec))))
+    };
+    let (sample_ids, labels) = (read(manifest::SAMPLE_ID)?, read(manifest::LABEL)?);
+    let mut seen = RowValues::default();
+    for (path, values) in [(manifest::SAMPLE_ID, &sample_ids), (manifest::LABEL, &labels)] {
+        let wrong = values.iter().enumerate().find_map(|(row, &value)| {
+            seen.check(manifest, path, value).map(|problem| format!("row {row}: {problem}"))
+        });
+        if let Some(problem) = wrong {
+            let place = format!("cache {}: array `{path}`", folder.display());
+            return Err(Fault::Damaged(problem).error(&place));
+        }
+    }
+    Ok((sample_ids, labels))
+}
+
+/// What was met so far of the row arrays.
+#[derive(Default)]
+pub(super) struct RowValues {
+    seen: HashSet<i64>,
+}
+
+impl RowValues {
+    /// What is wrong with a value: a sample index is one of the data set's, each once; a label is a
+    /// class, or −1.
+    pub fn check(&mut self, manifest: &Manifest, path: &str, value: i64) -> Option<String> {
+        if path == manifest::LABEL {
+            let classes = i64::try_from(manifest.data.classes.len()).unwrap_or(i64::MAX);
+            return (value < -1 || classes > 0 && value >= classes)
+                .then(|| format!("label {value}: expected −1 to {}", classes - 1));
+        }
+        let samples = i64::try_from(manifest.data.fingerprint.samples).unwrap_or(i64::MAX);
+        if !(0..samples).contains(&value) {
+            return Some(format!("sample {value}: expected 0 to {}", samples - 1));
+        }
+        (!self.seen.insert(value)).then(|| format!("sample {value}: there twice"))
+    }
+}
+
+/// Reads a row array whole. `sum`: length and digest of its shard, where it has to have them.
+pub(super) fn row_array(
+    folder: &Path,
+    manifest: &Manifest,
+    spec: &ArraySpec,
+    sum: Option<Sum>,
+) -> Result<Vec<i64>, Fault> {
+    let layout = manifest.row_layout(spec);
+    let shard = Shard::open(&folder.join(zarr::row_shard(spec)), &layout, sum)?;
     let mut decoder = Decoder::default();
     let mut values = Vec::new();
     for chunk in 0..layout.used_chunks() {
         let (first, end) = layout.rows_of(chunk);
         let result = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
-        let bytes = result.map_err(|problem| {
-            damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display())))
+        let bytes = result.map_err(|fault| match fault {
+            Fault::Damaged(problem) => format!("rows {first}..{end}: {problem}").into(),
+            fault => fault,
         })?;
+        values.try_reserve(end - first).map_err(|e| Fault::Unreadable(e.into()))?;
         values.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).take(end - first));
     }
     Ok(values)
 }
 
-/// The sample ids of a cache, complete or not.
+/// The sample ids of a cache, complete or not; `None` where they are missing or damaged.
 ///
 /// # Errors
-/// When they are not there, or damaged.
-pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Vec<i64>> {
-    let spec = manifest.row_arrays.iter().find(|spec| spec.path == manifest::SAMPLE_ID);
-    row_array(
-        folder,
-        manifest,
-        spec.ok_or_else(|| {
-            Error::input(format!("cache {}: there is no array `sample_id`", folder.display()))
-        })?,
-    )
+/// When they cannot be read.
+pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Option<Vec<i64>>> {
+    let Some((spec, sum)) = manifest.row_array(manifest::SAMPLE_ID) else { return Ok(None) };
+    match row_array(folder, manifest, spec, sum) {
+        Ok(ids) => Ok(Some(ids)),
+        Err(Fault::Missing | Fault::Damaged(_)) => Ok(None),
+        Err(fault) => Err(fault.error(&shown(folder, &zarr::row_shard(spec)))),
+    }
+}
+
+/// How many of each segment's published arrays are there as they were published: the first so
+/// many. Looks at one page of each chunk.
+///
+/// # Errors
+/// When one cannot be read, so that it is not known.
+pub(super) fn published(folder: &Path, manifest: &Manifest) -> Result<Vec<usize>> {
+    let counts = Mutex::new(vec![0; manifest.segments.len()]);
+    let places: Vec<usize> = (0..manifest.segments.len()).collect();
+    threads::at_once(&places, |&place| {
+        let segment = &manifest.segments[place];
+        let mut count = 0;
+        for (array, spec) in manifest.view_arrays.iter().enumerate().take(segment.bytes.len()) {
+            let path = folder.join(zarr::view_shard(spec, segment.view, segment.index));
+            let layout = manifest.view_layout(spec, segment.index);
+            let shard = Shard::open(&path, &layout, segment.sum(array));
+            match shard.and_then(|shard| shard.check()) {
+                Ok(()) => count += 1,
+                Err(Fault::Missing | Fault::Damaged(_)) => break,
+                Err(fault) => return Err(fault.error(&path.display().to_string())),
+            }
+        }
+        counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[place] = count;
+        Ok(())
+    })?;
+    Ok(counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 /// Rows of a published shard of a cache, complete or not: little-endian bytes of `rows`, counted
@@ -243,25 +380,24 @@ pub fn published_rows(
     rows: Range<usize>,
 ) -> Result<Vec<u8>> {
     let (view, segment) = at;
-    let bytes =
-        manifest.segment(view, segment).and_then(|published| published.bytes.get(array)).copied();
+    let sum = manifest.segment(view, segment).and_then(|published| published.sum(array));
     let spec = manifest
         .view_arrays
         .get(array)
-        .filter(|_| bytes.is_some() && rows.end <= manifest.rows_of_segment(segment));
+        .filter(|_| sum.is_some() && rows.end <= manifest.rows_of_segment(segment));
     let spec = spec.ok_or_else(|| {
         Error::input(format!("view {view}, segment {segment}: rows {rows:?} are not published"))
     })?;
     let (path, layout) =
         (folder.join(zarr::view_shard(spec, view, segment)), manifest.view_layout(spec, segment));
-    let shard = Shard::open(&path, &layout, bytes)?;
+    let path = path.display().to_string();
+    let shard = Shard::open(Path::new(&path), &layout, sum).map_err(|fault| fault.error(&path))?;
     let (mut decoder, mut out) = (Decoder::default(), Vec::new());
     for chunk in rows.start / spec.chunk_rows..rows.end.div_ceil(spec.chunk_rows) {
         let (first, end) = layout.rows_of(chunk);
         let decoded = shard.chunk(chunk).and_then(|encoded| decoder.chunk(&layout, encoded));
-        let decoded = decoded.map_err(|problem| {
-            damaged(Error::input(format!("{}: rows {first}..{end}: {problem}", path.display())))
-        })?;
+        let decoded =
+            decoded.map_err(|fault| fault.error(&format!("{path}: rows {first}..{end}")))?;
         let wanted = (rows.start.max(first) - first)..(rows.end.min(end) - first);
         out.extend_from_slice(
             decoded
@@ -399,8 +535,8 @@ impl<'a> ArrayReader<'a> {
                     );
                     Ok(())
                 });
-                result.map_err(|problem| {
-                    self.damaged_chunk(view, piece.segment, layout.rows_of(chunk), &problem)
+                result.map_err(|fault| {
+                    fault.error(&self.place(view, piece.segment, layout.rows_of(chunk)))
                 })?;
                 (out, row) = (rest, end);
             }
@@ -424,30 +560,20 @@ impl<'a> ArrayReader<'a> {
         let Decoder { zstd, chunk: out } = decoder;
         out.resize(layout.chunk_bytes(), 0);
         for chunk in 0..layout.used_chunks() {
-            let result = shard.chunk(chunk).and_then(|encoded| layout.decode(encoded, zstd, out));
-            result.map_err(|problem| {
-                self.damaged_chunk(view, segment, layout.rows_of(chunk), &problem)
-            })?;
+            let result =
+                shard.chunk(chunk).and_then(|encoded| Ok(layout.decode(encoded, zstd, out)?));
+            result
+                .map_err(|fault| fault.error(&self.place(view, segment, layout.rows_of(chunk))))?;
         }
         shard.release(0, layout.used_chunks());
         Ok(layout.used_chunks() * layout.chunk_bytes())
     }
 
-    fn damaged_chunk(
-        &self,
-        view: usize,
-        segment: usize,
-        rows: (usize, usize),
-        problem: &str,
-    ) -> Error {
-        let path = self.cache.folder.join(zarr::view_shard(self.spec, view, segment));
+    /// The file and the rows of a chunk, as messages name them.
+    fn place(&self, view: usize, segment: usize, rows: (usize, usize)) -> String {
+        let path = shown(&self.cache.folder, &zarr::view_shard(self.spec, view, segment));
         let before = segment * self.cache.manifest.segment_rows;
-        damaged(Error::input(format!(
-            "{}: rows {}..{}: {problem}",
-            path.display(),
-            before + rows.0,
-            before + rows.1
-        )))
+        format!("{path}: rows {}..{}", before + rows.0, before + rows.1)
     }
 
     /// Splits rows at the segments' bounds; rows outside the view are left out.
@@ -489,19 +615,17 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// Decodes a chunk into the decoder's own buffer.
-    pub(super) fn chunk(&mut self, layout: &Layout, encoded: &[u8]) -> Result<&[u8], String> {
-        self.chunk.resize(layout.chunk_bytes(), 0);
+    pub(super) fn chunk(&mut self, layout: &Layout, encoded: &[u8]) -> Result<&[u8], Fault> {
+        let bytes = layout.chunk_bytes();
+        let more = bytes.saturating_sub(self.chunk.len());
+        self.chunk.try_reserve(more).map_err(|e| Fault::Unreadable(e.into()))?;
+        self.chunk.resize(bytes, 0);
         layout.decode(encoded, &mut self.zstd, &mut self.chunk)?;
         Ok(&self.chunk)
     }
 
-    fn chunk_into(
-        &mut self,
-        layout: &Layout,
-        encoded: &[u8],
-        out: &mut [u8],
-    ) -> Result<(), String> {
-        layout.decode(encoded, &mut self.zstd, out)
+    fn chunk_into(&mut self, layout: &Layout, encoded: &[u8], out: &mut [u8]) -> Result<(), Fault> {
+        Ok(layout.decode(encoded, &mut self.zstd, out)?)
     }
 }
 
@@ -632,7 +756,7 @@ mod tests {
     fn a_copy_without_its_lock_file_is_read() {
         let folder = tempfile::tempdir().unwrap();
         testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
-        fs::remove_file(folder.path().join(file::LOCK)).unwrap();
+        fs::remove_file(folder.path().join(storage::LOCK)).unwrap();
         Cache::open(folder.path()).unwrap();
     }
 }

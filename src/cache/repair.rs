@@ -1,14 +1,13 @@
 //! Takes what is damaged out of a cache, so that the extraction that wrote it fills the gaps. What
 //! follows from the manifest is written again; what is no part of a cache is left alone.
 
-use super::{Finding, Manifest, document, file, verify, write, zarr};
-use crate::error::Result;
+use super::{Finding, Manifest, document, verify, write, zarr};
+use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::storage::{self, Lock};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A segment that is no longer published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -58,13 +57,27 @@ impl RepairReport {
 ///
 /// # Errors
 /// When the folder is no cache, its manifest cannot be used (all else hangs on it), another process
-/// uses it, the user asked to stop, or the disk refuses.
+/// uses it, the user asked to stop, or the disk refuses. Where a file cannot be read, nothing is
+/// known of it, and nothing is taken out.
 pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<RepairReport> {
     // before the lock, which makes a file: a folder that is no cache is left as it is
     Manifest::load(folder)?;
-    let _lock = file::lock_exclusive(folder)?;
+    let lock = Lock::exclusive(folder)?;
+    write::refuse_links(folder)?;
     let manifest = Manifest::load(folder)?;
     let findings = verify::check(folder, &manifest, threads, monitor)?.findings;
+    if let Some(finding) = findings.iter().find(|finding| finding.unreadable) {
+        let path = folder.join(&finding.file);
+        return Err(Error::input(format!(
+            "{}: {}; nothing was taken out",
+            path.display(),
+            finding.problem
+        ))
+        .hint(
+            "make it readable and repair again; a file that is lost for good is one to remove by \
+             hand before that",
+        ));
+    }
     let metadata = zarr::documents(&manifest)?;
     let row_shards: BTreeSet<String> = manifest.row_arrays.iter().map(zarr::row_shard).collect();
 
@@ -86,41 +99,93 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
                     rows: (first, first + manifest.rows_of_segment(segment)),
                 });
             }
-        } else if !file::is_temporary(path.rsplit('/').next().unwrap_or(&path)) {
+        } else if !storage::is_temporary(path.rsplit('/').next().unwrap_or(&path)) {
             report.left.push(path);
         }
     }
     report.dropped.sort_unstable();
     report.dropped.dedup();
-    apply(folder, manifest, &report)?;
+    apply(&lock, manifest, &report)?;
     for path in &report.rewritten {
         if let Some(bytes) = metadata.get(path) {
-            file::replace(&folder.join(path), bytes)?;
+            lock.replace(path, bytes)?;
         }
     }
     Ok(report)
 }
 
+/// Views and arrays that were being added to a cache, and are no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Withdrawn {
+    /// How many views.
+    pub views: usize,
+    /// Paths of the arrays.
+    pub arrays: Vec<String>,
+    /// What their published shards took, in bytes.
+    pub bytes: u64,
+}
+
+/// Gives up what was being added to a complete cache, which then is as it was before. Killed at any
+/// moment, it goes on when it is run again, or `repair` makes the metadata again.
+///
+/// # Errors
+/// When nothing is being added, another process uses the cache, or the disk refuses.
+pub fn withdraw(folder: &Path) -> Result<Withdrawn> {
+    Manifest::load(folder)?;
+    let lock = Lock::exclusive(folder)?;
+    write::refuse_links(folder)?;
+    let manifest = Manifest::load(folder)?;
+    let part = manifest.before_extension().ok_or_else(|| {
+        Error::input(format!(
+            "cache {}: expected one that is being extended, found {}",
+            folder.display(),
+            if manifest.is_complete() {
+                "a complete one"
+            } else {
+                "an unfinished first extraction"
+            }
+        ))
+    })?;
+    let bytes = |of: &Manifest| of.segments.iter().flat_map(|s| &s.bytes).sum::<u64>();
+    let withdrawn = Withdrawn {
+        views: manifest.views - part.views,
+        arrays: manifest.view_arrays[part.view_arrays.len()..]
+            .iter()
+            .map(|spec| spec.path.clone())
+            .collect(),
+        bytes: bytes(&manifest) - bytes(&part),
+    };
+    // while the manifest still names the arrays, so that a kill leaves what is known
+    let bare = Manifest { segments: part.segments.clone(), ..manifest.clone() };
+    document::store(&lock, &bare)?;
+    write::sweep(&lock, &bare)?;
+    let (before, now) = (zarr::documents(&manifest)?, zarr::documents(&part)?);
+    for path in before.keys().filter(|path| !now.contains_key(*path)) {
+        lock.remove(path)?;
+    }
+    document::store(&lock, &part)?;
+    write::write_documents(&lock, now)?;
+    write::remove_empty(folder);
+    Ok(withdrawn)
+}
+
 /// Drops segments and removes shards, in this order: a shard that the manifest lists is never
 /// missing.
-fn apply(folder: &Path, mut manifest: Manifest, report: &RepairReport) -> Result<()> {
+fn apply(lock: &Lock, mut manifest: Manifest, report: &RepairReport) -> Result<()> {
     if !report.dropped.is_empty() {
         let is_dropped = |s: &super::Segment| {
             report.dropped.iter().any(|d| (d.view, d.segment) == (s.view, s.index))
         };
         manifest.segments.retain(|segment| !is_dropped(segment));
-        document::store(folder, &manifest)?;
+        manifest.settle();
+        document::store(lock, &manifest)?;
     }
     for path in &report.removed {
-        let path = folder.join(path);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(file::failed(&path, "remove", e));
-            }
-            _ => {}
-        }
+        lock.remove(path)?;
     }
-    if report.findings.is_empty() { Ok(()) } else { write::sweep(folder, &manifest) }
+    let removed: Vec<PathBuf> = report.removed.iter().map(|p| lock.folder().join(p)).collect();
+    storage::sync_dirs_between(lock.folder(), removed.iter().map(PathBuf::as_path))?;
+    if report.findings.is_empty() { Ok(()) } else { write::sweep(lock, &manifest) }
 }
 
 #[cfg(test)]
@@ -128,6 +193,7 @@ mod tests {
     use super::super::{Cache, Codec, Writer, testing};
     use super::*;
     use crate::monitor::Silent;
+    use std::fs;
 
     fn flip(path: &Path, at: usize) {
         let mut bytes = fs::read(path).unwrap();
@@ -153,7 +219,7 @@ mod tests {
         fs::write(at("taps/notes.txt"), b"mine").unwrap();
         let report = repair(folder.path(), 2, &Silent).unwrap();
         let dropped = |view, segment, rows| Dropped { view, segment, rows };
-        assert_eq!(report.findings.len(), 7);
+        assert_eq!(report.findings.len(), 6);
         assert_eq!(report.dropped, [dropped(0, 0, (0, 4)), dropped(1, 2, (8, 10))]);
         assert_eq!(
             (report.removed, report.rewritten, report.left),
@@ -179,7 +245,7 @@ mod tests {
         drop(writer);
         testing::write(folder.path(), &plan).unwrap();
         fs::remove_file(at("taps/notes.txt")).unwrap();
-        file::walk(whole.path(), &mut |path| {
+        storage::walk(whole.path(), &mut |path| {
             assert_eq!(
                 fs::read(whole.path().join(path)).unwrap(),
                 fs::read(at(path)).unwrap(),
@@ -195,7 +261,7 @@ mod tests {
     fn a_cache_in_use_and_a_folder_that_is_none_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         assert!(repair(folder.path(), 1, &Silent).is_err());
-        assert!(!folder.path().join(file::LOCK).exists());
+        assert!(!folder.path().join(storage::LOCK).exists());
         testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
         let reader = Cache::open(folder.path()).unwrap();
         assert!(repair(folder.path(), 1, &Silent).unwrap_err().to_string().contains("in use"));

@@ -12,8 +12,13 @@
 
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
+use crate::error::Error;
+use crate::storage;
 use half::{bf16, f16};
-use std::io::{self, Write};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::Path;
 
 /// Bytes of a CRC-32C.
 const CHECKSUM: usize = 4;
@@ -21,8 +26,71 @@ const CHECKSUM: usize = 4;
 const ENTRY: usize = 16;
 /// Offset and length of a chunk that is not there.
 const EMPTY: u64 = u64::MAX;
+/// Bytes of an index that are looked at together: a multiple of an entry.
+const PIECE: usize = 256 * ENTRY;
 /// Level 1 beats 3 and 9 on activations: nearly their ratio at several times their speed.
 const LEVEL: i32 = 1;
+
+/// What is known of a published shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sum {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its digest: the CRC-32C over the checksums of its chunks and index.
+    pub crc32c: u32,
+}
+
+/// Why a file does not give what the manifest promises of it.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// There is none.
+    Missing,
+    /// It holds something else: what, in words.
+    Damaged(String),
+    /// The system does not let us see, so that nothing is known of it.
+    Unreadable(io::Error),
+}
+
+impl From<String> for Fault {
+    fn from(problem: String) -> Self {
+        Self::Damaged(problem)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Self::Missing,
+            // not the system's word: `storage::open` saw what it is
+            ErrorKind::InvalidInput => Self::Damaged(error.to_string()),
+            ErrorKind::UnexpectedEof => Self::Damaged("truncated".to_owned()),
+            _ => Self::Unreadable(error),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing"),
+            Self::Damaged(problem) => f.write_str(problem),
+            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+        }
+    }
+}
+
+impl Fault {
+    /// The error of a reader, whom any of these stops; `place`: the file, with the rows if it is
+    /// about rows.
+    pub fn error(self, place: &str) -> Error {
+        match self {
+            Self::Unreadable(error) => storage::failed(Path::new(place), "read", error),
+            fault => Error::input(format!("{place}: {fault}"))
+                .hint("`nst-cache cache verify` lists all that is wrong with the cache"),
+        }
+    }
+}
 
 /// The geometry of one shard.
 #[derive(Debug, Clone, Copy)]
@@ -106,54 +174,58 @@ impl Layout {
         }
     }
 
-    /// Reads the index of a shard of `shard_bytes` bytes from its last [`Layout::index_bytes`]
-    /// bytes: where each used chunk begins, and the end of the last one.
+    /// Reads the index of a shard of `shard_bytes` bytes, the last [`Layout::index_bytes`] of it:
+    /// where each used chunk begins, and the end of the last one; and the index's checksum. Takes
+    /// no more memory than there are entries that make sense, whatever a manifest says of rows.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
-    pub fn parse_index(&self, index: &[u8], shard_bytes: u64) -> Result<Vec<u64>, String> {
-        let (entries, stored) =
-            index.split_at_checked(index.len().wrapping_sub(CHECKSUM)).ok_or("index truncated")?;
-        if index.len() != self.index_bytes() {
-            return Err(format!(
-                "index: expected {} bytes, found {}",
-                self.index_bytes(),
-                index.len()
-            ));
-        }
-        if crc32c::crc32c(entries).to_le_bytes() != stored {
-            return Err("index: checksum does not match".to_owned());
-        }
+    /// What is wrong with it.
+    pub fn read_index(
+        &self,
+        mut index: impl Read,
+        shard_bytes: u64,
+    ) -> Result<(Vec<u64>, [u8; CHECKSUM]), Fault> {
         let longest = self.longest_chunk() as u64;
-        let used = self.used_chunks();
-        let mut bounds = Vec::with_capacity(used + 1);
-        let mut end = 0u64;
-        bounds.push(end);
-        for (chunk, entry) in entries.chunks_exact(ENTRY).enumerate() {
-            let (offset, length) = (read_u64(entry), read_u64(entry.get(8..).unwrap_or_default()));
-            if chunk >= used {
-                if (offset, length) != (EMPTY, EMPTY) {
-                    return Err(format!("index: chunk {chunk} stands past the data"));
+        let shortest = if self.codec == Codec::Raw { longest } else { CHECKSUM as u64 + 1 };
+        let (mut bounds, mut end, mut sum) = (vec![0], 0u64, 0);
+        let mut piece = [0; PIECE];
+        for first in (0..self.chunks).step_by(PIECE / ENTRY) {
+            let entries = &mut piece[..(self.chunks - first).min(PIECE / ENTRY) * ENTRY];
+            index.read_exact(entries)?;
+            sum = crc32c::crc32c_append(sum, entries);
+            for (chunk, entry) in (first..).zip(entries.chunks_exact(ENTRY)) {
+                let (offset, length) =
+                    (read_u64(entry), read_u64(entry.get(8..).unwrap_or_default()));
+                if chunk >= self.used_chunks() {
+                    if (offset, length) != (EMPTY, EMPTY) {
+                        return Err(format!("index: chunk {chunk} stands past the data").into());
+                    }
+                    continue;
                 }
-                continue;
+                if offset != end || !(shortest..=longest).contains(&length) {
+                    return Err(format!(
+                        "index: chunk {chunk} at {offset}, {length} bytes: expected it at {end}, \
+                         up to {longest} bytes"
+                    )
+                    .into());
+                }
+                end += length;
+                if end > shard_bytes {
+                    return Err(format!("index: chunk {chunk} ends past the shard").into());
+                }
+                bounds.push(end);
             }
-            let exact = self.codec == Codec::Raw;
-            if offset != end
-                || length <= CHECKSUM as u64
-                || length > longest
-                || (exact && length != longest)
-            {
-                return Err(format!(
-                    "index: chunk {chunk} at {offset}, {length} bytes: expected it at {end}, up \
-                     to {longest} bytes"
-                ));
-            }
-            end = end.checked_add(length).ok_or("index: offsets overflow")?;
-            bounds.push(end);
         }
-        match shard_bytes.checked_sub(index.len() as u64) {
-            Some(expected) if expected == end => Ok(bounds),
-            _ => Err(format!("index: chunks end at {end} in a shard of {shard_bytes} bytes")),
+        let mut stored = [0; CHECKSUM];
+        index.read_exact(&mut stored)?;
+        if sum.to_le_bytes() != stored {
+            return Err("index: checksum does not match".to_owned().into());
+        }
+        match shard_bytes.checked_sub(self.index_bytes() as u64) {
+            Some(expected) if expected == end => Ok((bounds, stored)),
+            _ => {
+                Err(format!("index: chunks end at {end} in a shard of {shard_bytes} bytes").into())
+            }
         }
     }
 
@@ -280,13 +352,18 @@ impl<W: Write> ShardWriter<W> {
     }
 
     /// Length and digest of what is written.
-    pub fn sum(&self) -> (u64, u32) {
-        (self.bytes, self.digest.value())
+    pub fn sum(&self) -> Sum {
+        Sum { bytes: self.bytes, crc32c: self.digest.value() }
     }
 
     /// What it writes to.
     pub fn get_ref(&self) -> &W {
         &self.out
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Gives back what it wrote to.
@@ -380,13 +457,14 @@ mod tests {
             writer.append(&mut encoder, rows).unwrap();
         }
         assert_eq!(writer.missing_rows(), 0);
-        assert_eq!(writer.sum().0, writer.out.len() as u64);
+        assert_eq!(writer.sum().bytes, writer.out.len() as u64);
         writer.out
     }
 
     fn decode(layout: &Layout, shard: &[u8]) -> Result<Vec<u8>, String> {
         let index = shard.len().checked_sub(layout.index_bytes()).ok_or("short")?;
-        let bounds = layout.parse_index(&shard[index..], shard.len() as u64)?;
+        let bounds = layout.read_index(&shard[index..], shard.len() as u64);
+        let (bounds, _) = bounds.map_err(|fault| format!("{fault:?}"))?;
         let mut zstd = zstd::bulk::Decompressor::new().unwrap();
         let mut all = Vec::new();
         for pair in bounds.windows(2) {
@@ -440,8 +518,8 @@ mod tests {
         };
         let (a, b) = (digest(&[3; 9 * 12]), digest(&[4; 9 * 12]));
         assert_eq!(a.0, b.0, "the reason for a digest: a CRC over the file is blind");
-        assert_eq!(a.1.0, b.1.0);
-        assert_ne!(a.1.1, b.1.1);
+        assert_eq!(a.1.bytes, b.1.bytes);
+        assert_ne!(a.1.crc32c, b.1.crc32c);
     }
 
     #[test]
@@ -468,7 +546,7 @@ mod tests {
             index[entry * 8..entry * 8 + 8].copy_from_slice(&value.to_le_bytes());
             let sum = crc32c::crc32c(&index[..64]).to_le_bytes();
             index[64..].copy_from_slice(&sum);
-            layout.parse_index(&index, shard.len() as u64)
+            layout.read_index(&*index, shard.len() as u64)
         };
         assert!(forge(0, 0).is_ok());
         for (entry, value) in [

@@ -2,10 +2,11 @@
 //! samples. Beside the content and no part of it, since stamps are those of one machine's files.
 //! Blocks, each under a checksum, are appended before the segments that they are of are committed.
 
-use super::{Manifest, file};
+use super::Manifest;
 use crate::data::{ContentHash, Dataset, Stamp, Trace, shuffle};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::storage::{self, Lock};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -204,26 +205,27 @@ impl Record {
     /// segment are forgotten, what a kill left half is cut off, and a damaged record is a missing
     /// one. `names` is empty for data that needs none.
     pub(super) fn open(
-        folder: &Path,
+        lock: &Lock,
         names: &[u64],
         is_published: impl Fn(usize) -> bool,
     ) -> Result<Option<Self>> {
         if names.is_empty() {
             return Ok(None);
         }
-        let found = read(folder).ok().flatten();
+        let found = storage::read_bounded(&lock.folder().join(NAME), BYTES_MAX)?;
+        let found = found.and_then(|bytes| decode(&bytes).ok());
         let mut stamps = found.as_ref().map(|(stamps, _)| stamps.clone()).unwrap_or_default();
         names.clone_into(&mut stamps.names);
         stamps.traces.retain(|&sample, _| is_published(sample));
         let record = Self { stamps, held: false };
         if found.is_none_or(|(found, whole)| !whole || found != record.stamps) {
-            record.store(folder)?;
+            record.store(lock)?;
         }
         Ok(Some(record))
     }
 
     /// Adds what samples were read from; gives those that are recorded otherwise.
-    pub(super) fn add(&mut self, folder: &Path, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
+    pub(super) fn add(&mut self, lock: &Lock, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
         let known = |(sample, _): &&(usize, Trace)| self.stamps.traces.get(sample);
         let changed: Vec<usize> = traces
             .iter()
@@ -236,13 +238,14 @@ impl Record {
             return Ok(changed);
         }
         if !self.held {
-            let path = folder.join(NAME);
+            lock.check()?;
+            let path = lock.folder().join(NAME);
             let bytes = block(TRACES, new.len(), new.iter().flat_map(trace_bytes));
             let append = File::options()
                 .append(true)
                 .open(&path)
                 .and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_data()));
-            append.map_err(|e| file::failed(&path, "write", e))?;
+            append.map_err(|e| storage::failed(&path, "write", e))?;
         }
         self.stamps.traces.extend(new);
         Ok(Vec::new())
@@ -261,8 +264,8 @@ impl Record {
     }
 
     /// Writes it whole.
-    pub(super) fn store(&self, folder: &Path) -> Result<()> {
-        file::replace(&folder.join(NAME), &encode(&self.stamps))
+    pub(super) fn store(&self, lock: &Lock) -> Result<()> {
+        lock.replace(NAME, &encode(&self.stamps))
     }
 }
 
@@ -306,7 +309,7 @@ fn parse_trace(bytes: &[u8; TRACE_BYTES]) -> Option<(usize, Trace)> {
 /// The record, and whether it ends where a block does.
 fn read(folder: &Path) -> Result<Option<(Stamps, bool)>> {
     let path = folder.join(NAME);
-    let Some(bytes) = file::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
+    let Some(bytes) = storage::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
     decode(&bytes)
         .map(Some)
         .map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
@@ -375,20 +378,20 @@ mod tests {
     #[test]
     fn what_is_added_is_read_again_and_a_half_block_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
-        let open =
-            |names: &[u64]| Record::open(folder.path(), names, |sample| sample != 9).unwrap();
+        let lock = Lock::exclusive(folder.path()).unwrap();
+        let open = |names: &[u64]| Record::open(&lock, names, |sample| sample != 9).unwrap();
         assert!(open(&[]).is_none() && !folder.path().join(NAME).exists());
         let mut record = open(&[3, 4]).unwrap();
         assert_eq!(
-            record.add(folder.path(), &[(0, trace(1)), (9, trace(2))]).unwrap(),
+            record.add(&lock, &[(0, trace(1)), (9, trace(2))]).unwrap(),
             Vec::<usize>::new()
         );
         assert_eq!(
-            record.add(folder.path(), &[(1, trace(3)), (0, trace(1))]).unwrap(),
+            record.add(&lock, &[(1, trace(3)), (0, trace(1))]).unwrap(),
             Vec::<usize>::new()
         );
         assert_eq!(
-            record.add(folder.path(), &[(1, trace(4))]).unwrap(),
+            record.add(&lock, &[(1, trace(4))]).unwrap(),
             [1],
             "it was read before, and other bytes"
         );

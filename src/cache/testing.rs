@@ -94,6 +94,8 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
                 2,
             ),
         ],
+        row_sums: Vec::new(),
+        extends: None,
         segments: Vec::new(),
     }
 }

@@ -1,17 +1,20 @@
 //! Checks everything a cache promises: manifest and its checksum, every zarr.json against the
 //! manifest, every shard's checksum, index, chunks, finite values, stray files.
 
-use super::shard::{Digest, Layout};
-use super::{ArraySpec, Decoder, Manifest, document, extraction, file, manifest, stamps, zarr};
+use super::read::{OTHER, RowValues};
+use super::shard::{Digest, Fault, Layout, Sum};
+use super::{ArraySpec, Decoder, Manifest, document, extraction, stamps, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Statistic;
+use crate::storage::{self, Lock};
+use crate::threads;
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +28,9 @@ pub struct Finding {
     pub rows: Option<(usize, usize)>,
     /// What is wrong.
     pub problem: String,
+    /// Whether the system did not let us see, so that nothing is known of the file.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
 }
 
 /// What a verification saw.
@@ -48,8 +54,11 @@ pub struct VerifyReport {
 /// When the folder is no cache, its manifest cannot be used at all, it is being written, or the
 /// user asked to stop; everything else is a [`Finding`].
 pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
-    let _lock = file::lock_shared(folder)?;
-    check(folder, &Manifest::load(folder)?, threads, monitor)
+    let lock = Lock::shared(folder)?;
+    let report = check(folder, &Manifest::load(folder)?, threads, monitor)?;
+    // all that was read is of one cache
+    lock.as_ref().map_or(Ok(()), Lock::check)?;
+    Ok(report)
 }
 
 /// The same under a lock that the caller holds.
@@ -69,30 +78,27 @@ pub(super) fn check(
     }
     let promised = metadata.keys().chain(shards.iter().map(|s| &s.path)).collect();
     check_strays(folder, manifest, &promised, &mut seen)?;
+    // beside the content: what cannot be read of it is no worse than what is damaged
     if let Err(problem) = extraction::seconds(folder) {
-        seen.found(extraction::NAME, None, problem.chain());
+        seen.found(extraction::NAME, None, &Fault::Damaged(problem.chain()));
     }
     if let Some(problem) = stamps::problem(folder, manifest) {
-        seen.found(stamps::NAME, None, problem);
+        seen.found(stamps::NAME, None, &Fault::Damaged(problem));
     }
 
     monitor.begin("verify", "shards", shards.len() as u64, 0);
     let (next, total) = (AtomicUsize::new(0), Mutex::new(seen));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, shards.len().max(1)) {
-            scope.spawn(|| {
-                let mut worker = Worker::default();
-                while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if monitor.stop_requested() {
-                        break;
-                    }
-                    let before = worker.seen.bytes;
-                    worker.check(folder, manifest, shard);
-                    monitor.advance(1, worker.seen.bytes - before);
-                }
-                total.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(worker.seen);
-            });
+    threads::share(threads.min(shards.len()), || {
+        let mut worker = Worker::default();
+        while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if monitor.stop_requested() {
+                break;
+            }
+            let before = worker.seen.bytes;
+            worker.check(folder, manifest, shard);
+            monitor.advance(1, worker.seen.bytes - before);
         }
+        total.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(worker.seen);
     });
     monitor.end();
     if monitor.stop_requested() {
@@ -117,27 +123,28 @@ struct Promise<'a> {
     /// The first row of it.
     first: usize,
     /// Its length and digest, where the manifest has them.
-    sum: Option<(u64, u32)>,
+    sum: Option<Sum>,
+    /// Whether it is one of the row arrays'.
+    is_row: bool,
 }
 
 /// Every shard that the manifest promises: the row arrays' and those of published segments.
 fn shards(manifest: &Manifest) -> Vec<Promise<'_>> {
-    let row = |spec| Promise {
-        path: zarr::row_shard(spec),
-        spec,
-        layout: manifest.row_layout(spec),
-        first: 0,
-        sum: None,
+    let row = |spec: &'_ ArraySpec| {
+        let (spec, sum) = manifest.row_array(&spec.path)?;
+        let (path, layout) = (zarr::row_shard(spec), manifest.row_layout(spec));
+        Some(Promise { path, spec, layout, first: 0, sum, is_row: true })
     };
-    let mut shards: Vec<_> = manifest.row_arrays.iter().map(row).collect();
+    let mut shards: Vec<_> = manifest.row_arrays.iter().filter_map(row).collect();
     for segment in &manifest.segments {
-        let sums = segment.bytes.iter().copied().zip(segment.crc32c.iter().copied());
-        shards.extend(manifest.view_arrays.iter().zip(sums).map(|(spec, sum)| Promise {
+        let published = manifest.view_arrays.iter().take(segment.bytes.len()).enumerate();
+        shards.extend(published.map(|(array, spec)| Promise {
             path: zarr::view_shard(spec, segment.view, segment.index),
             spec,
             layout: manifest.view_layout(spec, segment.index),
             first: segment.index * manifest.segment_rows,
-            sum: Some(sum),
+            sum: segment.sum(array),
+            is_row: false,
         }));
     }
     shards
@@ -152,8 +159,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn found(&mut self, file: &str, rows: Option<(usize, usize)>, problem: impl Into<String>) {
-        self.findings.push(Finding { file: file.to_owned(), rows, problem: problem.into() });
+    fn found(&mut self, file: &str, rows: Option<(usize, usize)>, fault: &Fault) {
+        let (problem, unreadable) = (fault.to_string(), matches!(fault, Fault::Unreadable(_)));
+        self.findings.push(Finding { file: file.to_owned(), rows, problem, unreadable });
     }
 
     fn add(&mut self, other: Self) {
@@ -165,17 +173,24 @@ impl Seen {
 }
 
 fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
-    match file::read_bounded(&folder.join(path), expected.len() as u64) {
-        Ok(None) => seen.found(path, None, "missing"),
-        Ok(Some(found)) => {
+    let read = || -> Result<Vec<u8>, Fault> {
+        let mut found = Vec::new();
+        let limit = expected.len() as u64 + 1;
+        storage::open(&folder.join(path))?.take(limit).read_to_end(&mut found)?;
+        Ok(found)
+    };
+    let fault = match read() {
+        Ok(found) => {
             seen.files += 1;
             seen.bytes += found.len() as u64;
-            if found != expected {
-                seen.found(path, None, "not what the manifest gives");
+            if found == expected {
+                return;
             }
+            Fault::Damaged("not what the manifest gives".to_owned())
         }
-        Err(_) => seen.found(path, None, "unreadable, or longer than what the manifest gives"),
-    }
+        Err(fault) => fault,
+    };
+    seen.found(path, None, &fault);
 }
 
 /// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no
@@ -186,16 +201,16 @@ fn check_strays(
     promised: &BTreeSet<&String>,
     seen: &mut Seen,
 ) -> Result<()> {
-    file::walk(folder, &mut |path| {
+    storage::walk(folder, &mut |path| {
         let path = path.to_owned();
-        let unpublished = || {
-            zarr::parse_view_shard(manifest, &path).is_some()
-                || file::is_temporary(path.rsplit('/').next().unwrap_or(&path))
-        };
-        let left_over = !manifest.is_complete() && unpublished();
-        let beside = [file::LOCK, document::NAME, extraction::NAME, stamps::NAME];
-        if !beside.contains(&path.as_str()) && !promised.contains(&path) && !left_over {
-            seen.found(&path, None, "does not belong to the cache");
+        // what a kill leaves at any moment, and the next writer sweeps
+        let is_draft = storage::is_temporary(path.rsplit('/').next().unwrap_or(&path));
+        let left_over =
+            || !manifest.is_complete() && zarr::parse_view_shard(manifest, &path).is_some();
+        let beside = [storage::LOCK, document::NAME, extraction::NAME, stamps::NAME];
+        let belongs = beside.contains(&path.as_str()) || promised.contains(&path) || is_draft;
+        if !belongs && !left_over() {
+            seen.found(&path, None, &Fault::Damaged("does not belong to the cache".to_owned()));
         }
         Ok(())
     })
@@ -212,16 +227,13 @@ struct Worker {
 
 impl Worker {
     fn check(&mut self, folder: &Path, manifest: &Manifest, shard: &Promise<'_>) {
-        let mut file = match File::open(folder.join(&shard.path)) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return self.seen.found(&shard.path, None, "missing");
-            }
-            Err(e) => return self.seen.found(&shard.path, None, format!("cannot be read: {e}")),
-        };
-        self.seen.files += 1;
-        if let Err(problem) = self.check_file(&mut file, manifest, shard) {
-            self.seen.found(&shard.path, None, problem);
+        let opened = storage::open(&folder.join(&shard.path)).map_err(Fault::from);
+        let checked = opened.and_then(|mut file| {
+            self.seen.files += 1;
+            self.check_file(&mut file, manifest, shard)
+        });
+        if let Err(fault) = checked {
+            self.seen.found(&shard.path, None, &fault);
         }
     }
 
@@ -230,38 +242,39 @@ impl Worker {
         file: &mut File,
         manifest: &Manifest,
         shard: &Promise<'_>,
-    ) -> Result<(), String> {
-        let unreadable = |e: std::io::Error| format!("cannot be read: {e}");
-        let length = file.metadata().map_err(unreadable)?.len();
-        if let Some((expected, _)) = shard.sum.filter(|(expected, _)| *expected != length) {
-            return Err(format!("expected {expected} bytes, found {length}"));
+    ) -> Result<(), Fault> {
+        let length = file.metadata()?.len();
+        if let Some(Sum { bytes, .. }) = shard.sum.filter(|sum| sum.bytes != length) {
+            return Err(format!("expected {bytes} bytes, found {length}").into());
         }
-        let at = length.checked_sub(shard.layout.index_bytes() as u64).ok_or("truncated")?;
-        file.seek(SeekFrom::Start(at)).map_err(unreadable)?;
-        let mut index = vec![0; shard.layout.index_bytes()];
-        file.read_exact(&mut index).map_err(unreadable)?;
-        let bounds = shard.layout.parse_index(&index, length)?;
+        let index_bytes = shard.layout.index_bytes() as u64;
+        let at = length.checked_sub(index_bytes).ok_or_else(|| "truncated".to_owned())?;
+        file.seek(SeekFrom::Start(at))?;
+        let (bounds, stored) = shard.layout.read_index(BufReader::new(&mut *file), length)?;
 
-        file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+        file.seek(SeekFrom::Start(0))?;
         let known = self.seen.findings.len();
         let (mut digest, mut values) = (Digest::default(), RowValues::default());
         for (chunk, pair) in bounds.windows(2).enumerate() {
             let &[begin, end] = pair else { continue };
-            // bounded: `parse_index` lets no chunk be longer than zstd can make it
-            self.encoded.resize(usize::try_from(end - begin).map_err(|e| e.to_string())?, 0);
-            file.read_exact(&mut self.encoded).map_err(unreadable)?;
+            // bounded: `read_index` lets no chunk be longer than zstd can make it, or the file is
+            let bytes = usize::try_from(end - begin).map_err(|e| e.to_string())?;
+            self.encoded.clear();
+            self.encoded.try_reserve(bytes).map_err(|e| Fault::Unreadable(e.into()))?;
+            self.encoded.resize(bytes, 0);
+            file.read_exact(&mut self.encoded)?;
             digest.add(&self.encoded);
             self.seen.bytes += end - begin;
             self.seen.chunks += 1;
-            self.check_chunk(manifest, shard, chunk, &mut values);
+            self.check_chunk(manifest, shard, chunk, &mut values)?;
         }
-        self.seen.bytes += index.len() as u64;
-        digest.add(&index);
+        self.seen.bytes += index_bytes;
+        digest.add(&stored);
         // a damaged chunk is named above, by its rows; here it is a sound shard that is another
         // one's
         let named = self.seen.findings.len() > known;
-        if shard.sum.is_some_and(|(_, expected)| expected != digest.value()) && !named {
-            return Err("sound, but not the shard that was published".to_owned());
+        if shard.sum.is_some_and(|sum| sum.crc32c != digest.value()) && !named {
+            return Err(OTHER.to_owned().into());
         }
         Ok(())
     }
@@ -273,48 +286,31 @@ impl Worker {
         shard: &Promise<'_>,
         chunk: usize,
         values: &mut RowValues,
-    ) {
+    ) -> Result<(), Fault> {
         let rows = shard.layout.rows_of(chunk);
         let within_view = Some((shard.first + rows.0, shard.first + rows.1));
         let decoded = match self.decoder.chunk(&shard.layout, &self.encoded) {
             Ok(decoded) => decoded,
-            Err(problem) => return self.seen.found(&shard.path, within_view, problem),
+            Err(fault @ Fault::Unreadable(_)) => return Err(fault),
+            Err(fault) => {
+                self.seen.found(&shard.path, within_view, &fault);
+                return Ok(());
+            }
         };
         let row_bytes = shard.spec.row_bytes();
         for (row, bytes) in decoded.chunks_exact(row_bytes).take(rows.1 - rows.0).enumerate() {
             let row = shard.first + rows.0 + row;
-            let problem = if shard.sum.is_none() {
-                values.check(manifest, shard.spec, bytes)
-            } else {
-                wrong_values(manifest, shard.spec, bytes)
+            let problem = match bytes.first_chunk() {
+                Some(value) if shard.is_row => {
+                    values.check(manifest, &shard.spec.path, i64::from_le_bytes(*value))
+                }
+                _ => wrong_values(manifest, shard.spec, bytes),
             };
             if let Some(problem) = problem {
-                self.seen.found(&shard.path, Some((row, row + 1)), problem);
+                self.seen.found(&shard.path, Some((row, row + 1)), &problem.into());
             }
         }
-    }
-}
-
-/// What was met so far of a row array.
-#[derive(Default)]
-struct RowValues {
-    seen: HashSet<i64>,
-}
-
-impl RowValues {
-    /// A sample index is one of the data set's, each once; a label is a class, or −1.
-    fn check(&mut self, manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
-        let value = i64::from_le_bytes(*bytes.first_chunk()?);
-        if spec.path == manifest::LABEL {
-            let classes = i64::try_from(manifest.data.classes.len()).unwrap_or(i64::MAX);
-            return (value < -1 || classes > 0 && value >= classes)
-                .then(|| format!("label {value}: expected −1 to {}", classes - 1));
-        }
-        let samples = i64::try_from(manifest.data.fingerprint.samples).unwrap_or(i64::MAX);
-        if !(0..samples).contains(&value) {
-            return Some(format!("sample {value}: expected 0 to {}", samples - 1));
-        }
-        (!self.seen.insert(value)).then(|| format!("sample {value}: there twice"))
+        Ok(())
     }
 }
 
@@ -394,8 +390,8 @@ mod tests {
         let report = verify(folder.path(), 2, &Silent).unwrap();
         assert_eq!((report.findings, report.complete), (Vec::new(), true));
         let (mut files, mut bytes) = (0, 0);
-        file::walk(folder.path(), &mut |path| {
-            files += usize::from(path != file::LOCK);
+        storage::walk(folder.path(), &mut |path| {
+            files += usize::from(path != storage::LOCK);
             bytes += fs::metadata(folder.path().join(path)).unwrap().len();
             Ok(())
         })
@@ -426,10 +422,8 @@ mod tests {
                 |f| fs::write(f.join("taps/notes.txt"), b"").unwrap(),
                 &["taps/notes.txt None does not belong to the cache"],
             ),
-            (
-                |f| fs::write(f.join("input/.0.tmp"), b"").unwrap(),
-                &["input/.0.tmp None does not belong to the cache"],
-            ),
+            // the next writer sweeps it
+            (|f| fs::write(f.join("input/.0.0123456789abcdef.tmp"), b"").unwrap(), &[]),
             (
                 |f| flip(&f.join("logits/c/1/1/0"), 2),
                 &["logits/c/1/1/0 Some((4, 5)) chunk checksum does not match"],
@@ -438,7 +432,10 @@ mod tests {
                 |f| flip(&f.join("label/c/0"), 2),
                 &["label/c/0 Some((0, 4)) chunk checksum does not match"],
             ),
-            (|f| fs::write(f.join("label/c/0"), b"").unwrap(), &["label/c/0 None truncated"]),
+            (
+                |f| fs::write(f.join("label/c/0"), b"").unwrap(),
+                &["label/c/0 None expected 157 bytes, found 0"],
+            ),
             // both are whole and sound, but each in the other's place
             (
                 |f| {
@@ -512,9 +509,8 @@ mod tests {
         let plan: Plan = testing::plan(10, 2, Codec::Zstd);
         let mut writer = Writer::open(folder.path(), &plan).unwrap();
         testing::publish(&mut writer, 0, 1).unwrap();
-        assert!(
-            verify(folder.path(), 1, &Silent).unwrap_err().to_string().contains("being written")
-        );
+        let error = verify(folder.path(), 1, &Silent).unwrap_err().to_string();
+        assert!(error.contains("in use by pid"), "{error}");
         drop(writer);
         fs::create_dir_all(folder.path().join("logits/c/1/0")).unwrap();
         fs::write(folder.path().join("logits/c/1/0/.0.tmp"), b"x").unwrap();

@@ -1,60 +1,22 @@
 //! Writing a cache: lock, resume check, segments streamed into temporary shards, published by
 //! rename, committed by the manifest.
 
-use super::shard::{Encoder, ShardWriter};
+use super::plan::{Files, Plan};
+use super::resume::resume;
+use super::shard::{Encoder, ShardWriter, Sum};
 use super::stamps::Record;
-use super::{ArraySpec, Manifest, Segment, document, extraction, file, manifest, read, zarr};
+use super::{Cache, Manifest, Segment, document, extraction, zarr};
 use crate::array::Dtype;
 use crate::data::{Fingerprint, Trace};
 use crate::error::{Context, Error, Result};
 use crate::recipe::Statistic;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use crate::storage::{self, Draft, Lock};
+use crate::threads;
+use std::collections::BTreeSet;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// What a cache is to become: a manifest without segments, and the row arrays' values.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// Everything but `segments` (empty).
-    pub manifest: Manifest,
-    /// `sample_id`: index in the data set, in row order.
-    pub sample_ids: Vec<i64>,
-    /// `label`, −1 unlabelled, in row order.
-    pub labels: Vec<i64>,
-    /// The sample ids of a cache that is there, where they may be others: the segments whose rows
-    /// stay the same are kept.
-    pub before: Option<Vec<i64>>,
-    /// A hash of each sample's name ([`crate::data::hashed_names`]); none where nothing is recorded
-    /// of what samples are read from.
-    pub names: Vec<u64>,
-}
-
-impl Plan {
-    fn validate(&self) -> Result<()> {
-        let rows = self.manifest.rows;
-        self.manifest.validate().context(|| "plan of the cache".to_owned())?;
-        if self.sample_ids.len() != rows
-            || self.labels.len() != rows
-            || !self.manifest.segments.is_empty()
-        {
-            return Err(Error::input(format!(
-                "plan of the cache: expected {rows} sample ids, {rows} labels and no segment, \
-                 found {}, {} and {}",
-                self.sample_ids.len(),
-                self.labels.len(),
-                self.manifest.segments.len()
-            )));
-        }
-        Ok(())
-    }
-
-    /// The values of the row array of this path.
-    fn row_values(&self, path: &str) -> &[i64] {
-        if path == manifest::LABEL { &self.labels } else { &self.sample_ids }
-    }
-}
 
 /// What is known of the time that a cache takes.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +35,7 @@ pub struct Writer {
     clock: Option<Clock>,
     /// What samples were read from, where that is recorded.
     record: Option<Record>,
-    /// Holds the lock until the writer is dropped.
-    _lock: File,
+    lock: Lock,
 }
 
 impl Writer {
@@ -83,8 +44,9 @@ impl Writer {
     /// samples, and the row arrays' values. The plan may have more views, and more taps and view
     /// arrays after those that are there: published shards stay as they are. Where it says that
     /// rows may have moved, segments of other rows count as not published. Temporary and
-    /// unpublished files of an interrupted run are swept; a shard that is gone or of another length
-    /// counts as not published, with those of the arrays after it, to be written again.
+    /// unpublished files of an interrupted run are swept; a shard that is gone or another one than
+    /// was published counts as not published, with those of the arrays after it, to be written
+    /// again. Where views or arrays are added to a complete cache, it can be read meanwhile.
     ///
     /// # Errors
     /// When the folder holds a cache of other settings (names the first difference), another
@@ -92,19 +54,33 @@ impl Writer {
     pub fn open(folder: &Path, plan: &Plan) -> Result<Self> {
         plan.validate()?;
         refuse_foreign(folder)?;
-        file::create_dirs(folder)?;
-        let lock = file::lock_exclusive(folder)?;
+        let mut lock = Lock::create(folder)?;
+        refuse_links(folder)?;
+        let (rows, row_sums) = plan.encode_rows()?;
+        let mut wanted = Manifest { row_sums, ..plan.manifest.clone() };
+        wanted.settle();
         let manifest = if let Some(found) = document::load(folder)? {
-            resume(folder, plan, &found)?
+            resume(&lock, wanted, plan, &found)?
         } else {
-            document::store(folder, &plan.manifest)?;
-            plan.manifest.clone()
+            document::store(&lock, &wanted)?;
+            wanted
         };
-        sweep(folder, &manifest)?;
-        write_metadata(folder, &manifest, plan)?;
-        let record =
-            Record::open(folder, &plan.names, published_samples(&manifest, &plan.sample_ids))?;
-        Ok(Self { folder: folder.to_owned(), manifest, clock: None, record, _lock: lock })
+        sweep(&lock, &manifest)?;
+        write_documents(&lock, zarr::documents(&manifest)?.into_iter().chain(rows).collect())?;
+        let is_published = published_samples(&manifest, &plan.sample_ids);
+        let record = Record::open(&lock, &plan.names, is_published)?;
+        if manifest.extends.is_some() {
+            lock.let_readers_in()?;
+        }
+        Ok(Self { folder: folder.to_owned(), manifest, clock: None, record, lock })
+    }
+
+    /// What is complete, to be read while the lock is held.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn read(&self) -> Result<Cache> {
+        Cache::map(&self.folder)
     }
 
     /// The manifest as committed.
@@ -120,11 +96,11 @@ impl Writer {
     /// # Errors
     /// When the record cannot be begun.
     pub fn count_from(&mut self, started: Instant) -> Result<()> {
-        let mut recorded = extraction::seconds(&self.folder).ok().flatten();
+        let mut recorded = extraction::seconds_if_whole(&self.folder)?;
         if recorded.is_none() && self.manifest.segments.is_empty() {
             // before the first segment: killed between the two, the next run would find a cache
             // without a record
-            extraction::store(&self.folder, 0.0)?;
+            extraction::store(&self.lock, 0.0)?;
             recorded = Some(0.0);
         }
         self.clock = recorded.map(|before| Clock { before, started });
@@ -182,14 +158,12 @@ impl Writer {
         };
         for spec in missing {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
-            let temporary = file::temporary(&target);
-            file::create_dirs(temporary.parent().unwrap_or(&self.folder))?;
-            let out = File::create(&temporary).map_err(|e| file::failed(&temporary, "write", e))?;
-            begun.shards.push(Draft {
+            let above = target.parent().unwrap_or(&self.folder);
+            fs::create_dir_all(above).map_err(|e| storage::failed(above, "make the folder", e))?;
+            let out = Out(Draft::new(&target)?);
+            begun.shards.push(Unpublished {
                 writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out),
                 row_bytes: spec.row_bytes(),
-                temporary,
-                target,
             });
         }
         Ok(begun)
@@ -200,8 +174,7 @@ impl Writer {
     ///
     /// # Errors
     /// When rows are missing, or the disk refuses. The manifest then stands as before.
-    #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
-    pub fn publish(&mut self, segment: SegmentWriter) -> Result<()> {
+    pub fn publish(&mut self, mut segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
         let empty = || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
         let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(empty);
@@ -212,7 +185,7 @@ impl Writer {
             )));
         }
         self.sums(&segment, &mut record)?;
-        self.put(&segment, record)
+        self.put(&mut segment, record)
     }
 
     /// Publishes a segment in the place of one that is published, in the same arrays
@@ -221,8 +194,7 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Writer::publish`]; the segment may then be missing.
-    #[allow(clippy::needless_pass_by_value, reason = "a published segment takes no more rows")]
-    pub fn replace(&mut self, segment: SegmentWriter) -> Result<()> {
+    pub fn replace(&mut self, mut segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
         let mut record =
             Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
@@ -236,7 +208,7 @@ impl Writer {
         }
         self.sums(&segment, &mut record)?;
         self.unpublish(&BTreeSet::from([key]))?;
-        self.put(&segment, record)
+        self.put(&mut segment, record)
     }
 
     /// Takes segments out of the manifest; their shards are swept when the cache is next opened, or
@@ -247,7 +219,11 @@ impl Writer {
     pub fn unpublish(&mut self, keys: &BTreeSet<(usize, usize)>) -> Result<()> {
         let mut next = self.manifest.clone();
         next.segments.retain(|s| !keys.contains(&(s.view, s.index)));
-        if next == self.manifest { Ok(()) } else { self.commit(next) }
+        if next == self.manifest {
+            return Ok(());
+        }
+        self.lock.keep_readers_out()?;
+        self.commit(next)
     }
 
     /// Stores an array of features as f32 that was f16: it comes after all others, of which nothing
@@ -260,10 +236,11 @@ impl Writer {
         let next = next.ok_or_else(|| {
             Error::input(format!("cache {}: no array `{path}` of f16", self.folder.display()))
         })?;
+        self.lock.keep_readers_out()?;
         // one commit: a run that is killed after it finds the array as one that is being added
         self.commit(next)?;
-        sweep(&self.folder, &self.manifest)?;
-        write_documents(&self.folder, zarr::documents(&self.manifest)?)
+        sweep(&self.lock, &self.manifest)?;
+        write_documents(&self.lock, zarr::documents(&self.manifest)?)
     }
 
     /// Records what samples were read from, for the segments that are published next. Gives those
@@ -272,7 +249,7 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn record(&mut self, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
-        self.record.as_mut().map_or(Ok(Vec::new()), |record| record.add(&self.folder, traces))
+        self.record.as_mut().map_or(Ok(Vec::new()), |record| record.add(&self.lock, traces))
     }
 
     /// Takes in the stamps that unchanged samples have now.
@@ -284,7 +261,7 @@ impl Writer {
             return Ok(());
         };
         record.renew(traces);
-        if record.held { Ok(()) } else { record.store(&self.folder) }
+        if record.held { Ok(()) } else { record.store(&self.lock) }
     }
 
     /// Begins a refresh: what is recorded of these samples is void, and the record on disk stays as
@@ -315,7 +292,7 @@ impl Writer {
         self.relist(fingerprint)?;
         let Some(record) = &mut self.record else { return Ok(()) };
         record.held = false;
-        record.store(&self.folder)
+        record.store(&self.lock)
     }
 
     /// Length and digest of each shard of a segment that has all its rows.
@@ -331,7 +308,7 @@ impl Writer {
                     spec.path
                 )));
             }
-            let (bytes, crc32c) = shard.writer.sum();
+            let Sum { bytes, crc32c } = shard.writer.sum();
             record.bytes.push(bytes);
             record.crc32c.push(crc32c);
         }
@@ -339,18 +316,14 @@ impl Writer {
     }
 
     /// Syncs and renames a segment's shards, and commits its record.
-    fn put(&mut self, segment: &SegmentWriter, record: Segment) -> Result<()> {
+    fn put(&mut self, segment: &mut SegmentWriter, record: Segment) -> Result<()> {
         let key = (segment.view, segment.segment);
-        file::at_once(&segment.shards, |shard| {
-            shard
-                .writer
-                .get_ref()
-                .sync_all()
-                .map_err(|e| file::failed(&shard.temporary, "write", e))?;
-            fs::rename(&shard.temporary, &shard.target)
-                .map_err(|e| file::failed(&shard.target, "rename into place", e))
-        })?;
-        file::sync_dirs_between(&self.folder, segment.shards.iter().map(|s| s.target.as_path()))?;
+        threads::at_once(&segment.shards, |shard| shard.draft().sync())?;
+        for shard in &mut segment.shards {
+            self.lock.rename(&mut shard.writer.get_mut().0)?;
+        }
+        let targets = segment.shards.iter().map(|shard| shard.draft().target());
+        storage::sync_dirs_between(&self.folder, targets)?;
         let mut next = self.manifest.clone();
         match next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) {
             Ok(at) => next.segments[at] = record,
@@ -359,7 +332,7 @@ impl Writer {
         self.commit(next)?;
         match self.clock {
             Some(Clock { before, started }) => {
-                extraction::store(&self.folder, before + started.elapsed().as_secs_f64())
+                extraction::store(&self.lock, before + started.elapsed().as_secs_f64())
             }
             None => Ok(()),
         }
@@ -375,8 +348,9 @@ impl Writer {
         if next == self.manifest { Ok(()) } else { self.commit(next) }
     }
 
-    fn commit(&mut self, next: Manifest) -> Result<()> {
-        document::store(&self.folder, &next)?;
+    fn commit(&mut self, mut next: Manifest) -> Result<()> {
+        next.settle();
+        document::store(&self.lock, &next)?;
         self.manifest = next;
         Ok(())
     }
@@ -390,7 +364,7 @@ pub struct SegmentWriter {
     /// The first array that is written; those before it are published.
     first: usize,
     encoder: Encoder,
-    shards: Vec<Draft>,
+    shards: Vec<Unpublished>,
 }
 
 impl std::fmt::Debug for SegmentWriter {
@@ -403,11 +377,28 @@ impl std::fmt::Debug for SegmentWriter {
 }
 
 /// One shard of a segment in its temporary file.
-struct Draft {
-    writer: ShardWriter<File>,
+struct Unpublished {
+    writer: ShardWriter<Out>,
     row_bytes: usize,
-    temporary: PathBuf,
-    target: PathBuf,
+}
+
+impl Unpublished {
+    fn draft(&self) -> &Draft {
+        &self.writer.get_ref().0
+    }
+}
+
+/// A draft that is written to.
+struct Out(Draft);
+
+impl std::io::Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.file().flush()
+    }
 }
 
 impl SegmentWriter {
@@ -419,7 +410,7 @@ impl SegmentWriter {
     /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
-        let Some(Draft { writer, row_bytes, temporary, .. }) =
+        let Some(Unpublished { writer, row_bytes }) =
             array.checked_sub(self.first).and_then(|at| self.shards.get_mut(at))
         else {
             return Err(Error::input(format!(
@@ -437,18 +428,10 @@ impl SegmentWriter {
         if rows == 0 {
             return Ok(0);
         }
-        let (before, _) = writer.sum();
-        writer.append(&mut self.encoder, bytes).map_err(|e| file::failed(temporary, "write", e))?;
-        Ok(writer.sum().0 - before)
-    }
-}
-
-impl Drop for SegmentWriter {
-    fn drop(&mut self) {
-        for shard in &self.shards {
-            // published ones are renamed; one that stays is swept when the cache is opened again
-            let _ = fs::remove_file(&shard.temporary);
-        }
+        let before = writer.sum().bytes;
+        let appended = writer.append(&mut self.encoder, bytes);
+        appended.map_err(|e| storage::failed(writer.get_ref().0.temporary(), "write", e))?;
+        Ok(writer.sum().bytes - before)
     }
 }
 
@@ -457,19 +440,19 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(file::failed(folder, "list", e)),
+        Err(e) => return Err(storage::failed(folder, "list", e)),
     };
     let mut foreign = None;
     for entry in entries {
         let name = entry
-            .map_err(|e| file::failed(folder, "list", e))?
+            .map_err(|e| storage::failed(folder, "list", e))?
             .file_name()
             .to_string_lossy()
             .into_owned();
         if name == document::NAME {
             return Ok(());
         }
-        if name != file::LOCK && !file::is_temporary(&name) {
+        if name != storage::LOCK && !storage::is_temporary(&name) {
             foreign = foreign.into_iter().chain([name]).min();
         }
     }
@@ -483,94 +466,30 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     }
 }
 
-/// The manifest to go on from, if the cache was made by the same settings; it is committed where it
-/// has more than the one that is there.
-fn resume(folder: &Path, plan: &Plan, found: &Manifest) -> Result<Manifest> {
-    let refused = |field: String, expected: String, found: String| {
-        Error::input(format!(
-            "cache {}: made with another {field}: expected {expected}, found {found}",
-            folder.display()
-        ))
-        .hint("choose another folder with -o, or remove this one")
-    };
-    let mut within = within(&plan.manifest, found);
-    let before = plan.before.as_deref().filter(|before| before.len() == found.rows);
-    if before.is_some() {
-        within.rows = found.rows;
-    }
-    if let Some((field, expected, found)) = document::difference(&within, found) {
-        return Err(refused(field, expected, found));
-    }
-    // of the rows that are published: the others may be those of a run that was killed while it
-    // moved them
-    let published: BTreeSet<usize> = found.segments.iter().map(|segment| segment.index).collect();
-    let published: Vec<Range<usize>> =
-        published.into_iter().map(|index| rows_of(found, index)).collect();
-    let sample_ids = before.unwrap_or(&plan.sample_ids);
-    for spec in &found.row_arrays {
-        // one that cannot be read is written again below: the plan has its values
-        let Ok(values) = read::row_array(folder, found, spec) else { continue };
-        let is_label = spec.path == manifest::LABEL;
-        let rows = published.iter().cloned().flatten();
-        let expected = |row: usize| match (is_label, sample_ids.get(row)) {
-            (false, id) => id.copied(),
-            // a label is its sample's: where that has moved, it has gone with it
-            (true, id) if id == plan.sample_ids.get(row) => plan.labels.get(row).copied(),
-            (true, _) => values.get(row).copied(),
-        };
-        let mut other = rows
-            .filter_map(|row| Some((row, expected(row)?, *values.get(row)?)))
-            .filter(|(_, e, f)| e != f);
-        if let Some((row, e, f)) = other.next() {
-            return Err(refused(
-                format!("{} in row {row}", spec.path),
-                e.to_string(),
-                f.to_string(),
-            ));
+/// Refuses a cache in which a link leads to another folder: what is written or removed through it
+/// is somebody else's.
+pub(super) fn refuse_links(folder: &Path) -> Result<()> {
+    storage::walk(folder, &mut |path| {
+        let at = folder.join(path);
+        // what is none of our business is looked at no further than this
+        if !fs::symlink_metadata(&at).is_ok_and(|found| found.is_symlink())
+            || !fs::metadata(&at).is_ok_and(|target| target.is_dir())
+        {
+            return Ok(());
         }
-    }
-    let next_segments = plan.manifest.segments_per_view();
-    let mut next = Manifest { segments: found.segments.clone(), ..plan.manifest.clone() };
-    next.teacher.file.clone_from(&found.teacher.file);
-    next.teacher.top1_basis_points = found.teacher.top1_basis_points;
-    next.data.spec.clone_from(&found.data.spec);
-    if before.is_some() {
-        let same = |index| {
-            let (was, is) = (rows_of(found, index), rows_of(&plan.manifest, index));
-            was == is && sample_ids.get(was) == plan.sample_ids.get(is)
-        };
-        next.segments.retain(|segment| segment.index < next_segments && same(segment.index));
-    } else {
-        next.data.skipped.clone_from(&found.data.skipped);
-    }
-    for segment in &mut next.segments {
-        let is_there = |&(spec, &bytes): &(&ArraySpec, &u64)| {
-            fs::metadata(folder.join(zarr::view_shard(spec, segment.view, segment.index)))
-                .is_ok_and(|m| m.is_file() && m.len() == bytes)
-        };
-        let kept = next.view_arrays.iter().zip(&segment.bytes).take_while(is_there).count();
-        segment.bytes.truncate(kept);
-        segment.crc32c.truncate(kept);
-    }
-    next.segments.retain(|segment| !segment.bytes.is_empty());
-    // before the zarr.json of what is new: they follow from the manifest
-    if next != *found {
-        document::store(folder, &next)?;
-    }
-    Ok(next)
-}
-
-/// The rows of a segment, within a view.
-fn rows_of(manifest: &Manifest, segment: usize) -> Range<usize> {
-    let first = segment * manifest.segment_rows;
-    first..first + manifest.rows_of_segment(segment)
+        Err(Error::input(format!(
+            "{}: a link to a folder; nothing is written through it",
+            at.display()
+        ))
+        .hint("put the folder itself there"))
+    })
 }
 
 /// Whether a sample's row is published in any view. A mixed row is of two samples, of which one
 /// alone stands in it: there, all count.
 fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) -> bool {
     let mixes = manifest.augment.as_ref().is_some_and(crate::recipe::Augmentation::mixes);
-    let rows = manifest.segments.iter().flat_map(|segment| rows_of(manifest, segment.index));
+    let rows = manifest.segments.iter().flat_map(|segment| manifest.row_range(segment.index));
     let samples: BTreeSet<i64> = rows.filter_map(|row| sample_ids.get(row).copied()).collect();
     move |sample| mixes || i64::try_from(sample).is_ok_and(|sample| samples.contains(&sample))
 }
@@ -603,64 +522,54 @@ fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
     Some(next)
 }
 
-/// What of a plan was there when `found` was made: fewer views, the first of its taps and view
-/// arrays, and no map where a tap had features alone.
-fn within(plan: &Manifest, found: &Manifest) -> Manifest {
-    let mut within = plan.clone();
-    within.views = plan.views.min(found.views);
-    within.taps.truncate(found.taps.len());
-    for (tap, before) in within.taps.iter_mut().zip(&found.taps) {
-        tap.map = tap.map.filter(|_| before.map.is_some());
-    }
-    within.view_arrays.truncate(found.view_arrays.len());
-    within.logits =
-        within.logits.filter(|_| within.view_arrays.iter().any(|spec| spec.path == "logits"));
-    // a statistic asks for a later format than the features that were there
-    within.format = within.lowest_format();
-    within
-}
-
 /// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
-pub(super) fn sweep(folder: &Path, manifest: &Manifest) -> Result<()> {
-    file::walk(folder, &mut |path| {
+pub(super) fn sweep(lock: &Lock, manifest: &Manifest) -> Result<()> {
+    let mut removed = Vec::new();
+    storage::walk(lock.folder(), &mut |path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         let unpublished =
             zarr::parse_view_shard(manifest, path).is_some_and(|(array, view, segment)| {
                 array >= manifest.published_arrays(view, segment)
             });
-        if !file::is_temporary(name) && !unpublished {
-            return Ok(());
+        if storage::is_temporary(name) || unpublished {
+            removed.push(lock.folder().join(path));
+            lock.remove(path)?;
         }
-        let path = folder.join(path);
-        fs::remove_file(&path).map_err(|e| file::failed(&path, "remove", e))
-    })
+        Ok(())
+    })?;
+    storage::sync_dirs_between(lock.folder(), removed.iter().map(PathBuf::as_path))
 }
 
-/// Writes every zarr.json and the row arrays, where they are not there as they should be.
-fn write_metadata(folder: &Path, manifest: &Manifest, plan: &Plan) -> Result<()> {
-    let mut files = zarr::documents(manifest)?;
-    let mut encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
-    for spec in &manifest.row_arrays {
-        let values: Vec<u8> =
-            plan.row_values(&spec.path).iter().flat_map(|v| v.to_le_bytes()).collect();
-        let mut shard = ShardWriter::new(manifest.row_layout(spec), Vec::new());
-        shard
-            .append(&mut encoder, &values)
-            .context(|| format!("array {}: cannot be encoded", spec.path))?;
-        files.insert(zarr::row_shard(spec), shard.into_inner());
+/// Removes folders that hold nothing any more.
+pub(super) fn remove_empty(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+            // refused where it holds something
+            let _ = fs::remove_dir(entry.path());
+        }
     }
-    write_documents(folder, files)
 }
 
 /// Replaces the files that are not there as they should be.
-fn write_documents(folder: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<()> {
-    let differs = |(path, bytes): &(PathBuf, Vec<u8>)| {
-        file::read_bounded(path, bytes.len() as u64).ok().flatten().as_ref() != Some(bytes)
-    };
-    let files: Vec<_> =
-        files.into_iter().map(|(path, bytes)| (folder.join(path), bytes)).filter(differs).collect();
-    file::at_once(&files, |(path, bytes)| file::replace(path, bytes))?;
-    file::sync_dirs_between(folder, files.iter().map(|(path, _)| path.as_path()))
+pub(super) fn write_documents(lock: &Lock, files: Files) -> Result<()> {
+    let mut other = Vec::new();
+    for (path, bytes) in files {
+        let at = lock.folder().join(&path);
+        let length = match storage::length(&at)? {
+            Some(length) if length == bytes.len() as u64 => length,
+            _ => {
+                other.push((path, bytes));
+                continue;
+            }
+        };
+        if storage::read_bounded(&at, length)?.as_ref() != Some(&bytes) {
+            other.push((path, bytes));
+        }
+    }
+    threads::at_once(&other, |(path, bytes)| lock.replace(path, bytes))?;
+    let paths: Vec<PathBuf> = other.iter().map(|(path, _)| lock.folder().join(path)).collect();
+    storage::sync_dirs_between(lock.folder(), paths.iter().map(PathBuf::as_path))
 }
 
 #[cfg(test)]
@@ -673,8 +582,8 @@ mod tests {
     /// Every file of a cache by path, the lock excepted.
     fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
-        file::walk(folder, &mut |path| {
-            if path != file::LOCK {
+        storage::walk(folder, &mut |path| {
+            if path != storage::LOCK {
                 files.insert(path.to_owned(), fs::read(folder.join(path)).unwrap());
             }
             Ok(())
@@ -721,7 +630,7 @@ mod tests {
                 .map(|path| (path.clone(), fs::metadata(folder.join(path)).unwrap().ino()))
                 .collect()
         };
-        let before = inodes(grown.path());
+        let inodes_before = inodes(grown.path());
 
         // begun: a segment in the new array alone, and one of a new view
         let mut writer = Writer::open(grown.path(), &plan).unwrap();
@@ -734,11 +643,31 @@ mod tests {
         shards.append(3, &testing::rows(&plan.manifest.view_arrays[3], 0, 4..8)).unwrap();
         writer.publish(shards).unwrap();
         testing::publish(&mut writer, 2, 1).unwrap();
-        drop(writer);
-        assert!(Cache::open(grown.path()).unwrap_err().to_string().contains("incomplete"));
+        // what was complete is read meanwhile, and by nobody written
+        let part = Cache::open(grown.path()).unwrap();
+        assert_eq!((part.manifest().views, part.manifest().view_arrays.len()), (1, 3));
+        assert!(part.extension().unwrap().contains("2 of 9 segments are whole"));
+        assert!(part.array("taps/conv/features").is_err() && part.manifest().taps.is_empty());
+        assert!(Writer::open(grown.path(), &plan).is_err());
+        drop((writer, part));
+        // and what was added is given up again, whatever there was of it
+        let given_up = tempfile::tempdir().unwrap();
+        for (path, bytes) in contents(grown.path()) {
+            let path = given_up.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let withdrawn = super::super::withdraw(given_up.path()).unwrap();
+        assert_eq!((withdrawn.views, withdrawn.arrays.len()), (2, 1));
+        let before = tempfile::tempdir().unwrap();
+        testing::write(before.path(), &small).unwrap();
+        assert!(contents(given_up.path()) == contents(before.path()));
+        assert!(!given_up.path().join("taps").exists());
+        let error = super::super::withdraw(given_up.path()).unwrap_err();
+        assert!(error.to_string().contains("found a complete one"), "{error}");
         // what a kill leaves in the new array is swept, and a shard that is lost is written again
         // with those after it
-        file::create_dirs(&grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
+        fs::create_dir_all(grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
         fs::write(grown.path().join("taps/conv/features/c/0/0/0/0/0"), b"unpublished").unwrap();
         fs::remove_file(grown.path().join("logits/c/2/1/0")).unwrap();
         let writer = Writer::open(grown.path(), &plan).unwrap();
@@ -750,7 +679,7 @@ mod tests {
         assert!(contents(grown.path()) == contents(whole.path()));
         let after = inodes(grown.path());
         assert!(
-            before
+            inodes_before
                 .iter()
                 .filter(|(path, _)| path.contains("/c/0/"))
                 .all(|(path, inode)| after[path] == *inode)
@@ -779,7 +708,7 @@ mod tests {
         let writer = Writer::open(grown.path(), &after).unwrap();
         assert_eq!(
             (writer.manifest().format, writer.manifest().published_arrays(0, 0)),
-            (Manifest::FORMAT_STATISTICS, 4)
+            (Manifest::FORMAT_SUMS, 4)
         );
         drop(writer);
         testing::write(grown.path(), &after).unwrap();
@@ -948,7 +877,7 @@ mod tests {
     #[test]
     fn a_run_killed_before_the_first_commit_starts_again() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(file::LOCK), b"").unwrap();
+        fs::write(folder.path().join(storage::LOCK), b"").unwrap();
         fs::write(folder.path().join(".manifest.json.tmp"), b"{").unwrap();
         testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
         Cache::open(folder.path()).unwrap();
@@ -1003,7 +932,7 @@ mod tests {
         let error = Writer::open(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap_err();
         assert!(error.to_string().contains("thesis.tex"));
         assert_eq!(contents(folder.path()).len(), 1);
-        assert!(!folder.path().join(file::LOCK).exists());
+        assert!(!folder.path().join(storage::LOCK).exists());
     }
 
     #[test]
@@ -1012,7 +941,8 @@ mod tests {
         let plan = testing::plan(10, 1, Codec::Zstd);
         let writer = Writer::open(folder.path(), &plan).unwrap();
         assert!(Writer::open(folder.path(), &plan).unwrap_err().to_string().contains("in use"));
-        assert!(Cache::open(folder.path()).unwrap_err().to_string().contains("being written"));
+        let error = Cache::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("in use by pid"), "{error}");
         drop(writer);
         testing::write(folder.path(), &plan).unwrap();
         let readers = (Cache::open(folder.path()).unwrap(), Cache::open(folder.path()).unwrap());
@@ -1045,7 +975,7 @@ mod tests {
     fn a_full_disk_and_a_missing_permission_are_one_clear_line() {
         let path = Path::new("cache/x/.manifest.json.tmp");
         let full =
-            file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::StorageFull));
+            storage::failed(path, "write", std::io::Error::from(std::io::ErrorKind::StorageFull));
         assert_eq!((full.kind(), full.chain().lines().count()), (Kind::Input, 1));
         assert!(
             full.chain().starts_with("cache/x/.manifest.json.tmp: cannot write: "),
@@ -1053,8 +983,11 @@ mod tests {
             full.chain()
         );
         assert!(full.find_hint().is_some_and(|h| h.contains("free some space")));
-        let denied =
-            file::failed(path, "write", std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        let denied = storage::failed(
+            path,
+            "write",
+            std::io::Error::from(std::io::ErrorKind::PermissionDenied),
+        );
         assert!(denied.find_hint().is_some_and(|h| h.contains("permission")));
         // a file in the way of the folder
         let folder = tempfile::tempdir().unwrap();

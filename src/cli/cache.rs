@@ -32,8 +32,10 @@ const REPAIR_EXAMPLES: &str = "\
 Examples:
   nst-cache cache repair cache/teacher
   nst-cache extract teacher.onnx --data folder:photos     # as before: computes what was taken out
+  nst-cache cache repair cache/teacher --drop-extension
 
-Verifies first; a sound cache is not touched. A damaged manifest cannot be repaired: remove the \
+Verifies first; a sound cache is not touched. What merely cannot be read ends it, and nothing is \
+                               taken out. A damaged manifest cannot be repaired: remove the \
                                folder and extract again.";
 
 const EXPORT_EXAMPLES: &str = "\
@@ -78,6 +80,9 @@ enum Command {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+        /// Give up the views or taps that were being added: the cache is as it was before
+        #[arg(long)]
+        drop_extension: bool,
     },
     /// Writes arrays of a cache as one file for other tools
     #[command(after_help = EXPORT_EXAMPLES)]
@@ -92,7 +97,8 @@ pub fn run(args: Args, context: &super::Context<'_>) -> Result<()> {
     match args.command {
         Command::Info { folder } => info::run(&folder, context.json),
         Command::Verify { folder, live } => check::verify(&folder, live.as_deref(), context),
-        Command::Repair { folder } => check::repair(&folder, context),
+        Command::Repair { folder, drop_extension: false } => check::repair(&folder, context),
+        Command::Repair { folder, drop_extension: true } => check::withdraw(&folder, context),
         Command::Export(args) => export::run(&args, context),
     }
 }

@@ -17,6 +17,7 @@ use crate::onnx::logits::{self, Conversion, Found, Logits};
 use crate::onnx::{Model, metadata, tap};
 use crate::recipe::{DataSpec, Preprocess, Take};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
+use crate::threads;
 use rayon::prelude::*;
 use scores::Sums;
 use std::num::NonZeroUsize;
@@ -486,7 +487,7 @@ fn measure(
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
     let mut sums = Sums::default();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        threads::start(scope, move || {
             for start in (0..plan.samples.len()).step_by(plan.batch) {
                 let batch = pool.install(|| {
                     decode(plan, dataset, start..plan.samples.len().min(start + plan.batch))
@@ -497,7 +498,7 @@ fn measure(
                     return;
                 }
             }
-        });
+        })?;
         // moved in, so that an early return drops it and the decoder stops
         for batch in receiver {
             if monitor.stop_requested() {

@@ -25,10 +25,11 @@ mod recipe;
 mod sweep;
 mod train;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Config;
-use crate::runtime::Runtime;
+use crate::runtime::{self, Runtime};
+use crate::threads;
 use clap::{Parser, Subcommand, ValueEnum};
 use monitor::Terminal;
 use std::io::IsTerminal;
@@ -183,6 +184,8 @@ enum Command {
 /// Runs the program and gives its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    // SAFETY: the program begins here, with one thread
+    unsafe { runtime::forbid_telemetry() };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => return print::usage(&usage),
@@ -202,20 +205,17 @@ fn run(cli: Cli) -> Result<()> {
     let color = global.color.enabled();
     start_log(global.verbose, color)?;
     let config = Config::read(Path::new(""))?;
-    let threads = count_threads(global.threads, config.threads)?;
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context(|| format!("{threads} threads: cannot be started"))?;
+    let count = count_threads(global.threads, config.threads)?;
+    rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(threads::refused)?;
     monitor::listen_for_interrupts()?;
     if global.stop_with_stdin {
-        monitor::stop_with_stdin();
+        monitor::stop_with_stdin()?;
     }
     let terminal = Terminal::new(global.quiet, color);
     let context = Context {
         config: &config,
         json: global.json,
-        threads,
+        threads: count,
         onnxruntime: global.onnxruntime,
         monitor: &terminal,
     };

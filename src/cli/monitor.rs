@@ -4,6 +4,7 @@ use super::print;
 use crate::error::{Context as _, Result};
 use crate::extract::human_bytes;
 use crate::monitor::Monitor;
+use crate::threads;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -35,12 +36,16 @@ pub(super) fn listen_for_interrupts() -> Result<()> {
 
 /// From now on the end of standard input asks the command to stop, as Ctrl-C does: it comes however
 /// the program ends that started this one.
-pub(super) fn stop_with_stdin() {
-    std::thread::spawn(|| {
+///
+/// # Errors
+/// When the thread that waits for it cannot be started.
+pub(super) fn stop_with_stdin() -> Result<()> {
+    let wait = || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         // not STOP: a Ctrl-C that both programs get is no second one
         ABANDONED.store(true, Ordering::Relaxed);
-    });
+    };
+    std::thread::Builder::new().spawn(wait).map(drop).map_err(threads::refused)
 }
 
 /// The watcher of a run that writes to stderr.

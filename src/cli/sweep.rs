@@ -6,15 +6,15 @@ mod run;
 mod side_by_side;
 mod teacher;
 
-use super::{Context, emit, emit_json, file, train};
+use super::{Context, emit, emit_json, train};
 use crate::error::{Context as _, Error, Result};
 use crate::recipe::DataSpec;
 use crate::report::sweep::{Failure, Run, Table, Teacher};
 use crate::runtime::Device;
+use crate::storage::Lock;
 use plan::Plan;
 use serde_json::{Value, json};
 use side_by_side::{Limits, Outcome};
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use train::{State, Survey};
@@ -86,15 +86,20 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         .iter()
         .map(|run| Ok((run.arguments()?, run.recipe.clone())))
         .collect::<Result<Vec<_>>>()?;
+    if !args.dry_run {
+        // before anything is looked at: another sweep may be at work in the folder
+        Lock::shared(&plan.output)?;
+    }
     let survey = train::survey(&runs, context)?;
     if args.dry_run {
         return list(&plan, &survey, context);
     }
     let limits = limits(&args, &survey, context)?;
     let teacher = teacher::describe(&plan, &survey, context)?;
-    let outcomes = side_by_side::run(&plan, survey, &limits, context);
+    let lock = begin(&plan, &survey)?;
+    let outcomes = side_by_side::run(&plan, survey, &lock, &limits, context);
     let table = table(&plan, teacher, outcomes)?;
-    write(&plan, &table)?;
+    write(&lock, &table)?;
     if context.json { emit_json(&table) } else { emit(table.markdown().trim_end()) }?;
     match table.failed.len() {
         0 => Ok(()),
@@ -127,12 +132,29 @@ fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits>
     Ok(Limits { jobs, memory: args.memory.or(available), flags })
 }
 
+/// Takes the sweep's folder, and removes what was killed on its way in it.
+fn begin(plan: &Plan, survey: &Survey) -> Result<Lock> {
+    for (run, state) in plan.runs.iter().zip(&survey.states) {
+        if let State::Running(holder) = state {
+            return Err(Error::input(format!("{}: in use by {holder}", run.folder.display()))
+                .hint("wait until that has ended, or choose another folder with -o"));
+        }
+    }
+    let lock = Lock::create(&plan.output)?;
+    lock.sweep(&plan.output)?;
+    for run in &plan.runs {
+        lock.sweep(run.beside())?;
+    }
+    Ok(lock)
+}
+
 /// What `--dry-run` shows.
 fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
     let state = |state: &State| match state {
         State::Finished(_) => "finished",
         State::Begun => "begun",
         State::New => "new",
+        State::Running(_) => "running",
     };
     let runs = plan.runs.iter().zip(&survey.states);
     if context.json {
@@ -184,17 +206,11 @@ fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table>
 }
 
 /// Writes the table beside the runs.
-fn write(plan: &Plan, table: &Table) -> Result<()> {
+fn write(folder: &Lock, table: &Table) -> Result<()> {
     let json =
         serde_json::to_string_pretty(table).context(|| "table: cannot be encoded".to_owned())?;
-    for (name, text) in [("table.md", table.markdown()), ("table.json", json + "\n")] {
-        let path = plan.output.join(name);
-        file::write_whole(&path, true, |file| {
-            file.write_all(text.as_bytes())
-                .context(|| format!("{}: cannot be written", path.display()))
-        })?;
-    }
-    Ok(())
+    folder.replace("table.md", table.markdown().as_bytes())?;
+    folder.replace("table.json", format!("{json}\n").as_bytes())
 }
 
 /// Gigabytes as bytes.

@@ -22,7 +22,7 @@ use crate::train::loader::Steps;
 use crate::train::loss::{Learnable, Objective};
 use crate::train::pairing::Pair;
 use crate::train::trainer::{self, Options, Outcome};
-use folder::Folder;
+use folder::{Folder, There};
 use material::{Material, Model};
 use parity::Parity;
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,9 @@ pub(super) struct Report {
     student: String,
     /// The trained model, relative to the run's folder.
     model: String,
+    /// SHA-256 of its bytes.
+    #[serde(default)]
+    model_sha256: String,
     /// Numbers that trained.
     pub(super) parameters: usize,
     /// Pairs of maps, shallowest first.
@@ -200,12 +203,15 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         &plan.output,
         material.settings(&plan.recipe, &model, device::kind(&plan.device)),
     );
-    if let Some(report) = folder.finished(args.resume)? {
+    let finished = |report: Report| {
         context
             .monitor
             .note(&format!("{}: finished already, with these settings", plan.output.display()));
         report.parity.warn(context.monitor);
-        return Ok(report);
+        Ok(report)
+    };
+    if let There::Finished(report) = folder.look(args.resume)? {
+        return finished(*report);
     }
 
     let student = import(&model, plan, context)?;
@@ -228,7 +234,10 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         Options { checkpoint_steps: plan.checkpoint_steps, log_steps: LOG_STEPS, loader_threads };
     announce(plan, &source, &objective, &pairs, context);
     // everything that the user gave has been resolved: from here on something is written
-    folder.begin()?;
+    let lock = match folder.begin(args.resume)? {
+        Ok(lock) => lock,
+        Err(report) => return finished(*report),
+    };
 
     let shorter = if args.resume { folder.shorter()? } else { Vec::new() };
     let run = trainer::Run {
@@ -237,7 +246,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         student: &student,
         source: &source,
         test: test.as_ref(),
-        folder: &plan.output,
+        folder: &lock,
         identity: &folder.identity(),
         shorter: &shorter,
         resume: args.resume,
@@ -252,7 +261,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         &material,
         outcome.test.as_ref(),
     )?)?;
-    let path = folder.write_model(&exported)?;
+    let (path, model_sha256) = folder::write_model(&lock, &exported)?;
     let samples = match test {
         Some(test) => test,
         None => material.sequential(model.preprocess.as_ref(), &inputs)?,
@@ -262,6 +271,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let report = Report {
         student: args.student.clone(),
         model: path,
+        model_sha256,
         parameters,
         pairs: pairs.concat(),
         outcome,
@@ -269,7 +279,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
         settings: folder.settings().clone(),
     };
     report.parity.warn(context.monitor);
-    folder.finish(&report)?;
+    folder::finish(&lock, &report)?;
     Ok(report)
 }
 

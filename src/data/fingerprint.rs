@@ -1,9 +1,9 @@
 //! The hash that names a data set's content.
 
 use super::Fingerprint;
+use crate::hash;
 use crate::recipe::DataFormat;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 
 /// Gathers what a data set is made of, in canonical order. Every field is preceded by its length,
 /// so that no two listings hash alike.
@@ -27,12 +27,7 @@ impl Listed {
     }
 
     pub(super) fn finish(self, format: DataFormat, samples: usize) -> Fingerprint {
-        let listing_sha256 =
-            self.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-                // writing to a string cannot fail
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
+        let listing_sha256 = hash::hex(&self.0.finalize());
         Fingerprint { format, samples, listing_sha256 }
     }
 }

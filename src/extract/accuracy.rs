@@ -5,7 +5,6 @@ use crate::data::augment::Parameter;
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::recipe::Augmentation;
-use std::path::Path;
 
 /// Rows decoded at a time.
 const BLOCK_ROWS: usize = 1024;
@@ -23,10 +22,9 @@ pub(super) struct Accuracy {
 ///
 /// # Errors
 /// When the cache cannot be read.
-pub(super) fn of_cache(folder: &Path, classes: usize) -> Result<Accuracy> {
-    let cache = Cache::open(folder)?;
+pub(super) fn of_cache(cache: &Cache, classes: usize) -> Result<Accuracy> {
     let logits = cache.array("logits")?;
-    let labels = labels(&cache)?;
+    let labels = labels(cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
     let mut accuracy = Accuracy { correct: 0, labelled: 0, classes };
     for (block, labels) in labels.chunks(BLOCK_ROWS).enumerate() {

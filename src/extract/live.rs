@@ -103,6 +103,9 @@ pub fn compare(
     monitor: &dyn Monitor,
 ) -> Result<Live> {
     let cache = Cache::open(folder)?;
+    if let Some(note) = cache.extension() {
+        monitor.warn(note);
+    }
     let manifest = cache.manifest();
     let model = Model::read(teacher)?;
     if model.sha256() != manifest.teacher.sha256 {

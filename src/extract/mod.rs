@@ -29,7 +29,7 @@ mod stale;
 mod ways;
 
 use crate::array::Array;
-use crate::cache::{Manifest, Plan, TeacherRecord, Writer};
+use crate::cache::{Manifest, TeacherRecord, Writer};
 use crate::data::augment::{Parameter, Views};
 use crate::data::{self, Fingerprint, subset};
 use crate::error::{Error, Result};
@@ -159,7 +159,7 @@ pub fn run(
         let stale::Judged { changed, restamped } = stale::judge(job, monitor)?;
         let first = plan::first_batch(job, &mut session)?;
         choice::convert_probabilities(job, &first, monitor)?;
-        let (mut plan, estimate) =
+        let (plan, estimate) =
             plan::make(job, model, teacher_record(job, model, &session), &first, monitor)?;
         drop(first);
         estimate.refuse_what_cannot_fit(&recipe.output)?;
@@ -215,11 +215,7 @@ pub fn run(
             writer.refreshed(job.source.data.fingerprint())?;
         }
         let pipeline_seconds = pipeline_started.elapsed().as_secs_f64();
-        plan.manifest = Manifest { segments: Vec::new(), ..writer.manifest().clone() };
-        plan.before = None;
-        drop(writer);
-
-        let manifest = finish(job, &plan, computed, monitor)?;
+        let manifest = finish(job, writer, computed, monitor)?;
         Ok(ExtractReport {
             rows: job.rows.len(),
             views: manifest.views,
@@ -517,17 +513,21 @@ fn teacher_record(job: &Job<'_>, model: &Model, session: &Session) -> TeacherRec
 
 /// Measures the teacher on the cached logits (not while they are computed: an interruption must not
 /// change the figure) and records it.
-fn finish(job: &Job<'_>, plan: &Plan, computed: usize, monitor: &dyn Monitor) -> Result<Manifest> {
+fn finish(
+    job: &Job<'_>,
+    mut writer: Writer,
+    computed: usize,
+    monitor: &dyn Monitor,
+) -> Result<Manifest> {
     let accuracy = match output::classes(&job.outputs) {
         Some(classes) if job.rows.are_labelled() && !job.rows.other_classes => {
-            Some(accuracy::of_cache(&job.recipe.output, classes)?)
+            Some(accuracy::of_cache(&writer.read()?, classes)?)
         }
         _ => None,
     };
     if let Some(accuracy) = &accuracy {
         accuracy.warn_near_chance(monitor);
     }
-    let mut writer = Writer::open(&job.recipe.output, plan)?;
     let basis_points = accuracy.map(accuracy::Accuracy::basis_points);
     if computed > 0 || writer.manifest().teacher.top1_basis_points != basis_points {
         writer.finish(basis_points)?;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Store;
 use crate::runtime::Session;
+use crate::threads;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 use std::ops::Range;
@@ -182,16 +183,17 @@ pub(super) fn run(
         let _ = place_in.try_send(());
     }
     let result = thread::scope(|scope| {
-        scope.spawn(move || feed(tasks, &work_in, &ticket_in, &order_in));
-        for _ in 0..workers {
-            let work = work.clone();
-            scope.spawn(move || decode(job, &work, clocks));
-        }
-        drop(work);
+        // what a thread that is refused leaves behind ends those before it: their queues close
         for session in sessions {
             let (tickets, place) = (tickets.clone(), place.clone());
-            scope.spawn(move || infer(job, session, &tickets, &place, clocks));
+            threads::start(scope, move || infer(job, session, &tickets, &place, clocks))?;
         }
+        for _ in 0..workers {
+            let work = work.clone();
+            threads::start(scope, move || decode(job, &work, clocks))?;
+        }
+        drop(work);
+        threads::start(scope, move || feed(tasks, &work_in, &ticket_in, &order_in))?;
         drop((tickets, place));
         write(job, order, place_in, writer, clocks, monitor, lost)
     });

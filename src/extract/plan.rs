@@ -196,6 +196,8 @@ fn plan(
         segment_rows,
         row_arrays: ["sample_id", "label"].map(|path| row_array(path, segment_rows)).to_vec(),
         view_arrays,
+        row_sums: Vec::new(),
+        extends: None,
         segments: Vec::new(),
     };
     manifest.format = manifest.lowest_format();

@@ -82,7 +82,7 @@ impl Rows {
         };
         let (mut samples, mut before) = (order(chosen, &skipped, recipe.seed), None);
         if let Some(manifest) = existing {
-            match former_order(&recipe.output, manifest, chosen, recipe.seed)
+            match former_order(&recipe.output, manifest, chosen, recipe.seed)?
                 .filter(|_| skipped == out_before)
             {
                 Some(former) => samples = former,
@@ -152,20 +152,18 @@ fn former_order(
     manifest: &Manifest,
     chosen: &[usize],
     seed: u64,
-) -> Option<Vec<usize>> {
+) -> Result<Option<Vec<usize>>> {
     let skipped: HashSet<u64> = manifest.data.skipped.iter().copied().collect();
     if skipped.is_empty() {
-        return None;
+        return Ok(None);
     }
     let mut rows: Vec<usize> =
         chosen.iter().copied().filter(|&sample| !skipped.contains(&(sample as u64))).collect();
     shuffle(&mut rows, seed);
-    let found = cache::sample_ids(folder, manifest).ok()?;
-    found
-        .iter()
-        .map(|&id| usize::try_from(id).ok())
-        .eq(rows.iter().map(|&row| Some(row)))
-        .then_some(rows)
+    let found = cache::sample_ids(folder, manifest)?.unwrap_or_default();
+    let is_former =
+        found.iter().map(|&id| usize::try_from(id).ok()).eq(rows.iter().map(|&row| Some(row)));
+    Ok(Some(rows).filter(|_| is_former))
 }
 
 /// The samples that were left out of a cache, as far as they are chosen now.

@@ -29,11 +29,11 @@ pub use tensor::tensor_proto;
 
 use crate::array::{Array, Dtype};
 use crate::error::{Context, Error, Result};
+use crate::hash;
 use external::{Files, Place};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -149,11 +149,7 @@ impl Model {
                 moved: files.moved(),
             };
         }
-        let mut sha256 = String::new();
-        for byte in hash.finalize() {
-            // writing to a string cannot fail
-            let _ = write!(sha256, "{byte:02x}");
-        }
+        let sha256 = hash::hex(&hash.finalize());
         let edited = weights::edited(&bytes, &edit).map(bytes::Bytes::from);
         let file = edit.file.filter(|_| edited.is_some());
         if let Some(edited) = &edited {

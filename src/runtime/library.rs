@@ -8,6 +8,20 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The environment variable that keeps ONNX Runtime's telemetry off. The API's own switch comes
+/// after the environment has been made, which by then has written a device's identity below the
+/// user's home.
+const NO_TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
+/// Keeps ONNX Runtime from gathering telemetry, in this process and those that it starts.
+///
+/// # Safety
+/// No other thread may be running that reads or writes the environment.
+pub unsafe fn forbid_telemetry() {
+    // SAFETY: the caller promises what it asks for
+    unsafe { std::env::set_var(NO_TELEMETRY, "1") };
+}
+
 /// The environment variable that names the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 

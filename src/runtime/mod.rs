@@ -11,7 +11,7 @@ mod session;
 
 pub use device::Device;
 pub use level::Level;
-pub use library::Runtime;
+pub use library::{Runtime, forbid_telemetry};
 pub use probe::{Probe, feeds, probe};
 pub use session::{Session, SessionOptions};
 

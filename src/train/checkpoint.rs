@@ -1,16 +1,18 @@
 //! Checkpoints: one safetensors file that holds everything a run needs to go on with the same bits.
 
 use super::loss::Learnable;
-use super::metrics::{Evaluation, Sums};
+use super::metrics::{Evaluation, Mark, Sums};
 use super::optimizer::Optimizer;
 use crate::error::{Context, Error, Result};
+use crate::hash;
+use crate::storage::{self, Lock};
 use crate::student::Student;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::io::Write;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Where in the run a checkpoint stands; the data order and every random draw follow from the step.
@@ -39,7 +41,7 @@ pub struct Position {
 
 impl Position {
     /// The version that this code writes.
-    pub const FORMAT: u32 = 2;
+    pub const FORMAT: u32 = 3;
 
     /// The start of a run.
     #[must_use]
@@ -58,8 +60,40 @@ impl Position {
     }
 }
 
-/// The header's key.
+/// The checkpoint's name in a run's folder.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// The header's key of the position.
 const KEY: &str = "nst-cache";
+/// The header's key of the checksums.
+const SUMS: &str = "checksums";
+
+/// What a checkpoint and the metrics beside it are checked against.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Checksums {
+    /// SHA-256 of the position, and of all tensors by name.
+    sha256: String,
+    /// CRC-32C of the metrics, as far as the position says.
+    metrics_crc32c: u32,
+}
+
+/// SHA-256 of a position as it is written, of the metrics' checksum, and of tensors: by name, each
+/// with its type, its shape and its bytes.
+fn sha256<'a>(
+    position: &str,
+    metrics: u32,
+    tensors: impl Iterator<Item = (&'a str, TensorView<'a>)>,
+) -> String {
+    let mut sum = Sha256::new();
+    sum.update(position);
+    sum.update(metrics.to_le_bytes());
+    for (name, tensor) in tensors.collect::<BTreeMap<_, _>>() {
+        sum.update(format!("\n{name} {:?} {:?}\n", tensor.dtype(), tensor.shape()));
+        sum.update(tensor.data());
+    }
+    hash::hex(&sum.finalize())
+}
 
 /// What of the student and its optimiser is saved, by name.
 fn variables<'a>(
@@ -72,13 +106,15 @@ fn variables<'a>(
     parameters.chain(buffers).chain(state)
 }
 
-/// Writes a checkpoint in place of the last one; a crash leaves the one or the other.
+/// Writes a checkpoint into a run's folder in place of the last one; a crash leaves the one or the
+/// other. `metrics`: how far those are.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn save(
-    path: &Path,
+    folder: &Lock,
     position: &Position,
+    metrics: Mark,
     student: &Student,
     optimizer: &Optimizer,
     learnable: &Learnable,
@@ -98,13 +134,20 @@ pub fn save(
         })
         .collect::<Result<_, _>>()
         .context(|| "checkpoint: tensors do not fit their shapes".into())?;
-    let file = safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), header)])))
+    let sums = Checksums {
+        sha256: sha256(&header, metrics.crc32c, views.iter().cloned()),
+        metrics_crc32c: metrics.crc32c,
+    };
+    let sums = serde_json::to_string(&sums)
+        .context(|| "checkpoint: checksums cannot be written".into())?;
+    let entries = HashMap::from([(KEY.to_owned(), header), (SUMS.to_owned(), sums)]);
+    let file = safetensors::serialize(views, Some(entries))
         .context(|| "checkpoint: cannot be encoded".into())?;
-    write_atomically(path, &file)
+    folder.replace(CHECKPOINT, &file)
 }
 
-/// Reads a checkpoint into the student, its optimiser and what the criteria learn. `accepted`:
-/// which runs' identities it may bear.
+/// Reads a checkpoint into the student, its optimiser and what the criteria learn, and gives where
+/// it and the metrics stand. `accepted`: which runs' identities it may bear.
 ///
 /// # Errors
 /// When it is damaged, of another version, of another run, or does not fit the student.
@@ -114,13 +157,17 @@ pub fn load(
     student: &Student,
     optimizer: &mut Optimizer,
     learnable: &mut Learnable,
-) -> Result<Position> {
+) -> Result<(Position, Mark)> {
     let what = || format!("checkpoint {}", path.display());
-    let file = std::fs::read(path).context(|| format!("{}: cannot be read", what()))?;
+    let file = storage::read_whole(path)?
+        .ok_or_else(|| Error::input(format!("{}: there is none", what())))?;
     let damaged = || format!("{}: damaged", what());
+    let is_damaged =
+        || Error::input(damaged()).hint("delete it, and the same command trains from the start");
+    let stored = SafeTensors::deserialize(&file).context(damaged)?;
     let (_, metadata) = SafeTensors::read_metadata(&file).context(damaged)?;
-    let header = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
-    let header = header.ok_or_else(|| Error::input(format!("{}: not one of ours", what())))?;
+    let entry = |key: &str| metadata.metadata().as_ref().and_then(|entries| entries.get(key));
+    let header = entry(KEY).ok_or_else(|| Error::input(format!("{}: not one of ours", what())))?;
     let position: Position = serde_json::from_str(header).context(damaged)?;
     if position.format != Position::FORMAT {
         return Err(Error::input(format!(
@@ -130,11 +177,15 @@ pub fn load(
             position.format
         )));
     }
+    let sums: Checksums =
+        serde_json::from_str(entry(SUMS).ok_or_else(is_damaged)?).context(damaged)?;
+    if sums.sha256 != sha256(header, sums.metrics_crc32c, stored.iter()) {
+        return Err(is_damaged());
+    }
     if !accepted(&position.identity) {
         return Err(Error::input(format!("{}: of a run with other settings", what()))
             .hint("give another -o"));
     }
-    let stored = SafeTensors::deserialize(&file).context(damaged)?;
     let expected = variables(student, optimizer).count() + learnable.tensors()?.len();
     if stored.len() != expected {
         return Err(Error::input(format!(
@@ -171,7 +222,8 @@ pub fn load(
     }
     learnable.restore(position.learnable_steps, read)?;
     optimizer.set_steps(position.optimizer_steps);
-    Ok(position)
+    let mark = Mark { bytes: position.metrics_bytes, crc32c: sums.metrics_crc32c };
+    Ok((position, mark))
 }
 
 /// How a type is stored: in itself where a memory's normalisers need it, else as float32.
@@ -187,44 +239,9 @@ fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<u8>)> {
     })
 }
 
-/// Writes a sibling temporary file, syncs it, renames it over `path`, and syncs the folder: a
-/// reader sees the old bytes or the new ones.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        // a temporary file is the owner's alone; what is published is to be read by whom the folder
-        // lets in
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        }
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        std::fs::File::open(folder)?.sync_all()
-    };
-    write().context(|| format!("{}: cannot be written", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_write_replaces_and_leaves_nothing_beside() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.bin");
-        write_atomically(&path, b"one").unwrap();
-        write_atomically(&path, b"two").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(write_atomically(&folder.path().join("no/such/a.bin"), b"x").is_err());
-    }
 
     #[test]
     fn positions_read_back_exactly() {

@@ -2,6 +2,7 @@
 
 use super::source::{Batch, Source};
 use crate::error::{Error, Result};
+use crate::threads;
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use std::ops::Range;
 use std::thread;
@@ -115,10 +116,7 @@ pub fn stream<R>(
                     }
                 }
             };
-            thread::Builder::new()
-                .name(format!("load-{offset}"))
-                .spawn_scoped(scope, work)
-                .map_err(|e| Error::input("loader: a thread cannot be started").because(e))?;
+            threads::start(scope, work)?;
             queues.push(receiver);
         }
         let mut batches = Batches { queues, next: 0, waited: Duration::ZERO };

@@ -1,10 +1,11 @@
 //! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::storage;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// What a test split says of a student.
@@ -162,29 +163,51 @@ pub fn percent(part: usize, whole: usize) -> Option<f64> {
 pub struct Metrics {
     file: File,
     path: PathBuf,
-    bytes: u64,
+    at: Mark,
+}
+
+/// How far a metrics file was when a checkpoint was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The CRC-32C of those.
+    pub crc32c: u32,
 }
 
 impl Metrics {
-    /// Opens the file and cuts it to `bytes`: what an interrupted run wrote after its last
-    /// checkpoint is written again.
+    /// Opens the file and cuts it to what it was at a mark: what an interrupted run wrote after its
+    /// last checkpoint is written again. One that is gone is begun anew, as its length tells.
     ///
     /// # Errors
-    /// When the file cannot be opened or is shorter than that.
-    pub fn open(path: &Path, bytes: u64) -> Result<Self> {
-        let what = || format!("metrics {}: cannot be opened at byte {bytes}", path.display());
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).write(true).open(path).context(what)?;
-        if file.metadata().context(what)?.len() < bytes {
-            return Err(crate::error::Error::input(format!(
-                "metrics {}: shorter than its checkpoint says",
+    /// When the file cannot be opened, or is damaged before the mark.
+    pub fn open(path: &Path, mark: Mark) -> Result<Self> {
+        let failed = |e| storage::failed(path, "write", e);
+        let is_gone = !storage::is_there(path)?;
+        let at = if is_gone { Mark::default() } else { mark };
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = storage::open_with(&mut options, path).map_err(failed)?;
+        let mut before = Vec::new();
+        (&mut file).take(at.bytes).read_to_end(&mut before).map_err(failed)?;
+        if before.len() as u64 != at.bytes || crc32c::crc32c(&before) != at.crc32c {
+            return Err(Error::input(format!(
+                "metrics {}: not what they were at the last checkpoint",
                 path.display()
             ))
-            .hint("delete the run's folder and train again"));
+            .hint("move that file away, and the same command goes on without its lines"));
         }
-        file.set_len(bytes).context(what)?;
-        file.seek(SeekFrom::End(0)).context(what)?;
-        Ok(Self { file, path: path.to_owned(), bytes })
+        file.set_len(at.bytes).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        // before a checkpoint counts on it
+        storage::sync_dir(path.parent().unwrap_or(Path::new("")))?;
+        Ok(Self { file, path: path.to_owned(), at })
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.at
     }
 
     /// Appends a line.
@@ -196,19 +219,20 @@ impl Metrics {
         let mut line = serde_json::to_vec(record).context(what)?;
         line.push(b'\n');
         self.file.write_all(&line).context(what)?;
-        self.bytes += line.len() as u64;
+        self.at.bytes += line.len() as u64;
+        self.at.crc32c = crc32c::crc32c_append(self.at.crc32c, &line);
         Ok(())
     }
 
-    /// Makes what is written durable, and gives the file's length: what a checkpoint records.
+    /// Makes what is written last, and gives the mark that a checkpoint records.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn sync(&mut self) -> Result<u64> {
+    pub fn sync(&mut self) -> Result<Mark> {
         self.file
             .sync_data()
             .context(|| format!("metrics {}: cannot be written", self.path.display()))?;
-        Ok(self.bytes)
+        Ok(self.at)
     }
 }
 
@@ -234,18 +258,24 @@ mod tests {
     fn a_resume_cuts_what_came_after_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let mut metrics = Metrics::open(&path, 0).unwrap();
+        let mut metrics = Metrics::open(&path, Mark::default()).unwrap();
         metrics.write(&record(0)).unwrap();
-        let bytes = metrics.sync().unwrap();
+        let mark = metrics.sync().unwrap();
         metrics.write(&record(1)).unwrap();
         drop(metrics);
-        let mut metrics = Metrics::open(&path, bytes).unwrap();
+        let mut metrics = Metrics::open(&path, mark).unwrap();
         metrics.write(&record(1)).unwrap();
         drop(metrics);
         let text = std::fs::read_to_string(&path).unwrap();
         let read: Vec<Record> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(read, [record(0), record(1)]);
-        assert!(Metrics::open(&path, 1 << 20).is_err());
+        // shorter, changed, gone
+        assert!(Metrics::open(&path, Mark { bytes: 1 << 20, ..mark }).is_err());
+        std::fs::write(&path, text.replace("0.05", "0.06")).unwrap();
+        let error = Metrics::open(&path, mark).unwrap_err();
+        assert!(error.to_string().contains("last checkpoint"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Metrics::open(&path, mark).unwrap().mark(), Mark::default());
     }
 
     #[test]

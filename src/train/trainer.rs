@@ -1,10 +1,10 @@
 //! The loop: batch, forward, loss, backward, clip, step; evaluation and a checkpoint every epoch.
 
-use super::checkpoint::{self, Position};
+use super::checkpoint::{self, CHECKPOINT, Position};
 use super::groups;
 use super::loader::{Batches, Steps, stream};
 use super::loss::{Learnable, Objective};
-use super::metrics::{Evaluation, Metrics, Record, Sums, percent};
+use super::metrics::{Evaluation, Mark, Metrics, Record, Sums, percent};
 use super::optimizer::Optimizer;
 use super::schedule::{Clock, Schedule, dropout_seed};
 use super::source::{Batch, Source};
@@ -13,14 +13,12 @@ use crate::criterion::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Train;
+use crate::storage::{self, Lock};
 use crate::student::{Mode, Student};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The checkpoint's name in a run's folder.
-pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// The metrics' name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
 
@@ -47,8 +45,8 @@ pub struct Run<'a> {
     pub source: &'a Source<'a>,
     /// What it is measured on.
     pub test: Option<&'a Source<'a>>,
-    /// The run's folder, which is there.
-    pub folder: &'a Path,
+    /// The run's folder.
+    pub folder: &'a Lock,
     /// Hash of everything that decides the run's bits.
     pub identity: &'a str,
     /// The hashes of shorter runs that begin with the same steps, whose checkpoints are gone on
@@ -101,13 +99,14 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
     let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
     let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.rule.clone())?
         .with_factors(groups::factors(run.student, &run.recipe.optimizer)?)?;
-    let path = run.folder.join(CHECKPOINT);
-    let position = if run.resume && path.exists() {
+    let folder = run.folder.folder();
+    let path = folder.join(CHECKPOINT);
+    let (position, mark) = if run.resume && storage::is_there(&path)? {
         let accepted =
             |found: &str| found == run.identity || run.shorter.iter().any(|s| s == found);
-        let loaded =
+        let (loaded, mark) =
             checkpoint::load(&path, accepted, run.student, &mut optimizer, &mut learnable)?;
-        Position { identity: run.identity.to_owned(), ..loaded }
+        (Position { identity: run.identity.to_owned(), ..loaded }, mark)
     } else {
         learnable.prepare(
             run.objective,
@@ -116,7 +115,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
             run.options.loader_threads,
             run.monitor,
         )?;
-        Position::start(run.identity)
+        (Position::start(run.identity), Mark::default())
     };
     if position.step > 0 {
         run.monitor.note(&format!(
@@ -131,7 +130,13 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
         per_epoch,
         run.recipe.epochs,
     );
-    let metrics = Metrics::open(&run.folder.join(METRICS), position.metrics_bytes)?;
+    let metrics = Metrics::open(&folder.join(METRICS), mark)?;
+    if metrics.mark() != mark {
+        run.monitor.warn(&format!(
+            "{METRICS} is gone: it begins anew, without the lines up to step {}",
+            position.step
+        ));
+    }
     let first = position.step;
     let mut trainer = Trainer {
         run,
@@ -237,7 +242,7 @@ impl Trainer<'_> {
                     "training: stopped at step {} of {}, saved in {}",
                     self.position.step,
                     self.total,
-                    self.run.folder.display()
+                    self.run.folder.folder().display()
                 ))
                 .hint("the same command with --resume goes on"));
             }
@@ -335,13 +340,15 @@ impl Trainer<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        self.position.metrics_bytes = self.metrics.sync()?;
+        let metrics = self.metrics.sync()?;
+        self.position.metrics_bytes = metrics.bytes;
         self.position.optimizer_steps = self.optimizer.steps();
         self.position.learnable_steps = self.learnable.steps();
         self.position.seconds = self.earlier + self.started.elapsed().as_secs_f64();
         checkpoint::save(
-            &self.run.folder.join(CHECKPOINT),
+            self.run.folder,
             &self.position,
+            metrics,
             self.run.student,
             &self.optimizer,
             &self.learnable,

@@ -104,6 +104,8 @@ fn plan(codec: Codec) -> Plan {
             spec("taps/conv/features", Dtype::F16, &[4, 3, 2], codec, 4),
             spec("taps/fc/features", Dtype::F64, &[7], codec, 2),
         ],
+        row_sums: Vec::new(),
+        extends: None,
         segments: Vec::new(),
     };
     let ids = 0..i64::try_from(ROWS).unwrap();

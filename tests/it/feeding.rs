@@ -170,7 +170,7 @@ fn a_batch_on_another_axis_keeps_samples_apart() {
         let spec = cache.array("inputs/state").unwrap().spec().clone();
         assert_eq!(
             (spec.batch_axis, spec.row_shape, cache.manifest().format),
-            (Some(1), vec![2, 4], Manifest::FORMAT_FEEDING)
+            (Some(1), vec![2, 4], Manifest::FORMAT_SUMS)
         );
     };
     // the symbol says it
@@ -276,7 +276,7 @@ fn a_constant_is_fed_beside_the_data_and_recorded() {
             .collect::<Vec<_>>(),
         [("temp", None), ("shift", Some(0))]
     );
-    assert_eq!(cache.manifest().format, Manifest::FORMAT_FEEDING);
+    assert_eq!(cache.manifest().format, Manifest::FORMAT_SUMS);
     drop(cache);
     assert_eq!(wrong(&recipe), 0);
     assert!(extract(&recipe).is_ok(), "goes on with the same value");

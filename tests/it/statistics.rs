@@ -14,6 +14,7 @@ use nst_cache::recipe::{
 };
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::statistic::{Maps, compute};
+use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::pairing;
@@ -90,7 +91,7 @@ fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
     let report = extract(&all);
     assert_eq!((report.rows, report.kept), (SAMPLES, Vec::new()));
     let cache = Cache::open(&all.output).unwrap();
-    assert_eq!(cache.manifest().format, Manifest::FORMAT_STATISTICS);
+    assert_eq!(cache.manifest().format, Manifest::FORMAT_SUMS);
     // a vector is kept as it is
     assert_eq!(cache.manifest().statistics("pooled").count(), 1);
     for (alias, channels, size) in [("first", 8, [7, 5]), ("second", 16, [14, 14])] {
@@ -245,7 +246,7 @@ fn a_statistic_is_added_to_a_cache_that_is_there() {
     let features = recipe(folder.path(), "auto", &[], "cache");
     extract(&features);
     let before = paths(&features.output);
-    assert_eq!(Manifest::load(&features.output).unwrap().format, Manifest::FORMAT);
+    assert_eq!(Manifest::load(&features.output).unwrap().format, Manifest::FORMAT_SUMS);
     let mean = recipe(folder.path(), "mean,attention", &[], "cache");
     assert_eq!(extract(&mean).computed, SAMPLES);
     let after = paths(&features.output);
@@ -381,13 +382,14 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     .unwrap();
     let source = Source::Cache(source);
     let learnable = Learnable::new(&objective, &recipe, &source, &Silent).unwrap();
+    let lock = Lock::create(folder).unwrap();
     let run = Run {
         recipe: &recipe,
         objective: &objective,
         student: &student,
         source: &source,
         test: None,
-        folder,
+        folder: &lock,
         identity: "a test",
         shorter: &[],
         resume: false,

@@ -5,8 +5,8 @@
 
 use crate::support;
 
+use nst_cache::storage::Lock;
 use serde_json::Value;
-use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -231,8 +231,8 @@ fn an_interrupted_sweep_goes_on_to_the_same_bits() {
         signal(&sweep, name);
         let status = sweep.wait().unwrap();
         assert_eq!(status.code(), (name == "-INT").then_some(130));
-        let log = File::open(folder.join(format!("parts/lenet/{of}/seed-0.log"))).unwrap();
-        wait_until("the run outlives its sweep", || log.try_lock().is_ok());
+        let of = folder.join(format!("parts/lenet/{of}/seed-0"));
+        wait_until("the run outlives its sweep", || Lock::writer(&of).unwrap().is_none());
         let state = json(folder, "sweep small.toml -o parts --dry-run")["runs"]
             [usize::from(name == "-KILL")]["state"]
             .clone();
@@ -253,17 +253,17 @@ fn a_run_that_fails_loses_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepare(folder, &[]);
-    // where a run's folder should be there is a file; at another one somebody is at work
+    // where two runs' messages should go there is a folder
     let place = folder.join("runs/small/net/CE");
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::write(place.join("seed-1"), b"").unwrap();
-    let log = File::create(place.join("seed-0.log")).unwrap();
-    log.lock().unwrap();
+    let logs = [place.join("seed-0.log"), place.join("seed-1.log")];
+    for log in &logs {
+        std::fs::create_dir_all(log).unwrap();
+    }
     let output = command(folder, "sweep small.toml --jobs 2 --json").output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(
-        message.contains("2 of 8 runs failed") && message.contains("another process is at work"),
+        message.contains("2 of 8 runs failed") && message.contains("expected a regular file"),
         "{message}"
     );
     let table: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -281,8 +281,9 @@ fn a_run_that_fails_loses_no_other() {
             .contains("failed: net, CE, seed 1")
     );
 
-    drop(log);
-    std::fs::remove_file(place.join("seed-1")).unwrap();
+    for log in &logs {
+        std::fs::remove_dir(log).unwrap();
+    }
     assert_eq!(json(folder, "sweep small.toml")["failed"], serde_json::json!([]));
 }
 

@@ -301,7 +301,7 @@ fn logits_stand_behind_whatever_exporters_add() {
     let folder = prepared();
     let folder = folder.path();
     let (plain, _, manifest) = logits_of(folder, "plain", "", |_| {});
-    assert_eq!(manifest.format, Manifest::FORMAT);
+    assert_eq!(manifest.format, Manifest::FORMAT_SUMS);
     let top1 = manifest.teacher.top1_basis_points;
     let softmax = || node("Softmax", &["logits"], "p", vec![integer("axis", 1)]);
     let (cast, said, manifest) = logits_of(folder, "cast", "", |graph| {
@@ -318,7 +318,7 @@ fn logits_stand_behind_whatever_exporters_add() {
         );
     });
     assert!(said.contains("`h`, which the softmax at the end reads"), "{said}");
-    assert_eq!((manifest.logits, manifest.format), (None, Manifest::FORMAT));
+    assert_eq!((manifest.logits, manifest.format), (None, Manifest::FORMAT_SUMS));
     assert!(cast.iter().zip(&plain).all(|(a, b)| (a - b).abs() <= 1e-3 * b.abs().max(1.0)));
     // a convolution's axes of one
     let (conv, _, _) = logits_of(folder, "conv", "", |graph| {
@@ -338,7 +338,7 @@ fn logits_stand_behind_whatever_exporters_add() {
     near(&named, &log_softmax(&plain));
     assert_eq!(
         (manifest.format, manifest.teacher.top1_basis_points),
-        (Manifest::FORMAT_LOGITS, top1)
+        (Manifest::FORMAT_SUMS, top1)
     );
     assert!(succeeds(folder, "cache info named").contains("made of probabilities"));
     succeeds(folder, "cache verify named --live named.onnx");
@@ -461,7 +461,7 @@ fn classes_that_the_teacher_has_never_heard_of_are_the_datas_own() {
         (manifest.data.classes, manifest.teacher.top1_basis_points),
         (vec!["a".to_owned(), "b".to_owned()], None)
     );
-    assert!(manifest.logits.unwrap().other_classes && manifest.format == Manifest::FORMAT_LOGITS);
+    assert!(manifest.logits.unwrap().other_classes && manifest.format == Manifest::FORMAT_SUMS);
     assert_eq!(Cache::open(&folder.join("cache")).unwrap().labels().iter().max(), Some(&1));
     // labels and features train, logits do not
     succeeds(folder, "train lenet --cache cache --epochs 1 --batch 20 -o plain");

@@ -25,6 +25,7 @@ use nst_cache::recipe::{
     Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe,
     Preprocess, Sakd, SakdMode, ScheduleRecipe, Take, Train,
 };
+use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::activation;
 use nst_cache::train::loss::{Learnable, Objective};
@@ -146,6 +147,8 @@ fn write_cache(folder: &Path, teacher: Teacher) {
             .map(|path| ArraySpec { chunk_rows: ROWS, ..spec(path, Dtype::I64, &[]) })
             .to_vec(),
         view_arrays,
+        row_sums: Vec::new(),
+        extends: None,
         segments: Vec::new(),
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
@@ -281,13 +284,14 @@ fn train(
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     let source = Source::Cache(source);
     let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let lock = Lock::create(folder)?;
     let settings = Run {
         recipe: &recipe,
         objective: &objective,
         student: &student,
         source: &source,
         test: None,
-        folder,
+        folder: &lock,
         identity: "test",
         shorter: &[],
         resume,
@@ -596,7 +600,7 @@ fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
     support::write_idx(&root.path().join("data"), 40);
     run(&format!("extract {data} -o kept"));
     let kept = Cache::open(&root.path().join("kept")).unwrap();
-    assert_eq!(kept.manifest().format, Manifest::FORMAT_STATISTICS);
+    assert_eq!(kept.manifest().format, Manifest::FORMAT_SUMS);
     let norm = kept.manifest().taps[1].batch_norm.clone().unwrap();
     let model = nst_cache::onnx::Model::read(&teacher).unwrap();
     let bias = model.initializer("layer3.2.bn2.bias").unwrap().unwrap().to_f32();

@@ -9,6 +9,7 @@ use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::recipe::{
     Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Take, Train,
 };
+use nst_cache::storage::Lock;
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::metrics::Record;
@@ -59,6 +60,18 @@ fn train(
     resume: bool,
     monitor: &dyn Monitor,
 ) -> nst_cache::error::Result<Vec<u8>> {
+    train_as("test", dataset, folder, threads, resume, monitor)
+}
+
+/// The same as a run of this identity.
+fn train_as(
+    identity: &str,
+    dataset: &dyn Dataset,
+    folder: &Path,
+    threads: usize,
+    resume: bool,
+    monitor: &dyn Monitor,
+) -> nst_cache::error::Result<Vec<u8>> {
     let recipe = Train {
         epochs: 2,
         batch: 32,
@@ -82,14 +95,15 @@ fn train(
     ));
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
+    let lock = Lock::create(folder)?;
     let settings = Run {
         recipe: &recipe,
         objective: &objective,
         student: &student,
         source: &source,
         test: None,
-        folder,
-        identity: "test",
+        folder: &lock,
+        identity,
         shorter: &[],
         resume,
         options,
@@ -145,24 +159,28 @@ fn a_resumed_run_ends_in_the_same_bits() {
 }
 
 #[test]
-fn a_checkpoint_of_another_run_is_refused() {
+fn a_checkpoint_of_another_run_and_a_damaged_one_are_refused() {
     let spec: DataSpec = "fashion-mnist".parse().unwrap();
     let dataset = data::open(&spec, "train", &Silent).unwrap();
     let folder = tempfile::tempdir().unwrap();
     train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0)))
         .unwrap_err();
-    let path = folder.path().join(nst_cache::train::trainer::CHECKPOINT);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.windows(4).position(|w| w == b"test").unwrap();
-    bytes[at] = b'b';
-    std::fs::write(&path, &bytes).unwrap();
-    let error = train(dataset.as_ref(), folder.path(), 1, true, &Silent).unwrap_err();
+    let path = folder.path().join(nst_cache::train::checkpoint::CHECKPOINT);
+    let bytes = std::fs::read(&path).unwrap();
+    let again = |identity| train_as(identity, dataset.as_ref(), folder.path(), 1, true, &Silent);
+    let error = again("best").unwrap_err();
     assert!(error.chain().contains("other settings"), "{}", error.chain());
+    // a bit of the position, of the checksums, of a tensor's name, of its values; half a file
+    let places = [b"\\\"step\\\"".as_slice(), b"metrics_crc32c", b"parameter/conv1.weight"];
+    let find = |what: &[u8]| bytes.windows(what.len()).position(|w| w == what).unwrap();
+    let ends = places.map(|what| find(what) + what.len() + 2);
+    for at in ends.into_iter().chain([bytes.len() - 9, find(b"parameter/conv1")]) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        std::fs::write(&path, &changed).unwrap();
+        let error = again("test").unwrap_err().chain();
+        assert!(error.contains("damaged"), "byte {at}: {error}");
+    }
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(
-        train(dataset.as_ref(), folder.path(), 1, true, &Silent)
-            .unwrap_err()
-            .chain()
-            .contains("damaged")
-    );
+    assert!(again("test").unwrap_err().chain().contains("damaged"));
 }

@@ -159,6 +159,8 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
             })
             .to_vec(),
         view_arrays,
+        row_sums: Vec::new(),
+        extends: None,
         segments: Vec::new(),
     };
     let sample_ids = (0..rows).map(|row| i64::try_from(row).unwrap_or(i64::MAX)).collect();

@@ -87,6 +87,24 @@ pub(super) fn repair(folder: &Path, context: &Context<'_>) -> Result<()> {
     }
 }
 
+/// Gives up what was being added to a cache.
+pub(super) fn withdraw(folder: &Path, context: &Context<'_>) -> Result<()> {
+    let withdrawn = cache::withdraw(folder)?;
+    if context.json {
+        return emit_json(&withdrawn);
+    }
+    let mut what = withdrawn.arrays;
+    if withdrawn.views > 0 {
+        what.insert(0, format!("{} views", withdrawn.views));
+    }
+    emit(&format!(
+        "{}: complete as before; given up: {}, {}",
+        folder.display(),
+        what.join(", "),
+        human_bytes(withdrawn.bytes)
+    ))
+}
+
 fn findings_text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {

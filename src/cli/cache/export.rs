@@ -44,6 +44,9 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         (None, None) => return Err(Error::input("expected --npz FILE or --safetensors FILE")),
     };
     let cache = Cache::open(&args.folder)?;
+    if let Some(note) = cache.extension() {
+        context.monitor.warn(note);
+    }
     let written = file::write_whole(path, args.force, |out| {
         export(&cache, format, &args.names, args.rows.clone(), out, context.monitor)
     })?;

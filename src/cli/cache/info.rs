@@ -25,6 +25,9 @@ struct Info<'a> {
     complete: bool,
     segments: usize,
     segments_total: usize,
+    /// What was complete before the views and arrays that are being added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extends: Option<cache::Extent>,
     rows: usize,
     views: usize,
     /// What they are made of, if images are augmented.
@@ -90,8 +93,9 @@ impl<'a> Info<'a> {
             (arrays.iter().map(|a| a.bytes).sum(), arrays.iter().map(|a| a.raw_bytes).sum());
         Self {
             complete: manifest.is_complete(),
-            segments: manifest.segments.len(),
+            segments: manifest.whole_segments(),
             segments_total: manifest.segments_total(),
+            extends: manifest.extends,
             rows: manifest.rows,
             views: manifest.views,
             augment: manifest.augment.as_ref(),
@@ -116,10 +120,15 @@ impl<'a> Info<'a> {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<14}{value}");
         };
-        let state = if self.complete {
-            String::new()
-        } else {
-            format!(", incomplete: {} of {} segments", self.segments, self.segments_total)
+        let (done, all) = (self.segments, self.segments_total);
+        let state = match self.extends {
+            _ if self.complete => String::new(),
+            None => format!(", incomplete: {done} of {all} segments"),
+            Some(before) => format!(
+                ", being extended: {done} of {all} segments; read as {} views of {} arrays \
+                 meanwhile",
+                before.views, before.view_arrays
+            ),
         };
         line("cache", format!("{}{state}", folder.display()));
         let (teacher, data) = (self.teacher, self.data);

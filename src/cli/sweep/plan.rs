@@ -31,6 +31,11 @@ impl Run {
         format!("{}, {}, seed {}", self.student, self.method, self.recipe.seed)
     }
 
+    /// The folder that its recipe and its log lie in, beside its own.
+    pub(super) fn beside(&self) -> &Path {
+        self.folder.parent().unwrap_or(Path::new(""))
+    }
+
     /// Its arguments, as the command line reads them.
     pub(super) fn arguments(&self) -> Result<train::Args> {
         let line = std::iter::once("nst-cache").chain(self.flags.iter().map(String::as_str));

@@ -2,12 +2,13 @@
 //! its crash ends nothing else.
 
 use super::plan::Run;
-use crate::cli::{file, train};
-use crate::error::{Context as _, Error, Result};
+use crate::cli::train;
+use crate::error::{Context as _, Result};
+use crate::storage::{self, Lock};
 use crate::train::metrics::Record;
 use crate::train::trainer::METRICS;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
@@ -49,31 +50,19 @@ impl Running {
     /// Writes the run's recipe and starts it with `flags` besides its own.
     ///
     /// # Errors
-    /// When the recipe cannot be written, another process is at work on the run, or the process
-    /// cannot be started.
-    pub(super) fn start(index: usize, run: &Run, flags: &[String]) -> Result<Self> {
+    /// When the recipe cannot be written, or the process cannot be started.
+    pub(super) fn start(index: usize, run: &Run, sweep: &Lock, flags: &[String]) -> Result<Self> {
         let text = toml::to_string(&run.recipe)
             .context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
-        file::write_whole(&run.recipe_file, true, |file| {
-            file.write_all(text.as_bytes()).context(|| "recipe".to_owned())
-        })?;
+        storage::create_dirs(run.beside())?;
+        sweep.replace(below(sweep, &run.recipe_file), text.as_bytes())?;
 
-        let failed = || format!("{}: cannot be written", run.log.display());
+        let failed = |e| storage::failed(&run.log, "write", e);
+        let mut options = OpenOptions::new();
         let mut log =
-            OpenOptions::new().create(true).append(true).open(&run.log).context(failed)?;
-        // the process holds the log open, and with it the lock, to its end
-        match log.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::input(format!(
-                    "{}: another process is at work on it",
-                    run.folder.display()
-                ))
-                .hint("wait until that sweep has ended"));
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::input(failed()).because(e)),
-        }
-        let log_start = log.seek(SeekFrom::End(0)).context(failed)?;
+            storage::open_with(options.create(true).append(true), &run.log).map_err(failed)?;
+        storage::sync_dir(run.beside())?;
+        let log_start = log.seek(SeekFrom::End(0)).map_err(failed)?;
         let program =
             std::env::current_exe().context(|| "this program: cannot be found".to_owned())?;
         let mut child = Command::new(program)
@@ -141,6 +130,11 @@ impl Running {
     }
 }
 
+/// A path within the sweep's folder.
+fn below<'a>(sweep: &Lock, path: &'a Path) -> &'a Path {
+    path.strip_prefix(sweep.folder()).unwrap_or(path)
+}
+
 /// The steps that the last whole line of a run's metrics has, and whether it ends an epoch.
 pub(super) fn progress(folder: &Path) -> Option<(usize, bool)> {
     let text = tail(&folder.join(METRICS), 0)?;
@@ -153,7 +147,7 @@ pub(super) fn progress(folder: &Path) -> Option<(usize, bool)> {
 
 /// The end of a file, from `start` on at most.
 fn tail(path: &Path, start: u64) -> Option<String> {
-    let mut file = File::open(path).ok()?;
+    let mut file = storage::open(path).ok()?;
     let end = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(start.max(end.saturating_sub(TAIL_BYTES)))).ok()?;
     let mut bytes = Vec::new();

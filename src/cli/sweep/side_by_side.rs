@@ -5,6 +5,7 @@ use super::run::{End, Running, progress};
 use crate::cli::Context;
 use crate::cli::train::{Report, State, Survey};
 use crate::extract::human_bytes;
+use crate::storage::Lock;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -39,11 +40,13 @@ pub(super) struct Limits {
 pub(super) fn run(
     plan: &Plan,
     survey: Survey,
+    folder: &Lock,
     limits: &Limits,
     context: &Context<'_>,
 ) -> Vec<Outcome> {
     let mut sweep = Sweeper {
         runs: &plan.runs,
+        folder,
         limits,
         context,
         running: Vec::new(),
@@ -61,7 +64,7 @@ pub(super) fn run(
         let is_begun = matches!(state, State::Begun);
         sweep.outcomes.push(match state {
             State::Finished(report) => Outcome::Finished(report),
-            State::Begun | State::New => {
+            State::Begun | State::New | State::Running(_) => {
                 sweep.pending.push_back(index);
                 sweep.left += survey.steps;
                 Outcome::Open
@@ -81,6 +84,8 @@ pub(super) fn run(
 
 struct Sweeper<'a> {
     runs: &'a [Run],
+    /// The sweep's.
+    folder: &'a Lock,
     limits: &'a Limits,
     context: &'a Context<'a>,
     running: Vec<Running>,
@@ -125,7 +130,7 @@ impl Sweeper<'_> {
     }
 
     fn start(&mut self, index: usize) {
-        match Running::start(index, &self.runs[index], &self.limits.flags) {
+        match Running::start(index, &self.runs[index], self.folder, &self.limits.flags) {
             Ok(running) => self.running.push(running),
             Err(error) => self.fail(index, error.chain(), 0),
         }

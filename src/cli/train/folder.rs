@@ -2,17 +2,27 @@
 
 use super::Report;
 use crate::error::{Context, Error, Result};
+use crate::hash::sha256;
 use crate::onnx::Model;
 use crate::recipe::Train;
-use crate::train::checkpoint::write_atomically;
-use crate::train::trainer::CHECKPOINT;
+use crate::storage::{self, Lock};
+use crate::train::checkpoint::CHECKPOINT;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 const SETTINGS: &str = "settings.json";
 const REPORT: &str = "run.json";
 const MODEL: &str = "student.onnx";
+
+/// What is there of a run.
+pub(super) enum There {
+    /// It has finished, with these settings, and its student is there.
+    Finished(Box<Report>),
+    /// A checkpoint of these settings, to go on from.
+    Begun,
+    /// Nothing that is worth keeping.
+    Nothing,
+}
 
 /// A folder and the settings of the run that is to fill it.
 pub(super) struct Folder {
@@ -70,7 +80,10 @@ impl Folder {
         let (Some(had), Some(now)) = (count(before), count(&self.settings)) else {
             return Ok(false);
         };
-        if had >= now || *before != self.of_epochs(had) || !self.path.join(CHECKPOINT).exists() {
+        if had >= now
+            || *before != self.of_epochs(had)
+            || !storage::is_there(&self.path.join(CHECKPOINT))?
+        {
             return Ok(false);
         }
         let path = self.path.display();
@@ -94,28 +107,40 @@ impl Folder {
         Ok(true)
     }
 
-    /// Checks that the run may use the folder, and gives the report of a run of these settings that
-    /// has finished there. Writes nothing.
-    pub(super) fn finished(&self, resume: bool) -> Result<Option<Report>> {
+    /// Checks that the run may use the folder, and says what is there of it. Writes nothing.
+    ///
+    /// # Errors
+    /// When another process is at work on it, or the folder is not this run's.
+    pub(super) fn look(&self, resume: bool) -> Result<There> {
+        let _lock = Lock::shared(&self.path)?;
+        self.there(resume)
+    }
+
+    /// What is there, under a lock that the caller holds.
+    fn there(&self, resume: bool) -> Result<There> {
         let path = self.path.display();
-        let at = |name: &str| self.path.join(name);
-        let Ok(mut entries) = std::fs::read_dir(&self.path) else { return Ok(None) };
-        if entries.next().is_none() {
-            return Ok(None);
+        let is_there = |name: &str| storage::is_there(&self.path.join(name));
+        if is_empty(&self.path)? {
+            return Ok(There::Nothing);
         }
-        if !at(SETTINGS).exists() {
+        if !is_there(SETTINGS)? {
             return Err(Error::input(format!(
                 "{path}: expected an empty folder or a run's, found something else"
             ))
             .hint("give another -o"));
         }
-        if !at(CHECKPOINT).exists() && !at(REPORT).exists() {
-            // a run that ended before its first checkpoint: nothing of it is worth keeping
-            return Ok(None);
+        let report: Option<Report> = read_if_there(&self.path.join(REPORT))?;
+        if report.is_none() && !is_there(CHECKPOINT)? {
+            // a run that ended before its first checkpoint
+            return Ok(There::Nothing);
         }
-        let before: Value = read(&at(SETTINGS))?;
+        // a report has the settings that it is of
+        let before = match &report {
+            Some(report) => report.settings.clone(),
+            None => read(&self.path.join(SETTINGS))?,
+        };
         if self.extends(&before, resume)? {
-            return Ok(None);
+            return Ok(There::Begun);
         }
         if let Some((key, before, now)) = difference("", &before, &self.settings) {
             return Err(Error::input(format!(
@@ -123,47 +148,88 @@ impl Folder {
             ))
             .hint("give another -o, or delete that folder"));
         }
-        if at(REPORT).exists() {
-            return read(&at(REPORT)).map(Some);
+        let lacks = match report {
+            Some(report) => match self.problem(&report)? {
+                None => return Ok(There::Finished(Box::new(report))),
+                Some(problem) => Some(problem),
+            },
+            None => None,
+        };
+        if resume {
+            return Ok(There::Begun);
         }
-        if !resume {
-            return Err(Error::input(format!(
-                "{path}: holds an unfinished run with these settings"
-            ))
-            .hint("add --resume to go on with it, or give another -o"));
-        }
-        Ok(None)
+        Err(match lacks {
+            Some(problem) => {
+                Error::input(format!("{path}: holds a finished run, but its {MODEL} is {problem}"))
+                    .hint("add --resume to export it again, or give another -o")
+            }
+            None => Error::input(format!("{path}: holds an unfinished run with these settings"))
+                .hint("add --resume to go on with it, or give another -o"),
+        })
     }
 
-    /// Makes the folder and writes the settings into it. The report of a run that is extended goes
+    /// What is wrong with the student of a finished run, if anything is.
+    fn problem(&self, report: &Report) -> Result<Option<&'static str>> {
+        let bytes = storage::read_whole(&self.path.join(MODEL))?;
+        Ok(match bytes {
+            None => Some("missing"),
+            Some(bytes) if sha256(&bytes) != report.model_sha256 => {
+                Some("another file than the run wrote")
+            }
+            Some(_) => None,
+        })
+    }
+
+    /// Makes the folder, locks it and writes the settings into it; or gives the report of the run,
+    /// where another process has finished it meanwhile. The report of a run that is extended goes
     /// first: beside the new settings it would say that they are done.
-    pub(super) fn begin(&self) -> Result<()> {
-        std::fs::create_dir_all(&self.path)
-            .context(|| format!("{}: cannot be made", self.path.display()))?;
-        let report = self.path.join(REPORT);
-        if report.exists() {
-            std::fs::remove_file(&report)
-                .context(|| format!("{}: cannot be removed", report.display()))?;
+    ///
+    /// # Errors
+    /// As [`Folder::look`], and when the disk refuses.
+    pub(super) fn begin(&self, resume: bool) -> Result<Result<Lock, Box<Report>>> {
+        let lock = Lock::create(&self.path)?;
+        if let There::Finished(report) = self.there(resume)? {
+            return Ok(Err(report));
         }
-        let path = self.path.join(SETTINGS);
+        lock.sweep(&self.path)?;
+        lock.remove(REPORT)?;
         let text = serde_json::to_vec_pretty(&self.settings)
-            .context(|| format!("{}: cannot be encoded", path.display()))?;
-        write_atomically(&path, &text)
+            .context(|| format!("{}: settings cannot be encoded", self.path.display()))?;
+        lock.replace(SETTINGS, &text)?;
+        Ok(Ok(lock))
     }
+}
 
-    /// Writes the trained model and gives its name in the folder.
-    pub(super) fn write_model(&self, model: &Model) -> Result<String> {
-        write_atomically(&self.path.join(MODEL), model.bytes())?;
-        Ok(MODEL.to_owned())
-    }
+/// Writes the trained model; gives its name in the folder and the hash of its bytes.
+pub(super) fn write_model(folder: &Lock, model: &Model) -> Result<(String, String)> {
+    folder.replace(MODEL, model.bytes())?;
+    Ok((MODEL.to_owned(), sha256(model.bytes())))
+}
 
-    /// Writes the report, which marks the run as finished.
-    pub(super) fn finish(&self, report: &Report) -> Result<()> {
-        let path = self.path.join(REPORT);
-        let text = serde_json::to_vec_pretty(report)
-            .context(|| format!("{}: cannot be encoded", path.display()))?;
-        write_atomically(&path, &text)
+/// Writes the report, which marks the run as finished.
+pub(super) fn finish(folder: &Lock, report: &Report) -> Result<()> {
+    let text = serde_json::to_vec_pretty(report)
+        .context(|| format!("{}: report cannot be encoded", folder.folder().display()))?;
+    folder.replace(REPORT, &text)
+}
+
+/// Whether there is nothing in a folder but what a run leaves that is killed in its first moment,
+/// or no folder.
+fn is_empty(folder: &Path) -> Result<bool> {
+    let unlisted = |e| storage::failed(folder, "list", e);
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(e) => return Err(unlisted(e)),
+    };
+    for entry in entries {
+        let name = entry.map_err(unlisted)?.file_name();
+        let name = name.to_string_lossy();
+        if name != storage::LOCK && !storage::is_temporary(&name) {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 /// The report of a run that has finished.
@@ -171,19 +237,15 @@ pub(super) fn report(folder: &Path) -> Result<Report> {
     read(&folder.join(REPORT))
 }
 
-/// SHA-256 in hex.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // writing to a string cannot fail
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    read_if_there(path)?.ok_or_else(|| Error::input(format!("{}: missing", path.display())))
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).context(|| format!("{}: cannot be read", path.display()))?;
-    serde_json::from_slice(&bytes).context(|| format!("{}: not a run's record", path.display()))
+fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(bytes) = storage::read_whole(path)? else { return Ok(None) };
+    let record = serde_json::from_slice(&bytes)
+        .context(|| format!("{}: not a run's record", path.display()))?;
+    Ok(Some(record))
 }
 
 /// The first place where two records differ: its path and the two values.
@@ -233,17 +295,27 @@ mod tests {
         let path = root.path().join("runs/a");
         let folder = Folder::new(&path, json!({"seed": 0}));
         let other = Folder::new(&path, json!({"seed": 1}));
-        assert!(folder.finished(false).unwrap().is_none());
-        assert!(!path.exists());
-        // ended before its first checkpoint: another run may have the folder
-        folder.begin().unwrap();
-        assert!(other.finished(false).unwrap().is_none());
+        let is_new = |folder: &Folder, resume| matches!(folder.look(resume), Ok(There::Nothing));
+        assert!(is_new(&folder, false) && !path.exists());
+        // ended before its first checkpoint, or in its first write: another run may have the folder
+        drop(folder.begin(false).unwrap());
+        assert!(is_new(&other, false));
+        std::fs::remove_file(path.join(SETTINGS)).unwrap();
+        std::fs::write(path.join(".settings.json.0123456789abcdef.tmp"), b"{").unwrap();
+        assert!(is_new(&other, false));
+        let lock = folder.begin(false).unwrap().unwrap();
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2, "the lock and the settings");
+        for refused in [other.look(false).err(), folder.begin(true).err()] {
+            assert!(refused.unwrap().to_string().contains("in use by pid"));
+        }
+        drop(lock);
         std::fs::write(path.join(CHECKPOINT), b"").unwrap();
-        assert!(folder.finished(false).unwrap_err().find_hint().unwrap().contains("--resume"));
-        assert!(folder.finished(true).unwrap().is_none());
-        let error = other.finished(true).unwrap_err();
+        let error = folder.look(false).err().unwrap();
+        assert!(error.find_hint().unwrap().contains("--resume"));
+        assert!(matches!(folder.look(true), Ok(There::Begun)));
+        let error = other.look(true).err().unwrap();
         assert!(error.to_string().contains("seed 0, found 1"), "{error}");
         std::fs::write(root.path().join("notes.txt"), b"").unwrap();
-        assert!(Folder::new(root.path(), json!({})).finished(false).is_err());
+        assert!(Folder::new(root.path(), json!({})).look(false).is_err());
     }
 }

@@ -1,13 +1,13 @@
 //! What a run is made of: the teacher's cache or a data set, the test split, the untrained model.
 
 use super::Plan;
-use super::folder::sha256;
 use super::teacher;
 use crate::array::Dtype;
 use crate::cache::{Cache, Originals};
 use crate::cli::Context;
 use crate::data::{self, Dataset, Sample};
 use crate::error::{Error, Result};
+use crate::hash::sha256;
 use crate::onnx::{self, Dim};
 use crate::recipe::{
     Channels, CriterionRecipe, DataSpec, Layout, Preprocess, PreprocessOptions, Subject, Take,
@@ -48,6 +48,9 @@ impl Material {
         let training = match (&plan.cache, &plan.data) {
             (Some(cache), _) => {
                 let cache = Box::new(Cache::open(cache)?);
+                if let Some(note) = cache.extension() {
+                    context.monitor.warn(note);
+                }
                 let originals = originals(&cache, plan, context)?;
                 Training::Cache(cache, originals)
             }

@@ -1,7 +1,7 @@
 //! What a sweep asks before it starts: can every run be made, and what is there of it already.
 //! Nothing is written.
 
-use super::folder::Folder;
+use super::folder::{Folder, There};
 use super::material::{Material, Model};
 use super::{Args, Plan, Report, device, import};
 use crate::cache::TeacherRecord;
@@ -9,8 +9,8 @@ use crate::cli::Context;
 use crate::error::{Error, Result};
 use crate::monitor::Silent;
 use crate::recipe::{DataSpec, Preprocess, Train};
+use crate::storage::Lock;
 use crate::train::loader::Steps;
-use crate::train::trainer::CHECKPOINT;
 
 /// What is there of a run.
 pub(in crate::cli) enum State {
@@ -20,6 +20,8 @@ pub(in crate::cli) enum State {
     Begun,
     /// Nothing.
     New,
+    /// Another process is at work on it: who.
+    Running(String),
 }
 
 /// Of runs that share their cache, their test set and the length of their training.
@@ -73,12 +75,14 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
             &plan.output,
             material.settings(&plan.recipe, &model, device::kind(&plan.device)),
         );
-        let state = match folder.finished(true)? {
-            Some(report) if report.parity.check().is_ok() => State::Finished(Box::new(report)),
-            // it ends at once, and says again what is wrong with its student
-            Some(_) => State::Begun,
-            None if plan.output.join(CHECKPOINT).exists() => State::Begun,
-            None => State::New,
+        let state = match Lock::writer(&plan.output)? {
+            Some(holder) => State::Running(holder),
+            None => match folder.look(true)? {
+                There::Finished(report) if report.parity.check().is_ok() => State::Finished(report),
+                // one that fails its parity ends at once, and says so again
+                There::Finished(_) | There::Begun => State::Begun,
+                There::Nothing => State::New,
+            },
         };
         // another seed changes nothing of what a run needs
         let what = (plan.model.clone(), Train { seed: 0, ..plan.recipe.clone() });

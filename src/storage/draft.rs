@@ -1,0 +1,178 @@
+//! Files on their way: written under a temporary name beside their own, synced, renamed.
+
+use super::{failed, sync_dir};
+use crate::error::Result;
+use std::collections::hash_map::RandomState;
+use std::fs::{self, File};
+use std::hash::BuildHasher as _;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// A file under its temporary name, `.NAME.RANDOM.tmp`. The name is no other process's, so that a
+/// draft whose folder was exchanged is never taken for one that lies there now. Dropped before it
+/// is published, it is removed.
+#[derive(Debug)]
+pub struct Draft {
+    file: File,
+    temporary: PathBuf,
+    target: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    /// Begins the file that is to lie at `target`, readable by whom the user's mask lets. Its
+    /// folder is there.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn new(target: &Path) -> Result<Self> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        loop {
+            let random = RandomState::new().hash_one(std::process::id());
+            let temporary = target.with_file_name(format!(".{name}.{random:016x}.tmp"));
+            // new, so that no link which waits there is followed
+            match File::create_new(&temporary) {
+                Ok(file) => {
+                    let target = target.to_owned();
+                    return Ok(Self { file, temporary, target, published: false });
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed(&temporary, "write", e)),
+            }
+        }
+    }
+
+    /// The file, to write to.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Where it lies until it is published.
+    #[must_use]
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Where it will lie.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Makes its bytes last.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| failed(&self.temporary, "write", e))
+    }
+
+    /// Gives it its name, which lasts once the folder is synced.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the draft is no longer there.
+    pub fn rename(&mut self) -> Result<()> {
+        fs::rename(&self.temporary, &self.target)
+            .map_err(|e| failed(&self.target, "rename into place", e))?;
+        self.published = true;
+        Ok(())
+    }
+
+    /// Gives it its name unless that is taken; says whether it has it now.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn rename_new(&mut self) -> Result<bool> {
+        match fs::hard_link(&self.temporary, &self.target) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            // where files have one name alone: taken between these two, it is replaced
+            Err(_) if !super::is_there(&self.target)? => self.rename().map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Syncs it, renames it and makes the name last.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn publish(mut self) -> Result<()> {
+        self.sync()?;
+        self.rename()?;
+        sync_dir(self.target.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            // one that stays is swept by the next writer of the folder
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Whether a file name is one that a [`Draft`] has, of this version or an earlier one.
+#[must_use]
+pub fn is_temporary(name: &str) -> bool {
+    let earlier =
+        || name.starts_with(".nst-cache-") || name.len() == 10 && name.starts_with(".tmp");
+    name.strip_suffix(".tmp").is_some_and(|name| name.starts_with('.')) || earlier()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_draft_becomes_the_file_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        for text in ["one", "two"] {
+            let mut draft = Draft::new(&path).unwrap();
+            draft.file().write_all(text.as_bytes()).unwrap();
+            assert!(names(folder.path()).iter().any(|name| is_temporary(name)));
+            draft.publish().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(names(folder.path()), ["a.bin"]);
+        drop(Draft::new(&path).unwrap());
+        assert_eq!(names(folder.path()), ["a.bin"]);
+        assert!(!Draft::new(&path).unwrap().rename_new().unwrap());
+        assert!(Draft::new(&folder.path().join("b.bin")).unwrap().rename_new().unwrap());
+        assert_eq!(names(folder.path()).len(), 2);
+        assert!(Draft::new(&folder.path().join("no/such/a.bin")).is_err());
+    }
+
+    #[test]
+    fn a_draft_whose_folder_is_another_one_is_not_published() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let mut draft = Draft::new(&folder.join("a.bin")).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let mut other = Draft::new(&folder.join("a.bin")).unwrap();
+        assert!(draft.rename().is_err());
+        other.rename().unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_have_the_mode_that_the_mask_leaves() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        fs::write(&plain, b"").unwrap();
+        let mut draft = Draft::new(&folder.path().join("a.bin")).unwrap();
+        draft.rename().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join("a.bin")), mode(&plain));
+    }
+}
