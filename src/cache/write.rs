@@ -578,6 +578,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::monitor::Silent;
+    use std::collections::BTreeMap;
 
     /// Every file of a cache by path, the lock excepted.
     fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
