@@ -9,6 +9,8 @@ mod cache_zarr;
 mod cli_contract;
 mod cli_errors;
 mod criterion_memory;
+#[cfg(target_os = "linux")]
+mod durability;
 mod executors;
 mod exported;
 mod extract_changes;
