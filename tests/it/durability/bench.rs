@@ -197,15 +197,25 @@ pub struct Verdict {
     pub faulty: Faulty,
 }
 
-/// Tries the cases on all cores; `NST_CASE` names one that is tried alone. Ends the test with what
-/// is wrong, and adds a line to the table of figures.
-pub fn judge<T: Sync>(what: &str, cases: &[(String, T)], check: impl Fn(&T) -> Faulty + Sync) {
-    let alone = std::env::var("NST_CASE").ok();
+/// The case that is tried alone, where one is named.
+pub fn alone() -> Option<String> {
+    std::env::var("NST_CASE").ok()
+}
+
+/// Tries the cases on all cores, or the one that is named. Ends the test with what is wrong, and
+/// adds a line to the table of figures. A case for which `check` gives nothing did not come about.
+pub fn judge<T: Sync>(
+    what: &str,
+    cases: &[(String, T)],
+    check: impl Fn(&T) -> Option<Faulty> + Sync,
+) {
+    let alone = alone();
     let cases: Vec<&(String, T)> =
         cases.iter().filter(|(name, _)| alone.as_ref().is_none_or(|a| a == name)).collect();
-    let verdicts: Vec<Verdict> =
-        each(&cases, |(name, case)| Verdict { name: name.clone(), faulty: check(case) });
-    conclude(what, &verdicts);
+    let verdicts = each(&cases, |(name, case)| {
+        check(case).map(|faulty| Verdict { name: name.clone(), faulty })
+    });
+    conclude(what, &verdicts.into_iter().flatten().collect::<Vec<_>>());
 }
 
 /// The table's line, and the end of the test where something is wrong.

@@ -1,7 +1,9 @@
 //! Crash states: a command is recorded, and whatever a crash may leave of it is checked and gone on
 //! with. Nothing that differs is accepted, and the same command ends in the same bytes.
 
-use super::bench::{Bench, EXTRACT, Faulty, PATIENCE, SWEEP, TRAIN, finish, judge, sample};
+use super::bench::{
+    Bench, Done, EXTRACT, Faulty, PATIENCE, SWEEP, TRAIN, alone, finish, judge, sample,
+};
 use super::compare::{self, Tree, everything};
 use super::replay::{Model, Recording, materialise, parse};
 use super::shim;
@@ -10,7 +12,7 @@ use crate::support::is_slow;
 use std::path::Path;
 
 /// What is written, below the root of the record: the folders that lead to it are part of it.
-const OUTPUT: &str = "new/out";
+pub(super) const OUTPUT: &str = "new/out";
 
 /// A command whose crashes are tried.
 struct Scene<'a> {
@@ -28,7 +30,7 @@ struct Scene<'a> {
 }
 
 /// A command on the output of a case.
-fn on(line: &str, root: &Path) -> String {
+pub(super) fn on(line: &str, root: &Path) -> String {
     let output = root.join(OUTPUT).display().to_string();
     if line.starts_with("cache ") {
         format!("{line} {output}")
@@ -74,10 +76,7 @@ fn play(bench: &Bench, scene: &Scene<'_>, damage: impl Fn(&Path)) {
     let whole = contents(scene, root);
     let all = recording.states();
     let distinct = all.len();
-    let mut states = sample(all, scene.tried.0, scene.tried.1, 1);
-    if std::env::var_os("NST_CASE").is_some() {
-        states = recording.states();
-    }
+    let states = if alone().is_some() { all } else { sample(all, scene.tried.0, scene.tried.1, 1) };
     let name = |&(count, model, seed): &(usize, Model, u64)| format!("{count}-{model:?}-{seed}");
     let mut cases: Vec<(String, Option<(usize, Model, u64)>)> =
         states.into_iter().map(|state| (name(&state), Some(state))).collect();
@@ -93,9 +92,9 @@ fn play(bench: &Bench, scene: &Scene<'_>, damage: impl Fn(&Path)) {
         })
         .collect();
     judge(&what, &trees, |tree| match tree {
-        None if not_synced.is_empty() => Vec::new(),
-        None => vec![format!("after exit 0, not made last: {}", not_synced.join(" "))],
-        Some(tree) => survive(bench, scene, tree, &whole),
+        None if not_synced.is_empty() => Some(Vec::new()),
+        None => Some(vec![format!("after exit 0, not made last: {}", not_synced.join(" "))]),
+        Some(tree) => Some(survive(bench, scene, tree, &whole)),
     });
 }
 
@@ -131,7 +130,7 @@ fn survive(bench: &Bench, scene: &Scene<'_>, tree: &Tree, whole: &Tree) -> Fault
 }
 
 /// The same command again; with `--resume` where it asks for that.
-pub(super) fn go_on(bench: &Bench, line: &str, root: &Path) -> super::bench::Done {
+pub(super) fn go_on(bench: &Bench, line: &str, root: &Path) -> Done {
     let line = on(line, root);
     let done = bench.run(&line);
     if done.code == Some(2) && done.err.contains("--resume") && line.starts_with("train ") {
@@ -237,16 +236,19 @@ fn repair() {
         is_cache: true,
         tried: (8, usize::MAX),
     };
-    play(&Bench::new(), &scene, |cache| {
-        let places =
-            [("taps/small/features/c/0/1/0/0/0", 1000), ("logits/c/0/2/0", 50), ("label/c/0", 9)];
-        for (path, at) in places {
-            let mut bytes = std::fs::read(cache.join(path)).unwrap();
-            bytes[at] ^= 1;
-            std::fs::write(cache.join(path), bytes).unwrap();
-        }
-        std::fs::remove_file(cache.join("taps/zarr.json")).unwrap();
-    });
+    play(&Bench::new(), &scene, damage);
+}
+
+/// Damages a cache in four places.
+pub(super) fn damage(cache: &Path) {
+    let places =
+        [("taps/small/features/c/0/1/0/0/0", 1000), ("logits/c/0/2/0", 50), ("label/c/0", 9)];
+    for (path, at) in places {
+        let mut bytes = std::fs::read(cache.join(path)).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(cache.join(path), bytes).unwrap();
+    }
+    std::fs::remove_file(cache.join("taps/zarr.json")).unwrap();
 }
 
 fn play_runs(what: &str, line: &str, few: usize) {
