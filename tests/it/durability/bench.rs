@@ -103,6 +103,17 @@ impl Bench {
         command
     }
 
+    /// The program in so many KiB of address space.
+    pub fn within(&self, line: &str, kilobytes: u64) -> Command {
+        let plain = self.command(line);
+        let mut command = Command::new("sh");
+        command.current_dir(self.folder.path());
+        command.args(["-c", &format!("ulimit -v {kilobytes}; exec \"$0\" \"$@\"")]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs a command to its end, or until nobody would wait any longer.
     pub fn run(&self, line: &str) -> Done {
         finish(self.command(line).spawn().unwrap(), PATIENCE)

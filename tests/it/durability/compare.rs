@@ -55,6 +55,7 @@ pub fn runs(folder: &Path) -> Tree {
             "metrics.jsonl" => lines_without_times(&bytes),
             "run.json" | "settings.json" | "table.json" => without_times(&bytes),
             "checkpoint.safetensors" => tensors(&bytes),
+            "recipe.toml" => without_seed(&bytes),
             "table.md" => Vec::new(),
             _ if path.ends_with(".log") => Vec::new(),
             _ => bytes,
@@ -75,6 +76,12 @@ fn lines_without_times(bytes: &[u8]) -> Vec<u8> {
     lines.collect::<Vec<_>>().join(&b"\n"[..])
 }
 
+/// A sweep's recipe of a method, whose seed is that of the run that began last.
+fn without_seed(bytes: &[u8]) -> Vec<u8> {
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.starts_with(b"seed"));
+    lines.collect::<Vec<_>>().join(&b"\n"[..])
+}
+
 fn strip(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -88,8 +95,8 @@ fn strip(value: &mut Value) {
     }
 }
 
-/// The tensors of a checkpoint, whose header has times.
-fn tensors(bytes: &[u8]) -> Vec<u8> {
+/// The tensors of a file, without what its header says of times.
+pub fn tensors(bytes: &[u8]) -> Vec<u8> {
     let Ok(file) = safetensors::SafeTensors::deserialize(bytes) else {
         return [b"no safetensors: ", bytes].concat();
     };

@@ -11,6 +11,8 @@
 mod bench;
 mod compare;
 mod faults;
+mod forge;
+mod mutations;
 mod replay;
 mod shim;
 mod states;

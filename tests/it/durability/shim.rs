@@ -114,7 +114,8 @@ pub fn delay(
         .env("NST_SHIM_SLEEP", milliseconds.to_string());
 }
 
-/// What a report says: how often each kind was called, and which calls were hit.
+/// What a report says: how often each kind was called (by the process that did it most), and which
+/// calls were hit.
 pub struct Report {
     pub totals: BTreeMap<String, usize>,
     pub hits: Vec<String>,
@@ -128,8 +129,8 @@ pub fn report(path: &Path) -> Report {
         let mut words = line.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
             (Some("total"), Some(kind), Some(count)) => {
-                *report.totals.entry(kind.to_owned()).or_default() +=
-                    count.parse::<usize>().unwrap();
+                let total = report.totals.entry(kind.to_owned()).or_default();
+                *total = (*total).max(count.parse().unwrap());
             }
             (Some("hit"), Some(kind), Some(path)) => report.hits.push(format!("{kind} {path}")),
             _ => panic!("{line}"),

@@ -1,0 +1,623 @@
+//! Kinds of damage to a cache, by chance and by intent.
+
+use crate::support::Random;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// A cache that is being damaged.
+pub struct Damage {
+    pub cache: PathBuf,
+    /// Where a file can be put beside it.
+    pub aside: PathBuf,
+    /// Caches of other settings and the same shapes.
+    pub others: Vec<PathBuf>,
+    pub manifest: Value,
+    pub random: Random,
+}
+
+/// Does the damage and says what it was; nothing where the cache has no place for it.
+type Apply = fn(&mut Damage) -> Option<String>;
+
+/// The kinds of damage; those that have more to choose from stand here more often.
+pub const KINDS: [(&str, Apply); 37] = [
+    ("swap segments", swap_segments),
+    ("swap arrays", swap_arrays),
+    ("copy within", copy_within),
+    ("shard of another cache", other_shard),
+    ("array of another cache", other_array),
+    ("rows of another cache", other_rows),
+    ("rows swapped", rows_swapped),
+    ("manifest of another cache", other_manifest),
+    ("truncate", truncate),
+    ("sparse and huge", sparse),
+    ("remove", remove),
+    ("not a file", not_a_file),
+    ("chunks swapped", chunks_swapped),
+    ("index", index),
+    ("manifest, segment twice", segment_twice),
+    ("manifest, segment dropped", segment_dropped),
+    ("manifest, sums swapped", sums_swapped),
+    ("manifest and shards swapped", all_swapped),
+    ("manifest, array twice", array_twice),
+    ("manifest, order of arrays", array_order),
+    ("manifest, paths swapped", paths_swapped),
+    ("manifest, a value", manifest_value),
+    ("manifest, geometry", geometry),
+    ("manifest, text", manifest_text),
+    ("zarr.json", zarr),
+    ("bits", bits),
+    ("page of zeros", zeros),
+    ("swap segments", swap_segments),
+    ("shard of another cache", other_shard),
+    ("rows of another cache", other_rows),
+    ("not a file", not_a_file),
+    ("not a file", not_a_file),
+    ("index", index),
+    ("manifest, a value", manifest_value),
+    ("manifest, a value", manifest_value),
+    ("manifest, geometry", geometry),
+    ("manifest, text", manifest_text),
+];
+
+/// Whether a forgery says all of itself, sums too: who can write the manifest can write the values.
+pub fn is_consistent(kind: &str, done: &str) -> bool {
+    let shapes = ["rows", "views", "segment_rows", "chunk_rows", "row_shape", "dtype", "codec"];
+    match kind {
+        "manifest and shards swapped" | "manifest, geometry" => true,
+        "manifest, a value" => shapes.iter().any(|key| done.contains(key)),
+        _ => false,
+    }
+}
+
+const FEATURES: [&str; 2] = ["taps/one/features", "taps/two/features"];
+const ROWS: [&str; 2] = ["label", "sample_id"];
+
+/// A number as a place in something that has so many.
+fn place(random: &mut Random, count: usize) -> usize {
+    (random.next() >> 16) as usize % count.max(1)
+}
+
+fn pick<'a, T>(random: &mut Random, items: &'a [T]) -> &'a T {
+    &items[place(random, items.len())]
+}
+
+/// Two different places.
+fn two(random: &mut Random, count: usize) -> (usize, usize) {
+    let first = place(random, count);
+    let second = (first + 1 + place(random, count - 1)) % count;
+    (first, second)
+}
+
+/// The manifest of a cache as JSON.
+pub fn read_manifest(cache: &Path) -> Value {
+    let document: Value =
+        serde_json::from_slice(&fs::read(cache.join("manifest.json")).unwrap()).unwrap();
+    document["manifest"].clone()
+}
+
+fn write_body(cache: &Path, body: &[u8]) {
+    let hash =
+        Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let head = format!("{{\"sha256\":\"{hash}\",\n\"manifest\":");
+    fs::write(cache.join("manifest.json"), [head.as_bytes(), body, b"}\n"].concat()).unwrap();
+}
+
+impl Damage {
+    fn store(&self) {
+        write_body(&self.cache, self.manifest.to_string().as_bytes());
+    }
+
+    fn arrays(&self) -> &Vec<Value> {
+        self.manifest["view_arrays"].as_array().unwrap()
+    }
+
+    fn segments(&mut self) -> &mut Vec<Value> {
+        self.manifest["segments"].as_array_mut().unwrap()
+    }
+
+    fn array(&mut self) -> usize {
+        place(&mut self.random, self.manifest["view_arrays"].as_array().unwrap().len())
+    }
+
+    fn segment(&mut self) -> usize {
+        place(&mut self.random, self.manifest["segments"].as_array().unwrap().len())
+    }
+
+    fn two_segments(&mut self) -> (usize, usize) {
+        let count = self.segments().len();
+        two(&mut self.random, count)
+    }
+
+    /// Which array has this path.
+    fn of_path(&self, path: &str) -> usize {
+        self.arrays().iter().position(|array| array["path"] == path).unwrap()
+    }
+
+    /// One of the two taps.
+    fn features(&mut self) -> usize {
+        let path = FEATURES[place(&mut self.random, 2)];
+        self.of_path(path)
+    }
+
+    /// The path of a shard in a cache.
+    fn shard(&self, array: usize, segment: usize) -> String {
+        let spec = &self.arrays()[array];
+        let record = &self.manifest["segments"][segment];
+        let axes = "/0".repeat(spec["row_shape"].as_array().map_or(0, Vec::len));
+        let path = spec["path"].as_str().unwrap();
+        format!("{path}/c/{}/{}{axes}", record["view"], record["index"])
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.cache.join(path)
+    }
+
+    /// Some file of the cache.
+    fn file(&mut self) -> String {
+        let (array, segment) = (self.array(), self.segment());
+        let others = [
+            "label/c/0",
+            "sample_id/c/0",
+            "zarr.json",
+            "manifest.json",
+            "extraction.json",
+            ".lock",
+        ];
+        if place(&mut self.random, 3) == 0 {
+            return self.shard(array, segment);
+        }
+        (*pick(&mut self.random, &others)).to_owned()
+    }
+
+    /// Changes a file's bytes.
+    fn edit(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = fs::read(self.at(path)).unwrap();
+        change(&mut bytes);
+        fs::write(self.at(path), bytes).unwrap();
+    }
+
+    fn other(&mut self) -> PathBuf {
+        pick(&mut self.random, &self.others).clone()
+    }
+
+    fn exchange(&self, a: &str, b: &str) {
+        let (first, second) = (fs::read(self.at(a)).unwrap(), fs::read(self.at(b)).unwrap());
+        fs::write(self.at(a), second).unwrap();
+        fs::write(self.at(b), first).unwrap();
+    }
+}
+
+fn swap_segments(to: &mut Damage) -> Option<String> {
+    let (array, (a, b)) = (to.array(), to.two_segments());
+    let (a, b) = (to.shard(array, a), to.shard(array, b));
+    to.exchange(&a, &b);
+    Some(format!("{a} and {b}"))
+}
+
+fn swap_arrays(to: &mut Damage) -> Option<String> {
+    let (first, second) = (to.segment(), to.segment());
+    let second = if to.random.unit() < 0.5 { first } else { second };
+    let (one, two) = (to.of_path(FEATURES[0]), to.of_path(FEATURES[1]));
+    let (a, b) = (to.shard(one, first), to.shard(two, second));
+    to.exchange(&a, &b);
+    Some(format!("{a} and {b}"))
+}
+
+fn copy_within(to: &mut Damage) -> Option<String> {
+    let (array, (a, b)) = (to.array(), to.two_segments());
+    let (a, b) = (to.shard(array, a), to.shard(array, b));
+    fs::copy(to.at(&a), to.at(&b)).unwrap();
+    Some(format!("{a} to {b}"))
+}
+
+fn other_shard(to: &mut Damage) -> Option<String> {
+    let (array, segment, other) = (to.array(), to.segment(), to.other());
+    let path = to.shard(array, segment);
+    fs::copy(other.join(&path), to.at(&path)).unwrap();
+    Some(format!("{path} of {}", other.display()))
+}
+
+fn other_array(to: &mut Damage) -> Option<String> {
+    let (array, other) = (to.array(), to.other());
+    for segment in 0..to.segments().len() {
+        let path = to.shard(array, segment);
+        fs::copy(other.join(&path), to.at(&path)).unwrap();
+    }
+    Some(format!("{} of {}", to.arrays()[array]["path"], other.display()))
+}
+
+fn other_rows(to: &mut Damage) -> Option<String> {
+    let other = to.other();
+    let paths = &ROWS[[0..1, 1..2, 0..2][place(&mut to.random, 3)].clone()];
+    for path in paths {
+        let path = format!("{path}/c/0");
+        fs::copy(other.join(&path), to.at(&path)).unwrap();
+    }
+    Some(format!("{paths:?} of {}", other.display()))
+}
+
+fn rows_swapped(to: &mut Damage) -> Option<String> {
+    to.exchange("label/c/0", "sample_id/c/0");
+    Some("label and sample_id".to_owned())
+}
+
+fn other_manifest(to: &mut Damage) -> Option<String> {
+    let other = to.other();
+    fs::copy(other.join("manifest.json"), to.at("manifest.json")).unwrap();
+    Some(format!("of {}", other.display()))
+}
+
+fn set_length(path: &Path, length: u64) {
+    fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+fn truncate(to: &mut Damage) -> Option<String> {
+    let path = to.file();
+    let length = fs::metadata(to.at(&path)).unwrap().len();
+    let lengths = [0, 1, length / 2, length.saturating_sub(1), length + 1, length + 4096];
+    let length = *pick(&mut to.random, &lengths);
+    set_length(&to.at(&path), length);
+    Some(format!("{path} to {length}"))
+}
+
+fn sparse(to: &mut Damage) -> Option<String> {
+    let path = to.file();
+    let length = *pick(&mut to.random, &[1 << 30, 1 << 36, 1 << 40]);
+    set_length(&to.at(&path), length);
+    Some(format!("{path} to {length}"))
+}
+
+fn remove(to: &mut Damage) -> Option<String> {
+    let path = to.file();
+    fs::remove_file(to.at(&path)).unwrap();
+    Some(path)
+}
+
+fn not_a_file(to: &mut Damage) -> Option<String> {
+    let path = to.file();
+    let (array, segment) = (to.array(), to.segment());
+    let other = to.at(&to.shard(array, segment));
+    let file = to.at(&path);
+    let moved = to.aside.join("moved");
+    fs::rename(&file, &moved).unwrap();
+    let kinds =
+        ["link", "other", "null", "zero", "full", "dangling", "loop", "folder", "fifo", "socket"];
+    let kind = *pick(&mut to.random, &kinds);
+    match kind {
+        "link" => symlink(&moved, &file).unwrap(),
+        "other" => symlink(&other, &file).unwrap(),
+        "null" | "zero" | "full" => symlink(format!("/dev/{kind}"), &file).unwrap(),
+        "dangling" => symlink("/nowhere/x", &file).unwrap(),
+        "loop" => symlink(&file, &file).unwrap(),
+        "folder" => fs::create_dir(&file).unwrap(),
+        "fifo" => fifo(&file),
+        // a path may be too long for a socket
+        _ => UnixListener::bind(&file).map_or_else(|_| fifo(&file), drop),
+    }
+    Some(format!("{path}: {kind}"))
+}
+
+/// Makes a FIFO, of which a read does not end.
+pub fn fifo(path: &Path) {
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o644));
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+}
+
+/// How many chunks a shard of features has.
+fn chunks(to: &Damage, array: usize) -> usize {
+    let number = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    number(&to.manifest["segment_rows"]) / number(&to.arrays()[array]["chunk_rows"])
+}
+
+/// The index of a shard: where it stands, and offset and length of each chunk.
+fn entries(bytes: &[u8], chunks: usize) -> (usize, Vec<[u64; 2]>) {
+    let at = bytes.len() - 4 - 16 * chunks;
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    (at, (0..chunks).map(|i| [number(at + 16 * i), number(at + 16 * i + 8)]).collect())
+}
+
+/// Two chunks of a shard exchanged, the index as it was.
+fn chunks_swapped(to: &mut Damage) -> Option<String> {
+    let (array, segment) = (to.features(), to.segment());
+    let (path, count) = (to.shard(array, segment), chunks(to, array));
+    if count < 2 {
+        return None;
+    }
+    let (a, b) = two(&mut to.random, count);
+    let mut is_done = false;
+    to.edit(&path, |bytes| {
+        let (_, entries) = entries(bytes, count);
+        let range = |[at, length]: [u64; 2]| {
+            usize::try_from(at).unwrap()..usize::try_from(at + length).unwrap()
+        };
+        if entries[a][1] == entries[b][1] {
+            let (a, b) = (range(entries[a]), range(entries[b]));
+            let (first, second) = (bytes[a.clone()].to_vec(), bytes[b.clone()].to_vec());
+            bytes[a].copy_from_slice(&second);
+            bytes[b].copy_from_slice(&first);
+            is_done = true;
+        }
+    });
+    is_done.then(|| format!("{path}, {a} and {b}"))
+}
+
+/// Entries of an index changed, its checksum and the manifest's digest made right.
+fn index(to: &mut Damage) -> Option<String> {
+    let array = to.features();
+    let (segment, count) = (to.segment(), chunks(to, array));
+    let path = to.shard(array, segment);
+    let mut bytes = fs::read(to.at(&path)).unwrap();
+    let (at, mut entries) = entries(&bytes, count);
+    let length = bytes.len() as u64;
+    let kind = *pick(&mut to.random, &["swap", "overlap", "huge", "off", "twice", "empty", "zero"]);
+    let (a, b) = if count > 1 { two(&mut to.random, count) } else { (0, 0) };
+    let random = &mut to.random;
+    match kind {
+        "swap" => entries.swap(a, b),
+        "overlap" => entries[a][0] = entries[a][0].saturating_sub(1 + random.next() % 5000),
+        "huge" => {
+            let values = [1 << 63, u64::MAX, 1 << 40, length];
+            entries[a][place(random, 2)] = *pick(random, &values);
+        }
+        "off" => {
+            let move_by = *pick(random, &[-1, 1, -4, 4]);
+            entries[a][1] = entries[a][1].wrapping_add_signed(move_by);
+        }
+        "twice" => entries[a] = entries[b],
+        "empty" => entries[a] = [u64::MAX; 2],
+        _ => entries[a] = [0, 0],
+    }
+    let mut index: Vec<u8> = entries.iter().flatten().flat_map(|n| n.to_le_bytes()).collect();
+    index.extend(crc32c::crc32c(&index).to_le_bytes());
+    bytes.truncate(at);
+    bytes.extend(&index);
+    let ends = entries.iter().filter_map(|[at, length]| {
+        let end = usize::try_from(at.checked_add(*length)?).ok()?;
+        bytes.get(end.checked_sub(4)?..end)
+    });
+    let sums: Vec<u8> = ends.flatten().chain(&index[index.len() - 4..]).copied().collect();
+    to.manifest["segments"][segment]["crc32c"][array] = crc32c::crc32c(&sums).into();
+    fs::write(to.at(&path), &bytes).unwrap();
+    to.store();
+    Some(format!("{path}: {kind}"))
+}
+
+fn segment_twice(to: &mut Damage) -> Option<String> {
+    let at = to.segment();
+    let mut segment = to.segments()[at].clone();
+    let kind = *pick(&mut to.random, &["beside", "at the end", "another"]);
+    match kind {
+        "beside" => to.segments().insert(at, segment),
+        "at the end" => to.segments().push(segment),
+        _ => {
+            segment["view"] = place(&mut to.random, 2).into();
+            segment["index"] = place(&mut to.random, 4).into();
+            let at = to.segment();
+            to.segments().insert(at, segment);
+        }
+    }
+    to.store();
+    Some(kind.to_owned())
+}
+
+fn segment_dropped(to: &mut Damage) -> Option<String> {
+    let at = to.segment();
+    to.segments().truncate(at);
+    to.store();
+    Some(format!("from {at} on"))
+}
+
+fn sums_swapped(to: &mut Damage) -> Option<String> {
+    let (array, (a, b)) = (to.array(), to.two_segments());
+    swap_values(to, &["crc32c"], array, (a, b));
+    to.store();
+    Some(format!("array {array}, {a} and {b}"))
+}
+
+/// Exchanges what two segments' records say of an array.
+fn swap_values(to: &mut Damage, keys: &[&str], array: usize, (a, b): (usize, usize)) {
+    for key in keys {
+        let first = to.manifest["segments"][a][key][array].take();
+        let second = to.manifest["segments"][b][key][array].take();
+        to.manifest["segments"][a][key][array] = second;
+        to.manifest["segments"][b][key][array] = first;
+    }
+}
+
+/// Two shards of an array exchanged with their sums: the manifest says all that there is.
+fn all_swapped(to: &mut Damage) -> Option<String> {
+    let (array, (a, b)) = (to.array(), to.two_segments());
+    let (first, second) = (to.shard(array, a), to.shard(array, b));
+    to.exchange(&first, &second);
+    swap_values(to, &["bytes", "crc32c"], array, (a, b));
+    to.store();
+    Some(format!("{first} and {second}"))
+}
+
+fn array_twice(to: &mut Damage) -> Option<String> {
+    let at = to.array();
+    let mut array = to.arrays()[at].clone();
+    let path = array["path"].as_str().unwrap().to_owned();
+    let names = [path.clone(), path.to_uppercase(), format!("{path}x"), format!("{path}/y")];
+    let name = pick(&mut to.random, &names).clone();
+    array["path"] = name.clone().into();
+    to.manifest["view_arrays"].as_array_mut().unwrap().push(array);
+    for segment in to.segments() {
+        for key in ["bytes", "crc32c"] {
+            let values = segment[key].as_array_mut().unwrap();
+            values.push(values[at].clone());
+        }
+    }
+    to.store();
+    Some(name)
+}
+
+fn array_order(to: &mut Damage) -> Option<String> {
+    let count = to.arrays().len();
+    let (a, b) = two(&mut to.random, count);
+    to.manifest["view_arrays"].as_array_mut().unwrap().swap(a, b);
+    let with_sums = to.random.unit() < 0.5;
+    for segment in to.segments().iter_mut().filter(|_| with_sums) {
+        for key in ["bytes", "crc32c"] {
+            segment[key].as_array_mut().unwrap().swap(a, b);
+        }
+    }
+    to.store();
+    Some(format!("{a} and {b}, sums too: {with_sums}"))
+}
+
+fn paths_swapped(to: &mut Damage) -> Option<String> {
+    let [one, two] = FEATURES.map(|path| to.of_path(path));
+    to.manifest["view_arrays"][one]["path"] = FEATURES[1].into();
+    to.manifest["view_arrays"][two]["path"] = FEATURES[0].into();
+    to.store();
+    Some("of the two taps".to_owned())
+}
+
+/// The places of all plain values.
+fn pointers(value: &Value, prefix: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields
+                .iter()
+                .for_each(|(key, value)| pointers(value, &format!("{prefix}/{key}"), into));
+        }
+        Value::Array(items) => {
+            items.iter().zip(0..).for_each(|(value, at): (_, usize)| {
+                pointers(value, &format!("{prefix}/{at}"), into);
+            });
+        }
+        _ => into.push(prefix.to_owned()),
+    }
+}
+
+fn manifest_value(to: &mut Damage) -> Option<String> {
+    let mut all = Vec::new();
+    pointers(&to.manifest, "", &mut all);
+    let pointer = pick(&mut to.random, &all).clone();
+    let old = to.manifest.pointer(&pointer).unwrap().clone();
+    let mut values = vec![
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(1u64 << 31),
+        json!(1u64 << 32),
+        json!(1u64 << 40),
+        json!(1u64 << 53),
+        json!(i64::MAX),
+        json!(1u64 << 63),
+        json!(u64::MAX),
+        json!(1e308),
+        json!(null),
+        json!("x"),
+        json!([]),
+        json!({}),
+        json!(true),
+    ];
+    if let Some(old) = old.as_u64() {
+        values.extend([json!(old.wrapping_add(1)), json!(old.saturating_sub(1))]);
+    } else {
+        values.extend(["a/b", "..", "/etc/passwd", "", "é"].map(Value::from));
+        values.push("a".repeat(5000).into());
+    }
+    let value = pick(&mut to.random, &values).clone();
+    let shown: String = value.to_string().chars().take(40).collect();
+    *to.manifest.pointer_mut(&pointer).unwrap() = value;
+    to.store();
+    Some(format!("{pointer}: {shown}"))
+}
+
+fn geometry(to: &mut Damage) -> Option<String> {
+    let array = to.array();
+    let keys = [
+        ("rows", json!([1, 383, 385, 1u64 << 38, 1u64 << 39])),
+        ("views", json!([1, 3, 1 << 30])),
+        ("segment_rows", json!([1, 64, 256, 384, 1u64 << 38])),
+        ("chunk_rows", json!([1, 16, 64, 128, 1 << 29])),
+        ("dtype", json!(["float32", "float16", "uint8", "int64", "float64", "int32"])),
+        ("codec", json!(["raw", "zstd"])),
+        ("row_shape", json!([[784], [16, 49, 1], [7, 7, 16], [1 << 20], []])),
+        ("axes", json!([["h", "w", "c"], ["c", "w", "h"], ["x", "y", "z"], []])),
+    ];
+    let (key, values) = pick(&mut to.random, &keys);
+    let value = pick(&mut to.random, values.as_array().unwrap()).clone();
+    let places = [String::new(), format!("/view_arrays/{array}"), "/row_arrays/0".to_owned()];
+    let of = if ["rows", "views", "segment_rows"].contains(key) {
+        &places[0]
+    } else {
+        pick(&mut to.random, &places[1..])
+    };
+    let shown = format!("{of}/{key}: {value}");
+    to.manifest.pointer_mut(of).unwrap()[key] = value;
+    to.store();
+    Some(shown)
+}
+
+fn manifest_text(to: &mut Damage) -> Option<String> {
+    let text = to.manifest.to_string();
+    let kind = *pick(&mut to.random, &["key twice", "unknown key", "deep", "cut", "bit", "spaces"]);
+    let bytes = match kind {
+        "key twice" => text.replace("\"rows\":384", "\"rows\":384,\"rows\":128").into_bytes(),
+        "unknown key" => format!("{},\"surprise\":1}}", &text[..text.len() - 1]).into_bytes(),
+        "deep" => {
+            let deep = format!("\"skipped\":{}{}", "[".repeat(100_000), "]".repeat(100_000));
+            text.replace("\"skipped\":[]", &deep).into_bytes()
+        }
+        "cut" => text.as_bytes()[..place(&mut to.random, text.len())].to_vec(),
+        "bit" => {
+            let mut bytes = text.into_bytes();
+            flip(&mut bytes, &mut to.random);
+            bytes
+        }
+        _ => text.replace(',', " , ").into_bytes(),
+    };
+    write_body(&to.cache, &bytes);
+    Some(kind.to_owned())
+}
+
+/// Flips a bit.
+pub fn flip(bytes: &mut [u8], random: &mut Random) {
+    let at = place(random, bytes.len());
+    bytes[at] ^= 1 << place(random, 8);
+}
+
+fn zarr(to: &mut Damage) -> Option<String> {
+    let paths: Vec<String> = super::compare::everything(&to.cache)
+        .into_keys()
+        .filter(|path| path.ends_with("zarr.json"))
+        .collect();
+    let path = pick(&mut to.random, &paths).clone();
+    let mut bytes = fs::read(to.at(&path)).unwrap();
+    flip(&mut bytes, &mut to.random);
+    fs::write(to.at(&path), bytes).unwrap();
+    Some(path)
+}
+
+fn bits(to: &mut Damage) -> Option<String> {
+    let (array, segment) = (to.array(), to.segment());
+    let paths = [to.shard(array, segment), "label/c/0".to_owned(), "sample_id/c/0".to_owned()];
+    let path = pick(&mut to.random, &paths).clone();
+    let count = *pick(&mut to.random, &[1, 1, 2, 8]);
+    let mut bytes = fs::read(to.at(&path)).unwrap();
+    (0..count).for_each(|_| flip(&mut bytes, &mut to.random));
+    fs::write(to.at(&path), bytes).unwrap();
+    Some(format!("{path}: {count}"))
+}
+
+/// A sector that was lost.
+fn zeros(to: &mut Damage) -> Option<String> {
+    let (array, segment) = (to.array(), to.segment());
+    let path = to.shard(array, segment);
+    let size = *pick(&mut to.random, &[512, 4096]);
+    let mut bytes = fs::read(to.at(&path)).unwrap();
+    let at = place(&mut to.random, bytes.len()) / size * size;
+    let end = bytes.len().min(at + size);
+    bytes[at..end].fill(0);
+    fs::write(to.at(&path), bytes).unwrap();
+    Some(format!("{path}: {size} at {at}"))
+}
