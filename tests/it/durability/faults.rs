@@ -434,7 +434,7 @@ fn a_run_is_not_overwritten_that_cannot_be_seen() {
 }
 
 /// A run that stopped after its first checkpoint: the disk was full.
-fn unfinished(bench: &Bench) -> Tree {
+pub(super) fn unfinished(bench: &Bench) -> Tree {
     for nth in 1.. {
         let fault = Fault { call: "write", failure: ENOSPC, nth, and_later: true };
         let (_, _, tree) = meet(bench, &Tree::new(), &steps(), &fault).unwrap();

@@ -10,9 +10,12 @@
 
 mod bench;
 mod compare;
+mod concurrency;
 mod faults;
 mod forge;
+mod kills;
 mod mutations;
 mod replay;
+mod runs;
 mod shim;
 mod states;

@@ -347,6 +347,24 @@ impl Recording {
         disk.after_crash(model, seed)
     }
 
+    /// The last of the first `count` operations, for people.
+    pub fn last(&self, count: usize) -> String {
+        let Some(op) = count.checked_sub(1).map(|last| &self.ops[last]) else {
+            return "nothing".to_owned();
+        };
+        let (what, path) = match op {
+            Op::Create(path) => ("open or make", path),
+            Op::Truncate(path, _) => ("truncate", path),
+            Op::Write(path, ..) => ("write", path),
+            Op::Sync(path) => ("sync", path),
+            Op::Rename(_, path) => ("rename to", path),
+            Op::Link(_, path) => ("link to", path),
+            Op::Unlink(path) => ("remove", path),
+            Op::MakeDir(path) => ("make folder", path),
+        };
+        format!("{what} {}", path.join("/"))
+    }
+
     /// The names of all states that differ: operations done, model, seed.
     pub fn states(&self) -> Vec<(usize, Model, u64)> {
         let models = [Model::All, Model::Synced, Model::Names, Model::Zeros, Model::Data];

@@ -7,7 +7,8 @@
  *     NST_SHIM_NTH     which one of it, from 1
  *     NST_SHIM_ERRNO   with what it fails; 0: it is done by half
  *     NST_SHIM_STICKY  1: all later ones fail too
- *     NST_SHIM_SLEEP   milliseconds to wait in place of failing
+ *     NST_SHIM_UNTIL   in place of failing it waits until there is this file
+ *     NST_SHIM_PART    calls count whose paths have this in them
  *     NST_SHIM_REPORT  where "hit KIND PATH" and, at exit, "total KIND COUNT" are written
  * Processes count by themselves; the log and the report are shared.
  */
@@ -41,11 +42,11 @@ static const char *const names[KINDS] = {
 #define PATH_BYTES 4352
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static const char *root;
+static const char *root, *part, *gate;
 static size_t root_length;
 static int log_file = -1, report_file = -1;
 static int chosen = -1, error_number, sticky, fired;
-static long nth, sleep_ms, counts[KINDS];
+static long nth, counts[KINDS];
 
 #define REAL(result, name, ...) \
   static result (*real)(__VA_ARGS__); \
@@ -84,7 +85,8 @@ __attribute__((constructor)) static void begin(void) {
   nth = number("NST_SHIM_NTH");
   error_number = (int)number("NST_SHIM_ERRNO");
   sticky = (int)number("NST_SHIM_STICKY");
-  sleep_ms = number("NST_SHIM_SLEEP");
+  part = getenv("NST_SHIM_PART");
+  gate = getenv("NST_SHIM_UNTIL");
   for (int kind = 0; call && kind < KINDS; kind++) {
     if (!strcmp(call, names[kind])) chosen = kind;
   }
@@ -138,15 +140,16 @@ enum outcome { DO, FAIL, HALF };
 
 /* Counts a call; what becomes of it. Sets errno where it fails. */
 static enum outcome meets(enum kind kind, const char *path) {
+  if (part && !strstr(path + root_length, part)) return DO;
   pthread_mutex_lock(&lock);
   long count = ++counts[kind];
   int hit = (int)kind == chosen && (count == nth || (sticky && count > nth));
   if (hit && !fired++) say("hit", names[kind], path + root_length);
   pthread_mutex_unlock(&lock);
   if (!hit) return DO;
-  if (sleep_ms) {
-    struct timespec time = {sleep_ms / 1000, sleep_ms % 1000 * 1000000};
-    while (nanosleep(&time, &time)) {}
+  if (gate) {
+    struct timespec pause = {0, 2000000};
+    while (access(gate, F_OK)) nanosleep(&pause, NULL);
     return DO;
   }
   if (!error_number) return HALF;

@@ -98,20 +98,36 @@ impl Fault {
     }
 }
 
-/// Lets the `nth` call of a kind below `root` take so long.
-pub fn delay(
-    command: &mut Command,
-    shim: &Path,
-    root: &Path,
-    (call, nth): (&str, usize),
-    milliseconds: u64,
-    report: &Path,
-) {
-    count(command, shim, root, report);
-    command
-        .env("NST_SHIM_CALL", call)
-        .env("NST_SHIM_NTH", nth.to_string())
-        .env("NST_SHIM_SLEEP", milliseconds.to_string());
+/// A place at which a command is held: the `nth` call of a kind on a path that has `part` in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    pub call: &'static str,
+    pub nth: usize,
+    pub part: &'static str,
+}
+
+impl Stop {
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.call, self.nth)
+    }
+
+    /// Holds the command there, below `root`, until there is a file `gate`; `report` tells when it
+    /// has come there.
+    pub fn hold(
+        &self,
+        command: &mut Command,
+        shim: &Path,
+        root: &Path,
+        gate: &Path,
+        report: &Path,
+    ) {
+        count(command, shim, root, report);
+        command
+            .env("NST_SHIM_CALL", self.call)
+            .env("NST_SHIM_NTH", self.nth.to_string())
+            .env("NST_SHIM_PART", self.part)
+            .env("NST_SHIM_UNTIL", gate);
+    }
 }
 
 /// What a report says: how often each kind was called (by the process that did it most), and which

@@ -84,17 +84,25 @@ fn play(bench: &Bench, scene: &Scene<'_>, damage: impl Fn(&Path)) {
     let what =
         format!("crash states, {} ({} ops, {distinct} distinct)", scene.what, recording.ops.len());
     // replays share nothing between threads
-    let trees: Vec<(String, Option<Tree>)> = cases
+    let trees: Vec<(String, Option<(Tree, String)>)> = cases
         .into_iter()
         .map(|(name, state)| {
-            let tree = state.map(|(count, model, seed)| recording.state(count, model, seed).tree());
+            let tree = state.map(|(count, model, seed)| {
+                (recording.state(count, model, seed).tree(), recording.last(count))
+            });
             (name, tree)
         })
         .collect();
     judge(&what, &trees, |tree| match tree {
         None if not_synced.is_empty() => Some(Vec::new()),
         None => Some(vec![format!("after exit 0, not made last: {}", not_synced.join(" "))]),
-        Some(tree) => Some(survive(bench, scene, tree, &whole)),
+        Some((tree, last)) => {
+            let mut faulty = survive(bench, scene, tree, &whole);
+            if !faulty.is_empty() {
+                faulty.push(format!("after {last}"));
+            }
+            Some(faulty)
+        }
     });
 }
 
