@@ -15,7 +15,7 @@ LIBRARY := $(RELEASE)/libonnxruntime.$(ENDING)
 export ORT_DYLIB_PATH ?= $(abspath $(LIBRARY))
 
 .PHONY: help build demo test test-python test-slow check-students check conformance accuracy fuzz \
-  bench-peers onnxruntime clean
+  durability bench-peers onnxruntime clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,14 @@ PRECISION ?= fast
 
 accuracy: build ## The table of docs/accuracy.md (TEACHER=…onnx FASHION=folder of the IDX files)
 	scripts/accuracy.py --teacher $(TEACHER) --data $(FASHION) --precision $(PRECISION)
+
+FIGURES := target/durability.md
+
+durability: build ## Crashes, failing disks, kills, damage, two at once: all of it, and a table
+	@rm -f $(FIGURES)
+	NST_SLOW=1 NST_BINARY=$(abspath $(BINARY)) NST_FIGURES=$(abspath $(FIGURES)) \
+	  $(CARGO) test --locked --test it durability; status=$$?; \
+	  printf '| what | tried | failing |\n|---|---|---|\n'; sort $(FIGURES); exit $$status
 
 FUZZ_SECONDS ?= 60
 

@@ -103,12 +103,12 @@ impl Bench {
         command
     }
 
-    /// The program in so many KiB of address space.
-    pub fn within(&self, line: &str, kilobytes: u64) -> Command {
+    /// The program under limits as `ulimit` takes them.
+    pub fn within(&self, line: &str, limits: &str) -> Command {
         let plain = self.command(line);
         let mut command = Command::new("sh");
         command.current_dir(self.folder.path());
-        command.args(["-c", &format!("ulimit -v {kilobytes}; exec \"$0\" \"$@\"")]);
+        command.args(["-c", &format!("ulimit {limits}; exec \"$0\" \"$@\"")]);
         command.arg(plain.get_program()).args(plain.get_args());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -14,8 +14,8 @@ use std::time::Duration;
 const SAMPLES: usize = 384;
 /// No command on a cache of a megabyte takes longer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Of address space, in KiB.
-const MEMORY: u64 = 12_000_000_000 / 1024;
+/// Of address space: 12 GB in KiB.
+const MEMORY: &str = "-v 11718750";
 /// Damages that are tried in part, and in all.
 const TRIED: [u64; 2] = [74, 2273];
 

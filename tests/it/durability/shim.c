@@ -32,11 +32,11 @@
 
 enum kind {
   OPEN, READ, WRITE, FSYNC, TRUNCATE, RENAME, LINK, UNLINK, MKDIR, FLOCK, OPENDIR, READDIR, STAT,
-  MMAP, KINDS
+  MMAP, THREAD, KINDS
 };
 static const char *const names[KINDS] = {
   "open", "read", "write", "fsync", "ftruncate", "rename", "link", "unlink", "mkdir", "flock",
-  "opendir", "readdir", "stat", "mmap"
+  "opendir", "readdir", "stat", "mmap", "thread"
 };
 
 #define PATH_BYTES 4352
@@ -418,4 +418,12 @@ void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t off
   char path[PATH_BYTES];
   if (fd >= 0 && below_by_fd(fd, path) && meets(MMAP, path) != DO) return MAP_FAILED;
   return real(at, length, protection, flags, fd, offset);
+}
+
+/* Threads are counted wherever they come from. */
+int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict attributes,
+                   void *(*start)(void *), void *restrict argument) {
+  REAL(int, pthread_create, pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+  if (root && meets(THREAD, root) != DO) return error_number;
+  return real(thread, attributes, start, argument);
 }

@@ -49,6 +49,7 @@ pub enum Failure {
 pub const ENOENT: Failure = Failure::Error("ENOENT", 2);
 pub const EINTR: Failure = Failure::Error("EINTR", 4);
 pub const EIO: Failure = Failure::Error("EIO", 5);
+pub const EAGAIN: Failure = Failure::Error("EAGAIN", 11);
 pub const ENOMEM: Failure = Failure::Error("ENOMEM", 12);
 pub const EACCES: Failure = Failure::Error("EACCES", 13);
 pub const EMFILE: Failure = Failure::Error("EMFILE", 24);
