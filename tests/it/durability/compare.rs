@@ -13,6 +13,11 @@ fn is_aside(path: &str) -> bool {
     matches!(name, ".lock" | "extraction.json")
 }
 
+/// Whether a file is what a sweep's run has said.
+pub fn is_log(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|ending| ending == "log")
+}
+
 /// Everything below a folder; what is neither file nor folder as `kind of file`.
 pub fn everything(folder: &Path) -> Tree {
     fn walk(folder: &Path, prefix: &str, into: &mut Tree) {
@@ -57,7 +62,7 @@ pub fn runs(folder: &Path) -> Tree {
             "checkpoint.safetensors" => tensors(&bytes),
             "recipe.toml" => without_seed(&bytes),
             "table.md" => Vec::new(),
-            _ if path.ends_with(".log") => Vec::new(),
+            _ if is_log(path) => Vec::new(),
             _ => bytes,
         });
     }

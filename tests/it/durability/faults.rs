@@ -142,7 +142,7 @@ fn ending(scene: &Scene, fault: &Fault, hit: &str, done: &Done) -> Faulty {
     let said = || scene.bench.brief(&done.said());
     let is_change = ["write", "fsync", "rename", "ftruncate"].contains(&fault.call);
     // who holds the lock is said for people alone, and so is what a sweep's run says in its log
-    let is_said = hit.ends_with("/.lock") || hit.ends_with(".log");
+    let is_said = hit.ends_with("/.lock") || compare::is_log(hit);
     // a cache without its lock is read without
     let is_lockless = fault.call == "flock" || hit.ends_with("/.lock") && fault.failure == ENOENT;
     let mut faulty = Vec::new();
@@ -156,12 +156,11 @@ fn ending(scene: &Scene, fault: &Fault, hit: &str, done: &Done) -> Faulty {
         Some(0) if scene.kind == Kind::Verify && !fault.is_harmless() && !is_lockless => {
             faulty.push(format!("{hit}: not read, and called sound"));
         }
-        Some(0) => {}
         Some(1) if scene.kind == Kind::Verify || scene.line.starts_with("sweep") => {}
         Some(2) if !done.err.contains("os error") && !fault.is_harmless() => {
             faulty.push(format!("{hit}: no cause is named: {}", said()));
         }
-        Some(2) => {}
+        Some(0 | 2) => {}
         _ => faulty.push(format!("{hit}: {}", said())),
     }
     if fault.is_harmless() && fault.call != "flock" && done.code != Some(0) {

@@ -24,8 +24,8 @@ pub struct Damage {
     pub random: Random,
 }
 
-/// Does the damage and says what it was; nothing where the cache has no place for it.
-type Apply = fn(&mut Damage) -> Option<String>;
+/// Does the damage and says what it was.
+type Apply = fn(&mut Damage) -> String;
 
 /// The kinds of damage; those that have more to choose from stand here more often.
 pub const KINDS: [(&str, Apply); 37] = [
@@ -196,93 +196,93 @@ impl Damage {
     }
 }
 
-fn swap_segments(to: &mut Damage) -> Option<String> {
+fn swap_segments(to: &mut Damage) -> String {
     let (array, (a, b)) = (to.array(), to.two_segments());
     let (a, b) = (to.shard(array, a), to.shard(array, b));
     to.exchange(&a, &b);
-    Some(format!("{a} and {b}"))
+    format!("{a} and {b}")
 }
 
-fn swap_arrays(to: &mut Damage) -> Option<String> {
+fn swap_arrays(to: &mut Damage) -> String {
     let (first, second) = (to.segment(), to.segment());
     let second = if to.random.unit() < 0.5 { first } else { second };
     let (one, two) = (to.of_path(FEATURES[0]), to.of_path(FEATURES[1]));
     let (a, b) = (to.shard(one, first), to.shard(two, second));
     to.exchange(&a, &b);
-    Some(format!("{a} and {b}"))
+    format!("{a} and {b}")
 }
 
-fn copy_within(to: &mut Damage) -> Option<String> {
+fn copy_within(to: &mut Damage) -> String {
     let (array, (a, b)) = (to.array(), to.two_segments());
     let (a, b) = (to.shard(array, a), to.shard(array, b));
     fs::copy(to.at(&a), to.at(&b)).unwrap();
-    Some(format!("{a} to {b}"))
+    format!("{a} to {b}")
 }
 
-fn other_shard(to: &mut Damage) -> Option<String> {
+fn other_shard(to: &mut Damage) -> String {
     let (array, segment, other) = (to.array(), to.segment(), to.other());
     let path = to.shard(array, segment);
     fs::copy(other.join(&path), to.at(&path)).unwrap();
-    Some(format!("{path} of {}", other.display()))
+    format!("{path} of {}", other.display())
 }
 
-fn other_array(to: &mut Damage) -> Option<String> {
+fn other_array(to: &mut Damage) -> String {
     let (array, other) = (to.array(), to.other());
     for segment in 0..to.segments().len() {
         let path = to.shard(array, segment);
         fs::copy(other.join(&path), to.at(&path)).unwrap();
     }
-    Some(format!("{} of {}", to.arrays()[array]["path"], other.display()))
+    format!("{} of {}", to.arrays()[array]["path"], other.display())
 }
 
-fn other_rows(to: &mut Damage) -> Option<String> {
+fn other_rows(to: &mut Damage) -> String {
     let other = to.other();
     let paths = &ROWS[[0..1, 1..2, 0..2][place(&mut to.random, 3)].clone()];
     for path in paths {
         let path = format!("{path}/c/0");
         fs::copy(other.join(&path), to.at(&path)).unwrap();
     }
-    Some(format!("{paths:?} of {}", other.display()))
+    format!("{paths:?} of {}", other.display())
 }
 
-fn rows_swapped(to: &mut Damage) -> Option<String> {
+fn rows_swapped(to: &mut Damage) -> String {
     to.exchange("label/c/0", "sample_id/c/0");
-    Some("label and sample_id".to_owned())
+    "label and sample_id".to_owned()
 }
 
-fn other_manifest(to: &mut Damage) -> Option<String> {
+fn other_manifest(to: &mut Damage) -> String {
     let other = to.other();
     fs::copy(other.join("manifest.json"), to.at("manifest.json")).unwrap();
-    Some(format!("of {}", other.display()))
+    format!("of {}", other.display())
 }
 
 fn set_length(path: &Path, length: u64) {
     fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
 }
 
-fn truncate(to: &mut Damage) -> Option<String> {
+fn truncate(to: &mut Damage) -> String {
     let path = to.file();
     let length = fs::metadata(to.at(&path)).unwrap().len();
     let lengths = [0, 1, length / 2, length.saturating_sub(1), length + 1, length + 4096];
     let length = *pick(&mut to.random, &lengths);
     set_length(&to.at(&path), length);
-    Some(format!("{path} to {length}"))
+    format!("{path} to {length}")
 }
 
-fn sparse(to: &mut Damage) -> Option<String> {
+fn sparse(to: &mut Damage) -> String {
     let path = to.file();
     let length = *pick(&mut to.random, &[1 << 30, 1 << 36, 1 << 40]);
     set_length(&to.at(&path), length);
-    Some(format!("{path} to {length}"))
+    format!("{path} to {length}")
 }
 
-fn remove(to: &mut Damage) -> Option<String> {
+fn remove(to: &mut Damage) -> String {
     let path = to.file();
     fs::remove_file(to.at(&path)).unwrap();
-    Some(path)
+    path
 }
 
-fn not_a_file(to: &mut Damage) -> Option<String> {
+fn not_a_file(to: &mut Damage) -> String {
     let path = to.file();
     let (array, segment) = (to.array(), to.segment());
     let other = to.at(&to.shard(array, segment));
@@ -303,7 +303,7 @@ fn not_a_file(to: &mut Damage) -> Option<String> {
         // a path may be too long for a socket
         _ => UnixListener::bind(&file).map_or_else(|_| fifo(&file), drop),
     }
-    Some(format!("{path}: {kind}"))
+    format!("{path}: {kind}")
 }
 
 /// Makes a FIFO, of which a read does not end.
@@ -326,32 +326,27 @@ fn entries(bytes: &[u8], chunks: usize) -> (usize, Vec<[u64; 2]>) {
 }
 
 /// Two chunks of a shard exchanged, the index as it was.
-fn chunks_swapped(to: &mut Damage) -> Option<String> {
+fn chunks_swapped(to: &mut Damage) -> String {
     let (array, segment) = (to.features(), to.segment());
     let (path, count) = (to.shard(array, segment), chunks(to, array));
-    if count < 2 {
-        return None;
-    }
     let (a, b) = two(&mut to.random, count);
-    let mut is_done = false;
     to.edit(&path, |bytes| {
         let (_, entries) = entries(bytes, count);
         let range = |[at, length]: [u64; 2]| {
             usize::try_from(at).unwrap()..usize::try_from(at + length).unwrap()
         };
-        if entries[a][1] == entries[b][1] {
-            let (a, b) = (range(entries[a]), range(entries[b]));
-            let (first, second) = (bytes[a.clone()].to_vec(), bytes[b.clone()].to_vec());
-            bytes[a].copy_from_slice(&second);
-            bytes[b].copy_from_slice(&first);
-            is_done = true;
-        }
+        // compressed ones have lengths of their own
+        let length = entries[a][1].min(entries[b][1]);
+        let (a, b) = (range([entries[a][0], length]), range([entries[b][0], length]));
+        let (first, second) = (bytes[a.clone()].to_vec(), bytes[b.clone()].to_vec());
+        bytes[a].copy_from_slice(&second);
+        bytes[b].copy_from_slice(&first);
     });
-    is_done.then(|| format!("{path}, {a} and {b}"))
+    format!("{path}, {a} and {b}")
 }
 
 /// Entries of an index changed, its checksum and the manifest's digest made right.
-fn index(to: &mut Damage) -> Option<String> {
+fn index(to: &mut Damage) -> String {
     let array = to.features();
     let (segment, count) = (to.segment(), chunks(to, array));
     let path = to.shard(array, segment);
@@ -359,7 +354,7 @@ fn index(to: &mut Damage) -> Option<String> {
     let (at, mut entries) = entries(&bytes, count);
     let length = bytes.len() as u64;
     let kind = *pick(&mut to.random, &["swap", "overlap", "huge", "off", "twice", "empty", "zero"]);
-    let (a, b) = if count > 1 { two(&mut to.random, count) } else { (0, 0) };
+    let (a, b) = two(&mut to.random, count);
     let random = &mut to.random;
     match kind {
         "swap" => entries.swap(a, b),
@@ -388,7 +383,7 @@ fn index(to: &mut Damage) -> Option<String> {
     to.manifest["segments"][segment]["crc32c"][array] = crc32c::crc32c(&sums).into();
     fs::write(to.at(&path), &bytes).unwrap();
     to.store();
-    Some(format!("{path}: {kind}"))
+    format!("{path}: {kind}")
 }
 
 /// Flips a bit.
@@ -397,7 +392,7 @@ pub fn flip(bytes: &mut [u8], random: &mut Random) {
     bytes[at] ^= 1 << place(random, 8);
 }
 
-fn zarr(to: &mut Damage) -> Option<String> {
+fn zarr(to: &mut Damage) -> String {
     let paths: Vec<String> = super::compare::everything(&to.cache)
         .into_keys()
         .filter(|path| path.ends_with("zarr.json"))
@@ -406,10 +401,10 @@ fn zarr(to: &mut Damage) -> Option<String> {
     let mut bytes = fs::read(to.at(&path)).unwrap();
     flip(&mut bytes, &mut to.random);
     fs::write(to.at(&path), bytes).unwrap();
-    Some(path)
+    path
 }
 
-fn bits(to: &mut Damage) -> Option<String> {
+fn bits(to: &mut Damage) -> String {
     let (array, segment) = (to.array(), to.segment());
     let paths = [to.shard(array, segment), "label/c/0".to_owned(), "sample_id/c/0".to_owned()];
     let path = pick(&mut to.random, &paths).clone();
@@ -417,11 +412,11 @@ fn bits(to: &mut Damage) -> Option<String> {
     let mut bytes = fs::read(to.at(&path)).unwrap();
     (0..count).for_each(|_| flip(&mut bytes, &mut to.random));
     fs::write(to.at(&path), bytes).unwrap();
-    Some(format!("{path}: {count}"))
+    format!("{path}: {count}")
 }
 
 /// A sector that was lost.
-fn zeros(to: &mut Damage) -> Option<String> {
+fn zeros(to: &mut Damage) -> String {
     let (array, segment) = (to.array(), to.segment());
     let path = to.shard(array, segment);
     let size = *pick(&mut to.random, &[512, 4096]);
@@ -430,5 +425,5 @@ fn zeros(to: &mut Damage) -> Option<String> {
     let end = bytes.len().min(at + size);
     bytes[at..end].fill(0);
     fs::write(to.at(&path), bytes).unwrap();
-    Some(format!("{path}: {size} at {at}"))
+    format!("{path}: {size} at {at}")
 }

@@ -4,7 +4,7 @@ use super::forge::{Damage, FEATURES, flip, pick, place, two, write_body};
 
 use serde_json::{Value, json};
 
-pub fn segment_twice(to: &mut Damage) -> Option<String> {
+pub fn segment_twice(to: &mut Damage) -> String {
     let at = to.segment();
     let mut segment = to.segments()[at].clone();
     let kind = *pick(&mut to.random, &["beside", "at the end", "another"]);
@@ -19,21 +19,21 @@ pub fn segment_twice(to: &mut Damage) -> Option<String> {
         }
     }
     to.store();
-    Some(kind.to_owned())
+    kind.to_owned()
 }
 
-pub fn segment_dropped(to: &mut Damage) -> Option<String> {
+pub fn segment_dropped(to: &mut Damage) -> String {
     let at = to.segment();
     to.segments().truncate(at);
     to.store();
-    Some(format!("from {at} on"))
+    format!("from {at} on")
 }
 
-pub fn sums_swapped(to: &mut Damage) -> Option<String> {
+pub fn sums_swapped(to: &mut Damage) -> String {
     let (array, (a, b)) = (to.array(), to.two_segments());
     swap_values(to, &["crc32c"], array, (a, b));
     to.store();
-    Some(format!("array {array}, {a} and {b}"))
+    format!("array {array}, {a} and {b}")
 }
 
 /// Exchanges what two segments' records say of an array.
@@ -47,16 +47,16 @@ fn swap_values(to: &mut Damage, keys: &[&str], array: usize, (a, b): (usize, usi
 }
 
 /// Two shards of an array exchanged with their sums: the manifest says all that there is.
-pub fn all_swapped(to: &mut Damage) -> Option<String> {
+pub fn all_swapped(to: &mut Damage) -> String {
     let (array, (a, b)) = (to.array(), to.two_segments());
     let (first, second) = (to.shard(array, a), to.shard(array, b));
     to.exchange(&first, &second);
     swap_values(to, &["bytes", "crc32c"], array, (a, b));
     to.store();
-    Some(format!("{first} and {second}"))
+    format!("{first} and {second}")
 }
 
-pub fn array_twice(to: &mut Damage) -> Option<String> {
+pub fn array_twice(to: &mut Damage) -> String {
     let at = to.array();
     let mut array = to.arrays()[at].clone();
     let path = array["path"].as_str().unwrap().to_owned();
@@ -71,10 +71,10 @@ pub fn array_twice(to: &mut Damage) -> Option<String> {
         }
     }
     to.store();
-    Some(name)
+    name
 }
 
-pub fn array_order(to: &mut Damage) -> Option<String> {
+pub fn array_order(to: &mut Damage) -> String {
     let count = to.arrays().len();
     let (a, b) = two(&mut to.random, count);
     to.manifest["view_arrays"].as_array_mut().unwrap().swap(a, b);
@@ -85,15 +85,15 @@ pub fn array_order(to: &mut Damage) -> Option<String> {
         }
     }
     to.store();
-    Some(format!("{a} and {b}, sums too: {with_sums}"))
+    format!("{a} and {b}, sums too: {with_sums}")
 }
 
-pub fn paths_swapped(to: &mut Damage) -> Option<String> {
+pub fn paths_swapped(to: &mut Damage) -> String {
     let [one, two] = FEATURES.map(|path| to.of_path(path));
     to.manifest["view_arrays"][one]["path"] = FEATURES[1].into();
     to.manifest["view_arrays"][two]["path"] = FEATURES[0].into();
     to.store();
-    Some("of the two taps".to_owned())
+    "of the two taps".to_owned()
 }
 
 /// The places of all plain values.
@@ -113,7 +113,7 @@ fn pointers(value: &Value, prefix: &str, into: &mut Vec<String>) {
     }
 }
 
-pub fn manifest_value(to: &mut Damage) -> Option<String> {
+pub fn manifest_value(to: &mut Damage) -> String {
     let mut all = Vec::new();
     pointers(&to.manifest, "", &mut all);
     let pointer = pick(&mut to.random, &all).clone();
@@ -146,10 +146,10 @@ pub fn manifest_value(to: &mut Damage) -> Option<String> {
     let shown: String = value.to_string().chars().take(40).collect();
     *to.manifest.pointer_mut(&pointer).unwrap() = value;
     to.store();
-    Some(format!("{pointer}: {shown}"))
+    format!("{pointer}: {shown}")
 }
 
-pub fn geometry(to: &mut Damage) -> Option<String> {
+pub fn geometry(to: &mut Damage) -> String {
     let array = to.array();
     let keys = [
         ("rows", json!([1, 383, 385, 1u64 << 38, 1u64 << 39])),
@@ -172,10 +172,10 @@ pub fn geometry(to: &mut Damage) -> Option<String> {
     let shown = format!("{of}/{key}: {value}");
     to.manifest.pointer_mut(of).unwrap()[key] = value;
     to.store();
-    Some(shown)
+    shown
 }
 
-pub fn manifest_text(to: &mut Damage) -> Option<String> {
+pub fn manifest_text(to: &mut Damage) -> String {
     let text = to.manifest.to_string();
     let kind = *pick(&mut to.random, &["key twice", "unknown key", "deep", "cut", "bit", "spaces"]);
     let bytes = match kind {
@@ -194,5 +194,5 @@ pub fn manifest_text(to: &mut Damage) -> Option<String> {
         _ => text.replace(',', " , ").into_bytes(),
     };
     write_body(&to.cache, &bytes);
-    Some(kind.to_owned())
+    kind.to_owned()
 }

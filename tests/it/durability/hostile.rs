@@ -15,10 +15,13 @@ use std::time::Duration;
 /// A FIFO, a link or a size is seen at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Changes a cache, with a file outside of it that is to stay as it is.
+type Set = fn(&Path, &Path);
+
 /// A cache in a folder of its own; `line` is what is run on it, after the trap is set.
 struct Trap {
     line: String,
-    set: fn(&Path, &Path),
+    set: Set,
     /// Exit statuses that are right.
     statuses: &'static [i32],
 }
@@ -36,23 +39,23 @@ fn links_lead_nowhere() {
     let plain = everything(&bench.at("ex"));
     let repair = "cache repair cache".to_owned();
     let extend = format!("{EXTRACT} --tap pooled -o cache");
-    let to_other_label: fn(&Path, &Path) = |cache, _| {
+    let to_other_label: Set = |cache, _| {
         fs::remove_dir_all(cache.join("label")).unwrap();
         symlink("../other/label", cache.join("label")).unwrap();
     };
-    let to_new_lock: fn(&Path, &Path) = |cache, _| {
+    let to_new_lock: Set = |cache, _| {
         fs::remove_file(cache.join(".lock")).unwrap();
         symlink("../new", cache.join(".lock")).unwrap();
     };
-    let to_victim_lock: fn(&Path, &Path) = |cache, victim| {
+    let to_victim_lock: Set = |cache, victim| {
         fs::remove_file(cache.join(".lock")).unwrap();
         symlink(victim, cache.join(".lock")).unwrap();
     };
-    let damaged: fn(&Path, &Path) = |cache, victim| {
+    let damaged: Set = |cache, victim| {
         damage(cache);
         link_of_temporary(cache, victim);
     };
-    let traps: [(&str, &String, fn(&Path, &Path), &'static [i32]); 8] = [
+    let traps: [(&str, &str, Set, &'static [i32]); 8] = [
         ("repair-temporary", &repair, damaged, &[0, 2]),
         ("extend-temporary", &extend, link_of_temporary, &[0, 2]),
         ("repair-folder", &repair, to_other_label, &[1, 2]),
@@ -63,7 +66,7 @@ fn links_lead_nowhere() {
         ("extend-lock", &extend, to_victim_lock, &[2]),
     ];
     let cases = traps.map(|(name, line, set, statuses)| {
-        (name.to_owned(), Trap { line: line.clone(), set, statuses })
+        (name.to_owned(), Trap { line: line.to_owned(), set, statuses })
     });
     judge("links in a cache's folder", &cases, |trap| {
         let place = bench.place();

@@ -56,7 +56,7 @@ fn contents(bench: &Bench, line: &str, is_cache: bool) -> Tree {
 /// A killed sweep's run ends by itself, a moment later; until then it holds its log.
 fn wait_for_children(root: &Path) {
     let started = Instant::now();
-    for path in compare::everything(root).into_keys().filter(|path| path.ends_with(".log")) {
+    for path in compare::everything(root).into_keys().filter(|path| compare::is_log(path)) {
         let log = File::open(root.join(path)).unwrap();
         while log.try_lock().is_err() {
             assert!(started.elapsed() < PATIENCE, "a run outlives its sweep");

@@ -397,7 +397,7 @@ impl Recording {
         let read = |model| {
             let mut tree = self.state(self.ops.len(), model, 0).tree();
             for (path, bytes) in &mut tree {
-                if path.ends_with(".log") || path.ends_with(".lock") {
+                if super::compare::is_log(path) || path.ends_with("/.lock") {
                     bytes.take();
                 }
             }

@@ -12,6 +12,9 @@ use crate::support::{Random, is_slow};
 use std::fs;
 use std::path::Path;
 
+type SpoilBytes = fn(&mut Vec<u8>);
+type SpoilFile = fn(&Path);
+
 /// What goes on with an unfinished run.
 fn resume() -> String {
     format!("{TRAIN} --checkpoint-steps 2 --resume")
@@ -80,8 +83,7 @@ fn spoilt_metrics_are_refused() {
     for name in ["run.json", "student.onnx"] {
         before.remove(&format!("{OUTPUT}/{name}"));
     }
-    type Spoil = fn(&mut Vec<u8>);
-    let spoils: [(&str, Spoil); 4] = [
+    let spoils: [(&str, SpoilBytes); 4] = [
         ("zeros", |bytes| bytes[10..20].fill(0)),
         ("short", |bytes| bytes.truncate(30)),
         ("empty", Vec::clear),
@@ -105,8 +107,7 @@ fn spoilt_metrics_are_refused() {
 #[test]
 fn a_finished_run_has_its_student() {
     let bench = Bench::with_cache();
-    type Spoil = fn(&Path);
-    let spoils: [(&str, Spoil); 4] = [
+    let spoils: [(&str, SpoilFile); 4] = [
         ("removed", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, b"").unwrap()),
         ("another", |path| {

@@ -5,7 +5,7 @@ use super::bench::{
     Bench, Done, EXTRACT, Faulty, PATIENCE, SWEEP, TRAIN, alone, finish, judge, sample,
 };
 use super::compare::{self, Tree, everything};
-use super::replay::{Model, Recording, materialise, parse};
+use super::replay::{Recording, materialise, parse};
 use super::shim;
 use crate::support::is_slow;
 
@@ -77,23 +77,17 @@ fn play(bench: &Bench, scene: &Scene<'_>, damage: impl Fn(&Path)) {
     let all = recording.states();
     let distinct = all.len();
     let states = if alone().is_some() { all } else { sample(all, scene.tried.0, scene.tried.1, 1) };
-    let name = |&(count, model, seed): &(usize, Model, u64)| format!("{count}-{model:?}-{seed}");
-    let mut cases: Vec<(String, Option<(usize, Model, u64)>)> =
-        states.into_iter().map(|state| (name(&state), Some(state))).collect();
-    cases.push(("synced".to_owned(), None));
     let what =
         format!("crash states, {} ({} ops, {distinct} distinct)", scene.what, recording.ops.len());
-    // replays share nothing between threads
-    let trees: Vec<(String, Option<(Tree, String)>)> = cases
+    let mut cases: Vec<(String, Option<(Tree, String)>)> = states
         .into_iter()
-        .map(|(name, state)| {
-            let tree = state.map(|(count, model, seed)| {
-                (recording.state(count, model, seed).tree(), recording.last(count))
-            });
-            (name, tree)
+        .map(|(count, model, seed)| {
+            let tree = recording.state(count, model, seed).tree();
+            (format!("{count}-{model:?}-{seed}"), Some((tree, recording.last(count))))
         })
         .collect();
-    judge(&what, &trees, |tree| match tree {
+    cases.push(("synced".to_owned(), None));
+    judge(&what, &cases, |tree| match tree {
         None if not_synced.is_empty() => Some(Vec::new()),
         None => Some(vec![format!("after exit 0, not made last: {}", not_synced.join(" "))]),
         Some((tree, last)) => {
