@@ -231,6 +231,7 @@ pub fn judge<T: Sync>(
 
 /// The table's line, and the end of the test where something is wrong.
 pub fn conclude(what: &str, verdicts: &[Verdict]) {
+    assert!(!verdicts.is_empty(), "{what}: nothing was tried; NST_SLOW=1 has all cases");
     let failing: Vec<&Verdict> = verdicts.iter().filter(|v| !v.faulty.is_empty()).collect();
     let line = format!("| {what} | {} | {} |", verdicts.len(), failing.len());
     eprintln!("{line}");
