@@ -158,8 +158,7 @@ impl Writer {
         };
         for spec in missing {
             let target = self.folder.join(zarr::view_shard(spec, view, segment));
-            let above = target.parent().unwrap_or(&self.folder);
-            fs::create_dir_all(above).map_err(|e| storage::failed(above, "make the folder", e))?;
+            self.lock.create_dirs(target.parent().unwrap_or(&self.folder))?;
             let out = Out(Draft::new(&target)?);
             begun.shards.push(Unpublished {
                 writer: ShardWriter::new(self.manifest.view_layout(spec, segment), out),

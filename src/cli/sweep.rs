@@ -17,7 +17,11 @@ use serde_json::{Value, json};
 use side_by_side::{Limits, Outcome};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use train::{State, Survey};
+
+/// How long a sweep waits for runs that another one left.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) const EXAMPLES: &str = r#"Examples:
   nst-cache sweep recipes/cifar10-sweep.toml --dry-run
@@ -89,6 +93,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     if !args.dry_run {
         // before anything is looked at: another sweep may be at work in the folder
         Lock::shared(&plan.output)?;
+        wait_for_orphans(&plan, context)?;
     }
     let survey = train::survey(&runs, context)?;
     if args.dry_run {
@@ -130,6 +135,28 @@ fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits>
         count - open
     ));
     Ok(Limits { jobs, memory: args.memory.or(available), flags })
+}
+
+/// Waits for the runs of a sweep that was killed: each ends with the step that it is at.
+fn wait_for_orphans(plan: &Plan, context: &Context<'_>) -> Result<()> {
+    let started = Instant::now();
+    let mut is_noted = false;
+    for run in &plan.runs {
+        while let Some(holder) = Lock::writer(&run.folder)? {
+            if started.elapsed() > PATIENCE || context.monitor.stop_requested() {
+                return Ok(());
+            }
+            if !is_noted {
+                context.monitor.note(&format!(
+                    "{}: in use by {holder}: waiting a moment for it to end",
+                    run.folder.display()
+                ));
+                is_noted = true;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    Ok(())
 }
 
 /// Takes the sweep's folder, and removes what was killed on its way in it.

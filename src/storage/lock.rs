@@ -168,14 +168,31 @@ impl Lock {
     pub fn replace(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let path = self.folder.join(name);
         let above = path.parent().unwrap_or(&self.folder);
-        if above != self.folder {
-            fs::create_dir_all(above).map_err(|e| failed(above, "make the folder", e))?;
-        }
+        self.create_dirs(above)?;
         let mut draft = Draft::new(&path)?;
         draft.file().write_all(bytes).map_err(|e| failed(draft.temporary(), "write", e))?;
         draft.sync()?;
         self.rename(&mut draft)?;
         sync_dir(above)
+    }
+
+    /// Makes a folder below this one, and those that lead to it; never this one, which another
+    /// process may have removed.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the folder is another one.
+    pub fn create_dirs(&self, below: &Path) -> Result<()> {
+        self.check()?;
+        let names = below.strip_prefix(&self.folder).unwrap_or(Path::new(""));
+        let mut path = self.folder.clone();
+        for name in names {
+            path.push(name);
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                made => made.map_err(|e| failed(&path, "make the folder", e))?,
+            }
+        }
+        Ok(())
     }
 
     /// Gives a draft in the folder its name. A draft is synced before, and the folder after it.
@@ -268,17 +285,22 @@ fn in_use(folder: &Path) -> Error {
 fn holder(path: &Path) -> String {
     let text = read_bounded(path, HOLDER_BYTES).ok().flatten().unwrap_or_default();
     let line = crate::error::shown(text.split(|&b| b == b'\n').next().unwrap_or_default());
-    let readers = readers(path);
+    let (readers, host) = (holders(path, "READ"), host());
     // a writer that was killed left its line to those who read now
-    let is_signed = |process: &String| line.starts_with(&format!("pid {process} on {}", host()));
+    let is_signed = |process: &String| line.starts_with(&format!("pid {process} on {host}"));
     if !readers.is_empty() && !readers.iter().any(is_signed) {
-        return format!("pid {} on {}, reading it", readers.join(", "), host());
+        return format!("pid {} on {host}, reading it", readers.join(", "));
     }
-    if line.is_empty() { "another process".to_owned() } else { line }
+    match holders(path, "WRITE").first() {
+        // stopped before it signed
+        Some(writer) if line.is_empty() => format!("pid {writer} on {host}"),
+        _ if line.is_empty() => "another process".to_owned(),
+        _ => line,
+    }
 }
 
-/// The processes of this machine that hold a lock as readers do.
-fn readers(path: &Path) -> Vec<String> {
+/// The processes of this machine that hold a lock in this way, as Linux tells.
+fn holders(path: &Path, way: &str) -> Vec<String> {
     let mut processes = Vec::new();
     #[cfg(target_os = "linux")]
     {
@@ -287,13 +309,16 @@ fn readers(path: &Path) -> Vec<String> {
         let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
         for line in locks.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
-            if let [_, "FLOCK", _, "READ", process, file, ..] = words.as_slice()
+            if let [_, "FLOCK", _, found, process, file, ..] = words.as_slice()
+                && *found == way
                 && file.rsplit(':').next() == Some(&inode)
             {
                 processes.push((*process).to_owned());
             }
         }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (path, way);
     processes
 }
 

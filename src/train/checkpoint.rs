@@ -1,18 +1,22 @@
 //! Checkpoints: one safetensors file that holds everything a run needs to go on with the same bits.
 
 use super::loss::Learnable;
-use super::metrics::{Evaluation, Mark, Sums};
+use super::metrics::{Evaluation, Sums};
 use super::optimizer::Optimizer;
 use crate::error::{Context, Error, Result};
 use crate::hash;
 use crate::storage::{self, Lock};
 use crate::student::Student;
 use candle_core::{DType, Device, Tensor, Var};
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 /// Where in the run a checkpoint stands; the data order and every random draw follow from the step.
@@ -65,34 +69,41 @@ pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// The header's key of the position.
 const KEY: &str = "nst-cache";
-/// The header's key of the checksums.
-const SUMS: &str = "checksums";
+/// The header's key of the metrics so far: deflated, in hexadecimal digits.
+const METRICS: &str = "metrics";
+/// The header's key of the SHA-256 of both, and of all tensors by name.
+const SUM: &str = "sha256";
 
-/// What a checkpoint and the metrics beside it are checked against.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Checksums {
-    /// SHA-256 of the position, and of all tensors by name.
-    sha256: String,
-    /// CRC-32C of the metrics, as far as the position says.
-    metrics_crc32c: u32,
-}
-
-/// SHA-256 of a position as it is written, of the metrics' checksum, and of tensors: by name, each
-/// with its type, its shape and its bytes.
+/// SHA-256 of the header's entries, and of tensors: by name, each with its type, its shape and its
+/// bytes.
 fn sha256<'a>(
     position: &str,
-    metrics: u32,
+    metrics: &str,
     tensors: impl Iterator<Item = (&'a str, TensorView<'a>)>,
 ) -> String {
     let mut sum = Sha256::new();
-    sum.update(position);
-    sum.update(metrics.to_le_bytes());
+    sum.update(format!("{position}\n{metrics}\n"));
     for (name, tensor) in tensors.collect::<BTreeMap<_, _>>() {
-        sum.update(format!("\n{name} {:?} {:?}\n", tensor.dtype(), tensor.shape()));
+        sum.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.shape()));
         sum.update(tensor.data());
     }
     hash::hex(&sum.finalize())
+}
+
+fn deflated(text: &[u8]) -> std::io::Result<String> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text)?;
+    Ok(hash::hex(&encoder.finish()?))
+}
+
+/// What [`deflated`] was given, which is `bytes` long.
+fn inflated(text: &str, bytes: u64) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    let bytes_of = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let packed = digits.map(bytes_of).collect::<Option<Vec<u8>>>()?;
+    let mut out = Vec::new();
+    DeflateDecoder::new(&*packed).take(bytes.saturating_add(1)).read_to_end(&mut out).ok()?;
+    Some(out).filter(|out| out.len() as u64 == bytes)
 }
 
 /// What of the student and its optimiser is saved, by name.
@@ -107,14 +118,14 @@ fn variables<'a>(
 }
 
 /// Writes a checkpoint into a run's folder in place of the last one; a crash leaves the one or the
-/// other. `metrics`: how far those are.
+/// other. `metrics`: all lines so far.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn save(
     folder: &Lock,
     position: &Position,
-    metrics: Mark,
+    metrics: &[u8],
     student: &Student,
     optimizer: &Optimizer,
     learnable: &Learnable,
@@ -134,20 +145,17 @@ pub fn save(
         })
         .collect::<Result<_, _>>()
         .context(|| "checkpoint: tensors do not fit their shapes".into())?;
-    let sums = Checksums {
-        sha256: sha256(&header, metrics.crc32c, views.iter().cloned()),
-        metrics_crc32c: metrics.crc32c,
-    };
-    let sums = serde_json::to_string(&sums)
-        .context(|| "checkpoint: checksums cannot be written".into())?;
-    let entries = HashMap::from([(KEY.to_owned(), header), (SUMS.to_owned(), sums)]);
+    let metrics = deflated(metrics).context(|| "checkpoint: metrics cannot be packed".into())?;
+    let sum = sha256(&header, &metrics, views.iter().cloned());
+    let entries = [(KEY, header), (METRICS, metrics), (SUM, sum)];
+    let entries = HashMap::from(entries.map(|(key, value)| (key.to_owned(), value)));
     let file = safetensors::serialize(views, Some(entries))
         .context(|| "checkpoint: cannot be encoded".into())?;
     folder.replace(CHECKPOINT, &file)
 }
 
 /// Reads a checkpoint into the student, its optimiser and what the criteria learn, and gives where
-/// it and the metrics stand. `accepted`: which runs' identities it may bear.
+/// it stands, and the metrics up to there. `accepted`: which runs' identities it may bear.
 ///
 /// # Errors
 /// When it is damaged, of another version, of another run, or does not fit the student.
@@ -157,7 +165,7 @@ pub fn load(
     student: &Student,
     optimizer: &mut Optimizer,
     learnable: &mut Learnable,
-) -> Result<(Position, Mark)> {
+) -> Result<(Position, Vec<u8>)> {
     let what = || format!("checkpoint {}", path.display());
     let file = storage::read_whole(path)?
         .ok_or_else(|| Error::input(format!("{}: there is none", what())))?;
@@ -177,11 +185,11 @@ pub fn load(
             position.format
         )));
     }
-    let sums: Checksums =
-        serde_json::from_str(entry(SUMS).ok_or_else(is_damaged)?).context(damaged)?;
-    if sums.sha256 != sha256(header, sums.metrics_crc32c, stored.iter()) {
+    let metrics = entry(METRICS).ok_or_else(is_damaged)?;
+    if entry(SUM) != Some(&sha256(header, metrics, stored.iter())) {
         return Err(is_damaged());
     }
+    let metrics = inflated(metrics, position.metrics_bytes).ok_or_else(is_damaged)?;
     if !accepted(&position.identity) {
         return Err(Error::input(format!("{}: of a run with other settings", what()))
             .hint("give another -o"));
@@ -222,8 +230,7 @@ pub fn load(
     }
     learnable.restore(position.learnable_steps, read)?;
     optimizer.set_steps(position.optimizer_steps);
-    let mark = Mark { bytes: position.metrics_bytes, crc32c: sums.metrics_crc32c };
-    Ok((position, mark))
+    Ok((position, metrics))
 }
 
 /// How a type is stored: in itself where a memory's normalisers need it, else as float32.
@@ -242,6 +249,17 @@ fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_packed_and_nothing_of_another_length_is_unpacked() {
+        for text in [Vec::new(), b"one\n".to_vec(), vec![b'x'; 100_000]] {
+            let (packed, bytes) = (deflated(&text).unwrap(), text.len() as u64);
+            assert_eq!(inflated(&packed, bytes), Some(text));
+            assert_eq!(inflated(&packed, bytes + 1), None);
+            assert_eq!(inflated(&packed[1..], bytes), None);
+        }
+        assert_eq!(inflated(&deflated(&[0; 99]).unwrap(), 98), None);
+    }
 
     #[test]
     fn positions_read_back_exactly() {

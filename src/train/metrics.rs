@@ -1,6 +1,6 @@
 //! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::storage;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -163,51 +163,37 @@ pub fn percent(part: usize, whole: usize) -> Option<f64> {
 pub struct Metrics {
     file: File,
     path: PathBuf,
-    at: Mark,
-}
-
-/// How far a metrics file was when a checkpoint was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// The CRC-32C of those.
-    pub crc32c: u32,
+    /// What is in it: a checkpoint holds it too, so that no lost line stops a run.
+    text: Vec<u8>,
 }
 
 impl Metrics {
-    /// Opens the file and cuts it to what it was at a mark: what an interrupted run wrote after its
-    /// last checkpoint is written again. One that is gone is begun anew, as its length tells.
+    /// Opens the file as it was at a checkpoint: what an interrupted run wrote after that is
+    /// written again, and what is not as the checkpoint has it is put back.
     ///
     /// # Errors
-    /// When the file cannot be opened, or is damaged before the mark.
-    pub fn open(path: &Path, mark: Mark) -> Result<Self> {
+    /// When the disk refuses.
+    pub fn open(path: &Path, text: Vec<u8>) -> Result<Self> {
         let failed = |e| storage::failed(path, "write", e);
-        let is_gone = !storage::is_there(path)?;
-        let at = if is_gone { Mark::default() } else { mark };
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let mut file = storage::open_with(&mut options, path).map_err(failed)?;
-        let mut before = Vec::new();
-        (&mut file).take(at.bytes).read_to_end(&mut before).map_err(failed)?;
-        if before.len() as u64 != at.bytes || crc32c::crc32c(&before) != at.crc32c {
-            return Err(Error::input(format!(
-                "metrics {}: not what they were at the last checkpoint",
-                path.display()
-            ))
-            .hint("move that file away, and the same command goes on without its lines"));
+        let mut found = Vec::new();
+        (&mut file).take(text.len() as u64).read_to_end(&mut found).map_err(failed)?;
+        if found != text {
+            file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+            file.write_all(&text).map_err(failed)?;
         }
-        file.set_len(at.bytes).map_err(failed)?;
+        file.set_len(text.len() as u64).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        // before a checkpoint counts on it
         storage::sync_dir(path.parent().unwrap_or(Path::new("")))?;
-        Ok(Self { file, path: path.to_owned(), at })
+        Ok(Self { file, path: path.to_owned(), text })
     }
 
-    /// How far it is.
+    /// What has been written.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        self.at
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// Appends a line.
@@ -219,20 +205,18 @@ impl Metrics {
         let mut line = serde_json::to_vec(record).context(what)?;
         line.push(b'\n');
         self.file.write_all(&line).context(what)?;
-        self.at.bytes += line.len() as u64;
-        self.at.crc32c = crc32c::crc32c_append(self.at.crc32c, &line);
+        self.text.extend(line);
         Ok(())
     }
 
-    /// Makes what is written last, and gives the mark that a checkpoint records.
+    /// Makes what is written last.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn sync(&mut self) -> Result<Mark> {
+    pub fn sync(&self) -> Result<()> {
         self.file
             .sync_data()
-            .context(|| format!("metrics {}: cannot be written", self.path.display()))?;
-        Ok(self.at)
+            .context(|| format!("metrics {}: cannot be written", self.path.display()))
     }
 }
 
@@ -258,24 +242,31 @@ mod tests {
     fn a_resume_cuts_what_came_after_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let mut metrics = Metrics::open(&path, Mark::default()).unwrap();
+        let mut metrics = Metrics::open(&path, Vec::new()).unwrap();
         metrics.write(&record(0)).unwrap();
-        let mark = metrics.sync().unwrap();
+        let text = metrics.text().to_vec();
         metrics.write(&record(1)).unwrap();
-        drop(metrics);
-        let mut metrics = Metrics::open(&path, mark).unwrap();
-        metrics.write(&record(1)).unwrap();
-        drop(metrics);
-        let text = std::fs::read_to_string(&path).unwrap();
-        let read: Vec<Record> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let whole = metrics.text().to_vec();
+        // as it was left, then shorter, changed, gone
+        let spoil: [fn(&Path); 4] = [
+            |_| (),
+            |path| std::fs::write(path, b"{").unwrap(),
+            |path| std::fs::write(path, vec![0; 500]).unwrap(),
+            |path| std::fs::remove_file(path).unwrap(),
+        ];
+        for spoil in spoil {
+            spoil(&path);
+            let mut metrics = Metrics::open(&path, text.clone()).unwrap();
+            metrics.write(&record(1)).unwrap();
+            metrics.sync().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+        }
+        let read: Vec<Record> = String::from_utf8(whole)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(read, [record(0), record(1)]);
-        // shorter, changed, gone
-        assert!(Metrics::open(&path, Mark { bytes: 1 << 20, ..mark }).is_err());
-        std::fs::write(&path, text.replace("0.05", "0.06")).unwrap();
-        let error = Metrics::open(&path, mark).unwrap_err();
-        assert!(error.to_string().contains("last checkpoint"), "{error}");
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(Metrics::open(&path, mark).unwrap().mark(), Mark::default());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::checkpoint::{self, CHECKPOINT, Position};
 use super::groups;
 use super::loader::{Batches, Steps, stream};
 use super::loss::{Learnable, Objective};
-use super::metrics::{Evaluation, Mark, Metrics, Record, Sums, percent};
+use super::metrics::{Evaluation, Metrics, Record, Sums, percent};
 use super::optimizer::Optimizer;
 use super::schedule::{Clock, Schedule, dropout_seed};
 use super::source::{Batch, Source};
@@ -101,12 +101,12 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
         .with_factors(groups::factors(run.student, &run.recipe.optimizer)?)?;
     let folder = run.folder.folder();
     let path = folder.join(CHECKPOINT);
-    let (position, mark) = if run.resume && storage::is_there(&path)? {
+    let (position, lines) = if run.resume && storage::is_there(&path)? {
         let accepted =
             |found: &str| found == run.identity || run.shorter.iter().any(|s| s == found);
-        let (loaded, mark) =
+        let (loaded, lines) =
             checkpoint::load(&path, accepted, run.student, &mut optimizer, &mut learnable)?;
-        (Position { identity: run.identity.to_owned(), ..loaded }, mark)
+        (Position { identity: run.identity.to_owned(), ..loaded }, lines)
     } else {
         learnable.prepare(
             run.objective,
@@ -115,7 +115,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
             run.options.loader_threads,
             run.monitor,
         )?;
-        (Position::start(run.identity), Mark::default())
+        (Position::start(run.identity), Vec::new())
     };
     if position.step > 0 {
         run.monitor.note(&format!(
@@ -130,13 +130,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
         per_epoch,
         run.recipe.epochs,
     );
-    let metrics = Metrics::open(&folder.join(METRICS), mark)?;
-    if metrics.mark() != mark {
-        run.monitor.warn(&format!(
-            "{METRICS} is gone: it begins anew, without the lines up to step {}",
-            position.step
-        ));
-    }
+    let metrics = Metrics::open(&folder.join(METRICS), lines)?;
     let first = position.step;
     let mut trainer = Trainer {
         run,
@@ -340,15 +334,15 @@ impl Trainer<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        let metrics = self.metrics.sync()?;
-        self.position.metrics_bytes = metrics.bytes;
+        self.metrics.sync()?;
+        self.position.metrics_bytes = self.metrics.text().len() as u64;
         self.position.optimizer_steps = self.optimizer.steps();
         self.position.learnable_steps = self.learnable.steps();
         self.position.seconds = self.earlier + self.started.elapsed().as_secs_f64();
         checkpoint::save(
             self.run.folder,
             &self.position,
-            metrics,
+            self.metrics.text(),
             self.run.student,
             &self.optimizer,
             &self.learnable,
