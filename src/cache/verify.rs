@@ -1,9 +1,9 @@
 //! Checks everything a cache promises: manifest and its checksum, every zarr.json against the
 //! manifest, every shard's checksum, index, chunks, finite values, stray files.
 
-use super::read::{OTHER, RowValues};
+use super::read::{OTHER, wrong_value};
 use super::shard::{Digest, Fault, Layout, Sum};
-use super::{ArraySpec, Decoder, Manifest, document, extraction, stamps, zarr};
+use super::{ArraySpec, Decoder, Manifest, document, extraction, manifest, stamps, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::recipe::Statistic;
 use crate::storage::{self, Lock};
 use crate::threads;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -254,7 +254,7 @@ impl Worker {
 
         file.seek(SeekFrom::Start(0))?;
         let known = self.seen.findings.len();
-        let (mut digest, mut values) = (Digest::default(), RowValues::default());
+        let (mut digest, mut samples) = (Digest::default(), HashSet::new());
         for (chunk, pair) in bounds.windows(2).enumerate() {
             let &[begin, end] = pair else { continue };
             // bounded: `read_index` lets no chunk be longer than zstd can make it, or the file is
@@ -266,7 +266,7 @@ impl Worker {
             digest.add(&self.encoded);
             self.seen.bytes += end - begin;
             self.seen.chunks += 1;
-            self.check_chunk(manifest, shard, chunk, &mut values)?;
+            self.check_chunk(manifest, shard, chunk, &mut samples)?;
         }
         self.seen.bytes += index_bytes;
         digest.add(&stored);
@@ -285,7 +285,7 @@ impl Worker {
         manifest: &Manifest,
         shard: &Promise<'_>,
         chunk: usize,
-        values: &mut RowValues,
+        samples: &mut HashSet<i64>,
     ) -> Result<(), Fault> {
         let rows = shard.layout.rows_of(chunk);
         let within_view = Some((shard.first + rows.0, shard.first + rows.1));
@@ -302,7 +302,10 @@ impl Worker {
             let row = shard.first + rows.0 + row;
             let problem = match bytes.first_chunk() {
                 Some(value) if shard.is_row => {
-                    values.check(manifest, &shard.spec.path, i64::from_le_bytes(*value))
+                    let (path, value) = (&shard.spec.path, i64::from_le_bytes(*value));
+                    let is_new = path != manifest::SAMPLE_ID || samples.insert(value);
+                    wrong_value(manifest, path, value)
+                        .or_else(|| (!is_new).then(|| format!("sample {value}: there twice")))
                 }
                 _ => wrong_values(manifest, shard.spec, bytes),
             };
