@@ -262,7 +262,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         std::fs::File::create(&path).unwrap().set_len(BYTES_MAX + 1).unwrap();
-        assert!(load(folder.path()).unwrap_err().to_string().contains("at most"));
+        assert!(load(folder.path()).unwrap_err().chain().contains("at most"));
         std::fs::write(&path, b"{}").unwrap();
         assert!(load(folder.path()).unwrap_err().find_hint().is_some());
     }

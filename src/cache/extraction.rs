@@ -3,6 +3,7 @@
 //! written. Framed and hashed as the manifest is.
 
 use super::document;
+use super::shard::Fault;
 use crate::error::{Context, Error, Result};
 use crate::storage::{self, Lock};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,15 @@ pub fn seconds(folder: &Path) -> Result<Option<f64>> {
     decode(&bytes).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
 }
 
-/// The same, a damaged record being none.
+/// What is wrong with the record, if anything is.
+pub(super) fn problem(folder: &Path) -> Option<Fault> {
+    match storage::try_read(&folder.join(NAME), BYTES_MAX) {
+        Ok(bytes) => decode(&bytes?).err().map(Fault::Damaged),
+        Err(error) => Some(error.into()),
+    }
+}
+
+/// The seconds, a damaged record being none.
 ///
 /// # Errors
 /// When the file cannot be read.

@@ -62,8 +62,8 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => Self::Missing,
-            // not the system's word: `storage::open` saw what it is
-            ErrorKind::InvalidInput => Self::Damaged(error.to_string()),
+            // not the system's words: `storage` saw what it is
+            ErrorKind::InvalidInput | ErrorKind::FileTooLarge => Self::Damaged(error.to_string()),
             ErrorKind::UnexpectedEof => Self::Damaged("truncated".to_owned()),
             _ => Self::Unreadable(error),
         }

@@ -3,6 +3,7 @@
 //! Blocks, each under a checksum, are appended before the segments that they are of are committed.
 
 use super::Manifest;
+use super::shard::Fault;
 use crate::data::{ContentHash, Dataset, Stamp, Trace, shuffle};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -355,10 +356,14 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
 
 /// What is wrong with the record of a cache, if anything is. While segments are missing, one that
 /// was being written may be.
-pub(super) fn problem(folder: &Path, manifest: &Manifest) -> Option<String> {
-    match read(folder) {
-        Err(error) => Some(error.chain()),
-        Ok(Some((_, false))) if manifest.is_complete() => Some("truncated".to_owned()),
+pub(super) fn problem(folder: &Path, manifest: &Manifest) -> Option<Fault> {
+    let bytes = match storage::try_read(&folder.join(NAME), BYTES_MAX) {
+        Ok(bytes) => bytes?,
+        Err(error) => return Some(error.into()),
+    };
+    match decode(&bytes) {
+        Err(problem) => Some(Fault::Damaged(problem)),
+        Ok((_, false)) if manifest.is_complete() => Some(Fault::Damaged("truncated".to_owned())),
         Ok(_) => None,
     }
 }

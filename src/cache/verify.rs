@@ -78,12 +78,14 @@ pub(super) fn check(
     }
     let promised = metadata.keys().chain(shards.iter().map(|s| &s.path)).collect();
     check_strays(folder, manifest, &promised, &mut seen)?;
-    // beside the content: what cannot be read of it is no worse than what is damaged
-    if let Err(problem) = extraction::seconds(folder) {
-        seen.found(extraction::NAME, None, &Fault::Damaged(problem.chain()));
-    }
-    if let Some(problem) = stamps::problem(folder, manifest) {
-        seen.found(stamps::NAME, None, &Fault::Damaged(problem));
+    let beside = [
+        (extraction::NAME, extraction::problem(folder)),
+        (stamps::NAME, stamps::problem(folder, manifest)),
+    ];
+    for (name, fault) in beside {
+        if let Some(fault) = fault {
+            seen.found(name, None, &fault);
+        }
     }
 
     monitor.begin("verify", "shards", shards.len() as u64, 0);

@@ -10,7 +10,7 @@ mod read;
 pub use draft::{Draft, is_temporary};
 pub use folder::{create_dirs, sync_dir, sync_dirs_between, walk};
 pub use lock::{LOCK, Lock};
-pub use read::{is_there, length, open, open_with, read_bounded, read_whole};
+pub use read::{is_there, length, open, open_with, read_bounded, read_whole, try_read};
 
 use crate::error::Error;
 use std::io::{self, ErrorKind};

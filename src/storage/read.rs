@@ -2,7 +2,7 @@
 //! than is asked for, and an error that is not "there is none" stays an error.
 
 use super::failed;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -91,20 +91,24 @@ pub fn length(path: &Path) -> Result<Option<u64>> {
 /// # Errors
 /// When it is longer, no regular file, or cannot be read.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    try_read(path, limit).map_err(|e| failed(path, "read", e))
+}
+
+/// The same with the system's error; [`ErrorKind::FileTooLarge`] for one that is longer.
+///
+/// # Errors
+/// As there.
+pub fn try_read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match open(path) {
         Ok(file) => file,
         Err(e) if is_missing(&e) => return Ok(None),
-        Err(e) => return Err(failed(path, "read", e)),
+        Err(e) => return Err(e),
     };
     let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|e| failed(path, "read", e))?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(Error::input(format!(
-            "{}: expected at most {limit} bytes, found more",
-            path.display()
-        )));
+        let message = format!("expected at most {limit} bytes, found more");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, message));
     }
     Ok(Some(bytes))
 }
@@ -133,7 +137,7 @@ mod tests {
         std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
         for name in ["file", "link"] {
             assert_eq!(read_bounded(&at(name), 4).unwrap().unwrap(), b"four");
-            assert!(read_bounded(&at(name), 3).unwrap_err().to_string().contains("at most 3"));
+            assert!(read_bounded(&at(name), 3).unwrap_err().chain().contains("at most 3"));
         }
         for name in ["zero", "socket", "pipe"] {
             let error = read_whole(&at(name)).unwrap_err();

@@ -383,3 +383,110 @@ fn views_are_made_shown_checked_and_trained_from() {
         );
     }
 }
+
+/// ONNX Runtime's telemetry is off, and nothing is written but what the command names.
+#[test]
+fn nothing_is_written_outside_of_the_folders_that_are_named() {
+    support::need_runtime();
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for name in ["home", "cache", "config", "temporary", "work"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    support::write_teacher(&at("work/teacher.onnx"));
+    support::write_idx(&at("work/data"), 32);
+    for line in [
+        "inspect teacher.onnx",
+        "extract teacher.onnx --data idx:data --preprocess fashion-mnist -o kept",
+        "train resnet8 --cache kept --epochs 1 -o run",
+        "eval run/student.onnx --data idx:data --split train",
+    ] {
+        let output = command(&at("work"), line)
+            // as a user's shell has it, who knows of none of this
+            .env_remove("ORT_DISABLE_TELEMETRY")
+            .env("HOME", at("home"))
+            .env("XDG_CACHE_HOME", at("cache"))
+            .env("XDG_CONFIG_HOME", at("config"))
+            .env("TMPDIR", at("temporary"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        for name in ["home", "cache", "config", "temporary"] {
+            let found: Vec<_> = std::fs::read_dir(at(name)).unwrap().collect();
+            assert!(found.is_empty(), "{line}: {name}: {found:?}");
+        }
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(at("work")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["data", "kept", "run", "teacher.onnx"]);
+}
+
+/// Files have the mode that the user's mask leaves, and one user's cache is read by another.
+#[cfg(unix)]
+#[test]
+fn files_are_made_with_the_mask_and_read_by_other_users() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::process::CommandExt as _;
+    support::need_runtime();
+    for (mask, file_mode, folder_mode) in
+        [("022", 0o644, 0o755), ("027", 0o640, 0o750), ("077", 0o600, 0o700)]
+    {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path();
+        support::write_teacher(&folder.join("teacher.onnx"));
+        support::write_idx(&folder.join("data"), 32);
+        let line = format!(
+            "umask {mask}; N={}; $N -q extract teacher.onnx --data idx:data --preprocess \
+             fashion-mnist -o out/kept && $N -q train resnet8 --cache out/kept --epochs 1 -o \
+             out/run && $N -q cache export out/kept --npz out/kept.npz",
+            env!("CARGO_BIN_EXE_nst-cache")
+        );
+        let output = Command::new("sh").current_dir(folder).args(["-c", &line]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut todo = vec![folder.join("out")];
+        let mut seen = 0;
+        while let Some(path) = todo.pop() {
+            let found = std::fs::symlink_metadata(&path).unwrap();
+            let expected = if found.is_dir() { folder_mode } else { file_mode };
+            assert_eq!(found.mode() & 0o7777, expected, "{mask}: {}", path.display());
+            seen += 1;
+            if found.is_dir() {
+                todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+        assert!(seen > 30, "{seen}");
+
+        // whoever runs the tests may be no other user; root may
+        if is_root() && mask == "022" {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let as_other = |line: &str| {
+                let mut command = command(Path::new("/"), line);
+                command.uid(65_534).gid(65_534).output()
+            };
+            let path = folder.join("out/kept").display().to_string();
+            let Ok(read) = as_other(&format!("cache verify {path}")) else { continue };
+            assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+            // a writer at work keeps the other user out, whose lock is a reader's
+            let lock = nst_cache::storage::Lock::exclusive(&folder.join("out/kept")).unwrap();
+            let refused = as_other(&format!("cache verify {path}")).unwrap();
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(refused.status.code() == Some(2) && said.contains("in use by pid"), "{said}");
+            drop(lock);
+            let refused = as_other(&format!("cache repair {path}")).unwrap();
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(refused.status.code() == Some(2) && said.contains("Permission"), "{said}");
+            // a lock that cannot be opened is not a missing one
+            let lock = folder.join("out/kept/.lock");
+            std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let refused = as_other(&format!("cache verify {path}")).unwrap();
+            assert_eq!(refused.status.code(), Some(2));
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
+}
