@@ -49,7 +49,7 @@ impl Lock {
                 Ok(()) if is_current(&file, &path)? => {
                     let mut lock =
                         Self { folder: folder.to_owned(), file, is_writer: true, is_lost: false };
-                    lock.sign();
+                    lock.sign()?;
                     return Ok(lock);
                 }
                 Ok(()) => {}
@@ -240,18 +240,28 @@ impl Lock {
         Ok(())
     }
 
+    /// Takes out of the file who holds it, so that what is finished is the same whoever made it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn unsign(&self) -> Result<()> {
+        self.file.set_len(0).map_err(|e| failed(&self.folder.join(LOCK), "write", e))
+    }
+
     /// Writes into the file who holds it.
-    fn sign(&mut self) {
+    fn sign(&mut self) -> Result<()> {
+        self.unsign()?;
         let line = format!("pid {} on {} since {}\n", std::process::id(), host(), now());
-        // for people alone: a full disk is no reason to stop here
-        let _ = self.file.set_len(0).and_then(|()| self.file.write_all(line.as_bytes()));
+        let written = self.file.write_all(line.as_bytes());
+        written.map_err(|e| failed(&self.folder.join(LOCK), "write", e))
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         if self.is_writer {
-            let _ = self.file.set_len(0);
+            // for people alone, and all is done
+            let _ = self.unsign();
         }
     }
 }

@@ -210,6 +210,7 @@ pub(super) fn write_model(folder: &Lock, model: &Model) -> Result<(String, Strin
 pub(super) fn finish(folder: &Lock, report: &Report) -> Result<()> {
     let text = serde_json::to_vec_pretty(report)
         .context(|| format!("{}: report cannot be encoded", folder.folder().display()))?;
+    folder.unsign()?;
     folder.replace(REPORT, &text)
 }
 
