@@ -26,6 +26,24 @@ pub fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Er
     )
 }
 
+/// Sees that the system gives `count` threads at once, before a library that waits for ever where
+/// it gets fewer is asked to start them.
+///
+/// # Errors
+/// When the system refuses one.
+pub fn afford(count: usize) -> Result<()> {
+    let (release, wait) = crossbeam_channel::bounded::<()>(0);
+    std::thread::scope(|scope| {
+        // dropped at the end, whatever that is: then all of them end
+        let _release = release;
+        for _ in 0..count {
+            let wait = wait.clone();
+            start(scope, move || wait.recv().unwrap_or_default())?;
+        }
+        Ok(())
+    })
+}
+
 /// Calls `body` on up to `count` threads at once, this one included, and on this one alone where
 /// the system refuses others.
 pub fn share(count: usize, body: impl Fn() + Sync) {

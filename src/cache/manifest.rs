@@ -611,7 +611,7 @@ impl Manifest {
         let Some(Extent { views, taps, view_arrays }) = self.extends else { return Ok(()) };
         let is_part = (1..=self.views).contains(&views)
             && taps <= self.taps.len()
-            && view_arrays <= arrays
+            && (1..=arrays).contains(&view_arrays)
             && self.before_extension().is_some_and(|part| part.is_complete());
         if !is_part || self.is_complete() {
             return Err("extends: expected a complete part of an incomplete cache".to_owned());

@@ -2,7 +2,7 @@
 //! follows from the manifest is written again; what is no part of a cache is left alone.
 
 use super::{Finding, Manifest, document, verify, write, zarr};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::storage::{self, Lock};
 use serde::Serialize;
@@ -146,14 +146,17 @@ pub fn withdraw(folder: &Path) -> Result<Withdrawn> {
             }
         ))
     })?;
-    let bytes = |of: &Manifest| of.segments.iter().flat_map(|s| &s.bytes).sum::<u64>();
+    part.validate().context(|| format!("{}: what it was before", folder.display()))?;
+    let bytes = |of: &Manifest| {
+        of.segments.iter().flat_map(|s| &s.bytes).fold(0u64, |sum, &n| sum.saturating_add(n))
+    };
     let withdrawn = Withdrawn {
         views: manifest.views - part.views,
         arrays: manifest.view_arrays[part.view_arrays.len()..]
             .iter()
             .map(|spec| spec.path.clone())
             .collect(),
-        bytes: bytes(&manifest) - bytes(&part),
+        bytes: bytes(&manifest).saturating_sub(bytes(&part)),
     };
     // while the manifest still names the arrays, so that a kill leaves what is known
     let bare = Manifest { segments: part.segments.clone(), ..manifest.clone() };
@@ -180,10 +183,12 @@ fn apply(lock: &Lock, mut manifest: Manifest, report: &RepairReport) -> Result<(
         manifest.settle();
         document::store(lock, &manifest)?;
     }
+    let mut removed: Vec<PathBuf> = Vec::new();
     for path in &report.removed {
-        lock.remove(path)?;
+        if lock.remove(path)? {
+            removed.push(lock.folder().join(path));
+        }
     }
-    let removed: Vec<PathBuf> = report.removed.iter().map(|p| lock.folder().join(p)).collect();
     storage::sync_dirs_between(lock.folder(), removed.iter().map(PathBuf::as_path))?;
     if report.findings.is_empty() { Ok(()) } else { write::sweep(lock, &manifest) }
 }

@@ -87,7 +87,11 @@ fn check_rows(folder: &Path, plan: &Plan, before: Option<&[i64]>, found: &Manife
         let values = match read::row_array(folder, found, spec, sum) {
             Ok(values) => values,
             // it is written again: the plan has its values
-            Err(Fault::Missing | Fault::Damaged(_)) => continue,
+            Err(Fault::Missing | Fault::Damaged(_)) if sum.is_none() => continue,
+            // but for whom the manifest knows that they are others
+            Err(fault @ (Fault::Missing | Fault::Damaged(_))) => {
+                return Err(other_settings(folder, &spec.path, "the data's", &fault.to_string()));
+            }
             Err(fault) => {
                 let path = folder.join(zarr::row_shard(spec));
                 return Err(fault.error(&path.display().to_string()));

@@ -60,8 +60,11 @@ impl From<String> for Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
+        if error.raw_os_error().is_some() && error.kind() != ErrorKind::NotFound {
+            return Self::Unreadable(error);
+        }
         match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Self::Missing,
+            ErrorKind::NotFound => Self::Missing,
             // not the system's words: `storage` saw what it is
             ErrorKind::InvalidInput | ErrorKind::FileTooLarge => Self::Damaged(error.to_string()),
             ErrorKind::UnexpectedEof => Self::Damaged("truncated".to_owned()),

@@ -239,14 +239,13 @@ impl Record {
             return Ok(changed);
         }
         if !self.held {
-            lock.check()?;
             let path = lock.folder().join(NAME);
             let bytes = block(TRACES, new.len(), new.iter().flat_map(trace_bytes));
-            let append = File::options()
-                .append(true)
-                .open(&path)
-                .and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_data()));
-            append.map_err(|e| storage::failed(&path, "write", e))?;
+            let failed = |e| storage::failed(&path, "write", e);
+            let mut file =
+                storage::open_with(File::options().append(true), &path).map_err(failed)?;
+            lock.check()?;
+            file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(failed)?;
         }
         self.stamps.traces.extend(new);
         Ok(Vec::new())

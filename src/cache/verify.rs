@@ -19,6 +19,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Rows of a chunk that are named one by one; the others are counted.
+const ROWS_NAMED: usize = 64;
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
@@ -300,6 +303,7 @@ impl Worker {
             }
         };
         let row_bytes = shard.spec.row_bytes();
+        let mut wrong = 0;
         for (row, bytes) in decoded.chunks_exact(row_bytes).take(rows.1 - rows.0).enumerate() {
             let row = shard.first + rows.0 + row;
             let problem = match bytes.first_chunk() {
@@ -312,8 +316,15 @@ impl Worker {
                 _ => wrong_values(manifest, shard.spec, bytes),
             };
             if let Some(problem) = problem {
-                self.seen.found(&shard.path, Some((row, row + 1)), &problem.into());
+                wrong += 1;
+                if wrong <= ROWS_NAMED {
+                    self.seen.found(&shard.path, Some((row, row + 1)), &problem.into());
+                }
             }
+        }
+        if wrong > ROWS_NAMED {
+            let rest = format!("{} more rows are wrong", wrong - ROWS_NAMED);
+            self.seen.found(&shard.path, within_view, &rest.into());
         }
         Ok(())
     }

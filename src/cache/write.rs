@@ -465,22 +465,22 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a cache in which a link leads to another folder: what is written or removed through it
-/// is somebody else's.
+/// Refuses a cache in which a link leads to anything but a file: what is written or removed through
+/// one is somebody else's, and what lies behind one that leads nowhere now is not lost.
 pub(super) fn refuse_links(folder: &Path) -> Result<()> {
     storage::walk(folder, &mut |path| {
         let at = folder.join(path);
-        // what is none of our business is looked at no further than this
-        if !fs::symlink_metadata(&at).is_ok_and(|found| found.is_symlink())
-            || !fs::metadata(&at).is_ok_and(|target| target.is_dir())
+        let unseen = |e| storage::failed(&at, "look for it", e);
+        if !fs::symlink_metadata(&at).map_err(unseen)?.is_symlink()
+            || fs::metadata(&at).is_ok_and(|target| target.is_file())
         {
             return Ok(());
         }
         Err(Error::input(format!(
-            "{}: a link to a folder; nothing is written through it",
+            "{}: a link that leads to no file; nothing is written through it",
             at.display()
         ))
-        .hint("put the folder itself there"))
+        .hint("put there what it is to lead to, or remove it"))
     })
 }
 

@@ -32,10 +32,10 @@ const REPAIR_EXAMPLES: &str = "\
 Examples:
   nst-cache cache repair cache/teacher
   nst-cache extract teacher.onnx --data folder:photos     # as before: computes what was taken out
-  nst-cache cache repair cache/teacher --drop-extension
+  nst-cache cache repair cache/teacher --drop-extension   # without what was being added
 
-Verifies first; a sound cache is not touched. What merely cannot be read ends it, and nothing is \
-                               taken out. A damaged manifest cannot be repaired: remove the \
+Verifies first; a sound cache is not touched. If a file cannot be read, repair stops and removes \
+                               nothing. A damaged manifest cannot be repaired: remove the \
                                folder and extract again.";
 
 const EXPORT_EXAMPLES: &str = "\

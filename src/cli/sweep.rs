@@ -95,7 +95,12 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         Lock::shared(&plan.output)?;
         wait_for_orphans(&plan, context)?;
     }
-    let survey = train::survey(&runs, context)?;
+    let mut survey = train::survey(&runs, context)?;
+    if !args.dry_run && survey.states.iter().any(|state| matches!(state, State::Running(_))) {
+        // one that was only being started when the wait was over
+        wait_for_orphans(&plan, context)?;
+        survey = train::survey(&runs, context)?;
+    }
     if args.dry_run {
         return list(&plan, &survey, context);
     }

@@ -152,9 +152,9 @@ pub(super) struct Report {
     student: String,
     /// The trained model, relative to the run's folder.
     model: String,
-    /// SHA-256 of its bytes.
+    /// SHA-256 of its bytes; `None`: an earlier build recorded none.
     #[serde(default)]
-    model_sha256: String,
+    model_sha256: Option<String>,
     /// Numbers that trained.
     pub(super) parameters: usize,
     /// Pairs of maps, shallowest first.
@@ -233,6 +233,9 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let options =
         Options { checkpoint_steps: plan.checkpoint_steps, log_steps: LOG_STEPS, loader_threads };
     announce(plan, &source, &objective, &pairs, context);
+    if context.monitor.stop_requested() {
+        return Err(Error::interrupted("training: stopped before the first step"));
+    }
     // everything that the user gave has been resolved: from here on something is written
     let lock = match folder.begin(args.resume)? {
         Ok(lock) => lock,
@@ -271,7 +274,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context<'_>) -> Result<Report> {
     let report = Report {
         student: args.student.clone(),
         model: path,
-        model_sha256,
+        model_sha256: Some(model_sha256),
         parameters,
         pairs: pairs.concat(),
         outcome,

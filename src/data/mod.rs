@@ -290,7 +290,7 @@ fn recognise_folder(path: &Path) -> Result<DataFormat> {
 /// The file's name, and its error when it cannot be opened.
 fn open_file(path: &Path) -> Result<(std::fs::File, u64)> {
     let message = || format!("{}: cannot be read", path.display());
-    let file = std::fs::File::open(path).context(message)?;
+    let file = crate::storage::open(path).context(message)?;
     let length = file.metadata().context(message)?.len();
     Ok((file, length))
 }

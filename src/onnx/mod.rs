@@ -30,11 +30,12 @@ pub use tensor::tensor_proto;
 use crate::array::{Array, Dtype};
 use crate::error::{Context, Error, Result};
 use crate::hash;
+use crate::storage;
 use external::{Files, Place};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use weights::Edit;
@@ -98,7 +99,7 @@ impl Model {
     pub fn read(path: &Path) -> Result<Self> {
         let subject = || path.display().to_string();
         let unreadable = |e| Error::input(format!("{}: cannot be read", path.display())).because(e);
-        let mut source = File::open(path).map_err(unreadable)?;
+        let mut source = storage::open(path).map_err(unreadable)?;
         let metadata = source.metadata().map_err(unreadable)?;
         let mut bytes =
             Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(PROTOBUF_BYTES));

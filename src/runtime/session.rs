@@ -5,6 +5,7 @@ use super::{Device, Level, Runtime};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, Quantization, nearest};
+use crate::threads;
 use half::{bf16, f16};
 use ort::ep::CPU;
 use ort::session::builder::SessionBuilder;
@@ -237,11 +238,13 @@ fn builder(
     runtime: &Runtime,
     model: &Model,
     device: Device,
-    threads: usize,
+    count: usize,
 ) -> Result<SessionBuilder> {
+    // where it gets fewer, ONNX Runtime waits for ever
+    threads::afford(count)?;
     let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
     let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| refused(&e))?;
-    let builder = builder.with_intra_threads(threads.max(1)).map_err(rejected)?;
+    let builder = builder.with_intra_threads(count.max(1)).map_err(rejected)?;
     let builder = builder.with_optimization_level(runtime.level.option()).map_err(rejected)?;
     let builder = match model.folder() {
         Some(folder) => builder

@@ -8,6 +8,9 @@ use std::hash::BuildHasher as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// How much of a file's name is in that of its draft: both fit into what a file system takes.
+const NAME_BYTES: usize = 200;
+
 /// A file under its temporary name, `.NAME.RANDOM.tmp`. The name is no other process's, so that a
 /// draft whose folder was exchanged is never taken for one that lies there now. Dropped before it
 /// is published, it is removed.
@@ -27,6 +30,7 @@ impl Draft {
     /// When the disk refuses.
     pub fn new(target: &Path) -> Result<Self> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.get(..name.floor_char_boundary(NAME_BYTES)).unwrap_or_default();
         loop {
             let random = RandomState::new().hash_one(std::process::id());
             let temporary = target.with_file_name(format!(".{name}.{random:016x}.tmp"));
@@ -112,12 +116,28 @@ impl Drop for Draft {
     }
 }
 
-/// Whether a file name is one that a [`Draft`] has, of this version or an earlier one.
+/// Whether a file name is one that a [`Draft`] has, of this version or of the one before.
+#[must_use]
+pub fn is_draft(name: &str) -> bool {
+    let random = |text: &str, length: usize, of: fn(char) -> bool| {
+        text.len() == length && text.chars().all(of)
+    };
+    let own =
+        name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).is_some_and(|name| {
+            let (name, end) = name.rsplit_once('.').unwrap_or_default();
+            !name.is_empty() && random(end, 16, |c| c.is_ascii_hexdigit())
+        });
+    let earlier = [".tmp", ".nst-cache-"].iter().any(|prefix| {
+        let end = name.strip_prefix(prefix);
+        end.is_some_and(|end| random(end, 6, |c| c.is_ascii_alphanumeric()))
+    });
+    own || earlier
+}
+
+/// The same within a cache, where whatever is called `.NAME.tmp` is one.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
-    let earlier =
-        || name.starts_with(".nst-cache-") || name.len() == 10 && name.starts_with(".tmp");
-    name.strip_suffix(".tmp").is_some_and(|name| name.starts_with('.')) || earlier()
+    is_draft(name) || name.strip_suffix(".tmp").is_some_and(|name| name.starts_with('.'))
 }
 
 #[cfg(test)]
@@ -148,6 +168,9 @@ mod tests {
         assert!(Draft::new(&folder.path().join("b.bin")).unwrap().rename_new().unwrap());
         assert_eq!(names(folder.path()).len(), 2);
         assert!(Draft::new(&folder.path().join("no/such/a.bin")).is_err());
+        let long = folder.path().join("é".repeat(127));
+        Draft::new(&long).unwrap().publish().unwrap();
+        assert!(long.exists());
     }
 
     #[test]
@@ -163,7 +186,6 @@ mod tests {
         other.rename().unwrap();
     }
 
-    #[cfg(unix)]
     #[test]
     fn files_have_the_mode_that_the_mask_leaves() {
         use std::os::unix::fs::MetadataExt as _;

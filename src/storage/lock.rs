@@ -3,10 +3,11 @@
 //! people alone.
 
 use super::read::is_missing;
-use super::{Draft, create_dirs, failed, is_temporary, open, open_with, read_bounded, sync_dir};
+use super::{Draft, create_dirs, failed, is_draft, open, open_with, read_bounded, sync_dir};
 use crate::error::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,8 +114,13 @@ impl Lock {
             Err(e) if is_missing(&e) => return Ok(None),
             Err(e) => return Err(failed(&path, "read", e)),
         };
-        let is_held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
-        Ok(is_held.then(|| holder(&path)))
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Ok(Some(holder(&path))),
+            Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => {
+                Err(failed(&path, "lock", e))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Lets readers in beside this writer, which from now on only adds. Another writer stays out.
@@ -134,8 +140,8 @@ impl Lock {
         if self.file.try_lock().is_ok() {
             return Ok(());
         }
-        // what is tried in vain is given up by the system
-        self.is_lost = self.file.try_lock_shared().is_err();
+        // the system gives up what it held when it tries in vain
+        self.is_lost = true;
         Err(in_use(&self.folder))
     }
 
@@ -151,7 +157,10 @@ impl Lock {
     /// # Errors
     /// When it is another one.
     pub fn check(&self) -> Result<()> {
-        if !self.is_lost && is_current(&self.file, &self.folder.join(LOCK))? {
+        if self.is_lost {
+            return Err(in_use(&self.folder));
+        }
+        if is_current(&self.file, &self.folder.join(LOCK))? {
             return Ok(());
         }
         Err(Error::input(format!(
@@ -205,16 +214,17 @@ impl Lock {
         draft.rename()
     }
 
-    /// Removes a file of the folder, if it is there.
+    /// Removes a file of the folder; says whether it was there.
     ///
     /// # Errors
     /// When the disk refuses, or the folder is another one.
-    pub fn remove(&self, name: impl AsRef<Path>) -> Result<()> {
+    pub fn remove(&self, name: impl AsRef<Path>) -> Result<bool> {
         self.check()?;
         let path = self.folder.join(name);
         match fs::remove_file(&path) {
-            Err(e) if !is_missing(&e) => Err(failed(&path, "remove", e)),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(e) if is_missing(&e) => Ok(false),
+            Err(e) => Err(failed(&path, "remove", e)),
         }
     }
 
@@ -232,7 +242,7 @@ impl Lock {
         for entry in entries {
             let entry = entry.map_err(unlisted)?;
             let is_folder = entry.file_type().map_err(unlisted)?.is_dir();
-            if !is_folder && is_temporary(&entry.file_name().to_string_lossy()) {
+            if !is_folder && is_draft(&entry.file_name().to_string_lossy()) {
                 self.check()?;
                 fs::remove_file(entry.path()).map_err(|e| failed(&entry.path(), "remove", e))?;
             }
@@ -267,9 +277,7 @@ impl Drop for Lock {
 }
 
 /// Whether an open file is the one that lies at this path.
-#[cfg(unix)]
 fn is_current(file: &File, path: &Path) -> Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
     let unknown = |e| failed(path, "look for it", e);
     let held = file.metadata().map_err(unknown)?;
     match fs::metadata(path) {
@@ -277,12 +285,6 @@ fn is_current(file: &File, path: &Path) -> Result<bool> {
         Err(e) if is_missing(&e) => Ok(false),
         Err(e) => Err(unknown(e)),
     }
-}
-
-// a folder in which a file is open can't be removed there
-#[cfg(not(unix))]
-fn is_current(_file: &File, _path: &Path) -> Result<bool> {
-    Ok(true)
 }
 
 fn in_use(folder: &Path) -> Error {
@@ -314,7 +316,6 @@ fn holders(path: &Path, way: &str) -> Vec<String> {
     let mut processes = Vec::new();
     #[cfg(target_os = "linux")]
     {
-        use std::os::unix::fs::MetadataExt as _;
         let inode = fs::metadata(path).map_or_else(|_| String::new(), |m| m.ino().to_string());
         let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
         for line in locks.lines() {
@@ -334,10 +335,7 @@ fn holders(path: &Path, way: &str) -> Vec<String> {
 
 /// The machine's name.
 fn host() -> String {
-    #[cfg(unix)]
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    #[cfg(not(unix))]
-    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
     if name.is_empty() { "this machine".to_owned() } else { name }
 }
 
@@ -396,11 +394,14 @@ mod tests {
         writer.let_readers_in().unwrap();
         let reader = Lock::shared(root.path()).unwrap();
         assert!(reader.is_some() && Lock::exclusive(root.path()).is_err());
-        assert!(writer.keep_readers_out().is_err());
         writer.replace("a", b"1").unwrap();
-        drop(reader);
-        let error = Lock::exclusive(root.path()).unwrap_err().to_string();
-        assert!(error.contains("in use by pid"), "{error}");
+        // what is tried in vain is lost: nothing more is written
+        assert!(writer.keep_readers_out().is_err() && writer.replace("a", b"2").is_err());
+        drop((reader, writer));
+        let mut writer = Lock::exclusive(root.path()).unwrap();
+        writer.let_readers_in().unwrap();
+        writer.keep_readers_out().unwrap();
+        assert!(Lock::shared(root.path()).is_err());
     }
 
     #[test]
@@ -415,7 +416,8 @@ mod tests {
                 1 => fs::remove_dir_all(&folder).unwrap(),
                 _ => fs::rename(&folder, root.path().join("aside")).unwrap(),
             }
-            for refused in [lock.check(), lock.replace("a", b"2"), lock.remove("below/a")] {
+            for refused in [lock.check(), lock.replace("a", b"2"), lock.remove("below/a").map(drop)]
+            {
                 assert!(refused.is_err(), "{exchange}");
             }
             let other = Lock::create(&folder).unwrap();
@@ -429,7 +431,6 @@ mod tests {
         }
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_lock_is_no_link_and_no_pipe_and_one_that_cannot_be_opened_is_not_missing() {
         let root = tempfile::tempdir().unwrap();
@@ -461,9 +462,8 @@ mod tests {
     #[test]
     fn temporaries_of_all_versions_are_swept_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = [".lock", "a.tmp", ".tmp", ".gitignore", "run.json"];
-        let swept =
-            [".run.json.tmp", ".run.json.00ff00ff00ff00ff.tmp", ".tmpAb12Cd", ".nst-cache-x1Y2z3"];
+        let kept = [".lock", "a.tmp", ".tmp", ".notes.tmp", ".tmp-mine", ".gitignore", "run.json"];
+        let swept = [".run.json.00ff00ff00ff00ff.tmp", ".tmpAb12Cd", ".nst-cache-x1Y2z3"];
         for name in kept.iter().chain(&swept) {
             fs::write(folder.path().join(name), b"").unwrap();
         }
@@ -474,6 +474,7 @@ mod tests {
         let entries = fs::read_dir(folder.path()).unwrap();
         let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, [".folder.tmp", ".gitignore", ".lock", ".tmp", "a.tmp", "run.json"]);
+        assert_eq!(left.len(), kept.len() + 1);
+        assert!(kept.iter().all(|name| left.iter().any(|found| found == name)), "{left:?}");
     }
 }

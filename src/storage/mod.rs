@@ -7,7 +7,7 @@ mod folder;
 mod lock;
 mod read;
 
-pub use draft::{Draft, is_temporary};
+pub use draft::{Draft, is_draft, is_temporary};
 pub use folder::{create_dirs, sync_dir, sync_dirs_between, walk};
 pub use lock::{LOCK, Lock};
 pub use read::{is_there, length, open, open_with, read_bounded, read_whole, try_read};

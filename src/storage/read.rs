@@ -3,8 +3,10 @@
 
 use super::failed;
 use crate::error::Result;
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Opens a regular file for reading. Anything else is refused at once: opening a pipe would wait
@@ -32,14 +34,9 @@ pub(super) fn regular(
     path: &Path,
     follows_links: bool,
 ) -> io::Result<File> {
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        // a pipe without a writer is opened at once, seen to be one, and closed
-        let link = if follows_links { OFlags::empty() } else { OFlags::NOFOLLOW };
-        options.custom_flags((OFlags::NONBLOCK | link).bits().cast_signed());
-    }
+    // a pipe without a writer is opened at once, seen to be one, and closed
+    let link = if follows_links { OFlags::empty() } else { OFlags::NOFOLLOW };
+    options.custom_flags((OFlags::NONBLOCK | link).bits().cast_signed());
     let irregular = || io::Error::new(ErrorKind::InvalidInput, "expected a regular file");
     match options.open(path) {
         Ok(file) if file.metadata()?.is_file() => Ok(file),
@@ -125,7 +122,6 @@ pub fn read_whole(path: &Path) -> Result<Option<Vec<u8>>> {
 mod tests {
     use super::*;
 
-    #[cfg(unix)]
     #[test]
     fn only_regular_files_are_read() {
         let folder = tempfile::tempdir().unwrap();

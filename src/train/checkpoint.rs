@@ -71,6 +71,12 @@ pub const CHECKPOINT: &str = "checkpoint.safetensors";
 const KEY: &str = "nst-cache";
 /// The header's key of the metrics so far: deflated, in hexadecimal digits.
 const METRICS: &str = "metrics";
+/// Room for the lines of a hundred million steps.
+const METRICS_BYTES_MAX: u64 = 2 << 30;
+/// Lines of text are packed to no less of their length than this.
+const PACKED: u64 = 200;
+/// The most that safetensors takes of a header, and room to spare.
+const HEADER_BYTES_MAX: u64 = 128 << 20;
 /// The header's key of the SHA-256 of both, and of all tensors by name.
 const SUM: &str = "sha256";
 
@@ -98,6 +104,9 @@ fn deflated(text: &[u8]) -> std::io::Result<String> {
 
 /// What [`deflated`] was given, which is `bytes` long.
 fn inflated(text: &str, bytes: u64) -> Option<Vec<u8>> {
+    if bytes > METRICS_BYTES_MAX.min(PACKED * (text.len() as u64 + 1)) {
+        return None;
+    }
     let digits = text.as_bytes().chunks(2);
     let bytes_of = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let packed = digits.map(bytes_of).collect::<Option<Vec<u8>>>()?;
@@ -167,7 +176,10 @@ pub fn load(
     learnable: &mut Learnable,
 ) -> Result<(Position, Vec<u8>)> {
     let what = || format!("checkpoint {}", path.display());
-    let file = storage::read_whole(path)?
+    let own = variables(student, optimizer).map(|(_, var)| var.elem_count());
+    let learned = learnable.tensors()?;
+    let numbers: usize = own.chain(learned.iter().map(|(_, t)| t.elem_count())).sum();
+    let file = storage::read_bounded(path, (numbers * 8) as u64 + HEADER_BYTES_MAX)?
         .ok_or_else(|| Error::input(format!("{}: there is none", what())))?;
     let damaged = || format!("{}: damaged", what());
     let is_damaged =
@@ -183,18 +195,19 @@ pub fn load(
             what(),
             Position::FORMAT,
             position.format
-        )));
+        ))
+        .hint("finish it with the build that began it, or give another -o"));
     }
     let metrics = entry(METRICS).ok_or_else(is_damaged)?;
     if entry(SUM) != Some(&sha256(header, metrics, stored.iter())) {
         return Err(is_damaged());
     }
-    let metrics = inflated(metrics, position.metrics_bytes).ok_or_else(is_damaged)?;
     if !accepted(&position.identity) {
         return Err(Error::input(format!("{}: of a run with other settings", what()))
             .hint("give another -o"));
     }
-    let expected = variables(student, optimizer).count() + learnable.tensors()?.len();
+    let metrics = inflated(metrics, position.metrics_bytes).ok_or_else(is_damaged)?;
+    let expected = variables(student, optimizer).count() + learned.len();
     if stored.len() != expected {
         return Err(Error::input(format!(
             "{}: expected {expected} tensors, found {}",
@@ -252,7 +265,7 @@ mod tests {
 
     #[test]
     fn metrics_are_packed_and_nothing_of_another_length_is_unpacked() {
-        for text in [Vec::new(), b"one\n".to_vec(), vec![b'x'; 100_000]] {
+        for text in [Vec::new(), b"one\n".to_vec(), [b'x'; 100].repeat(9)] {
             let (packed, bytes) = (deflated(&text).unwrap(), text.len() as u64);
             assert_eq!(inflated(&packed, bytes), Some(text));
             assert_eq!(inflated(&packed, bytes + 1), None);

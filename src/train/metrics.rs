@@ -1,12 +1,15 @@
 //! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
 
 use crate::error::{Context, Result};
-use crate::storage;
+use crate::storage::{self, Lock};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+/// The metrics' name in a run's folder.
+pub const METRICS: &str = "metrics.jsonl";
 
 /// What a test split says of a student.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -168,16 +171,19 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file as it was at a checkpoint: what an interrupted run wrote after that is
-    /// written again, and what is not as the checkpoint has it is put back.
+    /// Opens the file of a run's folder as it was at a checkpoint: what an interrupted run wrote
+    /// after that is written again, and what is not as the checkpoint has it is put back.
     ///
     /// # Errors
-    /// When the disk refuses.
-    pub fn open(path: &Path, text: Vec<u8>) -> Result<Self> {
-        let failed = |e| storage::failed(path, "write", e);
+    /// When the disk refuses, or the folder is another one.
+    pub fn open(folder: &Lock, text: Vec<u8>) -> Result<Self> {
+        let path = folder.folder().join(METRICS);
+        let failed = |e| storage::failed(&path, "write", e);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
-        let mut file = storage::open_with(&mut options, path).map_err(failed)?;
+        let mut file = storage::open_with(&mut options, &path).map_err(failed)?;
+        // of the file that is open now: whatever the path leads to later is not written
+        folder.check()?;
         let mut found = Vec::new();
         (&mut file).take(text.len() as u64).read_to_end(&mut found).map_err(failed)?;
         if found != text {
@@ -186,8 +192,8 @@ impl Metrics {
         }
         file.set_len(text.len() as u64).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        storage::sync_dir(path.parent().unwrap_or(Path::new("")))?;
-        Ok(Self { file, path: path.to_owned(), text })
+        storage::sync_dir(folder.folder())?;
+        Ok(Self { file, path, text })
     }
 
     /// What has been written.
@@ -223,6 +229,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn record(step: usize) -> Record {
         let parts = BTreeMap::from([("ce".to_owned(), 0.1 + 0.2)]);
@@ -241,8 +248,9 @@ mod tests {
     #[test]
     fn a_resume_cuts_what_came_after_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.jsonl");
-        let mut metrics = Metrics::open(&path, Vec::new()).unwrap();
+        let path = folder.path().join(METRICS);
+        let lock = Lock::exclusive(folder.path()).unwrap();
+        let mut metrics = Metrics::open(&lock, Vec::new()).unwrap();
         metrics.write(&record(0)).unwrap();
         let text = metrics.text().to_vec();
         metrics.write(&record(1)).unwrap();
@@ -256,7 +264,7 @@ mod tests {
         ];
         for spoil in spoil {
             spoil(&path);
-            let mut metrics = Metrics::open(&path, text.clone()).unwrap();
+            let mut metrics = Metrics::open(&lock, text.clone()).unwrap();
             metrics.write(&record(1)).unwrap();
             metrics.sync().unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), whole);

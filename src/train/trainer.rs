@@ -19,9 +19,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// The metrics' name in a run's folder.
-pub const METRICS: &str = "metrics.jsonl";
-
 /// Settings of a run that change none of its bits.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -99,8 +96,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
     let parameters = run.student.parameters().iter().map(|p| p.var.clone()).collect();
     let mut optimizer = Optimizer::create(parameters, run.recipe.optimizer.rule.clone())?
         .with_factors(groups::factors(run.student, &run.recipe.optimizer)?)?;
-    let folder = run.folder.folder();
-    let path = folder.join(CHECKPOINT);
+    let path = run.folder.folder().join(CHECKPOINT);
     let (position, lines) = if run.resume && storage::is_there(&path)? {
         let accepted =
             |found: &str| found == run.identity || run.shorter.iter().any(|s| s == found);
@@ -130,7 +126,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
         per_epoch,
         run.recipe.epochs,
     );
-    let metrics = Metrics::open(&folder.join(METRICS), lines)?;
+    let metrics = Metrics::open(run.folder, lines)?;
     let first = position.step;
     let mut trainer = Trainer {
         run,

@@ -17,9 +17,10 @@ use nst_cache::statistic::{Maps, compute};
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};
+use nst_cache::train::metrics::METRICS;
 use nst_cache::train::pairing;
 use nst_cache::train::source::{CacheSource, Source};
-use nst_cache::train::trainer::{self, METRICS, Options, Run};
+use nst_cache::train::trainer::{self, Options, Run};
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -12,9 +12,10 @@ use nst_cache::recipe::{
 use nst_cache::storage::Lock;
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};
+use nst_cache::train::metrics::METRICS;
 use nst_cache::train::metrics::Record;
 use nst_cache::train::source::{DataSource, Source};
-use nst_cache::train::trainer::{METRICS, Options, Run, run};
+use nst_cache::train::trainer::{Options, Run, run};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

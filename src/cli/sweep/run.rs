@@ -5,8 +5,8 @@ use super::plan::Run;
 use crate::cli::train;
 use crate::error::{Context as _, Result};
 use crate::storage::{self, Lock};
+use crate::train::metrics::METRICS;
 use crate::train::metrics::Record;
-use crate::train::trainer::METRICS;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -54,8 +54,9 @@ impl Running {
     pub(super) fn start(index: usize, run: &Run, sweep: &Lock, flags: &[String]) -> Result<Self> {
         let text = toml::to_string(&run.recipe)
             .context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
-        storage::create_dirs(run.beside())?;
         sweep.replace(below(sweep, &run.recipe_file), text.as_bytes())?;
+        let written = std::iter::once(run.recipe_file.as_path());
+        storage::sync_dirs_between(sweep.folder(), written)?;
 
         let failed = |e| storage::failed(&run.log, "write", e);
         let mut options = OpenOptions::new();

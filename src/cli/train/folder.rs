@@ -2,7 +2,7 @@
 
 use super::Report;
 use crate::error::{Context, Error, Result};
-use crate::hash::sha256;
+use crate::hash::{self, sha256};
 use crate::onnx::Model;
 use crate::recipe::Train;
 use crate::storage::{self, Lock};
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 const SETTINGS: &str = "settings.json";
 const REPORT: &str = "run.json";
 const MODEL: &str = "student.onnx";
+/// Far more than any settings take.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
 
 /// What is there of a run.
 pub(super) enum There {
@@ -160,8 +162,9 @@ impl Folder {
         }
         Err(match lacks {
             Some(problem) => {
+                let how = if is_there(CHECKPOINT)? { "export it" } else { "train it" };
                 Error::input(format!("{path}: holds a finished run, but its {MODEL} is {problem}"))
-                    .hint("add --resume to export it again, or give another -o")
+                    .hint(format!("add --resume to {how} again, or give another -o"))
             }
             None => Error::input(format!("{path}: holds an unfinished run with these settings"))
                 .hint("add --resume to go on with it, or give another -o"),
@@ -170,19 +173,23 @@ impl Folder {
 
     /// What is wrong with the student of a finished run, if anything is.
     fn problem(&self, report: &Report) -> Result<Option<&'static str>> {
-        let bytes = storage::read_whole(&self.path.join(MODEL))?;
-        Ok(match bytes {
-            None => Some("missing"),
-            Some(bytes) if sha256(&bytes) != report.model_sha256 => {
-                Some("another file than the run wrote")
+        let path = self.path.join(MODEL);
+        let length = storage::length(&path)?;
+        Ok(match (length, &report.model_sha256) {
+            (None, _) => Some("missing"),
+            (Some(0), _) => Some("empty"),
+            (Some(_), None) => None,
+            (Some(_), Some(expected)) => {
+                let file = storage::open(&path).map_err(|e| storage::failed(&path, "read", e))?;
+                let found = hash::sha256_of(file).map_err(|e| storage::failed(&path, "read", e))?;
+                (found != *expected).then_some("another file than the run wrote")
             }
-            Some(_) => None,
         })
     }
 
     /// Makes the folder, locks it and writes the settings into it; or gives the report of the run,
-    /// where another process has finished it meanwhile. The report of a run that is extended goes
-    /// first: beside the new settings it would say that they are done.
+    /// where another process has finished it meanwhile. A report that is there, of a run that is
+    /// extended or exported again, says which settings it is of, and stays until it is replaced.
     ///
     /// # Errors
     /// As [`Folder::look`], and when the disk refuses.
@@ -192,7 +199,6 @@ impl Folder {
             return Ok(Err(report));
         }
         lock.sweep(&self.path)?;
-        lock.remove(REPORT)?;
         let text = serde_json::to_vec_pretty(&self.settings)
             .context(|| format!("{}: settings cannot be encoded", self.path.display()))?;
         lock.replace(SETTINGS, &text)?;
@@ -243,7 +249,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let Some(bytes) = storage::read_whole(path)? else { return Ok(None) };
+    let Some(bytes) = storage::read_bounded(path, RECORD_BYTES_MAX)? else { return Ok(None) };
     let record = serde_json::from_slice(&bytes)
         .context(|| format!("{}: not a run's record", path.display()))?;
     Ok(Some(record))

@@ -383,6 +383,10 @@ impl Material {
                 let mut manifest = cache.manifest().clone();
                 manifest.teacher.file = String::new();
                 manifest.data.spec = String::new();
+                // what an earlier format did not have
+                manifest.row_sums.clear();
+                manifest.extends = None;
+                manifest.format = manifest.lowest_format();
                 let text = serde_json::to_vec(&manifest).unwrap_or_default();
                 json!({ "cache": {
                     "teacher": manifest.teacher.sha256,
