@@ -273,4 +273,42 @@ mod tests {
         drop(reader);
         repair(folder.path(), 1, &Silent).unwrap();
     }
+
+    #[test]
+    fn what_lies_behind_a_link_that_leads_nowhere_is_not_lost() {
+        let (root, plan) = (tempfile::tempdir().unwrap(), testing::plan(10, 1, Codec::Raw));
+        let (folder, disk) = (root.path().join("cache"), root.path().join("disk"));
+        testing::write(&folder, &plan).unwrap();
+        fs::rename(folder.join("logits"), &disk).unwrap();
+        std::os::unix::fs::symlink(&disk, folder.join("logits")).unwrap();
+        let count = || {
+            let mut count = 0;
+            storage::walk(&folder, &mut |_| {
+                count += 1;
+                Ok(())
+            })
+            .unwrap();
+            count
+        };
+        let before = count();
+        for target in [disk.clone(), root.path().join("unmounted")] {
+            fs::rename(&disk, root.path().join("away")).unwrap();
+            fs::rename(root.path().join("away"), &target).unwrap();
+            let error = repair(&folder, 1, &Silent).unwrap_err().to_string();
+            assert!(error.contains("a link that leads to no file"), "{error}");
+            assert!(Writer::open(&folder, &plan).is_err());
+            assert_eq!(count(), before);
+        }
+    }
+
+    #[test]
+    fn a_row_array_whose_folder_is_gone_is_repaired() {
+        let (folder, plan) = (tempfile::tempdir().unwrap(), testing::plan(10, 1, Codec::Raw));
+        testing::write(folder.path(), &plan).unwrap();
+        fs::remove_dir_all(folder.path().join("label")).unwrap();
+        let report = repair(folder.path(), 1, &Silent).unwrap();
+        assert_eq!((report.removed, report.dropped), (vec!["label/c/0".to_owned()], Vec::new()));
+        testing::write(folder.path(), &plan).unwrap();
+        assert!(verify::verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
+    }
 }

@@ -566,4 +566,16 @@ mod tests {
             assert!(forge(entry, value).is_err(), "entry {entry} = {value}");
         }
     }
+
+    #[test]
+    fn what_the_system_says_of_itself_is_no_damage() {
+        use rustix::io::Errno;
+        let of = |error: Errno| Fault::from(io::Error::from(error));
+        assert!(matches!(of(Errno::NOENT), Fault::Missing));
+        for error in [Errno::INVAL, Errno::FBIG, Errno::NOTDIR, Errno::IO, Errno::MFILE] {
+            assert!(matches!(of(error), Fault::Unreadable(_)), "{error}");
+        }
+        let ours = io::Error::new(ErrorKind::InvalidInput, "expected a regular file");
+        assert!(matches!(Fault::from(ours), Fault::Damaged(_)));
+    }
 }

@@ -278,6 +278,18 @@ mod tests {
     }
 
     #[test]
+    fn another_runs_metrics_are_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("run");
+        let late = Lock::create(&folder).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let other = Lock::create(&folder).unwrap();
+        Metrics::open(&other, b"theirs\n".to_vec()).unwrap();
+        assert!(Metrics::open(&late, Vec::new()).is_err());
+        assert_eq!(std::fs::read(folder.join(METRICS)).unwrap(), b"theirs\n");
+    }
+
+    #[test]
     fn an_evaluation_of_a_diverged_student_reads_back() {
         let evaluation = Evaluation { samples: 3, top1: 0.0, loss: f64::NAN };
         let text = serde_json::to_string(&evaluation).unwrap();
