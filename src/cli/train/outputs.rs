@@ -8,6 +8,7 @@ use crate::onnx::{Model, logits};
 use crate::recipe::{CriterionRecipe, Subject};
 use crate::runtime::{Device, Session, SessionOptions};
 use crate::student::Student;
+use crate::threads;
 use crate::train::source::Source;
 
 /// How many class names a message lists.
@@ -80,6 +81,8 @@ pub(super) fn check_runtime(student: &Student, context: &Context<'_>) -> Result<
     let exported = student.export(&[])?;
     let outputs: Vec<String> = logits::of_student(&exported).into_iter().collect();
     let options = SessionOptions { device: Device::Cpu, threads: context.threads };
+    // no fault of the model's
+    threads::afford(context.threads)?;
     match Session::new(&context.runtime()?, &exported, &outputs, &options) {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::input(format!(
