@@ -1,7 +1,7 @@
 //! Checkpoints: one safetensors file that holds everything a run needs to go on with the same bits.
 
 use super::loss::Learnable;
-use super::metrics::{Evaluation, Sums};
+use super::metrics::{self, Evaluation, Sums};
 use super::optimizer::Optimizer;
 use crate::error::{Context, Error, Result};
 use crate::hash;
@@ -69,10 +69,13 @@ pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// The header's key of the position.
 const KEY: &str = "nst-cache";
-/// The header's key of the metrics so far: deflated, in hexadecimal digits.
+/// The header's key of the metrics so far: deflated, in hexadecimal digits. Left out where they are
+/// too long for a header.
 const METRICS: &str = "metrics";
 /// Room for the lines of a hundred million steps.
 const METRICS_BYTES_MAX: u64 = 2 << 30;
+/// The most of them, packed, that a header holds.
+const PACKED_BYTES_MAX: usize = 64 << 20;
 /// Lines of text are packed to no less of their length than this.
 const PACKED: u64 = 200;
 /// The most that safetensors takes of a header, and room to spare.
@@ -84,11 +87,11 @@ const SUM: &str = "sha256";
 /// bytes.
 fn sha256<'a>(
     position: &str,
-    metrics: &str,
+    metrics: Option<&str>,
     tensors: impl Iterator<Item = (&'a str, TensorView<'a>)>,
 ) -> String {
     let mut sum = Sha256::new();
-    sum.update(format!("{position}\n{metrics}\n"));
+    sum.update(format!("{position}\n{}\n", metrics.unwrap_or_default()));
     for (name, tensor) in tensors.collect::<BTreeMap<_, _>>() {
         sum.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.shape()));
         sum.update(tensor.data());
@@ -113,6 +116,23 @@ fn inflated(text: &str, bytes: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     DeflateDecoder::new(&*packed).take(bytes.saturating_add(1)).read_to_end(&mut out).ok()?;
     Some(out).filter(|out| out.len() as u64 == bytes)
+}
+
+/// The metrics beside a checkpoint that doesn't hold them, as far as it goes.
+fn lines_beside(path: &Path, bytes: u64) -> Result<Vec<u8>> {
+    let path = path.with_file_name(metrics::METRICS);
+    let mut lines = storage::read_whole(&path)?.unwrap_or_default();
+    match usize::try_from(bytes) {
+        Ok(bytes) if bytes <= lines.len() => lines.truncate(bytes),
+        _ => {
+            return Err(Error::input(format!(
+                "{}: shorter than its checkpoint says",
+                path.display()
+            ))
+            .hint("give another -o"));
+        }
+    }
+    Ok(lines)
 }
 
 /// What of the student and its optimiser is saved, by name.
@@ -155,9 +175,11 @@ pub fn save(
         .collect::<Result<_, _>>()
         .context(|| "checkpoint: tensors do not fit their shapes".into())?;
     let metrics = deflated(metrics).context(|| "checkpoint: metrics cannot be packed".into())?;
-    let sum = sha256(&header, &metrics, views.iter().cloned());
-    let entries = [(KEY, header), (METRICS, metrics), (SUM, sum)];
-    let entries = HashMap::from(entries.map(|(key, value)| (key.to_owned(), value)));
+    let metrics = Some(metrics).filter(|packed| packed.len() <= PACKED_BYTES_MAX);
+    let sum = sha256(&header, metrics.as_deref(), views.iter().cloned());
+    let entries = [(KEY, Some(header)), (METRICS, metrics), (SUM, Some(sum))];
+    let entries: HashMap<String, String> =
+        entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
     let file = safetensors::serialize(views, Some(entries))
         .context(|| "checkpoint: cannot be encoded".into())?;
     folder.replace(CHECKPOINT, &file)
@@ -198,7 +220,7 @@ pub fn load(
         ))
         .hint("finish it with the build that began it, or give another -o"));
     }
-    let metrics = entry(METRICS).ok_or_else(is_damaged)?;
+    let metrics = entry(METRICS).map(String::as_str);
     if entry(SUM) != Some(&sha256(header, metrics, stored.iter())) {
         return Err(is_damaged());
     }
@@ -206,7 +228,10 @@ pub fn load(
         return Err(Error::input(format!("{}: of a run with other settings", what()))
             .hint("give another -o"));
     }
-    let metrics = inflated(metrics, position.metrics_bytes).ok_or_else(is_damaged)?;
+    let metrics = match metrics {
+        Some(packed) => inflated(packed, position.metrics_bytes).ok_or_else(is_damaged)?,
+        None => lines_beside(path, position.metrics_bytes)?,
+    };
     let expected = variables(student, optimizer).count() + learned.len();
     if stored.len() != expected {
         return Err(Error::input(format!(
@@ -272,6 +297,16 @@ mod tests {
             assert_eq!(inflated(&packed[1..], bytes), None);
         }
         assert_eq!(inflated(&deflated(&[0; 99]).unwrap(), 98), None);
+    }
+
+    #[test]
+    fn lines_beside_are_taken_as_far_as_the_checkpoint_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CHECKPOINT);
+        assert!(lines_beside(&path, 1).is_err());
+        std::fs::write(folder.path().join(metrics::METRICS), b"one\ntwo\n").unwrap();
+        assert_eq!(lines_beside(&path, 4).unwrap(), b"one\n");
+        assert!(lines_beside(&path, 9).is_err() && lines_beside(&path, u64::MAX).is_err());
     }
 
     #[test]
