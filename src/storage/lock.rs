@@ -269,7 +269,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if self.is_writer {
+        // another process's line stays
+        if self.is_writer && !self.is_lost {
             // for people alone, and all is done
             let _ = self.unsign();
         }

@@ -185,7 +185,7 @@ pub fn save(
     folder.replace(CHECKPOINT, &file)
 }
 
-/// Reads a checkpoint into the student, its optimiser and what the criteria learn, and gives where
+/// Reads a checkpoint into the student, its optimizer and what the criteria learn, and gives where
 /// it stands, and the metrics up to there. `accepted`: which runs' identities it may bear.
 ///
 /// # Errors
