@@ -14,6 +14,7 @@ use crate::storage::{self, Draft, Lock};
 use crate::threads;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -470,7 +471,7 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
 pub(super) fn refuse_links(folder: &Path) -> Result<()> {
     storage::walk(folder, &mut |path| {
         let at = folder.join(path);
-        let unseen = |e| storage::failed(&at, "look for it", e);
+        let unseen = |e| storage::failed(&at, "examine", e);
         if !fs::symlink_metadata(&at).map_err(unseen)?.is_symlink()
             || fs::metadata(&at).is_ok_and(|target| target.is_file())
         {
@@ -555,15 +556,12 @@ pub(super) fn write_documents(lock: &Lock, files: Files) -> Result<()> {
     let mut other = Vec::new();
     for (path, bytes) in files {
         let at = lock.folder().join(&path);
-        let length = match storage::length(&at)? {
-            Some(length) if length == bytes.len() as u64 => length,
-            _ => {
-                other.push((path, bytes));
-                continue;
+        match storage::try_read(&at, bytes.len() as u64) {
+            Ok(found) if found.as_ref() == Some(&bytes) => {}
+            Err(e) if e.kind() != ErrorKind::FileTooLarge => {
+                return Err(storage::failed(&at, "read", e));
             }
-        };
-        if storage::read_bounded(&at, length)?.as_ref() != Some(&bytes) {
-            other.push((path, bytes));
+            _ => other.push((path, bytes)),
         }
     }
     threads::at_once(&other, |(path, bytes)| lock.replace(path, bytes))?;

@@ -95,6 +95,7 @@ impl Lock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
                 Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
+                    tracing::warn!("{}: read without a lock: {e}", folder.display());
                     return Ok(None);
                 }
                 Err(TryLockError::Error(e)) => return Err(failed(&path, "lock", e)),
@@ -279,7 +280,7 @@ impl Drop for Lock {
 
 /// Whether an open file is the one that lies at this path.
 fn is_current(file: &File, path: &Path) -> Result<bool> {
-    let unknown = |e| failed(path, "look for it", e);
+    let unknown = |e| failed(path, "examine", e);
     let held = file.metadata().map_err(unknown)?;
     match fs::metadata(path) {
         Ok(now) => Ok((now.dev(), now.ino()) == (held.dev(), held.ino())),

@@ -67,7 +67,7 @@ pub fn is_there(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(e) if is_missing(&e) => Ok(false),
-        Err(e) => Err(failed(path, "look for it", e)),
+        Err(e) => Err(failed(path, "examine", e)),
     }
 }
 
@@ -79,7 +79,7 @@ pub fn length(path: &Path) -> Result<Option<u64>> {
     match std::fs::metadata(path) {
         Ok(found) => Ok(Some(found.len())),
         Err(e) if is_missing(&e) => Ok(None),
-        Err(e) => Err(failed(path, "look for it", e)),
+        Err(e) => Err(failed(path, "examine", e)),
     }
 }
 
