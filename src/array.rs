@@ -4,6 +4,15 @@ use crate::error::{Error, Result};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
+/// The axis order of the model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the field's own names")]
+pub enum Layout {
+    Nchw,
+    Nhwc,
+}
+
 /// The type of an array's elements. The serde names are Zarr v3's (and NumPy's).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Dtype {

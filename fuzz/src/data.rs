@@ -1,8 +1,7 @@
 //! Data sets: a folder or file of hostile bytes, opened and read as `extract` does.
 
-use nst_cache::data::{common_size, open};
+use nst_cache::data::{DataFormat, DataSpec, common_size, open};
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{DataFormat, DataSpec};
 use std::fs;
 use std::path::Path;
 

@@ -232,9 +232,9 @@ mod tests {
             named("data.fingerprint.samples", "100", "3")
         );
         assert_eq!(with(|m| m.data.limit = None), named("data.limit", "10", "null"));
-        let flip = crate::recipe::Augmentation {
-            geometry: crate::recipe::Augment::Flip,
-            ..crate::recipe::Augmentation::NONE
+        let flip = crate::data::Augmentation {
+            geometry: crate::data::Augment::Flip,
+            ..crate::data::Augmentation::NONE
         };
         let mut other = manifest.clone();
         other.augment = Some(flip.clone());
@@ -243,7 +243,7 @@ mod tests {
             Some(("augment".to_owned(), "null".to_owned()))
         );
         let mut blended = other.clone();
-        blended.augment = Some(crate::recipe::Augmentation { mixup: Some(0.5), ..flip });
+        blended.augment = Some(crate::data::Augmentation { mixup: Some(0.5), ..flip });
         assert_eq!(difference(&other, &blended), named("augment.mixup", "null", "0.5"));
         assert_eq!(with(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
         assert_eq!(

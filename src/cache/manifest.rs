@@ -2,15 +2,15 @@
 
 use super::shard::{self, Sum};
 use super::{document, zarr};
-use crate::array::Dtype;
-use crate::data::Fingerprint;
+use crate::array::{Dtype, Layout};
 use crate::data::augment::Parameter;
+use crate::data::{Augmentation, Fingerprint, Preprocess};
 use crate::error::{Error, Result};
 use crate::onnx::BatchNorm;
 use crate::onnx::feed::Constant;
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
-use crate::recipe::{Augmentation, Layout, MapShape, Preprocess, Statistic};
+use crate::statistic::{MapShape, Statistic};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ops::Range;

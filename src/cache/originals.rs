@@ -3,10 +3,9 @@
 
 use super::{Cache, Stamps, ViewTable, stamps};
 use crate::data::augment::{self, Parameter, View};
-use crate::data::{Dataset, Sample, hashed_names};
+use crate::data::{Augment, Augmentation, Dataset, Preprocess, Sample, hashed_names};
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
-use crate::recipe::{Augment, Augmentation, Preprocess};
 
 /// A cache and the data set that it was made of.
 #[derive(Clone, Copy)]

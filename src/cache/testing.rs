@@ -1,14 +1,13 @@
 //! A small cache with fixed content, for this module's tests.
 
 use super::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
-use crate::array::Dtype;
-use crate::data::Fingerprint;
+use crate::array::{Dtype, Layout};
+use crate::data::{
+    Augment, Augmentation, Channels, DataFormat, Fingerprint, Interpolation, Preprocess,
+};
 use crate::error::Result;
 use crate::onnx::tap::Role;
-use crate::recipe::{
-    Augment, Augmentation, Channels, DataFormat, Interpolation, Layout, MapShape, Preprocess,
-    Statistic,
-};
+use crate::statistic::{MapShape, Statistic};
 use half::f16;
 use std::path::Path;
 

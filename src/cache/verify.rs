@@ -8,7 +8,7 @@ use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::recipe::Statistic;
+use crate::statistic::Statistic;
 use crate::storage::{self, Lock};
 use crate::threads;
 use serde::Serialize;

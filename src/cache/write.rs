@@ -9,7 +9,7 @@ use super::{Cache, Manifest, Segment, document, extraction, zarr};
 use crate::array::Dtype;
 use crate::data::{Fingerprint, Trace};
 use crate::error::{Context, Error, Result};
-use crate::recipe::Statistic;
+use crate::statistic::Statistic;
 use crate::storage::{self, Draft, Lock};
 use crate::threads;
 use std::collections::BTreeSet;
@@ -488,7 +488,7 @@ pub(super) fn refuse_links(folder: &Path) -> Result<()> {
 /// Whether a sample's row is published in any view. A mixed row is of two samples, of which one
 /// alone stands in it: there, all count.
 fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) -> bool {
-    let mixes = manifest.augment.as_ref().is_some_and(crate::recipe::Augmentation::mixes);
+    let mixes = manifest.augment.as_ref().is_some_and(crate::data::Augmentation::mixes);
     let rows = manifest.segments.iter().flat_map(|segment| manifest.row_range(segment.index));
     let samples: BTreeSet<i64> = rows.filter_map(|row| sample_ids.get(row).copied()).collect();
     move |sample| mixes || i64::try_from(sample).is_ok_and(|sample| samples.contains(&sample))
@@ -718,7 +718,7 @@ mod tests {
         assert!(error.contains("made with another"), "{error}");
         let mut other = testing::plan(6, 2, Codec::Zstd);
         other.manifest.format = Manifest::FORMAT_STATISTICS;
-        other.manifest.taps[0].map = Some(crate::recipe::MapShape {
+        other.manifest.taps[0].map = Some(crate::statistic::MapShape {
             channels: 12,
             height: 1,
             width: 1,

@@ -4,7 +4,7 @@
 use super::{ArraySpec, Codec, Manifest};
 use crate::array::Dtype;
 use crate::error::{Context, Result};
-use crate::recipe::{MapShape, Statistic};
+use crate::statistic::{MapShape, Statistic};
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -8,12 +8,10 @@ mod student;
 use super::feed_args::FeedArgs;
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
+use crate::data::{Augment, Augmentation, ColorJitter, DataSpec, ViewCount};
 use crate::error::{Error, Result};
 use crate::extract::{self, ExtractReport, human_bytes};
-use crate::recipe::{
-    Augment, Augmentation, ColorJitter, Compress, CriterionRecipe, DataSpec, Extract, Inputs, Keep,
-    Store, Train, ViewCount,
-};
+use crate::recipe::{Compress, CriterionRecipe, Extract, Inputs, Keep, Store, Train};
 use crate::runtime::{Device, SessionOptions};
 use clap::ValueEnum;
 use std::num::NonZeroUsize;

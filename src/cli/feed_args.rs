@@ -2,7 +2,7 @@
 
 use crate::data;
 use crate::error::{Context, Error, Result};
-use crate::recipe::{BatchAxis, Feeding, InputValue};
+use crate::onnx::{BatchAxis, Feeding, InputValue};
 use std::path::Path;
 
 /// Where the batch stands.

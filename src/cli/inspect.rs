@@ -7,8 +7,7 @@ use super::{Context, emit, emit_json, preprocess_args};
 use crate::error::Result;
 use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap};
-use crate::onnx::{Dim, Model, Value, cost};
-use crate::recipe::Feeding;
+use crate::onnx::{Dim, Feeding, Model, Value, cost};
 use crate::runtime::{Probe, Runtime, feeds, probe};
 use crate::student::{Decision, Student, Trainability};
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -85,7 +84,7 @@ struct TapRow {
     op: String,
     shape: Vec<Axis>,
     role: Role,
-    layout: Option<crate::recipe::Layout>,
+    layout: Option<crate::array::Layout>,
     /// Height and width of the image that tokens cover.
     grid: Option<[usize; 2]>,
     stage: Option<usize>,
@@ -295,7 +294,7 @@ fn bytes(tap: &Tap) -> Bytes {
 /// The channels of a map or of tokens.
 fn channels(tap: &Tap) -> usize {
     let axis = match (tap.role, tap.layout) {
-        (Role::Map, Some(crate::recipe::Layout::Nhwc)) => 3,
+        (Role::Map, Some(crate::array::Layout::Nhwc)) => 3,
         (Role::Tokens, _) => 2,
         _ => 1,
     };
@@ -460,7 +459,7 @@ fn taps(document: &Document, all: bool) -> String {
 
 fn role(tap: &TapRow) -> String {
     match (tap.role, tap.layout, tap.grid) {
-        (Role::Map, Some(crate::recipe::Layout::Nhwc), _) => "map, channels last".to_owned(),
+        (Role::Map, Some(crate::array::Layout::Nhwc), _) => "map, channels last".to_owned(),
         (Role::Map, _, Some([height, width])) => format!("map of {height}x{width}"),
         (Role::Map, ..) => "map".to_owned(),
         (Role::Volume, ..) => "volume".to_owned(),
@@ -508,7 +507,7 @@ mod tests {
 
     fn tap(role: Role, shape: &[usize]) -> Tap {
         let shape = std::iter::once(None).chain(shape.iter().copied().map(Some)).collect();
-        let layout = (role == Role::Map).then_some(crate::recipe::Layout::Nchw);
+        let layout = (role == Role::Map).then_some(crate::array::Layout::Nchw);
         Tap {
             tensor: "t".into(),
             op: "Relu".into(),

@@ -1,8 +1,8 @@
 //! The preprocessing flags that every command which reads images shares.
 
-use crate::array::Dtype;
+use crate::array::{Dtype, Layout};
+use crate::data::{Channels, Interpolation, PreprocessOptions, preset};
 use crate::error::{Error, Result};
-use crate::recipe::{Channels, Interpolation, Layout, PreprocessOptions, preset};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
 /// How images become the model's input. What is not given comes from the preset, then from the

@@ -7,8 +7,8 @@ mod side_by_side;
 mod teacher;
 
 use super::{Context, emit, emit_json, train};
+use crate::data::DataSpec;
 use crate::error::{Context as _, Error, Result};
-use crate::recipe::DataSpec;
 use crate::report::sweep::{Failure, Run, Table, Teacher};
 use crate::runtime::Device;
 use crate::storage::Lock;

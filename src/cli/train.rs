@@ -13,10 +13,11 @@ use super::extract::command;
 use super::preprocess_args::PreprocessArgs;
 use super::print::grouped;
 use super::{Context, device, emit, emit_json};
+use crate::data::DataSpec;
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, DataSpec, FoldedNorms, Precision, Sakd, SakdMode, Train};
+use crate::recipe::{CriterionRecipe, Sakd, SakdMode, Train};
 use crate::runtime::Device;
-use crate::student::{Executor, ImportOptions, Student};
+use crate::student::{Executor, FoldedNorms, ImportOptions, Precision, Student};
 use crate::train::groups;
 use crate::train::loader::Steps;
 use crate::train::loss::{Learnable, Objective};
@@ -298,7 +299,7 @@ struct Plan {
     teacher: Option<PathBuf>,
     data: Option<(DataSpec, String)>,
     test: Option<(DataSpec, String)>,
-    preprocess: crate::recipe::PreprocessOptions,
+    preprocess: crate::data::PreprocessOptions,
     output: PathBuf,
     device: candle_core::Device,
     checkpoint_steps: Option<usize>,

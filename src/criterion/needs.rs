@@ -1,7 +1,8 @@
 //! From which statistics of a teacher's map a criterion can be computed, exactly.
 
 use super::catalogue::{Stored, catalogue};
-use crate::recipe::{At, CriterionRecipe, Kernel, Method, Normalization, Statistic};
+use crate::recipe::{At, CriterionRecipe, Kernel, Method, Normalization};
+use crate::statistic::Statistic;
 
 /// The sets of statistics any one of which suffices, the features last; empty: the criterion reads
 /// no map.

@@ -16,8 +16,9 @@ pub use parameter::Parameter;
 pub use views::{Place, Views};
 
 use super::{Image, geometry, preprocess, random};
+use crate::data::augmentation::Augment;
+use crate::data::preprocessing::{Channels, Preprocess};
 use crate::error::Result;
-use crate::recipe::{Augment, Channels, Preprocess};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
@@ -95,7 +96,7 @@ fn toss(rng: &mut ChaCha8Rng) -> bool {
 /// nearest `mean/scale`).
 ///
 /// # Shapes
-/// The result: `[C, H, W]`, or `[H, W, C]` for [`Layout::Nhwc`](crate::recipe::Layout::Nhwc).
+/// The result: `[C, H, W]`, or `[H, W, C]` for [`Layout::Nhwc`](crate::array::Layout::Nhwc).
 ///
 /// # Errors
 /// When the image cannot be resized, or the crop is not inside it.
@@ -153,7 +154,8 @@ fn fill(preprocess: &Preprocess) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::array::Dtype;
-    use crate::recipe::{Interpolation, Layout};
+    use crate::array::Layout;
+    use crate::data::preprocessing::Interpolation;
 
     pub(super) fn preprocess(layout: Layout, size: [usize; 2]) -> Preprocess {
         Preprocess {

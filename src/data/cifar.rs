@@ -5,8 +5,8 @@ use super::fingerprint::Listed;
 use super::folder::shown_path;
 use super::memory::{InMemory, numbered};
 use super::{is_test, open_file};
+use crate::data::spec::DataFormat;
 use crate::error::{Context, Error, Result};
-use crate::recipe::DataFormat;
 use std::io::{BufReader, Read};
 use std::path::Path;
 

@@ -3,8 +3,8 @@
 
 use super::memory::InMemory;
 use super::{idx, is_test};
+use crate::data::spec::DataFormat;
 use crate::error::Result;
-use crate::recipe::DataFormat;
 
 const TRAIN_IMAGES: &[u8] = include_bytes!("fashion-mnist/train-images-idx3-ubyte.gz");
 const TRAIN_LABELS: &[u8] = include_bytes!("fashion-mnist/train-labels-idx1-ubyte.gz");

@@ -1,8 +1,8 @@
 //! The hash that names a data set's content.
 
 use super::Fingerprint;
+use crate::data::spec::DataFormat;
 use crate::hash;
-use crate::recipe::DataFormat;
 use sha2::{Digest, Sha256};
 
 /// Gathers what a data set is made of, in canonical order. Every field is preceded by its length,

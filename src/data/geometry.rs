@@ -2,12 +2,12 @@
 
 use super::resample::resample;
 use super::{Image, UPRIGHT};
+use crate::data::preprocessing::Interpolation;
 use crate::error::{Error, Result};
-use crate::recipe::Interpolation;
 use std::borrow::Cow;
 
 /// A box of pixels: of the preprocessed image, from which it may stick out; with
-/// [`RandomResizedCrop`](crate::recipe::Augment::RandomResizedCrop) of the image as it was decoded.
+/// [`RandomResizedCrop`](crate::data::augmentation::Augment::RandomResizedCrop) of the image as it was decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
     /// Its first row.

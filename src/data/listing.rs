@@ -2,8 +2,8 @@
 
 use super::Fingerprint;
 use super::fingerprint::Listed;
+use crate::data::spec::DataFormat;
 use crate::error::{Error, Result, shown};
-use crate::recipe::DataFormat;
 use std::collections::BTreeSet;
 
 /// One image file.

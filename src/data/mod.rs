@@ -8,6 +8,7 @@ pub mod augment;
 pub mod preprocess;
 
 mod archive;
+mod augmentation;
 mod cifar;
 mod content;
 mod describe;
@@ -25,8 +26,10 @@ mod memory;
 mod names;
 mod npy;
 mod npz;
+mod preprocessing;
 mod random;
 mod resample;
+mod spec;
 mod split;
 mod spool;
 mod subset;
@@ -35,8 +38,11 @@ mod trace;
 mod tree;
 mod zip;
 
+pub use augmentation::{Augment, Augmentation, ColorJitter, ViewCount};
 pub use describe::{describe, describe_labels};
+pub use preprocessing::{Channels, Interpolation, Preprocess, PreprocessOptions, preset};
 pub use random::shuffle;
+pub use spec::{DataFormat, DataSpec, Take};
 pub use subset::{Subset, subset, take};
 pub use trace::{ContentHash, Stamp, Trace, Witness, hashed_names};
 
@@ -44,7 +50,6 @@ use crate::array::Array;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Value;
-use crate::recipe::{DataFormat, DataSpec};
 use content::Content;
 use serde::{Deserialize, Serialize};
 use std::path::Path;

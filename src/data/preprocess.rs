@@ -2,10 +2,10 @@
 //! normalisation.
 
 use super::{Image, geometry};
-use crate::array::{Array, Dtype, Values};
+use crate::array::{Array, Dtype, Layout, Values};
+use crate::data::preprocessing::{Channels, Preprocess, PreprocessOptions, preset};
 use crate::error::{Error, Result};
 use crate::onnx::Dim;
-use crate::recipe::{Channels, Layout, Preprocess, PreprocessOptions, preset};
 use half::{bf16, f16};
 use std::borrow::Cow;
 

@@ -4,7 +4,7 @@
 //! `fast_image_resize` are up to 5 levels off at edges: they take the passes in the other order.)
 
 use super::{Image, UPRIGHT};
-use crate::recipe::Interpolation;
+use crate::data::preprocessing::Interpolation;
 use std::borrow::Cow;
 
 /// Fractional bits of a weight: 32 less 8 for the byte and 2 for overshoot.

@@ -1,7 +1,7 @@
 //! The part of a data set that a run uses.
 
 use super::{Dataset, random};
-use crate::recipe::Take;
+use crate::data::spec::Take;
 
 /// A data set and the samples of it that a run uses, in the order in which they are used.
 pub struct Subset {

@@ -1,10 +1,10 @@
 //! The teacher's own top-1, from the logits in the cache.
 
 use crate::cache::{Cache, Decoder, ViewTable};
+use crate::data::Augmentation;
 use crate::data::augment::Parameter;
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::recipe::Augmentation;
 
 /// Rows decoded at a time.
 const BLOCK_ROWS: usize = 1024;

@@ -5,14 +5,16 @@ use super::keep::Undecided;
 use super::output::Output;
 use super::plan::First;
 use super::ways;
+use crate::array::Layout;
 use crate::cache::{ArraySpec, Manifest};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
-use crate::recipe::{Extract, Keep, Layout, Statistic};
+use crate::recipe::{Extract, Keep};
 use crate::runtime::Probe;
+use crate::statistic::Statistic;
 
 /// The arrays that are kept, and the taps of which a form is still to be chosen: for those, the
 /// arrays of all forms are among the outputs.

@@ -121,8 +121,8 @@ fn places(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::DataFormat;
     use crate::data::{Fingerprint, Sample};
-    use crate::recipe::DataFormat;
 
     /// Labels and class names alone.
     struct Labels(Vec<i64>, Vec<String>, Fingerprint);

@@ -1,10 +1,9 @@
 //! How stored bytes become what the model is fed.
 
 use crate::array::{Array, Dtype};
-use crate::data::preprocess;
+use crate::data::{Preprocess, preprocess};
 use crate::error::Result;
 use crate::onnx::feed::Constant;
-use crate::recipe::Preprocess;
 use std::borrow::Cow;
 
 /// One input of the teacher as it is stored.

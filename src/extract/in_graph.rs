@@ -2,10 +2,10 @@
 //! stay on the device.
 
 use super::output::Output;
+use crate::array::Layout;
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::onnx::statistic::Request;
-use crate::recipe::Layout;
 use crate::runtime::Probe;
 use crate::statistic::{DEAD_NORM, pooling_weights};
 

@@ -7,8 +7,8 @@ use super::measure;
 use super::output::Output;
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::recipe::Statistic;
 use crate::runtime::Session;
+use crate::statistic::Statistic;
 use serde::Serialize;
 
 /// A tap whose form is still to be decided.

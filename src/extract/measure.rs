@@ -8,8 +8,9 @@ use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
 use crate::monitor::{Monitor, Silent};
-use crate::recipe::{Compress, Extract, Keep, Statistic, Store};
+use crate::recipe::{Compress, Extract, Keep, Store};
 use crate::runtime::{Runtime, Session, SessionOptions};
+use crate::statistic::Statistic;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -1,13 +1,14 @@
 //! How the values of one of the teacher's tensors become stored bytes.
 
-use crate::array::{Array, Dtype, Values};
+use crate::array::{Array, Dtype, Layout, Values};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
-use crate::recipe::{Layout, MapShape, Statistic, Store};
+use crate::recipe::Store;
 use crate::statistic::{
-    self, F16_MAX, Loss, Maps, adaptive_average_pool, f16_loss, finite_range, to_f16,
+    self, F16_MAX, Loss, MapShape, Maps, Statistic, adaptive_average_pool, f16_loss, finite_range,
+    to_f16,
 };
 use std::borrow::Cow;
 

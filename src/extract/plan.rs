@@ -14,8 +14,9 @@ use crate::data::hashed_names;
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::onnx::{BatchNorm, Model};
-use crate::recipe::{Compress, Statistic, Store};
+use crate::recipe::{Compress, Store};
 use crate::runtime::Session;
+use crate::statistic::Statistic;
 use std::time::Instant;
 
 /// Segments that a small data set is cut into, so that an interruption costs little of it.

@@ -4,10 +4,10 @@
 use super::classes::{Agreement, Known, agreement};
 use super::source::{Source, describe_bad};
 use crate::cache::{self, Manifest};
-use crate::data::{Dataset, Subset, shuffle};
+use crate::data::{Augmentation, Dataset, Subset, shuffle};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::recipe::{Augmentation, Extract};
+use crate::recipe::Extract;
 use rayon::prelude::*;
 use std::collections::HashSet;
 use std::path::Path;

@@ -5,12 +5,12 @@ use super::feed::{Fed, Input};
 use super::output::Output;
 use crate::array::{Array, Dtype};
 use crate::cache::ArraySpec;
-use crate::data::{Dataset, Sample, Subset, Witness, preprocess};
+use crate::data::{Dataset, Preprocess, PreprocessOptions, Sample, Subset, Witness, preprocess};
 use crate::error::{Context as _, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::feed::{self, Constant, Feed, Placed};
 use crate::onnx::{Dim, Model, Value, metadata, tap};
-use crate::recipe::{Extract, Inputs, Preprocess, PreprocessOptions};
+use crate::recipe::{Extract, Inputs};
 use std::collections::HashSet;
 
 /// Bad samples named in a message; the others are counted.
@@ -318,8 +318,8 @@ pub fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
 /// The input that takes images.
 pub(super) fn image_input(input: &Value, preprocess: &Preprocess) -> Input {
     let axes = match preprocess.layout {
-        crate::recipe::Layout::Nchw => ["c", "h", "w"],
-        crate::recipe::Layout::Nhwc => ["h", "w", "c"],
+        crate::array::Layout::Nchw => ["c", "h", "w"],
+        crate::array::Layout::Nhwc => ["h", "w", "c"],
     };
     Input {
         name: input.name.clone(),

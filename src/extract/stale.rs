@@ -3,10 +3,9 @@
 
 use super::{Job, batch};
 use crate::cache::{self, Compared, Manifest, Moves, Stamps, published_rows};
-use crate::data::{Trace, hashed_names};
+use crate::data::{Augmentation, Trace, hashed_names};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::recipe::Augmentation;
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 

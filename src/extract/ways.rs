@@ -2,7 +2,8 @@
 
 use super::output::Output;
 use crate::criterion::needs;
-use crate::recipe::{Extract, Keep, Statistic};
+use crate::recipe::{Extract, Keep};
+use crate::statistic::Statistic;
 
 /// A statistic of more than so many times the bytes of raw f32 features does not come to be the
 /// smaller by compression.

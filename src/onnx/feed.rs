@@ -4,7 +4,7 @@
 use super::{Dim, Value};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Context, Error, Result};
-use crate::recipe::{BatchAxis, Feeding, InputValue};
+use crate::onnx::feeding::{BatchAxis, Feeding, InputValue};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;

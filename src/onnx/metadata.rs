@@ -1,7 +1,7 @@
 //! The keys under which a trained student carries what its users need (`metadata_props` of the
 //! model).
 
-/// The preprocessing that it was trained with, as JSON of [`crate::recipe::Preprocess`].
+/// The preprocessing that it was trained with, as JSON of [`crate::data::Preprocess`].
 pub const PREPROCESS: &str = "nst-cache.preprocess";
 /// The class names in the order of the logits, a JSON list.
 pub const CLASSES: &str = "nst-cache.classes";

@@ -5,6 +5,7 @@ mod check;
 pub mod cost;
 mod external;
 pub mod feed;
+mod feeding;
 mod flow;
 pub mod logits;
 pub mod metadata;
@@ -20,6 +21,7 @@ pub mod tap;
 mod tensor;
 mod weights;
 
+pub use feeding::{BatchAxis, Feeding, InputValue};
 pub use flow::values;
 pub use nearest::nearest;
 pub use norm::{BatchNorm, trains_as_written};

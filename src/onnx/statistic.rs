@@ -6,9 +6,9 @@
 //! are those of opset 8, which any later one has.
 
 use super::{Model, proto, tensor_proto};
-use crate::array::{Array, Values};
+use crate::array::{Array, Layout, Values};
 use crate::error::Result;
-use crate::recipe::{Layout, MapShape, Statistic};
+use crate::statistic::{MapShape, Statistic};
 use proto::{
     AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType,
 };

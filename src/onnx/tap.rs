@@ -22,7 +22,7 @@ use super::flow::{Flow, values};
 use super::operator::{self, Class, Movement};
 use super::proto::NodeProto;
 use super::{Model, logits};
-use crate::recipe::Layout;
+use crate::array::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 

@@ -1,7 +1,8 @@
 //! `nst-cache.toml` in the working folder: defaults for flags, and students by name. Library paths
 //! are never read from it.
 
-use super::{DataSpec, PreprocessOptions, toml_file};
+use super::toml_file;
+use crate::data::{DataSpec, PreprocessOptions};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, path::PathBuf};

@@ -1,10 +1,10 @@
 //! The recipe of one extraction.
 
-use super::{Augmentation, CriterionRecipe, DataSpec, Feeding, Keep, PreprocessOptions};
-use crate::error::{Error, Result};
+use super::{CriterionRecipe, Keep};
+use crate::data::{Augmentation, DataSpec, PreprocessOptions, ViewCount};
+use crate::onnx::Feeding;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// The element type of stored features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -29,29 +29,6 @@ pub enum Compress {
     None,
     /// With zstd, every array.
     Zstd,
-}
-
-/// How many views of each sample a cache has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ViewCount {
-    /// Every view that there is, for an augmentation that has a finite number of them.
-    All,
-    /// At least so many: views that a cache has beyond them stay.
-    Count(usize),
-}
-
-impl FromStr for ViewCount {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.parse() {
-            _ if text == "all" => Ok(Self::All),
-            Ok(count) if count > 0 => Ok(Self::Count(count)),
-            _ => Err(Error::input(format!(
-                "views: expected a number above 0 or all, found `{text}`"
-            ))),
-        }
-    }
 }
 
 /// Where a training run takes the inputs of a cache from.

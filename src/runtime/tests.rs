@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::array::{Array, Dtype, Values};
-use crate::onnx::Model;
 use crate::onnx::feed::Feed;
-use crate::recipe::Feeding;
+use crate::onnx::{Feeding, Model};
 use half::f16;
 use std::path::{Path, PathBuf};
 

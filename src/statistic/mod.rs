@@ -4,6 +4,7 @@
 
 mod attention;
 mod features;
+mod form;
 mod gram;
 mod mean;
 mod planes;
@@ -14,13 +15,13 @@ mod tests;
 mod vector;
 
 pub use features::{F16_MAX, Loss, f16_loss, finite_range, to_f16};
+pub use form::{MapShape, Statistic};
 pub use gram::unpack;
 pub use planes::Maps;
 pub use pool::{adaptive_average_pool, pooling_weights};
 
 use crate::array::Values;
 use crate::error::{Error, Result};
-use crate::recipe::Statistic;
 use rayon::prelude::*;
 
 /// The norm under which a channel map is divided by this instead: one that is all zero stays the
@@ -31,7 +32,7 @@ pub const DEAD_NORM: f64 = 1e-12;
 ///
 /// # Shapes
 /// `values`: `[samples, …]`, each as `maps` says. The result: `[samples, …]` of
-/// [`MapShape::row`](crate::recipe::MapShape::row).
+/// [`MapShape::row`](crate::statistic::form::MapShape::row).
 ///
 /// # Errors
 /// When `values` is not whole samples, the sizes are beyond computing, or the features are asked

@@ -1,7 +1,8 @@
 //! One sample's channel maps in f64.
 
 use super::{DEAD_NORM, pool};
-use crate::recipe::{Layout, MapShape};
+use crate::array::Layout;
+use crate::statistic::form::MapShape;
 
 /// Maps as a teacher gives them, and the size at which their statistics are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! Adaptive average pooling, which brings maps of two sizes together.
 
-use crate::array::{Array, Values};
+use crate::array::{Array, Layout, Values};
 use crate::error::{Error, Result};
-use crate::recipe::Layout;
 
 /// Adaptive average pooling: output bin o of n over L inputs averages the inputs floor(o·L/n) …
 /// ceil((o+1)·L/n)−1, so bins may overlap (`PyTorch`'s `adaptive_avg_pool2d`). Sums in f64.

@@ -2,7 +2,7 @@
 //! et al. 2019, arXiv:1811.03233).
 
 use super::planes::Planes;
-use crate::recipe::Layout;
+use crate::array::Layout;
 
 /// Activation i, in the order of `layout`, is bit i mod 8, lowest first, of byte i div 8; bits past
 /// the last one are 0.

@@ -1,6 +1,5 @@
 use super::*;
-use crate::array::Array;
-use crate::recipe::Layout;
+use crate::array::{Array, Layout};
 
 /// Activations as a rectifier leaves them, with channels that are all zero.
 fn activations(samples: usize, channels: usize, area: usize, seed: u32) -> Vec<f32> {

@@ -24,22 +24,22 @@ pub mod preset;
 mod restore;
 mod select;
 mod sequences;
+mod settings;
 mod stage;
 mod trains;
 mod trial;
 mod value;
 
-pub use crate::recipe::{FoldedNorms, Precision};
 pub use cpu::Work;
 pub use pass::Pass;
+pub use settings::{FoldedNorms, Precision};
 pub use stage::{Stage, StagePass};
 pub use trains::Decision;
 
 use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, Place};
 use crate::onnx::operator::Class;
-use crate::onnx::{Model, Value, logits, tap, tap::Tap, trains_as_written};
-use crate::recipe::Feeding;
+use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
 use batch::Batch;
 use candle_core::{DType, Device, Tensor, Var};
 use host::Host;

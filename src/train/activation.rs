@@ -5,7 +5,8 @@ use super::pairing::Pair;
 use crate::cache::{Cache, Decoder};
 use crate::criterion::catalogue;
 use crate::error::{Error, Result};
-use crate::recipe::{Method, Statistic};
+use crate::recipe::Method;
+use crate::statistic::Statistic;
 use crate::student::Student;
 
 /// Rows that are looked at.

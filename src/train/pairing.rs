@@ -1,11 +1,13 @@
 //! Which of the teacher's taps goes with which of the student's tensors.
 
+use crate::array::Layout;
 use crate::cache::Manifest;
 use crate::criterion::catalogue::{self, Pairs};
 use crate::criterion::needs;
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
-use crate::recipe::{CriterionRecipe, Layout, Method, PairRecipe, Statistic, Subject};
+use crate::recipe::{CriterionRecipe, Method, PairRecipe, Subject};
+use crate::statistic::Statistic;
 use serde::{Deserialize, Serialize};
 
 /// A tap of the teacher in the cache.

@@ -8,9 +8,8 @@ use nst_cache::array::Dtype;
 use nst_cache::cache::{
     ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
 };
-use nst_cache::data::Fingerprint;
+use nst_cache::data::{DataFormat, Fingerprint};
 use nst_cache::onnx::tap::Role;
-use nst_cache::recipe::DataFormat;
 use std::path::Path;
 use std::sync::Arc;
 use zarrs::array::{Array, ArraySubset, ElementOwned};

@@ -12,8 +12,7 @@ use crate::support::{need_runtime, run, succeeds, text, write_npz};
 use candle_core::{DType, Device, Tensor};
 use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::onnx::Model;
-use nst_cache::recipe::FoldedNorms;
-use nst_cache::student::{Executor, ImportOptions, Mode, Student};
+use nst_cache::student::{Executor, FoldedNorms, ImportOptions, Mode, Student};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -5,14 +5,15 @@
 
 use crate::support;
 
-use nst_cache::array::{Array, Values};
+use nst_cache::array::{Array, Layout, Values};
 use nst_cache::cache::{Cache, Decoder};
+use nst_cache::data::{PreprocessOptions, Take};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
-use nst_cache::recipe::{Extract, Keep, Layout, PreprocessOptions, Statistic, Store, Take};
+use nst_cache::recipe::{Extract, Keep, Store};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
-use nst_cache::statistic::adaptive_average_pool;
+use nst_cache::statistic::{Statistic, adaptive_average_pool};
 use nst_cache::train::pairing::teacher_maps;
 use nst_cache::train::source::{CacheSource, Source};
 use std::path::Path;

@@ -14,8 +14,8 @@ use nst_cache::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
 };
-use nst_cache::onnx::tensor_proto;
-use nst_cache::recipe::{Extract, InputValue};
+use nst_cache::onnx::{InputValue, tensor_proto};
+use nst_cache::recipe::Extract;
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use prost::Message as _;
 use std::path::Path;

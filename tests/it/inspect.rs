@@ -7,8 +7,7 @@ use crate::support;
 
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::tap::{self, Role, Tap};
-use nst_cache::onnx::{Model, cost, logits};
-use nst_cache::recipe::Feeding;
+use nst_cache::onnx::{Feeding, Model, cost, logits};
 use nst_cache::runtime::{Device, Probe, Runtime, Session, SessionOptions, feeds, probe};
 use std::path::{Path, PathBuf};
 

@@ -5,15 +5,14 @@
 
 use crate::support;
 
-use nst_cache::array::{Array, Values};
+use nst_cache::array::{Array, Layout, Values};
 use nst_cache::cache::{self, Cache, Decoder, Manifest};
+use nst_cache::data::{PreprocessOptions, Take};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{
-    Extract, Keep, Layout, PairRecipe, PreprocessOptions, Statistic, Take, Train,
-};
+use nst_cache::recipe::{Extract, Keep, PairRecipe, Train};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
-use nst_cache::statistic::{Maps, compute};
+use nst_cache::statistic::{Maps, Statistic, compute};
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};

@@ -12,18 +12,17 @@
 use crate::support;
 
 use half::f16;
-use nst_cache::array::Dtype;
+use nst_cache::array::{Dtype, Layout};
 use nst_cache::cache::{
     ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
 };
 use nst_cache::criterion::catalogue::catalogue;
-use nst_cache::data::Fingerprint;
+use nst_cache::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess, Take};
 use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
 use nst_cache::recipe::{
-    Channels, CriterionRecipe, DataFormat, Gates, Interpolation, Layout, OptimizerRecipe,
-    Preprocess, Sakd, SakdMode, ScheduleRecipe, Take, Train,
+    CriterionRecipe, Gates, OptimizerRecipe, Sakd, SakdMode, ScheduleRecipe, Train,
 };
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};

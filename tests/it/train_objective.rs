@@ -6,7 +6,8 @@
 use candle_core::{DType, Device, Tensor};
 use nst_cache::data;
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{CriterionRecipe, Statistic, Train};
+use nst_cache::recipe::{CriterionRecipe, Train};
+use nst_cache::statistic::Statistic;
 use nst_cache::student::{ImportOptions, Mode, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};
 use nst_cache::train::pairing::Pair;

@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use nst_cache::data::{self, Dataset};
+use nst_cache::array::Layout;
+use nst_cache::data::{
+    self, Augment, Channels, DataSpec, Dataset, Interpolation, Preprocess, Take,
+};
 use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};
-use nst_cache::recipe::{
-    Augment, Channels, DataSpec, Interpolation, Layout, Preprocess, Take, Train,
-};
+use nst_cache::recipe::Train;
 use nst_cache::storage::Lock;
 use nst_cache::student::{ImportOptions, Student, preset};
 use nst_cache::train::loss::{Learnable, Objective};

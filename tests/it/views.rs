@@ -6,10 +6,10 @@
 use crate::support;
 
 use nst_cache::cache::{Cache, Decoder, Originals};
-use nst_cache::data::{self, augment};
+use nst_cache::data::{self, Augment, Augmentation, Take, ViewCount, augment};
 use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
-use nst_cache::recipe::{Augment, Augmentation, Extract, Inputs, Store, Take, ViewCount};
+use nst_cache::recipe::{Extract, Inputs, Store};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::train::source::{Batch, CacheSource, Source};
 use std::collections::{BTreeMap, HashSet};

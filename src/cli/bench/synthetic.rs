@@ -1,14 +1,13 @@
 //! A cache as `extract` writes one, of random images and random maps of a teacher.
 
-use crate::array::Dtype;
+use crate::array::{Dtype, Layout};
 use crate::cache::{
     ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer, chunk_rows,
     probe_codec, segment_rows,
 };
-use crate::data::Fingerprint;
+use crate::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess};
 use crate::error::Result;
 use crate::onnx::tap::Role;
-use crate::recipe::{Channels, DataFormat, Interpolation, Layout, Preprocess};
 use half::f16;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

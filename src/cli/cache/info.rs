@@ -3,9 +3,9 @@
 use super::super::{emit, emit_json};
 use crate::array::Dtype;
 use crate::cache::{self, ArraySpec, Codec, Manifest};
+use crate::data::Augmentation;
 use crate::error::Result;
 use crate::extract::human_bytes;
-use crate::recipe::Augmentation;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::fmt::Write as _;

@@ -1,10 +1,12 @@
 //! The command that adds to a cache what a criterion lacks.
 
-use crate::array::Dtype;
+use crate::array::{Dtype, Layout};
 use crate::cache::Manifest;
 use crate::criterion::needs;
+use crate::data::{Preprocess, preset};
 use crate::error::Result;
-use crate::recipe::{CriterionRecipe, Layout, Preprocess, Statistic, preset};
+use crate::recipe::CriterionRecipe;
+use crate::statistic::Statistic;
 use crate::train::pairing::Pair;
 use serde::Serialize;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use super::super::print::grouped;
 use crate::extract::{Sizes, TapSizes};
-use crate::recipe::Statistic;
+use crate::statistic::Statistic;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 pub(super) fn text(sizes: &Sizes) -> String {

@@ -2,17 +2,16 @@
 
 use super::Plan;
 use super::teacher;
-use crate::array::Dtype;
+use crate::array::{Dtype, Layout};
 use crate::cache::{Cache, Originals};
 use crate::cli::Context;
-use crate::data::{self, Dataset, Sample};
+use crate::data::{
+    self, Channels, DataSpec, Dataset, Preprocess, PreprocessOptions, Sample, Take, preset,
+};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::onnx::{self, Dim};
-use crate::recipe::{
-    Channels, CriterionRecipe, DataSpec, Layout, Preprocess, PreprocessOptions, Subject, Take,
-    Train, preset,
-};
+use crate::recipe::{CriterionRecipe, Subject, Train};
 use crate::student::{Student, preset as presets};
 use crate::train::activation;
 use crate::train::loss::Objective;
@@ -604,7 +603,8 @@ fn check_options(options: &PreprocessOptions, recorded: &Preprocess) -> Result<(
 mod tests {
     use super::*;
     use crate::array::Dtype;
-    use crate::recipe::{Interpolation, Layout};
+    use crate::array::Layout;
+    use crate::data::Interpolation;
 
     fn recorded() -> Preprocess {
         Preprocess {

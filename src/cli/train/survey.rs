@@ -6,9 +6,10 @@ use super::material::{Material, Model};
 use super::{Args, Plan, Report, device, import};
 use crate::cache::TeacherRecord;
 use crate::cli::Context;
+use crate::data::{DataSpec, Preprocess};
 use crate::error::{Error, Result};
 use crate::monitor::Silent;
-use crate::recipe::{DataSpec, Preprocess, Train};
+use crate::recipe::Train;
 use crate::storage::Lock;
 use crate::train::loader::Steps;
 

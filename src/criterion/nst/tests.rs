@@ -1,5 +1,5 @@
 use super::*;
-use crate::recipe::Statistic;
+use crate::statistic::Statistic;
 
 /// Compares a gradient with central differences of the loss, entry by entry, in f64.
 pub fn assert_gradient(student: &Tensor, tolerance: f64, loss: impl Fn(&Tensor) -> Loss) {
@@ -314,7 +314,7 @@ fn statistics(teacher: &Tensor, size: [usize; 2]) -> [Tensor; 2] {
     let values =
         teacher.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let maps = crate::statistic::Maps {
-        layout: crate::recipe::Layout::Nchw,
+        layout: crate::array::Layout::Nchw,
         channels,
         from: [height, width],
         size,

@@ -2,7 +2,7 @@
 //! uint8.
 
 use super::super::{Image, geometry::luma, random};
-use crate::recipe::ColorJitter;
+use crate::data::augmentation::ColorJitter;
 use rand_chacha::ChaCha8Rng;
 
 /// The four moves, in the order in which `ColorJitter` numbers them.

@@ -2,8 +2,9 @@
 
 use super::super::random;
 use super::{Crop, signed};
+use crate::array::Layout;
+use crate::data::preprocessing::Preprocess;
 use crate::error::{Error, Result};
-use crate::recipe::{Layout, Preprocess};
 use rand_chacha::ChaCha8Rng;
 
 /// What a sample is mixed with.

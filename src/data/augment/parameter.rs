@@ -2,7 +2,7 @@
 
 use super::{Crop, Jitter, Mix, View};
 use crate::array::Dtype;
-use crate::recipe::{Augment, Augmentation};
+use crate::data::augmentation::{Augment, Augmentation};
 
 /// One array of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use super::super::random;
 use super::{Crop, Jitter, Mix, View, mixing, padding, shifted, signed, toss};
+use crate::data::augmentation::{Augment, Augmentation, ViewCount};
 use crate::error::{Error, Result};
-use crate::recipe::{Augment, Augmentation, ViewCount};
 use rand_chacha::ChaCha8Rng;
 
 /// The views of a data set's samples.
@@ -193,7 +193,7 @@ pub(super) fn random_resized_crop(rng: &mut ChaCha8Rng, [height, width]: [usize;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::ColorJitter;
+    use crate::data::augmentation::ColorJitter;
     use std::collections::HashSet;
 
     fn views(geometry: Augment) -> Views {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::recipe::Interpolation;
+use crate::data::preprocessing::Interpolation;
 
 fn shape(dims: [usize; 4]) -> Vec<Dim> {
     // 0 stands for an open axis

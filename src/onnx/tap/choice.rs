@@ -1,8 +1,8 @@
 //! Taps as the user names them.
 
 use super::super::nearest::unknown;
+use crate::array::Layout;
 use crate::error::{Error, Result};
-use crate::recipe::Layout;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;

@@ -15,7 +15,7 @@ use super::super::flow::{Flow, values};
 use super::super::operator::{Channels, Class, Movement};
 use super::super::proto::NodeProto;
 use super::{int, ints};
-use crate::recipe::Layout;
+use crate::array::Layout;
 use std::collections::{HashMap, HashSet};
 
 /// Tokens that may stand before those of the image: class, distillation, registers.

@@ -8,7 +8,7 @@ use super::super::flow::{Flow, values};
 use super::super::operator::{Class, Movement};
 use super::super::proto::NodeProto;
 use super::{Role, Tap, ints, is_flattened};
-use crate::recipe::Layout;
+use crate::array::Layout;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The map that the heads of each stage read, by stage; empty where not at least two stages have

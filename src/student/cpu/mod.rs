@@ -23,7 +23,7 @@ use super::{Student, TensorId};
 use crate::kernel::blocked::{self, pool, stem};
 use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
-use crate::recipe::Precision;
+use crate::student::settings::Precision;
 use candle_core::Tensor;
 use map::{Affine, Lazy};
 use std::collections::HashSet;

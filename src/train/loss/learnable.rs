@@ -18,7 +18,8 @@ use crate::criterion::module::Module;
 use crate::criterion::{ab, cc, crd, fitnet, ft, gan, ofd, reviewkd, vid};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::recipe::{Ft, Method, Statistic, Train};
+use crate::recipe::{Ft, Method, Train};
+use crate::statistic::Statistic;
 use candle_core::{DType, Device, Tensor};
 
 /// Rows from which OFD's margins are estimated.

@@ -5,10 +5,9 @@ use super::{Batch, Mixed, Recent, maps, position_of, tensor};
 use crate::array::Array;
 use crate::cache::{ArraySpec, Cache, Decoder, Originals, ViewTable};
 use crate::data::augment::Parameter;
-use crate::data::{self, preprocess::normalize_nchw};
+use crate::data::{self, Preprocess, Take, preprocess::normalize_nchw};
 use crate::error::{Context, Error, Result};
 use crate::onnx::BatchNorm;
-use crate::recipe::{Preprocess, Take};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 

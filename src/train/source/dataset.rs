@@ -4,9 +4,8 @@ use super::super::order::Order;
 use super::cached::images;
 use super::{Batch, Recent, position_of, tensor};
 use crate::array::Array;
-use crate::data::{self, Dataset, Sample, augment};
+use crate::data::{self, Augment, Dataset, Preprocess, Sample, Take, augment};
 use crate::error::{Context, Error, Result};
-use crate::recipe::{Augment, Preprocess, Take};
 use candle_core::Tensor;
 use std::ops::Range;
 

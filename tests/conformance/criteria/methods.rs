@@ -3,7 +3,7 @@
 
 use super::{Case, Failure};
 use candle_core::{DType, Tensor};
-use nst_cache::array::Values;
+use nst_cache::array::{Layout, Values};
 use nst_cache::criterion::autograd::Evaluation;
 use nst_cache::criterion::convolution::Geometry;
 use nst_cache::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy, soft_cross_entropy};
@@ -13,8 +13,8 @@ use nst_cache::criterion::{
     ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid,
 };
 use nst_cache::error::Error;
-use nst_cache::recipe::{Kernel, Layout, Normalization, Sigma, Statistic};
-use nst_cache::statistic::{Maps, compute};
+use nst_cache::recipe::{Kernel, Normalization, Sigma};
+use nst_cache::statistic::{Maps, Statistic, compute};
 use serde_json::Value;
 
 type Result<T, E = Failure> = std::result::Result<T, E>;

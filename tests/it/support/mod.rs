@@ -11,14 +11,13 @@
 )]
 
 use nst_cache::array::{Array, Dtype, Values};
+use nst_cache::data::{Augmentation, PreprocessOptions, ViewCount};
 use nst_cache::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
 };
-use nst_cache::onnx::tensor_proto;
-use nst_cache::recipe::{
-    Augmentation, Compress, Extract, Feeding, Keep, PreprocessOptions, Store, ViewCount,
-};
+use nst_cache::onnx::{Feeding, tensor_proto};
+use nst_cache::recipe::{Compress, Extract, Keep, Store};
 use prost::Message as _;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -5,6 +5,7 @@ use super::super::synthetic::{self, Synthetic};
 use crate::array::Dtype;
 use crate::cache::Cache;
 use crate::criterion::{catalogue, ofd};
+use crate::data::Take;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
@@ -12,7 +13,8 @@ use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
     ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
-use crate::recipe::{CriterionRecipe, Method, Statistic, Take, Train};
+use crate::recipe::{CriterionRecipe, Method, Train};
+use crate::statistic::Statistic;
 use crate::student::{Executor, ImportOptions, Mode, Student};
 use crate::train::loss::{Learnable, Objective, Value};
 use crate::train::pairing::{StudentTap, Taps, TeacherTap};

@@ -7,11 +7,11 @@
 //! are frozen and normalise by their running statistics.
 
 use super::Gradients;
+use crate::array::Layout;
 use crate::cache::Manifest;
 use crate::criterion::module::Module;
 use crate::criterion::sakd;
 use crate::error::{Context, Error, Result};
-use crate::recipe::Layout;
 use crate::student::{Mode, Stage, Student, TensorId};
 use crate::train::pairing::Pair;
 use candle_core::{Device, Tensor};

@@ -9,7 +9,7 @@ use crate::onnx::proto::{
 use crate::onnx::proto::{TypeProto, attribute_proto::AttributeType, type_proto};
 use crate::onnx::tap::Role;
 use crate::onnx::{Model, tensor_proto};
-use crate::recipe::Statistic;
+use crate::statistic::Statistic;
 use crate::student::{Executor, ImportOptions};
 use candle_core::{D, DType};
 

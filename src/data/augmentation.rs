@@ -175,6 +175,29 @@ impl fmt::Display for Augmentation {
     }
 }
 
+/// How many views of each sample a cache has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViewCount {
+    /// Every view that there is, for an augmentation that has a finite number of them.
+    All,
+    /// At least so many: views that a cache has beyond them stay.
+    Count(usize),
+}
+
+impl FromStr for ViewCount {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse() {
+            _ if text == "all" => Ok(Self::All),
+            Ok(count) if count > 0 => Ok(Self::Count(count)),
+            _ => Err(Error::input(format!(
+                "views: expected a number above 0 or all, found `{text}`"
+            ))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! How a decoded image becomes a model's input: geometry and colour in uint8 (those bytes are
 //! stored), then `(x·scale − mean) / std`.
 
-use crate::array::Dtype;
+use crate::array::{Dtype, Layout};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -36,15 +36,6 @@ impl Channels {
             Self::Gray => 1,
         }
     }
-}
-
-/// The axis order of the model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the field's own names")]
-pub enum Layout {
-    Nchw,
-    Nhwc,
 }
 
 /// Preprocessing as it is carried out and recorded: every field decided.

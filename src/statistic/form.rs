@@ -1,7 +1,6 @@
 //! The forms in which a tap can be stored, and the shape of each.
 
-use super::Layout;
-use crate::array::Dtype;
+use crate::array::{Dtype, Layout};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -79,30 +78,6 @@ impl FromStr for Statistic {
     }
 }
 
-/// Which statistics of each map are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Keep {
-    /// The smallest form of which the criteria can be computed; the features if none is named.
-    #[default]
-    Auto,
-    /// These, in [`Statistic::ALL`]'s order, each once.
-    These(Vec<Statistic>),
-}
-
-impl FromStr for Keep {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        let mut these = text.split(',').map(str::parse).collect::<Result<Vec<Statistic>>>()?;
-        these.sort_unstable();
-        these.dedup();
-        Ok(Self::These(these))
-    }
-}
-
 /// The map that statistics are taken of, and the axis order of its tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,22 +140,6 @@ impl MapShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_of_statistics_are_sets() {
-        assert_eq!("auto".parse::<Keep>().unwrap(), Keep::Auto);
-        assert_eq!(
-            "mean,gram,mean".parse::<Keep>().unwrap(),
-            Keep::These(vec![Statistic::Gram, Statistic::Mean])
-        );
-        for wrong in ["", "grams", "gram,", "auto,gram", "Gram"] {
-            let error = wrong.parse::<Keep>().unwrap_err().to_string();
-            assert!(
-                error.contains("features, gram, mean, attention, vector, sign"),
-                "{wrong}: {error}"
-            );
-        }
-    }
 
     #[test]
     fn paths_go_there_and_back() {
