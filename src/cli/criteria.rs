@@ -1,7 +1,8 @@
 //! `criteria`: every criterion, what it needs stored, its defaults and its source.
 
 use super::{Context, emit, emit_json};
-use crate::criterion::catalogue::{self, Entry, Stored, catalogue};
+use crate::criterion::papers::{self, ALL};
+use crate::criterion::{Activation, Pairs, Spec};
 use crate::error::Result;
 use crate::recipe::CriterionRecipe;
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -22,11 +23,19 @@ pub struct Args {
     name: Option<String>,
 }
 
-/// An entry with the defaults that recipes have.
+/// A criterion with the defaults that recipes have.
 #[derive(Serialize)]
-struct Described<'a> {
-    #[serde(flatten)]
-    entry: &'a Entry,
+struct Described {
+    name: &'static str,
+    title: &'static str,
+    paper: &'static str,
+    /// Any one of these suffices, the smallest first; none: the labels alone.
+    stored: Vec<&'static str>,
+    pre_activation: bool,
+    learnable: Option<&'static str>,
+    pairs: Pairs,
+    source: &'static str,
+    note: &'static str,
     /// The default factor in the total loss.
     weight: f64,
     settings: Vec<Setting>,
@@ -38,15 +47,30 @@ struct Setting {
     default: Value,
 }
 
-impl<'a> Described<'a> {
-    fn new(entry: &'a Entry) -> Result<Self> {
-        let recipe: CriterionRecipe = entry.defaults()?;
+impl Described {
+    fn new(spec: &'static Spec) -> Result<Self> {
+        let recipe: CriterionRecipe = spec.name.parse()?;
         let settings = recipe
             .settings()
             .into_iter()
             .map(|(name, default)| Setting { name, default })
             .collect();
-        Ok(Self { entry, weight: recipe.weight, settings })
+        let Spec { name, title, paper, learnable, pairs, source, note, weight, .. } = *spec;
+        let pre_activation = spec.activation != Activation::After;
+        let stored = spec.stored();
+        Ok(Self {
+            name,
+            title,
+            paper,
+            stored,
+            pre_activation,
+            learnable,
+            pairs,
+            source,
+            note,
+            weight,
+            settings,
+        })
     }
 
     fn settings(&self) -> String {
@@ -66,26 +90,25 @@ impl<'a> Described<'a> {
 /// When there is none of the name.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let Some(name) = args.name else {
-        let all = catalogue().iter().map(Described::new).collect::<Result<Vec<_>>>()?;
+        let all = ALL.iter().map(|entry| Described::new(entry.spec)).collect::<Result<Vec<_>>>()?;
         return if context.json { emit_json(&all) } else { emit(&table(&all)) };
     };
-    let described = Described::new(catalogue::entry(&name)?)?;
+    let described = Described::new(papers::entry(&name)?.spec)?;
     if context.json { emit_json(&described) } else { emit(&description(&described)) }
 }
 
-fn table(all: &[Described<'_>]) -> String {
+fn table(all: &[Described]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["name", "stored", "learns", "weight", "settings", "paper"]);
     for described in all {
-        let entry = described.entry;
         table.add_row([
-            Cell::new(entry.name),
-            Cell::new(stored(entry)),
-            Cell::new(if entry.learnable.is_some() { "yes" } else { "-" }),
+            Cell::new(described.name),
+            Cell::new(stored(described)),
+            Cell::new(if described.learnable.is_some() { "yes" } else { "-" }),
             Cell::new(described.weight).set_alignment(CellAlignment::Right),
             Cell::new(described.settings()),
-            Cell::new(reference(entry)),
+            Cell::new(reference(described.paper)),
         ]);
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
@@ -96,41 +119,40 @@ fn table(all: &[Described<'_>]) -> String {
 }
 
 /// The first arXiv number, else the paper as it is cited.
-fn reference(entry: &Entry) -> &str {
-    match entry.paper.find("arXiv:") {
-        Some(at) => entry.paper[at..].split([',', ';']).next().unwrap_or_default(),
-        None => entry.paper,
+fn reference(paper: &str) -> &str {
+    match paper.find("arXiv:") {
+        Some(at) => paper[at..].split([',', ';']).next().unwrap_or_default(),
+        None => paper,
     }
 }
 
-fn stored(entry: &Entry) -> String {
-    if entry.stored.is_empty() {
+fn stored(described: &Described) -> String {
+    if described.stored.is_empty() {
         return "-".to_owned();
     }
-    let forms: Vec<&str> = entry.stored.iter().copied().map(Stored::name).collect();
-    format!("{}{}", forms.join(" or "), if entry.pre_activation { " *" } else { "" })
+    let before = if described.pre_activation { " *" } else { "" };
+    format!("{}{before}", described.stored.join(" or "))
 }
 
-fn description(described: &Described<'_>) -> String {
-    let entry = described.entry;
+fn description(described: &Described) -> String {
     let weight = described.weight.to_string();
-    let stored = stored(entry).replace(" *", ", before the activation");
+    let stored = stored(described).replace(" *", ", before the activation");
     let settings = described.settings();
     let lines = [
-        ("paper", entry.paper),
+        ("paper", described.paper),
         ("stored", &stored),
-        ("learns", entry.learnable.unwrap_or("-")),
+        ("learns", described.learnable.unwrap_or("-")),
         ("weight", &weight),
         ("settings", &settings),
-        ("source", entry.source),
-        ("note", entry.note),
+        ("source", described.source),
+        ("note", described.note),
     ];
     let lines: Vec<String> = lines
         .iter()
         .filter(|(_, text)| !text.is_empty())
         .map(|(name, text)| format!("{name:<9} {text}"))
         .collect();
-    format!("{}: {}\n{}", entry.name, entry.title, lines.join("\n"))
+    format!("{}: {}\n{}", described.name, described.title, lines.join("\n"))
 }
 
 #[cfg(test)]
@@ -141,8 +163,7 @@ mod tests {
     #[test]
     fn the_documentation_shows_this_table() {
         let document = include_str!("../../docs/criteria.md");
-        let table =
-            table(&catalogue().iter().map(|e| Described::new(e).unwrap()).collect::<Vec<_>>());
+        let table = table(&ALL.iter().map(|e| Described::new(e.spec).unwrap()).collect::<Vec<_>>());
         assert!(
             document.contains(&format!("```text\n{table}\n```")),
             "docs/criteria.md: expected the table\n{table}"
@@ -151,7 +172,7 @@ mod tests {
 
     #[test]
     fn one_criterion_is_described_whole() {
-        let text = description(&Described::new(catalogue::entry("ofd").unwrap()).unwrap());
+        let text = description(&Described::new(papers::entry("ofd").unwrap().spec).unwrap());
         for part in [
             "ofd: Overhaul",
             "arXiv:1904.01866",

@@ -1,44 +1,14 @@
-//! From which statistics of a teacher's map a criterion can be computed, exactly.
+//! From which statistics of a teacher's map criteria can be computed, exactly.
 
-use super::catalogue::{Stored, catalogue};
-use crate::recipe::{At, CriterionRecipe, Kernel, Method, Normalization};
+use super::method::Method;
 use crate::statistic::Statistic;
-
-/// The sets of statistics any one of which suffices, the features last; empty: the criterion reads
-/// no map.
-///
-/// Sources: MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel of
-/// degree 2 `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²` (docs/statistics.md), both of maps that
-/// are normalised by their clamped norm.
-#[must_use]
-pub fn ways(criterion: &CriterionRecipe) -> Vec<Vec<Statistic>> {
-    let features = vec![Statistic::Features];
-    let by_itself = |statistics: &[Statistic]| vec![statistics.to_vec(), features.clone()];
-    match (&criterion.method, criterion.method.nst()) {
-        (_, Some((Kernel::Linear, Normalization::Clamped))) => by_itself(&[Statistic::Mean]),
-        (_, Some((Kernel::Poly { degree: 2, constant: 0.0 }, Normalization::Clamped))) => {
-            by_itself(&[Statistic::Gram])
-        }
-        (_, Some((Kernel::Poly { degree: 2, .. }, Normalization::Clamped))) => {
-            by_itself(&[Statistic::Gram, Statistic::Mean])
-        }
-        (Method::At(At { p: 2 }), _) => by_itself(&[Statistic::Attention]),
-        _ => {
-            let stored = catalogue()
-                .iter()
-                .find(|entry| entry.name == criterion.name())
-                .map_or(&[][..], |entry| entry.stored);
-            if stored.contains(&Stored::Features) { vec![features] } else { Vec::new() }
-        }
-    }
-}
 
 /// The sets of statistics from any one of which all of these criteria can be computed; empty: none
 /// of them reads a map.
 #[must_use]
-pub fn common(criteria: &[CriterionRecipe]) -> Vec<Vec<Statistic>> {
+pub fn common<'a>(criteria: impl IntoIterator<Item = &'a Method>) -> Vec<Vec<Statistic>> {
     let mut union = Vec::new();
-    for ways in criteria.iter().map(ways).filter(|ways| !ways.is_empty()) {
+    for ways in criteria.into_iter().map(Method::ways).filter(|ways| !ways.is_empty()) {
         union.extend(ways.into_iter().next().unwrap_or_default());
     }
     union.sort_unstable();
@@ -54,9 +24,9 @@ pub fn common(criteria: &[CriterionRecipe]) -> Vec<Vec<Statistic>> {
 
 /// Whether all of these criteria can be computed from these statistics.
 #[must_use]
-pub fn served(criteria: &[CriterionRecipe], stored: &[Statistic]) -> bool {
+pub fn served<'a>(criteria: impl IntoIterator<Item = &'a Method>, stored: &[Statistic]) -> bool {
     let suffices = |way: &Vec<Statistic>| way.iter().all(|s| stored.contains(s));
-    criteria.iter().map(ways).all(|ways| ways.is_empty() || ways.iter().any(suffices))
+    criteria.into_iter().map(Method::ways).all(|ways| ways.is_empty() || ways.iter().any(suffices))
 }
 
 /// The set that a criterion is computed from: of those that are stored, and that serve a student's
@@ -67,7 +37,7 @@ pub fn served(criteria: &[CriterionRecipe], stored: &[Statistic]) -> bool {
 /// `stored`: each statistic and its bytes; `teacher`, `student`: height and width.
 #[must_use]
 pub fn choose(
-    criterion: &CriterionRecipe,
+    criterion: &Method,
     stored: &[(Statistic, usize)],
     teacher: [usize; 2],
     student: [usize; 2],
@@ -78,17 +48,20 @@ pub fn choose(
         let fits = covers || way.as_slice() == [Statistic::Features];
         way.iter().map(of).sum::<Option<usize>>().filter(|_| fits)
     };
-    let serving = ways(criterion).into_iter().filter_map(|way| Some((bytes(&way)?, way)));
+    let serving = criterion.ways().into_iter().filter_map(|way| Some((bytes(&way)?, way)));
     serving.min_by_key(|(bytes, _)| *bytes).map(|(_, way)| way)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::criterion::papers::entry;
     use Statistic::{Attention, Features, Gram, Mean};
 
-    fn criterion(text: &str) -> CriterionRecipe {
-        text.parse().unwrap()
+    fn criterion(text: &str) -> Method {
+        let (name, settings) = text.split_once(':').unwrap_or((text, "{}"));
+        let name = if name == "nst" { "nst-poly" } else { name };
+        entry(name).unwrap().read(serde_json::from_str(settings).unwrap()).unwrap()
     }
 
     #[test]
@@ -98,17 +71,17 @@ mod tests {
             ("kd", vec![]),
             ("nst-linear", vec![vec![Mean], vec![Features]]),
             ("nst", vec![vec![Gram], vec![Features]]),
-            ("nst:constant=0.5", vec![vec![Gram, Mean], vec![Features]]),
-            ("nst:degree=3", vec![vec![Features]]),
-            ("nst:normalization=rsqrt", vec![vec![Features]]),
-            ("nst-linear:normalization=rsqrt", vec![vec![Features]]),
+            (r#"nst:{"constant":0.5}"#, vec![vec![Gram, Mean], vec![Features]]),
+            (r#"nst:{"degree":3}"#, vec![vec![Features]]),
+            (r#"nst:{"normalization":"rsqrt"}"#, vec![vec![Features]]),
+            (r#"nst-linear:{"normalization":"rsqrt"}"#, vec![vec![Features]]),
             ("nst-gauss", vec![vec![Features]]),
             ("at", vec![vec![Attention], vec![Features]]),
-            ("at:p=3", vec![vec![Features]]),
+            (r#"at:{"p":3}"#, vec![vec![Features]]),
             ("fitnet", vec![vec![Features]]),
             ("rkd", vec![]),
         ] {
-            assert_eq!(ways(&criterion(text)), expected, "{text}");
+            assert_eq!(criterion(text).ways(), expected, "{text}");
         }
     }
 
@@ -125,14 +98,14 @@ mod tests {
         );
         assert!(
             !served(&of(&["nst", "nst-linear"]), &[Gram])
-                && !served(&of(&["nst:constant=1"]), &[Gram])
+                && !served(&of(&[r#"nst:{"constant":1}"#]), &[Gram])
         );
     }
 
     #[test]
     fn the_fewest_bytes_that_serve_the_students_size_are_read() {
         let stored = [(Features, 1000), (Gram, 400), (Mean, 50)];
-        let nst = criterion("nst:constant=1");
+        let nst = criterion(r#"nst:{"constant":1}"#);
         assert_eq!(choose(&nst, &stored, [4, 4], [4, 4]), Some(vec![Gram, Mean]));
         assert_eq!(choose(&nst, &stored, [4, 4], [8, 4]), Some(vec![Gram, Mean]));
         assert_eq!(choose(&nst, &stored, [4, 4], [8, 2]), Some(vec![Features]));

@@ -18,6 +18,7 @@ pub(super) fn ways(
     there: &[Statistic],
 ) -> Vec<Vec<Statistic>> {
     let features = vec![Statistic::Features];
+    let methods = || recipe.criteria.iter().map(|criterion| &criterion.method);
     let all = match &recipe.keep {
         Keep::These(these) => vec![these.clone()],
         Keep::Auto if recipe.criteria.is_empty() => {
@@ -27,10 +28,10 @@ pub(super) fn ways(
                 Vec::new()
             }
         }
-        Keep::Auto => match needs::common(&recipe.criteria) {
+        Keep::Auto => match needs::common(methods()) {
             // nobody reads it, but the user names it
             none if none.is_empty() && is_named && there.is_empty() => vec![features],
-            _ if needs::served(&recipe.criteria, there) => Vec::new(),
+            _ if needs::served(methods(), there) => Vec::new(),
             ways => ways.into_iter().filter(|way| !is_hopeless(way, tap)).collect(),
         },
     };

@@ -13,11 +13,7 @@ mod toml_file;
 mod train;
 
 pub use config::{Config, StudentEntry};
-pub use criterion::{
-    Ab, At, Cc, Course, Crd, CriterionRecipe, Dist, Dkd, Ft, Kd, Kernel, Method, NoSettings,
-    Normalization, NstGauss, NstLinear, NstPoly, Ofd, PairRecipe, Reviewkd, Rkd, Sigma, Subject,
-    Vid,
-};
+pub use criterion::{Course, CriterionRecipe, PairRecipe};
 pub use extract::{Compress, Extract, Inputs, Store};
 pub use keep::Keep;
 pub use optimizer::{Optimization, OptimizerRecipe, ParameterGroup};

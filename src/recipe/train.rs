@@ -1,7 +1,8 @@
 //! The recipe of one training run: what `recipes/*.toml` holds and flags override.
 
 use super::optimizer::check;
-use super::{CriterionRecipe, Method, Optimization, OptimizerRecipe, Sakd, toml_file};
+use super::{CriterionRecipe, Optimization, OptimizerRecipe, Sakd, toml_file};
+use crate::criterion::Subject;
 use crate::data::{Augment, DataSpec, Take};
 use crate::error::{Error, Result};
 use crate::student::{FoldedNorms, Precision};
@@ -243,7 +244,7 @@ impl ScheduleRecipe {
 }
 
 fn is_ce(criterion: &CriterionRecipe) -> bool {
-    matches!(criterion.method, Method::Ce(_))
+    criterion.method.spec().subject == Subject::Labels
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 
 use super::pairing::Pair;
 use crate::cache::{Cache, Decoder};
-use crate::criterion::catalogue;
+use crate::criterion::{Activation, Method};
 use crate::error::{Error, Result};
-use crate::recipe::Method;
 use crate::statistic::Statistic;
 use crate::student::Student;
 
@@ -23,7 +22,8 @@ pub fn before(
     student: &Student,
     cache: &Cache,
 ) -> Result<Vec<Pair>> {
-    if !catalogue::entry(method.name())?.pre_activation {
+    let spec = method.spec();
+    if spec.activation == Activation::After {
         return Ok(pairs);
     }
     // where there are no features, there is nothing to look at: the criterion is refused for want
@@ -37,14 +37,14 @@ pub fn before(
             if let Some(before) = student.before_activation(&pair.student) {
                 before.clone_into(&mut pair.student);
             }
-        } else if !matches!(method, Method::Reviewkd(_)) {
+        } else if spec.activation == Activation::Before {
             let tensor = cache
                 .manifest()
                 .taps
                 .iter()
                 .find(|t| t.alias == pair.teacher)
                 .map_or("", |t| t.tensor.as_str());
-            let (who, alias) = (method.name(), &pair.teacher);
+            let (who, alias) = (spec.name, &pair.teacher);
             return Err(Error::input(format!(
                 "criterion {who}: tap {alias} ({tensor}): expected a map before its activation, \
                  found no value below 0"

@@ -4,12 +4,11 @@
 //! An [`Objective`] is fixed for a run; what its criteria learn and remember is [`Learnable`].
 
 mod chosen;
+mod data;
 mod learnable;
-mod negatives;
-mod paraphraser;
+mod pretraining;
 mod site;
 mod spots;
-mod state;
 mod term;
 
 pub use learnable::Learnable;
@@ -19,12 +18,13 @@ use super::pairing::Pair;
 use super::schedule::Clock;
 use super::source::Batch;
 use crate::cache::Manifest;
+use crate::criterion::Subject;
 use crate::error::{Error, Result};
-use crate::recipe::{CriterionRecipe, Sakd, Subject};
+use crate::recipe::{CriterionRecipe, Sakd};
 use crate::statistic::Statistic;
 use crate::student::{Pass, Student, TensorId};
 use candle_core::{Device, Tensor};
-use site::{Site, Stored, Teacher};
+use site::{Compared, Site, Stored};
 use spots::Spots;
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub struct Objective {
     spots: Option<Spots>,
 }
 
-/// What one step's loss came to.
+/// The loss of one step.
 #[derive(Debug)]
 pub struct Value {
     /// The weighted sum.
@@ -78,13 +78,13 @@ impl Objective {
         };
         for (recipe, pairs) in terms.iter().zip(pairs) {
             let mut sites = Vec::new();
-            match recipe.method.subject() {
+            match recipe.method.spec().subject {
                 Subject::Labels => {
-                    sites.push(Site { teacher: Teacher::None, student: student.logits() });
+                    sites.push(Site { teacher: Compared::Labels, student: student.logits() });
                 }
                 Subject::Logits => {
                     objective.teacher_logits = true;
-                    sites.push(Site { teacher: Teacher::Logits, student: student.logits() });
+                    sites.push(Site { teacher: Compared::Logits, student: student.logits() });
                 }
                 Subject::Maps | Subject::Vectors => {
                     for pair in pairs {
@@ -109,14 +109,15 @@ impl Objective {
             } else {
                 format!("{}#{}", recipe.name(), same + 1)
             };
-            let pairs = if recipe.method.compares_taps() { pairs.clone() } else { Vec::new() };
+            let pairs =
+                if recipe.method.spec().subject.is_of_taps() { pairs.clone() } else { Vec::new() };
             objective.terms.push(Term { name, recipe: recipe.clone(), smoothing, pairs, sites });
         }
         Ok(objective)
     }
 
     /// Asks for the arrays of a pair's teacher that a criterion is computed from.
-    fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Teacher> {
+    fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Compared> {
         let statistics = pair.read(criterion)?;
         let mut of = |statistic| {
             statistics
@@ -124,13 +125,13 @@ impl Objective {
                 .then(|| index_of(&mut self.taps, statistic.path(&pair.teacher)))
         };
         Ok(match (of(Statistic::Features), pair.teacher_shape.as_slice()) {
-            (None, &[_, height, width]) => Teacher::Statistics(Stored {
+            (None, &[_, height, width]) => Compared::Statistics(Stored {
                 size: [height, width],
                 gram: of(Statistic::Gram),
                 mean: of(Statistic::Mean),
                 attention: of(Statistic::Attention),
             }),
-            (tap, _) => Teacher::Tap(tap.ok_or_else(|| {
+            (tap, _) => Compared::Tap(tap.ok_or_else(|| {
                 Error::input(format!("tap {}: expected its features", pair.teacher))
             })?),
         })
@@ -197,15 +198,14 @@ impl Objective {
             learnable: Vec::new(),
         };
         let mut seeds = BTreeMap::new();
-        let policy = self.terms.len();
         let chosen = match &self.spots {
-            Some(spots) => Some(spots.choose(pass, batch, clock.step, learnable.state(policy)?)?),
+            Some(spots) => Some(spots.choose(pass, batch, clock.step, learnable.policy())?),
             None => None,
         };
         for (index, term) in self.terms.iter().enumerate() {
             let Some(weight) = clock.weight(term.recipe.weight, &term.recipe.course) else {
                 value.parts.push(None);
-                learnable.skip(index, &mut value.learnable);
+                learnable.collect(index, Vec::new(), &mut value.learnable)?;
                 continue;
             };
             let students = term
@@ -218,7 +218,7 @@ impl Objective {
                 &students,
                 batch,
                 clock.step,
-                learnable.state(index)?,
+                learnable.running(index)?,
                 chosen.as_ref(),
             )?;
             for (site, gradient) in term.sites.iter().zip(found.inputs) {
@@ -229,8 +229,8 @@ impl Objective {
             value.parts.push(Some(found.value));
         }
         if let (Some(spots), Some(chosen)) = (&self.spots, &chosen) {
-            let learnt = spots.learn(pass, batch, chosen, clock.step, learnable.state(policy)?)?;
-            learnable.collect(policy, learnt, &mut value.learnable)?;
+            let found = spots.learn(pass, batch, chosen, clock.step, learnable.policy())?;
+            learnable.collect_policy(found, &mut value.learnable)?;
             value.selected = chosen.counts()?;
         }
         value.seeds = seeds.into_iter().collect();

@@ -2,11 +2,10 @@
 
 use crate::array::Layout;
 use crate::cache::Manifest;
-use crate::criterion::catalogue::{self, Pairs};
-use crate::criterion::needs;
+use crate::criterion::{Pairs, Subject, needs};
 use crate::error::{Error, Result};
 use crate::onnx::tap::{Role, Tap};
-use crate::recipe::{CriterionRecipe, Method, PairRecipe, Subject};
+use crate::recipe::{CriterionRecipe, PairRecipe};
 use crate::statistic::Statistic;
 use serde::{Deserialize, Serialize};
 
@@ -71,35 +70,38 @@ impl Pair {
     /// # Errors
     /// When the cache holds none that does: names the criterion, the tap and what is there.
     pub fn read(&self, criterion: &CriterionRecipe) -> Result<Vec<Statistic>> {
-        let ways = needs::ways(criterion);
+        let ways = criterion.method.ways();
         let (&[_, height, width], &[_, h, w], false) =
             (self.teacher_shape.as_slice(), self.student_shape.as_slice(), ways.is_empty())
         else {
             return Ok(vec![Statistic::Features]);
         };
-        needs::choose(criterion, &self.teacher_stored, [height, width], [h, w]).ok_or_else(|| {
-            let names =
-                |list: &[Statistic]| list.iter().map(|s| s.name()).collect::<Vec<_>>().join(" + ");
-            let there: Vec<Statistic> =
-                self.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
-            let ways: Vec<String> = ways.iter().map(|way| names(way)).collect();
-            let small = if h < height || w < width {
-                format!(
-                    " at {}x{} or smaller (the student's size: pooling precedes the statistic)",
-                    h.min(height),
-                    w.min(width)
-                )
-            } else {
-                String::new()
-            };
-            Error::input(format!(
-                "criterion {}: tap {}: expected {}{small}, found {} at {height}x{width}",
-                criterion.name(),
-                self.teacher,
-                ways.join(" or "),
-                if there.is_empty() { "nothing".to_owned() } else { names(&there) },
-            ))
-        })
+        needs::choose(&criterion.method, &self.teacher_stored, [height, width], [h, w]).ok_or_else(
+            || {
+                let names = |list: &[Statistic]| {
+                    list.iter().map(|s| s.name()).collect::<Vec<_>>().join(" + ")
+                };
+                let there: Vec<Statistic> =
+                    self.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
+                let ways: Vec<String> = ways.iter().map(|way| names(way)).collect();
+                let small = if h < height || w < width {
+                    format!(
+                        " at {}x{} or smaller (the student's size: pooling precedes the statistic)",
+                        h.min(height),
+                        w.min(width)
+                    )
+                } else {
+                    String::new()
+                };
+                Error::input(format!(
+                    "criterion {}: tap {}: expected {}{small}, found {} at {height}x{width}",
+                    criterion.name(),
+                    self.teacher,
+                    ways.join(" or "),
+                    if there.is_empty() { "nothing".to_owned() } else { names(&there) },
+                ))
+            },
+        )
     }
 }
 
@@ -155,13 +157,16 @@ impl Taps {
     /// # Errors
     /// When a name is unknown, or nothing can be suggested.
     pub fn pairs(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
-        let review = matches!(recipe.method, Method::Reviewkd(_));
-        let subject = recipe.method.subject();
+        let spec = recipe.method.spec();
+        let with_vector = spec.pairs == Pairs::AllAndVector;
+        let subject = spec.subject;
         self.refuse_volumes(recipe)?;
         if !recipe.pairs.is_empty() {
             let both = |first: &[TeacherTap], then: &[TeacherTap]| [first, then].concat();
             let (teacher, student) = match subject {
-                Subject::Maps if !review => (self.teacher_maps.clone(), self.student_maps.clone()),
+                Subject::Maps if !with_vector => {
+                    (self.teacher_maps.clone(), self.student_maps.clone())
+                }
                 _ => (
                     both(&self.teacher_vectors, &self.teacher_maps),
                     [&self.student_vectors[..], &self.student_maps].concat(),
@@ -180,12 +185,12 @@ impl Taps {
             )),
             Subject::Maps => {
                 let (mut pairs, left) = self.suggest_maps(recipe)?;
-                match catalogue::entry(recipe.name())?.pairs {
-                    Pairs::All => {}
+                match spec.pairs {
+                    Pairs::All | Pairs::AllAndVector => {}
                     Pairs::Deepest => drop(pairs.drain(..pairs.len() - 1)),
                     Pairs::Middle => pairs = vec![pairs.swap_remove((pairs.len() - 1) / 2)],
                 }
-                if review {
+                if with_vector {
                     pairs.extend(self.suggest_vector(recipe.name()).ok());
                 }
                 Ok((pairs, left))
@@ -236,7 +241,7 @@ impl Taps {
         };
         let alone = |_: &&TeacherTap| {
             recipe.pairs.is_empty()
-                && recipe.method.subject() == Subject::Maps
+                && recipe.method.spec().subject == Subject::Maps
                 && self.teacher_maps.is_empty()
         };
         match self.teacher_volumes.iter().find(|tap| named(tap) || alone(tap)) {

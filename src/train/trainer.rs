@@ -9,7 +9,7 @@ use super::optimizer::Optimizer;
 use super::schedule::{Clock, Schedule, dropout_seed};
 use super::source::{Batch, Source};
 use super::step::{self, Settings, Stepped, count_correct};
-use crate::criterion::cross_entropy::cross_entropy;
+use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Train;
@@ -104,7 +104,7 @@ pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
             checkpoint::load(&path, accepted, run.student, &mut optimizer, &mut learnable)?;
         (Position { identity: run.identity.to_owned(), ..loaded }, lines)
     } else {
-        learnable.prepare(
+        learnable.pretrain(
             run.objective,
             run.recipe,
             run.source,

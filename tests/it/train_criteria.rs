@@ -16,7 +16,7 @@ use nst_cache::array::{Dtype, Layout};
 use nst_cache::cache::{
     ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
 };
-use nst_cache::criterion::catalogue::catalogue;
+use nst_cache::criterion::papers;
 use nst_cache::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess, Take};
 use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
@@ -331,40 +331,31 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
     let cache = root.path().join("cache");
     write_cache(&cache, Teacher::Whole);
     let plain = train(&cache, &["ce"], &made(root.path(), "plain"), 1, false, &Silent).unwrap();
-    for entry in catalogue() {
-        let text = small(entry.name);
+    for name in papers::names() {
+        let text = small(name);
         // the criterion alone
-        let criteria =
-            if entry.name == "ce" { vec!["ce"] } else { vec!["ce:weight=0", text.as_str()] };
-        let folder = made(root.path(), entry.name);
+        let criteria = if name == "ce" { vec!["ce"] } else { vec!["ce:weight=0", text.as_str()] };
+        let folder = made(root.path(), name);
         let whole = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
-        assert_eq!(whole.initializers, plain.initializers, "{}", entry.name);
-        assert!(
-            entry.name == "ce" || whole.student != plain.student,
-            "{}: moved nothing",
-            entry.name
-        );
-        let values: Vec<f64> = parts(&folder, entry.name).into_iter().map(Option::unwrap).collect();
-        assert!(
-            values.len() == 12 && values.iter().all(|v| v.is_finite()),
-            "{}: {values:?}",
-            entry.name
-        );
+        assert_eq!(whole.initializers, plain.initializers, "{name}");
+        assert!(name == "ce" || whole.student != plain.student, "{name}: moved nothing");
+        let values: Vec<f64> = parts(&folder, name).into_iter().map(Option::unwrap).collect();
+        assert!(values.len() == 12 && values.iter().all(|v| v.is_finite()), "{name}: {values:?}");
         let mean = |v: &[f64]| v.iter().sum::<f64>() / 4.0;
         let (first, last) = (mean(&values[..4]), mean(&values[8..]));
         // the student of an adversary may lose
-        assert!(entry.name == "gan" || last < first, "{}: {first} to {last}", entry.name);
+        assert!(name == "gan" || last < first, "{name}: {first} to {last}");
 
         // stopped in the middle of an epoch (FT's paraphraser sees an epoch before), resumed on
         // three threads
-        let before = if entry.name == "ft" { ROWS } else { 0 };
-        let folder = made(root.path(), &format!("{}-resumed", entry.name));
+        let before = if name == "ft" { ROWS } else { 0 };
+        let folder = made(root.path(), &format!("{name}-resumed"));
         let stop = StopAfter(before + 6 * BATCH, AtomicUsize::new(0));
         let stopped = train(&cache, &criteria, &folder, 2, false, &stop).map(|_| ()).unwrap_err();
-        assert_eq!(stopped.kind(), Kind::Interrupted, "{}: {}", entry.name, stopped.chain());
+        assert_eq!(stopped.kind(), Kind::Interrupted, "{}: {}", name, stopped.chain());
         let resumed = train(&cache, &criteria, &folder, 3, true, &Silent).unwrap();
-        assert!(resumed.student == whole.student, "{}: other bits after a resume", entry.name);
-        assert_eq!(resumed.outcome.parts, whole.outcome.parts, "{}", entry.name);
+        assert!(resumed.student == whole.student, "{name}: other bits after a resume");
+        assert_eq!(resumed.outcome.parts, whole.outcome.parts, "{name}");
     }
 }
 
@@ -415,7 +406,7 @@ fn spots_combine_with_every_criterion() {
     let root = tempfile::tempdir().unwrap();
     let cache = root.path().join("cache");
     write_cache(&cache, Teacher::Whole);
-    let all: Vec<String> = catalogue().iter().map(|entry| small(entry.name)).collect();
+    let all: Vec<String> = papers::names().map(small).collect();
     let mut criteria: Vec<&str> = all.iter().map(String::as_str).collect();
 
     let plain = train(&cache, &criteria, &made(root.path(), "plain"), 1, false, &Silent).unwrap();

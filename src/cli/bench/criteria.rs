@@ -7,8 +7,9 @@ mod save;
 
 use super::figures::{Summary, peak_rss_mb, rss_mb, summary};
 use crate::cli::{Context, emit, emit_json};
+use crate::criterion::papers;
 use crate::error::{Context as _, Error, Result};
-use crate::recipe::{CriterionRecipe, Method};
+use crate::recipe::CriterionRecipe;
 use case::{Case, Pair};
 use clap::ValueEnum as _;
 use comfy_table::{CellAlignment, Table, presets};
@@ -65,7 +66,7 @@ struct Row {
 
 pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let names: Vec<&str> = if args.criteria.is_empty() {
-        Method::NAMES.to_vec()
+        papers::names().collect()
     } else {
         args.criteria.iter().map(String::as_str).collect()
     };

@@ -3,7 +3,7 @@
 
 use super::figures::{Summary, peak_rss_mb, summary};
 use crate::cli::{Context, device, emit, emit_json};
-use crate::criterion::cross_entropy::cross_entropy;
+use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::kernel::blocked::ceiling::{self, Ceiling};
 use crate::onnx::Model;

@@ -2,7 +2,6 @@
 
 use crate::array::{Dtype, Layout};
 use crate::cache::Manifest;
-use crate::criterion::needs;
 use crate::data::{Preprocess, preset};
 use crate::error::Result;
 use crate::recipe::CriterionRecipe;
@@ -102,7 +101,7 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
             format!("{tensor}{layout}@{0}x{1}={2}-{0}x{1}", size[0], size[1], pair.teacher),
         );
     }
-    let way = needs::ways(criterion).into_iter().next().unwrap_or_default();
+    let way = criterion.method.ways().into_iter().next().unwrap_or_default();
     let missing: Vec<&str> =
         way.iter().filter(|s| !is_same || !there.contains(s)).map(|s| s.name()).collect();
     flag("keep", missing.join(","));

@@ -5,13 +5,14 @@ use super::teacher;
 use crate::array::{Dtype, Layout};
 use crate::cache::{Cache, Originals};
 use crate::cli::Context;
+use crate::criterion::Subject;
 use crate::data::{
     self, Channels, DataSpec, Dataset, Preprocess, PreprocessOptions, Sample, Take, preset,
 };
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::onnx::{self, Dim};
-use crate::recipe::{CriterionRecipe, Subject, Train};
+use crate::recipe::{CriterionRecipe, Train};
 use crate::student::{Student, preset as presets};
 use crate::train::activation;
 use crate::train::loss::Objective;
@@ -189,7 +190,7 @@ impl Material {
     ) -> Result<Vec<CriterionRecipe>> {
         let mut terms = recipe.terms(self.cache().is_some());
         if self.cache().is_none()
-            && let Some(term) = terms.iter().find(|t| t.method.subject() != Subject::Labels)
+            && let Some(term) = terms.iter().find(|t| t.method.spec().subject != Subject::Labels)
         {
             return Err(Error::input(format!(
                 "criterion {}: expected a cache, found none",
@@ -199,7 +200,7 @@ impl Material {
         }
         if self.labels().iter().all(|&label| label < 0) {
             context.monitor.note("the samples have no labels: cross-entropy is off");
-            terms.retain(|t| t.method.subject() != Subject::Labels);
+            terms.retain(|t| t.method.spec().subject != Subject::Labels);
         }
         if terms.is_empty() {
             return Err(Error::input("training: expected labels or a teacher, found neither"));
@@ -244,8 +245,9 @@ impl Material {
         student: &Student,
         context: &Context<'_>,
     ) -> Result<Vec<Vec<Pair>>> {
-        let Some(cache) =
-            self.cache().filter(|_| terms.iter().any(|t| t.method.subject() != Subject::Labels))
+        let Some(cache) = self
+            .cache()
+            .filter(|_| terms.iter().any(|t| t.method.spec().subject != Subject::Labels))
         else {
             return Ok(vec![Vec::new(); terms.len()]);
         };

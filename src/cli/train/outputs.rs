@@ -3,9 +3,10 @@
 
 use super::material::Material;
 use crate::cli::Context;
+use crate::criterion::Subject;
 use crate::error::{Error, Result};
 use crate::onnx::{Model, logits};
-use crate::recipe::{CriterionRecipe, Subject};
+use crate::recipe::CriterionRecipe;
 use crate::runtime::{Device, Session, SessionOptions};
 use crate::student::Student;
 use crate::threads;
@@ -32,7 +33,7 @@ pub(super) fn check(
             others.join(", ")
         ));
     }
-    let of = |subject: Subject| terms.iter().any(|term| term.method.subject() == subject);
+    let of = |subject: Subject| terms.iter().any(|term| term.method.spec().subject == subject);
     if !of(Subject::Labels) && !of(Subject::Logits) {
         return Ok(());
     }

@@ -1,12 +1,13 @@
 //! The policy, and how it is trained without routes: what a cache holds of the teacher suffices.
 
-use super::super::autograd::{Evaluation, differentiate};
-use super::super::cross_entropy::cross_entropy;
-use super::super::elements::count;
-use super::super::formula::relu;
-use super::super::init::Init;
-use super::super::module::{Layer, Module};
 use super::{gates, policy_loss, weighted};
+use crate::criterion::math::autograd::differentiate;
+use crate::criterion::math::elements::count;
+use crate::criterion::math::evaluation::Evaluation;
+use crate::criterion::math::formula::relu;
+use crate::criterion::math::init::Init;
+use crate::criterion::math::module::{Layer, Module};
+use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
@@ -149,7 +150,7 @@ fn probed(probe: &Layer<'_>, x: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::super::gumbel;
     use super::*;
-    use crate::criterion::autograd::tests::{assert_finite, tensor};
+    use crate::criterion::math::autograd::tests::{assert_finite, tensor};
     use candle_core::Device;
 
     #[test]

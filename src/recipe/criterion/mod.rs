@@ -6,17 +6,13 @@
 //! rest is the method's typed settings, which refuse what they do not know by name.
 
 mod course;
-mod method;
-mod nst;
-mod setting;
 
 pub use course::Course;
-pub use method::{
-    Ab, At, Cc, Crd, Dist, Dkd, Ft, Kd, Method, NoSettings, NstGauss, NstLinear, NstPoly, Ofd,
-    Reviewkd, Rkd, Subject, Vid,
-};
-pub use nst::{Kernel, Normalization, Sigma};
 
+use crate::criterion::papers::cross_entropy::Ce;
+use crate::criterion::papers::nst::NstPoly;
+use crate::criterion::papers::{self, Entry};
+use crate::criterion::{Criterion, Method};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,15 +48,11 @@ pub struct CriterionRecipe {
     pub method: Method,
 }
 
-impl From<Method> for CriterionRecipe {
-    /// The method with its default weight, always on, on the suggested pairs.
-    fn from(method: Method) -> Self {
-        Self {
-            weight: method.default_weight(),
-            course: Course::default(),
-            pairs: Vec::new(),
-            method,
-        }
+impl<C: Criterion> From<C> for CriterionRecipe {
+    /// The criterion with its default weight, always on, on the suggested pairs.
+    fn from(criterion: C) -> Self {
+        let method = Method::new(criterion);
+        Self { weight: method.spec().weight, course: Course::default(), pairs: Vec::new(), method }
     }
 }
 
@@ -68,26 +60,26 @@ impl CriterionRecipe {
     /// Cross-entropy with weight 1.
     #[must_use]
     pub fn ce() -> Self {
-        Method::Ce(NoSettings {}).into()
+        Ce::default().into()
     }
 
     /// Fifty times NST with the squared kernel on the suggested pairs: what a run with a cache adds
     /// by default.
     #[must_use]
     pub fn default_nst() -> Self {
-        Method::NstPoly(NstPoly::default()).into()
+        NstPoly::default().into()
     }
 
     /// The name under which metrics list this term: `ce`, `kd`, `nst-poly`, …
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.method.name()
+        self.method.spec().name
     }
 
     /// The method's settings, by name.
     #[must_use]
     pub fn settings(&self) -> Table {
-        match self.method.write() {
+        match self.method.settings() {
             Ok(Value::Object(settings)) => settings.into_iter().collect(),
             // plain numbers and names: they are always a table
             _ => Table::new(),
@@ -99,7 +91,13 @@ impl CriterionRecipe {
     /// # Errors
     /// When a value is outside its range.
     pub fn validate(&self) -> Result<()> {
-        setting::check(self.name(), "weight", Some(self.weight), &setting::NOT_NEGATIVE)?;
+        if !(self.weight.is_finite() && self.weight >= 0.0) {
+            return Err(Error::input(format!(
+                "criterion {}: weight: expected a finite value of 0 or more, found {}",
+                self.name(),
+                self.weight
+            )));
+        }
         self.course.check(self.name())?;
         self.method.check()
     }
@@ -156,7 +154,7 @@ fn with_kernel(method: String, table: &mut Table) -> Result<String> {
         (Some(_), _) => Ok(method),
         (None, given) => {
             let name = format!("nst-{}", given.as_deref().unwrap_or("poly"));
-            let known = Method::NAMES.contains(&name.as_str());
+            let known = papers::entry(&name).is_ok();
             known.then_some(name).ok_or_else(|| {
                 Error::input(format!(
                     "criterion nst: kernel: expected linear, poly or gauss, found {}",
@@ -173,33 +171,24 @@ fn take<T: DeserializeOwned>(table: &mut Table, method: &str, key: &str) -> Resu
     value.map_err(|e| Error::input(format!("criterion {method}: {key}: {e}")))
 }
 
-/// The method of this name with these settings.
-fn method_of(name: &str, settings: Table) -> Result<Method> {
-    let unknown = || {
-        Error::input(format!("criterion `{name}`: expected one of {}", Method::NAMES.join(", ")))
-            .hint("nst-cache criteria describes them")
-    };
-    match Method::read(name, settings.clone().into_iter().collect()).ok_or_else(unknown)? {
-        Ok(method) => Ok(method),
-        Err(error) => {
-            // serde does not say at which key; each alone does
-            let alone = |(key, value): (String, Value)| {
-                let read = Method::read(name, Value::from_iter([(key.clone(), value)]))?;
-                Some((key, read.err()?))
-            };
-            let (at, error) = settings
-                .into_iter()
-                .find_map(alone)
-                .map_or_else(|| (String::new(), error), |(key, e)| (key, e));
-            let message = error.to_string();
-            let at = if at.is_empty() || message.contains(&format!("`{at}`")) {
-                String::new()
-            } else {
-                format!("{at}: ")
-            };
-            Err(Error::input(format!("criterion {name}: {at}{message}")))
-        }
-    }
+/// The method with these settings.
+fn method_of(entry: &Entry, settings: Table) -> Result<Method> {
+    entry.read(settings.clone().into_iter().collect()).map_err(|error| {
+        // serde doesn't say at which key; each alone does
+        let alone = |(key, value): (String, Value)| {
+            let error = entry.read(Value::from_iter([(key.clone(), value)])).err()?;
+            Some((key, error))
+        };
+        let (key, error) =
+            settings.into_iter().find_map(alone).unwrap_or_else(|| (String::new(), error));
+        let message = error.to_string();
+        let at = if key.is_empty() || message.contains(&format!("`{key}`")) {
+            String::new()
+        } else {
+            format!("{key}: ")
+        };
+        Error::input(format!("criterion {}: {at}{message}", entry.spec.name))
+    })
 }
 
 impl TryFrom<Table> for CriterionRecipe {
@@ -216,16 +205,16 @@ impl TryFrom<Table> for CriterionRecipe {
             *value = take(&mut table, &name, key)?;
         }
         let [from, until, warmup_epochs, decay_to] = course;
+        let entry =
+            papers::entry(&name).map_err(|e| e.hint("nst-cache criteria describes them"))?;
         // only what compares taps has pairs; elsewhere the key is left to be refused
-        let compares_taps = Method::read(&name, Value::Object(serde_json::Map::new()))
-            .is_some_and(|method| method.is_ok_and(|method| method.compares_taps()));
-        let pairs = if compares_taps {
+        let pairs = if entry.spec.subject.is_of_taps() {
             take(&mut table, &name, "pairs")?.unwrap_or_default()
         } else {
             Vec::new()
         };
-        let method = method_of(&name, table)?;
-        let weight = weight.unwrap_or_else(|| method.default_weight());
+        let method = method_of(entry, table)?;
+        let weight = weight.unwrap_or_else(|| method.spec().weight);
         let recipe =
             Self { weight, course: Course { from, until, warmup_epochs, decay_to }, pairs, method };
         recipe.validate()?;

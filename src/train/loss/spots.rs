@@ -10,12 +10,12 @@
 mod route;
 
 use super::chosen::Chosen;
-use super::site::{Site, Teacher};
-use super::state::State;
+use super::learnable::Policy;
+use super::site::{Compared, Site};
 use super::{Objective, index_of};
 use crate::cache::Manifest;
-use crate::criterion::module::Module;
-use crate::criterion::sakd;
+use crate::criterion::math::module::Module;
+use crate::criterion::{Target, sakd};
 use crate::error::{Error, Result};
 use crate::recipe::{Gates, Sakd};
 use crate::statistic::Statistic;
@@ -64,7 +64,7 @@ impl Spots {
         for term in &objective.terms {
             for (index, site) in term.sites.iter().enumerate() {
                 let known = all.iter().any(|spot| spot.site.student == site.student);
-                if known || matches!(site.teacher, Teacher::None) {
+                if known || matches!(site.teacher, Compared::Labels) {
                     continue;
                 }
                 let pair = term.pairs.get(index).cloned();
@@ -88,7 +88,7 @@ impl Spots {
             [vectors.student_shape.iter().product(), vectors.teacher_shape.iter().product()];
         Ok(Self {
             settings: settings.clone(),
-            vectors: Site { teacher: Teacher::Tap(tap), student: id },
+            vectors: Site { teacher: Compared::Tap(tap), student: id },
             widths,
             all,
             route: None,
@@ -115,7 +115,7 @@ impl Spots {
         // tensors are numbered in the order of the graph
         self.all.sort_by_key(|spot| (spot.pair.is_none(), spot.site.student));
         if self.all.last().is_some_and(|spot| spot.pair.is_some()) {
-            let site = Site { teacher: Teacher::Logits, student: student.logits() };
+            let site = Site { teacher: Compared::Logits, student: student.logits() };
             self.all.push(Spot { name: "logits".to_owned(), site, pair: None });
         }
         let pairs: Vec<&Pair> = self.all.iter().filter_map(|spot| spot.pair.as_ref()).collect();
@@ -132,7 +132,7 @@ impl Spots {
         self.all.iter().map(|spot| spot.name.as_str())
     }
 
-    /// What is learnt, untrained: the policy, and the adapters of the routes at each map. Nothing
+    /// What is learned, untrained: the policy, and the adapters of the routes at each map. Nothing
     /// where the gates are always open.
     pub(super) fn modules(
         &self,
@@ -184,7 +184,7 @@ impl Spots {
         pass: &Pass<'_>,
         batch: &Batch,
         step: usize,
-        state: &State,
+        policy: &Policy,
     ) -> Result<Chosen> {
         let rows = batch.labels.len();
         let ids = self.all.iter().map(|spot| spot.site.student);
@@ -192,9 +192,9 @@ impl Spots {
             let all = Tensor::ones(rows, DType::F64, &Device::Cpu)?;
             return Ok(Chosen { gates: ids.map(|id| (id, all.clone())).collect(), noise: None });
         }
-        let noise = sakd::gumbel(&uniform(state.seed(), step, &[rows, self.all.len(), 2])?)?;
+        let noise = sakd::gumbel(&uniform(policy.seed, step, &[rows, self.all.len(), 2])?)?;
         let [student, teacher] = both(&self.vectors, pass, batch)?;
-        let scores = sakd::policy_scores(state.module(0)?, &student, &teacher)?;
+        let scores = sakd::policy_scores(policy.module(0)?, &student, &teacher)?;
         let gates =
             sakd::gates(&scores, &noise, self.settings.temperature)?.to_dtype(DType::F64)?;
         // straight-through gates are 0 or 1 up to rounding
@@ -213,7 +213,7 @@ impl Spots {
         batch: &Batch,
         chosen: &Chosen,
         step: usize,
-        state: &State,
+        policy: &Policy,
     ) -> Result<Gradients> {
         let Some(noise) = &chosen.noise else { return Ok(Vec::new()) };
         let vectors = both(&self.vectors, pass, batch)?;
@@ -227,7 +227,7 @@ impl Spots {
                 .collect::<Result<Vec<_>>>()?;
             let options = sakd::PolicyOptions { temperature, gamma };
             return Ok(vec![
-                sakd::policy_step(state.module(0)?, &vectors, &spots, noise, &labels, options)?
+                sakd::policy_step(policy.module(0)?, &vectors, &spots, noise, &labels, options)?
                     .weights,
             ]);
         };
@@ -235,7 +235,7 @@ impl Spots {
             return Ok(Vec::new());
         };
         let adapters =
-            (1..self.all.len()).map(|spot| state.module(spot)).collect::<Result<Vec<_>>>()?;
+            (1..self.all.len()).map(|spot| policy.module(spot)).collect::<Result<Vec<_>>>()?;
         let gates: Vec<&Tensor> = chosen.gates.iter().map(|(_, gate)| gate).collect();
         let plain = pass.value(last.site.student)?.to_device(&Device::Cpu)?;
         let judge = Judge { plain: &plain, labels: &labels, gamma };
@@ -244,7 +244,7 @@ impl Spots {
             &gates,
             &adapters,
             judge,
-            dropout_seed(state.seed(), step),
+            dropout_seed(policy.seed, step),
         )?;
         if !routed.value.is_finite() {
             return Err(Error::check(format!(
@@ -254,16 +254,16 @@ impl Spots {
             .hint("lower --lr, or set clip in the recipe"));
         }
         let upstream = Tensor::stack(&routed.gates, 1)?;
-        let policy =
-            sakd::policy_pullback(state.module(0)?, &vectors, noise, temperature, &upstream)?;
-        Ok(std::iter::once(policy.weights).chain(routed.adapters).collect())
+        let learned =
+            sakd::policy_pullback(policy.module(0)?, &vectors, noise, temperature, &upstream)?;
+        Ok(std::iter::once(learned.weights).chain(routed.adapters).collect())
     }
 }
 
 impl Spot {
     /// Makes a batch bring the teacher's features, whatever the criteria are computed from.
     fn read_features(&mut self, objective: &mut Objective) -> Result<()> {
-        let (Some(pair), Teacher::Statistics(_)) = (&self.pair, self.site.teacher) else {
+        let (Some(pair), Compared::Statistics(_)) = (&self.pair, self.site.teacher) else {
             return Ok(());
         };
         if pair.teacher_stored.iter().all(|(statistic, _)| *statistic != Statistic::Features) {
@@ -277,7 +277,7 @@ impl Spot {
             .hint("extract again with --keep features"));
         }
         self.site.teacher =
-            Teacher::Tap(index_of(&mut objective.taps, Statistic::Features.path(&pair.teacher)));
+            Compared::Tap(index_of(&mut objective.taps, Statistic::Features.path(&pair.teacher)));
         Ok(())
     }
 }
@@ -289,13 +289,9 @@ fn channels(pair: &Pair) -> [usize; 2] {
 
 /// Student's and teacher's tensor of a site.
 fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
-    let teacher = match site.teacher {
-        Teacher::Tap(tap) => batch.taps.get(tap),
-        Teacher::Logits => batch.logits.as_ref(),
-        Teacher::None | Teacher::Statistics(_) => None,
+    let Some(Target::Tensor(teacher)) = site.teacher.of(batch) else {
+        return Err(Error::input("sakd: the batch lacks a tensor of the teacher"));
     };
-    let teacher =
-        teacher.ok_or_else(|| Error::input("sakd: the batch lacks a tensor of the teacher"))?;
     let student = pass.value(site.student)?.to_device(&Device::Cpu)?;
     let teacher = teacher.to_dtype(student.dtype())?;
     Ok([student, teacher])

@@ -4,16 +4,21 @@
 use super::{Case, Failure};
 use candle_core::{DType, Tensor};
 use nst_cache::array::{Layout, Values};
-use nst_cache::criterion::autograd::Evaluation;
-use nst_cache::criterion::convolution::Geometry;
-use nst_cache::criterion::cross_entropy::{cross_entropy, mixed_cross_entropy, soft_cross_entropy};
-use nst_cache::criterion::module::{Module, regressor_between};
-use nst_cache::criterion::nst::{NstOptions, Statistics, nst_from, nst_with};
-use nst_cache::criterion::{
-    ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sakd, sp, vid,
+use nst_cache::criterion::Evaluation;
+use nst_cache::criterion::Statistics;
+use nst_cache::criterion::math::convolution::Geometry;
+use nst_cache::criterion::math::module::{Module, regressor_between};
+use nst_cache::criterion::papers::cross_entropy::{
+    cross_entropy, mixed_cross_entropy, soft_cross_entropy,
 };
+use nst_cache::criterion::papers::nst::{
+    Kernel, Normalization, NstOptions, Sigma, nst_from, nst_with,
+};
+use nst_cache::criterion::papers::{
+    ab, at, cc, crd, dist, dkd, fitnet, fsp, ft, kd::kd, ofd, pkt, reviewkd, rkd, sp, vid,
+};
+use nst_cache::criterion::sakd;
 use nst_cache::error::Error;
-use nst_cache::recipe::{Kernel, Normalization, Sigma};
 use nst_cache::statistic::{Maps, Statistic, compute};
 use serde_json::Value;
 
@@ -275,8 +280,12 @@ impl Run<'_> {
         let of_layer = |s: &Tensor, t: &Tensor| {
             let (gram, mean) =
                 (Self::statistic(Statistic::Gram, s, t)?, Self::statistic(Statistic::Mean, s, t)?);
-            let known =
-                Statistics { size: Self::common_size(s, t)?, gram: Some(&gram), mean: Some(&mean) };
+            let known = Statistics {
+                size: Self::common_size(s, t)?,
+                gram: Some(&gram),
+                mean: Some(&mean),
+                attention: None,
+            };
             Ok(nst_from(s, &known, &options, 1.0)?.into())
         };
         Ok(Some(self.each(of_layer)?))
@@ -340,7 +349,7 @@ impl Run<'_> {
     }
 
     fn crd(&self) -> Result<Computed> {
-        let mut memory = crd::Memory::of(&self.tensor("c.memory_s")?, &self.tensor("c.memory_t")?)?;
+        let mut memory = crd::Bank::of(&self.tensor("c.memory_s")?, &self.tensor("c.memory_t")?)?;
         if self.case.hyperparameters["Z_given"] == true {
             let z: [f64; 2] = serde_json::from_value(self.case.hyperparameters["Z"].clone())?;
             memory.log_normalizers = Some(z.map(f64::ln));

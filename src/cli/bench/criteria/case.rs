@@ -4,7 +4,8 @@
 use super::super::synthetic::{self, Synthetic};
 use crate::array::Dtype;
 use crate::cache::Cache;
-use crate::criterion::{catalogue, ofd};
+use crate::criterion::papers::ofd;
+use crate::criterion::{Activation, Method};
 use crate::data::Take;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -13,7 +14,7 @@ use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
     ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
-use crate::recipe::{CriterionRecipe, Method, Train};
+use crate::recipe::{CriterionRecipe, Train};
 use crate::statistic::Statistic;
 use crate::student::{Executor, ImportOptions, Mode, Student};
 use crate::train::loss::{Learnable, Objective, Value};
@@ -70,7 +71,7 @@ impl Pair {
     /// channels.
     pub(super) fn allows(self, method: &Method) -> bool {
         let [teacher, student] = self.stages();
-        !matches!(method, Method::Fsp(_)) || (teacher.len() > 1 && teacher == student)
+        method.spec().name != "fsp" || (teacher.len() > 1 && teacher == student)
     }
 
     /// The taps of both sides as a cache and a student's graph would give them; the vector is the
@@ -155,7 +156,7 @@ impl Case {
             &student,
         )?;
 
-        let signed = catalogue::entry(criterion.name())?.pre_activation;
+        let signed = criterion.method.spec().activation != Activation::After;
         let mut random = ChaCha8Rng::seed_from_u64(0);
         let mut tensor = |shape: &[usize], dtype| -> Result<Tensor> {
             let shape = [&[rows], shape].concat();
@@ -203,9 +204,9 @@ fn learnable(
     rows: usize,
     monitor: &dyn Monitor,
 ) -> Result<(Learnable, Vec<i64>, Vec<Tensor>)> {
-    let method = objective.terms.first().map(|term| &term.recipe.method);
-    let samples = if matches!(method, Some(Method::Crd(_))) { SAMPLES.max(rows) } else { rows };
-    let wants_maps = matches!(method, Some(Method::Ofd(_)));
+    let name = objective.terms.first().map_or("", |term| term.recipe.name());
+    let samples = if name == "crd" { SAMPLES.max(rows) } else { rows };
+    let wants_maps = name == "ofd";
     let (stages, taps) =
         if wants_maps { (pair.stages()[0], &objective.taps[..]) } else { (&[][..], &[][..]) };
     let folder = tempfile::Builder::new()

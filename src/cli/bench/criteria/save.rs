@@ -3,8 +3,8 @@
 
 use super::case::{Case, SCORES};
 use crate::cli::file;
+use crate::criterion::Subject;
 use crate::error::{Context as _, Error, Result};
-use crate::recipe::Subject;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -35,7 +35,7 @@ pub(super) fn write(path: &Path, mut case: Case) -> Result<()> {
         .terms
         .first()
         .ok_or_else(|| Error::input("bench criteria: expected a criterion"))?;
-    let sites: Vec<(&str, Option<&Tensor>)> = match term.recipe.method.subject() {
+    let sites: Vec<(&str, Option<&Tensor>)> = match term.recipe.method.spec().subject {
         Subject::Labels | Subject::Logits => vec![(SCORES, case.batch.logits.as_ref())],
         Subject::Maps | Subject::Vectors => term
             .pairs

@@ -9,7 +9,7 @@
 use super::Gradients;
 use crate::array::Layout;
 use crate::cache::Manifest;
-use crate::criterion::module::Module;
+use crate::criterion::math::module::Module;
 use crate::criterion::sakd;
 use crate::error::{Context, Error, Result};
 use crate::student::{Mode, Stage, Student, TensorId};

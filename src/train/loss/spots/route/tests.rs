@@ -1,7 +1,7 @@
 use super::*;
 use crate::array::{Array, Values};
 use crate::cache::{Codec, TapRecord, testing};
-use crate::criterion::cross_entropy::cross_entropy;
+use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     ValueInfoProto,

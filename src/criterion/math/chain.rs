@@ -1,0 +1,139 @@
+//! Layers one after the other with the way back written out: what regressors, connectors,
+//! translators and paraphrasers are.
+//!
+//! Candle's own way back goes through two more maps for every layer (zeros, and their sum with the
+//! gradient) in fresh memory, which takes as long as the layers.
+
+use super::convolution::{Geometry, convolution, convolution_gradients};
+use super::evaluation::Evaluation;
+use super::module::{Module, join};
+use super::operator::{
+    add_bias, batch_norm, batch_norm_gradients, bias_gradient, host, leaky_relu,
+    leaky_relu_gradient,
+};
+use crate::error::Result;
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+
+/// A layer, by the name of its weights in the module.
+#[derive(Debug, Clone)]
+pub(crate) enum Link {
+    /// The convolution by `weight`, plus `bias` where there is one.
+    Convolution(String, Geometry),
+    /// Batch normalisation with batch statistics.
+    BatchNorm(String),
+    /// x above 0, so many times x elsewhere.
+    LeakyRelu(f64),
+}
+
+/// The convolution `conv` and the batch norm `bn` of a layer.
+pub(crate) fn regressor(name: &str, geometry: Geometry) -> [Link; 2] {
+    [Link::Convolution(join(name, "conv"), geometry), Link::BatchNorm(join(name, "bn"))]
+}
+
+/// What a layer's way back needs.
+enum Step {
+    Convolution { name: String, geometry: Geometry, x: Tensor, weight: Tensor },
+    BatchNorm { name: String, x: Tensor, weight: Tensor },
+    LeakyRelu { slope: f64, y: Tensor },
+}
+
+/// What the chain makes of `x`.
+///
+/// # Errors
+/// When a weight is missing, or does not fit.
+pub(crate) fn run(module: &Module, links: &[Link], x: &Tensor) -> Result<Tensor> {
+    forward(module, links, x, |_| ())
+}
+
+/// A loss of what the chain makes of `x`, which `loss` gives with the gradient of that (and those
+/// of weights of its own), with the gradients of `x`, if they are wanted, and of all of the
+/// module's weights.
+///
+/// # Errors
+/// When a weight is missing or does not fit, or the loss fails.
+pub(crate) fn differentiate(
+    module: &Module,
+    links: &[Link],
+    x: &Tensor,
+    of_x: bool,
+    loss: impl FnOnce(&Tensor) -> Result<Evaluation>,
+) -> Result<Evaluation> {
+    let mut steps = Vec::with_capacity(links.len());
+    let y = forward(module, links, &host(&x.detach())?, |step| steps.push(step))?;
+    let Evaluation { value, inputs, weights } = loss(&y)?;
+    drop(y);
+    let mut gradients: BTreeMap<String, Tensor> = weights.into_iter().collect();
+    let mut dy = inputs.into_iter().next();
+    while let Some(step) = steps.pop() {
+        let Some(gradient) = dy.take() else { break };
+        dy = match step {
+            Step::Convolution { name, geometry, x, weight } => {
+                if module.at(&name).has("bias") {
+                    gradients.insert(join(&name, "bias"), bias_gradient(&gradient)?);
+                }
+                let (dx, dw) = convolution_gradients(
+                    &x,
+                    &weight,
+                    geometry,
+                    &gradient,
+                    of_x || !steps.is_empty(),
+                )?;
+                gradients.insert(join(&name, "weight"), dw);
+                dx
+            }
+            Step::BatchNorm { name, x, weight } => {
+                let [dx, dw, db] = batch_norm_gradients(&x, &weight, &gradient)?;
+                gradients.extend([(join(&name, "weight"), dw), (join(&name, "bias"), db)]);
+                Some(dx)
+            }
+            Step::LeakyRelu { slope, y } => Some(leaky_relu_gradient(&y, slope, &gradient)?),
+        };
+    }
+    let of_weight = |(name, weight): (&str, &Tensor)| {
+        let gradient = match gradients.remove(name) {
+            Some(gradient) => gradient.to_dtype(weight.dtype())?.reshape(weight.shape())?,
+            None => weight.zeros_like()?,
+        };
+        Ok((name.to_owned(), gradient))
+    };
+    let weights = module.weights().map(of_weight).collect::<Result<_>>()?;
+    Ok(Evaluation { value, inputs: dy.into_iter().filter(|_| of_x).collect(), weights })
+}
+
+fn forward(
+    module: &Module,
+    links: &[Link],
+    x: &Tensor,
+    mut keep: impl FnMut(Step),
+) -> Result<Tensor> {
+    let mut x = x.clone();
+    for link in links {
+        x = match link.clone() {
+            Link::Convolution(name, geometry) => {
+                let layer = module.at(&name);
+                let weight = host(&layer.get("weight", &x)?.detach())?;
+                let mut y = convolution(&x, &weight, geometry)?;
+                if layer.has("bias") {
+                    y = add_bias(&y, &layer.get("bias", &x)?.detach())?;
+                }
+                keep(Step::Convolution { name, geometry, x, weight });
+                y
+            }
+            Link::BatchNorm(name) => {
+                let layer = module.at(&name);
+                let (weight, bias) =
+                    (layer.get("weight", &x)?.detach(), layer.get("bias", &x)?.detach());
+                let y = batch_norm(&x, &weight, &bias)?;
+                keep(Step::BatchNorm { name, x, weight });
+                y
+            }
+            Link::LeakyRelu(slope) => {
+                let y = leaky_relu(&x, slope)?;
+                keep(Step::LeakyRelu { slope, y: y.clone() });
+                y
+            }
+        };
+    }
+    Ok(x)
+}

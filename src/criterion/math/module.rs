@@ -1,0 +1,198 @@
+//! Learnable parts of criteria: named weights, how they start, and the layers that several papers
+//! share.
+//!
+//! Names are those of the peer's PyTorch modules, so that their weights load as they are. The
+//! weights are trained beside the student's, kept in checkpoints, and left out of the exported
+//! student.
+
+use super::convolution::{Geometry, convolution};
+use super::formula::{Guard, unit_rows};
+use super::operator::{add_bias, batch_norm};
+use crate::error::{Error, Result};
+use candle_core::{DType, Tensor, Var};
+use std::collections::BTreeMap;
+
+/// A name within a layer, which may be the module itself (`""`).
+pub(crate) fn join(layer: &str, name: &str) -> String {
+    if layer.is_empty() { name.to_owned() } else { format!("{layer}.{name}") }
+}
+
+/// The weights of a criterion, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Module {
+    weights: BTreeMap<String, Var>,
+}
+
+impl Module {
+    /// A module of these weights.
+    ///
+    /// # Errors
+    /// When a weight cannot be made a variable.
+    pub fn new(weights: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
+        let weights = weights
+            .into_iter()
+            .map(|(name, w)| Ok((name, Var::from_tensor(&w.detach())?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { weights })
+    }
+
+    /// The weights, sorted by name.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.weights.iter().map(|(name, w)| (name.as_str(), w.as_tensor()))
+    }
+
+    /// The weights as variables, sorted by name: what an optimiser and a checkpoint take.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.weights.iter().map(|(name, w)| (name.as_str(), w))
+    }
+
+    /// The weight of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.find(name)
+            .ok_or_else(|| Error::input(format!("criterion's module: no weight `{name}`")))
+    }
+
+    fn find(&self, name: &str) -> Option<&Tensor> {
+        self.weights.get(name).map(Var::as_tensor)
+    }
+
+    /// The same weights in another type.
+    ///
+    /// # Errors
+    /// When a weight cannot be converted.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        Self::new(
+            self.weights()
+                .map(|(name, w)| Ok((name.to_owned(), w.to_dtype(dtype)?)))
+                .collect::<Result<Vec<_>>>()?,
+        )
+    }
+
+    /// The layer of this name.
+    #[must_use]
+    pub fn at(&self, name: impl Into<String>) -> Layer<'_> {
+        Layer { module: self, name: name.into() }
+    }
+}
+
+/// A layer of a module: the weights under a name.
+#[derive(Debug, Clone)]
+pub struct Layer<'a> {
+    module: &'a Module,
+    name: String,
+}
+
+impl Layer<'_> {
+    /// The layer `name` within this one.
+    #[must_use]
+    pub fn at(&self, name: &str) -> Self {
+        Self { module: self.module, name: join(&self.name, name) }
+    }
+
+    /// Whether the layer has a weight of this name.
+    #[must_use]
+    pub fn has(&self, weight: &str) -> bool {
+        self.module.find(&join(&self.name, weight)).is_some()
+    }
+
+    /// The weight of this name, in the type of `like`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, weight: &str, like: &Tensor) -> Result<Tensor> {
+        Ok(self.module.get(&join(&self.name, weight))?.to_dtype(like.dtype())?)
+    }
+
+    fn bias(&self, like: &Tensor) -> Result<Option<Tensor>> {
+        self.has("bias").then(|| self.get("bias", like)).transpose()
+    }
+
+    /// The convolution by `weight`, plus `bias` where there is one.
+    ///
+    /// # Shapes
+    /// As [`convolution`]; `bias` `[filters]`.
+    ///
+    /// # Errors
+    /// When there is no weight, or it does not fit.
+    pub fn convolve(&self, x: &Tensor, geometry: Geometry) -> Result<Tensor> {
+        let y = convolution(x, &self.get("weight", x)?, geometry)?;
+        match self.bias(x)? {
+            Some(bias) => add_bias(&y, &bias),
+            None => Ok(y),
+        }
+    }
+
+    /// Batch normalisation with batch statistics.
+    ///
+    /// # Errors
+    /// When there are no weight and bias, or they do not fit.
+    pub fn normalize(&self, x: &Tensor) -> Result<Tensor> {
+        batch_norm(x, &self.get("weight", x)?, &self.get("bias", x)?)
+    }
+
+    /// `x Wᵀ + b`, over each sample flattened.
+    ///
+    /// # Shapes
+    /// `x` `[batch, …]`; `weight` `[out, in]`; `bias` `[out]`; result `[batch, out]`.
+    ///
+    /// # Errors
+    /// When there is no weight, or it does not fit.
+    pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.flatten_from(1)?;
+        let y = x.matmul(&self.get("weight", &x)?.t()?)?;
+        match self.bias(&x)? {
+            Some(bias) => Ok(y.broadcast_add(&bias)?),
+            None => Ok(y),
+        }
+    }
+
+    /// [`linear`](Self::linear) of name `linear`, then each row to unit length, in double
+    /// precision: the embedding of CRD.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    pub fn unit_embedding(&self, x: &Tensor) -> Result<Tensor> {
+        // the peer divides by the bare norm, which is NaN at the zero vector
+        unit_rows(&self.at("linear").linear(x)?, Guard::AtLeast(1e-100))
+    }
+
+    /// The regressor of `FitNet`: convolution `conv`, batch norm `bn`.
+    ///
+    /// # Errors
+    /// As [`convolve`](Self::convolve) and [`normalize`](Self::normalize).
+    pub fn regress(&self, x: &Tensor, geometry: Geometry) -> Result<Tensor> {
+        self.at("bn").normalize(&self.at("conv").convolve(x, geometry)?)
+    }
+}
+
+/// The regressor between two sizes, by axis: 3 wide with stride 2 from twice the size, transposed 4
+/// wide with stride 2 to twice the size, "valid" of `1 + from − to` from any other larger size,
+/// else transposed with stride q = ⌊to/from⌋ and width `to − q(from − 1)`. `RepDistiller`'s
+/// `ConvReg`, with the last case of Spot-Adaptive KD's.
+///
+/// Gives kernel and geometry.
+///
+/// # Errors
+/// When one axis grows and the other shrinks.
+pub fn regressor_between(from: [usize; 2], to: [usize; 2]) -> Result<([usize; 2], Geometry)> {
+    let transposed = from[0] < to[0] || from[1] < to[1];
+    let (mut kernel, mut stride, mut padding) = ([0; 2], [0; 2], [0; 2]);
+    for axis in 0..2 {
+        let (i, o) = (from[axis], to[axis]);
+        if i == 0 || o == 0 || (transposed && o < i) {
+            return Err(Error::input(format!(
+                "regressor: {from:?} to {to:?}: expected both sides to grow, or both to shrink"
+            )));
+        }
+        (kernel[axis], stride[axis], padding[axis]) = match () {
+            () if transposed && o == 2 * i => (4, 2, 1),
+            () if transposed => (o - o / i * (i - 1), o / i, 0),
+            () if i == 2 * o => (3, 2, 1),
+            () => (1 + i - o, 1, 0),
+        };
+    }
+    Ok((kernel, Geometry { transposed, stride, padding }))
+}

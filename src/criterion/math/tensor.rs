@@ -1,0 +1,97 @@
+//! The values of tensors in host memory, and what is asked of shapes.
+
+use crate::error::{Error, Result};
+use crate::kernel::Float;
+use candle_core::{DType, Device, Storage, Tensor, WithDType};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// An element type that criteria compute in and candle stores: `f32` or `f64`.
+pub(crate) trait Element: Float + WithDType {
+    /// Half-precision values in this type.
+    fn widen(from: &[f16], to: &mut [Self]);
+}
+
+impl Element for f32 {
+    fn widen(from: &[f16], to: &mut [Self]) {
+        from.convert_to_f32_slice(to);
+    }
+}
+
+impl Element for f64 {
+    fn widen(from: &[f16], to: &mut [Self]) {
+        from.convert_to_f64_slice(to);
+    }
+}
+
+/// The values of a tensor of any device, row-major, in `T`.
+pub(crate) fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
+}
+
+/// A tensor in host memory, dense.
+pub(crate) fn dense(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+}
+
+/// Reads the values of a [`dense`] tensor where they lie.
+pub(crate) fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => {
+            let values = T::cpu_storage_as_slice(storage)?.get(start..end);
+            Ok(f(values
+                .ok_or_else(|| Error::input("tensor: its layout reaches past its storage"))?))
+        }
+        _ => Err(Error::input("tensor: expected dense values in host memory")),
+    }
+}
+
+/// A tensor of `like`'s shape and type from f64 values.
+pub(crate) fn tensor_like(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::from_vec(values, like.shape(), &Device::Cpu)?.to_dtype(like.dtype())?)
+}
+
+/// Batch and classes of logits.
+pub(crate) fn rows_and_classes(logits: &Tensor, who: &str) -> Result<(usize, usize)> {
+    match *logits.dims() {
+        [rows, classes] if rows > 0 && classes > 0 => Ok((rows, classes)),
+        _ => Err(Error::input(format!(
+            "{who}: expected logits [batch, classes], found {:?}",
+            logits.dims()
+        ))),
+    }
+}
+
+pub(crate) fn same_shape(student: &Tensor, other: &Tensor, who: &str) -> Result<()> {
+    if student.dims() == other.dims() {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{who}: expected student and teacher of one shape, found {:?} and {:?}",
+        student.dims(),
+        other.dims()
+    )))
+}
+
+/// Whether criteria compute in this type.
+pub(crate) fn check_dtype(tensor: &Tensor, who: &str) -> Result<()> {
+    match tensor.dtype() {
+        DType::F32 | DType::F64 => Ok(()),
+        other => Err(Error::input(format!("{who}: expected f32 or f64, found {other:?}"))),
+    }
+}
+
+/// ln softmax(row / temperature), into `out`.
+pub(crate) fn log_softmax(row: &[f64], temperature: f64, out: &mut [f64]) {
+    let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut sum = 0.0;
+    for (o, &x) in out.iter_mut().zip(row) {
+        *o = (x - largest) / temperature;
+        sum += o.exp();
+    }
+    let log_sum = sum.ln();
+    for o in out {
+        *o -= log_sum;
+    }
+}

@@ -1,0 +1,162 @@
+//! Any criterion, whatever its type: as a recipe holds it, and as a run computes it.
+
+use super::contract::{Criterion, Inputs, Memory, Pretraining, Setup, Spec};
+use super::math::evaluation::Evaluation;
+use super::math::module::Module;
+use crate::error::Result;
+use crate::statistic::Statistic;
+use candle_core::Tensor;
+use serde_json::Value;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A criterion with its settings.
+#[derive(Debug, Clone)]
+pub struct Method(Arc<dyn AnyCriterion>);
+
+/// A criterion in a run, with what it learns and remembers.
+pub trait Running: Debug + Send {
+    /// What the optimizer moves.
+    fn modules(&self) -> &[Module];
+
+    /// What a checkpoint has to hold beside the modules, by `LAYER/NAME`.
+    ///
+    /// # Errors
+    /// When a tensor can't be made.
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>>;
+
+    /// Takes what [`tensors`](Self::tensors) gave, in its order.
+    ///
+    /// # Errors
+    /// When a tensor doesn't fit.
+    fn restore(&mut self, tensors: Vec<Tensor>) -> Result<()>;
+
+    /// What has to be trained before the student is.
+    fn pretraining(&self) -> Option<Pretraining<'_>>;
+
+    /// As [`Criterion::evaluate`].
+    ///
+    /// # Errors
+    /// As there.
+    fn evaluate(&mut self, inputs: &Inputs<'_>) -> Result<Evaluation>;
+
+    /// As [`Criterion::weighted`].
+    ///
+    /// # Errors
+    /// As there.
+    fn weighted(&mut self, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation>;
+}
+
+impl Method {
+    /// This criterion.
+    pub fn new(criterion: impl Criterion) -> Self {
+        Self(Arc::new(criterion))
+    }
+
+    /// What is known of it whatever its settings are.
+    #[must_use]
+    pub fn spec(&self) -> &'static Spec {
+        self.0.spec()
+    }
+
+    /// The settings as a table.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn settings(&self) -> serde_json::Result<Value> {
+        self.0.settings()
+    }
+
+    /// Checks every setting's range.
+    ///
+    /// # Errors
+    /// At the first value outside its range.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+
+    /// As [`Criterion::ways`].
+    #[must_use]
+    pub fn ways(&self) -> Vec<Vec<Statistic>> {
+        self.0.ways()
+    }
+
+    /// The criterion as it is before the first step.
+    ///
+    /// # Errors
+    /// As [`Criterion::start`].
+    pub fn start(&self, setup: &Setup<'_>) -> Result<Box<dyn Running>> {
+        self.0.start(setup)
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        let settings = |method: &Self| method.settings().ok();
+        self.spec().name == other.spec().name && settings(self) == settings(other)
+    }
+}
+
+/// A [`Criterion`] whose type is forgotten.
+trait AnyCriterion: Debug + Send + Sync {
+    fn spec(&self) -> &'static Spec;
+    fn settings(&self) -> serde_json::Result<Value>;
+    fn check(&self) -> Result<()>;
+    fn ways(&self) -> Vec<Vec<Statistic>>;
+    fn start(&self, setup: &Setup<'_>) -> Result<Box<dyn Running>>;
+}
+
+impl<C: Criterion> AnyCriterion for C {
+    fn spec(&self) -> &'static Spec {
+        C::SPEC
+    }
+
+    fn settings(&self) -> serde_json::Result<Value> {
+        serde_json::to_value(self)
+    }
+
+    fn check(&self) -> Result<()> {
+        C::check(self, C::SPEC.name)
+    }
+
+    fn ways(&self) -> Vec<Vec<Statistic>> {
+        C::ways(self)
+    }
+
+    fn start(&self, setup: &Setup<'_>) -> Result<Box<dyn Running>> {
+        Ok(Box::new(Started { criterion: self.clone(), memory: C::start(self, setup)? }))
+    }
+}
+
+/// A criterion and its memory, which no other criterion meets.
+#[derive(Debug)]
+struct Started<C: Criterion> {
+    criterion: C,
+    memory: C::Memory,
+}
+
+impl<C: Criterion> Running for Started<C> {
+    fn modules(&self) -> &[Module] {
+        self.memory.modules()
+    }
+
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        self.memory.tensors()
+    }
+
+    fn restore(&mut self, tensors: Vec<Tensor>) -> Result<()> {
+        self.memory.restore(tensors)
+    }
+
+    fn pretraining(&self) -> Option<Pretraining<'_>> {
+        self.criterion.pretraining(&self.memory)
+    }
+
+    fn evaluate(&mut self, inputs: &Inputs<'_>) -> Result<Evaluation> {
+        self.criterion.evaluate(inputs, &mut self.memory)
+    }
+
+    fn weighted(&mut self, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation> {
+        self.criterion.weighted(weight, inputs, &mut self.memory)
+    }
+}

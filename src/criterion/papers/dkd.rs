@@ -1,0 +1,183 @@
+//! Decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679).
+
+use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
+use crate::criterion::math::elements::count;
+use crate::criterion::math::evaluation::Evaluation;
+use crate::criterion::math::evaluation::Loss;
+use crate::criterion::math::tensor::{
+    check_dtype, rows_and_classes, same_shape, tensor_like, values,
+};
+use crate::criterion::settings::{ABOVE_0, NOT_NEGATIVE, settings};
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+
+settings! {
+    /// Decoupled knowledge distillation.
+    Dkd {
+        /// Weight of the target class's part.
+        alpha: f64 = 1.0, NOT_NEGATIVE;
+        /// Weight of the other classes' part.
+        beta: f64 = 8.0, NOT_NEGATIVE;
+        /// The temperature T.
+        temperature: f64 = 4.0, ABOVE_0;
+    }
+}
+
+impl Criterion for Dkd {
+    type Memory = ();
+
+    const SPEC: &'static Spec = &Spec {
+        name: "dkd",
+        title: "Decoupled knowledge distillation",
+        paper: "Zhao et al. 2022, arXiv:2203.08679",
+        source: "mdistiller",
+        note: "beta is 1 to 8 by network pair; 20 epochs of warm-up; labels are needed; in log \
+               space, so that logits of any size are finite",
+        ..Spec::LOGITS
+    };
+
+    fn start(&self, _: &Setup<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn evaluate(&self, inputs: &Inputs<'_>, (): &mut ()) -> Result<Evaluation> {
+        let (student, teacher) = inputs.pair()?;
+        let Self { alpha, beta, temperature } = *self;
+        dkd(student, &teacher, inputs.samples.labels, alpha, beta, temperature)
+    }
+}
+
+/// `L = T²/B · Σ_b [α · KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β · KL(p̂ ‖ q̂)]`,
+/// `p = softmax(t_b/T)`, `q = softmax(s_b/T)`, p̂ and q̂ the softmax over the classes other than
+/// y. In log space: the usual form takes the logarithm of probabilities that vanish at logits of
+/// some hundreds. Rows with label −1 are left out of the mean.
+///
+/// # Shapes
+/// `student` and `teacher` `[batch, classes]`, `labels` one a row.
+///
+/// # Errors
+/// When shapes disagree, there are fewer than two classes, or a label is outside them.
+pub fn dkd(
+    student: &Tensor,
+    teacher: &Tensor,
+    labels: &[i64],
+    alpha: f64,
+    beta: f64,
+    temperature: f64,
+) -> Result<Evaluation> {
+    check_dtype(student, "dkd")?;
+    let (rows, classes) = rows_and_classes(student, "dkd")?;
+    same_shape(student, teacher, "dkd")?;
+    if labels.len() != rows || classes < 2 {
+        return Err(Error::input(format!(
+            "dkd: expected a label a row and two classes or more, found {} and {classes}",
+            labels.len()
+        )));
+    }
+    let (s, t) = (values::<f64>(student)?, values::<f64>(teacher)?);
+    let mut gradient = vec![0.0; s.len()];
+    let mut value = 0.0;
+    let counted = labels.iter().filter(|&&label| label != -1).count();
+    let scale = temperature * temperature / count(counted.max(1));
+    let pairs = s.chunks_exact(classes).zip(t.chunks_exact(classes));
+    for ((row, gradient), &label) in pairs.zip(gradient.chunks_exact_mut(classes)).zip(labels) {
+        if label == -1 {
+            continue;
+        }
+        let y = usize::try_from(label).ok().filter(|&y| y < classes);
+        let y =
+            y.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))?;
+        let (q, p) = (Split::new(row.0, y, temperature), Split::new(row.1, y, temperature));
+        let target = p.hit.exp() * (p.hit - q.hit) + p.miss.exp() * (p.miss - q.miss);
+        // p_y − q_y without loss of digits where both are near 1
+        let surplus =
+            if p.hit > -0.5 { q.miss.exp() - p.miss.exp() } else { p.hit.exp() - q.hit.exp() };
+        let mut others = 0.0;
+        for (k, g) in gradient.iter_mut().enumerate() {
+            if k == y {
+                *g = scale / temperature * alpha * -surplus;
+                continue;
+            }
+            let (log_p, log_q) = (p.others[k], q.others[k]);
+            others += log_p.exp() * (log_p - log_q);
+            *g = scale / temperature
+                * (alpha * log_q.exp() * surplus + beta * (log_q.exp() - log_p.exp()));
+        }
+        value += scale * (alpha * target + beta * others);
+    }
+    Ok(Loss { value, gradient: tensor_like(gradient, student)? }.into())
+}
+
+/// A row's distribution in logarithms: the target class against the others, and among the others.
+struct Split {
+    /// `ln p_y`.
+    hit: f64,
+    /// `ln (1 − p_y)`.
+    miss: f64,
+    /// ln p̂, which has no entry for y (its place holds no meaning).
+    others: Vec<f64>,
+}
+
+impl Split {
+    fn new(logits: &[f64], y: usize, temperature: f64) -> Self {
+        let others = || {
+            logits.iter().enumerate().filter(move |&(k, _)| k != y).map(|(_, x)| x / temperature)
+        };
+        let largest = others().fold(f64::NEG_INFINITY, f64::max);
+        let rest = largest + others().map(|x| (x - largest).exp()).sum::<f64>().ln();
+        // ln σ(a) = −ln(1 + e^−a) for a = ln p_y − ln(1 − p_y)
+        let odds = logits[y] / temperature - rest;
+        let log_sigmoid = |a: f64| a.min(0.0) - (-a.abs()).exp().ln_1p();
+        Self {
+            hit: log_sigmoid(odds),
+            miss: log_sigmoid(-odds),
+            others: logits.iter().map(|x| x / temperature - rest).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criterion::math::autograd::tests::{
+        assert_finite, assert_gradients, assert_zero, tensor,
+    };
+    use crate::criterion::math::module::Module;
+    use crate::criterion::papers::kd::kd;
+    use candle_core::Device;
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let s = (tensor(&[3, 5], 1) * 8.0).unwrap();
+        let t = (tensor(&[3, 5], 2) * 8.0).unwrap();
+        assert_gradients(&[&s], &Module::default(), |x, _| {
+            dkd(x[0], &t, &[0, 4, -1], 0.7, 3.0, 2.0)
+        });
+        let two = tensor(&[2, 2], 3);
+        assert_gradients(&[&two], &Module::default(), |x, _| {
+            dkd(x[0], &tensor(&[2, 2], 4), &[1, 0], 1.0, 8.0, 4.0)
+        });
+    }
+
+    /// The paper's equation 7: KD is DKD with α = 1 and `β = 1 − p_y`.
+    #[test]
+    fn its_parts_add_up_to_kd() {
+        let (s, t) = ((tensor(&[1, 6], 1) * 5.0).unwrap(), (tensor(&[1, 6], 2) * 5.0).unwrap());
+        let row = t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let rest = Split::new(&row, 2, 4.0).miss.exp();
+        let (whole, parts) = (kd(&s, &t, 4.0).unwrap(), dkd(&s, &t, &[2], 1.0, rest, 4.0).unwrap());
+        assert!((whole.value - parts.value).abs() < 1e-12, "{} {}", whole.value, parts.value);
+    }
+
+    #[test]
+    fn large_and_identical_logits() {
+        let row = Tensor::new(&[[4e5f32, -3e5, 20.0], [-1e6, 1e6, 1e6]], &Device::Cpu).unwrap();
+        let other = Tensor::new(&[[-4e5f32, 3e5, 0.0], [900.0, -1e6, 1e5]], &Device::Cpu).unwrap();
+        assert_zero(&dkd(&row, &row, &[0, 0], 1.0, 8.0, 4.0).unwrap(), 1e-9);
+        for labels in [[0, 0], [1, 2], [2, 1], [-1, -1]] {
+            assert_finite(&dkd(&row, &other, &labels, 1.0, 8.0, 4.0).unwrap());
+        }
+        assert!(dkd(&row, &other, &[0, 3], 1.0, 8.0, 4.0).is_err());
+        assert!(dkd(&row, &other, &[0], 1.0, 8.0, 4.0).is_err());
+    }
+}
