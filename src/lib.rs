@@ -24,3 +24,4 @@ pub mod storage;
 pub mod student;
 pub mod threads;
 pub mod train;
+pub mod trainer;

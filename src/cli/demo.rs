@@ -1,9 +1,12 @@
 //! `demo`: the whole pipeline on the embedded data, by the very commands that a user types.
 
-use super::{Cli, Command, Context, emit, emit_json, eval, extract, print, train};
+use super::{Cli, Command, Context, emit, emit_json, eval, print};
 use crate::error::{Error, Result};
-use crate::extract::{ExtractReport, human_bytes};
+use crate::extract::{self, ExtractReport, human_bytes};
 use crate::onnx::{Model, cost};
+use crate::recipe::Extract;
+use crate::runtime::{Device, SessionOptions};
+use crate::train::{self, Job};
 use clap::Parser as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -16,6 +19,7 @@ Examples:
   nst-cache demo --student resnet20 --epochs 10 -o runs/longer";
 
 const DATA: &str = "fashion-mnist";
+const BATCH: usize = 64;
 /// The students: the name of each run, how the table calls it, and its loss.
 const STUDENTS: [(&str, &str, &[&str]); 2] = [
     ("ce", "labels alone (CE)", &["ce"]),
@@ -80,32 +84,15 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
             "run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx",
         ));
     }
-    let (teacher, cache) = (path(&args.teacher)?, path(&args.output.join("cache"))?.to_owned());
-    let epochs = args.epochs.to_string();
+    let (teacher, cache) = (path(&args.teacher)?, args.output.join("cache"));
 
     let teacher_parameters = cost::parameters(&Model::read(&args.teacher)?);
     let teacher_top1 = evaluate(&[teacher], context)?;
-    let mut flags = vec![teacher, "-o", &cache];
-    let limit = args.limit.map(|n| n.to_string());
-    flags.extend(limit.iter().flat_map(|n| ["--limit", n.as_str()]));
-    let cached = cache_teacher(&flags, context)?;
+    let cached = cache_teacher(&args, &cache, context)?;
     let mut students = Vec::new();
     for (name, loss, criteria) in STUDENTS {
         let folder = args.output.join(name);
-        let criteria: Vec<&str> = criteria.iter().flat_map(|&c| ["--criterion", c]).collect();
-        let flags = [
-            &args.student,
-            "--cache",
-            &cache,
-            "--epochs",
-            &epochs,
-            "--batch",
-            "64",
-            "-o",
-            path(&folder)?,
-            "--resume",
-        ];
-        let report = train_student(&[&flags, criteria.as_slice()].concat(), context)?;
+        let report = train_student(&args, &cache, &folder, criteria, context)?;
         let model = folder.join("student.onnx");
         students.push(Student {
             name,
@@ -149,18 +136,52 @@ fn evaluate(flags: &[&str], context: &Context<'_>) -> Result<f64> {
     }
 }
 
-fn cache_teacher(flags: &[&str], context: &Context<'_>) -> Result<ExtractReport> {
-    match parse("extract", &[flags, &["--data", DATA]].concat(), context)? {
-        Command::Extract(args) => Ok(extract::execute(args, context)?.0),
-        _ => Err(misread("extract")),
-    }
+fn cache_teacher(args: &Args, cache: &Path, context: &Context<'_>) -> Result<ExtractReport> {
+    let recipe = Extract {
+        limit: args.limit,
+        default_preprocess: context.config.preprocess.clone(),
+        threads: context.threads,
+        ..Extract::new(&args.teacher, DATA.parse()?, cache)
+    };
+    let limit = args.limit.map_or_else(String::new, |n| format!(" --limit {n}"));
+    let (teacher, cache) = (args.teacher.display(), cache.display());
+    show(&format!("extract {teacher} -o {cache}{limit} --data {DATA}"), context);
+    let options = SessionOptions { device: Device::Auto, threads: context.threads };
+    extract::run(&recipe, &context.runtime()?, &options, context.monitor)
 }
 
-fn train_student(flags: &[&str], context: &Context<'_>) -> Result<train::Report> {
-    match parse("train", flags, context)? {
-        Command::Train(args) => train::report(&args, context),
-        _ => Err(misread("train")),
-    }
+fn train_student(
+    args: &Args,
+    cache: &Path,
+    folder: &Path,
+    criteria: &[&str],
+    context: &Context<'_>,
+) -> Result<train::Report> {
+    let mut job = Job::new(&args.student, folder);
+    job.cache = Some(cache.to_owned());
+    job.resume = true;
+    job.recipe.epochs = args.epochs;
+    job.recipe.batch = BATCH;
+    job.recipe.criteria = criteria.iter().map(|text| text.parse()).collect::<Result<_>>()?;
+    let (student, epochs) = (&args.student, args.epochs);
+    let (cache, folder) = (cache.display(), folder.display());
+    let criteria: String = criteria.iter().map(|text| format!(" --criterion {text}")).collect();
+    show(
+        &format!(
+            "train {student} --cache {cache} --epochs {epochs} --batch {BATCH} -o {folder} \
+             --resume{criteria}"
+        ),
+        context,
+    );
+    let host = context.host();
+    let report = train::prepare(&job, &host)?.run(&host)?;
+    report.parity.check()?;
+    Ok(report)
+}
+
+/// The command that does the same.
+fn show(command: &str, context: &Context<'_>) {
+    context.monitor.note(&format!("$ nst-cache {command}"));
 }
 
 fn misread(command: &str) -> Error {

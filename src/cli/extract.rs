@@ -1,7 +1,6 @@
 //! `extract TEACHER.onnx`: arguments → recipe → [`crate::extract::run`] → a few lines or one
 //! JSON document.
 
-pub(super) mod command;
 mod sizes;
 mod student;
 

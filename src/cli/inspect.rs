@@ -2,9 +2,9 @@
 //! it can be trained.
 
 use super::feed_args::BatchAxisArgs;
-use super::print::grouped;
 use super::{Context, emit, emit_json, preprocess_args};
 use crate::error::Result;
+use crate::monitor::grouped;
 use crate::onnx::logits::{self, Conversion};
 use crate::onnx::tap::{self, Role, Tap};
 use crate::onnx::{Dim, Feeding, Model, Value, cost};

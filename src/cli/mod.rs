@@ -11,7 +11,6 @@ mod cache;
 mod completions;
 mod criteria;
 mod demo;
-mod device;
 mod eval;
 mod extract;
 mod feed_args;
@@ -30,6 +29,7 @@ use crate::monitor::Monitor;
 use crate::recipe::Config;
 use crate::runtime::{self, Runtime};
 use crate::threads;
+use crate::train::Host;
 use clap::{Parser, Subcommand, ValueEnum};
 use monitor::Terminal;
 use std::io::IsTerminal;
@@ -60,11 +60,13 @@ impl Context<'_> {
     /// # Errors
     /// When there is none.
     pub(crate) fn runtime(&self) -> Result<Runtime> {
-        let runtime = Runtime::load(self.onnxruntime.as_deref())?;
-        if let Some(fault) = runtime.fault() {
-            self.monitor.warn(&fault);
-        }
-        Ok(runtime)
+        Runtime::load_for(self.onnxruntime.as_deref(), self.monitor)
+    }
+
+    /// The process as a training run sees it.
+    pub(crate) fn host(&self) -> Host<'_> {
+        let onnxruntime = self.onnxruntime.clone();
+        Host { threads: self.threads, onnxruntime, monitor: self.monitor }
     }
 }
 

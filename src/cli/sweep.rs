@@ -6,19 +6,19 @@ mod run;
 mod side_by_side;
 mod teacher;
 
-use super::{Context, emit, emit_json, train};
+use super::{Context, emit, emit_json};
 use crate::data::DataSpec;
 use crate::error::{Context as _, Error, Result};
 use crate::report::sweep::{Failure, Run, Table, Teacher};
 use crate::runtime::Device;
 use crate::storage::Lock;
+use crate::train::{self, Job, State, Survey};
 use plan::Plan;
 use serde_json::{Value, json};
 use side_by_side::{Limits, Outcome};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use train::{State, Survey};
 
 /// How long a sweep waits for runs that another one left.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -85,21 +85,17 @@ pub struct Args {
 /// interruption when the user asks to stop.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let plan = Plan::new(&args, context)?;
-    let runs = plan
-        .runs
-        .iter()
-        .map(|run| Ok((run.arguments()?, run.recipe.clone())))
-        .collect::<Result<Vec<_>>>()?;
+    let jobs: Vec<Job> = plan.runs.iter().map(|run| run.job.clone()).collect();
     if !args.dry_run {
         // before anything is looked at: another sweep may be at work in the folder
         Lock::shared(&plan.output)?;
         wait_for_orphans(&plan, context)?;
     }
-    let mut survey = train::survey(&runs, context)?;
+    let mut survey = train::survey(&jobs, &context.host())?;
     if !args.dry_run && survey.states.iter().any(|state| matches!(state, State::Running(_))) {
         // one that was only being started when the wait was over
         wait_for_orphans(&plan, context)?;
-        survey = train::survey(&runs, context)?;
+        survey = train::survey(&jobs, &context.host())?;
     }
     if args.dry_run {
         return list(&plan, &survey, context);
@@ -147,14 +143,14 @@ fn wait_for_orphans(plan: &Plan, context: &Context<'_>) -> Result<()> {
     let started = Instant::now();
     let mut is_noted = false;
     for run in &plan.runs {
-        while let Some(holder) = Lock::writer(&run.folder)? {
+        while let Some(holder) = Lock::writer(&run.job.output)? {
             if started.elapsed() > PATIENCE || context.monitor.stop_requested() {
                 return Ok(());
             }
             if !is_noted {
                 context.monitor.note(&format!(
                     "{}: in use by {holder}: waiting a moment for it to end",
-                    run.folder.display()
+                    run.job.output.display()
                 ));
                 is_noted = true;
             }
@@ -168,7 +164,7 @@ fn wait_for_orphans(plan: &Plan, context: &Context<'_>) -> Result<()> {
 fn begin(plan: &Plan, survey: &Survey) -> Result<Lock> {
     for (run, state) in plan.runs.iter().zip(&survey.states) {
         if let State::Running(holder) = state {
-            return Err(Error::input(format!("{}: in use by {holder}", run.folder.display()))
+            return Err(Error::input(format!("{}: in use by {holder}", run.job.output.display()))
                 .hint("wait until that has ended, or choose another folder with -o"));
         }
     }
@@ -194,8 +190,8 @@ fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
             json!({
                 "student": run.student,
                 "method": run.method,
-                "seed": run.recipe.seed,
-                "folder": run.folder,
+                "seed": run.job.recipe.seed,
+                "folder": run.job.output,
                 "state": state(of),
             })
         };
@@ -204,7 +200,7 @@ fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
         );
     }
     let lines: Vec<String> =
-        runs.map(|(run, of)| format!("{:<8}  {}", state(of), run.folder.display())).collect();
+        runs.map(|(run, of)| format!("{:<8}  {}", state(of), run.job.output.display())).collect();
     emit(&lines.join("\n"))
 }
 
@@ -212,11 +208,19 @@ fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
 fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table> {
     let (mut runs, mut failed, mut open) = (Vec::new(), Vec::new(), 0);
     for (run, outcome) in plan.runs.iter().zip(outcomes) {
-        let (student, method, seed) = (run.student.clone(), run.method.clone(), run.recipe.seed);
+        let (student, method, seed) =
+            (run.student.clone(), run.method.clone(), run.job.recipe.seed);
         match outcome {
             Outcome::Finished(report) => {
                 let (top1, seconds) = (report.outcome.test.map(|t| t.top1), report.outcome.seconds);
-                runs.push(Run { student, method, seed, folder: run.folder.clone(), top1, seconds });
+                runs.push(Run {
+                    student,
+                    method,
+                    seed,
+                    folder: run.job.output.clone(),
+                    top1,
+                    seconds,
+                });
             }
             Outcome::Failed(error) => {
                 failed.push(Failure { student, method, seed, error, log: run.log.clone() });

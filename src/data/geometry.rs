@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use std::borrow::Cow;
 
 /// A box of pixels: of the preprocessed image, from which it may stick out; with
-/// [`RandomResizedCrop`](crate::data::augmentation::Augment::RandomResizedCrop) of the image as it was decoded.
+/// [`RandomResizedCrop`](crate::data::Augment::RandomResizedCrop) of the image as it was decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
     /// Its first row.

@@ -2,6 +2,7 @@
 
 use super::{Level, elf};
 use crate::error::{Error, Result};
+use crate::monitor::Monitor;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use std::ffi::CStr;
@@ -74,6 +75,19 @@ impl Runtime {
 }
 
 impl Runtime {
+    /// [`load`](Self::load), with a warning where the version is known to compute something
+    /// wrongly.
+    ///
+    /// # Errors
+    /// When there is no library, or none that fits.
+    pub fn load_for(path: Option<&Path>, monitor: &dyn Monitor) -> Result<Self> {
+        let runtime = Self::load(path)?;
+        if let Some(fault) = runtime.fault() {
+            monitor.warn(&fault);
+        }
+        Ok(runtime)
+    }
+
     /// The same library, which changes graphs no further than this.
     #[must_use]
     pub fn limited_to(&self, level: Level) -> Self {

@@ -1,18 +1,39 @@
-//! Training: loader, optimiser, schedule, checkpoint, trainer. The cache is the bridge to the
-//! teacher, which runs in no ONNX Runtime here: what spot-adaptive distillation's exact mode routes
-//! samples through are its stages, frozen graphs of the student's own executors.
+//! A training run, from what is asked for to `student.onnx`: what it trains on, the untrained
+//! student, the loss, the folder that it fills, and the check of what it exports.
+//!
+//! ```no_run
+//! use nst_cache::train::{Host, Job, prepare};
+//!
+//! # fn main() -> nst_cache::error::Result<()> {
+//! let mut job = Job::new("resnet20", "runs/resnet20");
+//! job.cache = Some("cache/teacher".into());
+//! job.recipe.epochs = 10;
+//! job.recipe.criteria = vec!["ce".parse()?, "nst-poly:weight=50".parse()?];
+//! let host = Host::default();
+//! let report = prepare(&job, &host)?.run(&host)?;
+//! report.parity.check()?;
+//! println!("{} parameters, {}", report.parameters, report.parity);
+//! # Ok(())
+//! # }
+//! ```
 
-pub mod activation;
-pub mod checkpoint;
-pub mod clip;
-pub mod groups;
-pub mod loader;
-pub mod loss;
-pub mod metrics;
-pub mod optimizer;
-pub mod order;
-pub mod pairing;
-pub mod schedule;
-pub mod source;
-pub mod step;
-pub mod trainer;
+mod again;
+pub mod device;
+mod folder;
+mod job;
+mod material;
+mod metadata;
+mod model;
+mod outputs;
+pub mod parity;
+mod prepared;
+mod report;
+mod student;
+mod survey;
+mod teacher;
+
+pub use folder::report;
+pub use job::{Host, Job};
+pub use prepared::{Prepared, prepare};
+pub use report::Report;
+pub use survey::{State, Survey, survey};

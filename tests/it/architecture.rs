@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 const APART: &[[&str; 2]] = &[
     ["extract", "student"],
     ["extract", "train"],
+    ["extract", "trainer"],
     ["train", "extract"],
-    ["train", "runtime"],
+    ["trainer", "extract"],
+    ["trainer", "runtime"],
     ["cache", "runtime"],
     ["cache", "student"],
     ["onnx", "runtime"],
@@ -30,9 +32,9 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("comfy_table", &["cli"]),
     ("ctrlc", &["cli"]),
     ("tracing_subscriber", &["cli"]),
-    // `cli` compares the trainer's tensors with ONNX Runtime's: the parity check
-    ("candle_core", &["student", "criterion", "train", "error", "cli"]),
-    ("candle_nn", &["student", "criterion", "train"]),
+    // `train` compares the trainer's tensors with ONNX Runtime's: the parity check
+    ("candle_core", &["student", "criterion", "trainer", "train", "error", "cli"]),
+    ("candle_nn", &["student", "criterion", "trainer"]),
     ("gemm", &["kernel"]),
     ("pulp", &["kernel"]),
     ("image", &["data"]),
@@ -341,7 +343,7 @@ fn no_source_file_has_outgrown_its_purpose() {
 #[test]
 fn the_scan_sees_groups_and_single_paths() {
     let code = "pub(super) use crate::{cache::{Manifest, self},\n    data as d};\nuse \
-                super::x;\nlet y = crate::train::order();";
+                super::x;\nlet y = crate::trainer::order();";
     assert_eq!(
         paths(code),
         [
@@ -349,7 +351,7 @@ fn the_scan_sees_groups_and_single_paths() {
             "crate::cache",
             "crate::data",
             "super::x",
-            "crate::train::order"
+            "crate::trainer::order"
         ]
     );
     let files =

@@ -14,8 +14,8 @@ use nst_cache::onnx::Model;
 use nst_cache::recipe::{Extract, Keep, Store};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
 use nst_cache::statistic::{Statistic, adaptive_average_pool};
-use nst_cache::train::pairing::teacher_maps;
-use nst_cache::train::source::{CacheSource, Source};
+use nst_cache::trainer::pairing::teacher_maps;
+use nst_cache::trainer::source::{CacheSource, Source};
 use std::path::Path;
 
 const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1 };

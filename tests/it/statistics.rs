@@ -15,11 +15,11 @@ use nst_cache::runtime::{Device, Runtime, SessionOptions};
 use nst_cache::statistic::{Maps, Statistic, compute};
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
-use nst_cache::train::loss::{Learnable, Objective};
-use nst_cache::train::metrics::METRICS;
-use nst_cache::train::pairing;
-use nst_cache::train::source::{CacheSource, Source};
-use nst_cache::train::trainer::{self, Options, Run};
+use nst_cache::trainer::epochs::{self, Options, Training};
+use nst_cache::trainer::loss::{Learnable, Objective};
+use nst_cache::trainer::metrics::METRICS;
+use nst_cache::trainer::pairing;
+use nst_cache::trainer::source::{CacheSource, Source};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -383,7 +383,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     let source = Source::Cache(source);
     let learnable = Learnable::new(&objective, &recipe, &source, &Silent).unwrap();
     let lock = Lock::create(folder).unwrap();
-    let run = Run {
+    let run = Training {
         recipe: &recipe,
         objective: &objective,
         student: &student,
@@ -396,7 +396,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
         options: Options { checkpoint_steps: None, log_steps: 1, loader_threads: 1 },
         monitor: &Silent,
     };
-    trainer::run(&run, learnable).unwrap();
+    epochs::run(&run, learnable).unwrap();
     let text = std::fs::read_to_string(folder.join(METRICS)).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines

@@ -26,13 +26,13 @@ use nst_cache::recipe::{
 };
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
-use nst_cache::train::activation;
-use nst_cache::train::loss::{Learnable, Objective};
-use nst_cache::train::metrics::METRICS;
-use nst_cache::train::metrics::Record;
-use nst_cache::train::pairing::Taps;
-use nst_cache::train::source::{CacheSource, Source};
-use nst_cache::train::trainer::{Options, Outcome, Run, run};
+use nst_cache::trainer::activation;
+use nst_cache::trainer::epochs::{Options, Outcome, Training, run};
+use nst_cache::trainer::loss::{Learnable, Objective};
+use nst_cache::trainer::metrics::METRICS;
+use nst_cache::trainer::metrics::Record;
+use nst_cache::trainer::pairing::Taps;
+use nst_cache::trainer::source::{CacheSource, Source};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -285,7 +285,7 @@ fn train(
     let source = Source::Cache(source);
     let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
     let lock = Lock::create(folder)?;
-    let settings = Run {
+    let settings = Training {
         recipe: &recipe,
         objective: &objective,
         student: &student,

@@ -9,10 +9,10 @@ use nst_cache::monitor::Silent;
 use nst_cache::recipe::{CriterionRecipe, Train};
 use nst_cache::statistic::Statistic;
 use nst_cache::student::{ImportOptions, Mode, Student, preset};
-use nst_cache::train::loss::{Learnable, Objective};
-use nst_cache::train::pairing::Pair;
-use nst_cache::train::schedule::Clock;
-use nst_cache::train::source::{Batch, DataSource, Source};
+use nst_cache::trainer::loss::{Learnable, Objective};
+use nst_cache::trainer::pairing::Pair;
+use nst_cache::trainer::schedule::Clock;
+use nst_cache::trainer::source::{Batch, DataSource, Source};
 
 /// Numbers in −1…1 that are the same everywhere.
 fn noise(shape: &[usize], seed: u32) -> Tensor {

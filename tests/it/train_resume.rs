@@ -12,11 +12,11 @@ use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::recipe::Train;
 use nst_cache::storage::Lock;
 use nst_cache::student::{ImportOptions, Student, preset};
-use nst_cache::train::loss::{Learnable, Objective};
-use nst_cache::train::metrics::METRICS;
-use nst_cache::train::metrics::Record;
-use nst_cache::train::source::{DataSource, Source};
-use nst_cache::train::trainer::{Options, Run, run};
+use nst_cache::trainer::epochs::{Options, Training, run};
+use nst_cache::trainer::loss::{Learnable, Objective};
+use nst_cache::trainer::metrics::METRICS;
+use nst_cache::trainer::metrics::Record;
+use nst_cache::trainer::source::{DataSource, Source};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -98,7 +98,7 @@ fn train_as(
     let options = Options { checkpoint_steps: None, log_steps: 1, loader_threads: threads };
     let learnable = Learnable::new(&objective, &recipe, &source, monitor)?;
     let lock = Lock::create(folder)?;
-    let settings = Run {
+    let settings = Training {
         recipe: &recipe,
         objective: &objective,
         student: &student,
@@ -167,7 +167,7 @@ fn a_checkpoint_of_another_run_and_a_damaged_one_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0)))
         .unwrap_err();
-    let path = folder.path().join(nst_cache::train::checkpoint::CHECKPOINT);
+    let path = folder.path().join(nst_cache::trainer::checkpoint::CHECKPOINT);
     let bytes = std::fs::read(&path).unwrap();
     let again = |identity| train_as(identity, dataset.as_ref(), folder.path(), 1, true, &Silent);
     let error = again("best").unwrap_err();

@@ -11,7 +11,7 @@ use nst_cache::extract::{self, ExtractReport, live};
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{Extract, Inputs, Store};
 use nst_cache::runtime::{Device, Runtime, SessionOptions};
-use nst_cache::train::source::{Batch, CacheSource, Source};
+use nst_cache::trainer::source::{Batch, CacheSource, Source};
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -2,7 +2,7 @@
 //! warm-up of the usual comparison in PyTorch.
 
 use super::figures::{Summary, peak_rss_mb, summary};
-use crate::cli::{Context, device, emit, emit_json};
+use crate::cli::{Context, emit, emit_json};
 use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::{Error, Result};
 use crate::kernel::blocked::ceiling::{self, Ceiling};
@@ -10,7 +10,8 @@ use crate::onnx::Model;
 use crate::onnx::proto::{AttributeProto, tensor_shape_proto, type_proto};
 use crate::recipe::OptimizerRecipe;
 use crate::student::{Executor, ImportOptions, Mode, Precision, Student, preset};
-use crate::train::optimizer::Optimizer;
+use crate::train::device;
+use crate::trainer::optimizer::Optimizer;
 use candle_core::{Device, Tensor};
 use comfy_table::{CellAlignment, Table, presets};
 use rand::{RngExt, SeedableRng};

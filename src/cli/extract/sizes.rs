@@ -1,7 +1,7 @@
 //! What each form of each tap takes on disk, as a table.
 
-use super::super::print::grouped;
 use crate::extract::{Sizes, TapSizes};
+use crate::monitor::grouped;
 use crate::statistic::Statistic;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 

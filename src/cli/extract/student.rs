@@ -6,7 +6,7 @@ use crate::extract;
 use crate::onnx::Model;
 use crate::recipe::Extract;
 use crate::student::{ImportOptions, Student, preset};
-use crate::train::pairing;
+use crate::trainer::pairing;
 use std::path::Path;
 
 /// Classes of a preset that is built for the sizes of its maps alone, which do not depend on them.

@@ -1,10 +1,11 @@
-//! The runs of a sweep: what each is called, where it lies, and the command line that makes it.
+//! The runs of a sweep: what each is called, what it does, and the command line that does it in a
+//! process of its own.
 
 use super::Args;
-use crate::cli::{Cli, Command, Context, print, train};
+use crate::cli::{Context, train};
 use crate::error::{Error, Result};
-use crate::recipe::{Sweep, Train};
-use clap::Parser as _;
+use crate::recipe::Sweep;
+use crate::train::Job;
 use std::path::{Path, PathBuf};
 
 /// One run.
@@ -13,10 +14,8 @@ pub(super) struct Run {
     pub student: String,
     /// The method's.
     pub method: String,
-    /// Its recipe, seed included.
-    pub recipe: Train,
-    /// Where it lies.
-    pub folder: PathBuf,
+    /// What it does, its recipe with the seed and its folder included.
+    pub job: Job,
     /// Where its recipe is written.
     pub recipe_file: PathBuf,
     /// Where its messages go.
@@ -28,26 +27,12 @@ pub(super) struct Run {
 impl Run {
     /// As messages call it.
     pub(super) fn name(&self) -> String {
-        format!("{}, {}, seed {}", self.student, self.method, self.recipe.seed)
+        format!("{}, {}, seed {}", self.student, self.method, self.job.recipe.seed)
     }
 
     /// The folder that its recipe and its log lie in, beside its own.
     pub(super) fn beside(&self) -> &Path {
-        self.folder.parent().unwrap_or(Path::new(""))
-    }
-
-    /// Its arguments, as the command line reads them.
-    pub(super) fn arguments(&self) -> Result<train::Args> {
-        let line = std::iter::once("nst-cache").chain(self.flags.iter().map(String::as_str));
-        match Cli::try_parse_from(line)
-            .map_err(|e| {
-                Error::input(format!("student {}: {}", self.student, print::one_line(&e)))
-            })?
-            .command
-        {
-            Command::Train(args) => Ok(args),
-            _ => Err(Error::input("sweep: `train` was read as another command")),
-        }
+        self.job.output.parent().unwrap_or(Path::new(""))
     }
 }
 
@@ -118,13 +103,21 @@ impl Plan {
                         "-o".into(),
                         text(&folder)?,
                     ];
+                    let job = Job {
+                        recipe: sweep.run(method, seed),
+                        cache: Some(sweep.cache.clone()),
+                        source: args.source.clone(),
+                        device: args.device,
+                        resume: true,
+                        output: folder,
+                        ..train::job_of(student, context.config)
+                    };
                     runs.push(Run {
                         student: student_name.clone(),
                         method: method.name.clone(),
-                        recipe: sweep.run(method, seed),
+                        job,
                         recipe_file: beside.join("recipe.toml"),
                         log: beside.join(format!("seed-{seed}.log")),
-                        folder,
                         flags: own.into_iter().chain(shared.iter().cloned()).collect(),
                     });
                 }

@@ -2,11 +2,11 @@
 //! its crash ends nothing else.
 
 use super::plan::Run;
-use crate::cli::train;
 use crate::error::{Context as _, Result};
 use crate::storage::{self, Lock};
-use crate::train::metrics::METRICS;
-use crate::train::metrics::Record;
+use crate::train;
+use crate::trainer::metrics::METRICS;
+use crate::trainer::metrics::Record;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -52,7 +52,7 @@ impl Running {
     /// # Errors
     /// When the recipe cannot be written, or the process cannot be started.
     pub(super) fn start(index: usize, run: &Run, sweep: &Lock, flags: &[String]) -> Result<Self> {
-        let text = toml::to_string(&run.recipe)
+        let text = toml::to_string(&run.job.recipe)
             .context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
         sweep.replace(below(sweep, &run.recipe_file), text.as_bytes())?;
         let written = std::iter::once(run.recipe_file.as_path());
@@ -76,8 +76,8 @@ impl Running {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .context(|| format!("{}: cannot be started", run.folder.display()))?;
-        let steps = progress(&run.folder).map_or(0, |(steps, _)| steps);
+            .context(|| format!("{}: cannot be started", run.job.output.display()))?;
+        let steps = progress(&run.job.output).map_or(0, |(steps, _)| steps);
         let stdin = child.stdin.take();
         Ok(Self {
             index,
@@ -101,7 +101,7 @@ impl Running {
         if let Some(bytes) = memory(self.child.id()) {
             self.peak = Some(self.peak.map_or(bytes, |peak| peak.max(bytes)));
         }
-        if let Some((steps, ended)) = progress(&run.folder) {
+        if let Some((steps, ended)) = progress(&run.job.output) {
             self.steps = self.steps.max(steps);
             self.is_settled |= ended && steps > self.started_at;
         }
@@ -115,7 +115,7 @@ impl Running {
 
     fn end(&self, run: &Run, status: ExitStatus) -> End {
         if status.success() {
-            return match train::finished(&run.folder) {
+            return match train::report(&run.job.output) {
                 Ok(report) => End::Finished(Box::new(report)),
                 Err(error) => End::Failed(error.chain()),
             };

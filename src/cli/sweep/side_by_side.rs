@@ -3,9 +3,9 @@
 use super::plan::{Plan, Run};
 use super::run::{End, Running, progress};
 use crate::cli::Context;
-use crate::cli::train::{Report, State, Survey};
 use crate::extract::human_bytes;
 use crate::storage::Lock;
+use crate::train::{Report, State, Survey};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -72,8 +72,8 @@ pub(super) fn run(
         });
         if is_begun {
             // what an earlier sweep has done is no part of this one's pace
-            let done =
-                progress(&plan.runs[index].folder).map_or(0, |(steps, _)| steps.min(survey.steps));
+            let done = progress(&plan.runs[index].job.output)
+                .map_or(0, |(steps, _)| steps.min(survey.steps));
             before += done;
             sweep.left -= done;
         }
@@ -165,9 +165,9 @@ impl Sweeper<'_> {
 
     fn at_work(&self, running: &Running) -> String {
         let run = &self.runs[running.index];
-        let per_epoch = (self.steps_per_run / run.recipe.epochs).max(1);
-        let epoch = (running.steps / per_epoch + 1).min(run.recipe.epochs);
-        format!("{} (epoch {epoch}/{})", run.name(), run.recipe.epochs)
+        let per_epoch = (self.steps_per_run / run.job.recipe.epochs).max(1);
+        let epoch = (running.steps / per_epoch + 1).min(run.job.recipe.epochs);
+        format!("{} (epoch {epoch}/{})", run.name(), run.job.recipe.epochs)
     }
 
     fn advance(&mut self, steps: usize) {

@@ -1,11 +1,11 @@
 //! The teacher's line of the table.
 
 use super::plan::{Plan, text};
-use crate::cli::train::Survey;
 use crate::cli::{Cli, Command, Context, eval, print};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::report::sweep::Teacher;
+use crate::train::Survey;
 use clap::Parser as _;
 
 /// What the cache says of the teacher, and its accuracy on the students' test set where the recipe

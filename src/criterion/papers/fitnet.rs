@@ -1,5 +1,5 @@
-//! Hints, or `FitNets` (Romero et al. 2015, arXiv:1412.6550), with `RepDistiller`'s regressor: `conv`,
-//! `bn`.
+//! Hints, or `FitNets` (Romero et al. 2015, arXiv:1412.6550), with `RepDistiller`'s regressor:
+//! `conv`, `bn`.
 
 use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
 use crate::criterion::math::chain::{self, Link};

@@ -1,5 +1,6 @@
 //! Similarity-preserving distillation (Tung & Mori 2019, arXiv:1907.09682), as `RepDistiller` has
-//! it. The features are stored, since a batch's similarities join samples that meet only in training.
+//! it. The features are stored, since a batch's similarities join samples that meet only in
+//! training.
 
 use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;

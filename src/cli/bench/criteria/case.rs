@@ -17,10 +17,10 @@ use crate::onnx::proto::{
 use crate::recipe::{CriterionRecipe, Train};
 use crate::statistic::Statistic;
 use crate::student::{Executor, ImportOptions, Mode, Student};
-use crate::train::loss::{Learnable, Objective, Value};
-use crate::train::pairing::{StudentTap, Taps, TeacherTap};
-use crate::train::schedule::Clock;
-use crate::train::source::{Batch, CacheSource, Source};
+use crate::trainer::loss::{Learnable, Objective, Value};
+use crate::trainer::pairing::{StudentTap, Taps, TeacherTap};
+use crate::trainer::schedule::Clock;
+use crate::trainer::source::{Batch, CacheSource, Source};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use half::f16;

@@ -128,8 +128,8 @@ nst!(
         name: "nst-poly",
         title: "Neuron selectivity transfer, polynomial kernel",
         paper: PAPER,
-        note: "the Gram matrix suffices at degree 2 and constant 0; with a constant the mean is needed \
-           too",
+        note: "the Gram matrix suffices at degree 2 and constant 0; with a constant the mean is \
+               needed too",
         weight: 50.0,
         statistics: &[Statistic::Gram, Statistic::Features],
         ..Spec::MAPS

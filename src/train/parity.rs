@@ -3,14 +3,14 @@
 //! last bits into first ones: so the difference is judged by how far both are from the same graph
 //! and weights in float64.
 
+use super::job::Host;
 use crate::array::{Array, Values};
-use crate::cli::Context;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::{Model, logits};
 use crate::runtime::{Device, Session, SessionOptions};
 use crate::student::{Executor, FoldedNorms, ImportOptions, Mode, Student};
-use crate::train::source::Source;
+use crate::trainer::source::Source;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,7 +34,7 @@ const AGREEMENT: f64 = 0.99;
 
 /// How far ONNX Runtime's logits are from the trainer's, and what that is judged by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate::cli) struct Parity {
+pub struct Parity {
     /// Samples compared.
     pub samples: usize,
     /// max |Δ|.
@@ -61,7 +61,7 @@ pub(in crate::cli) struct Parity {
 
 /// The largest distance from the same graph and weights in float64, as [`Parity::max_relative`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(in crate::cli) struct Float32Error {
+pub struct Float32Error {
     /// Samples computed in float64.
     pub samples: usize,
     /// Of the trainer's logits.
@@ -80,7 +80,7 @@ impl Float32Error {
 
 /// The classes that the two decide for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::cli) struct Decisions {
+pub struct Decisions {
     /// Samples whose two largest logits are further apart than the float32 error.
     pub clear: usize,
     /// Those of them for which both decide for the same class.
@@ -89,7 +89,10 @@ pub(in crate::cli) struct Decisions {
 
 impl Parity {
     /// Fails where the exported model is another function than the one that was trained.
-    pub(super) fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A failed check: how far the two are apart.
+    pub fn check(&self) -> Result<()> {
         let fail = |what: String| {
             let (error, hint) = match self.float32_error {
                 Some(Float32Error { trainer, runtime, .. }) => (
@@ -175,10 +178,10 @@ pub(super) fn parity(
     student: &Student,
     model: &Model,
     samples: &Source<'_>,
-    context: &Context<'_>,
+    host: &Host<'_>,
 ) -> Result<Parity> {
-    let runtime = context.runtime()?;
-    let options = SessionOptions { device: Device::Cpu, threads: context.threads };
+    let runtime = host.runtime()?;
+    let options = SessionOptions { device: Device::Cpu, threads: host.threads };
     let outputs = [logits::of_student(model).ok_or_else(|| {
         Error::input("student: expected a first output [batch, classes], found another")
     })?];

@@ -9,7 +9,7 @@ use crate::runtime::Device;
 ///
 /// # Errors
 /// When a device that was asked for cannot train.
-pub(super) fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Device> {
+pub fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Device> {
     match asked {
         Device::Cpu => Ok(candle_core::Device::Cpu),
         Device::Auto if !cfg!(feature = "cuda") => Ok(candle_core::Device::Cpu),
@@ -41,7 +41,7 @@ pub(super) fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_co
 }
 
 /// A device's kind for records: which card it was changes nothing.
-pub(super) fn kind(device: &candle_core::Device) -> &'static str {
+pub fn kind(device: &candle_core::Device) -> &'static str {
     if device.is_cpu() { "cpu" } else { "cuda" }
 }
 

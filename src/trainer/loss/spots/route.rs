@@ -13,7 +13,7 @@ use crate::criterion::math::module::Module;
 use crate::criterion::sakd;
 use crate::error::{Context, Error, Result};
 use crate::student::{Mode, Stage, Student, TensorId};
-use crate::train::pairing::Pair;
+use crate::trainer::pairing::Pair;
 use candle_core::{Device, Tensor};
 
 /// Both networks from each map to the next spot, the last to the logits.

@@ -1,20 +1,23 @@
 //! What a sweep asks before it starts: can every run be made, and what is there of it already.
 //! Nothing is written.
 
-use super::folder::{Folder, There};
-use super::material::{Material, Model};
-use super::{Args, Plan, Report, device, import};
+use super::folder::There;
+use super::job::{Host, Job, Settled};
+use super::material::Material;
+use super::model::Model;
+use super::prepared::{Ready, folder_of};
+use super::report::Report;
+use super::student::import;
 use crate::cache::TeacherRecord;
-use crate::cli::Context;
 use crate::data::{DataSpec, Preprocess};
 use crate::error::{Error, Result};
 use crate::monitor::Silent;
 use crate::recipe::Train;
 use crate::storage::Lock;
-use crate::train::loader::Steps;
+use crate::trainer::loader::Steps;
 
 /// What is there of a run.
-pub(in crate::cli) enum State {
+pub enum State {
     /// It has finished, with these settings.
     Finished(Box<Report>),
     /// A checkpoint of these settings, to go on from.
@@ -26,7 +29,7 @@ pub(in crate::cli) enum State {
 }
 
 /// Of runs that share their cache, their test set and the length of their training.
-pub(in crate::cli) struct Survey {
+pub struct Survey {
     /// One for every run.
     pub states: Vec<State>,
     /// Steps of each run.
@@ -45,38 +48,28 @@ pub(in crate::cli) struct Survey {
     pub test: Option<(DataSpec, String)>,
 }
 
-/// Resolves every run as [`super::run`] does: each against its folder, and each student with each
-/// set of criteria against the cache.
+/// Resolves every run as [`prepare`](super::prepare) does: each against its folder, and each
+/// student with each set of criteria against the cache. Writes nothing.
 ///
 /// # Errors
 /// As a run before its first step; a folder with other settings by the difference.
-pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> Result<Survey> {
-    let (args, recipe) =
-        runs.first().ok_or_else(|| Error::input("sweep: expected runs, found none"))?;
-    let first = Plan::of(args, recipe.clone(), context)?;
-    let material = Material::open(&first, context)?;
+pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
+    let job = jobs.first().ok_or_else(|| Error::input("sweep: expected runs, found none"))?;
+    let first = Settled::new(job, host)?;
+    let material = Material::open(&first, host)?;
     let cache =
         material.cache().ok_or_else(|| Error::input("sweep: expected a cache, found none"))?;
     let manifest = cache.manifest();
-    let silent = Context {
-        monitor: &Silent,
-        config: context.config,
-        json: false,
-        threads: context.threads,
-        onnxruntime: None,
-    };
+    let silent = Host { threads: host.threads, onnxruntime: None, monitor: &Silent };
 
-    let mut states = Vec::with_capacity(runs.len());
+    let mut states = Vec::with_capacity(jobs.len());
     let mut resolved: Vec<(String, Train)> = Vec::new();
     let mut steps = 0;
-    for (args, recipe) in runs {
-        let plan = Plan::of(args, recipe.clone(), context)?;
-        let model = Model::resolve(&plan, &material, &silent)?;
-        let folder = Folder::new(
-            &plan.output,
-            material.settings(&plan.recipe, &model, device::kind(&plan.device)),
-        );
-        let state = match Lock::writer(&plan.output)? {
+    for job in jobs {
+        let settled = Settled::new(job, host)?;
+        let model = Model::resolve(&settled, &material, &silent)?;
+        let folder = folder_of(&settled, &material, &model);
+        let state = match Lock::writer(&job.output)? {
             Some(holder) => State::Running(holder),
             None => match folder.look(true)? {
                 There::Finished(report) if report.parity.check().is_ok() => State::Finished(report),
@@ -86,16 +79,16 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
             },
         };
         // another seed changes nothing of what a run needs
-        let what = (plan.model.clone(), Train { seed: 0, ..plan.recipe.clone() });
+        let what = (job.student.clone(), Train { seed: 0, ..settled.recipe.clone() });
         if !matches!(state, State::Finished(_)) && !resolved.contains(&what) {
-            steps = resolve(&plan, &material, &model, &silent).map_err(|e| {
-                Error::input(format!("{} for {}", plan.model, plan.output.display())).because(e)
+            steps = resolve(&settled, &material, &model, &silent).map_err(|e| {
+                Error::input(format!("{} for {}", job.student, job.output.display())).because(e)
             })?;
             resolved.push(what);
         }
         states.push(state);
     }
-    material.note_views(&first.recipe, context);
+    material.note_views(&first.recipe, host);
     let test = material.test(None, &[]).is_some();
     let beside = || manifest.data.spec.parse().ok().map(|spec| (spec, "test".to_owned()));
     Ok(Survey {
@@ -117,18 +110,14 @@ pub(in crate::cli) fn survey(runs: &[(Args, Train)], context: &Context<'_>) -> R
 
 /// Makes everything that a run needs, up to its first step; gives its steps.
 fn resolve(
-    plan: &Plan,
+    settled: &Settled,
     material: &Material,
     model: &Model,
-    context: &Context<'_>,
+    host: &Host<'_>,
 ) -> Result<usize> {
-    let student = import(model, plan, context)?;
-    let inputs: Vec<String> = student.inputs().iter().map(|input| input.name.clone()).collect();
-    let terms = material.terms(&plan.recipe, context)?;
-    let pairs = material.pairs(&terms, &student, context)?;
-    let objective = material.objective(plan, &terms, &pairs, &student)?;
-    let source = material.source(&plan.recipe, model.preprocess.as_ref(), &inputs, &objective)?;
-    let steps =
-        Steps { rows: source.len(), batch: plan.recipe.batch, drop_last: plan.recipe.drop_last };
-    Ok(steps.per_epoch() * plan.recipe.epochs)
+    let student = import(model, settled, host)?;
+    let ready = Ready::new(student, settled, material, host, |_| Ok(()))?;
+    let source = ready.source(settled, material, model)?;
+    let Train { batch, drop_last, epochs, .. } = settled.recipe;
+    Ok(Steps { rows: source.len(), batch, drop_last }.per_epoch() * epochs)
 }

@@ -1,10 +1,11 @@
 //! What travels in the trained student's ONNX.
 
-use super::material::{Material, Model};
+use super::material::Material;
+use super::model::Model;
 use crate::error::{Context as _, Result};
 use crate::onnx::metadata as keys;
 use crate::recipe::Train;
-use crate::train::metrics::Evaluation;
+use crate::trainer::metrics::Evaluation;
 use serde::Serialize;
 
 /// What travels in the model: enough for `eval` to need no flags, and to say where it came from.

@@ -1,7 +1,7 @@
 //! The teacher as the exact mode of spot-adaptive distillation runs it: a frozen graph of the
 //! student's own executors.
 
-use super::Plan;
+use super::job::Settled;
 use crate::cache::Manifest;
 use crate::error::{Context, Error, Result};
 use crate::onnx::Model;
@@ -9,7 +9,7 @@ use crate::student::{Executor, FoldedNorms, ImportOptions, Student};
 use std::path::Path;
 
 /// Reads the file, which has to be the one that the cache was made by, and imports its graph.
-pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<Student> {
+pub(super) fn import(path: &Path, manifest: &Manifest, settled: &Settled) -> Result<Student> {
     let model = Model::read(path)?;
     let recorded = &manifest.teacher;
     if model.sha256() != recorded.sha256 {
@@ -25,8 +25,8 @@ pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<St
         .hint("name that file with --sakd-teacher, or extract a cache of this one"));
     }
     let options = ImportOptions {
-        executor: Executor::Cpu(plan.recipe.precision),
-        device: plan.device.clone(),
+        executor: Executor::Cpu(settled.recipe.precision),
+        device: settled.device.clone(),
         // it does not train
         folded_norms: FoldedNorms::Leave,
         ..ImportOptions::default()

@@ -1,12 +1,12 @@
 //! The run's folder: what decided it, so that nothing else is ever mixed into it.
 
-use super::Report;
+use super::report::Report;
 use crate::error::{Context, Error, Result};
 use crate::hash::{self, sha256};
 use crate::onnx::Model;
 use crate::recipe::Train;
 use crate::storage::{self, Lock};
-use crate::train::checkpoint::CHECKPOINT;
+use crate::trainer::checkpoint::CHECKPOINT;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -239,8 +239,11 @@ fn is_empty(folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The report of a run that has finished.
-pub(super) fn report(folder: &Path) -> Result<Report> {
+/// The report of the run in a folder, which has finished.
+///
+/// # Errors
+/// When there is none, or it can't be read.
+pub fn report(folder: &Path) -> Result<Report> {
     read(&folder.join(REPORT))
 }
 

@@ -31,7 +31,7 @@ pub struct Options {
 }
 
 /// Everything that a run works with.
-pub struct Run<'a> {
+pub struct Training<'a> {
     /// The recipe.
     pub recipe: &'a Train,
     /// The loss.
@@ -46,18 +46,18 @@ pub struct Run<'a> {
     pub folder: &'a Lock,
     /// Hash of everything that decides the run's bits.
     pub identity: &'a str,
-    /// The hashes of shorter runs that begin with the same steps, whose checkpoints are gone on
-    /// with too.
+    /// The hashes of shorter runs that begin with the same steps, whose checkpoints can be resumed
+    /// too.
     pub shorter: &'a [String],
-    /// Whether a checkpoint in the folder is gone on with.
+    /// Whether to resume from a checkpoint in the folder.
     pub resume: bool,
-    /// The rest.
+    /// What changes no bit.
     pub options: Options,
-    /// Who watches.
+    /// Told of progress, and asked whether to stop.
     pub monitor: &'a dyn Monitor,
 }
 
-/// What a run came to.
+/// How a training ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     /// Epochs.
@@ -82,7 +82,7 @@ pub struct Outcome {
 /// # Errors
 /// When a sample cannot be read, the loss is not finite (names step and term), the disk refuses, or
 /// the user asks to stop (what was done is saved then).
-pub fn run(run: &Run<'_>, mut learnable: Learnable) -> Result<Outcome> {
+pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
     let steps =
         Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
     let per_epoch = steps.per_epoch();
@@ -174,7 +174,7 @@ impl Window {
 }
 
 struct Trainer<'a> {
-    run: &'a Run<'a>,
+    run: &'a Training<'a>,
     steps: Steps,
     total: usize,
     schedule: Schedule,
@@ -254,7 +254,7 @@ impl Trainer<'_> {
     fn step(&mut self, step: usize, batch: &Batch, waited: Duration) -> Result<usize> {
         let lr = self.schedule.rate(step);
         let seed = dropout_seed(self.run.recipe.seed, step);
-        let Run { student, objective, .. } = *self.run;
+        let Training { student, objective, .. } = *self.run;
         let clock =
             Clock { step, steps_per_epoch: self.steps.per_epoch(), total_steps: self.total };
         let settings = Settings { clock, lr, clip: self.run.recipe.clip, seed };

@@ -1,8 +1,8 @@
 //! Whether a student gives what it is trained on, found before the first step: logits of the data's
 //! classes, in a model that ONNX Runtime takes.
 
+use super::job::Host;
 use super::material::Material;
-use crate::cli::Context;
 use crate::criterion::Subject;
 use crate::error::{Error, Result};
 use crate::onnx::{Model, logits};
@@ -10,7 +10,7 @@ use crate::recipe::CriterionRecipe;
 use crate::runtime::{Device, Session, SessionOptions};
 use crate::student::Student;
 use crate::threads;
-use crate::train::source::Source;
+use crate::trainer::source::Source;
 
 /// How many class names a message lists.
 const NAMES: usize = 3;
@@ -22,13 +22,13 @@ pub(super) fn check(
     material: &Material,
     source: &Source<'_>,
     terms: &[CriterionRecipe],
-    context: &Context<'_>,
+    host: &Host<'_>,
 ) -> Result<()> {
     let outputs: Vec<String> = model.outputs().into_iter().map(|output| output.name).collect();
     if let Some((first, others)) = outputs.split_first()
         && !others.is_empty()
     {
-        context.monitor.note(&format!(
+        host.monitor.note(&format!(
             "the loss is of the output {first}; {} is exported without a loss of its own",
             others.join(", ")
         ));
@@ -58,7 +58,7 @@ pub(super) fn check(
         .hint(format!("--head {classes} gives it a new last layer, or export it with {classes}")));
     }
     if width > classes {
-        context.monitor.warn(&format!(
+        host.monitor.warn(&format!(
             "the student has {width} logits and the data {classes} classes: the others never have \
              a sample (--head {classes} gives it a new last layer)"
         ));
@@ -78,13 +78,13 @@ fn listed(names: &[String], width: usize) -> String {
 }
 
 /// Refuses a student that ONNX Runtime does not take, as the trained one is run there.
-pub(super) fn check_runtime(student: &Student, context: &Context<'_>) -> Result<()> {
+pub(super) fn check_runtime(student: &Student, host: &Host<'_>) -> Result<()> {
     let exported = student.export(&[])?;
     let outputs: Vec<String> = logits::of_student(&exported).into_iter().collect();
-    let options = SessionOptions { device: Device::Cpu, threads: context.threads };
+    let options = SessionOptions { device: Device::Cpu, threads: host.threads };
     // no fault of the model's
-    threads::afford(context.threads)?;
-    match Session::new(&context.runtime()?, &exported, &outputs, &options) {
+    threads::afford(host.threads)?;
+    match Session::new(&host.runtime()?, &exported, &outputs, &options) {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::input(format!(
             "student: expected a model that ONNX Runtime takes, to check and serve what is \

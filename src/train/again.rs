@@ -6,7 +6,7 @@ use crate::data::{Preprocess, preset};
 use crate::error::Result;
 use crate::recipe::CriterionRecipe;
 use crate::statistic::Statistic;
-use crate::train::pairing::Pair;
+use crate::trainer::pairing::Pair;
 use serde::Serialize;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Names the first criterion and tap, what is there, and the command.
-pub(in crate::cli) fn refuse_unserved(
+pub(super) fn refuse_unserved(
     manifest: &Manifest,
     folder: &Path,
     terms: &[CriterionRecipe],

@@ -2,7 +2,7 @@
 
 use crate::criterion::{Statistics, Target};
 use crate::student::TensorId;
-use crate::train::source::Batch;
+use crate::trainer::source::Batch;
 
 /// A tensor of the student and what it is compared with.
 #[derive(Debug, Clone, Copy)]

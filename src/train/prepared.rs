@@ -1,0 +1,234 @@
+//! Resolving a run, and running it.
+
+use super::folder::{self, Folder, There};
+use super::job::{Host, Job, Settled};
+use super::material::Material;
+use super::model::Model;
+use super::report::Report;
+use super::student::import;
+use super::{again, device, metadata, outputs, parity};
+use crate::error::{Error, Result};
+use crate::recipe::{CriterionRecipe, Train};
+use crate::student::Student;
+use crate::trainer::epochs::{self, Options, Training};
+use crate::trainer::loader::Steps;
+use crate::trainer::loss::{Learnable, Objective};
+use crate::trainer::pairing::Pair;
+use crate::trainer::source::Source;
+
+/// Steps between lines of the metrics.
+const LOG_STEPS: usize = 20;
+/// Threads that make batches: a cache serves two from the reservoirs that it keeps.
+const LOADERS: usize = 2;
+const DECODERS: usize = 4;
+
+/// A run of which everything that the user gave has been resolved; nothing has been written.
+pub struct Prepared {
+    settled: Settled,
+    material: Material,
+    model: Model,
+    folder: Folder,
+    state: State,
+}
+
+enum State {
+    Finished(Box<Report>),
+    Ready(Box<Ready>),
+}
+
+/// What a run needs beside its data.
+pub(super) struct Ready {
+    student: Student,
+    /// The names of the student's inputs.
+    inputs: Vec<String>,
+    terms: Vec<CriterionRecipe>,
+    /// Of each term.
+    pairs: Vec<Vec<Pair>>,
+    objective: Objective,
+}
+
+/// Resolves a job: reads the data, the model and what is in the folder, and pairs the taps.
+///
+/// # Errors
+/// Bad input by name, with what to do; a folder that holds another run.
+pub fn prepare(job: &Job, host: &Host<'_>) -> Result<Prepared> {
+    let settled = Settled::new(job, host)?;
+    let material = Material::open(&settled, host)?;
+    let model = Model::resolve(&settled, &material, host)?;
+    let folder = folder_of(&settled, &material, &model);
+    let state = match folder.look(job.resume)? {
+        There::Finished(report) => State::Finished(report),
+        There::Begun | There::Nothing => {
+            let student = import(&model, &settled, host)?;
+            State::Ready(Box::new(Ready::new(student, &settled, &material, host, |student| {
+                outputs::check_runtime(student, host)
+            })?))
+        }
+    };
+    Ok(Prepared { settled, material, model, folder, state })
+}
+
+/// The folder of a run and the settings that it is kept to.
+pub(super) fn folder_of(settled: &Settled, material: &Material, model: &Model) -> Folder {
+    let (recipe, device) = (&settled.recipe, device::kind(&settled.device));
+    let settings = material.settings(recipe, &model.onnx, model.preprocess.as_ref(), device);
+    Folder::new(&settled.job.output, settings)
+}
+
+impl Ready {
+    /// The terms of the loss on their pairs. `check` sees the student before they are paired.
+    pub(super) fn new(
+        student: Student,
+        settled: &Settled,
+        material: &Material,
+        host: &Host<'_>,
+        check: impl FnOnce(&Student) -> Result<()>,
+    ) -> Result<Self> {
+        let inputs = student.inputs().iter().map(|input| input.name.clone()).collect();
+        let terms = material.terms(&settled.recipe, host)?;
+        check(&student)?;
+        let pairs = material.pairs(&terms, &student, host)?;
+        if let (Some(cache), Some(folder)) = (material.cache(), &settled.job.cache) {
+            again::refuse_unserved(cache.manifest(), folder, &terms, &pairs)?;
+        }
+        let objective = material.objective(settled, &terms, &pairs, &student)?;
+        Ok(Self { student, inputs, terms, pairs, objective })
+    }
+
+    /// What a step trains on.
+    pub(super) fn source<'a>(
+        &self,
+        settled: &Settled,
+        material: &'a Material,
+        model: &Model,
+    ) -> Result<Source<'a>> {
+        let preprocess = model.preprocess.as_ref();
+        material.source(&settled.recipe, preprocess, &self.inputs, &self.objective)
+    }
+}
+
+impl Prepared {
+    /// Trains, from the start or from the folder's checkpoint, and exports the student; gives the
+    /// report of a run that is finished already. Whether the exported student is the one that was
+    /// trained is the caller's to ask ([`Parity::check`](parity::Parity::check)): the report is
+    /// written either way.
+    ///
+    /// # Errors
+    /// When a sample can't be read, the loss is not finite, the disk refuses, or the user asks to
+    /// stop (the same job with [`resume`](Job::resume) goes on).
+    pub fn run(self, host: &Host<'_>) -> Result<Report> {
+        let Self { settled, material, model, folder, state } = self;
+        let finished = |report: Report| {
+            host.monitor.note(&format!(
+                "{}: finished already, with these settings",
+                settled.job.output.display()
+            ));
+            report.parity.warn(host.monitor);
+            Ok(report)
+        };
+        let ready = match state {
+            State::Finished(report) => return finished(*report),
+            State::Ready(ready) => ready,
+        };
+        let Ready { student, inputs, terms, pairs, objective } = &*ready;
+        let source = ready.source(&settled, &material, &model)?;
+        outputs::check(&model.onnx, student, &material, &source, terms, host)?;
+        let learnable = Learnable::new(objective, &settled.recipe, &source, host.monitor)?;
+        let test = material.test(model.preprocess.as_ref(), inputs);
+        material.note_views(&settled.recipe, host);
+        announce(&settled, &source, objective, pairs, host);
+        if host.monitor.stop_requested() {
+            return Err(Error::interrupted("training: stopped before the first step"));
+        }
+        // everything that the user gave has been resolved: from here on something is written
+        let resume = settled.job.resume;
+        let lock = match folder.begin(resume)? {
+            Ok(lock) => lock,
+            Err(report) => return finished(*report),
+        };
+        let shorter = if resume { folder.shorter()? } else { Vec::new() };
+        let loaders = if material.decodes() { DECODERS } else { LOADERS };
+        let training = Training {
+            recipe: &settled.recipe,
+            objective,
+            student,
+            source: &source,
+            test: test.as_ref(),
+            folder: &lock,
+            identity: &folder.identity(),
+            shorter: &shorter,
+            resume,
+            options: Options {
+                checkpoint_steps: settled.job.checkpoint_steps,
+                log_steps: LOG_STEPS,
+                loader_threads: host.threads.clamp(1, loaders),
+            },
+            monitor: host.monitor,
+        };
+        let outcome = epochs::run(&training, learnable)?;
+
+        let test_result = outcome.test.as_ref();
+        let metadata = metadata::metadata(&settled.recipe, &model, &material, test_result)?;
+        let exported = student.export(&metadata)?;
+        let (path, model_sha256) = folder::write_model(&lock, &exported)?;
+        let samples = match test {
+            Some(test) => test,
+            None => material.sequential(model.preprocess.as_ref(), inputs)?,
+        };
+        let report = Report {
+            student: settled.job.name.clone(),
+            model: path,
+            model_sha256: Some(model_sha256),
+            parameters: student.parameters().iter().map(|p| p.var.elem_count()).sum(),
+            pairs: pairs.concat(),
+            outcome,
+            parity: parity::parity(student, &exported, &samples, host)?,
+            settings: folder.settings().clone(),
+        };
+        report.parity.warn(host.monitor);
+        folder::finish(&lock, &report)?;
+        Ok(report)
+    }
+}
+
+/// Says what is about to happen.
+fn announce(
+    settled: &Settled,
+    source: &Source<'_>,
+    objective: &Objective,
+    pairs: &[Vec<Pair>],
+    host: &Host<'_>,
+) {
+    let terms: Vec<String> =
+        objective.terms.iter().map(|t| format!("{}·{}", t.recipe.weight, t.name)).collect();
+    host.monitor.note(&format!(
+        "{} samples, {} epochs of batch {}, loss {}, on the {}",
+        source.len(),
+        settled.recipe.epochs,
+        settled.recipe.batch,
+        terms.join(" + "),
+        device::kind(&settled.device).to_uppercase().replace("CUDA", "GPU")
+    ));
+    let Train { batch, drop_last, .. } = settled.recipe;
+    if (Steps { rows: source.len(), batch, drop_last }).joins_last() {
+        let line =
+            "the last batch of an epoch has one sample more, which would be alone (--drop-last)";
+        host.monitor.note(line);
+    }
+    if let Some(teacher) = &settled.teacher {
+        host.monitor.note(&format!(
+            "sakd exact: the stages of {} run at every step, behind its first cached map",
+            teacher.display()
+        ));
+    }
+    let mut seen = Vec::new();
+    for pair in pairs.iter().flatten() {
+        if !seen.contains(&pair) {
+            host.monitor.note(&format!(
+                "pair: teacher {} {:?} with student {} {:?}",
+                pair.teacher, pair.teacher_shape, pair.student, pair.student_shape
+            ));
+            seen.push(pair);
+        }
+    }
+}
