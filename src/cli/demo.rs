@@ -165,11 +165,11 @@ fn train_student(
     job.recipe.criteria = criteria.iter().map(|text| text.parse()).collect::<Result<_>>()?;
     let (student, epochs) = (&args.student, args.epochs);
     let (cache, folder) = (cache.display(), folder.display());
-    let criteria: String = criteria.iter().map(|text| format!(" --criterion {text}")).collect();
+    let criteria = criteria.join(" --criterion ");
     show(
         &format!(
             "train {student} --cache {cache} --epochs {epochs} --batch {BATCH} -o {folder} \
-             --resume{criteria}"
+             --resume --criterion {criteria}"
         ),
         context,
     );

@@ -146,6 +146,35 @@ pub fn gradient_sums<T: Float>(
         .collect()
 }
 
+/// What the gradients of batch normalization's input are made of, from `sums`: Σ dy and
+/// Σ dy·(x − mean) of every channel. `count`: how many values a channel has, where mean and
+/// variance are theirs; `None` where these are constants.
+///
+/// With r = 1/√(var + ε): dx = γr·(dy − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n), which is
+/// `dy·a + (x − mean)·b + c` for the result's `[mean, a, b, c]` ([`input_gradient`]).
+#[must_use]
+pub fn input_terms(
+    [means, rstd, scale]: [&[f64]; 3],
+    count: Option<f64>,
+    sums: &[(f64, f64)],
+) -> Vec<[f64; 4]> {
+    let channels = means.iter().zip(rstd).zip(scale).zip(sums);
+    channels
+        .map(|(((&mean, &r), &scale), &(sum, product))| {
+            let factor = scale * r;
+            let share = count.map_or(0.0, |n| factor / n);
+            [mean, factor, -share * r * r * product, -share * sum]
+        })
+        .collect()
+}
+
+/// The gradients of batch normalization's scale and bias: dγ = r·Σdy(x − μ), dβ = Σdy.
+#[must_use]
+pub fn parameter_gradients(rstd: &[f64], sums: &[(f64, f64)]) -> [Vec<f64>; 2] {
+    let scale = sums.iter().zip(rstd).map(|((_, product), r)| product * r).collect();
+    [scale, sums.iter().map(|(sum, _)| *sum).collect()]
+}
+
 /// `dx = dy·a + (x − mean)·b + c`: the input gradient of batch normalisation in terms of its
 /// per-channel sums.
 ///

@@ -41,6 +41,7 @@ pub fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Dev
 }
 
 /// A device's kind for records: which card it was changes nothing.
+#[must_use]
 pub fn kind(device: &candle_core::Device) -> &'static str {
     if device.is_cpu() { "cpu" } else { "cuda" }
 }

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::recipe::OptimizerRecipe;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var, WithDType};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var, WithDType};
+use candle_nn::Optimizer as _;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -29,8 +30,8 @@ impl Default for Factors {
     }
 }
 
-/// Moves parameters along their gradients. Beside its own [`Optimizer::update`] it has candle's
-/// [`candle_nn::Optimizer`].
+/// Moves parameters along their gradients, as a [`candle_nn::Optimizer`] that can clip them, has
+/// factors for each parameter and a state that can be saved.
 #[derive(Debug)]
 pub struct Optimizer {
     recipe: OptimizerRecipe,
@@ -41,10 +42,12 @@ pub struct Optimizer {
     /// without momentum), `AdamW` two.
     state: Vec<Var>,
     steps: u64,
+    /// What gradients are multiplied by: less than 1 where they are clipped.
+    scale: f64,
 }
 
 impl Optimizer {
-    /// An optimiser of these parameters, its state zero.
+    /// An optimizer of these parameters, its state zero.
     ///
     /// # Errors
     /// When the state cannot be allocated.
@@ -56,7 +59,7 @@ impl Optimizer {
             }
         }
         let factors = vec![Factors::default(); parameters.len()];
-        Ok(Self { recipe, parameters, factors, state, steps: 0 })
+        Ok(Self { recipe, parameters, factors, state, steps: 0, scale: 1.0 })
     }
 
     /// The same with factors for each parameter.
@@ -66,7 +69,7 @@ impl Optimizer {
     pub fn with_factors(self, factors: Vec<Factors>) -> Result<Self> {
         if factors.len() != self.parameters.len() {
             return Err(Error::input(format!(
-                "optimiser: expected factors for {} parameters, found {}",
+                "optimizer: expected factors for {} parameters, found {}",
                 self.parameters.len(),
                 factors.len()
             )));
@@ -82,39 +85,47 @@ impl Optimizer {
     pub fn update(&mut self, gradients: &[Option<Tensor>], lr: f64, scale: f64) -> Result<()> {
         if gradients.len() != self.parameters.len() {
             return Err(Error::input(format!(
-                "optimiser: expected {} gradients, found {}",
+                "optimizer: expected {} gradients, found {}",
                 self.parameters.len(),
                 gradients.len()
             )));
         }
-        self.steps += 1;
-        for (index, gradient) in gradients.iter().enumerate() {
-            let Some(gradient) = gradient else { continue };
-            let (parameter, factors) = (&self.parameters[index], self.factors[index]);
-            let (recipe, lr) = (self.recipe.with_decay(factors.decay), lr * factors.lr);
-            if gradient.shape() != parameter.shape() || gradient.dtype() != parameter.dtype() {
-                return Err(Error::input(format!(
-                    "optimiser: expected a gradient {:?} {:?}, found {:?} {:?}",
-                    parameter.dtype(),
-                    parameter.shape(),
-                    gradient.dtype(),
-                    gradient.shape()
-                )));
+        // candle makes a store by a backward pass alone
+        let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
+        for (parameter, gradient) in self.parameters.iter().zip(gradients) {
+            if let Some(gradient) = gradient {
+                store.insert(parameter, gradient.clone());
             }
-            let slots: Vec<&Var> =
-                self.state.iter().skip(index).step_by(self.parameters.len()).collect();
-            if !parameter.device().is_cpu() {
-                tensor::step(&recipe, parameter, &slots, gradient, [lr, scale], self.steps)?;
-                continue;
-            }
-            let gradient = gradient.contiguous()?;
-            with_slice(
-                &gradient,
-                |g| step::<f32>(&recipe, parameter, &slots, g, lr, scale, self.steps),
-                |g| step::<f64>(&recipe, parameter, &slots, g, lr, scale, self.steps),
-            )??;
         }
-        Ok(())
+        self.set_learning_rate(lr);
+        self.scale = scale;
+        Ok(self.step(&store)?)
+    }
+
+    /// Moves one parameter.
+    fn advance(&self, index: usize, gradient: &Tensor) -> Result<()> {
+        let (parameter, factors) = (&self.parameters[index], self.factors[index]);
+        let recipe = self.recipe.with_decay(factors.decay);
+        let (lr, scale) = (self.recipe.lr() * factors.lr, self.scale);
+        if gradient.shape() != parameter.shape() || gradient.dtype() != parameter.dtype() {
+            return Err(Error::input(format!(
+                "optimizer: expected a gradient {:?} {:?}, found {:?} {:?}",
+                parameter.dtype(),
+                parameter.shape(),
+                gradient.dtype(),
+                gradient.shape()
+            )));
+        }
+        let slots: Vec<&Var> =
+            self.state.iter().skip(index).step_by(self.parameters.len()).collect();
+        if !parameter.device().is_cpu() {
+            return tensor::step(&recipe, parameter, &slots, gradient, [lr, scale], self.steps);
+        }
+        with_slice(
+            &gradient.contiguous()?,
+            |g| step::<f32>(&recipe, parameter, &slots, g, lr, scale, self.steps),
+            |g| step::<f64>(&recipe, parameter, &slots, g, lr, scale, self.steps),
+        )?
     }
 
     /// Steps taken.
@@ -149,8 +160,13 @@ impl candle_nn::Optimizer for Optimizer {
     }
 
     fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
-        let gradients: Vec<_> = self.parameters.iter().map(|p| grads.get(p).cloned()).collect();
-        self.update(&gradients, self.recipe.lr(), 1.0).map_err(candle_core::Error::wrap)
+        self.steps += 1;
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            if let Some(gradient) = grads.get(parameter) {
+                self.advance(index, gradient).map_err(candle_core::Error::wrap)?;
+            }
+        }
+        Ok(())
     }
 
     fn learning_rate(&self) -> f64 {
@@ -162,7 +178,7 @@ impl candle_nn::Optimizer for Optimizer {
     }
 }
 
-/// The names of an optimiser's tensors a parameter.
+/// The names of an optimizer's tensors a parameter.
 fn slots(recipe: &OptimizerRecipe) -> &'static [&'static str] {
     match recipe {
         OptimizerRecipe::Sgd { momentum, .. } if *momentum == 0.0 => &[],
@@ -212,7 +228,7 @@ fn step<T: Number>(
         }
         OptimizerRecipe::Adamw { betas: [beta1, beta2], eps, weight_decay, .. } => {
             let [first, second] = slots else {
-                return Err(Error::input("optimiser: state is missing"));
+                return Err(Error::input("optimizer: state is missing"));
             };
             let steps = i32::try_from(steps).unwrap_or(i32::MAX);
             let rate = T::of(lr / (1.0 - beta1.powi(steps)));
@@ -314,7 +330,7 @@ fn with_slice_mut<T: Number, R>(var: &Var, f: impl FnOnce(&mut [T]) -> R) -> Res
         }
         Ok(())
     }))))?;
-    result.ok_or_else(|| Error::input("optimiser: in-place operation did not run"))
+    result.ok_or_else(|| Error::input("optimizer: in-place operation did not run"))
 }
 
 fn with_two_slices_mut<T: Number, R>(
@@ -328,7 +344,6 @@ fn with_two_slices_mut<T: Number, R>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     fn run<T: Number>(recipe: OptimizerRecipe, start: T, gradients: &[T]) -> (f64, Optimizer) {
         let var = Var::from_tensor(&Tensor::new(&[start], &Device::Cpu).unwrap()).unwrap();
@@ -444,7 +459,6 @@ mod tests {
 
     #[test]
     fn candle_drives_it_too() {
-        use candle_nn::Optimizer as _;
         let var = Var::new(&[3.0f64], &Device::Cpu).unwrap();
         let recipe =
             OptimizerRecipe::Sgd { lr: 0.25, momentum: 0.0, nesterov: false, weight_decay: 0.0 };

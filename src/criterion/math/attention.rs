@@ -2,8 +2,7 @@
 
 use super::elements::{Elements, PIECE, count};
 use super::formula::map_dims;
-use super::operator::{by_element, host, stored};
-use super::tensor::Element;
+use super::tensor::{Element, by_element, dense, stored};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use candle_core::{Device, Tensor};
@@ -22,7 +21,7 @@ pub(crate) fn attention(x: &Tensor, p: u32) -> Result<Tensor> {
     if p == 0 {
         return Err(Error::input("attention map: expected a power of 1 or more, found 0"));
     }
-    Ok(Attention { p, channels, area: h * w }.maps(&host(&x.detach())?)?)
+    Ok(Attention { p, channels, area: h * w }.maps(&dense(&x.detach())?)?)
 }
 
 /// The gradient of `x` from that of its attention maps.
@@ -34,7 +33,7 @@ pub(crate) fn attention(x: &Tensor, p: u32) -> Result<Tensor> {
 /// When the shapes do not fit.
 pub(crate) fn attention_gradient(x: &Tensor, p: u32, g: &Tensor) -> Result<Tensor> {
     let [_, channels, h, w] = map_dims(x, "attention map")?;
-    Ok(Attention { p, channels, area: h * w }.gradient(&host(x)?, g)?)
+    Ok(Attention { p, channels, area: h * w }.gradient(&dense(x)?, g)?)
 }
 
 struct Attention {

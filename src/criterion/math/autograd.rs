@@ -36,7 +36,7 @@ pub(crate) fn differentiate(
     let weights = module
         .into_iter()
         .flat_map(Module::weights)
-        .map(|(name, w)| Ok((name.to_owned(), of(w)?)))
+        .map(|(name, w)| Ok((name.to_owned(), of(&w)?)))
         .collect::<Result<_>>()?;
     Ok(Evaluation { value: loss.to_dtype(DType::F64)?.to_scalar()?, inputs, weights })
 }
@@ -102,7 +102,7 @@ pub(crate) mod tests {
         assert_eq!(found.weights.len(), module.weights().count());
         for (name, gradient) in &found.weights {
             let at = module.get(name).unwrap();
-            compare(name, gradient, at, &|w| {
+            compare(name, gradient, &at, &|w| {
                 let weights = module
                     .weights()
                     .map(|(n, v)| (n.to_owned(), if n == name { w.clone() } else { v.clone() }));

@@ -8,9 +8,9 @@ use super::convolution::{Geometry, convolution, convolution_gradients};
 use super::evaluation::Evaluation;
 use super::module::{Module, join};
 use super::operator::{
-    add_bias, batch_norm, batch_norm_gradients, bias_gradient, host, leaky_relu,
-    leaky_relu_gradient,
+    add_bias, batch_norm, batch_norm_gradients, bias_gradient, leaky_relu, leaky_relu_gradient,
 };
+use super::tensor::dense;
 use crate::error::Result;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ pub(crate) fn differentiate(
     loss: impl FnOnce(&Tensor) -> Result<Evaluation>,
 ) -> Result<Evaluation> {
     let mut steps = Vec::with_capacity(links.len());
-    let y = forward(module, links, &host(&x.detach())?, |step| steps.push(step))?;
+    let y = forward(module, links, &dense(&x.detach())?, |step| steps.push(step))?;
     let Evaluation { value, inputs, weights } = loss(&y)?;
     drop(y);
     let mut gradients: BTreeMap<String, Tensor> = weights.into_iter().collect();
@@ -90,7 +90,7 @@ pub(crate) fn differentiate(
             Step::LeakyRelu { slope, y } => Some(leaky_relu_gradient(&y, slope, &gradient)?),
         };
     }
-    let of_weight = |(name, weight): (&str, &Tensor)| {
+    let of_weight = |(name, weight): (&str, Tensor)| {
         let gradient = match gradients.remove(name) {
             Some(gradient) => gradient.to_dtype(weight.dtype())?.reshape(weight.shape())?,
             None => weight.zeros_like()?,
@@ -112,7 +112,7 @@ fn forward(
         x = match link.clone() {
             Link::Convolution(name, geometry) => {
                 let layer = module.at(&name);
-                let weight = host(&layer.get("weight", &x)?.detach())?;
+                let weight = dense(&layer.get("weight", &x)?.detach())?;
                 let mut y = convolution(&x, &weight, geometry)?;
                 if layer.has("bias") {
                     y = add_bias(&y, &layer.get("bias", &x)?.detach())?;

@@ -1,12 +1,12 @@
 //! Two-dimensional convolution and its transpose under candle's autograd, by our kernels.
 
-use super::operator::{Computed, by_element, dense, host};
-use super::tensor::Element;
+use super::custom::{Computed, Function, Stored, apply};
+use super::tensor::{Element, by_element, elements, stored};
 use crate::error::{Error, Result};
 use crate::kernel::blocked::{self, Precision, plain};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::window_count;
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType as _, bail};
+use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 
 /// How a two-dimensional convolution moves over a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +43,8 @@ impl Geometry {
 /// When the shapes do not fit.
 pub fn convolution(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Tensor> {
     let (op, device) = (Convolution::of(x, weight, geometry)?, x.device());
-    let (x, weight) = (host(x)?, host(weight)?);
-    let y = if geometry.transposed { weight.apply_op2(&x, op)? } else { x.apply_op2(&weight, op)? };
-    Ok(y.to_device(device)?)
+    let operands = if geometry.transposed { [weight, x] } else { [x, weight] };
+    Ok(apply(op, &operands)?.to_device(device)?)
 }
 
 /// The gradients of the maps, if they are wanted, and of the weight from that of their
@@ -196,7 +195,7 @@ impl Convolution {
     ) -> candle_core::Result<[impl Fn() -> candle_core::Result<Tensor> + 'a; 2]> {
         let conv = self.conv;
         let by = move |(role, a, b): (Role, &'a Tensor, &'a Tensor)| {
-            move || a.apply_op2_no_bwd(b, &Self { conv, role })
+            move || Self { conv, role }.compute(a, b)
         };
         let of_both = match self.role {
             Role::Output => [(Role::Input, b, g), (Role::Weight, a, g)],
@@ -204,6 +203,18 @@ impl Convolution {
             Role::Weight => bail!("convolution: its weight gradient has no gradient of its own"),
         };
         Ok(of_both.map(by))
+    }
+
+    /// From dense operands in host memory, without a gradient.
+    fn compute(&self, a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
+        stored(a, |a, la| {
+            stored(b, |b, lb| {
+                by_element!(a, |T| {
+                    let values = self.run(elements::<T>(a, la)?, elements::<T>(b, lb)?)?;
+                    Tensor::from_vec(values, self.shape(), &Device::Cpu)
+                })
+            })
+        })
     }
 
     fn run<T: Convolve>(&self, a: &[T], b: &[T]) -> candle_core::Result<Vec<T>> {
@@ -235,28 +246,24 @@ impl Convolution {
     }
 }
 
-impl CustomOp2 for Convolution {
-    fn name(&self) -> &'static str {
-        "convolution"
-    }
-
-    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Computed {
+impl Function for Convolution {
+    fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
+        let &[(a, la), (b, lb)] = inputs else { bail!("convolution: expected 2 inputs") };
         by_element!(a, |T| Ok((
-            T::to_cpu_storage_owned(self.run(dense::<T>(a, la)?, dense::<T>(b, lb)?)?),
+            T::to_cpu_storage_owned(self.run(elements::<T>(a, la)?, elements::<T>(b, lb)?)?),
             self.shape()
         )))
     }
 
-    fn bwd(
+    fn backward(
         &self,
-        a: &Tensor,
-        b: &Tensor,
+        inputs: &[&Tensor],
         _: &Tensor,
         g: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = g.contiguous()?;
-        let [of_a, of_b] = self.gradients(a, b, &g)?;
-        Ok((a.track_op().then(of_a).transpose()?, b.track_op().then(of_b).transpose()?))
+    ) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let (a, b) = (inputs[0], inputs[1]);
+        let [of_a, of_b] = self.gradients(a, b, g)?;
+        Ok(vec![a.track_op().then(of_a).transpose()?, b.track_op().then(of_b).transpose()?])
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a criterion comes to: its value and its gradients.
 
-use super::operator::Scale;
+use super::operator;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
@@ -79,7 +79,7 @@ impl Evaluation {
 fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     Ok(match x.dtype() {
         DType::F32 | DType::F64 if x.device().is_cpu() => {
-            x.contiguous()?.apply_op1_no_bwd(&Scale(factor))?
+            operator::scale(&x.contiguous()?, factor)?
         }
         _ => (x * factor)?,
     })

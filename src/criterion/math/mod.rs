@@ -5,6 +5,7 @@ pub(crate) mod attention;
 pub mod autograd;
 pub(crate) mod chain;
 pub mod convolution;
+pub(crate) mod custom;
 pub(crate) mod elements;
 pub mod evaluation;
 pub(crate) mod formula;

@@ -6,21 +6,38 @@
 //! student.
 
 use super::convolution::{Geometry, convolution};
-use super::formula::{Guard, unit_rows};
 use super::operator::{add_bias, batch_norm};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor, Var};
+use candle_nn::{Linear, VarMap};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::PoisonError;
 
 /// A name within a layer, which may be the module itself (`""`).
 pub(crate) fn join(layer: &str, name: &str) -> String {
     if layer.is_empty() { name.to_owned() } else { format!("{layer}.{name}") }
 }
 
-/// The weights of a criterion, by name.
-#[derive(Debug, Clone, Default)]
+/// The weights of a criterion, by name, as candle-nn holds those of a network.
+#[derive(Clone)]
 pub struct Module {
-    weights: BTreeMap<String, Var>,
+    map: VarMap,
+    /// Sorted.
+    names: Vec<String>,
+}
+
+impl Default for Module {
+    /// A module without weights.
+    fn default() -> Self {
+        Self { map: VarMap::new(), names: Vec::new() }
+    }
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Module").field(&self.names).finish()
+    }
 }
 
 impl Module {
@@ -32,31 +49,33 @@ impl Module {
         let weights = weights
             .into_iter()
             .map(|(name, w)| Ok((name, Var::from_tensor(&w.detach())?)))
-            .collect::<Result<_>>()?;
-        Ok(Self { weights })
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let (map, names) = (VarMap::new(), weights.keys().cloned().collect());
+        map.data().lock().unwrap_or_else(PoisonError::into_inner).extend(weights);
+        Ok(Self { map, names })
     }
 
     /// The weights, sorted by name.
-    pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.weights.iter().map(|(name, w)| (name.as_str(), w.as_tensor()))
+    pub fn weights(&self) -> impl Iterator<Item = (&str, Tensor)> {
+        self.variables().map(|(name, var)| (name, var.as_tensor().clone()))
     }
 
-    /// The weights as variables, sorted by name: what an optimiser and a checkpoint take.
-    pub fn variables(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.weights.iter().map(|(name, w)| (name.as_str(), w))
+    /// The weights as variables, sorted by name: what an optimizer and a checkpoint take.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, Var)> {
+        self.names.iter().filter_map(|name| Some((name.as_str(), self.find(name)?)))
     }
 
     /// The weight of this name.
     ///
     /// # Errors
     /// When there is none.
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
-        self.find(name)
-            .ok_or_else(|| Error::input(format!("criterion's module: no weight `{name}`")))
+    pub fn get(&self, name: &str) -> Result<Tensor> {
+        let found = self.find(name).map(|var| var.as_tensor().clone());
+        found.ok_or_else(|| Error::input(format!("criterion's module: no weight `{name}`")))
     }
 
-    fn find(&self, name: &str) -> Option<&Tensor> {
-        self.weights.get(name).map(Var::as_tensor)
+    fn find(&self, name: &str) -> Option<Var> {
+        self.map.data().lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// The same weights in another type.
@@ -125,7 +144,7 @@ impl Layer<'_> {
         }
     }
 
-    /// Batch normalisation with batch statistics.
+    /// Batch normalization with batch statistics.
     ///
     /// # Errors
     /// When there are no weight and bias, or they do not fit.
@@ -133,30 +152,15 @@ impl Layer<'_> {
         batch_norm(x, &self.get("weight", x)?, &self.get("bias", x)?)
     }
 
-    /// `x Wᵀ + b`, over each sample flattened.
+    /// The linear layer `x Wᵀ + b` in the type of `like`.
     ///
     /// # Shapes
-    /// `x` `[batch, …]`; `weight` `[out, in]`; `bias` `[out]`; result `[batch, out]`.
+    /// `weight` `[out, in]`; `bias` `[out]`; the layer takes `[batch, in]` to `[batch, out]`.
     ///
     /// # Errors
-    /// When there is no weight, or it does not fit.
-    pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.flatten_from(1)?;
-        let y = x.matmul(&self.get("weight", &x)?.t()?)?;
-        match self.bias(&x)? {
-            Some(bias) => Ok(y.broadcast_add(&bias)?),
-            None => Ok(y),
-        }
-    }
-
-    /// [`linear`](Self::linear) of name `linear`, then each row to unit length, in double
-    /// precision: the embedding of CRD.
-    ///
-    /// # Errors
-    /// As [`linear`](Self::linear).
-    pub fn unit_embedding(&self, x: &Tensor) -> Result<Tensor> {
-        // the peer divides by the bare norm, which is NaN at the zero vector
-        unit_rows(&self.at("linear").linear(x)?, Guard::AtLeast(1e-100))
+    /// When there is no weight.
+    pub fn linear(&self, like: &Tensor) -> Result<Linear> {
+        Ok(Linear::new(self.get("weight", like)?, self.bias(like)?))
     }
 
     /// The regressor of `FitNet`: convolution `conv`, batch norm `bn`.

@@ -1,77 +1,21 @@
-//! Operators with gradients of our own under candle's autograd: batch normalisation, leaky ReLU,
-//! bias and adaptive pooling, and what [`super::convolution`] shares with them.
-//!
-//! They run on the host, by our kernels; a tensor elsewhere is brought there and its gradient back.
+//! Operators with gradients of our own under candle's autograd: batch normalization, leaky ReLU,
+//! bias and adaptive pooling.
 
+use super::custom::{Computed, Function, Stored, apply};
 use super::pool::{pool, pool_adjoint};
-use super::tensor::Element;
+use super::tensor::{Element, by_element, elements, stored, tensor_like, values};
 use crate::error::{Error, Result};
 use crate::kernel::Float as _;
 use crate::kernel::elementwise;
 use crate::kernel::norm::{self, Planes};
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor,
-    WithDType as _, bail,
-};
+use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 use num_traits::Zero;
 use rayon::prelude::*;
 
-/// What batch normalisation adds to the variance.
+/// What batch normalization adds to the variance.
 const BATCH_NORM_EPS: f64 = 1e-5;
 
-pub(crate) type Computed = candle_core::Result<(CpuStorage, Shape)>;
-
-/// The elements of a dense tensor.
-pub(crate) fn dense<'a, T: Element>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<&'a [T]> {
-    match layout
-        .contiguous_offsets()
-        .and_then(|(start, end)| T::cpu_storage_as_slice(storage).ok()?.get(start..end))
-    {
-        Some(values) => Ok(values),
-        None => bail!("expected dense values of one floating-point type"),
-    }
-}
-
-/// Reads a tensor in host memory where it lies.
-pub(crate) fn stored<R>(
-    x: &Tensor,
-    f: impl FnOnce(&CpuStorage, &Layout) -> candle_core::Result<R>,
-) -> candle_core::Result<R> {
-    let (storage, layout) = x.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(storage, layout),
-        _ => bail!("expected values in host memory"),
-    }
-}
-
-/// `$body` for the element type of a storage.
-macro_rules! by_element {
-    ($storage:expr, |$t:ident| $body:expr) => {
-        match $storage {
-            candle_core::CpuStorage::F32(_) => {
-                type $t = f32;
-                $body
-            }
-            candle_core::CpuStorage::F64(_) => {
-                type $t = f64;
-                $body
-            }
-            _ => candle_core::bail!("expected f32 or f64"),
-        }
-    };
-}
-
-pub(crate) use by_element;
-
-/// A tensor as the kernels take it: dense, on the host.
-pub(crate) fn host(x: &Tensor) -> candle_core::Result<Tensor> {
-    x.to_device(&Device::Cpu)?.contiguous()
-}
-
-/// Batch normalisation with the batch's own (biased) statistics:
+/// Batch normalization with the batch's own (biased) statistics:
 /// `y = (x − mean)/√(var + 1e-5)·weight + bias`, by channel.
 ///
 /// # Shapes
@@ -90,7 +34,7 @@ pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> 
             bias.dims()
         )));
     }
-    Ok(host(x)?.apply_op3(&host(weight)?, &host(bias)?, BatchNorm)?.to_device(x.device())?)
+    apply(BatchNorm, &[x, weight, bias])
 }
 
 struct BatchNorm;
@@ -117,25 +61,14 @@ impl BatchNorm {
     ) -> (Vec<T>, Vec<f64>, Vec<f64>) {
         let (means, rstd) = Self::moments(x, planes);
         let sums = norm::gradient_sums(x, dy, planes, &means);
-        let terms: Vec<[f64; 4]> = (0..means.len())
-            .map(|c| {
-                let (factor, r) = (scale[c] * rstd[c], rstd[c]);
-                let share = factor / planes.count();
-                [means[c], factor, -share * r * r * sums[c].1, -share * sums[c].0]
-            })
-            .collect();
+        let terms = norm::input_terms([&means, &rstd, scale], Some(planes.count()), &sums);
         let dx = norm::input_gradient(x, dy, planes, &terms);
-        (
-            dx,
-            sums.iter().zip(&rstd).map(|(s, r)| s.1 * r).collect(),
-            sums.iter().map(|s| s.0).collect(),
-        )
+        let [dw, db] = norm::parameter_gradients(&rstd, &sums);
+        (dx, dw, db)
     }
 }
 
-/// The gradients of input, weight and bias of [`batch_norm`]. With Σ over a channel's n values and
-/// r = 1/√(var + ε): dβ = Σdy, dγ = r·Σdy(x − μ) and dx = γr·(dy − Σdy/n − (x −
-/// μ)·r²·Σdy(x − μ)/n).
+/// The gradients of input, weight and bias of [`batch_norm`] ([`norm::input_terms`]).
 ///
 /// # Shapes
 /// `x`, `weight` as in [`batch_norm`], in host memory; `dy` as its result.
@@ -147,54 +80,45 @@ pub(crate) fn batch_norm_gradients(
     weight: &Tensor,
     dy: &Tensor,
 ) -> Result<[Tensor; 3]> {
-    let (planes, scale) = (BatchNorm::planes(x.shape()), super::tensor::values::<f64>(weight)?);
+    let (planes, scale) = (BatchNorm::planes(x.shape()), values::<f64>(weight)?);
     let (dx, dw, db) = stored(x, |x, lx| {
         stored(dy, |dy, ly| {
             by_element!(x, |T| {
-                let (dx, dw, db) =
-                    BatchNorm::gradients(dense::<T>(x, lx)?, dense::<T>(dy, ly)?, planes, &scale);
+                let (dx, dw, db) = BatchNorm::gradients(
+                    elements::<T>(x, lx)?,
+                    elements::<T>(dy, ly)?,
+                    planes,
+                    &scale,
+                );
                 Ok((Tensor::from_vec(dx, lx.shape(), &Device::Cpu)?, dw, db))
             })
         })
     })?;
-    Ok([dx, super::tensor::tensor_like(dw, weight)?, super::tensor::tensor_like(db, weight)?])
+    Ok([dx, tensor_like(dw, weight)?, tensor_like(db, weight)?])
 }
 
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        w: &CpuStorage,
-        lw: &Layout,
-        b: &CpuStorage,
-        lb: &Layout,
-    ) -> Computed {
+impl Function for BatchNorm {
+    fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
+        let &[(x, lx), (w, lw), (b, lb)] = inputs else { bail!("batch norm: expected 3 inputs") };
         let planes = Self::planes(lx.shape());
         by_element!(x, |T| {
-            let (x, w, b) = (dense::<T>(x, lx)?, dense::<T>(w, lw)?, dense::<T>(b, lb)?);
+            let x = elements::<T>(x, lx)?;
+            let (w, b) = (elements::<T>(w, lw)?, elements::<T>(b, lb)?);
             let (means, rstd) = Self::moments(x, planes);
-            let centre: Vec<(f64, f64, f64)> =
+            let center: Vec<(f64, f64, f64)> =
                 (0..means.len()).map(|c| (means[c], w[c].wide() * rstd[c], b[c].wide())).collect();
-            Ok((T::to_cpu_storage_owned(norm::normalize(x, planes, &centre)), lx.shape().clone()))
+            Ok((T::to_cpu_storage_owned(norm::normalize(x, planes, &center)), lx.shape().clone()))
         })
     }
 
-    fn bwd(
+    fn backward(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
+        inputs: &[&Tensor],
         _: &Tensor,
         dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, db] =
-            batch_norm_gradients(x, weight, &dy.contiguous()?).map_err(candle_core::Error::wrap)?;
-        Ok((Some(dx), Some(dw), Some(db)))
+    ) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let gradients = batch_norm_gradients(inputs[0], inputs[1], dy);
+        Ok(gradients.map_err(candle_core::Error::wrap)?.map(Some).into())
     }
 }
 
@@ -203,32 +127,31 @@ impl CustomOp3 for BatchNorm {
 /// # Errors
 /// When `x` is neither f32 nor f64.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    Ok(host(x)?.apply_op1(LeakyRelu(slope))?.to_device(x.device())?)
+    apply(LeakyRelu(slope), &[x])
 }
 
 struct LeakyRelu(f64);
 
-impl CustomOp1 for LeakyRelu {
-    fn name(&self) -> &'static str {
-        "leaky-relu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Computed {
+impl Function for LeakyRelu {
+    fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
+        let &[(x, layout)] = inputs else { bail!("leaky ReLU: expected 1 input") };
         by_element!(x, |T| {
             let slope = T::of(self.0);
             // ReLU is 0 below 0 even at -inf, where a product is not
             let below = |x: T| if slope.is_zero() { slope } else { x * slope };
-            let y =
-                elementwise::map(
-                    dense::<T>(x, layout)?,
-                    |x| if x > T::zero() { x } else { below(x) },
-                );
+            let x = elements::<T>(x, layout)?;
+            let y = elementwise::map(x, |x| if x > T::zero() { x } else { below(x) });
             Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
         })
     }
 
-    fn bwd(&self, _: &Tensor, y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(leaky_relu_gradient(y, self.0, dy)?))
+    fn backward(
+        &self,
+        _: &[&Tensor],
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(leaky_relu_gradient(y, self.0, dy)?)])
     }
 }
 
@@ -239,25 +162,17 @@ pub(crate) fn leaky_relu_gradient(
     slope: f64,
     dy: &Tensor,
 ) -> candle_core::Result<Tensor> {
-    y.apply_op2_no_bwd(&dy.contiguous()?, &LeakyReluGradient(slope))
-}
-
-struct LeakyReluGradient(f64);
-
-impl CustomOp2 for LeakyReluGradient {
-    fn name(&self) -> &'static str {
-        "leaky-relu-gradient"
-    }
-
-    fn cpu_fwd(&self, y: &CpuStorage, l: &Layout, dy: &CpuStorage, ly: &Layout) -> Computed {
-        by_element!(y, |T| {
-            let slope = T::of(self.0);
-            let dx = elementwise::zip(dense::<T>(y, l)?, dense::<T>(dy, ly)?, |y, dy| {
-                if y > T::zero() { dy } else { dy * slope }
-            });
-            Ok((T::to_cpu_storage_owned(dx), l.shape().clone()))
+    stored(y, |y, layout| {
+        stored(&dy.contiguous()?, |dy, ly| {
+            by_element!(y, |T| {
+                let slope = T::of(slope);
+                let (y, dy) = (elements::<T>(y, layout)?, elements::<T>(dy, ly)?);
+                let dx =
+                    elementwise::zip(y, dy, |y, dy| if y > T::zero() { dy } else { dy * slope });
+                Tensor::from_vec(dx, layout.shape(), &Device::Cpu)
+            })
         })
-    }
+    })
 }
 
 /// Adds `bias[c]` to channel c.
@@ -278,78 +193,54 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
             x.dims()
         )));
     }
-    Ok(host(x)?.apply_op2(&host(bias)?, AddBias)?.to_device(x.device())?)
+    apply(AddBias, &[x, bias])
 }
 
 struct AddBias;
 
-impl CustomOp2 for AddBias {
-    fn name(&self) -> &'static str {
-        "add-bias"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, bias: &CpuStorage, lb: &Layout) -> Computed {
+impl Function for AddBias {
+    fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
+        let &[(x, lx), (bias, lb)] = inputs else { bail!("bias: expected 2 inputs") };
         let inner = lx.shape().dims()[2..].iter().product();
         by_element!(x, |T| {
-            let mut y = dense::<T>(x, lx)?.to_vec();
-            elementwise::add_per_channel(&mut y, dense::<T>(bias, lb)?, inner);
+            let mut y = elements::<T>(x, lx)?.to_vec();
+            elementwise::add_per_channel(&mut y, elements::<T>(bias, lb)?, inner);
             Ok((T::to_cpu_storage_owned(y), lx.shape().clone()))
         })
     }
 
-    fn bwd(
+    fn backward(
         &self,
-        _: &Tensor,
-        bias: &Tensor,
+        inputs: &[&Tensor],
         _: &Tensor,
         dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(dy.clone()), bias.track_op().then(|| bias_gradient(dy)).transpose()?))
+    ) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let of_bias = inputs[1].track_op().then(|| bias_gradient(dy)).transpose()?;
+        Ok(vec![Some(dy.clone()), of_bias])
     }
 }
 
-/// A product with a number, by all threads.
-pub(crate) struct Scale(pub(crate) f64);
-
-impl CustomOp1 for Scale {
-    fn name(&self) -> &'static str {
-        "scale"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Computed {
+/// A dense tensor in host memory times a number, by all threads.
+pub(crate) fn scale(x: &Tensor, factor: f64) -> candle_core::Result<Tensor> {
+    stored(x, |x, layout| {
         by_element!(x, |T| {
-            let factor = T::of(self.0);
-            Ok((
-                T::to_cpu_storage_owned(elementwise::map(dense::<T>(x, layout)?, |x| x * factor)),
-                layout.shape().clone(),
-            ))
+            let factor = T::of(factor);
+            let scaled = elementwise::map(elements::<T>(x, layout)?, |x| x * factor);
+            Tensor::from_vec(scaled, layout.shape(), &Device::Cpu)
         })
-    }
+    })
 }
 
 /// The gradient of the bias of [`add_bias`].
 pub(crate) fn bias_gradient(dy: &Tensor) -> candle_core::Result<Tensor> {
-    dy.contiguous()?.apply_op1_no_bwd(&ChannelSums)
-}
-
-struct ChannelSums;
-
-impl CustomOp1 for ChannelSums {
-    fn name(&self) -> &'static str {
-        "channel-sums"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Computed {
+    stored(&dy.contiguous()?, |dy, layout| {
         let dims = layout.shape().dims();
-        by_element!(x, |T| {
-            let sums = elementwise::sum_per_channel(
-                dense::<T>(x, layout)?,
-                dims[1],
-                dims[2..].iter().product(),
-            );
-            Ok((T::to_cpu_storage_owned(sums), dims[1].into()))
+        by_element!(dy, |T| {
+            let inner = dims[2..].iter().product();
+            let sums = elementwise::sum_per_channel(elements::<T>(dy, layout)?, dims[1], inner);
+            Tensor::from_vec(sums, dims[1], &Device::Cpu)
         })
-    }
+    })
 }
 
 /// Adaptive average pooling: output bin o of n over N inputs averages the inputs floor(o·N/n) …
@@ -373,9 +264,7 @@ pub fn adaptive_pool(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
             x.dims()
         )));
     }
-    Ok(host(x)?
-        .apply_op1(AdaptivePool { large: [h, w], small: size, adjoint: false })?
-        .to_device(x.device())?)
+    apply(AdaptivePool { large: [h, w], small: size }, &[x])
 }
 
 /// The gradient of what was pooled from `size`.
@@ -384,42 +273,46 @@ pub(crate) fn adaptive_pool_gradient(dy: &Tensor, size: [usize; 2]) -> candle_co
     if [h, w] == size {
         return Ok(dy.clone());
     }
-    host(dy)?.apply_op1_no_bwd(&AdaptivePool { large: size, small: [h, w], adjoint: true })
+    let x = dy.to_device(&Device::Cpu)?.contiguous()?;
+    stored(&x, |dy, layout| {
+        by_element!(dy, |T| {
+            let dims = layout.shape().dims();
+            let shape = (dims[0], dims[1], size[0], size[1]);
+            let mut dx = vec![T::zero(); dims[0] * dims[1] * size[0] * size[1]];
+            let planes = dx.par_chunks_mut(size[0] * size[1]);
+            planes
+                .zip(elements::<T>(dy, layout)?.par_chunks(h * w))
+                .for_each(|(dx, dy)| pool_adjoint(dy, size, [h, w], dx));
+            Tensor::from_vec(dx, shape, &Device::Cpu)
+        })
+    })
 }
 
 struct AdaptivePool {
     large: [usize; 2],
     small: [usize; 2],
-    adjoint: bool,
 }
 
-impl CustomOp1 for AdaptivePool {
-    fn name(&self) -> &'static str {
-        "adaptive-pool"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Computed {
-        let dims = layout.shape().dims();
-        let (from, to) =
-            if self.adjoint { (self.small, self.large) } else { (self.large, self.small) };
-        let shape = Shape::from((dims[0], dims[1], to[0], to[1]));
+impl Function for AdaptivePool {
+    fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
+        let &[(x, layout)] = inputs else { bail!("pooling: expected 1 input") };
+        let (dims, &Self { large, small }) = (layout.shape().dims(), self);
+        let shape = Shape::from((dims[0], dims[1], small[0], small[1]));
         by_element!(x, |T| {
-            let x = dense::<T>(x, layout)?;
             let mut y = vec![T::zero(); shape.elem_count()];
-            y.par_chunks_mut(to[0] * to[1]).zip(x.par_chunks(from[0] * from[1])).for_each(
-                |(y, x)| {
-                    if self.adjoint {
-                        pool_adjoint(x, self.large, self.small, y);
-                    } else {
-                        pool(x, self.large, self.small, y);
-                    }
-                },
-            );
+            y.par_chunks_mut(small[0] * small[1])
+                .zip(elements::<T>(x, layout)?.par_chunks(large[0] * large[1]))
+                .for_each(|(y, x)| pool(x, large, small, y));
             Ok((T::to_cpu_storage_owned(y), shape))
         })
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(adaptive_pool_gradient(dy, self.large)?))
+    fn backward(
+        &self,
+        _: &[&Tensor],
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(adaptive_pool_gradient(dy, self.large)?)])
     }
 }

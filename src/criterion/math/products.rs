@@ -3,7 +3,7 @@
 
 use super::elements::{Elements, round};
 use super::formula::map_dims;
-use super::operator::{by_element, host, stored};
+use super::tensor::{by_element, dense, stored};
 use crate::error::{Error, Result};
 use crate::kernel::{Matrix, mirror_lower, serial_gemm, serial_gram};
 use candle_core::{Device, Tensor};
@@ -104,7 +104,7 @@ fn samples(x: &Tensor) -> Result<(Tensor, usize, usize)> {
             x.dims()
         )));
     }
-    let rows = host(&x.detach())?.flatten_from(1)?;
+    let rows = dense(&x.detach())?.flatten_from(1)?;
     let (batch, width) = rows.dims2()?;
     Ok((rows, batch, width))
 }
@@ -134,7 +134,7 @@ pub(crate) fn channel_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         )));
     }
     let ([batch, m, h, w], n) = (of_a, of_b[1]);
-    let (a, b, k) = (host(&a.detach())?, host(&b.detach())?, h * w);
+    let (a, b, k) = (dense(&a.detach())?, dense(&b.detach())?, h * w);
     let mut out = vec![0.0; batch * m * n];
     stored(&a, |a, la| {
         stored(&b, |b, lb| {
@@ -181,7 +181,7 @@ pub(crate) fn channel_products_gradients(
 /// `f` `[batch, i, j]`, f64; `x` `[batch, j, height, width]`; result `[batch, i, height, width]`.
 fn weighted(f: &Tensor, x: &Tensor, like: &Tensor) -> Result<Tensor> {
     let ((batch, m, k), [_, _, h, w]) = (f.dims3()?, map_dims(x, "channels' products")?);
-    let (f, n, x) = (f.flatten_all()?.to_vec1::<f64>()?, h * w, host(&x.detach())?);
+    let (f, n, x) = (f.flatten_all()?.to_vec1::<f64>()?, h * w, dense(&x.detach())?);
     let gradient = stored(&x, |x, layout| {
         let x = Elements::of(x, layout)?;
         stored(like, |like_storage, _| {

@@ -1,14 +1,14 @@
 //! Sums of squared errors over maps, in one pass each way: four criteria differ in the error alone.
 
+use super::custom::{Computed, Function, Stored, apply};
 use super::elements::{Elements, PIECE};
 use super::evaluation::Evaluation;
-use super::operator::{Computed, by_element, host, stored};
-use crate::criterion::math::tensor::Element;
+use super::tensor::{Element, by_element, dense, stored, values};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::dot;
 use crate::kernel::norm::Planes;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Tensor};
+use candle_core::{CpuStorage, DType, Device, Tensor, bail};
 use rayon::prelude::*;
 
 /// What a student's values are drawn to.
@@ -42,8 +42,7 @@ pub(crate) fn squares(
     planes: Planes,
     aim: impl Aim,
 ) -> Result<Tensor> {
-    let device = x.device();
-    Ok(host(x)?.apply_op1(Squares::new(x, teacher, planes, aim)?)?.to_device(device)?)
+    apply(Squares::new(x, teacher, planes, aim)?, &[x])
 }
 
 /// The gradient of `x` from that of its [`squares`].
@@ -60,8 +59,7 @@ pub(crate) fn squares_gradient(
     g: &Tensor,
     aim: impl Aim,
 ) -> Result<Tensor> {
-    Ok(Squares::new(x, teacher, planes, aim)?
-        .gradient(&host(&x.detach())?, &super::tensor::values::<f64>(g)?)?)
+    Ok(Squares::new(x, teacher, planes, aim)?.gradient(&dense(&x.detach())?, &values::<f64>(g)?)?)
 }
 
 /// `weight · Σ e²` over all elements with its gradient.
@@ -78,7 +76,7 @@ pub(crate) fn sum_of_squares(
     weight: f64,
     aim: impl Aim,
 ) -> Result<Evaluation> {
-    let (x, op) = (host(&x.detach())?, Squares::new(x, teacher, planes, aim)?);
+    let (x, op) = (dense(&x.detach())?, Squares::new(x, teacher, planes, aim)?);
     let sums: Vec<f64> = stored(&x, |x, layout| op.sums(Elements::of(x, layout)?))?;
     let gradient = op.gradient(&x, &vec![weight; planes.channels])?;
     Ok(Evaluation {
@@ -105,7 +103,7 @@ impl<A: Aim> Squares<A> {
                 teacher.dims()
             )));
         }
-        Ok(Self { teacher: host(&teacher.detach())?, planes, aim })
+        Ok(Self { teacher: dense(&teacher.detach())?, planes, aim })
     }
 
     /// Calls `f(the piece's first element, its errors)` for every piece of a plane.
@@ -180,16 +178,19 @@ impl<A: Aim> Squares<A> {
     }
 }
 
-impl<A: Aim> CustomOp1 for Squares<A> {
-    fn name(&self) -> &'static str {
-        "squared-errors"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Computed {
+impl<A: Aim> Function for Squares<A> {
+    fn forward(&self, inputs: &[Stored<'_>]) -> Computed {
+        let &[(x, layout)] = inputs else { bail!("squared errors: expected 1 input") };
         Ok((CpuStorage::F64(self.sums(Elements::of(x, layout)?)?), self.planes.channels.into()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(self.gradient(x, &g.to_dtype(DType::F64)?.to_vec1::<f64>()?)?))
+    fn backward(
+        &self,
+        inputs: &[&Tensor],
+        _: &Tensor,
+        g: &Tensor,
+    ) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let factors = g.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        Ok(vec![Some(self.gradient(inputs[0], &factors)?)])
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::kernel::Float;
-use candle_core::{DType, Device, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType, bail};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -46,6 +46,51 @@ pub(crate) fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) 
         _ => Err(Error::input("tensor: expected dense values in host memory")),
     }
 }
+
+/// The elements of a dense tensor.
+pub(crate) fn elements<'a, T: Element>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [T]> {
+    match layout
+        .contiguous_offsets()
+        .and_then(|(start, end)| T::cpu_storage_as_slice(storage).ok()?.get(start..end))
+    {
+        Some(values) => Ok(values),
+        None => bail!("expected dense values of one floating-point type"),
+    }
+}
+
+/// Reads a tensor in host memory where it lies.
+pub(crate) fn stored<R>(
+    x: &Tensor,
+    f: impl FnOnce(&CpuStorage, &Layout) -> candle_core::Result<R>,
+) -> candle_core::Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(storage, layout),
+        _ => bail!("expected values in host memory"),
+    }
+}
+
+/// `$body` for the element type of a storage.
+macro_rules! by_element {
+    ($storage:expr, |$t:ident| $body:expr) => {
+        match $storage {
+            candle_core::CpuStorage::F32(_) => {
+                type $t = f32;
+                $body
+            }
+            candle_core::CpuStorage::F64(_) => {
+                type $t = f64;
+                $body
+            }
+            _ => candle_core::bail!("expected f32 or f64"),
+        }
+    };
+}
+
+pub(crate) use by_element;
 
 /// A tensor of `like`'s shape and type from f64 values.
 pub(crate) fn tensor_like(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {

@@ -13,6 +13,7 @@ use crate::criterion::math::tensor::same_shape;
 use crate::criterion::settings::{POSITIVE, settings};
 use crate::error::Result;
 use candle_core::Tensor;
+use candle_nn::Module as _;
 
 settings! {
     /// Correlation congruence.
@@ -69,8 +70,11 @@ pub fn cc(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
 /// When batches disagree.
 pub fn embedded(student: &Tensor, teacher: &Tensor, embeddings: &Module) -> Result<Evaluation> {
     differentiate(&[student], Some(embeddings), |x| {
-        let s = embeddings.at("embed_s").linear(&rows(&x[0], "cc")?)?;
-        neighbours(&s, &embeddings.at("embed_t").linear(&rows(teacher, "cc")?)?)
+        let embed = |name: &str, x: &Tensor| -> Result<Tensor> {
+            let x = rows(x, "cc")?;
+            Ok(embeddings.at(name).linear(&x)?.forward(&x)?)
+        };
+        neighbours(&embed("embed_s", &x[0])?, &embed("embed_t", teacher)?)
     })
 }
 

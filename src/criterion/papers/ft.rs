@@ -99,7 +99,7 @@ pub struct Factors {
 }
 
 impl Factors {
-    fn fixed(&self) -> impl Iterator<Item = (String, &Var)> {
+    fn fixed(&self) -> impl Iterator<Item = (String, Var)> {
         self.paraphrasers.iter().enumerate().flat_map(|(layer, module)| {
             let name = move |name: &str| format!("{layer}/paraphraser.{name}");
             module.variables().map(move |(weight, var)| (name(weight), var))

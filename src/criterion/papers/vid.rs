@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn the_variance_starts_where_it_is_asked_to() {
         let module = module(2, 3, 5.0, 1e-5, 1).unwrap();
-        let v = (softplus(module.get("log_scale").unwrap()).unwrap() + 1e-5)
+        let v = (softplus(&module.get("log_scale").unwrap()).unwrap() + 1e-5)
             .unwrap()
             .to_vec1::<f32>()
             .unwrap();

@@ -20,6 +20,7 @@ use crate::criterion::math::module::{Layer, Module, regressor_between};
 use crate::criterion::math::tensor::{rows_and_classes, same_shape, values};
 use crate::error::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
+use candle_nn::Module as _;
 
 /// What keeps the noise's logarithms finite.
 const EPS: f64 = 1e-20;
@@ -116,7 +117,7 @@ fn adapt(layer: &Layer<'_>, x: &Tensor, like: &Tensor) -> Result<Tensor> {
         (&[_, _, h, w], &[_, _, to_h, to_w]) => {
             relu(&layer.regress(x, regressor_between([h, w], [to_h, to_w])?.1)?)
         }
-        (&[_, _], &[_, _]) => layer.linear(x),
+        (&[_, _], &[_, _]) => Ok(layer.linear(x)?.forward(x)?),
         (from, to) => Err(Error::input(format!(
             "sakd route: expected two maps or two vectors, found {from:?} and {to:?}"
         ))),

@@ -10,6 +10,7 @@ use crate::criterion::math::module::{Layer, Module};
 use crate::criterion::papers::cross_entropy::cross_entropy;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
+use candle_nn::Module as _;
 
 /// Temperature and γ of the policy's training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,7 +61,8 @@ pub fn policy_scores(module: &Module, student: &Tensor, teacher: &Tensor) -> Res
         &[student.flatten_from(1)?, teacher.to_dtype(student.dtype())?.flatten_from(1)?],
         1,
     )?;
-    let scores = module.at("policy.2").linear(&relu(&module.at("policy.0").linear(&both)?)?)?;
+    let hidden = relu(&module.at("policy.0").linear(&both)?.forward(&both)?)?;
+    let scores = module.at("policy.2").linear(&hidden)?.forward(&hidden)?;
     Ok(scores.reshape((both.dim(0)?, (), 2))?)
 }
 
@@ -143,7 +145,7 @@ fn probed(probe: &Layer<'_>, x: &Tensor) -> Result<Tensor> {
         return Ok(x.clone());
     }
     let pooled = if x.rank() > 2 { x.flatten_from(2)?.mean(2)? } else { x.clone() };
-    probe.linear(&pooled)
+    Ok(probe.linear(&pooled)?.forward(&pooled)?)
 }
 
 #[cfg(test)]

@@ -77,13 +77,13 @@ impl Learnable {
         }
         let variables = named_modules(&terms, &policy)
             .flat_map(|(_, modules)| modules)
-            .flat_map(|module| module.variables().map(|(_, var)| var.clone()).collect::<Vec<_>>());
+            .flat_map(|module| module.variables().map(|(_, var)| var).collect::<Vec<_>>());
         let optimizer = Optimizer::create(variables.collect(), recipe.optimizer.rule.clone())?;
         Ok(Self { terms, policy, optimizer })
     }
 
     /// What trains, by name, in the order of the optimizer.
-    fn variables(&self) -> impl Iterator<Item = (String, &Var)> {
+    fn variables(&self) -> impl Iterator<Item = (String, Var)> {
         named_modules(&self.terms, &self.policy)
             .flat_map(|(name, modules)| variables(name, modules))
     }
@@ -185,7 +185,7 @@ impl Learnable {
     /// # Errors
     /// When a tensor can't be made.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
-        let value = |(name, var): (String, &Var)| (name, var.as_tensor().clone());
+        let value = |(name, var): (String, Var)| (name, var.as_tensor().clone());
         let mut all: Vec<(String, Tensor)> = Vec::new();
         for Learned { name, running } in &self.terms {
             all.extend(variables(name, running.modules()).map(value));
@@ -194,7 +194,9 @@ impl Learnable {
         }
         all.extend(variables(POLICY, &self.policy.modules).map(value));
         let state = self.optimizer.state().into_iter();
-        all.extend(state.map(|(name, var)| value((format!("criterion-optimizer/{name}"), var))));
+        all.extend(
+            state.map(|(name, var)| value((format!("criterion-optimizer/{name}"), var.clone()))),
+        );
         Ok(all)
     }
 
@@ -243,7 +245,7 @@ fn named_modules<'a>(
     terms.iter().map(of_term).chain([(POLICY, policy.modules.as_slice())])
 }
 
-fn variables<'a>(term: &'a str, modules: &'a [Module]) -> impl Iterator<Item = (String, &'a Var)> {
+fn variables<'a>(term: &'a str, modules: &'a [Module]) -> impl Iterator<Item = (String, Var)> + 'a {
     modules.iter().enumerate().flat_map(move |(layer, module)| {
         let path = move |name: &str| path_of(term, &format!("{layer}/{name}"));
         module.variables().map(move |(name, var)| (path(name), var))

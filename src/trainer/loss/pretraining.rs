@@ -33,7 +33,7 @@ pub(super) fn train(
     let total = steps.per_epoch() * first.epochs;
     let optimizer = |module: &Module| {
         Optimizer::create(
-            module.variables().map(|(_, v)| v.clone()).collect(),
+            module.variables().map(|(_, v)| v).collect(),
             recipe.optimizer.rule.clone(),
         )
     };

@@ -13,12 +13,13 @@ use crate::criterion::contract::{Criterion, Inputs, Memory, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
 use crate::criterion::math::elements::count;
 use crate::criterion::math::evaluation::Evaluation;
-use crate::criterion::math::formula::{rows, same_batch};
+use crate::criterion::math::formula::{Guard, rows, same_batch, unit_rows};
 use crate::criterion::math::init::Init;
 use crate::criterion::math::module::Module;
 use crate::criterion::settings::{ABOVE_0, POSITIVE, SHARE, settings};
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
+use candle_nn::Module as _;
 use negatives::Negatives;
 use rayon::prelude::*;
 
@@ -162,7 +163,7 @@ impl Bank {
             init.uniform(name, &[samples, width], bound)?;
         }
         let module = init.finish()?;
-        Self::of(module.get("memory_s")?, module.get("memory_t")?)
+        Self::of(&module.get("memory_s")?, &module.get("memory_t")?)
     }
 
     /// These memories.
@@ -260,7 +261,10 @@ pub fn crd(
         let mut loss = None;
         for (side, (name, x)) in [("embed_s", &x[0]), ("embed_t", teacher)].into_iter().enumerate()
         {
-            let f = embeddings.at(name).unit_embedding(&rows(x, "crd")?)?;
+            let x = rows(x, "crd")?;
+            let f = embeddings.at(name).at("linear").linear(&x)?.forward(&x)?;
+            // the peer divides by the bare norm, which is NaN at the zero vector
+            let f = unit_rows(&f, Guard::AtLeast(1e-100))?;
             if f.dim(1)? != memory.width {
                 return Err(Error::input(format!(
                     "crd: expected embeddings of {} values, found {}",
