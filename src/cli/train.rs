@@ -80,13 +80,13 @@ pub struct Args {
     /// Seed of initial weights, data order and augmentation
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Initialisers that do not train (pattern with *, repeat for more)
+    /// Initializers that do not train (pattern with *, repeat for more)
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
-    /// Initialisers that train although they would not by themselves
+    /// Initializers that train although they would not by themselves
     #[arg(long, value_name = "PATTERN")]
     train: Vec<String>,
-    /// Normalise by the running statistics, which stay as they are
+    /// Normalize by the running statistics, which stay as they are
     #[arg(long)]
     freeze_batchnorm: bool,
     /// Give the student a new last layer of N classes, drawn from the seed

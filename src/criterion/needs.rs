@@ -30,7 +30,7 @@ pub fn served<'a>(criteria: impl IntoIterator<Item = &'a Method>, stored: &[Stat
 }
 
 /// The set that a criterion is computed from: of those that are stored, and that serve a student's
-/// map of this size, the one of fewest bytes a row. Statistics are of maps that were normalised
+/// map of this size, the one of fewest bytes a row. Statistics are of maps that were normalized
 /// after pooling, so they serve maps of their own size and larger ones, which are pooled. `None`:
 /// nothing that is stored serves.
 ///

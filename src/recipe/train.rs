@@ -52,7 +52,7 @@ pub struct Train {
     pub seed: u64,
     /// Whether the last incomplete batch of an epoch is left out.
     pub drop_last: bool,
-    /// The optimiser.
+    /// The optimizer.
     pub optimizer: Optimization,
     /// The learning rate's course.
     pub schedule: ScheduleRecipe,
@@ -69,11 +69,11 @@ pub struct Train {
     pub sakd: Option<Sakd>,
     /// Augmentation when there is no cache.
     pub augment: Augment,
-    /// Initialisers that do not train, as glob patterns.
+    /// Initializers that do not train, as glob patterns.
     pub freeze: Vec<String>,
-    /// Initialisers that train although they would not by themselves, as glob patterns.
+    /// Initializers that train although they would not by themselves, as glob patterns.
     pub train: Vec<String>,
-    /// Batch normalisation by running statistics, which stay as they are.
+    /// Batch normalization by running statistics, which stay as they are.
     pub freeze_batchnorm: bool,
     /// How many classes a new last layer of the student tells apart.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,7 +164,7 @@ impl Train {
         self.check_courses()
     }
 
-    /// Refuses a run in which nothing is learnt for a while.
+    /// Refuses a run in which nothing is learned for a while.
     fn check_courses(&self) -> Result<()> {
         let terms = self.terms(false);
         let ends = terms.iter().filter_map(|t| t.course.until);

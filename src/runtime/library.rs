@@ -206,7 +206,7 @@ fn version(path: &Path) -> Result<String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     let unusable = || Error::input(format!("{}: not a usable ONNX Runtime", path.display()));
     // SAFETY: the same library was loaded a moment ago by `ort` and stays loaded, so that no
-    // initialiser runs here; the symbol has the type that ONNX Runtime's C header declares, and the
+    // initializer runs here; the symbol has the type that ONNX Runtime's C header declares, and the
     // text that it gives is a constant of the library.
     let text = unsafe {
         let library = libloading::Library::new(path).map_err(|e| unusable().because(e))?;

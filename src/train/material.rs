@@ -116,7 +116,7 @@ impl Material {
     }
 
     /// How many classes the labels tell apart, at least.
-    pub(super) fn labelled(&self) -> usize {
+    pub(super) fn labeled(&self) -> usize {
         let last = self.labels().into_iter().max();
         last.map_or(0, |label| usize::try_from(label.saturating_add(1)).unwrap_or(0))
     }
@@ -124,7 +124,7 @@ impl Material {
     /// How many classes a student of this data tells apart.
     pub(super) fn class_count(&self) -> Result<usize> {
         let named = self.classes().len();
-        let labelled = self.labelled();
+        let labeled = self.labeled();
         // logits of other classes say nothing of the student's
         let cache = self
             .cache()
@@ -133,7 +133,7 @@ impl Material {
         let teacher =
             cache.and_then(|manifest| manifest.view_arrays.iter().find(|a| a.path == "logits"));
         let taught = teacher.and_then(|a| a.row_shape.last().copied()).unwrap_or(0);
-        match named.max(labelled).max(taught) {
+        match named.max(labeled).max(taught) {
             0 => Err(Error::input(
                 "data: expected classes, found neither names, labels nor a teacher's logits",
             )

@@ -48,9 +48,9 @@ pub(super) fn check(
     let shapes: Vec<Vec<usize>> = sample.inputs.iter().map(|t| t.dims().to_vec()).collect();
     let width = student.shape(student.logits(), &shapes)?.and_then(|shape| shape.last().copied());
     let (Some(width), true) = (width, of(Subject::Labels)) else { return Ok(()) };
-    let (names, labelled) = (material.classes(), material.labelled());
-    let classes = names.len().max(labelled);
-    if width < labelled {
+    let (names, labeled) = (material.classes(), material.labeled());
+    let classes = names.len().max(labeled);
+    if width < labeled {
         return Err(Error::input(format!(
             "student: expected logits of {classes} classes{}, found {width}",
             listed(names, width)

@@ -29,9 +29,9 @@ pub struct Position {
     pub identity: String,
     /// Steps taken.
     pub step: usize,
-    /// Steps that the optimiser's state stands at.
+    /// Steps that the optimizer's state stands at.
     pub optimizer_steps: u64,
-    /// Steps that the optimiser of what the criteria learn stands at.
+    /// Steps that the optimizer of what the criteria learn stands at.
     pub learnable_steps: u64,
     /// Length of the metrics file, in bytes.
     pub metrics_bytes: u64,
@@ -135,7 +135,7 @@ fn lines_beside(path: &Path, bytes: u64) -> Result<Vec<u8>> {
     Ok(lines)
 }
 
-/// What of the student and its optimiser is saved, by name.
+/// What of the student and its optimizer is saved, by name.
 fn variables<'a>(
     student: &'a Student,
     optimizer: &'a Optimizer,

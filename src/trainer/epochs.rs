@@ -383,7 +383,7 @@ pub fn evaluate(
 ) -> Result<Option<Evaluation>> {
     let steps = Steps { rows: test.len(), batch, drop_last: false };
     let logits = student.logits();
-    let (mut correct, mut labelled, mut loss) = (0, 0, 0.0);
+    let (mut correct, mut labeled, mut loss) = (0, 0, 0.0);
     monitor.begin("test", "images", test.len() as u64, 0);
     stream(test, steps, 0..steps.per_epoch(), threads, |batches| {
         for _ in 0..steps.per_epoch() {
@@ -393,15 +393,15 @@ pub fn evaluate(
             let (right, known) = count_correct(scores, &batch.labels)?;
             loss += cross_entropy(scores, &batch.labels, 0.0)?.value * known as f64;
             correct += right;
-            labelled += known;
+            labeled += known;
             monitor.advance(batch.labels.len() as u64, 0);
         }
         Ok(())
     })?;
     monitor.end();
-    Ok(percent(correct, labelled).map(|top1| Evaluation {
-        samples: labelled,
+    Ok(percent(correct, labeled).map(|top1| Evaluation {
+        samples: labeled,
         top1,
-        loss: loss / labelled as f64,
+        loss: loss / labeled as f64,
     }))
 }

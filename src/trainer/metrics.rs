@@ -94,7 +94,7 @@ pub struct Sums {
     /// Samples distilled at each spot.
     pub selected: Vec<f64>,
     /// Samples with a label.
-    pub labelled: usize,
+    pub labeled: usize,
     /// Samples whose label has the highest logit.
     pub correct: usize,
 }
@@ -107,7 +107,7 @@ impl Sums {
         samples: usize,
         loss: f64,
         parts: &[Option<f64>],
-        (correct, labelled): (usize, usize),
+        (correct, labeled): (usize, usize),
     ) {
         self.samples += samples;
         self.loss += loss * samples as f64;
@@ -120,7 +120,7 @@ impl Sums {
             }
         }
         self.correct += correct;
-        self.labelled += labelled;
+        self.labeled += labeled;
     }
 
     /// Adds how many samples of a step were distilled at each spot.
@@ -150,7 +150,7 @@ impl Sums {
     /// Accuracy in percent, where there are labels.
     #[must_use]
     pub fn top1(&self) -> Option<f64> {
-        percent(self.correct, self.labelled)
+        percent(self.correct, self.labeled)
     }
 }
 

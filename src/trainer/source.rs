@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct Batch {
     /// Which rows of the source the samples are.
     pub rows: Vec<usize>,
-    /// The label of each sample, −1 unlabelled.
+    /// The label of each sample, −1 unlabeled.
     pub labels: Vec<i64>,
     /// What each sample is mixed with, where samples are mixed.
     pub mixed: Option<Mixed>,
@@ -38,7 +38,7 @@ pub struct Batch {
 /// The partners of mixed samples.
 #[derive(Debug, Clone)]
 pub struct Mixed {
-    /// The label of each sample's partner, −1 unlabelled.
+    /// The label of each sample's partner, −1 unlabeled.
     pub labels: Vec<i64>,
     /// Each sample's own share of the target, 0 to 1.
     pub weights: Vec<f64>,
@@ -85,7 +85,7 @@ impl Source<'_> {
         self.len() == 0
     }
 
-    /// The rows of an epoch, ascending, each with its label (−1 unlabelled).
+    /// The rows of an epoch, ascending, each with its label (−1 unlabeled).
     #[must_use]
     pub fn labels(&self) -> Vec<(usize, i64)> {
         match self {
@@ -94,7 +94,7 @@ impl Source<'_> {
         }
     }
 
-    /// The batch normalisation that a teacher's tap comes from, where the cache has it.
+    /// The batch normalization that a teacher's tap comes from, where the cache has it.
     #[must_use]
     pub fn batch_norm(&self, alias: &str) -> Option<&BatchNorm> {
         match self {

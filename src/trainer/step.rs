@@ -31,7 +31,7 @@ pub struct Stepped {
     pub value: Value,
     /// The gradient's global norm before clipping.
     pub norm: f64,
-    /// Labelled rows whose highest logit is at the label, and labelled rows.
+    /// Labeled rows whose highest logit is at the label, and labeled rows.
     pub counts: (usize, usize),
     /// Where the time went.
     pub times: Times,
@@ -46,7 +46,7 @@ pub struct Times {
     pub criteria: Duration,
     /// The student backward.
     pub backward: Duration,
-    /// Norm, clipping, optimiser.
+    /// Norm, clipping, optimizer.
     pub update: Duration,
 }
 
@@ -111,7 +111,7 @@ fn check_finite(step: usize, objective: &Objective, value: &Value) -> Result<()>
     }
 }
 
-/// How many labelled rows have their highest logit at the label, and how many are labelled.
+/// How many labeled rows have their highest logit at the label, and how many are labeled.
 pub(super) fn count_correct(logits: &Tensor, labels: &[i64]) -> Result<(usize, usize)> {
     let best = logits
         .to_device(&Device::Cpu)?

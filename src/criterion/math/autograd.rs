@@ -1,7 +1,7 @@
 //! A criterion written as one formula in tensors: its value and its gradients by candle's autograd,
 //! where that is right.
 //!
-//! candle's gradients of pooling, up-sampling, convolution, softmax and layer normalisation are
+//! candle's gradients of pooling, up-sampling, convolution, softmax and layer normalization are
 //! wrong or slow, those of relu and abs are 1 at 0, and so no formula here uses them: `formula`,
 //! `convolution` and `operator` hold what takes their place.
 

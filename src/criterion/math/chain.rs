@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 pub(crate) enum Link {
     /// The convolution by `weight`, plus `bias` where there is one.
     Convolution(String, Geometry),
-    /// Batch normalisation with batch statistics.
+    /// Batch normalization with batch statistics.
     BatchNorm(String),
     /// x above 0, so many times x elsewhere.
     LeakyRelu(f64),

@@ -154,7 +154,7 @@ pub(crate) fn common_size(a: &Tensor, b: &Tensor, who: &str) -> Result<(Tensor, 
     Ok((adaptive_pool(a, size)?, pooled_teacher(b, size, a.dtype())?))
 }
 
-/// Nearest-neighbour resampling: output i reads the input floor(i · N/n), in single precision as
+/// Nearest-neighbor resampling: output i reads the input floor(i · N/n), in single precision as
 /// PyTorch computes it.
 ///
 /// # Shapes

@@ -83,7 +83,7 @@ fn compare(student: &Tensor, pooled: &Tensor, p: u32, teacher: &Tensor) -> Resul
         .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(pooled, p, g)?, [h, w])?))
 }
 
-/// [`at`] with p = 2 from the teacher's attention maps, before they are normalised. The student's
+/// [`at`] with p = 2 from the teacher's attention maps, before they are normalized. The student's
 /// maps are pooled to their size.
 ///
 /// # Shapes

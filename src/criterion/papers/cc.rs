@@ -30,7 +30,7 @@ impl Criterion for Cc {
         name: "cc",
         title: "Correlation congruence",
         paper: "Peng et al. 2019, arXiv:1904.01802",
-        note: "compares neighbours in the batch: their order matters",
+        note: "compares neighbors in the batch: their order matters",
         weight: 0.02,
         learnable: Some("two linear embeddings"),
         ..Spec::VECTORS
@@ -58,7 +58,7 @@ impl Criterion for Cc {
 /// # Errors
 /// When the shapes disagree.
 pub fn cc(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
-    differentiate(&[student], None, |x| neighbours(&x[0], teacher))
+    differentiate(&[student], None, |x| neighbors(&x[0], teacher))
 }
 
 /// [`cc`] of `f_s = s W_sᵀ + b_s` and `f_t = t W_tᵀ + b_t`, both trained.
@@ -74,11 +74,11 @@ pub fn embedded(student: &Tensor, teacher: &Tensor, embeddings: &Module) -> Resu
             let x = rows(x, "cc")?;
             Ok(embeddings.at(name).linear(&x)?.forward(&x)?)
         };
-        neighbours(&embed("embed_s", &x[0])?, &embed("embed_t", teacher)?)
+        neighbors(&embed("embed_s", &x[0])?, &embed("embed_t", teacher)?)
     })
 }
 
-fn neighbours(s: &Tensor, t: &Tensor) -> Result<Tensor> {
+fn neighbors(s: &Tensor, t: &Tensor) -> Result<Tensor> {
     same_shape(s, t, "cc")?;
     let off = magnitude(&(rows(s, "cc")? - rows(t, "cc")?)?)?;
     let pairs = off.dim(0)? - 1;

@@ -56,7 +56,7 @@ impl Criterion for Ce {
 /// # Errors
 /// When a label is outside the classes, or shapes disagree.
 pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<Loss> {
-    labelled(logits, &[(labels, &vec![1.0; labels.len()])], smoothing)
+    labeled(logits, &[(labels, &vec![1.0; labels.len()])], smoothing)
 }
 
 /// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup,
@@ -76,7 +76,7 @@ pub fn mixed_cross_entropy(
     smoothing: f64,
 ) -> Result<Loss> {
     let rest: Vec<f64> = lambda.iter().map(|share| 1.0 - share).collect();
-    labelled(logits, &[(a, lambda), (b, &rest)], smoothing)
+    labeled(logits, &[(a, lambda), (b, &rest)], smoothing)
 }
 
 /// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` for given targets q (not renormalised).
@@ -93,7 +93,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Loss> {
 }
 
 /// Cross-entropy against weighted sums of labels: each part has a label and a share for each row.
-fn labelled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Result<Loss> {
+fn labeled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Result<Loss> {
     let (rows, classes) = rows_and_classes(logits, "cross-entropy")?;
     let mut targets = vec![0.0; rows * classes];
     let mut counted = 0;

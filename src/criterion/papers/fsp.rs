@@ -53,7 +53,7 @@ impl Criterion for Fsp {
 }
 
 /// `L = Σ_l mean_{b,i,j} (G^s − G^t)²`, `G_bij = 1/(HW) Σ_hw F^l_bi F^(l+1)_bj` between
-/// neighbouring layers, the larger of the two adaptively average-pooled, per axis.
+/// neighboring layers, the larger of the two adaptively average-pooled, per axis.
 ///
 /// # Shapes
 /// Each student map `[batch, channels, height, width]`, its teacher's of the same batch and

@@ -82,7 +82,7 @@ pub const DISCRIMINATOR: &str = "discriminator.";
 pub struct Game {
     /// The student's loss `L_G = mean (1 − D(r))²` with its gradients by the student and by the
     /// transfer layer; the discriminator's weights have the gradients of `L_D` in the same list, so
-    /// that one optimiser takes all.
+    /// that one optimizer takes all.
     pub evaluation: Evaluation,
     /// The discriminator's loss `L_D = mean (1 − D(t))² + mean D(r)²`. At ½ it cannot tell
     /// teacher from student.

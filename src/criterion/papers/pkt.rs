@@ -51,12 +51,12 @@ const EPS: f64 = 1e-7;
 pub fn pkt(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     same_batch(student, teacher, "pkt")?;
     differentiate(&[student], None, |x| {
-        let (q, p) = (neighbourhood(&x[0])?, neighbourhood(teacher)?);
+        let (q, p) = (neighborhood(&x[0])?, neighborhood(teacher)?);
         mean(&(&p * ((&p + EPS)?.log()? - (q + EPS)?.log()?)?)?)
     })
 }
 
-fn neighbourhood(x: &Tensor) -> Result<Tensor> {
+fn neighborhood(x: &Tensor) -> Result<Tensor> {
     let unit = unit_rows(&rows(x, "pkt")?, Guard::Plus(EPS))?;
     let kernel = ((unit.matmul(&unit.t()?)? + 1.0)? * 0.5)?;
     Ok(kernel.broadcast_div(&kernel.sum_keepdim(D::Minus1)?)?)

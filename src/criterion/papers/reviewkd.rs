@@ -75,7 +75,7 @@ impl Criterion for Reviewkd {
 /// `L = Σ_l HCL(r_l, t_l)`, the stages fused from the deepest up by the modules `abfs.0` (deepest)
 /// …: `x = BN(W₁ s_l)`; if not the deepest, with y the x of the stage below it, up-sampled to
 /// the size of `s_l`: `(a, b) = σ(W_att [x; y] + b_att)` and `x = x·a + y·b`; x resampled to the
-/// size of `t_l` where that differs; `r_l = BN(W₂ x)`. All resampling is nearest-neighbour.
+/// size of `t_l` where that differs; `r_l = BN(W₂ x)`. All resampling is nearest-neighbor.
 /// `HCL(r, t) = [mse(r, t) + Σ_k 2^-k mse(pool_p r, pool_p t)] / [1 + Σ_k 2^-k]`, k counting
 /// those p of (4, 2, 1) that are smaller than the height.
 ///

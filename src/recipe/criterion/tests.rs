@@ -33,11 +33,8 @@ fn every_method_has_defaults_that_are_in_range_and_read_back() {
         assert_eq!(serde_json::from_str::<CriterionRecipe>(&json).unwrap(), recipe, "{json}");
         let toml = toml::to_string(&recipe).unwrap();
         assert_eq!(toml::from_str::<CriterionRecipe>(&toml).unwrap(), recipe, "{toml}");
-        let message = parse(&format!("{name}:colour=red")).unwrap_err().to_string();
-        assert!(
-            message.contains(&format!("criterion {name}: unknown field `colour`")),
-            "{message}"
-        );
+        let message = parse(&format!("{name}:color=red")).unwrap_err().to_string();
+        assert!(message.contains(&format!("criterion {name}: unknown field `color`")), "{message}");
         // every number is refused below its range or as text, by name
         for (key, value) in recipe.settings().iter().filter(|(_, v)| v.is_number()) {
             let message = parse(&format!("{name}:{key}=x")).unwrap_err().to_string();
@@ -76,7 +73,7 @@ fn wrong_forms_name_what_is_wrong() {
         ("kd:pair=a>b", "unknown field `pairs`"),
         ("nst-linear:degree=3", "unknown field `degree`"),
         ("nst-linear:kernel=poly", "expected linear"),
-        ("nst:colour=red", "unknown field `colour`"),
+        ("nst:color=red", "unknown field `color`"),
         ("nst:normalization=loud", "normalization: unknown variant `loud`"),
         ("kd:temperature=0", "temperature: expected a value above 0, found 0"),
         ("kd:temperature=warm", "temperature: invalid type"),

@@ -45,7 +45,7 @@ struct Column {
 
 #[derive(Debug)]
 enum Kind {
-    /// Stored bytes of an image, to be normalised.
+    /// Stored bytes of an image, to be normalized.
     Image(Preprocess),
     /// Values as they are.
     Plain,

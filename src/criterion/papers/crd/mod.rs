@@ -207,7 +207,7 @@ impl Bank {
         Ok([tensor(&self.embeddings[0])?, tensor(&self.embeddings[1])?])
     }
 
-    /// `M[y] ← normalise(m·M[y] + (1−m)·f)`.
+    /// `M[y] ← normalize(m·M[y] + (1−m)·f)`.
     #[allow(clippy::cast_possible_truncation, reason = "memories are f32")]
     fn update(&mut self, side: usize, sample: usize, embedded: &[f64], momentum: f64) {
         let row = &mut self.embeddings[side][sample * self.width..(sample + 1) * self.width];

@@ -1,7 +1,7 @@
 //! Neuron Selectivity Transfer (Huang & Wang 2017, arXiv:1707.01219): squared MMD between the
 //! channel maps of teacher and student.
 //!
-//! `L = mean_b [ mean k(t_i,t_j) + mean k(s_i,s_j) − 2 mean k(t_i,s_j) ]` over L2-normalised
+//! `L = mean_b [ mean k(t_i,t_j) + mean k(s_i,s_j) − 2 mean k(t_i,s_j) ]` over L2-normalized
 //! channel maps. Each sample is one task, in whichever of these forms its kernel and sizes make
 //! cheap; none of them ever makes the `[batch, channels, channels', positions]` tensor of the
 //! definition:

@@ -61,7 +61,7 @@ pub(super) struct Pair<'a, T> {
 }
 
 impl<T: Element> Scratch<T> {
-    /// Reads and normalises a sample.
+    /// Reads and normalizes a sample.
     pub(super) fn load(
         &mut self,
         s: &Maps<'_, T>,

@@ -1,6 +1,6 @@
 //! NST from what a cache holds in place of the teacher's maps: `‖m_s − m_t‖²`, and
 //! `‖G_s − G_t‖² + 2c ‖m_s − m_t‖²` (see [`super::linear`] and [`super::position`]),
-//! of maps that are normalised by their clamped norm.
+//! of maps that are normalized by their clamped norm.
 
 use super::kernel::{Kernel, Normalization};
 use super::maps::{Maps, Values};
@@ -19,8 +19,8 @@ use candle_core::{DType, Device, Tensor};
 /// `student` `[batch, channels, height, width]` in f32 or f64.
 ///
 /// # Errors
-/// When the kernel or the normalisation needs the maps, a statistic is missing or of another shape,
-/// or the student's maps are smaller: pooling precedes normalisation.
+/// When the kernel or the normalization needs the maps, a statistic is missing or of another shape,
+/// or the student's maps are smaller: pooling precedes normalization.
 pub fn nst_from(
     student: &Tensor,
     teacher: &Statistics<'_>,

@@ -3,8 +3,8 @@
 //! its gate says. The label loss of what comes out trains policy and adapters.
 //!
 //! The student's stages hold its parameters of the step, which the routed loss does not move; they
-//! normalise by the batch's own statistics and leave the running ones alone. The teacher's stages
-//! are frozen and normalise by their running statistics.
+//! normalize by the batch's own statistics and leave the running ones alone. The teacher's stages
+//! are frozen and normalize by their running statistics.
 
 use super::Gradients;
 use crate::array::Layout;

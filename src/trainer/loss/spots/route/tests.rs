@@ -257,7 +257,7 @@ fn assert_slopes(module: &Module, gradients: &[(String, Tensor)], value: impl Fn
             largest = largest.max(gradient[i].abs());
         }
     }
-    assert!(largest > 1e-3, "nothing is learnt: {largest}");
+    assert!(largest > 1e-3, "nothing is learned: {largest}");
 }
 
 /// The whole routed pass, from the policy's weights by soft gates to the loss, against finite
@@ -294,9 +294,9 @@ fn policy_and_adapters_follow_the_slope_of_the_routed_loss() {
             });
         }
         let upstream = Tensor::stack(&found.gates, 1).unwrap();
-        let learnt =
+        let learned =
             sakd::policy_pullback(&policy, &vectors, &noise, TEMPERATURE, &upstream).unwrap();
-        assert_slopes(&policy, &learnt.weights, |policy| {
+        assert_slopes(&policy, &learned.weights, |policy| {
             example.run(&soft(policy), &example.adapters, gamma).value
         });
     }
