@@ -75,11 +75,11 @@ struct Member<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
     rows: Range<usize>,
-    source: Source<'a>,
+    data: MemberData<'a>,
 }
 
 #[derive(Clone, Copy)]
-enum Source<'a> {
+enum MemberData<'a> {
     /// One number a row.
     Row(&'a [i64]),
     /// Every view of an array.
@@ -92,9 +92,9 @@ impl Member<'_> {
     }
 
     fn rows_of_all_views(&self) -> usize {
-        match self.source {
-            Source::Row(_) => self.rows.len(),
-            Source::View(_, views) => self.rows.len() * views,
+        match self.data {
+            MemberData::Row(_) => self.rows.len(),
+            MemberData::View(_, views) => self.rows.len() * views,
         }
     }
 
@@ -109,8 +109,8 @@ impl Member<'_> {
                 Ok(())
             }
         };
-        match self.source {
-            Source::Row(values) => {
+        match self.data {
+            MemberData::Row(values) => {
                 let bytes: Vec<u8> = values
                     .get(self.rows.clone())
                     .unwrap_or_default()
@@ -119,7 +119,7 @@ impl Member<'_> {
                     .collect();
                 written(&bytes, self.rows.len(), out)
             }
-            Source::View(array, views) => {
+            MemberData::View(array, views) => {
                 let chunk = array.spec().chunk_rows;
                 let block = (BLOCK_BYTES / array.spec().row_bytes().max(1))
                     .next_multiple_of(chunk)
@@ -177,7 +177,7 @@ fn members<'a>(
             dtype: Dtype::I64,
             shape: vec![rows.len()],
             rows: rows.clone(),
-            source: Source::Row(values),
+            data: MemberData::Row(values),
         })
         .collect();
     for spec in manifest
@@ -190,7 +190,7 @@ fn members<'a>(
             dtype: spec.dtype,
             shape: [&[manifest.views, rows.len()], spec.row_shape.as_slice()].concat(),
             rows: rows.clone(),
-            source: Source::View(cache.array(&spec.path)?, manifest.views),
+            data: MemberData::View(cache.array(&spec.path)?, manifest.views),
         });
     }
     Ok(members)

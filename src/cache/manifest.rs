@@ -1,6 +1,6 @@
 //! `manifest.json`: what the cache was made of and which segments are published. The commit point.
 
-use super::shard::{self, Sum};
+use super::shard::{ShardLayout, Sum};
 use super::{document, zarr};
 use crate::array::{Dtype, Layout};
 use crate::data::augment::Parameter;
@@ -426,13 +426,13 @@ impl Manifest {
     }
 
     /// The layout of a row array's only shard: rows rounded up to whole segments.
-    pub(super) fn row_layout(&self, spec: &ArraySpec) -> shard::Layout {
-        shard::Layout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
+    pub(super) fn row_layout(&self, spec: &ArraySpec) -> ShardLayout {
+        ShardLayout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
     }
 
     /// The layout of a view array's shard for a segment.
-    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> shard::Layout {
-        shard::Layout::new(spec, self.segment_rows, self.rows_of_segment(segment))
+    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> ShardLayout {
+        ShardLayout::new(spec, self.segment_rows, self.rows_of_segment(segment))
     }
 
     /// Checks every number and name that other code computes with: after this, products fit and

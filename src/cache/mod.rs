@@ -30,7 +30,7 @@ pub use manifest::{
     ArraySpec, Codec, DataRecord, Extent, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord,
 };
 pub use originals::Originals;
-pub use plan::Plan;
+pub use plan::CachePlan;
 pub use read::{ArrayReader, Cache, Decoder, published_rows, sample_ids};
 pub use repair::{Dropped, RepairReport, Withdrawn, repair, withdraw};
 pub use shard::Sum;

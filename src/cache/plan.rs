@@ -10,7 +10,7 @@ pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// What a cache is to become: a manifest without segments, and the row arrays' values.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct CachePlan {
     /// Everything but `segments` (empty).
     pub manifest: Manifest,
     /// `sample_id`: index in the data set, in row order.
@@ -25,7 +25,7 @@ pub struct Plan {
     pub names: Vec<u64>,
 }
 
-impl Plan {
+impl CachePlan {
     pub(super) fn validate(&self) -> Result<()> {
         let rows = self.manifest.rows;
         self.manifest.validate().context(|| "plan of the cache".to_owned())?;

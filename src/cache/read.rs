@@ -1,7 +1,7 @@
 //! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it
 //! is decoded.
 
-use super::shard::{Digest, Fault, Layout, Sum};
+use super::shard::{Digest, Fault, ShardLayout, Sum};
 use super::{ArraySpec, Manifest, extraction, manifest, zarr};
 use crate::error::{Context, Error, Result};
 use crate::storage::{self, Lock};
@@ -166,7 +166,7 @@ impl Cache {
 }
 
 impl Shard {
-    fn open(path: &Path, layout: &Layout, sum: Option<Sum>) -> Result<Self, Fault> {
+    fn open(path: &Path, layout: &ShardLayout, sum: Option<Sum>) -> Result<Self, Fault> {
         let file = storage::open(path)?;
         // SAFETY: the contract is stated at `Cache`: published shards do not change, and writers
         // are kept out by the shared lock. What the map holds is treated as hostile, so bytes that
@@ -366,7 +366,7 @@ pub(super) fn published(folder: &Path, manifest: &Manifest) -> Result<Vec<usize>
 
 /// Checks that a shard is the one that was published. Reads, and maps nothing: here a failing disk
 /// is an error and no bus error.
-fn is_published(path: &Path, layout: &Layout, sum: Option<Sum>) -> Result<(), Fault> {
+fn is_published(path: &Path, layout: &ShardLayout, sum: Option<Sum>) -> Result<(), Fault> {
     let file = storage::open(path)?;
     let length = file.metadata()?.len();
     if sum.is_some_and(|sum| sum.bytes != length) {
@@ -638,7 +638,7 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// Decodes a chunk into the decoder's own buffer.
-    pub(super) fn chunk(&mut self, layout: &Layout, encoded: &[u8]) -> Result<&[u8], Fault> {
+    pub(super) fn chunk(&mut self, layout: &ShardLayout, encoded: &[u8]) -> Result<&[u8], Fault> {
         let bytes = layout.chunk_bytes();
         let more = bytes.saturating_sub(self.chunk.len());
         self.chunk.try_reserve(more).map_err(|e| Fault::Unreadable(e.into()))?;
@@ -647,7 +647,12 @@ impl Decoder {
         Ok(&self.chunk)
     }
 
-    fn chunk_into(&mut self, layout: &Layout, encoded: &[u8], out: &mut [u8]) -> Result<(), Fault> {
+    fn chunk_into(
+        &mut self,
+        layout: &ShardLayout,
+        encoded: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), Fault> {
         Ok(layout.decode(encoded, &mut self.zstd, out)?)
     }
 }

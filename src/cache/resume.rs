@@ -1,7 +1,7 @@
 //! Whether a cache that is there is the one that a plan asks for, and what of it is gone on from.
 
 use super::manifest::Extent;
-use super::plan::Plan;
+use super::plan::CachePlan;
 use super::shard::Fault;
 use super::{Manifest, document, manifest, read, zarr};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use std::path::Path;
 pub(super) fn resume(
     lock: &Lock,
     wanted: Manifest,
-    plan: &Plan,
+    plan: &CachePlan,
     found: &Manifest,
 ) -> Result<Manifest> {
     let folder = lock.folder();
@@ -77,7 +77,12 @@ fn other_settings(folder: &Path, field: &str, expected: &str, found: &str) -> Er
 /// Checks that the rows which are published are those of the plan (`before`: of what it was), by
 /// the values of the row arrays. Other rows may be those of a run that was killed while it moved
 /// them.
-fn check_rows(folder: &Path, plan: &Plan, before: Option<&[i64]>, found: &Manifest) -> Result<()> {
+fn check_rows(
+    folder: &Path,
+    plan: &CachePlan,
+    before: Option<&[i64]>,
+    found: &Manifest,
+) -> Result<()> {
     let published: BTreeSet<usize> = found.segments.iter().map(|segment| segment.index).collect();
     let published: Vec<Range<usize>> =
         published.into_iter().map(|index| found.row_range(index)).collect();

@@ -97,7 +97,7 @@ impl Fault {
 
 /// The geometry of one shard.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
+pub(super) struct ShardLayout {
     dtype: Dtype,
     codec: Codec,
     row_bytes: usize,
@@ -109,7 +109,7 @@ pub(super) struct Layout {
     pub rows: usize,
 }
 
-impl Layout {
+impl ShardLayout {
     /// The layout of a shard of `shard_rows` rows that holds `rows` rows of data. The specification
     /// is validated: `chunk_rows` divides `shard_rows`.
     pub fn new(spec: &ArraySpec, shard_rows: usize, rows: usize) -> Self {
@@ -177,7 +177,7 @@ impl Layout {
         }
     }
 
-    /// Reads the index of a shard of `shard_bytes` bytes, the last [`Layout::index_bytes`] of it:
+    /// Reads the index of a shard of `shard_bytes` bytes, the last [`ShardLayout::index_bytes`] of it:
     /// where each used chunk begins, and the end of the last one; and the index's checksum. Takes
     /// no more memory than there are entries that make sense, whatever a manifest says of rows.
     ///
@@ -308,7 +308,7 @@ impl Encoder {
     ///
     /// # Errors
     /// When zstd fails, which it does for lack of memory alone.
-    pub fn encode(&mut self, layout: &Layout, chunk: &[u8]) -> io::Result<&[u8]> {
+    pub fn encode(&mut self, layout: &ShardLayout, chunk: &[u8]) -> io::Result<&[u8]> {
         self.encoded.clear();
         match layout.codec {
             Codec::Raw => self.encoded.extend_from_slice(chunk),
@@ -326,7 +326,7 @@ impl Encoder {
 /// last row.
 #[derive(Debug)]
 pub(super) struct ShardWriter<W> {
-    layout: Layout,
+    layout: ShardLayout,
     out: W,
     pending: Vec<u8>,
     index: Vec<u8>,
@@ -337,7 +337,7 @@ pub(super) struct ShardWriter<W> {
 
 impl<W: Write> ShardWriter<W> {
     /// A shard without rows.
-    pub fn new(layout: Layout, out: W) -> Self {
+    pub fn new(layout: ShardLayout, out: W) -> Self {
         Self {
             layout,
             out,
@@ -453,7 +453,7 @@ mod tests {
     }
 
     /// A shard of 16 rows with `rows` of them used, fed `step` rows at a time.
-    fn encode(layout: Layout, data: &[u8], step: usize) -> Vec<u8> {
+    fn encode(layout: ShardLayout, data: &[u8], step: usize) -> Vec<u8> {
         let mut encoder = Encoder::new().unwrap();
         let mut writer = ShardWriter::new(layout, Vec::new());
         for rows in data.chunks(step * layout.row_bytes) {
@@ -464,7 +464,7 @@ mod tests {
         writer.out
     }
 
-    fn decode(layout: &Layout, shard: &[u8]) -> Result<Vec<u8>, String> {
+    fn decode(layout: &ShardLayout, shard: &[u8]) -> Result<Vec<u8>, String> {
         let index = shard.len().checked_sub(layout.index_bytes()).ok_or("short")?;
         let bounds = layout.read_index(&shard[index..], shard.len() as u64);
         let (bounds, _) = bounds.map_err(|fault| format!("{fault:?}"))?;
@@ -494,7 +494,7 @@ mod tests {
                 (Dtype::U8, vec![0]),
             ] {
                 for rows in [1, 4, 9, 16] {
-                    let layout = Layout::new(&spec(dtype, codec), 16, rows);
+                    let layout = ShardLayout::new(&spec(dtype, codec), 16, rows);
                     let data: Vec<u8> =
                         (0..rows * layout.row_bytes).map(|i| (i * 7).to_le_bytes()[0]).collect();
                     let shard = encode(layout, &data, 1);
@@ -512,7 +512,7 @@ mod tests {
 
     #[test]
     fn shards_of_equal_lengths_have_other_digests() {
-        let layout = Layout::new(&spec(Dtype::F32, Codec::Raw), 16, 9);
+        let layout = ShardLayout::new(&spec(Dtype::F32, Codec::Raw), 16, 9);
         let digest = |data: &[u8]| {
             let (mut writer, mut encoder) =
                 (ShardWriter::new(layout, Vec::new()), Encoder::new().unwrap());
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn every_changed_byte_and_every_truncation_is_seen() {
         for codec in [Codec::Zstd, Codec::Raw] {
-            let layout = Layout::new(&spec(Dtype::F32, codec), 16, 9);
+            let layout = ShardLayout::new(&spec(Dtype::F32, codec), 16, 9);
             let shard = encode(layout, &[3; 9 * 12], 9);
             for at in 0..shard.len() {
                 let mut bad = shard.clone();
@@ -541,7 +541,7 @@ mod tests {
 
     #[test]
     fn an_index_with_a_valid_checksum_is_not_trusted() {
-        let layout = Layout::new(&spec(Dtype::F32, Codec::Zstd), 16, 9);
+        let layout = ShardLayout::new(&spec(Dtype::F32, Codec::Zstd), 16, 9);
         let shard = encode(layout, &[3; 9 * 12], 9);
         let at = shard.len() - layout.index_bytes();
         let forge = |entry: usize, value: u64| {

@@ -1,7 +1,7 @@
 //! How large chunks and segments are, and which codec pays: decided once, before a cache is made,
 //! and kept in its manifest.
 
-use super::shard::{Encoder, Layout};
+use super::shard::{Encoder, ShardLayout};
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
 
@@ -62,8 +62,9 @@ pub fn compressed_bytes(bytes: &[u8]) -> usize {
         chunk_rows: 1,
     };
     // an encoder that cannot start says so when the cache is written
-    let encoded = Encoder::new()
-        .and_then(|mut encoder| encoder.encode(&Layout::new(&probe, 1, 1), bytes).map(<[u8]>::len));
+    let encoded = Encoder::new().and_then(|mut encoder| {
+        encoder.encode(&ShardLayout::new(&probe, 1, 1), bytes).map(<[u8]>::len)
+    });
     encoded.unwrap_or(0)
 }
 

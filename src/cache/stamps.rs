@@ -195,13 +195,13 @@ pub fn changed(folder: &Path, dataset: &dyn Dataset, samples: &[usize]) -> Error
 
 /// The record on disk, as the writer holds it.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct StampRecord {
     stamps: Stamps,
     /// Nothing is written until it is told to.
     pub(super) held: bool,
 }
 
-impl Record {
+impl StampRecord {
     /// Takes up the record of a cache, or begins one: traces of samples that are in no published
     /// segment are forgotten, what a kill left half is cut off, and a damaged record is a missing
     /// one. `names` is empty for data that needs none.
@@ -383,7 +383,7 @@ mod tests {
     fn what_is_added_is_read_again_and_a_half_block_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let lock = Lock::exclusive(folder.path()).unwrap();
-        let open = |names: &[u64]| Record::open(&lock, names, |sample| sample != 9).unwrap();
+        let open = |names: &[u64]| StampRecord::open(&lock, names, |sample| sample != 9).unwrap();
         assert!(open(&[]).is_none() && !folder.path().join(NAME).exists());
         let mut record = open(&[3, 4]).unwrap();
         assert_eq!(

@@ -1,6 +1,6 @@
 //! A small cache with fixed content, for this module's tests.
 
-use super::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
+use super::{ArraySpec, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer};
 use crate::array::{Dtype, Layout};
 use crate::data::{
     Augment, Augmentation, Channels, DataFormat, Fingerprint, Interpolation, Preprocess,
@@ -149,14 +149,14 @@ pub fn statistics(codec: Codec) -> Manifest {
 }
 
 /// The plan of [`manifest`].
-pub fn plan(rows: usize, views: usize, codec: Codec) -> Plan {
+pub fn plan(rows: usize, views: usize, codec: Codec) -> CachePlan {
     plan_of(manifest(rows, views, codec))
 }
 
 /// The plan of a manifest.
-pub fn plan_of(manifest: Manifest) -> Plan {
+pub fn plan_of(manifest: Manifest) -> CachePlan {
     let row_numbers = 0..i64::try_from(manifest.rows).unwrap_or_default();
-    Plan {
+    CachePlan {
         manifest,
         sample_ids: row_numbers.clone().map(|row| (row * 37 + 11) % 101 % 100).collect(),
         labels: row_numbers.map(|row| row % 4 - 1).collect(),
@@ -218,7 +218,7 @@ pub fn publish(writer: &mut Writer, view: usize, segment: usize) -> Result<()> {
 }
 
 /// Writes what is missing of a cache.
-pub fn write(folder: &Path, plan: &Plan) -> Result<()> {
+pub fn write(folder: &Path, plan: &CachePlan) -> Result<()> {
     let mut writer = Writer::open(folder, plan)?;
     for view in 0..plan.manifest.views {
         for segment in 0..plan.manifest.segments_per_view() {

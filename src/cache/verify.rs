@@ -2,7 +2,7 @@
 //! manifest, every shard's checksum, index, chunks, finite values, stray files.
 
 use super::read::{OTHER, wrong_value};
-use super::shard::{Digest, Fault, Layout, Sum};
+use super::shard::{Digest, Fault, ShardLayout, Sum};
 use super::{ArraySpec, Decoder, Manifest, document, extraction, manifest, stamps, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
@@ -124,7 +124,7 @@ pub(super) fn check(
 struct Promise<'a> {
     path: String,
     spec: &'a ArraySpec,
-    layout: Layout,
+    layout: ShardLayout,
     /// The first row of it.
     first: usize,
     /// Its length and digest, where the manifest has them.
@@ -382,7 +382,7 @@ fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Codec, Plan, Writer, testing};
+    use super::super::{CachePlan, Codec, Writer, testing};
     use super::*;
     use crate::monitor::Silent;
     use std::fs;
@@ -522,7 +522,7 @@ mod tests {
     #[test]
     fn an_incomplete_cache_is_sound_with_what_a_kill_left_in_it() {
         let folder = tempfile::tempdir().unwrap();
-        let plan: Plan = testing::plan(10, 2, Codec::Zstd);
+        let plan: CachePlan = testing::plan(10, 2, Codec::Zstd);
         let mut writer = Writer::open(folder.path(), &plan).unwrap();
         testing::publish(&mut writer, 0, 1).unwrap();
         let error = verify(folder.path(), 1, &Silent).unwrap_err().to_string();

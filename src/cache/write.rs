@@ -1,10 +1,10 @@
 //! Writing a cache: lock, resume check, segments streamed into temporary shards, published by
 //! rename, committed by the manifest.
 
-use super::plan::{Files, Plan};
+use super::plan::{CachePlan, Files};
 use super::resume::resume;
 use super::shard::{Encoder, ShardWriter, Sum};
-use super::stamps::Record;
+use super::stamps::StampRecord;
 use super::{Cache, Manifest, Segment, document, extraction, zarr};
 use crate::array::Dtype;
 use crate::data::{Fingerprint, Trace};
@@ -35,7 +35,7 @@ pub struct Writer {
     manifest: Manifest,
     clock: Option<Clock>,
     /// What samples were read from, where that is recorded.
-    record: Option<Record>,
+    record: Option<StampRecord>,
     lock: Lock,
 }
 
@@ -52,7 +52,7 @@ impl Writer {
     /// # Errors
     /// When the folder holds a cache of other settings (names the first difference), another
     /// process uses it, the folder holds something else, or nothing can be written.
-    pub fn open(folder: &Path, plan: &Plan) -> Result<Self> {
+    pub fn open(folder: &Path, plan: &CachePlan) -> Result<Self> {
         plan.validate()?;
         refuse_foreign(folder)?;
         let mut lock = Lock::create(folder)?;
@@ -69,7 +69,7 @@ impl Writer {
         sweep(&lock, &manifest)?;
         write_documents(&lock, zarr::documents(&manifest)?.into_iter().chain(rows).collect())?;
         let is_published = published_samples(&manifest, &plan.sample_ids);
-        let record = Record::open(&lock, &plan.names, is_published)?;
+        let record = StampRecord::open(&lock, &plan.names, is_published)?;
         if manifest.extends.is_some() {
             lock.let_readers_in()?;
         }

@@ -14,18 +14,21 @@ pub(super) const METADATA: &str = "zarr.json";
 /// Every metadata document by its path in the folder: the root, the groups that lead to arrays, and
 /// the arrays.
 pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut documents = BTreeMap::from([(METADATA.to_owned(), json(&Group::default())?)]);
+    let mut documents = BTreeMap::from([(METADATA.to_owned(), json(&GroupDocument::default())?)]);
     let rows = manifest.segments_per_view() * manifest.segment_rows;
     for spec in &manifest.row_arrays {
-        let document =
-            json(&Array::new(spec, &[(manifest.rows, rows, spec.chunk_rows, "row")], None))?;
+        let document = json(&ArrayDocument::new(
+            spec,
+            &[(manifest.rows, rows, spec.chunk_rows, "row")],
+            None,
+        ))?;
         documents.insert(format!("{}/{METADATA}", spec.path), document);
     }
     for spec in &manifest.view_arrays {
         for (at, _) in spec.path.match_indices('/') {
             documents.insert(
                 format!("{}/{METADATA}", spec.path.get(..at).unwrap_or_default()),
-                json(&Group::default())?,
+                json(&GroupDocument::default())?,
             );
         }
         let leading = [
@@ -38,8 +41,10 @@ pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>
             }
             _ => None,
         };
-        documents
-            .insert(format!("{}/{METADATA}", spec.path), json(&Array::new(spec, &leading, map))?);
+        documents.insert(
+            format!("{}/{METADATA}", spec.path),
+            json(&ArrayDocument::new(spec, &leading, map))?,
+        );
     }
     Ok(documents)
 }
@@ -77,19 +82,19 @@ fn json(document: &impl Serialize) -> Result<Vec<u8>> {
 // whatever features other crates turn on in serde_json, and the bytes are part of the format.
 
 #[derive(Serialize)]
-struct Group {
+struct GroupDocument {
     zarr_format: u8,
     node_type: &'static str,
 }
 
-impl Default for Group {
+impl Default for GroupDocument {
     fn default() -> Self {
         Self { zarr_format: 3, node_type: "group" }
     }
 }
 
 #[derive(Serialize)]
-struct Array<'a> {
+struct ArrayDocument<'a> {
     zarr_format: u8,
     node_type: &'static str,
     shape: Vec<usize>,
@@ -102,7 +107,7 @@ struct Array<'a> {
     dimension_names: Vec<&'a str>,
 }
 
-impl<'a> Array<'a> {
+impl<'a> ArrayDocument<'a> {
     /// `leading`: length, shard length, chunk length and name of the axes before a row's own.
     /// `map`: what a statistic is of.
     fn new(

@@ -156,7 +156,7 @@ fn a_statistic_is_added_to_a_tap_that_had_features_alone() {
 
 /// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row
 /// takes its place.
-fn with_a_hole(views: usize, hole: usize) -> Plan {
+fn with_a_hole(views: usize, hole: usize) -> CachePlan {
     let (whole, mut plan) =
         (testing::plan(10, views, Codec::Zstd), testing::plan(9, views, Codec::Zstd));
     plan.manifest.data.limit = whole.manifest.data.limit;
@@ -185,7 +185,7 @@ fn rows_that_move_take_their_segments_out_and_leave_the_others() {
                 .to_string()
                 .contains("made with another rows")
         );
-        let moved = Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() };
+        let moved = CachePlan { before: Some(whole.sample_ids.clone()), ..plan.clone() };
         let has = |writer: &Writer, view| [0, 1, 2].map(|segment| writer.has(view, segment));
         let writer = Writer::open(folder.path(), &moved).unwrap();
         assert_eq!((has(&writer, 0), has(&writer, 1)), (kept, kept), "row {hole}");
@@ -196,13 +196,13 @@ fn rows_that_move_take_their_segments_out_and_leave_the_others() {
         for (path, bytes) in &arrays {
             fs::write(folder.path().join(path), bytes).unwrap();
         }
-        let again = Plan { before: Some(plan.sample_ids.clone()), ..plan.clone() };
+        let again = CachePlan { before: Some(plan.sample_ids.clone()), ..plan.clone() };
         assert_eq!(has(&Writer::open(folder.path(), &again).unwrap(), 1), kept);
         testing::write(folder.path(), &again).unwrap();
         testing::write(fresh.path(), &plan).unwrap();
         assert!(contents(folder.path()) == contents(fresh.path()), "row {hole}");
         // and the sample comes back
-        let back = Plan { before: Some(plan.sample_ids.clone()), ..whole.clone() };
+        let back = CachePlan { before: Some(plan.sample_ids.clone()), ..whole.clone() };
         assert_eq!(has(&Writer::open(folder.path(), &back).unwrap(), 0), kept);
         testing::write(folder.path(), &back).unwrap();
         testing::write(fresh.path(), &back).unwrap();
@@ -216,8 +216,11 @@ fn a_segment_that_is_gone_with_its_only_row_is_swept() {
     let (whole, mut plan) = (testing::plan(9, 1, Codec::Zstd), testing::plan(8, 1, Codec::Zstd));
     plan.manifest.data.limit = whole.manifest.data.limit;
     testing::write(folder.path(), &whole).unwrap();
-    testing::write(folder.path(), &Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() })
-        .unwrap();
+    testing::write(
+        folder.path(),
+        &CachePlan { before: Some(whole.sample_ids.clone()), ..plan.clone() },
+    )
+    .unwrap();
     testing::write(fresh.path(), &plan).unwrap();
     assert!(contents(folder.path()) == contents(fresh.path()));
 }
@@ -228,11 +231,11 @@ fn another_label_or_order_is_refused_where_rows_may_move() {
     let whole = testing::plan(10, 1, Codec::Zstd);
     testing::write(folder.path(), &whole).unwrap();
     let before = contents(folder.path());
-    let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
+    let mut other = CachePlan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
     other.labels[6] = i64::from(other.labels[6] == 0);
     let error = Writer::open(folder.path(), &other).unwrap_err();
     assert!(error.to_string().contains("made with another label in row 6"), "{error}");
-    let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
+    let mut other = CachePlan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
     other.before.as_mut().unwrap().swap(0, 1);
     let error = Writer::open(folder.path(), &other).unwrap_err();
     assert!(error.to_string().contains("made with another sample_id in row 0"), "{error}");
@@ -283,7 +286,7 @@ fn a_widened_array_comes_last_and_alone_is_written_again() {
     assert_eq!((writer.manifest().published_arrays(0, 0), writer.has(0, 0)), (3, false));
     assert!(!folder.path().join("taps/conv/features/c/0/0/0/0/0").exists());
     drop(writer);
-    let plan = Plan { manifest: Manifest { segments: Vec::new(), ..widened.clone() }, ..plan };
+    let plan = CachePlan { manifest: Manifest { segments: Vec::new(), ..widened.clone() }, ..plan };
     assert_eq!(Writer::open(folder.path(), &plan).unwrap().manifest(), &widened);
     testing::write(folder.path(), &plan).unwrap();
     assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
