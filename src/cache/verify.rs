@@ -1,7 +1,7 @@
 //! Checks everything a cache promises: manifest and its checksum, every zarr.json against the
 //! manifest, every shard's checksum, index, chunks, finite values, stray files.
 
-use super::read::{OTHER, wrong_value};
+use super::read::{WRONG_SHARD, wrong_value};
 use super::shard::{Digest, Fault, ShardLayout, Sum};
 use super::{ArraySpec, Decoder, Manifest, document, extraction, manifest, stamps, zarr};
 use crate::array::Dtype;
@@ -279,7 +279,7 @@ impl Worker {
         // one's
         let named = self.seen.findings.len() > known;
         if shard.sum.is_some_and(|sum| sum.crc32c != digest.value()) && !named {
-            return Err(OTHER.to_owned().into());
+            return Err(WRONG_SHARD.to_owned().into());
         }
         Ok(())
     }
