@@ -1,5 +1,5 @@
-//! Writing a cache: lock, resume check, segments streamed into temporary shards, published by
-//! rename, committed by the manifest.
+//! Writes a cache: takes the lock, resumes what exists, streams segments into temporary shards,
+//! publishes them by rename, and commits them with the manifest.
 
 use super::plan::{CachePlan, Files};
 use super::resume::resume;
@@ -19,12 +19,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What is known of the time that a cache takes.
+/// Measures the time that an extraction takes.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
-    /// Seconds of the runs before this one.
+    /// Seconds of all earlier runs.
     before: f64,
-    /// When this one began.
+    /// The start of this run.
     started: Instant,
 }
 
@@ -34,24 +34,24 @@ pub struct Writer {
     folder: PathBuf,
     manifest: Manifest,
     clock: Option<Clock>,
-    /// What samples were read from, where that is recorded.
+    /// The record of what samples were read from, if it is kept.
     record: Option<StampRecord>,
     lock: Lock,
 }
 
 impl Writer {
-    /// Creates the cache, or resumes one that was made with the same settings: everything in the
-    /// manifest but segments, the teacher's file name and top-1, the data's name and the skipped
-    /// samples, and the row arrays' values. The plan may have more views, and more taps and view
-    /// arrays after those that are there: published shards stay as they are. Where it says that
-    /// rows may have moved, segments of other rows count as not published. Temporary and
-    /// unpublished files of an interrupted run are swept; a shard that is gone or another one than
-    /// was published counts as not published, with those of the arrays after it, to be written
-    /// again. Where views or arrays are added to a complete cache, it can be read meanwhile.
+    /// Creates the cache, or resumes one that was made with the same settings: the same values of
+    /// the row arrays, and the same manifest except for segments, the teacher's file name and top-1
+    /// accuracy, the data's name and the skipped samples. The plan may have more views, and more
+    /// taps and view arrays after the existing ones; published shards stay as they are. If the plan
+    /// says that rows may have moved, segments with other rows count as unpublished. Temporary and
+    /// unpublished files of an interrupted run are swept. A shard that is missing or not the
+    /// published one counts as unpublished, along with those of the arrays after it, and is
+    /// rewritten. A complete cache can be read while views or arrays are added to it.
     ///
     /// # Errors
-    /// When the folder holds a cache of other settings (names the first difference), another
-    /// process uses it, the folder holds something else, or nothing can be written.
+    /// If the folder holds a cache with other settings (names the first difference) or other files,
+    /// another process is using it, or it cannot be written.
     pub fn open(folder: &Path, plan: &CachePlan) -> Result<Self> {
         plan.validate()?;
         refuse_foreign(folder)?;
@@ -76,7 +76,7 @@ impl Writer {
         Ok(Self { folder: folder.to_owned(), manifest, clock: None, record, lock })
     }
 
-    /// What is complete, to be read while the lock is held.
+    /// Opens the complete part of the cache for reading, while this writer holds the lock.
     ///
     /// # Errors
     /// As [`Cache::open`].
@@ -84,23 +84,23 @@ impl Writer {
         Cache::map(&self.folder)
     }
 
-    /// The manifest as committed.
+    /// The committed manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Records, with each segment from now on, that this run of the extraction began at `started`:
-    /// its time is added to that of the runs before. A cache that was begun without a record gets
-    /// none, which would be of a part of it.
+    /// From now on, records the extraction time with each segment: that of earlier runs plus the
+    /// time since `started`. A cache that was begun without a record gets none, since it would be
+    /// partial.
     ///
     /// # Errors
-    /// When the record cannot be begun.
+    /// If the record cannot be created.
     pub fn count_from(&mut self, started: Instant) -> Result<()> {
         let mut recorded = extraction::seconds_if_whole(&self.folder)?;
         if recorded.is_none() && self.manifest.segments.is_empty() {
-            // before the first segment: killed between the two, the next run would find a cache
-            // without a record
+            // before the first segment: after a kill between the two, the next run would find
+            // segments without a record
             extraction::store(&self.lock, 0.0)?;
             recorded = Some(0.0);
         }
@@ -114,10 +114,10 @@ impl Writer {
         self.manifest.published_arrays(view, segment) == self.manifest.view_arrays.len()
     }
 
-    /// Starts a segment: one temporary shard for each array that is not published.
+    /// Starts a segment, with one temporary shard for each unpublished array.
     ///
     /// # Errors
-    /// When there is no such segment or it is published, or the files cannot be made.
+    /// If there is no such segment, it is already published, or the files cannot be created.
     pub fn segment(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
         if view >= self.manifest.views
             || segment >= self.manifest.segments_per_view()
@@ -131,10 +131,11 @@ impl Writer {
         self.begin(view, segment, self.manifest.published_arrays(view, segment)..all)
     }
 
-    /// Starts a published segment anew: one temporary shard for each array that is published.
+    /// Starts a replacement for a published segment, with one temporary shard for each published
+    /// array.
     ///
     /// # Errors
-    /// When it is not published, or the files cannot be made.
+    /// If the segment is not published, or the files cannot be created.
     pub fn replacement(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
         let published = self.manifest.published_arrays(view, segment);
         if published == 0 {
@@ -147,7 +148,7 @@ impl Writer {
 
     fn begin(&self, view: usize, segment: usize, arrays: Range<usize>) -> Result<SegmentWriter> {
         let encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
-        // built up in place: what is begun is removed when a later file cannot be made
+        // filled in place, so that earlier files are removed if a later one cannot be created
         let first = arrays.start;
         let missing = self.manifest.view_arrays.get(arrays).unwrap_or_default();
         let mut begun = SegmentWriter {
@@ -169,15 +170,16 @@ impl Writer {
         Ok(begun)
     }
 
-    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, then
-    /// commits the manifest that lists them.
+    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, and commits
+    /// the manifest that lists them.
     ///
     /// # Errors
-    /// When rows are missing, or the disk refuses. The manifest then stands as before.
+    /// If rows are missing, or an I/O operation fails. The manifest is then unchanged.
     pub fn publish(&mut self, mut segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
-        let empty = || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
-        let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(empty);
+        let unpublished =
+            || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
+        let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(unpublished);
         if record.bytes.len() != segment.first {
             return Err(Error::input(format!(
                 "view {}, segment {}: published already",
@@ -188,12 +190,12 @@ impl Writer {
         self.put(&mut segment, record)
     }
 
-    /// Publishes a segment in the place of one that is published, in the same arrays
-    /// ([`Writer::replacement`]): that one leaves the manifest first, so that whatever the manifest
-    /// lists is whole at any moment.
+    /// Publishes a replacement ([`Writer::replacement`]) for a published segment. The old one is
+    /// removed from the manifest first, so that everything the manifest lists is whole at any
+    /// moment.
     ///
     /// # Errors
-    /// As [`Writer::publish`]; the segment may then be missing.
+    /// As for [`Writer::publish`]; the segment may then be missing.
     pub fn replace(&mut self, mut segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
         let mut record =
@@ -211,11 +213,11 @@ impl Writer {
         self.put(&mut segment, record)
     }
 
-    /// Takes segments out of the manifest; their shards are swept when the cache is next opened, or
-    /// written over.
+    /// Removes segments from the manifest. Their shards are swept when the cache is next opened for
+    /// writing, or overwritten.
     ///
     /// # Errors
-    /// When the manifest cannot be written.
+    /// If the manifest cannot be written.
     pub fn unpublish(&mut self, keys: &BTreeSet<(usize, usize)>) -> Result<()> {
         let mut next = self.manifest.clone();
         next.segments.retain(|s| !keys.contains(&(s.view, s.index)));
@@ -226,36 +228,36 @@ impl Writer {
         self.commit(next)
     }
 
-    /// Stores an array of features as f32 that was f16: it comes after all others, of which nothing
-    /// is lost, and is published nowhere.
+    /// Changes an array of features from f16 to f32. The array moves behind all others, which keep
+    /// their shards, and becomes unpublished.
     ///
     /// # Errors
-    /// When there is no such array, or the disk refuses.
+    /// If there is no such array, or an I/O operation fails.
     pub fn widen(&mut self, path: &str) -> Result<()> {
         let next = widened(&self.manifest, path);
         let next = next.ok_or_else(|| {
             Error::input(format!("cache {}: no array `{path}` of f16", self.folder.display()))
         })?;
         self.lock.keep_readers_out()?;
-        // one commit: a run that is killed after it finds the array as one that is being added
+        // one commit: after a kill, the array is found as one that is being added
         self.commit(next)?;
         sweep(&self.lock, &self.manifest)?;
         write_documents(&self.lock, zarr::documents(&self.manifest)?)
     }
 
-    /// Records what samples were read from, for the segments that are published next. Gives those
-    /// that are recorded as read from other bytes; then nothing is recorded.
+    /// Records what samples were read from, for the segments that are published next. Returns the
+    /// samples that are already recorded with other bytes; then nothing is recorded.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn record(&mut self, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
         self.record.as_mut().map_or(Ok(Vec::new()), |record| record.add(&self.lock, traces))
     }
 
-    /// Takes in the stamps that unchanged samples have now.
+    /// Updates the stamps of samples whose content is unchanged.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn renew(&mut self, traces: &[(usize, Trace)]) -> Result<()> {
         let Some(record) = self.record.as_mut().filter(|_| !traces.is_empty()) else {
             return Ok(());
@@ -264,9 +266,9 @@ impl Writer {
         if record.held { Ok(()) } else { record.store(&self.lock) }
     }
 
-    /// Begins a refresh: what is recorded of these samples is void, and the record on disk stays as
-    /// it is until [`Writer::refreshed`], so that a refresh which is killed is one that is still to
-    /// be done.
+    /// Begins a refresh: discards the traces of these samples, but leaves the record on disk
+    /// unchanged until [`Writer::refreshed`], so that a killed refresh is still detected as
+    /// pending.
     pub fn refresh(&mut self, changed: &[usize]) {
         if let Some(record) = &mut self.record {
             record.forget(changed);
@@ -274,20 +276,20 @@ impl Writer {
         }
     }
 
-    /// Says that the cache is one of the data as it is now.
+    /// Records the current fingerprint of the data.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn relist(&mut self, fingerprint: &Fingerprint) -> Result<()> {
         let mut next = self.manifest.clone();
         next.data.fingerprint = fingerprint.clone();
         if next == self.manifest { Ok(()) } else { self.commit(next) }
     }
 
-    /// Ends a refresh: the cache is one of the data as it is now.
+    /// Ends a refresh: records the current fingerprint and stamps of the data.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn refreshed(&mut self, fingerprint: &Fingerprint) -> Result<()> {
         self.relist(fingerprint)?;
         let Some(record) = &mut self.record else { return Ok(()) };
@@ -295,7 +297,8 @@ impl Writer {
         record.store(&self.lock)
     }
 
-    /// Length and digest of each shard of a segment that has all its rows.
+    /// Adds the length and digest of each shard of a segment to `record`; fails if rows are
+    /// missing.
     fn sums(&self, segment: &SegmentWriter, record: &mut Segment) -> Result<()> {
         for (shard, spec) in
             segment.shards.iter().zip(self.manifest.view_arrays.iter().skip(segment.first))
@@ -315,7 +318,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Syncs and renames a segment's shards, and commits its record.
+    /// Syncs and renames a segment's shards, then commits its record.
     fn put(&mut self, segment: &mut SegmentWriter, record: Segment) -> Result<()> {
         let key = (segment.view, segment.segment);
         threads::at_once(&segment.shards, |shard| shard.draft().sync())?;
@@ -326,8 +329,8 @@ impl Writer {
         storage::sync_dirs_between(&self.folder, targets)?;
         let mut next = self.manifest.clone();
         match next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) {
-            Ok(at) => next.segments[at] = record,
-            Err(at) => next.segments.insert(at, record),
+            Ok(index) => next.segments[index] = record,
+            Err(index) => next.segments.insert(index, record),
         }
         self.commit(next)?;
         match self.clock {
@@ -338,10 +341,10 @@ impl Writer {
         }
     }
 
-    /// Records the teacher's accuracy over all rows (basis points) and commits.
+    /// Records the teacher's top-1 accuracy over all rows, in basis points, and commits it.
     ///
     /// # Errors
-    /// When the manifest cannot be written.
+    /// If the manifest cannot be written.
     pub fn finish(&mut self, top1_basis_points: Option<u32>) -> Result<()> {
         let mut next = self.manifest.clone();
         next.teacher.top1_basis_points = top1_basis_points;
@@ -356,12 +359,12 @@ impl Writer {
     }
 }
 
-/// A segment being written. Send: it may be filled on another thread. Dropped unpublished, it
-/// removes its files.
+/// A segment being written, possibly on another thread. Its files are removed if it is dropped
+/// unpublished.
 pub struct SegmentWriter {
     view: usize,
     segment: usize,
-    /// The first array that is written; those before it are published.
+    /// The first array to be written; those before it are already published.
     first: usize,
     encoder: Encoder,
     shards: Vec<Unpublished>,
@@ -388,7 +391,7 @@ impl Unpublished {
     }
 }
 
-/// A draft that is written to.
+/// Lets a draft be written through [`std::io::Write`].
 struct Out(Draft);
 
 impl std::io::Write for Out {
@@ -402,16 +405,16 @@ impl std::io::Write for Out {
 }
 
 impl SegmentWriter {
-    /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole
-    /// rows, little-endian. Chunks are compressed and written as they fill; with its last row the
-    /// shard is complete. Returns the bytes written to disk by this call.
+    /// Appends rows to one view array (an index into `manifest.view_arrays`). `bytes` holds whole
+    /// rows, little-endian. Chunks are compressed and written as they fill, and the last row
+    /// completes the shard. Returns the number of bytes that this call wrote to disk.
     ///
     /// # Errors
-    /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
+    /// If `bytes` is not a whole number of rows, the segment overflows, or writing fails.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
         let Some(Unpublished { writer, row_bytes }) =
-            array.checked_sub(self.first).and_then(|at| self.shards.get_mut(at))
+            array.checked_sub(self.first).and_then(|index| self.shards.get_mut(index))
         else {
             return Err(Error::input(format!(
                 "view {view}, segment {segment}: there is no array {array}, or it is published"
@@ -435,7 +438,7 @@ impl SegmentWriter {
     }
 }
 
-/// Refuses a folder that has no manifest but other files: it is somebody's.
+/// Refuses a folder that has files but no manifest: they are somebody else's.
 fn refuse_foreign(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -466,27 +469,27 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a cache in which a link leads to anything but a file: what is written or removed through
-/// one is somebody else's, and what lies behind one that leads nowhere now is not lost.
+/// Refuses a cache with a link to anything but a file. Writing or removing through such a link
+/// would affect somebody else's files, and the target of a broken link may only be unavailable.
 pub(super) fn refuse_links(folder: &Path) -> Result<()> {
     storage::walk(folder, &mut |path| {
-        let at = folder.join(path);
-        let unseen = |e| storage::failed(&at, "examine", e);
-        if !fs::symlink_metadata(&at).map_err(unseen)?.is_symlink()
-            || fs::metadata(&at).is_ok_and(|target| target.is_file())
+        let full = folder.join(path);
+        let unseen = |e| storage::failed(&full, "examine", e);
+        if !fs::symlink_metadata(&full).map_err(unseen)?.is_symlink()
+            || fs::metadata(&full).is_ok_and(|target| target.is_file())
         {
             return Ok(());
         }
         Err(Error::input(format!(
             "{}: a link that leads to no file; nothing is written through it",
-            at.display()
+            full.display()
         ))
-        .hint("put there what it is to lead to, or remove it"))
+        .hint("restore the link's target, or remove the link"))
     })
 }
 
-/// Whether a sample's row is published in any view. A mixed row is of two samples, of which one
-/// alone stands in it: there, all count.
+/// Returns a predicate: whether a sample's row is published in any view. With mixing, a row depends
+/// on a second sample too, so every sample counts as published.
 fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) -> bool {
     let mixes = manifest.augment.as_ref().is_some_and(crate::data::Augmentation::mixes);
     let rows = manifest.segments.iter().flat_map(|segment| manifest.row_range(segment.index));
@@ -494,35 +497,36 @@ fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) 
     move |sample| mixes || i64::try_from(sample).is_ok_and(|sample| samples.contains(&sample))
 }
 
-/// A manifest in which an array of features in f16 comes after all others, in f32, and is published
-/// nowhere.
+/// The manifest after an f16 array of features becomes f32, moves behind all others, and becomes
+/// unpublished.
 fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
     let mut next = manifest.clone();
-    let at =
+    let index =
         next.view_arrays.iter().position(|spec| spec.path == path && spec.dtype == Dtype::F16)?;
-    let mut spec = next.view_arrays.remove(at);
+    let mut spec = next.view_arrays.remove(index);
     spec.dtype = Dtype::F32;
     spec.chunk_rows = super::chunk_rows(spec.row_bytes(), next.segment_rows);
     next.view_arrays.push(spec);
     for segment in &mut next.segments {
-        if at < segment.bytes.len() {
-            segment.bytes.remove(at);
-            segment.crc32c.remove(at);
+        if index < segment.bytes.len() {
+            segment.bytes.remove(index);
+            segment.crc32c.remove(index);
         }
     }
     next.segments.retain(|segment| !segment.bytes.is_empty());
-    // taps stand in the order of their first arrays
+    // taps are in the order of their first arrays
     let arrays = &next.view_arrays;
-    let first = |alias: &str| {
-        arrays
-            .iter()
-            .position(|spec| Statistic::of_path(&spec.path).is_some_and(|(of, _)| of == alias))
+    let first_array = |alias: &str| {
+        arrays.iter().position(|spec| {
+            Statistic::of_path(&spec.path).is_some_and(|(owner, _)| owner == alias)
+        })
     };
-    next.taps.sort_by_key(|tap| first(&tap.alias));
+    next.taps.sort_by_key(|tap| first_array(&tap.alias));
     Some(next)
 }
 
-/// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
+/// Removes what an interrupted run left: temporary files, and shards that the manifest does not
+/// list.
 pub(super) fn sweep(lock: &Lock, manifest: &Manifest) -> Result<()> {
     let mut removed = Vec::new();
     storage::walk(lock.folder(), &mut |path| {
@@ -540,32 +544,32 @@ pub(super) fn sweep(lock: &Lock, manifest: &Manifest) -> Result<()> {
     storage::sync_dirs_between(lock.folder(), removed.iter().map(PathBuf::as_path))
 }
 
-/// Removes folders that hold nothing any more.
+/// Removes empty folders.
 pub(super) fn remove_empty(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_empty(&entry.path());
-            // refused where it holds something
+            // fails if the folder is not empty
             let _ = fs::remove_dir(entry.path());
         }
     }
 }
 
-/// Replaces the files that are not there as they should be.
+/// Writes the files that are missing or differ.
 pub(super) fn write_documents(lock: &Lock, files: Files) -> Result<()> {
-    let mut other = Vec::new();
+    let mut stale = Vec::new();
     for (path, bytes) in files {
-        let at = lock.folder().join(&path);
-        match storage::try_read(&at, bytes.len() as u64) {
+        let full = lock.folder().join(&path);
+        match storage::try_read(&full, bytes.len() as u64) {
             Ok(found) if found.as_ref() == Some(&bytes) => {}
             Err(e) if e.kind() != ErrorKind::FileTooLarge => {
-                return Err(storage::failed(&at, "read", e));
+                return Err(storage::failed(&full, "read", e));
             }
-            _ => other.push((path, bytes)),
+            _ => stale.push((path, bytes)),
         }
     }
-    threads::at_once(&other, |(path, bytes)| lock.replace(path, bytes))?;
-    let paths: Vec<PathBuf> = other.iter().map(|(path, _)| lock.folder().join(path)).collect();
+    threads::at_once(&stale, |(path, bytes)| lock.replace(path, bytes))?;
+    let paths: Vec<PathBuf> = stale.iter().map(|(path, _)| lock.folder().join(path)).collect();
     storage::sync_dirs_between(lock.folder(), paths.iter().map(PathBuf::as_path))
 }
 

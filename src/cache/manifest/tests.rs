@@ -103,7 +103,7 @@ fn each_malformed_segment_is_refused() {
     assert!(
         check(vec![Segment { bytes: vec![0; 5], crc32c: vec![0; 5], ..segment(0, 0) }]).is_err()
     );
-    // arrays are being added: the first two are there
+    // arrays are being added: the first two are published
     assert_eq!(
         check(vec![Segment { bytes: vec![0; 2], crc32c: vec![0; 2], ..segment(0, 0) }]),
         Ok(())

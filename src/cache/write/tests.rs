@@ -4,7 +4,7 @@ use crate::error::Kind;
 use crate::monitor::Silent;
 use std::collections::BTreeMap;
 
-/// Every file of a cache by path, the lock excepted.
+/// Every file of a cache by path, except the lock.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     storage::walk(folder, &mut |path| {
@@ -28,8 +28,8 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
         let mut shards = writer.segment(0, 0).unwrap();
         shards.append(0, &testing::rows(&plan.manifest.view_arrays[0], 0, 0..3)).unwrap();
         drop(shards);
-        // what a kill leaves: a temporary shard, a renamed one that no manifest lists, a draft
-        // of the manifest
+        // leftovers of a kill: a temporary shard, a renamed one that the manifest does not list, a
+        // draft of the manifest
         fs::write(cut.path().join("input/c/0/0/0/0/.0.tmp"), b"half").unwrap();
         fs::write(cut.path().join("input/c/0/0/0/0/0"), b"whole, unpublished").unwrap();
         fs::write(cut.path().join(".manifest.json.tmp"), b"{").unwrap();
@@ -55,7 +55,7 @@ fn views_and_arrays_are_added_without_touching_what_is_published() {
     };
     let inodes_before = inodes(grown.path());
 
-    // begun: a segment in the new array alone, and one of a new view
+    // published: a segment of the new array alone, and one of a new view
     let mut writer = Writer::open(grown.path(), &plan).unwrap();
     assert_eq!(
         (writer.manifest().published_arrays(0, 1), writer.has(0, 1), writer.has(1, 0)),
@@ -66,14 +66,14 @@ fn views_and_arrays_are_added_without_touching_what_is_published() {
     shards.append(3, &testing::rows(&plan.manifest.view_arrays[3], 0, 4..8)).unwrap();
     writer.publish(shards).unwrap();
     testing::publish(&mut writer, 2, 1).unwrap();
-    // what was complete is read meanwhile, and by nobody written
+    // what was complete can be read meanwhile, but not written
     let part = Cache::open(grown.path()).unwrap();
     assert_eq!((part.manifest().views, part.manifest().view_arrays.len()), (1, 3));
     assert!(part.extension().unwrap().contains("2 of 9 segments are whole"));
     assert!(part.array("taps/conv/features").is_err() && part.manifest().taps.is_empty());
     assert!(Writer::open(grown.path(), &plan).is_err());
     drop((writer, part));
-    // and what was added is given up again, whatever there was of it
+    // the extension is abandoned, however much of it exists
     let given_up = tempfile::tempdir().unwrap();
     for (path, bytes) in contents(grown.path()) {
         let path = given_up.path().join(path);
@@ -88,8 +88,8 @@ fn views_and_arrays_are_added_without_touching_what_is_published() {
     assert!(!given_up.path().join("taps").exists());
     let error = super::super::withdraw(given_up.path()).unwrap_err();
     assert!(error.to_string().contains("found a complete one"), "{error}");
-    // what a kill leaves in the new array is swept, and a shard that is lost is written again
-    // with those after it
+    // leftovers of a kill in the new array are swept, and a lost shard is rewritten with those
+    // after it
     fs::create_dir_all(grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
     fs::write(grown.path().join("taps/conv/features/c/0/0/0/0/0"), b"unpublished").unwrap();
     fs::remove_file(grown.path().join("logits/c/2/1/0")).unwrap();
@@ -108,7 +108,7 @@ fn views_and_arrays_are_added_without_touching_what_is_published() {
             .all(|(path, inode)| after[path] == *inode)
     );
 
-    // fewer views, fewer arrays or another first array are other settings
+    // fewer views, fewer arrays or a different first array are other settings
     for (change, field) in [
         ((|m| m.views = 2) as fn(&mut Manifest), "views"),
         (|m| m.taps.clear(), "taps"),
@@ -138,7 +138,7 @@ fn a_statistic_is_added_to_a_tap_that_had_features_alone() {
     testing::write(whole.path(), &after).unwrap();
     assert!(contents(grown.path()) == contents(whole.path()));
 
-    // nothing is taken away, and no map becomes another
+    // nothing is removed, and no map changes
     let error = Writer::open(grown.path(), &before).unwrap_err().to_string();
     assert!(error.contains("made with another"), "{error}");
     let mut other = testing::plan(6, 2, Codec::Zstd);
@@ -154,7 +154,7 @@ fn a_statistic_is_added_to_a_tap_that_had_features_alone() {
     assert!(error.contains("made with another taps[0].map"), "{error}");
 }
 
-/// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row
+/// The plan of [`testing::plan`] with ten rows, without the sample in row `hole`: the last row
 /// takes its place.
 fn with_a_hole(views: usize, hole: usize) -> CachePlan {
     let (whole, mut plan) =
@@ -178,7 +178,7 @@ fn rows_that_move_take_their_segments_out_and_leave_the_others() {
         let arrays = ["label/c/0", "sample_id/c/0"]
             .map(|path| (path, fs::read(folder.path().join(path)).unwrap()));
         let plan = with_a_hole(2, hole);
-        // not unless the plan says so
+        // refused unless the plan says so
         assert!(
             Writer::open(folder.path(), &plan)
                 .unwrap_err()
@@ -191,8 +191,8 @@ fn rows_that_move_take_their_segments_out_and_leave_the_others() {
         assert_eq!((has(&writer, 0), has(&writer, 1)), (kept, kept), "row {hole}");
         drop(writer);
         assert!(Cache::open(folder.path()).is_err());
-        // killed before the row arrays were written, which then are those of before: gone on
-        // with, or gone back from
+        // killed before the row arrays were written, so that the old ones remain: resumed, or
+        // reverted
         for (path, bytes) in &arrays {
             fs::write(folder.path().join(path), bytes).unwrap();
         }
@@ -201,7 +201,7 @@ fn rows_that_move_take_their_segments_out_and_leave_the_others() {
         testing::write(folder.path(), &again).unwrap();
         testing::write(fresh.path(), &plan).unwrap();
         assert!(contents(folder.path()) == contents(fresh.path()), "row {hole}");
-        // and the sample comes back
+        // the sample returns
         let back = CachePlan { before: Some(plan.sample_ids.clone()), ..whole.clone() };
         assert_eq!(has(&Writer::open(folder.path(), &back).unwrap(), 0), kept);
         testing::write(folder.path(), &back).unwrap();
@@ -263,7 +263,7 @@ fn a_segment_is_replaced_whole_or_is_missing() {
     assert!(writer.has(1, 0));
     drop(writer);
     assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
-    // killed between the two commits: the shards are there, and count as not published
+    // killed between the two commits: the shards exist but count as unpublished
     let mut writer = Writer::open(folder.path(), &plan).unwrap();
     writer.unpublish(&BTreeSet::from([(1, 1)])).unwrap();
     drop(writer);
@@ -275,7 +275,7 @@ fn a_segment_is_replaced_whole_or_is_missing() {
 fn a_widened_array_comes_last_and_alone_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = testing::plan(10, 2, Codec::Zstd);
-    // not the last of them
+    // not the last one
     plan.manifest.view_arrays.swap(2, 3);
     let mut writer = Writer::open(folder.path(), &plan).unwrap();
     testing::publish(&mut writer, 0, 0).unwrap();
