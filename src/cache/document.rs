@@ -41,7 +41,7 @@ pub(super) fn unframe<'a>(key: &str, bytes: &'a [u8]) -> Result<&'a [u8], String
         let (hash, rest) = bytes.strip_prefix(HEAD)?.split_at_checked(HASH)?;
         Some((hash, rest.strip_prefix(middle(key).as_bytes())?.strip_suffix(TAIL)?))
     })()
-    .ok_or_else(|| format!("damaged, or no {key} of nst-cache"))?;
+    .ok_or_else(|| format!("damaged, or not an nst-cache {key}"))?;
     if sha256(body).as_bytes() == hash {
         Ok(body)
     } else {
@@ -87,7 +87,7 @@ pub(super) fn load(folder: &Path) -> Result<Option<Manifest>> {
         let hint = if problem.starts_with("expected format") {
             "use the nst-cache that wrote it, or extract again into another folder"
         } else {
-            "a cache is lost without its manifest: remove the folder and extract again"
+            "a cache is unusable without its manifest: remove the folder and extract again"
         };
         Error::input(format!("{}: {problem}", path.display())).hint(hint)
     })

@@ -467,7 +467,7 @@ impl Manifest {
         }
         for spec in &self.row_arrays {
             if spec.dtype != Dtype::I64 || !spec.row_shape.is_empty() {
-                return Err(format!("array {}: expected one int64 a row", spec.path));
+                return Err(format!("array {}: expected one int64 per row", spec.path));
             }
         }
         let mut paths = HashSet::new();
@@ -475,7 +475,7 @@ impl Manifest {
             spec.validate(self.segment_rows).map_err(|e| format!("array `{}`: {e}", spec.path))?;
             if !paths.insert(spec.path.to_ascii_lowercase()) {
                 return Err(format!(
-                    "array `{}`: the path is there twice (case does not count)",
+                    "array `{}`: the path appears twice (ignoring case)",
                     spec.path
                 ));
             }
@@ -495,7 +495,7 @@ impl Manifest {
         }
         if !matches!(self.row_sums.len(), 0 | 2) {
             return Err(format!(
-                "row_sums: expected one a row array, found {}",
+                "row_sums: expected one per row array, found {}",
                 self.row_sums.len()
             ));
         }
@@ -648,7 +648,7 @@ impl ArraySpec {
             ));
         }
         if self.dtype == Dtype::BF16 {
-            return Err("expected a type that arrays have, found bfloat16".to_owned());
+            return Err("expected an element type of arrays, found bfloat16".to_owned());
         }
         if self.chunk_rows == 0 || !segment_rows.is_multiple_of(self.chunk_rows) {
             return Err(format!(

@@ -40,7 +40,7 @@ impl<'a> Originals<'a> {
                 found.samples,
                 short(&found.listing_sha256)
             ))
-            .hint(format!("the cache names it {} split {}", data.spec, data.split)));
+            .hint(format!("the cache records it as {}, split {}", data.spec, data.split)));
         }
         let preprocess = data
             .preprocess
@@ -59,7 +59,7 @@ impl<'a> Originals<'a> {
             return Ok(());
         }
         let stamps = Stamps::load(self.cache.folder()).unwrap_or_else(|error| {
-            monitor.warn(&format!("{}: taken for a missing one", error.chain()));
+            monitor.warn(&format!("{}: treated as missing", error.chain()));
             None
         });
         let samples: Vec<usize> =
@@ -71,14 +71,14 @@ impl<'a> Originals<'a> {
         if !found.unknown.is_empty() {
             let (count, all) = (found.unknown.len(), samples.len());
             monitor.note(&format!(
-                "of {count} of {all} samples it is not recorded what they were read from: whether \
-                 they have changed cannot be told"
+                "it is not recorded what {count} of {all} samples were read from: changes to them \
+                 cannot be detected"
             ));
         }
         if !found.restamped.is_empty() {
             let count = found.restamped.len();
             monitor.note(&format!(
-                "{count} files were copied or touched since they were read, and hold the same"
+                "{count} files were copied or touched since they were read; their content is the same"
             ));
         }
         Ok(())

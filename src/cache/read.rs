@@ -72,8 +72,8 @@ impl Cache {
         let extension = part.as_ref().map(|_| {
             let (done, all) = (found.whole_segments(), found.segments_total());
             format!(
-                "cache {}: being extended, {done} of {all} segments are whole: read as it was \
-                 before that",
+                "cache {}: being extended, {done} of {all} segments are complete; it is read as \
+                 it was before",
                 folder.display()
             )
         });
@@ -252,10 +252,10 @@ fn path_text(folder: &Path, path: &str) -> String {
 fn incomplete(folder: &Path, manifest: &Manifest) -> Error {
     let (done, all) = (manifest.whole_segments(), manifest.segments_total());
     Error::input(format!(
-        "cache {}: incomplete, {done} of {all} segments are there",
+        "cache {}: incomplete, {done} of {all} segments are published",
         folder.display()
     ))
-    .hint("run the same `nst-cache extract` command again: it goes on where it stopped")
+    .hint("run the same `nst-cache extract` command again: it resumes where it stopped")
 }
 
 /// The values of the row arrays: unique sample ids within the data set, and labels, each a class or
@@ -278,7 +278,7 @@ fn row_arrays(folder: &Path, manifest: &Manifest) -> Result<(Vec<i64>, Vec<i64>)
             let mut sorted = values.clone();
             sorted.sort_unstable();
             let pair = sorted.windows(2).find(|pair| pair.first() == pair.last())?;
-            Some(format!("sample {}: there twice", pair.first()?))
+            Some(format!("sample {}: appears twice", pair.first()?))
         };
         let is_unique = path == manifest::SAMPLE_ID;
         if let Some(problem) = wrong.or_else(|| if is_unique { duplicate() } else { None }) {
@@ -371,7 +371,7 @@ fn is_published(path: &Path, layout: &ShardLayout, sum: Option<Sum>) -> Result<(
     let file = storage::open(path)?;
     let length = file.metadata()?.len();
     if sum.is_some_and(|sum| sum.bytes != length) {
-        return Err("of another length".to_owned().into());
+        return Err("wrong length".to_owned().into());
     }
     let index_start = length.checked_sub(layout.index_bytes() as u64);
     let index_start = index_start.ok_or_else(|| "truncated".to_owned())?;
@@ -524,7 +524,7 @@ impl<'a> ArrayReader<'a> {
     fn outside(&self, view: usize, first: usize, rows: usize) -> Error {
         let manifest = &self.cache.manifest;
         Error::input(format!(
-            "array `{}`: rows {first}..{} of view {view} asked for, there are {} rows and {} views",
+            "array `{}`: requested rows {first}..{} of view {view}; there are {} rows and {} views",
             self.spec.path,
             first.saturating_add(rows),
             manifest.rows,

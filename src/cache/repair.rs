@@ -69,13 +69,12 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
     if let Some(finding) = findings.iter().find(|finding| finding.unreadable) {
         let path = folder.join(&finding.file);
         return Err(Error::input(format!(
-            "{}: {}; nothing was taken out",
+            "{}: {}; nothing was removed",
             path.display(),
             finding.problem
         ))
         .hint(
-            "make it readable and repair again; a file that is lost for good is one to remove by \
-             hand before that",
+            "make it readable and repair again; if it is lost for good, remove it by hand first",
         ));
     }
     let metadata = zarr::documents(&manifest)?;

@@ -202,7 +202,7 @@ impl ShardLayout {
                     (read_u64(entry), read_u64(entry.get(8..).unwrap_or_default()));
                 if chunk >= self.used_chunks() {
                     if (offset, length) != (EMPTY, EMPTY) {
-                        return Err(format!("index: chunk {chunk} stands past the data").into());
+                        return Err(format!("index: chunk {chunk} is past the data").into());
                     }
                     continue;
                 }

@@ -186,10 +186,7 @@ pub fn changed(folder: &Path, dataset: &dyn Dataset, samples: &[usize]) -> Error
         folder.display(),
         named.join(", ")
     ))
-    .hint(
-        "`nst-cache extract` with the same arguments and --refresh computes exactly their rows \
-         again",
-    )
+    .hint("`nst-cache extract` with the same arguments and --refresh recomputes exactly their rows")
 }
 
 /// The record on disk, as held by the writer.
@@ -324,7 +321,7 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
         let width = match kind {
             Some(NAMES) => NAME_BYTES,
             Some(TRACES) => TRACE_BYTES,
-            _ => return Err("damaged, or no record of nst-cache".to_owned()),
+            _ => return Err("damaged, or not an nst-cache record".to_owned()),
         };
         let count = head.last_chunk().map_or(0, |count| u64::from_le_bytes(*count));
         let length = usize::try_from(count)

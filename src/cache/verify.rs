@@ -191,7 +191,7 @@ fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
             if found == expected {
                 return;
             }
-            Fault::Damaged("not what the manifest gives".to_owned())
+            Fault::Damaged("does not match the manifest".to_owned())
         }
         Err(fault) => fault,
     };
@@ -311,7 +311,7 @@ impl Worker {
                     let (path, value) = (&shard.spec.path, i64::from_le_bytes(*value));
                     let is_new = path != manifest::SAMPLE_ID || samples.insert(value);
                     wrong_value(manifest, path, value)
-                        .or_else(|| (!is_new).then(|| format!("sample {value}: there twice")))
+                        .or_else(|| (!is_new).then(|| format!("sample {value}: appears twice")))
                 }
                 _ => wrong_values(manifest, shard.spec, bytes),
             };
@@ -373,7 +373,7 @@ fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
             .iter()
             .fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)),
         Dtype::Bool if bytes.iter().any(|&b| b > 1) => {
-            return Some("a truth value is neither 0 nor 1".to_owned());
+            return Some("a boolean is neither 0 nor 1".to_owned());
         }
         _ => false,
     };
@@ -428,7 +428,7 @@ mod tests {
             ),
             (
                 |f| fs::write(f.join("zarr.json"), b"{}").unwrap(),
-                &["zarr.json None not what the manifest gives"],
+                &["zarr.json None does not match the manifest"],
             ),
             (
                 |f| fs::remove_file(f.join("logits/c/1/2/0")).unwrap(),
@@ -513,7 +513,7 @@ mod tests {
                 "label/c/0 Some((9, 10)) label 3: expected −1 to 2".to_owned(),
                 "logits/c/0/2/0 Some((9, 10)) a value is NaN or infinite".to_owned(),
                 "sample_id/c/0 Some((5, 6)) sample 100: expected 0 to 99".to_owned(),
-                format!("sample_id/c/0 Some((7, 8)) sample {}: there twice", plan.sample_ids[1]),
+                format!("sample_id/c/0 Some((7, 8)) sample {}: appears twice", plan.sample_ids[1]),
                 "taps/conv/features/c/0/2/0/0/0 Some((8, 9)) a value is NaN or infinite".to_owned(),
             ]
         );

@@ -124,7 +124,7 @@ impl Writer {
             || self.has(view, segment)
         {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}: there is no such segment, or it is published"
+                "view {view}, segment {segment}: there is no such segment, or it is already published"
             )));
         }
         let all = self.manifest.view_arrays.len();
@@ -182,7 +182,7 @@ impl Writer {
         let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(unpublished);
         if record.bytes.len() != segment.first {
             return Err(Error::input(format!(
-                "view {}, segment {}: published already",
+                "view {}, segment {}: already published",
                 key.0, key.1
             )));
         }
@@ -417,7 +417,7 @@ impl SegmentWriter {
             array.checked_sub(self.first).and_then(|index| self.shards.get_mut(index))
         else {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}: there is no array {array}, or it is published"
+                "view {view}, segment {segment}: there is no array {array}, or it is already published"
             )));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());

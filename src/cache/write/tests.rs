@@ -69,7 +69,7 @@ fn views_and_arrays_are_added_without_touching_what_is_published() {
     // what was complete can be read meanwhile, but not written
     let part = Cache::open(grown.path()).unwrap();
     assert_eq!((part.manifest().views, part.manifest().view_arrays.len()), (1, 3));
-    assert!(part.extension().unwrap().contains("2 of 9 segments are whole"));
+    assert!(part.extension().unwrap().contains("2 of 9 segments are complete"));
     assert!(part.array("taps/conv/features").is_err() && part.manifest().taps.is_empty());
     assert!(Writer::open(grown.path(), &plan).is_err());
     drop((writer, part));
