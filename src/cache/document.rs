@@ -214,25 +214,25 @@ mod tests {
     #[test]
     fn the_first_difference_is_named_with_both_values() {
         let manifest = testing::manifest(10, 2, Codec::Zstd);
-        let with = |change: fn(&mut Manifest)| {
+        let difference_after = |change: fn(&mut Manifest)| {
             let mut other = manifest.clone();
             change(&mut other);
             difference(&manifest, &other)
         };
         let named =
             |name: &str, e: &str, f: &str| Some((name.to_owned(), e.to_owned(), f.to_owned()));
-        assert_eq!(with(|_| ()), None);
-        assert_eq!(with(|m| m.teacher.top1_basis_points = Some(9000)), None);
-        assert_eq!(with(|m| m.data.spec = "elsewhere".into()), None);
+        assert_eq!(difference_after(|_| ()), None);
+        assert_eq!(difference_after(|m| m.teacher.top1_basis_points = Some(9000)), None);
+        assert_eq!(difference_after(|m| m.data.spec = "elsewhere".into()), None);
         assert_eq!(
-            with(|m| m.teacher.sha256 = "ff".into()),
+            difference_after(|m| m.teacher.sha256 = "ff".into()),
             named("teacher.sha256", "\"00\"", "\"ff\"")
         );
         assert_eq!(
-            with(|m| m.data.fingerprint.samples = 3),
+            difference_after(|m| m.data.fingerprint.samples = 3),
             named("data.fingerprint.samples", "100", "3")
         );
-        assert_eq!(with(|m| m.data.limit = None), named("data.limit", "10", "null"));
+        assert_eq!(difference_after(|m| m.data.limit = None), named("data.limit", "10", "null"));
         let flip = crate::data::Augmentation {
             geometry: crate::data::Augment::Flip,
             ..crate::data::Augmentation::NONE
@@ -246,14 +246,14 @@ mod tests {
         let mut blended = other.clone();
         blended.augment = Some(crate::data::Augmentation { mixup: Some(0.5), ..flip });
         assert_eq!(difference(&other, &blended), named("augment.mixup", "null", "0.5"));
-        assert_eq!(with(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
+        assert_eq!(difference_after(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
         assert_eq!(
-            with(|m| m.view_arrays[1].codec = Codec::Raw),
+            difference_after(|m| m.view_arrays[1].codec = Codec::Raw),
             named("view_arrays[1].codec", "\"zstd\"", "\"raw\"")
         );
-        assert_eq!(with(|m| m.rows = 9), named("rows", "10", "9"));
+        assert_eq!(difference_after(|m| m.rows = 9), named("rows", "10", "9"));
         assert_eq!(
-            with(|m| m.tool = "nst-cache 0.0.0".into()),
+            difference_after(|m| m.tool = "nst-cache 0.0.0".into()),
             named("tool", "\"nst-cache 0.1.0\"", "\"nst-cache 0.0.0\"")
         );
     }

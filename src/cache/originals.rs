@@ -78,7 +78,8 @@ impl<'a> Originals<'a> {
         if !found.restamped.is_empty() {
             let count = found.restamped.len();
             monitor.note(&format!(
-                "{count} files were copied or touched since they were read; their content is the same"
+                "{count} files were copied or touched since they were read; their content is \
+                 unchanged"
             ));
         }
         Ok(())

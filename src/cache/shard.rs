@@ -542,9 +542,9 @@ mod tests {
     fn an_index_with_a_valid_checksum_is_not_trusted() {
         let layout = ShardLayout::new(&spec(Dtype::F32, Codec::Zstd), 16, 9);
         let shard = encode(layout, &[3; 9 * 12], 9);
-        let at = shard.len() - layout.index_bytes();
+        let index_start = shard.len() - layout.index_bytes();
         let forge = |entry: usize, value: u64| {
-            let mut index = shard[at..].to_vec();
+            let mut index = shard[index_start..].to_vec();
             index[entry * 8..entry * 8 + 8].copy_from_slice(&value.to_le_bytes());
             let sum = crc32c::crc32c(&index[..64]).to_le_bytes();
             index[64..].copy_from_slice(&sum);

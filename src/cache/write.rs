@@ -124,7 +124,8 @@ impl Writer {
             || self.has(view, segment)
         {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}: there is no such segment, or it is already published"
+                "view {view}, segment {segment}: there is no such segment, or it is already \
+                 published"
             )));
         }
         let all = self.manifest.view_arrays.len();
@@ -417,7 +418,8 @@ impl SegmentWriter {
             array.checked_sub(self.first).and_then(|index| self.shards.get_mut(index))
         else {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}: there is no array {array}, or it is already published"
+                "view {view}, segment {segment}: there is no array {array}, or it is already \
+                 published"
             )));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
