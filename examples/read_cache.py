@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Reads features and labels of a cache with zarr-python: examples/read_cache.py cache/teacher  (pip
-install zarr)"""
+"""Reads the features and labels of a cache with zarr-python (pip install zarr).
+
+Usage: examples/read_cache.py cache/teacher
+"""
 
 import sys
 import zarr
 
 cache = zarr.open_group(sys.argv[1], mode="r")
-labels = cache["label"][:]  # int64 [row], -1 where there is none
+labels = cache["label"][:]  # int64 [row], -1 if unlabeled
 for alias, tap in cache["taps"].groups():
     for name, array in tap.arrays():  # [view, row, ...]
         first = array[0, :128]  # 128 rows of view 0 as a NumPy array

@@ -1,5 +1,6 @@
-//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, the hash over the manifest's
-//! own bytes. Valid JSON, and every byte is checked: the frame is fixed, the rest is hashed.
+//! `manifest.json` as bytes: `{"sha256":"…",⏎"manifest":…}⏎`, where the hash covers the
+//! manifest's own bytes. It is valid JSON and every byte is checked: the frame is fixed, the rest
+//! is hashed.
 
 use super::Manifest;
 use crate::error::{Context, Error, Result};
@@ -10,8 +11,8 @@ use std::path::Path;
 /// The file's name in the cache's folder.
 pub(super) const NAME: &str = "manifest.json";
 
-/// A manifest is read whole before anything in it is known, so its size is bounded: room for half a
-/// million segments of ten arrays.
+/// A manifest is read whole before anything in it is known, so its size is bounded; this is enough
+/// for half a million segments of ten arrays.
 const BYTES_MAX: u64 = 256 << 20;
 
 const KEY: &str = "manifest";
@@ -19,14 +20,14 @@ const HEAD: &[u8] = b"{\"sha256\":\"";
 const TAIL: &[u8] = b"}\n";
 const HASH: usize = 64;
 
-/// The document that holds a manifest.
+/// Encodes a manifest as a framed document.
 pub(super) fn encode(manifest: &Manifest) -> Result<Vec<u8>> {
     let body = serde_json::to_vec(manifest)
         .context(|| "manifest: cannot be written as JSON".to_owned())?;
     Ok(frame(KEY, &body))
 }
 
-/// `{"sha256":"…",⏎"KEY":BODY}⏎`: the body under its hash.
+/// `{"sha256":"…",⏎"KEY":BODY}⏎`: the body with its hash.
 pub(super) fn frame(key: &str, body: &[u8]) -> Vec<u8> {
     [HEAD, sha256(body).as_bytes(), middle(key).as_bytes(), body, TAIL].concat()
 }
@@ -34,13 +35,13 @@ pub(super) fn frame(key: &str, body: &[u8]) -> Vec<u8> {
 /// The body of a framed document.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// The problem, in words.
 pub(super) fn unframe<'a>(key: &str, bytes: &'a [u8]) -> Result<&'a [u8], String> {
     let (hash, body) = (|| {
         let (hash, rest) = bytes.strip_prefix(HEAD)?.split_at_checked(HASH)?;
         Some((hash, rest.strip_prefix(middle(key).as_bytes())?.strip_suffix(TAIL)?))
     })()
-    .ok_or_else(|| format!("damaged, or no {key} of nst-cache"))?;
+    .ok_or_else(|| format!("damaged, or not an nst-cache {key}"))?;
     if sha256(body).as_bytes() == hash {
         Ok(body)
     } else {
@@ -52,14 +53,13 @@ fn middle(key: &str) -> String {
     format!("\",\n\"{key}\":")
 }
 
-/// The manifest of a document.
+/// Decodes and validates the manifest in a document.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// The problem, in words.
 fn decode(bytes: &[u8]) -> Result<Manifest, String> {
     let body = unframe(KEY, bytes)?;
-    // a newer format may have fields that this code does not know, so its version is looked at
-    // first
+    // a newer format may have fields that this code does not know, so its version is checked first
     let version: Version = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     let (first, last) = (Manifest::FORMAT, Manifest::FORMAT_LAST);
     if !(first..=last).contains(&version.format) {
@@ -79,7 +79,7 @@ struct Version {
     tool: String,
 }
 
-/// Reads and checks the manifest in a folder; `None` when there is none.
+/// Reads and checks the manifest in a folder; `None` if there is none.
 pub(super) fn load(folder: &Path) -> Result<Option<Manifest>> {
     let path = folder.join(NAME);
     let Some(bytes) = storage::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
@@ -87,7 +87,7 @@ pub(super) fn load(folder: &Path) -> Result<Option<Manifest>> {
         let hint = if problem.starts_with("expected format") {
             "use the nst-cache that wrote it, or extract again into another folder"
         } else {
-            "a cache is lost without its manifest: remove the folder and extract again"
+            "a cache is unusable without its manifest: remove the folder and extract again"
         };
         Error::input(format!("{}: {problem}", path.display())).hint(hint)
     })
@@ -98,8 +98,7 @@ pub(super) fn store(lock: &Lock, manifest: &Manifest) -> Result<()> {
     lock.replace(NAME, &encode(manifest)?)
 }
 
-/// Manifest fields in the order in which a difference explains most: the model before what follows
-/// from it.
+/// Manifest fields, causes before consequences, so that the first difference explains the most.
 const FIELDS: [&str; 13] = [
     "teacher",
     "data",
@@ -116,12 +115,12 @@ const FIELDS: [&str; 13] = [
     "rows",
 ];
 
-/// What does not make a cache another one: names for people, results, and what is compared by value
-/// elsewhere (skipped samples are missing in `sample_id`).
+/// Fields that may differ between two runs of the same extraction: names for people, results, and
+/// values compared elsewhere (skipped samples are missing from `sample_id`).
 const IGNORED: [&str; 4] =
     ["teacher.file", "teacher.top1_basis_points", "data.spec", "data.skipped"];
 
-/// The first field in which a cache's manifest differs from the one that a run asks for: name,
+/// The first field in which a cache's manifest differs from the one that a run requires: name,
 /// expected, found.
 pub(super) fn difference(
     expected: &Manifest,
@@ -129,14 +128,16 @@ pub(super) fn difference(
 ) -> Option<(String, String, String)> {
     let (expected, found) =
         (serde_json::to_value(expected).ok()?, serde_json::to_value(found).ok()?);
-    // a field that is left out stands for null
-    let of = |manifest: &serde_json::Value, field: &str| {
+    // an omitted field stands for null
+    let value_of = |manifest: &serde_json::Value, field: &str| {
         manifest.get(field).cloned().unwrap_or_default()
     };
-    FIELDS.iter().find_map(|field| differs(field, &of(&expected, field), &of(&found, field)))
+    FIELDS.iter().find_map(|field| {
+        first_difference(field, &value_of(&expected, field), &value_of(&found, field))
+    })
 }
 
-fn differs(
+fn first_difference(
     name: &str,
     expected: &serde_json::Value,
     found: &serde_json::Value,
@@ -146,14 +147,14 @@ fn differs(
         return None;
     }
     match (expected, found) {
-        (Object(e), Object(f)) => {
-            e.iter().find_map(|(key, value)| differs(&format!("{name}.{key}"), value, f.get(key)?))
-        }
+        (Object(e), Object(f)) => e.iter().find_map(|(key, value)| {
+            first_difference(&format!("{name}.{key}"), value, f.get(key)?)
+        }),
         (Array(e), Array(f)) if e.len() == f.len() => e
             .iter()
             .zip(f)
             .enumerate()
-            .find_map(|(i, (e, f))| differs(&format!("{name}[{i}]"), e, f)),
+            .find_map(|(i, (e, f))| first_difference(&format!("{name}[{i}]"), e, f)),
         (Array(e), Array(f)) if e.iter().chain(f).any(|v| v.is_array() || v.is_object()) => {
             Some((name.to_owned(), format!("{} entries", e.len()), format!("{} entries", f.len())))
         }
@@ -161,7 +162,7 @@ fn differs(
     }
 }
 
-/// A value in a message: one line, and not a screenful of class names.
+/// A value in a message: one line, shortened so that class names do not fill the screen.
 fn shown(value: &serde_json::Value) -> String {
     #[allow(
         clippy::cast_possible_truncation,
@@ -173,7 +174,7 @@ fn shown(value: &serde_json::Value) -> String {
         _ => value.to_string(),
     };
     match text.char_indices().nth(80) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,
     }
 }
@@ -213,25 +214,25 @@ mod tests {
     #[test]
     fn the_first_difference_is_named_with_both_values() {
         let manifest = testing::manifest(10, 2, Codec::Zstd);
-        let with = |change: fn(&mut Manifest)| {
+        let difference_after = |change: fn(&mut Manifest)| {
             let mut other = manifest.clone();
             change(&mut other);
             difference(&manifest, &other)
         };
         let named =
             |name: &str, e: &str, f: &str| Some((name.to_owned(), e.to_owned(), f.to_owned()));
-        assert_eq!(with(|_| ()), None);
-        assert_eq!(with(|m| m.teacher.top1_basis_points = Some(9000)), None);
-        assert_eq!(with(|m| m.data.spec = "elsewhere".into()), None);
+        assert_eq!(difference_after(|_| ()), None);
+        assert_eq!(difference_after(|m| m.teacher.top1_basis_points = Some(9000)), None);
+        assert_eq!(difference_after(|m| m.data.spec = "elsewhere".into()), None);
         assert_eq!(
-            with(|m| m.teacher.sha256 = "ff".into()),
+            difference_after(|m| m.teacher.sha256 = "ff".into()),
             named("teacher.sha256", "\"00\"", "\"ff\"")
         );
         assert_eq!(
-            with(|m| m.data.fingerprint.samples = 3),
+            difference_after(|m| m.data.fingerprint.samples = 3),
             named("data.fingerprint.samples", "100", "3")
         );
-        assert_eq!(with(|m| m.data.limit = None), named("data.limit", "10", "null"));
+        assert_eq!(difference_after(|m| m.data.limit = None), named("data.limit", "10", "null"));
         let flip = crate::data::Augmentation {
             geometry: crate::data::Augment::Flip,
             ..crate::data::Augmentation::NONE
@@ -245,14 +246,14 @@ mod tests {
         let mut blended = other.clone();
         blended.augment = Some(crate::data::Augmentation { mixup: Some(0.5), ..flip });
         assert_eq!(difference(&other, &blended), named("augment.mixup", "null", "0.5"));
-        assert_eq!(with(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
+        assert_eq!(difference_after(|m| m.taps.clear()), named("taps", "1 entries", "0 entries"));
         assert_eq!(
-            with(|m| m.view_arrays[1].codec = Codec::Raw),
+            difference_after(|m| m.view_arrays[1].codec = Codec::Raw),
             named("view_arrays[1].codec", "\"zstd\"", "\"raw\"")
         );
-        assert_eq!(with(|m| m.rows = 9), named("rows", "10", "9"));
+        assert_eq!(difference_after(|m| m.rows = 9), named("rows", "10", "9"));
         assert_eq!(
-            with(|m| m.tool = "nst-cache 0.0.0".into()),
+            difference_after(|m| m.tool = "nst-cache 0.0.0".into()),
             named("tool", "\"nst-cache 0.1.0\"", "\"nst-cache 0.0.0\"")
         );
     }

@@ -1,5 +1,5 @@
-//! A cache's arrays as one file that other tools read: NumPy's `.npz` (stored, not compressed) or
-//! `.safetensors`. Streamed, so that memory does not grow with the cache.
+//! Exports a cache's arrays as one file for other tools: NumPy's `.npz` (stored, not compressed) or
+//! `.safetensors`. The data is streamed, so memory does not grow with the cache.
 
 use super::{ArrayReader, Cache, Decoder, manifest};
 use crate::array::Dtype;
@@ -12,21 +12,21 @@ use std::ops::Range;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-/// What is decoded and written at a time, in bytes: at least one chunk.
+/// Bytes decoded and written at a time; at least one chunk.
 const BLOCK_BYTES: usize = 8 << 20;
-/// From this on a member needs the 64-bit form of zip, which not every reader has.
+/// From this size on, a member needs zip64, which not every reader supports.
 const ZIP64_BYTES: u64 = u32::MAX as u64;
 
-/// The kind of file.
+/// The format of an exported file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// `numpy.load` opens it.
+    /// NumPy's archive format, for `numpy.load`.
     Npz,
-    /// `safetensors.numpy.load_file` and its kin open it.
+    /// The safetensors format, for `safetensors.numpy.load_file` and similar loaders.
     Safetensors,
 }
 
-/// What was written.
+/// A summary of what was exported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Export {
     /// Rows of each view.
@@ -40,12 +40,12 @@ pub struct Export {
 /// Writes arrays of a cache to `out`, under their paths, rows in the cache's order: `sample_id` and
 /// `label` `[row]`, the others `[view, row, …]`.
 ///
-/// `names`: the view arrays to take, each by its path, by a folder of it (`taps`), or by the alias
-/// of a tap; all where there is none. `rows`: those of each view, all if `None`.
+/// `names` selects view arrays, each by its path, by a parent folder (`taps`), or by the alias of a
+/// tap; empty selects all. `rows` selects rows of each view; `None` selects all.
 ///
 /// # Errors
-/// When the cache cannot be read or is damaged, there is no such array or row, the user asks to
-/// stop, or `out` cannot be written.
+/// If the cache cannot be read or is damaged, there is no such array or row, the user asks to stop,
+/// or `out` cannot be written.
 pub fn export(
     cache: &Cache,
     format: Format,
@@ -69,20 +69,20 @@ pub fn export(
     })
 }
 
-/// An array of the file.
+/// An array in the exported file.
 struct Member<'a> {
     name: &'a str,
     dtype: Dtype,
     shape: Vec<usize>,
     rows: Range<usize>,
-    source: Source<'a>,
+    data: MemberData<'a>,
 }
 
 #[derive(Clone, Copy)]
-enum Source<'a> {
-    /// One number a row.
+enum MemberData<'a> {
+    /// A row array: one number per row.
     Row(&'a [i64]),
-    /// Every view of an array.
+    /// A view array, and its number of views.
     View(ArrayReader<'a>, usize),
 }
 
@@ -92,15 +92,15 @@ impl Member<'_> {
     }
 
     fn rows_of_all_views(&self) -> usize {
-        match self.source {
-            Source::Row(_) => self.rows.len(),
-            Source::View(_, views) => self.rows.len() * views,
+        match self.data {
+            MemberData::Row(_) => self.rows.len(),
+            MemberData::View(_, views) => self.rows.len() * views,
         }
     }
 
     /// Writes the elements, little-endian and row-major.
     fn stream(&self, out: &mut impl Write, monitor: &dyn Monitor) -> Result<()> {
-        let written = |bytes: &[u8], rows: usize, out: &mut dyn Write| {
+        let write = |bytes: &[u8], rows: usize, out: &mut dyn Write| {
             out.write_all(bytes).context(|| format!("array `{}`: cannot be written", self.name))?;
             monitor.advance(rows as u64, bytes.len() as u64);
             if monitor.stop_requested() {
@@ -109,17 +109,17 @@ impl Member<'_> {
                 Ok(())
             }
         };
-        match self.source {
-            Source::Row(values) => {
+        match self.data {
+            MemberData::Row(values) => {
                 let bytes: Vec<u8> = values
                     .get(self.rows.clone())
                     .unwrap_or_default()
                     .iter()
                     .flat_map(|v| v.to_le_bytes())
                     .collect();
-                written(&bytes, self.rows.len(), out)
+                write(&bytes, self.rows.len(), out)
             }
-            Source::View(array, views) => {
+            MemberData::View(array, views) => {
                 let chunk = array.spec().chunk_rows;
                 let block = (BLOCK_BYTES / array.spec().row_bytes().max(1))
                     .next_multiple_of(chunk)
@@ -128,10 +128,10 @@ impl Member<'_> {
                 for view in 0..views {
                     let mut first = self.rows.start;
                     while first < self.rows.end {
-                        // up to the end of a chunk, which would be decoded twice otherwise
+                        // ends at a chunk's end, so that no chunk is decoded twice
                         let end = (first / chunk * chunk + block).min(self.rows.end);
                         array.read(&mut decoder, view, first, end - first, &mut bytes)?;
-                        written(&bytes, end - first, out)?;
+                        write(&bytes, end - first, out)?;
                         first = end;
                     }
                 }
@@ -156,18 +156,18 @@ fn members<'a>(
         )));
     }
     let is_named = |path: &str, name: &String| {
-        let below = |folder: &str| {
+        let is_within = |folder: &str| {
             path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        below(name) || below(&format!("taps/{name}"))
+        is_within(name) || is_within(&format!("taps/{name}"))
     };
     let row_arrays = [(manifest::SAMPLE_ID, cache.sample_ids()), (manifest::LABEL, cache.labels())];
     for name in names {
         if !manifest.view_arrays.iter().any(|spec| is_named(&spec.path, name)) {
-            let there: Vec<&str> =
+            let known: Vec<&str> =
                 manifest.view_arrays.iter().map(|spec| spec.path.as_str()).collect();
             return Err(Error::input(format!("there is no array `{name}`"))
-                .hint(format!("the cache has {}", there.join(", "))));
+                .hint(format!("the cache has {}", known.join(", "))));
         }
     }
     let mut members: Vec<Member<'a>> = row_arrays
@@ -177,7 +177,7 @@ fn members<'a>(
             dtype: Dtype::I64,
             shape: vec![rows.len()],
             rows: rows.clone(),
-            source: Source::Row(values),
+            data: MemberData::Row(values),
         })
         .collect();
     for spec in manifest
@@ -190,7 +190,7 @@ fn members<'a>(
             dtype: spec.dtype,
             shape: [&[manifest.views, rows.len()], spec.row_shape.as_slice()].concat(),
             rows: rows.clone(),
-            source: Source::View(cache.array(&spec.path)?, manifest.views),
+            data: MemberData::View(cache.array(&spec.path)?, manifest.views),
         });
     }
     Ok(members)
@@ -217,7 +217,7 @@ fn write_npz(
     Ok(())
 }
 
-/// The header of a `.npy` file, format 1.0: padded so that elements begin at a multiple of 64
+/// The header of a `.npy` file, format 1.0, padded so that elements start at a multiple of 64
 /// bytes.
 fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     let descr = match dtype {
@@ -230,7 +230,7 @@ fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
         Dtype::I16 => "<i2",
         Dtype::I32 => "<i4",
         Dtype::I64 => "<i8",
-        // as numpy writes a type that is not its own
+        // as NumPy writes a type that it does not have
         Dtype::BF16 => "<V2",
         Dtype::F16 => "<f2",
         Dtype::F32 => "<f4",
@@ -238,11 +238,11 @@ fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     };
     let sizes = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes},), }}");
-    // magic, version and length take 10 bytes, and a line feed ends the text
+    // 10 bytes of magic, version and length precede the text, and a line feed ends it
     let padded = (text.len() + 11).next_multiple_of(64) - 11;
     text.extend(std::iter::repeat_n(' ', padded - text.len()));
     text.push('\n');
-    // 64 axes of 20 digits are below 2^16
+    // 64 axes of 20 digits stay below 2^16
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes();
     [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes()].concat()
 }
@@ -279,7 +279,7 @@ fn write_safetensors(
     }
     let mut header =
         serde_json::to_vec(&header).context(|| "header: cannot be written as JSON".to_owned())?;
-    // elements begin at a multiple of 8 bytes
+    // elements start at a multiple of 8 bytes
     header.resize(header.len().next_multiple_of(8), b' ');
     let context = || "header: cannot be written".to_owned();
     out.write_all(&(header.len() as u64).to_le_bytes()).context(context)?;

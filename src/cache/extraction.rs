@@ -1,6 +1,6 @@
-//! `extraction.json`: what the cache took to make, in seconds. Beside the content and no part of
-//! it, so that a cache's bytes do not depend on how fast or after how many interruptions they were
-//! written. Framed and hashed as the manifest is.
+//! `extraction.json`: the time that the extraction took, in seconds. It is not part of the content,
+//! so a cache's bytes depend neither on the speed of the extraction nor on its interruptions. It is
+//! framed and hashed like the manifest.
 
 use super::document;
 use super::shard::Fault;
@@ -15,24 +15,24 @@ pub(super) const NAME: &str = "extraction.json";
 const BYTES_MAX: u64 = 4096;
 const KEY: &str = "extraction";
 
-/// The time that the runs which wrote a cache took.
+/// The time taken by the runs that wrote a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Extraction {
-    /// Wall time of each run up to the last segment that it published, added up.
+    /// The sum of each run's wall time up to the last segment that it published.
     seconds: f64,
 }
 
-/// The seconds that a cache took; `None` where nobody recorded them.
+/// The seconds that the extraction took; `None` if they are not recorded.
 ///
 /// # Errors
-/// When the record is damaged.
+/// If the record is damaged.
 pub fn seconds(folder: &Path) -> Result<Option<f64>> {
     let Some(bytes) = read(folder)? else { return Ok(None) };
     let path = folder.join(NAME);
     decode(&bytes).map_err(|problem| Error::input(format!("{}: {problem}", path.display())))
 }
 
-/// What is wrong with the record, if anything is.
+/// The problem with the record, if any.
 pub(super) fn problem(folder: &Path) -> Option<Fault> {
     match storage::try_read(&folder.join(NAME), BYTES_MAX) {
         Ok(bytes) => decode(&bytes?).err().map(Fault::Damaged),
@@ -40,10 +40,10 @@ pub(super) fn problem(folder: &Path) -> Option<Fault> {
     }
 }
 
-/// The seconds, a damaged record being none.
+/// The recorded seconds; a damaged record counts as missing.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub(super) fn seconds_if_whole(folder: &Path) -> Result<Option<f64>> {
     Ok(read(folder)?.and_then(|bytes| decode(&bytes).ok().flatten()))
 }
@@ -60,7 +60,7 @@ fn decode(bytes: &[u8]) -> Result<Option<f64>, String> {
 
 /// Replaces the record.
 pub(super) fn store(lock: &Lock, seconds: f64) -> Result<()> {
-    // finer than anybody can tell
+    // milliseconds: anything finer is noise
     let record = Extraction { seconds: (seconds * 1e3).round() / 1e3 };
     let body =
         serde_json::to_vec(&record).context(|| format!("{NAME}: cannot be written as JSON"))?;
@@ -74,7 +74,7 @@ mod tests {
     use crate::monitor::Silent;
     use std::time::{Duration, Instant};
 
-    /// An instant so long ago.
+    /// An instant this many seconds ago.
     fn ago(seconds: u64) -> Instant {
         Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap()
     }
@@ -93,7 +93,7 @@ mod tests {
         testing::publish(&mut writer, 0, 0).unwrap();
         assert!((100.0..110.0).contains(&recorded(folder.path())));
         drop(writer);
-        // killed here, and gone on with
+        // killed here and resumed
         let mut writer = Writer::open(folder.path(), &plan).unwrap();
         writer.count_from(ago(20)).unwrap();
         testing::publish(&mut writer, 0, 1).unwrap();
@@ -105,7 +105,7 @@ mod tests {
             Cache::open(folder.path()).unwrap().extraction_seconds(),
             Some(recorded(folder.path()))
         );
-        // views that are added cost what they cost
+        // added views add their own time
         let mut writer = Writer::open(folder.path(), &testing::plan(6, 3, Codec::Zstd)).unwrap();
         writer.count_from(ago(7)).unwrap();
         testing::publish(&mut writer, 2, 0).unwrap();

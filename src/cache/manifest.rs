@@ -1,6 +1,7 @@
-//! `manifest.json`: what the cache was made of and which segments are published. The commit point.
+//! `manifest.json`: what the cache was made from and which segments are published. It is the commit
+//! point.
 
-use super::shard::{self, Sum};
+use super::shard::{ShardLayout, Sum};
 use super::{document, zarr};
 use crate::array::{Dtype, Layout};
 use crate::data::augment::Parameter;
@@ -20,9 +21,9 @@ use std::path::Path;
 pub(super) const SAMPLE_ID: &str = "sample_id";
 /// The row array of labels.
 pub(super) const LABEL: &str = "label";
-/// The longest chunk, decoded: a reader allocates one.
+/// The longest decoded chunk in bytes, since a reader allocates one.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
-/// Rows of all views; with chunks bounded, no product of the two overflows.
+/// Rows of all views, bounded so that no product with a chunk's size overflows.
 const ROWS_MAX: u64 = 1 << 40;
 
 /// How the chunks of an array are encoded.
@@ -31,15 +32,15 @@ const ROWS_MAX: u64 = 1 << 40;
 pub enum Codec {
     /// bytes → zstd (level 1, checksum) → crc32c.
     Zstd,
-    /// bytes → crc32c, where a probe shows that zstd saves under 10 %.
+    /// bytes → crc32c, if a probe shows that zstd saves less than 10 %.
     Raw,
 }
 
-/// One array of the cache over `[view, row, …]` (or `[row]`, see `per_view`).
+/// One array of the cache, over `[view, row, …]` or `[row]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArraySpec {
-    /// Path in the group: `input`, `inputs/<name>`, a view's parameters (`crop`, `flip` …),
+    /// Path in the group: `input`, `inputs/<name>`, a view parameter (`crop`, `flip` …),
     /// `logits`, `taps/<alias>/<statistic>`, `label`, `sample_id`.
     pub path: String,
     /// Element type as stored.
@@ -48,27 +49,26 @@ pub struct ArraySpec {
     pub row_shape: Vec<usize>,
     /// Name of each axis of a row: `c`, `h`, `w`, `class`, `t` …
     pub axes: Vec<String>,
-    /// The ONNX tensor it holds, for `logits` and taps.
+    /// The ONNX tensor that it holds, for `logits` and taps.
     pub tensor: Option<String>,
-    /// Of an input: where the batch stands among the axes of what the teacher was fed, if not on
-    /// the first.
+    /// For an input: the axis of the fed tensor that holds the batch, if it is not the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_axis: Option<usize>,
-    /// Encoding of its chunks.
+    /// How its chunks are encoded.
     pub codec: Codec,
-    /// Rows of an inner chunk; divides the segment length.
+    /// Rows per inner chunk; divides the segment length.
     pub chunk_rows: usize,
 }
 
 impl ArraySpec {
-    /// Bytes of one decoded row.
+    /// Bytes per decoded row.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
         self.row_shape.iter().product::<usize>() * self.dtype.size()
     }
 }
 
-/// The teacher that ran.
+/// The teacher and how it was run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherRecord {
@@ -76,84 +76,85 @@ pub struct TeacherRecord {
     pub file: String,
     /// SHA-256 of the model and its external data.
     pub sha256: String,
-    /// ONNX Runtime's version, and how far it might optimize where that was limited.
+    /// ONNX Runtime's version, and the optimization level if it was limited.
     pub runtime: String,
     /// Execution provider: `cpu`, `cuda:0`.
     pub provider: String,
-    /// Samples of one inference.
+    /// Samples per inference.
     pub batch: usize,
-    /// Inputs that got the same value for every sample.
+    /// Inputs that had the same value for every sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<Constant>,
-    /// The teacher's top-1 on the cached rows in percent times 100, where there are labels; set at
-    /// the last segment.
+    /// The teacher's top-1 accuracy on the cached rows in basis points (1/100 %), if there are
+    /// labels; set with the last segment.
     pub top1_basis_points: Option<u32>,
 }
 
-/// The data that went in.
+/// The data that the teacher was run on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataRecord {
-    /// As the user named it (`idx:fashion`), for people and as the default of `--test`.
+    /// The data set as the user named it (`idx:fashion`), for people and as the default of
+    /// `--test`.
     pub spec: String,
-    /// The split.
+    /// The split, `train` for example.
     pub split: String,
-    /// What identifies the content.
+    /// Identifies the content.
     pub fingerprint: Fingerprint,
     /// Class names in label order.
     pub classes: Vec<String>,
-    /// Preprocessing of images; `None` for arrays fed as they are.
+    /// Preprocessing of images; `None` for arrays that are fed unchanged.
     pub preprocess: Option<Preprocess>,
-    /// Samples taken (`--limit`).
+    /// The maximum number of samples (`--limit`).
     pub limit: Option<usize>,
     /// Seed of the shuffle before the limit.
     pub shuffle: Option<u64>,
-    /// Samples left out as unreadable (`--skip-bad`), by index.
+    /// Indices of samples skipped as unreadable (`--skip-bad`).
     pub skipped: Vec<u64>,
 }
 
-/// A stored tap.
+/// One stored tap of the teacher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TapRecord {
     /// Name in the cache: `taps/<alias>/<statistic>`.
     pub alias: String,
-    /// The ONNX tensor.
+    /// The ONNX tensor that is tapped.
     pub tensor: String,
-    /// What it is to distillation.
+    /// How distillation uses it.
     pub role: Role,
-    /// Its spatial stage, if it has one.
+    /// The spatial stage it belongs to, if any.
     pub stage: Option<usize>,
-    /// The map that its statistics are of; `None` where it has none beside the features, whose
-    /// array says it.
+    /// The map that its statistics are computed from; `None` if only the features are stored, whose
+    /// array implies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapShape>,
-    /// The batch normalisation that it comes from, where it stands before an activation and the
-    /// teacher's file has it.
+    /// The batch normalization that produces it, if it is an activation's input and the teacher's
+    /// file contains one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_norm: Option<BatchNorm>,
 }
 
-/// What a reader has to know of logits that are no tensor of the teacher over the labels' classes.
+/// Describes logits that are not simply a tensor of the teacher over the labels' classes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogitsRecord {
-    /// What they were made of.
+    /// How they were converted, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<Conversion>,
-    /// Whether they tell other classes apart than the labels do.
+    /// Whether their classes differ from those of the labels.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub other_classes: bool,
 }
 
-/// A published segment: `segment_rows` rows of one view, in the first so many of the view arrays.
-/// All of them, but while arrays are added to a cache.
+/// A published segment: `segment_rows` rows of one view, in a prefix of the view arrays. The prefix
+/// is all of them, except while arrays are being added to a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// Which view.
+    /// The view it belongs to.
     pub view: usize,
-    /// Which segment of the view.
+    /// The segment's index within the view.
     pub index: usize,
     /// Length of each array's shard in bytes, in the order of the view arrays.
     pub bytes: Vec<u64>,
@@ -162,7 +163,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Length and digest of the shard of a view array (by its place), if it is published.
+    /// Length and digest of the shard of view array number `array`, if it is published.
     #[must_use]
     pub fn sum(&self, array: usize) -> Option<Sum> {
         let (bytes, crc32c) = (*self.bytes.get(array)?, *self.crc32c.get(array)?);
@@ -170,103 +171,99 @@ impl Segment {
     }
 }
 
-/// How much of a cache was complete before views or arrays were added to it, and is left as it is
-/// while they are.
+/// The part of a cache that was complete before an extension by views or arrays, and that the
+/// extension leaves unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extent {
-    /// The first so many views.
+    /// The number of complete views, counted from the first.
     pub views: usize,
-    /// The first so many taps.
+    /// The number of complete taps, counted from the first.
     pub taps: usize,
-    /// The first so many view arrays.
+    /// The number of complete view arrays, counted from the first.
     pub view_arrays: usize,
 }
 
-/// The whole manifest. Written as JSON with a checksum of its own over everything else.
+/// The whole manifest, written as JSON under a checksum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of the on-disk format: the lowest that can say what the cache is, see
+    /// Version of the on-disk format: the lowest that can describe the cache, see
     /// [`Manifest::lowest_format`].
     pub format: u32,
-    /// The tool that wrote it, `nst-cache 0.1.0`.
+    /// The tool and version that wrote it: `nst-cache 0.1.0`.
     pub tool: String,
-    /// The teacher.
+    /// The teacher that was run.
     pub teacher: TeacherRecord,
-    /// The data.
+    /// The data set that it was run on.
     pub data: DataRecord,
-    /// What there is to know of the logits; `None`: they are the teacher's, over the labels'
-    /// classes.
+    /// Describes the logits; `None` if they are a tensor of the teacher over the labels' classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logits: Option<LogitsRecord>,
-    /// The taps.
+    /// The stored taps, in the order of their first arrays.
     pub taps: Vec<TapRecord>,
-    /// Rows of a view (without padding).
+    /// Rows per view, without padding.
     pub rows: usize,
-    /// Views.
+    /// Number of views.
     pub views: usize,
-    /// What the views are made of; `None`: one view, the images as they are.
+    /// The augmentation that the views are drawn from; `None` if there is one view of unchanged
+    /// images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augmentation>,
-    /// Seed of the permutation in which rows stand, and of the views' parameters.
+    /// Seed of the permutation of the rows, and of the views' parameters.
     pub seed: u64,
-    /// Rows of a segment: the shard length of every view array.
+    /// Rows per segment: the shard length of every view array.
     pub segment_rows: usize,
     /// Arrays over `[row]`, written whole at the start: `sample_id`, `label`.
     pub row_arrays: Vec<ArraySpec>,
-    /// Of each row array's shard, in their order; empty in a cache of a format before 6.
+    /// Length and digest of each row array's shard, in order; empty before format 6.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub row_sums: Vec<Sum>,
     /// Arrays over `[view, row, …]`.
     pub view_arrays: Vec<ArraySpec>,
-    /// What was complete before the views and arrays that are being added; `None`: nothing was,
-    /// or all is.
+    /// What was complete before the extension in progress; `None` if there is no extension in
+    /// progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extends: Option<Extent>,
-    /// What is published, by view, then index.
+    /// The published segments, sorted by view, then index.
     pub segments: Vec<Segment>,
 }
 
 impl Manifest {
-    /// The format version of a cache without augmentation.
+    /// The first format version: no augmentation.
     pub const FORMAT: u32 = 1;
-    /// The format version of a cache with it: who knows the former alone would take a mixed
-    /// sample's label for the whole truth.
+    /// Adds augmentation: a version-1 reader would ignore the partner's label of a mixed sample.
     pub const FORMAT_AUGMENTED: u32 = 2;
-    /// The format version of a cache with statistics or a tap's batch normalisation, augmented or
-    /// not.
+    /// Adds statistics and a tap's batch normalization, with or without augmentation.
     pub const FORMAT_STATISTICS: u32 = 3;
-    /// The format version of a cache with a record of its logits: who knows no such record would
-    /// compare other classes with each other.
+    /// Adds the record of the logits: an older reader would compare logits over different classes.
     pub const FORMAT_LOGITS: u32 = 4;
 
-    /// The format version of a cache whose teacher was fed in another way than by arrays of the
-    /// first types with the batch in front.
+    /// Adds constant inputs, other element types and other batch axes: an older reader would feed
+    /// the teacher differently.
     pub const FORMAT_FEEDING: u32 = 5;
-    /// The format version of a cache whose row arrays have digests too: every one that this
-    /// version writes.
+    /// Adds digests of the row arrays; every cache that this program writes has this version.
     pub const FORMAT_SUMS: u32 = 6;
-    /// The last that this version reads.
+    /// The latest version that this program reads.
     pub const FORMAT_LAST: u32 = Self::FORMAT_SUMS;
 
-    /// The format version that this manifest has to have.
+    /// The lowest format version that can describe this manifest, which is the one it must have.
     #[must_use]
     pub fn lowest_format(&self) -> u32 {
-        let known = |dtype| {
+        let is_basic = |dtype| {
             matches!(
                 dtype,
                 Dtype::U8 | Dtype::I32 | Dtype::I64 | Dtype::F16 | Dtype::F32 | Dtype::F64
             )
         };
-        let is_new = |spec: &ArraySpec| spec.batch_axis.is_some() || !known(spec.dtype);
+        let needs_feeding = |spec: &ArraySpec| spec.batch_axis.is_some() || !is_basic(spec.dtype);
         let images = self.data.preprocess.as_ref();
-        let is_fed_anew = images.is_some_and(|p| !known(p.dtype) || p.exif_orientation);
+        let images_need_feeding = images.is_some_and(|p| !is_basic(p.dtype) || p.exif_orientation);
         if !self.row_sums.is_empty() || self.extends.is_some() {
             Self::FORMAT_SUMS
         } else if !self.teacher.constants.is_empty()
-            || self.view_arrays.iter().any(is_new)
-            || is_fed_anew
+            || self.view_arrays.iter().any(needs_feeding)
+            || images_need_feeding
         {
             Self::FORMAT_FEEDING
         } else if self.logits.is_some() {
@@ -280,24 +277,24 @@ impl Manifest {
         }
     }
 
-    /// The tap of this alias.
+    /// The tap with this alias.
     #[must_use]
     pub fn tap(&self, alias: &str) -> Option<&TapRecord> {
         self.taps.iter().find(|tap| tap.alias == alias)
     }
 
-    /// The statistics that the cache holds of a tap, each with its array.
+    /// The statistics that the cache holds for a tap, each with its array.
     pub fn statistics<'a>(
         &'a self,
         alias: &'a str,
     ) -> impl Iterator<Item = (Statistic, &'a ArraySpec)> {
         self.view_arrays.iter().filter_map(move |spec| match Statistic::of_path(&spec.path) {
-            Some((of, statistic)) if of == alias => Some((statistic, spec)),
+            Some((owner, statistic)) if owner == alias => Some((statistic, spec)),
             _ => None,
         })
     }
 
-    /// The map that a tap's arrays hold or are of.
+    /// The map that a tap's arrays hold or are computed from.
     #[must_use]
     pub fn map(&self, alias: &str) -> Option<MapShape> {
         let recorded = self.tap(alias).and_then(|tap| tap.map);
@@ -306,19 +303,19 @@ impl Manifest {
         })
     }
 
-    /// Segments of one view.
+    /// Number of segments per view.
     #[must_use]
     pub fn segments_per_view(&self) -> usize {
         self.rows.div_ceil(self.segment_rows)
     }
 
-    /// Segments of all views.
+    /// Number of segments in all views.
     #[must_use]
     pub fn segments_total(&self) -> usize {
         self.segments_per_view() * self.views
     }
 
-    /// Segments that are published in all arrays.
+    /// Number of segments that are published in all arrays.
     #[must_use]
     pub fn whole_segments(&self) -> usize {
         self.segments.iter().filter(|s| s.bytes.len() == self.view_arrays.len()).count()
@@ -330,13 +327,13 @@ impl Manifest {
         self.whole_segments() == self.segments_total()
     }
 
-    /// A row array by path, and what is known of its shard.
+    /// A row array by path, with its shard's length and digest if the manifest has them.
     pub(super) fn row_array(&self, path: &str) -> Option<(&ArraySpec, Option<Sum>)> {
-        let at = self.row_arrays.iter().position(|spec| spec.path == path)?;
-        Some((self.row_arrays.get(at)?, self.row_sums.get(at).copied()))
+        let index = self.row_arrays.iter().position(|spec| spec.path == path)?;
+        Some((self.row_arrays.get(index)?, self.row_sums.get(index).copied()))
     }
 
-    /// Of a cache to which views or arrays are being added, what it was before.
+    /// The manifest of the cache before the extension in progress, if there is one.
     #[must_use]
     pub fn before_extension(&self) -> Option<Self> {
         let Extent { views, taps, view_arrays } = self.extends?;
@@ -349,12 +346,12 @@ impl Manifest {
             segment.crc32c.truncate(view_arrays);
         }
         for tap in &mut part.taps {
-            // a map came with the first statistic beside the features
+            // a map is recorded only with a statistic other than the features
             let stored = part.view_arrays.iter().filter_map(|spec| Statistic::of_path(&spec.path));
-            let is_more = |(of, statistic): (&str, Statistic)| {
-                of == tap.alias && statistic != Statistic::Features
+            let is_other_statistic = |(alias, statistic): (&str, Statistic)| {
+                alias == tap.alias && statistic != Statistic::Features
             };
-            tap.map = tap.map.filter(|_| stored.clone().any(is_more));
+            tap.map = tap.map.filter(|_| stored.clone().any(is_other_statistic));
         }
         part.logits =
             part.logits.filter(|_| part.view_arrays.iter().any(|spec| spec.path == "logits"));
@@ -362,22 +359,22 @@ impl Manifest {
         Some(part)
     }
 
-    /// Forgets what was complete before an extension where that is no longer so, or all is.
+    /// Clears `extends` if the extension is complete, or if the part before it no longer is, and
+    /// sets the format.
     pub(super) fn settle(&mut self) {
-        let is_whole = |part: Self| part.is_complete();
-        if self.is_complete() || !self.before_extension().is_some_and(is_whole) {
+        if self.is_complete() || !self.before_extension().is_some_and(|part| part.is_complete()) {
             self.extends = None;
         }
         self.format = self.lowest_format();
     }
 
-    /// Whether the inputs lie in the cache; else they are decoded from the data again.
+    /// Whether the cache stores inputs; otherwise they are decoded from the data again.
     #[must_use]
     pub fn stores_inputs(&self) -> bool {
         self.view_arrays.iter().any(ArraySpec::is_input)
     }
 
-    /// Rows of data in a segment: `segment_rows`, fewer in the last one.
+    /// Rows of data in a segment: `segment_rows`, or fewer in the last one.
     #[must_use]
     pub fn rows_of_segment(&self, segment: usize) -> usize {
         self.rows.saturating_sub(segment * self.segment_rows).min(self.segment_rows)
@@ -389,7 +386,7 @@ impl Manifest {
         first..first + self.rows_of_segment(segment)
     }
 
-    /// How many of a segment's arrays are published: the first so many.
+    /// The length of the prefix of view arrays that is published in a segment.
     #[must_use]
     pub fn published_arrays(&self, view: usize, index: usize) -> usize {
         self.segment(view, index).map_or(0, |segment| segment.bytes.len())
@@ -398,14 +395,14 @@ impl Manifest {
     /// A segment's record, if any array of it is published.
     #[must_use]
     pub fn segment(&self, view: usize, index: usize) -> Option<&Segment> {
-        let at = self.segments.binary_search_by_key(&(view, index), |s| (s.view, s.index)).ok()?;
-        self.segments.get(at)
+        let found = self.segments.binary_search_by_key(&(view, index), |s| (s.view, s.index));
+        self.segments.get(found.ok()?)
     }
 
-    /// Reads the manifest of the cache in `folder`, complete or not; `None` when there is none.
+    /// Reads the manifest of the cache in `folder`, complete or not; `None` if there is none.
     ///
     /// # Errors
-    /// When it is damaged, or of a newer format.
+    /// If it is damaged, or of a newer format.
     pub fn find(folder: &Path) -> Result<Option<Self>> {
         document::load(folder)
     }
@@ -413,7 +410,7 @@ impl Manifest {
     /// Reads the manifest of the cache in `folder`, complete or not.
     ///
     /// # Errors
-    /// When there is none, it is damaged, or of a newer format.
+    /// If there is none, or it is damaged or of a newer format.
     pub fn load(folder: &Path) -> Result<Self> {
         Self::find(folder)?.ok_or_else(|| {
             Error::input(format!(
@@ -426,17 +423,17 @@ impl Manifest {
     }
 
     /// The layout of a row array's only shard: rows rounded up to whole segments.
-    pub(super) fn row_layout(&self, spec: &ArraySpec) -> shard::Layout {
-        shard::Layout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
+    pub(super) fn row_layout(&self, spec: &ArraySpec) -> ShardLayout {
+        ShardLayout::new(spec, self.segments_per_view() * self.segment_rows, self.rows)
     }
 
     /// The layout of a view array's shard for a segment.
-    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> shard::Layout {
-        shard::Layout::new(spec, self.segment_rows, self.rows_of_segment(segment))
+    pub(super) fn view_layout(&self, spec: &ArraySpec, segment: usize) -> ShardLayout {
+        ShardLayout::new(spec, self.segment_rows, self.rows_of_segment(segment))
     }
 
-    /// Checks every number and name that other code computes with: after this, products fit and
-    /// paths stay inside the folder.
+    /// Checks every number and name that other code computes with: afterwards, products do not
+    /// overflow and paths stay inside the folder.
     pub(super) fn validate(&self) -> Result<(), String> {
         if self.format != self.lowest_format() {
             return Err(format!(
@@ -460,16 +457,17 @@ impl Manifest {
                 self.rows, self.views, self.segment_rows
             ));
         }
-        let named = |arrays: &[ArraySpec], path| arrays.iter().any(|a: &ArraySpec| a.path == path);
+        let has_path =
+            |arrays: &[ArraySpec], path| arrays.iter().any(|a: &ArraySpec| a.path == path);
         if self.row_arrays.len() != 2
-            || !named(&self.row_arrays, SAMPLE_ID)
-            || !named(&self.row_arrays, LABEL)
+            || !has_path(&self.row_arrays, SAMPLE_ID)
+            || !has_path(&self.row_arrays, LABEL)
         {
             return Err(format!("row_arrays: expected {SAMPLE_ID} and {LABEL}"));
         }
         for spec in &self.row_arrays {
             if spec.dtype != Dtype::I64 || !spec.row_shape.is_empty() {
-                return Err(format!("array {}: expected one int64 a row", spec.path));
+                return Err(format!("array {}: expected one int64 per row", spec.path));
             }
         }
         let mut paths = HashSet::new();
@@ -477,19 +475,19 @@ impl Manifest {
             spec.validate(self.segment_rows).map_err(|e| format!("array `{}`: {e}", spec.path))?;
             if !paths.insert(spec.path.to_ascii_lowercase()) {
                 return Err(format!(
-                    "array `{}`: the path is there twice (case does not count)",
+                    "array `{}`: the path appears twice (ignoring case)",
                     spec.path
                 ));
             }
         }
         if let Some(inner) = paths.iter().find(|p| {
             p.match_indices('/')
-                .any(|(at, _)| p.get(..at).is_some_and(|outer| paths.contains(outer)))
+                .any(|(end, _)| p.get(..end).is_some_and(|outer| paths.contains(outer)))
         }) {
             return Err(format!("array `{inner}`: its path leads through another array"));
         }
         if let Some(logits) = self.logits
-            && (logits == LogitsRecord::default() || !named(&self.view_arrays, "logits"))
+            && (logits == LogitsRecord::default() || !has_path(&self.view_arrays, "logits"))
         {
             return Err("logits: expected a record of what is in the array `logits`, found none \
                         or no such array"
@@ -497,7 +495,7 @@ impl Manifest {
         }
         if !matches!(self.row_sums.len(), 0 | 2) {
             return Err(format!(
-                "row_sums: expected one a row array, found {}",
+                "row_sums: expected one per row array, found {}",
                 self.row_sums.len()
             ));
         }
@@ -511,7 +509,7 @@ impl Manifest {
         self.validate_segments()
     }
 
-    /// A statistic's rows are those of the map that its tap records.
+    /// The rows of a statistic must match the map that its tap records.
     fn validate_statistics(&self) -> Result<(), String> {
         for spec in &self.view_arrays {
             let Some((alias, statistic)) = Statistic::of_path(&spec.path) else { continue };
@@ -561,7 +559,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Augmented images have an array for each parameter that was drawn.
+    /// Augmented images must have an array for each parameter that is drawn.
     fn validate_augment(&self) -> Result<(), String> {
         let Some(augment) = &self.augment else { return Ok(()) };
         augment.validate().map_err(|e| format!("augment: {e}"))?;
@@ -621,7 +619,7 @@ impl Manifest {
 }
 
 impl ArraySpec {
-    /// Whether it holds what the teacher was fed.
+    /// Whether it holds an input of the teacher.
     #[must_use]
     pub fn is_input(&self) -> bool {
         self.path == "input" || self.path.starts_with("inputs/")
@@ -650,7 +648,7 @@ impl ArraySpec {
             ));
         }
         if self.dtype == Dtype::BF16 {
-            return Err("expected a type that arrays have, found bfloat16".to_owned());
+            return Err("expected an element type of arrays, found bfloat16".to_owned());
         }
         if self.chunk_rows == 0 || !segment_rows.is_multiple_of(self.chunk_rows) {
             return Err(format!(
@@ -673,7 +671,7 @@ impl ArraySpec {
     }
 }
 
-/// The map that an array of features holds, by the names of its axes.
+/// The map that an array of features holds, according to the names of its axes.
 fn features_map(statistic: Statistic, spec: &ArraySpec) -> Option<MapShape> {
     let &[a, b, c] = spec.row_shape.as_slice() else { return None };
     let layout = match (statistic, spec.axes.concat().as_str()) {
@@ -684,8 +682,8 @@ fn features_map(statistic: Statistic, spec: &ArraySpec) -> Option<MapShape> {
     Some(MapShape::of_features(layout, [a, b, c]))
 }
 
-/// Whether a string may be a part of an array's path: a Zarr node name that is a safe file name
-/// everywhere.
+/// Whether a string may be part of an array's path: a Zarr node name that is a safe file name on
+/// every system.
 fn is_name(part: &str) -> bool {
     !part.is_empty()
         && part.len() <= 200
@@ -697,118 +695,4 @@ fn is_name(part: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing;
-    use super::*;
-
-    #[test]
-    fn each_malformed_field_is_refused() {
-        type Change = fn(&mut Manifest);
-        let changes: [(&str, Change); 20] = [
-            ("format", |m| m.format = 2),
-            ("rows", |m| m.rows = 0),
-            ("rows", |m| m.rows = usize::MAX),
-            ("views", |m| m.views = 0),
-            ("views", |m| m.views = usize::MAX),
-            ("segment_rows", |m| m.segment_rows = 0),
-            ("row_arrays", |m| m.row_arrays.truncate(1)),
-            ("sample_id", |m| m.row_arrays[0].dtype = Dtype::I32),
-            ("label", |m| m.row_arrays[1].row_shape = vec![1]),
-            ("twice", |m| m.view_arrays[0].path = "TAPS/conv/features".into()),
-            ("through", |m| m.view_arrays[0].path = "taps".into()),
-            ("path", |m| m.view_arrays[0].path = "../input".into()),
-            ("path", |m| m.view_arrays[0].path = "/input".into()),
-            ("path", |m| m.view_arrays[0].path = "a/zarr.json".into()),
-            ("path", |m| m.view_arrays[0].path = "a//b".into()),
-            ("axis", |m| m.view_arrays[0].axes.clear()),
-            ("chunk_rows", |m| m.view_arrays[0].chunk_rows = 3),
-            ("chunks of", |m| m.view_arrays[0].row_shape[0] = usize::MAX),
-            ("chunks of", |m| m.view_arrays[0].row_shape[0] = 0),
-            ("chunks of", |m| m.view_arrays[0].row_shape[0] = 1 << 40),
-        ];
-        for (index, (word, change)) in changes.into_iter().enumerate() {
-            let mut manifest = testing::manifest(10, 2, Codec::Zstd);
-            assert_eq!(manifest.validate(), Ok(()));
-            change(&mut manifest);
-            let problem = manifest.validate().expect_err(word);
-            assert!(problem.contains(word), "change {index}: {problem}");
-        }
-    }
-
-    #[test]
-    fn each_malformed_augmentation_is_refused() {
-        type Change = fn(&mut Manifest);
-        let changes: [(&str, Change); 7] = [
-            ("format", |m| m.format = 1),
-            ("format", |m| m.augment = None),
-            ("array `partner`", |m| m.view_arrays.retain(|a| a.path != "partner")),
-            ("array `mix` of float32", |m| m.view_arrays[4].dtype = Dtype::I32),
-            ("alpha", |m| m.augment.as_mut().unwrap().mixup = Some(0.0)),
-            ("of images", |m| m.data.preprocess = None),
-            ("of images", |m| m.augment = Some(Augmentation::NONE)),
-        ];
-        for (index, (word, change)) in changes.into_iter().enumerate() {
-            let mut manifest = testing::augmented(10, 2, Codec::Zstd);
-            assert_eq!(manifest.validate(), Ok(()));
-            change(&mut manifest);
-            let problem = manifest.validate().expect_err(word);
-            assert!(problem.contains(word), "change {index}: {problem}");
-        }
-    }
-
-    #[test]
-    fn each_malformed_statistic_is_refused() {
-        type Change = fn(&mut Manifest);
-        let changes: [(&str, Change); 12] = [
-            ("format", |m| m.format = 1),
-            ("format", |m| m.taps[0].map = None),
-            ("expected the tap's map", |m| m.taps[0].alias = "other".into()),
-            ("expected the tap's map", |m| m.view_arrays[0].path = "taps/pool/mean".into()),
-            ("expected rows", |m| m.taps[0].map.as_mut().unwrap().height = 3),
-            ("expected rows", |m| m.taps[0].map.as_mut().unwrap().channels = 9),
-            ("expected rows", |m| m.taps[0].map.as_mut().unwrap().layout = Layout::Nhwc),
-            ("beyond computing", |m| m.taps[0].map.as_mut().unwrap().width = usize::MAX),
-            ("expected rows", |m| m.view_arrays.last_mut().unwrap().row_shape = vec![3]),
-            ("expected rows", |m| m.view_arrays.last_mut().unwrap().dtype = Dtype::I32),
-            ("expected rows", |m| m.view_arrays.last_mut().unwrap().axes = vec!["pair".into()]),
-            ("chunks of", |m| {
-                *m.taps[0].map.as_mut().unwrap() =
-                    MapShape { layout: Layout::Nchw, channels: 1, height: 1 << 20, width: 1 };
-                m.view_arrays.retain(|a| !a.path.starts_with("taps/") || a.path.ends_with("/gram"));
-                m.view_arrays.last_mut().unwrap().row_shape =
-                    vec![((1 << 20) * ((1 << 20) + 1)) / 2];
-            }),
-        ];
-        for (index, (word, change)) in changes.into_iter().enumerate() {
-            let mut manifest = testing::statistics(Codec::Zstd);
-            assert_eq!(manifest.validate(), Ok(()));
-            change(&mut manifest);
-            let problem = manifest.validate().expect_err(word);
-            assert!(problem.contains(word), "change {index}: {problem}");
-        }
-    }
-
-    #[test]
-    fn each_malformed_segment_is_refused() {
-        let segment = |view, index| Segment { view, index, bytes: vec![0; 4], crc32c: vec![0; 4] };
-        let check = |segments: Vec<Segment>| {
-            Manifest { segments, ..testing::manifest(10, 2, Codec::Zstd) }.validate()
-        };
-        assert_eq!(check(vec![segment(0, 0), segment(0, 1), segment(1, 0)]), Ok(()));
-        assert!(check(vec![segment(2, 0)]).is_err());
-        assert!(check(vec![segment(0, 3)]).is_err());
-        assert!(check(vec![segment(0, 0), segment(0, 0)]).is_err());
-        assert!(check(vec![segment(0, 1), segment(0, 0)]).is_err());
-        assert!(check(vec![Segment { bytes: vec![], ..segment(0, 0) }]).is_err());
-        assert!(check(vec![Segment { crc32c: vec![0; 5], ..segment(0, 0) }]).is_err());
-        assert!(
-            check(vec![Segment { bytes: vec![0; 5], crc32c: vec![0; 5], ..segment(0, 0) }])
-                .is_err()
-        );
-        // arrays are being added: the first two are there
-        assert_eq!(
-            check(vec![Segment { bytes: vec![0; 2], crc32c: vec![0; 2], ..segment(0, 0) }]),
-            Ok(())
-        );
-    }
-}
+mod tests;

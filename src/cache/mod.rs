@@ -1,6 +1,7 @@
 //! The cache on disk: a Zarr v3 group of sharded arrays over `[view, row, …]`, committed a
-//! segment at a time through one checksummed manifest. docs/format.md is the specification. Knows
-//! neither candle nor ONNX Runtime; the only place for `memmap2` and `zstd`.
+//! segment at a time through one checksummed manifest. docs/format.md is the specification. This
+//! module knows neither candle nor ONNX Runtime, and it is the only one that uses `memmap2` and
+//! `zstd`.
 
 mod document;
 mod export;
@@ -30,7 +31,7 @@ pub use manifest::{
     ArraySpec, Codec, DataRecord, Extent, LogitsRecord, Manifest, Segment, TapRecord, TeacherRecord,
 };
 pub use originals::Originals;
-pub use plan::Plan;
+pub use plan::CachePlan;
 pub use read::{ArrayReader, Cache, Decoder, published_rows, sample_ids};
 pub use repair::{Dropped, RepairReport, Withdrawn, repair, withdraw};
 pub use shard::Sum;

@@ -1,5 +1,5 @@
-//! The inputs of a cache that does not store them, made again from the data set with the parameters
-//! that it does store: the very bytes that the teacher was fed.
+//! Recreates the inputs of a cache that does not store them, from the data set and the stored view
+//! parameters: exactly the bytes that the teacher was fed.
 
 use super::{Cache, Stamps, ViewTable, stamps};
 use crate::data::augment::{self, Parameter, View};
@@ -7,7 +7,7 @@ use crate::data::{Augment, Augmentation, Dataset, Preprocess, Sample, hashed_nam
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 
-/// A cache and the data set that it was made of.
+/// A cache and the data set that it was made from.
 #[derive(Clone, Copy)]
 pub struct Originals<'a> {
     cache: &'a Cache,
@@ -24,10 +24,10 @@ impl std::fmt::Debug for Originals<'_> {
 }
 
 impl<'a> Originals<'a> {
-    /// Brings the two together.
+    /// Pairs a cache with its data set.
     ///
     /// # Errors
-    /// When the data set is another one than the cache was made of, or does not hold images.
+    /// If the cache was made from another data set, or the data set does not hold images.
     pub fn new(cache: &'a Cache, dataset: &'a dyn Dataset) -> Result<Self> {
         let data = &cache.manifest().data;
         let (expected, found) = (&data.fingerprint, dataset.fingerprint());
@@ -40,7 +40,7 @@ impl<'a> Originals<'a> {
                 found.samples,
                 short(&found.listing_sha256)
             ))
-            .hint(format!("the cache names it {} split {}", data.spec, data.split)));
+            .hint(format!("the cache records it as {}, split {}", data.spec, data.split)));
         }
         let preprocess = data
             .preprocess
@@ -49,17 +49,17 @@ impl<'a> Originals<'a> {
         Ok(Self { cache, dataset, preprocess })
     }
 
-    /// Compares the samples with what the cache was made of: how all files look, and the contents
-    /// of those that look other and of some more.
+    /// Compares the samples with those that the cache was made from: the metadata of all files, and
+    /// the contents of those whose metadata differs and of a few others.
     ///
     /// # Errors
-    /// Names what is found changed; or when the user asks to stop.
+    /// If samples have changed (names them), or the user asks to stop.
     pub fn refuse_changed(&self, monitor: &dyn Monitor) -> Result<()> {
         if hashed_names(self.dataset)?.is_empty() {
             return Ok(());
         }
         let stamps = Stamps::load(self.cache.folder()).unwrap_or_else(|error| {
-            monitor.warn(&format!("{}: taken for a missing one", error.chain()));
+            monitor.warn(&format!("{}: treated as missing", error.chain()));
             None
         });
         let samples: Vec<usize> =
@@ -71,20 +71,21 @@ impl<'a> Originals<'a> {
         if !found.unknown.is_empty() {
             let (count, all) = (found.unknown.len(), samples.len());
             monitor.note(&format!(
-                "of {count} of {all} samples it is not recorded what they were read from: whether \
-                 they have changed cannot be told"
+                "it is not recorded what {count} of {all} samples were read from: changes to them \
+                 cannot be detected"
             ));
         }
         if !found.restamped.is_empty() {
             let count = found.restamped.len();
             monitor.note(&format!(
-                "{count} files were copied or touched since they were read, and hold the same"
+                "{count} files were copied or touched since they were read; their content is \
+                 unchanged"
             ));
         }
         Ok(())
     }
 
-    /// The parameters that [`Originals::input`] needs of a view.
+    /// The view parameters that [`Originals::input`] needs.
     ///
     /// # Errors
     /// As [`ViewTable::read`].
@@ -93,22 +94,23 @@ impl<'a> Originals<'a> {
         ViewTable::read(self.cache, view, &augment.map_or_else(Vec::new, Parameter::of))
     }
 
-    /// One row's input as the teacher was fed it, in the layout of the cache's preprocessing.
+    /// One row's input exactly as the teacher was fed it, in the layout of the cache's
+    /// preprocessing.
     ///
     /// # Errors
-    /// Names the sample that cannot be read.
+    /// If a sample cannot be read (names it).
     pub fn input(&self, table: &ViewTable, row: usize) -> Result<Vec<u8>> {
         let view = table.view(row)?;
-        let mut own = self.seen(row, &view)?;
+        let mut own = self.unmixed(row, &view)?;
         if let Some(mix) = &view.mix {
-            let other = self.seen(mix.partner, &table.view(mix.partner)?)?;
+            let other = self.unmixed(mix.partner, &table.view(mix.partner)?)?;
             augment::mix(self.preprocess, &mut own, &other, mix)?;
         }
         Ok(own)
     }
 
-    /// A row's sample in its view, before it is mixed.
-    fn seen(&self, row: usize, view: &View) -> Result<Vec<u8>> {
+    /// A row's sample in its view, before mixing.
+    fn unmixed(&self, row: usize, view: &View) -> Result<Vec<u8>> {
         let sample = self
             .cache
             .sample_ids()
@@ -132,7 +134,7 @@ impl<'a> Originals<'a> {
     }
 }
 
-/// The beginning of a hash.
+/// The first digits of a hash, for messages.
 fn short(hash: &str) -> String {
     hash.chars().take(12).collect()
 }

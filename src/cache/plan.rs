@@ -1,4 +1,4 @@
-//! What a cache is to become.
+//! The target state of a cache, which a writer creates or resumes.
 
 use super::shard::{Encoder, ShardWriter, Sum};
 use super::{Manifest, manifest, zarr};
@@ -8,24 +8,24 @@ use std::collections::BTreeMap;
 /// Files of a cache by path.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
-/// What a cache is to become: a manifest without segments, and the row arrays' values.
+/// The target state of a cache: a manifest without segments, and the values of the row arrays.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct CachePlan {
     /// Everything but `segments` (empty).
     pub manifest: Manifest,
     /// `sample_id`: index in the data set, in row order.
     pub sample_ids: Vec<i64>,
-    /// `label`, −1 unlabelled, in row order.
+    /// `label`, −1 if unlabeled, in row order.
     pub labels: Vec<i64>,
-    /// The sample ids of a cache that is there, where they may be others: the segments whose rows
-    /// stay the same are kept.
+    /// The sample ids of the existing cache, if the plan may change them: segments whose rows stay
+    /// the same are kept.
     pub before: Option<Vec<i64>>,
-    /// A hash of each sample's name ([`crate::data::hashed_names`]); none where nothing is recorded
-    /// of what samples are read from.
+    /// A hash of each sample's name ([`crate::data::hashed_names`]); empty if the sources of
+    /// samples are not recorded.
     pub names: Vec<u64>,
 }
 
-impl Plan {
+impl CachePlan {
     pub(super) fn validate(&self) -> Result<()> {
         let rows = self.manifest.rows;
         self.manifest.validate().context(|| "plan of the cache".to_owned())?;
@@ -44,12 +44,12 @@ impl Plan {
         Ok(())
     }
 
-    /// The values of the row array of this path.
+    /// The values of the row array at this path.
     fn row_values(&self, path: &str) -> &[i64] {
         if path == manifest::LABEL { &self.labels } else { &self.sample_ids }
     }
 
-    /// The shards of the row arrays by path, and what the manifest keeps of each.
+    /// The shards of the row arrays by path, and the length and digest of each.
     pub(super) fn encode_rows(&self) -> Result<(Files, Vec<Sum>)> {
         let mut encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
         let (mut files, mut sums) = (BTreeMap::new(), Vec::new());

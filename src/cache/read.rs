@@ -1,7 +1,7 @@
-//! Reading a cache: shards are memory-mapped, every index is checked at open, every chunk when it
-//! is decoded.
+//! Reads a cache: shards are memory-mapped, every index is checked when the cache is opened, and
+//! every chunk when it is decoded.
 
-use super::shard::{Digest, Fault, Layout, Sum};
+use super::shard::{Digest, Fault, ShardLayout, Sum};
 use super::{ArraySpec, Manifest, extraction, manifest, zarr};
 use crate::error::{Context, Error, Result};
 use crate::storage::{self, Lock};
@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A cache open for reading, under a shared file lock. Share it between threads.
+/// A cache open for reading, under a shared file lock. It can be shared between threads.
 ///
 /// Shards are mapped into memory and their files closed, so that thousands of them need no file
 /// handles. The contract of the maps: a published shard is never written again (a writer replaces
-/// files by rename, which leaves a map as it is, and the shared lock keeps writers out); whoever
-/// truncates a shard by other means while it is mapped gets a bus error when the lost pages are
-/// read.
+/// files by rename, which does not affect existing maps, and the shared lock keeps writers out). If
+/// a shard is truncated by other means while it is mapped, reading the lost pages causes a bus
+/// error.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -30,50 +30,50 @@ pub struct Cache {
     labels: Vec<i64>,
     /// The shards of each view array, by view, then segment.
     shards: Vec<Vec<Shard>>,
-    /// The views and arrays that are being added to it, which are not read.
+    /// The note about an extension in progress, whose views and arrays are not read.
     extension: Option<String>,
-    /// Holds the lock until the cache is dropped.
+    /// Held until the cache is dropped.
     lock: Option<Lock>,
 }
 
-/// A mapped shard and where its chunks begin (and the last one ends).
+/// A mapped shard, with the offsets where its chunks start (and where the last one ends).
 #[derive(Debug)]
 struct Shard {
     map: Mmap,
     bounds: Vec<u64>,
-    /// Its digest in the manifest, if that has it.
+    /// Its digest in the manifest, if there is one.
     digest: Option<u32>,
-    /// Whether it was found to have that digest.
+    /// Whether the shard is known to have that digest.
     is_checked: AtomicBool,
 }
 
 impl Cache {
-    /// Opens a cache: manifest checksum, format version, every shard's length, index checksum,
-    /// ranges and lengths, the row arrays whole. That a shard is the one that was published is
-    /// checked when it is first read. Of a cache to which views or arrays are being added, what
+    /// Opens a cache and checks the manifest's checksum and format version, every shard's length,
+    /// index checksum, chunk ranges and lengths, and the whole row arrays. A shard's digest is
+    /// checked when it is first read. If views or arrays are being added to the cache, only what
     /// was complete before is read ([`Cache::extension`]).
     ///
     /// # Errors
-    /// When it is no cache, incomplete (says how to complete it), damaged (names the file), of a
+    /// If it is not a cache, incomplete (says how to complete it), damaged (names the file), of a
     /// newer format, or being written.
     pub fn open(folder: &Path) -> Result<Self> {
         let lock = Lock::shared(folder)?;
         let mut cache = Self::map(folder)?;
-        // all that was mapped is of one cache
+        // so that everything mapped belongs to one cache
         lock.as_ref().map_or(Ok(()), Lock::check)?;
         cache.lock = lock;
         Ok(cache)
     }
 
-    /// The same under a lock that the caller holds.
+    /// Like [`Cache::open`], under a lock that the caller holds.
     pub(super) fn map(folder: &Path) -> Result<Self> {
         let found = Manifest::load(folder)?;
         let part = found.before_extension();
         let extension = part.as_ref().map(|_| {
             let (done, all) = (found.whole_segments(), found.segments_total());
             format!(
-                "cache {}: being extended, {done} of {all} segments are whole: read as it was \
-                 before that",
+                "cache {}: being extended, {done} of {all} segments are complete; it is read as \
+                 it was before",
                 folder.display()
             )
         });
@@ -96,43 +96,43 @@ impl Cache {
         Ok(Self { folder, manifest, sample_ids, labels, shards, extension, lock: None })
     }
 
-    /// What is said of a cache that is being extended, and read as it was before.
+    /// The note to report if the cache is being extended and is read as it was before.
     #[must_use]
     pub fn extension(&self) -> Option<&str> {
         self.extension.as_deref()
     }
 
-    /// What it is made of.
+    /// The manifest of what is read.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Where it lies.
+    /// The folder of the cache.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The seconds that the extraction took, over all its runs; `None` where that is not recorded,
-    /// or the record cannot be read.
+    /// The seconds that the extraction took, over all its runs; `None` if they are not recorded, or
+    /// the record cannot be read.
     #[must_use]
     pub fn extraction_seconds(&self) -> Option<f64> {
         extraction::seconds(&self.folder).ok().flatten()
     }
 
-    /// The index of each row's sample in the data set.
+    /// Each row's sample, as an index in the data set.
     #[must_use]
     pub fn sample_ids(&self) -> &[i64] {
         &self.sample_ids
     }
 
-    /// The label of each row, −1 unlabelled.
+    /// The label of each row, −1 if unlabeled.
     #[must_use]
     pub fn labels(&self) -> &[i64] {
         &self.labels
     }
 
-    /// Asks the system to drop the cache's pages from memory, so that the next read comes from the
+    /// Asks the system to drop the cache's pages from memory, so that the next read comes from
     /// disk.
     pub fn evict(&self) {
         for (spec, shards) in self.manifest.view_arrays.iter().zip(&self.shards) {
@@ -143,7 +143,7 @@ impl Cache {
                     segment.view,
                     segment.index,
                 ))) {
-                    // advice: what stays in memory is read from there
+                    // only advice: pages that stay are read from memory
                     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
                 }
             }
@@ -153,20 +153,20 @@ impl Cache {
     /// A view array by path.
     ///
     /// # Errors
-    /// When there is none (lists those there are).
+    /// If there is none (lists the arrays of the cache).
     pub fn array(&self, path: &str) -> Result<ArrayReader<'_>> {
         let arrays = &self.manifest.view_arrays;
         let found = arrays.iter().zip(&self.shards).find(|(spec, _)| spec.path == path);
         found.map(|(spec, shards)| ArrayReader { cache: self, spec, shards }).ok_or_else(|| {
-            let there = arrays.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>().join(", ");
+            let known = arrays.iter().map(|spec| spec.path.as_str()).collect::<Vec<_>>().join(", ");
             Error::input(format!("cache {}: there is no array `{path}`", self.folder.display()))
-                .hint(format!("it has {there}"))
+                .hint(format!("it has {known}"))
         })
     }
 }
 
 impl Shard {
-    fn open(path: &Path, layout: &Layout, sum: Option<Sum>) -> Result<Self, Fault> {
+    fn open(path: &Path, layout: &ShardLayout, sum: Option<Sum>) -> Result<Self, Fault> {
         let file = storage::open(path)?;
         // SAFETY: the contract is stated at `Cache`: published shards do not change, and writers
         // are kept out by the shared lock. What the map holds is treated as hostile, so bytes that
@@ -178,19 +178,20 @@ impl Shard {
         {
             return Err(format!("expected {bytes} bytes, found {length}").into());
         }
-        let at = map.len().checked_sub(layout.index_bytes());
-        let index = at.and_then(|at| map.get(at..)).ok_or_else(|| "truncated".to_owned())?;
+        let index_start = map.len().checked_sub(layout.index_bytes());
+        let index =
+            index_start.and_then(|start| map.get(start..)).ok_or_else(|| "truncated".to_owned())?;
         let (bounds, _) = layout.read_index(index, length)?;
         let digest = sum.map(|sum| sum.crc32c);
         Ok(Self { map, bounds, digest, is_checked: AtomicBool::new(digest.is_none()) })
     }
 
-    /// Checks once that it is the shard that was published, by the checksums of all its chunks.
+    /// Checks once, by the checksums of all its chunks, that this is the published shard.
     fn check(&self) -> Result<(), Fault> {
         if self.is_checked.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // a page a chunk: what the system reads ahead of each would be most of the shard
+        // one page per chunk is touched: read-ahead would fetch most of the shard
         let _ = self.map.advise(Advice::Random);
         let mut digest = Digest::default();
         for chunk in 0..self.bounds.len().saturating_sub(1) {
@@ -199,23 +200,23 @@ impl Shard {
         digest.add(&self.map);
         let _ = self.map.advise(Advice::Normal);
         if self.digest.is_some_and(|expected| expected != digest.value()) {
-            return Err(OTHER.to_owned().into());
+            return Err(WRONG_SHARD.to_owned().into());
         }
         self.is_checked.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Lets go of the pages of chunks that were read, so that a process's memory does not grow with
-    /// the cache. They stay in the page cache, from where a reader of a neighbouring chunk maps a
+    /// Releases the pages of chunks that were read, so that the process's memory does not grow with
+    /// the cache. They stay in the page cache, from which a reader of a neighboring chunk maps a
     /// shared page again.
     fn release(&self, first: usize, end: usize) {
         let Some(range) = self.range(first, end) else { return };
-        // SAFETY: the map is of a file, shared and read-only, so the next access to a released page
-        // finds the file's bytes again: nothing that was read through the map can change by this.
+        // SAFETY: the map is a shared, read-only file mapping, so the next access to a released
+        // page finds the file's bytes again: nothing read through the map changes.
         let released = unsafe {
             self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
         };
-        // advice: pages that stay are given back when memory is short
+        // only advice: pages that stay are reclaimed when memory is short
         let _ = released;
     }
 
@@ -227,7 +228,7 @@ impl Shard {
         )
     }
 
-    /// A chunk's bytes, of a shard that is the one that was published.
+    /// A chunk's bytes, after a check that this is the published shard.
     fn chunk(&self, chunk: usize) -> Result<&[u8], Fault> {
         self.check()?;
         self.encoded(chunk)
@@ -240,47 +241,47 @@ impl Shard {
     }
 }
 
-/// What is wrong with a shard that is sound and another one.
-pub(super) const OTHER: &str = "sound, but not the shard that was published";
+/// The problem of an intact shard whose digest is not the manifest's.
+pub(super) const WRONG_SHARD: &str = "sound, but not the shard that was published";
 
-/// A file of a cache, as messages name it.
-fn shown(folder: &Path, path: &str) -> String {
+/// The path of a cache's file, for messages.
+fn path_text(folder: &Path, path: &str) -> String {
     folder.join(path).display().to_string()
 }
 
 fn incomplete(folder: &Path, manifest: &Manifest) -> Error {
     let (done, all) = (manifest.whole_segments(), manifest.segments_total());
     Error::input(format!(
-        "cache {}: incomplete, {done} of {all} segments are there",
+        "cache {}: incomplete, {done} of {all} segments are published",
         folder.display()
     ))
-    .hint("run the same `nst-cache extract` command again: it goes on where it stopped")
+    .hint("run the same `nst-cache extract` command again: it resumes where it stopped")
 }
 
-/// The values of the row arrays: sample ids, each once and in the data set, and labels, each a
-/// class or −1.
+/// The values of the row arrays: unique sample ids within the data set, and labels, each a class or
+/// −1.
 fn row_arrays(folder: &Path, manifest: &Manifest) -> Result<(Vec<i64>, Vec<i64>)> {
     let read = |path: &str| {
         let (spec, sum) = manifest.row_array(path).ok_or_else(|| {
             Error::input(format!("cache {}: there is no array `{path}`", folder.display()))
         })?;
         let values = row_array(folder, manifest, spec, sum);
-        values.map_err(|fault| fault.error(&shown(folder, &zarr::row_shard(spec))))
+        values.map_err(|fault| fault.error(&path_text(folder, &zarr::row_shard(spec))))
     };
     let (sample_ids, labels) = (read(manifest::SAMPLE_ID)?, read(manifest::LABEL)?);
     for (path, values) in [(manifest::SAMPLE_ID, &sample_ids), (manifest::LABEL, &labels)] {
         let wrong = values.iter().enumerate().find_map(|(row, &value)| {
             wrong_value(manifest, path, value).map(|problem| format!("row {row}: {problem}"))
         });
-        // a fifth of the time of a set
-        let twice = || {
+        // sorting takes a fifth of the time of a hash set
+        let duplicate = || {
             let mut sorted = values.clone();
             sorted.sort_unstable();
-            let twice = sorted.windows(2).find(|pair| pair.first() == pair.last())?;
-            Some(format!("sample {}: there twice", twice.first()?))
+            let pair = sorted.windows(2).find(|pair| pair.first() == pair.last())?;
+            Some(format!("sample {}: appears twice", pair.first()?))
         };
         let is_unique = path == manifest::SAMPLE_ID;
-        if let Some(problem) = wrong.or_else(|| if is_unique { twice() } else { None }) {
+        if let Some(problem) = wrong.or_else(|| if is_unique { duplicate() } else { None }) {
             let place = format!("cache {}: array `{path}`", folder.display());
             return Err(Fault::Damaged(problem).error(&place));
         }
@@ -288,8 +289,8 @@ fn row_arrays(folder: &Path, manifest: &Manifest) -> Result<(Vec<i64>, Vec<i64>)
     Ok((sample_ids, labels))
 }
 
-/// What is wrong with a value of a row array: a sample index is one of the data set's, a label is a
-/// class, or −1.
+/// The problem with a value of a row array, if any: a sample id must be within the data set, and a
+/// label must be a class or −1.
 pub(super) fn wrong_value(manifest: &Manifest, path: &str, value: i64) -> Option<String> {
     if path == manifest::LABEL {
         let classes = i64::try_from(manifest.data.classes.len()).unwrap_or(i64::MAX);
@@ -301,7 +302,7 @@ pub(super) fn wrong_value(manifest: &Manifest, path: &str, value: i64) -> Option
         .then(|| format!("sample {value}: expected 0 to {}", samples - 1))
 }
 
-/// Reads a row array whole. `sum`: length and digest of its shard, where it has to have them.
+/// Reads a whole row array. `sum`: the length and digest that its shard must have, if known.
 pub(super) fn row_array(
     folder: &Path,
     manifest: &Manifest,
@@ -325,24 +326,24 @@ pub(super) fn row_array(
     Ok(values)
 }
 
-/// The sample ids of a cache, complete or not; `None` where they are missing or damaged.
+/// The sample ids of a cache, complete or not; `None` if they are missing or damaged.
 ///
 /// # Errors
-/// When they cannot be read.
+/// If they cannot be read.
 pub fn sample_ids(folder: &Path, manifest: &Manifest) -> Result<Option<Vec<i64>>> {
     let Some((spec, sum)) = manifest.row_array(manifest::SAMPLE_ID) else { return Ok(None) };
     match row_array(folder, manifest, spec, sum) {
         Ok(ids) => Ok(Some(ids)),
         Err(Fault::Missing | Fault::Damaged(_)) => Ok(None),
-        Err(fault) => Err(fault.error(&shown(folder, &zarr::row_shard(spec)))),
+        Err(fault) => Err(fault.error(&path_text(folder, &zarr::row_shard(spec)))),
     }
 }
 
-/// How many of each segment's published arrays are there as they were published: the first so
-/// many. Looks at one page of each chunk.
+/// For each segment, the length of the prefix of its published arrays whose shards are intact.
+/// Reads one page of each chunk.
 ///
 /// # Errors
-/// When one cannot be read, so that it is not known.
+/// If a shard cannot be read, so that its state is unknown.
 pub(super) fn published(folder: &Path, manifest: &Manifest) -> Result<Vec<usize>> {
     let counts = Mutex::new(vec![0; manifest.segments.len()]);
     let places: Vec<usize> = (0..manifest.segments.len()).collect();
@@ -364,37 +365,37 @@ pub(super) fn published(folder: &Path, manifest: &Manifest) -> Result<Vec<usize>
     Ok(counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// Checks that a shard is the one that was published. Reads, and maps nothing: here a failing disk
-/// is an error and no bus error.
-fn is_published(path: &Path, layout: &Layout, sum: Option<Sum>) -> Result<(), Fault> {
+/// Checks that a shard is the published one. It reads instead of mapping, so that a failing disk
+/// causes an error and not a bus error.
+fn is_published(path: &Path, layout: &ShardLayout, sum: Option<Sum>) -> Result<(), Fault> {
     let file = storage::open(path)?;
     let length = file.metadata()?.len();
     if sum.is_some_and(|sum| sum.bytes != length) {
-        return Err("of another length".to_owned().into());
+        return Err("wrong length".to_owned().into());
     }
-    let at = length.checked_sub(layout.index_bytes() as u64);
-    let at = at.ok_or_else(|| "truncated".to_owned())?;
-    (&file).seek(SeekFrom::Start(at))?;
+    let index_start = length.checked_sub(layout.index_bytes() as u64);
+    let index_start = index_start.ok_or_else(|| "truncated".to_owned())?;
+    (&file).seek(SeekFrom::Start(index_start))?;
     let (bounds, stored) = layout.read_index(BufReader::new(&file), length)?;
     let mut digest = Digest::default();
     let mut checksum = stored;
     for end in bounds.iter().skip(1) {
-        let at = end - checksum.len() as u64;
-        file.read_exact_at(&mut checksum, at)?;
+        let offset = end - checksum.len() as u64;
+        file.read_exact_at(&mut checksum, offset)?;
         digest.add(&checksum);
     }
     digest.add(&stored);
     if sum.is_some_and(|sum| sum.crc32c != digest.value()) {
-        return Err(OTHER.to_owned().into());
+        return Err(WRONG_SHARD.to_owned().into());
     }
     Ok(())
 }
 
-/// Rows of a published shard of a cache, complete or not: little-endian bytes of `rows`, counted
-/// within the segment.
+/// Reads rows of a published shard of a cache, complete or not: the little-endian bytes of `rows`,
+/// which are counted within the segment. `at` is (view, segment).
 ///
 /// # Errors
-/// When it is not published, has no such rows, or is damaged.
+/// If the shard is not published, has no such rows, or is damaged.
 pub fn published_rows(
     folder: &Path,
     manifest: &Manifest,
@@ -431,7 +432,7 @@ pub fn published_rows(
     Ok(out)
 }
 
-/// One array over `[view, row, …]`.
+/// Reads one array over `[view, row, …]`.
 #[derive(Debug, Clone, Copy)]
 pub struct ArrayReader<'a> {
     cache: &'a Cache,
@@ -439,40 +440,40 @@ pub struct ArrayReader<'a> {
     shards: &'a [Shard],
 }
 
-/// Consecutive rows that lie in one segment.
+/// Consecutive rows of one segment.
 struct Piece<'a> {
     segment: usize,
     shard: &'a Shard,
-    /// Within the segment.
+    /// The first row, within the segment.
     first: usize,
     end: usize,
 }
 
 impl<'a> ArrayReader<'a> {
-    /// Its specification.
+    /// The array's specification.
     #[must_use]
     pub fn spec(&self) -> &'a ArraySpec {
         self.spec
     }
 
-    /// Asks the kernel to read the pages that hold rows `first..first+rows` of a view ahead.
+    /// Asks the kernel to read ahead the pages that hold rows `first..first+rows` of a view.
     pub fn prefetch(&self, view: usize, first: usize, rows: usize) {
         let chunk_rows = self.spec.chunk_rows;
         for piece in self.pieces(view, first, rows) {
             if let Some(range) =
                 piece.shard.range(piece.first / chunk_rows, piece.end.div_ceil(chunk_rows))
             {
-                // advice: what cannot be read ahead is read when it is asked for
+                // only advice: pages that are not read ahead are read on demand
                 let _ = piece.shard.map.advise_range(Advice::WillNeed, range.start, range.len());
             }
         }
     }
 
-    /// Decodes rows `first..first+rows` of a view into `out` (what it held is replaced),
-    /// little-endian bytes; `decoder` is reused by one thread.
+    /// Decodes rows `first..first+rows` of a view into `out` as little-endian bytes, replacing its
+    /// contents. A thread reuses its own `decoder`.
     ///
     /// # Errors
-    /// When the rows are outside the view, or a chunk is damaged (names file, rows).
+    /// If the rows are outside the view, or a chunk is damaged (names the file and rows).
     pub fn read(
         &self,
         decoder: &mut Decoder,
@@ -485,8 +486,8 @@ impl<'a> ArrayReader<'a> {
         let bytes = bytes.ok_or_else(|| self.outside(view, first, rows))?;
         out.try_reserve(bytes.saturating_sub(out.len()))
             .context(|| format!("array `{}`: no memory for {rows} rows", self.spec.path))?;
-        // not cleared: every byte is overwritten below, and zeroing them first would cost a tenth
-        // of the decoding
+        // not cleared: every byte is overwritten below, and zeroing would cost a tenth of the
+        // decoding time
         out.resize(bytes, 0);
         let result = self.decode(decoder, view, first, rows, out);
         if result.is_err() {
@@ -495,11 +496,11 @@ impl<'a> ArrayReader<'a> {
         result
     }
 
-    /// As [`ArrayReader::read`], as many rows as `out` takes, whose bytes are not to be used after
-    /// an error.
+    /// Like [`ArrayReader::read`], but decodes as many rows as fit in `out`, whose contents are
+    /// unspecified after an error.
     ///
     /// # Errors
-    /// As there, and when `out` is not a whole number of rows.
+    /// As for [`ArrayReader::read`], and if `out` is not a whole number of rows.
     pub fn read_into(
         &self,
         decoder: &mut Decoder,
@@ -523,7 +524,7 @@ impl<'a> ArrayReader<'a> {
     fn outside(&self, view: usize, first: usize, rows: usize) -> Error {
         let manifest = &self.cache.manifest;
         Error::input(format!(
-            "array `{}`: rows {first}..{} of view {view} asked for, there are {} rows and {} views",
+            "array `{}`: requested rows {first}..{} of view {view}; there are {} rows and {} views",
             self.spec.path,
             first.saturating_add(rows),
             manifest.rows,
@@ -568,12 +569,12 @@ impl<'a> ArrayReader<'a> {
         Ok(())
     }
 
-    /// Does to one segment of a view what cannot be left out, and nothing else: each chunk's
-    /// CRC-32C, and its decompression. What a reader is measured against. Gives the bytes that came
-    /// out.
+    /// Does only the unavoidable work on one segment of a view: each chunk's CRC-32C and
+    /// decompression. This is the baseline that readers are measured against. Returns the number of
+    /// decoded bytes.
     ///
     /// # Errors
-    /// When a chunk is damaged.
+    /// If a chunk is damaged.
     pub fn bare(&self, decoder: &mut Decoder, view: usize, segment: usize) -> Result<usize> {
         let layout = self.cache.manifest.view_layout(self.spec, segment);
         let Some(shard) = self.shards.get(view * self.cache.manifest.segments_per_view() + segment)
@@ -592,14 +593,14 @@ impl<'a> ArrayReader<'a> {
         Ok(layout.used_chunks() * layout.chunk_bytes())
     }
 
-    /// The file and the rows of a chunk, as messages name them.
+    /// The file and rows of a chunk, for messages.
     fn place(&self, view: usize, segment: usize, rows: (usize, usize)) -> String {
-        let path = shown(&self.cache.folder, &zarr::view_shard(self.spec, view, segment));
+        let path = path_text(&self.cache.folder, &zarr::view_shard(self.spec, view, segment));
         let before = segment * self.cache.manifest.segment_rows;
         format!("{path}: rows {}..{}", before + rows.0, before + rows.1)
     }
 
-    /// Splits rows at the segments' bounds; rows outside the view are left out.
+    /// Splits rows at segment boundaries, dropping rows outside the view.
     fn pieces(
         &self,
         view: usize,
@@ -623,7 +624,7 @@ impl<'a> ArrayReader<'a> {
     }
 }
 
-/// Buffers and the zstd context of one reading thread.
+/// The buffer and zstd context of one reading thread.
 #[derive(Default)]
 pub struct Decoder {
     zstd: zstd::bulk::Decompressor<'static>,
@@ -637,8 +638,8 @@ impl std::fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Decodes a chunk into the decoder's own buffer.
-    pub(super) fn chunk(&mut self, layout: &Layout, encoded: &[u8]) -> Result<&[u8], Fault> {
+    /// Decodes a chunk into the decoder's buffer.
+    pub(super) fn chunk(&mut self, layout: &ShardLayout, encoded: &[u8]) -> Result<&[u8], Fault> {
         let bytes = layout.chunk_bytes();
         let more = bytes.saturating_sub(self.chunk.len());
         self.chunk.try_reserve(more).map_err(|e| Fault::Unreadable(e.into()))?;
@@ -647,139 +648,15 @@ impl Decoder {
         Ok(&self.chunk)
     }
 
-    fn chunk_into(&mut self, layout: &Layout, encoded: &[u8], out: &mut [u8]) -> Result<(), Fault> {
+    fn chunk_into(
+        &mut self,
+        layout: &ShardLayout,
+        encoded: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), Fault> {
         Ok(layout.decode(encoded, &mut self.zstd, out)?)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Codec, Writer, testing};
-    use super::*;
-    use std::fs;
-
-    #[test]
-    fn every_range_of_rows_is_what_was_written() {
-        for codec in [Codec::Zstd, Codec::Raw] {
-            let folder = tempfile::tempdir().unwrap();
-            let plan = testing::plan(10, 2, codec);
-            testing::write(folder.path(), &plan).unwrap();
-            let cache = Cache::open(folder.path()).unwrap();
-            assert_eq!(
-                (cache.sample_ids(), cache.labels()),
-                (plan.sample_ids.as_slice(), plan.labels.as_slice())
-            );
-            assert_eq!(cache.manifest().teacher.top1_basis_points, Some(9_125));
-            let (mut decoder, mut out) = (Decoder::default(), vec![9; 1000]);
-            for spec in &plan.manifest.view_arrays {
-                let array = cache.array(&spec.path).unwrap();
-                assert_eq!(array.spec(), spec);
-                for view in 0..2 {
-                    for first in 0..10 {
-                        for rows in 0..=10 - first {
-                            array.prefetch(view, first, rows);
-                            array.read(&mut decoder, view, first, rows, &mut out).unwrap();
-                            assert_eq!(
-                                out,
-                                testing::rows(spec, view, first..first + rows),
-                                "{} view {view} rows {first}+{rows}",
-                                spec.path
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn rows_outside_are_refused_and_not_prefetched() {
-        let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
-        let cache = Cache::open(folder.path()).unwrap();
-        let array = cache.array("logits").unwrap();
-        for (view, first, rows) in [
-            (1, 0, 1),
-            (0, 10, 1),
-            (0, 0, 11),
-            (0, usize::MAX, 1),
-            (0, 1, usize::MAX),
-            (usize::MAX, 0, 0),
-        ] {
-            array.prefetch(view, first, rows);
-            assert!(
-                array.read(&mut Decoder::default(), view, first, rows, &mut Vec::new()).is_err(),
-                "{view} {first} {rows}"
-            );
-        }
-        let error = cache.array("logit").unwrap_err();
-        assert!(error.find_hint().is_some_and(|h| h.contains("logits, taps/conv/features")));
-    }
-
-    #[test]
-    fn an_incomplete_cache_says_how_far_it_is_and_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(folder.path(), &testing::plan(10, 2, Codec::Zstd)).unwrap();
-        testing::publish(&mut writer, 0, 0).unwrap();
-        drop(writer);
-        let error = Cache::open(folder.path()).unwrap_err();
-        assert!(error.to_string().contains("1 of 6 segments"), "{error}");
-        assert!(error.find_hint().is_some_and(|h| h.contains("again")));
-        assert!(
-            Cache::open(&folder.path().join("nowhere"))
-                .unwrap_err()
-                .to_string()
-                .contains("no cache there")
-        );
-    }
-
-    #[test]
-    fn a_damaged_chunk_is_named_by_file_and_rows() {
-        let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(10, 2, Codec::Zstd)).unwrap();
-        let path = folder.path().join("taps/conv/features/c/1/1/0/0/0");
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[0] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        let cache = Cache::open(folder.path()).unwrap();
-        let array = cache.array("taps/conv/features").unwrap();
-        let (mut decoder, mut out) = (Decoder::default(), Vec::new());
-        let error = array.read(&mut decoder, 1, 0, 10, &mut out).unwrap_err();
-        assert!(
-            error.to_string().ends_with(
-                "taps/conv/features/c/1/1/0/0/0: rows 4..6: chunk checksum does not match"
-            ),
-            "{error}"
-        );
-        assert!(out.is_empty());
-        array.read(&mut decoder, 1, 6, 4, &mut out).unwrap();
-        array.read(&mut decoder, 0, 0, 10, &mut out).unwrap();
-    }
-
-    #[test]
-    fn a_truncated_or_missing_shard_is_seen_at_open() {
-        let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
-        for name in ["input/c/0/2/0/0/0", "label/c/0"] {
-            let path = folder.path().join(name);
-            let bytes = fs::read(&path).unwrap();
-            for length in 0..bytes.len() {
-                fs::write(&path, &bytes[..length]).unwrap();
-                let error = Cache::open(folder.path()).unwrap_err();
-                assert!(error.to_string().contains(name), "{error}");
-            }
-            fs::remove_file(&path).unwrap();
-            assert!(Cache::open(folder.path()).unwrap_err().to_string().contains(name));
-            fs::write(&path, &bytes).unwrap();
-        }
-        Cache::open(folder.path()).unwrap();
-    }
-
-    #[test]
-    fn a_copy_without_its_lock_file_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        testing::write(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
-        fs::remove_file(folder.path().join(storage::LOCK)).unwrap();
-        Cache::open(folder.path()).unwrap();
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
-//! Takes what is damaged out of a cache, so that the extraction that wrote it fills the gaps. What
-//! follows from the manifest is written again; what is no part of a cache is left alone.
+//! Removes damaged parts from a cache, so that the extraction that wrote it can fill the gaps.
+//! Files derived from the manifest are rewritten; files that are not part of a cache are left
+//! alone.
 
 use super::{Finding, Manifest, document, verify, write, zarr};
 use crate::error::{Context as _, Error, Result};
@@ -9,30 +10,29 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A segment that is no longer published.
+/// A segment removed from the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Dropped {
-    /// Which view.
+    /// The view it belonged to.
     pub view: usize,
-    /// Which segment of the view.
+    /// Its index within the view.
     pub segment: usize,
     /// Its rows, `first..end` within the view.
     pub rows: (usize, usize),
 }
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
-    /// What was wrong.
+    /// The problems found.
     pub findings: Vec<Finding>,
-    /// Segments to be computed again.
+    /// Segments to be recomputed.
     pub dropped: Vec<Dropped>,
-    /// Row arrays (`sample_id`, `label`) whose shard was removed: the extraction knows their
-    /// values.
+    /// Removed shards of row arrays (`sample_id`, `label`), whose values the extraction knows.
     pub removed: Vec<String>,
-    /// Metadata documents that were written again.
+    /// Metadata documents that were rewritten.
     pub rewritten: Vec<String>,
-    /// Files that are no part of a cache, and stay.
+    /// Files that are not part of a cache and were kept.
     pub left: Vec<String>,
 }
 
@@ -43,24 +43,24 @@ impl RepairReport {
         !self.dropped.is_empty() || !self.removed.is_empty()
     }
 
-    /// Rows to be computed again, in all views.
+    /// Number of rows to be recomputed, in all views.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.dropped.iter().map(|d| d.rows.1 - d.rows.0).sum()
     }
 }
 
-/// Verifies a cache on `threads` threads and takes out what is damaged: segments with a damaged
-/// shard are dropped from the manifest, then their shards are removed; so are damaged row arrays;
-/// each `zarr.json` is made again. A sound cache is not touched. Killed at any moment, it goes on
-/// when it is run again.
+/// Verifies a cache on `threads` threads and removes what is damaged. Segments with a damaged shard
+/// are dropped from the manifest, then their shards are removed, as are the shards of damaged row
+/// arrays, and each differing `zarr.json` is rewritten. An intact cache is not changed. A repair
+/// that is killed at any moment can be repeated.
 ///
 /// # Errors
-/// When the folder is no cache, its manifest cannot be used (all else hangs on it), another process
-/// uses it, the user asked to stop, or the disk refuses. Where a file cannot be read, nothing is
-/// known of it, and nothing is taken out.
+/// If the folder is not a cache, its manifest is unusable (everything else depends on it), another
+/// process is using it, the user asked to stop, or an I/O operation fails. If a file cannot be
+/// read, its state is unknown and nothing is removed.
 pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<RepairReport> {
-    // before the lock, which makes a file: a folder that is no cache is left as it is
+    // before taking the lock, which creates a file: a folder that is not a cache stays unchanged
     Manifest::load(folder)?;
     let lock = Lock::exclusive(folder)?;
     write::refuse_links(folder)?;
@@ -69,13 +69,12 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
     if let Some(finding) = findings.iter().find(|finding| finding.unreadable) {
         let path = folder.join(&finding.file);
         return Err(Error::input(format!(
-            "{}: {}; nothing was taken out",
+            "{}: {}; nothing was removed",
             path.display(),
             finding.problem
         ))
         .hint(
-            "make it readable and repair again; a file that is lost for good is one to remove by \
-             hand before that",
+            "make it readable and repair again; if it is lost for good, remove it by hand first",
         ));
     }
     let metadata = zarr::documents(&manifest)?;
@@ -90,7 +89,7 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
         } else if row_shards.contains(&path) {
             report.removed.push(path);
         } else if let Some((_, view, segment)) = zarr::parse_view_shard(&manifest, &path) {
-            // what is not published is swept below
+            // unpublished shards are swept below
             if manifest.segment(view, segment).is_some() {
                 let first = segment * manifest.segment_rows;
                 report.dropped.push(Dropped {
@@ -114,22 +113,22 @@ pub fn repair(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<Re
     Ok(report)
 }
 
-/// Views and arrays that were being added to a cache, and are no more.
+/// The views and arrays of an abandoned extension.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Withdrawn {
-    /// How many views.
+    /// Number of views.
     pub views: usize,
     /// Paths of the arrays.
     pub arrays: Vec<String>,
-    /// What their published shards took, in bytes.
+    /// Total length of their published shards in bytes.
     pub bytes: u64,
 }
 
-/// Gives up what was being added to a complete cache, which then is as it was before. Killed at any
-/// moment, it goes on when it is run again, or `repair` makes the metadata again.
+/// Abandons the extension of a complete cache and restores the cache as it was before. If it is
+/// killed at any moment, it can be repeated, or `repair` rewrites the metadata.
 ///
 /// # Errors
-/// When nothing is being added, another process uses the cache, or the disk refuses.
+/// If no extension is in progress, another process is using the cache, or an I/O operation fails.
 pub fn withdraw(folder: &Path) -> Result<Withdrawn> {
     Manifest::load(folder)?;
     let lock = Lock::exclusive(folder)?;
@@ -147,8 +146,8 @@ pub fn withdraw(folder: &Path) -> Result<Withdrawn> {
         ))
     })?;
     part.validate().context(|| format!("{}: what it was before", folder.display()))?;
-    let bytes = |of: &Manifest| {
-        of.segments.iter().flat_map(|s| &s.bytes).fold(0u64, |sum, &n| sum.saturating_add(n))
+    let published_bytes = |manifest: &Manifest| {
+        manifest.segments.iter().flat_map(|s| &s.bytes).fold(0u64, |sum, &n| sum.saturating_add(n))
     };
     let withdrawn = Withdrawn {
         views: manifest.views - part.views,
@@ -156,9 +155,9 @@ pub fn withdraw(folder: &Path) -> Result<Withdrawn> {
             .iter()
             .map(|spec| spec.path.clone())
             .collect(),
-        bytes: bytes(&manifest).saturating_sub(bytes(&part)),
+        bytes: published_bytes(&manifest).saturating_sub(published_bytes(&part)),
     };
-    // while the manifest still names the arrays, so that a kill leaves what is known
+    // while the manifest still names the arrays, so that their files stay known after a kill
     let bare = Manifest { segments: part.segments.clone(), ..manifest.clone() };
     document::store(&lock, &bare)?;
     write::sweep(&lock, &bare)?;
@@ -172,7 +171,7 @@ pub fn withdraw(folder: &Path) -> Result<Withdrawn> {
     Ok(withdrawn)
 }
 
-/// Drops segments and removes shards, in this order: a shard that the manifest lists is never
+/// Drops segments, then removes shards. In this order, a shard that the manifest lists is never
 /// missing.
 fn apply(lock: &Lock, mut manifest: Manifest, report: &RepairReport) -> Result<()> {
     if !report.dropped.is_empty() {
@@ -207,21 +206,21 @@ mod tests {
     }
 
     #[test]
-    fn damage_of_each_kind_is_taken_out_and_filled_again() {
+    fn damage_of_each_kind_is_removed_and_filled_again() {
         let (folder, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let at = |path: &str| folder.path().join(path);
+        let file = |path: &str| folder.path().join(path);
         let plan = testing::plan(10, 2, Codec::Zstd);
         testing::write(whole.path(), &plan).unwrap();
         testing::write(folder.path(), &plan).unwrap();
         assert_eq!(repair(folder.path(), 1, &Silent).unwrap(), RepairReport::default());
 
-        flip(&at("logits/c/1/2/0"), 3);
-        flip(&at("input/c/1/2/0/0/0"), 3);
-        fs::remove_file(at("inputs/mask/c/0/0")).unwrap();
-        fs::write(at("label/c/0"), b"x").unwrap();
-        fs::write(at("taps/zarr.json"), b"{}").unwrap();
-        fs::write(at("taps/.zarr.json.tmp"), b"{}").unwrap();
-        fs::write(at("taps/notes.txt"), b"mine").unwrap();
+        flip(&file("logits/c/1/2/0"), 3);
+        flip(&file("input/c/1/2/0/0/0"), 3);
+        fs::remove_file(file("inputs/mask/c/0/0")).unwrap();
+        fs::write(file("label/c/0"), b"x").unwrap();
+        fs::write(file("taps/zarr.json"), b"{}").unwrap();
+        fs::write(file("taps/.zarr.json.tmp"), b"{}").unwrap();
+        fs::write(file("taps/notes.txt"), b"mine").unwrap();
         let report = repair(folder.path(), 2, &Silent).unwrap();
         let dropped = |view, segment, rows| Dropped { view, segment, rows };
         assert_eq!(report.findings.len(), 6);
@@ -234,7 +233,7 @@ mod tests {
                 vec!["taps/notes.txt".to_owned()]
             )
         );
-        // incomplete, but nothing in it is wrong except the stranger and the array that is missing
+        // incomplete, but nothing is wrong except the foreign file and the missing array
         assert!(Cache::open(folder.path()).is_err());
         let left = verify::verify(folder.path(), 1, &Silent).unwrap();
         assert_eq!(
@@ -242,18 +241,20 @@ mod tests {
             ["label/c/0", "taps/notes.txt"]
         );
         assert!(
-            !at("logits/c/1/2/0").exists() && !at("taps/.zarr.json.tmp").exists() && !left.complete
+            !file("logits/c/1/2/0").exists()
+                && !file("taps/.zarr.json.tmp").exists()
+                && !left.complete
         );
 
         let writer = Writer::open(folder.path(), &plan).unwrap();
         assert_eq!((writer.has(0, 0), writer.has(0, 1), writer.has(1, 2)), (false, true, false));
         drop(writer);
         testing::write(folder.path(), &plan).unwrap();
-        fs::remove_file(at("taps/notes.txt")).unwrap();
+        fs::remove_file(file("taps/notes.txt")).unwrap();
         storage::walk(whole.path(), &mut |path| {
             assert_eq!(
                 fs::read(whole.path().join(path)).unwrap(),
-                fs::read(at(path)).unwrap(),
+                fs::read(file(path)).unwrap(),
                 "{path}"
             );
             Ok(())
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_in_use_and_a_folder_that_is_none_are_left_alone() {
+    fn a_cache_in_use_and_a_folder_without_a_cache_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         assert!(repair(folder.path(), 1, &Silent).is_err());
         assert!(!folder.path().join(storage::LOCK).exists());
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_behind_a_link_that_leads_nowhere_is_not_lost() {
+    fn a_target_of_a_broken_link_is_not_lost() {
         let (root, plan) = (tempfile::tempdir().unwrap(), testing::plan(10, 1, Codec::Raw));
         let (folder, disk) = (root.path().join("cache"), root.path().join("disk"));
         testing::write(&folder, &plan).unwrap();

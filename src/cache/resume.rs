@@ -1,7 +1,7 @@
-//! Whether a cache that is there is the one that a plan asks for, and what of it is gone on from.
+//! Decides whether an existing cache matches a plan, and which of its segments are kept.
 
 use super::manifest::Extent;
-use super::plan::Plan;
+use super::plan::CachePlan;
 use super::shard::Fault;
 use super::{Manifest, document, manifest, read, zarr};
 use crate::error::{Error, Result};
@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-/// The manifest to go on from, if the cache was made by the same settings; it is committed where it
-/// is another than the one that is there. `wanted`: the plan's, with the sums of its rows.
+/// The manifest to resume from, if the cache was made with the same settings; it is committed if it
+/// differs from `found`. `wanted` is the plan's manifest with the sums of its row arrays.
 pub(super) fn resume(
     lock: &Lock,
     wanted: Manifest,
-    plan: &Plan,
+    plan: &CachePlan,
     found: &Manifest,
 ) -> Result<Manifest> {
     let folder = lock.folder();
@@ -27,8 +27,7 @@ pub(super) fn resume(
     if let Some((field, expected, found)) = document::difference(&within, found) {
         return Err(other_settings(folder, &field, &expected, &found));
     }
-    // of those that are the plan's the manifest says it, whatever lies there now: it is written
-    // again
+    // equal sums prove equal values; the files themselves are rewritten from the plan anyway
     if found.row_sums != wanted.row_sums {
         check_rows(folder, plan, before, found)?;
     }
@@ -44,11 +43,12 @@ pub(super) fn resume(
     next.segments.retain(|segment| !segment.bytes.is_empty());
     let sample_ids = before.unwrap_or(&plan.sample_ids);
     if before.is_some() {
-        let same = |index| {
-            let (was, is) = (found.row_range(index), plan.manifest.row_range(index));
-            was == is && sample_ids.get(was) == plan.sample_ids.get(is)
+        let has_same_rows = |index| {
+            let (old, new) = (found.row_range(index), plan.manifest.row_range(index));
+            old == new && sample_ids.get(old) == plan.sample_ids.get(new)
         };
-        next.segments.retain(|segment| segment.index < next_segments && same(segment.index));
+        next.segments
+            .retain(|segment| segment.index < next_segments && has_same_rows(segment.index));
     } else {
         next.data.skipped.clone_from(&found.data.skipped);
     }
@@ -59,7 +59,7 @@ pub(super) fn resume(
     });
     next.extends = was_complete.or(found.extends);
     next.settle();
-    // before the zarr.json of what is new: they follow from the manifest
+    // before the zarr.json files of new arrays, which are derived from the manifest
     if next != *found {
         document::store(lock, &next)?;
     }
@@ -74,10 +74,15 @@ fn other_settings(folder: &Path, field: &str, expected: &str, found: &str) -> Er
     .hint("choose another folder with -o, or remove this one")
 }
 
-/// Checks that the rows which are published are those of the plan (`before`: of what it was), by
-/// the values of the row arrays. Other rows may be those of a run that was killed while it moved
+/// Checks the values of the row arrays in the published rows against the plan (or against `before`,
+/// the previous sample ids). Unpublished rows may differ: a run may have been killed while it moved
 /// them.
-fn check_rows(folder: &Path, plan: &Plan, before: Option<&[i64]>, found: &Manifest) -> Result<()> {
+fn check_rows(
+    folder: &Path,
+    plan: &CachePlan,
+    before: Option<&[i64]>,
+    found: &Manifest,
+) -> Result<()> {
     let published: BTreeSet<usize> = found.segments.iter().map(|segment| segment.index).collect();
     let published: Vec<Range<usize>> =
         published.into_iter().map(|index| found.row_range(index)).collect();
@@ -86,9 +91,9 @@ fn check_rows(folder: &Path, plan: &Plan, before: Option<&[i64]>, found: &Manife
         let sum = found.row_sums.get(place).copied();
         let values = match read::row_array(folder, found, spec, sum) {
             Ok(values) => values,
-            // it is written again: the plan has its values
+            // the plan has its values, so it is rewritten
             Err(Fault::Missing | Fault::Damaged(_)) if sum.is_none() => continue,
-            // but the manifest says that these are others: they have to be seen
+            // the manifest says that the values differ, so they must be readable
             Err(fault) => {
                 let path = folder.join(zarr::row_shard(spec));
                 return Err(fault.error(&path.display().to_string()));
@@ -97,7 +102,7 @@ fn check_rows(folder: &Path, plan: &Plan, before: Option<&[i64]>, found: &Manife
         let is_label = spec.path == manifest::LABEL;
         let expected = |row: usize| match (is_label, sample_ids.get(row)) {
             (false, id) => id.copied(),
-            // a label is its sample's: where that has moved, it has gone with it
+            // a label moves with its sample
             (true, id) if id == plan.sample_ids.get(row) => plan.labels.get(row).copied(),
             (true, _) => values.get(row).copied(),
         };
@@ -113,8 +118,8 @@ fn check_rows(folder: &Path, plan: &Plan, before: Option<&[i64]>, found: &Manife
     Ok(())
 }
 
-/// What of a plan was there when `found` was made: fewer views, the first of its taps and view
-/// arrays, and no map where a tap had features alone.
+/// The part of a plan that existed when `found` was written: possibly fewer views, taps and view
+/// arrays, and no map for a tap that had only features.
 fn within(plan: &Manifest, found: &Manifest) -> Manifest {
     let mut within = plan.clone();
     within.views = plan.views.min(found.views);
@@ -125,10 +130,10 @@ fn within(plan: &Manifest, found: &Manifest) -> Manifest {
     within.view_arrays.truncate(found.view_arrays.len());
     within.logits =
         within.logits.filter(|_| within.view_arrays.iter().any(|spec| spec.path == "logits"));
-    // compared by value elsewhere, and no setting
+    // not settings, and compared by value elsewhere
     within.row_sums.clone_from(&found.row_sums);
     within.extends = found.extends;
-    // a statistic asks for a later format than the features that were there
+    // an added statistic may have raised the plan's format
     within.format = within.lowest_format();
     within
 }

@@ -1,14 +1,14 @@
-//! The bytes of one shard (`sharding_indexed`, index at the end): encoded chunk by chunk, decoded
-//! with every check.
+//! The bytes of one shard (`sharding_indexed`, index at the end), encoded chunk by chunk and
+//! decoded with every check.
 //!
-//! A shard is its used chunks, one after the other without gaps, then the index (offset and length
-//! of every chunk, `u64` little-endian, both 2⁶⁴−1 for a chunk past the data), then the
-//! index's CRC-32C. So every byte stands under a checksum.
+//! A shard consists of its used chunks without gaps, then the index (offset and length of every
+//! chunk as little-endian `u64`, both 2⁶⁴−1 for a chunk past the data), then the index's
+//! CRC-32C. So every byte is covered by a checksum.
 //!
-//! The manifest tells one sound shard from another by a [`Digest`], a CRC over those checksums. A
-//! CRC over the file would not do: bytes followed by their own CRC leave any CRC of the same
-//! polynomial in a state that depends on their length alone, so all shards of equal lengths had the
-//! same one.
+//! The manifest distinguishes one intact shard from another by a [`Digest`], a CRC over those
+//! checksums. A CRC over the file would not work: bytes followed by their own CRC leave any CRC of
+//! the same polynomial in a state that depends only on their length, so all shards of equal length
+//! would share one.
 
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
@@ -20,18 +20,18 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
-/// Bytes of a CRC-32C.
+/// Bytes per CRC-32C.
 const CHECKSUM: usize = 4;
-/// Bytes of an index entry.
+/// Bytes per index entry.
 const ENTRY: usize = 16;
-/// Offset and length of a chunk that is not there.
+/// Offset and length of an unused chunk.
 const EMPTY: u64 = u64::MAX;
-/// Bytes of an index that are looked at together: a multiple of an entry.
+/// Bytes of an index that are read at a time, a multiple of `ENTRY`.
 const PIECE: usize = 256 * ENTRY;
-/// Level 1 beats 3 and 9 on activations: nearly their ratio at several times their speed.
+/// On activations, level 1 reaches nearly the ratio of 3 and 9 at several times their speed.
 const LEVEL: i32 = 1;
 
-/// What is known of a published shard.
+/// Identifies a published shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sum {
@@ -41,14 +41,14 @@ pub struct Sum {
     pub crc32c: u32,
 }
 
-/// Why a file does not give what the manifest promises of it.
+/// Why a file does not hold what the manifest promises.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// There is none.
+    /// There is no such file.
     Missing,
-    /// It holds something else: what, in words.
+    /// It holds something else; the problem in words.
     Damaged(String),
-    /// The system does not let us see, so that nothing is known of it.
+    /// The system cannot read it, so its state is unknown.
     Unreadable(io::Error),
 }
 
@@ -65,7 +65,7 @@ impl From<io::Error> for Fault {
         }
         match error.kind() {
             ErrorKind::NotFound => Self::Missing,
-            // not the system's words: `storage` saw what it is
+            // not from the system: `storage` determined what the file is
             ErrorKind::InvalidInput | ErrorKind::FileTooLarge => Self::Damaged(error.to_string()),
             ErrorKind::UnexpectedEof => Self::Damaged("truncated".to_owned()),
             _ => Self::Unreadable(error),
@@ -84,8 +84,8 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// The error of a reader, whom any of these stops; `place`: the file, with the rows if it is
-    /// about rows.
+    /// Turns the fault into a reader's error. `place` is the file, followed by the rows if the
+    /// fault concerns rows.
     pub fn error(self, place: &str) -> Error {
         match self {
             Self::Unreadable(error) => storage::failed(Path::new(place), "read", error),
@@ -97,21 +97,21 @@ impl Fault {
 
 /// The geometry of one shard.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
+pub(super) struct ShardLayout {
     dtype: Dtype,
     codec: Codec,
     row_bytes: usize,
-    /// Rows of a chunk.
+    /// Rows per chunk.
     pub chunk_rows: usize,
-    /// Chunks of the shard, used or not.
+    /// Chunks of the shard, used or unused.
     chunks: usize,
-    /// Rows of data in it.
+    /// Rows of data, without padding.
     pub rows: usize,
 }
 
-impl Layout {
-    /// The layout of a shard of `shard_rows` rows that holds `rows` rows of data. The specification
-    /// is validated: `chunk_rows` divides `shard_rows`.
+impl ShardLayout {
+    /// The layout of a shard of `shard_rows` rows that holds `rows` rows of data. `spec` must be
+    /// valid: `chunk_rows` divides `shard_rows`.
     pub fn new(spec: &ArraySpec, shard_rows: usize, rows: usize) -> Self {
         let chunk_rows = spec.chunk_rows;
         Self {
@@ -124,28 +124,28 @@ impl Layout {
         }
     }
 
-    /// Chunks that hold data.
+    /// Number of chunks that hold data.
     pub fn used_chunks(&self) -> usize {
         self.rows.div_ceil(self.chunk_rows)
     }
 
-    /// Bytes of a decoded chunk, padding included.
+    /// Bytes per decoded chunk, including padding.
     pub fn chunk_bytes(&self) -> usize {
         self.row_bytes * self.chunk_rows
     }
 
-    /// Bytes of the index and its checksum.
+    /// Bytes of the index, including its checksum.
     pub fn index_bytes(&self) -> usize {
         self.chunks * ENTRY + CHECKSUM
     }
 
-    /// Rows of data in chunk `chunk`, as a range within the shard.
+    /// The rows of data in a chunk, as (first, end) within the shard.
     pub fn rows_of(&self, chunk: usize) -> (usize, usize) {
         let first = chunk * self.chunk_rows;
         (first, self.rows.min(first + self.chunk_rows))
     }
 
-    /// The largest length that an encoded chunk can have.
+    /// The largest length of an encoded chunk in bytes.
     fn longest_chunk(&self) -> usize {
         let payload = match self.codec {
             Codec::Raw => self.chunk_bytes(),
@@ -154,7 +154,7 @@ impl Layout {
         payload + CHECKSUM
     }
 
-    /// Fills `chunk` up to a whole chunk with the fill value of its type.
+    /// Pads `chunk` to a whole chunk with the fill value of its element type.
     fn pad(&self, chunk: &mut Vec<u8>) {
         let end = self.chunk_bytes();
         if matches!(self.dtype, Dtype::Bool | Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64) {
@@ -177,12 +177,13 @@ impl Layout {
         }
     }
 
-    /// Reads the index of a shard of `shard_bytes` bytes, the last [`Layout::index_bytes`] of it:
-    /// where each used chunk begins, and the end of the last one; and the index's checksum. Takes
-    /// no more memory than there are entries that make sense, whatever a manifest says of rows.
+    /// Reads the index of a shard of `shard_bytes` bytes, from its last
+    /// [`ShardLayout::index_bytes`]. Returns the offset of each used chunk followed by the end of
+    /// the last one, and the index's checksum. Memory grows only with valid entries, whatever
+    /// number of rows a manifest claims.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the index.
     pub fn read_index(
         &self,
         mut index: impl Read,
@@ -201,7 +202,7 @@ impl Layout {
                     (read_u64(entry), read_u64(entry.get(8..).unwrap_or_default()));
                 if chunk >= self.used_chunks() {
                     if (offset, length) != (EMPTY, EMPTY) {
-                        return Err(format!("index: chunk {chunk} stands past the data").into());
+                        return Err(format!("index: chunk {chunk} is past the data").into());
                     }
                     continue;
                 }
@@ -232,10 +233,10 @@ impl Layout {
         }
     }
 
-    /// Decodes one chunk into `out`, which is exactly a chunk long.
+    /// Decodes one chunk into `out`, whose length must be that of a decoded chunk.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The problem, in words.
     pub fn decode(
         &self,
         encoded: &[u8],
@@ -269,19 +270,19 @@ fn read_u64(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(EMPTY, |b| u64::from_le_bytes(*b))
 }
 
-/// What the manifest keeps of a shard: the CRC-32C of its checksums, those of its chunks in order
-/// and then the index's.
+/// A shard's digest in the manifest: the CRC-32C over the checksums of its chunks, in order, and of
+/// its index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Digest(u32);
 
 impl Digest {
-    /// Takes in an encoded chunk or index, which ends in its checksum.
+    /// Adds an encoded chunk or index, which ends with its checksum.
     pub fn add(&mut self, encoded: &[u8]) {
         let checksum = encoded.get(encoded.len().saturating_sub(CHECKSUM)..).unwrap_or_default();
         self.0 = crc32c::crc32c_append(self.0, checksum);
     }
 
-    /// The value in the manifest.
+    /// The value as stored in the manifest.
     pub fn value(self) -> u32 {
         self.0
     }
@@ -294,21 +295,21 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// A fresh context.
+    /// Creates a zstd context.
     ///
     /// # Errors
-    /// When zstd has no memory for it.
+    /// If zstd cannot allocate it.
     pub fn new() -> io::Result<Self> {
         let mut zstd = zstd::bulk::Compressor::new(LEVEL)?;
         zstd.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
         Ok(Self { zstd, encoded: Vec::new() })
     }
 
-    /// Encodes one whole chunk, checksum included.
+    /// Encodes one whole chunk and appends its checksum.
     ///
     /// # Errors
-    /// When zstd fails, which it does for lack of memory alone.
-    pub fn encode(&mut self, layout: &Layout, chunk: &[u8]) -> io::Result<&[u8]> {
+    /// If zstd fails, which happens only for lack of memory.
+    pub fn encode(&mut self, layout: &ShardLayout, chunk: &[u8]) -> io::Result<&[u8]> {
         self.encoded.clear();
         match layout.codec {
             Codec::Raw => self.encoded.extend_from_slice(chunk),
@@ -322,11 +323,10 @@ impl Encoder {
     }
 }
 
-/// A shard on its way to disk: chunks are encoded and written as they fill, the index follows the
-/// last row.
+/// Writes a shard: chunks are encoded and written as they fill, and the index after the last row.
 #[derive(Debug)]
 pub(super) struct ShardWriter<W> {
-    layout: Layout,
+    layout: ShardLayout,
     out: W,
     pending: Vec<u8>,
     index: Vec<u8>,
@@ -336,8 +336,8 @@ pub(super) struct ShardWriter<W> {
 }
 
 impl<W: Write> ShardWriter<W> {
-    /// A shard without rows.
-    pub fn new(layout: Layout, out: W) -> Self {
+    /// Starts a shard without rows.
+    pub fn new(layout: ShardLayout, out: W) -> Self {
         Self {
             layout,
             out,
@@ -349,36 +349,35 @@ impl<W: Write> ShardWriter<W> {
         }
     }
 
-    /// Rows that it still takes.
+    /// Number of rows still to be appended.
     pub fn missing_rows(&self) -> usize {
         self.layout.rows - self.rows
     }
 
-    /// Length and digest of what is written.
+    /// Length and digest of what has been written.
     pub fn sum(&self) -> Sum {
         Sum { bytes: self.bytes, crc32c: self.digest.value() }
     }
 
-    /// What it writes to.
+    /// The underlying writer.
     pub fn get_ref(&self) -> &W {
         &self.out
     }
 
-    /// The same, to be changed.
+    /// The underlying writer, mutably.
     pub fn get_mut(&mut self) -> &mut W {
         &mut self.out
     }
 
-    /// Gives back what it wrote to.
+    /// Returns the underlying writer.
     pub fn into_inner(self) -> W {
         self.out
     }
 
-    /// Appends whole rows, at most [`ShardWriter::missing_rows`]; with the last one the shard is
-    /// complete.
+    /// Appends whole rows, at most [`ShardWriter::missing_rows`]. The last row completes the shard.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If writing fails.
     pub fn append(&mut self, encoder: &mut Encoder, mut bytes: &[u8]) -> io::Result<()> {
         let chunk_bytes = self.layout.chunk_bytes();
         self.rows += bytes.len() / self.layout.row_bytes;
@@ -452,8 +451,8 @@ mod tests {
         }
     }
 
-    /// A shard of 16 rows with `rows` of them used, fed `step` rows at a time.
-    fn encode(layout: Layout, data: &[u8], step: usize) -> Vec<u8> {
+    /// Encodes a shard from `data`, `step` rows at a time.
+    fn encode(layout: ShardLayout, data: &[u8], step: usize) -> Vec<u8> {
         let mut encoder = Encoder::new().unwrap();
         let mut writer = ShardWriter::new(layout, Vec::new());
         for rows in data.chunks(step * layout.row_bytes) {
@@ -464,7 +463,7 @@ mod tests {
         writer.out
     }
 
-    fn decode(layout: &Layout, shard: &[u8]) -> Result<Vec<u8>, String> {
+    fn decode(layout: &ShardLayout, shard: &[u8]) -> Result<Vec<u8>, String> {
         let index = shard.len().checked_sub(layout.index_bytes()).ok_or("short")?;
         let bounds = layout.read_index(&shard[index..], shard.len() as u64);
         let (bounds, _) = bounds.map_err(|fault| format!("{fault:?}"))?;
@@ -494,7 +493,7 @@ mod tests {
                 (Dtype::U8, vec![0]),
             ] {
                 for rows in [1, 4, 9, 16] {
-                    let layout = Layout::new(&spec(dtype, codec), 16, rows);
+                    let layout = ShardLayout::new(&spec(dtype, codec), 16, rows);
                     let data: Vec<u8> =
                         (0..rows * layout.row_bytes).map(|i| (i * 7).to_le_bytes()[0]).collect();
                     let shard = encode(layout, &data, 1);
@@ -511,8 +510,8 @@ mod tests {
     }
 
     #[test]
-    fn shards_of_equal_lengths_have_other_digests() {
-        let layout = Layout::new(&spec(Dtype::F32, Codec::Raw), 16, 9);
+    fn shards_of_equal_length_have_different_digests() {
+        let layout = ShardLayout::new(&spec(Dtype::F32, Codec::Raw), 16, 9);
         let digest = |data: &[u8]| {
             let (mut writer, mut encoder) =
                 (ShardWriter::new(layout, Vec::new()), Encoder::new().unwrap());
@@ -520,7 +519,7 @@ mod tests {
             (crc32c::crc32c(&writer.out), writer.sum())
         };
         let (a, b) = (digest(&[3; 9 * 12]), digest(&[4; 9 * 12]));
-        assert_eq!(a.0, b.0, "the reason for a digest: a CRC over the file is blind");
+        assert_eq!(a.0, b.0, "the reason for a digest: a CRC over the file sees no difference");
         assert_eq!(a.1.bytes, b.1.bytes);
         assert_ne!(a.1.crc32c, b.1.crc32c);
     }
@@ -528,7 +527,7 @@ mod tests {
     #[test]
     fn every_changed_byte_and_every_truncation_is_seen() {
         for codec in [Codec::Zstd, Codec::Raw] {
-            let layout = Layout::new(&spec(Dtype::F32, codec), 16, 9);
+            let layout = ShardLayout::new(&spec(Dtype::F32, codec), 16, 9);
             let shard = encode(layout, &[3; 9 * 12], 9);
             for at in 0..shard.len() {
                 let mut bad = shard.clone();
@@ -541,11 +540,11 @@ mod tests {
 
     #[test]
     fn an_index_with_a_valid_checksum_is_not_trusted() {
-        let layout = Layout::new(&spec(Dtype::F32, Codec::Zstd), 16, 9);
+        let layout = ShardLayout::new(&spec(Dtype::F32, Codec::Zstd), 16, 9);
         let shard = encode(layout, &[3; 9 * 12], 9);
-        let at = shard.len() - layout.index_bytes();
+        let index_start = shard.len() - layout.index_bytes();
         let forge = |entry: usize, value: u64| {
-            let mut index = shard[at..].to_vec();
+            let mut index = shard[index_start..].to_vec();
             index[entry * 8..entry * 8 + 8].copy_from_slice(&value.to_le_bytes());
             let sum = crc32c::crc32c(&index[..64]).to_le_bytes();
             index[64..].copy_from_slice(&sum);
@@ -568,12 +567,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_says_of_itself_is_no_damage() {
+    fn errors_of_the_system_are_not_damage() {
         use rustix::io::Errno;
-        let of = |error: Errno| Fault::from(io::Error::from(error));
-        assert!(matches!(of(Errno::NOENT), Fault::Missing));
+        let fault = |error: Errno| Fault::from(io::Error::from(error));
+        assert!(matches!(fault(Errno::NOENT), Fault::Missing));
         for error in [Errno::INVAL, Errno::FBIG, Errno::NOTDIR, Errno::IO, Errno::MFILE] {
-            assert!(matches!(of(error), Fault::Unreadable(_)), "{error}");
+            assert!(matches!(fault(error), Fault::Unreadable(_)), "{error}");
         }
         let ours = io::Error::new(ErrorKind::InvalidInput, "expected a regular file");
         assert!(matches!(Fault::from(ours), Fault::Damaged(_)));

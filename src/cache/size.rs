@@ -1,34 +1,34 @@
-//! How large chunks and segments are, and which codec pays: decided once, before a cache is made,
-//! and kept in its manifest.
+//! Sizes of chunks and segments, and the choice of codec: decided once, before a cache is written,
+//! and recorded in its manifest.
 
-use super::shard::{Encoder, Layout};
+use super::shard::{Encoder, ShardLayout};
 use super::{ArraySpec, Codec};
 use crate::array::Dtype;
 
-/// Bytes of an inner chunk before compression that [`chunk_rows`] aims at: 64–256 KiB on disk at
-/// the usual ratios, where reading by chunk costs least and a chunk still decodes in well under a
-/// millisecond.
+/// The uncompressed size in bytes that [`chunk_rows`] aims at for an inner chunk: 64–256 KiB on
+/// disk at the usual ratios, where reading by chunk is cheapest and a chunk still decodes in well
+/// under a millisecond.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// No shard is larger than this, so that publishing one stays a matter of a second and a segment
-/// fits the page cache.
+/// The bound on a shard's size in bytes: publishing one then takes about a second, and a segment
+/// fits in the page cache.
 const SHARD_BYTES: usize = 256 << 20;
 
 const SEGMENT_ROWS_MIN: usize = 128;
 const SEGMENT_ROWS_MAX: usize = 2048;
 
-/// Rows of an inner chunk: the largest divisor of `segment_rows` whose rows, of `row_bytes` each,
-/// hold at most 256 KiB; at least one.
+/// Rows per inner chunk: the largest divisor of `segment_rows` whose rows, of `row_bytes` each,
+/// take at most 256 KiB; at least one.
 #[must_use]
 pub fn chunk_rows(row_bytes: usize, segment_rows: usize) -> usize {
     let most = (CHUNK_BYTES / row_bytes.max(1)).clamp(1, segment_rows.max(1));
     (1..=most).rev().find(|rows| segment_rows.is_multiple_of(*rows)).unwrap_or(1)
 }
 
-/// Rows of a segment: the largest multiple of `batch` up to 2048 for which the largest array's
-/// shard, of `row_bytes_of_largest_array` a row, stays under 256 MiB. Rows that large that 128 of
-/// them break the bound still get 128, a batch beyond 2048 is one segment, and there is always one
-/// batch.
+/// Rows per segment: the largest multiple of `batch` up to 2048 for which the largest array's
+/// shard, with `row_bytes_of_largest_array` per row, stays under 256 MiB. Rows so large that 128 of
+/// them exceed the bound still get 128, a batch beyond 2048 is one segment, and a segment always
+/// holds at least one batch.
 #[must_use]
 pub fn segment_rows(row_bytes_of_largest_array: usize, batch: usize) -> usize {
     let batch = batch.max(1);
@@ -37,8 +37,8 @@ pub fn segment_rows(row_bytes_of_largest_array: usize, batch: usize) -> usize {
     (most / batch * batch).max(batch)
 }
 
-/// The codec for chunks like `bytes`: [`Codec::Raw`] where zstd saves under 10 %, and decoding
-/// would be paid for nothing.
+/// The codec for chunks like `bytes`: [`Codec::Raw`] if zstd saves less than 10 %, which does not
+/// repay the cost of decoding.
 #[must_use]
 pub fn probe_codec(bytes: &[u8]) -> Codec {
     if compressed_bytes(bytes).saturating_mul(10) > bytes.len().saturating_mul(9) {
@@ -48,7 +48,7 @@ pub fn probe_codec(bytes: &[u8]) -> Codec {
     }
 }
 
-/// What `bytes` take as one chunk compressed with zstd: for estimates.
+/// The size of `bytes` compressed with zstd as one chunk, for estimates.
 #[must_use]
 pub fn compressed_bytes(bytes: &[u8]) -> usize {
     let probe = ArraySpec {
@@ -61,9 +61,10 @@ pub fn compressed_bytes(bytes: &[u8]) -> usize {
         codec: Codec::Zstd,
         chunk_rows: 1,
     };
-    // an encoder that cannot start says so when the cache is written
-    let encoded = Encoder::new()
-        .and_then(|mut encoder| encoder.encode(&Layout::new(&probe, 1, 1), bytes).map(<[u8]>::len));
+    // an encoder that cannot start reports its error when the cache is written
+    let encoded = Encoder::new().and_then(|mut encoder| {
+        encoder.encode(&ShardLayout::new(&probe, 1, 1), bytes).map(<[u8]>::len)
+    });
     encoded.unwrap_or(0)
 }
 

@@ -1,6 +1,6 @@
 //! `stamps.bin`: what each sample was read from when its rows were computed, and the names of all
-//! samples. Beside the content and no part of it, since stamps are those of one machine's files.
-//! Blocks, each under a checksum, are appended before the segments that they are of are committed.
+//! samples. It is not part of the content, since stamps describe one machine's files. Blocks, each
+//! with a checksum, are appended before the segments that they describe are committed.
 
 use super::Manifest;
 use super::shard::Fault;
@@ -18,26 +18,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The file's name in the cache's folder.
 pub(super) const NAME: &str = "stamps.bin";
 
-/// Room for the samples of a hundred million files.
+/// Bound on the file's length in bytes, enough for a hundred million samples.
 const BYTES_MAX: u64 = 8 << 30;
-/// How a block begins; a byte that says what it holds follows.
+/// The start of a block; a byte with the kind of its entries follows.
 const MAGIC: &[u8; 7] = b"nst-st1";
 const NAMES: u8 = b'n';
 const TRACES: u8 = b't';
-/// Magic, kind, count.
+/// Bytes of a block's head: magic, kind, count.
 const HEAD: usize = 16;
 const CHECKSUM: usize = 4;
-/// Bytes of a name's hash.
+/// Bytes per name's hash.
 const NAME_BYTES: usize = 8;
-/// Bytes of a sample's trace: index, size, time, inode, hash.
+/// Bytes per trace: sample index, size, time, inode, hash.
 const TRACE_BYTES: usize = 48;
 
-/// Samples whose bytes are compared although nothing about their files has changed.
+/// Number of samples whose bytes are compared even though their files look unchanged.
 pub const OTHERS: usize = 64;
-/// Samples named in a message; the others are counted.
+/// Number of samples named in a message; the others are counted.
 const NAMED: usize = 5;
 
-/// What a cache's samples were read from.
+/// Records what a cache's samples were read from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stamps {
     /// A hash of each sample's name, in the data set's order.
@@ -45,39 +45,38 @@ pub struct Stamps {
     traces: BTreeMap<usize, Trace>,
 }
 
-/// What a comparison of a data set with the record found.
+/// The result of comparing a data set with the record.
 #[derive(Debug, Clone, Default)]
 pub struct Compared {
-    /// Samples that are other ones now, ascending.
+    /// Samples whose content differs, in ascending order.
     pub changed: Vec<usize>,
-    /// Samples whose files look other and hold the same.
+    /// Samples whose files have new metadata but the same content.
     pub restamped: Vec<(usize, Trace)>,
-    /// Samples of which nothing is recorded.
+    /// Samples without a record.
     pub unknown: Vec<usize>,
-    /// Samples whose bytes were compared, or which looked the same and were drawn to be compared in
-    /// another way.
+    /// Randomly drawn samples that look unchanged or have no record, for further comparison.
     pub drawn: Vec<usize>,
 }
 
-/// Samples that came to a data set and went from it, by their names.
+/// Number of samples added to and removed from a data set, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moves {
-    /// Names that are new.
+    /// Number of new names.
     pub added: usize,
-    /// Names that are gone.
+    /// Number of missing names.
     pub removed: usize,
 }
 
 impl Stamps {
-    /// Reads the record of the cache in `folder`, complete or not; `None` where there is none.
+    /// Reads the record of the cache in `folder`, complete or not; `None` if there is none.
     ///
     /// # Errors
-    /// When it is damaged.
+    /// If it is damaged.
     pub fn load(folder: &Path) -> Result<Option<Self>> {
         Ok(read(folder)?.map(|(stamps, _)| stamps))
     }
 
-    /// What came and went, where names were recorded.
+    /// Compares the names; `None` if none were recorded.
     #[must_use]
     pub fn moves(&self, names: &[u64]) -> Option<Moves> {
         if self.names.is_empty() {
@@ -91,12 +90,12 @@ impl Stamps {
         })
     }
 
-    /// Compares `samples` with what they were read from: how the files of all look; and the bytes
-    /// of those that look other, and of `all`, or else of [`OTHERS`] more, drawn by the clock:
-    /// nothing that is stored depends on the draw, and each time it is another one.
+    /// Compares `samples` with what they were read from: the metadata of every file, the bytes of
+    /// those whose metadata differs, and the bytes of `all` others or of [`OTHERS`] drawn by the
+    /// clock. Nothing that is stored depends on the draw, which differs every time.
     ///
     /// # Errors
-    /// When the user asks to stop.
+    /// If the user asks to stop.
     pub fn compare(
         &self,
         dataset: &dyn Dataset,
@@ -125,7 +124,7 @@ impl Stamps {
         let is_drawn: HashSet<usize> = drawn.iter().copied().collect();
         hashed.extend(others.into_iter().filter(|(sample, _)| is_drawn.contains(sample)));
         found.drawn = drawn;
-        // a few take no time that is worth a bar
+        // a few are too fast for a progress bar
         let shown = hashed.len() > 1000;
         if shown {
             monitor.begin("compare", "samples", hashed.len() as u64, 0);
@@ -134,7 +133,7 @@ impl Stamps {
             if monitor.stop_requested() {
                 return Err(Error::interrupted("while the data was compared; nothing was written"));
             }
-            // before the bytes, as it was taken
+            // before the bytes, in the order of the original recording
             let stamp = dataset.stamp(sample).ok().flatten();
             let content = dataset.content(sample).ok().flatten();
             if shown {
@@ -150,7 +149,7 @@ impl Stamps {
             match now {
                 Some(now) if now == known => {}
                 Some(now) if now.content == known.content => found.restamped.push((sample, now)),
-                // a file that cannot be read is no longer what it was
+                // a file that cannot be read counts as changed
                 _ => found.changed.push(sample),
             }
         }
@@ -167,7 +166,7 @@ fn clock() -> u64 {
         ^ (u64::from(std::process::id()) << 32)
 }
 
-/// The error that names samples which are other ones than a cache was made of.
+/// The error that names samples that have changed since the cache was made.
 #[must_use]
 pub fn changed(folder: &Path, dataset: &dyn Dataset, samples: &[usize]) -> Error {
     let named: Vec<String> =
@@ -187,24 +186,21 @@ pub fn changed(folder: &Path, dataset: &dyn Dataset, samples: &[usize]) -> Error
         folder.display(),
         named.join(", ")
     ))
-    .hint(
-        "`nst-cache extract` with the same arguments and --refresh computes exactly their rows \
-         again",
-    )
+    .hint("`nst-cache extract` with the same arguments and --refresh recomputes exactly their rows")
 }
 
-/// The record on disk, as the writer holds it.
+/// The record on disk, as held by the writer.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct StampRecord {
     stamps: Stamps,
-    /// Nothing is written until it is told to.
+    /// Whether writing is suspended until the end of a refresh.
     pub(super) held: bool,
 }
 
-impl Record {
-    /// Takes up the record of a cache, or begins one: traces of samples that are in no published
-    /// segment are forgotten, what a kill left half is cut off, and a damaged record is a missing
-    /// one. `names` is empty for data that needs none.
+impl StampRecord {
+    /// Opens the record of a cache, or creates one. Traces of samples in no published segment are
+    /// removed, a block that a kill left incomplete is cut off, and a damaged record counts as
+    /// missing. `names` is empty for data that needs no record.
     pub(super) fn open(
         lock: &Lock,
         names: &[u64],
@@ -225,7 +221,8 @@ impl Record {
         Ok(Some(record))
     }
 
-    /// Adds what samples were read from; gives those that are recorded otherwise.
+    /// Adds traces of samples. Returns the samples that are already recorded with other content;
+    /// then nothing is added.
     pub(super) fn add(&mut self, lock: &Lock, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
         let known = |(sample, _): &&(usize, Trace)| self.stamps.traces.get(sample);
         let changed: Vec<usize> = traces
@@ -251,19 +248,19 @@ impl Record {
         Ok(Vec::new())
     }
 
-    /// Forgets samples, in memory.
+    /// Removes the traces of samples, in memory.
     pub(super) fn forget(&mut self, samples: &[usize]) {
         for sample in samples {
             self.stamps.traces.remove(sample);
         }
     }
 
-    /// Takes in what samples look like now, in memory.
+    /// Replaces the traces of samples, in memory.
     pub(super) fn renew(&mut self, traces: &[(usize, Trace)]) {
         self.stamps.traces.extend(traces.iter().copied());
     }
 
-    /// Writes it whole.
+    /// Writes the whole record.
     pub(super) fn store(&self, lock: &Lock) -> Result<()> {
         lock.replace(NAME, &encode(&self.stamps))
     }
@@ -306,7 +303,7 @@ fn parse_trace(bytes: &[u8; TRACE_BYTES]) -> Option<(usize, Trace)> {
     Some((usize::try_from(u64::from_le_bytes(*sample)).ok()?, Trace { stamp, content }))
 }
 
-/// The record, and whether it ends where a block does.
+/// The record, and whether it ends at the end of a block.
 fn read(folder: &Path) -> Result<Option<(Stamps, bool)>> {
     let path = folder.join(NAME);
     let Some(bytes) = storage::read_bounded(&path, BYTES_MAX)? else { return Ok(None) };
@@ -324,14 +321,14 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
         let width = match kind {
             Some(NAMES) => NAME_BYTES,
             Some(TRACES) => TRACE_BYTES,
-            _ => return Err("damaged, or no record of nst-cache".to_owned()),
+            _ => return Err("damaged, or not an nst-cache record".to_owned()),
         };
         let count = head.last_chunk().map_or(0, |count| u64::from_le_bytes(*count));
         let length = usize::try_from(count)
             .ok()
             .and_then(|n| n.checked_mul(width))
             .and_then(|n| n.checked_add(HEAD));
-        // a block that was being appended when the process was killed
+        // the process was killed while it appended this block
         let Some((framed, next)) =
             length.and_then(|n| n.checked_add(CHECKSUM)).and_then(|n| rest.split_at_checked(n))
         else {
@@ -353,8 +350,8 @@ fn decode(bytes: &[u8]) -> Result<(Stamps, bool), String> {
     Ok((stamps, true))
 }
 
-/// What is wrong with the record of a cache, if anything is. While segments are missing, one that
-/// was being written may be.
+/// The problem with the record of a cache, if any. In an incomplete cache, the last block may be
+/// incomplete.
 pub(super) fn problem(folder: &Path, manifest: &Manifest) -> Option<Fault> {
     let bytes = match storage::try_read(&folder.join(NAME), BYTES_MAX) {
         Ok(bytes) => bytes?,
@@ -380,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_read_again_and_a_half_block_is_cut_off() {
+    fn added_traces_are_read_back_and_an_incomplete_block_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let lock = Lock::exclusive(folder.path()).unwrap();
-        let open = |names: &[u64]| Record::open(&lock, names, |sample| sample != 9).unwrap();
+        let open = |names: &[u64]| StampRecord::open(&lock, names, |sample| sample != 9).unwrap();
         assert!(open(&[]).is_none() && !folder.path().join(NAME).exists());
         let mut record = open(&[3, 4]).unwrap();
         assert_eq!(
@@ -408,7 +405,7 @@ mod tests {
         let cut = whole.len() - 5;
         std::fs::write(&path, &whole[..cut]).unwrap();
         assert!(!read(folder.path()).unwrap().unwrap().1);
-        // the sample of no published segment is forgotten, the half block is gone
+        // the sample of no published segment and the incomplete block are gone
         let record = open(&[3, 4]).unwrap();
         assert_eq!(record.stamps.traces.keys().copied().collect::<Vec<_>>(), [0]);
         assert_eq!(read(folder.path()).unwrap(), Some((record.stamps, true)));
@@ -443,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_other_is_hashed_and_what_does_not_is_drawn() {
+    fn files_with_new_metadata_are_hashed_and_others_are_drawn() {
         let folder = tempfile::tempdir().unwrap();
         let dataset = images(folder.path(), 200);
         let read = |i| Trace {
@@ -477,7 +474,7 @@ mod tests {
             (found.changed, found.restamped, found.unknown),
             (vec![6, 7], vec![(5, read(5))], vec![8])
         );
-        // bytes alone: nothing shows but by the draw, or when all are read
+        // only the bytes differ: found by the draw, or if all files are read
         let sly = read(10);
         stamps.traces.insert(10, Trace { content: ContentHash([0; 16]), ..sly });
         assert_eq!(compare(&stamps, true).changed, [6, 7, 10]);

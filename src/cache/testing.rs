@@ -1,6 +1,6 @@
-//! A small cache with fixed content, for this module's tests.
+//! A small cache with fixed content, for tests.
 
-use super::{ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer};
+use super::{ArraySpec, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer};
 use crate::array::{Dtype, Layout};
 use crate::data::{
     Augment, Augmentation, Channels, DataFormat, Fingerprint, Interpolation, Preprocess,
@@ -32,8 +32,8 @@ fn spec(
     }
 }
 
-/// A manifest of `rows` rows and `views` views in segments of 4 rows: an image, a mask, logits and
-/// a tap.
+/// A manifest with `rows` rows and `views` views in segments of 4 rows: an image, a mask, logits
+/// and a tap.
 pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
     Manifest {
         format: Manifest::FORMAT,
@@ -99,7 +99,7 @@ pub fn manifest(rows: usize, views: usize, codec: Codec) -> Manifest {
     }
 }
 
-/// The same manifest with views that are flipped and blended.
+/// The same manifest with flipped and blended views.
 pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
     let mut manifest = manifest(rows, views, codec);
     manifest.format = Manifest::FORMAT_AUGMENTED;
@@ -125,8 +125,8 @@ pub fn augmented(rows: usize, views: usize, codec: Codec) -> Manifest {
     manifest
 }
 
-/// A manifest of six rows and two views whose tap has every statistic: what adds to that of
-/// [`manifest`] stands at the end.
+/// A manifest with six rows and two views whose tap has every statistic; the additions to that of
+/// [`manifest`] are at the end.
 pub fn statistics(codec: Codec) -> Manifest {
     let mut manifest = manifest(6, 2, codec);
     manifest.format = Manifest::FORMAT_STATISTICS;
@@ -149,14 +149,14 @@ pub fn statistics(codec: Codec) -> Manifest {
 }
 
 /// The plan of [`manifest`].
-pub fn plan(rows: usize, views: usize, codec: Codec) -> Plan {
+pub fn plan(rows: usize, views: usize, codec: Codec) -> CachePlan {
     plan_of(manifest(rows, views, codec))
 }
 
 /// The plan of a manifest.
-pub fn plan_of(manifest: Manifest) -> Plan {
+pub fn plan_of(manifest: Manifest) -> CachePlan {
     let row_numbers = 0..i64::try_from(manifest.rows).unwrap_or_default();
-    Plan {
+    CachePlan {
         manifest,
         sample_ids: row_numbers.clone().map(|row| (row * 37 + 11) % 101 % 100).collect(),
         labels: row_numbers.map(|row| row % 4 - 1).collect(),
@@ -217,8 +217,8 @@ pub fn publish(writer: &mut Writer, view: usize, segment: usize) -> Result<()> {
     writer.publish(shards)
 }
 
-/// Writes what is missing of a cache.
-pub fn write(folder: &Path, plan: &Plan) -> Result<()> {
+/// Writes the missing segments of a cache.
+pub fn write(folder: &Path, plan: &CachePlan) -> Result<()> {
     let mut writer = Writer::open(folder, plan)?;
     for view in 0..plan.manifest.views {
         for segment in 0..plan.manifest.segments_per_view() {

@@ -1,4 +1,4 @@
-//! What holds of the format as a whole: its bytes, and that no change of them goes unseen.
+//! Tests of the format as a whole: its bytes, and that every change to them is detected.
 
 use super::{Cache, Codec, Decoder, testing, verify};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Every file of a cache by path, the lock excepted.
+/// Every file of a cache by path, except the lock.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     storage::walk(folder, &mut |path| {
@@ -22,7 +22,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Everything that a reader gets out of a cache.
+/// Everything that a reader gets from a cache.
 fn read(folder: &Path) -> Result<Vec<u8>> {
     let cache = Cache::open(folder)?;
     let (manifest, mut decoder, mut out) = (cache.manifest(), Decoder::default(), Vec::new());
@@ -41,8 +41,8 @@ fn is_sound(folder: &Path) -> bool {
     verify(folder, 1, &Silent).is_ok_and(|report| report.findings.is_empty())
 }
 
-/// The format's bytes. They change with [`super::Manifest::FORMAT`] alone (or where zstd's level-1
-/// frames do, which readers need not notice): `NST_BLESS=1 cargo test golden` writes them anew.
+/// The format's bytes. They change only with the format version, or with zstd's level-1 frames,
+/// which readers need not notice: `NST_BLESS=1 cargo test golden` rewrites them.
 #[test]
 fn golden_bytes() {
     let plans = [
@@ -89,13 +89,10 @@ fn ten_thousand_random_byte_changes_are_all_detected() {
     change_bytes(5_000);
 }
 
-/// Changes `count` single bytes of all files of a cache, one at a time, for each codec: `verify`
-/// names the file, a reader refuses naming it too, and none of them panics. Only a `zarr.json`,
-/// which our reader does not look at, leaves the data readable, and unchanged.
-/// Caches of the formats before 6, whose row arrays have no digests, are read, and become ones of
-/// today's when they are gone on with.
+/// Caches of formats before 6, whose row arrays have no digests, are read, and are upgraded to the
+/// current format when they are resumed.
 #[test]
-fn earlier_formats_are_read_and_gone_on_with() {
+fn earlier_formats_are_read_and_resumed() {
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");
     for (name, format, plan) in [
         ("zstd", 1, testing::plan(6, 2, Codec::Zstd)),
@@ -120,6 +117,9 @@ fn earlier_formats_are_read_and_gone_on_with() {
     }
 }
 
+/// Changes `count` single bytes of all files of a cache, one at a time, for each codec: `verify`
+/// names the file, a reader's error names it too, and neither panics. Only a change of a
+/// `zarr.json`, which our reader ignores, leaves the data readable and unchanged.
 fn change_bytes(count: usize) {
     for codec in [Codec::Zstd, Codec::Raw] {
         let folder = tempfile::tempdir().unwrap();
@@ -134,7 +134,7 @@ fn change_bytes(count: usize) {
             let (path, bytes) = &files[below(files.len())];
             let (at, change) = (below(bytes.len()), 1 + below(255));
             let label = format!("{path} byte {at} ^ {change}");
-            // in place: some file systems flush a file that is truncated and written again
+            // in place: some file systems flush a file that is truncated and rewritten
             let file = fs::File::options().write(true).open(folder.path().join(path)).unwrap();
             file.write_all_at(&[bytes[at] ^ u8::try_from(change).unwrap()], at as u64).unwrap();
             match verify(folder.path(), 1, &Silent) {

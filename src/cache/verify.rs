@@ -1,8 +1,8 @@
-//! Checks everything a cache promises: manifest and its checksum, every zarr.json against the
-//! manifest, every shard's checksum, index, chunks, finite values, stray files.
+//! Checks everything that a cache promises: the manifest and its checksum, every `zarr.json`
+//! against the manifest, every shard's digest, index, chunks and values, and stray files.
 
-use super::read::{OTHER, wrong_value};
-use super::shard::{Digest, Fault, Layout, Sum};
+use super::read::{WRONG_SHARD, wrong_value};
+use super::shard::{Digest, Fault, ShardLayout, Sum};
 use super::{ArraySpec, Decoder, Manifest, document, extraction, manifest, stamps, zarr};
 use crate::array::Dtype;
 use crate::data::augment::{Parameter, View};
@@ -19,52 +19,52 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Rows of a chunk that are named one by one; the others are counted.
+/// Number of wrong rows per chunk that are named; the others are counted.
 const ROWS_NAMED: usize = 64;
 
-/// One thing that is wrong.
+/// One problem with a cache.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     /// The file, relative to the cache.
     pub file: String,
-    /// Rows concerned, `first..end` within the view, if it is about rows.
+    /// The affected rows, `first..end` within the view, if the problem concerns rows.
     pub rows: Option<(usize, usize)>,
-    /// What is wrong.
+    /// The problem, in words.
     pub problem: String,
-    /// Whether the system did not let us see, so that nothing is known of the file.
+    /// Whether the system could not read the file, so that its state is unknown.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unreadable: bool,
 }
 
-/// What a verification saw.
+/// The result of a verification.
 #[derive(Debug, Clone, Serialize)]
 pub struct VerifyReport {
-    /// Files read.
+    /// Number of files read.
     pub files: usize,
-    /// Their bytes.
+    /// Number of bytes read.
     pub bytes: u64,
-    /// Chunks decoded.
+    /// Number of chunks decoded.
     pub chunks: usize,
     /// Whether every segment is published.
     pub complete: bool,
-    /// What is wrong, by file and row; empty for a sound cache.
+    /// The problems, sorted by file and row; empty for an intact cache.
     pub findings: Vec<Finding>,
 }
 
 /// Reads and checks the whole cache on `threads` threads.
 ///
 /// # Errors
-/// When the folder is no cache, its manifest cannot be used at all, it is being written, or the
-/// user asked to stop; everything else is a [`Finding`].
+/// If the folder is not a cache, its manifest is unusable, it is being written, or the user asked
+/// to stop; everything else is a [`Finding`].
 pub fn verify(folder: &Path, threads: usize, monitor: &dyn Monitor) -> Result<VerifyReport> {
     let lock = Lock::shared(folder)?;
     let report = check(folder, &Manifest::load(folder)?, threads, monitor)?;
-    // all that was read is of one cache
+    // so that everything read belongs to one cache
     lock.as_ref().map_or(Ok(()), Lock::check)?;
     Ok(report)
 }
 
-/// The same under a lock that the caller holds.
+/// Like [`verify`], under a lock that the caller holds.
 pub(super) fn check(
     folder: &Path,
     manifest: &Manifest,
@@ -81,11 +81,11 @@ pub(super) fn check(
     }
     let promised = metadata.keys().chain(shards.iter().map(|s| &s.path)).collect();
     check_strays(folder, manifest, &promised, &mut seen)?;
-    let beside = [
+    let side_files = [
         (extraction::NAME, extraction::problem(folder)),
         (stamps::NAME, stamps::problem(folder, manifest)),
     ];
-    for (name, fault) in beside {
+    for (name, fault) in side_files {
         if let Some(fault) = fault {
             seen.found(name, None, &fault);
         }
@@ -124,23 +124,23 @@ pub(super) fn check(
 struct Promise<'a> {
     path: String,
     spec: &'a ArraySpec,
-    layout: Layout,
-    /// The first row of it.
+    layout: ShardLayout,
+    /// Its first row within the view.
     first: usize,
-    /// Its length and digest, where the manifest has them.
+    /// Its length and digest, if the manifest has them.
     sum: Option<Sum>,
-    /// Whether it is one of the row arrays'.
+    /// Whether it belongs to a row array.
     is_row: bool,
 }
 
-/// Every shard that the manifest promises: the row arrays' and those of published segments.
+/// Every shard that the manifest promises: those of row arrays and of published segments.
 fn shards(manifest: &Manifest) -> Vec<Promise<'_>> {
-    let row = |spec: &'_ ArraySpec| {
+    let row_shard = |spec: &'_ ArraySpec| {
         let (spec, sum) = manifest.row_array(&spec.path)?;
         let (path, layout) = (zarr::row_shard(spec), manifest.row_layout(spec));
         Some(Promise { path, spec, layout, first: 0, sum, is_row: true })
     };
-    let mut shards: Vec<_> = manifest.row_arrays.iter().filter_map(row).collect();
+    let mut shards: Vec<_> = manifest.row_arrays.iter().filter_map(row_shard).collect();
     for segment in &manifest.segments {
         let published = manifest.view_arrays.iter().take(segment.bytes.len()).enumerate();
         shards.extend(published.map(|(array, spec)| Promise {
@@ -191,15 +191,15 @@ fn check_metadata(folder: &Path, path: &str, expected: &[u8], seen: &mut Seen) {
             if found == expected {
                 return;
             }
-            Fault::Damaged("not what the manifest gives".to_owned())
+            Fault::Damaged("does not match the manifest".to_owned())
         }
         Err(fault) => fault,
     };
     seen.found(path, None, &fault);
 }
 
-/// Finds files that do not belong. In an incomplete cache, what an interrupted run leaves is no
-/// finding: the next run sweeps it.
+/// Reports files that do not belong to the cache. In an incomplete cache, files left by an
+/// interrupted run are not reported: the next run sweeps them.
 fn check_strays(
     folder: &Path,
     manifest: &Manifest,
@@ -208,21 +208,21 @@ fn check_strays(
 ) -> Result<()> {
     storage::walk(folder, &mut |path| {
         let path = path.to_owned();
-        // what a kill leaves at any moment, and the next writer sweeps
+        // a kill may leave one at any moment, and the next writer sweeps it
         let is_draft = storage::is_temporary(path.rsplit('/').next().unwrap_or(&path));
-        let left_over =
+        let is_leftover =
             || !manifest.is_complete() && zarr::parse_view_shard(manifest, &path).is_some();
-        let beside = [storage::LOCK, document::NAME, extraction::NAME, stamps::NAME];
-        let belongs = beside.contains(&path.as_str()) || promised.contains(&path) || is_draft;
-        if !belongs && !left_over() {
+        let fixed = [storage::LOCK, document::NAME, extraction::NAME, stamps::NAME];
+        let belongs = fixed.contains(&path.as_str()) || promised.contains(&path) || is_draft;
+        if !belongs && !is_leftover() {
             seen.found(&path, None, &Fault::Damaged("does not belong to the cache".to_owned()));
         }
         Ok(())
     })
 }
 
-/// One checking thread: reads shards by chunk, so that memory does not grow with them, and a
-/// failing disk is an error and no bus error.
+/// One checking thread. It reads shards chunk by chunk, so that memory does not grow with them and
+/// a failing disk causes an error and not a bus error.
 #[derive(Default)]
 struct Worker {
     decoder: Decoder,
@@ -253,16 +253,16 @@ impl Worker {
             return Err(format!("expected {bytes} bytes, found {length}").into());
         }
         let index_bytes = shard.layout.index_bytes() as u64;
-        let at = length.checked_sub(index_bytes).ok_or_else(|| "truncated".to_owned())?;
-        file.seek(SeekFrom::Start(at))?;
+        let index_start = length.checked_sub(index_bytes).ok_or_else(|| "truncated".to_owned())?;
+        file.seek(SeekFrom::Start(index_start))?;
         let (bounds, stored) = shard.layout.read_index(BufReader::new(&mut *file), length)?;
 
         file.seek(SeekFrom::Start(0))?;
-        let known = self.seen.findings.len();
+        let findings_before = self.seen.findings.len();
         let (mut digest, mut samples) = (Digest::default(), HashSet::new());
         for (chunk, pair) in bounds.windows(2).enumerate() {
             let &[begin, end] = pair else { continue };
-            // bounded: `read_index` lets no chunk be longer than zstd can make it, or the file is
+            // bounded: `read_index` rejects chunks longer than zstd can produce, or than the file
             let bytes = usize::try_from(end - begin).map_err(|e| e.to_string())?;
             self.encoded.clear();
             self.encoded.try_reserve(bytes).map_err(|e| Fault::Unreadable(e.into()))?;
@@ -275,16 +275,16 @@ impl Worker {
         }
         self.seen.bytes += index_bytes;
         digest.add(&stored);
-        // a damaged chunk is named above, by its rows; here it is a sound shard that is another
-        // one's
-        let named = self.seen.findings.len() > known;
-        if shard.sum.is_some_and(|sum| sum.crc32c != digest.value()) && !named {
-            return Err(OTHER.to_owned().into());
+        // damaged chunks are already reported by row; without any, this is an intact but wrong
+        // shard
+        let has_damaged_chunks = self.seen.findings.len() > findings_before;
+        if shard.sum.is_some_and(|sum| sum.crc32c != digest.value()) && !has_damaged_chunks {
+            return Err(WRONG_SHARD.to_owned().into());
         }
         Ok(())
     }
 
-    /// Checks the chunk in `encoded`.
+    /// Checks the chunk in `self.encoded`.
     fn check_chunk(
         &mut self,
         manifest: &Manifest,
@@ -311,7 +311,7 @@ impl Worker {
                     let (path, value) = (&shard.spec.path, i64::from_le_bytes(*value));
                     let is_new = path != manifest::SAMPLE_ID || samples.insert(value);
                     wrong_value(manifest, path, value)
-                        .or_else(|| (!is_new).then(|| format!("sample {value}: there twice")))
+                        .or_else(|| (!is_new).then(|| format!("sample {value}: appears twice")))
                 }
                 _ => wrong_values(manifest, shard.spec, bytes),
             };
@@ -330,8 +330,8 @@ impl Worker {
     }
 }
 
-/// What is wrong with a row of a view array: a value that is not finite, a view's parameter outside
-/// its range, or a sign past the last activation.
+/// The problem with a row of a view array, if any: a value that is not finite, a view parameter out
+/// of range, or a sign bit past the last activation.
 fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<String> {
     if let Some((alias, Statistic::Sign)) = Statistic::of_path(&spec.path) {
         let activations = manifest.map(alias)?.activations()?;
@@ -348,9 +348,9 @@ fn wrong_values(manifest: &Manifest, spec: &ArraySpec, bytes: &[u8]) -> Option<S
     }
 }
 
-/// Says so if a value is NaN or infinite, which shows in its exponent: all ones.
+/// Reports a NaN or infinite value, whose exponent bits are all ones.
 fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
-    // folds without an early exit, so that they vectorise
+    // folds without an early exit, so that they vectorize
     let bad = match dtype {
         Dtype::F16 => bytes
             .as_chunks()
@@ -373,7 +373,7 @@ fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
             .iter()
             .fold(false, |bad, b| bad | (u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)),
         Dtype::Bool if bytes.iter().any(|&b| b > 1) => {
-            return Some("a truth value is neither 0 nor 1".to_owned());
+            return Some("a boolean is neither 0 nor 1".to_owned());
         }
         _ => false,
     };
@@ -382,7 +382,7 @@ fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Codec, Plan, Writer, testing};
+    use super::super::{CachePlan, Codec, Writer, testing};
     use super::*;
     use crate::monitor::Silent;
     use std::fs;
@@ -428,7 +428,7 @@ mod tests {
             ),
             (
                 |f| fs::write(f.join("zarr.json"), b"{}").unwrap(),
-                &["zarr.json None not what the manifest gives"],
+                &["zarr.json None does not match the manifest"],
             ),
             (
                 |f| fs::remove_file(f.join("logits/c/1/2/0")).unwrap(),
@@ -452,7 +452,7 @@ mod tests {
                 |f| fs::write(f.join("label/c/0"), b"").unwrap(),
                 &["label/c/0 None expected 157 bytes, found 0"],
             ),
-            // both are whole and sound, but each in the other's place
+            // both are complete and intact, but swapped
             (
                 |f| {
                     let (a, b) = (f.join("inputs/mask/c/0/0"), f.join("inputs/mask/c/0/1"));
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_be_are_named_by_row() {
+    fn impossible_values_are_named_by_row() {
         let folder = tempfile::tempdir().unwrap();
         let mut plan = testing::plan(10, 1, Codec::Raw);
         plan.labels[9] = 3;
@@ -513,16 +513,16 @@ mod tests {
                 "label/c/0 Some((9, 10)) label 3: expected −1 to 2".to_owned(),
                 "logits/c/0/2/0 Some((9, 10)) a value is NaN or infinite".to_owned(),
                 "sample_id/c/0 Some((5, 6)) sample 100: expected 0 to 99".to_owned(),
-                format!("sample_id/c/0 Some((7, 8)) sample {}: there twice", plan.sample_ids[1]),
+                format!("sample_id/c/0 Some((7, 8)) sample {}: appears twice", plan.sample_ids[1]),
                 "taps/conv/features/c/0/2/0/0/0 Some((8, 9)) a value is NaN or infinite".to_owned(),
             ]
         );
     }
 
     #[test]
-    fn an_incomplete_cache_is_sound_with_what_a_kill_left_in_it() {
+    fn an_incomplete_cache_is_intact_despite_leftovers_of_a_kill() {
         let folder = tempfile::tempdir().unwrap();
-        let plan: Plan = testing::plan(10, 2, Codec::Zstd);
+        let plan: CachePlan = testing::plan(10, 2, Codec::Zstd);
         let mut writer = Writer::open(folder.path(), &plan).unwrap();
         testing::publish(&mut writer, 0, 1).unwrap();
         let error = verify(folder.path(), 1, &Silent).unwrap_err().to_string();
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_past_the_last_activation_and_statistics_that_are_no_numbers_are_named_by_row() {
+    fn sign_bits_past_the_last_activation_and_nan_statistics_are_named_by_row() {
         let folder = tempfile::tempdir().unwrap();
         let plan = testing::plan_of(testing::statistics(Codec::Raw));
         testing::write(folder.path(), &plan).unwrap();

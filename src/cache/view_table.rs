@@ -1,11 +1,11 @@
-//! The parameters of one view of a cache, held for all rows: what a sample is mixed with stands in
-//! another row.
+//! The parameters of one view of a cache, held for all rows, because a mixed sample needs those of
+//! its partner's row.
 
 use super::{Cache, Decoder};
 use crate::data::augment::{Parameter, View};
 use crate::error::{Error, Result};
 
-/// The parameters of one view: up to 61 bytes a row.
+/// The parameters of one view: up to 61 bytes per row.
 #[derive(Debug)]
 pub struct ViewTable {
     rows: usize,
@@ -16,7 +16,7 @@ impl ViewTable {
     /// Reads these parameters of a view, in the order of [`Parameter::of`].
     ///
     /// # Errors
-    /// When the cache lacks one of them, or a chunk is damaged.
+    /// If the cache lacks one of them, or a chunk is damaged.
     pub fn read(cache: &Cache, view: usize, parameters: &[Parameter]) -> Result<Self> {
         let rows = cache.manifest().rows;
         let mut decoder = Decoder::default();
@@ -28,17 +28,17 @@ impl ViewTable {
         Ok(Self { rows, columns: parameters.iter().map(column).collect::<Result<_>>()? })
     }
 
-    /// What is done to a row's sample.
+    /// The transformation of a row's sample.
     ///
     /// # Errors
-    /// When there is no such row, or a parameter is outside its range.
+    /// If there is no such row, or a parameter is out of range.
     pub fn view(&self, row: usize) -> Result<View> {
         let mut view = View::default();
         for (parameter, bytes) in &self.columns {
             let length = parameter.row_bytes();
             let found = row
                 .checked_mul(length)
-                .and_then(|at| bytes.get(at..at + length))
+                .and_then(|start| bytes.get(start..start + length))
                 .unwrap_or_default();
             let read = parameter.read(found, self.rows, &mut view);
             read.map_err(|problem| {

@@ -1,10 +1,10 @@
-//! Writing a cache: lock, resume check, segments streamed into temporary shards, published by
-//! rename, committed by the manifest.
+//! Writes a cache: takes the lock, resumes what exists, streams segments into temporary shards,
+//! publishes them by rename, and commits them with the manifest.
 
-use super::plan::{Files, Plan};
+use super::plan::{CachePlan, Files};
 use super::resume::resume;
 use super::shard::{Encoder, ShardWriter, Sum};
-use super::stamps::Record;
+use super::stamps::StampRecord;
 use super::{Cache, Manifest, Segment, document, extraction, zarr};
 use crate::array::Dtype;
 use crate::data::{Fingerprint, Trace};
@@ -19,12 +19,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What is known of the time that a cache takes.
+/// Measures the time that an extraction takes.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
-    /// Seconds of the runs before this one.
+    /// Seconds of all earlier runs.
     before: f64,
-    /// When this one began.
+    /// The start of this run.
     started: Instant,
 }
 
@@ -34,25 +34,25 @@ pub struct Writer {
     folder: PathBuf,
     manifest: Manifest,
     clock: Option<Clock>,
-    /// What samples were read from, where that is recorded.
-    record: Option<Record>,
+    /// The record of what samples were read from, if it is kept.
+    record: Option<StampRecord>,
     lock: Lock,
 }
 
 impl Writer {
-    /// Creates the cache, or resumes one that was made with the same settings: everything in the
-    /// manifest but segments, the teacher's file name and top-1, the data's name and the skipped
-    /// samples, and the row arrays' values. The plan may have more views, and more taps and view
-    /// arrays after those that are there: published shards stay as they are. Where it says that
-    /// rows may have moved, segments of other rows count as not published. Temporary and
-    /// unpublished files of an interrupted run are swept; a shard that is gone or another one than
-    /// was published counts as not published, with those of the arrays after it, to be written
-    /// again. Where views or arrays are added to a complete cache, it can be read meanwhile.
+    /// Creates the cache, or resumes one that was made with the same settings: the same values of
+    /// the row arrays, and the same manifest except for segments, the teacher's file name and top-1
+    /// accuracy, the data's name and the skipped samples. The plan may have more views, and more
+    /// taps and view arrays after the existing ones; published shards stay as they are. If the plan
+    /// says that rows may have moved, segments with other rows count as unpublished. Temporary and
+    /// unpublished files of an interrupted run are swept. A shard that is missing or not the
+    /// published one counts as unpublished, along with those of the arrays after it, and is
+    /// rewritten. A complete cache can be read while views or arrays are added to it.
     ///
     /// # Errors
-    /// When the folder holds a cache of other settings (names the first difference), another
-    /// process uses it, the folder holds something else, or nothing can be written.
-    pub fn open(folder: &Path, plan: &Plan) -> Result<Self> {
+    /// If the folder holds a cache with other settings (names the first difference) or other files,
+    /// another process is using it, or it cannot be written.
+    pub fn open(folder: &Path, plan: &CachePlan) -> Result<Self> {
         plan.validate()?;
         refuse_foreign(folder)?;
         let mut lock = Lock::create(folder)?;
@@ -69,14 +69,14 @@ impl Writer {
         sweep(&lock, &manifest)?;
         write_documents(&lock, zarr::documents(&manifest)?.into_iter().chain(rows).collect())?;
         let is_published = published_samples(&manifest, &plan.sample_ids);
-        let record = Record::open(&lock, &plan.names, is_published)?;
+        let record = StampRecord::open(&lock, &plan.names, is_published)?;
         if manifest.extends.is_some() {
             lock.let_readers_in()?;
         }
         Ok(Self { folder: folder.to_owned(), manifest, clock: None, record, lock })
     }
 
-    /// What is complete, to be read while the lock is held.
+    /// Opens the complete part of the cache for reading, while this writer holds the lock.
     ///
     /// # Errors
     /// As [`Cache::open`].
@@ -84,23 +84,23 @@ impl Writer {
         Cache::map(&self.folder)
     }
 
-    /// The manifest as committed.
+    /// The committed manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Records, with each segment from now on, that this run of the extraction began at `started`:
-    /// its time is added to that of the runs before. A cache that was begun without a record gets
-    /// none, which would be of a part of it.
+    /// From now on, records the extraction time with each segment: that of earlier runs plus the
+    /// time since `started`. A cache that was begun without a record gets none, since it would be
+    /// partial.
     ///
     /// # Errors
-    /// When the record cannot be begun.
+    /// If the record cannot be created.
     pub fn count_from(&mut self, started: Instant) -> Result<()> {
         let mut recorded = extraction::seconds_if_whole(&self.folder)?;
         if recorded.is_none() && self.manifest.segments.is_empty() {
-            // before the first segment: killed between the two, the next run would find a cache
-            // without a record
+            // before the first segment: after a kill between the two, the next run would find
+            // segments without a record
             extraction::store(&self.lock, 0.0)?;
             recorded = Some(0.0);
         }
@@ -114,27 +114,29 @@ impl Writer {
         self.manifest.published_arrays(view, segment) == self.manifest.view_arrays.len()
     }
 
-    /// Starts a segment: one temporary shard for each array that is not published.
+    /// Starts a segment, with one temporary shard for each unpublished array.
     ///
     /// # Errors
-    /// When there is no such segment or it is published, or the files cannot be made.
+    /// If there is no such segment, it is already published, or the files cannot be created.
     pub fn segment(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
         if view >= self.manifest.views
             || segment >= self.manifest.segments_per_view()
             || self.has(view, segment)
         {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}: there is no such segment, or it is published"
+                "view {view}, segment {segment}: there is no such segment, or it is already \
+                 published"
             )));
         }
         let all = self.manifest.view_arrays.len();
         self.begin(view, segment, self.manifest.published_arrays(view, segment)..all)
     }
 
-    /// Starts a published segment anew: one temporary shard for each array that is published.
+    /// Starts a replacement for a published segment, with one temporary shard for each published
+    /// array.
     ///
     /// # Errors
-    /// When it is not published, or the files cannot be made.
+    /// If the segment is not published, or the files cannot be created.
     pub fn replacement(&self, view: usize, segment: usize) -> Result<SegmentWriter> {
         let published = self.manifest.published_arrays(view, segment);
         if published == 0 {
@@ -147,7 +149,7 @@ impl Writer {
 
     fn begin(&self, view: usize, segment: usize, arrays: Range<usize>) -> Result<SegmentWriter> {
         let encoder = Encoder::new().context(|| "zstd: cannot start".to_owned())?;
-        // built up in place: what is begun is removed when a later file cannot be made
+        // filled in place, so that earlier files are removed if a later one cannot be created
         let first = arrays.start;
         let missing = self.manifest.view_arrays.get(arrays).unwrap_or_default();
         let mut begun = SegmentWriter {
@@ -169,18 +171,19 @@ impl Writer {
         Ok(begun)
     }
 
-    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, then
-    /// commits the manifest that lists them.
+    /// Publishes a finished segment: syncs and renames its shards, syncs their folders, and commits
+    /// the manifest that lists them.
     ///
     /// # Errors
-    /// When rows are missing, or the disk refuses. The manifest then stands as before.
+    /// If rows are missing, or an I/O operation fails. The manifest is then unchanged.
     pub fn publish(&mut self, mut segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
-        let empty = || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
-        let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(empty);
+        let unpublished =
+            || Segment { view: key.0, index: key.1, bytes: Vec::new(), crc32c: Vec::new() };
+        let mut record = self.manifest.segment(key.0, key.1).cloned().unwrap_or_else(unpublished);
         if record.bytes.len() != segment.first {
             return Err(Error::input(format!(
-                "view {}, segment {}: published already",
+                "view {}, segment {}: already published",
                 key.0, key.1
             )));
         }
@@ -188,12 +191,12 @@ impl Writer {
         self.put(&mut segment, record)
     }
 
-    /// Publishes a segment in the place of one that is published, in the same arrays
-    /// ([`Writer::replacement`]): that one leaves the manifest first, so that whatever the manifest
-    /// lists is whole at any moment.
+    /// Publishes a replacement ([`Writer::replacement`]) for a published segment. The old one is
+    /// removed from the manifest first, so that everything the manifest lists is whole at any
+    /// moment.
     ///
     /// # Errors
-    /// As [`Writer::publish`]; the segment may then be missing.
+    /// As for [`Writer::publish`]; the segment may then be missing.
     pub fn replace(&mut self, mut segment: SegmentWriter) -> Result<()> {
         let key = (segment.view, segment.segment);
         let mut record =
@@ -211,11 +214,11 @@ impl Writer {
         self.put(&mut segment, record)
     }
 
-    /// Takes segments out of the manifest; their shards are swept when the cache is next opened, or
-    /// written over.
+    /// Removes segments from the manifest. Their shards are swept when the cache is next opened for
+    /// writing, or overwritten.
     ///
     /// # Errors
-    /// When the manifest cannot be written.
+    /// If the manifest cannot be written.
     pub fn unpublish(&mut self, keys: &BTreeSet<(usize, usize)>) -> Result<()> {
         let mut next = self.manifest.clone();
         next.segments.retain(|s| !keys.contains(&(s.view, s.index)));
@@ -226,36 +229,36 @@ impl Writer {
         self.commit(next)
     }
 
-    /// Stores an array of features as f32 that was f16: it comes after all others, of which nothing
-    /// is lost, and is published nowhere.
+    /// Changes an array of features from f16 to f32. The array moves behind all others, which keep
+    /// their shards, and becomes unpublished.
     ///
     /// # Errors
-    /// When there is no such array, or the disk refuses.
+    /// If there is no such array, or an I/O operation fails.
     pub fn widen(&mut self, path: &str) -> Result<()> {
         let next = widened(&self.manifest, path);
         let next = next.ok_or_else(|| {
             Error::input(format!("cache {}: no array `{path}` of f16", self.folder.display()))
         })?;
         self.lock.keep_readers_out()?;
-        // one commit: a run that is killed after it finds the array as one that is being added
+        // one commit: after a kill, the array is found as one that is being added
         self.commit(next)?;
         sweep(&self.lock, &self.manifest)?;
         write_documents(&self.lock, zarr::documents(&self.manifest)?)
     }
 
-    /// Records what samples were read from, for the segments that are published next. Gives those
-    /// that are recorded as read from other bytes; then nothing is recorded.
+    /// Records what samples were read from, for the segments that are published next. Returns the
+    /// samples that are already recorded with other bytes; then nothing is recorded.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn record(&mut self, traces: &[(usize, Trace)]) -> Result<Vec<usize>> {
         self.record.as_mut().map_or(Ok(Vec::new()), |record| record.add(&self.lock, traces))
     }
 
-    /// Takes in the stamps that unchanged samples have now.
+    /// Updates the stamps of samples whose content is unchanged.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn renew(&mut self, traces: &[(usize, Trace)]) -> Result<()> {
         let Some(record) = self.record.as_mut().filter(|_| !traces.is_empty()) else {
             return Ok(());
@@ -264,9 +267,9 @@ impl Writer {
         if record.held { Ok(()) } else { record.store(&self.lock) }
     }
 
-    /// Begins a refresh: what is recorded of these samples is void, and the record on disk stays as
-    /// it is until [`Writer::refreshed`], so that a refresh which is killed is one that is still to
-    /// be done.
+    /// Begins a refresh: discards the traces of these samples, but leaves the record on disk
+    /// unchanged until [`Writer::refreshed`], so that a killed refresh is still detected as
+    /// pending.
     pub fn refresh(&mut self, changed: &[usize]) {
         if let Some(record) = &mut self.record {
             record.forget(changed);
@@ -274,20 +277,20 @@ impl Writer {
         }
     }
 
-    /// Says that the cache is one of the data as it is now.
+    /// Records the current fingerprint of the data.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn relist(&mut self, fingerprint: &Fingerprint) -> Result<()> {
         let mut next = self.manifest.clone();
         next.data.fingerprint = fingerprint.clone();
         if next == self.manifest { Ok(()) } else { self.commit(next) }
     }
 
-    /// Ends a refresh: the cache is one of the data as it is now.
+    /// Ends a refresh: records the current fingerprint and stamps of the data.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn refreshed(&mut self, fingerprint: &Fingerprint) -> Result<()> {
         self.relist(fingerprint)?;
         let Some(record) = &mut self.record else { return Ok(()) };
@@ -295,7 +298,8 @@ impl Writer {
         record.store(&self.lock)
     }
 
-    /// Length and digest of each shard of a segment that has all its rows.
+    /// Adds the length and digest of each shard of a segment to `record`; fails if rows are
+    /// missing.
     fn sums(&self, segment: &SegmentWriter, record: &mut Segment) -> Result<()> {
         for (shard, spec) in
             segment.shards.iter().zip(self.manifest.view_arrays.iter().skip(segment.first))
@@ -315,7 +319,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Syncs and renames a segment's shards, and commits its record.
+    /// Syncs and renames a segment's shards, then commits its record.
     fn put(&mut self, segment: &mut SegmentWriter, record: Segment) -> Result<()> {
         let key = (segment.view, segment.segment);
         threads::at_once(&segment.shards, |shard| shard.draft().sync())?;
@@ -326,8 +330,8 @@ impl Writer {
         storage::sync_dirs_between(&self.folder, targets)?;
         let mut next = self.manifest.clone();
         match next.segments.binary_search_by_key(&key, |s| (s.view, s.index)) {
-            Ok(at) => next.segments[at] = record,
-            Err(at) => next.segments.insert(at, record),
+            Ok(index) => next.segments[index] = record,
+            Err(index) => next.segments.insert(index, record),
         }
         self.commit(next)?;
         match self.clock {
@@ -338,10 +342,10 @@ impl Writer {
         }
     }
 
-    /// Records the teacher's accuracy over all rows (basis points) and commits.
+    /// Records the teacher's top-1 accuracy over all rows, in basis points, and commits it.
     ///
     /// # Errors
-    /// When the manifest cannot be written.
+    /// If the manifest cannot be written.
     pub fn finish(&mut self, top1_basis_points: Option<u32>) -> Result<()> {
         let mut next = self.manifest.clone();
         next.teacher.top1_basis_points = top1_basis_points;
@@ -356,12 +360,12 @@ impl Writer {
     }
 }
 
-/// A segment being written. Send: it may be filled on another thread. Dropped unpublished, it
-/// removes its files.
+/// A segment being written, possibly on another thread. Its files are removed if it is dropped
+/// unpublished.
 pub struct SegmentWriter {
     view: usize,
     segment: usize,
-    /// The first array that is written; those before it are published.
+    /// The first array to be written; those before it are already published.
     first: usize,
     encoder: Encoder,
     shards: Vec<Unpublished>,
@@ -388,7 +392,7 @@ impl Unpublished {
     }
 }
 
-/// A draft that is written to.
+/// Lets a draft be written through [`std::io::Write`].
 struct Out(Draft);
 
 impl std::io::Write for Out {
@@ -402,19 +406,20 @@ impl std::io::Write for Out {
 }
 
 impl SegmentWriter {
-    /// Appends rows to one view array (index into `manifest.view_arrays`): `bytes` holds whole
-    /// rows, little-endian. Chunks are compressed and written as they fill; with its last row the
-    /// shard is complete. Returns the bytes written to disk by this call.
+    /// Appends rows to one view array (an index into `manifest.view_arrays`). `bytes` holds whole
+    /// rows, little-endian. Chunks are compressed and written as they fill, and the last row
+    /// completes the shard. Returns the number of bytes that this call wrote to disk.
     ///
     /// # Errors
-    /// When `bytes` is not whole rows, the segment overflows, or the disk refuses.
+    /// If `bytes` is not a whole number of rows, the segment overflows, or writing fails.
     pub fn append(&mut self, array: usize, bytes: &[u8]) -> Result<u64> {
         let (view, segment) = (self.view, self.segment);
         let Some(Unpublished { writer, row_bytes }) =
-            array.checked_sub(self.first).and_then(|at| self.shards.get_mut(at))
+            array.checked_sub(self.first).and_then(|index| self.shards.get_mut(index))
         else {
             return Err(Error::input(format!(
-                "view {view}, segment {segment}: there is no array {array}, or it is published"
+                "view {view}, segment {segment}: there is no array {array}, or it is already \
+                 published"
             )));
         };
         let (rows, missing) = (bytes.len() / *row_bytes, writer.missing_rows());
@@ -435,7 +440,7 @@ impl SegmentWriter {
     }
 }
 
-/// Refuses a folder that has no manifest but other files: it is somebody's.
+/// Refuses a folder that has files but no manifest: they are somebody else's.
 fn refuse_foreign(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -466,27 +471,27 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a cache in which a link leads to anything but a file: what is written or removed through
-/// one is somebody else's, and what lies behind one that leads nowhere now is not lost.
+/// Refuses a cache with a link to anything but a file. Writing or removing through such a link
+/// would affect somebody else's files, and the target of a broken link may only be unavailable.
 pub(super) fn refuse_links(folder: &Path) -> Result<()> {
     storage::walk(folder, &mut |path| {
-        let at = folder.join(path);
-        let unseen = |e| storage::failed(&at, "examine", e);
-        if !fs::symlink_metadata(&at).map_err(unseen)?.is_symlink()
-            || fs::metadata(&at).is_ok_and(|target| target.is_file())
+        let full = folder.join(path);
+        let unseen = |e| storage::failed(&full, "examine", e);
+        if !fs::symlink_metadata(&full).map_err(unseen)?.is_symlink()
+            || fs::metadata(&full).is_ok_and(|target| target.is_file())
         {
             return Ok(());
         }
         Err(Error::input(format!(
             "{}: a link that leads to no file; nothing is written through it",
-            at.display()
+            full.display()
         ))
-        .hint("put there what it is to lead to, or remove it"))
+        .hint("restore the link's target, or remove the link"))
     })
 }
 
-/// Whether a sample's row is published in any view. A mixed row is of two samples, of which one
-/// alone stands in it: there, all count.
+/// Returns a predicate: whether a sample's row is published in any view. With mixing, a row depends
+/// on a second sample too, so every sample counts as published.
 fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) -> bool {
     let mixes = manifest.augment.as_ref().is_some_and(crate::data::Augmentation::mixes);
     let rows = manifest.segments.iter().flat_map(|segment| manifest.row_range(segment.index));
@@ -494,35 +499,36 @@ fn published_samples(manifest: &Manifest, sample_ids: &[i64]) -> impl Fn(usize) 
     move |sample| mixes || i64::try_from(sample).is_ok_and(|sample| samples.contains(&sample))
 }
 
-/// A manifest in which an array of features in f16 comes after all others, in f32, and is published
-/// nowhere.
+/// The manifest after an f16 array of features becomes f32, moves behind all others, and becomes
+/// unpublished.
 fn widened(manifest: &Manifest, path: &str) -> Option<Manifest> {
     let mut next = manifest.clone();
-    let at =
+    let index =
         next.view_arrays.iter().position(|spec| spec.path == path && spec.dtype == Dtype::F16)?;
-    let mut spec = next.view_arrays.remove(at);
+    let mut spec = next.view_arrays.remove(index);
     spec.dtype = Dtype::F32;
     spec.chunk_rows = super::chunk_rows(spec.row_bytes(), next.segment_rows);
     next.view_arrays.push(spec);
     for segment in &mut next.segments {
-        if at < segment.bytes.len() {
-            segment.bytes.remove(at);
-            segment.crc32c.remove(at);
+        if index < segment.bytes.len() {
+            segment.bytes.remove(index);
+            segment.crc32c.remove(index);
         }
     }
     next.segments.retain(|segment| !segment.bytes.is_empty());
-    // taps stand in the order of their first arrays
+    // taps are in the order of their first arrays
     let arrays = &next.view_arrays;
-    let first = |alias: &str| {
-        arrays
-            .iter()
-            .position(|spec| Statistic::of_path(&spec.path).is_some_and(|(of, _)| of == alias))
+    let first_array = |alias: &str| {
+        arrays.iter().position(|spec| {
+            Statistic::of_path(&spec.path).is_some_and(|(owner, _)| owner == alias)
+        })
     };
-    next.taps.sort_by_key(|tap| first(&tap.alias));
+    next.taps.sort_by_key(|tap| first_array(&tap.alias));
     Some(next)
 }
 
-/// Removes what an interrupted run left: temporary files, and shards that no manifest lists.
+/// Removes what an interrupted run left: temporary files, and shards that the manifest does not
+/// list.
 pub(super) fn sweep(lock: &Lock, manifest: &Manifest) -> Result<()> {
     let mut removed = Vec::new();
     storage::walk(lock.folder(), &mut |path| {
@@ -540,458 +546,34 @@ pub(super) fn sweep(lock: &Lock, manifest: &Manifest) -> Result<()> {
     storage::sync_dirs_between(lock.folder(), removed.iter().map(PathBuf::as_path))
 }
 
-/// Removes folders that hold nothing any more.
+/// Removes empty folders.
 pub(super) fn remove_empty(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_empty(&entry.path());
-            // refused where it holds something
+            // fails if the folder is not empty
             let _ = fs::remove_dir(entry.path());
         }
     }
 }
 
-/// Replaces the files that are not there as they should be.
+/// Writes the files that are missing or differ.
 pub(super) fn write_documents(lock: &Lock, files: Files) -> Result<()> {
-    let mut other = Vec::new();
+    let mut stale = Vec::new();
     for (path, bytes) in files {
-        let at = lock.folder().join(&path);
-        match storage::try_read(&at, bytes.len() as u64) {
+        let full = lock.folder().join(&path);
+        match storage::try_read(&full, bytes.len() as u64) {
             Ok(found) if found.as_ref() == Some(&bytes) => {}
             Err(e) if e.kind() != ErrorKind::FileTooLarge => {
-                return Err(storage::failed(&at, "read", e));
+                return Err(storage::failed(&full, "read", e));
             }
-            _ => other.push((path, bytes)),
+            _ => stale.push((path, bytes)),
         }
     }
-    threads::at_once(&other, |(path, bytes)| lock.replace(path, bytes))?;
-    let paths: Vec<PathBuf> = other.iter().map(|(path, _)| lock.folder().join(path)).collect();
+    threads::at_once(&stale, |(path, bytes)| lock.replace(path, bytes))?;
+    let paths: Vec<PathBuf> = stale.iter().map(|(path, _)| lock.folder().join(path)).collect();
     storage::sync_dirs_between(lock.folder(), paths.iter().map(PathBuf::as_path))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Cache, Codec, testing, verify};
-    use super::*;
-    use crate::error::Kind;
-    use crate::monitor::Silent;
-    use std::collections::BTreeMap;
-
-    /// Every file of a cache by path, the lock excepted.
-    fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-        let mut files = BTreeMap::new();
-        storage::walk(folder, &mut |path| {
-            if path != storage::LOCK {
-                files.insert(path.to_owned(), fs::read(folder.join(path)).unwrap());
-            }
-            Ok(())
-        })
-        .unwrap();
-        files
-    }
-
-    #[test]
-    fn an_interrupted_run_goes_on_to_the_same_bytes() {
-        let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let plan = testing::plan(10, 2, Codec::Zstd);
-        testing::write(whole.path(), &plan).unwrap();
-        {
-            let mut writer = Writer::open(cut.path(), &plan).unwrap();
-            testing::publish(&mut writer, 1, 1).unwrap();
-            let mut shards = writer.segment(0, 0).unwrap();
-            shards.append(0, &testing::rows(&plan.manifest.view_arrays[0], 0, 0..3)).unwrap();
-            drop(shards);
-            // what a kill leaves: a temporary shard, a renamed one that no manifest lists, a draft
-            // of the manifest
-            fs::write(cut.path().join("input/c/0/0/0/0/.0.tmp"), b"half").unwrap();
-            fs::write(cut.path().join("input/c/0/0/0/0/0"), b"whole, unpublished").unwrap();
-            fs::write(cut.path().join(".manifest.json.tmp"), b"{").unwrap();
-        }
-        testing::write(cut.path(), &plan).unwrap();
-        assert!(contents(whole.path()) == contents(cut.path()));
-        testing::write(cut.path(), &plan).unwrap();
-        assert!(contents(whole.path()) == contents(cut.path()));
-    }
-
-    #[test]
-    fn views_and_arrays_are_added_without_touching_what_is_published() {
-        use std::os::unix::fs::MetadataExt;
-        let (grown, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let plan = testing::plan(10, 3, Codec::Zstd);
-        let mut small = testing::plan(10, 1, Codec::Zstd);
-        small.manifest.view_arrays.truncate(3);
-        small.manifest.taps.clear();
-        testing::write(grown.path(), &small).unwrap();
-        let inodes = |folder: &Path| -> BTreeMap<String, u64> {
-            let shards = contents(folder).into_keys().filter(|path| path.contains("/c/"));
-            shards
-                .map(|path| (path.clone(), fs::metadata(folder.join(path)).unwrap().ino()))
-                .collect()
-        };
-        let inodes_before = inodes(grown.path());
-
-        // begun: a segment in the new array alone, and one of a new view
-        let mut writer = Writer::open(grown.path(), &plan).unwrap();
-        assert_eq!(
-            (writer.manifest().published_arrays(0, 1), writer.has(0, 1), writer.has(1, 0)),
-            (3, false, false)
-        );
-        let mut shards = writer.segment(0, 1).unwrap();
-        assert!(shards.append(2, &[0; 12]).unwrap_err().to_string().contains("published"));
-        shards.append(3, &testing::rows(&plan.manifest.view_arrays[3], 0, 4..8)).unwrap();
-        writer.publish(shards).unwrap();
-        testing::publish(&mut writer, 2, 1).unwrap();
-        // what was complete is read meanwhile, and by nobody written
-        let part = Cache::open(grown.path()).unwrap();
-        assert_eq!((part.manifest().views, part.manifest().view_arrays.len()), (1, 3));
-        assert!(part.extension().unwrap().contains("2 of 9 segments are whole"));
-        assert!(part.array("taps/conv/features").is_err() && part.manifest().taps.is_empty());
-        assert!(Writer::open(grown.path(), &plan).is_err());
-        drop((writer, part));
-        // and what was added is given up again, whatever there was of it
-        let given_up = tempfile::tempdir().unwrap();
-        for (path, bytes) in contents(grown.path()) {
-            let path = given_up.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
-        let withdrawn = super::super::withdraw(given_up.path()).unwrap();
-        assert_eq!((withdrawn.views, withdrawn.arrays.len()), (2, 1));
-        let before = tempfile::tempdir().unwrap();
-        testing::write(before.path(), &small).unwrap();
-        assert!(contents(given_up.path()) == contents(before.path()));
-        assert!(!given_up.path().join("taps").exists());
-        let error = super::super::withdraw(given_up.path()).unwrap_err();
-        assert!(error.to_string().contains("found a complete one"), "{error}");
-        // what a kill leaves in the new array is swept, and a shard that is lost is written again
-        // with those after it
-        fs::create_dir_all(grown.path().join("taps/conv/features/c/0/0/0/0")).unwrap();
-        fs::write(grown.path().join("taps/conv/features/c/0/0/0/0/0"), b"unpublished").unwrap();
-        fs::remove_file(grown.path().join("logits/c/2/1/0")).unwrap();
-        let writer = Writer::open(grown.path(), &plan).unwrap();
-        assert!(!grown.path().join("taps/conv/features/c/0/0/0/0/0").exists());
-        assert_eq!(writer.manifest().published_arrays(2, 1), 2);
-        drop(writer);
-        testing::write(grown.path(), &plan).unwrap();
-        testing::write(whole.path(), &plan).unwrap();
-        assert!(contents(grown.path()) == contents(whole.path()));
-        let after = inodes(grown.path());
-        assert!(
-            inodes_before
-                .iter()
-                .filter(|(path, _)| path.contains("/c/0/"))
-                .all(|(path, inode)| after[path] == *inode)
-        );
-
-        // fewer views, fewer arrays or another first array are other settings
-        for (change, field) in [
-            ((|m| m.views = 2) as fn(&mut Manifest), "views"),
-            (|m| m.taps.clear(), "taps"),
-            (|m| m.view_arrays.truncate(3), "view_arrays"),
-            (|m| m.view_arrays[0].dtype = crate::array::Dtype::I32, "view_arrays[0].dtype"),
-        ] {
-            let mut other = plan.clone();
-            change(&mut other.manifest);
-            let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
-            assert!(error.contains(&format!("made with another {field}:")), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_statistic_is_added_to_a_tap_that_had_features_alone() {
-        let (grown, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let before = testing::plan(6, 2, Codec::Zstd);
-        let after = testing::plan_of(testing::statistics(Codec::Zstd));
-        testing::write(grown.path(), &before).unwrap();
-        let writer = Writer::open(grown.path(), &after).unwrap();
-        assert_eq!(
-            (writer.manifest().format, writer.manifest().published_arrays(0, 0)),
-            (Manifest::FORMAT_SUMS, 4)
-        );
-        drop(writer);
-        testing::write(grown.path(), &after).unwrap();
-        testing::write(whole.path(), &after).unwrap();
-        assert!(contents(grown.path()) == contents(whole.path()));
-
-        // nothing is taken away, and no map becomes another
-        let error = Writer::open(grown.path(), &before).unwrap_err().to_string();
-        assert!(error.contains("made with another"), "{error}");
-        let mut other = testing::plan(6, 2, Codec::Zstd);
-        other.manifest.format = Manifest::FORMAT_STATISTICS;
-        other.manifest.taps[0].map = Some(crate::statistic::MapShape {
-            channels: 12,
-            height: 1,
-            width: 1,
-            ..after.manifest.taps[0].map.unwrap()
-        });
-        other.manifest.view_arrays.truncate(3);
-        let error = Writer::open(grown.path(), &other).unwrap_err().to_string();
-        assert!(error.contains("made with another taps[0].map"), "{error}");
-    }
-
-    /// The plan of [`testing::plan`] of ten rows without the sample in row `hole`: the last row
-    /// takes its place.
-    fn with_a_hole(views: usize, hole: usize) -> Plan {
-        let (whole, mut plan) =
-            (testing::plan(10, views, Codec::Zstd), testing::plan(9, views, Codec::Zstd));
-        plan.manifest.data.limit = whole.manifest.data.limit;
-        plan.manifest.data.skipped = vec![u64::try_from(whole.sample_ids[hole]).unwrap()];
-        if hole < 9 {
-            (plan.sample_ids[hole], plan.labels[hole]) = (whole.sample_ids[9], whole.labels[9]);
-        }
-        plan
-    }
-
-    #[test]
-    fn rows_that_move_take_their_segments_out_and_leave_the_others() {
-        for (hole, kept) in
-            [(5, [true, false, false]), (1, [false, true, false]), (9, [true, true, false])]
-        {
-            let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            let whole = testing::plan(10, 2, Codec::Zstd);
-            testing::write(folder.path(), &whole).unwrap();
-            let arrays = ["label/c/0", "sample_id/c/0"]
-                .map(|path| (path, fs::read(folder.path().join(path)).unwrap()));
-            let plan = with_a_hole(2, hole);
-            // not unless the plan says so
-            assert!(
-                Writer::open(folder.path(), &plan)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("made with another rows")
-            );
-            let moved = Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() };
-            let has = |writer: &Writer, view| [0, 1, 2].map(|segment| writer.has(view, segment));
-            let writer = Writer::open(folder.path(), &moved).unwrap();
-            assert_eq!((has(&writer, 0), has(&writer, 1)), (kept, kept), "row {hole}");
-            drop(writer);
-            assert!(Cache::open(folder.path()).is_err());
-            // killed before the row arrays were written, which then are those of before: gone on
-            // with, or gone back from
-            for (path, bytes) in &arrays {
-                fs::write(folder.path().join(path), bytes).unwrap();
-            }
-            let again = Plan { before: Some(plan.sample_ids.clone()), ..plan.clone() };
-            assert_eq!(has(&Writer::open(folder.path(), &again).unwrap(), 1), kept);
-            testing::write(folder.path(), &again).unwrap();
-            testing::write(fresh.path(), &plan).unwrap();
-            assert!(contents(folder.path()) == contents(fresh.path()), "row {hole}");
-            // and the sample comes back
-            let back = Plan { before: Some(plan.sample_ids.clone()), ..whole.clone() };
-            assert_eq!(has(&Writer::open(folder.path(), &back).unwrap(), 0), kept);
-            testing::write(folder.path(), &back).unwrap();
-            testing::write(fresh.path(), &back).unwrap();
-            assert!(contents(folder.path()) == contents(fresh.path()), "row {hole}");
-        }
-    }
-
-    #[test]
-    fn a_segment_that_is_gone_with_its_only_row_is_swept() {
-        let (folder, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (whole, mut plan) =
-            (testing::plan(9, 1, Codec::Zstd), testing::plan(8, 1, Codec::Zstd));
-        plan.manifest.data.limit = whole.manifest.data.limit;
-        testing::write(folder.path(), &whole).unwrap();
-        testing::write(
-            folder.path(),
-            &Plan { before: Some(whole.sample_ids.clone()), ..plan.clone() },
-        )
-        .unwrap();
-        testing::write(fresh.path(), &plan).unwrap();
-        assert!(contents(folder.path()) == contents(fresh.path()));
-    }
-
-    #[test]
-    fn another_label_or_order_is_refused_where_rows_may_move() {
-        let folder = tempfile::tempdir().unwrap();
-        let whole = testing::plan(10, 1, Codec::Zstd);
-        testing::write(folder.path(), &whole).unwrap();
-        let before = contents(folder.path());
-        let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
-        other.labels[6] = i64::from(other.labels[6] == 0);
-        let error = Writer::open(folder.path(), &other).unwrap_err();
-        assert!(error.to_string().contains("made with another label in row 6"), "{error}");
-        let mut other = Plan { before: Some(whole.sample_ids.clone()), ..with_a_hole(1, 5) };
-        other.before.as_mut().unwrap().swap(0, 1);
-        let error = Writer::open(folder.path(), &other).unwrap_err();
-        assert!(error.to_string().contains("made with another sample_id in row 0"), "{error}");
-        assert!(before == contents(folder.path()));
-    }
-
-    #[test]
-    fn a_segment_is_replaced_whole_or_is_missing() {
-        let (folder, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let plan = testing::plan(10, 2, Codec::Zstd);
-        testing::write(folder.path(), &plan).unwrap();
-        testing::write(whole.path(), &plan).unwrap();
-        let mut writer = Writer::open(folder.path(), &plan).unwrap();
-        let fill = |writer: &Writer, value: u8| {
-            let mut shards = writer.replacement(1, 1).unwrap();
-            for (array, spec) in plan.manifest.view_arrays.iter().enumerate() {
-                shards.append(array, &vec![value; 4 * spec.row_bytes()]).unwrap();
-            }
-            shards
-        };
-        writer.replace(fill(&writer, 1)).unwrap();
-        assert!(writer.has(1, 1) && writer.segment(1, 1).is_err());
-        let short = writer.replacement(1, 0).unwrap();
-        assert!(writer.replace(short).unwrap_err().to_string().contains("lacks 4 rows"));
-        assert!(writer.has(1, 0));
-        drop(writer);
-        assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
-        // killed between the two commits: the shards are there, and count as not published
-        let mut writer = Writer::open(folder.path(), &plan).unwrap();
-        writer.unpublish(&BTreeSet::from([(1, 1)])).unwrap();
-        drop(writer);
-        testing::write(folder.path(), &plan).unwrap();
-        assert!(contents(folder.path()) == contents(whole.path()));
-    }
-
-    #[test]
-    fn a_widened_array_comes_last_and_alone_is_written_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut plan = testing::plan(10, 2, Codec::Zstd);
-        // not the last of them
-        plan.manifest.view_arrays.swap(2, 3);
-        let mut writer = Writer::open(folder.path(), &plan).unwrap();
-        testing::publish(&mut writer, 0, 0).unwrap();
-        testing::publish(&mut writer, 1, 2).unwrap();
-        assert!(writer.widen("logits").is_err());
-        writer.widen("taps/conv/features").unwrap();
-        let widened = writer.manifest().clone();
-        assert_eq!((writer.manifest().published_arrays(0, 0), writer.has(0, 0)), (3, false));
-        assert!(!folder.path().join("taps/conv/features/c/0/0/0/0/0").exists());
-        drop(writer);
-        let plan = Plan { manifest: Manifest { segments: Vec::new(), ..widened.clone() }, ..plan };
-        assert_eq!(Writer::open(folder.path(), &plan).unwrap().manifest(), &widened);
-        testing::write(folder.path(), &plan).unwrap();
-        assert!(verify(folder.path(), 1, &Silent).unwrap().findings.is_empty());
-        assert_eq!(
-            Cache::open(folder.path()).unwrap().array("taps/conv/features").unwrap().spec().dtype,
-            Dtype::F32
-        );
-    }
-
-    #[test]
-    fn a_run_killed_before_the_first_commit_starts_again() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(storage::LOCK), b"").unwrap();
-        fs::write(folder.path().join(".manifest.json.tmp"), b"{").unwrap();
-        testing::write(folder.path(), &testing::plan(10, 1, Codec::Raw)).unwrap();
-        Cache::open(folder.path()).unwrap();
-    }
-
-    #[test]
-    fn missing_and_damaged_small_files_are_written_again() {
-        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let plan = testing::plan(10, 1, Codec::Zstd);
-        testing::write(folder.path(), &plan).unwrap();
-        testing::write(other.path(), &plan).unwrap();
-        fs::remove_file(folder.path().join("taps/zarr.json")).unwrap();
-        fs::write(folder.path().join("label/c/0"), b"x").unwrap();
-        fs::write(folder.path().join("logits/c/0/1/0"), b"short").unwrap();
-        let writer = Writer::open(folder.path(), &plan).unwrap();
-        assert_eq!((writer.has(0, 0), writer.has(0, 1), writer.has(0, 2)), (true, false, true));
-        drop(writer);
-        testing::write(folder.path(), &plan).unwrap();
-        assert!(contents(folder.path()) == contents(other.path()));
-    }
-
-    #[test]
-    fn another_plan_is_refused_with_the_field_and_both_values() {
-        let folder = tempfile::tempdir().unwrap();
-        let plan = testing::plan(10, 2, Codec::Zstd);
-        testing::write(folder.path(), &plan).unwrap();
-        let before = contents(folder.path());
-        let mut other = plan.clone();
-        other.manifest.teacher.sha256 = "ab".into();
-        let error = Writer::open(folder.path(), &other).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("made with another teacher.sha256: expected \"ab\", found \"00\""),
-            "{error}"
-        );
-        assert!(error.find_hint().is_some_and(|h| h.contains("-o")));
-        let mut other = plan.clone();
-        other.labels[3] = 0;
-        let error = Writer::open(folder.path(), &other).unwrap_err();
-        assert!(
-            error.to_string().ends_with("made with another label in row 3: expected 0, found 2"),
-            "{error}"
-        );
-        assert!(before == contents(folder.path()));
-    }
-
-    #[test]
-    fn a_folder_with_other_things_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("thesis.tex"), b"years of work").unwrap();
-        let error = Writer::open(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap_err();
-        assert!(error.to_string().contains("thesis.tex"));
-        assert_eq!(contents(folder.path()).len(), 1);
-        assert!(!folder.path().join(storage::LOCK).exists());
-    }
-
-    #[test]
-    fn one_writer_or_many_readers() {
-        let folder = tempfile::tempdir().unwrap();
-        let plan = testing::plan(10, 1, Codec::Zstd);
-        let writer = Writer::open(folder.path(), &plan).unwrap();
-        assert!(Writer::open(folder.path(), &plan).unwrap_err().to_string().contains("in use"));
-        let error = Cache::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("in use by pid"), "{error}");
-        drop(writer);
-        testing::write(folder.path(), &plan).unwrap();
-        let readers = (Cache::open(folder.path()).unwrap(), Cache::open(folder.path()).unwrap());
-        assert!(Writer::open(folder.path(), &plan).is_err());
-        drop(readers);
-        Writer::open(folder.path(), &plan).unwrap();
-    }
-
-    #[test]
-    fn wrong_rows_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(folder.path(), &testing::plan(10, 1, Codec::Zstd)).unwrap();
-        assert!(writer.segment(0, 3).is_err());
-        assert!(writer.segment(1, 0).is_err());
-        let mut shards = writer.segment(0, 2).unwrap();
-        assert!(shards.append(4, &[]).is_err());
-        assert!(shards.append(0, &[0; 17]).is_err());
-        assert!(shards.append(0, &[0; 48]).is_err());
-        assert_eq!(shards.append(0, &[]).unwrap(), 0);
-        assert!(shards.append(0, &[0; 32]).unwrap() > 0);
-        let error = writer.publish(shards).unwrap_err();
-        assert!(error.to_string().contains("`inputs/mask` lacks 2 rows"), "{error}");
-        assert!(!writer.has(0, 2));
-        let mut plan = testing::plan(10, 1, Codec::Zstd);
-        plan.labels.pop();
-        assert!(Writer::open(folder.path(), &plan).is_err());
-    }
-
-    #[test]
-    fn a_full_disk_and_a_missing_permission_are_one_clear_line() {
-        let path = Path::new("cache/x/.manifest.json.tmp");
-        let full =
-            storage::failed(path, "write", std::io::Error::from(std::io::ErrorKind::StorageFull));
-        assert_eq!((full.kind(), full.chain().lines().count()), (Kind::Input, 1));
-        assert!(
-            full.chain().starts_with("cache/x/.manifest.json.tmp: cannot write: "),
-            "{}",
-            full.chain()
-        );
-        assert!(full.find_hint().is_some_and(|h| h.contains("free some space")));
-        let denied = storage::failed(
-            path,
-            "write",
-            std::io::Error::from(std::io::ErrorKind::PermissionDenied),
-        );
-        assert!(denied.find_hint().is_some_and(|h| h.contains("permission")));
-        // a file in the way of the folder
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("cache"), b"").unwrap();
-        assert!(
-            Writer::open(&folder.path().join("cache"), &testing::plan(10, 1, Codec::Zstd)).is_err()
-        );
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The Zarr v3 side: where things lie in the folder, and every `zarr.json`, each a pure function of
+//! The Zarr v3 side of a cache: paths in the folder, and every `zarr.json`, each a pure function of
 //! the manifest.
 
 use super::{ArraySpec, Codec, Manifest};
@@ -8,24 +8,27 @@ use crate::statistic::{MapShape, Statistic};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The name of a node's metadata document.
+/// The file name of a node's metadata document.
 pub(super) const METADATA: &str = "zarr.json";
 
-/// Every metadata document by its path in the folder: the root, the groups that lead to arrays, and
-/// the arrays.
+/// Every metadata document by its path in the folder: those of the root, of the groups that lead to
+/// arrays, and of the arrays.
 pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut documents = BTreeMap::from([(METADATA.to_owned(), json(&Group::default())?)]);
+    let mut documents = BTreeMap::from([(METADATA.to_owned(), json(&GroupDocument::default())?)]);
     let rows = manifest.segments_per_view() * manifest.segment_rows;
     for spec in &manifest.row_arrays {
-        let document =
-            json(&Array::new(spec, &[(manifest.rows, rows, spec.chunk_rows, "row")], None))?;
+        let document = json(&ArrayDocument::new(
+            spec,
+            &[(manifest.rows, rows, spec.chunk_rows, "row")],
+            None,
+        ))?;
         documents.insert(format!("{}/{METADATA}", spec.path), document);
     }
     for spec in &manifest.view_arrays {
-        for (at, _) in spec.path.match_indices('/') {
+        for (end, _) in spec.path.match_indices('/') {
             documents.insert(
-                format!("{}/{METADATA}", spec.path.get(..at).unwrap_or_default()),
-                json(&Group::default())?,
+                format!("{}/{METADATA}", spec.path.get(..end).unwrap_or_default()),
+                json(&GroupDocument::default())?,
             );
         }
         let leading = [
@@ -38,8 +41,10 @@ pub(super) fn documents(manifest: &Manifest) -> Result<BTreeMap<String, Vec<u8>>
             }
             _ => None,
         };
-        documents
-            .insert(format!("{}/{METADATA}", spec.path), json(&Array::new(spec, &leading, map))?);
+        documents.insert(
+            format!("{}/{METADATA}", spec.path),
+            json(&ArrayDocument::new(spec, &leading, map))?,
+        );
     }
     Ok(documents)
 }
@@ -49,14 +54,14 @@ pub(super) fn row_shard(spec: &ArraySpec) -> String {
     format!("{}/c/0", spec.path)
 }
 
-/// The path of the shard that holds a segment of a view array: one chunk coordinate for each axis.
+/// The path of the shard that holds a segment of a view array, with one chunk coordinate per axis.
 pub(super) fn view_shard(spec: &ArraySpec, view: usize, segment: usize) -> String {
     format!("{}/c/{view}/{segment}{}", spec.path, "/0".repeat(spec.row_shape.len()))
 }
 
-/// The view array (by its place), view and segment of which a path names a shard, if it names one:
-/// also past the last, where there were more rows once. Decides from the path, so that its cost
-/// does not follow the numbers in a manifest.
+/// The view array (its index), view and segment whose shard has this path, if it is a shard's.
+/// Views and segments past the last count too, since the cache may have had more rows. Parses the
+/// path alone, so the cost does not depend on the numbers in a manifest.
 pub(super) fn parse_view_shard(manifest: &Manifest, path: &str) -> Option<(usize, usize, usize)> {
     manifest.view_arrays.iter().enumerate().find_map(|(array, spec)| {
         let mut coordinates = path.strip_prefix(&spec.path)?.strip_prefix("/c/")?.split('/');
@@ -73,23 +78,23 @@ fn json(document: &impl Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-// The documents are structs, not `serde_json::json!` values: their keys then stand in this order
-// whatever features other crates turn on in serde_json, and the bytes are part of the format.
+// The documents are structs, not `serde_json::json!` values, so that the order of their keys does
+// not depend on serde_json features that other crates enable: the bytes are part of the format.
 
 #[derive(Serialize)]
-struct Group {
+struct GroupDocument {
     zarr_format: u8,
     node_type: &'static str,
 }
 
-impl Default for Group {
+impl Default for GroupDocument {
     fn default() -> Self {
         Self { zarr_format: 3, node_type: "group" }
     }
 }
 
 #[derive(Serialize)]
-struct Array<'a> {
+struct ArrayDocument<'a> {
     zarr_format: u8,
     node_type: &'static str,
     shape: Vec<usize>,
@@ -102,16 +107,16 @@ struct Array<'a> {
     dimension_names: Vec<&'a str>,
 }
 
-impl<'a> Array<'a> {
-    /// `leading`: length, shard length, chunk length and name of the axes before a row's own.
-    /// `map`: what a statistic is of.
+impl<'a> ArrayDocument<'a> {
+    /// `leading`: length, shard length, chunk length and name of each axis before the row's own.
+    /// `map`: the map that a statistic is computed from.
     fn new(
         spec: &'a ArraySpec,
         leading: &[(usize, usize, usize, &'a str)],
         map: Option<MapShape>,
     ) -> Self {
-        let shape = |of: fn(&(usize, usize, usize, &str)) -> usize| {
-            leading.iter().map(of).chain(spec.row_shape.iter().copied()).collect()
+        let shape = |length: fn(&(usize, usize, usize, &str)) -> usize| {
+            leading.iter().map(length).chain(spec.row_shape.iter().copied()).collect()
         };
         let codecs = match spec.codec {
             Codec::Zstd => vec![ChunkCodec::BYTES, ChunkCodec::ZSTD, ChunkCodec::CRC32C],
@@ -203,7 +208,7 @@ impl ChunkCodec {
 struct Attributes<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor: Option<&'a str>,
-    /// What a statistic is of: its own axes do not say it.
+    /// The map that a statistic is computed from, which its own axes do not show.
     #[serde(skip_serializing_if = "Option::is_none")]
     map: Option<MapShape>,
 }
@@ -280,7 +285,7 @@ mod tests {
         for (array, spec) in manifest.view_arrays.iter().enumerate() {
             assert_eq!(parse_view_shard(&manifest, &view_shard(spec, 1, 2)), Some((array, 1, 2)));
         }
-        // of a cache that had more rows
+        // from a cache that had more rows
         assert_eq!(parse_view_shard(&manifest, "input/c/0/3/0/0/0"), Some((0, 0, 3)));
         for other in
             ["input/c/1/2/0/0", "input/c/1/2/0/0/1", "input/c/01/2/0/0/0", "logits/1/2/0", "x"]

@@ -7,8 +7,8 @@ use super::estimate::Estimate;
 use super::output::{Encoded, Output};
 use crate::array::{Array, Dtype};
 use crate::cache::{
-    self, ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Plan, TapRecord, TeacherRecord,
-    chunk_rows, compressed_bytes, probe_codec,
+    self, ArraySpec, CachePlan, Codec, DataRecord, LogitsRecord, Manifest, TapRecord,
+    TeacherRecord, chunk_rows, compressed_bytes, probe_codec,
 };
 use crate::data::hashed_names;
 use crate::error::Result;
@@ -55,7 +55,7 @@ pub(super) fn make(
     teacher: TeacherRecord,
     first: &First,
     monitor: &dyn Monitor,
-) -> Result<(Plan, Estimate)> {
+) -> Result<(CachePlan, Estimate)> {
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
     for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
@@ -171,7 +171,7 @@ fn plan(
     taps: Vec<TapRecord>,
     view_arrays: Vec<ArraySpec>,
     segment_rows: usize,
-) -> Result<Plan> {
+) -> Result<CachePlan> {
     let (recipe, rows) = (job.recipe, job.rows);
     let augment = job.views.as_ref().map(|views| views.augmentation.clone());
     let mut manifest = Manifest {
@@ -206,7 +206,7 @@ fn plan(
     let ids = |samples: &[usize]| {
         samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect()
     };
-    Ok(Plan {
+    Ok(CachePlan {
         manifest,
         sample_ids: ids(&rows.samples),
         labels: rows.labels.clone(),

@@ -1,4 +1,4 @@
-//! Files on their way: written under a temporary name beside their own, synced, renamed.
+//! Drafts of files: written under a temporary name in the target's folder, synced, and renamed.
 
 use super::{failed, sync_dir};
 use crate::error::Result;
@@ -8,12 +8,13 @@ use std::hash::BuildHasher as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// How much of a file's name is in that of its draft: both fit into what a file system takes.
+/// Bytes of the target's name that a draft's name repeats, so that it stays within the limits of
+/// file systems.
 const NAME_BYTES: usize = 200;
 
-/// A file under its temporary name, `.NAME.RANDOM.tmp`. The name is no other process's, so that a
-/// draft whose folder was exchanged is never taken for one that lies there now. Dropped before it
-/// is published, it is removed.
+/// A file under its temporary name, `.NAME.RANDOM.tmp`. No other process uses that name, so a draft
+/// whose folder was replaced is never mistaken for one in the new folder. A draft that is dropped
+/// before it is published is removed.
 #[derive(Debug)]
 pub struct Draft {
     file: File,
@@ -23,18 +24,18 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Begins the file that is to lie at `target`, readable by whom the user's mask lets. Its
-    /// folder is there.
+    /// Creates a draft of the file `target`, with the permissions of the user's umask. The target's
+    /// folder must exist.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn new(target: &Path) -> Result<Self> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let name = name.get(..name.floor_char_boundary(NAME_BYTES)).unwrap_or_default();
         loop {
             let random = RandomState::new().hash_one(std::process::id());
             let temporary = target.with_file_name(format!(".{name}.{random:016x}.tmp"));
-            // new, so that no link which waits there is followed
+            // create_new, so that an existing link is never followed
             match File::create_new(&temporary) {
                 Ok(file) => {
                     let target = target.to_owned();
@@ -46,35 +47,35 @@ impl Draft {
         }
     }
 
-    /// The file, to write to.
+    /// The file to write to.
     pub fn file(&mut self) -> &mut File {
         &mut self.file
     }
 
-    /// Where it lies until it is published.
+    /// The path until it is published.
     #[must_use]
     pub fn temporary(&self) -> &Path {
         &self.temporary
     }
 
-    /// Where it will lie.
+    /// The path once it is published.
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Makes its bytes last.
+    /// Makes its bytes durable.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| failed(&self.temporary, "write", e))
     }
 
-    /// Gives it its name, which lasts once the folder is synced.
+    /// Renames it to its target. The name is durable once the folder is synced.
     ///
     /// # Errors
-    /// When the disk refuses, or the draft is no longer there.
+    /// If the rename fails or the draft no longer exists.
     pub fn rename(&mut self) -> Result<()> {
         fs::rename(&self.temporary, &self.target)
             .map_err(|e| failed(&self.target, "rename into place", e))?;
@@ -82,24 +83,24 @@ impl Draft {
         Ok(())
     }
 
-    /// Gives it its name unless that is taken; says whether it has it now.
+    /// Gives it its name unless that is taken; returns whether it did.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn rename_new(&mut self) -> Result<bool> {
         match fs::hard_link(&self.temporary, &self.target) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-            // where files have one name alone: taken between these two, it is replaced
+            // no hard links here: a file created between these two calls is replaced
             Err(_) if !super::is_there(&self.target)? => self.rename().map(|()| true),
             Err(_) => Ok(false),
         }
     }
 
-    /// Syncs it, renames it and makes the name last.
+    /// Syncs it, renames it and makes the name durable.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If an I/O operation fails.
     pub fn publish(mut self) -> Result<()> {
         self.sync()?;
         self.rename()?;
@@ -110,31 +111,31 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.published {
-            // one that stays is swept by the next writer of the folder
+            // if this fails, the next writer of the folder sweeps it
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Whether a file name is one that a [`Draft`] has, of this version or of the one before.
+/// Whether a file name is that of a [`Draft`], of this version or the previous one.
 #[must_use]
 pub fn is_draft(name: &str) -> bool {
-    let random = |text: &str, length: usize, of: fn(char) -> bool| {
-        text.len() == length && text.chars().all(of)
+    let is_random = |text: &str, length: usize, is_digit: fn(char) -> bool| {
+        text.len() == length && text.chars().all(is_digit)
     };
     let own =
         name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).is_some_and(|name| {
             let (name, end) = name.rsplit_once('.').unwrap_or_default();
-            !name.is_empty() && random(end, 16, |c| c.is_ascii_hexdigit())
+            !name.is_empty() && is_random(end, 16, |c| c.is_ascii_hexdigit())
         });
     let earlier = [".tmp", ".nst-cache-"].iter().any(|prefix| {
         let end = name.strip_prefix(prefix);
-        end.is_some_and(|end| random(end, 6, |c| c.is_ascii_alphanumeric()))
+        end.is_some_and(|end| is_random(end, 6, |c| c.is_ascii_alphanumeric()))
     });
     own || earlier
 }
 
-/// The same within a cache, where whatever is called `.NAME.tmp` is one.
+/// Like [`is_draft`], for files of a cache, where every `.NAME.tmp` is a draft too.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     is_draft(name) || name.strip_suffix(".tmp").is_some_and(|name| name.starts_with('.'))

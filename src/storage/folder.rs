@@ -1,4 +1,4 @@
-//! Folders: made so that their names last, synced, and walked.
+//! Folders: created durably, synced, and walked.
 
 use super::failed;
 use super::read::is_missing;
@@ -9,54 +9,56 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Makes a folder and what leads to it, and makes their names last.
+/// Creates a folder and its missing ancestors, and makes their names durable.
 ///
 /// # Errors
-/// When the disk refuses.
+/// If an I/O operation fails.
 pub fn create_dirs(folder: &Path) -> Result<()> {
-    let made = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
-        // one that is there may be what a run left that was killed before it synced the name: so
-        // the folder above is synced again
-        let mut named = vec![folder.to_owned()];
+    let create = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
+        // a killed run may have created the folder without syncing its name, so the parent of an
+        // existing one is synced too
+        let mut unsynced = vec![folder.to_owned()];
         for above in folder.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()) {
             match fs::symlink_metadata(above) {
-                Err(e) if is_missing(&e) => named.push(above.to_owned()),
+                Err(e) if is_missing(&e) => unsynced.push(above.to_owned()),
                 _ => break,
             }
         }
         fs::create_dir_all(folder)?;
-        Ok(named)
+        Ok(unsynced)
     };
-    let named = made(folder).map_err(|e| failed(folder, "make the folder", e))?;
-    named.iter().rev().try_for_each(|folder| sync_above(folder))
+    let unsynced = create(folder).map_err(|e| failed(folder, "make the folder", e))?;
+    unsynced.iter().rev().try_for_each(|folder| sync_parent(folder))
 }
 
-/// Makes a name last in the folder that it stands in, where we may look into that.
-fn sync_above(path: &Path) -> Result<()> {
-    let above = match path.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above,
+/// Makes a name durable by syncing its parent folder, if that can be opened.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) => Path::new("."),
         None => return Ok(()),
     };
-    match File::open(above) {
+    match File::open(parent) {
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(()),
-        opened => opened.and_then(|folder| folder.sync_all()).map_err(|e| failed(above, "sync", e)),
+        opened => {
+            opened.and_then(|folder| folder.sync_all()).map_err(|e| failed(parent, "sync", e))
+        }
     }
 }
 
-/// Makes a rename, or new entries, in a folder last.
+/// Makes renames and new entries in a folder durable (syncs the directory).
 ///
 /// # Errors
-/// When the disk refuses.
+/// If an I/O operation fails.
 pub fn sync_dir(folder: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(folder, "sync", e))
 }
 
-/// Makes last what was put into the folders that lead from `root` (included) to each of `files`.
+/// Syncs every folder on the way from `root` (included) to each of `files`.
 ///
 /// # Errors
-/// When the disk refuses.
+/// If an I/O operation fails.
 pub fn sync_dirs_between<'a>(root: &Path, files: impl Iterator<Item = &'a Path>) -> Result<()> {
     let mut folders = BTreeSet::new();
     for file in files {
@@ -65,26 +67,30 @@ pub fn sync_dirs_between<'a>(root: &Path, files: impl Iterator<Item = &'a Path>)
     threads::at_once(&folders.into_iter().collect::<Vec<_>>(), |folder| sync_dir(folder))
 }
 
-/// Calls `visit` with the path below `folder` (parts joined by `/`) of everything in it that is not
-/// a folder. Links are not followed.
+/// Calls `visit` with the relative path (parts joined by `/`) of everything below `folder` that is
+/// not a folder itself. Links are not followed.
 ///
 /// # Errors
-/// When a folder cannot be listed; what `visit` gives.
+/// If a folder cannot be listed, or `visit` fails.
 pub fn walk(folder: &Path, visit: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-    fn below(folder: &Path, prefix: &str, visit: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    fn walk_below(
+        folder: &Path,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
         let unlisted = |e| failed(folder, "list", e);
         for entry in fs::read_dir(folder).map_err(unlisted)? {
             let entry = entry.map_err(unlisted)?;
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
             if entry.file_type().map_err(unlisted)?.is_dir() {
-                below(&entry.path(), &format!("{name}/"), visit)?;
+                walk_below(&entry.path(), &format!("{name}/"), visit)?;
             } else {
                 visit(&name)?;
             }
         }
         Ok(())
     }
-    below(folder, "", visit)
+    walk_below(folder, "", visit)
 }
 
 #[cfg(test)]
@@ -92,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_made_whatever_is_there_of_them() {
+    fn folders_are_created_whatever_part_exists() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b/c");
         create_dirs(&path).unwrap();

@@ -1,6 +1,6 @@
-//! The lock of a folder: one writer, or any number of readers. It is a lock of the system on the
-//! file `.lock`, which ends with the process that holds it; what the file says of its holder is for
-//! people alone.
+//! The lock of a folder: one writer, or any number of readers. It is a system lock on the file
+//! `.lock` that ends with the process holding it; the file's text about its holder is only for
+//! people.
 
 use super::read::is_missing;
 use super::{Draft, create_dirs, failed, is_draft, open, open_with, read_bounded, sync_dir};
@@ -14,31 +14,31 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The file that is locked.
 pub const LOCK: &str = ".lock";
 
-/// How often a lock is tried, and how long is waited between: a program that is being started holds
-/// the locks of the one that starts it until it runs.
+/// Number of attempts to lock, and the pause between them: a child process holds its parent's locks
+/// between fork and exec.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How much is read of what a holder wrote.
+/// Bytes that are read of a holder's line.
 const HOLDER_BYTES: u64 = 512;
 
-/// A folder, locked until this is dropped. A writer's is where everything is written through that
-/// replaces or removes a file, since it sees that the folder is still the one that was locked.
+/// A folder, locked until this is dropped. A writer replaces and removes files through its lock,
+/// which checks that the folder is still the one that was locked.
 #[derive(Debug)]
 pub struct Lock {
     folder: PathBuf,
     file: File,
     is_writer: bool,
-    /// Whether another process has it.
+    /// Whether another process may hold the lock.
     is_lost: bool,
 }
 
 impl Lock {
-    /// Takes the writer's lock of a folder that is there: nobody else reads or writes it until the
-    /// lock is dropped.
+    /// Takes the writer's lock of an existing folder: nobody else reads or writes it until the lock
+    /// is dropped.
     ///
     /// # Errors
-    /// When it is in use (names the holder), or cannot be locked.
+    /// If it is in use (names the holder), or cannot be locked.
     pub fn exclusive(folder: &Path) -> Result<Self> {
         let path = folder.join(LOCK);
         for _ in 0..TRIES {
@@ -46,7 +46,7 @@ impl Lock {
             options.create(true).truncate(false).read(true).write(true);
             let file = open_with(&mut options, &path).map_err(|e| failed(&path, "write", e))?;
             match file.try_lock() {
-                // else: the folder was exchanged between opening and locking
+                // otherwise the folder was replaced between opening and locking
                 Ok(()) if is_current(&file, &path)? => {
                     let mut lock =
                         Self { folder: folder.to_owned(), file, is_writer: true, is_lost: false };
@@ -61,20 +61,20 @@ impl Lock {
         Err(in_use(folder))
     }
 
-    /// Makes a folder whose name lasts, and takes its writer's lock.
+    /// Creates a folder durably and takes its writer's lock.
     ///
     /// # Errors
-    /// As [`Lock::exclusive`], and when the folder cannot be made.
+    /// As for [`Lock::exclusive`], and if the folder cannot be created.
     pub fn create(folder: &Path) -> Result<Self> {
         create_dirs(folder)?;
         Self::exclusive(folder)
     }
 
-    /// Takes a reader's lock of a folder: nobody writes it until the lock is dropped. `None` where
-    /// there is no lock to take: a copy without its lock file, or a file system that cannot lock.
+    /// Takes a reader's lock of a folder: nobody writes it until the lock is dropped. `None` if
+    /// there is no lock to take: a copy without its lock file, or a file system without locks.
     ///
     /// # Errors
-    /// When it is being written (names the holder), or the lock cannot be opened.
+    /// If it is being written (names the holder), or the lock cannot be opened.
     pub fn shared(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(LOCK);
         for _ in 0..TRIES {
@@ -104,10 +104,10 @@ impl Lock {
         Err(in_use(folder))
     }
 
-    /// Who writes a folder, if anybody does.
+    /// The process that is writing a folder, if any.
     ///
     /// # Errors
-    /// When the lock cannot be opened.
+    /// If the lock cannot be opened.
     pub fn writer(folder: &Path) -> Result<Option<String>> {
         let path = folder.join(LOCK);
         let file = match open(&path) {
@@ -124,10 +124,10 @@ impl Lock {
         }
     }
 
-    /// Lets readers in beside this writer, which from now on only adds. Another writer stays out.
+    /// Lets readers in while this writer only adds. Other writers stay out.
     ///
     /// # Errors
-    /// When another process took the lock in this moment.
+    /// If another process took the lock at that moment.
     pub fn let_readers_in(&mut self) -> Result<()> {
         self.is_lost = self.file.try_lock_shared().is_err();
         self.check()
@@ -136,27 +136,27 @@ impl Lock {
     /// Keeps readers out again.
     ///
     /// # Errors
-    /// When there are some.
+    /// If there are readers; the lock is then lost.
     pub fn keep_readers_out(&mut self) -> Result<()> {
         if self.file.try_lock().is_ok() {
             return Ok(());
         }
-        // the system gives up what it held when it tries in vain
+        // a failed conversion of the lock releases it
         self.is_lost = true;
         Err(in_use(&self.folder))
     }
 
-    /// The folder that is locked.
+    /// The locked folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Checks that the folder is the one that was locked. A folder that was removed and made anew
-    /// is another process's, which holds a lock of its own.
+    /// Checks that the folder is still the one that was locked. A folder that was removed and
+    /// recreated belongs to another process, with a lock of its own.
     ///
     /// # Errors
-    /// When it is another one.
+    /// If it is another one.
     pub fn check(&self) -> Result<()> {
         if self.is_lost {
             return Err(in_use(&self.folder));
@@ -171,26 +171,26 @@ impl Lock {
         .hint("run the same command again, into another folder if that one is in use"))
     }
 
-    /// Replaces a file of the folder, whose name is a path below it.
+    /// Replaces a file of the folder atomically and durably; `name` is a path below the folder.
     ///
     /// # Errors
-    /// When the disk refuses, or the folder is another one.
+    /// If an I/O operation fails, or the folder was replaced.
     pub fn replace(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let path = self.folder.join(name);
-        let above = path.parent().unwrap_or(&self.folder);
-        self.create_dirs(above)?;
+        let parent = path.parent().unwrap_or(&self.folder);
+        self.create_dirs(parent)?;
         let mut draft = Draft::new(&path)?;
         draft.file().write_all(bytes).map_err(|e| failed(draft.temporary(), "write", e))?;
         draft.sync()?;
         self.rename(&mut draft)?;
-        sync_dir(above)
+        sync_dir(parent)
     }
 
-    /// Makes a folder below this one, and those that lead to it; never this one, which another
-    /// process may have removed.
+    /// Creates a folder below this one, with its missing ancestors, but never this one, which
+    /// another process may have removed.
     ///
     /// # Errors
-    /// When the disk refuses, or the folder is another one.
+    /// If an I/O operation fails, or the folder was replaced.
     pub fn create_dirs(&self, below: &Path) -> Result<()> {
         self.check()?;
         let names = below.strip_prefix(&self.folder).unwrap_or(Path::new(""));
@@ -205,20 +205,20 @@ impl Lock {
         Ok(())
     }
 
-    /// Gives a draft in the folder its name. A draft is synced before, and the folder after it.
+    /// Renames a draft in the folder. The caller syncs the draft before and the folder after.
     ///
     /// # Errors
-    /// When the disk refuses, or the folder is another one.
+    /// If an I/O operation fails, or the folder was replaced.
     pub fn rename(&self, draft: &mut Draft) -> Result<()> {
-        // no more than this is needed: what is exchanged after the check takes the draft with it
+        // the check suffices: a folder that is replaced after it takes the draft with it
         self.check()?;
         draft.rename()
     }
 
-    /// Removes a file of the folder; says whether it was there.
+    /// Removes a file of the folder; returns whether it existed.
     ///
     /// # Errors
-    /// When the disk refuses, or the folder is another one.
+    /// If an I/O operation fails, or the folder was replaced.
     pub fn remove(&self, name: impl AsRef<Path>) -> Result<bool> {
         self.check()?;
         let path = self.folder.join(name);
@@ -229,11 +229,11 @@ impl Lock {
         }
     }
 
-    /// Removes what was killed on its way to a file of this folder, or of one below it; not what
-    /// lies in the folders below that.
+    /// Removes the drafts left by killed processes in `folder`, which is this folder or one below
+    /// it; folders inside it are not searched.
     ///
     /// # Errors
-    /// When the disk refuses, or the folder is another one.
+    /// If an I/O operation fails, or the folder was replaced.
     pub fn sweep(&self, folder: &Path) -> Result<()> {
         let unlisted = |e| failed(folder, "list", e);
         let entries = match fs::read_dir(folder) {
@@ -251,15 +251,15 @@ impl Lock {
         Ok(())
     }
 
-    /// Takes out of the file who holds it, so that what is finished is the same whoever made it.
+    /// Removes the holder's line, so that a finished folder has the same bytes whoever made it.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// If the file cannot be written.
     pub fn unsign(&self) -> Result<()> {
         self.file.set_len(0).map_err(|e| failed(&self.folder.join(LOCK), "write", e))
     }
 
-    /// Writes into the file who holds it.
+    /// Writes the holder's line into the file.
     fn sign(&mut self) -> Result<()> {
         self.unsign()?;
         let line = format!("pid {} on {} since {}\n", std::process::id(), host(), now());
@@ -270,15 +270,15 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // another process's line stays
+        // do not remove another process's line
         if self.is_writer && !self.is_lost {
-            // for people alone, and all is done
+            // best effort: the line is only for people
             let _ = self.unsign();
         }
     }
 }
 
-/// Whether an open file is the one that lies at this path.
+/// Whether an open file is still the one at this path.
 fn is_current(file: &File, path: &Path) -> Result<bool> {
     let unknown = |e| failed(path, "examine", e);
     let held = file.metadata().map_err(unknown)?;
@@ -292,29 +292,29 @@ fn is_current(file: &File, path: &Path) -> Result<bool> {
 fn in_use(folder: &Path) -> Error {
     let who = holder(&folder.join(LOCK));
     Error::input(format!("{}: in use by {who}", folder.display()))
-        .hint("wait until that has ended, or choose another folder with -o")
+        .hint("wait until that ends, or choose another folder with -o")
 }
 
-/// Who holds a lock, as far as it can be told.
+/// The holder of a lock, as far as it is known.
 fn holder(path: &Path) -> String {
     let text = read_bounded(path, HOLDER_BYTES).ok().flatten().unwrap_or_default();
     let line = crate::error::shown(text.split(|&b| b == b'\n').next().unwrap_or_default());
     let (readers, host) = (holders(path, "READ"), host());
-    // a writer that was killed left its line to those who read now
+    // the line may be left from a killed writer while others read now
     let is_signed = |process: &String| line.starts_with(&format!("pid {process} on {host}"));
     if !readers.is_empty() && !readers.iter().any(is_signed) {
         return format!("pid {} on {host}, reading it", readers.join(", "));
     }
     match holders(path, "WRITE").first() {
-        // stopped before it signed
+        // it was stopped before it wrote its line
         Some(writer) if line.is_empty() => format!("pid {writer} on {host}"),
         _ if line.is_empty() => "another process".to_owned(),
         _ => line,
     }
 }
 
-/// The processes of this machine that hold a lock in this way, as Linux tells.
-fn holders(path: &Path, way: &str) -> Vec<String> {
+/// The processes of this machine that hold a lock of kind `READ` or `WRITE`, according to Linux.
+fn holders(path: &Path, kind: &str) -> Vec<String> {
     let mut processes = Vec::new();
     #[cfg(target_os = "linux")]
     {
@@ -323,7 +323,7 @@ fn holders(path: &Path, way: &str) -> Vec<String> {
         for line in locks.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             if let [_, "FLOCK", _, found, process, file, ..] = words.as_slice()
-                && *found == way
+                && *found == kind
                 && file.rsplit(':').next() == Some(&inode)
             {
                 processes.push((*process).to_owned());
@@ -331,24 +331,24 @@ fn holders(path: &Path, way: &str) -> Vec<String> {
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (path, way);
+    let _ = (path, kind);
     processes
 }
 
-/// The machine's name.
+/// The name of this machine.
 fn host() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "this machine".to_owned() } else { name }
 }
 
-/// The time now, as RFC 3339 has it, in UTC.
+/// The current time in UTC, in the format of RFC 3339.
 fn now() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     utc(now.as_secs())
 }
 
-/// Seconds since 1970 as a date: days are counted from the first of March of the year 0, so that
-/// the leap day ends a year (Howard Hinnant's `civil_from_days`).
+/// Seconds since 1970 as a date. Days are counted from March 1 of the year 0, so that a leap day
+/// ends a year (Howard Hinnant's `civil_from_days`).
 fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day) = (days / 146_097, days % 146_097);
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(fs::read(folder.join(LOCK)).unwrap(), b"");
         let readers = [Lock::shared(folder).unwrap(), Lock::shared(folder).unwrap()];
         assert!(readers.iter().all(Option::is_some));
-        // what a killed writer left is not taken for a reader's
+        // a killed writer's line is not mistaken for a reader's
         fs::write(folder.join(LOCK), b"pid 1 on elsewhere since 1970-01-01T00:00:00Z\n").unwrap();
         let error = Lock::exclusive(folder).unwrap_err().to_string();
         assert!(error.contains("reading it") && !error.contains("elsewhere"), "{error}");
@@ -397,7 +397,7 @@ mod tests {
         let reader = Lock::shared(root.path()).unwrap();
         assert!(reader.is_some() && Lock::exclusive(root.path()).is_err());
         writer.replace("a", b"1").unwrap();
-        // what is tried in vain is lost: nothing more is written
+        // a failed conversion loses the lock: nothing more is written
         assert!(writer.keep_readers_out().is_err() && writer.replace("a", b"2").is_err());
         drop((reader, writer));
         let mut writer = Lock::exclusive(root.path()).unwrap();
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_was_exchanged_is_not_written() {
+    fn a_folder_that_was_replaced_is_not_written() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("folder");
         for exchange in [0, 1, 2] {
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_no_link_and_no_pipe_and_one_that_cannot_be_opened_is_not_missing() {
+    fn a_lock_is_a_regular_file_and_one_that_cannot_be_opened_is_not_missing() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(LOCK);
         std::os::unix::fs::symlink(root.path().join("elsewhere"), &path).unwrap();

@@ -1,6 +1,5 @@
-//! Files that outlive a crash: replaced whole or not at all, written under the lock of their
-//! folder, their names made last in the folders that lead to them. What caches, runs and sweeps
-//! have in common on disk.
+//! Durable files, shared by caches, runs and sweeps: replaced atomically, written under the lock of
+//! their folder, with the directories that lead to them synced.
 
 mod draft;
 mod folder;
@@ -16,15 +15,15 @@ use crate::error::Error;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// What could not be done to a file, with the action that helps where there is one.
+/// The error of a failed operation on a file, with a hint if one action helps.
 #[must_use]
 pub fn failed(path: &Path, action: &str, error: io::Error) -> Error {
     let hint = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Some("free some space, then run the same command again: it goes on from what is whole")
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(
+            "free some space, then run the same command again: it resumes from what is complete",
+        ),
         ErrorKind::PermissionDenied => {
-            Some("give yourself the permission, or choose another folder with -o")
+            Some("grant yourself permission, or choose another folder with -o")
         }
         ErrorKind::ReadOnlyFilesystem => Some("choose a folder on another file system with -o"),
         _ => None,

@@ -6,7 +6,7 @@
 use half::f16;
 use nst_cache::array::Dtype;
 use nst_cache::cache::{
-    ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
+    ArraySpec, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer,
 };
 use nst_cache::data::{DataFormat, Fingerprint};
 use nst_cache::onnx::tap::Role;
@@ -43,7 +43,7 @@ fn spec(
 
 /// Every element type and rank, in three views of two whole segments and a short one, whose last
 /// chunk is short as well.
-fn plan(codec: Codec) -> Plan {
+fn plan(codec: Codec) -> CachePlan {
     let manifest = Manifest {
         format: Manifest::FORMAT_FEEDING,
         augment: None,
@@ -109,7 +109,7 @@ fn plan(codec: Codec) -> Plan {
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
     let sample_ids = ids.clone().map(|i| (i * 17) % 50).collect();
-    Plan {
+    CachePlan {
         manifest,
         sample_ids,
         labels: ids.map(|i| i % 5 - 1).collect(),
@@ -142,7 +142,7 @@ fn bytes(dtype: Dtype, first: usize, end: usize) -> Vec<u8> {
     }
 }
 
-fn write(folder: &Path, plan: &Plan) {
+fn write(folder: &Path, plan: &CachePlan) {
     let mut writer = Writer::open(folder, plan).unwrap();
     for view in 0..VIEWS {
         for segment in 0..ROWS.div_ceil(SEGMENT_ROWS) {

@@ -14,7 +14,7 @@ use crate::support;
 use half::f16;
 use nst_cache::array::{Dtype, Layout};
 use nst_cache::cache::{
-    ArraySpec, Cache, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer,
+    ArraySpec, Cache, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer,
 };
 use nst_cache::criterion::papers;
 use nst_cache::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess, Take};
@@ -153,7 +153,7 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     };
     let ids = 0..i64::try_from(ROWS).unwrap();
     let labels: Vec<i64> = ids.clone().map(|row| row % i64::try_from(CLASSES).unwrap()).collect();
-    let plan = Plan {
+    let plan = CachePlan {
         manifest,
         sample_ids: ids.collect(),
         labels: labels.clone(),

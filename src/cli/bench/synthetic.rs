@@ -2,8 +2,8 @@
 
 use crate::array::{Dtype, Layout};
 use crate::cache::{
-    ArraySpec, Codec, DataRecord, Manifest, Plan, TapRecord, TeacherRecord, Writer, chunk_rows,
-    probe_codec, segment_rows,
+    ArraySpec, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer,
+    chunk_rows, probe_codec, segment_rows,
 };
 use crate::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess};
 use crate::error::Result;
@@ -70,7 +70,7 @@ fn row(array: &ArraySpec, signed: bool, random: &mut ChaCha8Rng) -> Vec<u8> {
     bytes
 }
 
-fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
+fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> CachePlan {
     let &Synthetic { side, classes, stages, signed, rows, batch, codec } = synthetic;
     let spec = |path: String, dtype, shape: &[usize]| ArraySpec {
         path,
@@ -164,5 +164,5 @@ fn plan(synthetic: &Synthetic<'_>, random: &mut ChaCha8Rng) -> Plan {
     };
     let sample_ids = (0..rows).map(|row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
     let labels = (0..rows).map(|_| random.random_range(0..classes)).collect();
-    Plan { manifest, sample_ids, labels, before: None, names: Vec::new() }
+    CachePlan { manifest, sample_ids, labels, before: None, names: Vec::new() }
 }
