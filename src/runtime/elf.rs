@@ -51,12 +51,12 @@ pub(super) fn check(path: &Path) -> Result<()> {
     let truncated = |end: u64| {
         Error::input(format!("{subject}: truncated: expected at least {end} bytes, found {size}"))
     };
-    let segments = Table {
+    let segments = ElfTable {
         offset: number(&header, 32, 8),
         entry: number(&header, 54, 2),
         count: number(&header, 56, 2),
     };
-    let sections = Table {
+    let sections = ElfTable {
         offset: number(&header, 40, 8),
         entry: number(&header, 58, 2),
         count: number(&header, 60, 2),
@@ -94,13 +94,14 @@ const EXPECTED_MACHINE: Option<u64> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-struct Table {
+/// A table of headers.
+struct ElfTable {
     offset: u64,
     entry: u64,
     count: u64,
 }
 
-impl Table {
+impl ElfTable {
     fn end(&self) -> Option<u64> {
         self.entry.checked_mul(self.count)?.checked_add(self.offset)
     }

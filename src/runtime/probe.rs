@@ -119,7 +119,7 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
     let (bytes, shapes) = model.with_shapes(&known)?;
     let mut session = Session::plain(runtime, model, &bytes, THREADS)?;
     drop(bytes);
-    let mut run = |batch: usize, seed: u64| -> Result<Run> {
+    let mut run = |batch: usize, seed: u64| -> Result<ProbeRun> {
         let arrays =
             feeds.iter().map(|feed| value(feed, batch, seed)).collect::<Result<Vec<_>>>()?;
         let named: Vec<(&str, &Array)> =
@@ -129,7 +129,7 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
             .iter()
             .map(|feed| feed.name.clone())
             .zip(arrays.iter().map(|a| a.shape().to_vec()));
-        Ok(Run { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
+        Ok(ProbeRun { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
     };
     let (first, second) = match fixed {
         Some(n) => (run(n, 0)?, run(n, 1)?),
@@ -161,12 +161,12 @@ fn is_open_image(input: &Value) -> bool {
 }
 
 /// One run: the shape of each tensor, inputs included.
-struct Run {
+struct ProbeRun {
     batch: usize,
     shapes: HashMap<String, Vec<usize>>,
 }
 
-impl Run {
+impl ProbeRun {
     /// Whether every tensor that follows the batch follows it in the other run too, and is else the
     /// same there.
     fn agrees_with(&self, other: &Self) -> bool {
@@ -203,8 +203,8 @@ fn typed_tensors(
 fn compare(
     feeds: &[Feed],
     tensors: &[(String, Option<TensorElementType>)],
-    first: Run,
-    second: &Run,
+    first: ProbeRun,
+    second: &ProbeRun,
     quantized: &HashMap<String, Quantization>,
 ) -> Probe {
     let open = first.batch != second.batch;
