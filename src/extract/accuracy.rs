@@ -5,6 +5,7 @@ use crate::data::Augmentation;
 use crate::data::augment::Parameter;
 use crate::error::Result;
 use crate::monitor::Monitor;
+use crate::statistic::LOGITS;
 
 /// Rows decoded at a time.
 const BLOCK_ROWS: usize = 1024;
@@ -23,7 +24,7 @@ pub(super) struct Accuracy {
 /// # Errors
 /// When the cache cannot be read.
 pub(super) fn of_cache(cache: &Cache, classes: usize) -> Result<Accuracy> {
-    let logits = cache.array("logits")?;
+    let logits = cache.array(LOGITS)?;
     let labels = labels(cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
     let mut accuracy = Accuracy { correct: 0, labelled: 0, classes };

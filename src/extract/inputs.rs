@@ -11,6 +11,7 @@ use crate::monitor::Monitor;
 use crate::onnx::feed::{self, Constant, Feed, Placed};
 use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{Extract, Inputs};
+use crate::runtime::Probe;
 use std::collections::HashSet;
 
 /// Bad samples named in a message; the others are counted.
@@ -26,22 +27,18 @@ const TENSOR_BYTES: usize = 128 << 20;
 const MAX_BATCH: usize = 64;
 
 /// The data set seen as the teacher's inputs.
-pub(super) struct Source<'a> {
-    pub(super) data: &'a dyn Dataset,
+pub(super) struct TeacherInputs {
+    pub(super) subset: Subset,
     pub(super) inputs: Vec<Input>,
     /// The inputs that get the same value for every sample.
     pub(super) constants: Vec<Constant>,
     /// `None`: arrays, fed as they are.
     pub(super) preprocess: Option<Preprocess>,
-    /// The model's batch where it is fixed: declared, or found by the probe.
-    pub(super) fixed_batch: Option<usize>,
-    /// What one sample of the teacher's largest tensor takes, as f32, as the probe found it.
-    pub(super) largest_tensor: usize,
     /// What samples were read from.
     pub(super) witness: Witness,
 }
 
-impl<'a> Source<'a> {
+impl TeacherInputs {
     /// Decides the preprocessing (flags, else what the model's metadata records, else what
     /// [`preprocess::resolve`] finds) and checks the data against the model's inputs.
     ///
@@ -50,13 +47,14 @@ impl<'a> Source<'a> {
     pub(super) fn new(
         recipe: &Extract,
         model: &Model,
-        subset: &'a Subset,
+        subset: Subset,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let data = subset.dataset.as_ref();
         let samples = probe_samples(data, &subset.indices, recipe.skip_bad)?;
         let (declared, note) = feed::place(&model.inputs(), &recipe.feeding)?;
-        let fixed_batch = feed::fixed_batch(&declared)?;
+        // refuses batches that differ
+        feed::fixed_batch(&declared)?;
         if let Some(note) = note {
             monitor.note(&note);
         }
@@ -104,15 +102,12 @@ impl<'a> Source<'a> {
             return Err(Error::input("--inputs source: expected images, found arrays")
                 .hint("arrays are stored: leave --inputs out"));
         }
-        Ok(Self {
-            data,
-            inputs,
-            constants,
-            preprocess,
-            fixed_batch,
-            largest_tensor: 0,
-            witness: Witness::default(),
-        })
+        Ok(Self { subset, inputs, constants, preprocess, witness: Witness::default() })
+    }
+
+    /// The whole data set.
+    pub(super) fn data(&self) -> &dyn Dataset {
+        self.subset.dataset.as_ref()
     }
 
     /// Reads a sample, and remembers what from.
@@ -120,7 +115,7 @@ impl<'a> Source<'a> {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn sample(&self, sample: usize) -> Result<Sample> {
-        self.witness.sample(self.data, sample)
+        self.witness.sample(self.data(), sample)
     }
 
     /// The bytes to store of one sample, one vector an input.
@@ -159,11 +154,12 @@ impl<'a> Source<'a> {
     /// When the model's batch is fixed to another size than `asked`.
     pub(super) fn batch_size(
         &self,
+        probe: &Probe,
         asked: Option<usize>,
         outputs: &[Output],
         monitor: &dyn Monitor,
     ) -> Result<usize> {
-        match (self.fixed_batch, asked) {
+        match (probe.batch, asked) {
             (Some(fixed), Some(asked)) if fixed != asked => Err(Error::input(format!(
                 "--batch {asked}: the teacher's batch is fixed, expected {fixed}"
             ))),
@@ -183,12 +179,11 @@ impl<'a> Source<'a> {
                     .sum();
                 // a power of two divides the lengths of segments best
                 let batch = |fitting: usize| 1 << fitting.clamp(1, MAX_BATCH).ilog2();
-                let (kept, inside) = (
-                    batch(BATCH_BYTES / (row * 4).max(1)),
-                    batch(TENSOR_BYTES / self.largest_tensor.max(1)),
-                );
+                let largest = probe.largest_row_bytes();
+                let (kept, inside) =
+                    (batch(BATCH_BYTES / (row * 4).max(1)), batch(TENSOR_BYTES / largest.max(1)));
                 if inside < kept {
-                    let largest = human_bytes(self.largest_tensor as u64);
+                    let largest = human_bytes(largest as u64);
                     monitor.note(&format!(
                         "batches of {inside}, since the teacher's largest tensor takes {largest} \
                          a sample (--batch N: another)"

@@ -1,16 +1,17 @@
 //! How the cache is laid out: element types and codecs from the first batch, lengths of segments
 //! and chunks by size.
 
-use super::Job;
-use super::batch::{self, Batch};
+use super::encode::Encoded;
 use super::estimate::Estimate;
-use super::output::{Encoded, Output};
+use super::output::{KeptMap, Output, OutputKind, Outputs, TapForm};
+use super::prepare::Prepared;
+use super::reader::{RowBatch, RowReader};
 use crate::array::{Array, Dtype};
 use crate::cache::{
     self, ArraySpec, Codec, DataRecord, LogitsRecord, Manifest, Plan, TapRecord, TeacherRecord,
     chunk_rows, compressed_bytes, probe_codec,
 };
-use crate::data::hashed_names;
+use crate::data::{Fingerprint, hashed_names};
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::onnx::{BatchNorm, Model};
@@ -19,14 +20,14 @@ use crate::runtime::Session;
 use crate::statistic::Statistic;
 use std::time::Instant;
 
-/// Segments that a small data set is cut into, so that an interruption costs little of it.
+/// Segments of a small data set, so that an interruption costs little of it.
 const SEGMENTS: usize = 16;
 /// Fewer rows than these are not worth a segment of their own.
 const SEGMENT_ROWS_MIN: usize = 128;
 
-/// The first rows, computed to see what the teacher gives.
-pub(super) struct First {
-    batch: Batch,
+/// The first rows, and what the teacher computes of them.
+pub(super) struct FirstBatch {
+    batch: RowBatch,
     pub(super) values: Vec<Array>,
     pub(super) rows: usize,
     /// Time of the run alone.
@@ -37,68 +38,72 @@ pub(super) struct First {
 ///
 /// # Errors
 /// When samples cannot be read or the teacher cannot run on them.
-pub(super) fn first_batch(job: &Job<'_>, session: &mut Session) -> Result<First> {
-    let rows = job.batch.min(job.rows.len());
-    let batch = batch::read(job, 0, 0..rows)?;
+pub(super) fn first_batch(
+    reader: &RowReader,
+    outputs: &Outputs,
+    batch_rows: usize,
+    session: &mut Session,
+) -> Result<FirstBatch> {
+    let rows = batch_rows.min(reader.rows.len());
+    let batch = reader.read(0, 0..rows)?;
     let started = Instant::now();
-    let values = session.run(&batch.feed(job), &job.tensors)?;
-    Ok(First { batch, values, rows, seconds: started.elapsed().as_secs_f64() })
+    let values = session.run(&batch.feed(), &outputs.tensors)?;
+    Ok(FirstBatch { batch, values, rows, seconds: started.elapsed().as_secs_f64() })
 }
 
-/// Lays out the cache and estimates what it takes.
+/// Lays out the cache and estimates what it takes. `fingerprint`: what its manifest says of the
+/// data; `provider`: where the teacher runs.
 ///
 /// # Errors
 /// When the first batch holds values that cannot be stored.
-pub(super) fn make(
-    job: &Job<'_>,
-    model: &Model,
-    teacher: TeacherRecord,
-    first: &First,
+pub(super) fn lay_out(
+    prepared: &Prepared<'_>,
+    outputs: &Outputs,
+    first: &FirstBatch,
+    fingerprint: Fingerprint,
+    provider: &str,
     monitor: &dyn Monitor,
 ) -> Result<(Plan, Estimate)> {
+    let Prepared { recipe, reader, .. } = prepared;
+    let existing = |path: &str| {
+        let manifest = prepared.existing.as_ref()?;
+        manifest.view_arrays.iter().find(|spec| spec.path == path)
+    };
     let mut arrays = Vec::new();
     let mut estimate = Estimate::new(first.seconds, first.rows);
-    for (mut spec, bytes) in from_data(job).into_iter().zip(&first.batch.stored) {
+    for (mut spec, bytes) in from_data(reader).into_iter().zip(&first.batch.stored) {
         // the first rows may be others than when the cache was begun
-        let there = job
-            .existing
-            .and_then(|manifest| manifest.view_arrays.iter().find(|there| there.path == spec.path));
-        spec.codec = match there {
-            Some(there) if job.recipe.compress == Compress::Auto => there.codec,
-            _ => codec(job.recipe.compress, bytes),
+        spec.codec = match existing(&spec.path) {
+            Some(there) if recipe.compress == Compress::Auto => there.codec,
+            _ => codec(recipe.compress, bytes),
         };
         estimate.add_array(encoded_bytes(spec.codec, bytes), bytes.len());
         arrays.push(spec);
     }
-    for (index, output) in job.outputs.iter().enumerate() {
-        let values = job.values(output, &first.values)?;
+    for (index, output) in outputs.all.iter().enumerate() {
+        let values = outputs.values(output, &first.values)?;
         let path = output.path();
-        let there = job
-            .existing
-            .and_then(|manifest| manifest.view_arrays.iter().find(|spec| spec.path == path));
-        // what is added to a cache leaves the other arrays as they are, unless something else is
-        // asked for
+        let there = existing(&path);
+        // adding to a cache leaves its arrays as they are, unless the recipe says otherwise
         let dtype = match there {
-            Some(spec) if job.recipe.store == Store::Auto => spec.dtype,
-            _ => output.dtype(job.recipe.store, values, first.rows, monitor)?,
+            Some(spec) if recipe.store == Store::Auto => spec.dtype,
+            _ => output.dtype(recipe.store, values, first.rows, monitor)?,
         };
-        let name = |row| sample_name(job, row);
+        let name = |row| reader.sample_name(row);
         let bytes = match output.try_encode(values, dtype, first.rows, name)? {
             Encoded::Bytes(bytes, _) => bytes,
-            // found again, and the tap widened, where its rows are computed
-            Encoded::BeyondF16(_) if there.is_some() && job.recipe.store == Store::Auto => {
+            // met again when its rows are computed, where the tap is widened
+            Encoded::BeyondF16(_) if there.is_some() && recipe.store == Store::Auto => {
                 output.encode(values, Dtype::F32, first.rows, name)?
             }
             Encoded::BeyondF16(error) => return Err(error),
         };
         let codec = match there {
-            Some(spec) if job.recipe.compress == Compress::Auto => spec.codec,
-            _ => codec(job.recipe.compress, &bytes),
+            Some(spec) if recipe.compress == Compress::Auto => spec.codec,
+            _ => codec(recipe.compress, &bytes),
         };
-        // what several statistics are of counts once
-        let is_first = job.outputs[..index]
-            .iter()
-            .all(|o| o.is_logits != output.is_logits || o.alias != output.alias);
+        // a tap of several statistics counts once
+        let is_first = outputs.all[..index].iter().all(|o| o.alias() != output.alias());
         let raw = if is_first {
             first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size()
         } else {
@@ -118,33 +123,92 @@ pub(super) fn make(
         });
     }
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
-    // arrays that are added to a cache are cut as those that are there
-    let segment_rows = job.existing.map_or_else(
-        || segment_rows(job.rows.len(), job.batch, largest_row),
+    // segments are the same for all arrays
+    let segment_rows = prepared.existing.as_ref().map_or_else(
+        || segment_rows(reader.rows.len(), prepared.batch, largest_row),
         |manifest| manifest.segment_rows,
     );
+    estimate.scale_to(reader.rows.len() * reader.view_count);
     for array in &mut arrays {
         array.chunk_rows = chunk_rows(array.row_bytes(), segment_rows);
     }
-    estimate.scale_to(job.rows.len() * job.view_count);
-    let taps = taps(&job.outputs, model)?;
-    Ok((plan(job, teacher, taps, arrays, segment_rows)?, estimate))
+    let mut manifest = Manifest {
+        format: Manifest::FORMAT,
+        tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
+        teacher: teacher_record(prepared, provider),
+        data: data_record(prepared, fingerprint),
+        logits: logits_record(outputs, reader.rows.other_classes),
+        taps: taps(&outputs.all, &prepared.model)?,
+        rows: reader.rows.len(),
+        views: reader.view_count,
+        augment: reader.views.as_ref().map(|views| views.augmentation.clone()),
+        seed: recipe.seed,
+        segment_rows,
+        row_arrays: ["sample_id", "label"].map(|path| row_array(path, segment_rows)).to_vec(),
+        view_arrays: arrays,
+        row_sums: Vec::new(),
+        extends: None,
+        segments: Vec::new(),
+    };
+    manifest.format = manifest.lowest_format();
+    let rows = &reader.rows;
+    let plan = Plan {
+        manifest,
+        sample_ids: ids(&rows.samples),
+        labels: rows.labels.clone(),
+        before: rows.before.as_deref().map(ids),
+        names: hashed_names(reader.source.data())?,
+    };
+    Ok((plan, estimate))
 }
 
-/// The arrays that come from the data, in the order of [`Batch::stored`]; their codec is still to
-/// be decided.
-fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
-    let inputs = job.source.inputs.iter().filter(|_| job.stores_inputs).map(|input| ArraySpec {
-        path: input.path.clone(),
-        dtype: input.dtype,
-        row_shape: input.row_shape.clone(),
-        axes: input.axes.clone(),
-        tensor: Some(input.name.clone()),
-        batch_axis: Some(input.batch_axis).filter(|&axis| axis > 0),
-        codec: Codec::Zstd,
-        chunk_rows: 1,
-    });
-    let parameters = job.parameters.iter().map(|parameter| ArraySpec {
+fn teacher_record(prepared: &Prepared<'_>, provider: &str) -> TeacherRecord {
+    let file = prepared.recipe.teacher.file_name().unwrap_or_default();
+    TeacherRecord {
+        file: file.to_string_lossy().into_owned(),
+        sha256: prepared.model.sha256().to_owned(),
+        runtime: prepared.runtime.describe(),
+        provider: provider.to_owned(),
+        batch: prepared.batch,
+        constants: prepared.reader.source.constants.clone(),
+        top1_basis_points: None,
+    }
+}
+
+fn data_record(prepared: &Prepared<'_>, fingerprint: Fingerprint) -> DataRecord {
+    let (recipe, rows) = (prepared.recipe, &prepared.reader.rows);
+    DataRecord {
+        spec: recipe.data.to_string(),
+        split: recipe.split.clone(),
+        fingerprint,
+        classes: rows.classes.clone(),
+        preprocess: prepared.reader.source.preprocess.clone(),
+        limit: recipe.limit,
+        shuffle: recipe.shuffle,
+        skipped: rows.skipped.iter().map(|&sample| sample as u64).collect(),
+    }
+}
+
+/// Sample ids; an index of a data set in memory always fits.
+fn ids(samples: &[usize]) -> Vec<i64> {
+    samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect()
+}
+
+/// The arrays that come from the data, in the order of [`RowBatch::stored`]; their codec is still
+/// to be decided.
+fn from_data(reader: &RowReader) -> Vec<ArraySpec> {
+    let inputs =
+        reader.source.inputs.iter().filter(|_| reader.stores_inputs).map(|input| ArraySpec {
+            path: input.path.clone(),
+            dtype: input.dtype,
+            row_shape: input.row_shape.clone(),
+            axes: input.axes.clone(),
+            tensor: Some(input.name.clone()),
+            batch_axis: Some(input.batch_axis).filter(|&axis| axis > 0),
+            codec: Codec::Zstd,
+            chunk_rows: 1,
+        });
+    let parameters = reader.parameters.iter().map(|parameter| ArraySpec {
         path: parameter.path().to_owned(),
         dtype: parameter.dtype(),
         row_shape: parameter.axis().map(|(_, length)| length).into_iter().collect(),
@@ -157,68 +221,10 @@ fn from_data(job: &Job<'_>) -> Vec<ArraySpec> {
     inputs.chain(parameters).collect()
 }
 
-/// The name of a row's sample.
-pub(super) fn sample_name(job: &Job<'_>, row: usize) -> String {
-    job.rows
-        .samples
-        .get(row)
-        .map_or_else(|| format!("row {row}"), |&sample| job.source.data.name(sample))
-}
-
-fn plan(
-    job: &Job<'_>,
-    teacher: TeacherRecord,
-    taps: Vec<TapRecord>,
-    view_arrays: Vec<ArraySpec>,
-    segment_rows: usize,
-) -> Result<Plan> {
-    let (recipe, rows) = (job.recipe, job.rows);
-    let augment = job.views.as_ref().map(|views| views.augmentation.clone());
-    let mut manifest = Manifest {
-        format: Manifest::FORMAT,
-        tool: concat!("nst-cache ", env!("CARGO_PKG_VERSION")).to_owned(),
-        teacher,
-        data: DataRecord {
-            spec: recipe.data.to_string(),
-            split: recipe.split.clone(),
-            fingerprint: job.fingerprint.clone(),
-            classes: rows.classes.clone(),
-            preprocess: job.source.preprocess.clone(),
-            limit: recipe.limit,
-            shuffle: recipe.shuffle,
-            skipped: rows.skipped.iter().map(|&sample| sample as u64).collect(),
-        },
-        logits: logits_record(&job.outputs, rows.other_classes),
-        taps,
-        rows: rows.len(),
-        views: job.view_count,
-        augment,
-        seed: recipe.seed,
-        segment_rows,
-        row_arrays: ["sample_id", "label"].map(|path| row_array(path, segment_rows)).to_vec(),
-        view_arrays,
-        row_sums: Vec::new(),
-        extends: None,
-        segments: Vec::new(),
-    };
-    manifest.format = manifest.lowest_format();
-    // an index of a data set in memory always fits
-    let ids = |samples: &[usize]| {
-        samples.iter().map(|&sample| i64::try_from(sample).unwrap_or(i64::MAX)).collect()
-    };
-    Ok(Plan {
-        manifest,
-        sample_ids: ids(&rows.samples),
-        labels: rows.labels.clone(),
-        before: rows.before.as_deref().map(ids),
-        names: hashed_names(job.source.data)?,
-    })
-}
-
-/// What a reader has to know of the logits.
-fn logits_record(outputs: &[Output], other_classes: bool) -> Option<LogitsRecord> {
-    let logits = outputs.iter().find(|output| output.is_logits)?;
-    let record = LogitsRecord { made_of: logits.conversion, other_classes };
+/// What a reader must know of the logits.
+fn logits_record(outputs: &Outputs, other_classes: bool) -> Option<LogitsRecord> {
+    let OutputKind::Logits { conversion: made_of } = outputs.logits()?.kind else { return None };
+    let record = LogitsRecord { made_of, other_classes };
     (record != LogitsRecord::default()).then_some(record)
 }
 
@@ -252,25 +258,26 @@ fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
     }
 }
 
-/// A record of each tap, with the map that its statistics are of and the normalisation that it
-/// comes from.
+/// A record of each tap, with the map that its statistics are taken of and the batch norm before
+/// it.
 fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
     let mut taps: Vec<TapRecord> = Vec::new();
-    for output in outputs.iter().filter(|o| !o.is_logits) {
-        let map = output.map().filter(|_| output.statistic != Statistic::Features);
-        match taps.iter_mut().find(|tap| tap.alias == output.alias) {
+    for (output, kept) in outputs.iter().filter_map(|o| Some((o, o.tap()?))) {
+        let map = output.map().filter(|_| output.statistic() != Statistic::Features);
+        let is_pooled = matches!(kept.form, TapForm::Map(KeptMap { pool: Some(_), .. }));
+        match taps.iter_mut().find(|tap| tap.alias == kept.alias) {
             Some(tap) => tap.map = tap.map.or(map),
             None => taps.push(TapRecord {
-                alias: output.alias.clone(),
+                alias: kept.alias.clone(),
                 tensor: output.tensor.clone(),
-                role: output.role,
-                stage: output.stage,
+                role: kept.form.role(),
+                stage: kept.stage,
                 map,
-                // of what is pooled the deviation is another
-                batch_norm: if output.pool.is_none() {
-                    BatchNorm::before_activation(model, &output.tensor)?
-                } else {
+                // pooling changes the deviation
+                batch_norm: if is_pooled {
                     None
+                } else {
+                    BatchNorm::before_activation(model, &output.tensor)?
                 },
             }),
         }

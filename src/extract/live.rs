@@ -2,7 +2,7 @@
 //! inputs and compared.
 
 use super::feed::{self, Fed, Input};
-use super::{choice, independence, soundness, source};
+use super::{independence, inputs, resolve, soundness};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
 use crate::data::{self, Dataset};
@@ -117,18 +117,18 @@ pub fn compare(
         )));
     }
     let kept: Vec<&ArraySpec> =
-        manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
-    let inputs = inputs(&model, manifest);
+        manifest.view_arrays.iter().filter(|spec| resolve::is_output(spec)).collect();
+    let inputs = teacher_inputs(&model, manifest);
     let how = Fed {
         inputs: &inputs,
         preprocess: manifest.data.preprocess.as_ref(),
         constants: &manifest.teacher.constants,
     };
-    let probe = runtime::probe(runtime, &model, &source::feeds(how.inputs, how.constants))?;
+    let probe = runtime::probe(runtime, &model, &inputs::feeds(how.inputs, how.constants))?;
     let candidates = tap::candidates(&model, &probe.shapes);
     let outputs = kept
         .iter()
-        .map(|spec| choice::recorded(spec, manifest, &probe, &candidates))
+        .map(|spec| resolve::recorded(spec, manifest, &probe, &candidates))
         .collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
     let originals =
@@ -244,7 +244,7 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
 }
 
 /// The teacher's inputs as the cache was made with them.
-fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
+fn teacher_inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     let mut declared = model.inputs();
     declared.retain(|input| {
         manifest.teacher.constants.iter().all(|constant| constant.tensor != input.name)
@@ -252,13 +252,13 @@ fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     if let (false, Some(preprocess), [input]) =
         (manifest.stores_inputs(), &manifest.data.preprocess, declared.as_slice())
     {
-        return vec![source::image_input(input, preprocess)];
+        return vec![inputs::image_input(input, preprocess)];
     }
     manifest
         .view_arrays
         .iter()
         .filter(|spec| spec.is_input())
-        .map(|spec| source::stored_input(spec, &declared))
+        .map(|spec| inputs::stored_input(spec, &declared))
         .collect()
 }
 
@@ -290,11 +290,12 @@ fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistic::LOGITS;
 
     #[test]
     fn what_differs_or_is_no_number_is_wrong() {
         let agrees = |computed: &[f32], stored: &[f32]| {
-            let mut array = LiveArray::new("logits");
+            let mut array = LiveArray::new(LOGITS);
             array.compare(computed, stored, 2);
             array.agrees()
         };
@@ -311,7 +312,7 @@ mod tests {
             assert!(!agrees(&[3.0, 4.0, 1.0, 2000.0], &[&[3.0, 4.0], row].concat()), "{row:?}");
         }
         assert!(!agrees(&[0.0, 0.0], &[1.0, 0.0]));
-        let mut array = LiveArray::new("logits");
+        let mut array = LiveArray::new(LOGITS);
         array.compare(&[3.0, 4.0, 1.0, 0.0], &[3.0, 4.0, 0.8, 0.6], 2);
         assert!(
             (array.max_difference - 0.6).abs() < 1e-6 && (array.cosine - 0.8).abs() < 1e-6,

@@ -2,10 +2,9 @@
 //! compresses and writes. Queues between them are bounded, so memory does not depend on the data
 //! set; batches keep their order, so neither do the bytes depend on the threads.
 
-use super::Job;
-use super::batch::{self, Batch};
-use super::output::{Encoded, Lost};
-use super::plan::sample_name;
+use super::encode::{Encoded, Lost};
+use super::plan::ExtractPlan;
+use super::reader::{RowBatch, RowReader};
 use crate::array::Array;
 use crate::cache::{self, SegmentWriter, Writer};
 use crate::error::{Error, Result};
@@ -36,15 +35,15 @@ pub(super) struct Task {
 /// A batch on its way from a worker to a session, and from there to its place in the order.
 struct Ticket {
     task: Task,
-    batch: Receiver<Result<Batch>>,
+    batch: Receiver<Result<RowBatch>>,
     reply: Sender<Result<Computed>>,
 }
 
-/// A task for a worker.
-struct Work {
+/// Rows for a worker to read.
+struct ToRead {
     view: usize,
     rows: Range<usize>,
-    reply: Sender<Result<Batch>>,
+    reply: Sender<Result<RowBatch>>,
 }
 
 /// What the teacher gave for a task.
@@ -81,7 +80,7 @@ impl Stages {
 /// How a run over tasks ended.
 pub(super) enum Ended {
     Done,
-    /// At an output whose values f16 cannot say, by its place among the job's; and why.
+    /// At an output whose values are beyond f16, by its place in the plan; and why.
     BeyondF16(usize, Error),
 }
 
@@ -157,7 +156,7 @@ fn segment_tasks(
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop.
 /// Published segments stay.
 pub(super) fn run(
-    job: &Job<'_>,
+    plan: &ExtractPlan<'_>,
     tasks: Vec<Task>,
     sessions: &mut [Session],
     writer: &mut Writer,
@@ -169,12 +168,12 @@ pub(super) fn run(
         return Ok((Ended::Done, clocks.stages()));
     }
     let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
-    let all = job.rows.len() * writer.manifest().views;
+    let all = plan.reader.rows.len() * writer.manifest().views;
     monitor.begin("extract", "rows", all as u64, (all - todo) as u64);
-    let workers = job.recipe.threads.max(1);
+    let workers = plan.recipe.threads.max(1);
     // one batch at each worker and one ready
     let (ticket_in, tickets) = bounded(workers + 1);
-    let (work_in, work) = bounded::<Work>(workers + 1);
+    let (work_in, work) = bounded::<ToRead>(workers + 1);
     let (order_in, order) = bounded(sessions.len() + workers + 1);
     // a session takes a place before a batch, the writer gives it back after it
     let places = sessions.len() + WRITE_QUEUE;
@@ -186,16 +185,18 @@ pub(super) fn run(
         // what a thread that is refused leaves behind ends those before it: their queues close
         for session in sessions {
             let (tickets, place) = (tickets.clone(), place.clone());
-            threads::start(scope, move || infer(job, session, &tickets, &place, clocks))?;
+            threads::start(scope, move || {
+                infer(&plan.outputs.tensors, session, &tickets, &place, clocks)
+            })?;
         }
         for _ in 0..workers {
             let work = work.clone();
-            threads::start(scope, move || decode(job, &work, clocks))?;
+            threads::start(scope, move || decode(&plan.reader, &work, clocks))?;
         }
         drop(work);
         threads::start(scope, move || feed(tasks, &work_in, &ticket_in, &order_in))?;
         drop((tickets, place));
-        write(job, order, place_in, writer, clocks, monitor, lost)
+        write(plan, order, place_in, writer, clocks, monitor, lost)
     });
     monitor.end();
     result.map(|ended| (ended, clocks.stages()))
@@ -205,7 +206,7 @@ pub(super) fn run(
 /// gone.
 fn feed(
     tasks: Vec<Task>,
-    work: &Sender<Work>,
+    work: &Sender<ToRead>,
     tickets: &Sender<Ticket>,
     order: &Sender<Receiver<Result<Computed>>>,
 ) {
@@ -214,21 +215,21 @@ fn feed(
         let (view, rows) = (task.view, task.rows.clone());
         let sent =
             order.send(computed).is_ok() && tickets.send(Ticket { task, batch, reply }).is_ok();
-        if !sent || work.send(Work { view, rows, reply: decoded }).is_err() {
+        if !sent || work.send(ToRead { view, rows, reply: decoded }).is_err() {
             return;
         }
     }
 }
 
-fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
-    for Work { view, rows, reply } in work {
+fn decode(reader: &RowReader, work: &Receiver<ToRead>, clocks: &Clocks) {
+    for ToRead { view, rows, reply } in work {
         // nobody waits for the reply after a failure downstream
-        let _ = reply.send(timed(&clocks.decode, || batch::read(job, view, rows)));
+        let _ = reply.send(timed(&clocks.decode, || reader.read(view, rows)));
     }
 }
 
 fn infer(
-    job: &Job<'_>,
+    tensors: &[String],
     session: &mut Session,
     tickets: &Receiver<Ticket>,
     place: &Receiver<()>,
@@ -241,7 +242,7 @@ fn infer(
             .map_err(|e| Error::input("decoding ended before its work was done").because(e))
             .flatten()
             .and_then(|batch| {
-                let values = timed(&clocks.infer, || session.run(&batch.feed(job), &job.tensors))?;
+                let values = timed(&clocks.infer, || session.run(&batch.feed(), tensors))?;
                 Ok(Computed { task, stored: batch.stored, values })
             });
         // nobody waits for the reply after a failure downstream
@@ -250,7 +251,7 @@ fn infer(
 }
 
 fn write(
-    job: &Job<'_>,
+    plan: &ExtractPlan<'_>,
     order: Receiver<Receiver<Result<Computed>>>,
     places: Sender<()>,
     writer: &mut Writer,
@@ -259,6 +260,7 @@ fn write(
     lost: &mut [Lost],
 ) -> Result<Ended> {
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
+    let outputs = plan.outputs.in_order_of(writer.manifest());
     let mut open: Option<SegmentWriter> = None;
     // of the segment that is open
     let mut losing = vec![Lost::NOTHING; lost.len()];
@@ -281,12 +283,10 @@ fn write(
         for (array, bytes) in stored.iter().enumerate().skip(published) {
             written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
-        let outputs = job.outputs.iter().zip(stored.len()..);
-        for (place, (output, array)) in
-            outputs.enumerate().skip_while(|(_, (_, array))| *array < published)
-        {
-            let name = |row: usize| sample_name(job, task.rows.start + row);
-            let values = job.values(output, &values)?;
+        let arrays = outputs.iter().zip(stored.len()..);
+        for (&(place, output), array) in arrays.skip_while(|(_, array)| *array < published) {
+            let name = |row: usize| plan.reader.sample_name(task.rows.start + row);
+            let values = plan.outputs.values(output, &values)?;
             let bytes = match timed(&clocks.convert, || {
                 output.try_encode(values, types[array], task.rows.len(), name)
             })? {
@@ -294,7 +294,7 @@ fn write(
                     losing[place] = losing[place].and(of);
                     bytes
                 }
-                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => {
+                Encoded::BeyondF16(error) if plan.recipe.store == Store::Auto => {
                     return Ok(Ended::BeyondF16(place, error));
                 }
                 Encoded::BeyondF16(error) => return Err(error),
@@ -302,7 +302,7 @@ fn write(
             written += timed(&clocks.write, || segment.append(array, &bytes))?;
         }
         if task.is_last {
-            record(job, writer)?;
+            record(plan, writer)?;
             timed(&clocks.write, || writer.publish(segment))?;
             for (all, of) in lost.iter_mut().zip(&mut losing) {
                 *all = all.and(std::mem::replace(of, Lost::NOTHING));
@@ -320,8 +320,9 @@ fn write(
 }
 
 /// Says what each output's rows lost in f16.
-pub(super) fn say_lost(job: &Job<'_>, lost: &[Lost], monitor: &dyn Monitor) {
-    let lines = job.outputs.iter().zip(lost).filter_map(|(output, &lost)| output.describe(lost));
+pub(super) fn say_lost(plan: &ExtractPlan<'_>, lost: &[Lost], monitor: &dyn Monitor) {
+    let lines =
+        plan.outputs.all.iter().zip(lost).filter_map(|(output, &lost)| output.describe(lost));
     lines.for_each(|line| monitor.warn(&line));
 }
 
@@ -329,14 +330,14 @@ pub(super) fn say_lost(job: &Job<'_>, lost: &[Lost], monitor: &dyn Monitor) {
 ///
 /// # Errors
 /// When one of them was read before, and was another one.
-pub(super) fn record(job: &Job<'_>, writer: &mut Writer) -> Result<()> {
-    let data = job.source.data;
-    let (traces, torn) = job.source.witness.take();
+pub(super) fn record(plan: &ExtractPlan<'_>, writer: &mut Writer) -> Result<()> {
+    let source = &plan.reader.source;
+    let (traces, torn) = source.witness.take();
     let changed = [writer.record(&traces)?, torn].concat();
     if changed.is_empty() {
         Ok(())
     } else {
-        Err(cache::changed(&job.recipe.output, data, &changed))
+        Err(cache::changed(&plan.recipe.output, source.data(), &changed))
     }
 }
 

@@ -2,7 +2,7 @@
 //! recipe.
 
 use super::classes::{Agreement, Known, agreement};
-use super::source::{Source, describe_bad};
+use super::inputs::{TeacherInputs, describe_bad};
 use crate::cache::{self, Manifest};
 use crate::data::{Augmentation, Dataset, Subset, shuffle};
 use crate::error::{Error, Result};
@@ -63,12 +63,12 @@ impl Rows {
     /// When the file of classes does not fit.
     pub(super) fn arrange(
         recipe: &Extract,
-        source: &Source<'_>,
-        chosen: &[usize],
+        source: &TeacherInputs,
         existing: Option<&Manifest>,
         teacher: Known<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
+        let chosen = source.subset.indices.as_slice();
         let out_before = existing.map_or_else(Vec::new, |manifest| left_out(manifest, chosen));
         // of a mixed row the partner depends on how many rows there are: none can be added or taken
         // away
@@ -89,7 +89,7 @@ impl Rows {
                 None => before = (!fixed).then(|| order(chosen, &out_before, recipe.seed)),
             }
         }
-        let data = source.data;
+        let data = source.data();
         let (classes, places, other_classes) =
             match agreement(Known { file: recipe.classes.as_deref(), ..teacher }, data)? {
                 Agreement::Same { names, places } => (names, places, false),
@@ -176,16 +176,17 @@ fn left_out(manifest: &Manifest, chosen: &[usize]) -> Vec<usize> {
 }
 
 /// Those of the samples left out of a cache that still cannot be read; the others are rows again.
-fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> Vec<usize> {
+fn still_bad(source: &TeacherInputs, skipped: &[usize], monitor: &dyn Monitor) -> Vec<usize> {
     let (mut bad, mut back) = (Vec::new(), Vec::new());
     for &sample in skipped {
         match source.read(sample) {
-            Ok(_) => back.push(source.data.name(sample)),
+            Ok(_) => back.push(source.data().name(sample)),
             Err(error) => bad.push((sample, error)),
         }
     }
     if !bad.is_empty() {
-        monitor.warn(&format!("{}, as before, left out", describe_bad(source.data, &bad).chain()));
+        monitor
+            .warn(&format!("{}, as before, left out", describe_bad(source.data(), &bad).chain()));
     }
     if let Some(first) = back.first() {
         monitor.note(&format!(
@@ -199,7 +200,7 @@ fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> V
 /// Decodes every sample once, since rows must be known before the first is written; gives those
 /// that cannot be read, ascending.
 fn leave_out_bad(
-    source: &Source<'_>,
+    source: &TeacherInputs,
     chosen: &[usize],
     monitor: &dyn Monitor,
 ) -> Result<Vec<usize>> {
@@ -218,10 +219,10 @@ fn leave_out_bad(
     monitor.end();
     let bad: Vec<(usize, Error)> = errors?.into_iter().flatten().collect();
     if bad.len() == chosen.len() {
-        return Err(describe_bad(source.data, &bad));
+        return Err(describe_bad(source.data(), &bad));
     }
     if !bad.is_empty() {
-        monitor.warn(&format!("{} left out", describe_bad(source.data, &bad).chain()));
+        monitor.warn(&format!("{} left out", describe_bad(source.data(), &bad).chain()));
     }
     let mut skipped: Vec<usize> = bad.into_iter().map(|(sample, _)| sample).collect();
     skipped.sort_unstable();
