@@ -10,7 +10,7 @@ use crate::statistic::LOGITS;
 /// Rows decoded at a time.
 const BLOCK_ROWS: usize = 1024;
 
-/// How often the teacher is right on labelled rows.
+/// How often the teacher is right on labeled rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Accuracy {
     correct: usize,
@@ -18,7 +18,7 @@ pub(super) struct Accuracy {
     classes: usize,
 }
 
-/// Reads labels and logits of the first view of a complete cache with labelled rows. A mixed row
+/// Reads labels and logits of the first view of a complete cache with labeled rows. A mixed row
 /// counts by the label of its larger share.
 ///
 /// # Errors
@@ -71,7 +71,7 @@ impl Accuracy {
             .unwrap_or(10_000)
     }
 
-    /// Warns where a trained teacher cannot be that bad.
+    /// Warns of an accuracy that no trained teacher has.
     pub(super) fn warn_near_chance(self, monitor: &dyn Monitor) {
         if self.is_near_chance() {
             let percent = f64::from(self.basis_points()) / 100.0;

@@ -28,14 +28,14 @@ pub(super) struct Undecided {
     pub(super) ways: Vec<Vec<Statistic>>,
 }
 
-/// Decides what is kept: what the cache has; then the taps asked for (in a new cache the suggested
-/// maps and the penultimate vector, if none are; in one that is there its own taps, if statistics
-/// or criteria are named), then the logits (last, so that a value that is not finite is reported
-/// where it arises).
+/// Decides what is kept: first what an existing cache has; then the recipe's taps (without any, a
+/// new cache's are the suggested maps and the penultimate vector, an existing cache's are its own
+/// where statistics or criteria are named); then the logits (last, so that a value that is not
+/// finite is reported where it arises).
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, it cannot be pooled as asked, or the
-/// cache has another one of its name.
+/// cache has another tap of its name.
 pub(super) fn choose(
     recipe: &Extract,
     model: &Model,
@@ -95,7 +95,7 @@ pub(super) fn choose(
     Ok(Choice { outputs, undecided })
 }
 
-/// Refuses what cannot be made of a volume.
+/// Refuses statistics of a volume.
 fn refuse_statistics_of_volume(recipe: &Extract, tap: &Output) -> Result<()> {
     let Some(KeptTap { alias, form: TapForm::Volume, .. }) = tap.tap() else { return Ok(()) };
     let Keep::These(these) = &recipe.keep else { return Ok(()) };
@@ -108,7 +108,7 @@ fn refuse_statistics_of_volume(recipe: &Extract, tap: &Output) -> Result<()> {
     .hint("--keep features keeps it whole"))
 }
 
-/// Says of which maps the axis order is a guess.
+/// Notes the maps whose axis order is a guess.
 fn tell_of_guesses(
     choices: &[TapChoice],
     probe: &Probe,
@@ -127,7 +127,7 @@ fn tell_of_guesses(
     }
 }
 
-/// Refuses a tap under a name that the cache has for another one.
+/// Refuses a tap under a name that the cache uses for another one.
 fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<()> {
     let same = outputs.iter().find(|there| there.alias() == new.alias());
     let Some(there) = same else { return Ok(()) };
@@ -144,8 +144,8 @@ fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<
     .hint("give the new one a name of its own: --tap TENSOR=ALIAS"))
 }
 
-/// The taps that are asked for, as their features: those that the recipe names, else those that the
-/// cache has, else the suggested ones.
+/// The features of the recipe's taps: those that it names, else the cache's, else the suggested
+/// ones.
 fn taps(
     recipe: &Extract,
     probe: &Probe,
@@ -232,9 +232,9 @@ fn cached_taps(
     taps.iter().zip(fit(&whole, &recipe.sizes)).map(fitted).collect()
 }
 
-/// The size at which each of a teacher's maps is kept for maps of `sizes` to be compared with, both
-/// shallowest first: sizes that both have go together; only if they share none, the maps are paired
-/// from the deepest up, and those that are larger are pooled.
+/// The sizes at which a teacher's maps are kept, to be compared with maps of `sizes`; both are
+/// shallowest first. Where they share a size, maps stay as they are. Otherwise they are paired from
+/// the deepest up, and the larger ones are pooled.
 fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
     let mut fitted = maps.to_vec();
     if !maps.iter().any(|map| sizes.contains(map)) {
@@ -274,9 +274,8 @@ fn choose_logits(
     Ok(Some(resolve::logits(&found.tensor, found.classes, found.conversion)))
 }
 
-/// Converts logits of which every one of the first rows is probabilities, although nothing in the
-/// graph says so: the mean of several softmaxes, a tree. `values`: what the teacher gives for these
-/// rows.
+/// Converts logits where each of the first rows holds probabilities although nothing in the graph
+/// shows that (a mean of several softmaxes, a tree). `values`: the teacher's output for these rows.
 ///
 /// # Errors
 /// When the logits are missing among the values.

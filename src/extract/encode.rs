@@ -1,4 +1,4 @@
-//! How the values of one of the teacher's tensors become stored bytes.
+//! From the values of one of the teacher's tensors to stored bytes.
 
 use super::output::{KeptMap, Output, OutputKind};
 use crate::array::{Array, Dtype, Layout, Values};
@@ -13,13 +13,13 @@ use std::borrow::Cow;
 
 /// The stored bytes of some rows.
 pub(super) enum Encoded {
-    /// The bytes, and what they lose.
+    /// The bytes, and what f16 loses of the values.
     Bytes(Vec<u8>, Lost),
-    /// f16 cannot say what the values are: why.
+    /// A value is beyond the range of f16, as the error says.
     BeyondF16(Error),
 }
 
-/// Rows of which values are lost in f16, since they are near 0.
+/// Rows of which f16 loses values that are near 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Lost {
     pub(super) rows: usize,
@@ -30,7 +30,7 @@ pub(super) struct Lost {
 impl Lost {
     pub(super) const NOTHING: Self = Self { rows: 0, smallest: f32::INFINITY };
 
-    /// What these rows lose, of so many values each.
+    /// The loss of these rows of `row` values each.
     fn of(floats: &[f32], row: usize) -> Self {
         let underflow = |row| match f16_loss(row)? {
             Loss::Underflow(value) => Some(Self { rows: 1, smallest: value }),
@@ -39,18 +39,18 @@ impl Lost {
         floats.chunks(row.max(1)).filter_map(underflow).fold(Self::NOTHING, Self::and)
     }
 
-    /// Both.
+    /// Of both.
     pub(super) fn and(self, other: Self) -> Self {
         Self { rows: self.rows + other.rows, smallest: self.smallest.min(other.smallest) }
     }
 }
 
 impl Output {
-    /// The element type that it is stored in; `values`: the first batch, of so many rows, which
-    /// decides where features may be either.
+    /// The stored element type. Where features may be f16 or f32, the first `rows` rows of `values`
+    /// decide.
     ///
     /// # Errors
-    /// When the values have another shape than the probe found.
+    /// When the values do not have the shape that the probe found.
     pub(super) fn dtype(
         &self,
         store: Store,
@@ -74,7 +74,7 @@ impl Output {
         Ok(dtype)
     }
 
-    /// Maps of the size that is stored.
+    /// Maps in the stored size.
     fn pooled<'a>(&self, rows: &'a Array) -> Result<Cow<'a, Array>> {
         Ok(match self.kept_map() {
             Some(&KeptMap { pool: Some(size), layout, .. }) => {
@@ -84,7 +84,7 @@ impl Output {
         })
     }
 
-    /// One line for the user about what its rows lost.
+    /// One line for the user about the rows that lose values.
     pub(super) fn describe(&self, Lost { rows, smallest }: Lost) -> Option<String> {
         let rows = match rows {
             0 => return None,
@@ -101,8 +101,8 @@ impl Output {
     /// The stored bytes of the first `rows` rows of a batch of values; `sample_name` names a row.
     ///
     /// # Errors
-    /// When the values have another shape than the probe found, are not finite, or are beyond f16
-    /// where that is stored.
+    /// When the values do not have the shape that the probe found, are not finite, or are stored as
+    /// f16 and beyond its range.
     pub(super) fn encode(
         &self,
         values: &Array,
@@ -116,10 +116,10 @@ impl Output {
         }
     }
 
-    /// As [`Output::encode`], where values beyond f16 are no error yet.
+    /// As [`Output::encode`], with values beyond the range of f16 as a result of its own.
     ///
     /// # Errors
-    /// When the values have another shape than the probe found, or are not finite.
+    /// When the values do not have the shape that the probe found, or are not finite.
     pub(super) fn try_encode(
         &self,
         values: &Array,
@@ -153,7 +153,7 @@ impl Output {
         if let Some(map) = map.filter(|map| map.statistic != Statistic::Features) {
             let values = statistic::compute(map.statistic, floats, &self.maps(map, &rows)?)?;
             if let Values::F32(values) = &values {
-                // a mean of squares may be where f32 ends
+                // a mean of squares may overflow f32
                 finite_range(values).map_err(|index| {
                     not_finite(&format!(", {}", map.statistic.name()), values, index)
                 })?;
@@ -193,7 +193,7 @@ impl Output {
         }
     }
 
-    /// f32 values of the first rows, tokens as maps; not pooled.
+    /// The first rows as f32, tokens as maps, before pooling.
     fn first_rows<'a>(&self, values: &'a Array, rows: usize) -> Result<Cow<'a, Array>> {
         let batch = values.shape().first().copied().unwrap_or_default();
         if batch < rows {
@@ -216,7 +216,7 @@ impl Output {
         if let Some(&KeptMap { grid: Some(grid), layout, .. }) = map {
             array = Cow::Owned(fold(array.into_owned(), layout, grid)?);
         }
-        // a convolution gives the logits axes of one
+        // logits of a convolution have spatial axes of size one
         if matches!(self.kind, OutputKind::Logits { .. })
             && array.len() == rows * self.shape.iter().product::<usize>()
             && array.shape().len() > 2
@@ -227,7 +227,7 @@ impl Output {
             )?);
         }
         let found = array.shape().get(1..).unwrap_or_default();
-        // a pooled map may come in any size: the probe said that it is the same for all samples
+        // the probe has seen that the size before pooling is the same for all samples
         let fits = match map {
             Some(KeptMap { computed: Some(_), .. }) => self.row()?.0 == found,
             Some(KeptMap { pool: Some(_), .. }) => found.len() == self.shape.len(),
@@ -267,15 +267,15 @@ impl Output {
     }
 }
 
-/// What storing rows in f16 would lose at worst: what comes near the end of it counts as beyond,
-/// since there are rows to come.
+/// The worst loss of storing rows in f16. Values near its limit count as beyond it, since more rows
+/// follow.
 fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
     let largest = features
         .iter()
         .copied()
         .fold(0.0f32, |largest, v| if v.abs() > largest.abs() { v } else { largest });
     if largest.is_infinite() {
-        // refused where it is stored
+        // an error when the value is stored
         return None;
     }
     if largest.abs() > F16_MAX / 2.0 {
@@ -291,7 +291,7 @@ fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
     smallest.is_finite().then_some(Loss::Underflow(smallest))
 }
 
-/// The element type of features that lose so much in f16, and what to say of it.
+/// The element type of features with this loss in f16, and what to tell the user.
 fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
     match (store, loss) {
         (Store::F32, _) => (Dtype::F32, None),
@@ -305,7 +305,7 @@ fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
             Dtype::F32,
             Some(format!("values down to {value:e} would be lost in f16: stored as f32")),
         ),
-        // beyond the end is an error where the value is stored
+        // overflow is an error when the value is stored
         (Store::F16, Some(Loss::Underflow(value))) => (
             Dtype::F16,
             Some(format!("values down to {value:e} are lost in f16 (--store f32 keeps them)")),
@@ -314,10 +314,11 @@ fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
     }
 }
 
-/// Tokens as maps, without what stands before those of the image; flat maps as they were.
+/// Tokens as maps, without the tokens before those of the image; or flat maps as maps.
 ///
 /// # Shapes
-/// `[N, prefix + H·W, C]` → `[N, H, W, C]`; of channels first `[N, C, H·W]` → `[N, C, H, W]`.
+/// Tokens: `[N, prefix + H·W, C]` → `[N, H, W, C]`; flat maps:
+/// `[N, C, H·W]` → `[N, C, H, W]`.
 fn fold(tokens: Array, layout: Layout, [height, width]: [usize; 2]) -> Result<Array> {
     let &[n, count, channels] = tokens.shape() else {
         return Err(Error::input(format!("tokens: expected 3 axes, found {:?}", tokens.shape())));

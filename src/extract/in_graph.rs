@@ -1,4 +1,4 @@
-//! Statistics computed where the teacher runs: by nodes appended to its graph, so that raw maps
+//! Statistics computed where the teacher runs, by nodes appended to its graph, so that raw maps
 //! stay on the device.
 
 use super::output::Output;
@@ -22,7 +22,7 @@ pub(super) fn append(
     let mut requests = Vec::new();
     let quantized = model.quantized();
     let mut read_from_node = |mut output: Output| {
-        // nodes would read the integers, not what they stand for
+        // a node would read the integers, not the real numbers that they encode
         if !quantized.contains_key(&output.tensor)
             && let Some(request) = request(model, probe, &output)
             && let Some(map) = output.kept_map_mut()
@@ -36,7 +36,7 @@ pub(super) fn append(
     Ok((model.with_statistics(&requests)?, outputs))
 }
 
-/// What the graph is asked for; `None` where the host computes it.
+/// The request for a node; `None` where the host computes the statistic.
 fn request(model: &Model, probe: &Probe, output: &Output) -> Option<Request> {
     let statistic = output.statistic();
     // the host drops the tokens before those of the image

@@ -12,12 +12,12 @@ use crate::runtime::Session;
 use crate::statistic::Statistic;
 use serde::Serialize;
 
-/// What was decided for a tap.
+/// The form that was chosen for a tap.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Kept {
     /// The tap's name in the cache.
     pub tap: String,
-    /// What is kept of it.
+    /// What is stored of it.
     pub statistics: Vec<Statistic>,
     /// Every form that suffices, the chosen one included.
     pub alternatives: Vec<Alternative>,
@@ -32,7 +32,7 @@ pub struct Alternative {
     pub bytes: f64,
 }
 
-/// Warns where a Gram matrix is asked for that is larger than what it is of.
+/// Warns of a Gram matrix that is larger than its map.
 pub(super) fn warn_of_large_gram(tap: &Output, monitor: &dyn Monitor) {
     let (Some(map), Some(gram)) = (tap.map(), tap.elements(Statistic::Gram)) else { return };
     let alias = tap.alias().unwrap_or_default();

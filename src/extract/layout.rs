@@ -22,7 +22,7 @@ use std::time::Instant;
 
 /// Segments of a small data set, so that an interruption costs little of it.
 const SEGMENTS: usize = 16;
-/// Fewer rows than these are not worth a segment of their own.
+/// Least rows of a segment.
 const SEGMENT_ROWS_MIN: usize = 128;
 
 /// The first rows, and what the teacher computes of them.
@@ -30,7 +30,7 @@ pub(super) struct FirstBatch {
     batch: RowBatch,
     pub(super) values: Vec<Array>,
     pub(super) rows: usize,
-    /// Time of the run alone.
+    /// Time of the inference alone.
     seconds: f64,
 }
 
@@ -81,46 +81,14 @@ pub(super) fn lay_out(
         arrays.push(spec);
     }
     for (index, output) in outputs.all.iter().enumerate() {
-        let values = outputs.values(output, &first.values)?;
-        let path = output.path();
-        let there = existing(&path);
-        // adding to a cache leaves its arrays as they are, unless the recipe says otherwise
-        let dtype = match there {
-            Some(spec) if recipe.store == Store::Auto => spec.dtype,
-            _ => output.dtype(recipe.store, values, first.rows, monitor)?,
-        };
-        let name = |row| reader.sample_name(row);
-        let bytes = match output.try_encode(values, dtype, first.rows, name)? {
-            Encoded::Bytes(bytes, _) => bytes,
-            // met again when its rows are computed, where the tap is widened
-            Encoded::BeyondF16(_) if there.is_some() && recipe.store == Store::Auto => {
-                output.encode(values, Dtype::F32, first.rows, name)?
-            }
-            Encoded::BeyondF16(error) => return Err(error),
-        };
-        let codec = match there {
-            Some(spec) if recipe.compress == Compress::Auto => spec.codec,
-            _ => codec(recipe.compress, &bytes),
-        };
+        let there = existing(&output.path());
+        let (spec, bytes) = array_of_output(prepared, outputs, output, first, there, monitor)?;
         // a tap of several statistics counts once
         let is_first = outputs.all[..index].iter().all(|o| o.alias() != output.alias());
-        let raw = if is_first {
-            first.rows * output.shape.iter().product::<usize>() * Dtype::F32.size()
-        } else {
-            0
-        };
-        estimate.add_array(encoded_bytes(codec, &bytes), raw);
-        let (row_shape, axes) = output.row()?;
-        arrays.push(ArraySpec {
-            path,
-            dtype,
-            row_shape,
-            axes,
-            tensor: Some(output.tensor.clone()),
-            batch_axis: None,
-            codec,
-            chunk_rows: 1,
-        });
+        let numbers = if is_first { output.shape.iter().product::<usize>() } else { 0 };
+        let raw = first.rows * numbers * Dtype::F32.size();
+        estimate.add_array(encoded_bytes(spec.codec, &bytes), raw);
+        arrays.push(spec);
     }
     let largest_row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
     // segments are the same for all arrays
@@ -160,6 +128,49 @@ pub(super) fn lay_out(
         names: hashed_names(reader.source.data())?,
     };
     Ok((plan, estimate))
+}
+
+/// The array of an output, and the bytes of the first rows in it. `there`: the existing cache's
+/// array of this path, which stays as it is unless the recipe says otherwise.
+fn array_of_output(
+    prepared: &Prepared<'_>,
+    outputs: &Outputs,
+    output: &Output,
+    first: &FirstBatch,
+    there: Option<&ArraySpec>,
+    monitor: &dyn Monitor,
+) -> Result<(ArraySpec, Vec<u8>)> {
+    let Prepared { recipe, reader, .. } = prepared;
+    let values = outputs.values(output, &first.values)?;
+    let dtype = match there {
+        Some(spec) if recipe.store == Store::Auto => spec.dtype,
+        _ => output.dtype(recipe.store, values, first.rows, monitor)?,
+    };
+    let name = |row| reader.sample_name(row);
+    let bytes = match output.try_encode(values, dtype, first.rows, name)? {
+        Encoded::Bytes(bytes, _) => bytes,
+        // met again when its rows are computed, where the tap is widened
+        Encoded::BeyondF16(_) if there.is_some() && recipe.store == Store::Auto => {
+            output.encode(values, Dtype::F32, first.rows, name)?
+        }
+        Encoded::BeyondF16(error) => return Err(error),
+    };
+    let codec = match there {
+        Some(spec) if recipe.compress == Compress::Auto => spec.codec,
+        _ => codec(recipe.compress, &bytes),
+    };
+    let (row_shape, axes) = output.row()?;
+    let spec = ArraySpec {
+        path: output.path(),
+        dtype,
+        row_shape,
+        axes,
+        tensor: Some(output.tensor.clone()),
+        batch_axis: None,
+        codec,
+        chunk_rows: 1,
+    };
+    Ok((spec, bytes))
 }
 
 fn teacher_record(prepared: &Prepared<'_>, provider: &str) -> TeacherRecord {
@@ -241,7 +252,7 @@ fn row_array(path: &str, segment_rows: usize) -> ArraySpec {
     }
 }
 
-/// How chunks like `bytes` are stored.
+/// The codec for chunks like `bytes`.
 fn codec(compress: Compress, bytes: &[u8]) -> Codec {
     match compress {
         Compress::Auto => probe_codec(bytes),
@@ -250,7 +261,7 @@ fn codec(compress: Compress, bytes: &[u8]) -> Codec {
     }
 }
 
-/// What `bytes` take on disk.
+/// The size of `bytes` on disk.
 fn encoded_bytes(codec: Codec, bytes: &[u8]) -> usize {
     match codec {
         Codec::Raw => bytes.len(),
@@ -285,8 +296,8 @@ fn taps(outputs: &[Output], model: &Model) -> Result<Vec<TapRecord>> {
     Ok(taps)
 }
 
-/// Rows of a segment: a multiple of the batch, so that no inference spans two; shorter than a shard
-/// may be where the data set is small.
+/// Rows of a segment: a multiple of the batch, so that no inference spans two; fewer than a shard
+/// may hold where the data set is small.
 fn segment_rows(rows: usize, batch: usize, largest_row_bytes: usize) -> usize {
     let wanted = (rows / SEGMENTS).max(SEGMENT_ROWS_MIN).next_multiple_of(batch);
     cache::segment_rows(largest_row_bytes, batch).min(wanted)

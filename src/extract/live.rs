@@ -1,5 +1,5 @@
-//! Whether a cache holds what its teacher computes: a sample of rows is computed again from their
-//! inputs and compared.
+//! Whether a cache holds what its teacher computes: some rows are computed again from their inputs
+//! and compared.
 
 use super::feed::{self, Fed, Input};
 use super::{independence, inputs, resolve, soundness};
@@ -15,22 +15,22 @@ use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
 
-/// What the cosine of a row must reach: machines and providers differ in the last bits (TF32 in the
-/// last two digits), another model or other inputs in the first.
+/// The least cosine of a row: machines and providers differ in the last bits (TF32 in the last two
+/// digits), another model or other inputs in the first.
 const COSINE: f64 = 0.999;
-/// What the lengths of two rows may differ by, relatively: the cosine is blind to a factor.
+/// The largest relative difference of two rows' lengths: the cosine does not see a factor.
 const LENGTH: f64 = 0.01;
-/// Batches computed again.
+/// Batches that are computed again.
 const BATCHES: usize = 4;
 
-/// How far a teacher's values are from those in a cache.
+/// The differences between a teacher's values and those in a cache.
 #[derive(Debug, Clone, Serialize)]
 pub struct Live {
     /// Rows computed again.
     pub rows: usize,
     /// Each array, in the cache's order.
     pub arrays: Vec<LiveArray>,
-    /// What `cosine` must reach.
+    /// The least `cosine` that agrees.
     pub bound: f64,
 }
 
@@ -63,7 +63,7 @@ impl LiveArray {
         self.cosine >= COSINE && self.length <= LENGTH
     }
 
-    /// Takes in rows of `width` values. Values that are no numbers, or missing, disagree.
+    /// Adds rows of `width` values. NaN, infinities and missing values disagree.
     fn compare(&mut self, computed: &[f32], stored: &[f32], width: usize) {
         if computed.len() != stored.len() {
             (self.max_difference, self.cosine, self.length) = (f64::INFINITY, -1.0, f64::INFINITY);
@@ -88,10 +88,9 @@ impl LiveArray {
     }
 }
 
-/// Computes some batches of rows again and compares every array of features and logits. Which ones
-/// is drawn from the cache's seed; a batch is one that the extraction ran, since the runtime's last
-/// bits depend on it. Inputs that are not stored are decoded from the data set that the cache
-/// names.
+/// Computes some batches again, drawn by the cache's seed, and compares every array of features and
+/// logits. The batches are those of the extraction, since ONNX Runtime's last bits depend on them.
+/// Inputs that are not stored are decoded from the data set that the cache names.
 ///
 /// # Errors
 /// When the model is not the cache's teacher, cannot run, or the cache cannot be read.
@@ -243,7 +242,7 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
     all
 }
 
-/// The teacher's inputs as the cache was made with them.
+/// The teacher's inputs as the cache records them.
 fn teacher_inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     let mut declared = model.inputs();
     declared.retain(|input| {
@@ -262,14 +261,14 @@ fn teacher_inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
         .collect()
 }
 
-/// The data set that a cache without inputs was made of.
+/// The data set of a cache that stores no inputs.
 fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     let data = &manifest.data;
     data::open(&data.spec.parse()?, &data.split, monitor)
         .context(|| "the inputs are not stored, and their data set cannot be opened".to_owned())
 }
 
-/// Stored values as numbers; bits as −1 and 1, so that a sign which differs is seen.
+/// Stored values as numbers; bits as −1 and 1, so that a different sign shows.
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     let values = match dtype {
         Dtype::U8 => {

@@ -26,9 +26,9 @@ const GROUP_BYTES: usize = 64 << 20;
 /// What each form of a teacher's taps takes on disk.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sizes {
-    /// Rows that were measured (fewer of a form where 256 MiB of it are less).
+    /// Rows that were measured (of a form that reaches 256 MiB earlier, fewer).
     pub rows: usize,
-    /// Each tap.
+    /// The taps, in the order of the outputs.
     pub taps: Vec<TapSizes>,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Meter<'a> {
         })
     }
 
-    /// Takes in the rows of a batch that begins at row `first`.
+    /// Adds the rows of a batch that begins at row `first`.
     fn add(&mut self, first: usize, rows: usize, values: &Array) -> Result<()> {
         let dtype = match self.dtype {
             Some(dtype) => dtype,
@@ -221,7 +221,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Some rows of an array of floats.
+/// `count` rows of an array of floats, from row `first`.
 fn rows_of(values: &Array, first: usize, count: usize) -> Result<Array> {
     let row = values.len() / values.shape().first().copied().unwrap_or(1).max(1);
     let shape = [&[count], values.shape().get(1..).unwrap_or_default()].concat();

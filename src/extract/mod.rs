@@ -1,21 +1,44 @@
 //! Data set → preprocess → teacher → statistic → shards, as an overlapped pipeline with
 //! bounded queues. Never names the student.
 //!
-//! `source` finds how samples become the teacher's inputs and `batch` makes them, `choice` decides
-//! which taps are kept of the teacher, `keep` in which form (by what `measure` finds) and `output`
-//! how, `rows` fixes which sample stands in which row, `stale` compares the data with what an
-//! existing cache was made of, `plan` lays it out on disk, `refresh` computes changed rows again
-//! and `pipeline` the missing segments, `accuracy` reads the teacher's own top-1 back.
+//! `plan` decides everything, `compute` does it: a plan is not changed once it is made.
+//!
+//! * `prepare` opens teacher and data: `inputs` finds how samples become the teacher's inputs,
+//!   `choice` which taps may be kept (`resolve` makes an output of a tensor's name), `rows` which
+//!   sample stands in which row, and `reader` reads rows.
+//! * `plan` adds the form of each tap (`keep`, from what `measure` finds), what has changed in the
+//!   data (`stale`) and how the cache is laid out on disk (`layout`).
+//! * `compute` replaces changed rows (`refresh`) and computes missing segments (`pipeline`);
+//!   `encode` makes stored bytes of the teacher's values, and `accuracy` reads its top-1 back.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use nst_cache::extract;
+//! use nst_cache::monitor::Silent;
+//! use nst_cache::recipe::Extract;
+//! use nst_cache::runtime::{Device, Runtime, SessionOptions};
+//!
+//! let recipe = Extract {
+//!     taps: vec!["/layer3/Relu_1_output_0@8x8=layer3".to_owned()],
+//!     ..Extract::new("teacher.onnx", "folder:photos/train".parse()?, "cache/photos")
+//! };
+//! let runtime = Runtime::load(None)?;
+//! let options = SessionOptions { device: Device::Cpu, threads: recipe.threads };
+//! let report = extract::run(&recipe, &runtime, &options, &Silent)?;
+//! println!("{} rows, {} of them computed by this run", report.rows, report.computed);
+//! # Ok::<(), nst_cache::error::Error>(())
+//! ```
 
 mod accuracy;
 mod choice;
-pub mod classes;
+pub(crate) mod classes;
 mod compute;
 mod encode;
 mod estimate;
 mod feed;
 mod in_graph;
-pub mod independence;
+pub(crate) mod independence;
 mod inputs;
 mod keep;
 mod layout;
@@ -29,7 +52,7 @@ mod reader;
 mod refresh;
 mod resolve;
 mod rows;
-pub mod soundness;
+pub(crate) mod soundness;
 mod stale;
 mod ways;
 
@@ -44,20 +67,20 @@ use serde::Serialize;
 use std::ops::Range;
 use std::time::Instant;
 
-pub use estimate::human_bytes;
-pub use inputs::{recorded_classes, recorded_preprocess};
+pub(crate) use estimate::human_bytes;
+pub(crate) use inputs::recorded_classes;
 pub use keep::{Alternative, Kept};
 pub use measure::{Sizes, TapSizes, sizes};
 pub use pipeline::Stages;
 
-/// What an extraction did.
+/// The result of an extraction.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExtractReport {
     /// Rows of the cache.
     pub rows: usize,
-    /// Views of each.
+    /// Views of each row.
     pub views: usize,
-    /// Rows that this run computed, of all views (the others were there).
+    /// Rows that this run computed, of all views; the others were in the cache.
     pub computed: usize,
     /// Bytes of all shards.
     pub bytes: u64,
@@ -65,15 +88,15 @@ pub struct ExtractReport {
     pub raw_bytes: u64,
     /// Wall time of this run.
     pub seconds: f64,
-    /// Of it, the computing of rows, without what comes before the first and after the last.
+    /// Wall time from the first row to the last.
     pub pipeline_seconds: f64,
-    /// How long each stage of that worked.
+    /// How long each stage worked in that time.
     pub stages: Stages,
     /// The teacher's top-1 in percent, where there are labels.
     pub teacher_top1: Option<f64>,
     /// Unreadable samples left out.
     pub skipped: usize,
-    /// Of the computed rows, those of samples that had changed.
+    /// Computed rows whose samples had changed.
     pub refreshed: usize,
     /// The taps whose form this run chose.
     pub kept: Vec<Kept>,
@@ -84,7 +107,7 @@ pub struct ExtractReport {
 ///
 /// # Errors
 /// Names what is wrong with data, teacher, taps, values, disk or an existing cache, and what to do.
-/// When the user asks to stop, published segments stay and the same recipe goes on from them.
+/// When the user asks to stop, published segments stay, and the same recipe resumes from them.
 pub fn run(
     recipe: &Extract,
     runtime: &Runtime,
@@ -115,9 +138,9 @@ pub fn run(
     })
 }
 
-/// The teacher alone on the recipe's first batches, decoded beforehand, with the same tensors read:
-/// what an extraction is measured against. Runs as many batches as the recipe has; gives rows and
-/// seconds.
+/// Runs the teacher alone, without writing: as many batches as the recipe has, of rows that are
+/// decoded beforehand, with the same tensors read. Returns rows and seconds, which an extraction is
+/// measured against.
 ///
 /// # Errors
 /// As [`run`].
@@ -127,7 +150,7 @@ pub fn bare(
     options: &SessionOptions,
     monitor: &dyn Monitor,
 ) -> Result<(usize, f64)> {
-    /// Batches that are taken in turn.
+    /// Batches that are decoded, and run in turn.
     const BATCHES: usize = 4;
     let (prepared, mut session) = prepare(recipe, Some(&recipe.output), runtime, options, monitor)?;
     let (outputs, _) = keep::decide(&prepared, &mut session, monitor)?;
@@ -154,7 +177,7 @@ pub fn bare(
 ///
 /// # Errors
 /// When teacher or data cannot be read, or do not fit each other.
-pub fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
+pub(crate) fn image_shape(recipe: &Extract) -> Result<Option<[usize; 3]>> {
     let model = Model::read(&recipe.teacher)?;
     // the extraction reports on the data
     let source = prepare::open_data(recipe, &model, &Silent)?;

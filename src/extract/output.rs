@@ -232,3 +232,24 @@ impl Outputs {
         self.logits().and_then(|logits| logits.shape.first().copied())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Codec, testing};
+
+    /// A widened tap moves to the end of the cache, and the losses of the others stay theirs.
+    #[test]
+    fn outputs_keep_their_places_when_a_cache_has_another_order() {
+        let output =
+            |kind| Output { tensor: "t".into(), shape: vec![3], axes: vec!["c".into()], kind };
+        let tap = KeptTap { alias: "conv".into(), stage: None, form: TapForm::Vector };
+        let kinds = [OutputKind::Tap(tap), OutputKind::Logits { conversion: None }];
+        let outputs = Outputs::new(kinds.map(output).to_vec());
+        assert_eq!(outputs.tensors, ["t"]);
+        let manifest = testing::manifest(8, 1, Codec::Raw);
+        let order: Vec<(usize, String)> =
+            outputs.in_order_of(&manifest).into_iter().map(|(at, o)| (at, o.path())).collect();
+        assert_eq!(order, [(1, LOGITS.to_owned()), (0, "taps/conv/features".to_owned())]);
+    }
+}

@@ -1,6 +1,6 @@
 //! The overlapped stages: workers decode, one thread a session runs the teacher, another converts,
-//! compresses and writes. Queues between them are bounded, so memory does not depend on the data
-//! set; batches keep their order, so neither do the bytes depend on the threads.
+//! compresses and writes. Bounded queues keep memory independent of the data set; batches keep
+//! their order, so that the bytes do not depend on the number of threads.
 
 use super::encode::{Encoded, Lost};
 use super::plan::ExtractPlan;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// Batches that are computed and wait to be written.
+/// Computed batches that may wait to be written.
 const WRITE_QUEUE: usize = 2;
 
 /// One inference: rows of one segment of a view.
@@ -28,7 +28,7 @@ pub(super) struct Task {
     pub(super) view: usize,
     pub(super) segment: usize,
     pub(super) rows: Range<usize>,
-    /// Whether the segment ends with it.
+    /// Whether it is the segment's last.
     is_last: bool,
 }
 
@@ -46,15 +46,15 @@ struct ToRead {
     reply: Sender<Result<RowBatch>>,
 }
 
-/// What the teacher gave for a task.
+/// The teacher's output for a task.
 struct Computed {
     task: Task,
     stored: Vec<Vec<u8>>,
     values: Vec<Array>,
 }
 
-/// Seconds that each stage worked, its waiting left out. Stages run side by side, so they add up to
-/// more than the run took; the one that comes near to it is the limit.
+/// Seconds that each stage worked, without waiting. Stages run in parallel, so that their sum
+/// exceeds the run's time; the stage that comes near it is the bottleneck.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Stages {
     /// Reading, decoding and preprocessing samples, all workers together.
@@ -68,7 +68,7 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Adds those of a run that was gone on with.
+    /// Adds the seconds of another pass.
     pub(super) fn add(&mut self, other: &Self) {
         self.decode += other.decode;
         self.infer += other.infer;
@@ -77,7 +77,7 @@ impl Stages {
     }
 }
 
-/// How a run over tasks ended.
+/// How a pass over tasks ended.
 pub(super) enum Ended {
     Done,
     /// At an output whose values are beyond f16, by its place in the plan; and why.
@@ -116,7 +116,7 @@ fn timed<R>(clock: &AtomicU64, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The inferences of every segment that is not published in all arrays yet, by view, in row order.
+/// The inferences of every segment that is not yet published in all arrays, by view, in row order.
 pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
     let manifest = writer.manifest();
     let all = (0..manifest.views)
@@ -148,9 +148,9 @@ fn segment_tasks(
         .collect()
 }
 
-/// Computes and publishes the tasks' segments; says how long each stage worked, and adds to `lost`
-/// what the rows of each output lose. Ends early where a type that was chosen here proves too
-/// narrow.
+/// Computes and publishes the tasks' segments. Returns how long each stage worked, and adds to
+/// `lost` what f16 loses of each output's rows. Ends early where f16 was chosen for an output and
+/// proves too narrow.
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop.
@@ -171,18 +171,18 @@ pub(super) fn run(
     let all = plan.reader.rows.len() * writer.manifest().views;
     monitor.begin("extract", "rows", all as u64, (all - todo) as u64);
     let workers = plan.recipe.threads.max(1);
-    // one batch at each worker and one ready
+    // a batch in each worker, and one ready
     let (ticket_in, tickets) = bounded(workers + 1);
     let (work_in, work) = bounded::<ToRead>(workers + 1);
     let (order_in, order) = bounded(sessions.len() + workers + 1);
-    // a session takes a place before a batch, the writer gives it back after it
+    // a session takes a place before each batch, and the writer returns it
     let places = sessions.len() + WRITE_QUEUE;
     let (place_in, place) = bounded(places);
     for _ in 0..places {
         let _ = place_in.try_send(());
     }
     let result = thread::scope(|scope| {
-        // what a thread that is refused leaves behind ends those before it: their queues close
+        // where the system refuses a thread, queues close, which ends those that run
         for session in sessions {
             let (tickets, place) = (tickets.clone(), place.clone());
             threads::start(scope, move || {
@@ -203,7 +203,7 @@ pub(super) fn run(
 }
 
 /// Hands out work in order; the queues bound how far it runs ahead. Ends early when the writer has
-/// gone.
+/// ended.
 fn feed(
     tasks: Vec<Task>,
     work: &Sender<ToRead>,
@@ -235,7 +235,7 @@ fn infer(
     place: &Receiver<()>,
     clocks: &Clocks,
 ) {
-    // without a place the writer has gone
+    // no place comes once the writer has ended
     while let (Ok(()), Ok(Ticket { task, batch, reply })) = (place.recv(), tickets.recv()) {
         let computed = batch
             .recv()
@@ -262,7 +262,7 @@ fn write(
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
     let outputs = plan.outputs.in_order_of(writer.manifest());
     let mut open: Option<SegmentWriter> = None;
-    // of the segment that is open
+    // the loss of the open segment
     let mut losing = vec![Lost::NOTHING; lost.len()];
     for computed in order {
         if monitor.stop_requested() {
@@ -273,7 +273,7 @@ fn write(
             .recv()
             .map_err(|e| Error::input("the teacher ended before its work was done").because(e))?;
         let Computed { task, stored, values } = computed?;
-        // the first arrays may be there: an array is being added
+        // where arrays are added, the first ones are published already
         let published = writer.manifest().published_arrays(task.view, task.segment);
         let mut segment = match open.take() {
             Some(segment) => segment,
@@ -310,26 +310,26 @@ fn write(
         } else {
             open = Some(segment);
         }
-        // full when nobody computes any more
+        // full once no session computes
         let _ = places.try_send(());
         monitor.advance(task.rows.len() as u64, written);
     }
-    // sessions that wait for a place end
+    // ends the sessions that wait for a place
     drop(places);
     Ok(Ended::Done)
 }
 
-/// Says what each output's rows lost in f16.
+/// Warns of what f16 loses of each output's rows.
 pub(super) fn say_lost(plan: &ExtractPlan<'_>, lost: &[Lost], monitor: &dyn Monitor) {
     let lines =
         plan.outputs.all.iter().zip(lost).filter_map(|(output, &lost)| output.describe(lost));
     lines.for_each(|line| monitor.warn(&line));
 }
 
-/// Records what samples were read from up to now.
+/// Records the files from which samples have been read so far.
 ///
 /// # Errors
-/// When one of them was read before, and was another one.
+/// When a sample's file has changed since it was first read.
 pub(super) fn record(plan: &ExtractPlan<'_>, writer: &mut Writer) -> Result<()> {
     let source = &plan.reader.source;
     let (traces, torn) = source.witness.take();

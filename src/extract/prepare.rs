@@ -87,23 +87,22 @@ pub(super) fn prepare<'a>(
     let asked = recipe.batch.or(there.map(|manifest| manifest.teacher.batch));
     let batch = reader.source.batch_size(&probe, asked, &outputs.all, monitor)?;
 
-    let session = Session::new(runtime, &model, &outputs.tensors, options)?;
+    let mut session = Session::new(runtime, &model, &outputs.tensors, options)?;
     if options.device == Device::Auto {
         monitor.note(&format!("the teacher runs on {}", session.provider()));
     }
-    let elsewhere = session.provider() != Device::Cpu.to_string();
-    let (candidates, settled) =
-        if recipe.in_graph.unwrap_or(elsewhere) && outputs.all.iter().any(|o| o.map().is_some()) {
-            let (extended, outputs) = in_graph::append(&model, &probe, outputs.all)?;
-            let outputs = Outputs::new(outputs);
-            let session = Session::new(runtime, &extended, &outputs.tensors, options)?;
-            let settled = settle(&reader, &extended, &outputs, runtime, session, batch, monitor)?;
-            (outputs, settled)
-        } else {
-            let settled = settle(&reader, &model, &outputs, runtime, session, batch, monitor)?;
-            (outputs, settled)
-        };
-    let Settled { session, runtime, batch } = settled;
+    let in_graph = recipe.in_graph.unwrap_or(session.provider() != Device::Cpu.to_string());
+    let (extended, candidates) = if in_graph && outputs.all.iter().any(|o| o.map().is_some()) {
+        let (extended, outputs) = in_graph::append(&model, &probe, outputs.all)?;
+        let outputs = Outputs::new(outputs);
+        session = Session::new(runtime, &extended, &outputs.tensors, options)?;
+        (Some(extended), outputs)
+    } else {
+        (None, outputs)
+    };
+    let run = extended.as_ref().unwrap_or(&model);
+    let Settled { session, runtime, batch } =
+        settle(&reader, run, &candidates, runtime, session, batch, monitor)?;
     let largest_tensor = probe.largest_row_bytes();
     let prepared = Prepared {
         recipe,

@@ -1,5 +1,5 @@
-//! The rows of samples that have changed, computed again in place: each in its own batch, so that
-//! the bytes are those of a cache of the data as it is now; the rows beside them are copied.
+//! Computes the rows of changed samples again in place: in their own batches, so that the bytes
+//! are those of a cache of the current data. All other rows are copied.
 
 use super::encode::{Encoded, Lost};
 use super::pipeline::{self, Ended};
@@ -14,14 +14,14 @@ use crate::runtime::Session;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
-/// Rows of a view that depend on one of these samples: they stand for it, or it is mixed into them.
+/// Rows of a view that depend on one of these samples: their own sample, or one mixed into them.
 fn affected(reader: &RowReader, changed: &HashSet<usize>, view: usize) -> Vec<usize> {
     let is_changed =
         |row: usize| reader.rows.samples.get(row).is_some_and(|sample| changed.contains(sample));
     let mixes = reader.views.as_ref().filter(|views| views.augmentation.mixes());
     let partner = |row: usize| {
         let sample = *reader.rows.samples.get(row)? as u64;
-        // the image's size moves the crop alone
+        // the image's size affects only the crop
         mixes?.draw(Place { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
     };
     (0..reader.rows.len())
@@ -29,13 +29,13 @@ fn affected(reader: &RowReader, changed: &HashSet<usize>, view: usize) -> Vec<us
         .collect()
 }
 
-/// Replaces the rows of changed samples in all published segments; segments that are of such rows
-/// in every batch leave the cache, to be computed as any that is missing. Gives how many rows were
-/// computed again, and how many are to be.
+/// Replaces the rows of changed samples in all published segments. A segment with such rows in
+/// every batch is withdrawn instead, and computed as any missing one. Returns how many rows were
+/// replaced and how many were withdrawn.
 ///
 /// # Errors
-/// When a sample cannot be read or computed, the disk refuses, or the user asks to stop. The cache
-/// then still counts as one of other data.
+/// When a sample cannot be read or computed, a file cannot be written, or the user asks to stop.
+/// The cache then still counts as one of other data.
 pub(super) fn run(
     plan: &ExtractPlan<'_>,
     changed: &[usize],
@@ -100,8 +100,8 @@ pub(super) fn run(
     Ok((Ended::Done, counts))
 }
 
-/// Computes some rows of a segment again, in whole batches, and puts it in the place of the one
-/// that is there. Gives how it ended if it did early.
+/// Computes some rows of a segment again, in whole batches, and replaces the segment. Returns how
+/// it ended if it ended early.
 fn replace(
     plan: &ExtractPlan<'_>,
     at: (usize, usize),
@@ -116,7 +116,7 @@ fn replace(
     let first = segment * manifest.segment_rows;
     let published = manifest.published_arrays(view, segment);
     let specs = manifest.view_arrays.get(..published).unwrap_or_default();
-    // the new bytes of each row, array by array
+    // by array: rows and their new bytes
     let mut fresh: Vec<Vec<(usize, Vec<u8>)>> = vec![Vec::new(); published];
     for batch_rows in batches {
         let batch = plan.reader.read(view, batch_rows.clone())?;

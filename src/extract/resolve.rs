@@ -1,4 +1,4 @@
-//! From the name of a tensor, of a tap or of an array of a cache to what is read of the teacher.
+//! From a tap, or an array of a cache, to the output that is read from the teacher.
 
 use super::output::{KeptMap, KeptTap, Output, OutputKind, TapForm, height_axis};
 use crate::array::Layout;
@@ -130,8 +130,8 @@ pub(super) fn features(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) ->
     Ok(output(TapForm::Map(map), &shape, axes).pooled_to(choice.size.unwrap_or(whole)))
 }
 
-/// Whether rows of rank 2 are the channels of a flat map, and not tokens: as the user says, else as
-/// the graph shows.
+/// Whether rows of rank 2 are the channels of a flat map rather than tokens: as the user says, else
+/// as the graph shows.
 fn is_flat_map(choice: &TapChoice, candidate: Option<&Tap>) -> bool {
     choice.layout.or(candidate.and_then(|t| t.layout)) == Some(Layout::Nchw)
 }
@@ -165,7 +165,7 @@ pub(super) fn row_shape(tensor: &str, probe: &Probe) -> Result<Vec<usize>> {
     }
     let Some(shape) = probe.shapes.get(tensor) else {
         let names: Vec<&str> = probe.shapes.keys().map(String::as_str).collect();
-        // resolving an unknown name gives the error that lists the nearest ones
+        // the error for an unknown name lists the nearest ones
         tap::resolve(&[tensor.to_owned()], &names)?;
         return Err(Error::input(format!("tensor `{tensor}`: not in the model")));
     };
@@ -200,7 +200,7 @@ mod tests {
             grid_of_tokens(&choice(Some([4, 4])), 17, Some(&of_graph(None))).unwrap(),
             [4, 4]
         );
-        // the user says otherwise than the graph shows
+        // the graph and the user disagree
         assert!(grid_of_tokens(&choice(None), 8, Some(&of_graph(Some([4, 4])))).is_err());
         for size in [None, Some([5, 4]), Some([usize::MAX, 2])] {
             let error = grid_of_tokens(&choice(size), 17, None).unwrap_err();

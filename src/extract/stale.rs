@@ -1,5 +1,5 @@
-//! Whether the data is still what a cache was made of. What is found changed refuses to go on,
-//! unless it is to be computed again.
+//! Whether the data is still what a cache was made from. Changes are refused, unless a refresh is
+//! to compute their rows again.
 
 use super::prepare::Prepared;
 use super::reader::RowReader;
@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 /// What has changed in the data of an existing cache.
 #[derive(Debug)]
 pub(super) struct Changes {
-    /// Samples whose rows are to be computed again, ascending.
+    /// Samples whose rows must be computed again, ascending.
     pub(super) changed: Vec<usize>,
     /// Samples whose files look different and hold the same.
     pub(super) restamped: Vec<(usize, Trace)>,
@@ -21,15 +21,15 @@ pub(super) struct Changes {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// Compares the data with what the cache that is gone on with was made of: its listing, the files
-/// of all published samples, the contents of those that look other and of some that do not (of all,
-/// for a refresh), and the stored inputs of some with what is decoded now. Where the listing names
-/// the same files, it becomes the cache's own: after a refresh, or at once where what differs is of
-/// no row that is computed.
+/// Compares the data with what the resumed cache was made from: its listing, the files of all
+/// published samples, the contents of those that look different and of some that do not (for a
+/// refresh, of all), and the stored inputs of some with what is decoded now. A listing of the same
+/// files becomes the cache's own: after a refresh, or at once where only files that no computed row
+/// needs differ.
 ///
 /// # Errors
-/// When something has changed and no refresh was asked for; when files came or went; or when the
-/// user asks to stop.
+/// When something has changed without a refresh; when files were added or removed; or when the user
+/// asks to stop.
 pub(super) fn judge(prepared: &Prepared<'_>, monitor: &dyn Monitor) -> Result<Changes> {
     let (recipe, reader) = (prepared.recipe, &prepared.reader);
     let data = reader.source.data();
@@ -48,7 +48,7 @@ pub(super) fn judge(prepared: &Prepared<'_>, monitor: &dyn Monitor) -> Result<Ch
         };
         return if recipe.refresh { Err(none()) } else { Ok(unchanged()) };
     };
-    // other settings are refused by their names
+    // a difference of settings is refused later, by its name
     let record = &existing.data;
     let settings = (
         record.split.as_str(),
@@ -77,11 +77,11 @@ pub(super) fn judge(prepared: &Prepared<'_>, monitor: &dyn Monitor) -> Result<Ch
 
     let published = published(reader, existing);
     let mixes = asked.is_some_and(Augmentation::mixes) && !published.is_empty();
-    // of mixed views all count: a sample is a part of rows that are not its own
+    // in mixed views a sample is part of rows that are not its own
     let samples =
         if mixes { reader.rows.samples.clone() } else { published.keys().copied().collect() };
     let mut found = stamps.unwrap_or_default().compare(data, &samples, recipe.refresh, monitor)?;
-    // what was never read is a part of nothing
+    // a sample that was never read is part of no row
     found.unknown.retain(|sample| published.contains_key(sample));
     let by_inputs = compare_inputs(prepared, existing, &published, &mut found, monitor)?;
     if !found.unknown.is_empty() && !names.is_empty() {
@@ -131,14 +131,14 @@ pub(super) fn judge(prepared: &Prepared<'_>, monitor: &dyn Monitor) -> Result<Ch
     })
 }
 
-/// Refuses a listing of other files.
+/// Refuses a listing that names other files.
 fn check_listing(prepared: &Prepared<'_>, existing: &Manifest, moves: Option<Moves>) -> Result<()> {
     let (recipe, reader) = (prepared.recipe, &prepared.reader);
     let (was, is) = (&existing.data.fingerprint, reader.source.data().fingerprint());
     let what = match moves {
         Some(Moves { added: 0, removed: 0 }) => return Ok(()),
         Some(Moves { added, removed }) => format!("{added} files added, {removed} removed"),
-        // without names, samples are told by their place and inputs
+        // samples without names are known by their index and inputs
         None if recipe.refresh
             && was.samples == is.samples
             && tells_by_inputs(reader, existing) =>
@@ -164,7 +164,7 @@ fn tells_by_inputs(reader: &RowReader, existing: &Manifest) -> bool {
     reader.views.is_none() && reader.stores_inputs && existing.stores_inputs()
 }
 
-/// The samples that stand in a published segment, and still in the same row, with that row.
+/// The samples of published segments that keep their row, with that row.
 fn published(reader: &RowReader, existing: &Manifest) -> HashMap<usize, usize> {
     let rows = &reader.rows;
     let before = rows.before.as_deref().unwrap_or(&rows.samples);
@@ -181,9 +181,9 @@ fn published(reader: &RowReader, existing: &Manifest) -> HashMap<usize, usize> {
     segments.into_iter().flat_map(rows_of).filter_map(same).collect()
 }
 
-/// Compares stored inputs of the first view with what is decoded now, of the samples that were
-/// drawn; for a refresh, of all of which nothing is recorded, and where that tells nothing, those
-/// count as changed. Gives how many were compared.
+/// Compares the first view's stored inputs with what is decoded now: of the samples that were
+/// drawn, or, for a refresh, of all without a record. Where inputs cannot show a change, those
+/// without a record count as changed. Returns how many were compared.
 fn compare_inputs(
     prepared: &Prepared<'_>,
     existing: &Manifest,
@@ -198,7 +198,7 @@ fn compare_inputs(
         found.changed.sort_unstable();
         return Ok(0);
     }
-    // a mixed row shows its partner's change as well, which is told by its own name already
+    // a mixed row also shows a change of its partner, which is reported by its own name
     if !stored || (reader.mixes() && !found.changed.is_empty()) {
         return Ok(0);
     }
@@ -220,8 +220,8 @@ fn compare_inputs(
     Ok(compared.len())
 }
 
-/// Whether a row's inputs are those that are stored; `None` where they are not, or cannot be read,
-/// which the check of a cache is for.
+/// Whether a row's inputs equal the stored ones; `None` where none are stored or they cannot be
+/// read, which `cache verify` reports.
 fn is_stored_input(prepared: &Prepared<'_>, existing: &Manifest, row: usize) -> Option<bool> {
     let reader = &prepared.reader;
     let segment = row / existing.segment_rows;
@@ -232,6 +232,6 @@ fn is_stored_input(prepared: &Prepared<'_>, existing: &Manifest, row: usize) -> 
         published_rows(folder, existing, array, (0, segment), within..within + 1).ok()
     });
     let stored = stored.collect::<Option<Vec<_>>>()?;
-    // what can no longer be read has changed
+    // a sample that can no longer be read has changed
     Some(reader.row(0, row).is_ok_and(|(now, _)| now == stored))
 }

@@ -27,7 +27,7 @@ pub(super) fn ways(
             }
         }
         Keep::Auto => match needs::common(&recipe.criteria) {
-            // nobody reads it, but the user names it
+            // no criterion reads the map, but the user names it
             none if none.is_empty() && is_named && there.is_empty() => vec![features],
             _ if needs::served(&recipe.criteria, there) => Vec::new(),
             ways => ways.into_iter().filter(|way| !is_hopeless(way, tap)).collect(),

@@ -4,6 +4,7 @@ use super::{CriterionRecipe, Keep};
 use crate::data::{Augmentation, DataSpec, PreprocessOptions, ViewCount};
 use crate::onnx::Feeding;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// The element type of stored features.
@@ -100,4 +101,40 @@ pub struct Extract {
     pub output: PathBuf,
     /// Total compute threads.
     pub threads: usize,
+}
+
+impl Extract {
+    /// The defaults of `nst-cache extract`: the suggested taps of all of `train`, images as they
+    /// are, all cores.
+    #[must_use]
+    pub fn new(teacher: impl Into<PathBuf>, data: DataSpec, output: impl Into<PathBuf>) -> Self {
+        Self {
+            teacher: teacher.into(),
+            data,
+            split: "train".to_owned(),
+            taps: Vec::new(),
+            logits: None,
+            keep: Keep::Auto,
+            criteria: Vec::new(),
+            sizes: Vec::new(),
+            in_graph: None,
+            store: Store::Auto,
+            compress: Compress::Auto,
+            feeding: Feeding::default(),
+            preprocess: PreprocessOptions::default(),
+            default_preprocess: PreprocessOptions::default(),
+            classes: None,
+            batch: None,
+            limit: None,
+            shuffle: None,
+            views: ViewCount::Count(1),
+            augmentation: Augmentation::NONE,
+            inputs: None,
+            seed: 0,
+            skip_bad: false,
+            refresh: false,
+            output: output.into(),
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        }
+    }
 }

@@ -1,16 +1,16 @@
-//! A look at a shared library before the loader maps it: a truncated one is not refused by the
-//! loader but ends the process with SIGBUS.
+//! Checks a shared library before the loader maps it: the loader does not refuse a truncated one,
+//! and the process would end with SIGBUS.
 
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Entries of one table that are looked at; real libraries have some dozens.
+/// Most entries of a table; real libraries have dozens.
 const MAX_ENTRIES: u64 = 4096;
 
 /// Checks that a file is a whole 64-bit ELF library for this machine: all segments and the section
-/// table lie inside it. On systems with other formats only the size is looked at.
+/// table lie inside it. On systems with another format, only that it is a file.
 ///
 /// # Errors
 /// Says what is wrong with the file.
@@ -85,7 +85,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// ELF's number of the machine that this program is built for.
+/// ELF's number for the machine that this program is built for.
 const EXPECTED_MACHINE: Option<u64> = if cfg!(target_arch = "x86_64") {
     Some(62)
 } else if cfg!(target_arch = "aarch64") {
@@ -94,7 +94,7 @@ const EXPECTED_MACHINE: Option<u64> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// A table of headers.
+/// Where a table of headers lies in the file.
 struct ElfTable {
     offset: u64,
     entry: u64,
