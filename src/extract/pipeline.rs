@@ -186,7 +186,7 @@ pub(super) fn run(
         for session in sessions {
             let (tickets, place) = (tickets.clone(), place.clone());
             threads::start(scope, move || {
-                infer(&plan.outputs.tensors, session, &tickets, &place, clocks)
+                infer(&plan.outputs.tensors, session, &tickets, &place, clocks);
             })?;
         }
         for _ in 0..workers {
