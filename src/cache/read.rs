@@ -17,6 +17,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A cache open for reading, under a shared file lock. It can be shared between threads.
 ///
+/// ```no_run
+/// use nst_cache::cache::{Cache, Decoder};
+///
+/// let cache = Cache::open("cache/photos".as_ref())?;
+/// let (logits, rows) = (cache.array("logits")?, cache.manifest().rows);
+/// let mut bytes = Vec::new();
+/// // all rows of the first view
+/// logits.read(&mut Decoder::default(), 0, 0, rows, &mut bytes)?;
+/// let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+/// println!("{:?} by {rows} rows", logits.spec().row_shape);
+/// # assert!(!values.is_empty());
+/// # Ok::<(), nst_cache::error::Error>(())
+/// ```
+///
 /// Shards are mapped into memory and their files closed, so that thousands of them need no file
 /// handles. The contract of the maps: a published shard is never written again (a writer replaces
 /// files by rename, which does not affect existing maps, and the shared lock keeps writers out). If

@@ -210,7 +210,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     if context.json { emit_json(&report) } else { emit(&describe(&report, &output)) }
 }
 
-/// Measures, prints, writes nothing.
+/// Measures and prints the sizes of all forms; writes nothing.
 fn dry_run(args: Args, context: &Context<'_>) -> Result<()> {
     let (recipe, session) = resolve(args, context)?;
     let runtime = context.runtime()?;
@@ -226,7 +226,7 @@ pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractRepor
     Ok((report, recipe.output))
 }
 
-/// What is asked for: flags, then the working folder's defaults.
+/// The recipe and the session's options, from flags and then the working folder's defaults.
 pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOptions)> {
     let session = SessionOptions { device: args.device, threads: context.threads };
     let config = context.config;

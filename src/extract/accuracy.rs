@@ -5,11 +5,12 @@ use crate::data::Augmentation;
 use crate::data::augment::Parameter;
 use crate::error::Result;
 use crate::monitor::Monitor;
+use crate::statistic::LOGITS;
 
 /// Rows decoded at a time.
 const BLOCK_ROWS: usize = 1024;
 
-/// How often the teacher is right on labelled rows.
+/// How often the teacher is right on labeled rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Accuracy {
     correct: usize,
@@ -17,13 +18,13 @@ pub(super) struct Accuracy {
     classes: usize,
 }
 
-/// Reads labels and logits of the first view of a complete cache with labelled rows. A mixed row
+/// Reads labels and logits of the first view of a complete cache with labeled rows. A mixed row
 /// counts by the label of its larger share.
 ///
 /// # Errors
 /// When the cache cannot be read.
 pub(super) fn of_cache(cache: &Cache, classes: usize) -> Result<Accuracy> {
-    let logits = cache.array("logits")?;
+    let logits = cache.array(LOGITS)?;
     let labels = labels(cache)?;
     let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
     let mut accuracy = Accuracy { correct: 0, labelled: 0, classes };
@@ -70,7 +71,7 @@ impl Accuracy {
             .unwrap_or(10_000)
     }
 
-    /// Warns where a trained teacher cannot be that bad.
+    /// Warns of an accuracy that no trained teacher has.
     pub(super) fn warn_near_chance(self, monitor: &dyn Monitor) {
         if self.is_near_chance() {
             let percent = f64::from(self.basis_points()) / 100.0;

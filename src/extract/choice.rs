@@ -1,17 +1,14 @@
 //! What is kept of the teacher: its logits and taps, chosen by the user or suggested by the graph.
 
-use super::Job;
-use super::keep::Undecided;
-use super::output::Output;
-use super::plan::First;
-use super::ways;
-use crate::array::Layout;
-use crate::cache::{ArraySpec, Manifest};
+use super::output::{KeptMap, KeptTap, Output, OutputKind, Outputs, TapForm};
+use super::{resolve, ways};
+use crate::array::Array;
+use crate::cache::Manifest;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Model;
 use crate::onnx::logits::{self, Conversion};
-use crate::onnx::tap::{self, PREFIX_TOKENS_MAX, Role, Tap, TapChoice};
+use crate::onnx::tap::{self, Role, Tap, TapChoice};
 use crate::recipe::{Extract, Keep};
 use crate::runtime::Probe;
 use crate::statistic::Statistic;
@@ -23,14 +20,22 @@ pub(super) struct Choice {
     pub(super) undecided: Vec<Undecided>,
 }
 
-/// Decides what is kept: what the cache has; then the taps asked for (in a new cache the suggested
-/// maps and the penultimate vector, if none are; in one that is there its own taps, if statistics
-/// or criteria are named), then the logits (last, so that a value that is not finite is reported
-/// where it arises).
+/// A tap whose form is still to be decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Undecided {
+    pub(super) alias: String,
+    /// Sets of statistics any one of which suffices, together with those in the cache.
+    pub(super) ways: Vec<Vec<Statistic>>,
+}
+
+/// Decides what is kept: first what an existing cache has; then the recipe's taps (without any, a
+/// new cache's are the suggested maps and the penultimate vector, an existing cache's are its own
+/// where statistics or criteria are named); then the logits (last, so that a value that is not
+/// finite is reported where it arises).
 ///
 /// # Errors
 /// When a tap is unknown, its shape varies between samples, it cannot be pooled as asked, or the
-/// cache has another one of its name.
+/// cache has another tap of its name.
 pub(super) fn choose(
     recipe: &Extract,
     model: &Model,
@@ -41,35 +46,33 @@ pub(super) fn choose(
     let candidates = tap::candidates(model, &probe.shapes);
     let mut outputs = Vec::new();
     if let Some(manifest) = existing {
-        for spec in manifest.view_arrays.iter().filter(|spec| is_output(spec)) {
-            outputs.push(recorded(spec, manifest, probe, &candidates)?);
+        for spec in manifest.view_arrays.iter().filter(|spec| resolve::is_output(spec)) {
+            outputs.push(resolve::recorded(spec, manifest, probe, &candidates)?);
         }
     }
     let mut undecided = Vec::new();
     let mut unread = Vec::new();
     for tap in taps(recipe, probe, &candidates, existing.map(|_| outputs.as_slice()), monitor)? {
         refuse_another(recipe, &outputs, &tap)?;
-        let there: Vec<Statistic> = outputs
-            .iter()
-            .filter(|o| !o.is_logits && o.alias == tap.alias)
-            .map(|o| o.statistic)
-            .collect();
+        let Some(KeptTap { alias, form, .. }) = tap.tap() else { continue };
+        let there: Vec<Statistic> =
+            outputs.iter().filter(|o| o.alias() == Some(alias)).map(Output::statistic).collect();
         refuse_statistics_of_volume(recipe, &tap)?;
-        let ways = match tap.role {
-            Role::Map => ways::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
+        let ways = match form {
+            TapForm::Map(_) => ways::ways(recipe, &tap, !recipe.taps.is_empty(), &there),
             _ if there.is_empty() => vec![vec![Statistic::Features]],
             _ => Vec::new(),
         };
         if ways.is_empty() && there.is_empty() {
-            unread.push(tap.alias.clone());
+            unread.push(alias.clone());
         }
         let mut new = ways.concat();
         new.sort_unstable();
         new.dedup();
         if ways.len() > 1 {
-            undecided.push(Undecided { alias: tap.alias.clone(), ways });
+            undecided.push(Undecided { alias: alias.clone(), ways });
         }
-        outputs.extend(new.into_iter().map(|statistic| Output { statistic, ..tap.clone() }));
+        outputs.extend(new.into_iter().map(|statistic| tap.with_statistic(statistic)));
     }
     if !unread.is_empty() {
         monitor.note(&format!(
@@ -81,7 +84,7 @@ pub(super) fn choose(
     let logits = if is_asked { choose_logits(recipe, model, probe, monitor)? } else { None };
     if let Some(logits) = logits {
         refuse_another(recipe, &outputs, &logits)?;
-        if !outputs.iter().any(|there| there.is_logits) {
+        if outputs.iter().all(|there| there.tap().is_some()) {
             outputs.push(logits);
         }
     }
@@ -92,20 +95,20 @@ pub(super) fn choose(
     Ok(Choice { outputs, undecided })
 }
 
-/// Refuses what cannot be made of a volume.
+/// Refuses statistics of a volume.
 fn refuse_statistics_of_volume(recipe: &Extract, tap: &Output) -> Result<()> {
-    let (Role::Volume, Keep::These(these)) = (tap.role, &recipe.keep) else { return Ok(()) };
+    let Some(KeptTap { alias, form: TapForm::Volume, .. }) = tap.tap() else { return Ok(()) };
+    let Keep::These(these) = &recipe.keep else { return Ok(()) };
     let Some(statistic) = these.iter().find(|s| **s != Statistic::Features) else { return Ok(()) };
     Err(Error::input(format!(
-        "tap {}: expected a map to keep {} of, found rows of {:?}",
-        tap.alias,
+        "tap {alias}: expected a map to keep {} of, found rows of {:?}",
         statistic.name(),
         tap.shape
     ))
     .hint("--keep features keeps it whole"))
 }
 
-/// Says of which maps the axis order is a guess.
+/// Notes the maps whose axis order is a guess.
 fn tell_of_guesses(
     choices: &[TapChoice],
     probe: &Probe,
@@ -124,10 +127,10 @@ fn tell_of_guesses(
     }
 }
 
-/// Refuses a tap under a name that the cache has for another one.
+/// Refuses a tap under a name that the cache uses for another one.
 fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<()> {
-    let same = |there: &&Output| there.is_logits == new.is_logits && there.alias == new.alias;
-    let Some(there) = outputs.iter().find(same) else { return Ok(()) };
+    let same = outputs.iter().find(|there| there.alias() == new.alias());
+    let Some(there) = same else { return Ok(()) };
     if (&there.tensor, &there.shape, &there.axes) == (&new.tensor, &new.shape, &new.axes) {
         return Ok(());
     }
@@ -141,99 +144,97 @@ fn refuse_another(recipe: &Extract, outputs: &[Output], new: &Output) -> Result<
     .hint("give the new one a name of its own: --tap TENSOR=ALIAS"))
 }
 
-/// The taps that are asked for, as their features. `there`: what the cache has, if there is one.
+/// The features of the recipe's taps: those that it names, else the cache's, else the suggested
+/// ones.
 fn taps(
     recipe: &Extract,
     probe: &Probe,
     candidates: &[Tap],
-    there: Option<&[Output]>,
+    cached: Option<&[Output]>,
     monitor: &dyn Monitor,
 ) -> Result<Vec<Output>> {
-    let Some(there) = there.filter(|_| recipe.taps.is_empty()) else {
-        let choices = choose_taps(recipe, probe, candidates)?;
-        tell_of_guesses(&choices, probe, candidates, monitor);
-        let taps = choices
-            .iter()
-            .map(|choice| output(choice, probe, candidates))
-            .collect::<Result<Vec<_>>>()?;
-        let open = choices
-            .iter()
-            .zip(&taps)
-            .filter(|(choice, tap)| choice.size.is_none() && tap.role == Role::Map);
-        let (places, whole): (Vec<&TapChoice>, Vec<[usize; 2]>) =
-            open.filter_map(|(choice, tap)| Some((choice, size(tap)?))).unzip();
-        let sizes = fit(&whole, &recipe.sizes);
-        let of = |choice: &TapChoice| {
-            places
-                .iter()
-                .position(|place| place.tensor == choice.tensor)
-                .and_then(|at| sizes.get(at))
-                .copied()
-        };
-        let sized = |choice: &TapChoice| {
-            output(
-                &TapChoice { size: of(choice).or(choice.size), ..choice.clone() },
-                probe,
-                candidates,
-            )
-        };
-        return choices.iter().map(sized).collect();
-    };
+    match cached {
+        Some(cached) if recipe.taps.is_empty() => cached_taps(recipe, probe, candidates, cached),
+        _ => {
+            let choices = choose_taps(recipe, probe, candidates)?;
+            tell_of_guesses(&choices, probe, candidates, monitor);
+            named_taps(recipe, probe, candidates, &choices)
+        }
+    }
+}
+
+/// These taps; maps whose size is left open fit the sizes that the recipe has.
+fn named_taps(
+    recipe: &Extract,
+    probe: &Probe,
+    candidates: &[Tap],
+    choices: &[TapChoice],
+) -> Result<Vec<Output>> {
+    let mut taps = choices
+        .iter()
+        .map(|choice| resolve::features(choice, probe, candidates))
+        .collect::<Result<Vec<_>>>()?;
+    let open: Vec<(&mut Output, [usize; 2])> = choices
+        .iter()
+        .zip(&mut taps)
+        .filter(|(choice, _)| choice.size.is_none())
+        .filter_map(|(_, tap)| tap.size().map(|size| (tap, size)))
+        .collect();
+    let sizes: Vec<[usize; 2]> = open.iter().map(|(_, size)| *size).collect();
+    for ((tap, _), size) in open.into_iter().zip(fit(&sizes, &recipe.sizes)) {
+        *tap = tap.pooled_to(size);
+    }
+    Ok(taps)
+}
+
+/// The cache's maps, where the recipe asks for more of them: where it has sizes, each tensor once,
+/// in the size that fits; else each map as it is.
+fn cached_taps(
+    recipe: &Extract,
+    probe: &Probe,
+    candidates: &[Tap],
+    cached: &[Output],
+) -> Result<Vec<Output>> {
     if recipe.keep == Keep::Auto && recipe.criteria.is_empty() {
         return Ok(Vec::new());
     }
-    let mut taps: Vec<Output> = Vec::new();
-    for tap in there.iter().filter(|o| o.role == Role::Map) {
-        // with sizes one of each tensor is wanted, of the size that fits; else each as it is
-        let is_known = |other: &Output| {
+    let mut taps: Vec<(Output, &KeptMap)> = Vec::new();
+    for (tap, map) in cached.iter().filter_map(|o| Some((o, o.kept_map()?))) {
+        let is_known = |(other, _): &(Output, _)| {
             if recipe.sizes.is_empty() {
-                other.alias == tap.alias
+                other.alias() == tap.alias()
             } else {
                 other.tensor == tap.tensor
             }
         };
         if !taps.iter().any(is_known) {
-            taps.push(Output { statistic: Statistic::Features, ..tap.clone() });
+            taps.push((tap.with_statistic(Statistic::Features), map));
         }
     }
     if recipe.sizes.is_empty() {
-        return Ok(taps);
+        return Ok(taps.into_iter().map(|(tap, _)| tap).collect());
     }
-    let choice = |tap: &Output, size| TapChoice {
-        tensor: tap.tensor.clone(),
-        alias: tap.alias.clone(),
-        layout: Some(tap.layout),
-        size,
-    };
-    let whole: Vec<[usize; 2]> = taps
-        .iter()
-        .filter_map(|tap| {
-            output(&choice(tap, None), probe, candidates)
-                .ok()
-                .as_ref()
-                .and_then(size)
-                .or_else(|| size(tap))
-        })
-        .collect();
-    let fitted = |(tap, wanted): (&Output, [usize; 2])| {
-        let found = there.iter().find(|o| o.tensor == tap.tensor && size(o) == Some(wanted));
-        if let Some(found) = found {
-            return Ok(Output { statistic: Statistic::Features, ..found.clone() });
+    let whole: Vec<[usize; 2]> = taps.iter().map(|(_, map)| map.whole).collect();
+    let fitted = |((tap, map), size): (&(Output, &KeptMap), [usize; 2])| {
+        let same = cached.iter().find(|o| o.tensor == tap.tensor && o.size() == Some(size));
+        if let Some(same) = same {
+            return Ok(same.with_statistic(Statistic::Features));
         }
-        let new = output(&choice(tap, Some(wanted)), probe, candidates)?;
-        Ok(Output { alias: format!("{}-{}x{}", tap.alias, wanted[0], wanted[1]), ..new })
+        let alias = tap.alias().unwrap_or_default();
+        let choice = TapChoice {
+            tensor: tap.tensor.clone(),
+            alias: format!("{alias}-{}x{}", size[0], size[1]),
+            layout: Some(map.layout),
+            size: Some(size),
+        };
+        resolve::features(&choice, probe, candidates)
     };
     taps.iter().zip(fit(&whole, &recipe.sizes)).map(fitted).collect()
 }
 
-/// Height and width of a map.
-fn size(tap: &Output) -> Option<[usize; 2]> {
-    tap.map().map(|map| [map.height, map.width])
-}
-
-/// The size at which each of a teacher's maps is kept for maps of `sizes` to be compared with, both
-/// shallowest first: sizes that both have go together; only if they share none, the maps are paired
-/// from the deepest up, and those that are larger are pooled.
+/// The sizes at which a teacher's maps are kept, to be compared with maps of `sizes`; both are
+/// shallowest first. Where they share a size, maps stay as they are. Otherwise they are paired from
+/// the deepest up, and the larger ones are pooled.
 fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
     let mut fitted = maps.to_vec();
     if !maps.iter().any(|map| sizes.contains(map)) {
@@ -244,11 +245,6 @@ fn fit(maps: &[[usize; 2]], sizes: &[[usize; 2]]) -> Vec<[usize; 2]> {
     fitted
 }
 
-/// Whether an array of a cache holds values of the teacher.
-pub(super) fn is_output(spec: &ArraySpec) -> bool {
-    spec.path == "logits" || spec.path.starts_with("taps/")
-}
-
 fn choose_logits(
     recipe: &Extract,
     model: &Model,
@@ -257,7 +253,7 @@ fn choose_logits(
 ) -> Result<Option<Output>> {
     let row = |tensor: &str| logits::row(&probe.shapes, tensor);
     let found = if let Some(name) = &recipe.logits {
-        row_shape(name, probe)?;
+        resolve::row_shape(name, probe)?;
         logits::of_tensor(model, name)
             .choose(row)
             .map_err(|reason| Error::input(format!("--logits {name}: {reason}")))?
@@ -275,62 +271,40 @@ fn choose_logits(
     if let Some(note) = &found.note {
         monitor.note(&format!("logits: {note}"));
     }
-    Ok(Some(logits(&found.tensor, found.classes, found.conversion)))
+    Ok(Some(resolve::logits(&found.tensor, found.classes, found.conversion)))
 }
 
-/// The array of the logits.
-pub(super) fn logits(tensor: &str, classes: usize, conversion: Option<Conversion>) -> Output {
-    Output {
-        tensor: tensor.to_owned(),
-        alias: String::new(),
-        role: Role::Logits,
-        stage: None,
-        layout: Layout::Nchw,
-        grid: None,
-        pool: None,
-        shape: vec![classes],
-        axes: vec!["class".to_owned()],
-        is_logits: true,
-        conversion,
-        statistic: Statistic::Features,
-        computed: None,
-    }
-}
-
-/// Converts logits of which every row of the first batch is probabilities, although nothing in the
-/// graph says so: the mean of several softmaxes, a tree.
+/// Converts logits where each of the first rows holds probabilities although nothing in the graph
+/// shows that (a mean of several softmaxes, a tree). `values`: the teacher's output for these rows.
 ///
 /// # Errors
-/// When the batch lacks them.
+/// When the logits are missing among the values.
 pub(super) fn convert_probabilities(
-    job: &mut Job<'_>,
-    first: &First,
+    outputs: Outputs,
+    existing: Option<&Manifest>,
+    values: &[Array],
+    rows: usize,
     monitor: &dyn Monitor,
-) -> Result<()> {
-    let Some(at) =
-        job.outputs.iter().position(|output| output.is_logits && output.conversion.is_none())
-    else {
-        return Ok(());
-    };
-    let Some(output) = job.outputs.get(at) else { return Ok(()) };
-    let classes = output.shape.iter().product::<usize>();
-    let values = job.values(output, &first.values)?.to_f32();
-    if !logits::are_probabilities(values.get(..first.rows * classes).unwrap_or_default(), classes) {
-        return Ok(());
+) -> Result<Outputs> {
+    let unconverted = |o: &&Output| o.kind == OutputKind::Logits { conversion: None };
+    let Some(found) = outputs.all.iter().find(unconverted) else { return Ok(outputs) };
+    let classes = found.shape.iter().product::<usize>();
+    let values = outputs.values(found, values)?.to_f32();
+    if !logits::are_probabilities(values.get(..rows * classes).unwrap_or_default(), classes) {
+        return Ok(outputs);
     }
-    let is_there = job
-        .existing
-        .is_some_and(|manifest| manifest.view_arrays.iter().any(|spec| spec.path == output.path()));
-    if is_there {
+    let path = found.path();
+    if existing.is_some_and(|manifest| manifest.view_arrays.iter().any(|spec| spec.path == path)) {
         monitor.warn(
             "the cache's logits are probabilities: extract into another folder (-o), where they \
              are converted",
         );
-    } else if let Some(output) = job.outputs.get_mut(at) {
-        monitor.note(&format!("logits: {}", Conversion::Probabilities.describe(&output.tensor)));
-        output.conversion = Some(Conversion::Probabilities);
+        return Ok(outputs);
     }
-    Ok(())
+    monitor.note(&format!("logits: {}", Conversion::Probabilities.describe(&found.tensor)));
+    let converted = resolve::logits(&found.tensor, classes, Some(Conversion::Probabilities));
+    let convert = |o: Output| if o.tap().is_none() { converted.clone() } else { o };
+    Ok(Outputs::new(outputs.all.into_iter().map(convert).collect()))
 }
 
 fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Vec<TapChoice>> {
@@ -353,158 +327,6 @@ fn choose_taps(recipe: &Extract, probe: &Probe, candidates: &[Tap]) -> Result<Ve
     tap::resolve(&suggested, &names)
 }
 
-/// The array of a tap.
-pub(super) fn output(choice: &TapChoice, probe: &Probe, candidates: &[Tap]) -> Result<Output> {
-    let found = row_shape(&choice.tensor, probe)?;
-    let candidate = candidates.iter().find(|t| t.tensor == choice.tensor);
-    let refuse = |expected: &str| {
-        Err(Error::input(format!(
-            "tap `{}`: expected {expected}, found rows of {found:?}",
-            choice.tensor
-        )))
-    };
-    if choice.layout.is_some() && !matches!(found.len(), 2 | 3) {
-        return refuse("a map, which alone has an axis order");
-    }
-    let mut output = Output {
-        tensor: choice.tensor.clone(),
-        alias: choice.alias.clone(),
-        role: Role::Vector,
-        stage: candidate.and_then(|t| t.stage),
-        layout: Layout::Nchw,
-        grid: None,
-        pool: None,
-        shape: found.clone(),
-        axes: vec!["c".to_owned()],
-        is_logits: false,
-        conversion: None,
-        statistic: Statistic::Features,
-        computed: None,
-    };
-    match (found.as_slice(), choice.size) {
-        (&[_], None) => return Ok(output),
-        (&[channels, positions], _) if is_flat_map(choice, candidate) => {
-            let grid = candidate
-                .and_then(|t| t.grid)
-                .filter(|[h, w]| h.checked_mul(*w) == Some(positions))
-                .unwrap_or([1, positions]);
-            (output.grid, output.shape) = (Some(grid), vec![channels, grid[0], grid[1]]);
-        }
-        (&[tokens, channels], _) => {
-            let grid = grid_of_tokens(choice, tokens, candidate)?;
-            (output.layout, output.grid, output.shape) =
-                (Layout::Nhwc, Some(grid), vec![grid[0], grid[1], channels]);
-        }
-        (&[_, _, _], _) => {
-            output.layout =
-                choice.layout.or(candidate.and_then(|t| t.layout)).unwrap_or(Layout::Nchw);
-        }
-        (&[_] | &[_, _, _, _, ..], Some([h, w])) => {
-            return refuse(&format!("a map to pool to {h}x{w}"));
-        }
-        (&[_, _, _, _, ..], None) => {
-            let is_volume = candidate.is_some_and(|t| t.role == Role::Volume);
-            output.axes = match found.len() {
-                4 if is_volume => ["c", "d", "h", "w"].map(str::to_owned).to_vec(),
-                rank => (0..rank).map(|axis| format!("axis{axis}")).collect(),
-            };
-            output.role = Role::Volume;
-            return Ok(output);
-        }
-        _ => return refuse("2 axes or more with the batch"),
-    }
-    output.role = Role::Map;
-    // where height stands; width follows
-    let (height, axes) = match output.layout {
-        Layout::Nchw => (1, ["c", "h", "w"]),
-        Layout::Nhwc => (0, ["h", "w", "c"]),
-    };
-    output.axes = axes.map(str::to_owned).to_vec();
-    let whole = [output.shape[height], output.shape[height + 1]];
-    if let Some([h, w]) = choice.size.filter(|&size| size != whole) {
-        if h > whole[0] || w > whole[1] {
-            return refuse(&format!("a map of {h}x{w} or more to pool"));
-        }
-        output.pool = Some([h, w]);
-        output.shape[height..height + 2].copy_from_slice(&[h, w]);
-    }
-    Ok(output)
-}
-
-/// Whether rows of rank 2 are the channels of a flat map, and not tokens: as the user says, else as
-/// the graph shows.
-fn is_flat_map(choice: &TapChoice, candidate: Option<&Tap>) -> bool {
-    choice.layout.or(candidate.and_then(|t| t.layout)) == Some(Layout::Nchw)
-}
-
-/// Height and width of the image that tokens cover: as the graph shows, else as `@HxW` says.
-fn grid_of_tokens(
-    choice: &TapChoice,
-    tokens: usize,
-    candidate: Option<&Tap>,
-) -> Result<[usize; 2]> {
-    let covers = |[h, w]: &[usize; 2]| {
-        h.checked_mul(*w)
-            .and_then(|n| tokens.checked_sub(n))
-            .is_some_and(|prefix| prefix <= PREFIX_TOKENS_MAX)
-    };
-    candidate.and_then(|t| t.grid).filter(covers).or(choice.size.filter(covers)).ok_or_else(|| {
-        Error::input(format!(
-            "tap `{}`: expected tokens of an image, H·W with at most {PREFIX_TOKENS_MAX} before \
-             them, found {tokens} of unknown height and width",
-            choice.tensor
-        ))
-        .hint(format!("name their height and width: --tap {}@HxW", choice.tensor))
-    })
-}
-
-/// How an array of the cache is computed from its tensor.
-pub(super) fn recorded(
-    spec: &ArraySpec,
-    manifest: &Manifest,
-    probe: &Probe,
-    candidates: &[Tap],
-) -> Result<Output> {
-    let unknown = || {
-        Error::input(format!(
-            "cache array {}: expected logits or a statistic of a tap of the teacher",
-            spec.path
-        ))
-    };
-    let tensor = spec.tensor.clone().ok_or_else(unknown)?;
-    if spec.path == "logits" {
-        let classes = row_shape(&tensor, probe)?.iter().product();
-        return Ok(logits(&tensor, classes, manifest.logits.and_then(|logits| logits.made_of)));
-    }
-    let (alias, statistic) = Statistic::of_path(&spec.path).ok_or_else(unknown)?;
-    let map = manifest.map(alias);
-    let choice = TapChoice {
-        tensor,
-        alias: alias.to_owned(),
-        layout: map.map(|map| map.layout),
-        size: map.map(|map| [map.height, map.width]),
-    };
-    Ok(Output { statistic, ..output(&choice, probe, candidates)? })
-}
-
-/// The probed shape of one row of a tensor.
-fn row_shape(tensor: &str, probe: &Probe) -> Result<Vec<usize>> {
-    if let Some((_, reason)) = probe.refused.iter().find(|(name, _)| name == tensor) {
-        return Err(Error::input(format!("tap `{tensor}`: {reason}"))
-            .hint("nst-cache inspect lists the taps that can be kept"));
-    }
-    let Some(shape) = probe.shapes.get(tensor) else {
-        let names: Vec<&str> = probe.shapes.keys().map(String::as_str).collect();
-        // resolving an unknown name gives the error that lists the nearest ones
-        tap::resolve(&[tensor.to_owned()], &names)?;
-        return Err(Error::input(format!("tensor `{tensor}`: not in the model")));
-    };
-    let row: Option<Vec<usize>> = shape.get(1..).unwrap_or_default().iter().copied().collect();
-    row.filter(|row| !row.contains(&0)).ok_or_else(|| {
-        Error::input(format!("tap `{tensor}`: its shape varies between samples, found {shape:?}"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -522,38 +344,5 @@ mod tests {
             fit(&teacher, &[[40, 40], [20, 20], [10, 3], [8, 9]]),
             [[40, 40], [20, 20], [10, 3], [7, 7]]
         );
-    }
-
-    #[test]
-    fn tokens_cover_the_image_that_the_graph_shows_or_the_user_names() {
-        let choice = |size| TapChoice { tensor: "h".into(), alias: "h".into(), layout: None, size };
-        let of_graph = |grid| Tap {
-            tensor: "h".into(),
-            op: "Add".into(),
-            shape: vec![None, Some(17), Some(8)],
-            role: Role::Tokens,
-            layout: None,
-            grid,
-            stage: None,
-            suggested: false,
-        };
-        assert_eq!(
-            grid_of_tokens(&choice(Some([2, 2])), 17, Some(&of_graph(Some([4, 4])))).unwrap(),
-            [4, 4]
-        );
-        assert_eq!(
-            grid_of_tokens(&choice(Some([4, 4])), 17, Some(&of_graph(None))).unwrap(),
-            [4, 4]
-        );
-        // the user says otherwise than the graph shows
-        assert!(grid_of_tokens(&choice(None), 8, Some(&of_graph(Some([4, 4])))).is_err());
-        for size in [None, Some([5, 4]), Some([usize::MAX, 2])] {
-            let error = grid_of_tokens(&choice(size), 17, None).unwrap_err();
-            assert!(
-                error.to_string().contains("found 17")
-                    && error.find_hint().is_some_and(|h| h.contains("--tap h@HxW")),
-                "{error}"
-            );
-        }
     }
 }

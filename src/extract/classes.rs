@@ -1,46 +1,45 @@
-//! Whether a model tells the very classes apart that the data has, and in which order. Labels are
-//! the data's own matter: they need no model to agree with.
+//! Whether a model distinguishes the same classes as the data, and in which order. The data's
+//! labels hold whether or not a model agrees.
 
 use crate::data::Dataset;
 use crate::error::{Context as _, Error, Result};
 use std::path::Path;
 
-/// What a model's classes and the data's have to do with each other.
+/// Whether a model's classes are those of the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Agreement {
-    /// They are the same. The names in the model's order, and the place there of each of the data's
-    /// classes; `None`: the data's own order.
+pub(crate) enum Agreement {
+    /// They are the same.
     Same {
-        /// The names, none where nobody knows any.
+        /// The names in the model's order; empty where none are known.
         names: Vec<String>,
-        /// Where each of the data's classes stands among them.
+        /// The index among them of each of the data's classes; `None`: the data's own order.
         places: Option<Vec<i64>>,
     },
-    /// They are others, with the reason.
+    /// They differ, with the reason.
     Others(String),
 }
 
 /// What is known of a model's classes.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Known<'a> {
+pub(crate) struct Known<'a> {
     /// What messages call the model.
-    pub who: &'a str,
+    pub(crate) who: &'a str,
     /// How many values its logits have.
-    pub count: Option<usize>,
+    pub(crate) count: Option<usize>,
     /// The names that its metadata records.
-    pub recorded: Option<&'a [String]>,
+    pub(crate) recorded: Option<&'a [String]>,
     /// The file of names that the user gives.
-    pub file: Option<&'a Path>,
+    pub(crate) file: Option<&'a Path>,
 }
 
-/// Brings the classes of a model and of a data set together: by name where the model's are known,
-/// else by their number.
+/// Compares the classes of a model and of a data set: by name where the model's are known, else by
+/// their number.
 ///
 /// # Errors
-/// When the file of names cannot be read, has another number of names than the logits have values,
-/// or lacks a class of the data.
-pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
-    // numbers in their own order are no names
+/// When the file of names cannot be read, does not have a name for each of the logits' values, or
+/// lacks a class of the data.
+pub(crate) fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
+    // the numbers 0, 1, … are not names
     let are_names =
         |names: &[String]| names.iter().enumerate().any(|(at, name)| *name != at.to_string());
     let is_named = are_names(data.classes());
@@ -53,7 +52,7 @@ pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
                 .context(|| format!("--classes {}", file.display()))?;
             return Ok(Agreement::Same { names, places: Some(places) });
         }
-        // who names the classes says that labels are their numbers
+        // a file of names means that labels index into it
         return match labels().find(|&label| label >= names.len()) {
             Some(label) => Err(Error::input(format!(
                 "--classes {}: label {label} of the data has no name among {}",
@@ -80,7 +79,7 @@ pub fn agreement(known: Known<'_>, data: &dyn Dataset) -> Result<Agreement> {
     } else {
         data.classes().len()
     };
-    // nothing to compare with: whatever is unlabelled agrees
+    // unlabeled data agrees with any model
     if found == 0 || found == count {
         return Ok(own(data.classes().to_vec()));
     }
@@ -106,7 +105,7 @@ fn read_classes(file: &Path, expected: Option<usize>) -> Result<Vec<String>> {
     }
 }
 
-/// The place among a model's names of each class of the data.
+/// The index among a model's names of each class of the data.
 fn places(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
     let place = |class: &String| {
         let found =

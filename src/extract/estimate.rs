@@ -1,10 +1,10 @@
-//! What a run will take, told before it starts: rows, bytes, time; refused when the disk cannot
-//! hold it.
+//! How many rows, bytes and seconds a run takes, estimated before it starts; refused when the disk
+//! cannot hold it.
 
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// What the whole cache is expected to take.
+/// The expected size of the whole cache.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Estimate {
     rows: usize,
@@ -28,7 +28,7 @@ impl Estimate {
         self.raw_bytes += raw as u64;
     }
 
-    /// From the first batch to the rows of all views.
+    /// Scales from the first batch to the rows of all views.
     pub(super) fn scale_to(&mut self, rows: usize) {
         let scale = |bytes: u64| {
             let scaled = u128::from(bytes) * rows as u128 / self.measured.0.max(1) as u128;
@@ -38,7 +38,7 @@ impl Estimate {
         self.rows = rows;
     }
 
-    /// One line for the user about `rows` rows that are still to be computed.
+    /// One line for the user about the `rows` rows still to compute.
     #[allow(clippy::cast_precision_loss, reason = "an estimate for people")]
     pub(super) fn describe(&self, rows: usize) -> String {
         let share = rows as f64 / self.rows.max(1) as f64;
@@ -57,7 +57,7 @@ impl Estimate {
     }
 
     /// # Errors
-    /// When the folder's file system has less room than is still missing.
+    /// When the folder's file system has less room than the missing rows take.
     pub(super) fn refuse_what_cannot_fit(&self, folder: &Path) -> Result<()> {
         let Some(free) = free_bytes(folder) else { return Ok(()) };
         let missing = self.bytes.saturating_sub(folder_bytes(folder));
@@ -79,7 +79,7 @@ impl Estimate {
 }
 
 /// Free bytes of the file system that holds `folder` or its nearest parent that exists; `None`
-/// where it does not say.
+/// where that is unknown.
 fn free_bytes(folder: &Path) -> Option<u64> {
     let absolute = std::path::absolute(folder).ok()?;
     let existing = absolute.ancestors().find(|p| p.exists())?;
@@ -87,7 +87,7 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
-/// Bytes of the files under `folder`; what cannot be read counts nothing.
+/// Bytes of the files under `folder`; what cannot be read counts as 0.
 fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries
@@ -101,9 +101,8 @@ fn folder_bytes(folder: &Path) -> u64 {
 }
 
 /// `12.3 MB`, in decimal units.
-#[must_use]
 #[allow(clippy::cast_precision_loss, reason = "three digits for people")]
-pub fn human_bytes(bytes: u64) -> String {
+pub(crate) fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;

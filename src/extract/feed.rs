@@ -1,4 +1,4 @@
-//! How stored bytes become what the model is fed.
+//! From stored bytes to the arrays that the model is fed.
 
 use crate::array::{Array, Dtype};
 use crate::data::{Preprocess, preprocess};
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 /// One input of the teacher as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Input {
-    /// The model's name of it.
+    /// Its name in the model.
     pub(super) name: String,
     /// The path of its array in the cache.
     pub(super) path: String,
@@ -19,7 +19,7 @@ pub(super) struct Input {
     pub(super) row_shape: Vec<usize>,
     /// Name of each axis of a row.
     pub(super) axes: Vec<String>,
-    /// Where the batch stands among the axes of what the model is fed.
+    /// The batch's axis in the model's input.
     pub(super) batch_axis: usize,
     /// The type that the model takes.
     pub(super) fed: Dtype,
@@ -31,10 +31,10 @@ impl Input {
     }
 }
 
-/// Stored bytes as the model takes them; filled up with copies of the last row to `rows`.
+/// Stored bytes as the model takes them, padded to `rows` rows with copies of the last.
 ///
 /// # Errors
-/// When the bytes are no whole rows.
+/// When the bytes are not whole rows.
 fn fed(
     input: &Input,
     preprocess: Option<&Preprocess>,
@@ -57,7 +57,7 @@ fn fed(
     stacked.with_first_axis_at(input.batch_axis)
 }
 
-/// How a model is fed: inputs with the preprocessing of images, and those that are constant.
+/// How a model is fed: inputs with the preprocessing of images, and constant inputs.
 #[derive(Clone, Copy)]
 pub(super) struct Fed<'a> {
     pub(super) inputs: &'a [Input],
@@ -65,10 +65,10 @@ pub(super) struct Fed<'a> {
     pub(super) constants: &'a [Constant],
 }
 
-/// Each input by name, those that are constant last, from the stored bytes of so many rows.
+/// Each input by name, constant ones last, from the stored bytes of `rows` rows.
 ///
 /// # Errors
-/// When the bytes are no whole rows.
+/// When the bytes are not whole rows.
 pub(super) fn named(how: Fed<'_>, stored: &[Vec<u8>], rows: usize) -> Result<Vec<(String, Array)>> {
     let inputs =
         how.inputs.iter().zip(stored).map(|(input, bytes)| {

@@ -1,6 +1,6 @@
-//! Whether what a model gives for a sample depends on that sample alone. Random nodes and norms in
-//! training mode are seen in the graph; everything else shows when one sample is run alone, again,
-//! and beside others that are as unlike it as can be.
+//! Whether a model's output for a sample depends on that sample alone. Random nodes and norms in
+//! training mode are found in the graph; everything else shows when one sample is run alone, again,
+//! and in a batch with samples as unlike it as possible.
 
 use crate::array::{Array, Dtype};
 use crate::error::{Error, Result};
@@ -11,52 +11,52 @@ use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use half::f16;
 use std::collections::HashSet;
 
-/// Samples beside the one that is looked at.
+/// Other samples in a batch with the one under test.
 const OTHERS: usize = 3;
-/// Samples that a check takes in all.
-pub const SAMPLES: usize = OTHERS + 1;
-/// How far a row may move, relatively: f32 sums in another order move it by about 1e-6, a mean over
-/// the batch by a tenth and more.
+/// Samples that a check needs.
+pub(crate) const SAMPLES: usize = OTHERS + 1;
+/// The relative difference that a row may have: f32 sums in another order make about 1e-6, a mean
+/// over the batch a tenth or more.
 const BOUND: f64 = 1e-4;
-/// The same where values are rounded to 16 or 8 bits on the way, or the device does so by itself.
+/// The same where the graph or the device rounds values to 16 or 8 bits.
 const BOUND_COARSE: f64 = 4e-3;
-/// Tensors that are read at once to find a node: few enough to fit in memory whatever their size.
+/// Tensors read at once to find a node: few enough to fit in memory whatever their size.
 const TENSORS: usize = 16;
 
-/// A model, and how its inputs are made of stored bytes.
-pub struct Subject<'a> {
+/// A model, and how its inputs are made from stored bytes.
+pub(crate) struct Subject<'a> {
     /// What messages call it.
-    pub who: &'a str,
+    pub(crate) who: &'a str,
     /// Where it runs.
-    pub runtime: &'a Runtime,
+    pub(crate) runtime: &'a Runtime,
     /// The model.
-    pub model: &'a Model,
-    /// What is kept of it.
-    pub tensors: &'a [String],
+    pub(crate) model: &'a Model,
+    /// The tensors that are kept.
+    pub(crate) tensors: &'a [String],
     /// The batch, where the model fixes it.
-    pub fixed: Option<usize>,
-    /// The type in which each input's samples are stored, and whether they are images.
-    pub inputs: Vec<(Dtype, bool)>,
-    /// The inputs of so many samples, from the bytes of each.
-    pub feed: &'a Feed<'a>,
+    pub(crate) fixed: Option<usize>,
+    /// The stored type of each input, and whether its samples are images.
+    pub(crate) inputs: Vec<(Dtype, bool)>,
+    /// Makes the inputs of a batch.
+    pub(crate) feed: &'a Feed<'a>,
 }
 
-/// Makes each input, by name, of the bytes that so many samples have in it.
-pub type Feed<'a> = dyn Fn(&[Vec<u8>], usize) -> Result<Vec<(String, Array)>> + 'a;
+/// Makes each input, by name, from its stored bytes and the number of samples.
+pub(crate) type Feed<'a> = dyn Fn(&[Vec<u8>], usize) -> Result<Vec<(String, Array)>> + 'a;
 
 /// One sample: its bytes in each input.
 pub(super) type Sample = Vec<Vec<u8>>;
 
-/// Samples of one run and the place of the one that is looked at.
-type Place<'a> = (Vec<&'a Sample>, usize);
+/// Samples of one run and the index of the one under test.
+type Lineup<'a> = (Vec<&'a Sample>, usize);
 
 /// Checks a model on real samples before it runs `batch` of them at a time. `rows`: the bytes of
-/// each input's first `count` samples. Gives what to say where only one sample at a time is exact.
+/// each input's first `count` samples. Returns the reason where only batches of one are exact.
 ///
 /// # Errors
 /// When the values of a sample are random, or depend on others in its batch: names the node that
 /// causes it.
-pub fn check(
+pub(crate) fn check(
     subject: &Subject<'_>,
     session: &mut Session,
     rows: &[Vec<u8>],
@@ -85,7 +85,7 @@ pub fn check(
     let batch = subject.fixed.unwrap_or(batch);
 
     let filled = |others: &[Sample], place: usize, batch: usize| -> Vec<Sample> {
-        // in a small batch, others beside each place
+        // where a batch is small, each index has other companions
         let mut all: Vec<Sample> =
             others.iter().cycle().skip(place).take(batch - 1).cloned().collect();
         all.insert(place, sample.clone());
@@ -93,7 +93,7 @@ pub fn check(
     };
     let real: Vec<Sample> = if samples.len() > 1 { samples[1..].to_vec() } else { samples.clone() };
     let alone = filled(&real, 0, subject.fixed.unwrap_or(1));
-    let alone: Place<'_> = (alone.iter().collect(), 0);
+    let alone: Lineup<'_> = (alone.iter().collect(), 0);
     let once = subject.run(session, subject.tensors, &alone)?;
     let again = subject.run(session, subject.tensors, &alone)?;
     let bound = if is_coarse(subject.model) || session.provider() != Device::Cpu.to_string() {
@@ -119,15 +119,15 @@ pub fn check(
             None => Ok(Some(format!("{what}: one sample is run at a time, which is exact"))),
         };
     }
-    // no more than are run together later: maps may be large
+    // no more than run together later: maps may be large
     let size = subject.fixed.unwrap_or(SAMPLES.min(batch));
     let ends = [0, size - 1];
     let beside = ends.map(|place| filled(&others, place, size));
     let apart = ends.map(|place| filled(&real, place, size));
     for (at, place) in ends.into_iter().enumerate() {
-        let among: Place<'_> = (beside[at].iter().collect(), place);
-        // of a fixed batch the other samples change, of an open one there are others
-        let reference: Place<'_> = if subject.fixed.is_some() {
+        let among: Lineup<'_> = (beside[at].iter().collect(), place);
+        // in a fixed batch the companions change; with an open one the sample ran alone
+        let reference: Lineup<'_> = if subject.fixed.is_some() {
             (apart[at].iter().collect(), place)
         } else {
             alone.clone()
@@ -170,12 +170,12 @@ pub(super) fn samples(rows: &[Vec<u8>], count: usize) -> Vec<Sample> {
 type Values = Vec<Vec<f32>>;
 
 impl Subject<'_> {
-    /// Whether any node computes integers that stand for real numbers.
+    /// Whether any node computes quantized values.
     pub(super) fn is_quantized(&self) -> bool {
         self.model.graph().node.iter().any(is_quantized)
     }
 
-    /// Samples that are as unlike the first as can be: a scale, mean or maximum over the batch
+    /// Samples as unlike the first as possible, so that a scale, mean or maximum over the batch
     /// shows.
     fn companions(&self, samples: &[Sample]) -> Vec<Sample> {
         let of_input = |input: usize, which: usize| {
@@ -191,7 +191,7 @@ impl Subject<'_> {
             match (is_image, which) {
                 (true, 0) => vec![0; own.len()],
                 (true, 1) => vec![255; own.len()],
-                // black and white without order: the largest contrast
+                // black and white noise: the largest contrast
                 (true, _) => (0..own.len())
                     .map(|at| if at.wrapping_mul(2_654_435_761) >> 16 & 1 == 1 { 255 } else { 0 })
                     .collect(),
@@ -208,7 +208,7 @@ impl Subject<'_> {
         &self,
         session: &mut Session,
         tensors: &[String],
-        (samples, place): &Place<'_>,
+        (samples, place): &Lineup<'_>,
     ) -> Result<Values> {
         let rows =
             self.arrays(session, tensors, samples)?.into_iter().map(|array| row(&array, *place));
@@ -239,9 +239,9 @@ impl Subject<'_> {
         self.tensors.iter().zip(differences).find(|(_, difference)| *difference > bound)
     }
 
-    /// The first node on the way to a tensor whose values differ between two runs, while all before
-    /// it agree.
-    fn locate(&self, tensor: &str, a: &Place<'_>, b: &Place<'_>, bound: f64) -> Option<String> {
+    /// The first node on the way to a tensor whose values differ between two runs while all values
+    /// before it agree.
+    fn locate(&self, tensor: &str, a: &Lineup<'_>, b: &Lineup<'_>, bound: f64) -> Option<String> {
         /// More than the logarithm of any graph's length takes.
         const STEPS: usize = 40;
         let way = Way::new(self.model);
@@ -253,16 +253,16 @@ impl Subject<'_> {
             if open.is_empty() {
                 return way.node(&current);
             }
-            // some that are spread evenly, the nearest among them
+            // evenly spread ones, the nearest among them
             let step = open.len().div_ceil(TENSORS);
             let looked_at: Vec<String> =
                 open.iter().rev().step_by(step).rev().map(|&name| name.to_owned()).collect();
             let options = SessionOptions { device: Device::Cpu, threads: 2 };
             let mut session = Session::new(self.runtime, self.model, &looked_at, &options).ok()?;
             for name in &looked_at {
-                // sequences and the like cannot be read, and are taken to agree
+                // what cannot be read (a sequence) counts as agreeing
                 let one = std::slice::from_ref(name);
-                let mut of = |(samples, place): &Place<'_>| {
+                let mut of = |(samples, place): &Lineup<'_>| {
                     let array = self.arrays(&mut session, one, samples).ok()?.into_iter().next()?;
                     Some((array, samples.len(), *place))
                 };
@@ -280,13 +280,13 @@ impl Subject<'_> {
     }
 }
 
-/// Whether two runs differ in a tensor: in the sample's part of it, or in the whole where nothing
+/// Whether two runs differ in a tensor: in the sample's part of it, or in the whole where no axis
 /// follows the batch.
 fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> bool {
     let part = |(array, batch, place): &(Array, usize, usize), axis: usize| {
         let shape = array.shape();
         let inner: usize = shape.iter().skip(axis + 1).product();
-        // of what was merged with the batch, a sample has a block
+        // a sample has a block of an axis that is merged with the batch
         let block = shape.get(axis).copied().unwrap_or(1) / batch * inner;
         let values = array.to_f32();
         values
@@ -307,7 +307,7 @@ fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> 
     let open: Vec<usize> = (0..one.len()).filter(|&axis| one[axis] != other[axis]).collect();
     match open.as_slice() {
         [axis] if follows(axis) => difference(&part(a, *axis), &part(b, *axis)) > bound,
-        // one batch in both: its axis cannot be told from others
+        // with the same batch in both, its axis looks like any other
         [] if a.1 == b.1 && a.1 > 1 => match (0..one.len()).find(follows) {
             Some(axis) => difference(&part(a, axis), &part(b, axis)) > bound,
             None => difference(&a.0.to_f32(), &b.0.to_f32()) > bound,
@@ -321,26 +321,26 @@ fn differs(a: &(Array, usize, usize), b: &(Array, usize, usize), bound: f64) -> 
 fn row(array: &Array, at: usize) -> Vec<f32> {
     let length = array.len() / array.shape().first().copied().unwrap_or(1).max(1);
     let place = at * length..(at + 1) * length;
-    // a map may be large: what is f32 already is not copied whole
+    // a map may be large: f32 values are not copied whole
     match array.as_f32() {
         Some(floats) => sketch(floats.get(place).unwrap_or_default()),
         None => sketch(array.to_f32().get(place).unwrap_or_default()),
     }
 }
 
-/// Values of a row that are kept of a larger one.
+/// Length of the sketch of a larger row.
 const SKETCH: usize = 1 << 16;
 
-/// A row as it is, or of a large one sums of values with signs as by dice: the same rows have the
-/// same sums, and the norm of a difference stays what it is within about 1 % (a count sketch:
-/// Charikar, Chen and Farach-Colton 2002).
+/// A row, or a count sketch of a large one (Charikar, Chen and Farach-Colton 2002): sums of values
+/// with pseudorandom signs. Equal rows have equal sketches, and the norm of a difference is kept
+/// within about 1 %.
 fn sketch(row: &[f32]) -> Vec<f32> {
     if row.len() <= SKETCH {
         return row.to_vec();
     }
     let mut sums = vec![0.0f32; SKETCH];
     for (&value, at) in row.iter().zip(0u64..) {
-        // 64 bits of a SplitMix64 generator (Steele, Lea and Flood 2014): a place and a sign
+        // SplitMix64 (Steele, Lea and Flood 2014) gives an index and a sign
         let mut dice = at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         dice = (dice ^ dice >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         dice = (dice ^ dice >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -352,7 +352,7 @@ fn sketch(row: &[f32]) -> Vec<f32> {
     sums
 }
 
-/// ‖a − b‖ / max(‖a‖, ‖b‖); 0 where both are the same, whatever they are.
+/// ‖a − b‖ / max(‖a‖, ‖b‖); 0 where both are the same, NaN and infinities included.
 #[allow(clippy::float_cmp, reason = "the very same values")]
 fn difference(a: &[f32], b: &[f32]) -> f64 {
     if a.len() != b.len() {
@@ -376,8 +376,8 @@ fn difference(a: &[f32], b: &[f32]) -> f64 {
     }
 }
 
-/// A sample of the same type, far away: floats so many times as large, everything else in reverse
-/// order, since that are numbers of things which exist.
+/// A sample of the same type that is far away: floats times `factor`, anything else in reverse
+/// order, since integers are indices that must stay valid.
 fn unlike(dtype: Dtype, bytes: &[u8], factor: f32) -> Vec<u8> {
     match dtype {
         Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes)
@@ -399,7 +399,7 @@ fn unlike(dtype: Dtype, bytes: &[u8], factor: f32) -> Vec<u8> {
     }
 }
 
-/// Whether a graph rounds to 16 or 8 bits on the way.
+/// Whether a graph rounds values to 16 or 8 bits.
 pub(super) fn is_coarse(model: &Model) -> bool {
     let graph = model.graph();
     let is_half = |code: i64| code == DataType::Float16 as i64 || code == DataType::Bfloat16 as i64;
@@ -412,7 +412,7 @@ pub(super) fn is_coarse(model: &Model) -> bool {
         || graph.node.iter().any(rounds)
 }
 
-/// Whether a node computes integers that stand for real numbers, or is about them.
+/// Whether a node computes quantized values, or converts to or from them.
 fn is_quantized(node: &NodeProto) -> bool {
     node.operator().scale.is_some() || node.op_type().contains("Quant")
 }

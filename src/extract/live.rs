@@ -1,8 +1,8 @@
-//! Whether a cache holds what its teacher computes: a sample of rows is computed again from their
-//! inputs and compared.
+//! Whether a cache holds what its teacher computes: some rows are computed again from their inputs
+//! and compared.
 
 use super::feed::{self, Fed, Input};
-use super::{choice, independence, soundness, source};
+use super::{independence, inputs, resolve, soundness};
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{ArraySpec, Cache, Decoder, Manifest, Originals};
 use crate::data::{self, Dataset};
@@ -15,22 +15,22 @@ use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
 
-/// What the cosine of a row must reach: machines and providers differ in the last bits (TF32 in the
-/// last two digits), another model or other inputs in the first.
+/// The least cosine of a row: machines and providers differ in the last bits (TF32 in the last two
+/// digits), another model or other inputs in the first.
 const COSINE: f64 = 0.999;
-/// What the lengths of two rows may differ by, relatively: the cosine is blind to a factor.
+/// The largest relative difference of two rows' lengths: the cosine does not see a factor.
 const LENGTH: f64 = 0.01;
-/// Batches computed again.
+/// Batches that are computed again.
 const BATCHES: usize = 4;
 
-/// How far a teacher's values are from those in a cache.
+/// The differences between a teacher's values and those in a cache.
 #[derive(Debug, Clone, Serialize)]
 pub struct Live {
     /// Rows computed again.
     pub rows: usize,
     /// Each array, in the cache's order.
     pub arrays: Vec<LiveArray>,
-    /// What `cosine` must reach.
+    /// The least `cosine` that agrees.
     pub bound: f64,
 }
 
@@ -63,7 +63,7 @@ impl LiveArray {
         self.cosine >= COSINE && self.length <= LENGTH
     }
 
-    /// Takes in rows of `width` values. Values that are no numbers, or missing, disagree.
+    /// Adds rows of `width` values. NaN, infinities and missing values disagree.
     fn compare(&mut self, computed: &[f32], stored: &[f32], width: usize) {
         if computed.len() != stored.len() {
             (self.max_difference, self.cosine, self.length) = (f64::INFINITY, -1.0, f64::INFINITY);
@@ -88,10 +88,9 @@ impl LiveArray {
     }
 }
 
-/// Computes some batches of rows again and compares every array of features and logits. Which ones
-/// is drawn from the cache's seed; a batch is one that the extraction ran, since the runtime's last
-/// bits depend on it. Inputs that are not stored are decoded from the data set that the cache
-/// names.
+/// Computes some batches again, drawn by the cache's seed, and compares every array of features and
+/// logits. The batches are those of the extraction, since ONNX Runtime's last bits depend on them.
+/// Inputs that are not stored are decoded from the data set that the cache names.
 ///
 /// # Errors
 /// When the model is not the cache's teacher, cannot run, or the cache cannot be read.
@@ -117,18 +116,18 @@ pub fn compare(
         )));
     }
     let kept: Vec<&ArraySpec> =
-        manifest.view_arrays.iter().filter(|spec| choice::is_output(spec)).collect();
-    let inputs = inputs(&model, manifest);
+        manifest.view_arrays.iter().filter(|spec| resolve::is_output(spec)).collect();
+    let inputs = teacher_inputs(&model, manifest);
     let how = Fed {
         inputs: &inputs,
         preprocess: manifest.data.preprocess.as_ref(),
         constants: &manifest.teacher.constants,
     };
-    let probe = runtime::probe(runtime, &model, &source::feeds(how.inputs, how.constants))?;
+    let probe = runtime::probe(runtime, &model, &inputs::feeds(how.inputs, how.constants))?;
     let candidates = tap::candidates(&model, &probe.shapes);
     let outputs = kept
         .iter()
-        .map(|spec| choice::recorded(spec, manifest, &probe, &candidates))
+        .map(|spec| resolve::recorded(spec, manifest, &probe, &candidates))
         .collect::<Result<Vec<_>>>()?;
     let dataset = if manifest.stores_inputs() { None } else { Some(dataset(manifest, monitor)?) };
     let originals =
@@ -243,8 +242,8 @@ fn sample(manifest: &Manifest) -> Vec<(usize, Range<usize>)> {
     all
 }
 
-/// The teacher's inputs as the cache was made with them.
-fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
+/// The teacher's inputs as the cache records them.
+fn teacher_inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     let mut declared = model.inputs();
     declared.retain(|input| {
         manifest.teacher.constants.iter().all(|constant| constant.tensor != input.name)
@@ -252,24 +251,24 @@ fn inputs(model: &Model, manifest: &Manifest) -> Vec<Input> {
     if let (false, Some(preprocess), [input]) =
         (manifest.stores_inputs(), &manifest.data.preprocess, declared.as_slice())
     {
-        return vec![source::image_input(input, preprocess)];
+        return vec![inputs::image_input(input, preprocess)];
     }
     manifest
         .view_arrays
         .iter()
         .filter(|spec| spec.is_input())
-        .map(|spec| source::stored_input(spec, &declared))
+        .map(|spec| inputs::stored_input(spec, &declared))
         .collect()
 }
 
-/// The data set that a cache without inputs was made of.
+/// The data set of a cache that stores no inputs.
 fn dataset(manifest: &Manifest, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     let data = &manifest.data;
     data::open(&data.spec.parse()?, &data.split, monitor)
         .context(|| "the inputs are not stored, and their data set cannot be opened".to_owned())
 }
 
-/// Stored values as numbers; bits as −1 and 1, so that a sign which differs is seen.
+/// Stored values as numbers; bits as −1 and 1, so that a different sign shows.
 fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     let values = match dtype {
         Dtype::U8 => {
@@ -290,11 +289,12 @@ fn floats(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistic::LOGITS;
 
     #[test]
     fn what_differs_or_is_no_number_is_wrong() {
         let agrees = |computed: &[f32], stored: &[f32]| {
-            let mut array = LiveArray::new("logits");
+            let mut array = LiveArray::new(LOGITS);
             array.compare(computed, stored, 2);
             array.agrees()
         };
@@ -311,7 +311,7 @@ mod tests {
             assert!(!agrees(&[3.0, 4.0, 1.0, 2000.0], &[&[3.0, 4.0], row].concat()), "{row:?}");
         }
         assert!(!agrees(&[0.0, 0.0], &[1.0, 0.0]));
-        let mut array = LiveArray::new("logits");
+        let mut array = LiveArray::new(LOGITS);
         array.compare(&[3.0, 4.0, 1.0, 0.0], &[3.0, 4.0, 0.8, 0.6], 2);
         assert!(
             (array.max_difference - 0.6).abs() < 1e-6 && (array.cosine - 0.8).abs() < 1e-6,

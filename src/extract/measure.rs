@@ -1,9 +1,11 @@
-//! What forms of a tap take on disk, measured on the first rows, which stand for all: rows are in
-//! random order.
+//! What forms of a tap take on disk, measured on the first rows; rows are in random order, so that
+//! these represent all.
 
-use super::output::{Encoded, Output};
-use super::plan::sample_name;
-use super::{Job, batch, ways};
+use super::encode::Encoded;
+use super::output::Output;
+use super::prepare::{Prepared, prepare};
+use super::reader::RowReader;
+use super::ways;
 use crate::array::{Array, Dtype, Values};
 use crate::cache::{chunk_rows, compressed_bytes};
 use crate::error::Result;
@@ -16,21 +18,21 @@ use std::collections::BTreeMap;
 
 /// Rows that are measured.
 const ROWS: usize = 256;
-/// Bytes of a form after which fewer rows will do.
+/// Bytes of a form after which no more rows are measured.
 const BYTES: usize = 256 << 20;
-/// Bytes of a form that are computed at once; a row that is larger is not, but counts as it is.
+/// Bytes of a form that are computed at once; a larger row is not computed, and counts as raw.
 const GROUP_BYTES: usize = 64 << 20;
 
-/// What each form of a teacher's taps would take.
+/// What each form of a teacher's taps takes on disk.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sizes {
-    /// Rows that were measured (fewer of a form where 256 MiB of it are less).
+    /// Rows that were measured (of a form that reaches 256 MiB earlier, fewer).
     pub rows: usize,
-    /// Each tap.
+    /// The taps, in the order of the outputs.
     pub taps: Vec<TapSizes>,
 }
 
-/// What each form of a tap would take.
+/// What each form of a tap takes on disk.
 #[derive(Debug, Clone, Serialize)]
 pub struct TapSizes {
     /// Its name in a cache.
@@ -43,7 +45,7 @@ pub struct TapSizes {
     pub raw: u64,
     /// Bytes a sample of each form, as stored.
     pub bytes: BTreeMap<Statistic, f64>,
-    /// What would be kept for the criteria that the recipe names, if it names some.
+    /// The statistics that an extraction keeps for the recipe's criteria, if it names any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<Vec<Statistic>>,
 }
@@ -59,75 +61,77 @@ pub fn sizes(
     monitor: &dyn Monitor,
 ) -> Result<Sizes> {
     let all = Extract { keep: Keep::These(Statistic::ALL.to_vec()), ..recipe.clone() };
-    super::prepare(&all, None, runtime, options, monitor, |job, _, mut session, _| {
-        let taps: Vec<Output> = job.outputs.iter().filter(|o| !o.is_logits).cloned().collect();
-        let bytes = bytes_per_row(job, &mut session, &taps)?;
-        let mut sizes = Sizes { rows: ROWS.min(job.rows.len()), taps: Vec::new() };
-        for (tap, bytes) in taps.iter().zip(bytes) {
-            if sizes.taps.last().is_none_or(|last| last.tap != tap.alias) {
-                sizes.taps.push(TapSizes {
-                    tap: tap.alias.clone(),
-                    tensor: tap.tensor.clone(),
-                    shape: tap.shape.clone(),
-                    raw: 4 * tap.shape.iter().product::<usize>() as u64,
-                    bytes: BTreeMap::new(),
-                    kept: None,
-                });
-            }
-            if let Some(last) = sizes.taps.last_mut() {
-                last.bytes.insert(tap.statistic, bytes);
-            }
+    let (prepared, mut session) = prepare(&all, None, runtime, options, monitor)?;
+    let taps: Vec<&Output> =
+        prepared.candidates.all.iter().filter(|output| output.tap().is_some()).collect();
+    let bytes = bytes_per_row(&prepared, &mut session, &taps)?;
+    let mut sizes: Vec<TapSizes> = Vec::new();
+    for (output, bytes) in taps.into_iter().zip(bytes) {
+        let alias = output.alias().unwrap_or_default();
+        if sizes.last().is_none_or(|last| last.tap != alias) {
+            sizes.push(TapSizes {
+                tap: alias.to_owned(),
+                tensor: output.tensor.clone(),
+                shape: output.shape.clone(),
+                raw: 4 * output.shape.iter().product::<usize>() as u64,
+                bytes: BTreeMap::new(),
+                kept: None,
+            });
         }
-        if !recipe.criteria.is_empty() {
-            for (sizes, tap) in sizes
-                .taps
-                .iter_mut()
-                .zip(taps.iter().filter(|tap| tap.statistic == Statistic::Features))
-            {
-                let ways = if tap.map().is_some() {
-                    ways::ways(recipe, tap, false, &[])
-                } else {
-                    vec![vec![Statistic::Features]]
-                };
-                let total = |way: &Vec<Statistic>| {
-                    way.iter().filter_map(|s| sizes.bytes.get(s)).sum::<f64>()
-                };
-                sizes.kept = Some(
-                    ways.into_iter()
-                        .min_by(|a, b| total(a).total_cmp(&total(b)))
-                        .unwrap_or_default(),
-                );
-            }
+        if let Some(last) = sizes.last_mut() {
+            last.bytes.insert(output.statistic(), bytes);
         }
-        Ok(sizes)
-    })
+    }
+    if !recipe.criteria.is_empty() {
+        let features = |o: &&Output| o.tap().is_some() && o.statistic() == Statistic::Features;
+        let taps = prepared.candidates.all.iter().filter(features);
+        for (sizes, tap) in sizes.iter_mut().zip(taps) {
+            sizes.kept = Some(smallest(recipe, tap, &sizes.bytes));
+        }
+    }
+    Ok(Sizes { rows: ROWS.min(prepared.reader.rows.len()), taps: sizes })
 }
 
-/// Bytes a row of each of these outputs, in chunks as they are stored; the job fetches their
-/// tensors.
+/// The form of a tap that takes the fewest bytes of those that serve the recipe's criteria.
+fn smallest(recipe: &Extract, tap: &Output, bytes: &BTreeMap<Statistic, f64>) -> Vec<Statistic> {
+    if tap.map().is_none() {
+        return vec![Statistic::Features];
+    }
+    let total = |way: &Vec<Statistic>| way.iter().filter_map(|s| bytes.get(s)).sum::<f64>();
+    let ways = ways::ways(recipe, tap, false, &[]);
+    ways.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or_default()
+}
+
+/// Bytes a row of each of these candidates, in chunks as they are stored.
 ///
 /// # Errors
 /// When the rows cannot be read, computed or stored.
 pub(super) fn bytes_per_row(
-    job: &Job<'_>,
+    prepared: &Prepared<'_>,
     session: &mut Session,
-    outputs: &[Output],
+    outputs: &[&Output],
 ) -> Result<Vec<f64>> {
-    let mut meters = outputs.iter().map(Meter::new).collect::<Result<Vec<_>>>()?;
-    let rows = ROWS.min(job.rows.len());
-    for first in (0..rows).step_by(job.batch) {
-        let end = (first + job.batch).min(rows);
-        let batch = batch::read(job, 0, first..end)?;
-        let values = session.run(&batch.feed(job), &job.tensors)?;
+    let Prepared { recipe, reader, candidates, batch, .. } = prepared;
+    let mut meters = outputs
+        .iter()
+        .map(|output| Meter::new(output, reader, recipe.store))
+        .collect::<Result<Vec<_>>>()?;
+    let rows = ROWS.min(reader.rows.len());
+    for first in (0..rows).step_by(*batch) {
+        let end = (first + batch).min(rows);
+        let batch = reader.read(0, first..end)?;
+        let values = session.run(&batch.feed(), &candidates.tensors)?;
         for meter in &mut meters {
-            meter.add(job, first, end - first, job.values(meter.output, &values)?)?;
+            meter.add(first, end - first, candidates.values(meter.output, &values)?)?;
         }
     }
-    Ok(meters.into_iter().map(|meter| meter.bytes_per_row(job.recipe.compress)).collect())
+    Ok(meters.into_iter().map(|meter| meter.bytes_per_row(recipe.compress)).collect())
 }
 
-/// What an output came to so far.
+/// Bytes of an output's rows so far.
 struct Meter<'a> {
+    reader: &'a RowReader,
+    store: Store,
     output: &'a Output,
     /// Elements of a stored row.
     width: usize,
@@ -140,17 +144,26 @@ struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    fn new(output: &'a Output) -> Result<Self> {
-        let width = output.row()?.0.iter().product();
-        Ok(Self { output, width, dtype: None, chunk: Vec::new(), rows: 0, raw: 0, compressed: 0 })
+    fn new(output: &'a Output, reader: &'a RowReader, store: Store) -> Result<Self> {
+        Ok(Self {
+            reader,
+            store,
+            output,
+            width: output.row()?.0.iter().product(),
+            dtype: None,
+            chunk: Vec::new(),
+            rows: 0,
+            raw: 0,
+            compressed: 0,
+        })
     }
 
-    /// Takes in the rows of a batch that begins at row `first`.
-    fn add(&mut self, job: &Job<'_>, first: usize, rows: usize, values: &Array) -> Result<()> {
+    /// Adds the rows of a batch that begins at row `first`.
+    fn add(&mut self, first: usize, rows: usize, values: &Array) -> Result<()> {
         let dtype = match self.dtype {
             Some(dtype) => dtype,
-            // said where the cache is laid out
-            None => self.output.dtype(job.recipe.store, values, rows, &Silent)?,
+            // reported when the cache is laid out
+            None => self.output.dtype(self.store, values, rows, &Silent)?,
         };
         self.dtype = Some(dtype);
         let row_bytes = self.width * dtype.size();
@@ -165,13 +178,13 @@ impl<'a> Meter<'a> {
                 return Ok(());
             }
             let count = group.min(rows - start);
-            let name = |row: usize| sample_name(job, first + start + row);
+            let name = |row: usize| self.reader.sample_name(first + start + row);
             let part = if count == rows { None } else { Some(rows_of(values, start, count)?) };
             let part = part.as_ref().unwrap_or(values);
             let bytes = match self.output.try_encode(part, dtype, count, name)? {
                 Encoded::Bytes(bytes, _) => bytes,
-                Encoded::BeyondF16(error) if job.recipe.store != Store::Auto => return Err(error),
-                // as it is stored then: the rows before it count as they were
+                Encoded::BeyondF16(error) if self.store != Store::Auto => return Err(error),
+                // stored as f32 from here on: the rows before count as they were
                 Encoded::BeyondF16(_) => {
                     self.dtype = Some(Dtype::F32);
                     self.output.encode(part, Dtype::F32, count, name)?
@@ -200,7 +213,7 @@ impl<'a> Meter<'a> {
         self.flush();
         let bytes = match compress {
             Compress::None => self.raw,
-            // as the cache decides: what is hardly smaller is stored as it is
+            // the cache stores raw what compression hardly makes smaller
             Compress::Auto if self.compressed * 10 > self.raw * 9 => self.raw,
             Compress::Auto | Compress::Zstd => self.compressed,
         };
@@ -208,7 +221,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Some rows of an array of floats.
+/// `count` rows of an array of floats, from row `first`.
 fn rows_of(values: &Array, first: usize, count: usize) -> Result<Array> {
     let row = values.len() / values.shape().first().copied().unwrap_or(1).max(1);
     let shape = [&[count], values.shape().get(1..).unwrap_or_default()].concat();

@@ -1,103 +1,156 @@
-//! How the values of one of the teacher's tensors become stored bytes.
+//! What is kept of the teacher: arrays of the cache, and the tensors that they are made of.
 
-use crate::array::{Array, Dtype, Layout, Values};
+use crate::array::{Array, Layout};
+use crate::cache::Manifest;
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
 use crate::onnx::logits::Conversion;
 use crate::onnx::tap::Role;
-use crate::recipe::Store;
-use crate::statistic::{
-    self, F16_MAX, Loss, MapShape, Maps, Statistic, adaptive_average_pool, f16_loss, finite_range,
-    to_f16,
-};
-use std::borrow::Cow;
+use crate::statistic::{LOGITS, MapShape, Statistic};
 
 /// An array of the cache and the tensor of the teacher that it is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Output {
     /// The ONNX tensor.
     pub(super) tensor: String,
-    /// The tap's name in the cache; empty for the logits.
-    pub(super) alias: String,
-    pub(super) role: Role,
-    pub(super) stage: Option<usize>,
-    /// The axis order of a map.
-    pub(super) layout: Layout,
-    /// Height and width of the image that tokens cover (what stands before those is dropped, the
-    /// rest is stored as a map), or of a flat map.
-    pub(super) grid: Option<[usize; 2]>,
-    /// Size to which maps are pooled before anything is made of them.
-    pub(super) pool: Option<[usize; 2]>,
     /// Shape of one row of its features.
     pub(super) shape: Vec<usize>,
     /// Name of each axis of such a row.
     pub(super) axes: Vec<String>,
-    /// Whether it is the logits' own array.
-    pub(super) is_logits: bool,
-    /// What is done to logits that are no tensor of the teacher.
-    pub(super) conversion: Option<Conversion>,
-    /// What is stored of it.
+    pub(super) kind: OutputKind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum OutputKind {
+    /// The logits, and how they are computed where no tensor of the teacher holds them.
+    Logits {
+        conversion: Option<Conversion>,
+    },
+    Tap(KeptTap),
+}
+
+/// A tap by its name in the cache.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct KeptTap {
+    pub(super) alias: String,
+    pub(super) stage: Option<usize>,
+    pub(super) form: TapForm,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum TapForm {
+    /// One vector a sample, `[batch, c]`.
+    Vector,
+    /// Three spatial dimensions or more; kept whole.
+    Volume,
+    Map(KeptMap),
+}
+
+impl TapForm {
+    /// What a manifest calls it.
+    pub(super) fn role(&self) -> Role {
+        match self {
+            Self::Vector => Role::Vector,
+            Self::Volume => Role::Volume,
+            Self::Map(_) => Role::Map,
+        }
+    }
+}
+
+/// A map, or a statistic of one.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct KeptMap {
+    pub(super) layout: Layout,
+    /// Height and width of the image that tokens cover (tokens before those are dropped, the rest
+    /// is stored as a map), or of a flat map.
+    pub(super) grid: Option<[usize; 2]>,
+    /// Height and width before pooling.
+    pub(super) whole: [usize; 2],
+    /// Height and width after pooling, which comes before any statistic.
+    pub(super) pool: Option<[usize; 2]>,
     pub(super) statistic: Statistic,
     /// The tensor that holds the statistic itself, where the teacher's graph computes it.
     pub(super) computed: Option<String>,
 }
 
-/// The stored bytes of some rows.
-pub(super) enum Encoded {
-    /// The bytes, and what they lose.
-    Bytes(Vec<u8>, Lost),
-    /// f16 cannot say what the values are: why.
-    BeyondF16(Error),
-}
-
-/// Rows of which values are lost in f16, since they are near 0.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Lost {
-    pub(super) rows: usize,
-    /// The smallest of the values.
-    smallest: f32,
-}
-
-impl Lost {
-    pub(super) const NOTHING: Self = Self { rows: 0, smallest: f32::INFINITY };
-
-    /// What these rows lose, of so many values each.
-    fn of(floats: &[f32], row: usize) -> Self {
-        let underflow = |row| match f16_loss(row)? {
-            Loss::Underflow(value) => Some(Self { rows: 1, smallest: value }),
-            Loss::Overflow(_) => None,
-        };
-        floats.chunks(row.max(1)).filter_map(underflow).fold(Self::NOTHING, Self::and)
-    }
-
-    /// Both.
-    pub(super) fn and(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, smallest: self.smallest.min(other.smallest) }
-    }
-}
-
 impl Output {
     /// The path of its array.
     pub(super) fn path(&self) -> String {
-        if self.is_logits { "logits".to_owned() } else { self.statistic.path(&self.alias) }
+        self.alias().map_or_else(|| LOGITS.to_owned(), |alias| self.statistic().path(alias))
     }
 
-    /// The tensor that it is made of.
-    pub(super) fn fetched(&self) -> &str {
-        self.computed.as_deref().unwrap_or(&self.tensor)
+    /// The tap's name in the cache; `None` for the logits.
+    pub(super) fn alias(&self) -> Option<&str> {
+        self.tap().map(|tap| tap.alias.as_str())
     }
 
-    /// The map that it is or is of.
-    pub(super) fn map(&self) -> Option<MapShape> {
-        match self.shape.as_slice() {
-            &[a, b, c] if self.role == Role::Map => {
-                Some(MapShape::of_features(self.layout, [a, b, c]))
-            }
+    pub(super) fn tap(&self) -> Option<&KeptTap> {
+        match &self.kind {
+            OutputKind::Logits { .. } => None,
+            OutputKind::Tap(tap) => Some(tap),
+        }
+    }
+
+    pub(super) fn kept_map(&self) -> Option<&KeptMap> {
+        match &self.tap()?.form {
+            TapForm::Map(map) => Some(map),
+            TapForm::Vector | TapForm::Volume => None,
+        }
+    }
+
+    pub(super) fn kept_map_mut(&mut self) -> Option<&mut KeptMap> {
+        match &mut self.kind {
+            OutputKind::Tap(KeptTap { form: TapForm::Map(map), .. }) => Some(map),
             _ => None,
         }
     }
 
-    /// The numbers in a row of a statistic of it.
+    /// What is stored; all but maps are stored as they are.
+    pub(super) fn statistic(&self) -> Statistic {
+        self.kept_map().map_or(Statistic::Features, |map| map.statistic)
+    }
+
+    /// The same tap in another form. Only maps have other forms.
+    pub(super) fn with_statistic(&self, statistic: Statistic) -> Self {
+        let mut output = self.clone();
+        if let Some(map) = output.kept_map_mut() {
+            map.statistic = statistic;
+        }
+        output
+    }
+
+    /// The map pooled to a size no larger than its own.
+    pub(super) fn pooled_to(&self, size: [usize; 2]) -> Self {
+        let mut output = self.clone();
+        if let Some(map) = output.kept_map_mut()
+            && size != map.whole
+        {
+            map.pool = Some(size);
+            let height = height_axis(map.layout);
+            output.shape[height..height + 2].copy_from_slice(&size);
+        }
+        output
+    }
+
+    /// The tensor to read.
+    pub(super) fn fetched(&self) -> &str {
+        let computed = self.kept_map().and_then(|map| map.computed.as_deref());
+        computed.unwrap_or(&self.tensor)
+    }
+
+    /// The map that it is, or is a statistic of, as pooled.
+    pub(super) fn map(&self) -> Option<MapShape> {
+        match (self.kept_map(), self.shape.as_slice()) {
+            (Some(map), &[a, b, c]) => Some(MapShape::of_features(map.layout, [a, b, c])),
+            _ => None,
+        }
+    }
+
+    /// Height and width of a map, as pooled.
+    pub(super) fn size(&self) -> Option<[usize; 2]> {
+        self.map().map(|map| [map.height, map.width])
+    }
+
+    /// How many numbers a row of a statistic of it has.
     pub(super) fn elements(&self, statistic: Statistic) -> Option<usize> {
         self.map()?.row(statistic).map(|(shape, _)| shape.iter().product())
     }
@@ -105,369 +158,98 @@ impl Output {
     /// Shape and axis names of one stored row.
     ///
     /// # Errors
-    /// When there is no such statistic of the tap.
+    /// When the statistic's size is beyond computing.
     pub(super) fn row(&self) -> Result<(Vec<usize>, Vec<String>)> {
-        if self.statistic == Statistic::Features {
+        if self.statistic() == Statistic::Features {
             return Ok((self.shape.clone(), self.axes.clone()));
         }
-        let row = self.map().and_then(|map| map.row(self.statistic));
+        let row = self.map().and_then(|map| map.row(self.statistic()));
         let (shape, axes) = row.ok_or_else(|| {
             Error::input(format!("{}: expected a map, found rows of {:?}", self.name(), self.shape))
         })?;
         Ok((shape, axes.iter().map(|&axis| axis.to_owned()).collect()))
     }
 
-    /// The element type that it is stored in; `values`: the first batch, of so many rows, which
-    /// decides where features may be either.
-    ///
-    /// # Errors
-    /// When the values have another shape than the probe found.
-    pub(super) fn dtype(
-        &self,
-        store: Store,
-        values: &Array,
-        rows: usize,
-        monitor: &dyn Monitor,
-    ) -> Result<Dtype> {
-        match self.statistic.dtype() {
-            Some(dtype) => return Ok(dtype),
-            None if self.is_logits => return Ok(Dtype::F32),
-            None => {}
+    /// How messages call it.
+    pub(super) fn name(&self) -> String {
+        match self.alias() {
+            None => format!("logits (tensor `{}`)", self.tensor),
+            Some(alias) => format!("tap {alias} (tensor `{}`)", self.tensor),
         }
-        let rows = self.first_rows(values, rows)?;
-        let features = self.pooled(&rows)?;
-        let row = self.shape.iter().product::<usize>().max(1);
-        let (dtype, reason) =
-            stored_type(store, worst_loss(features.as_f32().unwrap_or_default(), row));
-        if let Some(reason) = reason {
-            let line = format!("tap {}: {reason}", self.alias);
-            if dtype == Dtype::F32 { monitor.note(&line) } else { monitor.warn(&line) }
+    }
+}
+
+/// The axis of a map's row that is its height; its width is the next one.
+pub(super) fn height_axis(layout: Layout) -> usize {
+    match layout {
+        Layout::Nchw => 1,
+        Layout::Nhwc => 0,
+    }
+}
+
+/// Outputs of one run of the teacher.
+#[derive(Debug, Clone)]
+pub(super) struct Outputs {
+    pub(super) all: Vec<Output>,
+    /// The tensors that they are made of, each once.
+    pub(super) tensors: Vec<String>,
+}
+
+impl Outputs {
+    pub(super) fn new(all: Vec<Output>) -> Self {
+        let mut tensors: Vec<String> = Vec::new();
+        for output in &all {
+            if !tensors.iter().any(|tensor| tensor == output.fetched()) {
+                tensors.push(output.fetched().to_owned());
+            }
         }
-        Ok(dtype)
+        Self { all, tensors }
     }
 
-    /// Maps of the size that is stored.
-    fn pooled<'a>(&self, rows: &'a Array) -> Result<Cow<'a, Array>> {
-        Ok(match self.pool {
-            Some(size) => Cow::Owned(adaptive_average_pool(rows, self.layout, size)?),
-            None => Cow::Borrowed(rows),
+    /// The values that an output is made of, among those of [`Outputs::tensors`].
+    ///
+    /// # Errors
+    /// When they are missing.
+    pub(super) fn values<'v>(&self, output: &Output, values: &'v [Array]) -> Result<&'v Array> {
+        let at = self.tensors.iter().position(|tensor| tensor == output.fetched());
+        at.and_then(|at| values.get(at)).ok_or_else(|| {
+            Error::input(format!("tensor `{}`: the run gave no value", output.fetched()))
         })
     }
 
-    /// One line for the user about what its rows lost.
-    pub(super) fn describe(&self, Lost { rows, smallest }: Lost) -> Option<String> {
-        let rows = match rows {
-            0 => return None,
-            1 => "1 row holds".to_owned(),
-            n => format!("{n} rows hold"),
-        };
-        Some(format!(
-            "tap {}: {rows} values down to {smallest:e} that are lost in f16: --store f32 in \
-             another folder (-o) keeps them",
-            self.alias
-        ))
+    /// The outputs in the order in which their arrays stand in a cache, each with its place here.
+    pub(super) fn in_order_of(&self, manifest: &Manifest) -> Vec<(usize, &Output)> {
+        let of_path = |path: &str| self.all.iter().enumerate().find(|(_, o)| o.path() == path);
+        manifest.view_arrays.iter().filter_map(|spec| of_path(&spec.path)).collect()
     }
 
-    /// How messages call it.
-    fn name(&self) -> String {
-        if self.is_logits {
-            format!("logits (tensor `{}`)", self.tensor)
-        } else {
-            format!("tap {} (tensor `{}`)", self.alias, self.tensor)
-        }
+    pub(super) fn logits(&self) -> Option<&Output> {
+        self.all.iter().find(|output| output.tap().is_none())
     }
 
-    /// The stored bytes of the first `rows` rows of a batch of values; `sample_name` names a row.
-    ///
-    /// # Errors
-    /// When the values have another shape than the probe found, are not finite, or are beyond f16
-    /// where that is stored.
-    pub(super) fn encode(
-        &self,
-        values: &Array,
-        dtype: Dtype,
-        rows: usize,
-        sample_name: impl Fn(usize) -> String,
-    ) -> Result<Vec<u8>> {
-        match self.try_encode(values, dtype, rows, sample_name)? {
-            Encoded::Bytes(bytes, _) => Ok(bytes),
-            Encoded::BeyondF16(error) => Err(error),
-        }
+    /// How many classes the logits have.
+    pub(super) fn classes(&self) -> Option<usize> {
+        self.logits().and_then(|logits| logits.shape.first().copied())
     }
-
-    /// As [`Output::encode`], where values beyond f16 are no error yet.
-    ///
-    /// # Errors
-    /// When the values have another shape than the probe found, or are not finite.
-    pub(super) fn try_encode(
-        &self,
-        values: &Array,
-        dtype: Dtype,
-        rows: usize,
-        sample_name: impl Fn(usize) -> String,
-    ) -> Result<Encoded> {
-        let rows = self.first_rows(values, rows)?;
-        let place = |what: &str, index: usize, count: usize| {
-            format!(
-                "{}{what}: sample {}",
-                self.name(),
-                sample_name(index / (count / rows.shape()[0].max(1)).max(1))
-            )
-        };
-        let not_finite = |what: &str, floats: &[f32], index: usize| {
-            let value = floats.get(index).copied().unwrap_or(f32::NAN);
-            Error::input(format!(
-                "{}: expected finite values, found {value}",
-                place(what, index, floats.len())
-            ))
-            .hint("check the preprocessing, or tap another tensor")
-        };
-        let whole = |bytes| Ok(Encoded::Bytes(bytes, Lost::NOTHING));
-        let floats = rows.as_f32().unwrap_or_default();
-        finite_range(floats).map_err(|index| not_finite("", floats, index))?;
-        if self.computed.is_some() {
-            return whole(bytemuck::cast_slice(floats).to_vec());
-        }
-        if self.statistic != Statistic::Features {
-            let values = statistic::compute(self.statistic, floats, &self.maps(&rows)?)?;
-            if let Values::F32(values) = &values {
-                // a mean of squares may be where f32 ends
-                finite_range(values).map_err(|index| {
-                    not_finite(&format!(", {}", self.statistic.name()), values, index)
-                })?;
-            }
-            return whole(bytes_of(values));
-        }
-        let pooled = self.pooled(&rows)?;
-        let floats = pooled.as_f32().unwrap_or_default();
-        if let Some(conversion) = self.conversion {
-            let mut floats = floats.to_vec();
-            conversion.apply(&mut floats, values.dtype()).map_err(|index| {
-                let value = floats.get(index).copied().unwrap_or(f32::NAN);
-                Error::input(format!(
-                    "{}: expected a probability, found {value}",
-                    place("", index, floats.len())
-                ))
-                .hint("name the tensor that holds the logits: --logits TENSOR")
-            })?;
-            return whole(bytemuck::cast_slice(&floats).to_vec());
-        }
-        match dtype {
-            Dtype::F16 => {
-                if let Some(index) = floats.iter().position(|v| v.abs() > F16_MAX) {
-                    let place = place("", index, floats.len());
-                    let error = Error::input(format!(
-                        "{place}: value {} is beyond the range of f16 (±{F16_MAX})",
-                        floats[index]
-                    ));
-                    let hint = "without --store f16 the same folder is gone on with, this tap \
-                                alone as f32; --store f32 in another one (-o) stores all so";
-                    return Ok(Encoded::BeyondF16(error.hint(hint)));
-                }
-                let row = floats.len() / rows.shape()[0].max(1);
-                Ok(Encoded::Bytes(bytes_of(to_f16(floats)?), Lost::of(floats, row)))
-            }
-            _ => whole(bytemuck::cast_slice(floats).to_vec()),
-        }
-    }
-
-    /// f32 values of the first rows, tokens as maps; not pooled.
-    fn first_rows<'a>(&self, values: &'a Array, rows: usize) -> Result<Cow<'a, Array>> {
-        let batch = values.shape().first().copied().unwrap_or_default();
-        if batch < rows {
-            return Err(Error::input(format!(
-                "{}: expected {rows} rows, found {batch}",
-                self.name()
-            )));
-        }
-        let mut array = Cow::Borrowed(values);
-        if batch != rows || values.dtype() != Dtype::F32 {
-            let row_len = values.len().checked_div(batch).unwrap_or_default();
-            let shape = [&[rows], values.shape().get(1..).unwrap_or_default()].concat();
-            let floats = match values.as_f32() {
-                Some(floats) => floats[..rows * row_len].to_vec(),
-                None => values.to_f32()[..rows * row_len].to_vec(),
-            };
-            array = Cow::Owned(Array::new(shape, Values::F32(floats))?);
-        }
-        if let Some(grid) = self.grid {
-            array = Cow::Owned(fold(array.into_owned(), self.layout, grid)?);
-        }
-        // a convolution gives the logits axes of one
-        if self.is_logits
-            && array.len() == rows * self.shape.iter().product::<usize>()
-            && array.shape().len() > 2
-        {
-            array = Cow::Owned(Array::new(
-                [&[rows], self.shape.as_slice()].concat(),
-                array.into_owned().into_values(),
-            )?);
-        }
-        let found = array.shape().get(1..).unwrap_or_default();
-        // a pooled map may come in any size: the probe said that it is the same for all samples
-        let fits = match &self.computed {
-            Some(_) => self.row()?.0 == found,
-            None if self.pool.is_some() => found.len() == self.shape.len(),
-            None => found == self.shape,
-        };
-        if !fits {
-            return Err(Error::input(format!(
-                "{}: its shape varies: expected rows of {:?}, found {:?}",
-                self.name(),
-                self.shape,
-                array.shape()
-            )));
-        }
-        Ok(array)
-    }
-
-    /// The axes of rows of maps, and the size at which statistics are taken of them.
-    fn maps(&self, rows: &Array) -> Result<Maps> {
-        let (Some(stored), &[_, a, b, c]) = (self.map(), rows.shape()) else {
-            return Err(Error::input(format!(
-                "{}: expected a map, found rows of {:?}",
-                self.name(),
-                rows.shape()
-            )));
-        };
-        let given = MapShape::of_features(self.layout, [a, b, c]);
-        let (from, size) = ([given.height, given.width], [stored.height, stored.width]);
-        if given.channels != stored.channels || size[0] > from[0] || size[1] > from[1] {
-            return Err(Error::input(format!(
-                "{}: its shape varies: expected {:?} at least, found {:?}",
-                self.name(),
-                stored,
-                given
-            )));
-        }
-        Ok(Maps { layout: self.layout, channels: stored.channels, from, size })
-    }
-}
-
-/// What storing rows in f16 would lose at worst: what comes near the end of it counts as beyond,
-/// since there are rows to come.
-fn worst_loss(features: &[f32], row: usize) -> Option<Loss> {
-    let largest = features
-        .iter()
-        .copied()
-        .fold(0.0f32, |largest, v| if v.abs() > largest.abs() { v } else { largest });
-    if largest.is_infinite() {
-        // refused where it is stored
-        return None;
-    }
-    if largest.abs() > F16_MAX / 2.0 {
-        return Some(Loss::Overflow(largest));
-    }
-    let smallest = features.chunks(row).filter_map(f16_loss).fold(
-        f32::INFINITY,
-        |smallest, loss| match loss {
-            Loss::Underflow(value) => smallest.min(value),
-            Loss::Overflow(_) => smallest,
-        },
-    );
-    smallest.is_finite().then_some(Loss::Underflow(smallest))
-}
-
-/// The element type of features that lose so much in f16, and what to say of it.
-fn stored_type(store: Store, loss: Option<Loss>) -> (Dtype, Option<String>) {
-    match (store, loss) {
-        (Store::F32, _) => (Dtype::F32, None),
-        (Store::Auto, Some(Loss::Overflow(value))) => (
-            Dtype::F32,
-            Some(format!(
-                "values up to {value:e} come near the end of f16 or go beyond: stored as f32"
-            )),
-        ),
-        (Store::Auto, Some(Loss::Underflow(value))) => (
-            Dtype::F32,
-            Some(format!("values down to {value:e} would be lost in f16: stored as f32")),
-        ),
-        // beyond the end is an error where the value is stored
-        (Store::F16, Some(Loss::Underflow(value))) => (
-            Dtype::F16,
-            Some(format!("values down to {value:e} are lost in f16 (--store f32 keeps them)")),
-        ),
-        (Store::F16 | Store::Auto, _) => (Dtype::F16, None),
-    }
-}
-
-/// Tokens as maps, without what stands before those of the image; flat maps as they were.
-///
-/// # Shapes
-/// `[N, prefix + H·W, C]` → `[N, H, W, C]`; of channels first `[N, C, H·W]` → `[N, C, H, W]`.
-fn fold(tokens: Array, layout: Layout, [height, width]: [usize; 2]) -> Result<Array> {
-    let &[n, count, channels] = tokens.shape() else {
-        return Err(Error::input(format!("tokens: expected 3 axes, found {:?}", tokens.shape())));
-    };
-    if layout == Layout::Nchw {
-        return Array::new(vec![n, count, height, width], tokens.into_values());
-    }
-    let prefix = count.checked_sub(height * width);
-    let prefix = prefix.ok_or_else(|| {
-        Error::input(format!("tokens: expected at least {height}x{width}, found {count}"))
-    })?;
-    let shape = vec![n, height, width, channels];
-    let Values::F32(mut values) = tokens.into_values() else {
-        return Err(Error::input("tokens: expected f32"));
-    };
-    if prefix > 0 {
-        let image = |row: &[f32]| row.get(prefix * channels..).unwrap_or_default().to_vec();
-        values = values.chunks_exact((count * channels).max(1)).flat_map(image).collect();
-    }
-    Array::new(shape, Values::F32(values))
-}
-
-fn bytes_of(values: Values) -> Vec<u8> {
-    match values {
-        Values::U8(v) => v,
-        values => values.as_bytes().to_vec(),
-    }
-}
-
-/// How many classes the logits have.
-pub(super) fn classes(outputs: &[Output]) -> Option<usize> {
-    outputs.iter().find(|o| o.is_logits).and_then(|o| o.shape.first().copied())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::{Codec, testing};
 
+    /// A widened tap moves to the end of the cache, and the losses of the others stay theirs.
     #[test]
-    fn what_f16_cannot_hold_is_stored_as_f32_and_said() {
-        let of = |store, features: &[f32]| {
-            let (dtype, reason) = stored_type(store, worst_loss(features, 2));
-            (dtype, reason.unwrap_or_default())
-        };
-        assert_eq!(of(Store::Auto, &[1.0, -18_718.0]), (Dtype::F16, String::new()));
-        let (dtype, reason) = of(Store::Auto, &[1.0, -40_000.0]);
-        assert!(dtype == Dtype::F32 && reason.contains("up to -4e4"), "{reason}");
-        // one row of two loses
-        let (dtype, reason) = of(Store::Auto, &[1.0, 2.0, 1e-9, 2e-9]);
-        assert!(dtype == Dtype::F32 && reason.contains("down to 1e-9"), "{reason}");
-        let (dtype, reason) = of(Store::F16, &[1e-9, 2e-9]);
-        assert!(dtype == Dtype::F16 && reason.contains("--store f32"), "{reason}");
-        assert_eq!(of(Store::F16, &[40_000.0, 1.0]), (Dtype::F16, String::new()));
-        assert_eq!(of(Store::F32, &[1e-9, 1.0]), (Dtype::F32, String::new()));
-    }
-
-    #[test]
-    fn tokens_become_a_map_without_what_stands_before_them() {
-        let tokens = |count: usize| {
-            Array::new(
-                vec![2, count, 3],
-                Values::F32((0u8..).take(2 * count * 3).map(f32::from).collect()),
-            )
-            .unwrap()
-        };
-        let folded = fold(tokens(7), Layout::Nhwc, [3, 2]).unwrap();
-        assert_eq!(folded.shape(), [2, 3, 2, 3]);
-        let expected: Vec<f32> = (3u8..21).chain(24..42).map(f32::from).collect();
-        assert_eq!(folded.as_f32().unwrap(), expected);
-        assert_eq!(fold(tokens(6), Layout::Nhwc, [3, 2]).unwrap().as_f32(), tokens(6).as_f32());
-        assert!(fold(tokens(5), Layout::Nhwc, [3, 2]).is_err());
-        let flat = fold(tokens(4), Layout::Nchw, [1, 3]).unwrap();
-        assert_eq!((flat.shape(), flat.as_f32()), (&[2, 4, 1, 3][..], tokens(4).as_f32()));
-        assert!(fold(tokens(4), Layout::Nchw, [2, 3]).is_err());
+    fn outputs_keep_their_places_when_a_cache_has_another_order() {
+        let output =
+            |kind| Output { tensor: "t".into(), shape: vec![3], axes: vec!["c".into()], kind };
+        let tap = KeptTap { alias: "conv".into(), stage: None, form: TapForm::Vector };
+        let kinds = [OutputKind::Tap(tap), OutputKind::Logits { conversion: None }];
+        let outputs = Outputs::new(kinds.map(output).to_vec());
+        assert_eq!(outputs.tensors, ["t"]);
+        let manifest = testing::manifest(8, 1, Codec::Raw);
+        let order: Vec<(usize, String)> =
+            outputs.in_order_of(&manifest).into_iter().map(|(at, o)| (at, o.path())).collect();
+        assert_eq!(order, [(1, LOGITS.to_owned()), (0, "taps/conv/features".to_owned())]);
     }
 }

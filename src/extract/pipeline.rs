@@ -1,11 +1,10 @@
 //! The overlapped stages: workers decode, one thread a session runs the teacher, another converts,
-//! compresses and writes. Queues between them are bounded, so memory does not depend on the data
-//! set; batches keep their order, so neither do the bytes depend on the threads.
+//! compresses and writes. Bounded queues keep memory independent of the data set; batches keep
+//! their order, so that the bytes do not depend on the number of threads.
 
-use super::Job;
-use super::batch::{self, Batch};
-use super::output::{Encoded, Lost};
-use super::plan::sample_name;
+use super::encode::{Encoded, Lost};
+use super::plan::ExtractPlan;
+use super::reader::{RowBatch, RowReader};
 use crate::array::Array;
 use crate::cache::{self, SegmentWriter, Writer};
 use crate::error::{Error, Result};
@@ -20,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// Batches that are computed and wait to be written.
+/// Computed batches that may wait to be written.
 const WRITE_QUEUE: usize = 2;
 
 /// One inference: rows of one segment of a view.
@@ -29,33 +28,33 @@ pub(super) struct Task {
     pub(super) view: usize,
     pub(super) segment: usize,
     pub(super) rows: Range<usize>,
-    /// Whether the segment ends with it.
+    /// Whether it is the segment's last.
     is_last: bool,
 }
 
 /// A batch on its way from a worker to a session, and from there to its place in the order.
 struct Ticket {
     task: Task,
-    batch: Receiver<Result<Batch>>,
+    batch: Receiver<Result<RowBatch>>,
     reply: Sender<Result<Computed>>,
 }
 
-/// A task for a worker.
-struct Work {
+/// Rows for a worker to read.
+struct ToRead {
     view: usize,
     rows: Range<usize>,
-    reply: Sender<Result<Batch>>,
+    reply: Sender<Result<RowBatch>>,
 }
 
-/// What the teacher gave for a task.
+/// The teacher's output for a task.
 struct Computed {
     task: Task,
     stored: Vec<Vec<u8>>,
     values: Vec<Array>,
 }
 
-/// Seconds that each stage worked, its waiting left out. Stages run side by side, so they add up to
-/// more than the run took; the one that comes near to it is the limit.
+/// Seconds that each stage worked, without waiting. Stages run in parallel, so that their sum
+/// exceeds the run's time; the stage that comes near it is the bottleneck.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Stages {
     /// Reading, decoding and preprocessing samples, all workers together.
@@ -69,7 +68,7 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Adds those of a run that was gone on with.
+    /// Adds the seconds of another pass.
     pub(super) fn add(&mut self, other: &Self) {
         self.decode += other.decode;
         self.infer += other.infer;
@@ -78,10 +77,10 @@ impl Stages {
     }
 }
 
-/// How a run over tasks ended.
+/// How a pass over tasks ended.
 pub(super) enum Ended {
     Done,
-    /// At an output whose values f16 cannot say, by its place among the job's; and why.
+    /// At an output whose values are beyond f16, by its place in the plan; and why.
     BeyondF16(usize, Error),
 }
 
@@ -117,7 +116,7 @@ fn timed<R>(clock: &AtomicU64, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The inferences of every segment that is not published in all arrays yet, by view, in row order.
+/// The inferences of every segment that is not yet published in all arrays, by view, in row order.
 pub(super) fn tasks(writer: &Writer, batch: usize) -> Vec<Task> {
     let manifest = writer.manifest();
     let all = (0..manifest.views)
@@ -149,15 +148,15 @@ fn segment_tasks(
         .collect()
 }
 
-/// Computes and publishes the tasks' segments; says how long each stage worked, and adds to `lost`
-/// what the rows of each output lose. Ends early where a type that was chosen here proves too
-/// narrow.
+/// Computes and publishes the tasks' segments. Returns how long each stage worked, and adds to
+/// `lost` what f16 loses of each output's rows. Ends early where f16 was chosen for an output and
+/// proves too narrow.
 ///
 /// # Errors
 /// At the first batch that cannot be read, computed or written; or when the user asks to stop.
 /// Published segments stay.
 pub(super) fn run(
-    job: &Job<'_>,
+    plan: &ExtractPlan<'_>,
     tasks: Vec<Task>,
     sessions: &mut [Session],
     writer: &mut Writer,
@@ -169,43 +168,45 @@ pub(super) fn run(
         return Ok((Ended::Done, clocks.stages()));
     }
     let todo: usize = tasks.iter().map(|t| t.rows.len()).sum();
-    let all = job.rows.len() * writer.manifest().views;
+    let all = plan.reader.rows.len() * writer.manifest().views;
     monitor.begin("extract", "rows", all as u64, (all - todo) as u64);
-    let workers = job.recipe.threads.max(1);
-    // one batch at each worker and one ready
+    let workers = plan.recipe.threads.max(1);
+    // a batch in each worker, and one ready
     let (ticket_in, tickets) = bounded(workers + 1);
-    let (work_in, work) = bounded::<Work>(workers + 1);
+    let (work_in, work) = bounded::<ToRead>(workers + 1);
     let (order_in, order) = bounded(sessions.len() + workers + 1);
-    // a session takes a place before a batch, the writer gives it back after it
+    // a session takes a place before each batch, and the writer returns it
     let places = sessions.len() + WRITE_QUEUE;
     let (place_in, place) = bounded(places);
     for _ in 0..places {
         let _ = place_in.try_send(());
     }
     let result = thread::scope(|scope| {
-        // what a thread that is refused leaves behind ends those before it: their queues close
+        // where the system refuses a thread, queues close, which ends those that run
         for session in sessions {
             let (tickets, place) = (tickets.clone(), place.clone());
-            threads::start(scope, move || infer(job, session, &tickets, &place, clocks))?;
+            threads::start(scope, move || {
+                infer(&plan.outputs.tensors, session, &tickets, &place, clocks);
+            })?;
         }
         for _ in 0..workers {
             let work = work.clone();
-            threads::start(scope, move || decode(job, &work, clocks))?;
+            threads::start(scope, move || decode(&plan.reader, &work, clocks))?;
         }
         drop(work);
         threads::start(scope, move || feed(tasks, &work_in, &ticket_in, &order_in))?;
         drop((tickets, place));
-        write(job, order, place_in, writer, clocks, monitor, lost)
+        write(plan, order, place_in, writer, clocks, monitor, lost)
     });
     monitor.end();
     result.map(|ended| (ended, clocks.stages()))
 }
 
 /// Hands out work in order; the queues bound how far it runs ahead. Ends early when the writer has
-/// gone.
+/// ended.
 fn feed(
     tasks: Vec<Task>,
-    work: &Sender<Work>,
+    work: &Sender<ToRead>,
     tickets: &Sender<Ticket>,
     order: &Sender<Receiver<Result<Computed>>>,
 ) {
@@ -214,34 +215,34 @@ fn feed(
         let (view, rows) = (task.view, task.rows.clone());
         let sent =
             order.send(computed).is_ok() && tickets.send(Ticket { task, batch, reply }).is_ok();
-        if !sent || work.send(Work { view, rows, reply: decoded }).is_err() {
+        if !sent || work.send(ToRead { view, rows, reply: decoded }).is_err() {
             return;
         }
     }
 }
 
-fn decode(job: &Job<'_>, work: &Receiver<Work>, clocks: &Clocks) {
-    for Work { view, rows, reply } in work {
+fn decode(reader: &RowReader, work: &Receiver<ToRead>, clocks: &Clocks) {
+    for ToRead { view, rows, reply } in work {
         // nobody waits for the reply after a failure downstream
-        let _ = reply.send(timed(&clocks.decode, || batch::read(job, view, rows)));
+        let _ = reply.send(timed(&clocks.decode, || reader.read(view, rows)));
     }
 }
 
 fn infer(
-    job: &Job<'_>,
+    tensors: &[String],
     session: &mut Session,
     tickets: &Receiver<Ticket>,
     place: &Receiver<()>,
     clocks: &Clocks,
 ) {
-    // without a place the writer has gone
+    // no place comes once the writer has ended
     while let (Ok(()), Ok(Ticket { task, batch, reply })) = (place.recv(), tickets.recv()) {
         let computed = batch
             .recv()
             .map_err(|e| Error::input("decoding ended before its work was done").because(e))
             .flatten()
             .and_then(|batch| {
-                let values = timed(&clocks.infer, || session.run(&batch.feed(job), &job.tensors))?;
+                let values = timed(&clocks.infer, || session.run(&batch.feed(), tensors))?;
                 Ok(Computed { task, stored: batch.stored, values })
             });
         // nobody waits for the reply after a failure downstream
@@ -250,7 +251,7 @@ fn infer(
 }
 
 fn write(
-    job: &Job<'_>,
+    plan: &ExtractPlan<'_>,
     order: Receiver<Receiver<Result<Computed>>>,
     places: Sender<()>,
     writer: &mut Writer,
@@ -259,8 +260,9 @@ fn write(
     lost: &mut [Lost],
 ) -> Result<Ended> {
     let types: Vec<_> = writer.manifest().view_arrays.iter().map(|array| array.dtype).collect();
+    let outputs = plan.outputs.in_order_of(writer.manifest());
     let mut open: Option<SegmentWriter> = None;
-    // of the segment that is open
+    // the loss of the open segment
     let mut losing = vec![Lost::NOTHING; lost.len()];
     for computed in order {
         if monitor.stop_requested() {
@@ -271,7 +273,7 @@ fn write(
             .recv()
             .map_err(|e| Error::input("the teacher ended before its work was done").because(e))?;
         let Computed { task, stored, values } = computed?;
-        // the first arrays may be there: an array is being added
+        // where arrays are added, the first ones are published already
         let published = writer.manifest().published_arrays(task.view, task.segment);
         let mut segment = match open.take() {
             Some(segment) => segment,
@@ -281,12 +283,10 @@ fn write(
         for (array, bytes) in stored.iter().enumerate().skip(published) {
             written += timed(&clocks.write, || segment.append(array, bytes))?;
         }
-        let outputs = job.outputs.iter().zip(stored.len()..);
-        for (place, (output, array)) in
-            outputs.enumerate().skip_while(|(_, (_, array))| *array < published)
-        {
-            let name = |row: usize| sample_name(job, task.rows.start + row);
-            let values = job.values(output, &values)?;
+        let arrays = outputs.iter().zip(stored.len()..);
+        for (&(place, output), array) in arrays.skip_while(|(_, array)| *array < published) {
+            let name = |row: usize| plan.reader.sample_name(task.rows.start + row);
+            let values = plan.outputs.values(output, &values)?;
             let bytes = match timed(&clocks.convert, || {
                 output.try_encode(values, types[array], task.rows.len(), name)
             })? {
@@ -294,7 +294,7 @@ fn write(
                     losing[place] = losing[place].and(of);
                     bytes
                 }
-                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => {
+                Encoded::BeyondF16(error) if plan.recipe.store == Store::Auto => {
                     return Ok(Ended::BeyondF16(place, error));
                 }
                 Encoded::BeyondF16(error) => return Err(error),
@@ -302,7 +302,7 @@ fn write(
             written += timed(&clocks.write, || segment.append(array, &bytes))?;
         }
         if task.is_last {
-            record(job, writer)?;
+            record(plan, writer)?;
             timed(&clocks.write, || writer.publish(segment))?;
             for (all, of) in lost.iter_mut().zip(&mut losing) {
                 *all = all.and(std::mem::replace(of, Lost::NOTHING));
@@ -310,33 +310,34 @@ fn write(
         } else {
             open = Some(segment);
         }
-        // full when nobody computes any more
+        // full once no session computes
         let _ = places.try_send(());
         monitor.advance(task.rows.len() as u64, written);
     }
-    // sessions that wait for a place end
+    // ends the sessions that wait for a place
     drop(places);
     Ok(Ended::Done)
 }
 
-/// Says what each output's rows lost in f16.
-pub(super) fn say_lost(job: &Job<'_>, lost: &[Lost], monitor: &dyn Monitor) {
-    let lines = job.outputs.iter().zip(lost).filter_map(|(output, &lost)| output.describe(lost));
+/// Warns of what f16 loses of each output's rows.
+pub(super) fn say_lost(plan: &ExtractPlan<'_>, lost: &[Lost], monitor: &dyn Monitor) {
+    let lines =
+        plan.outputs.all.iter().zip(lost).filter_map(|(output, &lost)| output.describe(lost));
     lines.for_each(|line| monitor.warn(&line));
 }
 
-/// Records what samples were read from up to now.
+/// Records the files from which samples have been read so far.
 ///
 /// # Errors
-/// When one of them was read before, and was another one.
-pub(super) fn record(job: &Job<'_>, writer: &mut Writer) -> Result<()> {
-    let data = job.source.data;
-    let (traces, torn) = job.source.witness.take();
+/// When a sample's file has changed since it was first read.
+pub(super) fn record(plan: &ExtractPlan<'_>, writer: &mut Writer) -> Result<()> {
+    let source = &plan.reader.source;
+    let (traces, torn) = source.witness.take();
     let changed = [writer.record(&traces)?, torn].concat();
     if changed.is_empty() {
         Ok(())
     } else {
-        Err(cache::changed(&job.recipe.output, data, &changed))
+        Err(cache::changed(&plan.recipe.output, source.data(), &changed))
     }
 }
 

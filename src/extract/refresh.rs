@@ -1,11 +1,10 @@
-//! The rows of samples that have changed, computed again in place: each in its own batch, so that
-//! the bytes are those of a cache of the data as it is now; the rows beside them are copied.
+//! Computes the rows of changed samples again in place: in their own batches, so that the bytes
+//! are those of a cache of the current data. All other rows are copied.
 
-use super::Job;
-use super::batch;
-use super::output::{Encoded, Lost};
+use super::encode::{Encoded, Lost};
 use super::pipeline::{self, Ended};
-use super::plan::sample_name;
+use super::plan::ExtractPlan;
+use super::reader::RowReader;
 use crate::cache::{Writer, published_rows};
 use crate::data::augment::Place;
 use crate::error::{Error, Result};
@@ -15,30 +14,30 @@ use crate::runtime::Session;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
-/// Rows of a view that depend on one of these samples: they stand for it, or it is mixed into them.
-fn affected(job: &Job<'_>, changed: &HashSet<usize>, view: usize) -> Vec<usize> {
+/// Rows of a view that depend on one of these samples: their own sample, or one mixed into them.
+fn affected(reader: &RowReader, changed: &HashSet<usize>, view: usize) -> Vec<usize> {
     let is_changed =
-        |row: usize| job.rows.samples.get(row).is_some_and(|sample| changed.contains(sample));
-    let mixes = job.views.as_ref().filter(|views| views.augmentation.mixes());
+        |row: usize| reader.rows.samples.get(row).is_some_and(|sample| changed.contains(sample));
+    let mixes = reader.views.as_ref().filter(|views| views.augmentation.mixes());
     let partner = |row: usize| {
-        let sample = *job.rows.samples.get(row)? as u64;
-        // the image's size moves the crop alone
+        let sample = *reader.rows.samples.get(row)? as u64;
+        // the image's size affects only the crop
         mixes?.draw(Place { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
     };
-    (0..job.rows.len())
+    (0..reader.rows.len())
         .filter(|&row| is_changed(row) || partner(row).is_some_and(is_changed))
         .collect()
 }
 
-/// Replaces the rows of changed samples in all published segments; segments that are of such rows
-/// in every batch leave the cache, to be computed as any that is missing. Gives how many rows were
-/// computed again, and how many are to be.
+/// Replaces the rows of changed samples in all published segments. A segment with such rows in
+/// every batch is withdrawn instead, and computed as any missing one. Returns how many rows were
+/// replaced and how many were withdrawn.
 ///
 /// # Errors
-/// When a sample cannot be read or computed, the disk refuses, or the user asks to stop. The cache
-/// then still counts as one of other data.
+/// When a sample cannot be read or computed, a file cannot be written, or the user asks to stop.
+/// The cache then still counts as one of other data.
 pub(super) fn run(
-    job: &Job<'_>,
+    plan: &ExtractPlan<'_>,
     changed: &[usize],
     session: &mut Session,
     writer: &mut Writer,
@@ -49,7 +48,7 @@ pub(super) fn run(
     let manifest = writer.manifest();
     let mut segments: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for view in 0..manifest.views {
-        for row in affected(job, &changed, view) {
+        for row in affected(&plan.reader, &changed, view) {
             let segment = row / manifest.segment_rows;
             if manifest.published_arrays(view, segment) > 0 {
                 segments.entry((view, segment)).or_default().push(row);
@@ -60,12 +59,12 @@ pub(super) fn run(
         let first = segment * manifest.segment_rows;
         let end = first + manifest.rows_of_segment(segment);
         let starts: BTreeSet<usize> =
-            rows.iter().map(|row| row - (row - first) % job.batch).collect();
-        let all = (end - first).div_ceil(job.batch);
+            rows.iter().map(|row| row - (row - first) % plan.batch).collect();
+        let all = (end - first).div_ceil(plan.batch);
         (
             starts
                 .into_iter()
-                .map(|start| start..(start + job.batch).min(end))
+                .map(|start| start..(start + plan.batch).min(end))
                 .collect::<Vec<Range<usize>>>(),
             all,
         )
@@ -90,7 +89,8 @@ pub(super) fn run(
             return Err(Error::interrupted("while changed rows were computed again")
                 .hint("run the same command again to go on"));
         }
-        if let Some(ended) = replace(job, (view, segment), rows, &batches, session, writer, lost)? {
+        if let Some(ended) = replace(plan, (view, segment), rows, &batches, session, writer, lost)?
+        {
             monitor.end();
             return Ok((ended, counts));
         }
@@ -100,10 +100,10 @@ pub(super) fn run(
     Ok((Ended::Done, counts))
 }
 
-/// Computes some rows of a segment again, in whole batches, and puts it in the place of the one
-/// that is there. Gives how it ended if it did early.
+/// Computes some rows of a segment again, in whole batches, and replaces the segment. Returns how
+/// it ended if it ended early.
 fn replace(
-    job: &Job<'_>,
+    plan: &ExtractPlan<'_>,
     at: (usize, usize),
     rows: &[usize],
     batches: &[Range<usize>],
@@ -116,11 +116,11 @@ fn replace(
     let first = segment * manifest.segment_rows;
     let published = manifest.published_arrays(view, segment);
     let specs = manifest.view_arrays.get(..published).unwrap_or_default();
-    // the new bytes of each row, array by array
+    // by array: rows and their new bytes
     let mut fresh: Vec<Vec<(usize, Vec<u8>)>> = vec![Vec::new(); published];
     for batch_rows in batches {
-        let batch = batch::read(job, view, batch_rows.clone())?;
-        let values = session.run(&batch.feed(job), &job.tensors)?;
+        let batch = plan.reader.read(view, batch_rows.clone())?;
+        let values = session.run(&batch.feed(), &plan.outputs.tensors)?;
         let mut take = |array: usize, bytes: &[u8]| {
             let (Some(spec), Some(fresh)) = (specs.get(array), fresh.get_mut(array)) else {
                 return;
@@ -136,21 +136,17 @@ fn replace(
         for (array, bytes) in batch.stored.iter().enumerate() {
             take(array, bytes);
         }
-        for (place, output) in job.outputs.iter().enumerate() {
-            let array = batch.stored.len() + place;
+        let outputs = plan.outputs.in_order_of(&manifest);
+        for ((place, output), array) in outputs.into_iter().zip(batch.stored.len()..) {
             let Some(spec) = specs.get(array) else { continue };
-            let name = |row: usize| sample_name(job, batch_rows.start + row);
-            match output.try_encode(
-                job.values(output, &values)?,
-                spec.dtype,
-                batch_rows.len(),
-                name,
-            )? {
+            let name = |row: usize| plan.reader.sample_name(batch_rows.start + row);
+            let values = plan.outputs.values(output, &values)?;
+            match output.try_encode(values, spec.dtype, batch_rows.len(), name)? {
                 Encoded::Bytes(bytes, of) => {
                     take(array, &bytes);
                     lost.iter_mut().skip(place).take(1).for_each(|all| *all = all.and(of));
                 }
-                Encoded::BeyondF16(error) if job.recipe.store == Store::Auto => {
+                Encoded::BeyondF16(error) if plan.recipe.store == Store::Auto => {
                     return Ok(Some(Ended::BeyondF16(place, error)));
                 }
                 Encoded::BeyondF16(error) => return Err(error),
@@ -160,7 +156,7 @@ fn replace(
     let mut replacement = writer.replacement(view, segment)?;
     for (array, fresh) in fresh.into_iter().enumerate() {
         let mut bytes = published_rows(
-            &job.recipe.output,
+            &plan.recipe.output,
             &manifest,
             array,
             at,
@@ -174,7 +170,7 @@ fn replace(
         }
         replacement.append(array, &bytes)?;
     }
-    pipeline::record(job, writer)?;
+    pipeline::record(plan, writer)?;
     writer.replace(replacement)?;
     Ok(None)
 }

@@ -1,8 +1,7 @@
-//! Which samples are taken and in which row each stands: a pure function of the data set and the
-//! recipe.
+//! Which samples are taken, and the row of each: a pure function of the data set and the recipe.
 
 use super::classes::{Agreement, Known, agreement};
-use super::source::{Source, describe_bad};
+use super::inputs::{TeacherInputs, describe_bad};
 use crate::cache::{self, Manifest};
 use crate::data::{Augmentation, Dataset, Subset, shuffle};
 use crate::error::{Error, Result};
@@ -18,18 +17,17 @@ pub(super) struct Rows {
     pub(super) samples: Vec<usize>,
     /// Label of each row in the order of `classes`, −1 unlabelled.
     pub(super) labels: Vec<i64>,
-    /// Class names, in the teacher's order where it tells the same; empty when there are none.
+    /// Class names, in the teacher's order where it has the same classes; may be empty.
     pub(super) classes: Vec<String>,
-    /// Whether the teacher's logits tell other classes.
+    /// Whether the teacher's logits are of other classes.
     pub(super) other_classes: bool,
     /// Samples left out as unreadable, ascending.
     pub(super) skipped: Vec<usize>,
-    /// The samples of the rows of the cache that is gone on with, where others may have been left
-    /// out of it.
+    /// The samples of the rows of the resumed cache, where it may have left out others.
     pub(super) before: Option<Vec<usize>>,
 }
 
-/// Refuses an empty choice and warns of classes that `--limit` leaves without a sample.
+/// Refuses an empty subset and warns of classes that `--limit` leaves without a sample.
 ///
 /// # Errors
 /// When no sample is chosen.
@@ -55,23 +53,21 @@ pub(super) fn check(recipe: &Extract, subset: &Subset, monitor: &dyn Monitor) ->
 }
 
 impl Rows {
-    /// Leaves out what cannot be read (with `--skip-bad`, or as the cache that is gone on with
-    /// does), maps labels to the teacher's classes where those are the data's, and fixes the
-    /// permutation.
+    /// Leaves out unreadable samples (with `--skip-bad`, or where the resumed cache does), maps
+    /// labels to the teacher's classes where those are the data's, and fixes the permutation.
     ///
     /// # Errors
     /// When the file of classes does not fit.
     pub(super) fn arrange(
         recipe: &Extract,
-        source: &Source<'_>,
-        chosen: &[usize],
+        source: &TeacherInputs,
         existing: Option<&Manifest>,
         teacher: Known<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
+        let chosen = source.subset.indices.as_slice();
         let out_before = existing.map_or_else(Vec::new, |manifest| left_out(manifest, chosen));
-        // of a mixed row the partner depends on how many rows there are: none can be added or taken
-        // away
+        // a mixed row's partner depends on the number of rows, which must stay
         let fixed = existing
             .and_then(|manifest| manifest.augment.as_ref())
             .is_some_and(Augmentation::mixes);
@@ -89,7 +85,7 @@ impl Rows {
                 None => before = (!fixed).then(|| order(chosen, &out_before, recipe.seed)),
             }
         }
-        let data = source.data;
+        let data = source.data();
         let (classes, places, other_classes) =
             match agreement(Known { file: recipe.classes.as_deref(), ..teacher }, data)? {
                 Agreement::Same { names, places } => (names, places, false),
@@ -117,8 +113,8 @@ impl Rows {
     }
 }
 
-/// A sample's label in the class order of the cache; `places` gives the position there of each
-/// class of the data.
+/// A sample's label in the class order of the cache; `places`: the index there of each class of the
+/// data.
 fn label(data: &dyn Dataset, sample: usize, places: Option<&[i64]>) -> Result<i64> {
     let label = data.label(sample);
     let (Ok(index), Some(places)) = (usize::try_from(label), places) else {
@@ -130,8 +126,8 @@ fn label(data: &dyn Dataset, sample: usize, places: Option<&[i64]>) -> Result<i6
     })
 }
 
-/// The samples of the rows: those chosen in a random order, in which the place of one that is left
-/// out is taken by the last. So whatever is left out later, or comes back, moves few others.
+/// The samples of the rows: those chosen in a random order, in which the last ones take the rows of
+/// those left out. So leaving out or taking back a sample moves few others.
 fn order(chosen: &[usize], skipped: &[usize], seed: u64) -> Vec<usize> {
     let skipped: HashSet<usize> = skipped.iter().copied().collect();
     let mut rows = chosen.to_vec();
@@ -140,13 +136,13 @@ fn order(chosen: &[usize], skipped: &[usize], seed: u64) -> Vec<usize> {
     let mut last = rows.split_off(count);
     last.retain(|sample| !skipped.contains(sample));
     for row in rows.iter_mut().filter(|sample| skipped.contains(sample)) {
-        // as many are past the end as are left out before it
+        // as many stand past the end as are left out before it
         *row = last.pop().unwrap_or(*row);
     }
     rows
 }
 
-/// The order of a cache that was made when the samples left out were taken away before the shuffle.
+/// The order of a cache of an earlier version, which removed samples before the shuffle.
 fn former_order(
     folder: &Path,
     manifest: &Manifest,
@@ -166,7 +162,7 @@ fn former_order(
     Ok(Some(rows).filter(|_| is_former))
 }
 
-/// The samples that were left out of a cache, as far as they are chosen now.
+/// The chosen samples that a cache leaves out.
 fn left_out(manifest: &Manifest, chosen: &[usize]) -> Vec<usize> {
     let skipped: HashSet<u64> = manifest.data.skipped.iter().copied().collect();
     let mut found: Vec<usize> =
@@ -175,17 +171,18 @@ fn left_out(manifest: &Manifest, chosen: &[usize]) -> Vec<usize> {
     found
 }
 
-/// Those of the samples left out of a cache that still cannot be read; the others are rows again.
-fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> Vec<usize> {
+/// Those of the samples left out of a cache that still cannot be read; the others become rows.
+fn still_bad(source: &TeacherInputs, skipped: &[usize], monitor: &dyn Monitor) -> Vec<usize> {
     let (mut bad, mut back) = (Vec::new(), Vec::new());
     for &sample in skipped {
         match source.read(sample) {
-            Ok(_) => back.push(source.data.name(sample)),
+            Ok(_) => back.push(source.data().name(sample)),
             Err(error) => bad.push((sample, error)),
         }
     }
     if !bad.is_empty() {
-        monitor.warn(&format!("{}, as before, left out", describe_bad(source.data, &bad).chain()));
+        monitor
+            .warn(&format!("{}, as before, left out", describe_bad(source.data(), &bad).chain()));
     }
     if let Some(first) = back.first() {
         monitor.note(&format!(
@@ -196,10 +193,10 @@ fn still_bad(source: &Source<'_>, skipped: &[usize], monitor: &dyn Monitor) -> V
     bad.into_iter().map(|(sample, _)| sample).collect()
 }
 
-/// Decodes every sample once, since rows must be known before the first is written; gives those
+/// Decodes every sample once, since rows must be known before the first is written. Returns those
 /// that cannot be read, ascending.
 fn leave_out_bad(
-    source: &Source<'_>,
+    source: &TeacherInputs,
     chosen: &[usize],
     monitor: &dyn Monitor,
 ) -> Result<Vec<usize>> {
@@ -211,17 +208,17 @@ fn leave_out_bad(
                 return Err(Error::interrupted("while samples were checked; nothing was written"));
             }
             monitor.advance(1, 0);
-            // only what is wrong is kept: the bytes of all samples need not fit in memory
+            // only errors are kept: the bytes of all samples need not fit in memory
             Ok(source.read(sample).err().map(|error| (sample, error)))
         })
         .collect::<Result<Vec<_>>>();
     monitor.end();
     let bad: Vec<(usize, Error)> = errors?.into_iter().flatten().collect();
     if bad.len() == chosen.len() {
-        return Err(describe_bad(source.data, &bad));
+        return Err(describe_bad(source.data(), &bad));
     }
     if !bad.is_empty() {
-        monitor.warn(&format!("{} left out", describe_bad(source.data, &bad).chain()));
+        monitor.warn(&format!("{} left out", describe_bad(source.data(), &bad).chain()));
     }
     let mut skipped: Vec<usize> = bad.into_iter().map(|(sample, _)| sample).collect();
     skipped.sort_unstable();

@@ -1,5 +1,5 @@
 //! Whether ONNX Runtime's optimizations keep a model's values: a few samples are run with and
-//! without them. Releases have fused what is no such pattern, and nothing else shows it.
+//! without them. Some releases fuse patterns that they misread, and nothing else shows it.
 
 use super::independence::{Subject, is_coarse, samples};
 use crate::array::Array;
@@ -7,22 +7,22 @@ use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::runtime::{Device, Level, Runtime, Session};
 
-/// Samples that are run both ways.
+/// Samples that run with and without optimizations.
 const ROWS: usize = 3;
-/// What a value may move by, relative to the largest of its tensor: fused float32 sums move values
-/// of common networks by 1e-6, a norm of hardly any variance makes more of it, and a fault moves
-/// them by a tenth and more.
+/// The difference that a value may have, relative to the largest of its tensor: fused float32 sums
+/// make 1e-6 in common networks, a norm of very small variance more, a fault a tenth or more.
 const BOUND: f64 = 1e-2;
-/// The same where values are rounded to 16 bits on the way, or the device does so by itself.
+/// The same where the graph or the device rounds values to 16 bits.
 const BOUND_COARSE: f64 = 5e-2;
 
 /// Runs a model's first `count` samples, of which `rows` holds the bytes of each input, with its
-/// session and without optimizations. Where a value differs beyond rounding, says so and replaces
-/// the session by one of the highest level that agrees; gives the runtime at that level.
+/// session and without optimizations. Where a value differs beyond rounding, warns and replaces the
+/// session by one of the highest level that agrees, and returns the runtime at that level. A model
+/// that cannot run without optimizations is not compared.
 ///
 /// # Errors
-/// When the model cannot run as it is; where it cannot run unoptimized there is nothing to compare.
-pub fn check(
+/// When the model cannot run.
+pub(crate) fn check(
     subject: &Subject<'_>,
     session: &mut Session,
     rows: &[Vec<u8>],
@@ -30,7 +30,7 @@ pub fn check(
     batch: usize,
     monitor: &dyn Monitor,
 ) -> Result<Option<Runtime>> {
-    // a fused form of quantized nodes rounds to other integers, and that is no fault
+    // fused quantized nodes round to other integers, which is not a fault
     if count == 0 || subject.is_quantized() {
         return Ok(None);
     }
@@ -71,7 +71,7 @@ pub fn check(
     Ok(Some(runtime))
 }
 
-/// max |a − b| / max |b|; 0 where both are the same, whatever they are.
+/// max |a − b| / max |b|; 0 where both are the same, NaN and infinities included.
 #[allow(clippy::float_cmp, reason = "the very same values")]
 fn apart(a: &[f32], b: &[f32]) -> f64 {
     if a.len() != b.len() {

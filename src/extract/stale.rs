@@ -1,45 +1,54 @@
-//! Whether the data is still what a cache was made of. What is found changed refuses to go on,
-//! unless it is to be computed again.
+//! Whether the data is still what a cache was made from. Changes are refused, unless a refresh is
+//! to compute their rows again.
 
-use super::{Job, batch};
+use super::prepare::Prepared;
+use super::reader::RowReader;
 use crate::cache::{self, Compared, Manifest, Moves, Stamps, published_rows};
-use crate::data::{Augmentation, Trace, hashed_names};
+use crate::data::{Augmentation, Fingerprint, Trace, hashed_names};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 
-/// What is known of a cache's data.
-#[derive(Debug, Default)]
-pub(super) struct Judged {
-    /// Samples whose rows are to be computed again, ascending.
+/// What has changed in the data of an existing cache.
+#[derive(Debug)]
+pub(super) struct Changes {
+    /// Samples whose rows must be computed again, ascending.
     pub(super) changed: Vec<usize>,
-    /// Samples whose files look other and hold the same.
+    /// Samples whose files look different and hold the same.
     pub(super) restamped: Vec<(usize, Trace)>,
+    /// What the manifest says of the data: during a refresh, the data that the cache was made of.
+    pub(super) fingerprint: Fingerprint,
 }
 
-/// Compares the data with what the cache that is gone on with was made of: its listing, the files
-/// of all published samples, the contents of those that look other and of some that do not (of all,
-/// for a refresh), and the stored inputs of some with what is decoded now. Where the listing names
-/// the same files, it becomes the cache's own: after a refresh, or at once where what differs is of
-/// no row that is computed.
+/// Compares the data with what the resumed cache was made from: its listing, the files of all
+/// published samples, the contents of those that look different and of some that do not (for a
+/// refresh, of all), and the stored inputs of some with what is decoded now. A listing of the same
+/// files becomes the cache's own: after a refresh, or at once where only files that no computed row
+/// needs differ.
 ///
 /// # Errors
-/// When something has changed and no refresh was asked for; when files came or went; or when the
-/// user asks to stop.
-pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> {
-    let (recipe, data) = (job.recipe, job.source.data);
+/// When something has changed without a refresh; when files were added or removed; or when the user
+/// asks to stop.
+pub(super) fn judge(prepared: &Prepared<'_>, monitor: &dyn Monitor) -> Result<Changes> {
+    let (recipe, reader) = (prepared.recipe, &prepared.reader);
+    let data = reader.source.data();
     let folder = &recipe.output;
-    let Some(existing) = job.existing else {
+    let unchanged = || Changes {
+        changed: Vec::new(),
+        restamped: Vec::new(),
+        fingerprint: data.fingerprint().clone(),
+    };
+    let Some(existing) = &prepared.existing else {
         let none = || {
             Error::input(format!(
                 "--refresh: expected a cache of this teacher in {}, found none",
                 folder.display()
             ))
         };
-        return if recipe.refresh { Err(none()) } else { Ok(Judged::default()) };
+        return if recipe.refresh { Err(none()) } else { Ok(unchanged()) };
     };
-    // other settings are refused by their names
+    // a difference of settings is refused later, by its name
     let record = &existing.data;
     let settings = (
         record.split.as_str(),
@@ -48,33 +57,33 @@ pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> 
         existing.seed,
         existing.augment.as_ref(),
     );
-    let asked = job.views.as_ref().map(|views| &views.augmentation);
+    let asked = reader.views.as_ref().map(|views| &views.augmentation);
     if settings != (recipe.split.as_str(), recipe.limit, recipe.shuffle, recipe.seed, asked) {
-        return Ok(Judged::default());
+        return Ok(unchanged());
     }
     let stamps = Stamps::load(folder).unwrap_or_else(|error| {
         monitor.warn(&format!("{}: taken for a missing one", error.chain()));
         None
     });
     let names = hashed_names(data)?;
-    let moved = record.fingerprint != job.fingerprint;
+    let moved = record.fingerprint != *data.fingerprint();
     if moved {
-        check_listing(job, existing, stamps.as_ref().and_then(|stamps| stamps.moves(&names)))?;
-        job.fingerprint = record.fingerprint.clone();
+        let moves = stamps.as_ref().and_then(|stamps| stamps.moves(&names));
+        check_listing(prepared, existing, moves)?;
     } else if names.is_empty() {
         // the fingerprint covers the contents
-        return Ok(Judged::default());
+        return Ok(unchanged());
     }
 
-    let published = published(job, existing);
+    let published = published(reader, existing);
     let mixes = asked.is_some_and(Augmentation::mixes) && !published.is_empty();
-    // of mixed views all count: a sample is a part of rows that are not its own
+    // in mixed views a sample is part of rows that are not its own
     let samples =
-        if mixes { job.rows.samples.clone() } else { published.keys().copied().collect() };
+        if mixes { reader.rows.samples.clone() } else { published.keys().copied().collect() };
     let mut found = stamps.unwrap_or_default().compare(data, &samples, recipe.refresh, monitor)?;
-    // what was never read is a part of nothing
+    // a sample that was never read is part of no row
     found.unknown.retain(|sample| published.contains_key(sample));
-    let by_inputs = compare_inputs(job, existing, &published, &mut found, monitor)?;
+    let by_inputs = compare_inputs(prepared, existing, &published, &mut found, monitor)?;
     if !found.unknown.is_empty() && !names.is_empty() {
         let (count, all) = (found.unknown.len(), published.len());
         let what = match (recipe.refresh, by_inputs) {
@@ -115,19 +124,24 @@ pub(super) fn judge(job: &mut Job<'_>, monitor: &dyn Monitor) -> Result<Judged> 
              stamps are renewed"
         ));
     }
-    Ok(Judged { changed: found.changed, restamped: found.restamped })
+    Ok(Changes {
+        changed: found.changed,
+        restamped: found.restamped,
+        fingerprint: record.fingerprint.clone(),
+    })
 }
 
-/// Refuses a listing of other files.
-fn check_listing(job: &Job<'_>, existing: &Manifest, moves: Option<Moves>) -> Result<()> {
-    let (was, is) = (&existing.data.fingerprint, job.source.data.fingerprint());
+/// Refuses a listing that names other files.
+fn check_listing(prepared: &Prepared<'_>, existing: &Manifest, moves: Option<Moves>) -> Result<()> {
+    let (recipe, reader) = (prepared.recipe, &prepared.reader);
+    let (was, is) = (&existing.data.fingerprint, reader.source.data().fingerprint());
     let what = match moves {
         Some(Moves { added: 0, removed: 0 }) => return Ok(()),
         Some(Moves { added, removed }) => format!("{added} files added, {removed} removed"),
-        // without names, samples are told by their place and inputs
-        None if job.recipe.refresh
+        // samples without names are known by their index and inputs
+        None if recipe.refresh
             && was.samples == is.samples
-            && tells_by_inputs(job, existing) =>
+            && tells_by_inputs(reader, existing) =>
         {
             return Ok(());
         }
@@ -140,52 +154,52 @@ fn check_listing(job: &Job<'_>, existing: &Manifest, moves: Option<Moves>) -> Re
     };
     Err(Error::input(format!(
         "cache {}: the data set has changed: {what}",
-        job.recipe.output.display()
+        recipe.output.display()
     ))
     .hint("choose another folder with -o, or remove this one"))
 }
 
 /// Whether the stored inputs of the first view show every change of a sample.
-fn tells_by_inputs(job: &Job<'_>, existing: &Manifest) -> bool {
-    job.views.is_none() && job.stores_inputs && existing.stores_inputs()
+fn tells_by_inputs(reader: &RowReader, existing: &Manifest) -> bool {
+    reader.views.is_none() && reader.stores_inputs && existing.stores_inputs()
 }
 
-/// The samples that stand in a published segment, and still in the same row, with that row.
-fn published(job: &Job<'_>, existing: &Manifest) -> HashMap<usize, usize> {
-    let before = job.rows.before.as_deref().unwrap_or(&job.rows.samples);
+/// The samples of published segments that keep their row, with that row.
+fn published(reader: &RowReader, existing: &Manifest) -> HashMap<usize, usize> {
+    let rows = &reader.rows;
+    let before = rows.before.as_deref().unwrap_or(&rows.samples);
     let segments: BTreeSet<usize> = existing.segments.iter().map(|segment| segment.index).collect();
-    let rows = |segment: usize| {
+    let rows_of = |segment: usize| {
         (segment * existing.segment_rows..).take(existing.rows_of_segment(segment))
     };
     let same = |row: usize| {
         before
             .get(row)
-            .filter(|sample| job.rows.samples.get(row) == Some(sample))
+            .filter(|sample| rows.samples.get(row) == Some(sample))
             .map(|&sample| (sample, row))
     };
-    segments.into_iter().flat_map(rows).filter_map(same).collect()
+    segments.into_iter().flat_map(rows_of).filter_map(same).collect()
 }
 
-/// Compares stored inputs of the first view with what is decoded now, of the samples that were
-/// drawn; for a refresh, of all of which nothing is recorded, and where that tells nothing, those
-/// count as changed. Gives how many were compared.
+/// Compares the first view's stored inputs with what is decoded now: of the samples that were
+/// drawn, or, for a refresh, of all without a record. Where inputs cannot show a change, those
+/// without a record count as changed. Returns how many were compared.
 fn compare_inputs(
-    job: &Job<'_>,
+    prepared: &Prepared<'_>,
     existing: &Manifest,
     published: &HashMap<usize, usize>,
     found: &mut Compared,
     monitor: &dyn Monitor,
 ) -> Result<usize> {
-    let refresh = job.recipe.refresh;
-    let stored = job.stores_inputs && existing.stores_inputs();
-    if refresh && !tells_by_inputs(job, existing) {
+    let (refresh, reader) = (prepared.recipe.refresh, &prepared.reader);
+    let stored = reader.stores_inputs && existing.stores_inputs();
+    if refresh && !tells_by_inputs(reader, existing) {
         found.changed.extend(&found.unknown);
         found.changed.sort_unstable();
         return Ok(0);
     }
-    // a mixed row shows its partner's change as well, which is told by its own name already
-    let mixes = job.views.as_ref().is_some_and(|views| views.augmentation.mixes());
-    if !stored || (mixes && !found.changed.is_empty()) {
+    // a mixed row also shows a change of its partner, which is reported by its own name
+    if !stored || (reader.mixes() && !found.changed.is_empty()) {
         return Ok(0);
     }
     let samples = if refresh { &found.unknown } else { &found.drawn };
@@ -195,7 +209,7 @@ fn compare_inputs(
         }
         Ok(published
             .get(&sample)
-            .and_then(|&row| is_stored_input(job, existing, row))
+            .and_then(|&row| is_stored_input(prepared, existing, row))
             .map(|same| (sample, same)))
     });
     let compared: Vec<(usize, bool)> =
@@ -206,16 +220,18 @@ fn compare_inputs(
     Ok(compared.len())
 }
 
-/// Whether a row's inputs are those that are stored; `None` where they are not, or cannot be read,
-/// which the check of a cache is for.
-fn is_stored_input(job: &Job<'_>, existing: &Manifest, row: usize) -> Option<bool> {
+/// Whether a row's inputs equal the stored ones; `None` where none are stored or they cannot be
+/// read, which `cache verify` reports.
+fn is_stored_input(prepared: &Prepared<'_>, existing: &Manifest, row: usize) -> Option<bool> {
+    let reader = &prepared.reader;
     let segment = row / existing.segment_rows;
     let within = row % existing.segment_rows;
-    let stored = job.source.inputs.iter().map(|input| {
+    let stored = reader.source.inputs.iter().map(|input| {
         let array = existing.view_arrays.iter().position(|spec| spec.path == input.path)?;
-        published_rows(&job.recipe.output, existing, array, (0, segment), within..within + 1).ok()
+        let folder = &prepared.recipe.output;
+        published_rows(folder, existing, array, (0, segment), within..within + 1).ok()
     });
     let stored = stored.collect::<Option<Vec<_>>>()?;
-    // what can no longer be read has changed
-    Some(batch::read_row(job, 0, row).is_ok_and(|(now, _)| now == stored))
+    // a sample that can no longer be read has changed
+    Some(reader.row(0, row).is_ok_and(|(now, _)| now == stored))
 }

@@ -1,16 +1,15 @@
-//! The sets of statistics that the criteria can be computed of.
+//! The sets of statistics from which the criteria can be computed.
 
 use super::output::Output;
 use crate::criterion::needs;
 use crate::recipe::{Extract, Keep};
 use crate::statistic::Statistic;
 
-/// A statistic of more than so many times the bytes of raw f32 features does not come to be the
-/// smaller by compression.
+/// No compression makes a statistic with this many times the numbers of the features the smaller.
 const HOPELESS: usize = 4;
 
-/// The sets of statistics any one of which would do for a map, beside those that are `there`. None
-/// at all: nothing is kept of it, or nothing more.
+/// The sets of statistics any one of which suffices for a map, together with those that are
+/// `there`. None at all: nothing is kept of it, or nothing more.
 pub(super) fn ways(
     recipe: &Extract,
     tap: &Output,
@@ -29,7 +28,7 @@ pub(super) fn ways(
             }
         }
         Keep::Auto => match needs::common(methods()) {
-            // nobody reads it, but the user names it
+            // no criterion reads the map, but the user names it
             none if none.is_empty() && is_named && there.is_empty() => vec![features],
             _ if needs::served(methods(), there) => Vec::new(),
             ways => ways.into_iter().filter(|way| !is_hopeless(way, tap)).collect(),

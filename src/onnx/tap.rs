@@ -10,6 +10,19 @@
 //! suggests its last map in graph order. Then the penultimate vector, in its rank-2 form, and the
 //! logits. Where heads stand at several stages, as a detector's do, a stage with heads suggests the
 //! map that they read: that of the neck.
+//!
+//! ```no_run
+//! use nst_cache::onnx::{Feeding, Model, tap};
+//! use nst_cache::runtime::{self, Runtime};
+//!
+//! let teacher = Model::read("teacher.onnx".as_ref())?;
+//! let feeds = runtime::feeds(&teacher, None, &Feeding::default())?;
+//! let probe = runtime::probe(&Runtime::load(None)?, &teacher, &feeds)?;
+//! for tap in tap::candidates(&teacher, &probe.shapes).iter().filter(|tap| tap.suggested) {
+//!     println!("{} {:?} {:?}", tap.tensor, tap.role, tap.shape);
+//! }
+//! # Ok::<(), nst_cache::error::Error>(())
+//! ```
 
 mod choice;
 mod layout;

@@ -104,7 +104,8 @@ pub struct Extract {
 }
 
 impl Extract {
-    /// The default extraction of this teacher's suggested taps over a data set's training split.
+    /// The defaults of `nst-cache extract`: the suggested taps of all of `train`, images as they
+    /// are, all cores.
     #[must_use]
     pub fn new(teacher: impl Into<PathBuf>, data: DataSpec, output: impl Into<PathBuf>) -> Self {
         Self {

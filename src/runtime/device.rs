@@ -15,7 +15,7 @@ pub enum Device {
     Cuda(usize),
     /// `TensorRT` on a CUDA device.
     TensorRt(usize),
-    /// The first that works of CUDA and the CPU; what was chosen is said.
+    /// The first that works of CUDA and the CPU.
     Auto,
 }
 
@@ -64,14 +64,14 @@ impl Device {
     }
 
     /// The providers that a session registers. Without `error_on_failure` a provider that cannot
-    /// load falls back to the CPU without a word.
+    /// load falls back to the CPU silently.
     pub(super) fn providers(self) -> Vec<ExecutionProviderDispatch> {
         let index = |i: usize| i32::try_from(i).unwrap_or(i32::MAX);
         let cuda = |i| CUDA::default().with_device_id(index(i)).build().error_on_failure();
         match self {
             Self::Cpu | Self::Auto => Vec::new(),
             Self::Cuda(i) => vec![cuda(i)],
-            // what TensorRT cannot take runs on CUDA
+            // nodes that TensorRT does not support run on CUDA
             Self::TensorRt(i) => vec![
                 TensorRT::default().with_device_id(index(i)).build().error_on_failure(),
                 cuda(i),
@@ -79,7 +79,7 @@ impl Device {
         }
     }
 
-    /// The error of a device that was asked for and cannot run.
+    /// The error of a requested device that cannot run.
     pub(super) fn unavailable(self, cause: &ort::Error) -> Error {
         let built_with = match self {
             Self::TensorRt(_) => TensorRT::is_available(),

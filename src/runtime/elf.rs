@@ -1,16 +1,16 @@
-//! A look at a shared library before the loader maps it: a truncated one is not refused by the
-//! loader but ends the process with SIGBUS.
+//! Checks a shared library before the loader maps it: the loader does not refuse a truncated one,
+//! and the process would end with SIGBUS.
 
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Entries of one table that are looked at; real libraries have some dozens.
+/// Most entries of a table; real libraries have dozens.
 const MAX_ENTRIES: u64 = 4096;
 
 /// Checks that a file is a whole 64-bit ELF library for this machine: all segments and the section
-/// table lie inside it. On systems with other formats only the size is looked at.
+/// table lie inside it. On systems with another format, only that it is a file.
 ///
 /// # Errors
 /// Says what is wrong with the file.
@@ -51,12 +51,12 @@ pub(super) fn check(path: &Path) -> Result<()> {
     let truncated = |end: u64| {
         Error::input(format!("{subject}: truncated: expected at least {end} bytes, found {size}"))
     };
-    let segments = Table {
+    let segments = ElfTable {
         offset: number(&header, 32, 8),
         entry: number(&header, 54, 2),
         count: number(&header, 56, 2),
     };
-    let sections = Table {
+    let sections = ElfTable {
         offset: number(&header, 40, 8),
         entry: number(&header, 58, 2),
         count: number(&header, 60, 2),
@@ -85,7 +85,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// ELF's number of the machine that this program is built for.
+/// ELF's number for the machine that this program is built for.
 const EXPECTED_MACHINE: Option<u64> = if cfg!(target_arch = "x86_64") {
     Some(62)
 } else if cfg!(target_arch = "aarch64") {
@@ -94,13 +94,14 @@ const EXPECTED_MACHINE: Option<u64> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-struct Table {
+/// Where a table of headers lies in the file.
+struct ElfTable {
     offset: u64,
     entry: u64,
     count: u64,
 }
 
-impl Table {
+impl ElfTable {
     fn end(&self) -> Option<u64> {
         self.entry.checked_mul(self.count)?.checked_add(self.offset)
     }

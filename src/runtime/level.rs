@@ -3,14 +3,14 @@
 use ort::session::builder::GraphOptimizationLevel;
 use std::fmt;
 
-/// How far ONNX Runtime may change a graph, from everything on down.
+/// How far ONNX Runtime may change a graph, the most first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// Layouts of maps too.
+pub(crate) enum Level {
+    /// Also changes the layout of maps.
     All,
-    /// Nodes fused into operators of its own.
+    /// Also fuses nodes into operators of its own.
     Extended,
-    /// Rewrites into operators of ONNX.
+    /// Rewrites into other ONNX operators.
     Basic,
     /// Not at all.
     Disabled,

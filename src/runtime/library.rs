@@ -9,12 +9,11 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The environment variable that keeps ONNX Runtime's telemetry off. The API's own switch comes
-/// after the environment has been made, which by then has written a device's identity below the
-/// user's home.
+/// The environment variable that keeps ONNX Runtime's telemetry off. The API's own switch comes too
+/// late: creating the environment has already written a device's identity below the user's home.
 const NO_TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 
-/// Keeps ONNX Runtime from gathering telemetry, in this process and those that it starts.
+/// Turns off ONNX Runtime's telemetry, in this process and those that it starts.
 ///
 /// # Safety
 /// No other thread may be running that reads or writes the environment.
@@ -26,7 +25,7 @@ pub unsafe fn forbid_telemetry() {
 /// The environment variable that names the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// The loaded library (one a process).
+/// The loaded library, one a process.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     /// Its version (`1.32.0`).
@@ -36,16 +35,16 @@ pub struct Runtime {
     pub(super) environment: Environment,
 }
 
-/// Versions that are known to compute something wrongly, and what.
+/// Versions with a known wrong result, and what they do.
 const FAULTS: [(&str, &str); 1] =
     [("1.31.1", "takes a padding of zeros before a maximum pooling for one of minus infinity")];
 
-/// What a version is known to compute wrongly.
+/// The known wrong result of a version.
 fn fault(version: &str) -> Option<&'static str> {
     FAULTS.iter().find(|(faulty, _)| *faulty == version).map(|(_, what)| *what)
 }
 
-/// A failed search, kept so that later calls tell the same.
+/// A failed search, kept so that later calls return the same error.
 #[derive(Clone)]
 struct Failure {
     message: String,
@@ -53,9 +52,9 @@ struct Failure {
 }
 
 impl Runtime {
-    /// Loads the library: `path` if given, else `ORT_DYLIB_PATH`, else beside the binary, else the
-    /// system's. A path that is set and broken is an error. Never panics: size and file type are
-    /// checked before the loader sees the file. Later calls return the first one's result.
+    /// Loads the library: from `path` if given, else `ORT_DYLIB_PATH`, else the folder of the
+    /// binary, else the system's folders. A path that is set and broken is an error. Size and file
+    /// type are checked before the loader sees the file. Later calls return the first one's result.
     ///
     /// # Errors
     /// Says which places were tried and what to do (`make build`).
@@ -88,14 +87,13 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// The same library, which changes graphs no further than this.
-    #[must_use]
-    pub fn limited_to(&self, level: Level) -> Self {
+    /// The same library with graph optimizations limited to a level.
+    pub(crate) fn limited_to(&self, level: Level) -> Self {
         Self { level, ..self.clone() }
     }
 
-    /// What decides its values, as recorded in manifests: its version, and how far it may change a
-    /// graph where that is limited (`1.31.1 (optimizations: basic)`).
+    /// What decides its values, as recorded in manifests: its version, and the level of
+    /// optimizations where that is limited (`1.31.1 (optimizations: basic)`).
     #[must_use]
     pub fn describe(&self) -> String {
         match self.level {
@@ -104,9 +102,8 @@ impl Runtime {
         }
     }
 
-    /// One line for the user where this version is known to compute something wrongly.
-    #[must_use]
-    pub fn fault(&self) -> Option<String> {
+    /// One line for the user where this version has a known wrong result.
+    pub(crate) fn fault(&self) -> Option<String> {
         let what = fault(&self.version)?;
         Some(format!(
             "ONNX Runtime {} {what}: take another (`make build` fetches one)",
@@ -136,9 +133,9 @@ fn find(path: Option<&Path>) -> Result<PathBuf> {
     })
 }
 
-/// A path that the user set: it is this one or an error, never another one silently.
+/// A path that the user set: this one or an error, never another one silently.
 fn named(path: &Path, origin: &str) -> Result<PathBuf> {
-    // the loader takes a bare name for something to search for
+    // the loader would search for a bare name
     let path = std::path::absolute(path)
         .map_err(|e| Error::input(format!("{origin}: {}", path.display())).because(e))?;
     if path.is_file() {
@@ -154,7 +151,7 @@ fn file_name() -> String {
     format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
-/// Where the library is looked for when no path is set: beside the binary, then the system's
+/// Where the library is searched for when no path is set: the binary's folder, then the system's
 /// folders.
 fn places() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
@@ -165,8 +162,7 @@ fn places() -> Vec<PathBuf> {
     let machine = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     let system = ["/usr/local/lib", "/usr/lib", &machine, "/usr/lib64", "/opt/homebrew/lib"]
         .map(PathBuf::from);
-    // an empty entry of the list would mean the working folder, from which libraries are never
-    // loaded
+    // an empty entry of the list means the working folder, from which no library is loaded
     let folders = beside
         .into_iter()
         .chain(listed.into_iter().filter(|folder| folder.is_absolute()))
@@ -192,7 +188,7 @@ fn open(path: &Path) -> Result<Runtime> {
         }))
         .build()
         .map_err(|e| Error::input("ONNX Runtime cannot be started").because(e))?;
-    // formatting every verbose message costs time although nobody listens
+    // formatting every verbose message costs time even if none is shown
     environment.set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {
         LogLevel::Info
     } else {
@@ -201,7 +197,7 @@ fn open(path: &Path) -> Result<Runtime> {
     Ok(Runtime { version, level: Level::All, environment })
 }
 
-/// What the library says its version is; `ort` keeps that to itself.
+/// The library's own version, which `ort` does not expose.
 fn version(path: &Path) -> Result<String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     let unusable = || Error::input(format!("{}: not a usable ONNX Runtime", path.display()));

@@ -10,7 +10,7 @@ mod reason;
 mod session;
 
 pub use device::Device;
-pub use level::Level;
+pub(crate) use level::Level;
 pub use library::{Runtime, forbid_telemetry};
 pub use probe::{Probe, feeds, probe};
 pub use session::{Session, SessionOptions};

@@ -1,4 +1,4 @@
-//! Shapes of every tensor of a model, from runs of it: no static inference.
+//! Shapes of every tensor of a model, from runs of it rather than static inference.
 
 use super::{Runtime, Session};
 use crate::array::{Array, Dtype, Values};
@@ -11,29 +11,28 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;
 
-/// What a probe run found.
+/// The result of a probe.
 #[derive(Debug, Clone, Default)]
 pub struct Probe {
-    /// Shape of every tensor of real numbers (floating-point, or integers that stand for them) that
-    /// a node computes and that has the batch as its first axis. The first entry is `None` where it
-    /// follows the batch and `Some(n)` where the model's batch is fixed to n; the others are the
-    /// sizes of one sample, the same in every run.
+    /// Shape of every tensor of real numbers (floating-point or quantized) that a node computes and
+    /// that has the batch as its first axis. The first entry is `None` where the batch is open and
+    /// `Some(n)` where the model's batch is fixed to n; the others are the sizes of one sample, the
+    /// same in every run.
     pub shapes: HashMap<String, Vec<Option<usize>>>,
     /// Tensors left out, with the reason (its shape varies between samples, no batch axis, no
     /// floating-point tensor).
     pub refused: Vec<(String, String)>,
     /// The model's batch where it is fixed.
     pub batch: Option<usize>,
-    /// Shape of every tensor in the first run, inputs included: what costs are counted from.
+    /// Shape of every tensor in the first run, inputs included; costs are counted from these.
     pub observed: HashMap<String, Vec<usize>>,
     /// How many samples that run had.
     pub observed_batch: usize,
 }
 
 impl Probe {
-    /// What one sample of the largest tensor takes, as f32.
-    #[must_use]
-    pub fn largest_row_bytes(&self) -> usize {
+    /// Bytes that one sample of the largest tensor takes, as f32.
+    pub(crate) fn largest_row_bytes(&self) -> usize {
         let bytes =
             |shape: &Vec<usize>| shape.iter().fold(size_of::<f32>(), |n, &d| n.saturating_mul(d));
         let of_batch =
@@ -66,7 +65,7 @@ pub fn feeds(model: &Model, size: Option<[usize; 2]>, feeding: &Feeding) -> Resu
         })?;
         let batch_axis = match placed.place {
             Place::At(axis) => Some(axis),
-            // what a probe asks for is that the model runs
+            // any batch axis will do as long as the model runs
             Place::Unknown(_)
                 if placed.input.shape.iter().any(|dim| !matches!(dim, Dim::Fixed(_))) =>
             {
@@ -98,9 +97,10 @@ pub fn feeds(model: &Model, size: Option<[usize; 2]>, feeding: &Feeding) -> Resu
 }
 
 /// Runs the model on noise and reads the shapes of all tensors, not their values. Where the batch
-/// is open it runs on 2 samples and on 1, or on 3 where one alone takes another shape; where it is
-/// fixed, or the model runs on one sample alone whatever it declares, twice on so many with other
-/// values. It takes no more memory than such a run: no tensor outlives what reads it.
+/// is open it runs on 2 samples and on 1, or on 3 where a single one gets another shape; where it
+/// is fixed, or the model takes only single samples whatever it declares, it runs twice on that
+/// many with other values. It takes no more memory than such a run: a tensor is freed after its
+/// last reader.
 ///
 /// # Errors
 /// When the model cannot run on such inputs (says which size to give with `--size`).
@@ -119,7 +119,7 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
     let (bytes, shapes) = model.with_shapes(&known)?;
     let mut session = Session::plain(runtime, model, &bytes, THREADS)?;
     drop(bytes);
-    let mut run = |batch: usize, seed: u64| -> Result<Run> {
+    let mut run = |batch: usize, seed: u64| -> Result<ProbeRun> {
         let arrays =
             feeds.iter().map(|feed| value(feed, batch, seed)).collect::<Result<Vec<_>>>()?;
         let named: Vec<(&str, &Array)> =
@@ -129,7 +129,7 @@ pub fn probe(runtime: &Runtime, model: &Model, feeds: &[Feed]) -> Result<Probe> 
             .iter()
             .map(|feed| feed.name.clone())
             .zip(arrays.iter().map(|a| a.shape().to_vec()));
-        Ok(Run { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
+        Ok(ProbeRun { batch, shapes: fed.chain(known.iter().cloned().zip(found)).collect() })
     };
     let (first, second) = match fixed {
         Some(n) => (run(n, 0)?, run(n, 1)?),
@@ -161,14 +161,14 @@ fn is_open_image(input: &Value) -> bool {
 }
 
 /// One run: the shape of each tensor, inputs included.
-struct Run {
+struct ProbeRun {
     batch: usize,
     shapes: HashMap<String, Vec<usize>>,
 }
 
-impl Run {
-    /// Whether every tensor that follows the batch follows it in the other run too, and is else the
-    /// same there.
+impl ProbeRun {
+    /// Whether every tensor with the batch as its first axis has it in the other run too, and is
+    /// otherwise the same there.
     fn agrees_with(&self, other: &Self) -> bool {
         self.shapes.iter().filter(|(_, shape)| shape.first() == Some(&self.batch)).all(
             |(name, shape)| {
@@ -188,7 +188,7 @@ fn sizes(shape: Array) -> Vec<usize> {
     }
 }
 
-/// Everything that nodes compute, constants excepted, with its element type; `None`: not a tensor.
+/// Everything that nodes compute, except constants, with its element type; `None`: not a tensor.
 fn typed_tensors(
     runtime: &Runtime,
     model: &Model,
@@ -203,13 +203,13 @@ fn typed_tensors(
 fn compare(
     feeds: &[Feed],
     tensors: &[(String, Option<TensorElementType>)],
-    first: Run,
-    second: &Run,
+    first: ProbeRun,
+    second: &ProbeRun,
     quantized: &HashMap<String, Quantization>,
 ) -> Probe {
     let open = first.batch != second.batch;
-    // a batch that never varies shows in its size alone, which a length may share where the batch
-    // is not always in front
+    // a fixed batch is known only by its size, which another axis may have where the batch is not
+    // always first
     let doubtful = !open
         && first.batch > 1
         && feeds.iter().any(|feed| feed.batch_axis.is_some_and(|axis| axis > 0));
@@ -255,7 +255,7 @@ fn is_real(kind: TensorElementType) -> bool {
     matches!(kind, Float32 | Float16 | Float64 | Bfloat16)
 }
 
-/// Whether such values may stand for real numbers.
+/// Whether such values may be quantized.
 fn is_small_integer(kind: TensorElementType) -> bool {
     use TensorElementType::{Int8, Int16, Uint8, Uint16};
     matches!(kind, Uint8 | Int8 | Uint16 | Int16)
@@ -274,8 +274,8 @@ fn value(feed: &Feed, batch: usize, seed: u64) -> Result<Array> {
     }
 }
 
-/// Noise, the same in every process. Integers stay 0 or 1, which every table of embeddings has;
-/// bytes use their range.
+/// Noise, the same in every process. Integers are 0 or 1, which are valid indices of any embedding;
+/// bytes use their whole range.
 fn noise(Feed { name, dtype, .. }: &Feed, shape: Vec<usize>, seed: u64) -> Result<Array> {
     let count =
         shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);

@@ -1,16 +1,16 @@
-//! ONNX Runtime's messages as people read them: the reason first and in one line, without source
+//! Readable forms of ONNX Runtime's messages: the reason first and in one line, without source
 //! files and C++ signatures.
 
-/// What ONNX Runtime says before the reason, which the place of the failure is taken from.
+/// The words before the failing node and before the reason.
 const RUNNING: &str = "Non-zero status code returned while running ";
 const STATUS: &str = "Status Message: ";
-/// What it says of any failure.
+/// Beginnings that carry no information.
 const PREFIXES: [&str; 3] =
     ["Exception during initialization: ", "Exception caught: ", "Load model from memory failed:"];
-/// What follows a condition of its source that did not hold.
+/// The words after a failed assertion's condition.
 const CONDITION: &str = " was false.";
 
-/// The reason in a message; the failing node stands before it.
+/// The reason in a message, after the failing node.
 pub(super) fn reason(message: &str) -> String {
     // stack traces and advice follow in lines of their own
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -53,7 +53,7 @@ fn named(node: &str) -> String {
     if name.is_empty() { format!("a node {operator}") } else { format!("node {name} ({operator})") }
 }
 
-/// The text without its first source location and the function that is named after it.
+/// The text without its first source location and the function named after it.
 fn without_source(text: &str) -> Option<String> {
     let words = text.split(' ').scan(0, |at, word| {
         let start = *at;
@@ -73,7 +73,7 @@ fn is_source(word: &str) -> bool {
     is_file && !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The text behind the function that it begins with: a whole signature, or a bare name.
+/// The text after the function that it begins with: a whole signature, or a bare name.
 fn without_function(text: &str) -> &str {
     let is_signature =
         text.find('(').is_some_and(|open| text.get(..open).is_some_and(|head| head.contains("::")));
@@ -95,7 +95,7 @@ fn without_function(text: &str) -> &str {
                 depth = depth.saturating_sub(1);
                 closed |= character == ')';
             }
-            // the signature ends where a space stands outside of all brackets behind its arguments
+            // the signature ends at a space outside all brackets, after its arguments
             ' ' if depth == 0 && closed => {
                 let rest = text.get(at..).unwrap_or_default().trim_start();
                 let rest = rest.strip_prefix("const ").map_or(rest, str::trim_start);
@@ -107,7 +107,7 @@ fn without_function(text: &str) -> &str {
     ""
 }
 
-/// The text behind the brackets that it begins with.
+/// The text after the brackets that it begins with.
 fn behind_brackets(text: &str) -> &str {
     let mut depth = 0usize;
     for (at, character) in text.char_indices() {

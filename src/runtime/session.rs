@@ -17,19 +17,19 @@ use std::fmt::Debug;
 /// How a session runs.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// Where.
+    /// The requested device.
     pub device: Device,
     /// Threads inside one operator (CPU).
     pub threads: usize,
 }
 
-/// A model ready to run. `run` takes `&mut self`: one session a worker.
+/// A model ready to run. [`Session::run`] takes `&mut self`, so that each worker has its own.
 #[derive(Debug)]
 pub struct Session {
     inner: ort::session::Session,
     provider: String,
     options: SessionOptions,
-    /// How integer outputs stand for real numbers.
+    /// How integer outputs encode real numbers.
     quantized: HashMap<String, Quantization>,
 }
 
@@ -39,8 +39,8 @@ const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_p
 const NO_PREPACKING: &str = "session.disable_prepacking";
 
 impl Session {
-    /// Loads a model with these tensors exposed beside its own outputs. All that stands in its own
-    /// file is in memory then: the file may change.
+    /// Loads a model with these tensors exposed besides its own outputs. All weights in its own
+    /// file are in memory then, so that the file may change.
     ///
     /// # Errors
     /// When ONNX Runtime refuses the model, external data is missing or outside the folder, or the
@@ -80,13 +80,17 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn again(&self, runtime: &Runtime, model: &Model, outputs: &[String]) -> Result<Self> {
+    pub(crate) fn again(
+        &self,
+        runtime: &Runtime,
+        model: &Model,
+        outputs: &[String],
+    ) -> Result<Self> {
         Self::new(runtime, model, outputs, &self.options)
     }
 
-    /// Loads bytes made of a model, to run as its graph stands in as little memory as it takes: no
-    /// node fused, none computed beforehand, no weight copied into another form, nothing kept for
-    /// the next tensor.
+    /// Loads a model's serialized form, to run the graph unchanged in as little memory as possible:
+    /// no node is fused or folded, no weight repacked, no memory kept for the next tensor.
     ///
     /// # Errors
     /// As [`Session::new`].
@@ -111,7 +115,7 @@ impl Session {
         })
     }
 
-    /// The element type of each of `outputs`, found without a run; `None`: not a tensor.
+    /// The element type of each of `outputs`, without a run; `None`: not a tensor.
     pub(super) fn element_types(&self, outputs: &[String]) -> Vec<Option<TensorElementType>> {
         let types: HashMap<&str, &ValueType> =
             self.inner.outputs().iter().map(|o| (o.name(), o.dtype())).collect();
@@ -129,12 +133,12 @@ impl Session {
     }
 
     /// Runs the model on named inputs and returns the values of `outputs`, in that order. Bool and
-    /// the small integers come out as `uint8`/`int32`/`int64`, bfloat16 as float32; integers that
-    /// stand for real numbers ([`Model::quantized`]) as those.
+    /// the small integers are returned as `uint8`/`int32`/`int64`, bfloat16 as float32, quantized
+    /// values ([`Model::quantized`]) as the real numbers that they encode.
     ///
     /// # Errors
-    /// When an input is missing or has another type or shape than the model takes, or the run
-    /// fails.
+    /// When an input is missing or does not have the type and shape that the model takes, or the
+    /// run fails.
     pub fn run(&mut self, inputs: &[(&str, &Array)], outputs: &[String]) -> Result<Vec<Array>> {
         self.check_inputs(inputs)?;
         self.check_outputs(outputs)?;
@@ -194,7 +198,7 @@ impl Session {
                         array.dtype().name()
                     )));
                 }
-                // a rank of 0 is also what an undeclared shape looks like
+                // an undeclared shape also has rank 0
                 let fits = |(&declared, &given): (&i64, &usize)| {
                     declared < 0 || usize::try_from(declared) == Ok(given)
                 };
@@ -240,7 +244,7 @@ fn builder(
     device: Device,
     count: usize,
 ) -> Result<SessionBuilder> {
-    // where it gets fewer, ONNX Runtime waits for ever
+    // with fewer threads than it asks for, ONNX Runtime waits forever
     threads::afford(count)?;
     let rejected = |e: ort::Error<SessionBuilder>| refused(&e.into());
     let builder = ort::session::Session::builder(&runtime.environment).map_err(|e| refused(&e))?;
@@ -255,7 +259,7 @@ fn builder(
     builder.with_execution_providers(device.providers()).map_err(|e| device.unavailable(&e.into()))
 }
 
-/// The error of a model that ONNX Runtime does not take.
+/// The error of a model that ONNX Runtime refuses.
 fn refused(e: &ort::Error) -> Error {
     Error::input("ONNX Runtime refuses the model").because(reason(&e.to_string()))
 }
@@ -315,7 +319,7 @@ fn array(value: &DynValue) -> Result<Array> {
     };
     let shape: Vec<usize> = shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
     if shape.contains(&0) {
-        // there may be no memory behind it to look at
+        // an empty tensor may have no memory
         return empty(shape, *ty);
     }
     let values = match ty {
@@ -339,7 +343,7 @@ fn array(value: &DynValue) -> Result<Array> {
     Array::new(shape, values)
 }
 
-/// The real numbers that integers stand for.
+/// The real numbers that integers encode.
 fn real(array: Array, quantization: Quantization) -> Result<Array> {
     let values = match array.values() {
         Values::U8(values) => values.iter().map(|&v| quantization.real(v.into())).collect(),

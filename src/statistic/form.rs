@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
+/// The path of the logits' array in a cache; those of taps: [`Statistic::path`].
+pub const LOGITS: &str = "logits";
+
 /// What is stored of a map. docs/statistics.md says which loss needs which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

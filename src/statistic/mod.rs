@@ -15,7 +15,7 @@ mod tests;
 mod vector;
 
 pub use features::{F16_MAX, Loss, f16_loss, finite_range, to_f16};
-pub use form::{MapShape, Statistic};
+pub use form::{LOGITS, MapShape, Statistic};
 pub use gram::unpack;
 pub use planes::Maps;
 pub use pool::{adaptive_average_pool, pooling_weights};

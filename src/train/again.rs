@@ -1,4 +1,4 @@
-//! The command that adds to a cache what a criterion lacks.
+//! The command that adds to a cache what a criterion needs.
 
 use crate::array::{Dtype, Layout};
 use crate::cache::Manifest;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::path::Path;
 
 /// Refuses criteria that the cache in `folder` cannot serve, with the command that adds what they
-/// lack.
+/// need.
 ///
 /// # Errors
 /// Names the first criterion and tap, what is there, and the command.
@@ -29,8 +29,7 @@ pub(super) fn refuse_unserved(
     Ok(())
 }
 
-/// The command with every flag that decides what is extracted, so that it is taken for the same
-/// cache.
+/// The command with every flag that identifies the cache, so that it adds to that cache.
 fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair: &Pair) -> String {
     let data = &manifest.data;
     let mut words: Vec<String> =

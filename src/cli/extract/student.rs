@@ -1,4 +1,4 @@
-//! What extraction has to know of a student: the sizes of its maps.
+//! What extraction must know of a student: the sizes of its maps.
 
 use super::super::Context;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::student::{ImportOptions, Student, preset};
 use crate::trainer::pairing;
 use std::path::Path;
 
-/// Classes of a preset that is built for the sizes of its maps alone, which do not depend on them.
+/// Classes of a preset that is built only for the sizes of its maps, which do not depend on them.
 const CLASSES: usize = 2;
 
 /// Height and width of the suggested maps of a student (a preset, an .onnx file, or a name under

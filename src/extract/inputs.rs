@@ -11,37 +11,34 @@ use crate::monitor::Monitor;
 use crate::onnx::feed::{self, Constant, Feed, Placed};
 use crate::onnx::{Dim, Model, Value, metadata, tap};
 use crate::recipe::{Extract, Inputs};
+use crate::runtime::Probe;
 use std::collections::HashSet;
 
-/// Bad samples named in a message; the others are counted.
+/// Bad samples that a message names; the others are counted.
 const NAMED: usize = 3;
 
 /// Images looked at to find their common size.
 const PROBED_IMAGES: usize = 16;
-/// What one batch of inputs and activations may take, as f32.
+/// Bytes that the inputs and kept tensors of a batch may take, as f32.
 const BATCH_BYTES: usize = 64 << 20;
-/// What the largest tensor of one batch may take, as f32.
+/// Bytes that the largest tensor of a batch may take, as f32.
 const TENSOR_BYTES: usize = 128 << 20;
 /// Beyond this the CPU gains nothing from a larger batch.
 const MAX_BATCH: usize = 64;
 
 /// The data set seen as the teacher's inputs.
-pub(super) struct Source<'a> {
-    pub(super) data: &'a dyn Dataset,
+pub(super) struct TeacherInputs {
+    pub(super) subset: Subset,
     pub(super) inputs: Vec<Input>,
-    /// The inputs that get the same value for every sample.
+    /// Inputs with the same value for every sample.
     pub(super) constants: Vec<Constant>,
-    /// `None`: arrays, fed as they are.
+    /// `None`: the samples are arrays, fed as they are.
     pub(super) preprocess: Option<Preprocess>,
-    /// The model's batch where it is fixed: declared, or found by the probe.
-    pub(super) fixed_batch: Option<usize>,
-    /// What one sample of the teacher's largest tensor takes, as f32, as the probe found it.
-    pub(super) largest_tensor: usize,
-    /// What samples were read from.
+    /// Records the files that samples are read from.
     pub(super) witness: Witness,
 }
 
-impl<'a> Source<'a> {
+impl TeacherInputs {
     /// Decides the preprocessing (flags, else what the model's metadata records, else what
     /// [`preprocess::resolve`] finds) and checks the data against the model's inputs.
     ///
@@ -50,13 +47,14 @@ impl<'a> Source<'a> {
     pub(super) fn new(
         recipe: &Extract,
         model: &Model,
-        subset: &'a Subset,
+        subset: Subset,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let data = subset.dataset.as_ref();
         let samples = probe_samples(data, &subset.indices, recipe.skip_bad)?;
         let (declared, note) = feed::place(&model.inputs(), &recipe.feeding)?;
-        let fixed_batch = feed::fixed_batch(&declared)?;
+        // refuses batches that differ
+        feed::fixed_batch(&declared)?;
         if let Some(note) = note {
             monitor.note(&note);
         }
@@ -104,23 +102,20 @@ impl<'a> Source<'a> {
             return Err(Error::input("--inputs source: expected images, found arrays")
                 .hint("arrays are stored: leave --inputs out"));
         }
-        Ok(Self {
-            data,
-            inputs,
-            constants,
-            preprocess,
-            fixed_batch,
-            largest_tensor: 0,
-            witness: Witness::default(),
-        })
+        Ok(Self { subset, inputs, constants, preprocess, witness: Witness::default() })
     }
 
-    /// Reads a sample, and remembers what from.
+    /// The whole data set.
+    pub(super) fn data(&self) -> &dyn Dataset {
+        self.subset.dataset.as_ref()
+    }
+
+    /// Reads a sample, and records the files that it comes from.
     ///
     /// # Errors
     /// When it cannot be read.
     pub(super) fn sample(&self, sample: usize) -> Result<Sample> {
-        self.witness.sample(self.data, sample)
+        self.witness.sample(self.data(), sample)
     }
 
     /// The bytes to store of one sample, one vector an input.
@@ -153,17 +148,19 @@ impl<'a> Source<'a> {
         feeds(&self.inputs, &self.constants)
     }
 
-    /// Rows of one run: the model's own, or `asked`, or as many as fit a fixed amount of memory.
+    /// Rows of one run: the model's fixed batch, or `asked`, or as many as fit a fixed amount of
+    /// memory.
     ///
     /// # Errors
     /// When the model's batch is fixed to another size than `asked`.
     pub(super) fn batch_size(
         &self,
+        probe: &Probe,
         asked: Option<usize>,
         outputs: &[Output],
         monitor: &dyn Monitor,
     ) -> Result<usize> {
-        match (self.fixed_batch, asked) {
+        match (probe.batch, asked) {
             (Some(fixed), Some(asked)) if fixed != asked => Err(Error::input(format!(
                 "--batch {asked}: the teacher's batch is fixed, expected {fixed}"
             ))),
@@ -171,7 +168,7 @@ impl<'a> Source<'a> {
             (None, Some(asked)) => Ok(asked),
             (None, None) => {
                 let elements = |shape: &[usize]| shape.iter().product::<usize>();
-                // what is made of a tap may be larger than the tap
+                // a statistic may be larger than its map
                 let row = |o: &Output| {
                     o.row().map_or(0, |(shape, _)| elements(&shape)).max(elements(&o.shape))
                 };
@@ -181,14 +178,13 @@ impl<'a> Source<'a> {
                     .map(|i| elements(&i.row_shape))
                     .chain(outputs.iter().map(row))
                     .sum();
-                // a power of two divides the lengths of segments best
+                // powers of two divide segments evenly
                 let batch = |fitting: usize| 1 << fitting.clamp(1, MAX_BATCH).ilog2();
-                let (kept, inside) = (
-                    batch(BATCH_BYTES / (row * 4).max(1)),
-                    batch(TENSOR_BYTES / self.largest_tensor.max(1)),
-                );
+                let largest = probe.largest_row_bytes();
+                let (kept, inside) =
+                    (batch(BATCH_BYTES / (row * 4).max(1)), batch(TENSOR_BYTES / largest.max(1)));
                 if inside < kept {
-                    let largest = human_bytes(self.largest_tensor as u64);
+                    let largest = human_bytes(largest as u64);
                     monitor.note(&format!(
                         "batches of {inside}, since the teacher's largest tensor takes {largest} \
                          a sample (--batch N: another)"
@@ -200,7 +196,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The inputs that the data feeds: those without a value of their own.
+/// The inputs that the data feeds: those to which the recipe gives no value.
 pub(super) fn fed(recipe: &Extract, model: &Model) -> Vec<Value> {
     let is_given =
         |input: &Value| recipe.feeding.values.iter().any(|value| value.input == input.name);
@@ -226,7 +222,8 @@ pub(super) fn feeds(inputs: &[Input], constants: &[Constant]) -> Vec<Feed> {
     inputs.iter().map(given).chain(constants.iter().map(constant)).collect()
 }
 
-/// Samples spread over the chosen ones; unreadable ones are an error unless they are to be skipped.
+/// Evenly spread samples of the chosen ones; an unreadable one is an error unless it is to be
+/// skipped.
 fn probe_samples(data: &dyn Dataset, chosen: &[usize], skip_bad: bool) -> Result<Vec<Sample>> {
     let step = chosen.len().div_ceil(PROBED_IMAGES).max(1);
     let mut samples = Vec::new();
@@ -264,7 +261,7 @@ fn decide_preprocess(
     })?;
     let given = recipe.preprocess.clone();
     let options = match recorded_preprocess(model)? {
-        // a named preset replaces what the model records, single fields are laid over it
+        // a named preset replaces the model's record; single fields override it
         Some(recorded) if given.preset.is_none() => given.or(recorded),
         Some(_) => given,
         None => given.or(recipe.default_preprocess.clone()),
@@ -280,8 +277,8 @@ fn decide_preprocess(
 /// export).
 ///
 /// # Errors
-/// When the entry is there but not of that form.
-pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
+/// When the entry is not of that form.
+fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
     let Some(text) = model.metadata(metadata::PREPROCESS) else { return Ok(None) };
     let recorded: Preprocess = serde_json::from_str(text).context(|| {
         format!("metadata `{}`: not a record of preprocessing", metadata::PREPROCESS)
@@ -306,8 +303,8 @@ pub fn recorded_preprocess(model: &Model) -> Result<Option<PreprocessOptions>> {
 /// (`nst-cache.classes`, a JSON list).
 ///
 /// # Errors
-/// When the entry is there but no list of names.
-pub fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
+/// When the entry is not a list of names.
+pub(crate) fn recorded_classes(model: &Model) -> Result<Option<Vec<String>>> {
     let names = |text| {
         serde_json::from_str(text)
             .context(|| format!("metadata `{}`: not a list of names", metadata::CLASSES))
@@ -422,8 +419,7 @@ fn check_fit(placed: &Placed, row: &Array) -> Result<Dtype> {
     Ok(fed)
 }
 
-/// The type in which what a model takes is stored: caches hold the values of bfloat16 in twice the
-/// width.
+/// The stored type of an input: caches hold bfloat16 as f32.
 fn stored_type(fed: Dtype) -> Dtype {
     if fed == Dtype::BF16 { Dtype::F32 } else { fed }
 }
