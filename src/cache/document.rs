@@ -5,7 +5,9 @@
 use super::Manifest;
 use crate::error::{Context, Error, Result};
 use crate::hash::sha256;
+use crate::json::{self, Lacking};
 use crate::storage::{self, Lock};
+use serde_json::Value;
 use std::path::Path;
 
 /// The file's name in the cache's folder.
@@ -118,7 +120,7 @@ const FIELDS: [&str; 13] = [
 /// Fields that may differ between two runs of the same extraction: names for people, results, and
 /// values compared elsewhere (skipped samples are missing from `sample_id`).
 const IGNORED: [&str; 4] =
-    ["teacher.file", "teacher.top1_basis_points", "data.spec", "data.skipped"];
+    ["/teacher/file", "/teacher/top1_basis_points", "/data/spec", "/data/skipped"];
 
 /// The first field in which a cache's manifest differs from the one that a run requires: name,
 /// expected, found.
@@ -126,44 +128,35 @@ pub(super) fn difference(
     expected: &Manifest,
     found: &Manifest,
 ) -> Option<(String, String, String)> {
-    let (expected, found) =
-        (serde_json::to_value(expected).ok()?, serde_json::to_value(found).ok()?);
-    // an omitted field stands for null
-    let value_of = |manifest: &serde_json::Value, field: &str| {
-        manifest.get(field).cloned().unwrap_or_default()
+    let compared = |manifest: &Manifest| {
+        let mut value = serde_json::to_value(manifest).ok()?;
+        for field in IGNORED {
+            if let Some(place) = value.pointer_mut(field) {
+                *place = Value::Null;
+            }
+        }
+        Some(value)
     };
+    let (expected, found) = (compared(expected)?, compared(found)?);
+    // an omitted field stands for null
+    let of_field = |manifest: &Value, field: &str| manifest.get(field).cloned().unwrap_or_default();
     FIELDS.iter().find_map(|field| {
-        first_difference(field, &value_of(&expected, field), &value_of(&found, field))
+        let (expected, found) = (of_field(&expected, field), of_field(&found, field));
+        let first = json::difference(field, &expected, &found, Lacking::Anything)?;
+        let (before, now) = match (first.before, first.now) {
+            (Value::Array(e), Value::Array(f))
+                if e.iter().chain(f).any(|v| v.is_array() || v.is_object()) =>
+            {
+                (format!("{} entries", e.len()), format!("{} entries", f.len()))
+            }
+            (before, now) => (shown(before), shown(now)),
+        };
+        Some((first.path, before, now))
     })
 }
 
-fn first_difference(
-    name: &str,
-    expected: &serde_json::Value,
-    found: &serde_json::Value,
-) -> Option<(String, String, String)> {
-    use serde_json::Value::{Array, Object};
-    if expected == found || IGNORED.contains(&name) {
-        return None;
-    }
-    match (expected, found) {
-        (Object(e), Object(f)) => e.iter().find_map(|(key, value)| {
-            first_difference(&format!("{name}.{key}"), value, f.get(key)?)
-        }),
-        (Array(e), Array(f)) if e.len() == f.len() => e
-            .iter()
-            .zip(f)
-            .enumerate()
-            .find_map(|(i, (e, f))| first_difference(&format!("{name}[{i}]"), e, f)),
-        (Array(e), Array(f)) if e.iter().chain(f).any(|v| v.is_array() || v.is_object()) => {
-            Some((name.to_owned(), format!("{} entries", e.len()), format!("{} entries", f.len())))
-        }
-        _ => Some((name.to_owned(), shown(expected), shown(found))),
-    }
-}
-
 /// A value in a message: one line, shortened so that class names do not fill the screen.
-fn shown(value: &serde_json::Value) -> String {
+fn shown(value: &Value) -> String {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::float_cmp,

@@ -3,6 +3,7 @@
 use super::report::Report;
 use crate::error::{Context, Error, Result};
 use crate::hash::{self, sha256};
+use crate::json::{self, Difference, Lacking};
 use crate::onnx::Model;
 use crate::recipe::Train;
 use crate::storage::{self, Lock};
@@ -144,7 +145,9 @@ impl Folder {
         if self.extends(&before, resume)? {
             return Ok(There::Begun);
         }
-        if let Some((key, before, now)) = difference("", &before, &self.settings) {
+        if let Some(Difference { path: key, before, now }) =
+            json::difference("", &before, &self.settings, Lacking::Null)
+        {
             return Err(Error::input(format!(
                 "{path}: holds a run with {key} {before}, found {now}"
             ))
@@ -258,46 +261,10 @@ fn read_if_there<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T
     Ok(Some(record))
 }
 
-/// The first place where two records differ: its path and the two values.
-fn difference(path: &str, before: &Value, now: &Value) -> Option<(String, String, String)> {
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-    match (before, now) {
-        (Value::Object(a), Value::Object(b)) => {
-            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            let of = |map: &serde_json::Map<String, Value>, key: &str| {
-                map.get(key).cloned().unwrap_or_default()
-            };
-            keys.into_iter().find_map(|key| difference(&below(key), &of(a, key), &of(b, key)))
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
-            .iter()
-            .zip(b)
-            .enumerate()
-            .find_map(|(i, (a, b))| difference(&below(&i.to_string()), a, b)),
-        _ if before == now => None,
-        _ => Some((path.to_owned(), before.to_string(), now.to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn the_first_difference_is_named() {
-        let before =
-            json!({"recipe": {"batch": 64, "criterion": [{"weight": 1.0}]}, "cache": null});
-        let mut now = before.clone();
-        assert_eq!(difference("", &before, &now), None);
-        now["recipe"]["criterion"][0]["weight"] = json!(2.0);
-        assert_eq!(
-            difference("", &before, &now),
-            Some(("recipe.criterion.0.weight".into(), "1.0".into(), "2.0".into()))
-        );
-        now["cache"] = json!("x");
-        assert_eq!(difference("", &before, &now).unwrap().0, "cache");
-    }
 
     #[test]
     fn a_folder_keeps_to_its_settings() {

@@ -7,8 +7,8 @@
 //! shuffle, every chunk is decoded once an epoch, and the rows of any step can be computed without
 //! walking through those before it.
 
+use crate::random::{keyed, shuffle};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::ops::Range;
 
 /// Which rows there are and how they are read.
@@ -167,23 +167,7 @@ impl Epoch<'_> {
 
 /// A generator keyed by what the order depends on.
 fn generator(seed: u64, epoch: u64, part: u64) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    for (slot, value) in
-        key.chunks_exact_mut(8).zip([seed, epoch, part, u64::from_le_bytes(*b"roworder")])
-    {
-        slot.copy_from_slice(&value.to_le_bytes());
-    }
-    ChaCha8Rng::from_seed(key)
-}
-
-/// Fisher–Yates; our own, so that a library's next version cannot change the order of a run.
-fn shuffle(values: &mut [usize], generator: &mut ChaCha8Rng) {
-    for i in (1..values.len()).rev() {
-        // the high half of a 64×64-bit product is uniform in 0..=i up to a bias of 2⁻⁶⁴·i
-        #[allow(clippy::cast_possible_truncation, reason = "the product's high half is at most i")]
-        let j = ((u128::from(generator.next_u64()) * (i as u128 + 1)) >> 64) as usize;
-        values.swap(i, j);
-    }
+    keyed([seed, epoch, part, u64::from_le_bytes(*b"roworder")])
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 use super::elements::count;
 use super::module::{Module, join, regressor_between};
 use crate::error::Result;
+use crate::random::{fnv1a, keyed};
 use candle_core::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// Draws the weights of a module, each from its own stream of (seed, name): a weight does not
@@ -35,13 +35,8 @@ impl Init {
 
     /// ChaCha8 with the seed as its key and FNV-1a of the name as its stream.
     fn stream(&self, name: &str) -> ChaCha8Rng {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&self.seed.to_le_bytes());
-        key[8..16].copy_from_slice(b"criteria");
-        let mut random = ChaCha8Rng::from_seed(key);
-        random.set_stream(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        }));
+        let mut random = keyed([self.seed, u64::from_le_bytes(*b"criteria"), 0, 0]);
+        random.set_stream(fnv1a(name.bytes()));
         random
     }
 

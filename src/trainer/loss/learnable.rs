@@ -17,6 +17,7 @@ use crate::criterion::math::module::Module;
 use crate::criterion::{Running, Setup, Shapes};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::random::fnv1a;
 use crate::recipe::Train;
 use candle_core::{DType, Tensor, Var};
 
@@ -308,10 +309,7 @@ fn refused(term: &Term, error: Error) -> Error {
     ))
 }
 
-/// A seed of this name: FNV-1a over both.
+/// A seed of this name.
 fn seed_of(seed: u64, name: &str) -> u64 {
-    let bytes = seed.to_le_bytes();
-    bytes.iter().copied().chain(name.bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    fnv1a(seed.to_le_bytes().into_iter().chain(name.bytes()))
 }

@@ -17,6 +17,7 @@ use crate::cache::Manifest;
 use crate::criterion::math::module::Module;
 use crate::criterion::{Target, sakd};
 use crate::error::{Error, Result};
+use crate::random::keyed;
 use crate::recipe::{Gates, Sakd};
 use crate::statistic::Statistic;
 use crate::student::{Pass, Student};
@@ -24,8 +25,7 @@ use crate::trainer::pairing::Pair;
 use crate::trainer::schedule::dropout_seed;
 use crate::trainer::source::{Batch, Source};
 use candle_core::{D, DType, Device, Tensor};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng as _;
 use route::{Judge, Route};
 use std::sync::Arc;
 
@@ -300,13 +300,7 @@ fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
 /// Uniform numbers of [0, 1) that follow from seed and step alone.
 #[allow(clippy::cast_precision_loss, reason = "53 bits are exact in f64")]
 fn uniform(seed: u64, step: usize, shape: &[usize]) -> Result<Tensor> {
-    let mut key = [0; 32];
-    for (slot, value) in
-        key.chunks_exact_mut(8).zip([seed, step as u64, 0, u64::from_le_bytes(*b"spotgate")])
-    {
-        slot.copy_from_slice(&value.to_le_bytes());
-    }
-    let mut random = ChaCha8Rng::from_seed(key);
+    let mut random = keyed([seed, step as u64, 0, u64::from_le_bytes(*b"spotgate")]);
     let values: Vec<f64> = (0..shape.iter().product())
         .map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64)
         .collect();

@@ -1,8 +1,7 @@
 //! CRD's negatives: samples of other classes, drawn for each sample and step.
 
 use crate::error::{Error, Result};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use crate::random::{below, keyed};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -60,15 +59,7 @@ impl Negatives {
     /// # Errors
     /// When a row is unknown.
     pub(super) fn draw(&self, rows: &[usize], step: usize, count: usize) -> Result<Vec<usize>> {
-        let mut key = [0; 32];
-        for (slot, value) in key.chunks_exact_mut(8).zip([
-            self.seed,
-            step as u64,
-            0,
-            u64::from_le_bytes(*b"negative"),
-        ]) {
-            slot.copy_from_slice(&value.to_le_bytes());
-        }
+        let key = [self.seed, step as u64, 0, u64::from_le_bytes(*b"negative")];
         let mut indices = vec![0; rows.len() * (1 + count)];
         indices.par_chunks_mut(1 + count).zip(rows).enumerate().try_for_each_init(
             || (0..self.samples).collect::<Vec<u32>>(),
@@ -76,7 +67,7 @@ impl Negatives {
                 let (own, class) = self.places.get(row).ok_or_else(|| {
                     Error::input(format!("crd: row {row}: expected one of the run's samples"))
                 })?;
-                let mut random = ChaCha8Rng::from_seed(key);
+                let mut random = keyed(key);
                 random.set_stream(i as u64);
                 indices[0] = *own as usize;
                 let others = self.samples - (class.end - class.start);
@@ -105,15 +96,6 @@ impl Negatives {
         )?;
         Ok(indices)
     }
-}
-
-/// A whole number in `0..bound`, by the high half of a product.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits"
-)]
-fn below(random: &mut ChaCha8Rng, bound: u32) -> u32 {
-    ((u64::from(random.next_u32()) * u64::from(bound)) >> 32) as u32
 }
 
 #[cfg(test)]
