@@ -4,7 +4,7 @@ use super::Job;
 use super::feed;
 use super::source::describe_bad;
 use crate::array::Array;
-use crate::data::augment::{self, Place, View};
+use crate::data::augment::{self, View, ViewKey};
 use crate::data::{Sample, preprocess};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -107,7 +107,7 @@ pub(super) fn read_row(job: &Job<'_>, view: usize, row: usize) -> Result<Row, (u
                 return Err(Error::input("the data set mixes images and arrays"));
             };
             let drawn = views.draw(
-                Place { sample: sample as u64, row, view: view as u64 },
+                ViewKey { sample: sample as u64, row, view: view as u64 },
                 preprocess::seen_size(preprocess, &image),
             );
             Ok((augment::render(views.augmentation.geometry, preprocess, &image, &drawn)?, drawn))

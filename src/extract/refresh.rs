@@ -7,7 +7,7 @@ use super::output::{Encoded, Lost};
 use super::pipeline::{self, Ended};
 use super::plan::sample_name;
 use crate::cache::{Writer, published_rows};
-use crate::data::augment::Place;
+use crate::data::augment::ViewKey;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Store;
@@ -23,7 +23,7 @@ fn affected(job: &Job<'_>, changed: &HashSet<usize>, view: usize) -> Vec<usize> 
     let partner = |row: usize| {
         let sample = *job.rows.samples.get(row)? as u64;
         // the image's size moves the crop alone
-        mixes?.draw(Place { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
+        mixes?.draw(ViewKey { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
     };
     (0..job.rows.len())
         .filter(|&row| is_changed(row) || partner(row).is_some_and(is_changed))
