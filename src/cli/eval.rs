@@ -13,7 +13,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::extract::classes::{Agreement, Known, agreement};
 use crate::extract::{independence, recorded_classes, soundness};
 use crate::onnx::feed::{self, Placed};
-use crate::onnx::logits::{self, Conversion, Found, Logits};
+use crate::onnx::logits::{self, Conversion, LogitCandidates, Logits};
 use crate::onnx::{Model, metadata, tap};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use crate::threads;
@@ -233,7 +233,7 @@ impl Plan {
         &mut self,
         dataset: &dyn Dataset,
         session: &mut Session,
-        found: &Found,
+        found: &LogitCandidates,
     ) -> Result<Logits> {
         let tensors = found.tensors();
         let mut runs = |count: usize| {
@@ -364,7 +364,7 @@ fn images<'a>(
 }
 
 /// Where the logits are looked for.
-fn find_logits(args: &Args, model: &Model) -> Result<Found> {
+fn find_logits(args: &Args, model: &Model) -> Result<LogitCandidates> {
     if let Some(name) = &args.logits {
         let names: Vec<&str> =
             model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();

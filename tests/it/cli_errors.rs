@@ -110,7 +110,7 @@ const WITH_RUNTIME: &[Case] = &[
     case("extract teacher.onnx --data idx:data --tap map2@15x14", &["map2", "15x14"]),
     case("extract teacher.onnx --data idx:data --tap map1=a/b", &["a/b"]),
     case("extract teacher.onnx --data idx:data --logits lojits", &["lojits", "logits"]),
-    case("extract teacher.onnx --data idx:data --logits map1", &["map1", "one value a class"]),
+    case("extract teacher.onnx --data idx:data --logits map1", &["map1", "one value per class"]),
     case("extract teacher.onnx --data idx:data --size 32", &["32"]),
     case(
         "extract teacher.onnx --data idx:data --classes three.txt",
