@@ -9,7 +9,7 @@ mod teacher;
 use super::{Context, emit, emit_json, train};
 use crate::data::DataSpec;
 use crate::error::{Context as _, Error, Result};
-use crate::report::sweep::{Failure, Run, Table, Teacher};
+use crate::report::sweep::{FailedRun, FinishedRun, SweepTable, TeacherSummary};
 use crate::runtime::Device;
 use crate::storage::Lock;
 use plan::Plan;
@@ -209,17 +209,24 @@ fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
 }
 
 /// Brings the outcomes together.
-fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table> {
+fn table(plan: &Plan, teacher: TeacherSummary, outcomes: Vec<Outcome>) -> Result<SweepTable> {
     let (mut runs, mut failed, mut open) = (Vec::new(), Vec::new(), 0);
     for (run, outcome) in plan.runs.iter().zip(outcomes) {
         let (student, method, seed) = (run.student.clone(), run.method.clone(), run.recipe.seed);
         match outcome {
             Outcome::Finished(report) => {
                 let (top1, seconds) = (report.outcome.test.map(|t| t.top1), report.outcome.seconds);
-                runs.push(Run { student, method, seed, folder: run.folder.clone(), top1, seconds });
+                runs.push(FinishedRun {
+                    student,
+                    method,
+                    seed,
+                    folder: run.folder.clone(),
+                    top1,
+                    seconds,
+                });
             }
             Outcome::Failed(error) => {
-                failed.push(Failure { student, method, seed, error, log: run.log.clone() });
+                failed.push(FailedRun { student, method, seed, error, log: run.log.clone() });
             }
             Outcome::Open => open += 1,
         }
@@ -234,11 +241,11 @@ fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table>
     let methods = || plan.sweep.methods.iter().map(|m| m.name.as_str());
     let order: Vec<(&str, &str)> =
         plan.students.iter().flat_map(|s| methods().map(move |m| (s.as_str(), m))).collect();
-    Ok(Table::new(plan.name.clone(), teacher, plan.sweep.shared.epochs, &order, runs, failed))
+    Ok(SweepTable::new(plan.name.clone(), teacher, plan.sweep.shared.epochs, &order, runs, failed))
 }
 
 /// Writes the table beside the runs.
-fn write(folder: &Lock, table: &Table) -> Result<()> {
+fn write(folder: &Lock, table: &SweepTable) -> Result<()> {
     let json =
         serde_json::to_string_pretty(table).context(|| "table: cannot be encoded".to_owned())?;
     folder.replace("table.md", table.markdown().as_bytes())?;

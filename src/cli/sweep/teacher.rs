@@ -5,7 +5,7 @@ use crate::cli::train::Survey;
 use crate::cli::{Cli, Command, Context, eval, print};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::report::sweep::Teacher;
+use crate::report::sweep::TeacherSummary;
 use clap::Parser as _;
 
 /// What the cache says of the teacher, and its accuracy on the students' test set where the recipe
@@ -13,9 +13,13 @@ use clap::Parser as _;
 ///
 /// # Errors
 /// When that file is not the teacher of the cache, or cannot be run.
-pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<Teacher> {
+pub(super) fn describe(
+    plan: &Plan,
+    survey: &Survey,
+    context: &Context<'_>,
+) -> Result<TeacherSummary> {
     let record = &survey.teacher;
-    let mut teacher = Teacher {
+    let mut teacher = TeacherSummary {
         file: record.file.clone(),
         cached_top1: record.top1_basis_points.map(|points| f64::from(points) / 100.0),
         top1: None,
