@@ -376,7 +376,7 @@ fn a_damaged_shard_is_named_and_the_student_must_fit() {
             String::from_utf8_lossy(&verified.stdout).contains("taps/map1/features/c/0/0/0/0/0"),
             "{what}"
         );
-        assert!(String::from_utf8_lossy(&verified.stderr).contains("1 thing is wrong"), "{what}");
+        assert!(String::from_utf8_lossy(&verified.stderr).contains("1 problem"), "{what}");
     }
     std::fs::write(&path, &whole).unwrap();
     assert!(run(folder.path(), "cache verify cache/teacher").status.success());

@@ -1,4 +1,4 @@
-//! The runs of a sweep: what each is called, where it lies, and the command line that makes it.
+//! The runs of a sweep: the name, folder and command line of each.
 
 use super::Args;
 use crate::cli::{Cli, Command, Context, print, train};
@@ -8,35 +8,35 @@ use clap::Parser as _;
 use std::path::{Path, PathBuf};
 
 /// One run.
-pub(super) struct Run {
-    /// The student's name in the table and in the folders.
+pub(super) struct SweepRun {
+    /// The student's name in the table and in folders.
     pub student: String,
-    /// The method's.
+    /// The method's name.
     pub method: String,
-    /// Its recipe, seed included.
+    /// The recipe, including the seed.
     pub recipe: Train,
-    /// Where it lies.
+    /// The run's folder.
     pub folder: PathBuf,
-    /// Where its recipe is written.
+    /// The file that its recipe is written to.
     pub recipe_file: PathBuf,
-    /// Where its messages go.
+    /// The file that its messages go to.
     pub log: PathBuf,
-    /// `train STUDENT …`, without the recipe's file.
+    /// `train STUDENT …`, without the recipe file.
     pub flags: Vec<String>,
 }
 
-impl Run {
-    /// As messages call it.
+impl SweepRun {
+    /// The run's name in messages.
     pub(super) fn name(&self) -> String {
         format!("{}, {}, seed {}", self.student, self.method, self.recipe.seed)
     }
 
-    /// The folder that its recipe and its log lie in, beside its own.
+    /// The folder of its recipe and log, next to its own.
     pub(super) fn beside(&self) -> &Path {
         self.folder.parent().unwrap_or(Path::new(""))
     }
 
-    /// Its arguments, as the command line reads them.
+    /// The parsed arguments of its command line.
     pub(super) fn arguments(&self) -> Result<train::Args> {
         let line = std::iter::once("nst-cache").chain(self.flags.iter().map(String::as_str));
         match Cli::try_parse_from(line)
@@ -51,23 +51,22 @@ impl Run {
     }
 }
 
-/// A sweep, resolved.
-pub(super) struct Plan {
-    /// The recipe file's name without its ending.
+/// A resolved sweep.
+pub(super) struct SweepPlan {
+    /// The recipe file's name without its extension.
     pub name: String,
     /// The recipe, with the flags' values.
     pub sweep: Sweep,
-    /// Where the runs lie.
+    /// The folder of the runs.
     pub output: PathBuf,
     /// Students by name, in the recipe's order.
     pub students: Vec<String>,
     /// Every run: all students and methods of the first seed, then of the next. So a sweep that is
-    /// cut short has compared something, and what it has measured of time and memory holds for the
-    /// rest.
-    pub runs: Vec<Run>,
+    /// cut short has compared something, and its measurements of time and memory hold for the rest.
+    pub runs: Vec<SweepRun>,
 }
 
-impl Plan {
+impl SweepPlan {
     pub(super) fn new(args: &Args, context: &Context<'_>) -> Result<Self> {
         let mut sweep = Sweep::read(&args.recipe)?;
         sweep.cache = args.cache.clone().unwrap_or(sweep.cache);
@@ -118,7 +117,7 @@ impl Plan {
                         "-o".into(),
                         text(&folder)?,
                     ];
-                    runs.push(Run {
+                    runs.push(SweepRun {
                         student: student_name.clone(),
                         method: method.name.clone(),
                         recipe: sweep.run(method, seed),
@@ -134,7 +133,7 @@ impl Plan {
     }
 }
 
-/// What a student's folder is called.
+/// The name of a student's folder.
 fn folder_name(student: &str, context: &Context<'_>) -> Result<String> {
     let name = if context.config.students.contains_key(student) {
         student.to_owned()
@@ -149,7 +148,7 @@ fn folder_name(student: &str, context: &Context<'_>) -> Result<String> {
         .hint("give it one under [students] in nst-cache.toml"))
 }
 
-/// Flags are text.
+/// A path as text, which flags require.
 pub(super) fn text(path: &Path) -> Result<String> {
     path.to_str()
         .map(str::to_owned)

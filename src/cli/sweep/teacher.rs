@@ -1,6 +1,6 @@
-//! The teacher's line of the table.
+//! The teacher's line in the table.
 
-use super::plan::{Plan, text};
+use super::plan::{SweepPlan, text};
 use crate::cli::train::Survey;
 use crate::cli::{Cli, Command, Context, eval, print};
 use crate::error::{Error, Result};
@@ -8,13 +8,14 @@ use crate::onnx::Model;
 use crate::report::sweep::TeacherSummary;
 use clap::Parser as _;
 
-/// What the cache says of the teacher, and its accuracy on the students' test set where the recipe
-/// names its file.
+/// What the cache records about the teacher, and its accuracy on the students' test set if the
+/// recipe names its file.
 ///
 /// # Errors
+/// If that file is not the cache's teacher, or cannot be run.
 /// When that file is not the teacher of the cache, or cannot be run.
 pub(super) fn describe(
-    plan: &Plan,
+    plan: &SweepPlan,
     survey: &Survey,
     context: &Context<'_>,
 ) -> Result<TeacherSummary> {
@@ -32,12 +33,12 @@ pub(super) fn describe(
             path.display(),
             record.file
         ))
-        .hint("leave `teacher` out of the recipe: its line of the table is all that it is for"));
+        .hint("remove `teacher` from the recipe: only its line in the table uses it"));
     }
     let Some((spec, split)) = &survey.test else { return Ok(teacher) };
     let Some(classes) = &survey.classes else {
         context.monitor.note(
-            "the teacher's logits tell other classes than the data: its accuracy is not measured",
+            "the teacher's logits have other classes than the data: its accuracy is not measured",
         );
         return Ok(teacher);
     };
