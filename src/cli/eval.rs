@@ -18,7 +18,7 @@ use crate::onnx::{Model, metadata, tap};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use crate::threads;
 use rayon::prelude::*;
-use scores::Sums;
+use scores::RunningScores;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -482,7 +482,7 @@ fn measure(
     monitor.begin("eval", "images", plan.samples.len() as u64, 0);
     let started = Instant::now();
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
-    let mut sums = Sums::default();
+    let mut sums = RunningScores::default();
     std::thread::scope(|scope| {
         threads::start(scope, move || {
             for start in (0..plan.samples.len()).step_by(plan.batch) {

@@ -54,7 +54,8 @@ impl FeedArgs {
 fn value(text: &str) -> Result<InputValue> {
     let wrong = || {
         Error::input(format!(
-            "--input {text}: expected NAME=VALUE, VALUE a number, a comma-separated list or @FILE.npy"
+            "--input {text}: expected NAME=VALUE, VALUE a number, a comma-separated list \
+             or @FILE.npy"
         ))
     };
     if let Some((input, file)) = text.split_once("=@") {

@@ -316,7 +316,7 @@ fn text(args: &Args, document: &Document) -> String {
             "MACs        {}",
             document
                 .macs
-                .map_or_else(|| "unknown".to_owned(), |n| format!("{} a sample", grouped(n)))
+                .map_or_else(|| "unknown".to_owned(), |n| format!("{} per sample", grouped(n)))
         ),
     ];
     lines.push(match (&document.logits, &document.logits_note) {

@@ -28,7 +28,7 @@ const MAX_PIXELS: usize = 1 << 27;
 /// Pillow's 16-bit fixed point.
 pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
     let pixels = match (image.channels, channels) {
-        (1, 3) => image.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
+        (1, 3) => image.pixels.iter().flat_map(|&gray| [gray; 3]).collect(),
         (3, 1) => image.pixels.as_chunks().0.iter().copied().map(luma).collect(),
         _ => return Cow::Borrowed(image),
     };
@@ -269,18 +269,18 @@ mod tests {
 
     #[test]
     fn grey_is_pillows_luma() {
-        let grey = with_channels(&source(), 1).into_owned();
-        assert_eq!(grey, pillow("grey.raw", [23, 31], 1));
-        let rgb = with_channels(&grey, 3).into_owned();
+        let gray = with_channels(&source(), 1).into_owned();
+        assert_eq!(gray, pillow("grey.raw", [23, 31], 1));
+        let rgb = with_channels(&gray, 3).into_owned();
         assert_eq!(
             rgb.pixels[..6],
             [
-                grey.pixels[0],
-                grey.pixels[0],
-                grey.pixels[0],
-                grey.pixels[1],
-                grey.pixels[1],
-                grey.pixels[1]
+                gray.pixels[0],
+                gray.pixels[0],
+                gray.pixels[0],
+                gray.pixels[1],
+                gray.pixels[1],
+                gray.pixels[1]
             ]
         );
     }

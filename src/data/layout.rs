@@ -6,7 +6,7 @@
 
 use super::left_out::LeftOut;
 use super::listing::{ImageEntry, Listing, class_of};
-use super::names::{has_image_ending, is_paper, is_system};
+use super::names::{has_image_ending, is_companion, is_system};
 use super::split::{self, Named, Part};
 use super::tree::{Id, Item, ItemKind, Tree, list};
 use crate::error::{Error, Result, shown};
@@ -60,7 +60,7 @@ pub(super) fn open(
     for note in &search.notes {
         monitor.note(&format!("data {name}: {note}"));
     }
-    search.left_out.say(name, &listing, monitor);
+    search.left_out.report(name, &listing, monitor);
     Ok((search.at, listing))
 }
 
@@ -74,7 +74,7 @@ pub(super) fn has_images(tree: &dyn Tree) -> Result<bool> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Holds {
     /// Files that accompany images (lists, notes, labels): not a class.
-    Papers,
+    Companions,
     /// Nothing, or files of other kinds: possibly a class.
     Unknown,
     Images,
@@ -215,7 +215,7 @@ impl<'a> Search<'a> {
             match self.holds(&item.name)? {
                 Holds::Images => beside.push(item.name.as_slice()),
                 Holds::Unknown => open = true,
-                Holds::Papers => {}
+                Holds::Companions => {}
             }
         }
         if beside.is_empty() && !open {
@@ -239,8 +239,8 @@ impl<'a> Search<'a> {
         }
         if nested || several {
             return Err(Error::input(format!(
-                "data {}: {names} may be a split or a class: expected splits alone or classes \
-                 alone, found {} beside it",
+                "data {}: {names} may be a split or a class: expected only splits or only \
+                 classes, found {} beside it",
                 self.name,
                 list(beside.into_iter())
             ))
@@ -270,7 +270,7 @@ impl<'a> Search<'a> {
                 Holds::Images if only.is_some() => return Ok(None),
                 Holds::Images => only = Some(item),
                 Holds::Unknown => open = true,
-                Holds::Papers => {}
+                Holds::Companions => {}
             }
         }
         let Some(only) = only else { return Ok(None) };
@@ -322,12 +322,13 @@ impl<'a> Search<'a> {
         }
         let with_images: HashSet<&[u8]> =
             walk.entries.iter().filter_map(|e| class_of(&e.path)).collect();
-        let (classes, papers): (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) =
+        let (classes, companions): (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) =
             folders.partition(|folder| {
-                with_images.contains(folder.as_slice()) || !self.left_out.is_papers(folder)
+                with_images.contains(folder.as_slice())
+                    || !self.left_out.has_only_companions(folder)
             });
         if !with_images.is_empty() {
-            self.no_classes(papers.iter().map(Vec::as_slice).collect());
+            self.no_classes(companions.iter().map(Vec::as_slice).collect());
         }
         Ok((walk.entries, classes))
     }
@@ -433,7 +434,7 @@ impl<'a> Search<'a> {
                 .collect();
             let mut differ = Vec::new();
             for name in theirs.symmetric_difference(folders) {
-                if folders.contains(name) || other.holds(name)? != Holds::Papers {
+                if folders.contains(name) || other.holds(name)? != Holds::Companions {
                     differ.push(name);
                 }
             }
@@ -519,22 +520,22 @@ fn holds(tree: &dyn Tree, folder: &[u8], depth: usize, seen: &mut HashSet<Id>) -
     if items.iter().any(is_image) {
         return Ok(Holds::Images);
     }
-    let (mut papers, mut unknown) = (false, false);
+    let (mut companions, mut unknown) = (false, false);
     for item in &items {
         let found = match item.kind {
             ItemKind::Folder(id) if depth > 0 && seen.insert(id) => {
                 holds(tree, &joined(folder, &item.name), depth - 1, seen)?
             }
-            ItemKind::File if is_paper(&item.name) => Holds::Papers,
+            ItemKind::File if is_companion(&item.name) => Holds::Companions,
             _ => Holds::Unknown,
         };
         match found {
             Holds::Images => return Ok(found),
             Holds::Unknown => unknown = true,
-            Holds::Papers => papers = true,
+            Holds::Companions => companions = true,
         }
     }
-    Ok(if papers && !unknown { Holds::Papers } else { Holds::Unknown })
+    Ok(if companions && !unknown { Holds::Companions } else { Holds::Unknown })
 }
 
 /// Joins a folder's path and a name.

@@ -26,7 +26,7 @@ pub(super) struct LeftOut {
 impl LeftOut {
     /// Counts a file that is not an image. `class` is its first folder, or empty.
     pub(super) fn add(&mut self, class: &[u8], item: &Item) {
-        let is_paper = item.kind == ItemKind::File && names::is_paper(&item.name);
+        let is_companion = item.kind == ItemKind::File && names::is_companion(&item.name);
         let kind = match item.kind {
             ItemKind::DeadLink => "broken (link)".to_owned(),
             ItemKind::Device => "special (pipe, device)".to_owned(),
@@ -36,22 +36,22 @@ impl LeftOut {
             *self.labels.entry(kind.clone()).or_default() += 1;
         }
         *self.kinds.entry(kind).or_default() += 1;
-        self.matters |= !is_paper;
+        self.matters |= !is_companion;
         if !class.is_empty() {
             match self.folders.get_mut(class) {
-                Some(papers) => *papers &= is_paper,
-                None => drop(self.folders.insert(class.to_vec(), is_paper)),
+                Some(companions) => *companions &= is_companion,
+                None => drop(self.folders.insert(class.to_vec(), is_companion)),
             }
         }
     }
 
     /// Whether files were left out of a folder and all of them merely accompany images.
-    pub(super) fn is_papers(&self, folder: &[u8]) -> bool {
+    pub(super) fn has_only_companions(&self, folder: &[u8]) -> bool {
         self.folders.get(folder).copied().unwrap_or(false)
     }
 
     /// Reports what is left out, which classes are empty, and that labels are not read.
-    pub(super) fn say(&self, name: &str, listing: &Listing, monitor: &dyn Monitor) {
+    pub(super) fn report(&self, name: &str, listing: &Listing, monitor: &dyn Monitor) {
         if !self.kinds.is_empty() {
             let total: usize = self.kinds.values().sum();
             let text = format!(
@@ -106,9 +106,10 @@ impl LeftOut {
             ".tar", ".tgz", ".gz", ".zip", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar",
         ]) {
             error.hint(if is_archive {
-                "unpack it, and each archive in it into a folder of its class's name"
+                "unpack it, and each archive in it into a folder named after its class"
             } else {
-                "name one archive as the data set, or unpack each into a folder of its class's name"
+                "name one archive as the data set, or unpack each into a folder named after its \
+                 class"
             })
         } else if has(&[".bin"]) {
             let unpack = if is_archive { "unpack it; " } else { "" };

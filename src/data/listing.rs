@@ -1,4 +1,4 @@
-//! The images of a data set in canonical order, labelled by their class folders.
+//! The images of a data set in canonical order, labeled by their class folders.
 
 use super::Fingerprint;
 use super::fingerprint::Listed;
@@ -40,9 +40,9 @@ impl Listing {
         if let Some(stray) = entries.iter().find(|e| nested > 0 && class_of(&e.path).is_none()) {
             let path = shown(&stray.path);
             return Err(Error::input(format!(
-                "data {root}: expected every image in a class folder, found {path} beside them"
+                "data {root}: expected every image in a class folder, found {path} next to them"
             ))
-            .hint("move it into a class folder, or away"));
+            .hint("move it into a class folder, or out of the data set"));
         }
         let classes: Vec<&Vec<u8>> =
             if nested == 0 { Vec::new() } else { folders.iter().collect() };
@@ -63,7 +63,7 @@ impl Listing {
         let mut names = BTreeSet::new();
         if let Some(twice) = classes.iter().find(|class| !names.insert(class.as_str())) {
             return Err(Error::input(format!(
-                "data {root}: expected class folders of different names, found `{twice}` twice"
+                "data {root}: expected class folders with different names, found `{twice}` twice"
             )));
         }
         let fingerprint = listed.finish(DataFormat::Folder, entries.len());

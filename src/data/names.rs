@@ -52,7 +52,7 @@ pub(super) fn is_system(name: &[u8]) -> bool {
 }
 
 /// Whether a file accompanies images (labels, lists, notes): a folder of such files is not a class.
-pub(super) fn is_paper(name: &[u8]) -> bool {
+pub(super) fn is_companion(name: &[u8]) -> bool {
     ends_with(name, &LABELS) || ends_with(name, &NOTES) || is_about(name)
 }
 
@@ -124,7 +124,10 @@ mod tests {
         }
         assert!(!is_system(b"cat") && !is_system(b"@home"));
         assert!(
-            is_paper(b"0.txt") && is_paper(b"README") && !is_paper(b"0.heic") && !is_paper(b"0")
+            is_companion(b"0.txt")
+                && is_companion(b"README")
+                && !is_companion(b"0.heic")
+                && !is_companion(b"0")
         );
         assert!(
             may_hold_labels(b"0.cls")

@@ -190,7 +190,8 @@ fn regions(
                 )?;
                 if found != size {
                     return Err(Error::input(format!(
-                        "{name}: array {array}: expected {size} bytes, found {found} after unpacking"
+                        "{name}: array {array}: expected {size} bytes, found {found} after \
+                         unpacking"
                     )));
                 }
                 Region { unpacked: true, offset, length: size }

@@ -148,7 +148,7 @@ fn flat_images_are_unlabeled_and_empty_classes_count() {
     assert_eq!(subset(set, Some(1), None).missing_classes(), ["c"]);
     assert!(
         error(folder(&[("a/1.png", 1), ("1.png", 2)]).path(), "train")
-            .contains("found 1.png beside them")
+            .contains("found 1.png next to them")
     );
     assert!(error(folder(&[]).path(), "train").contains("expected images"));
 }
@@ -557,10 +557,8 @@ fn what_is_left_out_or_guessed_is_said() {
             "b/x.jpg?w=640",
             "b/file"
         ]),
-        [
-            "warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 with odd names, 1 without an \
-          extension"
-        ]
+        ["warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 with odd names, 1 \
+             without an extension"]
     );
     assert_eq!(
         said(&["a/1.png", "b/2.png", "notes.md"]),

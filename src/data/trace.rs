@@ -20,7 +20,6 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of a file.
     pub(super) fn of(metadata: &Metadata) -> Self {
         let modified =
             metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());

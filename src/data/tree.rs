@@ -27,7 +27,6 @@ pub(super) struct Item {
 /// A folder or an archive. Paths are relative to its root and joined by `/`; the root's path is
 /// empty.
 pub(super) trait Tree {
-    /// The root itself.
     fn root(&self) -> Id;
     /// The entries of a folder, in any order.
     fn list(&self, folder: &[u8]) -> Result<Vec<Item>>;

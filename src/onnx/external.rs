@@ -238,7 +238,7 @@ impl WeightFiles {
             return Ok(path);
         }
         Err(Error::input(format!("{}: has changed since it was read", path.display()))
-            .hint("start again with the file as it is now"))
+            .hint("run again with the current file"))
     }
 
     /// Adds the files' locations, sizes and content to a hash, in order of location.

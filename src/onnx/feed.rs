@@ -405,7 +405,7 @@ fn by_shape(input: &Value, batches: &[String], fixed: Option<usize>) -> BatchPos
     let other = || {
         batches
             .first()
-            .map_or_else(String::new, |batch| format!(", and its shape does not say `{batch}`"))
+            .map_or_else(String::new, |batch| format!(", and its shape does not contain `{batch}`"))
     };
     match &input.shape[0] {
         Dim::Fixed(n) if Some(*n) == fixed => BatchPosition::At(0),

@@ -99,7 +99,7 @@ fn the_axis_order_changes_nothing_but_the_order_of_signs() {
 }
 
 #[test]
-fn pooling_precedes_normalisation() {
+fn pooling_precedes_normalization() {
     let values = activations(2, 7, 99, 3);
     let small = Maps { size: [4, 3], ..MAPS };
     let array = Array::new(vec![2, 7, 9, 11], Values::F32(values.clone())).unwrap();

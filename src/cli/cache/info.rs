@@ -207,7 +207,7 @@ impl<'a> Info<'a> {
             "dtype",
             "row shape",
             "on disk",
-            "a row",
+            "per row",
             "against raw f32",
         ]);
         for array in &self.arrays {

@@ -20,14 +20,14 @@ pub(in crate::cli) struct Scores {
 
 /// Running totals.
 #[derive(Default)]
-pub(super) struct Sums {
+pub(super) struct RunningScores {
     pub(super) samples: usize,
     top1: usize,
     top5: usize,
     loss: f64,
 }
 
-impl Sums {
+impl RunningScores {
     /// Counts a batch; rows of `logits` beyond the labels are padding.
     pub(super) fn add(
         &mut self,
@@ -123,7 +123,7 @@ mod tests {
     fn padding_is_not_counted_and_labels_are_checked() {
         let logits =
             Array::new(vec![3, 2], Values::F32(vec![1.0, 0.0, 1.0, 0.0, 9.0, 9.0])).unwrap();
-        let mut sums = Sums::default();
+        let mut sums = RunningScores::default();
         sums.add(&logits, &[0, 1], None).unwrap();
         let scores = sums.scores(2.0, "cpu");
         assert_eq!(

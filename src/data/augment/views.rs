@@ -72,11 +72,11 @@ impl Views {
     /// A finite number of crops and flips is drawn without replacement: each sample goes through
     /// all of them in its own order before any repeats.
     #[must_use]
-    pub fn draw(&self, place: ViewKey, image: [usize; 2]) -> View {
+    pub fn draw(&self, key: ViewKey, image: [usize; 2]) -> View {
         let Augmentation { geometry, color_jitter, mixup, cutmix } = self.augmentation;
-        let rng = |usage| random::keyed(self.seed, usage, place.sample, place.view);
+        let rng = |usage| random::keyed(self.seed, usage, key.sample, key.view);
         let (crop, flip) = if let Some(positions) = self.positions() {
-            self.position(place, positions)
+            self.position(key, positions)
         } else {
             let mut rng = rng(*b"v-resize");
             (Some(random_resized_crop(&mut rng, image)), toss(&mut rng))
@@ -89,7 +89,7 @@ impl Views {
             mix: self
                 .augmentation
                 .mixes()
-                .then(|| self.mix(place.row, mixup, cutmix, &mut rng(*b"view-mix"))),
+                .then(|| self.mix(key.row, mixup, cutmix, &mut rng(*b"view-mix"))),
         }
     }
 
@@ -107,10 +107,10 @@ impl Views {
     }
 
     /// The crop and flip of a view, from a finite number of positions.
-    fn position(&self, place: ViewKey, positions: u32) -> (Option<Crop>, bool) {
-        let round = place.view / u64::from(positions);
-        let within = u32::try_from(place.view % u64::from(positions)).unwrap_or_default();
-        let mut rng = random::keyed(self.seed, *b"v-places", place.sample, round);
+    fn position(&self, key: ViewKey, positions: u32) -> (Option<Crop>, bool) {
+        let round = key.view / u64::from(positions);
+        let within = u32::try_from(key.view % u64::from(positions)).unwrap_or_default();
+        let mut rng = random::keyed(self.seed, *b"v-places", key.sample, round);
         let position = random::permuted(&mut rng, positions, within);
         let [rows, columns] = self.size.map(|side| 2 * padding(side) + 1);
         let [top, left] =
@@ -280,9 +280,9 @@ mod tests {
     fn a_draw_depends_on_nothing_that_was_drawn_before() {
         let views = everything();
         let image = |sample: u64| [20 + usize::try_from(sample).unwrap(), 40];
-        let place =
+        let key =
             |sample: u64, view| ViewKey { sample, row: usize::try_from(sample).unwrap(), view };
-        let draw = |(sample, view)| views.draw(place(sample, view), image(sample));
+        let draw = |(sample, view)| views.draw(key(sample, view), image(sample));
         let keys: Vec<(u64, u64)> =
             (0..50).flat_map(|sample| (0..4).map(move |view| (sample, view))).collect();
         let forwards: Vec<View> = keys.iter().copied().map(draw).collect();
@@ -303,7 +303,7 @@ mod tests {
         assert!(
             keys.iter()
                 .zip(&forwards)
-                .all(|(&(sample, view), v)| other.draw(place(sample, view), image(sample)) != *v)
+                .all(|(&(sample, view), v)| other.draw(key(sample, view), image(sample)) != *v)
         );
         // leaving one out affects none of the others
         let plain = Views {
@@ -316,7 +316,7 @@ mod tests {
             ..views.clone()
         };
         for (&(sample, view), v) in keys.iter().zip(&forwards) {
-            let drawn = plain.draw(place(sample, view), image(sample));
+            let drawn = plain.draw(key(sample, view), image(sample));
             assert_eq!((drawn.crop, drawn.flip), (v.crop, v.flip));
         }
     }

@@ -20,7 +20,7 @@ pub(super) struct Labels {
 pub(super) fn read(files: &NpzFiles, found: &NpzArray) -> Result<Labels> {
     let header = found.header.as_ref().map_err(|why| Error::input(why.clone()))?;
     let [rows, rest @ ..] = header.shape.as_slice() else {
-        return Err(Error::input("expected one label a row, found a single value"));
+        return Err(Error::input("expected one label per row, found a single value"));
     };
     let classes = rest.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).unwrap_or(u64::MAX);
     let is_text = matches!(header.kind, 'U' | 'S');
@@ -29,7 +29,7 @@ pub(super) fn read(files: &NpzFiles, found: &NpzArray) -> Result<Labels> {
     }
     if (is_text && classes != 1) || rest.iter().filter(|&&size| size != 1).count() > 1 {
         return Err(Error::input(format!(
-            "expected one label a row or one-hot rows, found shape {:?}",
+            "expected one label per row or one-hot rows, found shape {:?}",
             header.shape
         )));
     }
@@ -91,7 +91,7 @@ fn label(row: usize, number: Option<f64>) -> Result<i64> {
             "row {row}: expected a label from 0, found {number}: these are not classes"
         ))
         .hint(
-            "save it under another name than labels, label, y, target or class, if it is not \
+            "save it under a name other than labels, label, y, target or class, if it is not \
              meant as labels",
         )),
         None => Err(Error::input(format!(
@@ -115,7 +115,7 @@ fn one_hot(row: usize, values: impl Iterator<Item = Option<f64>>) -> Result<i64>
             _ => {
                 let found = value.map_or_else(|| "another".to_owned(), |value| value.to_string());
                 return Err(Error::input(format!(
-                    "row {row}: expected one label a row, or one-hot rows of 0 and 1, found \
+                    "row {row}: expected one label per row, or one-hot rows of 0 and 1, found \
                      {found}"
                 )));
             }

@@ -185,7 +185,7 @@ fn labels_are_read_in_the_forms_in_which_people_save_them() {
     );
     fails(npy("|O", "(3,)", false, &[0; 9]), "Python objects (a pickle)");
     fails(npy("|i1", "(2,)", false, &[0; 2]), "expected 3 labels as rows in x, found 2 in labels");
-    fails(npy("|i1", "(3, 2, 2)", false, &[0; 12]), "expected one label a row");
+    fails(npy("|i1", "(3, 2, 2)", false, &[0; 12]), "expected one label per row");
 }
 
 #[test]

@@ -213,9 +213,9 @@ fn bytes_follow_layout_and_channel_order() {
     assert_eq!(bytes(Layout::Nchw, Channels::Rgb), [1, 4, 2, 5, 3, 6]);
     assert_eq!(bytes(Layout::Nchw, Channels::Bgr), [3, 6, 2, 5, 1, 4]);
     assert_eq!(bytes(Layout::Nchw, Channels::Gray), [2, 5]);
-    let grey = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8], orientation: 1 };
+    let gray = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8], orientation: 1 };
     assert_eq!(
-        to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &grey).unwrap(),
+        to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &gray).unwrap(),
         [7, 8, 7, 8, 7, 8]
     );
 }

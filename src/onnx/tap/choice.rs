@@ -137,7 +137,7 @@ fn check_alias(alias: &str) -> Result<()> {
         return refuse(&format!("at most {ALIAS_BYTES_MAX} characters, found {}", alias.len()));
     }
     if is_reserved(alias) {
-        return refuse("another name than that of a file of the cache");
+        return refuse("a name other than that of a file of the cache");
     }
     Ok(())
 }
