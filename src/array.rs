@@ -1,10 +1,10 @@
-//! Arrays in host memory: what data sets yield, ONNX Runtime takes and gives, and shards hold.
+//! Arrays in host memory: what data sets yield, ONNX Runtime takes and returns, and shards hold.
 
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-/// The axis order of the model's input.
+/// The axis order of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the field's own names")]
@@ -13,7 +13,7 @@ pub enum Layout {
     Nhwc,
 }
 
-/// The type of an array's elements. The serde names are Zarr v3's (and NumPy's).
+/// An array's element type. The serde names are those of Zarr v3 and NumPy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Dtype {
     /// A byte that is 0 or 1.
@@ -43,7 +43,7 @@ pub enum Dtype {
     /// 64-bit signed integer.
     #[serde(rename = "int64")]
     I64,
-    /// The upper half of a 32-bit float. Models take it; caches hold such values as `float32`.
+    /// The upper half of a 32-bit float. Models may use it; caches store such values as `float32`.
     #[serde(rename = "bfloat16")]
     BF16,
     /// 16-bit float (IEEE 754 binary16).
@@ -89,7 +89,7 @@ impl Dtype {
         }
     }
 
-    /// Whether elements are floating-point numbers.
+    /// Whether the type is floating point.
     #[must_use]
     pub fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
@@ -116,7 +116,7 @@ pub enum Values {
     F64(Vec<f64>),
 }
 
-/// The same expression of the elements, whatever their type.
+/// Evaluates one expression with the elements of any type.
 macro_rules! each {
     ($values:expr, $v:ident => $body:expr) => {
         match $values {
@@ -156,19 +156,19 @@ impl Values {
         }
     }
 
-    /// How many there are.
+    /// The number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         each!(self, v => v.len())
     }
 
-    /// Whether there is none.
+    /// Whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Their type.
+    /// The element type.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -188,7 +188,7 @@ impl Values {
         }
     }
 
-    /// As doubles, if they are floats.
+    /// The elements as doubles, if they are floats.
     fn as_floats(&self) -> Option<Vec<f64>> {
         match self {
             Self::F16(v) => Some(v.iter().map(|x| x.to_f64()).collect()),
@@ -199,7 +199,7 @@ impl Values {
         }
     }
 
-    /// As integers that hold each type's; none of floats.
+    /// The elements as integers of a type that holds all; empty for floats.
     fn as_integers(&self) -> Vec<i128> {
         match self {
             Self::Bool(v) | Self::U8(v) => v.iter().map(|&x| x.into()).collect(),
@@ -214,7 +214,7 @@ impl Values {
         }
     }
 
-    /// Rounded to a type of floats; the value that it does not hold, in words.
+    /// Rounds to a float type; the error says which value does not fit.
     fn from_floats(floats: &[f64], to: Dtype) -> Result<Self, String> {
         #[allow(clippy::cast_possible_truncation, reason = "the rounding that was asked for")]
         let values = match to {
@@ -232,7 +232,7 @@ impl Values {
         }
     }
 
-    /// In another type of integers; the value that it does not hold, in words.
+    /// Converts to another integer type; the error says which value does not fit.
     fn from_integers(integers: &[i128], to: Dtype) -> Result<Self, String> {
         fn each<T: TryFrom<i128>>(integers: &[i128]) -> Result<Vec<T>, String> {
             integers
@@ -257,7 +257,7 @@ impl Values {
         })
     }
 
-    /// Their bytes in the machine's order.
+    /// The elements' bytes in native order.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         each!(self, v => bytemuck::cast_slice(v))
@@ -272,10 +272,10 @@ pub struct Array {
 }
 
 impl Array {
-    /// Joins a shape and its values.
+    /// Combines a shape with its values.
     ///
     /// # Errors
-    /// When the element count is not the product of the shape.
+    /// If the number of values is not the product of the shape.
     pub fn new(shape: Vec<usize>, values: Values) -> Result<Self> {
         let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let array = Self { shape, values };
@@ -293,7 +293,7 @@ impl Array {
     /// An array of zeros.
     ///
     /// # Errors
-    /// When there are more elements than memory can address.
+    /// If there are more elements than memory can address.
     pub fn zeros(dtype: Dtype, shape: Vec<usize>) -> Result<Self> {
         let count = shape
             .iter()
@@ -308,7 +308,7 @@ impl Array {
         Ok(Self { shape, values })
     }
 
-    /// The size of each axis.
+    /// The length of each axis.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -320,19 +320,19 @@ impl Array {
         &self.values
     }
 
-    /// Gives the elements away.
+    /// Consumes the array and returns its elements.
     #[must_use]
     pub fn into_values(self) -> Values {
         self.values
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether there is no element.
+    /// Whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -344,10 +344,10 @@ impl Array {
         self.values.dtype()
     }
 
-    /// Elements from their bytes in the machine's order.
+    /// An array from its elements' bytes in native order.
     ///
     /// # Errors
-    /// When there are not as many as the shape asks for.
+    /// If the number of bytes does not match the shape.
     pub fn from_bytes(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Self> {
         let mut array = Self::zeros(dtype, shape)?;
         let expected = array.as_bytes().len();
@@ -362,18 +362,18 @@ impl Array {
         Ok(array)
     }
 
-    /// Whether [`Array::converted`] takes elements of one type for another: among floats, and among
-    /// integers and truth values.
+    /// Whether [`Array::converted`] can convert one type to another: among floats, and among
+    /// integers and booleans.
     #[must_use]
     pub fn converts(from: Dtype, to: Dtype) -> bool {
         from.is_float() == to.is_float()
     }
 
-    /// The elements in another type: floats are rounded to the nearest, integers must be in its
-    /// range.
+    /// Converts the elements to another type: floats are rounded to the nearest value, integers
+    /// must be in range.
     ///
     /// # Errors
-    /// When a value is beyond the type's range, or one type is of floats and the other is not.
+    /// If a value is out of range, or exactly one of the types is a float.
     pub fn converted(&self, to: Dtype) -> Result<Self> {
         if to == self.dtype() {
             return Ok(self.clone());
@@ -387,11 +387,11 @@ impl Array {
         Ok(Self { shape: self.shape.clone(), values })
     }
 
-    /// Moves the first axis behind the `axis` that follow it: `[n, a, b]` becomes `[a, n, b]` for
-    /// 1.
+    /// Moves the first axis after the `axis` axes that follow it: with 1, `[n, a, b]` becomes `[a,
+    /// n, b]`.
     ///
     /// # Errors
-    /// When there are not so many axes.
+    /// If there are too few axes.
     pub fn with_first_axis_at(self, axis: usize) -> Result<Self> {
         if axis == 0 {
             return Ok(self);
@@ -409,7 +409,7 @@ impl Array {
         let runs: usize = before.iter().product();
         let mut moved = Self::zeros(self.dtype(), shape)?;
         let from = self.as_bytes();
-        // run `r` of row `n` stands at `r · rows + n`
+        // run `r` of row `n` is at `r · rows + n`
         for (at, out) in moved.as_bytes_mut().chunks_exact_mut(run.max(1)).enumerate() {
             let (r, n) = (at / rows.max(1), at % rows.max(1));
             let start = (n * runs + r) * run;
@@ -418,13 +418,13 @@ impl Array {
         Ok(moved)
     }
 
-    /// The elements as bytes in the machine's order.
+    /// The elements' bytes in native order.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.values.as_bytes()
     }
 
-    /// The bytes of the elements, to be overwritten in the machine's order.
+    /// The elements' bytes in native order, to be overwritten.
     #[must_use]
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
         each!(&mut self.values, v => bytemuck::cast_slice_mut(v))
@@ -436,7 +436,7 @@ impl Array {
         self.values.as_floats()?.into_iter().find(|x| !x.is_finite())
     }
 
-    /// The elements as `f32`, if that is their type.
+    /// The elements, if they are `f32`.
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.values {
@@ -445,7 +445,7 @@ impl Array {
         }
     }
 
-    /// The elements converted to `f32`, whatever their type.
+    /// The elements converted to `f32` from any type.
     #[must_use]
     #[allow(
         clippy::cast_precision_loss,
@@ -511,37 +511,39 @@ mod tests {
 
     #[test]
     fn types_are_converted_within_their_range() {
-        let to = |values: Values, dtype| {
+        let convert = |values: Values, dtype| {
             array(&[1], values).converted(dtype).map(Array::into_values).map_err(|e| e.to_string())
         };
-        assert_eq!(to(Values::F64(vec![0.1]), Dtype::F32).unwrap(), Values::F32(vec![0.1]));
+        assert_eq!(convert(Values::F64(vec![0.1]), Dtype::F32).unwrap(), Values::F32(vec![0.1]));
         assert_eq!(
-            to(Values::F16(vec![f16::from_f32(0.5)]), Dtype::F64).unwrap(),
+            convert(Values::F16(vec![f16::from_f32(0.5)]), Dtype::F64).unwrap(),
             Values::F64(vec![0.5])
         );
         assert_eq!(
-            to(Values::F32(vec![1.0 + 1.0 / 512.0]), Dtype::BF16).unwrap(),
+            convert(Values::F32(vec![1.0 + 1.0 / 512.0]), Dtype::BF16).unwrap(),
             Values::BF16(vec![bf16::ONE])
         );
-        assert_eq!(to(Values::I64(vec![-7]), Dtype::I32).unwrap(), Values::I32(vec![-7]));
-        assert_eq!(to(Values::Bool(vec![1]), Dtype::U8).unwrap(), Values::U8(vec![1]));
-        assert!(to(Values::F64(vec![f64::NAN]), Dtype::F32).is_ok());
+        assert_eq!(convert(Values::I64(vec![-7]), Dtype::I32).unwrap(), Values::I32(vec![-7]));
+        assert_eq!(convert(Values::Bool(vec![1]), Dtype::U8).unwrap(), Values::U8(vec![1]));
+        assert!(convert(Values::F64(vec![f64::NAN]), Dtype::F32).is_ok());
         assert!(
-            to(Values::F64(vec![1e300]), Dtype::F32)
+            convert(Values::F64(vec![1e300]), Dtype::F32)
                 .unwrap_err()
                 .contains("expected float32, found 1e300")
         );
         assert!(
-            to(Values::I64(vec![1 << 40]), Dtype::I32).unwrap_err().contains("found 1099511627776")
+            convert(Values::I64(vec![1 << 40]), Dtype::I32)
+                .unwrap_err()
+                .contains("found 1099511627776")
         );
-        assert!(to(Values::U8(vec![2]), Dtype::Bool).unwrap_err().contains("found 2"));
+        assert!(convert(Values::U8(vec![2]), Dtype::Bool).unwrap_err().contains("found 2"));
         assert!(
-            to(Values::U8(vec![2]), Dtype::F32)
+            convert(Values::U8(vec![2]), Dtype::F32)
                 .unwrap_err()
                 .contains("expected float32, found integers")
         );
         assert!(
-            to(Values::F32(vec![2.0]), Dtype::I32)
+            convert(Values::F32(vec![2.0]), Dtype::I32)
                 .unwrap_err()
                 .contains("expected int32, found floats")
         );

@@ -4,16 +4,16 @@ use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::io::Read;
 
-/// SHA-256 in hexadecimal digits.
+/// SHA-256 of bytes, in hexadecimal digits.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of all that a reader gives, in hexadecimal digits.
+/// SHA-256 of everything that a reader yields, in hexadecimal digits.
 ///
 /// # Errors
-/// As the reader's.
+/// The reader's.
 pub fn sha256_of(mut reader: impl Read) -> std::io::Result<String> {
     let mut sum = Sha256::new();
     let mut piece = vec![0; 1 << 16];

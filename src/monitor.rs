@@ -1,26 +1,26 @@
-//! What a long run tells whoever watches it, and how it is asked to stop. The command line draws
-//! bars; tests listen or stay silent.
+//! What a long run reports to its observer, and how it is asked to stop. The command line draws
+//! progress bars; tests listen or stay silent.
 
-/// The watcher of a long run.
+/// The observer of a long run.
 pub trait Monitor: Sync {
-    /// A stage begins: `total` units are to be done, `done` of them were done by an earlier run.
+    /// A stage begins: of `total` units, an earlier run has completed `done`.
     fn begin(&self, stage: &str, unit: &'static str, total: u64, done: u64);
-    /// `units` more are done, and `bytes` more were written or read for them.
+    /// `units` more are done, for which `bytes` more were written or read.
     fn advance(&self, units: u64, bytes: u64);
-    /// A short text beside the bar (the current loss, the bytes on disk).
+    /// Sets a short text beside the progress bar (the current loss, the bytes on disk).
     fn status(&self, text: &str);
-    /// The stage is over.
+    /// The stage ends.
     fn end(&self);
-    /// A line that the user should read.
+    /// Shows a line that the user should read.
     fn note(&self, text: &str);
-    /// A line that the user should act on.
+    /// Shows a line that the user should act on.
     fn warn(&self, text: &str);
-    /// Whether the user asked to stop: finish the unit of commit at hand, save, and return
+    /// Whether the user asked to stop: finish the current unit of commit, save, and return
     /// [`Error::interrupted`](crate::error::Error::interrupted).
     fn stop_requested(&self) -> bool;
 }
 
-/// A watcher that says nothing and never stops.
+/// A monitor that shows nothing and never stops a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

@@ -1,16 +1,16 @@
-//! Threads that the system may refuse: a limit on processes, or no memory for another stack.
+//! Threads, which the system may refuse: because of a process limit, or for lack of memory.
 
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// The most threads that wait for a disk at once.
+/// Most threads that wait for a disk at once.
 const MOST: usize = 16;
 
 /// Starts a thread within `scope`.
 ///
 /// # Errors
-/// When the system refuses it.
+/// If the system refuses it.
 pub fn start<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     body: impl FnOnce() -> T + Send + 'scope,
@@ -18,23 +18,24 @@ pub fn start<'scope, T: Send + 'scope>(
     Builder::new().spawn_scoped(scope, body).map_err(refused)
 }
 
-/// The error of a thread that the system refuses.
+/// The error for a thread that the system refuses.
 pub fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::input("the system refuses another thread").because(error).hint(
-        "raise the limit on processes (ulimit -u, or a container's pids limit), or take fewer \
+        "raise the limit on processes (ulimit -u, or a container's pids limit), or use fewer \
          --threads",
     )
 }
 
-/// Sees that the system gives `count` threads at once, before a library that waits for ever where
-/// it gets fewer is asked to start them.
+/// Checks that the system grants `count` threads at once, before calling a library that waits
+/// forever if it gets fewer.
 ///
 /// # Errors
+/// If the system refuses one.
 /// When the system refuses one.
 pub fn afford(count: usize) -> Result<()> {
     let (release, wait) = crossbeam_channel::bounded::<()>(0);
     std::thread::scope(|scope| {
-        // dropped at the end, whatever that is: then all of them end
+        // dropped on every way out, which ends all of the threads
         let _release = release;
         for _ in 0..count {
             let wait = wait.clone();
@@ -44,12 +45,12 @@ pub fn afford(count: usize) -> Result<()> {
     })
 }
 
-/// Calls `body` on up to `count` threads at once, this one included, and on this one alone where
-/// the system refuses others.
+/// Calls `body` on up to `count` threads at once, including this one; on this one alone if the
+/// system refuses more.
 pub fn share(count: usize, body: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 1..count {
-            // what is left undone, this thread does
+            // this thread does what is left
             if Builder::new().spawn_scoped(scope, &body).is_err() {
                 break;
             }
@@ -58,12 +59,12 @@ pub fn share(count: usize, body: impl Fn() + Sync) {
     });
 }
 
-/// Calls `action` for all items on threads of their own, up to 16 of them: they wait for the disk,
-/// which takes syncs that come together as one flush (a tenth of the time of one after the other).
-/// The first item's error wins.
+/// Calls `action` for all items, on up to 16 threads at once: they wait for the disk, which flushes
+/// concurrent syncs together (in a tenth of the time that they take one after another). The first
+/// item's error wins.
 ///
 /// # Errors
-/// What `action` gives.
+/// Those of `action`.
 pub fn at_once<T: Sync>(items: &[T], action: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let next = AtomicUsize::new(0);
     let failed = std::sync::Mutex::new(Vec::new());

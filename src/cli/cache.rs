@@ -25,16 +25,16 @@ Examples:
   nst-cache cache verify cache/teacher --live teacher.onnx
   nst-cache cache verify cache/teacher --json | jq '.findings[].file'
 
-Reads every byte. What is wrong goes to stdout, one line a file and rows; exit status 1 if there \
-                               is any.";
+Reads every byte. Problems go to stdout, one line per file and rows; exit status 1 if there \
+                               are any.";
 
 const REPAIR_EXAMPLES: &str = "\
 Examples:
   nst-cache cache repair cache/teacher
-  nst-cache extract teacher.onnx --data folder:photos     # as before: computes what was taken out
+  nst-cache extract teacher.onnx --data folder:photos     # as before: fills what was removed
   nst-cache cache repair cache/teacher --drop-extension   # without what was being added
 
-Verifies first; a sound cache is not touched. If a file cannot be read, repair stops and removes \
+Verifies first; a sound cache is not changed. If a file cannot be read, repair stops and removes \
                                nothing. A damaged manifest cannot be repaired: remove the \
                                folder and extract again.";
 
@@ -44,7 +44,7 @@ Examples:
   nst-cache cache export cache/teacher --safetensors layer3.safetensors --tap layer3 --rows 0..1000
   nst-cache cache export cache/teacher --npz logits.npz --tap logits
 
-Arrays keep their paths, types and order of rows: sample_id and label [row], the others [view, \
+Arrays keep their paths, types and row order: sample_id and label [row], the others [view, \
                                row, …].";
 
 /// Arguments of `cache`.
@@ -57,34 +57,34 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// What is in a cache: teacher, data, preprocessing, and what each array takes on disk
+    /// Show a cache's teacher, data and preprocessing, and what each array takes on disk
     #[command(after_help = INFO_EXAMPLES)]
     Info {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Checks every checksum, shape and finite value of a cache
+    /// Check every checksum and shape in a cache, and that all values are finite
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-        /// Also compute a sample of rows again with this teacher, and compare
+        /// Also recompute a sample of rows with this teacher, and compare
         #[arg(long, value_name = "TEACHER.onnx")]
         live: Option<PathBuf>,
     },
-    /// Takes damaged rows out of a cache, for the same `extract` command to fill
+    /// Remove damaged rows from a cache, for the same `extract` command to fill again
     #[command(after_help = REPAIR_EXAMPLES)]
     Repair {
         /// The cache's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-        /// Give up the views or taps that were being added: the cache is as it was before
+        /// Drop the views or taps that were being added, restoring the cache as it was
         #[arg(long)]
         drop_extension: bool,
     },
-    /// Writes arrays of a cache as one file for other tools
+    /// Write arrays of a cache to one file for other tools
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::Args),
 }
@@ -92,7 +92,7 @@ enum Command {
 /// Runs `cache`.
 ///
 /// # Errors
-/// When the folder is no cache, or (status 1) something in it is wrong.
+/// If the folder is not a cache, or (status 1) something in it is wrong.
 pub fn run(args: Args, context: &super::Context<'_>) -> Result<()> {
     match args.command {
         Command::Info { folder } => info::run(&folder, context.json),

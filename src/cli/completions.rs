@@ -16,10 +16,10 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Writes the script to stdout.
+/// Writes the completion script to stdout.
 ///
 /// # Errors
-/// When stdout cannot be written.
+/// If stdout cannot be written.
 pub fn run(args: Args, _context: &Context<'_>) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::command(), "nst-cache", &mut script);

@@ -1,4 +1,4 @@
-//! `eval`: how good a classifier is on a data set, in ONNX Runtime.
+//! `eval`: scores a classifier on a data set, in ONNX Runtime.
 
 mod scores;
 
@@ -13,21 +13,21 @@ use crate::error::{Context as _, Error, Result};
 use crate::extract::classes::{Agreement, Known, agreement};
 use crate::extract::{independence, recorded_classes, soundness};
 use crate::onnx::feed::{self, Placed};
-use crate::onnx::logits::{self, Conversion, Found, Logits};
+use crate::onnx::logits::{self, Conversion, LogitCandidates, Logits};
 use crate::onnx::{Model, metadata, tap};
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
 use crate::threads;
 use rayon::prelude::*;
-use scores::Sums;
+use scores::RunningScores;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Samples of one run where neither the model nor the user says.
+/// Batch size if neither the model nor the user decides.
 const DEFAULT_BATCH: usize = 64;
-/// Samples of the run that shows what the model gives.
+/// Samples in the first run, which shows what the model returns.
 const FIRST: usize = 8;
-/// Decoded batches that may wait for the model.
+/// Most decoded batches that wait for the model.
 const QUEUE: usize = 2;
 
 /// Arguments of `eval`.
@@ -39,21 +39,20 @@ pub struct Args {
     /// The classifier
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// The data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a
-    /// path
+    /// Data set: folder:DIR, idx:DIR, cifar10:DIR, cifar100:DIR, npz:FILE, fashion-mnist, or a path
     #[arg(long, value_name = "SPEC")]
     data: Option<DataSpec>,
-    /// Which part of it
+    /// Split of the data set
     #[arg(long, value_name = "NAME", default_value = "test")]
     split: String,
     /// Tensor of the logits [default: the first output, before its softmax]
     #[arg(long, value_name = "TENSOR")]
     logits: Option<String>,
-    /// File with the model's classes, one a line in the order of its logits, to which the data's
+    /// File with the model's classes, one per line in the order of its logits, to which the data's
     /// class names are mapped
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Samples of one run [default: 64, or what the model fixes]
+    /// Samples per run [default: 64, or the batch that the model fixes]
     #[arg(long, value_name = "N")]
     batch: Option<NonZeroUsize>,
     /// Only the first N samples
@@ -74,7 +73,7 @@ pub struct Args {
 /// Runs the model over the data set and prints the scores.
 ///
 /// # Errors
-/// When the model or the data cannot be read, are no match for each other, or there are no labels.
+/// If the model or the data cannot be read or do not match, or there are no labels.
 #[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let scores = execute(&args, context)?;
@@ -87,13 +86,13 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     ))
 }
 
-/// The command without its printing.
+/// The command without its output.
 pub(super) fn execute(args: &Args, context: &Context<'_>) -> Result<Scores> {
     execute_as(args, None, None, context)
 }
 
-/// The same for images that are made, and classes that are called, as given, and not as flags and
-/// model say.
+/// Like [`execute`], with the given preprocessing and class names instead of those of the flags and
+/// the model.
 pub(super) fn execute_as(
     args: &Args,
     preprocess: Option<Preprocess>,
@@ -103,7 +102,7 @@ pub(super) fn execute_as(
     let model = Model::read(&args.model)?;
     let spec = args.data.clone().or_else(|| context.config.data.clone());
     let spec = spec.ok_or_else(|| {
-        Error::input("no data set is given").hint("name one: --data SPEC, as folder:DIR")
+        Error::input("no data set given").hint("name one: --data SPEC, such as folder:DIR")
     })?;
     let mut fed = model.inputs();
     fed.retain(|input| !args.feed.gives(&input.name));
@@ -113,9 +112,9 @@ pub(super) fn execute_as(
         args.split,
         data::describe(dataset.as_ref())
     ));
-    let mut plan = Plan::new(args, preprocess, context, &model, dataset.as_ref())?;
+    let mut plan = EvalPlan::new(args, preprocess, context, &model, dataset.as_ref())?;
     let runtime = context.runtime()?;
-    // a quarter of the threads decodes; below four, decoding shares the model's cores
+    // a quarter of the threads decode; with fewer than four, decoding shares the model's cores
     let decoders = context.threads / 4;
     let options = SessionOptions { device: args.device, threads: context.threads - decoders };
     let found = find_logits(args, &model)?;
@@ -137,22 +136,22 @@ pub(super) fn execute_as(
 }
 
 /// Everything decided before the first sample is read.
-struct Plan {
+struct EvalPlan {
     inputs: Vec<Placed>,
-    /// `None` for a data set of arrays, which are fed as they are.
+    /// `None` for a data set of arrays, which are fed unchanged.
     preprocess: Option<Preprocess>,
-    /// The model's class of each of the data set's labels.
+    /// The model's class for each of the data set's labels; `None` if they are the same.
     classes: Option<Vec<usize>>,
     /// Indices into the data set.
     samples: Vec<usize>,
     batch: usize,
     /// Whether every run must have exactly `batch` samples.
     is_fixed: bool,
-    /// Whether that is the model's own batch.
+    /// Whether the model declares that batch.
     is_declared: bool,
 }
 
-impl Plan {
+impl EvalPlan {
     fn new(
         args: &Args,
         given: Option<Preprocess>,
@@ -207,7 +206,7 @@ impl Plan {
         self.inputs.iter().filter(|placed| placed.constant.is_none())
     }
 
-    /// Each input by name, for so many samples; `stacked` gives those that the data feeds, by place
+    /// Each input by name, for this many samples. `stacked` returns a data-fed input by position
     /// and name, with the samples along the first axis.
     fn fed(
         &self,
@@ -227,21 +226,20 @@ impl Plan {
         given.chain(constants).collect()
     }
 
-    /// Decides, by a run of the first samples, how many go into one and which tensor holds the
-    /// logits.
+    /// Runs the first samples to decide the batch size and which tensor holds the logits.
     fn settle(
         &mut self,
         dataset: &dyn Dataset,
         session: &mut Session,
-        found: &Found,
+        found: &LogitCandidates,
     ) -> Result<Logits> {
         let tensors = found.tensors();
         let mut runs = |count: usize| {
             let batch = decode(self, dataset, 0..count.min(self.samples.len()))?;
             Ok((session.run(&batch.named(), &tensors)?, batch.labels.len()))
         };
-        // exporters bake a batch of one into reshapes and still declare it open: such a model is
-        // run sample by sample
+        // exporters bake a batch of one into reshapes and still declare it open: such a model runs
+        // one sample at a time
         let (values, rows) = match runs(if self.is_fixed { self.batch } else { FIRST }) {
             Err(error) if !self.is_fixed => {
                 let first = runs(1).map_err(|_: Error| error)?;
@@ -250,17 +248,17 @@ impl Plan {
             }
             other => other?,
         };
-        let of = |tensor: &str| {
+        let value_of = |tensor: &str| {
             tensors.iter().position(|name| name == tensor).and_then(|at| values.get(at))
         };
         let row = |tensor: &str| {
-            of(tensor).and_then(|array| array.shape().get(1..)).map(<[usize]>::to_vec)
+            value_of(tensor).and_then(|array| array.shape().get(1..)).map(<[usize]>::to_vec)
         };
         let mut logits = found.choose(row).map_err(|reason| {
             Error::input(format!("logits: {reason}"))
                 .hint("name the tensor that holds the logits: --logits TENSOR")
         })?;
-        let values = of(&logits.tensor).map(Array::to_f32).unwrap_or_default();
+        let values = value_of(&logits.tensor).map(Array::to_f32).unwrap_or_default();
         let is_open = logits.conversion.is_none();
         if is_open
             && logits::are_probabilities(
@@ -275,9 +273,9 @@ impl Plan {
     }
 }
 
-impl Plan {
-    /// Sees that the model's logits are functions of one sample; where they are so only of a batch
-    /// of one, that is the batch. And that ONNX Runtime's optimizations keep them.
+impl EvalPlan {
+    /// Checks that the model's logits are functions of one sample, or sets the batch to one if they
+    /// are only then; and that ONNX Runtime's optimizations keep their values.
     fn check_values(
         &mut self,
         dataset: &dyn Dataset,
@@ -363,8 +361,8 @@ fn images<'a>(
     samples.collect::<Vec<_>>().into_par_iter().map(bytes).collect()
 }
 
-/// Where the logits are looked for.
-fn find_logits(args: &Args, model: &Model) -> Result<Found> {
+/// The tensors in which to look for the logits.
+fn find_logits(args: &Args, model: &Model) -> Result<LogitCandidates> {
     if let Some(name) = &args.logits {
         let names: Vec<&str> =
             model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
@@ -382,8 +380,8 @@ fn find_logits(args: &Args, model: &Model) -> Result<Found> {
     })
 }
 
-/// The flags, else what the model carries, else the working folder's defaults and what the model
-/// declares.
+/// Preprocessing from the flags, else from the model's metadata, else from the working folder's
+/// defaults and the model's declaration.
 fn preprocess(
     args: &Args,
     context: &Context<'_>,
@@ -428,7 +426,7 @@ fn preprocess(
     Ok(preprocess)
 }
 
-/// The model's class of each of the data set's labels; `None`: the same.
+/// The model's class for each of the data set's labels; `None` if they are the same.
 fn class_map(
     args: &Args,
     model: &Model,
@@ -458,14 +456,14 @@ fn class_map(
     }
 }
 
-/// A batch ready to be fed.
-struct Batch {
+/// A decoded batch.
+struct EvalBatch {
     inputs: Vec<(String, Array)>,
     labels: Vec<i64>,
 }
 
-impl Batch {
-    /// As the arguments of [`Session::run`].
+impl EvalBatch {
+    /// The arguments for [`Session::run`].
     fn named(&self) -> Vec<(&str, &Array)> {
         self.inputs.iter().map(|(name, array)| (name.as_str(), array)).collect()
     }
@@ -473,7 +471,7 @@ impl Batch {
 
 /// Decodes ahead on worker threads while the model runs.
 fn measure(
-    plan: &Plan,
+    plan: &EvalPlan,
     logits: &Logits,
     dataset: &dyn Dataset,
     session: &mut Session,
@@ -484,7 +482,7 @@ fn measure(
     monitor.begin("eval", "images", plan.samples.len() as u64, 0);
     let started = Instant::now();
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
-    let mut sums = Sums::default();
+    let mut sums = RunningScores::default();
     std::thread::scope(|scope| {
         threads::start(scope, move || {
             for start in (0..plan.samples.len()).step_by(plan.batch) {
@@ -492,7 +490,7 @@ fn measure(
                     decode(plan, dataset, start..plan.samples.len().min(start + plan.batch))
                 });
                 let is_last = batch.is_err();
-                // the receiver goes away when inference failed
+                // the receiver is dropped when inference fails
                 if sender.send(batch).is_err() || is_last {
                     return;
                 }
@@ -501,7 +499,7 @@ fn measure(
         // moved in, so that an early return drops it and the decoder stops
         for batch in receiver {
             if monitor.stop_requested() {
-                return Err(Error::interrupted("stopped before the end, nothing was measured"));
+                return Err(Error::interrupted("stopped before the end; nothing was measured"));
             }
             let batch = batch?;
             let outputs = session.run(&batch.named(), std::slice::from_ref(&logits.tensor))?;
@@ -517,12 +515,16 @@ fn measure(
     Ok(sums.scores(started.elapsed().as_secs_f64(), session.provider()))
 }
 
-fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> Result<Batch> {
+fn decode(
+    plan: &EvalPlan,
+    dataset: &dyn Dataset,
+    rows: std::ops::Range<usize>,
+) -> Result<EvalBatch> {
     let rows = plan.samples.get(rows).unwrap_or_default();
     let labels: Vec<i64> = rows.iter().map(|&row| dataset.label(row)).collect();
     let read = |&row: &usize| dataset.sample(row).context(|| dataset.name(row));
     let samples: Vec<Sample> = rows.par_iter().map(read).collect::<Result<_>>()?;
-    // a model of a fixed batch gets its last samples again; what it says of them is not counted
+    // a model with a fixed batch gets the last sample repeatedly; those results are not counted
     let missing = if plan.is_fixed { plan.batch.saturating_sub(labels.len()) } else { 0 };
     let padded = || samples.iter().chain(samples.last().into_iter().cycle().take(missing));
     let inputs = plan.fed(labels.len() + missing, |_, name| match &plan.preprocess {
@@ -531,10 +533,10 @@ fn decode(plan: &Plan, dataset: &dyn Dataset, rows: std::ops::Range<usize>) -> R
         }
         None => stack(name, padded()),
     })?;
-    Ok(Batch { inputs, labels })
+    Ok(EvalBatch { inputs, labels })
 }
 
-/// Joins one array of each sample along a new first axis.
+/// Stacks an array of each sample along a new first axis.
 fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Array> {
     let array = |sample: &'a Sample| match sample {
         Sample::Arrays(arrays) => {
@@ -564,7 +566,7 @@ fn stack<'a>(name: &str, samples: impl Iterator<Item = &'a Sample>) -> Result<Ar
     Array::from_bytes(first.dtype(), [&[rows.len()], first.shape()].concat(), &bytes)
 }
 
-/// Logits `[N, classes]` of the values of their tensor.
+/// Logits `[N, classes]` from the values of their tensor.
 fn rows_of(logits: &Logits, values: &Array) -> Result<Array> {
     let rows = values.shape().first().copied().unwrap_or_default();
     let mut floats = values.to_f32();

@@ -1,15 +1,15 @@
-//! The flags that say how a model's inputs are fed.
+//! The flags for feeding a model's inputs.
 
 use crate::data;
 use crate::error::{Context, Error, Result};
 use crate::onnx::{BatchAxis, Feeding, InputValue};
 use std::path::Path;
 
-/// Where the batch stands.
+/// The batch axes of inputs.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct BatchAxisArgs {
-    /// Where the batch stands among an input's axes, counted from 0; none: the input is the same
-    /// for all samples (repeat for more) [default: by the symbols of the declared shapes]
+    /// Batch axis of an input, counted from 0; none if the input is the same for all samples
+    /// (repeat for more) [default: by the symbols of the declared shapes]
     #[arg(long, value_name = "INPUT=N")]
     batch_axis: Vec<BatchAxis>,
 }
@@ -21,19 +21,19 @@ impl BatchAxisArgs {
     }
 }
 
-/// Where the batch stands, and inputs that the data does not give.
+/// Batch axes, and values of inputs that the data does not feed.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct FeedArgs {
     #[command(flatten)]
     axes: BatchAxisArgs,
-    /// One value for all samples of an input that the data does not give: a number, a comma list or
-    /// @FILE.npy (repeat for more)
+    /// One value for all samples of an input that the data does not feed: a number, a
+    /// comma-separated list or @FILE.npy (repeat for more)
     #[arg(long = "input", value_name = "NAME=VALUE")]
     values: Vec<String>,
 }
 
 impl FeedArgs {
-    /// Whether one of them gives this input.
+    /// Whether a flag gives this input.
     pub(super) fn gives(&self, input: &str) -> bool {
         self.values
             .iter()
@@ -43,18 +43,19 @@ impl FeedArgs {
     /// The flags as settings.
     ///
     /// # Errors
-    /// When a value is no number, list or file of numbers.
+    /// If a value is not a number, a list or a file of numbers.
     pub(super) fn feeding(&self) -> Result<Feeding> {
         let values = self.values.iter().map(|text| value(text)).collect::<Result<_>>()?;
         Ok(Feeding { values, ..self.axes.feeding() })
     }
 }
 
-/// Reads `NAME=1`, `NAME=1,2,3` or `NAME=@FILE.npy`.
+/// Parses `NAME=1`, `NAME=1,2,3` or `NAME=@FILE.npy`.
 fn value(text: &str) -> Result<InputValue> {
     let wrong = || {
         Error::input(format!(
-            "--input {text}: expected NAME=VALUE, VALUE a number, a comma list or @FILE.npy"
+            "--input {text}: expected NAME=VALUE, VALUE a number, a comma-separated list \
+             or @FILE.npy"
         ))
     };
     if let Some((input, file)) = text.split_once("=@") {

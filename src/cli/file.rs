@@ -5,19 +5,19 @@ use crate::storage::{self, Draft};
 use std::fs::File;
 use std::path::Path;
 
-/// Refuses a path where there is a file already, unless it may be replaced: before the work whose
+/// Refuses a path where a file exists, unless it may be replaced. Call it before the work whose
 /// result goes there.
 ///
 /// # Errors
-/// When there is one.
+/// If a file exists.
 pub(super) fn refuse_existing(path: &Path, replace: bool) -> Result<()> {
     if !replace && storage::is_there(path)? { Err(exists(path)) } else { Ok(()) }
 }
 
-/// Writes a file by `fill` into a temporary sibling that is then synced and renamed.
+/// Writes a file: `fill` writes a temporary sibling, which is then synced and renamed.
 ///
 /// # Errors
-/// When it exists and may not be replaced, `fill` fails, or the disk refuses.
+/// If the file exists and may not be replaced, `fill` fails, or the disk refuses.
 pub(super) fn write_whole<T>(
     path: &Path,
     replace: bool,
@@ -42,6 +42,6 @@ pub(super) fn write_whole<T>(
 }
 
 fn exists(path: &Path) -> Error {
-    Error::input(format!("{}: exists already", path.display()))
-        .hint("give another name, or --force to replace it")
+    Error::input(format!("{}: already exists", path.display()))
+        .hint("choose another name, or use --force to replace it")
 }

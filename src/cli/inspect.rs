@@ -1,4 +1,4 @@
-//! `inspect`: what a model takes and gives, which of its tensors are worth distilling, and whether
+//! `inspect`: a model's inputs and outputs, which of its tensors are worth distilling, and whether
 //! it can be trained.
 
 use super::feed_args::BatchAxisArgs;
@@ -21,26 +21,26 @@ use std::path::PathBuf;
                         teacher.onnx --all --size 256x192\n  nst-cache inspect teacher.onnx \
                         --json | jq '.taps[] | select(.suggested).tensor'")]
 pub struct Args {
-    /// The model
+    /// The model file
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// Height and width where the model leaves them open, as 224 or 224x192 [default: 224]
+    /// Height and width if the model leaves them open, such as 224 or 224x192 [default: 224]
     #[arg(long, value_name = "HxW", value_parser = preprocess_args::size)]
     size: Option<[usize; 2]>,
-    /// List every candidate tap, not the suggested ones alone
+    /// List every candidate tap, not just the suggested ones
     #[arg(long)]
     all: bool,
-    /// List what trains and what does not, with the reasons
+    /// List what is trained and what is not, with reasons
     #[arg(long)]
     parameters: bool,
     #[command(flatten)]
     feed: BatchAxisArgs,
 }
 
-/// How many reasons are printed why a model cannot be trained.
+/// Most reasons printed for a model that cannot be trained.
 const REASONS: usize = 5;
 
-/// A size, or the name of an open one, or nothing.
+/// A size, the name of an open size, or nothing.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Axis {
@@ -52,16 +52,16 @@ enum Axis {
 struct Port {
     name: String,
     dtype: String,
-    /// Nothing where the shape is not declared.
+    /// `None` if the shape is not declared.
     shape: Option<Vec<Axis>>,
 }
 
-/// Raw bytes a sample of each form that could be stored.
+/// Raw bytes per sample of each form that could be stored.
 #[derive(Serialize)]
 struct Bytes {
     /// f16.
     features: usize,
-    /// The packed triangle of the f32 Gram matrix over positions.
+    /// The packed lower triangle of the f32 Gram matrix over positions.
     #[serde(skip_serializing_if = "Option::is_none")]
     gram: Option<usize>,
     /// The mean over channels, f32.
@@ -73,7 +73,7 @@ struct Bytes {
     /// The mean over positions, f32.
     #[serde(skip_serializing_if = "Option::is_none")]
     vector: Option<usize>,
-    /// A bit an activation.
+    /// One bit per activation.
     #[serde(skip_serializing_if = "Option::is_none")]
     sign: Option<usize>,
 }
@@ -115,7 +115,7 @@ struct Document {
     macs: Option<u64>,
     logits: Option<String>,
     ends_in_softmax: bool,
-    /// What the tensor holds where it holds no logits, but what they can be made of.
+    /// The conversion to logits, if the tensor does not hold logits itself.
     logits_made_of: Option<Conversion>,
     /// How the logits were found, or why there are none.
     logits_note: Option<String>,
@@ -123,21 +123,21 @@ struct Document {
     refused: Vec<Refused>,
     trainable: bool,
     trainable_parameters: usize,
-    /// Every float tensor that the file holds, and whether it trains.
+    /// Every float tensor in the file, and whether it is trained.
     tensors: Vec<Decision>,
     blockers: Vec<Blocker>,
     warnings: Vec<String>,
     onnxruntime: String,
-    /// Why ONNX Runtime does not take or run the model: what only a run tells is missing then.
+    /// Why ONNX Runtime does not load or run the model; the results of a run are then missing.
     runtime_refusal: Option<String>,
     #[serde(skip)]
     hint: Option<String>,
 }
 
-/// Reads the model, runs it once with every tensor exposed, and prints what was found.
+/// Reads the model, runs it once with every tensor exposed, and prints the findings.
 ///
 /// # Errors
-/// When the model cannot be read, or there is no ONNX Runtime.
+/// If the model cannot be read, or ONNX Runtime is not found.
 #[allow(clippy::needless_pass_by_value, reason = "a command owns its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let model = Model::read(&args.model)?;
@@ -156,7 +156,7 @@ fn document(
     feeding: &Feeding,
 ) -> Result<Document> {
     let feeds = match feeds(model, size, feeding) {
-        // what the user says of the inputs is no fault of the model
+        // the user's input settings are not the model's fault
         Err(e) if *feeding != Feeding::default() => return Err(e),
         feeds => feeds,
     };
@@ -270,7 +270,7 @@ fn row(tap: Tap, batch_name: Option<&str>) -> TapRow {
     }
 }
 
-/// By formula, before compression. `positions` is H·W of a map and T of tokens.
+/// Computed sizes, before compression. `positions` is H·W of a map and T of tokens.
 fn bytes(tap: &Tap) -> Bytes {
     let elements = tap.shape.iter().skip(1).fold(1usize, |n, d| n.saturating_mul(d.unwrap_or(1)));
     let positions = match tap.role {
@@ -285,7 +285,7 @@ fn bytes(tap: &Tap) -> Bytes {
         gram: positions.map(|p| (p.saturating_mul(p.saturating_add(1)) / 2).saturating_mul(4)),
         mean: positions.map(|p| p.saturating_mul(4)),
         attention: positions.map(|p| p.saturating_mul(4)),
-        // tokens before an image's are dropped: what is left is the image's positions
+        // tokens before an image's are dropped: only the image's positions remain
         vector: positions.map(|_| channels(tap).saturating_mul(4)),
         sign: positions.map(|p| p.saturating_mul(channels(tap)).div_ceil(8)),
     }
@@ -316,7 +316,7 @@ fn text(args: &Args, document: &Document) -> String {
             "MACs        {}",
             document
                 .macs
-                .map_or_else(|| "unknown".to_owned(), |n| format!("{} a sample", grouped(n)))
+                .map_or_else(|| "unknown".to_owned(), |n| format!("{} per sample", grouped(n)))
         ),
     ];
     lines.push(match (&document.logits, &document.logits_note) {
@@ -340,7 +340,7 @@ fn text(args: &Args, document: &Document) -> String {
             None => format!("runtime     does not run it: {refusal}"),
         });
         lines.extend(document.hint.iter().map(|hint| format!("            hint: {hint}")));
-        lines.push("taps        none: their shapes are those of a run".to_owned());
+        lines.push("taps        none: their shapes come from a run".to_owned());
         return lines.join("\n");
     }
     lines.push(String::new());
@@ -379,13 +379,13 @@ fn trainability(document: &Document) -> String {
         );
     }
     match document.blockers.len() {
-        0 => "trainable   no: nothing in it would train".to_owned(),
-        1 => "trainable   no, one node stops it".to_owned(),
-        n => format!("trainable   no, {n} nodes stop it"),
+        0 => "trainable   no: it has nothing to train".to_owned(),
+        1 => "trainable   no, one node prevents it".to_owned(),
+        n => format!("trainable   no, {n} nodes prevent it"),
     }
 }
 
-/// What trains and what does not, in graph order.
+/// What is trained and what is not, in graph order.
 fn tensors(document: &Document) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -405,7 +405,7 @@ fn tensors(document: &Document) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first few reasons, each with the number of its nodes, and a count of the others.
+/// The first few reasons, each with its number of nodes, and a count of the rest.
 fn reasons(blockers: &[Blocker]) -> Vec<String> {
     let mut kinds: Vec<(&Blocker, usize)> = Vec::new();
     for blocker in blockers {
@@ -473,7 +473,7 @@ fn role(tap: &TapRow) -> String {
 fn ports(ports: &[Port]) -> String {
     let port = |p: &Port| match &p.shape {
         Some(axes) => format!("{} {} {}", p.name, p.dtype, shape(axes)),
-        None => format!("{} {} of no declared shape", p.name, p.dtype),
+        None => format!("{} {} of undeclared shape", p.name, p.dtype),
     };
     if ports.is_empty() {
         "none".to_owned()
@@ -491,7 +491,7 @@ fn shape(axes: &[Axis]) -> String {
     format!("[{}]", axes.iter().map(text).collect::<Vec<_>>().join(", "))
 }
 
-/// Bytes a sample, as people read them.
+/// Bytes per sample, in a readable unit.
 #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn size(bytes: usize) -> String {
     match bytes {

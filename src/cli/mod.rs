@@ -1,5 +1,5 @@
-//! The command line: one file a command, arguments → validated recipe → the flow. The only
-//! place for clap, indicatif and printing.
+//! The command line: one file per command, from arguments to a validated recipe to the run. The
+//! only place for clap, indicatif and printing.
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -40,25 +40,25 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) use print::{emit, emit_json};
 
-/// What every command is given beside its own arguments.
+/// What every command gets in addition to its own arguments.
 pub struct Context<'a> {
-    /// Defaults of the working folder.
+    /// Defaults from the working folder.
     pub config: &'a Config,
-    /// One JSON document on stdout instead of text.
+    /// Whether stdout gets one JSON document instead of text.
     pub json: bool,
     /// Total compute threads.
     pub threads: usize,
     /// `--onnxruntime`: path of ONNX Runtime's library.
     pub onnxruntime: Option<PathBuf>,
-    /// Progress, notes and warnings go to stderr; Ctrl-C asks through it to stop.
+    /// Progress, notes and warnings go to stderr; Ctrl-C asks to stop through it.
     pub monitor: &'a dyn Monitor,
 }
 
 impl Context<'_> {
-    /// ONNX Runtime, with a warning where its version is known to compute something wrongly.
+    /// ONNX Runtime, with a warning if this version is known to compute something wrong.
     ///
     /// # Errors
-    /// When there is none.
+    /// If it is not found.
     pub(crate) fn runtime(&self) -> Result<Runtime> {
         Runtime::load_for(self.onnxruntime.as_deref(), self.monitor)
     }
@@ -106,23 +106,23 @@ struct Global {
     /// Write one JSON document to stdout instead of text
     #[arg(long, global = true)]
     json: bool,
-    /// Total of compute threads [default: the machine's cores]
+    /// Total number of compute threads [default: the machine's cores]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else beside this program, else the
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else next to this program, else the
     /// system's]
     #[arg(long, global = true, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
-    /// Log more to stderr (twice: still more; `NST_LOG` sets a filter of its own)
+    /// Log more to stderr (twice: still more; `NST_LOG` sets a custom filter)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Neither progress nor notes: warnings and errors alone
+    /// Show only warnings and errors, no progress or notes
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Stop when standard input ends: how a sweep's runs end with it
+    /// Stop when standard input ends: ends a sweep's runs together with the sweep
     #[arg(long, global = true, hide = true)]
     stop_with_stdin: bool,
-    /// When messages are coloured
+    /// When to color messages
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
 }
@@ -135,7 +135,7 @@ enum Color {
 }
 
 impl Color {
-    /// Whether stderr is to be coloured.
+    /// Whether stderr is to be colored.
     fn enabled(self) -> bool {
         match self {
             Self::Auto => {
@@ -150,7 +150,7 @@ impl Color {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what a model takes and gives, its taps, and whether it can be trained
+    /// Show a model's inputs, outputs and taps, and whether it can be trained
     Inspect(inspect::Args),
     /// Run a teacher once over a data set and write the cache
     #[command(after_help = extract::EXAMPLES)]
@@ -167,7 +167,7 @@ enum Command {
     Eval(eval::Args),
     /// Write an untrained student
     New(new::Args),
-    /// Look into a cache, check, repair and export it
+    /// Show, check, repair or export a cache
     Cache(cache::Args),
     /// List the criteria: what each needs stored, its defaults, its source
     #[command(after_help = criteria::EXAMPLES)]
@@ -178,15 +178,15 @@ enum Command {
     /// Measure what is compared with other tools
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
-    /// Write a shell's completion script
+    /// Write a completion script for a shell
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Args),
 }
 
-/// Runs the program and gives its exit status.
+/// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    // SAFETY: the program begins here, with one thread
+    // SAFETY: the program starts here, with a single thread
     unsafe { runtime::forbid_telemetry() };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -248,7 +248,7 @@ fn count_threads(flag: Option<NonZeroUsize>, config: Option<usize>) -> Result<us
     }
 }
 
-/// Sends the log to stderr: warnings of this crate alone unless `-v` or `NST_LOG` ask for more.
+/// Sends the log to stderr: only this crate's warnings unless `-v` or `NST_LOG` ask for more.
 fn start_log(verbose: u8, color: bool) -> Result<()> {
     let by_flag = match verbose {
         0 => "off,nst_cache=warn",

@@ -1,4 +1,4 @@
-//! Progress on a terminal, sparse lines elsewhere, and Ctrl-C.
+//! Progress bars on a terminal, sparse lines elsewhere, and Ctrl-C.
 
 use super::print;
 use crate::error::{Context as _, Result};
@@ -14,49 +14,50 @@ use std::time::{Duration, Instant};
 
 /// Set by the first Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
-/// Set when standard input ended, where that counts.
+/// Set when standard input ends, if that counts.
 static ABANDONED: AtomicBool = AtomicBool::new(false);
-/// Whether the command at work looks at [`STOP`]; one that does not is ended at once.
+/// Whether the running command checks [`STOP`]; one that does not is ended at once.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 const INTERRUPTED: i32 = 130;
 
-/// Ctrl-C asks the command to stop; a second one, or one that nobody watches for, ends the process.
+/// Ctrl-C asks the command to stop; a second Ctrl-C, or one that the command does not check for,
+/// ends the process.
 ///
 /// # Errors
-/// When the handler cannot be installed.
+/// If the handler cannot be installed.
 pub(super) fn listen_for_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
         if !WATCHED.load(Ordering::Relaxed) || STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);
         }
-        print::line("\nstopping: what is whole is kept (once more: stop at once)");
+        print::line("\nstopping: finished work is kept (Ctrl-C again stops at once)");
     })
     .context(|| "Ctrl-C: cannot be handled".to_owned())
 }
 
-/// From now on the end of standard input asks the command to stop, as Ctrl-C does: it comes however
-/// the program ends that started this one.
+/// From now on the end of standard input asks the command to stop, like Ctrl-C: it arrives however
+/// the program that started this one ends.
 ///
 /// # Errors
-/// When the thread that waits for it cannot be started.
+/// If the waiting thread cannot be started.
 pub(super) fn stop_with_stdin() -> Result<()> {
     let wait = || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        // not STOP: a Ctrl-C that both programs get is no second one
+        // not STOP: a Ctrl-C that both programs receive is not a second one
         ABANDONED.store(true, Ordering::Relaxed);
     };
     std::thread::Builder::new().spawn(wait).map(drop).map_err(threads::refused)
 }
 
-/// The watcher of a run that writes to stderr.
+/// The monitor of a run that writes to stderr.
 pub(super) struct Terminal {
     bars: bool,
     quiet: bool,
     color: bool,
-    stage: Mutex<Option<Stage>>,
+    stage: Mutex<Option<ProgressStage>>,
 }
 
-struct Stage {
+struct ProgressStage {
     name: String,
     unit: &'static str,
     /// Units done by this run.
@@ -68,7 +69,7 @@ struct Stage {
 }
 
 impl Terminal {
-    /// Bars are drawn where stderr is a terminal; `quiet` leaves warnings alone.
+    /// Draws bars if stderr is a terminal; `quiet` shows warnings only.
     pub(super) fn new(quiet: bool, color: bool) -> Self {
         Self {
             bars: !quiet && std::io::stderr().is_terminal(),
@@ -78,8 +79,8 @@ impl Terminal {
         }
     }
 
-    fn stage(&self) -> MutexGuard<'_, Option<Stage>> {
-        // a stage is plain data: valid whatever happened to the thread that held it
+    fn stage(&self) -> MutexGuard<'_, Option<ProgressStage>> {
+        // a stage is plain data: valid even if the thread that held it panicked
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,7 +93,7 @@ impl Terminal {
     }
 }
 
-impl Stage {
+impl ProgressStage {
     fn message(&self) -> String {
         let bytes = if self.bytes > 0 { human_bytes(self.bytes) } else { String::new() };
         [bytes, self.status.clone()]
@@ -140,7 +141,7 @@ fn bar(name: &str, unit: &'static str, total: u64, done: u64) -> ProgressBar {
     bar.set_style(style);
     bar.set_prefix(name.to_owned());
     bar.set_position(done);
-    // the earlier run's units do not count for the rate
+    // an earlier run's units do not count toward the rate
     bar.reset_eta();
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
@@ -154,7 +155,7 @@ impl Monitor for Terminal {
             print::line(&format!("{stage}: {total} {unit}{resumed}"));
         }
         let name = stage.to_owned();
-        *self.stage() = Some(Stage {
+        *self.stage() = Some(ProgressStage {
             name,
             unit,
             units: 0,

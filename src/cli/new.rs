@@ -17,22 +17,22 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The network (`--list` names them)
+    /// The network (see `--list`)
     #[arg(required_unless_present = "list")]
     preset: Option<String>,
-    /// How many classes it tells apart
+    /// Number of classes
     #[arg(long, value_name = "K", required_unless_present = "list")]
     classes: Option<usize>,
     /// Channels, height and width of its images, such as 3x32x32
     #[arg(long, value_name = "CxHxW", value_parser = parse_input, required_unless_present = "list")]
     input: Option<[usize; 3]>,
-    /// What its parameters are drawn from
+    /// Seed of its initial parameters
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where it is written
+    /// The file to write
     #[arg(short, long, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
-    /// Replace a file that is there already
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
     /// Print the presets and stop
@@ -43,7 +43,7 @@ pub struct Args {
 /// Builds a preset and writes it, or lists the presets.
 ///
 /// # Errors
-/// When the preset cannot be built, the file exists, or it cannot be written.
+/// If the preset cannot be built, or the file exists or cannot be written.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let (Some(name), Some(classes), Some(input), Some(path)) =
         (args.preset, args.classes, args.input, args.output)
@@ -83,7 +83,7 @@ fn list(json: bool) -> Result<()> {
     emit(&lines.join("\n"))
 }
 
-/// `3x32x32` → [3, 32, 32].
+/// Parses `3x32x32` into [3, 32, 32].
 fn parse_input(text: &str) -> Result<[usize; 3], String> {
     let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
     sizes
@@ -154,7 +154,7 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         let line = ["lenet", "--classes", "10", "--input", "1x28x28", "-o", path.to_str().unwrap()];
         let error = new(&line).unwrap_err();
-        assert!(error.to_string().ends_with("a.onnx: exists already"), "{error}");
+        assert!(error.to_string().ends_with("a.onnx: already exists"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         new(&[&line[..], &["--force"]].concat()).unwrap();
         Model::read(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The preprocessing flags that every command which reads images shares.
+//! The preprocessing flags shared by every command that reads images.
 
 use crate::array::{Dtype, Layout};
 use crate::data::{Channels, Interpolation, PreprocessOptions, preset};
@@ -10,31 +10,31 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 #[derive(clap::Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Preprocessing")]
 pub struct PreprocessArgs {
-    /// A known set: cifar10, imagenet, fashion-mnist, or none (bytes as they are)
+    /// A preset: cifar10, imagenet, fashion-mnist, or none (bytes unchanged)
     #[arg(long, value_name = "NAME")]
     pub preprocess: Option<String>,
-    /// Mean of each channel after scaling, as 0.485,0.456,0.406
+    /// Mean of each channel after scaling, such as 0.485,0.456,0.406
     #[arg(long, value_name = "LIST", value_delimiter = ',', allow_hyphen_values = true)]
     pub mean: Option<Vec<f32>>,
     /// Standard deviation of each channel after scaling
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub std: Option<Vec<f32>>,
-    /// Height and width that the model is fed, as 224 or 224x192
+    /// Height and width of the model's input, such as 224 or 224x192
     #[arg(long, value_name = "HxW", value_parser = size)]
     pub size: Option<[usize; 2]>,
-    /// Shorter side before the centre crop, in pixels
+    /// Shorter side before the center crop, in pixels
     #[arg(long, value_name = "PIXELS")]
     pub resize: Option<usize>,
-    /// Crop size over resized size, as 0.875 (instead of --resize)
+    /// Crop size over resized size, such as 0.875 (instead of --resize)
     #[arg(long, value_name = "RATIO", conflicts_with = "resize")]
     pub crop_ratio: Option<f64>,
     /// Filter of the resize: nearest, bilinear, bicubic or lanczos
     #[arg(long, value_name = "FILTER", value_parser = word::<Interpolation>)]
     pub interpolation: Option<Interpolation>,
-    /// Factor on the byte before mean and std (1/255 = 0.00392157 for most models)
+    /// Factor on the bytes before mean and std (1/255 = 0.00392157 for most models)
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub scale: Option<f32>,
-    /// Colour channels: rgb, bgr or gray
+    /// Color channels: rgb, bgr or gray
     #[arg(long, value_name = "ORDER", value_parser = word::<Channels>)]
     pub channels: Option<Channels>,
     /// Axis order of the input: nchw or nhwc
@@ -43,16 +43,16 @@ pub struct PreprocessArgs {
     /// Element type of the input: float32, float16, float64, uint8 or int32
     #[arg(long, value_name = "TYPE", value_parser = word::<Dtype>)]
     pub dtype: Option<Dtype>,
-    /// Turn pictures as their EXIF orientation says (timm and torchvision's datasets do not)
+    /// Rotate images by their EXIF orientation (timm and torchvision's datasets do not)
     #[arg(long)]
     pub exif_orientation: bool,
 }
 
 impl PreprocessArgs {
-    /// The flags as options of a recipe.
+    /// The flags as a recipe's options.
     ///
     /// # Errors
-    /// When there is no preset of that name, or a number is outside its range.
+    /// If there is no such preset, or a number is out of range.
     pub fn options(&self) -> Result<PreprocessOptions> {
         if let Some(name) = &self.preprocess {
             preset(name)?;
@@ -87,7 +87,7 @@ impl PreprocessArgs {
 /// Parses `224` or `224x192` (height by width).
 ///
 /// # Errors
-/// When it is neither, or a side is 0.
+/// If it is neither, or a side is 0.
 pub fn size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once(['x', 'X']).unwrap_or((text, text));
     match (height.parse(), width.parse()) {
@@ -96,7 +96,7 @@ pub fn size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
-/// A word of a recipe's vocabulary, by the names that serde knows.
+/// Parses a word of a recipe's vocabulary by its serde name.
 fn word<T: DeserializeOwned>(text: &str) -> Result<T, serde::de::value::Error> {
     T::deserialize(text.into_deserializer())
 }

@@ -1,18 +1,17 @@
-//! What goes to stdout (results) and how errors reach stderr.
+//! Writes results to stdout and errors to stderr.
 
 use crate::error::{Error, Kind, Result};
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-/// The most lines that an error takes on stderr.
+/// Most lines that an error takes on stderr.
 const ERROR_LINES: usize = 6;
 
-/// Writes text and a line end to stdout. A reader that has gone away (`| head`) ends the output
-/// quietly.
+/// Writes text and a line end to stdout. If the reader is gone (`| head`), output ends quietly.
 ///
 /// # Errors
-/// When stdout cannot be written for another reason, such as a full disk.
+/// If stdout cannot be written for another reason, such as a full disk.
 pub(crate) fn emit(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out
@@ -30,19 +29,19 @@ pub(crate) fn emit(text: &str) -> Result<()> {
 /// Writes one JSON document to stdout.
 ///
 /// # Errors
-/// As [`emit`].
+/// See [`emit`].
 pub(crate) fn emit_json(document: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(document)
         .map_err(|e| Error::input("result: cannot be written as JSON").because(e))?;
     emit(&text)
 }
 
-/// Writes a line to stderr; there is nowhere to complain when that fails.
+/// Writes a line to stderr; a failure cannot be reported anywhere.
 pub(super) fn line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// `label:`, coloured by an ANSI code.
+/// `label:`, colored by an ANSI code.
 pub(super) fn label(label: &str, code: &str, color: bool) -> String {
     if color { format!("\x1b[1;{code}m{label}:\x1b[0m") } else { format!("{label}:") }
 }
@@ -59,7 +58,8 @@ pub(super) fn error(error: &Error, color: bool) {
     line(&render(&message, hint.as_deref(), &label_error, &label_hint));
 }
 
-/// Text that may hold names and bytes from outside, without what a terminal would obey.
+/// Replaces control characters in text with foreign names and bytes, so that a terminal does not
+/// obey them.
 pub(super) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c })
@@ -81,13 +81,13 @@ fn render(message: &str, hint: Option<&str>, label_error: &str, label_hint: &str
     text
 }
 
-/// The first line of clap's complaint.
+/// The first line of clap's message.
 pub(super) fn one_line(error: &clap::Error) -> String {
     error.render().to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Writes clap's complaint without its blank lines (help and version as they are), and gives the
-/// exit status.
+/// Writes clap's message without its blank lines (help and version unchanged), and returns the exit
+/// status.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind::{
         DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,

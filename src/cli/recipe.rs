@@ -19,10 +19,10 @@ Examples:
 
 Without a pair it lists the pairs and methods. With a pair and a method it writes a recipe for \
                                    `train`, without a method one for `sweep` that
-compares all of them. Its comment says how the cache is made, what that takes, and what was \
+compares all of them. Its comment tells how to make the cache, what that takes, and what was \
                                    reported.";
 
-/// Classes and images of CIFAR-100.
+/// Number of classes in CIFAR-100.
 const CLASSES: usize = 100;
 const INPUT: [usize; 3] = [3, 32, 32];
 
@@ -32,22 +32,22 @@ pub struct Args {
     /// The comparison: cifar100 (RepDistiller's table), sakd (spot-adaptive distillation)
     #[arg(value_name = "SUITE")]
     suite: String,
-    /// The teacher
+    /// The teacher's preset
     #[arg(long, value_name = "PRESET", requires = "student")]
     teacher: Option<String>,
-    /// The student
+    /// The student's preset
     #[arg(long, value_name = "PRESET", requires = "teacher")]
     student: Option<String>,
     /// One method [default: all, as a sweep]
     #[arg(long, value_name = "NAME", requires = "teacher")]
     method: Option<String>,
-    /// Views of each image that the cache is to have
+    /// Views of each image in the cache
     #[arg(long, value_name = "N", default_value = "8")]
     views: NonZeroUsize,
     /// File to write [default: standard output]
     #[arg(short, long, value_name = "FILE.toml")]
     output: Option<PathBuf>,
-    /// Replace a file that is there already
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -55,7 +55,7 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// When suite, pair or method is unknown, or the file cannot be written.
+/// If the suite, pair or method is unknown, or the file cannot be written.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let names: Vec<&str> = SUITES.iter().map(|s| s.name).collect();
     let suite = SUITES.into_iter().find(|s| s.name == args.suite);
@@ -79,7 +79,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
             let method = suite.method(name).ok_or_else(unknown)?;
             if !suite.is_possible(pair, method) {
                 return Err(Error::input(format!(
-                    "method {}: needs the same channels in teacher and student, not so in this \
+                    "method {}: needs the same channels in teacher and student, unlike this \
                      pair",
                     method.name
                 )));
@@ -97,7 +97,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// What is in a suite.
+/// Lists the pairs and methods of a suite.
 fn list(suite: &Suite, context: &Context<'_>) -> Result<()> {
     let methods: Vec<&str> = suite.methods.iter().map(|m| m.name).collect();
     if context.json {
@@ -126,8 +126,8 @@ fn list(suite: &Suite, context: &Context<'_>) -> Result<()> {
     emit(&lines.join("\n"))
 }
 
-/// Bytes of a row in the cache before compression: the image, the logits and the suggested taps of
-/// the teacher, as f16.
+/// Bytes of a row in the cache before compression: the image, and the teacher's logits and
+/// suggested taps as f16.
 fn row_bytes(pair: &Pair) -> Result<usize> {
     let teacher = Student::import(
         &preset::build(pair.teacher, CLASSES, INPUT, 0)?,

@@ -1,5 +1,5 @@
-//! `sweep RECIPE`: every student with every method and seed, each a run of `train` in a process of
-//! its own; then one table.
+//! `sweep RECIPE`: every student with every method and seed, each a `train` run in a process of its
+//! own; then one table.
 
 mod plan;
 mod run;
@@ -9,18 +9,18 @@ mod teacher;
 use super::{Context, emit, emit_json};
 use crate::data::DataSpec;
 use crate::error::{Context as _, Error, Result};
-use crate::report::sweep::{Failure, Run, Table, Teacher};
+use crate::report::sweep::{FailedRun, FinishedRun, SweepTable, TeacherSummary};
 use crate::runtime::Device;
 use crate::storage::Lock;
 use crate::train::{self, Job, State, Survey};
-use plan::Plan;
+use plan::SweepPlan;
 use serde_json::{Value, json};
 use side_by_side::{Limits, Outcome};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a sweep waits for runs that another one left.
+/// How long a sweep waits for runs that another sweep left behind.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) const EXAMPLES: &str = r#"Examples:
@@ -40,9 +40,9 @@ comparison.toml is a training recipe with what is varied:
   [[method.criterion]]
   method = "nst"
 
-Each run lies in OUTPUT/STUDENT/METHOD/seed-N and is what `nst-cache train` makes of the same
-settings, bit for bit. Stopped or killed, the same command goes on: finished runs are kept, a run
-that was made with other settings is refused. A run that fails loses no other."#;
+Each run is in OUTPUT/STUDENT/METHOD/seed-N and is, bit for bit, what `nst-cache train` gives for
+the same settings. After a stop or a kill the same command resumes: finished runs are kept, and a
+run made with other settings is refused. A run that fails does not affect the others."#;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
@@ -53,24 +53,24 @@ pub struct Args {
     /// Cache to train from [default: the recipe's]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Where the images lie that the cache was made of, if it does not store them [default: as the
-    /// cache names them]
+    /// Where the images of the cache are, if it does not store them [default: as recorded in the
+    /// cache]
     #[arg(long, value_name = "SPEC")]
     source: Option<DataSpec>,
     /// Epochs of each run [default: the recipe's]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Runs side by side, which share the threads
+    /// Runs at the same time, which share the threads
     #[arg(long, value_name = "N", default_value = "1")]
     jobs: NonZeroUsize,
-    /// Memory of all runs together in GB: a further one starts only if it fits beside them
-    /// [default: what is free at the start]
+    /// Memory of all runs together in GB: another one starts only if it fits [default: what is free
+    /// at the start]
     #[arg(long, value_name = "GB", value_parser = gigabytes)]
     memory: Option<u64>,
     /// Where to train: cpu, cuda, cuda:INDEX or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: Device,
-    /// List the runs and what is there of each
+    /// List the runs and their state
     #[arg(long)]
     dry_run: bool,
     /// Folder of the runs [default: runs/ and the recipe's name]
@@ -81,19 +81,19 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// Bad input before the first run; a failed check when runs failed, once all others are done; an
-/// interruption when the user asks to stop.
+/// Bad input before the first run; a failed check if runs failed, once all others are done; an
+/// interruption if the user asks to stop.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
-    let plan = Plan::new(&args, context)?;
+    let plan = SweepPlan::new(&args, context)?;
     let jobs: Vec<Job> = plan.runs.iter().map(|run| run.job.clone()).collect();
     if !args.dry_run {
-        // before anything is looked at: another sweep may be at work in the folder
+        // before looking at anything: another sweep may be using the folder
         Lock::shared(&plan.output)?;
         wait_for_orphans(&plan, context)?;
     }
     let mut survey = train::survey(&jobs, &context.host())?;
     if !args.dry_run && survey.states.iter().any(|state| matches!(state, State::Running(_))) {
-        // one that was only being started when the wait was over
+        // one that was only starting when the wait was over
         wait_for_orphans(&plan, context)?;
         survey = train::survey(&jobs, &context.host())?;
     }
@@ -110,7 +110,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     match table.failed.len() {
         0 => Ok(()),
         n => Err(Error::check(format!("sweep: {n} of {} runs failed", plan.runs.len()))
-            .hint("each one's log is named above")),
+            .hint("the log of each is named above")),
     }
 }
 
@@ -121,9 +121,9 @@ fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits>
     let available = run::available_memory();
     if args.memory.is_some() && available.is_none() {
         return Err(Error::input(
-            "--memory: this system does not say how much memory a process takes",
+            "--memory: this system does not tell how much memory a process uses",
         )
-        .hint("choose --jobs to fit"));
+        .hint("use --jobs instead"));
     }
     let threads = (context.threads / jobs).max(1);
     let mut flags = vec!["--threads".to_owned(), threads.to_string()];
@@ -132,14 +132,14 @@ fn limits(args: &Args, survey: &Survey, context: &Context<'_>) -> Result<Limits>
     }
     let count = survey.states.len();
     context.monitor.note(&format!(
-        "{count} runs, {} of them finished before; {jobs} at a time on {threads} threads each",
+        "{count} runs, {} of them already finished; {jobs} at a time on {threads} threads each",
         count - open
     ));
     Ok(Limits { jobs, memory: args.memory.or(available), flags })
 }
 
-/// Waits for the runs of a sweep that was killed: each ends with the step that it is at.
-fn wait_for_orphans(plan: &Plan, context: &Context<'_>) -> Result<()> {
+/// Waits for the runs of a killed sweep: each ends after its current step.
+fn wait_for_orphans(plan: &SweepPlan, context: &Context<'_>) -> Result<()> {
     let started = Instant::now();
     let mut is_noted = false;
     for run in &plan.runs {
@@ -160,12 +160,12 @@ fn wait_for_orphans(plan: &Plan, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the sweep's folder, and removes what was killed on its way in it.
-fn begin(plan: &Plan, survey: &Survey) -> Result<Lock> {
+/// Locks the sweep's folder, and removes temporary files of killed processes.
+fn begin(plan: &SweepPlan, survey: &Survey) -> Result<Lock> {
     for (run, state) in plan.runs.iter().zip(&survey.states) {
         if let State::Running(holder) = state {
             return Err(Error::input(format!("{}: in use by {holder}", run.job.output.display()))
-                .hint("wait until that has ended, or choose another folder with -o"));
+                .hint("wait until it has ended, or choose another folder with -o"));
         }
     }
     let lock = Lock::create(&plan.output)?;
@@ -176,9 +176,9 @@ fn begin(plan: &Plan, survey: &Survey) -> Result<Lock> {
     Ok(lock)
 }
 
-/// What `--dry-run` shows.
-fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
-    let state = |state: &State| match state {
+/// Prints the runs for `--dry-run`.
+fn list(plan: &SweepPlan, survey: &Survey, context: &Context<'_>) -> Result<()> {
+    let name = |state: &State| match state {
         State::Finished(_) => "finished",
         State::Begun => "begun",
         State::New => "new",
@@ -186,26 +186,27 @@ fn list(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<()> {
     };
     let runs = plan.runs.iter().zip(&survey.states);
     if context.json {
-        let entry = |(run, of): (&plan::Run, &State)| {
+        let entry = |(run, state): (&plan::SweepRun, &State)| {
             json!({
                 "student": run.student,
                 "method": run.method,
                 "seed": run.job.recipe.seed,
                 "folder": run.job.output,
-                "state": state(of),
+                "state": name(state),
             })
         };
         return emit_json(
             &json!({ "runs": runs.map(entry).collect::<Vec<Value>>(), "steps": survey.steps }),
         );
     }
-    let lines: Vec<String> =
-        runs.map(|(run, of)| format!("{:<8}  {}", state(of), run.job.output.display())).collect();
+    let lines: Vec<String> = runs
+        .map(|(run, state)| format!("{:<8}  {}", name(state), run.job.output.display()))
+        .collect();
     emit(&lines.join("\n"))
 }
 
-/// Brings the outcomes together.
-fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table> {
+/// Combines the outcomes.
+fn table(plan: &SweepPlan, teacher: TeacherSummary, outcomes: Vec<Outcome>) -> Result<SweepTable> {
     let (mut runs, mut failed, mut open) = (Vec::new(), Vec::new(), 0);
     for (run, outcome) in plan.runs.iter().zip(outcomes) {
         let (student, method, seed) =
@@ -213,7 +214,7 @@ fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table>
         match outcome {
             Outcome::Finished(report) => {
                 let (top1, seconds) = (report.outcome.test.map(|t| t.top1), report.outcome.seconds);
-                runs.push(Run {
+                runs.push(FinishedRun {
                     student,
                     method,
                     seed,
@@ -223,7 +224,7 @@ fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table>
                 });
             }
             Outcome::Failed(error) => {
-                failed.push(Failure { student, method, seed, error, log: run.log.clone() });
+                failed.push(FailedRun { student, method, seed, error, log: run.log.clone() });
             }
             Outcome::Open => open += 1,
         }
@@ -233,23 +234,23 @@ fn table(plan: &Plan, teacher: Teacher, outcomes: Vec<Outcome>) -> Result<Table>
             "sweep: stopped with {open} of {} runs to do",
             plan.runs.len()
         ))
-        .hint("the same command goes on"));
+        .hint("the same command resumes"));
     }
     let methods = || plan.sweep.methods.iter().map(|m| m.name.as_str());
     let order: Vec<(&str, &str)> =
         plan.students.iter().flat_map(|s| methods().map(move |m| (s.as_str(), m))).collect();
-    Ok(Table::new(plan.name.clone(), teacher, plan.sweep.shared.epochs, &order, runs, failed))
+    Ok(SweepTable::new(plan.name.clone(), teacher, plan.sweep.shared.epochs, &order, runs, failed))
 }
 
-/// Writes the table beside the runs.
-fn write(folder: &Lock, table: &Table) -> Result<()> {
+/// Writes the table next to the runs.
+fn write(folder: &Lock, table: &SweepTable) -> Result<()> {
     let json =
         serde_json::to_string_pretty(table).context(|| "table: cannot be encoded".to_owned())?;
     folder.replace("table.md", table.markdown().as_bytes())?;
     folder.replace("table.json", format!("{json}\n").as_bytes())
 }
 
-/// Gigabytes as bytes.
+/// Parses gigabytes into bytes.
 fn gigabytes(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         #[allow(

@@ -1,17 +1,17 @@
-//! The index of an archive of files: its folders, its files' places, and its links, which are
-//! followed inside it.
+//! The index of an archive: its folders, the byte ranges of its files, and its links, which are
+//! followed inside the archive only.
 
 use super::layout::joined;
-use super::tree::{Id, Item, Kind, Tree};
+use super::tree::{Id, Item, ItemKind, Tree};
 use crate::error::{Error, Result, shown};
 use std::collections::BTreeMap;
 
-/// Names of a path, at most, those of the links on its way among them: hostile links multiply.
+/// Most path components looked up, links included: hostile links multiply.
 const MAX_STEPS: usize = 1024;
-/// Folders inside one another, at most: each keeps its whole path.
+/// Deepest nesting of folders: each keeps its whole path.
 const MAX_DEPTH: usize = 256;
 
-/// What an entry is.
+/// One entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
     Folder,
@@ -27,7 +27,7 @@ pub(super) enum Node {
 }
 
 #[derive(Default)]
-struct Folder {
+struct Directory {
     number: u64,
     children: BTreeMap<Vec<u8>, Node>,
 }
@@ -35,19 +35,22 @@ struct Folder {
 /// An archive's entries by folder.
 pub(super) struct Archive {
     name: String,
-    folders: BTreeMap<Vec<u8>, Folder>,
+    folders: BTreeMap<Vec<u8>, Directory>,
 }
 
 impl Archive {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), folders: BTreeMap::from([(Vec::new(), Folder::default())]) }
+        Self {
+            name: name.to_owned(),
+            folders: BTreeMap::from([(Vec::new(), Directory::default())]),
+        }
     }
 
-    /// Adds an entry and the folders above it; as tar itself does, a later one replaces an earlier
-    /// one of the same path.
+    /// Adds an entry and the folders above it. Like tar itself, a later entry replaces an earlier
+    /// one with the same path.
     ///
     /// # Errors
-    /// When its path leads out of the archive.
+    /// If its path leads out of the archive.
     pub(super) fn add(&mut self, path: &[u8], node: Node) -> Result<()> {
         let parts: Vec<&[u8]> = parts(path).collect();
         if parts.contains(&b"..".as_slice()) {
@@ -73,20 +76,20 @@ impl Archive {
         Ok(())
     }
 
-    /// Puts an entry into a folder that is there; gives the entry's path.
+    /// Adds an entry to an existing folder; returns the entry's path.
     fn insert(&mut self, folder: Vec<u8>, name: &[u8], node: Node) -> Vec<u8> {
         let path = joined(&folder, name);
         if node == Node::Folder {
             let number = self.folders.len() as u64;
             self.folders
                 .entry(path.clone())
-                .or_insert_with(|| Folder { number, children: BTreeMap::new() });
+                .or_insert_with(|| Directory { number, children: BTreeMap::new() });
         }
         self.folders.entry(folder).or_default().children.insert(name.to_vec(), node);
         path
     }
 
-    /// What a path stands for once links are followed, and where that lies.
+    /// The path and node that a path resolves to after following links.
     fn find(&self, path: &[u8]) -> Option<(Vec<u8>, &Node)> {
         let mut steps = MAX_STEPS;
         self.follow(path, &mut steps)
@@ -120,10 +123,10 @@ impl Tree for Archive {
             Some((path, Node::Folder)) => self
                 .folders
                 .get(&path)
-                .map_or(Kind::DeadLink, |folder| Kind::Folder((0, folder.number))),
-            Some((_, Node::File { .. })) => Kind::File,
-            Some((_, Node::Device)) => Kind::Device,
-            _ => Kind::DeadLink,
+                .map_or(ItemKind::DeadLink, |folder| ItemKind::Folder((0, folder.number))),
+            Some((_, Node::File { .. })) => ItemKind::File,
+            Some((_, Node::Device)) => ItemKind::Device,
+            _ => ItemKind::DeadLink,
         };
         Ok(folder
             .children
@@ -150,7 +153,7 @@ impl Tree for Archive {
     }
 }
 
-/// The path that a link in `folder` leads to, or none if that is outside of the archive.
+/// The path that a link in `folder` points to, or `None` if it is outside the archive.
 pub(super) fn target(link: &[u8], folder: &[u8]) -> Option<Vec<u8>> {
     if link.is_empty() || link.starts_with(b"/") {
         return None;
@@ -165,12 +168,12 @@ pub(super) fn target(link: &[u8], folder: &[u8]) -> Option<Vec<u8>> {
     Some(path.join(&b'/'))
 }
 
-/// The folder of a path.
+/// The parent folder of a path.
 pub(super) fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|&b| b == b'/').map_or(b"", |slash| &path[..slash])
 }
 
-/// The names of a path, without `.`.
+/// The components of a path, without `.`.
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".")
 }
@@ -208,13 +211,13 @@ mod tests {
             .into_iter()
             .map(|i| (String::from_utf8(i.name).unwrap(), i.kind))
             .collect();
-        let (a, root) = (Kind::Folder((0, 1)), Kind::Folder((0, 0)));
+        let (a, root) = (ItemKind::Folder((0, 1)), ItemKind::Folder((0, 0)));
         let expected = [
-            ("2.png", Kind::File),
-            ("3.png", Kind::File),
-            ("4.png", Kind::DeadLink),
+            ("2.png", ItemKind::File),
+            ("3.png", ItemKind::File),
+            ("4.png", ItemKind::DeadLink),
             ("more", a),
-            ("out.png", Kind::DeadLink),
+            ("out.png", ItemKind::DeadLink),
             ("up", root),
         ];
         assert_eq!(kinds, expected.map(|(name, kind)| (name.to_owned(), kind)));
@@ -222,7 +225,7 @@ mod tests {
         assert_eq!(archive.place(b"b/up/b/3.png").unwrap(), (3, 512));
         assert!(archive.place(b"b/4.png").is_err() && archive.add(b"../x", file.clone()).is_err());
         assert!(archive.add(&b"d/".repeat(300), file).is_err());
-        // each link goes a hundred times through the one before
+        // each link goes through the previous one a hundred times
         for (name, through) in
             [("m1", "up"), ("m2", "m1"), ("m3", "m2"), ("m4", "m3"), ("m5", "m4")]
         {

@@ -1,8 +1,8 @@
-//! Augmentation as explicit parameters: a [`View`] says what is done to one sample, [`render`] and
-//! [`mix`] do it, in uint8.
+//! Augmentation with explicit parameters: a [`View`] records what happens to one sample; [`render`]
+//! and [`mix`] apply it, in uint8.
 //!
-//! [`draw`] gives the views of a training run without a cache, [`Views`] those of a cache; both are
-//! pure functions of (seed, sample, view).
+//! [`draw`] gives the views of training without a cache, [`Views`] those of a cache. Both are pure
+//! functions of (seed, sample, view).
 
 mod jitter;
 mod mixing;
@@ -13,7 +13,7 @@ pub use super::geometry::Crop;
 pub use jitter::Jitter;
 pub use mixing::{Mix, mix};
 pub use parameter::Parameter;
-pub use views::{Place, Views};
+pub use views::{ViewKey, Views};
 
 use super::{Image, geometry, preprocess, random};
 use crate::data::augmentation::Augment;
@@ -22,26 +22,26 @@ use crate::error::Result;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
-/// What is done to a sample: crop, then mirror, then colours, then mixing.
+/// What happens to a sample: crop, then flip, then color jitter, then mixing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct View {
-    /// The part that is seen; `None`: all of it.
+    /// The visible part; `None` means all of it.
     pub crop: Option<Crop>,
-    /// Whether it is mirrored left to right.
+    /// Whether the image is flipped left to right.
     pub flip: bool,
-    /// How its colours move.
+    /// How its colors move.
     pub jitter: Option<Jitter>,
     /// What it is mixed with.
     pub mix: Option<Mix>,
 }
 
-/// Words of the generator's stream that a sample may use: one block of ChaCha.
+/// Words of the random stream that one sample may use: one ChaCha block.
 const WORDS: u128 = 16;
 
-/// The view of a training run without a cache, where every epoch is another view: a pure function
-/// of its arguments. `image` is height and width as decoded.
+/// The view of training without a cache, where every epoch is a new view; a pure function of its
+/// arguments. `image` is the decoded height and width, in pixels.
 ///
-/// Crops shift by up to an eighth of each side, flips have probability one half.
+/// Crops shift by up to an eighth of each side; flips have probability one half.
 #[must_use]
 pub fn draw(
     augment: Augment,
@@ -55,7 +55,7 @@ pub fn draw(
     rng.set_stream(view);
     rng.set_word_pos(u128::from(sample) * WORDS);
     let pads = preprocess.size.map(padding);
-    // always drawn in this order, so that each parameter has its own word whatever the augmentation
+    // in a fixed order, so that each parameter has its own word whatever the augmentation is
     let [top, left] = pads.map(|pad| signed(random::below(&mut rng, 2 * pad + 1)) - signed(pad));
     let flip = toss(&mut rng);
     let crop = match augment {
@@ -70,13 +70,13 @@ pub fn draw(
     View { crop, flip, ..View::default() }
 }
 
-/// By how many pixels a crop of a side may shift, at most: an eighth of it, and of no image (the
-/// longest side is 32,768) more than 4096.
+/// The largest shift of a crop along a side, in pixels: an eighth of it, at most 4096 (the longest
+/// side is 32,768).
 fn padding(side: usize) -> u32 {
     u32::try_from(side / 8).map_or(4096, |pad| pad.min(4096))
 }
 
-/// A crop of a preprocessed image's own size.
+/// A crop with the size of a preprocessed image.
 fn shifted([height, width]: [usize; 2], top: i32, left: i32) -> Crop {
     let side = |side: usize| i32::try_from(side).unwrap_or(i32::MAX);
     Crop { top, left, height: side(height), width: side(width) }
@@ -86,20 +86,20 @@ fn signed(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// True in half of all cases.
+/// True with probability one half.
 fn toss(rng: &mut ChaCha8Rng) -> bool {
     rng.next_u32() >> 31 == 1
 }
 
-/// An image as a model's input in a view of it, mixing excepted: the bytes that are stored and fed,
-/// in the model's layout. What a crop takes from outside is filled with the mean colour (the byte
-/// nearest `mean/scale`).
+/// The model's input for a view of an image, before mixing: the bytes that are stored and fed, in
+/// the model's layout. Where a crop extends beyond the image it is filled with the mean color (the
+/// byte nearest `mean/scale`).
 ///
 /// # Shapes
-/// The result: `[C, H, W]`, or `[H, W, C]` for [`Layout::Nhwc`](crate::array::Layout::Nhwc).
+/// The result is `[C, H, W]`, or `[H, W, C]` for [`Layout::Nhwc`](crate::array::Layout::Nhwc).
 ///
 /// # Errors
-/// When the image cannot be resized, or the crop is not inside it.
+/// If the image cannot be resized, or the crop is not inside it.
 pub fn render(
     augment: Augment,
     preprocess: &Preprocess,
@@ -107,21 +107,21 @@ pub fn render(
     view: &View,
 ) -> Result<Vec<u8>> {
     let image = preprocess::turned(preprocess, image);
-    let coloured = geometry::with_channels(&image, preprocess.channels.count());
+    let colored = geometry::with_channels(&image, preprocess.channels.count());
     let mut seen = match view.crop {
         Some(crop) if augment == Augment::RandomResizedCrop => geometry::resize(
-            &geometry::crop(&coloured, crop)?,
+            &geometry::crop(&colored, crop)?,
             preprocess.size,
             preprocess.interpolation,
         )?
         .into_owned(),
         Some(crop) => geometry::shift(
-            &*preprocess::fit(preprocess, &coloured)?,
+            &*preprocess::fit(preprocess, &colored)?,
             crop.top,
             crop.left,
             &fill(preprocess),
         ),
-        None => preprocess::fit(preprocess, &coloured)?.into_owned(),
+        None => preprocess::fit(preprocess, &colored)?.into_owned(),
     };
     if view.flip {
         geometry::mirror(&mut seen);
@@ -132,7 +132,7 @@ pub fn render(
     Ok(preprocess::lay_out(preprocess, seen))
 }
 
-/// The mean colour as bytes, grey or RGB.
+/// The mean color as bytes, gray or RGB.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_crop_takes_the_mean_colour_from_outside_and_is_then_mirrored() {
-        // planes of [2, 3]: 0 to 5, 6 to 11, 12 to 17; the mean colour is 125, 123, 114
+        // planes of [2, 3]: 0 to 5, 6 to 11, 12 to 17; the mean color is 125, 123, 114
         let image = Image {
             height: 2,
             width: 3,
@@ -226,8 +226,8 @@ mod tests {
         assert_eq!(out[..6], [125, 125, 125, 125, 2, 1]);
         assert_eq!(out[6..12], [123, 123, 123, 123, 8, 7]);
         assert_eq!(out[12..], [114, 114, 114, 114, 14, 13]);
-        // the other layout gives the same pixels, and so does the other order of channels, turned
-        // round with its mean
+        // the other layout gives the same pixels, and so does the reversed channel order with its
+        // mean
         let other =
             render(Augment::CropFlip, &preprocess(Layout::Nhwc, [2, 3]), &image, &view).unwrap();
         assert_eq!(other, (0..18).map(|i| out[(i % 3) * 6 + i / 3]).collect::<Vec<u8>>());

@@ -1,24 +1,25 @@
-//! Augmentation: what views of an image are made of.
+//! Augmentation: how the views of an image are made.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// Which part of an image is seen.
+/// Which part of an image a view shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
-    /// The images as they are.
+    /// The whole image.
     None,
-    /// Random crop after padding by an eighth (4 of 32 pixels), and random horizontal flip.
+    /// Random crop after padding by an eighth of each side (4 of 32 pixels), and random horizontal
+    /// flip.
     #[default]
     CropFlip,
     /// Random horizontal flip alone.
     Flip,
-    /// A random part of the image as it was decoded, brought to the model's size, and random
-    /// horizontal flip (Szegedy et al. 2015, arXiv:1409.4842), with torchvision's defaults: area
-    /// 0.08 to 1, aspect ratio 3/4 to 4/3.
+    /// A random part of the decoded image, resized to the model's input, and random horizontal flip
+    /// (Szegedy et al. 2015, arXiv:1409.4842), with torchvision's defaults: area 0.08 to 1, aspect
+    /// ratio 3/4 to 4/3.
     RandomResizedCrop,
 }
 
@@ -49,24 +50,24 @@ impl FromStr for Augment {
     }
 }
 
-/// How far colours may move, as in torchvision's `ColorJitter`.
+/// How far colors may move, as in torchvision's `ColorJitter`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColorJitter {
-    /// Brightness is multiplied by up to 1 ± this.
+    /// Brightness is multiplied by a factor within 1 ± this.
     pub brightness: f64,
-    /// Contrast is multiplied by up to 1 ± this.
+    /// Contrast is multiplied by a factor within 1 ± this.
     pub contrast: f64,
-    /// Saturation is multiplied by up to 1 ± this.
+    /// Saturation is multiplied by a factor within 1 ± this.
     pub saturation: f64,
-    /// Hue moves by up to ± this share of the circle.
+    /// Hue moves by at most ± this fraction of the circle, 0 to 0.5.
     pub hue: f64,
 }
 
 impl FromStr for ColorJitter {
     type Err = Error;
 
-    /// `B`: brightness, contrast and saturation alike; `B,C,S` or `B,C,S,H`.
+    /// `B` sets brightness, contrast and saturation alike; otherwise `B,C,S` or `B,C,S,H`.
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
             Error::input(format!(
@@ -106,43 +107,43 @@ impl fmt::Display for ColorJitter {
     }
 }
 
-/// What the views of a cache are made of.
+/// How the views of a cache are made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augmentation {
-    /// Which part of the image is seen.
+    /// Which part of the image a view shows.
     pub geometry: Augment,
-    /// How far its colours move.
+    /// How far its colors move.
     pub color_jitter: Option<ColorJitter>,
-    /// Blends a sample with another one, by a share from Beta(α, α) (mixup, Zhang et al. 2018,
+    /// Blends a sample with another one, with a weight from Beta(α, α) (mixup, Zhang et al. 2018,
     /// arXiv:1710.09412).
     pub mixup: Option<f64>,
-    /// Puts a box of another sample into it, of an area from Beta(α, α) (`CutMix`, Yun et al.
-    /// 2019, arXiv:1905.04899). With mixup too, either by the toss of a coin.
+    /// Pastes a box of another sample, with an area from Beta(α, α) (`CutMix`, Yun et al. 2019,
+    /// arXiv:1905.04899). Together with mixup, each sample gets one of them, by a coin toss.
     pub cutmix: Option<f64>,
 }
 
 impl Augmentation {
-    /// The images as they are.
+    /// No augmentation.
     pub const NONE: Self =
         Self { geometry: Augment::None, color_jitter: None, mixup: None, cutmix: None };
 
-    /// Whether images stay as they are.
+    /// Whether images stay unchanged.
     #[must_use]
     pub fn is_none(&self) -> bool {
         *self == Self::NONE
     }
 
-    /// Whether a sample is mixed with another one.
+    /// Whether samples are mixed with other samples.
     #[must_use]
     pub fn mixes(&self) -> bool {
         self.mixup.is_some() || self.cutmix.is_some()
     }
 
-    /// Checks every value's range.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// At the first value outside its range.
+    /// Names the first value out of range.
     pub fn validate(&self) -> Result<()> {
         if let Some(jitter) = self.color_jitter.filter(|jitter| !jitter.is_valid()) {
             return Err(Error::input(format!(
@@ -178,9 +179,9 @@ impl fmt::Display for Augmentation {
 /// How many views of each sample a cache has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ViewCount {
-    /// Every view that there is, for an augmentation that has a finite number of them.
+    /// Every view that exists, if the augmentation has a finite number of them.
     All,
-    /// At least so many: views that a cache has beyond them stay.
+    /// At least this many; more views that a cache already has stay.
     Count(usize),
 }
 

@@ -1,5 +1,5 @@
 //! CIFAR-10 and CIFAR-100 in their binary versions: records of one (or two) label bytes and 3,072
-//! bytes of red, green and blue plane.
+//! bytes of red, green and blue planes.
 
 use super::fingerprint::Listed;
 use super::folder::shown_path;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Bytes of one image, `[3, 32, 32]`.
 const PIXELS: usize = 3 * 32 * 32;
-/// Largest file, in bytes; the largest original has 154 million.
+/// Largest file, in bytes; the largest original file has 154 million.
 const MAX_FILE: u64 = 1 << 30;
 
 /// Which of the two.
@@ -37,8 +37,8 @@ impl Version {
         }
     }
 
-    /// Label bytes of a record; the last one counts (CIFAR-100 has the coarse label before the fine
-    /// one).
+    /// Label bytes of a record; the last one counts, since CIFAR-100 has the coarse label before
+    /// the fine one.
     fn label_bytes(self) -> usize {
         match self {
             Self::Cifar10 => 1,
@@ -61,7 +61,7 @@ impl Version {
         }
     }
 
-    /// Whether it lies in a folder, or one below.
+    /// Whether its files are in a folder or in its subfolder.
     pub(super) fn is_there(self, folder: &Path) -> bool {
         let holds = |name: &str| folder.join(name).exists();
         let own = match self {
@@ -86,7 +86,7 @@ impl Version {
         }
     }
 
-    /// The names that are known without a file.
+    /// Class names that are known without a file.
     fn known_names(self) -> Vec<String> {
         match self {
             Self::Cifar10 => [
@@ -108,12 +108,12 @@ impl Version {
     }
 }
 
-/// Refuses the versions for other programs, which are no binary files.
+/// Refuses CIFAR's versions for other programs, which are not binary files.
 ///
 /// # Errors
-/// When a folder is or holds one, and not the binary version.
+/// If a folder holds such a version and not the binary one.
 pub(super) fn refuse_other_versions(folder: &Path) -> Result<()> {
-    // a file `train` alone is no sign of CIFAR-100
+    // a file `train` alone does not mean CIFAR-100
     const OTHERS: [(&str, [&str; 2], &str, Version); 4] = [
         ("cifar-10-batches-py", ["data_batch_1", "data_batch_1"], "Python", Version::Cifar10),
         ("cifar-100-python", ["train", "meta"], "Python", Version::Cifar100),

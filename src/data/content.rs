@@ -1,4 +1,4 @@
-//! What a file is, told by its first bytes whatever its name says.
+//! Recognizes a file by its first bytes, whatever its name says.
 
 use super::folder::shown_path;
 use super::open_file;
@@ -7,14 +7,14 @@ use flate2::read::MultiGzDecoder;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-/// Bytes that tell what a file is: one block of a tar archive.
+/// Bytes that suffice to recognize a file: one block of a tar archive.
 const HEAD: usize = 512;
 
-/// What can be read, and what is known but cannot.
+/// Kinds of file that can be read, and kinds that are only recognized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     Tar,
-    /// Of a tar archive.
+    /// A gzipped tar archive.
     Gzip,
     Zip,
     Empty,
@@ -25,7 +25,7 @@ pub(super) enum Content {
 
 const TO_TAR: &str = "unpack it to a plain .tar first";
 const TO_IMAGES: &str =
-    "write the images out as files, one folder a class, or as arrays in a .npz file";
+    "write the images out as files, one folder per class, or as arrays in a .npz file";
 
 const KNOWN: [(&[u8], &str, &str); 28] = [
     (b"BZh", "bzip2", "unpack it to a plain .tar first: bzip2 -dk FILE"),
@@ -62,17 +62,17 @@ const KNOWN: [(&[u8], &str, &str); 28] = [
     (b"%PDF", "a PDF", TO_IMAGES),
 ];
 
-/// What a file is; of a gzip file, what is packed in it.
+/// What a file is; for a gzip file, what it contains.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be read.
 pub(super) fn of(path: &Path) -> Result<Content> {
     let (file, _) = open_file(path)?;
     let mut source = BufReader::new(file);
     let bytes = head(&mut source).context(|| format!("{}: cannot be read", shown_path(path)))?;
     match judge(&bytes) {
         Content::Gzip => {
-            // what cannot be unpacked is named when all of it is
+            // data that cannot be unpacked fails later, with all of it in view
             let inner =
                 head(MultiGzDecoder::new(bytes.as_slice().chain(source))).unwrap_or_default();
             Ok(match judge(&inner) {
@@ -110,8 +110,8 @@ fn judge(head: &[u8]) -> Content {
     known.map_or(Content::Unknown, |&(_, what, advice)| Content::Other(what, advice))
 }
 
-/// Whether a block heads a tar entry, by its checksum: the sum of its bytes with the sum's own
-/// taken as spaces. An archive of nothing is zeros.
+/// Whether a block is a tar header, by its checksum: the sum of its bytes, with the checksum field
+/// counted as spaces. An empty archive is all zeros.
 fn is_tar_block(head: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
     let Some(block) = head.get(..HEAD) else { return false };
@@ -127,13 +127,13 @@ fn is_tar_block(head: &[u8]) -> bool {
             .map(|(i, &b)| if SUM.contains(&i) { i64::from(b' ') } else { value(b) })
             .sum()
     };
-    // old writers added the bytes as signed ones
+    // old writers summed signed bytes
     i64::from_str_radix(&digits, 8).is_ok_and(|found| {
         found == sum(&|b| i64::from(b)) || found == sum(&|b| i64::from(b.cast_signed()))
     })
 }
 
-/// Why a file is no archive that can be read.
+/// The error for a file that is not a readable archive.
 pub(super) fn refusal(path: &Path, content: Content) -> Error {
     let expected =
         format!("data {}: expected a folder, .tar, .tar.gz, .tgz, .zip or .npz", shown_path(path));
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn content_counts_and_not_the_name() {
         let folder = tempfile::tempdir().unwrap();
-        let of = |bytes: &[u8]| {
+        let content_of = |bytes: &[u8]| {
             let path = folder.path().join("x.tar");
             std::fs::write(&path, bytes).unwrap();
             super::of(&path).unwrap()
@@ -169,14 +169,14 @@ mod tests {
             std::io::Write::write_all(&mut encoder, bytes).unwrap();
             encoder.finish().unwrap()
         };
-        assert_eq!(of(&tar), Content::Tar);
-        assert_eq!(of(&[0; 1024]), Content::Tar);
-        assert_eq!(of(&gzip(&tar)), Content::Gzip);
-        assert_eq!(of(&gzip(&tar)[..20]), Content::Gzip);
-        assert_eq!(of(b""), Content::Empty);
-        assert_eq!(of(b"PK\x03\x04rest"), Content::Zip);
-        assert_eq!(of(&[7; 2000]), Content::Unknown);
-        let what = |bytes: &[u8]| match of(bytes) {
+        assert_eq!(content_of(&tar), Content::Tar);
+        assert_eq!(content_of(&[0; 1024]), Content::Tar);
+        assert_eq!(content_of(&gzip(&tar)), Content::Gzip);
+        assert_eq!(content_of(&gzip(&tar)[..20]), Content::Gzip);
+        assert_eq!(content_of(b""), Content::Empty);
+        assert_eq!(content_of(b"PK\x03\x04rest"), Content::Zip);
+        assert_eq!(content_of(&[7; 2000]), Content::Unknown);
+        let what = |bytes: &[u8]| match content_of(bytes) {
             Content::Other(what, _) => what,
             other => panic!("{other:?}"),
         };

@@ -1,5 +1,5 @@
-//! The embedded part of Fashion-MNIST: the first 12,000 training and the first 2,000 test images
-//! (see `fashion-mnist/README.md`).
+//! The embedded part of Fashion-MNIST: the first 12,000 training images and the first 2,000 test
+//! images (see `fashion-mnist/README.md`).
 
 use super::memory::InMemory;
 use super::{idx, is_test};

@@ -1,12 +1,12 @@
-//! The hash that names a data set's content.
+//! The hash that identifies a data set's content.
 
 use super::Fingerprint;
 use crate::data::spec::DataFormat;
 use crate::hash;
 use sha2::{Digest, Sha256};
 
-/// Gathers what a data set is made of, in canonical order. Every field is preceded by its length,
-/// so that no two listings hash alike.
+/// Hashes a data set's parts in canonical order. Every field is preceded by its length, so no two
+/// listings hash alike.
 pub(super) struct Listed(Sha256);
 
 impl Listed {
@@ -14,13 +14,13 @@ impl Listed {
         Self(Sha256::new())
     }
 
-    /// A file by its path inside the data set and its size in bytes.
+    /// Adds a file by its path inside the data set and its size in bytes.
     pub(super) fn file(&mut self, path: &[u8], size: u64) {
         self.bytes(path);
         self.0.update(size.to_le_bytes());
     }
 
-    /// Content: labels, class names, or a small file.
+    /// Adds content: labels, class names, or a small file.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);

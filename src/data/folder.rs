@@ -1,9 +1,9 @@
-//! A folder of image files: one folder a class, images nested at will below it; a folder of images
-//! alone is unlabelled.
+//! A folder of image files: one folder per class, with images at any depth below it; a folder of
+//! images alone is unlabeled.
 
 use super::layout;
 use super::listing::Listing;
-use super::tree::{Id, Item, Kind, Tree};
+use super::tree::{Id, Item, ItemKind, Tree};
 use super::{ContentHash, Dataset, Fingerprint, Sample, Stamp, image};
 use crate::error::{Context, Result, shown};
 use crate::monitor::Monitor;
@@ -14,26 +14,26 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub(super) struct Folder {
+pub(super) struct ImageFolder {
     root: PathBuf,
     listing: Listing,
 }
 
 /// Lists the images of a split.
-pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<Folder> {
+pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<ImageFolder> {
     let root = std::fs::metadata(path).context(|| unreadable(path))?;
     let (below, listing) =
         layout::open(&Disk { path, root: id(&root) }, &shown_path(path), split, monitor)?;
-    Ok(Folder { root: path.join(OsStr::from_bytes(&below)), listing })
+    Ok(ImageFolder { root: path.join(OsStr::from_bytes(&below)), listing })
 }
 
-/// Whether there are images below a folder, however deep.
+/// Whether a folder holds images, at any depth.
 pub(super) fn has_images(path: &Path) -> Result<bool> {
     let root = std::fs::metadata(path).context(|| unreadable(path))?;
     layout::has_images(&Disk { path, root: id(&root) })
 }
 
-/// A path as a message shows it.
+/// A path as messages show it.
 pub(super) fn shown_path(path: &Path) -> String {
     shown(path.as_os_str().as_bytes())
 }
@@ -52,7 +52,7 @@ fn id(metadata: &Metadata) -> Id {
     (metadata.dev(), metadata.ino())
 }
 
-/// Whether a link's target is not there, or is the link itself.
+/// Whether a link is broken or points to itself.
 fn leads_nowhere(error: &std::io::Error) -> bool {
     let loops = rustix::io::Errno::LOOP.raw_os_error();
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
@@ -72,17 +72,17 @@ impl Tree for Disk<'_> {
             let item = item.context(message)?;
             let kind = item.file_type().context(message)?;
             let kind = if kind.is_file() {
-                Kind::File
+                ItemKind::File
             } else if kind.is_dir() || kind.is_symlink() {
                 match std::fs::metadata(item.path()) {
-                    Ok(metadata) if metadata.is_dir() => Kind::Folder(id(&metadata)),
-                    Ok(metadata) if metadata.is_file() => Kind::File,
-                    Ok(_) => Kind::Device,
-                    Err(e) if leads_nowhere(&e) => Kind::DeadLink,
+                    Ok(metadata) if metadata.is_dir() => ItemKind::Folder(id(&metadata)),
+                    Ok(metadata) if metadata.is_file() => ItemKind::File,
+                    Ok(_) => ItemKind::Device,
+                    Err(e) if leads_nowhere(&e) => ItemKind::DeadLink,
                     Err(e) => return Err(e).context(|| unreadable(&item.path())),
                 }
             } else {
-                Kind::Device
+                ItemKind::Device
             };
             items.push(Item { name: item.file_name().into_vec(), kind });
         }
@@ -104,7 +104,7 @@ impl Tree for Disk<'_> {
     }
 }
 
-impl Folder {
+impl ImageFolder {
     fn path(&self, index: usize) -> Result<PathBuf> {
         Ok(self.root.join(OsStr::from_bytes(&self.listing.entry(index)?.path)))
     }
@@ -125,7 +125,7 @@ impl Folder {
     }
 }
 
-impl Dataset for Folder {
+impl Dataset for ImageFolder {
     fn len(&self) -> usize {
         self.listing.entries.len()
     }

@@ -1,4 +1,4 @@
-//! Colour, resize and centre crop of 8-bit images, as Pillow and torchvision do them.
+//! Color conversion, resizing and center crop of 8-bit images, matching Pillow and torchvision.
 
 use super::resample::resample;
 use super::{Image, UPRIGHT};
@@ -6,35 +6,36 @@ use crate::data::preprocessing::Interpolation;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 
-/// A box of pixels: of the preprocessed image, from which it may stick out; with
-/// [`RandomResizedCrop`](crate::data::Augment::RandomResizedCrop) of the image as it was decoded.
+/// A box in pixels: of the preprocessed image, beyond whose edges it may extend; for
+/// [`RandomResizedCrop`](crate::data::augmentation::Augment::RandomResizedCrop), of the decoded
+/// image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
-    /// Its first row.
+    /// First row.
     pub top: i32,
-    /// Its first column.
+    /// First column.
     pub left: i32,
-    /// Its rows.
+    /// Number of rows.
     pub height: i32,
-    /// Its columns.
+    /// Number of columns.
     pub width: i32,
 }
 
 /// Most pixels of a resized image.
 const MAX_PIXELS: usize = 1 << 27;
 
-/// The image with 1 or 3 channels: grey is repeated; colour becomes grey by the luma of ITU-R 601-2
-/// in Pillow's 16-bit fixed point.
+/// The image with 1 or 3 channels: gray is repeated; color becomes gray by the ITU-R 601-2 luma in
+/// Pillow's 16-bit fixed point.
 pub(super) fn with_channels(image: &Image, channels: usize) -> Cow<'_, Image> {
     let pixels = match (image.channels, channels) {
-        (1, 3) => image.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
+        (1, 3) => image.pixels.iter().flat_map(|&gray| [gray; 3]).collect(),
         (3, 1) => image.pixels.as_chunks().0.iter().copied().map(luma).collect(),
         _ => return Cow::Borrowed(image),
     };
     Cow::Owned(Image { channels, pixels, ..*image })
 }
 
-/// The luma of ITU-R 601-2.
+/// The ITU-R 601-2 luma.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "the weights sum to 65,536, so the result is at most 255"
@@ -44,11 +45,11 @@ pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
         as u8
 }
 
-/// The image at another size, `[height, width]`.
+/// Resizes an image to `[height, width]`.
 ///
 /// # Errors
-/// When a side is empty, or the result would be absurdly large (a line of pixels brought to a
-/// shorter side of 256).
+/// If a side is empty, or the result would be absurdly large (a one-pixel line resized to a shorter
+/// side of 256).
 pub(super) fn resize(
     image: &Image,
     [height, width]: [usize; 2],
@@ -71,7 +72,7 @@ pub(super) fn resize(
     Ok(Cow::Owned(resample(image, [height, width], interpolation)))
 }
 
-/// The size of an image whose shorter side is brought to `shorter`, as torchvision rounds it:
+/// The size of an image resized to a shorter side of `shorter`, rounded as in torchvision:
 /// `⌊shorter · long / short⌋`.
 pub(super) fn shorter_side(image: &Image, shorter: usize) -> [usize; 2] {
     let (height, width) = (image.height, image.width);
@@ -83,10 +84,11 @@ pub(super) fn shorter_side(image: &Image, shorter: usize) -> [usize; 2] {
     }
 }
 
-/// The middle of an image, `[height, width]`, its offset rounded as torchvision does: half to even.
+/// The center of an image, `[height, width]`; the offset is rounded half to even, as in
+/// torchvision.
 ///
 /// # Errors
-/// When the image is smaller.
+/// If the image is smaller.
 pub(super) fn center_crop(image: &Image, [height, width]: [usize; 2]) -> Result<Cow<'_, Image>> {
     if [image.height, image.width] == [height, width] {
         return Ok(Cow::Borrowed(image));
@@ -107,7 +109,7 @@ pub(super) fn center_crop(image: &Image, [height, width]: [usize; 2]) -> Result<
 /// A box of an image.
 ///
 /// # Errors
-/// When it is empty or sticks out.
+/// If it is empty or extends beyond the image.
 pub(super) fn crop(image: &Image, crop: Crop) -> Result<Image> {
     let side = |first: i32, length: i32, all: usize| {
         let (first, length) = (usize::try_from(first).ok()?, usize::try_from(length).ok()?);
@@ -134,8 +136,8 @@ fn part(image: &Image, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> 
     Image { height, width, channels: image.channels, pixels, orientation: UPRIGHT }
 }
 
-/// The image seen through a window of its own size whose corner lies at `(top, left)`; what is
-/// outside the image has the colour `fill`.
+/// The image shifted so that `(top, left)` becomes its corner; the uncovered part is filled with
+/// the color `fill`.
 pub(super) fn shift(image: &Image, top: i32, left: i32, fill: &[u8]) -> Image {
     let within = |position: usize, offset: i32, size: usize| {
         position.checked_add_signed(isize::try_from(offset).ok()?).filter(|&p| p < size)
@@ -155,13 +157,13 @@ pub(super) fn shift(image: &Image, top: i32, left: i32, fill: &[u8]) -> Image {
     Image { pixels, ..*image }
 }
 
-/// Whether an orientation exchanges height and width.
+/// Whether an orientation swaps height and width.
 pub(super) fn is_on_its_side(image: &Image) -> bool {
     matches!(image.orientation, 5..=8)
 }
 
-/// The picture turned and mirrored as its file says (EXIF 2.32, tag 0x0112), as Pillow's
-/// `ImageOps.exif_transpose` does; other numbers than 2 to 8 leave it as it is.
+/// The image rotated and flipped by its EXIF orientation (EXIF 2.32, tag 0x0112), like Pillow's
+/// `ImageOps.exif_transpose`; values other than 2 to 8 change nothing.
 pub(super) fn upright(image: &Image) -> Cow<'_, Image> {
     if !matches!(image.orientation, 2..=8) {
         return Cow::Borrowed(image);
@@ -187,7 +189,7 @@ pub(super) fn upright(image: &Image) -> Cow<'_, Image> {
     Cow::Owned(Image { height: rows, width: columns, channels, pixels, orientation: UPRIGHT })
 }
 
-/// Turns an image round, left to right.
+/// Flips an image left to right.
 pub(super) fn mirror(image: &mut Image) {
     let Image { width, channels, .. } = *image;
     for row in image.pixels.chunks_exact_mut(width * channels) {
@@ -203,7 +205,7 @@ pub(super) fn mirror(image: &mut Image) {
 mod tests {
     use super::*;
 
-    /// The file of the name under `tests/data/pil`, which Pillow made (see the README there).
+    /// A file in `tests/data/pil`, written by Pillow (see its README).
     fn pillow(name: &str, [height, width]: [usize; 2], channels: usize) -> Image {
         let path = format!("{}/tests/data/pil/{name}", env!("CARGO_MANIFEST_DIR"));
         let pixels = std::fs::read(&path).unwrap();
@@ -215,7 +217,7 @@ mod tests {
         pillow("source-23x31-rgb.raw", [23, 31], 3)
     }
 
-    /// Largest difference, and how many values differ.
+    /// The largest difference, and how many values differ.
     fn difference(a: &Image, b: &Image) -> (u8, usize) {
         assert_eq!((a.height, a.width, a.channels), (b.height, b.width, b.channels));
         let apart: Vec<u8> = a.pixels.iter().zip(&b.pixels).map(|(&x, &y)| x.abs_diff(y)).collect();
@@ -267,18 +269,18 @@ mod tests {
 
     #[test]
     fn grey_is_pillows_luma() {
-        let grey = with_channels(&source(), 1).into_owned();
-        assert_eq!(grey, pillow("grey.raw", [23, 31], 1));
-        let rgb = with_channels(&grey, 3).into_owned();
+        let gray = with_channels(&source(), 1).into_owned();
+        assert_eq!(gray, pillow("grey.raw", [23, 31], 1));
+        let rgb = with_channels(&gray, 3).into_owned();
         assert_eq!(
             rgb.pixels[..6],
             [
-                grey.pixels[0],
-                grey.pixels[0],
-                grey.pixels[0],
-                grey.pixels[1],
-                grey.pixels[1],
-                grey.pixels[1]
+                gray.pixels[0],
+                gray.pixels[0],
+                gray.pixels[0],
+                gray.pixels[1],
+                gray.pixels[1],
+                gray.pixels[1]
             ]
         );
     }

@@ -1,9 +1,9 @@
-//! The IDX format of MNIST and its kin: `[…]train-images-idx3-ubyte[.gz]`,
-//! `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split. They lie in the folder
-//! that is named, in its `raw`, or one folder below, as torchvision leaves them.
+//! The IDX format of MNIST and its relatives: `[…]train-images-idx3-ubyte[.gz]`,
+//! `[…]train-labels-idx1-ubyte[.gz]`, and `t10k-…` for the test split. The files are in the
+//! named folder, in its `raw`, or one folder below, where torchvision leaves them.
 //!
-//! A file is a magic number (two zero bytes, the element type, the number of axes), each axis' size
-//! as a big-endian 32-bit number, and the elements.
+//! A file is a magic number (two zero bytes, the element type, the number of axes), the size of
+//! each axis as a big-endian 32-bit number, and the elements.
 
 use super::fingerprint::Listed;
 use super::folder::shown_path;
@@ -16,21 +16,21 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Element types: integers by their width in bytes, and whether they have a sign.
+/// Element types of integers: the code, the width in bytes, and whether they are signed.
 const INTEGERS: [(u8, usize, bool); 4] =
     [(0x08, 1, false), (0x09, 1, true), (0x0b, 2, true), (0x0c, 4, true)];
-/// Most folders below the one that is named in which data sets are looked for.
+/// Most subfolders of the named folder that are searched for data sets.
 const MAX_BELOW: usize = 32;
-/// Most bytes of elements that are held in memory.
+/// Most bytes of elements held in memory.
 const MAX_BYTES: u64 = 2 << 30;
-/// Most unpacked bytes that one gzip byte can stand for.
+/// Most unpacked bytes per gzip byte.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// A data set of IDX files.
 struct Set {
     folder: PathBuf,
-    /// What stands in front of `train-images` in the names of its files: empty, or a family's name
-    /// such as `emnist-letters-`.
+    /// What precedes `train-images` in its file names: empty, or a family's name such as
+    /// `emnist-letters-`.
     prefix: String,
 }
 
@@ -43,7 +43,7 @@ impl Set {
         }
     }
 
-    /// The file of a split and kind, a plain one before a packed one; some mirrors write `.idx` for
+    /// The file of a split and kind, preferring plain to gzipped; some mirrors write `.idx` for
     /// `-idx`.
     fn find(&self, test: bool, kind: &str) -> Result<Option<PathBuf>> {
         let names = names(&self.folder)?;
@@ -53,12 +53,12 @@ impl Set {
     }
 }
 
-/// The paths of the data sets at or below a folder.
+/// The paths of the data sets in or below a folder.
 pub(super) fn sets(folder: &Path) -> Result<Vec<String>> {
     choices(&locate(folder)?)
 }
 
-/// How each of some data sets is named alone.
+/// How to name each of several data sets.
 fn choices(sets: &[Set]) -> Result<Vec<String>> {
     let choice = |set: &Set| {
         let beside =
@@ -73,8 +73,8 @@ fn choices(sets: &[Set]) -> Result<Vec<String>> {
     sets.iter().map(choice).collect()
 }
 
-/// Whether a path names one of several data sets in a folder: `emnist/emnist-letters`, or a file of
-/// its images.
+/// Whether a path names one of several data sets in a folder: `emnist/emnist-letters`, or the path
+/// of its images.
 pub(super) fn is_named(path: &Path) -> bool {
     !path.is_dir() && named(path).is_ok_and(|set| set.is_some())
 }
@@ -95,7 +95,7 @@ fn named(path: &Path) -> Result<Option<Set>> {
     Ok(sets_in(folder)?.into_iter().find(is_it))
 }
 
-/// The data sets in the nearest of a folder, its `raw`, and the folders below it.
+/// The data sets in the first place that has any: a folder, its `raw`, or its subfolders.
 fn locate(folder: &Path) -> Result<Vec<Set>> {
     let mut found = sets_in(folder)?;
     if found.is_empty() && folder.join("raw").is_dir() {
@@ -107,9 +107,9 @@ fn locate(folder: &Path) -> Result<Vec<Set>> {
             .map(|name| folder.join(name))
             .filter(|below| below.is_dir())
             .collect();
-        // so many are classes of images
+        // more subfolders than this are classes of images
         for below in below.iter().filter(|_| below.len() <= MAX_BELOW) {
-            // what may not be read is told where it is named
+            // an unreadable folder is reported when it is named
             found.extend(sets_in(below).unwrap_or_default());
             found.extend(sets_in(&below.join("raw")).unwrap_or_default());
         }
@@ -131,7 +131,7 @@ fn sets_in(folder: &Path) -> Result<Vec<Set>> {
         .collect())
 }
 
-/// The names in a folder that are text, sorted.
+/// The file names in a folder that are UTF-8, sorted.
 fn names(folder: &Path) -> Result<BTreeSet<String>> {
     let message = || format!("data {}: cannot be read", shown_path(folder));
     let mut names = BTreeSet::new();
@@ -141,7 +141,7 @@ fn names(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// How the names of a split's files of a kind end, the likeliest first.
+/// Endings of the names of a split's files of a kind, the likeliest first.
 fn endings(test: bool, kind: &str) -> [String; 8] {
     let parts = if test { ["t10k", "test"] } else { ["train", "training"] };
     let axes = if kind == "images" { 3 } else { 1 };
@@ -163,7 +163,7 @@ pub(super) fn open(path: &Path, split: &str) -> Result<InMemory> {
             "data {name}: expected one data set, found {}",
             choices.join(", ")
         ))
-        .hint("name the one that is meant"));
+        .hint("name the one you mean"));
     }
     let set = sets.pop().unwrap_or_else(|| Set { folder: path.to_owned(), prefix: String::new() });
     let read = |kind: &str| {
@@ -189,13 +189,13 @@ pub(super) fn open(path: &Path, split: &str) -> Result<InMemory> {
     join(DataFormat::Idx, (&images_name, images), (&labels_name, labels))
 }
 
-/// The elements of one file.
+/// The shape and elements of one file.
 pub(super) struct Idx {
     shape: Vec<usize>,
     data: Vec<u8>,
 }
 
-/// Joins images and labels to a data set.
+/// Joins images and labels into a data set.
 pub(super) fn join(
     format: DataFormat,
     images: (&str, Idx),
@@ -241,12 +241,12 @@ fn read_file(path: &Path) -> Result<Idx> {
     }
 }
 
-/// Reads a packed file of `length` bytes.
+/// Reads a gzipped file of `length` bytes.
 pub(super) fn read_gzip(source: impl Read, length: u64, name: &str) -> Result<Idx> {
     read(MultiGzDecoder::new(source), length.saturating_mul(MAX_DEFLATE_RATIO), name)
 }
 
-/// Reads one array from a source that cannot yield more than `most` bytes.
+/// Reads one array from a source that yields at most `most` bytes.
 fn read(mut source: impl Read, most: u64, name: &str) -> Result<Idx> {
     let truncated = || format!("{name}: cannot be read as an IDX file");
     let mut magic = [0; 4];
@@ -298,7 +298,7 @@ fn read(mut source: impl Read, most: u64, name: &str) -> Result<Idx> {
     Ok(Idx { shape: shape.into_iter().map(|d| d as usize).collect(), data })
 }
 
-/// A big-endian integer with a sign that is a byte's.
+/// A big-endian signed integer that fits a byte.
 fn small(element: &[u8]) -> Option<u8> {
     let (last, high) = element.split_last()?;
     let fits = high.iter().all(|&b| b == 0) && (!high.is_empty() || last.is_ascii());

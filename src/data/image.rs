@@ -1,8 +1,7 @@
-//! Decodes image files to 8-bit grey or RGB, as Pillow's `convert('RGB')` does: alpha is dropped,
-//! palettes are looked up, the high byte of 16-bit channels is taken (of grey ones too, where
-//! Pillow clips to white). Grey stays one channel. EXIF orientation is read, not applied:
-//! torchvision's `ImageFolder` does not either, and [`super::preprocess`] does where it is asked
-//! to.
+//! Decodes image files to 8-bit gray or RGB, like Pillow's `convert('RGB')`: alpha is dropped,
+//! palettes are looked up, and 16-bit channels keep their high byte (gray ones too, which Pillow
+//! clips to white). Gray stays one channel. The EXIF orientation is read but not applied, as in
+//! torchvision's `ImageFolder`; [`super::preprocess`] applies it on request.
 
 use super::Image;
 use super::jpeg::{self, End};
@@ -18,13 +17,13 @@ pub(super) const MAX_FILE: u64 = 256 << 20;
 const MAX_SIDE: u32 = 32_768;
 /// Most pixels of an image.
 const MAX_PIXELS: u64 = 1 << 27;
-/// Most memory that a decoder may ask for, in bytes.
+/// Most memory that a decoder may allocate, in bytes.
 const MAX_ALLOCATION: u64 = 1 << 30;
 
 /// Height and width, from the header alone.
 ///
 /// # Errors
-/// When it is no image of a known kind, or too large.
+/// If the format is unknown or the image is too large.
 pub(super) fn size(bytes: &[u8]) -> Result<[usize; 2]> {
     check_length(bytes)?;
     let decoder = decoder(bytes)?;
@@ -35,7 +34,7 @@ pub(super) fn size(bytes: &[u8]) -> Result<[usize; 2]> {
 /// Decodes a file's bytes.
 ///
 /// # Errors
-/// When it is no image of a known kind, too large, damaged or truncated, or of floating-point
+/// If the format is unknown, or the image is too large, damaged, truncated, or of floating-point
 /// pixels.
 pub(super) fn decode(bytes: &[u8]) -> Result<Image> {
     check_length(bytes)?;
@@ -74,7 +73,7 @@ fn check_length(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of the first picture of a JPEG, closed by an end marker; other files as they are.
+/// The bytes of the first picture of a JPEG, closed by an end marker; other files unchanged.
 fn first_picture(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
     const START: [u8; 3] = [0xff, 0xd8, 0xff];
     if !bytes.starts_with(&START) {
@@ -104,13 +103,12 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
                 "expected a JPEG, PNG, BMP, GIF, WebP, TIFF or PNM image, found other bytes",
             ));
         }
-        Some(ImageFormat::Png) if !has_whole_colours(bytes) => {
+        Some(ImageFormat::Png) if !has_whole_colors(bytes) => {
             return Err(Error::input("the palette is damaged"));
         }
         Some(ImageFormat::Gif) if !fills_its_screen(bytes) => {
             return Err(Error::input(
-                "the first frame of the GIF covers a part of its screen: what the rest shows is \
-                 not defined",
+                "the first frame of the GIF covers only part of its screen: the rest is undefined",
             ));
         }
         Some(_) => {}
@@ -127,12 +125,12 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder> {
     Ok(decoder)
 }
 
-/// Whether a PNG's palettes are of whole colours, three bytes each: on any other the decoder
-/// panics.
-fn has_whole_colours(bytes: &[u8]) -> bool {
+/// Whether a PNG's palettes consist of whole colors, three bytes each: the decoder panics on
+/// others.
+fn has_whole_colors(bytes: &[u8]) -> bool {
     const SIGNATURE: usize = 8;
     let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
-    // length, kind, data, checksum; what is behind the first pixels is no palette of theirs
+    // length, kind, data, checksum; a palette after the first pixels does not apply to them
     while let Some((&[a, b, c, d, ref kind @ ..], data)) = rest.split_first_chunk::<8>() {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         match kind {
@@ -144,8 +142,8 @@ fn has_whole_colours(bytes: &[u8]) -> bool {
     true
 }
 
-/// Whether the first frame of a GIF is as large as its screen (`GIF89a`, sections 18 and 20); true
-/// where the structure is damaged, which the decoder says.
+/// Whether the first frame of a GIF covers its screen (`GIF89a`, sections 18 and 20); true if the
+/// structure is damaged, which the decoder reports.
 fn fills_its_screen(bytes: &[u8]) -> bool {
     let table_bytes = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
     let Some(&[w0, w1, h0, h1, flags]) = bytes.get(6..11).and_then(<[u8]>::first_chunk) else {
@@ -170,7 +168,7 @@ fn fills_its_screen(bytes: &[u8]) -> bool {
     })
 }
 
-/// The pixels of `N` channels without their last channel.
+/// Pixels of `N` channels without their last channel.
 fn without_alpha<const N: usize, T: Copy>(samples: &[T], byte: impl Fn(T) -> u8) -> Vec<u8> {
     let (pixels, _) = samples.as_chunks::<N>();
     pixels.iter().flat_map(|pixel| &pixel[..N - 1]).map(|&v| byte(v)).collect()

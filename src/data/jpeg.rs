@@ -1,69 +1,71 @@
-//! Where the picture of a JPEG file ends, and whether it is whole: every block of its frame must
-//! be backed by entropy-coded data, since decoders fill what is missing with gray. The data is
-//! walked code by code (ITU-T T.81: F.2 sequential, G.2 progressive) without being decoded.
+//! Finds where the picture in a JPEG file ends and whether it is complete: entropy-coded data must
+//! back every block of its frame, since decoders fill what is missing with gray. The data is parsed
+//! code by code (ITU-T T.81: F.2 sequential, G.2 progressive) without being decoded.
 
-/// Where a whole picture ends.
+/// Where a complete picture ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// At this byte, after its end-of-image marker; what follows belongs to another picture.
+    /// At this byte, after its end-of-image marker; later bytes belong to another picture.
     Marked(usize),
     /// At this byte, without a marker.
     Unmarked(usize),
-    /// The coding is none that is walked here (arithmetic, lossless): the decoder judges.
+    /// Codings that are not parsed here (arithmetic, lossless): the decoder judges.
     Unknown,
 }
 
 /// Why a picture cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Blocks lack their data.
+    /// Some blocks have no data.
     Truncated,
-    /// The data is no JPEG data.
+    /// The data is not valid JPEG data.
     Damaged,
 }
 
 impl Fault {
-    /// As a message says it.
+    /// The reason as a message states it.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Truncated => "the image is truncated",
-            Self::Damaged => "the image's data is damaged",
+            Self::Damaged => "the image data is damaged",
         }
     }
 }
 
 /// Coefficients of a block.
 const BLOCK: usize = 64;
-/// Huffman codes of up to so many bits are looked up, longer ones are searched.
+/// Huffman codes up to this many bits are looked up in a table; longer ones are searched.
 const LOOKUP_BITS: u32 = 9;
 
 /// Finds the end of the first picture in a JPEG file.
 ///
 /// # Errors
-/// When blocks of its frame lack data, or a code is none of its table.
+/// If blocks of its frame have no data, or a code is not in its table.
 pub(super) fn end(bytes: &[u8]) -> Result<End, Fault> {
-    let mut walk = Walk::new(bytes);
+    let mut parser = Parser::new(bytes);
     loop {
-        let Some((at, marker)) = walk.next_marker() else { return walk.without_end(bytes.len()) };
+        let Some((at, marker)) = parser.next_marker() else {
+            return parser.without_end(bytes.len());
+        };
         match marker {
-            0xd8 if walk.frame.is_none() => {}
+            0xd8 if parser.frame.is_none() => {}
             // another picture begins
-            0xd8 => return walk.without_end(at),
-            0xd9 => return walk.with_end(),
-            // restart markers between scans, and the marker without a meaning
+            0xd8 => return parser.without_end(at),
+            0xd9 => return parser.with_end(),
+            // restart markers between scans, and the reserved marker TEM
             0xd0..=0xd7 | 0x01 => {}
-            0xc4 => walk.huffman_tables()?,
-            0xc0..=0xc2 => walk.start_frame(marker == 0xc2)?,
-            0xdd => walk.restart_interval()?,
+            0xc4 => parser.huffman_tables()?,
+            0xc0..=0xc2 => parser.start_frame(marker == 0xc2)?,
+            0xdd => parser.restart_interval()?,
             0xda => {
-                if !walk.scan()? {
+                if !parser.scan()? {
                     return Ok(End::Unknown);
                 }
             }
-            // other processes than Huffman-coded DCT, and a height that comes after the data
+            // processes other than Huffman-coded DCT, and a height that follows the data
             0xc3 | 0xc5..=0xc7 | 0xc8..=0xcf | 0xdc | 0xde => return Ok(End::Unknown),
             _ => {
-                walk.segment()?;
+                parser.segment()?;
             }
         }
     }
@@ -71,17 +73,17 @@ pub(super) fn end(bytes: &[u8]) -> Result<End, Fault> {
 
 /// A Huffman table (T.81, C.2 and F.2.2.3).
 #[derive(Clone)]
-struct Table {
-    /// Length and symbol of each short code, by the bits that it begins; length 0: a longer one.
+struct HuffmanTable {
+    /// Length and symbol of the short code at each bit prefix; length 0 means a longer code.
     short: Vec<(u8, u8)>,
-    /// For each length, the first code that is too large for it, left-aligned in 16 bits.
+    /// For each length, the first code that is too large, left-aligned in 16 bits.
     limits: [u32; 17],
-    /// For each length, what is added to a code to find its symbol.
+    /// For each length, the offset from a code to its symbol.
     offsets: [i32; 17],
     symbols: Vec<u8>,
 }
 
-impl Table {
+impl HuffmanTable {
     fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let mut table = Self {
             short: vec![(0, 0); 1 << LOOKUP_BITS],
@@ -141,7 +143,7 @@ impl Bits<'_> {
         }
     }
 
-    /// The next `count` bits, 0 to 16 of them.
+    /// The next `count` bits; `count` is 0 to 16.
     fn take(&mut self, count: u32) -> Result<u32, Fault> {
         if self.count < count {
             self.refill();
@@ -167,7 +169,7 @@ impl Bits<'_> {
         Ok(())
     }
 
-    fn symbol(&mut self, table: &Table) -> Result<u8, Fault> {
+    fn symbol(&mut self, table: &HuffmanTable) -> Result<u8, Fault> {
         if self.count < 16 {
             self.refill();
         }
@@ -191,7 +193,7 @@ impl Bits<'_> {
         table.symbols.get(place).copied().ok_or(Fault::Damaged)
     }
 
-    /// Goes on behind the restart marker of this number; bytes before it are passed over.
+    /// Continues after the restart marker with this number; bytes before it are skipped.
     fn restart(&mut self, number: u8) -> Result<(), Fault> {
         (self.buffer, self.count) = (0, 0);
         while let Some(&[first, second]) = self.bytes.get(self.at..self.at.saturating_add(2)) {
@@ -200,7 +202,7 @@ impl Bits<'_> {
                     self.at += 2;
                     return Ok(());
                 }
-                // any other marker: what stood before the next restart is lost
+                // any other marker: the data before the next restart is missing
                 (0xff, 0x01..=0xfe) => return Err(Fault::Truncated),
                 _ => self.at += 1,
             }
@@ -215,9 +217,9 @@ struct Component {
     id: u8,
     horizontal: usize,
     vertical: usize,
-    /// For each coefficient, the lowest bit that has come.
+    /// For each coefficient, the lowest bit read so far.
     low: [Option<u8>; BLOCK],
-    /// The coefficients of each block that are not zero so far, one bit each, in zigzag order.
+    /// For each block, a bit mask of the coefficients that are nonzero so far, in zigzag order.
     nonzero: Vec<u64>,
 }
 
@@ -229,11 +231,11 @@ struct Frame {
 }
 
 impl Frame {
-    fn largest(&self, of: impl Fn(&Component) -> usize) -> usize {
-        self.components.iter().map(of).max().unwrap_or(1)
+    fn largest(&self, factor: impl Fn(&Component) -> usize) -> usize {
+        self.components.iter().map(factor).max().unwrap_or(1)
     }
 
-    /// Blocks across and down of a component by itself.
+    /// `[across, down]` blocks of a component in a scan of its own.
     fn blocks(&self, component: &Component) -> [usize; 2] {
         let (across, down) = (self.largest(|c| c.horizontal), self.largest(|c| c.vertical));
         [
@@ -242,7 +244,7 @@ impl Frame {
         ]
     }
 
-    /// Units across and down of a scan of several components.
+    /// `[across, down]` units of an interleaved scan.
     fn units(&self) -> [usize; 2] {
         [
             self.width.div_ceil(8 * self.largest(|c| c.horizontal)),
@@ -251,7 +253,7 @@ impl Frame {
     }
 }
 
-/// What a scan's header says.
+/// The content of a scan header.
 struct Scan {
     /// Index, DC table and AC table of each component.
     parts: Vec<(usize, usize, usize)>,
@@ -261,21 +263,21 @@ struct Scan {
     low: u8,
 }
 
-struct Walk<'a> {
+struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     /// DC tables, then AC tables.
-    tables: [[Option<Table>; 4]; 2],
+    tables: [[Option<HuffmanTable>; 4]; 2],
     interval: usize,
     frame: Option<Frame>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Parser<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0, tables: Default::default(), interval: 0, frame: None }
     }
 
-    /// Passes over the next marker, and whatever stands before it; gives its place and its code.
+    /// Skips to the next marker and past it; returns its offset and code.
     fn next_marker(&mut self) -> Option<(usize, u8)> {
         loop {
             let at = self.at;
@@ -288,7 +290,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The contents of a marker's segment.
+    /// The content of a marker's segment.
     fn segment(&mut self) -> Result<&'a [u8], Fault> {
         let length =
             self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).ok_or(Fault::Truncated)?;
@@ -317,7 +319,8 @@ impl<'a> Walk<'a> {
                 .tables
                 .get_mut(usize::from(head >> 4))
                 .and_then(|class| class.get_mut(usize::from(head & 15)));
-            *slot.ok_or(Fault::Damaged)? = Some(Table::new(counts, symbols).ok_or(Fault::Damaged)?);
+            *slot.ok_or(Fault::Damaged)? =
+                Some(HuffmanTable::new(counts, symbols).ok_or(Fault::Damaged)?);
             rest = after.get(count..).unwrap_or_default();
         }
         Ok(())
@@ -367,7 +370,7 @@ impl<'a> Walk<'a> {
         };
         let parts: Vec<_> =
             parts.as_chunks().0.iter().map(part).collect::<Option<_>>().ok_or(Fault::Damaged)?;
-        // what a sequential scan says of this means nothing, and some encoders write otherwise
+        // these fields mean nothing in a sequential scan, and some encoders write other values
         let whole = Scan { parts, first: 0, last: BLOCK - 1, high: 0, low: 0 };
         if !frame.is_progressive {
             return if (1..=4).contains(&whole.parts.len()) {
@@ -388,7 +391,7 @@ impl<'a> Walk<'a> {
         if is_sound { Ok(scan) } else { Err(Fault::Damaged) }
     }
 
-    /// Walks the data of one scan; false where that cannot be done.
+    /// Parses the data of one scan; false if it cannot be parsed.
     fn scan(&mut self) -> Result<bool, Fault> {
         let scan = self.scan_header()?;
         let Some(frame) = &mut self.frame else { return Err(Fault::Damaged) };
@@ -404,7 +407,7 @@ impl<'a> Walk<'a> {
         let mut coders = Vec::new();
         for &(component, dc, ac) in &scan.parts {
             let (dc, ac) = (table(0, dc), table(1, ac));
-            // without tables of its own a file relies on what is agreed elsewhere
+            // a file without its own tables relies on tables agreed elsewhere
             if needs_dc && dc.is_none() || needs_ac && ac.is_none() {
                 return Ok(false);
             }
@@ -464,7 +467,7 @@ impl<'a> Walk<'a> {
                     .fill(Some(scan.low));
             }
         }
-        // the last bits may stand in the buffer, but no marker does
+        // the last bits may still be in the buffer, but no marker is
         self.at = bits.at;
         Ok(true)
     }
@@ -479,22 +482,22 @@ impl<'a> Walk<'a> {
         if self.is_whole() { Ok(End::Unmarked(at)) } else { Err(Fault::Truncated) }
     }
 
-    /// Whether each component has come. The standard lets a progressive picture leave out what
-    /// refines it; encoders do not, files that were cut and closed do.
+    /// Whether every component is complete. The standard lets a progressive picture leave out
+    /// refinement scans; encoders do not, but truncated and closed files do.
     fn is_whole(&self) -> bool {
         let has_come = |c: &Component| c.low.iter().all(|&low| low == Some(0));
         self.frame.as_ref().is_some_and(|frame| frame.components.iter().all(has_come))
     }
 }
 
-/// The lowest coefficient: its category, then so many bits (F.2.2.1).
-fn lowest(bits: &mut Bits<'_>, table: &Table) -> Result<(), Fault> {
+/// The DC coefficient: its category, then that many bits (F.2.2.1).
+fn lowest(bits: &mut Bits<'_>, table: &HuffmanTable) -> Result<(), Fault> {
     let category = bits.symbol(table)?;
     bits.skip(u32::from(category & 15))
 }
 
 /// A block of a sequential frame (F.2.2).
-fn sequential(bits: &mut Bits<'_>, dc: &Table, ac: &Table) -> Result<(), Fault> {
+fn sequential(bits: &mut Bits<'_>, dc: &HuffmanTable, ac: &HuffmanTable) -> Result<(), Fault> {
     lowest(bits, dc)?;
     let mut at = 1;
     while at < BLOCK {
@@ -512,11 +515,11 @@ fn sequential(bits: &mut Bits<'_>, dc: &Table, ac: &Table) -> Result<(), Fault> 
     Ok(())
 }
 
-/// A block's part of a first pass over higher coefficients (G.1.2.2); `run`: blocks still to come
+/// A block's part of a first pass over AC coefficients (G.1.2.2); `run` counts the blocks to come
 /// that have none.
 fn first_pass(
     bits: &mut Bits<'_>,
-    table: &Table,
+    table: &HuffmanTable,
     scan: &Scan,
     nonzero: &mut u64,
     run: &mut u32,
@@ -546,10 +549,10 @@ fn first_pass(
     Ok(())
 }
 
-/// A block's part of a refinement (G.1.2.3): each coefficient that is not zero has one more bit.
+/// A block's part of a refinement (G.1.2.3): every nonzero coefficient has one more bit.
 fn refinement(
     bits: &mut Bits<'_>,
-    table: &Table,
+    table: &HuffmanTable,
     scan: &Scan,
     nonzero: &mut u64,
     run: &mut u32,
@@ -593,7 +596,7 @@ fn refinement(
 mod tests {
     use super::*;
 
-    /// The files of tests/data/pil that are JPEGs, one each of the codings that are walked.
+    /// The JPEG files of tests/data/pil, one for each supported coding.
     const FILES: [&str; 6] =
         ["rgb-444.jpg", "rgb-422.jpg", "rgb-420.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"];
 
@@ -627,7 +630,7 @@ mod tests {
             let picture = read(name);
             let data = &picture[..picture.len() - 2];
             assert_eq!(end(data), Ok(End::Unmarked(data.len())), "{name}");
-            // another picture may follow all the same
+            // another picture may still follow
             assert_eq!(end(&[data, &picture].concat()), Ok(End::Unmarked(data.len())), "{name}");
         }
     }
@@ -636,14 +639,14 @@ mod tests {
     fn a_picture_that_lacks_data_is_truncated_however_it_is_closed() {
         for name in FILES {
             let picture = read(name);
-            // inside the first scan's data and behind it, but for what may be padding
+            // inside and after the first scan's data, except for possible padding
             let scan = picture.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap() + 14;
             for keep in (scan..picture.len() - 4).step_by(7) {
                 for tail in
                     [&b""[..], b"\xff\xd9", &[&[0; 300][..], b"\xff\xd9"].concat(), &picture]
                 {
                     let cut = [&picture[..keep], tail].concat();
-                    // zeros may pass for data, but not for whole data of this length by chance
+                    // zeros may pass for data, but not for complete data of this length by chance
                     let found = end(&cut);
                     assert!(found.is_err() || tail.first() == Some(&0), "{name} {keep} {found:?}");
                 }

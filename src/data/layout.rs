@@ -1,25 +1,26 @@
-//! Where the images of a split lie in a tree of folders, and which folders are classes: one answer
-//! for a folder and its archives.
-//! What a name leaves open is decided by what lies below it and said, or refused with the choices.
+//! Finds the images of a split in a tree of folders and decides which folders are classes, in one
+//! way for folders and archives.
+//!
+//! Where names are ambiguous, the content decides and a note says so, or the tree is refused with
+//! the choices listed.
 
 use super::left_out::LeftOut;
-use super::listing::{Entry, Listing, class_of};
-use super::names::{has_image_ending, is_paper, is_system};
+use super::listing::{ImageEntry, Listing, class_of};
+use super::names::{has_image_ending, is_companion, is_system};
 use super::split::{self, Named, Part};
-use super::tree::{Id, Item, Kind, Tree, list};
+use super::tree::{Id, Item, ItemKind, Tree, list};
 use crate::error::{Error, Result, shown};
 use crate::monitor::Monitor;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// Folders inside one another, at most.
+/// Deepest nesting of folders.
 const MAX_DEPTH: usize = 32;
 
-/// The images of a split: the folder below which they lie (empty, or ending in `/`), and their
-/// listing relative to it.
-/// `name` is the tree's in messages.
+/// The images of a split: the folder that holds them (empty, or ending in `/`), and their listing
+/// relative to it. `name` is the tree's name in messages.
 ///
 /// # Errors
-/// When there is no such split, no image, or more than one way to read the folders.
+/// If there is no such split, no image, or more than one way to read the folders.
 pub(super) fn open(
     tree: &dyn Tree,
     name: &str,
@@ -47,7 +48,7 @@ pub(super) fn open(
         search.notes.push(if taken {
             format!("split `{split}` is the folder {folder}")
         } else {
-            format!("all images lie in the folder {folder}, which is no class")
+            format!("all images are in the folder {folder}, which is not a class")
         });
     }
     if !listing.classes.is_empty() {
@@ -59,22 +60,22 @@ pub(super) fn open(
     for note in &search.notes {
         monitor.note(&format!("data {name}: {note}"));
     }
-    search.left_out.say(name, &listing, monitor);
+    search.left_out.report(name, &listing, monitor);
     Ok((search.at, listing))
 }
 
-/// Whether there are images in a tree, however deep.
+/// Whether a tree holds images, at any depth.
 pub(super) fn has_images(tree: &dyn Tree) -> Result<bool> {
     let mut seen = HashSet::from([tree.root()]);
     Ok(holds(tree, b"", MAX_DEPTH, &mut seen)? == Holds::Images)
 }
 
-/// What a folder holds, however deep.
+/// What a folder holds, at any depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Holds {
-    /// Files that go with images (lists, notes, labels): no class.
-    Papers,
-    /// Nothing, or files of another kind: may be a class.
+    /// Files that accompany images (lists, notes, labels): not a class.
+    Companions,
+    /// Nothing, or files of other kinds: possibly a class.
     Unknown,
     Images,
 }
@@ -83,9 +84,9 @@ struct Search<'a> {
     tree: &'a dyn Tree,
     name: &'a str,
     split: &'a str,
-    /// The folder that is looked at: empty, or ending in `/`.
+    /// The folder being examined: empty, or ending in `/`.
     at: Vec<u8>,
-    /// The folders on the way there.
+    /// The folders above it.
     ids: Vec<Id>,
     left_out: LeftOut,
     notes: Vec<String>,
@@ -108,13 +109,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Goes into the folder of the split, unless one was `taken`, and into folders that hold
-    /// everything. Returns whether a split's folder is taken.
+    /// Descends into the split's folder, unless it was `taken` already, and into folders that hold
+    /// everything. Returns whether a split's folder was taken.
     fn descend(&mut self, mut taken: bool) -> Result<bool> {
         loop {
             let items = visible(self.tree, trimmed(&self.at))?;
             let folders: Vec<&Item> =
-                items.iter().filter(|item| matches!(item.kind, Kind::Folder(_))).collect();
+                items.iter().filter(|item| matches!(item.kind, ItemKind::Folder(_))).collect();
             let part = if taken { None } else { self.part(&folders)? };
             taken |= part.is_some();
             let next = match part {
@@ -122,10 +123,10 @@ impl<'a> Search<'a> {
                 None => self.wrapper(&items, &folders, taken)?,
             };
             let Some(next) = next else { return Ok(taken) };
-            for file in items.iter().filter(|item| !matches!(item.kind, Kind::Folder(_))) {
+            for file in items.iter().filter(|item| !matches!(item.kind, ItemKind::Folder(_))) {
                 self.left_out.add(b"", file);
             }
-            if let Kind::Folder(id) = next.kind {
+            if let ItemKind::Folder(id) = next.kind {
                 self.ids.push(id);
             }
             self.at.extend_from_slice(&next.name);
@@ -136,7 +137,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The folder of the split, if these folders are splits.
+    /// The split's folder, if these folders are splits.
     fn part<'i>(&mut self, folders: &[&'i Item]) -> Result<Option<&'i Item>> {
         let exact = folders.iter().find(|item| item.name == self.split.as_bytes()).copied();
         let asked = split::named(self.split.as_bytes()).filter(|asked| asked.alone);
@@ -199,12 +200,12 @@ impl<'a> Search<'a> {
                     "data {}: split `{}`: expected one folder, found {found}",
                     self.name, self.split
                 ))
-                .hint(format!("name the one that is meant: --data {}", self.spec(&first.name))))
+                .hint(format!("name the one you mean: --data {}", self.spec(&first.name))))
             }
         }
     }
 
-    /// Whether folders that are named like splits are such, and not classes.
+    /// Whether folders named like splits are splits rather than classes.
     fn are_parts(&mut self, folders: &[&Item], parts: &[(&Item, Part)]) -> Result<bool> {
         let mut beside = Vec::new();
         let mut open = false;
@@ -214,7 +215,7 @@ impl<'a> Search<'a> {
             match self.holds(&item.name)? {
                 Holds::Images => beside.push(item.name.as_slice()),
                 Holds::Unknown => open = true,
-                Holds::Papers => {}
+                Holds::Companions => {}
             }
         }
         if beside.is_empty() && !open {
@@ -231,29 +232,29 @@ impl<'a> Search<'a> {
         }
         if nested && several {
             self.notes.push(format!(
-                "beside the splits {names} these folders are left out: {}",
+                "folders beside the splits {names} are left out: {}",
                 list(beside.into_iter())
             ));
             return Ok(true);
         }
         if nested || several {
             return Err(Error::input(format!(
-                "data {}: {names} may be a split or a class: expected splits alone or classes \
-                 alone, found {} beside it",
+                "data {}: {names} may be a split or a class: expected only splits or only \
+                 classes, found {} beside it",
                 self.name,
                 list(beside.into_iter())
             ))
             .hint(format!(
-                "for the split name its folder: --data {}; else rename it",
+                "if it is the split, name its folder: --data {}; otherwise rename it",
                 self.spec(&parts[0].0.name)
             )));
         }
-        // a class `train` of railway pictures has no folders below it
-        self.notes.push(format!("{names} is taken for a class: no folder lies below it"));
+        // a class `train` in railway pictures has no subfolders
+        self.notes.push(format!("{names} is taken for a class: it has no subfolders"));
         Ok(false)
     }
 
-    /// The one folder that holds all images here, if it is no class.
+    /// The only folder that holds images here, if it is not a class.
     fn wrapper<'i>(
         &mut self,
         items: &[Item],
@@ -269,7 +270,7 @@ impl<'a> Search<'a> {
                 Holds::Images if only.is_some() => return Ok(None),
                 Holds::Images => only = Some(item),
                 Holds::Unknown => open = true,
-                Holds::Papers => {}
+                Holds::Companions => {}
             }
         }
         let Some(only) = only else { return Ok(None) };
@@ -277,7 +278,7 @@ impl<'a> Search<'a> {
         let is_neutral = split::is_neutral_name(&only.name);
         let strip = match self.image_folders(&only.name)? {
             0 if in_split => is_neutral,
-            // one class tells nothing apart
+            // a single class distinguishes nothing
             0 => is_neutral || !open,
             1 if in_split => is_neutral && !direct,
             _ => !direct,
@@ -300,14 +301,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The images below the folder that was found, and the folders there that are classes.
-    fn images(&mut self) -> Result<(Vec<Entry>, BTreeSet<Vec<u8>>)> {
+    /// The images below the chosen folder, and which folders there are classes.
+    fn images(&mut self) -> Result<(Vec<ImageEntry>, BTreeSet<Vec<u8>>)> {
         let items = visible(self.tree, trimmed(&self.at))?;
         let folders = items
             .into_iter()
-            .filter(|item| matches!(item.kind, Kind::Folder(_)))
+            .filter(|item| matches!(item.kind, ItemKind::Folder(_)))
             .map(|item| item.name);
-        let mut walk = Walk {
+        let mut walk = Traversal {
             entries: Vec::new(),
             seen: self.ids.iter().copied().collect(),
             again: Vec::new(),
@@ -316,22 +317,23 @@ impl<'a> Search<'a> {
         if !walk.again.is_empty() {
             let again = list(walk.again.iter().map(Vec::as_slice));
             self.notes.push(format!(
-                "links lead to folders that are read anyway, whose images count once more: {again}"
+                "links lead to folders that are read anyway, so their images count again: {again}"
             ));
         }
         let with_images: HashSet<&[u8]> =
             walk.entries.iter().filter_map(|e| class_of(&e.path)).collect();
-        let (classes, papers): (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) =
+        let (classes, companions): (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) =
             folders.partition(|folder| {
-                with_images.contains(folder.as_slice()) || !self.left_out.is_papers(folder)
+                with_images.contains(folder.as_slice())
+                    || !self.left_out.has_only_companions(folder)
             });
         if !with_images.is_empty() {
-            self.no_classes(papers.iter().map(Vec::as_slice).collect());
+            self.no_classes(companions.iter().map(Vec::as_slice).collect());
         }
         Ok((walk.entries, classes))
     }
 
-    fn walk(&mut self, inner: &mut Vec<u8>, walk: &mut Walk) -> Result<()> {
+    fn walk(&mut self, inner: &mut Vec<u8>, walk: &mut Traversal) -> Result<()> {
         if self.ids.len() > MAX_DEPTH {
             return Err(self.too_deep(inner));
         }
@@ -339,7 +341,7 @@ impl<'a> Search<'a> {
             let parent = inner.len();
             inner.extend_from_slice(&item.name);
             match item.kind {
-                Kind::Folder(id) => {
+                ItemKind::Folder(id) => {
                     if self.ids.contains(&id) {
                         let link = shown(&self.below(inner));
                         return Err(Error::input(format!(
@@ -356,9 +358,9 @@ impl<'a> Search<'a> {
                     self.walk(inner, walk)?;
                     self.ids.pop();
                 }
-                Kind::File if has_image_ending(&item.name) => {
+                ItemKind::File if has_image_ending(&item.name) => {
                     let (size, offset) = self.tree.place(&self.below(inner))?;
-                    walk.entries.push(Entry { path: inner.clone(), size, offset });
+                    walk.entries.push(ImageEntry { path: inner.clone(), size, offset });
                 }
                 _ => self.left_out.add(class_of(inner).unwrap_or_default(), &item),
             }
@@ -367,15 +369,15 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// What is odd about the classes. Splits that lie below them, or below several data sets, are
-    /// refused: taken together they would mix.
-    fn doubts(&self, entries: &[Entry]) -> Result<Vec<String>> {
+    /// Oddities of the classes. Splits below classes, or below several data sets, are refused:
+    /// reading them together would mix the splits.
+    fn doubts(&self, entries: &[ImageEntry]) -> Result<Vec<String>> {
         let mut below: BTreeMap<&[u8], BTreeSet<&[u8]>> = BTreeMap::new();
         for entry in entries {
             let mut parts = entry.path.split(|&b| b == b'/');
             let (class, inner, file) = (parts.next(), parts.next(), parts.next());
             let (Some(class), Some(inner)) = (class, inner) else { return Ok(Vec::new()) };
-            // a file in the class folder itself has no folder
+            // a file directly in the class folder has no inner folder
             below.entry(class).or_default().insert(if file.is_some() { inner } else { &b""[..] });
         }
         let is_part = |name: &&[u8]| split::named(name).is_some_and(|named| named.alone);
@@ -415,7 +417,7 @@ impl<'a> Search<'a> {
         )))
     }
 
-    /// Warns of splits with other classes: labels count the folders of each split by itself.
+    /// Warns of splits with other classes, since labels count each split's folders separately.
     fn warn_of_other_classes(
         &self,
         folders: &BTreeSet<Vec<u8>>,
@@ -427,18 +429,18 @@ impl<'a> Search<'a> {
             let items = visible(self.tree, trimmed(&other.at))?;
             let theirs: BTreeSet<Vec<u8>> = items
                 .into_iter()
-                .filter(|item| matches!(item.kind, Kind::Folder(_)))
+                .filter(|item| matches!(item.kind, ItemKind::Folder(_)))
                 .map(|item| item.name)
                 .collect();
             let mut differ = Vec::new();
             for name in theirs.symmetric_difference(folders) {
-                if folders.contains(name) || other.holds(name)? != Holds::Papers {
+                if folders.contains(name) || other.holds(name)? != Holds::Companions {
                     differ.push(name);
                 }
             }
             if !theirs.is_empty() && !differ.is_empty() {
                 monitor.warn(&format!(
-                    "data {}: {} and {} have not the same classes, so that a label does not mean \
+                    "data {}: {} and {} do not have the same classes, so a label does not mean \
                      the same in both; only in one: {}",
                     self.name,
                     shown(trimmed(&self.at)),
@@ -450,12 +452,13 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// How many folders directly below a folder here hold images; 2 stands for more.
+    /// How many folders directly below a folder hold images; 2 means two or more.
     fn image_folders(&self, folder: &[u8]) -> Result<usize> {
         let folder = self.below(folder);
         let mut count = 0;
-        for item in
-            visible(self.tree, &folder)?.iter().filter(|item| matches!(item.kind, Kind::Folder(_)))
+        for item in visible(self.tree, &folder)?
+            .iter()
+            .filter(|item| matches!(item.kind, ItemKind::Folder(_)))
         {
             let held =
                 holds(self.tree, &joined(&folder, &item.name), MAX_DEPTH, &mut HashSet::new())?;
@@ -471,7 +474,7 @@ impl<'a> Search<'a> {
         holds(self.tree, &self.below(folder), MAX_DEPTH, &mut HashSet::new())
     }
 
-    /// The path in the tree of a path relative to the folder that is looked at.
+    /// The tree's path of a path relative to the folder being examined.
     fn below(&self, inner: &[u8]) -> Vec<u8> {
         [self.at.as_slice(), inner].concat()
     }
@@ -489,16 +492,16 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What a walk has found.
-struct Walk {
-    entries: Vec<Entry>,
+/// The state of a recursive walk.
+struct Traversal {
+    entries: Vec<ImageEntry>,
     /// Every folder that was read.
     seen: HashSet<Id>,
-    /// Links to folders that were read before.
+    /// Links to folders that were already read.
     again: Vec<Vec<u8>>,
 }
 
-/// What lies in a folder, without what the system keeps there, in byte order.
+/// The entries of a folder in byte order, without system files.
 fn visible(tree: &dyn Tree, folder: &[u8]) -> Result<Vec<Item>> {
     let mut items = tree.list(folder)?;
     items.retain(|item| !is_system(&item.name));
@@ -507,35 +510,35 @@ fn visible(tree: &dyn Tree, folder: &[u8]) -> Result<Vec<Item>> {
 }
 
 fn is_image(item: &Item) -> bool {
-    item.kind == Kind::File && has_image_ending(&item.name)
+    item.kind == ItemKind::File && has_image_ending(&item.name)
 }
 
-/// What a folder holds; ends at the first image. `seen`: the folders that were looked at, since
-/// links may lead back.
+/// What a folder holds; stops at the first image. `seen` holds the folders visited so far, since
+/// links may form cycles.
 fn holds(tree: &dyn Tree, folder: &[u8], depth: usize, seen: &mut HashSet<Id>) -> Result<Holds> {
     let items = visible(tree, folder)?;
     if items.iter().any(is_image) {
         return Ok(Holds::Images);
     }
-    let (mut papers, mut unknown) = (false, false);
+    let (mut companions, mut unknown) = (false, false);
     for item in &items {
         let found = match item.kind {
-            Kind::Folder(id) if depth > 0 && seen.insert(id) => {
+            ItemKind::Folder(id) if depth > 0 && seen.insert(id) => {
                 holds(tree, &joined(folder, &item.name), depth - 1, seen)?
             }
-            Kind::File if is_paper(&item.name) => Holds::Papers,
+            ItemKind::File if is_companion(&item.name) => Holds::Companions,
             _ => Holds::Unknown,
         };
         match found {
             Holds::Images => return Ok(found),
             Holds::Unknown => unknown = true,
-            Holds::Papers => papers = true,
+            Holds::Companions => companions = true,
         }
     }
-    Ok(if papers && !unknown { Holds::Papers } else { Holds::Unknown })
+    Ok(if companions && !unknown { Holds::Companions } else { Holds::Unknown })
 }
 
-/// The path of a name in a folder.
+/// Joins a folder's path and a name.
 pub(super) fn joined(folder: &[u8], name: &[u8]) -> Vec<u8> {
     if folder.is_empty() { name.to_vec() } else { [folder, b"/", name].concat() }
 }

@@ -1,57 +1,57 @@
-//! What a folder or an archive holds beside the images that are read: counted by kind and said in a
-//! line.
+//! What a folder or archive holds besides the images that are read, counted by kind and reported in
+//! one line.
 
 use super::listing::Listing;
 use super::names::{self, IMAGES};
-use super::tree::{Item, Kind, list};
+use super::tree::{Item, ItemKind, list};
 use crate::error::{Error, shown};
 use crate::monitor::Monitor;
 use std::collections::BTreeMap;
 
-/// Kinds in a message; the others are counted together.
+/// Most kinds in a message; the rest are counted together.
 const NAMED: usize = 6;
 
 #[derive(Default)]
 pub(super) struct LeftOut {
     kinds: BTreeMap<String, usize>,
-    /// Those that may hold labels.
+    /// Kinds that may hold labels.
     labels: BTreeMap<String, usize>,
-    /// Whether any is more than a paper.
+    /// Whether any of them is more than an accompanying file.
     matters: bool,
-    /// Folders (of classes, perhaps) with files that are left out, and whether all of them are
-    /// papers.
+    /// Folders (possibly classes) with files that are left out, and whether all of those files
+    /// merely accompany images.
     folders: BTreeMap<Vec<u8>, bool>,
 }
 
 impl LeftOut {
-    /// Counts what is no image. `class`: its first folder, empty where it has none.
+    /// Counts a file that is not an image. `class` is its first folder, or empty.
     pub(super) fn add(&mut self, class: &[u8], item: &Item) {
-        let is_paper = item.kind == Kind::File && names::is_paper(&item.name);
+        let is_companion = item.kind == ItemKind::File && names::is_companion(&item.name);
         let kind = match item.kind {
-            Kind::DeadLink => "linking nowhere".to_owned(),
-            Kind::Device => "special (pipe, device)".to_owned(),
-            Kind::File | Kind::Folder(_) => names::kind(&item.name),
+            ItemKind::DeadLink => "broken (link)".to_owned(),
+            ItemKind::Device => "special (pipe, device)".to_owned(),
+            ItemKind::File | ItemKind::Folder(_) => names::kind(&item.name),
         };
-        if item.kind == Kind::File && names::may_hold_labels(&item.name) {
+        if item.kind == ItemKind::File && names::may_hold_labels(&item.name) {
             *self.labels.entry(kind.clone()).or_default() += 1;
         }
         *self.kinds.entry(kind).or_default() += 1;
-        self.matters |= !is_paper;
+        self.matters |= !is_companion;
         if !class.is_empty() {
             match self.folders.get_mut(class) {
-                Some(papers) => *papers &= is_paper,
-                None => drop(self.folders.insert(class.to_vec(), is_paper)),
+                Some(companions) => *companions &= is_companion,
+                None => drop(self.folders.insert(class.to_vec(), is_companion)),
             }
         }
     }
 
-    /// Whether all files that were left out of a folder are papers, and there are some.
-    pub(super) fn is_papers(&self, folder: &[u8]) -> bool {
+    /// Whether files were left out of a folder and all of them merely accompany images.
+    pub(super) fn has_only_companions(&self, folder: &[u8]) -> bool {
         self.folders.get(folder).copied().unwrap_or(false)
     }
 
-    /// Says what is left out, which classes are empty, and that labels are not read.
-    pub(super) fn say(&self, name: &str, listing: &Listing, monitor: &dyn Monitor) {
+    /// Reports what is left out, which classes are empty, and that labels are not read.
+    pub(super) fn report(&self, name: &str, listing: &Listing, monitor: &dyn Monitor) {
         if !self.kinds.is_empty() {
             let total: usize = self.kinds.values().sum();
             let text = format!(
@@ -78,20 +78,20 @@ impl LeftOut {
             .collect();
         if !empty.is_empty() {
             monitor.warn(&format!(
-                "data {name}: classes without an image, which keep their labels: {}",
+                "data {name}: classes without images keep their labels: {}",
                 list(empty.into_iter())
             ));
         }
         if listing.classes.is_empty() && !self.labels.is_empty() {
             monitor.warn(&format!(
-                "data {name}: the images are unlabelled: labels are the names of class folders; \
+                "data {name}: the images are unlabeled: labels are the names of class folders; \
                  not read as labels: {}",
                 kinds(&self.labels)
             ));
         }
     }
 
-    /// What to say where there is no image at all.
+    /// The error for a place without any image.
     pub(super) fn no_images(&self, place: &str, is_archive: bool) -> Error {
         let endings = IMAGES.join(" ");
         if self.kinds.is_empty() {
@@ -106,9 +106,10 @@ impl LeftOut {
             ".tar", ".tgz", ".gz", ".zip", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar",
         ]) {
             error.hint(if is_archive {
-                "unpack it, and each archive in it into a folder of its class's name"
+                "unpack it, and each archive in it into a folder named after its class"
             } else {
-                "name one archive as the data set, or unpack each into a folder of its class's name"
+                "name one archive as the data set, or unpack each into a folder named after its \
+                 class"
             })
         } else if has(&[".bin"]) {
             let unpack = if is_archive { "unpack it; " } else { "" };
@@ -131,7 +132,7 @@ impl LeftOut {
             ".mat",
         ]) {
             error.hint(
-                "write the images out as files, one folder a class, or as arrays in a .npz file",
+                "write the images out as files, one folder per class, or as arrays in a .npz file",
             )
         } else if has(&[
             ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef",
@@ -139,19 +140,19 @@ impl LeftOut {
         ]) {
             error.hint("convert them to PNG or JPEG")
         } else if self.kinds.contains_key(&names::kind(b"x")) {
-            error.hint("images are told by their endings: add them")
+            error.hint("images are recognized by their file extensions: add them")
         } else {
             error
         }
     }
 }
 
-/// `8 files` of `file`, `files`.
+/// `8 files` for `file`, `files`.
 fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// `4 .avif, 2 linking nowhere`, the most frequent first.
+/// `4 .avif, 2 broken (link)`, the most frequent first.
 fn kinds(kinds: &BTreeMap<String, usize>) -> String {
     let mut sorted: Vec<(&String, &usize)> = kinds.iter().collect();
     sorted.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));

@@ -1,4 +1,4 @@
-//! The images of a data set in canonical order, labelled by their class folders.
+//! The images of a data set in canonical order, labeled by their class folders.
 
 use super::Fingerprint;
 use super::fingerprint::Listed;
@@ -7,33 +7,32 @@ use crate::error::{Error, Result, shown};
 use std::collections::BTreeSet;
 
 /// One image file.
-pub(super) struct Entry {
+pub(super) struct ImageEntry {
     /// Path relative to the root, parts joined by `/`.
     pub path: Vec<u8>,
     /// Bytes.
     pub size: u64,
-    /// Where its bytes begin in the archive; 0 in a folder.
+    /// Offset of its content in the archive; 0 in a folder.
     pub offset: u64,
 }
 
 /// The images of one split in canonical order.
 pub(super) struct Listing {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ImageEntry>,
     pub labels: Vec<i64>,
     pub classes: Vec<String>,
     pub fingerprint: Fingerprint,
 }
 
 impl Listing {
-    /// Puts images in canonical order and labels them by their first folder. `folders`: the class
-    /// folders, those without an image too.
-    /// Images that all lie in the root itself are unlabelled.
+    /// Sorts images into canonical order and labels them by their first folder. `folders` are the
+    /// class folders, including empty ones. Images that are all in the root itself are unlabeled.
     ///
     /// # Errors
-    /// When some images lie in the root and others in class folders.
+    /// If some images are in the root and others in class folders.
     pub(super) fn new(
         root: &str,
-        mut entries: Vec<Entry>,
+        mut entries: Vec<ImageEntry>,
         folders: &BTreeSet<Vec<u8>>,
     ) -> Result<Self> {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -41,13 +40,13 @@ impl Listing {
         if let Some(stray) = entries.iter().find(|e| nested > 0 && class_of(&e.path).is_none()) {
             let path = shown(&stray.path);
             return Err(Error::input(format!(
-                "data {root}: expected every image in a class folder, found {path} beside them"
+                "data {root}: expected every image in a class folder, found {path} next to them"
             ))
-            .hint("move it into a class folder, or away"));
+            .hint("move it into a class folder, or out of the data set"));
         }
         let classes: Vec<&Vec<u8>> =
             if nested == 0 { Vec::new() } else { folders.iter().collect() };
-        let label = |entry: &Entry| {
+        let label = |entry: &ImageEntry| {
             let class = class_of(&entry.path)?;
             let position = classes.binary_search_by(|c| c.as_slice().cmp(class)).ok()?;
             i64::try_from(position).ok()
@@ -64,20 +63,20 @@ impl Listing {
         let mut names = BTreeSet::new();
         if let Some(twice) = classes.iter().find(|class| !names.insert(class.as_str())) {
             return Err(Error::input(format!(
-                "data {root}: expected class folders of different names, found `{twice}` twice"
+                "data {root}: expected class folders with different names, found `{twice}` twice"
             )));
         }
         let fingerprint = listed.finish(DataFormat::Folder, entries.len());
         Ok(Self { entries, labels, classes, fingerprint })
     }
 
-    /// The path of a sample, for messages.
+    /// A sample's path, for messages.
     pub(super) fn name(&self, index: usize) -> String {
         self.entries.get(index).map_or_else(|| format!("sample {index}"), |e| shown(&e.path))
     }
 
-    /// The file of a sample.
-    pub(super) fn entry(&self, index: usize) -> Result<&Entry> {
+    /// A sample's file.
+    pub(super) fn entry(&self, index: usize) -> Result<&ImageEntry> {
         self.entries.get(index).ok_or_else(|| {
             Error::input(format!("sample {index}: expected an index below {}", self.entries.len()))
         })
@@ -95,19 +94,21 @@ mod tests {
 
     #[test]
     fn order_is_of_paths_and_labels_are_of_class_names() {
-        let entry = |path: &str| Entry { path: path.as_bytes().to_vec(), size: 1, offset: 0 };
+        let entry = |path: &str| ImageEntry { path: path.as_bytes().to_vec(), size: 1, offset: 0 };
         let entries =
             vec![entry("a/2.png"), entry("a-b/1.png"), entry("a/1.png"), entry("c/x/1.png")];
         let classes = ["a", "a-b", "b", "c"].map(|c| c.as_bytes().to_vec()).into();
         let listing = Listing::new("d", entries, &classes).unwrap();
         let names: Vec<_> = (0..4).map(|i| listing.name(i)).collect();
-        // `-` sorts before `/`, but the class `a` before the class `a-b`
+        // `-` sorts before `/`, but class `a` before class `a-b`
         assert_eq!(names, ["a-b/1.png", "a/1.png", "a/2.png", "c/x/1.png"]);
         assert_eq!(listing.labels, [1, 0, 0, 3]);
         assert_eq!(listing.classes, ["a", "a-b", "b", "c"]);
-        // a folder that is called as another one is written
-        let entries =
-            vec![entry("\\xff/1.png"), Entry { path: b"\xff/1.png".to_vec(), size: 1, offset: 0 }];
+        // a folder named like the escaped form of another
+        let entries = vec![
+            entry("\\xff/1.png"),
+            ImageEntry { path: b"\xff/1.png".to_vec(), size: 1, offset: 0 },
+        ];
         let classes = [b"\\xff".to_vec(), b"\xff".to_vec()].into();
         assert!(Listing::new("d", entries, &classes).err().unwrap().to_string().contains("twice"));
     }

@@ -1,17 +1,17 @@
-//! Images of one size that are held in memory: what the small binary formats become.
+//! Images of one size held in memory, as the small binary formats are.
 
 use super::{Dataset, Fingerprint, Image, Sample, UPRIGHT};
 use crate::error::{Error, Result};
 
 /// Images of one size, with labels.
 pub(super) struct InMemory {
-    /// Height, width and channels of an image.
+    /// `[height, width, channels]` of an image.
     pub shape: [usize; 3],
-    /// Whether an image lies as `[channel, row, column]` rather than `[row, column, channel]`.
+    /// Whether images are `[channel, row, column]` rather than `[row, column, channel]`.
     pub planar: bool,
-    /// All images, one after the other.
+    /// All images, one after another.
     pub pixels: Vec<u8>,
-    /// One label an image; decides how many there are.
+    /// One label per image.
     pub labels: Vec<u8>,
     pub classes: Vec<String>,
     pub fingerprint: Fingerprint,
@@ -58,7 +58,7 @@ impl Dataset for InMemory {
     }
 }
 
-/// Class names for labels that have none: the numbers from 0.
+/// Class names for labels without names: the numbers from 0.
 pub(super) fn numbered(count: usize) -> Vec<String> {
     (0..count).map(|class| class.to_string()).collect()
 }

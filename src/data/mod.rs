@@ -1,8 +1,9 @@
-//! Data sets: samples by index, labels, class names, a fingerprint; one file a format. Every byte
-//! read here is hostile.
+//! Data sets: samples by index, labels, class names, and a fingerprint; one file per format. Every
+//! byte read here is hostile.
 //!
-//! Image data sets stay on disk and are read sample by sample, so that memory does not grow with
-//! them; the small binary formats (IDX, CIFAR) are held whole, after their sizes were checked.
+//! Image data sets stay on disk and are read sample by sample, so memory use does not grow with
+//! them. The small binary formats (IDX, CIFAR) are held in memory whole, once their sizes are
+//! checked.
 
 pub mod augment;
 pub mod preprocess;
@@ -54,52 +55,52 @@ use content::Content;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The [orientation](Image::orientation) of a picture that is not to be turned.
+/// The [orientation](Image::orientation) of a picture that needs no turning.
 pub const UPRIGHT: u8 = 1;
 
-/// A decoded image: 8-bit, rows of pixels of 1 (grey) or 3 (RGB) channels.
+/// A decoded image: 8-bit, rows of pixels with 1 (gray) or 3 (RGB) channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// Height in pixels.
     pub height: usize,
     /// Width in pixels.
     pub width: usize,
-    /// 1 or 3.
+    /// 1 (gray) or 3 (RGB).
     pub channels: usize,
     /// `[height, width, channels]`, row-major.
     pub pixels: Vec<u8>,
-    /// How the file says that the picture is to be turned: EXIF 2.32's tag 0x0112, 1 to 8.
+    /// EXIF orientation (EXIF 2.32, tag 0x0112), 1 to 8.
     pub orientation: u8,
 }
 
 /// One sample.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sample {
-    /// An image, to be preprocessed.
+    /// An image that is still to be preprocessed.
     Image(Image),
-    /// Arrays by input name, without the batch axis, fed as they are.
+    /// Arrays by input name, without the batch axis, fed unchanged.
     Arrays(Vec<(String, Array)>),
 }
 
-/// What identifies a data set's content: a resume and a training run compare it.
+/// Identifies a data set's content; resumes and training runs compare it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    /// The layout.
+    /// How the data set is laid out.
     pub format: DataFormat,
-    /// Samples in the whole split (before any limit).
+    /// Samples in the whole split, before any limit.
     pub samples: usize,
-    /// SHA-256 over every file's path relative to the root and size, in canonical order (and over
-    /// small index files' bytes).
+    /// SHA-256 over each file's size and path relative to the root, in canonical order, and over
+    /// the bytes of small index files.
     pub listing_sha256: String,
 }
 
-/// A data set open for reading; samples are numbered in a canonical order that depends on content
-/// alone (byte order of paths).
+/// An open data set. Samples are numbered in a canonical order that depends on content alone (byte
+/// order of paths).
 pub trait Dataset: Send + Sync {
-    /// How many samples there are.
+    /// The number of samples.
     fn len(&self) -> usize;
-    /// Whether there is none.
+    /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -108,65 +109,64 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// Names the file (or row) and what is wrong with it.
     fn sample(&self, index: usize) -> Result<Sample>;
-    /// The label, −1 for an unlabelled sample.
+    /// The label, or −1 if the sample is unlabeled.
     fn label(&self, index: usize) -> i64;
-    /// The sample's name in messages: the path inside the data set, or `row 17`.
+    /// The sample's name in messages: its path inside the data set, or `row 17`.
     fn name(&self, index: usize) -> String;
-    /// Class names in label order; empty when there are none.
+    /// Class names in label order; empty if unknown.
     fn classes(&self) -> &[String];
-    /// What identifies the content.
+    /// Identifies the content.
     fn fingerprint(&self) -> &Fingerprint;
-    /// Height and width of an image from its header alone; `None` for a sample that is no readable
+    /// Height and width of an image, from its header alone; `None` if the sample is not a readable
     /// image.
     fn image_size(&self, index: usize) -> Option<[usize; 2]>;
-    /// How the file that holds a sample looks from outside, where its content can change under an
-    /// unchanged fingerprint.
+    /// File metadata of a sample, for formats whose content can change under an unchanged
+    /// fingerprint; otherwise `None`.
     ///
     /// # Errors
-    /// When the file is gone.
+    /// If the file is missing.
     fn stamp(&self, _index: usize) -> Result<Option<Stamp>> {
         Ok(None)
     }
-    /// The hash of the bytes that a sample is decoded from, where it has a stamp.
+    /// The hash of the bytes that a sample is decoded from, if it has a stamp.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If the bytes cannot be read.
     fn content(&self, _index: usize) -> Result<Option<ContentHash>> {
         Ok(None)
     }
-    /// A sample with the hash of the very bytes that it was decoded from.
+    /// A sample and the hash of the very bytes it was decoded from.
     ///
     /// # Errors
-    /// As [`Dataset::sample`].
+    /// See [`Dataset::sample`].
     fn sample_and_content(&self, index: usize) -> Result<(Sample, Option<ContentHash>)> {
         Ok((self.sample(index)?, None))
     }
 }
 
-/// Opens a split. A bare path is recognised by what is there.
+/// Opens a split. The format of a bare path is recognized by its content.
 ///
-/// - A folder, or an archive of one: its subfolder of the split's name if it is divided into splits
-///   (see [`DataFormat::Folder`]); a source that is not divided is taken whole for `train`, `test`
-///   and `val` alike, since then the path itself says which part it is.
-/// - npz: the arrays of the split where their names say one (`x_train`, `test_images`), else taken
-///   whole; a `.npy` is one array.
-/// - IDX and Fashion-MNIST: `train`, or `test` (the `t10k` files). CIFAR: `train` or `test`.
+/// - A folder, or an archive of one: the subfolder named after the split if there are splits (see
+///   [`DataFormat::Folder`]). Without splits the whole source serves as `train`, `test` or `val`,
+///   since the path itself then names the part.
+/// - npz: the split's arrays if their names tell (`x_train`, `test_images`), else all arrays; a
+///   `.npy` file is one array.
+/// - IDX and Fashion-MNIST: `train` or `test` (the `t10k` files). CIFAR: `train` or `test`.
 ///
-/// `monitor` sees a compressed archive being unpacked, and may stop that; it hears what was guessed
-/// of a folder and what is left out.
+/// `monitor` sees the progress of unpacking a compressed archive and may stop it; it is told what
+/// was guessed about a folder and what is left out.
 ///
 /// # Errors
-/// When nothing is there, it is no known layout, it has no such split, it holds no sample, or a
-/// file is damaged.
+/// If nothing is found, the layout is unknown, the split is missing or empty, or a file is damaged.
 pub fn open(spec: &DataSpec, split: &str, monitor: &dyn Monitor) -> Result<Box<dyn Dataset>> {
     open_as(spec, split, None, monitor)
 }
 
-/// The same for a model: `inputs` are those that the data feeds. They decide which arrays of an npz
-/// file are read, and whether bytes are images.
+/// Like [`open`], for a model. `inputs` are the model inputs that the data feeds: they decide which
+/// arrays of an npz file are read, and whether bytes are images.
 ///
 /// # Errors
-/// As [`open`], and when an input is fed by no array.
+/// See [`open`]; also if no array feeds an input.
 pub fn open_for(
     spec: &DataSpec,
     split: &str,
@@ -185,7 +185,7 @@ fn open_as(
     let path = spec.path.as_path();
     let format = match spec.format {
         Some(format) => format,
-        None => recognise(path)?,
+        None => recognize(path)?,
     };
     let dataset: Box<dyn Dataset> = match format {
         DataFormat::Folder if exists(path)?.is_file() => match content::of(path)? {
@@ -210,16 +210,16 @@ fn open_as(
     Ok(dataset)
 }
 
-/// The numbers of a small `.npy` file, with its shape.
+/// Reads a small `.npy` file: its shape and its elements as numbers.
 ///
 /// # Errors
-/// When it is no such file, holds other elements, or more than 65,536.
+/// If it is not a `.npy` file, its elements are not numbers, or there are more than 65,536.
 pub fn numbers(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
     npy::numbers(path, 1 << 16)
 }
 
-/// The size that all images have, judged by the headers of up to 32 of them, spread over the data
-/// set; `None` where they differ or are no images.
+/// The size that all images share, judged by the headers of up to 32 of them spread over the data
+/// set; `None` if they differ or are not images.
 #[must_use]
 pub fn common_size(dataset: &dyn Dataset) -> Option<[usize; 2]> {
     const LOOKED_AT: usize = 32;
@@ -240,13 +240,13 @@ fn exists(path: &Path) -> Result<std::fs::Metadata> {
     })
 }
 
-/// The layout of what lies at a bare path.
-fn recognise(path: &Path) -> Result<DataFormat> {
+/// The format of the data at a bare path.
+fn recognize(path: &Path) -> Result<DataFormat> {
     if idx::is_named(path) {
         return Ok(DataFormat::Idx);
     }
     if exists(path)?.is_dir() {
-        return recognise_folder(path);
+        return recognize_folder(path);
     }
     let ends = |end: &str| {
         path.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().ends_with(end))
@@ -255,14 +255,14 @@ fn recognise(path: &Path) -> Result<DataFormat> {
         _ if ends(".npy") => Ok(DataFormat::Npz),
         Content::Zip if ends(".npz") || zip::holds_arrays(path) => Ok(DataFormat::Npz),
         Content::Tar | Content::Gzip | Content::Zip => Ok(DataFormat::Folder),
-        // which says what is wrong with it
+        // opening it reports what is wrong
         _ if ends(".npz") => Ok(DataFormat::Npz),
         other => Err(content::refusal(path, other)),
     }
 }
 
-/// The layout of a folder, where it is one alone.
-fn recognise_folder(path: &Path) -> Result<DataFormat> {
+/// The format of a folder, if exactly one fits.
+fn recognize_folder(path: &Path) -> Result<DataFormat> {
     let mut found: Vec<(DataFormat, String)> = Vec::new();
     for sets in idx::sets(path)? {
         found.push((DataFormat::Idx, format!("idx:{sets}")));
@@ -289,10 +289,10 @@ fn recognise_folder(path: &Path) -> Result<DataFormat> {
         folder::shown_path(path),
         names.join(", ")
     ))
-    .hint("name the one that is meant"))
+    .hint("name the one you mean"))
 }
 
-/// The file's name, and its error when it cannot be opened.
+/// Opens a file; returns its length in bytes too.
 fn open_file(path: &Path) -> Result<(std::fs::File, u64)> {
     let message = || format!("{}: cannot be read", path.display());
     let file = crate::storage::open(path).context(message)?;
@@ -300,7 +300,7 @@ fn open_file(path: &Path) -> Result<(std::fs::File, u64)> {
     Ok((file, length))
 }
 
-/// The split of a format that has `train` and `test` alone: whether it is `test`.
+/// Whether the split is `test`, for formats that have only `train` and `test`.
 fn is_test(what: &str, split: &str) -> Result<bool> {
     match split {
         "train" => Ok(false),

@@ -1,17 +1,16 @@
-//! What the names of files and folders say: images, labels, notes, and what the system keeps for
-//! itself.
+//! What file and folder names tell: images, labels, notes, and system files.
 
-/// Endings of image files, in lower case.
+/// Extensions of image files, in lower case.
 pub(super) const IMAGES: [&str; 14] = [
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pnm",
     ".ppm", ".pgm", ".pbm",
 ];
-/// Endings of files that often hold the labels of images beside them.
+/// Extensions of files that often hold the labels of images beside them.
 const LABELS: [&str; 15] = [
     ".cls", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".txt", ".label", ".labels", ".lbl",
     ".yaml", ".yml", ".parquet", ".mat", ".pkl",
 ];
-/// Endings of other files that go with images but are none.
+/// Extensions of other files that accompany images.
 const NOTES: [&str; 22] = [
     ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf", ".log", ".py", ".pyc",
     ".ipynb", ".sh", ".bat", ".toml", ".ini", ".cfg", ".cache", ".db", ".bib", ".xls", ".xlsx",
@@ -41,19 +40,19 @@ const SYSTEM: [&str; 21] = [
     "icon\r",
 ];
 
-/// Whether a file's name is that of an image.
+/// Whether a file name has an image extension.
 pub(super) fn has_image_ending(name: &[u8]) -> bool {
     ends_with(name, &IMAGES)
 }
 
-/// Whether a file or folder is one that the system or an editor keeps for itself.
+/// Whether a file or folder belongs to the system or to an editor.
 pub(super) fn is_system(name: &[u8]) -> bool {
     name.starts_with(b".")
         || SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system.as_bytes()))
 }
 
-/// Whether a file goes with images (labels, lists, notes): a folder of such files is no class.
-pub(super) fn is_paper(name: &[u8]) -> bool {
+/// Whether a file accompanies images (labels, lists, notes): a folder of such files is not a class.
+pub(super) fn is_companion(name: &[u8]) -> bool {
     ends_with(name, &LABELS) || ends_with(name, &NOTES) || is_about(name)
 }
 
@@ -62,7 +61,7 @@ pub(super) fn may_hold_labels(name: &[u8]) -> bool {
     ends_with(name, &LABELS) && !is_about(name)
 }
 
-/// A file about the data set.
+/// Whether a file describes the data set.
 fn is_about(name: &[u8]) -> bool {
     const STARTS: [&str; 8] =
         ["readme", "license", "licence", "copying", "citation", "changelog", "about", "notice"];
@@ -72,12 +71,12 @@ fn is_about(name: &[u8]) -> bool {
     STARTS.iter().any(starts)
 }
 
-/// A file's kind, as `.heic`.
+/// A file's kind by its extension, such as `.heic`.
 pub(super) fn kind(name: &[u8]) -> String {
-    /// Longer endings are none.
+    /// Longer suffixes are not extensions.
     const LONGEST: usize = 8;
     let Some(dot) = name.iter().rposition(|&b| b == b'.') else {
-        return "without an ending".to_owned();
+        return "without an extension".to_owned();
     };
     match name.get(dot + 1..) {
         Some(ending)
@@ -87,7 +86,7 @@ pub(super) fn kind(name: &[u8]) -> String {
         {
             format!(".{}", String::from_utf8_lossy(ending).to_lowercase())
         }
-        _ => "of odd names".to_owned(),
+        _ => "with odd names".to_owned(),
     }
 }
 
@@ -125,7 +124,10 @@ mod tests {
         }
         assert!(!is_system(b"cat") && !is_system(b"@home"));
         assert!(
-            is_paper(b"0.txt") && is_paper(b"README") && !is_paper(b"0.heic") && !is_paper(b"0")
+            is_companion(b"0.txt")
+                && is_companion(b"README")
+                && !is_companion(b"0.heic")
+                && !is_companion(b"0")
         );
         assert!(
             may_hold_labels(b"0.cls")
@@ -135,7 +137,7 @@ mod tests {
         let kinds = ["a.HEIC", "a", "a.jpg?w=640", "a.", "a.b c"].map(|name| kind(name.as_bytes()));
         assert_eq!(
             kinds,
-            [".heic", "without an ending", "of odd names", "of odd names", "of odd names"]
+            [".heic", "without an extension", "with odd names", "with odd names", "with odd names"]
         );
     }
 }

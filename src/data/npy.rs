@@ -1,5 +1,5 @@
 //! The header of NumPy's `.npy` format, versions 1 to 3: a magic number, the header's length, and a
-//! Python dictionary of the keys `descr`, `fortran_order` and `shape`. Parsed by hand, since the
+//! Python dictionary with the keys `descr`, `fortran_order` and `shape`. Parsed by hand, since the
 //! text is hostile: no recursion, and no arithmetic that can overflow.
 
 use crate::array::Dtype;
@@ -8,46 +8,46 @@ use std::path::Path;
 
 /// Longest header text, in bytes; NumPy itself stops at 10,000.
 const MAX_HEADER: usize = 10_000;
-/// Bytes that certainly hold a header, if there is one.
+/// Bytes that are sure to contain the header, if there is one.
 pub(super) const MAX_PREFIX: usize = 12 + MAX_HEADER;
-/// What every file begins with.
+/// What every file starts with.
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Most axes, as in NumPy.
 const MAX_AXES: usize = 64;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub(super) struct Header {
-    /// Element kind: `b`, `i`, `u`, `f`, `V`, text as `U` and `S`, or one that we do not carry.
+    /// Element kind: `b`, `i`, `u`, `f`, `V`, text as `U` and `S`, or an unsupported kind.
     pub kind: char,
-    /// What follows the kind: bytes of an element, of `U` its characters.
+    /// The number after the kind: bytes per element, or characters for `U`.
     pub width: usize,
     /// Whether elements are big-endian.
     pub big_endian: bool,
     /// Whether the first axis varies fastest.
     pub fortran_order: bool,
-    /// The size of each axis.
+    /// Length of each axis.
     pub shape: Vec<u64>,
-    /// Where the elements begin, in bytes from the file's beginning.
+    /// Offset of the elements from the beginning of the file, in bytes.
     pub data_start: usize,
 }
 
 impl Header {
-    /// Bytes of an element.
+    /// Bytes per element.
     pub(super) fn element_bytes(&self) -> u64 {
         let unit = if self.kind == 'U' { 4 } else { 1 };
         (self.width as u64).saturating_mul(unit)
     }
 
-    /// How many elements there are; `None` beyond what a number holds.
+    /// The number of elements; `None` on overflow.
     pub(super) fn elements(&self) -> Option<u64> {
         self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
     }
 
-    /// The type of the elements as arrays carry it.
+    /// The array type of the elements.
     ///
     /// # Errors
-    /// What they are instead.
+    /// Says what they are instead.
     pub(super) fn dtype(&self) -> Result<Dtype, String> {
         Ok(match (self.kind, self.width) {
             ('b', 1) => Dtype::Bool,
@@ -62,13 +62,13 @@ impl Header {
             ('f', 2) => Dtype::F16,
             ('f', 4) => Dtype::F32,
             ('f', 8) => Dtype::F64,
-            // how numpy writes the bfloat16 of ml_dtypes
+            // how NumPy writes the bfloat16 of ml_dtypes
             ('V', 2) => Dtype::BF16,
             _ => return Err(format!("holds {}", self.content())),
         })
     }
 
-    /// What the elements are, for people.
+    /// What the elements are, for messages.
     pub(super) fn content(&self) -> String {
         match self.kind {
             'O' => "Python objects (a pickle), which are not read".to_owned(),
@@ -81,15 +81,15 @@ impl Header {
     }
 }
 
-/// Whether bytes begin as a file of this format.
+/// Whether bytes start like a file of this format.
 pub(super) fn is_npy(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// The numbers of a small file, with its shape.
+/// Reads a small file: its shape and its elements as numbers.
 ///
 /// # Errors
-/// When it is no `.npy` file of numbers, or of more than `most`.
+/// If it is not a `.npy` file of numbers, or has more than `most` of them.
 pub(super) fn numbers(path: &Path, most: usize) -> Result<(Vec<usize>, Vec<f64>)> {
     let context = || format!("{}: cannot be read", path.display());
     let wrong = |what: String| Error::input(format!("{}: {what}", path.display()));
@@ -129,7 +129,7 @@ pub(super) fn numbers(path: &Path, most: usize) -> Result<(Vec<usize>, Vec<f64>)
     Ok((shape, values))
 }
 
-/// Where each element, in row-major order, stands in Fortran order.
+/// For each element in row-major order, its position in Fortran order.
 pub(super) fn c_order(shape: &[u64]) -> Vec<usize> {
     let count: u64 = shape.iter().product();
     let place = |mut at: u64| {
@@ -144,7 +144,7 @@ pub(super) fn c_order(shape: &[u64]) -> Vec<usize> {
     (0..count).map(place).collect()
 }
 
-/// One element as a number; `None` where a double does not hold it.
+/// One element as a number; `None` if a double cannot represent it.
 pub(super) fn number(header: &Header, element: &[u8]) -> Option<f64> {
     let mut bytes = element.to_vec();
     if header.big_endian {
@@ -165,7 +165,7 @@ pub(super) fn number(header: &Header, element: &[u8]) -> Option<f64> {
     }
 }
 
-/// A little-endian integer of 1 to 8 bytes; `None` when it does not fit.
+/// A little-endian integer of 1 to 8 bytes; `None` if it does not fit.
 pub(super) fn integer(element: &[u8], signed: bool) -> Option<i64> {
     let mut bytes = element.to_vec();
     let negative = signed && bytes.last().is_some_and(|b| b & 0x80 != 0);
@@ -177,7 +177,7 @@ pub(super) fn integer(element: &[u8], signed: bool) -> Option<i64> {
 /// Parses the beginning of a file (all of it, or [`MAX_PREFIX`] bytes).
 ///
 /// # Errors
-/// When it is no header.
+/// If it is not a valid header.
 pub(super) fn parse(bytes: &[u8]) -> Result<Header> {
     let bad = |what: &str| Error::input(format!("NPY header: {what}"));
     let version = bytes
@@ -217,7 +217,8 @@ fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     Some(after.trim_start().strip_prefix(':')?.trim_start())
 }
 
-/// `'<f4'` to kind, width and byte order; what has no width, or a unit behind it, keeps its kind.
+/// Parses `'<f4'` into kind, width and byte order; a type without a width, or with a unit after it,
+/// keeps its kind.
 fn element(value: &str) -> Option<(char, usize, bool)> {
     let quote = value.chars().next().filter(|q| matches!(q, '\'' | '"'))?;
     let (code, _) = value[1..].split_once(quote)?;
@@ -233,7 +234,7 @@ fn element(value: &str) -> Option<(char, usize, bool)> {
     Some((kind, width, order == '>'))
 }
 
-/// `(2, 3)` to its numbers.
+/// Parses `(2, 3)` into its numbers.
 fn tuple(value: &str) -> Option<Vec<u64>> {
     let (inside, _) = value.strip_prefix('(')?.split_once(')')?;
     let inside = inside.trim().trim_end_matches(',');

@@ -1,5 +1,5 @@
 //! NumPy's `.npz` and `.npy`: arrays that feed a model's inputs, or images with labels. Rows are
-//! read in place; compressed arrays, and those in Fortran order, are laid out once in a temporary
+//! read in place; compressed arrays and arrays in Fortran order are first laid out in a temporary
 //! file.
 
 mod fortran;
@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::onnx::Value;
 use labels::Labels;
-use layout::{Found, ImageShape, Layout};
+use layout::{ArrayRoles, ImageShape, NpzArray};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
@@ -25,12 +25,12 @@ use zip::{CompressionMethod, ZipArchive};
 
 /// Most arrays in a file.
 const MAX_ARRAYS: usize = 1024;
-/// Arrays named in a message; the others are counted.
+/// Most arrays named in a message; the rest are counted.
 const NAMED: usize = 6;
 
 pub(super) struct Npz {
     path: String,
-    files: Files,
+    files: NpzFiles,
     rows: usize,
     content: Content,
     labels: Labels,
@@ -39,14 +39,14 @@ pub(super) struct Npz {
 
 /// What a sample is.
 enum Content {
-    /// A row of each of these, by the name of the input that it feeds.
+    /// A row of each column, by the name of the input that it feeds.
     Arrays(Vec<Column>),
-    /// A row of one, which is an image.
+    /// A row of one column, which is an image.
     Images(Column, ImageShape),
 }
 
-/// Where the bytes lie.
-struct Files {
+/// The files that hold the bytes.
+struct NpzFiles {
     packed: File,
     unpacked: Spool,
 }
@@ -62,18 +62,18 @@ struct Column {
     region: Region,
 }
 
-/// Where bytes lie.
+/// A range of bytes.
 #[derive(Clone, Copy)]
 struct Region {
-    /// In the temporary file rather than in the original.
+    /// Whether it is in the temporary file rather than in the original.
     unpacked: bool,
     offset: u64,
     length: u64,
 }
 
-/// Checks every array's header against the bytes that are there, and decides what a sample is: what
-/// `inputs` take where they are known, else images where an array is one of images, else all arrays
-/// that go together.
+/// Checks every array's header against the available bytes and decides what a sample is: what
+/// `inputs` take, if known; otherwise images, if an array holds images; otherwise all arrays with
+/// the same number of rows.
 pub(super) fn open(
     path: &Path,
     split: &str,
@@ -83,16 +83,16 @@ pub(super) fn open(
     let name = path.display().to_string();
     parts::check(&name, split)?;
     let (packed, length) = open_file(path)?;
-    let mut files = Files { packed, unpacked: Spool::new()? };
+    let mut files = NpzFiles { packed, unpacked: Spool::new()? };
     let mut listed = Listed::new();
     let regions = regions(path, &mut files, length, &mut listed)?;
     let found = regions
         .into_iter()
         .map(|(array, region)| found(&files, array, region))
         .collect::<Result<Vec<_>>>()?;
-    let layout = Layout::of(&name, &found, split, inputs)?;
+    let layout = ArrayRoles::of(&name, &found, split, inputs)?;
     if let Some(split) = layout.split {
-        // two splits of as many rows are not the same samples
+        // splits with equal row counts hold different samples
         listed.bytes(split.as_bytes());
     }
     let labels = layout
@@ -130,10 +130,10 @@ pub(super) fn open(
     Ok(Npz { path: name, files, rows, content, labels, fingerprint })
 }
 
-/// The bytes of each array, in byte order of names; packed ones are unpacked.
+/// The byte range of each array, by name in byte order; packed ones are unpacked.
 fn regions(
     path: &Path,
-    files: &mut Files,
+    files: &mut NpzFiles,
     length: u64,
     listed: &mut Listed,
 ) -> Result<BTreeMap<String, Region>> {
@@ -169,7 +169,9 @@ fn regions(
         let region = match entry.compression() {
             CompressionMethod::Stored => {
                 let offset = entry.data_start().ok_or_else(|| {
-                    Error::input(format!("{name}: array {array}: expected a place in the file"))
+                    Error::input(format!(
+                        "{name}: array {array}: expected an offset within the file"
+                    ))
                 })?;
                 if size != packed_size || offset.checked_add(size).is_none_or(|end| end > length) {
                     return Err(Error::input(format!(
@@ -188,7 +190,8 @@ fn regions(
                 )?;
                 if found != size {
                     return Err(Error::input(format!(
-                        "{name}: array {array}: expected {size} bytes, found {found} on unpacking"
+                        "{name}: array {array}: expected {size} bytes, found {found} after \
+                         unpacking"
                     )));
                 }
                 Region { unpacked: true, offset, length: size }
@@ -220,23 +223,23 @@ fn checksum(mut file: &File) -> std::io::Result<u32> {
     }
 }
 
-/// An array's header, held against the bytes that are there. What it cannot be used for is said
-/// where it is asked for.
-fn found(files: &Files, name: String, region: Region) -> Result<Found> {
+/// An array with its header checked against the available bytes. A reason why it cannot be used is
+/// reported where the array is needed.
+fn found(files: &NpzFiles, name: String, region: Region) -> Result<NpzArray> {
     let prefix = usize::try_from(region.length).unwrap_or(usize::MAX).min(npy::MAX_PREFIX);
     let bytes = files.read_at(region, 0, prefix)?;
     let header = npy::parse(&bytes)
         .map_err(|e| e.chain())
         .and_then(|header| check(&header, region).map(|()| header));
-    Ok(Found { name, region, header })
+    Ok(NpzArray { name, region, header })
 }
 
-/// Holds a header against the bytes that are there.
+/// Checks a header against the available bytes.
 fn check(header: &npy::Header, region: Region) -> Result<(), String> {
     let elements = header.elements();
     let start = header.data_start as u64;
     let bytes = elements.and_then(|n| n.checked_mul(header.element_bytes()));
-    // objects are pickled, in as many bytes as that takes
+    // objects are pickled, which takes any number of bytes
     if header.kind == 'O' || bytes.and_then(|n| n.checked_add(start)) == Some(region.length) {
         return Ok(());
     }
@@ -251,8 +254,8 @@ fn check(header: &npy::Header, region: Region) -> Result<(), String> {
     ))
 }
 
-/// Where the rows of an array lie.
-fn column(files: &mut Files, served: &str, found: &Found) -> Result<Column> {
+/// Locates the rows of an array.
+fn column(files: &mut NpzFiles, served: &str, found: &NpzArray) -> Result<Column> {
     let (header, dtype) = found.rows()?;
     let too_large = || "rows are too large".to_owned();
     let row_shape = header
@@ -285,7 +288,7 @@ fn column(files: &mut Files, served: &str, found: &Found) -> Result<Column> {
     })
 }
 
-impl Files {
+impl NpzFiles {
     fn file(&self, region: Region) -> &File {
         if region.unpacked { self.unpacked.file() } else { &self.packed }
     }

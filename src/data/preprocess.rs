@@ -1,5 +1,5 @@
-//! From a decoded image to a model's input: geometry and colour in uint8, as Pillow does them, then
-//! normalisation.
+//! From a decoded image to a model's input: geometry and color in uint8, as Pillow does them, then
+//! normalization.
 
 use super::{Image, geometry};
 use crate::array::{Array, Dtype, Layout, Values};
@@ -9,21 +9,21 @@ use crate::onnx::Dim;
 use half::{bf16, f16};
 use std::borrow::Cow;
 
-/// Side of an input that nothing else decides.
+/// Input side in pixels if nothing else decides.
 const DEFAULT_SIDE: usize = 224;
 
-/// Decides every field: options, then their preset, then the model's declared input (`dtype`,
-/// `shape` with the batch axis), then the images' common size, else 224. Returns warnings to print:
-/// one when nothing was given and floats are scaled to [0, 1], or integers brought to a size that
-/// nobody named.
+/// Decides every field: from the options, else their preset, else the model's declared input
+/// (`dtype`, and `shape` with the batch axis), else the images' common size, else 224. Returns
+/// warnings to print: when nothing was given and floats are scaled to [0, 1], or integer inputs are
+/// resized to a size that nobody named.
 ///
-/// What a model fixes (size, channels) outweighs a preset, but an option that contradicts it is
-/// refused. A preset that crops out of a larger image (`imagenet`) does not take the images' common
-/// size: 224 then. One value of mean or std serves all channels. A mean that is given is in the
-/// order of the model's channels; that of a preset is RGB, and is turned round for BGR.
+/// What a model fixes (size, channels) overrides a preset; an option that contradicts it is
+/// refused. A preset that crops a larger image (`imagenet`) ignores the images' common size and
+/// uses 224. A single value of mean or std applies to all channels. A given mean is in the model's
+/// channel order; a preset's mean is RGB and is reversed for BGR.
 ///
 /// # Errors
-/// When options contradict the model or each other.
+/// If options contradict the model or each other.
 pub fn resolve(
     options: &PreprocessOptions,
     dtype: Dtype,
@@ -47,7 +47,7 @@ pub fn resolve(
         (None, _) => wanted().unwrap_or(Channels::Rgb),
     };
     let crops = defaults.crop_ratio.is_some();
-    // on their side the images have another size than their headers say
+    // rotated images do not have the size in their headers
     let is_turned = options.exif_orientation == Some(true);
     let common =
         common_image_size.filter(|[height, width]| !crops && (!is_turned || height == width));
@@ -103,7 +103,7 @@ pub fn resolve(
     Ok((preprocess, warnings))
 }
 
-/// What is done where nothing was said.
+/// What is assumed where nothing was given.
 fn assumption(preprocess: &Preprocess) -> String {
     let [height, width] = preprocess.size;
     let (values, flags) = if preprocess.is_float() {
@@ -115,7 +115,7 @@ fn assumption(preprocess: &Preprocess) -> String {
         format!("{:?} in {:?} order", preprocess.channels, preprocess.layout).to_lowercase();
     format!(
         "preprocessing was not given: images become {height}x{width} {order}, {values} ({flags} \
-         say otherwise)"
+         change this)"
     )
 }
 
@@ -138,7 +138,7 @@ fn check_dtype(options: &PreprocessOptions, dtype: Dtype) -> Result<()> {
     Ok(())
 }
 
-/// The shorter side before a crop of this share.
+/// The shorter side before a crop with this ratio.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -151,11 +151,11 @@ fn before_crop(size: [usize; 2], ratio: f64) -> Result<usize> {
             "preprocess: expected a crop ratio above 0 and up to 1, found {ratio}"
         )));
     }
-    // timm takes math.floor
+    // timm uses math.floor
     Ok((size[0].max(size[1]) as f64 / ratio).floor() as usize)
 }
 
-/// What a declared input shape says.
+/// What a declared input shape fixes.
 struct Axes {
     layout: Layout,
     channels: Option<usize>,
@@ -163,7 +163,7 @@ struct Axes {
 }
 
 impl Axes {
-    /// Reads `[N, C, H, W]` or `[N, H, W, C]`; an undeclared shape leaves everything open.
+    /// Reads `[N, C, H, W]` or `[N, H, W, C]`; an undeclared shape fixes nothing.
     fn of(shape: &[Dim], layout: Option<Layout>) -> Result<Self> {
         let fixed = |axis: usize| match shape.get(axis) {
             Some(Dim::Fixed(size)) => Some(*size),
@@ -176,9 +176,9 @@ impl Axes {
             ))
             .hint("feed arrays instead of images, with npz:FILE"));
         }
-        let colour = |axis: usize| matches!(fixed(axis), Some(1 | 3));
+        let is_color = |axis: usize| matches!(fixed(axis), Some(1 | 3));
         let layout =
-            layout.unwrap_or(if colour(3) && !colour(1) { Layout::Nhwc } else { Layout::Nchw });
+            layout.unwrap_or(if is_color(3) && !is_color(1) { Layout::Nhwc } else { Layout::Nchw });
         let [channel, row, column] = match layout {
             Layout::Nchw => [1, 2, 3],
             Layout::Nhwc => [3, 1, 2],
@@ -188,39 +188,39 @@ impl Axes {
                 "preprocess: expected 1 or 3 channels on axis {channel} of the model's input, \
                  found {count}"
             ))
-            .hint("say --layout nchw or nhwc, or feed arrays with npz:FILE")),
+            .hint("give --layout nchw or nhwc, or feed arrays with npz:FILE")),
             channels => Ok(Self { layout, channels, size: [fixed(row), fixed(column)] }),
         }
     }
 }
 
-/// Geometry and colour: the bytes that are stored and fed, in the model's layout (`[C, H, W]` or
+/// Geometry and color: the bytes that are stored and fed, in the model's layout (`[C, H, W]` or
 /// `[H, W, C]`).
 ///
 /// # Errors
-/// When the image cannot be resized (an empty side).
+/// If the image cannot be resized (an empty side).
 pub fn to_bytes(preprocess: &Preprocess, image: &Image) -> Result<Vec<u8>> {
     let image = turned(preprocess, image);
-    let coloured = geometry::with_channels(&image, preprocess.channels.count());
-    Ok(lay_out(preprocess, fit(preprocess, &coloured)?.into_owned()))
+    let colored = geometry::with_channels(&image, preprocess.channels.count());
+    Ok(lay_out(preprocess, fit(preprocess, &colored)?.into_owned()))
 }
 
-/// The picture turned as its file says, where that is asked for.
+/// The image rotated by its EXIF orientation, if requested.
 pub(super) fn turned<'a>(preprocess: &Preprocess, image: &'a Image) -> Cow<'a, Image> {
     if preprocess.exif_orientation { geometry::upright(image) } else { Cow::Borrowed(image) }
 }
 
-/// Height and width of a picture as views of it are drawn.
+/// Height and width of an image as its views are drawn.
 #[must_use]
 pub fn seen_size(preprocess: &Preprocess, image: &Image) -> [usize; 2] {
     let on_its_side = preprocess.exif_orientation && geometry::is_on_its_side(image);
     if on_its_side { [image.width, image.height] } else { [image.height, image.width] }
 }
 
-/// Resize and centre crop.
+/// Resize and center crop.
 ///
 /// # Errors
-/// As [`to_bytes`].
+/// See [`to_bytes`].
 pub(super) fn fit<'a>(preprocess: &Preprocess, image: &'a Image) -> Result<Cow<'a, Image>> {
     let resized = match preprocess.resize {
         Some(shorter) => geometry::resize(
@@ -238,7 +238,7 @@ pub(super) fn fit<'a>(preprocess: &Preprocess, image: &'a Image) -> Result<Cow<'
     })
 }
 
-/// The bytes of an image of the model's size and channels in its layout and order of channels.
+/// The bytes of an image of the model's size, in the model's layout and channel order.
 pub(super) fn lay_out(preprocess: &Preprocess, image: Image) -> Vec<u8> {
     let channels = preprocess.channels.count();
     let source = |channel: usize| {
@@ -255,11 +255,11 @@ pub(super) fn lay_out(preprocess: &Preprocess, image: Image) -> Vec<u8> {
     }
 }
 
-/// Stored bytes of a batch to the model's input `[N, …]`: `(x·scale − mean)/std` for float
-/// inputs, the values themselves for integers.
+/// Turns the stored bytes of a batch into the model's input `[N, …]`: `(x·scale − mean)/std`
+/// for float inputs, the bytes themselves for integers.
 ///
 /// # Errors
-/// When the byte count is not a multiple of one input's.
+/// If the byte count is not a multiple of one input's.
 pub fn normalize(preprocess: &Preprocess, bytes: &[u8]) -> Result<Array> {
     let count = count(preprocess, bytes)?;
     let values = match preprocess.dtype {
@@ -278,11 +278,12 @@ pub fn normalize(preprocess: &Preprocess, bytes: &[u8]) -> Result<Array> {
     Array::new(shape, values)
 }
 
-/// Stored bytes of a batch to a student's input, f32 `[N, C, H, W]` whatever the layout of the
-/// bytes. A student always sees `(x·scale − mean)/std`, also where the teacher takes integers.
+/// Turns the stored bytes of a batch into a student's input, f32 `[N, C, H, W]` whatever the
+/// layout of the bytes. A student always sees `(x·scale − mean)/std`, even if the teacher takes
+/// integers.
 ///
 /// # Errors
-/// As [`normalize`].
+/// See [`normalize`].
 pub fn normalize_nchw(preprocess: &Preprocess, bytes: &[u8]) -> Result<Vec<f32>> {
     count(preprocess, bytes)?;
     let channels = preprocess.channels.count();
@@ -318,7 +319,7 @@ fn count(preprocess: &Preprocess, bytes: &[u8]) -> Result<usize> {
     Ok(bytes.len() / length)
 }
 
-/// The normalised value of every byte, for each channel.
+/// The normalized value of every byte, for each channel.
 fn tables<T>(preprocess: &Preprocess, convert: impl Fn(f32) -> T) -> Vec<[T; 256]> {
     let value = |byte: usize, mean: f32, std: f32| {
         // the index is a byte: exact in f32
@@ -330,7 +331,7 @@ fn tables<T>(preprocess: &Preprocess, convert: impl Fn(f32) -> T) -> Vec<[T; 256
     statistics.map(|(&mean, &std)| std::array::from_fn(|byte| value(byte, mean, std))).collect()
 }
 
-/// The normalised values of bytes, in their layout.
+/// The normalized values of bytes, in their layout.
 fn look_up<T: Copy>(preprocess: &Preprocess, bytes: &[u8], convert: impl Fn(f32) -> T) -> Vec<T> {
     let tables = tables(preprocess, convert);
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,11 +1,11 @@
-//! How a decoded image becomes a model's input: geometry and colour in uint8 (those bytes are
+//! How a decoded image becomes a model's input: geometry and color in uint8 (these bytes are
 //! stored), then `(x·scale − mean) / std`.
 
 use crate::array::{Dtype, Layout};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The filter of a resize; all of them antialias when they shrink, as Pillow does.
+/// Resampling filter; all of them antialias when they shrink an image, as in Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the field's own names")]
@@ -17,7 +17,7 @@ pub enum Interpolation {
     Lanczos,
 }
 
-/// The order and number of colour channels that the model takes.
+/// The color channels that the model takes, and their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the field's own names")]
@@ -28,7 +28,7 @@ pub enum Channels {
 }
 
 impl Channels {
-    /// How many channels there are.
+    /// The number of channels.
     #[must_use]
     pub fn count(self) -> usize {
         match self {
@@ -38,37 +38,36 @@ impl Channels {
     }
 }
 
-/// Preprocessing as it is carried out and recorded: every field decided.
+/// Fully resolved preprocessing, as it is carried out and recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
-    /// Height and width that the model takes, in pixels.
+    /// Height and width of the model's input, in pixels.
     pub size: [usize; 2],
-    /// The shorter side after the resize that precedes the centre crop, in pixels; `None`: straight
-    /// to `size` (a no-op where the image has it).
+    /// The shorter side after the resize before the center crop, in pixels; `None` resizes straight
+    /// to `size`, which does nothing if the image already has it.
     pub resize: Option<usize>,
-    /// The filter of the resize.
+    /// The resize filter.
     pub interpolation: Interpolation,
-    /// Order and number of the channels.
+    /// Color channels and their order.
     pub channels: Channels,
     /// Axis order of the input.
     pub layout: Layout,
     /// Element type of the model's input: float32, float16, float64, bfloat16, uint8 or int32.
     pub dtype: Dtype,
-    /// Factor applied to the byte before mean and std (1/255 for most models); ignored for integer
-    /// inputs.
+    /// Factor on the bytes before mean and std (1/255 for most models); ignored for integer inputs.
     pub scale: f32,
-    /// Mean of each channel after scaling.
+    /// Mean of each channel after scaling, in the model's channel order.
     pub mean: Vec<f32>,
-    /// Standard deviation of each channel after scaling.
+    /// Standard deviation of each channel after scaling, in the model's channel order.
     pub std: Vec<f32>,
-    /// Whether pictures are turned as their EXIF orientation says, before anything else.
+    /// Whether images are first rotated by their EXIF orientation.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exif_orientation: bool,
 }
 
 impl Preprocess {
-    /// Whether the model takes normalised floats (the bytes themselves otherwise).
+    /// Whether the model takes normalized floats (rather than the bytes themselves).
     #[must_use]
     pub fn is_float(&self) -> bool {
         self.dtype.is_float()
@@ -87,8 +86,8 @@ impl Preprocess {
     /// Checks that the fields agree.
     ///
     /// # Errors
-    /// When a size is zero, a standard deviation is not positive, or mean and std do not have one
-    /// value a channel.
+    /// If a size is zero, a standard deviation is not positive, or mean and std do not have one
+    /// value per channel.
     pub fn validate(&self) -> Result<()> {
         let channels = self.channels.count();
         if self.size.contains(&0) || self.resize == Some(0) {
@@ -111,45 +110,46 @@ impl Preprocess {
     }
 }
 
-/// Preprocessing as the user gives it, by flags or in a recipe: what is absent comes from `preset`,
+/// Preprocessing as the user gives it, by flags or in a recipe. Absent fields come from `preset`,
 /// then from the model and the images.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PreprocessOptions {
     /// `cifar10`, `imagenet`, `fashion-mnist` or `none`.
     pub preset: Option<String>,
-    /// Height and width.
+    /// Height and width, in pixels.
     pub size: Option<[usize; 2]>,
-    /// Shorter side before the centre crop.
+    /// Shorter side before the center crop, in pixels.
     pub resize: Option<usize>,
-    /// Crop size over resized size (timm's `crop_pct`); gives `resize` where that is absent.
+    /// Crop size over resized size (timm's `crop_pct`), in (0, 1]; gives `resize` if that is
+    /// absent.
     pub crop_ratio: Option<f64>,
-    /// Filter of the resize.
+    /// The resize filter.
     pub interpolation: Option<Interpolation>,
-    /// Order and number of channels.
+    /// Channels and their order.
     pub channels: Option<Channels>,
     /// Axis order.
     pub layout: Option<Layout>,
     /// Element type of the model's input.
     pub dtype: Option<Dtype>,
-    /// Factor on the byte.
+    /// Factor on the bytes before mean and std.
     pub scale: Option<f32>,
-    /// Mean of each channel.
+    /// Mean of each channel after scaling.
     pub mean: Option<Vec<f32>>,
-    /// Standard deviation of each channel.
+    /// Standard deviation of each channel after scaling.
     pub std: Option<Vec<f32>>,
-    /// Whether pictures are turned as their EXIF orientation says; else they are not.
+    /// Whether images are rotated by their EXIF orientation; `None` means no.
     pub exif_orientation: Option<bool>,
 }
 
 impl PreprocessOptions {
-    /// Whether nothing at all was given.
+    /// Whether no option was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// These options, with what they leave open taken from `fallback`.
+    /// These options, completed from `fallback`.
     #[must_use]
     pub fn or(self, fallback: Self) -> Self {
         Self {
@@ -172,9 +172,9 @@ impl PreprocessOptions {
 /// The options that a preset stands for.
 ///
 /// # Errors
-/// When there is no preset of that name.
+/// If there is no such preset.
 pub fn preset(name: &str) -> Result<PreprocessOptions> {
-    let with = |size: Option<usize>, mean: &[f32], std: &[f32]| PreprocessOptions {
+    let normalized = |size: Option<usize>, mean: &[f32], std: &[f32]| PreprocessOptions {
         size: size.map(|s| [s, s]),
         scale: Some(1.0 / 255.0),
         mean: Some(mean.to_vec()),
@@ -182,15 +182,15 @@ pub fn preset(name: &str) -> Result<PreprocessOptions> {
         ..PreprocessOptions::default()
     };
     match name {
-        "cifar10" => Ok(with(Some(32), &[0.4914, 0.4822, 0.4465], &[0.2470, 0.2435, 0.2616])),
+        "cifar10" => Ok(normalized(Some(32), &[0.4914, 0.4822, 0.4465], &[0.2470, 0.2435, 0.2616])),
         "imagenet" => Ok(PreprocessOptions {
             crop_ratio: Some(0.875),
             interpolation: Some(Interpolation::Bilinear),
-            ..with(None, &[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])
+            ..normalized(None, &[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225])
         }),
         "fashion-mnist" => Ok(PreprocessOptions {
             channels: Some(Channels::Gray),
-            ..with(Some(28), &[0.2860], &[0.3530])
+            ..normalized(Some(28), &[0.2860], &[0.3530])
         }),
         "none" => Ok(PreprocessOptions { scale: Some(1.0), ..PreprocessOptions::default() }),
         other => Err(Error::input(format!(

@@ -1,17 +1,17 @@
-//! The generator behind augmentation and shuffling: ChaCha8, keyed by the seed and by what it is
-//! used for, so that no two uses share a stream.
+//! The generator behind augmentation and shuffling: ChaCha8, keyed by the seed and by its use, so
+//! that no two uses share a stream.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
 
-/// The generator of one use.
+/// The generator for one use.
 pub(super) fn generator(seed: u64, usage: [u8; 8]) -> ChaCha8Rng {
     keyed(seed, usage, 0, 0)
 }
 
-/// The generator of one use for one sample and view: a stream of its own, so that nothing drawn
-/// elsewhere moves it.
+/// The generator for one use, sample and view: its own stream, so that other draws do not affect
+/// it.
 pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -21,7 +21,7 @@ pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha
     ChaCha8Rng::from_seed(key)
 }
 
-/// A whole number in `0..bound`, by the high half of a product: even to within 2⁻³² of the
+/// An integer in `0..bound`, from the high half of a product; uniform to within 2⁻³² of the
 /// bound.
 #[allow(
     clippy::cast_possible_truncation,
@@ -54,7 +54,7 @@ pub(super) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
     loop {
         let (u1, u2) = (unit(rng), unit(rng));
         let v = slope * (u1 / (1.0 - u1)).ln();
-        // W = α·exp(V); the draw is W / (α + W), that is the logistic function of V
+        // W = α·exp(V); the draw W / (α + W) is the logistic function of V
         let log_sum = alpha.ln() + v.max(0.0) + (-v.abs()).exp().ln_1p();
         let log_ratio = 2.0 * alpha * ((2.0 * alpha).ln() - log_sum) + gamma * v - 4f64.ln();
         if log_ratio >= 2.0 * u1.ln() + u2.ln() {
@@ -63,8 +63,8 @@ pub(super) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
     }
 }
 
-/// The element at `position` of a random order of `0..count`: the first steps of a shuffle by
-/// Fisher and Yates, which keeps but what was moved.
+/// The element at `position` of a random order of `0..count`: the first steps of a Fisher–Yates
+/// shuffle, storing only the elements that moved.
 pub(super) fn permuted(rng: &mut ChaCha8Rng, count: u32, position: u32) -> u32 {
     let mut moved = HashMap::new();
     let mut taken = 0;
@@ -76,7 +76,7 @@ pub(super) fn permuted(rng: &mut ChaCha8Rng, count: u32, position: u32) -> u32 {
     taken
 }
 
-/// Puts the elements in a random order (Fisher and Yates), the same for the same seed for ever.
+/// Shuffles the elements (Fisher–Yates); the same seed gives the same order forever.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "the product's high half is below the bound, which is a usize"

@@ -1,13 +1,13 @@
-//! Resizing of 8-bit images with Pillow's results to the last bit, as models are trained on them:
-//! convolution with a filter that widens as the image shrinks, along rows first and then along
-//! columns, each pass rounded to bytes, in fixed point of 22 bits. (SIMD resizers such as
-//! `fast_image_resize` are up to 5 levels off at edges: they take the passes in the other order.)
+//! Resizes 8-bit images with the same bits as Pillow, on whose results models are trained:
+//! convolution with a filter that widens as the image shrinks, first along rows, then along
+//! columns, each pass rounded to bytes, in 22-bit fixed point. (SIMD resizers such as
+//! `fast_image_resize` differ by up to 5 levels at edges: they run the passes in the other order.)
 
 use super::{Image, UPRIGHT};
 use crate::data::preprocessing::Interpolation;
 use std::borrow::Cow;
 
-/// Fractional bits of a weight: 32 less 8 for the byte and 2 for overshoot.
+/// Fractional bits of a weight: 32 minus 8 for the byte and 2 for overshoot.
 const FRACTION_BITS: u32 = 22;
 
 /// A filter and the distance beyond which it is 0.
@@ -16,13 +16,13 @@ struct Filter {
     weight: fn(f64) -> f64,
 }
 
-/// The input positions that one output position sums, and their weights.
-struct Window {
+/// The input positions summed by one output position, and their weights.
+struct FilterWindow {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// The image at `[height, width]`; no side is 0.
+/// Resizes an image to `[height, width]`, neither of them 0.
 pub(super) fn resample(
     image: &Image,
     [height, width]: [usize; 2],
@@ -91,7 +91,7 @@ fn lanczos(x: f64) -> f64 {
     reason = "positions are far below 2^52; truncation and the stop of negative values at 0 are \
               part of the definition"
 )]
-fn windows(filter: &Filter, input: usize, output: usize) -> Vec<Window> {
+fn windows(filter: &Filter, input: usize, output: usize) -> Vec<FilterWindow> {
     let scale = input as f64 / output as f64;
     let stretch = scale.max(1.0);
     let support = filter.support * stretch;
@@ -107,12 +107,12 @@ fn windows(filter: &Filter, input: usize, output: usize) -> Vec<Window> {
             let scaled = weight / sum * f64::from(1 << FRACTION_BITS);
             (scaled + if scaled < 0.0 { -0.5 } else { 0.5 }) as i32
         };
-        Window { first, weights: weights.iter().map(fixed).collect() }
+        FilterWindow { first, weights: weights.iter().map(fixed).collect() }
     };
     (0..output).map(window).collect()
 }
 
-/// Rounds a fixed-point sum, to which one half was added, to a byte.
+/// Rounds a fixed-point sum, which already includes one half, to a byte.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255")]
 fn to_byte(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
@@ -121,7 +121,7 @@ fn to_byte(sum: i32) -> u8 {
 /// One half, in fixed point.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
-fn along_rows(pixels: &[u8], width: usize, channels: usize, windows: &[Window]) -> Vec<u8> {
+fn along_rows(pixels: &[u8], width: usize, channels: usize, windows: &[FilterWindow]) -> Vec<u8> {
     let mut out = Vec::with_capacity(pixels.len() / width * windows.len());
     for row in pixels.chunks_exact(width * channels) {
         for window in windows {
@@ -138,8 +138,8 @@ fn along_rows(pixels: &[u8], width: usize, channels: usize, windows: &[Window]) 
     out
 }
 
-/// `stride`: bytes of a row.
-fn along_columns(pixels: &[u8], stride: usize, windows: &[Window]) -> Vec<u8> {
+/// `stride` is the bytes of a row.
+fn along_columns(pixels: &[u8], stride: usize, windows: &[FilterWindow]) -> Vec<u8> {
     let mut out = Vec::with_capacity(stride * windows.len());
     let mut sums = vec![HALF; stride];
     for window in windows {
@@ -167,8 +167,8 @@ fn nearest(image: &Image, [height, width]: [usize; 2]) -> Image {
     Image { height, width, channels: image.channels, pixels, orientation: UPRIGHT }
 }
 
-/// The input position of each output position. The steps are summed, as in Pillow, which decides
-/// where a centre falls between two positions.
+/// The input position of each output position. The steps are summed as in Pillow, which decides
+/// where a center falls between two positions.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -9,10 +9,10 @@ use std::{fmt, path::PathBuf, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataFormat {
-    /// One folder a class, or a `.tar`/`.tar.gz`/`.zip` of such a folder, or a flat folder without
-    /// labels.
+    /// One folder per class, or a `.tar`/`.tar.gz`/`.zip` of such a folder, or a flat folder
+    /// without labels.
     Folder,
-    /// MNIST's IDX files, gzip or not.
+    /// MNIST's IDX files, plain or gzipped.
     Idx,
     /// CIFAR-10's binary version.
     Cifar10,
@@ -34,11 +34,10 @@ impl DataFormat {
     ];
 }
 
-/// A data set as the user named it. `format` is `None` for a bare path, which is recognised by what
-/// is there.
+/// A data set as the user named it. `format` is `None` for a bare path, whose content decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSpec {
-    /// The layout, if it was named.
+    /// The format, if it was named.
     pub format: Option<DataFormat>,
     /// The file or folder (empty for the embedded set).
     pub path: PathBuf,
@@ -89,11 +88,11 @@ impl Serialize for DataSpec {
     }
 }
 
-/// Which samples of a data set a run takes: the first `limit`, all without one, after a shuffle if
-/// a seed for it is given.
+/// Which samples of a data set a run uses: the first `limit` (all if `None`), after a shuffle if
+/// its seed is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Take {
-    /// How many at most.
+    /// Most samples to use.
     pub limit: Option<usize>,
     /// Seed of the shuffle.
     pub shuffle: Option<u64>,

@@ -1,15 +1,15 @@
-//! Folder names that stand for parts of a data set (`train`, `Testing`, `val2017`, `seg_train`)
-//! rather than for classes.
+//! Folder names that denote parts of a data set (`train`, `Testing`, `val2017`, `seg_train`) rather
+//! than classes.
 
 use crate::error::{Error, Result};
 
-/// A part of a data set, under whatever name.
+/// A part of a data set, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Train,
     Test,
     Val,
-    /// Training and validation samples together; taken only by its own name.
+    /// Training and validation samples together; matched only by its own name.
     TrainVal,
 }
 
@@ -34,7 +34,7 @@ const WORDS: [(&str, Part); 18] = [
     ("holdout", Part::Val),
 ];
 
-/// Words that say nothing of a folder but that it holds data; numbers are as neutral.
+/// Words that only say that a folder holds data; numbers are neutral too.
 const NEUTRAL: [&str; 45] = [
     "all",
     "archive",
@@ -83,18 +83,18 @@ const NEUTRAL: [&str; 45] = [
     "x",
 ];
 
-/// What a folder's name says of a part.
+/// What a folder's name tells about a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Named {
     pub part: Part,
-    /// Whether the name says nothing else (`train_images`, but not `seg_train`, which may be a
-    /// class as `bullet_train` is).
+    /// Whether the name says nothing else: true for `train_images`; false for `seg_train`, which
+    /// may be a class as `bullet_train` is.
     pub alone: bool,
-    /// The name's words with `*` for the part: equal for `seg_train` and `seg_test`.
+    /// The name's words with `*` for the part: the same for `seg_train` and `seg_test`.
     pub frame: Vec<String>,
 }
 
-/// Reads a name, without regard to case; `None` where no word or more than one stands for a part.
+/// Parses a name, ignoring case; `None` unless exactly one word denotes a part.
 pub(super) fn named(name: &[u8]) -> Option<Named> {
     let mut part = None;
     let mut frame = Vec::new();
@@ -118,10 +118,10 @@ pub(super) fn named(name: &[u8]) -> Option<Named> {
     Some(Named { part: part?, alone, frame })
 }
 
-/// Refuses a split that is no known one, of a data set that is not divided into splits.
+/// Checks that a split of an undivided data set has a known name.
 ///
 /// # Errors
-/// When `split` stands for no part.
+/// If `split` denotes no part.
 pub(super) fn check(data: &str, split: &str) -> Result<()> {
     if named(split.as_bytes()).is_some_and(|named| named.alone) {
         return Ok(());
@@ -129,7 +129,7 @@ pub(super) fn check(data: &str, split: &str) -> Result<()> {
     Err(Error::input(format!("data {data}: expected split train, test or val, found `{split}`")))
 }
 
-/// Whether a folder's name says nothing of what is in it, so that it is no class: `images`,
+/// Whether a folder's name says nothing about its content, so that it is not a class: `images`,
 /// `JPEGImages`, `data`, `train`.
 pub(super) fn is_neutral_name(name: &[u8]) -> bool {
     let words = words(name);
@@ -138,14 +138,14 @@ pub(super) fn is_neutral_name(name: &[u8]) -> bool {
     words.iter().any(says) && words.iter().all(|word| is_neutral(word) || part_of(word).is_some())
 }
 
-/// Whether a folder is named as one that holds images, whatever they show.
+/// Whether a folder's name says only that it holds images.
 pub(super) fn is_images(name: &[u8]) -> bool {
     ["images", "imgs", "img", "jpegimages"]
         .iter()
         .any(|images| name.eq_ignore_ascii_case(images.as_bytes()))
 }
 
-/// The part that a word stands for: `train`, or `trainset`.
+/// The part that a word denotes: `train` or `trainset`.
 fn part_of(word: &str) -> Option<Part> {
     let stands = |&&(start, _): &&(&str, Part)| {
         word.strip_prefix(start).is_some_and(|rest| rest.is_empty() || NEUTRAL.contains(&rest))
@@ -157,8 +157,8 @@ fn is_neutral(word: &str) -> bool {
     NEUTRAL.contains(&word) || word.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The words of a name in lower case: between signs, at digits, and where a capital follows a small
-/// letter.
+/// The words of a name in lower case, split at punctuation, at digits, and at a capital after a
+/// small letter.
 fn words(name: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(name);
     let mut words = vec![String::new()];

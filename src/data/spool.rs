@@ -1,5 +1,5 @@
-//! Unpacks compressed data once into a temporary file that has no name, since samples are read in
-//! random order.
+//! Unpacks compressed data once into an unnamed temporary file, since samples are read in random
+//! order.
 
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
@@ -7,16 +7,16 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-/// Disk space that is left to others, in bytes.
+/// Disk space left free for others, in bytes.
 const RESERVE: u64 = 256 << 20;
-/// Unpacked bytes between two looks at the free space.
+/// Unpacked bytes between two checks of the free space.
 const STEP: u64 = 64 << 20;
-/// Data that unpack to more than this are refused when they also exceed [`MAX_RATIO`].
+/// Data that unpacks to more than this is refused if it also exceeds [`MAX_RATIO`]; in bytes.
 const FREE_SIZE: u64 = 256 << 20;
-/// Unpacked over packed bytes. Deflate reaches 1,032 on zeros; images and tensors stay under 20.
+/// Unpacked to packed bytes. Deflate reaches 1,032 on zeros; images and tensors stay under 20.
 const MAX_RATIO: u64 = 200;
 
-/// Unpacking less than this takes no time that is worth a bar, in packed bytes.
+/// Unpacking less than this, in packed bytes, is too quick for a progress bar.
 const SHOWN: u64 = 32 << 20;
 
 /// A growing temporary file, unlinked from the start: it vanishes with its last user, however the
@@ -31,32 +31,32 @@ impl Spool {
     pub(super) fn new() -> Result<Self> {
         let folder = std::env::temp_dir();
         let file = tempfile::tempfile_in(&folder).map_err(|e| {
-            Error::input(format!("temporary folder {}: no file can be made", folder.display()))
+            Error::input(format!("temporary folder {}: cannot create a file", folder.display()))
                 .because(e)
         })?;
         Ok(Self { file, folder, length: 0 })
     }
 
-    /// Where the next byte will lie.
+    /// The offset of the next byte.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// The file, for reading in place while more is added.
+    /// The file, for reading while more is appended.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// The file, for reading in place.
+    /// The finished file.
     pub(super) fn into_file(self) -> File {
         self.file
     }
 
-    /// Appends all of `source`, which was unpacked from `packed` bytes; `name` is for messages.
-    /// Returns how many bytes came.
+    /// Appends all of `source`, which unpacks `packed` bytes; `name` is for messages. Returns how
+    /// many bytes were appended.
     ///
     /// # Errors
-    /// When the disk is too full, the data unpack to an implausible size, or `source` is damaged.
+    /// If the disk is too full, the unpacked size is implausible, or `source` is damaged.
     pub(super) fn append(&mut self, mut source: impl Read, packed: u64, name: &str) -> Result<u64> {
         let most = packed.saturating_mul(MAX_RATIO).max(FREE_SIZE);
         let mut buffer = vec![0; 1 << 18];
@@ -66,7 +66,7 @@ impl Spool {
                 Ok(stopped) => stopped,
                 Err(e) => Error::input(format!("{name}: cannot be unpacked"))
                     .because(e)
-                    .hint("it is cut or damaged: fetch it again"),
+                    .hint("it is truncated or damaged: fetch it again"),
             })?;
             if count == 0 {
                 self.length = self.length.saturating_add(written);
@@ -79,7 +79,7 @@ impl Spool {
             written += count as u64;
             if written > most {
                 return Err(Error::input(format!(
-                    "{name}: expected at most {MAX_RATIO} times {packed} bytes, found more on \
+                    "{name}: expected at most {MAX_RATIO} times {packed} bytes, found more while \
                      unpacking"
                 )));
             }
@@ -106,20 +106,20 @@ impl Spool {
     }
 }
 
-/// A packed file whose reading is shown, and ends where the user asks to stop.
+/// A packed file that reports its progress and stops when the user asks.
 pub(super) struct Watched<'a, R> {
     packed: R,
     monitor: &'a dyn Monitor,
     shown: bool,
-    /// Bytes read that are not shown yet, less than one unit.
+    /// Bytes read but not yet reported, less than one unit.
     rest: u64,
 }
 
-/// One unit of the bar, in bytes.
+/// One unit of the progress bar, in bytes.
 const UNIT: u64 = 1_000_000;
 
 impl<'a, R: Read> Watched<'a, R> {
-    /// Of a file of `length` bytes.
+    /// `length` is the file's size in bytes.
     pub(super) fn new(packed: R, length: u64, monitor: &'a dyn Monitor) -> Self {
         let shown = length >= SHOWN;
         if shown {
@@ -160,7 +160,7 @@ mod tests {
     use crate::error::Kind;
     use std::sync::Mutex;
 
-    /// What is unpacked, and whether to stop.
+    /// Records the progress, and whether to stop.
     struct Watcher(Mutex<Vec<u64>>, bool);
 
     impl Monitor for Watcher {

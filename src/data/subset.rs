@@ -3,22 +3,22 @@
 use super::{Dataset, random};
 use crate::data::spec::Take;
 
-/// A data set and the samples of it that a run uses, in the order in which they are used.
+/// A data set and the samples of it that a run uses, in order.
 pub struct Subset {
-    /// The whole data set: fingerprint, class names and labels are its own.
+    /// The whole data set: its fingerprint, class names and labels apply.
     pub dataset: Box<dyn Dataset>,
     /// Indices into the data set.
     pub indices: Vec<usize>,
 }
 
-/// The first `limit` samples (all of them without one), after a shuffle if a seed for it is given.
+/// The first `limit` samples (all if `None`), after a shuffle if its seed is given.
 #[must_use]
 pub fn subset(dataset: Box<dyn Dataset>, limit: Option<usize>, shuffle: Option<u64>) -> Subset {
     let indices = take((0..dataset.len()).collect(), Take { limit, shuffle });
     Subset { dataset, indices }
 }
 
-/// Those of `samples`, which stand in the data set's order, that a run takes.
+/// The part of `samples`, which are in the data set's order, that a run uses.
 #[must_use]
 pub fn take(mut samples: Vec<usize>, take: Take) -> Vec<usize> {
     if let Some(seed) = take.shuffle {
@@ -35,13 +35,13 @@ impl Subset {
         self.indices.len()
     }
 
-    /// Whether none is used.
+    /// Whether no sample is used.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
 
-    /// Names of the classes of which the whole data set has samples and none is left.
+    /// Names of the classes that have samples in the data set but none in the subset.
     #[must_use]
     pub fn missing_classes(&self) -> Vec<&str> {
         let classes = self.dataset.classes();

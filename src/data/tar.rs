@@ -1,6 +1,6 @@
 //! A `.tar` or `.tar.gz` of a folder of images, read in place: an index of the entries, then one
-//! positioned read a sample. A compressed archive is unpacked once to a temporary file. Nothing is
-//! ever extracted under an entry's name.
+//! positioned read per sample. A compressed archive is unpacked once to a temporary file. Nothing
+//! is ever extracted under an entry's name.
 
 use super::archive::{self, Archive, Node};
 use super::folder::shown_path;
@@ -17,21 +17,21 @@ use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Tar's unit of space, in bytes.
+/// Tar's block size, in bytes.
 const BLOCK: u64 = 512;
 
-/// Images in an archive, of this or another kind.
+/// Images in a tar or zip archive.
 pub(super) struct Tar {
     pub name: String,
     pub file: File,
-    /// Of the archive as it lies on disk, before it was read.
+    /// The archive's file metadata, taken before it was read.
     pub stamp: Stamp,
     pub listing: Listing,
-    /// Packed sizes of deflated images by where their bytes begin; a tar has none.
+    /// Packed sizes of deflated images by the offset of their data; empty for a tar.
     pub deflated: HashMap<u64, u64>,
 }
 
-/// Indexes the images of a split of an archive, compressed or not.
+/// Indexes a split's images in an archive, compressed or not.
 pub(super) fn open(
     path: &Path,
     split: &str,
@@ -46,7 +46,7 @@ pub(super) fn open(
     Ok(Tar { name, file, stamp, listing, deflated: HashMap::new() })
 }
 
-/// What a compressed archive unpacks to.
+/// The content of a compressed archive, unpacked.
 fn unpacked(file: File, length: u64, name: &str, monitor: &dyn Monitor) -> Result<File> {
     let mut spool = Spool::new()?;
     spool.append(
@@ -57,7 +57,7 @@ fn unpacked(file: File, length: u64, name: &str, monitor: &dyn Monitor) -> Resul
     Ok(spool.into_file())
 }
 
-/// Every entry of the archive.
+/// Indexes every entry of the archive.
 fn index(file: &File, name: &str) -> Result<Archive> {
     let message = || format!("{name}: cannot be read");
     let length = file.metadata().context(message)?.len();
@@ -86,7 +86,7 @@ fn index(file: &File, name: &str) -> Result<Archive> {
             Node::File { size, offset }
         } else if kind.is_hard_link() {
             let target = archive::target(&link(), b"");
-            // appended to the archive that has it
+            // appended to the very archive that contains it
             if target == archive::target(&path, b"") {
                 continue;
             }
@@ -109,8 +109,8 @@ fn index(file: &File, name: &str) -> Result<Archive> {
     Ok(archive)
 }
 
-/// What is wrong where an entry should begin. The reader's own message would show the bytes that it
-/// found there.
+/// The error where an entry should begin. The reader's own message would show the bytes it found
+/// there.
 fn no_header(name: &str, end: u64, length: u64, error: &std::io::Error) -> Error {
     if error.raw_os_error().is_some() {
         return Error::input(format!("{name}: cannot be read"))

@@ -4,9 +4,9 @@ use super::*;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-fn png(grey: u8) -> Vec<u8> {
+fn png(gray: u8) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    ::image::GrayImage::from_pixel(3, 2, ::image::Luma([grey]))
+    ::image::GrayImage::from_pixel(3, 2, ::image::Luma([gray]))
         .write_to(&mut bytes, ::image::ImageFormat::Png)
         .unwrap();
     bytes.into_inner()
@@ -14,18 +14,18 @@ fn png(grey: u8) -> Vec<u8> {
 
 fn folder(files: &[(&str, u8)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for (path, grey) in files {
+    for (path, gray) in files {
         let path = folder.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, png(*grey)).unwrap();
+        std::fs::write(path, png(*gray)).unwrap();
     }
     folder
 }
 
 fn archive(files: &[(&str, u8)]) -> Vec<u8> {
     let mut builder = ::tar::Builder::new(Vec::new());
-    for (path, grey) in files {
-        append(&mut builder, path, &png(*grey), ::tar::EntryType::Regular);
+    for (path, gray) in files {
+        append(&mut builder, path, &png(*gray), ::tar::EntryType::Regular);
     }
     builder.into_inner().unwrap()
 }
@@ -34,13 +34,13 @@ fn append(builder: &mut ::tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], kind:
     let mut header = ::tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_entry_type(kind);
-    // by hand, since hostile paths are refused by the writer
+    // by hand, since the writer refuses hostile paths
     header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
     header.set_cksum();
     builder.append(&header, bytes).unwrap();
 }
 
-/// A file of this name with these bytes, and the folder that goes with it.
+/// A file with this name and these bytes, and the folder that holds it.
 struct Saved(#[allow(dead_code, reason = "kept alive")] tempfile::TempDir, PathBuf);
 
 fn save(name: &str, bytes: &[u8]) -> Saved {
@@ -64,13 +64,13 @@ fn error(path: &Path, split: &str) -> String {
     open_path(path, split).err().expect("an error").chain()
 }
 
-/// Name, label and grey value of every sample.
+/// Name, label and gray value of every sample.
 fn contents(set: &dyn Dataset) -> Vec<(String, i64, u8)> {
-    let grey = |index| match set.sample(index).unwrap() {
+    let gray = |index| match set.sample(index).unwrap() {
         Sample::Image(image) => image.pixels[0],
         Sample::Arrays(_) => panic!("an image"),
     };
-    (0..set.len()).map(|i| (set.name(i), set.label(i), grey(i))).collect()
+    (0..set.len()).map(|i| (set.name(i), set.label(i), gray(i))).collect()
 }
 
 const FILES: [(&str, u8); 4] =
@@ -78,7 +78,7 @@ const FILES: [(&str, u8); 4] =
 
 fn expected() -> Vec<(String, i64, u8)> {
     [("cat/a.PNG", 0, 1), ("cat/b.png", 0, 2), ("cat/deep/er/c.png", 0, 3), ("dog/1.png", 1, 4)]
-        .map(|(path, label, grey)| (path.to_owned(), label, grey))
+        .map(|(path, label, gray)| (path.to_owned(), label, gray))
         .to_vec()
 }
 
@@ -91,15 +91,15 @@ fn a_folder_and_its_archives_are_the_same_data_set() {
     assert_eq!(contents(&*set), expected());
     assert_eq!(set.classes(), ["cat", "dog"]);
     assert_eq!((common_size(&*set), set.fingerprint().samples), (Some([2, 3]), 4));
-    let dotted: Vec<_> = FILES.iter().map(|(path, grey)| (format!("./{path}"), *grey)).collect();
+    let dotted: Vec<_> = FILES.iter().map(|(path, gray)| (format!("./{path}"), *gray)).collect();
     let topped: Vec<_> =
-        FILES.iter().map(|(path, grey)| (format!("./photos/{path}"), *grey)).collect();
+        FILES.iter().map(|(path, gray)| (format!("./photos/{path}"), *gray)).collect();
     let split: Vec<_> =
-        FILES.iter().map(|(path, grey)| (format!("photos/test/{path}"), *grey)).collect();
+        FILES.iter().map(|(path, gray)| (format!("photos/test/{path}"), *gray)).collect();
     for (files, what) in
         [(dotted, "./"), (topped, "a top folder"), (split, "a top folder and a split")]
     {
-        let files: Vec<_> = files.iter().map(|(path, grey)| (path.as_str(), *grey)).collect();
+        let files: Vec<_> = files.iter().map(|(path, gray)| (path.as_str(), *gray)).collect();
         let plain = archive(&files);
         for saved in
             [save("d.tar", &plain), save("d.tar.gz", &gzip(&plain)), save("d.tgz", &gzip(&plain))]
@@ -136,7 +136,7 @@ fn splits_are_chosen_and_missing_ones_named() {
 }
 
 #[test]
-fn flat_images_are_unlabelled_and_empty_classes_count() {
+fn flat_images_are_unlabeled_and_empty_classes_count() {
     let flat = folder(&[("b.png", 2), ("a.png", 1)]);
     let set = open_path(flat.path(), "train").unwrap();
     assert_eq!(contents(&*set), [("a.png".to_owned(), -1, 1), ("b.png".to_owned(), -1, 2)]);
@@ -148,7 +148,7 @@ fn flat_images_are_unlabelled_and_empty_classes_count() {
     assert_eq!(subset(set, Some(1), None).missing_classes(), ["c"]);
     assert!(
         error(folder(&[("a/1.png", 1), ("1.png", 2)]).path(), "train")
-            .contains("found 1.png beside them")
+            .contains("found 1.png next to them")
     );
     assert!(error(folder(&[]).path(), "train").contains("expected images"));
 }
@@ -234,19 +234,19 @@ fn links_that_lead_back_are_found() {
 }
 
 #[test]
-fn a_bare_path_is_recognised() {
+fn a_bare_path_is_recognized() {
     let format = |files: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         for name in files {
             std::fs::write(folder.path().join(name), b"").unwrap();
         }
-        recognise(folder.path()).unwrap()
+        recognize(folder.path()).unwrap()
     };
     assert_eq!(format(&["emnist-train-images-idx3-ubyte.gz"]), DataFormat::Idx);
     assert_eq!(format(&["data_batch_1.bin"]), DataFormat::Cifar10);
     assert_eq!(format(&["train.bin", "fine_label_names.txt"]), DataFormat::Cifar100);
     assert_eq!(format(&["train.bin"]), DataFormat::Folder);
-    assert_eq!(recognise(&save("x.NPZ", b"").1).unwrap(), DataFormat::Npz);
+    assert_eq!(recognize(&save("x.NPZ", b"").1).unwrap(), DataFormat::Npz);
     assert!(
         error(&save("x.zip", b"").1, "train")
             .contains("expected a folder, .tar, .tar.gz, .tgz, .zip or .npz")
@@ -256,7 +256,7 @@ fn a_bare_path_is_recognised() {
     );
 }
 
-/// A watcher that keeps what it hears.
+/// A monitor that keeps what it is told.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 
@@ -276,8 +276,8 @@ impl Monitor for Heard {
     }
 }
 
-/// Makes a folder of these paths: `…/` is an empty folder, `….png` and the like are images,
-/// anything else is a file of text.
+/// Makes a folder with these paths: `…/` is an empty folder, `….png` and the like are images,
+/// anything else is a text file.
 fn tree(paths: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (number, path) in paths.iter().enumerate() {
@@ -328,8 +328,8 @@ fn packed(folder: &Path) -> [Saved; 3] {
     ]
 }
 
-/// What is read of a tree, from the folder and from its archives alike: `class/name, …` or `name,
-/// …`, and what is said meanwhile.
+/// What is read from a tree, the same from the folder and from its archives: `class/name, …` or
+/// `name, …`, and the messages.
 fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
     let folder = tree(paths);
     let saved = packed(folder.path());
@@ -355,7 +355,7 @@ fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
         assert_eq!(read(&other.1), first, "{}: {paths:?}", other.1.display());
     }
     let text = |(samples, classes, _): (Vec<(String, i64, u8)>, Vec<String>, Fingerprint)| {
-        let labelled = |(name, label, _): (String, i64, u8)| match usize::try_from(label) {
+        let labeled = |(name, label, _): (String, i64, u8)| match usize::try_from(label) {
             Ok(label) => {
                 assert!(name.starts_with(&format!("{}/", classes[label])), "{name}: {label}");
                 name
@@ -364,7 +364,7 @@ fn read(paths: &[&str], split: &str) -> (Result<String, String>, Vec<String>) {
         };
         format!(
             "{} [{}]",
-            samples.into_iter().map(labelled).collect::<Vec<_>>().join(" "),
+            samples.into_iter().map(labeled).collect::<Vec<_>>().join(" "),
             classes.join(" ")
         )
     };
@@ -409,7 +409,7 @@ fn splits_and_wrappers_are_no_classes() {
             "train",
             "a/1.png b/2.png [a b]",
         ),
-        // as Kaggle has Intel's scenes
+        // as in Kaggle's copy of Intel's scenes
         (
             &[
                 "seg_train/seg_train/a/1.png",
@@ -421,7 +421,7 @@ fn splits_and_wrappers_are_no_classes() {
             "test",
             "a/3.png b/4.png [a b]",
         ),
-        // as YOLO has images and labels
+        // as YOLO lays out images and labels
         (
             &["images/train/1.png", "images/val/2.png", "labels/train/1.txt", "labels/val/2.txt"],
             "train",
@@ -438,10 +438,10 @@ fn splits_and_wrappers_are_no_classes() {
             "val",
             "?2.png []",
         ),
-        // flat splits; a flat test split beside a labelled training split
+        // flat splits; a flat test split beside a labeled training split
         (&["train/1.png", "test/2.png"], "test", "?2.png []"),
         (&["train/a/1.png", "train/b/2.png", "test/3.png"], "test", "?3.png []"),
-        // a class of railway pictures, a class of nothing but one
+        // a class of railway pictures, and folders that are not classes
         (&["bus/1.png", "train/2.png"], "train", "bus/1.png train/2.png [bus train]"),
         (
             &["fold1/a/1.png", "fold1/b/1.png", "fold2/a/1.png", "fold2/b/1.png"],
@@ -451,7 +451,7 @@ fn splits_and_wrappers_are_no_classes() {
         (&["photos/1.png", "photos/2.png"], "train", "?1.png ?2.png []"),
         (&["1.png", "2.png", "labels.csv"], "train", "?1.png ?2.png []"),
         (&["a/x/y/1.png", "b/2.png"], "train", "a/x/y/1.png b/2.png [a b]"),
-        // what the system keeps, what only goes with images, and what may be a class
+        // system files, files that accompany images, and a possible class
         (
             &[
                 "a/1.png",
@@ -511,7 +511,7 @@ fn what_can_be_read_in_two_ways_is_refused_with_the_choices() {
         (
             &["a/1.heic", "b/2.heic", "b/3"],
             "train",
-            &["expected images", "found 2 .heic, 1 without an ending"],
+            &["expected images", "found 2 .heic, 1 without an extension"],
         ),
         (&["a.tar", "b.tar"], "train", &["found 2 .tar"]),
         (&["a/"], "train", &["expected images", "found none"]),
@@ -521,7 +521,7 @@ fn what_can_be_read_in_two_ways_is_refused_with_the_choices() {
     }
 }
 
-/// Caches name their data by this hash: what is read as before keeps it.
+/// Caches identify their data by this hash: data that is read as before keeps it.
 #[test]
 fn the_fingerprint_of_a_folder_never_changes() {
     let folder = tempfile::tempdir().unwrap();
@@ -557,8 +557,8 @@ fn what_is_left_out_or_guessed_is_said() {
             "b/x.jpg?w=640",
             "b/file"
         ]),
-        ["warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 of odd names, 1 without an \
-          ending"]
+        ["warning: data D: 5 files are left out: 2 .avif, 1 .heic, 1 with odd names, 1 \
+             without an extension"]
     );
     assert_eq!(
         said(&["a/1.png", "b/2.png", "notes.md"]),
@@ -568,19 +568,16 @@ fn what_is_left_out_or_guessed_is_said() {
         said(&["1.png", "1.cls", "2.png", "2.cls"]),
         [
             "note: data D: 2 files are left out: 2 .cls",
-            "warning: data D: the images are unlabelled: labels are the names of class folders; \
+            "warning: data D: the images are unlabeled: labels are the names of class folders; \
              not read as labels: 2 .cls"
         ]
     );
     let heard = said(&["a/1.png", "b/2.png", "aa/", "z/"]);
-    assert_eq!(
-        heard,
-        ["warning: data D: classes without an image, which keep their labels: aa, z"]
-    );
+    assert_eq!(heard, ["warning: data D: classes without images keep their labels: aa, z"]);
     assert_eq!(
         said(&["Train/a/1.png", "Train/b/2.png", "Test/a/3.png"]),
         [
-            "warning: data D: Train and Test have not the same classes, so that a label does not \
+            "warning: data D: Train and Test do not have the same classes, so a label does not \
              mean the same in both; only in one: b",
             "note: data D: split `train` is the folder Train"
         ]
@@ -589,7 +586,7 @@ fn what_is_left_out_or_guessed_is_said() {
         said(&["x/a/1.png", "x/b/2.png", "labels/1.txt"]),
         [
             "note: data D: folders without images are left out: labels",
-            "note: data D: all images lie in the folder x, which is no class"
+            "note: data D: all images are in the folder x, which is not a class"
         ]
     );
     assert_eq!(
@@ -605,11 +602,11 @@ fn what_is_left_out_or_guessed_is_said() {
     );
     assert_eq!(
         said(&["bus/1.png", "train/2.png"]),
-        ["note: data D: train is taken for a class: no folder lies below it"]
+        ["note: data D: train is taken for a class: it has no subfolders"]
     );
     assert_eq!(
         said(&["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "extra/1.png"]),
-        ["note: data D: beside the splits test, train these folders are left out: extra"]
+        ["note: data D: folders beside the splits test, train are left out: extra"]
     );
 }
 
@@ -643,12 +640,12 @@ fn links_are_followed_and_dead_ones_counted() {
     assert_eq!(
         read[0].1,
         [
-            "note: data D: links lead to folders that are read anyway, whose images count once \
-             more: b/more",
-            "warning: data D: 2 files are left out: 2 linking nowhere"
+            "note: data D: links lead to folders that are read anyway, so their images count \
+             again: b/more",
+            "warning: data D: 2 files are left out: 2 broken (link)"
         ]
     );
-    // a hard link is the file that it names, wherever that stands
+    // a hard link is the file that it names, wherever it is
     let mut builder = ::tar::Builder::new(Vec::new());
     let mut header = ::tar::Header::new_gnu();
     header.set_entry_type(::tar::EntryType::Link);
@@ -708,7 +705,7 @@ fn nothing_of_an_archive_reaches_the_terminal() {
             assert!(text.ends_with(&format!("found {what}")), "{text}");
         }
     }
-    // the name does not count
+    // the name does not matter
     for name in ["d.tar.gz", "D.TAR", "d", "d.zip"] {
         assert_eq!(
             contents(&*open_path(&save(name, &archive(&FILES)).1, "train").unwrap()),
@@ -743,8 +740,8 @@ fn several_data_sets_in_a_folder_are_named() {
     }
 }
 
-/// A .zip of one stored file in each of two folders, with bytes of both kinds of headers changed:
-/// `(place in the local one, in the central one, value)`.
+/// A .zip with one stored file in each of two folders and changed bytes in both kinds of header:
+/// `(offset in the local one, in the central one, value)`.
 fn zipped(names: [&str; 2], changes: &[(usize, usize, u8)]) -> Vec<u8> {
     let mut zip = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = ::zip::write::SimpleFileOptions::default()
@@ -786,7 +783,7 @@ fn zip_files_of_other_kinds_are_refused_by_name() {
     assert!(fails(&whole[..whole.len() / 2]).contains("cannot be read as a zip archive"));
     let set = open_path(&save("d.tar", &whole).1, "train").unwrap();
     assert_eq!(contents(&*set), [("a/1.png".to_owned(), 0, 3), ("b/2.png".to_owned(), 1, 3)]);
-    // as some writers on Windows part names
+    // as written by some tools on Windows
     let mut parted = whole;
     for start in 0..parted.len() - 7 {
         if names.iter().any(|name| parted[start..].starts_with(name.as_bytes())) {
@@ -805,7 +802,7 @@ fn a_folder_that_may_not_be_read_is_an_error() {
             .unwrap();
     };
     set(0);
-    // the system's administrator may read everything
+    // root may read everything
     let forbidden = std::fs::read_dir(folder.path().join("b")).is_err();
     let opened = open_path(folder.path(), "train");
     set(0o755);

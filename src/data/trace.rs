@@ -1,4 +1,4 @@
-//! What a sample was read from: how its file looked from outside, and the hash of its bytes.
+//! What a sample was read from: its file's metadata and the hash of its bytes.
 
 use super::{Dataset, Sample};
 use crate::error::Result;
@@ -8,19 +8,18 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
-/// What a file looks like from outside.
+/// File metadata that changes when the file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// When it was last written, in nanoseconds since 1970.
+    /// Time of the last write, in nanoseconds since 1970.
     pub modified: i64,
-    /// Its number in the file system.
+    /// Inode number.
     pub inode: u64,
 }
 
 impl Stamp {
-    /// Of a file.
     pub(super) fn of(metadata: &Metadata) -> Self {
         let modified =
             metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
@@ -33,7 +32,7 @@ impl Stamp {
 pub struct ContentHash(pub [u8; 16]);
 
 impl ContentHash {
-    /// Of these bytes.
+    /// Hashes bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).first_chunk().copied().unwrap_or_default())
@@ -43,17 +42,17 @@ impl ContentHash {
 /// What a sample was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
-    /// The file before it was read.
+    /// The file's stamp before it was read.
     pub stamp: Stamp,
-    /// The bytes that the sample was decoded from.
+    /// The hash of the bytes that the sample was decoded from.
     pub content: ContentHash,
 }
 
-/// A hash of each sample's name, in the data set's order; none where the fingerprint covers all
-/// that can change.
+/// A hash of each sample's name, in the data set's order; empty if the fingerprint covers
+/// everything that can change.
 ///
 /// # Errors
-/// When the first sample's file is gone.
+/// If the first sample's file is missing.
 pub fn hashed_names(dataset: &dyn Dataset) -> Result<Vec<u64>> {
     if dataset.is_empty() || dataset.stamp(0)?.is_none() {
         return Ok(Vec::new());
@@ -66,7 +65,7 @@ pub fn hashed_names(dataset: &dyn Dataset) -> Result<Vec<u64>> {
     Ok((0..dataset.len()).map(hash).collect())
 }
 
-/// Remembers what samples are read from, until it is asked.
+/// Records what samples are read from.
 #[derive(Debug, Default)]
 pub struct Witness {
     seen: Mutex<Seen>,
@@ -75,18 +74,17 @@ pub struct Witness {
 #[derive(Debug, Default)]
 struct Seen {
     traces: BTreeMap<usize, Trace>,
-    /// Samples of which two readings differ.
+    /// Samples whose readings differ.
     torn: BTreeSet<usize>,
 }
 
 impl Witness {
-    /// Reads a sample and remembers what it was read from.
+    /// Reads a sample and records what it was read from.
     ///
     /// # Errors
-    /// As [`Dataset::sample`].
+    /// See [`Dataset::sample`].
     pub fn sample(&self, dataset: &dyn Dataset, index: usize) -> Result<Sample> {
-        // before the bytes: a file that is written in between then bears another stamp than the one
-        // that is kept
+        // before the bytes: a file that is written in between then no longer has the recorded stamp
         let stamp = dataset.stamp(index)?;
         let (sample, content) = dataset.sample_and_content(index)?;
         if let (Some(stamp), Some(content)) = (stamp, content) {
@@ -99,7 +97,7 @@ impl Witness {
         Ok(sample)
     }
 
-    /// What was read since it was last asked, and the samples of which two readings differ.
+    /// The readings since the last call, and the samples whose readings differ.
     pub fn take(&self) -> (Vec<(usize, Trace)>, Vec<usize>) {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         (seen.traces.into_iter().collect(), seen.torn.into_iter().collect())

@@ -1,16 +1,16 @@
-//! A folder or an archive, seen as folders and files.
+//! A common view of folders and archives: nested folders of files.
 
 use crate::error::{Result, shown};
 
-/// Names in a message; the others are counted.
+/// Most names in a message; the rest are counted.
 const NAMED: usize = 8;
 
-/// What makes a folder itself, however it is reached.
+/// Identifies a folder, whatever path leads to it.
 pub(super) type Id = (u64, u64);
 
-/// What lies under a name; links are followed.
+/// What a name refers to, after following links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ItemKind {
     Folder(Id),
     File,
     DeadLink,
@@ -18,28 +18,27 @@ pub(super) enum Kind {
     Device,
 }
 
-/// A name in a folder.
+/// An entry of a folder.
 pub(super) struct Item {
     pub name: Vec<u8>,
-    pub kind: Kind,
+    pub kind: ItemKind,
 }
 
-/// A folder or an archive. Paths are relative to its root, parts joined by `/`; the root's is
+/// A folder or an archive. Paths are relative to its root and joined by `/`; the root's path is
 /// empty.
 pub(super) trait Tree {
-    /// The root itself.
     fn root(&self) -> Id;
-    /// What lies in a folder, in any order.
+    /// The entries of a folder, in any order.
     fn list(&self, folder: &[u8]) -> Result<Vec<Item>>;
-    /// Bytes of a file, and where they begin in an archive.
+    /// A file's size in bytes, and the offset of its content in an archive.
     fn place(&self, file: &[u8]) -> Result<(u64, u64)>;
     /// Whether it is an archive.
     fn is_archive(&self) -> bool;
-    /// How the user names a folder of the tree as a data set of its own.
+    /// How a user would name this folder as a data set of its own.
     fn spec(&self, folder: &[u8]) -> String;
 }
 
-/// The first few names, and how many more.
+/// The first few names, and how many more there are.
 pub(super) fn list<N: AsRef<[u8]>>(names: impl Iterator<Item = N>) -> String {
     let names: Vec<String> = names.map(|name| shown(name.as_ref())).collect();
     let more = names.len().saturating_sub(NAMED);

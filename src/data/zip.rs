@@ -1,5 +1,5 @@
-//! A `.zip` of a folder of images, read in place as a `.tar` is; an image that was deflated is
-//! inflated when it is read.
+//! A `.zip` of a folder of images, read in place like a `.tar`; deflated images are inflated as
+//! they are read.
 
 use super::Stamp;
 use super::archive::{self, Archive, Node};
@@ -16,10 +16,10 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
-/// Longest target of a link, in bytes.
+/// Longest link target, in bytes.
 const MAX_LINK: u64 = 4096;
 
-/// Whether a zip file is one of NumPy arrays.
+/// Whether a zip file holds NumPy arrays.
 pub(super) fn holds_arrays(path: &Path) -> bool {
     let archive = File::open(path).ok().and_then(|file| ZipArchive::new(BufReader::new(file)).ok());
     archive.is_some_and(|mut archive| {
@@ -39,7 +39,7 @@ pub(super) fn open(path: &Path, split: &str, monitor: &dyn Monitor) -> Result<Ta
     Ok(Tar { name, file, stamp, listing, deflated })
 }
 
-/// Every entry, and the packed size of each deflated file by where its bytes begin.
+/// Indexes every entry; also the packed size of each deflated file by the offset of its data.
 fn index(file: &File, length: u64, name: &str) -> Result<(Archive, HashMap<u64, u64>)> {
     let message = || format!("{name}: cannot be read as a zip archive");
     let mut reading = ZipArchive::new(BufReader::new(file)).map_err(|e| {
@@ -62,9 +62,9 @@ fn index(file: &File, length: u64, name: &str) -> Result<(Archive, HashMap<u64, 
             continue;
         }
         let (size, packed) = (entry.size(), entry.compressed_size());
-        let offset = entry
-            .data_start()
-            .ok_or_else(|| Error::input(format!("{}: expected a place in the file", context())))?;
+        let offset = entry.data_start().ok_or_else(|| {
+            Error::input(format!("{}: expected an offset within the file", context()))
+        })?;
         if offset.checked_add(packed).is_none_or(|end| end > length) {
             return Err(Error::input(format!(
                 "{}: expected {packed} bytes from byte {offset}, found fewer",
@@ -98,7 +98,7 @@ fn index(file: &File, length: u64, name: &str) -> Result<(Archive, HashMap<u64, 
     Ok((archive, deflated))
 }
 
-/// Some writers on Windows part names by `\`.
+/// Some writers on Windows separate names by `\`.
 fn forward_slashes(name: &[u8]) -> Cow<'_, [u8]> {
     if name.contains(&b'/') || !name.contains(&b'\\') {
         return Cow::Borrowed(name);

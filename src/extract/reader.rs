@@ -6,7 +6,7 @@ use super::inputs::{TeacherInputs, describe_bad};
 use super::rows::Rows;
 use crate::array::Array;
 use crate::cache::Manifest;
-use crate::data::augment::{self, Parameter, Place, View, Views};
+use crate::data::augment::{self, Parameter, View, ViewKey, Views};
 use crate::data::{Sample, ViewCount, preprocess};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -173,7 +173,7 @@ impl RowReader {
                     return Err(Error::input("the data set mixes images and arrays"));
                 };
                 let drawn = views.draw(
-                    Place { sample: sample as u64, row, view: view as u64 },
+                    ViewKey { sample: sample as u64, row, view: view as u64 },
                     preprocess::seen_size(preprocess, &image),
                 );
                 let rendered =

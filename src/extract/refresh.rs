@@ -6,7 +6,7 @@ use super::pipeline::{self, Ended};
 use super::plan::ExtractPlan;
 use super::reader::RowReader;
 use crate::cache::{Writer, published_rows};
-use crate::data::augment::Place;
+use crate::data::augment::ViewKey;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::recipe::Store;
@@ -22,7 +22,7 @@ fn affected(reader: &RowReader, changed: &HashSet<usize>, view: usize) -> Vec<us
     let partner = |row: usize| {
         let sample = *reader.rows.samples.get(row)? as u64;
         // the image's size affects only the crop
-        mixes?.draw(Place { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
+        mixes?.draw(ViewKey { sample, row, view: view as u64 }, [1, 1]).mix.map(|mix| mix.partner)
     };
     (0..reader.rows.len())
         .filter(|&row| is_changed(row) || partner(row).is_some_and(is_changed))

@@ -1,4 +1,4 @@
-//! What a graph must hold before anything else looks at it: every name defined once, every node
+//! Checks a graph before anything else reads it: every name is defined once, and every node comes
 //! after what it reads.
 
 use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
@@ -13,7 +13,7 @@ pub(super) fn graph(graph: &GraphProto) -> Result<()> {
     scope(graph, &HashSet::new())
 }
 
-/// Names of everything that the graph holds a value of.
+/// The names of all initializers, dense and sparse.
 pub(super) fn initializer_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
     graph.initializer.iter().chain(sparse).map(TensorProto::name)
@@ -52,11 +52,10 @@ fn scope(graph: &GraphProto, outer: &HashSet<&str>) -> Result<()> {
             )));
         }
     }
-    // before IR version 4 an initialiser is listed as an input too: the same value, not a second
+    // before IR version 4 an initializer is also listed as an input: the same value, not a second
     // definition
     defined.extend(initializers);
-    // a subgraph sees what stands outside it; the visible set is copied once a graph, not once a
-    // node
+    // a subgraph sees the names outside it; the visible set is copied once per graph, not per node
     let mut visible = outer.clone();
     visible.extend(&defined);
     for node in &graph.node {

@@ -1,5 +1,5 @@
-//! What a model costs: its parameters and its multiply-accumulates, counted from the graph and the
-//! shapes of a run.
+//! A model's cost: its parameters and multiply-accumulates, counted from the graph and the shapes
+//! of a run.
 
 use super::flow::Flow;
 use super::operator::Macs;
@@ -9,9 +9,8 @@ use super::tap::int;
 use super::{Model, tensor};
 use std::collections::{HashMap, HashSet};
 
-/// Elements of all weights: floating-point (and 8-bit quantised) initialisers, and such Constant
-/// nodes as a convolution or a matrix product reads. Running statistics and rank-0 constants are no
-/// parameters.
+/// Elements of all weights: floating-point (and 8-bit quantized) initializers, and Constant nodes
+/// read by convolutions or matrix products. Running statistics and rank-0 constants do not count.
 #[must_use]
 pub fn parameters(model: &Model) -> u64 {
     let graph = model.graph();
@@ -39,9 +38,9 @@ pub fn parameters(model: &Model) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// Multiply-accumulates of one sample in convolutions and matrix products, quantized and fused ones
-/// included. `shapes`: every tensor's shape in a run on `batch` samples.
-/// `None` when a shape that is needed is missing.
+/// Multiply-accumulates per sample in convolutions and matrix products, including quantized and
+/// fused ones. `shapes` holds every tensor's shape in a run on `batch` samples. `None` if a
+/// required shape is missing.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -> Option<u64> {
@@ -70,8 +69,8 @@ pub fn macs(model: &Model, shapes: &HashMap<String, Vec<usize>>, batch: usize) -
     total.checked_div(batch as u64)
 }
 
-/// Multiply-accumulates of a node from the shapes of its first two inputs and of its output; `None`
-/// for other operators than those of [`macs`].
+/// Multiply-accumulates of a node, from the shapes of its first two inputs and its output; `None`
+/// for operators that [`macs`] does not count.
 pub(crate) fn node_macs(
     node: &NodeProto,
     input: &[usize],

@@ -1,6 +1,6 @@
-//! Weights in files: beside the model, or in the model's own file. A location is bytes from
-//! outside: it may lead, through links too, only to a plain file inside the model's folder (a hub's
-//! cache: inside the repository's folder), and only to a range that the file has.
+//! Weights in files: beside the model, or in the model's own file. A location is untrusted: even
+//! through links it may only lead to a plain file inside the model's folder (in a hub's cache:
+//! inside the repository's folder), and only to a range that the file has.
 
 use super::check::subgraphs;
 use super::nearest::nearest;
@@ -17,27 +17,27 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where a model's external data may lie.
+/// A folder that a model's external data may be in.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// The folder that locations start from.
+pub(super) struct DataFolder {
+    /// The folder that locations are relative to.
     base: PathBuf,
-    /// What nothing leads out of, canonical.
+    /// The folder that no location may leave, canonical.
     root: PathBuf,
 }
 
-/// The files that hold a model's weights, as they were found.
+/// The files that hold a model's weights, as they were when found.
 #[derive(Debug, Clone)]
-pub(super) struct Files {
+pub(super) struct WeightFiles {
     /// The folder that contains all of them, canonical.
     pub(super) root: PathBuf,
-    /// By path below the root.
+    /// Stamps by path below the root.
     found: BTreeMap<String, Stamp>,
-    /// The paths below the root of external data, by the locations that the model names them by.
+    /// Paths of external data below the root, by the model's locations.
     locations: BTreeMap<String, String>,
 }
 
-/// What changes when a file is written again.
+/// File metadata that changes when the file is written again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
@@ -57,16 +57,16 @@ struct Range {
     length: Option<u64>,
 }
 
-/// Whether the tensor's bytes lie in a file.
+/// Whether the tensor's bytes are in a file.
 pub(super) fn is_external(tensor: &TensorProto) -> bool {
     tensor.data_location() == DataLocation::External
 }
 
-impl Place {
-    /// A folder by itself.
+impl DataFolder {
+    /// A folder that is its own root.
     ///
     /// # Errors
-    /// When there is none.
+    /// If it does not exist.
     pub(super) fn folder(folder: &Path) -> Result<Self> {
         // the parent of a bare file name is the empty path, which names no folder
         let base =
@@ -76,11 +76,11 @@ impl Place {
         Ok(Self { base, root })
     }
 
-    /// The folders in which a model's data may lie: that of the path given and, where it is a link,
-    /// that of the file itself.
+    /// The folders where a model's data may be: the folder of the given path and, if it is a link,
+    /// that of its target.
     ///
     /// # Errors
-    /// When the file is not there.
+    /// If the file does not exist.
     pub(super) fn of_model(path: &Path) -> Result<Vec<Self>> {
         let given = Self::folder(path.parent().unwrap_or(Path::new(".")))?;
         let unreadable = |e| Error::input(format!("{}: cannot be read", path.display())).because(e);
@@ -90,7 +90,7 @@ impl Place {
         Ok([Some(given), linked].into_iter().flatten().collect())
     }
 
-    /// Finds a location; gives its path below the root.
+    /// Resolves a location; returns its path below the root.
     fn locate(&self, location: &str) -> Result<String> {
         let relative = Path::new(location);
         let outside =
@@ -101,7 +101,7 @@ impl Place {
                 .hint("export the model again, with the data file beside it"));
         }
         let path = self.base.join(relative);
-        // a way up that leaves the root is not even looked at
+        // a path that leaves the root on its way is not even looked up
         let mut stated = self.base.canonicalize().map_err(|_| outside())?;
         for part in relative.components() {
             match part {
@@ -136,17 +136,17 @@ impl Place {
         below.to_str().map(str::to_owned).ok_or_else(|| text(&target))
     }
 
-    /// Whether this file is beside the model.
+    /// Whether this file is in the folder.
     fn has(&self, location: &str) -> bool {
         self.base.join(location).exists()
     }
 }
 
-/// Checks every external tensor of a model; `places` in order of preference.
+/// Checks every external tensor of a model; `places` are in order of preference.
 ///
 /// # Errors
 /// Names the tensor and what is wrong with its location or range.
-pub(super) fn survey(model: &ModelProto, places: &[Place]) -> Result<Option<Files>> {
+pub(super) fn survey(model: &ModelProto, places: &[DataFolder]) -> Result<Option<WeightFiles>> {
     let mut tensors = Vec::new();
     model.graph.iter().for_each(|graph| collect(graph, &mut tensors));
     model
@@ -158,7 +158,7 @@ pub(super) fn survey(model: &ModelProto, places: &[Place]) -> Result<Option<File
     for tensor in tensors {
         ranges.push((tensor, range(tensor).map_err(|e| of_tensor(tensor, e))?));
     }
-    // all data lies in one place: where the first file is
+    // all data is in one place: that of the first file
     let first = ranges.first().map(|(_, range)| range.location.as_str());
     let place =
         first.and_then(|first| places.iter().find(|place| place.has(first))).or(places.first());
@@ -171,8 +171,11 @@ pub(super) fn survey(model: &ModelProto, places: &[Place]) -> Result<Option<File
             None => Ok(None),
         };
     };
-    let mut files =
-        Files { root: place.root.clone(), found: BTreeMap::new(), locations: BTreeMap::new() };
+    let mut files = WeightFiles {
+        root: place.root.clone(),
+        found: BTreeMap::new(),
+        locations: BTreeMap::new(),
+    };
     for (tensor, range) in &ranges {
         if !files.locations.contains_key(&range.location) {
             let below = place.locate(&range.location).map_err(|e| of_tensor(tensor, e))?;
@@ -190,8 +193,8 @@ fn of_tensor(tensor: &TensorProto, e: Error) -> Error {
     Error::input(format!("external data of tensor `{}`", tensor.name())).because(e)
 }
 
-impl Files {
-    /// Notes a file below the root.
+impl WeightFiles {
+    /// Records a file below the root.
     fn add(&mut self, below: &str) -> Result<()> {
         let path = self.root.join(below);
         let metadata = std::fs::metadata(&path)
@@ -200,30 +203,29 @@ impl Files {
         Ok(())
     }
 
-    /// Notes the model's own file, which was this one when it was read; gives its path below the
-    /// root, if it is there and is text.
+    /// Records the model's own file, with its metadata from when it was read; returns its path
+    /// below the root, if it is there and is UTF-8.
     pub(super) fn add_model(&mut self, path: &Path, metadata: &Metadata) -> Option<String> {
         let below = path.canonicalize().ok()?.strip_prefix(&self.root).ok()?.to_str()?.to_owned();
         self.found.insert(below.clone(), Stamp::new(metadata));
         Some(below)
     }
 
-    /// New locations by old ones, of external data that is found through links: ONNX Runtime takes
-    /// none.
+    /// New locations by old ones, for external data behind links, which ONNX Runtime refuses.
     pub(super) fn moved(&self) -> HashMap<String, String> {
         let links = self.locations.iter().filter(|(old, new)| plain(old) != Path::new(new));
         links.map(|(old, new)| (old.clone(), new.clone())).collect()
     }
 
-    /// Asks that no file has changed since it was found.
+    /// Checks that no file has changed since it was found.
     ///
     /// # Errors
-    /// Names the one that has.
+    /// Names the file that has.
     pub(super) fn unchanged(&self) -> Result<()> {
         self.found.keys().try_for_each(|below| self.path(below).map(|_| ()))
     }
 
-    /// Where a file is, which is still the one that was found.
+    /// The path of a file, if the file is unchanged.
     pub(super) fn path(&self, below: &str) -> Result<PathBuf> {
         let path = self.root.join(below);
         let stamp = self
@@ -236,13 +238,13 @@ impl Files {
             return Ok(path);
         }
         Err(Error::input(format!("{}: has changed since it was read", path.display()))
-            .hint("start again with the file as it is now"))
+            .hint("run again with the current file"))
     }
 
     /// Adds the files' locations, sizes and content to a hash, in order of location.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// If a file cannot be read.
     pub(super) fn hash(&self, hash: &mut Sha256) -> Result<()> {
         for (location, below) in &self.locations {
             let path = self.path(below)?;
@@ -267,10 +269,10 @@ impl Files {
     /// Reads one tensor's bytes.
     ///
     /// # Errors
-    /// When its file has changed since it was found, or does not have the range.
+    /// If its file has changed since it was found, or does not have the range.
     pub(super) fn read(&self, tensor: &TensorProto) -> Result<Vec<u8>> {
         let range = range(tensor)?;
-        // as the model names it, or as it was named anew
+        // by the model's location, or by its new one
         let below = plain(&range.location);
         let below = below.to_string_lossy();
         let length = self.span(tensor, &range, &below)?;
@@ -285,8 +287,8 @@ impl Files {
         Ok(bytes)
     }
 
-    /// The length of a tensor's range, checked against the file and, where we know its element
-    /// type, against the tensor's shape.
+    /// The length of a tensor's range, checked against the file and, if the element type is known,
+    /// against the tensor's shape.
     fn span(&self, tensor: &TensorProto, range: &Range, below: &str) -> Result<usize> {
         let path = self.root.join(below);
         let size = self.found.get(below).map_or(0, |stamp| stamp.bytes);
@@ -318,16 +320,16 @@ impl Files {
     }
 }
 
-/// A location without the steps that stay where they are.
+/// A location without `.` components.
 fn plain(location: &str) -> PathBuf {
     Path::new(location).components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// Gives every tensor whose bytes lie in a file the bytes themselves.
+/// Replaces every tensor's external data with the bytes themselves.
 ///
 /// # Errors
 /// Names the tensor that cannot be read.
-pub(super) fn embed(model: &mut ModelProto, files: &Files) -> Result<()> {
+pub(super) fn embed(model: &mut ModelProto, files: &WeightFiles) -> Result<()> {
     let mut graphs: Vec<&mut GraphProto> = model.graph.iter_mut().collect();
     let mut nodes: Vec<&mut NodeProto> =
         model.functions.iter_mut().flat_map(|function| &mut function.node).collect();
@@ -361,14 +363,14 @@ pub(super) fn embed(model: &mut ModelProto, files: &Files) -> Result<()> {
     }
 }
 
-/// Whether a file stands for another one that Git has not fetched.
+/// Whether a file is a Git LFS pointer.
 fn is_pointer(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
     read.is_ok() && super::is_pointer(&head)
 }
 
-/// A hub's cache keeps what `snapshots/REVISION/` links to in `blobs/`: the repository is the
+/// A hub's cache has links in `snapshots/REVISION/` to files in `blobs/`: the repository is the
 /// folder that holds both.
 fn repository(folder: PathBuf) -> PathBuf {
     let snapshots = folder
@@ -380,7 +382,7 @@ fn repository(folder: PathBuf) -> PathBuf {
     }
 }
 
-/// The error of data that is not there, with what may be meant.
+/// The error for missing data, with a suggestion.
 fn missing(location: &str, path: &Path) -> Error {
     let error = Error::input(format!("{}: no such file", path.display()));
     if location.contains('\\') {
@@ -400,7 +402,7 @@ fn missing(location: &str, path: &Path) -> Error {
     let files = entries
         .filter(|entry| entry.path().is_file())
         .filter_map(|entry| entry.file_name().into_string().ok());
-    // a model is no data of another one
+    // a model is not another model's data
     let files: Vec<String> = files
         .filter(|name| Path::new(name).extension().is_none_or(|end| end != "onnx"))
         .take(BESIDE)
@@ -409,7 +411,7 @@ fn missing(location: &str, path: &Path) -> Error {
     let is_near = |near: &&&str| strsim::normalized_damerau_levenshtein(&name, near) >= NEAR;
     match nearest(&name, &files).first().filter(is_near) {
         Some(near) => error.hint(format!(
-            "beside it lies `{near}`: if that is the model's data, give it the name that the \
+            "found `{near}` beside it: if that is the model's data, rename it to the name that the \
              model expects"
         )),
         None => {
@@ -418,9 +420,9 @@ fn missing(location: &str, path: &Path) -> Error {
     }
 }
 
-/// How alike names are that may be meant for one another, of 1.
+/// How similar a suggested name must be, from 0 to 1.
 const NEAR: f64 = 0.4;
-/// How many files of a folder are looked at for a similar name.
+/// Most files of a folder that are compared.
 const BESIDE: usize = 1000;
 
 fn collect<'a>(graph: &'a GraphProto, tensors: &mut Vec<&'a TensorProto>) {

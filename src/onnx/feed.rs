@@ -1,5 +1,5 @@
-//! How a model's inputs are fed: where the batch stands among the axes of each, and which get the
-//! same value for every sample.
+//! How a model's inputs are fed: which axis of each is the batch, and which inputs get the same
+//! value for every sample.
 
 use super::{Dim, Value};
 use crate::array::{Array, Dtype, Values};
@@ -9,46 +9,46 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
-/// Most elements of a constant: it stands in the manifest as text.
+/// Most elements of a constant, which the manifest holds as text.
 const MAX_CONSTANT: usize = 1 << 16;
 
 /// One input as it is fed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Feed {
-    /// The model's name of it.
+    /// The input's name in the model.
     pub name: String,
     /// Its element type.
     pub dtype: Dtype,
     /// Shape of one sample, without the batch axis.
     pub row: Vec<usize>,
-    /// Where the batch stands; `None`: the input is the same for all samples.
+    /// The batch axis; `None` if the input is the same for all samples.
     pub batch_axis: Option<usize>,
-    /// The value that it always gets.
+    /// The input's value, if it is constant.
     pub constant: Option<Constant>,
 }
 
-/// An input that gets the same value for every sample, as a cache records it.
+/// An input with the same value for every sample, as a cache records it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constant {
-    /// The model's name of the input.
+    /// The input's name in the model.
     pub tensor: String,
     /// Its element type.
     pub dtype: Dtype,
-    /// The size of each axis, the batch's left out.
+    /// The length of each axis except the batch axis.
     pub shape: Vec<usize>,
-    /// Where the batch stands: there the value is repeated.
+    /// The batch axis, along which the value is repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_axis: Option<usize>,
-    /// Row-major; one stands for all.
+    /// Row-major; a single value fills the whole shape.
     pub values: Vec<f64>,
 }
 
 impl Constant {
-    /// Checks everything that [`Constant::array`] computes with.
+    /// Checks everything that [`Constant::array`] relies on.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// Says in words what is wrong.
     pub fn validate(&self) -> Result<(), String> {
         let count = self
             .shape
@@ -81,10 +81,10 @@ impl Constant {
         }
     }
 
-    /// What `rows` samples are fed.
+    /// The input for `rows` samples.
     ///
     /// # Errors
-    /// As [`Constant::validate`], and when that many are beyond memory.
+    /// See [`Constant::validate`]; also if the array would not fit in memory.
     pub fn array(&self, rows: usize) -> Result<Array> {
         self.validate().context(|| format!("input `{}`", self.tensor))?;
         let count = self.shape.iter().product();
@@ -99,9 +99,9 @@ impl Constant {
     }
 }
 
-/// Whether a number is one of this type; floats may round it, but not to infinity.
+/// Whether a type can represent a number; floats may round it, but not to infinity.
 fn fits(dtype: Dtype, value: f64) -> bool {
-    // integers beyond this are not exact in a JSON number's double
+    // larger integers are not exact in JSON numbers, which are doubles
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let within = |least: f64, most: f64| value.fract() == 0.0 && (least..=most).contains(&value);
     match dtype {
@@ -125,7 +125,7 @@ fn fits(dtype: Dtype, value: f64) -> bool {
     }
 }
 
-/// Numbers that [`fits`] took, as elements.
+/// Converts numbers accepted by [`fits`] to elements.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -152,64 +152,64 @@ fn numbers(dtype: Dtype, values: &[f64]) -> Values {
     }
 }
 
-/// Where the batch stands among an input's axes.
+/// Which axis of an input is the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// On this axis.
+pub enum BatchPosition {
+    /// This axis.
     At(usize),
-    /// On none: the input is the same for all samples.
+    /// None: the input is the same for all samples.
     Nowhere,
-    /// Nothing says it: why not.
+    /// Unknown, with the reason.
     Unknown(String),
 }
 
-/// A declared input, where its batch stands, and the value that it always gets, if one is given.
+/// A declared input with its batch axis and, if given, its constant value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placed {
     /// As the model declares it.
     pub input: Value,
-    /// Where its batch stands.
-    pub place: Place,
-    /// The value that it always gets.
+    /// Its batch axis.
+    pub place: BatchPosition,
+    /// Its constant value, if one is given.
     pub constant: Option<Constant>,
 }
 
 impl Placed {
-    /// Where the batch of an input stands that the data feeds.
+    /// The batch axis of an input that the data feeds.
     ///
     /// # Errors
-    /// When it has none, or nothing says it.
+    /// If it has none, or it is unknown.
     pub fn batch_axis(&self) -> Result<usize> {
         let name = &self.input.name;
         match &self.place {
-            Place::At(axis) => Ok(*axis),
-            Place::Nowhere => Err(Error::input(format!(
-                "input `{name}`: has no batch axis, so that samples cannot give it"
+            BatchPosition::At(axis) => Ok(*axis),
+            BatchPosition::Nowhere => Err(Error::input(format!(
+                "input `{name}`: has no batch axis, so samples cannot feed it"
             ))
             .hint(format!("give it one value for all of them: --input {name}=VALUE"))),
-            Place::Unknown(why) => Err(Error::input(format!(
-                "input `{name}`: which axis is the batch's cannot be known: {why}"
+            BatchPosition::Unknown(why) => Err(Error::input(format!(
+                "input `{name}`: its batch axis is unknown: {why}"
             ))
             .hint(format!(
-                "say --batch-axis {name}=N, N counted from 0, or give it one value for all \
+                "give --batch-axis {name}=N, counted from 0, or one value for all \
                  samples: --input {name}=VALUE"
             ))),
         }
     }
 
-    /// The declared axes without the batch's; empty for an undeclared shape.
+    /// The declared axes without the batch axis; empty for an undeclared shape.
     #[must_use]
     pub fn row(&self) -> Vec<Dim> {
         let mut axes = self.input.shape.clone();
-        if let (Place::At(axis), true) = (&self.place, self.input.has_shape) {
+        if let (BatchPosition::At(axis), true) = (&self.place, self.input.has_shape) {
             axes.remove(*axis);
         }
         axes
     }
 
-    /// The size that the model fixes the batch to.
+    /// The batch size that the model fixes.
     fn fixed_batch(&self) -> Option<usize> {
-        let Place::At(axis) = self.place else { return None };
+        let BatchPosition::At(axis) = self.place else { return None };
         match self.input.shape.get(axis) {
             Some(Dim::Fixed(n)) => Some(*n),
             _ => None,
@@ -217,10 +217,10 @@ impl Placed {
     }
 }
 
-/// The batch that the inputs' declared shapes fix.
+/// The batch size that the inputs' declared shapes fix.
 ///
 /// # Errors
-/// When they fix different ones.
+/// If they fix different ones.
 pub fn fixed_batch(inputs: &[Placed]) -> Result<Option<usize>> {
     let mut fixed: Option<(&str, usize)> = None;
     for placed in inputs {
@@ -230,10 +230,7 @@ pub fn fixed_batch(inputs: &[Placed]) -> Result<Option<usize>> {
                     "input `{}`: expected a batch of {m} as of `{first}`, found {n}",
                     placed.input.name
                 ))
-                .hint(format!(
-                    "say which axis is the batch's: --batch-axis {}=N",
-                    placed.input.name
-                )));
+                .hint(format!("give the batch axis: --batch-axis {}=N", placed.input.name)));
             }
             (Some(n), None) => fixed = Some((&placed.input.name, n)),
             _ => {}
@@ -242,12 +239,12 @@ pub fn fixed_batch(inputs: &[Placed]) -> Result<Option<usize>> {
     Ok(fixed.map(|(_, n)| n))
 }
 
-/// Finds where the batch of each input stands: as the user says, else by the symbol that the
-/// inputs' declared shapes have for it, else on the first axis where nothing speaks against that.
-/// Returns with it a line about axes that are not the first.
+/// Finds the batch axis of each input: the one the user gives, else the one whose symbol all
+/// inputs' shapes share, else the first axis unless something contradicts it. Also returns a note
+/// about batch axes other than the first.
 ///
 /// # Errors
-/// When what the user says is about no input, or does not fit it.
+/// If the user's setting names no input, or does not fit it.
 pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option<String>)> {
     for named in feeding
         .batch_axes
@@ -280,7 +277,7 @@ pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option
         }
     }
     let is_given = |input: &Value| feeding.values.iter().any(|value| value.input == input.name);
-    // those that the data feeds decide, and of their symbols those that nothing was said of
+    // the data-fed inputs decide, and of their symbols those without a user setting
     let fed: Vec<&Value> = inputs.iter().filter(|input| !is_given(input)).collect();
     let open: Vec<&Value> = fed.iter().copied().filter(|input| said(input).is_none()).collect();
     let of_said = |input: &Value| symbol(input, said(input)?.axis?).map(str::to_owned);
@@ -295,8 +292,8 @@ pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option
     let mut found = Vec::with_capacity(inputs.len());
     for input in inputs {
         let place = match said(input) {
-            Some(BatchAxis { axis: Some(axis), .. }) => Place::At(*axis),
-            Some(_) => Place::Nowhere,
+            Some(BatchAxis { axis: Some(axis), .. }) => BatchPosition::At(*axis),
+            Some(_) => BatchPosition::Nowhere,
             None => by_shape(input, &batches, first_fixed.filter(|_| all_fixed)),
         };
         let given = feeding.values.iter().rev().find(|value| value.input == input.name);
@@ -306,20 +303,20 @@ pub fn place(inputs: &[Value], feeding: &Feeding) -> Result<(Vec<Placed>, Option
     let moved: Vec<String> =
         found.iter().filter(|placed| said(&placed.input).is_none()).filter_map(describe).collect();
     let note = (!moved.is_empty()).then(|| {
-        format!("the batch stands on {} (--batch-axis INPUT=N says otherwise)", moved.join(", "))
+        format!("the batch is {} (--batch-axis INPUT=N overrides this)", moved.join(", "))
     });
     Ok((found, note))
 }
 
 fn describe(placed: &Placed) -> Option<String> {
-    let Place::At(axis) = placed.place else { return None };
+    let BatchPosition::At(axis) = placed.place else { return None };
     let symbol = symbol(&placed.input, axis)?;
     (axis > 0).then(|| {
         format!("axis {axis} of input `{}`, where its shape says `{symbol}`", placed.input.name)
     })
 }
 
-/// The name of an open axis; a name that a converter counts up says nothing.
+/// The name of an open axis; a converter's counted name says nothing.
 fn symbol(input: &Value, axis: usize) -> Option<&str> {
     match input.shape.get(axis) {
         Some(Dim::Symbol(name)) if !name.starts_with("unk__") => Some(name),
@@ -327,8 +324,8 @@ fn symbol(input: &Value, axis: usize) -> Option<&str> {
     }
 }
 
-/// How surely a name is that of the batch: 2 for one with the word, 1 for the usual letters, 0 for
-/// others.
+/// How surely a name denotes the batch: 2 with the word in it, 1 for the usual letters, otherwise
+/// 0.
 fn says_batch(name: &str) -> u8 {
     let lower = name.to_lowercase();
     match lower.as_str() {
@@ -338,7 +335,7 @@ fn says_batch(name: &str) -> u8 {
     }
 }
 
-/// Whether a name is that of an axis inside a sample.
+/// Whether a name denotes an axis within a sample.
 fn says_another(name: &str) -> bool {
     const WORDS: [&str; 10] =
         ["seq", "time", "frame", "len", "token", "step", "height", "width", "channel", "feature"];
@@ -347,19 +344,19 @@ fn says_another(name: &str) -> bool {
         || WORDS.iter().any(|word| lower.contains(word))
 }
 
-/// The axis whose name says batch most surely, the first of those.
+/// The axis whose name most surely denotes the batch, and how surely; the first of equals.
 fn named_axis(input: &Value) -> Option<(usize, u8)> {
     let axes =
         (0..input.shape.len()).filter_map(|axis| Some((axis, says_batch(symbol(input, axis)?))));
     axes.filter(|&(_, rank)| rank > 0).min_by_key(|&(axis, rank)| (Reverse(rank), axis))
 }
 
-/// The name that the inputs have for the batch.
+/// The symbol that the inputs use for the batch.
 fn batch_symbol(inputs: &[&Value]) -> Option<String> {
     let with_rank = |wanted: u8, only_first: bool| {
         inputs.iter().find_map(move |input| {
             let (axis, rank) = named_axis(input)?;
-            // a single letter behind a fixed batch of one is some other count
+            // a single letter after a fixed batch of one counts something else
             let baked = axis > 0 && rank == 1 && matches!(input.shape.first(), Some(Dim::Fixed(1)));
             (rank == wanted && (axis == 0 || !only_first) && !baked)
                 .then(|| symbol(input, axis))
@@ -370,12 +367,12 @@ fn batch_symbol(inputs: &[&Value]) -> Option<String> {
         inputs.iter().copied().filter(|input| !input.shape.is_empty()).collect();
     let shared = || {
         let (first, others) = shaped.split_first()?;
-        let has = |input: &&Value, name: &str| {
+        let has_symbol = |input: &&Value, name: &str| {
             (0..input.shape.len()).any(|axis| symbol(input, axis) == Some(name))
         };
         let mut common = (0..first.shape.len())
             .filter_map(|axis| symbol(first, axis))
-            .filter(|name| others.iter().all(|o| has(o, name)));
+            .filter(|name| others.iter().all(|o| has_symbol(o, name)));
         let only = common.next().filter(|_| !others.is_empty())?;
         common.all(|name| name == only).then_some(only)
     };
@@ -388,46 +385,48 @@ fn batch_symbol(inputs: &[&Value]) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// `fixed`: the size of the first axis of the first input, where those of all inputs are fixed.
-fn by_shape(input: &Value, batches: &[String], fixed: Option<usize>) -> Place {
+/// `fixed` is the size of the first input's first axis, if the first axes of all inputs are fixed.
+fn by_shape(input: &Value, batches: &[String], fixed: Option<usize>) -> BatchPosition {
     if !input.has_shape {
-        return Place::At(0);
+        return BatchPosition::At(0);
     }
     if input.shape.is_empty() {
-        return Place::Nowhere;
+        return BatchPosition::Nowhere;
     }
     let axis_of =
         |batch: &String| (0..input.shape.len()).find(|&axis| symbol(input, axis) == Some(batch));
     if let Some(axis) = batches.iter().find_map(axis_of) {
-        return Place::At(axis);
+        return BatchPosition::At(axis);
     }
     // several batches have several names: text_batch, image_batch
     if let Some((axis, 2)) = named_axis(input) {
-        return Place::At(axis);
+        return BatchPosition::At(axis);
     }
     let other = || {
         batches
             .first()
-            .map_or_else(String::new, |batch| format!(", and its shape does not say `{batch}`"))
+            .map_or_else(String::new, |batch| format!(", and its shape does not contain `{batch}`"))
     };
     match &input.shape[0] {
-        Dim::Fixed(n) if Some(*n) == fixed => Place::At(0),
-        Dim::Fixed(n) => Place::Unknown(format!("its first axis is fixed to {n}{}", other())),
-        Dim::Symbol(name) if !name.starts_with("unk__") => {
-            Place::Unknown(format!("its first axis is `{name}`{}", other()))
+        Dim::Fixed(n) if Some(*n) == fixed => BatchPosition::At(0),
+        Dim::Fixed(n) => {
+            BatchPosition::Unknown(format!("its first axis is fixed to {n}{}", other()))
         }
-        Dim::Symbol(_) | Dim::Open => Place::At(0),
+        Dim::Symbol(name) if !name.starts_with("unk__") => {
+            BatchPosition::Unknown(format!("its first axis is `{name}`{}", other()))
+        }
+        Dim::Symbol(_) | Dim::Open => BatchPosition::At(0),
     }
 }
 
-/// A value that is given, in the shape that the model declares.
-fn constant(input: &Value, place: &Place, given: &InputValue) -> Result<Constant> {
+/// A given value in the shape that the model declares.
+fn constant(input: &Value, place: &BatchPosition, given: &InputValue) -> Result<Constant> {
     let subject = || format!("--input {}", input.name);
     let dtype = input.dtype.ok_or_else(|| {
         Error::input(format!("{}: the model takes a type that cannot be given", subject()))
     })?;
     let batch_axis = match (place, input.has_shape) {
-        (Place::At(axis), true) => Some(*axis),
+        (BatchPosition::At(axis), true) => Some(*axis),
         _ => None,
     };
     let mut dims = input.shape.clone();
@@ -440,7 +439,7 @@ fn constant(input: &Value, place: &Place, given: &InputValue) -> Result<Constant
         })
     } else if let Some(shape) = &given.shape {
         let mut shape = shape.clone();
-        // a file may have the batch's axis, of one
+        // a file may include the batch axis, of size one
         if let Some(axis) =
             batch_axis.filter(|&axis| shape.len() == dims.len() + 1 && shape.get(axis) == Some(&1))
         {
@@ -478,7 +477,7 @@ fn constant(input: &Value, place: &Place, given: &InputValue) -> Result<Constant
     Ok(constant)
 }
 
-/// Declared axes as people read them: `[3, height, ?]`.
+/// Declared axes as messages show them: `[3, height, ?]`.
 #[must_use]
 pub fn axes(dims: &[Dim]) -> String {
     let axis = |dim: &Dim| match dim {

@@ -1,23 +1,23 @@
-//! How a model's inputs are fed, where the model itself does not say it.
+//! How a model's inputs are fed, where the model itself does not tell.
 
 use crate::error::{Error, Result};
 use std::str::FromStr;
 
-/// What the user says of a model's inputs.
+/// The user's settings for a model's inputs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Feeding {
-    /// Where the batch stands among an input's axes.
+    /// Batch axes of inputs.
     pub batch_axes: Vec<BatchAxis>,
     /// Inputs that get the same value for every sample.
     pub values: Vec<InputValue>,
 }
 
-/// `INPUT=N`: the batch is axis N (from 0) of that input; `INPUT=none`: it has no batch axis.
+/// `INPUT=N`: axis N (from 0) of the input is the batch; `INPUT=none`: it has no batch axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchAxis {
     /// The input's name.
     pub input: String,
-    /// The axis.
+    /// The batch axis; `None` if there is none.
     pub axis: Option<usize>,
 }
 
@@ -42,9 +42,9 @@ impl FromStr for BatchAxis {
 pub struct InputValue {
     /// The input's name.
     pub input: String,
-    /// The value's own shape, where it has one: a list takes the shape that the model declares.
+    /// The value's own shape, if it has one; a list takes the shape that the model declares.
     pub shape: Option<Vec<usize>>,
-    /// Its elements, row-major; one stands for all.
+    /// Elements, row-major; a single one fills the whole shape.
     pub values: Vec<f64>,
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Flow<'a> {
     dependent: HashSet<&'a str>,
 }
 
-/// What a node reads, the outer tensors of its subgraphs included.
+/// What a node reads, including outer tensors that its subgraphs read.
 pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
     let mut names: Vec<&str> =
         node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
@@ -66,7 +66,7 @@ impl<'a> Flow<'a> {
         self.producer.get(tensor).and_then(|&index| self.graph.node.get(index))
     }
 
-    /// The tensors that a node reads whose values depend on an input.
+    /// The tensors that a node reads and whose values depend on an input.
     pub(super) fn data(&self, node: &'a NodeProto) -> Vec<&'a str> {
         if node.operator().reads_shape {
             return Vec::new();
@@ -79,7 +79,7 @@ impl<'a> Flow<'a> {
         self.graph.node.iter().filter(|node| self.data(node).contains(&tensor)).collect()
     }
 
-    /// Everything that one of `targets` is computed from by value, the targets included.
+    /// Everything that `targets` are computed from by value, the targets included.
     pub(super) fn ancestors(&self, targets: &[&'a str]) -> HashSet<&'a str> {
         let mut found: HashSet<&str> = HashSet::new();
         let mut open: Vec<&str> = targets.to_vec();
@@ -95,8 +95,8 @@ impl<'a> Flow<'a> {
     }
 
     /// The tensors that every path from the inputs to `targets` passes through. Sweeping the nodes
-    /// in order, such a tensor is the only value that is still to be read at the moment it is
-    /// computed; the converse holds too, since whatever else were alive would be a way around it.
+    /// in order, such a tensor is the only live value at the moment it is computed. The converse
+    /// holds too: any other live value would be a path around it.
     pub(super) fn bottlenecks(&self, targets: &[&'a str]) -> HashSet<&'a str> {
         let relevant = self.ancestors(targets);
         let useful = |node: &NodeProto| values(node).any(|name| relevant.contains(name));

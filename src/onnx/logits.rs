@@ -1,10 +1,10 @@
-//! Which tensor holds a classifier's logits: its first output, or what the softmax or sigmoid
-//! behind that output reads.
+//! Finds the tensor that holds a classifier's logits: its first output, or what the softmax or
+//! sigmoid before that output reads.
 //!
-//! Exporters put more behind the softmax than nothing: casts, reshapes, clips, logarithms,
-//! functions, or they write it as exponentials over their sum. The graph is walked back through all
-//! of it. Where only probabilities are to be had, their logarithms are logits, since softmax(log p)
-//! = p; of a sigmoid, log(p / (1 − p)) is.
+//! Exporters often add nodes after the softmax (casts, reshapes, clips, logarithms, functions), or
+//! write it as exponentials over their sum. The graph is walked back through all of it. Where only
+//! probabilities are available, their logarithms are logits, since softmax(log p) = p; for a
+//! sigmoid, log(p / (1 − p)) is.
 
 mod walk;
 
@@ -15,64 +15,64 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use walk::{Activation, Ending};
 
-/// What logits were made of, where they are no tensor of the teacher.
+/// How logits are derived from a tensor that holds something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conversion {
-    /// Probabilities that sum to 1, or several of them added up: their logarithms.
+    /// From probabilities that sum to 1, or from a sum of several such tensors: their logarithms.
     Probabilities,
-    /// Probabilities each of its own: log(p / (1 − p)).
+    /// From independent probabilities: log(p / (1 − p)).
     Sigmoid,
 }
 
-/// The logits as they are to be had.
+/// The logits as they can be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logits {
     /// The tensor.
     pub tensor: String,
-    /// How many classes a row of it has.
+    /// Number of classes in a row.
     pub classes: usize,
-    /// What is done to its values.
+    /// The conversion of its values, if any.
     pub conversion: Option<Conversion>,
-    /// How it was found, for people; `None` where it is simply the tensor asked for.
+    /// How it was found, for the user; `None` if it is simply the tensor asked for.
     pub note: Option<String>,
-    /// Whether a softmax stands behind it.
+    /// Whether a softmax follows it.
     pub ends_in_softmax: bool,
 }
 
-/// What a walk back from a tensor found.
+/// The result of walking back from a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct LogitCandidates {
     tensor: String,
     ending: Option<Ending>,
     /// Whether softmaxes are mixed in a way that is not followed.
     is_mixed: bool,
 }
 
-/// What stands at a model's first output; `None` when that is declared to be something else than
+/// Walks back from a model's first output; `None` if that is declared to be something other than
 /// `[N, classes]` floats.
 #[must_use]
-pub fn of_output(model: &Model) -> Option<Found> {
+pub fn of_output(model: &Model) -> Option<LogitCandidates> {
     let output = model.outputs().into_iter().next()?;
     let is_real = |name: &str| model.quantized().contains_key(name);
     let is_table = (output.dtype.is_some_and(Dtype::is_float) || is_real(&output.name))
         && matches!(output.shape.len(), 0 | 2);
-    is_table.then(|| Found {
+    is_table.then(|| LogitCandidates {
         ending: walk::back(model, &output.name),
         is_mixed: walk::is_mixed(model, &output.name),
         tensor: output.name,
     })
 }
 
-/// What a tensor that the user names holds: it is kept, and converted where it holds probabilities.
+/// A tensor that the user names: it is kept, and converted if it holds probabilities.
 #[must_use]
-pub fn of_tensor(model: &Model, name: &str) -> Found {
+pub fn of_tensor(model: &Model, name: &str) -> LogitCandidates {
     let ending = walk::back(model, name).map(|ending| Ending { before: None, ..ending });
-    Found { tensor: name.to_owned(), ending, is_mixed: false }
+    LogitCandidates { tensor: name.to_owned(), ending, is_mixed: false }
 }
 
-/// The tensor that a student's loss is of: the first output, or what its softmax reads where no
-/// reshape stands between them.
+/// The tensor that a student's loss applies to: the first output, or what its softmax reads if no
+/// reshape is between them.
 #[must_use]
 pub fn of_student(model: &Model) -> Option<String> {
     let found = of_output(model)?;
@@ -83,8 +83,8 @@ pub fn of_student(model: &Model) -> Option<String> {
     Some(before.unwrap_or(found.tensor))
 }
 
-/// The activation that stays between what [`of_student`] gives and the logits: cross-entropy of
-/// such a student would take probabilities for logits. `None` where it gives logits or their
+/// The activation that remains between [`of_student`]'s tensor and the logits, so that
+/// cross-entropy would take probabilities for logits. `None` if that tensor holds logits, or
 /// logarithms of probabilities, which are logits too.
 #[must_use]
 pub fn activation_of_student(model: &Model) -> Option<&'static str> {
@@ -98,15 +98,14 @@ pub fn activation_of_student(model: &Model) -> Option<&'static str> {
     }
 }
 
-/// The row of a tensor of these probed shapes, batch axis first; `None` where it varies or is not
-/// known.
+/// A tensor's row by its probed shape, batch axis first; `None` if it varies or is unknown.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn row(shapes: &HashMap<String, Vec<Option<usize>>>, tensor: &str) -> Option<Vec<usize>> {
     shapes.get(tensor)?.get(1..)?.iter().copied().collect()
 }
 
-impl Found {
+impl LogitCandidates {
     /// The tensors of which one will hold the logits.
     #[must_use]
     pub fn tensors(&self) -> Vec<String> {
@@ -114,17 +113,17 @@ impl Found {
         before.into_iter().chain([self.tensor.clone()]).collect()
     }
 
-    /// The logits by the shapes of rows, which `row` gives without the batch axis.
+    /// Chooses the logits by the rows' shapes, which `row` gives without the batch axis.
     ///
     /// # Errors
-    /// Why there are none.
+    /// Says why there are none.
     pub fn choose(&self, row: impl Fn(&str) -> Option<Vec<usize>>) -> Result<Logits, String> {
         let output = &self.tensor;
         let shape = row(output).ok_or_else(|| {
             format!("`{output}`: its shape varies between samples or has no batch axis")
         })?;
         let classes = classes(&shape).ok_or_else(|| {
-            format!("`{output}`: expected one value a class, found rows of {shape:?}")
+            format!("`{output}`: expected one value per class, found rows of {shape:?}")
         })?;
         let kept = |tensor: &str, conversion, note: Option<String>| {
             let ends_in_softmax =
@@ -177,17 +176,17 @@ impl Found {
                 kept(output, Some(Conversion::Sigmoid), Some(Conversion::Sigmoid.describe(output)))
             }
             (Activation::Sigmoid, true) => Err(format!(
-                "`{output}` holds logarithms of a sigmoid, of which no logits are made"
+                "`{output}` holds logarithms of a sigmoid, which cannot be turned into logits"
             )),
             (Activation::HardSigmoid, _) => Err(format!(
-                "`{output}` holds the values of a hard sigmoid, of which no logits are made"
+                "`{output}` holds the values of a hard sigmoid, which cannot be turned into logits"
             )),
         }
     }
 }
 
 impl Conversion {
-    /// What the values were, in a few words.
+    /// What the values are, in a few words.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -196,7 +195,7 @@ impl Conversion {
         }
     }
 
-    /// One line for the user about logits that are made of a tensor.
+    /// A one-line note for the user about logits derived from a tensor.
     #[must_use]
     pub fn describe(self, tensor: &str) -> String {
         match self {
@@ -207,21 +206,21 @@ impl Conversion {
         }
     }
 
-    /// Logits of probabilities, in place. A logarithm has to end somewhere: p below what the
-    /// teacher's type `of` tells from 0 counts as that.
+    /// Turns probabilities into logits, in place. The logarithm needs a floor: p below what the
+    /// teacher's `dtype` can tell from 0 counts as that.
     ///
     /// # Errors
-    /// The index of the first value that is no probability.
-    pub fn apply(self, values: &mut [f32], of: Dtype) -> Result<(), usize> {
+    /// The index of the first value that is not a probability.
+    pub fn apply(self, values: &mut [f32], dtype: Dtype) -> Result<(), usize> {
         let smallest =
-            if of == Dtype::F16 { half::f16::from_bits(1).to_f32() } else { f32::MIN_POSITIVE };
-        // shares of any sum are as good: softmax(log p) does not see a factor
+            if dtype == Dtype::F16 { half::f16::from_bits(1).to_f32() } else { f32::MIN_POSITIVE };
+        // any scale will do: softmax(log p) ignores a factor
         let is_valid =
             |p: f32| is_probability(p) || (self == Self::Probabilities && p > 1.0 && p.is_finite());
         if let Some(index) = values.iter().position(|&p| !is_valid(p)) {
             return Err(index);
         }
-        // the largest f32 below 1: a sigmoid that is 1 in f32 is no certainty
+        // the largest f32 below 1: a sigmoid that is 1 in f32 is not certain
         let largest = 1.0 - f32::EPSILON / 2.0;
         for value in values {
             let p = value.max(smallest);
@@ -234,15 +233,15 @@ impl Conversion {
     }
 }
 
-/// What rounding of bfloat16, the coarsest type, does to a sum of 1.
+/// The error that rounding to bfloat16, the coarsest type, makes in a sum of 1.
 const TOLERANCE: f32 = 4e-3;
 
 fn is_probability(value: f32) -> bool {
     (-TOLERANCE..=1.0 + TOLERANCE).contains(&value)
 }
 
-/// Whether rows are nothing but probabilities of classes: of two values or more, all in [0, 1], and
-/// every row sums to 1.
+/// Whether rows can only be class probabilities: at least two values, all in [0, 1], and each row
+/// sums to 1.
 #[must_use]
 pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
     let is_one = |row: &[f32]| {
@@ -251,7 +250,7 @@ pub fn are_probabilities(values: &[f32], classes: usize) -> bool {
     classes > 1 && !values.is_empty() && values.chunks(classes).all(is_one)
 }
 
-/// The classes of a row: its values, where at most one of its axes has more than one.
+/// The number of classes of a row: its values, if at most one axis is longer than 1.
 fn classes(row: &[usize]) -> Option<usize> {
     let several: Vec<usize> = row.iter().copied().filter(|&n| n != 1).collect();
     match several.as_slice() {

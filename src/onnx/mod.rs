@@ -1,5 +1,5 @@
-//! ONNX files: reading, checking, exposing intermediate tensors, and writing. Knows neither ONNX
-//! Runtime nor the trainer.
+//! ONNX files: reading, checking, exposing intermediate tensors, and writing. Depends on neither
+//! ONNX Runtime nor the trainer.
 
 mod check;
 pub mod cost;
@@ -33,7 +33,7 @@ use crate::array::{Array, Dtype};
 use crate::error::{Context, Error, Result};
 use crate::hash;
 use crate::storage;
-use external::{Files, Place};
+use external::{DataFolder, WeightFiles};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -53,9 +53,9 @@ pub mod proto {
 pub enum Dim {
     /// A fixed size.
     Fixed(usize),
-    /// An open size with a name (`batch`).
+    /// A named open size (`batch`).
     Symbol(String),
-    /// An open size.
+    /// An unnamed open size.
     Open,
 }
 
@@ -64,37 +64,37 @@ pub enum Dim {
 pub struct Value {
     /// The tensor's name.
     pub name: String,
-    /// Its element type; `None` for a type that we do not carry (strings, sequences …).
+    /// Element type; `None` for an unsupported type (strings, sequences …).
     pub dtype: Option<Dtype>,
     /// Its axes; empty for a scalar or an undeclared shape.
     pub shape: Vec<Dim>,
-    /// Its type as people read it: `float32`, `seq(float32)`, `map(int64, string)`.
+    /// Its type as messages show it: `float32`, `seq(float32)`, `map(int64, string)`.
     pub kind: String,
     /// Whether its shape is declared.
     pub has_shape: bool,
 }
 
-/// An ONNX model: its encoded graph, and the graph read from it. Large weights of a file stay in
-/// the file, as external data of itself.
+/// An ONNX model: its encoded bytes, and the decoded graph. Large weights stay in the model's file,
+/// which the encoded graph refers to as external data.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// The encoded model without the weights that stay in its file.
     bytes: bytes::Bytes,
     proto: proto::ModelProto,
-    /// The file that it was read from, below the root of `files`, where weights stay in it.
+    /// The path below the root of `files` of the model's own file, if weights stay in it.
     file: Option<String>,
     /// The files that hold weights.
-    files: Option<Files>,
+    files: Option<WeightFiles>,
     /// What was added to the graph, encoded.
     added: Vec<u8>,
     sha256: String,
 }
 
 impl Model {
-    /// Reads and checks a file: protobuf, graph present, names unique, nodes in topological order,
-    /// external data confined to the model's folder (in a hub's cache: to the repository), offset
-    /// and length inside the file. Large weights are left in the file, which must not change while
-    /// the model is in use: reading them asks for that.
+    /// Reads and checks a file: valid protobuf, a graph, unique names, nodes in topological order,
+    /// external data confined to the model's folder (in a hub's cache: the repository), offsets and
+    /// lengths within the file. Large weights stay in the file, which must not change while the
+    /// model is in use; reading a weight checks that.
     ///
     /// # Errors
     /// Names the file and the first thing that is wrong.
@@ -106,33 +106,37 @@ impl Model {
         let mut bytes =
             Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(PROTOBUF_BYTES));
         source.read_to_end(&mut bytes).map_err(unreadable)?;
-        Self::checked(bytes::Bytes::from(bytes), &Place::of_model(path)?, Some((path, &metadata)))
-            .context(subject)
+        Self::checked(
+            bytes::Bytes::from(bytes),
+            &DataFolder::of_model(path)?,
+            Some((path, &metadata)),
+        )
+        .context(subject)
     }
 
-    /// The same from bytes, all of which are kept; `folder` is where external data may lie.
+    /// Like [`Model::read`], from bytes, which are kept whole; `folder` may hold external data.
     ///
     /// # Errors
-    /// As [`Model::read`].
+    /// See [`Model::read`].
     pub fn from_bytes(bytes: Vec<u8>, folder: Option<PathBuf>) -> Result<Self> {
-        let place = folder.and_then(|folder| Place::folder(&folder).ok());
+        let place = folder.and_then(|folder| DataFolder::folder(&folder).ok());
         Self::checked(bytes::Bytes::from(bytes), place.as_slice(), None)
     }
 
-    /// A model built in memory.
+    /// Wraps a model built in memory.
     ///
     /// # Errors
-    /// As [`Model::read`].
+    /// See [`Model::read`].
     pub fn from_proto(proto: proto::ModelProto) -> Result<Self> {
         let bytes = bytes::Bytes::from(proto.encode_to_vec());
         drop(proto);
         Self::checked(bytes, &[], None)
     }
 
-    /// `file`: what the bytes were read from, if its large weights are to stay there.
+    /// `file` is what the bytes were read from, if large weights may stay in it.
     fn checked(
         bytes: bytes::Bytes,
-        places: &[Place],
+        places: &[DataFolder],
         file: Option<(&Path, &Metadata)>,
     ) -> Result<Self> {
         let mut hash = Sha256::new();
@@ -161,14 +165,14 @@ impl Model {
         Ok(Self { bytes: edited.unwrap_or(bytes), proto, file, files, added: Vec::new(), sha256 })
     }
 
-    /// The encoded model. Of one that was read from a file, large weights are external data of that
+    /// The encoded model. If it was read from a file, its large weights are external data in that
     /// file, below [`Model::folder`].
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The decoded file.
+    /// The decoded model.
     #[must_use]
     pub fn proto(&self) -> &proto::ModelProto {
         &self.proto
@@ -183,15 +187,15 @@ impl Model {
         }
     }
 
-    /// The folder below which all weights lie that are in files.
+    /// The folder that contains all external weights.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.files.as_ref().map(|files| files.root.as_path())
     }
 
-    /// SHA-256 in hex of the file and, after it, of each external data file (location, size and
-    /// content, in order of location): what names the model in manifests. Without external data it
-    /// is the file's own.
+    /// SHA-256 in hex of the file, followed by each external data file (location, size and content,
+    /// in order of location): identifies the model in manifests. Without external data it is the
+    /// file's own SHA-256.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
@@ -205,7 +209,7 @@ impl Model {
         default.map_or(1, proto::OperatorSetIdProto::version)
     }
 
-    /// The inputs that a caller feeds (initialisers that are listed as inputs left out).
+    /// The inputs that a caller feeds (without initializers that are listed as inputs).
     #[must_use]
     pub fn inputs(&self) -> Vec<Value> {
         let graph = self.graph();
@@ -219,10 +223,10 @@ impl Model {
         self.graph().output.iter().map(value).collect()
     }
 
-    /// The value of an initialiser, wherever its bytes lie; `None` when there is none of that name.
+    /// The value of an initializer, wherever its bytes are stored; `None` if there is no such name.
     ///
     /// # Errors
-    /// When its bytes do not fit its shape and type, or external data cannot be read.
+    /// If its bytes do not match its shape and type, or external data cannot be read.
     pub fn initializer(&self, name: &str) -> Result<Option<Array>> {
         self.graph()
             .initializer
@@ -232,11 +236,11 @@ impl Model {
             .transpose()
     }
 
-    /// Decodes any tensor of this model (an initialiser, a Constant's attribute). Bool and the
-    /// small integers come out as `uint8`/`int32`/`int64`, bfloat16 as float32.
+    /// Decodes any tensor of this model (an initializer, or a Constant's attribute). Bool and small
+    /// integers become `uint8`/`int32`/`int64`, bfloat16 becomes float32.
     ///
     /// # Errors
-    /// As [`Model::initializer`].
+    /// See [`Model::initializer`].
     pub fn tensor(&self, tensor: &proto::TensorProto) -> Result<Array> {
         let decoded = || match (external::is_external(tensor), &self.files) {
             (false, _) => tensor::decode(tensor, None),
@@ -246,15 +250,15 @@ impl Model {
         decoded().context(|| format!("tensor `{}`", tensor.name()))
     }
 
-    /// The element type and shape that [`Model::tensor`] gives, without the values.
+    /// The element type and shape that [`Model::tensor`] would return, without reading the values.
     ///
     /// # Errors
-    /// When arrays cannot have them.
+    /// If arrays do not support them.
     pub fn head(&self, tensor: &proto::TensorProto) -> Result<(Dtype, Vec<usize>)> {
         tensor::head(tensor).context(|| format!("tensor `{}`", tensor.name()))
     }
 
-    /// The metadata entry of a key.
+    /// The metadata value of a key.
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.proto
@@ -264,23 +268,22 @@ impl Model {
             .map(proto::StringStringEntryProto::value)
     }
 
-    /// The encoded model, as [`Model::bytes`], with more tensors exposed as outputs: one more
-    /// `graph` field holding only `output` entries is appended, which protobuf merges; unknown
-    /// fields survive and nothing is re-encoded. Names that are outputs already are left as they
-    /// are.
+    /// The encoded model, like [`Model::bytes`], with more tensors exposed as outputs. One more
+    /// `graph` field with only `output` entries is appended, which protobuf merges: unknown fields
+    /// survive and nothing is re-encoded. Existing outputs are left alone.
     ///
     /// # Errors
-    /// When a name is no tensor that a node computes (lists the nearest names), or a file of
-    /// weights has changed since it was read.
+    /// If a name is not computed by a node (lists the nearest names), or a file of weights has
+    /// changed since it was read.
     pub fn with_outputs(&self, names: &[String]) -> Result<Vec<u8>> {
-        self.files.iter().try_for_each(Files::unchanged)?;
+        self.files.iter().try_for_each(WeightFiles::unchanged)?;
         self.expose(names, self.bytes.to_vec())
     }
 
-    /// The same with the weights that stay in the model's own file.
+    /// Like [`Model::with_outputs`], including the weights that stay in the model's own file.
     ///
     /// # Errors
-    /// As [`Model::with_outputs`].
+    /// See [`Model::with_outputs`].
     pub fn whole_with_outputs(&self, names: &[String]) -> Result<Vec<u8>> {
         let (Some(file), Some(files)) = (&self.file, &self.files) else {
             return self.with_outputs(names);
@@ -297,8 +300,8 @@ impl Model {
 
     fn expose(&self, names: &[String], mut bytes: Vec<u8>) -> Result<Vec<u8>> {
         let graph = self.graph();
-        // ONNX Runtime accepts duplicates, inputs and initialisers silently: only what a node
-        // computes may be named
+        // ONNX Runtime silently accepts duplicates, inputs and initializers: allow only computed
+        // tensors
         let computed: HashSet<&str> = graph
             .node
             .iter()
@@ -327,11 +330,11 @@ impl Model {
         Ok(bytes)
     }
 
-    /// The model with all weights in memory, external data included: whatever happens to its files,
-    /// it stays.
+    /// The model with all weights in memory, external data included, so that later changes of its
+    /// files do not matter.
     ///
     /// # Errors
-    /// When a file has changed since it was read.
+    /// If a file has changed since it was read.
     pub fn held(&self) -> Result<Self> {
         let Some(files) = &self.files else { return Ok(self.clone()) };
         let mut proto = self.proto.clone();
@@ -348,11 +351,11 @@ impl Model {
         })
     }
 
-    /// The model with another graph, whose weights lie where they lay; it keeps its hash, which
-    /// names the file.
+    /// The model with another graph that refers to the same weight files. It keeps its hash, which
+    /// identifies the file.
     ///
     /// # Errors
-    /// When the graph is malformed.
+    /// If the graph is malformed.
     pub fn with_graph(&self, graph: proto::GraphProto) -> Result<Self> {
         check::graph(&graph)?;
         let proto = proto::ModelProto { graph: Some(graph), ..self.proto.clone() };
@@ -360,10 +363,11 @@ impl Model {
         Ok(Self { bytes, proto, file: None, added: Vec::new(), ..self.clone() })
     }
 
-    /// The model with what `extra` holds added to its graph, in the same way; it keeps its hash.
+    /// The model with `extra` merged into its graph, like [`Model::with_outputs`]. It keeps its
+    /// hash.
     ///
     /// # Errors
-    /// When a name is there already.
+    /// If a name already exists.
     fn extended(&self, extra: &proto::GraphProto) -> Result<Self> {
         let mut added = Vec::new();
         prost::encoding::message::encode(MODEL_GRAPH_FIELD, extra, &mut added);
@@ -376,9 +380,9 @@ impl Model {
     }
 }
 
-/// The number of `ModelProto.graph`.
+/// The field number of `ModelProto.graph`.
 const MODEL_GRAPH_FIELD: u32 = 7;
-/// No encoded message is larger.
+/// The size limit of encoded messages, in bytes.
 const PROTOBUF_BYTES: usize = 1 << 31;
 
 fn decode(bytes: &bytes::Bytes) -> Result<proto::ModelProto> {
@@ -390,14 +394,14 @@ fn decode(bytes: &bytes::Bytes) -> Result<proto::ModelProto> {
             .hint("fetch the file itself with `git lfs pull`"));
     }
     proto::ModelProto::decode(bytes.clone()).or_else(|e| {
-        // a comment in another encoding than UTF-8 is left out
+        // a string that is not UTF-8 is dropped
         let readable = weights::edited(bytes, &Edit::default()).map(bytes::Bytes::from);
         let decoded = readable.and_then(|bytes| proto::ModelProto::decode(bytes).ok());
         decoded.ok_or_else(|| Error::input("not an ONNX model, or truncated").because(e))
     })
 }
 
-/// Whether these bytes stand for a file that Git has not fetched.
+/// Whether the bytes are a Git LFS pointer.
 fn is_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs")
 }
@@ -410,7 +414,7 @@ fn value(info: &proto::ValueInfoProto) -> Value {
         _ => None,
     };
     let dim = |dim: &proto::tensor_shape_proto::Dimension| match &dim.value {
-        // exporters write 0 and −1 alike for what is open
+        // exporters write both 0 and −1 for an open size
         Some(Size::DimValue(n)) => {
             usize::try_from(*n).ok().filter(|&n| n > 0).map_or(Dim::Open, Dim::Fixed)
         }
@@ -427,24 +431,26 @@ fn value(info: &proto::ValueInfoProto) -> Value {
     }
 }
 
-/// A type as people read it.
-fn kind(of: Option<&proto::TypeProto>) -> String {
-    use proto::type_proto::Value as Of;
-    match of.and_then(|of| of.value.as_ref()) {
-        Some(Of::TensorType(tensor)) => tensor::type_name(tensor.elem_type()),
-        Some(Of::SparseTensorType(tensor)) => {
+/// A type as messages show it.
+fn kind(declared: Option<&proto::TypeProto>) -> String {
+    use proto::type_proto::Value as Type;
+    match declared.and_then(|declared| declared.value.as_ref()) {
+        Some(Type::TensorType(tensor)) => tensor::type_name(tensor.elem_type()),
+        Some(Type::SparseTensorType(tensor)) => {
             format!("sparse({})", tensor::type_name(tensor.elem_type()))
         }
-        Some(Of::SequenceType(sequence)) => format!("seq({})", kind(sequence.elem_type.as_deref())),
-        Some(Of::OptionalType(optional)) => {
+        Some(Type::SequenceType(sequence)) => {
+            format!("seq({})", kind(sequence.elem_type.as_deref()))
+        }
+        Some(Type::OptionalType(optional)) => {
             format!("optional({})", kind(optional.elem_type.as_deref()))
         }
-        Some(Of::MapType(map)) => format!(
+        Some(Type::MapType(map)) => format!(
             "map({}, {})",
             tensor::type_name(map.key_type()),
             kind(map.value_type.as_deref())
         ),
-        Some(Of::OpaqueType(opaque)) => format!("opaque({})", opaque.name()),
+        Some(Type::OpaqueType(opaque)) => format!("opaque({})", opaque.name()),
         None => "undeclared".to_owned(),
     }
 }

@@ -1,12 +1,12 @@
-//! The names that a mistyped one may have meant.
+//! Suggestions for mistyped names.
 
 use crate::error::Error;
 
-/// How many names are listed.
+/// Most names that are listed.
 const LISTED: usize = 5;
 
-/// The known names most like `name`, best first: those that contain it (or end like it), then by
-/// edit distance.
+/// The known names most like `name`, best first: those that contain it or end like it, then by edit
+/// distance.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Vec<&'a str> {
     let wanted = name.to_lowercase();
@@ -27,7 +27,7 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Vec<&'a str> {
     ranked.into_iter().take(LISTED).map(|(_, candidate)| candidate).collect()
 }
 
-/// The error for a name that is not known.
+/// The error for an unknown name.
 pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
     let error = Error::input(format!("{what} `{name}`: no node of the model computes it"));
     match nearest(name, known).as_slice() {

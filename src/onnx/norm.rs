@@ -1,4 +1,4 @@
-//! The batch normalisation that an activation's input comes from, where an export has kept it.
+//! Finds the batch normalization before an activation, if the export kept it.
 
 use super::Model;
 use super::flow::Flow;
@@ -7,25 +7,24 @@ use super::proto::NodeProto;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-/// Scale γ and shift β of a batch normalisation, by channel: what it gives has mean β and
-/// deviation
-/// |γ| over the data that it was trained on.
+/// Scale γ and shift β of a batch normalization, by channel: its output has mean β and standard
+/// deviation |γ| over the training data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchNorm {
-    /// γ.
+    /// γ, one value per channel.
     pub scale: Vec<f32>,
-    /// β.
+    /// β, one value per channel.
     pub bias: Vec<f32>,
 }
 
 impl BatchNorm {
-    /// The normalisation right before an activation that reads `tensor`: what computes it, or the
-    /// one that a shortcut is added to. `None` where nothing rectifies the tensor, its
-    /// normalisation is folded into a convolution, or both branches of a sum have one.
+    /// The normalization right before an activation that reads `tensor`: the node that computes the
+    /// tensor, or the one to which a shortcut is added. `None` if no activation reads the tensor,
+    /// if its normalization is folded into a convolution, or if both branches of a sum have one.
     ///
     /// # Errors
-    /// When the model's weights cannot be read.
+    /// If the model's weights cannot be read.
     pub fn before_activation(model: &Model, tensor: &str) -> Result<Option<Self>> {
         let flow = Flow::new(model);
         let reads = |inputs: &[String]| inputs.iter().any(|input| input == tensor);
@@ -37,15 +36,15 @@ impl BatchNorm {
         {
             return Ok(None);
         }
-        let of = |tensor: &str| {
+        let norm_of = |tensor: &str| {
             flow.producer(tensor).filter(|node| !node.operator().statistics.is_empty())
         };
         let norm = match flow.producer(tensor) {
             Some(sum) if sum.op_type() == "Add" => {
-                let norms: Vec<_> = sum.input.iter().filter_map(|input| of(input)).collect();
+                let norms: Vec<_> = sum.input.iter().filter_map(|input| norm_of(input)).collect();
                 if let [norm] = norms.as_slice() { Some(*norm) } else { None }
             }
-            _ => of(tensor),
+            _ => norm_of(tensor),
         };
         let Some([_, scale, bias, ..]) = norm.map(|node| node.input.as_slice()) else {
             return Ok(None);
@@ -60,11 +59,11 @@ impl BatchNorm {
     }
 }
 
-/// The first opset in which an attribute, and not the number of outputs, says that batch
+/// The first opset where an attribute, rather than the number of outputs, tells that a batch
 /// normalization trains.
 const OPSET_TRAINING_MODE: i64 = 14;
 
-/// Whether a batch normalization takes its statistics from the batch, as its graph has it.
+/// Whether a batch normalization takes its statistics from the batch, according to its graph.
 #[must_use]
 pub fn trains_as_written(node: &NodeProto, opset: i64) -> bool {
     if opset < OPSET_TRAINING_MODE {

@@ -1,38 +1,38 @@
-//! What is known of ONNX's operators (and of those of `com.microsoft` that exporters and quantizers
-//! write), one row each. Whoever walks a graph asks here.
+//! The table of known facts about ONNX's operators (and the `com.microsoft` operators that
+//! exporters and quantizers write), one row each. All code that walks graphs asks here.
 //!
 //! Source: <https://onnx.ai/onnx/operators/> and ONNX Runtime's `docs/ContribOperators.md`.
 
 use super::proto::NodeProto;
 
-/// What an operator is, in the one class that tells most of it.
+/// An operator's class, which tells most about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// A rectifier or another curve that a layer ends in.
+    /// A rectifier or another nonlinearity at the end of a layer.
     Activation,
-    /// Values side by side with others, or scaled and shifted by constants.
+    /// Elementwise arithmetic of tensors, or scaling and shifting by constants.
     Arithmetic,
-    /// Any other function of each element.
+    /// Any other elementwise function.
     Elementwise,
-    /// It looks at neighbors in an image or a sequence, or at all of a channel.
+    /// Combines neighbors in an image or a sequence, or all positions of a channel.
     Spatial,
-    /// A product with a matrix.
+    /// A matrix product.
     Product,
     /// Sums of products along any axes.
     Contraction,
-    /// Mean and deviation are taken out.
+    /// Normalization by mean and deviation.
     Normalization,
-    /// A softmax, or its logarithm.
+    /// A softmax or its logarithm.
     Softmax,
-    /// Axes are taken away.
+    /// Removes axes.
     Reduction,
-    /// Values are moved or left out; none is computed.
+    /// Moves or selects values without computing any.
     Movement(Movement),
-    /// Between real numbers and integers that stand for them.
+    /// Converts between real numbers and quantized integers.
     Quantization,
-    /// The same with a scale that is taken from all samples of a batch.
+    /// Quantization with a scale taken from the whole batch.
     DynamicQuantization,
-    /// Dice.
+    /// Draws random values.
     Random,
     /// Anything else.
     Other,
@@ -41,38 +41,38 @@ pub enum Class {
 /// How values are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Movement {
-    /// As they are.
+    /// Unchanged.
     Copy,
-    /// In another type.
+    /// With another type.
     Cast,
-    /// Other axes over the same order.
+    /// With other axes in the same order of elements.
     Reshape,
-    /// The axes in another order.
+    /// With the axes permuted.
     Transpose,
-    /// Parts that lie together.
+    /// A contiguous part.
     Part,
-    /// Parts that indices name, or the largest.
+    /// Parts selected by indices, or the largest values.
     Pick,
-    /// Several tensors as one.
+    /// Several tensors joined.
     Join,
-    /// With others around them.
+    /// Surrounded by padding.
     Pad,
-    /// Several times.
+    /// Repeated.
     Repeat,
 }
 
-/// Where a map's channels stand in what an operator computes.
+/// The position of the channel axis in an operator's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channels {
     /// `[N, C, …]`.
     First,
     /// `[N, …, C]`.
     Last,
-    /// As the attribute `channels_last` says; whether they stand last without it.
+    /// As the attribute `channels_last` says; the value is the default.
     ByAttribute(bool),
 }
 
-/// How the multiply-accumulates of an operator are counted.
+/// How an operator's multiply-accumulates are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Macs {
     /// Each output element sums over a kernel and the channels of a group.
@@ -81,18 +81,18 @@ pub enum Macs {
     Transposed,
     /// Each output element sums over the last axis of the first factor.
     Product,
-    /// The same, where the attribute `transA` may turn that factor.
+    /// Like `Product`, where the attribute `transA` may transpose that factor.
     Gemm,
-    /// Each row of the input, and a state for each, is multiplied by a matrix.
+    /// Each row of the input, and its state, is multiplied by a matrix.
     Recurrent,
 }
 
-/// When an operator's outputs hold integers or truth values.
+/// When an operator's outputs hold integers or booleans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integers {
-    /// Where this input does.
+    /// If this input does.
     Like(usize),
-    /// As the attribute `to` says.
+    /// According to the attribute `to`.
     ByType,
     /// Always.
     Always,
@@ -100,7 +100,7 @@ pub enum Integers {
     Never,
 }
 
-/// How a value is computed from known ones.
+/// How a value is computed from known values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named as the operators")]
 pub enum Fold {
@@ -120,15 +120,15 @@ pub enum Fold {
     Cast,
     Where,
     Range,
-    /// As it is.
+    /// The input unchanged.
     Copy,
-    /// One value in all places.
+    /// A constant fill.
     Fill,
     /// `ReduceProd`.
     Product,
-    /// Of one value.
+    /// A function of one value.
     Unary(Unary),
-    /// Of two values.
+    /// A function of two values.
     Binary(Binary),
 }
 
@@ -166,61 +166,62 @@ pub enum Binary {
     Sub,
 }
 
-/// What stands in place of an operator in a network that is trained no more.
+/// What replaces an operator in a network that is no longer trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inference {
-    /// The operator.
+    /// The operator itself.
     Same,
-    /// What it reads.
+    /// Its input.
     Input,
-    /// The operator without the outputs and the attribute with which it trains.
+    /// The operator without its training outputs and attribute.
     FirstOutput,
 }
 
-/// What is known of an operator.
+/// The known facts about an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator {
     /// Its name in a graph.
     pub name: &'static str,
-    /// What it is.
+    /// Its class.
     pub class: Class,
-    /// The inputs that are parameters whatever their shape.
+    /// The inputs that are parameters, whatever their shape.
     pub parameters: &'static [usize],
-    /// Those of them that hold what it starts from: zeros there are no parameter.
+    /// Those of `parameters` that hold initial states: zeros there are not parameters.
     pub states: &'static [usize],
-    /// Whether the value of a Constant node is a parameter there too.
+    /// Whether a Constant node's value counts as a parameter in these inputs.
     pub trains_constants: bool,
     /// The inputs that hold running statistics: mean and variance.
     pub statistics: &'static [usize],
-    /// The second factor's input of what is counted in multiply-accumulates, and how those are.
+    /// The input of the second factor, and how multiply-accumulates are counted; `None` if they are
+    /// not.
     pub macs: Option<(usize, Macs)>,
-    /// The axis order of what it computes, where it says it itself.
+    /// The channel position of its output, if the operator itself defines it.
     pub channels: Option<Channels>,
-    /// The inputs that hold the scale and the zero point of the integers that it computes.
+    /// The inputs that hold the scale and zero point of the integers it computes.
     pub scale: Option<[usize; 2]>,
-    /// How many outputs can hold activations: not statistics, not a mask.
+    /// How many leading outputs can hold activations (not statistics, not a mask).
     pub values: usize,
-    /// Whether it reads the shape of its input alone: what follows from that says nothing of the
+    /// Whether it reads only the shape of its input, so that its output says nothing about the
     /// sample.
     pub reads_shape: bool,
     /// Whether its outputs hold integers.
     pub integers: Integers,
-    /// The output that holds places among its inputs' elements, whatever the others hold.
+    /// The output that holds indices into its input, whatever the others hold.
     pub places: Option<usize>,
-    /// How it is computed beforehand where its inputs are known; `None`: it runs.
+    /// How it is constant-folded; `None` if it is not.
     pub folds: Option<Fold>,
-    /// What it is in a network that is trained no more.
+    /// What replaces it in a network that is no longer trained.
     pub inference: Inference,
 }
 
 impl Operator {
-    /// Whether a tensor beside a computed one, as its term, factor or part, may be a parameter.
+    /// Whether a tensor next to a computed one (as term, factor or part) may be a parameter.
     #[must_use]
     pub fn takes_weights_beside(&self) -> bool {
         matches!(self.class, Class::Arithmetic | Class::Movement(Movement::Join))
     }
 
-    /// Whether it is a convolution, of any type of numbers.
+    /// Whether it is a convolution of any number type.
     #[must_use]
     pub fn is_convolution(&self) -> bool {
         matches!(self.macs, Some((_, Macs::Convolution)))
@@ -234,21 +235,21 @@ impl Operator {
 }
 
 impl NodeProto {
-    /// What is known of its operator.
+    /// The facts about the node's operator.
     #[must_use]
     pub fn operator(&self) -> &'static Operator {
         of(self.op_type())
     }
 }
 
-/// What is known of an operator of this name; nothing of one that the table lacks.
+/// The facts about the operator of this name; defaults if the table lacks it.
 #[must_use]
 pub fn of(name: &str) -> &'static Operator {
     const NOTHING: &Operator = &new("", Class::Other);
     TABLE.iter().find(|operator| operator.name == name).unwrap_or(NOTHING)
 }
 
-/// Every operator of which something is known.
+/// All operators in the table.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
     TABLE.iter()
 }
@@ -313,7 +314,7 @@ const fn product(name: &'static str, factor: usize, macs: Macs) -> Operator {
     Operator { macs: Some((factor, macs)), ..new(name, Class::Product) }
 }
 
-/// Weights of the inputs, of the state, bias; lengths are no parameter.
+/// Weights of the inputs, weights of the state, and bias; sequence lengths are not parameters.
 const fn recurrent(name: &'static str) -> Operator {
     Operator {
         trains_constants: true,
@@ -342,7 +343,7 @@ const fn random(name: &'static str) -> Operator {
     Operator { integers: Integers::Never, ..new(name, Class::Random) }
 }
 
-/// Of integers that stand for real numbers: with the inputs that say how.
+/// Works on quantized integers; `scale` is the input with their scale.
 const fn quantized(name: &'static str, class: Class, scale: usize) -> Operator {
     Operator { scale: Some([scale, scale + 1]), ..new(name, class) }
 }

@@ -1,24 +1,24 @@
-//! Integer tensors that stand for real numbers: what the `QLinear` operators compute, of which the
-//! graph holds the scale and the zero point, and what only moves such values.
+//! Integer tensors that represent real numbers: outputs of the `QLinear` operators, whose scale and
+//! zero point are in the graph, and copies or parts of such tensors.
 //!
-//! What `QuantizeLinear` makes is left out: the tensor that it reads is at hand.
+//! Outputs of `QuantizeLinear` are left out: the tensor that it reads is available.
 
 use super::Model;
 use super::operator::{Class, Movement};
 use super::proto::{NodeProto, TensorProto};
 use std::collections::HashMap;
 
-/// How an integer stands for a real number: (q − `zero_point`) · `scale`.
+/// How an integer represents a real number: (q − `zero_point`) · `scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quantization {
-    /// The real number that a step of 1 stands for.
+    /// The real value of a step of 1.
     pub scale: f32,
-    /// The integer that stands for 0.
+    /// The integer that represents 0.
     pub zero_point: i32,
 }
 
 impl Quantization {
-    /// The real numbers, as ONNX's `DequantizeLinear` computes them.
+    /// The real value of an integer, as ONNX's `DequantizeLinear` computes it.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a difference of integers of 16 bits")]
     pub fn real(self, value: i32) -> f32 {
@@ -29,12 +29,12 @@ impl Quantization {
 impl Model {
     /// The integer tensors that nodes compute with one constant scale, by name.
     ///
-    /// Source: the operators of <https://onnx.ai/onnx/operators/> and those of `com.microsoft` in
-    /// ONNX Runtime's `docs/ContribOperators.md`.
+    /// Source: <https://onnx.ai/onnx/operators/> and the `com.microsoft` operators in ONNX
+    /// Runtime's `docs/ContribOperators.md`.
     #[must_use]
     pub fn quantized(&self) -> HashMap<String, Quantization> {
         let nodes = &self.graph().node;
-        // a function of the model bears whatever name it likes
+        // one of the model's functions may use any name
         let is_known = |node: &NodeProto| matches!(node.domain(), "" | "ai.onnx" | "com.microsoft");
         let scale = |node: &NodeProto| node.operator().scale.filter(|_| is_known(node));
         if !nodes.iter().any(|node| scale(node).is_some()) {
@@ -57,7 +57,7 @@ impl Model {
         found.into_iter().map(|(name, quantization)| (name.to_owned(), quantization)).collect()
     }
 
-    /// The scale and zero point in these inputs of a node, where they are single constants.
+    /// The scale and zero point in these inputs of a node, if both are single constants.
     fn quantization(
         &self,
         node: &NodeProto,
@@ -74,7 +74,7 @@ impl Model {
         Some(Quantization { scale: constant(scale)?, zero_point })
     }
 
-    /// Initializers and values of `Constant` nodes of one element, by name.
+    /// Single-element initializers and `Constant` values, by name.
     fn scalars(&self) -> HashMap<&str, &TensorProto> {
         let graph = self.graph();
         let given = graph.initializer.iter().map(|tensor| (tensor.name(), tensor));
@@ -88,29 +88,29 @@ impl Model {
     }
 }
 
-/// How the values stand that a node only moves or picks.
+/// The quantization of a node's output if the node only moves or selects values.
 fn moved(node: &NodeProto, found: &HashMap<&str, Quantization>) -> Option<Quantization> {
-    let of = |name: &String| found.get(name.as_str()).copied();
+    let quantization = |name: &String| found.get(name.as_str()).copied();
     match node.operator().class {
-        // of one scale all, or the integers are no longer comparable
+        // all must share one scale, or the integers are not comparable
         Class::Movement(Movement::Join) => {
-            let mut all = node.input.iter().map(of);
+            let mut all = node.input.iter().map(quantization);
             let first = all.next()??;
             all.all(|other| other == Some(first)).then_some(first)
         }
         Class::Movement(Movement::Cast) => None,
-        Class::Movement(_) => node.input.first().and_then(of),
+        Class::Movement(_) => node.input.first().and_then(quantization),
         _ => match node.op_type() {
             "DepthToSpace" | "MaxPool" | "NhwcMaxPool" | "SpaceToDepth" => {
-                node.input.first().and_then(of)
+                node.input.first().and_then(quantization)
             }
-            "Resize" | "Upsample" if is_nearest(node) => node.input.first().and_then(of),
+            "Resize" | "Upsample" if is_nearest(node) => node.input.first().and_then(quantization),
             _ => None,
         },
     }
 }
 
-/// Whether a resize repeats values, which is what it does unless told otherwise.
+/// Whether a resize repeats values, which is the default.
 fn is_nearest(node: &NodeProto) -> bool {
     node.attribute.iter().find(|a| a.name() == "mode").is_none_or(|mode| mode.s() == b"nearest")
 }

@@ -1,24 +1,24 @@
-//! A model that computes the shapes of its tensors: what a probe runs.
+//! A model that computes the shapes of its tensors, for the probe.
 
 use super::{MODEL_GRAPH_FIELD, Model, proto};
 use crate::error::Result;
 use proto::{GraphProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 
-/// The number of `ModelProto.opset_import`.
+/// The field number of `ModelProto.opset_import`.
 const MODEL_OPSET_FIELD: u32 = 8;
-/// An opset whose `Shape` takes every tensor, for models of other domains' operators alone.
+/// An opset whose `Shape` takes every tensor, for models without default-domain operators.
 const OPSET: i64 = 13;
 
 impl Model {
     /// The model's bytes with a `Shape` node for each of these tensors, and the names of the nodes'
     /// outputs.
     ///
-    /// A tensor that is an output stays alive until a run ends, one that a node reads can go at
-    /// once. The nodes stand in reverse: ONNX Runtime orders a graph from its last node without
-    /// readers up, so each shape is taken as soon as its tensor is there.
+    /// An output tensor stays alive until a run ends; a tensor read by a node can be freed at once.
+    /// The nodes are in reverse order: ONNX Runtime orders a graph from its last node without
+    /// readers up, so each shape is taken as soon as its tensor exists.
     ///
     /// # Errors
-    /// As [`Model::with_outputs`].
+    /// See [`Model::with_outputs`].
     pub fn with_shapes(&self, tensors: &[String]) -> Result<(Vec<u8>, Vec<String>)> {
         let mut bytes = self.with_outputs(&[])?;
         let mut prefix = "nst-cache.shape".to_owned();

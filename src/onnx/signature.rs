@@ -1,6 +1,6 @@
-//! What `torch.export` notes in a graph: which tensors are the module's parameters and buffers, and
-//! which call of the module each node comes from (`pkg.torch.*` entries of `metadata_props`, as
-//! `torch.onnx.export(dynamo=True)` writes them).
+//! What `torch.export` records in a graph: which tensors are the module's parameters and buffers,
+//! and which call of the module each node comes from (`pkg.torch.*` entries of `metadata_props`, as
+//! written by `torch.onnx.export(dynamo=True)`).
 
 use super::proto::{GraphProto, NodeProto, StringStringEntryProto, ValueInfoProto};
 use std::collections::{BTreeMap, HashMap};
@@ -11,37 +11,37 @@ const SCOPES: &str = "pkg.torch.onnx.name_scopes";
 const FOLDED: &str = "pkg.onnxscript.optimizer.folded_from";
 const RULES: &str = "pkg.onnxscript.rewriter.rule_name";
 
-/// What a tensor of the module is.
+/// The role of a module's tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `nn.Parameter`: it trains.
+pub enum TensorKind {
+    /// `nn.Parameter`: it is trained.
     Parameter,
-    /// A buffer: it does not.
+    /// A buffer: it is not trained.
     Buffer,
 }
 
-/// The module's tensors, by their names in the state dict and by their names in calls.
+/// The module's tensors, by their names in the state dict and in calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signature {
-    /// What each tensor of the state dict is.
-    pub tensors: BTreeMap<String, Kind>,
-    /// Whether a float tensor of another name is a constant: the graph holds every parameter under
-    /// its name.
+    /// The role of each tensor of the state dict.
+    pub tensors: BTreeMap<String, TensorKind>,
+    /// Whether other float tensors are constants, since the graph holds every parameter under its
+    /// own name.
     pub is_whole: bool,
-    /// The name in the state dict of a name in calls.
+    /// State dict names by the names in calls.
     placeholders: HashMap<String, String>,
 }
 
 impl Signature {
-    /// The signature that a graph holds; `None` where its exporter notes none.
+    /// The signature recorded in a graph; `None` if the exporter wrote none.
     #[must_use]
     pub fn of(graph: &GraphProto) -> Option<Self> {
         let text = entry(&graph.metadata_props, SIGNATURE)?;
         let mut signature = Self::default();
         for (placeholder, kind, target) in lines(text).chain(records(text)) {
             let kind = match kind {
-                "PARAMETER" => Kind::Parameter,
-                "BUFFER" | "CONSTANT_TENSOR" => Kind::Buffer,
+                "PARAMETER" => TensorKind::Parameter,
+                "BUFFER" | "CONSTANT_TENSOR" => TensorKind::Buffer,
                 _ => continue,
             };
             signature.tensors.insert(target.to_owned(), kind);
@@ -50,13 +50,13 @@ impl Signature {
         (!signature.tensors.is_empty()).then_some(signature)
     }
 
-    /// Whether the state dict holds a parameter of this name.
+    /// Whether the state dict has a parameter of this name.
     #[must_use]
     pub fn is_parameter(&self, name: &str) -> bool {
-        self.tensors.get(name) == Some(&Kind::Parameter)
+        self.tensors.get(name) == Some(&TensorKind::Parameter)
     }
 
-    /// The module's tensors that a call takes, in order, each once.
+    /// The module's tensors that a call takes, in order, without repeats.
     #[must_use]
     pub fn taken_by<'a>(&'a self, call: &Call<'a>) -> Vec<&'a str> {
         let mut taken: Vec<&str> = Vec::new();
@@ -70,7 +70,7 @@ impl Signature {
         taken
     }
 
-    /// The module's tensor that a call takes as its n-th argument.
+    /// The module's tensor that a call takes as its n-th argument, from 0.
     #[must_use]
     pub fn argument<'a>(&'a self, call: &Call<'_>, n: usize) -> Option<&'a str> {
         self.named(call.arguments().get(n)?.strip_prefix('%')?)
@@ -81,7 +81,7 @@ impl Signature {
     }
 }
 
-/// `p_conv_weight: PARAMETER target='conv.weight'`, a line each: placeholder, kind, name.
+/// Parses `p_conv_weight: PARAMETER target='conv.weight'` lines into placeholder, kind and name.
 fn lines(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     text.lines().filter_map(|line| {
         let (placeholder, rest) = line.split_once(": ")?;
@@ -90,8 +90,8 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// `InputSpec(kind=<InputKind.PARAMETER: 2>, arg=TensorArgument(name='p_conv_weight'),
-/// target='conv.weight', …)`, as earlier versions write it.
+/// Parses `InputSpec(kind=<InputKind.PARAMETER: 2>, arg=TensorArgument(name='p_conv_weight'),
+/// target='conv.weight', …)`, the form of earlier versions.
 fn records(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     text.split("InputSpec(").skip(1).filter_map(|record| {
         let kind = record.split_once("InputKind.")?.1;
@@ -103,12 +103,12 @@ fn records(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// The text in quotes after a key.
+/// The quoted text after a key.
 fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.split_once(key)?.1.strip_prefix('\'')?.split('\'').next()
 }
 
-/// The call of the module's program that a node comes from.
+/// The call in the module's program that a node comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Call<'a> {
     /// `%linear : [num_users=1] = call_function[target=…](args = (…), kwargs = {})`.
@@ -116,7 +116,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// The call of a node; `None` where its exporter notes none.
+    /// The call of a node; `None` if the exporter recorded none.
     #[must_use]
     pub fn of(node: &'a NodeProto) -> Option<Self> {
         entry(&node.metadata_props, CALL).map(|text| Self { text })
@@ -150,7 +150,7 @@ impl<'a> Call<'a> {
         list.map(str::trim).filter(|argument| !argument.is_empty()).collect()
     }
 
-    /// The names among its arguments, those in lists too.
+    /// The names among its arguments, including those in lists.
     fn names(&self) -> impl Iterator<Item = &'a str> {
         self.taken()
             .split('%')
@@ -165,12 +165,12 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Takes the call from a node that is no longer all of it.
+/// Removes the call from a node that no longer represents all of it.
 pub fn forget_call(node: &mut NodeProto) {
     node.metadata_props.retain(|entry| entry.key() != CALL);
 }
 
-/// The modules around a node, innermost first, the whole (`""`) last.
+/// The modules around a node, innermost first, the root (`""`) last.
 #[must_use]
 pub fn modules(node: &NodeProto) -> Vec<String> {
     let mut modules = entry(&node.metadata_props, SCOPES).map_or_else(Vec::new, list);
@@ -180,20 +180,20 @@ pub fn modules(node: &NodeProto) -> Vec<String> {
     modules
 }
 
-/// The tensors that an exporter folded into this one; empty where it is none of those.
+/// The tensors that an exporter folded into this one; empty if it is not folded.
 #[must_use]
 pub fn folded_from(value: &ValueInfoProto) -> Vec<String> {
     entry(&value.metadata_props, FOLDED).map_or_else(Vec::new, list)
 }
 
-/// Whether the exporter's optimizer rewrote anything of a graph.
+/// Whether the exporter's optimizer rewrote any part of a graph.
 #[must_use]
 pub fn is_optimized(graph: &GraphProto) -> bool {
     graph.node.iter().any(|node| entry(&node.metadata_props, RULES).is_some())
         || graph.value_info.iter().any(|value| entry(&value.metadata_props, FOLDED).is_some())
 }
 
-/// `['a', 'b']`.
+/// Parses `['a', 'b']`.
 fn list(text: &str) -> Vec<String> {
     text.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
 }

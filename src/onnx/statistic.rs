@@ -1,9 +1,9 @@
-//! Statistics of taps as nodes of the model's own graph, so that a device which computes the maps
-//! hands out no more than what is kept of them.
+//! Statistics of taps as nodes of the model's own graph, so that a device that computes the maps
+//! returns only what is kept of them.
 //!
-//! All of it is in double precision and rounded to f32 at the end, as [`crate::statistic`] does;
-//! sums run in the runtime's order, which moves a last bit now and then. Operators and their forms
-//! are those of opset 8, which any later one has.
+//! Everything is in double precision and rounded to f32 at the end, as in [`crate::statistic`];
+//! sums run in the runtime's order, which occasionally changes the last bit. Operators are in their
+//! opset 8 form, which every later opset still has.
 
 use super::{Model, proto, tensor_proto};
 use crate::array::{Array, Layout, Values};
@@ -13,32 +13,32 @@ use proto::{
     AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType,
 };
 
-/// The first opset whose operators these are.
+/// The first opset with these operators.
 const OPSET: i64 = 8;
-/// The codes of element types in ONNX.
+/// ONNX's code of the element type float32.
 const FLOAT: i64 = 1;
 const DOUBLE: i64 = 11;
-/// A Gram matrix of more entries is left to the host: the indices that pack it would be larger than
-/// the matrix.
+/// Larger Gram matrices (in entries) are left to the host: the indices that pack one would be
+/// larger than the matrix.
 const PAIRS_MAX: usize = 1 << 22;
 
-/// A statistic that a graph is to compute.
+/// A statistic for the graph to compute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// The tensor, `[batch, …]` in `map`'s axis order.
     pub tensor: String,
-    /// The name of the result, `[batch, …]` as [`MapShape::row`] says.
+    /// The name of the result, `[batch, …]` as in [`MapShape::row`].
     pub name: String,
     /// What is computed.
     pub statistic: Statistic,
-    /// The map that it is of.
+    /// The map it is computed from.
     pub map: MapShape,
-    /// Height and width of the tensor, which is pooled to the map's.
+    /// Height and width of the tensor before it is pooled to the map's size.
     pub from: [usize; 2],
-    /// The norm that a channel map is divided by at least.
+    /// Lower bound on the norm that a channel map is divided by.
     pub dead_norm: f64,
-    /// Weights of every input position in every output position, `[from, positions]`, where it is
-    /// pooled.
+    /// Weight of every input position in every output position, `[from, positions]`, if the tensor
+    /// is pooled.
     pub pooling: Option<Vec<f64>>,
 }
 
@@ -55,7 +55,7 @@ impl Model {
     /// it is the same teacher.
     ///
     /// # Errors
-    /// When a name is there already.
+    /// If a name already exists.
     pub fn with_statistics(&self, requests: &[Request]) -> Result<Self> {
         let mut graph = Nodes::default();
         for request in requests {
@@ -65,7 +65,7 @@ impl Model {
     }
 }
 
-/// The nodes, constants and outputs that are added.
+/// The nodes, constants and outputs to add.
 #[derive(Default)]
 struct Nodes(GraphProto);
 
@@ -139,7 +139,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Each map divided by its norm.
+    /// Divides each map by its norm.
     fn unit(
         &mut self,
         maps: &str,
@@ -193,7 +193,7 @@ impl Nodes {
         output
     }
 
-    /// The last two axes exchanged.
+    /// Transposes the last two axes.
     fn turn(&mut self, input: &str, output: String) -> String {
         self.node("Transpose", &[input], output, vec![integers("perm", &[0, 2, 1])])
     }
@@ -203,7 +203,7 @@ impl Nodes {
         self.node("MatMul", &factors, output, Vec::new())
     }
 
-    /// Each element squared.
+    /// Squares each element.
     fn square(&mut self, input: &str, output: String) -> String {
         self.node("Mul", &[input, input], output, Vec::new())
     }

@@ -1,6 +1,6 @@
-//! What makes a value more than a function of one sample: random nodes, norms in training mode,
-//! scales over a batch. And the way to a value, on which whatever else mixes samples can be looked
-//! for.
+//! Finds what makes a value more than a function of one sample: random nodes, normalizations in
+//! training mode, scales over a batch. Also traces the path to a value, along which other mixing of
+//! samples can be searched.
 
 use super::check::{node_name, subgraphs};
 use super::flow::{reads, values};
@@ -13,16 +13,17 @@ use std::collections::{HashMap, HashSet};
 /// Why a node is suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspicion {
-    /// It gives other values at each run.
+    /// It gives different values in each run.
     Random,
-    /// It takes its statistics from the batch, as a network in training does.
+    /// It takes its statistics from the batch, as in training.
     Training,
-    /// It takes one scale for all samples of a batch: of one sample it is a function.
+    /// It takes one scale from all samples of a batch, so it is a function of one sample only in a
+    /// batch of one.
     DynamicQuantization,
 }
 
 /// The nodes, by operator and name, that make one of `targets` more than a function of one sample,
-/// in the order of the graph.
+/// in graph order.
 #[must_use]
 pub fn suspects(model: &Model, targets: &[String]) -> Vec<(Suspicion, String)> {
     let graph = model.graph();
@@ -35,7 +36,7 @@ pub fn suspects(model: &Model, targets: &[String]) -> Vec<(Suspicion, String)> {
     found
 }
 
-/// Functions and subgraphs within each other that are looked into.
+/// Deepest nesting of functions and subgraphs that is searched.
 const DEPTH: usize = 8;
 
 fn look(
@@ -90,7 +91,7 @@ fn suspicion(node: &NodeProto, constants: &Constants<'_>) -> Option<Suspicion> {
     }
 }
 
-/// The constants that nodes of one graph see.
+/// The constants visible in one graph.
 #[derive(Clone, Copy)]
 struct Constants<'a> {
     model: &'a Model,
@@ -99,15 +100,19 @@ struct Constants<'a> {
 }
 
 impl Constants<'_> {
-    /// A constant of one element; true is 1.
+    /// A single-element constant; true is 1.
     fn number(&self, name: &str) -> Option<f32> {
-        let of = |tensor: &TensorProto| {
+        let single = |tensor: &TensorProto| {
             let is_one = tensor.dims.iter().all(|&n| n == 1);
             is_one.then(|| self.model.tensor(tensor).ok()?.to_f32().first().copied()).flatten()
         };
         let outer = &self.model.graph().initializer;
-        let value =
-            self.initializers.iter().chain(outer).find(|tensor| tensor.name() == name).and_then(of);
+        let value = self
+            .initializers
+            .iter()
+            .chain(outer)
+            .find(|tensor| tensor.name() == name)
+            .and_then(single);
         value.or_else(|| {
             let node =
                 self.nodes.iter().find(|node| node.output.iter().any(|output| output == name))?;
@@ -116,14 +121,14 @@ impl Constants<'_> {
                     .attribute
                     .iter()
                     .find(|a| a.name() == "value")
-                    .and_then(|a| of(a.t.as_ref()?)),
+                    .and_then(|a| single(a.t.as_ref()?)),
                 _ => None,
             }
         })
     }
 }
 
-/// The way from the inputs, and from whatever else is drawn or held, to values.
+/// The paths from the inputs, and from random or constant values, to tensors.
 #[derive(Debug)]
 pub struct Way<'a> {
     nodes: &'a [NodeProto],
@@ -131,17 +136,17 @@ pub struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    /// The ways through a graph.
+    /// Prepares the paths through a graph.
     #[must_use]
     pub fn new(model: &'a Model) -> Self {
         let nodes = model.graph().node.as_slice();
-        let of = |(index, node): (usize, &'a NodeProto)| {
+        let outputs = |(index, node): (usize, &'a NodeProto)| {
             node.output.iter().map(move |name| (name.as_str(), index))
         };
-        Self { nodes, producer: nodes.iter().enumerate().flat_map(of).collect() }
+        Self { nodes, producer: nodes.iter().enumerate().flat_map(outputs).collect() }
     }
 
-    /// The nodes whose values reach one of these tensors, in the order of the graph. Shapes are no
+    /// The nodes whose values reach one of these tensors, in graph order. Shapes do not count as
     /// values.
     fn nodes_to(&self, tensors: &[String]) -> Vec<usize> {
         let mut open: Vec<usize> =
@@ -161,8 +166,8 @@ impl<'a> Way<'a> {
         found
     }
 
-    /// The tensors from which one is computed, in the order of the graph, without those that its
-    /// own node computes.
+    /// The tensors that a tensor is computed from, in graph order, without the other outputs of its
+    /// own node.
     #[must_use]
     pub fn to(&self, tensor: &str) -> Vec<&'a str> {
         let own = self.producer.get(tensor).copied();

@@ -1,15 +1,15 @@
-//! Taps: which tensors of a graph are worth distilling, from the graph and the shapes that a probe
-//! run found.
+//! Taps: which tensors of a graph are worth distilling, judged by the graph and the shapes that a
+//! probe run found.
 //!
-//! Which taps are **suggested**: for each spatial stage (all maps of one size) the last map through
-//! which everything passes that reaches the logits. That is the residual sum or its activation
-//! where a block ends, in a pre-activation network the normalised sum that the next stage and its
-//! shortcut both read, in a shuffling network the shuffled concatenation; it is never the inside of
-//! a residual block. A pointwise convolution in front of a strided depthwise one (an inverted
-//! residual) opens the next stage: the map before it counts. A stage without such a map (a U-Net's)
-//! suggests its last map in graph order. Then the penultimate vector, in its rank-2 form, and the
-//! logits. Where heads stand at several stages, as a detector's do, a stage with heads suggests the
-//! map that they read: that of the neck.
+//! For each spatial stage (all maps of one size), the **suggested** tap is the last map that
+//! everything on the way to the logits passes through. That is the residual sum, or its activation,
+//! at the end of a block; in a pre-activation network, the normalized sum that both the next stage
+//! and its shortcut read; in a shuffling network, the shuffled concatenation. It is never inside a
+//! residual block. A pointwise convolution before a strided depthwise one (an inverted residual)
+//! opens the next stage, so the map before it counts. A stage without such a map (in a U-Net)
+//! suggests its last map in graph order. The penultimate vector, in its rank-2 form, and the logits
+//! follow. In networks with heads at several stages, such as detectors, a stage with heads suggests
+//! the map that they read: the neck's.
 //!
 //! ```no_run
 //! use nst_cache::onnx::{Feeding, Model, tap};
@@ -39,18 +39,18 @@ use crate::array::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
-/// What a tap is to distillation.
+/// What a tap holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// Channel maps `[N, C, H, W]` (or `[N, H, W, C]`, by [`Tap::layout`]), or flat `[N, C, T]` (by
-    /// [`Tap::grid`]).
+    /// Channel maps `[N, C, H, W]` (or `[N, H, W, C]`, see [`Tap::layout`]), or flat ones `[N, C,
+    /// T]` (see [`Tap::grid`]).
     Map,
     /// Tokens `[N, T, C]`.
     Tokens,
-    /// Maps of three dimensions `[N, C, D, H, W]`, kept whole: no statistic is taken of them.
+    /// Three-dimensional maps `[N, C, D, H, W]`, stored whole: no statistic is taken of them.
     Volume,
-    /// One vector a sample, `[N, C]`.
+    /// One vector per sample, `[N, C]`.
     Vector,
     /// The classifier's output before any softmax, `[N, classes]`.
     Logits,
@@ -63,21 +63,21 @@ pub struct Tap {
     pub tensor: String,
     /// The operator that computes it.
     pub op: String,
-    /// Shape with the batch axis first (`None` where the batch is open), as probed.
+    /// The probed shape with the batch axis first (`None` where the batch is open).
     pub shape: Vec<Option<usize>>,
-    /// What it is to distillation.
+    /// What it holds.
     pub role: Role,
-    /// The axis order of a map; `None` for everything else. Suggested maps are NCHW.
+    /// A map's axis order; `None` for anything else. Suggested maps are NCHW.
     pub layout: Option<Layout>,
-    /// Height and width of the image that tokens cover, where the graph shows it; up to
-    /// [`PREFIX_TOKENS_MAX`] others stand before those. Height and width of a flat map, whose
-    /// height is 1 where it has one dimension only.
+    /// Height and width of the image that tokens cover, if the graph tells; up to
+    /// [`PREFIX_TOKENS_MAX`] other tokens precede those. For a flat map its height and width, with
+    /// height 1 if it is one-dimensional.
     pub grid: Option<[usize; 2]>,
-    /// Which spatial stage it stands in, from 1 (the stem and everything of the first size) on;
-    /// `None` for what is no map, and for 1×1 maps.
+    /// Spatial stage, from 1 (the stem and everything of the first size); `None` for 1×1 maps and
+    /// anything that is not a map.
     pub stage: Option<usize>,
-    /// Whether it is one of the suggested taps: the last map of each spatial stage, the penultimate
-    /// vector, the logits.
+    /// Whether it is suggested: the last map of a spatial stage, the penultimate vector, or the
+    /// logits.
     pub suggested: bool,
 }
 
@@ -94,9 +94,8 @@ impl Tap {
     }
 }
 
-/// All candidate taps in graph order with the suggested ones marked: the outputs of operators whose
-/// values depend on the input and that have a batch axis. `shapes`: each tensor's probed shape,
-/// batch axis first.
+/// All candidate taps in graph order, with the suggested ones marked: operator outputs that depend
+/// on the input and have a batch axis. `shapes` holds each tensor's probed shape, batch axis first.
 #[must_use]
 #[allow(clippy::implicit_hasher, reason = "there is one map of shapes, which the probe makes")]
 pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -> Vec<Tap> {
@@ -117,13 +116,13 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
                 .copied()
                 .or(flattened.filter(|&l| l == Layout::Nchw && grid.is_some()));
             let role = match shape.get(1..).unwrap_or_default() {
-                // of any rank: a convolution may have computed them
+                // of any rank: a convolution may compute the logits
                 _ if logits.as_deref() == Some(tensor) => Role::Logits,
                 [Some(1..)] => Role::Vector,
                 [Some(1..), Some(1..)] | [Some(1..), Some(1..), Some(1..)] if layout.is_some() => {
                     Role::Map
                 }
-                // channels first, over positions that are none of an image
+                // channels first, over positions that are not an image's
                 [Some(1..), Some(1..)] if flattened == Some(Layout::Nchw) => continue,
                 [Some(1..), Some(1..)] => Role::Tokens,
                 [Some(1..), Some(1..), Some(1..), Some(1..)]
@@ -161,8 +160,8 @@ pub fn candidates(model: &Model, shapes: &HashMap<String, Vec<Option<usize>>>) -
     taps
 }
 
-/// The spatial sizes in order of appearance. A size that only moved data has, as the half-way of a
-/// slice along height and then width, is none, nor is 1×1, nor one of maps that are remade.
+/// The spatial sizes in order of appearance. Skips 1×1, sizes of remade maps, and sizes that only
+/// moved data has, such as halfway through a slice along height and then width.
 fn stages(taps: &[Tap], remade: &HashSet<&str>) -> Vec<[usize; 2]> {
     let mut sizes = Vec::new();
     for tap in taps
@@ -177,12 +176,12 @@ fn stages(taps: &[Tap], remade: &HashSet<&str>) -> Vec<[usize; 2]> {
     sizes
 }
 
-/// Whether a map was flattened: it is no other than what it is made of.
+/// Whether a map is flattened, and so the same as the map it is made from.
 fn is_flattened(tap: &Tap) -> bool {
     tap.shape.len() == 3 && tap.grid.is_some_and(|[height, _]| height > 1)
 }
 
-/// The last map of each stage, by the rule at the head of this file.
+/// The last map of each stage, by the rule at the top of this file.
 fn last_maps<'a>(
     model: &'a Model,
     flow: &Flow<'a>,
@@ -223,8 +222,8 @@ fn last_maps<'a>(
     last
 }
 
-/// The last of these maps, or the one before the pointwise convolution if what follows it feeds a
-/// strided depthwise convolution alone.
+/// The last of these maps, or the one before the pointwise convolution if what follows feeds only a
+/// strided depthwise convolution.
 fn before_expansion<'a>(flow: &Flow<'a>, maps: &[&'a str]) -> Option<&'a str> {
     let last = *maps.last()?;
     let consumers = flow.consumers(last);
@@ -273,7 +272,7 @@ fn penultimate<'a>(
     let mut tensor = loop {
         let mut data = flow.data(node);
         if data.len() > 1 {
-            // a scale that follows the input has no batch axis
+            // a scale that depends on the input has no batch axis
             data.retain(|name| shapes.contains_key(*name));
         }
         let only = match (node.op_type(), data.as_slice(), flow.data(node).first()) {
@@ -296,8 +295,8 @@ fn penultimate<'a>(
             _ => return None,
         }
     };
-    // dropout in training form gives other values at each run, an integer is a float's: what it
-    // reads is the vector
+    // dropout in training form is random, and an integer stands for a float: what they read is the
+    // vector
     let passes = |node: &&NodeProto| {
         node.operator().moves(Movement::Copy) || node.op_type() == "DynamicQuantizeLinear"
     };

@@ -1,4 +1,5 @@
-//! Tensors of the file format: typed fields, raw bytes or external data to arrays, and back.
+//! Converts tensors of the file format (typed fields, raw bytes or external data) to arrays and
+//! back.
 
 use super::proto::TensorProto;
 use super::proto::tensor_proto::DataType;
@@ -6,7 +7,7 @@ use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 
-/// The array type of an ONNX element type; `None` for one that arrays do not have.
+/// The array type of an ONNX element type; `None` if arrays do not support it.
 pub(crate) fn dtype(code: i32) -> Option<Dtype> {
     match DataType::try_from(code).ok()? {
         DataType::Bool => Some(Dtype::Bool),
@@ -49,16 +50,16 @@ pub fn tensor_proto(name: &str, array: &Array) -> TensorProto {
         // a size in memory is far below 2⁶³
         dims: array.shape().iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)).collect(),
         data_type: Some(code as i32),
-        // little-endian as the machine, which the readers of a cache ask for as well
+        // little-endian like the machine, which cache readers require too
         raw_data: Some(array.as_bytes().to_vec().into()),
         ..Default::default()
     }
 }
 
-/// The size of each axis.
+/// The length of each axis.
 ///
 /// # Errors
-/// When one is negative.
+/// If one is negative.
 pub(super) fn shape(tensor: &TensorProto) -> Result<Vec<usize>> {
     let size = |&d: &i64| {
         usize::try_from(d).map_err(|_| {
@@ -68,10 +69,11 @@ pub(super) fn shape(tensor: &TensorProto) -> Result<Vec<usize>> {
     tensor.dims.iter().map(size).collect()
 }
 
-/// Bytes of the tensor's elements, stored raw; `None` for an element type that arrays do not have.
+/// Bytes of the tensor's elements in raw form; `None` for an element type that arrays do not
+/// support.
 ///
 /// # Errors
-/// When the shape is not one that memory could hold.
+/// If no memory could hold the shape.
 pub(super) fn byte_count(tensor: &TensorProto) -> Result<Option<usize>> {
     let Some(size) = data_type(tensor).and_then(element_size) else { return Ok(None) };
     let bytes = shape(tensor)?.iter().try_fold(size, |n, &d| n.checked_mul(d));
@@ -80,10 +82,10 @@ pub(super) fn byte_count(tensor: &TensorProto) -> Result<Option<usize>> {
         .ok_or_else(|| Error::input(format!("shape {:?} is beyond any memory", tensor.dims)))
 }
 
-/// Decodes a tensor; `outside`: its bytes, where the file holds them elsewhere.
+/// Decodes a tensor. `outside` holds its bytes if they are stored elsewhere.
 ///
 /// # Errors
-/// When its bytes do not fit its shape and type, or the type is not supported.
+/// If the bytes do not match its shape and type, or the type is not supported.
 pub(super) fn decode(tensor: &TensorProto, outside: Option<&[u8]>) -> Result<Array> {
     let (Some(code), Some(expected)) = (data_type(tensor), byte_count(tensor)?) else {
         return Err(unsupported(tensor));
@@ -108,7 +110,7 @@ pub(super) fn decode(tensor: &TensorProto, outside: Option<&[u8]>) -> Result<Arr
 /// The element type and shape of the array that a tensor decodes to.
 ///
 /// # Errors
-/// As [`decode`], for what is known without the values.
+/// See [`decode`], as far as it is known without the values.
 pub(super) fn head(tensor: &TensorProto) -> Result<(Dtype, Vec<usize>)> {
     let none = data_type(tensor)
         .and_then(|code| from_raw(code, &[]))
@@ -121,7 +123,7 @@ fn data_type(tensor: &TensorProto) -> Option<DataType> {
     DataType::try_from(tensor.data_type.unwrap_or_default()).ok()
 }
 
-/// An element type as people read it.
+/// An element type as messages show it.
 pub(super) fn type_name(code: i32) -> String {
     match DataType::try_from(code) {
         Ok(DataType::Float) => "float32".to_owned(),
@@ -169,8 +171,8 @@ fn from_raw(code: DataType, raw: &[u8]) -> Option<Values> {
     })
 }
 
-/// The typed fields: small types, 16-bit floats among them, are stored widened in `int32_data`,
-/// 32-bit unsigned ones in `uint64_data`.
+/// Decodes typed fields: small types, including 16-bit floats, are widened in `int32_data`, 32-bit
+/// unsigned integers in `uint64_data`.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -199,7 +201,7 @@ fn from_fields(code: DataType, tensor: &TensorProto) -> Option<Values> {
     })
 }
 
-/// The largest unsigned values stand for "no limit" in shape arithmetic; saturated they still do.
+/// The largest unsigned values mean "no limit" in shape arithmetic; saturated, they still do.
 fn wide(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -62,7 +62,7 @@ fn a_built_model_is_read_back_the_same() {
     assert_eq!(model.sha256(), again.sha256());
     assert_eq!(model.sha256().len(), 64);
     assert_eq!(model.opset(), 17);
-    // an initialiser that is listed as an input is none
+    // an initializer that is also listed as an input is not an input
     assert_eq!(model.inputs().iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["x"]);
     assert_eq!(model.initializer("w").unwrap().unwrap().values(), &Values::F32(vec![1.0, 2.0]));
     assert_eq!(model.initializer("x").unwrap(), None);
@@ -80,7 +80,7 @@ fn bytes_that_are_no_model_are_refused() {
     let whole = Model::from_proto(small()).unwrap().bytes().to_vec();
     for keep in 0..whole.len() {
         if let Ok(model) = Model::from_bytes(whole[..keep].to_vec(), None) {
-            // a cut between two fields leaves a valid message; it must still be a whole graph
+            // a cut between two fields leaves a valid message, but it must still be a whole graph
             assert_eq!(model.proto().graph, small().graph, "{keep}");
         }
     }
@@ -115,9 +115,9 @@ fn a_graph_defines_each_name_once_and_in_order() {
     assert!(message(edited(|g| g.input.push(named("x")))).contains("input `x`"));
     assert!(message(edited(|g| g.node[1].input[0] = "b".into())).contains("reads `b`"));
     assert!(message(edited(|g| g.output[0] = named("z"))).contains("output `z`"));
-    // the format asks for no output
+    // the format does not require an output
     assert!(edited(|g| g.output.clear()).unwrap().outputs().is_empty());
-    // an empty name is an optional input or output that is absent
+    // an empty name is an absent optional input or output
     edited(|g| g.node[1].input.push(String::new())).unwrap();
 }
 
@@ -150,7 +150,7 @@ fn outputs_are_appended_without_touching_the_file() {
     assert_eq!(more.outputs().iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["y", "a"]);
     assert_eq!(more.graph().node, model.graph().node);
     assert_eq!(model.with_outputs(&[]).unwrap(), model.bytes());
-    // ONNX Runtime would take these silently
+    // ONNX Runtime would silently accept these
     for name in ["x", "w", "Y", ""] {
         assert!(
             model.with_outputs(&[name.to_owned()]).unwrap_err().to_string().contains("no node"),
@@ -268,7 +268,7 @@ fn external_data_stays_inside_the_folder() {
             "{location}"
         );
     }
-    // a way up and a link that stay inside are none of that
+    // a parent path or link that stays inside is fine
     read(&[("location", "../model/data")]).unwrap();
     #[cfg(unix)]
     {
@@ -288,8 +288,8 @@ fn large(name: &str) -> TensorProto {
     tensor_proto(name, &Array::new(vec![64, 64], Values::F32(values)).unwrap())
 }
 
-/// x → MatMul(w) → a → Add(Constant) → y, written as a file of a name; gives the folder and
-/// the file.
+/// x → MatMul(w) → a → Add(Constant) → y, written to a file of this name; returns the
+/// folder and the file.
 fn large_file(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let mut proto = small();
@@ -327,7 +327,7 @@ fn large_weights_stay_in_the_file() {
         model.tensor(model.graph().node[1].attribute[0].t.as_ref().unwrap()).unwrap()
     };
     assert_eq!(constant(&model), constant(&whole));
-    // what is asked for whole is the file, and what is added is added to both
+    // the whole is the file's bytes, and additions are added to both
     assert_eq!(model.whole_with_outputs(&[]).unwrap(), bytes);
     let exposed =
         Model::from_bytes(model.whole_with_outputs(&["a".into()]).unwrap(), None).unwrap();
@@ -336,7 +336,7 @@ fn large_weights_stay_in_the_file() {
     assert_eq!(held.proto(), whole.proto());
     assert_eq!((held.sha256(), held.folder()), (whole.sha256(), None));
 
-    // another file of the name is not read as this one
+    // another file of the same name is not read as this one
     let mut other = bytes.clone();
     other.push(0);
     std::fs::write(&path, &other).unwrap();
@@ -373,7 +373,7 @@ fn packed_floats_are_left_in_the_file_and_others_are_not() {
         data_type: Some(DataType::Int64 as i32),
         ..large("i")
     };
-    // two bytes fewer than the shape asks for: left to whoever reads it
+    // two bytes fewer than the shape requires: left to whoever reads it
     let mut short = large("s");
     short.raw_data = Some(vec![0; 16_382].into());
     let mut proto = small();
@@ -509,14 +509,14 @@ fn names_of_data_files_are_taken_as_they_are() {
 #[test]
 fn what_is_no_tensor_is_named_by_its_type() {
     use proto::{TypeProto, type_proto};
-    let of = |value| Some(TypeProto { value: Some(value), ..Default::default() });
+    let type_proto = |value| Some(TypeProto { value: Some(value), ..Default::default() });
     let strings = || {
-        of(type_proto::Value::TensorType(type_proto::Tensor {
+        type_proto(type_proto::Value::TensorType(type_proto::Tensor {
             elem_type: Some(DataType::String as i32),
             shape: None,
         }))
     };
-    let sequence = of(type_proto::Value::SequenceType(Box::new(type_proto::Sequence {
+    let sequence = type_proto(type_proto::Value::SequenceType(Box::new(type_proto::Sequence {
         elem_type: strings().map(Box::new),
     })));
     let model = edited(|g| {
@@ -553,13 +553,13 @@ fn whatever_bytes_a_file_has_its_weights_are_left_in_it_or_it_is_no_model() {
     }
 }
 
-/// Where the values of the two large weights stand.
+/// Where the values of the two large weights are.
 fn weight_at(bytes: &[u8]) -> [std::ops::Range<usize>; 2] {
     let values = large("").raw_data.unwrap();
-    let at = |from: usize| {
+    let find = |from: usize| {
         from + bytes[from..].windows(values.len()).position(|window| window == &values[..]).unwrap()
     };
-    let (first, second) = (at(0), at(at(0) + values.len()));
+    let (first, second) = (find(0), find(find(0) + values.len()));
     [first + 8..first + values.len(), second + 8..second + values.len()]
 }
 

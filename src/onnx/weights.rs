@@ -1,6 +1,6 @@
-//! A model's encoded graph without its large weights: each becomes external data of the very file
-//! that it stands in, so that whoever needs a weight reads it there, and a graph of gigabytes is
-//! handled as one of kilobytes. All else is copied as it stands, unknown fields included.
+//! Removes large weights from a model's encoded graph: each becomes external data of the very file
+//! it is in, so a weight is read where it is needed and a graph of gigabytes is handled as one of
+//! kilobytes. Everything else is copied unchanged, including unknown fields.
 
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{StringStringEntryProto, TensorProto};
@@ -11,10 +11,10 @@ use std::collections::HashMap;
 
 /// Tensors of fewer bytes stay: shapes and scales are read at once, and a reference takes room too.
 const LARGE: usize = 1 << 14;
-/// Deeper messages are no graph that anything could read.
+/// Deepest nesting of messages; no reader accepts more.
 const DEPTH: usize = 100;
 
-/// The fields of a tensor's values whose bytes can be the raw ones.
+/// Field numbers of a tensor's values, for the fields whose bytes can be raw data.
 const FLOATS: u32 = 4;
 const RAW: u32 = 9;
 const DOUBLES: u32 = 10;
@@ -22,19 +22,18 @@ const DOUBLES: u32 = 10;
 /// What to change in an encoded model.
 #[derive(Debug, Default)]
 pub(super) struct Edit {
-    /// The location, as external data, of the file that the bytes are of: large weights are left
-    /// there.
+    /// The external data location that refers to the model's own file, if large weights stay in it.
     pub(super) file: Option<String>,
     /// New locations of external data by the old ones.
     pub(super) moved: HashMap<String, String>,
 }
 
-/// Bytes that are no encoded model, which whoever decodes them says better.
+/// The bytes are not an encoded model; decoding them gives the better message.
 struct Malformed;
 
-/// The messages on the way to tensors.
+/// Messages that can contain tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MessageKind {
     Model,
     Graph,
     Function,
@@ -45,8 +44,8 @@ enum Kind {
     Tensor,
 }
 
-impl Kind {
-    /// What a field holds, if a tensor can lie below it.
+impl MessageKind {
+    /// The type of a field, if it can contain tensors.
     fn field(self, number: u32) -> Option<Self> {
         Some(match (self, number) {
             (Self::Model, 7) | (Self::Attribute, 6 | 11) => Self::Graph,
@@ -60,7 +59,7 @@ impl Kind {
         })
     }
 
-    /// The field of free text.
+    /// The field number of free text.
     fn text(self) -> Option<u32> {
         Some(match self {
             Self::Model | Self::Node => 6,
@@ -76,21 +75,21 @@ impl Kind {
 /// A field of a message.
 struct Field<'a> {
     number: u32,
-    /// Where it begins in the message.
+    /// Its offset in the message.
     start: usize,
-    /// What it holds, where it has a length.
+    /// Its content, if it is length-delimited.
     payload: Option<&'a [u8]>,
 }
 
-/// The model with this edit; `None` where it changes nothing, or where the bytes are no model.
+/// Applies an edit; `None` if it changes nothing, or the bytes are not a model.
 pub(super) fn edited(bytes: &[u8], edit: &Edit) -> Option<Vec<u8>> {
-    rewrite(Kind::Model, bytes, 0, edit, edit.file.is_some(), DEPTH).ok().flatten()
+    rewrite(MessageKind::Model, bytes, 0, edit, edit.file.is_some(), DEPTH).ok().flatten()
 }
 
-/// `offset`: where the message begins in the file. `large`: whether large tensors in it may be left
+/// `offset` is the message's offset in the file; `large` tells whether its large tensors may stay
 /// in the file.
 fn rewrite(
-    kind: Kind,
+    kind: MessageKind,
     bytes: &[u8],
     offset: usize,
     edit: &Edit,
@@ -102,24 +101,23 @@ fn rewrite(
     let mut at = 0;
     while let Some(field) = next(bytes, &mut at)? {
         let whole = bytes.get(field.start..at).ok_or(Malformed)?;
-        let before = || bytes.get(..field.start).unwrap_or_default().to_vec();
+        let preceding = || bytes.get(..field.start).unwrap_or_default().to_vec();
         if let (Some(text), Some(payload)) = (kind.text(), field.payload)
             && field.number == text
             && std::str::from_utf8(payload).is_err()
         {
-            // what an exporter of another age noted in another encoding is no reason to refuse its
-            // graph
-            out.get_or_insert_with(before);
+            // free text in another encoding, from an old exporter, is no reason to refuse its graph
+            out.get_or_insert_with(preceding);
             continue;
         }
         let changed = match (kind.field(field.number), field.payload) {
             (Some(inner), Some(payload)) => {
                 let start = offset + at - payload.len();
-                // a function is copied wherever it is called, the values of a sparse tensor have a
-                // shape of their own
-                let large = large && !matches!(inner, Kind::Function | Kind::Sparse);
+                // a function is copied wherever it is called; a sparse tensor's values have their
+                // own shape
+                let large = large && !matches!(inner, MessageKind::Function | MessageKind::Sparse);
                 match inner {
-                    Kind::Tensor => reference(payload, start, edit, large)?,
+                    MessageKind::Tensor => reference(payload, start, edit, large)?,
                     _ => rewrite(inner, payload, start, edit, large, depth)?,
                 }
             }
@@ -127,7 +125,7 @@ fn rewrite(
         };
         match (changed, &mut out) {
             (Some(message), out) => {
-                let out = out.get_or_insert_with(before);
+                let out = out.get_or_insert_with(preceding);
                 encode_key(field.number, WireType::LengthDelimited, out);
                 encode_varint(message.len() as u64, out);
                 out.extend(message);
@@ -139,7 +137,7 @@ fn rewrite(
     Ok(out)
 }
 
-/// A tensor whose values are left in the file, or whose external data has another location now.
+/// A tensor whose values stay in the file, or whose external data has a new location.
 fn reference(
     bytes: &[u8],
     offset: usize,
@@ -173,7 +171,7 @@ fn reference(
     else {
         return Ok(None);
     };
-    // packed floats and doubles are the bytes that a raw tensor of them has
+    // packed floats and doubles have the bytes of raw data
     let is_raw = match field {
         FLOATS => known.data_type() == DataType::Float as i32,
         DOUBLES => known.data_type() == DataType::Double as i32,
@@ -199,7 +197,7 @@ fn reference(
     Ok(Some(head))
 }
 
-/// The field at `at`, which moves behind it; `None` at the end.
+/// The field at `at`, which advances past it; `None` at the end.
 fn next<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<Field<'a>>, Malformed> {
     let start = *at;
     let mut rest = bytes.get(start..).ok_or(Malformed)?;
@@ -221,7 +219,7 @@ fn next<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<Field<'a>>, Malfor
             field.payload = Some(rest.get(..length).ok_or(Malformed)?);
             length
         }
-        // groups, which the format has none of
+        // groups, which the format does not use
         WireType::StartGroup | WireType::EndGroup => return Err(Malformed),
     };
     let rest = rest.get(skipped..).ok_or(Malformed)?;

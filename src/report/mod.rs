@@ -1,3 +1,3 @@
-//! Pictures and pages from records.
+//! Tables from records of runs.
 
 pub mod sweep;

@@ -1,65 +1,65 @@
-//! What a sweep came to: every student and method with the mean and the deviation over its seeds.
+//! A sweep's results: every student and method with the mean and standard deviation over its seeds.
 
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-/// One run that finished.
+/// A run that finished.
 #[derive(Debug, Clone, Serialize)]
-pub struct Run {
-    /// The student.
+pub struct FinishedRun {
+    /// Name of the student.
     pub student: String,
-    /// The method.
+    /// Name of the method.
     pub method: String,
-    /// The seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// Where it lies.
+    /// The run's folder.
     pub folder: PathBuf,
-    /// Accuracy on the test set in percent; `None` without a test set.
+    /// Accuracy on the test set, in percent; `None` without a test set.
     pub top1: Option<f64>,
-    /// Training time, evaluation included, in seconds.
+    /// Training time including evaluation, in seconds.
     pub seconds: f64,
 }
 
-/// One run that did not.
+/// A run that failed.
 #[derive(Debug, Clone, Serialize)]
-pub struct Failure {
-    /// The student.
+pub struct FailedRun {
+    /// Name of the student.
     pub student: String,
-    /// The method.
+    /// Name of the method.
     pub method: String,
-    /// The seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// Its error.
+    /// Its error message.
     pub error: String,
-    /// Where all of its messages are.
+    /// The file with all of its messages.
     pub log: PathBuf,
 }
 
-/// The teacher, as its cache and the test set say.
+/// The teacher, as recorded by its cache and measured on the test set.
 #[derive(Debug, Clone, Serialize)]
-pub struct Teacher {
-    /// Its file's name.
+pub struct TeacherSummary {
+    /// The name of its file.
     pub file: String,
-    /// Accuracy on the samples of the cache in percent, where they have labels.
+    /// Accuracy on the cache's samples, in percent, if they are labeled.
     pub cached_top1: Option<f64>,
-    /// Accuracy on the test set in percent, if it was measured.
+    /// Accuracy on the test set, in percent, if it was measured.
     pub top1: Option<f64>,
-    /// What it cost: the seconds that the extraction of the cache took, where they are recorded.
+    /// Duration of the extraction of the cache, in seconds, if it was recorded.
     pub seconds: Option<f64>,
 }
 
-/// A mean with the sample standard deviation (divided by n − 1), which one value does not have.
+/// A mean with the sample standard deviation (divided by n − 1), which needs two values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The mean.
     pub mean: f64,
-    /// The sample standard deviation.
+    /// The sample standard deviation; `None` for a single value.
     pub deviation: Option<f64>,
 }
 
 impl Spread {
-    /// Of these values; `None` of none.
+    /// Computes both from values; `None` if there are none.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a number of runs")]
     pub fn of(values: &[f64]) -> Option<Self> {
@@ -71,62 +71,62 @@ impl Spread {
     }
 }
 
-/// A student with a method, over the seeds.
+/// A student with a method, over all seeds.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    /// The student.
+pub struct SweepRow {
+    /// Name of the student.
     pub student: String,
-    /// The method.
+    /// Name of the method.
     pub method: String,
-    /// Runs that finished.
+    /// Number of runs that finished.
     pub runs: usize,
-    /// Accuracy on the test set in percent.
+    /// Accuracy on the test set, in percent.
     pub top1: Option<Spread>,
-    /// Mean time of a run in seconds.
+    /// Mean time of a run, in seconds.
     pub seconds: Option<f64>,
-    /// The teacher's seconds that fall to these runs, of which each bears the same.
+    /// These runs' share of the teacher's seconds, which all runs share equally.
     pub teacher_seconds: Option<f64>,
 }
 
-/// The sweep's result.
+/// A sweep's result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Table {
-    /// The sweep's name.
+pub struct SweepTable {
+    /// Name of the sweep.
     pub name: String,
     /// The teacher.
-    pub teacher: Teacher,
-    /// The teacher's seconds divided by the runs that finished.
+    pub teacher: TeacherSummary,
+    /// The teacher's seconds divided by the number of runs that finished.
     pub teacher_seconds_per_run: Option<f64>,
     /// Epochs of each run.
     pub epochs: usize,
-    /// One for every student and method, in the recipe's order.
-    pub rows: Vec<Row>,
-    /// Every run that finished.
-    pub runs: Vec<Run>,
-    /// Every run that did not.
-    pub failed: Vec<Failure>,
+    /// One per student and method, in the recipe's order.
+    pub rows: Vec<SweepRow>,
+    /// Runs that finished.
+    pub runs: Vec<FinishedRun>,
+    /// Runs that failed.
+    pub failed: Vec<FailedRun>,
 }
 
-impl Table {
-    /// Brings the runs together; `order` holds the student and the method of each row.
+impl SweepTable {
+    /// Groups the runs; `order` holds the student and method of each row.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "numbers of runs")]
     pub fn new(
         name: String,
-        teacher: Teacher,
+        teacher: TeacherSummary,
         epochs: usize,
         order: &[(&str, &str)],
-        runs: Vec<Run>,
-        failed: Vec<Failure>,
+        runs: Vec<FinishedRun>,
+        failed: Vec<FailedRun>,
     ) -> Self {
         let share =
             teacher.seconds.filter(|_| !runs.is_empty()).map(|seconds| seconds / runs.len() as f64);
         let row = |&(student, method): &(&str, &str)| {
-            let here: Vec<&Run> =
+            let here: Vec<&FinishedRun> =
                 runs.iter().filter(|r| r.student == student && r.method == method).collect();
             let top1: Vec<f64> = here.iter().filter_map(|r| r.top1).collect();
             let seconds: Vec<f64> = here.iter().map(|r| r.seconds).collect();
-            Row {
+            SweepRow {
                 student: student.to_owned(),
                 method: method.to_owned(),
                 runs: here.len(),
@@ -139,7 +139,7 @@ impl Table {
         Self { name, teacher, teacher_seconds_per_run: share, epochs, rows, runs, failed }
     }
 
-    /// As Markdown that is aligned in plain text too.
+    /// The table as Markdown whose columns are aligned in plain text too.
     #[must_use]
     pub fn markdown(&self) -> String {
         let seconds =
@@ -194,7 +194,7 @@ impl Table {
             );
         }
         text.push('\n');
-        for Failure { student, method, seed, error, .. } in &self.failed {
+        for FailedRun { student, method, seed, error, .. } in &self.failed {
             let _ = write!(
                 text,
                 "\nfailed: {student}, {method}, seed {seed}: {}",
@@ -215,7 +215,7 @@ fn show(spread: &Spread) -> String {
     }
 }
 
-/// A Markdown table whose columns have one width each; the last four are numbers.
+/// A Markdown table with columns of uniform width; the last four hold numbers.
 fn aligned(lines: &[[String; 6]]) -> String {
     let mut widths = [3; 6];
     for line in lines {
@@ -248,8 +248,8 @@ fn aligned(lines: &[[String; 6]]) -> String {
 mod tests {
     use super::*;
 
-    fn run(method: &str, seed: u64, top1: f64) -> Run {
-        Run {
+    fn run(method: &str, seed: u64, top1: f64) -> FinishedRun {
+        FinishedRun {
             student: "net".into(),
             method: method.into(),
             seed,
@@ -273,13 +273,13 @@ mod tests {
 
     #[test]
     fn a_row_for_every_method_even_without_runs() {
-        let teacher = Teacher {
+        let teacher = TeacherSummary {
             file: "t.onnx".into(),
             cached_top1: Some(99.5),
             top1: Some(91.0),
             seconds: Some(120.0),
         };
-        let failed = vec![Failure {
+        let failed = vec![FailedRun {
             student: "net".into(),
             method: "AT".into(),
             seed: 3,
@@ -287,7 +287,7 @@ mod tests {
             log: PathBuf::new(),
         }];
         let runs = vec![run("KD", 0, 90.0), run("CE", 0, 80.0), run("KD", 1, 92.0)];
-        let table = Table::new(
+        let table = SweepTable::new(
             "s".into(),
             teacher,
             4,
@@ -323,8 +323,8 @@ failed: net, AT, seed 3: no such tap
     #[test]
     fn without_a_record_the_teacher_has_no_cost() {
         let teacher =
-            Teacher { file: "t.onnx".into(), cached_top1: None, top1: None, seconds: None };
-        let table = Table::new(
+            TeacherSummary { file: "t.onnx".into(), cached_top1: None, top1: None, seconds: None };
+        let table = SweepTable::new(
             "s".into(),
             teacher.clone(),
             4,
@@ -338,10 +338,10 @@ failed: net, AT, seed 3: no such tap
             "{}",
             table.markdown()
         );
-        // nothing finished, nothing to share it among
-        let table = Table::new(
+        // nothing finished: there are no runs to share it
+        let table = SweepTable::new(
             "s".into(),
-            Teacher { seconds: Some(9.0), ..teacher },
+            TeacherSummary { seconds: Some(9.0), ..teacher },
             4,
             &[("net", "KD")],
             Vec::new(),

@@ -3,7 +3,7 @@
 use super::{Runtime, Session};
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
-use crate::onnx::feed::{self, Feed, Place, Placed};
+use crate::onnx::feed::{self, BatchPosition, Feed, Placed};
 use crate::onnx::{Dim, Feeding, Model, Quantization, Value, values};
 use half::{bf16, f16};
 use ort::value::TensorElementType;
@@ -64,16 +64,16 @@ pub fn feeds(model: &Model, size: Option<[usize; 2]>, feeding: &Feeding) -> Resu
             ))
         })?;
         let batch_axis = match placed.place {
-            Place::At(axis) => Some(axis),
+            BatchPosition::At(axis) => Some(axis),
             // any batch axis will do as long as the model runs
-            Place::Unknown(_)
+            BatchPosition::Unknown(_)
                 if placed.input.shape.iter().any(|dim| !matches!(dim, Dim::Fixed(_))) =>
             {
                 Some(0)
             }
-            Place::Nowhere | Place::Unknown(_) => None,
+            BatchPosition::Nowhere | BatchPosition::Unknown(_) => None,
         };
-        let place = batch_axis.map_or(Place::Nowhere, Place::At);
+        let place = batch_axis.map_or(BatchPosition::Nowhere, BatchPosition::At);
         let axes = Placed { place, ..placed.clone() }.row();
         // the side of an image is an open axis of four that is not the channels': [N, C, H, W], or
         // [N, H, W, C] where the last is 1 to 4

@@ -1,5 +1,5 @@
-//! `v = Σ_c x_c² / C`, before it is normalised: what attention transfer with p = 2 needs
-//! (Zagoruyko & Komodakis 2017, arXiv:1612.03928).
+//! `v = Σ_c x_c² / C`, before normalization: needed by attention transfer with p = 2 (Zagoruyko &
+//! Komodakis 2017, arXiv:1612.03928).
 
 use super::planes::Planes;
 use super::{count, round};

@@ -1,4 +1,4 @@
-//! Features as they are stored: finite, in f16 where they fit.
+//! Features as they are stored: finite, and in f16 if they fit.
 
 use crate::array::Values;
 use crate::error::{Error, Result};
@@ -8,14 +8,13 @@ use half::slice::HalfFloatSliceExt;
 /// The largest finite f16.
 pub const F16_MAX: f32 = 65_504.0;
 
-/// The largest absolute value (0 of none), or where the first NaN or infinity stands (index into
-/// `values`).
+/// The largest absolute value (0 for an empty slice).
 ///
 /// # Errors
-/// The index of the first value that is not finite.
+/// The index in `values` of the first NaN or infinity.
 pub fn finite_range(values: &[f32]) -> std::result::Result<f32, usize> {
-    // without their sign, the bits of floats order as the values do, with infinity and then NaN on
-    // top; an integer maximum vectorises
+    // without the sign bit, floats order like their bits, with infinity and then NaN on top; an
+    // integer maximum vectorizes
     let largest =
         values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & !(1 << 31)));
     let largest = f32::from_bits(largest);
@@ -28,22 +27,22 @@ pub fn finite_range(values: &[f32]) -> std::result::Result<f32, usize> {
 /// What features lose in f16 beyond rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Loss {
-    /// This value is beyond its range.
+    /// This value is out of range.
     Overflow(f32),
-    /// Values down to this one come out as 0 or with few of their digits, and they are a part of
-    /// the row that counts.
+    /// Values as small as this one become 0 or lose most of their digits, and they are a
+    /// significant part of the row.
     Underflow(f32),
 }
 
-/// The share of a row, by its length, that may be lost; rounding alone takes 3e-4.
+/// The acceptable relative error of a row, by its length; rounding alone takes 3e-4.
 const LOST: f64 = 1e-3;
-/// Of so many values that are not 0, one may become 0.
+/// One in this many nonzero values may become 0.
 const ZEROED: usize = 100;
 
-/// What one row loses when it is stored in f16; `None`: nothing that counts. Values are finite.
+/// What a row loses when it is stored in f16; `None` if that is negligible. Values must be finite.
 #[must_use]
 pub fn f16_loss(row: &[f32]) -> Option<Loss> {
-    // below it f16 has no full digits, and below half of its smallest number it has 0
+    // below this f16 loses digits, and below half of its smallest number it has 0
     const NORMAL: f32 = 6.103_515_6e-5;
     const ZERO: f32 = 2.980_232_2e-8;
     let largest = row.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
@@ -58,8 +57,8 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
         return None;
     }
     let (nonzero, zeroed) = (count(|v| v > 0.0), count(|v| v > 0.0 && v <= ZERO));
-    // each value below the normal ones is off by half of the smallest number at most: that bounds
-    // what they lose together
+    // each value below the normal range is off by at most half of the smallest number, which bounds
+    // their total loss
     #[allow(clippy::cast_precision_loss, reason = "a count of values")]
     let bound = f64::from(ZERO).powi(2) * small as f64 / f64::from(largest).powi(2);
     let is_lost = || {
@@ -80,7 +79,7 @@ pub fn f16_loss(row: &[f32]) -> Option<Loss> {
 /// Converts features to f16, rounding to nearest even.
 ///
 /// # Errors
-/// When a value is beyond ±65,504, infinite or NaN: names it, and `--store f32` where that helps.
+/// If a value is beyond ±65,504, infinite or NaN: names it, and `--store f32` if that helps.
 pub fn to_f16(values: &[f32]) -> Result<Values> {
     match finite_range(values) {
         Ok(largest) if largest <= F16_MAX => {}
@@ -133,7 +132,7 @@ mod tests {
         // all are subnormal: digits are lost, not values
         assert_eq!(f16_loss(&ramp(2e-8)), Some(Loss::Underflow(2e-8)));
         assert_eq!(f16_loss(&[1e-12; 4]), Some(Loss::Underflow(1e-12)));
-        // one of a hundred vanishes beside large ones: nobody misses it
+        // one in a hundred vanishes among large ones: negligible
         let mut few = ramp(1.0);
         few[3] = 1e-9;
         assert_eq!(f16_loss(&few), None);

@@ -1,4 +1,4 @@
-//! The forms in which a tap can be stored, and the shape of each.
+//! The forms in which a tap can be stored, and their shapes.
 
 use crate::array::{Dtype, Layout};
 use crate::error::{Error, Result};
@@ -8,31 +8,31 @@ use std::str::FromStr;
 /// The path of the logits' array in a cache; those of taps: [`Statistic::path`].
 pub const LOGITS: &str = "logits";
 
-/// What is stored of a map. docs/statistics.md says which loss needs which.
+/// What is stored of a map. docs/statistics.md lists which loss needs which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Statistic {
     /// The activations themselves.
     Features,
-    /// The Gram matrix over positions of the unit channel maps, divided by their number: its lower
-    /// triangle, row by row.
+    /// The Gram matrix over positions of the unit-norm channel maps, divided by their number: its
+    /// lower triangle, row by row.
     Gram,
-    /// The mean of the unit channel maps.
+    /// The mean of the unit-norm channel maps.
     Mean,
     /// The mean over channels of the squared activations.
     Attention,
     /// The mean over positions of each channel.
     Vector,
-    /// Whether each activation is above 0, a bit each.
+    /// Whether each activation is above 0, one bit each.
     Sign,
 }
 
 impl Statistic {
-    /// All of them.
+    /// All forms.
     pub const ALL: [Self; 6] =
         [Self::Features, Self::Gram, Self::Mean, Self::Attention, Self::Vector, Self::Sign];
 
-    /// As the command line and the cache name it.
+    /// The name on the command line and in caches.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Statistic {
         }
     }
 
-    /// The element type that it is stored in; features: `None`, f16 or f32 as the recipe says.
+    /// The stored element type; `None` for features, where the recipe chooses f16 or f32.
     #[must_use]
     pub fn dtype(self) -> Option<Dtype> {
         match self {
@@ -61,7 +61,7 @@ impl Statistic {
         format!("taps/{alias}/{}", self.name())
     }
 
-    /// The alias and the statistic of an array's path, if it is that of a tap.
+    /// The alias and the statistic in an array's path, if it is a tap's.
     #[must_use]
     pub fn of_path(path: &str) -> Option<(&str, Self)> {
         let (alias, name) = path.strip_prefix("taps/")?.split_once('/')?;
@@ -81,11 +81,11 @@ impl FromStr for Statistic {
     }
 }
 
-/// The map that statistics are taken of, and the axis order of its tap.
+/// The map that statistics are computed from, and its tap's axis order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MapShape {
-    /// In which order its features stand.
+    /// The axis order of its features.
     pub layout: Layout,
     /// Channels.
     pub channels: usize,
@@ -96,7 +96,7 @@ pub struct MapShape {
 }
 
 impl MapShape {
-    /// The map whose features have these axes, in `layout`'s order.
+    /// The map whose features have these axis lengths, in `layout`'s order.
     #[must_use]
     pub fn of_features(layout: Layout, shape: [usize; 3]) -> Self {
         let [channels, height, width] = match layout {
@@ -106,19 +106,19 @@ impl MapShape {
         Self { layout, channels, height, width }
     }
 
-    /// Channels, height, width.
+    /// `[channels, height, width]`.
     #[must_use]
     pub fn sizes(&self) -> [usize; 3] {
         [self.channels, self.height, self.width]
     }
 
-    /// How many activations a sample has; `None` where that is no number.
+    /// Activations per sample; `None` on overflow.
     #[must_use]
     pub fn activations(&self) -> Option<usize> {
         self.channels.checked_mul(self.height)?.checked_mul(self.width)
     }
 
-    /// Shape and axis names of one stored row; `None` where the sizes are beyond computing.
+    /// Shape and axis names of one stored row; `None` on overflow.
     #[must_use]
     pub fn row(&self, statistic: Statistic) -> Option<(Vec<usize>, &'static [&'static str])> {
         let &Self { layout, channels, height, width } = self;

@@ -1,15 +1,15 @@
-//! `G = Σ_c f̂_c f̂_cᵀ / C` over positions: what the polynomial kernel of degree 2 of NST
-//! needs (Huang & Wang 2017, arXiv:1707.01219), `MMD² = ‖G_t − G_s‖_F²` at constant 0.
+//! `G = Σ_c f̂_c f̂_cᵀ / C` over positions: needed by the polynomial kernel of degree 2 of NST
+//! (Huang & Wang 2017, arXiv:1707.01219), `MMD² = ‖G_t − G_s‖_F²` at constant 0.
 
 use super::planes::Planes;
 use super::{count, round};
 use crate::kernel::{Float, Matrix, serial_gemm};
 
-/// Rows of G that are computed at once: what is held beside the result does not grow with the
-/// square of the positions.
+/// Rows of G computed at once, so that scratch memory does not grow with the square of the
+/// positions.
 const ROWS: usize = 64;
 
-/// Packs the lower triangle row by row: entry (i, j), j ≤ i, stands at i(i+1)/2 + j.
+/// Packs the lower triangle row by row: entry (i, j), j ≤ i, is at i(i+1)/2 + j.
 ///
 /// # Shapes
 /// `out`: `[positions · (positions + 1) / 2]`.
@@ -17,7 +17,7 @@ pub(super) fn gram(planes: &mut Planes, out: &mut [f32]) {
     planes.normalize();
     let (channels, positions) = (planes.channels, planes.positions);
     let Planes { values, turned, products, .. } = planes;
-    // [positions, channels], so that a block of rows is one piece
+    // [positions, channels], so that a block of rows is contiguous
     turned.clear();
     turned.extend((0..positions).flat_map(|p| values.iter().skip(p).step_by(positions)));
     let scale = 1.0 / count(channels);
@@ -43,8 +43,8 @@ pub(super) fn gram(planes: &mut Planes, out: &mut [f32]) {
     }
 }
 
-/// Writes a packed triangle times `factor` to the lower triangle of a matrix; what is above the
-/// diagonal stays.
+/// Writes a packed triangle times `factor` to the lower triangle of a matrix; entries above the
+/// diagonal stay.
 ///
 /// # Shapes
 /// `packed`: `[n · (n + 1) / 2]`; `matrix`: `[n, n]`.

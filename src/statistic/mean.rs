@@ -1,4 +1,4 @@
-//! `m = Σ_c f̂_c / C`: what the linear kernel of NST needs (Huang & Wang 2017, arXiv:1707.01219),
+//! `m = Σ_c f̂_c / C`: needed by the linear kernel of NST (Huang & Wang 2017, arXiv:1707.01219),
 //! `MMD² = ‖m_t − m_s‖²`.
 
 use super::planes::Planes;

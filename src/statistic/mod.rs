@@ -1,6 +1,6 @@
-//! What is stored of a tap and how it is computed: the features, or a statistic that replaces them,
-//! one a file. Sums run in f64 in a fixed order and are rounded to f32 once; a sample is one task,
-//! so that no bit depends on the threads.
+//! What is stored of a tap and how it is computed: the features, or statistics that replace them,
+//! one per file. Sums run in f64 in a fixed order and are rounded to f32 once. A sample is one
+//! task, so no bit depends on the number of threads.
 
 mod attention;
 mod features;
@@ -24,19 +24,18 @@ use crate::array::Values;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
-/// The norm under which a channel map is divided by this instead: one that is all zero stays the
-/// zero vector.
+/// Lower bound on the norm that a channel map is divided by: an all-zero map stays zero.
 pub const DEAD_NORM: f64 = 1e-12;
 
-/// The statistic of every sample, one after the other: f32, for [`Statistic::Sign`] bytes.
+/// The statistic of every sample, one after another: f32, or bytes for [`Statistic::Sign`].
 ///
 /// # Shapes
-/// `values`: `[samples, …]`, each as `maps` says. The result: `[samples, …]` of
+/// `values` is `[samples, …]`, each as in `maps`. The result is `[samples, …]` with rows of
 /// [`MapShape::row`](crate::statistic::form::MapShape::row).
 ///
 /// # Errors
-/// When `values` is not whole samples, the sizes are beyond computing, or the features are asked
-/// for, which are no statistic.
+/// If `values` does not hold whole samples, sizes overflow, or the statistic is features, which
+/// need no computation.
 pub fn compute(statistic: Statistic, values: &[f32], maps: &Maps) -> Result<Values> {
     let row = maps.stored().row(statistic).map(|(shape, _)| shape.iter().product::<usize>());
     let sample = maps.activations().filter(|&n| n > 0 && values.len().is_multiple_of(n));

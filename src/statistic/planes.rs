@@ -4,7 +4,7 @@ use super::{DEAD_NORM, pool};
 use crate::array::Layout;
 use crate::statistic::form::MapShape;
 
-/// Maps as a teacher gives them, and the size at which their statistics are taken.
+/// Maps as a teacher yields them, and the size at which their statistics are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maps {
     /// The order of a sample's axes.
@@ -13,12 +13,12 @@ pub struct Maps {
     pub channels: usize,
     /// Height and width as given.
     pub from: [usize; 2],
-    /// Height and width after adaptive average pooling; no side is larger than as given.
+    /// Height and width after adaptive average pooling; neither is larger than as given.
     pub size: [usize; 2],
 }
 
 impl Maps {
-    /// The map that the statistics are of.
+    /// The map that the statistics describe.
     #[must_use]
     pub fn stored(&self) -> MapShape {
         MapShape {
@@ -29,7 +29,7 @@ impl Maps {
         }
     }
 
-    /// Activations of a sample as given.
+    /// Activations per sample as given.
     pub(super) fn activations(&self) -> Option<usize> {
         MapShape {
             layout: self.layout,
@@ -41,21 +41,21 @@ impl Maps {
     }
 }
 
-/// Channel maps `[channels, positions]`, and room for what is made of them.
+/// Channel maps `[channels, positions]`, and scratch buffers.
 #[derive(Debug, Default)]
 pub(super) struct Planes {
     pub(super) values: Vec<f64>,
     pub(super) channels: usize,
     pub(super) positions: usize,
     whole: Vec<f64>,
-    /// Of any length and content.
+    /// Scratch of any length and content.
     pub(super) turned: Vec<f64>,
-    /// Of any length and content.
+    /// Scratch of any length and content.
     pub(super) products: Vec<f64>,
 }
 
 impl Planes {
-    /// Takes a sample's values.
+    /// Loads a sample's values.
     pub(super) fn load(&mut self, sample: &[f32], maps: &Maps) {
         let area = maps.from[0] * maps.from[1];
         (self.channels, self.positions) = (maps.channels, maps.size[0] * maps.size[1]);
@@ -78,7 +78,7 @@ impl Planes {
         }
     }
 
-    /// Each channel's map.
+    /// The map of each channel.
     pub(super) fn maps(&self) -> std::slice::ChunksExact<'_, f64> {
         self.values.chunks_exact(self.positions)
     }

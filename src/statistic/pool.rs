@@ -1,17 +1,17 @@
-//! Adaptive average pooling, which brings maps of two sizes together.
+//! Adaptive average pooling, which makes maps of two sizes comparable.
 
 use crate::array::{Array, Layout, Values};
 use crate::error::{Error, Result};
 
-/// Adaptive average pooling: output bin o of n over L inputs averages the inputs floor(o·L/n) …
-/// ceil((o+1)·L/n)−1, so bins may overlap (`PyTorch`'s `adaptive_avg_pool2d`). Sums in f64.
+/// Adaptive average pooling: output bin o of n over L inputs averages the inputs floor(o·L/n) to
+/// ceil((o+1)·L/n)−1, so bins may overlap (`PyTorch`'s `adaptive_avg_pool2d`). Sums are in f64.
 ///
 /// # Shapes
-/// `maps`: `[N, C, H, W]` or `[N, H, W, C]` f32, by `layout`. Result: the same axes, with `size`
-/// for H and W.
+/// `maps` is `[N, C, H, W]` or `[N, H, W, C]` f32, by `layout`. The result has the same axes, with
+/// `size` for H and W.
 ///
 /// # Errors
-/// When the array is not four-dimensional f32, or a size is 0 or larger than the map.
+/// If the array is not four-dimensional f32, or a size is 0 or larger than the map.
 pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> Result<Array> {
     let (&[n, a, b, c], Some(values)) = (maps.shape(), maps.as_f32()) else {
         return Err(Error::input(format!(
@@ -21,7 +21,7 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
         )));
     };
     let [rows, columns] = size;
-    // channels that stand last are pooled together, others are maps of their own
+    // channels on the last axis are pooled together, others are maps of their own
     let (height, width, together, shape) = match layout {
         Layout::Nchw => (b, c, 1, vec![n, a, rows, columns]),
         Layout::Nhwc => (a, b, c, vec![n, rows, columns, c]),
@@ -58,7 +58,7 @@ pub fn adaptive_average_pool(maps: &Array, layout: Layout, size: [usize; 2]) -> 
     Array::new(shape, Values::F32(pooled))
 }
 
-/// The same of one plane, in f64: appends the averages to `out`.
+/// Pools one plane in f64: appends the averages to `out`.
 pub(super) fn average(
     plane: &[f64],
     [height, width]: [usize; 2],
@@ -74,7 +74,8 @@ pub(super) fn average(
     }
 }
 
-/// The share of every position of a map of size `from` in every position of one pooled to `to`.
+/// The weight of every position in a map of size `from` in every position of the map pooled to
+/// `to`.
 ///
 /// # Shapes
 /// `[from[0] · from[1], to[0] · to[1]]`.
@@ -93,7 +94,7 @@ pub fn pooling_weights(from: [usize; 2], to: [usize; 2]) -> Vec<f64> {
     weights
 }
 
-/// First and end input of each of `outputs` bins over `inputs`.
+/// First input and end of each of `outputs` bins over `inputs`.
 fn bins(inputs: usize, outputs: usize) -> Vec<(usize, usize)> {
     (0..outputs).map(|o| (o * inputs / outputs, ((o + 1) * inputs).div_ceil(outputs))).collect()
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::array::{Array, Layout};
 
-/// Activations as a rectifier leaves them, with channels that are all zero.
+/// Activations like a rectifier's, with channels that are all zero.
 fn activations(samples: usize, channels: usize, area: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let value = |i: usize| {
@@ -62,7 +62,7 @@ fn statistics_are_their_definitions_rounded_once() {
             values.chunks(7 * 99).flat_map(|sample| defined(statistic, sample, 7)).collect();
         assert_eq!(found.len(), expected.len(), "{statistic:?}");
         for (found, expected) in found.iter().zip(expected) {
-            // half a unit of f32's last place, and what f64 leaves
+            // half a unit in the last place of f32, and f64's own error
             assert!(
                 (f64::from(*found) - expected).abs() <= expected.abs() * 6e-8 + 1e-45,
                 "{statistic:?}: {found} for {expected}"
@@ -99,7 +99,7 @@ fn the_axis_order_changes_nothing_but_the_order_of_signs() {
 }
 
 #[test]
-fn pooling_precedes_normalisation() {
+fn pooling_precedes_normalization() {
     let values = activations(2, 7, 99, 3);
     let small = Maps { size: [4, 3], ..MAPS };
     let array = Array::new(vec![2, 7, 9, 11], Values::F32(values.clone())).unwrap();

@@ -1,4 +1,4 @@
-//! The mean over positions of each channel: what global average pooling gives.
+//! The mean over positions of each channel: the result of global average pooling.
 
 use super::planes::Planes;
 use super::{count, round};

@@ -37,7 +37,7 @@ pub use stage::{Stage, StagePass};
 pub use trains::Decision;
 
 use crate::error::{Context, Error, Result};
-use crate::onnx::feed::{self, Place};
+use crate::onnx::feed::{self, BatchPosition};
 use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
 use batch::Batch;
@@ -193,7 +193,9 @@ impl Student {
         let graph = read(&restored.model)?;
         let student = Self::of(&restored.model, graph, notes, options)?;
         let (placed, _) = feed::place(&student.inputs, &Feeding::default())?;
-        if let Some(placed) = placed.iter().find(|placed| matches!(placed.place, Place::At(1..))) {
+        if let Some(placed) =
+            placed.iter().find(|placed| matches!(placed.place, BatchPosition::At(1..)))
+        {
             let Value { name, shape, .. } = &placed.input;
             return Err(Error::input(format!(
                 "model cannot be trained, input `{name}`: expected samples along the first axis, \

@@ -14,7 +14,7 @@ pub(super) use norms::guessed;
 use crate::array::{Array, Dtype, Values};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto};
-use crate::onnx::signature::{self, Call, Kind, Signature};
+use crate::onnx::signature::{self, Call, Signature, TensorKind};
 use crate::onnx::{Model, tensor_proto};
 use crate::student::FoldedNorms;
 use reads::Reads;
@@ -100,7 +100,7 @@ pub(super) fn restore(model: &Model, norms: FoldedNorms) -> Result<Restored> {
     let has_calls = model.graph().node.iter().any(|node| Call::of(node).is_some());
     let mut signature = signature;
     signature.is_whole = has_calls && norms != FoldedNorms::Leave;
-    signature.tensors.extend(biases.into_iter().map(|name| (name, Kind::Parameter)));
+    signature.tensors.extend(biases.into_iter().map(|name| (name, TensorKind::Parameter)));
     Ok(Restored { model, note, refusal, signature: Some(signature) })
 }
 

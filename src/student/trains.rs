@@ -8,7 +8,7 @@ use super::{op, pattern};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Class;
 use crate::onnx::proto::NodeProto;
-use crate::onnx::signature::{Kind, Signature};
+use crate::onnx::signature::{Signature, TensorKind};
 use crate::onnx::{Model, metadata};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -185,8 +185,8 @@ impl<'a> Judge<'a> {
     fn told(&self, name: &str) -> Option<Told> {
         let signature = self.signature?;
         match signature.tensors.get(name) {
-            Some(Kind::Parameter) => Some(Told::Parameter),
-            Some(Kind::Buffer) => Some(Told::Buffer),
+            Some(TensorKind::Parameter) => Some(Told::Parameter),
+            Some(TensorKind::Buffer) => Some(Told::Buffer),
             None => signature.is_whole.then_some(Told::Constant),
         }
     }

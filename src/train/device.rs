@@ -1,14 +1,14 @@
-//! Where a student trains: `--device` as a device of the numeric core.
+//! Where a student trains: `--device` as a device of candle.
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::runtime::Device;
 
-/// The numeric core's device for `--device`. `auto` is the first CUDA device if this build has CUDA
-/// and there is one, else the CPU.
+/// The candle device for `--device`. `auto` is the first CUDA device if this build supports CUDA
+/// and one exists, else the CPU.
 ///
 /// # Errors
-/// When a device that was asked for cannot train.
+/// If the requested device cannot be used.
 pub fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Device> {
     match asked {
         Device::Cpu => Ok(candle_core::Device::Cpu),
@@ -29,24 +29,24 @@ pub fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Dev
                     .hint(hint)
             }),
         Device::Cuda(_) => {
-            Err(Error::input(format!("device {asked}: this program trains on the CPU alone")).hint(
+            Err(Error::input(format!("device {asked}: this build trains on the CPU only")).hint(
                 "build it with `cargo build --release --features cuda` (docs/gpu.md), or choose \
                  --device cpu",
             ))
         }
         Device::TensorRt(_) => Err(Error::input(format!(
-            "device {asked}: expected cpu, cuda[:INDEX] or auto, TensorRT trains nothing"
+            "device {asked}: expected cpu, cuda[:INDEX] or auto; TensorRT cannot train"
         ))),
     }
 }
 
-/// A device's kind for records: which card it was changes nothing.
+/// A device's kind for records: which card it was does not matter.
 #[must_use]
 pub fn kind(device: &candle_core::Device) -> &'static str {
     if device.is_cpu() { "cpu" } else { "cuda" }
 }
 
-/// candle's messages carry a backtrace behind the first line.
+/// candle appends a backtrace to the first line of its messages.
 fn first_line(cause: &candle_core::Error) -> String {
     cause.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -64,8 +64,7 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     assert!(segments > 1, "{SAMPLES} rows are one segment");
     let live = succeeds(folder.path(), "cache verify cache --live teacher.onnx");
     assert!(
-        live.contains("taps/map2/features: cosine 1.000000")
-            && live.contains("rows computed again"),
+        live.contains("taps/map2/features: cosine 1.000000") && live.contains("rows recomputed"),
         "{live}"
     );
     assert!(succeeds(folder.path(), "cache repair cache").contains("nothing to repair"));

@@ -110,7 +110,7 @@ const WITH_RUNTIME: &[Case] = &[
     case("extract teacher.onnx --data idx:data --tap map2@15x14", &["map2", "15x14"]),
     case("extract teacher.onnx --data idx:data --tap map1=a/b", &["a/b"]),
     case("extract teacher.onnx --data idx:data --logits lojits", &["lojits", "logits"]),
-    case("extract teacher.onnx --data idx:data --logits map1", &["map1", "one value a class"]),
+    case("extract teacher.onnx --data idx:data --logits map1", &["map1", "one value per class"]),
     case("extract teacher.onnx --data idx:data --size 32", &["32"]),
     case(
         "extract teacher.onnx --data idx:data --classes three.txt",
@@ -376,7 +376,7 @@ fn a_damaged_shard_is_named_and_the_student_must_fit() {
             String::from_utf8_lossy(&verified.stdout).contains("taps/map1/features/c/0/0/0/0/0"),
             "{what}"
         );
-        assert!(String::from_utf8_lossy(&verified.stderr).contains("1 thing is wrong"), "{what}");
+        assert!(String::from_utf8_lossy(&verified.stderr).contains("1 problem"), "{what}");
     }
     std::fs::write(&path, &whole).unwrap();
     assert!(run(folder.path(), "cache verify cache/teacher").status.success());

@@ -191,7 +191,7 @@ fn a_batch_on_another_axis_keeps_samples_apart() {
     recipe.output = folder.path().join("told");
     let error = extract(&recipe).err().unwrap();
     assert!(
-        error.chain().contains("input `state`: which axis is the batch's cannot be known"),
+        error.chain().contains("input `state`: its batch axis is unknown"),
         "{}",
         error.chain()
     );

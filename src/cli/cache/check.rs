@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// What `verify` found.
+/// The results of `verify`.
 #[derive(Serialize)]
 struct Verified {
     #[serde(flatten)]
@@ -19,10 +19,10 @@ struct Verified {
     live: Option<Live>,
 }
 
-/// Checks a cache, and compares it with its teacher if there is one.
+/// Checks a cache, and compares it with its teacher if one is given.
 pub(super) fn verify(folder: &Path, teacher: Option<&Path>, context: &Context<'_>) -> Result<()> {
     let report = cache::verify(folder, context.threads, context.monitor)?;
-    // what is damaged is not worth comparing
+    // damaged values are not worth comparing
     let live = match teacher {
         Some(teacher) if report.findings.is_empty() => Some(compare(folder, teacher, context)?),
         _ => None,
@@ -39,7 +39,7 @@ pub(super) fn verify(folder: &Path, teacher: Option<&Path>, context: &Context<'_
             folder.display(),
             wrong(verified.report.findings.len())
         ))
-        .hint(format!("`nst-cache cache repair {}` takes out what is damaged", folder.display())));
+        .hint(format!("`nst-cache cache repair {}` removes what is damaged", folder.display())));
     }
     let differing: Vec<&str> =
         verified.live.iter().flat_map(Live::wrong).map(|a| a.path.as_str()).collect();
@@ -47,7 +47,7 @@ pub(super) fn verify(folder: &Path, teacher: Option<&Path>, context: &Context<'_
         return Ok(());
     }
     Err(Error::check(format!(
-        "cache {}: the teacher computes other values of {}",
+        "cache {}: the teacher computes other values for {}",
         folder.display(),
         differing.join(", ")
     )))
@@ -64,7 +64,7 @@ fn compare(folder: &Path, teacher: &Path, context: &Context<'_>) -> Result<Live>
     )
 }
 
-/// Takes what is damaged out of a cache.
+/// Removes what is damaged from a cache.
 pub(super) fn repair(folder: &Path, context: &Context<'_>) -> Result<()> {
     let report = cache::repair(folder, context.threads, context.monitor)?;
     if context.json {
@@ -80,14 +80,14 @@ pub(super) fn repair(folder: &Path, context: &Context<'_>) -> Result<()> {
     match report.left.len() {
         0 => Ok(()),
         n => Err(Error::check(format!(
-            "cache {}: {n} of its files are no part of a cache, and stay",
+            "cache {}: {n} of its files do not belong to a cache, and stay",
             folder.display()
         ))
         .hint(format!("move them away: {}", report.left.join(", ")))),
     }
 }
 
-/// Gives up what was being added to a cache.
+/// Drops an unfinished extension of a cache.
 pub(super) fn withdraw(folder: &Path, context: &Context<'_>) -> Result<()> {
     let withdrawn = cache::withdraw(folder)?;
     if context.json {
@@ -98,7 +98,7 @@ pub(super) fn withdraw(folder: &Path, context: &Context<'_>) -> Result<()> {
         what.insert(0, format!("{} views", withdrawn.views));
     }
     emit(&format!(
-        "{}: complete as before; given up: {}, {}",
+        "{}: complete as before; dropped: {}, {}",
         folder.display(),
         what.join(", "),
         human_bytes(withdrawn.bytes)
@@ -139,7 +139,7 @@ fn verify_text(Verified { report, live }: &Verified) -> String {
     if let Some(live) = live {
         let _ = write!(
             text,
-            "\n{} rows computed again, cosine from {} on: {}",
+            "\n{} rows recomputed, cosine from {} on: {}",
             live.rows,
             live.bound,
             wrong(live.wrong().count())
@@ -154,24 +154,24 @@ fn repair_text(report: &RepairReport) -> String {
         let (first, end) = dropped.rows;
         let _ = writeln!(text, "view {}, rows {first}..{end}: dropped", dropped.view);
     }
-    for (paths, done) in [(&report.removed, "removed"), (&report.rewritten, "written again")] {
+    for (paths, done) in [(&report.removed, "removed"), (&report.rewritten, "rewritten")] {
         for path in paths {
             let _ = writeln!(text, "{path}: {done}");
         }
     }
     let verdict = match report.rows() {
         _ if report.findings.is_empty() => "nothing to repair".to_owned(),
-        0 => "no row to compute again".to_owned(),
-        rows => format!("{rows} rows to compute again"),
+        0 => "no rows to recompute".to_owned(),
+        rows => format!("{rows} rows to recompute"),
     };
     text + &verdict
 }
 
 fn wrong(things: usize) -> String {
     match things {
-        0 => "nothing is wrong".to_owned(),
-        1 => "1 thing is wrong".to_owned(),
-        n => format!("{n} things are wrong"),
+        0 => "no problems".to_owned(),
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cache export`: arrays of a cache as one file for other tools.
+//! `cache export`: writes arrays of a cache to one file for other tools.
 
 use super::super::{Context, emit, emit_json, file};
 use crate::cache::{Cache, Export, Format, export};
@@ -21,17 +21,17 @@ pub struct Args {
         conflicts_with = "safetensors"
     )]
     npz: Option<PathBuf>,
-    /// Write a .safetensors
+    /// Write a .safetensors file
     #[arg(long, value_name = "FILE")]
     safetensors: Option<PathBuf>,
     /// Only this array, tap (by its alias) or folder of arrays (repeat for more); `sample_id` and
-    /// `label` come with it [default: all]
+    /// `label` are always included [default: all]
     #[arg(long = "tap", value_name = "NAME")]
     names: Vec<String>,
     /// Only these rows of each view, in the cache's order
     #[arg(long, value_name = "FIRST..END", value_parser = parse_rows)]
     rows: Option<Range<usize>>,
-    /// Replace a file that is there already
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -60,14 +60,14 @@ fn text(written: &Export, path: &Path) -> String {
     format!("{arrays}{}: {} rows, {}", path.display(), written.rows, human_bytes(written.bytes))
 }
 
-/// `0..100`.
+/// Parses `0..100`.
 fn parse_rows(text: &str) -> Result<Range<usize>, String> {
     let parse = || {
         let (first, end) = text.split_once("..")?;
         Some(first.parse().ok()?..end.parse().ok()?)
     };
     parse().ok_or_else(|| {
-        "expected the first row and the one behind the last, such as 0..100".to_owned()
+        "expected the first row and the one after the last, such as 0..100".to_owned()
     })
 }
 

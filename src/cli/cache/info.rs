@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Prints what is in a cache.
+/// Prints what a cache holds.
 pub(super) fn run(folder: &Path, json: bool) -> Result<()> {
     let manifest = Manifest::load(folder)?;
     let info =
@@ -19,7 +19,7 @@ pub(super) fn run(folder: &Path, json: bool) -> Result<()> {
     if json { emit_json(&info) } else { emit(&info.text(folder)) }
 }
 
-/// What is in a cache.
+/// What a cache holds.
 #[derive(Serialize)]
 struct Info<'a> {
     complete: bool,
@@ -30,18 +30,18 @@ struct Info<'a> {
     extends: Option<cache::Extent>,
     rows: usize,
     views: usize,
-    /// What they are made of, if images are augmented.
+    /// How the views are made, if images are augmented.
     augment: Option<&'a Augmentation>,
-    /// Whether the inputs lie in the cache, or in its data set alone.
+    /// Whether the inputs are stored in the cache, or only in its data set.
     inputs: &'static str,
     segment_rows: usize,
     seed: u64,
     tool: &'a str,
     teacher: &'a cache::TeacherRecord,
-    /// What the runs of the extraction took, where that is recorded.
+    /// Duration of the extraction over all its runs, in seconds, if it was recorded.
     extraction_seconds: Option<f64>,
     data: &'a cache::DataRecord,
-    /// What there is to know of the logits beyond that they are the teacher's.
+    /// How the logits differ from plain teacher logits, if they do.
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<cache::LogitsRecord>,
     taps: &'a [cache::TapRecord],
@@ -51,7 +51,7 @@ struct Info<'a> {
     ratio: f64,
 }
 
-/// One view array: what it holds and takes.
+/// A view array: what it holds and takes.
 #[derive(Serialize)]
 struct ArrayInfo<'a> {
     path: &'a str,
@@ -60,9 +60,9 @@ struct ArrayInfo<'a> {
     row_shape: &'a [usize],
     codec: Codec,
     chunk_rows: usize,
-    /// On disk, of the published segments.
+    /// Bytes on disk, of the published segments.
     bytes: u64,
-    /// The same rows as raw f32 (integers as they are).
+    /// Bytes of the same rows as raw f32 (integers unchanged).
     raw_bytes: u64,
     bytes_per_row: f64,
     ratio: f64,
@@ -125,7 +125,7 @@ impl<'a> Info<'a> {
             _ if self.complete => String::new(),
             None => format!(", incomplete: {done} of {all} segments"),
             Some(before) => format!(
-                ", being extended: {done} of {all} segments; read as {} views of {} arrays \
+                ", being extended: {done} of {all} segments; readable as {} views of {} arrays \
                  meanwhile",
                 before.views, before.view_arrays
             ),
@@ -190,7 +190,7 @@ impl<'a> Info<'a> {
         line(
             "layout",
             format!(
-                "{} rows a view, segments of {} rows, seed {}",
+                "{} rows per view, segments of {} rows, seed {}",
                 self.rows, self.segment_rows, self.seed
             ),
         );
@@ -207,7 +207,7 @@ impl<'a> Info<'a> {
             "dtype",
             "row shape",
             "on disk",
-            "a row",
+            "per row",
             "against raw f32",
         ]);
         for array in &self.arrays {
@@ -240,7 +240,7 @@ impl<'a> Info<'a> {
     }
 }
 
-/// Bytes of a row in the form that ratios are against: floats as f32, integers as they are.
+/// Bytes of a row in the reference form of ratios: floats as f32, integers unchanged.
 fn raw_row_bytes(spec: &ArraySpec) -> u64 {
     let bytes = match spec.dtype {
         Dtype::F16 => spec.row_bytes() * 2,
@@ -251,7 +251,7 @@ fn raw_row_bytes(spec: &ArraySpec) -> u64 {
 }
 
 fn preprocess_text(data: &cache::DataRecord) -> String {
-    let Some(p) = &data.preprocess else { return "none, arrays as they are".to_owned() };
+    let Some(p) = &data.preprocess else { return "none, arrays unchanged".to_owned() };
     let [h, w] = p.size;
     let resize = p.resize.map(|side| format!("resize {side}, crop to ")).unwrap_or_default();
     let norm = if p.is_float() {
@@ -269,7 +269,7 @@ fn preprocess_text(data: &cache::DataRecord) -> String {
     .to_lowercase()
 }
 
-/// Bytes of a row, on the average.
+/// Mean bytes per row.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,17 +1,17 @@
-//! How good logits are: ranks of the labels and cross-entropy.
+//! Scores of logits: the rank of each label, and cross-entropy.
 
 use crate::array::Array;
 use crate::error::{Error, Result};
 use serde::Serialize;
 
-/// What was measured.
+/// The scores of a classifier.
 #[derive(Debug, Serialize)]
 pub(in crate::cli) struct Scores {
-    /// Percent of samples whose label has the largest logit.
+    /// Percentage of samples whose label has the largest logit.
     pub(in crate::cli) top1: f64,
-    /// Percent of samples whose label is among the five largest logits.
+    /// Percentage of samples whose label is among the five largest logits.
     pub(super) top5: f64,
-    /// Mean cross-entropy.
+    /// Mean cross-entropy, in nats.
     pub(super) loss: f64,
     pub(super) images_per_s: f64,
     pub(super) samples: usize,
@@ -20,14 +20,14 @@ pub(in crate::cli) struct Scores {
 
 /// Running totals.
 #[derive(Default)]
-pub(super) struct Sums {
+pub(super) struct RunningScores {
     pub(super) samples: usize,
     top1: usize,
     top5: usize,
     loss: f64,
 }
 
-impl Sums {
+impl RunningScores {
     /// Counts a batch; rows of `logits` beyond the labels are padding.
     pub(super) fn add(
         &mut self,
@@ -86,17 +86,17 @@ impl Sums {
     }
 }
 
-/// How many classes come before `class` (equal logits in class order), and its cross-entropy;
-/// `None` for logits that are not finite.
+/// How many classes rank before `class` (equal logits in class order), and its cross-entropy;
+/// `None` if the logits are not finite.
 fn judge(logits: &[f32], class: usize) -> Option<(usize, f64)> {
     let of_class = *logits.get(class)?;
     if !logits.iter().all(|x| x.is_finite()) {
         return None;
     }
-    let before = |(index, &x): (usize, &f32)| {
+    let ranks_before = |(index, &x): (usize, &f32)| {
         x > of_class || (x.total_cmp(&of_class).is_eq() && index < class)
     };
-    let rank = logits.iter().enumerate().filter(|&pair| before(pair)).count();
+    let rank = logits.iter().enumerate().filter(|&pair| ranks_before(pair)).count();
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).sum();
     Some((rank, total.ln() + f64::from(largest) - f64::from(of_class)))
@@ -123,7 +123,7 @@ mod tests {
     fn padding_is_not_counted_and_labels_are_checked() {
         let logits =
             Array::new(vec![3, 2], Values::F32(vec![1.0, 0.0, 1.0, 0.0, 9.0, 9.0])).unwrap();
-        let mut sums = Sums::default();
+        let mut sums = RunningScores::default();
         sums.add(&logits, &[0, 1], None).unwrap();
         let scores = sums.scores(2.0, "cpu");
         assert_eq!(

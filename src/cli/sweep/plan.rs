@@ -1,5 +1,4 @@
-//! The runs of a sweep: what each is called, what it does, and the command line that does it in a
-//! process of its own.
+//! The runs of a sweep: the name, folder and command line of each.
 
 use super::Args;
 use crate::cli::{Context, train};
@@ -9,50 +8,49 @@ use crate::train::Job;
 use std::path::{Path, PathBuf};
 
 /// One run.
-pub(super) struct Run {
-    /// The student's name in the table and in the folders.
+pub(super) struct SweepRun {
+    /// The student's name in the table and in folders.
     pub student: String,
-    /// The method's.
+    /// The method's name.
     pub method: String,
-    /// What it does, its recipe with the seed and its folder included.
+    /// What it does: its recipe with the seed, its folder.
     pub job: Job,
-    /// Where its recipe is written.
+    /// The file that its recipe is written to.
     pub recipe_file: PathBuf,
-    /// Where its messages go.
+    /// The file that its messages go to.
     pub log: PathBuf,
-    /// `train STUDENT …`, without the recipe's file.
+    /// `train STUDENT …`, without the recipe file.
     pub flags: Vec<String>,
 }
 
-impl Run {
-    /// As messages call it.
+impl SweepRun {
+    /// The run's name in messages.
     pub(super) fn name(&self) -> String {
         format!("{}, {}, seed {}", self.student, self.method, self.job.recipe.seed)
     }
 
-    /// The folder that its recipe and its log lie in, beside its own.
+    /// The folder of its recipe and log, next to its own.
     pub(super) fn beside(&self) -> &Path {
         self.job.output.parent().unwrap_or(Path::new(""))
     }
 }
 
-/// A sweep, resolved.
-pub(super) struct Plan {
-    /// The recipe file's name without its ending.
+/// A resolved sweep.
+pub(super) struct SweepPlan {
+    /// The recipe file's name without its extension.
     pub name: String,
     /// The recipe, with the flags' values.
     pub sweep: Sweep,
-    /// Where the runs lie.
+    /// The folder of the runs.
     pub output: PathBuf,
     /// Students by name, in the recipe's order.
     pub students: Vec<String>,
     /// Every run: all students and methods of the first seed, then of the next. So a sweep that is
-    /// cut short has compared something, and what it has measured of time and memory holds for the
-    /// rest.
-    pub runs: Vec<Run>,
+    /// cut short has compared something, and its measurements of time and memory hold for the rest.
+    pub runs: Vec<SweepRun>,
 }
 
-impl Plan {
+impl SweepPlan {
     pub(super) fn new(args: &Args, context: &Context<'_>) -> Result<Self> {
         let mut sweep = Sweep::read(&args.recipe)?;
         sweep.cache = args.cache.clone().unwrap_or(sweep.cache);
@@ -112,7 +110,7 @@ impl Plan {
                         output: folder,
                         ..train::job_of(student, context.config)
                     };
-                    runs.push(Run {
+                    runs.push(SweepRun {
                         student: student_name.clone(),
                         method: method.name.clone(),
                         job,
@@ -127,7 +125,7 @@ impl Plan {
     }
 }
 
-/// What a student's folder is called.
+/// The name of a student's folder.
 fn folder_name(student: &str, context: &Context<'_>) -> Result<String> {
     let name = if context.config.students.contains_key(student) {
         student.to_owned()
@@ -142,7 +140,7 @@ fn folder_name(student: &str, context: &Context<'_>) -> Result<String> {
         .hint("give it one under [students] in nst-cache.toml"))
 }
 
-/// Flags are text.
+/// A path as text, which flags require.
 pub(super) fn text(path: &Path) -> Result<String> {
     path.to_str()
         .map(str::to_owned)

@@ -1,7 +1,7 @@
-//! One run of a sweep: `nst-cache train` in a process of its own, so that its memory is its own and
-//! its crash ends nothing else.
+//! One run of a sweep: `nst-cache train` in a process of its own, so that its memory is separate
+//! and a crash ends nothing else.
 
-use super::plan::Run;
+use super::plan::SweepRun;
 use crate::error::{Context as _, Result};
 use crate::storage::{self, Lock};
 use crate::train;
@@ -14,44 +14,48 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 /// The exit status of a run that was asked to stop.
 const INTERRUPTED: i32 = 130;
-/// How much is read of the end of a run's metrics and of its messages.
+/// Bytes read from the end of a run's metrics and of its messages.
 const TAIL_BYTES: u64 = 16 << 10;
 
 /// How a run ended.
 pub(super) enum End {
-    /// With a student.
+    /// With a trained student.
     Finished(Box<train::Report>),
-    /// Because it was asked to: its checkpoint is there.
+    /// On request: its checkpoint is saved.
     Stopped,
     /// With this error.
     Failed(String),
 }
 
-/// A run at work.
+/// A run in progress.
 pub(super) struct Running {
-    /// Its place among the runs.
+    /// Its index among the runs.
     pub index: usize,
-    /// Steps done, those of earlier calls included.
+    /// Steps done, including earlier invocations.
     pub steps: usize,
-    /// The most memory seen, in bytes; `None` where the system does not say.
+    /// Peak memory in bytes; `None` if the system does not tell.
     pub peak: Option<u64>,
-    /// Whether an epoch has ended since the start, so that the peak has seen training and
-    /// evaluation.
+    /// Whether an epoch has ended since the start, so that the peak covers training and evaluation.
     pub is_settled: bool,
     started_at: usize,
     child: Child,
-    /// The run stops when this is closed, which the end of this process does too.
+    /// Closing it stops the run; the end of this process closes it too.
     stdin: Option<ChildStdin>,
-    /// Where its messages begin in the log.
+    /// Offset of its messages in the log.
     log_start: u64,
 }
 
 impl Running {
-    /// Writes the run's recipe and starts it with `flags` besides its own.
+    /// Writes the run's recipe and starts it with additional `flags`.
     ///
     /// # Errors
-    /// When the recipe cannot be written, or the process cannot be started.
-    pub(super) fn start(index: usize, run: &Run, sweep: &Lock, flags: &[String]) -> Result<Self> {
+    /// If the recipe cannot be written, or the process cannot be started.
+    pub(super) fn start(
+        index: usize,
+        run: &SweepRun,
+        sweep: &Lock,
+        flags: &[String],
+    ) -> Result<Self> {
         let text = toml::to_string(&run.job.recipe)
             .context(|| format!("{}: cannot be encoded", run.recipe_file.display()))?;
         sweep.replace(below(sweep, &run.recipe_file), text.as_bytes())?;
@@ -91,13 +95,13 @@ impl Running {
         })
     }
 
-    /// Asks the run to stop after the step at hand.
+    /// Asks the run to stop after its current step.
     pub(super) fn stop(&mut self) {
         self.stdin = None;
     }
 
-    /// Looks how far the run is; gives its end once it has one.
-    pub(super) fn poll(&mut self, run: &Run) -> Option<End> {
+    /// Updates the run's progress; returns how it ended if it has.
+    pub(super) fn poll(&mut self, run: &SweepRun) -> Option<End> {
         if let Some(bytes) = memory(self.child.id()) {
             self.peak = Some(self.peak.map_or(bytes, |peak| peak.max(bytes)));
         }
@@ -108,12 +112,12 @@ impl Running {
         let status = match self.child.try_wait() {
             Ok(None) => return None,
             Ok(Some(status)) => status,
-            Err(e) => return Some(End::Failed(format!("cannot be waited for: {e}"))),
+            Err(e) => return Some(End::Failed(format!("cannot wait for it: {e}"))),
         };
         Some(self.end(run, status))
     }
 
-    fn end(&self, run: &Run, status: ExitStatus) -> End {
+    fn end(&self, run: &SweepRun, status: ExitStatus) -> End {
         if status.success() {
             return match train::report(&run.job.output) {
                 Ok(report) => End::Finished(Box::new(report)),
@@ -127,16 +131,16 @@ impl Running {
         let said = messages.lines().rev().find_map(|line| {
             line.strip_prefix("error: ").or_else(|| line.strip_prefix("stopped: "))
         });
-        End::Failed(said.map_or_else(|| format!("ended by itself, {status}"), str::to_owned))
+        End::Failed(said.map_or_else(|| format!("ended unexpectedly, {status}"), str::to_owned))
     }
 }
 
-/// A path within the sweep's folder.
+/// A path relative to the sweep's folder.
 fn below<'a>(sweep: &Lock, path: &'a Path) -> &'a Path {
     path.strip_prefix(sweep.folder()).unwrap_or(path)
 }
 
-/// The steps that the last whole line of a run's metrics has, and whether it ends an epoch.
+/// The step in the last complete line of a run's metrics, and whether it ends an epoch.
 pub(super) fn progress(folder: &Path) -> Option<(usize, bool)> {
     let text = tail(&folder.join(METRICS), 0)?;
     let whole = &text[..text.rfind('\n')?];
@@ -146,7 +150,7 @@ pub(super) fn progress(folder: &Path) -> Option<(usize, bool)> {
     }
 }
 
-/// The end of a file, from `start` on at most.
+/// The end of a file, no earlier than `start`.
 fn tail(path: &Path, start: u64) -> Option<String> {
     let mut file = storage::open(path).ok()?;
     let end = file.metadata().ok()?.len();
@@ -156,13 +160,13 @@ fn tail(path: &Path, start: u64) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The memory that a process has to itself, in bytes: pages of the cache's files, which the system
-/// takes back at need, are not counted.
+/// A process's private memory, in bytes: pages of the cache's files, which the system can reclaim,
+/// do not count.
 fn memory(process: u32) -> Option<u64> {
     kilobytes(&format!("/proc/{process}/status"), "RssAnon:")
 }
 
-/// The memory that is free for programs now, in bytes.
+/// The memory that is free for programs, in bytes.
 pub(super) fn available_memory() -> Option<u64> {
     kilobytes("/proc/meminfo", "MemAvailable:")
 }
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn memory_is_that_of_the_process() {
         let before = memory(std::process::id()).unwrap();
-        // far more than what other tests give back meanwhile
+        // far more than other tests free in the meantime
         let mut block = vec![0u8; 512 << 20];
         block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
         assert!(memory(std::process::id()).unwrap() > before + (48 << 20));

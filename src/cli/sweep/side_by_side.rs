@@ -1,6 +1,6 @@
-//! Runs side by side, as many as are asked for and fit into memory.
+//! Runs in parallel, as many as requested and as fit into memory.
 
-use super::plan::{Plan, Run};
+use super::plan::{SweepPlan, SweepRun};
 use super::run::{End, Running, progress};
 use crate::cli::Context;
 use crate::extract::human_bytes;
@@ -9,36 +9,36 @@ use crate::train::{Report, State, Survey};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How often runs are looked at.
+/// How often runs are polled.
 const TICK: Duration = Duration::from_millis(200);
-/// What a run may need beyond the most that was seen of one that has trained and evaluated an
-/// epoch: export and the check in ONNX Runtime follow.
+/// A run's expected memory relative to the peak of one that has trained and evaluated an epoch:
+/// export and the check in ONNX Runtime are still to come.
 const MARGIN: f64 = 1.2;
 
-/// What became of a run.
+/// The outcome of a run.
 pub(super) enum Outcome {
-    /// It has finished, now or before.
+    /// It has finished, now or earlier.
     Finished(Box<Report>),
     /// It ended with an error.
     Failed(String),
-    /// It was not begun, or not ended.
+    /// It was not started, or has not ended.
     Open,
 }
 
-/// How many runs at once, with what.
+/// How many runs at once, and their resources.
 pub(super) struct Limits {
-    /// Runs.
+    /// Most runs at once.
     pub jobs: usize,
     /// Memory of all runs, in bytes.
     pub memory: Option<u64>,
-    /// Further flags of each run.
+    /// Additional flags of each run.
     pub flags: Vec<String>,
 }
 
-/// Makes every run that is not there yet. A run that fails is passed over; a request to stop
-/// reaches all that are at work.
+/// Completes every run that is not finished. A run that fails is skipped; a request to stop reaches
+/// all runs in progress.
 pub(super) fn run(
-    plan: &Plan,
+    plan: &SweepPlan,
     survey: Survey,
     folder: &Lock,
     limits: &Limits,
@@ -71,7 +71,7 @@ pub(super) fn run(
             }
         });
         if is_begun {
-            // what an earlier sweep has done is no part of this one's pace
+            // steps of an earlier sweep do not count toward the pace
             let done = progress(&plan.runs[index].job.output)
                 .map_or(0, |(steps, _)| steps.min(survey.steps));
             before += done;
@@ -83,20 +83,20 @@ pub(super) fn run(
 }
 
 struct Sweeper<'a> {
-    runs: &'a [Run],
-    /// The sweep's.
+    runs: &'a [SweepRun],
+    /// The sweep's folder.
     folder: &'a Lock,
     limits: &'a Limits,
     context: &'a Context<'a>,
     running: Vec<Running>,
     pending: VecDeque<usize>,
-    /// The most memory of each run that has settled or ended: its place among the runs, bytes.
+    /// Peak memory of each run that has settled or ended: its index among the runs, and bytes.
     peaks: Vec<(usize, u64)>,
     outcomes: Vec<Outcome>,
     steps_per_run: usize,
     /// Steps done by this sweep.
     steps: usize,
-    /// Steps that are left to do.
+    /// Steps left to do.
     left: usize,
     started: Instant,
     has_noted_memory: bool,
@@ -136,7 +136,7 @@ impl Sweeper<'_> {
         }
     }
 
-    /// Takes note of what the runs have done, and of those that have ended.
+    /// Records the progress of the runs, and those that have ended.
     fn look(&mut self) {
         for mut running in std::mem::take(&mut self.running) {
             let before = running.steps;
@@ -177,7 +177,7 @@ impl Sweeper<'_> {
     }
 
     fn fail(&mut self, index: usize, error: String, steps: usize) {
-        // given up, not done: no part of the pace
+        // skipped, not done: no part of the pace
         let rest = self.steps_per_run.saturating_sub(steps);
         self.left = self.left.saturating_sub(rest);
         self.context.monitor.advance(rest as u64, 0);
@@ -205,7 +205,7 @@ impl Sweeper<'_> {
         ));
     }
 
-    /// The time that is left at the pace so far; `None` when nothing is.
+    /// The time left at the current pace; `None` if nothing has been done yet.
     #[allow(clippy::cast_precision_loss, reason = "a number of steps")]
     fn time_left(&self) -> Option<Duration> {
         (self.left > 0 && self.steps > 0)
@@ -219,8 +219,8 @@ impl Sweeper<'_> {
         }
     }
 
-    /// What a run is expected to need: as the largest of the same student, else as the largest of
-    /// any; unknown before one has been measured.
+    /// The expected memory of a run: the largest peak of the same student, else of any; unknown
+    /// before one has been measured.
     fn estimate(&self, index: usize) -> Option<u64> {
         let student = &self.runs[index].student;
         let same =
@@ -235,7 +235,7 @@ impl Sweeper<'_> {
             .map(|bytes| (bytes as f64 * MARGIN) as u64)
     }
 
-    /// Whether the next run may start beside those at work. The first one may whatever it needs.
+    /// Whether the next run may start along with those in progress. The first one always may.
     fn fits(&mut self) -> bool {
         let (Some(limit), Some(&next)) = (self.limits.memory, self.pending.front()) else {
             return true;
@@ -252,15 +252,15 @@ impl Sweeper<'_> {
             let at_work = self.running.len();
             let (needs, limit) = (human_bytes(needs), human_bytes(limit));
             self.context.monitor.note(&format!(
-                "memory: {at_work} side by side, the next would take about {needs} of {limit}"
+                "memory: {at_work} at once, the next would take about {needs} of {limit}"
             ));
         }
         fits
     }
 }
 
-/// Whether a run that needs `needs` bytes may start beside `running` others that take `taken`;
-/// unknown needs only leave room for one.
+/// Whether a run that needs `needs` bytes may start along with `running` others that use `taken`;
+/// if either is unknown, only one run fits.
 fn admits(limit: u64, running: usize, taken: Option<u64>, needs: Option<u64>) -> bool {
     running == 0
         || taken
@@ -287,7 +287,7 @@ mod tests {
     fn a_further_run_starts_only_where_it_fits() {
         // the first one always
         assert!(admits(10, 0, Some(0), None) && admits(10, 0, Some(0), Some(50)));
-        // nothing beside a run whose memory nobody knows yet
+        // nothing together with a run of unknown memory
         assert!(!admits(10, 1, None, None) && !admits(10, 1, Some(4), None));
         assert!(admits(10, 1, Some(5), Some(5)));
         assert!(!admits(10, 1, Some(5), Some(6)));
@@ -296,9 +296,9 @@ mod tests {
 
     #[test]
     fn times_for_people() {
-        let of = |seconds| duration(Duration::from_secs(seconds));
+        let shown = |seconds| duration(Duration::from_secs(seconds));
         assert_eq!(
-            [of(0), of(12), of(80), of(150), of(7500)],
+            [shown(0), shown(12), shown(80), shown(150), shown(7500)],
             ["0 s", "12 s", "80 s", "3 min", "2 h 05 min"]
         );
     }

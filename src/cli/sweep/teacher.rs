@@ -1,21 +1,26 @@
-//! The teacher's line of the table.
+//! The teacher's line in the table.
 
-use super::plan::{Plan, text};
+use super::plan::{SweepPlan, text};
 use crate::cli::{Cli, Command, Context, eval, print};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::report::sweep::Teacher;
+use crate::report::sweep::TeacherSummary;
 use crate::train::Survey;
 use clap::Parser as _;
 
-/// What the cache says of the teacher, and its accuracy on the students' test set where the recipe
-/// names its file.
+/// What the cache records about the teacher, and its accuracy on the students' test set if the
+/// recipe names its file.
 ///
 /// # Errors
+/// If that file is not the cache's teacher, or cannot be run.
 /// When that file is not the teacher of the cache, or cannot be run.
-pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> Result<Teacher> {
+pub(super) fn describe(
+    plan: &SweepPlan,
+    survey: &Survey,
+    context: &Context<'_>,
+) -> Result<TeacherSummary> {
     let record = &survey.teacher;
-    let mut teacher = Teacher {
+    let mut teacher = TeacherSummary {
         file: record.file.clone(),
         cached_top1: record.top1_basis_points.map(|points| f64::from(points) / 100.0),
         top1: None,
@@ -28,12 +33,12 @@ pub(super) fn describe(plan: &Plan, survey: &Survey, context: &Context<'_>) -> R
             path.display(),
             record.file
         ))
-        .hint("leave `teacher` out of the recipe: its line of the table is all that it is for"));
+        .hint("remove `teacher` from the recipe: only its line in the table uses it"));
     }
     let Some((spec, split)) = &survey.test else { return Ok(teacher) };
     let Some(classes) = &survey.classes else {
         context.monitor.note(
-            "the teacher's logits tell other classes than the data: its accuracy is not measured",
+            "the teacher's logits have other classes than the data: its accuracy is not measured",
         );
         return Ok(teacher);
     };

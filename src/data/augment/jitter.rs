@@ -1,32 +1,31 @@
-//! Moves of colour as torchvision's `ColorJitter` makes them of Pillow images: to the last bit in
-//! uint8.
+//! Color jitter with the same bits as torchvision's `ColorJitter` on Pillow images, in uint8.
 
 use super::super::{Image, geometry::luma, random};
 use crate::data::augmentation::ColorJitter;
 use rand_chacha::ChaCha8Rng;
 
-/// The four moves, in the order in which `ColorJitter` numbers them.
+/// The four adjustments, in `ColorJitter`'s numbering.
 const BRIGHTNESS: u8 = 0;
 const CONTRAST: u8 = 1;
 const SATURATION: u8 = 2;
 const HUE: u8 = 3;
 
-/// Factors of a view's colours and the order in which they are applied.
+/// A view's color factors and the order in which they apply.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Jitter {
-    /// Factors of brightness, contrast and saturation, and by how much of the circle hue moves. A
-    /// factor of 1 and a move of 0 change nothing.
+    /// Factors of brightness, contrast and saturation, and the hue shift as a fraction of the
+    /// circle. Factors of 1 and a shift of 0 change nothing.
     pub factors: [f32; 4],
-    /// Which of them is first, second, third and last.
+    /// Which adjustment is first, second, third and last.
     pub order: [u8; 4],
 }
 
 impl Jitter {
-    /// Nothing moves.
+    /// No change.
     pub(super) const NONE: Self =
         Self { factors: [1.0, 1.0, 1.0, 0.0], order: [BRIGHTNESS, CONTRAST, SATURATION, HUE] };
 
-    /// Draws each factor evenly from its range, and an order.
+    /// Draws each factor uniformly from its range, and an order.
     #[allow(clippy::cast_possible_truncation, reason = "stored as f32, and used as it is stored")]
     pub(super) fn draw(settings: &ColorJitter, rng: &mut ChaCha8Rng) -> Self {
         let mut factor =
@@ -41,18 +40,18 @@ impl Jitter {
         Self { factors: [brightness, contrast, saturation, hue], order }
     }
 
-    /// Moves an image's colours; a grey one has no saturation and no hue.
+    /// Adjusts an image's colors; a gray image has no saturation and no hue.
     pub(super) fn apply(&self, image: &mut Image) {
         let [brightness, contrast, saturation, hue] = self.factors;
         for step in self.order {
             match step {
                 BRIGHTNESS => blend(image, brightness, |_| [0; 3]),
                 CONTRAST => {
-                    let grey = mean_grey(image);
-                    blend(image, contrast, |_| [grey; 3]);
+                    let gray = mean_gray(image);
+                    blend(image, contrast, |_| [gray; 3]);
                 }
                 SATURATION if image.channels == 3 => {
-                    blend(image, saturation, |pixel| [grey(pixel); 3]);
+                    blend(image, saturation, |pixel| [gray(pixel); 3]);
                 }
                 HUE if image.channels == 3 => turn(image, hue),
                 _ => {}
@@ -61,8 +60,8 @@ impl Jitter {
     }
 }
 
-/// Pillow's `Image.blend` of `from(pixel)` with the pixel itself: truncated between the two,
-/// clipped beyond.
+/// Pillow's `Image.blend` of `from(pixel)` with the pixel itself: truncated in between, clipped
+/// beyond.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -77,8 +76,8 @@ fn blend(image: &mut Image, factor: f32, from: impl Fn(&[u8]) -> [u8; 3]) {
     }
 }
 
-/// The luma of a pixel; a grey one is its own.
-fn grey(pixel: &[u8]) -> u8 {
+/// The luma of a pixel; a gray pixel is its own luma.
+fn gray(pixel: &[u8]) -> u8 {
     match *pixel {
         [red, green, blue] => luma([red, green, blue]),
         _ => pixel.first().copied().unwrap_or_default(),
@@ -87,15 +86,15 @@ fn grey(pixel: &[u8]) -> u8 {
 
 /// The mean luma, to the nearest byte.
 #[allow(clippy::cast_possible_truncation, reason = "a mean of bytes is one")]
-fn mean_grey(image: &Image) -> u8 {
+fn mean_gray(image: &Image) -> u8 {
     let pixels = image.pixels.chunks_exact(image.channels);
     let count = pixels.len().max(1) as u64;
-    let sum: u64 = pixels.map(|pixel| u64::from(grey(pixel))).sum();
+    let sum: u64 = pixels.map(|pixel| u64::from(gray(pixel))).sum();
     ((2 * sum + count) / (2 * count)) as u8
 }
 
-/// Moves the hue of each pixel by a share of the circle, through Pillow's 8-bit HSV (which loses
-/// some colours, as there).
+/// Shifts the hue of each pixel by a fraction of the circle, through Pillow's 8-bit HSV, which
+/// loses some colors there too.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -174,8 +173,8 @@ mod tests {
         std::fs::read(format!("{}/tests/data/pil/{name}.raw", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
-    /// Each move alone, below, at and beyond its range, and all of them in another order; every
-    /// colour in the hue's case.
+    /// Each adjustment alone (below, within and beyond its range), and all of them in another
+    /// order; every color for hue.
     #[test]
     fn moves_match_torchvision_on_pillow() {
         let source = || Image {
@@ -185,7 +184,7 @@ mod tests {
             pixels: pillow("source-23x31-rgb"),
             orientation: 1,
         };
-        let colours = || Image {
+        let colors = || Image {
             height: 64,
             width: 64,
             channels: 3,
@@ -195,7 +194,7 @@ mod tests {
         let alone = |step: u8, factor: f32| {
             let mut jitter = Jitter { order: [step; 4], ..Jitter::NONE };
             jitter.factors[usize::from(step)] = factor;
-            // one move, not four
+            // one adjustment rather than four
             jitter.order = [step, 9, 9, 9];
             jitter
         };
@@ -210,8 +209,8 @@ mod tests {
             ("contrast-1.7", source(), alone(CONTRAST, 1.7)),
             ("saturation-0.2", source(), alone(SATURATION, 0.2)),
             ("saturation-1.9", source(), alone(SATURATION, 1.9)),
-            ("hue-0.1", colours(), alone(HUE, 0.1)),
-            ("hue--0.25", colours(), alone(HUE, -0.25)),
+            ("hue-0.1", colors(), alone(HUE, 0.1)),
+            ("hue--0.25", colors(), alone(HUE, -0.25)),
             ("jitter", source(), all),
         ] {
             jitter.apply(&mut image);
@@ -221,21 +220,21 @@ mod tests {
     }
 
     #[test]
-    fn a_grey_image_has_brightness_and_contrast_alone() {
-        let grey = || Image {
+    fn a_gray_image_has_brightness_and_contrast_alone() {
+        let gray = || Image {
             height: 1,
             width: 4,
             channels: 1,
             pixels: vec![0, 10, 100, 255],
             orientation: 1,
         };
-        let mut same = grey();
+        let mut same = gray();
         Jitter { factors: [1.0, 1.0, 0.3, 0.4], ..Jitter::NONE }.apply(&mut same);
-        assert_eq!(same, grey());
-        let mut brighter = grey();
+        assert_eq!(same, gray());
+        let mut brighter = gray();
         Jitter { factors: [1.5, 1.0, 1.0, 0.0], ..Jitter::NONE }.apply(&mut brighter);
         assert_eq!(brighter.pixels, [0, 15, 150, 255]);
-        let mut flat = grey();
+        let mut flat = gray();
         Jitter { factors: [1.0, 0.0, 1.0, 0.0], ..Jitter::NONE }.apply(&mut flat);
         assert_eq!(flat.pixels, [91; 4]);
     }

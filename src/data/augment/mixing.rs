@@ -1,4 +1,4 @@
-//! Two samples in one: blended (mixup) or cut (`CutMix`), in uint8.
+//! Two samples in one: blended (mixup) or pasted (`CutMix`), in uint8.
 
 use super::super::random;
 use super::{Crop, signed};
@@ -12,22 +12,22 @@ use rand_chacha::ChaCha8Rng;
 pub struct Mix {
     /// The row of the other sample.
     pub partner: usize,
-    /// The sample's own share of the target, 0 to 1; without a box also its share of every pixel.
+    /// The sample's own weight in the target, 0 to 1; without a box, also in every pixel.
     pub weight: f32,
     /// The box of the input that shows the other sample.
     pub cut: Option<Crop>,
 }
 
 impl Mix {
-    /// `weight` of the sample itself in every pixel.
+    /// The sample itself has weight `weight` in every pixel.
     #[allow(clippy::cast_possible_truncation, reason = "stored as f32, and used as it is stored")]
     pub(super) fn blend(partner: usize, weight: f64) -> Self {
         Self { partner, weight: weight as f32, cut: None }
     }
 }
 
-/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centred anywhere, each side √(1−λ)
-/// of the input's, cut off at its edges; the weight is what is left of the area.
+/// `CutMix`'s box, as torchvision's `v2.CutMix` draws it: centered anywhere, each side √(1−λ)
+/// times the input's, clipped at the edges. The weight is the fraction of the area left.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -38,8 +38,8 @@ pub(super) fn cut(partner: usize, lambda: f64, size: [usize; 2], rng: &mut ChaCh
     let reach = 0.5 * (1.0 - lambda).sqrt();
     let mut span = |side: usize| {
         let side = u32::try_from(side).unwrap_or(u32::MAX / 2);
-        let (centre, half) = (random::below(rng, side), (reach * f64::from(side)) as u32);
-        let (first, end) = (centre.saturating_sub(half), (centre + half).min(side));
+        let (center, half) = (random::below(rng, side), (reach * f64::from(side)) as u32);
+        let (first, end) = (center.saturating_sub(half), (center + half).min(side));
         (signed(first), signed(end - first))
     };
     let (left, width) = span(size[1]);
@@ -48,11 +48,12 @@ pub(super) fn cut(partner: usize, lambda: f64, size: [usize; 2], rng: &mut ChaCh
     Mix { partner, weight: (1.0 - share) as f32, cut: Some(Crop { top, left, height, width }) }
 }
 
-/// Mixes another sample's input into a sample's own, both as [`render`](super::render) gives them:
-/// inside the box the other's bytes, or everywhere `λ·own + (1−λ)·other` to the nearest byte
-/// (a half goes up).
+/// Mixes another sample's input into a sample's own, both rendered by
+/// [`render`](super::render): the other's bytes inside the box, or `λ·own + (1−λ)·other`
+/// everywhere, to the nearest byte (a half rounds up).
 ///
 /// # Errors
+/// If either length differs from the preprocessed input's.
 /// When the two have other lengths than the preprocessing's input.
 #[allow(
     clippy::cast_possible_truncation,
@@ -83,7 +84,7 @@ pub fn mix(preprocess: &Preprocess, own: &mut [u8], other: &[u8], mix: &Mix) -> 
         first..first.saturating_add(usize::try_from(length).unwrap_or_default()).min(all)
     };
     let (rows, columns) = (side(cut.top, cut.height, height), side(cut.left, cut.width, width));
-    // bytes between neighbouring pixels, and planes of them
+    // bytes between neighboring pixels, and the number of planes
     let (step, planes) = match preprocess.layout {
         Layout::Nchw => (1, channels),
         Layout::Nhwc => (channels, 1),
@@ -128,7 +129,7 @@ mod tests {
         let mut last = turn(&own);
         mix(&preprocess(Layout::Nhwc, [2, 3]), &mut last, &turn(&other), &cut).unwrap();
         assert_eq!(last, turn(&expected));
-        // a box that a damaged file gives does no harm
+        // a box from a damaged file does no harm
         let wild = Crop { top: i32::MAX, left: -5, height: i32::MAX, width: -1 };
         mix(&p, &mut pasted, &other, &Mix { cut: Some(wild), ..cut }).unwrap();
         assert_eq!(pasted, expected);

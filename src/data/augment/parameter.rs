@@ -1,4 +1,4 @@
-//! A view's parameters as they stand in a cache, one array each: a row of bytes to and fro.
+//! A view's parameters in a cache, one array each: encoded as rows of bytes and decoded again.
 
 use super::{Crop, Jitter, Mix, View};
 use crate::array::Dtype;
@@ -7,19 +7,19 @@ use crate::data::augmentation::{Augment, Augmentation};
 /// One array of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parameter {
-    /// The part that is seen.
+    /// The visible part.
     Crop,
-    /// Whether it is mirrored.
+    /// Whether the image is flipped.
     Flip,
-    /// Factors of brightness, contrast and saturation, and the move of hue.
+    /// Factors of brightness, contrast and saturation, and the hue shift.
     Jitter,
-    /// The order in which those are applied.
+    /// The order in which those apply.
     JitterOrder,
     /// The row of the sample that is mixed in.
     Partner,
-    /// The sample's own share.
+    /// The sample's own weight.
     Mix,
-    /// The box that shows the partner; empty where the two are blended.
+    /// The box that shows the partner; empty if the two are blended.
     Cut,
 }
 
@@ -34,7 +34,7 @@ impl Parameter {
         Self::Cut,
     ];
 
-    /// Those that an augmentation draws, in the order in which a cache has them.
+    /// The parameters that an augmentation draws, in the order of a cache's arrays.
     #[must_use]
     pub fn of(augmentation: &Augmentation) -> Vec<Self> {
         let Augmentation { geometry, color_jitter, cutmix, .. } = augmentation;
@@ -48,7 +48,7 @@ impl Parameter {
         Self::ALL.into_iter().filter(drawn).collect()
     }
 
-    /// The one whose array has this path.
+    /// The parameter whose array has this path.
     #[must_use]
     pub fn named(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|parameter| parameter.path() == path)
@@ -68,7 +68,7 @@ impl Parameter {
         }
     }
 
-    /// The type of its elements.
+    /// The element type of its array.
     #[must_use]
     pub fn dtype(self) -> Dtype {
         match self {
@@ -79,7 +79,7 @@ impl Parameter {
         }
     }
 
-    /// The axis of a row and its length, if it has one.
+    /// The name and length of a row's axis, if it has one.
     #[must_use]
     pub fn axis(self) -> Option<(&'static str, usize)> {
         match self {
@@ -113,11 +113,11 @@ impl Parameter {
         }
     }
 
-    /// Takes a row into a view; in the order of [`Parameter::of`], since what is mixed begins with
-    /// its partner. `rows`: how many there are.
+    /// Decodes a row into a view. Call in the order of [`Parameter::of`], since a mix begins with
+    /// its partner. `rows` is the number of rows.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// Says in words what is wrong.
     pub fn read(self, row: &[u8], rows: usize, view: &mut View) -> Result<(), String> {
         if row.len() != self.row_bytes() {
             return Err(format!("expected {} bytes, found {}", self.row_bytes(), row.len()));
@@ -142,7 +142,7 @@ impl Parameter {
                     || factors[3].abs() > 0.5
                 {
                     return Err(format!(
-                        "jitter {factors:?}: expected factors from 0 and a move of hue within ±0.5"
+                        "jitter {factors:?}: expected factors from 0 and a hue shift within ±0.5"
                     ));
                 }
                 view.jitter = Some(Jitter { factors, ..view.jitter.unwrap_or(Jitter::NONE) });
@@ -181,8 +181,8 @@ impl Parameter {
     }
 }
 
-/// The box of a sample that is blended. A box of `CutMix` that came out empty may look the same:
-/// its weight is 1, so nothing changes.
+/// The box of a blended sample. An empty `CutMix` box may look the same, but its weight is 1, so
+/// nothing changes.
 const BLENDED: Crop = Crop { top: 0, left: 0, height: 0, width: 0 };
 
 fn edges(crop: Option<Crop>) -> impl Iterator<Item = u8> {
@@ -196,7 +196,7 @@ fn crop(row: &[u8]) -> Option<Crop> {
     Some(Crop { top, left, height, width })
 }
 
-/// Up to four floats; what is missing is 0.
+/// Up to four floats; missing ones are 0.
 fn floats(row: &[u8]) -> [f32; 4] {
     let mut values = [0.0; 4];
     for (value, bytes) in values.iter_mut().zip(row.as_chunks().0) {
@@ -207,7 +207,7 @@ fn floats(row: &[u8]) -> [f32; 4] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Place, Views};
+    use super::super::{ViewKey, Views};
     use super::*;
 
     fn everything() -> Augmentation {
@@ -224,7 +224,7 @@ mod tests {
         let views = Views { augmentation: everything(), size: [20, 30], seed: 1, rows: 9 };
         for row in 0..9 {
             for view in 0..20 {
-                let drawn = views.draw(Place { sample: row as u64 + 100, row, view }, [50, 40]);
+                let drawn = views.draw(ViewKey { sample: row as u64 + 100, row, view }, [50, 40]);
                 let mut back = View::default();
                 for parameter in Parameter::of(&views.augmentation) {
                     let mut bytes = Vec::new();

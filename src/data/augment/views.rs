@@ -1,5 +1,5 @@
-//! The views of a cache: each parameter drawn from a generator keyed by (seed, sample, view), so
-//! that neither batches, workers, order nor a resume change it.
+//! The views of a cache: each parameter is drawn from a generator keyed by (seed, sample, view), so
+//! it depends on neither batches, workers, order nor resumes.
 
 use super::super::random;
 use super::{Crop, Jitter, Mix, View, mixing, padding, shifted, signed, toss};
@@ -10,29 +10,29 @@ use rand_chacha::ChaCha8Rng;
 /// The views of a data set's samples.
 #[derive(Debug, Clone)]
 pub struct Views {
-    /// What they are made of.
+    /// How they are made.
     pub augmentation: Augmentation,
-    /// Height and width of the model's input.
+    /// Height and width of the model's input, in pixels.
     pub size: [usize; 2],
     /// Seed of every draw.
     pub seed: u64,
-    /// How many rows there are to mix with.
+    /// Number of rows to mix with.
     pub rows: usize,
 }
 
-/// One sample in one view.
+/// Identifies one view of one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct ViewKey {
     /// Index of the sample in the data set.
     pub sample: u64,
-    /// The row in which it stands.
+    /// The sample's row.
     pub row: usize,
-    /// The view.
+    /// The view's number, from 0.
     pub view: u64,
 }
 
 impl Views {
-    /// How many views there are that differ; `None` where chance has no end.
+    /// The number of different views; `None` if it is not finite.
     #[must_use]
     pub fn distinct(&self) -> Option<u32> {
         (!self.augmentation.mixes() && self.augmentation.color_jitter.is_none())
@@ -43,14 +43,14 @@ impl Views {
     /// How many views to take.
     ///
     /// # Errors
-    /// When more are asked for than there are, or all of an endless number.
+    /// If more are requested than exist, or all of an infinite number.
     pub fn count(&self, asked: ViewCount) -> Result<usize> {
         let what = &self.augmentation;
         match (asked, self.distinct()) {
             (ViewCount::All, Some(all)) => Ok(all as usize),
             (ViewCount::All, None) => {
-                Err(Error::input(format!("--views all: {what} has no end of views"))
-                    .hint("give their number: --views N"))
+                Err(Error::input(format!("--views all: {what} has no finite number of views"))
+                    .hint("give a number: --views N"))
             }
             (ViewCount::Count(count), Some(1)) if count > 1 => Err(Error::input(format!(
                 "--views {count}: every view of unaugmented images is the same"
@@ -67,17 +67,16 @@ impl Views {
         }
     }
 
-    /// The parameters of one sample in one view. `image`: its height and width as decoded.
+    /// The parameters of one view of one sample. `image` is its decoded height and width.
     ///
-    /// Crop and flip of a finite number of positions are drawn without putting back: every sample
-    /// goes through all of them in an order of its own, so no view of it comes twice before all
-    /// have come.
+    /// A finite number of crops and flips is drawn without replacement: each sample goes through
+    /// all of them in its own order before any repeats.
     #[must_use]
-    pub fn draw(&self, place: Place, image: [usize; 2]) -> View {
+    pub fn draw(&self, key: ViewKey, image: [usize; 2]) -> View {
         let Augmentation { geometry, color_jitter, mixup, cutmix } = self.augmentation;
-        let rng = |usage| random::keyed(self.seed, usage, place.sample, place.view);
+        let rng = |usage| random::keyed(self.seed, usage, key.sample, key.view);
         let (crop, flip) = if let Some(positions) = self.positions() {
-            self.position(place, positions)
+            self.position(key, positions)
         } else {
             let mut rng = rng(*b"v-resize");
             (Some(random_resized_crop(&mut rng, image)), toss(&mut rng))
@@ -90,11 +89,11 @@ impl Views {
             mix: self
                 .augmentation
                 .mixes()
-                .then(|| self.mix(place.row, mixup, cutmix, &mut rng(*b"view-mix"))),
+                .then(|| self.mix(key.row, mixup, cutmix, &mut rng(*b"view-mix"))),
         }
     }
 
-    /// How many pairs of crop and flip there are; `None` for crops of any size.
+    /// The number of pairs of crop and flip; `None` for crops of any size.
     fn positions(&self) -> Option<u32> {
         match self.augmentation.geometry {
             Augment::None => Some(1),
@@ -107,11 +106,11 @@ impl Views {
         }
     }
 
-    /// Crop and flip of a view, of a finite number of positions.
-    fn position(&self, place: Place, positions: u32) -> (Option<Crop>, bool) {
-        let round = place.view / u64::from(positions);
-        let within = u32::try_from(place.view % u64::from(positions)).unwrap_or_default();
-        let mut rng = random::keyed(self.seed, *b"v-places", place.sample, round);
+    /// The crop and flip of a view, from a finite number of positions.
+    fn position(&self, key: ViewKey, positions: u32) -> (Option<Crop>, bool) {
+        let round = key.view / u64::from(positions);
+        let within = u32::try_from(key.view % u64::from(positions)).unwrap_or_default();
+        let mut rng = random::keyed(self.seed, *b"v-places", key.sample, round);
         let position = random::permuted(&mut rng, positions, within);
         let [rows, columns] = self.size.map(|side| 2 * padding(side) + 1);
         let [top, left] =
@@ -123,8 +122,8 @@ impl Views {
         )
     }
 
-    /// A partner among the other rows, and how much of it: mixup or `CutMix` as torchvision's `v2`
-    /// has them, either by the toss of a coin where both are asked for.
+    /// A partner among the other rows, and its weight: mixup or `CutMix` as in torchvision's `v2`,
+    /// chosen by a coin toss if both are requested.
     fn mix(
         &self,
         row: usize,
@@ -145,8 +144,8 @@ impl Views {
     }
 }
 
-/// Szegedy's crop, as torchvision's `RandomResizedCrop.get_params` draws it: an area of 8 % to all,
-/// an aspect ratio of 3/4 to 4/3 (evenly in its logarithm), ten tries, else the middle.
+/// Szegedy's crop, as torchvision's `RandomResizedCrop.get_params` draws it: an area of 8% to 100%,
+/// an aspect ratio of 3/4 to 4/3 (uniform in its logarithm), ten tries, else the center.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -222,8 +221,9 @@ mod tests {
         assert_eq!((views.distinct(), views.count(ViewCount::All).unwrap()), (Some(162), 162));
         let mut orders = HashSet::new();
         for sample in 0..5 {
-            let all: Vec<_> =
-                (0..162).map(|view| views.draw(Place { sample, row: 0, view }, [32, 32])).collect();
+            let all: Vec<_> = (0..162)
+                .map(|view| views.draw(ViewKey { sample, row: 0, view }, [32, 32]))
+                .collect();
             let seen: HashSet<_> =
                 all.iter().map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip)).collect();
             assert_eq!(seen.len(), 162);
@@ -231,9 +231,9 @@ mod tests {
                 seen.iter().all(|(top, left, _)| (-4..=4).contains(top) && (-4..=4).contains(left))
             );
             orders.insert(format!("{all:?}"));
-            // the next round has them all again, in another order
+            // the next round has all of them again, in another order
             let again: HashSet<_> = (162..324)
-                .map(|view| views.draw(Place { sample, row: 0, view }, [32, 32]))
+                .map(|view| views.draw(ViewKey { sample, row: 0, view }, [32, 32]))
                 .map(|v| (v.crop.unwrap().top, v.crop.unwrap().left, v.flip))
                 .collect();
             assert_eq!(seen, again);
@@ -244,7 +244,7 @@ mod tests {
             ..views
         };
         let both: HashSet<bool> = (0..2)
-            .map(|view| flips.draw(Place { sample: 9, row: 0, view }, [32, 32]).flip)
+            .map(|view| flips.draw(ViewKey { sample: 9, row: 0, view }, [32, 32]).flip)
             .collect();
         assert_eq!((flips.distinct(), both.len()), (Some(2), 2));
     }
@@ -259,7 +259,11 @@ mod tests {
                 .unwrap_err()
                 .contains("only 162 views of 32x32")
         );
-        assert!(count(Augment::RandomResizedCrop, ViewCount::All).unwrap_err().contains("no end"));
+        assert!(
+            count(Augment::RandomResizedCrop, ViewCount::All)
+                .unwrap_err()
+                .contains("no finite number")
+        );
         assert_eq!(count(Augment::RandomResizedCrop, ViewCount::Count(1000)), Ok(1000));
         assert_eq!(everything().count(ViewCount::Count(3)).unwrap(), 3);
         let mixed = Views {
@@ -270,15 +274,15 @@ mod tests {
         assert!(mixed.count(ViewCount::All).is_err());
     }
 
-    /// Parameters belong to (seed, sample, view): no other draw, in whatever order or number, moves
-    /// them.
+    /// Parameters belong to (seed, sample, view): no other draw affects them, in any order or
+    /// number.
     #[test]
     fn a_draw_depends_on_nothing_that_was_drawn_before() {
         let views = everything();
         let image = |sample: u64| [20 + usize::try_from(sample).unwrap(), 40];
-        let place =
-            |sample: u64, view| Place { sample, row: usize::try_from(sample).unwrap(), view };
-        let draw = |(sample, view)| views.draw(place(sample, view), image(sample));
+        let key =
+            |sample: u64, view| ViewKey { sample, row: usize::try_from(sample).unwrap(), view };
+        let draw = |(sample, view)| views.draw(key(sample, view), image(sample));
         let keys: Vec<(u64, u64)> =
             (0..50).flat_map(|sample| (0..4).map(move |view| (sample, view))).collect();
         let forwards: Vec<View> = keys.iter().copied().map(draw).collect();
@@ -299,9 +303,9 @@ mod tests {
         assert!(
             keys.iter()
                 .zip(&forwards)
-                .all(|(&(sample, view), v)| other.draw(place(sample, view), image(sample)) != *v)
+                .all(|(&(sample, view), v)| other.draw(key(sample, view), image(sample)) != *v)
         );
-        // leaving one thing out moves none of the others
+        // leaving one out affects none of the others
         let plain = Views {
             augmentation: Augmentation {
                 color_jitter: None,
@@ -312,7 +316,7 @@ mod tests {
             ..views.clone()
         };
         for (&(sample, view), v) in keys.iter().zip(&forwards) {
-            let drawn = plain.draw(place(sample, view), image(sample));
+            let drawn = plain.draw(key(sample, view), image(sample));
             assert_eq!((drawn.crop, drawn.flip), (v.crop, v.flip));
         }
     }
@@ -322,7 +326,7 @@ mod tests {
         let views = views(Augment::RandomResizedCrop);
         let image = [120, 160];
         let drawn: Vec<Crop> = (0..4000)
-            .map(|sample| views.draw(Place { sample, row: 0, view: 0 }, image).crop.unwrap())
+            .map(|sample| views.draw(ViewKey { sample, row: 0, view: 0 }, image).crop.unwrap())
             .collect();
         let mut area = 0.0;
         for &Crop { top, left, height, width } in &drawn {
@@ -331,13 +335,13 @@ mod tests {
             assert!((0.70..1.43).contains(&ratio), "{width}x{height}");
             area += f64::from(width * height) / 19_200.0;
         }
-        // 0.54 were every try taken, but the largest do not fit at all ratios: torchvision's own
-        // draws have a mean of 0.435
+        // it would be 0.54 if every try were taken, but the largest do not fit at all ratios:
+        // torchvision's own draws have a mean of 0.435
         assert!((area / 4000.0 - 0.435).abs() < 0.012, "{}", area / 4000.0);
-        // where no crop of such a ratio fits, the middle
-        let line = views.draw(Place { sample: 0, row: 0, view: 0 }, [1, 100]).crop.unwrap();
+        // the center if no crop with such a ratio fits
+        let line = views.draw(ViewKey { sample: 0, row: 0, view: 0 }, [1, 100]).crop.unwrap();
         assert_eq!(line, Crop { top: 0, left: 49, height: 1, width: 1 });
-        let column = views.draw(Place { sample: 0, row: 0, view: 0 }, [400, 3]).crop.unwrap();
+        let column = views.draw(ViewKey { sample: 0, row: 0, view: 0 }, [400, 3]).crop.unwrap();
         assert_eq!((column.width, column.height, column.top), (3, 4, 198));
     }
 
@@ -348,7 +352,7 @@ mod tests {
             .flat_map(|row| (0..20).map(move |view| (row, view)))
             .map(|(row, view)| {
                 let mix = views
-                    .draw(Place { sample: 1000 + row as u64, row, view }, [50, 60])
+                    .draw(ViewKey { sample: 1000 + row as u64, row, view }, [50, 60])
                     .mix
                     .unwrap();
                 assert!(
@@ -363,20 +367,20 @@ mod tests {
         assert_eq!(partners.len(), 50);
         let alone = Views { rows: 1, ..views };
         assert_eq!(
-            alone.draw(Place { sample: 0, row: 0, view: 0 }, [50, 60]).mix.unwrap().partner,
+            alone.draw(ViewKey { sample: 0, row: 0, view: 0 }, [50, 60]).mix.unwrap().partner,
             0
         );
     }
 
-    /// The draws of a version of the program stand in caches: they are never to change.
+    /// Caches contain the draws of a version of the program: they must never change.
     #[test]
     fn golden_draws() {
         let crop = |view| {
-            views(Augment::CropFlip).draw(Place { sample: 123_456_789, row: 0, view }, [32, 32])
+            views(Augment::CropFlip).draw(ViewKey { sample: 123_456_789, row: 0, view }, [32, 32])
         };
         let shown = |v: View| v.crop.map(|c| (c.top, c.left, v.flip));
-        let drawn = everything().draw(Place { sample: 3, row: 3, view: 2 }, [48, 64]);
-        let mixed = everything().draw(Place { sample: 4, row: 3, view: 2 }, [48, 64]);
+        let drawn = everything().draw(ViewKey { sample: 3, row: 3, view: 2 }, [48, 64]);
+        let mixed = everything().draw(ViewKey { sample: 4, row: 3, view: 2 }, [48, 64]);
         let found = [
             format!("{:?} {:?}", shown(crop(5)), shown(crop(6))),
             format!("{:?} {}", drawn.crop, drawn.flip),

@@ -4,8 +4,8 @@ fn read(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/data/pil/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// Decodes a file of tests/data/pil and holds it against what Pillow made of it; returns the
-/// largest and the mean difference.
+/// Decodes a file of tests/data/pil and compares it with Pillow's result; returns the largest and
+/// the mean difference.
 fn against_pillow(name: &str, channels: usize) -> (u8, f64) {
     let image = decode(&read(name)).unwrap_or_else(|e| panic!("{name}: {}", e.chain()));
     assert_eq!((image.height, image.width, image.channels), (23, 31, channels), "{name}");
@@ -38,12 +38,12 @@ fn lossless_images_have_pillows_pixels() {
 }
 
 #[test]
-fn sixteen_bit_grey_keeps_its_high_byte() {
-    // made as grey · 257 + 77, modulo 65,536
-    let grey = read("grey.raw");
+fn sixteen_bit_gray_keeps_its_high_byte() {
+    // made as gray · 257 + 77, modulo 65,536
+    let gray = read("grey.raw");
     let image = decode(&read("grey-16.png")).unwrap();
     let expected: Vec<u8> =
-        grey.iter().map(|&g| (u16::from(g) * 257).wrapping_add(77).to_be_bytes()[0]).collect();
+        gray.iter().map(|&g| (u16::from(g) * 257).wrapping_add(77).to_be_bytes()[0]).collect();
     assert_eq!((image.channels, image.pixels), (1, expected));
 }
 
@@ -135,7 +135,7 @@ fn a_gif_whose_first_frame_leaves_a_part_open_is_refused() {
     let mut wider = gif.clone();
     wider[6] += 1;
     let reason = decode(&wider).unwrap_err().to_string();
-    assert!(reason.contains("covers a part of its screen"), "{reason}");
+    assert!(reason.contains("covers only part of its screen"), "{reason}");
     for keep in 0..gif.len().min(900) {
         let _ = fills_its_screen(&gif[..keep]);
     }
@@ -181,8 +181,8 @@ fn damaged_bytes_never_panic() {
     }
 }
 
-/// `palette.png` with one byte more in its palette, under a right checksum.
-fn with_a_part_of_a_colour() -> Vec<u8> {
+/// `palette.png` with one more byte in its palette, and a correct checksum.
+fn with_a_part_of_a_color() -> Vec<u8> {
     let png = read("palette.png");
     let at = png.windows(4).position(|w| w == b"PLTE").unwrap();
     let length = u32::from_be_bytes(png[at - 4..at].try_into().unwrap());
@@ -201,7 +201,7 @@ fn with_a_part_of_a_colour() -> Vec<u8> {
 #[test]
 fn a_palette_with_a_part_of_a_colour_is_refused() {
     // the decoder panics on it, found by fuzzing
-    let bytes = with_a_part_of_a_colour();
+    let bytes = with_a_part_of_a_color();
     assert!(decode(&bytes).unwrap_err().chain().contains("palette is damaged"));
     assert!(size(&bytes).is_err());
     decode(&read("palette.png")).unwrap();

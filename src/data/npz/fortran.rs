@@ -1,23 +1,23 @@
-//! Arrays in Fortran order: laid out anew, row after row.
+//! Rewrites arrays from Fortran order to row-major order.
 
-use super::{Files, Region};
+use super::{NpzFiles, Region};
 use crate::data::npy;
 use crate::error::{Context, Error, Result};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of rows that are gathered at once.
+/// Bytes of rows gathered at once.
 const BLOCK: usize = 64 << 20;
-/// Most elements of a row: a table has the place of each.
+/// Most elements of a row, since a table holds the position of each.
 const MAX_ROW: u64 = 1 << 26;
 
-/// Writes an array's rows to the temporary file, one after the other; says where.
+/// Writes an array's rows one after another to the temporary file; returns their region.
 ///
 /// # Errors
-/// When rows are too large, or the disk is too full.
+/// If rows are too large, or the disk is too full.
 pub(super) fn lay_out(
-    files: &mut Files,
+    files: &mut NpzFiles,
     region: Region,
     shape: &[u64],
     width: usize,
@@ -36,7 +36,7 @@ pub(super) fn lay_out(
     let file = files.file(region).try_clone().context(context)?;
     let places = npy::c_order(row);
     let block = (BLOCK / (places.len() * width).max(1)).max(1) as u64;
-    let gather = Gather {
+    let gather = RowMajorReader {
         file,
         offset: region.offset,
         rows,
@@ -54,14 +54,14 @@ pub(super) fn lay_out(
     Ok(Region { unpacked: true, offset, length: found })
 }
 
-/// Reads an array in Fortran order as if its rows lay one after the other.
-struct Gather {
+/// Reads an array in Fortran order as if its rows were contiguous.
+struct RowMajorReader {
     file: File,
     offset: u64,
     rows: u64,
     width: usize,
-    /// Where each element of a row stands among the row's columns in the file, of which each holds
-    /// an element of every row.
+    /// For each element of a row, its column in the file; each column holds one element of every
+    /// row.
     places: Vec<usize>,
     /// Rows of a block.
     block: u64,
@@ -71,7 +71,7 @@ struct Gather {
     given: usize,
 }
 
-impl Gather {
+impl RowMajorReader {
     fn fill(&mut self) -> std::io::Result<()> {
         let rows = self.block.min(self.rows - self.next);
         let count = usize::try_from(rows).map_err(std::io::Error::other)?;
@@ -81,7 +81,7 @@ impl Gather {
         self.given = 0;
         let mut column = vec![0; count * self.width];
         for (at, &place) in self.places.iter().enumerate() {
-            // the header was held against the bytes that are there, so no product overflows
+            // the header was checked against the available bytes, so no product overflows
             let start = self.offset + (place as u64 * self.rows + self.next) * self.width as u64;
             self.file.read_exact_at(&mut column, start)?;
             for (row, element) in
@@ -95,7 +95,7 @@ impl Gather {
     }
 }
 
-impl Read for Gather {
+impl Read for RowMajorReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.given == self.ready.len() && self.next < self.rows {
             self.fill()?;

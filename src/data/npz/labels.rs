@@ -1,12 +1,12 @@
-//! Labels in the forms in which people save them: numbers, one-hot rows, truth values, class names.
+//! Labels in the forms in which people save them: numbers, one-hot rows, booleans, class names.
 
-use super::layout::Found;
-use super::{Files, Region};
+use super::layout::NpzArray;
+use super::{NpzFiles, Region};
 use crate::data::npy::{self, Header};
 use crate::error::{Context, Error, Result};
 use std::collections::BTreeSet;
 
-/// The label of each row, and the class names where the labels are names.
+/// The label of each row, and the class names if the labels are names.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Labels {
     pub(super) values: Vec<i64>,
@@ -16,11 +16,11 @@ pub(super) struct Labels {
 /// Reads an array of labels.
 ///
 /// # Errors
-/// When it holds something else; says what.
-pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
+/// Says what it holds instead.
+pub(super) fn read(files: &NpzFiles, found: &NpzArray) -> Result<Labels> {
     let header = found.header.as_ref().map_err(|why| Error::input(why.clone()))?;
     let [rows, rest @ ..] = header.shape.as_slice() else {
-        return Err(Error::input("expected one label a row, found a single value"));
+        return Err(Error::input("expected one label per row, found a single value"));
     };
     let classes = rest.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).unwrap_or(u64::MAX);
     let is_text = matches!(header.kind, 'U' | 'S');
@@ -29,7 +29,7 @@ pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
     }
     if (is_text && classes != 1) || rest.iter().filter(|&&size| size != 1).count() > 1 {
         return Err(Error::input(format!(
-            "expected one label a row or one-hot rows, found shape {:?}",
+            "expected one label per row or one-hot rows, found shape {:?}",
             header.shape
         )));
     }
@@ -61,11 +61,14 @@ pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
     } else {
         let (rows, classes) =
             (usize::try_from(*rows).unwrap_or(0), usize::try_from(classes).unwrap_or(0));
-        let at = |row: usize, class: usize| {
+        let index = |row: usize, class: usize| {
             if header.fortran_order { class * rows + row } else { row * classes + class }
         };
         let value = |row, class| {
-            bytes.get(at(row, class) * width..).and_then(|rest| rest.get(..width)).and_then(number)
+            bytes
+                .get(index(row, class) * width..)
+                .and_then(|rest| rest.get(..width))
+                .and_then(number)
         };
         (0..rows)
             .map(|row| one_hot(row, (0..classes).map(|class| value(row, class))))
@@ -74,7 +77,7 @@ pub(super) fn read(files: &Files, found: &Found) -> Result<Labels> {
     Ok(Labels { values, classes: Vec::new() })
 }
 
-/// A class by its number: −1 for none.
+/// A class by its number; −1 means none.
 #[allow(clippy::cast_possible_truncation, reason = "integral, and within ±2^53")]
 fn label(row: usize, number: Option<f64>) -> Result<i64> {
     match number {
@@ -85,10 +88,10 @@ fn label(row: usize, number: Option<f64>) -> Result<i64> {
             "row {row}: expected a label from 0, or -1 for none, found {number}"
         ))),
         Some(number) => Err(Error::input(format!(
-            "row {row}: expected a label from 0, found {number}: these are no classes"
+            "row {row}: expected a label from 0, found {number}: these are not classes"
         ))
         .hint(
-            "save it under another name than labels, label, y, target or class, if it is not \
+            "save it under a name other than labels, label, y, target or class, if it is not \
              meant as labels",
         )),
         None => Err(Error::input(format!(
@@ -97,7 +100,7 @@ fn label(row: usize, number: Option<f64>) -> Result<i64> {
     }
 }
 
-/// The class whose value is 1 among others of 0.
+/// The class whose value is 1 where all others are 0.
 fn one_hot(row: usize, values: impl Iterator<Item = Option<f64>>) -> Result<i64> {
     let mut class = None;
     for (index, value) in values.enumerate() {
@@ -112,7 +115,7 @@ fn one_hot(row: usize, values: impl Iterator<Item = Option<f64>>) -> Result<i64>
             _ => {
                 let found = value.map_or_else(|| "another".to_owned(), |value| value.to_string());
                 return Err(Error::input(format!(
-                    "row {row}: expected one label a row, or one-hot rows of 0 and 1, found \
+                    "row {row}: expected one label per row, or one-hot rows of 0 and 1, found \
                      {found}"
                 )));
             }
@@ -125,7 +128,7 @@ fn one_hot(row: usize, values: impl Iterator<Item = Option<f64>>) -> Result<i64>
     })
 }
 
-/// Labels that are class names: numbered in the order of the names.
+/// Labels that are class names, numbered in the names' order.
 fn names(header: &Header, bytes: &[u8], width: usize) -> Result<Labels> {
     let name = |(row, element): (usize, &[u8])| {
         let text = if header.kind == 'S' {
@@ -143,9 +146,9 @@ fn names(header: &Header, bytes: &[u8], width: usize) -> Result<Labels> {
                 .collect()
         };
         let text: String = text.ok_or_else(|| {
-            Error::input(format!("row {row}: expected a class name, found other bytes than text"))
+            Error::input(format!("row {row}: expected a class name, found bytes that are not text"))
         })?;
-        // numpy fills names up to the longest one
+        // NumPy pads names to the longest one
         match text.trim_end_matches('\0') {
             "" => {
                 Err(Error::input(format!("row {row}: expected a class name, found an empty one")))

@@ -1,5 +1,5 @@
-//! What the arrays of a file are to each other: which belong to the split, which is the labels,
-//! which are images, which feed a model's inputs.
+//! Decides the role of each array in a file: which belong to the split, which is the labels, which
+//! are images, which feed a model's inputs.
 
 use super::{NAMED, Region};
 use crate::array::{Array, Dtype};
@@ -10,10 +10,10 @@ use crate::onnx::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// Names of labels, the surest first; case does not count.
+/// Names of labels, the surest first; case is ignored.
 const LABELS: [&str; 9] =
     ["labels", "label", "y", "targets", "target", "class", "class_id", "class_ids", "y_true"];
-/// Names of what is classified, the surest first; case does not count.
+/// Names of arrays to be classified, the surest first; case is ignored.
 const SAMPLES: [&str; 12] = [
     "images", "image", "x", "data", "imgs", "img", "inputs", "input", "features", "samples",
     "arr_0", "",
@@ -26,18 +26,18 @@ const SPLITS: [(&str, &[&str]); 3] = [
 ];
 
 /// An array of the file.
-pub(super) struct Found {
+pub(super) struct NpzArray {
     pub(super) name: String,
     pub(super) region: Region,
-    /// What its header says, or why it cannot be used.
+    /// The parsed header, or why it cannot be used.
     pub(super) header: Result<Header, String>,
 }
 
-impl Found {
+impl NpzArray {
     /// Its header and element type, if its rows can be samples.
     ///
     /// # Errors
-    /// Why they cannot.
+    /// Says why they cannot.
     pub(super) fn rows(&self) -> Result<(&Header, Dtype)> {
         let header = self.header.as_ref().map_err(|why| Error::input(why.clone()))?;
         let dtype = header.dtype().map_err(Error::input)?;
@@ -50,18 +50,18 @@ impl Found {
         }
     }
 
-    /// How many rows it has, if they can be samples.
+    /// Its number of rows, if they can be samples.
     fn count(&self) -> Option<u64> {
         self.rows().ok().and_then(|(header, _)| header.shape.first().copied())
     }
 
-    /// The images that it may hold.
+    /// How its rows can be images.
     fn images(&self) -> Option<ImageShape> {
         let (header, dtype) = self.rows().ok()?;
         ImageShape::of(dtype, &header.shape)
     }
 
-    /// Type and shape, for people.
+    /// Its type and shape, for messages.
     fn describe(&self) -> String {
         match &self.header {
             Ok(header) => {
@@ -75,7 +75,7 @@ impl Found {
     }
 }
 
-/// How the bytes of a row are an image.
+/// How the bytes of a row form an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ImageShape {
     pub(super) height: usize,
@@ -86,17 +86,17 @@ pub(super) struct ImageShape {
 }
 
 impl ImageShape {
-    /// Bytes of `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`, where 1 or 3 channels stand at one
-    /// end alone.
+    /// For bytes of `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with 1 or 3 channels at exactly
+    /// one end.
     fn of(dtype: Dtype, shape: &[u64]) -> Option<Self> {
         let size = |n: u64| usize::try_from(n).ok();
-        let is_colour = |n: u64| matches!(n, 1 | 3);
+        let is_color = |n: u64| matches!(n, 1 | 3);
         let (height, width, channels, planar) = match *shape {
             [_, height, width] if height > 1 && width > 1 => (height, width, 1, false),
-            [_, height, width, channels] if is_colour(channels) && !is_colour(height) => {
+            [_, height, width, channels] if is_color(channels) && !is_color(height) => {
                 (height, width, channels, false)
             }
-            [_, channels, height, width] if is_colour(channels) && !is_colour(width) => {
+            [_, channels, height, width] if is_color(channels) && !is_color(width) => {
                 (height, width, channels, true)
             }
             _ => return None,
@@ -122,30 +122,30 @@ impl ImageShape {
     }
 }
 
-/// What the arrays are to each other.
-pub(super) struct Layout<'a> {
-    /// The split, if the file is divided.
+/// The role of each array.
+pub(super) struct ArrayRoles<'a> {
+    /// The split, if the file is divided into splits.
     pub(super) split: Option<&'static str>,
-    /// The arrays that are read, each with the name under which it is served.
-    pub(super) columns: Vec<(String, &'a Found)>,
-    /// How the only one is images.
+    /// The arrays to read, each with the name under which it is served.
+    pub(super) columns: Vec<(String, &'a NpzArray)>,
+    /// How the only column is images.
     pub(super) images: Option<ImageShape>,
-    pub(super) labels: Option<&'a Found>,
+    pub(super) labels: Option<&'a NpzArray>,
     pub(super) rows: u64,
-    /// The others, each with why.
+    /// The other arrays, each with the reason.
     left_out: Vec<String>,
     /// Whether an array feeds an input of another name.
     renamed: bool,
 }
 
-impl<'a> Layout<'a> {
-    /// Decides it; `inputs`: what the data is to feed, where that is known.
+impl<'a> ArrayRoles<'a> {
+    /// Decides the roles. `inputs` are the model inputs to feed, if known.
     ///
     /// # Errors
-    /// When there is no such split, or an input is fed by no array.
+    /// If the split is missing, or no array feeds an input.
     pub(super) fn of(
         path: &str,
-        all: &'a [Found],
+        all: &'a [NpzArray],
         split: &str,
         inputs: Option<&[Value]>,
     ) -> Result<Self> {
@@ -159,10 +159,10 @@ impl<'a> Layout<'a> {
             named.clone().find(|(name, _)| name == wanted).or_else(|| named.next())
         });
         let labels = labels.map(|(_, found)| *found);
-        let is_labels = |found: &Found| labels.is_some_and(|labels| std::ptr::eq(labels, found));
-        let samples: Vec<(String, &Found)> =
+        let is_labels = |found: &NpzArray| labels.is_some_and(|labels| std::ptr::eq(labels, found));
+        let samples: Vec<(String, &NpzArray)> =
             served.into_iter().filter(|(_, found)| !is_labels(found)).collect();
-        let mut layout = Layout {
+        let mut layout = ArrayRoles {
             split,
             columns: Vec::new(),
             images: None,
@@ -186,22 +186,22 @@ impl<'a> Layout<'a> {
                 layout.rows, other.name
             )));
         }
-        let is_read = |found: &Found| {
+        let is_read = |found: &NpzArray| {
             is_labels(found)
                 || layout.columns.iter().any(|(_, column)| std::ptr::eq(*column, found))
         };
-        // the other splits' arrays are no loss
+        // the other splits' arrays are not reported as unused
         let others = all.iter().filter(|found| {
             !is_read(found)
                 && (split.is_none() || samples.iter().any(|(_, s)| std::ptr::eq(*s, *found)))
         });
-        layout.left_out = others.map(Found::describe).collect();
+        layout.left_out = others.map(NpzArray::describe).collect();
         Ok(layout)
     }
 
-    /// Without a model in sight: images, else all arrays with as many rows as the labels, or as
-    /// most have.
-    fn open(&mut self, path: &str, samples: &[(String, &'a Found)]) -> Result<()> {
+    /// Without a known model: images if there are any, else all arrays that have as many rows as
+    /// the labels, or the most common number of rows.
+    fn open(&mut self, path: &str, samples: &[(String, &'a NpzArray)]) -> Result<()> {
         if let Some((found, shape)) = images(samples) {
             self.columns = vec![found];
             self.images = Some(shape);
@@ -214,10 +214,10 @@ impl<'a> Layout<'a> {
                 *of = (of.0 + 1, of.1.saturating_add(found.region.length));
             }
         }
-        let labelled =
+        let labeled =
             self.labels.and_then(|labels| labels.header.as_ref().ok()?.shape.first().copied());
         let most = counts.iter().max_by_key(|(_, size)| **size).map(|(count, _)| *count);
-        let rows = labelled.filter(|count| counts.contains_key(count)).or(most);
+        let rows = labeled.filter(|count| counts.contains_key(count)).or(most);
         let Some(rows) = rows else {
             return Err(none_of(path, "arrays named like the model's inputs", samples));
         };
@@ -226,12 +226,12 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// What the inputs take: arrays of their names; for a single one also images, or the only array
-    /// that there is.
+    /// For a model: arrays with its inputs' names; for a single input, images or the only array
+    /// will do.
     fn feed(
         &mut self,
         path: &str,
-        samples: &[(String, &'a Found)],
+        samples: &[(String, &'a NpzArray)],
         inputs: &[Value],
     ) -> Result<()> {
         let named = |input: &Value| {
@@ -241,7 +241,7 @@ impl<'a> Layout<'a> {
                 .map(|(_, found)| *found)
         };
         if let [input] = inputs {
-            let takes = |found: &Found| {
+            let takes = |found: &NpzArray| {
                 found.rows().is_ok_and(|(_, dtype)| {
                     input.dtype.is_some_and(|to| Array::converts(dtype, to))
                 })
@@ -282,7 +282,7 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// What was decided, for people.
+    /// What was decided, for the user.
     pub(super) fn lines(&self, classes: &[String]) -> Vec<String> {
         let mut lines = Vec::new();
         let labels = self.labels.map_or_else(
@@ -311,13 +311,13 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The first of them by name, and how many more.
+/// The first few names, and how many more there are.
 fn listed(names: &[String]) -> String {
     let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > NAMED { format!("{shown} and {} more", names.len() - NAMED) } else { shown }
 }
 
-fn none_of(path: &str, what: &str, samples: &[(String, &Found)]) -> Error {
+fn none_of(path: &str, what: &str, samples: &[(String, &NpzArray)]) -> Error {
     let found: Vec<String> = samples
         .iter()
         .map(|(_, found)| match found.rows() {
@@ -329,8 +329,8 @@ fn none_of(path: &str, what: &str, samples: &[(String, &Found)]) -> Error {
     Error::input(format!("{path}: expected {what}, found {found}"))
 }
 
-/// The array that holds images: the only one, or of several the one whose name says so.
-fn images<'a>(samples: &[(String, &'a Found)]) -> Option<((String, &'a Found), ImageShape)> {
+/// The array that holds images: the only candidate, or the one with the surest name.
+fn images<'a>(samples: &[(String, &'a NpzArray)]) -> Option<((String, &'a NpzArray), ImageShape)> {
     let held: Vec<_> = samples
         .iter()
         .filter_map(|(name, found)| Some(((name.clone(), *found), found.images()?)))
@@ -343,12 +343,11 @@ fn images<'a>(samples: &[(String, &'a Found)]) -> Option<((String, &'a Found), I
     ranked.min_by_key(|(rank, ((name, _), _))| (*rank, Reverse(name.clone()))).map(|(_, one)| one)
 }
 
-/// A split's name as the file has it, and its arrays, each by the name that is left without the
-/// split's word.
-type Part<'a> = (Option<&'static str>, Vec<(String, &'a Found)>);
+/// A split's name as the file spells it, and its arrays, each named without the split's word.
+type Part<'a> = (Option<&'static str>, Vec<(String, &'a NpzArray)>);
 
-/// The part of a file that is a split. A file is divided where the array of what is classified is.
-fn of_split<'a>(path: &str, all: &'a [Found], split: &str) -> Result<Part<'a>> {
+/// The part of a file that is a split. A file is divided into splits if its samples' array is.
+fn of_split<'a>(path: &str, all: &'a [NpzArray], split: &str) -> Result<Part<'a>> {
     let part = |word: &str| {
         SPLITS
             .iter()

@@ -41,13 +41,13 @@ fn save(bytes: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// An input of a model; 0 is an open axis.
+/// A model input; 0 is an open axis.
 fn input(name: &str, dtype: Dtype, axes: &[usize]) -> Value {
     let shape = axes.iter().map(|&n| if n == 0 { Dim::Open } else { Dim::Fixed(n) }).collect();
     Value { name: name.into(), dtype: Some(dtype), shape, kind: String::new(), has_shape: true }
 }
 
-/// Opens arrays as a model's.
+/// Opens arrays as data for a model.
 fn feed(arrays: &[(&str, Vec<u8>)], split: &str, inputs: &[Value]) -> Result<Npz> {
     open(write(arrays, CompressionMethod::Stored).path(), split, Some(inputs), &Silent)
 }
@@ -185,7 +185,7 @@ fn labels_are_read_in_the_forms_in_which_people_save_them() {
     );
     fails(npy("|O", "(3,)", false, &[0; 9]), "Python objects (a pickle)");
     fails(npy("|i1", "(2,)", false, &[0; 2]), "expected 3 labels as rows in x, found 2 in labels");
-    fails(npy("|i1", "(3, 2, 2)", false, &[0; 12]), "expected one label a row");
+    fails(npy("|i1", "(3, 2, 2)", false, &[0; 12]), "expected one label per row");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn arrays_that_nothing_needs_are_left_out() {
     ] {
         assert!(line.contains(name), "{name}: {line}");
     }
-    // without a model those that go together are taken
+    // without a model, arrays that go together are taken
     assert_eq!(open(file.path(), "train", None, &Silent).unwrap().len(), 3);
     // unless the model needs them
     let needs = |name: &str| {
@@ -229,7 +229,7 @@ fn arrays_that_nothing_needs_are_left_out() {
     assert!(needs("other").contains("expected an array for input `other`"), "{}", needs("other"));
     fails(&[("labels", npy("|i1", "(3,)", false, &[0; 3]))], "found none");
     fails(&[], "found none");
-    // a model may have an input that is named as labels are
+    // a model may have an input that is named like labels
     let inputs = [input("x", Dtype::F32, &[0, 2]), input("y", Dtype::F32, &[0])];
     let set = feed(
         &[
@@ -266,7 +266,7 @@ impl Monitor for Notes {
     }
 }
 
-/// Bytes that name their place.
+/// Bytes that encode their position.
 fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|i| i.to_le_bytes()[0]).collect()
 }
@@ -295,7 +295,7 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
         let error = open(file.path(), "val", inputs, &Silent).err().unwrap();
         assert!(error.chain().contains("no split `val`, found test, train"), "{}", error.chain());
     }
-    // MedMNIST's: grey, three splits
+    // MedMNIST's: gray, three splits
     let medmnist = [
         ("train_images", npy("|u1", "(2, 4, 5)", false, &bytes(40))),
         ("train_labels", npy("|u1", "(2, 1)", false, &[1, 2])),
@@ -305,7 +305,7 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
     let set = feed(&medmnist, "validation", &float).unwrap();
     assert_eq!((set.len(), set.label(0)), (1, 3));
     assert!(matches!(set.sample(0).unwrap(), Sample::Image(image) if image.channels == 1));
-    // channels first; the array has the input's name, but bytes are not what it takes
+    // channels first; the array has the input's name, but the input does not take bytes
     let planar = [
         ("image", npy("|u1", "(1, 3, 4, 5)", false, &bytes(60))),
         ("labels", npy("|u1", "(1,)", false, &[4])),
@@ -314,10 +314,10 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
         panic!("an image")
     };
     assert_eq!(image.pixels[..6], [0, 20, 40, 1, 21, 41]);
-    // a model that takes bytes of this name gets them as they are
+    // a model that takes bytes of this name gets them unchanged
     let set = feed(&planar, "train", &[input("image", Dtype::U8, &[0, 3, 4, 5])]).unwrap();
     assert!(matches!(set.sample(0).unwrap(), Sample::Arrays(_)));
-    // what else may be meant is no image
+    // other candidates are not images
     for shape in ["(1, 3, 20, 1)", "(1, 1, 60, 1)", "(60, 1)", "(1, 2, 2, 15)"] {
         assert!(
             feed(&[("image", npy("|u1", shape, false, &bytes(60)))], "train", &float)
@@ -325,7 +325,7 @@ fn images_are_known_by_type_and_shape_and_take_their_split() {
             "{shape}"
         );
     }
-    // of several the one whose name says so
+    // of several, the one whose name says so
     let two = [
         ("masks", npy("|u1", "(1, 4, 5)", false, &bytes(20))),
         ("images", npy("|u1", "(1, 4, 5, 3)", false, &bytes(60))),

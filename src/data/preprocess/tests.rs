@@ -33,7 +33,7 @@ fn nothing_given_takes_all_from_the_model_and_warns_once() {
     assert_eq!((p.scale, p.mean, p.std), (1.0 / 255.0, vec![0.0; 3], vec![1.0; 3]));
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("48x64 rgb in nchw order, scaled to [0, 1]"), "{}", warnings[0]);
-    // bytes are fed as they are: nothing is assumed
+    // bytes are fed unchanged: nothing is assumed
     let (p, warnings) = resolve(&none, Dtype::U8, &shape([1, 224, 224, 3]), None).unwrap();
     assert_eq!((p.layout, p.dtype, warnings.len()), (Layout::Nhwc, Dtype::U8, 0));
     assert_eq!(
@@ -53,7 +53,7 @@ fn open_sizes_come_from_options_then_preset_then_images_then_224() {
     assert_eq!(resolved(&none, [0, 3, 96, 0], Some([28, 30])).size, [96, 30]);
     let imagenet = resolved(&with("imagenet"), [0, 3, 0, 0], Some([500, 400]));
     assert_eq!((imagenet.size, imagenet.resize), ([224, 224], Some(256)));
-    // what the model fixes outweighs the preset
+    // what the model fixes overrides the preset
     assert_eq!(resolved(&with("cifar10"), [0, 3, 64, 64], None).size, [64, 64]);
     assert_eq!(resolved(&with("imagenet"), [0, 3, 299, 299], None).resize, Some(341));
 }
@@ -82,18 +82,21 @@ fn a_crop_ratio_gives_the_side_that_timm_takes() {
 #[test]
 fn integers_of_open_size_warn_as_floats_do() {
     let none = PreprocessOptions::default();
-    let of = |options: &PreprocessOptions, dims| {
+    let warnings_for = |options: &PreprocessOptions, dims| {
         resolve(options, Dtype::U8, &shape(dims), Some([32, 48])).unwrap().1
     };
-    let warnings = of(&none, [0, 0, 0, 3]);
+    let warnings = warnings_for(&none, [0, 0, 0, 3]);
     assert_eq!(warnings.len(), 1);
     assert!(
         warnings[0].contains("32x48 rgb in nhwc order, their bytes fed as they are (--size"),
         "{}",
         warnings[0]
     );
-    assert!(of(&PreprocessOptions { size: Some([8, 8]), ..none.clone() }, [0, 0, 0, 3]).is_empty());
-    assert!(of(&none, [0, 64, 64, 3]).is_empty());
+    assert!(
+        warnings_for(&PreprocessOptions { size: Some([8, 8]), ..none.clone() }, [0, 0, 0, 3])
+            .is_empty()
+    );
+    assert!(warnings_for(&none, [0, 64, 64, 3]).is_empty());
 }
 
 #[test]
@@ -115,11 +118,11 @@ fn pictures_are_turned_where_that_is_asked_for() {
         (to_bytes(&not, &mirrored).unwrap(), seen_size(&not, &mirrored)),
         (vec![7, 9], [1, 2])
     );
-    // records without the field, as all were, mean that nothing is turned
+    // records without the field, as all were, mean that nothing is rotated
     let record = serde_json::to_string(&not).unwrap();
     assert!(!record.contains("exif"), "{record}");
     assert_eq!(serde_json::from_str::<Preprocess>(&record).unwrap(), not);
-    // a common size of headers says nothing of pictures on their sides
+    // a common size in headers says nothing about rotated images
     let open = PreprocessOptions { exif_orientation: Some(true), ..PreprocessOptions::default() };
     assert_eq!(resolved(&open, [0, 3, 0, 0], Some([20, 30])).size, [224, 224]);
 }
@@ -134,7 +137,7 @@ fn layout_and_channels_come_from_the_axis_of_one_or_three() {
     assert_eq!(resolved(&none, [0, 3, 32, 3], None).layout, Layout::Nchw);
     let p = resolve(&none, Dtype::F32, &[], Some([8, 9])).unwrap().0;
     assert_eq!((p.layout, p.channels, p.size), (Layout::Nchw, Channels::Rgb, [8, 9]));
-    // one value serves all channels, and a grey preset a colour model
+    // a single value serves all channels, and a gray preset a color model
     let p = resolved(&with("fashion-mnist"), [0, 3, 28, 28], None);
     assert_eq!((p.channels, p.mean), (Channels::Rgb, vec![0.2860; 3]));
     assert_eq!(resolved(&with("fashion-mnist"), [0, 0, 0, 0], None).channels, Channels::Gray);
@@ -210,9 +213,9 @@ fn bytes_follow_layout_and_channel_order() {
     assert_eq!(bytes(Layout::Nchw, Channels::Rgb), [1, 4, 2, 5, 3, 6]);
     assert_eq!(bytes(Layout::Nchw, Channels::Bgr), [3, 6, 2, 5, 1, 4]);
     assert_eq!(bytes(Layout::Nchw, Channels::Gray), [2, 5]);
-    let grey = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8], orientation: 1 };
+    let gray = Image { height: 1, width: 2, channels: 1, pixels: vec![7, 8], orientation: 1 };
     assert_eq!(
-        to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &grey).unwrap(),
+        to_bytes(&plain(Layout::Nchw, Channels::Rgb, Dtype::F32), &gray).unwrap(),
         [7, 8, 7, 8, 7, 8]
     );
 }

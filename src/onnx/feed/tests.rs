@@ -1,6 +1,6 @@
 use super::*;
 
-/// An input of float32: numbers are sizes, `?` is open, other words are symbols.
+/// A float32 input: numbers are sizes, `?` is open, other words are symbols.
 fn input(name: &str, axes: &[&str]) -> Value {
     let dim = |axis: &&str| match axis.parse() {
         Ok(n) => Dim::Fixed(n),
@@ -28,15 +28,15 @@ fn feeding(axes: &[&str], values: &[(&str, &[f64])]) -> Feeding {
     }
 }
 
-/// The batch axis of each input; −1 for none, −2 for one that cannot be known.
+/// The batch axis of each input; −1 for none, −2 if unknown.
 fn places(inputs: &[&[&str]], axes: &[&str]) -> Vec<i32> {
     let inputs: Vec<Value> =
         inputs.iter().enumerate().map(|(i, axes)| input(&format!("i{i}"), axes)).collect();
     let (placed, _) = place(&inputs, &feeding(axes, &[])).unwrap();
     let number = |placed: &Placed| match placed.place {
-        Place::At(axis) => i32::try_from(axis).unwrap(),
-        Place::Nowhere => -1,
-        Place::Unknown(_) => -2,
+        BatchPosition::At(axis) => i32::try_from(axis).unwrap(),
+        BatchPosition::Nowhere => -1,
+        BatchPosition::Unknown(_) => -2,
     };
     placed.iter().map(number).collect()
 }
@@ -44,7 +44,7 @@ fn places(inputs: &[&[&str]], axes: &[&str]) -> Vec<i32> {
 #[test]
 fn the_batch_stands_where_its_symbol_does() {
     let cases: &[(&[&[&str]], &[i32])] = &[
-        // images, beside a recurrent state or a mask
+        // images with a recurrent state or a mask
         (&[&["N", "3", "32", "32"]], &[0]),
         (&[&["N", "3", "32", "32"], &["2", "N", "10"]], &[0, 1]),
         (&[&["batch", "77"], &["12", "batch", "64", "past"]], &[0, 1]),
@@ -54,19 +54,19 @@ fn the_batch_stands_where_its_symbol_does() {
         (&[&["sequence_length", "batch_size", "6"], &["1", "batch_size", "16"]], &[1, 1]),
         (&[&["T", "x1", "6"], &["1", "x1", "16"]], &[1, 1]),
         (&[&["1", "batch", "128"]], &[1]),
-        // points of a cloud are no batch
+        // the points of a cloud are not a batch
         (&[&["B", "N", "3"]], &[0]),
         (&[&["1", "N", "3"]], &[0]),
         // several batches of their own
         (&[&["text_batch_size", "seq"], &["image_batch_size", "3", "224", "224"]], &[0, 0]),
-        // what says nothing against the first axis
+        // nothing contradicts the first axis
         (&[&["?", "3", "?", "?"]], &[0]),
         (&[&["unk__7", "224", "224", "3"], &["unk__8", "10"]], &[0, 0]),
         (&[&["a", "3", "8", "8"]], &[0]),
         (&[&["5", "3", "8", "8"], &["5", "10"]], &[0, 0]),
         // a single value
         (&[&["N", "3", "8", "8"], &[]], &[0, -1]),
-        // what cannot be known
+        // unknown batch axes
         (&[&["N", "3", "8", "8"], &["2", "10"]], &[0, -2]),
         (&[&["N", "3", "8", "8"], &["M", "10"]], &[0, -2]),
         (&[&["5", "3", "8", "8"], &["2", "5", "10"]], &[0, -2]),
@@ -82,7 +82,7 @@ fn the_batch_stands_where_its_symbol_does() {
 fn what_is_said_goes_before_what_is_read() {
     assert_eq!(places(&[&["N", "3", "8", "8"], &["2", "M", "10"]], &["i1=1"]), [0, 1]);
     assert_eq!(places(&[&["S", "N", "6"]], &["i0=0"]), [0]);
-    // the axis that is named is the batch's elsewhere too
+    // the named axis is the batch elsewhere too
     assert_eq!(places(&[&["T", "K", "6"], &["1", "K", "16"]], &["i0=1"]), [1, 1]);
     assert_eq!(places(&[&["N", "3"], &["2", "10"]], &["i1=none"]), [0, -1]);
     let refused = |axes: &[&str]| {
@@ -119,7 +119,7 @@ fn a_batch_that_the_inputs_fix_differently_is_refused() {
     );
 }
 
-/// What two samples are fed of a constant.
+/// What two samples are fed for a constant.
 fn fed(axes: &[&str], values: &[f64]) -> Result<Array> {
     let inputs = [input("x", &["N", "3"]), input("k", axes)];
     let (placed, _) = place(&inputs, &feeding(&[], &[("k", values)]))?;

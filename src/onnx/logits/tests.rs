@@ -6,7 +6,7 @@ use crate::onnx::proto::{
 };
 use crate::onnx::tensor_proto;
 
-/// A classifier whose `scores` a Gemm computes of `x`, and what exporters put behind them: lines of
+/// A classifier whose `scores` a Gemm computes from `x`, followed by what exporters add: lines of
 /// `OUTPUT = OP INPUT… [key=value]`.
 struct Case {
     opset: i64,
@@ -45,7 +45,7 @@ fn nodes(lines: &[String]) -> Vec<NodeProto> {
 }
 
 impl Case {
-    /// The model whose output is that of the last line.
+    /// The model whose output is the last line's.
     fn model(&self) -> Model {
         let all = [&["scores = Gemm x".to_owned()], self.lines.as_slice()].concat();
         let node = nodes(&all);
@@ -84,7 +84,7 @@ impl Case {
         .unwrap()
     }
 
-    /// The logits, every tensor having rows of `shape`, but for `output`: those of ten classes.
+    /// The logits if every tensor has rows of `shape`, except `output`, whose rows are ten classes.
     fn choose(&self, shape: &[usize]) -> Result<Logits, String> {
         let model = self.model();
         let output = model.outputs()[0].name.clone();
@@ -141,7 +141,7 @@ fn what_the_softmax_reads_is_found_behind_whatever_exporters_add() {
         &["n = Neg scores", "e = Exp n", "d = Add one e", "p = Reciprocal d"],
     ] {
         let mut lines: Vec<&str> = lines.to_vec();
-        // constants of one name that the lines read
+        // constants whose names the lines use
         for constant in ["shape = Constant", "axes = Constant", "s = Constant", "z = Constant"] {
             let (name, _) = constant.split_once(" = ").unwrap();
             let is_read = lines.iter().any(|line| {
@@ -164,7 +164,7 @@ fn what_is_no_softmax_stays_as_it_is() {
         &["y = Identity scores"][..],
         &["y = Relu scores"],
         &["y = Mul scores minus"],
-        // a gate, a mean of two, the logarithm of no softmax
+        // a gate, a mean of two, a logarithm without a softmax
         &["g = Sigmoid scores", "y = Mul scores g"],
         &["y = Log scores"],
         &["e = Exp scores", "s = ReduceSum scores", "y = Div e s"],
@@ -183,15 +183,15 @@ fn probabilities_are_converted_where_nothing_else_is_to_be_had() {
     assert_eq!(case(&["p = Sigmoid x"]).tensor(), ("p".into(), Some(Conversion::Sigmoid)));
     assert_eq!(case(&["p = Softmax x", "l = Log p"]).tensor(), ("l".into(), None));
     assert!(case(&["p = Sigmoid x", "l = Log p"]).choose(&[10]).is_err());
-    // a convolution's [10, 1, 1] are logits, a map's are none
+    // a convolution's [10, 1, 1] is logits, a map is not
     let conv = case(&["p = Softmax scores axis=1", "f = Flatten p"]);
     assert_eq!(conv.choose(&[10, 1, 1]).unwrap().tensor, "scores");
     assert!(conv.choose(&[5, 2, 1]).unwrap_err().contains("over 5 of a row's 10"));
     assert!(case(&["p = Softmax scores axis=0", "f = Flatten p"]).choose(&[10]).is_err());
-    // before opset 13 a softmax goes over all that follows its axis
+    // before opset 13 a softmax covers its axis and all that follow
     let old = Case { opset: 11, ..case(&["p = Softmax scores", "f = Flatten p"]) };
     assert_eq!(old.choose(&[5, 2, 1]).unwrap().conversion, Some(Conversion::Probabilities));
-    // what the user names is kept, and converted
+    // a tensor that the user names is kept, and converted
     let model = case(&["p = Softmax scores", "f = Identity p"]).model();
     let named = of_tensor(&model, "p").choose(|_| Some(vec![10])).unwrap();
     assert_eq!((named.tensor.as_str(), named.conversion), ("p", Some(Conversion::Probabilities)));
@@ -226,21 +226,21 @@ fn functions_are_looked_into() {
     assert_eq!(called(softmax, &["y = Head scores", "z = Identity y"]), ("scores".into(), None));
     let passes = function(&["out = Identity in"], "out");
     assert_eq!(called(passes, &["p = Softmax scores", "y = Head p"]), ("scores".into(), None));
-    // what it reads stands inside, where nobody can read it
+    // what it reads is inside, where nobody can read it
     let inside = function(&["h = Relu in", "out = Softmax h"], "out");
     assert_eq!(called(inside, &["y = Head scores"]), ("y".into(), Some(Conversion::Probabilities)));
-    // one that calls itself, and one that goes round in circles
+    // a function that calls itself, and a cycle
     let endless = function(&["out = Identity out"], "out");
     assert_eq!(called(endless, &["y = Head scores"]), ("y".into(), None));
 }
 
 #[test]
 fn a_student_is_trained_on_what_its_softmax_reads() {
-    let of = |lines: &[&str]| of_student(&case(lines).model()).unwrap();
-    assert_eq!(of(&["p = Softmax scores", "c = Cast p to=1"]), "scores");
-    assert_eq!(of(&["p = Softmax scores", "r = Reshape p one"]), "r");
-    assert_eq!(of(&["p = Sigmoid scores"]), "p");
-    assert_eq!(of(&["p = Softmax x"]), "p");
+    let student_logits = |lines: &[&str]| of_student(&case(lines).model()).unwrap();
+    assert_eq!(student_logits(&["p = Softmax scores", "c = Cast p to=1"]), "scores");
+    assert_eq!(student_logits(&["p = Softmax scores", "r = Reshape p one"]), "r");
+    assert_eq!(student_logits(&["p = Sigmoid scores"]), "p");
+    assert_eq!(student_logits(&["p = Softmax x"]), "p");
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn softmaxes_that_are_mixed_otherwise_are_said() {
     ] {
         assert!(note(lines).is_some_and(|note| note.contains("made of softmaxes")), "{lines:?}");
     }
-    // a layer behind them, or scores beside them
+    // a layer after them, or scores besides them
     for lines in [&[both[0], "p = Gemm a"][..], &[both[0], "p = Mul a scores"], &["p = Gemm x"]] {
         assert_eq!(note(lines), None, "{lines:?}");
     }
@@ -294,13 +294,13 @@ fn softmaxes_that_are_mixed_otherwise_are_said() {
 fn softmaxes_that_are_added_up_are_probabilities_whatever_their_sum() {
     let sum = |lines: &[&str]| case(lines).tensor();
     let both = ["a = Softmax scores", "b = Softmax x"];
-    let of = |line| sum(&[both[0], both[1], line]);
+    let logits = |line| sum(&[both[0], both[1], line]);
     let expected = ("p".to_owned(), Some(Conversion::Probabilities));
     for line in ["p = Add a b", "p = Sum a b a", "p = Mean a b"] {
-        assert_eq!(of(line), expected, "{line}");
+        assert_eq!(logits(line), expected, "{line}");
     }
     assert_eq!(sum(&[both[0], both[1], "h = Mul a tiny", "p = Add h b"]), expected);
-    // a logarithm, or anything else in the sum, is none
+    // a logarithm, or anything else in the sum, does not count
     let unknown = ("p".to_owned(), None);
     assert_eq!(sum(&["a = Softmax scores", "b = LogSoftmax scores", "p = Add a b"]), unknown);
     assert_eq!(sum(&["a = Softmax scores", "b = Sigmoid scores", "p = Add a b"]), unknown);

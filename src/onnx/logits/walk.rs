@@ -1,4 +1,4 @@
-//! The way back from an output to the softmax or sigmoid behind it.
+//! Walks back from an output to the softmax or sigmoid before it.
 
 use super::super::operator::{Class, Movement};
 use super::super::tap::{int, ints};
@@ -7,23 +7,23 @@ use super::NodeProto;
 use proto::{AttributeProto, TensorProto};
 use std::collections::{HashMap, HashSet};
 
-/// Functions within functions that are followed.
+/// Deepest nesting of functions that is followed.
 const DEPTH: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Activation {
     Softmax,
     Sigmoid,
-    /// Straight lines in place of the curve: at its ends there is no way back.
+    /// Piecewise linear: it cannot be inverted where it is flat.
     HardSigmoid,
 }
 
 /// The axes over which a softmax sums to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axes {
-    /// This one.
+    /// This axis.
     One(i64),
-    /// All from this one on, as before opset 13.
+    /// All axes from this one on, as before opset 13.
     From(i64),
 }
 
@@ -31,19 +31,19 @@ pub(super) enum Axes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ending {
     pub(super) activation: Activation,
-    /// Whether a logarithm was taken of it.
+    /// Whether its logarithm is taken.
     pub(super) is_log: bool,
-    /// Whether something between it and the end changes the rank.
+    /// Whether something after it changes the rank.
     pub(super) is_reshaped: bool,
-    /// What it reads, where a node of the graph computes that.
+    /// The tensor it reads, if a node of the graph computes it.
     pub(super) before: Option<String>,
-    /// What it reads, of whose shape more may be known.
+    /// The tensor it reads, whose shape may be better known.
     pub(super) reads: Option<String>,
     pub(super) axes: Option<Axes>,
 }
 
 impl Ending {
-    /// How many values of a row of this shape sum to 1; 0 where the sum goes over the batch.
+    /// How many values of such a row sum to 1; 0 if the sum includes the batch.
     pub(super) fn normalized(&self, row: &[usize]) -> Option<usize> {
         if self.activation != Activation::Softmax {
             return None;
@@ -61,18 +61,20 @@ impl Ending {
     }
 }
 
-/// What stands behind a tensor of the graph; `None`: no activation that is known.
+/// The activation that a tensor comes from; `None` if no known activation is found.
 pub(super) fn back(model: &Model, tensor: &str) -> Option<Ending> {
     let graph = model.graph();
     let scope = Scope::new(model, &graph.node, &graph.initializer);
-    let Reached::Activation(ending) = scope.walk(tensor, State::default(), 0) else { return None };
-    // an input or initialiser of the graph is no logits
+    let Reached::Activation(ending) = scope.walk(tensor, WalkState::default(), 0) else {
+        return None;
+    };
+    // an input or initializer of the graph is not logits
     let before = ending.before.filter(|name| scope.producer.contains_key(name.as_str()));
     Some(Ending { reads: before.clone().or(ending.reads), before, ..ending })
 }
 
-/// Whether softmaxes and constants are all that a tensor is made of, however they are mixed: a
-/// product with a matrix, or what else a layer is, ends the look.
+/// Whether a tensor is made of softmaxes and constants alone, however they are mixed; a matrix
+/// product or another layer stops the search.
 pub(super) fn is_mixed(model: &Model, tensor: &str) -> bool {
     let scope = Scope::new(model, &model.graph().node, &model.graph().initializer);
     let constant = |name: &str| scope.initializers.iter().any(|t| t.name() == name);
@@ -97,10 +99,10 @@ pub(super) fn is_mixed(model: &Model, tensor: &str) -> bool {
     softmaxes > 0
 }
 
-/// What was passed on the way.
+/// What the walk has passed.
 #[derive(Debug, Clone, Copy, Default)]
-struct State {
-    /// Logarithms taken less exponentials.
+struct WalkState {
+    /// Logarithms minus exponentials.
     logarithms: i32,
     is_reshaped: bool,
 }
@@ -108,8 +110,8 @@ struct State {
 /// Where a walk ends.
 enum Reached {
     Activation(Ending),
-    /// A tensor that no node here computes.
-    Outside(String, State),
+    /// A tensor that no node in this scope computes.
+    Outside(String, WalkState),
     Unknown,
 }
 
@@ -129,7 +131,7 @@ impl<'a> Scope<'a> {
         Self { model, initializers, producer }
     }
 
-    /// The node whose first output a tensor is.
+    /// The node whose first output is a tensor.
     fn node(&self, tensor: &str) -> Option<&'a NodeProto> {
         self.producer
             .get(tensor)
@@ -137,9 +139,9 @@ impl<'a> Scope<'a> {
             .filter(|node| node.output.first().is_some_and(|first| first == tensor))
     }
 
-    fn walk(&self, tensor: &str, state: State, depth: usize) -> Reached {
+    fn walk(&self, tensor: &str, state: WalkState, depth: usize) -> Reached {
         let (mut tensor, mut state) = (tensor.to_owned(), state);
-        // a body of a function is not checked for cycles
+        // a function's body is not checked for cycles
         for _ in 0..=self.producer.len() {
             let Some(node) = self.producer.get(tensor.as_str()).copied() else {
                 return Reached::Outside(tensor, state);
@@ -179,12 +181,12 @@ impl<'a> Scope<'a> {
         Reached::Unknown
     }
 
-    /// Softmaxes that are added up: probabilities still, but for a factor that a softmax of their
-    /// logarithms does not see.
-    fn mixture(&self, node: &'a NodeProto, state: State, depth: usize) -> Reached {
-        /// Sums within sums count so many functions each.
+    /// A sum of softmaxes: probabilities up to a factor, which a softmax of their logarithms
+    /// ignores.
+    fn mixture(&self, node: &'a NodeProto, state: WalkState, depth: usize) -> Reached {
+        /// Nested sums count as this many functions each.
         const DEEPER: usize = DEPTH / 2;
-        /// Softmaxes in a sum.
+        /// Most softmaxes in a sum.
         const TERMS: usize = 64;
         let is_sum = matches!(node.op_type(), "Add" | "Sum" | "Mean");
         let is_plain = (0..=1).contains(&state.logarithms);
@@ -192,7 +194,7 @@ impl<'a> Scope<'a> {
             return Reached::Unknown;
         }
         let mut terms =
-            node.input.iter().map(|term| self.walk(term, State::default(), depth + DEEPER));
+            node.input.iter().map(|term| self.walk(term, WalkState::default(), depth + DEEPER));
         let is_softmax =
             |ending: &Ending| ending.activation == Activation::Softmax && !ending.is_log;
         match terms.next() {
@@ -208,20 +210,20 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// The function of the model that a node calls.
+    /// The model's function that a node calls.
     fn function(&self, node: &NodeProto) -> Option<&'a proto::FunctionProto> {
         let is_called =
             |f: &&proto::FunctionProto| f.name() == node.op_type() && f.domain() == node.domain();
         self.model.proto().functions.iter().find(is_called)
     }
 
-    /// The way through a function: what it reads is named as the caller names it.
+    /// Walks through a function; its inputs get the caller's names.
     fn call(
         &self,
         node: &NodeProto,
         function: &'a proto::FunctionProto,
         tensor: &str,
-        state: State,
+        state: WalkState,
         depth: usize,
     ) -> Reached {
         let output = node
@@ -246,8 +248,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// A softmax or sigmoid that a node is or ends: which, whether it gives the logarithm, and what
-    /// it reads.
+    /// The softmax or sigmoid that a node is, or is the last step of: which one, whether the node
+    /// gives its logarithm, and what it reads.
     fn activation(&self, node: &'a NodeProto) -> Option<(Activation, bool, &'a str)> {
         use Activation::{Sigmoid, Softmax};
         let input =
@@ -256,7 +258,7 @@ impl<'a> Scope<'a> {
             "Softmax" | "QLinearSoftmax" => Some((Softmax, false, input(0)?)),
             "LogSoftmax" => Some((Softmax, true, input(0)?)),
             "Sigmoid" | "QLinearSigmoid" => Some((Sigmoid, false, input(0)?)),
-            // with a slope below 0 the order of classes turns
+            // a negative slope reverses the order of classes
             "HardSigmoid" => {
                 let slope = node.attribute.iter().find(|a| a.name() == "alpha");
                 let rises = slope.is_none_or(|a| a.f() > 0.0);
@@ -300,7 +302,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// x, where a tensor is exp(x) and another one the sum of that.
+    /// Returns x if one tensor is exp(x) and the other its sum.
     fn share(&self, upper: &'a str, lower: &'a str) -> Option<&'a str> {
         let exponential = self.plain(upper);
         let exponent = self.exponent(exponential)?;
@@ -312,7 +314,7 @@ impl<'a> Scope<'a> {
         self.node(tensor).filter(|node| node.op_type() == "Exp")?.input.first().map(String::as_str)
     }
 
-    /// x of x − max x, which a softmax does not see.
+    /// Returns x if the tensor is x − max x, a shift that softmax ignores.
     fn before_shift(&self, tensor: &'a str) -> &'a str {
         let shifted = || {
             let node = self.node(self.plain(tensor)).filter(|node| node.op_type() == "Sub")?;
@@ -323,7 +325,7 @@ impl<'a> Scope<'a> {
         shifted().unwrap_or(tensor)
     }
 
-    /// x, where a tensor is 1 + exp(−x).
+    /// Returns x if the tensor is 1 + exp(−x).
     fn of_negative(&self, tensor: &'a str) -> Option<&'a str> {
         let sum = self.node(tensor).filter(|node| node.op_type() == "Add")?;
         let [a, b] = sum.input.as_slice() else { return None };
@@ -338,12 +340,12 @@ impl<'a> Scope<'a> {
         negative.input.first().map(String::as_str)
     }
 
-    /// The tensor behind what changes neither values nor their order: names, types, axes of one,
-    /// small guards against 0.
+    /// The tensor before nodes that change neither values nor their order: copies, casts, axes of
+    /// size 1, small guards against 0.
     fn plain(&self, tensor: &'a str) -> &'a str {
         let mut tensor = tensor;
         for _ in 0..=self.producer.len() {
-            let mut state = State::default();
+            let mut state = WalkState::default();
             let passed = self
                 .node(tensor)
                 .filter(|node| !matches!(node.op_type(), "Log" | "Exp" | "Mul" | "Div" | "Sub"));
@@ -353,9 +355,9 @@ impl<'a> Scope<'a> {
         tensor
     }
 
-    /// The input behind a node that neither mixes classes nor changes their order; notes what it
-    /// does to the values.
-    fn passed(&self, node: &'a NodeProto, state: &mut State) -> Option<&'a str> {
+    /// The input of a node that neither mixes classes nor changes their order; records in `state`
+    /// what the node does to the values.
+    fn passed(&self, node: &'a NodeProto, state: &mut WalkState) -> Option<&'a str> {
         const FLOATS: [i64; 4] = [1, 10, 11, 16];
         let input =
             |at: usize| node.input.get(at).map(String::as_str).filter(|name| !name.is_empty());
@@ -363,7 +365,7 @@ impl<'a> Scope<'a> {
         let is_positive = |at: usize| {
             input(at).and_then(|name| self.scalar(name)).is_some_and(|value| value > 0.0)
         };
-        // of two inputs the one that is no constant
+        // of two inputs, the one that is not constant
         let other =
             |is: &dyn Fn(usize) -> bool| if is(1) { input(0) } else { input(1).filter(|_| is(0)) };
         match node.operator().class {
@@ -397,9 +399,9 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// A constant of one element.
+    /// The value of a single-element constant.
     fn scalar(&self, tensor: &str) -> Option<f64> {
-        let of = |tensor: &TensorProto| {
+        let single = |tensor: &TensorProto| {
             let is_one = tensor.dims.iter().all(|&n| n == 1);
             is_one
                 .then(|| self.model.tensor(tensor).ok()?.to_f32().first().copied())
@@ -407,18 +409,18 @@ impl<'a> Scope<'a> {
                 .map(f64::from)
         };
         if let Some(found) = self.initializers.iter().find(|t| t.name() == tensor) {
-            return of(found);
+            return single(found);
         }
         let node = self.node(tensor).filter(|node| node.op_type() == "Constant")?;
         let attribute = |name: &str| node.attribute.iter().find(|a| a.name() == name);
-        let value = attribute("value").and_then(|a: &AttributeProto| of(a.t.as_ref()?));
+        let value = attribute("value").and_then(|a: &AttributeProto| single(a.t.as_ref()?));
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
         value
             .or_else(|| attribute("value_float").map(|a| f64::from(a.f())))
             .or_else(|| attribute("value_int").map(|a| a.i() as f64))
     }
 
-    /// The axes that a softmax node names; `None` where it is spelled out.
+    /// The axes of a softmax node; `None` if the softmax is spelled out.
     fn axes(&self, node: &NodeProto) -> Option<Axes> {
         if !matches!(node.op_type(), "Softmax" | "LogSoftmax") {
             return None;
@@ -436,7 +438,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Whether a node sums along one axis (of exponentials, which are above 0, the L1 norm is the sum).
+/// Whether a node sums along one axis (L1 norms do too, since exponentials are positive).
 fn is_sum(node: &NodeProto) -> bool {
     matches!(node.op_type(), "ReduceSum" | "ReduceL1") && ints(node, "axes").len() < 2
 }

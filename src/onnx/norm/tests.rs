@@ -3,7 +3,7 @@ use crate::array::{Array, Values};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::onnx::tensor_proto;
 
-/// What is found before `tensor` in a graph of these nodes (operator, inputs, output), whose
+/// The result before `tensor` in a graph of these nodes (operator, inputs, output), whose
 /// initializers `g` and `b` have two channels.
 fn found(nodes: &[(&str, &[&str], &str)], tensor: &str, bias: f32) -> Option<BatchNorm> {
     let node = |&(op, inputs, output): &(&str, &[&str], &str)| NodeProto {
@@ -40,7 +40,7 @@ fn it_is_found_alone_and_under_a_shortcut() {
     let expected = Some(BatchNorm { scale: vec![2.0, -1.0], bias: vec![0.5, 3.0] });
     assert_eq!(found(&[norm, relu(&["n"])], "n", 3.0), expected);
     assert_eq!(found(&[norm, ("Add", &["x", "n"], "sum"), relu(&["sum"])], "sum", 3.0), expected);
-    // nothing rectifies it; no normalisation; one in each branch; weights that are no numbers
+    // nothing rectifies it; no normalization; one in each branch; weights that are not numbers
     assert_eq!(found(&[norm, ("Conv", &["n", "g"], "y")], "n", 3.0), None);
     assert_eq!(found(&[("Conv", &["x", "g"], "c"), relu(&["c"])], "c", 3.0), None);
     let other: (&str, &[&str], &str) = ("BatchNormalization", &["x", "b", "g", "b", "g"], "m");

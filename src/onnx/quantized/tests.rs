@@ -77,7 +77,7 @@ fn what_moves_values_hands_their_scale_on_and_what_mixes_them_does_not() {
         found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>()
     };
     assert_eq!(names(of(&lines)), ["a", "b", "c", "one", "p", "r"]);
-    // a scale for each channel, or one that is computed, is none of the tensor
+    // a scale per channel, or a computed one, does not count
     assert!(
         of(&["a = QLinearConv x s z w s z many z", "b = QLinearConv x s z w s z x z"]).is_empty()
     );

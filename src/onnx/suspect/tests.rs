@@ -14,7 +14,7 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     }
 }
 
-/// What is suspected of a graph from `x` to `y`.
+/// The suspects in a graph from `x` to `y`.
 fn suspected(opset: i64, nodes: Vec<NodeProto>) -> Vec<(Suspicion, String)> {
     let info = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
     let byte = |name: &str, value: u8| {
@@ -75,7 +75,7 @@ fn only_what_reaches_the_value_counts() {
     let noise = || node("RandomNormalLike", &["x"], &["noise"]);
     assert_eq!(suspected(17, vec![noise(), node("Relu", &["x"], &["y"])]), []);
     assert_eq!(suspected(17, vec![noise(), node("Add", &["x", "noise"], &["y"])]).len(), 1);
-    // its shape alone
+    // only its shape
     let shape = node("Shape", &["noise"], &["shape"]);
     assert_eq!(suspected(17, vec![noise(), shape, node("Reshape", &["x", "shape"], &["y"])]), []);
     // in the branch of an If

@@ -12,15 +12,15 @@ use std::collections::HashSet;
 pub struct TapChoice {
     /// The ONNX tensor's name.
     pub tensor: String,
-    /// The name in the cache: `[A-Za-z0-9._-]+`, unique without regard to case.
+    /// The name in the cache: `[A-Za-z0-9._-]+`, unique ignoring case.
     pub alias: String,
-    /// The map's axis order, where the user states it.
+    /// The map's axis order, if the user states it.
     pub layout: Option<Layout>,
-    /// Spatial size to which the map is pooled at extraction.
+    /// Height and width to which the map is pooled at extraction.
     pub size: Option<[usize; 2]>,
 }
 
-/// A request taken apart: tensor, and what is given of axis order, pooled size and alias.
+/// A parsed request: the tensor, and the axis order, pooled size and alias if given.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     tensor: &'a str,
@@ -30,11 +30,11 @@ struct Request<'a> {
 }
 
 /// Resolves `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]` (an exact tensor name wins over any suffix) against
-/// `names`, and makes aliases unique: an alias that is given stands as it is, one made of a
-/// tensor's name gets `-2`, `-3` … where it is taken.
+/// `names` and makes aliases unique: a given alias is kept; one derived from a tensor's name gets
+/// `-2`, `-3` … if it is taken.
 ///
 /// # Errors
-/// When a tensor is unknown (the nearest names are listed), named twice, or an alias has other
+/// If a tensor is unknown (lists the nearest names) or named twice, or an alias has invalid
 /// characters or is given twice.
 pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
     let known: HashSet<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
@@ -68,8 +68,8 @@ pub fn resolve(requests: &[String], names: &[&str]) -> Result<Vec<TapChoice>> {
     Ok(requested.into_iter().map(choice).collect())
 }
 
-/// The longest tensor name that the request begins with wins: first the whole text, then what
-/// stands before the last `=`, and so on.
+/// The longest tensor name that the request begins with wins: first the whole text, then the text
+/// before the last `=`, and so on.
 fn parse<'a>(text: &'a str, known: &HashSet<&str>) -> Option<Request<'a>> {
     let before_equals =
         text.rmatch_indices('=').map(|(at, _)| (&text[..at], Some(&text[at + 1..])));
@@ -78,17 +78,17 @@ fn parse<'a>(text: &'a str, known: &HashSet<&str>) -> Option<Request<'a>> {
             known.contains(tensor).then_some(Request { tensor, layout, size, alias })
         };
         let with_layout = |rest: &'a str, size| {
-            let of_suffix = || {
+            let with_suffix = || {
                 layout_suffix(rest).and_then(|(tensor, layout)| request(tensor, Some(layout), size))
             };
-            request(rest, None, size).or_else(of_suffix)
+            request(rest, None, size).or_else(with_suffix)
         };
         with_layout(rest, None)
             .or_else(|| size_suffix(rest).and_then(|(rest, size)| with_layout(rest, Some(size))))
     })
 }
 
-/// `t:nhwc` → `t` and the axis order.
+/// Splits `t:nhwc` into `t` and the axis order.
 fn layout_suffix(text: &str) -> Option<(&str, Layout)> {
     let (rest, layout) = text.rsplit_once(':')?;
     match layout {
@@ -98,7 +98,7 @@ fn layout_suffix(text: &str) -> Option<(&str, Layout)> {
     }
 }
 
-/// `t@8x4` → `t` and the size; sizes of 0 are none.
+/// Splits `t@8x4` into `t` and the size; a size with a 0 is not one.
 fn size_suffix(text: &str) -> Option<(&str, [usize; 2])> {
     let (rest, size) = text.rsplit_once('@')?;
     let (height, width) = size.split_once('x')?;
@@ -106,7 +106,7 @@ fn size_suffix(text: &str) -> Option<(&str, [usize; 2])> {
     Some((rest, [pixels(height)?, pixels(width)?]))
 }
 
-/// What of an unresolved request was most likely meant as the tensor's name.
+/// The part of an unresolved request that was most likely meant as the tensor's name.
 fn stem(text: &str) -> &str {
     let text = text.rsplit_once('=').map_or(text, |(left, _)| left);
     let text = match text.rsplit_once('@') {
@@ -116,18 +116,17 @@ fn stem(text: &str) -> &str {
     layout_suffix(text).map_or(text, |(tensor, _)| tensor)
 }
 
-/// Names with these beginnings have a meaning to file systems and to Zarr.
+/// Names that start like this are special to file systems and to Zarr.
 const RESERVED_BEGINNINGS: [char; 2] = ['.', '_'];
-/// Names of files that a cache's folders may hold, in any case: file systems that ignore it are
-/// common.
+/// Names of files in a cache's folders, in any case: file systems that ignore case are common.
 const RESERVED_NAMES: [&str; 2] = ["zarr.json", "manifest.json"];
-/// The longest alias. A part of a path has 200 bytes in a cache; what is added to an alias (`-2`,
-/// `-14x14`) needs some of them.
+/// The longest alias, in bytes. A path component in a cache has at most 200; suffixes (`-2`,
+/// `-14x14`) need some of them.
 const ALIAS_BYTES_MAX: usize = 160;
-/// What is kept of the end of a longer name, which tells more than its beginning does.
+/// Bytes kept from the end of a longer name, which tells more than its beginning.
 const TAIL_BYTES: usize = 80;
 
-/// Whether a name may be an alias, or the rule that it breaks.
+/// Checks that a name may be an alias; otherwise names the rule that it breaks.
 fn check_alias(alias: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let refuse = |rule: &str| Err(Error::input(format!("alias `{alias}`: expected {rule}")));
@@ -138,7 +137,7 @@ fn check_alias(alias: &str) -> Result<()> {
         return refuse(&format!("at most {ALIAS_BYTES_MAX} characters, found {}", alias.len()));
     }
     if is_reserved(alias) {
-        return refuse("another name than that of a file of the cache");
+        return refuse("a name other than that of a file of the cache");
     }
     Ok(())
 }
@@ -147,15 +146,14 @@ fn is_reserved(name: &str) -> bool {
     RESERVED_NAMES.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
-/// A name for a path in a cache as it is, where it can stand there, else one made of it.
+/// A path component for a cache: the name itself if it is valid, else one derived from it.
 #[must_use]
 pub fn path_name(name: &str) -> String {
     let is_safe = check_alias(name.strip_prefix('_').unwrap_or(name)).is_ok();
     if is_safe { name.to_owned() } else { alias(name) }
 }
 
-/// This name, or with `-2`, `-3` … where it is taken; upper and lower case are the same. Takes
-/// it.
+/// This name, with `-2`, `-3` … if it is taken, ignoring case; marks the result as taken.
 pub fn free<S: std::hash::BuildHasher>(mut name: String, taken: &mut HashSet<String, S>) -> String {
     let length = name.len();
     let mut number = 2u32;
@@ -167,8 +165,9 @@ pub fn free<S: std::hash::BuildHasher>(mut name: String, taken: &mut HashSet<Str
     name
 }
 
-/// A cache name made of a tensor's name: `/layer1/layer1.2/Relu_1_output_0` → `layer1.2.Relu_1`.
-/// It obeys the rules of an alias: of a long name the end stays, with a hash of the whole.
+/// A cache name derived from a tensor's name: `/layer1/layer1.2/Relu_1_output_0` →
+/// `layer1.2.Relu_1`. It is a valid alias: a long name keeps its end, with a hash of the whole
+/// name.
 #[must_use]
 pub fn alias(tensor: &str) -> String {
     let name = tensor.strip_suffix(":0").unwrap_or(tensor);
@@ -200,7 +199,7 @@ pub fn alias(tensor: &str) -> String {
         return trimmed.to_owned();
     }
     let tail = trimmed.get(trimmed.len() - TAIL_BYTES..).unwrap_or_default();
-    // from the beginning of a part on, where there is one
+    // start at a component boundary if there is one
     let tail =
         tail.split_once('.').map_or(tail, |(_, rest)| rest).trim_start_matches(RESERVED_BEGINNINGS);
     let hash =
@@ -258,7 +257,7 @@ mod tests {
             alias(&names[0])
         );
         assert_ne!(alias(&names[0]), alias(&names[1]));
-        // what a name is made into stays what it was
+        // derived names never change
         assert_eq!(alias(&"y".repeat(160)), "y".repeat(160));
         assert_eq!(
             ["zarr.json", "/Zarr.JSON_output_0", "manifest.json"].map(alias),

@@ -1,14 +1,14 @@
-//! Which tensors are channel maps, and where their channels stand. ONNX's spatial operators have
-//! the channels first by definition, the quantized and channels-last forms of `com.microsoft` say
-//! where they have them; everything else follows what it reads. A network that leaves rank 4 and
-//! comes back (a channel shuffle, windows of a transformer) is recognised by the height and width
-//! that it had. Attention scores, also of rank 4, are no maps. An integer tensor has no shape here,
-//! but hands on the axis order to what is made of it.
+//! Which tensors are channel maps, and where their channel axis is. ONNX's spatial operators have
+//! channels first by definition, and the quantized and channels-last operators of `com.microsoft`
+//! say where theirs are; everything else follows what it reads. A network that leaves rank 4 and
+//! comes back (a channel shuffle, a transformer's windows) is recognized by its former height and
+//! width. Attention scores, also of rank 4, are not maps. An integer tensor has no shape here, but
+//! passes its axis order on.
 //!
-//! A map of one dimension (`[N, C, T]`, of sound or a series) is one of height 1. A flattened map
-//! (`[N, C, H·W]`) is a map still; its transposition are tokens, whose grid is its height and
-//! width, behind what was put before them. Maps of three dimensions (`[N, C, D, H, W]`) are
-//! volumes.
+//! A one-dimensional map (`[N, C, T]`, of audio or a time series) counts as a map of height 1. A
+//! flattened map (`[N, C, H·W]`) is still a map; transposed, it becomes tokens, whose grid is its
+//! height and width, after any tokens put before them. Three-dimensional maps (`[N, C, D, H, W]`)
+//! are volumes.
 
 use super::super::Model;
 use super::super::flow::{Flow, values};
@@ -18,32 +18,32 @@ use super::{int, ints};
 use crate::array::Layout;
 use std::collections::{HashMap, HashSet};
 
-/// Tokens that may stand before those of the image: class, distillation, registers.
+/// Most tokens that precede the image's: class, distillation, registers.
 pub const PREFIX_TOKENS_MAX: usize = 16;
 
-/// The shapes of tensors, batch axis first.
+/// Shapes of tensors, batch axis first.
 type Shapes = HashMap<String, Vec<Option<usize>>>;
 
-/// What the graph tells of its tensors' axes.
+/// What the graph tells about its tensors' axes.
 #[derive(Default)]
 pub(super) struct Layouts<'a> {
-    /// The axis order of every channel map, those of one dimension included.
+    /// The axis order of every channel map, including one-dimensional ones.
     pub(super) maps: HashMap<&'a str, Layout>,
-    /// Where the channels stand in every tensor of rank 3 that was flattened from a map.
+    /// The channel position in every rank-3 tensor that was flattened from a map.
     pub(super) flattened: HashMap<&'a str, Layout>,
-    /// Height and width of the image that the positions of a tensor of rank 3 cover.
+    /// Height and width of the image that the positions of a rank-3 tensor cover.
     pub(super) grids: HashMap<&'a str, [usize; 2]>,
-    /// Maps that are made of maps by way of something that is none: what a detector computes of its
-    /// boxes, say.
+    /// Maps derived from maps through something that is not a map, such as a detector's box
+    /// computations.
     pub(super) remade: HashSet<&'a str>,
-    /// Maps of three dimensions.
+    /// Three-dimensional maps.
     pub(super) volumes: HashSet<&'a str>,
 }
 
 /// Follows maps and tokens through the graph.
 pub(super) fn of_tensors<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &Shapes) -> Layouts<'a> {
     let mut found = Layouts::default();
-    // height and width of the nearest map behind a tensor
+    // height and width of the nearest map before a tensor
     let mut sizes: HashMap<&str, [usize; 2]> = HashMap::new();
     let mut seen: HashSet<[usize; 2]> = HashSet::new();
     for node in &model.graph().node {
@@ -107,13 +107,13 @@ pub(super) fn of_tensors<'a>(model: &'a Model, flow: &Flow<'a>, shapes: &Shapes)
 struct Read {
     /// The axis order of the first map.
     map: Option<Layout>,
-    /// The rank of that map; `None`: not known.
+    /// The rank of that map; `None` if unknown.
     rank: Option<usize>,
-    /// Its channels, where they stand first.
+    /// Its channels, if they come first.
     channels: Option<usize>,
-    /// Where the channels stand in the first tensor that was flattened.
+    /// The channel position in the first flattened tensor.
     flattened: Option<Layout>,
-    /// Height and width of the nearest map behind.
+    /// Height and width of the nearest map before it.
     size: Option<[usize; 2]>,
     /// The rank of the first tensor.
     first_rank: Option<usize>,
@@ -141,10 +141,10 @@ impl Read {
         }
     }
 
-    /// Whether an output `[N, a, b]` is a map of one dimension.
+    /// Whether an output `[N, a, b]` is a one-dimensional map.
     fn is_sequence(&self, node: &NodeProto, [a, b]: [usize; 2]) -> bool {
         match (of_operator(node), self.map) {
-            // a norm of what was flattened leaves it what it is
+            // normalizing a flattened map leaves it flattened
             (Some(_), map) if node.operator().class == Class::Normalization => {
                 map.is_some() || (self.flattened.is_none() && self.size.is_none())
             }
@@ -152,7 +152,7 @@ impl Read {
             (None, None) if node.operator().moves(Movement::Reshape) => {
                 self.flattened.is_none() && self.size == Some([1, b])
             }
-            // one of height and width is gone
+            // height or width is gone
             (None, Some(Layout::Nchw)) if self.rank == Some(4) && is_reduction(node) => {
                 self.channels == Some(a) && self.size.is_some_and(|size| size.contains(&b))
             }
@@ -162,8 +162,8 @@ impl Read {
     }
 }
 
-/// Whether the positions of a tensor of rank 3 are those of an image of this size, some tokens
-/// before them allowed.
+/// Whether the positions of a rank-3 tensor are those of an image of this size, possibly after some
+/// other tokens.
 fn covers(layout: Layout, [height, width]: [usize; 2], [a, b]: [usize; 2]) -> bool {
     let area = height.saturating_mul(width);
     match layout {
@@ -172,7 +172,7 @@ fn covers(layout: Layout, [height, width]: [usize; 2], [a, b]: [usize; 2]) -> bo
     }
 }
 
-/// A map that is flattened keeps its axis order; a transposition swaps channels and positions.
+/// A flattened map keeps its axis order; a transposition swaps channels and positions.
 fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layout> {
     let before = read.map.or(read.flattened)?;
     match (node.operator().class, ints(node, "perm")) {
@@ -180,7 +180,7 @@ fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layou
             Some(if before == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw })
         }
         (Class::Movement(Movement::Transpose), _) => None,
-        // other rows than those of positions are something else
+        // rows that are not positions are something else
         (Class::Movement(Movement::Reshape), _) => {
             Some(before).filter(|&l| read.size.is_none_or(|size| covers(l, size, dims)))
         }
@@ -188,8 +188,8 @@ fn of_flattened(node: &NodeProto, read: &Read, dims: [usize; 2]) -> Option<Layou
     }
 }
 
-/// The axis order of what an operator computes, where the operator itself says it, and its output's
-/// rank does not matter.
+/// The axis order of an operator's output, if the operator itself defines it whatever the output's
+/// rank.
 fn of_operator(node: &NodeProto) -> Option<Layout> {
     Some(match node.operator().channels? {
         Channels::First => Layout::Nchw,
@@ -211,17 +211,17 @@ fn rearranges(node: &NodeProto) -> bool {
     )
 }
 
-/// Whether a node takes axes away.
+/// Whether a node removes axes.
 fn is_reduction(node: &NodeProto) -> bool {
     node.op_type() == "Squeeze" || node.operator().class == Class::Reduction
 }
 
-/// The axis order of a tensor whose shape is not known.
+/// The axis order of a tensor of unknown shape.
 fn of_unknown(node: &NodeProto, before: Option<Layout>) -> Option<Layout> {
     of_operator(node).or(before.filter(|_| !rearranges(node)))
 }
 
-/// `dims`: the output without the batch axis.
+/// `dims` is the output's shape without the batch axis.
 fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> {
     use Movement::{Pick, Reshape, Transpose};
     let ([a, b, c], size) = (dims, read.size);
@@ -237,7 +237,7 @@ fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> 
             (Layout::Nhwc, [0, 3, 1, 2]) => Some(Layout::Nchw),
             _ => None,
         },
-        // depth to space, or back, of an exporter that writes it out
+        // depth to space, or the reverse, spelled out by an exporter
         (Class::Movement(Reshape), _) if read.first_rank == Some(6) => {
             by_size.or(size.filter(|&s| is_scaled(s, [b, c])).map(|_| Layout::Nchw))
         }
@@ -249,7 +249,7 @@ fn of_output(node: &NodeProto, read: &Read, dims: [usize; 3]) -> Option<Layout> 
     }
 }
 
-/// Whether both sides are the same whole multiple, or part, of what they were.
+/// Whether both sides changed by the same whole factor.
 fn is_scaled(from: [usize; 2], to: [usize; 2]) -> bool {
     let multiple = |small: [usize; 2], large: [usize; 2]| {
         let factor = large[0].checked_div(small[0]).unwrap_or(0);

@@ -1,7 +1,6 @@
-//! The maps that a detector's heads read. A head leaves the maps of its stage for good: what it
-//! computes is no map again before the outputs. Where that happens at several stages, the last map
-//! that all of a stage's heads come from, and that is no prediction itself, is the neck's (or the
-//! backbone's, where there is no neck).
+//! The maps that a detector's heads read. What a head computes never becomes a map again. Where
+//! that happens at several stages, the last map that all heads of a stage come from, and that is
+//! not itself a prediction, belongs to the neck (or to the backbone if there is no neck).
 
 use super::super::Model;
 use super::super::flow::{Flow, values};
@@ -11,7 +10,7 @@ use super::{Role, Tap, ints, is_flattened};
 use crate::array::Layout;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// The map that the heads of each stage read, by stage; empty where not at least two stages have
+/// The map that the heads of each stage read, by stage; empty unless at least two stages have
 /// heads.
 pub(super) fn maps<'a>(
     model: &'a Model,
@@ -48,7 +47,7 @@ pub(super) fn maps<'a>(
     found
 }
 
-/// The maps of each stage from which values leave for good.
+/// The maps of each stage whose values leave the maps for good.
 fn ends<'a>(
     nodes: &'a [NodeProto],
     flow: &Flow<'a>,
@@ -65,7 +64,7 @@ fn ends<'a>(
             of_stage.push(name);
         }
     };
-    // what a map is still made of
+    // tensors that maps are still computed from
     let mut leads: HashSet<&str> = HashSet::new();
     for node in nodes.iter().rev().filter(is_useful) {
         let data = flow.data(node);
@@ -79,8 +78,8 @@ fn ends<'a>(
     ends
 }
 
-/// Whether a map is what a head predicts: all ends are this map but for its axes and range, and a
-/// convolution makes it without an activation.
+/// Whether a map is a head's prediction: all ends are this map up to axes and range, and a
+/// convolution computes it without an activation.
 fn is_prediction(
     model: &Model,
     flow: &Flow<'_>,
@@ -97,12 +96,12 @@ fn is_prediction(
     if !ends.iter().all(|end| same.contains(end)) {
         return false;
     }
-    // a pyramid that is the model's output ends in convolutions that see around them
+    // a pyramid that is the model's output ends in convolutions with larger kernels
     let is_output = ends.iter().any(|end| targets.contains(end));
     is_linear(model, flow, map, is_output)
 }
 
-/// Whether a node changes axes, ranges or parts of maps, and nothing else.
+/// Whether a node only changes axes, ranges or parts of maps.
 fn hands_on(node: &NodeProto) -> bool {
     use Movement::{Cast, Copy, Join, Part, Transpose};
     match node.operator().class {
@@ -113,7 +112,7 @@ fn hands_on(node: &NodeProto) -> bool {
     }
 }
 
-/// Whether convolutions make a map, with nothing but a sigmoid after them.
+/// Whether convolutions compute a map, with at most a sigmoid after them.
 fn is_linear(model: &Model, flow: &Flow<'_>, map: &str, pointwise_only: bool) -> bool {
     let mut open = vec![map];
     let mut done: HashSet<&str> = HashSet::new();

@@ -1,7 +1,7 @@
 use super::*;
 use crate::onnx::proto::{self, AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoProto};
 
-/// A graph in the making, with the shape of each tensor (one sample's).
+/// A graph builder that also records the shape of each tensor (for one sample).
 #[derive(Default)]
 struct Builder {
     nodes: Vec<NodeProto>,
@@ -23,7 +23,7 @@ impl Builder {
         self.nodes.last_mut().unwrap()
     }
 
-    /// A convolution of kernel k and a stride, its activation after it.
+    /// A convolution with a kernel size and a stride, followed by its activation.
     fn conv(
         &mut self,
         input: &str,
@@ -85,7 +85,7 @@ impl Builder {
         self.taps().into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
     }
 
-    /// What is suggested of a model with these outputs, of which none is a table of logits.
+    /// The suggested taps of a model with these outputs, none of which holds logits.
     fn suggested_of(&self, outputs: &[&str]) -> Vec<String> {
         self.taps_of(outputs).into_iter().filter(|t| t.suggested).map(|t| t.tensor).collect()
     }
@@ -94,7 +94,7 @@ impl Builder {
         candidates(&self.model_of(outputs, 3), &self.shapes)
     }
 
-    /// An integer tensor: the probe gives no shape of it.
+    /// An integer tensor, whose shape the probe does not give.
     fn add_integer(&mut self, op: &str, inputs: &[&str], output: &str) {
         self.add(op, inputs, output, &[]);
         self.shapes.remove(output);
@@ -135,8 +135,8 @@ fn list(name: &str, values: &[i64]) -> AttributeProto {
 fn a_bottleneck_of_the_next_stage_is_not_the_end_of_this_one() {
     let mut b = Builder::default();
     b.conv("x", "stem", 3, 1, 1, [64, 8, 8]);
-    // stride on the second convolution: the first still has this stage's size, but the shortcut
-    // goes around it
+    // the stride is on the second convolution: the first still has this stage's size, but the
+    // shortcut bypasses it
     b.conv("stem", "inner", 1, 1, 1, [32, 8, 8]);
     b.conv("inner", "strided", 3, 2, 1, [32, 4, 4]);
     b.conv("stem", "shortcut", 1, 2, 1, [32, 4, 4]);
@@ -153,7 +153,7 @@ fn a_bottleneck_of_the_next_stage_is_not_the_end_of_this_one() {
 }
 
 #[test]
-fn a_pre_activation_network_hands_on_the_normalised_sum() {
+fn a_pre_activation_network_passes_on_the_normalized_sum() {
     let mut b = Builder::default();
     b.conv("x", "stem", 3, 1, 1, [16, 8, 8]);
     b.conv("stem", "inner", 3, 1, 1, [16, 8, 8]);
@@ -283,7 +283,7 @@ fn tokens_know_the_image_that_they_cover() {
 
 #[test]
 fn a_pyramid_is_suggested_before_its_heads() {
-    // RetinaNet: laterals, top-down sums, a convolution a level, two towers on each
+    // RetinaNet: laterals, top-down sums, a convolution per level, two towers on each
     let mut b = Builder::default();
     b.backbone();
     b.linear("c5", "l5", 1, [16, 2, 2]);
@@ -307,8 +307,7 @@ fn a_pyramid_is_suggested_before_its_heads() {
     assert_eq!(b.suggested_of(&["classes", "boxes"]), ["stem", "p3", "p4", "p5"]);
 }
 
-/// A path aggregation network: top-down and bottom-up joins; the maps that heads read are n3, n4,
-/// n5.
+/// A path aggregation network: top-down and bottom-up joins; the heads read the maps n3, n4 and n5.
 fn aggregated() -> Builder {
     let mut b = Builder::default();
     b.backbone();
@@ -331,13 +330,13 @@ const LEVELS: [(&str, usize); 3] = [("n3", 8), ("n4", 4), ("n5", 2)];
 
 #[test]
 fn a_neck_is_found_whatever_its_heads_look_like() {
-    // one prediction a level, taken apart outside the maps
+    // one prediction per level, split outside the maps
     let mut coupled = aggregated();
     // the same as the model's outputs
     let mut raw = aggregated();
-    // two branches a level, joined before they leave the maps
+    // two branches per level, joined before they leave the maps
     let mut joined = aggregated();
-    // channels last, as TensorFlow has it
+    // channels last, as in TensorFlow
     let mut last = aggregated();
     for (level, side) in LEVELS {
         let name = format!("{level}.map");
@@ -392,7 +391,7 @@ fn a_neck_is_found_whatever_its_heads_look_like() {
     for b in [&mut coupled, &mut last] {
         b.add("Concat", &rows, "out", &[252, 7]);
     }
-    // boxes as expectations over bins: a convolution of what is no map of the image
+    // boxes as expectations over bins: a convolution of something that is not an image map
     joined.add("Concat", &rows, "all", &[69, 84]);
     joined.add("Slice", &["all"], "bins", &[64, 84]);
     joined.add("Reshape", &["bins"], "sides", &[4, 16, 84]);
@@ -438,7 +437,7 @@ fn attention_and_squeezes_in_a_neck_are_no_heads() {
 
 #[test]
 fn maps_of_quantized_convolutions() {
-    // dynamic quantization: integers between, floats where they are scaled
+    // dynamic quantization: integers in between, floats where they are scaled
     let mut b = Builder::default();
     b.conv("x", "stem", 3, 1, 1, [8, 8, 8]);
     b.add_integer("DynamicQuantizeLinear", &["stem"], "q");
@@ -457,7 +456,7 @@ fn maps_of_quantized_convolutions() {
     b.add_integer("Mul", &["f.scale", "f.scale"], "f.both");
     b.add("Mul", &["f.float", "f.both"], "logits", &[10]);
     assert_eq!(b.suggested(), ["stem", "out", "flat", "logits"]);
-    // operators on integers: a map is where it is a float
+    // operators on integers: a map is found where it is a float
     let mut b = Builder::default();
     b.add_integer("QuantizeLinear", &["x"], "qx");
     for (input, name, pool) in [("qx", "a", "QLinearAveragePool"), ("a.sum", "b", "NhwcMaxPool")] {
