@@ -11,6 +11,7 @@ pub mod cli;
 pub mod criterion;
 pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod extract;
 pub mod hash;
 mod json;

@@ -1,13 +1,13 @@
 //! `demo`: the whole pipeline on the embedded data, by the very commands that a user types.
 
-use super::{Cli, Command, Context, emit, emit_json, eval, print};
+use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
+use crate::evaluate;
 use crate::extract::{self, ExtractReport, human_bytes};
 use crate::onnx::{Model, cost};
-use crate::recipe::Extract;
+use crate::recipe::{Evaluate, Extract};
 use crate::runtime::{Device, SessionOptions};
 use crate::train::{self, Job};
-use clap::Parser as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -84,10 +84,10 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
             "run the demo in the repository's folder, or name a teacher: --teacher FILE.onnx",
         ));
     }
-    let (teacher, cache) = (path(&args.teacher)?, args.output.join("cache"));
+    let cache = args.output.join("cache");
 
     let teacher_parameters = cost::parameters(&Model::read(&args.teacher)?);
-    let teacher_top1 = evaluate(&[teacher], context)?;
+    let teacher_top1 = measure(&args.teacher, context)?;
     let cached = cache_teacher(&args, &cache, context)?;
     let mut students = Vec::new();
     for (name, loss, criteria) in STUDENTS {
@@ -97,7 +97,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
         students.push(Student {
             name,
             loss,
-            top1: evaluate(&[path(&model)?], context)?,
+            top1: measure(&model, context)?,
             model,
             parameters: report.parameters,
             train_seconds: report.outcome.seconds,
@@ -114,26 +114,15 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     if context.json { emit_json(&report) } else { emit(&describe(&report, &args)) }
 }
 
-/// Flags are text: the demo's commands are what a user types.
-fn path(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| Error::input(format!("{}: expected a path in UTF-8", path.display())))
-}
-
-/// Shows a command line and parses it as the program does.
-fn parse(command: &str, flags: &[&str], context: &Context<'_>) -> Result<Command> {
-    let line = [&["nst-cache", command], flags].concat();
-    context.monitor.note(&format!("$ {}", line.join(" ")));
-    let parsed = Cli::try_parse_from(&line)
-        .map_err(|e| Error::input(format!("demo: {}", print::one_line(&e))))?;
-    Ok(parsed.command)
-}
-
-fn evaluate(flags: &[&str], context: &Context<'_>) -> Result<f64> {
-    match parse("eval", &[flags, &["--data", DATA]].concat(), context)? {
-        Command::Eval(args) => Ok(eval::execute(&args, context)?.top1),
-        _ => Err(misread("eval")),
-    }
+/// Top-1 on the test split, in percent.
+fn measure(model: &Path, context: &Context<'_>) -> Result<f64> {
+    show(&format!("eval {} --data {DATA}", model.display()), context);
+    let recipe = Evaluate {
+        default_preprocess: context.config.preprocess.clone(),
+        ..Evaluate::new(model, DATA.parse()?)
+    };
+    let options = SessionOptions { device: Device::Cpu, threads: context.threads };
+    Ok(evaluate::run(&recipe, &context.runtime()?, &options, context.monitor)?.top1)
 }
 
 fn cache_teacher(args: &Args, cache: &Path, context: &Context<'_>) -> Result<ExtractReport> {
@@ -182,10 +171,6 @@ fn train_student(
 /// The command that does the same.
 fn show(command: &str, context: &Context<'_>) {
     context.monitor.note(&format!("$ nst-cache {command}"));
-}
-
-fn misread(command: &str) -> Error {
-    Error::input(format!("demo: `{command}` was read as another command"))
 }
 
 fn describe(report: &Report, args: &Args) -> String {

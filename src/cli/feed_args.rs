@@ -33,13 +33,6 @@ pub struct FeedArgs {
 }
 
 impl FeedArgs {
-    /// Whether a flag gives this input.
-    pub(super) fn gives(&self, input: &str) -> bool {
-        self.values
-            .iter()
-            .any(|text| text.strip_prefix(input).is_some_and(|rest| rest.starts_with('=')))
-    }
-
     /// The flags as settings.
     ///
     /// # Errors

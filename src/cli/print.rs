@@ -81,11 +81,6 @@ fn render(message: &str, hint: Option<&str>, label_error: &str, label_hint: &str
     text
 }
 
-/// The first line of clap's message.
-pub(super) fn one_line(error: &clap::Error) -> String {
-    error.render().to_string().lines().next().unwrap_or_default().to_owned()
-}
-
 /// Writes clap's message without its blank lines (help and version unchanged), and returns the exit
 /// status.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {

@@ -1,8 +1,10 @@
 //! The generator behind augmentation and shuffling: ChaCha8, keyed by the seed and by its use, so
 //! that no two uses share a stream.
 
+use crate::random;
+pub(super) use crate::random::below;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng as _;
 use std::collections::HashMap;
 
 /// The generator for one use.
@@ -13,22 +15,7 @@ pub(super) fn generator(seed: u64, usage: [u8; 8]) -> ChaCha8Rng {
 /// The generator for one use, sample and view: its own stream, so that other draws do not affect
 /// it.
 pub(super) fn keyed(seed: u64, usage: [u8; 8], sample: u64, view: u64) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&usage);
-    key[16..24].copy_from_slice(&sample.to_le_bytes());
-    key[24..].copy_from_slice(&view.to_le_bytes());
-    ChaCha8Rng::from_seed(key)
-}
-
-/// An integer in `0..bound`, from the high half of a product; uniform to within 2⁻³² of the
-/// bound.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "a 32-bit value times a 32-bit bound, shifted by 32, fits 32 bits"
-)]
-pub(super) fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
-    ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
+    random::keyed([seed, u64::from_le_bytes(usage), sample, view])
 }
 
 /// A number in (0, 1): the middle of one of 2⁵² equal parts, so neither end is ever drawn.
@@ -76,17 +63,9 @@ pub(super) fn permuted(rng: &mut ChaCha8Rng, count: u32, position: u32) -> u32 {
     taken
 }
 
-/// Shuffles the elements (Fisher–Yates); the same seed gives the same order forever.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "the product's high half is below the bound, which is a usize"
-)]
+/// Shuffles the elements; the same seed gives the same order forever.
 pub fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut rng = generator(seed, *b"shuffle\0");
-    for last in (1..items.len()).rev() {
-        let chosen = (u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64;
-        items.swap(last, chosen as usize);
-    }
+    random::shuffle(items, &mut generator(seed, *b"shuffle\0"));
 }
 
 #[cfg(test)]

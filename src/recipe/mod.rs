@@ -3,6 +3,7 @@
 
 mod config;
 mod criterion;
+mod evaluate;
 mod extract;
 mod keep;
 mod optimizer;
@@ -14,6 +15,7 @@ mod train;
 
 pub use config::{Config, StudentEntry};
 pub use criterion::{Course, CriterionRecipe, PairRecipe};
+pub use evaluate::Evaluate;
 pub use extract::{Compress, Extract, Inputs, Store};
 pub use keep::Keep;
 pub use optimizer::{Optimization, OptimizerRecipe, ParameterGroup};

@@ -15,6 +15,7 @@ const APART: &[[&str; 2]] = &[
     ["train", "extract"],
     ["trainer", "extract"],
     ["trainer", "runtime"],
+    ["trainer", "evaluate"],
     ["cache", "runtime"],
     ["cache", "student"],
     ["onnx", "runtime"],

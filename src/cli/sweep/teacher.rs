@@ -1,19 +1,21 @@
 //! The teacher's line in the table.
 
-use super::plan::{SweepPlan, text};
-use crate::cli::{Cli, Command, Context, eval, print};
+use super::plan::SweepPlan;
+use crate::cli::Context;
 use crate::error::{Error, Result};
-use crate::onnx::Model;
+use crate::evaluate;
+use crate::onnx::feed::Constant;
+use crate::onnx::{Feeding, InputValue, Model};
+use crate::recipe::Evaluate;
 use crate::report::sweep::TeacherSummary;
+use crate::runtime::{Device, SessionOptions};
 use crate::train::Survey;
-use clap::Parser as _;
 
 /// What the cache records about the teacher, and its accuracy on the students' test set if the
 /// recipe names its file.
 ///
 /// # Errors
 /// If that file is not the cache's teacher, or cannot be run.
-/// When that file is not the teacher of the cache, or cannot be run.
 pub(super) fn describe(
     plan: &SweepPlan,
     survey: &Survey,
@@ -42,27 +44,22 @@ pub(super) fn describe(
         );
         return Ok(teacher);
     };
-    let mut line = vec![
-        "nst-cache".to_owned(),
-        "eval".into(),
-        text(path)?,
-        "--data".into(),
-        spec.to_string(),
-        "--split".into(),
-        split.clone(),
-    ];
-    if let Some(logits) = &survey.logits {
-        line.extend(["--logits".to_owned(), logits.clone()]);
-    }
-    for constant in &record.constants {
-        let values: Vec<String> = constant.values.iter().map(ToString::to_string).collect();
-        line.extend(["--input".to_owned(), format!("{}={}", constant.tensor, values.join(","))]);
-    }
-    let parsed = Cli::try_parse_from(&line)
-        .map_err(|e| Error::input(format!("teacher: {}", print::one_line(&e))))?;
-    if let Command::Eval(args) = parsed.command {
-        teacher.top1 =
-            Some(eval::execute_as(&args, survey.preprocess.clone(), Some(classes), context)?.top1);
-    }
+    let constant = |constant: &Constant| InputValue {
+        input: constant.tensor.clone(),
+        shape: None,
+        values: constant.values.clone(),
+    };
+    let values = record.constants.iter().map(constant).collect();
+    let recipe = Evaluate {
+        split: split.clone(),
+        logits: survey.logits.clone(),
+        recorded_classes: Some(classes.clone()),
+        recorded_preprocess: survey.preprocess.clone(),
+        feeding: Feeding { values, batch_axes: Vec::new() },
+        ..Evaluate::new(path, spec.clone())
+    };
+    let options = SessionOptions { device: Device::Cpu, threads: context.threads };
+    let scores = evaluate::run(&recipe, &context.runtime()?, &options, context.monitor)?;
+    teacher.top1 = Some(scores.top1);
     Ok(teacher)
 }

@@ -6,16 +6,19 @@ use serde::Serialize;
 
 /// The scores of a classifier.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct Scores {
+pub struct Scores {
     /// Percentage of samples whose label has the largest logit.
-    pub(in crate::cli) top1: f64,
+    pub top1: f64,
     /// Percentage of samples whose label is among the five largest logits.
-    pub(super) top5: f64,
+    pub top5: f64,
     /// Mean cross-entropy, in nats.
-    pub(super) loss: f64,
-    pub(super) images_per_s: f64,
-    pub(super) samples: usize,
-    pub(super) provider: String,
+    pub loss: f64,
+    /// Decoding included.
+    pub images_per_s: f64,
+    /// How many were measured.
+    pub samples: usize,
+    /// The execution provider that ran the model.
+    pub provider: String,
 }
 
 /// Running totals.
