@@ -21,6 +21,7 @@ mod inspect;
 mod operators_onnx;
 mod presets;
 mod recipes;
+mod snapshots;
 mod statistics;
 mod student_export;
 mod support;
