@@ -228,7 +228,10 @@ pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractRepor
 }
 
 /// What is asked for: flags, then the working folder's defaults.
-pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOptions)> {
+///
+/// # Errors
+/// When a flag or a default cannot be followed.
+pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOptions)> {
     let session = SessionOptions { device: args.device, threads: context.threads };
     let config = context.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {

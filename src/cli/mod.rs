@@ -6,14 +6,14 @@
     reason = "every command owns its arguments, whatever it does with them"
 )]
 
-mod bench;
 mod cache;
 mod completions;
 mod criteria;
 mod demo;
 mod device;
 mod eval;
-mod extract;
+#[doc(hidden)] // the benchmarks take its flags
+pub mod extract;
 mod feed_args;
 mod file;
 mod inspect;
@@ -173,9 +173,6 @@ enum Command {
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Args),
-    /// Measure what is compared with other tools
-    #[command(after_help = bench::EXAMPLES)]
-    Bench(bench::Args),
     /// Write a shell's completion script
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Args),
@@ -230,7 +227,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::Cache(args) => cache::run(args, &context),
         Command::Criteria(args) => criteria::run(args, &context),
         Command::Demo(args) => demo::run(args, &context),
-        Command::Bench(args) => bench::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),
     }
 }

@@ -296,6 +296,7 @@ fn sessions(
 ///
 /// # Errors
 /// As [`run`].
+#[doc(hidden)] // for benchmarks
 pub fn bare(
     recipe: &Extract,
     runtime: &Runtime,
