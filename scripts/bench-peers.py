@@ -78,8 +78,7 @@ def run(command):
 def step_ours(a, model, threads, precision):
     row, others = run(
         [
-            a.binary,
-            "bench",
+            a.bench,
             "step",
             "--model",
             model,
@@ -117,8 +116,7 @@ def step_theirs(a, model, threads, layout):
 def distill_ours(a, pair, threads, precision):
     row, others = run(
         [
-            a.binary,
-            "bench",
+            a.bench,
             "distill",
             "--pair",
             pair,
@@ -276,8 +274,7 @@ def reads(a, every):
             for threads in a.threads.split(","):
                 row, others = run(
                     [
-                        a.binary,
-                        "bench",
+                        a.bench,
                         "read",
                         "--compress",
                         compress,
@@ -353,8 +350,7 @@ def extractions(a, every):
             for compress, measured in found.items():
                 with tempfile.TemporaryDirectory(dir=".") as folder:
                     command = [
-                        a.binary,
-                        "bench",
+                        a.bench,
                         "extract",
                         a.teacher,
                         "--data",
@@ -448,7 +444,7 @@ def criteria(a, every):
                 continue  # asks for two layers, and for the same channels
             with tempfile.TemporaryDirectory() as folder:
                 case = pathlib.Path(folder) / "case.safetensors"
-                command = [a.binary, "bench", "criteria", name, "--pair", pair]
+                command = [a.bench, "criteria", name, "--pair", pair]
                 subprocess.run([*command, "--save", case, "--quiet"], check=True)
                 ours = lambda threads: run(
                     [*command, "--threads", threads, "--steps", a.steps, "--json", "--quiet"]
@@ -555,6 +551,9 @@ def main():
         help="folder with torch_step.py and torch_online_nst.py; not for criteria",
     )
     p.add_argument("--binary", default="target/release/nst-cache")
+    p.add_argument(
+        "--bench", default="target/release/examples/bench", help="built by `make bench`"
+    )
     p.add_argument("--python", help="a Python that has torch and torchvision")
     p.add_argument(
         "--only",
@@ -573,6 +572,11 @@ def main():
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--json", type=pathlib.Path, help="also write every measurement here")
     a = p.parse_args()
+    # the library lies beside the program, and not beside the benchmarks
+    library = "libonnxruntime." + ("dylib" if sys.platform == "darwin" else "so")
+    library = pathlib.Path(a.binary).resolve().with_name(library)
+    if library.is_file():
+        os.environ.setdefault("ORT_DYLIB_PATH", str(library))
     if a.only != "criteria" and not a.peers:
         p.error("--peers: the folder of the scripts")
     with tempfile.TemporaryDirectory() as folder:

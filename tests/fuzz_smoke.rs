@@ -9,13 +9,13 @@
 #[allow(dead_code, missing_docs, clippy::pedantic, reason = "a part of another workspace")]
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
-#[path = "it/support/mod.rs"]
-mod support;
+#[path = "it/support/random.rs"]
+mod random;
 
 use fuzz::{TARGETS, Target};
+use random::Random;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::Random;
 
 /// The most memory that one input may make a reader hold: decoders may ask for 1 GiB (see
 /// `data::image`), and twice what they have.

@@ -13,6 +13,12 @@ use std::path::{Path, PathBuf};
     reason = "the operators' own test uses all of the table"
 )]
 mod cases;
+#[path = "../../tests/it/support/draws.rs"]
+#[allow(dead_code, clippy::all, clippy::pedantic, reason = "the tests use all of it")]
+mod draws;
+#[path = "../../tests/it/support/graph.rs"]
+#[allow(dead_code, clippy::all, clippy::pedantic, reason = "the tests use all of it")]
+mod graph;
 #[path = "../../tests/it/operators_onnx/net.rs"]
 #[allow(
     dead_code,
@@ -22,6 +28,10 @@ mod cases;
     reason = "the operators' own test uses all of it"
 )]
 mod net;
+#[path = "../../tests/it/support/random.rs"]
+#[allow(clippy::all, clippy::pedantic, reason = "the tests' own")]
+mod random;
+use random::Random;
 
 /// A folder of `tests/data`.
 fn data(name: &str) -> PathBuf {

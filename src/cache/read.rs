@@ -148,6 +148,7 @@ impl Cache {
 
     /// Asks the system to drop the cache's pages from memory, so that the next read comes from
     /// disk.
+    #[doc(hidden)] // for benchmarks
     pub fn evict(&self) {
         for (spec, shards) in self.manifest.view_arrays.iter().zip(&self.shards) {
             for (shard, segment) in shards.iter().zip(&self.manifest.segments) {
@@ -589,6 +590,7 @@ impl<'a> ArrayReader<'a> {
     ///
     /// # Errors
     /// If a chunk is damaged.
+    #[doc(hidden)] // for benchmarks
     pub fn bare(&self, decoder: &mut Decoder, view: usize, segment: usize) -> Result<usize> {
         let layout = self.cache.manifest.view_layout(self.spec, segment);
         let Some(shard) = self.shards.get(view * self.cache.manifest.segments_per_view() + segment)

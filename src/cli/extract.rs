@@ -227,7 +227,10 @@ pub(super) fn execute(args: Args, context: &Context<'_>) -> Result<(ExtractRepor
 }
 
 /// The recipe and the session's options, from flags and then the working folder's defaults.
-pub(super) fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOptions)> {
+///
+/// # Errors
+/// If a flag or a default cannot be followed.
+pub fn resolve(args: Args, context: &Context<'_>) -> Result<(Extract, SessionOptions)> {
     let session = SessionOptions { device: args.device, threads: context.threads };
     let config = context.config;
     let data = args.data.or_else(|| config.data.clone()).ok_or_else(|| {

@@ -6,13 +6,13 @@
     reason = "every command owns its arguments, whatever it does with them"
 )]
 
-mod bench;
 mod cache;
 mod completions;
 mod criteria;
 mod demo;
 mod eval;
-mod extract;
+#[doc(hidden)] // the benchmarks take its flags
+pub mod extract;
 mod feed_args;
 mod file;
 mod inspect;
@@ -175,9 +175,6 @@ enum Command {
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Args),
-    /// Measure what is compared with other tools
-    #[command(after_help = bench::EXAMPLES)]
-    Bench(bench::Args),
     /// Write a completion script for a shell
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Args),
@@ -232,7 +229,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::Cache(args) => cache::run(args, &context),
         Command::Criteria(args) => criteria::run(args, &context),
         Command::Demo(args) => demo::run(args, &context),
-        Command::Bench(args) => bench::run(args, &context),
         Command::Completions(args) => completions::run(args, &context),
     }
 }

@@ -144,6 +144,7 @@ pub fn run(
 ///
 /// # Errors
 /// As [`run`].
+#[doc(hidden)] // for benchmarks
 pub fn bare(
     recipe: &Extract,
     runtime: &Runtime,

@@ -23,7 +23,8 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Vec<&'a str> {
             )
         })
         .collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // callers collect names from hash maps: equally near ones are listed alphabetically
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     ranked.into_iter().take(LISTED).map(|(_, candidate)| candidate).collect()
 }
 
@@ -49,5 +50,11 @@ mod tests {
         assert_eq!(nearest("/layer2/Rleu_output_0", &known)[0], "/layer2/Relu_output_0");
         assert_eq!(nearest("gemm", &known)[0], "/fc/Gemm_output_0");
         assert_eq!(nearest("x", &[]), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn equally_near_names_have_an_order_of_their_own() {
+        let names = ["bb", "aa", "cc"];
+        assert_eq!(nearest("x", &names), ["aa", "bb", "cc"]);
     }
 }

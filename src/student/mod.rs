@@ -30,6 +30,7 @@ mod trains;
 mod trial;
 mod value;
 
+#[doc(hidden)]
 pub use cpu::Work;
 pub use pass::Pass;
 pub use settings::{FoldedNorms, Precision};
@@ -445,6 +446,7 @@ impl Student {
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
+    #[doc(hidden)] // for benchmarks
     pub fn work(&self, input_shapes: &[Vec<usize>]) -> Result<Option<Work>> {
         let planned = self.plan(input_shapes.to_vec())?;
         Ok(planned.ways.as_ref().map(|ways| cpu::work(&self.graph, &planned.plan, ways)))

@@ -3,22 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support::{self, run, succeeds, text};
+use crate::support::{self, Sandbox, contents};
 
 use nst_cache::cache::{Cache, Manifest};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 /// More than one segment.
 const SAMPLES: usize = 500;
-
-fn fails(folder: &Path, line: &str, status: i32) -> String {
-    let output = run(folder, line);
-    assert_eq!(output.status.code(), Some(status), "{line}: {}", text(&output));
-    text(&output)
-}
 
 fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
@@ -26,54 +19,31 @@ fn flip(path: &Path, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Every file below a folder but the lock and the record of the time that it took.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if !path.ends_with(".lock") && !path.ends_with("extraction.json") {
-                files.insert(
-                    path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(),
-                    fs::read(&path).unwrap(),
-                );
-            }
-        }
-    }
-    files
-}
-
 const EXTRACT: &str = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --tap map2 \
                        --batch 32 --threads 2 -o cache";
 
 #[test]
 fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let at = |path: &str| folder.path().join("cache").join(path);
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_idx(&folder.path().join("data"), SAMPLES);
-    succeeds(folder.path(), EXTRACT);
+    let folder = &Sandbox::with_runtime().teacher().data(SAMPLES);
+    let at = |path: &str| folder.join("cache").join(path);
+    folder.succeeds(EXTRACT);
     let whole = contents(&at(""));
     let manifest = Manifest::load(&at("")).unwrap();
     let (segments, first) = (manifest.segments_total(), manifest.segment_rows);
     let dropped = manifest.rows_of_segment(1);
     assert!(segments > 1, "{SAMPLES} rows are one segment");
-    let live = succeeds(folder.path(), "cache verify cache --live teacher.onnx");
+    let live = folder.succeeds("cache verify cache --live teacher.onnx");
     assert!(
         live.contains("taps/map2/features: cosine 1.000000") && live.contains("rows recomputed"),
         "{live}"
     );
-    assert!(succeeds(folder.path(), "cache repair cache").contains("nothing to repair"));
+    assert!(folder.succeeds("cache repair cache").contains("nothing to repair"));
 
     let features = "taps/map2/features/c/0/1/0/0/0";
     flip(&at(features), 5);
     fs::write(at("label/c/0"), b"").unwrap();
     fs::remove_file(at("taps/zarr.json")).unwrap();
-    let found = fails(folder.path(), "cache verify cache", 1);
+    let found = folder.fails("cache verify cache", 1);
     assert!(
         found.contains(&format!("{features}: rows {first}.."))
             && found.contains("chunk checksum does not match"),
@@ -85,10 +55,9 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
             && found.contains("cache repair"),
         "{found}"
     );
-    fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2);
+    folder.fails("train resnet8 --cache cache --epochs 1", 2);
 
-    let report: serde_json::Value =
-        serde_json::from_slice(&run(folder.path(), "cache repair cache --json").stdout).unwrap();
+    let report = folder.json("cache repair cache");
     assert_eq!(
         report["dropped"],
         serde_json::json!([{ "view": 0, "segment": 1, "rows": [first, first + dropped] }])
@@ -98,15 +67,14 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
         (&serde_json::json!(["label/c/0"]), &serde_json::json!(["taps/zarr.json"]))
     );
     assert!(
-        fails(folder.path(), "train resnet8 --cache cache --epochs 1", 2)
+        folder
+            .fails("train resnet8 --cache cache --epochs 1", 2)
             .contains(&format!("incomplete, {} of {segments} segments", segments - 1))
     );
 
-    let extracted = run(folder.path(), &format!("{EXTRACT} --json"));
-    assert!(extracted.status.success(), "{}", text(&extracted));
-    let extracted: serde_json::Value = serde_json::from_slice(&extracted.stdout).unwrap();
+    let extracted = folder.json(EXTRACT);
     assert_eq!((&extracted["rows"], &extracted["computed"]), (&SAMPLES.into(), &dropped.into()));
-    assert!(succeeds(folder.path(), "cache verify cache").contains("sound"));
+    assert!(folder.succeeds("cache verify cache").contains("sound"));
     assert_eq!(contents(&at("")), whole);
 
     // a newer format is refused with its version by every command, before anything else in it is
@@ -126,7 +94,7 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
         EXTRACT,
         "train resnet8 --cache cache",
     ] {
-        let refused = fails(folder.path(), line, 2);
+        let refused = folder.fails(line, 2);
         assert!(
             refused.contains("expected format 1 to ")
                 && refused.contains(", found format 99 written by nst-cache 0.1.0"),
@@ -145,12 +113,12 @@ fn damage_is_named_taken_out_and_filled_again_to_the_same_bytes() {
     )
     .unwrap();
     assert_eq!(Cache::open(&at("")).unwrap().manifest().tool, "nst-cache 0.0.9");
-    succeeds(
-        folder.path(),
+    folder.succeeds(
         "train resnet8 --cache cache --criterion kd --limit 64 --epochs 1 --seed 1 -o run",
     );
     assert!(
-        fails(folder.path(), EXTRACT, 2)
+        folder
+            .fails(EXTRACT, 2)
             .contains("another tool: expected \"nst-cache 0.1.0\", found \"nst-cache 0.0.9\"")
     );
 }
@@ -169,20 +137,17 @@ fn framed(body: &str) -> String {
 
 #[test]
 fn one_writer_or_many_readers_across_processes() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_idx(&folder.path().join("data"), 64);
-    succeeds(folder.path(), EXTRACT);
-    let reader = Cache::open(&folder.path().join("cache")).unwrap();
-    succeeds(folder.path(), "cache verify cache");
-    succeeds(folder.path(), "cache export cache --npz x.npz");
+    let folder = &Sandbox::with_runtime().teacher().data(64);
+    folder.succeeds(EXTRACT);
+    let reader = Cache::open(&folder.join("cache")).unwrap();
+    folder.succeeds("cache verify cache");
+    folder.succeeds("cache export cache --npz x.npz");
     for line in [EXTRACT, "cache repair cache"] {
-        let refused = fails(folder.path(), line, 2);
+        let refused = folder.fails(line, 2);
         assert!(refused.contains(", reading it") && refused.contains("hint:"), "{line}: {refused}");
     }
     drop(reader);
-    let lock = fs::File::options().write(true).open(folder.path().join("cache/.lock")).unwrap();
+    let lock = fs::File::options().write(true).open(folder.join("cache/.lock")).unwrap();
     // a program that another test is starting holds the reader's lock until it runs
     lock.lock().unwrap();
     for line in [
@@ -192,33 +157,35 @@ fn one_writer_or_many_readers_across_processes() {
         "cache export cache --npz y.npz",
         "train resnet8 --cache cache",
     ] {
-        let refused = fails(folder.path(), line, 2);
+        let refused = folder.fails(line, 2);
         assert!(refused.contains("cache: in use by"), "{line}: {refused}");
     }
     // what is in it can be looked up all the same
-    succeeds(folder.path(), "cache info cache");
-    assert!(Manifest::load(&folder.path().join("cache")).unwrap().is_complete());
+    folder.succeeds("cache info cache");
+    assert!(Manifest::load(&folder.join("cache")).unwrap().is_complete());
     lock.unlock().unwrap();
-    succeeds(folder.path(), EXTRACT);
+    folder.succeeds(EXTRACT);
 }
 
 #[test]
 fn an_export_replaces_a_file_only_by_force_and_leaves_no_half() {
-    let folder = tempfile::tempdir().unwrap();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/zstd");
+    let folder = &Sandbox::new();
+    let golden = support::committed("tests/data/golden/zstd");
     let export = |flags: &str| format!("cache export {} {flags}", golden.display());
-    succeeds(folder.path(), &export("--npz out/all.npz"));
-    assert!(fails(folder.path(), &export("--npz out/all.npz"), 2).contains("--force"));
-    succeeds(folder.path(), &export("--npz out/all.npz --tap conv --rows 1..5 --force"));
+    folder.succeeds(&export("--npz out/all.npz"));
+    assert!(folder.fails(&export("--npz out/all.npz"), 2).contains("--force"));
+    folder.succeeds(&export("--npz out/all.npz --tap conv --rows 1..5 --force"));
     assert!(
-        fails(folder.path(), &export("--safetensors x.safetensors --rows 5..9"), 2)
+        folder
+            .fails(&export("--safetensors x.safetensors --rows 5..9"), 2)
             .contains("expected some of 0..6")
     );
     assert!(
-        fails(folder.path(), &export("--safetensors x.safetensors --tap con"), 2)
+        folder
+            .fails(&export("--safetensors x.safetensors --tap con"), 2)
             .contains("taps/conv/features")
     );
-    fails(folder.path(), &export(""), 2);
-    fails(folder.path(), &export("--npz a.npz --safetensors a.safetensors"), 2);
-    assert_eq!(contents(folder.path()).into_keys().collect::<Vec<_>>(), ["out/all.npz"]);
+    folder.fails(&export(""), 2);
+    folder.fails(&export("--npz a.npz --safetensors a.safetensors"), 2);
+    assert_eq!(contents(folder).into_keys().collect::<Vec<_>>(), ["out/all.npz"]);
 }

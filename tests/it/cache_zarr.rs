@@ -3,12 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+use crate::support::{array, manifest};
 use half::f16;
 use nst_cache::array::Dtype;
-use nst_cache::cache::{
-    ArraySpec, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer,
-};
-use nst_cache::data::{DataFormat, Fingerprint};
+use nst_cache::cache::{ArraySpec, CachePlan, Codec, Manifest, TapRecord, Writer};
 use nst_cache::onnx::tap::Role;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,51 +25,15 @@ fn spec(
     codec: Codec,
     chunk_rows: usize,
 ) -> ArraySpec {
-    let axes = ["c", "h", "w"].iter().take(row_shape.len()).map(|&axis| axis.into()).collect();
     let tensor = path.starts_with("taps/").then(|| format!("/{path}_output_0"));
-    ArraySpec {
-        path: path.into(),
-        dtype,
-        row_shape: row_shape.into(),
-        axes,
-        tensor,
-        batch_axis: None,
-        codec,
-        chunk_rows,
-    }
+    ArraySpec { tensor, chunk_rows, ..array(path, dtype, row_shape, codec) }
 }
 
 /// Every element type and rank, in three views of two whole segments and a short one, whose last
 /// chunk is short as well.
 fn plan(codec: Codec) -> CachePlan {
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format: Manifest::FORMAT_FEEDING,
-        augment: None,
-        tool: "nst-cache 0.1.0".into(),
-        teacher: TeacherRecord {
-            file: "teacher.onnx".into(),
-            sha256: "00".into(),
-            runtime: "1.31.1".into(),
-            provider: "cpu".into(),
-            batch: 4,
-            constants: Vec::new(),
-            top1_basis_points: None,
-        },
-        data: DataRecord {
-            spec: "folder:images".into(),
-            split: "train".into(),
-            fingerprint: Fingerprint {
-                format: DataFormat::Folder,
-                samples: 50,
-                listing_sha256: "11".into(),
-            },
-            classes: Vec::new(),
-            preprocess: None,
-            limit: None,
-            shuffle: None,
-            skipped: Vec::new(),
-        },
-        logits: None,
         taps: vec![TapRecord {
             alias: "conv".into(),
             tensor: "/conv/Relu_output_0".into(),
@@ -80,7 +42,6 @@ fn plan(codec: Codec) -> CachePlan {
             map: None,
             batch_norm: None,
         }],
-        rows: ROWS,
         views: VIEWS,
         seed: 7,
         segment_rows: SEGMENT_ROWS,
@@ -103,10 +64,9 @@ fn plan(codec: Codec) -> CachePlan {
             spec("taps/conv/features", Dtype::F16, &[4, 3, 2], codec, 4),
             spec("taps/fc/features", Dtype::F64, &[7], codec, 2),
         ],
-        row_sums: Vec::new(),
-        extends: None,
-        segments: Vec::new(),
+        ..manifest(ROWS, codec)
     };
+    manifest.data.fingerprint.samples = 50;
     let ids = 0..i64::try_from(ROWS).unwrap();
     let sample_ids = ids.clone().map(|i| (i * 17) % 50).collect();
     CachePlan {

@@ -8,7 +8,7 @@
     reason = "a test stops at what it did not expect; small counts"
 )]
 
-use crate::support::{need_runtime, run, succeeds, text, write_npz};
+use crate::support::{Ran, Sandbox, committed, program, write_npz};
 use candle_core::{DType, Device, Tensor};
 use nst_cache::array::{Array, Dtype, Values};
 use nst_cache::onnx::Model;
@@ -27,7 +27,7 @@ struct Expected {
 }
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/exported").join(name)
+    committed("tests/data/exported").join(name)
 }
 
 fn import(name: &str, folded_norms: FoldedNorms) -> nst_cache::error::Result<Student> {
@@ -178,41 +178,39 @@ fn a_batch_in_a_reshape_is_taken_out() {
 
 #[test]
 fn inspect_lists_what_trains_and_why() {
-    let folder = path("");
-    let lines = succeeds(&folder, "inspect blur.onnx --parameters");
+    let inspect = |line: &str| Ran::new(line, program(&path(""), line).output().unwrap()).expect(0);
+    let lines = inspect("inspect blur.onnx --parameters").text();
     assert!(lines.contains("3.filt") && lines.contains("a buffer, by its name"), "{lines}");
-    let output = run(&folder, "inspect positions.onnx --json");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let document = inspect("inspect positions.onnx --json").json();
     let tensors = document["tensors"].as_array().unwrap();
     let pos = tensors.iter().find(|tensor| tensor["name"] == "pos").unwrap();
     assert_eq!((&pos["trains"], &pos["guessed"]), (&false.into(), &true.into()));
-    let lines = succeeds(&folder, "inspect norms_trained.onnx");
+    let lines = inspect("inspect norms_trained.onnx").text();
     assert!(lines.contains("optimize=False") && lines.contains("trainable   no"), "{lines}");
 }
 
 #[test]
 fn a_student_has_to_give_logits_of_the_classes() {
-    need_runtime();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = &Sandbox::with_runtime();
     let floats = (0..16 * 3 * 16 * 16).map(|i| (0.7 * i as f32).sin()).collect();
     let images = Array::new(vec![16, 3, 16, 16], Values::F32(floats)).unwrap();
     let labels = Array::new(vec![16], Values::I64((0..16).map(|i| i % 8).collect())).unwrap();
-    write_npz(&folder.path().join("d.npz"), &[("input", &images), ("labels", &labels)]);
+    write_npz(&folder.join("d.npz"), &[("input", &images), ("labels", &labels)]);
     let train = |name: &str, more: &str| {
         let student = path(name);
         let line = format!("train {} --data npz:d.npz --epochs 1 {more}", student.display());
-        let output = run(folder.path(), &line);
-        (output.status.code(), text(&output))
+        let output = folder.run(&line);
+        (output.status, output.text())
     };
     let (code, said) = train("sigmoid.onnx", "-o a");
     assert!(code == Some(2) && said.contains("ends in a sigmoid"), "{said}");
     let (code, said) = train("blur.onnx", "-o b");
     assert!(code == Some(2) && said.contains("--head 8"), "{said}");
-    assert!(!folder.path().join("b").exists());
+    assert!(!folder.join("b").exists());
     let (code, said) = train("blur.onnx", "--head 8 -o b");
     assert!(code == Some(0) && said.contains("[8, 8] in place of [5, 8]"), "{said}");
     let (code, said) = train("half.onnx", "--head 9 -o c");
     assert!(code == Some(0) && said.contains("9 logits and the data 8 classes"), "{said}");
-    let trained = Model::read(&folder.path().join("c/student.onnx")).unwrap();
+    let trained = Model::read(&folder.join("c/student.onnx")).unwrap();
     assert_eq!(trained.inputs()[0].dtype, Some(Dtype::F16));
 }

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support::{self, run, succeeds, text};
+use crate::support::{self, Sandbox};
 
 use nst_cache::array::{Array, Values};
 use nst_cache::cache::{Cache, Decoder, Manifest};
@@ -13,61 +13,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 /// Three segments of 128 rows, the last one short.
 const SAMPLES: usize = 300;
 const EXTRACT: &str = "extract teacher.onnx --data folder:images --preprocess fashion-mnist --tap \
                        map2 --tap pooled --batch 32 --threads 2";
-
-fn report(folder: &Path, line: &str) -> serde_json::Value {
-    let output = run(folder, &format!("{line} --json"));
-    assert!(output.status.success(), "{line}: {}", text(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refused(folder: &Path, line: &str, words: &[&str]) {
-    let output = run(folder, line);
-    assert_eq!(output.status.code(), Some(2), "{line}: {}", text(&output));
-    for word in words {
-        assert!(text(&output).contains(word), "{line}: `{word}` is not in: {}", text(&output));
-    }
-}
-
-/// Every file of a cache but what is no part of its content.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            let beside =
-                [".lock", "extraction.json", "stamps.bin"].iter().any(|name| path.ends_with(name));
-            if path.is_dir() {
-                folders.push(path);
-            } else if !beside {
-                files.insert(
-                    path.strip_prefix(folder).unwrap().to_string_lossy().into_owned(),
-                    fs::read(&path).unwrap(),
-                );
-            }
-        }
-    }
-    files
-}
-
-fn assert_same(folder: &Path, cache: &str, fresh: &str) {
-    let (found, expected) = (contents(&folder.join(cache)), contents(&folder.join(fresh)));
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    let differing: Vec<_> = expected
-        .iter()
-        .filter(|(path, bytes)| found[*path] != **bytes)
-        .map(|(path, _)| path)
-        .collect();
-    assert!(differing.is_empty(), "{cache}: other bytes in {differing:?}");
-    assert!(succeeds(folder, &format!("cache verify {cache}")).contains("sound"));
-}
 
 /// The numbers of the shards' files, by path: one that is written again has another.
 fn inodes(folder: &Path, segments: &[usize]) -> BTreeMap<String, u64> {
@@ -94,12 +46,22 @@ fn write_image(folder: &Path, index: usize, seed: u64) {
     fs::write(path, bytes.into_inner()).unwrap();
 }
 
-fn prepare(samples: usize) -> tempfile::TempDir {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    (0..samples).for_each(|index| write_image(folder.path(), index, 1));
+fn prepare(samples: usize) -> Sandbox {
+    let folder = Sandbox::with_runtime().teacher();
+    (0..samples).for_each(|index| write_image(&folder, index, 1));
     folder
+}
+
+/// Every file of a cache but what is no part of its content.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = support::contents(folder);
+    files.remove("stamps.bin");
+    files
+}
+
+fn assert_same(folder: &Sandbox, cache: &str, fresh: &str) {
+    support::assert_same(&contents(&folder.join(fresh)), &contents(&folder.join(cache)));
+    assert!(folder.succeeds(&format!("cache verify {cache}")).contains("sound"));
 }
 
 /// Where the image of this number stands in the data set: class `a` comes first.
@@ -122,31 +84,30 @@ fn set_modified(path: &Path, time: SystemTime) {
 
 #[test]
 fn replaced_files_are_refused_and_their_rows_alone_computed_again() {
-    let folder = prepare(SAMPLES);
-    let folder = folder.path();
+    let folder = &prepare(SAMPLES);
     let extract = format!("{EXTRACT} -o cache");
-    succeeds(folder, &extract);
-    assert_eq!(report(folder, &extract)["computed"], 0);
+    folder.succeeds(&extract);
+    assert_eq!(folder.json(&extract)["computed"], 0);
 
     // of the same size; and one that has another, by which the listing is another
     (10..13).for_each(|index| write_image(folder, index, 2));
     fs::write(image(folder, 20), [fs::read(image(folder, 21)).unwrap(), vec![0]].concat()).unwrap();
     let words =
         ["4 samples of its data have changed", "a/010.bmp", "b/011.bmp", "a/020.bmp", "--refresh"];
-    refused(folder, &extract, &words);
-    refused(folder, &format!("{extract} --tap map1@7x7=small"), &words);
+    folder.refused(&extract, &words);
+    folder.refused(&format!("{extract} --tap map1@7x7=small"), &words);
     let before = inodes(&folder.join("cache"), &[0, 1, 2]);
-    let refreshed = report(folder, &format!("{extract} --refresh"));
+    let refreshed = folder.json(&format!("{extract} --refresh"));
     assert_eq!((&refreshed["refreshed"], &refreshed["computed"]), (&4.into(), &4.into()));
     assert_ne!(before, inodes(&folder.join("cache"), &[0, 1, 2]));
-    succeeds(folder, &format!("{EXTRACT} -o fresh"));
+    folder.succeeds(&format!("{EXTRACT} -o fresh"));
     assert_same(folder, "cache", "fresh");
-    assert_eq!(report(folder, &format!("{extract} --refresh"))["refreshed"], 0);
+    assert_eq!(folder.json(&format!("{extract} --refresh"))["refreshed"], 0);
 
     // copied or touched: the same
     (0..SAMPLES).for_each(|index| set_modified(&image(folder, index), SystemTime::UNIX_EPOCH));
-    assert!(succeeds(folder, &extract).contains("300 files were copied or touched"));
-    assert!(!succeeds(folder, &extract).contains("copied or touched"));
+    assert!(folder.succeeds(&extract).contains("300 files were copied or touched"));
+    assert!(!folder.succeeds(&extract).contains("copied or touched"));
 
     // every file replaced behind its stamp: the draw sees it
     let time = fs::metadata(image(folder, 0)).unwrap().modified().unwrap();
@@ -154,14 +115,14 @@ fn replaced_files_are_refused_and_their_rows_alone_computed_again() {
         write_image(folder, index, 3);
         set_modified(&image(folder, index), time);
     }
-    refused(folder, &extract, &["samples of its data have changed"]);
+    folder.refused(&extract, &["samples of its data have changed"]);
     // the sizes of the images are back, so all segments are computed again
-    let refreshed = report(folder, &format!("{extract} --refresh"));
+    let refreshed = folder.json(&format!("{extract} --refresh"));
     assert_eq!(
         (&refreshed["refreshed"], &refreshed["computed"]),
         (&SAMPLES.into(), &SAMPLES.into())
     );
-    succeeds(folder, &format!("{EXTRACT} -o fresh2"));
+    folder.succeeds(&format!("{EXTRACT} -o fresh2"));
     assert_same(folder, "cache", "fresh2");
 
     // files that come and go make another data set
@@ -169,108 +130,103 @@ fn replaced_files_are_refused_and_their_rows_alone_computed_again() {
     fs::remove_file(image(folder, 1)).unwrap();
     fs::remove_file(image(folder, 3)).unwrap();
     for line in [&extract, &format!("{extract} --refresh")] {
-        refused(folder, line, &["the data set has changed: 1 files added, 2 removed"]);
+        folder.refused(line, &["the data set has changed: 1 files added, 2 removed"]);
     }
-    refused(folder, &format!("{EXTRACT} --refresh -o other"), &["expected a cache"]);
+    folder.refused(&format!("{EXTRACT} --refresh -o other"), &["expected a cache"]);
 }
 
 #[test]
 fn a_cache_without_a_record_is_compared_by_its_inputs() {
-    let folder = prepare(SAMPLES);
-    let folder = folder.path();
+    let folder = &prepare(SAMPLES);
     let extract = format!("{EXTRACT} -o cache");
-    succeeds(folder, &extract);
+    folder.succeeds(&extract);
     fs::remove_file(folder.join("cache/stamps.bin")).unwrap();
-    assert!(succeeds(folder, &extract).contains("of 300 of 300 samples it is not recorded"));
+    assert!(folder.succeeds(&extract).contains("of 300 of 300 samples it is not recorded"));
     (0..SAMPLES).for_each(|index| write_image(folder, index, 2));
-    refused(folder, &extract, &["samples of its data have changed"]);
+    folder.refused(&extract, &["samples of its data have changed"]);
     (3..SAMPLES).for_each(|index| write_image(folder, index, 1));
     // any is seen when all are looked at, a damaged record or none
     fs::write(folder.join("cache/stamps.bin"), b"nst-st1?").unwrap();
-    assert!(text(&run(folder, "cache verify cache")).contains("stamps.bin"));
-    assert_eq!(report(folder, &format!("{extract} --refresh"))["refreshed"], 3);
-    succeeds(folder, &format!("{EXTRACT} -o fresh"));
+    assert!(folder.run("cache verify cache").text().contains("stamps.bin"));
+    assert_eq!(folder.json(&format!("{extract} --refresh"))["refreshed"], 3);
+    folder.succeeds(&format!("{EXTRACT} -o fresh"));
     assert_same(folder, "cache", "fresh");
-    assert!(!succeeds(folder, &extract).contains("not recorded"));
+    assert!(!folder.succeeds(&extract).contains("not recorded"));
 
     // and with neither record nor inputs all rows are computed again
     let extract = format!("{EXTRACT} --inputs source -o bare");
-    succeeds(folder, &extract);
+    folder.succeeds(&extract);
     fs::remove_file(folder.join("bare/stamps.bin")).unwrap();
-    assert!(succeeds(folder, &extract).contains("whether they have changed cannot be told"));
-    assert_eq!(report(folder, &format!("{extract} --refresh"))["refreshed"], 300);
-    assert!(!succeeds(folder, &extract).contains("not recorded"));
+    assert!(folder.succeeds(&extract).contains("whether they have changed cannot be told"));
+    assert_eq!(folder.json(&format!("{extract} --refresh"))["refreshed"], 300);
+    assert!(!folder.succeeds(&extract).contains("not recorded"));
 }
 
 #[test]
 fn mixed_rows_change_with_their_partners_and_a_killed_refresh_goes_on() {
-    let folder = prepare(SAMPLES);
-    let folder = folder.path();
+    let folder = &prepare(SAMPLES);
     let mixed = format!("{EXTRACT} --augment crop-flip --mixup 0.5 --views");
     let extract = format!("{mixed} 3 -o cache");
-    succeeds(folder, &extract);
+    folder.succeeds(&extract);
     (0..4).for_each(|index| write_image(folder, index, 2));
-    succeeds(folder, &format!("{mixed} 3 -o fresh"));
-    refused(folder, &format!("{mixed} 4 -o cache"), &["4 samples", "--refresh"]);
+    folder.succeeds(&format!("{mixed} 3 -o fresh"));
+    folder.refused(&format!("{mixed} 4 -o cache"), &["4 samples", "--refresh"]);
     for kill in 1..8 {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-        command.current_dir(folder).args(extract.split_whitespace()).arg("--refresh");
+        let mut command = folder.command(&format!("{extract} --refresh"));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(60 * kill));
         child.kill().unwrap();
         child.wait().unwrap();
         Manifest::load(&folder.join("cache")).unwrap();
     }
-    succeeds(folder, &format!("{extract} --refresh"));
+    folder.succeeds(&format!("{extract} --refresh"));
     assert_same(folder, "cache", "fresh");
-    succeeds(folder, &extract);
+    folder.succeeds(&extract);
 }
 
 #[test]
 fn training_that_decodes_the_data_again_refuses_what_has_changed() {
-    let folder = prepare(64);
-    let folder = folder.path();
+    let folder = &prepare(64);
     let extract = format!("{EXTRACT} --inputs source -o cache");
-    succeeds(folder, &extract);
+    folder.succeeds(&extract);
     let train = "train resnet8 --cache cache --criterion kd --limit 32 --epochs 1 --seed 1 -o run";
     write_image(folder, 7, 2);
-    refused(folder, train, &["1 sample of its data has changed since: b/007.bmp", "--refresh"]);
-    refused(folder, "cache verify cache --live teacher.onnx", &["b/007.bmp"]);
-    assert_eq!(report(folder, &format!("{extract} --refresh"))["refreshed"], 1);
+    folder.refused(train, &["1 sample of its data has changed since: b/007.bmp", "--refresh"]);
+    folder.refused("cache verify cache --live teacher.onnx", &["b/007.bmp"]);
+    assert_eq!(folder.json(&format!("{extract} --refresh"))["refreshed"], 1);
     // the teacher tells other classes than these, which is refused for another reason
-    assert!(!text(&run(folder, train)).contains("changed since"));
+    assert!(!folder.run(train).text().contains("changed since"));
 }
 
 #[test]
 fn a_late_unreadable_image_costs_its_own_segment() {
-    let folder = prepare(SAMPLES);
-    let folder = folder.path();
+    let folder = &prepare(SAMPLES);
     let extract = format!("{EXTRACT} -o cache");
     let cache = folder.join("cache");
-    succeeds(folder, &format!("{EXTRACT} -o whole"));
+    folder.succeeds(&format!("{EXTRACT} -o whole"));
     let bad = in_row(280, SAMPLES);
     fs::write(image(folder, bad), b"BMbroken").unwrap();
-    refused(folder, &extract, &["1 sample cannot be read", "--skip-bad"]);
+    folder.refused(&extract, &["1 sample cannot be read", "--skip-bad"]);
     let there = inodes(&cache, &[0, 1]);
     assert!(!there.is_empty(), "two segments are published");
 
-    let report_of = report(folder, &format!("{extract} --skip-bad"));
+    let report_of = folder.json(&format!("{extract} --skip-bad"));
     assert_eq!(
         (&report_of["rows"], &report_of["skipped"], &report_of["computed"]),
         (&299.into(), &1.into(), &43.into())
     );
     assert_eq!(inodes(&cache, &[0, 1]), there);
-    succeeds(folder, &format!("{EXTRACT} --skip-bad -o fresh"));
+    folder.succeeds(&format!("{EXTRACT} --skip-bad -o fresh"));
     assert_same(folder, "cache", "fresh");
     // it stays out while it cannot be read, and is said to
-    let again = succeeds(folder, &extract);
+    let again = folder.succeeds(&extract);
     assert!(again.contains("as before, left out") && again.contains("(0 computed"), "{again}");
 
     // a second one, in the first segment of a cache that is complete: that and the tail
     let second = in_row(40, SAMPLES);
     fs::write(image(folder, second), b"BMbroken").unwrap();
-    refused(folder, &extract, &["1 sample of its data has changed"]);
-    let report_of = report(folder, &format!("{extract} --skip-bad"));
+    folder.refused(&extract, &["1 sample of its data has changed"]);
+    let report_of = folder.json(&format!("{extract} --skip-bad"));
     assert_eq!((&report_of["rows"], &report_of["computed"]), (&298.into(), &(128 + 42).into()));
     assert_eq!(
         inodes(&cache, &[1]),
@@ -280,29 +236,28 @@ fn a_late_unreadable_image_costs_its_own_segment() {
             .map(|(p, i)| (p.clone(), *i))
             .collect()
     );
-    succeeds(folder, &format!("{EXTRACT} --skip-bad -o fresh2"));
+    folder.succeeds(&format!("{EXTRACT} --skip-bad -o fresh2"));
     assert_same(folder, "cache", "fresh2");
 
     // both are mended
     for index in [bad, second] {
         write_image(folder, index, 1);
     }
-    let mended = succeeds(folder, &extract);
+    let mended = folder.succeeds(&extract);
     assert!(mended.contains("readable now, so taken in: 2"), "{mended}");
     assert_same(folder, "cache", "whole");
 }
 
 #[test]
 fn a_repaired_image_lets_the_extraction_go_on() {
-    let folder = prepare(SAMPLES);
-    let folder = folder.path();
+    let folder = &prepare(SAMPLES);
     let extract = format!("{EXTRACT} -o cache");
-    succeeds(folder, &format!("{EXTRACT} -o whole"));
+    folder.succeeds(&format!("{EXTRACT} -o whole"));
     let bad = in_row(200, SAMPLES);
     fs::write(image(folder, bad), b"BMbroken").unwrap();
-    refused(folder, &extract, &["cannot be read"]);
+    folder.refused(&extract, &["cannot be read"]);
     write_image(folder, bad, 1);
-    assert_eq!(report(folder, &extract)["computed"], SAMPLES - 128);
+    assert_eq!(folder.json(&extract)["computed"], SAMPLES - 128);
     assert_same(folder, "cache", "whole");
 }
 
@@ -324,17 +279,13 @@ fn write_late(folder: &Path, late: f32) {
 
 #[test]
 fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    support::write_teacher(&folder.join("teacher.onnx"));
+    let folder = &Sandbox::with_runtime().teacher();
     write_late(folder, 3e5);
     let extract =
         "extract teacher.onnx --data npz:late.npz --tap map2 --tap pooled --batch 32 --threads 2";
     let cache = folder.join("cache");
     // asked for, f16 is kept to, and nothing is lost
-    refused(
-        folder,
+    folder.refused(
         &format!("{extract} --store f16 -o cache"),
         &["beyond the range of f16", "without --store f16"],
     );
@@ -343,7 +294,7 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
     };
     let there = logits(inodes(&cache, &[0, 1]));
     assert_eq!(there.len(), 2);
-    let said = succeeds(folder, &format!("{extract} -o cache"));
+    let said = folder.succeeds(&format!("{extract} -o cache"));
     assert!(said.contains("tap map2") && said.contains("stored as f32 from now on"), "{said}");
     assert_eq!(logits(inodes(&cache, &[0, 1])), there);
     let types = |cache: &str| -> Vec<String> {
@@ -359,12 +310,12 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
         "{:?}",
         types("cache")
     );
-    succeeds(folder, &format!("{extract} -o whole"));
+    folder.succeeds(&format!("{extract} -o whole"));
     assert_same(folder, "cache", "whole");
-    assert_eq!(report(folder, &format!("{extract} -o cache"))["computed"], 0);
+    assert_eq!(folder.json(&format!("{extract} -o cache"))["computed"], 0);
 
     // the values are those of f32 from the start
-    succeeds(folder, &format!("{extract} --store f32 -o wide"));
+    folder.succeeds(&format!("{extract} --store f32 -o wide"));
     let features = |cache: &str| {
         let cache = Cache::open(&folder.join(cache)).unwrap();
         let mut bytes = Vec::new();
@@ -379,27 +330,23 @@ fn a_tap_that_overflows_late_is_computed_again_and_all_else_stays() {
 
     // killed at any moment, the same command comes to the same end
     for kill in 1..8 {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-        command.current_dir(folder).args(extract.split_whitespace()).args(["-o", "killed"]);
+        let mut command = folder.command(&format!("{extract} -o killed"));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(70 * kill));
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    succeeds(folder, &format!("{extract} -o killed"));
+    folder.succeeds(&format!("{extract} -o killed"));
     assert_same(folder, "killed", "whole");
 }
 
 #[test]
 fn late_rows_that_f16_loses_are_counted() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    support::write_teacher(&folder.join("teacher.onnx"));
+    let folder = &Sandbox::with_runtime().teacher();
     write_late(folder, 1e-10);
     let extract = "extract teacher.onnx --data npz:late.npz --tap map2 --batch 32";
-    let said = succeeds(folder, &format!("{extract} -o cache"));
+    let said = folder.succeeds(&format!("{extract} -o cache"));
     let (_, line) = said.split_once("tap map2: 1 row holds values down to ").unwrap();
     assert!(line.contains("that are lost in f16: --store f32 in another folder"), "{said}");
-    assert!(!succeeds(folder, &format!("{extract} --store f32 -o wide")).contains("f16"));
+    assert!(!folder.succeeds(&format!("{extract} --store f32 -o wide")).contains("f16"));
 }

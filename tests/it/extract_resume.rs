@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
-use crate::support;
+use crate::support::{self, Ran, Sandbox, contents};
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,39 +13,16 @@ use std::time::{Duration, Instant};
 const SAMPLES: [usize; 2] = [2000, 800];
 /// Kills of the slow test, and of the other.
 const KILLS: [u32; 2] = [20, 5];
-/// The lock file is no content.
-const LOCK: &str = ".lock";
-const EXTRACTION: &str = "extraction.json";
 
-fn extract(folder: &Path, cache: &str, threads: &str, views: &str, taps: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-    command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let common = "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 \
-                  --augment crop-flip --mixup 0.5 --cutmix 1 --keep features,mean,sign";
-    command.args(common.split(' ')).args(["--threads", threads, "--views", views, "-o", cache]);
+fn extract(folder: &Sandbox, cache: &str, threads: &str, views: &str, taps: &[&str]) -> Command {
+    let mut command = folder.command(
+        "extract teacher.onnx --data idx:data --preprocess fashion-mnist --batch 32 --augment \
+         crop-flip --mixup 0.5 --cutmix 1 --keep features,mean,sign",
+    );
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["--threads", threads, "--views", views, "-o", cache]);
     command.args(taps.iter().flat_map(|tap| ["--tap", tap]));
     command
-}
-
-/// Every file of a cache but the lock, by its path.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(root, &path, files);
-            } else {
-                let bytes = std::fs::read(&path).unwrap();
-                files
-                    .insert(path.strip_prefix(root).unwrap().to_string_lossy().into_owned(), bytes);
-            }
-        }
-    }
-    let mut files = BTreeMap::new();
-    walk(folder, folder, &mut files);
-    // what it took is no part of what it is
-    files.retain(|path, _| path != LOCK && path != EXTRACTION);
-    files
 }
 
 /// Shards that the manifest lists.
@@ -64,19 +40,11 @@ fn published(cache: &Path) -> usize {
 /// Runs to the end.
 fn finish(mut command: Command) {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ran::new("extract", output).expect(0);
 }
 
 fn assert_same(folder: &Path, whole: &str, other: &str) {
-    let (whole, found) = (contents(&folder.join(whole)), contents(&folder.join(other)));
-    // no file more either: what a kill leaves is cleaned
-    assert_eq!(whole.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
-    let differing: Vec<_> = whole
-        .iter()
-        .filter(|(path, bytes)| found[*path] != **bytes)
-        .map(|(path, _)| path)
-        .collect();
-    assert!(differing.is_empty(), "{other}: other bytes in {differing:?}");
+    support::assert_same(&contents(&folder.join(whole)), &contents(&folder.join(other)));
 }
 
 /// Kills `command` at random moments of its time `full`; `done` is told of a cache that is
@@ -111,14 +79,13 @@ fn kill(
 
 #[test]
 fn kills_at_random_change_no_byte() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let at = |cache: &str| folder.path().join(cache);
+    let folder = &Sandbox::with_runtime();
+    let at = |cache: &str| folder.join(cache);
     support::write_teacher(&at("teacher.onnx"));
     support::write_idx(&at("data"), if support::is_slow() { SAMPLES[0] } else { SAMPLES[1] });
     let kills = if support::is_slow() { KILLS[0] } else { KILLS[1] };
     let taps = ["map2", "pooled", "map1@7x7=small"];
-    let run = |cache: &str, threads: &str| extract(folder.path(), cache, threads, "3", &taps);
+    let run = |cache: &str, threads: &str| extract(folder, cache, threads, "3", &taps);
 
     let started = Instant::now();
     finish(run("whole", "2"));
@@ -127,7 +94,7 @@ fn kills_at_random_change_no_byte() {
     // a cache that is complete is compared, and another one begun: every kill meets unfinished work
     let again = || {
         finish(run("killed", "2"));
-        assert_same(folder.path(), "whole", "killed");
+        assert_same(folder, "whole", "killed");
         std::fs::remove_dir_all(at("killed")).unwrap();
     };
     let partial = kill(&at("killed"), kills, full, all, 0x5eed, || run("killed", "2"), again);
@@ -136,19 +103,19 @@ fn kills_at_random_change_no_byte() {
         "no kill left a cache between its first and its last segment: the test shows nothing"
     );
     finish(run("killed", "2"));
-    assert_same(folder.path(), "whole", "killed");
+    assert_same(folder, "whole", "killed");
 
     // and neither does the number of decoding threads
     finish(run("single", "1"));
-    assert_same(folder.path(), "whole", "single");
+    assert_same(folder, "whole", "single");
 
     // nor kills while a view and a tap are added
-    let more = |cache: &str| extract(folder.path(), cache, "2", "5", &["map1"]);
+    let more = |cache: &str| extract(folder, cache, "2", "5", &["map1"]);
     let started = Instant::now();
     finish(more("whole"));
     let all = published(&at("whole"));
     let partial = kill(&at("killed"), 3, started.elapsed(), all, 0xadd, || more("killed"), || ());
     assert!(partial > 0, "no kill left a cache to which some was added");
     finish(more("killed"));
-    assert_same(folder.path(), "whole", "killed");
+    assert_same(folder, "whole", "killed");
 }

@@ -3,22 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use crate::support;
+use crate::support::{self, OPTIONS, Sandbox, compare, extract, floats, try_extract, write_noise};
 
 use nst_cache::array::{Array, Layout, Values};
 use nst_cache::cache::{Cache, Decoder};
 use nst_cache::data::{PreprocessOptions, Take};
-use nst_cache::extract::{self, ExtractReport, live};
+use nst_cache::extract::live;
 use nst_cache::monitor::Silent;
 use nst_cache::onnx::Model;
 use nst_cache::recipe::{Extract, Keep, Store};
-use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
+use nst_cache::runtime::{Runtime, Session};
 use nst_cache::statistic::{Statistic, adaptive_average_pool};
 use nst_cache::trainer::pairing::teacher_maps;
 use nst_cache::trainer::source::{CacheSource, Source};
 use std::path::Path;
-
-const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1 };
 
 fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
     Extract {
@@ -29,35 +27,11 @@ fn recipe(folder: &Path, teacher: &str, data: &str) -> Extract {
     }
 }
 
-fn extract(recipe: &Extract) -> ExtractReport {
-    extract::run(recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap()
-}
-
-/// All rows of a float array, in row order.
-fn floats(cache: &Cache, path: &str) -> Vec<f32> {
-    let array = cache.array(path).unwrap();
-    let mut bytes = Vec::new();
-    array.read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes).unwrap();
-    match array.spec().dtype {
-        nst_cache::array::Dtype::F16 => bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes)
-            .iter()
-            .map(|v| v.to_f32())
-            .collect(),
-        _ => bytemuck::pod_collect_to_vec(&bytes),
-    }
-}
-
 #[test]
 fn features_are_what_the_teacher_computes_on_the_stored_inputs() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_idx(&folder.path().join("data"), 37);
-    let mut recipe = recipe(
-        folder.path(),
-        "teacher.onnx",
-        &format!("idx:{}", folder.path().join("data").display()),
-    );
+    let folder = &Sandbox::with_runtime().teacher().data(37);
+    let mut recipe =
+        recipe(folder, "teacher.onnx", &format!("idx:{}", folder.join("data").display()));
     recipe.taps = ["map1", "map2@7x7=small", "pooled"].map(str::to_owned).to_vec();
     let report = extract(&recipe);
     assert_eq!((report.rows, report.computed, report.skipped), (37, 37, 0));
@@ -116,39 +90,37 @@ fn argmax(row: &[f32]) -> i64 {
 
 #[test]
 fn a_fixed_batch_gives_the_same_rows_as_an_open_one() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("open.onnx"));
-    support::write_teacher_of_batch(&folder.path().join("fixed.onnx"), Some(8));
-    support::write_idx(&folder.path().join("data"), 21);
-    let data = format!("idx:{}", folder.path().join("data").display());
+    let folder = &Sandbox::with_runtime();
+    support::write_teacher(&folder.join("open.onnx"));
+    support::write_teacher_of_batch(&folder.join("fixed.onnx"), 8);
+    support::write_idx(&folder.join("data"), 21);
+    let data = format!("idx:{}", folder.join("data").display());
     let mut logits = Vec::new();
     for teacher in ["open.onnx", "fixed.onnx"] {
-        let mut recipe = recipe(folder.path(), teacher, &data);
-        (recipe.output, recipe.batch) = (folder.path().join(teacher).with_extension("cache"), None);
+        let mut recipe = recipe(folder, teacher, &data);
+        (recipe.output, recipe.batch) = (folder.join(teacher).with_extension("cache"), None);
         assert_eq!(extract(&recipe).rows, 21);
         logits.push(floats(&Cache::open(&recipe.output).unwrap(), "logits"));
     }
     let difference =
         logits[0].iter().zip(&logits[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(difference < 1e-4, "{difference}");
-    let mut other = recipe(folder.path(), "fixed.onnx", &data);
+    let mut other = recipe(folder, "fixed.onnx", &data);
     other.batch = Some(4);
-    let error = extract::run(&other, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+    let error = try_extract(&other).unwrap_err();
     assert!(error.to_string().contains("expected 8"), "{error}");
 }
 
 #[test]
 fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/baked_batch.onnx");
-    let data = noise(folder.path(), "x", &[5, 4]);
+    let folder = &Sandbox::with_runtime();
+    let model = support::committed("tests/data/models/baked_batch.onnx");
+    let data = write_noise(folder, "x", &[5, 4]);
     let recipe = Extract {
         teacher: model,
         preprocess: PreprocessOptions::default(),
         batch: None,
-        ..recipe(folder.path(), "", &data)
+        ..recipe(folder, "", &data)
     };
     assert_eq!(extract(&recipe).rows, 5);
     assert_eq!(Cache::open(&recipe.output).unwrap().manifest().teacher.batch, 1);
@@ -156,15 +128,11 @@ fn a_batch_of_one_that_the_exporter_baked_in_is_found() {
 
 #[test]
 fn automatic_storage_takes_f32_where_f16_ends() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_faulty_teacher(&folder.path().join("large.onnx"), support::Fault::Large);
-    support::write_idx(&folder.path().join("data"), 10);
-    let mut recipe = recipe(
-        folder.path(),
-        "large.onnx",
-        &format!("idx:{}", folder.path().join("data").display()),
-    );
+    let folder = &Sandbox::with_runtime();
+    support::write_faulty_teacher(&folder.join("large.onnx"), support::Fault::Large);
+    support::write_idx(&folder.join("data"), 10);
+    let mut recipe =
+        recipe(folder, "large.onnx", &format!("idx:{}", folder.join("data").display()));
     recipe.store = Store::Auto;
     recipe.taps = vec!["map1".into(), "map2".into()];
     extract(&recipe);
@@ -178,15 +146,10 @@ fn automatic_storage_takes_f32_where_f16_ends() {
 
 #[test]
 fn a_flat_folder_has_no_labels_and_no_accuracy() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_images(&folder.path().join("images"), 10);
-    let mut recipe = recipe(
-        folder.path(),
-        "teacher.onnx",
-        &format!("folder:{}", folder.path().join("images/a").display()),
-    );
+    let folder = &Sandbox::with_runtime().teacher();
+    support::write_images(&folder.join("images"), 10);
+    let mut recipe =
+        recipe(folder, "teacher.onnx", &format!("folder:{}", folder.join("images/a").display()));
     recipe.limit = Some(4);
     let report = extract(&recipe);
     assert_eq!((report.rows, report.teacher_top1), (4, None));
@@ -195,19 +158,14 @@ fn a_flat_folder_has_no_labels_and_no_accuracy() {
 
 #[test]
 fn arrays_are_fed_and_stored_as_they_are() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
+    let folder = &Sandbox::with_runtime().teacher();
     let mut random = support::Random(11);
     #[allow(clippy::cast_possible_truncation, reason = "test data")]
     let values: Vec<f32> = (0..5 * 784).map(|_| random.unit() as f32).collect();
     let array = Array::new(vec![5, 1, 28, 28], Values::F32(values.clone())).unwrap();
-    support::write_npz(&folder.path().join("data.npz"), &[("image", &array)]);
-    let mut recipe = recipe(
-        folder.path(),
-        "teacher.onnx",
-        &format!("npz:{}", folder.path().join("data.npz").display()),
-    );
+    support::write_npz(&folder.join("data.npz"), &[("image", &array)]);
+    let mut recipe =
+        recipe(folder, "teacher.onnx", &format!("npz:{}", folder.join("data.npz").display()));
     recipe.preprocess = PreprocessOptions::default();
     assert_eq!(extract(&recipe).rows, 5);
     let cache = Cache::open(&recipe.output).unwrap();
@@ -217,16 +175,6 @@ fn arrays_are_fed_and_stored_as_they_are() {
         let first = usize::try_from(id).unwrap() * 784;
         assert_eq!(row, &values[first..first + 784]);
     }
-}
-
-/// Noise for a model's input, as an .npz.
-fn noise(folder: &Path, name: &str, shape: &[usize]) -> String {
-    let mut random = support::Random(13);
-    #[allow(clippy::cast_possible_truncation, reason = "test data")]
-    let values = (0..shape.iter().product()).map(|_| random.unit() as f32 - 0.5).collect();
-    let path = folder.join("noise.npz");
-    support::write_npz(&path, &[(name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap())]);
-    format!("npz:{}", path.display())
 }
 
 fn axes(cache: &Cache, alias: &str) -> (String, Vec<usize>) {
@@ -251,17 +199,16 @@ fn maps(cache: &Cache, input: &str, aliases: &[&str]) -> Vec<(Vec<usize>, Vec<f3
 
 #[test]
 fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/nhwc.onnx");
-    let data = noise(folder.path(), "image:0", &[6, 8, 8, 3]);
+    let folder = &Sandbox::with_runtime();
+    let model = support::committed("tests/data/models/nhwc.onnx");
+    let data = write_noise(folder, "image:0", &[6, 8, 8, 3]);
     for (number, (size, shape)) in [("", [8, 8]), ("@3x5", [3, 5])].into_iter().enumerate() {
         let mut recipe = Extract {
             teacher: model.clone(),
             preprocess: PreprocessOptions::default(),
-            ..recipe(folder.path(), "", &data)
+            ..recipe(folder, "", &data)
         };
-        recipe.output = folder.path().join(number.to_string());
+        recipe.output = folder.join(number.to_string());
         recipe.taps =
             vec![format!("block1/relu:0{size}=first"), format!("block1/nhwc:0{size}=last")];
         extract(&recipe);
@@ -284,7 +231,7 @@ fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
     let mut recipe = Extract {
         teacher: model,
         preprocess: PreprocessOptions::default(),
-        ..recipe(folder.path(), "", &data)
+        ..recipe(folder, "", &data)
     };
     recipe.taps = vec!["block1/relu:0:nhwc@2x8=claimed".into()];
     extract(&recipe);
@@ -296,14 +243,13 @@ fn channels_last_taps_keep_their_axes_and_train_as_the_same_maps() {
 
 #[test]
 fn tokens_are_stored_as_the_map_that_they_cover() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/vit.onnx");
-    let data = noise(folder.path(), "image", &[5, 3, 8, 6]);
+    let folder = &Sandbox::with_runtime();
+    let model = support::committed("tests/data/models/vit.onnx");
+    let data = write_noise(folder, "image", &[5, 3, 8, 6]);
     let mut recipe = Extract {
         teacher: model,
         preprocess: PreprocessOptions::default(),
-        ..recipe(folder.path(), "", &data)
+        ..recipe(folder, "", &data)
     };
     recipe.taps = ["patch", "tokens", "block@2x3=small"].map(str::to_owned).to_vec();
     extract(&recipe);
@@ -317,8 +263,7 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
     assert_eq!(patch.0, [5, 7, 4, 3]);
     assert_eq!(patch, tokens);
     // channels before positions are a map that was flattened
-    (recipe.taps, recipe.output) =
-        (vec!["columns".into(), "patch".into()], folder.path().join("columns"));
+    (recipe.taps, recipe.output) = (vec!["columns".into(), "patch".into()], folder.join("columns"));
     extract(&recipe);
     let cache = Cache::open(&recipe.output).unwrap();
     assert_eq!(axes(&cache, "columns"), ("chw".into(), vec![7, 4, 3]));
@@ -327,22 +272,21 @@ fn tokens_are_stored_as_the_map_that_they_cover() {
 
 #[test]
 fn long_names_become_short_ones_that_differ() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = &Sandbox::with_runtime();
     let long =
         |end: &str| format!("StatefulPartitionedCall/{}{end}", "block_expand_relu/".repeat(16));
     let (input, names) = (long("input"), [long("relu"), long("relu_1")]);
     assert!(names[0].len() > 300 && names[1].starts_with(&names[0]));
     support::write_convolutions(
-        &folder.path().join("teacher.onnx"),
+        &folder.join("teacher.onnx"),
         &input,
         &[3, 8, 8],
         [&names[0], &names[1]],
     );
-    let data = noise(folder.path(), &input, &[9, 3, 8, 8]);
+    let data = write_noise(folder, &input, &[9, 3, 8, 8]);
     let mut recipe = Extract {
         preprocess: PreprocessOptions::default(),
-        ..recipe(folder.path(), "teacher.onnx", &data)
+        ..recipe(folder, "teacher.onnx", &data)
     };
     recipe.taps = names.to_vec();
     recipe.keep = Keep::These(vec![Statistic::Features, Statistic::Mean]);
@@ -359,26 +303,18 @@ fn long_names_become_short_ones_that_differ() {
         floats(&cache, &format!("taps/{}/features", aliases[0])),
         floats(&cache, &format!("taps/{}/features", aliases[1]))
     );
-    let live = live::compare(
-        &recipe.output,
-        &recipe.teacher,
-        &Runtime::load(None).unwrap(),
-        &OPTIONS,
-        &Silent,
-    )
-    .unwrap();
+    let live = compare(&recipe);
     assert_eq!((live.arrays.len(), live.wrong().count()), (5, 0), "{live:?}");
 }
 
 #[test]
 fn a_map_of_one_dimension_is_stored_as_one_of_height_one() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_convolutions(&folder.path().join("teacher.onnx"), "x", &[2, 20], ["r1", "r2"]);
-    let data = noise(folder.path(), "x", &[9, 2, 20]);
+    let folder = &Sandbox::with_runtime();
+    support::write_convolutions(&folder.join("teacher.onnx"), "x", &[2, 20], ["r1", "r2"]);
+    let data = write_noise(folder, "x", &[9, 2, 20]);
     let mut recipe = Extract {
         preprocess: PreprocessOptions::default(),
-        ..recipe(folder.path(), "teacher.onnx", &data)
+        ..recipe(folder, "teacher.onnx", &data)
     };
     recipe.taps = ["r1", "r2@1x5=short"].map(str::to_owned).to_vec();
     recipe.keep = Keep::These(vec![Statistic::Features, Statistic::Attention, Statistic::Vector]);
@@ -401,51 +337,31 @@ fn a_map_of_one_dimension_is_stored_as_one_of_height_one() {
             assert!((mean - vector[row * 8 + channel]).abs() < 1e-5);
         }
     }
-    let live = live::compare(
-        &recipe.output,
-        &recipe.teacher,
-        &Runtime::load(None).unwrap(),
-        &OPTIONS,
-        &Silent,
-    )
-    .unwrap();
+    let live = compare(&recipe);
     assert_eq!(live.wrong().count(), 0, "{live:?}");
     // what is suggested is the same map
-    (recipe.taps, recipe.output) = (Vec::new(), folder.path().join("suggested"));
+    (recipe.taps, recipe.output) = (Vec::new(), folder.join("suggested"));
     extract(&recipe);
     assert_eq!(axes(&Cache::open(&recipe.output).unwrap(), "r2"), ("chw".into(), vec![8, 1, 20]));
 }
 
 #[test]
 fn a_volume_is_kept_whole_and_nothing_is_made_of_it() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_convolutions(
-        &folder.path().join("teacher.onnx"),
-        "x",
-        &[3, 4, 6, 6],
-        ["r1", "r2"],
-    );
-    let data = noise(folder.path(), "x", &[9, 3, 4, 6, 6]);
+    let folder = &Sandbox::with_runtime();
+    support::write_convolutions(&folder.join("teacher.onnx"), "x", &[3, 4, 6, 6], ["r1", "r2"]);
+    let data = write_noise(folder, "x", &[9, 3, 4, 6, 6]);
     let mut recipe = Extract {
         preprocess: PreprocessOptions::default(),
-        ..recipe(folder.path(), "teacher.onnx", &data)
+        ..recipe(folder, "teacher.onnx", &data)
     };
     recipe.taps = vec!["r1".into()];
     extract(&recipe);
     assert_eq!(extract(&recipe).computed, 0);
     let cache = Cache::open(&recipe.output).unwrap();
     assert_eq!(axes(&cache, "r1"), ("cdhw".into(), vec![8, 4, 6, 6]));
-    let live = live::compare(
-        &recipe.output,
-        &recipe.teacher,
-        &Runtime::load(None).unwrap(),
-        &OPTIONS,
-        &Silent,
-    )
-    .unwrap();
+    let live = compare(&recipe);
     assert_eq!((live.arrays.len(), live.wrong().count()), (2, 0), "{live:?}");
-    recipe.output = folder.path().join("other");
+    recipe.output = folder.join("other");
     for (tap, keep, reason) in [
         (
             "r1",
@@ -456,41 +372,35 @@ fn a_volume_is_kept_whole_and_nothing_is_made_of_it() {
         ("r1:nhwc", Keep::Auto, "expected a map, which alone has an axis order"),
     ] {
         (recipe.taps, recipe.keep) = (vec![tap.into()], keep);
-        let error =
-            extract::run(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+        let error = try_extract(&recipe).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
 
 #[test]
 fn a_cache_is_compared_with_its_teacher() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_teacher_of_batch(&folder.path().join("fixed.onnx"), Some(8));
-    support::write_idx(&folder.path().join("data"), 21);
-    let images = format!("idx:{}", folder.path().join("data").display());
+    let folder = &Sandbox::with_runtime();
+    let models = support::committed("tests/data/models");
+    support::write_teacher(&folder.join("teacher.onnx"));
+    support::write_teacher_of_batch(&folder.join("fixed.onnx"), 8);
+    support::write_idx(&folder.join("data"), 21);
+    let images = format!("idx:{}", folder.join("data").display());
     let runtime = Runtime::load(None).unwrap();
     let compare =
         |cache: &Path, teacher: &Path| live::compare(cache, teacher, &runtime, &OPTIONS, &Silent);
     let cases: [(std::path::PathBuf, &str, &[&str]); 4] = [
-        (folder.path().join("teacher.onnx"), "image", &["map1", "map2@3x5", "pooled"]),
-        (folder.path().join("fixed.onnx"), "image", &["map2"]),
+        (folder.join("teacher.onnx"), "image", &["map1", "map2@3x5", "pooled"]),
+        (folder.join("fixed.onnx"), "image", &["map2"]),
         (models.join("nhwc.onnx"), "image:0", &["block1/nhwc:0@3x5", "block1/relu:0:nhwc@2x8"]),
         (models.join("vit.onnx"), "image", &["patch", "tokens", "block@2x3"]),
     ];
     for (number, (teacher, input, taps)) in cases.into_iter().enumerate() {
         let shape: &[usize] = if input == "image:0" { &[12, 8, 8, 3] } else { &[12, 3, 8, 6] };
-        let data = if number < 2 { images.clone() } else { noise(folder.path(), input, shape) };
-        let mut recipe = Extract {
-            store: Store::Auto,
-            teacher,
-            batch: None,
-            ..recipe(folder.path(), "", &data)
-        };
+        let data = if number < 2 { images.clone() } else { write_noise(folder, input, shape) };
+        let mut recipe =
+            Extract { store: Store::Auto, teacher, batch: None, ..recipe(folder, "", &data) };
         (recipe.output, recipe.taps) =
-            (folder.path().join(number.to_string()), taps.iter().map(|&t| t.to_owned()).collect());
+            (folder.join(number.to_string()), taps.iter().map(|&t| t.to_owned()).collect());
         if number >= 2 {
             recipe.preprocess = PreprocessOptions::default();
         }
@@ -498,7 +408,7 @@ fn a_cache_is_compared_with_its_teacher() {
         let live = compare(&recipe.output, &recipe.teacher).unwrap();
         assert_eq!((live.arrays.len(), live.wrong().count()), (taps.len() + 1, 0), "{live:?}");
     }
-    let error = compare(&folder.path().join("0"), &folder.path().join("fixed.onnx")).unwrap_err();
+    let error = compare(&folder.join("0"), &folder.join("fixed.onnx")).unwrap_err();
     assert!(
         error.to_string().contains("fixed.onnx: expected the one that the cache was made with"),
         "{error}"

@@ -3,66 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use crate::support;
+use crate::support::graph::{BFLOAT16, BOOL, FLOAT, INT8, UINT16, int, value, write_graph};
+use crate::support::{self, OPTIONS, Sandbox, bytes, noise};
 
 use nst_cache::array::{Array, Dtype, Values};
-use nst_cache::cache::{Cache, Decoder, Manifest};
+use nst_cache::cache::{Cache, Manifest};
 use nst_cache::error::Error;
-use nst_cache::extract::{self, live};
+use nst_cache::extract;
 use nst_cache::monitor::Silent;
-use nst_cache::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
-};
+use nst_cache::onnx::proto::{AttributeProto, GraphProto, ValueInfoProto};
 use nst_cache::onnx::{InputValue, tensor_proto};
 use nst_cache::recipe::Extract;
-use nst_cache::runtime::{Device, Runtime, SessionOptions};
-use prost::Message as _;
+use nst_cache::runtime::Runtime;
 use std::path::Path;
 
-const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1 };
 /// Samples of a data set.
 const SAMPLES: usize = 11;
-/// Codes of ONNX's element types.
-const FLOAT: i32 = 1;
-const UINT16: i32 = 4;
-const INT8: i32 = 3;
-const BOOL: i32 = 9;
-const BFLOAT16: i32 = 16;
-
-/// An input or output: numbers are sizes, other words symbols.
-fn value(name: &str, code: i32, axes: &[&str]) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension};
-    let size = |axis: &str| {
-        axis.parse()
-            .map_or_else(|_| dimension::Value::DimParam(axis.into()), dimension::Value::DimValue)
-    };
-    let dim = axes
-        .iter()
-        .map(|axis| Dimension { value: Some(size(axis)), ..Dimension::default() })
-        .collect();
-    let tensor =
-        type_proto::Tensor { elem_type: Some(code), shape: Some(TensorShapeProto { dim }) };
-    let r#type =
-        TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
-}
-
-fn to_float() -> Vec<AttributeProto> {
-    vec![AttributeProto {
-        name: Some("to".into()),
-        r#type: Some(attribute_proto::AttributeType::Int.into()),
-        i: Some(1),
-        ..AttributeProto::default()
-    }]
-}
-
-fn floats(shape: &[usize], seed: u64) -> Array {
-    let mut random = support::Random(seed);
-    #[allow(clippy::cast_possible_truncation, reason = "test data")]
-    let values = (0..shape.iter().product()).map(|_| random.unit() as f32 - 0.5).collect();
-    Array::new(shape.to_vec(), Values::F32(values)).unwrap()
-}
 
 /// Writes a model of these nodes over `x` [N, 3] and more inputs; `w` [3, 4] and `first` (the axis
 /// 0) are there.
@@ -76,7 +32,7 @@ fn write_model(
         input: inputs,
         output: vec![value("logits", FLOAT, &["N", "4"])],
         initializer: vec![
-            tensor_proto("w", &floats(&[3, 4], 5)),
+            tensor_proto("w", &noise(&[3, 4], 5)),
             tensor_proto("first", &Array::new(vec![1], Values::I64(vec![0])).unwrap()),
         ],
         node: nodes
@@ -87,17 +43,7 @@ fn write_model(
             .collect(),
         ..GraphProto::default()
     };
-    let model = ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
-        graph: Some(graph),
-        ..ModelProto::default()
-    };
-    std::fs::write(path, model.encode_to_vec()).unwrap();
-}
-
-fn recipe(folder: &Path) -> Extract {
-    support::recipe(folder, &format!("npz:{}", folder.join("data.npz").display()))
+    write_graph(path, graph);
 }
 
 fn extract(recipe: &Extract) -> Result<Cache, Error> {
@@ -107,27 +53,13 @@ fn extract(recipe: &Extract) -> Result<Cache, Error> {
 
 /// What `cache verify --live` finds wrong.
 fn wrong(recipe: &Extract) -> usize {
-    let live = live::compare(
-        &recipe.output,
-        &recipe.teacher,
-        &Runtime::load(None).unwrap(),
-        &OPTIONS,
-        &Silent,
-    )
-    .unwrap();
+    let live = support::compare(recipe);
     assert_eq!(live.rows, SAMPLES);
     live.wrong().count()
 }
 
-/// An array's bytes in row order.
-fn bytes(cache: &Cache, path: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    cache
-        .array(path)
-        .unwrap()
-        .read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes)
-        .unwrap();
-    bytes
+fn recipe(folder: &Path) -> Extract {
+    support::recipe(folder, &format!("npz:{}", folder.join("data.npz").display()))
 }
 
 /// Checks the logits of each row against those computed of its sample, `expected(sample, class)`.
@@ -146,16 +78,15 @@ fn check_logits(cache: &Cache, expected: impl Fn(usize, usize) -> f32) {
 
 /// `x` times `w`, by sample and class.
 fn product(x: &Array) -> impl Fn(usize, usize) -> f32 {
-    let (x, w) = (x.to_f32(), floats(&[3, 4], 5).to_f32());
+    let (x, w) = (x.to_f32(), noise(&[3, 4], 5).to_f32());
     move |sample, class| (0..3).map(|i| x[sample * 3 + i] * w[i * 4 + class]).sum()
 }
 
 #[test]
 fn a_batch_on_another_axis_keeps_samples_apart() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let (x, state) = (floats(&[SAMPLES, 3], 1), floats(&[SAMPLES, 2, 4], 2));
-    support::write_npz(&folder.path().join("data.npz"), &[("x", &x), ("state", &state)]);
+    let folder = &Sandbox::with_runtime();
+    let (x, state) = (noise(&[SAMPLES, 3], 1), noise(&[SAMPLES, 2, 4], 2));
+    support::write_npz(&folder.join("data.npz"), &[("x", &x), ("state", &state)]);
     let nodes: [(&str, &[&str], &str, _); 3] = [
         ("MatMul", &["x", "w"], "p", vec![]),
         ("ReduceSum", &["state", "first"], "kept", vec![]),
@@ -175,20 +106,20 @@ fn a_batch_on_another_axis_keeps_samples_apart() {
     };
     // the symbol says it
     write_model(
-        &folder.path().join("teacher.onnx"),
+        &folder.join("teacher.onnx"),
         vec![value("x", FLOAT, &["N", "3"]), value("state", FLOAT, &["2", "N", "4"])],
         &nodes,
     );
-    let mut recipe = recipe(folder.path());
+    let mut recipe = recipe(folder);
     check(&extract(&recipe).unwrap());
     assert_eq!(wrong(&recipe), 0);
     // nothing says it: refused, or as the user says
     write_model(
-        &folder.path().join("teacher.onnx"),
+        &folder.join("teacher.onnx"),
         vec![value("x", FLOAT, &["N", "3"]), value("state", FLOAT, &["2", "M", "4"])],
         &nodes,
     );
-    recipe.output = folder.path().join("told");
+    recipe.output = folder.join("told");
     let error = extract(&recipe).err().unwrap();
     assert!(
         error.chain().contains("input `state`: its batch axis is unknown"),
@@ -203,24 +134,23 @@ fn a_batch_on_another_axis_keeps_samples_apart() {
 
 #[test]
 fn a_tensor_with_the_batch_elsewhere_is_never_split() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = &Sandbox::with_runtime();
     // as many steps as a probe has samples, and as the model's batch has
     for (steps, symbol) in [(2, "N"), (3, "N"), (5, "5")] {
-        let x = floats(&[10, steps, 3], 3);
-        support::write_npz(&folder.path().join("data.npz"), &[("x", &x)]);
+        let x = noise(&[10, steps, 3], 3);
+        support::write_npz(&folder.join("data.npz"), &[("x", &x)]);
         let nodes: [(&str, &[&str], &str, _); 3] = [
             ("MatMul", &["x", "w"], "hidden", vec![]),
             ("ReduceSum", &["hidden", "first"], "kept", vec![]),
             ("Squeeze", &["kept", "first"], "logits", vec![]),
         ];
         write_model(
-            &folder.path().join("teacher.onnx"),
+            &folder.join("teacher.onnx"),
             vec![value("x", FLOAT, &["S", symbol, "3"])],
             &nodes,
         );
-        let mut recipe = recipe(folder.path());
-        recipe.output = folder.path().join(format!("{steps}"));
+        let mut recipe = recipe(folder);
+        recipe.output = folder.join(format!("{steps}"));
         recipe.batch = None;
         recipe.feeding.batch_axes = vec!["x=1".parse().unwrap()];
         let cache = extract(&recipe).unwrap();
@@ -230,7 +160,7 @@ fn a_tensor_with_the_batch_elsewhere_is_never_split() {
             .collect();
         check_logits(&cache, product(&Array::new(vec![10, 3], Values::F32(summed)).unwrap()));
         recipe.taps = vec!["hidden".into()];
-        recipe.output = folder.path().join(format!("{steps}-hidden"));
+        recipe.output = folder.join(format!("{steps}-hidden"));
         let error = extract(&recipe).err().unwrap().chain();
         assert!(error.contains("`hidden`") && error.contains("batch"), "{error}");
     }
@@ -238,10 +168,9 @@ fn a_tensor_with_the_batch_elsewhere_is_never_split() {
 
 #[test]
 fn a_constant_is_fed_beside_the_data_and_recorded() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let x = floats(&[SAMPLES, 3], 1);
-    support::write_npz(&folder.path().join("data.npz"), &[("x", &x)]);
+    let folder = &Sandbox::with_runtime();
+    let x = noise(&[SAMPLES, 3], 1);
+    support::write_npz(&folder.join("data.npz"), &[("x", &x)]);
     let inputs = vec![
         value("x", FLOAT, &["N", "3"]),
         value("temp", FLOAT, &[]),
@@ -252,8 +181,8 @@ fn a_constant_is_fed_beside_the_data_and_recorded() {
         ("Mul", &["p", "temp"], "scaled", vec![]),
         ("Add", &["scaled", "shift"], "logits", vec![]),
     ];
-    write_model(&folder.path().join("teacher.onnx"), inputs, &nodes);
-    let mut recipe = recipe(folder.path());
+    write_model(&folder.join("teacher.onnx"), inputs, &nodes);
+    let mut recipe = recipe(folder);
     let error = extract(&recipe).err().unwrap();
     assert!(error.find_hint().unwrap().contains("--input temp=VALUE"), "{}", error.chain());
     let given = |input: &str, values: &[f64]| InputValue {
@@ -287,9 +216,8 @@ fn a_constant_is_fed_beside_the_data_and_recorded() {
 
 #[test]
 fn every_type_of_input_is_fed_and_stored() {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let x = floats(&[SAMPLES, 3], 1);
+    let folder = &Sandbox::with_runtime();
+    let x = noise(&[SAMPLES, 3], 1);
     let ints: Vec<i64> = (0..i64::try_from(SAMPLES * 4).unwrap()).collect();
     let mask = Array::new(
         vec![SAMPLES, 4],
@@ -303,12 +231,12 @@ fn every_type_of_input_is_fed_and_stored() {
         Values::U16(ints.iter().map(|&i| u16::try_from(i * 1000).unwrap()).collect()),
     )
     .unwrap();
-    let half = floats(&[SAMPLES, 4], 9);
+    let half = noise(&[SAMPLES, 4], 9);
     // float64 for float32, int64 for int8, float32 for bfloat16
     let wide = x.converted(Dtype::F64).unwrap();
     let arrays =
         [("x", &wide), ("mask", &mask), ("small", &small), ("depth", &depth), ("half", &half)];
-    support::write_npz(&folder.path().join("data.npz"), &arrays);
+    support::write_npz(&folder.join("data.npz"), &arrays);
     let inputs = vec![
         value("x", FLOAT, &["N", "3"]),
         value("mask", BOOL, &["N", "4"]),
@@ -319,13 +247,13 @@ fn every_type_of_input_is_fed_and_stored() {
     let names = ["mask", "small", "depth", "half"];
     let mut nodes: Vec<(&str, &[&str], &str, Vec<AttributeProto>)> =
         vec![("MatMul", &["x", "w"], "p", vec![])];
-    nodes.push(("Cast", &names[0..1], "f0", to_float()));
-    nodes.push(("Cast", &names[1..2], "f1", to_float()));
-    nodes.push(("Cast", &names[2..3], "f2", to_float()));
-    nodes.push(("Cast", &names[3..4], "f3", to_float()));
+    nodes.push(("Cast", &names[0..1], "f0", vec![int("to", FLOAT.into())]));
+    nodes.push(("Cast", &names[1..2], "f1", vec![int("to", FLOAT.into())]));
+    nodes.push(("Cast", &names[2..3], "f2", vec![int("to", FLOAT.into())]));
+    nodes.push(("Cast", &names[3..4], "f3", vec![int("to", FLOAT.into())]));
     nodes.push(("Sum", &["p", "f0", "f1", "f2", "f3"], "logits", vec![]));
-    write_model(&folder.path().join("teacher.onnx"), inputs, &nodes);
-    let recipe = recipe(folder.path());
+    write_model(&folder.join("teacher.onnx"), inputs, &nodes);
+    let recipe = recipe(folder);
     let cache = extract(&recipe).unwrap();
     let (product, rounded) = (product(&x), half.converted(Dtype::BF16).unwrap().to_f32());
     let others: Vec<Vec<f32>> = vec![mask.to_f32(), small.to_f32(), depth.to_f32(), rounded];

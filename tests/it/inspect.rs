@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support;
+use crate::support::{self, PROGRAM, Sandbox};
 
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::tap::{self, Role, Tap};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 fn runtime() -> Runtime {
     let file =
         format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release").join(file);
+    let built = support::committed("target/release").join(file);
     let path: Option<PathBuf> =
         (std::env::var_os("ORT_DYLIB_PATH").is_none() && built.is_file()).then_some(built);
     Runtime::load(path.as_deref())
@@ -22,12 +22,12 @@ fn runtime() -> Runtime {
 }
 
 fn committed(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name)
+    support::committed("tests/data/models").join(name)
 }
 
 /// A file beside the repository, if it is there.
 fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    let path = support::committed("../shared").join(name);
     path.is_file().then_some(path)
 }
 
@@ -199,7 +199,7 @@ fn every_student_of_the_references() {
 /// Runs the program and gives the most memory that it had, in bytes; `None` where the system does
 /// not say.
 fn peak_memory(arguments: &[&str]) -> Option<u64> {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nst-cache"));
+    let mut command = std::process::Command::new(PROGRAM);
     let mut child = command
         .args(arguments)
         .args(["--quiet", "--json"])
@@ -223,16 +223,16 @@ fn peak_memory(arguments: &[&str]) -> Option<u64> {
 #[test]
 fn a_probe_takes_no_more_than_a_run() {
     runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("deep.onnx");
+    let folder = &Sandbox::new();
+    let path = folder.join("deep.onnx");
     // 49 tensors of 16.8 MB a sample: all of them together are 1.6 GB of two samples
     support::write_deep(&path, 24, 16, 512);
     let Some(peak) = peak_memory(&["inspect", path.to_str().unwrap()]) else { return };
     assert!(peak < 500 << 20, "inspect: {} MB", peak >> 20);
     let row = Array::new(vec![2, 1, 512, 512], Values::F32(vec![0.5; 2 << 18])).unwrap();
-    let data = folder.path().join("data.npz");
+    let data = folder.join("data.npz");
     support::write_npz(&data, &[("image", &row)]);
-    let (data, cache) = (format!("npz:{}", data.display()), folder.path().join("cache"));
+    let (data, cache) = (format!("npz:{}", data.display()), folder.join("cache"));
     let arguments = [
         "extract",
         path.to_str().unwrap(),

@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod architecture;
+mod benches;
 mod cache_trust;
 mod cache_zarr;
 mod cli_contract;
 mod cli_errors;
-mod criterion_memory;
 #[cfg(target_os = "linux")]
 mod durability;
 mod executors;
@@ -21,6 +21,7 @@ mod inspect;
 mod operators_onnx;
 mod presets;
 mod recipes;
+mod snapshots;
 mod statistics;
 mod student_export;
 mod support;

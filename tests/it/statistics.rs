@@ -3,15 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use crate::support;
+use crate::support::{
+    self, OPTIONS, Sandbox, bytes, compare, extract, floats, tap_paths, try_extract,
+};
 
 use nst_cache::array::{Array, Layout, Values};
-use nst_cache::cache::{self, Cache, Decoder, Manifest};
+use nst_cache::cache::{self, Cache, Manifest};
 use nst_cache::data::{PreprocessOptions, Take};
-use nst_cache::extract::{self, ExtractReport, live};
+use nst_cache::extract::{self, ExtractReport};
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{Extract, Keep, PairRecipe, Train};
-use nst_cache::runtime::{Device, Runtime, SessionOptions};
+use nst_cache::runtime::Runtime;
 use nst_cache::statistic::{Maps, Statistic, compute};
 use nst_cache::storage::Lock;
 use nst_cache::student::{Executor, ImportOptions, Student, preset};
@@ -21,18 +23,12 @@ use nst_cache::trainer::metrics::METRICS;
 use nst_cache::trainer::pairing;
 use nst_cache::trainer::source::{CacheSource, Source};
 use std::path::Path;
-use std::process::{Command, Output};
 
-const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1 };
 const SAMPLES: usize = 80;
 
 /// A folder with a teacher and images.
-fn prepare() -> tempfile::TempDir {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
-    support::write_idx(&folder.path().join("data"), SAMPLES);
-    folder
+fn prepare() -> Sandbox {
+    Sandbox::with_runtime().teacher().data(SAMPLES)
 }
 
 fn recipe(folder: &Path, keep: &str, criteria: &[&str], output: &str) -> Extract {
@@ -47,45 +43,15 @@ fn recipe(folder: &Path, keep: &str, criteria: &[&str], output: &str) -> Extract
     }
 }
 
-fn extract(recipe: &Extract) -> ExtractReport {
-    extract::run(recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap()
-}
-
 fn taps(recipe: Extract, taps: &[&str]) -> Extract {
     Extract { taps: taps.iter().map(|&t| t.to_owned()).collect(), ..recipe }
 }
 
-/// All rows of an array.
-fn bytes(cache: &Cache, path: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    cache
-        .array(path)
-        .unwrap()
-        .read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes)
-        .unwrap();
-    bytes
-}
-
-fn floats(cache: &Cache, path: &str) -> Vec<f32> {
-    bytemuck::pod_collect_to_vec(&bytes(cache, path))
-}
-
-/// The arrays of taps, in the cache's order.
-fn paths(folder: &Path) -> Vec<String> {
-    let manifest = Manifest::load(folder).unwrap();
-    manifest
-        .view_arrays
-        .into_iter()
-        .map(|a| a.path)
-        .filter(|path| path.starts_with("taps/"))
-        .collect()
-}
-
 #[test]
 fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
-    let folder = prepare();
+    let folder = &prepare();
     let all = taps(
-        recipe(folder.path(), "features,gram,mean,attention,vector,sign", &[], "cache"),
+        recipe(folder, "features,gram,mean,attention,vector,sign", &[], "cache"),
         &["map1@7x5=first", "map2=second", "pooled"],
     );
     let report = extract(&all);
@@ -113,14 +79,12 @@ fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
         }
     }
     assert_eq!(cache::verify(&all.output, 2, &Silent).unwrap().findings, []);
-    let live =
-        live::compare(&all.output, &all.teacher, &Runtime::load(None).unwrap(), &OPTIONS, &Silent)
-            .unwrap();
+    let live = compare(&all);
     assert_eq!((live.arrays.len(), live.wrong().count()), (14, 0), "{live:?}");
     // neither the threads nor the batch's place move a bit
-    let again = Extract { threads: 1, output: folder.path().join("again"), ..all.clone() };
+    let again = Extract { threads: 1, output: folder.join("again"), ..all.clone() };
     extract(&again);
-    for path in paths(&all.output) {
+    for path in tap_paths(&all.output) {
         assert_eq!(
             bytes(&cache, &path),
             bytes(&Cache::open(&again.output).unwrap(), &path),
@@ -131,31 +95,29 @@ fn statistics_in_a_cache_are_those_of_the_features_beside_them() {
 
 #[test]
 fn nodes_of_the_teachers_graph_give_what_the_host_computes() {
-    let folder = prepare();
+    let folder = &prepare();
     let all = "features,gram,mean,attention,vector,sign";
-    let host =
-        taps(recipe(folder.path(), all, &[], "host"), &["map1@7x5=first", "map2=second", "pooled"]);
-    let graph =
-        Extract { in_graph: Some(true), output: folder.path().join("graph"), ..host.clone() };
+    let host = taps(recipe(folder, all, &[], "host"), &["map1@7x5=first", "map2=second", "pooled"]);
+    let graph = Extract { in_graph: Some(true), output: folder.join("graph"), ..host.clone() };
     extract(&host);
     extract(&graph);
-    let nhwc = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/nhwc.onnx");
+    let nhwc = support::committed("tests/data/models/nhwc.onnx");
     let mut random = support::Random(13);
     #[allow(clippy::cast_possible_truncation, reason = "test data")]
     let values = (0..6 * 192).map(|_| random.unit() as f32 - 0.5).collect();
     let noise = Array::new(vec![6, 8, 8, 3], Values::F32(values)).unwrap();
-    support::write_npz(&folder.path().join("noise.npz"), &[("image:0", &noise)]);
-    let data = format!("npz:{}", folder.path().join("noise.npz").display()).parse().unwrap();
+    support::write_npz(&folder.join("noise.npz"), &[("image:0", &noise)]);
+    let data = format!("npz:{}", folder.join("noise.npz").display()).parse().unwrap();
     let last = Extract {
         teacher: nhwc,
         data,
         preprocess: PreprocessOptions::default(),
-        output: folder.path().join("last"),
+        output: folder.join("last"),
         ..host.clone()
     };
     let last = taps(last, &["block1/nhwc:0@3x5=last", "block1/relu:0=first"]);
     let last_graph =
-        Extract { in_graph: Some(true), output: folder.path().join("last-graph"), ..last.clone() };
+        Extract { in_graph: Some(true), output: folder.join("last-graph"), ..last.clone() };
     extract(&last);
     extract(&last_graph);
     for (host, graph) in [(&host, &graph), (&last, &last_graph)] {
@@ -183,11 +145,11 @@ fn nodes_of_the_teachers_graph_give_what_the_host_computes() {
 
 #[test]
 fn the_criteria_decide_what_is_kept_and_a_resume_keeps_to_it() {
-    let folder = prepare();
+    let folder = &prepare();
     // 196 positions of 16 channels: a Gram matrix would be larger; pooled to 3x3 it is smaller
-    let large = taps(recipe(folder.path(), "auto", &["nst"], "large"), &["map2=large"]);
+    let large = taps(recipe(folder, "auto", &["nst"], "large"), &["map2=large"]);
     let report = extract(&large);
-    assert_eq!(paths(&large.output), ["taps/large/features"]);
+    assert_eq!(tap_paths(&large.output), ["taps/large/features"]);
     assert!(
         report.kept.iter().all(|kept| kept.statistics == [Statistic::Features]),
         "{:?}",
@@ -195,12 +157,12 @@ fn the_criteria_decide_what_is_kept_and_a_resume_keeps_to_it() {
     );
 
     let small = taps(
-        recipe(folder.path(), "auto", &["nst:constant=1", "kd"], "small"),
+        recipe(folder, "auto", &["nst:constant=1", "kd"], "small"),
         &["map2@3x3=small", "pooled"],
     );
     let report = extract(&small);
     assert_eq!(
-        paths(&small.output),
+        tap_paths(&small.output),
         ["taps/small/gram", "taps/small/mean", "taps/pooled/features"]
     );
     let [kept] = report.kept.as_slice() else { panic!("{:?}", report.kept) };
@@ -227,29 +189,29 @@ fn the_criteria_decide_what_is_kept_and_a_resume_keeps_to_it() {
     let gauss = Extract { criteria: vec!["nst-gauss".parse().unwrap()], ..linear };
     assert_eq!(extract(&gauss).computed, SAMPLES);
     assert_eq!(
-        paths(&small.output),
+        tap_paths(&small.output),
         ["taps/small/gram", "taps/small/mean", "taps/pooled/features", "taps/small/features"]
     );
     // without a criterion that reads maps none is kept, but vectors and logits
-    let kd = recipe(folder.path(), "auto", &["kd"], "kd");
+    let kd = recipe(folder, "auto", &["kd"], "kd");
     extract(&kd);
     assert!(
-        paths(&kd.output).iter().all(|path| path.contains("pooled")),
+        tap_paths(&kd.output).iter().all(|path| path.contains("pooled")),
         "{:?}",
-        paths(&kd.output)
+        tap_paths(&kd.output)
     );
 }
 
 #[test]
 fn a_statistic_is_added_to_a_cache_that_is_there() {
-    let folder = prepare();
-    let features = recipe(folder.path(), "auto", &[], "cache");
+    let folder = &prepare();
+    let features = recipe(folder, "auto", &[], "cache");
     extract(&features);
-    let before = paths(&features.output);
+    let before = tap_paths(&features.output);
     assert_eq!(Manifest::load(&features.output).unwrap().format, Manifest::FORMAT_SUMS);
-    let mean = recipe(folder.path(), "mean,attention", &[], "cache");
+    let mean = recipe(folder, "mean,attention", &[], "cache");
     assert_eq!(extract(&mean).computed, SAMPLES);
-    let after = paths(&features.output);
+    let after = tap_paths(&features.output);
     assert_eq!(after[..before.len()], before);
     assert!(
         after.contains(&"taps/map2/mean".to_owned())
@@ -260,7 +222,7 @@ fn a_statistic_is_added_to_a_cache_that_is_there() {
     assert_eq!(cache::verify(&features.output, 2, &Silent).unwrap().findings, []);
     // made at once it is the same, but for the order
     let whole = Extract {
-        output: folder.path().join("whole"),
+        output: folder.join("whole"),
         keep: "features,mean,attention".parse::<Keep>().unwrap(),
         ..mean.clone()
     };
@@ -270,17 +232,17 @@ fn a_statistic_is_added_to_a_cache_that_is_there() {
         assert_eq!(bytes(&grown, &path), bytes(&whole, &path), "{path}");
     }
     // a map of another size is another tap
-    let other = taps(recipe(folder.path(), "gram", &[], "cache"), &["map2@7x7=map2"]);
-    let error = extract::run(&other, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+    let other = taps(recipe(folder, "gram", &[], "cache"), &["map2@7x7=map2"]);
+    let error = try_extract(&other).unwrap_err();
     assert!(error.to_string().contains("made with another tap"), "{error}");
 }
 
 #[test]
 fn maps_are_pooled_to_the_sizes_that_they_are_compared_at() {
-    let folder = prepare();
+    let folder = &prepare();
     let sized = |output: &str| Extract {
         sizes: vec![[9, 9], [4, 6]],
-        ..recipe(folder.path(), "mean", &[], output)
+        ..recipe(folder, "mean", &[], output)
     };
     let fresh = taps(sized("fresh"), &["map1", "map2"]);
     extract(&fresh);
@@ -293,7 +255,7 @@ fn maps_are_pooled_to_the_sizes_that_they_are_compared_at() {
     };
     assert_eq!(shapes(&fresh.output), [("map1".to_owned(), [9, 9]), ("map2".to_owned(), [4, 6])]);
     // beside the features that a cache has at their own size, once
-    let features = taps(recipe(folder.path(), "auto", &[], "grown"), &["map1", "map2"]);
+    let features = taps(recipe(folder, "auto", &[], "grown"), &["map1", "map2"]);
     extract(&features);
     for computed in [SAMPLES, 0] {
         assert_eq!(extract(&sized("grown")).computed, computed);
@@ -306,9 +268,8 @@ fn maps_are_pooled_to_the_sizes_that_they_are_compared_at() {
 
 #[test]
 fn what_each_form_takes_is_measured_and_nothing_is_written() {
-    let folder = prepare();
-    let recipe =
-        taps(recipe(folder.path(), "auto", &["nst"], "none"), &["map2@3x3=small", "pooled"]);
+    let folder = &prepare();
+    let recipe = taps(recipe(folder, "auto", &["nst"], "none"), &["map2@3x3=small", "pooled"]);
     let sizes = extract::sizes(&recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap();
     assert!(!recipe.output.exists());
     let [small, pooled] = sizes.taps.as_slice() else { panic!("{sizes:?}") };
@@ -328,18 +289,6 @@ fn what_each_form_takes_is_measured_and_nothing_is_written() {
     #[allow(clippy::cast_precision_loss, reason = "a few thousand bytes")]
     let measured = stored as f64 / SAMPLES as f64;
     assert!((measured / small.bytes[&Statistic::Gram] - 1.0).abs() < 0.1, "{measured} {small:?}");
-}
-
-fn run(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-    command.current_dir(folder).args(line.split(' ')).output().unwrap()
-}
-
-fn succeeds(folder: &Path, line: &str) -> String {
-    let output = run(folder, line);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{line}: {text}");
-    String::from_utf8_lossy(&output.stdout).into_owned() + &text
 }
 
 const EXTRACT: &str =
@@ -407,10 +356,10 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
 
 #[test]
 fn a_student_trains_from_statistics_as_from_features() {
-    let folder = prepare();
+    let folder = &prepare();
     let [features, statistics] = [("features", "features"), ("gram,mean,attention", "statistics")]
         .map(|(keep, output)| {
-            let recipe = taps(recipe(folder.path(), keep, &[], output), &["map2@5x5=deep"]);
+            let recipe = taps(recipe(folder, keep, &[], output), &["map2@5x5=deep"]);
             extract(&recipe);
             recipe.output
         });
@@ -438,14 +387,10 @@ fn a_student_trains_from_statistics_as_from_features() {
 
 #[test]
 fn a_criterion_that_a_cache_cannot_serve_is_refused_with_the_command_that_adds_it() {
-    let folder = prepare();
-    let at = folder.path();
-    succeeds(at, &format!("{EXTRACT} --tap map2=deep --keep mean --limit 64 --shuffle 3 -o cache"));
-    let refused = |line: &str| {
-        let output = run(at, line);
-        assert_eq!(output.status.code(), Some(2), "{line}");
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
+    let folder = &prepare();
+    folder.succeeds(&format!(
+        "{EXTRACT} --tap map2=deep --keep mean --limit 64 --shuffle 3 -o cache"
+    ));
     let train = |pair: &str, out: &str| {
         format!(
             "train resnet8 --cache cache --criterion nst:pair=deep>{pair} --epochs 1 --device cpu \
@@ -456,20 +401,23 @@ fn a_criterion_that_a_cache_cannot_serve_is_refused_with_the_command_that_adds_i
         |text: &str| text.lines().last().unwrap().split_once("nst-cache ").unwrap().1.to_owned();
     // at its own size, and at that of a student whose map is smaller
     for (pair, size) in [("layer2", "14x14"), ("layer3", "14x14")] {
-        let text = refused(&train(pair, "run"));
+        let text = folder.fails(&train(pair, "run"), 2);
         assert!(
             text.contains("criterion nst-poly: tap deep: expected gram or features")
                 && text.contains(&format!(" at {size}")),
             "{text}"
         );
         let command = adds(&text);
-        assert!(!at.join("run").exists());
-        succeeds(at, &command);
-        assert_eq!(run(at, &command).status.code(), Some(0));
+        assert!(!folder.join("run").exists());
+        folder.succeeds(&command);
+        folder.succeeds(&command);
         // its own size is served now; for the smaller one there is a tap of its own
         let name = if pair == "layer2" { "deep" } else { "deep-7x7" };
-        assert!(paths(&at.join("cache")).contains(&format!("taps/{name}/gram")), "{command}");
+        assert!(
+            tap_paths(&folder.join("cache")).contains(&format!("taps/{name}/gram")),
+            "{command}"
+        );
         let line = train(pair, pair).replace("pair=deep", &format!("pair={name}"));
-        succeeds(at, &line);
+        folder.succeeds(&line);
     }
 }

@@ -7,13 +7,14 @@
     reason = "a test stops at what it did not expect; small counts"
 )]
 
+use crate::support::committed;
 use candle_core::{DType, Device, Tensor};
 use nst_cache::onnx::{Dim, Model};
 use nst_cache::student::{ImportOptions, Mode, Student};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn graphs() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students");
+    let folder = committed("tests/data/students");
     let mut graphs: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
         .map(|e| e.unwrap().path())
@@ -112,7 +113,7 @@ fn an_export_is_the_trained_function_in_inference_form() {
 
 #[test]
 fn statistics_merged_with_parameters_by_an_exporter_are_their_own() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students/fresh_cnn.onnx");
+    let path = committed("tests/data/students/fresh_cnn.onnx");
     let student = Student::import(&Model::read(&path).unwrap(), &ImportOptions::default()).unwrap();
     let exported = student.export(&[]).unwrap();
     for (name, expected) in [("layer2.0.bn2.weight", true), ("layer2.0.bn2.running_var", false)] {
@@ -131,7 +132,7 @@ fn statistics_merged_with_parameters_by_an_exporter_are_their_own() {
 
 #[test]
 fn patterns_freeze_and_a_wrong_one_is_named() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students/mlp_bn.onnx");
+    let path = committed("tests/data/students/mlp_bn.onnx");
     let model = Model::read(&path).unwrap();
     let all = Student::import(&model, &ImportOptions::default()).unwrap().parameters().len();
     let options =
@@ -152,7 +153,7 @@ fn patterns_freeze_and_a_wrong_one_is_named() {
 
 #[test]
 fn a_step_has_the_same_bits_for_any_number_of_threads() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students/fresh_cnn.onnx");
+    let path = committed("tests/data/students/fresh_cnn.onnx");
     let model = Model::read(&path).unwrap();
     let step = |threads: usize| -> Vec<Vec<f32>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -172,7 +173,7 @@ fn a_step_has_the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn an_unsupported_operator_is_listed_with_its_node() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/students/mlp_bn.onnx");
+    let path = committed("tests/data/students/mlp_bn.onnx");
     let mut proto = Model::from_bytes(std::fs::read(&path).unwrap(), None).unwrap().proto().clone();
     let node =
         proto.graph.as_mut().unwrap().node.iter_mut().find(|n| n.op_type() == "Relu").unwrap();

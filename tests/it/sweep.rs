@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support;
+use crate::support::{self, Sandbox};
 
 use nst_cache::storage::Lock;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const RECIPE: &str = r#"
@@ -47,31 +47,8 @@ method = "nst"
 weight = 50
 "#;
 
-fn command(folder: &Path, arguments: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-    command.current_dir(folder).args(arguments.split(' '));
-    command
-}
-
-fn run(folder: &Path, arguments: &str) -> Output {
-    let output = command(folder, arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// Runs what is to fail; gives its exit status and its messages.
-fn fails(folder: &Path, arguments: &str) -> (Option<i32>, String) {
-    let output = command(folder, arguments).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-fn json(folder: &Path, arguments: &str) -> Value {
-    serde_json::from_slice(&run(folder, &format!("{arguments} --json")).stdout)
-        .unwrap_or_else(|e| panic!("{arguments}: {e}"))
-}
-
 /// A cache of 48 samples, a test set, a student of the user's own, and the recipe with `changes`.
-fn prepare(folder: &Path, changes: &[(&str, &str)]) {
+fn prepare(folder: &Sandbox, changes: &[(&str, &str)]) {
     support::need_runtime();
     support::write_teacher(&folder.join("teacher.onnx"));
     support::write_idx(&folder.join("data"), 48);
@@ -80,19 +57,18 @@ fn prepare(folder: &Path, changes: &[(&str, &str)]) {
         20,
         &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     );
-    run(folder, "extract teacher.onnx --data idx:data --preprocess fashion-mnist -o cache");
-    run(folder, "new lenet --classes 10 --input 1x28x28 -o net.onnx");
-    std::fs::write(folder.join("nst-cache.toml"), "[students.net]\nmodel = \"net.onnx\"\n")
-        .unwrap();
+    folder.succeeds("extract teacher.onnx --data idx:data --preprocess fashion-mnist -o cache");
+    folder.succeeds("new lenet --classes 10 --input 1x28x28 -o net.onnx");
+    folder.file("nst-cache.toml", "[students.net]\nmodel = \"net.onnx\"\n");
     write_recipe(folder, changes);
 }
 
-fn write_recipe(folder: &Path, changes: &[(&str, &str)]) {
+fn write_recipe(folder: &Sandbox, changes: &[(&str, &str)]) {
     let text = changes.iter().fold(RECIPE.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "{from}");
         text.replace(from, to)
     });
-    std::fs::write(folder.join("small.toml"), text).unwrap();
+    folder.file("small.toml", text);
 }
 
 fn student(folder: &Path, of: &str) -> Vec<u8> {
@@ -113,11 +89,10 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn every_run_is_what_train_makes_and_is_made_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
+    let folder = &Sandbox::new();
     prepare(folder, &[]);
 
-    let planned = json(folder, "sweep small.toml --dry-run");
+    let planned = folder.json("sweep small.toml --dry-run");
     assert_eq!(planned["runs"].as_array().unwrap().len(), 8);
     assert_eq!(
         (&planned["runs"][0]["state"], &planned["steps"]),
@@ -125,7 +100,7 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     );
     assert!(!folder.join("runs").exists(), "a dry run writes nothing");
 
-    let table = json(folder, "sweep small.toml --jobs 2 --memory 64 --threads 2");
+    let table = folder.json("sweep small.toml --jobs 2 --memory 64 --threads 2");
     assert_eq!(table["failed"], serde_json::json!([]));
     let rows = table["rows"].as_array().unwrap();
     let names: Vec<_> = rows
@@ -149,7 +124,7 @@ fn every_run_is_what_train_makes_and_is_made_once() {
             < 1e-9,
         "{table}"
     );
-    let teacher = json(folder, "eval teacher.onnx --data folder:images --preprocess fashion-mnist");
+    let teacher = folder.json("eval teacher.onnx --data folder:images --preprocess fashion-mnist");
     assert_eq!(table["teacher"]["top1"], teacher["top1"]);
     let (cost, share) = (
         table["teacher"]["seconds"].as_f64().unwrap(),
@@ -157,12 +132,12 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     );
     assert!(cost > 0.0 && (share * 8.0 - cost).abs() < 1e-9, "{table}");
     assert!((rows[2]["teacher_seconds"].as_f64().unwrap() - 2.0 * share).abs() < 1e-9, "{table}");
-    let info = json(folder, "cache info cache");
+    let info = folder.json("cache info cache");
     assert_eq!(info["extraction_seconds"], table["teacher"]["seconds"]);
 
     // the same bits as a run by itself, on another number of threads
-    std::fs::write(folder.join("alone.toml"), ALONE).unwrap();
-    run(folder, "train lenet --cache cache --recipe alone.toml --seed 1 --threads 1 -o alone");
+    folder.file("alone.toml", ALONE);
+    folder.succeeds("train lenet --cache cache --recipe alone.toml --seed 1 --threads 1 -o alone");
     assert!(
         student(folder, "alone") == student(folder, "runs/small/lenet/KD+NST/seed-1"),
         "other bits than train"
@@ -172,9 +147,9 @@ fn every_run_is_what_train_makes_and_is_made_once() {
     // again: nothing is made, the table is the same
     let record = folder.join("runs/small/net/CE/seed-0/run.json");
     let written = record.metadata().unwrap().modified().unwrap();
-    assert_eq!(json(folder, "sweep small.toml"), table);
+    assert_eq!(folder.json("sweep small.toml"), table);
     assert_eq!(record.metadata().unwrap().modified().unwrap(), written);
-    let shown = String::from_utf8(run(folder, "sweep small.toml").stdout).unwrap();
+    let shown = folder.run("sweep small.toml").expect(0).stdout;
     assert_eq!(std::fs::read_to_string(folder.join("runs/small/table.md")).unwrap(), shown);
     assert!(
         shown.contains("| lenet")
@@ -185,12 +160,12 @@ fn every_run_is_what_train_makes_and_is_made_once() {
 
     // another seed adds to it
     write_recipe(folder, &[("seeds = [0, 1]", "seeds = [0, 1, 2]"), ("\"lenet\", ", "")]);
-    let states = json(folder, "sweep small.toml --dry-run");
+    let states = folder.json("sweep small.toml --dry-run");
     let of = |state: &str| {
         states["runs"].as_array().unwrap().iter().filter(|r| r["state"] == state).count()
     };
     assert_eq!((of("finished"), of("new")), (4, 2));
-    assert_eq!(json(folder, "sweep small.toml")["rows"][0]["runs"], 3);
+    assert_eq!(folder.json("sweep small.toml")["rows"][0]["runs"], 3);
 
     // runs of other settings are not passed off as these
     for (changes, expected) in [
@@ -198,31 +173,28 @@ fn every_run_is_what_train_makes_and_is_made_once() {
         (("batch = 16", "batch = 12"), "recipe.batch 16, found 12"),
     ] {
         write_recipe(folder, &[changes]);
-        let (code, message) = fails(folder, "sweep small.toml");
-        assert!(
-            code == Some(2) && message.contains(expected) && message.contains("runs/small"),
-            "{message}"
-        );
+        let message = folder.fails("sweep small.toml", 2);
+        assert!(message.contains(expected) && message.contains("runs/small"), "{message}");
     }
 }
 
 #[test]
 fn an_interrupted_sweep_goes_on_to_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
+    let folder = &Sandbox::new();
     let long = [
         ("epochs = 2", "epochs = 12"),
         ("[\"lenet\", \"net\"]", "[\"lenet\"]"),
         ("seeds = [0, 1]", "seeds = [0]"),
     ];
     prepare(folder, &long);
-    run(folder, "sweep small.toml -o whole");
+    folder.succeeds("sweep small.toml -o whole");
 
     // Ctrl-C where only the sweep gets the signal, then a kill that it cannot see
     let checkpoint =
         |of: &str| folder.join("parts/lenet").join(of).join("seed-0/checkpoint.safetensors");
     for (name, of) in [("-INT", "CE"), ("-KILL", "KD+NST")] {
-        let mut sweep = command(folder, "sweep small.toml -o parts")
+        let mut sweep = folder
+            .command("sweep small.toml -o parts")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -233,12 +205,12 @@ fn an_interrupted_sweep_goes_on_to_the_same_bits() {
         assert_eq!(status.code(), (name == "-INT").then_some(130));
         let of = folder.join(format!("parts/lenet/{of}/seed-0"));
         wait_until("the run outlives its sweep", || Lock::writer(&of).unwrap().is_none());
-        let state = json(folder, "sweep small.toml -o parts --dry-run")["runs"]
+        let state = folder.json("sweep small.toml -o parts --dry-run")["runs"]
             [usize::from(name == "-KILL")]["state"]
             .clone();
         assert_eq!(state, "begun", "{name}");
     }
-    run(folder, "sweep small.toml -o parts");
+    folder.succeeds("sweep small.toml -o parts");
     for of in ["CE", "KD+NST"] {
         let path = |output: &str| format!("{output}/lenet/{of}/seed-0");
         assert!(
@@ -250,8 +222,7 @@ fn an_interrupted_sweep_goes_on_to_the_same_bits() {
 
 #[test]
 fn a_run_that_fails_loses_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
+    let folder = &Sandbox::new();
     prepare(folder, &[]);
     // where two runs' messages should go there is a folder
     let place = folder.join("runs/small/net/CE");
@@ -259,14 +230,9 @@ fn a_run_that_fails_loses_no_other() {
     for log in &logs {
         std::fs::create_dir_all(log).unwrap();
     }
-    let output = command(folder, "sweep small.toml --jobs 2 --json").output().unwrap();
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(
-        message.contains("2 of 8 runs failed") && message.contains("expected a regular file"),
-        "{message}"
-    );
-    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let output = folder.run("sweep small.toml --jobs 2 --json").expect(1);
+    output.says(&["2 of 8 runs failed", "expected a regular file"]);
+    let table = output.json();
     let failed = table["failed"].as_array().unwrap();
     assert_eq!((table["runs"].as_array().unwrap().len(), failed.len()), (6, 2));
     let said = failed.iter().find(|f| f["seed"] == 1).unwrap();
@@ -284,13 +250,12 @@ fn a_run_that_fails_loses_no_other() {
     for log in &logs {
         std::fs::remove_dir(log).unwrap();
     }
-    assert_eq!(json(folder, "sweep small.toml")["failed"], serde_json::json!([]));
+    assert_eq!(folder.json("sweep small.toml")["failed"], serde_json::json!([]));
 }
 
 #[test]
 fn what_cannot_be_made_is_refused_before_the_first_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
+    let folder = &Sandbox::new();
     prepare(folder, &[]);
     for (changes, expected) in [
         (("\"net\"", "\"resnet9\""), "resnet9"),
@@ -301,8 +266,8 @@ fn what_cannot_be_made_is_refused_before_the_first_run() {
         (("seeds", "seed"), "seed"),
     ] {
         write_recipe(folder, &[changes]);
-        let (code, message) = fails(folder, "sweep small.toml");
-        assert!(code == Some(2) && message.contains(expected), "{expected}: {message}");
+        let message = folder.fails("sweep small.toml", 2);
+        assert!(message.contains(expected), "{expected}: {message}");
         assert!(
             message.trim_end().lines().filter(|l| !l.starts_with("note")).count() <= 6,
             "{message}"
@@ -310,6 +275,6 @@ fn what_cannot_be_made_is_refused_before_the_first_run() {
         assert!(!folder.join("runs").exists(), "{expected}");
     }
     write_recipe(folder, &[]);
-    assert_eq!(fails(folder, "sweep small.toml --jobs 0").0, Some(2));
-    assert_eq!(fails(folder, "sweep small.toml --memory -1").0, Some(2));
+    folder.fails("sweep small.toml --jobs 0", 2);
+    folder.fails("sweep small.toml --memory -1", 2);
 }

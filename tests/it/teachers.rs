@@ -3,61 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support;
-
-use crate::support::{ints, node};
+use crate::support::graph::{constant, int, ints};
+use crate::support::{self, Sandbox, node};
 use nst_cache::array::{Array, Dtype, Values};
-use nst_cache::cache::{Cache, Decoder, Manifest};
+use nst_cache::cache::{Cache, Manifest};
 use nst_cache::onnx::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    attribute_proto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
 };
 use nst_cache::onnx::tensor_proto;
 use prost::Message as _;
 use std::path::Path;
-use std::process::Command;
 
 const DATA: &str = "--data idx:data --preprocess fashion-mnist";
-
-/// Exit status and what was said.
-fn run(folder: &Path, arguments: &str) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_nst-cache"))
-        .current_dir(folder)
-        .args(arguments.split(' '))
-        .output()
-        .unwrap();
-    (
-        output.status.code(),
-        format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stderr),
-            String::from_utf8_lossy(&output.stdout)
-        ),
-    )
-}
-
-fn succeeds(folder: &Path, arguments: &str) -> String {
-    let (status, said) = run(folder, arguments);
-    assert_eq!(status, Some(0), "{arguments}: {said}");
-    said
-}
-
-fn refused(folder: &Path, arguments: &str, parts: &[&str]) {
-    let (status, said) = run(folder, arguments);
-    assert_eq!(status, Some(2), "{arguments}: {said}");
-    for part in parts {
-        assert!(said.contains(part), "{arguments}: lacks `{part}`: {said}");
-    }
-}
-
-fn integer(name: &str, value: i64) -> AttributeProto {
-    let r#type = Some(attribute_proto::AttributeType::Int.into());
-    AttributeProto { name: Some(name.into()), r#type, i: Some(value), ..AttributeProto::default() }
-}
-
-fn constant(graph: &mut GraphProto, name: &str, shape: &[usize], values: Values) {
-    graph.initializer.push(tensor_proto(name, &Array::new(shape.to_vec(), values).unwrap()));
-}
 
 fn is_true(graph: &mut GraphProto, name: &str) {
     graph.initializer.push(nst_cache::onnx::proto::TensorProto {
@@ -82,28 +39,17 @@ fn behind(graph: &mut GraphProto, nodes: Vec<NodeProto>) {
 }
 
 fn floats(folder: &Path, path: &str) -> Vec<f32> {
-    let cache = Cache::open(folder).unwrap();
-    let mut bytes = Vec::new();
-    cache
-        .array(path)
-        .unwrap()
-        .read(&mut Decoder::default(), 0, 0, cache.manifest().rows, &mut bytes)
-        .unwrap();
-    bytemuck::pod_collect_to_vec(&bytes)
+    support::floats(&Cache::open(folder).unwrap(), path)
 }
 
 /// A folder with the data that most tests need.
-fn prepared() -> tempfile::TempDir {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_idx(&folder.path().join("data"), 40);
-    folder
+fn prepared() -> Sandbox {
+    Sandbox::with_runtime().data(40)
 }
 
 #[test]
 fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     support::write_changed_teacher(&folder.join("norm.onnx"), |graph| {
         for name in ["scale", "variance"] {
             constant(graph, name, &[8], Values::F32(vec![1.0; 8]));
@@ -113,7 +59,7 @@ fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
         }
         let inputs = ["conv1", "scale", "bias", "mean", "variance"];
         let mut norm =
-            node("BatchNormalization", &inputs, "changed", vec![integer("training_mode", 1)]);
+            node("BatchNormalization", &inputs, "changed", vec![int("training_mode", 1)]);
         norm.output.extend(["mean_".into(), "variance_".into()]);
         between(graph, vec![norm]);
     });
@@ -137,9 +83,9 @@ fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
         ("noise.onnx", ["RandomNormalLike `RandomNormalLike_noise`", "each run"]),
     ] {
         for flags in ["", " --batch 1"] {
-            refused(folder, &format!("extract {file} {DATA}{flags}"), &parts);
+            folder.refused(&format!("extract {file} {DATA}{flags}"), &parts);
         }
-        refused(folder, &format!("eval {file} {DATA} --split train"), &parts);
+        folder.refused(&format!("eval {file} {DATA} --split train"), &parts);
     }
     assert!(!folder.join("cache").exists(), "nothing is written");
     // what noise does behind the taps that are kept is nobody's matter
@@ -149,20 +95,19 @@ fn a_teacher_in_training_mode_or_with_dice_is_refused_with_the_node() {
             node("Add", &["logits", "noise"], "other", vec![]),
         ]);
     });
-    succeeds(folder, &format!("extract after.onnx {DATA}"));
+    folder.succeeds(&format!("extract after.onnx {DATA}"));
 }
 
 #[test]
 fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     let mean = |graph: &mut GraphProto| {
         let mean = node("ReduceMean", &["conv1"], "batchmean", vec![ints("axes", &[0])]);
         between(graph, vec![mean, node("Sub", &["conv1", "batchmean"], "changed", vec![])]);
     };
     support::write_changed_teacher(&folder.join("mean.onnx"), mean);
     support::write_changed_teacher(&folder.join("softmax.onnx"), |graph| {
-        between(graph, vec![node("Softmax", &["conv1"], "changed", vec![integer("axis", 0)])]);
+        between(graph, vec![node("Softmax", &["conv1"], "changed", vec![int("axis", 0)])]);
     });
     // the batch is no first axis on the way: the norm is found all the same
     support::write_changed_teacher(&folder.join("norm.onnx"), |graph| {
@@ -188,8 +133,7 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
         constant(graph, "maps", &[4], Values::I64(vec![-1, 8, 28, 28]));
         constant(graph, "w", &[1, 32, 8], Values::F32(vec![0.3; 256]));
         constant(graph, "r", &[1, 32, 8], Values::F32(vec![0.2; 256]));
-        let mut lstm =
-            node("LSTM", &["sequence", "w", "r"], "all", vec![integer("hidden_size", 8)]);
+        let mut lstm = node("LSTM", &["sequence", "w", "r"], "all", vec![int("hidden_size", 8)]);
         lstm.output.extend(["last".into(), "cell".into()]);
         let before = node("Reshape", &["conv1", "rows"], "sequence", vec![]);
         between(graph, vec![before, lstm, node("Reshape", &["all", "maps"], "changed", vec![])]);
@@ -211,30 +155,27 @@ fn what_mixes_the_samples_of_a_batch_is_found_and_named() {
         ("norm.onnx", "InstanceNormalization `InstanceNormalization_normed`"),
         ("sequence.onnx", "LSTM `LSTM_all`"),
     ] {
-        refused(
-            folder,
+        folder.refused(
             &format!("extract {file} {DATA}"),
             &[name, "other samples of its batch", "--batch 1"],
         );
-        refused(folder, &format!("eval {file} {DATA} --split train"), &[name]);
+        folder.refused(&format!("eval {file} {DATA} --split train"), &[name]);
         // each alone, as the user asks
-        succeeds(folder, &format!("extract {file} {DATA} --batch 1"));
+        folder.succeeds(&format!("extract {file} {DATA} --batch 1"));
     }
-    refused(
-        folder,
+    folder.refused(
         &format!("extract eight.onnx {DATA}"),
         &["ReduceMean `ReduceMean_batchmean`", "open batch"],
     );
     // a sound teacher gives no cause, whatever its batch
     support::write_teacher(&folder.join("sound.onnx"));
-    let said = succeeds(folder, &format!("extract sound.onnx {DATA} --batch 16"));
+    let said = folder.succeeds(&format!("extract sound.onnx {DATA} --batch 16"));
     assert!(!said.contains("node"), "{said}");
 }
 
 #[test]
 fn a_scale_over_the_batch_is_taken_of_one_sample_at_a_time() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     support::write_changed_teacher(&folder.join("dynamic.onnx"), |graph| {
         let mut quantize = node("DynamicQuantizeLinear", &["conv1"], "quantized", vec![]);
         quantize.output.extend(["step".into(), "zero".into()]);
@@ -246,7 +187,7 @@ fn a_scale_over_the_batch_is_taken_of_one_sample_at_a_time() {
             ],
         );
     });
-    let said = succeeds(folder, &format!("extract dynamic.onnx {DATA} -o auto --store f32"));
+    let said = folder.succeeds(&format!("extract dynamic.onnx {DATA} -o auto --store f32"));
     assert!(
         said.contains("DynamicQuantizeLinear `DynamicQuantizeLinear_quantized`")
             && said.contains("one sample is run at a time"),
@@ -254,15 +195,16 @@ fn a_scale_over_the_batch_is_taken_of_one_sample_at_a_time() {
     );
     assert_eq!(Manifest::load(&folder.join("auto")).unwrap().teacher.batch, 1);
     let said =
-        succeeds(folder, &format!("extract dynamic.onnx {DATA} -o one --batch 1 --store f32"));
+        folder.succeeds(&format!("extract dynamic.onnx {DATA} -o one --batch 1 --store f32"));
     assert!(!said.contains("one sample"), "{said}");
     assert_eq!(
         floats(&folder.join("auto"), "taps/map2/features"),
         floats(&folder.join("one"), "taps/map2/features")
     );
-    succeeds(folder, "cache verify auto --live dynamic.onnx");
+    folder.succeeds("cache verify auto --live dynamic.onnx");
     assert!(
-        succeeds(folder, &format!("eval dynamic.onnx {DATA} --split train"))
+        folder
+            .succeeds(&format!("eval dynamic.onnx {DATA} --split train"))
             .contains("one sample is run at a time")
     );
 }
@@ -270,13 +212,13 @@ fn a_scale_over_the_batch_is_taken_of_one_sample_at_a_time() {
 /// Writes a teacher with nodes behind its logits, and gives what its cache says of those, with what
 /// extract said and the cache's manifest.
 fn logits_of(
-    folder: &Path,
+    folder: &Sandbox,
     name: &str,
     flags: &str,
     change: impl FnOnce(&mut GraphProto),
 ) -> (Vec<f32>, String, Manifest) {
     support::write_changed_teacher(&folder.join(format!("{name}.onnx")), change);
-    let said = succeeds(folder, &format!("extract {name}.onnx {DATA} -o {name}{flags}"));
+    let said = folder.succeeds(&format!("extract {name}.onnx {DATA} -o {name}{flags}"));
     (floats(&folder.join(name), "logits"), said, Manifest::load(&folder.join(name)).unwrap())
 }
 
@@ -298,15 +240,14 @@ fn near(a: &[f32], b: &[f32]) {
 
 #[test]
 fn logits_stand_behind_whatever_exporters_add() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     let (plain, _, manifest) = logits_of(folder, "plain", "", |_| {});
     assert_eq!(manifest.format, Manifest::FORMAT_SUMS);
     let top1 = manifest.teacher.top1_basis_points;
-    let softmax = || node("Softmax", &["logits"], "p", vec![integer("axis", 1)]);
+    let softmax = || node("Softmax", &["logits"], "p", vec![int("axis", 1)]);
     let (cast, said, manifest) = logits_of(folder, "cast", "", |graph| {
         constant(graph, "shape", &[2], Values::I64(vec![-1, 10]));
-        let to = |code| vec![integer("to", code)];
+        let to = |code| vec![int("to", code)];
         let half = [
             node("Cast", &["logits"], "h", to(10)),
             node("Softmax", &["h"], "p", vec![]),
@@ -325,7 +266,7 @@ fn logits_stand_behind_whatever_exporters_add() {
         constant(graph, "shape", &[4], Values::I64(vec![-1, 10, 1, 1]));
         let nodes = [
             node("Reshape", &["logits", "shape"], "wide", vec![]),
-            node("Softmax", &["wide"], "p", vec![integer("axis", 1)]),
+            node("Softmax", &["wide"], "p", vec![int("axis", 1)]),
         ];
         behind(graph, nodes.into_iter().chain([node("Flatten", &["p"], "out", vec![])]).collect());
     });
@@ -340,8 +281,8 @@ fn logits_stand_behind_whatever_exporters_add() {
         (manifest.format, manifest.teacher.top1_basis_points),
         (Manifest::FORMAT_SUMS, top1)
     );
-    assert!(succeeds(folder, "cache info named").contains("made of probabilities"));
-    succeeds(folder, "cache verify named --live named.onnx");
+    assert!(folder.succeeds("cache info named").contains("made of probabilities"));
+    folder.succeeds("cache verify named --live named.onnx");
     // two heads whose mean nothing in the graph explains
     let (mean, said, manifest) = logits_of(folder, "mean", "", |graph| {
         constant(graph, "half", &[], Values::F32(vec![0.5]));
@@ -370,9 +311,7 @@ fn logits_stand_behind_whatever_exporters_add() {
     assert!(said.contains("log p of `out`"), "{said}");
     near(&log_softmax(&sum), &log_softmax(&plain));
     let scores = |name: &str| {
-        let said = succeeds(folder, &format!("eval {name}.onnx {DATA} --split train --json"));
-        let found: serde_json::Value =
-            serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
+        let found = folder.json(&format!("eval {name}.onnx {DATA} --split train"));
         (found["top1"].as_f64().unwrap(), found["loss"].as_f64().unwrap())
     };
     let expected = scores("plain");
@@ -392,7 +331,7 @@ fn logits_stand_behind_whatever_exporters_add() {
         "{said}"
     );
     near(&sigmoid, &plain);
-    assert!(succeeds(folder, "inspect sigmoid.onnx --json").contains("\"logits\": \"logits\""));
+    assert!(folder.succeeds("inspect sigmoid.onnx --json").contains("\"logits\": \"logits\""));
     let (hard, said, _) = logits_of(folder, "hard", "", |graph| {
         behind(graph, vec![node("HardSigmoid", &["logits"], "out", vec![])]);
     });
@@ -403,8 +342,7 @@ fn logits_stand_behind_whatever_exporters_add() {
 /// The scores stand inside a function, where nobody can read them.
 #[test]
 fn a_softmax_inside_a_function_leaves_its_probabilities() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     let path = folder.join("inner.onnx");
     support::write_changed_teacher(&path, |graph| {
         let call = NodeProto {
@@ -434,9 +372,9 @@ fn a_softmax_inside_a_function_leaves_its_probabilities() {
     });
     std::fs::write(&path, model.encode_to_vec()).unwrap();
     support::write_teacher(&folder.join("plain.onnx"));
-    let said = succeeds(folder, &format!("extract inner.onnx {DATA} -o inner"));
+    let said = folder.succeeds(&format!("extract inner.onnx {DATA} -o inner"));
     assert!(said.contains("log p of `out`"), "{said}");
-    succeeds(folder, &format!("extract plain.onnx {DATA} -o plain"));
+    folder.succeeds(&format!("extract plain.onnx {DATA} -o plain"));
     near(
         &floats(&folder.join("inner"), "logits"),
         &log_softmax(&floats(&folder.join("plain"), "logits")),
@@ -445,12 +383,11 @@ fn a_softmax_inside_a_function_leaves_its_probabilities() {
 
 #[test]
 fn classes_that_the_teacher_has_never_heard_of_are_the_datas_own() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     support::write_teacher(&folder.join("teacher.onnx"));
     support::write_images(&folder.join("images"), 40);
     let extract = "extract teacher.onnx --data folder:images --preprocess fashion-mnist";
-    let said = succeeds(folder, &format!("{extract} -o cache"));
+    let said = folder.succeeds(&format!("{extract} -o cache"));
     assert!(
         said.contains("the teacher tells 10 classes, the data has 2: its accuracy is not measured"),
         "{said}"
@@ -464,19 +401,18 @@ fn classes_that_the_teacher_has_never_heard_of_are_the_datas_own() {
     assert!(manifest.logits.unwrap().other_classes && manifest.format == Manifest::FORMAT_SUMS);
     assert_eq!(Cache::open(&folder.join("cache")).unwrap().labels().iter().max(), Some(&1));
     // labels and features train, logits do not
-    succeeds(folder, "train lenet --cache cache --epochs 1 --batch 20 -o plain");
+    folder.succeeds("train lenet --cache cache --epochs 1 --batch 20 -o plain");
     let student = nst_cache::onnx::Model::read(&folder.join("plain/student.onnx")).unwrap();
     assert_eq!(student.outputs()[0].shape.last(), Some(&nst_cache::onnx::Dim::Fixed(2)));
     for criterion in ["kd", "dkd", "dist"] {
-        refused(
-            folder,
+        folder.refused(
             &format!("train lenet --cache cache --epochs 1 --criterion {criterion} -o {criterion}"),
             &[&format!("criterion {criterion}"), "10 others", "--classes"],
         );
     }
     // with names they are the teacher's
-    std::fs::write(folder.join("classes.txt"), "c\nb\nd\ne\nf\ng\nh\ni\nj\na\n").unwrap();
-    succeeds(folder, &format!("{extract} --classes classes.txt -o named"));
+    folder.file("classes.txt", "c\nb\nd\ne\nf\ng\nh\ni\nj\na\n");
+    folder.succeeds(&format!("{extract} --classes classes.txt -o named"));
     let cache = Cache::open(&folder.join("named")).unwrap();
     assert!(
         cache.manifest().logits.is_none() && cache.manifest().teacher.top1_basis_points.is_some()
@@ -484,28 +420,24 @@ fn classes_that_the_teacher_has_never_heard_of_are_the_datas_own() {
     assert!(cache.labels().iter().all(|label| [1, 9].contains(label)));
     // and eval has nothing to measure without them
     let eval = "eval teacher.onnx --data folder:images --preprocess fashion-mnist --split train";
-    refused(folder, eval, &["the model tells 10 classes, the data has 2", "--classes"]);
-    succeeds(folder, &format!("{eval} --classes classes.txt"));
+    folder.refused(eval, &["the model tells 10 classes, the data has 2", "--classes"]);
+    folder.succeeds(&format!("{eval} --classes classes.txt"));
 }
 
 #[test]
 fn numbers_beyond_the_teachers_classes_are_labels_all_the_same() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     support::write_teacher(&folder.join("teacher.onnx"));
     support::write_idx_with_labels(&folder.join("twelve"), 40, 12);
-    let said = succeeds(
-        folder,
-        "extract teacher.onnx --data idx:twelve --preprocess fashion-mnist -o cache",
-    );
+    let said = folder
+        .succeeds("extract teacher.onnx --data idx:twelve --preprocess fashion-mnist -o cache");
     assert!(said.contains("the teacher tells 10 classes, the data has 12"), "{said}");
     assert_eq!(Cache::open(&folder.join("cache")).unwrap().labels().iter().max(), Some(&11));
 }
 
 #[test]
 fn values_below_f16_are_stored_as_f32_and_said() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     support::write_changed_teacher(&folder.join("tiny.onnx"), |graph| {
         let factor = graph.initializer.iter_mut().find(|tensor| tensor.name() == "factor").unwrap();
         *factor = tensor_proto("factor", &Array::new(vec![], Values::F32(vec![1e-8])).unwrap());
@@ -514,7 +446,7 @@ fn values_below_f16_are_stored_as_f32_and_said() {
         let manifest = Manifest::load(&folder.join(cache)).unwrap();
         manifest.view_arrays.iter().find(|spec| spec.path == path).unwrap().dtype
     };
-    let said = succeeds(folder, &format!("extract tiny.onnx {DATA} -o auto"));
+    let said = folder.succeeds(&format!("extract tiny.onnx {DATA} -o auto"));
     assert!(
         said.contains("tap map2: values down to")
             && said.contains("would be lost in f16: stored as f32"),
@@ -524,7 +456,7 @@ fn values_below_f16_are_stored_as_f32_and_said() {
         (dtype("auto", "taps/map1/features"), dtype("auto", "taps/map2/features")),
         (Dtype::F16, Dtype::F32)
     );
-    let said = succeeds(folder, &format!("extract tiny.onnx {DATA} -o half --store f16"));
+    let said = folder.succeeds(&format!("extract tiny.onnx {DATA} -o half --store f16"));
     assert!(
         said.contains("tap map2: values down to") && said.contains("are lost in f16"),
         "{said}"
@@ -588,10 +520,9 @@ fn write_quantized(path: &Path) {
 
 #[test]
 fn maps_of_integers_are_kept_as_the_numbers_that_they_stand_for() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     write_quantized(&folder.join("integers.onnx"));
-    succeeds(folder, &format!("extract integers.onnx {DATA} -o suggested --keep features"));
+    folder.succeeds(&format!("extract integers.onnx {DATA} -o suggested --keep features"));
     let taps: Vec<String> = Manifest::load(&folder.join("suggested"))
         .unwrap()
         .taps
@@ -600,7 +531,7 @@ fn maps_of_integers_are_kept_as_the_numbers_that_they_stand_for() {
         .collect();
     assert_eq!(taps, ["q1", "q3", "vector"]);
     let taps = "--tap q3 --tap real3 --tap q2@7x7 --store f32";
-    succeeds(folder, &format!("extract integers.onnx {DATA} -o kept {taps} --keep features"));
+    folder.succeeds(&format!("extract integers.onnx {DATA} -o kept {taps} --keep features"));
     let kept = |tap: &str| floats(&folder.join("kept"), &format!("taps/{tap}/features"));
     assert_eq!(kept("q3"), kept("real3"));
     assert!(
@@ -609,17 +540,16 @@ fn maps_of_integers_are_kept_as_the_numbers_that_they_stand_for() {
     );
     // appended nodes would see the integers: the host computes what is kept
     let statistics = "--tap q3 --tap real3 --keep attention";
-    succeeds(folder, &format!("extract integers.onnx {DATA} -o statistics {statistics}"));
+    folder.succeeds(&format!("extract integers.onnx {DATA} -o statistics {statistics}"));
     let of = |tap: &str| floats(&folder.join("statistics"), &format!("taps/{tap}/attention"));
     near(&of("q3"), &of("real3"));
-    assert!(succeeds(folder, "cache verify kept --live integers.onnx").contains("sound"));
+    assert!(folder.succeeds("cache verify kept --live integers.onnx").contains("sound"));
 }
 
 /// ONNX Runtime 1.31.1 took the zeros for minus infinity.
 #[test]
 fn a_padding_of_zeros_before_a_maximum_counts() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     support::write_changed_teacher(&folder.join("padded.onnx"), |graph| {
         constant(graph, "pads", &[8], Values::I64(vec![0, 0, 1, 1, 0, 0, 1, 1]));
         let maximum = vec![ints("kernel_shape", &[3, 3]), ints("strides", &[1, 1])];
@@ -632,7 +562,7 @@ fn a_padding_of_zeros_before_a_maximum_counts() {
         between(graph, nodes.into());
     });
     let flags = "--tap changed --store f32 --keep features -o cache";
-    succeeds(folder, &format!("extract padded.onnx {DATA} {flags}"));
+    folder.succeeds(&format!("extract padded.onnx {DATA} {flags}"));
     for map in floats(&folder.join("cache"), "taps/changed/features").chunks(28 * 28) {
         // around the map the zeros are the largest, and nowhere else
         let at = |row: usize, column: usize| map[row * 28 + column];

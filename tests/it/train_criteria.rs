@@ -9,15 +9,13 @@
     reason = "a test stops at what it did not expect; its numbers are small"
 )]
 
-use crate::support;
+use crate::support::{self, Sandbox, StopAfter, array, manifest, preprocess};
 
 use half::f16;
-use nst_cache::array::{Dtype, Layout};
-use nst_cache::cache::{
-    ArraySpec, Cache, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer,
-};
+use nst_cache::array::Dtype;
+use nst_cache::cache::{ArraySpec, Cache, CachePlan, Codec, Manifest, TapRecord, Writer};
 use nst_cache::criterion::papers;
-use nst_cache::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess, Take};
+use nst_cache::data::Take;
 use nst_cache::error::{Kind, Result};
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::onnx::tap::Role;
@@ -35,7 +33,6 @@ use nst_cache::trainer::pairing::Taps;
 use nst_cache::trainer::source::{CacheSource, Source};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 const ROWS: usize = 32;
 const BATCH: usize = 8;
@@ -65,16 +62,7 @@ impl Noise {
 
 /// A cache of images and of a teacher whose every tensor is a pattern of the class and some noise.
 fn write_cache(folder: &Path, teacher: Teacher) {
-    let spec = |path: &str, dtype, shape: &[usize]| ArraySpec {
-        path: path.into(),
-        dtype,
-        row_shape: shape.to_vec(),
-        axes: ["c", "h", "w"][..shape.len()].iter().map(|&a| a.to_owned()).collect(),
-        tensor: None,
-        batch_axis: None,
-        codec: Codec::Raw,
-        chunk_rows: 4,
-    };
+    let spec = |path: &str, dtype, shape: &[usize]| array(path, dtype, shape, Codec::Raw);
     let mut view_arrays = vec![spec("input", Dtype::U8, &[1, SIDE, SIDE])];
     let mut taps = Vec::new();
     let mut tap = |alias: &str, tensor: &str, role, stage, shape: &[usize]| {
@@ -99,58 +87,8 @@ fn write_cache(folder: &Path, teacher: Teacher) {
             ..spec("logits", Dtype::F32, &[CLASSES])
         });
     }
-    let manifest = Manifest {
-        format: Manifest::FORMAT,
-        tool: "test".into(),
-        teacher: TeacherRecord {
-            file: "t.onnx".into(),
-            sha256: String::new(),
-            runtime: String::new(),
-            provider: "cpu".into(),
-            batch: BATCH,
-            constants: Vec::new(),
-            top1_basis_points: None,
-        },
-        data: DataRecord {
-            spec: "none".into(),
-            split: "train".into(),
-            fingerprint: Fingerprint {
-                format: DataFormat::Npz,
-                samples: ROWS,
-                listing_sha256: String::new(),
-            },
-            classes: Vec::new(),
-            preprocess: Some(Preprocess {
-                size: [SIDE, SIDE],
-                resize: None,
-                interpolation: Interpolation::Bilinear,
-                channels: Channels::Gray,
-                layout: Layout::Nchw,
-                dtype: Dtype::F32,
-                scale: 1.0 / 255.0,
-                mean: vec![0.5],
-                std: vec![0.3],
-                exif_orientation: false,
-            }),
-            limit: None,
-            shuffle: None,
-            skipped: Vec::new(),
-        },
-        augment: None,
-        logits: None,
-        taps,
-        rows: ROWS,
-        views: 1,
-        seed: 0,
-        segment_rows: ROWS,
-        row_arrays: ["sample_id", "label"]
-            .map(|path| ArraySpec { chunk_rows: ROWS, ..spec(path, Dtype::I64, &[]) })
-            .to_vec(),
-        view_arrays,
-        row_sums: Vec::new(),
-        extends: None,
-        segments: Vec::new(),
-    };
+    let mut manifest = Manifest { taps, view_arrays, ..manifest(ROWS, Codec::Raw) };
+    manifest.data.preprocess = Some(preprocess(SIDE, 0.5, 0.3));
     let ids = 0..i64::try_from(ROWS).unwrap();
     let labels: Vec<i64> = ids.clone().map(|row| row % i64::try_from(CLASSES).unwrap()).collect();
     let plan = CachePlan {
@@ -182,23 +120,6 @@ fn write_cache(folder: &Path, teacher: Teacher) {
     }
     writer.publish(shards).unwrap();
     writer.finish(None).unwrap();
-}
-
-/// Asks to stop once so many samples are done.
-struct StopAfter(usize, AtomicUsize);
-
-impl Monitor for StopAfter {
-    fn begin(&self, _: &str, _: &'static str, _: u64, _: u64) {}
-    fn advance(&self, units: u64, _: u64) {
-        self.1.fetch_add(usize::try_from(units).unwrap(), Ordering::SeqCst);
-    }
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-    fn stop_requested(&self) -> bool {
-        self.1.load(Ordering::SeqCst) >= self.0
-    }
 }
 
 struct Trained {
@@ -327,15 +248,15 @@ fn small(name: &str) -> String {
 
 #[test]
 fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
-    let root = tempfile::tempdir().unwrap();
-    let cache = root.path().join("cache");
+    let root = &Sandbox::new();
+    let cache = root.join("cache");
     write_cache(&cache, Teacher::Whole);
-    let plain = train(&cache, &["ce"], &made(root.path(), "plain"), 1, false, &Silent).unwrap();
+    let plain = train(&cache, &["ce"], &made(root, "plain"), 1, false, &Silent).unwrap();
     for name in papers::names() {
         let text = small(name);
         // the criterion alone
         let criteria = if name == "ce" { vec!["ce"] } else { vec!["ce:weight=0", text.as_str()] };
-        let folder = made(root.path(), name);
+        let folder = made(root, name);
         let whole = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
         assert_eq!(whole.initializers, plain.initializers, "{name}");
         assert!(name == "ce" || whole.student != plain.student, "{name}: moved nothing");
@@ -349,8 +270,8 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
         // stopped in the middle of an epoch (FT's paraphraser sees an epoch before), resumed on
         // three threads
         let before = if name == "ft" { ROWS } else { 0 };
-        let folder = made(root.path(), &format!("{name}-resumed"));
-        let stop = StopAfter(before + 6 * BATCH, AtomicUsize::new(0));
+        let folder = made(root, &format!("{}-resumed", name));
+        let stop = StopAfter::new(before + 6 * BATCH);
         let stopped = train(&cache, &criteria, &folder, 2, false, &stop).map(|_| ()).unwrap_err();
         assert_eq!(stopped.kind(), Kind::Interrupted, "{}: {}", name, stopped.chain());
         let resumed = train(&cache, &criteria, &folder, 3, true, &Silent).unwrap();
@@ -361,8 +282,8 @@ fn every_criterion_trains_resumes_and_stays_out_of_the_student() {
 
 #[test]
 fn criteria_combine_and_follow_their_courses() {
-    let root = tempfile::tempdir().unwrap();
-    let cache = root.path().join("cache");
+    let root = &Sandbox::new();
+    let cache = root.join("cache");
     write_cache(&cache, Teacher::Whole);
     let criteria = [
         "ce:from=2",
@@ -371,7 +292,7 @@ fn criteria_combine_and_follow_their_courses() {
         "fitnet:pair=t1>layer1",
         "fitnet:weight=10,pair=t2>layer2,pair=t3>layer3",
     ];
-    let folder = made(root.path(), "run");
+    let folder = made(root, "run");
     train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     let on = |name: &str| parts(&folder, name).iter().map(Option::is_some).collect::<Vec<_>>();
     let from_to =
@@ -381,8 +302,8 @@ fn criteria_combine_and_follow_their_courses() {
     assert_eq!(on("kd"), from_to(4, 12));
     assert_eq!(on("fitnet#2"), from_to(0, 12));
     // where a term is off nothing of it moves, so a resume meets the same numbers
-    let again = made(root.path(), "again");
-    train(&cache, &criteria, &again, 2, false, &StopAfter(10 * BATCH, AtomicUsize::new(0)))
+    let again = made(root, "again");
+    train(&cache, &criteria, &again, 2, false, &StopAfter::new(10 * BATCH))
         .map(|_| ())
         .unwrap_err();
     train(&cache, &criteria, &again, 2, true, &Silent).unwrap();
@@ -403,16 +324,16 @@ fn shares(folder: &Path) -> Vec<BTreeMap<String, f64>> {
 
 #[test]
 fn spots_combine_with_every_criterion() {
-    let root = tempfile::tempdir().unwrap();
-    let cache = root.path().join("cache");
+    let root = &Sandbox::new();
+    let cache = root.join("cache");
     write_cache(&cache, Teacher::Whole);
     let all: Vec<String> = papers::names().map(small).collect();
     let mut criteria: Vec<&str> = all.iter().map(String::as_str).collect();
 
-    let plain = train(&cache, &criteria, &made(root.path(), "plain"), 1, false, &Silent).unwrap();
+    let plain = train(&cache, &criteria, &made(root, "plain"), 1, false, &Silent).unwrap();
     // every sample at every spot is plain distillation
     criteria.push("sakd:always");
-    let folder = made(root.path(), "always");
+    let folder = made(root, "always");
     let always = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     assert!(always.student == plain.student, "other bits");
     assert!(
@@ -423,7 +344,7 @@ fn spots_combine_with_every_criterion() {
 
     criteria.pop();
     criteria.push("sakd:learned");
-    let folder = made(root.path(), "learned");
+    let folder = made(root, "learned");
     let learned = train(&cache, &criteria, &folder, 1, false, &Silent).unwrap();
     assert!(learned.student != plain.student);
     assert_eq!(learned.initializers, plain.initializers);
@@ -433,8 +354,8 @@ fn spots_combine_with_every_criterion() {
             "{spots:?}"
         );
     }
-    let again = made(root.path(), "again");
-    train(&cache, &criteria, &again, 2, false, &StopAfter(ROWS + 5 * BATCH, AtomicUsize::new(0)))
+    let again = made(root, "again");
+    train(&cache, &criteria, &again, 2, false, &StopAfter::new(ROWS + 5 * BATCH))
         .map(|_| ())
         .unwrap_err();
     let resumed = train(&cache, &criteria, &again, 3, true, &Silent).unwrap();
@@ -444,15 +365,15 @@ fn spots_combine_with_every_criterion() {
 
 #[test]
 fn routes_lead_through_both_networks() {
-    let root = tempfile::tempdir().unwrap();
-    let cache = root.path().join("cache");
+    let root = &Sandbox::new();
+    let cache = root.join("cache");
     write_cache(&cache, Teacher::Whole);
     let all: &[&str] = &["at", "kd", "sp", "crd:width=8,negatives=6"];
     for (name, terms, maps) in
         [("logits", &["kd"][..], 0), ("maps", &["nst-poly", "fitnet", "rkd"], 4), ("all", all, 4)]
     {
         let run = |how: &str, spots: Option<&str>, threads, resume, monitor: &dyn Monitor| {
-            let folder = made(root.path(), &format!("{name}-{how}"));
+            let folder = made(root, &format!("{name}-{how}"));
             let criteria: Vec<&str> = terms.iter().copied().chain(spots).collect();
             (train(&cache, &criteria, &folder, threads, resume, monitor), shares(&folder))
         };
@@ -478,16 +399,10 @@ fn routes_lead_through_both_networks() {
             assert_ne!(cached, chosen, "routes teach the policy something else than probes do");
         }
         // stopped in the middle of an epoch, gone on with on other threads
-        run(
-            "again",
-            Some("sakd:exact"),
-            2,
-            false,
-            &StopAfter(ROWS + 2 * BATCH, AtomicUsize::new(0)),
-        )
-        .0
-        .map(|_| ())
-        .unwrap_err();
+        run("again", Some("sakd:exact"), 2, false, &StopAfter::new(ROWS + 2 * BATCH))
+            .0
+            .map(|_| ())
+            .unwrap_err();
         let (resumed, again) = run("again", Some("sakd:exact"), 3, true, &Silent);
         assert!(resumed.unwrap().student == learned.student, "{name}: other bits after a resume");
         assert_eq!(again, chosen, "{name}");
@@ -496,7 +411,7 @@ fn routes_lead_through_both_networks() {
     let error = train(
         &cache,
         &["at:pair=t1>layer1,pair=t2>layer2.0.bn2", "sakd:exact"],
-        root.path(),
+        root,
         1,
         false,
         &Silent,
@@ -512,11 +427,11 @@ fn routes_lead_through_both_networks() {
 
 #[test]
 fn what_a_criterion_lacks_is_said_with_a_way_out() {
-    let root = tempfile::tempdir().unwrap();
+    let root = &Sandbox::new();
     for (teacher, name) in
         [(Teacher::Whole, "whole"), (Teacher::Rectified, "rectified"), (Teacher::Maps, "maps")]
     {
-        write_cache(&root.path().join(name), teacher);
+        write_cache(&root.join(name), teacher);
     }
     for (cache, criterion, message, hint) in [
         ("maps", "kd", "logits", "--logits"),
@@ -533,7 +448,7 @@ fn what_a_criterion_lacks_is_said_with_a_way_out() {
         ("whole", "gan:pair=pooled>layer1", "`pooled`", "nearest"),
         ("whole", "rkd:pair=pooled>layer9", "`layer9`", "nearest"),
     ] {
-        let error = train(&root.path().join(cache), &[criterion], root.path(), 1, false, &Silent)
+        let error = train(&root.join(cache), &[criterion], root, 1, false, &Silent)
             .map(|_| ())
             .unwrap_err();
         let chain = error.chain();
@@ -547,18 +462,18 @@ fn what_a_criterion_lacks_is_said_with_a_way_out() {
     }
     // review takes what there is
     train(
-        &root.path().join("rectified"),
+        &root.join("rectified"),
         &["reviewkd:middle=8"],
-        &made(root.path(), "review"),
+        &made(root, "review"),
         1,
         false,
         &Silent,
     )
     .unwrap();
     train(
-        &root.path().join("maps"),
+        &root.join("maps"),
         &["reviewkd:middle=8"],
-        &made(root.path(), "review-maps"),
+        &made(root, "review-maps"),
         1,
         false,
         &Silent,
@@ -574,29 +489,22 @@ fn made(root: &Path, name: &str) -> std::path::PathBuf {
 
 #[test]
 fn ofd_takes_its_margins_from_the_batch_norm_that_the_teacher_still_has() {
-    support::need_runtime();
-    let root = tempfile::tempdir().unwrap();
-    let run = |arguments: &str| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nst-cache"));
-        let output = command.current_dir(&root).args(arguments.split(' ')).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{arguments}: {text}");
-        text
-    };
-    let teacher = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/teacher.onnx");
+    let root = &Sandbox::with_runtime().data(40);
+    let teacher = support::committed("models/teacher.onnx");
     let data = format!(
         "--data fashion-mnist --limit 96 --tap layer2.2.add --tap layer3.2.add {}",
         teacher.display()
     );
-    support::write_idx(&root.path().join("data"), 40);
-    run(&format!("extract {data} -o kept"));
-    let kept = Cache::open(&root.path().join("kept")).unwrap();
+    root.succeeds(&format!("extract {data} -o kept"));
+    let kept = Cache::open(&root.join("kept")).unwrap();
     assert_eq!(kept.manifest().format, Manifest::FORMAT_SUMS);
     let norm = kept.manifest().taps[1].batch_norm.clone().unwrap();
     let model = nst_cache::onnx::Model::read(&teacher).unwrap();
     let bias = model.initializer("layer3.2.bn2.bias").unwrap().unwrap().to_f32();
     assert_eq!((norm.scale.len(), norm.bias), (64, bias));
-    let said = run("train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd --test \
-                    idx:data:train -o student");
+    let said = root.succeeds(
+        "train resnet8 --cache kept --epochs 1 --batch 32 --criterion ofd --test \
+                    idx:data:train -o student",
+    );
     assert!(said.contains("ofd: margins of 2 layers from the teacher's batch norm"), "{said}");
 }

@@ -3,19 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support::{self, run, succeeds};
+use crate::support::Sandbox;
 use serde_json::{Value, json};
 use std::path::Path;
 
 const TRAIN: &str = "train resnet8 --data idx:data --batch 16 --device cpu";
 
 /// A folder with data and a recipe of a constant schedule.
-fn prepared() -> tempfile::TempDir {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_idx(&folder.path().join("data"), 48);
-    let recipe = "[schedule]\nkind = \"constant\"\nwarmup-epochs = 0.5\n";
-    std::fs::write(folder.path().join("constant.toml"), recipe).unwrap();
+fn prepared() -> Sandbox {
+    let folder = Sandbox::with_runtime().data(48);
+    folder.file("constant.toml", "[schedule]\nkind = \"constant\"\nwarmup-epochs = 0.5\n");
     folder
 }
 
@@ -25,10 +22,9 @@ fn read(path: &Path) -> Value {
 
 #[test]
 fn the_check_says_by_what_it_judges_and_fails_again_where_it_failed() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     let line = format!("{TRAIN} --epochs 1 -o run");
-    let said = succeeds(folder, &line);
+    let said = folder.succeeds(&line);
     assert!(said.contains("parity max"), "{said}");
     let path = folder.join("run/run.json");
     let mut report = read(&path);
@@ -42,9 +38,7 @@ fn the_check_says_by_what_it_judges_and_fails_again_where_it_failed() {
     report["parity"]["max_relative"] = json!(0.5);
     std::fs::write(&path, report.to_string()).unwrap();
     for _ in 0..2 {
-        let output = run(folder, &line);
-        let said = support::text(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        let said = folder.fails(&line, 1);
         assert!(said.contains("parity max") && said.contains("found 5.0e-1"), "{said}");
     }
     assert!(folder.join("run/student.onnx").exists());
@@ -52,12 +46,11 @@ fn the_check_says_by_what_it_judges_and_fails_again_where_it_failed() {
 
 #[test]
 fn a_run_that_has_diverged_says_so_and_keeps_its_report() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     // one step, whose loss is still finite
     let line = format!("{TRAIN} --epochs 1 --limit 16 --lr 1e30 --test idx:data:train -o run");
     for _ in 0..2 {
-        let said = succeeds(folder, &line);
+        let said = folder.succeeds(&line);
         assert!(said.contains("the run has diverged"), "{said}");
     }
     let parity = &read(&folder.join("run/run.json"))["parity"];
@@ -66,19 +59,16 @@ fn a_run_that_has_diverged_says_so_and_keeps_its_report() {
 
 #[test]
 fn an_extended_run_is_the_whole_run() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     let train = |epochs: usize, rest: &str| {
         format!("{TRAIN} --recipe constant.toml --epochs {epochs} {rest}")
     };
     let student = |name: &str| std::fs::read(folder.join(name).join("student.onnx")).unwrap();
-    succeeds(folder, &train(3, "-o whole"));
-    succeeds(folder, &train(1, "-o short"));
+    folder.succeeds(&train(3, "-o whole"));
+    folder.succeeds(&train(1, "-o short"));
 
     // nobody asked for it yet
-    let output = run(folder, &train(3, "-o short"));
-    let said = support::text(&output);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = folder.fails(&train(3, "-o short"), 2);
     assert!(
         said.contains("holds a run with recipe.epochs 1") && said.contains("--resume"),
         "{said}"
@@ -96,9 +86,9 @@ fn an_extended_run_is_the_whole_run() {
             let settings = folder.join(name).join("settings.json");
             std::fs::copy(folder.join("whole/settings.json"), settings).unwrap();
         } else {
-            succeeds(folder, &train(2, &format!("-o {name} --resume")));
+            folder.succeeds(&train(2, &format!("-o {name} --resume")));
         }
-        let said = succeeds(folder, &train(3, &format!("-o {name} --resume")));
+        let said = folder.succeeds(&train(3, &format!("-o {name} --resume")));
         assert!(said.contains("resuming at epoch"), "{said}");
         assert!(student(name) == student("whole"), "{name}: other weights");
         let report = read(&folder.join(name).join("run.json"));
@@ -106,51 +96,44 @@ fn an_extended_run_is_the_whole_run() {
         assert_eq!(report["loss"], read(&folder.join("whole/run.json"))["loss"], "{name}");
     }
     // back again is another run
-    assert_eq!(run(folder, &train(1, "-o extended --resume")).status.code(), Some(2));
+    folder.fails(&train(1, "-o extended --resume"), 2);
 }
 
 #[test]
 fn a_run_whose_schedule_knew_its_end_is_not_extended() {
-    let folder = prepared();
-    let folder = folder.path();
-    succeeds(folder, &format!("{TRAIN} --epochs 1 -o run"));
-    let output = run(folder, &format!("{TRAIN} --epochs 2 --resume -o run"));
-    let said = support::text(&output);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let folder = &prepared();
+    folder.succeeds(&format!("{TRAIN} --epochs 1 -o run"));
+    let said = folder.fails(&format!("{TRAIN} --epochs 2 --resume -o run"), 2);
     for part in ["a cosine schedule", "its end at epoch 1", "1 more epochs", "another -o"] {
         assert!(said.contains(part), "lacks `{part}`: {said}");
     }
-    succeeds(folder, &format!("{TRAIN} --epochs 1 -o run"));
+    folder.succeeds(&format!("{TRAIN} --epochs 1 -o run"));
 }
 
 #[test]
 fn parameters_of_their_own_train_otherwise_and_are_there() {
-    let folder = prepared();
-    let folder = folder.path();
+    let folder = &prepared();
     let train = |lr: f64, optimizer: &str, name: &str| {
         let recipe = format!(
             "epochs = 1\nbatch = 16\n[optimizer]\nkind = \"sgd\"\nlr = {lr:.2}\n\
              weight-decay = 0.1\n{optimizer}"
         );
         std::fs::write(folder.join(format!("{name}.toml")), recipe).unwrap();
-        run(folder, &format!("{TRAIN} --recipe {name}.toml -o {name}"))
+        folder.run(&format!("{TRAIN} --recipe {name}.toml -o {name}"))
     };
     let apart = "no-decay = [\"norm\"]\n";
     let still = "[[optimizer.group]]\npattern = \"*\"\nlr-factor = 0\n";
     for (lr, optimizer, name) in
         [(0.05, "", "plain"), (0.05, apart, "apart"), (0.05, still, "still"), (0.0, "", "zero")]
     {
-        let output = train(lr, optimizer, name);
-        assert!(output.status.success(), "{name}: {}", support::text(&output));
+        train(lr, optimizer, name).expect(0);
     }
     let loss = |name: &str| read(&folder.join(name).join("run.json"))["loss"].clone();
     assert_ne!(loss("plain"), loss("apart"));
     assert_ne!(loss("plain"), loss("still"));
     assert_eq!(loss("still"), loss("zero"));
 
-    let output = train(0.05, "no-decay = [\"*.nothing\"]\n", "wrong");
-    let said = support::text(&output);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = train(0.05, "no-decay = [\"*.nothing\"]\n", "wrong").expect(2).text();
     assert!(said.contains("optimizer.no-decay") && said.contains("`*.nothing`"), "{said}");
     assert!(!folder.join("wrong").exists());
 }

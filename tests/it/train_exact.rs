@@ -3,52 +3,30 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use crate::support;
+use crate::support::{self, Sandbox, committed};
 
 use serde_json::Value;
-use std::path::Path;
-use std::process::{Command, Output};
-
-const TEACHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/teacher.onnx");
-
-fn run(folder: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nst-cache"))
-        .current_dir(folder)
-        .args(arguments.split(' '))
-        .output()
-        .unwrap()
-}
-
-fn succeeds(folder: &Path, arguments: &str) -> Output {
-    let output = run(folder, arguments);
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
 
 #[test]
 fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
-    support::need_runtime();
-    let root = tempfile::tempdir().unwrap();
-    let folder = root.path();
-    std::fs::copy(TEACHER, folder.join("teacher.onnx")).unwrap();
-    succeeds(folder, "extract teacher.onnx --data fashion-mnist --limit 48 -o cache");
+    let root = &Sandbox::with_runtime();
+    let folder = root;
+    std::fs::copy(committed("models/teacher.onnx"), folder.join("teacher.onnx")).unwrap();
+    folder.succeeds("extract teacher.onnx --data fashion-mnist --limit 48 -o cache");
     support::write_idx(&folder.join("data"), 40);
     let shared = "train resnet8 --cache cache --epochs 2 --batch 16 --criterion kd --criterion \
                   nst-poly --test idx:data:train";
 
     let exact = format!("{shared} --sakd exact --sakd-teacher teacher.onnx -o exact --json");
-    let output = succeeds(folder, &exact);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(
-        String::from_utf8_lossy(&output.stderr)
-            .contains("the stages of teacher.onnx run at every step")
-    );
+    let output = folder.run(&exact).expect(0);
+    let report = output.json();
+    assert!(output.stderr.contains("the stages of teacher.onnx run at every step"));
     assert_eq!(report["settings"]["recipe"]["sakd"]["mode"], "exact");
     // where the file lies decides nothing: the same run from elsewhere is the one that has finished
     assert!(!report.to_string().contains("teacher.onnx"), "{report}");
     std::fs::rename(folder.join("teacher.onnx"), folder.join("moved.onnx")).unwrap();
-    let again = run(folder, &exact.replace("teacher.onnx", "moved.onnx"));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("finished already"), "{again:?}");
+    let again = folder.run(&exact.replace("teacher.onnx", "moved.onnx"));
+    assert!(again.stderr.contains("finished already"), "{again:?}");
 
     let metrics = std::fs::read_to_string(folder.join("exact/metrics.jsonl")).unwrap();
     let epoch: Value = metrics
@@ -79,9 +57,7 @@ fn the_exact_mode_runs_from_a_cache_and_its_teacher() {
             "cached mode",
         ),
     ] {
-        let output = run(folder, &format!("{shared} -o refused {flags}"));
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{flags}: {text}");
+        let text = folder.run(&format!("{shared} -o refused {flags}")).expect(2).stderr;
         assert!(
             text.contains(message) && text.contains(hint) && text.lines().count() <= 6,
             "{flags}: {text}"

@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use nst_cache::array::Layout;
-use nst_cache::data::{
-    self, Augment, Channels, DataSpec, Dataset, Interpolation, Preprocess, Take,
-};
+use crate::support::{StopAfter, preprocess};
+
+use nst_cache::data::{self, Augment, DataSpec, Dataset, Take};
 use nst_cache::error::Kind;
 use nst_cache::monitor::{Monitor, Silent};
 use nst_cache::recipe::Train;
@@ -18,41 +17,8 @@ use nst_cache::trainer::metrics::METRICS;
 use nst_cache::trainer::metrics::Record;
 use nst_cache::trainer::source::{DataSource, Source};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SAMPLES: usize = 96;
-
-fn preprocess() -> Preprocess {
-    Preprocess {
-        size: [28, 28],
-        resize: None,
-        interpolation: Interpolation::Bilinear,
-        channels: Channels::Gray,
-        layout: Layout::Nchw,
-        dtype: nst_cache::array::Dtype::F32,
-        scale: 1.0 / 255.0,
-        mean: vec![0.286],
-        std: vec![0.353],
-        exif_orientation: false,
-    }
-}
-
-/// Asks to stop once so many samples are done.
-struct StopAfter(usize, AtomicUsize);
-
-impl Monitor for StopAfter {
-    fn begin(&self, _: &str, _: &'static str, _: u64, _: u64) {}
-    fn advance(&self, units: u64, _: u64) {
-        self.1.fetch_add(usize::try_from(units).unwrap(), Ordering::SeqCst);
-    }
-    fn status(&self, _: &str) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-    fn stop_requested(&self) -> bool {
-        self.1.load(Ordering::SeqCst) >= self.0
-    }
-}
 
 /// Trains in `folder` and gives the exported bytes, or the error.
 fn train(
@@ -89,7 +55,7 @@ fn train_as(
     let take = Take { limit: Some(SAMPLES), shuffle: None };
     let source = Source::Data(DataSource::training(
         dataset,
-        Some(preprocess()),
+        Some(preprocess(28, 0.286, 0.353)),
         recipe.augment,
         vec!["input".into()],
         take,
@@ -139,14 +105,8 @@ fn a_resumed_run_ends_in_the_same_bits() {
     // in the middle of an epoch, at its end, and in the last one
     for steps in [1, 3, 5] {
         let folder = tempfile::tempdir().unwrap();
-        let stopped = train(
-            dataset.as_ref(),
-            folder.path(),
-            3,
-            false,
-            &StopAfter(steps * 32, AtomicUsize::new(0)),
-        )
-        .unwrap_err();
+        let stopped = train(dataset.as_ref(), folder.path(), 3, false, &StopAfter::new(steps * 32))
+            .unwrap_err();
         assert_eq!(stopped.kind(), Kind::Interrupted);
         assert!(stopped.find_hint().unwrap().contains("--resume"));
         // a killed run leaves lines after its checkpoint, which the resumed one writes again
@@ -165,8 +125,7 @@ fn a_checkpoint_of_another_run_and_a_damaged_one_are_refused() {
     let spec: DataSpec = "fashion-mnist".parse().unwrap();
     let dataset = data::open(&spec, "train", &Silent).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    train(dataset.as_ref(), folder.path(), 1, false, &StopAfter(32, AtomicUsize::new(0)))
-        .unwrap_err();
+    train(dataset.as_ref(), folder.path(), 1, false, &StopAfter::new(32)).unwrap_err();
     let path = folder.path().join(nst_cache::trainer::checkpoint::CHECKPOINT);
     let bytes = std::fs::read(&path).unwrap();
     let again = |identity| train_as(identity, dataset.as_ref(), folder.path(), 1, true, &Silent);

@@ -3,30 +3,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use crate::support;
+use crate::support::{self, OPTIONS, Sandbox, compare, extract, try_extract, view_bytes as bytes};
 
-use nst_cache::cache::{Cache, Decoder, Originals};
+use nst_cache::cache::{Cache, Originals};
 use nst_cache::data::{self, Augment, Augmentation, Take, ViewCount, augment};
-use nst_cache::extract::{self, ExtractReport, live};
+use nst_cache::extract::live;
 use nst_cache::monitor::Silent;
 use nst_cache::recipe::{Extract, Inputs, Store};
-use nst_cache::runtime::{Device, Runtime, SessionOptions};
+use nst_cache::runtime::Runtime;
 use nst_cache::trainer::source::{Batch, CacheSource, Source};
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-const OPTIONS: SessionOptions = SessionOptions { device: Device::Cpu, threads: 1 };
 const SAMPLES: usize = 21;
 
 /// A folder with a teacher and colour images of many sizes.
-fn prepare() -> tempfile::TempDir {
-    support::need_runtime();
-    let folder = tempfile::tempdir().unwrap();
-    support::write_teacher(&folder.path().join("teacher.onnx"));
+fn prepare() -> Sandbox {
+    let folder = Sandbox::with_runtime().teacher();
     let mut random = support::Random(9);
     for index in 0..SAMPLES {
-        let class = folder.path().join("images").join(["a", "b", "c"][index % 3]);
+        let class = folder.join("images").join(["a", "b", "c"][index % 3]);
         std::fs::create_dir_all(&class).unwrap();
         let (width, height) =
             (30 + u32::try_from(index).unwrap(), 45 - u32::try_from(index).unwrap());
@@ -62,20 +59,6 @@ fn recipe(folder: &Path, cache: &str, views: usize, augmentation: Augmentation) 
     }
 }
 
-fn extract(recipe: &Extract) -> ExtractReport {
-    extract::run(recipe, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap()
-}
-
-fn bytes(cache: &Cache, path: &str, view: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    cache
-        .array(path)
-        .unwrap()
-        .read(&mut Decoder::default(), view, 0, cache.manifest().rows, &mut bytes)
-        .unwrap();
-    bytes
-}
-
 /// Every array's bytes by path and view; those of `paths`, if any are named.
 fn arrays(folder: &Path, paths: &[&str]) -> BTreeMap<(String, usize), Vec<u8>> {
     let cache = Cache::open(folder).unwrap();
@@ -95,22 +78,17 @@ const PARAMETERS: [&str; 7] = ["crop", "flip", "jitter", "jitter_order", "partne
 
 #[test]
 fn parameters_and_inputs_depend_on_neither_batch_nor_workers_nor_the_number_of_views() {
-    let folder = prepare();
-    let first = recipe(folder.path(), "first", 3, everything());
+    let folder = &prepare();
+    let first = recipe(folder, "first", 3, everything());
     let report = extract(&first);
     assert_eq!((report.rows, report.views, report.computed), (SAMPLES, 3, 3 * SAMPLES));
     let others = [
-        Extract {
-            batch: Some(7),
-            threads: 1,
-            output: folder.path().join("batch"),
-            ..first.clone()
-        },
+        Extract { batch: Some(7), threads: 1, output: folder.join("batch"), ..first.clone() },
         Extract {
             views: ViewCount::Count(2),
             batch: Some(1),
             threads: 5,
-            output: folder.path().join("views"),
+            output: folder.join("views"),
             ..first.clone()
         },
     ];
@@ -127,8 +105,8 @@ fn parameters_and_inputs_depend_on_neither_batch_nor_workers_nor_the_number_of_v
         );
     }
     // another seed draws other parameters; other rows leave a sample's crop where it is
-    let seed = Extract { seed: 4, output: folder.path().join("seed"), ..first.clone() };
-    let fewer = Extract { limit: Some(9), output: folder.path().join("fewer"), ..first.clone() };
+    let seed = Extract { seed: 4, output: folder.join("seed"), ..first.clone() };
+    let fewer = Extract { limit: Some(9), output: folder.join("fewer"), ..first.clone() };
     extract(&seed);
     extract(&fewer);
     let crops = |folder: &Path, view: usize| -> BTreeMap<i64, Vec<u8>> {
@@ -161,16 +139,16 @@ fn values(tensor: &candle_core::Tensor) -> Vec<f32> {
 
 #[test]
 fn inputs_decoded_again_are_those_that_were_stored() {
-    let folder = prepare();
+    let folder = &prepare();
     for (name, augmentation, views) in [
         ("none", Augmentation::NONE, 1),
         ("crop", Augmentation { geometry: Augment::CropFlip, ..Augmentation::NONE }, 3),
         ("all", everything(), 3),
     ] {
-        let stored = recipe(folder.path(), &format!("{name}-stored"), views, augmentation.clone());
+        let stored = recipe(folder, &format!("{name}-stored"), views, augmentation.clone());
         let source = Extract {
             inputs: Some(Inputs::Source),
-            output: folder.path().join(format!("{name}-source")),
+            output: folder.join(format!("{name}-source")),
             ..stored.clone()
         };
         extract(&stored);
@@ -223,12 +201,11 @@ fn inputs_decoded_again_are_those_that_were_stored() {
         }
     }
     // another data set of the same size is not taken for it
-    let cache = Cache::open(&folder.path().join("all-source")).unwrap();
-    let file =
-        std::fs::read_dir(folder.path().join("images/a")).unwrap().next().unwrap().unwrap().path();
+    let cache = Cache::open(&folder.join("all-source")).unwrap();
+    let file = std::fs::read_dir(folder.join("images/a")).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&file, [&std::fs::read(&file).unwrap()[..], b"\0"].concat()).unwrap();
     let dataset = data::open(
-        &format!("folder:{}", folder.path().join("images").display()).parse().unwrap(),
+        &format!("folder:{}", folder.join("images").display()).parse().unwrap(),
         "train",
         &Silent,
     )
@@ -239,9 +216,9 @@ fn inputs_decoded_again_are_those_that_were_stored() {
 
 #[test]
 fn epochs_take_the_views_in_turn_with_both_labels_of_what_is_mixed() {
-    let folder = prepare();
+    let folder = &prepare();
     let recipe = recipe(
-        folder.path(),
+        folder,
         "cache",
         3,
         Augmentation { mixup: Some(0.8), cutmix: Some(1.0), ..Augmentation::NONE },
@@ -317,9 +294,9 @@ fn epochs_take_the_views_in_turn_with_both_labels_of_what_is_mixed() {
 
 #[test]
 fn views_and_taps_are_added_to_what_is_there() {
-    let folder = prepare();
+    let folder = &prepare();
     let crop = Augmentation { geometry: Augment::CropFlip, ..Augmentation::NONE };
-    let small = recipe(folder.path(), "grown", 2, crop.clone());
+    let small = recipe(folder, "grown", 2, crop.clone());
     extract(&small);
     let shards = |folder: &Path| -> BTreeMap<String, u64> {
         fn walk(folder: &Path, into: &mut BTreeMap<String, u64>) {
@@ -355,7 +332,7 @@ fn views_and_taps_are_added_to_what_is_there() {
 
     let whole = Extract {
         taps: vec!["map2".into(), "map1@7x7=small".into()],
-        output: folder.path().join("whole"),
+        output: folder.join("whole"),
         ..view.clone()
     };
     extract(&whole);
@@ -365,31 +342,20 @@ fn views_and_taps_are_added_to_what_is_there() {
     );
     let report = nst_cache::cache::verify(&small.output, 2, &Silent).unwrap();
     assert_eq!((report.findings, report.complete), (Vec::new(), true));
-    let live = live::compare(
-        &small.output,
-        &small.teacher,
-        &Runtime::load(None).unwrap(),
-        &OPTIONS,
-        &Silent,
-    )
-    .unwrap();
+    let live = compare(&small);
     assert_eq!((live.wrong().count(), live.arrays.len()), (0, 3));
 
     // what is there under a name is not replaced
     let other = Extract { taps: vec!["map1=map2".into()], ..small.clone() };
-    let error = extract::run(&other, &Runtime::load(None).unwrap(), &OPTIONS, &Silent).unwrap_err();
+    let error = try_extract(&other).unwrap_err();
     assert!(error.to_string().contains("made with another tap: taps/map2/features"), "{error}");
 }
 
 #[test]
 fn all_views_of_crop_and_flip_are_as_many_as_there_are() {
-    let folder = prepare();
+    let folder = &prepare();
     let crop = Augmentation { geometry: Augment::CropFlip, ..Augmentation::NONE };
-    let all = Extract {
-        views: ViewCount::All,
-        limit: Some(3),
-        ..recipe(folder.path(), "cache", 1, crop)
-    };
+    let all = Extract { views: ViewCount::All, limit: Some(3), ..recipe(folder, "cache", 1, crop) };
     // 28 / 8 = 3 pixels either way: 7·7·2
     assert_eq!(extract(&all).views, 98);
     let cache = Cache::open(&all.output).unwrap();

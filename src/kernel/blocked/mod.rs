@@ -20,6 +20,7 @@
     reason = "constant indices to sums in registers; iterators over them were not unrolled"
 )]
 
+#[doc(hidden)] // for benchmarks
 pub mod ceiling;
 pub mod convert;
 mod depthwise;

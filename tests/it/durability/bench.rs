@@ -2,13 +2,11 @@
 //! and the sums of what was tried.
 
 use crate::support;
+use crate::support::graph::{ints, write_graph};
 
 use nst_cache::array::{Array, Values};
-use nst_cache::onnx::proto::{
-    AttributeProto, ModelProto, OperatorSetIdProto, TensorProto, attribute_proto,
-};
+use nst_cache::onnx::proto::TensorProto;
 use nst_cache::onnx::tensor_proto;
-use prost::Message as _;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -95,8 +93,7 @@ impl Bench {
 
     /// The program with these arguments, in this folder.
     pub fn command(&self, line: &str) -> Command {
-        let program = std::env::var_os("NST_BINARY")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_nst-cache").into());
+        let program = std::env::var_os("NST_BINARY").unwrap_or_else(|| support::PROGRAM.into());
         let mut command = Command::new(program);
         command.current_dir(self.folder.path()).arg("-q").args(line.split_whitespace());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -295,17 +292,11 @@ fn write_student(path: &Path) {
         let values = (0..count).map(|_| (random.unit() - 0.5) as f32).collect();
         tensor_proto(name, &Array::new(shape.to_vec(), Values::F32(values)).unwrap())
     };
-    let ints = |name: &str, values: [i64; 2]| AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(attribute_proto::AttributeType::Ints.into()),
-        ints: values.to_vec(),
-        ..AttributeProto::default()
-    };
     let mut graph = support::ends("image", &[1, 28, 28]);
     graph.name = Some("student".into());
     graph.initializer =
         vec![weight("w1", &[4, 1, 3, 3]), weight("w2", &[16, 10]), weight("b2", &[10])];
-    let pool = vec![ints("kernel_shape", [7, 7]), ints("strides", [7, 7])];
+    let pool = vec![ints("kernel_shape", &[7, 7]), ints("strides", &[7, 7])];
     graph.node = vec![
         support::node("AveragePool", &["image"], "small", pool),
         support::node("Conv", &["small", "w1"], "conv", vec![]),
@@ -314,12 +305,5 @@ fn write_student(path: &Path) {
         support::node("MatMul", &["flat", "w2"], "product", vec![]),
         support::node("Add", &["product", "b2"], "logits", vec![]),
     ];
-    let version = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
-    let model = ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![version],
-        graph: Some(graph),
-        ..ModelProto::default()
-    };
-    std::fs::write(path, model.encode_to_vec()).unwrap();
+    write_graph(path, graph);
 }

@@ -2,8 +2,9 @@
 //! GPU. Every case of the table and the random graphs, forward, every gradient, running statistics;
 //! in double precision (a mistake shows) and in single (as it trains).
 
+use super::Random;
 use super::cases::{Case, cases};
-use super::net::{Net, Random, values};
+use super::net::{Net, values};
 use super::random::{Growth, describe};
 use candle_core::{DType, Device, Tensor};
 use nst_cache::student::{Executor, Mode};

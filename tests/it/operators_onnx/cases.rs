@@ -7,7 +7,9 @@ mod places;
 #[path = "cases/recurrent.rs"]
 mod recurrent;
 
-use super::net::{FLOAT, Net, Random, float, floats, int, ints, text};
+use super::Random;
+use super::graph::{FLOAT, float, floats, int, ints, text};
+use super::net::Net;
 use nst_cache::onnx::proto::AttributeProto;
 
 #[derive(Debug, Clone)]

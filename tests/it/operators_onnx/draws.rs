@@ -1,7 +1,8 @@
 //! Random operators: drawn in training, their mean in evaluation and in what is exported, refused
 //! where that has none.
 
-use super::net::{FLOAT, Net, Objective, array_of, compare, float, int, ints, values};
+use super::graph::{FLOAT, float, int, ints};
+use super::net::{Net, Objective, array_of, compare, values};
 use super::students::import;
 use candle_core::DType;
 use nst_cache::onnx::operator::Class;

@@ -1,7 +1,8 @@
 //! Gradients that are known exactly: at kinks, where `PyTorch`'s choice is the reference, and where
 //! candle 0.11.1 is silently wrong.
 
-use super::net::{Net, float, int, ints, values};
+use super::graph::{float, int, ints};
+use super::net::{Net, values};
 use candle_core::{DType, Tensor};
 use nst_cache::onnx::proto::AttributeProto;
 use nst_cache::student::Mode;

@@ -1,6 +1,7 @@
 //! Indices that come with the data, and those that are refused.
 
-use super::net::{Net, int, text};
+use super::graph::{int, text};
+use super::net::Net;
 use super::students::trains;
 use candle_core::DType;
 use nst_cache::array::{Array, Values};

@@ -14,6 +14,9 @@
     reason = "small numbers that the tests make themselves"
 )]
 
+// the fuzzer's seeds, which share `cases` and `net`, have the same names beside them
+use crate::support::{Random, graph};
+
 mod candle;
 mod cases;
 mod draws;

@@ -1,10 +1,11 @@
 //! Writing small ONNX graphs, and running them in ONNX Runtime and as students.
 
+use super::Random;
+use super::graph::{BOOL, FLOAT, INT64, declared};
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_shape_proto, type_proto,
+    TensorShapeProto, ValueInfoProto, tensor_shape_proto,
 };
 use nst_cache::onnx::{Model, tensor_proto};
 use nst_cache::runtime::{Device, Runtime, Session, SessionOptions};
@@ -14,109 +15,6 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
-/// xorshift64*: enough for test data.
-#[derive(Debug, Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() >> 33) as usize % n
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    /// In low..high.
-    #[allow(clippy::cast_precision_loss)]
-    pub fn between(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * ((self.next() >> 40) as f64 / f64::from(1u32 << 24))
-    }
-
-    /// Numbers of float32 precision, never within 0.02 of 0, where functions have kinks.
-    pub fn numbers(&mut self, count: usize, low: f64, high: f64) -> Vec<f64> {
-        (0..count)
-            .map(|_| {
-                let v = self.between(low, high);
-                f64::from((if v.abs() < 0.02 { v + 0.05 } else { v }) as f32)
-            })
-            .collect()
-    }
-}
-
-pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Ints.into()),
-        ints: values.to_vec(),
-        ..AttributeProto::default()
-    }
-}
-
-pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Int.into()),
-        i: Some(value),
-        ..AttributeProto::default()
-    }
-}
-
-pub fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Float.into()),
-        f: Some(value),
-        ..AttributeProto::default()
-    }
-}
-
-pub fn floats(name: &str, values: &[f32]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Floats.into()),
-        floats: values.to_vec(),
-        ..AttributeProto::default()
-    }
-}
-
-pub fn text(name: &str, value: &'static str) -> AttributeProto {
-    let s = Some(value.as_bytes().into());
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::String.into()),
-        s,
-        ..AttributeProto::default()
-    }
-}
-
-pub fn texts(name: &str, values: &[&'static str]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Strings.into()),
-        strings: values.iter().map(|value| value.as_bytes().into()).collect(),
-        ..AttributeProto::default()
-    }
-}
-
-/// ONNX element types.
-pub const FLOAT: i32 = 1;
-pub const INT32: i32 = 6;
-pub const INT64: i32 = 7;
-pub const BOOL: i32 = 9;
-
 fn value(name: &str, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
     let shape = shape.map(|shape| {
         let dim = |&n: &usize| tensor_shape_proto::Dimension {
@@ -125,10 +23,7 @@ fn value(name: &str, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
         };
         TensorShapeProto { dim: shape.iter().map(dim).collect() }
     });
-    let tensor = type_proto::Tensor { elem_type: Some(element), shape };
-    let r#type =
-        TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
+    declared(name, element, shape)
 }
 
 /// A graph being written. Names of initialisers that begin with `p` train, whatever place they

@@ -1,7 +1,9 @@
 //! Graphs drawn at random: forward as ONNX Runtime, backward as finite differences along random
 //! directions.
 
-use super::net::{FLOAT, Net, Objective, Random, compare, float, int, ints, text, values};
+use super::Random;
+use super::graph::{FLOAT, float, int, ints, text};
+use super::net::{Net, Objective, compare, values};
 use candle_core::DType;
 use nst_cache::student::Mode;
 

@@ -1,7 +1,8 @@
 //! Students with sequences and computed places, as exporters write them, and what is refused of
 //! such operators.
 
-use super::net::{FLOAT, INT32, Net, compare, int, ints, text, texts};
+use super::graph::{FLOAT, INT32, int, ints, text, texts};
+use super::net::{Net, compare};
 use super::students::trains;
 use candle_core::DType;
 use nst_cache::onnx::proto::AttributeProto;

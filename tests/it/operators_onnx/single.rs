@@ -1,7 +1,8 @@
 //! Each case of the table, alone.
 
 use super::cases::{Case, cases};
-use super::net::{Net, Objective, compare, int};
+use super::graph::int;
+use super::net::{Net, Objective, compare};
 use candle_core::DType;
 use nst_cache::student::Mode;
 

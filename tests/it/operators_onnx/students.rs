@@ -1,7 +1,9 @@
 //! Students of other forms: several inputs, tokens, waves, tied weights, and the idioms of
 //! architectures that exporters decompose.
 
-use super::net::{FLOAT, Net, Objective, Random, array_of, compare, float, int, ints, text};
+use super::Random;
+use super::graph::{FLOAT, float, int, ints, text};
+use super::net::{Net, Objective, array_of, compare};
 use candle_core::DType;
 use nst_cache::array::{Array, Values};
 use nst_cache::onnx::BatchNorm;

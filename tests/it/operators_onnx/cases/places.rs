@@ -1,6 +1,6 @@
 //! What reads at places that are computed: `TopK`, `GridSample`.
 
-use super::super::net::Random;
+use super::super::Random;
 use super::{Case, Operand, case};
 
 pub fn cases() -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! Sequences: `LSTM` and `GRU`.
 
-use super::super::net::texts;
+use super::super::graph::texts;
 use super::{Case, Operand, case};
 
 /// With weights for `gates` gates: steps, samples, columns, directions, elements of a state.

@@ -1,36 +1,36 @@
 //! One criterion with random tensors to compare, through the trainer's own objective: what is
 //! measured is what a run computes.
 
-use super::super::synthetic::{self, Synthetic};
-use crate::array::Dtype;
-use crate::cache::Cache;
-use crate::criterion::papers::ofd;
-use crate::criterion::{Activation, Method};
-use crate::data::Take;
-use crate::error::{Error, Result};
-use crate::monitor::Monitor;
-use crate::onnx::Model;
-use crate::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto,
-};
-use crate::recipe::{CriterionRecipe, Train};
-use crate::statistic::Statistic;
-use crate::student::{Executor, ImportOptions, Mode, Student};
-use crate::trainer::loss::{Learnable, Objective, Value};
-use crate::trainer::pairing::{StudentTap, Taps, TeacherTap};
-use crate::trainer::schedule::Clock;
-use crate::trainer::source::{Batch, CacheSource, Source};
+use crate::synthetic::{self, Synthetic};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use half::f16;
+use nst_cache::array::Dtype;
+use nst_cache::cache::Cache;
+use nst_cache::criterion::papers::ofd;
+use nst_cache::criterion::{Activation, Method};
+use nst_cache::data::Take;
+use nst_cache::error::{Error, Result};
+use nst_cache::monitor::Monitor;
+use nst_cache::onnx::Model;
+use nst_cache::onnx::proto::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, tensor_proto::DataType, tensor_shape_proto, type_proto,
+};
+use nst_cache::recipe::{CriterionRecipe, Train};
+use nst_cache::statistic::Statistic;
+use nst_cache::student::{Executor, ImportOptions, Mode, Student};
+use nst_cache::trainer::loss::{Learnable, Objective, Value};
+use nst_cache::trainer::pairing::{StudentTap, Taps, TeacherTap};
+use nst_cache::trainer::schedule::Clock;
+use nst_cache::trainer::source::{Batch, CacheSource, Source};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The shapes that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(super) enum Pair {
+pub enum Shapes {
     #[value(name = "resnet32x4-resnet8x4")]
     #[serde(rename = "resnet32x4-resnet8x4")]
     Equal,
@@ -46,7 +46,7 @@ pub(super) enum Pair {
 const SAMPLES: usize = 50_000;
 const CLASSES: usize = 100;
 
-impl Pair {
+impl Shapes {
     /// Channels, height and width of the teacher's stages, and the same of the student's.
     fn stages(self) -> [&'static [[usize; 3]]; 2] {
         match self {
@@ -59,7 +59,7 @@ impl Pair {
         }
     }
 
-    pub(super) fn about(self) -> &'static str {
+    pub fn about(self) -> &'static str {
         match self {
             Self::Equal => "resnet32x4 to resnet8x4 on CIFAR-100",
             Self::Unequal => "WRN-40-2 to WRN-40-1 on CIFAR-100",
@@ -69,7 +69,7 @@ impl Pair {
 
     /// Whether a method can compare these shapes: FSP asks for two layers and for the same
     /// channels.
-    pub(super) fn allows(self, method: &Method) -> bool {
+    pub fn allows(self, method: &Method) -> bool {
         let [teacher, student] = self.stages();
         method.spec().name != "fsp" || (teacher.len() > 1 && teacher == student)
     }
@@ -121,14 +121,14 @@ impl Pair {
 }
 
 /// A criterion with everything that it is computed of.
-pub(super) struct Case {
+pub struct Case {
     /// Its inputs are the tensors that the criterion reads of a student.
-    pub(super) student: Student,
-    pub(super) objective: Objective,
-    pub(super) learnable: Learnable,
-    pub(super) batch: Batch,
+    pub student: Student,
+    pub objective: Objective,
+    pub learnable: Learnable,
+    pub batch: Batch,
     /// OFD's, by layer; empty for the others.
-    pub(super) margins: Vec<Tensor>,
+    pub margins: Vec<Tensor>,
 }
 
 impl Case {
@@ -136,9 +136,9 @@ impl Case {
     ///
     /// # Errors
     /// When the criterion cannot compare these shapes.
-    pub(super) fn new(
+    pub fn new(
         criterion: &CriterionRecipe,
-        pair: Pair,
+        pair: Shapes,
         rows: usize,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
@@ -188,7 +188,7 @@ impl Case {
     }
 
     /// The loss and its gradients. No optimiser moves anything.
-    pub(super) fn step(&mut self, step: usize) -> Result<Value> {
+    pub fn step(&mut self, step: usize) -> Result<Value> {
         let pass =
             self.student.forward(&self.batch.inputs, Mode::Train, &self.objective.keep, 0)?;
         let clock = Clock { step, steps_per_epoch: usize::MAX, total_steps: usize::MAX };
@@ -200,7 +200,7 @@ impl Case {
 /// it asks about, which are all of the data set for CRD, and whose maps OFD looks at.
 fn learnable(
     objective: &Objective,
-    pair: Pair,
+    pair: Shapes,
     rows: usize,
     monitor: &dyn Monitor,
 ) -> Result<(Learnable, Vec<i64>, Vec<Tensor>)> {
@@ -266,7 +266,7 @@ fn noise(random: &mut ChaCha8Rng, shape: &[usize], signed: bool, dtype: DType) -
 }
 
 /// The input that becomes the logits.
-pub(super) const SCORES: &str = "scores";
+pub const SCORES: &str = "scores";
 
 /// A graph that hands its inputs on; the first of them are its logits.
 fn network(inputs: &[(String, Vec<usize>)], rows: usize) -> Result<Model> {

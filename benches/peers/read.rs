@@ -1,16 +1,15 @@
 //! `bench read`: a cache's reader and the trainer's batches, against a bare loop of checksums and
 //! zstd over the same bytes.
 
-use super::figures::median;
-use super::synthetic::{self, Synthetic};
-use crate::cache::{Cache, Codec, Decoder};
-use crate::cli::extract::CompressArg;
-use crate::cli::{Context, emit, emit_json};
-use crate::data::Take;
-use crate::error::{Error, Result};
-use crate::trainer::loader::{Steps, stream};
-use crate::trainer::source::{CacheSource, Source};
+use crate::summary::median;
+use crate::synthetic::{self, Synthetic};
+use crate::{Context, emit, emit_json};
 use comfy_table::{CellAlignment, Table, presets};
+use nst_cache::cache::{Cache, Codec, Decoder};
+use nst_cache::data::Take;
+use nst_cache::error::{Error, Result};
+use nst_cache::trainer::loader::{Steps, stream};
+use nst_cache::trainer::source::{CacheSource, Source};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::num::NonZeroUsize;
@@ -19,7 +18,7 @@ use std::time::Instant;
 
 /// Arguments of `bench read`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub struct Args {
     /// The cache's folder [default: a temporary one of random maps]
     #[arg(value_name = "CACHE")]
     cache: Option<PathBuf>,
@@ -41,7 +40,7 @@ pub(super) struct Args {
     shape: Vec<usize>,
     /// How it is stored
     #[arg(long, conflicts_with = "cache", value_name = "auto|none|zstd", default_value = "auto")]
-    compress: CompressArg,
+    compress: Compression,
     /// Rows of a batch
     #[arg(long, default_value_t = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN))]
     batch: NonZeroUsize,
@@ -53,9 +52,16 @@ pub(super) struct Args {
     cold: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Compression {
+    Auto,
+    None,
+    Zstd,
+}
+
 /// What was measured, over all taps' arrays; medians over the rounds.
 #[derive(Debug, Serialize)]
-struct Report {
+struct ReadReport {
     rows: usize,
     threads: usize,
     cold: bool,
@@ -73,7 +79,7 @@ struct Report {
     ratios: Vec<f64>,
 }
 
-pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let Some(folder) = &args.cache else {
         let folder = tempfile::Builder::new()
             .prefix("nst-cache-bench")
@@ -92,9 +98,9 @@ fn random(args: &Args, folder: &Path) -> Result<()> {
         return Err(Error::input(format!("--shape: expected C H W, found {:?}", args.shape)));
     };
     let codec = match args.compress {
-        CompressArg::Auto => None,
-        CompressArg::None => Some(Codec::Raw),
-        CompressArg::Zstd => Some(Codec::Zstd),
+        Compression::Auto => None,
+        Compression::None => Some(Codec::Raw),
+        Compression::Zstd => Some(Codec::Zstd),
     };
     let stages = &[[channels, height, width]];
     synthetic::write(
@@ -148,7 +154,7 @@ fn measure(args: &Args, folder: &Path, context: &Context<'_>) -> Result<()> {
     }
     let rate = |seconds: &[f64]| bytes as f64 / 1e6 / median(seconds);
     let rows = cache.manifest().rows;
-    let report = Report {
+    let report = ReadReport {
         rows,
         threads: context.threads,
         cold: args.cold,

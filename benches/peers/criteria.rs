@@ -5,14 +5,15 @@
 mod case;
 mod save;
 
-use super::figures::{Summary, peak_rss_mb, rss_mb, summary};
-use crate::cli::{Context, emit, emit_json};
-use crate::criterion::papers;
-use crate::error::{Context as _, Error, Result};
-use crate::recipe::CriterionRecipe;
-use case::{Case, Pair};
+use crate::memory::{peak_rss_mb, rss_mb};
+use crate::summary::{Summary, summary};
+use crate::{Context, emit, emit_json};
+use case::{Case, Shapes};
 use clap::ValueEnum as _;
 use comfy_table::{CellAlignment, Table, presets};
+use nst_cache::criterion::papers;
+use nst_cache::error::{Context as _, Error, Result};
+use nst_cache::recipe::CriterionRecipe;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -21,15 +22,15 @@ use std::time::Instant;
 
 /// Arguments of `bench criteria`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub struct Args {
     /// The criteria, as `train --criterion` takes them [default: all that the pair allows, a
     /// process each]
     #[arg(value_name = "CRITERION")]
     criteria: Vec<String>,
     /// The shapes of teacher and student: of two of RepDistiller's pairs on CIFAR-100, or one stage
     /// of 256 channels of 32x32
-    #[arg(long, value_enum, default_value_t = Pair::Equal)]
-    pair: Pair,
+    #[arg(long, value_enum, default_value_t = Shapes::Equal)]
+    pair: Shapes,
     /// Samples of a step
     #[arg(long, default_value_t = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN))]
     batch: NonZeroUsize,
@@ -47,9 +48,9 @@ pub(super) struct Args {
 
 /// What was measured of one criterion.
 #[derive(Debug, Serialize, Deserialize)]
-struct Row {
+struct CriterionRow {
     criterion: String,
-    pair: Pair,
+    pair: Shapes,
     batch: usize,
     threads: usize,
     median_ms: f64,
@@ -64,7 +65,7 @@ struct Row {
     loss: f64,
 }
 
-pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let names: Vec<&str> = if args.criteria.is_empty() {
         papers::names().collect()
     } else {
@@ -78,7 +79,7 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     match (criteria.as_slice(), &args.save) {
         ([(_, criterion)], Some(path)) => save::write(path, case(criterion)?),
         (_, Some(_)) => Err(Error::input("--save: expected one criterion")
-            .hint("name one: nst-cache bench criteria at --save at.safetensors")),
+            .hint("name one: nst-cache criteria at --save at.safetensors")),
         ([(_, criterion)], None) => {
             let row = measure(criterion, case(criterion)?, args, context)?;
             if context.json { emit_json(&row) } else { emit(&table(&[row])) }
@@ -99,7 +100,7 @@ fn measure(
     mut case: Case,
     args: &Args,
     context: &Context<'_>,
-) -> Result<Row> {
+) -> Result<CriterionRow> {
     let baseline_mb = rss_mb();
     let mut times = Vec::with_capacity(args.steps.get());
     let mut first = None;
@@ -118,7 +119,7 @@ fn measure(
         first.get_or_insert(loss);
     }
     let Summary { median: median_ms, p10: p10_ms, p90: p90_ms } = summary(times);
-    Ok(Row {
+    Ok(CriterionRow {
         criterion: criterion.name().to_owned(),
         pair: args.pair,
         batch: args.batch.get(),
@@ -133,14 +134,14 @@ fn measure(
 }
 
 /// The same in a process of its own.
-fn by_itself(name: &str, args: &Args, context: &Context<'_>) -> Result<Row> {
+fn by_itself(name: &str, args: &Args, context: &Context<'_>) -> Result<CriterionRow> {
     context.monitor.note(&format!("{name}: {} + {} steps", args.warmup, args.steps));
     let failed = || format!("bench criteria {name}: the process that measures it");
     let program = std::env::current_exe().context(|| "this program: cannot be found".to_owned())?;
     let pair =
         args.pair.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     let mut command = Command::new(program);
-    command.args(["bench", "criteria", name, "--pair", &pair, "--json", "--quiet"]);
+    command.args(["criteria", name, "--pair", &pair, "--json", "--quiet"]);
     for (flag, value) in [
         ("--batch", args.batch.get()),
         ("--steps", args.steps.get()),
@@ -156,7 +157,7 @@ fn by_itself(name: &str, args: &Args, context: &Context<'_>) -> Result<Row> {
     serde_json::from_slice(&output.stdout).context(failed)
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[CriterionRow]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["criterion", "median ms", "p10", "p90", "before MB", "peak MB", "loss"]);

@@ -1,33 +1,34 @@
 //! `bench distill`: one distillation step from a cache, with the pair of networks, batch and
 //! optimiser of the usual comparison in PyTorch, which runs its teacher in every step.
 
-use super::figures::{Summary, peak_rss_mb, summary};
-use super::synthetic::{self, Synthetic};
-use crate::cache::Cache;
-use crate::cli::{Context, emit, emit_json};
-use crate::data::Take;
-use crate::error::{Error, Result};
-use crate::recipe::{OptimizerRecipe, Train};
-use crate::student::{Executor, ImportOptions, Precision, Student, preset};
-use crate::trainer::loader::{Batches, Steps, stream};
-use crate::trainer::loss::{Learnable, Objective};
-use crate::trainer::optimizer::Optimizer;
-use crate::trainer::pairing;
-use crate::trainer::schedule::Clock;
-use crate::trainer::source::{CacheSource, Source};
-use crate::trainer::step::{self, Settings, Times};
+use crate::memory::peak_rss_mb;
+use crate::summary::{Summary, summary};
+use crate::synthetic::{self, Synthetic};
+use crate::{Context, emit, emit_json};
 use clap::ValueEnum;
+use nst_cache::cache::Cache;
+use nst_cache::data::Take;
+use nst_cache::error::{Error, Result};
+use nst_cache::recipe::{OptimizerRecipe, Train};
+use nst_cache::student::{Executor, ImportOptions, Precision, Student, preset};
+use nst_cache::trainer::loader::{Batches, Steps, stream};
+use nst_cache::trainer::loss::{Learnable, Objective};
+use nst_cache::trainer::optimizer::Optimizer;
+use nst_cache::trainer::pairing;
+use nst_cache::trainer::schedule::Clock;
+use nst_cache::trainer::source::{CacheSource, Source};
+use nst_cache::trainer::step::{self, Settings, Times};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 /// Arguments of `bench distill`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub struct Args {
     /// Teacher and student: cifar is ResNet-56 to ResNet-20 at 32x32, imagenet ResNet-101 to
     /// ResNet-18 at 224x224
-    #[arg(long, value_enum, default_value_t = Pair::Cifar)]
-    pair: Pair,
+    #[arg(long, value_enum, default_value_t = Networks::Cifar)]
+    pair: Networks,
     /// Images of a step [default: 64 of 32x32, 8 of 224x224]
     #[arg(long, value_name = "N")]
     batch: Option<NonZeroUsize>,
@@ -45,12 +46,12 @@ pub(super) struct Args {
 /// Two networks. The teacher is there by the shapes of its stages alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Pair {
+enum Networks {
     Cifar,
     Imagenet,
 }
 
-impl Pair {
+impl Networks {
     fn student(self) -> &'static str {
         match self {
             Self::Cifar => "resnet20",
@@ -93,8 +94,8 @@ const BATCHES: usize = 8;
 
 /// What was measured.
 #[derive(Debug, Serialize)]
-struct Row {
-    pair: Pair,
+struct DistillRow {
+    pair: Networks,
     batch: usize,
     threads: usize,
     precision: Precision,
@@ -116,7 +117,7 @@ struct Row {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
-pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let batch = args.batch.map_or(args.pair.batch(), NonZeroUsize::get);
     let folder = tempfile::Builder::new()
         .prefix("nst-cache-bench")
@@ -137,11 +138,11 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     synthetic::write(folder.path(), &synthetic)?;
     let cache = Cache::open(folder.path())?;
     let measured = measure(args, batch, &cache, context)?;
-    let part = |of: fn(&Step) -> Duration| {
+    let part = |of: fn(&StepTimes) -> Duration| {
         summary(measured.steps.iter().map(|s| milliseconds(of(s))).collect())
     };
     let Summary { median: median_ms, p10: p10_ms, p90: p90_ms } = part(|s| s.whole);
-    let row = Row {
+    let row = DistillRow {
         pair,
         batch,
         threads: context.threads,
@@ -178,14 +179,14 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     ))
 }
 
-struct Step {
+struct StepTimes {
     whole: Duration,
     waited: Duration,
     times: Times,
 }
 
 struct Measured {
-    steps: Vec<Step>,
+    steps: Vec<StepTimes>,
     last_loss: f64,
 }
 
@@ -258,7 +259,11 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
             measured.last_loss = stepped.value.total;
             if step >= args.warmup {
                 let waited = batches.waited().saturating_sub(before);
-                measured.steps.push(Step { whole: start.elapsed(), waited, times: stepped.times });
+                measured.steps.push(StepTimes {
+                    whole: start.elapsed(),
+                    waited,
+                    times: stepped.times,
+                });
             }
         }
         Ok(())

@@ -1,19 +1,19 @@
 //! `bench step`: one training step on synthetic images, with the network, batch, optimiser and
 //! warm-up of the usual comparison in PyTorch.
 
-use super::figures::{Summary, peak_rss_mb, summary};
-use crate::cli::{Context, emit, emit_json};
-use crate::criterion::papers::cross_entropy::cross_entropy;
-use crate::error::{Error, Result};
-use crate::kernel::blocked::ceiling::{self, Ceiling};
-use crate::onnx::Model;
-use crate::onnx::proto::{AttributeProto, tensor_shape_proto, type_proto};
-use crate::recipe::OptimizerRecipe;
-use crate::student::{Executor, ImportOptions, Mode, Precision, Student, preset};
-use crate::train::device;
-use crate::trainer::optimizer::Optimizer;
+use crate::memory::peak_rss_mb;
+use crate::summary::{Summary, summary};
+use crate::{Context, emit, emit_json};
 use candle_core::{Device, Tensor};
 use comfy_table::{CellAlignment, Table, presets};
+use nst_cache::criterion::papers::cross_entropy::cross_entropy;
+use nst_cache::error::{Error, Result};
+use nst_cache::kernel::blocked::ceiling::{self, Ceiling};
+use nst_cache::onnx::Model;
+use nst_cache::onnx::proto::{AttributeProto, tensor_shape_proto, type_proto};
+use nst_cache::recipe::OptimizerRecipe;
+use nst_cache::student::{Executor, ImportOptions, Mode, Precision, Student, preset};
+use nst_cache::trainer::optimizer::Optimizer;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use std::time::Instant;
 
 /// Arguments of `bench step`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub struct Args {
     /// The networks: resnet20, wrn-16-2, resnet18-224, mobilenetv2-224, mobilenetv2-32 [default:
     /// all]
     #[arg(long, value_name = "NET", value_delimiter = ',')]
@@ -44,7 +44,7 @@ pub(super) struct Args {
     general: bool,
     /// Where to train: cpu, cuda, cuda:INDEX or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: crate::runtime::Device,
+    device: nst_cache::runtime::Device,
 }
 
 /// A network of the comparison.
@@ -66,7 +66,7 @@ const NETS: &[Net] = &[
 
 /// What was measured of one network.
 #[derive(Debug, Serialize)]
-struct Row {
+struct StepRow {
     model: &'static str,
     batch: usize,
     threads: usize,
@@ -89,13 +89,13 @@ struct Row {
     ceiling_gb_s: f64,
 }
 
-pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let nets: Vec<&Net> = if args.model.is_empty() {
         NETS.iter().collect()
     } else {
         args.model.iter().map(|name| find(name)).collect::<Result<_>>()?
     };
-    let device = device::training(args.device, context.monitor)?;
+    let device = training(args.device)?;
     let ceiling = ceiling::measure();
     let mut rows = Vec::new();
     for net in nets {
@@ -148,12 +148,29 @@ pub(super) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     emit(&format!(
         "{table}\n{}, {} threads, float32, precision {}; ceilings measured in this run: {:.0} \
          Gflop/s from registers, {:.1} GB/s through memory",
-        device::kind(&device),
+        kind(&device),
         context.threads,
         args.precision,
         ceiling.gflop_s,
         ceiling.gb_s
     ))
+}
+
+/// The numeric core's device.
+fn training(asked: nst_cache::runtime::Device) -> Result<Device> {
+    use nst_cache::runtime::Device as Asked;
+    Ok(match asked {
+        Asked::Cpu => Device::Cpu,
+        Asked::Auto => Device::cuda_if_available(0)?,
+        Asked::Cuda(index) => Device::new_cuda(index)?,
+        Asked::TensorRt(_) => {
+            return Err(Error::input("--device: expected cpu, cuda[:INDEX] or auto"));
+        }
+    })
+}
+
+fn kind(device: &Device) -> &'static str {
+    if device.is_cpu() { "cpu" } else { "cuda" }
 }
 
 fn number(value: Option<f64>) -> String {
@@ -168,7 +185,13 @@ fn find(name: &str) -> Result<&'static Net> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
-fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling) -> Result<Row> {
+fn measure(
+    net: &Net,
+    args: &Args,
+    on: &Device,
+    threads: usize,
+    ceiling: Ceiling,
+) -> Result<StepRow> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
     let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
     let student = Student::import(
@@ -208,12 +231,12 @@ fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling
         }
     }
     let Summary { median: median_ms, p10: p10_ms, p90: p90_ms } = summary(times);
-    Ok(Row {
+    Ok(StepRow {
         model: net.name,
         batch,
         threads,
         precision: args.precision,
-        device: device::kind(on),
+        device: kind(on),
         median_ms,
         p10_ms,
         p90_ms,

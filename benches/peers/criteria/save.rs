@@ -2,14 +2,12 @@
 //! implementation to be held against.
 
 use super::case::{Case, SCORES};
-use crate::cli::file;
-use crate::criterion::Subject;
-use crate::error::{Context as _, Error, Result};
 use candle_core::{DType, Device, Tensor};
+use nst_cache::criterion::Subject;
+use nst_cache::error::{Context as _, Error, Result};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Writes the file: `student/N`, `teacher/N` and `gradient/student/N` by pair, `labels`, and every
@@ -19,7 +17,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the criterion cannot be computed, or the file not written.
-pub(super) fn write(path: &Path, mut case: Case) -> Result<()> {
+pub fn write(path: &Path, mut case: Case) -> Result<()> {
     let mut tensors = case.learnable.tensors()?;
     tensors.retain(|(name, _)| !name.starts_with("criterion-optimizer/"));
     let value = case.step(0)?;
@@ -102,7 +100,5 @@ fn encode(path: &Path, tensors: &[(String, Tensor)], about: &str) -> Result<()> 
     let header = HashMap::from([("criterion".to_owned(), about.to_owned())]);
     let document = safetensors::serialize(views, Some(header))
         .context(|| format!("{}: cannot be encoded", path.display()))?;
-    file::write_whole(path, true, |file| {
-        file.write_all(&document).context(|| format!("{}: cannot be written", path.display()))
-    })
+    std::fs::write(path, document).context(|| format!("{}: cannot be written", path.display()))
 }

@@ -1,11 +1,13 @@
 //! `bench extract`: an extraction, writing included, against its teacher run bare in this process
 //! with the same tensors read.
 
-use super::figures::median;
-use crate::cli::{Context, emit, emit_json, extract as command};
-use crate::error::{Context as _, Result};
-use crate::extract::{self, Stages};
+use crate::summary::median;
+use crate::{Context, emit, emit_json};
 use comfy_table::{Table, presets};
+use nst_cache::cli::extract as command;
+use nst_cache::error::{Context as _, Result};
+use nst_cache::extract::{self, Stages};
+use nst_cache::runtime::Runtime;
 use serde::Serialize;
 use std::num::NonZeroUsize;
 
@@ -13,7 +15,7 @@ use std::num::NonZeroUsize;
 #[derive(Debug, clap::Args)]
 // clap names a group after the structure, and the flattened one has the same name
 #[group(skip)]
-pub(super) struct Args {
+pub struct Args {
     #[command(flatten)]
     extract: command::Args,
     /// Pairs of runs, bare and whole in turn
@@ -23,7 +25,7 @@ pub(super) struct Args {
 
 /// What was measured.
 #[derive(Debug, Serialize)]
-struct Report {
+struct ExtractionReport {
     rows: usize,
     threads: usize,
     /// Medians over the rounds.
@@ -41,8 +43,8 @@ struct Report {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of rows and bytes")]
-pub(super) fn run(args: Args, context: &Context<'_>) -> Result<()> {
-    let runtime = context.runtime()?;
+pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
+    let runtime = Runtime::load(context.onnxruntime.as_deref())?;
     let (mut recipe, session) = command::resolve(args.extract, context)?;
     // beside the folder that was asked for: the disk that is meant is measured
     let folder = recipe.output.parent().unwrap_or(std::path::Path::new(".")).to_owned();
@@ -60,7 +62,7 @@ pub(super) fn run(args: Args, context: &Context<'_>) -> Result<()> {
         last = Some(report);
     }
     let Some(last) = last else { return Ok(()) };
-    let report = Report {
+    let report = ExtractionReport {
         rows: last.rows,
         threads: context.threads,
         bare_rows_per_s: median(&bare),

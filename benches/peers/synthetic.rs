@@ -1,41 +1,41 @@
 //! A cache as `extract` writes one, of random images and random maps of a teacher.
 
-use crate::array::{Dtype, Layout};
-use crate::cache::{
+use half::f16;
+use nst_cache::array::{Dtype, Layout};
+use nst_cache::cache::{
     ArraySpec, CachePlan, Codec, DataRecord, Manifest, TapRecord, TeacherRecord, Writer,
     chunk_rows, probe_codec, segment_rows,
 };
-use crate::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess};
-use crate::error::Result;
-use crate::onnx::tap::Role;
-use half::f16;
+use nst_cache::data::{Channels, DataFormat, Fingerprint, Interpolation, Preprocess};
+use nst_cache::error::Result;
+use nst_cache::onnx::tap::Role;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 
 /// What the cache is to hold.
-pub(super) struct Synthetic<'a> {
+pub struct Synthetic<'a> {
     /// Side of the images, in pixels.
-    pub(super) side: usize,
+    pub side: usize,
     /// How many classes the labels name.
-    pub(super) classes: i64,
+    pub classes: i64,
     /// Channels, height and width of each of the teacher's stages.
-    pub(super) stages: &'a [[usize; 3]],
+    pub stages: &'a [[usize; 3]],
     /// Whether the maps are those before the rectifier.
-    pub(super) signed: bool,
+    pub signed: bool,
     /// Rows.
-    pub(super) rows: usize,
+    pub rows: usize,
     /// Rows of a step.
-    pub(super) batch: usize,
+    pub batch: usize,
     /// How every array is stored; `None`: as it pays.
-    pub(super) codec: Option<Codec>,
+    pub codec: Option<Codec>,
 }
 
 /// Writes the cache.
 ///
 /// # Errors
 /// When the disk refuses.
-pub(super) fn write(folder: &Path, synthetic: &Synthetic<'_>) -> Result<()> {
+pub fn write(folder: &Path, synthetic: &Synthetic<'_>) -> Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let plan = plan(synthetic, &mut random);
     let mut writer = Writer::open(folder, &plan)?;
