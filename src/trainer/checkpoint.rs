@@ -25,19 +25,19 @@ use std::path::Path;
 pub struct Position {
     /// Version of this record.
     pub format: u32,
-    /// What decides the run's bits (recipe, student, data), as a hash.
+    /// A hash of everything that determines the run's bits (recipe, student, data).
     pub identity: String,
     /// Steps taken.
     pub step: usize,
-    /// Steps that the optimizer's state stands at.
+    /// Steps that the optimizer's state has taken.
     pub optimizer_steps: u64,
-    /// Steps that the optimizer of what the criteria learn stands at.
+    /// Steps that the optimizer of the criteria's modules has taken.
     pub learnable_steps: u64,
     /// Length of the metrics file, in bytes.
     pub metrics_bytes: u64,
-    /// Training time so far.
+    /// Training time so far, in seconds.
     pub seconds: f64,
-    /// Sums of the epoch that is under way (or was just finished).
+    /// Sums over the current epoch (or the one just finished).
     pub sums: Sums,
     /// The last evaluation.
     pub test: Option<Evaluation>,
@@ -69,7 +69,7 @@ pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// The header's key for the position.
 const KEY: &str = "nst-cache";
-/// The header's key of the metrics so far: deflated, in hexadecimal digits. Left out where they are
+/// The header's key for the metrics so far: deflated, in hexadecimal digits. Omitted if they are
 /// too long for a header.
 const METRICS: &str = "metrics";
 /// Enough for the lines of a hundred million steps.

@@ -7,9 +7,9 @@ use crate::recipe::{Course, ScheduleRecipe};
 pub struct Clock {
     /// The step, counted from 0 over the whole run.
     pub step: usize,
-    /// Steps of an epoch.
+    /// Steps per epoch.
     pub steps_per_epoch: usize,
-    /// Steps of the run.
+    /// Steps in the run.
     pub total_steps: usize,
 }
 
