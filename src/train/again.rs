@@ -1,4 +1,4 @@
-//! The command that adds to a cache what a criterion lacks.
+//! The command that adds to a cache what a criterion needs.
 
 use crate::array::{Dtype, Layout};
 use crate::cache::Manifest;
@@ -10,11 +10,11 @@ use crate::trainer::pairing::Pair;
 use serde::Serialize;
 use std::path::Path;
 
-/// Refuses criteria that the cache in `folder` cannot serve, with the command that adds what they
-/// lack.
+/// Rejects criteria that the cache in `folder` cannot serve, with the command that adds what they
+/// need.
 ///
 /// # Errors
-/// Names the first criterion and tap, what is there, and the command.
+/// Names the first such criterion and tap, what the cache holds, and the command.
 pub(super) fn refuse_unserved(
     manifest: &Manifest,
     folder: &Path,
@@ -29,7 +29,7 @@ pub(super) fn refuse_unserved(
     Ok(())
 }
 
-/// The command with every flag that decides what is extracted, so that it is taken for the same
+/// The command, with every flag that determines what is extracted, so that it matches the existing
 /// cache.
 fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair: &Pair) -> String {
     let data = &manifest.data;
@@ -87,7 +87,7 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
     let there: Vec<Statistic> =
         pair.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
     let is_same = size == whole;
-    // without --tap a statistic is added to every tap of the cache
+    // without --tap, a statistic is added to every tap of the cache
     if !is_same {
         let tensor =
             manifest.tap(&pair.teacher).map_or(pair.teacher.as_str(), |tap| tap.tensor.as_str());
@@ -111,7 +111,7 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// The flags that give this preprocessing.
+/// The flags that select this preprocessing.
 fn preprocess_flags(p: &Preprocess) -> Vec<(&'static str, String)> {
     let size = ("size", format!("{}x{}", p.size[0], p.size[1]));
     let is_preset = |name: &&str| {
@@ -139,7 +139,7 @@ fn preprocess_flags(p: &Preprocess) -> Vec<(&'static str, String)> {
     std::iter::once(size).chain(resize).chain(named).chain(numbers).collect()
 }
 
-/// The name of a choice, as flags and recipes have it.
+/// The name of a choice, as used in flags and recipes.
 fn word(choice: impl Serialize) -> String {
     serde_json::to_value(choice)
         .ok()
@@ -147,7 +147,7 @@ fn word(choice: impl Serialize) -> String {
         .unwrap_or_default()
 }
 
-/// A word as a shell takes it.
+/// A word, quoted for a shell if necessary.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,14 +1,14 @@
-//! Where a student trains: `--device` as a device of the numeric core.
+//! Where a student trains: `--device` as a device of candle.
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::runtime::Device;
 
-/// The numeric core's device for `--device`. `auto` is the first CUDA device if this build has CUDA
+/// The candle device for `--device`. `auto` is the first CUDA device if this build supports CUDA
 /// and there is one, else the CPU.
 ///
 /// # Errors
-/// When a device that was asked for cannot train.
+/// When the requested device cannot train.
 pub fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Device> {
     match asked {
         Device::Cpu => Ok(candle_core::Device::Cpu),
@@ -40,13 +40,13 @@ pub fn training(asked: Device, monitor: &dyn Monitor) -> Result<candle_core::Dev
     }
 }
 
-/// A device's kind for records: which card it was changes nothing.
+/// A device's kind for records: which card it was does not matter.
 #[must_use]
 pub fn kind(device: &candle_core::Device) -> &'static str {
     if device.is_cpu() { "cpu" } else { "cuda" }
 }
 
-/// candle's messages carry a backtrace behind the first line.
+/// The first line of candle's message, which a backtrace follows.
 fn first_line(cause: &candle_core::Error) -> String {
     cause.to_string().lines().next().unwrap_or_default().to_owned()
 }
