@@ -40,7 +40,7 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) use print::{emit, emit_json};
 
-/// What every command is given beside its own arguments.
+/// What every command receives besides its own arguments.
 pub struct Context<'a> {
     /// Defaults of the working folder.
     pub config: &'a Config,
@@ -50,12 +50,12 @@ pub struct Context<'a> {
     pub threads: usize,
     /// `--onnxruntime`: path of ONNX Runtime's library.
     pub onnxruntime: Option<PathBuf>,
-    /// Progress, notes and warnings go to stderr; Ctrl-C asks through it to stop.
+    /// Shows progress, notes and warnings on stderr, and tells when Ctrl-C asks to stop.
     pub monitor: &'a dyn Monitor,
 }
 
 impl Context<'_> {
-    /// ONNX Runtime, with a warning where its version is known to compute something wrongly.
+    /// ONNX Runtime, with a warning if its version is known to compute something wrong.
     ///
     /// # Errors
     /// When there is none.
@@ -63,7 +63,7 @@ impl Context<'_> {
         Runtime::load_for(self.onnxruntime.as_deref(), self.monitor)
     }
 
-    /// The process as a training run sees it.
+    /// The process in which a training run executes.
     pub(crate) fn host(&self) -> Host<'_> {
         let onnxruntime = self.onnxruntime.clone();
         Host { threads: self.threads, onnxruntime, monitor: self.monitor }
@@ -106,23 +106,23 @@ struct Global {
     /// Write one JSON document to stdout instead of text
     #[arg(long, global = true)]
     json: bool,
-    /// Total of compute threads [default: the machine's cores]
+    /// Total number of compute threads [default: the machine's cores]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else beside this program, else the
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, else next to this program, else the
     /// system's]
     #[arg(long, global = true, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
-    /// Log more to stderr (twice: still more; `NST_LOG` sets a filter of its own)
+    /// Log more to stderr (twice: even more; `NST_LOG` sets a custom filter)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Neither progress nor notes: warnings and errors alone
+    /// Show neither progress nor notes, only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Stop when standard input ends: how a sweep's runs end with it
+    /// Stop when standard input ends: how a sweep ends its runs
     #[arg(long, global = true, hide = true)]
     stop_with_stdin: bool,
-    /// When messages are coloured
+    /// When to color messages
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
 }
@@ -135,7 +135,7 @@ enum Color {
 }
 
 impl Color {
-    /// Whether stderr is to be coloured.
+    /// Whether to color stderr.
     fn enabled(self) -> bool {
         match self {
             Self::Auto => {
@@ -150,12 +150,12 @@ impl Color {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what a model takes and gives, its taps, and whether it can be trained
+    /// Show a model's inputs and outputs, its taps, and whether it can be trained
     Inspect(inspect::Args),
     /// Run a teacher once over a data set and write the cache
     #[command(after_help = extract::EXAMPLES)]
     Extract(extract::Args),
-    /// Train a student, from a cache or plainly supervised
+    /// Train a student, from a cache or from labels alone
     Train(train::Args),
     /// Train many students from one cache: every student with every method and seed of a recipe
     #[command(after_help = sweep::EXAMPLES)]
@@ -167,7 +167,7 @@ enum Command {
     Eval(eval::Args),
     /// Write an untrained student
     New(new::Args),
-    /// Look into a cache, check, repair and export it
+    /// Inspect, check, repair or export a cache
     Cache(cache::Args),
     /// List the criteria: what each needs stored, its defaults, its source
     #[command(after_help = criteria::EXAMPLES)]
@@ -175,15 +175,15 @@ enum Command {
     /// Run the whole pipeline on the embedded data
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Args),
-    /// Measure what is compared with other tools
+    /// Measure the figures that are compared with other tools
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
-    /// Write a shell's completion script
+    /// Write a completion script for a shell
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Args),
 }
 
-/// Runs the program and gives its exit status.
+/// Runs the program and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
     // SAFETY: the program begins here, with one thread
@@ -248,7 +248,7 @@ fn count_threads(flag: Option<NonZeroUsize>, config: Option<usize>) -> Result<us
     }
 }
 
-/// Sends the log to stderr: warnings of this crate alone unless `-v` or `NST_LOG` ask for more.
+/// Sends the log to stderr: only this crate's warnings unless `-v` or `NST_LOG` asks for more.
 fn start_log(verbose: u8, color: bool) -> Result<()> {
     let by_flag = match verbose {
         0 => "off,nst_cache=warn",
@@ -272,7 +272,7 @@ fn start_log(verbose: u8, color: bool) -> Result<()> {
     Ok(())
 }
 
-/// The command line itself, for completion scripts.
+/// The command line definition, for completion scripts.
 fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
