@@ -166,7 +166,7 @@ impl Folder {
                     .hint(format!("add --resume to {how} again, or give another -o"))
             }
             None => Error::input(format!("{path}: holds an unfinished run with these settings"))
-                .hint("add --resume to go on with it, or give another -o"),
+                .hint("add --resume to continue it, or give another -o"),
         })
     }
 

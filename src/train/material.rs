@@ -417,7 +417,7 @@ fn originals(
             "data {spec}: expected the images of this cache, which does not store them"
         ))
         .because(e);
-        error.hint("--source SPEC says where they lie now")
+        error.hint("--source SPEC says where they are now")
     })?;
     // reject changed samples here, before any work is done
     Originals::new(cache, dataset.as_ref())?.refuse_changed(host.monitor)?;

@@ -39,7 +39,7 @@ pub(super) fn check(
     }
     if let Some(activation) = logits::activation_of_student(model) {
         return Err(Error::input(format!(
-            "student: expected logits of one class a sample, found an output that ends in a \
+            "student: expected logits of one class per sample, found an output that ends in a \
              {activation}, whose values are probabilities"
         ))
         .hint(format!("export it without the {activation}: the loss takes what it reads")));

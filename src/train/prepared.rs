@@ -212,12 +212,12 @@ fn announce(
     let Train { batch, drop_last, .. } = settled.recipe;
     if (Steps { rows: source.len(), batch, drop_last }).joins_last() {
         let line =
-            "the last batch of an epoch has one sample more, which would be alone (--drop-last)";
+            "an epoch's last batch takes in a sample that would be alone (--drop-last omits it)";
         host.monitor.note(line);
     }
     if let Some(teacher) = &settled.teacher {
         host.monitor.note(&format!(
-            "sakd exact: the stages of {} run at every step, behind its first cached map",
+            "sakd exact: the stages of {} run at every step, after its first cached map",
             teacher.display()
         ));
     }

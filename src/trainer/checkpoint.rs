@@ -204,7 +204,7 @@ pub fn load(
     let learned = learnable.tensors()?;
     let numbers: usize = own.chain(learned.iter().map(|(_, t)| t.elem_count())).sum();
     let file = storage::read_bounded(path, (numbers * 8) as u64 + HEADER_BYTES_MAX)?
-        .ok_or_else(|| Error::input(format!("{}: there is none", what())))?;
+        .ok_or_else(|| Error::input(format!("{}: missing", what())))?;
     let damaged = || format!("{}: damaged", what());
     let is_damaged =
         || Error::input(damaged()).hint("delete it, and the same command trains from the start");

@@ -70,7 +70,7 @@ pub fn dkd(
     same_shape(student, teacher, "dkd")?;
     if labels.len() != rows || classes < 2 {
         return Err(Error::input(format!(
-            "dkd: expected a label a row and two classes or more, found {} and {classes}",
+            "dkd: expected a label per row and two classes or more, found {} and {classes}",
             labels.len()
         )));
     }

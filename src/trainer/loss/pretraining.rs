@@ -79,7 +79,7 @@ pub(super) fn train(
             if monitor.stop_requested() {
                 monitor.end();
                 return Err(Error::interrupted(format!(
-                    "{}: stopped while its {} was trained, which is done again",
+                    "{}: stopped while training its {}, which is not saved",
                     term.name, first.what
                 ))
                 .hint("the same command starts anew"));
