@@ -1,5 +1,5 @@
-//! The command line: one file a command, arguments → validated recipe → the flow. The only
-//! place for clap, indicatif and printing.
+//! The command line: one file per command, from arguments through a validated recipe to the flow.
+//! The only place for clap, indicatif and printing.
 
 #![allow(
     clippy::needless_pass_by_value,

@@ -1,5 +1,5 @@
-//! Criteria: what of teacher and student is compared, the loss and its gradients for the student's
-//! tensors, in f32 or f64.
+//! Criteria: what they compare between teacher and student, the loss, and its gradients with
+//! respect to the student's tensors, in f32 or f64.
 //!
 //! Each criterion is one file of [`papers`]: its settings, its paper, what it needs stored, what it
 //! learns and its formula, behind the common trait [`Criterion`]. The registry in [`papers`] lists
