@@ -1,9 +1,9 @@
-//! Offline feature distillation on ONNX: the teacher runs once, what the student needs of it is
-//! cached, any number of students train from it.
+//! Offline feature distillation on ONNX: the teacher runs once, the data that students need from it
+//! is cached, and any number of students train from the cache.
 //!
 //! Data flows one way: [`data`] → [`runtime`] (the teacher, in ONNX Runtime) → [`cache`] →
-//! [`train`] ([`student`], [`criterion`]) → ONNX. A module imports only what stands below it;
-//! ARCHITECTURE.md has the picture and `tests/it/architecture.rs` enforces it.
+//! [`train`] ([`student`], [`criterion`]) → ONNX. A module imports only from lower layers;
+//! ARCHITECTURE.md shows the layers and `tests/it/architecture.rs` enforces them.
 
 pub mod array;
 pub mod cache;

@@ -1,22 +1,22 @@
-//! The `nst-cache` binary: everything is in the library.
+//! The `nst-cache` binary: everything else is in the library.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::FromRawFd as _;
 
-/// The system's allocator, but memory that is refused ends the program as any other resource does
-/// that cannot be had: one line, exit status 2. What is on disk is whole at any moment.
+/// The system's allocator, except that a failed allocation ends the program like any other missing
+/// resource: one line, exit status 2. Files on disk are whole at any moment.
 struct Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-// SAFETY: every call is passed on as it is, so the system's allocator keeps the contract; what it
-// gives is handed on unless it is null, and then nothing is.
+// SAFETY: every call is forwarded unchanged, so the system's allocator upholds the contract; its
+// result is returned as it is unless it is null, in which case nothing is returned.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise is the one that is asked for
+        // SAFETY: the caller upholds the same contract
         given(unsafe { System.alloc(layout) }, layout.size())
     }
 
@@ -36,7 +36,7 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// What was given, if anything was.
+/// The block, if the allocation succeeded; else ends the program.
 fn given(block: *mut u8, bytes: usize) -> *mut u8 {
     if block.is_null() {
         refused(bytes);
@@ -44,7 +44,7 @@ fn given(block: *mut u8, bytes: usize) -> *mut u8 {
     block
 }
 
-/// Says so without memory or locks, and ends without what libraries do at an exit.
+/// Reports the failure without memory or locks, and exits without running exit handlers.
 #[cold]
 fn refused(bytes: usize) -> ! {
     unsafe extern "C" {
@@ -53,10 +53,10 @@ fn refused(bytes: usize) -> ! {
     let mut line = [0; 128];
     let room = line.len();
     let mut rest = &mut line[..];
-    // what does not fit is left out
+    // text that does not fit is cut off
     let _ = writeln!(rest, "error: the system refuses {bytes} bytes of memory");
     let end = room - rest.len();
-    // SAFETY: standard error stays open as long as the process lives, and is not closed here
+    // SAFETY: standard error stays open for the life of the process, and is not closed here
     let mut stderr = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(2) });
     let _ = stderr.write_all(&line[..end]);
     _exit(2)

@@ -18,18 +18,18 @@ Examples:
 /// Arguments of `criteria`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Show all that is known of this one
+    /// Show everything about this one
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }
 
-/// A criterion with the defaults that recipes have.
+/// A criterion with the default settings of recipes.
 #[derive(Serialize)]
 struct Described {
     name: &'static str,
     title: &'static str,
     paper: &'static str,
-    /// Any one of these suffices, the smallest first; none: the labels alone.
+    /// Any one of these suffices, smallest first; empty if the labels alone do.
     stored: Vec<&'static str>,
     pre_activation: bool,
     learnable: Option<&'static str>,
@@ -87,7 +87,7 @@ impl Described {
 /// Lists the criteria, or describes one.
 ///
 /// # Errors
-/// When there is none of the name.
+/// When there is none of this name.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let Some(name) = args.name else {
         let all = ALL.iter().map(|entry| Described::new(entry.spec)).collect::<Result<Vec<_>>>()?;
@@ -118,7 +118,7 @@ fn table(all: &[Described]) -> String {
     )
 }
 
-/// The first arXiv number, else the paper as it is cited.
+/// The first arXiv number, else the full citation.
 fn reference(paper: &str) -> &str {
     match paper.find("arXiv:") {
         Some(at) => paper[at..].split([',', ';']).next().unwrap_or_default(),
@@ -159,7 +159,7 @@ fn description(described: &Described) -> String {
 mod tests {
     use super::*;
 
-    /// docs/criteria.md holds the table as the command prints it.
+    /// docs/criteria.md contains the table exactly as the command prints it.
     #[test]
     fn the_documentation_shows_this_table() {
         let document = include_str!("../../docs/criteria.md");

@@ -1,4 +1,4 @@
-//! `demo`: the whole pipeline on the embedded data, by the very commands that a user types.
+//! `demo`: the whole pipeline on the embedded data, by the same commands that a user types.
 
 use super::{Context, emit, emit_json};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ Examples:
 
 const DATA: &str = "fashion-mnist";
 const BATCH: usize = 64;
-/// The students: the name of each run, how the table calls it, and its loss.
+/// The students: each run's name, its name in the table, and its loss.
 const STUDENTS: [(&str, &str, &[&str]); 2] = [
     ("ce", "labels alone (CE)", &["ce"]),
     (
@@ -45,12 +45,12 @@ pub struct Args {
     /// Only the first N training samples
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Folder of the runs and the cache
+    /// Folder for the runs and the cache
     #[arg(short, long, value_name = "DIR", default_value = "runs/demo")]
     output: PathBuf,
 }
 
-/// What the demo came to.
+/// The demo's results.
 #[derive(Debug, Serialize)]
 struct Report {
     teacher_top1: f64,
@@ -76,7 +76,7 @@ struct Student {
 /// Runs the command: measure the teacher, cache it, train two students, measure them.
 ///
 /// # Errors
-/// As the commands that it runs.
+/// Those of the commands that it runs.
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let started = Instant::now();
     if !args.teacher.exists() {
@@ -168,7 +168,7 @@ fn train_student(
     Ok(report)
 }
 
-/// The command that does the same.
+/// Shows the equivalent command.
 fn show(command: &str, context: &Context<'_>) {
     context.monitor.note(&format!("$ nst-cache {command}"));
 }

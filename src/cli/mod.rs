@@ -63,7 +63,7 @@ impl Context<'_> {
         Runtime::load_for(self.onnxruntime.as_deref(), self.monitor)
     }
 
-    /// The process as a training run sees it.
+    /// The process in which a training run executes.
     pub(crate) fn host(&self) -> Host<'_> {
         let onnxruntime = self.onnxruntime.clone();
         Host { threads: self.threads, onnxruntime, monitor: self.monitor }
@@ -155,7 +155,7 @@ enum Command {
     /// Run a teacher once over a data set and write the cache
     #[command(after_help = extract::EXAMPLES)]
     Extract(extract::Args),
-    /// Train a student, from a cache or plainly supervised
+    /// Train a student, from a cache or from labels alone
     Train(train::Args),
     /// Train many students from one cache: every student with every method and seed of a recipe
     #[command(after_help = sweep::EXAMPLES)]
@@ -268,7 +268,7 @@ fn start_log(verbose: u8, color: bool) -> Result<()> {
     Ok(())
 }
 
-/// The command line itself, for completion scripts.
+/// The command line definition, for completion scripts.
 fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }

@@ -1,4 +1,4 @@
-//! `train STUDENT`: arguments → job → run → what came out of it, on one line.
+//! `train STUDENT`: arguments → job → run → a one-line summary.
 
 use super::preprocess_args::PreprocessArgs;
 use super::{Context, emit, emit_json};
@@ -41,16 +41,16 @@ pub struct Args {
     /// Part of the data set [default: train]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Where the images lie that the cache was made of, if it does not store them [default: as the
-    /// cache names them]
+    /// Location of the images that the cache was extracted from, if it does not store them
+    /// [default: the location that the cache names]
     #[arg(long, value_name = "SPEC", conflicts_with = "data")]
     source: Option<DataSpec>,
-    /// Data set of the evaluation [default: the test split of the training data]
+    /// Evaluation data set [default: the test split of the training data]
     #[arg(long, value_name = "SPEC[:SPLIT]")]
     test: Option<String>,
-    /// Recipe file; flags win over it. Its table `optimizer` takes no-decay (patterns of
+    /// Recipe file; flags override it. Its table `optimizer` takes no-decay (patterns of
     /// parameters; norm means scale and bias of every normalization) and group (pattern and
-    /// lr-factor; the first that fits counts)
+    /// lr-factor; the first match applies)
     #[arg(long, value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
     /// Term of the loss, METHOD[:key=value,…] (repeat for more); `nst-cache criteria` lists the
@@ -58,20 +58,20 @@ pub struct Args {
     /// weight); those of maps and vectors take pair=TEACHER>STUDENT
     #[arg(long = "criterion", value_name = "SPEC")]
     criteria: Vec<CriterionRecipe>,
-    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; a recipe's
-    /// table `sakd` has its settings): by a policy that learns from the cache (cached, the
-    /// default), or from routes through the student and the teacher itself (exact)
+    /// Choose for each sample at which of the pairs it is distilled (spot-adaptive; settings are in
+    /// a recipe's table `sakd`): by a policy that learns from the cache (cached, the default), or
+    /// from routes through both the student and the teacher (exact)
     #[arg(long, value_name = "MODE", num_args = 0..=1)]
     #[allow(clippy::option_option, reason = "left out, without a mode, with one: as clap says it")]
     sakd: Option<Option<SakdMode>>,
-    /// The ONNX file that made the cache, for --sakd exact, which runs its stages at every step
+    /// The ONNX file that produced the cache, for --sakd exact, which runs its stages at every step
     #[arg(long, value_name = "FILE.onnx")]
     sakd_teacher: Option<PathBuf>,
-    /// Epochs; with --resume more than a run of the folder has extend it, where its schedule and
-    /// weights do not depend on its end
+    /// Epochs; with --resume, more epochs than the folder's run has extend it, unless its schedule
+    /// or weights depend on its end
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Samples of a step
+    /// Samples per step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     /// Peak learning rate
@@ -80,25 +80,25 @@ pub struct Args {
     /// Seed of initial weights, data order and augmentation
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Initializers that do not train (pattern with *, repeat for more)
+    /// Initializers to freeze (pattern with *, repeat for more)
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
-    /// Initializers that train although they would not by themselves
+    /// Initializers to train that would not train by default
     #[arg(long, value_name = "PATTERN")]
     train: Vec<String>,
-    /// Normalize by the running statistics, which stay as they are
+    /// Normalize with the running statistics, and leave them unchanged
     #[arg(long)]
     freeze_batchnorm: bool,
     /// Give the student a new last layer of N classes, drawn from the seed
     #[arg(long, value_name = "N")]
     head: Option<usize>,
-    /// Put a new batch norm behind every convolution into which the student's exporter folded one
+    /// Insert a new batch norm after every convolution into which the student's exporter folded one
     #[arg(long, conflicts_with = "leave_folded")]
     insert_batchnorm: bool,
     /// Train without the batch norms that the student's exporter folded into convolutions
     #[arg(long)]
     leave_folded: bool,
-    /// Leave out the last batch of an epoch where it is incomplete
+    /// Leave out the last batch of an epoch if it is incomplete
     #[arg(long)]
     drop_last: bool,
     /// The convolutions' rounding: fast adds Winograd's F(4x4), strict keeps below 1e-6
@@ -110,10 +110,10 @@ pub struct Args {
     /// Shuffle the data set with this seed before --limit
     #[arg(long, value_name = "SEED")]
     shuffle: Option<u64>,
-    /// Go on from the run's last checkpoint, to its end or, with more --epochs, beyond
+    /// Resume from the run's last checkpoint, to its end or, with more --epochs, beyond
     #[arg(long)]
     resume: bool,
-    /// Steps between checkpoints, beside one at the end of each epoch
+    /// Steps between checkpoints, in addition to one at the end of each epoch
     #[arg(long, value_name = "STEPS")]
     checkpoint_steps: Option<NonZeroUsize>,
     /// Where to train: cpu, cuda, cuda:INDEX or auto
@@ -129,8 +129,8 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// Bad input by name; a failed check when the exported model disagrees with the trainer; an
-/// interruption when the user asks to stop.
+/// When an input is bad (named); a failed check if the exported model disagrees with the trainer;
+/// an interruption if the user asks to stop.
 #[allow(clippy::needless_pass_by_value, reason = "every command takes its arguments")]
 pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
     let (job, host) = (args.job(context.config)?, context.host());
@@ -140,7 +140,7 @@ pub fn run(args: Args, context: &Context<'_>) -> Result<()> {
 }
 
 impl Args {
-    /// What is asked for: flags, then the recipe's file, then the working folder's defaults.
+    /// The job: flags first, then the recipe file, then the working folder's defaults.
     fn job(self, config: &Config) -> Result<Job> {
         let mut job = job_of(&self.student, config);
         let named = config.students.get(&self.student).and_then(|entry| entry.recipe.as_ref());
@@ -166,7 +166,7 @@ impl Args {
         Ok(job)
     }
 
-    /// What flags change of the recipe.
+    /// Applies flags to the recipe.
     fn change(&self, recipe: &mut Train) {
         recipe.epochs = self.epochs.unwrap_or(recipe.epochs);
         recipe.batch = self.batch.unwrap_or(recipe.batch);
@@ -202,7 +202,7 @@ impl Args {
     }
 }
 
-/// A student's job with the working folder's defaults.
+/// A job for a student, with the working folder's defaults.
 pub(super) fn job_of(student: &str, config: &Config) -> Job {
     let entry = config.students.get(student);
     let folder = if entry.is_some() { student.to_owned() } else { stem(student) };
@@ -215,7 +215,7 @@ pub(super) fn job_of(student: &str, config: &Config) -> Job {
     job
 }
 
-/// `models/net.onnx` → `net`; presets as they are.
+/// `models/net.onnx` → `net`; presets are unchanged.
 pub(super) fn stem(name: &str) -> String {
     let path = std::path::Path::new(name);
     let is_file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
@@ -224,7 +224,7 @@ pub(super) fn stem(name: &str) -> String {
         .map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned())
 }
 
-/// `SPEC` or `SPEC:SPLIT`; only known split names are taken for one, since paths may hold colons.
+/// `SPEC` or `SPEC:SPLIT`; only known split names count as one, since paths can contain colons.
 fn spec_and_split(text: &str) -> Result<(DataSpec, String)> {
     match text.rsplit_once(':') {
         Some((spec, split @ ("train" | "test" | "val" | "valid" | "validation")))

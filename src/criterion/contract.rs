@@ -1,5 +1,5 @@
-//! What a criterion is: what is known of it before a run, what it learns and remembers over one,
-//! and its formula.
+//! The criterion contract: the static description, the state it learns and keeps over a run, and
+//! the formula.
 
 use super::math::evaluation::Evaluation;
 use super::math::module::Module;
@@ -11,16 +11,16 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-/// A criterion: its settings are the value, what is said of it the constant [`Spec`].
+/// A criterion: the value holds its settings, the constant [`Spec`] describes it.
 pub trait Criterion: Settings {
-    /// What it learns and remembers over a run; `()` for nothing.
+    /// Its state over a run, learned and remembered; `()` for none.
     type Memory: Memory;
 
-    /// What is known of it whatever its settings are.
+    /// The static description, independent of the settings.
     const SPEC: &'static Spec;
 
-    /// The sets of statistics of a teacher's map any one of which it can be computed from, exactly;
-    /// the features last. Empty: it reads no map.
+    /// The sets of the teacher map's statistics, any one of which suffices to compute it exactly;
+    /// the features come last. Empty if it reads no map.
     fn ways(&self) -> Vec<Vec<Statistic>> {
         if Self::SPEC.statistics.contains(&Statistic::Features) {
             vec![vec![Statistic::Features]]
@@ -29,24 +29,24 @@ pub trait Criterion: Settings {
         }
     }
 
-    /// What it learns and remembers, as it is before the first step: a function of the setup alone.
+    /// The state before the first step, a function of the setup alone.
     ///
     /// # Errors
-    /// When it can't be built between the shapes, or the data lacks what it needs.
+    /// When no state can be built for these shapes, or the data lacks what it needs.
     fn start(&self, setup: &Setup<'_>) -> Result<Self::Memory>;
 
-    /// What has to be trained before the student is.
+    /// The pretraining to run before the student is trained, if any.
     fn pretraining<'a>(&self, _: &'a Self::Memory) -> Option<Pretraining<'a>> {
         None
     }
 
-    /// The loss with its gradients by the student's tensors and by [`Memory::modules`].
+    /// The loss with its gradients with respect to the student's tensors and [`Memory::modules`].
     ///
     /// # Errors
     /// When shapes disagree.
     fn evaluate(&self, inputs: &Inputs<'_>, memory: &mut Self::Memory) -> Result<Evaluation>;
 
-    /// The loss, unweighted, with the gradients of `weight` times it.
+    /// The unweighted loss with the gradients of `weight` times the loss.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
@@ -62,37 +62,37 @@ pub trait Criterion: Settings {
     }
 }
 
-/// What is known of a criterion whatever its settings are.
+/// The static description of a criterion, independent of its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spec {
     /// The name that recipes, metrics and checkpoints use.
     pub name: &'static str,
-    /// The method.
+    /// The method's full name.
     pub title: &'static str,
-    /// The paper.
+    /// The paper's citation.
     pub paper: &'static str,
-    /// Whose code the form and the defaults follow.
+    /// The reference implementation whose form and defaults it follows.
     pub source: &'static str,
-    /// What else there is to know.
+    /// Further remarks.
     pub note: &'static str,
-    /// The weight of a criterion that states none.
+    /// The default weight.
     pub weight: f64,
     /// What is compared.
     pub subject: Subject,
-    /// Of a criterion of maps: the forms of the teacher's map that may suffice, the smallest first.
+    /// For a criterion of maps: the forms of the teacher's map that can suffice, smallest first.
     pub statistics: &'static [Statistic],
-    /// Which side of the activation its maps are of.
+    /// Whether its maps are taken before or after the activation.
     pub activation: Activation,
-    /// Which of the suggested pairs of maps it takes.
+    /// Which of the suggested pairs of maps it takes by default.
     pub pairs: Pairs,
-    /// Whether layers are joined by one formula.
+    /// Whether one formula joins the layers.
     pub layers: Layers,
-    /// What of it is trained beside the student.
+    /// What it trains alongside the student.
     pub learnable: Option<&'static str>,
 }
 
 impl Spec {
-    /// A criterion of pairs of feature maps, each pair by itself, that learns nothing.
+    /// A criterion that compares each pair of feature maps separately and learns nothing.
     pub const MAPS: Self = Self {
         name: "",
         title: "",
@@ -107,15 +107,15 @@ impl Spec {
         layers: Layers::Each,
         learnable: None,
     };
-    /// A criterion of the logits that learns nothing.
+    /// A criterion of logits that learns nothing.
     pub const LOGITS: Self = Self { subject: Subject::Logits, statistics: &[], ..Self::MAPS };
     /// A criterion of vectors that learns nothing.
     pub const VECTORS: Self = Self { subject: Subject::Vectors, statistics: &[], ..Self::MAPS };
-    /// A criterion of the labels.
+    /// A criterion of labels that learns nothing.
     pub const LABELS: Self = Self { subject: Subject::Labels, statistics: &[], ..Self::MAPS };
 
-    /// What it reads of the teacher, as a cache and the command line name it: any one of these
-    /// suffices, the smallest first.
+    /// The teacher data it reads, by the names that a cache and the command line use: any one of
+    /// these suffices, smallest first.
     #[must_use]
     pub fn stored(&self) -> Vec<&'static str> {
         match self.subject {
@@ -127,7 +127,7 @@ impl Spec {
     }
 }
 
-/// What a criterion compares of teacher and student.
+/// What a criterion compares between teacher and student.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// The student's logits with the labels.
@@ -136,69 +136,69 @@ pub enum Subject {
     Logits,
     /// Pairs of feature maps.
     Maps,
-    /// Pairs of vectors, by default those before the classifiers.
+    /// Pairs of vectors, by default the inputs of the classifiers.
     Vectors,
 }
 
 impl Subject {
-    /// Whether pairs of taps are compared.
+    /// Whether it compares pairs of taps.
     #[must_use]
     pub fn is_of_taps(self) -> bool {
         matches!(self, Self::Maps | Self::Vectors)
     }
 }
 
-/// Which of the suggested pairs of maps a criterion takes where a recipe names none.
+/// Which of the suggested pairs of maps a criterion takes if the recipe names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pairs {
     /// All of them.
     All,
-    /// All of them, and the vectors before the classifiers as maps of one pixel.
+    /// All of them, plus the classifiers' input vectors as one-pixel maps.
     #[serde(rename = "all")]
     AllAndVector,
-    /// The one in the middle of the network.
+    /// The pair in the middle of the network.
     Middle,
-    /// The deepest.
+    /// The deepest pair.
     Deepest,
 }
 
-/// Which side of the activation a criterion's maps are of.
+/// Whether a criterion's maps are taken before or after the activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// Behind it.
+    /// After it.
     After,
-    /// Before it: the criterion is nothing without the sign.
+    /// Before it: the criterion needs the sign.
     Before,
-    /// Before it where the cache holds such maps.
+    /// Before it if the cache holds such maps.
     BeforeIfStored,
 }
 
-/// How a criterion takes its layers.
+/// How a criterion combines its layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layers {
-    /// Each by itself; the losses add up.
+    /// Each layer separately; the losses are summed.
     Each,
-    /// All by one formula.
+    /// All layers in one formula.
     Joined,
 }
 
-/// What a criterion learns and remembers over a run.
+/// A criterion's state over a run, learned and remembered.
 pub trait Memory: Debug + Send {
-    /// What the optimizer moves: a module a layer, or one for all.
+    /// What the optimizer updates: one module per layer, or one for all.
     fn modules(&self) -> &[Module] {
         &[]
     }
 
-    /// What a checkpoint has to hold beside the modules, by `LAYER/NAME`.
+    /// What a checkpoint holds besides the modules, by `LAYER/NAME`.
     ///
     /// # Errors
-    /// When a tensor can't be made.
+    /// When a tensor can't be created.
     fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         Ok(Vec::new())
     }
 
-    /// Takes what [`tensors`](Self::tensors) gave, in its order.
+    /// Restores the values of [`tensors`](Self::tensors), in the same order.
     ///
     /// # Errors
     /// When a tensor doesn't fit.
@@ -215,38 +215,38 @@ impl Memory for Vec<Module> {
     }
 }
 
-/// Modules that are trained on the teacher's maps alone before the student is, and then held fixed.
+/// Modules that are trained on the teacher's maps alone, before the student, and then frozen.
 #[derive(Debug)]
 pub struct Pretraining<'a> {
-    /// What they are.
+    /// What they are, in words.
     pub what: &'static str,
-    /// One a layer.
+    /// One per layer.
     pub modules: &'a [Module],
-    /// How often all maps are gone through.
+    /// The number of passes over all maps.
     pub epochs: usize,
-    /// What a module is trained by, given the teacher's maps `[batch, channels, height, width]`.
+    /// The training loss of a module, given the teacher's maps `[batch, channels, height, width]`.
     pub loss: fn(&Tensor, &Module) -> Result<Evaluation>,
 }
 
-/// Where a criterion starts from.
+/// What a criterion is initialized from.
 pub struct Setup<'a> {
-    /// The shapes of each pair; empty for what compares logits.
+    /// The shapes of each pair; empty for a criterion that compares logits.
     pub layers: &'a [Shapes<'a>],
-    /// The seed of what is drawn once for a layer.
+    /// The seed of a layer's one-time random draws.
     pub layer_seed: &'a dyn Fn(usize) -> u64,
-    /// The run's seed, for what is drawn at every step.
+    /// The run's seed, for draws at every step.
     pub run_seed: u64,
-    /// What may be asked of the data.
+    /// The run's data.
     pub data: &'a dyn RunData,
-    /// Says which tensors can't be compared.
+    /// Adds to an error which tensors can't be compared.
     pub refuse: &'a dyn Fn(Error) -> Error,
 }
 
 impl Setup<'_> {
-    /// A module for each layer.
+    /// One module per layer.
     ///
     /// # Errors
-    /// When one can't be built: names the tensors.
+    /// When one can't be built; names the tensors.
     pub fn modules(
         &self,
         build: impl Fn(&Shapes<'_>, u64) -> Result<Module>,
@@ -262,7 +262,7 @@ impl Setup<'_> {
     /// One module for all layers.
     ///
     /// # Errors
-    /// When it can't be built: names the tensors.
+    /// When it can't be built; names the tensors.
     pub fn module(
         &self,
         build: impl FnOnce(&[Shapes<'_>], u64) -> Result<Module>,
@@ -272,20 +272,20 @@ impl Setup<'_> {
     }
 }
 
-/// The shapes of a pair without the batch: `[channels, height, width]` or `[width]`.
+/// The shapes of a pair without the batch axis: `[channels, height, width]` or `[width]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Shapes<'a> {
-    /// Of the student's tensor.
+    /// The student's shape.
     pub student: &'a [usize],
-    /// Of the teacher's.
+    /// The teacher's shape.
     pub teacher: &'a [usize],
 }
 
 impl Shapes<'_> {
-    /// Student's and teacher's `[channels, height, width]`.
+    /// The student's and the teacher's `[channels, height, width]`.
     ///
     /// # Errors
-    /// When one is no map.
+    /// When either is not a map.
     pub fn maps(&self) -> Result<[[usize; 3]; 2]> {
         let map = |shape: &[usize]| {
             <[usize; 3]>::try_from(shape).map_err(|_| {
@@ -295,48 +295,48 @@ impl Shapes<'_> {
         Ok([map(self.student)?, map(self.teacher)?])
     }
 
-    /// How many channels student and teacher have.
+    /// The channel counts of student and teacher.
     #[must_use]
     pub fn channels(&self) -> [usize; 2] {
         [self.student, self.teacher].map(|shape| shape.first().copied().unwrap_or(0))
     }
 
-    /// How many values a sample has of student and teacher.
+    /// The number of values per sample of student and teacher.
     #[must_use]
     pub fn widths(&self) -> [usize; 2] {
         [self.student, self.teacher].map(|shape| shape.iter().product())
     }
 }
 
-/// What a criterion may ask of a run's data before the first step.
+/// What a criterion can ask of a run's data before the first step.
 pub trait RunData {
-    /// The rows of an epoch, each with its label (−1 unlabeled).
+    /// The rows of an epoch, each with its label (−1 if unlabeled).
     fn labels(&self) -> Vec<(usize, i64)>;
 
-    /// Scale and bias by channel of the batch norm that makes the teacher's map of a layer, where
-    /// that is known.
+    /// Per-channel scale and bias of the batch norm that produces the teacher's map of a layer, if
+    /// known.
     fn batch_norm(&self, layer: usize) -> Option<[&[f32]; 2]>;
 
-    /// The teacher's maps of at most so many first rows, by layer.
+    /// The teacher's maps of up to `rows` first rows, by layer.
     ///
     /// # Errors
     /// When they can't be read.
     fn first_maps(&self, rows: usize) -> Result<Vec<Tensor>>;
 
-    /// Tells the user.
+    /// Shows the user a note.
     fn note(&self, text: &str);
 }
 
-/// What one evaluation sees.
+/// The inputs of one evaluation.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The student's tensors: of one layer, or of all where layers are joined. `[batch, …]`.
+    /// The student's tensors `[batch, …]`: one layer's, or all layers' if the layers are joined.
     pub students: &'a [Tensor],
-    /// What each is compared with; empty for a criterion of labels.
+    /// What each one is compared with; empty for a criterion of labels.
     pub targets: &'a [Target<'a>],
-    /// The first of the layers, counted from 0 and the shallowest.
+    /// The index of the first layer; 0 is the shallowest.
     pub layer: usize,
-    /// What is known of the batch.
+    /// The batch's samples.
     pub samples: Samples<'a>,
 }
 
@@ -345,7 +345,7 @@ pub struct Inputs<'a> {
 pub enum Target<'a> {
     /// The teacher's tensor, `[batch, …]`.
     Tensor(&'a Tensor),
-    /// What is stored in place of the teacher's map.
+    /// Statistics stored in place of the teacher's map.
     Statistics(Statistics<'a>),
 }
 
@@ -362,34 +362,34 @@ pub struct Statistics<'a> {
     pub attention: Option<&'a Tensor>,
 }
 
-/// Which samples the tensors are of.
+/// The samples of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
     /// Their rows in the run's data.
     pub rows: &'a [usize],
-    /// Their labels, −1 unlabeled; of a mixed sample that of the larger share.
+    /// Their labels, −1 if unlabeled; for a mixed sample, the label of the larger share.
     pub labels: &'a [i64],
-    /// Both labels, where samples are mixed.
+    /// Both labels, if samples are mixed.
     pub mixed: Option<MixedLabels<'a>>,
-    /// The share of a label that is spread over all classes.
+    /// The label smoothing: the share of a label that is spread over all classes.
     pub smoothing: f64,
-    /// Counted from 0 over the whole run.
+    /// The step, counted from 0 over the whole run.
     pub step: usize,
 }
 
 /// The labels of mixed samples.
 #[derive(Debug, Clone, Copy)]
 pub struct MixedLabels<'a> {
-    /// Each sample's own.
+    /// Each sample's own label.
     pub first: &'a [i64],
-    /// Its partner's.
+    /// The label of its partner.
     pub second: &'a [i64],
-    /// The share of the first label, 0 to 1.
+    /// The share of the first label, from 0 to 1.
     pub share: &'a [f64],
 }
 
 impl<'a> Inputs<'a> {
-    /// The student's tensor of the one layer.
+    /// The student's tensor, for a single layer.
     ///
     /// # Errors
     /// When there is none.
@@ -397,7 +397,7 @@ impl<'a> Inputs<'a> {
         self.students.first().ok_or_else(|| lacking("student's tensor"))
     }
 
-    /// What it is compared with.
+    /// What the student's tensor is compared with, for a single layer.
     ///
     /// # Errors
     /// When there is nothing.
@@ -405,19 +405,19 @@ impl<'a> Inputs<'a> {
         self.targets.first().copied().ok_or_else(|| lacking("teacher's tensor"))
     }
 
-    /// Student's and teacher's tensor of the one layer, in the student's type.
+    /// The student's and the teacher's tensor of a single layer, in the student's type.
     ///
     /// # Errors
-    /// When the teacher's tensor is not there.
+    /// When the teacher's tensor is missing.
     pub fn pair(&self) -> Result<(&'a Tensor, Cow<'a, Tensor>)> {
         let student = self.student()?;
         Ok((student, self.target()?.tensor_like(student)?))
     }
 
-    /// Student's and teacher's tensors of all layers, in the student's types.
+    /// The student's and the teacher's tensors of all layers, in the student's types.
     ///
     /// # Errors
-    /// When a teacher's tensor is not there.
+    /// When one of the teacher's tensors is missing.
     pub fn layers(&self) -> Result<(Vec<&'a Tensor>, Vec<Cow<'a, Tensor>>)> {
         let both = self.students.iter().zip(self.targets);
         let teachers = both.map(|(s, target)| target.tensor_like(s)).collect::<Result<_>>()?;

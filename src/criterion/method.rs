@@ -1,4 +1,4 @@
-//! Any criterion, whatever its type: as a recipe holds it, and as a run computes it.
+//! A criterion of any type: [`Method`] as a recipe holds it, [`Running`] as a run computes it.
 
 use super::contract::{Criterion, Inputs, Memory, Pretraining, Setup, Spec};
 use super::math::evaluation::Evaluation;
@@ -14,24 +14,24 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Method(Arc<dyn AnyCriterion>);
 
-/// A criterion in a run, with what it learns and remembers.
+/// A criterion in a run, with its state.
 pub trait Running: Debug + Send {
-    /// What the optimizer moves.
+    /// What the optimizer updates.
     fn modules(&self) -> &[Module];
 
-    /// What a checkpoint has to hold beside the modules, by `LAYER/NAME`.
+    /// What a checkpoint holds besides the modules, by `LAYER/NAME`.
     ///
     /// # Errors
-    /// When a tensor can't be made.
+    /// When a tensor can't be created.
     fn tensors(&self) -> Result<Vec<(String, Tensor)>>;
 
-    /// Takes what [`tensors`](Self::tensors) gave, in its order.
+    /// Restores the values of [`tensors`](Self::tensors), in the same order.
     ///
     /// # Errors
     /// When a tensor doesn't fit.
     fn restore(&mut self, tensors: Vec<Tensor>) -> Result<()>;
 
-    /// What has to be trained before the student is.
+    /// The pretraining to run before the student is trained, if any.
     fn pretraining(&self) -> Option<Pretraining<'_>>;
 
     /// As [`Criterion::evaluate`].
@@ -48,12 +48,12 @@ pub trait Running: Debug + Send {
 }
 
 impl Method {
-    /// This criterion.
+    /// Wraps a criterion.
     pub fn new(criterion: impl Criterion) -> Self {
         Self(Arc::new(criterion))
     }
 
-    /// What is known of it whatever its settings are.
+    /// The static description, independent of the settings.
     #[must_use]
     pub fn spec(&self) -> &'static Spec {
         self.0.spec()
@@ -81,7 +81,7 @@ impl Method {
         self.0.ways()
     }
 
-    /// The criterion as it is before the first step.
+    /// The criterion in its state before the first step.
     ///
     /// # Errors
     /// As [`Criterion::start`].
@@ -97,7 +97,7 @@ impl PartialEq for Method {
     }
 }
 
-/// A [`Criterion`] whose type is forgotten.
+/// A type-erased [`Criterion`].
 trait AnyCriterion: Debug + Send + Sync {
     fn spec(&self) -> &'static Spec;
     fn settings(&self) -> serde_json::Result<Value>;
@@ -128,7 +128,7 @@ impl<C: Criterion> AnyCriterion for C {
     }
 }
 
-/// A criterion and its memory, which no other criterion meets.
+/// A criterion with its state, which is typed here and nowhere else.
 #[derive(Debug)]
 struct Started<C: Criterion> {
     criterion: C,

@@ -1,16 +1,16 @@
-//! Criteria: what of teacher and student is compared, the loss and its gradients for the student's
-//! tensors, in f32 or f64.
+//! Criteria: what they compare between teacher and student, the loss, and its gradients with
+//! respect to the student's tensors, in f32 or f64.
 //!
-//! A criterion is one file of [`papers`], which states its settings, its paper, what it needs
-//! stored, what it learns, and its formula, by the [`Criterion`] that they all implement. The
-//! registry at the head of [`papers`] lists them; everything else asks a [`Method`].
+//! Each criterion is one file of [`papers`]: its settings, its paper, what it needs stored, what it
+//! learns and its formula, behind the common trait [`Criterion`]. The registry in [`papers`] lists
+//! them; all other code goes through [`Method`].
 //!
-//! Gradients are written out where that saves time, memory or digits, as it does for all that is
-//! computed of whole maps, and come from [`math::autograd`] elsewhere; sums that make a scalar loss
-//! run in a fixed order, so the bits do not depend on the number of threads.
+//! Gradients are hand-written where that saves time, memory or precision, which includes everything
+//! computed from whole maps; the others come from [`math::autograd`]. Sums that make up a scalar
+//! loss run in a fixed order, so the bits do not depend on the number of threads.
 //!
-//! Criteria run on the host: tensors of another device are copied, and gradients come in host
-//! memory.
+//! Criteria run on the host: tensors of another device are copied, and gradients are returned in
+//! host memory.
 
 mod contract;
 pub mod math;

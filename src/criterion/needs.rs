@@ -1,10 +1,10 @@
-//! From which statistics of a teacher's map criteria can be computed, exactly.
+//! Which statistics of a teacher's map suffice to compute criteria exactly.
 
 use super::method::Method;
 use crate::statistic::Statistic;
 
-/// The sets of statistics from any one of which all of these criteria can be computed; empty: none
-/// of them reads a map.
+/// The sets of statistics, any one of which suffices to compute all of these criteria; empty if
+/// none of them reads a map.
 #[must_use]
 pub fn common<'a>(criteria: impl IntoIterator<Item = &'a Method>) -> Vec<Vec<Statistic>> {
     let mut union = Vec::new();
@@ -16,23 +16,23 @@ pub fn common<'a>(criteria: impl IntoIterator<Item = &'a Method>) -> Vec<Vec<Sta
     let features = vec![Statistic::Features];
     match union.first() {
         None => Vec::new(),
-        // what needs the features has them first
+        // a criterion that needs the features lists them first
         Some(Statistic::Features) => vec![features],
         Some(_) => vec![union, features],
     }
 }
 
-/// Whether all of these criteria can be computed from these statistics.
+/// Whether all of these criteria can be computed from the stored statistics.
 #[must_use]
 pub fn served<'a>(criteria: impl IntoIterator<Item = &'a Method>, stored: &[Statistic]) -> bool {
     let suffices = |way: &Vec<Statistic>| way.iter().all(|s| stored.contains(s));
     criteria.into_iter().map(Method::ways).all(|ways| ways.is_empty() || ways.iter().any(suffices))
 }
 
-/// The set that a criterion is computed from: of those that are stored, and that serve a student's
-/// map of this size, the one of fewest bytes a row. Statistics are of maps that were normalized
-/// after pooling, so they serve maps of their own size and larger ones, which are pooled. `None`:
-/// nothing that is stored serves.
+/// The set to compute a criterion from: of the sets that are stored and that work for a student's
+/// map of this size, the one with the fewest bytes per row. Statistics come from maps that were
+/// normalized after pooling, so they only work for student maps of their own size or larger, which
+/// are pooled. `None` if no stored set works.
 ///
 /// `stored`: each statistic and its bytes; `teacher`, `student`: height and width.
 #[must_use]

@@ -1,4 +1,4 @@
-//! The settings of criteria: each stated once, with its type, default and range.
+//! Criterion settings: each is declared once, with its type, default and range.
 
 use crate::error::{Error, Result};
 use serde::Serialize;
@@ -12,7 +12,7 @@ pub trait Settings:
     /// Checks every setting's range.
     ///
     /// # Errors
-    /// At the first value outside its range: names the criterion and the setting.
+    /// At the first value outside its range; names the criterion and the setting.
     fn check(&self, criterion: &str) -> Result<()>;
 }
 
@@ -47,7 +47,7 @@ macro_rules! settings {
 }
 pub(crate) use settings;
 
-/// What a setting may be.
+/// The values that a setting may take.
 pub(crate) struct Range {
     expected: &'static str,
     holds: fn(f64) -> bool,
@@ -66,7 +66,7 @@ pub(crate) const DEGREE: Range = Range { expected: "1 to 8", holds: |v| (1.0..=8
 
 /// A setting's value.
 pub(crate) trait Setting {
-    /// As a number, if it is one.
+    /// The value as a number, if it is one.
     fn number(&self) -> Option<f64>;
 }
 
@@ -89,7 +89,7 @@ impl Setting for usize {
     }
 }
 
-/// Refuses a setting outside its range.
+/// Rejects a setting outside its range.
 pub(crate) fn check(criterion: &str, name: &str, value: Option<f64>, range: &Range) -> Result<()> {
     match value {
         Some(value) if !(range.holds)(value) => {

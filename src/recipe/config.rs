@@ -1,4 +1,4 @@
-//! `nst-cache.toml` in the working folder: defaults for flags, and students by name. Library paths
+//! `nst-cache.toml` in the working folder: defaults for flags, and named students. Library paths
 //! are never read from it.
 
 use super::toml_file;
@@ -7,15 +7,15 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, path::PathBuf};
 
-/// A student named in `[students]`.
+/// A named student of `[students]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StudentEntry {
     /// A preset's name or an `.onnx` file.
     pub model: String,
-    /// Recipe file of its training.
+    /// Recipe file for its training.
     pub recipe: Option<PathBuf>,
-    /// Cache it trains from.
+    /// Cache to train it from.
     pub cache: Option<PathBuf>,
 }
 
@@ -23,13 +23,13 @@ pub struct StudentEntry {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Config {
-    /// Default of `--data`.
+    /// Default for `--data`.
     pub data: Option<DataSpec>,
-    /// Default of `--split` of `extract` and `train`.
+    /// Default for `--split` of `extract` and `train`.
     pub split: Option<String>,
-    /// Default of `--cache` and of `extract -o`.
+    /// Default for `--cache` and for `extract -o`.
     pub cache: Option<PathBuf>,
-    /// Default of `--threads`.
+    /// Default for `--threads`.
     pub threads: Option<usize>,
     /// Default preprocessing.
     pub preprocess: PreprocessOptions,
@@ -41,10 +41,10 @@ impl Config {
     /// The file's name.
     pub const FILE: &'static str = "nst-cache.toml";
 
-    /// Reads `nst-cache.toml` of `folder`; all defaults when there is none.
+    /// Reads `nst-cache.toml` in `folder`; all defaults if there is none.
     ///
     /// # Errors
-    /// When the file is there but cannot be read, is not TOML, or has an unknown key.
+    /// When the file exists but cannot be read, is not TOML, or has an unknown key.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(Self::FILE);
         let text = match std::fs::read_to_string(&path) {

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Store {
-    /// f16, or f32 where the first batch's range asks for it.
+    /// f16, or f32 if the first batch's range requires it.
     #[default]
     Auto,
-    /// 16-bit floats; a value beyond 65,504 is an error.
+    /// 16-bit floats; a value beyond ±65,504 is an error.
     F16,
     /// 32-bit floats.
     F32,
@@ -23,79 +23,79 @@ pub enum Store {
 /// Whether stored chunks are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compress {
-    /// With zstd, each array that it makes at least a tenth smaller.
+    /// With zstd, for each array that it makes at least a tenth smaller.
     #[default]
     Auto,
-    /// Not at all: the disk's bytes are the values, and reading costs a checksum alone.
+    /// Not at all: the bytes on disk are the values, and reading only costs a checksum.
     None,
-    /// With zstd, every array.
+    /// With zstd, for every array.
     Zstd,
 }
 
-/// Where a training run takes the inputs of a cache from.
+/// Where a training run gets a cache's inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inputs {
-    /// They lie in the cache.
+    /// The cache stores them.
     Stored,
-    /// They are decoded from the data set again, with the views' parameters in the cache.
+    /// They are decoded from the data set again, with the view parameters stored in the cache.
     Source,
 }
 
-/// One extraction, as asked for.
+/// An extraction, as requested.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Extract {
     /// The teacher's ONNX file.
     pub teacher: PathBuf,
     /// The data set.
     pub data: DataSpec,
-    /// Which part of it.
+    /// The split of the data set.
     pub split: String,
-    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty: those that the cache has, else
-    /// the suggested ones.
+    /// Taps as written, `TENSOR[:nchw|:nhwc][@HxW][=ALIAS]`; empty for those that the cache has,
+    /// else the suggested ones.
     pub taps: Vec<String>,
-    /// The tensor that holds the logits, if it is not found by itself.
+    /// The tensor that holds the logits, if it is not found automatically.
     pub logits: Option<String>,
-    /// What is stored of each map.
+    /// The forms of each map to store.
     pub keep: Keep,
-    /// The criteria that will be computed from the cache, where that is known: [`Keep::Auto`] keeps
-    /// what they need.
+    /// The criteria that will be computed from the cache, if known: [`Keep::Auto`] keeps what they
+    /// need.
     pub criteria: Vec<CriterionRecipe>,
-    /// Height and width of the maps that the taps will be compared with, where that is known,
-    /// shallowest first: larger maps are pooled to them.
+    /// Height and width of the maps that the taps will be compared with, if known, shallowest
+    /// first: larger maps are pooled to these sizes.
     pub sizes: Vec<[usize; 2]>,
-    /// Whether statistics are computed by nodes appended to the teacher's graph; `None`: where it
-    /// does not run on the CPU.
+    /// Whether statistics are computed by nodes appended to the teacher's graph; `None` to do so
+    /// unless it runs on the CPU.
     pub in_graph: Option<bool>,
     /// Element type of stored features.
     pub store: Store,
     /// Whether chunks are compressed.
     pub compress: Compress,
-    /// Batch axes and values of the teacher's inputs, where it does not say them or the data does
-    /// not give them.
+    /// Batch axes and values of the teacher's inputs that neither the teacher nor the data
+    /// provides.
     pub feeding: Feeding,
-    /// Preprocessing as given; what it leaves open comes from the model's metadata.
+    /// Preprocessing as given; missing parts come from the model's metadata.
     pub preprocess: PreprocessOptions,
-    /// Preprocessing where neither says anything (the working folder's default).
+    /// Preprocessing for parts that neither provides (the working folder's default).
     pub default_preprocess: PreprocessOptions,
-    /// File that lists the teacher's classes, one a line, in the order of its logits.
+    /// A file that lists the teacher's classes, one per line, in the order of its logits.
     pub classes: Option<PathBuf>,
-    /// Samples of one inference; `None`: chosen by size.
+    /// Samples per inference; `None` to choose by size.
     pub batch: Option<usize>,
-    /// Only the first so many samples (after `shuffle`).
+    /// Use only this many samples, the first ones after `shuffle`.
     pub limit: Option<usize>,
     /// Shuffles the data set with this seed before `limit`.
     pub shuffle: Option<u64>,
-    /// How many views of each sample.
+    /// The number of views of each sample.
     pub views: ViewCount,
-    /// What they are made of.
+    /// The augmentation that creates the views.
     pub augmentation: Augmentation,
-    /// Whether inputs are stored; `None`: as the cache has it, else by size.
+    /// Whether inputs are stored; `None` for the cache's current choice, else by size.
     pub inputs: Option<Inputs>,
-    /// Seed of the fixed permutation in which rows stand, and of the views.
+    /// Seed of the fixed permutation of the rows, and of the views.
     pub seed: u64,
-    /// Goes on where samples cannot be read, leaving them out.
+    /// Leaves out samples that cannot be read, and continues.
     pub skip_bad: bool,
-    /// Computes the rows of samples that have changed again.
+    /// Recomputes the rows of samples that have changed.
     pub refresh: bool,
     /// The cache's folder.
     pub output: PathBuf,

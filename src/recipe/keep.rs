@@ -4,10 +4,11 @@ use crate::error::{Error, Result};
 use crate::statistic::Statistic;
 use std::str::FromStr;
 
-/// Which statistics of each map are kept.
+/// The statistics to keep of each map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Keep {
-    /// The smallest form of which the criteria can be computed; the features if none is named.
+    /// The smallest form from which the criteria can be computed; the features if no criteria are
+    /// given.
     #[default]
     Auto,
     /// These, in [`Statistic::ALL`]'s order, each once.

@@ -1,5 +1,5 @@
-//! What a run is to do, as plain validated data: read from TOML and flags at start-up, recorded in
-//! manifests, never parsed again.
+//! The settings of a run, as plain validated data: read from TOML and flags at start-up, recorded
+//! in manifests, never parsed again.
 
 mod config;
 mod criterion;

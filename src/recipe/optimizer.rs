@@ -1,4 +1,4 @@
-//! The optimizer of a run, and the parameters for which it is another.
+//! The optimizer of a run, and its per-parameter exceptions.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// How parameters follow their gradients.
+/// The update rule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum OptimizerRecipe {
@@ -17,7 +17,7 @@ pub enum OptimizerRecipe {
         /// Momentum.
         #[serde(default)]
         momentum: f64,
-        /// Nesterov's form.
+        /// Whether to use Nesterov momentum.
         #[serde(default)]
         nesterov: bool,
         /// L2 penalty, added to the gradient of every parameter.
@@ -28,10 +28,10 @@ pub enum OptimizerRecipe {
     Adamw {
         /// Peak learning rate.
         lr: f64,
-        /// Decay of the two moments.
+        /// Decay rates of the two moments.
         #[serde(default = "default_betas")]
         betas: [f64; 2],
-        /// Added to the denominator.
+        /// The ε added to the denominator.
         #[serde(default = "default_eps")]
         eps: f64,
         /// Decoupled weight decay.
@@ -47,29 +47,29 @@ fn default_eps() -> f64 {
     1e-8
 }
 
-/// A recipe's table `optimizer`: the rule of all parameters, and where it is another for some. They
-/// are named by glob patterns; `norm` means scale and bias of every normalization.
+/// A recipe's table `optimizer`: the update rule, and its exceptions for some parameters. These are
+/// selected by glob patterns; `norm` matches scale and bias of every normalization.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, Value>")]
 pub struct Optimization {
-    /// The rule.
+    /// The update rule.
     #[serde(flatten)]
     pub rule: OptimizerRecipe,
-    /// Parameters without weight decay.
+    /// Patterns of parameters without weight decay.
     #[serde(rename = "no-decay", skip_serializing_if = "Vec::is_empty")]
     pub no_decay: Vec<String>,
-    /// Parameters with a learning rate of their own; the first group that names one counts.
+    /// Parameters with their own learning rate; the first group that matches a parameter applies.
     #[serde(rename = "group", skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ParameterGroup>,
 }
 
-/// Parameters with a learning rate of their own.
+/// Parameters with their own learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ParameterGroup {
-    /// Which parameters.
+    /// The pattern that selects them.
     pub pattern: String,
-    /// The factor of the run's learning rate for them.
+    /// The factor of the run's learning rate.
     pub lr_factor: f64,
 }
 
@@ -83,8 +83,8 @@ impl From<OptimizerRecipe> for Optimization {
 impl TryFrom<BTreeMap<String, Value>> for Optimization {
     type Error = Error;
 
-    /// Takes the keys of its own out of the table; the rest is the rule's, which refuses what it
-    /// does not know by name.
+    /// Takes its own keys out of the table; the rest belong to the rule, which rejects unknown
+    /// names.
     fn try_from(mut table: BTreeMap<String, Value>) -> Result<Self> {
         let mut list = |key: &str| table.remove(key).unwrap_or_else(|| Value::Array(Vec::new()));
         let (no_decay, groups) = (list("no-decay"), list("group"));
@@ -123,7 +123,7 @@ impl OptimizerRecipe {
         }
     }
 
-    /// The same with so much of the weight decay.
+    /// The same rule with the weight decay times `factor`.
     #[must_use]
     pub(crate) fn with_decay(&self, factor: f64) -> Self {
         let mut scaled = self.clone();
@@ -173,7 +173,7 @@ impl OptimizerRecipe {
     }
 }
 
-/// Refuses a value outside its range.
+/// Rejects a value outside its range.
 pub(super) fn check(
     what: &str,
     expected: &str,

@@ -1,6 +1,6 @@
 //! Published comparisons as recipes: one table of pairs, settings and figures, from which
-//! `nst-cache recipe` writes TOML. A table, because pairs times methods are some two hundred files
-//! that differ in three lines each, and because a number that is wrong is then wrong once.
+//! `nst-cache recipe` writes TOML. With a table, two hundred files that differ in three lines each
+//! need not be kept in sync, and a wrong number is wrong in one place only.
 
 mod tables;
 
@@ -8,24 +8,24 @@ pub use tables::{CIFAR100, SAKD};
 
 use std::fmt::Write as _;
 
-/// A comparison: pairs of networks, and methods with the settings that they share.
+/// A comparison: pairs of networks, and methods with shared settings.
 #[derive(Debug)]
 pub struct Suite {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is, in a line.
+    /// A one-line description.
     pub about: &'static str,
-    /// Whose settings and figures these are.
+    /// The source of its settings and figures.
     pub source: &'static str,
-    /// What else there is to know of its recipes.
+    /// Further remarks on its recipes.
     pub note: &'static str,
-    /// Pairs, with what was reported.
+    /// The pairs, with the reported figures.
     pub pairs: &'static [Pair],
     /// Methods.
     pub methods: &'static [Published],
 }
 
-/// A teacher, a student, and what was reported of them in percent on CIFAR-100's test set.
+/// A teacher, a student, and their reported accuracies, in percent on CIFAR-100's test set.
 #[derive(Debug)]
 pub struct Pair {
     /// The teacher, as a preset.
@@ -34,9 +34,10 @@ pub struct Pair {
     pub student: &'static str,
     /// The teacher's accuracy.
     pub teacher_top1: f64,
-    /// The student's from the labels alone.
+    /// The student's accuracy with labels alone.
     pub student_top1: f64,
-    /// The student's by each method, in the order of the suite's methods; 0: not reported.
+    /// The student's accuracy with each method, in the order of the suite's methods; 0 if not
+    /// reported.
     pub reported: &'static [f64],
 }
 
@@ -45,20 +46,20 @@ pub struct Pair {
 pub struct Published {
     /// Its name in tables.
     pub name: &'static str,
-    /// Its criteria, as `--criterion` takes them.
+    /// Its criteria, in the form of `--criterion`.
     pub criteria: &'static [&'static str],
-    /// Epochs of a stage of its own before the common ones.
+    /// Epochs of its own first stage, before the shared ones.
     pub first_stage: usize,
     /// Whether a policy chooses for each sample at which spots it is distilled.
     pub spots: bool,
 }
 
-/// What a cache of the teacher takes, for the comment of a recipe.
+/// The disk space that a cache of the teacher takes, for the comment of a recipe.
 #[derive(Debug, Clone, Copy)]
 pub struct Disk {
     /// Views of each image.
     pub views: usize,
-    /// Bytes of a row before compression: input, logits and the suggested taps as f16.
+    /// Bytes per row before compression: input, logits and the suggested taps as f16.
     pub row_bytes: usize,
 }
 
@@ -69,7 +70,7 @@ pub const SUITES: [&Suite; 2] = [&CIFAR100, &SAKD];
 const ROWS: usize = 50_000;
 const EPOCHS: usize = 240;
 const MILESTONES: [usize; 3] = [150, 180, 210];
-/// Students that are trained with a fifth of the rate.
+/// Students that are trained at a fifth of the learning rate.
 const SLOW: [&str; 3] = ["mobilenetv2-0.5", "shufflenetv1", "shufflenetv2"];
 const SEEDS: [u64; 3] = [0, 1, 2];
 const NORMALIZATION: &str = "--mean 0.5071,0.4867,0.4408 --std 0.2675,0.2565,0.2761";
@@ -81,13 +82,13 @@ impl Suite {
         self.pairs.iter().find(|p| p.teacher == teacher && p.student == student)
     }
 
-    /// The method of this name, whatever its case.
+    /// The method of this name, ignoring case.
     #[must_use]
     pub fn method(&self, name: &str) -> Option<&Published> {
         self.methods.iter().find(|m| m.name.eq_ignore_ascii_case(name))
     }
 
-    /// The recipe of one method for `nst-cache train`.
+    /// The recipe of one method, for `nst-cache train`.
     #[must_use]
     pub fn train(&self, pair: &Pair, method: &Published, disk: Disk) -> String {
         let reported =
@@ -109,7 +110,7 @@ impl Suite {
         text
     }
 
-    /// The recipe of all methods for `nst-cache sweep`.
+    /// The recipe of all methods, for `nst-cache sweep`.
     #[must_use]
     pub fn sweep(&self, pair: &Pair, disk: Disk) -> String {
         let (shared, own): (Vec<&Published>, Vec<&Published>) =
@@ -149,14 +150,14 @@ impl Suite {
         text
     }
 
-    /// What was reported of a method.
+    /// The reported figure of a method.
     #[must_use]
     pub fn reported(&self, pair: &Pair, method: &Published) -> Option<f64> {
         let at = self.methods.iter().position(|m| m.name == method.name)?;
         pair.reported.get(at).copied().filter(|&top1| top1 > 0.0)
     }
 
-    /// Whether the networks' shapes suit the method: FSP asks for the same channels.
+    /// Whether the networks' shapes suit the method: FSP needs equal channels.
     #[must_use]
     pub fn is_possible(&self, pair: &Pair, method: &Published) -> bool {
         method.name != "FSP" || self.reported(pair, method).is_some()
@@ -191,9 +192,9 @@ impl Suite {
     }
 }
 
-/// A paragraph as lines of a comment.
+/// A paragraph as comment lines.
 fn comment(text: &str) -> String {
-    /// Columns of a line.
+    /// Columns per line.
     const WIDTH: usize = 100;
     let mut lines = vec!["#".to_owned()];
     for word in text.split_whitespace() {
@@ -321,7 +322,7 @@ mod tests {
             }
         }
         assert!(CIFAR100.pairs.iter().all(|p| p.reported.len() + 2 == CIFAR100.methods.len()));
-        // the standard column, then the adaptive one, in the same order
+        // the standard column is followed by the adaptive one, in the same order
         assert!(SAKD.pairs.iter().all(|p| p.reported.len() == SAKD.methods.len()));
         let (standard, adaptive) = SAKD.methods.split_at(SAKD.methods.len() / 2);
         assert!(standard.iter().zip(adaptive).all(|(s, a)| a.spots

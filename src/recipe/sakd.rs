@@ -1,4 +1,4 @@
-//! Spot-adaptive distillation as a recipe asks for it.
+//! The settings of spot-adaptive distillation.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SakdMode {
-    /// From what the cache holds: linear probes stand for what follows a spot in either network.
+    /// The data in the cache: linear probes stand in for the rest of either network after a spot.
     #[default]
     Cached,
-    /// From routes through both networks, as published: the teacher's stages run at every step.
+    /// Routes through both networks, as published: the teacher's stages run at every step.
     Exact,
 }
 
@@ -38,14 +38,14 @@ impl FromStr for SakdMode {
     }
 }
 
-/// Who decides at which spots a sample is distilled.
+/// What decides at which spots a sample is distilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Gates {
-    /// A policy that is trained beside the student.
+    /// A policy that is trained alongside the student.
     #[default]
     Learned,
-    /// Every sample at every spot: plain distillation, to compare with.
+    /// Every sample at every spot: plain distillation, for comparison.
     Always,
 }
 
@@ -55,18 +55,18 @@ pub enum Gates {
 pub struct Sakd {
     /// What the policy learns from.
     pub mode: SakdMode,
-    /// The teacher's ONNX file, which the exact mode runs. It has to be the one that made the
-    /// cache, whose hash decides the run: the path does not.
+    /// The teacher's ONNX file, which the exact mode runs. It must be the one that produced the
+    /// cache: its hash affects the result, its path does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<PathBuf>,
-    /// Who decides.
+    /// What decides.
     pub gates: Gates,
     /// Temperature of the gates' softmax.
     pub temperature: f64,
-    /// Factor of the policy's label loss where the route is worse than the student alone; its
-    /// inverse where it is better.
+    /// Factor of the policy's label loss if the route is worse than the student alone, and divisor
+    /// if it is better.
     pub gamma: f64,
-    /// Values of the policy network's hidden layer.
+    /// The width of the policy network's hidden layer.
     pub width: usize,
 }
 

@@ -1,5 +1,5 @@
-//! The recipe of a sweep: a training recipe's keys, and what is varied: students, methods (sets of
-//! criteria) and seeds.
+//! The recipe of a sweep: the keys of a training recipe, and what varies: students, methods (sets
+//! of criteria) and seeds.
 
 use super::{CriterionRecipe, Sakd, Train, toml_file};
 use crate::error::{Error, Result};
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use toml::Deserializer;
 use toml::de::{DeTable, Error as TomlError};
 
-/// A set of criteria under a name.
+/// A named set of criteria.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepMethod {
-    /// What the table and the folder are called: `KD+NST`.
+    /// Its name in the table and in folders: `KD+NST`.
     pub name: String,
     /// Terms of the loss.
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
-    /// Spot-adaptive distillation, if not as the shared settings say.
+    /// Spot-adaptive distillation, if it differs from the shared settings.
     pub sakd: Option<Sakd>,
 }
 
@@ -27,15 +27,15 @@ pub struct SweepMethod {
 pub struct Sweep {
     /// The teacher's cache.
     pub cache: PathBuf,
-    /// The teacher, if its accuracy on the test set is to stand in the table.
+    /// The teacher, if the table is to include its accuracy on the test set.
     pub teacher: Option<PathBuf>,
     /// Presets, `.onnx` files or names of the working folder's students.
     pub students: Vec<String>,
     /// Seeds of initial weights, data order and augmentation.
     pub seeds: Vec<u64>,
-    /// What is compared.
+    /// The methods to compare.
     pub methods: Vec<SweepMethod>,
-    /// What all runs share; its criteria and seed are not used.
+    /// The settings that all runs share; its criteria and seed are not used.
     pub shared: Train,
 }
 
@@ -50,9 +50,9 @@ struct Varied {
     methods: Vec<SweepMethod>,
 }
 
-/// Their names.
+/// The names of these keys.
 const VARIED: [&str; 5] = ["cache", "teacher", "students", "seeds", "method"];
-/// Keys of a training recipe that a sweep varies, and what stands for them.
+/// The keys of a training recipe that a sweep varies, and their replacements.
 const REPLACED: [(&str, &str); 2] =
     [("seed", "seeds"), ("criterion", "[[method]] with [[method.criterion]]")];
 
@@ -68,7 +68,7 @@ impl Sweep {
         Self::parse(&name, &text)
     }
 
-    /// Reads a recipe's text; `name` is how messages call it.
+    /// Parses a recipe; `name` is its name in messages.
     ///
     /// # Errors
     /// As [`Sweep::read`].
@@ -80,7 +80,8 @@ impl Sweep {
                     .hint(format!("write {instead}")));
             }
         }
-        // the training keys first: a misspelt name is among them, and not missing elsewhere
+        // parse the training keys first: a misspelled name is reported among them, not as a missing
+        // key of the sweep
         let shared = Train::deserialize(Deserializer::from(shared))
             .map_err(|e| toml_file::describe(name, text, &e))?;
         let Varied { cache, teacher, students, seeds, methods } =
@@ -114,7 +115,7 @@ impl Sweep {
         if let Some(twice) = first_twice(self.students.iter().cloned()) {
             return wrong("students", "each once", &twice);
         }
-        // folders, on file systems that do not tell upper from lower case
+        // names become folders, which some file systems compare without case
         if let Some(twice) = first_twice(self.methods.iter().map(|m| m.name.to_lowercase())) {
             return wrong(
                 "method",
@@ -155,8 +156,8 @@ impl Sweep {
     }
 }
 
-/// A recipe's keys, those of a sweep apart from those of a training run. Both keep their places in
-/// the text.
+/// Splits a recipe's keys into those of a sweep and those of a training run. Both keep their
+/// positions in the text.
 fn split(
     text: &str,
 ) -> Result<(toml::Spanned<DeTable<'_>>, toml::Spanned<DeTable<'_>>), TomlError> {
@@ -171,7 +172,7 @@ fn split(
     Ok((toml::Spanned::new(span, varied), shared))
 }
 
-/// The first value that comes again.
+/// The first value that repeats.
 fn first_twice(values: impl Iterator<Item = String>) -> Option<String> {
     let mut seen = HashSet::new();
     values.into_iter().find(|value| !seen.insert(value.clone()))
@@ -230,7 +231,7 @@ temperature = 4
             (run.sakd.as_ref().map(|s| s.temperature), sweep.run(&sweep.methods[0], 0).sakd),
             (Some(4.0), None)
         );
-        // a run's recipe file says the same
+        // a run's recipe file parses to the same
         let text = toml::to_string(&run).unwrap();
         assert_eq!(toml::from_str::<Train>(&text).unwrap(), run, "{text}");
     }

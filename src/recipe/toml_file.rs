@@ -1,17 +1,17 @@
-//! Reading a TOML file of ours.
+//! Parsing of TOML files.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 
-/// The file's content; `name` is how messages call it.
+/// Parses a file's content; `name` is the file's name in messages.
 ///
 /// # Errors
-/// In one line: the file, the line, and what is wrong there.
+/// A single line: the file, the line, and what is wrong there.
 pub(super) fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
     toml::from_str(text).map_err(|e| describe(name, text, &e))
 }
 
-/// The error in one line.
+/// The error as a single line.
 pub(super) fn describe(name: &str, text: &str, error: &toml::de::Error) -> Error {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before

@@ -1,4 +1,4 @@
-//! The recipe of one training run: what `recipes/*.toml` holds and flags override.
+//! The recipe of a training run: the content of `recipes/*.toml`, which flags override.
 
 use super::optimizer::check;
 use super::{CriterionRecipe, Optimization, OptimizerRecipe, Sakd, toml_file};
@@ -9,7 +9,7 @@ use crate::student::{FoldedNorms, Precision};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// How the learning rate moves; evaluated at every step.
+/// The learning-rate schedule, evaluated at every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum ScheduleRecipe {
@@ -24,15 +24,15 @@ pub enum ScheduleRecipe {
         /// Epochs of linear warm-up from 0.
         #[serde(default, rename = "warmup-epochs")]
         warmup_epochs: f64,
-        /// The rate at the end.
+        /// The final rate.
         #[serde(default, rename = "min-lr")]
         min_lr: f64,
     },
-    /// Times `gamma` at each milestone.
+    /// The rate is multiplied by `gamma` at each milestone.
     Multistep {
         /// Epochs at which the rate drops.
         milestones: Vec<f64>,
-        /// Factor of a drop.
+        /// The factor of each drop.
         gamma: f64,
         /// Epochs of linear warm-up from 0.
         #[serde(default, rename = "warmup-epochs")]
@@ -40,13 +40,13 @@ pub enum ScheduleRecipe {
     },
 }
 
-/// One training run. Everything but the paths decides the trained bits.
+/// A training run. Everything but the paths determines the trained bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Train {
-    /// Epochs.
+    /// Number of epochs.
     pub epochs: usize,
-    /// Samples of a step.
+    /// Samples per step.
     pub batch: usize,
     /// Seed of initial weights, data order and augmentation.
     pub seed: u64,
@@ -54,40 +54,40 @@ pub struct Train {
     pub drop_last: bool,
     /// The optimizer.
     pub optimizer: Optimization,
-    /// The learning rate's course.
+    /// The learning-rate schedule.
     pub schedule: ScheduleRecipe,
-    /// Largest global L2 norm of the gradient; larger ones are scaled down to it.
+    /// Largest global L2 norm of the gradient; larger gradients are scaled down to it.
     pub clip: Option<f64>,
-    /// Share of the target spread over all classes.
+    /// Share of the target that is spread over all classes, from 0 to 1.
     pub label_smoothing: f64,
-    /// Terms of the loss. Without a `ce` term cross-entropy counts with weight 1. Empty: CE +
-    /// 50·NST-poly (with a cache), CE (without).
+    /// Terms of the loss. If there is no `ce` term, cross-entropy is added with weight 1. Empty for
+    /// the default: CE + 50·NST-poly with a cache, CE without.
     #[serde(rename = "criterion")]
     pub criteria: Vec<CriterionRecipe>,
-    /// Spot-adaptive distillation: at which pairs each sample is compared.
+    /// Spot-adaptive distillation: chooses the pairs at which each sample is compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sakd: Option<Sakd>,
-    /// Augmentation when there is no cache.
+    /// Augmentation for runs without a cache.
     pub augment: Augment,
-    /// Initializers that do not train, as glob patterns.
+    /// Initializers to freeze, as glob patterns.
     pub freeze: Vec<String>,
-    /// Initializers that train although they would not by themselves, as glob patterns.
+    /// Initializers to train that would not train by default, as glob patterns.
     pub train: Vec<String>,
-    /// Batch normalization by running statistics, which stay as they are.
+    /// Whether batch normalization uses the running statistics and leaves them unchanged.
     pub freeze_batchnorm: bool,
-    /// How many classes a new last layer of the student tells apart.
+    /// The number of classes of a new last layer for the student.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<usize>,
-    /// Batch norms that the student's exporter folded away.
+    /// The treatment of batch norms that the student's exporter folded away.
     #[serde(skip_serializing_if = "FoldedNorms::is_default")]
     pub folded_batchnorm: FoldedNorms,
-    /// The convolutions' rounding.
+    /// The rounding of convolutions.
     pub precision: Precision,
-    /// Only the first so many samples (after `shuffle`).
+    /// Use only this many samples, the first ones after `shuffle`.
     pub limit: Option<usize>,
     /// Shuffles the data set with this seed before `limit`.
     pub shuffle: Option<u64>,
-    /// Data set of the evaluation, `SPEC`.
+    /// Data set for the evaluation, `SPEC`.
     pub test: Option<DataSpec>,
 }
 
@@ -164,7 +164,7 @@ impl Train {
         self.check_courses()
     }
 
-    /// Refuses a run in which nothing is learned for a while.
+    /// Rejects a run that at some point trains on nothing.
     fn check_courses(&self) -> Result<()> {
         let terms = self.terms(false);
         let ends = terms.iter().filter_map(|t| t.course.until);
@@ -180,8 +180,8 @@ impl Train {
         )
     }
 
-    /// What of the first `epochs` epochs depends on how many there are in all; `None`: a longer run
-    /// begins with the very same steps.
+    /// What makes the first `epochs` epochs depend on the run's length; `None` if a longer run
+    /// begins with exactly the same steps.
     #[must_use]
     pub fn foresight(&self, epochs: usize) -> Option<String> {
         if let ScheduleRecipe::Cosine { .. } = self.schedule {
@@ -196,13 +196,13 @@ impl Train {
         Some(format!("criterion {}, whose weight decays to it,", decaying.name()))
     }
 
-    /// The samples that are trained on.
+    /// The samples to train on.
     #[must_use]
     pub fn take(&self) -> Take {
         Take { limit: self.limit, shuffle: self.shuffle }
     }
 
-    /// The terms of the loss with the defaults filled in; with `distil` there is a teacher's cache.
+    /// The terms of the loss with defaults filled in; `distil` if there is a teacher's cache.
     #[must_use]
     pub fn terms(&self, distil: bool) -> Vec<CriterionRecipe> {
         let mut terms = self.criteria.clone();
@@ -375,7 +375,7 @@ mod tests {
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Train>(&json).unwrap(), recipe);
         assert_eq!(toml::from_str::<Train>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
-        // what is recorded of a recipe without them is what it was before there were any
+        // what a recipe without these settings records is the same as before they existed
         assert!(serde_json::to_string(&Train::default()).unwrap().contains(
             "\"optimizer\":{\"kind\":\"sgd\",\"lr\":0.05,\"momentum\":0.9,\"nesterov\":true,\
              \"weight-decay\":0.0005}"

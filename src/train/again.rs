@@ -14,7 +14,7 @@ use std::path::Path;
 /// need.
 ///
 /// # Errors
-/// Names the first criterion and tap, what is there, and the command.
+/// Names the first such criterion and tap, what the cache holds, and the command.
 pub(super) fn refuse_unserved(
     manifest: &Manifest,
     folder: &Path,
@@ -86,7 +86,7 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
     let there: Vec<Statistic> =
         pair.teacher_stored.iter().map(|(statistic, _)| *statistic).collect();
     let is_same = size == whole;
-    // without --tap a statistic is added to every tap of the cache
+    // without --tap, a statistic is added to every tap of the cache
     if !is_same {
         let tensor =
             manifest.tap(&pair.teacher).map_or(pair.teacher.as_str(), |tap| tap.tensor.as_str());
@@ -110,7 +110,7 @@ fn adding(manifest: &Manifest, folder: &Path, criterion: &CriterionRecipe, pair:
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// The flags that give this preprocessing.
+/// The flags that select this preprocessing.
 fn preprocess_flags(p: &Preprocess) -> Vec<(&'static str, String)> {
     let size = ("size", format!("{}x{}", p.size[0], p.size[1]));
     let is_preset = |name: &&str| {
@@ -138,7 +138,7 @@ fn preprocess_flags(p: &Preprocess) -> Vec<(&'static str, String)> {
     std::iter::once(size).chain(resize).chain(named).chain(numbers).collect()
 }
 
-/// The name of a choice, as flags and recipes have it.
+/// The name of a choice, as used in flags and recipes.
 fn word(choice: impl Serialize) -> String {
     serde_json::to_value(choice)
         .ok()
@@ -146,7 +146,7 @@ fn word(choice: impl Serialize) -> String {
         .unwrap_or_default()
 }
 
-/// A word as a shell takes it.
+/// A word, quoted for a shell if necessary.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

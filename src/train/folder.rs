@@ -1,4 +1,4 @@
-//! The run's folder: what decided it, so that nothing else is ever mixed into it.
+//! The run's folder and the settings that it belongs to, so that runs are never mixed.
 
 use super::report::Report;
 use crate::error::{Context, Error, Result};
@@ -14,20 +14,20 @@ use std::path::{Path, PathBuf};
 const SETTINGS: &str = "settings.json";
 const REPORT: &str = "run.json";
 const MODEL: &str = "student.onnx";
-/// Far more than any settings take.
+/// Far more than any settings need.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
 
-/// What is there of a run.
+/// The state of a run's folder.
 pub(super) enum There {
-    /// It has finished, with these settings, and its student is there.
+    /// The run has finished with these settings, and its student exists.
     Finished(Box<Report>),
-    /// A checkpoint of these settings, to go on from.
+    /// There is a checkpoint of these settings to resume from.
     Begun,
-    /// Nothing that is worth keeping.
+    /// There is nothing worth keeping.
     Nothing,
 }
 
-/// A folder and the settings of the run that is to fill it.
+/// A folder and the settings of the run that will fill it.
 pub(super) struct Folder {
     path: PathBuf,
     settings: Value,
@@ -42,14 +42,14 @@ impl Folder {
         &self.settings
     }
 
-    /// A hash of the settings, which checkpoints carry.
+    /// A hash of the settings, which checkpoints record.
     pub(super) fn identity(&self) -> String {
         sha256(self.settings.to_string().as_bytes())
     }
 
-    /// The hashes of these settings with fewer epochs, where such a run begins with the very same
-    /// steps: its checkpoint is gone on with. The settings are written before the first checkpoint
-    /// of the longer run is, so that those of the folder do not say which it was.
+    /// The hashes of these settings with fewer epochs, if such a run begins with exactly the same
+    /// steps: its checkpoint can be resumed. The folder's settings are written before the longer
+    /// run's first checkpoint, so they do not tell which run wrote it.
     pub(super) fn shorter(&self) -> Result<Vec<String>> {
         let recipe = self.recipe()?;
         let same = (1..recipe.epochs).filter(|&epochs| recipe.foresight(epochs).is_none());
@@ -61,7 +61,7 @@ impl Folder {
             .context(|| format!("{}: settings without a recipe", self.path.display()))
     }
 
-    /// The settings with another number of epochs.
+    /// The settings with a different number of epochs.
     fn of_epochs(&self, epochs: usize) -> Value {
         let mut settings = self.settings.clone();
         if let Some(place) = settings.pointer_mut("/recipe/epochs") {
@@ -70,11 +70,10 @@ impl Folder {
         settings
     }
 
-    /// Whether the folder holds a run of these settings with fewer epochs, of which this one is a
-    /// continuation.
+    /// Whether the folder holds a run of these settings with fewer epochs that this run continues.
     ///
     /// # Errors
-    /// When its end decided what it did, or nobody asked to go on with it.
+    /// When that run's steps depended on its length, or `resume` is not set.
     fn extends(&self, before: &Value, resume: bool) -> Result<bool> {
         let count = |settings: &Value| {
             let epochs = settings.pointer("/recipe/epochs")?.as_u64()?;
@@ -110,16 +109,16 @@ impl Folder {
         Ok(true)
     }
 
-    /// Checks that the run may use the folder, and says what is there of it. Writes nothing.
+    /// Checks that the run may use the folder, and returns its state. Writes nothing.
     ///
     /// # Errors
-    /// When another process is at work on it, or the folder is not this run's.
+    /// When another process is using it, or it belongs to a different run.
     pub(super) fn look(&self, resume: bool) -> Result<There> {
         let _lock = Lock::shared(&self.path)?;
         self.there(resume)
     }
 
-    /// What is there, under a lock that the caller holds.
+    /// The folder's state, under a lock that the caller holds.
     fn there(&self, resume: bool) -> Result<There> {
         let path = self.path.display();
         let is_there = |name: &str| storage::is_there(&self.path.join(name));
@@ -134,10 +133,10 @@ impl Folder {
         }
         let report: Option<Report> = read_if_there(&self.path.join(REPORT))?;
         if report.is_none() && !is_there(CHECKPOINT)? {
-            // a run that ended before its first checkpoint
+            // the run ended before its first checkpoint
             return Ok(There::Nothing);
         }
-        // a report has the settings that it is of
+        // a report holds the settings of its own run
         let before = match &report {
             Some(report) => report.settings.clone(),
             None => read(&self.path.join(SETTINGS))?,
@@ -170,11 +169,11 @@ impl Folder {
                     .hint(format!("add --resume to {how} again, or give another -o"))
             }
             None => Error::input(format!("{path}: holds an unfinished run with these settings"))
-                .hint("add --resume to go on with it, or give another -o"),
+                .hint("add --resume to continue it, or give another -o"),
         })
     }
 
-    /// What is wrong with the student of a finished run, if anything is.
+    /// What is wrong with the student of a finished run, if anything.
     fn problem(&self, report: &Report) -> Result<Option<&'static str>> {
         let path = self.path.join(MODEL);
         let length = storage::length(&path)?;
@@ -190,12 +189,12 @@ impl Folder {
         })
     }
 
-    /// Makes the folder, locks it and writes the settings into it; or gives the report of the run,
-    /// where another process has finished it meanwhile. A report that is there, of a run that is
-    /// extended or exported again, says which settings it is of, and stays until it is replaced.
+    /// Creates the folder, locks it and writes the settings; returns the run's report instead if
+    /// another process has finished it meanwhile. An existing report, of a run that is extended or
+    /// exported again, says which settings it belongs to, and stays until it is replaced.
     ///
     /// # Errors
-    /// As [`Folder::look`], and when the disk refuses.
+    /// As [`Folder::look`], and when the disk fails.
     pub(super) fn begin(&self, resume: bool) -> Result<Result<Lock, Box<Report>>> {
         let lock = Lock::create(&self.path)?;
         if let There::Finished(report) = self.there(resume)? {
@@ -209,7 +208,7 @@ impl Folder {
     }
 }
 
-/// Writes the trained model; gives its name in the folder and the hash of its bytes.
+/// Writes the trained model; returns its name in the folder and the hash of its bytes.
 pub(super) fn write_model(folder: &Lock, model: &Model) -> Result<(String, String)> {
     folder.replace(MODEL, model.bytes())?;
     Ok((MODEL.to_owned(), sha256(model.bytes())))
@@ -223,8 +222,7 @@ pub(super) fn finish(folder: &Lock, report: &Report) -> Result<()> {
     folder.replace(REPORT, &text)
 }
 
-/// Whether there is nothing in a folder but what a run leaves that is killed in its first moment,
-/// or no folder.
+/// Whether a folder is missing, or holds nothing but what a run killed at its very start leaves.
 fn is_empty(folder: &Path) -> Result<bool> {
     let unlisted = |e| storage::failed(folder, "list", e);
     let entries = match std::fs::read_dir(folder) {
@@ -242,7 +240,7 @@ fn is_empty(folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The report of the run in a folder, which has finished.
+/// The report of the finished run in a folder.
 ///
 /// # Errors
 /// When there is none, or it can't be read.
@@ -274,7 +272,7 @@ mod tests {
         let other = Folder::new(&path, json!({"seed": 1}));
         let is_new = |folder: &Folder, resume| matches!(folder.look(resume), Ok(There::Nothing));
         assert!(is_new(&folder, false) && !path.exists());
-        // ended before its first checkpoint, or in its first write: another run may have the folder
+        // ended before its first checkpoint, or in its first write: another run may use the folder
         drop(folder.begin(false).unwrap());
         assert!(is_new(&other, false));
         std::fs::remove_file(path.join(SETTINGS)).unwrap();

@@ -9,34 +9,34 @@ use crate::runtime::{Device, Runtime};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-/// One training run, as asked for.
+/// A training run, as requested.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What the report calls the student.
+    /// The student's name in the report.
     pub name: String,
     /// A preset's name or an `.onnx` file.
     pub student: String,
-    /// What decides the result.
+    /// The settings that determine the result.
     pub recipe: Train,
-    /// The teacher's cache; `None`: the labels of [`data`](Self::data) alone.
+    /// The teacher's cache; `None` to train on the labels of [`data`](Self::data) alone.
     pub cache: Option<PathBuf>,
-    /// Where the images lie that the cache was made of, if it does not store them; `None`: as the
-    /// cache names them.
+    /// Where to find the images that the cache was extracted from, if it does not store them;
+    /// `None` for the location that the cache names.
     pub source: Option<DataSpec>,
     /// A data set and its split, to train on without a teacher.
     pub data: Option<(DataSpec, String)>,
-    /// The data set of the evaluation and its split; `None`: that of the recipe, else the test
-    /// split beside the training data.
+    /// The data set and split of the evaluation; `None` for the recipe's, else the test split of
+    /// the training data.
     pub test: Option<(DataSpec, String)>,
-    /// Preprocessing without a cache, which records its own.
+    /// Preprocessing for a run without a cache; a cache records its own.
     pub preprocess: PreprocessOptions,
     /// The run's folder.
     pub output: PathBuf,
     /// Where it trains.
     pub device: Device,
-    /// Steps between checkpoints, beside one at the end of each epoch.
+    /// Steps between checkpoints, in addition to one at the end of each epoch.
     pub checkpoint_steps: Option<usize>,
-    /// Whether an unfinished run in the folder is resumed; without, it is refused.
+    /// Whether to resume an unfinished run in the folder, which is an error otherwise.
     pub resume: bool,
 }
 
@@ -63,18 +63,18 @@ impl Job {
     }
 }
 
-/// The process that a run happens in, which changes none of its bits.
+/// The process that executes a run; it does not affect the result.
 pub struct Host<'a> {
     /// Total compute threads.
     pub threads: usize,
-    /// The path of ONNX Runtime's library; `None`: where it is found by itself.
+    /// The path of ONNX Runtime's library; `None` to search for it.
     pub onnxruntime: Option<PathBuf>,
-    /// Told of progress, and asked whether to stop.
+    /// Receives progress, and says whether to stop.
     pub monitor: &'a dyn Monitor,
 }
 
 impl Default for Host<'_> {
-    /// All cores, and nobody to tell.
+    /// All cores, and no progress reports.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self { threads, onnxruntime: None, monitor: &Silent }
@@ -87,13 +87,13 @@ impl Host<'_> {
     }
 }
 
-/// A job whose settings have been checked and brought together.
+/// A job with its settings checked and merged.
 pub(super) struct Settled {
     pub job: Job,
-    /// The job's, without the path of the exact mode's teacher: where it lies decides nothing, and
-    /// what it is the cache records.
+    /// The job's recipe, without the path of the exact mode's teacher: the path does not affect the
+    /// result, and the cache records the teacher's identity.
     pub recipe: Train,
-    /// The teacher's file, where it is run.
+    /// The teacher's file, if it is run.
     pub teacher: Option<PathBuf>,
     pub test: Option<(DataSpec, String)>,
     pub device: candle_core::Device,
@@ -116,7 +116,7 @@ impl Settled {
     }
 }
 
-/// The file of the exact mode, taken out of the settings.
+/// Removes the exact mode's teacher file from the settings and returns it.
 fn take_teacher(sakd: &mut Sakd) -> Result<Option<PathBuf>> {
     match (sakd.mode, sakd.teacher.take()) {
         (SakdMode::Exact, None) => {

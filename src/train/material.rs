@@ -1,4 +1,5 @@
-//! What a run is made of: the teacher's cache or a data set, the test split, the untrained model.
+//! What a run is built from: the teacher's cache or a data set, the test split, the untrained
+//! model.
 
 use super::job::{Host, Settled};
 use super::teacher;
@@ -17,14 +18,14 @@ use crate::trainer::source::{CacheSource, DataSource, Source};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// What a run trains on and is measured on.
+/// The training and evaluation data of a run.
 pub(super) struct Material {
     pub(super) training: Training,
     test: Option<Box<dyn Dataset>>,
 }
 
 pub(super) enum Training {
-    /// A cache, and the data set of inputs that it does not store.
+    /// A cache, and the data set of the inputs that it does not store.
     Cache(Box<Cache>, Option<Box<dyn Dataset>>),
     Data(Box<dyn Dataset>),
 }
@@ -61,7 +62,7 @@ impl Material {
         Ok(material)
     }
 
-    /// The test split beside the training data, if there is one that can be read.
+    /// The test split of the training data, if there is one that can be read.
     fn default_test(&self, settled: &Settled, host: &Host<'_>) -> Option<Box<dyn Dataset>> {
         let (spec, fingerprint) = match &self.training {
             Training::Cache(cache, _) => {
@@ -75,7 +76,7 @@ impl Material {
         };
         let opened = spec.and_then(|spec| data::open(&spec, "test", host.monitor));
         match opened {
-            // a source that is not divided gives the training samples again
+            // a data set without splits returns the training samples again
             Ok(test) if test.fingerprint() != fingerprint => Some(test),
             Ok(_) => {
                 host.monitor.note(
@@ -115,17 +116,17 @@ impl Material {
         }
     }
 
-    /// How many classes the labels tell apart, at least.
+    /// The number of classes that occur in the labels, a lower bound.
     pub(super) fn labeled(&self) -> usize {
         let last = self.labels().into_iter().max();
         last.map_or(0, |label| usize::try_from(label.saturating_add(1)).unwrap_or(0))
     }
 
-    /// How many classes a student of this data tells apart.
+    /// The number of classes of a student of this data.
     pub(super) fn class_count(&self) -> Result<usize> {
         let named = self.classes().len();
         let labeled = self.labeled();
-        // logits of other classes say nothing of the student's
+        // logits of other classes say nothing about the student's
         let cache = self
             .cache()
             .map(Cache::manifest)
@@ -146,7 +147,7 @@ impl Material {
         let Some(limit) = recipe.limit else { return };
         let mut labels = self.labels();
         if let Training::Cache(cache, _) = &self.training {
-            // from the order of the rows to that of the samples
+            // from row order to sample order
             let mut rows: Vec<(i64, i64)> =
                 cache.sample_ids().iter().copied().zip(labels).collect();
             rows.sort_unstable();
@@ -166,7 +167,7 @@ impl Material {
         }
     }
 
-    /// The terms of the loss that this material can serve.
+    /// The terms of the loss that this data supports.
     pub(super) fn terms(&self, recipe: &Train, host: &Host<'_>) -> Result<Vec<CriterionRecipe>> {
         let mut terms = recipe.terms(self.cache().is_some());
         if self.cache().is_none()
@@ -188,7 +189,7 @@ impl Material {
         Ok(terms)
     }
 
-    /// The loss: the terms on their pairs, at the spots that the recipe asks for.
+    /// The loss: the terms on their pairs, at the spots that the recipe selects.
     pub(super) fn objective(
         &self,
         settled: &Settled,
@@ -259,7 +260,7 @@ impl Material {
         Ok(sample.inputs.iter().map(|t| t.dims().to_vec()).collect())
     }
 
-    /// A reader of the cache with the data set of inputs that it does not store.
+    /// A reader of the cache, with the data set of the inputs that it does not store.
     fn cache_source<'a>(
         &'a self,
         cache: &'a Cache,
@@ -273,12 +274,12 @@ impl Material {
         }
     }
 
-    /// Whether a step's inputs are decoded images, which takes more threads than decoding chunks.
+    /// Whether a step's inputs are decoded images, which needs more threads than decoding chunks.
     pub(super) fn decodes(&self) -> bool {
         !matches!(self.training, Training::Cache(_, None))
     }
 
-    /// Says so where epochs see the same images again.
+    /// Notes when epochs see the same images again.
     pub(super) fn note_views(&self, recipe: &Train, host: &Host<'_>) {
         let Some(manifest) = self.cache().map(Cache::manifest) else { return };
         let (views, epochs) = (manifest.views, recipe.epochs);
@@ -337,7 +338,7 @@ impl Material {
         Some(Source::Data(DataSource::evaluation(test, preprocess.cloned(), inputs.to_vec())))
     }
 
-    /// The training samples as they stand, for the parity check where there is no test split.
+    /// The training samples in stored order, for the parity check if there is no test split.
     pub(super) fn sequential<'a>(
         &'a self,
         preprocess: Option<&Preprocess>,
@@ -356,7 +357,7 @@ impl Material {
         })
     }
 
-    /// Everything that decides a run's result.
+    /// Everything that determines a run's result.
     pub(super) fn settings(
         &self,
         recipe: &Train,
@@ -366,11 +367,11 @@ impl Material {
     ) -> Value {
         let trained_on = match &self.training {
             Training::Cache(cache, _) => {
-                // the content alone: where it lies and what its files are called change nothing
+                // the content alone: its location and file names do not affect the result
                 let mut manifest = cache.manifest().clone();
                 manifest.teacher.file = String::new();
                 manifest.data.spec = String::new();
-                // what an earlier format did not have
+                // earlier formats lack these
                 manifest.row_sums.clear();
                 manifest.extends = None;
                 manifest.format = manifest.lowest_format();
@@ -389,14 +390,14 @@ impl Material {
             "preprocess": preprocess,
             "recipe": recipe,
             "trained-on": trained_on,
-            // another kind of device rounds otherwise: a run is not resumed there
+            // another kind of device rounds differently: a run is not resumed there
             "device": device,
             "test": self.test.as_ref().map(|t| t.fingerprint()),
         })
     }
 }
 
-/// The data set of inputs that a cache does not store: as `--source` says, else as the cache names
+/// The data set of the inputs that a cache does not store: from `--source`, else as the cache names
 /// it.
 fn originals(
     cache: &Cache,
@@ -416,9 +417,9 @@ fn originals(
             "data {spec}: expected the images of this cache, which does not store them"
         ))
         .because(e);
-        error.hint("--source SPEC says where they lie now")
+        error.hint("--source SPEC says where they are now")
     })?;
-    // refused here, before anything else is done
+    // reject changed samples here, before any work is done
     Originals::new(cache, dataset.as_ref())?.refuse_changed(host.monitor)?;
     Ok(Some(dataset))
 }

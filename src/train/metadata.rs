@@ -1,4 +1,4 @@
-//! What travels in the trained student's ONNX.
+//! The metadata of the trained student's ONNX file.
 
 use super::material::Material;
 use super::model::Model;
@@ -8,8 +8,8 @@ use crate::recipe::Train;
 use crate::trainer::metrics::Evaluation;
 use serde::Serialize;
 
-/// What travels in the model: enough for `eval` to need no flags, and to say where it came from.
-/// Neither path, time nor host.
+/// The metadata stored in the model: enough for `eval` to need no flags, and to tell where the
+/// model came from. No path, time or host.
 pub(super) fn metadata(
     recipe: &Train,
     model: &Model,

@@ -1,5 +1,5 @@
-//! A training run, from what is asked for to `student.onnx`: what it trains on, the untrained
-//! student, the loss, the folder that it fills, and the check of what it exports.
+//! A training run, from its settings to `student.onnx`: the data, the untrained student, the loss,
+//! the output folder, and the check of the exported model.
 //!
 //! ```no_run
 //! use nst_cache::train::{Host, Job, prepare};

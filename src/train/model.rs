@@ -12,14 +12,14 @@ use std::path::Path;
 /// The untrained student.
 pub(super) struct Model {
     pub onnx: onnx::Model,
-    /// Class names in the order of the logits; empty where the data has none.
+    /// Class names in the order of the logits; empty if the data has none.
     pub classes: Vec<String>,
     /// How images become its input; `None` for arrays.
     pub preprocess: Option<Preprocess>,
 }
 
 impl Model {
-    /// Reads the .onnx file, or builds the preset for what the material holds.
+    /// Reads the .onnx file, or builds the preset for the data.
     pub(super) fn resolve(settled: &Settled, material: &Material, host: &Host<'_>) -> Result<Self> {
         let path = Path::new(&settled.job.student);
         let file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
@@ -77,8 +77,8 @@ fn preprocessing(
     Ok(found.map(|p| Preprocess { layout: Layout::Nchw, dtype: Dtype::F32, ..p }))
 }
 
-/// How the material's images are preprocessed: as the cache records, else by the flags and what the
-/// model declares.
+/// How images are preprocessed: as the cache records, else by the flags and what the model
+/// declares.
 fn of_material(
     settled: &Settled,
     material: &Material,
@@ -117,7 +117,7 @@ fn of_material(
     Ok(Some(preprocess))
 }
 
-/// Refuses a student whose declared input is no `[batch, channels, height, width]` of the images.
+/// Rejects a student whose declared input is not the images' `[batch, channels, height, width]`.
 fn check_input(name: &str, declared: &[Dim], p: &Preprocess) -> Result<()> {
     let expected = [p.channels.count(), p.size[0], p.size[1]];
     let fits = |(dim, size): (&Dim, &usize)| !matches!(dim, Dim::Fixed(n) if n != size);
@@ -140,7 +140,7 @@ fn check_input(name: &str, declared: &[Dim], p: &Preprocess) -> Result<()> {
     )))
 }
 
-/// Refuses options that ask for another preprocessing than the cache was made with.
+/// Rejects options that differ from the preprocessing the cache was extracted with.
 fn check_options(options: &PreprocessOptions, recorded: &Preprocess) -> Result<()> {
     let wanted = match &options.preset {
         Some(name) => options.clone().or(preset(name)?),

@@ -1,5 +1,5 @@
-//! Whether a student gives what it is trained on, found before the first step: logits of the data's
-//! classes, in a model that ONNX Runtime takes.
+//! Checks, before the first step, that a student's output can be trained: logits of the data's
+//! classes, in a model that ONNX Runtime can run.
 
 use super::job::Host;
 use super::material::Material;
@@ -12,10 +12,10 @@ use crate::student::Student;
 use crate::threads;
 use crate::trainer::source::Source;
 
-/// How many class names a message lists.
+/// The number of class names that a message lists.
 const NAMES: usize = 3;
 
-/// Refuses a student whose outputs are no logits of the classes; says what else it gives.
+/// Rejects a student whose outputs are not logits of the classes; reports its other outputs.
 pub(super) fn check(
     model: &Model,
     student: &Student,
@@ -39,7 +39,7 @@ pub(super) fn check(
     }
     if let Some(activation) = logits::activation_of_student(model) {
         return Err(Error::input(format!(
-            "student: expected logits of one class a sample, found an output that ends in a \
+            "student: expected logits of one class per sample, found an output that ends in a \
              {activation}, whose values are probabilities"
         ))
         .hint(format!("export it without the {activation}: the loss takes what it reads")));
@@ -66,7 +66,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The names of the classes for which there is no logit.
+/// The names of the classes that have no logit.
 fn listed(names: &[String], width: usize) -> String {
     let left = names.get(width..).unwrap_or_default();
     let shown: Vec<&str> = left.iter().take(NAMES).map(String::as_str).collect();
@@ -77,12 +77,12 @@ fn listed(names: &[String], width: usize) -> String {
     }
 }
 
-/// Refuses a student that ONNX Runtime does not take, as the trained one is run there.
+/// Rejects a student that ONNX Runtime cannot run, since the trained one is run there.
 pub(super) fn check_runtime(student: &Student, host: &Host<'_>) -> Result<()> {
     let exported = student.export(&[])?;
     let outputs: Vec<String> = logits::of_student(&exported).into_iter().collect();
     let options = SessionOptions { device: Device::Cpu, threads: host.threads };
-    // no fault of the model's
+    // a shortage of threads is not the model's fault
     threads::afford(host.threads)?;
     match Session::new(&host.runtime()?, &exported, &outputs, &options) {
         Ok(_) => Ok(()),

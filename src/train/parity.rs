@@ -1,7 +1,7 @@
-//! Whether ONNX Runtime computes of the exported student what the trainer does. Two float32
-//! programs never agree to the last bit, and where running statistics are young a network turns
-//! last bits into first ones: so the difference is judged by how far both are from the same graph
-//! and weights in float64.
+//! Checks that ONNX Runtime computes the same from the exported student as the trainer does. Two
+//! float32 programs never agree to the last bit, and with few steps behind the running statistics a
+//! network amplifies last bits into leading ones, so the difference is judged by how far both are
+//! from the same graph and weights in float64.
 
 use super::job::Host;
 use crate::array::{Array, Values};
@@ -15,64 +15,65 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Samples on which the two are compared, and how many at once.
+/// Samples to compare, and how many at a time.
 const SAMPLES: usize = 256;
 const BATCH: usize = 64;
-/// Samples that are computed in float64 too: so many, or fewer whose inputs have so many elements
-/// together (four images of 224×224), since that takes about a hundred times as long.
+/// Samples also computed in float64: this many, or fewer if their inputs would exceed this many
+/// elements in total (four images of 224×224), since it takes about a hundred times as long.
 const EXACT_SAMPLES: usize = 16;
 const EXACT_ELEMENTS: usize = 4 * 3 * 224 * 224;
-/// What the logits of a sample may differ by whatever their own error, relative to the largest.
+/// The allowed difference of a sample's logits, relative to the largest, whatever their own error.
 const BOUND: f64 = 1e-3;
-/// How many times the float32 error they may differ by: Winograd's transforms err by forty times
-/// what direct sums do, and few samples show less than the worst of many.
+/// The allowed difference as a multiple of the float32 error: Winograd's transforms have forty
+/// times the error of direct sums, and few samples show less than the worst of many.
 const FACTOR: f64 = 64.0;
-/// The same for decisions: two logits within so many errors of each other are a tie.
+/// The same for decisions: two logits within this many errors of each other are tied.
 const TIE: f64 = 8.0;
-/// The share of the decisions beyond ties that must be the same.
+/// The share of decisions, ties excluded, that must be the same.
 const AGREEMENT: f64 = 0.99;
 
-/// How far ONNX Runtime's logits are from the trainer's, and what that is judged by.
+/// How far ONNX Runtime's logits are from the trainer's, and the yardstick for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parity {
     /// Samples compared.
     pub samples: usize,
-    /// max |Δ|.
+    /// max |Δ| over all logits.
     pub max_difference: f64,
-    /// The largest max |Δ| / max(1, max |logit|) of a sample.
+    /// The largest max |Δ| / max(1, max |logit|) of any sample.
     pub max_relative: f64,
-    /// What the latter may be: 1e-3, or a multiple of the float32 error.
+    /// The upper limit for `max_relative`: 1e-3, or a multiple of the float32 error.
     pub bound: f64,
-    /// How far both are from float64; `None` where no sample could be compared with it.
+    /// How far both are from float64; `None` if no sample could be compared with it.
     #[serde(default)]
     pub float32_error: Option<Float32Error>,
     /// The classes that the two decide for.
     #[serde(default)]
     pub decisions: Decisions,
-    /// Samples of which the trainer's own logits are not finite: left out.
+    /// Samples for which the trainer's own logits are not finite; excluded.
     #[serde(default)]
     pub diverged: usize,
-    /// Samples of which ONNX Runtime's alone are not.
+    /// Samples for which only ONNX Runtime's logits are not finite.
     #[serde(default)]
     pub lost: usize,
     /// ONNX Runtime's version.
     pub runtime: String,
 }
 
-/// The largest distance from the same graph and weights in float64, as [`Parity::max_relative`].
+/// The largest distance from the same graph and weights in float64, measured like
+/// [`Parity::max_relative`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Float32Error {
     /// Samples computed in float64.
     pub samples: usize,
-    /// Of the trainer's logits.
+    /// The distance of the trainer's logits.
     pub trainer: f64,
-    /// Of ONNX Runtime's.
+    /// The distance of ONNX Runtime's logits.
     pub runtime: f64,
 }
 
 impl Float32Error {
-    /// What float32 itself makes of the network. One of the two alone is far off where they are not
-    /// the same function, so the other tells.
+    /// The error that float32 itself causes in the network. If the two are not the same function,
+    /// only one of them is far off, so the other one shows it.
     fn of_rounding(self) -> f64 {
         self.trainer.min(self.runtime)
     }
@@ -81,17 +82,17 @@ impl Float32Error {
 /// The classes that the two decide for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decisions {
-    /// Samples whose two largest logits are further apart than the float32 error.
+    /// Samples whose two largest logits differ by more than the float32 error.
     pub clear: usize,
-    /// Those of them for which both decide for the same class.
+    /// Those for which both decide for the same class.
     pub same: usize,
 }
 
 impl Parity {
-    /// Fails where the exported model is another function than the one that was trained.
+    /// Fails if the exported model is not the function that was trained.
     ///
     /// # Errors
-    /// A failed check: how far the two are apart.
+    /// A failed check: how far apart the two are.
     pub fn check(&self) -> Result<()> {
         let fail = |what: String| {
             let (error, hint) = match self.float32_error {
@@ -129,7 +130,7 @@ impl Parity {
         Ok(())
     }
 
-    /// Says what the user should know of a student that the check says nothing of.
+    /// Warns of problems with a student that the check does not cover.
     pub(super) fn warn(&self, monitor: &dyn Monitor) {
         let Self { samples, diverged, lost, decisions, bound, .. } = *self;
         if diverged > 0 {
@@ -169,7 +170,7 @@ struct Logits<'a> {
     classes: usize,
     trainer: &'a [f32],
     runtime: &'a [f32],
-    /// Of the first samples.
+    /// The logits of the first samples.
     exact: &'a [f64],
 }
 
@@ -194,7 +195,7 @@ pub(super) fn parity(
         ours.extend(evaluate(student, &batch.inputs)?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
         let arrays = batch.inputs.iter().zip(&inputs).map(|(tensor, input)| {
             let array = array(tensor)?;
-            // a student of half precision takes half
+            // a half-precision student takes half-precision inputs
             let dtype = input.dtype.filter(|dtype| dtype.is_float() && array.dtype().is_float());
             array.converted(dtype.unwrap_or(array.dtype()))
         });
@@ -246,7 +247,7 @@ fn exact(model: &Model, samples: &Source<'_>) -> Result<Vec<f64>> {
     Ok(logits)
 }
 
-/// A student's logits at inference, all in a row.
+/// A student's logits at inference, concatenated.
 fn evaluate(student: &Student, inputs: &[Tensor]) -> Result<Tensor> {
     let pass = student.forward(inputs, Mode::Eval, &[], 0)?;
     Ok(pass.value(student.logits())?.flatten_all()?)
@@ -262,7 +263,7 @@ fn array(tensor: &Tensor) -> Result<Array> {
     Array::new(tensor.dims().to_vec(), values)
 }
 
-/// Compares what was computed. `version`: ONNX Runtime's.
+/// Judges the computed logits. `version`: ONNX Runtime's.
 fn judge(logits: &Logits<'_>, version: String) -> Parity {
     let classes = logits.classes.max(1);
     let rows = || {
@@ -310,7 +311,7 @@ fn judge(logits: &Logits<'_>, version: String) -> Parity {
         let (Some((class, margin)), true) = (decision(trainer), is_finite(trainer)) else {
             continue;
         };
-        // both logits may be off, in opposite directions
+        // both logits can be off, in opposite directions
         if margin > 2.0 * tie * scale(trainer) && is_finite(runtime) {
             parity.decisions.clear += 1;
             parity.decisions.same +=
@@ -334,7 +335,7 @@ fn distance(row: &[f32], other: impl Iterator<Item = f64>) -> f64 {
     row.iter().zip(other).fold(0.0, |most, (&x, y)| most.max((f64::from(x) - y).abs()))
 }
 
-/// The class of the largest logit, and how far it is above the next; `None` of fewer than two.
+/// The class of the largest logit, and its margin over the next; `None` for fewer than two logits.
 fn decision(row: &[f32]) -> Option<(usize, f64)> {
     let largest = |without: Option<usize>| {
         let others = row.iter().enumerate().filter(|(class, _)| Some(*class) != without);
@@ -352,14 +353,14 @@ mod tests {
     const CLASSES: usize = 4;
     const ROWS: usize = 100;
 
-    /// Logits of a sample in float64, their largest about 2e4: as of young running statistics.
+    /// Logits of a sample in float64, the largest about 2e4, as from immature running statistics.
     fn exact(row: usize) -> [f64; CLASSES] {
         let mut logits = [100.0, -3000.0, 9000.0, 1.0];
         logits[row % CLASSES] = 2e4;
         logits
     }
 
-    /// The same with errors of so much of the largest, other ones for another seed.
+    /// The same with errors of this size relative to the largest, different for each seed.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -388,7 +389,7 @@ mod tests {
         assert_eq!(parity.decisions, Decisions { clear: ROWS, same: ROWS });
         assert!(!parity.to_string().contains("float32 error"), "{parity}");
 
-        // young statistics: off by hundreds, and by no more than float32 itself
+        // immature statistics: off by hundreds, but no more than float32 itself
         let parity = judged(&rounded(1e-2, 1.0), &rounded(1e-2, 2.0));
         parity.check().unwrap();
         assert!(parity.max_difference > 100.0 && parity.max_relative > 10.0 * BOUND);
@@ -399,14 +400,14 @@ mod tests {
     fn another_function_is_found_whoever_computes_it() {
         for error in [1e-7, 1e-3] {
             let right = rounded(error, 1.0);
-            // a wrong operator, and wrong weights in the file
+            // a wrong operator, or wrong weights in the file
             let wrong: Vec<f32> = right.iter().map(|x| x * 0.9).collect();
             for (trainer, runtime) in [(&right, &wrong), (&wrong, &right)] {
                 let error = judged(trainer, runtime).check().unwrap_err();
                 assert!(error.to_string().contains("from float64"), "{error}");
             }
         }
-        // a small difference is one where float32 is exact
+        // a small difference matters where float32 is accurate
         let near: Vec<f32> = rounded(1e-7, 1.0).iter().map(|x| x * 1.002).collect();
         judged(&rounded(1e-7, 1.0), &near).check().unwrap_err();
     }
@@ -419,7 +420,7 @@ mod tests {
             let (largest, _) = decision(row).unwrap();
             row[largest] = 8000.0;
         };
-        // by the size of the differences this might be rounding
+        // by size, these differences could be rounding
         runtime.chunks_mut(CLASSES).take(1).for_each(swap);
         judged(&trainer, &runtime).check().unwrap();
         runtime.chunks_mut(CLASSES).skip(20).take(20).for_each(swap);
@@ -427,7 +428,7 @@ mod tests {
         assert!(parity.max_relative < parity.bound, "{parity:?}");
         assert!(parity.check().unwrap_err().to_string().contains("expected the trainer's class"));
 
-        // two logits that rounding may turn around decide nothing
+        // two logits that rounding can swap decide nothing
         let tie = |first: f32| [first, 2e4, -1e4, 0.0].repeat(ROWS);
         let exact: Vec<f64> = tie(2e4).into_iter().map(f64::from).collect();
         let (trainer, runtime) = (tie(20_020.0), tie(19_980.0));

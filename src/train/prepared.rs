@@ -1,4 +1,4 @@
-//! Resolving a run, and running it.
+//! Prepares a run, and runs it.
 
 use super::folder::{self, Folder, There};
 use super::job::{Host, Job, Settled};
@@ -18,11 +18,11 @@ use crate::trainer::source::Source;
 
 /// Steps between lines of the metrics.
 const LOG_STEPS: usize = 20;
-/// Threads that make batches: a cache serves two from the reservoirs that it keeps.
+/// Threads that prepare batches: the reservoirs that a cache source keeps serve two.
 const LOADERS: usize = 2;
 const DECODERS: usize = 4;
 
-/// A run of which everything that the user gave has been resolved; nothing has been written.
+/// A run with all of the user's input resolved; nothing has been written yet.
 pub struct Prepared {
     settled: Settled,
     material: Material,
@@ -36,21 +36,21 @@ enum State {
     Ready(Box<Ready>),
 }
 
-/// What a run needs beside its data.
+/// What a run needs besides its data.
 pub(super) struct Ready {
     student: Student,
     /// The names of the student's inputs.
     inputs: Vec<String>,
     terms: Vec<CriterionRecipe>,
-    /// Of each term.
+    /// The pairs of each term.
     pairs: Vec<Vec<Pair>>,
     objective: Objective,
 }
 
-/// Resolves a job: reads the data, the model and what is in the folder, and pairs the taps.
+/// Resolves a job: reads the data, the model and the state of the folder, and pairs the taps.
 ///
 /// # Errors
-/// Bad input by name, with what to do; a folder that holds another run.
+/// When an input is bad (named, with what to do about it), or the folder holds another run.
 pub fn prepare(job: &Job, host: &Host<'_>) -> Result<Prepared> {
     let settled = Settled::new(job, host)?;
     let material = Material::open(&settled, host)?;
@@ -68,7 +68,7 @@ pub fn prepare(job: &Job, host: &Host<'_>) -> Result<Prepared> {
     Ok(Prepared { settled, material, model, folder, state })
 }
 
-/// The folder of a run and the settings that it is kept to.
+/// The folder of a run, with the settings that it belongs to.
 pub(super) fn folder_of(settled: &Settled, material: &Material, model: &Model) -> Folder {
     let (recipe, device) = (&settled.recipe, device::kind(&settled.device));
     let settings = material.settings(recipe, &model.onnx, model.preprocess.as_ref(), device);
@@ -95,7 +95,7 @@ impl Ready {
         Ok(Self { student, inputs, terms, pairs, objective })
     }
 
-    /// What a step trains on.
+    /// The training data of a step.
     pub(super) fn source<'a>(
         &self,
         settled: &Settled,
@@ -108,14 +108,14 @@ impl Ready {
 }
 
 impl Prepared {
-    /// Trains, from the start or from the folder's checkpoint, and exports the student; gives the
-    /// report of a run that is finished already. Whether the exported student is the one that was
-    /// trained is the caller's to ask ([`Parity::check`](parity::Parity::check)): the report is
-    /// written either way.
+    /// Trains, from the start or from the folder's checkpoint, and exports the student; returns the
+    /// existing report if the run has already finished. It is up to the caller to check that the
+    /// exported student is the one that was trained ([`Parity::check`](parity::Parity::check)): the
+    /// report is written either way.
     ///
     /// # Errors
-    /// When a sample can't be read, the loss is not finite, the disk refuses, or the user asks to
-    /// stop (the same job with [`resume`](Job::resume) goes on).
+    /// When a sample can't be read, the loss is not finite, the disk fails, or the user asks to
+    /// stop (the same job with [`resume`](Job::resume) continues).
     pub fn run(self, host: &Host<'_>) -> Result<Report> {
         let Self { settled, material, model, folder, state } = self;
         let finished = |report: Report| {
@@ -140,7 +140,7 @@ impl Prepared {
         if host.monitor.stop_requested() {
             return Err(Error::interrupted("training: stopped before the first step"));
         }
-        // everything that the user gave has been resolved: from here on something is written
+        // all user input has been resolved: writing starts here
         let resume = settled.job.resume;
         let lock = match folder.begin(resume)? {
             Ok(lock) => lock,
@@ -191,7 +191,7 @@ impl Prepared {
     }
 }
 
-/// Says what is about to happen.
+/// Announces the run.
 fn announce(
     settled: &Settled,
     source: &Source<'_>,
@@ -212,12 +212,12 @@ fn announce(
     let Train { batch, drop_last, .. } = settled.recipe;
     if (Steps { rows: source.len(), batch, drop_last }).joins_last() {
         let line =
-            "the last batch of an epoch has one sample more, which would be alone (--drop-last)";
+            "an epoch's last batch takes in a sample that would be alone (--drop-last omits it)";
         host.monitor.note(line);
     }
     if let Some(teacher) = &settled.teacher {
         host.monitor.note(&format!(
-            "sakd exact: the stages of {} run at every step, behind its first cached map",
+            "sakd exact: the stages of {} run at every step, after its first cached map",
             teacher.display()
         ));
     }

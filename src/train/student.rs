@@ -1,4 +1,4 @@
-//! The student as it is trained.
+//! The student as a trainable graph.
 
 use super::job::{Host, Settled};
 use super::model::Model;
@@ -7,7 +7,7 @@ use crate::monitor::grouped;
 use crate::student::{Executor, FoldedNorms, ImportOptions, Student};
 use crate::trainer::groups;
 
-/// Imports it; says what trains and what else is to be known.
+/// Imports the student; notes what trains and anything else worth knowing.
 pub(super) fn import(model: &Model, settled: &Settled, host: &Host<'_>) -> Result<Student> {
     let recipe = &settled.recipe;
     let options = ImportOptions {
@@ -38,7 +38,7 @@ pub(super) fn import(model: &Model, settled: &Settled, host: &Host<'_>) -> Resul
     for line in student.notes() {
         host.monitor.note(&line);
     }
-    // a pattern that names nothing is refused before anything is written
+    // reject a pattern that matches nothing before anything is written
     groups::factors(&student, &recipe.optimizer)?;
     Ok(student)
 }

@@ -1,5 +1,5 @@
-//! What a sweep asks before it starts: can every run be made, and what is there of it already.
-//! Nothing is written.
+//! What a sweep checks before it starts: that every run can be made, and how far each already is.
+//! Writes nothing.
 
 use super::folder::There;
 use super::job::{Host, Job, Settled};
@@ -16,35 +16,35 @@ use crate::recipe::Train;
 use crate::storage::Lock;
 use crate::trainer::loader::Steps;
 
-/// What is there of a run.
+/// How far a run is.
 pub enum State {
     /// It has finished, with these settings.
     Finished(Box<Report>),
-    /// A checkpoint of these settings, to go on from.
+    /// There is a checkpoint of these settings to resume from.
     Begun,
-    /// Nothing.
+    /// There is nothing yet.
     New,
-    /// Another process is at work on it: who.
+    /// Another process, named here, is working on it.
     Running(String),
 }
 
-/// Of runs that share their cache, their test set and the length of their training.
+/// A survey of runs that share their cache, their test set and the length of their training.
 pub struct Survey {
-    /// One for every run.
+    /// One per run.
     pub states: Vec<State>,
     /// Steps of each run.
     pub steps: usize,
-    /// Who taught.
+    /// The teacher's record.
     pub teacher: TeacherRecord,
-    /// The seconds that its cache took, where they are recorded.
+    /// The time that extracting its cache took, in seconds, if recorded.
     pub extraction_seconds: Option<f64>,
     /// The tensor of the teacher's logits.
     pub logits: Option<String>,
-    /// The classes of the teacher's logits; `None`: they are others than the data's.
+    /// The classes of the teacher's logits; `None` if they differ from the data's.
     pub classes: Option<Vec<String>>,
-    /// How the teacher's images were made.
+    /// How the teacher's images were preprocessed.
     pub preprocess: Option<Preprocess>,
-    /// What the students are measured on.
+    /// The evaluation data.
     pub test: Option<(DataSpec, String)>,
 }
 
@@ -52,7 +52,7 @@ pub struct Survey {
 /// student with each set of criteria against the cache. Writes nothing.
 ///
 /// # Errors
-/// As a run before its first step; a folder with other settings by the difference.
+/// As for a run before its first step; if a folder has other settings, names the difference.
 pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
     let job = jobs.first().ok_or_else(|| Error::input("sweep: expected runs, found none"))?;
     let first = Settled::new(job, host)?;
@@ -73,12 +73,12 @@ pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
             Some(holder) => State::Running(holder),
             None => match folder.look(true)? {
                 There::Finished(report) if report.parity.check().is_ok() => State::Finished(report),
-                // one that fails its parity ends at once, and says so again
+                // a finished run that fails its parity check ends at once, and reports that again
                 There::Finished(_) | There::Begun => State::Begun,
                 There::Nothing => State::New,
             },
         };
-        // another seed changes nothing of what a run needs
+        // the seed does not affect what a run needs
         let what = (job.student.clone(), Train { seed: 0, ..settled.recipe.clone() });
         if !matches!(state, State::Finished(_)) && !resolved.contains(&what) {
             steps = resolve(&settled, &material, &model, &silent).map_err(|e| {
@@ -108,7 +108,7 @@ pub fn survey(jobs: &[Job], host: &Host<'_>) -> Result<Survey> {
     })
 }
 
-/// Makes everything that a run needs, up to its first step; gives its steps.
+/// Builds everything that a run needs, up to its first step; returns its number of steps.
 fn resolve(
     settled: &Settled,
     material: &Material,

@@ -1,5 +1,5 @@
-//! The teacher as the exact mode of spot-adaptive distillation runs it: a frozen graph of the
-//! student's own executors.
+//! The teacher in the exact mode of spot-adaptive distillation: a frozen graph in the student's own
+//! executors.
 
 use super::job::Settled;
 use crate::cache::Manifest;
@@ -8,7 +8,7 @@ use crate::onnx::Model;
 use crate::student::{Executor, FoldedNorms, ImportOptions, Student};
 use std::path::Path;
 
-/// Reads the file, which has to be the one that the cache was made by, and imports its graph.
+/// Reads the file, which must be the one that produced the cache, and imports its graph.
 pub(super) fn import(path: &Path, manifest: &Manifest, settled: &Settled) -> Result<Student> {
     let model = Model::read(path)?;
     let recorded = &manifest.teacher;
@@ -27,7 +27,7 @@ pub(super) fn import(path: &Path, manifest: &Manifest, settled: &Settled) -> Res
     let options = ImportOptions {
         executor: Executor::Cpu(settled.recipe.precision),
         device: settled.device.clone(),
-        // it does not train
+        // the teacher does not train
         folded_norms: FoldedNorms::Leave,
         ..ImportOptions::default()
     };

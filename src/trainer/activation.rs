@@ -1,5 +1,5 @@
-//! Criteria that compare maps before their activation: the student's tensors are found in its
-//! graph, the teacher's have to be in the cache.
+//! Criteria that compare maps before their activation: finds the student's tensors in its graph and
+//! checks that the cache holds the teacher's.
 
 use super::pairing::Pair;
 use crate::cache::{Cache, Decoder};
@@ -8,14 +8,15 @@ use crate::error::{Error, Result};
 use crate::statistic::Statistic;
 use crate::student::Student;
 
-/// Rows that are looked at.
+/// Rows that are examined.
 const ROWS: usize = 64;
 
-/// The pairs with the student's tensors before their activations, if `method` compares such maps
-/// and the cache holds them. A tensor that no activation makes stays as it is.
+/// The pairs with the student's tensors replaced by those before their activations, if `method`
+/// compares such maps and the cache holds them. A tensor that is not the output of an activation
+/// stays as it is.
 ///
 /// # Errors
-/// When the cache holds a map after its activation and the method is nothing without its sign.
+/// When the cache holds a map after its activation and the method needs the sign.
 pub fn before(
     method: &Method,
     mut pairs: Vec<Pair>,
@@ -26,8 +27,8 @@ pub fn before(
     if spec.activation == Activation::After {
         return Ok(pairs);
     }
-    // where there are no features, there is nothing to look at: the criterion is refused for want
-    // of them
+    // without stored features there is nothing to examine: the criterion is rejected elsewhere for
+    // lacking them
     let has_features = |pair: &Pair| {
         pair.teacher_stored.iter().any(|(statistic, _)| *statistic == Statistic::Features)
     };
@@ -62,7 +63,7 @@ fn has_negatives(cache: &Cache, alias: &str) -> Result<bool> {
     let reader = cache.array(&format!("taps/{alias}/features"))?;
     let mut bytes = Vec::new();
     reader.read(&mut Decoder::default(), 0, 0, ROWS.min(cache.manifest().rows), &mut bytes)?;
-    // the sign of a little-endian float stands in its last byte; -0 is not below 0
+    // the sign of a little-endian float is in its last byte; -0 is not below 0
     let negative = |value: &[u8]| match value.split_last() {
         Some((&last, rest)) => last & 0x80 != 0 && (last != 0x80 || rest.iter().any(|&b| b != 0)),
         None => false,

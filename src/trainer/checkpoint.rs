@@ -1,4 +1,4 @@
-//! Checkpoints: one safetensors file that holds everything a run needs to go on with the same bits.
+//! Checkpoints: one safetensors file that holds everything needed to resume a run bit for bit.
 
 use super::loss::Learnable;
 use super::metrics::{self, Evaluation, Sums};
@@ -19,25 +19,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
-/// Where in the run a checkpoint stands; the data order and every random draw follow from the step.
+/// A checkpoint's position in the run; the data order and every random draw follow from the step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
     /// Version of this record.
     pub format: u32,
-    /// What decides the run's bits (recipe, student, data), as a hash.
+    /// A hash of everything that determines the run's bits (recipe, student, data).
     pub identity: String,
     /// Steps taken.
     pub step: usize,
-    /// Steps that the optimizer's state stands at.
+    /// Steps that the optimizer's state has taken.
     pub optimizer_steps: u64,
-    /// Steps that the optimizer of what the criteria learn stands at.
+    /// Steps that the optimizer of the criteria's modules has taken.
     pub learnable_steps: u64,
     /// Length of the metrics file, in bytes.
     pub metrics_bytes: u64,
-    /// Training time so far.
+    /// Training time so far, in seconds.
     pub seconds: f64,
-    /// Sums of the epoch that is under way (or was just finished).
+    /// Sums over the current epoch (or the one just finished).
     pub sums: Sums,
     /// The last evaluation.
     pub test: Option<Evaluation>,
@@ -67,24 +67,25 @@ impl Position {
 /// The checkpoint's name in a run's folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
-/// The header's key of the position.
+/// The header's key for the position.
 const KEY: &str = "nst-cache";
-/// The header's key of the metrics so far: deflated, in hexadecimal digits. Left out where they are
+/// The header's key for the metrics so far: deflated, in hexadecimal digits. Omitted if they are
 /// too long for a header.
 const METRICS: &str = "metrics";
-/// Room for the lines of a hundred million steps.
+/// Enough for the lines of a hundred million steps.
 const METRICS_BYTES_MAX: u64 = 2 << 30;
-/// The most of them, packed, that a header holds.
+/// The most bytes of packed metrics that a header holds.
 const PACKED_BYTES_MAX: usize = 64 << 20;
-/// Lines of text are packed to no less of their length than this.
+/// The most bytes of metrics that a hexadecimal digit can expand to; a header that claims more is
+/// damaged.
 const PACKED: u64 = 200;
-/// The most that safetensors takes of a header, and room to spare.
+/// More than the largest header that safetensors accepts.
 const HEADER_BYTES_MAX: u64 = 128 << 20;
-/// The header's key of the SHA-256 of both, and of all tensors by name.
+/// The header's key for the SHA-256 of both, and of all tensors by name.
 const SUM: &str = "sha256";
 
-/// SHA-256 of the header's entries, and of tensors: by name, each with its type, its shape and its
-/// bytes.
+/// SHA-256 of the header's entries and of the tensors in order of name, each with its type, its
+/// shape and its bytes.
 fn sha256<'a>(
     position: &str,
     metrics: Option<&str>,
@@ -105,7 +106,7 @@ fn deflated(text: &[u8]) -> std::io::Result<String> {
     Ok(hash::hex(&encoder.finish()?))
 }
 
-/// What [`deflated`] was given, which is `bytes` long.
+/// Inverts [`deflated`]; `None` unless the result is `bytes` long.
 fn inflated(text: &str, bytes: u64) -> Option<Vec<u8>> {
     if bytes > METRICS_BYTES_MAX.min(PACKED * (text.len() as u64 + 1)) {
         return None;
@@ -118,7 +119,8 @@ fn inflated(text: &str, bytes: u64) -> Option<Vec<u8>> {
     Some(out).filter(|out| out.len() as u64 == bytes)
 }
 
-/// The metrics beside a checkpoint that doesn't hold them, as far as it goes.
+/// Reads the metrics file next to a checkpoint that doesn't hold them, up to the checkpoint's
+/// length.
 fn lines_beside(path: &Path, bytes: u64) -> Result<Vec<u8>> {
     let path = path.with_file_name(metrics::METRICS);
     let mut lines = storage::read_whole(&path)?.unwrap_or_default();
@@ -135,7 +137,7 @@ fn lines_beside(path: &Path, bytes: u64) -> Result<Vec<u8>> {
     Ok(lines)
 }
 
-/// What of the student and its optimizer is saved, by name.
+/// The variables of the student and its optimizer, by the names that a checkpoint uses.
 fn variables<'a>(
     student: &'a Student,
     optimizer: &'a Optimizer,
@@ -146,7 +148,7 @@ fn variables<'a>(
     parameters.chain(buffers).chain(state)
 }
 
-/// Writes a checkpoint into a run's folder in place of the last one; a crash leaves the one or the
+/// Writes a checkpoint into a run's folder in place of the previous one; a crash leaves one or the
 /// other. `metrics`: all lines so far.
 ///
 /// # Errors
@@ -185,11 +187,11 @@ pub fn save(
     folder.replace(CHECKPOINT, &file)
 }
 
-/// Reads a checkpoint into the student, its optimizer and what the criteria learn, and gives where
-/// it stands, and the metrics up to there. `accepted`: which runs' identities it may bear.
+/// Loads a checkpoint into the student, its optimizer and the criteria's state, and returns its
+/// position and the metrics up to there. `accepted`: whether a run of this identity can be resumed.
 ///
 /// # Errors
-/// When it is damaged, of another version, of another run, or does not fit the student.
+/// When it is damaged, has another version, belongs to another run, or does not fit the student.
 pub fn load(
     path: &Path,
     accepted: impl Fn(&str) -> bool,
@@ -202,7 +204,7 @@ pub fn load(
     let learned = learnable.tensors()?;
     let numbers: usize = own.chain(learned.iter().map(|(_, t)| t.elem_count())).sum();
     let file = storage::read_bounded(path, (numbers * 8) as u64 + HEADER_BYTES_MAX)?
-        .ok_or_else(|| Error::input(format!("{}: there is none", what())))?;
+        .ok_or_else(|| Error::input(format!("{}: missing", what())))?;
     let damaged = || format!("{}: damaged", what());
     let is_damaged =
         || Error::input(damaged()).hint("delete it, and the same command trains from the start");
@@ -271,7 +273,7 @@ pub fn load(
     Ok((position, metrics))
 }
 
-/// How a type is stored: in itself where a memory's normalisers need it, else as float32.
+/// The stored type: float64 as itself, since a memory's normalizers need it, all others as float32.
 fn stored_as(dtype: DType) -> Dtype {
     if dtype == DType::F64 { Dtype::F64 } else { Dtype::F32 }
 }

@@ -4,8 +4,8 @@ use super::optimizer::with_slice;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
-/// √(Σ g²) over all gradients, in f64, summed in their order: the same bits whatever the number
-/// of threads. Gradients of a device are squared and summed there.
+/// √(Σ g²) over all gradients, in f64, summed in order: the same bits for any number of
+/// threads. Gradients on a device are squared and summed there.
 ///
 /// # Errors
 /// When a gradient is neither f32 nor f64.
@@ -26,7 +26,7 @@ pub fn global_norm(gradients: &[Option<Tensor>]) -> Result<f64> {
     Ok(sum.sqrt())
 }
 
-/// Σ g² by tensor operations: one number comes back to the host.
+/// Σ g² by tensor operations, so that only one number is copied to the host.
 fn squares(gradients: &[&Tensor]) -> Result<f64> {
     let sums = gradients
         .iter()
@@ -35,7 +35,7 @@ fn squares(gradients: &[&Tensor]) -> Result<f64> {
     Ok(Tensor::stack(&sums, 0)?.sum_all()?.to_scalar()?)
 }
 
-/// The factor that brings a gradient of norm `norm` to at most `limit`.
+/// The factor that scales a gradient of norm `norm` down to at most `limit`.
 #[must_use]
 pub fn factor(norm: f64, limit: Option<f64>) -> f64 {
     match limit {
@@ -45,7 +45,7 @@ pub fn factor(norm: f64, limit: Option<f64>) -> f64 {
 }
 
 fn sum_of_squares<T>(values: &[T], wide: impl Fn(&T) -> f64) -> f64 {
-    // eight sums side by side vectorise; one after the other would wait for each addition
+    // eight parallel sums vectorize; a single sum would wait for each addition
     let mut sums = [0.0; 8];
     for chunk in values.chunks(8) {
         for (sum, value) in sums.iter_mut().zip(chunk) {

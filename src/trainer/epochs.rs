@@ -1,4 +1,5 @@
-//! The loop: batch, forward, loss, backward, clip, step; evaluation and a checkpoint every epoch.
+//! The training loop: batch, forward, loss, backward, clip, step; evaluation and a checkpoint every
+//! epoch.
 
 use super::checkpoint::{self, CHECKPOINT, Position};
 use super::groups;
@@ -19,14 +20,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Settings of a run that change none of its bits.
+/// Settings of a run that do not affect its result.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Steps between checkpoints, beside one at each epoch's end.
+    /// Steps between checkpoints, in addition to one at the end of each epoch.
     pub checkpoint_steps: Option<usize>,
     /// Steps between lines of the metrics.
     pub log_steps: usize,
-    /// Threads that make batches.
+    /// Threads that prepare batches.
     pub loader_threads: usize,
 }
 
@@ -36,39 +37,39 @@ pub struct Training<'a> {
     pub recipe: &'a Train,
     /// The loss.
     pub objective: &'a Objective,
-    /// The student, moved in place.
+    /// The student, trained in place.
     pub student: &'a Student,
-    /// What it trains on.
+    /// The training data.
     pub source: &'a Source<'a>,
-    /// What it is measured on.
+    /// The evaluation data.
     pub test: Option<&'a Source<'a>>,
     /// The run's folder.
     pub folder: &'a Lock,
-    /// Hash of everything that decides the run's bits.
+    /// A hash of everything that determines the run's bits.
     pub identity: &'a str,
-    /// The hashes of shorter runs that begin with the same steps, whose checkpoints can be resumed
-    /// too.
+    /// The hashes of shorter runs that begin with the same steps, whose checkpoints can also be
+    /// resumed.
     pub shorter: &'a [String],
     /// Whether to resume from a checkpoint in the folder.
     pub resume: bool,
-    /// What changes no bit.
+    /// Settings that do not affect the result.
     pub options: Options,
-    /// Told of progress, and asked whether to stop.
+    /// Receives progress, and says whether to stop.
     pub monitor: &'a dyn Monitor,
 }
 
-/// How a training ended.
+/// The result of a training run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Epochs.
+    /// Epochs trained.
     pub epochs: usize,
-    /// Steps.
+    /// Steps taken, over all epochs.
     pub steps: usize,
-    /// Training time, evaluation and interrupted runs included.
+    /// Training time in seconds, including evaluation and interrupted runs.
     pub seconds: f64,
     /// Mean loss of the last epoch.
     pub loss: f64,
-    /// Mean of each of its terms that was on.
+    /// The mean of each of its terms that was on.
     pub parts: BTreeMap<String, f64>,
     /// Accuracy on the training samples of the last epoch, in percent.
     pub train_top1: Option<f64>,
@@ -76,12 +77,12 @@ pub struct Outcome {
     pub test: Option<Evaluation>,
 }
 
-/// Trains to the end, from the start or from the folder's checkpoint. `learnable`: what the
-/// objective's criteria learn, untrained.
+/// Trains to the end, from the start or from the folder's checkpoint. `learnable`: the untrained
+/// state of the objective's criteria.
 ///
 /// # Errors
-/// When a sample cannot be read, the loss is not finite (names step and term), the disk refuses, or
-/// the user asks to stop (what was done is saved then).
+/// When a sample cannot be read, the loss is not finite (names step and term), the disk fails, or
+/// the user asks to stop (progress so far is then saved).
 pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
     let steps =
         Steps { rows: run.source.len(), batch: run.recipe.batch, drop_last: run.recipe.drop_last };
@@ -148,7 +149,7 @@ pub fn run(run: &Training<'_>, mut learnable: Learnable) -> Result<Outcome> {
     Ok(trainer.outcome())
 }
 
-/// A stretch of time over which rates are measured.
+/// A time span over which rates are measured.
 struct Window {
     start: Instant,
     samples: usize,
@@ -160,7 +161,7 @@ impl Window {
         Self { start: Instant::now(), samples: 0, waited: Duration::ZERO }
     }
 
-    /// Samples a second, and the share of time spent waiting for data.
+    /// Samples per second, and the share of time spent waiting for data.
     #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
     fn rates(&self) -> (f64, f64) {
         let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
@@ -182,7 +183,7 @@ struct Trainer<'a> {
     learnable: Learnable,
     metrics: Metrics,
     position: Position,
-    /// Training time of the runs before this one.
+    /// Training time of earlier, interrupted runs.
     earlier: f64,
     started: Instant,
     epoch: Window,
@@ -250,7 +251,7 @@ impl Trainer<'_> {
         self.line = Window::start();
     }
 
-    /// One step; gives its number of samples.
+    /// Takes one step; returns its number of samples.
     fn step(&mut self, step: usize, batch: &Batch, waited: Duration) -> Result<usize> {
         let lr = self.schedule.rate(step);
         let seed = dropout_seed(self.run.recipe.seed, step);

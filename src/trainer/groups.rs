@@ -1,14 +1,14 @@
-//! Which parameters are moved otherwise than the rest.
+//! Per-parameter factors of the learning rate and the weight decay.
 
 use super::optimizer::Factors;
 use crate::error::{Error, Result};
 use crate::recipe::Optimization;
 use crate::student::Student;
 
-/// What the recipe gives each of the student's parameters, in their order.
+/// The factors that the recipe gives each of the student's parameters, in their order.
 ///
 /// # Errors
-/// When a pattern names no parameter.
+/// When a pattern matches no parameter.
 pub fn factors(student: &Student, recipe: &Optimization) -> Result<Vec<Factors>> {
     let select = |key: &str, pattern: &str| {
         let selected = student.select(pattern);
@@ -29,7 +29,7 @@ pub fn factors(student: &Student, recipe: &Optimization) -> Result<Vec<Factors>>
             }
         }
     }
-    // the first group wins: it is written last
+    // the first matching group wins, so it is written last
     for group in recipe.groups.iter().rev() {
         for (factors, is_meant) in all.iter_mut().zip(select("group", &group.pattern)?) {
             if is_meant {

@@ -1,4 +1,4 @@
-//! Batches made ahead of the trainer, on threads of their own, behind bounded queues.
+//! Batches prepared ahead of the trainer, on their own threads, behind bounded queues.
 
 use super::source::{Batch, Source};
 use crate::error::{Error, Result};
@@ -8,23 +8,23 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Batches that one thread may have ready.
+/// Batches that one thread can have ready.
 const QUEUE: usize = 2;
 
-/// How an epoch is cut into steps. A single sample that is left at its end joins the step before:
-/// alone it has no statistics of a batch.
+/// How an epoch is divided into steps. A single sample left at the end joins the previous step:
+/// alone it has no batch statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steps {
-    /// Samples of an epoch.
+    /// Samples per epoch.
     pub rows: usize,
-    /// Samples of a step.
+    /// Samples per step.
     pub batch: usize,
     /// Whether the last incomplete batch is left out.
     pub drop_last: bool,
 }
 
 impl Steps {
-    /// Steps of an epoch.
+    /// Steps per epoch.
     #[must_use]
     pub fn per_epoch(&self) -> usize {
         let whole = self.rows / self.batch;
@@ -32,13 +32,14 @@ impl Steps {
         whole + usize::from(!self.drop_last && (rest > 1 || (rest == 1 && whole == 0)))
     }
 
-    /// Whether the last sample joins the step before its own.
+    /// Whether the last sample joins the previous step.
     #[must_use]
     pub fn joins_last(&self) -> bool {
         !self.drop_last && self.rows > self.batch && self.rows % self.batch == 1
     }
 
-    /// The epoch and the positions in its order of a step, counted from 0 over the whole run.
+    /// The epoch of a step, counted from 0 over the whole run, and its positions in the epoch's
+    /// order.
     #[must_use]
     pub fn positions(&self, step: usize) -> (u64, Range<usize>) {
         let per_epoch = self.per_epoch().max(1);
@@ -53,7 +54,7 @@ impl Steps {
 /// The batches of consecutive steps.
 #[derive(Debug)]
 pub struct Batches {
-    /// One queue a thread; thread w makes every step with the remainder w.
+    /// One queue per thread; thread w prepares every step with remainder w.
     queues: Vec<Receiver<Result<Batch>>>,
     next: usize,
     waited: Duration,
@@ -63,7 +64,7 @@ impl Batches {
     /// The next step's batch.
     ///
     /// # Errors
-    /// When it could not be made.
+    /// When it could not be prepared.
     pub fn take(&mut self) -> Result<Batch> {
         let queue = &self.queues[self.next % self.queues.len()];
         self.next += 1;
@@ -87,11 +88,11 @@ impl Batches {
     }
 }
 
-/// Gives `body` the batches of steps `range`, made ahead on `threads` threads. Which thread makes a
-/// batch changes nothing in it.
+/// Gives `body` the batches of the steps in `range`, prepared ahead on `threads` threads. A batch
+/// is the same whichever thread prepares it.
 ///
 /// # Errors
-/// What `body` returns.
+/// The errors of `body`.
 pub fn stream<R>(
     source: &Source<'_>,
     steps: Steps,
@@ -110,7 +111,7 @@ pub fn stream<R>(
                     let (epoch, positions) = steps.positions(step);
                     let batch = source.batch(epoch, positions);
                     let failed = batch.is_err();
-                    // nobody listens once the trainer has stopped
+                    // the receiver is gone once the trainer has stopped
                     if sender.send(batch).is_err() || failed {
                         return;
                     }
@@ -147,7 +148,7 @@ mod tests {
         let dropped = Steps { drop_last: true, ..steps };
         assert_eq!((dropped.per_epoch(), dropped.joins_last()), (2, false));
         assert_eq!(dropped.positions(1), (0, 4..8));
-        // of one sample in all there is nothing else to do
+        // a data set of one sample leaves no other choice
         let single = Steps { rows: 1, ..steps };
         assert_eq!((single.per_epoch(), single.positions(1)), (1, (1, 0..1)));
         assert_eq!(Steps { rows: 3, batch: 1, drop_last: false }.per_epoch(), 3);

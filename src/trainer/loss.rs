@@ -1,7 +1,6 @@
-//! The loss of a step: the weighted sum of its criteria, and what each asks of the student's
-//! tensors.
+//! The loss of a step: the weighted sum of its criteria, and the student's tensors that each needs.
 //!
-//! An [`Objective`] is fixed for a run; what its criteria learn and remember is [`Learnable`].
+//! An [`Objective`] is fixed for a run; the state of its criteria is [`Learnable`].
 
 mod chosen;
 mod data;
@@ -31,13 +30,13 @@ use std::collections::BTreeMap;
 /// The loss of a recipe.
 #[derive(Debug, Clone)]
 pub struct Objective {
-    /// Its terms.
+    /// The terms of the sum.
     pub terms: Vec<Term>,
-    /// Paths of the cache's arrays of taps that a batch has to bring, in this order.
+    /// Paths of the cache's tap arrays that a batch must contain, in this order.
     pub taps: Vec<String>,
-    /// Student tensors that a pass has to keep, beside the logits.
+    /// Student tensors that a pass must keep, besides the logits.
     pub keep: Vec<TensorId>,
-    /// Whether a batch has to bring the teacher's logits.
+    /// Whether a batch must contain the teacher's logits.
     pub teacher_logits: bool,
     spots: Option<Spots>,
 }
@@ -51,18 +50,19 @@ pub struct Value {
     pub parts: Vec<Option<f64>>,
     /// Gradients of the total with respect to the student's tensors.
     pub seeds: Vec<(TensorId, Tensor)>,
-    /// How many samples are distilled at each spot, in the order of [`Objective::spots`].
+    /// The number of samples distilled at each spot, in the order of [`Objective::spots`].
     pub selected: Vec<f64>,
-    /// Gradients of what the criteria learn, in the order of its variables; `None` where the total
-    /// does not depend on it.
+    /// Gradients of the criteria's modules, in the order of their variables; `None` where the total
+    /// does not depend on one.
     pub learnable: Vec<Option<Tensor>>,
 }
 
 impl Objective {
-    /// Resolves terms against a student. `pairs`: those of each term, empty for terms without.
+    /// Resolves terms against a student. `pairs`: the pairs of each term, empty for terms without
+    /// any.
     ///
     /// # Errors
-    /// When a student has no tensor of a pair's name.
+    /// When the student has no tensor of the name in a pair.
     pub fn new(
         terms: &[CriterionRecipe],
         pairs: &[Vec<Pair>],
@@ -116,7 +116,7 @@ impl Objective {
         Ok(objective)
     }
 
-    /// Asks for the arrays of a pair's teacher that a criterion is computed from.
+    /// Requests the arrays of a pair's teacher from which a criterion is computed.
     fn teacher(&mut self, criterion: &CriterionRecipe, pair: &Pair) -> Result<Compared> {
         let statistics = pair.read(criterion)?;
         let mut of = |statistic| {
@@ -137,8 +137,8 @@ impl Objective {
         })
     }
 
-    /// The same objective with a choice, for each sample, of the spots at which it is distilled, by
-    /// a policy that learns from the cache. `vectors`: those before the classifiers.
+    /// The same objective, with a policy that learns from the cache and chooses, for each sample,
+    /// the spots at which it is distilled. `vectors`: the pair of vectors before the classifiers.
     ///
     /// # Errors
     /// When no term compares with a teacher, or the cache lacks the features of a spot.
@@ -154,11 +154,11 @@ impl Objective {
     }
 
     /// The same with a policy that learns from routes through both networks. `teacher`: the graph
-    /// that made the cache of this manifest.
+    /// that produced the cache of this manifest.
     ///
     /// # Errors
-    /// When no term compares with a teacher, or a spot is not where both networks can be cut: names
-    /// what goes around it.
+    /// When no term compares with a teacher, or a network cannot be cut at a spot; names what
+    /// bypasses it.
     pub fn with_routes(
         mut self,
         settings: &Sakd,
@@ -173,13 +173,13 @@ impl Objective {
         Ok(self)
     }
 
-    /// The names of the spots: the student's tensors, or `logits`. Empty without a choice.
+    /// The names of the spots: the student's tensors, or `logits`. Empty without spot selection.
     #[must_use]
     pub fn spots(&self) -> Vec<String> {
         self.spots.iter().flat_map(Spots::names).map(str::to_owned).collect()
     }
 
-    /// Computes every term that is on at this step on a forward pass.
+    /// Computes, on a forward pass, every term that is on at this step.
     ///
     /// # Errors
     /// When shapes disagree, or the batch lacks what a term needs.

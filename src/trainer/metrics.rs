@@ -1,4 +1,4 @@
-//! What a run writes down as it goes: JSON lines, one a few steps and one an epoch.
+//! What a run logs: JSON lines, one every few steps and one per epoch.
 
 use crate::error::{Context, Result};
 use crate::storage::{self, Lock};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// The metrics' name in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
 
-/// What a test split says of a student.
+/// A student's result on a test split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
@@ -19,18 +19,18 @@ pub struct Evaluation {
     pub samples: usize,
     /// Accuracy in percent.
     pub top1: f64,
-    /// Mean cross-entropy; NaN of a student that has diverged.
+    /// Mean cross-entropy; NaN for a student that has diverged.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
 }
 
-/// JSON has no NaN: it is written as null.
+/// Reads null as NaN, which JSON lacks.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// A line of `metrics.jsonl`. `images_per_second` and `data_wait` are measured and differ from run
-/// to run; everything else repeats.
+/// to run; everything else is reproducible.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Record {
@@ -48,12 +48,12 @@ pub enum Record {
         parts: BTreeMap<String, f64>,
         /// Global L2 norm of the gradient before clipping.
         gradient_norm: f64,
-        /// Samples trained on a second since the last line.
+        /// Samples trained on per second since the last line.
         images_per_second: f64,
         /// Share of that time spent waiting for data.
         data_wait: f64,
     },
-    /// One epoch; means over its samples.
+    /// One epoch; means are over its samples.
     Epoch {
         /// Epoch, from 1.
         epoch: usize,
@@ -65,14 +65,14 @@ pub enum Record {
         loss: f64,
         /// Each term of the loss that was on, unweighted.
         parts: BTreeMap<String, f64>,
-        /// Share of the samples that was distilled at each spot.
+        /// Share of the samples that were distilled at each spot.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         spots: BTreeMap<String, f64>,
-        /// Accuracy on the training samples as they were trained on, in percent.
+        /// Accuracy, in percent, on the training samples as the model saw them.
         train_top1: Option<f64>,
-        /// What the test split says.
+        /// The result on the test split.
         test: Option<Evaluation>,
-        /// Samples trained on a second.
+        /// Samples trained on per second.
         images_per_second: f64,
         /// Share of the time spent waiting for data.
         data_wait: f64,
@@ -83,13 +83,13 @@ pub enum Record {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sums {
-    /// Samples.
+    /// Number of samples.
     pub samples: usize,
     /// Total loss times samples.
     pub loss: f64,
     /// Each part times samples, over the steps at which its term was on.
     pub parts: Vec<f64>,
-    /// Samples of those steps.
+    /// Samples of the steps at which each term was on.
     pub part_samples: Vec<usize>,
     /// Samples distilled at each spot.
     pub selected: Vec<f64>,
@@ -123,13 +123,13 @@ impl Sums {
         self.labeled += labeled;
     }
 
-    /// Adds how many samples of a step were distilled at each spot.
+    /// Adds the number of samples of a step that were distilled at each spot.
     pub fn add_selected(&mut self, selected: &[f64]) {
         self.selected.resize(selected.len(), 0.0);
         self.selected.iter_mut().zip(selected).for_each(|(sum, count)| *sum += count);
     }
 
-    /// The share of the samples that was distilled at each spot.
+    /// The share of the samples that were distilled at each spot.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
     pub fn shares(&self) -> Vec<f64> {
@@ -147,42 +147,43 @@ impl Sums {
         )
     }
 
-    /// Accuracy in percent, where there are labels.
+    /// Accuracy in percent, if there are labels.
     #[must_use]
     pub fn top1(&self) -> Option<f64> {
         percent(self.correct, self.labeled)
     }
 }
 
-/// `part` of `whole` in percent; `None` of nothing.
+/// `part` of `whole` in percent; `None` if `whole` is 0.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "a number of samples")]
 pub fn percent(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
 }
 
-/// The metrics file, open at its end.
+/// The metrics file, open for appending.
 #[derive(Debug)]
 pub struct Metrics {
     file: File,
     path: PathBuf,
-    /// What is in it: a checkpoint holds it too, so that no lost line stops a run.
+    /// The file's content: a checkpoint holds it too, so that no lost line stops a run.
     text: Vec<u8>,
 }
 
 impl Metrics {
-    /// Opens the file of a run's folder as it was at a checkpoint: what an interrupted run wrote
-    /// after that is written again, and what is not as the checkpoint has it is put back.
+    /// Opens the file of a run's folder as it was at a checkpoint: lines written later by an
+    /// interrupted run are cut off, to be written again, and differences from the checkpoint are
+    /// restored.
     ///
     /// # Errors
-    /// When the disk refuses, or the folder is another one.
+    /// When the disk fails, or the folder has been replaced.
     pub fn open(folder: &Lock, text: Vec<u8>) -> Result<Self> {
         let path = folder.folder().join(METRICS);
         let failed = |e| storage::failed(&path, "write", e);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let mut file = storage::open_with(&mut options, &path).map_err(failed)?;
-        // of the file that is open now: whatever the path leads to later is not written
+        // check the file that is open now: whatever the path points to later is not written
         folder.check()?;
         let mut found = Vec::new();
         (&mut file).take(text.len() as u64).read_to_end(&mut found).map_err(failed)?;
@@ -196,7 +197,7 @@ impl Metrics {
         Ok(Self { file, path, text })
     }
 
-    /// What has been written.
+    /// Everything written so far.
     #[must_use]
     pub fn text(&self) -> &[u8] {
         &self.text
@@ -205,7 +206,7 @@ impl Metrics {
     /// Appends a line.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk fails.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let what = || format!("metrics {}: cannot be written", self.path.display());
         let mut line = serde_json::to_vec(record).context(what)?;
@@ -215,10 +216,10 @@ impl Metrics {
         Ok(())
     }
 
-    /// Makes what is written last.
+    /// Makes the lines written so far durable.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk fails.
     pub fn sync(&self) -> Result<()> {
         self.file
             .sync_data()
@@ -255,7 +256,7 @@ mod tests {
         let text = metrics.text().to_vec();
         metrics.write(&record(1)).unwrap();
         let whole = metrics.text().to_vec();
-        // as it was left, then shorter, changed, gone
+        // left as it was, then shortened, changed, deleted
         let spoil: [fn(&Path); 4] = [
             |_| (),
             |path| std::fs::write(path, b"{").unwrap(),

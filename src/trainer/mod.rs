@@ -1,7 +1,7 @@
-//! The trainer: batches, the loss, the optimizer, the loop over epochs and its checkpoints. The
-//! cache is the bridge to the teacher, which never runs in ONNX Runtime here: the exact mode of
-//! spot-adaptive distillation routes samples through its stages as frozen graphs of the student's
-//! own executors.
+//! The trainer: batches, the loss, the optimizer, the loop over epochs and its checkpoints. It gets
+//! the teacher's data from the cache and never uses ONNX Runtime: the exact mode of spot-adaptive
+//! distillation routes samples through the teacher's stages as frozen graphs in the student's own
+//! executors.
 
 pub mod activation;
 pub mod checkpoint;

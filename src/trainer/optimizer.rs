@@ -1,5 +1,5 @@
 //! SGD (Sutskever et al. 2013, in PyTorch's form) and `AdamW` (Loshchilov & Hutter 2019,
-//! arXiv:1711.05101), in place, with a state that can be saved.
+//! arXiv:1711.05101), in place, with state that can be saved.
 
 mod tensor;
 
@@ -12,10 +12,10 @@ use candle_nn::Optimizer as _;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-/// Elements that one task updates: the split changes no result, each element stands alone.
+/// Elements per task: the split does not affect the result, since elements are independent.
 const TASK: usize = 1 << 14;
 
-/// What a parameter has of the rule's numbers.
+/// A parameter's factors of the optimizer's settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factors {
     /// The factor of the learning rate.
@@ -30,24 +30,24 @@ impl Default for Factors {
     }
 }
 
-/// Moves parameters along their gradients, as a [`candle_nn::Optimizer`] that can clip them, has
-/// factors for each parameter and a state that can be saved.
+/// Updates parameters along their gradients: a [`candle_nn::Optimizer`] with gradient clipping,
+/// factors for each parameter, and state that can be saved.
 #[derive(Debug)]
 pub struct Optimizer {
     recipe: OptimizerRecipe,
     parameters: Vec<Var>,
-    /// One a parameter.
+    /// One per parameter.
     factors: Vec<Factors>,
-    /// One tensor a parameter and slot, slot by slot: SGD has one (the momentum buffer, none
+    /// One tensor per parameter and slot, slot by slot: SGD has one slot (the momentum buffer, none
     /// without momentum), `AdamW` two.
     state: Vec<Var>,
     steps: u64,
-    /// What gradients are multiplied by: less than 1 where they are clipped.
+    /// The factor that gradients are multiplied by: less than 1 if they are clipped.
     scale: f64,
 }
 
 impl Optimizer {
-    /// An optimizer of these parameters, its state zero.
+    /// An optimizer of these parameters with zero state.
     ///
     /// # Errors
     /// When the state cannot be allocated.
@@ -62,10 +62,10 @@ impl Optimizer {
         Ok(Self { recipe, parameters, factors, state, steps: 0, scale: 1.0 })
     }
 
-    /// The same with factors for each parameter.
+    /// The same, with factors for each parameter.
     ///
     /// # Errors
-    /// When there are not as many as parameters.
+    /// When their number differs from that of the parameters.
     pub fn with_factors(self, factors: Vec<Factors>) -> Result<Self> {
         if factors.len() != self.parameters.len() {
             return Err(Error::input(format!(
@@ -77,11 +77,11 @@ impl Optimizer {
         Ok(Self { factors, ..self })
     }
 
-    /// One step with the learning rate `lr` along `gradients` times `scale` (what clipping asks
-    /// for). A parameter without gradient stays.
+    /// Takes one step with learning rate `lr` along `gradients` times `scale` (the clipping
+    /// factor). A parameter without a gradient stays unchanged.
     ///
     /// # Errors
-    /// When a gradient has another shape or type than its parameter.
+    /// When a gradient has a different shape or type from its parameter.
     pub fn update(&mut self, gradients: &[Option<Tensor>], lr: f64, scale: f64) -> Result<()> {
         if gradients.len() != self.parameters.len() {
             return Err(Error::input(format!(
@@ -90,7 +90,7 @@ impl Optimizer {
                 gradients.len()
             )));
         }
-        // candle makes a store by a backward pass alone
+        // only a backward pass creates a gradient store in candle
         let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
         for (parameter, gradient) in self.parameters.iter().zip(gradients) {
             if let Some(gradient) = gradient {
@@ -102,7 +102,7 @@ impl Optimizer {
         Ok(self.step(&store)?)
     }
 
-    /// Moves one parameter.
+    /// Updates one parameter.
     fn advance(&self, index: usize, gradient: &Tensor) -> Result<()> {
         let (parameter, factors) = (&self.parameters[index], self.factors[index]);
         let recipe = self.recipe.with_decay(factors.decay);
@@ -145,7 +145,7 @@ impl Optimizer {
         names.zip(&self.state).collect()
     }
 
-    /// Sets the number of steps that a saved state stands at; the tensors are set through
+    /// Sets the number of steps that a restored state has taken; the tensors are set through
     /// [`Optimizer::state`].
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
@@ -178,7 +178,7 @@ impl candle_nn::Optimizer for Optimizer {
     }
 }
 
-/// The names of an optimizer's tensors a parameter.
+/// The names of an optimizer's tensors per parameter.
 fn slots(recipe: &OptimizerRecipe) -> &'static [&'static str] {
     match recipe {
         OptimizerRecipe::Sgd { momentum, .. } if *momentum == 0.0 => &[],
@@ -187,7 +187,7 @@ fn slots(recipe: &OptimizerRecipe) -> &'static [&'static str] {
     }
 }
 
-/// One parameter's step.
+/// Updates one parameter.
 fn step<T: Number>(
     recipe: &OptimizerRecipe,
     parameter: &Var,
@@ -262,7 +262,7 @@ fn step<T: Number>(
 
 /// An element type of parameters.
 trait Number: Float + WithDType {
-    /// The storage's elements, if they are of this type.
+    /// The storage's elements, if they have this type.
     fn values(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
 }
 
@@ -278,7 +278,7 @@ impl Number for f64 {
     }
 }
 
-/// Reads a contiguous CPU tensor's elements where they lie.
+/// Passes a contiguous CPU tensor's elements to `f` without copying.
 pub(super) fn with_slice<R>(
     tensor: &Tensor,
     narrow: impl FnOnce(&[f32]) -> R,
@@ -301,7 +301,7 @@ pub(super) fn with_slice<R>(
     }
 }
 
-/// candle gives a mutable slice only inside an in-place operation.
+/// candle provides a mutable slice only inside an in-place operation.
 struct InPlace<F>(RefCell<Option<F>>);
 
 impl<F: FnOnce(&mut CpuStorage, &Layout) -> candle_core::Result<()>> InplaceOp1 for InPlace<F> {
@@ -317,7 +317,7 @@ impl<F: FnOnce(&mut CpuStorage, &Layout) -> candle_core::Result<()>> InplaceOp1 
     }
 }
 
-/// Changes a variable's elements where they lie.
+/// Passes a variable's elements to `f` for modification in place.
 fn with_slice_mut<T: Number, R>(var: &Var, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
     let mut result = None;
     var.inplace_op1(&InPlace(RefCell::new(Some(|storage: &mut CpuStorage, layout: &Layout| {
@@ -451,7 +451,7 @@ mod tests {
         assert!(create().with_factors(vec![plain; 2]).is_err());
         let gradients = vec![Some(Tensor::new(&[0.5f64], &Device::Cpu).unwrap()); 3];
         create().with_factors(factors.into()).unwrap().update(&gradients, 0.1, 1.0).unwrap();
-        // 1 − 0.1·(0.5 + 0.1), without the decay, and ten times as far
+        // 1 − 0.1·(0.5 + 0.1), without decay, and with ten times the rate
         for (var, expected) in vars.iter().zip([0.94, 0.95, 0.4]) {
             close(var.to_vec1::<f64>().unwrap()[0], expected);
         }

@@ -1,11 +1,11 @@
-//! The order of rows: a pure function of (seed, epoch), so that a run resumes at any step and no
-//! thread count matters.
+//! The order of rows: a pure function of (seed, epoch), so that a run resumes at any step and the
+//! number of threads does not matter.
 //!
-//! Rows are taken in units (the chunks of a cache, single samples of a data set). An epoch shuffles
-//! the units, fills a reservoir with some of them, empties it in shuffled order, and fills it
-//! again. Since a cache's rows stand in a random permutation already, this is as good as a full
-//! shuffle, every chunk is decoded once an epoch, and the rows of any step can be computed without
-//! walking through those before it.
+//! Rows are read in units (the chunks of a cache, single samples of a data set). An epoch shuffles
+//! the units, fills a reservoir with some of them, empties it in shuffled order, and refills it.
+//! Since a cache's rows are already randomly permuted, this is as good as a full shuffle, every
+//! chunk is decoded once per epoch, and the rows of any step can be computed without iterating over
+//! earlier ones.
 
 use crate::random::{keyed, shuffle};
 use rand_chacha::ChaCha8Rng;
@@ -14,12 +14,12 @@ use std::ops::Range;
 /// Which rows there are and how they are read.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// The rows taken, ascending; `None`: all of `0..rows`.
+    /// The selected rows, ascending; `None` for all of `0..rows`.
     subset: Option<Vec<usize>>,
     rows: usize,
-    /// Where each unit's rows start in the (sub)set, and its end: `units + 1` positions.
+    /// Where each unit's rows start in the (sub)set, and the end: `units + 1` positions.
     bounds: Vec<usize>,
-    /// Units of a reservoir.
+    /// Units per reservoir.
     reservoir: usize,
     /// Whether the order is shuffled at all.
     shuffled: bool,
@@ -52,19 +52,19 @@ impl Order {
         Self { subset, rows, bounds, reservoir: reservoir.max(1), shuffled: true }
     }
 
-    /// The rows as they stand (or those of `subset`), for evaluation; read in groups of `unit`.
+    /// Rows in stored order (or those of `subset`), for evaluation; read in groups of `unit`.
     #[must_use]
     pub fn sequential(total: usize, subset: Option<Vec<usize>>, unit: usize) -> Self {
         Self { shuffled: false, reservoir: 1, ..Self::shuffled(total, subset, unit, 1) }
     }
 
-    /// Rows of an epoch.
+    /// Rows per epoch.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows == 0
@@ -109,24 +109,24 @@ pub struct Epoch<'a> {
     starts: Vec<usize>,
 }
 
-/// A run of consecutive rows that are read at once, and which of them are wanted.
+/// A range of consecutive rows that are read together, and which of them are selected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// The rows to read.
     pub read: Range<usize>,
-    /// The rows taken of those, ascending.
+    /// The selected rows among those, ascending.
     pub rows: Vec<usize>,
 }
 
 impl Epoch<'_> {
-    /// Which epoch it is.
+    /// The epoch's number.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
     /// The reservoirs that hold positions `positions` of the epoch, each with the positions that it
-    /// serves, counted from its own start.
+    /// serves, relative to its own start.
     pub fn reservoirs(
         &self,
         positions: Range<usize>,
@@ -139,7 +139,7 @@ impl Epoch<'_> {
         })
     }
 
-    /// What a reservoir reads, in order.
+    /// The spans that a reservoir reads, in order.
     #[must_use]
     pub fn spans(&self, reservoir: usize) -> Vec<Span> {
         let first = reservoir * self.order.reservoir;
@@ -153,8 +153,8 @@ impl Epoch<'_> {
         self.sequence[first..last].iter().map(unit).collect()
     }
 
-    /// In which order a reservoir of `len` rows is emptied: for each draw the index into its rows
-    /// as [`Epoch::spans`] lists them.
+    /// The order in which a reservoir of `len` rows is emptied: for each draw, the index into its
+    /// rows as listed by [`Epoch::spans`].
     #[must_use]
     pub fn draws(&self, reservoir: usize, len: usize) -> Vec<usize> {
         let mut draws: Vec<usize> = (0..len).collect();
@@ -165,7 +165,7 @@ impl Epoch<'_> {
     }
 }
 
-/// A generator keyed by what the order depends on.
+/// A generator keyed by everything that the order depends on.
 fn generator(seed: u64, epoch: u64, part: u64) -> ChaCha8Rng {
     keyed([seed, epoch, part, u64::from_le_bytes(*b"roworder")])
 }
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_order_is_pinned() {
-        // recorded runs resume only as long as this holds
+        // recorded runs can be resumed only as long as this holds
         assert_eq!(
             rows(&Order::shuffled(10, None, 2, 2), 7, 0, 0..10),
             [2, 3, 7, 6, 9, 8, 4, 5, 1, 0]

@@ -1,4 +1,4 @@
-//! Which of the teacher's taps goes with which of the student's tensors.
+//! Pairs the teacher's taps with the student's tensors.
 
 use crate::array::Layout;
 use crate::cache::Manifest;
@@ -18,38 +18,38 @@ pub struct TeacherTap {
     pub tensor: String,
     /// Its spatial stage.
     pub stage: Option<usize>,
-    /// Channels, height, width of a map; the width of a vector.
+    /// Channels, height and width of a map; the width of a vector.
     pub shape: Vec<usize>,
-    /// What the cache holds of it, with the bytes of a decoded row.
+    /// The statistics that the cache holds of it, with the bytes of a decoded row.
     pub stored: Vec<(Statistic, usize)>,
 }
 
 /// A tensor of the student.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StudentTap {
-    /// The tensor.
+    /// The tensor's name.
     pub tensor: String,
     /// Its spatial stage.
     pub stage: Option<usize>,
-    /// Channels, height, width of a map; the width of a vector.
+    /// Channels, height and width of a map; the width of a vector.
     pub shape: Vec<usize>,
     /// Whether it is the last map of its stage, or the vector before the classifier.
     pub suggested: bool,
 }
 
-/// Two tensors to bring together.
+/// Two tensors to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// Alias of the teacher's tap in the cache.
     pub teacher: String,
-    /// Its channels, height, width, or the width of a vector.
+    /// Its channels, height and width, or the width of a vector.
     pub teacher_shape: Vec<usize>,
-    /// What the cache holds of it, with the bytes of a decoded row.
+    /// The statistics that the cache holds of it, with the bytes of a decoded row.
     #[serde(default)]
     pub teacher_stored: Vec<(Statistic, usize)>,
     /// The student's tensor.
     pub student: String,
-    /// Its channels, height, width, or the width of a vector.
+    /// Its channels, height and width, or the width of a vector.
     pub student_shape: Vec<usize>,
 }
 
@@ -64,11 +64,11 @@ impl Pair {
         }
     }
 
-    /// The statistics of the teacher's tap that a criterion is computed from: of a map those of
-    /// fewest bytes that serve it and the student's size.
+    /// The statistics of the teacher's tap from which a criterion is computed: for a map, those
+    /// with the fewest bytes that work for the criterion and the student's size.
     ///
     /// # Errors
-    /// When the cache holds none that does: names the criterion, the tap and what is there.
+    /// When the cache holds none; names the criterion, the tap and what is stored.
     pub fn read(&self, criterion: &CriterionRecipe) -> Result<Vec<Statistic>> {
         let ways = criterion.method.ways();
         let (&[_, height, width], &[_, h, w], false) =
@@ -105,27 +105,28 @@ impl Pair {
     }
 }
 
-/// The taps between which pairs are made.
+/// The taps from which pairs are formed.
 #[derive(Debug, Clone)]
 pub struct Taps {
-    /// The maps that the cache holds.
+    /// The maps in the cache.
     pub teacher_maps: Vec<TeacherTap>,
-    /// The volumes that the cache holds, with their sizes: no criterion reads them.
+    /// The volumes in the cache, with their sizes: no criterion reads them.
     pub teacher_volumes: Vec<TeacherTap>,
-    /// The vectors that the cache holds.
+    /// The vectors in the cache.
     pub teacher_vectors: Vec<TeacherTap>,
     /// The student's maps.
     pub student_maps: Vec<StudentTap>,
     /// The student's vectors.
     pub student_vectors: Vec<StudentTap>,
-    /// How many classes the logits of teacher and student have; `None` where there are none.
+    /// The number of classes of the teacher's and the student's logits; `None` for logits that are
+    /// missing.
     pub classes: [Option<usize>; 2],
-    /// Whether the teacher's logits tell other classes apart than the labels do.
+    /// Whether the teacher's logits are for different classes from the labels.
     pub other_classes: bool,
 }
 
 impl Taps {
-    /// Those of a cache and a student, each in its own order.
+    /// The taps of a cache and a student, each in its own order.
     #[must_use]
     pub fn new(manifest: &Manifest, student: &[Tap]) -> Self {
         Self {
@@ -152,10 +153,10 @@ impl Taps {
     }
 
     /// The pairs of a criterion: those that its recipe names, else those suggested for its method.
-    /// The second value names what is left over.
+    /// The second value names the unpaired taps.
     ///
     /// # Errors
-    /// When a name is unknown, or nothing can be suggested.
+    /// When a name is unknown, or no pair can be suggested.
     pub fn pairs(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
         let spec = recipe.method.spec();
         let with_vector = spec.pairs == Pairs::AllAndVector;
@@ -198,8 +199,8 @@ impl Taps {
         }
     }
 
-    /// The pairs of maps by size where that pairs the deepest ones, else by depth from the end, as
-    /// far as the cache serves such pairs.
+    /// The pairs of maps by size if that pairs the deepest ones, else by depth from the end, as far
+    /// as the cache can serve such pairs.
     fn suggest_maps(&self, recipe: &CriterionRecipe) -> Result<(Vec<Pair>, Vec<String>)> {
         let by_size = suggest(&self.teacher_maps, &self.student_maps);
         let (teachers, students) = deepest_first(&self.teacher_maps, &self.student_maps);
@@ -234,7 +235,7 @@ impl Taps {
         Ok((pairs, left))
     }
 
-    /// Refuses a criterion that could be given volumes alone.
+    /// Rejects a criterion for which only volumes are available.
     fn refuse_volumes(&self, recipe: &CriterionRecipe) -> Result<()> {
         let named = |tap: &&TeacherTap| {
             recipe.pairs.iter().any(|pair| pair.teacher == tap.alias || pair.teacher == tap.tensor)
@@ -255,7 +256,7 @@ impl Taps {
         }
     }
 
-    /// Whether logits can be compared, as `who` asks.
+    /// Checks that logits can be compared, as `who` requires.
     ///
     /// # Errors
     /// When the cache has none, or the classes differ.
@@ -282,10 +283,10 @@ impl Taps {
         }
     }
 
-    /// The vectors before the classifiers; `who` asks for them.
+    /// The vectors before the classifiers; `who` requires them.
     ///
     /// # Errors
-    /// When one side has none.
+    /// When either side has none.
     pub fn suggest_vector(&self, who: &str) -> Result<Pair> {
         let teacher = self.teacher_vectors.last().ok_or_else(|| {
             Error::input(format!(
@@ -304,24 +305,24 @@ impl Taps {
     }
 }
 
-/// The maps that a cache holds, or holds statistics of, in its order.
+/// The maps of which a cache holds the features or statistics, in its order.
 #[must_use]
 pub fn teacher_maps(manifest: &Manifest) -> Vec<TeacherTap> {
     teacher_taps(manifest, Role::Map, |alias| Some(manifest.map(alias)?.sizes().to_vec()))
 }
 
-/// The vectors that a cache holds, in its order.
+/// The vectors in a cache, in its order.
 #[must_use]
 pub fn teacher_vectors(manifest: &Manifest) -> Vec<TeacherTap> {
     teacher_taps(manifest, Role::Vector, |alias| row_shape(manifest, alias))
 }
 
-/// The shape of a row of a tap's first array.
+/// The row shape of a tap's first array.
 fn row_shape(manifest: &Manifest, alias: &str) -> Option<Vec<usize>> {
     manifest.statistics(alias).next().map(|(_, spec)| spec.row_shape.clone())
 }
 
-/// The taps of a role, with their shapes and what is stored of them.
+/// The taps of a role, with their shapes and stored statistics.
 fn teacher_taps(
     manifest: &Manifest,
     role: Role,
@@ -374,7 +375,7 @@ fn deepest_first<'a>(
     student: &'a [StudentTap],
 ) -> (Vec<&'a TeacherTap>, Vec<&'a StudentTap>) {
     let key = |stage: Option<usize>| std::cmp::Reverse(stage.unwrap_or(0));
-    // later in the graph is deeper where stages are equal
+    // among equal stages, later in the graph is deeper
     let mut teachers: Vec<&TeacherTap> = teacher.iter().rev().collect();
     let mut students: Vec<&StudentTap> = student.iter().rev().filter(|s| s.suggested).collect();
     teachers.sort_by_key(|t| key(t.stage));
@@ -383,10 +384,10 @@ fn deepest_first<'a>(
 }
 
 /// Pairs the teacher's maps with the student's suggested ones by spatial size, from the deepest
-/// stage up. The second value names what is left.
+/// stage up. The second value names the unpaired taps.
 ///
 /// # Errors
-/// When not one pair has the same size.
+/// When no pair has the same size.
 pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pair>, Vec<String>)> {
     let (teachers, mut students) = deepest_first(teacher, student);
     let (mut pairs, mut left) = (Vec::new(), Vec::new());
@@ -425,10 +426,10 @@ pub fn suggest(teacher: &[TeacherTap], student: &[StudentTap]) -> Result<(Vec<Pa
     Ok((pairs, left))
 }
 
-/// Resolves pairs that the recipe names: the teacher's by alias or tensor, the student's by tensor.
+/// Resolves pairs named by the recipe: the teacher's by alias or tensor, the student's by tensor.
 ///
 /// # Errors
-/// When a name is unknown; lists the nearest.
+/// When a name is unknown; lists the closest names.
 pub fn explicit(
     requests: &[PairRecipe],
     teacher: &[TeacherTap],
@@ -527,7 +528,7 @@ mod tests {
             pairs.iter().map(|p| (p.teacher.as_str(), p.student.as_str())).collect();
         assert_eq!(names, [("stage1", "a"), ("stage2", "b"), ("stage3", "c")]);
         assert!(left.len() == 1 && left[0].contains("paired by depth"), "{left:?}");
-        // a Gram matrix cannot be pooled: sizes decide, and what is left is said
+        // a Gram matrix cannot be pooled: pairing is by size, and the unpaired taps are reported
         for tap in &mut taps.teacher_maps {
             tap.stored = vec![(Statistic::Gram, 2)];
         }

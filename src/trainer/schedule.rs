@@ -1,23 +1,23 @@
-//! The learning rate, and the weights of criteria, as pure functions of the step.
+//! The learning rate and the criteria's weights as pure functions of the step.
 
 use crate::recipe::{Course, ScheduleRecipe};
 
-/// Where in a run a step stands.
+/// A step's position in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
     /// The step, counted from 0 over the whole run.
     pub step: usize,
-    /// Steps of an epoch.
+    /// Steps per epoch.
     pub steps_per_epoch: usize,
-    /// Steps of the run.
+    /// Steps in the run.
     pub total_steps: usize,
 }
 
 impl Clock {
-    /// The weight at this step of a criterion whose weight is `full`; `None` while it is off.
+    /// A criterion's weight at this step, if its full weight is `full`; `None` while it is off.
     ///
-    /// Warm-up rises linearly, step k of w having (k+1)/w of the weight; from there a decay falls
-    /// linearly towards its end.
+    /// Warm-up rises linearly: step k of w has (k+1)/w of the weight; after it, a decay falls
+    /// linearly to its final value.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "numbers of steps")]
     pub fn weight(&self, full: f64, course: &Course) -> Option<f64> {
@@ -44,7 +44,7 @@ pub(super) fn dropout_seed(seed: u64, step: usize) -> u64 {
     seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64)
 }
 
-/// A schedule over a run of known length.
+/// A learning-rate schedule over a run of known length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     recipe: ScheduleRecipe,
@@ -54,18 +54,17 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule for `epochs` of `steps_per_epoch` steps with the peak rate `peak`.
+    /// A schedule for `epochs` epochs of `steps_per_epoch` steps with the peak rate `peak`.
     #[must_use]
     pub fn new(recipe: ScheduleRecipe, peak: f64, steps_per_epoch: usize, epochs: usize) -> Self {
         Self { recipe, peak, steps_per_epoch, total_steps: steps_per_epoch.saturating_mul(epochs) }
     }
 
-    /// The rate of step `step`, counted from 0 over the whole run.
+    /// The learning rate of step `step`, counted from 0 over the whole run.
     ///
-    /// Warm-up rises linearly: step k of w gets (k+1)/w of what the schedule would give at its own
-    /// start. The rest follows over the steps that are left: constant; peak·½(1 + cos(πk/n))
-    /// down to the minimum; or peak·gamma^(milestones passed), milestones counted from the run's
-    /// start.
+    /// Warm-up rises linearly: step k of w gets (k+1)/w of the schedule's initial rate. The
+    /// remaining n steps follow the schedule: constant; peak·½(1 + cos(πk/n)) down to the
+    /// minimum; or peak·gamma^(milestones passed), with milestones counted from the run's start.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "numbers of steps")]
     pub fn rate(&self, step: usize) -> f64 {

@@ -1,5 +1,5 @@
-//! Where a step's batch comes from: rows of a cache, or samples of a data set. Either makes any
-//! batch of any epoch on its own, so that several threads can, in any order, with the same bits.
+//! The source of a step's batch: rows of a cache, or samples of a data set. Either can produce any
+//! batch of any epoch independently, so several threads can work in any order with the same bits.
 
 mod cached;
 mod dataset;
@@ -16,36 +16,36 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What one step trains on.
+/// The data of one training step.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Which rows of the source the samples are.
+    /// The samples' rows in the source.
     pub rows: Vec<usize>,
-    /// The label of each sample, −1 unlabeled.
+    /// The label of each sample, −1 if unlabeled.
     pub labels: Vec<i64>,
-    /// What each sample is mixed with, where samples are mixed.
+    /// The partner of each sample, if samples are mixed.
     pub mixed: Option<Mixed>,
     /// The student's inputs, in its order; batch axis first.
     pub inputs: Vec<Tensor>,
-    /// The teacher's logits `[batch, classes]`, if they were asked for.
+    /// The teacher's logits `[batch, classes]`, if requested.
     pub logits: Option<Tensor>,
-    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 where they are stored
-    /// so, vectors `[batch, width]`, and statistics of maps as they are stored (`[batch, …]`,
-    /// f32), in the order in which they were asked for.
+    /// The teacher's maps `[batch, channels, height, width]` in f32, or f16 if stored as such,
+    /// vectors `[batch, width]`, and statistics of maps as stored (`[batch, …]`, f32), in the
+    /// order in which they were requested.
     pub taps: Vec<Tensor>,
 }
 
 /// The partners of mixed samples.
 #[derive(Debug, Clone)]
 pub struct Mixed {
-    /// The label of each sample's partner, −1 unlabeled.
+    /// The label of each sample's partner, −1 if unlabeled.
     pub labels: Vec<i64>,
-    /// Each sample's own share of the target, 0 to 1.
+    /// Each sample's own share of the target, from 0 to 1.
     pub weights: Vec<f64>,
 }
 
 impl Batch {
-    /// The label of each sample; of a mixed one that of the larger share.
+    /// The label of each sample; for a mixed one, the label of the larger share.
     #[must_use]
     pub fn main_labels(&self) -> Cow<'_, [i64]> {
         let Some(mixed) = &self.mixed else { return Cow::Borrowed(&self.labels) };
@@ -63,14 +63,14 @@ impl Batch {
 /// A cache or a data set as the trainer reads it.
 #[derive(Debug)]
 pub enum Source<'a> {
-    /// Rows of a cache with what the teacher said of them.
+    /// Rows of a cache, with the teacher's recorded outputs.
     Cache(CacheSource<'a>),
     /// Samples of a data set, without a teacher.
     Data(DataSource<'a>),
 }
 
 impl Source<'_> {
-    /// Samples of an epoch.
+    /// Samples per epoch.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -79,13 +79,13 @@ impl Source<'_> {
         }
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The rows of an epoch, ascending, each with its label (−1 unlabeled).
+    /// The rows of an epoch, ascending, each with its label (−1 if unlabeled).
     #[must_use]
     pub fn labels(&self) -> Vec<(usize, i64)> {
         match self {
@@ -94,7 +94,7 @@ impl Source<'_> {
         }
     }
 
-    /// The batch normalization that a teacher's tap comes from, where the cache has it.
+    /// The batch normalization that produces a teacher's tap, if the cache records it.
     #[must_use]
     pub fn batch_norm(&self, alias: &str) -> Option<&BatchNorm> {
         match self {
@@ -103,7 +103,7 @@ impl Source<'_> {
         }
     }
 
-    /// Positions `positions` of an epoch's order.
+    /// The batch at positions `positions` of an epoch's order.
     ///
     /// # Errors
     /// When a sample cannot be read or a chunk is damaged.
@@ -115,15 +115,15 @@ impl Source<'_> {
     }
 }
 
-/// The last few values that were made, so that threads which need the same one make it once.
+/// The most recently computed values, so that threads that need the same one compute it once.
 #[derive(Debug)]
 struct Recent<K, V> {
     kept: Mutex<Vec<(K, Slot<V>)>>,
     capacity: usize,
 }
 
-/// A value that the first thread to come makes while the others wait; a failure is kept as its
-/// text, to be told to all.
+/// A value that the first thread computes while the others wait; a failure is kept as text, for all
+/// of them to report.
 type Slot<V> = Arc<OnceLock<Result<Arc<V>, String>>>;
 
 impl<K: PartialEq + Copy, V> Recent<K, V> {
@@ -151,7 +151,7 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
 }
 
 /// As [`tensor`], but half-precision maps stay as they are: they are the bulk of a batch, and
-/// criteria widen them where they read them.
+/// criteria widen them as they read them.
 fn maps(rows: Array) -> Result<Tensor> {
     let shape = rows.shape().to_vec();
     match rows.into_values() {
@@ -196,7 +196,7 @@ fn tensor(rows: Array) -> Result<Tensor> {
     })
 }
 
-/// Integers, widened.
+/// Integers, widened to i64.
 fn integers<T: Into<i64>>(values: Vec<T>, shape: Vec<usize>) -> Result<Tensor> {
     Ok(Tensor::from_vec(
         values.into_iter().map(Into::into).collect::<Vec<i64>>(),
@@ -208,8 +208,8 @@ fn integers<T: Into<i64>>(values: Vec<T>, shape: Vec<usize>) -> Result<Tensor> {
 const _: () =
     assert!(cfg!(target_endian = "little"), "stored values are little-endian and read as they lie");
 
-/// The tensor of several students' inputs by name; a lone input takes a lone array whatever its
-/// name.
+/// The index in `names` of the array that feeds student input `name`; a single input takes a single
+/// array whatever its name.
 fn position_of(name: &str, names: &[String], inputs: usize) -> Result<usize> {
     if let Some(index) = names.iter().position(|n| n == name) {
         return Ok(index);

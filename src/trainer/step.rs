@@ -10,43 +10,43 @@ use crate::student::{Mode, Student};
 use candle_core::{D, DType, Device, Tensor};
 use std::time::{Duration, Instant};
 
-/// What differs from step to step, and the clipping.
+/// Per-step settings, and the clipping.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Which step it is.
+    /// The step's position in the run.
     pub clock: Clock,
     /// Learning rate.
     pub lr: f64,
-    /// Largest norm of the gradient, of the student's and of what the criteria learn each by
-    /// itself.
+    /// Largest norm of the gradient, applied separately to the student's and to that of the
+    /// criteria's modules.
     pub clip: Option<f64>,
     /// Key of the dropout masks.
     pub seed: u64,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug)]
 pub struct Stepped {
-    /// The loss; its gradients by the student's tensors have been used.
+    /// The loss; its gradients with respect to the student's tensors have been consumed.
     pub value: Value,
     /// The gradient's global norm before clipping.
     pub norm: f64,
-    /// Labeled rows whose highest logit is at the label, and labeled rows.
+    /// Labeled rows whose highest logit is at the label, and labeled rows in total.
     pub counts: (usize, usize),
-    /// Where the time went.
+    /// The time of each part.
     pub times: Times,
 }
 
-/// Parts of a step's time.
+/// The time of each part of a step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Times {
-    /// The student forward.
+    /// The student's forward pass.
     pub forward: Duration,
     /// The terms of the loss with their gradients.
     pub criteria: Duration,
-    /// The student backward.
+    /// The student's backward pass.
     pub backward: Duration,
-    /// Norm, clipping, optimizer.
+    /// Gradient norm, clipping and optimizer.
     pub update: Duration,
 }
 

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 /// `[batch, height · width]`.
 ///
 /// # Errors
-/// When `x` is no map, or for power 0.
+/// When `x` is not a map, or for power 0.
 pub(crate) fn attention(x: &Tensor, p: u32) -> Result<Tensor> {
     let [_, channels, h, w] = map_dims(x, "attention map")?;
     if p == 0 {
@@ -24,7 +24,7 @@ pub(crate) fn attention(x: &Tensor, p: u32) -> Result<Tensor> {
     Ok(Attention { p, channels, area: h * w }.maps(&dense(&x.detach())?)?)
 }
 
-/// The gradient of `x` from that of its attention maps.
+/// The gradient with respect to `x`, from the gradient of its attention maps.
 ///
 /// # Shapes
 /// `x` as in [`attention`], in host memory; `g` as its result.
@@ -42,7 +42,7 @@ struct Attention {
     area: usize,
 }
 
-/// x to the power of a whole number.
+/// x raised to an integer power.
 fn power<T: Element>(x: T, p: u32) -> T {
     match p {
         0 => T::one(),

@@ -1,17 +1,17 @@
-//! A criterion written as one formula in tensors: its value and its gradients by candle's autograd,
-//! where that is right.
+//! A criterion as one formula in tensors: its value and its gradients by candle's autograd, where
+//! that is correct.
 //!
-//! candle's gradients of pooling, up-sampling, convolution, softmax and layer normalization are
-//! wrong or slow, those of relu and abs are 1 at 0, and so no formula here uses them: `formula`,
-//! `convolution` and `operator` hold what takes their place.
+//! candle's gradients of pooling, upsampling, convolution, softmax and layer normalization are
+//! wrong or slow, and those of relu and abs are 1 at 0, so no formula uses them: `formula`,
+//! `convolution` and `operator` provide replacements.
 
 pub use super::evaluation::Evaluation;
 use super::module::Module;
 use crate::error::Result;
 use candle_core::{DType, Tensor, Var};
 
-/// Evaluates `formula`, which makes a scalar of the inputs and of the module's weights, and
-/// differentiates it by all of them.
+/// Evaluates `formula`, a scalar function of the inputs and the module's weights, and
+/// differentiates it with respect to all of them.
 ///
 /// # Errors
 /// When the formula cannot be computed.
@@ -25,7 +25,7 @@ pub(crate) fn differentiate(
     let tensors: Vec<Tensor> = leaves.iter().map(|v| v.as_tensor().clone()).collect();
     let loss = formula(&tensors)?;
     let gradients = loss.backward()?;
-    // what the loss does not depend on has no entry
+    // tensors that the loss does not depend on have no entry
     let of = |x: &Tensor| -> Result<Tensor> {
         match gradients.get(x) {
             Some(gradient) => Ok(gradient.contiguous()?),
@@ -46,7 +46,7 @@ pub(crate) mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Values in −0.5 … 0.5, of no pattern, the same for the same seed.
+    /// Pseudorandom values in −0.5 … 0.5, the same for the same seed.
     pub fn tensor(shape: &[usize], seed: u32) -> Tensor {
         let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
         let values: Vec<f64> = (0..shape.iter().product())
@@ -62,8 +62,8 @@ pub(crate) mod tests {
         tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Compares every gradient of an evaluation, those of the module's weights too, with central
-    /// differences in f64.
+    /// Compares every gradient of an evaluation, including those of the module's weights, with
+    /// central differences in f64.
     pub fn assert_gradients(
         inputs: &[&Tensor],
         module: &Module,
@@ -111,7 +111,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Neither the value nor a gradient is NaN or infinite.
+    /// Asserts that neither the value nor any gradient is NaN or infinite.
     pub fn assert_finite(evaluation: &Evaluation) {
         assert!(evaluation.value.is_finite(), "{}", evaluation.value);
         for gradient in evaluation.inputs.iter().chain(evaluation.weights.iter().map(|(_, g)| g)) {
@@ -119,7 +119,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// The value and every gradient are zero (to `tolerance`).
+    /// Asserts that the value and every gradient are zero within `tolerance`.
     pub fn assert_zero(evaluation: &Evaluation, tolerance: f64) {
         assert!(evaluation.value.abs() <= tolerance, "{}", evaluation.value);
         for gradient in &evaluation.inputs {

@@ -1,8 +1,8 @@
-//! Layers one after the other with the way back written out: what regressors, connectors,
-//! translators and paraphrasers are.
+//! A sequence of layers with a hand-written backward pass: regressors, connectors, translators and
+//! paraphrasers.
 //!
-//! Candle's own way back goes through two more maps for every layer (zeros, and their sum with the
-//! gradient) in fresh memory, which takes as long as the layers.
+//! candle's autograd allocates two more maps for every layer in its backward pass (zeros, and their
+//! sum with the gradient), which takes as long as the layers themselves.
 
 use super::convolution::{Geometry, convolution, convolution_gradients};
 use super::evaluation::Evaluation;
@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 /// A layer, by the name of its weights in the module.
 #[derive(Debug, Clone)]
 pub(crate) enum Link {
-    /// The convolution by `weight`, plus `bias` where there is one.
+    /// The convolution by `weight`, plus `bias` if there is one.
     Convolution(String, Geometry),
     /// Batch normalization with batch statistics.
     BatchNorm(String),
-    /// x above 0, so many times x elsewhere.
+    /// x above 0, this slope times x elsewhere.
     LeakyRelu(f64),
 }
 
@@ -31,24 +31,24 @@ pub(crate) fn regressor(name: &str, geometry: Geometry) -> [Link; 2] {
     [Link::Convolution(join(name, "conv"), geometry), Link::BatchNorm(join(name, "bn"))]
 }
 
-/// What a layer's way back needs.
+/// What a layer saves for the backward pass.
 enum Step {
     Convolution { name: String, geometry: Geometry, x: Tensor, weight: Tensor },
     BatchNorm { name: String, x: Tensor, weight: Tensor },
     LeakyRelu { slope: f64, y: Tensor },
 }
 
-/// What the chain makes of `x`.
+/// Applies the chain to `x`.
 ///
 /// # Errors
-/// When a weight is missing, or does not fit.
+/// When a weight is missing or does not fit.
 pub(crate) fn run(module: &Module, links: &[Link], x: &Tensor) -> Result<Tensor> {
     forward(module, links, x, |_| ())
 }
 
-/// A loss of what the chain makes of `x`, which `loss` gives with the gradient of that (and those
-/// of weights of its own), with the gradients of `x`, if they are wanted, and of all of the
-/// module's weights.
+/// Evaluates `loss(chain(x))` and backpropagates to all of the module's weights and, if `of_x`, to
+/// `x`. `loss` returns its gradient with respect to the chain's output, and to any weights of its
+/// own.
 ///
 /// # Errors
 /// When a weight is missing or does not fit, or the loss fails.

@@ -1,4 +1,4 @@
-//! Two-dimensional convolution and its transpose under candle's autograd, by our kernels.
+//! Two-dimensional convolution and its transpose under candle's autograd, computed by our kernels.
 
 use super::custom::{Computed, Function, Stored, apply};
 use super::tensor::{Element, by_element, elements, stored};
@@ -11,29 +11,29 @@ use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 /// How a two-dimensional convolution moves over a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Whether it is the transposed convolution, which enlarges.
+    /// Whether the convolution is transposed, which enlarges the map.
     pub transposed: bool,
-    /// Steps down and right.
+    /// Stride down and right.
     pub stride: [usize; 2],
     /// Padding of height and width, on both sides.
     pub padding: [usize; 2],
 }
 
 impl Geometry {
-    /// Stride 1, with this padding.
+    /// Stride 1 with this padding.
     #[must_use]
     pub fn padded(padding: usize) -> Self {
         Self { transposed: false, stride: [1, 1], padding: [padding, padding] }
     }
 
-    /// The transposed convolution of stride 1, with this padding.
+    /// The transposed convolution of stride 1 with this padding.
     #[must_use]
     pub fn transposed(padding: usize) -> Self {
         Self { transposed: true, ..Self::padded(padding) }
     }
 }
 
-/// The convolution of maps by a weight, without bias.
+/// Convolves maps with a weight, without bias.
 ///
 /// # Shapes
 /// `x` `[batch, channels, height, width]`; `weight` `[filters, channels, kh, kw]`, or
@@ -47,7 +47,7 @@ pub fn convolution(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Te
     Ok(apply(op, &operands)?.to_device(device)?)
 }
 
-/// The gradients of the maps, if they are wanted, and of the weight from that of their
+/// The gradients with respect to the maps, if wanted, and to the weight, from the gradient of their
 /// [`convolution`].
 ///
 /// # Shapes
@@ -70,7 +70,7 @@ pub(crate) fn convolution_gradients(
 }
 
 /// Which of the three tensors of `⟨output, conv(input, weight)⟩` is computed from the other
-/// two. Each is linear in both, so the gradients of one are the others.
+/// two. The product is linear in each, so the gradients of one are the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// From input and weight.
@@ -87,7 +87,7 @@ struct Convolution {
     role: Role,
 }
 
-/// The result of a role by the kernels that take both element types.
+/// The result of a role, by the kernels that take both element types.
 fn convolve<T: Element>(c: &Conv, role: Role, a: &[T], b: &[T]) -> Vec<T> {
     match role {
         Role::Output => conv::forward(c, a, b, None),
@@ -96,7 +96,7 @@ fn convolve<T: Element>(c: &Conv, role: Role, a: &[T], b: &[T]) -> Vec<T> {
     }
 }
 
-/// An element type with its fastest way to convolve.
+/// An element type with its fastest convolution.
 trait Convolve: Element {
     fn convolve(c: &Conv, role: Role, a: &[Self], b: &[Self]) -> Vec<Self>;
 }
@@ -121,7 +121,7 @@ impl Convolve for f32 {
 }
 
 impl Convolution {
-    /// The one from `x` to the result of [`convolution`].
+    /// The convolution from `x` to the result of [`convolution`].
     fn of(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Self> {
         let misfit = || {
             Error::input(format!(
@@ -169,7 +169,7 @@ impl Convolution {
             dilation: [1, 1],
             before: padding,
         };
-        // the transposed convolution is the adjoint of the convolution that goes the other way
+        // a transposed convolution is the adjoint of the convolution in the other direction
         Ok(if transposed {
             Self {
                 conv: Conv {
@@ -186,7 +186,7 @@ impl Convolution {
         })
     }
 
-    /// How to compute the gradients of both operands from that of the result.
+    /// How to compute the gradients of both operands from the gradient of the result.
     fn gradients<'a>(
         &self,
         a: &'a Tensor,
@@ -205,7 +205,7 @@ impl Convolution {
         Ok(of_both.map(by))
     }
 
-    /// From dense operands in host memory, without a gradient.
+    /// Computes the result from dense operands in host memory, without a gradient.
     fn compute(&self, a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
         stored(a, |a, la| {
             stored(b, |b, lb| {
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
-    /// The blocked kernels of single precision against the plain ones of double precision, forward
+    /// Compares the blocked single-precision kernels with the plain double-precision ones, forward
     /// and both gradients.
     #[test]
     fn single_precision_agrees_with_double() {

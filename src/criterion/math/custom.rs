@@ -1,11 +1,11 @@
-//! Functions with gradients of our own under candle's autograd. They run on the host, by our
-//! kernels; a tensor elsewhere is brought there and its gradient back.
+//! Functions with custom gradients under candle's autograd. They run on the host, by our kernels;
+//! tensors of another device are copied there, and the gradient back.
 
 use super::tensor::dense;
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor, bail};
 
-/// A result's elements and its shape.
+/// The elements and shape of a result.
 pub(crate) type Computed = candle_core::Result<(CpuStorage, Shape)>;
 
 /// A dense tensor in host memory, as a kernel reads it.
@@ -13,10 +13,10 @@ pub(crate) type Stored<'a> = (&'a CpuStorage, &'a Layout);
 
 /// A function of one to three tensors.
 pub(crate) trait Function: Send + Sync {
-    /// The result of dense inputs in host memory.
+    /// The result, from dense inputs in host memory.
     fn forward(&self, inputs: &[Stored<'_>]) -> Computed;
 
-    /// The gradient of each input from that of the result; `None` for one that has none.
+    /// The gradient of each input from the gradient of the result; `None` for an input without one.
     fn backward(
         &self,
         inputs: &[&Tensor],
@@ -25,7 +25,7 @@ pub(crate) trait Function: Send + Sync {
     ) -> candle_core::Result<Vec<Option<Tensor>>>;
 }
 
-/// The result of a function, under autograd, on the first input's device.
+/// Applies a function under autograd, on the first input's device.
 pub(crate) fn apply<F: Function + 'static>(function: F, inputs: &[&Tensor]) -> Result<Tensor> {
     let op = Op(function);
     let result = match inputs {

@@ -1,11 +1,11 @@
-//! Reading tensors of any floating-point type piece by piece: what whole-map operators do instead
-//! of converting a map first.
+//! Reading tensors of any floating-point type piece by piece, so that whole-map operators need not
+//! convert a map first.
 
 use super::tensor::Element;
 use candle_core::{CpuStorage, Layout, bail};
 use half::f16;
 
-/// Elements that are read at once: two buffers of them stay in the first cache.
+/// Elements read at a time: two buffers of them fit in the L1 cache.
 pub(crate) const PIECE: usize = 256;
 
 /// The elements of a dense tensor in host memory.
@@ -17,10 +17,10 @@ pub(crate) enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// Those of a tensor.
+    /// The elements of a tensor.
     ///
     /// # Errors
-    /// When it is not dense, or of another type.
+    /// When it is not dense, or has another type.
     pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Self> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             bail!("expected dense values")
@@ -45,7 +45,7 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Whether single precision holds them.
+    /// Whether single precision represents the elements exactly.
     pub(crate) fn is_single(&self) -> bool {
         !matches!(self, Self::F64(_))
     }
@@ -70,7 +70,7 @@ pub(crate) fn round<T: Element>(values: &[f64], to: &mut [T]) {
     }
 }
 
-/// A number of things as a factor.
+/// A count as a floating-point factor.
 #[allow(clippy::cast_precision_loss, reason = "a number of elements in memory")]
 pub(crate) fn count(n: usize) -> f64 {
     n as f64

@@ -1,4 +1,4 @@
-//! What a criterion comes to: its value and its gradients.
+//! The result of a criterion: its value and its gradients.
 
 use super::operator;
 use crate::error::Result;
@@ -14,15 +14,16 @@ pub struct Loss {
     pub gradient: Tensor,
 }
 
-/// A loss with the gradients of all that it was differentiated by.
+/// A loss with the gradients of everything it was differentiated by.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     /// The loss.
     pub value: f64,
-    /// d value / d input, in the order of the inputs (the student's tensors first), each of its
-    /// input's shape and type.
+    /// d value / d input, in the order of the inputs (the student's tensors first), each with the
+    /// shape and type of its input.
     pub inputs: Vec<Tensor>,
-    /// d value / d weight of the criterion's own module, by name; empty for a criterion without.
+    /// d value / d weight of the criterion's own module, by name; empty for a criterion without
+    /// one.
     pub weights: Vec<(String, Tensor)>,
 }
 
@@ -33,9 +34,9 @@ impl From<Loss> for Evaluation {
 }
 
 impl Evaluation {
-    /// The same by what the one input was computed from: `back` makes its gradient of the input's.
-    /// Candle's own way back goes through two more maps for every operator (zeros, and their sum
-    /// with the gradient), which is most of the time where the operators are cheap.
+    /// Applies the chain rule through `back` to the single input's gradient. candle's autograd
+    /// allocates two more maps for every operator in its backward pass (zeros, and their sum with
+    /// the gradient), which dominates the time of cheap operators.
     pub(crate) fn through(mut self, back: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
         if let [gradient] = self.inputs.as_mut_slice() {
             *gradient = back(gradient)?;
@@ -43,7 +44,7 @@ impl Evaluation {
         Ok(self)
     }
 
-    /// Adds the loss of further inputs, which follow these; the weights may be the same ones.
+    /// Adds the loss of further inputs, which follow these; both may share weights.
     pub(crate) fn join(&mut self, other: Self) -> Result<()> {
         self.value += other.value;
         self.inputs.extend(other.inputs);
@@ -56,12 +57,12 @@ impl Evaluation {
         Ok(())
     }
 
-    /// The same, times a weight.
+    /// The loss and its gradients, times a weight.
     ///
     /// # Errors
     /// When a tensor cannot be computed.
     pub fn scaled(self, weight: f64) -> Result<Self> {
-        // nothing is copied where the weight is 1, as it mostly is
+        // the weight is mostly 1; nothing is copied then
         if weight.to_bits() == 1f64.to_bits() {
             return Ok(self);
         }
@@ -75,7 +76,7 @@ impl Evaluation {
     }
 }
 
-/// A tensor times a number, by all threads where it is a large one in host memory.
+/// A tensor times a number, multithreaded for a large tensor in host memory.
 fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     Ok(match x.dtype() {
         DType::F32 | DType::F64 if x.device().is_cpu() => {

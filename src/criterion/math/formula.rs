@@ -1,5 +1,5 @@
-//! Pieces that several formulas share, each differentiable under candle's autograd with a gradient
-//! that is finite everywhere.
+//! Building blocks that several formulas share, each differentiable under candle's autograd with a
+//! gradient that is finite everywhere.
 
 use super::elements::count;
 use super::operator::{adaptive_pool, leaky_relu};
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernel::norm::Planes;
 use candle_core::{D, DType, Tensor};
 
-/// The sum of all elements in double precision: rows in their own type, the rows' sums in f64.
+/// The sum of all elements in double precision: rows in their own type, the row sums in f64.
 pub(crate) fn total(x: &Tensor) -> Result<Tensor> {
     let rows = if x.rank() > 1 { x.sum(D::Minus1)? } else { x.clone() };
     Ok(rows.to_dtype(DType::F64)?.sum_all()?)
@@ -34,20 +34,20 @@ pub(crate) fn magnitude(x: &Tensor) -> Result<Tensor> {
     Ok((x * x.detach().sign()?)?)
 }
 
-/// 1/(1 + e^−x); the exponent is held where it cannot overflow, beyond which the value is 0 or 1
-/// to the last bit.
+/// 1/(1 + e^−x); the exponent is clamped so that it cannot overflow; beyond the clamp the value
+/// is 0 or 1 to the last bit.
 pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     Ok((x.clamp(-80.0, 80.0)?.neg()?.exp()? + 1.0)?.recip()?)
 }
 
-/// ln(1 + e^x), which is x itself from 35 on.
+/// ln(1 + e^x), which equals x from 35 on.
 pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
     let large = x.detach().gt(35.0)?;
     let held = large.where_cond(&(x.ones_like()? * 35.0)?, x)?;
     Ok(large.where_cond(x, &(held.exp()? + 1.0)?.log()?)?)
 }
 
-/// x to the power of a whole number.
+/// x raised to an integer power.
 ///
 /// # Errors
 /// For power 0.
@@ -60,7 +60,7 @@ pub(crate) fn power(x: &Tensor, p: u32) -> Result<Tensor> {
     }
 }
 
-/// What keeps the division by a norm finite.
+/// Keeps the division by a norm finite.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Guard {
     /// x / max(‖x‖, ε).
@@ -69,8 +69,8 @@ pub(crate) enum Guard {
     Plus(f64),
 }
 
-/// The Euclidean norm along the last axis, kept as an axis of length 1; gradient 0 at the zero
-/// vector.
+/// The Euclidean norm along the last axis, which is kept with length 1; the gradient is 0 at the
+/// zero vector.
 pub(crate) fn norm(x: &Tensor) -> Result<Tensor> {
     let squares = x.sqr()?.sum_keepdim(D::Minus1)?;
     let live = squares.detach().gt(0.0)?;
@@ -80,8 +80,8 @@ pub(crate) fn norm(x: &Tensor) -> Result<Tensor> {
     )?)
 }
 
-/// The rows (vectors along the last axis) divided by their norms. The zero row stays, with gradient
-/// 0: PyTorch's slope of 1/ε there would drown every other gradient.
+/// The rows (vectors along the last axis) divided by their norms. A zero row stays zero, with
+/// gradient 0: PyTorch's slope of 1/ε there would drown every other gradient.
 pub(crate) fn unit_rows(x: &Tensor, guard: Guard) -> Result<Tensor> {
     let norm = norm(x)?;
     let live = norm.detach().gt(0.0)?.broadcast_as(x.shape())?.contiguous()?;
@@ -98,7 +98,7 @@ pub(crate) fn unit_rows(x: &Tensor, guard: Guard) -> Result<Tensor> {
 /// Each sample as one row, in double precision.
 ///
 /// # Shapes
-/// `x` `[batch, …]`; result `[batch, values of a sample]`.
+/// `x` `[batch, …]`; result `[batch, values per sample]`.
 pub(crate) fn rows(x: &Tensor, who: &str) -> Result<Tensor> {
     if x.rank() < 2 || x.elem_count() == 0 {
         return Err(Error::input(format!("{who}: expected [batch, …], found {:?}", x.dims())));
@@ -129,18 +129,18 @@ pub(crate) fn planes(x: &Tensor) -> Result<Planes> {
     Ok(Planes { outer, channels, inner: x.elem_count() / (outer * channels).max(1) })
 }
 
-/// A teacher's map adaptively average-pooled in the type that is given; as it is where that is its
+/// A teacher's map, adaptively average-pooled in the given type; unchanged if it already has that
 /// size.
 pub(crate) fn pooled_teacher(t: &Tensor, size: [usize; 2], dtype: DType) -> Result<Tensor> {
     let [_, _, h, w] = map_dims(t, "pooling")?;
     if [h, w] == size { Ok(t.clone()) } else { adaptive_pool(&t.to_dtype(dtype)?, size) }
 }
 
-/// Student's and teacher's map adaptively average-pooled to the smaller size of each axis. The
-/// teacher's may stay of its own type.
+/// The student's and the teacher's map, adaptively average-pooled to the smaller size of each axis.
+/// The teacher's may keep its own type.
 ///
 /// # Errors
-/// When they are no maps of one batch.
+/// When they are not maps of the same batch.
 pub(crate) fn common_size(a: &Tensor, b: &Tensor, who: &str) -> Result<(Tensor, Tensor)> {
     let ([batch, _, ha, wa], [other, _, hb, wb]) = (map_dims(a, who)?, map_dims(b, who)?);
     if batch != other {
@@ -154,7 +154,7 @@ pub(crate) fn common_size(a: &Tensor, b: &Tensor, who: &str) -> Result<(Tensor, 
     Ok((adaptive_pool(a, size)?, pooled_teacher(b, size, a.dtype())?))
 }
 
-/// Nearest-neighbor resampling: output i reads the input floor(i · N/n), in single precision as
+/// Nearest-neighbor resampling: output i reads input floor(i · N/n), in single precision as
 /// PyTorch computes it.
 ///
 /// # Shapes
@@ -179,10 +179,10 @@ pub(crate) fn nearest(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     Ok(y)
 }
 
-/// The one batch of both.
+/// The batch size common to both.
 ///
 /// # Errors
-/// When they are of different batches, or have no values.
+/// When the batches differ, or there are no values.
 pub(crate) fn same_batch(a: &Tensor, b: &Tensor, who: &str) -> Result<usize> {
     match (a.dims(), b.dims()) {
         ([a_batch, _, ..], [b_batch, _, ..])

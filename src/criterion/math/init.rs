@@ -1,5 +1,4 @@
-//! How the weights of a criterion's module start: PyTorch's laws, drawn from a generator of our
-//! own.
+//! Initial weights of a criterion's module: PyTorch's distributions, drawn from our own generator.
 
 use super::elements::count;
 use super::module::{Module, join, regressor_between};
@@ -10,7 +9,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Draws the weights of a module, each from its own stream of (seed, name): a weight does not
+/// Draws the weights of a module, each from its own stream of (seed, name), so a weight does not
 /// depend on what else the module has.
 #[derive(Debug)]
 pub struct Init {
@@ -25,7 +24,7 @@ impl Init {
         Self { seed, weights: Vec::new() }
     }
 
-    /// The module.
+    /// The finished module.
     ///
     /// # Errors
     /// As [`Module::new`].
@@ -55,18 +54,18 @@ impl Init {
         Ok(())
     }
 
-    /// All the same value.
+    /// A constant weight.
     ///
     /// # Errors
-    /// When the tensor cannot be made.
+    /// When the tensor cannot be created.
     pub fn constant(&mut self, name: impl Into<String>, shape: &[usize], value: f64) -> Result<()> {
         self.push(name.into(), shape, std::iter::repeat(value))
     }
 
-    /// Uniform in ± `bound`.
+    /// Uniform within ±`bound`.
     ///
     /// # Errors
-    /// When the tensor cannot be made.
+    /// When the tensor cannot be created.
     pub fn uniform(&mut self, name: impl Into<String>, shape: &[usize], bound: f64) -> Result<()> {
         let name = name.into();
         let mut random = self.stream(&name);
@@ -80,7 +79,7 @@ impl Init {
     /// Normal with mean 0.
     ///
     /// # Errors
-    /// When the tensor cannot be made.
+    /// When the tensor cannot be created.
     pub fn normal(
         &mut self,
         name: impl Into<String>,
@@ -92,11 +91,12 @@ impl Init {
         self.push(name, shape, StandardNormal.sample_iter(random).map(move |x: f64| deviation * x))
     }
 
-    /// PyTorch's law of a convolution or linear layer: weight and bias uniform in ±1/√`fan_in`,
-    /// which it takes from all axes but the first (of a transposed convolution too).
+    /// PyTorch's initialization of a convolution or linear layer: weight and bias uniform within
+    /// ±1/√`fan_in`, where `fan_in` counts all axes but the first (also for a transposed
+    /// convolution).
     ///
     /// # Errors
-    /// When a tensor cannot be made.
+    /// When a tensor cannot be created.
     pub fn layer(&mut self, name: &str, shape: &[usize], bias: Option<usize>) -> Result<()> {
         let bound = 1.0 / count(shape.iter().skip(1).product()).sqrt();
         self.uniform(format!("{name}.weight"), shape, bound)?;
@@ -106,7 +106,7 @@ impl Init {
     /// Batch norm: weight 1, bias 0.
     ///
     /// # Errors
-    /// When a tensor cannot be made.
+    /// When a tensor cannot be created.
     pub fn norm(&mut self, name: &str, channels: usize) -> Result<()> {
         self.constant(format!("{name}.weight"), &[channels], 1.0)?;
         self.constant(format!("{name}.bias"), &[channels], 0.0)

@@ -1,5 +1,5 @@
-//! What several criteria are made of: formulas under autograd, operators with gradients of their
-//! own, the layers of what they learn.
+//! What several criteria share: formulas under autograd, operators with custom gradients, and the
+//! layers of their learnable parts.
 
 pub(crate) mod attention;
 pub mod autograd;

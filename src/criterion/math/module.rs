@@ -1,9 +1,9 @@
-//! Learnable parts of criteria: named weights, how they start, and the layers that several papers
-//! share.
+//! Learnable parts of criteria: named weights, their initialization, and the layers that several
+//! papers share.
 //!
-//! Names are those of the peer's PyTorch modules, so that their weights load as they are. The
-//! weights are trained beside the student's, kept in checkpoints, and left out of the exported
-//! student.
+//! The names are those of the reference implementation's PyTorch modules, so that its weights load
+//! unchanged. The weights are trained alongside the student's, saved in checkpoints, and left out
+//! of the exported student.
 
 use super::convolution::{Geometry, convolution};
 use super::operator::{add_bias, batch_norm};
@@ -19,7 +19,7 @@ pub(crate) fn join(layer: &str, name: &str) -> String {
     if layer.is_empty() { name.to_owned() } else { format!("{layer}.{name}") }
 }
 
-/// The weights of a criterion, by name, as candle-nn holds those of a network.
+/// The weights of a criterion, by name, held as candle-nn holds those of a network.
 #[derive(Clone)]
 pub struct Module {
     map: VarMap,
@@ -60,7 +60,7 @@ impl Module {
         self.variables().map(|(name, var)| (name, var.as_tensor().clone()))
     }
 
-    /// The weights as variables, sorted by name: what an optimizer and a checkpoint take.
+    /// The weights as variables, sorted by name, for the optimizer and checkpoints.
     pub fn variables(&self) -> impl Iterator<Item = (&str, Var)> {
         self.names.iter().filter_map(|name| Some((name.as_str(), self.find(name)?)))
     }
@@ -129,7 +129,7 @@ impl Layer<'_> {
         self.has("bias").then(|| self.get("bias", like)).transpose()
     }
 
-    /// The convolution by `weight`, plus `bias` where there is one.
+    /// The convolution by `weight`, plus `bias` if there is one.
     ///
     /// # Shapes
     /// As [`convolution`]; `bias` `[filters]`.
@@ -147,7 +147,7 @@ impl Layer<'_> {
     /// Batch normalization with batch statistics.
     ///
     /// # Errors
-    /// When there are no weight and bias, or they do not fit.
+    /// When weight and bias are missing or do not fit.
     pub fn normalize(&self, x: &Tensor) -> Result<Tensor> {
         batch_norm(x, &self.get("weight", x)?, &self.get("bias", x)?)
     }
@@ -163,7 +163,7 @@ impl Layer<'_> {
         Ok(Linear::new(self.get("weight", like)?, self.bias(like)?))
     }
 
-    /// The regressor of `FitNet`: convolution `conv`, batch norm `bn`.
+    /// `FitNet`'s regressor: convolution `conv`, batch norm `bn`.
     ///
     /// # Errors
     /// As [`convolve`](Self::convolve) and [`normalize`](Self::normalize).
@@ -172,12 +172,12 @@ impl Layer<'_> {
     }
 }
 
-/// The regressor between two sizes, by axis: 3 wide with stride 2 from twice the size, transposed 4
-/// wide with stride 2 to twice the size, "valid" of `1 + from − to` from any other larger size,
-/// else transposed with stride q = ⌊to/from⌋ and width `to − q(from − 1)`. `RepDistiller`'s
-/// `ConvReg`, with the last case of Spot-Adaptive KD's.
+/// The regressor between two sizes, per axis: width 3 and stride 2 from twice the size, transposed
+/// with width 4 and stride 2 to twice the size, "valid" with width `1 + from − to` from any other
+/// larger size, else transposed with stride q = ⌊to/from⌋ and width `to − q(from − 1)`.
+/// This is `RepDistiller`'s `ConvReg`, with the last case from Spot-Adaptive KD.
 ///
-/// Gives kernel and geometry.
+/// Returns kernel and geometry.
 ///
 /// # Errors
 /// When one axis grows and the other shrinks.

@@ -1,5 +1,5 @@
-//! Operators with gradients of our own under candle's autograd: batch normalization, leaky ReLU,
-//! bias and adaptive pooling.
+//! Operators with custom gradients under candle's autograd: batch normalization, leaky ReLU, bias
+//! and adaptive pooling.
 
 use super::custom::{Computed, Function, Stored, apply};
 use super::pool::{pool, pool_adjoint};
@@ -12,7 +12,7 @@ use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 use num_traits::Zero;
 use rayon::prelude::*;
 
-/// What batch normalization adds to the variance.
+/// The ε that batch normalization adds to the variance.
 const BATCH_NORM_EPS: f64 = 1e-5;
 
 /// Batch normalization with the batch's own (biased) statistics:
@@ -68,13 +68,13 @@ impl BatchNorm {
     }
 }
 
-/// The gradients of input, weight and bias of [`batch_norm`] ([`norm::input_terms`]).
+/// The gradients of [`batch_norm`] with respect to input, weight and bias ([`norm::input_terms`]).
 ///
 /// # Shapes
 /// `x`, `weight` as in [`batch_norm`], in host memory; `dy` as its result.
 ///
 /// # Errors
-/// When the tensors are not dense, or of two types.
+/// When the tensors are not dense, or differ in type.
 pub(crate) fn batch_norm_gradients(
     x: &Tensor,
     weight: &Tensor,
@@ -122,7 +122,7 @@ impl Function for BatchNorm {
     }
 }
 
-/// x above 0, `slope`·x elsewhere, 0 included.
+/// x above 0, `slope`·x elsewhere, including 0.
 ///
 /// # Errors
 /// When `x` is neither f32 nor f64.
@@ -137,7 +137,7 @@ impl Function for LeakyRelu {
         let &[(x, layout)] = inputs else { bail!("leaky ReLU: expected 1 input") };
         by_element!(x, |T| {
             let slope = T::of(self.0);
-            // ReLU is 0 below 0 even at -inf, where a product is not
+            // ReLU is 0 below 0 even at -inf, where the product is NaN
             let below = |x: T| if slope.is_zero() { slope } else { x * slope };
             let x = elements::<T>(x, layout)?;
             let y = elementwise::map(x, |x| if x > T::zero() { x } else { below(x) });
@@ -155,8 +155,8 @@ impl Function for LeakyRelu {
     }
 }
 
-/// The gradient of the input of [`leaky_relu`] from its result, which is above 0 where the input
-/// is.
+/// The gradient with respect to the input of [`leaky_relu`], from its result, which is above 0
+/// exactly where the input is.
 pub(crate) fn leaky_relu_gradient(
     y: &Tensor,
     slope: f64,
@@ -220,7 +220,7 @@ impl Function for AddBias {
     }
 }
 
-/// A dense tensor in host memory times a number, by all threads.
+/// A dense tensor in host memory times a number, multithreaded.
 pub(crate) fn scale(x: &Tensor, factor: f64) -> candle_core::Result<Tensor> {
     stored(x, |x, layout| {
         by_element!(x, |T| {
@@ -231,7 +231,7 @@ pub(crate) fn scale(x: &Tensor, factor: f64) -> candle_core::Result<Tensor> {
     })
 }
 
-/// The gradient of the bias of [`add_bias`].
+/// The gradient with respect to the bias of [`add_bias`].
 pub(crate) fn bias_gradient(dy: &Tensor) -> candle_core::Result<Tensor> {
     stored(&dy.contiguous()?, |dy, layout| {
         let dims = layout.shape().dims();
@@ -243,14 +243,15 @@ pub(crate) fn bias_gradient(dy: &Tensor) -> candle_core::Result<Tensor> {
     })
 }
 
-/// Adaptive average pooling: output bin o of n over N inputs averages the inputs floor(o·N/n) …
-/// ceil((o+1)·N/n)−1, per axis. Bins may overlap, and `size` may be the larger one.
+/// Adaptive average pooling: output bin o of n over N inputs averages the inputs
+/// floor(o·N/n) … ceil((o+1)·N/n)−1, per axis. Bins may overlap, and `size` may exceed the
+/// input's size.
 ///
 /// # Shapes
 /// `x` `[batch, channels, height, width]`; result `[batch, channels, size[0], size[1]]`.
 ///
 /// # Errors
-/// When `x` is no map.
+/// When `x` is not a map.
 pub fn adaptive_pool(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let &[_, _, h, w] = x.dims() else {
         return Err(Error::input(format!("pooling: expected a map, found {:?}", x.dims())));
@@ -267,7 +268,7 @@ pub fn adaptive_pool(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     apply(AdaptivePool { large: [h, w], small: size }, &[x])
 }
 
-/// The gradient of what was pooled from `size`.
+/// The gradient at `size`, the size before pooling.
 pub(crate) fn adaptive_pool_gradient(dy: &Tensor, size: [usize; 2]) -> candle_core::Result<Tensor> {
     let (_, _, h, w) = dy.dims4()?;
     if [h, w] == size {

@@ -3,13 +3,13 @@
 use crate::kernel::Float;
 use std::ops::Range;
 
-/// The inputs that output bin `bin` of `bins` averages, of `length` inputs: floor(o·L/n) …
-/// ceil((o+1)·L/n)−1. Bins may overlap.
+/// The inputs, out of `length`, that output bin `bin` of `bins` averages:
+/// floor(o·L/n) … ceil((o+1)·L/n)−1. Bins may overlap.
 fn span(bin: usize, bins: usize, length: usize) -> Range<usize> {
     bin * length / bins..((bin + 1) * length).div_ceil(bins)
 }
 
-/// Pools a plane of size `from` to `to`; no side of `to` is larger than that of `from`.
+/// Pools a plane of size `from` to `to`; no side of `to` exceeds that of `from`.
 pub fn pool<T: Float>(plane: &[T], from: [usize; 2], to: [usize; 2], out: &mut [T]) {
     for (o, value) in out.iter_mut().enumerate() {
         let (rows, columns) = (span(o / to[1], to[0], from[0]), span(o % to[1], to[1], from[1]));
@@ -21,7 +21,7 @@ pub fn pool<T: Float>(plane: &[T], from: [usize; 2], to: [usize; 2], out: &mut [
     }
 }
 
-/// The adjoint of [`pool`]: the gradient at a plane of size `to` becomes that at `from`.
+/// The adjoint of [`pool`]: takes the gradient at size `to` to the gradient at size `from`.
 pub fn pool_adjoint<T: Float>(gradient: &[T], from: [usize; 2], to: [usize; 2], out: &mut [T]) {
     out.fill(T::zero());
     for (o, &gradient) in gradient.iter().enumerate() {

@@ -9,11 +9,12 @@ use crate::kernel::{Matrix, mirror_lower, serial_gemm, serial_gram};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-/// Columns that are widened at once.
+/// Columns widened at a time.
 const COLUMNS: usize = 256;
-/// Partial sums of a Gram matrix: fixed, so that the result does not depend on the threads.
+/// Partial sums of a Gram matrix: a fixed number, so that the result does not depend on the
+/// threads.
 const PARTIAL_SUMS: usize = 16;
-/// Rows of a gradient that a task computes.
+/// Rows of a gradient per task.
 const ROWS: usize = 16;
 
 /// `G_ij = ⟨x_i, x_j⟩` of the samples, flattened.
@@ -50,7 +51,7 @@ pub(crate) fn gram(x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(gram, (batch, batch), &Device::Cpu)?)
 }
 
-/// The gradient of the samples from that of their [`gram`].
+/// The gradient with respect to the samples, from the gradient of their [`gram`].
 ///
 /// # Shapes
 /// `x` as in [`gram`], f32 or f64; `g` as its result.
@@ -60,7 +61,7 @@ pub(crate) fn gram(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn gram_gradient(x: &Tensor, g: &Tensor) -> Result<Tensor> {
     let shape = x.shape();
     let (x, batch, width) = samples(x)?;
-    // dG_ij reaches x_i and x_j
+    // dG_ij contributes to x_i and x_j
     let both = (g + g.t()?)?.flatten_all()?.to_vec1::<f64>()?;
     let gradient = stored(&x, |storage, layout| {
         let values = Elements::of(storage, layout)?;
@@ -160,7 +161,8 @@ pub(crate) fn channel_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(out, (batch, m, n), &Device::Cpu)?)
 }
 
-/// The gradients of both maps from that of their [`channel_products`], in the type of `a`.
+/// The gradients with respect to both maps, from the gradient of their [`channel_products`], in the
+/// type of `a`.
 ///
 /// # Shapes
 /// `a`, `b` as in [`channel_products`]; `g` as its result.
@@ -175,7 +177,7 @@ pub(crate) fn channel_products_gradients(
     Ok([weighted(&g.contiguous()?, b, a)?, weighted(&g.transpose(1, 2)?.contiguous()?, a, b)?])
 }
 
-/// `Σ_j f_bij x_bj`, of the shape and type of `like`.
+/// `Σ_j f_bij x_bj`, with the shape and type of `like`.
 ///
 /// # Shapes
 /// `f` `[batch, i, j]`, f64; `x` `[batch, j, height, width]`; result `[batch, i, height, width]`.
@@ -210,7 +212,7 @@ fn weighted(f: &Tensor, x: &Tensor, like: &Tensor) -> Result<Tensor> {
     Ok(gradient)
 }
 
-/// One image's values, in `room`.
+/// One image's values, read into `room`.
 fn image_of<'a>(x: Elements<'_>, image: usize, len: usize, room: &'a mut Vec<f64>) -> &'a [f64] {
     room.resize(len, 0.0);
     x.read(image * len, room.as_mut_slice());

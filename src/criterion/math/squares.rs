@@ -1,4 +1,5 @@
-//! Sums of squared errors over maps, in one pass each way: four criteria differ in the error alone.
+//! Sums of squared errors over maps, one pass forward and one backward, for four criteria that
+//! differ only in the error.
 
 use super::custom::{Computed, Function, Stored, apply};
 use super::elements::{Elements, PIECE};
@@ -11,10 +12,10 @@ use crate::kernel::norm::Planes;
 use candle_core::{CpuStorage, DType, Device, Tensor, bail};
 use rayon::prelude::*;
 
-/// What a student's values are drawn to.
+/// The target that a student's values are drawn to.
 pub(crate) trait Aim: Send + Sync + 'static {
-    /// x less an aim that does not change with x, or 0 where the element does not count: then the
-    /// square's gradient is twice the error.
+    /// x minus its target, or 0 for an element that does not count. The target does not change with
+    /// x, so the square's gradient is twice the error.
     fn error<T: Float>(&self, channel: usize, x: T, teacher: T) -> T;
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn squares(
     apply(Squares::new(x, teacher, planes, aim)?, &[x])
 }
 
-/// The gradient of `x` from that of its [`squares`].
+/// The gradient with respect to `x`, from the gradient of its [`squares`].
 ///
 /// # Shapes
 /// As [`squares`]; `g` as its result.
@@ -106,7 +107,7 @@ impl<A: Aim> Squares<A> {
         Ok(Self { teacher: dense(&teacher.detach())?, planes, aim })
     }
 
-    /// Calls `f(the piece's first element, its errors)` for every piece of a plane.
+    /// Calls `f(index of the piece's first element, its errors)` for every piece of a plane.
     fn errors<T: Element>(
         &self,
         x: Elements<'_>,
@@ -128,7 +129,7 @@ impl<A: Aim> Squares<A> {
         }
     }
 
-    /// By channel.
+    /// `Σ e²` per channel.
     fn sums(&self, x: Elements<'_>) -> candle_core::Result<Vec<f64>> {
         fn of_plane<A: Aim, T: Element>(
             op: &Squares<A>,
@@ -154,7 +155,7 @@ impl<A: Aim> Squares<A> {
             .collect())
     }
 
-    /// Of `Σ_c factors[c] · Σ e²`.
+    /// The gradient of `Σ_c factors[c] · Σ e²`.
     fn gradient(&self, x: &Tensor, factors: &[f64]) -> candle_core::Result<Tensor> {
         let inner = self.planes.inner;
         stored(&self.teacher, |t, layout| {

@@ -1,4 +1,4 @@
-//! The values of tensors in host memory, and what is asked of shapes.
+//! Access to tensor values in host memory, and checks of shapes and types.
 
 use crate::error::{Error, Result};
 use crate::kernel::Float;
@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 
 /// An element type that criteria compute in and candle stores: `f32` or `f64`.
 pub(crate) trait Element: Float + WithDType {
-    /// Half-precision values in this type.
+    /// Converts half-precision values to this type.
     fn widen(from: &[f16], to: &mut [Self]);
 }
 
@@ -24,17 +24,17 @@ impl Element for f64 {
     }
 }
 
-/// The values of a tensor of any device, row-major, in `T`.
+/// The values of a tensor on any device, row-major, as `T`.
 pub(crate) fn values<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
     Ok(tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
 }
 
-/// A tensor in host memory, dense.
+/// The tensor as a dense one in host memory.
 pub(crate) fn dense(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
 }
 
-/// Reads the values of a [`dense`] tensor where they lie.
+/// Passes the values of a [`dense`] tensor to `f` without copying.
 pub(crate) fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
@@ -61,7 +61,7 @@ pub(crate) fn elements<'a, T: Element>(
     }
 }
 
-/// Reads a tensor in host memory where it lies.
+/// Passes the storage of a tensor in host memory to `f` without copying.
 pub(crate) fn stored<R>(
     x: &Tensor,
     f: impl FnOnce(&CpuStorage, &Layout) -> candle_core::Result<R>,
@@ -73,7 +73,7 @@ pub(crate) fn stored<R>(
     }
 }
 
-/// `$body` for the element type of a storage.
+/// Evaluates `$body` with the element type of a storage.
 macro_rules! by_element {
     ($storage:expr, |$t:ident| $body:expr) => {
         match $storage {
@@ -97,7 +97,7 @@ pub(crate) fn tensor_like(values: Vec<f64>, like: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, like.shape(), &Device::Cpu)?.to_dtype(like.dtype())?)
 }
 
-/// Batch and classes of logits.
+/// Batch size and number of classes of logits.
 pub(crate) fn rows_and_classes(logits: &Tensor, who: &str) -> Result<(usize, usize)> {
     match *logits.dims() {
         [rows, classes] if rows > 0 && classes > 0 => Ok((rows, classes)),
@@ -119,7 +119,7 @@ pub(crate) fn same_shape(student: &Tensor, other: &Tensor, who: &str) -> Result<
     )))
 }
 
-/// Whether criteria compute in this type.
+/// Checks that criteria compute in this tensor's type.
 pub(crate) fn check_dtype(tensor: &Tensor, who: &str) -> Result<()> {
     match tensor.dtype() {
         DType::F32 | DType::F64 => Ok(()),
@@ -127,7 +127,7 @@ pub(crate) fn check_dtype(tensor: &Tensor, who: &str) -> Result<()> {
     }
 }
 
-/// ln softmax(row / temperature), into `out`.
+/// ln softmax(row / temperature), written to `out`.
 pub(crate) fn log_softmax(row: &[f64], temperature: f64, out: &mut [f64]) {
     let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;

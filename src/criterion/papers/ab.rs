@@ -1,7 +1,7 @@
-//! Activation boundaries (Heo et al. 2019, arXiv:1811.03233), as `RepDistiller` has it.
+//! Activation boundaries (Heo et al. 2019, arXiv:1811.03233), in the form of `RepDistiller`.
 //!
-//! It learns a connector (convolution and batch norm) at each layer whose shapes differ. The paper
-//! trains by this loss alone first and by the labels after.
+//! It learns a connector (convolution and batch norm) at each layer whose shapes differ. In the
+//! paper, this loss alone trains first, and the labels train afterwards.
 
 use crate::criterion::contract::{Activation, Criterion, Inputs, Layers, Setup, Shapes, Spec};
 use crate::criterion::math::chain;
@@ -55,15 +55,15 @@ impl Criterion for Ab {
     }
 }
 
-/// `RepDistiller`'s factor on the sum over layers.
+/// `RepDistiller`'s factor for the sum over layers.
 const SCALE: f64 = 3.0 / 1000.0;
 
-/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)² [s
-/// ≤ m and t > 0]]`, `l = 0 … n−1`; where shapes differ s is replaced by `BN(conv(s))` of the
-/// connector `connectors.{l}`. A sum over positions: its size grows with the map's.
+/// `L = 0.003/B · Σ_l 2^(l−n+1) · Σ_{b,c,h,w} [(s+m)² [s > −m and t ≤ 0] + (s−m)²
+/// [s ≤ m and t > 0]]`, `l = 0 … n−1`; where shapes differ, `BN(conv(s))` of the connector
+/// `connectors.{l}` replaces s. This is a sum over positions, so it grows with the map's size.
 ///
 /// # Shapes
-/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's
+/// Each student map `[batch, channels_s, height_s, width_s]`, each teacher map
 /// `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
@@ -102,7 +102,8 @@ pub fn ab(
     Ok(all)
 }
 
-/// How far an activation is from the margin on the teacher's side of the boundary; 0 beyond it.
+/// The distance of an activation from the margin on the teacher's side of the boundary; 0 beyond
+/// the margin.
 struct Margin(f64);
 
 impl Aim for Margin {

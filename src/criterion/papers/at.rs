@@ -1,7 +1,8 @@
-//! Attention transfer (Zagoruyko & Komodakis 2017, arXiv:1612.03928), as `RepDistiller` has it.
+//! Attention transfer (Zagoruyko & Komodakis 2017, arXiv:1612.03928), in the form of
+//! `RepDistiller`.
 //!
-//! An attention map is `height · width` numbers a sample, stored before it is normalized; where
-//! sizes differ, of the features pooled to the common size.
+//! An attention map is `height · width` numbers per sample, stored before normalization; if sizes
+//! differ, it is computed from features pooled to the common size.
 
 use crate::criterion::contract::{Criterion, Inputs, Setup, Spec, Target};
 use crate::criterion::math::attention::{attention, attention_gradient};
@@ -56,12 +57,12 @@ impl Criterion for At {
     }
 }
 
-/// The norm under which a map is divided by this instead.
+/// The smallest divisor for normalizing an attention map.
 pub(super) const EPS: f64 = 1e-12;
 
 /// `L = mean_{b,hw} (a(s)_b − a(t)_b)²` with `a(X)_b = v_b / max(‖v_b‖, 1e-12)`,
-/// `v_b = mean_c X_bc^p`; the larger map is first adaptively average-pooled, per axis. An attention
-/// map that is all zero has no gradient.
+/// `v_b = mean_c X_bc^p`; the larger map is first adaptively average-pooled, per axis. An all-zero
+/// attention map has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
@@ -83,14 +84,14 @@ fn compare(student: &Tensor, pooled: &Tensor, p: u32, teacher: &Tensor) -> Resul
         .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(pooled, p, g)?, [h, w])?))
 }
 
-/// [`at`] with p = 2 from the teacher's attention maps, before they are normalized. The student's
-/// maps are pooled to their size.
+/// [`at`] with p = 2, from the teacher's attention maps before normalization. The student's maps
+/// are pooled to their size.
 ///
 /// # Shapes
 /// `student` `[batch, channels, height_s, width_s]`, `teacher` `[batch, height, width]`.
 ///
 /// # Errors
-/// When batches disagree, or the student's maps are smaller: pooling precedes the square.
+/// When batches disagree, or the student's maps are smaller: pooling comes before the square.
 pub fn at_from(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     let ([batch, _, hs, ws], &[other, h, w]) = (map_dims(student, "at")?, teacher.dims()) else {
         return Err(Error::input(format!(
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        // one side larger in height, the other in width; overlapping bins
+        // one side is larger in height, the other in width; bins overlap
         let (s, t) = (tensor(&[2, 3, 5, 3], 1), tensor(&[2, 4, 3, 4], 2));
         for p in [2, 1, 3] {
             assert_gradients(&[&s], &Module::default(), |x, _| at(x[0], &t, p));

@@ -1,6 +1,6 @@
 //! Correlation congruence (Peng et al. 2019, arXiv:1904.01802), in the form of `RepDistiller`,
-//! whose loss joins each sample with the next of the batch. It learns the embeddings `embed_s` and
-//! `embed_t`.
+//! whose loss couples each sample with the next one in the batch. It learns the embeddings
+//! `embed_s` and `embed_t`.
 
 use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
@@ -18,7 +18,7 @@ use candle_nn::Module as _;
 settings! {
     /// Correlation congruence.
     Cc {
-        /// Values of an embedding.
+        /// The width of an embedding.
         width: usize = 128, POSITIVE;
     }
 }
@@ -49,11 +49,11 @@ impl Criterion for Cc {
     }
 }
 
-/// `L = mean over b = 0 … B−2 of Σ_d |f_s − f_t|_{b,d} · |f_s − f_t|_{b+1,d}`; a batch of
-/// one sample has no loss.
+/// `L = mean over b = 0 … B−2 of Σ_d |f_s − f_t|_{b,d} · |f_s − f_t|_{b+1,d}`; the loss
+/// of a one-sample batch is 0.
 ///
 /// # Shapes
-/// `student` and `teacher` of one shape `[batch, …]`.
+/// `student` and `teacher` of the same shape `[batch, …]`.
 ///
 /// # Errors
 /// When the shapes disagree.
@@ -61,7 +61,7 @@ pub fn cc(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     differentiate(&[student], None, |x| neighbors(&x[0], teacher))
 }
 
-/// [`cc`] of `f_s = s W_sᵀ + b_s` and `f_t = t W_tᵀ + b_t`, both trained.
+/// [`cc`] of `f_s = s W_sᵀ + b_s` and `f_t = t W_tᵀ + b_t`, both of which are trained.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.
@@ -92,7 +92,7 @@ fn neighbors(s: &Tensor, t: &Tensor) -> Result<Tensor> {
 /// Untrained embeddings of vectors of these widths.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn embeddings(student: usize, teacher: usize, width: usize, seed: u64) -> Result<Module> {
     let mut init = Init::new(seed);
     init.layer("embed_s", &[width, student], Some(width))?;

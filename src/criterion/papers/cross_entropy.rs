@@ -47,11 +47,11 @@ impl Criterion for Ce {
     }
 }
 
-/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. Rows with label
-/// −1 are left out of the mean.
+/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` with `q = (1−ε)·[k = y] + ε/K`. The mean
+/// excludes rows with label −1.
 ///
 /// # Shapes
-/// `logits` `[batch, classes]`, `labels` one a row.
+/// `logits` `[batch, classes]`, `labels` one per row.
 ///
 /// # Errors
 /// When a label is outside the classes, or shapes disagree.
@@ -60,11 +60,12 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], smoothing: f64) -> Result<
 }
 
 /// `L = mean_b λ_b·CE(s_b, a_b) + (1−λ_b)·CE(s_b, b_b)`: the loss of mixed samples (mixup,
-/// Zhang et al. 2018, arXiv:1710.09412; `CutMix`, Yun et al. 2019, arXiv:1905.04899). A row is left
-/// out when either label is −1.
+/// Zhang et al. 2018, arXiv:1710.09412; `CutMix`, Yun et al. 2019, arXiv:1905.04899). The mean
+/// excludes a row if either of its labels is −1.
 ///
 /// # Shapes
-/// `logits` `[batch, classes]`; `a` and `b` one label a row, `lambda` the share of `a` in each row.
+/// `logits` `[batch, classes]`; `a` and `b` one label per row, `lambda` the share of `a` in each
+/// row.
 ///
 /// # Errors
 /// As [`cross_entropy`].
@@ -79,7 +80,7 @@ pub fn mixed_cross_entropy(
     labeled(logits, &[(a, lambda), (b, &rest)], smoothing)
 }
 
-/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` for given targets q (not renormalised).
+/// `L = −mean_b Σ_k q_bk ln softmax(s_b)_k` for given targets q (not renormalized).
 ///
 /// # Shapes
 /// `logits` and `targets` `[batch, classes]`.
@@ -124,8 +125,8 @@ fn labeled(logits: &Tensor, parts: &[(&[i64], &[f64])], smoothing: f64) -> Resul
     with_targets(logits, &targets, counted)
 }
 
-/// The loss against `targets`, where the mean counts `counted` rows; a row without target has no
-/// part in it.
+/// The loss against `targets`, with the mean over `counted` rows; a row without a target
+/// contributes nothing.
 fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss> {
     check_dtype(logits, "cross-entropy")?;
     let (_, classes) = rows_and_classes(logits, "cross-entropy")?;
@@ -143,8 +144,8 @@ fn with_targets(logits: &Tensor, targets: &[f64], counted: usize) -> Result<Loss
         log_softmax(row, 1.0, &mut log_q);
         let mass: f64 = target.iter().sum();
         for ((g, &q), &log) in gradient.iter_mut().zip(target).zip(&log_q) {
-            // a class without target has no part, even where its logit is so low that the logarithm
-            // is −∞
+            // a class without a target contributes nothing, even if its logit is so low that the
+            // logarithm is −∞
             if q != 0.0 {
                 value -= scale * q * log;
             }
@@ -195,12 +196,12 @@ mod tests {
             + 0.2 * row(1, 2).value)
             / 2.0;
         assert!((mixed.value - expected).abs() < 1e-12);
-        // all of one label is that label's loss, whatever the other
+        // with all the weight on one label, the loss is that label's, whatever the other is
         let whole = mixed_cross_entropy(&logits(), &[2, 0], &[0, 1], &[1.0, 1.0], 0.1).unwrap();
         assert!(
             (whole.value - cross_entropy(&logits(), &[2, 0], 0.1).unwrap().value).abs() < 1e-12
         );
-        // a row whose partner has no label is left out
+        // a row whose partner has no label is excluded
         let left = mixed_cross_entropy(&logits(), &[2, 0], &[-1, 0], &[0.3, 0.8], 0.0).unwrap();
         assert!(
             (left.value

@@ -12,9 +12,9 @@ use candle_core::{D, Tensor};
 settings! {
     /// Distillation by correlation.
     Dist {
-        /// Weight of the part between classes.
+        /// Weight of the inter-class part.
         beta: f64 = 1.0, NOT_NEGATIVE;
-        /// Weight of the part between samples.
+        /// Weight of the intra-class part.
         gamma: f64 = 1.0, NOT_NEGATIVE;
         /// The temperature τ.
         tau: f64 = 1.0, ABOVE_0;
@@ -45,8 +45,8 @@ impl Criterion for Dist {
 
 /// `L = τ² · [β · mean_b (1 − ρ(p_b, q_b)) + γ · mean_k (1 − ρ(p_:k, q_:k))]`,
 /// `p = softmax(s/τ)`, `q = softmax(t/τ)`,
-/// `ρ(a, b) = ⟨a − ā, b − b̄⟩/(‖a − ā‖‖b − b̄‖ + 1e-8)`. In double
-/// precision. Where a row or column is constant, ρ is 0 without gradient.
+/// `ρ(a, b) = ⟨a − ā, b − b̄⟩/(‖a − ā‖‖b − b̄‖ + 1e-8)`. Computed in
+/// double precision. Where a row or column is constant, ρ is 0 without gradient.
 ///
 /// # Shapes
 /// `student` and `teacher` `[batch, classes]`.
@@ -70,7 +70,7 @@ pub fn dist(
     })
 }
 
-/// In double precision, with the row's largest logit taken off first.
+/// Softmax in double precision, with the row's largest logit subtracted first.
 fn softmax(logits: &Tensor, tau: f64) -> Result<Tensor> {
     let x = (rows(logits, "dist")? * (1.0 / tau))?;
     let e = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
@@ -110,7 +110,7 @@ mod tests {
         }
         let one = t.narrow(0, 0, 1).unwrap();
         assert_finite(&dist(&one, &one, 1.0, 1.0, 1.0).unwrap());
-        // the 1e-8 in the divisor keeps the correlation of equal rows a little under 1
+        // the 1e-8 in the divisor keeps the correlation of equal rows slightly below 1
         assert_zero(&dist(&t, &t, 1.0, 1.0, 1.0).unwrap(), 1e-5);
     }
 }

@@ -49,11 +49,11 @@ impl Criterion for Dkd {
 
 /// `L = T²/B · Σ_b [α · KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β · KL(p̂ ‖ q̂)]`,
 /// `p = softmax(t_b/T)`, `q = softmax(s_b/T)`, p̂ and q̂ the softmax over the classes other than
-/// y. In log space: the usual form takes the logarithm of probabilities that vanish at logits of
-/// some hundreds. Rows with label −1 are left out of the mean.
+/// y. Computed in log space: the usual form takes the logarithm of probabilities that underflow at
+/// logits of a few hundred. The mean excludes rows with label −1.
 ///
 /// # Shapes
-/// `student` and `teacher` `[batch, classes]`, `labels` one a row.
+/// `student` and `teacher` `[batch, classes]`, `labels` one per row.
 ///
 /// # Errors
 /// When shapes disagree, there are fewer than two classes, or a label is outside them.
@@ -70,7 +70,7 @@ pub fn dkd(
     same_shape(student, teacher, "dkd")?;
     if labels.len() != rows || classes < 2 {
         return Err(Error::input(format!(
-            "dkd: expected a label a row and two classes or more, found {} and {classes}",
+            "dkd: expected a label per row and two classes or more, found {} and {classes}",
             labels.len()
         )));
     }
@@ -89,7 +89,7 @@ pub fn dkd(
             y.ok_or_else(|| Error::input(format!("label {label}: expected 0 to {}", classes - 1)))?;
         let (q, p) = (Split::new(row.0, y, temperature), Split::new(row.1, y, temperature));
         let target = p.hit.exp() * (p.hit - q.hit) + p.miss.exp() * (p.miss - q.miss);
-        // p_y − q_y without loss of digits where both are near 1
+        // p_y − q_y, without loss of precision when both are near 1
         let surplus =
             if p.hit > -0.5 { q.miss.exp() - p.miss.exp() } else { p.hit.exp() - q.hit.exp() };
         let mut others = 0.0;
@@ -114,7 +114,7 @@ struct Split {
     hit: f64,
     /// `ln (1 − p_y)`.
     miss: f64,
-    /// ln p̂, which has no entry for y (its place holds no meaning).
+    /// ln p̂; its entry for y is meaningless.
     others: Vec<f64>,
 }
 

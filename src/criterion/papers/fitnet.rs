@@ -51,7 +51,7 @@ impl Criterion for Fitnet {
 /// `L = mean (s − t)²`.
 ///
 /// # Shapes
-/// `student` and `teacher` of one shape.
+/// `student` and `teacher` of the same shape.
 ///
 /// # Errors
 /// When the shapes disagree.
@@ -66,7 +66,7 @@ pub fn hint(student: &Tensor, teacher: &Tensor) -> Result<Evaluation> {
     )
 }
 
-/// `L = mean (r − t)²` with `r = ReLU(BN(conv(s)))` of the teacher's shape.
+/// `L = mean (r − t)²` with `r = ReLU(BN(conv(s)))`, which has the teacher's shape.
 ///
 /// # Shapes
 /// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
@@ -85,10 +85,10 @@ pub fn fitnet(
     })
 }
 
-/// What the regressor makes of the student's map.
+/// Applies the regressor to the student's map.
 ///
 /// # Shapes
-/// As [`fitnet`]; result as its teacher.
+/// As [`fitnet`]; the result has the teacher's shape.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -101,7 +101,7 @@ fn links(geometry: Geometry) -> [Link; 3] {
     [conv, bn, Link::LeakyRelu(0.0)]
 }
 
-/// An untrained regressor between `[channels, height, width]` and how it moves.
+/// An untrained regressor between `[channels, height, width]`, and its geometry.
 ///
 /// # Errors
 /// When there is no regressor between these sizes.

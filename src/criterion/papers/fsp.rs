@@ -1,5 +1,5 @@
-//! Flow of solution procedure (Yim et al. 2017, CVPR), as `RepDistiller` has it: features of two or
-//! more layers, for which teacher and student need equal channels.
+//! Flow of solution procedure (Yim et al. 2017, CVPR), in the form of `RepDistiller`: features of
+//! two or more layers, at each of which teacher and student need the same number of channels.
 
 use crate::criterion::contract::{Criterion, Inputs, Layers, Setup, Shapes, Spec};
 use crate::criterion::math::autograd::differentiate;
@@ -53,10 +53,10 @@ impl Criterion for Fsp {
 }
 
 /// `L = Σ_l mean_{b,i,j} (G^s − G^t)²`, `G_bij = 1/(HW) Σ_hw F^l_bi F^(l+1)_bj` between
-/// neighboring layers, the larger of the two adaptively average-pooled, per axis.
+/// neighboring layers, the larger of which is adaptively average-pooled, per axis.
 ///
 /// # Shapes
-/// Each student map `[batch, channels, height, width]`, its teacher's of the same batch and
+/// Each student map `[batch, channels, height, width]`, each teacher map with the same batch and
 /// channels.
 ///
 /// # Errors
@@ -96,8 +96,8 @@ fn positions(x: &Tensor) -> Result<f64> {
     Ok(count(x.dim(2)? * x.dim(3)?))
 }
 
-/// The flow matrix of two maps of one size, in double precision: the loss is a difference of
-/// near-equal numbers.
+/// The flow matrix of two maps of the same size, in double precision: the loss is a difference of
+/// nearly equal numbers.
 ///
 /// # Shapes
 /// `a` `[batch, channels_a, …]`, `b` `[batch, channels_b, …]`; result

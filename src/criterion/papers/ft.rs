@@ -1,7 +1,7 @@
-//! Factor transfer (Kim, Park & Kwak 2018, arXiv:1802.04977), as `RepDistiller` has it.
+//! Factor transfer (Kim, Park & Kwak 2018, arXiv:1802.04977), in the form of `RepDistiller`.
 //!
-//! It learns the paraphraser, which is trained first to reconstruct the teacher's cached features
-//! and then held fixed, and the translator, which is trained with the student.
+//! It learns the paraphraser, which is first trained to reconstruct the teacher's cached features
+//! and then frozen, and the translator, which is trained with the student.
 
 use crate::criterion::contract::{Criterion, Inputs, Memory, Pairs, Pretraining, Setup, Spec};
 use crate::criterion::math::attention::{attention, attention_gradient};
@@ -24,13 +24,13 @@ use candle_core::{Tensor, Var};
 settings! {
     /// Factor transfer.
     Ft {
-        /// The factors' channels, as a share of the teacher's.
+        /// The channels of the factors, as a share of the teacher's.
         k: f64 = 0.5, ABOVE_0;
         /// The power of the factors.
         p1: u32 = 2, DEGREE;
-        /// The power of their distance.
+        /// The power of the distance between factors.
         p2: u32 = 1, DEGREE;
-        /// Epochs over which the paraphraser is trained first.
+        /// The number of epochs for which the paraphraser is pretrained.
         paraphraser_epochs: usize = 30, ANY;
     }
 }
@@ -94,7 +94,7 @@ impl Ft {
 #[derive(Debug)]
 pub struct Factors {
     translators: Vec<Module>,
-    /// Trained first, then held fixed.
+    /// Trained first, then frozen.
     paraphrasers: Vec<Module>,
 }
 
@@ -124,13 +124,13 @@ impl Memory for Factors {
     }
 }
 
-/// The places of the three convolutions in the peers' sequences.
+/// The indices of the three convolutions in `RepDistiller`'s sequential modules.
 const CONVOLUTIONS: [usize; 3] = [0, 3, 6];
 /// The slope of the leaky ReLU below 0.
 pub const SLOPE: f64 = 0.1;
 
 /// `L = mean_{b,hw} |q(f_s)_b − q(f_t)_b|^p2`, `q(F)_b = v_b / max(‖v_b‖, 1e-12)`,
-/// `v_b = mean_c F_bc^p1`; the larger map is adaptively average-pooled first, per axis.
+/// `v_b = mean_c F_bc^p1`; the larger map is first adaptively average-pooled, per axis.
 ///
 /// # Shapes
 /// The factors: `student` `[batch, channels_s, height_s, width_s]`, `teacher`
@@ -147,14 +147,14 @@ pub fn factors(student: &Tensor, teacher: &Tensor, p1: u32, p2: u32) -> Result<E
         .through(|g| Ok(adaptive_pool_gradient(&attention_gradient(&s, p1, g)?, [h, w])?))
 }
 
-/// [`factors`] of `translator(s)` and of the paraphraser's encoding of t, which is not trained
-/// here.
+/// [`factors`] of `translator(s)` and of the paraphraser's encoding of t; the paraphraser is not
+/// trained here.
 ///
 /// # Shapes
-/// As [`factors`], of the features.
+/// As [`factors`], for the features.
 ///
 /// # Errors
-/// As [`factors`]; when a module does not fit.
+/// As [`factors`], or when a module does not fit.
 pub fn ft(
     student: &Tensor,
     teacher: &Tensor,
@@ -173,7 +173,7 @@ pub fn ft(
     })
 }
 
-/// What the paraphraser is trained by: `L = mean (decoder(encoder(t)) − t)²`.
+/// The paraphraser's training loss: `L = mean (decoder(encoder(t)) − t)²`.
 ///
 /// # Shapes
 /// `teacher` `[batch, channels, height, width]`.
@@ -186,8 +186,7 @@ pub fn paraphrase(teacher: &Tensor, paraphraser: &Module, slope: f64) -> Result<
     chain::differentiate(paraphraser, &links, teacher, false, |back| hint(back, teacher))
 }
 
-/// Three 3×3 convolutions, each followed by batch norm where the module has it, and by a leaky
-/// ReLU.
+/// Three 3×3 convolutions, each followed by batch norm if the module has it, and by a leaky ReLU.
 fn stack(module: &Module, name: &str, geometry: Geometry, slope: f64) -> Vec<Link> {
     let mut links = Vec::new();
     for place in CONVOLUTIONS {
@@ -201,10 +200,10 @@ fn stack(module: &Module, name: &str, geometry: Geometry, slope: f64) -> Vec<Lin
     links
 }
 
-/// An untrained paraphraser of maps of so many channels, to `factors` channels.
+/// An untrained paraphraser from maps of `channels` channels to `factors` channels.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn paraphraser(channels: usize, factors: usize, seed: u64) -> Result<Module> {
     let mut init = Init::new(seed);
     let (c, f) = (channels, factors);
@@ -217,10 +216,10 @@ pub fn paraphraser(channels: usize, factors: usize, seed: u64) -> Result<Module>
     init.finish()
 }
 
-/// An untrained translator from maps of so many channels to `factors` channels.
+/// An untrained translator from maps of `channels` channels to `factors` channels.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn translator(channels: usize, factors: usize, seed: u64) -> Result<Module> {
     let mut init = Init::new(seed);
     let (c, f) = (channels, factors);

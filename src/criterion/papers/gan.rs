@@ -1,10 +1,10 @@
-//! Adversarial matching of feature distributions: the outlook of the paper on neuron selectivity
-//! beyond MMD. In the form of Chung et al. 2020 (arXiv:2002.01775), who match feature maps by
-//! discriminators under the least-squares loss of Mao et al. 2017 (arXiv:1611.04076).
+//! Adversarial matching of feature distributions: the outlook beyond MMD in the paper on neuron
+//! selectivity. In the form of Chung et al. 2020 (arXiv:2002.01775), which matches feature maps
+//! with discriminators under the least-squares loss of Mao et al. 2017 (arXiv:1611.04076).
 //!
 //! It learns the transfer layer `transfer` (the regressor of `FitNets` without ReLU) and the
 //! discriminator `discriminator`: convolution, batch norm, leaky ReLU, convolution, sigmoid, as
-//! published; 3×3 with stride 2, half the channels and slope 0.1 are ours.
+//! published; the 3×3 kernels with stride 2, half the channels and slope 0.1 are our choice.
 
 use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
@@ -51,8 +51,8 @@ impl Criterion for Gan {
         Ok(gan(student, &teacher, &modules[inputs.layer])?.evaluation)
     }
 
-    /// The student's side of the game is weighted; the discriminator plays its own, in which the
-    /// weight means nothing.
+    /// Only the student's side of the game is weighted: the discriminator has its own objective,
+    /// for which the weight means nothing.
     fn weighted(
         &self,
         weight: f64,
@@ -71,26 +71,26 @@ impl Criterion for Gan {
     }
 }
 
-/// The discriminator's convolutions: they halve a map of any size.
+/// The discriminator's convolutions halve a map of any size.
 const HALVING: Geometry = Geometry { transposed: false, stride: [2, 2], padding: [1, 1] };
 
-/// What the names of the discriminator's weights begin with.
+/// The prefix of the discriminator's weights.
 pub const DISCRIMINATOR: &str = "discriminator.";
 
-/// What one step of the game comes to.
+/// The result of one step of the game.
 #[derive(Debug, Clone)]
 pub struct Game {
-    /// The student's loss `L_G = mean (1 − D(r))²` with its gradients by the student and by the
-    /// transfer layer; the discriminator's weights have the gradients of `L_D` in the same list, so
-    /// that one optimizer takes all.
+    /// The student's loss `L_G = mean (1 − D(r))²` with its gradients with respect to the
+    /// student and the transfer layer. The list of weights also holds the gradients of `L_D` with
+    /// respect to the discriminator, so that one optimizer updates all.
     pub evaluation: Evaluation,
     /// The discriminator's loss `L_D = mean (1 − D(t))² + mean D(r)²`. At ½ it cannot tell
     /// teacher from student.
     pub discriminator: f64,
 }
 
-/// `L_G = mean (1 − D(r))²`, r the transferred student's map, against
-/// `L_D = mean (1 − D(t))² + mean D(r)²`; means over batch and positions of D.
+/// `L_G = mean (1 − D(r))²`, where r is the student's map after the transfer layer, against
+/// `L_D = mean (1 − D(t))² + mean D(r)²`; means are over the batch and positions of D.
 ///
 /// # Shapes
 /// `student` `[batch, channels_s, height_s, width_s]`, `teacher`
@@ -135,7 +135,7 @@ fn transferred(s: &Tensor, t: &Tensor, module: &Module) -> Result<Tensor> {
     Ok(r)
 }
 
-/// How much each region of a map looks like the teacher's, 0 to 1.
+/// How much each region of a map looks like the teacher's, from 0 to 1.
 fn judged(x: &Tensor, module: &Module) -> Result<Tensor> {
     let layer = module.at("discriminator");
     let x = layer.at("1").normalize(&layer.at("0").convolve(x, HALVING)?)?;
@@ -169,7 +169,7 @@ mod tests {
         assert_gradients(&[&s], &module, |x, m| generator(x[0], &t, m));
         assert_gradients(&[], &module, |_, m| {
             let mut found = discriminator(&s, &t, m)?;
-            // the transfer layer takes no part in this side's game
+            // the transfer layer has no part in the discriminator's loss
             let of = |x: &Tensor| -> Result<f64> {
                 Ok(x.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar()?)
             };

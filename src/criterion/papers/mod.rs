@@ -1,5 +1,5 @@
-//! The criteria, a file each, and the registry of them: what is listed here is all that the rest
-//! of the program knows of them.
+//! The criteria, one file each, and their registry, which is all that the rest of the program knows
+//! of them.
 
 pub mod ab;
 pub mod at;
@@ -51,10 +51,10 @@ pub static ALL: &[Entry] = &[
     Entry::of::<gan::Gan>(),
 ];
 
-/// A criterion that can be asked for by name.
+/// A criterion that can be looked up by name.
 #[derive(Debug)]
 pub struct Entry {
-    /// What is known of it.
+    /// Its static description.
     pub spec: &'static Spec,
     read: fn(Value) -> serde_json::Result<Method>,
 }
@@ -67,10 +67,10 @@ impl Entry {
         }
     }
 
-    /// The criterion with these settings, the others at their defaults; ranges are not checked.
+    /// The criterion with these settings and defaults for the others; ranges are not checked.
     ///
     /// # Errors
-    /// When a setting is unknown or of another type.
+    /// When a setting is unknown or has another type.
     pub fn read(&self, settings: Value) -> serde_json::Result<Method> {
         (self.read)(settings)
     }

@@ -1,6 +1,7 @@
-//! The overhaul of feature distillation (Heo et al. 2019, arXiv:1904.01866), as mdistiller has it.
+//! The overhaul of feature distillation (Heo et al. 2019, arXiv:1904.01866), in the form of
+//! mdistiller.
 //!
-//! It learns a connector (convolution and batch norm) a layer.
+//! It learns a connector (convolution and batch norm) per layer.
 
 use crate::criterion::contract::{
     Activation, Criterion, Inputs, Layers, Memory, Setup, Shapes, Spec,
@@ -22,12 +23,12 @@ use candle_core::{DType, Device, Tensor};
 settings! {
     /// The overhaul of feature distillation.
     Ofd {
-        /// Side of the connectors' convolutions.
+        /// The kernel size of the connectors' convolutions.
         kernel: usize = 1, POSITIVE;
     }
 }
 
-/// Rows from which margins are estimated.
+/// The rows from which margins are estimated.
 const MARGIN_ROWS: usize = 256;
 
 impl Criterion for Ofd {
@@ -72,7 +73,7 @@ impl Criterion for Ofd {
 pub struct Connected {
     /// One module for all layers.
     connectors: Vec<Module>,
-    /// Of the teacher's channels, by layer.
+    /// The margins of the teacher's channels, by layer.
     margins: Vec<Tensor>,
 }
 
@@ -82,8 +83,8 @@ impl Memory for Connected {
     }
 }
 
-/// Each layer's margins: from the batch norm before the teacher's activation, or, where that is
-/// folded, estimated from the first rows. Says which.
+/// Each layer's margins: from the batch norm before the teacher's activation, or, if that is
+/// folded, estimated from the first rows. Notes which of the two.
 fn known_margins(setup: &Setup<'_>) -> Result<Vec<Tensor>> {
     let norms: Vec<_> = (0..setup.layers.len()).map(|l| setup.data.batch_norm(l)).collect();
     let (all, known) = (norms.len(), norms.iter().flatten().count());
@@ -108,12 +109,12 @@ fn known_margins(setup: &Setup<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `L = Σ_l 2^-(n−1−l) · 1/B · Σ_{b,c,h,w} e` with `e = (r−m_c)² [r > m_c and t ≤
-/// m_c] + (r−t)² [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`, `r = BN(W s)` by the connector
-/// `connectors.connectors.{l}`, t adaptively average-pooled to r's size. A sum over positions: its
-/// size grows with the map's.
+/// m_c] + (r−t)² [r > t and m_c < t ≤ 0] + (r−t)² [t > 0]`, where `r = BN(W s)` by the
+/// connector `connectors.connectors.{l}` and t is adaptively average-pooled to r's size. This is a
+/// sum over positions, so it grows with the map's size.
 ///
 /// # Shapes
-/// Each student map `[batch, channels_s, height_s, width_s]`, its teacher's
+/// Each student map `[batch, channels_s, height_s, width_s]`, each teacher map
 /// `[batch, channels_t, height_t, width_t]`, its margins `[channels_t]`.
 ///
 /// # Errors
@@ -164,7 +165,8 @@ pub fn ofd(
     Ok(all)
 }
 
-/// The channels' margins. With `u = max(t, m)` the error is r − u where r > u or u > 0, else 0.
+/// The channels' margins. With `u = max(t, m)` the error is r − u if r > u or u > 0,
+/// else 0.
 struct Partial(Vec<f64>);
 
 impl Aim for Partial {
@@ -175,8 +177,8 @@ impl Aim for Partial {
 }
 
 /// `m_c = E[x | x < 0]` for `x ~ N(β_c, γ_c²)`, from the weight γ and bias β of the batch norm
-/// before the ReLU; `−3|γ_c|` where x is below 0 with a probability of 0.001 or less. Rounded to
-/// f32, as the peer does.
+/// before the ReLU; `−3|γ_c|` if x is below 0 with a probability of at most 0.001. Rounded to
+/// f32, as in mdistiller.
 ///
 /// # Shapes
 /// `weight`, `bias`, result `[channels]`.
@@ -214,14 +216,14 @@ pub fn margins(weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     Ok(Tensor::new(margins, weight.device())?)
 }
 
-/// The margins estimated from maps: the mean of each channel's negative values, 0 where there are
+/// The margins estimated from maps: the mean of each channel's negative values, 0 if there are
 /// none. For teachers whose batch norm is folded.
 ///
 /// # Shapes
 /// `maps` `[batch, channels, height, width]`; result `[channels]`.
 ///
 /// # Errors
-/// When `maps` are no maps.
+/// When `maps` is not a batch of maps.
 pub fn estimated_margins(maps: &Tensor) -> Result<Tensor> {
     map_dims(maps, "ofd")?;
     let maps = maps.transpose(0, 1)?.flatten_from(1)?.to_dtype(DType::F64)?;
@@ -234,7 +236,7 @@ pub fn estimated_margins(maps: &Tensor) -> Result<Tensor> {
 /// Untrained connectors between these channels.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn connectors(
     students: &[usize],
     teachers: &[usize],
@@ -285,7 +287,7 @@ mod tests {
                 .unwrap()
                 .to_vec1::<f32>()
                 .unwrap();
-        // the half normal's mean is √(2/π)
+        // the mean of the half-normal distribution is √(2/π)
         let half = -(2.0 / std::f32::consts::PI).sqrt();
         for (found, expected) in found.iter().zip([half, half, -3.0, -1.0, -40.0]) {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");

@@ -1,5 +1,5 @@
-//! Probabilistic knowledge transfer (Passalis & Tefas 2018, arXiv:1803.10837), as `RepDistiller`
-//! has it.
+//! Probabilistic knowledge transfer (Passalis & Tefas 2018, arXiv:1803.10837), in the form of
+//! `RepDistiller`.
 
 use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
@@ -36,12 +36,12 @@ impl Criterion for Pkt {
     }
 }
 
-/// What is added to the norms and within the logarithm.
+/// The ε added to the norms and within the logarithm.
 const EPS: f64 = 1e-7;
 
 /// `L = mean_ij P_ij ln((P_ij + ε)/(Q_ij + ε))`, P from the teacher, Q from the student:
 /// `K_ij = (1 + ⟨x_i, x_j⟩/((‖x_i‖ + ε)(‖x_j‖ + ε)))/2` with rows divided by their
-/// sums, ε = 1e-7. In double precision. A sample that is all zero has no gradient.
+/// sums, ε = 1e-7. Computed in double precision. An all-zero sample has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn gradients_match_finite_differences() {
         let t = tensor(&[4, 7], 2);
-        // the values are small: differences of a scaled loss
+        // the values are small, so the differences are of a scaled loss
         assert_gradients(&[&tensor(&[4, 3], 1)], &Module::default(), |x, _| {
             pkt(x[0], &t)?.scaled(100.0)
         });
@@ -88,7 +88,7 @@ mod tests {
         assert_finite(&found);
         assert_eq!(found.inputs[0].to_vec2::<f64>().unwrap()[2], [0.0; 4]);
         assert_finite(&pkt(&(&t * 1e9).unwrap(), &t).unwrap());
-        // opposite samples have no weight at all
+        // opposite samples have weight 0
         assert_finite(
             &pkt(
                 &Tensor::cat(&[&first, &first.neg().unwrap()], 0).unwrap(),
@@ -97,7 +97,7 @@ mod tests {
             .unwrap(),
         );
         assert_zero(&pkt(&first, &dead).unwrap(), 1e-7);
-        // the ε in the logarithm keeps the gradient a little off 0
+        // the ε in the logarithm keeps the gradient slightly off 0
         assert_zero(&pkt(&t, &t).unwrap(), 1e-6);
     }
 }

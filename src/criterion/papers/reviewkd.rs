@@ -1,5 +1,5 @@
-//! Knowledge review (Chen et al. 2021, arXiv:2104.09044), as mdistiller has it: the features of
-//! every stage and the pooled vector, as maps of one pixel, by a fusion module (ABF) a stage.
+//! Knowledge review (Chen et al. 2021, arXiv:2104.09044), in the form of mdistiller: the features
+//! of every stage and the pooled vector, as one-pixel maps, with one fusion module (ABF) per stage.
 
 use crate::criterion::contract::{
     Activation, Criterion, Inputs, Layers, Pairs, Setup, Shapes, Spec,
@@ -55,7 +55,7 @@ impl Criterion for Reviewkd {
         })
     }
 
-    /// Vectors take part as maps of one pixel.
+    /// Vectors are treated as one-pixel maps.
     fn evaluate(&self, inputs: &Inputs<'_>, modules: &mut Vec<Module>) -> Result<Evaluation> {
         let map = |x: &Tensor| -> Result<Tensor> {
             if x.rank() == 2 { Ok(x.unsqueeze(2)?.unsqueeze(3)?) } else { Ok(x.clone()) }
@@ -73,15 +73,15 @@ impl Criterion for Reviewkd {
 }
 
 /// `L = Σ_l HCL(r_l, t_l)`, the stages fused from the deepest up by the modules `abfs.0` (deepest)
-/// …: `x = BN(W₁ s_l)`; if not the deepest, with y the x of the stage below it, up-sampled to
-/// the size of `s_l`: `(a, b) = σ(W_att [x; y] + b_att)` and `x = x·a + y·b`; x resampled to the
-/// size of `t_l` where that differs; `r_l = BN(W₂ x)`. All resampling is nearest-neighbor.
-/// `HCL(r, t) = [mse(r, t) + Σ_k 2^-k mse(pool_p r, pool_p t)] / [1 + Σ_k 2^-k]`, k counting
+/// …: `x = BN(W₁ s_l)`; if not the deepest, with y the x of the stage below it, upsampled to
+/// the size of `s_l`: `(a, b) = σ(W_att [x; y] + b_att)` and `x = x·a + y·b`; x is resampled to
+/// the size of `t_l` if that differs; `r_l = BN(W₂ x)`. All resampling is nearest-neighbor.
+/// `HCL(r, t) = [mse(r, t) + Σ_k 2^-k mse(pool_p r, pool_p t)] / [1 + Σ_k 2^-k]`, where k counts
 /// those p of (4, 2, 1) that are smaller than the height.
 ///
 /// # Shapes
-/// From shallow to deep, each student map `[batch, channels_s, height_s, width_s]`, its teacher's
-/// `[batch, channels_t, height_t, width_t]`.
+/// From shallow to deep, each student map `[batch, channels_s, height_s, width_s]`, each teacher
+/// map `[batch, channels_t, height_t, width_t]`.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -105,7 +105,7 @@ pub fn reviewkd(students: &[&Tensor], teachers: &[&Tensor], module: &Module) -> 
     })
 }
 
-/// What is compared with the teacher's map, and what the next stage up takes.
+/// The map to compare with the teacher's, and the input of the next stage up.
 fn fuse(
     layer: &Layer<'_>,
     s: &Tensor,
@@ -147,11 +147,11 @@ fn hierarchical(r: &Tensor, t: &Tensor) -> Result<Tensor> {
 /// Untrained fusion modules of `middle` channels for stages from shallow to deep.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn module(students: &[usize], teachers: &[usize], middle: usize, seed: u64) -> Result<Module> {
     let mut init = Init::new(seed);
     for (depth, (&s, &t)) in students.iter().zip(teachers).rev().enumerate() {
-        // He et al. 2015 with a = 1: uniform in ±√(3/fan_in)
+        // He et al. 2015 with a = 1: uniform within ±√(3/fan_in)
         let bound = |fan_in: usize| (3.0 / count(fan_in)).sqrt();
         init.uniform(format!("abfs.{depth}.conv1.0.weight"), &[middle, s, 1, 1], bound(s))?;
         init.norm(&format!("abfs.{depth}.conv1.1"), middle)?;

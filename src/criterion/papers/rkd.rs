@@ -1,7 +1,7 @@
-//! Relational knowledge distillation (Park et al. 2019, arXiv:1904.05068), as `RepDistiller` has
-//! it.
+//! Relational knowledge distillation (Park et al. 2019, arXiv:1904.05068), in the form of
+//! `RepDistiller`.
 //!
-//! The gradients are written out: autograd would keep a tensor `[batch, batch, width]` for every
+//! The gradients are hand-written: autograd would keep a tensor `[batch, batch, width]` for every
 //! step of the formula.
 
 use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
@@ -47,19 +47,19 @@ impl Criterion for Rkd {
     }
 }
 
-/// The least squared distance of two samples; a pair nearer than that has no gradient.
+/// The smallest squared distance between two samples; a closer pair has no gradient.
 const LEAST_SQUARE: f64 = 1e-12;
-/// The least length a direction is divided by; samples that coincide have no direction and no
+/// The smallest length by which a direction is divided; coinciding samples have no direction and no
 /// gradient.
 const LEAST_LENGTH: f64 = 1e-12;
-/// Anchors whose contributions are held at a time, before they are added in order.
+/// Anchors whose contributions are buffered at a time, before they are summed in order.
 const ANCHORS: usize = 8;
 
 /// `L = w_d · mean_ij h(D^s_ij − D^t_ij) + w_a · mean_ijk h(A^s_ijk − A^t_ijk)` with
 /// `D_ij = d_ij / mean_{d>0} d`, `d_ij = √max(‖x_i − x_j‖², 1e-12)` off the diagonal,
-/// `A_ijk = ⟨u_ij, u_ik⟩`, `u_ij = (x_j − x_i)/max(‖x_j − x_i‖, 1e-12)`, and h Huber's
-/// function with threshold 1; means over all B² and B³, the zero diagonals included. In double
-/// precision. One sample has no relations and no loss.
+/// `A_ijk = ⟨u_ij, u_ik⟩`, `u_ij = (x_j − x_i)/max(‖x_j − x_i‖, 1e-12)`, and h the
+/// Huber function with threshold 1; the means are over all B² and B³ entries, including the zero
+/// diagonals. Computed in double precision. For one sample the loss is 0.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.
@@ -85,7 +85,7 @@ struct Points {
     width: usize,
 }
 
-/// Huber's function with threshold 1, and its slope.
+/// The Huber function with threshold 1, and its slope.
 fn huber(x: f64) -> (f64, f64) {
     if x.abs() < 1.0 { (0.5 * x * x, x) } else { (x.abs() - 0.5, x.signum()) }
 }
@@ -194,8 +194,8 @@ fn angle_loss(s: &Points, t: &Points, weight: f64, gradient: &mut [f64]) -> f64 
         for ((du, u), &length) in
             du.chunks_exact_mut(s.width).zip(u.chunks_exact(s.width)).zip(&lengths)
         {
-            // below the least length the divisor is constant; at coincident samples there is no
-            // direction to turn
+            // below the smallest length the divisor is constant; coinciding samples have no
+            // direction
             let along: f64 = if length > LEAST_LENGTH {
                 du.iter().zip(u).map(|(d, u)| d * u).sum()
             } else {

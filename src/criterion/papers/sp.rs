@@ -1,6 +1,6 @@
-//! Similarity-preserving distillation (Tung & Mori 2019, arXiv:1907.09682), as `RepDistiller` has
-//! it. The features are stored, since a batch's similarities join samples that meet only in
-//! training.
+//! Similarity-preserving distillation (Tung & Mori 2019, arXiv:1907.09682), in the form of
+//! `RepDistiller`. The features must be stored, since a batch's similarities compare samples that
+//! meet only in training.
 
 use crate::criterion::contract::{Criterion, Inputs, Pairs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
@@ -40,9 +40,9 @@ impl Criterion for Sp {
     }
 }
 
-/// `L = 1/B² · ‖N(G_t) − N(G_s)‖_F²`, `G = X Xᵀ` over the samples' flattened features, N
-/// divides each row by max(its norm, 1e-12). In double precision: it is a difference of near-equal
-/// numbers. A sample that is all zero has no gradient.
+/// `L = 1/B² · ‖N(G_t) − N(G_s)‖_F²`, `G = X Xᵀ` over the samples' flattened features,
+/// where N divides each row by max(its norm, 1e-12). Computed in double precision, since it is a
+/// difference of nearly equal numbers. An all-zero sample has no gradient.
 ///
 /// # Shapes
 /// `student` `[batch, …]`, `teacher` `[batch, …]`.

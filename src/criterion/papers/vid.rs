@@ -1,7 +1,7 @@
-//! Variational information distillation (Ahn et al. 2019, arXiv:1904.05835), as `RepDistiller` has
-//! it.
+//! Variational information distillation (Ahn et al. 2019, arXiv:1904.05835), in the form of
+//! `RepDistiller`.
 //!
-//! It learns three 1×1 convolutions `regressor.{0,2,4}` and a variance by channel, `log_scale`.
+//! It learns three 1×1 convolutions `regressor.{0,2,4}` and a per-channel variance, `log_scale`.
 
 use crate::criterion::contract::{Criterion, Inputs, Setup, Spec};
 use crate::criterion::math::autograd::differentiate;
@@ -22,9 +22,9 @@ use candle_core::{DType, Tensor};
 settings! {
     /// Variational information distillation.
     Vid {
-        /// The variance at the start.
+        /// The initial variance.
         variance: f64 = 5.0, ABOVE_0;
-        /// The least variance.
+        /// The smallest variance.
         eps: f64 = 1e-5, ABOVE_0;
     }
 }
@@ -54,7 +54,7 @@ impl Criterion for Vid {
 }
 
 /// `L = mean ½ [(m − t)²/v_c + ln v_c]`, `m = W₃ ReLU(W₂ ReLU(W₁ s))`,
-/// `v_c = ln(1 + exp(log_scale_c)) + eps`; the larger map is adaptively average-pooled first, per
+/// `v_c = ln(1 + exp(log_scale_c)) + eps`; the larger map is first adaptively average-pooled, per
 /// axis.
 ///
 /// # Shapes
@@ -85,7 +85,7 @@ pub fn vid(student: &Tensor, teacher: &Tensor, module: &Module, eps: f64) -> Res
 /// An untrained module between these channels, with this variance.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn module(
     student: usize,
     teacher: usize,

@@ -1,10 +1,10 @@
-//! Spot-adaptive knowledge distillation (Song et al. 2022, arXiv:2205.02399): the parts of it that
-//! are functions of tensors.
+//! Spot-adaptive knowledge distillation (Song et al. 2022, arXiv:2205.02399): the parts that are
+//! functions of tensors.
 //!
 //! A policy gives two logits for each sample and spot; Gumbel noise and a straight-through softmax
-//! make a gate of them. The gates choose which samples a criterion sees, and mix the two networks'
-//! maps into the routes by which the policy is trained. Default temperature 5, γ as the label
-//! loss's weight, in the authors' code.
+//! turn them into a gate. The gates choose which samples a criterion sees, and mix the two
+//! networks' maps into the routes by which the policy is trained. In the authors' code the default
+//! temperature is 5 and γ is the weight of the label loss.
 
 mod policy;
 
@@ -22,23 +22,23 @@ use crate::error::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::Module as _;
 
-/// What keeps the noise's logarithms finite.
+/// Keeps the noise's logarithms finite.
 const EPS: f64 = 1e-20;
 
 /// Gumbel noise `−ln(−ln(u + 1e-20) + 1e-20)`, in double precision.
 ///
 /// # Shapes
-/// `uniform`, values of [0, 1], and the result are of any one shape.
+/// `uniform`, with values in [0, 1], and the result have the same shape, which can be any.
 ///
 /// # Errors
-/// When it cannot be computed.
+/// When the result cannot be computed.
 pub fn gumbel(uniform: &Tensor) -> Result<Tensor> {
     let inner = (uniform.to_dtype(DType::F64)? + EPS)?.log()?.neg()?;
     Ok((inner + EPS)?.log()?.neg()?)
 }
 
-/// The gates: 1 where the first choice of `y = softmax((logits + noise)/T)` is the larger (or as
-/// large), else 0; their gradient is that of y₀ (Jang et al. 2017, arXiv:1611.01144).
+/// The gates: 1 where the first choice of `y = softmax((logits + noise)/T)` is at least as large as
+/// the second, else 0; their gradient is that of y₀ (Jang et al. 2017, arXiv:1611.01144).
 ///
 /// # Shapes
 /// `logits`, `noise` `[batch, spots, 2]`; result `[batch, spots]`.
@@ -56,13 +56,13 @@ pub fn gates(logits: &Tensor, noise: &Tensor, temperature: f64) -> Result<Tensor
     let scores = ((logits + noise.to_dtype(logits.dtype())?)? * (1.0 / temperature))?;
     let odds =
         (scores.narrow(D::Minus1, 0, 1)? - scores.narrow(D::Minus1, 1, 1)?)?.squeeze(D::Minus1)?;
-    // the softmax of two is the sigmoid of their difference
+    // a softmax over two is the sigmoid of their difference
     let soft = crate::criterion::math::formula::sigmoid(&odds)?;
     let hard = odds.detach().ge(0.0)?.to_dtype(soft.dtype())?;
     Ok((hard + (&soft - soft.detach())?)?)
 }
 
-/// The gradient of `Σ upstream · gates` by the logits.
+/// The gradient of `Σ upstream · gates` with respect to the logits.
 ///
 /// # Shapes
 /// As [`gates`]; `upstream` `[batch, spots]`.
@@ -80,8 +80,8 @@ pub fn gates_pullback(
 
 /// The inputs of the next stages, `[to the student's, to the teacher's]`:
 /// `(1−a)·s + a·anti_hint(t)` and `(1−a)·hint(s) + a·t`. The adapters `hint` and
-/// `anti_hint` are regressors with ReLU for maps, over the whole batch whatever the gates are, and
-/// linear layers for vectors.
+/// `anti_hint` are regressors with ReLU for maps, applied to the whole batch whatever the gates
+/// are, and linear layers for vectors.
 ///
 /// # Shapes
 /// `student` `[batch, channels_s, height_s, width_s]` or `[batch, width_s]`, `teacher` likewise;
@@ -124,11 +124,11 @@ fn adapt(layer: &Layer<'_>, x: &Tensor, like: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The gradients of `Σ upstream_s · to_student + Σ upstream_t · to_teacher` by student,
-/// teacher, gate (in this order) and adapters.
+/// The gradients of `Σ upstream_s · to_student + Σ upstream_t · to_teacher` with respect to
+/// student, teacher, gate (in this order) and adapters.
 ///
 /// # Shapes
-/// As [`route`]; each upstream as the network's own tensor.
+/// As [`route`]; each upstream has the shape of that network's own tensor.
 ///
 /// # Errors
 /// As [`route`].
@@ -177,7 +177,8 @@ pub fn adapters(student: &[usize], teacher: &[usize], seed: u64) -> Result<Modul
 
 /// The policy's loss: `l + max(0, B/2 − Σ_b a_b)` with `z_b = (1−a_b) s_b + a_b t_b`,
 /// `l = CE(z, y)`, `own = CE(plain, y)`; if l > own then `l ← γ·l`; then, if l < own,
-/// `l ← l/γ`. Gradients by student, teacher, gate, in this order. In double precision.
+/// `l ← l/γ`. Gradients with respect to student, teacher and gate, in this order. Computed in
+/// double precision.
 ///
 /// # Shapes
 /// `student`, `teacher` (the routes' last outputs), `plain` (the student's own logits, without
@@ -205,7 +206,7 @@ pub fn policy_loss(
         if value * factor < own {
             factor /= gamma;
         }
-        // a term of value 0 carries the gradient of the label loss on to z
+        // a term of value 0 carries the label loss's gradient to z
         let carrier = (&z * gradient)?.sum_all()?;
         let routed = ((&carrier - carrier.detach())? + value)?;
         let penalty = relu(&gate.sum_all()?.affine(-1.0, 0.5 * count(batch))?)?;
@@ -213,12 +214,12 @@ pub fn policy_loss(
     })
 }
 
-/// A criterion over the samples that a spot selects, times their share of the batch; no sample, no
-/// loss. With every sample selected it is the criterion itself, bit for bit. `criterion` is given
-/// the selected rows of both and their indices.
+/// A criterion over the samples that a spot selects, times their share of the batch; 0 if it
+/// selects none. With every sample selected the result is the criterion's own, bit for bit.
+/// `criterion` receives the selected rows of both tensors, and their indices.
 ///
 /// # Shapes
-/// `student` `[batch, …]`, `teacher` `[batch, …]`; `gate` one a sample, selecting above ½.
+/// `student` `[batch, …]`, `teacher` `[batch, …]`; `gate` one per sample, selecting above ½.
 ///
 /// # Errors
 /// When shapes disagree, or the criterion fails.
@@ -255,7 +256,7 @@ pub fn gated(
     Ok(found)
 }
 
-/// [`gated`] of a criterion over several layers.
+/// [`gated`] for a criterion over several layers.
 ///
 /// # Errors
 /// As [`gated`].

@@ -1,4 +1,4 @@
-//! The policy, and how it is trained without routes: what a cache holds of the teacher suffices.
+//! The policy, and how it is trained without routes, from only what a cache holds of the teacher.
 
 use super::{gates, policy_loss, weighted};
 use crate::criterion::math::autograd::differentiate;
@@ -22,14 +22,14 @@ pub struct PolicyOptions {
 }
 
 /// An untrained policy of two layers, `policy.0` and `policy.2`, from the two networks' vectors to
-/// two logits a spot, with linear probes `probe_s.{spot}` and `probe_t.{spot}` of the spots that
+/// two logits per spot, with linear probes `probe_s.{spot}` and `probe_t.{spot}` for the spots that
 /// are not the logits themselves.
 ///
-/// `widths`: those of the student's and the teacher's vector; `channels`: of both networks at each
-/// spot, `None` at the logits.
+/// `widths`: of the student's and the teacher's vector; `channels`: of both networks at each spot,
+/// `None` at the logits.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn policy(
     widths: [usize; 2],
     hidden: usize,
@@ -66,8 +66,8 @@ pub fn policy_scores(module: &Module, student: &Tensor, teacher: &Tensor) -> Res
     Ok(scores.reshape((both.dim(0)?, (), 2))?)
 }
 
-/// The gradients of `Σ upstream · gates` by the module: how a policy learns from the routes that
-/// its gates chose.
+/// The gradients of `Σ upstream · gates` with respect to the module: how a policy learns from the
+/// routes that its gates chose.
 ///
 /// # Shapes
 /// `vectors` of student and teacher, `[batch, …]`; `noise` `[batch, spots, 2]`; `upstream`
@@ -90,14 +90,14 @@ pub fn policy_pullback(
     })
 }
 
-/// What trains a policy where no network can be routed through: the mean over the spots of
-/// [`policy_loss`] with linear probes of the pooled maps in place of what follows the spot in
-/// either network, and the probes' own cross-entropy. At the logits, which have no probes, it is
-/// the published loss. Gradients by the module alone; the value is that of the policy.
+/// Trains a policy where no network can be routed through: the mean over the spots of
+/// [`policy_loss`], with linear probes of the pooled maps in place of the rest of either network,
+/// plus the probes' own cross-entropy. At the logits, which have no probes, this is the published
+/// loss. Gradients are with respect to the module alone; the value is that of the policy.
 ///
 /// # Shapes
 /// `vectors` and each of `spots` of student and teacher, `[batch, …]`; `noise`
-/// `[batch, spots, 2]`; `labels` one a sample.
+/// `[batch, spots, 2]`; `labels` one per sample.
 ///
 /// # Errors
 /// When shapes disagree or a label is outside the classes.
@@ -139,7 +139,8 @@ pub fn policy_step(
     Ok(found)
 }
 
-/// The logits of a spot: a probe's of the pooled map, or the spot itself where it has no probe.
+/// The logits of a spot: its probe applied to the pooled map, or the spot itself if it has no
+/// probe.
 fn probed(probe: &Layer<'_>, x: &Tensor) -> Result<Tensor> {
     if !probe.has("weight") {
         return Ok(x.clone());
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_policy_learns_where_the_teacher_knows_more() {
-        // at spot 0 the teacher's vector names the class, at spot 1 the student's does
+        // at spot 0 the teacher's vector determines the class, at spot 1 the student's
         let labels: Vec<i64> = (0..16).map(|i| i % 2).collect();
         let telling: Vec<f64> =
             labels.iter().flat_map(|&y| if y == 0 { [6.0, -6.0] } else { [-6.0, 6.0] }).collect();

@@ -1,10 +1,10 @@
-//! How a criterion's weight moves over a run.
+//! The schedule of a criterion's weight.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// When a criterion counts and how much of its weight, in epochs from the run's start (fractions
-/// are fine). By default all of it, always.
+/// When a criterion is on and at what share of its weight, in epochs from the run's start
+/// (fractions are allowed). By default it is always on at its full weight.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Course {
@@ -14,10 +14,10 @@ pub struct Course {
     /// It is off from this epoch on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<f64>,
-    /// Epochs over which the weight rises linearly, from `from` on.
+    /// Epochs over which the weight rises linearly, starting at `from`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_epochs: Option<f64>,
-    /// The weight to which it falls linearly, from the end of the warm-up to `until` or the run's
+    /// The weight that a linear decay reaches, from the end of the warm-up to `until` or the run's
     /// end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_to: Option<f64>,

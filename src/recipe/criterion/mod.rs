@@ -1,9 +1,9 @@
 //! Criteria as a recipe names them: `nst`,
 //! `nst-gauss:sigma=0.5,weight=25,pair=stage2>/layer2/Relu_output_0`, or a `[[criterion]]` table.
 //!
-//! A criterion is a flat table: its method, what every criterion takes (weight, the weight's
-//! course, pairs), and the method's own settings. The first two are taken out of the table and the
-//! rest is the method's typed settings, which refuse what they do not know by name.
+//! A criterion is a flat table: its method, the settings common to all criteria (weight, weight
+//! schedule, pairs), and the method's own settings. The common ones are taken out of the table; the
+//! rest are the method's typed settings, which reject unknown names.
 
 mod course;
 
@@ -20,11 +20,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A criterion as it stands in a file, sorted: what is recorded of a run must not depend on how
-/// `serde_json` was built.
+/// A criterion's table, sorted so that what a run records does not depend on how `serde_json` was
+/// built.
 type Table = BTreeMap<String, Value>;
 
-/// One pair of taps to bring together: the cache's alias and the student's tensor.
+/// A pair of taps to compare: the cache's alias and the student's tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairRecipe {
@@ -38,13 +38,13 @@ pub struct PairRecipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Table", into = "Table")]
 pub struct CriterionRecipe {
-    /// The factor of this term in the total.
+    /// The factor of this term in the total loss.
     pub weight: f64,
-    /// How the weight moves over the run.
+    /// The schedule of the weight over the run.
     pub course: Course,
-    /// The taps to pair; empty: the suggested ones.
+    /// The taps to pair; empty for the suggested ones.
     pub pairs: Vec<PairRecipe>,
-    /// What is computed.
+    /// The criterion to compute.
     pub method: Method,
 }
 
@@ -63,8 +63,8 @@ impl CriterionRecipe {
         Ce::default().into()
     }
 
-    /// Fifty times NST with the squared kernel on the suggested pairs: what a run with a cache adds
-    /// by default.
+    /// NST with the squared kernel and weight 50 on the suggested pairs: the default addition of a
+    /// run with a cache.
     #[must_use]
     pub fn default_nst() -> Self {
         NstPoly::default().into()
@@ -81,12 +81,12 @@ impl CriterionRecipe {
     pub fn settings(&self) -> Table {
         match self.method.settings() {
             Ok(Value::Object(settings)) => settings.into_iter().collect(),
-            // plain numbers and names: they are always a table
+            // settings are plain numbers and names, so this is always a table
             _ => Table::new(),
         }
     }
 
-    /// Checks the weight, its course and the method's settings.
+    /// Checks the weight, its schedule and the method's settings.
     ///
     /// # Errors
     /// When a value is outside its range.
@@ -106,8 +106,8 @@ impl CriterionRecipe {
 impl FromStr for CriterionRecipe {
     type Err = Error;
 
-    /// `METHOD[:key=value,…]`: the keys of a `[[criterion]]` table, and `pair=TEACHER>STUDENT`,
-    /// which may be repeated.
+    /// Parses `METHOD[:key=value,…]`: the keys of a `[[criterion]]` table, and
+    /// `pair=TEACHER>STUDENT`, which can be repeated.
     fn from_str(text: &str) -> Result<Self> {
         let (method, rest) = text.split_once(':').unwrap_or((text, ""));
         let mut table = Table::from_iter([("method".to_owned(), Value::from(method))]);
@@ -132,7 +132,7 @@ impl FromStr for CriterionRecipe {
     }
 }
 
-/// A number where it is one, else text.
+/// A number if the text is one, else the text.
 fn scalar(text: &str) -> Value {
     let whole = text.parse::<i64>().ok().map(Value::from);
     whole
@@ -165,7 +165,7 @@ fn with_kernel(method: String, table: &mut Table) -> Result<String> {
     }
 }
 
-/// Takes a key out of the table.
+/// Removes a key from the table and returns its value.
 fn take<T: DeserializeOwned>(table: &mut Table, method: &str, key: &str) -> Result<Option<T>> {
     let value = table.remove(key).map(serde_json::from_value).transpose();
     value.map_err(|e| Error::input(format!("criterion {method}: {key}: {e}")))
@@ -174,7 +174,7 @@ fn take<T: DeserializeOwned>(table: &mut Table, method: &str, key: &str) -> Resu
 /// The method with these settings.
 fn method_of(entry: &Entry, settings: Table) -> Result<Method> {
     entry.read(settings.clone().into_iter().collect()).map_err(|error| {
-        // serde doesn't say at which key; each alone does
+        // serde doesn't name the key at fault, so each is tried alone
         let alone = |(key, value): (String, Value)| {
             let error = entry.read(Value::from_iter([(key.clone(), value)])).err()?;
             Some((key, error))
@@ -207,7 +207,7 @@ impl TryFrom<Table> for CriterionRecipe {
         let [from, until, warmup_epochs, decay_to] = course;
         let entry =
             papers::entry(&name).map_err(|e| e.hint("nst-cache criteria describes them"))?;
-        // only what compares taps has pairs; elsewhere the key is left to be refused
+        // only criteria that compare taps have pairs; for others the key is left in, to be rejected
         let pairs = if entry.spec.subject.is_of_taps() {
             take(&mut table, &name, "pairs")?.unwrap_or_default()
         } else {

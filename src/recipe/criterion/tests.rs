@@ -35,7 +35,7 @@ fn every_method_has_defaults_that_are_in_range_and_read_back() {
         assert_eq!(toml::from_str::<CriterionRecipe>(&toml).unwrap(), recipe, "{toml}");
         let message = parse(&format!("{name}:color=red")).unwrap_err().to_string();
         assert!(message.contains(&format!("criterion {name}: unknown field `color`")), "{message}");
-        // every number is refused below its range or as text, by name
+        // every number is rejected, by name, if it is below its range or text
         for (key, value) in recipe.settings().iter().filter(|(_, v)| v.is_number()) {
             let message = parse(&format!("{name}:{key}=x")).unwrap_err().to_string();
             assert!(message.contains(&format!("criterion {name}: {key}: ")), "{message}");

@@ -1,4 +1,4 @@
-//! The figures.
+//! The published figures and weights.
 
 use super::{Pair, Published, Suite};
 
@@ -6,17 +6,18 @@ const fn method(name: &'static str, criteria: &'static [&'static str]) -> Publis
     Published { name, criteria, first_stage: 0, spots: false }
 }
 
-/// A method that first trains the student by itself for 30 epochs, and then with the labels alone.
+/// A method that first trains the student alone for 30 epochs, and then continues with labels
+/// alone.
 const fn two_stages(name: &'static str, criteria: &'static [&'static str]) -> Published {
     Published { name, criteria, first_stage: 30, spots: false }
 }
 
-/// A method at the spots that a policy chooses.
+/// A method with a policy that chooses the spots.
 const fn adaptive(name: &'static str, criteria: &'static [&'static str]) -> Published {
     Published { name, criteria, first_stage: 0, spots: true }
 }
 
-// of SAKD's two columns, by the configurations of its authors' code, which agree for all pairs
+// for both columns of SAKD, from the configurations in its authors' code, which agree for all pairs
 const FITNET: &[&str] = &["ce", "kd:weight=1,temperature=4", "fitnet:weight=1"];
 const AT: &[&str] = &["ce:weight=2", "kd:weight=1,temperature=4", "at:weight=1000"];
 const SP: &[&str] = &["ce", "kd:weight=1,temperature=4", "sp:weight=3000"];
@@ -28,7 +29,7 @@ const FT: &[&str] = &["ce", "kd:weight=1,temperature=4", "ft:weight=200"];
 const CRD: &[&str] = &["ce", "kd:weight=1,temperature=4", "crd:weight=0.8"];
 const NST: &[&str] = &["ce", "kd:weight=1,temperature=4", "nst-poly:weight=50"];
 
-/// The table of `RepDistiller`'s README, by the weights of its scripts.
+/// The table in `RepDistiller`'s README, with the weights from its scripts.
 pub const CIFAR100: Suite = Suite {
     name: "cifar100",
     about: "CIFAR-100",
@@ -37,7 +38,7 @@ pub const CIFAR100: Suite = Suite {
     note: "The teacher is made by the same settings from the labels alone: the recipe of method \
            CE with `nst-cache train TEACHER --data`. AB compares maps before their activations, so \
            its cache is another: --tap names those.",
-    // order of the columns of `reported`; the last two have no figure there
+    // in the order of the columns of `reported`; the last two have no figure there
     methods: &[
         method("KD", &["ce:weight=0.1", "kd:weight=0.9,temperature=4"]),
         method("FitNet", &["ce", "fitnet:weight=100"]),
@@ -190,7 +191,7 @@ pub const CIFAR100: Suite = Suite {
 };
 
 /// The standard and the adaptive column of spot-adaptive distillation: the figures of the first
-/// README of its code (commit 2cc304d), which later ones leave to the paper.
+/// README of its code (commit 2cc304d); later versions refer to the paper instead.
 pub const SAKD: Suite = Suite {
     name: "sakd",
     about: "CIFAR-100, spot-adaptive distillation",

@@ -1,4 +1,4 @@
-//! What a term's criterion may ask of the run's data.
+//! What a term's criterion can ask of the run's data.
 
 use super::super::source::Source;
 use super::{Objective, Term};

@@ -1,10 +1,10 @@
-//! What the criteria of a run learn and remember beside the student: regressors, embeddings,
-//! paraphrasers, discriminators, memories.
+//! The state of a run's criteria besides the student: regressors, embeddings, paraphrasers,
+//! discriminators, memories.
 //!
-//! Everything starts from (seed, term, layer, name) alone. What trains is moved by an optimizer of
-//! the student's kind with the student's learning rate and a state of its own, along gradients that
-//! are clipped by their own norm: a regressor that is far off must not slow the student. All of it
-//! is kept in checkpoints, none in the exported student.
+//! All initial values depend on (seed, term, layer, name) alone. The modules are trained by an
+//! optimizer of the same kind as the student's, with the student's learning rate but separate
+//! state, and their gradients are clipped by their own norm: a regressor that is far off must not
+//! slow the student. All of it is saved in checkpoints, none in the exported student.
 
 use super::super::clip;
 use super::super::optimizer::Optimizer;
@@ -21,23 +21,24 @@ use crate::random::fnv1a;
 use crate::recipe::Train;
 use candle_core::{DType, Tensor, Var};
 
-/// What the criteria of a run learn and remember.
+/// The state of a run's criteria.
 #[derive(Debug)]
 pub struct Learnable {
-    /// One a term, in the objective's order.
+    /// One per term, in the objective's order.
     terms: Vec<Learned>,
     policy: Policy,
     optimizer: Optimizer,
 }
 
-/// What one term learns and remembers.
+/// The state of one term.
 #[derive(Debug)]
 struct Learned {
     name: String,
     running: Box<dyn Running>,
 }
 
-/// The policy of spot-adaptive distillation, and the adapters of its routes; no module without.
+/// The policy of spot-adaptive distillation, and the adapters of its routes; no modules if it is
+/// off.
 #[derive(Debug)]
 pub(super) struct Policy {
     /// The run's seed.
@@ -52,11 +53,11 @@ impl Policy {
 }
 
 impl Learnable {
-    /// The untrained state of an objective.
+    /// The initial state of an objective.
     ///
     /// # Errors
-    /// When a criterion can't be built between the shapes of a pair, or lacks something that the
-    /// source doesn't have.
+    /// When a criterion can't be built between the shapes of a pair, or needs something that the
+    /// source lacks.
     pub fn new(
         objective: &Objective,
         recipe: &Train,
@@ -83,13 +84,13 @@ impl Learnable {
         Ok(Self { terms, policy, optimizer })
     }
 
-    /// What trains, by name, in the order of the optimizer.
+    /// The trained variables, by name, in the order of the optimizer.
     fn variables(&self) -> impl Iterator<Item = (String, Var)> {
         named_modules(&self.terms, &self.policy)
             .flat_map(|(name, modules)| variables(name, modules))
     }
 
-    /// How many numbers train beside the student.
+    /// The number of parameters trained alongside the student.
     #[must_use]
     pub fn parameters(&self) -> usize {
         self.variables().map(|(_, var)| var.elem_count()).sum()
@@ -107,7 +108,7 @@ impl Learnable {
         &self.policy
     }
 
-    /// Appends the gradients of a term, by module, to those of the terms before it.
+    /// Appends the gradients of a term, by module, to those of the previous terms.
     pub(super) fn collect(
         &self,
         term: usize,
@@ -127,7 +128,7 @@ impl Learnable {
         gradients(&self.policy.modules, found, into)
     }
 
-    /// One step along the gradients that [`Objective::evaluate`] found.
+    /// Takes one step along the gradients that [`Objective::evaluate`] computed.
     ///
     /// # Errors
     /// When a gradient is not finite.
@@ -155,7 +156,7 @@ impl Learnable {
         self.optimizer.update(gradients, lr, clip::factor(norm, limit))
     }
 
-    /// Trains what has to be trained before the student.
+    /// Runs the pretraining that precedes the student's training.
     ///
     /// # Errors
     /// When the source can't be read, or the user asks to stop.
@@ -181,10 +182,10 @@ impl Learnable {
         self.optimizer.steps()
     }
 
-    /// Everything that a checkpoint has to hold, by name.
+    /// Everything that a checkpoint must hold, by name.
     ///
     /// # Errors
-    /// When a tensor can't be made.
+    /// When a tensor can't be created.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let value = |(name, var): (String, Var)| (name, var.as_tensor().clone());
         let mut all: Vec<(String, Tensor)> = Vec::new();
@@ -201,8 +202,8 @@ impl Learnable {
         Ok(all)
     }
 
-    /// Takes what [`Learnable::tensors`] gave, and the optimizer's steps. `stored` gives a tensor
-    /// by name, of a given shape and type.
+    /// Restores the values of [`Learnable::tensors`] and the optimizer's steps. `stored` returns a
+    /// tensor by name, for a given shape and type.
     ///
     /// # Errors
     /// When `stored` lacks a tensor.
@@ -229,15 +230,15 @@ impl Learnable {
     }
 }
 
-/// What a checkpoint calls the policy of spot-adaptive distillation.
+/// The name of the spot-adaptive policy in checkpoints.
 const POLICY: &str = "sakd";
 
-/// What a checkpoint calls a tensor, by `LAYER/NAME`.
+/// The name of a tensor in checkpoints, from `LAYER/NAME`.
 fn path_of(term: &str, path: &str) -> String {
     format!("criterion/{term}/{path}")
 }
 
-/// The modules of each term, then those of the policy.
+/// The modules of each term, followed by those of the policy.
 fn named_modules<'a>(
     terms: &'a [Learned],
     policy: &'a Policy,
@@ -254,7 +255,7 @@ fn variables<'a>(term: &'a str, modules: &'a [Module]) -> impl Iterator<Item = (
 }
 
 /// The gradients of modules in the order of their variables; `None` where the loss does not depend
-/// on one, as at a layer at which no sample was compared.
+/// on one, for example at a layer where no sample was compared.
 fn gradients(
     modules: &[Module],
     found: Vec<Vec<(String, Tensor)>>,
@@ -274,7 +275,7 @@ fn gradients(
     Ok(())
 }
 
-/// A term's criterion, untrained.
+/// A term's criterion in its initial state.
 fn start(term: &Term, seed: u64, data: &TermData<'_>) -> Result<Box<dyn Running>> {
     let shapes = |pair: &Pair| -> [Vec<usize>; 2] {
         [pair.student_shape.clone(), pair.teacher_shape.clone()]
@@ -291,7 +292,7 @@ fn start(term: &Term, seed: u64, data: &TermData<'_>) -> Result<Box<dyn Running>
     })
 }
 
-/// An error of a term that can't be built.
+/// The error of a term that can't be built.
 fn refused(term: &Term, error: Error) -> Error {
     let shapes: Vec<String> = term
         .pairs

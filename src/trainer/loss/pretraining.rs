@@ -1,4 +1,4 @@
-//! What is trained on the teacher's cached maps before the student is.
+//! Pretraining on the teacher's cached maps, before the student is trained.
 
 use super::super::clip;
 use super::super::loader::{Steps, stream};
@@ -13,11 +13,10 @@ use crate::monitor::Monitor;
 use crate::recipe::Train;
 use candle_core::DType;
 
-/// Trains a term's modules on the teacher's maps: by the student's optimizer at its peak rate, over
-/// epochs of the same batches.
+/// Trains a term's modules on the teacher's maps, with the student's optimizer at its peak rate,
+/// over epochs of the same batches.
 ///
-/// Nothing of it is saved before its end: a run that is stopped here does it again, with the same
-/// bits.
+/// Nothing is saved before it ends: a run stopped here repeats it, bit for bit.
 ///
 /// # Errors
 /// When a batch cannot be read, the loss is not finite, or the user asks to stop.
@@ -80,7 +79,7 @@ pub(super) fn train(
             if monitor.stop_requested() {
                 monitor.end();
                 return Err(Error::interrupted(format!(
-                    "{}: stopped while its {} was trained, which is done again",
+                    "{}: stopped while training its {}, which is not saved",
                     term.name, first.what
                 ))
                 .hint("the same command starts anew"));

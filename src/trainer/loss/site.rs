@@ -1,4 +1,4 @@
-//! Where a criterion is computed: a tensor of the student beside what of the teacher a batch holds.
+//! Where a criterion is computed: a tensor of the student and the teacher data of a batch.
 
 use crate::criterion::{Statistics, Target};
 use crate::student::TensorId;
@@ -11,15 +11,15 @@ pub(super) struct Site {
     pub student: TensorId,
 }
 
-/// What of a batch is compared with.
+/// Which part of a batch the student's tensor is compared with.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Compared {
-    /// Nothing of the teacher: the labels count.
+    /// Nothing of the teacher, only the labels.
     Labels,
     Logits,
-    /// The tap of this index.
+    /// The tap at this index.
     Tap(usize),
-    /// What is stored in place of the teacher's maps.
+    /// Statistics stored in place of the teacher's maps.
     Statistics(Stored),
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Stored {
 }
 
 impl Compared {
-    /// What a batch holds of it; `None` where it lacks a part, and for labels.
+    /// Its value in a batch; `None` for labels, and if the batch lacks a part.
     pub(super) fn of(self, batch: &Batch) -> Option<Target<'_>> {
         match self {
             Self::Labels => None,

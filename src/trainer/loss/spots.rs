@@ -1,11 +1,11 @@
 //! Spot-adaptive distillation: which samples each criterion sees at each spot, and the policy that
-//! decides it.
+//! decides this.
 //!
 //! A spot is a tensor of the student that criteria compare, or the logits. The policy reads the
-//! vectors before both classifiers. As published it is trained by the loss of routes through both
-//! networks (`route`). From a cache alone there is no network to route through, and a linear probe
-//! of the pooled map stands for what follows a spot in either (`criterion::sakd::policy_step`); at
-//! the logits it is exact. Its noise has a stream of its own.
+//! vectors before both classifiers. As published, it is trained by the loss of routes through both
+//! networks (`route`). With only a cache there is no network to route through, and a linear probe
+//! of the pooled map replaces the rest of either network (`criterion::sakd::policy_step`); at the
+//! logits this is exact. The policy's noise has its own stream.
 
 mod route;
 
@@ -29,7 +29,7 @@ use rand_chacha::rand_core::Rng as _;
 use route::{Judge, Route};
 use std::sync::Arc;
 
-/// Gradients by the weights of each module, by name.
+/// Gradients with respect to the weights of each module, by name.
 pub(super) type Gradients = Vec<Vec<(String, Tensor)>>;
 
 /// The spots of an objective.
@@ -40,7 +40,7 @@ pub(super) struct Spots {
     vectors: Site,
     widths: [usize; 2],
     all: Vec<Spot>,
-    /// Both networks from spot to spot; `None` where the policy learns from the cache alone.
+    /// Both networks from spot to spot; `None` if the policy learns from the cache alone.
     route: Option<Arc<Route>>,
 }
 
@@ -48,12 +48,12 @@ pub(super) struct Spots {
 struct Spot {
     name: String,
     site: Site,
-    /// What is compared there; `None` at the logits.
+    /// The pair compared there; `None` at the logits.
     pair: Option<Pair>,
 }
 
 impl Spots {
-    /// The spots of the terms, decided from the `vectors` before the classifiers.
+    /// The spots of the terms; the policy decides from the `vectors` before the classifiers.
     pub(super) fn new(
         objective: &mut Objective,
         settings: &Sakd,
@@ -95,7 +95,7 @@ impl Spots {
         })
     }
 
-    /// The same for a policy that learns from the cache: asks for the maps that its probes read.
+    /// Requests the maps that the probes read, for a policy that learns from the cache.
     pub(super) fn probed(mut self, objective: &mut Objective) -> Result<Self> {
         if self.settings.gates == Gates::Learned {
             self.all.iter_mut().try_for_each(|spot| spot.read_features(objective))?;
@@ -103,8 +103,8 @@ impl Spots {
         Ok(self)
     }
 
-    /// The same for a policy that learns from routes through the student and the teacher, whose
-    /// tensors the cache's manifest names. The logits are always the last spot.
+    /// Cuts both networks into routes, for a policy that learns from them; the cache's manifest
+    /// names the teacher's tensors. The logits are always the last spot.
     pub(super) fn routed(
         mut self,
         objective: &mut Objective,
@@ -112,7 +112,7 @@ impl Spots {
         teacher: &Student,
         manifest: &Manifest,
     ) -> Result<Self> {
-        // tensors are numbered in the order of the graph
+        // tensors are numbered in graph order
         self.all.sort_by_key(|spot| (spot.pair.is_none(), spot.site.student));
         if self.all.last().is_some_and(|spot| spot.pair.is_some()) {
             let site = Site { teacher: Compared::Logits, student: student.logits() };
@@ -121,7 +121,7 @@ impl Spots {
         let pairs: Vec<&Pair> = self.all.iter().filter_map(|spot| spot.pair.as_ref()).collect();
         self.route = Some(Arc::new(Route::new(&pairs, student, teacher, manifest)?));
         match self.all.first_mut() {
-            // the teacher's first map stands in the cache: what lies before it never runs
+            // the teacher's first map is in the cache: the stages before it never run
             Some(first) if first.pair.is_some() => first.read_features(objective)?,
             _ => objective.teacher_logits = true,
         }
@@ -132,8 +132,8 @@ impl Spots {
         self.all.iter().map(|spot| spot.name.as_str())
     }
 
-    /// What is learned, untrained: the policy, and the adapters of the routes at each map. Nothing
-    /// where the gates are always open.
+    /// The untrained modules: the policy, and the adapters of the routes at each map. Empty if the
+    /// gates are always open.
     pub(super) fn modules(
         &self,
         source: &Source<'_>,
@@ -178,7 +178,7 @@ impl Spots {
         Ok(modules)
     }
 
-    /// Decides for a batch.
+    /// Chooses the gates for a batch.
     pub(super) fn choose(
         &self,
         pass: &Pass<'_>,
@@ -206,7 +206,7 @@ impl Spots {
         })
     }
 
-    /// What policy and adapters learn of a batch; nothing where the gates are always open.
+    /// The policy's and the adapters' gradients for a batch; empty if the gates are always open.
     pub(super) fn learn(
         &self,
         pass: &Pass<'_>,
@@ -261,7 +261,7 @@ impl Spots {
 }
 
 impl Spot {
-    /// Makes a batch bring the teacher's features, whatever the criteria are computed from.
+    /// Requests the teacher's features in a batch, whatever the criteria are computed from.
     fn read_features(&mut self, objective: &mut Objective) -> Result<()> {
         let (Some(pair), Compared::Statistics(_)) = (&self.pair, self.site.teacher) else {
             return Ok(());
@@ -282,12 +282,12 @@ impl Spot {
     }
 }
 
-/// Channels of student and teacher.
+/// The channel counts of student and teacher.
 fn channels(pair: &Pair) -> [usize; 2] {
     [&pair.student_shape, &pair.teacher_shape].map(|shape| shape.first().copied().unwrap_or(0))
 }
 
-/// Student's and teacher's tensor of a site.
+/// The student's and the teacher's tensor of a site.
 fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
     let Some(Target::Tensor(teacher)) = site.teacher.of(batch) else {
         return Err(Error::input("sakd: the batch lacks a tensor of the teacher"));
@@ -297,7 +297,7 @@ fn both(site: &Site, pass: &Pass<'_>, batch: &Batch) -> Result<[Tensor; 2]> {
     Ok([student, teacher])
 }
 
-/// Uniform numbers of [0, 1) that follow from seed and step alone.
+/// Uniform numbers in [0, 1) that depend on seed and step alone.
 #[allow(clippy::cast_precision_loss, reason = "53 bits are exact in f64")]
 fn uniform(seed: u64, step: usize, shape: &[usize]) -> Result<Tensor> {
     let mut random = keyed([seed, step as u64, 0, u64::from_le_bytes(*b"spotgate")]);

@@ -1,4 +1,4 @@
-//! A term of the loss: which criterion is computed of which tensors.
+//! A term of the loss: a criterion and the tensors it is computed from.
 
 use super::super::pairing::Pair;
 use super::super::source::Batch;
@@ -11,15 +11,15 @@ use crate::error::{Error, Result};
 use crate::recipe::CriterionRecipe;
 use candle_core::Tensor;
 
-/// A term of the loss, resolved: nothing is looked up by name in a step.
+/// A term of the loss, resolved, so that no step looks anything up by name.
 #[derive(Debug, Clone)]
 pub struct Term {
     /// The name under which metrics list it.
     pub name: String,
-    /// Its criterion, weight and course.
+    /// Its criterion, weight and weight schedule.
     pub recipe: CriterionRecipe,
-    /// The tensors that it brings together, for people and for the shapes of what it learns; empty
-    /// for what compares logits.
+    /// The pairs that it compares, for display and for the shapes of its modules; empty for a term
+    /// that compares logits.
     pub pairs: Vec<Pair>,
     pub(super) smoothing: f64,
     /// The student's tensors that it reads, each with what it is compared with.
@@ -33,17 +33,17 @@ pub(super) struct TermLoss {
     pub value: f64,
     /// Gradients of the weighted sum, by site.
     pub inputs: Vec<Tensor>,
-    /// Gradients of the weighted sum by what is learned, by module.
+    /// Gradients of the weighted sum with respect to its state, by module.
     pub weights: Vec<Vec<(String, Tensor)>>,
 }
 
 impl Term {
-    /// The term with the gradients of `weight` times it. `students`: the values of the sites'
-    /// tensors, on the host. With `chosen`, each site's criterion sees the samples that its spot
-    /// selects, and counts by their share of the batch.
+    /// Evaluates the term, with the gradients of `weight` times the loss. `students`: the values of
+    /// the sites' tensors, on the host. With `chosen`, each site's criterion sees the samples that
+    /// its spot selects, and is weighted by their share of the batch.
     ///
     /// # Errors
-    /// When shapes disagree, or the batch lacks what it needs.
+    /// When shapes disagree, or the batch lacks required data.
     pub(super) fn evaluate(
         &self,
         weight: f64,
@@ -78,7 +78,7 @@ impl Term {
         }
     }
 
-    /// What a batch holds of the teacher at each site.
+    /// The teacher data of a batch at each site.
     fn targets<'a>(&self, batch: &'a Batch) -> Result<Vec<Target<'a>>> {
         let of_site = |site: &Site| {
             site.teacher.of(batch).ok_or_else(|| {
@@ -88,7 +88,7 @@ impl Term {
         self.sites.iter().map(of_site).collect()
     }
 
-    /// One formula over several layers: the deepest spot decides for all.
+    /// One formula over several layers: the deepest spot decides for all of them.
     fn joined(
         &self,
         weight: f64,
@@ -118,7 +118,7 @@ impl Term {
         Ok(TermLoss { value, inputs, weights: vec![weights] })
     }
 
-    /// Each layer by itself.
+    /// Each layer separately.
     fn each(
         &self,
         weight: f64,
@@ -160,7 +160,7 @@ fn whole<'a>(target: &Target<'a>) -> Result<&'a Tensor> {
     }
 }
 
-/// [`sakd::gated`] over whatever is compared with.
+/// [`sakd::gated`] for any kind of target.
 fn gated(
     student: &Tensor,
     target: Target<'_>,
@@ -208,7 +208,8 @@ impl<'a> Selected<'a> {
         Self { of, rows, labels }
     }
 
-    /// Both labels of a mixed sample are the business of criteria of labels, which are not gated.
+    /// Drops the second label of mixed samples: it matters only to criteria of labels, which are
+    /// not gated.
     fn with<R>(&self, evaluate: impl FnOnce(Samples<'_>) -> R) -> R {
         evaluate(Samples { rows: &self.rows, labels: &self.labels, mixed: None, ..*self.of })
     }

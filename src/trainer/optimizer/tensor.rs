@@ -1,11 +1,11 @@
-//! The optimizer's step in tensor operations, for parameters that are not in host memory.
+//! The optimizer's step as tensor operations, for parameters that are not in host memory.
 
 use crate::error::{Error, Result};
 use crate::recipe::OptimizerRecipe;
 use candle_core::{Tensor, Var};
 
-/// One parameter's step, as the one on slices: `slots` are its state, `scale` what clipping asks
-/// for, `steps` counts this one.
+/// Updates one parameter, as the version on slices does: `slots` are its state, `scale` is the
+/// clipping factor, `steps` includes this step.
 pub(super) fn step(
     recipe: &OptimizerRecipe,
     parameter: &Var,

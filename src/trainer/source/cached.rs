@@ -11,7 +11,7 @@ use crate::onnx::BatchNorm;
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
-/// Rows that a reservoir aims at, and the bytes that it may take.
+/// Target number of rows in a reservoir, and its limit in bytes.
 const RESERVOIR_ROWS: usize = 4096;
 const RESERVOIR_BYTES: usize = 64 << 20;
 /// Reservoirs kept: for each of up to four loading threads the one being emptied, and the next
@@ -30,13 +30,13 @@ pub struct CacheSource<'a> {
     seed: u64,
     shuffled: bool,
     reservoirs: Recent<(u64, usize), Reservoir>,
-    /// Where inputs come from that are not stored.
+    /// The data set that provides inputs that are not stored.
     originals: Option<Originals<'a>>,
-    /// Parameters of the last views: two at the change of epochs.
+    /// Parameters of the most recent views: two views meet at an epoch boundary.
     tables: Recent<usize, ViewTable>,
 }
 
-/// One array and what becomes of its rows.
+/// One array and the treatment of its rows.
 #[derive(Debug)]
 struct Column {
     spec: ArraySpec,
@@ -49,8 +49,7 @@ enum Kind {
     Image(Preprocess),
     /// Values as they are.
     Plain,
-    /// A map whose axes come as `[channels, height, width]` after this permutation (batch axis
-    /// first).
+    /// A map whose axes become `[channels, height, width]` by this permutation (batch axis first).
     Map([usize; 4]),
 }
 
@@ -58,16 +57,16 @@ enum Kind {
 #[derive(Debug)]
 struct Reservoir {
     rows: Vec<usize>,
-    /// In which order they are handed out.
+    /// The order in which they are handed out.
     draws: Vec<usize>,
     /// Row-major bytes of each column.
     columns: Vec<Vec<u8>>,
 }
 
 impl<'a> CacheSource<'a> {
-    /// Reads the student's `inputs` by name, the logits if asked for, and these arrays of taps (by
-    /// path). `take` counts samples by their indices in the data set. `shuffled`: as a training run
-    /// reads; else in row order. Inputs that are not stored come from
+    /// Reads the student's `inputs` by name, the logits if requested, and these tap arrays (by
+    /// path). `take` counts samples by their indices in the data set. `shuffled`: in a training
+    /// run's order, else in row order. Inputs that are not stored come from
     /// [`CacheSource::with_originals`].
     ///
     /// # Errors
@@ -139,8 +138,8 @@ impl<'a> CacheSource<'a> {
         })
     }
 
-    /// The same rows with inputs from the data set that the cache was made of, in place of stored
-    /// ones.
+    /// The same rows, with inputs from the data set that the cache was extracted from instead of
+    /// stored ones.
     #[must_use]
     pub fn with_originals(mut self, originals: Originals<'a>) -> Self {
         self.columns.drain(..self.inputs);
@@ -149,13 +148,13 @@ impl<'a> CacheSource<'a> {
         self
     }
 
-    /// Rows of an epoch.
+    /// Rows per epoch.
     #[must_use]
     pub fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
@@ -180,7 +179,7 @@ impl<'a> CacheSource<'a> {
     }
 
     pub(super) fn batch(&self, epoch: u64, positions: Range<usize>) -> Result<Batch> {
-        // an order that is not shuffled is the same in every epoch
+        // an unshuffled order is the same in every epoch
         let order = self.order.epoch(self.seed, if self.shuffled { epoch } else { 0 });
         let batch = |c: &Column| {
             Array::zeros(c.spec.dtype, [&[positions.len()], c.spec.row_shape.as_slice()].concat())
@@ -224,7 +223,7 @@ impl<'a> CacheSource<'a> {
         })
     }
 
-    /// Decodes what a reservoir holds.
+    /// Decodes a reservoir's rows.
     fn reservoir(&self, order: &Epoch<'_>, index: usize, view: usize) -> Result<Reservoir> {
         let spans = order.spans(index);
         let rows: Vec<usize> = spans.iter().flat_map(|s| s.rows.iter().copied()).collect();
@@ -265,7 +264,7 @@ impl<'a> CacheSource<'a> {
             .ok_or_else(|| Error::input("cache: fewer labels than rows"))
     }
 
-    /// The input of each row, made of the data set again.
+    /// The input of each row, recomputed from the data set.
     fn decoded(&self, view: usize, rows: &[usize]) -> Result<Tensor> {
         let (Some(originals), Some(preprocess)) =
             (&self.originals, &self.cache.manifest().data.preprocess)
@@ -280,7 +279,7 @@ impl<'a> CacheSource<'a> {
         images(preprocess, &bytes.concat())
     }
 
-    /// What each row is mixed with, if the cache's views are mixed.
+    /// The partner of each row, if the cache's views are mixed.
     fn mixed(&self, view: usize, rows: &[usize]) -> Result<Option<Mixed>> {
         let Some(augment) =
             self.cache.manifest().augment.as_ref().filter(|augment| augment.mixes())
@@ -350,7 +349,8 @@ fn spec(cache: &Cache, path: &str) -> Result<ArraySpec> {
     Ok(cache.array(path)?.spec().clone())
 }
 
-/// How stored axes become `[channels, height, width]`, with the batch axis in front.
+/// The permutation that takes stored axes to `[channels, height, width]`, with the batch axis
+/// first.
 fn permutation(spec: &ArraySpec) -> Result<[usize; 4]> {
     let at = |axis: &str| spec.axes.iter().position(|a| a == axis).map(|i| i + 1);
     match (spec.row_shape.len(), at("c"), at("h"), at("w")) {
@@ -363,7 +363,7 @@ fn permutation(spec: &ArraySpec) -> Result<[usize; 4]> {
     }
 }
 
-/// The rows of the samples that are taken.
+/// The rows of the selected samples.
 fn taken_rows(sample_ids: &[i64], take: Take) -> Vec<usize> {
     let mut by_sample: Vec<usize> = (0..sample_ids.len()).collect();
     by_sample.sort_unstable_by_key(|&row| sample_ids[row]);

@@ -17,7 +17,8 @@ pub struct DataSource<'a> {
     inputs: Vec<String>,
     seed: u64,
     rows: usize,
-    /// The order of the last epochs asked for: an index list is all that grows with the data set.
+    /// The order of the most recently requested epochs: only this index list grows with the data
+    /// set.
     orders: Recent<u64, Vec<usize>>,
     order: Option<Order>,
 }
@@ -32,7 +33,7 @@ impl std::fmt::Debug for DataSource<'_> {
 }
 
 impl<'a> DataSource<'a> {
-    /// Samples in a new order each epoch, augmented: what a run trains on.
+    /// Augmented samples in a new order each epoch, for training.
     #[must_use]
     pub fn training(
         dataset: &'a dyn Dataset,
@@ -52,7 +53,7 @@ impl<'a> DataSource<'a> {
         Self { dataset, preprocess, augment, inputs, seed, rows, orders: Recent::new(2), order }
     }
 
-    /// Samples as they stand: what a run is measured on.
+    /// Unaugmented samples in fixed order, for evaluation.
     #[must_use]
     pub fn evaluation(
         dataset: &'a dyn Dataset,
@@ -71,13 +72,13 @@ impl<'a> DataSource<'a> {
         }
     }
 
-    /// Samples of an epoch.
+    /// Samples per epoch.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows == 0

@@ -1,10 +1,10 @@
-//! Contrastive representation distillation (Tian, Krishnan & Isola 2020, arXiv:1910.10699), as
-//! `RepDistiller` has it.
+//! Contrastive representation distillation (Tian, Krishnan & Isola 2020, arXiv:1910.10699), in the
+//! form of `RepDistiller`.
 //!
-//! It learns the embeddings `embed_s.linear` and `embed_t.linear`, and keeps two memories of an
-//! embedding a training sample: 2 · 4 · width bytes a sample.
+//! It learns the embeddings `embed_s.linear` and `embed_t.linear`, and keeps two memories with one
+//! embedding per training sample: 2 · 4 · width bytes per sample.
 //!
-//! The scores and their gradient are written out: autograd would gather
+//! The scores and their gradient are hand-written: autograd would gather
 //! `[batch, negatives + 1, width]` from each memory.
 
 mod negatives;
@@ -26,11 +26,11 @@ use rayon::prelude::*;
 settings! {
     /// Contrastive representation distillation.
     Crd {
-        /// Values of an embedding.
+        /// The width of an embedding.
         width: usize = 128, POSITIVE;
-        /// Samples of other classes that a sample is held against.
+        /// The number of negatives: samples of other classes that each sample is contrasted with.
         negatives: usize = 16_384, POSITIVE;
-        /// What scores are divided by.
+        /// The divisor of the scores.
         temperature: f64 = 0.07, ABOVE_0;
         /// The share of its old embedding that a sample's memory keeps.
         momentum: f64 = 0.5, SHARE;
@@ -72,12 +72,12 @@ impl Criterion for Crd {
     }
 }
 
-/// What CRD learns and remembers.
+/// CRD's state.
 #[derive(Debug)]
 pub struct Contrast {
-    /// A module a layer.
+    /// One module per layer.
     embeddings: Vec<Module>,
-    /// A memory bank a layer.
+    /// One memory bank per layer.
     banks: Vec<Bank>,
     negatives: Negatives,
 }
@@ -116,15 +116,15 @@ impl Memory for Contrast {
     }
 }
 
-/// What is added in both denominators.
+/// The ε added in both denominators.
 const EPS: f64 = 1e-7;
 
 /// Temperature and momentum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CrdOptions {
-    /// What scores are divided by.
+    /// The divisor of the scores.
     pub temperature: f64,
-    /// The share of a memory's old embedding that an update keeps.
+    /// The share of its old embedding that a memory keeps in an update.
     pub momentum: f64,
 }
 
@@ -140,10 +140,11 @@ impl From<&Crd> for CrdOptions {
     }
 }
 
-/// The embeddings of all training samples by student and teacher, as of when each was last met.
+/// The student's and the teacher's embeddings of all training samples, as of each sample's last
+/// use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bank {
-    /// Values of an embedding.
+    /// The width of an embedding.
     width: usize,
     /// The student's, then the teacher's embeddings, each `[samples, width]`.
     embeddings: [Vec<f32>; 2],
@@ -152,10 +153,10 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Memories of so many samples, uniform in ±√(3/width).
+    /// Memories of `samples` samples, uniform within ±√(3/width).
     ///
     /// # Errors
-    /// When there are no samples or no width.
+    /// When there are no samples, or the width is 0.
     pub fn new(samples: usize, width: usize, seed: u64) -> Result<Self> {
         let mut init = Init::new(seed);
         let bound = (3.0 / count(width)).sqrt();
@@ -166,7 +167,7 @@ impl Bank {
         Self::of(&module.get("memory_s")?, &module.get("memory_t")?)
     }
 
-    /// These memories.
+    /// A bank of the given memories.
     ///
     /// # Shapes
     /// `student`, `teacher` `[samples, width]`.
@@ -190,7 +191,7 @@ impl Bank {
         }
     }
 
-    /// How many samples it holds.
+    /// The number of samples in the bank.
     #[must_use]
     pub fn samples(&self) -> usize {
         self.embeddings[0].len() / self.width
@@ -199,7 +200,7 @@ impl Bank {
     /// The student's and the teacher's embeddings, each `[samples, width]`.
     ///
     /// # Errors
-    /// When a tensor cannot be made.
+    /// When a tensor cannot be created.
     pub fn tensors(&self) -> Result<[Tensor; 2]> {
         let tensor = |values: &Vec<f32>| {
             Ok::<_, Error>(Tensor::from_slice(values, (self.samples(), self.width), &Device::Cpu)?)
@@ -223,15 +224,15 @@ impl Bank {
     }
 }
 
-/// `L = L(f_s, M_t, Z_s) + L(f_t, M_s, Z_t)`, f the unit embeddings,
-/// `o_bk = exp(⟨M[idx_bk], f_b⟩/T)/Z`, `L(f, M, Z) = −1/B Σ_b [ln(o_b0/(o_b0 + K/N +
+/// `L = L(f_s, M_t, Z_s) + L(f_t, M_s, Z_t)`, where f are the unit embeddings,
+/// `o_bk = exp(⟨M[idx_bk], f_b⟩/T)/Z` and `L(f, M, Z) = −1/B Σ_b [ln(o_b0/(o_b0 + K/N +
 /// 1e-7)) + Σ_{k=1..K} ln((K/N)/(o_bk + K/N + 1e-7))]`; `idx_b0` is the sample itself, the others
 /// are negatives (in the paper's runs, samples of other classes). The first call fixes
-/// `Z = N · mean exp(…)`, without gradient. After the scores are read the memories take up the
-/// batch.
+/// `Z = N · mean exp(…)`, without gradient. After the scores are read, the batch updates the
+/// memories.
 ///
 /// # Shapes
-/// `student` `[batch, …]`, `teacher` `[batch, …]`; `indices` `[batch, 1 + K]` rows of the
+/// `student` `[batch, …]`, `teacher` `[batch, …]`; `indices` `[batch, 1 + K]`, rows of the
 /// memory.
 ///
 /// # Errors
@@ -263,7 +264,7 @@ pub fn crd(
         {
             let x = rows(x, "crd")?;
             let f = embeddings.at(name).at("linear").linear(&x)?.forward(&x)?;
-            // the peer divides by the bare norm, which is NaN at the zero vector
+            // `RepDistiller` divides by the bare norm, which gives NaN at the zero vector
             let f = unit_rows(&f, Guard::AtLeast(1e-100))?;
             if f.dim(1)? != memory.width {
                 return Err(Error::input(format!(
@@ -282,7 +283,7 @@ pub fn crd(
                 temperature: options.temperature,
             };
             let (value, gradient, normalizer) = scores.contrast(&values, normalizer);
-            // a term of value 0 and gradient df carries the gradient on to the embedding
+            // a term of value 0 and gradient df carries the gradient to the embedding
             let carrier = (&f
                 * Tensor::from_vec(gradient, f.shape(), &Device::Cpu)?.to_device(f.device())?)?
             .sum_all()?;
@@ -303,7 +304,7 @@ pub fn crd(
     Ok(found)
 }
 
-/// One direction of the loss: embeddings against the memory of the other side.
+/// One direction of the loss: embeddings against the other side's memory.
 struct Scores<'a> {
     memory: &'a Bank,
     side: usize,
@@ -318,7 +319,7 @@ impl Scores<'_> {
             [index * self.memory.width..(index + 1) * self.memory.width]
     }
 
-    /// The loss, its gradient by the embeddings, and ln Z.
+    /// The loss, its gradient with respect to the embeddings, and ln Z.
     fn contrast(&self, embedded: &[f64], normalizer: Option<f64>) -> (f64, Vec<f64>, f64) {
         let (width, chosen) = (self.memory.width, self.chosen);
         let batch = count(embedded.len() / width);
@@ -344,7 +345,7 @@ impl Scores<'_> {
                 scores.iter().map(|s| (s - largest).exp()).sum::<f64>() / count(scores.len());
             count(self.memory.samples()).ln() + largest + mean.ln()
         });
-        // everything in logarithms: no temperature is so low that a score overflows
+        // all in logarithms, so that no score overflows however low the temperature
         let noise = count(chosen - 1) / count(self.memory.samples());
         let (log_noise, log_rest) = (noise.ln(), (noise + EPS).ln());
         let mut gradient = vec![0.0; embedded.len()];
@@ -378,7 +379,7 @@ impl Scores<'_> {
 /// Untrained embeddings of vectors of these widths.
 ///
 /// # Errors
-/// When a tensor cannot be made.
+/// When a tensor cannot be created.
 pub fn embeddings(student: usize, teacher: usize, width: usize, seed: u64) -> Result<Module> {
     let mut init = Init::new(seed);
     init.layer("embed_s.linear", &[width, student], Some(width))?;
@@ -398,7 +399,7 @@ mod tests {
     fn gradients_match_finite_differences() {
         let (s, t) = (tensor(&[3, 5], 1), tensor(&[3, 2, 2], 2));
         let mut memory = Bank::new(7, 4, 1).unwrap();
-        // Z is without gradient: fixed here, as it is after the first batch
+        // Z has no gradient: fixed here, as it is after the first batch
         memory.log_normalizers = Some([2.0, 3.0]);
         let options = CrdOptions { temperature: 0.5, momentum: 0.5 };
         assert_gradients(&[&s], &embeddings(5, 4, 4, 1).unwrap(), |x, m| {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The samples of a run by class, as places in CRD's memory: those of one class stand side by side.
+/// The samples of a run as places in CRD's memory, grouped by class.
 #[derive(Debug)]
 pub(super) struct Negatives {
     seed: u64,
@@ -19,7 +19,7 @@ impl Negatives {
     /// The places of these rows, each with its label.
     ///
     /// # Errors
-    /// When a row has no label, or all have the same.
+    /// When a row has no label, or all rows have the same label.
     pub(super) fn new(mut rows: Vec<(usize, i64)>, seed: u64) -> Result<Self> {
         if let Some((row, _)) = rows.iter().find(|(_, label)| *label < 0) {
             return Err(Error::input(format!(
@@ -47,14 +47,14 @@ impl Negatives {
         Ok(Self { seed, samples, places })
     }
 
-    /// Samples in all.
+    /// The total number of samples.
     pub(super) fn samples(&self) -> usize {
         self.samples as usize
     }
 
-    /// For each row its own place and `count` places of other classes, `[rows, 1 + count]`: without
-    /// putting back where there are enough of them, as the authors draw. Row i of step k has a
-    /// stream of its own, so nothing drawn before matters.
+    /// For each row, its own place and `count` places of other classes, `[rows, 1 + count]`: drawn
+    /// without replacement if there are enough of them, as in the authors' code. Row i of step k
+    /// has its own stream, so earlier draws don't matter.
     ///
     /// # Errors
     /// When a row is unknown.
@@ -71,7 +71,7 @@ impl Negatives {
                 random.set_stream(i as u64);
                 indices[0] = *own as usize;
                 let others = self.samples - (class.end - class.start);
-                // places above the class's stand for those after it
+                // places from the class's start on map to those after the class
                 let place = |n: u32| {
                     (if n < class.start { n } else { n + class.end - class.start }) as usize
                 };
@@ -86,7 +86,7 @@ impl Negatives {
                     swaps.push(chosen);
                     *index = place(order[first as usize]);
                 }
-                // back to the identity, so that the thread's next sample draws as if it were its
+                // restore the identity, so that the thread's next sample draws as if it were its
                 // first
                 for (first, chosen) in swaps.into_iter().enumerate().rev() {
                     order.swap(first, chosen as usize);
@@ -126,7 +126,7 @@ mod tests {
                 assert_eq!(indices.iter().collect::<HashSet<_>>().len(), 1 + count, "{indices:?}");
             }
         }
-        // more than there are: put back
+        // more than there are: with replacement
         let many = negatives.draw(&[10], 0, 50).unwrap();
         assert!(many[1..].iter().all(|i| class_of[i] != 1));
         assert!(negatives.draw(&[9], 0, 2).is_err());
@@ -142,7 +142,7 @@ mod tests {
         };
         assert_eq!(draw(1, 4), draw(3, 4));
         assert_ne!(draw(1, 4), draw(1, 5));
-        // sample by sample, all places of other classes come up
+        // over many samples, all places of other classes come up
         let seen: HashSet<usize> =
             (0..200).flat_map(|step| negatives.draw(&[10], step, 2).unwrap()).collect();
         assert_eq!(seen.len(), 14);

@@ -1,6 +1,6 @@
 //! Kernels of scalar products, by channels: with the unit maps of both sides as rows of Y, one
-//! product `S Yᵀ` holds the kernel's arguments, and what the kernel makes of them, `W`, gives the
-//! gradient as one product `W Y`.
+//! product `S Yᵀ` holds the kernel's arguments; the kernel turns them into `W`, and the gradient
+//! is one product `W Y`.
 
 use super::count;
 use super::kernel::Kernel;
@@ -8,7 +8,7 @@ use super::scratch::{Pair, variance};
 use crate::criterion::math::tensor::Element;
 use crate::kernel::{Float, Matrix, serial_gemm};
 
-/// Rows of the teacher's products that are held at once.
+/// Rows of the teacher's products in memory at a time.
 const ROWS: usize = 64;
 
 /// A kernel as a function of the scalar product p of two maps.
@@ -16,12 +16,12 @@ pub(super) struct Scalar {
     kernel: Kernel,
     /// σ².
     variance: f64,
-    /// ‖y‖² of every map, where the kernel asks for distances.
+    /// ‖y‖² of every map, if the kernel needs distances.
     squares: Vec<f64>,
 }
 
 impl Scalar {
-    /// `batch`: σ² where it is taken over the whole batch.
+    /// `batch`: σ² if it is computed over the whole batch.
     pub(super) fn new<T: Element>(kernel: Kernel, pair: &Pair<'_, T>, batch: Option<f64>) -> Self {
         let squares =
             if matches!(kernel, Kernel::Gauss { .. }) { pair.squares() } else { Vec::new() };
@@ -29,10 +29,11 @@ impl Scalar {
     }
 
     /// Sums k over a row of products, those of map `row` with maps `first..`, and replaces each
-    /// product by `scale`·k′ (for the Gaussian `scale`·k/σ²).
+    /// product with `scale`·k′ (for the Gaussian, `scale`·k/σ²).
     fn apply<T: Float>(&self, products: &mut [T], row: usize, first: usize, scale: f64) -> f64 {
         match self.kernel {
-            // the linear kernel has its own, cheaper path; here for completeness: k = p, k′ = 1
+            // the linear kernel has its own, cheaper path; included for completeness: k = p,
+            // k′ = 1
             Kernel::Linear => replace(products, |p| (p, T::of(scale))),
             Kernel::Poly { degree: 2, constant } => {
                 let (c, twice) = (T::of(constant), T::of(2.0 * scale));
@@ -46,7 +47,7 @@ impl Scalar {
                     (power * (p + c), factor * power)
                 })
             }
-            // every pair coincides: the distributions are one, and nothing pulls
+            // every pair coincides: the distributions are equal, and the gradient is 0
             Kernel::Gauss { .. } if self.variance <= 0.0 => {
                 products.fill(T::zero());
                 count(products.len())
@@ -67,7 +68,7 @@ impl Scalar {
     }
 }
 
-/// Sums the first of what `f` makes of each value, and puts the second in its place.
+/// `f` maps each value to two: sums the first ones, and stores the second ones in place.
 fn replace<T: Float>(values: &mut [T], f: impl Fn(T) -> (T, T)) -> f64 {
     let mut sum = 0.0;
     for value in values {
@@ -78,7 +79,7 @@ fn replace<T: Float>(values: &mut [T], f: impl Fn(T) -> (T, T)) -> f64 {
     sum
 }
 
-/// One sample's loss; `scale` times its gradient goes to `pair.gradient`.
+/// One sample's loss; `scale` times its gradient is written to `pair.gradient`.
 #[allow(clippy::needless_pass_by_value, reason = "a kernel belongs to its sample")]
 pub(super) fn sample<T: Element>(
     pair: &mut Pair<'_, T>,
@@ -95,8 +96,8 @@ pub(super) fn sample<T: Element>(
     let mut of_teacher = 0.0;
     if teacher_term {
         for first in (0..n).step_by(ROWS) {
-            // the products with maps up to this block; those before it stand for their mirror
-            // images too
+            // the products with maps up to this block; those before it also count for their mirror
+            // images
             let (rows, columns) = (ROWS.min(n - first), first + ROWS.min(n - first));
             let products = &mut products[..rows * columns];
             let left = Matrix::plain(&teacher[first * positions..], 0);
@@ -132,7 +133,7 @@ pub(super) fn sample<T: Element>(
         own += kernel.apply(with_own, row, 0, 2.0 * scale / count(m * m));
         cross += kernel.apply(with_teacher, row, m, -2.0 * scale / count(m * n));
         if matches!(kernel.kernel, Kernel::Gauss { .. }) {
-            // d k(x, y)/dx = k·(y − x)/σ²: the part of −x is a diagonal
+            // d k(x, y)/dx = k·(y − x)/σ²: the −x part is a diagonal
             let sum: f64 = weights.iter().map(|w| w.wide()).sum();
             weights[row] -= T::of(sum);
         }

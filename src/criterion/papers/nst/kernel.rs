@@ -17,7 +17,7 @@ pub enum Kernel {
     },
     /// k(x, y) = exp(−‖x−y‖² / (2σ²)).
     Gauss {
-        /// σ², or how it is found.
+        /// σ², or how it is computed.
         sigma: Sigma,
     },
 }
@@ -26,25 +26,24 @@ pub enum Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sigma {
-    /// `σ² = mean ‖t_i − s_j‖²` over the teacher–student pairs of a sample, without
-    /// gradient.
+    /// `σ² = mean ‖t_i − s_j‖²` over a sample's teacher–student pairs, without gradient.
     #[default]
     AutoSample,
-    /// The same mean over all samples of the batch.
+    /// The same mean, over all samples of the batch.
     AutoBatch,
     /// σ itself.
     #[serde(untagged)]
     Fixed(f64),
 }
 
-/// How a channel map becomes a unit vector.
+/// How a channel map is normalized to a unit vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalization {
-    /// x / max(‖x‖, 1e-12), as `RepDistiller` does.
+    /// x / max(‖x‖, 1e-12), as in `RepDistiller`.
     #[default]
     Clamped,
-    /// x / √(‖x‖² + 1e-10), as the paper's own code does.
+    /// x / √(‖x‖² + 1e-10), as in the paper's code.
     Rsqrt,
 }
 

@@ -1,11 +1,11 @@
-//! The linear kernel: `L_b = ‖m_t − m_s‖²`, m the mean unit map.
+//! The linear kernel: `L_b = ‖m_t − m_s‖²`, where m is the mean unit map.
 
 use super::count;
 use super::scratch::{Pair, STUDENT};
 use crate::criterion::math::tensor::Element;
 
-/// One sample's loss; `scale` times its gradient goes to `pair.gradient`. `mean_t`: the teacher's
-/// mean unit map. Without the teacher's term `‖m_t‖²` is missing.
+/// One sample's loss; `scale` times its gradient is written to `pair.gradient`. `mean_t`: the
+/// teacher's mean unit map. Without the teacher's term, `‖m_t‖²` is left out.
 pub(super) fn sample<T: Element>(
     pair: &mut Pair<'_, T>,
     mean_t: &[f64],
@@ -20,7 +20,7 @@ pub(super) fn sample<T: Element>(
     distance(&mean_s, mean_t, teacher_term)
 }
 
-/// `‖m_s − m_t‖²`, without `‖m_t‖²` if so asked.
+/// `‖m_s − m_t‖²`, minus `‖m_t‖²` unless `teacher_term`.
 pub(super) fn distance(mean_s: &[f64], mean_t: &[f64], teacher_term: bool) -> f64 {
     let distance: f64 = mean_s.iter().zip(mean_t).map(|(a, b)| (a - b) * (a - b)).sum();
     if teacher_term { distance } else { distance - mean_t.iter().map(|b| b * b).sum::<f64>() }

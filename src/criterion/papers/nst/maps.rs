@@ -4,14 +4,14 @@ use super::kernel::Normalization;
 use crate::criterion::math::pool::{pool, pool_adjoint};
 use crate::criterion::math::tensor::Element;
 use crate::kernel::elementwise::dot;
-// at or under it a channel counts as dead: it keeps its (near-zero) value and has no gradient
+// at or below this norm a channel is dead: it keeps its (near-zero) value and has no gradient
 use crate::statistic::DEAD_NORM;
 use half::f16;
 
-/// What `x / √(Σx² + ε)` adds under the root.
+/// The ε under the root in `x / √(Σx² + ε)`.
 const RSQRT_EPS: f64 = 1e-10;
 
-/// Elements as they lie.
+/// Elements in the type in which they are stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Values<'a, T> {
     Own(&'a [T]),
@@ -38,14 +38,14 @@ impl<'a, T: Element> Maps<'a, T> {
         Self { values, channels, from: [height, width], size }
     }
 
-    /// Positions of a map as it is compared.
+    /// Positions of a map at the size of comparison.
     pub(super) fn positions(&self) -> usize {
         self.size[0] * self.size[1]
     }
 
-    /// Writes the unit maps of a sample to `unit` `[channels, positions]` and what each was
-    /// multiplied by to `factors`; 0 where no gradient passes. `plane` is room for a map that is
-    /// pooled.
+    /// Writes the unit maps of a sample to `unit` `[channels, positions]`, and the factor that each
+    /// was multiplied by to `factors`; 0 where no gradient passes. `plane` is scratch memory for a
+    /// pooled map.
     pub(super) fn normalize(
         &self,
         sample: usize,
@@ -79,7 +79,7 @@ impl<'a, T: Element> Maps<'a, T> {
         }
     }
 
-    /// The gradient at the size of comparison, as one at the maps' own.
+    /// Takes the gradient at the size of comparison to the maps' own size.
     pub(super) fn spread(&self, gradient: &[T], out: &mut [T]) {
         if self.from == self.size {
             out.copy_from_slice(gradient);
@@ -92,7 +92,7 @@ impl<'a, T: Element> Maps<'a, T> {
     }
 }
 
-/// Divides a map by its norm; gives the factor, or 0 for a dead map.
+/// Divides a map by its norm; returns the factor, or 0 for a dead map.
 fn normalize<T: Element>(map: &mut [T], how: Normalization) -> T {
     let squares = dot(map, map);
     let (scale, live) = match how {
@@ -100,7 +100,7 @@ fn normalize<T: Element>(map: &mut [T], how: Normalization) -> T {
         Normalization::Rsqrt => (1.0 / (squares + RSQRT_EPS).sqrt(), true),
     };
     let high = T::of(scale);
-    // a rounded factor would be off by the same for every element, and the norm with it
+    // a rounded factor would scale every element, and the norm, by the same error
     let low = T::of(scale - high.wide());
     for value in map {
         *value = *value * high + *value * low;

@@ -2,17 +2,17 @@
 //! channel maps of teacher and student.
 //!
 //! `L = mean_b [ mean k(t_i,t_j) + mean k(s_i,s_j) − 2 mean k(t_i,s_j) ]` over L2-normalized
-//! channel maps. Each sample is one task, in whichever of these forms its kernel and sizes make
-//! cheap; none of them ever makes the `[batch, channels, channels', positions]` tensor of the
+//! channel maps. Each sample is one task, in the form that is cheapest for its kernel and sizes;
+//! none of the forms creates the `[batch, channels, channels', positions]` tensor of the
 //! definition:
 //!
-//! - `linear`: the distance of two mean maps;
-//! - `position`: the polynomial kernel of degree 2 as the distance of two Gram matrices over
+//! - `linear`: the distance between two mean maps;
+//! - `position`: the polynomial kernel of degree 2 as the distance between two Gram matrices over
 //!   positions;
-//! - `channel`: any kernel of scalar products, by the products of channels.
+//! - `channel`: any kernel of scalar products, from the products of channels.
 //!
-//! The first two need no more of the teacher than the mean map and the Gram matrix, which a cache
-//! may hold in place of the maps (`statistics`).
+//! The first two need only the mean map and the Gram matrix of the teacher, which a cache can hold
+//! in place of the maps (`statistics`).
 
 mod channel;
 mod kernel;
@@ -38,12 +38,12 @@ use scratch::{Pair, Scratch, Spare, TEACHER};
 pub use settings::{NstGauss, NstLinear, NstPoly};
 pub use statistics::nst_from;
 
-/// Which form of the criterion is computed.
+/// The variant of the criterion to compute.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NstOptions {
     /// The kernel.
     pub kernel: Kernel,
-    /// How a channel map becomes a unit vector.
+    /// How a channel map is normalized to a unit vector.
     pub normalization: Normalization,
     /// Whether the value includes the teacher–teacher term, which has no gradient (the paper's
     /// code drops it).
@@ -57,7 +57,7 @@ impl From<Kernel> for NstOptions {
 }
 
 impl NstOptions {
-    /// The sets of the teacher's statistics any one of which suffices, the features last.
+    /// The sets of the teacher's statistics, any one of which suffices; the features come last.
     pub(crate) fn ways(&self) -> Vec<Vec<Statistic>> {
         let features = vec![Statistic::Features];
         match statistics::needs(self) {
@@ -84,7 +84,7 @@ pub fn nst(student: &Tensor, teacher: &Tensor, kernel: Kernel) -> Result<Loss> {
     nst_with(student, teacher, &kernel.into())
 }
 
-/// [`nst`] in the form that `options` choose.
+/// [`nst`] in the variant that `options` selects.
 ///
 /// # Shapes
 /// As [`nst`].
@@ -95,8 +95,8 @@ pub fn nst_with(student: &Tensor, teacher: &Tensor, options: &NstOptions) -> Res
     nst_weighted(student, teacher, options, 1.0)
 }
 
-/// [`nst_with`] with the gradient of `weight` times the loss, which is free here and a pass over
-/// the map elsewhere. The value is unweighted.
+/// [`nst_with`] with the gradient of `weight` times the loss, which is free here but takes another
+/// pass over the map elsewhere. The value is unweighted.
 ///
 /// # Shapes
 /// As [`nst`].
@@ -171,9 +171,10 @@ enum Form {
 }
 
 impl Form {
-    /// The cheapest form. The squares of all products of n = `channels` vectors of P = `positions`
-    /// numbers are those of the P×P products of positions: n·P·(n/2 + m) multiplications by
-    /// channels and P·P·(n/2 + m) by positions, where m of the channels are the student's.
+    /// The cheapest form. The squares of all products of n = `channels` vectors of
+    /// P = `positions` numbers are those of the P×P products of positions: n·P·(n/2 + m)
+    /// multiplications by channels and P·P·(n/2 + m) by positions, where m of the channels are
+    /// the student's.
     fn choose(kernel: Kernel, channels: usize, positions: usize) -> Self {
         match kernel {
             Kernel::Linear => Self::Linear,
@@ -202,7 +203,7 @@ fn compute<T: Element>(
     } else {
         None
     };
-    // of the gradient; the value's mean over the batch is taken at the end
+    // scales the gradient; the value is averaged over the batch at the end
     let scale = weight / count(batch);
     over_samples(&s, Some(&t), batch, options, |_, pair| match form {
         Form::Linear => {
@@ -226,8 +227,8 @@ fn compute<T: Element>(
     })
 }
 
-/// The mean over the batch of what `sample` makes of each sample, and the gradients that it leaves
-/// with respect to the unit maps as those with respect to the maps.
+/// The mean over the batch of `sample`'s loss for each sample; also takes the gradients that
+/// `sample` leaves for the unit maps to the maps.
 fn over_samples<T: Element>(
     s: &Maps<'_, T>,
     t: Option<&Maps<'_, T>>,

@@ -1,6 +1,6 @@
 //! The polynomial kernel of degree 2 by positions: with unit maps as rows of S and T,
 //! `L_b = ‖SᵀS/n_s − TᵀT/n_t‖² + 2c ‖m_s − m_t‖²`. The difference is taken before
-//! the square, so the loss keeps its digits as it goes to 0.
+//! the square, so the loss keeps its precision as it approaches 0.
 
 use super::scratch::{Pair, STUDENT};
 use super::{count, linear};
@@ -8,15 +8,15 @@ use crate::criterion::math::tensor::Element;
 use crate::kernel::{Matrix, mirror_lower, serial_gemm, serial_gram};
 use crate::statistic::unpack;
 
-/// What is known of a teacher's sample beside the unit maps of the pair.
+/// What is known of a teacher's sample besides the unit maps of the pair.
 pub(super) struct Teacher<'a, T> {
-    /// The packed lower triangle of `TᵀT/n_t`; `None`: it is made of the pair's maps.
+    /// The packed lower triangle of `TᵀT/n_t`; `None` to compute it from the pair's maps.
     pub(super) gram: Option<&'a [T]>,
-    /// The mean unit map; not read at constant 0.
+    /// The mean unit map; not read if the constant is 0.
     pub(super) mean: &'a [f64],
 }
 
-/// One sample's loss; `scale` times its gradient goes to `pair.gradient`.
+/// One sample's loss; `scale` times its gradient is written to `pair.gradient`.
 pub(super) fn sample<T: Element>(
     pair: &mut Pair<'_, T>,
     of_teacher: &Teacher<'_, T>,
@@ -29,7 +29,7 @@ pub(super) fn sample<T: Element>(
     let (student, teacher) = pair.unit.split_at(m * positions);
     let products = &mut *pair.products;
     products.resize(positions * positions, T::zero());
-    // Σ over the whole matrix from its lower triangle
+    // sum over the whole matrix from its lower triangle
     let squared = |lower: &[T]| {
         let rows = lower.chunks_exact(positions).enumerate();
         rows.map(|(i, row)| {
@@ -71,7 +71,7 @@ pub(super) fn sample<T: Element>(
     );
     if constant != 0.0 {
         let (mean_s, mean_t) = (pair.mean(STUDENT), of_teacher.mean);
-        // (p + c)² adds 2c p, a linear kernel, and c², which cancels but for a teacher's term
+        // (p + c)² adds 2c p, a linear kernel, and c², which cancels except for a teacher's term
         // that is left out
         value += 2.0 * constant * linear::distance(&mean_s, mean_t, teacher_term);
         value -= if teacher_term { 0.0 } else { constant * constant };

@@ -1,4 +1,4 @@
-//! Memory that the samples of a batch take in turn.
+//! Memory that the samples of a batch reuse.
 
 use super::NstOptions;
 use super::count;
@@ -45,18 +45,18 @@ pub(super) const TEACHER: usize = 1;
 
 /// One sample of both sides.
 pub(super) struct Pair<'a, T> {
-    /// Channels of student and teacher; 0 of a teacher whose maps are not there.
+    /// Channels of student and teacher; 0 for a teacher whose maps are missing.
     pub(super) channels: [usize; 2],
     /// Positions of a map.
     pub(super) positions: usize,
     /// The unit maps `[channels[0] + channels[1], positions]`: the student's, then the teacher's.
     pub(super) unit: &'a [T],
-    /// What each of the student's maps was multiplied by.
+    /// The factor that each of the student's maps was multiplied by.
     factors: &'a [T],
-    /// For the gradient with respect to the student's unit maps `[channels[0], positions]`, with
-    /// arbitrary content.
+    /// Room for the gradient with respect to the student's unit maps `[channels[0], positions]`;
+    /// the initial content is arbitrary.
     pub(super) gradient: &'a mut [T],
-    /// For products, of any length.
+    /// Room for products, of any length.
     pub(super) products: &'a mut Vec<T>,
 }
 
@@ -128,9 +128,9 @@ impl<T: Element> Pair<'_, T> {
         (mean(student) + mean(teacher) - 2.0 * dot(&mean_s, &mean_t)).max(0.0)
     }
 
-    /// Turns the gradient with respect to the unit maps into that with respect to the maps: g ←
-    /// (g − y (y·g)) · factor, which is the derivative of x/‖x‖ and of x/√(‖x‖² +
-    /// ε) alike.
+    /// Takes the gradient with respect to the unit maps to the gradient with respect to the maps:
+    /// g ← (g − y (y·g)) · factor, which is the derivative of both x/‖x‖ and
+    /// x/√(‖x‖² + ε).
     pub(super) fn through_normalization(&mut self) {
         let maps = self
             .gradient
@@ -149,7 +149,8 @@ impl<T: Element> Pair<'_, T> {
     }
 }
 
-/// σ² of a Gaussian kernel: fixed, of this sample, or of the whole batch where that is asked for.
+/// σ² of a Gaussian kernel: fixed, computed from this sample, or from the whole batch if `batch`
+/// gives it.
 pub(super) fn variance<T: Element>(kernel: Kernel, pair: &Pair<'_, T>, batch: Option<f64>) -> f64 {
     match kernel {
         Kernel::Gauss { sigma: Sigma::Fixed(sigma) } => sigma * sigma,

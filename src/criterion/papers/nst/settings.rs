@@ -60,17 +60,17 @@ impl NstGauss {
     }
 }
 
-/// The teacher's term is constant, but without it the value is no distance and says nothing to the
-/// reader.
+/// Keeps the teacher's term: it is constant, but without it the value is not a distance and tells
+/// the reader nothing.
 fn options(kernel: Kernel, normalization: Normalization) -> NstOptions {
     NstOptions { kernel, normalization, teacher_term: true }
 }
 
-/// Maps are large, and the weight is free where the gradient is made.
+/// Folds in the weight: maps are large, and it is free where the gradient is computed.
 fn compare(options: &NstOptions, weight: f64, inputs: &Inputs<'_>) -> Result<Evaluation> {
     let student = inputs.student()?;
     let loss = match inputs.target()? {
-        // half-precision maps are widened where they are read
+        // half-precision maps are widened as they are read
         Target::Tensor(teacher) => nst_weighted(student, teacher, options, weight)?,
         Target::Statistics(teacher) => nst_from(student, &teacher, options, weight)?,
     };
@@ -84,9 +84,9 @@ macro_rules! nst {
 
             const SPEC: &'static Spec = &$spec;
 
-            /// MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel of
-            /// degree 2 `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²` (docs/statistics.md), both of maps that
-            /// are normalized by their clamped norm.
+            /// MMD² of the linear kernel is `‖m_t − m_s‖²`, that of the polynomial kernel
+            /// of degree 2 `‖G_t − G_s‖² + 2c ‖m_t − m_s‖²` (docs/statistics.md),
+            /// both over maps normalized by their clamped norm.
             fn ways(&self) -> Vec<Vec<Statistic>> {
                 self.options().ways()
             }

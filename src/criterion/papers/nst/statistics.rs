@@ -1,6 +1,6 @@
 //! NST from what a cache holds in place of the teacher's maps: `‖m_s − m_t‖²`, and
 //! `‖G_s − G_t‖² + 2c ‖m_s − m_t‖²` (see [`super::linear`] and [`super::position`]),
-//! of maps that are normalized by their clamped norm.
+//! over maps normalized by their clamped norm.
 
 use super::kernel::{Kernel, Normalization};
 use super::maps::{Maps, Values};
@@ -19,8 +19,8 @@ use candle_core::{DType, Device, Tensor};
 /// `student` `[batch, channels, height, width]` in f32 or f64.
 ///
 /// # Errors
-/// When the kernel or the normalization needs the maps, a statistic is missing or of another shape,
-/// or the student's maps are smaller: pooling precedes normalization.
+/// When the kernel or the normalization needs the maps, a statistic is missing or has another
+/// shape, or the student's maps are smaller: pooling comes before normalization.
 pub fn nst_from(
     student: &Tensor,
     teacher: &Statistics<'_>,
@@ -34,7 +34,7 @@ pub fn nst_from(
     }
 }
 
-/// The constant of the kernel and whether the Gram matrix and the mean are read.
+/// The kernel's constant, and whether the Gram matrix and the mean are read.
 pub(super) fn needs(options: &NstOptions) -> Option<(f64, bool, bool)> {
     match (options.kernel, options.normalization) {
         (Kernel::Linear, Normalization::Clamped) => Some((0.0, false, true)),
@@ -100,7 +100,7 @@ fn on_host<T: Element>(
     Ok(Loss { value, gradient })
 }
 
-/// A statistic's values; none where it is not needed.
+/// A statistic's values; empty if it is not needed.
 fn read<T: Element>(
     tensor: Option<&Tensor>,
     what: &str,

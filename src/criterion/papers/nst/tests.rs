@@ -49,7 +49,7 @@ const KERNELS: [Kernel; 6] = [
 
 #[test]
 fn gradients_match_finite_differences() {
-    // one side larger in height, the other in width; more positions than channels, and fewer
+    // one side is larger in height, the other in width; more positions than channels, and fewer
     let pairs = [
         (maps([2, 3, 5, 3], 1), maps([2, 4, 3, 4], 2)),
         (maps([2, 5, 2, 3], 1), maps([2, 4, 3, 2], 2)),
@@ -160,7 +160,7 @@ fn shapes_that_disagree_are_refused() {
     );
 }
 
-/// The definition, pair by pair.
+/// The definition, evaluated pair by pair.
 fn defined(student: &Tensor, teacher: &Tensor, [degree, constant]: [i32; 2]) -> f64 {
     let unit = |maps: &Tensor, b: usize| -> Vec<Vec<f64>> {
         let (_, channels, height, width) = maps.dims4().unwrap();
@@ -217,7 +217,7 @@ fn both_forms_equal_the_definition() {
 
 fn defined_without_teacher(student: &Tensor, teacher: &Tensor, constant: i32) -> f64 {
     let kernel = Kernel::Poly { degree: 2, constant: f64::from(constant) };
-    // through the channel form, whatever the sizes
+    // uses the channel form, whatever the sizes
     let (s, t) = (flat(student), flat(teacher));
     let shape = |t: &Tensor| [t.dims()[1], t.dims()[2], t.dims()[3]];
     let size = [student.dims()[2], student.dims()[3]];
@@ -236,9 +236,9 @@ fn defined_without_teacher(student: &Tensor, teacher: &Tensor, constant: i32) ->
 
 #[test]
 fn a_small_loss_keeps_its_digits() {
-    // a student that is the teacher but for a small part, rounded to what f32 holds; by channels
-    // the three terms are sums of their own, and the loss loses digits as its square: what is asked
-    // for is a part in a hundred at a part in a hundred
+    // the student is the teacher plus a small offset, rounded to f32; by channels the three terms
+    // are separate sums, so the loss loses precision as its square; the allowed relative error is
+    // about the relative offset
     let cases = [
         ([2, 16, 16, 16], 1e-2, 1e-2),
         ([1, 64, 40, 40], 1e-2, 1e-2),
@@ -333,13 +333,13 @@ fn statistics(teacher: &Tensor, size: [usize; 2]) -> [Tensor; 2] {
 
 #[test]
 fn statistics_give_the_loss_of_the_maps() {
-    // the teacher's maps are larger, of one size, and smaller; deep and shallow; with a dead
+    // the teacher's maps are larger, of equal size, and smaller; deep and shallow; with a dead
     // channel
     let cases =
         [([2, 3, 4, 5], [2, 7, 8, 5]), ([2, 6, 4, 4], [2, 9, 4, 4]), ([2, 5, 7, 6], [2, 40, 3, 6])];
     for (shape_s, shape_t) in cases {
         let student = maps(shape_s, 1);
-        // what f32 holds, so that the two sides see the same teacher
+        // rounded to f32, so that both sides see the same teacher
         let teacher = maps(shape_t, 2)
             .relu()
             .unwrap()

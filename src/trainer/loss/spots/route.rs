@@ -1,10 +1,10 @@
 //! Routes through student and teacher: both networks are cut at the spots, and at each spot a
-//! sample goes on with its own network's tensor or with what an adapter makes of the other's, as
-//! its gate says. The label loss of what comes out trains policy and adapters.
+//! sample continues with its own network's tensor or with the other's, converted by an adapter, as
+//! its gate says. The label loss of the final outputs trains policy and adapters.
 //!
-//! The student's stages hold its parameters of the step, which the routed loss does not move; they
-//! normalize by the batch's own statistics and leave the running ones alone. The teacher's stages
-//! are frozen and normalize by their running statistics.
+//! The student's stages hold its parameters of the step, which the routed loss does not update;
+//! they normalize with batch statistics and leave the running ones alone. The teacher's stages are
+//! frozen and normalize with running statistics.
 
 use super::Gradients;
 use crate::array::Layout;
@@ -16,7 +16,7 @@ use crate::student::{Mode, Stage, Student, TensorId};
 use crate::trainer::pairing::Pair;
 use candle_core::{Device, Tensor};
 
-/// Both networks from each map to the next spot, the last to the logits.
+/// Both networks from each map to the next spot, and from the last one to the logits.
 #[derive(Debug)]
 pub(super) struct Route {
     /// The student's and the teacher's stages.
@@ -28,30 +28,30 @@ pub(super) struct Route {
 pub(super) struct Judge<'a> {
     /// The student's own logits, `[batch, classes]`.
     pub(super) plain: &'a Tensor,
-    /// One a sample.
+    /// One label per sample.
     pub(super) labels: &'a [i64],
     /// γ of the policy's loss.
     pub(super) gamma: f64,
 }
 
-/// What a routed pass came to.
+/// The result of a routed pass.
 #[derive(Debug)]
 pub(super) struct Routed {
     /// The policy's loss.
     pub(super) value: f64,
-    /// Its gradients by the gates of each spot.
+    /// Its gradients with respect to the gates of each spot.
     pub(super) gates: Vec<Tensor>,
-    /// Its gradients by the adapters of each map.
+    /// Its gradients with respect to the adapters of each map.
     pub(super) adapters: Gradients,
 }
 
 impl Route {
-    /// Cuts both networks at the pairs, which come in the student's order.
+    /// Cuts both networks at the pairs, which must be in the student's order.
     ///
     /// # Errors
-    /// When a tensor is not where all of its network passes (names what goes around it), the
-    /// teacher's tensors come in another order than the student's, or the cache holds a map in
-    /// another form than the graph.
+    /// When part of a network bypasses a tensor (names what does), the teacher's tensors are in a
+    /// different order from the student's, or the cache holds a map in a different form from the
+    /// graph's.
     pub(super) fn new(
         pairs: &[&Pair],
         student: &Student,
@@ -102,12 +102,12 @@ impl Route {
         Ok(Self { stages: spots.iter().zip(ends).map(stage).collect::<Result<_>>()? })
     }
 
-    /// Takes a batch through both networks and differentiates the loss of what comes out,
+    /// Takes a batch through both networks and differentiates the loss of the outputs,
     /// [`sakd::policy_loss`].
     ///
     /// # Shapes
-    /// `first` student's and teacher's tensor at the first spot, `[batch, …]`; `gates` `[batch]`
-    /// for each map and the logits.
+    /// `first`: the student's and the teacher's tensor at the first spot, `[batch, …]`; `gates`:
+    /// `[batch]` for each map and the logits.
     ///
     /// # Errors
     /// When shapes disagree or a label is outside the classes.
@@ -160,7 +160,7 @@ impl Route {
     }
 }
 
-/// Gradients by student, teacher and gate.
+/// Gradients with respect to student, teacher and gate.
 fn three(gradients: Vec<Tensor>) -> Result<[Tensor; 3]> {
     gradients
         .try_into()
@@ -173,8 +173,8 @@ fn find(teacher: &Student, name: &str) -> Result<TensorId> {
     })
 }
 
-/// The shapes of two of the teacher's samples; `None` where neither the cache nor the graph says
-/// them.
+/// The input shapes for two of the teacher's samples; `None` if neither the cache nor the graph
+/// states them.
 fn teacher_inputs(teacher: &Student, manifest: &Manifest) -> Option<Vec<Vec<usize>>> {
     const BATCH: usize = 2;
     let sizes = |sizes: &[usize]| std::iter::once(BATCH).chain(sizes.iter().copied()).collect();
@@ -199,8 +199,8 @@ fn teacher_inputs(teacher: &Student, manifest: &Manifest) -> Option<Vec<Vec<usiz
     teacher.inputs().iter().map(|input| stored(&input.name)).collect()
 }
 
-/// Refuses a map that the cache holds pooled or with its channels last: the routes go on from the
-/// graph's own.
+/// Rejects a map that the cache holds pooled or channels-last: the routes continue from the graph's
+/// own form.
 fn check_form(
     pair: &Pair,
     teacher: &Student,

@@ -17,7 +17,7 @@ const LABELS: [i64; 4] = [0, 2, 1, 2];
 const CLASSES: usize = 3;
 const SIDE: usize = 6;
 
-/// Numbers in −0.5 … 0.5 of no pattern.
+/// Pseudorandom numbers in −0.5 … 0.5.
 fn numbers(count: usize, seed: u32) -> Vec<f64> {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
     let mut next = || {
@@ -54,7 +54,7 @@ fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, &[i64])]) -> Nod
     }
 }
 
-/// Two convolutions with batch norm, a shortcut beside the second; maps `m1` 6×6 and `m2` 3×3,
+/// Two convolutions with batch norm, the second with a shortcut; maps `m1` 6×6 and `m2` 3×3,
 /// vector `v`.
 fn net(channels: [usize; 2], seed: u32) -> Student {
     let [a, b] = channels;
@@ -161,7 +161,7 @@ fn manifest() -> Manifest {
     manifest
 }
 
-/// Both networks, what stands at the first spot, and the student's own logits.
+/// Both networks, the tensors at the first spot, and the student's own logits.
 struct Example {
     student: Student,
     teacher: Student,
@@ -217,7 +217,7 @@ impl Example {
     }
 }
 
-/// The module with one weight in place of its own.
+/// The module with one weight replaced.
 fn with(module: &Module, name: &str, weight: &Tensor) -> Module {
     Module::new(
         module
@@ -227,7 +227,7 @@ fn with(module: &Module, name: &str, weight: &Tensor) -> Module {
     .unwrap()
 }
 
-/// Compares gradients by a module's weights with central differences of `value`.
+/// Compares gradients with respect to a module's weights with central differences of `value`.
 fn assert_slopes(module: &Module, gradients: &[(String, Tensor)], value: impl Fn(&Module) -> f64) {
     const STEP: f64 = 1e-6;
     assert_eq!(gradients.len(), module.weights().count());
@@ -260,8 +260,8 @@ fn assert_slopes(module: &Module, gradients: &[(String, Tensor)], value: impl Fn
     assert!(largest > 1e-3, "nothing is learned: {largest}");
 }
 
-/// The whole routed pass, from the policy's weights by soft gates to the loss, against finite
-/// differences.
+/// Compares the gradients of the whole routed pass, from the policy's weights through soft gates to
+/// the loss, with finite differences.
 #[test]
 fn policy_and_adapters_follow_the_slope_of_the_routed_loss() {
     const TEMPERATURE: f64 = 0.7;
@@ -359,7 +359,7 @@ fn what_goes_around_a_spot_is_named() {
             && message.contains("short around it"),
         "{message}"
     );
-    // in another order there
+    // the teacher has them in the opposite order
     let crossed = [pair("m1", [2, 6, 6], "m2", [4, 3, 3]), pair("m2", [3, 3, 3], "m1", [3, 6, 6])];
     let message = refused(&crossed, &manifest());
     assert!(message.contains("tensor m1: expected one that follows from m2"), "{message}");
