@@ -437,7 +437,7 @@ fn import(model: &Model, plan: &Plan, context: &Context<'_>) -> Result<Student> 
         train: recipe.train.clone(),
         freeze_batchnorm: recipe.freeze_batchnorm,
         folded_norms: recipe.folded_batchnorm,
-        executor: Executor::Cpu(recipe.precision),
+        executor: Executor::Blocked(recipe.precision),
         device: plan.device.clone(),
         ..ImportOptions::default()
     };

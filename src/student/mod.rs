@@ -9,7 +9,7 @@
 mod batch;
 mod chance;
 mod check;
-mod cpu;
+mod exec;
 mod executor;
 mod export;
 mod fold;
@@ -30,7 +30,7 @@ mod trains;
 mod trial;
 mod value;
 
-pub use cpu::Work;
+pub use exec::blocked::Work;
 pub use pass::Pass;
 pub use settings::{FoldedNorms, Precision};
 pub use stage::{Stage, StagePass};
@@ -42,6 +42,7 @@ use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
 use batch::Batch;
 use candle_core::{DType, Device, Tensor, Var};
+use exec::blocked;
 use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
@@ -73,13 +74,15 @@ pub struct ImportOptions {
 /// Who runs a student's graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executor {
-    /// Every operator on dense tensors, in any float type: the oracle.
-    General,
-    /// Channel maps through the blocked kernels; float32 only, other types go the general way.
-    Cpu(Precision),
-    /// Every operator in candle's tensor operations: on any device. A device that is not the CPU
-    /// takes this one whatever is asked for.
-    Candle,
+    /// Every operator on dense tensors in host memory, in any float type: the reference
+    /// implementation.
+    Reference,
+    /// Channel maps in blocks of sixteen channels; float32 only, the reference executor runs other
+    /// types.
+    Blocked(Precision),
+    /// Every operator in candle's tensor operations, on any device. A student on a device other
+    /// than the CPU runs here whatever is asked for.
+    Device,
 }
 
 impl Default for ImportOptions {
@@ -91,7 +94,7 @@ impl Default for ImportOptions {
             train: Vec::new(),
             freeze_batchnorm: false,
             folded_norms: FoldedNorms::default(),
-            executor: Executor::Cpu(Precision::Strict),
+            executor: Executor::Blocked(Precision::Strict),
         }
     }
 }
@@ -154,7 +157,7 @@ pub struct Student {
     device: Device,
     freeze_batchnorm: bool,
     executor: Executor,
-    arena: Arc<cpu::Arena>,
+    arena: Arc<blocked::Arena>,
     inputs: Vec<Value>,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
@@ -291,7 +294,7 @@ impl Student {
             dtype: options.dtype,
             device: options.device.clone(),
             freeze_batchnorm: options.freeze_batchnorm,
-            executor: if options.device.is_cpu() { options.executor } else { Executor::Candle },
+            executor: if options.device.is_cpu() { options.executor } else { Executor::Device },
             arena: Arc::default(),
             inputs: model.inputs(),
             parameters,
@@ -438,14 +441,14 @@ impl Student {
         Ok(self.plan(input_shapes.to_vec())?.plan.shapes.get(&tensor).cloned())
     }
 
-    /// What a training step on inputs of these shapes has to do at least; `None` where the general
+    /// What a training step on inputs of these shapes has to do at least; `None` where another
     /// executor runs it.
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
     pub fn work(&self, input_shapes: &[Vec<usize>]) -> Result<Option<Work>> {
         let planned = self.plan(input_shapes.to_vec())?;
-        Ok(planned.ways.as_ref().map(|ways| cpu::work(&self.graph, &planned.plan, ways)))
+        Ok(planned.ways.as_ref().map(|ways| blocked::work(&self.graph, &planned.plan, ways)))
     }
 
     /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are).
@@ -501,13 +504,13 @@ impl Student {
         let plan = self.try_plan(&inputs);
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
         let mut plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
-        if self.executor == Executor::Candle {
+        if self.executor == Executor::Device {
             plan =
                 plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
         }
         let ways = match self.executor {
-            Executor::Cpu(precision) if self.dtype == DType::F32 => {
-                Some(Arc::new(cpu::Ways::new(&plan, precision)))
+            Executor::Blocked(precision) if self.dtype == DType::F32 => {
+                Some(Arc::new(blocked::Ways::new(&plan, precision)))
             }
             _ => None,
         };

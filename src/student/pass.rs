@@ -1,6 +1,6 @@
 //! A pass over a plan, forward and backward, by the executor that the plan is for.
 
-use super::cpu::{self, Ways};
+use super::exec::blocked::{self, Ways};
 use super::executor::{self, Values};
 use super::op::{Run, Saved};
 use super::plan::Plan;
@@ -30,7 +30,7 @@ pub struct Pass<'a> {
 #[derive(Debug)]
 enum Record {
     General(Vec<Saved>),
-    Cpu(cpu::Record),
+    Blocked(blocked::Record),
 }
 
 /// Runs a plan forward.
@@ -53,8 +53,8 @@ pub(super) fn forward<'a>(
             (kept, Record::General(saved))
         }
         Some(ways) => {
-            let (kept, record) = cpu::forward(student, plan, ways, values, run, keep)?;
-            (kept, Record::Cpu(record))
+            let (kept, record) = blocked::forward(student, plan, ways, values, run, keep)?;
+            (kept, Record::Blocked(record))
         }
     };
     Ok(Pass { student, planned, kept, record })
@@ -121,7 +121,7 @@ impl Pass<'_> {
         }
         match record {
             Record::General(saved) => executor::backward(student, plan, saved, gradients),
-            Record::Cpu(record) => cpu::backward(student, plan, record, gradients),
+            Record::Blocked(record) => blocked::backward(student, plan, record, gradients),
         }
     }
 }

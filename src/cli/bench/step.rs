@@ -169,7 +169,8 @@ fn find(name: &str) -> Result<&'static Net> {
 #[allow(clippy::cast_precision_loss, reason = "a number of images")]
 fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling) -> Result<Row> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
-    let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
+    let executor =
+        if args.general { Executor::Reference } else { Executor::Blocked(args.precision) };
     let student = Student::import(
         &network(net)?,
         &ImportOptions { executor, device: on.clone(), ..ImportOptions::default() },

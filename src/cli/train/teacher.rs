@@ -25,7 +25,7 @@ pub(super) fn import(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<St
         .hint("name that file with --sakd-teacher, or extract a cache of this one"));
     }
     let options = ImportOptions {
-        executor: Executor::Cpu(plan.recipe.precision),
+        executor: Executor::Blocked(plan.recipe.precision),
         device: plan.device.clone(),
         // it does not train
         folded_norms: FoldedNorms::Leave,

@@ -11,19 +11,19 @@ mod forward;
 mod map;
 mod work;
 
-pub(super) use backward::backward;
-pub(super) use buffer::Arena;
-pub(super) use forward::forward;
+pub(in crate::student) use backward::backward;
+pub(in crate::student) use buffer::Arena;
+pub(in crate::student) use forward::forward;
 pub use work::Work;
-pub(super) use work::work;
+pub(in crate::student) use work::work;
 
-use super::op::{Kind, Saved};
-use super::plan::{Plan, Step};
-use super::{Student, TensorId};
 use crate::kernel::blocked::{self, pool, stem};
 use crate::kernel::conv::Conv;
 use crate::kernel::pool::Window;
+use crate::student::op::{Kind, Saved};
+use crate::student::plan::{Plan, Step};
 use crate::student::settings::Precision;
+use crate::student::{Student, TensorId};
 use candle_core::Tensor;
 use map::{Affine, Lazy};
 use std::collections::HashSet;
@@ -32,7 +32,7 @@ use std::time::Instant;
 
 /// How each step of a plan runs.
 #[derive(Debug)]
-pub(super) struct Ways(Vec<Way>);
+pub(in crate::student) struct Ways(Vec<Way>);
 
 #[derive(Debug)]
 enum Way {
@@ -62,7 +62,7 @@ const STEM: usize = 8;
 
 impl Ways {
     /// Chooses for every step. What a step finds at run time may still send it the general way.
-    pub(super) fn new(plan: &Plan, precision: Precision) -> Self {
+    pub(in crate::student) fn new(plan: &Plan, precision: Precision) -> Self {
         let precision = match precision {
             Precision::Fast => blocked::Precision::Fast,
             Precision::Strict => blocked::Precision::Strict,
@@ -182,7 +182,7 @@ struct Normal {
 
 /// What a forward pass leaves for its backward pass, by step.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(in crate::student) struct Record {
     ways: Arc<Ways>,
     kept: Vec<Kept>,
 }
