@@ -30,7 +30,7 @@ mod trains;
 mod trial;
 mod value;
 
-pub use exec::blocked::Work;
+pub use exec::blocked::StepCost;
 pub use pass::Pass;
 pub use settings::{FoldedNorms, Precision};
 pub use stage::{Stage, StagePass};
@@ -42,7 +42,7 @@ use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
 use batch::Batch;
 use candle_core::{DType, Device, Tensor, Var};
-use exec::blocked;
+use exec::blocked::{Arena, BlockedPlan, step_cost};
 use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
@@ -157,7 +157,7 @@ pub struct Student {
     device: Device,
     freeze_batchnorm: bool,
     executor: Executor,
-    arena: Arc<blocked::Arena>,
+    arena: Arc<Arena>,
     inputs: Vec<Value>,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
@@ -446,9 +446,10 @@ impl Student {
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
-    pub fn work(&self, input_shapes: &[Vec<usize>]) -> Result<Option<Work>> {
+    pub fn step_cost(&self, input_shapes: &[Vec<usize>]) -> Result<Option<StepCost>> {
         let planned = self.plan(input_shapes.to_vec())?;
-        Ok(planned.ways.as_ref().map(|ways| blocked::work(&self.graph, &planned.plan, ways)))
+        let cost = |blocked: &Arc<BlockedPlan>| step_cost(&self.graph, &planned.plan, blocked);
+        Ok(planned.blocked.as_ref().map(cost))
     }
 
     /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are).
@@ -508,13 +509,13 @@ impl Student {
             plan =
                 plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
         }
-        let ways = match self.executor {
+        let blocked = match self.executor {
             Executor::Blocked(precision) if self.dtype == DType::F32 => {
-                Some(Arc::new(blocked::Ways::new(&plan, precision)))
+                Some(Arc::new(BlockedPlan::new(&plan, precision)))
             }
             _ => None,
         };
-        let planned = Arc::new(Planned { plan, ways });
+        let planned = Arc::new(Planned { plan, blocked });
         plans.insert(inputs, planned.clone());
         Ok(planned)
     }

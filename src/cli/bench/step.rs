@@ -187,7 +187,7 @@ fn measure(net: &Net, args: &Args, on: &Device, threads: usize, ceiling: Ceiling
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let sgd = OptimizerRecipe::Sgd { lr: 0.01, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
     let mut optimizer = Optimizer::create(variables, sgd)?;
-    let work = student.work(&[images.dims().to_vec()])?;
+    let work = student.step_cost(&[images.dims().to_vec()])?;
     let mut times = Vec::with_capacity(args.steps.get());
     for step in 0..args.warmup + args.steps.get() {
         let start = Instant::now();

@@ -1,188 +1,31 @@
-//! The CPU executor: channel maps in blocks of sixteen, through the kernels of
-//! [`crate::kernel::blocked`]; every other operator runs as the general executor runs it.
+//! The blocked executor: channel maps in blocks of sixteen, through the kernels of
+//! [`crate::kernel::blocked`]. One blocked operator is one file; every other operator runs as the
+//! reference executor runs it (`dense.rs`). Which is which is one table, `plan.rs`.
 //!
 //! A batch norm and an activation compute nothing by themselves: they are noted beside the map that
-//! a convolution stored, and whoever reads it does them on the way, forward and backward. Tensors
-//! change between dense and blocks where a step asks for the other form.
+//! a convolution stored, and whoever reads it applies them on the way, forward and backward.
+//! Tensors change between dense and blocked where a step asks for the other form.
 
-mod backward;
+mod add;
+mod average_pool;
+mod batch_norm;
 mod buffer;
-mod forward;
+mod clamp;
+mod convolution;
+mod cost;
+mod dense;
+mod gradients;
 mod map;
-mod work;
+mod max_pool;
+mod operator;
+mod plan;
+mod plane_mean;
+mod stem;
+mod sweep;
+mod values;
 
-pub(in crate::student) use backward::backward;
 pub(in crate::student) use buffer::Arena;
-pub(in crate::student) use forward::forward;
-pub use work::Work;
-pub(in crate::student) use work::work;
-
-use crate::kernel::blocked::{self, pool, stem};
-use crate::kernel::conv::Conv;
-use crate::kernel::pool::Window;
-use crate::student::op::{Kind, Saved};
-use crate::student::plan::{Plan, Step};
-use crate::student::settings::Precision;
-use crate::student::{Student, TensorId};
-use candle_core::Tensor;
-use map::{Affine, Lazy};
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Instant;
-
-/// How each step of a plan runs.
-#[derive(Debug)]
-pub(in crate::student) struct Ways(Vec<Way>);
-
-#[derive(Debug)]
-enum Way {
-    /// As the general executor runs it, on dense tensors.
-    Dense,
-    /// With the moments of its output where a batch norm reads it.
-    Convolution {
-        plan: Box<blocked::Plan>,
-        moments: bool,
-    },
-    /// A convolution whose input is a dense image that no gradient is asked for.
-    Stem(Conv),
-    BatchNorm,
-    /// The bounds, and the open interval where the gradient passes.
-    Clamp {
-        bounds: [f32; 2],
-        open: [f32; 2],
-    },
-    Add,
-    MaxPool(Window),
-    AveragePool(Window),
-    PlaneMean,
-}
-
-/// Channels up to which padding to a block would waste more than a stem's own loop.
-const STEM: usize = 8;
-
-impl Ways {
-    /// Chooses for every step. What a step finds at run time may still send it the general way.
-    pub(in crate::student) fn new(plan: &Plan, precision: Precision) -> Self {
-        let precision = match precision {
-            Precision::Fast => blocked::Precision::Fast,
-            Precision::Strict => blocked::Precision::Strict,
-        };
-        let rank = |step: &Step| {
-            step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len)
-        };
-        let norms =
-            plan.steps.iter().filter(|step| matches!(step.operator.kind(), Kind::BatchNorm(_)));
-        let normed: HashSet<TensorId> =
-            norms.filter_map(|step| step.inputs.first().copied()).collect();
-        let is_normed = |step: &Step| {
-            step.outputs.first().copied().flatten().is_some_and(|id| normed.contains(&id))
-        };
-        Self(
-            plan.steps
-                .iter()
-                .map(|step| match step.operator.kind() {
-                    Kind::Convolution(c)
-                        if !step.wanted[0] && c.channels <= STEM && stem::takes(c) =>
-                    {
-                        Way::Stem(*c)
-                    }
-                    Kind::Convolution(c) => {
-                        blocked::plan(c, precision).map_or(Way::Dense, |plan| Way::Convolution {
-                            plan: Box::new(plan),
-                            moments: is_normed(step),
-                        })
-                    }
-                    Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
-                    Kind::Clamp { bounds: [low, high], inclusive } => {
-                        let open =
-                            if inclusive { [low.next_down(), high.next_up()] } else { [low, high] };
-                        Way::Clamp { bounds: [low, high], open }
-                    }
-                    Kind::Add => Way::Add,
-                    Kind::MaxPool(w) if pool::takes(w) => Way::MaxPool(*w),
-                    Kind::AveragePool(w) => Way::AveragePool(*w),
-                    Kind::PlaneMean => Way::PlaneMean,
-                    _ => Way::Dense,
-                })
-                .collect(),
-        )
-    }
-}
-
-impl Way {
-    /// What it is called in the log.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Dense => "dense",
-            Self::Convolution { plan, .. } => plan.name(),
-            Self::Stem(_) => "stem",
-            Self::BatchNorm => "batch norm",
-            Self::Clamp { .. } => "clamp",
-            Self::Add => "add",
-            Self::MaxPool(_) => "max pool",
-            Self::AveragePool(_) => "average pool",
-            Self::PlaneMean => "plane mean",
-        }
-    }
-}
-
-/// Runs one step of a sweep; at log level trace, says how long it took.
-fn timed<R>(
-    student: &Student,
-    direction: &'static str,
-    step: &Step,
-    way: &Way,
-    f: impl FnOnce() -> R,
-) -> R {
-    if !tracing::enabled!(tracing::Level::TRACE) {
-        return f();
-    }
-    let start = Instant::now();
-    let result = f();
-    let microseconds = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    tracing::trace!(direction, way = way.name(), node = student.describe(step.node), microseconds);
-    result
-}
-
-/// What a step leaves for the backward pass.
-#[derive(Debug)]
-enum Kept {
-    /// Nothing below asks for a gradient.
-    Nothing,
-    Dense(Saved),
-    Convolution {
-        x: Lazy,
-        weight: Tensor,
-    },
-    Stem {
-        x: Tensor,
-    },
-    BatchNorm(Box<Normal>),
-    /// What was clamped.
-    Clamp(Lazy),
-    Add,
-    MaxPool {
-        map: blocked::Map,
-        places: Vec<pool::Places>,
-    },
-    AveragePool(blocked::Map),
-    PlaneMean(blocked::Map),
-}
-
-/// A batch norm as it was done.
-#[derive(Debug)]
-struct Normal {
-    z: Lazy,
-    affine: Affine,
-    means: Vec<f64>,
-    rstd: Vec<f64>,
-    scale: Vec<f64>,
-    training: bool,
-}
-
-/// What a forward pass leaves for its backward pass, by step.
-#[derive(Debug)]
-pub(in crate::student) struct Record {
-    ways: Arc<Ways>,
-    kept: Vec<Kept>,
-}
+pub use cost::StepCost;
+pub(in crate::student) use cost::step_cost;
+pub(in crate::student) use plan::BlockedPlan;
+pub(in crate::student) use sweep::{Tape, backward, forward};
