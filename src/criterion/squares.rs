@@ -7,7 +7,7 @@ use crate::criterion::Element;
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::dot;
-use crate::kernel::norm::Planes;
+use crate::kernel::norm::NormShape;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Tensor};
 use rayon::prelude::*;
 
@@ -39,7 +39,7 @@ impl Aim for Teacher {
 pub(super) fn squares(
     x: &Tensor,
     teacher: &Tensor,
-    planes: Planes,
+    planes: NormShape,
     aim: impl Aim,
 ) -> Result<Tensor> {
     let device = x.device();
@@ -56,7 +56,7 @@ pub(super) fn squares(
 pub(super) fn squares_gradient(
     x: &Tensor,
     teacher: &Tensor,
-    planes: Planes,
+    planes: NormShape,
     g: &Tensor,
     aim: impl Aim,
 ) -> Result<Tensor> {
@@ -74,7 +74,7 @@ pub(super) fn squares_gradient(
 pub(super) fn sum_of_squares(
     x: &Tensor,
     teacher: &Tensor,
-    planes: Planes,
+    planes: NormShape,
     weight: f64,
     aim: impl Aim,
 ) -> Result<Evaluation> {
@@ -90,12 +90,12 @@ pub(super) fn sum_of_squares(
 
 struct Squares<A> {
     teacher: Tensor,
-    planes: Planes,
+    planes: NormShape,
     aim: A,
 }
 
 impl<A: Aim> Squares<A> {
-    fn new(x: &Tensor, teacher: &Tensor, planes: Planes, aim: A) -> Result<Self> {
+    fn new(x: &Tensor, teacher: &Tensor, planes: NormShape, aim: A) -> Result<Self> {
         if x.dims() != teacher.dims()
             || planes.outer * planes.channels * planes.inner != x.elem_count()
         {

@@ -6,12 +6,12 @@ use super::operator::Blocked;
 use super::values::SlotValues;
 use crate::error::Result;
 use crate::kernel::blocked::{Map, pool};
-use crate::kernel::pool::Window;
+use crate::kernel::pool::PoolWindow;
 use crate::student::op::Run;
 use crate::student::plan::Step;
 
 #[derive(Debug)]
-pub(super) struct AveragePool(pub(super) Window);
+pub(super) struct AveragePool(pub(super) PoolWindow);
 
 impl Blocked for AveragePool {
     /// The input's sizes.

@@ -1,20 +1,20 @@
-//! Batch norm: noted beside the map as its affine, and applied by whoever reads that.
+//! Batch norm: recorded as the affine of the map, and applied by the operator that reads it.
 
 use super::gradients::{Gradients, TensorGradient};
 use super::map::{self, Affine, Back, Lazy, MapGradient};
 use super::operator::{Blocked, trained};
 use super::values::SlotValues;
 use crate::error::Result;
-use crate::kernel::blocked::{View, sums};
+use crate::kernel::blocked::{MapView, sums};
 use crate::student::op::{self, Run};
 use crate::student::plan::Step;
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 #[derive(Debug)]
-pub(super) struct BatchNorm(pub(super) op::BatchNorm);
+pub(super) struct MapBatchNorm(pub(super) op::BatchNorm);
 
-/// A batch norm as it was done.
+/// How a batch was normalized.
 #[derive(Debug)]
 pub(super) struct Normalized {
     z: Lazy,
@@ -25,7 +25,7 @@ pub(super) struct Normalized {
     training: bool,
 }
 
-impl Blocked for BatchNorm {
+impl Blocked for MapBatchNorm {
     type Kept = Normalized;
 
     fn name(&self) -> &'static str {
@@ -68,20 +68,20 @@ impl Blocked for BatchNorm {
     ) -> Result<()> {
         let Normalized { z, affine, means, rstd, scale, training } = kept;
         let mut dy = gradients.map(dy)?;
-        // the mask of the activation that read this very map is applied along with the sums
-        let of_own = |back: &Back| {
+        // the mask of the activation that read this very map is applied while summing
+        let is_own_mask = |back: &Back| {
             Arc::ptr_eq(&back.z, &z.data)
                 && Arc::ptr_eq(&back.affine, &affine)
                 && back.terms.is_none()
         };
         let clamp = match &dy.back {
-            Some(back) if of_own(back) => back.clamp,
+            Some(back) if is_own_mask(back) => back.clamp,
             _ => {
                 dy = dy.resolved(gradients.arena);
                 None
             }
         };
-        let view = View { data: &z.data, affine: Some(&affine), clamp };
+        let view = MapView { data: &z.data, affine: Some(&affine), clamp };
         let sums = sums::gradient_sums(&z.map, &dy.dy, view, &means);
         let [dscale, dbias] = op::BatchNorm::parameter_gradients(&rstd, &sums, DType::F32)?;
         gradients.give(step, 1, TensorGradient::Dense(dscale))?;

@@ -1,4 +1,4 @@
-//! A clamp, as of a ReLU: noted beside the map and applied by whoever reads that.
+//! A clamp, as of a ReLU: recorded with the map, and applied by the operator that reads it.
 
 use super::gradients::{Gradients, TensorGradient};
 use super::map::{self, Back, Lazy, MapGradient};
@@ -34,7 +34,7 @@ impl Blocked for Clamp {
 
     fn forward(&self, values: &mut SlotValues<'_>, step: &Step, _run: &Run) -> Result<Lazy> {
         let mut x = values.map(step.inputs[0])?;
-        // one clamp is applied on the way, not two
+        // a map records one clamp at most
         if x.clamp.is_some() {
             x = values.written(step.inputs[0])?;
         }

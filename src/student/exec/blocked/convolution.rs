@@ -14,13 +14,13 @@ use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 #[derive(Debug)]
-pub(super) struct Convolution {
-    pub(super) plan: blocked::Plan,
+pub(super) struct MapConvolution {
+    pub(super) plan: blocked::ConvPlan,
     /// Whether a batch norm reads the output: its moments are then taken while it is written.
     pub(super) moments: bool,
 }
 
-impl Blocked for Convolution {
+impl Blocked for MapConvolution {
     /// Input and weight.
     type Kept = (Lazy, Tensor);
 

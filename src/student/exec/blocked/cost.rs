@@ -1,4 +1,4 @@
-//! What a training step has to do at least, counted from the plan: for judging a measured time.
+//! The least work of a training step, counted from the plan: for judging a measured time.
 
 use super::plan::BlockedPlan;
 use crate::onnx::cost;
@@ -6,17 +6,17 @@ use crate::student::TensorId;
 use crate::student::import::Graph;
 use crate::student::plan::Plan;
 
-/// What one training step does at least, forward and backward.
+/// The least work of one training step, forward and backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepCost {
     /// Multiply-adds of convolutions and matrix products, by direct products.
     pub multiply_adds: u64,
-    /// Bytes of maps that are read and written by whoever computes them; batch norms and
-    /// activations are applied on the way.
+    /// Bytes of maps that operators read and write; batch norms and activations cost nothing, since
+    /// the operator that reads a map applies them.
     pub bytes: u64,
 }
 
-/// Counts. Weights, which are small beside the maps of a batch, are left out of the bytes.
+/// Counts the work. Weights are left out of the bytes: they are small compared with the maps.
 pub(in crate::student) fn step_cost(graph: &Graph, plan: &Plan, blocked: &BlockedPlan) -> StepCost {
     let mut total = StepCost { multiply_adds: 0, bytes: 0 };
     for (step, operator) in plan.steps.iter().zip(&blocked.operators) {

@@ -9,14 +9,14 @@ use crate::student::plan::Step;
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// The gradient of a tensor in the form in which a step gave it.
+/// The gradient of a tensor in the form in which a step computed it.
 #[derive(Debug)]
 pub(super) enum TensorGradient {
     Dense(Tensor),
     Map(MapGradient),
 }
 
-/// The gradients of the tensors that are still to be passed on, by the tensors' numbers.
+/// The gradients that no step has taken yet, by the tensors' numbers.
 pub(super) struct Gradients<'a> {
     pub(super) arena: &'a Arc<Arena>,
     totals: Vec<Option<TensorGradient>>,
@@ -28,7 +28,7 @@ impl<'a> Gradients<'a> {
         Self { arena, totals }
     }
 
-    /// What is left in the end.
+    /// Those that are left at the end.
     pub(super) fn finished(self) -> Result<Values> {
         let Self { arena, totals } = self;
         totals.into_iter().map(|g| g.map(|g| dense(g, arena)).transpose()).collect()
@@ -63,7 +63,7 @@ impl<'a> Gradients<'a> {
         }
     }
 
-    /// Memory for the gradient of a map, and whether it already holds a part of it.
+    /// Memory for the gradient of a map, and whether it already contains a part of it.
     pub(super) fn room(&mut self, id: TensorId, len: usize) -> (Buffer, bool) {
         match self.totals[id.0].take() {
             Some(TensorGradient::Map(MapGradient { map, dy, back: None })) => {

@@ -2,9 +2,9 @@
 //! [`crate::kernel::blocked`]. One blocked operator is one file; every other operator runs as the
 //! reference executor runs it (`dense.rs`). Which is which is one table, `plan.rs`.
 //!
-//! A batch norm and an activation compute nothing by themselves: they are noted beside the map that
-//! a convolution stored, and whoever reads it applies them on the way, forward and backward.
-//! Tensors change between dense and blocked where a step asks for the other form.
+//! A batch norm and an activation compute nothing themselves: they are recorded with the map that a
+//! convolution stored, and the operator that reads it applies them, forward and backward. Tensors
+//! are converted between dense and blocked where a step needs the other form.
 
 mod add;
 mod average_pool;

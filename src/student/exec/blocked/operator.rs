@@ -1,4 +1,4 @@
-//! What a blocked operator is, and how operators of different kept values go into one plan.
+//! The interface of blocked operators, and how operators with different kept values form one plan.
 
 use super::gradients::{Gradients, TensorGradient};
 use super::values::SlotValues;
@@ -13,11 +13,11 @@ pub(super) trait Blocked: Debug + Send + Sync + 'static {
     /// What the forward pass keeps for the backward pass.
     type Kept: Debug + Send + Sync + 'static;
 
-    /// What it is called in the log.
+    /// Its name in the log.
     fn name(&self) -> &'static str;
 
-    /// Whether it runs, and not the dense operator in its place; `in_blocks`: whether an input is
-    /// blocked already. Most gain nothing from blocks that must be made for them alone.
+    /// Whether this operator runs, and not the dense one instead. `in_blocks`: whether an input is
+    /// blocked already; most operators gain nothing where it must be converted for them.
     fn takes(&self, in_blocks: bool) -> bool {
         in_blocks
     }
@@ -26,7 +26,7 @@ pub(super) trait Blocked: Debug + Send + Sync + 'static {
     fn forward(&self, values: &mut SlotValues<'_>, step: &Step, run: &Run) -> Result<Self::Kept>;
 
     /// Adds the gradients of the step's wanted inputs to `gradients`. `dy`: those of its outputs,
-    /// of which at least one is there.
+    /// at least one of which is present.
     fn backward(
         &self,
         kept: Self::Kept,
@@ -42,12 +42,12 @@ pub(super) trait Blocked: Debug + Send + Sync + 'static {
     }
 }
 
-/// Whether the gradient of an input is asked for, as a factor.
+/// Whether the gradient of an input is wanted, as a factor.
 pub(super) fn wanted(step: &Step, input: usize) -> usize {
     usize::from(step.wanted.get(input) == Some(&true))
 }
 
-/// Whether any gradient is asked for, as a factor.
+/// Whether any gradient is wanted, as a factor.
 pub(super) fn trained(step: &Step) -> usize {
     usize::from(step.wanted.contains(&true))
 }
@@ -56,7 +56,7 @@ pub(super) fn trained(step: &Step) -> usize {
 pub(super) trait AnyBlocked: Debug + Send + Sync {
     fn name(&self) -> &'static str;
     fn takes(&self, in_blocks: bool) -> bool;
-    /// Runs forward; gives the backward pass, `None` where no gradient is asked for.
+    /// Runs forward; returns the backward pass, or `None` where no gradient is wanted.
     fn forward(
         &self,
         values: &mut SlotValues<'_>,
@@ -66,8 +66,8 @@ pub(super) trait AnyBlocked: Debug + Send + Sync {
     fn moved(&self, step: &Step, x: usize, y: usize) -> usize;
 }
 
-/// The backward pass of a step that ran forward: it owns the operator and what that kept, so that
-/// neither meets another's.
+/// The backward pass of a step: it owns the operator and the value that this operator kept, so that
+/// the two always match.
 pub(super) trait BackwardStep: Debug + Send + Sync {
     fn name(&self) -> &'static str;
     fn run(

@@ -2,9 +2,9 @@
 
 use super::add::Add;
 use super::average_pool::AveragePool;
-use super::batch_norm::BatchNorm;
+use super::batch_norm::MapBatchNorm;
 use super::clamp::Clamp;
-use super::convolution::Convolution;
+use super::convolution::MapConvolution;
 use super::dense::Dense;
 use super::max_pool::MaxPool;
 use super::operator::{AnyBlocked, Blocked};
@@ -45,15 +45,15 @@ impl BlockedPlan {
         let rank = |step: &Step| {
             step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len)
         };
-        let of = |step: &Step| match step.operator.kind() {
+        let operator = |step: &Step| match step.operator.kind() {
             Kind::Convolution(c) if !step.wanted[0] && c.channels <= STEM && stem::takes(c) => {
                 boxed(Stem(*c))
             }
             Kind::Convolution(c) => match blocked::plan(c, precision) {
-                Some(plan) => boxed(Convolution { plan, moments: is_normed(step) }),
+                Some(plan) => boxed(MapConvolution { plan, moments: is_normed(step) }),
                 None => boxed(Dense),
             },
-            Kind::BatchNorm(norm) if rank(step) == 4 => boxed(BatchNorm(*norm)),
+            Kind::BatchNorm(norm) if rank(step) == 4 => boxed(MapBatchNorm(*norm)),
             Kind::Clamp { bounds, inclusive } => boxed(Clamp::new(bounds, inclusive)),
             Kind::Add => boxed(Add),
             Kind::MaxPool(w) if pool::takes(w) => boxed(MaxPool(*w)),
@@ -61,7 +61,7 @@ impl BlockedPlan {
             Kind::PlaneMean => boxed(PlaneMean),
             Kind::BatchNorm(_) | Kind::MaxPool(_) | Kind::Other => boxed(Dense),
         };
-        Self { operators: plan.steps.iter().map(of).collect() }
+        Self { operators: plan.steps.iter().map(operator).collect() }
     }
 }
 

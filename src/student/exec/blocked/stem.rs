@@ -1,4 +1,4 @@
-//! A convolution whose input is a dense image that no gradient is asked for.
+//! A convolution whose input is a dense image that needs no gradient.
 
 use super::convolution::{give_parameters, with_bias};
 use super::gradients::{Gradients, TensorGradient};

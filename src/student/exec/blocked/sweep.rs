@@ -15,8 +15,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a forward pass leaves for its backward pass, by step; `None` where no gradient is asked
-/// for.
+/// What a forward pass leaves for its backward pass, by step; `None` where no gradient is
+/// wanted.
 #[derive(Debug)]
 pub(in crate::student) struct Tape(Vec<Option<Box<dyn BackwardStep>>>);
 
@@ -55,8 +55,8 @@ pub(in crate::student) fn forward(
     Ok((kept, Tape(tape)))
 }
 
-/// Sweeps the plan in reverse from the gradients of some tensors; gives those of all tensors that
-/// nothing computes.
+/// Runs the plan backward from the gradients of some tensors; returns those of all tensors that no
+/// step computes.
 pub(in crate::student) fn backward(
     student: &Student,
     plan: &Plan,
@@ -77,7 +77,7 @@ pub(in crate::student) fn backward(
     gradients.finished()
 }
 
-/// Runs one step of a sweep; at log level trace, says how long it took.
+/// Runs one step; at log level trace, logs how long it took.
 fn timed<R>(
     student: &Student,
     direction: &'static str,

@@ -1,4 +1,4 @@
-//! The values of a forward pass, each in the forms that steps have asked for.
+//! The values of a forward pass, each in the forms that steps have needed so far.
 
 use super::buffer::{Arena, Buffer};
 use super::map::{self, Lazy};
@@ -17,7 +17,7 @@ struct Slot {
     map: Option<Lazy>,
 }
 
-/// Tensors by number, and what steps note beside them.
+/// Tensors by number, and what steps report about running statistics.
 pub(super) struct SlotValues<'a> {
     plan: &'a Plan,
     arena: &'a Arc<Arena>,
