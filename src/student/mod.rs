@@ -40,11 +40,11 @@ use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, Place};
 use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
-use batch::Batch;
+use batch::{BatchSupport, FixedBatch};
 use candle_core::{DType, Device, Tensor, Var};
 use exec::blocked::{Arena, BlockedPlan, step_cost};
 use host::Host;
-use import::{Graph, Source};
+use import::{Graph, TensorSource};
 use pass::Planned;
 use plan::Plan;
 use serde::Serialize;
@@ -152,7 +152,7 @@ pub struct Student {
     /// What was done to the file to make it train.
     notes: Vec<String>,
     /// The batch that it is bound to.
-    only: Option<batch::Only>,
+    fixed_batch: Option<FixedBatch>,
     dtype: DType,
     device: Device,
     freeze_batchnorm: bool,
@@ -207,16 +207,16 @@ impl Student {
         student.refuse_unsupported()?;
         let mut student = student;
         match batch::open_batch(&student.model, &student.graph, read)? {
-            Batch::Free => {}
-            Batch::Only(only) => student.only = Some(only),
-            Batch::Opened(open) => {
+            BatchSupport::Free => {}
+            BatchSupport::Fixed(fixed) => student.fixed_batch = Some(fixed),
+            BatchSupport::Opened(open) => {
                 let (model, graph) = *open;
                 let mut notes = student.notes.clone();
                 notes.push("the batch that its exporter wrote into its shapes is taken out".into());
                 let open = Self::of(&model, graph, notes, options)?;
                 match batch::compare(&student, &open)? {
                     None => return Ok(open),
-                    only => student.only = only,
+                    fixed => student.fixed_batch = fixed,
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Student {
     /// # Errors
     /// When its file is for one batch size alone: says how to export it with an open one.
     pub fn check_batch(&self) -> Result<()> {
-        self.only.as_ref().map_or(Ok(()), |only| Err(only.refusal()))
+        self.fixed_batch.as_ref().map_or(Ok(()), |fixed| Err(fixed.refusal()))
     }
 
     /// Lists the nodes that cannot run.
@@ -290,7 +290,7 @@ impl Student {
             model: Arc::new(model.clone()),
             graph,
             notes,
-            only: None,
+            fixed_batch: None,
             dtype: options.dtype,
             device: options.device.clone(),
             freeze_batchnorm: options.freeze_batchnorm,
@@ -531,12 +531,14 @@ impl Student {
     }
 
     /// The value of a tensor that no node computes.
-    fn held(&self, source: Source, inputs: &[Tensor]) -> Option<Tensor> {
+    fn held(&self, source: TensorSource, inputs: &[Tensor]) -> Option<Tensor> {
         match source {
-            Source::Input(i) => inputs.get(i).cloned(),
-            Source::Parameter(i) => self.parameters.get(i).map(|p| p.var.as_detached_tensor()),
-            Source::Buffer(i) => self.buffers.get(i).map(|b| b.var.as_detached_tensor()),
-            Source::Constant | Source::Computed => None,
+            TensorSource::Input(i) => inputs.get(i).cloned(),
+            TensorSource::Parameter(i) => {
+                self.parameters.get(i).map(|p| p.var.as_detached_tensor())
+            }
+            TensorSource::Buffer(i) => self.buffers.get(i).map(|b| b.var.as_detached_tensor()),
+            TensorSource::Constant | TensorSource::Computed => None,
         }
     }
 

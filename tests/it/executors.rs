@@ -1,5 +1,5 @@
-//! The CPU and the candle executor compute what the general one does in double precision; the CPU
-//! executor the same bits for any number of threads.
+//! The blocked and the device executor compute what the reference does in double precision; the
+//! blocked executor computes the same bits for any number of threads.
 
 #![allow(
     clippy::unwrap_used,
@@ -116,8 +116,8 @@ fn run(
     }
 }
 
-/// What an executor computes beside what the general one does in double precision, each within its
-/// tolerance: values, gradients, running statistics.
+/// Compares an executor with the reference in double precision, each within its tolerance: values,
+/// gradients, running statistics.
 fn agrees(found: &Outcome, expected: &Outcome, [values, gradients, buffers]: [f64; 3], what: &str) {
     for (a, b, tolerance, kind) in [
         (&found.values, &expected.values, values, "values"),
@@ -135,10 +135,10 @@ fn executors_agree(&(name, input): &(&str, [usize; 3])) {
         let of = |dtype, executor| run(&model, input, mode, dtype, executor, &[]);
         let expected = of(DType::F64, Executor::Reference);
         let what = format!("{name} in {mode:?}");
-        agrees(&of(DType::F64, Executor::Device), &expected, [1e-9; 3], &format!("{what}, candle"));
+        agrees(&of(DType::F64, Executor::Device), &expected, [1e-9; 3], &format!("{what}, device"));
         // A ReLU that rounding moves over its edge changes a gradient by up to 1e-3, and batch
-        // statistics of a few values multiply rounding: the general executor in single precision is
-        // as far off. A mistake is farther; the reference cases are exact.
+        // statistics of a few values multiply rounding: the reference executor in single precision
+        // is as far off. A mistake is farther; the reference cases are exact.
         let kinks = if mode == Mode::Train { 6e-2 } else { 5e-3 };
         for precision in [Precision::Strict, Precision::Fast] {
             let found = of(DType::F32, Executor::Blocked(precision));

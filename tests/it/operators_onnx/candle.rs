@@ -1,4 +1,4 @@
-//! The candle executor against the general one, on the CPU: the same tensor operations run on a
+//! The device executor against the reference, on the CPU: the same tensor operations run on a
 //! GPU. Every case of the table and the random graphs, forward, every gradient, running statistics;
 //! in double precision (a mistake shows) and in single (as it trains).
 
@@ -62,7 +62,7 @@ fn same(net: &Net, mode: Mode) -> Result<(), String> {
     agree(&outcome(net, DType::F64, Executor::Device, mode)?, &expected, 1e-9, 1e-2)
         .map_err(|e| format!("float64: {e}"))?;
     let narrow = outcome(net, DType::F32, Executor::Reference, mode)?;
-    // where the general executor's own rounding shows (a step, a kink, a cancellation), the other
+    // where the reference executor's own rounding shows (a step, a kink, a cancellation), the other
     // one has as much room
     let room = |tolerance: f64| agree(&narrow, &expected, tolerance, 1.0).is_ok();
     let tolerance = [1e-5, 1e-4, 1e-3].into_iter().find(|&t| room(t)).unwrap_or(f64::INFINITY);
