@@ -118,7 +118,7 @@ enum ParameterUse {
     /// As the weight of an operator.
     Weight,
     /// Next to an activation, as a term, a factor or a part.
-    Beside,
+    Operand,
 }
 
 /// What a walk through the graph finds.
@@ -290,7 +290,7 @@ impl<'a> Judge<'a> {
                         && (leaf.len() > 1 || self.is_of_state(name))
                         && !leaf.constant_node)
                 {
-                    ParameterUse::Beside
+                    ParameterUse::Operand
                 } else {
                     continue;
                 };
@@ -371,7 +371,7 @@ impl<'a> Judge<'a> {
         }
         Ok(match found {
             ParameterUse::Weight => decision(true, "it stands where weights stand", false),
-            ParameterUse::Beside => decision(true, "it stands beside activations", true),
+            ParameterUse::Operand => decision(true, "it stands beside activations", true),
         })
     }
 
@@ -387,7 +387,7 @@ impl<'a> Judge<'a> {
             {
                 Some("its filters are all equal, as those of a fixed blur")
             }
-            ParameterUse::Beside if is_sinusoid(&values) => {
+            ParameterUse::Operand if is_sinusoid(&values) => {
                 Some("its values are sines and cosines, as those of fixed positions")
             }
             _ => None,

@@ -98,8 +98,8 @@ pub(super) trait Algorithm: Sync {
         purpose: Purpose,
         to: &mut [Lanes],
     );
-    /// Length of the prepared weights of one block of outputs. `transposed`: for the input gradient,
-    /// whose outputs are the input's blocks.
+    /// Length of the prepared weights of one block of outputs. `transposed`: for the input
+    /// gradient, whose outputs are the input's blocks.
     fn weight_len(&self, s: &Sizes, transposed: bool) -> usize;
     /// Writes the weights of a chunk of outputs to `to`, in the order in which [`forward`], or
     /// [`input_gradient`] if `transposed`, reads them.
@@ -132,8 +132,9 @@ pub(super) trait Algorithm: Sync {
         base: Base<'_>,
         out: &mut [&mut [Lanes]],
     );
-    /// The input gradient for one chunk of input blocks, from weights prepared as `transposed`. `dx`:
-    /// as the output of [`forward`](Algorithm::forward); `add`: whether to add to its content.
+    /// The input gradient for one chunk of input blocks, from weights prepared as `transposed`.
+    /// `dx`: as the output of [`forward`](Algorithm::forward); `add`: whether to add to its
+    /// content.
     fn input_gradient(
         &self,
         level: Level,

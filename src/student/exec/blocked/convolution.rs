@@ -79,8 +79,8 @@ impl Blocked for MapConvolution {
     }
 
     fn moved(&self, step: &Step, x: usize, y: usize) -> usize {
-        // the backward pass reads the gradient, behind a batch norm the output too, the input for
-        // the weight's gradient, and writes the input's
+        // the backward pass reads the gradient, the output if a batch norm follows, and the input
+        // for the weight's gradient; it writes the input's gradient
         x + y
             + y * (usize::from(self.moments) + trained(step))
             + x * (wanted(step, 0) + wanted(step, 1))

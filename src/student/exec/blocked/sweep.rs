@@ -35,14 +35,12 @@ pub(in crate::student) fn forward(
     let dense = Arc::new(Dense);
     let mut tape = Vec::with_capacity(plan.steps.len());
     for (step, operator) in plan.steps.iter().zip(&blocked.operators) {
-        let done = timed(student, "forward", step, operator.name(), || {
-            if operator.takes(values.in_blocks(step)) {
-                operator.forward(&mut values, step, run)
-            } else {
-                dense.forward(&mut values, step, run)
-            }
-        });
-        let backward = done.context(|| student.describe(step.node))?;
+        let takes = operator.takes(values.in_blocks(step));
+        let operator: &dyn AnyBlocked = if takes { &**operator } else { &dense };
+        let backward = timed(student, "forward", step, operator.name(), || {
+            operator.forward(&mut values, step, run)
+        })
+        .context(|| student.describe(step.node))?;
         student.update(step, values.updates.drain(..), run)?;
         tape.push(backward);
         for id in step.outputs.iter().flatten().filter(|id| keep.contains(id)) {
