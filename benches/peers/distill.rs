@@ -204,7 +204,10 @@ fn measure(args: &Args, batch: usize, cache: &Cache, context: &Context<'_>) -> R
     let model = preset::build(pair.student(), pair.classes(), [3, side, side], recipe.seed)?;
     let student = Student::import(
         &model,
-        &ImportOptions { executor: Executor::Cpu(recipe.precision), ..ImportOptions::default() },
+        &ImportOptions {
+            executor: Executor::Blocked(recipe.precision),
+            ..ImportOptions::default()
+        },
     )?;
     let terms = recipe.terms(true);
     let students = pairing::student_maps(&student.taps(&[vec![batch, 3, side, side]])?);

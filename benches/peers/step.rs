@@ -193,7 +193,8 @@ fn measure(
     ceiling: Ceiling,
 ) -> Result<StepRow> {
     let batch = args.batch.map_or(net.batch, NonZeroUsize::get);
-    let executor = if args.general { Executor::General } else { Executor::Cpu(args.precision) };
+    let executor =
+        if args.general { Executor::Reference } else { Executor::Blocked(args.precision) };
     let student = Student::import(
         &network(net)?,
         &ImportOptions { executor, device: on.clone(), ..ImportOptions::default() },
@@ -210,7 +211,7 @@ fn measure(
     let variables = student.parameters().iter().map(|p| p.var.clone()).collect();
     let sgd = OptimizerRecipe::Sgd { lr: 0.01, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
     let mut optimizer = Optimizer::create(variables, sgd)?;
-    let work = student.work(&[images.dims().to_vec()])?;
+    let work = student.step_cost(&[images.dims().to_vec()])?;
     let mut times = Vec::with_capacity(args.steps.get());
     for step in 0..args.warmup + args.steps.get() {
         let start = Instant::now();

@@ -66,8 +66,8 @@ impl Conv {
         self.group_channels() == 1 && self.groups > 1
     }
 
-    /// Output positions along an axis whose tap `k` lies inside the input, and the input position
-    /// of the first.
+    /// Output positions along an axis whose tap `k` is inside the input, and the input position of
+    /// the first.
     fn inside(&self, axis: usize, k: usize) -> (std::ops::Range<usize>, usize) {
         let (stride, pad, size) = (self.stride[axis], self.before[axis], self.input[axis]);
         let shift = k * self.dilation[axis];
@@ -311,7 +311,7 @@ pub fn weight_gradient<T: Float>(c: &Conv, x: &[T], dy: &[T]) -> Vec<T> {
     dw
 }
 
-/// Room for one group's column matrix; zero, and unfolding leaves the padding's zeros alone.
+/// Space for one group's column matrix, all zero: unfolding does not write to the padding.
 fn scratch<T: Float>(c: &Conv) -> Vec<T> {
     if c.pointwise() || c.depthwise() {
         Vec::new()
@@ -328,7 +328,7 @@ fn unfolded<'a, T: Float>(c: &Conv, x: &'a [T], columns: &'a mut [T]) -> &'a [T]
     columns
 }
 
-/// Filters of channel `g` (there may be several) over that channel.
+/// The filters of each channel, of which there may be several, over that channel.
 fn depthwise_forward<T: Float>(c: &Conv, x: &[T], weight: &[T], y: &mut [T]) {
     let (area, stride, taps) = (c.area_out(), c.stride[1], c.kernel[0] * c.kernel[1]);
     for (f, y) in y.chunks_exact_mut(area).enumerate() {

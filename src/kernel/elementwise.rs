@@ -3,7 +3,7 @@
 use super::Float;
 use rayon::prelude::*;
 
-/// Elements a task takes: large enough to outweigh the task, small enough to stay in the cache.
+/// Elements per task: large enough to outweigh the task, small enough to stay in the cache.
 const CHUNK: usize = 1 << 15;
 
 /// `f(a)` for every element.
@@ -102,7 +102,7 @@ pub fn squared_deviation<T: Float>(a: &[T], center: f64) -> f64 {
 
 #[inline]
 fn lanes<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
-    // 64 additions a lane in the element type, then double precision
+    // 64 additions per lane in the element type, then double precision
     const BLOCK: usize = LANES * 64;
     let mut total = 0.0;
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {

@@ -1,10 +1,10 @@
 //! A third spatial axis for two-dimensional convolutions: the frames that a filter reads at one
-//! place along the depth stand side by side as channels, so that a volume is convolved as images.
+//! place along the depth become channels side by side, so that a volume is convolved as images.
 
 use super::Float;
 use rayon::prelude::*;
 
-/// How the depth of `[volumes, channels, depth, plane]` is read.
+/// How a convolution reads the depth of `[volumes, channels, depth, plane]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frames {
     /// Volumes.

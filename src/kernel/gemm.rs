@@ -21,7 +21,7 @@ pub struct GemmShape {
 pub struct Matrix<'a, T> {
     /// The elements.
     pub data: &'a [T],
-    /// Elements from one matrix of the batch to the next; 0 gives every product the same matrix.
+    /// Elements from one matrix of the batch to the next; 0: every product reads the same matrix.
     pub stride: usize,
     /// Whether the stored matrix is the transpose of the operand: A stored as `[k, m]`, B as
     /// `[n, k]`.
@@ -41,7 +41,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, stride, transposed: true }
     }
 
-    /// The elements that `batch` matrices of `size` elements reach into.
+    /// The length that `batch` matrices of `size` elements need.
     fn reach(&self, batch: usize, size: usize) -> usize {
         batch.saturating_sub(1) * self.stride + size
     }
@@ -61,7 +61,7 @@ const GRAIN: usize = 1 << 19;
 /// if transposed; `out`: `[batch, m, n]`, dense.
 ///
 /// # Panics
-/// When a slice is shorter than its shape asks for.
+/// When a slice is shorter than its shape.
 pub fn batched_gemm<T: Float>(
     shape: GemmShape,
     alpha: T,
@@ -85,8 +85,8 @@ pub fn batched_gemm<T: Float>(
     }
     let work = m * n * k;
     if work <= GRAIN {
-        // several small products a task: the split depends on the shape alone and no task touches
-        // another's rows
+        // several small products per task: the split depends on the shape alone, and no two tasks
+        // share rows
         let group = (GRAIN / work.max(1)).clamp(1, batch);
         out.par_chunks_mut(group * m * n).enumerate().for_each(|(g, out)| {
             for (i, out) in out.chunks_mut(m * n).enumerate() {
@@ -107,7 +107,7 @@ pub fn batched_gemm<T: Float>(
     }
 }
 
-/// Rows `first..` (as many as `out` holds) of product `index`.
+/// Rows `first..` of product `index`, as many as fit `out`.
 #[allow(clippy::too_many_arguments, reason = "the product's own arguments and which part of it")]
 fn product<T: Float>(
     shape: GemmShape,
@@ -142,7 +142,7 @@ fn product<T: Float>(
 /// `[n, k]` if transposed; `out`: `[m, n]`. The operands may be longer; their strides are not read.
 ///
 /// # Panics
-/// When a slice is shorter than its shape asks for.
+/// When a slice is shorter than its shape.
 pub fn serial_gemm<T: Float>(
     [m, n, k]: [usize; 3],
     alpha: T,
@@ -164,14 +164,14 @@ pub fn serial_gemm<T: Float>(
     );
 }
 
-/// The lower triangle of `out = alpha · A Aᵀ + beta · out`, on this thread; some of the upper
-/// triangle is left half done.
+/// The lower triangle of `out = alpha · A Aᵀ + beta · out`, on this thread; the upper triangle
+/// is left partly computed.
 ///
 /// # Shapes
 /// `a`: `[n, k]`, or `[k, n]` if transposed; `out`: `[n, n]`.
 ///
 /// # Panics
-/// When a slice is shorter than its shape asks for.
+/// When a slice is shorter than its shape.
 pub fn serial_gram<T: Float>(
     n: usize,
     k: usize,
@@ -180,8 +180,8 @@ pub fn serial_gram<T: Float>(
     beta: T,
     out: &mut [T],
 ) {
-    // rows that are computed up to their last column: the longer, the more of the upper triangle is
-    // computed for nothing
+    // blocks of rows are computed up to their last column: the larger a block, the more of the
+    // upper triangle is computed for nothing
     const ROWS: usize = 64;
     let (row, column) = if a.transposed { (1, n) } else { (k, 1) };
     for first in (0..n).step_by(ROWS) {
@@ -211,13 +211,13 @@ pub fn mirror_lower<T: Float>(n: usize, matrix: &mut [T]) {
     }
 }
 
-/// Most products that [`serial_gemm`] adds up one after the other. Sums of sums of about the same
+/// How many products [`serial_gemm`] adds up in one chain at most. Sums of sums of about equal
 /// length lose least.
 const LONG_CHAIN: usize = 128;
 
-/// Most products that are added up one after the other. Rounding grows with the length of such a
-/// chain: sums of short chains keep a ReLU's sign where a plain f32 sum of a thousand terms does
-/// not.
+/// How many products are added up in one chain at most. Rounding grows with the length of a chain:
+/// sums of short chains keep the sign that a ReLU decides by, where a plain f32 sum of a thousand
+/// terms does not.
 const CHAIN: usize = 32;
 
 /// One product on strided slices, on this thread:
@@ -237,7 +237,7 @@ pub(super) fn multiply<T: Float>(
     chained(CHAIN, [m, n, k], alpha, (a, a_row, a_column), (b, b_row, b_column), beta, out);
 }
 
-/// The same with at most `chain` products added up one after the other.
+/// The same with chains of at most `chain` products.
 fn chained<T: Float>(
     chain: usize,
     [m, n, k]: [usize; 3],

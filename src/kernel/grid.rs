@@ -4,10 +4,10 @@ use super::Float;
 use super::resample::{cubic, cubic_slopes};
 use rayon::prelude::*;
 
-/// How a value between pixels is made.
+/// How a value between pixels is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interpolation {
-    /// The nearest pixel; of two, the even one.
+    /// The nearest pixel; of two equally near, the even one.
     Nearest,
     /// Of two by two pixels.
     Linear,
@@ -15,12 +15,12 @@ pub enum Interpolation {
     Cubic,
 }
 
-/// What lies outside of an image.
+/// What is read outside an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// Zeros.
     Zeros,
-    /// The nearest pixel of its border.
+    /// The nearest pixel of its edge.
     Border,
     /// The image, mirrored.
     Reflection,
@@ -29,9 +29,9 @@ pub enum Padding {
 /// How images are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampler {
-    /// Between pixels.
+    /// How values between pixels are computed.
     pub interpolation: Interpolation,
-    /// Outside.
+    /// What is read outside.
     pub padding: Padding,
     /// Whether −1 and 1 are the centers of the outermost pixels, rather than their outer edges.
     pub align_corners: bool,
@@ -42,7 +42,7 @@ pub struct Sampler {
 /// `PyTorch`'s and ONNX's coefficient of cubic convolution.
 const CUBIC: f64 = -0.75;
 
-/// Points that are looked up at a time.
+/// Points that are looked up together.
 const BLOCK: usize = 1 << 12;
 
 /// What a coordinate reads along an axis: pixels, each with its weight and the weight's slope along
@@ -80,8 +80,7 @@ fn pixels(size: usize) -> f64 {
 }
 
 impl Sampler {
-    /// The position among the pixels of an axis that a coordinate from −1 to 1 stands for, and
-    /// its slope.
+    /// The position among the pixels of an axis of a coordinate from −1 to 1, and its slope.
     fn position<T: Float>(&self, at: T, size: usize) -> (T, T) {
         let (n, one, two) = (T::of(pixels(size)), T::one(), T::of(2.0));
         if self.align_corners {
@@ -91,7 +90,7 @@ impl Sampler {
         }
     }
 
-    /// A position outside of an axis moved inside, and the slope of that.
+    /// A position outside an axis moved inside, and the slope of that move.
     fn inside<T: Float>(&self, x: T, size: usize) -> (T, T) {
         let (zero, one) = (T::zero(), T::one());
         let last = T::of(pixels(size) - 1.0);
@@ -100,7 +99,7 @@ impl Sampler {
             Padding::Border => (x, one),
             Padding::Reflection => self.reflected(x, last),
         };
-        // NaN stays: a run that diverges has to be seen
+        // NaN stays, so that a diverging run is noticed
         if x <= zero {
             (zero, zero)
         } else if x >= last {

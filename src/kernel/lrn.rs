@@ -1,4 +1,4 @@
-//! Local response normalisation across channels (Krizhevsky et al. 2012).
+//! Local response normalization across channels (Krizhevsky et al. 2012).
 
 use super::Float;
 use rayon::prelude::*;
@@ -58,7 +58,7 @@ pub fn forward<T: Float>(r: &Response, x: &[T], images: usize, channels: usize) 
 }
 
 /// With b the bracket of [`forward`]: `dx_j = dy_j·b_j^−β − 2·alpha·beta/size · x_j · Σ
-/// dy_i·x_i·b_i^(−β−1)` over the i whose window holds j.
+/// dy_i·x_i·b_i^(−β−1)` over the i whose window contains j.
 ///
 /// # Shapes
 /// `x`, `dy`: `[images, channels, inner]`; result: the same.

@@ -2,9 +2,9 @@
 //! and `unsafe` arithmetic. Results are bit-identical for any number of threads: work is split by a
 //! fixed rule, partial sums are added in a fixed order.
 //!
-//! Kernels work on contiguous row-major slices and run in the caller's rayon pool. Lengths are the
-//! caller's duty: they are asserted, not reported, since a wrong one is a mistake in an operator
-//! and never in the data.
+//! Kernels work on contiguous row-major slices and run in the caller's rayon pool. The caller is
+//! responsible for lengths: they are asserted, not reported as errors, since a wrong one is a bug
+//! in an operator and never comes from the data.
 
 pub mod blocked;
 pub mod conv;
@@ -27,8 +27,8 @@ pub use gemm::{GemmShape, Matrix, batched_gemm, mirror_lower, serial_gemm, seria
 
 /// The output size of a sliding window along one axis, `None` when the window does not fit.
 ///
-/// `padding`: both ends together; with `ceil` a last window may hang over the end, but not start in
-/// the padding behind it (as PyTorch).
+/// `padding`: before and after; with `ceil` the last window may extend past the end, but not start
+/// in the padding after it (as PyTorch).
 #[must_use]
 pub fn window_count(
     size: usize,

@@ -1,13 +1,13 @@
-//! Batch, layer and root-mean-square normalisation. Statistics are taken by plane as (mean, M2) and
-//! combined in double precision.
+//! Batch, layer and root-mean-square normalization. Statistics are computed per plane as (mean, M2)
+//! and combined in double precision.
 
 use super::Float;
 use super::elementwise::{dot, squared_deviation, sum};
 use rayon::prelude::*;
 
-/// The sizes of a batch-normalised array `[outer, channels, inner]`.
+/// The sizes of a batch-normalized array `[outer, channels, inner]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Planes {
+pub struct NormShape {
     /// Images.
     pub outer: usize,
     /// Channels.
@@ -16,7 +16,7 @@ pub struct Planes {
     pub inner: usize,
 }
 
-impl Planes {
+impl NormShape {
     fn plane<'a, T>(&self, data: &'a [T], outer: usize, channel: usize) -> &'a [T] {
         let start = (outer * self.channels + channel) * self.inner;
         &data[start..start + self.inner]
@@ -36,7 +36,7 @@ impl Planes {
 /// `x`: `[outer, channels, inner]`; result: `[channels]` pairs.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "counts of elements in memory")]
-pub fn statistics<T: Float>(x: &[T], planes: Planes) -> Vec<(f64, f64)> {
+pub fn statistics<T: Float>(x: &[T], planes: NormShape) -> Vec<(f64, f64)> {
     (0..planes.channels)
         .into_par_iter()
         .map(|c| {
@@ -49,7 +49,7 @@ pub fn statistics<T: Float>(x: &[T], planes: Planes) -> Vec<(f64, f64)> {
                 let plane = planes.plane(x, image, c);
                 let plane_mean = sum(plane) / n;
                 let plane_m2 = squared_deviation(plane, plane_mean);
-                // Chan et al. 1979: the union of two samples. The rounding of the centre to the
+                // Chan et al. 1979: the union of two samples. The rounding of the center to the
                 // element type is second order.
                 let delta = plane_mean - mean;
                 let total = count + n;
@@ -62,8 +62,8 @@ pub fn statistics<T: Float>(x: &[T], planes: Planes) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The same where a plane is one number: two passes in double precision.
-fn column_statistics<T: Float>(x: &[T], planes: Planes, channel: usize) -> (f64, f64) {
+/// The same where a plane is a single number: two passes in double precision.
+fn column_statistics<T: Float>(x: &[T], planes: NormShape, channel: usize) -> (f64, f64) {
     let column = || x.iter().skip(channel).step_by(planes.channels).map(|v| v.wide());
     let mean = column().sum::<f64>() / planes.count();
     (mean, column().map(|v| (v - mean) * (v - mean)).sum::<f64>() / planes.count())
@@ -75,7 +75,7 @@ fn column_statistics<T: Float>(x: &[T], planes: Planes, channel: usize) -> (f64,
 /// `x`: `[outer, channels, inner]`; `affine`: `[channels]` pairs of factor and shift; result: as
 /// `x`.
 #[must_use]
-pub fn affine<T: Float>(x: &[T], planes: Planes, affine: &[(f64, f64)]) -> Vec<T> {
+pub fn affine<T: Float>(x: &[T], planes: NormShape, affine: &[(f64, f64)]) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
     let affine: Vec<(T, T)> = affine.iter().map(|&(a, b)| (T::of(a), T::of(b))).collect();
     let row = (planes.channels * planes.inner).max(1);
@@ -91,21 +91,21 @@ pub fn affine<T: Float>(x: &[T], planes: Planes, affine: &[(f64, f64)]) -> Vec<T
     out
 }
 
-/// Normalised and scaled: `y = (x − mean) · factor + shift`. The subtraction comes first, so
+/// Normalized and scaled: `y = (x − mean) · factor + shift`. The subtraction comes first, so
 /// that a large mean does not cost digits.
 ///
 /// # Shapes
-/// `x`: `[outer, channels, inner]`; `centre`: `[channels]` triples of mean, factor and shift;
+/// `x`: `[outer, channels, inner]`; `terms`: `[channels]` triples of mean, factor and shift;
 /// result: as `x`.
 #[must_use]
-pub fn normalize<T: Float>(x: &[T], planes: Planes, centre: &[(f64, f64, f64)]) -> Vec<T> {
+pub fn normalize<T: Float>(x: &[T], planes: NormShape, terms: &[(f64, f64, f64)]) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
-    let centre: Vec<(T, T, T)> =
-        centre.iter().map(|&(m, a, b)| (T::of(m), T::of(a), T::of(b))).collect();
+    let terms: Vec<(T, T, T)> =
+        terms.iter().map(|&(m, a, b)| (T::of(m), T::of(a), T::of(b))).collect();
     let row = (planes.channels * planes.inner).max(1);
     out.par_chunks_mut(row).zip(x.par_chunks(row)).for_each(|(out, x)| {
         for ((out, x), &(m, a, b)) in
-            out.chunks_mut(planes.inner).zip(x.chunks(planes.inner)).zip(&centre)
+            out.chunks_mut(planes.inner).zip(x.chunks(planes.inner)).zip(&terms)
         {
             for (o, &x) in out.iter_mut().zip(x) {
                 *o = (x - m) * a + b;
@@ -123,7 +123,7 @@ pub fn normalize<T: Float>(x: &[T], planes: Planes, centre: &[(f64, f64, f64)]) 
 pub fn gradient_sums<T: Float>(
     x: &[T],
     dy: &[T],
-    planes: Planes,
+    planes: NormShape,
     means: &[f64],
 ) -> Vec<(f64, f64)> {
     means
@@ -131,15 +131,15 @@ pub fn gradient_sums<T: Float>(
         .enumerate()
         .map(|(c, &mean)| {
             let (mut total, mut weighted) = (0.0, 0.0);
-            let centre = T::of(mean);
-            let mut centred = vec![T::zero(); planes.inner];
+            let center = T::of(mean);
+            let mut centered = vec![T::zero(); planes.inner];
             for image in 0..planes.outer {
                 let (x, dy) = (planes.plane(x, image, c), planes.plane(dy, image, c));
-                for (o, &x) in centred.iter_mut().zip(x) {
-                    *o = x - centre;
+                for (o, &x) in centered.iter_mut().zip(x) {
+                    *o = x - center;
                 }
                 total += sum(dy);
-                weighted += dot(&centred, dy);
+                weighted += dot(&centered, dy);
             }
             (total, weighted)
         })
@@ -182,7 +182,12 @@ pub fn parameter_gradients(rstd: &[f64], sums: &[(f64, f64)]) -> [Vec<f64>; 2] {
 /// `x`, `dy`: `[outer, channels, inner]`; `terms`: `[channels]` of `[mean, a, b, c]`; result: as
 /// `x`.
 #[must_use]
-pub fn input_gradient<T: Float>(x: &[T], dy: &[T], planes: Planes, terms: &[[f64; 4]]) -> Vec<T> {
+pub fn input_gradient<T: Float>(
+    x: &[T],
+    dy: &[T],
+    planes: NormShape,
+    terms: &[[f64; 4]],
+) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
     let terms: Vec<[T; 4]> = terms.iter().map(|t| t.map(T::of)).collect();
     let row = (planes.channels * planes.inner).max(1);
@@ -217,7 +222,7 @@ pub fn row_statistics<T: Float>(x: &[T], width: usize, epsilon: f64) -> Vec<(f64
         .collect()
 }
 
-/// Zero in the mean's place and the reciprocal root mean square of every row.
+/// Zero instead of the mean, and the reciprocal root mean square, of every row.
 ///
 /// # Shapes
 /// As [`row_statistics`].
@@ -229,7 +234,7 @@ pub fn row_scales<T: Float>(x: &[T], width: usize, epsilon: f64) -> Vec<(f64, f6
         .collect()
 }
 
-/// Layer normalisation: `y = (x − mean)·rstd·scale + bias` by row.
+/// Layer normalization: `y = (x − mean)·rstd·scale + bias` by row.
 ///
 /// # Shapes
 /// `x`: `[rows, width]`; `statistics`: `[rows]` of (mean, rstd); `scale`, `bias`: `[width]`;
@@ -257,9 +262,9 @@ pub fn layer_forward<T: Float>(
     out
 }
 
-/// The input gradient of layer normalisation: with g = dy·scale and x̂ normalised,
+/// The input gradient of layer normalization: with g = dy·scale and x̂ normalized,
 /// `dx = rstd·(g − mean(g) − x̂·mean(g·x̂))` by row; without `mean(g)` where the rows are
-/// not `centred` (root-mean-square normalisation).
+/// not `centered` (root-mean-square normalization).
 ///
 /// # Shapes
 /// As [`layer_forward`].
@@ -270,7 +275,7 @@ pub fn layer_input_gradient<T: Float>(
     dy: &[T],
     statistics: &[(f64, f64)],
     scale: &[T],
-    centred: bool,
+    centered: bool,
 ) -> Vec<T> {
     let width = scale.len();
     let mut out = vec![T::zero(); x.len()];
@@ -286,7 +291,7 @@ pub fn layer_input_gradient<T: Float>(
             weighted += g * (x.wide() - mean) * rstd;
         }
         let (total, weighted) =
-            (if centred { total / width as f64 } else { 0.0 }, weighted / width as f64);
+            (if centered { total / width as f64 } else { 0.0 }, weighted / width as f64);
         for (((o, x), dy), s) in out.iter_mut().zip(x).zip(dy).zip(scale) {
             let normal = (x.wide() - mean) * rstd;
             *o = T::of(rstd * (dy.wide() * s.wide() - total - normal * weighted));
@@ -295,7 +300,7 @@ pub fn layer_input_gradient<T: Float>(
     out
 }
 
-/// The gradients of scale and bias of layer normalisation.
+/// The gradients of scale and bias of layer normalization.
 ///
 /// # Shapes
 /// `x`, `dy`: `[rows, width]`; `statistics`: `[rows]`; results: `[width]` each.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 /// A pooling window over `[planes, height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct PoolWindow {
     /// Input height and width.
     pub input: [usize; 2],
     /// Output height and width.
@@ -24,7 +24,7 @@ pub struct Window {
     pub count_padding: bool,
 }
 
-impl Window {
+impl PoolWindow {
     /// The input positions that output position `o` covers along an axis.
     fn reach(&self, axis: usize, o: usize) -> impl Iterator<Item = usize> + Clone + use<> {
         let (start, dilation, size, pad) =
@@ -50,7 +50,7 @@ impl Window {
     }
 }
 
-/// The maxima and where in their plane they lie (the first of equals).
+/// The maxima and their places in the plane (the first of equal ones).
 ///
 /// # Shapes
 /// `x`: `[planes, height, width]`; results: `[planes, output height, output width]`.
@@ -59,7 +59,7 @@ impl Window {
     clippy::cast_possible_truncation,
     reason = "a plane has fewer than 2³² positions: checked when the window is planned"
 )]
-pub fn max_forward<T: Float>(x: &[T], w: Window) -> (Vec<T>, Vec<u32>) {
+pub fn max_forward<T: Float>(x: &[T], w: PoolWindow) -> (Vec<T>, Vec<u32>) {
     let [from, to] = w.areas();
     let planes = x.len() / from.max(1);
     let (mut out, mut places) = (vec![T::zero(); planes * to], vec![0u32; planes * to]);
@@ -90,7 +90,7 @@ pub fn max_forward<T: Float>(x: &[T], w: Window) -> (Vec<T>, Vec<u32>) {
 /// # Shapes
 /// `dy`, `places`: `[planes, output height, output width]`; result: `[planes, height, width]`.
 #[must_use]
-pub fn max_backward<T: Float>(dy: &[T], places: &[u32], w: Window) -> Vec<T> {
+pub fn max_backward<T: Float>(dy: &[T], places: &[u32], w: PoolWindow) -> Vec<T> {
     let [from, to] = w.areas();
     let mut dx = vec![T::zero(); dy.len() / to.max(1) * from];
     dx.par_chunks_mut(from).zip(dy.par_chunks(to)).zip(places.par_chunks(to)).for_each(
@@ -108,7 +108,7 @@ pub fn max_backward<T: Float>(dy: &[T], places: &[u32], w: Window) -> Vec<T> {
 /// # Shapes
 /// `x`: `[planes, height, width]`; result: `[planes, output height, output width]`.
 #[must_use]
-pub fn average_forward<T: Float>(x: &[T], w: Window) -> Vec<T> {
+pub fn average_forward<T: Float>(x: &[T], w: PoolWindow) -> Vec<T> {
     let [from, to] = w.areas();
     let mut out = vec![T::zero(); x.len() / from.max(1) * to];
     let factors = factors::<T>(w);
@@ -134,7 +134,7 @@ pub fn average_forward<T: Float>(x: &[T], w: Window) -> Vec<T> {
 /// # Shapes
 /// `dy`: `[planes, output height, output width]`; result: `[planes, height, width]`.
 #[must_use]
-pub fn average_backward<T: Float>(dy: &[T], w: Window) -> Vec<T> {
+pub fn average_backward<T: Float>(dy: &[T], w: PoolWindow) -> Vec<T> {
     let [from, to] = w.areas();
     let mut dx = vec![T::zero(); dy.len() / to.max(1) * from];
     let factors = factors::<T>(w);
@@ -157,7 +157,7 @@ pub fn average_backward<T: Float>(dy: &[T], w: Window) -> Vec<T> {
 /// One over the number of positions of every window.
 #[allow(clippy::cast_precision_loss, reason = "a window's size")]
 #[must_use]
-pub fn factors<T: Float>(w: Window) -> Vec<T> {
+pub fn factors<T: Float>(w: PoolWindow) -> Vec<T> {
     let widths: Vec<usize> = (0..w.output[1]).map(|o| w.span(1, o)).collect();
     (0..w.output[0])
         .flat_map(|oh| {

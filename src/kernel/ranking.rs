@@ -4,8 +4,8 @@ use super::Float;
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
-/// The places of the `count` largest elements along the middle axis, or of the smallest, the first
-/// of them first. Of equal elements the first in place comes first; NaN is larger than any number.
+/// The places of the `count` largest elements along the middle axis, or of the smallest, in
+/// order. Of equal elements the one at the lower index comes first; NaN is larger than any number.
 ///
 /// # Shapes
 /// `x`: `[outer, size, inner]`; result: `[outer, count, inner]`.
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(top(&x, 7, 1, 4, true), [3, 1, 2, 0]);
         assert_eq!(top(&x, 7, 1, 7, false), [5, 6, 0, 4, 1, 2, 3]);
         assert!(top(&x, 7, 1, 0, true).is_empty());
-        // lanes that do not lie together
+        // lanes that are not contiguous
         assert_eq!(top(&[1.0, 5.0, 2.0, 4.0], 2, 2, 1, true), [1, 0]);
     }
 }

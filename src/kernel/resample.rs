@@ -1,5 +1,5 @@
-//! Linear resampling along one axis: every output is a weighted sum of a few inputs. Resizing by
-//! any mode and padding by copies are this.
+//! Linear resampling along one axis: every output is a weighted sum of a few inputs. Resizing in
+//! any mode and padding by copies are resampling.
 
 use super::Float;
 use rayon::prelude::*;
@@ -28,7 +28,7 @@ pub fn forward<T: Float>(x: &[T], size: usize, inner: usize, taps: &[Vec<(usize,
     out
 }
 
-/// The adjoint of [`forward`]: each gradient goes to the inputs read, by weight.
+/// The adjoint of [`forward`]: each gradient is spread over the inputs read, by their weights.
 ///
 /// # Shapes
 /// `dy`: `[outer, output size, inner]`; result: `[outer, size, inner]`.

@@ -1,17 +1,17 @@
-//! Strided views: transposition, slicing, broadcasting and reduction are all one walk with other
-//! strides.
+//! Strided views: transposition, slicing, broadcasting and reduction are the same loop with
+//! different strides.
 
 use super::Float;
 use rayon::prelude::*;
 
-/// A view of a slice: element `i` (a multi-index within `shape`) lies at `offset + Σ i·strides`.
+/// A view of a slice: element `i` (a multi-index within `shape`) is at `offset + Σ i·strides`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Strided {
     /// The size of each axis.
     pub shape: Vec<usize>,
     /// Elements from one index to the next along each axis; 0 repeats, negative runs backwards.
     pub strides: Vec<isize>,
-    /// Where the view's first element lies.
+    /// The place of the view's first element.
     pub offset: usize,
 }
 
@@ -67,7 +67,7 @@ impl Strided {
         self.len() == 0
     }
 
-    /// The same view without axes of size 1 and with axes joined where they lie densely; at least
+    /// The same view without axes of size 1 and with axes joined where they are dense; at least
     /// one axis.
     fn simplified(&self) -> Self {
         let (mut shape, mut strides): (Vec<usize>, Vec<isize>) = (Vec::new(), Vec::new());
@@ -125,7 +125,7 @@ fn at(first: usize, stride: isize, i: usize) -> usize {
     (first.cast_signed() + stride * i.cast_signed()).cast_unsigned()
 }
 
-/// Elements a task takes.
+/// Elements per task.
 const CHUNK: usize = 1 << 15;
 
 /// The view's elements as a dense array.
@@ -252,8 +252,8 @@ pub fn broadcast_zip<T: Float>(
     if a.len() == 1 && b_shape == shape {
         return super::elementwise::map(b, |y| f(a[0], y));
     }
-    // one walk for both: axes are joined only where both allow it, which the common shape keeps
-    // aligned row by row
+    // one loop for both: axes are joined only where both allow it, which keeps the rows of the
+    // common shape aligned
     let (va, vb) = (Strided::broadcast(a_shape, shape), Strided::broadcast(b_shape, shape));
     let mut out = vec![T::zero(); va.len()];
     if out.is_empty() {
@@ -278,7 +278,7 @@ pub fn broadcast_zip<T: Float>(
     out
 }
 
-/// Joins axes of two views of one shape where both lie densely.
+/// Joins axes of two views of one shape where both are dense.
 fn join(a: &Strided, b: &Strided) -> (Strided, Strided) {
     let (mut shape, mut sa, mut sb): (Vec<usize>, Vec<isize>, Vec<isize>) =
         (Vec::new(), Vec::new(), Vec::new());

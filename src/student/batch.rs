@@ -1,8 +1,9 @@
-//! A batch size that an exporter wrote into a graph, taken out again.
+//! Removal of a batch size that an exporter wrote into a graph.
 //!
 //! `torch.onnx.export(model, x, f)` without dynamic axes writes the batch of its example into the
-//! input's shape and into every Reshape behind it. Where a Reshape's target is a constant that
-//! begins with the batch, that axis is what the others leave over, and the student takes any batch.
+//! input's shape and into every Reshape after it. Where a Reshape's target is a constant that
+//! begins with the batch, that axis is inferred from the others instead, and the student accepts
+//! any batch.
 
 use super::import::Graph;
 use super::trial::{self, shapes_of, try_plan};
@@ -14,25 +15,25 @@ use crate::onnx::{Dim, Model, logits, tensor_proto};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 
-/// Whether a student takes any batch.
-pub(super) enum Batch {
-    /// It does, as far as its shapes tell.
+/// Whether a student accepts any batch size.
+pub(super) enum BatchSupport {
+    /// It does, as far as its shapes show.
     Free,
-    /// It does in this form, without what its exporter wrote into it.
+    /// It does in this form, without the size that its exporter wrote into it.
     Opened(Box<(Model, Graph)>),
-    /// It takes the batch that it was exported for alone.
-    Only(Only),
+    /// It accepts only the size that it was exported for.
+    Fixed(FixedBatch),
 }
 
-/// A batch that a student is bound to.
+/// The batch size that a student is bound to.
 #[derive(Debug, Clone)]
-pub(super) struct Only {
+pub(super) struct FixedBatch {
     batch: usize,
-    /// What another batch comes to.
+    /// What happens with another size.
     why: String,
 }
 
-impl Only {
+impl FixedBatch {
     /// The error of a run, whose last batch is smaller.
     pub(super) fn refusal(&self) -> Error {
         let Self { batch, why } = self;
@@ -44,21 +45,21 @@ impl Only {
     }
 }
 
-/// Takes the batch out of a graph that was exported for one; `read` imports a model.
+/// Removes the batch size from a graph that was exported for one; `read` imports a model.
 pub(super) fn open_batch(
     model: &Model,
     graph: &Graph,
     read: impl FnOnce(&Model) -> Result<Graph>,
-) -> Result<Batch> {
+) -> Result<BatchSupport> {
     let inputs = model.inputs();
     let Some(baked) = baked(model).filter(|_| !graph.lacks_constants) else {
-        return Ok(Batch::Free);
+        return Ok(BatchSupport::Free);
     };
-    let Some(shapes) = shapes_of(&inputs, baked) else { return Ok(Batch::Free) };
-    // what keeps it from running at all is said elsewhere
-    let Ok(plan) = try_plan(model, graph, &shapes)? else { return Ok(Batch::Free) };
+    let Some(shapes) = shapes_of(&inputs, baked) else { return Ok(BatchSupport::Free) };
+    // what prevents it from running at all is reported elsewhere
+    let Ok(plan) = try_plan(model, graph, &shapes)? else { return Ok(BatchSupport::Free) };
     let other = baked.saturating_mul(2).saturating_add(1);
-    let Some(others) = shapes_of(&inputs, other) else { return Ok(Batch::Free) };
+    let Some(others) = shapes_of(&inputs, other) else { return Ok(BatchSupport::Free) };
     let reason = |model: &Model, graph: &Graph| -> Result<Option<String>> {
         let plan = match try_plan(model, graph, &others)? {
             Ok(plan) => plan,
@@ -72,19 +73,19 @@ pub(super) fn open_batch(
         let found = rows.map_or_else(|| "none".to_owned(), |n| n.to_string());
         Ok((rows != Some(other)).then(|| format!("of {other} samples it gives logits of {found}")))
     };
-    let Some(why) = reason(model, graph)? else { return Ok(Batch::Free) };
+    let Some(why) = reason(model, graph)? else { return Ok(BatchSupport::Free) };
     let shape = |name: &str| plan.shapes.get(graph.index.get(name)?).cloned();
-    let only = Batch::Only(Only { batch: baked, why });
-    let Some(freed) = freed(model, baked, &plan.targets, shape)? else { return Ok(only) };
+    let fixed = BatchSupport::Fixed(FixedBatch { batch: baked, why });
+    let Some(freed) = freed(model, baked, &plan.targets, shape)? else { return Ok(fixed) };
     let model = model.with_graph(freed)?;
     let graph = read(&model)?;
     Ok(match reason(&model, &graph)? {
-        None => Batch::Opened(Box::new((model, graph))),
-        Some(_) => only,
+        None => BatchSupport::Opened(Box::new((model, graph))),
+        Some(_) => fixed,
     })
 }
 
-/// The batch that a model's inputs are declared for; `None` where it is open.
+/// The batch size that a model's inputs are declared for; `None` where it is open.
 pub(super) fn baked(model: &Model) -> Option<usize> {
     let first = |dims: &[Dim]| match dims.first() {
         Some(Dim::Fixed(n)) => Some(*n),
@@ -93,10 +94,10 @@ pub(super) fn baked(model: &Model) -> Option<usize> {
     model.inputs().iter().find_map(|input| first(&input.shape))
 }
 
-/// The graph with Reshapes that take any batch; `None` where there is nothing to change.
+/// The graph with Reshapes that accept any batch; `None` where there is nothing to change.
 ///
-/// `targets` and `shape`: of a plan for the baked batch, what Reshapes ask for by the number of the
-/// node, and the shapes of tensors by name.
+/// `targets` and `shape` come from a plan for the baked batch: the target shapes of Reshapes by the
+/// number of the node, and the shapes of tensors by name.
 pub(super) fn freed(
     model: &Model,
     batch: usize,
@@ -123,14 +124,14 @@ pub(super) fn freed(
     Ok(Some(graph))
 }
 
-/// Whether the graph that takes any batch computes the same: two batches of samples at once are to
-/// give what each gives by itself. Gives what the student is bound to where they do not.
-pub(super) fn compare(baked: &Student, open: &Student) -> Result<Option<Only>> {
+/// Checks that the graph that accepts any batch computes the same: two batches together must give
+/// the results of each. Returns the size that the student is bound to where they do not.
+pub(super) fn compare(baked: &Student, open: &Student) -> Result<Option<FixedBatch>> {
     let (Some(batch), inputs) = (self::baked(&baked.model), baked.inputs()) else {
         return Ok(None);
     };
     let Some(shapes) = trial::shapes_of(inputs, batch) else { return Ok(None) };
-    // no two values of a sample alike, within ±1
+    // no two values of a sample are equal; all are within ±1
     #[allow(clippy::cast_precision_loss, reason = "a pattern")]
     let pattern = |shape: &Vec<usize>, step: f32| -> Result<Tensor> {
         let count = shape.iter().product();
@@ -154,7 +155,7 @@ pub(super) fn compare(baked: &Student, open: &Student) -> Result<Option<Only>> {
     let apart = [run(baked, &halves[0])?, run(baked, &halves[1])?].concat();
     let together = run(open, &both)?;
     let scale = apart.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-    // a head that starts from zero tells nothing
+    // a head that starts from zero proves nothing
     let is_proof = scale > 0.0;
     let same = is_proof
         && apart.len() == together.len()
@@ -165,10 +166,10 @@ pub(super) fn compare(baked: &Student, open: &Student) -> Result<Option<Only>> {
         "its logits are all zero, so that nothing shows whether another batch is right"
     };
     let why = why.to_owned();
-    Ok((!same).then_some(Only { batch, why }))
+    Ok((!same).then_some(FixedBatch { batch, why }))
 }
 
-/// A Reshape's target with its first axis left open, from that of one batch.
+/// A Reshape's target with an open first axis, from the target for one batch.
 fn opened(target: &[i64], from: &[usize], batch: usize) -> Option<Vec<i64>> {
     let (&first, rest) = target.split_first()?;
     let batch = i64::try_from(batch).ok()?;
@@ -194,11 +195,11 @@ mod tests {
 
     #[test]
     fn the_first_axis_is_left_open() {
-        // flatten, heads into the batch, tokens
+        // flatten, heads merged into the batch, tokens
         assert_eq!(opened(&[2, -1], &[2, 16, 4, 4], 2), Some(vec![-1, 256]));
         assert_eq!(opened(&[24, 5, 64], &[5, 2, 12, 64], 2), Some(vec![-1, 5, 64]));
         assert_eq!(opened(&[98, -1], &[2, 49, 8], 2), Some(vec![-1, 8]));
-        // nothing of the batch in it
+        // does not contain the batch
         assert_eq!(opened(&[-1, 8], &[2, 8], 2), None);
         assert_eq!(opened(&[5, 3], &[5, 3], 2), None);
         assert_eq!(opened(&[], &[1], 1), None);

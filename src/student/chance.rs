@@ -1,9 +1,9 @@
-//! What follows from random draws and constants alone (the masks of drop path and its kin), and
-//! what stands in its place where nothing is drawn: its mean. So drop path becomes the identity and
-//! `RReLU` its mean slope, which is what they are in inference.
+//! Tensors that depend only on random draws and constants (the masks of drop path and similar), and
+//! the means that replace them where nothing is drawn. So drop path becomes the identity and
+//! `RReLU` a leaky ReLU of its mean slope, which is what they are in inference.
 //!
-//! The mean replaces a value only where that meets the data as a term, a factor or a slope, in
-//! which the result is linear. What has no known mean there is refused.
+//! The mean replaces a value only where that is combined with data as a term, a factor or a slope,
+//! in which the result is linear. A value without a known mean there is refused.
 
 use super::host::Host;
 use super::op::Built;
@@ -16,7 +16,7 @@ use crate::onnx::operator::{Class, Movement};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// ONNX's number of the type `bool`.
+/// ONNX's number for the type `bool`.
 const BOOL: i64 = 9;
 
 /// A random tensor of which all elements have this mean.
@@ -31,18 +31,19 @@ pub(super) struct Mean {
 pub(super) struct Chance {
     /// Those whose mean is known.
     means: BTreeMap<String, Mean>,
-    /// Where one meets the data: the node, by its number in the model's graph, and the input.
+    /// Where one is combined with data: the node, by its number in the model's graph, and the
+    /// input.
     meetings: BTreeMap<usize, usize>,
 }
 
 /// How the elements of a random tensor are distributed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Law {
-    /// Evenly between two bounds.
+    /// Uniform between two bounds.
     Even([f64; 2]),
-    /// The first value with this probability, else the second.
+    /// The first value with this probability, otherwise the second.
     Coin(f64, [f64; 2]),
-    /// Of this mean.
+    /// Any law with this mean.
     Mean(f64),
     Unknown,
 }
@@ -80,7 +81,7 @@ impl Law {
         }
     }
 
-    /// 1 below a bound, else 0.
+    /// 1 below a bound, otherwise 0.
     fn below(self, bound: f64) -> Self {
         match self {
             Self::Even([low, high]) if low < high => {
@@ -90,7 +91,7 @@ impl Law {
         }
     }
 
-    /// Of numbers that lie within two steps.
+    /// Known for numbers within two steps.
     fn floor(self) -> Self {
         match self {
             Self::Even([low, high]) if low < high && high - low.floor() <= 2.0 => {
@@ -103,12 +104,12 @@ impl Law {
     }
 }
 
-/// What is known of a tensor.
+/// What a tensor depends on.
 #[derive(Debug, Clone)]
-enum State {
+enum Dependence {
     /// It depends on the data or on a parameter.
     Data,
-    /// It depends on constants and shapes; the value, where all elements have one.
+    /// It depends on constants and shapes only; the value, if all elements are equal.
     Constant(Option<f64>),
     Random {
         law: Law,
@@ -121,11 +122,11 @@ enum State {
 /// Nodes that cannot be run, by position, and the reason.
 pub(super) type Refusals = Vec<(usize, String)>;
 
-/// What the rest of a graph says of its tensors.
-pub(super) struct Setting<'a> {
-    /// Those that are constants, and the value of all elements where they have one.
+/// What the rest of a graph determines about its tensors.
+pub(super) struct GraphContext<'a> {
+    /// Those that are constants, and the value of all elements if they are equal.
     pub(super) constants: HashMap<&'a str, Option<f64>>,
-    /// What `ConstantOfShape` nodes fill with, by the name of what they make.
+    /// The fill values of `ConstantOfShape` nodes, by the name of the output.
     pub(super) fills: HashMap<&'a str, Option<f64>>,
     /// The graph's outputs.
     pub(super) outputs: BTreeSet<&'a str>,
@@ -134,15 +135,18 @@ pub(super) struct Setting<'a> {
 }
 
 /// Follows random draws through numbered nodes.
-pub(super) fn follow(nodes: &[(usize, NodeProto)], setting: &Setting<'_>) -> (Chance, Refusals) {
+pub(super) fn follow(
+    nodes: &[(usize, NodeProto)],
+    context: &GraphContext<'_>,
+) -> (Chance, Refusals) {
     let (mut chance, mut refusals) = (Chance::default(), Refusals::new());
-    let mut states: HashMap<&str, State> = setting
+    let mut states: HashMap<&str, Dependence> = context
         .constants
         .iter()
-        .chain(&setting.fills)
-        .map(|(name, value)| (*name, State::Constant(*value)))
+        .chain(&context.fills)
+        .map(|(name, value)| (*name, Dependence::Constant(*value)))
         .collect();
-    // the nodes at which each draw meets the data, and whether as a term
+    // the nodes at which each draw is combined with data, and whether as a term
     let mut met: BTreeMap<usize, Vec<(usize, bool)>> = BTreeMap::new();
     for (position, (number, node)) in nodes.iter().enumerate() {
         if node.op_type() == "ConstantOfShape" {
@@ -150,21 +154,21 @@ pub(super) fn follow(nodes: &[(usize, NodeProto)], setting: &Setting<'_>) -> (Ch
         }
         let state = |name: &String| match states.get(name.as_str()) {
             Some(state) => state.clone(),
-            None if name.is_empty() => State::Constant(None),
-            None => State::Data,
+            None if name.is_empty() => Dependence::Constant(None),
+            None => Dependence::Data,
         };
-        // of the second it takes the type alone
+        // only the type of the second input matters
         let read = if node.op_type() == "CastLike" { 1 } else { node.input.len() };
-        let inputs: Vec<State> = node.input.iter().take(read).map(state).collect();
+        let inputs: Vec<Dependence> = node.input.iter().take(read).map(state).collect();
         let reads_shape = node.operator().reads_shape;
-        if reads_shape && inputs.iter().any(|state| matches!(state, State::Random { .. })) {
+        if reads_shape && inputs.iter().any(|state| matches!(state, Dependence::Random { .. })) {
             refusals.push((position, SHAPE.to_owned()));
         }
         let result = if node.operator().class == Class::Random {
             let of = attribute(node, "dtype").and_then(|a| element(a.i()));
-            State::Random {
+            Dependence::Random {
                 law: drawn(node, &inputs),
-                dtype: of.unwrap_or(setting.dtype),
+                dtype: of.unwrap_or(context.dtype),
                 draws: BTreeSet::from([position]),
             }
         } else if let Some((slot, law, draws)) = meeting(&inputs) {
@@ -178,13 +182,13 @@ pub(super) fn follow(nodes: &[(usize, NodeProto)], setting: &Setting<'_>) -> (Ch
                     }
                 }
             }
-            State::Data
+            Dependence::Data
         } else {
             computed(node, &inputs)
         };
         for name in node.output.iter().filter(|name| !name.is_empty()) {
-            if let State::Random { law, dtype, .. } = &result {
-                if setting.outputs.contains(name.as_str()) {
+            if let Dependence::Random { law, dtype, .. } = &result {
+                if context.outputs.contains(name.as_str()) {
                     refusals.push((position, "an output of the graph is random".to_owned()));
                 }
                 if let Some(value) = law.mean() {
@@ -209,11 +213,11 @@ const NOT_LINEAR: &str =
     "random values beside data: expected a term, a factor or a slope, which have a mean";
 /// A mean is written as one number.
 const SHAPE: &str = "the shape of random values is asked for: in inference they have none";
-/// As of `AlphaDropout`, whose means don't make the identity that it is in inference.
+/// As in `AlphaDropout`, whose means do not give the identity that it is in inference.
 const TERM_AND_FACTOR: &str =
     "random values are added here that the data meets elsewhere too: the mean of both is not known";
 
-/// The value of all elements.
+/// The value of all elements, if they are equal.
 #[allow(clippy::float_cmp, reason = "the same number")]
 pub(super) fn single(host: &Host) -> Option<f64> {
     let floats = host.floats();
@@ -226,7 +230,7 @@ fn element(code: i64) -> Option<Dtype> {
 }
 
 /// The law of a draw.
-fn drawn(node: &NodeProto, inputs: &[State]) -> Law {
+fn drawn(node: &NodeProto, inputs: &[Dependence]) -> Law {
     let number =
         |name: &str, default: f32| attribute(node, name).map_or(default, AttributeProto::f);
     match node.op_type() {
@@ -235,23 +239,23 @@ fn drawn(node: &NodeProto, inputs: &[State]) -> Law {
         }
         "RandomNormal" | "RandomNormalLike" => Law::Mean(number("mean", 0.0).into()),
         "Bernoulli" => match inputs.first() {
-            Some(State::Constant(Some(p))) => Law::Coin(p.clamp(0.0, 1.0), [1.0, 0.0]),
+            Some(Dependence::Constant(Some(p))) => Law::Coin(p.clamp(0.0, 1.0), [1.0, 0.0]),
             _ => Law::Unknown,
         },
         _ => Law::Unknown,
     }
 }
 
-/// The random input of a node that has data as well: its law and its draws.
-fn meeting(inputs: &[State]) -> Option<(usize, Law, &BTreeSet<usize>)> {
-    inputs.iter().find(|state| matches!(state, State::Data))?;
+/// The random input of a node that reads data as well: its law and its draws.
+fn meeting(inputs: &[Dependence]) -> Option<(usize, Law, &BTreeSet<usize>)> {
+    inputs.iter().find(|state| matches!(state, Dependence::Data))?;
     inputs.iter().enumerate().find_map(|(slot, state)| match state {
-        State::Random { law, draws, .. } => Some((slot, *law, draws)),
+        Dependence::Random { law, draws, .. } => Some((slot, *law, draws)),
         _ => None,
     })
 }
 
-/// Whether the mean of this input may stand for it: whether as a term.
+/// Whether this input, which its mean may replace, is a term; `None`: its mean may not replace it.
 fn taken(node: &NodeProto, slot: usize) -> Option<bool> {
     match (node.op_type(), slot) {
         ("Add" | "Sub", _) => Some(true),
@@ -260,31 +264,31 @@ fn taken(node: &NodeProto, slot: usize) -> Option<bool> {
     }
 }
 
-/// What a node makes of constants and random values.
-fn computed(node: &NodeProto, inputs: &[State]) -> State {
+/// The output of a node that reads constants and random values.
+fn computed(node: &NodeProto, inputs: &[Dependence]) -> Dependence {
     if node.operator().reads_shape {
-        return State::Constant(None);
+        return Dependence::Constant(None);
     }
     let mut draws = BTreeSet::new();
     let mut random = None;
     for state in inputs {
         match state {
-            State::Data => return State::Data,
-            State::Random { draws: own, dtype, .. } => {
+            Dependence::Data => return Dependence::Data,
+            Dependence::Random { draws: own, dtype, .. } => {
                 draws.extend(own);
                 random.get_or_insert(*dtype);
             }
-            State::Constant(_) => {}
+            Dependence::Constant(_) => {}
         }
     }
     let to = attribute(node, "to").map(AttributeProto::i);
-    let Some(dtype) = random else { return State::Constant(constant(node, inputs)) };
+    let Some(dtype) = random else { return Dependence::Constant(constant(node, inputs)) };
     let law = law(node, inputs, to);
-    State::Random { law, dtype: to.and_then(element).unwrap_or(dtype), draws }
+    Dependence::Random { law, dtype: to.and_then(element).unwrap_or(dtype), draws }
 }
 
-/// The value of all elements of what a node makes of constants.
-fn constant(node: &NodeProto, inputs: &[State]) -> Option<f64> {
+/// The value of all elements of an output that depends on constants, if they are equal.
+fn constant(node: &NodeProto, inputs: &[Dependence]) -> Option<f64> {
     let keeps = matches!(
         node.operator().class,
         Class::Movement(
@@ -292,22 +296,22 @@ fn constant(node: &NodeProto, inputs: &[State]) -> Option<f64> {
         )
     );
     match inputs.first() {
-        Some(State::Constant(value)) if keeps => *value,
+        Some(Dependence::Constant(value)) if keeps => *value,
         _ => None,
     }
 }
 
-/// The law of what a node makes of random values and constants. `to`: the type that it casts to.
-fn law(node: &NodeProto, inputs: &[State], to: Option<i64>) -> Law {
+/// The law of a node's output from random values and constants. `to`: the type that it casts to.
+fn law(node: &NodeProto, inputs: &[Dependence], to: Option<i64>) -> Law {
     let of = |slot: usize| match inputs.get(slot) {
-        Some(State::Random { law, .. }) => Some(*law),
+        Some(Dependence::Random { law, .. }) => Some(*law),
         _ => None,
     };
     let value = |slot: usize| match inputs.get(slot) {
-        Some(State::Constant(value)) => *value,
+        Some(Dependence::Constant(value)) => *value,
         _ => None,
     };
-    // a mean stands for one output
+    // a mean replaces one output
     if node.output.len() > 1 {
         return Law::Unknown;
     }
@@ -343,7 +347,7 @@ fn law(node: &NodeProto, inputs: &[State], to: Option<i64>) -> Law {
             Some(to) if INTEGERS.contains(&to) => law.of_coin(f64::trunc),
             _ => law,
         },
-        // to whatever type: what a coin shows are whole numbers as a rule
+        // to any type: the values of a coin are usually whole numbers
         ("CastLike", Some(law), ..) => law.of_coin(|v| v),
         (_, Some(law), ..) => match node.operator().class {
             Class::Movement(Movement::Join | Movement::Pad | Movement::Cast) => Law::Unknown,
@@ -355,8 +359,8 @@ fn law(node: &NodeProto, inputs: &[State], to: Option<i64>) -> Law {
 }
 
 impl Chance {
-    /// Fails where a random value would be repeated to a larger shape than the data's: its mean
-    /// could not say that shape.
+    /// Fails where a random value would be broadcast to a larger shape than the data's: its mean
+    /// has no shape.
     pub(super) fn check(&self, number: usize, site: &Site<'_>, built: &Built) -> Result<()> {
         let Some(slot) = self.meetings.get(&number) else { return Ok(()) };
         let (random, data) = (site.shape(*slot)?, site.shape(1 - slot)?);
@@ -369,14 +373,14 @@ impl Chance {
         )))
     }
 
-    /// What stands for a node's output when nothing is drawn.
+    /// The mean that replaces a node's output when nothing is drawn.
     pub(super) fn mean(&self, node: &NodeProto) -> Option<&Mean> {
         self.means.get(node.output.first()?)
     }
 
-    /// The input that a node hands on as it is when nothing is drawn: the data beside a factor of 1
-    /// or a term of 0.
-    #[allow(clippy::float_cmp, reason = "a mean that is no more than near 1 stays")]
+    /// The input that a node passes on unchanged when nothing is drawn: the data, next to a factor
+    /// of 1 or a term of 0.
+    #[allow(clippy::float_cmp, reason = "only a mean of exactly 1 or 0 is neutral")]
     pub(super) fn passed(&self, number: usize, node: &NodeProto) -> Option<usize> {
         let slot = *self.meetings.get(&number)?;
         let mean = self.means.get(node.input.get(slot)?)?.value;

@@ -1,18 +1,18 @@
 //! Whether a graph can be trained, why not, and what an expert would warn of.
 
-use super::batch::{Batch, open_batch};
+use super::batch::{BatchSupport, open_batch};
 use super::trial::{trial_shapes, try_plan};
 use super::{ImportOptions, Trainability, import, restore, sequences};
 use crate::error::{Error, Result};
 use crate::onnx::{Dim, Model, Value, logits};
 
-/// Why a graph without logits is no student.
+/// Why a graph without logits cannot be a student.
 pub(super) const NO_LOGITS: &str = "model has no output that could be its logits";
-/// Constants of more elements are not read to look at a graph: their values decide nothing but the
-/// values computed from them.
+/// Constants of more elements are not read for a check: their values only determine the values that
+/// are computed from them.
 const CONSTANTS: usize = 1 << 22;
 
-/// Looks at a graph; see [`Student::check`](super::Student::check).
+/// Checks a graph; see [`Student::check`](super::Student::check).
 pub(super) fn check(model: &Model) -> Result<Trainability> {
     let options = ImportOptions::default();
     let restored = restore::restore(&sequences::unrolled(model)?, options.folded_norms)?;
@@ -21,8 +21,8 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
     let graph = read(&restored.model)?;
     let opened = open_batch(&restored.model, &graph, read)?;
     let (model, graph) = match &opened {
-        Batch::Opened(open) => (&open.0, &open.1),
-        Batch::Free | Batch::Only(_) => (&restored.model, &graph),
+        BatchSupport::Opened(open) => (&open.0, &open.1),
+        BatchSupport::Free | BatchSupport::Fixed(_) => (&restored.model, &graph),
     };
     let mut blockers: Vec<(String, String, String)> = graph
         .unsupported
@@ -38,7 +38,7 @@ pub(super) fn check(model: &Model) -> Result<Trainability> {
             model.outputs().into_iter().next().map_or_else(String::new, |output| output.name);
         blockers.push((name, "output".to_owned(), NO_LOGITS.to_owned()));
     }
-    let bound = if let Batch::Only(only) = &opened { Some(only.refusal()) } else { None };
+    let bound = if let BatchSupport::Fixed(fixed) = &opened { Some(fixed.refusal()) } else { None };
     for refusal in restored.refusal.iter().chain(&bound) {
         let reason =
             [refusal.to_string()].into_iter().chain(refusal.find_hint().map(str::to_owned));
@@ -80,7 +80,7 @@ pub(super) fn folded_norms(model: &Model) -> Option<String> {
     })
 }
 
-/// Whether a batch of this shape suits a declared input; the batch axis is free.
+/// Checks that a batch of this shape fits a declared input; the batch axis is free.
 pub(super) fn fits(value: &Value, shape: &[usize]) -> Result<()> {
     if value.shape.is_empty() {
         return Ok(());

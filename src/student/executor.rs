@@ -3,7 +3,7 @@
 //! the operators' device forms (`op::on_device`) in the plan it is the candle executor. Values live
 //! as long as a later step or the backward pass needs them.
 
-use super::import::Source;
+use super::import::TensorSource;
 use super::op::{Run, Saved};
 use super::plan::{Plan, Step};
 use super::value::{data, tensor, typed};
@@ -62,7 +62,7 @@ impl Student {
         for (number, value) in updates {
             if run.mode == Mode::Train
                 && !self.graph.is_stage
-                && let Some(Source::Buffer(i)) =
+                && let Some(TensorSource::Buffer(i)) =
                     step.inputs.get(number).map(|id| self.graph.sources[id.0])
             {
                 self.buffers[i].var.set(&value)?;

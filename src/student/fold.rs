@@ -1,5 +1,5 @@
-//! Constant folding: what a graph computes from shapes and constants alone is known once the input
-//! shapes are.
+//! Constant folding: what a graph computes from shapes and constants alone is known as soon as the
+//! input shapes are.
 
 mod arrange;
 
@@ -17,8 +17,8 @@ use arrange::{concatenated, gathered, tiled};
 const FLOAT: i64 = 1;
 const INT64: i64 = 7;
 
-/// The outputs of a node whose inputs are known (`Shape` and `Size` ask for the shape alone);
-/// `None` when it is not of a kind that is folded.
+/// The outputs of a node whose inputs are known (`Shape` and `Size` need only the shape); `None`
+/// when its operator is not folded.
 ///
 /// `fill`: the value attribute of `ConstantOfShape`.
 pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Host>>> {
@@ -30,7 +30,7 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     if let Some(fold @ (Fold::Shape | Fold::Size)) = folds {
         return outputs(site, fold, fill).map(Some);
     }
-    // of the second input it takes the type alone
+    // only the type of the second input matters
     if let ("CastLike", Some(x)) = (site.node.op_type(), site.constant(0)) {
         let to = if site.integer(1) { INT64 } else { FLOAT };
         return Ok(Some(vec![cast(x, to)]));
@@ -43,7 +43,7 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
     {
         return Ok(None);
     }
-    // of these only the usual form is folded here
+    // only the usual form of these is folded here
     let is_usual = |fold: &Fold| match fold {
         Fold::Binary(Binary::Max | Binary::Min) => site.shapes.len() == 2,
         Fold::Product => {
@@ -66,7 +66,7 @@ pub(super) fn fold(site: &Site<'_>, fill: Option<&Host>) -> Result<Option<Vec<Ho
 /// The outputs of a numeric operator on known inputs, in double precision.
 #[allow(
     clippy::cast_possible_truncation,
-    reason = "integers came in and were computed with exactly"
+    reason = "the inputs are integers, and arithmetic on them is exact"
 )]
 fn computed(site: &Site<'_>) -> Result<Vec<Host>> {
     let built = op::build(site)?;

@@ -17,7 +17,7 @@ pub(super) enum Numbers {
     Float(Vec<f64>),
 }
 
-/// More elements than this are not made of fewer: shape arithmetic and masks are small, and a
+/// No more elements than this are computed from fewer: shape arithmetic and masks are small, and a
 /// hostile shape must not fill the memory.
 pub(super) const LIMIT: usize = 1 << 24;
 
@@ -79,7 +79,7 @@ impl Host {
         }
     }
 
-    /// Sizes: integers from 0 on.
+    /// Sizes: integers that are not negative.
     pub(super) fn sizes(&self) -> Result<Vec<usize>> {
         self.ints()?
             .iter()
@@ -101,14 +101,14 @@ impl Host {
         Ok(match &self.numbers {
             Numbers::Float(v) => Self::float(shape, gather(v, view)),
             Numbers::Int(v) => {
-                // places, not values, go through the float kernel: integers beyond 2⁵³ stay
+                // the float kernel gathers places, not values, so that integers beyond 2⁵³ stay
                 // exact
                 #[allow(clippy::cast_precision_loss, reason = "far fewer than 2⁵³ places")]
                 let places: Vec<f64> = (0..v.len()).map(|i| i as f64).collect();
                 #[allow(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "places made above"
+                    reason = "the places from above"
                 )]
                 Self::int(shape, gather(&places, view).into_iter().map(|p| v[p as usize]).collect())
             }

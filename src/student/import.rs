@@ -1,7 +1,7 @@
-//! Reading a graph as a trainable model: what trains, what is a running statistic, what is shared
-//! and what only looks so.
+//! Reads a graph as a trainable model: what trains, what is a running statistic, what is shared and
+//! what only looks shared.
 
-use super::chance::{self, Chance, Refusals, Setting};
+use super::chance::{self, Chance, GraphContext, Refusals};
 use super::host::Host;
 use super::leaf::{Leaf, Leaves, NumberedNodes, collect, constant};
 use super::trains::{self, Asked, Decision, Trains};
@@ -17,9 +17,9 @@ use crate::onnx::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What a tensor of the graph is.
+/// Where the value of a tensor comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum TensorSource {
     /// A graph input, by number.
     Input(usize),
     /// A parameter, by number in order of names.
@@ -28,12 +28,12 @@ pub(super) enum Source {
     Buffer(usize),
     /// A known value.
     Constant,
-    /// What a node computes.
+    /// The output of a node.
     Computed,
 }
 
-/// A node whose inputs are named after un-sharing. Constant nodes and Identity nodes that only hand
-/// initialisers on are gone.
+/// A node with the names of its inputs after un-sharing. Constant nodes, and Identity nodes that
+/// only rename initializers, are removed.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) proto: NodeProto,
@@ -49,14 +49,14 @@ pub(super) struct Graph {
     pub(super) opset: i64,
     pub(super) nodes: Vec<Node>,
     pub(super) names: Vec<String>,
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<TensorSource>,
     /// Which graph inputs hold integers, by tensor.
     pub(super) integers: Vec<bool>,
     pub(super) index: HashMap<String, TensorId>,
     /// Parameters and running statistics by name.
     pub(super) parameters: BTreeMap<String, Leaf>,
     pub(super) buffers: BTreeMap<String, Leaf>,
-    /// What is decided of every float tensor, in the order in which the graph first reads them.
+    /// The decision about every float tensor, in the order in which the graph first reads them.
     pub(super) decisions: Vec<Decision>,
     pub(super) constants: BTreeMap<TensorId, Host>,
     /// Whether `constants` lacks some that were too large.
@@ -66,10 +66,10 @@ pub(super) struct Graph {
     /// Batch norms that stay frozen in training, by their numbers in the model's graph: the file
     /// has others that train.
     pub(super) frozen: BTreeSet<usize>,
-    /// What is random.
+    /// The random tensors.
     pub(super) chance: Chance,
-    /// Whether it is a part of a graph: gradients are asked of its input, and nothing that it holds
-    /// moves.
+    /// Whether it is a part of a graph: its input needs a gradient, and its own tensors do not
+    /// change.
     pub(super) is_stage: bool,
 }
 
@@ -142,10 +142,11 @@ fn statistic_names(nodes: &[(usize, NodeProto)]) -> BTreeSet<String> {
     nodes.iter().flat_map(|(_, n)| of(n)).collect()
 }
 
-/// Constants of more elements are not looked at for one value.
+/// Constants of more elements are not checked for equal values.
 const SINGLE: usize = 1 << 12;
 
-/// What is random, and the nodes that cannot be run for it. `held`: parameters and statistics.
+/// The random tensors, and the nodes that cannot be run because of them. `held`: parameters and
+/// statistics.
 fn follow(
     model: &Model,
     nodes: &NumberedNodes,
@@ -155,7 +156,7 @@ fn follow(
     if nodes.iter().all(|(_, node)| node.operator().class != Class::Random) {
         return Ok(Default::default());
     }
-    let mut setting = Setting {
+    let mut context = GraphContext {
         constants: HashMap::new(),
         fills: HashMap::new(),
         outputs: model.graph().output.iter().map(ValueInfoProto::name).collect(),
@@ -164,19 +165,19 @@ fn follow(
     let single = |value: &Array| chance::single(&Host::from_array(value));
     for (name, leaf) in leaves.iter().filter(|(n, _)| held.iter().all(|h| !h.contains_key(*n))) {
         let value = (leaf.len() <= SINGLE).then(|| leaf.value(model)).transpose()?;
-        setting.constants.insert(name, value.as_ref().and_then(single));
+        context.constants.insert(name, value.as_ref().and_then(single));
     }
     for (_, node) in nodes.iter().filter(|(_, node)| node.op_type() == "ConstantOfShape") {
         if let Some(name) = node.output.first() {
             let fill = constant(model, node)?;
-            setting.fills.insert(name, fill.as_ref().map_or(Some(0.0), single));
+            context.fills.insert(name, fill.as_ref().map_or(Some(0.0), single));
         }
     }
-    Ok(chance::follow(nodes, &setting))
+    Ok(chance::follow(nodes, &context))
 }
 
-/// The batch norms that a graph has in inference form beside others in training form. Where all are
-/// in one form they train: an export for inference says nothing of what its author trains.
+/// The batch norms in inference form of a graph that has others in training form. Where all have
+/// one form they train: an export for inference does not show what its author trains.
 fn frozen(nodes: &[(usize, NodeProto)], opset: i64) -> BTreeSet<usize> {
     let norms = nodes.iter().filter(|(_, node)| !node.operator().statistics.is_empty());
     let (train, frozen): (Vec<_>, Vec<_>) = norms.partition(|(_, n)| trains_as_written(n, opset));
@@ -212,26 +213,26 @@ fn assemble(
         is_stage: false,
     };
     for (i, input) in model.inputs().iter().enumerate() {
-        graph.add(&input.name, Source::Input(i));
+        graph.add(&input.name, TensorSource::Input(i));
     }
     let numbered =
         |names: &BTreeMap<String, Leaf>| names.keys().cloned().enumerate().collect::<Vec<_>>();
     for (i, name) in numbered(&graph.parameters) {
-        graph.add(&name, Source::Parameter(i));
+        graph.add(&name, TensorSource::Parameter(i));
     }
     for (i, name) in numbered(&graph.buffers) {
-        graph.add(&name, Source::Buffer(i));
+        graph.add(&name, TensorSource::Buffer(i));
     }
     for (number, proto) in nodes {
         let inputs = proto
             .input
             .iter()
-            .map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Constant)))
+            .map(|name| (!name.is_empty()).then(|| graph.add(name, TensorSource::Constant)))
             .collect();
         let outputs = proto
             .output
             .iter()
-            .map(|name| (!name.is_empty()).then(|| graph.add(name, Source::Computed)))
+            .map(|name| (!name.is_empty()).then(|| graph.add(name, TensorSource::Computed)))
             .collect();
         graph.nodes.push(Node { proto, inputs, outputs, number });
     }
@@ -243,7 +244,7 @@ fn assemble(
 }
 
 impl Graph {
-    fn add(&mut self, name: &str, source: Source) -> TensorId {
+    fn add(&mut self, name: &str, source: TensorSource) -> TensorId {
         if let Some(&id) = self.index.get(name) {
             return id;
         }
@@ -260,7 +261,7 @@ impl Graph {
             .names
             .iter()
             .enumerate()
-            .filter(|(number, _)| self.sources.get(*number) == Some(&Source::Constant))
+            .filter(|(number, _)| self.sources.get(*number) == Some(&TensorSource::Constant))
         {
             let Some(leaf) = leaves.get(name) else { continue };
             let Some(left) = room.checked_sub(leaf.len()) else {
@@ -289,12 +290,12 @@ impl Graph {
         Ok(fills)
     }
 
-    /// Whether a gradient is asked of what has this source.
-    pub(super) fn differentiates(&self, source: Source) -> bool {
+    /// Whether a tensor of this source needs a gradient.
+    pub(super) fn differentiates(&self, source: TensorSource) -> bool {
         if self.is_stage {
-            matches!(source, Source::Input(_))
+            matches!(source, TensorSource::Input(_))
         } else {
-            matches!(source, Source::Parameter(_))
+            matches!(source, TensorSource::Parameter(_))
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a graph holds rather than computes, by name: initializers, the values of Constant nodes,
-//! and either under the names that Identity nodes give them.
+//! Tensors that a graph contains rather than computes, by name: initializers, the values of
+//! Constant nodes, and both under the names that Identity nodes give them.
 
 use super::host::Host;
 use super::op::site::attribute;
@@ -9,8 +9,8 @@ use crate::onnx::Model;
 use crate::onnx::proto::{NodeProto, TensorProto, ValueInfoProto};
 use std::collections::{HashMap, HashSet};
 
-/// A tensor that the graph holds rather than computes: an initialiser, a Constant node's value, or
-/// one of them under the name that an Identity node gives it.
+/// A tensor that the graph contains rather than computes: an initializer, a Constant node's value,
+/// or one of them under the name that an Identity node gives it.
 #[derive(Debug, Clone)]
 pub(super) struct Leaf {
     pub(super) shape: Vec<usize>,
@@ -19,14 +19,14 @@ pub(super) struct Leaf {
     pub(super) constant_node: bool,
 }
 
-/// Where a leaf's value is: large ones are read when they are asked for.
+/// Where a leaf's value is: large ones are read when they are needed.
 #[derive(Debug, Clone)]
 enum Held {
-    /// An initialiser of the model, by number.
+    /// An initializer of the model, by number.
     Initializer(usize),
     /// The `value` of a Constant node of the model, by number.
     Node(usize),
-    /// Here.
+    /// In memory.
     Value(Array),
 }
 
@@ -52,8 +52,7 @@ impl Leaf {
         })
     }
 
-    /// Whether it is one number, or zeros: what exporters write where a model gives no state to
-    /// start from.
+    /// Whether it is one number, or zeros: what exporters write where a model has no initial state.
     pub(super) fn is_no_state(&self, model: &Model) -> bool {
         self.len() == 1 || self.is_all(model, 0.0)
     }

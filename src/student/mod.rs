@@ -9,7 +9,7 @@
 mod batch;
 mod chance;
 mod check;
-mod cpu;
+mod exec;
 mod executor;
 mod export;
 mod fold;
@@ -31,7 +31,7 @@ mod trial;
 mod value;
 
 #[doc(hidden)]
-pub use cpu::Work;
+pub use exec::blocked::StepCost;
 pub use pass::Pass;
 pub use settings::{FoldedNorms, Precision};
 pub use stage::{Stage, StagePass};
@@ -41,10 +41,11 @@ use crate::error::{Context, Error, Result};
 use crate::onnx::feed::{self, BatchPosition};
 use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
-use batch::Batch;
+use batch::{BatchSupport, FixedBatch};
 use candle_core::{DType, Device, Tensor, Var};
+use exec::blocked::{Arena, BlockedPlan, step_cost};
 use host::Host;
-use import::{Graph, Source};
+use import::{Graph, TensorSource};
 use pass::Planned;
 use plan::Plan;
 use serde::Serialize;
@@ -74,13 +75,15 @@ pub struct ImportOptions {
 /// Who runs a student's graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executor {
-    /// Every operator on dense tensors, in any float type: the oracle.
-    General,
-    /// Channel maps through the blocked kernels; float32 only, other types go the general way.
-    Cpu(Precision),
-    /// Every operator in candle's tensor operations: on any device. A device that is not the CPU
-    /// takes this one whatever is asked for.
-    Candle,
+    /// Every operator on dense tensors in host memory, in any float type: the reference
+    /// implementation.
+    Reference,
+    /// Channel maps in blocks of sixteen channels; float32 only, the reference executor runs other
+    /// types.
+    Blocked(Precision),
+    /// Every operator in candle's tensor operations, on any device. A student on a device other
+    /// than the CPU runs here whatever is asked for.
+    Device,
 }
 
 impl Default for ImportOptions {
@@ -92,7 +95,7 @@ impl Default for ImportOptions {
             train: Vec::new(),
             freeze_batchnorm: false,
             folded_norms: FoldedNorms::default(),
-            executor: Executor::Cpu(Precision::Strict),
+            executor: Executor::Blocked(Precision::Strict),
         }
     }
 }
@@ -150,12 +153,12 @@ pub struct Student {
     /// What was done to the file to make it train.
     notes: Vec<String>,
     /// The batch that it is bound to.
-    only: Option<batch::Only>,
+    fixed_batch: Option<FixedBatch>,
     dtype: DType,
     device: Device,
     freeze_batchnorm: bool,
     executor: Executor,
-    arena: Arc<cpu::Arena>,
+    arena: Arc<Arena>,
     inputs: Vec<Value>,
     parameters: Vec<Parameter>,
     buffers: Vec<Buffer>,
@@ -207,16 +210,16 @@ impl Student {
         student.refuse_unsupported()?;
         let mut student = student;
         match batch::open_batch(&student.model, &student.graph, read)? {
-            Batch::Free => {}
-            Batch::Only(only) => student.only = Some(only),
-            Batch::Opened(open) => {
+            BatchSupport::Free => {}
+            BatchSupport::Fixed(fixed) => student.fixed_batch = Some(fixed),
+            BatchSupport::Opened(open) => {
                 let (model, graph) = *open;
                 let mut notes = student.notes.clone();
                 notes.push("the batch that its exporter wrote into its shapes is taken out".into());
                 let open = Self::of(&model, graph, notes, options)?;
                 match batch::compare(&student, &open)? {
                     None => return Ok(open),
-                    only => student.only = only,
+                    fixed => student.fixed_batch = fixed,
                 }
             }
         }
@@ -228,7 +231,7 @@ impl Student {
     /// # Errors
     /// When its file is for one batch size alone: says how to export it with an open one.
     pub fn check_batch(&self) -> Result<()> {
-        self.only.as_ref().map_or(Ok(()), |only| Err(only.refusal()))
+        self.fixed_batch.as_ref().map_or(Ok(()), |fixed| Err(fixed.refusal()))
     }
 
     /// Lists the nodes that cannot run.
@@ -290,11 +293,11 @@ impl Student {
             model: Arc::new(model.clone()),
             graph,
             notes,
-            only: None,
+            fixed_batch: None,
             dtype: options.dtype,
             device: options.device.clone(),
             freeze_batchnorm: options.freeze_batchnorm,
-            executor: if options.device.is_cpu() { options.executor } else { Executor::Candle },
+            executor: if options.device.is_cpu() { options.executor } else { Executor::Device },
             arena: Arc::default(),
             inputs: model.inputs(),
             parameters,
@@ -441,15 +444,16 @@ impl Student {
         Ok(self.plan(input_shapes.to_vec())?.plan.shapes.get(&tensor).cloned())
     }
 
-    /// What a training step on inputs of these shapes has to do at least; `None` where the general
+    /// What a training step on inputs of these shapes has to do at least; `None` where another
     /// executor runs it.
     ///
     /// # Errors
     /// When the graph cannot run on such inputs.
     #[doc(hidden)] // for benchmarks
-    pub fn work(&self, input_shapes: &[Vec<usize>]) -> Result<Option<Work>> {
+    pub fn step_cost(&self, input_shapes: &[Vec<usize>]) -> Result<Option<StepCost>> {
         let planned = self.plan(input_shapes.to_vec())?;
-        Ok(planned.ways.as_ref().map(|ways| cpu::work(&self.graph, &planned.plan, ways)))
+        let cost = |blocked: &Arc<BlockedPlan>| step_cost(&self.graph, &planned.plan, blocked);
+        Ok(planned.blocked.as_ref().map(cost))
     }
 
     /// Runs the graph. `keep`: tensors to be read from the pass (the logits always are).
@@ -505,17 +509,17 @@ impl Student {
         let plan = self.try_plan(&inputs);
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
         let mut plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
-        if self.executor == Executor::Candle {
+        if self.executor == Executor::Device {
             plan =
                 plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
         }
-        let ways = match self.executor {
-            Executor::Cpu(precision) if self.dtype == DType::F32 => {
-                Some(Arc::new(cpu::Ways::new(&plan, precision)))
+        let blocked = match self.executor {
+            Executor::Blocked(precision) if self.dtype == DType::F32 => {
+                Some(Arc::new(BlockedPlan::new(&plan, precision)))
             }
             _ => None,
         };
-        let planned = Arc::new(Planned { plan, ways });
+        let planned = Arc::new(Planned { plan, blocked });
         plans.insert(inputs, planned.clone());
         Ok(planned)
     }
@@ -531,12 +535,14 @@ impl Student {
     }
 
     /// The value of a tensor that no node computes.
-    fn held(&self, source: Source, inputs: &[Tensor]) -> Option<Tensor> {
+    fn held(&self, source: TensorSource, inputs: &[Tensor]) -> Option<Tensor> {
         match source {
-            Source::Input(i) => inputs.get(i).cloned(),
-            Source::Parameter(i) => self.parameters.get(i).map(|p| p.var.as_detached_tensor()),
-            Source::Buffer(i) => self.buffers.get(i).map(|b| b.var.as_detached_tensor()),
-            Source::Constant | Source::Computed => None,
+            TensorSource::Input(i) => inputs.get(i).cloned(),
+            TensorSource::Parameter(i) => {
+                self.parameters.get(i).map(|p| p.var.as_detached_tensor())
+            }
+            TensorSource::Buffer(i) => self.buffers.get(i).map(|b| b.var.as_detached_tensor()),
+            TensorSource::Constant | TensorSource::Computed => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A pass over a plan, forward and backward, by the executor that the plan is for.
 
-use super::cpu::{self, Ways};
+use super::exec::blocked::{self, BlockedPlan};
 use super::executor::{self, Values};
 use super::op::{Run, Saved};
 use super::plan::Plan;
@@ -10,11 +10,11 @@ use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// A plan, and how the CPU executor runs its steps if it is to.
+/// A plan, and how the blocked executor runs its steps if it is to.
 #[derive(Debug)]
 pub(super) struct Planned {
     pub(super) plan: Plan,
-    pub(super) ways: Option<Arc<Ways>>,
+    pub(super) blocked: Option<Arc<BlockedPlan>>,
 }
 
 /// One forward pass and what its backward pass needs.
@@ -30,7 +30,7 @@ pub struct Pass<'a> {
 #[derive(Debug)]
 enum Record {
     General(Vec<Saved>),
-    Cpu(cpu::Record),
+    Blocked(blocked::Tape),
 }
 
 /// Runs a plan forward.
@@ -47,14 +47,14 @@ pub(super) fn forward<'a>(
     for (id, constant) in &plan.constants {
         values[id.0] = Some(constant.clone());
     }
-    let (kept, record) = match &planned.ways {
+    let (kept, record) = match &planned.blocked {
         None => {
             let (kept, saved) = executor::forward(student, plan, values, run, keep)?;
             (kept, Record::General(saved))
         }
-        Some(ways) => {
-            let (kept, record) = cpu::forward(student, plan, ways, values, run, keep)?;
-            (kept, Record::Cpu(record))
+        Some(steps) => {
+            let (kept, tape) = blocked::forward(student, plan, steps, values, run, keep)?;
+            (kept, Record::Blocked(tape))
         }
     };
     Ok(Pass { student, planned, kept, record })
@@ -121,7 +121,7 @@ impl Pass<'_> {
         }
         match record {
             Record::General(saved) => executor::backward(student, plan, saved, gradients),
-            Record::Cpu(record) => cpu::backward(student, plan, record, gradients),
+            Record::Blocked(tape) => blocked::backward(student, plan, tape, gradients),
         }
     }
 }

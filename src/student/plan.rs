@@ -4,7 +4,7 @@
 use super::TensorId;
 use super::fold;
 use super::host::Host;
-use super::import::{Graph, Source};
+use super::import::{Graph, TensorSource};
 use super::op::{self, Operator, Site};
 use super::value::narrow;
 use crate::error::{Error, Result};
@@ -60,7 +60,7 @@ pub(super) fn plan(
 ) -> Result<Plan, Refusal> {
     let mut shapes = held.clone();
     for (id, source) in graph.sources.iter().enumerate() {
-        if let Source::Input(i) = source
+        if let TensorSource::Input(i) = source
             && let Some(shape) = inputs.get(*i)
         {
             shapes.insert(TensorId(id), shape.clone());

@@ -1,10 +1,10 @@
-//! What an exporter's optimizer took out of a student that is to be trained, put back: parameters
-//! that it merged with others of equal value, biases of zero that it left out, weights that it
-//! turned, batch norms that it folded into convolutions.
+//! Restores what an exporter's optimizer removed from a student that is to be trained: parameters
+//! that it merged with others of equal value, biases of zero that it dropped, weights that it
+//! transposed, batch norms that it folded into convolutions.
 //!
-//! `torch.export` notes which call of the module a node comes from and which tensors of the state
-//! dict that call takes ([`signature`]). So what stands at an input of a node is known by name,
-//! whatever the optimizer put there. The parameters come out under their names in the state dict.
+//! `torch.export` records which call of the module a node comes from and which tensors of the state
+//! dict that call takes ([`signature`]). So the tensor at an input of a node is known by name,
+//! whatever the optimizer put there. The parameters keep their names in the state dict.
 
 mod norms;
 mod reads;
@@ -20,25 +20,25 @@ use crate::student::FoldedNorms;
 use reads::Reads;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// A student with everything that its exporter says of it put back.
+/// A student with everything restored that its exporter records about it.
 #[derive(Debug)]
 pub(super) struct Restored {
     pub(super) model: Model,
-    /// What the exporter calls parameters and buffers; `None` where it says nothing.
+    /// What the exporter calls parameters and buffers; `None` where it does not say.
     pub(super) signature: Option<Signature>,
-    /// What was put back, in one line.
+    /// What was restored, in one line.
     pub(super) note: Option<String>,
-    /// What cannot be put back, and what to do about it.
+    /// What cannot be restored, and what to do about it.
     pub(super) refusal: Option<Error>,
 }
 
-/// How many of each kind were put back.
+/// How many of each kind were restored.
 #[derive(Debug, Default)]
 struct Counts {
     merged: usize,
     biases: usize,
     norms: usize,
-    /// Norms of which nothing tells whether they had learned anything.
+    /// Norms for which the file does not show whether they had learned anything.
     untold: usize,
 }
 
@@ -70,12 +70,12 @@ impl Counts {
     }
 }
 
-/// The hint of everything that cannot be put back.
+/// The hint for everything that cannot be restored.
 const EXPORT_WHOLE: &str = "export it with torch.onnx.export(model.train(), (x,), f, dynamo=True, \
                             optimize=False, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), \
                             which keeps all";
 
-/// Puts back what the exporter's optimizer took out.
+/// Restores what the exporter's optimizer removed.
 ///
 /// # Errors
 /// When weights cannot be read.
@@ -83,17 +83,17 @@ pub(super) fn restore(model: &Model, norms: FoldedNorms) -> Result<Restored> {
     let Some(signature) = Signature::of(model.graph()) else {
         return norms::without_signature(model, norms);
     };
-    let mut work = Work::new(model, &signature);
-    work.name_reads()?;
-    work.add_biases()?;
-    let folded = work.add_norms(norms)?;
+    let mut restoration = Restoration::new(model, &signature);
+    restoration.name_reads()?;
+    restoration.add_biases()?;
+    let folded = restoration.add_norms(norms)?;
     let mut refusal = folded;
     if refusal.is_none() && norms != FoldedNorms::Leave && signature::is_optimized(model.graph()) {
-        refusal = work.lost();
+        refusal = restoration.lost();
     }
-    let note = work.counts.note();
-    let biases = if norms == FoldedNorms::Leave { work.folded_biases() } else { Vec::new() };
-    let model = match work.finished() {
+    let note = restoration.counts.note();
+    let biases = if norms == FoldedNorms::Leave { restoration.folded_biases() } else { Vec::new() };
+    let model = match restoration.finished() {
         Some(graph) => model.with_graph(graph)?,
         None => model.clone(),
     };
@@ -105,29 +105,29 @@ pub(super) fn restore(model: &Model, norms: FoldedNorms) -> Result<Restored> {
 }
 
 /// A graph that is being restored.
-struct Work<'a> {
+struct Restoration<'a> {
     model: &'a Model,
     signature: &'a Signature,
     graph: GraphProto,
     /// Initializers by name.
     leaves: HashMap<String, usize>,
-    /// Initializers that have got their names in the state dict.
+    /// Initializers that have been given their names in the state dict.
     renamed: HashSet<String>,
-    /// Matrices that are turned by a node.
+    /// Matrices that a node transposes.
     turned: HashSet<String>,
-    /// How many values copies may still have.
+    /// How many values further copies may have.
     room: usize,
-    /// Whether batch norms are put back in training form.
+    /// Whether batch norms are restored in training form.
     norms_train: bool,
     counts: Counts,
     changed: bool,
-    /// New nodes in front of all others.
+    /// New nodes before all others.
     front: Vec<NodeProto>,
-    /// New nodes right behind one of the graph's, by its number.
+    /// New nodes right after one of the graph's, by its number.
     behind: BTreeMap<usize, NodeProto>,
 }
 
-impl<'a> Work<'a> {
+impl<'a> Restoration<'a> {
     fn new(model: &'a Model, signature: &'a Signature) -> Self {
         let graph = model.graph().clone();
         let leaves = graph
@@ -154,7 +154,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The graph, if anything was put back.
+    /// The graph, if anything was restored.
     fn finished(mut self) -> Option<GraphProto> {
         if !self.changed {
             return None;
@@ -167,8 +167,8 @@ impl<'a> Work<'a> {
         Some(GraphProto { node: nodes, ..self.graph })
     }
 
-    /// Gives every input that a tensor of the module stands at that tensor's name, and each tensor
-    /// a value of its own.
+    /// Gives every input that reads a tensor of the module that tensor's name, and each tensor a
+    /// value of its own.
     fn name_reads(&mut self) -> Result<()> {
         let reads = Reads::of(self.model.graph(), self.signature);
         for read in &reads.named {
@@ -183,7 +183,7 @@ impl<'a> Work<'a> {
                 self.set_input(read.node, read.slot, &read.name);
             }
         }
-        // a constant of a parameter's value is none
+        // a constant that has a parameter's value is not that parameter
         for &(node, slot) in &reads.constants {
             let stands = self.input(node, slot).to_owned();
             if self.signature.tensors.contains_key(&stands) {
@@ -195,7 +195,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Whether weights are in memory: of a file that is looked at none are read to be changed.
+    /// Whether weights are in memory: inspecting a file does not read weights to change them.
     fn is_held(&self) -> bool {
         self.model.folder().is_none()
     }
@@ -216,7 +216,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Puts the value of one initializer under another name as well.
+    /// Adds an initializer's value under another name.
     fn share(&mut self, from: &str, to: &str) -> Result<()> {
         let tensor = self.leaves.get(from).and_then(|&n| self.graph.initializer.get(n)).cloned();
         if let Some(tensor) = tensor.filter(|_| !self.leaves.contains_key(to)) {
@@ -250,7 +250,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Stores a matrix as the module has it, `[out, in]`, and turns it in the graph.
+    /// Stores a matrix as the module has it, `[out, in]`, and transposes it in the graph.
     fn turn(&mut self, node: usize, slot: usize, name: &str) -> Result<()> {
         let stands = self.input(node, slot).to_owned();
         let turned = format!("{name}.turned");
@@ -273,7 +273,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Puts back the biases that were left out since they were zero.
+    /// Restores the biases that were dropped because they were zero.
     fn add_biases(&mut self) -> Result<()> {
         for lost in Reads::lost_biases(self.model.graph(), self.signature) {
             if !self.leaves.contains_key(&lost.name) {
@@ -292,7 +292,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Puts a node behind another one, under the name of whose output it gives its own.
+    /// Inserts a node after another one and gives its output the name of the other's.
     fn follow(
         &mut self,
         node: usize,
@@ -320,8 +320,8 @@ impl<'a> Work<'a> {
         self.changed = true;
     }
 
-    /// The parameters for which another module's tensor of the same part stands in within their own
-    /// module: of tied weights the exporter keeps one name.
+    /// The parameters that a tensor of another module replaces within their own module: the
+    /// exporter keeps only one name for tied weights.
     fn tied(&self) -> HashSet<String> {
         let mut tied = HashSet::new();
         for node in &self.graph.node {
@@ -330,7 +330,7 @@ impl<'a> Work<'a> {
             for read in node.input.iter().filter(|read| self.signature.is_parameter(read)) {
                 let part = read.rsplit_once('.').map_or(read.as_str(), |(_, part)| part);
                 let own = format!("{module}.{part}");
-                // a call that takes the module's own is of that
+                // a call that takes the module's own tensor reads that
                 if own != *read && !taken.contains(&own.as_str()) {
                     tied.insert(own);
                 }
@@ -339,7 +339,7 @@ impl<'a> Work<'a> {
         tied
     }
 
-    /// Why the student is not the module: parameters of which nothing is in the file.
+    /// Why the student differs from the module: parameters that are missing from the file.
     fn lost(&self) -> Option<Error> {
         let nodes = self.front.iter().chain(&self.graph.node).chain(self.behind.values());
         let read: HashSet<&str> = nodes.flat_map(|n| &n.input).map(String::as_str).collect();
@@ -367,16 +367,16 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What copies of initializers may hold beyond four times all of them, in values.
+/// How many values copies of initializers may have beyond four times all of them.
 const COPIES: usize = 1 << 24;
 
-/// The number of a tensor's values, as its file has it.
+/// The number of a tensor's values, as declared in its file.
 fn elements(tensor: &TensorProto) -> usize {
     let size = |&d: &i64| usize::try_from(d).unwrap_or(usize::MAX);
     tensor.dims.iter().map(size).fold(1, usize::saturating_mul)
 }
 
-/// The transpose of a matrix; `None` where it is none.
+/// The transpose of a matrix; `None` if the array is not a matrix.
 fn transposed(value: &Array) -> Result<Option<Array>> {
     let &[rows, columns] = value.shape() else { return Ok(None) };
     let size = value.dtype().size();

@@ -1,16 +1,16 @@
-//! Which parameters a recipe means.
+//! Which parameters a recipe selects.
 
 use super::pattern::matches;
 use super::{Student, TensorId};
 use crate::onnx::operator::{Class, Movement};
 use std::collections::HashSet;
 
-/// The word for what scales and shifts the values of a normalization.
+/// The word for scale and bias of normalizations.
 const NORM: &str = "norm";
 
 impl Student {
     /// Which of [`Student::parameters`] a glob pattern names, in their order; the word `norm` means
-    /// scale and bias of every normalization, whatever they are called.
+    /// scale and bias of every normalization, whatever their names.
     #[must_use]
     pub fn select(&self, pattern: &str) -> Vec<bool> {
         let names = self.parameters.iter().map(|parameter| parameter.name.as_str());
@@ -40,7 +40,7 @@ impl Student {
                 continue;
             }
             // a group normalization as exporters write it: the normalization in another shape, then
-            // a product and a sum with what it learns
+            // a product with its scale and a sum with its bias
             let mut behind = norm.outputs.first().copied().flatten();
             while let Some(tensor) = behind {
                 let mut readers = graph.nodes.iter().filter(|n| n.inputs.contains(&Some(tensor)));

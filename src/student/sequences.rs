@@ -1,5 +1,5 @@
-//! Sequences of tensors written as what they hold: a part that `SequenceAt` takes of what
-//! `SplitToSequence` makes is a slice (ONNX opset 11). `torch.export` writes every split so.
+//! Replaces sequences of tensors: an element that `SequenceAt` takes from the result of
+//! `SplitToSequence` is a slice (ONNX opset 11). `torch.export` writes every split this way.
 
 use crate::array::{Array, Values};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::onnx::proto::{
 use crate::onnx::{Model, tensor_proto};
 use std::collections::{HashMap, HashSet};
 
-/// Longer lists are no sizes of a split.
+/// Longer lists are not the sizes of a split.
 const SMALL: i64 = 1 << 16;
 
 /// A split into a sequence.
@@ -34,7 +34,7 @@ impl Split {
     }
 }
 
-/// The model without sequences whose parts and places are constants.
+/// The model without sequences whose sizes and indices are constants.
 ///
 /// # Errors
 /// When constants cannot be read.
@@ -80,7 +80,7 @@ pub(super) fn unrolled(model: &Model) -> Result<Model> {
     model.with_graph(GraphProto { node: nodes, initializer: initializers, ..graph.clone() })
 }
 
-/// A split whose sizes are known and whose parts keep the axis.
+/// The split of a node whose sizes are known.
 fn split(constants: &Constants, node: &NodeProto) -> Option<Split> {
     let int = |name: &str| node.attribute.iter().find(|a| a.name() == name).map(AttributeProto::i);
     let (shape, sizes) = constants.get(node.input.get(1)?)?;
@@ -96,7 +96,7 @@ fn split(constants: &Constants, node: &NodeProto) -> Option<Split> {
 struct Constants(HashMap<String, Array>);
 
 impl Constants {
-    /// Reads those that are small enough to be sizes or places.
+    /// Reads those that are small enough to be sizes or indices.
     fn of(model: &Model) -> Result<Self> {
         let graph = model.graph();
         let is_small = |t: &&TensorProto| {
@@ -116,7 +116,7 @@ impl Constants {
         Ok(Self(found))
     }
 
-    /// A value of no axis or one.
+    /// A value with at most one axis.
     fn get(&self, name: &str) -> Option<(&[usize], &[i64])> {
         let array = self.0.get(name)?;
         if let Values::I64(values) = array.values() { Some((array.shape(), values)) } else { None }

@@ -4,7 +4,7 @@
 //! It shares the parameters of the graph that it is of, which may go on training; its own passes
 //! move neither them nor running statistics.
 
-use super::import::{Graph, Source};
+use super::import::{Graph, TensorSource};
 use super::{Mode, Pass, Student, TensorId};
 use crate::error::{Error, Result};
 use crate::onnx::Value;
@@ -44,11 +44,11 @@ impl Student {
             .collect();
         let read: HashSet<TensorId> =
             nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
-        let mut sources: Vec<Source> = self.graph.sources.clone();
-        for source in sources.iter_mut().filter(|source| matches!(source, Source::Input(_))) {
-            *source = Source::Computed;
+        let mut sources: Vec<TensorSource> = self.graph.sources.clone();
+        for source in sources.iter_mut().filter(|source| matches!(source, TensorSource::Input(_))) {
+            *source = TensorSource::Computed;
         }
-        sources[from.0] = Source::Input(0);
+        sources[from.0] = TensorSource::Input(0);
         let graph = Graph {
             opset: self.graph.opset,
             nodes,
@@ -76,7 +76,7 @@ impl Student {
             model: self.model.clone(),
             graph,
             notes: Vec::new(),
-            only: None,
+            fixed_batch: None,
             dtype: self.dtype,
             device: self.device.clone(),
             freeze_batchnorm: self.freeze_batchnorm,
@@ -144,8 +144,11 @@ fn cut(graph: &Graph, from: TensorId, to: TensorId) -> Result<Vec<usize>> {
         }
         found
     };
-    let inputs =
-        graph.sources.iter().enumerate().filter(|(_, source)| matches!(source, Source::Input(_)));
+    let inputs = graph
+        .sources
+        .iter()
+        .enumerate()
+        .filter(|(_, source)| matches!(source, TensorSource::Input(_)));
     let (fed, below) =
         (followers(inputs.map(|(id, _)| TensorId(id)).collect()), followers(HashSet::from([from])));
     if from == to || !below.contains(&to) {

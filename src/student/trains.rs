@@ -1,6 +1,5 @@
-//! What trains: the tensors that a module calls its parameters. An exporter that says which they
-//! are is believed; otherwise the place decides in which a tensor stands, and what is left to guess
-//! is counted.
+//! Which tensors train: those that a module calls its parameters. An exporter that says which they
+//! are is believed; otherwise the place where a tensor is read decides, and guesses are marked.
 
 use super::host::Host;
 use super::leaf::{Leaf, Leaves, NumberedNodes, is_standard};
@@ -13,22 +12,22 @@ use crate::onnx::{Model, metadata};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// A float tensor that a graph holds, and whether it trains.
+/// A float tensor that a graph contains, and whether it trains.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decision {
     /// Its name.
     pub name: String,
-    /// Its axes, as the file has them.
+    /// Its axes, as in the file.
     pub shape: Vec<usize>,
     /// Whether it trains.
     pub trains: bool,
     /// Why, in a few words.
     pub reason: String,
-    /// Whether the file leaves it open: what is decided is a guess.
+    /// Whether the file does not determine it, so that the decision is a guess.
     pub guessed: bool,
 }
 
-/// What is decided of a graph's tensors and nodes.
+/// The decisions about a graph's tensors and nodes.
 pub(super) struct Trains {
     /// Every float tensor that a node reads, in graph order.
     pub(super) decisions: Vec<Decision>,
@@ -36,7 +35,7 @@ pub(super) struct Trains {
     pub(super) unsupported: Vec<(usize, String)>,
 }
 
-/// What is asked for by name.
+/// What the user requests by name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) freeze: &'a [String],
@@ -63,15 +62,15 @@ pub(super) fn decide(
         }
     }
     let judge = Judge::new(model, leaves, nodes, statistics, signature);
-    let mut walk = judge.walk(false);
-    if walk.trains.is_empty() {
-        // there are exporters that write weights as Constant nodes
-        walk = judge.walk(true);
+    let mut findings = judge.walk(false);
+    if findings.trains.is_empty() {
+        // some exporters write weights as Constant nodes
+        findings = judge.walk(true);
     }
     let mut decisions = Vec::new();
     for name in judge.read_in_order() {
         let Some(leaf) = leaves.get(name) else { continue };
-        let mut decision = judge.decision(name, leaf, &walk)?;
+        let mut decision = judge.decision(name, leaf, &findings)?;
         let matches = |patterns: &[String]| patterns.iter().any(|p| pattern::matches(p, name));
         let may_train = !statistics.contains(name);
         if matches(asked.freeze) && decision.trains {
@@ -83,15 +82,15 @@ pub(super) fn decide(
         }
         decisions.push(decision);
     }
-    Ok(Trains { decisions, unsupported: walk.unsupported })
+    Ok(Trains { decisions, unsupported: findings.unsupported })
 }
 
 /// What a tensor depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
-    /// Constants and shapes.
+    /// Constants and shapes only.
     Constant,
-    /// Float leaves alone, by name: a parameter if it reaches a parameter's place.
+    /// Float leaves only, by name: parameters if the value reaches a parameter's place.
     Leaves(BTreeSet<String>),
     /// The graph's input and constants, but no parameter.
     Input,
@@ -105,7 +104,7 @@ impl Origin {
     }
 }
 
-/// What an exporter says of a tensor.
+/// What an exporter says about a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Parameter,
@@ -113,23 +112,23 @@ enum Told {
     Constant,
 }
 
-/// How a tensor came to train.
+/// How nodes read a tensor that trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    /// Where an operator has its weights.
+enum ParameterUse {
+    /// As the weight of an operator.
     Weight,
-    /// Beside an activation, as its term, factor or part.
-    Beside,
+    /// Next to an activation, as a term, a factor or a part.
+    Operand,
 }
 
 /// What a walk through the graph finds.
 #[derive(Default)]
-struct Walk {
-    trains: BTreeMap<String, Place>,
+struct Findings {
+    trains: BTreeMap<String, ParameterUse>,
     unsupported: Vec<(usize, String)>,
 }
 
-/// What decides.
+/// What the decisions are based on.
 struct Judge<'a> {
     model: &'a Model,
     leaves: &'a Leaves,
@@ -138,11 +137,11 @@ struct Judge<'a> {
     signature: Option<&'a Signature>,
     /// Whether initializers are the tensors of a state dict: `TorchScript`'s constants are nodes.
     is_torch: bool,
-    /// Modules whose batch norm is written out with its statistics: all that they hold is fixed.
+    /// Modules whose batch norm is written out with its statistics: all their tensors are fixed.
     frozen: HashSet<String>,
 }
 
-/// The last part of the names that buffers bear in the libraries of the field.
+/// The last part of the names of buffers in common libraries.
 const BUFFERS: [&str; 16] = [
     "attn_mask",
     "bands",
@@ -181,7 +180,7 @@ impl<'a> Judge<'a> {
         Self { model, leaves, nodes, statistics, signature, is_torch, frozen }
     }
 
-    /// What the exporter says of a leaf.
+    /// What the exporter says about a leaf.
     fn told(&self, name: &str) -> Option<Told> {
         let signature = self.signature?;
         match signature.tensors.get(name) {
@@ -201,7 +200,7 @@ impl<'a> Judge<'a> {
             .collect()
     }
 
-    /// Whether a leaf may be a parameter, as far as its name and kind tell; where not, why.
+    /// Why a leaf cannot be a parameter, as far as its name and kind show.
     fn rules_out(&self, name: &str, leaf: &Leaf, constants: bool) -> Option<&'static str> {
         if self.statistics.contains(name) {
             return Some("a running statistic");
@@ -222,7 +221,7 @@ impl<'a> Judge<'a> {
         self.frozen.contains(module).then_some("of a frozen batch norm")
     }
 
-    fn walk(&self, constants: bool) -> Walk {
+    fn walk(&self, constants: bool) -> Findings {
         let mut origins: HashMap<&str, Origin> = HashMap::new();
         for (name, leaf) in self.leaves {
             let may_train = leaf.is_float() && self.rules_out(name, leaf, constants).is_none();
@@ -234,25 +233,25 @@ impl<'a> Judge<'a> {
                 origins.insert(input.name(), Origin::Input);
             }
         }
-        let mut walk = Walk::default();
+        let mut findings = Findings::default();
         for (position, (_, node)) in self.nodes.iter().enumerate() {
             let inputs: Vec<Origin> = node
                 .input
                 .iter()
                 .map(|name| origins.get(name.as_str()).cloned().unwrap_or(Origin::Constant))
                 .collect();
-            let origin = self.step(&mut walk, position, node, &inputs);
+            let origin = self.step(&mut findings, position, node, &inputs);
             for output in &node.output {
                 origins.insert(output, origin.clone());
             }
         }
-        walk
+        findings
     }
 
-    /// What a node's outputs depend on; notes what trains by it.
+    /// What a node's outputs depend on; records what trains because of it.
     fn step(
         &self,
-        walk: &mut Walk,
+        findings: &mut Findings,
         position: usize,
         node: &NodeProto,
         inputs: &[Origin],
@@ -261,13 +260,13 @@ impl<'a> Judge<'a> {
         let fed = inputs.iter().any(|o| matches!(o, Origin::Input | Origin::Active));
         let refusal =
             if is_standard(node) { op::refusal(node) } else { Some(op::UNKNOWN.to_owned()) };
-        // no gradient passes an operator that can only be folded: what it reads is no parameter
+        // no gradient passes an operator that can only be folded: it reads no parameters
         let folds = is_standard(node)
             && (operator.reads_shape
                 || (!fed && operator.folds.is_some())
                 || node.op_type() == "Constant");
         let constant = operator.reads_shape || (refusal.is_some() && folds);
-        walk.unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
+        findings.unsupported.extend(refusal.filter(|_| !folds).map(|reason| (position, reason)));
         let active = inputs.contains(&Origin::Active);
         let disguised = node.op_type() == "InstanceNormalization" && self.is_group_statistics(node);
         let mut trained = false;
@@ -280,27 +279,27 @@ impl<'a> Judge<'a> {
                     continue;
                 }
                 let is_state = operator.states.contains(&slot) && !told;
-                let place = if operator.parameters.contains(&slot)
+                let found = if operator.parameters.contains(&slot)
                     && (operator.trains_constants || !leaf.constant_node)
                     && !(is_state && leaf.is_no_state(self.model))
                 {
-                    Place::Weight
+                    ParameterUse::Weight
                 } else if told
                     || (operator.takes_weights_beside()
                         && active
                         && (leaf.len() > 1 || self.is_of_state(name))
                         && !leaf.constant_node)
                 {
-                    Place::Beside
+                    ParameterUse::Operand
                 } else {
                     continue;
                 };
                 trained = true;
-                let before = walk.trains.entry(name.clone()).or_insert(place);
-                *before = place.min(*before);
+                let before = findings.trains.entry(name.clone()).or_insert(found);
+                *before = found.min(*before);
             }
         }
-        // what is written into constants is a mask, and no parameter
+        // what is written into constants is a mask, not a parameter
         let is_mask = self.signature.is_none()
             && !fed
             && matches!(node.op_type(), "ScatterElements" | "ScatterND");
@@ -317,14 +316,14 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whether an initializer bears a name of a state dict, not one of `TorchScript`'s own.
+    /// Whether an initializer has a name of a state dict, not one that `TorchScript` made.
     fn is_of_state(&self, name: &str) -> bool {
         self.is_torch && !name.contains("::") && !name.chars().all(|c| c.is_ascii_digit())
     }
 
     /// Whether an instance normalization between two Reshapes, of scale 1 and bias 0, is the first
-    /// half of a group normalization as `PyTorch` exports it: the affine part that it learns
-    /// follows behind the second Reshape.
+    /// half of a group normalization as `PyTorch` exports it: its affine parameters follow
+    /// the second Reshape.
     fn is_group_statistics(&self, node: &NodeProto) -> bool {
         let input = node.input.first();
         let output = node.output.first();
@@ -345,7 +344,7 @@ impl<'a> Judge<'a> {
             && all(2, 0.0)
     }
 
-    fn decision(&self, name: &str, leaf: &Leaf, walk: &Walk) -> Result<Decision> {
+    fn decision(&self, name: &str, leaf: &Leaf, findings: &Findings) -> Result<Decision> {
         let decision = |trains: bool, reason: &str, guessed: bool| Decision {
             name: name.to_owned(),
             shape: leaf.shape.clone(),
@@ -353,11 +352,10 @@ impl<'a> Judge<'a> {
             reason: reason.to_owned(),
             guessed,
         };
-        let place = walk.trains.get(name).copied();
-        let Some(place) = place else {
+        let Some(found) = findings.trains.get(name).copied() else {
             let ruled_out = self.rules_out(name, leaf, true);
             let reason = ruled_out.unwrap_or("no gradient reaches it, or it is a constant");
-            // one number beside an activation
+            // one number next to an activation
             let guessed = ruled_out.is_none() && leaf.len() == 1 && !self.is_torch;
             return Ok(decision(false, reason, guessed));
         };
@@ -368,26 +366,28 @@ impl<'a> Judge<'a> {
         if matches!(last, "weight" | "bias") {
             return Ok(decision(true, "a weight, by place and name", false));
         }
-        if let Some(reason) = self.looks_fixed(place, leaf)? {
+        if let Some(reason) = self.looks_fixed(found, leaf)? {
             return Ok(decision(false, reason, true));
         }
-        Ok(match place {
-            Place::Weight => decision(true, "it stands where weights stand", false),
-            Place::Beside => decision(true, "it stands beside activations", true),
+        Ok(match found {
+            ParameterUse::Weight => decision(true, "it stands where weights stand", false),
+            ParameterUse::Operand => decision(true, "it stands beside activations", true),
         })
     }
 
-    /// Whether the values of a tensor of a state dict are such as nobody learns.
-    fn looks_fixed(&self, place: Place, leaf: &Leaf) -> Result<Option<&'static str>> {
+    /// Why the values of a tensor of a state dict seem to be fixed.
+    fn looks_fixed(&self, found: ParameterUse, leaf: &Leaf) -> Result<Option<&'static str>> {
         if !self.is_torch || leaf.constant_node {
             return Ok(None);
         }
         let values = Host::from_array(&leaf.value(self.model)?).floats();
-        Ok(match place {
-            Place::Weight if is_filter(&leaf.shape) && has_equal_rows(&leaf.shape, &values) => {
+        Ok(match found {
+            ParameterUse::Weight
+                if is_filter(&leaf.shape) && has_equal_rows(&leaf.shape, &values) =>
+            {
                 Some("its filters are all equal, as those of a fixed blur")
             }
-            Place::Beside if is_sinusoid(&values) => {
+            ParameterUse::Operand if is_sinusoid(&values) => {
                 Some("its values are sines and cosines, as those of fixed positions")
             }
             _ => None,
@@ -400,7 +400,7 @@ fn is_filter(shape: &[usize]) -> bool {
     shape.iter().skip(2).any(|n| *n > 1)
 }
 
-/// Whether the parts along the first axis are one, and not all zero.
+/// Whether the parts along the first axis are equal, and not all zero.
 fn has_equal_rows(shape: &[usize], values: &[f64]) -> bool {
     let count = shape.first().copied().unwrap_or(0);
     if count < 2 || values.is_empty() {
@@ -411,7 +411,7 @@ fn has_equal_rows(shape: &[usize], values: &[f64]) -> bool {
     first.iter().any(|v| *v != 0.0) && rows.all(|row| row == first)
 }
 
-/// Whether values are distributed as those of sines and cosines are: within ±1, of mean square ½
+/// Whether values are distributed like sines and cosines: within ±1, of mean square ½
 /// and mean fourth power between ⅜ (of all angles) and ½ (of many small ones).
 fn is_sinusoid(values: &[f64]) -> bool {
     if values.len() < 64 || values.iter().any(|v| v.abs() > 1.0) {

@@ -1,6 +1,6 @@
-//! Plans of a graph that is looked at: the values of its parameters are not read.
+//! Plans of a graph that is only checked: the values of its parameters are not read.
 
-use super::import::{Graph, Source};
+use super::import::{Graph, TensorSource};
 use super::plan::{self, Plan, Refusal};
 use super::{ImportOptions, TensorId};
 use crate::error::Result;
@@ -12,10 +12,10 @@ pub(super) fn try_plan(
     graph: &Graph,
     inputs: &[Vec<usize>],
 ) -> Result<Result<Plan, Refusal>> {
-    let leaf = |source: &Source| match source {
-        Source::Parameter(i) => graph.parameters.values().nth(*i),
-        Source::Buffer(i) => graph.buffers.values().nth(*i),
-        Source::Input(_) | Source::Constant | Source::Computed => None,
+    let leaf = |source: &TensorSource| match source {
+        TensorSource::Parameter(i) => graph.parameters.values().nth(*i),
+        TensorSource::Buffer(i) => graph.buffers.values().nth(*i),
+        TensorSource::Input(_) | TensorSource::Constant | TensorSource::Computed => None,
     };
     let held = graph
         .sources
@@ -26,7 +26,7 @@ pub(super) fn try_plan(
     Ok(plan::plan(graph, inputs, &held, &graph.fills(model)?, ImportOptions::default().dtype))
 }
 
-/// Shapes to plan with: declared sizes, a batch of 2; `None` where another axis is open.
+/// Shapes to plan for: declared sizes and a batch of 2; `None` where another axis is open.
 pub(super) fn trial_shapes(inputs: &[Value]) -> Option<Vec<Vec<usize>>> {
     let size = |(i, dim): (usize, &Dim)| match dim {
         Dim::Fixed(n) => Some(*n),

@@ -229,7 +229,7 @@ pub(super) fn parity(
 fn exact(model: &Model, samples: &Source<'_>) -> Result<Vec<f64>> {
     let options = ImportOptions {
         dtype: DType::F64,
-        executor: Executor::General,
+        executor: Executor::Reference,
         folded_norms: FoldedNorms::Leave,
         ..ImportOptions::default()
     };

@@ -15,7 +15,7 @@ pub(super) fn import(model: &Model, settled: &Settled, host: &Host<'_>) -> Resul
         train: recipe.train.clone(),
         freeze_batchnorm: recipe.freeze_batchnorm,
         folded_norms: recipe.folded_batchnorm,
-        executor: Executor::Cpu(recipe.precision),
+        executor: Executor::Blocked(recipe.precision),
         device: settled.device.clone(),
         ..ImportOptions::default()
     };

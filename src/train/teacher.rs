@@ -25,7 +25,7 @@ pub(super) fn import(path: &Path, manifest: &Manifest, settled: &Settled) -> Res
         .hint("name that file with --sakd-teacher, or extract a cache of this one"));
     }
     let options = ImportOptions {
-        executor: Executor::Cpu(settled.recipe.precision),
+        executor: Executor::Blocked(settled.recipe.precision),
         device: settled.device.clone(),
         // the teacher does not train
         folded_norms: FoldedNorms::Leave,

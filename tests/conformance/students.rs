@@ -201,9 +201,9 @@ fn compare(path: &Path, dtype: DType) -> Result<Outcome> {
         return Ok(Outcome::NotSupported(list.join("; ")));
     }
     let executor = match std::env::var("NST_EXECUTOR").as_deref() {
-        Ok("candle") => Executor::Candle,
-        Ok("general") => Executor::General,
-        Ok("cpu") | Err(_) => Executor::Cpu(Precision::Strict),
+        Ok("candle") => Executor::Device,
+        Ok("general") => Executor::Reference,
+        Ok("cpu") | Err(_) => Executor::Blocked(Precision::Strict),
         Ok(other) => {
             return Err(Error::input(format!(
                 "NST_EXECUTOR: expected cpu, general or candle, found {other}"

@@ -1,5 +1,5 @@
-//! The CPU and the candle executor compute what the general one does in double precision; the CPU
-//! executor the same bits for any number of threads.
+//! The blocked and the device executor compute what the reference does in double precision; the
+//! blocked executor computes the same bits for any number of threads.
 
 #![allow(
     clippy::unwrap_used,
@@ -116,8 +116,8 @@ fn run(
     }
 }
 
-/// What an executor computes beside what the general one does in double precision, each within its
-/// tolerance: values, gradients, running statistics.
+/// Compares an executor with the reference in double precision, each within its tolerance: values,
+/// gradients, running statistics.
 fn agrees(found: &Outcome, expected: &Outcome, [values, gradients, buffers]: [f64; 3], what: &str) {
     for (a, b, tolerance, kind) in [
         (&found.values, &expected.values, values, "values"),
@@ -133,15 +133,15 @@ fn executors_agree(&(name, input): &(&str, [usize; 3])) {
     let model = preset::build(name, 7, input, 1).unwrap();
     for mode in [Mode::Train, Mode::Eval] {
         let of = |dtype, executor| run(&model, input, mode, dtype, executor, &[]);
-        let expected = of(DType::F64, Executor::General);
+        let expected = of(DType::F64, Executor::Reference);
         let what = format!("{name} in {mode:?}");
-        agrees(&of(DType::F64, Executor::Candle), &expected, [1e-9; 3], &format!("{what}, candle"));
+        agrees(&of(DType::F64, Executor::Device), &expected, [1e-9; 3], &format!("{what}, device"));
         // A ReLU that rounding moves over its edge changes a gradient by up to 1e-3, and batch
-        // statistics of a few values multiply rounding: the general executor in single precision is
-        // as far off. A mistake is farther; the reference cases are exact.
+        // statistics of a few values multiply rounding: the reference executor in single precision
+        // is as far off. A mistake is farther; the reference cases are exact.
         let kinks = if mode == Mode::Train { 6e-2 } else { 5e-3 };
         for precision in [Precision::Strict, Precision::Fast] {
-            let found = of(DType::F32, Executor::Cpu(precision));
+            let found = of(DType::F32, Executor::Blocked(precision));
             agrees(&found, &expected, [1e-4, kinks, 1e-5], &format!("{what}, {precision}"));
         }
     }
@@ -165,10 +165,16 @@ fn frozen_parameters_get_no_gradient_and_change_no_other() {
     let model = preset::build("resnet8", 7, [3, 16, 16], 1).unwrap();
     let frozen = ["*bn*", "conv1.weight", "layer2*"];
     let all =
-        run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Cpu(Precision::Strict), &[]);
-    let some =
-        run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Cpu(Precision::Strict), &frozen);
-    let expected = run(&model, [3, 16, 16], Mode::Eval, DType::F64, Executor::General, &frozen);
+        run(&model, [3, 16, 16], Mode::Eval, DType::F32, Executor::Blocked(Precision::Strict), &[]);
+    let some = run(
+        &model,
+        [3, 16, 16],
+        Mode::Eval,
+        DType::F32,
+        Executor::Blocked(Precision::Strict),
+        &frozen,
+    );
+    let expected = run(&model, [3, 16, 16], Mode::Eval, DType::F64, Executor::Reference, &frozen);
     assert_eq!(some.values, all.values);
     assert!(some.gradients.len() < all.gradients.len());
     assert!(error(&some.gradients, &expected.gradients) < 5e-3);
@@ -181,7 +187,7 @@ fn bits_depend_neither_on_threads_nor_on_runs() {
         let bits = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let outcome = pool.install(|| {
-                run(&model, input, Mode::Train, DType::F32, Executor::Cpu(Precision::Fast), &[])
+                run(&model, input, Mode::Train, DType::F32, Executor::Blocked(Precision::Fast), &[])
             });
             [outcome.values, outcome.gradients, outcome.buffers]
         };

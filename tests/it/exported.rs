@@ -34,7 +34,7 @@ fn import(name: &str, folded_norms: FoldedNorms) -> nst_cache::error::Result<Stu
     let model = Model::read(&path(&format!("{name}.onnx")))?;
     let options = ImportOptions {
         dtype: DType::F64,
-        executor: Executor::General,
+        executor: Executor::Reference,
         folded_norms,
         ..ImportOptions::default()
     };

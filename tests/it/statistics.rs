@@ -308,7 +308,7 @@ fn losses(folder: &Path, cache: &Path, criterion: &str, expected: &[&str]) -> Ve
     let model = preset::build("resnet8", 10, [1, 28, 28], 1).unwrap();
     let student = Student::import(
         &model,
-        &ImportOptions { executor: Executor::General, ..ImportOptions::default() },
+        &ImportOptions { executor: Executor::Reference, ..ImportOptions::default() },
     )
     .unwrap();
     let cache = Cache::open(cache).unwrap();

@@ -170,7 +170,7 @@ fn train(
     recipe.validate()?;
     let cache = Cache::open(cache)?;
     let model = preset::build("resnet8", CLASSES, [1, SIDE, SIDE], recipe.seed)?;
-    let general = ImportOptions { executor: Executor::General, ..ImportOptions::default() };
+    let general = ImportOptions { executor: Executor::Reference, ..ImportOptions::default() };
     let student = Student::import(&model, &general)?;
     let taps = Taps::new(cache.manifest(), &student.taps(&[vec![BATCH, 1, SIDE, SIDE]])?);
     let terms = recipe.terms(true);

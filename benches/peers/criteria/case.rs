@@ -147,7 +147,7 @@ impl Case {
         let mut shapes = vec![(SCORES.to_owned(), vec![CLASSES])];
         shapes.extend(pairs.iter().map(|pair| (pair.student.clone(), pair.student_shape.clone())));
         // dense operators: the graph hands its inputs on
-        let options = ImportOptions { executor: Executor::General, ..ImportOptions::default() };
+        let options = ImportOptions { executor: Executor::Reference, ..ImportOptions::default() };
         let student = Student::import(&network(&shapes, rows)?, &options)?;
         let objective = Objective::new(
             std::slice::from_ref(criterion),

@@ -5,7 +5,7 @@ use super::elements::count;
 use super::operator::{adaptive_pool, leaky_relu};
 use super::squares::{Teacher, squares};
 use crate::error::{Error, Result};
-use crate::kernel::norm::Planes;
+use crate::kernel::norm::NormShape;
 use candle_core::{D, DType, Tensor};
 
 /// The sum of all elements in double precision: rows in their own type, the row sums in f64.
@@ -118,15 +118,15 @@ pub(crate) fn map_dims(x: &Tensor, who: &str) -> Result<[usize; 4]> {
 }
 
 /// Samples as planes of one channel.
-pub(crate) fn row_planes(x: &Tensor) -> Planes {
+pub(crate) fn row_planes(x: &Tensor) -> NormShape {
     let rows = if x.rank() > 1 { x.dims()[0] } else { 1 };
-    Planes { outer: rows, channels: 1, inner: x.elem_count() / rows.max(1) }
+    NormShape { outer: rows, channels: 1, inner: x.elem_count() / rows.max(1) }
 }
 
 /// The planes of maps `[batch, channels, …]`.
-pub(crate) fn planes(x: &Tensor) -> Result<Planes> {
+pub(crate) fn planes(x: &Tensor) -> Result<NormShape> {
     let (outer, channels) = (x.dim(0)?, x.dim(1)?);
-    Ok(Planes { outer, channels, inner: x.elem_count() / (outer * channels).max(1) })
+    Ok(NormShape { outer, channels, inner: x.elem_count() / (outer * channels).max(1) })
 }
 
 /// A teacher's map, adaptively average-pooled in the given type; unchanged if it already has that

@@ -7,7 +7,7 @@ use super::tensor::{Element, by_element, elements, stored, tensor_like, values};
 use crate::error::{Error, Result};
 use crate::kernel::Float as _;
 use crate::kernel::elementwise;
-use crate::kernel::norm::{self, Planes};
+use crate::kernel::norm::{self, NormShape};
 use candle_core::{Device, Shape, Tensor, WithDType as _, bail};
 use num_traits::Zero;
 use rayon::prelude::*;
@@ -40,13 +40,13 @@ pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> 
 struct BatchNorm;
 
 impl BatchNorm {
-    fn planes(shape: &Shape) -> Planes {
+    fn planes(shape: &Shape) -> NormShape {
         let dims = shape.dims();
-        Planes { outer: dims[0], channels: dims[1], inner: dims[2..].iter().product() }
+        NormShape { outer: dims[0], channels: dims[1], inner: dims[2..].iter().product() }
     }
 
     /// Mean and reciprocal standard deviation of each channel.
-    fn moments<T: Element>(x: &[T], planes: Planes) -> (Vec<f64>, Vec<f64>) {
+    fn moments<T: Element>(x: &[T], planes: NormShape) -> (Vec<f64>, Vec<f64>) {
         norm::statistics(x, planes)
             .into_iter()
             .map(|(mean, var)| (mean, 1.0 / (var + BATCH_NORM_EPS).sqrt()))
@@ -56,7 +56,7 @@ impl BatchNorm {
     fn gradients<T: Element>(
         x: &[T],
         dy: &[T],
-        planes: Planes,
+        planes: NormShape,
         scale: &[f64],
     ) -> (Vec<T>, Vec<f64>, Vec<f64>) {
         let (means, rstd) = Self::moments(x, planes);

@@ -8,7 +8,7 @@ use super::tensor::{Element, by_element, dense, stored, values};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::dot;
-use crate::kernel::norm::Planes;
+use crate::kernel::norm::NormShape;
 use candle_core::{CpuStorage, DType, Device, Tensor, bail};
 use rayon::prelude::*;
 
@@ -40,7 +40,7 @@ impl Aim for Teacher {
 pub(crate) fn squares(
     x: &Tensor,
     teacher: &Tensor,
-    planes: Planes,
+    planes: NormShape,
     aim: impl Aim,
 ) -> Result<Tensor> {
     apply(Squares::new(x, teacher, planes, aim)?, &[x])
@@ -56,7 +56,7 @@ pub(crate) fn squares(
 pub(crate) fn squares_gradient(
     x: &Tensor,
     teacher: &Tensor,
-    planes: Planes,
+    planes: NormShape,
     g: &Tensor,
     aim: impl Aim,
 ) -> Result<Tensor> {
@@ -73,7 +73,7 @@ pub(crate) fn squares_gradient(
 pub(crate) fn sum_of_squares(
     x: &Tensor,
     teacher: &Tensor,
-    planes: Planes,
+    planes: NormShape,
     weight: f64,
     aim: impl Aim,
 ) -> Result<Evaluation> {
@@ -89,12 +89,12 @@ pub(crate) fn sum_of_squares(
 
 struct Squares<A> {
     teacher: Tensor,
-    planes: Planes,
+    planes: NormShape,
     aim: A,
 }
 
 impl<A: Aim> Squares<A> {
-    fn new(x: &Tensor, teacher: &Tensor, planes: Planes, aim: A) -> Result<Self> {
+    fn new(x: &Tensor, teacher: &Tensor, planes: NormShape, aim: A) -> Result<Self> {
         if x.dims() != teacher.dims()
             || planes.outer * planes.channels * planes.inner != x.elem_count()
         {

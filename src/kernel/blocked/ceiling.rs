@@ -1,8 +1,8 @@
-//! What the processor can do at most, for judging how near a step comes: multiply-adds from
-//! registers, and bytes through memory.
+//! The peak rates of the processor, for judging a measured step: multiply-adds from registers, and
+//! bytes through memory.
 
 use super::Lanes;
-use super::simd::{Isa, Level, Work};
+use super::simd::{Isa, Level, SimdKernel};
 use rayon::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ struct Peak<'a> {
     operations: &'a mut usize,
 }
 
-impl Work for Peak<'_> {
+impl SimdKernel for Peak<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         // enough to hide the latency of a multiply-add, and few enough to stay in registers
@@ -98,7 +98,7 @@ struct Triad<'a, 'b> {
     sum: &'b mut [Lanes],
 }
 
-impl Work for Triad<'_, '_> {
+impl SimdKernel for Triad<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         for ((a, b), sum) in self.a.iter().zip(self.b).zip(self.sum) {

@@ -1,15 +1,15 @@
-//! Between plain `[images, channels, height, width]` and blocked maps.
+//! Conversion between plain `[images, channels, height, width]` and blocked maps.
 
 use super::elementwise::read;
-use super::pack::{Plane, Source};
-use super::simd::{Isa, Level, Work};
-use super::{LANES, Lanes, Map, View};
+use super::pack::{Operand, Plane};
+use super::simd::{Isa, Level, SimdKernel};
+use super::{LANES, Lanes, Map, MapView};
 use rayon::prelude::*;
 
-/// Pixels that are turned at once: sixteen cache lines.
+/// Pixels that are transposed together: sixteen cache lines.
 const TILE: usize = 16;
 
-/// Blocks a plain map; lanes past the last channel become zero.
+/// Converts a plain map to blocks; lanes past the last channel become zero.
 ///
 /// # Shapes
 /// `x`: `[images, channels, height, width]`; `to`: the same, blocked.
@@ -38,21 +38,21 @@ pub fn from_plain(map: &Map, x: &[f32], to: &mut [Lanes]) {
     });
 }
 
-/// What a view stands for, as a plain map.
+/// Evaluates a view as a plain map.
 ///
 /// # Shapes
 /// `x`: `[images, channels, height, width]`, blocked; `to`: the same, plain.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn to_plain(map: &Map, x: View<'_>, to: &mut [f32]) {
+pub fn to_plain(map: &Map, x: MapView<'_>, to: &mut [f32]) {
     let area = map.area();
     assert_eq!(to.len(), map.images * map.channels * area, "plain map of {map:?}");
     assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
     if to.is_empty() {
         return;
     }
-    let (level, source) = (Level::best(), Source::Input(x));
+    let (level, source) = (Level::best(), Operand::Input(x));
     to.par_chunks_mut(map.channels * area).enumerate().for_each(|(image, to)| {
         for (block, to) in to.chunks_mut(LANES * area).enumerate() {
             level.run(Unblock { plane: source.plane(image, block, map.blocks(), area), area, to });
@@ -60,14 +60,14 @@ pub fn to_plain(map: &Map, x: View<'_>, to: &mut [f32]) {
     });
 }
 
-/// One plane of blocks to its channels' planes.
+/// One plane of a block to the planes of its channels.
 struct Unblock<'a, 'b> {
     plane: Plane<'a>,
     area: usize,
     to: &'b mut [f32],
 }
 
-impl Work for Unblock<'_, '_> {
+impl SimdKernel for Unblock<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let mut tile = [Lanes::ZERO; TILE];

@@ -3,13 +3,13 @@
 //! and gradient.
 
 use super::geometry::{Geometry, Parity};
-use super::pack::{Source, pack};
+use super::pack::{Operand, pack};
 use super::product::Area;
 use super::scratch::{Scratch, Use};
-use super::simd::{Isa, Level, Work};
+use super::simd::{Isa, Level, SimdKernel};
 use super::sizes::Sizes;
 use super::sums::{Sums, plane_moments};
-use super::{Gradient, LANES, Lanes, View, direct};
+use super::{Gradient, LANES, Lanes, MapView, direct};
 use crate::kernel::conv::Conv;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -60,7 +60,7 @@ impl Depthwise {
         [self.geometry.input_plane(band.range.len())[1] * down.pace, across.pace]
     }
 
-    /// Room for the packed input of a band, and what [`Correlate`] may read past it.
+    /// Length of the packed input of a band, with what [`Correlate`] may read past it.
     fn room(&self, rows: usize) -> usize {
         self.geometry.input_len(rows) + self.geometry.forward[1].pace
     }
@@ -80,7 +80,7 @@ impl Depthwise {
         &self,
         level: Level,
         s: &Sizes,
-        x: &Source<'_>,
+        x: &Operand<'_>,
         [image, block]: [usize; 2],
         band: &Range<usize>,
         to: &mut [Lanes],
@@ -96,19 +96,19 @@ impl Depthwise {
 
     /// The convolution; lengths have been checked, and `planes` is as in
     /// [`super::driver::forward`].
-    #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
+    #[allow(clippy::too_many_arguments, reason = "what the call gives, and how")]
     pub(super) fn forward(
         &self,
         level: Level,
         s: &Sizes,
-        x: View<'_>,
+        x: MapView<'_>,
         weight: &[f32],
         bias: Option<&[f32]>,
         y: &mut [Lanes],
         planes: &mut [Sums],
     ) {
         let (x, packed, bias) =
-            (Source::Input(x), self.weights(weight), super::driver::blocked_bias(s, bias));
+            (Operand::Input(x), self.weights(weight), super::driver::blocked_bias(s, bias));
         let (image, per_task) = (s.blocks_out * s.area_out, s.images.div_ceil(TASKS).max(1));
         if y.is_empty() {
             return;
@@ -124,7 +124,7 @@ impl Depthwise {
                     let at = [task * per_task + plane / s.blocks_out, plane % s.blocks_out];
                     for band in &bands {
                         self.pack_input(level, s, &x, at, &band.range, &mut room);
-                        level.run(Gather {
+                        level.run(DepthwiseProduct {
                             x: &room,
                             steps: self.steps(band),
                             taps: &band.taps,
@@ -144,18 +144,18 @@ impl Depthwise {
     }
 
     /// Both gradients; lengths have been checked and are not zero.
-    #[allow(clippy::too_many_arguments, reason = "the call's own, and how")]
+    #[allow(clippy::too_many_arguments, reason = "what the call gives, and how")]
     pub(super) fn backward(
         &self,
         level: Level,
         s: &Sizes,
-        x: View<'_>,
+        x: MapView<'_>,
         weight: &[f32],
         dz: Gradient<'_>,
         dx: Option<(&mut [Lanes], bool)>,
         dw: Option<&mut [f32]>,
     ) {
-        let (x, dz, packed) = (Source::Input(x), Source::Gradient(dz), self.weights(weight));
+        let (x, dz, packed) = (Operand::Input(x), Operand::Gradient(dz), self.weights(weight));
         let per_task = s.images.div_ceil(TASKS).max(1);
         let tasks = s.images.div_ceil(per_task);
         let wanted = dw.is_some();
@@ -195,7 +195,7 @@ impl Depthwise {
                         let filter = &packed[at[1] * self.taps..][..self.taps];
                         for parity in &band.parities {
                             let Some(dx) = &mut dx else { break };
-                            level.run(Gather {
+                            level.run(DepthwiseProduct {
                                 x: &dz_room,
                                 steps: [pitch, 1],
                                 taps: &parity.offsets,
@@ -244,13 +244,13 @@ struct Band {
 #[derive(Clone, Copy)]
 enum Filter<'a> {
     All(&'a [Lanes]),
-    /// Those that are listed.
+    /// Those at these places.
     Some(&'a [Lanes], &'a [usize]),
 }
 
 /// `out[r, c] (+)= start + Σ over taps of x[t + r * steps[0] + c * steps[1]] * weight[t]`, lane by
 /// lane.
-struct Gather<'a, 'b> {
+struct DepthwiseProduct<'a, 'b> {
     x: &'a [Lanes],
     steps: [usize; 2],
     taps: &'a [usize],
@@ -261,7 +261,7 @@ struct Gather<'a, 'b> {
     out: &'b mut [Lanes],
 }
 
-impl Gather<'_, '_> {
+impl DepthwiseProduct<'_, '_> {
     /// `R` outputs of a row, `S` elements of the input apart.
     #[inline(always)]
     fn tile<I: Isa, const R: usize, const S: usize>(&mut self, isa: I, row: usize, column: usize) {
@@ -308,7 +308,7 @@ impl Gather<'_, '_> {
     }
 }
 
-impl Work for Gather<'_, '_> {
+impl SimdKernel for DepthwiseProduct<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         for row in 0..self.area.rows {
@@ -337,7 +337,7 @@ struct Correlate<'a, 'b> {
 }
 
 impl Correlate<'_, '_> {
-    /// `T` taps at once, so that the gradient is loaded once for all; `S` elements of the input
+    /// `T` taps together, so that the gradient is loaded once for all; `S` elements of the input
     /// from column to column.
     #[inline(always)]
     fn taps<I: Isa, const T: usize, const S: usize>(&mut self, isa: I, first: usize) {
@@ -399,7 +399,7 @@ impl Correlate<'_, '_> {
     }
 }
 
-impl Work for Correlate<'_, '_> {
+impl SimdKernel for Correlate<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         match self.steps[1] {

@@ -1,22 +1,22 @@
 //! Direct convolution: any filter, stride, dilation and padding, and groups of whole blocks.
 
-use super::driver::{Algorithm, Group, Packed, Purpose};
+use super::driver::{Algorithm, Packed, Panel, Purpose};
 use super::geometry::Geometry;
-use super::pack::{Source, pack};
+use super::pack::{Operand, pack};
 use super::product::{Base, Outer, Product};
 use super::simd::Level;
 use super::sizes::{Chunk, Sizes};
 use super::{LANES, Lanes, weights};
 use crate::kernel::conv::Conv;
 
-/// Elements that the packed planes of a group should not exceed, so that they stay in the second
-/// cache.
-const GROUP: usize = 1 << 12;
-/// The same where blocks of channels are shared out over the threads and many images share a pass
-/// over the weights.
-const BIG_GROUP: usize = 1 << 16;
-/// Pixels that one chain of additions of the weight gradient runs over; their input and gradient
-/// fit the first cache.
+/// Elements that the packed planes of a panel should not exceed, so that they stay in the
+/// second-level cache.
+const PANEL: usize = 1 << 12;
+/// The same where work is split by blocks of channels and many images share a pass over the
+/// weights.
+const BIG_PANEL: usize = 1 << 16;
+/// Pixels that one chain of additions of the weight gradient covers; their input and gradient fit
+/// the first-level cache.
 const CHAIN: usize = 256;
 
 /// A direct convolution.
@@ -32,7 +32,7 @@ impl Direct {
         let mut c = *c;
         let pointwise =
             c.kernel == [1, 1] && c.stride == [1, 1] && c.before == [0, 0] && c.input == c.output;
-        // rows of a small plane are short; pointwise, it is as well one long row
+        // rows of a small plane are short; a pointwise convolution can treat it as one long row
         if pointwise && s.area_out <= 256 {
             (c.input, c.output) = ([1, s.area_out], [1, s.area_out]);
         }
@@ -45,40 +45,41 @@ impl Algorithm for Direct {
         self.geometry.rows
     }
 
-    fn group(&self, s: &Sizes, big: bool) -> [usize; 2] {
-        let room = if big { BIG_GROUP } else { GROUP };
+    fn panel_size(&self, s: &Sizes, big: bool) -> [usize; 2] {
+        let room = if big { BIG_PANEL } else { PANEL };
         let all = self.geometry.rows.max(1);
         let image = s.blocks_in * self.geometry.input_len(all).max(1);
         if image <= room {
             return [room / image, all];
         }
-        // a band's first and last rows are packed by its neighbours too, so it should have several
+        // neighboring bands pack the rows at their common edge twice, so a band should have several
         // times as many
         let rows = (room * all / image).max(4 * self.geometry.forward[0].reach).clamp(1, all);
         [1, all.div_ceil(all.div_ceil(rows))]
     }
 
-    fn input_len(&self, g: &Group) -> usize {
-        g.images.len() * self.geometry.input_len(g.rows.len())
+    fn input_len(&self, panel: &Panel) -> usize {
+        panel.images.len() * self.geometry.input_len(panel.rows.len())
     }
 
     fn packs_twice(&self) -> bool {
         false
     }
 
-    fn gradient_len(&self, g: &Group) -> usize {
-        g.images.len() * self.geometry.gradient_len(g.rows.len())
+    fn gradient_len(&self, panel: &Panel) -> usize {
+        panel.images.len() * self.geometry.gradient_len(panel.rows.len())
     }
 
     fn stored<'a>(
         &self,
         s: &Sizes,
-        source: &Source<'a>,
-        g: &Group,
+        source: &Operand<'a>,
+        panel: &Panel,
         blocks: usize,
     ) -> Option<Packed<'a>> {
         let data = source.plain().filter(|_| self.geometry.in_place())?;
-        let first = g.images.start * blocks * s.area_out + g.rows.start * self.geometry.columns;
+        let first =
+            panel.images.start * blocks * s.area_out + panel.rows.start * self.geometry.columns;
         Some(Packed { data: &data[first..], block: s.area_out, image: blocks * s.area_out })
     }
 
@@ -86,18 +87,18 @@ impl Algorithm for Direct {
         &self,
         level: Level,
         s: &Sizes,
-        x: &Source<'_>,
-        g: &Group,
+        x: &Operand<'_>,
+        panel: &Panel,
         block: usize,
         to: &mut [Lanes],
     ) {
         for (image, to) in
-            g.images.clone().zip(to.chunks_exact_mut(self.geometry.input_len(g.rows.len())))
+            panel.images.clone().zip(to.chunks_exact_mut(self.geometry.input_len(panel.rows.len())))
         {
             let plane = x.plane(image, block, s.blocks_in, s.area_in);
-            let [rows, columns] = self.geometry.input_plane(g.rows.len());
+            let [rows, columns] = self.geometry.input_plane(panel.rows.len());
             for ((down, across), to) in
-                self.geometry.phases(&g.rows).zip(to.chunks_exact_mut(rows * columns))
+                self.geometry.phases(&panel.rows).zip(to.chunks_exact_mut(rows * columns))
             {
                 pack(level, plane, down, across, to);
             }
@@ -108,20 +109,21 @@ impl Algorithm for Direct {
         &self,
         level: Level,
         s: &Sizes,
-        dz: &Source<'_>,
-        g: &Group,
+        dz: &Operand<'_>,
+        panel: &Panel,
         block: usize,
         _purpose: Purpose,
         to: &mut [Lanes],
     ) {
-        let [rows, columns] = self.geometry.gradient(&g.rows);
-        for (image, to) in g.images.clone().zip(to.chunks_exact_mut(rows.count * columns.count)) {
+        let [rows, columns] = self.geometry.gradient(&panel.rows);
+        for (image, to) in panel.images.clone().zip(to.chunks_exact_mut(rows.count * columns.count))
+        {
             pack(level, dz.plane(image, block, s.blocks_out, s.area_out), rows, columns, to);
         }
     }
 
-    fn weight_len(&self, s: &Sizes, turned: bool) -> usize {
-        s.taps * LANES * if turned { s.group_blocks_out() } else { s.group_blocks_in() }
+    fn weight_len(&self, s: &Sizes, transposed: bool) -> usize {
+        s.taps * LANES * if transposed { s.group_blocks_out() } else { s.group_blocks_in() }
     }
 
     fn prepare(
@@ -129,18 +131,18 @@ impl Algorithm for Direct {
         level: Level,
         s: &Sizes,
         weight: &[f32],
-        turned: bool,
+        transposed: bool,
         chunk: Chunk,
         to: &mut [Lanes],
     ) {
-        if !turned {
+        if !transposed {
             return weights::pack(level, s, weight, &self.all, chunk, to);
         }
         let mut to = to;
         for parity in self.geometry.parities(&(0..0)) {
             let (part, rest) =
                 to.split_at_mut(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
-            weights::pack_turned(level, s, weight, &parity.taps, chunk, part);
+            weights::pack_transposed(level, s, weight, &parity.taps, chunk, part);
             to = rest;
         }
     }
@@ -149,15 +151,15 @@ impl Algorithm for Direct {
         &self,
         level: Level,
         s: &Sizes,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         x: Packed<'_>,
         weight: &[Lanes],
         base: Base<'_>,
         out: &mut [&mut [Lanes]],
     ) {
-        let taps = self.geometry.taps(g.rows.len());
-        let [_, pitch] = self.geometry.input_plane(g.rows.len());
+        let taps = self.geometry.taps(panel.rows.len());
+        let [_, pitch] = self.geometry.input_plane(panel.rows.len());
         let first = chunk.first / s.group_blocks_out() * s.group_blocks_in();
         for (image, out) in out.iter_mut().enumerate() {
             let product = Product {
@@ -168,7 +170,7 @@ impl Algorithm for Direct {
                 taps: &taps,
                 weight,
                 base,
-                area: self.geometry.outputs(&g.rows),
+                area: self.geometry.outputs(&panel.rows),
                 out,
                 plane: s.area_out,
                 chunk: chunk.len,
@@ -182,7 +184,7 @@ impl Algorithm for Direct {
         &self,
         level: Level,
         s: &Sizes,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         dz: Packed<'_>,
         weight: &[Lanes],
@@ -192,7 +194,7 @@ impl Algorithm for Direct {
         let (_, pitch) = self.geometry.gradient_start();
         let first = chunk.first / s.group_blocks_in() * s.group_blocks_out();
         let mut weight = weight;
-        for parity in self.geometry.parities(&g.rows) {
+        for parity in self.geometry.parities(&panel.rows) {
             let (part, rest) =
                 weight.split_at(s.group_blocks_out() * parity.taps.len() * LANES * chunk.len);
             for (image, out) in dx.iter_mut().enumerate() {
@@ -224,23 +226,23 @@ impl Algorithm for Direct {
         &self,
         level: Level,
         s: &Sizes,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         x: Packed<'_>,
         dz: Packed<'_>,
         add: bool,
         sums: &mut [Lanes],
     ) {
-        let taps = self.geometry.taps(g.rows.len());
+        let taps = self.geometry.taps(panel.rows.len());
         let ([_, x_pitch], (start, dz_pitch)) =
-            (self.geometry.input_plane(g.rows.len()), self.geometry.gradient_start());
-        let area = self.geometry.outputs(&g.rows);
+            (self.geometry.input_plane(panel.rows.len()), self.geometry.gradient_start());
+        let area = self.geometry.outputs(&panel.rows);
         let strip = (CHAIN / area.columns.max(1)).clamp(1, area.rows.max(1));
         let first = chunk.first / s.group_blocks_out() * s.group_blocks_in();
         if !add {
             sums.fill(Lanes::ZERO);
         }
-        for image in 0..g.images.len() {
+        for image in 0..panel.images.len() {
             for row in (0..area.rows).step_by(strip) {
                 let dz_rows =
                     &dz.data[image * dz.image + chunk.first * dz.block + start + row * dz_pitch..];

@@ -1,24 +1,24 @@
-//! Maps written out pixel by pixel: views and gradients as what they stand for, and sums of views.
+//! Elementwise kernels on maps: views and gradients evaluated, and sums of views.
 
-use super::pack::{Plane, Source};
-use super::simd::{Isa, Level, Work};
-use super::{Gradient, LANES, Lanes, Map, Through, View};
+use super::pack::{Operand, Plane};
+use super::simd::{Isa, Level, SimdKernel};
+use super::{Gradient, LANES, Lanes, Map, MapView, Through};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels that are read from both summands in turn.
+/// Pixels that are read from one summand before the other.
 const RUN: usize = 32;
 
-/// Writes what a view stands for.
+/// Evaluates a view.
 ///
 /// # Shapes
 /// `x`, `to`: `[images, channels, height, width]`, blocked.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn write(map: &Map, x: View<'_>, to: &mut [Lanes]) {
+pub fn write(map: &Map, x: MapView<'_>, to: &mut [Lanes]) {
     assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
-    let source = Source::Input(x);
+    let source = Operand::Input(x);
     each_plane(map, to, |image, block, to| Write {
         plane: plane(&source, map, image, block),
         add: false,
@@ -26,7 +26,7 @@ pub fn write(map: &Map, x: View<'_>, to: &mut [Lanes]) {
     });
 }
 
-/// Writes what a gradient stands for, or adds it to what `to` holds.
+/// Evaluates a gradient, or adds it to the content of `to`.
 ///
 /// # Shapes
 /// `dz`, `to`: `[images, channels, height, width]`, blocked.
@@ -35,7 +35,7 @@ pub fn write(map: &Map, x: View<'_>, to: &mut [Lanes]) {
 /// When a slice has another length than its shape.
 pub fn resolve(map: &Map, dz: Gradient<'_>, add: bool, to: &mut [Lanes]) {
     assert_eq!(dz.dy.len(), map.len(), "blocked map of {map:?}");
-    let source = Source::Gradient(dz);
+    let source = Operand::Gradient(dz);
     each_plane(map, to, |image, block, to| Write {
         plane: plane(&source, map, image, block),
         add,
@@ -43,7 +43,7 @@ pub fn resolve(map: &Map, dz: Gradient<'_>, add: bool, to: &mut [Lanes]) {
     });
 }
 
-/// [`resolve`] where the gradient already lies: `dy` is overwritten by `dz`.
+/// [`resolve`] in place: `dy` is overwritten by `dz`.
 ///
 /// # Shapes
 /// `dy` and the map of `through`: `[images, channels, height, width]`, blocked.
@@ -65,16 +65,16 @@ pub fn resolve_in_place(map: &Map, dy: &mut [Lanes], through: Through<'_>) {
     });
 }
 
-/// The sum of what two views stand for.
+/// The sum of two views.
 ///
 /// # Shapes
 /// `a`, `b`, `to`: `[images, channels, height, width]`, blocked.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn sum(map: &Map, a: View<'_>, b: View<'_>, to: &mut [Lanes]) {
+pub fn sum(map: &Map, a: MapView<'_>, b: MapView<'_>, to: &mut [Lanes]) {
     assert_eq!((a.data.len(), b.data.len()), (map.len(), map.len()), "blocked maps of {map:?}");
-    let (a, b) = (Source::Input(a), Source::Input(b));
+    let (a, b) = (Operand::Input(a), Operand::Input(b));
     each_plane(map, to, |image, block, to| Sum {
         a: plane(&a, map, image, block),
         b: plane(&b, map, image, block),
@@ -82,12 +82,12 @@ pub fn sum(map: &Map, a: View<'_>, b: View<'_>, to: &mut [Lanes]) {
     });
 }
 
-fn plane<'a>(source: &Source<'a>, map: &Map, image: usize, block: usize) -> Plane<'a> {
+fn plane<'a>(source: &Operand<'a>, map: &Map, image: usize, block: usize) -> Plane<'a> {
     source.plane(image, block, map.blocks(), map.area())
 }
 
 /// Runs a kernel for every plane of `to`.
-fn each_plane<'b, W: Work>(
+fn each_plane<'b, W: SimdKernel>(
     map: &Map,
     to: &'b mut [Lanes],
     kernel: impl Fn(usize, usize, &'b mut [Lanes]) -> W + Sync,
@@ -103,7 +103,7 @@ fn each_plane<'b, W: Work>(
         .for_each(|(at, to)| level.run(kernel(at / blocks, at % blocks, to)));
 }
 
-/// Planes of a task, so that it is worth a task's cost.
+/// Planes per task, enough to outweigh the cost of a task.
 pub(super) fn min_planes(area: usize) -> usize {
     (4096 / area.max(1)).max(1)
 }
@@ -148,7 +148,7 @@ struct Write<'a, 'b> {
     to: &'b mut [Lanes],
 }
 
-impl Work for Write<'_, '_> {
+impl SimdKernel for Write<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let all = 0..self.to.len();
@@ -184,7 +184,7 @@ struct InPlace<'a, 'b> {
     terms: [Lanes; 3],
 }
 
-impl Work for InPlace<'_, '_> {
+impl SimdKernel for InPlace<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let [factor, shift] = self.affine.map(|a| isa.load(&a));
@@ -205,7 +205,7 @@ struct Sum<'a, 'b> {
     to: &'b mut [Lanes],
 }
 
-impl Work for Sum<'_, '_> {
+impl SimdKernel for Sum<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let mut held = [Lanes::ZERO; RUN];

@@ -1,4 +1,4 @@
-//! A convolution's geometry once strides are sorted out: offsets of taps in packed planes.
+//! A convolution's geometry with strides resolved: offsets of taps in packed planes.
 
 use super::pack::Reach;
 use super::product::Area;
@@ -9,12 +9,11 @@ use std::ops::Range;
 /// the stride; then tap `k` of output `o` reads position `o + shift` of a phase, for any stride and
 /// dilation.
 #[derive(Debug, Clone)]
-pub(super) struct Forward {
+pub(super) struct ForwardAxis {
     stride: usize,
     before: usize,
     input: usize,
-    /// Packed positions from one output to the next: 1, or the stride where phases are left
-    /// together.
+    /// Packed positions from one output to the next: 1, or the stride where phases are not split.
     pub(super) pace: usize,
     /// The phases that taps read.
     pub(super) phases: Vec<usize>,
@@ -24,7 +23,7 @@ pub(super) struct Forward {
     pub(super) reach: usize,
 }
 
-impl Forward {
+impl ForwardAxis {
     fn new(c: &Conv, axis: usize, split: bool) -> Self {
         let (stride, dilation) = (c.stride[axis], c.dilation[axis]);
         if !split {
@@ -51,7 +50,7 @@ impl Forward {
         Self { stride, before: c.before[axis], input: c.input[axis], pace: 1, phases, taps, reach }
     }
 
-    /// What a phase holds for outputs `first .. first + count`.
+    /// The source positions of a phase for outputs `first .. first + count`.
     pub(super) fn phase(&self, phase: usize, first: usize, count: usize) -> Reach {
         let first = (first * self.stride + phase).cast_signed() - self.before.cast_signed();
         Reach { first, step: self.stride / self.pace, count: self.span(count), size: self.input }
@@ -66,7 +65,7 @@ impl Forward {
 /// The input gradient along one axis. Inputs are split into classes by position modulo the stride;
 /// input `q` of a class gathers outputs `q + shift - lead`.
 #[derive(Debug, Clone)]
-pub(super) struct Backward {
+pub(super) struct BackwardAxis {
     output: usize,
     pub(super) classes: Vec<Class>,
     /// Outputs before the first input's that are packed, so that shifts are not negative.
@@ -84,10 +83,10 @@ pub(super) struct Class {
     pub(super) taps: Vec<(usize, usize)>,
 }
 
-impl Backward {
+impl BackwardAxis {
     pub(super) fn new(c: &Conv, axis: usize) -> Self {
         let (stride, dilation, before) = (c.stride[axis], c.dilation[axis], c.before[axis]);
-        // output o of tap k lies on input o * stride + k * dilation - before
+        // output o reads input o * stride + k * dilation - before through tap k
         let offset = |class: usize, k: usize| {
             let distance = (class + before).cast_signed() - (k * dilation).cast_signed();
             let stride = stride.cast_signed();
@@ -109,7 +108,8 @@ impl Backward {
         Self { output: c.output[axis], classes, lead, reach }
     }
 
-    /// What is packed for inputs (of each class) and outputs `first .. first + count`.
+    /// The output positions that are packed for inputs (of each class) and outputs
+    /// `first .. first + count`.
     pub(super) fn packed(&self, first: usize, count: usize) -> Reach {
         Reach {
             first: first.cast_signed() - self.lead.cast_signed(),
@@ -123,9 +123,9 @@ impl Backward {
 /// Both axes, both directions. Packed planes hold a band of `rows` rows.
 #[derive(Debug, Clone)]
 pub(super) struct Geometry {
-    pub(super) forward: [Forward; 2],
-    pub(super) backward: [Backward; 2],
-    /// Output rows, or input rows of a class if there are more.
+    pub(super) forward: [ForwardAxis; 2],
+    pub(super) backward: [BackwardAxis; 2],
+    /// Output rows, or input rows of a class if those are more.
     pub(super) rows: usize,
     /// The same of columns.
     pub(super) columns: usize,
@@ -134,36 +134,36 @@ pub(super) struct Geometry {
     stride: [usize; 2],
 }
 
-/// Input pixels of one residue each way.
+/// Input pixels of one residue of rows and of columns.
 pub(super) struct Parity {
     /// The taps that reach them.
     pub(super) taps: Vec<usize>,
     /// Where each starts in the packed gradient.
     pub(super) offsets: Vec<usize>,
-    /// Where they lie in the input map.
+    /// Their positions in the input map.
     pub(super) area: Area,
 }
 
 impl Geometry {
-    /// With phases taken apart, so that the inner kernels read consecutive pixels.
+    /// With phases split, so that the inner kernels read consecutive pixels.
     pub(super) fn new(c: &Conv) -> Self {
         Self::with(c, true)
     }
 
-    /// With phases left together: packing is a plain copy of rows, which suits kernels that read no
-    /// faster than they pack.
+    /// Without splitting phases: packing is a plain copy of rows, which suits kernels that spend as
+    /// long on packing as on reading.
     pub(super) fn whole(c: &Conv) -> Self {
         Self::with(c, false)
     }
 
     fn with(c: &Conv, split: bool) -> Self {
-        let backward = [Backward::new(c, 0), Backward::new(c, 1)];
+        let backward = [BackwardAxis::new(c, 0), BackwardAxis::new(c, 1)];
         let extent = |axis: usize| {
             backward[axis].classes.iter().map(|c| c.count).max().unwrap_or(0).max(c.output[axis])
         };
         let (rows, columns) = (extent(0), extent(1));
         Self {
-            forward: [Forward::new(c, 0, split), Forward::new(c, 1, split)],
+            forward: [ForwardAxis::new(c, 0, split), ForwardAxis::new(c, 1, split)],
             backward,
             rows,
             columns,
@@ -184,7 +184,7 @@ impl Geometry {
         self.forward[0].phases.len() * self.forward[1].phases.len() * rows * columns
     }
 
-    /// The rows and columns that each phase holds for a band.
+    /// The rows and columns of each phase for a band.
     pub(super) fn phases(&self, band: &Range<usize>) -> impl Iterator<Item = (Reach, Reach)> {
         let [down, across] = &self.forward;
         let (first, count, columns) = (band.start, band.len(), self.output[1]);
@@ -231,7 +231,7 @@ impl Geometry {
         rows.count * columns.count
     }
 
-    /// Where the band's first output lies in the packed gradient, and its row pitch.
+    /// The offset of the band's first output in the packed gradient, and its row pitch.
     pub(super) fn gradient_start(&self) -> (usize, usize) {
         let pitch = self.columns + self.backward[1].reach;
         (self.backward[0].lead * pitch + self.backward[1].lead, pitch)
@@ -267,9 +267,9 @@ impl Geometry {
             .collect()
     }
 
-    /// Whether planes may be read where they lie: a pointwise convolution.
+    /// Whether planes need no packing: a pointwise convolution.
     pub(super) fn in_place(&self) -> bool {
-        let still = |f: &Forward, b: &Backward| {
+        let still = |f: &ForwardAxis, b: &BackwardAxis| {
             f.phases.len() == 1 && b.classes.len() == 1 && f.reach == 0 && b.reach == 0
         };
         self.input == self.output

@@ -8,7 +8,9 @@
 
 use super::reference::{blocked, error, gradient, numbers, to_blocked, values, view};
 use super::*;
-use crate::kernel::pool::{Window, average_backward, average_forward, max_backward, max_forward};
+use crate::kernel::pool::{
+    PoolWindow, average_backward, average_forward, max_backward, max_forward,
+};
 use crate::kernel::window_count;
 
 const MAPS: &[Map] = &[
@@ -35,13 +37,13 @@ fn affine(m: &Map, seed: u64) -> Vec<[Lanes; 2]> {
     factor.into_iter().zip(shift).map(|(a, b)| [a, b]).collect()
 }
 
-/// A map by every way of reading it.
-fn each_view(f: impl Fn(&Map, View<'_>, Vec<f64>)) {
+/// Every view of a map.
+fn each_view(f: impl Fn(&Map, MapView<'_>, Vec<f64>)) {
     for (i, m) in MAPS.iter().enumerate() {
         let (data, affine) = (blocked(m, i as u64), affine(m, 90 + i as u64));
         for affine in [None, Some(&affine[..])] {
             for clamp in [None, Some([0.0, f32::INFINITY]), Some([0.0, 0.7])] {
-                let v = View { data: &data, affine, clamp };
+                let v = MapView { data: &data, affine, clamp };
                 f(m, v, view(m, &v));
             }
         }
@@ -68,7 +70,7 @@ fn views_are_summed() {
     each_view(|m, v, expected| {
         let other = blocked(m, 7);
         let mut sum = vec![Lanes([f32::NAN; LANES]); m.len()];
-        elementwise::sum(m, v, View::plain(&other), &mut sum);
+        elementwise::sum(m, v, MapView::plain(&other), &mut sum);
         let expected: Vec<f64> =
             expected.iter().zip(values(m, &other)).map(|(a, b)| a + b).collect();
         assert!(error(&values(m, &sum), &expected) < 1e-6, "{m:?} {v:?}");
@@ -200,7 +202,7 @@ fn windows_are_pooled_as_plain_maps_are() {
                 window_count(input[a], kernel[a], stride[a], 1, [before[a], after[a]], ceil)
             };
             let (Some(h), Some(w)) = (size(0), size(1)) else { continue };
-            let window = Window {
+            let window = PoolWindow {
                 input,
                 output: [h, w],
                 kernel,

@@ -1,10 +1,10 @@
-//! Fast single-precision convolutions on maps whose channels lie in blocks of sixteen.
+//! Fast single-precision convolutions on maps whose channels are stored in blocks of sixteen.
 //!
 //! One inner kernel (`product.rs`) serves direct, strided and pointwise convolutions, their input
-//! gradients and Winograd's products; a second one serves all weight gradients. Before them, a map
-//! is packed (`pack.rs`): copied into a zero-padded scratch, with strides sorted out and the
-//! producer's batch norm and ReLU applied on the way. An algorithm (a trait of `driver.rs`) says
-//! what is packed and multiplied, the driver how that is split over images, blocks and threads: by
+//! gradients and Winograd's products; a second one serves all weight gradients. Before they run, a
+//! map is packed (`pack.rs`): copied into a zero-padded scratch buffer, with strides resolved and
+//! the producer's batch norm and ReLU applied in the same pass. An `Algorithm` (`driver.rs`)
+//! defines what is packed and multiplied; the driver splits that over images, blocks and threads by
 //! fixed rules, so that results have the same bits for any number of threads.
 //!
 //! # Shapes
@@ -80,7 +80,7 @@ pub struct Map {
 }
 
 impl Map {
-    /// Blocks of channels, the last one perhaps in part.
+    /// Blocks of channels; the last one may be partly filled.
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.channels.div_ceil(LANES)
@@ -106,9 +106,9 @@ impl Map {
 }
 
 /// A map that is read as `clamp(factor[c] * x + shift[c], low, high)`: a convolution applies its
-/// producer's batch norm and ReLU while it packs. Padding is zero after that.
+/// producer's batch norm and ReLU while it packs. Padding is added after that, as zeros.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+pub struct MapView<'a> {
     /// The stored map.
     pub data: &'a [Lanes],
     /// `[factor, shift]` of each block.
@@ -117,7 +117,7 @@ pub struct View<'a> {
     pub clamp: Option<[f32; 2]>,
 }
 
-impl<'a> View<'a> {
+impl<'a> MapView<'a> {
     /// The map as it is stored.
     #[must_use]
     pub fn plain(data: &'a [Lanes]) -> Self {
@@ -131,7 +131,7 @@ impl<'a> View<'a> {
 pub struct Gradient<'a> {
     /// The stored gradient.
     pub dy: &'a [Lanes],
-    /// How `dz` comes from `dy`; without, they are the same.
+    /// How `dz` is computed from `dy`; `None`: they are the same.
     pub through: Option<Through<'a>>,
 }
 
@@ -143,34 +143,34 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// Back through batch norm and clamp: `dz = scale[c] * m * dy + slope[c] * z + offset[c]`, where
-/// `m` is 1 for `low < factor * z + shift < high` and 0 elsewhere, the edges included (as PyTorch's
-/// ReLU and ReLU6; for its `clamp`, whose edges count as inside, pass `low.next_down()` and
-/// `high.next_up()`).
+/// The backward pass of a batch norm and a clamp: `dz = scale[c] * m * dy + slope[c] * z +
+/// offset[c]`, where `m` is 1 for `low < factor * z + shift < high` and 0 elsewhere, also at the
+/// bounds (as PyTorch's ReLU and ReLU6; for its `clamp`, which passes the gradient at the bounds,
+/// pass `low.next_down()` and `high.next_up()`).
 #[derive(Debug, Clone, Copy)]
 pub struct Through<'a> {
     /// The convolution's output, as stored.
     pub z: &'a [Lanes],
     /// `[factor, shift]` of each block.
     pub affine: &'a [[Lanes; 2]],
-    /// `[low, high]`; `m` is 1 everywhere without.
+    /// `[low, high]`; `None`: `m` is 1 everywhere.
     pub clamp: Option<[f32; 2]>,
     /// `[scale, slope, offset]` of each block.
     pub terms: &'a [[Lanes; 3]],
 }
 
-/// How much rounding a plan may add.
+/// How much rounding error a plan may add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// Winograd F(4x4) too: about 1e-6 to 4e-6 relative.
+    /// Winograd F(4x4) as well: about 1e-6 to 4e-6 relative.
     Fast,
     /// Direct and Winograd F(2x2) only, in short chains of additions: below 1e-6.
     Strict,
 }
 
-/// How a convolution is done.
+/// How a convolution is computed.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct ConvPlan {
     sizes: Sizes,
     method: Method,
     level: Level,
@@ -184,30 +184,30 @@ enum Method {
     Depthwise(depthwise::Depthwise),
 }
 
-/// The plan for a convolution, or `None` if the blocked kernels do not take it: groups must be one,
-/// or hold multiples of sixteen channels each way, or be depthwise (one channel and one filter
-/// each).
+/// The plan for a convolution; `None` if the blocked kernels do not support it: there must be one
+/// group, or groups of multiples of sixteen channels and filters, or depthwise groups (one channel
+/// and one filter each).
 #[must_use]
-pub fn plan(c: &Conv, precision: Precision) -> Option<Plan> {
+pub fn plan(c: &Conv, precision: Precision) -> Option<ConvPlan> {
     plan_on(c, precision, Level::best())
 }
 
-fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<Plan> {
+fn plan_on(c: &Conv, precision: Precision, level: Level) -> Option<ConvPlan> {
     if let Some(a) = depthwise::Depthwise::new(c).filter(|_| c.channels > 1) {
-        return Some(Plan { sizes: Sizes::unchecked(c), method: Method::Depthwise(a), level });
+        return Some(ConvPlan { sizes: Sizes::unchecked(c), method: Method::Depthwise(a), level });
     }
     let sizes = Sizes::of(c)?.with(precision);
-    // on a map of one or two rows most of a tile of 4x4 would be waste
+    // on a map of one or two rows most of a 4x4 tile would be wasted
     let small = c.output.iter().any(|&size| size <= 2);
     let four =
         Winograd::new(c).filter(|_| precision == Precision::Fast && !small).map(Method::Four);
     let two = || Winograd::new(c).filter(|_| c.output != [1, 1]).map(Method::Two);
     let method =
         four.or_else(two).unwrap_or_else(|| Method::Direct(direct::Direct::new(c, &sizes)));
-    Some(Plan { sizes, method, level })
+    Some(ConvPlan { sizes, method, level })
 }
 
-impl Plan {
+impl ConvPlan {
     /// The direct algorithm even where another is faster.
     #[cfg(test)]
     fn direct(c: &Conv) -> Option<Self> {
@@ -219,7 +219,7 @@ impl Plan {
         })
     }
 
-    /// Which algorithm the plan chose, for reports.
+    /// The name of the algorithm, for reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.method {
@@ -240,12 +240,18 @@ impl Plan {
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y: &mut [Lanes]) {
+pub fn forward(
+    plan: &ConvPlan,
+    x: MapView<'_>,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [Lanes],
+) {
     forward_into(plan, x, weight, bias, y, &mut []);
 }
 
-/// [`forward`] that also gives [`sums::moments`] of `y`, each plane's taken while it is in the
-/// cache.
+/// [`forward`] that also returns [`sums::moments`] of `y`, those of each plane taken while it is in
+/// the cache.
 ///
 /// # Shapes
 /// As [`forward`]; result: `[filters]` pairs of mean and variance.
@@ -254,8 +260,8 @@ pub fn forward(plan: &Plan, x: View<'_>, weight: &[f32], bias: Option<&[f32]>, y
 /// As [`forward`].
 #[must_use]
 pub fn forward_with_moments(
-    plan: &Plan,
-    x: View<'_>,
+    plan: &ConvPlan,
+    x: MapView<'_>,
     weight: &[f32],
     bias: Option<&[f32]>,
     y: &mut [Lanes],
@@ -271,8 +277,8 @@ pub fn forward_with_moments(
 }
 
 fn forward_into(
-    plan: &Plan,
-    x: View<'_>,
+    plan: &ConvPlan,
+    x: MapView<'_>,
     weight: &[f32],
     bias: Option<&[f32]>,
     y: &mut [Lanes],
@@ -289,17 +295,17 @@ fn forward_into(
     }
 }
 
-/// Both gradients; `dz` is formed once for both.
+/// Both gradients; `dz` is computed once for both.
 ///
 /// # Shapes
 /// `x`, `weight` as in [`forward`] (without `dw`, `x` is not read and may be empty), `dz` as its
-/// `y`; `dx`, as `x`, with whether to add to what it holds; `dw`, as `weight`, is overwritten.
+/// `y`; `dx`, as `x`, with whether to add to its content; `dw`, as `weight`, is overwritten.
 ///
 /// # Panics
 /// When a slice has another length than its shape.
 pub fn backward(
-    plan: &Plan,
-    x: View<'_>,
+    plan: &ConvPlan,
+    x: MapView<'_>,
     weight: &[f32],
     dz: Gradient<'_>,
     dx: Option<(&mut [Lanes], bool)>,

@@ -1,12 +1,12 @@
-//! Reading a stored map as what it stands for (batch norm, ReLU and the gradient's terms applied on
-//! the way) into a padded scratch plane.
+//! Reads a stored map into a padded scratch plane, applying batch norm, ReLU and the gradient's
+//! terms in the same pass.
 
-use super::simd::{Isa, Level, Work};
-use super::{Gradient, Lanes, Through, View};
+use super::simd::{Isa, Level, SimdKernel};
+use super::{Gradient, Lanes, MapView, Through};
 
-/// One plane of sixteen channels, `[height, width]`, and how to read it.
+/// One plane of sixteen channels, `[height, width]`, and how it is read.
 #[derive(Clone, Copy)]
-#[allow(clippy::large_enum_variant, reason = "made and read once a plane")]
+#[allow(clippy::large_enum_variant, reason = "created and read once per plane")]
 pub(super) enum Plane<'a> {
     /// As stored.
     Plain(&'a [Lanes]),
@@ -24,14 +24,14 @@ pub(super) enum Plane<'a> {
 
 const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
-/// What a packing reads: planes of all images, `[images, blocks]`.
+/// What is packed: planes `[images, blocks]` of an input or of an output gradient.
 #[derive(Clone, Copy)]
-pub(super) enum Source<'a> {
-    Input(View<'a>),
+pub(super) enum Operand<'a> {
+    Input(MapView<'a>),
     Gradient(Gradient<'a>),
 }
 
-impl<'a> Source<'a> {
+impl<'a> Operand<'a> {
     /// Plane `block` of image `image` of a map of `blocks` blocks of `area` pixels.
     pub(super) fn plane(
         &self,
@@ -42,14 +42,14 @@ impl<'a> Source<'a> {
     ) -> Plane<'a> {
         let part = |data: &'a [Lanes]| &data[(image * blocks + block) * area..][..area];
         match *self {
-            Source::Input(View { data, affine: None, clamp: None }) => Plane::Plain(part(data)),
-            Source::Input(View { data, affine, clamp }) => Plane::Affine {
+            Operand::Input(MapView { data, affine: None, clamp: None }) => Plane::Plain(part(data)),
+            Operand::Input(MapView { data, affine, clamp }) => Plane::Affine {
                 x: part(data),
                 affine: affine.map_or([Lanes([1.0; 16]), Lanes::ZERO], |a| a[block]),
                 clamp: clamp.unwrap_or(UNBOUNDED),
             },
-            Source::Gradient(Gradient { dy, through: None }) => Plane::Plain(part(dy)),
-            Source::Gradient(Gradient {
+            Operand::Gradient(Gradient { dy, through: None }) => Plane::Plain(part(dy)),
+            Operand::Gradient(Gradient {
                 dy,
                 through: Some(Through { z, affine, clamp, terms }),
             }) => Plane::Through {
@@ -62,17 +62,17 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The stored map itself, if it is what is meant.
+    /// The stored map itself, if nothing is to be applied to it.
     pub(super) fn plain(&self) -> Option<&'a [Lanes]> {
         match *self {
-            Source::Input(View { data, affine: None, clamp: None }) => Some(data),
-            Source::Gradient(Gradient { dy, through: None }) => Some(dy),
+            Operand::Input(MapView { data, affine: None, clamp: None }) => Some(data),
+            Operand::Gradient(Gradient { dy, through: None }) => Some(dy),
             _ => None,
         }
     }
 }
 
-/// Where a pixel of the packed plane lies along an axis of the source: packed `i` is source
+/// Which positions of the source are packed along an axis: packed `i` is source
 /// `first + i * step`, zero outside the source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reach {
@@ -84,7 +84,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Packed positions that lie inside the source.
+    /// Packed positions inside the source.
     pub(super) fn inside(self) -> std::ops::Range<usize> {
         let below = self.first.min(0).unsigned_abs().div_ceil(self.step);
         let room = self.size.cast_signed() - self.first;
@@ -93,7 +93,7 @@ impl Reach {
         below.min(end)..end
     }
 
-    /// The source position of packed position `i`, which lies inside.
+    /// The source position of packed position `i`, which must be inside.
     #[inline(always)]
     pub(super) fn at(self, i: usize) -> usize {
         self.first.wrapping_add_unsigned(i * self.step).cast_unsigned()
@@ -101,7 +101,7 @@ impl Reach {
 }
 
 /// Copies the reach of a plane to `to`, `[rows.count, columns.count]`.
-#[allow(clippy::large_types_passed_by_value, reason = "once a plane")]
+#[allow(clippy::large_types_passed_by_value, reason = "once per plane")]
 pub(super) fn pack(level: Level, plane: Plane<'_>, rows: Reach, columns: Reach, to: &mut [Lanes]) {
     level.run(Pack { plane, rows, columns, to });
 }
@@ -113,7 +113,7 @@ struct Pack<'a, 'b> {
     to: &'b mut [Lanes],
 }
 
-impl Work for Pack<'_, '_> {
+impl SimdKernel for Pack<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { plane, rows, columns, to } = self;

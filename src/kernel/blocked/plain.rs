@@ -1,8 +1,8 @@
-//! The convolution of plain maps: blocked into a scratch, convolved, and turned back. For maps that
-//! have no neighbour to stay blocked for.
+//! The convolution of plain maps: converted to blocks in a scratch buffer, convolved and converted
+//! back. For maps that no neighboring operator reads or writes in blocks.
 
 use super::scratch::{Scratch, Use};
-use super::{Gradient, Map, Plan, View, convert};
+use super::{ConvPlan, Gradient, Map, MapView, convert};
 use crate::kernel::conv::Conv;
 
 /// The convolution.
@@ -14,10 +14,10 @@ use crate::kernel::conv::Conv;
 /// # Panics
 /// When a slice has another length than its shape, or the plan is of another convolution.
 #[must_use]
-pub fn forward(plan: &Plan, c: &Conv, x: &[f32], weight: &[f32]) -> Vec<f32> {
+pub fn forward(plan: &ConvPlan, c: &Conv, x: &[f32], weight: &[f32]) -> Vec<f32> {
     let (x, mut y) =
         (blocked(&input(c), x, Use::PlainInput), Scratch::take(Use::PlainOutput, output(c).len()));
-    super::forward(plan, View::plain(&x), weight, None, &mut y);
+    super::forward(plan, MapView::plain(&x), weight, None, &mut y);
     plain(&output(c), &y)
 }
 
@@ -29,12 +29,12 @@ pub fn forward(plan: &Plan, c: &Conv, x: &[f32], weight: &[f32]) -> Vec<f32> {
 /// # Panics
 /// As [`forward`].
 #[must_use]
-pub fn input_gradient(plan: &Plan, c: &Conv, weight: &[f32], dy: &[f32]) -> Vec<f32> {
+pub fn input_gradient(plan: &ConvPlan, c: &Conv, weight: &[f32], dy: &[f32]) -> Vec<f32> {
     let dy = blocked(&output(c), dy, Use::PlainOutput);
     let mut dx = Scratch::take(Use::PlainInput, input(c).len());
     super::backward(
         plan,
-        View::plain(&[]),
+        MapView::plain(&[]),
         weight,
         Gradient::plain(&dy),
         Some((&mut dx, false)),
@@ -51,13 +51,13 @@ pub fn input_gradient(plan: &Plan, c: &Conv, weight: &[f32], dy: &[f32]) -> Vec<
 /// # Panics
 /// As [`forward`].
 #[must_use]
-pub fn weight_gradient(plan: &Plan, c: &Conv, x: &[f32], dy: &[f32]) -> Vec<f32> {
+pub fn weight_gradient(plan: &ConvPlan, c: &Conv, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let (x, dy) =
         (blocked(&input(c), x, Use::PlainInput), blocked(&output(c), dy, Use::PlainOutput));
     let mut dw = vec![0.0; c.filters * (c.channels / c.groups) * c.kernel[0] * c.kernel[1]];
-    // without an input gradient the weight's values are not read, only their number counts
+    // without an input gradient only the length of the weight is read
     let weight = dw.clone();
-    super::backward(plan, View::plain(&x), &weight, Gradient::plain(&dy), None, Some(&mut dw));
+    super::backward(plan, MapView::plain(&x), &weight, Gradient::plain(&dy), None, Some(&mut dw));
     dw
 }
 
@@ -77,6 +77,6 @@ fn blocked(map: &Map, x: &[f32], which: Use) -> Scratch {
 
 fn plain(map: &Map, x: &[super::Lanes]) -> Vec<f32> {
     let mut to = vec![0.0; map.images * map.channels * map.area()];
-    convert::to_plain(map, View::plain(x), &mut to);
+    convert::to_plain(map, MapView::plain(x), &mut to);
     to
 }

@@ -1,23 +1,22 @@
 //! Maximum and average pooling of blocked maps.
 
 use super::elementwise::{min_planes, read};
-use super::pack::{Plane, Source};
-use super::simd::{Isa, Level, Work};
-use super::{LANES, Lanes, Map, View};
-use crate::kernel::pool::Window;
+use super::pack::{Operand, Plane};
+use super::simd::{Isa, Level, SimdKernel};
+use super::{LANES, Lanes, Map, MapView};
+use crate::kernel::pool::PoolWindow;
 use rayon::prelude::*;
 
 /// The tap of a window that held the maximum, by lane.
 pub type Places = [u8; LANES];
 
-/// Whether [`maximum`] takes this window: its taps must fit a byte.
+/// Whether [`maximum`] supports this window: the numbers of its taps must fit a byte.
 #[must_use]
-pub fn takes(w: &Window) -> bool {
+pub fn takes(w: &PoolWindow) -> bool {
     w.kernel[0].checked_mul(w.kernel[1]).is_some_and(|taps| taps <= 256)
 }
 
-/// The maxima of what a view stands for, and which tap of the window each comes from (the first of
-/// equals).
+/// The maxima of a view, and which tap of the window each comes from (the first of equal ones).
 ///
 /// # Shapes
 /// `x`: `[images, channels, height, width]`, blocked, `map` its sizes; `to`, `places`:
@@ -25,7 +24,7 @@ pub fn takes(w: &Window) -> bool {
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn maximum(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes], places: &mut [Places]) {
+pub fn maximum(map: &Map, w: &PoolWindow, x: MapView<'_>, to: &mut [Lanes], places: &mut [Places]) {
     let (area_in, area_out) = areas(w);
     assert_eq!(
         (x.data.len(), to.len(), places.len()),
@@ -35,7 +34,7 @@ pub fn maximum(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes], places: &mu
     if to.is_empty() {
         return;
     }
-    let (level, source, blocks) = (Level::best(), Source::Input(x), map.blocks());
+    let (level, source, blocks) = (Level::best(), Operand::Input(x), map.blocks());
     to.par_chunks_mut(area_out)
         .zip(places.par_chunks_mut(area_out))
         .with_min_len(min_planes(area_in))
@@ -53,7 +52,13 @@ pub fn maximum(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes], places: &mu
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn maximum_gradient(map: &Map, w: &Window, dy: &[Lanes], places: &[Places], dx: &mut [Lanes]) {
+pub fn maximum_gradient(
+    map: &Map,
+    w: &PoolWindow,
+    dy: &[Lanes],
+    places: &[Places],
+    dx: &mut [Lanes],
+) {
     let (area_in, area_out) = areas(w);
     assert_eq!((dx.len(), dy.len(), places.len()), lengths(map, area_out), "maximum of {map:?}");
     if dx.is_empty() {
@@ -66,7 +71,7 @@ pub fn maximum_gradient(map: &Map, w: &Window, dy: &[Lanes], places: &[Places], 
             each_output(w, |out, oh, ow| {
                 for (lane, (&tap, &d)) in places[out].iter().zip(&dy[out].0).enumerate() {
                     let (kh, kw) = (usize::from(tap) / w.kernel[1], usize::from(tap) % w.kernel[1]);
-                    // a window that lies in the padding alone has no maximum
+                    // a window entirely inside the padding has no maximum
                     if let (Some(h), Some(c)) = (position(w, 0, oh, kh), position(w, 1, ow, kw)) {
                         dx[h * w.input[1] + c].0[lane] += d;
                     }
@@ -76,20 +81,20 @@ pub fn maximum_gradient(map: &Map, w: &Window, dy: &[Lanes], places: &[Places], 
     );
 }
 
-/// The averages of what a view stands for.
+/// The averages of a view.
 ///
 /// # Shapes
 /// As in [`maximum`].
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn average(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes]) {
+pub fn average(map: &Map, w: &PoolWindow, x: MapView<'_>, to: &mut [Lanes]) {
     let (area_in, area_out) = areas(w);
     assert_eq!((x.data.len(), to.len(), to.len()), lengths(map, area_out), "average of {map:?}");
     if to.is_empty() {
         return;
     }
-    let (level, source, blocks) = (Level::best(), Source::Input(x), map.blocks());
+    let (level, source, blocks) = (Level::best(), Operand::Input(x), map.blocks());
     to.par_chunks_mut(area_out).with_min_len(min_planes(area_in)).enumerate().for_each(
         |(at, to)| {
             level.run(Average {
@@ -108,7 +113,7 @@ pub fn average(map: &Map, w: &Window, x: View<'_>, to: &mut [Lanes]) {
 ///
 /// # Panics
 /// When a slice has another length than its shape.
-pub fn average_gradient(map: &Map, w: &Window, dy: &[Lanes], dx: &mut [Lanes]) {
+pub fn average_gradient(map: &Map, w: &PoolWindow, dy: &[Lanes], dx: &mut [Lanes]) {
     let (area_in, area_out) = areas(w);
     assert_eq!((dx.len(), dy.len(), dy.len()), lengths(map, area_out), "average of {map:?}");
     if dx.is_empty() {
@@ -130,7 +135,7 @@ pub fn average_gradient(map: &Map, w: &Window, dy: &[Lanes], dx: &mut [Lanes]) {
         });
 }
 
-fn areas(w: &Window) -> (usize, usize) {
+fn areas(w: &PoolWindow) -> (usize, usize) {
     (w.input[0] * w.input[1], w.output[0] * w.output[1])
 }
 
@@ -139,14 +144,14 @@ fn lengths(map: &Map, area_out: usize) -> (usize, usize, usize) {
     (map.len(), out, out)
 }
 
-fn position(w: &Window, axis: usize, out: usize, tap: usize) -> Option<usize> {
+fn position(w: &PoolWindow, axis: usize, out: usize, tap: usize) -> Option<usize> {
     (out * w.stride[axis] + tap * w.dilation[axis])
         .checked_sub(w.before[axis])
         .filter(|&i| i < w.input[axis])
 }
 
 #[inline(always)]
-fn each_output(w: &Window, mut f: impl FnMut(usize, usize, usize)) {
+fn each_output(w: &PoolWindow, mut f: impl FnMut(usize, usize, usize)) {
     for oh in 0..w.output[0] {
         for ow in 0..w.output[1] {
             f(oh * w.output[1] + ow, oh, ow);
@@ -156,7 +161,7 @@ fn each_output(w: &Window, mut f: impl FnMut(usize, usize, usize)) {
 
 /// Calls `f(tap, pixel)` for the pixels that a window covers.
 #[inline(always)]
-fn each_tap(w: &Window, oh: usize, ow: usize, mut f: impl FnMut(usize, usize)) {
+fn each_tap(w: &PoolWindow, oh: usize, ow: usize, mut f: impl FnMut(usize, usize)) {
     for kh in 0..w.kernel[0] {
         let Some(h) = position(w, 0, oh, kh) else { continue };
         for kw in 0..w.kernel[1] {
@@ -167,13 +172,13 @@ fn each_tap(w: &Window, oh: usize, ow: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// What an average multiplies its sum by.
+/// The factor of a window's sum in its average.
 #[allow(clippy::cast_precision_loss, reason = "a count of taps")]
-fn share(w: &Window, oh: usize, ow: usize) -> f32 {
+fn share(w: &PoolWindow, oh: usize, ow: usize) -> f32 {
     1.0 / (w.span(0, oh) * w.span(1, ow)) as f32
 }
 
-/// The plane as it stands for: views are written out once.
+/// The values of a plane: views are evaluated once.
 #[inline(always)]
 fn written<'a, I: Isa>(
     isa: I,
@@ -196,13 +201,13 @@ fn written<'a, I: Isa>(
 }
 
 struct Maximum<'a, 'b> {
-    w: &'b Window,
+    w: &'b PoolWindow,
     plane: Plane<'a>,
     to: &'b mut [Lanes],
     places: &'b mut [Places],
 }
 
-impl Work for Maximum<'_, '_> {
+impl SimdKernel for Maximum<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { w, plane, to, places } = self;
@@ -220,7 +225,7 @@ impl Work for Maximum<'_, '_> {
                         let tap = small(tap);
                         for lane in 0..LANES {
                             let v = x[at].0[lane];
-                            // the first tap stands until a larger value comes, NaN included
+                            // the first tap counts until a larger value follows, NaN included
                             let better = v > best[lane] || place[lane].is_nan();
                             best[lane] = if better { v } else { best[lane] };
                             place[lane] = if better { tap } else { place[lane] };
@@ -235,7 +240,7 @@ impl Work for Maximum<'_, '_> {
     }
 }
 
-/// A tap's number as a lane, and back: small integers are exact.
+/// A tap's number as a float and back: small integers are exact.
 #[inline(always)]
 #[allow(clippy::cast_precision_loss, reason = "at most 255")]
 fn small(tap: usize) -> f32 {
@@ -249,12 +254,12 @@ fn byte(place: f32) -> u8 {
 }
 
 struct Average<'a, 'b> {
-    w: &'b Window,
+    w: &'b PoolWindow,
     plane: Plane<'a>,
     to: &'b mut [Lanes],
 }
 
-impl Work for Average<'_, '_> {
+impl SimdKernel for Average<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { w, plane, to } = self;

@@ -1,4 +1,4 @@
-//! The two inner kernels that every convolution here is made of.
+//! The two inner kernels of all convolutions here.
 //!
 //! [`Product`]: each output pixel's vectors of channels are sums of broadcast inputs times weight
 //! vectors. [`Outer`]: each weight's vector is a sum over pixels of a broadcast input times an
@@ -7,20 +7,20 @@
 //! A register block of R rows by NB vectors needs R + NB loads for R * NB products; there must be
 //! fewer loads than products, and at least 8 sums to hide the latency of an FMA.
 
-use super::simd::{Isa, Level, Work};
+use super::simd::{Isa, Level, SimdKernel};
 use super::{LANES, Lanes};
 
-/// What the sums start from.
+/// The initial value of the sums.
 #[derive(Clone, Copy)]
 pub(super) enum Base<'a> {
     Zero,
-    /// One vector a block of output channels.
+    /// One vector per block of output channels.
     Bias(&'a [Lanes]),
-    /// What the output holds.
+    /// The content of the output.
     Output,
 }
 
-/// A rectangle of output positions and where they lie in the output planes.
+/// A rectangle of output positions and its place in the output planes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Area {
     pub(super) rows: usize,
@@ -51,8 +51,8 @@ pub(super) struct Product<'a, 'b> {
     pub(super) plane: usize,
     /// How many output planes.
     pub(super) chunk: usize,
-    /// Taps of sixteen channels that are added up before the sum is put by: rounding errors of a
-    /// chain grow with its length.
+    /// Taps of sixteen channels that are added up before the sum goes to the output: rounding
+    /// errors of a chain of additions grow with its length.
     pub(super) chain: usize,
 }
 
@@ -159,7 +159,7 @@ impl Product<'_, '_> {
     }
 }
 
-impl Work for Product<'_, '_> {
+impl SimdKernel for Product<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         if self.area.columns == 0 {
@@ -191,7 +191,7 @@ pub(super) struct Outer<'a, 'b> {
     pub(super) chunk: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
-    /// Whether to add to what `sums` holds.
+    /// Whether to add to the content of `sums`.
     pub(super) add: bool,
     pub(super) sums: &'b mut [Lanes],
 }
@@ -237,7 +237,7 @@ impl Outer<'_, '_> {
     }
 }
 
-impl Work for Outer<'_, '_> {
+impl SimdKernel for Outer<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         for index in 0..self.taps.len() {

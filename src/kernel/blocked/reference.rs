@@ -1,4 +1,4 @@
-//! Convolutions as obvious loops in double precision, for the tests.
+//! Convolutions as plain loops in double precision, for the tests.
 
 #![allow(
     clippy::many_single_char_names,
@@ -6,7 +6,7 @@
     reason = "the names of the mathematics; small numbers"
 )]
 
-use super::{Gradient, LANES, Lanes, Map, View};
+use super::{Gradient, LANES, Lanes, Map, MapView};
 use crate::kernel::conv::Conv;
 
 /// The maps of a convolution.
@@ -43,7 +43,7 @@ pub(super) fn to_blocked(m: &Map, plain: &[f32]) -> Vec<Lanes> {
     data
 }
 
-/// `[images, channels, height, width]` of a blocked map, each element made from where it lies and
+/// `[images, channels, height, width]` of a blocked map, each element computed from its place and
 /// its channel.
 fn plain(m: &Map, f: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
     let mut out = Vec::new();
@@ -65,8 +65,8 @@ pub(super) fn values(m: &Map, data: &[Lanes]) -> Vec<f64> {
     plain(m, |at, _, lane| f64::from(data[at].0[lane]))
 }
 
-/// What a view stands for.
-pub(super) fn view(m: &Map, v: &View<'_>) -> Vec<f64> {
+/// The values of a view.
+pub(super) fn view(m: &Map, v: &MapView<'_>) -> Vec<f64> {
     plain(m, |at, block, lane| {
         let x = f64::from(v.data[at].0[lane]);
         let x = v.affine.map_or(x, |a| {
@@ -76,7 +76,7 @@ pub(super) fn view(m: &Map, v: &View<'_>) -> Vec<f64> {
     })
 }
 
-/// What a gradient stands for.
+/// The values of a gradient.
 pub(super) fn gradient(m: &Map, g: &Gradient<'_>) -> Vec<f64> {
     plain(m, |at, block, lane| {
         let dy = f64::from(g.dy[at].0[lane]);

@@ -1,11 +1,11 @@
-//! Scratch memory that each thread keeps from call to call: fresh memory would cost page faults and
-//! clearing, which took longer than the arithmetic of the 512-channel weight gradients.
+//! Scratch memory that each thread keeps from call to call: page faults and clearing of fresh
+//! memory took longer than the arithmetic of the 512-channel weight gradients.
 
 use super::Lanes;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// What a buffer is for; a thread keeps one of each, so that their sizes settle.
+/// What a buffer is for; a thread keeps one of each, so that their sizes converge.
 #[derive(Clone, Copy)]
 pub(super) enum Use {
     /// Packed or transformed input.
@@ -20,26 +20,26 @@ pub(super) enum Use {
     Sums,
     /// One padded plane.
     Plane,
-    /// What a whole call shares.
+    /// Shared by all tasks of a call.
     Shared,
-    /// What a whole call shares, too.
+    /// Shared by all tasks of a call as well.
     SharedGradient,
-    /// A plain map, blocked.
+    /// A plain map converted to blocks.
     PlainInput,
-    /// A map that will be a plain one.
+    /// A map to be converted to a plain one.
     PlainOutput,
 }
 
 const USES: usize = 10;
-/// Larger buffers (64 MiB) are given back after the call.
+/// Larger buffers (64 MiB) are freed after the call.
 const KEPT: usize = 1 << 20;
 
 thread_local! {
     static KEEP: RefCell<[Vec<Lanes>; USES]> = const { RefCell::new([const { Vec::new() }; USES]) };
 }
 
-/// A buffer of this thread with arbitrary content, taken from and returned to its keep. It may be
-/// taken twice (a thread that waits may be lent another task): then the second is fresh.
+/// A buffer of this thread with arbitrary content, returned when dropped. If it is taken twice (a
+/// thread that waits may run another task), the second one is fresh.
 pub(super) struct Scratch {
     buffer: Vec<Lanes>,
     len: usize,
@@ -47,7 +47,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// At least `len` elements of what was left there.
+    /// A buffer of `len` elements.
     pub(super) fn take(which: Use, len: usize) -> Self {
         let which = which as usize;
         let mut buffer = KEEP.with_borrow_mut(|keep| std::mem::take(&mut keep[which]));
@@ -62,7 +62,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         if buffer.len() <= KEPT {
-            // a thread that is ending has no keep any more
+            // a thread that is ending has freed its buffers already
             let _ = KEEP.try_with(|keep| {
                 let kept = &mut keep.borrow_mut()[self.which];
                 if kept.len() < buffer.len() {

@@ -1,8 +1,10 @@
-//! Sixteen lanes on whatever the processor has, and the run-time choice of the instruction set.
+//! Arithmetic on sixteen lanes with the vectors of the processor at hand, and the run-time choice
+//! of the instruction set.
 //!
-//! Kernels are [`Work`]: generic code that [`Level::run`] compiles once for each instruction set.
-//! Everything below `Work::run` must be `#[inline(always)]`, or it would be compiled without the
-//! set's instructions. Drivers around it are ordinary code that hold a [`Level`].
+//! Kernels implement [`SimdKernel`]: generic code that [`Level::run`] compiles once for each
+//! instruction set. Everything below `SimdKernel::run` must be `#[inline(always)]`, or it would be
+//! compiled without the set's instructions. Drivers around it are ordinary code that hold a
+//! [`Level`].
 
 use super::Lanes;
 use pulp::{Scalar, Simd, WithSimd};
@@ -13,7 +15,7 @@ pub(super) enum Level {
     /// AVX-512: one vector for sixteen lanes.
     #[cfg(target_arch = "x86_64")]
     V4(pulp::x86::V4),
-    /// AVX2 and FMA: two.
+    /// AVX2 and FMA: two vectors.
     #[cfg(target_arch = "x86_64")]
     V3(pulp::x86::V3),
     /// Plain arithmetic, left to the compiler.
@@ -21,12 +23,12 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// The best that the processor has.
+    /// The best that the processor supports.
     pub(super) fn best() -> Self {
         Self::all().swap_remove(0)
     }
 
-    /// All that the processor has, best first. The tests run each.
+    /// All that the processor supports, best first. The tests run each.
     pub(super) fn all() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         {
@@ -40,8 +42,8 @@ impl Level {
         }
     }
 
-    /// Blocks of output channels that the inner kernels take at once: two only where 32 registers
-    /// hold their accumulators.
+    /// Blocks of output channels that the inner kernels compute together: two only where there are
+    /// 32 registers for their accumulators.
     pub(super) fn chunk(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -50,27 +52,28 @@ impl Level {
         }
     }
 
-    /// Runs `work` compiled for this instruction set.
-    pub(super) fn run<W: Work>(self, work: W) {
+    /// Runs a kernel, compiled for this instruction set.
+    pub(super) fn run<K: SimdKernel>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::V4(simd) => Simd::vectorize(simd, Entry::<W, 1>(work)),
+            Self::V4(simd) => Simd::vectorize(simd, Dispatch::<K, 1>(kernel)),
             #[cfg(target_arch = "x86_64")]
-            Self::V3(simd) => Simd::vectorize(simd, Entry::<W, 2>(work)),
-            Self::Scalar => Simd::vectorize(Scalar::new(), Entry::<W, 16>(work)),
+            Self::V3(simd) => Simd::vectorize(simd, Dispatch::<K, 2>(kernel)),
+            Self::Scalar => Simd::vectorize(Scalar::new(), Dispatch::<K, 16>(kernel)),
         }
     }
 }
 
 /// A kernel with its arguments.
-pub(super) trait Work {
-    /// Does it; implementations are `#[inline(always)]`.
+pub(super) trait SimdKernel {
+    /// Runs the kernel; implementations are `#[inline(always)]`.
     fn run<I: Isa>(self, isa: I);
 }
 
-struct Entry<W, const P: usize>(W);
+/// A kernel as `pulp` takes it, on `P` vectors for sixteen lanes.
+struct Dispatch<K, const P: usize>(K);
 
-impl<W: Work, const P: usize> WithSimd for Entry<W, P> {
+impl<K: SimdKernel, const P: usize> WithSimd for Dispatch<K, P> {
     type Output = ();
 
     #[inline(always)]
@@ -83,7 +86,7 @@ impl<W: Work, const P: usize> WithSimd for Entry<W, P> {
 pub(super) trait Isa: Copy {
     /// Sixteen lanes.
     type V: Copy;
-    /// Registers of sixteen lanes that accumulators may take up.
+    /// How many accumulators of sixteen lanes fit in registers.
     const ACCUMULATORS: usize;
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &Lanes) -> Self::V;

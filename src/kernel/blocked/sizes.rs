@@ -1,16 +1,16 @@
-//! The sizes of a convolution in blocks of channels, and how its blocks are cut.
+//! The sizes of a convolution in blocks of channels, and how its blocks are cut into chunks.
 
 use super::simd::Level;
 use super::{LANES, Precision};
 use crate::kernel::conv::Conv;
 
-/// Partial sums of a weight gradient, and fewer where weights are so many that clearing,
-/// transforming and adding the sums shows.
+/// Partial sums of a weight gradient, and fewer where there are so many weights that clearing,
+/// transforming and adding the sums takes noticeable time.
 pub(super) const PARTIAL_SUMS: usize = 8;
 pub(super) const FEW_PARTIAL_SUMS: usize = 4;
-/// Weights of a tap from which there are few.
+/// Weights per tap from which on there are fewer partial sums.
 const MANY: usize = 1 << 12;
-/// Weights of a tap from which work is split by blocks.
+/// Weights per tap from which on work is split by blocks.
 const BIG: usize = 1 << 16;
 
 /// Sizes that every algorithm needs.
@@ -25,7 +25,7 @@ pub(super) struct Sizes {
     pub(super) blocks_out: usize,
     pub(super) area_in: usize,
     pub(super) area_out: usize,
-    /// As [`super::product::Product::chain`].
+    /// See [`super::product::Product::chain`].
     pub(super) chain: usize,
 }
 
@@ -34,7 +34,7 @@ const CHAIN: usize = 72;
 const STRICT_CHAIN: usize = 3;
 
 impl Sizes {
-    /// Those of a convolution, `None` if its groups do not hold whole blocks.
+    /// Those of a convolution; `None` if its groups are not made of whole blocks.
     pub(super) fn of(c: &Conv) -> Option<Self> {
         let whole = |n: usize| {
             n.is_multiple_of(c.groups) && (c.groups == 1 || (n / c.groups).is_multiple_of(LANES))
@@ -60,7 +60,7 @@ impl Sizes {
         }
     }
 
-    /// The same with the chains that a precision asks for.
+    /// The same with chains as short as a precision requires.
     pub(super) fn with(self, precision: Precision) -> Self {
         match precision {
             Precision::Fast => self,
@@ -124,9 +124,9 @@ pub(super) struct Chunk {
     pub(super) len: usize,
 }
 
-/// A cut of blocks into chunks, none across groups.
+/// Blocks cut into chunks, none across groups.
 pub(super) struct Chunks {
-    /// Blocks of each; the last may have fewer.
+    /// Blocks per chunk; the last may have fewer.
     pub(super) each: usize,
     pub(super) all: Vec<Chunk>,
 }

@@ -1,31 +1,31 @@
 //! The first layer: few input channels, in plain `[images, channels, height, width]`.
 //!
-//! Three channels padded to a block of sixteen would waste five multiplications of six. Here each
+//! Three channels padded to a block of sixteen would waste five of six multiplications. Here each
 //! pair of channel and tap is a row of the product, and its broadcast inputs are read from
 //! zero-padded planes of single numbers. There is no input gradient: nothing trains before the
 //! first layer.
 
 use super::driver::{TASKS, blocked_bias};
 use super::geometry::Geometry;
-use super::pack::{Reach, Source, pack};
+use super::pack::{Operand, Reach, pack};
 use super::product::{Area, Base};
 use super::scratch::{Scratch, Use};
-use super::simd::{Isa, Level, Work};
+use super::simd::{Isa, Level, SimdKernel};
 use super::sizes::{Chunk, Chunks, PARTIAL_SUMS, Sizes};
 use super::{Gradient, LANES, Lanes, direct, weights};
 use crate::kernel::conv::Conv;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output elements of a band of rows, all blocks together: half of the second cache.
+/// Output elements of a band of rows, all blocks together: half of the second-level cache.
 const BAND: usize = 1 << 12;
-/// Products that are added up before the sum is put by. All later layers inherit the first one's
-/// rounding errors, and they grow with this.
+/// Products that are added up in one chain. All later layers inherit the rounding errors of the
+/// first one, and these grow with the length of a chain.
 const CHAIN: usize = 9;
-/// Rows of the weight gradient that are summed at once.
+/// Rows of the weight gradient that are summed together.
 const ROWS: usize = 8;
 
-/// Whether [`forward`] and [`weight_gradient`] take this convolution: any without groups.
+/// Whether [`forward`] and [`weight_gradient`] support this convolution: any without groups.
 #[must_use]
 pub fn takes(c: &Conv) -> bool {
     c.groups == 1 && Sizes::of(c).is_some()
@@ -85,7 +85,7 @@ impl Stem {
         (0..all).step_by(rows).map(move |first| first..(first + rows).min(all))
     }
 
-    /// Room for the packed planes of a band, in numbers.
+    /// Elements of the packed planes of a band.
     fn room(&self, rows: usize) -> usize {
         self.channels * self.geometry.input_len(rows)
     }
@@ -187,7 +187,7 @@ fn weight_gradient_on(level: Level, c: &Conv, x: &[f32], dz: Gradient<'_>, dw: &
     if x.is_empty() || dz.dy.is_empty() {
         return dw.fill(0.0);
     }
-    // rows are summed in eights; those past the last are dropped in the end
+    // rows are summed in eights; those past the last are dropped at the end
     let rows = depth.next_multiple_of(ROWS);
     let (whole, per_task) = (s.blocks_out * rows, s.images.div_ceil(PARTIAL_SUMS));
     let mut partial = vec![Lanes::ZERO; s.images.div_ceil(per_task) * whole];
@@ -212,7 +212,7 @@ fn weight_gradient_on(level: Level, c: &Conv, x: &[f32], dz: Gradient<'_>, dw: &
                 };
                 let [height, width] = stem.geometry.output;
                 for (block, to) in dz_room.chunks_exact_mut(len).enumerate() {
-                    let plane = Source::Gradient(dz).plane(image, block, s.blocks_out, s.area_out);
+                    let plane = Operand::Gradient(dz).plane(image, block, s.blocks_out, s.area_out);
                     pack(
                         level,
                         plane,
@@ -329,7 +329,7 @@ impl StemProduct<'_, '_> {
     }
 }
 
-impl Work for StemProduct<'_, '_> {
+impl SimdKernel for StemProduct<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         for row in 0..self.area.rows {
@@ -393,7 +393,7 @@ impl StemOuter<'_, '_> {
     }
 }
 
-impl Work for StemOuter<'_, '_> {
+impl SimdKernel for StemOuter<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         if I::ACCUMULATORS >= 16 && self.chunk == 2 {

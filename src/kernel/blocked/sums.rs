@@ -1,10 +1,10 @@
-//! Sums over the channels of blocked maps, for batch normalisation: each plane in single precision
+//! Sums over the channels of blocked maps, for batch normalization: each plane in single precision
 //! over short runs of pixels, everything above that in double precision and in a fixed order.
 
 use super::elementwise::{min_planes, read};
-use super::pack::{Plane, Source};
-use super::simd::{Isa, Level, Work};
-use super::{Gradient, LANES, Lanes, Map, View};
+use super::pack::{Operand, Plane};
+use super::simd::{Isa, Level, SimdKernel};
+use super::{Gradient, LANES, Lanes, Map, MapView};
 use rayon::prelude::*;
 
 /// Pixels that are summed in single precision.
@@ -69,7 +69,7 @@ pub(super) fn combine(map: &Map, planes: &[Sums]) -> Vec<(f64, f64)> {
 
 /// Σ m·dy and Σ m·dy·(z − mean) of every channel, where `m` is 1 where
 /// `low < factor·z + shift < high` and 0 elsewhere: the sums that the gradients of batch
-/// normalisation and of its parameters are made of.
+/// normalization and of its parameters are made of.
 ///
 /// # Shapes
 /// `dy`, `z`: `[images, channels, height, width]`, blocked; `affine`: `[blocks]` of factor and
@@ -78,14 +78,14 @@ pub(super) fn combine(map: &Map, planes: &[Sums]) -> Vec<(f64, f64)> {
 /// # Panics
 /// When a slice has another length than its shape.
 #[must_use]
-pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec<(f64, f64)> {
+pub fn gradient_sums(map: &Map, dy: &[Lanes], z: MapView<'_>, means: &[f64]) -> Vec<(f64, f64)> {
     let (level, area, blocks) = (Level::best(), map.area(), map.blocks());
     assert_eq!(
         (dy.len(), z.data.len(), means.len()),
         (map.len(), map.len(), map.channels),
         "blocked maps of {map:?}"
     );
-    let centres: Vec<Lanes> = lanes(means.iter().map(|&m| narrow(m)));
+    let centers: Vec<Lanes> = lanes(means.iter().map(|&m| narrow(m)));
     let planes: Vec<Sums> = (0..map.images * blocks)
         .into_par_iter()
         .with_min_len(min_planes(area))
@@ -93,13 +93,13 @@ pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec
             let mut sums = [[0.0; LANES]; 2];
             let part = plane * area..(plane + 1) * area;
             let affine = z.affine.filter(|_| z.clamp.is_some()).map(|a| a[plane % blocks]);
-            let centre = &centres[plane % blocks];
+            let center = &centers[plane % blocks];
             level.run(GradientSums {
                 dy: &dy[part.clone()],
                 z: &z.data[part],
                 affine,
                 clamp: z.clamp,
-                centre,
+                center,
                 sums: &mut sums,
             });
             sums
@@ -115,7 +115,7 @@ pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec
         .collect()
 }
 
-/// The sum of every channel of what a gradient stands for.
+/// The sum of every channel of a gradient.
 ///
 /// # Shapes
 /// `dz`: `[images, channels, height, width]`, blocked; result: `[channels]`.
@@ -125,7 +125,7 @@ pub fn gradient_sums(map: &Map, dy: &[Lanes], z: View<'_>, means: &[f64]) -> Vec
 #[must_use]
 pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
     assert_eq!(dz.dy.len(), map.len(), "blocked map of {map:?}");
-    let planes = plane_totals(map, &Source::Gradient(dz));
+    let planes = plane_totals(map, &Operand::Gradient(dz));
     (0..map.channels)
         .map(|c| {
             planes.iter().skip(c / LANES).step_by(map.blocks()).map(|sums| sums[c % LANES]).sum()
@@ -133,7 +133,7 @@ pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
         .collect()
 }
 
-/// The mean of every channel of what a view stands for.
+/// The mean of every channel of a view.
 ///
 /// # Shapes
 /// `x`: `[images, channels, height, width]`, blocked; result: `[images, channels]`.
@@ -146,16 +146,16 @@ pub fn totals(map: &Map, dz: Gradient<'_>) -> Vec<f64> {
     clippy::cast_possible_truncation,
     reason = "a count of pixels; rounding to the maps' type"
 )]
-pub fn means(map: &Map, x: View<'_>) -> Vec<f32> {
+pub fn means(map: &Map, x: MapView<'_>) -> Vec<f32> {
     assert_eq!(x.data.len(), map.len(), "blocked map of {map:?}");
-    let sums = plane_totals(map, &Source::Input(x));
+    let sums = plane_totals(map, &Operand::Input(x));
     let by_image = sums.as_flattened().chunks((map.blocks() * LANES).max(1));
     by_image
         .flat_map(|sums| sums[..map.channels].iter().map(|sum| (sum / map.area() as f64) as f32))
         .collect()
 }
 
-/// Numbers by channel as blocks, zero past the last.
+/// Numbers by channel in blocks, zero past the last channel.
 #[must_use]
 pub fn lanes(channels: impl Iterator<Item = f32>) -> Vec<Lanes> {
     let mut blocks: Vec<Lanes> = Vec::new();
@@ -170,16 +170,13 @@ pub fn lanes(channels: impl Iterator<Item = f32>) -> Vec<Lanes> {
     blocks
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "rounding to the maps' type is what is asked for"
-)]
+#[allow(clippy::cast_possible_truncation, reason = "rounding to the type of maps is intended")]
 fn narrow(x: f64) -> f32 {
     x as f32
 }
 
 /// The sum of every plane, `[images, blocks, 16]`.
-pub(super) fn plane_totals(map: &Map, source: &Source<'_>) -> Vec<[f64; LANES]> {
+pub(super) fn plane_totals(map: &Map, source: &Operand<'_>) -> Vec<[f64; LANES]> {
     let (level, blocks, area) = (Level::best(), map.blocks(), map.area());
     let mut sums = vec![[0.0; LANES]; map.images * blocks];
     sums.par_iter_mut().with_min_len(min_planes(area)).enumerate().for_each(|(at, sums)| {
@@ -198,7 +195,7 @@ struct Total<'a, 'b> {
     sums: &'b mut [f64; LANES],
 }
 
-impl Work for Total<'_, '_> {
+impl SimdKernel for Total<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         for first in (0..self.area).step_by(RUN) {
@@ -220,7 +217,7 @@ struct Moments<'a> {
     sums: &'a mut Sums,
 }
 
-impl Work for Moments<'_> {
+impl SimdKernel for Moments<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let pivot = isa.load(&self.plane[0]);
@@ -242,14 +239,14 @@ struct GradientSums<'a> {
     z: &'a [Lanes],
     affine: Option<[Lanes; 2]>,
     clamp: Option<[f32; 2]>,
-    centre: &'a Lanes,
+    center: &'a Lanes,
     sums: &'a mut Sums,
 }
 
-impl Work for GradientSums<'_> {
+impl SimdKernel for GradientSums<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let centre = isa.load(self.centre);
+        let center = isa.load(self.center);
         let [factor, shift] =
             self.affine.unwrap_or([Lanes([1.0; LANES]), Lanes::ZERO]).map(|a| isa.load(&a));
         let bounds = self.clamp.map(|clamp| clamp.map(|c| isa.splat(c)));
@@ -261,7 +258,7 @@ impl Work for GradientSums<'_> {
                     dy = isa.inside(isa.fma(z, factor, shift), low, high, dy);
                 }
                 sum[i % 2] = isa.add(sum[i % 2], dy);
-                weighted[i % 2] = isa.fma(dy, isa.sub(z, centre), weighted[i % 2]);
+                weighted[i % 2] = isa.fma(dy, isa.sub(z, center), weighted[i % 2]);
             }
             widen(isa, isa.add(sum[0], sum[1]), &mut self.sums[0]);
             widen(isa, isa.add(weighted[0], weighted[1]), &mut self.sums[1]);

@@ -55,7 +55,7 @@ fn per_channel<const N: usize>(channels: usize, middle: [f32; N], seed: u64) -> 
 }
 
 /// Compares a plan with the reference, with every form of view and gradient.
-pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
+pub(super) fn check(c: &Conv, plan: &ConvPlan, seed: u64, tolerance: f64) {
     let [input, output] = maps(c);
     let (data, z, dy) =
         (blocked(&input, seed), blocked(&output, seed + 1), blocked(&output, seed + 2));
@@ -67,7 +67,7 @@ pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
     );
     let terms = per_channel(c.filters, [1.0, 0.1, 0.1], seed + 7);
     let mode = seed % 4;
-    let x = View {
+    let x = MapView {
         data: &data,
         affine: (mode % 2 == 1).then_some(&affine_in[..]),
         clamp: [None, Some([0.0, f32::INFINITY]), Some([-0.5, 0.7]), None][mode as usize],
@@ -126,7 +126,7 @@ pub(super) fn check(c: &Conv, plan: &Plan, seed: u64, tolerance: f64) {
     );
 }
 
-/// Odd sizes, non-square maps, channels that fill no block, all strides, dilation, uneven padding,
+/// Odd sizes, non-square maps, partly filled blocks, all strides, dilation, uneven padding,
 /// groups.
 pub(super) fn geometries() -> Vec<Conv> {
     vec![
@@ -153,7 +153,7 @@ pub(super) fn geometries() -> Vec<Conv> {
     ]
 }
 
-/// 3x3 filters of step one, which Winograd's algorithms take.
+/// 3x3 filters of stride one, which Winograd's algorithms support.
 pub(super) fn three_by_three() -> Vec<Conv> {
     vec![
         conv(1, 3, 5, 1, [3, 3], [3, 3], 1, 1, [1, 1], [1, 1]),
@@ -181,7 +181,7 @@ fn convolutions_equal_the_definition() {
 #[test]
 fn direct_three_by_three_equals_the_definition() {
     for (i, c) in three_by_three().iter().enumerate() {
-        check(c, &Plan::direct(c).unwrap(), i as u64, 1e-6);
+        check(c, &ConvPlan::direct(c).unwrap(), i as u64, 1e-6);
     }
 }
 
@@ -249,11 +249,11 @@ fn bits_do_not_depend_on_threads() {
                 let plan = plan(&c, precision).unwrap();
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), weight.clone());
-                pool.install(|| forward(&plan, View::plain(&x), &weight, None, &mut y));
+                pool.install(|| forward(&plan, MapView::plain(&x), &weight, None, &mut y));
                 pool.install(|| {
                     backward(
                         &plan,
-                        View::plain(&x),
+                        MapView::plain(&x),
                         &weight,
                         Gradient::plain(&dy),
                         Some((&mut dx, false)),

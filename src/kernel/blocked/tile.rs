@@ -35,11 +35,12 @@ pub(super) trait Tile: Copy + Send + Sync + std::fmt::Debug {
     fn filter_gradient<I: Isa>(isa: I, d: &Line<I::V>) -> Line<I::V>;
 }
 
-/// F(2x2), from the points 0, 1, -1 and infinity: exact in all but the halves.
+/// F(2x2), from the points 0, 1, -1 and infinity: exact except for the halves.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct F2;
 
-/// F(4x4), with the points 2 and -2 too: fewer products, larger constants, hence more rounding.
+/// F(4x4), with the points 2 and -2 as well: fewer products, but larger constants and so more
+/// rounding.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct F4;
 
@@ -171,7 +172,7 @@ impl Tile for F4 {
     }
 }
 
-/// A transform of a tile: `sizes[0]` lines each way become `sizes[1]`. Element (r, c) lies at
+/// A transform of a tile: `sizes[0]` lines each way become `sizes[1]`. Element (r, c) is
 /// `from[r * steps[0] + c * steps[1]]`.
 #[inline(always)]
 pub(super) fn both_ways<I: Isa>(

@@ -1,6 +1,6 @@
-//! Weights between the model's order and the kernels'.
+//! Conversion of weights between the order of the model and that of the kernels.
 
-use super::simd::{Isa, Level, Work};
+use super::simd::{Isa, Level, SimdKernel};
 use super::sizes::{Chunk, Sizes};
 use super::{LANES, Lanes};
 
@@ -19,7 +19,7 @@ pub(super) fn pack(
 ) {
     let depth = s.depth();
     let rows = &weight[chunk.first * LANES * depth..];
-    // block by block, since that much stays in the first cache
+    // block by block, since that much stays in the first-level cache
     for (block, to) in
         to.chunks_exact_mut(taps.len() * LANES * chunk.len).take(s.group_blocks_in()).enumerate()
     {
@@ -29,7 +29,7 @@ pub(super) fn pack(
                 depth,
                 first: block * LANES,
                 taps,
-                turned: false,
+                transposed: false,
                 to,
                 chunk: chunk.len,
                 j,
@@ -40,11 +40,11 @@ pub(super) fn pack(
 }
 
 /// Packs the weights of the input gradient for a chunk of input blocks: as [`pack`] with filters
-/// and channels in each other's place.
+/// and channels exchanged.
 ///
 /// # Shapes
 /// `to`: `[filter blocks of the group, taps.len(), 16 filters, chunk]` of 16 channels.
-pub(super) fn pack_turned(
+pub(super) fn pack_transposed(
     level: Level,
     s: &Sizes,
     weight: &[f32],
@@ -52,7 +52,7 @@ pub(super) fn pack_turned(
     chunk: Chunk,
     to: &mut [Lanes],
 ) {
-    // some inputs of a strided convolution are reached by no tap
+    // no tap reaches some inputs of a strided convolution
     if taps.is_empty() {
         return;
     }
@@ -67,7 +67,7 @@ pub(super) fn pack_turned(
                 depth,
                 first: first + j * LANES,
                 taps,
-                turned: true,
+                transposed: true,
                 to,
                 chunk: chunk.len,
                 j,
@@ -85,8 +85,8 @@ struct Square<'a, 'b> {
     /// The first channel.
     first: usize,
     taps: &'a [usize],
-    /// Channels in the lanes, not filters.
-    turned: bool,
+    /// Lanes are channels, not filters.
+    transposed: bool,
     /// `[taps.len(), 16, chunk]`, of which `j` is written.
     to: &'b mut [Lanes],
     chunk: usize,
@@ -104,13 +104,13 @@ impl Square<'_, '_> {
 
     /// Any number of taps, number by number.
     fn any(self, count: usize) {
-        let Self { rows, depth, first, taps, turned, to, chunk, j } = self;
+        let Self { rows, depth, first, taps, transposed, to, chunk, j } = self;
         for to in to.chunks_exact_mut(chunk) {
             to[j] = Lanes::ZERO;
         }
         for (f, row) in rows.chunks_exact(depth).enumerate() {
             for (c, row) in row[first * count..].chunks_exact(count).take(LANES).enumerate() {
-                let (k, lane) = if turned { (f, c) } else { (c, f) };
+                let (k, lane) = if transposed { (f, c) } else { (c, f) };
                 for (to, &tap) in to.chunks_exact_mut(LANES * chunk).zip(taps) {
                     to[k * chunk + j].0[lane] = row[tap];
                 }
@@ -119,14 +119,14 @@ impl Square<'_, '_> {
     }
 }
 
-/// `T` taps: with constant distances sixteen numbers are collected to a vector several times as
-/// fast as they are spread one by one.
+/// `T` taps: with constant distances, gathering sixteen numbers into a vector is several times as
+/// fast as scattering them one by one.
 struct Fixed<'a, 'b, const T: usize>(Square<'a, 'b>);
 
-impl<const T: usize> Work for Fixed<'_, '_, T> {
+impl<const T: usize> SimdKernel for Fixed<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, _isa: I) {
-        let Square { rows, depth, first, taps, turned, to, chunk, j } = self.0;
+        let Square { rows, depth, first, taps, transposed, to, chunk, j } = self.0;
         let mut square = [[[0.0f32; T]; LANES]; LANES];
         for (square, row) in square.iter_mut().zip(rows.chunks_exact(depth)) {
             let (row, _) = row[first * T..].as_chunks::<T>();
@@ -138,7 +138,7 @@ impl<const T: usize> Work for Fixed<'_, '_, T> {
             for (k, to) in to.chunks_exact_mut(chunk).enumerate().take(LANES) {
                 let mut lanes = Lanes::ZERO;
                 for l in 0..LANES {
-                    lanes.0[l] = if turned { square[k][l][tap] } else { square[l][k][tap] };
+                    lanes.0[l] = if transposed { square[k][l][tap] } else { square[l][k][tap] };
                 }
                 to[j] = lanes;
             }
@@ -180,7 +180,7 @@ struct Unpack<'a, 'b, const T: usize> {
     to: &'b mut [f32],
 }
 
-impl<const T: usize> Work for Unpack<'_, '_, T> {
+impl<const T: usize> SimdKernel for Unpack<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, _isa: I) {
         let Self { packed, chunk, depth, to } = self;

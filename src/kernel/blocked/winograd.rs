@@ -1,26 +1,27 @@
-//! Winograd's convolution: 3x3 filters in steps of one, on tiles in place of pixels.
+//! Winograd's convolution: 3x3 filters of stride one, on tiles instead of pixels.
 
-use super::driver::{Algorithm, Group, Packed, Purpose};
-use super::pack::{Reach, Source, pack};
+use super::driver::{Algorithm, Packed, Panel, Purpose};
+use super::pack::{Operand, Reach, pack};
 use super::product::{Area, Base, Outer, Product};
 use super::scratch::{Scratch, Use};
-use super::simd::{Isa, Level, Work};
+use super::simd::{Isa, Level, SimdKernel};
 use super::sizes::{Chunk, Sizes};
 use super::tile::{Tile, both_ways};
 use super::{LANES, Lanes, weights};
 use crate::kernel::conv::Conv;
 use std::marker::PhantomData;
 
-/// Tiles of a group: transformed inputs and products of these stay in the second cache.
+/// Tiles of a panel: their transformed inputs and products stay in the second-level cache.
 const TILES: usize = 64;
-/// Where threads share out blocks of channels: more tiles, since weights are transformed anew for
-/// each group.
+/// The same where work is split by blocks of channels: more, since weights are transformed again
+/// for each panel.
 const BIG_TILES: usize = 256;
-/// Elements of the strip that is packed at a time, to be transformed from the first cache.
+/// Elements of the strip that is packed at a time, so that it is transformed from the first-level
+/// cache.
 const STRIP: usize = 512;
 const TAPS: [usize; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
-/// The input gradient is a convolution by the filter turned round.
-const TURNED: [usize; 9] = [8, 7, 6, 5, 4, 3, 2, 1, 0];
+/// The input gradient is a convolution with the filter rotated by 180 degrees.
+const ROTATED: [usize; 9] = [8, 7, 6, 5, 4, 3, 2, 1, 0];
 
 /// A 3x3 convolution on tiles of `T`.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ pub(super) struct Winograd<T> {
 }
 
 impl<T: Tile> Winograd<T> {
-    /// `None` for other filters than 3x3 in steps of one, and for groups.
+    /// `None` unless the filter is 3x3 of stride one, without groups.
     pub(super) fn new(c: &Conv) -> Option<Self> {
         let fits = c.kernel == [3, 3]
             && c.stride == [1, 1]
@@ -51,33 +52,33 @@ impl<T: Tile> Winograd<T> {
         })
     }
 
-    /// Tiles of a group.
-    fn count(&self, g: &Group) -> usize {
-        g.images.len() * g.rows.len() * self.tiles[1]
+    /// Tiles of a panel.
+    fn count(&self, panel: &Panel) -> usize {
+        panel.images.len() * panel.rows.len() * self.tiles[1]
     }
 
-    /// Elements from one of the N² positions to the next. One more than the tiles: streams a power
-    /// of two apart would share cache sets. (For the same reason weights and sums have one row more
-    /// than they need.)
-    fn step(&self, g: &Group) -> usize {
-        self.count(g) + 1
+    /// Elements from one of the N² positions to the next. One more than the tiles: streams whose
+    /// distance is a power of two would share cache sets. (For the same reason weights and sums
+    /// have one row more than they need.)
+    fn step(&self, panel: &Panel) -> usize {
+        self.count(panel) + 1
     }
 
-    /// Size of a transformed block.
-    fn len(&self, g: &Group) -> usize {
-        T::N * T::N * self.step(g)
+    /// Length of a transformed block.
+    fn len(&self, panel: &Panel) -> usize {
+        T::N * T::N * self.step(panel)
     }
 
-    /// Packs the source in strips of tile rows and transforms them; tiles of `size` start every M
+    /// Packs the operand in strips of tile rows and transforms them; tiles of `size` start every M
     /// pixels from `first` on.
-    #[allow(clippy::too_many_arguments, reason = "what is read, where to, and how")]
+    #[allow(clippy::too_many_arguments, reason = "what is read, where it goes, and how")]
     fn transform(
         &self,
         level: Level,
-        plane: Planes<'_>,
+        plane: ChannelBlock<'_>,
         first: [isize; 2],
         size: usize,
-        g: &Group,
+        panel: &Panel,
         forward: bool,
         to: &mut [Lanes],
     ) {
@@ -85,14 +86,14 @@ impl<T: Tile> Winograd<T> {
         let width = self.tiles[1] * T::M + overlap;
         let rows_each = ((STRIP / width).saturating_sub(overlap) / T::M).max(1);
         let mut strip =
-            Scratch::take(Use::Plane, (rows_each.min(g.rows.len()) * T::M + overlap) * width);
+            Scratch::take(Use::Plane, (rows_each.min(panel.rows.len()) * T::M + overlap) * width);
         let columns = Reach { first: first[1], step: 1, count: width, size: plane.size[1] };
         let mut tile = 0;
-        for image in g.images.clone() {
+        for image in panel.images.clone() {
             let source =
                 plane.source.plane(image, plane.block, plane.blocks, plane.size[0] * plane.size[1]);
-            for row in g.rows.clone().step_by(rows_each) {
-                let tile_rows = rows_each.min(g.rows.end - row);
+            for row in panel.rows.clone().step_by(rows_each) {
+                let tile_rows = rows_each.min(panel.rows.end - row);
                 let top = first[0].wrapping_add_unsigned(row * T::M);
                 let rows = Reach {
                     first: top,
@@ -102,13 +103,13 @@ impl<T: Tile> Winograd<T> {
                 };
                 pack(level, source, rows, columns, &mut strip);
                 let tiles = [tile_rows, self.tiles[1]];
-                level.run(Forward::<T> {
+                level.run(TileTransform::<T> {
                     strip: &strip,
                     width,
                     tiles,
                     gradient: !forward,
                     to: &mut to[tile..],
-                    step: self.step(g),
+                    step: self.step(panel),
                     tile: PhantomData,
                 });
                 tile += tile_rows * self.tiles[1];
@@ -118,11 +119,11 @@ impl<T: Tile> Winograd<T> {
 
     /// Multiplies transformed blocks by transformed weights and transforms the sums back to `out`,
     /// planes of `size`.
-    #[allow(clippy::too_many_arguments, reason = "what is read, where to, and how")]
+    #[allow(clippy::too_many_arguments, reason = "what is read, where it goes, and how")]
     fn multiply(
         &self,
         level: Level,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         [blocks, chain]: [usize; 2],
         x: Packed<'_>,
@@ -131,7 +132,7 @@ impl<T: Tile> Winograd<T> {
         size: [usize; 2],
         out: &mut [&mut [Lanes]],
     ) {
-        let count = self.count(g);
+        let count = self.count(panel);
         let step = chunk.len * count + 1;
         let mut products = Scratch::take(Use::Product, T::N * T::N * step);
         let area = Area { rows: 1, columns: count, first: 0, step: [0, 1] };
@@ -140,7 +141,7 @@ impl<T: Tile> Winograd<T> {
             .zip(weight.chunks_exact(weight.len() / (T::N * T::N)))
             .enumerate()
         {
-            let from = &x.data[i * self.step(g)..];
+            let from = &x.data[i * self.step(panel)..];
             Product {
                 x: from,
                 block: x.block,
@@ -157,14 +158,14 @@ impl<T: Tile> Winograd<T> {
             }
             .go(level);
         }
-        let tiles = [g.rows.len(), self.tiles[1]];
+        let tiles = [panel.rows.len(), self.tiles[1]];
         for j in 0..chunk.len {
             for (image, out) in out.iter_mut().enumerate() {
-                level.run(Backward::<T> {
+                level.run(OutputTransform::<T> {
                     products: &products[j * count + image * tiles[0] * tiles[1]..],
                     step,
                     tiles,
-                    first_row: g.rows.start * T::M,
+                    first_row: panel.rows.start * T::M,
                     size,
                     base: match base {
                         Base::Bias(bias) => Base::Bias(&bias[j..=j]),
@@ -178,10 +179,10 @@ impl<T: Tile> Winograd<T> {
     }
 }
 
-/// Block `block` of all images of a source.
+/// Block `block` of all images of an operand.
 #[derive(Clone, Copy)]
-struct Planes<'a> {
-    source: &'a Source<'a>,
+struct ChannelBlock<'a> {
+    source: &'a Operand<'a>,
     block: usize,
     blocks: usize,
     size: [usize; 2],
@@ -192,7 +193,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
         self.tiles[0]
     }
 
-    fn group(&self, _s: &Sizes, big: bool) -> [usize; 2] {
+    fn panel_size(&self, _s: &Sizes, big: bool) -> [usize; 2] {
         let ([down, across], want) = (self.tiles, if big { BIG_TILES } else { TILES });
         let image = (down * across).max(1);
         if image < want {
@@ -202,23 +203,23 @@ impl<T: Tile> Algorithm for Winograd<T> {
         [1, down.div_ceil(down.div_ceil(rows))]
     }
 
-    fn input_len(&self, g: &Group) -> usize {
-        self.len(g)
+    fn input_len(&self, panel: &Panel) -> usize {
+        self.len(panel)
     }
 
     fn packs_twice(&self) -> bool {
         true
     }
 
-    fn gradient_len(&self, g: &Group) -> usize {
-        self.len(g)
+    fn gradient_len(&self, panel: &Panel) -> usize {
+        self.len(panel)
     }
 
     fn stored<'a>(
         &self,
         _s: &Sizes,
-        _source: &Source<'a>,
-        _g: &Group,
+        _source: &Operand<'a>,
+        _panel: &Panel,
         _blocks: usize,
     ) -> Option<Packed<'a>> {
         None
@@ -228,42 +229,42 @@ impl<T: Tile> Algorithm for Winograd<T> {
         &self,
         level: Level,
         s: &Sizes,
-        x: &Source<'_>,
-        g: &Group,
+        x: &Operand<'_>,
+        panel: &Panel,
         block: usize,
         to: &mut [Lanes],
     ) {
-        let plane = Planes { source: x, block, blocks: s.blocks_in, size: self.input };
-        self.transform(level, plane, self.before.map(|b| -b.cast_signed()), T::N, g, true, to);
+        let plane = ChannelBlock { source: x, block, blocks: s.blocks_in, size: self.input };
+        self.transform(level, plane, self.before.map(|b| -b.cast_signed()), T::N, panel, true, to);
     }
 
     fn pack_gradient(
         &self,
         level: Level,
         s: &Sizes,
-        dz: &Source<'_>,
-        g: &Group,
+        dz: &Operand<'_>,
+        panel: &Panel,
         block: usize,
         purpose: Purpose,
         to: &mut [Lanes],
     ) {
-        let plane = Planes { source: dz, block, blocks: s.blocks_out, size: self.output };
+        let plane = ChannelBlock { source: dz, block, blocks: s.blocks_out, size: self.output };
         match purpose {
             Purpose::InputGradient => self.transform(
                 level,
                 plane,
                 self.before.map(|b| b.cast_signed() - 2),
                 T::N,
-                g,
+                panel,
                 true,
                 to,
             ),
-            Purpose::WeightGradient => self.transform(level, plane, [0, 0], T::M, g, false, to),
+            Purpose::WeightGradient => self.transform(level, plane, [0, 0], T::M, panel, false, to),
         }
     }
 
-    fn weight_len(&self, s: &Sizes, turned: bool) -> usize {
-        T::N * T::N * (1 + LANES * if turned { s.blocks_out } else { s.blocks_in })
+    fn weight_len(&self, s: &Sizes, transposed: bool) -> usize {
+        T::N * T::N * (1 + LANES * if transposed { s.blocks_out } else { s.blocks_in })
     }
 
     fn prepare(
@@ -271,21 +272,21 @@ impl<T: Tile> Algorithm for Winograd<T> {
         level: Level,
         s: &Sizes,
         weight: &[f32],
-        turned: bool,
+        transposed: bool,
         chunk: Chunk,
         to: &mut [Lanes],
     ) {
-        let blocks = if turned { s.blocks_out } else { s.blocks_in };
+        let blocks = if transposed { s.blocks_out } else { s.blocks_in };
         let mut packed = Scratch::take(Use::Plane, blocks * TAPS.len() * LANES * chunk.len);
-        if turned {
-            weights::pack_turned(level, s, weight, &TURNED, chunk, &mut packed);
+        if transposed {
+            weights::pack_transposed(level, s, weight, &ROTATED, chunk, &mut packed);
         } else {
             weights::pack(level, s, weight, &TAPS, chunk, &mut packed);
         }
-        level.run(Filters::<T> {
+        level.run(FilterTransform::<T> {
             packed: &packed,
             lanes: LANES * chunk.len,
-            to: &mut to[..self.weight_len(s, turned) * chunk.len],
+            to: &mut to[..self.weight_len(s, transposed) * chunk.len],
             tile: PhantomData,
         });
     }
@@ -294,21 +295,31 @@ impl<T: Tile> Algorithm for Winograd<T> {
         &self,
         level: Level,
         s: &Sizes,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         x: Packed<'_>,
         weight: &[Lanes],
         base: Base<'_>,
         out: &mut [&mut [Lanes]],
     ) {
-        self.multiply(level, g, chunk, [s.blocks_in, s.chain], x, weight, base, self.output, out);
+        self.multiply(
+            level,
+            panel,
+            chunk,
+            [s.blocks_in, s.chain],
+            x,
+            weight,
+            base,
+            self.output,
+            out,
+        );
     }
 
     fn input_gradient(
         &self,
         level: Level,
         s: &Sizes,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         dz: Packed<'_>,
         weight: &[Lanes],
@@ -316,7 +327,17 @@ impl<T: Tile> Algorithm for Winograd<T> {
         dx: &mut [&mut [Lanes]],
     ) {
         let base = if add { Base::Output } else { Base::Zero };
-        self.multiply(level, g, chunk, [s.blocks_out, s.chain], dz, weight, base, self.input, dx);
+        self.multiply(
+            level,
+            panel,
+            chunk,
+            [s.blocks_out, s.chain],
+            dz,
+            weight,
+            base,
+            self.input,
+            dx,
+        );
     }
 
     fn sums_len(&self, s: &Sizes) -> usize {
@@ -327,7 +348,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
         &self,
         level: Level,
         s: &Sizes,
-        g: &Group,
+        panel: &Panel,
         chunk: Chunk,
         x: Packed<'_>,
         dz: Packed<'_>,
@@ -338,15 +359,15 @@ impl<T: Tile> Algorithm for Winograd<T> {
         for (i, sums) in sums.chunks_exact_mut((1 + s.blocks_in * LANES) * chunk.len).enumerate() {
             for (block, sums) in sums.chunks_exact_mut(LANES * chunk.len).enumerate() {
                 let outer = Outer {
-                    x: &x.data[block * x.block + i * self.step(g)..],
+                    x: &x.data[block * x.block + i * self.step(panel)..],
                     x_pitch: 0,
                     taps: &[0],
-                    dz: &dz.data[start + i * self.step(g)..],
+                    dz: &dz.data[start + i * self.step(panel)..],
                     plane: dz.block,
                     dz_pitch: 0,
                     chunk: chunk.len,
                     rows: 1,
-                    columns: self.count(g),
+                    columns: self.count(panel),
                     add,
                     sums,
                 };
@@ -357,7 +378,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
 
     fn finish(&self, level: Level, s: &Sizes, chunk: Chunk, sums: &[Lanes], to: &mut [Lanes]) {
         let lanes = LANES * chunk.len;
-        level.run(FilterGradients::<T> {
+        level.run(FilterGradientTransform::<T> {
             sums: &sums[..self.sums_len(s) * chunk.len],
             lanes,
             to,
@@ -367,7 +388,7 @@ impl<T: Tile> Algorithm for Winograd<T> {
 }
 
 /// Transforms tiles of a packed strip to `to[position * step + tile]`.
-struct Forward<'a, 'b, T> {
+struct TileTransform<'a, 'b, T> {
     strip: &'a [Lanes],
     width: usize,
     /// Rows and columns of tiles.
@@ -379,7 +400,7 @@ struct Forward<'a, 'b, T> {
     tile: PhantomData<T>,
 }
 
-impl<T: Tile> Work for Forward<'_, '_, T> {
+impl<T: Tile> SimdKernel for TileTransform<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { strip, width, tiles: [rows, columns], gradient, to, step, .. } = self;
@@ -416,7 +437,7 @@ impl<T: Tile> Work for Forward<'_, '_, T> {
 }
 
 /// Transforms products, `[position * step + tile]`, to the outputs of a plane.
-struct Backward<'a, 'b, T> {
+struct OutputTransform<'a, 'b, T> {
     products: &'a [Lanes],
     step: usize,
     tiles: [usize; 2],
@@ -429,7 +450,7 @@ struct Backward<'a, 'b, T> {
     tile: PhantomData<T>,
 }
 
-impl<T: Tile> Work for Backward<'_, '_, T> {
+impl<T: Tile> SimdKernel for OutputTransform<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self {
@@ -474,14 +495,14 @@ impl<T: Tile> Work for Backward<'_, '_, T> {
 }
 
 /// Transforms filters from `[blocks, 9, lanes]` to `[N², blocks, lanes]`.
-struct Filters<'a, 'b, T> {
+struct FilterTransform<'a, 'b, T> {
     packed: &'a [Lanes],
     lanes: usize,
     to: &'b mut [Lanes],
     tile: PhantomData<T>,
 }
 
-impl<T: Tile> Work for Filters<'_, '_, T> {
+impl<T: Tile> SimdKernel for FilterTransform<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { packed, lanes, to, .. } = self;
@@ -496,7 +517,7 @@ impl<T: Tile> Work for Filters<'_, '_, T> {
                     from,
                     [3 * lanes, lanes],
                     #[inline(always)]
-                    |g| T::filter(isa, g),
+                    |panel| T::filter(isa, panel),
                     #[inline(always)]
                     |r, c, v| isa.store(&mut to[(r * T::N + c) * step], v),
                 );
@@ -506,14 +527,14 @@ impl<T: Tile> Work for Filters<'_, '_, T> {
 }
 
 /// Adds filter gradients from sums `[N², blocks, lanes]` to `[blocks, 9, lanes]`.
-struct FilterGradients<'a, 'b, T> {
+struct FilterGradientTransform<'a, 'b, T> {
     sums: &'a [Lanes],
     lanes: usize,
     to: &'b mut [Lanes],
     tile: PhantomData<T>,
 }
 
-impl<T: Tile> Work for FilterGradients<'_, '_, T> {
+impl<T: Tile> SimdKernel for FilterGradientTransform<'_, '_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { sums, lanes, to, .. } = self;

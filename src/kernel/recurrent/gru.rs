@@ -6,14 +6,14 @@ use super::{Curve, Sequence};
 use crate::kernel::{Float, Matrix, serial_gemm};
 use rayon::prelude::*;
 
-/// What a direction is computed with.
+/// The parameters of one direction.
 #[derive(Debug, Clone, Copy)]
 pub struct Gru<'a, T> {
     /// Its sizes.
     pub sequence: Sequence,
-    /// Of the state before: `[3·width, width]`.
+    /// The weights of the previous state: `[3·width, width]`.
     pub recurrent: &'a [T],
-    /// The bias inside of the reset gate, `[width]`: that gate scales `h₋ Rᵀ + bias` (as
+    /// The bias inside the reset gate, `[width]`: that gate scales `h₋ Rᵀ + bias` (as
     /// `PyTorch` has it). `None`: it scales `h₋`.
     pub inner_bias: Option<&'a [T]>,
     /// The activations of the gates and of the state's new part.
@@ -53,7 +53,7 @@ impl<T: Float> Gru<'_, T> {
             let (x, weights) = (Matrix::plain(x, 0), Matrix::transposed(weights, 0));
             serial_gemm([rows, columns, width], T::one(), x, weights, T::zero(), out);
         };
-        // with the bias inside, one product holds all three gates
+        // with the bias inside, one product yields all three gates
         let columns = if self.inner_bias.is_some() { 3 * width } else { 2 * width };
         for (step, (gates, inner)) in
             gates.chunks_exact_mut(3 * state).zip(inner.chunks_exact_mut(state)).enumerate()
@@ -95,7 +95,7 @@ impl<T: Float> Gru<'_, T> {
         }
     }
 
-    /// The way back of [`Gru::forward`]: the gradient of the initial h.
+    /// The backward pass of [`Gru::forward`]: the gradient of the initial h.
     ///
     /// # Shapes
     /// `gates`: `[rows, 3·width]`, at first the gates, then the gradient of what they are computed
@@ -116,7 +116,7 @@ impl<T: Float> Gru<'_, T> {
         back
     }
 
-    /// `back`: of the state behind a step, then of the state before it.
+    /// `back`: the gradient of the state after a step, then of the state before it.
     fn group_back(&self, gates: &mut [T], inner: &mut [T], before: &[T], dh: &[T], back: &mut [T]) {
         let (width, state) = (self.sequence.width, back.len());
         let rows = state / width;
@@ -130,7 +130,7 @@ impl<T: Float> Gru<'_, T> {
             gates.chunks_exact_mut(3 * state).zip(inner.chunks_exact_mut(state)).enumerate().rev()
         {
             let (before, dh) = (&before[step * state..], &dh[step * state..]);
-            // of z and g; what passes by them stays in `back`
+            // of z and g; what bypasses them stays in `back`
             for (row, gates) in gates.chunks_exact_mut(3 * width).enumerate() {
                 for j in 0..width {
                     let at = row * width + j;

@@ -6,14 +6,14 @@ use super::{Curve, Sequence};
 use crate::kernel::{Float, Matrix, serial_gemm};
 use rayon::prelude::*;
 
-/// What a direction is computed with.
+/// The parameters of one direction.
 #[derive(Debug, Clone, Copy)]
 pub struct Lstm<'a, T> {
     /// Its sizes.
     pub sequence: Sequence,
-    /// Of the state before: `[4·width, width]`.
+    /// The weights of the previous state: `[4·width, width]`.
     pub recurrent: &'a [T],
-    /// Of the cell, for the gates of input, output and forget: `[3·width]`.
+    /// The weights of the cell for the gates of input, output and forget: `[3·width]`.
     pub peephole: Option<&'a [T]>,
     /// The activations of the gates, of the cell's new part and of the cell.
     pub curves: [Curve; 3],
@@ -106,7 +106,7 @@ impl<T: Float> Lstm<'_, T> {
         h.iter_mut().zip(&*o).for_each(|(h, &o)| *h *= o);
     }
 
-    /// The way back of [`Lstm::forward`]: the gradients of the initial h and c.
+    /// The backward pass of [`Lstm::forward`]: the gradients of the initial h and c.
     ///
     /// # Shapes
     /// `gates`: `[rows, 4·width]`, at first the gates, then the gradient of what they are computed
@@ -135,7 +135,7 @@ impl<T: Float> Lstm<'_, T> {
         [back, dc]
     }
 
-    /// `back`, `dc`: of the state behind a step, then of the state before it.
+    /// `back`, `dc`: the gradients of the state after a step, then of the state before it.
     fn group_back(
         &self,
         gates: &mut [T],

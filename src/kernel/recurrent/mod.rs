@@ -1,9 +1,9 @@
-//! Recurrent layers: one direction of one layer, behind the product of its inputs with their
+//! Recurrent layers: one direction of one layer, after the product of its inputs with their
 //! weights.
 //!
-//! Samples do not meet each other on the way through the steps. So they are taken in groups of a
-//! fixed size, each group through all steps on one thread; tensors over steps and samples have
-//! their rows in the order of [`Sequence::order`], where each group lies together.
+//! Samples do not depend on each other. So they are split into groups of a fixed size, and one
+//! thread runs a group through all steps; tensors over steps and samples have their rows in the
+//! order of [`Sequence::order`], where the rows of a group are contiguous.
 
 pub mod gru;
 pub mod lstm;
@@ -11,13 +11,13 @@ pub mod lstm;
 use super::Float;
 use rayon::prelude::*;
 
-/// Samples of a group: enough for a product to be worth it, few enough for several threads.
+/// Samples per group: enough for an efficient product, few enough to occupy several threads.
 const GROUP: usize = 32;
 
 /// The sizes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
-    /// Steps that every sample goes through.
+    /// Steps of every sample.
     pub steps: usize,
     /// Samples.
     pub batch: usize,
@@ -26,7 +26,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// The `(step, sample)` of each row: group by group, in a group step by step.
+    /// The `(step, sample)` of each row: group by group, and step by step within a group.
     pub fn order(self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.batch).step_by(GROUP).flat_map(move |first| {
             let last = self.batch.min(first + GROUP);
@@ -50,7 +50,7 @@ impl Sequence {
         (GROUP * self.width).max(1)
     }
 
-    /// What each row finds of the step before.
+    /// The value of the previous step for each row.
     ///
     /// # Shapes
     /// `values`: `[rows, width]`; `initial`: `[batch, width]`; result: `[rows, width]`.

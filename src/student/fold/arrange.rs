@@ -1,4 +1,4 @@
-//! Known values picked, joined and repeated.
+//! Known values gathered, concatenated and repeated.
 
 use crate::error::{Error, Result};
 use crate::student::host::{Host, Numbers, limit};

@@ -3,7 +3,7 @@
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
-use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, statistics};
+use crate::kernel::norm::{NormShape, gradient_sums, input_gradient, normalize, statistics};
 use crate::onnx::trains_as_written;
 use crate::student::Mode;
 use crate::student::value::{data, narrow, tensor, typed, wide};
@@ -12,7 +12,7 @@ use candle_core::{DType, Tensor};
 /// Batch normalisation of one input shape.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::student) struct BatchNorm {
-    planes: Planes,
+    planes: NormShape,
     epsilon: f64,
     momentum: f64,
     training_mode: bool,
@@ -36,7 +36,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         return Err(Error::input("spatial 0 (statistics by position) is not supported"));
     }
     let operator = BatchNorm {
-        planes: Planes { outer, channels, inner: rest.iter().product() },
+        planes: NormShape { outer, channels, inner: rest.iter().product() },
         epsilon: f64::from(site.float("epsilon", 1e-5)),
         momentum: f64::from(site.float("momentum", 0.9)),
         training_mode: trains_as_written(site.node, site.opset),
@@ -162,7 +162,7 @@ impl BatchNorm {
 
 impl Operator for BatchNorm {
     fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
-        let Planes { outer, channels, inner } = self.planes;
+        let NormShape { outer, channels, inner } = self.planes;
         if outer * channels * inner == 0 {
             return Ok(None);
         }

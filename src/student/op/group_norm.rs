@@ -4,7 +4,7 @@
 use super::on_device::{self, Target};
 use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
 use crate::error::{Error, Result};
-use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, row_statistics};
+use crate::kernel::norm::{NormShape, gradient_sums, input_gradient, normalize, row_statistics};
 use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::Tensor;
 
@@ -51,8 +51,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl GroupNorm {
     /// Each channel of each image as a plane of its own.
-    fn planes(&self) -> Planes {
-        Planes { outer: 1, channels: self.images * self.channels, inner: self.inner }
+    fn planes(&self) -> NormShape {
+        NormShape { outer: 1, channels: self.images * self.channels, inner: self.inner }
     }
 
     /// The row of statistics and the scale that a plane uses.

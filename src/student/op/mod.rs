@@ -56,7 +56,7 @@ pub(super) use site::Site;
 use super::Mode;
 use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
-use crate::kernel::pool::Window;
+use crate::kernel::pool::PoolWindow;
 use crate::onnx::proto::NodeProto;
 pub(super) use batch_norm::BatchNorm;
 use candle_core::{DType, Device, Tensor};
@@ -119,8 +119,8 @@ pub(super) enum Kind<'a> {
     },
     /// The sum of two tensors of one shape.
     Add,
-    MaxPool(&'a Window),
-    AveragePool(&'a Window),
+    MaxPool(&'a PoolWindow),
+    AveragePool(&'a PoolWindow),
     /// The mean over all positions of a channel.
     PlaneMean,
     /// Anything else.

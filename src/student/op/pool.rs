@@ -5,7 +5,9 @@ use super::conv::plane;
 use super::on_device::{self, Target};
 use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only};
 use crate::error::{Error, Result};
-use crate::kernel::pool::{Window, average_backward, average_forward, max_backward, max_forward};
+use crate::kernel::pool::{
+    PoolWindow, average_backward, average_forward, max_backward, max_forward,
+};
 use crate::kernel::window_count;
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
@@ -13,9 +15,9 @@ use candle_core::Tensor;
 #[derive(Debug)]
 struct Pool {
     maximum: bool,
-    window: Window,
+    window: PoolWindow,
     /// Of three spatial axes the first: it is pooled after the planes of the other two.
-    depth: Option<Window>,
+    depth: Option<PoolWindow>,
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -37,7 +39,7 @@ fn global(site: &Site<'_>) -> Result<Built> {
     let area: usize = input[2..].iter().product();
     let output: Vec<usize> =
         input.iter().enumerate().map(|(i, &n)| if i < 2 { n } else { 1 }).collect();
-    let window = Window {
+    let window = PoolWindow {
         input: [1, area],
         output: [1, 1],
         kernel: [1, area],
@@ -51,7 +53,7 @@ fn global(site: &Site<'_>) -> Result<Built> {
 }
 
 fn checked(pool: Pool, output: Vec<usize>) -> Result<Built> {
-    for Window { input: [h, w], .. } in [&pool.window].into_iter().chain(&pool.depth) {
+    for PoolWindow { input: [h, w], .. } in [&pool.window].into_iter().chain(&pool.depth) {
         let area = h.checked_mul(*w).filter(|&area| area > 0);
         if area.is_none_or(|area| u32::try_from(area).is_err()) {
             return Err(Error::input(format!(
@@ -82,7 +84,7 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
                 })?;
     }
     let count_padding = site.int("count_include_pad", 0) != 0;
-    let window = Window {
+    let window = PoolWindow {
         input: plane(input, 1),
         output: plane(output, 1),
         kernel: plane(kernel, 1),
@@ -96,7 +98,7 @@ fn planned<const N: usize>(site: &Site<'_>) -> Result<Built> {
         [depth, .., h, w] if N == 3 => {
             let across = h.checked_mul(w);
             let across = across.ok_or_else(|| Error::input("output is too large"))?;
-            Some(Window {
+            Some(PoolWindow {
                 input: [input[0], across],
                 output: [depth, across],
                 kernel: [kernel[0], 1],

@@ -1,7 +1,7 @@
-//! Batch norms that an exporter folded into convolutions: found, and put back as new ones that
-//! leave what the student computes as it is.
+//! Finds batch norms that an exporter folded into convolutions, and inserts new ones that do not
+//! change what the student computes.
 
-use super::{EXPORT_WHOLE, Restored, Work, filled, reads};
+use super::{EXPORT_WHOLE, Restoration, Restored, filled, reads};
 use crate::array::{Array, Values};
 use crate::error::{Error, Result};
 use crate::onnx::operator::Class;
@@ -11,13 +11,13 @@ use crate::onnx::{Model, tensor_proto, trains_as_written};
 use crate::student::FoldedNorms;
 use std::collections::{HashMap, HashSet};
 
-/// What `torch.nn.BatchNorm2d` takes where nothing else is said.
+/// The defaults of `torch.nn.BatchNorm2d`.
 const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
-/// From so many convolutions on, a network that normalizes nothing has lost it.
+/// A network of at least so many convolutions and no normalization has lost its batch norms.
 const DEEP: usize = 5;
 
-/// A batch norm that is gone: the convolution that it is folded into, and its names and numbers.
+/// A folded batch norm: its convolution, its names and its numbers.
 struct Folded {
     node: usize,
     /// Scale, bias, mean and variance.
@@ -29,13 +29,13 @@ struct Folded {
     bias: Option<String>,
 }
 
-/// What a student without batch norms may be told.
+/// The other choices for a student without batch norms.
 const OTHERWISE: &str = "; or put new ones in their place with --insert-batchnorm, or train it as \
                          it is with --leave-folded";
 
-impl Work<'_> {
-    /// Puts back the batch norms that calls of the module name and no node is. Those of a student
-    /// that was trained are refused, as their statistics are lost, unless new ones are asked for.
+impl Restoration<'_> {
+    /// Restores the batch norms that calls of the module name and that have no node. Those of a
+    /// trained student are refused, since their statistics are lost, unless new ones are requested.
     pub(super) fn add_norms(&mut self, norms: FoldedNorms) -> Result<Option<Error>> {
         let folded = named(self.model.graph(), self.signature);
         let Some(first) = folded.first() else {
@@ -76,7 +76,7 @@ impl Work<'_> {
         }
         self.counts.norms = folded.len();
         for norm in &folded {
-            // a bias of its own hides what the norm had learned
+            // the convolution's own bias hides what the norm had learned
             let bias = self.value(self.input(norm.node, 2))?.filter(|_| norm.bias.is_some());
             self.counts.untold += usize::from(bias.is_some_and(|bias| !is_zero(&bias)));
             self.add_norm(norm)?;
@@ -84,14 +84,14 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// The biases that stand for norms which stay folded: they train.
+    /// The biases that replace norms which stay folded: they train.
     pub(super) fn folded_biases(&self) -> Vec<String> {
         let folded = named(self.model.graph(), self.signature);
         let biases = folded.iter().map(|norm| self.input(norm.node, 2).to_owned());
         biases.filter(|name| self.leaves.contains_key(name)).collect()
     }
 
-    /// Whether the norms had moved: a convolution that had no bias has one.
+    /// Whether the norms were trained: a convolution that had no bias has one now.
     fn is_trained(&self, folded: &[Folded]) -> Result<bool> {
         for norm in folded.iter().filter(|norm| norm.bias.is_none()) {
             let bias = self.value(self.input(norm.node, 2))?;
@@ -102,8 +102,8 @@ impl Work<'_> {
         Ok(false)
     }
 
-    /// Puts a norm behind its convolution, whose weights grow by what the norm divides by:
-    /// √(1 + ε), as its variance is 1.
+    /// Inserts a norm after its convolution, whose weights are multiplied by what the norm divides
+    /// by: √(1 + ε), since its variance is 1.
     fn add_norm(&mut self, norm: &Folded) -> Result<()> {
         let weight = self.input(norm.node, 1).to_owned();
         let place = self.leaves.get(&weight).and_then(|&n| self.graph.initializer.get(n));
@@ -150,7 +150,7 @@ impl Work<'_> {
             });
         }
         if let Some(node) = self.graph.node.get_mut(norm.node) {
-            // the trained student is read again, and has its norm
+            // when the trained student is read again, it has its norm
             forget_call(node);
         }
         let beside = [scale.as_str(), bias, mean, variance];
@@ -167,8 +167,8 @@ impl Work<'_> {
     }
 }
 
-/// Whether a file has its batch norms in training form, if it has any: those that are put back are
-/// to train as the others do.
+/// Whether a file has its batch norms in training form, if it has any: restored ones train as the
+/// others do.
 pub(super) fn train(model: &Model) -> bool {
     let nodes = &model.graph().node;
     let mut norms = nodes.iter().filter(|n| !n.operator().statistics.is_empty()).peekable();
@@ -179,7 +179,7 @@ fn is_zero(array: &Array) -> bool {
     array.to_f32().iter().all(|v| v.abs() == 0.0)
 }
 
-/// Whether all values of an output's weights are zero.
+/// Whether all weights of some output are zero.
 fn has_zero_rows(weight: &Array) -> bool {
     let rows = weight.shape().first().copied().unwrap_or(0).max(1);
     let values = weight.to_f32();
@@ -188,13 +188,13 @@ fn has_zero_rows(weight: &Array) -> bool {
 }
 
 /// An array of floats times a number.
-#[allow(clippy::cast_possible_truncation, reason = "weights are single")]
+#[allow(clippy::cast_possible_truncation, reason = "weights are single precision")]
 fn scaled(array: &Array, factor: f64) -> Result<Array> {
     let values = array.to_f32().iter().map(|&v| (f64::from(v) * factor) as f32).collect();
     Array::new(array.shape().to_vec(), Values::F32(values))?.converted(array.dtype())
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "attributes are single")]
+#[allow(clippy::cast_possible_truncation, reason = "attributes are single precision")]
 fn number(name: &str, value: f64) -> AttributeProto {
     AttributeProto {
         name: Some(name.to_owned()),
@@ -204,7 +204,7 @@ fn number(name: &str, value: f64) -> AttributeProto {
     }
 }
 
-/// The batch norms that calls name and convolutions stand for.
+/// The batch norms that calls name and that are folded into convolutions.
 fn named(graph: &GraphProto, signature: &Signature) -> Vec<Folded> {
     let mut folded = Vec::new();
     for (number, node) in graph.node.iter().enumerate() {
@@ -212,7 +212,7 @@ fn named(graph: &GraphProto, signature: &Signature) -> Vec<Folded> {
         else {
             continue;
         };
-        // outputs stand along the first axis of the weight
+        // the first axis of the weight is that of the outputs
         let turned = node.attribute.iter().any(|a| a.name() == "transB" && a.i() != 0);
         let is_layer = node.op_type() == "Conv" || (node.op_type() == "Gemm" && turned);
         let Some(weight) = node.input.get(1).filter(|_| is_layer) else { continue };
@@ -239,9 +239,8 @@ fn named(graph: &GraphProto, signature: &Signature) -> Vec<Folded> {
     folded
 }
 
-/// The convolutions of a student whose exporter notes nothing, behind which a batch norm seems to
-/// have stood: those that `TorchScript` gave new weights, or all where there are many and nothing
-/// normalizes.
+/// The convolutions that seem to have had a batch norm, in a student whose exporter records
+/// nothing: those that `TorchScript` gave new weights, or all of many without any normalization.
 pub(in crate::student) fn guessed(graph: &GraphProto) -> Vec<usize> {
     if Signature::of(graph).is_some() {
         return Vec::new();
@@ -283,8 +282,7 @@ fn shared(weight: &str) -> Error {
     .hint(format!("{EXPORT_WHOLE}; or train it as it is with --leave-folded"))
 }
 
-/// A student whose exporter notes nothing: norms are put behind convolutions where that is asked
-/// for.
+/// A student whose exporter records nothing: norms are inserted after convolutions on request.
 pub(super) fn without_signature(model: &Model, norms: FoldedNorms) -> Result<Restored> {
     let whole = |model: Model, note| Restored { model, signature: None, note, refusal: None };
     if norms != FoldedNorms::Insert {
@@ -295,26 +293,26 @@ pub(super) fn without_signature(model: &Model, norms: FoldedNorms) -> Result<Res
         return Err(nothing_to_insert());
     }
     let signature = Signature::default();
-    let mut work = Work::new(model, &signature);
+    let mut restoration = Restoration::new(model, &signature);
     let mut seen = HashSet::new();
     for node in nodes {
-        let weight = work.input(node, 1).to_owned();
-        // one weight of two convolutions: its norms would scale it twice
+        let weight = restoration.input(node, 1).to_owned();
+        // the norms of two convolutions would scale a shared weight twice
         if !seen.insert(weight.clone()) {
             return Err(shared(&weight));
         }
         let name = |role: &str| format!("{weight}.norm.{role}");
-        work.add_norm(&Folded {
+        restoration.add_norm(&Folded {
             node,
             names: [name("weight"), name("bias"), name("running_mean"), name("running_var")],
             epsilon: EPSILON,
             momentum: MOMENTUM,
             bias: None,
         })?;
-        work.counts.norms += 1;
+        restoration.counts.norms += 1;
     }
-    let note = format!("{} batch norms put behind convolutions", work.counts.norms);
-    match work.finished() {
+    let note = format!("{} batch norms put behind convolutions", restoration.counts.norms);
+    match restoration.finished() {
         Some(graph) => Ok(whole(model.with_graph(graph)?, Some(note))),
         None => Ok(whole(model.clone(), None)),
     }

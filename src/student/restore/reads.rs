@@ -1,4 +1,4 @@
-//! Which tensor of the module stands at each input of a graph.
+//! Which tensor of the module each input of a graph reads.
 
 use crate::onnx::operator::Class;
 use crate::onnx::proto::{
@@ -8,26 +8,26 @@ use crate::onnx::proto::{tensor_proto::DataType, tensor_shape_proto::dimension::
 use crate::onnx::signature::{self, Call, Signature};
 use std::collections::{HashMap, HashSet};
 
-/// An input at which a tensor of the module stands.
+/// An input that reads a tensor of the module.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) node: usize,
     pub(super) slot: usize,
     /// Its name in the state dict.
     pub(super) name: String,
-    /// Whether it stands there as its transpose.
+    /// Whether the input reads its transpose.
     pub(super) is_turned: bool,
 }
 
-/// What stands at the inputs of a graph.
+/// What the inputs of a graph read.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     pub(super) named: Vec<Read>,
-    /// Inputs at which an initializer stands that is no tensor of the module there.
+    /// Inputs that read an initializer which is not a tensor of the module.
     pub(super) constants: Vec<(usize, usize)>,
 }
 
-/// A bias that was left out: its node, name and length.
+/// A bias that was dropped: its node, name and length.
 #[derive(Debug)]
 pub(super) struct LostBias {
     pub(super) node: usize,
@@ -52,7 +52,7 @@ fn calls(graph: &GraphProto) -> Vec<(Call<'_>, Vec<usize>)> {
     calls
 }
 
-/// The argument of its call that stands at an input of a node, where the two are one operation.
+/// The argument of its call that an input of a node reads, where node and call are one operation.
 fn argument(node: &NodeProto, call: &Call<'_>, slot: usize) -> Option<usize> {
     let function = call.function();
     let is_norm = !node.operator().statistics.is_empty();
@@ -78,7 +78,7 @@ impl Reads {
             graph.value_info.iter().map(|value| (value.name(), value)).collect();
         let mut reads = Self::default();
         for (call, nodes) in calls(graph) {
-            let mut group = Group { graph, signature, call, reads: Vec::new() };
+            let mut of_call = CallReads { graph, signature, call, reads: Vec::new() };
             for &number in &nodes {
                 let Some(node) = graph.node.get(number) else { continue };
                 if node.operator().reads_shape {
@@ -87,14 +87,14 @@ impl Reads {
                 let held = node.input.iter().enumerate().filter(|(_, i)| leaves.contains(&***i));
                 for (slot, leaf) in held {
                     let origin = origin(leaf, signature, &folded, &call);
-                    group.reads.push(Open { node: number, slot, leaf, origin, name: None });
+                    of_call.reads.push(Open { node: number, slot, leaf, origin, name: None });
                 }
             }
-            group.resolve();
-            for read in group.reads {
+            of_call.resolve();
+            for read in of_call.reads {
                 match read.name {
                     Some(name) => reads.named.push(Read {
-                        is_turned: group.call.function() == "linear"
+                        is_turned: of_call.call.function() == "linear"
                             && is_matmul(graph, read.node)
                             && read.slot == 1
                             && !signature.tensors.contains_key(read.leaf),
@@ -115,7 +115,7 @@ impl Reads {
             graph.value_info.iter().map(|value| (value.name(), value)).collect();
         let weights: HashMap<&str, &TensorProto> =
             graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
-        // what a student that was read before has behind a product
+        // what follows a product in a student that was restored before
         let sums: HashSet<(&str, &str)> = graph
             .node
             .iter()
@@ -153,10 +153,10 @@ impl Reads {
     }
 }
 
-/// No layer has more: a hostile size must not fill the memory.
+/// No layer has more channels: a hostile size must not fill the memory.
 const CHANNELS: usize = 1 << 24;
 
-/// How many channels a convolution or product gives.
+/// The number of output channels of a convolution or product.
 pub(super) fn channels(
     node: &NodeProto,
     shapes: &HashMap<&str, &ValueInfoProto>,
@@ -174,7 +174,7 @@ pub(super) fn channels(
             _ => size(*dims.last()?),
         };
     }
-    // a weight that is computed: what the file declares of the result
+    // the weight is computed: the declared shape of the result
     let value = shapes.get(node.output.first()?.as_str())?.r#type.as_ref()?.value.as_ref()?;
     let type_proto::Value::TensorType(tensor) = value else { return None };
     let dims = &tensor.shape.as_ref()?.dim;
@@ -193,13 +193,13 @@ fn is_matmul(graph: &GraphProto, node: usize) -> bool {
     graph.node.get(node).is_some_and(|n| n.op_type() == "MatMul")
 }
 
-/// Functions whose weights an exporter moves before use and does nothing else with.
+/// Functions whose weights an exporter may rearrange before use.
 const MOVED: [&str; 4] = ["linear", "group_norm", "native_group_norm", "prelu"];
-/// How the results of functions that only move values are named.
+/// How exporters name the results of functions that only rearrange values.
 const MOVES: [&str; 9] =
     ["view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "t", "flatten", "_to_copy"];
 
-/// The tensor of the module that an initializer is, moved at most.
+/// The tensor of the module whose values an initializer has, in whatever arrangement.
 fn origin<'a>(
     leaf: &'a str,
     signature: &'a Signature,
@@ -223,7 +223,7 @@ fn origin<'a>(
     (sources.next().is_none() && is_moved).then(|| source.clone())
 }
 
-/// A read whose tensor is to be found.
+/// A read whose tensor is to be determined.
 struct Open<'a> {
     node: usize,
     slot: usize,
@@ -234,16 +234,16 @@ struct Open<'a> {
 }
 
 /// The reads of one call.
-struct Group<'a> {
+struct CallReads<'a> {
     graph: &'a GraphProto,
     signature: &'a Signature,
     call: Call<'a>,
     reads: Vec<Open<'a>>,
 }
 
-impl Group<'_> {
-    /// By place where node and call are one operation; then by name; then what is left on both
-    /// sides in order; last by the module that the node stands in.
+impl CallReads<'_> {
+    /// Names the reads: by place where node and call are one operation; then by name; then the rest
+    /// of both sides in order; last by the module of the node.
     fn resolve(&mut self) {
         let is_group_norm = self.call.function().ends_with("group_norm");
         let is_batch_norm = self.call.function().contains("batch_norm");
@@ -251,7 +251,7 @@ impl Group<'_> {
         for (number, read) in self.reads.iter_mut().enumerate() {
             let Some(node) = self.graph.node.get(read.node) else { continue };
             let normalizes = node.operator().class == Class::Normalization;
-            // the ones and zeros of a group norm that is written with an instance norm
+            // the ones and zeros of a group norm that is exported as an instance norm
             if is_group_norm && node.op_type() == "InstanceNormalization" {
                 continue;
             }
@@ -278,7 +278,7 @@ impl Group<'_> {
             }
             place.is_none()
         });
-        // only what has a parameter's value can be one
+        // only a read of a parameter's value can be that parameter
         open.retain(|&number| self.reads[number].origin.is_some());
         if open.len() == left.len() {
             for (&number, name) in open.iter().zip(&left) {
@@ -293,7 +293,7 @@ impl Group<'_> {
         }
     }
 
-    /// The tensor of the node's own module that bears the last part of the initializer's name.
+    /// The tensor of the node's own module that has the last part of the initializer's name.
     fn of_module(&self, read: &Open<'_>) -> Option<String> {
         let node = self.graph.node.get(read.node)?;
         let last = read.origin.as_deref()?.rsplit('.').next()?;

@@ -1,4 +1,4 @@
-//! The candle executor against the general one, on the CPU: the same tensor operations run on a
+//! The device executor against the reference, on the CPU: the same tensor operations run on a
 //! GPU. Every case of the table and the random graphs, forward, every gradient, running statistics;
 //! in double precision (a mistake shows) and in single (as it trains).
 
@@ -59,15 +59,15 @@ fn agree(found: &Numbers, expected: &Numbers, tolerance: f64, least: f64) -> Res
 
 /// In double precision, and in single precision against it.
 fn same(net: &Net, mode: Mode) -> Result<(), String> {
-    let expected = outcome(net, DType::F64, Executor::General, mode)?;
-    agree(&outcome(net, DType::F64, Executor::Candle, mode)?, &expected, 1e-9, 1e-2)
+    let expected = outcome(net, DType::F64, Executor::Reference, mode)?;
+    agree(&outcome(net, DType::F64, Executor::Device, mode)?, &expected, 1e-9, 1e-2)
         .map_err(|e| format!("float64: {e}"))?;
-    let narrow = outcome(net, DType::F32, Executor::General, mode)?;
-    // where the general executor's own rounding shows (a step, a kink, a cancellation), the other
+    let narrow = outcome(net, DType::F32, Executor::Reference, mode)?;
+    // where the reference executor's own rounding shows (a step, a kink, a cancellation), the other
     // one has as much room
     let room = |tolerance: f64| agree(&narrow, &expected, tolerance, 1.0).is_ok();
     let tolerance = [1e-5, 1e-4, 1e-3].into_iter().find(|&t| room(t)).unwrap_or(f64::INFINITY);
-    agree(&outcome(net, DType::F32, Executor::Candle, mode)?, &expected, 2.0 * tolerance, 1.0)
+    agree(&outcome(net, DType::F32, Executor::Device, mode)?, &expected, 2.0 * tolerance, 1.0)
         .map_err(|e| format!("float32: {e}"))
 }
 

@@ -7,7 +7,7 @@ use super::sum::middle_sum;
 use super::table::{Adjoint, Table, joined_parts};
 use super::{Target, truth};
 use crate::error::Result;
-use crate::kernel::pool::{Window, factors};
+use crate::kernel::pool::{PoolWindow, factors};
 use candle_core::Tensor;
 
 /// A pool over one window.
@@ -35,7 +35,7 @@ impl Pool {
     #[allow(clippy::cast_precision_loss, reason = "taps of a window")]
     pub(in crate::student::op) fn new(
         maximum: bool,
-        w: &Window,
+        w: &PoolWindow,
         shapes: [&[usize]; 2],
         target: &Target,
     ) -> Result<Option<Self>> {

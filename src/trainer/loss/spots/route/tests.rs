@@ -119,7 +119,7 @@ fn net(channels: [usize; 2], seed: u32) -> Student {
     };
     let options = ImportOptions {
         dtype: DType::F64,
-        executor: Executor::General,
+        executor: Executor::Reference,
         ..ImportOptions::default()
     };
     Student::import(&Model::from_proto(proto).unwrap(), &options).unwrap()

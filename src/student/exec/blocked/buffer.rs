@@ -1,15 +1,15 @@
-//! Memory of channel maps, used again from step to step: fresh pages would cost more than the
+//! Memory of channel maps, reused from step to step: fresh pages would cost more than the
 //! arithmetic on them.
 
 use crate::kernel::blocked::Lanes;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A buffer is used for what is at least this share of it.
+/// A buffer is reused for a map that fills at least one part in `SHARE` of it.
 const SHARE: usize = 4;
 
-/// Buffers that are free. A step takes and gives back the same sizes as the one before, so their
-/// number settles at the step's peak.
+/// Free buffers. A step takes and returns the same sizes as the one before, so their number
+/// converges to the step's peak.
 #[derive(Debug, Default)]
 pub(in crate::student) struct Arena {
     free: Mutex<Vec<Vec<Lanes>>>,
@@ -29,7 +29,7 @@ impl Arena {
         let lanes = if let Some(i) = best {
             free.swap_remove(i)
         } else {
-            // one too small makes room for the one that replaces it
+            // the new buffer replaces one that is too small
             let small = free
                 .iter()
                 .enumerate()
@@ -43,7 +43,7 @@ impl Arena {
     }
 }
 
-/// A channel map's elements, given back to the arena when dropped.
+/// A channel map's elements, returned to the arena when dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     lanes: Vec<Lanes>,

@@ -1,10 +1,10 @@
-//! Channel maps and their gradients as the executor hands them on: what a batch norm or an
-//! activation does is written beside the stored map and done by whoever reads it.
+//! Channel maps and their gradients as operators exchange them: a batch norm or an activation is
+//! recorded with the stored map and applied by the operator that reads it.
 
 use super::buffer::{Arena, Buffer};
 use crate::error::{Error, Result};
 use crate::kernel::blocked::{
-    self, Gradient, LANES, Lanes, Map, Through, View, convert, elementwise,
+    self, Gradient, LANES, Lanes, Map, MapView, Through, convert, elementwise,
 };
 use crate::student::value::{data, tensor};
 use candle_core::Tensor;
@@ -15,25 +15,25 @@ pub(super) type Affine = Arc<Vec<[Lanes; 2]>>;
 /// `[scale, slope, offset]` of each block of channels.
 pub(super) type Terms = Arc<Vec<[Lanes; 3]>>;
 
-/// A map that stands for `clamp(factor · data + shift)`.
+/// A map of the values `clamp(factor · data + shift)`.
 #[derive(Debug, Clone)]
 pub(super) struct Lazy {
     pub(super) map: Map,
     pub(super) data: Arc<Buffer>,
     pub(super) affine: Option<Affine>,
     pub(super) clamp: Option<[f32; 2]>,
-    /// Mean and variance by channel of the map as it is stored, where whoever stored it took them
-    /// on the way.
+    /// Mean and variance by channel of the stored map, where the operator that stored it computed
+    /// them.
     pub(super) moments: Option<Arc<Vec<(f64, f64)>>>,
 }
 
 impl Lazy {
-    /// The map as it is stored.
+    /// A stored map to which nothing is to be applied.
     pub(super) fn stored(map: Map, data: Buffer) -> Self {
         Self { map, data: Arc::new(data), affine: None, clamp: None, moments: None }
     }
 
-    /// A dense tensor in blocks.
+    /// A dense tensor converted to blocks.
     pub(super) fn from_tensor(x: &Tensor, arena: &Arc<Arena>) -> Result<Self> {
         let map = of_shape(x.dims())?;
         let mut to = arena.take(map.len());
@@ -48,15 +48,15 @@ impl Lazy {
         tensor(to, &[m.images, m.channels, m.height, m.width])
     }
 
-    pub(super) fn view(&self) -> View<'_> {
-        View {
+    pub(super) fn view(&self) -> MapView<'_> {
+        MapView {
             data: &self.data,
             affine: self.affine.as_ref().map(|a| a.as_slice()),
             clamp: self.clamp,
         }
     }
 
-    /// The same map with everything done.
+    /// The same map with everything applied.
     pub(super) fn written(&self, arena: &Arc<Arena>) -> Self {
         if self.affine.is_none() && self.clamp.is_none() {
             return self.clone();
@@ -75,7 +75,7 @@ pub(super) fn of_shape(shape: &[usize]) -> Result<Map> {
     Ok(Map { images, channels, height, width })
 }
 
-/// Back through batch norm and activation, as [`Through`].
+/// The backward pass of a batch norm and an activation, as in [`Through`].
 #[derive(Debug, Clone)]
 pub(super) struct Back {
     pub(super) z: Arc<Buffer>,
@@ -98,7 +98,7 @@ impl Back {
     }
 }
 
-/// The gradient of a map that stands for what [`Gradient`] says.
+/// The gradient of a map, as in [`Gradient`].
 #[derive(Debug, Clone)]
 pub(super) struct MapGradient {
     pub(super) map: Map,
@@ -107,7 +107,7 @@ pub(super) struct MapGradient {
 }
 
 impl MapGradient {
-    /// A gradient that lies as it is.
+    /// A stored gradient to which nothing is to be applied.
     pub(super) fn stored(map: Map, dy: Buffer) -> Self {
         Self { map, dy: Arc::new(dy), back: None }
     }
@@ -132,7 +132,7 @@ impl MapGradient {
         }
     }
 
-    /// The same gradient with everything done, in place where nobody else holds it.
+    /// The same gradient with everything applied, in place where its memory is not shared.
     pub(super) fn resolved(self, arena: &Arc<Arena>) -> Self {
         let Self { map, dy, back: Some(back) } = self else { return self };
         let own = match Arc::try_unwrap(dy) {
@@ -156,8 +156,7 @@ impl MapGradient {
         Self::stored(map, own)
     }
 
-    /// The sum of two gradients of one map, in the memory of one of them where nobody else holds
-    /// it.
+    /// The sum of two gradients of one map, in the memory of one of them where that is not shared.
     pub(super) fn plus(self, other: Self, arena: &Arc<Arena>) -> Self {
         let (kept, added) =
             if self.is_own() || !other.is_own() { (self, other) } else { (other, self) };
@@ -172,7 +171,7 @@ impl MapGradient {
         Self::stored(map, sum)
     }
 
-    /// Whether it lies as it is in memory that nobody else holds.
+    /// Whether nothing is to be applied to it and its memory is not shared.
     pub(super) fn is_own(&self) -> bool {
         self.back.is_none() && Arc::strong_count(&self.dy) == 1
     }
@@ -185,7 +184,7 @@ pub(super) fn affine(pairs: impl Iterator<Item = [f64; 2]>) -> Affine {
     Arc::new(lanes(factor).into_iter().zip(lanes(shift)).map(|(a, b)| [a, b]).collect())
 }
 
-/// An affine that changes nothing.
+/// The identity.
 pub(super) fn identity(map: &Map) -> Affine {
     affine((0..map.channels).map(|_| [1.0, 0.0]))
 }
@@ -198,10 +197,7 @@ pub(super) fn terms(triples: &[[f64; 3]]) -> Terms {
     )
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "rounding to the maps' type is what is asked for"
-)]
+#[allow(clippy::cast_possible_truncation, reason = "rounding to the type of maps is intended")]
 fn narrow(x: f64) -> f32 {
     x as f32
 }

@@ -1,0 +1,3 @@
+//! Executors of a plan.
+
+pub(super) mod blocked;
