@@ -32,7 +32,7 @@ pub(super) fn forward(
         let inputs: Option<Vec<&Tensor>> =
             step.inputs.iter().map(|id| values[id.0].as_ref()).collect();
         let inputs = inputs
-            .ok_or_else(|| Error::input(format!("{}: an input was not computed", describe())))?;
+            .ok_or_else(|| Error::internal(format!("{}: an input was not computed", describe())))?;
         let done = step.operator.forward(&inputs, run).context(describe)?;
         student.update(step, done.updates, run)?;
         for (id, value) in step.outputs.iter().zip(done.outputs) {

@@ -90,7 +90,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Mish" => Activation::Mish,
         "ThresholdedRelu" => Activation::ThresholdedRelu(attribute("alpha", 1.0)),
         "Swish" => Activation::Swish(attribute("alpha", 1.0)),
-        other => return Err(Error::input(format!("activation {other} is not known"))),
+        other => return Err(Error::internal(format!("activation {other} is not known"))),
     };
     Ok(Built::new(activation, [0], site.shape(0)?.to_vec()))
 }

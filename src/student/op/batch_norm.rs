@@ -99,7 +99,7 @@ impl BatchNorm {
         inputs: &[&Tensor],
     ) -> Result<Normalizer> {
         let &[scale, bias, running_mean, running_var] = inputs else {
-            return Err(Error::input("batch normalisation: expected 5 inputs"));
+            return Err(Error::internal("batch normalisation: expected 5 inputs"));
         };
         let training = self.batch_statistics(run)?;
         let count = self.planes.count();
@@ -175,7 +175,7 @@ impl Operator for BatchNorm {
 
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
         let [x, parameters @ ..] = inputs else {
-            return Err(Error::input("batch normalisation: expected 5 inputs"));
+            return Err(Error::internal("batch normalisation: expected 5 inputs"));
         };
         let held = data(x)?;
         let n = self.normalizer(

@@ -86,7 +86,7 @@ impl Operator for Dropout {
             return Ok(vec![Some(dy)]);
         }
         let [high, low] = saved.places[..] else {
-            return Err(Error::input("dropout saved no key"));
+            return Err(Error::internal("dropout saved no key"));
         };
         Ok(vec![Some(self.apply(&dy, u64::from(high) << 32 | u64::from(low))?)])
     }

@@ -53,7 +53,7 @@ pub(super) fn places_of(
         (None, Some(indices)) => {
             wide(indices)?.into_iter().map(|i| place(i as i64, size)).collect()
         }
-        (None, None) => Err(Error::input("indices are missing")),
+        (None, None) => Err(Error::internal("indices are missing")),
     }
 }
 

@@ -56,7 +56,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 fn split(shape: &[usize]) -> Result<(&[usize], &[usize; 2])> {
-    shape.split_last_chunk().ok_or_else(|| Error::input("matrix: expected two axes"))
+    shape.split_last_chunk().ok_or_else(|| Error::internal("matrix: expected two axes"))
 }
 
 impl MatMul {

@@ -391,10 +391,17 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 /// The gradient of a one-output operator.
 fn only(gradients: Vec<Option<Tensor>>) -> Result<Tensor> {
-    gradients.into_iter().next().flatten().ok_or_else(|| Error::input("operator got no gradient"))
+    gradients
+        .into_iter()
+        .next()
+        .flatten()
+        .ok_or_else(|| Error::internal("operator got no gradient"))
 }
 
 /// What the forward pass saved, by position.
 fn saved(saved: &Saved, i: usize) -> Result<&Tensor> {
-    saved.tensors.get(i).ok_or_else(|| Error::input("operator saved nothing for its backward pass"))
+    saved
+        .tensors
+        .get(i)
+        .ok_or_else(|| Error::internal("operator saved nothing for its backward pass"))
 }

@@ -106,7 +106,7 @@ impl Places {
             (None, Some(indices)) => {
                 self.of(&wide(indices)?.into_iter().map(|i| i as i64).collect::<Vec<_>>())
             }
-            (None, None) => Err(Error::input("indices are missing")),
+            (None, None) => Err(Error::internal("indices are missing")),
         }
     }
 

@@ -410,8 +410,10 @@ impl Recurrent {
         let position = |slot| self.slots.iter().position(|&s| s == slot);
         let asked = |slot| position(slot).filter(|&i| wanted[i]);
         let own = |i: usize| outputs.get(i).and_then(Option::as_ref).map(Data::of::<T>).transpose();
-        let y =
-            kept.first().ok_or_else(|| Error::input("recurrent: nothing was kept"))?.of::<T>()?;
+        let y = kept
+            .first()
+            .ok_or_else(|| Error::internal("recurrent: nothing was kept"))?
+            .of::<T>()?;
         for (d, kept) in kept[1..].chunks_exact(2).enumerate() {
             let rows = self.rows(d);
             let mut dh = own(0)?.map_or_else(

@@ -115,7 +115,7 @@ impl Scatter {
 
 impl Operator for Scatter {
     fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let [first, .., last] = inputs else { return Err(Error::input("updates are missing")) };
+        let [first, .., last] = inputs else { return Err(Error::internal("updates are missing")) };
         let indices = inputs.get(1).copied().filter(|_| self.places.vary());
         let starts = self.places.starts(indices)?;
         let (x, updates) = (data(first)?, data(last)?);

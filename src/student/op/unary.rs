@@ -31,7 +31,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         "Floor" => Unary::Floor,
         "Ceil" => Unary::Ceil,
         "Round" => Unary::Round,
-        other => return Err(Error::input(format!("function {other} is not known"))),
+        other => return Err(Error::internal(format!("function {other} is not known"))),
     };
     Ok(Built::new(function, [0], site.shape(0)?.to_vec()))
 }

@@ -29,7 +29,7 @@ impl Normalization {
 impl Operator for Normalization {
     fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
         let &[x, scale, bias, running_mean, running_var] = inputs else {
-            return Err(crate::error::Error::input("expected 5 inputs"));
+            return Err(crate::error::Error::internal("expected 5 inputs"));
         };
         let (norm, flat) = (&self.norm, self.flat(x)?);
         let training = norm.batch_statistics(run)?;

@@ -157,7 +157,7 @@ impl Products {
         let mut parts = parts.into_iter();
         let mut total = parts
             .next()
-            .ok_or_else(|| Error::input("convolution: expected images, found none"))?
+            .ok_or_else(|| Error::internal("convolution: expected images, found none"))?
             .flatten_all()?;
         for part in parts {
             total = (total + part.flatten_all()?)?;

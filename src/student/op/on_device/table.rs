@@ -89,7 +89,9 @@ impl Adjoint {
             let Some(place) = place else { continue };
             lists
                 .get_mut(*place)
-                .ok_or_else(|| Error::input(format!("index {place}: expected less than {size}")))?
+                .ok_or_else(|| {
+                    Error::internal(format!("index {place}: expected less than {size}"))
+                })?
                 .push(reader);
         }
         let count = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
@@ -137,7 +139,7 @@ pub(super) fn joined_parts(
             parts.push(last);
             Ok(Tensor::cat(&parts, 0)?)
         }
-        (_, None) => Err(Error::input("nothing to compute")),
+        (_, None) => Err(Error::internal("nothing to compute")),
     }
 }
 
