@@ -4,7 +4,7 @@
 //! as long as a later step or the backward pass needs them.
 
 use super::import::Source;
-use super::op::{Run, Saved};
+use super::op::{Backward, PassOptions};
 use super::plan::{Plan, Step};
 use super::value::{data, tensor, typed};
 use super::{Mode, Student, TensorId};
@@ -16,25 +16,28 @@ use std::collections::{HashMap, HashSet};
 /// Tensors by number, as far as they are known.
 pub(super) type Values = Vec<Option<Tensor>>;
 
+/// The backward pass of each step; `None` where no gradient is asked for.
+pub(super) type Kept = Vec<Option<Box<dyn Backward>>>;
+
 /// Runs a plan forward: the tensors of `keep`, and what each step leaves for the backward pass.
 pub(super) fn forward(
     student: &Student,
     plan: &Plan,
     mut values: Values,
-    run: &Run,
+    options: &PassOptions,
     keep: &HashSet<TensorId>,
-) -> Result<(HashMap<TensorId, Tensor>, Vec<Saved>)> {
+) -> Result<(HashMap<TensorId, Tensor>, Kept)> {
     let mut kept: HashMap<TensorId, Tensor> =
         keep.iter().filter_map(|id| Some((*id, values.get(id.0)?.clone()?))).collect();
-    let mut all_saved = Vec::with_capacity(plan.steps.len());
+    let mut all = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
         let describe = || student.describe(step.node);
         let inputs: Option<Vec<&Tensor>> =
             step.inputs.iter().map(|id| values[id.0].as_ref()).collect();
         let inputs = inputs
             .ok_or_else(|| Error::internal(format!("{}: an input was not computed", describe())))?;
-        let done = step.operator.forward(&inputs, run).context(describe)?;
-        student.update(step, done.updates, run)?;
+        let done = step.operator.forward(&inputs, options).context(describe)?;
+        student.update(step, done.updates, options)?;
         for (id, value) in step.outputs.iter().zip(done.outputs) {
             let Some(id) = id else { continue };
             if keep.contains(id) {
@@ -42,12 +45,12 @@ pub(super) fn forward(
             }
             values[id.0] = Some(value);
         }
-        all_saved.push(if step.wanted.contains(&true) { done.saved } else { Saved::default() });
+        all.push(step.wanted.contains(&true).then_some(done.kept));
         for id in &step.last_use {
             values[id.0] = None;
         }
     }
-    Ok((kept, all_saved))
+    Ok((kept, all))
 }
 
 impl Student {
@@ -57,10 +60,10 @@ impl Student {
         &self,
         step: &Step,
         updates: impl IntoIterator<Item = (usize, Tensor)>,
-        run: &Run,
+        options: &PassOptions,
     ) -> Result<()> {
         for (number, value) in updates {
-            if run.mode == Mode::Train
+            if options.mode == Mode::Train
                 && !self.graph.is_stage
                 && let Some(Source::Buffer(i)) =
                     step.inputs.get(number).map(|id| self.graph.sources[id.0])
@@ -77,20 +80,14 @@ impl Student {
 pub(super) fn backward(
     student: &Student,
     plan: &Plan,
-    mut saved: Vec<Saved>,
+    kept: Kept,
     mut gradients: Values,
 ) -> Result<Values> {
-    for step in plan.steps.iter().rev() {
-        let saved = saved.pop().unwrap_or_default();
+    for (step, kept) in plan.steps.iter().zip(kept).rev() {
         let own: Vec<Option<Tensor>> =
             step.outputs.iter().map(|id| id.and_then(|id| gradients[id.0].take())).collect();
-        if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
-            continue;
-        }
-        let results = step
-            .operator
-            .backward(saved, own, &step.wanted)
-            .context(|| student.describe(step.node))?;
+        let Some(kept) = kept.filter(|_| own.iter().any(Option::is_some)) else { continue };
+        let results = kept.backward(own, &step.wanted).context(|| student.describe(step.node))?;
         for ((id, wanted), gradient) in step.inputs.iter().zip(&step.wanted).zip(results) {
             if let (true, Some(gradient)) = (wanted, gradient) {
                 add(&mut gradients[id.0], gradient)?;

@@ -476,9 +476,10 @@ impl Student {
             check::fits(value, x.dims())?;
         }
         let plan = self.plan(inputs.iter().map(|x| x.dims().to_vec()).collect())?;
-        let run = op::Run { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
+        let options =
+            op::PassOptions { mode, freeze_batchnorm: self.freeze_batchnorm, seed: dropout_seed };
         let keep: HashSet<TensorId> = keep.iter().copied().chain([self.logits]).collect();
-        pass::forward(self, plan, &inputs, &run, &keep)
+        pass::forward(self, plan, &inputs, &options, &keep)
     }
 
     /// Writes the graph with today's weights in inference form: `training_mode` 0, first outputs

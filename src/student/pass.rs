@@ -2,7 +2,7 @@
 
 use super::cpu::{self, Ways};
 use super::executor::{self, Values};
-use super::op::{Run, Saved};
+use super::op::PassOptions;
 use super::plan::Plan;
 use super::{Student, TensorId};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub struct Pass<'a> {
 /// What a forward pass leaves, by executor.
 #[derive(Debug)]
 enum Record {
-    General(Vec<Saved>),
+    General(executor::Kept),
     Cpu(cpu::Record),
 }
 
@@ -38,7 +38,7 @@ pub(super) fn forward<'a>(
     student: &'a Student,
     planned: Arc<Planned>,
     inputs: &[Tensor],
-    run: &Run,
+    options: &PassOptions,
     keep: &HashSet<TensorId>,
 ) -> Result<Pass<'a>> {
     let plan = &planned.plan;
@@ -49,11 +49,11 @@ pub(super) fn forward<'a>(
     }
     let (kept, record) = match &planned.ways {
         None => {
-            let (kept, saved) = executor::forward(student, plan, values, run, keep)?;
-            (kept, Record::General(saved))
+            let (kept, steps) = executor::forward(student, plan, values, options, keep)?;
+            (kept, Record::General(steps))
         }
         Some(ways) => {
-            let (kept, record) = cpu::forward(student, plan, ways, values, run, keep)?;
+            let (kept, record) = cpu::forward(student, plan, ways, values, options, keep)?;
             (kept, Record::Cpu(record))
         }
     };
@@ -120,7 +120,7 @@ impl Pass<'_> {
             )?;
         }
         match record {
-            Record::General(saved) => executor::backward(student, plan, saved, gradients),
+            Record::General(steps) => executor::backward(student, plan, steps, gradients),
             Record::Cpu(record) => cpu::backward(student, plan, record, gradients),
         }
     }

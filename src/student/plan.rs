@@ -5,7 +5,7 @@ use super::TensorId;
 use super::fold;
 use super::host::Host;
 use super::import::{Graph, Source};
-use super::op::{self, Operator, Site};
+use super::op::{self, AnyOperator, Site};
 use super::value::narrow;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// One operator of the sweep.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) operator: Box<dyn Operator>,
+    pub(super) operator: Box<dyn AnyOperator>,
     /// The node in the graph.
     pub(super) node: usize,
     pub(super) inputs: Vec<TensorId>,

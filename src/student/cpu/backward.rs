@@ -6,7 +6,7 @@ use super::{Kept, Normal, Record, Way, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, elementwise, pool, stem, sums};
 use crate::student::executor;
-use crate::student::op::{BatchNorm, Kind};
+use crate::student::op::{BatchNorm, MapLayer};
 use crate::student::plan::{Plan, Step};
 use crate::student::value::{data, narrow, tensor};
 use crate::student::{Student, TensorId};
@@ -61,14 +61,12 @@ impl Sweep<'_> {
             return Ok(());
         }
         match (kept, way) {
-            (Kept::Dense(saved), _) => {
+            (Kept::Dense(left), _) => {
                 let own = own
                     .into_iter()
                     .map(|g| g.map(|g| dense(g, self.arena)).transpose())
                     .collect::<Result<_>>()?;
-                for (input, gradient) in
-                    step.operator.backward(saved, own, &step.wanted)?.into_iter().enumerate()
-                {
+                for (input, gradient) in left.backward(own, &step.wanted)?.into_iter().enumerate() {
                     if let Some(gradient) = gradient {
                         self.give(step, input, Form::Dense(gradient))?;
                     }
@@ -149,7 +147,7 @@ impl Sweep<'_> {
     }
 
     fn batch_norm(&mut self, step: &Step, own: Vec<Option<Form>>, normal: &Normal) -> Result<()> {
-        let Kind::BatchNorm(norm) = step.operator.kind() else {
+        let MapLayer::BatchNorm(norm) = step.operator.map_layer() else {
             return Err(Error::input("batch norm: found another operator"));
         };
         let Normal { z, affine, means, rstd, scale, training } = normal;

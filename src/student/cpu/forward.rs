@@ -6,7 +6,7 @@ use super::{Kept, Normal, Record, Way, Ways, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, Map, elementwise, pool, stem, sums};
 use crate::student::executor::Values;
-use crate::student::op::{Kind, Run};
+use crate::student::op::{MapLayer, PassOptions};
 use crate::student::plan::{Plan, Step};
 use crate::student::value::{data, tensor};
 use crate::student::{Mode, Student, TensorId};
@@ -35,7 +35,7 @@ pub(in crate::student) fn forward(
     plan: &Plan,
     ways: &Arc<Ways>,
     values: Values,
-    run: &Run,
+    run: &PassOptions,
     keep: &HashSet<TensorId>,
 ) -> Result<(HashMap<TensorId, Tensor>, Record)> {
     let slots = values.into_iter().map(|dense| Slot { dense, map: None }).collect();
@@ -63,7 +63,7 @@ pub(in crate::student) fn forward(
 }
 
 impl Sweep<'_> {
-    fn step(&mut self, step: &Step, way: &Way, run: &Run) -> Result<Kept> {
+    fn step(&mut self, step: &Step, way: &Way, run: &PassOptions) -> Result<Kept> {
         let blocks = step.inputs.iter().any(|id| self.slots[id.0].map.is_some());
         match way {
             Way::Convolution { plan, moments } => {
@@ -110,7 +110,7 @@ impl Sweep<'_> {
         }
     }
 
-    fn general(&mut self, step: &Step, run: &Run) -> Result<Kept> {
+    fn general(&mut self, step: &Step, run: &PassOptions) -> Result<Kept> {
         let inputs: Vec<Tensor> =
             step.inputs.iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
         let done = step.operator.forward(&inputs.iter().collect::<Vec<_>>(), run)?;
@@ -120,7 +120,7 @@ impl Sweep<'_> {
                 self.slots[id.0].dense = Some(value);
             }
         }
-        Ok(Kept::Dense(done.saved))
+        Ok(Kept::Dense(done.kept))
     }
 
     fn convolution(&mut self, step: &Step, plan: &blocked::Plan, moments: bool) -> Result<Kept> {
@@ -170,8 +170,10 @@ impl Sweep<'_> {
         }
     }
 
-    fn batch_norm(&mut self, step: &Step, run: &Run) -> Result<Kept> {
-        let Kind::BatchNorm(norm) = step.operator.kind() else { return self.general(step, run) };
+    fn batch_norm(&mut self, step: &Step, run: &PassOptions) -> Result<Kept> {
+        let MapLayer::BatchNorm(norm) = step.operator.map_layer() else {
+            return self.general(step, run);
+        };
         let z = self.map(step.inputs[0])?.written(self.arena);
         self.slots[step.inputs[0].0].map = Some(z.clone());
         let parameters: Vec<Tensor> =

@@ -17,7 +17,7 @@ pub(super) use forward::forward;
 pub use work::Work;
 pub(super) use work::work;
 
-use super::op::{Kind, Saved};
+use super::op::{Backward, MapLayer};
 use super::plan::{Plan, Step};
 use super::{Student, TensorId};
 use crate::kernel::blocked::{self, pool, stem};
@@ -70,8 +70,10 @@ impl Ways {
         let rank = |step: &Step| {
             step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len)
         };
-        let norms =
-            plan.steps.iter().filter(|step| matches!(step.operator.kind(), Kind::BatchNorm(_)));
+        let norms = plan
+            .steps
+            .iter()
+            .filter(|step| matches!(step.operator.map_layer(), MapLayer::BatchNorm(_)));
         let normed: HashSet<TensorId> =
             norms.filter_map(|step| step.inputs.first().copied()).collect();
         let is_normed = |step: &Step| {
@@ -80,28 +82,28 @@ impl Ways {
         Self(
             plan.steps
                 .iter()
-                .map(|step| match step.operator.kind() {
-                    Kind::Convolution(c)
+                .map(|step| match step.operator.map_layer() {
+                    MapLayer::Convolution(c)
                         if !step.wanted[0] && c.channels <= STEM && stem::takes(c) =>
                     {
                         Way::Stem(*c)
                     }
-                    Kind::Convolution(c) => {
+                    MapLayer::Convolution(c) => {
                         blocked::plan(c, precision).map_or(Way::Dense, |plan| Way::Convolution {
                             plan: Box::new(plan),
                             moments: is_normed(step),
                         })
                     }
-                    Kind::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
-                    Kind::Clamp { bounds: [low, high], inclusive } => {
+                    MapLayer::BatchNorm(_) if rank(step) == 4 => Way::BatchNorm,
+                    MapLayer::Clamp { bounds: [low, high], inclusive } => {
                         let open =
                             if inclusive { [low.next_down(), high.next_up()] } else { [low, high] };
                         Way::Clamp { bounds: [low, high], open }
                     }
-                    Kind::Add => Way::Add,
-                    Kind::MaxPool(w) if pool::takes(w) => Way::MaxPool(*w),
-                    Kind::AveragePool(w) => Way::AveragePool(*w),
-                    Kind::PlaneMean => Way::PlaneMean,
+                    MapLayer::Add => Way::Add,
+                    MapLayer::MaxPool(w) if pool::takes(w) => Way::MaxPool(*w),
+                    MapLayer::AveragePool(w) => Way::AveragePool(*w),
+                    MapLayer::PlaneMean => Way::PlaneMean,
                     _ => Way::Dense,
                 })
                 .collect(),
@@ -149,7 +151,7 @@ fn timed<R>(
 enum Kept {
     /// Nothing below asks for a gradient.
     Nothing,
-    Dense(Saved),
+    Dense(Box<dyn Backward>),
     Convolution {
         x: Lazy,
         weight: Tensor,

@@ -2,7 +2,7 @@
 //! `PyTorch`'s.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Kind, Operator, Run, Saved, Site, only, saved};
+use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -298,37 +298,39 @@ impl Activation {
 }
 
 impl Operator for Activation {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = Tensor;
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         on_device::boxed(on_device::activation::OnDevice(*self))
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "bounds of a single-precision graph")]
-    fn kind(&self) -> Kind<'_> {
+    fn map_layer(&self) -> MapLayer<'_> {
         match *self {
-            Self::Relu => Kind::Clamp { bounds: [0.0, f32::INFINITY], inclusive: false },
+            Self::Relu => MapLayer::Clamp { bounds: [0.0, f32::INFINITY], inclusive: false },
             Self::Clip(low, high, inclusive) if low <= high => {
-                Kind::Clamp { bounds: [low as f32, high as f32], inclusive }
+                MapLayer::Clamp { bounds: [low as f32, high as f32], inclusive }
             }
-            _ => Kind::Other,
+            _ => MapLayer::Other,
         }
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let held = data(x)?;
         let y = typed!(x.dtype(), |T| tensor(self.values(held.of::<T>()?), x.dims()))?;
         let kept = if self.keeps_output() { y.clone() } else { x.clone() };
-        Ok(Forward::one(y, vec![kept]))
+        Ok(OpOutput::one(y, kept))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (kept, dy) = (saved(&kept, 0)?, only(gradients)?);
-        let (held, held_dy) = (data(kept)?, data(&dy)?);
+        let dy = only(gradients)?;
+        let (held, held_dy) = (data(&kept)?, data(&dy)?);
         typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
             self.gradient(held.of::<T>()?, held_dy.of::<T>()?),
             dy.dims()

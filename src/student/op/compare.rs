@@ -1,7 +1,7 @@
 //! Comparisons and logical operators on data: 1 for true, 0 for false. Nothing flows back through
 //! them.
 
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::Result;
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::broadcast_zip;
@@ -85,25 +85,27 @@ impl Function {
 }
 
 impl Operator for Compare {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let a = data(inputs[0])?;
         let y = typed!(inputs[0].dtype(), |T| {
             let Some(second) = inputs.get(1) else {
-                return Ok(Forward::one(
+                return Ok(OpOutput::one(
                     tensor(self.function.of_one(a.of::<T>()?), &self.output)?,
-                    Vec::new(),
+                    (),
                 ));
             };
             let b = data(second)?;
             let (a, b) = ((a.of::<T>()?, inputs[0].dims()), (b.of::<T>()?, second.dims()));
             tensor(broadcast_zip(a, b, &self.output, self.function.of_two()), &self.output)
         })?;
-        Ok(Forward::one(y, Vec::new()))
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         _gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,7 @@
 //! `Concat` along an axis.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, scatter};
 use crate::student::op::site::axis;
@@ -48,7 +48,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Concat {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = ();
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         if self.views.iter().any(Strided::is_empty) {
             return Ok(None);
         }
@@ -56,19 +58,19 @@ impl Operator for Concat {
         on_device::boxed(on_device::concat::Concat { axis: self.axis, sizes })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = vec![0.0; self.output.iter().product()];
             for (x, view) in inputs.iter().zip(&self.views) {
                 scatter(data(x)?.of::<T>()?, view, &mut out);
             }
-            Ok(Forward::one(tensor(out, &self.output)?, Vec::new()))
+            Ok(OpOutput::one(tensor(out, &self.output)?, ()))
         })
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

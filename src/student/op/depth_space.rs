@@ -2,7 +2,7 @@
 //! change places.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather};
 use crate::student::op::view::transposed;
@@ -68,7 +68,9 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 impl Operator for Blocks {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = ();
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         on_device::boxed(on_device::arrange::Permute {
             shape: self.shape.to_vec(),
             order: self.order.to_vec(),
@@ -77,17 +79,17 @@ impl Operator for Blocks {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), |T| Ok(Forward::one(
+        typed!(inputs[0].dtype(), |T| Ok(OpOutput::one(
             tensor(gather(x.of::<T>()?, &self.forward), &self.output)?,
-            Vec::new()
+            ()
         )))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -2,7 +2,7 @@
 //! backward pass.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, draw, only};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, draw, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
@@ -32,13 +32,13 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Dropout {
     /// What the masks of a pass are drawn by; `None` where nothing is dropped.
-    pub(super) fn key(&self, run: &Run) -> Option<u64> {
-        let training = match run.mode {
+    pub(super) fn key(&self, options: &PassOptions) -> Option<u64> {
+        let training = match options.mode {
             Mode::Train => true,
             Mode::Eval => false,
             Mode::AsWritten => self.training_mode,
         };
-        (training && self.ratio > 0.0).then(|| draw::key(run.seed, self.number))
+        (training && self.ratio > 0.0).then(|| draw::key(options.seed, self.number))
     }
 
     fn masked<T: Element>(&self, x: &[T], key: u64) -> Vec<T> {
@@ -60,34 +60,29 @@ impl Dropout {
 }
 
 impl Operator for Dropout {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = Option<u64>;
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         on_device::boxed(on_device::dropout::OnDevice(*self))
     }
 
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
-        let Some(key) = self.key(run) else {
-            return Ok(Forward::one(inputs[0].clone(), Vec::new()));
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let Some(key) = self.key(options) else {
+            return Ok(OpOutput::one(inputs[0].clone(), None));
         };
-        let mut forward = Forward::one(self.apply(inputs[0], key)?, Vec::new());
-        forward.saved.training = true;
-        // the key as two exact halves
-        forward.saved.places = vec![(key >> 32) as u32, (key & 0xFFFF_FFFF) as u32];
-        Ok(forward)
+        Ok(OpOutput::one(self.apply(inputs[0], key)?, Some(key)))
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        key: Option<u64>,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        if !saved.training {
-            return Ok(vec![Some(dy)]);
-        }
-        let [high, low] = saved.places[..] else {
-            return Err(Error::internal("dropout saved no key"));
-        };
-        Ok(vec![Some(self.apply(&dy, u64::from(high) << 32 | u64::from(low))?)])
+        Ok(vec![Some(match key {
+            Some(key) => self.apply(&dy, key)?,
+            None => dy,
+        })])
     }
 }

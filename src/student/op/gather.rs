@@ -1,7 +1,7 @@
 //! `Gather` along an axis: by known indices, or by indices that are data (an embedding of tokens).
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
 use crate::student::value::{data, tensor, typed, wide};
@@ -58,7 +58,9 @@ pub(super) fn places_of(
 }
 
 impl Operator for Gather {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = Vec<u32>;
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         if self.size * self.inner == 0 || self.output.contains(&0) {
             return Ok(None);
         }
@@ -71,7 +73,7 @@ impl Operator for Gather {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let places = places_of(self.indices.as_deref(), inputs.get(1).copied(), self.size)?;
         typed!(inputs[0].dtype(), |T| {
@@ -81,15 +83,13 @@ impl Operator for Gather {
                     out.extend_from_slice(&block[i as usize * self.inner..][..self.inner]);
                 }
             }
-            let mut forward = Forward::one(tensor(out, &self.output)?, Vec::new());
-            forward.saved.places = places;
-            Ok(forward)
+            Ok(OpOutput::one(tensor(out, &self.output)?, places))
         })
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        places: Vec<u32>,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -99,7 +99,7 @@ impl Operator for Gather {
             let mut dx: Vec<T> = vec![0.0; self.input.iter().product()];
             let mut rows = held.of::<T>()?.chunks_exact(self.inner.max(1));
             for block in dx.chunks_exact_mut((self.size * self.inner).max(1)) {
-                for (&i, row) in saved.places.iter().zip(&mut rows) {
+                for (&i, row) in places.iter().zip(&mut rows) {
                     block[i as usize * self.inner..][..self.inner]
                         .iter_mut()
                         .zip(row)

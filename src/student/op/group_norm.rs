@@ -2,7 +2,7 @@
 //! and group.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, row_statistics};
 use crate::student::value::{data, narrow, tensor, typed, wide};
@@ -49,6 +49,14 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(operator, [0, 1, 2], shape.to_vec()))
 }
 
+/// What the backward pass takes: input and scale, mean and 1/deviation by image and group.
+#[derive(Debug)]
+struct GroupNormKept {
+    x: Tensor,
+    scale: Tensor,
+    statistics: Vec<(f64, f64)>,
+}
+
 impl GroupNorm {
     /// Each channel of each image as a plane of its own.
     fn planes(&self) -> Planes {
@@ -63,7 +71,9 @@ impl GroupNorm {
 }
 
 impl Operator for GroupNorm {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = GroupNormKept;
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         let Self { images, channels, groups, epsilon, shared, .. } = *self;
         on_device::boxed(on_device::layer_norm::GroupNorm {
             images,
@@ -74,7 +84,7 @@ impl Operator for GroupNorm {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = data(inputs[0])?;
         let (scale, bias) = (wide(inputs[1])?, wide(inputs[2])?);
         let width = self.channels / self.groups * self.inner;
@@ -89,10 +99,8 @@ impl Operator for GroupNorm {
                 })
                 .collect();
             let y = tensor(normalize(x, self.planes(), &centre), inputs[0].dims())?;
-            let mut forward = Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]);
-            forward.saved.numbers =
-                statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
-            Ok(forward)
+            let (x, scale) = (inputs[0].clone(), inputs[1].clone());
+            Ok(OpOutput::one(y, GroupNormKept { x, scale, statistics }))
         })
     }
 
@@ -102,17 +110,18 @@ impl Operator for GroupNorm {
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
     fn backward(
         &self,
-        kept: Saved,
+        kept: GroupNormKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, scale, dy) = (saved(&kept, 0)?, wide(saved(&kept, 1)?)?, only(gradients)?);
-        let (held, held_dy) = (data(x)?, data(&dy)?);
+        let (scale, dy) = (wide(&kept.scale)?, only(gradients)?);
+        let (held, held_dy) = (data(&kept.x)?, data(&dy)?);
         let count = (self.channels / self.groups * self.inner) as f64;
         let planes = self.planes();
         let statistic = |plane: usize| {
             let (row, slot) = self.of_plane(plane);
-            (row, slot, kept.numbers[2 * row], kept.numbers[2 * row + 1])
+            let (mean, rstd) = kept.statistics[row];
+            (row, slot, mean, rstd)
         };
         let means: Vec<f64> = (0..planes.channels).map(|plane| statistic(plane).2).collect();
         typed!(dy.dtype(), |T| {

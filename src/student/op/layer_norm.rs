@@ -1,7 +1,7 @@
 //! `LayerNormalization` and `RMSNormalization` from an axis to the last.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, saved};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{
     layer_forward, layer_input_gradient, layer_parameter_gradients, row_scales, row_statistics,
@@ -63,7 +63,15 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         epsilon,
         centred,
     };
-    Ok(Built { operator: Box::new(operator), inputs: inputs.to_vec(), outputs })
+    Ok(Built::with_outputs(operator, inputs, outputs))
+}
+
+/// What the backward pass takes: input and scale, mean and 1/deviation of every row.
+#[derive(Debug)]
+struct LayerNormKept {
+    x: Tensor,
+    scale: Tensor,
+    statistics: Vec<(f64, f64)>,
 }
 
 impl LayerNorm {
@@ -113,7 +121,9 @@ impl LayerNorm {
 }
 
 impl Operator for LayerNorm {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = LayerNormKept;
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         on_device::boxed(on_device::layer_norm::LayerNorm {
             input: self.input.clone(),
             shape: self.shape.clone(),
@@ -125,7 +135,7 @@ impl Operator for LayerNorm {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, scale) = (data(inputs[0])?, data(inputs[1])?);
         let bias = inputs.get(2).map(|b| data(b)).transpose()?;
         let dtype = inputs[0].dtype();
@@ -148,19 +158,14 @@ impl Operator for LayerNorm {
                 outputs.push(narrow(&means, &self.statistics, dtype)?);
                 outputs.push(narrow(&scales, &self.statistics, dtype)?);
             }
-            let numbers = statistics.into_iter().flat_map(|(mean, rstd)| [mean, rstd]).collect();
-            let saved = Saved {
-                tensors: vec![inputs[0].clone(), inputs[1].clone()],
-                numbers,
-                ..Saved::default()
-            };
-            Ok(Forward { outputs, saved, ..Forward::default() })
+            let (x, scale) = (inputs[0].clone(), inputs[1].clone());
+            Ok(OpOutput::several(outputs, LayerNormKept { x, scale, statistics }))
         })
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: LayerNormKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -172,9 +177,8 @@ impl Operator for LayerNorm {
             || Tensor::zeros(self.input.as_slice(), dtype, &candle_core::Device::Cpu),
             Ok,
         )?;
-        let (x, scale, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
-        let statistics: Vec<(f64, f64)> =
-            kept.numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        let LayerNormKept { x, scale, statistics } = kept;
+        let (x, scale, held) = (data(&x)?, data(&scale)?, data(&dy)?);
         typed!(dtype, |T| {
             let (x, d) = (x.of::<T>()?, held.of::<T>()?);
             let mut result = vec![None; wanted.len()];

@@ -2,7 +2,7 @@
 //! left and a column on the right.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
@@ -130,7 +130,9 @@ impl MatMul {
 }
 
 impl Operator for MatMul {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = [Tensor; 2];
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         let GemmShape { batch, m, n, k } = self.gemm;
         if batch * m * n * k == 0 {
             return Ok(None);
@@ -144,7 +146,7 @@ impl Operator for MatMul {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);
         let y = typed!(inputs[0].dtype(), |T| {
             let (a, b) = (a.of::<T>()?, b.of::<T>()?);
@@ -172,17 +174,17 @@ impl Operator for MatMul {
             }
             tensor(y, &self.shapes[2])
         })?;
-        Ok(Forward::one(y, vec![inputs[0].clone(), inputs[1].clone()]))
+        Ok(OpOutput::one(y, [inputs[0].clone(), inputs[1].clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [a, b]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let (a, b, held) = (data(saved(&kept, 0)?)?, data(saved(&kept, 1)?)?, data(&dy)?);
+        let (a, b, held) = (data(&a)?, data(&b)?, data(&dy)?);
         typed!(dy.dtype(), |T| self.gradients::<T>(
             a.of::<T>()?,
             b.of::<T>()?,

@@ -2,7 +2,7 @@
 
 use super::on_device::{self, Target};
 use super::separable::{LONGEST_AXIS, Separable};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, any, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::resample::Taps;
@@ -111,17 +111,19 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
 }
 
 impl Operator for Pad {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = ();
+
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         let form = on_device::arrange::Pick::padded(
             [&self.input, &self.output],
             [&self.from, &self.to],
             self.value,
             target,
         )?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+        Ok(form.map(any))
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
             let mut out: Vec<T> = vec![<T as Float>::of(self.value); self.output.iter().product()];
@@ -130,13 +132,13 @@ impl Operator for Pad {
             } else {
                 scatter(&gather(x.of::<T>()?, &self.from), &self.to, &mut out);
             }
-            Ok(Forward::one(tensor(out, &self.output)?, Vec::new()))
+            Ok(OpOutput::one(tensor(out, &self.output)?, ()))
         })
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

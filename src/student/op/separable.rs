@@ -1,7 +1,7 @@
 //! Linear maps that work axis by axis: resizing, padding by copies.
 
 use super::on_device::{self, Target};
-use super::{Forward, Operator, Run, Saved, only};
+use super::{AnyOperator, OpOutput, Operator, PassOptions, any, only};
 use crate::error::Result;
 use crate::kernel::resample::{Taps, backward, forward};
 use crate::student::value::{data, tensor, typed};
@@ -46,27 +46,29 @@ impl Separable {
 }
 
 impl Operator for Separable {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = ();
+
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         let stages = self.stages.iter().map(|s| (s.size, s.inner, &s.taps));
         let form =
             on_device::separable::Separable::new(stages, [&self.input, &self.output], target)?;
-        Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+        Ok(form.map(any))
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         typed!(inputs[0].dtype(), |T| {
             let mut y = x.of::<T>()?.to_vec();
             for s in &self.stages {
                 y = forward(&y, s.size, s.inner, &s.taps);
             }
-            Ok(Forward::one(tensor(y, &self.output)?, Vec::new()))
+            Ok(OpOutput::one(tensor(y, &self.output)?, ()))
         })
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,7 @@
 //! `Tile`: the input repeated along its axes.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum};
 use crate::student::value::{data, tensor, typed};
@@ -50,7 +50,9 @@ pub(in crate::student) fn tiled(
 }
 
 impl Operator for Tile {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = ();
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         on_device::boxed(on_device::arrange::Repeat {
             input: self.input.clone(),
             once: self.input.iter().flat_map(|&n| [1, n]).collect(),
@@ -59,17 +61,17 @@ impl Operator for Tile {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
-        typed!(inputs[0].dtype(), |T| Ok(Forward::one(
+        typed!(inputs[0].dtype(), |T| Ok(OpOutput::one(
             tensor(gather(x.of::<T>()?, &self.view), &self.output)?,
-            Vec::new()
+            ()
         )))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,7 @@
 //! Functions of one number beside the activations: logarithm, reciprocal, trigonometry, rounding.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site, only, saved};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -62,7 +62,9 @@ impl Unary {
 }
 
 impl Operator for Unary {
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = Tensor;
+
+    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         use on_device::unary::Unary as Form;
         on_device::boxed(match self {
             Self::Log => Form::Log,
@@ -77,21 +79,21 @@ impl Operator for Unary {
         })
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let held = data(x)?;
         let y = typed!(x.dtype(), |T| tensor(self.values(held.of::<T>()?), x.dims()))?;
-        Ok(Forward::one(y, vec![x.clone()]))
+        Ok(OpOutput::one(y, x.clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        x: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
-        let (held, held_dy) = (data(x)?, data(&dy)?);
+        let dy = only(gradients)?;
+        let (held, held_dy) = (data(&x)?, data(&dy)?);
         typed!(dy.dtype(), |T| Ok(vec![Some(tensor(
             self.gradient(held.of::<T>()?, held_dy.of::<T>()?),
             dy.dims()

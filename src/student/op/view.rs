@@ -1,7 +1,7 @@
 //! `Transpose`, `Slice`, `Split` and `Expand`: the same numbers walked with other strides.
 
 use super::on_device::{self, Target};
-use super::{Built, Forward, Operator, Run, Saved, Site};
+use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, any};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum, scatter};
 use crate::student::op::site::axis;
@@ -66,7 +66,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         }
     };
     let outputs = views.iter().map(|v| v.shape.clone()).collect();
-    Ok(Built { operator: Box::new(View { input, views, adjoint }), inputs: vec![0], outputs })
+    Ok(Built::with_outputs(View { input, views, adjoint }, [0], outputs))
 }
 
 /// An order of axes; reversed where none is given.
@@ -180,7 +180,9 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
 }
 
 impl Operator for View {
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn Operator>>> {
+    type Kept = ();
+
+    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
         let of = |input: &[usize], view: &Strided| (input.to_vec(), view.shape.clone());
         match &self.adjoint {
             Adjoint::Gather { order, .. } => {
@@ -203,12 +205,12 @@ impl Operator for View {
             }
             Adjoint::Scatter => {
                 let form = on_device::arrange::Pick::views(&self.input, &self.views, target)?;
-                Ok(form.map(|form| Box::new(form) as Box<dyn Operator>))
+                Ok(form.map(any))
             }
         }
     }
 
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;
         let outputs = typed!(inputs[0].dtype(), |T| {
             let x = x.of::<T>()?;
@@ -217,12 +219,12 @@ impl Operator for View {
                 .map(|view| tensor(gather(x, view), &view.shape))
                 .collect::<Result<Vec<_>>>()
         })?;
-        Ok(Forward { outputs, ..Forward::default() })
+        Ok(OpOutput::several(outputs, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

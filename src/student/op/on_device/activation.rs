@@ -2,7 +2,7 @@
 //! times infinity is no number.
 
 use super::super::activation::{Activation, GELU_CUBIC, squares};
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::{positive, rectified, truth};
 use crate::error::Result;
 use candle_core::Tensor;
@@ -168,18 +168,20 @@ impl OnDevice {
 }
 
 impl Operator for OnDevice {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = self.values(inputs[0])?;
         let kept = if self.0.keeps_output() { y.clone() } else { inputs[0].clone() };
-        Ok(Forward::one(y, vec![kept]))
+        Ok(OpOutput::one(y, kept))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.gradient(saved(&kept, 0)?, &only(gradients)?)?)])
+        Ok(vec![Some(self.gradient(&kept, &only(gradients)?)?)])
     }
 }

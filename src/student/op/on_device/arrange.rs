@@ -1,7 +1,7 @@
 //! `Transpose`, `Expand`, `Slice`, `Split`, `Pad`, `Tile` and pixel shuffles: elements picked, none
 //! computed.
 
-use super::super::{Forward, Operator, Run, Saved, only};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::Target;
 use super::sum::summed_to;
 use super::table::{Adjoint, Table};
@@ -20,15 +20,17 @@ pub(in crate::student::op) struct Permute {
 }
 
 impl Operator for Permute {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y =
             inputs[0].reshape(self.shape.as_slice())?.permute(self.order.clone())?.contiguous()?;
-        Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -50,17 +52,19 @@ pub(in crate::student::op) struct Repeat {
 }
 
 impl Operator for Repeat {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = inputs[0]
             .reshape(self.once.as_slice())?
             .broadcast_as(self.full.as_slice())?
             .contiguous()?;
-        Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
@@ -179,7 +183,9 @@ impl Pick {
 }
 
 impl Operator for Pick {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = self.flat(inputs[0])?;
         let mut outputs = Vec::new();
         for ((table, _), shape) in self.parts.iter().zip(&self.outputs) {
@@ -187,12 +193,12 @@ impl Operator for Pick {
             let y = if let Some(fill) = &self.fill { y.broadcast_add(fill)? } else { y };
             outputs.push(y.reshape(shape.as_slice())?);
         }
-        Ok(Forward { outputs, ..Forward::default() })
+        Ok(OpOutput::several(outputs, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

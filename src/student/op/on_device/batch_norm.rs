@@ -1,7 +1,7 @@
 //! `BatchNormalization`: statistics and running statistics stay on the device.
 
 use super::super::batch_norm::BatchNorm;
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::channel_sum;
 use crate::error::Result;
 use crate::student::Mode;
@@ -13,6 +13,16 @@ pub(in crate::student::op) struct Normalization {
     pub(in crate::student::op) norm: BatchNorm,
     pub(in crate::student::op) outer: usize,
     pub(in crate::student::op) channels: usize,
+}
+
+/// What the backward pass takes.
+#[derive(Debug)]
+pub(in crate::student::op) struct NormalizationKept {
+    /// The input less its mean, `[outer, channels, inner]`.
+    centred: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    training: bool,
 }
 
 impl Normalization {
@@ -27,12 +37,14 @@ impl Normalization {
 }
 
 impl Operator for Normalization {
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+    type Kept = NormalizationKept;
+
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let &[x, scale, bias, running_mean, running_var] = inputs else {
             return Err(crate::error::Error::internal("expected 5 inputs"));
         };
         let (norm, flat) = (&self.norm, self.flat(x)?);
-        let training = norm.batch_statistics(run)?;
+        let training = norm.batch_statistics(options)?;
         let count = norm.count();
         let mean = if training {
             channel_sum(&flat)?.affine(1.0 / count, 0.0)?
@@ -47,7 +59,7 @@ impl Operator for Normalization {
             running_var.clone()
         };
         let mut updates = Vec::new();
-        if training && run.mode == Mode::Train {
+        if training && options.mode == Mode::Train {
             let (old, new) = norm.blend();
             let blend = |before: &Tensor, now: &Tensor, factor: f64| -> Result<Tensor> {
                 Ok((before.affine(old, 0.0)? + now.affine(new * factor, 0.0)?)?)
@@ -59,27 +71,26 @@ impl Operator for Normalization {
         let y = centred
             .broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?
             .broadcast_add(&self.by_channel(bias)?)?;
-        let saved =
-            Saved { tensors: vec![centred, rstd, scale.clone()], training, ..Saved::default() };
-        Ok(Forward { outputs: vec![y.reshape(x.dims())?], saved, updates })
+        let kept = NormalizationKept { centred, rstd, scale: (*scale).clone(), training };
+        Ok(OpOutput { updates, ..OpOutput::one(y.reshape(x.dims())?, kept) })
     }
 
     /// The gradients as the host form has them: dβ = Σdy, dγ = r·Σdy(x − μ), dx = γr·(dy
     /// − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n).
     fn backward(
         &self,
-        kept: Saved,
+        kept: NormalizationKept,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (centred, rstd, scale) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?);
+        let NormalizationKept { centred, rstd, scale, training } = kept;
         let dy = only(gradients)?;
         let flat = self.flat(&dy)?;
-        let (total, weighted) = (channel_sum(&flat)?, channel_sum(&(&flat * centred)?)?);
+        let (total, weighted) = (channel_sum(&flat)?, channel_sum(&(&flat * &centred)?)?);
         let mut result = vec![None; 5];
         if wanted[0] {
             let share = -1.0 / self.norm.count();
-            let dx = if kept.training {
+            let dx = if training {
                 let slope = (&weighted * rstd.sqr()?)?.affine(share, 0.0)?;
                 let level = self.by_channel(&total.affine(share, 0.0)?)?;
                 (flat + centred.broadcast_mul(&self.by_channel(&slope)?)?)?.broadcast_add(&level)?
@@ -87,7 +98,7 @@ impl Operator for Normalization {
                 flat
             };
             result[0] =
-                Some(dx.broadcast_mul(&self.by_channel(&(rstd * scale)?)?)?.reshape(dy.dims())?);
+                Some(dx.broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?.reshape(dy.dims())?);
         }
         result[1] = Some((weighted * rstd)?);
         result[2] = Some(total);

@@ -1,22 +1,23 @@
 //! `Add`, `Sub`, `Mul`, `Div`, `Where` and `PRelu` with broadcasting.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::summed_to;
 use super::{positive, rectified};
 use crate::error::Result;
 use candle_core::Tensor;
 
-#[derive(Debug, Clone, Copy)]
-pub(in crate::student::op) enum Function {
-    Add,
-    Sub,
-    Mul,
-    Div,
+/// The sum or the difference.
+#[derive(Debug)]
+pub(in crate::student::op) struct Sum {
+    pub(in crate::student::op) negative: bool,
+    pub(in crate::student::op) a: Vec<usize>,
+    pub(in crate::student::op) b: Vec<usize>,
 }
 
+/// The product or the quotient.
 #[derive(Debug)]
-pub(in crate::student::op) struct Binary {
-    pub(in crate::student::op) function: Function,
+pub(in crate::student::op) struct Product {
+    pub(in crate::student::op) divided: bool,
     pub(in crate::student::op) a: Vec<usize>,
     pub(in crate::student::op) b: Vec<usize>,
 }
@@ -26,39 +27,57 @@ fn when(wanted: bool, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tenso
     if wanted { f().map(Some) } else { Ok(None) }
 }
 
-impl Operator for Binary {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+impl Operator for Sum {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (inputs[0], inputs[1]);
-        let both = || vec![a.clone(), b.clone()];
-        Ok(match self.function {
-            Function::Add => Forward::one(a.broadcast_add(b)?, Vec::new()),
-            Function::Sub => Forward::one(a.broadcast_sub(b)?, Vec::new()),
-            Function::Mul => Forward::one(a.broadcast_mul(b)?, both()),
-            Function::Div => Forward::one(a.broadcast_div(b)?, both()),
-        })
+        let y = if self.negative { a.broadcast_sub(b)? } else { a.broadcast_add(b)? };
+        Ok(OpOutput::one(y, ()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        let operand = |i| saved(&kept, i);
-        let da = when(wanted[0], || match self.function {
-            Function::Add | Function::Sub => summed_to(&dy, &self.a),
-            Function::Mul => summed_to(&dy.broadcast_mul(operand(1)?)?, &self.a),
-            Function::Div => summed_to(&dy.broadcast_div(operand(1)?)?, &self.a),
+        let da = when(wanted[0], || summed_to(&dy, &self.a))?;
+        let db = when(wanted[1], || {
+            if self.negative { summed_to(&dy.neg()?, &self.b) } else { summed_to(&dy, &self.b) }
         })?;
-        let db = when(wanted[1], || match self.function {
-            Function::Add => summed_to(&dy, &self.b),
-            Function::Sub => summed_to(&dy.neg()?, &self.b),
-            Function::Mul => summed_to(&dy.broadcast_mul(operand(0)?)?, &self.b),
-            Function::Div => {
-                let slope = operand(0)?.broadcast_div(&operand(1)?.sqr()?)?.neg()?;
-                summed_to(&(dy.clone() * slope)?, &self.b)
-            }
+        Ok(vec![da, db])
+    }
+}
+
+impl Operator for Product {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let (a, b) = (inputs[0], inputs[1]);
+        let y = if self.divided { a.broadcast_div(b)? } else { a.broadcast_mul(b)? };
+        Ok(OpOutput::one(y, [a.clone(), b.clone()]))
+    }
+
+    fn backward(
+        &self,
+        [a, b]: Self::Kept,
+        gradients: Vec<Option<Tensor>>,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?;
+        let da = when(wanted[0], || {
+            let da = if self.divided { dy.broadcast_div(&b)? } else { dy.broadcast_mul(&b)? };
+            summed_to(&da, &self.a)
+        })?;
+        let db = when(wanted[1], || {
+            let db = if self.divided {
+                (&dy * a.broadcast_div(&b.sqr()?)?.neg()?)?
+            } else {
+                dy.broadcast_mul(&a)?
+            };
+            summed_to(&db, &self.b)
         })?;
         Ok(vec![da, db])
     }
@@ -79,22 +98,21 @@ impl Where {
 }
 
 impl Operator for Where {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let taken = inputs[0].ne(&inputs[0].zeros_like()?)?;
         let taken = self.full(&taken)?;
-        Ok(Forward::one(
-            taken.where_cond(&self.full(inputs[1])?, &self.full(inputs[2])?)?,
-            vec![taken],
-        ))
+        Ok(OpOutput::one(taken.where_cond(&self.full(inputs[1])?, &self.full(inputs[2])?)?, taken))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        taken: Tensor,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (taken, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let dy = only(gradients)?;
         let zero = dy.zeros_like()?;
         let first = when(wanted[1], || summed_to(&taken.where_cond(&dy, &zero)?, &self.inputs[1]))?;
         let second =
@@ -110,26 +128,28 @@ pub(in crate::student::op) struct PRelu {
 }
 
 impl Operator for PRelu {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, slope) = (inputs[0], inputs[1]);
         let below = rectified(&x.neg()?)?;
-        Ok(Forward::one(
+        Ok(OpOutput::one(
             (rectified(x)? - below.broadcast_mul(slope)?)?,
-            vec![x.clone(), slope.clone()],
+            [x.clone(), slope.clone()],
         ))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, slope]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, slope, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
+        let dy = only(gradients)?;
         let dx = when(wanted[0], || {
-            let above = positive(x)?;
+            let above = positive(&x)?;
             // at 0 the slope of the negative side, as PyTorch
-            let factor = (above.affine(-1.0, 1.0)?.broadcast_mul(slope)? + above)?;
+            let factor = (above.affine(-1.0, 1.0)?.broadcast_mul(&slope)? + above)?;
             Ok((&dy * factor)?)
         })?;
         let dslope =

@@ -1,6 +1,6 @@
 //! `Concat` along an axis.
 
-use super::super::{Forward, Operator, Run, Saved, only};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -12,13 +12,15 @@ pub(in crate::student::op) struct Concat {
 }
 
 impl Operator for Concat {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        Ok(Forward::one(Tensor::cat(inputs, self.axis)?.contiguous()?, Vec::new()))
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        Ok(OpOutput::one(Tensor::cat(inputs, self.axis)?.contiguous()?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

@@ -1,7 +1,7 @@
 //! `Conv` and `ConvTranspose`: one gather of the windows, one batch of matrix products, and their
 //! adjoints.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::Target;
 use super::sum::{channel_sum, middle_sum};
 use super::table::{Adjoint, Table, in_parts, joined_parts};
@@ -201,7 +201,9 @@ impl Convolution {
 }
 
 impl Operator for Convolution {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [_, _, output] = &self.shapes;
         let (x, weight) = (inputs[0], inputs[1]);
         let mut y = if self.transposed {
@@ -214,28 +216,28 @@ impl Operator for Convolution {
                 .broadcast_add(&bias.reshape((1, output[1], 1))?)?
                 .reshape(output.as_slice())?;
         }
-        Ok(Forward::one(y, vec![x.clone(), weight.clone()]))
+        Ok(OpOutput::one(y, [x.clone(), weight.clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [x, weight]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, weight, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
+        let dy = only(gradients)?;
         let [input, shape, _] = &self.shapes;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
             let p = &self.products;
             result[0] = Some(if self.transposed {
-                p.forward(&dy, weight, input)?
+                p.forward(&dy, &weight, input)?
             } else {
-                p.input_gradient(weight, &dy, input)?
+                p.input_gradient(&weight, &dy, input)?
             });
         }
         if wanted[1] {
-            let (from, to) = if self.transposed { (&dy, x) } else { (x, &dy) };
+            let (from, to) = if self.transposed { (&dy, &x) } else { (&x, &dy) };
             result[1] = Some(self.products.weight_gradient(from, to, shape)?);
         }
         if wanted.get(2) == Some(&true) {

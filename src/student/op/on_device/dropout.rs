@@ -2,7 +2,7 @@
 //! there.
 
 use super::super::dropout::Dropout;
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 
@@ -10,23 +10,28 @@ use candle_core::{Device, Tensor};
 pub(in crate::student::op) struct OnDevice(pub(in crate::student::op) Dropout);
 
 impl Operator for OnDevice {
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+    type Kept = Option<Tensor>;
+
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
-        let Some(key) = self.0.key(run) else { return Ok(Forward::one(x.clone(), Vec::new())) };
+        let Some(key) = self.0.key(options) else { return Ok(OpOutput::one(x.clone(), None)) };
         let mask = self
             .0
             .apply(&Tensor::ones(x.shape(), x.dtype(), &Device::Cpu)?, key)?
             .to_device(x.device())?;
-        Ok(Forward::one((x * &mask)?, vec![mask]))
+        Ok(OpOutput::one((x * &mask)?, Some(mask)))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        mask: Option<Tensor>,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
-        Ok(vec![Some(if kept.tensors.is_empty() { dy } else { (dy * saved(&kept, 0)?)? })])
+        Ok(vec![Some(match mask {
+            Some(mask) => (dy * mask)?,
+            None => dy,
+        })])
     }
 }

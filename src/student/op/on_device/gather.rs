@@ -1,7 +1,7 @@
 //! `Gather` along an axis: rows of `[outer, size, inner]` by indices that are known, or data.
 
 use super::super::gather::places_of;
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::table::Table;
 use crate::error::Result;
 use candle_core::{Device, Tensor};
@@ -23,7 +23,9 @@ impl Gather {
 }
 
 impl Operator for Gather {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Table;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         // indices are checked on the host: on a device a wrong one ends the process
         let places = places_of(
@@ -33,17 +35,16 @@ impl Operator for Gather {
         )?;
         let table = Table::new(places.into_iter().map(|i| Some(i as usize)), x.device())?;
         let y = table.gather(&self.flat(x, self.size)?)?.reshape(self.output.as_slice())?;
-        Ok(Forward::one(y, vec![table.indices().clone()]))
+        Ok(OpOutput::one(y, table))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        table: Table,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let table = Table::of(saved(&kept, 0)?.clone());
-        let dy = self.flat(&only(gradients)?, table.indices().elem_count())?;
+        let dy = self.flat(&only(gradients)?, table.places())?;
         let mut result = vec![None; wanted.len()];
         result[0] = Some(table.scatter(&dy, self.size)?.reshape(self.input.as_slice())?);
         Ok(result)

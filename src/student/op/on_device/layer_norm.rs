@@ -1,7 +1,7 @@
 //! `LayerNormalization`, `RMSNormalization`, `GroupNormalization` and `InstanceNormalization`: rows
 //! normalised by their own statistics.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::{channel_sum, summed_to};
 use crate::error::Result;
 use candle_core::{D, Tensor};
@@ -25,6 +25,14 @@ fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centred: bool) -> Re
     let along = normal.broadcast_mul(&row_mean(&(g * normal)?)?)?;
     let rest = if centred { g.broadcast_sub(&row_mean(g)?)? } else { g.clone() };
     Ok((rest - along)?.broadcast_mul(rstd)?)
+}
+
+/// What the backward pass takes: the rows normalized, 1/deviation, the scale repeated.
+#[derive(Debug)]
+pub(in crate::student::op) struct Normalized {
+    normal: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
 }
 
 /// Over the last axes.
@@ -59,7 +67,9 @@ impl LayerNorm {
 }
 
 impl Operator for LayerNorm {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Normalized;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [normal, mean, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, self.centred)?;
         let scale = self.repeated(inputs[1])?;
         let mut y = normal.broadcast_mul(&scale)?;
@@ -71,21 +81,17 @@ impl Operator for LayerNorm {
             outputs.push(mean.reshape(self.statistics.as_slice())?);
             outputs.push(rstd.reshape(self.statistics.as_slice())?);
         }
-        Ok(Forward {
-            outputs,
-            saved: Saved { tensors: vec![normal, rstd, scale], ..Saved::default() },
-            ..Forward::default()
-        })
+        Ok(OpOutput::several(outputs, Normalized { normal, rstd, scale }))
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a count of elements in memory")]
     fn backward(
         &self,
-        kept: Saved,
+        kept: Normalized,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (normal, rstd, scale) = (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?);
+        let Normalized { normal, rstd, scale } = kept;
         let mut gradients = gradients.into_iter();
         let mut next =
             |width: usize| gradients.next().flatten().map(|g| g.reshape(((), width))).transpose();
@@ -93,7 +99,7 @@ impl Operator for LayerNorm {
         let dy = dy.map_or_else(|| normal.zeros_like(), Ok)?;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
-            let mut dx = row_gradient(&dy.broadcast_mul(scale)?, normal, rstd, self.centred)?;
+            let mut dx = row_gradient(&dy.broadcast_mul(&scale)?, &normal, &rstd, self.centred)?;
             let share = 1.0 / self.width as f64;
             if let Some(dmean) = dmean {
                 dx = dx.broadcast_add(&dmean.affine(share, 0.0)?)?;
@@ -105,7 +111,7 @@ impl Operator for LayerNorm {
             result[0] = Some(dx.reshape(self.input.as_slice())?);
         }
         if wanted[1] {
-            result[1] = Some(self.summed(&(&dy * normal)?, &self.parameters[0])?);
+            result[1] = Some(self.summed(&(&dy * &normal)?, &self.parameters[0])?);
         }
         if let (Some(true), Some(own)) = (wanted.get(2), self.parameters.get(1)) {
             result[2] = Some(self.summed(&dy, own)?);
@@ -150,29 +156,30 @@ impl GroupNorm {
 }
 
 impl Operator for GroupNorm {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Normalized;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [normal, _, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, true)?;
         let scale = self.repeated(inputs[1])?;
         let y =
             self.maps(&normal)?.broadcast_mul(&scale)?.broadcast_add(&self.repeated(inputs[2])?)?;
-        Ok(Forward::one(y.reshape(inputs[0].dims())?, vec![normal, rstd, scale]))
+        Ok(OpOutput::one(y.reshape(inputs[0].dims())?, Normalized { normal, rstd, scale }))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        kept: Normalized,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (normal, rstd, scale, dy) =
-            (saved(&kept, 0)?, saved(&kept, 1)?, saved(&kept, 2)?, only(gradients)?);
+        let (Normalized { normal, rstd, scale }, dy) = (kept, only(gradients)?);
         let maps = self.maps(&dy)?;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
-            let g = self.rows(&maps.broadcast_mul(scale)?)?;
-            result[0] = Some(row_gradient(&g, normal, rstd, true)?.reshape(dy.dims())?);
+            let g = self.rows(&maps.broadcast_mul(&scale)?)?;
+            result[0] = Some(row_gradient(&g, &normal, &rstd, true)?.reshape(dy.dims())?);
         }
-        result[1] = Some(self.summed(&(&maps * self.maps(normal)?)?)?);
+        result[1] = Some(self.summed(&(&maps * self.maps(&normal)?)?)?);
         result[2] = Some(self.summed(&maps)?);
         Ok(result)
     }

@@ -1,6 +1,6 @@
 //! `Gemm` and `MatMul`.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::summed_to;
 use crate::error::Result;
 use candle_core::Tensor;
@@ -27,7 +27,9 @@ fn scaled(t: Tensor, factor: f64) -> Result<Tensor> {
 }
 
 impl Operator for Gemm {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (inputs[0], inputs[1]);
         let mut y = scaled(
             turned(a, self.transposed_a)?.matmul(&turned(b, self.transposed_b)?)?,
@@ -36,27 +38,30 @@ impl Operator for Gemm {
         if let Some(c) = inputs.get(2) {
             y = y.broadcast_add(&scaled((*c).clone(), self.beta)?)?;
         }
-        Ok(Forward::one(y, vec![a.clone(), b.clone()]))
+        Ok(OpOutput::one(y, [a.clone(), b.clone()]))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [a, b]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (a, b, dy) = (saved(&kept, 0)?, saved(&kept, 1)?, only(gradients)?);
+        let dy = only(gradients)?;
         let (ta, tb) = (self.transposed_a, self.transposed_b);
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
             // dA' = dY·B'ᵀ, and its transpose where A is one
             let da =
-                if ta { turned(b, tb)?.matmul(&dy.t()?)? } else { dy.matmul(&turned(b, !tb)?)? };
+                if ta { turned(&b, tb)?.matmul(&dy.t()?)? } else { dy.matmul(&turned(&b, !tb)?)? };
             result[0] = Some(scaled(da, self.alpha)?);
         }
         if wanted[1] {
-            let db =
-                if tb { dy.t()?.matmul(&turned(a, ta)?)? } else { turned(a, !ta)?.matmul(&dy)? };
+            let db = if tb {
+                dy.t()?.matmul(&turned(&a, ta)?)?
+            } else {
+                turned(&a, !ta)?.matmul(&dy)?
+            };
             result[1] = Some(scaled(db, self.alpha)?);
         }
         if let (Some(shape), Some(true)) = (&self.c, wanted.get(2)) {
@@ -106,22 +111,23 @@ impl MatMul {
 }
 
 impl Operator for MatMul {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y = self.batch(inputs[0], &self.a)?.matmul(&self.batch(inputs[1], &self.b)?)?;
-        Ok(Forward::one(
+        Ok(OpOutput::one(
             y.reshape(self.shapes[2].as_slice())?,
-            vec![inputs[0].clone(), inputs[1].clone()],
+            [inputs[0].clone(), inputs[1].clone()],
         ))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        [a, b]: [Tensor; 2],
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (a, b) =
-            (self.batch(saved(&kept, 0)?, &self.a)?, self.batch(saved(&kept, 1)?, &self.b)?);
+        let (a, b) = (self.batch(&a, &self.a)?, self.batch(&b, &self.b)?);
         let dy = only(gradients)?.reshape((a.dims()[0], a.dims()[1], b.dims()[2]))?;
         let mut result = vec![None, None];
         if wanted[0] {

@@ -25,7 +25,7 @@ mod sum;
 mod table;
 pub(super) mod unary;
 
-use super::{Forward, Operator, Run, Saved};
+use super::{AnyOperator, Backward, OpOutput, Operator, PassOptions, any};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 
@@ -50,19 +50,19 @@ impl Target {
 /// # Errors
 /// When the device has no room for the operator's tables.
 pub(in crate::student) fn place(
-    operator: Box<dyn Operator>,
+    operator: Box<dyn AnyOperator>,
     target: &Target,
-) -> Result<Box<dyn Operator>> {
+) -> Result<Box<dyn AnyOperator>> {
     match operator.on_device(target)? {
         Some(own) => Ok(own),
-        None => Ok(Box::new(OnHost { operator, device: target.device.clone() })),
+        None => Ok(any(OnHost { operator, device: target.device.clone() })),
     }
 }
 
 /// An operator that runs on the host for tensors of another device.
 #[derive(Debug)]
 struct OnHost {
-    operator: Box<dyn Operator>,
+    operator: Box<dyn AnyOperator>,
     device: Device,
 }
 
@@ -73,39 +73,41 @@ impl OnHost {
 }
 
 impl Operator for OnHost {
-    fn forward(&self, inputs: &[&Tensor], run: &Run) -> Result<Forward> {
+    type Kept = Box<dyn Backward>;
+
+    fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let inputs =
             inputs.iter().map(|x| Ok(x.to_device(&Device::Cpu)?)).collect::<Result<Vec<_>>>()?;
-        let done = self.operator.forward(&inputs.iter().collect::<Vec<_>>(), run)?;
+        let done = self.operator.forward(&inputs.iter().collect::<Vec<_>>(), options)?;
         let there = |t: Tensor| -> Result<Tensor> { Ok(t.to_device(&self.device)?) };
-        Ok(Forward {
+        Ok(OpOutput {
             outputs: done.outputs.into_iter().map(there).collect::<Result<_>>()?,
             updates: done
                 .updates
                 .into_iter()
                 .map(|(i, t)| Ok((i, there(t)?)))
                 .collect::<Result<_>>()?,
-            // what the backward pass needs stays where that runs
-            saved: done.saved,
+            // what the backward pass takes stays where that runs
+            kept: done.kept,
         })
     }
 
     fn backward(
         &self,
-        saved: Saved,
+        kept: Box<dyn Backward>,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let gradients =
             gradients.into_iter().map(|g| g.map(|g| Ok(g.to_device(&Device::Cpu)?)).transpose());
-        self.back(self.operator.backward(saved, gradients.collect::<Result<_>>()?, wanted)?)
+        self.back(kept.backward(gradients.collect::<Result<_>>()?, wanted)?)
     }
 }
 
 /// The operator as its own device form: for those whose code names no device.
 #[allow(clippy::unnecessary_wraps, reason = "what `Operator::on_device` returns")]
-pub(super) fn boxed(operator: impl Operator + 'static) -> Result<Option<Box<dyn Operator>>> {
-    Ok(Some(Box::new(operator)))
+pub(super) fn boxed(operator: impl Operator) -> Result<Option<Box<dyn AnyOperator>>> {
+    Ok(Some(any(operator)))
 }
 
 /// 1 where a comparison held and 0 elsewhere, as numbers.

@@ -1,7 +1,7 @@
 //! `MaxPool`, `AveragePool` and `GlobalMaxPool`. On a GPU the largest of numbers and NaN is the
 //! number: a NaN shows in the layers around.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::conv::windows;
 use super::sum::middle_sum;
 use super::table::{Adjoint, Table, joined_parts};
@@ -108,35 +108,36 @@ impl Pool {
 }
 
 impl Operator for Pool {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Option<Tensor>;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0].reshape((self.planes(), self.area[0]))?;
         let output = self.shapes[1].as_slice();
         if self.maximum {
             let [y, places] = self.maxima(&x)?;
-            return Ok(Forward::one(
+            return Ok(OpOutput::one(
                 y.reshape(output)?,
-                vec![places.reshape((self.planes(), self.area[1]))?],
+                Some(places.reshape((self.planes(), self.area[1]))?),
             ));
         }
         let sums = joined_parts(self.planes(), self.size(), |first, count| {
             middle_sum(&self.windows(&x, first, count)?)
         })?;
         let y = sums.broadcast_mul(&self.factors)?;
-        Ok(Forward::one(y.reshape(output)?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(output)?, None))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        places: Option<Tensor>,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?.reshape((self.planes(), self.area[1]))?;
-        let dx = if self.maximum {
-            let places = saved(&kept, 0)?;
+        let dx = if let Some(places) = places {
             joined_parts(self.planes(), self.size(), |first, count| {
                 let part = |t: &Tensor| self.back.spread(&t.narrow(0, first, count)?);
-                let chosen = truth(&part(places)?.broadcast_eq(&self.reading)?, dy.dtype())?;
+                let chosen = truth(&part(&places)?.broadcast_eq(&self.reading)?, dy.dtype())?;
                 middle_sum(&(part(&dy)? * chosen)?)
             })?
         } else {

@@ -1,21 +1,24 @@
 //! Reductions: the axes that are reduced brought last, so that every one is over rows.
 
-use super::super::reduce::Reduction;
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::reduce::{Reduction, Shapes};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::truth;
 use crate::error::Result;
 use candle_core::Tensor;
 
 #[derive(Debug)]
-pub(in crate::student::op) struct Reduce {
-    pub(in crate::student::op) reduction: Reduction,
-    pub(in crate::student::op) input: Vec<usize>,
-    /// The input's shape with 1 for each axis that is reduced.
-    pub(in crate::student::op) kept: Vec<usize>,
-    pub(in crate::student::op) output: Vec<usize>,
+pub(in crate::student::op) struct Sum {
+    pub(in crate::student::op) factor: f64,
+    pub(in crate::student::op) shapes: Shapes,
 }
 
-impl Reduce {
+#[derive(Debug)]
+pub(in crate::student::op) struct Reduce {
+    pub(in crate::student::op) reduction: Reduction,
+    pub(in crate::student::op) shapes: Shapes,
+}
+
+impl Shapes {
     /// The order of axes that puts the reduced ones last, and the sizes in it.
     fn order(&self) -> (Vec<usize>, Vec<usize>, usize) {
         let gone = |&axis: &usize| self.kept[axis] != self.input[axis];
@@ -44,11 +47,12 @@ impl Reduce {
         order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
         Ok(x.permute(inverse)?.contiguous()?)
     }
+}
 
+impl Reduce {
     /// One number a row, `[rows, 1]`.
     fn values(&self, rows: &Tensor) -> Result<Tensor> {
         Ok(match self.reduction {
-            Reduction::Sum(factor) => rows.sum_keepdim(1)?.affine(factor, 0.0)?,
             Reduction::LogSum => rows.sum_keepdim(1)?.log()?,
             Reduction::Max => rows.max_keepdim(1)?,
             Reduction::Min => rows.min_keepdim(1)?,
@@ -65,7 +69,6 @@ impl Reduce {
     /// The slope of `y` by every element.
     fn slope(&self, rows: &Tensor, y: &Tensor) -> Result<Tensor> {
         Ok(match self.reduction {
-            Reduction::Sum(factor) => rows.ones_like()?.affine(factor, 0.0)?,
             Reduction::LogSum => rows.zeros_like()?.broadcast_sub(y)?.exp()?,
             // equal extremes share the gradient evenly
             Reduction::Max | Reduction::Min => {
@@ -83,27 +86,45 @@ impl Reduce {
     }
 }
 
-impl Operator for Reduce {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
-        let rows = self.rows(inputs[0])?;
-        let values = self.values(&rows)?;
-        let y = values.reshape(self.output.as_slice())?;
-        let linear = matches!(self.reduction, Reduction::Sum(_));
-        Ok(Forward::one(y, if linear { Vec::new() } else { vec![rows, values] }))
+impl Operator for Sum {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let sums = self.shapes.rows(inputs[0])?.sum_keepdim(1)?.affine(self.factor, 0.0)?;
+        Ok(OpOutput::one(sums.reshape(self.shapes.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let dy = only(gradients)?;
-        if let Reduction::Sum(factor) = self.reduction {
-            let dx = dy.affine(factor, 0.0)?.reshape(self.kept.as_slice())?;
-            return Ok(vec![Some(dx.broadcast_as(self.input.as_slice())?.contiguous()?)]);
-        }
-        let slope = self.slope(saved(&kept, 0)?, saved(&kept, 1)?)?;
-        Ok(vec![Some(self.input_of(&slope.broadcast_mul(&dy.reshape(((), 1))?)?)?)])
+        let Shapes { input, kept, .. } = &self.shapes;
+        let dx = only(gradients)?.affine(self.factor, 0.0)?.reshape(kept.as_slice())?;
+        Ok(vec![Some(dx.broadcast_as(input.as_slice())?.contiguous()?)])
+    }
+}
+
+impl Operator for Reduce {
+    /// The rows and one number of each.
+    type Kept = [Tensor; 2];
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
+        let rows = self.shapes.rows(inputs[0])?;
+        let values = self.values(&rows)?;
+        let y = values.reshape(self.shapes.output.as_slice())?;
+        Ok(OpOutput::one(y, [rows, values]))
+    }
+
+    fn backward(
+        &self,
+        [rows, values]: Self::Kept,
+        gradients: Vec<Option<Tensor>>,
+        _wanted: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let dy = only(gradients)?.reshape(((), 1))?;
+        let slope = self.slope(&rows, &values)?;
+        Ok(vec![Some(self.shapes.input_of(&slope.broadcast_mul(&dy)?)?)])
     }
 }

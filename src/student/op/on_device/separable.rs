@@ -1,6 +1,6 @@
 //! Resizing and padding by copies: one product with a small matrix an axis.
 
-use super::super::{Forward, Operator, Run, Saved, only};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use super::Target;
 use crate::error::Result;
 use crate::kernel::resample::Taps;
@@ -68,15 +68,17 @@ impl Stage {
 }
 
 impl Operator for Separable {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = ();
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let y =
             self.stages.iter().try_fold(inputs[0].clone(), |y, stage| stage.apply(&y, false))?;
-        Ok(Forward::one(y.reshape(self.output.as_slice())?, Vec::new()))
+        Ok(OpOutput::one(y.reshape(self.output.as_slice())?, ()))
     }
 
     fn backward(
         &self,
-        _saved: Saved,
+        _kept: (),
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

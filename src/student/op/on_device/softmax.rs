@@ -1,6 +1,6 @@
 //! `Softmax` and `LogSoftmax` over the middle axis of `[outer, width, inner]`.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -43,7 +43,9 @@ impl Softmax {
 }
 
 impl Operator for Softmax {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let rows = self.rows(inputs[0])?;
         let last = rows.rank() - 1;
         let y = if self.logarithm {
@@ -52,21 +54,21 @@ impl Operator for Softmax {
         } else {
             softmax(&rows)?
         };
-        Ok(Forward::one(self.back(&y, inputs[0])?, vec![y]))
+        Ok(OpOutput::one(self.back(&y, inputs[0])?, y))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        y: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (y, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let dy = only(gradients)?;
         let rows = self.rows(&dy)?;
         let dx = if self.logarithm {
             (&rows - y.exp()?.broadcast_mul(&rows.sum_keepdim(rows.rank() - 1)?)?)?
         } else {
-            softmax_gradient(y, &rows)?
+            softmax_gradient(&y, &rows)?
         };
         Ok(vec![Some(self.back(&dx, &dy)?)])
     }

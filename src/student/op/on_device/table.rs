@@ -12,8 +12,8 @@ const ABSENT: u32 = u32::MAX;
 pub(super) const LARGEST: usize = 1 << 28;
 
 /// Where each element of a result is read; `None` reads zero.
-#[derive(Debug, Clone)]
-pub(super) struct Table(Tensor);
+#[derive(Debug)]
+pub(in crate::student::op) struct Table(Tensor);
 
 fn index(i: usize) -> Result<u32> {
     u32::try_from(i)
@@ -33,13 +33,9 @@ impl Table {
         Ok(Self(Tensor::from_vec(indices, count, &Device::Cpu)?.to_device(device)?))
     }
 
-    /// A table again from its [`Table::indices`].
-    pub(super) fn of(indices: Tensor) -> Self {
-        Self(indices)
-    }
-
-    pub(super) fn indices(&self) -> &Tensor {
-        &self.0
+    /// The number of places.
+    pub(super) fn places(&self) -> usize {
+        self.0.elem_count()
     }
 
     /// `[planes, size, …]` → `[planes, places, …]`.

@@ -1,6 +1,6 @@
 //! Logarithm, reciprocal, trigonometry, steps; and `Cast`, which is one of these on data.
 
-use super::super::{Forward, Operator, Run, Saved, only, saved};
+use super::super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -22,7 +22,9 @@ pub(in crate::student::op) enum Unary {
 }
 
 impl Operator for Unary {
-    fn forward(&self, inputs: &[&Tensor], _run: &Run) -> Result<Forward> {
+    type Kept = Tensor;
+
+    fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];
         let y = match self {
             Self::Log => x.log()?,
@@ -36,16 +38,16 @@ impl Operator for Unary {
             Self::Truth => x.ne(&x.zeros_like()?)?.to_dtype(x.dtype())?,
             Self::Truncate => (x.abs()?.floor()? * x.sign()?)?,
         };
-        Ok(Forward::one(y, vec![x.clone()]))
+        Ok(OpOutput::one(y, x.clone()))
     }
 
     fn backward(
         &self,
-        kept: Saved,
+        x: Tensor,
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, dy) = (saved(&kept, 0)?, only(gradients)?);
+        let dy = only(gradients)?;
         match self {
             // casts pass nothing at all
             Self::Truth | Self::Truncate => return Ok(vec![None]),
