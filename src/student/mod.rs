@@ -2,7 +2,7 @@
 //! exported again.
 //!
 //! `import` reads the graph and decides what trains; `plan` orders it once; `op/` holds one ONNX
-//! operator a file with its forward and backward; `executor` sweeps a plan, in host memory or on a
+//! operator a file with its forward and backward; `exec` runs a plan, in host memory or on a
 //! device; `stage` is a part of a graph between two tensors; `preset` writes untrained networks;
 //! `export` writes trained ones.
 
@@ -10,7 +10,7 @@ mod batch;
 mod chance;
 mod check;
 mod cpu;
-mod executor;
+mod exec;
 mod export;
 mod fold;
 mod host;
@@ -42,6 +42,7 @@ use crate::onnx::operator::Class;
 use crate::onnx::{Feeding, Model, Value, logits, tap, tap::Tap, trains_as_written};
 use batch::Batch;
 use candle_core::{DType, Device, Tensor, Var};
+use exec::device;
 use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
@@ -503,8 +504,8 @@ impl Student {
         let plan = plan.map_err(|refusal| (self.describe(refusal.node), refusal.reason));
         let mut plan = plan.or_else(|(node, reason)| Err(reason).context(|| node))?;
         if self.executor == Executor::Candle {
-            plan =
-                plan.on_device(&op::Target { device: self.device.clone(), dtype: self.dtype })?;
+            let target = device::Target { device: self.device.clone(), dtype: self.dtype };
+            plan = device::lowered(plan, &target)?;
         }
         let ways = match self.executor {
             Executor::Cpu(precision) if self.dtype == DType::F32 => {

@@ -1,7 +1,7 @@
 //! A pass over a plan, forward and backward, by the executor that the plan is for.
 
 use super::cpu::{self, Ways};
-use super::executor::{self, Values};
+use super::exec::reference::{self, Values};
 use super::op::PassOptions;
 use super::plan::Plan;
 use super::{Student, TensorId};
@@ -29,7 +29,7 @@ pub struct Pass<'a> {
 /// What a forward pass leaves, by executor.
 #[derive(Debug)]
 enum Record {
-    General(executor::Kept),
+    General(reference::Kept),
     Cpu(cpu::Record),
 }
 
@@ -49,7 +49,7 @@ pub(super) fn forward<'a>(
     }
     let (kept, record) = match &planned.ways {
         None => {
-            let (kept, steps) = executor::forward(student, plan, values, options, keep)?;
+            let (kept, steps) = reference::forward(student, plan, values, options, keep)?;
             (kept, Record::General(steps))
         }
         Some(ways) => {
@@ -114,13 +114,13 @@ impl Pass<'_> {
                     seed.dims()
                 )));
             }
-            executor::add(
+            reference::add(
                 &mut gradients[id.0],
                 seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?,
             )?;
         }
         match record {
-            Record::General(steps) => executor::backward(student, plan, steps, gradients),
+            Record::General(steps) => reference::backward(student, plan, steps, gradients),
             Record::Cpu(record) => cpu::backward(student, plan, record, gradients),
         }
     }

@@ -186,22 +186,6 @@ pub(super) fn plan(
     Ok(Plan { steps, shapes, constants, targets })
 }
 
-impl Plan {
-    /// The same plan with every operator in its device form, or behind copies to the host, and its
-    /// constants on the device.
-    pub(super) fn on_device(mut self, target: &op::Target) -> Result<Self> {
-        let mut steps = Vec::with_capacity(self.steps.len());
-        for step in self.steps {
-            steps.push(Step { operator: op::on_device::place(step.operator, target)?, ..step });
-        }
-        self.steps = steps;
-        for constant in self.constants.values_mut() {
-            *constant = constant.to_device(&target.device)?;
-        }
-        Ok(self)
-    }
-}
-
 fn mark_last_uses(steps: &mut [Step]) {
     let mut last: BTreeMap<TensorId, usize> = BTreeMap::new();
     for (i, step) in steps.iter().enumerate() {

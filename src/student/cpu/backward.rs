@@ -5,7 +5,7 @@ use super::map::{self, Back, MapGradient};
 use super::{Kept, Normal, Record, Way, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, elementwise, pool, stem, sums};
-use crate::student::executor;
+use crate::student::exec::reference;
 use crate::student::op::{BatchNorm, MapLayer};
 use crate::student::plan::{Plan, Step};
 use crate::student::value::{data, narrow, tensor};
@@ -236,7 +236,7 @@ impl Sweep<'_> {
         };
         let total = match (self.gradients[id.0].take(), gradient) {
             (None, gradient) => gradient,
-            (Some(Form::Dense(a)), Form::Dense(b)) => Form::Dense(executor::sum(&a, &b)?),
+            (Some(Form::Dense(a)), Form::Dense(b)) => Form::Dense(reference::sum(&a, &b)?),
             (Some(a), b) => {
                 Form::Map(self.map(vec![Some(a)])?.plus(self.map(vec![Some(b)])?, self.arena))
             }

@@ -5,7 +5,7 @@ use super::map::{self, Lazy};
 use super::{Kept, Normal, Record, Way, Ways, timed};
 use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, Map, elementwise, pool, stem, sums};
-use crate::student::executor::Values;
+use crate::student::exec::reference::Values;
 use crate::student::op::{MapLayer, PassOptions};
 use crate::student::plan::{Plan, Step};
 use crate::student::value::{data, tensor};

@@ -1,8 +1,7 @@
 //! Functions of one number: activations and the arithmetic around them. At kinks the gradient is
 //! `PyTorch`'s.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -12,7 +11,7 @@ use candle_core::cpu::erf::erf_f64;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Activation {
+pub(in crate::student) enum Activation {
     Relu,
     LeakyRelu(f64),
     /// Bounds, and whether the gradient passes at them.
@@ -97,7 +96,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 /// 2 × the standard normal density's constant over the tanh form's: √(2/π) and its cubic
 /// coefficient (Hendrycks & Gimpel 2016).
-pub(super) const GELU_CUBIC: f64 = 0.044_715;
+pub(in crate::student) const GELU_CUBIC: f64 = 0.044_715;
 
 fn gelu_tanh_inner(x: f64) -> f64 {
     (2.0 / PI).sqrt() * (x + GELU_CUBIC * x * x * x)
@@ -109,7 +108,7 @@ fn softplus<T: Float>(x: T) -> T {
 }
 
 /// Whether a power is the square, which decomposed normalisations are full of.
-pub(super) fn squares(p: f64) -> bool {
+pub(in crate::student) fn squares(p: f64) -> bool {
     (p - 2.0).abs() == 0.0
 }
 
@@ -121,7 +120,7 @@ impl Activation {
     }
 
     /// Whether the gradient is computed from the output rather than the input.
-    pub(super) fn keeps_output(self) -> bool {
+    pub(in crate::student) fn keeps_output(self) -> bool {
         match self {
             Self::Relu | Self::Sigmoid | Self::Tanh | Self::Sqrt | Self::Exp => true,
             Self::LeakyRelu(alpha) => alpha > 0.0,
@@ -299,10 +298,6 @@ impl Activation {
 
 impl Operator for Activation {
     type Kept = Tensor;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        on_device::boxed(on_device::activation::OnDevice(*self))
-    }
 
     #[allow(clippy::cast_possible_truncation, reason = "bounds of a single-precision graph")]
     fn map_layer(&self) -> MapLayer<'_> {

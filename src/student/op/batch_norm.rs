@@ -1,7 +1,6 @@
 //! `BatchNormalization`, in training (batch statistics) and inference form.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, statistics};
 use crate::onnx::trains_as_written;
@@ -12,7 +11,7 @@ use candle_core::{DType, Tensor};
 /// Batch normalisation of one input shape.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::student) struct BatchNorm {
-    planes: Planes,
+    pub(in crate::student) planes: Planes,
     epsilon: f64,
     momentum: f64,
     training_mode: bool,
@@ -70,7 +69,7 @@ pub(in crate::student) struct BatchNormKept {
 
 impl BatchNorm {
     /// Whether the batch is normalised by its own statistics, which takes two values a channel.
-    pub(super) fn batch_statistics(&self, options: &PassOptions) -> Result<bool> {
+    pub(in crate::student) fn batch_statistics(&self, options: &PassOptions) -> Result<bool> {
         let training = match options.mode {
             Mode::Train => !options.freeze_batchnorm && !self.is_frozen,
             Mode::Eval => false,
@@ -87,16 +86,16 @@ impl BatchNorm {
     }
 
     /// Values of a channel.
-    pub(super) fn count(&self) -> f64 {
+    pub(in crate::student) fn count(&self) -> f64 {
         self.planes.count()
     }
 
-    pub(super) fn epsilon(&self) -> f64 {
+    pub(in crate::student) fn epsilon(&self) -> f64 {
         self.epsilon
     }
 
     /// The shares of the old and the new value in a running statistic.
-    pub(super) fn blend(&self) -> (f64, f64) {
+    pub(in crate::student) fn blend(&self) -> (f64, f64) {
         (self.momentum, 1.0 - self.momentum)
     }
 
@@ -172,14 +171,6 @@ impl BatchNorm {
 
 impl Operator for BatchNorm {
     type Kept = BatchNormKept;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let Planes { outer, channels, inner } = self.planes;
-        if outer * channels * inner == 0 {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::batch_norm::Normalization { norm: *self, outer, channels })
-    }
 
     fn map_layer(&self) -> MapLayer<'_> {
         MapLayer::BatchNorm(self)

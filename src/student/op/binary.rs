@@ -1,7 +1,6 @@
 //! `Add`, `Sub`, `Mul`, `Div`, `Mod` and `Pow` with broadcasting.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
@@ -10,7 +9,7 @@ use candle_core::Tensor;
 
 /// Functions whose gradients do not depend on the operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Linear {
+pub(in crate::student) enum Linear {
     Add,
     Sub,
     /// Of integers, towards zero: nothing flows back.
@@ -19,7 +18,7 @@ enum Linear {
 
 /// Functions whose gradients are taken at the operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Curved {
+pub(in crate::student) enum Curved {
     Mul,
     Div,
     Pow,
@@ -31,22 +30,22 @@ enum Curved {
 
 /// The shapes of the operands, and the one that both repeat to.
 #[derive(Debug)]
-struct Operands {
-    a: Vec<usize>,
-    b: Vec<usize>,
+pub(in crate::student) struct Operands {
+    pub(in crate::student) a: Vec<usize>,
+    pub(in crate::student) b: Vec<usize>,
     out: Vec<usize>,
 }
 
 #[derive(Debug)]
-struct LinearBinary {
-    function: Linear,
-    shapes: Operands,
+pub(in crate::student) struct LinearBinary {
+    pub(in crate::student) function: Linear,
+    pub(in crate::student) shapes: Operands,
 }
 
 #[derive(Debug)]
-struct CurvedBinary {
-    function: Curved,
-    shapes: Operands,
+pub(in crate::student) struct CurvedBinary {
+    pub(in crate::student) function: Curved,
+    pub(in crate::student) shapes: Operands,
 }
 
 /// The shape that two shapes broadcast to.
@@ -139,16 +138,6 @@ fn when(wanted: bool, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tenso
 
 impl Operator for LinearBinary {
     type Kept = ();
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let negative = match self.function {
-            Linear::Add => false,
-            Linear::Sub => true,
-            Linear::Quotient => return Ok(None),
-        };
-        let (a, b) = (self.shapes.a.clone(), self.shapes.b.clone());
-        on_device::boxed(on_device::binary::Sum { negative, a, b })
-    }
 
     fn map_layer(&self) -> MapLayer<'_> {
         if self.function == Linear::Add && self.shapes.a == self.shapes.b {
@@ -247,17 +236,6 @@ impl CurvedBinary {
 
 impl Operator for CurvedBinary {
     type Kept = [Tensor; 2];
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let divided = match self.function {
-            Curved::Mul => false,
-            Curved::Div => true,
-            // candle's power is exp(b·ln a), which has no negative base
-            Curved::Pow | Curved::Remainder | Curved::Modulo => return Ok(None),
-        };
-        let (a, b) = (self.shapes.a.clone(), self.shapes.b.clone());
-        on_device::boxed(on_device::binary::Product { divided, a, b })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);

@@ -1,8 +1,7 @@
 //! `Cast` and `CastLike`. On data all numbers are floats: between float types nothing changes, to
 //! an integer the fraction goes (and with it the gradient), to a boolean only zero or not remains.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::elementwise::map;
 use crate::student::op::site::INTEGERS;
@@ -10,7 +9,7 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Cast {
+pub(in crate::student) enum Cast {
     Keep,
     Truncate,
     Truth,
@@ -40,15 +39,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Operator for Cast {
     type Kept = ();
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        use on_device::unary::Unary;
-        on_device::boxed(match self {
-            Self::Keep => Unary::Keep,
-            Self::Truncate => Unary::Truncate,
-            Self::Truth => Unary::Truth,
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];

@@ -1,7 +1,6 @@
 //! `Concat` along an axis.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, scatter};
 use crate::student::op::site::axis;
@@ -9,10 +8,10 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Concat {
-    axis: usize,
+pub(in crate::student) struct Concat {
+    pub(in crate::student) axis: usize,
     /// Where each input lies in the output.
-    views: Vec<Strided>,
+    pub(in crate::student) views: Vec<Strided>,
     output: Vec<usize>,
 }
 
@@ -49,14 +48,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Operator for Concat {
     type Kept = ();
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        if self.views.iter().any(Strided::is_empty) {
-            return Ok(None);
-        }
-        let sizes = self.views.iter().map(|v| v.shape[self.axis]).collect();
-        on_device::boxed(on_device::concat::Concat { axis: self.axis, sizes })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         typed!(inputs[0].dtype(), |T| {

@@ -1,9 +1,8 @@
 //! `Conv` over two spatial axes (one is taken as a height of 1, of three the first is taken as
 //! frames): groups, strides, dilations, pads, `auto_pad`.
 
-use super::on_device::{self, Target};
 use super::view::transposed;
-use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, any, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::elementwise::sum_per_channel;
@@ -15,13 +14,13 @@ use candle_core::Tensor;
 use std::borrow::Cow;
 
 #[derive(Debug)]
-struct Convolution {
-    conv: Conv,
+pub(in crate::student) struct Convolution {
+    pub(in crate::student) conv: Conv,
     /// How the first of three spatial axes is read.
-    frames: Option<Frames>,
-    input: Vec<usize>,
-    weight: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) frames: Option<Frames>,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) weight: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 /// Padding before and after each spatial axis, as `pads` or `auto_pad` say.
@@ -207,15 +206,6 @@ fn turned<T: Float>(x: &[T], shape: [usize; 4]) -> Vec<T> {
 
 impl Operator for Convolution {
     type Kept = [Tensor; 2];
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
-        if self.frames.is_some() {
-            return Ok(None);
-        }
-        let form = on_device::conv::Convolution::new(self.conv, false, shapes, target)?;
-        Ok(form.map(any))
-    }
 
     fn map_layer(&self) -> MapLayer<'_> {
         // an axis of length 1 stands in for the height of a sequence, which has no blocks

@@ -2,8 +2,7 @@
 //! weight.
 
 use super::conv::plane;
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, any, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::conv::{self, Conv};
 use crate::kernel::elementwise::{add_per_channel, sum_per_channel};
@@ -11,12 +10,12 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct ConvTranspose {
+pub(in crate::student) struct ConvTranspose {
     /// The convolution from the output to the input.
-    conv: Conv,
-    input: Vec<usize>,
-    weight: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) conv: Conv,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) weight: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -147,12 +146,6 @@ fn extents<const N: usize>(
 
 impl Operator for ConvTranspose {
     type Kept = [Tensor; 2];
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let shapes = [&self.input, &self.weight, &self.output].map(Vec::as_slice);
-        let form = on_device::conv::Convolution::new(self.conv, true, shapes, target)?;
-        Ok(form.map(any))
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, weight) = (data(inputs[0])?, data(inputs[1])?);

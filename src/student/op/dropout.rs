@@ -1,8 +1,7 @@
 //! `Dropout`: the mask is a pure function of (pass, node, position), and drawn again in the
 //! backward pass.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, draw, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, draw, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
@@ -11,7 +10,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dropout {
+pub(in crate::student) struct Dropout {
     ratio: f64,
     training_mode: bool,
     number: u64,
@@ -32,7 +31,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Dropout {
     /// What the masks of a pass are drawn by; `None` where nothing is dropped.
-    pub(super) fn key(&self, options: &PassOptions) -> Option<u64> {
+    pub(in crate::student) fn key(&self, options: &PassOptions) -> Option<u64> {
         let training = match options.mode {
             Mode::Train => true,
             Mode::Eval => false,
@@ -53,7 +52,7 @@ impl Dropout {
     }
 
     /// The masked tensor, times what keeps its mean.
-    pub(super) fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
+    pub(in crate::student) fn apply(&self, x: &Tensor, key: u64) -> Result<Tensor> {
         let held = data(x)?;
         typed!(x.dtype(), |T| tensor(self.masked(held.of::<T>()?, key), x.dims()))
     }
@@ -61,10 +60,6 @@ impl Dropout {
 
 impl Operator for Dropout {
     type Kept = Option<u64>;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        on_device::boxed(on_device::dropout::OnDevice(*self))
-    }
 
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let Some(key) = self.key(options) else {

@@ -1,21 +1,20 @@
 //! `Gather` along an axis: by known indices, or by indices that are data (an embedding of tokens).
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::student::op::site::axis;
 use crate::student::value::{data, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Gather {
-    input: Vec<usize>,
-    output: Vec<usize>,
+pub(in crate::student) struct Gather {
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
     /// The indices where they are known.
-    indices: Option<Vec<u32>>,
+    pub(in crate::student) indices: Option<Vec<u32>>,
     /// Size of the axis, and of everything behind it.
-    size: usize,
-    inner: usize,
+    pub(in crate::student) size: usize,
+    pub(in crate::student) inner: usize,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -43,7 +42,7 @@ pub(super) fn place(index: i64, size: usize) -> Result<u32> {
 
 /// The places that indices name: known ones, or those of a tensor on the host.
 #[allow(clippy::cast_possible_truncation, reason = "indices are whole numbers")]
-pub(super) fn places_of(
+pub(in crate::student) fn places_of(
     known: Option<&[u32]>,
     indices: Option<&Tensor>,
     size: usize,
@@ -59,19 +58,6 @@ pub(super) fn places_of(
 
 impl Operator for Gather {
     type Kept = Vec<u32>;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        if self.size * self.inner == 0 || self.output.contains(&0) {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::gather::Gather {
-            input: self.input.clone(),
-            output: self.output.clone(),
-            indices: self.indices.clone(),
-            size: self.size,
-            inner: self.inner,
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;

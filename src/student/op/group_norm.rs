@@ -1,23 +1,22 @@
 //! `GroupNormalization` and `InstanceNormalization` (groups of one channel): statistics by image
 //! and group.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{Planes, gradient_sums, input_gradient, normalize, row_statistics};
 use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct GroupNorm {
-    images: usize,
-    channels: usize,
-    groups: usize,
+pub(in crate::student) struct GroupNorm {
+    pub(in crate::student) images: usize,
+    pub(in crate::student) channels: usize,
+    pub(in crate::student) groups: usize,
     inner: usize,
-    epsilon: f64,
+    pub(in crate::student) epsilon: f64,
     /// Channels that share one scale and bias: 1, or a whole group (`GroupNormalization` before
     /// opset 21).
-    shared: usize,
+    pub(in crate::student) shared: usize,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -51,7 +50,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 /// What the backward pass takes: input and scale, mean and 1/deviation by image and group.
 #[derive(Debug)]
-struct GroupNormKept {
+pub(in crate::student) struct GroupNormKept {
     x: Tensor,
     scale: Tensor,
     statistics: Vec<(f64, f64)>,
@@ -72,17 +71,6 @@ impl GroupNorm {
 
 impl Operator for GroupNorm {
     type Kept = GroupNormKept;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let Self { images, channels, groups, epsilon, shared, .. } = *self;
-        on_device::boxed(on_device::layer_norm::GroupNorm {
-            images,
-            channels,
-            groups,
-            epsilon,
-            shared,
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = data(inputs[0])?;

@@ -1,7 +1,6 @@
 //! `LayerNormalization` and `RMSNormalization` from an axis to the last.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::norm::{
     layer_forward, layer_input_gradient, layer_parameter_gradients, row_scales, row_statistics,
@@ -12,19 +11,19 @@ use crate::student::value::{Element, data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
 #[derive(Debug)]
-struct LayerNorm {
-    input: Vec<usize>,
+pub(in crate::student) struct LayerNorm {
+    pub(in crate::student) input: Vec<usize>,
     /// The normalised axes.
-    shape: Vec<usize>,
+    pub(in crate::student) shape: Vec<usize>,
     /// Their number of elements.
-    width: usize,
+    pub(in crate::student) width: usize,
     /// The shapes of scale and bias, which repeat to the normalised axes.
-    parameters: Vec<Vec<usize>>,
+    pub(in crate::student) parameters: Vec<Vec<usize>>,
     /// The shape of the statistics as outputs.
-    statistics: Vec<usize>,
-    epsilon: f64,
+    pub(in crate::student) statistics: Vec<usize>,
+    pub(in crate::student) epsilon: f64,
     /// Whether the mean is subtracted.
-    centred: bool,
+    pub(in crate::student) centred: bool,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -68,7 +67,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 /// What the backward pass takes: input and scale, mean and 1/deviation of every row.
 #[derive(Debug)]
-struct LayerNormKept {
+pub(in crate::student) struct LayerNormKept {
     x: Tensor,
     scale: Tensor,
     statistics: Vec<(f64, f64)>,
@@ -122,18 +121,6 @@ impl LayerNorm {
 
 impl Operator for LayerNorm {
     type Kept = LayerNormKept;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        on_device::boxed(on_device::layer_norm::LayerNorm {
-            input: self.input.clone(),
-            shape: self.shape.clone(),
-            width: self.width,
-            parameters: self.parameters.clone(),
-            statistics: self.statistics.clone(),
-            epsilon: self.epsilon,
-            centred: self.centred,
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, scale) = (data(inputs[0])?, data(inputs[1])?);

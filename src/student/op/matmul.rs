@@ -1,8 +1,7 @@
 //! `MatMul` with NumPy's rules: leading axes are a batch and broadcast, a vector is a row on the
 //! left and a column on the right.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, gather, reduce_sum};
 use crate::kernel::{GemmShape, Matrix, batched_gemm};
@@ -11,16 +10,16 @@ use candle_core::Tensor;
 use std::borrow::Cow;
 
 #[derive(Debug)]
-struct MatMul {
+pub(in crate::student) struct MatMul {
     /// Sizes of one product; `batch` counts the products after broadcasting.
-    gemm: GemmShape,
+    pub(in crate::student) gemm: GemmShape,
     /// Operands with both matrix axes and the leading axes.
-    a: Vec<usize>,
-    b: Vec<usize>,
+    pub(in crate::student) a: Vec<usize>,
+    pub(in crate::student) b: Vec<usize>,
     /// The leading axes of the output.
-    lead: Vec<usize>,
+    pub(in crate::student) lead: Vec<usize>,
     /// The operands' own shapes, and the output's.
-    shapes: [Vec<usize>; 3],
+    pub(in crate::student) shapes: [Vec<usize>; 3],
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -61,7 +60,7 @@ fn split(shape: &[usize]) -> Result<(&[usize], &[usize; 2])> {
 
 impl MatMul {
     /// A matrix of weights on the right: the batch is more rows of one product.
-    fn shared_right(&self) -> bool {
+    pub(in crate::student) fn shared_right(&self) -> bool {
         self.b.len() == 2
             || self.b[..self.b.len() - 2].iter().all(|&n| n == 1)
                 && self.a[..self.a.len() - 2] == self.lead
@@ -131,20 +130,6 @@ impl MatMul {
 
 impl Operator for MatMul {
     type Kept = [Tensor; 2];
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let GemmShape { batch, m, n, k } = self.gemm;
-        if batch * m * n * k == 0 {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::matrix::MatMul {
-            a: self.a.clone(),
-            b: self.b.clone(),
-            lead: self.lead.clone(),
-            shapes: self.shapes.clone(),
-            shared_right: self.shared_right(),
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (a, b) = (data(inputs[0])?, data(inputs[1])?);

@@ -1,50 +1,49 @@
 //! The operators: each is plain data, planned for fixed input shapes, with an explicit forward and
 //! backward.
 
-mod activation;
+pub(super) mod activation;
 mod attention;
-mod batch_norm;
+pub(super) mod batch_norm;
 pub(super) mod binary;
-mod cast;
+pub(super) mod cast;
 mod compare;
-mod concat;
-mod conv;
-mod conv_transpose;
+pub(super) mod concat;
+pub(super) mod conv;
+pub(super) mod conv_transpose;
 mod cumulate;
-mod depth_space;
+pub(super) mod depth_space;
 mod draw;
-mod dropout;
+pub(super) mod dropout;
 mod einsum;
 mod extremum;
-mod gather;
-mod gemm;
+pub(super) mod gather;
+pub(super) mod gemm;
 mod grid_sample;
-mod group_norm;
-mod layer_norm;
+pub(super) mod group_norm;
+pub(super) mod layer_norm;
 mod lrn;
-mod matmul;
-pub(super) mod on_device;
+pub(super) mod matmul;
 mod one_hot;
-mod pad;
+pub(super) mod pad;
 mod pick;
 mod places;
-mod pool;
-mod prelu;
+pub(super) mod pool;
+pub(super) mod prelu;
 mod product;
 pub(super) mod random;
 mod recurrent;
-mod reduce;
+pub(super) mod reduce;
 pub(super) mod reshape;
 mod resize;
 mod scatter;
-mod select;
-mod separable;
+pub(super) mod select;
+pub(super) mod separable;
 pub(super) mod site;
-mod softmax;
+pub(super) mod softmax;
 pub(super) mod tile;
 mod top_k;
 mod triangle;
-mod unary;
+pub(super) mod unary;
 mod variadic;
 pub(super) mod view;
 
@@ -60,7 +59,7 @@ use crate::kernel::pool::Window;
 use crate::onnx::proto::NodeProto;
 pub(super) use batch_norm::BatchNorm;
 use candle_core::{DType, Device, Tensor};
-pub(super) use on_device::Target;
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -85,11 +84,11 @@ pub(super) struct OpOutput<K> {
 }
 
 impl<K> OpOutput<K> {
-    fn one(output: Tensor, kept: K) -> Self {
+    pub(super) fn one(output: Tensor, kept: K) -> Self {
         Self::several(vec![output], kept)
     }
 
-    fn several(outputs: Vec<Tensor>, kept: K) -> Self {
+    pub(super) fn several(outputs: Vec<Tensor>, kept: K) -> Self {
         Self { outputs, kept, updates: Vec::new() }
     }
 }
@@ -126,11 +125,6 @@ pub(super) trait Operator: Debug + Send + Sync + 'static {
         MapLayer::Other
     }
 
-    /// The same operator in tensor operations of a device; `None`: it runs on the host.
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        Ok(None)
-    }
-
     /// Computes the outputs.
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>>;
 
@@ -144,13 +138,10 @@ pub(super) trait Operator: Debug + Send + Sync + 'static {
     ) -> Result<Vec<Option<Tensor>>>;
 }
 
-/// An operator of a plan, whatever it keeps.
-pub(super) trait AnyOperator: Debug + Send + Sync {
+/// An operator of a plan, whatever it keeps: an [`Arc`] of it.
+pub(super) trait AnyOperator: Any + Debug + Send + Sync {
     /// [`Operator::map_layer`].
     fn map_layer(&self) -> MapLayer<'_>;
-
-    /// [`Operator::on_device`].
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>>;
 
     /// [`Operator::forward`]; what is kept comes with the operator whose backward pass takes it.
     fn forward(
@@ -191,10 +182,6 @@ impl<O: Operator> AnyOperator for Arc<O> {
         O::map_layer(self)
     }
 
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        O::on_device(self, target)
-    }
-
     fn forward(
         &self,
         inputs: &[&Tensor],
@@ -207,7 +194,7 @@ impl<O: Operator> AnyOperator for Arc<O> {
 }
 
 /// An operator as plans hold it.
-fn any(operator: impl Operator) -> Box<dyn AnyOperator> {
+pub(super) fn any(operator: impl Operator) -> Box<dyn AnyOperator> {
     Box::new(Arc::new(operator))
 }
 
@@ -236,8 +223,8 @@ impl Built {
     /// The same, with a mean in place of its value where nothing is drawn.
     pub(super) fn expected(self, mean: f64, dtype: DType) -> Self {
         let output = self.outputs.first().cloned().unwrap_or_default();
-        let target = Target { device: Device::Cpu, dtype };
-        let operator = random::Expected { operator: self.operator, mean, output, target };
+        let operator =
+            random::Expected { operator: self.operator, mean, output, dtype, device: Device::Cpu };
         Self { operator: any(operator), ..self }
     }
 }
@@ -452,7 +439,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 }
 
 /// The gradient of a one-output operator.
-fn only(gradients: Vec<Option<Tensor>>) -> Result<Tensor> {
+pub(super) fn only(gradients: Vec<Option<Tensor>>) -> Result<Tensor> {
     gradients
         .into_iter()
         .next()

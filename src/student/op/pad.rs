@@ -1,8 +1,7 @@
 //! `Pad`: constant, reflect, edge and wrap; negative pads crop, before the others fill.
 
-use super::on_device::{self, Target};
 use super::separable::{LONGEST_AXIS, Separable};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, any, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::resample::Taps;
@@ -13,13 +12,13 @@ use candle_core::Tensor;
 
 /// Padding with a constant.
 #[derive(Debug)]
-struct Pad {
+pub(in crate::student) struct Pad {
     /// What is read of the input, and where it lies in the output.
-    from: Strided,
-    to: Strided,
-    input: Vec<usize>,
-    output: Vec<usize>,
-    value: f64,
+    pub(in crate::student) from: Strided,
+    pub(in crate::student) to: Strided,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
+    pub(in crate::student) value: f64,
 }
 
 /// Elements cut off and put before and behind an axis.
@@ -112,16 +111,6 @@ fn copied(input: &[usize], ends: &[Ends], mode: &str) -> Result<Built> {
 
 impl Operator for Pad {
     type Kept = ();
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let form = on_device::arrange::Pick::padded(
-            [&self.input, &self.output],
-            [&self.from, &self.to],
-            self.value,
-            target,
-        )?;
-        Ok(form.map(any))
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;

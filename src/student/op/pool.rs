@@ -2,8 +2,7 @@
 //! first gets the gradient, as in `PyTorch`.
 
 use super::conv::plane;
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, any, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::pool::{Window, average_backward, average_forward, max_backward, max_forward};
 use crate::kernel::window_count;
@@ -11,13 +10,13 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Pool {
-    maximum: bool,
-    window: Window,
+pub(in crate::student) struct Pool {
+    pub(in crate::student) maximum: bool,
+    pub(in crate::student) window: Window,
     /// Of three spatial axes the first: it is pooled after the planes of the other two.
-    depth: Option<Window>,
-    input: Vec<usize>,
-    output: Vec<usize>,
+    pub(in crate::student) depth: Option<Window>,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -126,19 +125,6 @@ impl Operator for Pool {
     /// The places of the maxima in the planes, and of those along the first of three axes; of
     /// averages none.
     type Kept = [Vec<u32>; 2];
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        if self.depth.is_some() {
-            return Ok(None);
-        }
-        let form = on_device::pool::Pool::new(
-            self.maximum,
-            &self.window,
-            [&self.input, &self.output],
-            target,
-        )?;
-        Ok(form.map(any))
-    }
 
     fn map_layer(&self) -> MapLayer<'_> {
         let w = &self.window;

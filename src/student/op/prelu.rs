@@ -1,16 +1,15 @@
 //! `PRelu`: the slope of the negative side is learned, and repeated to the input's shape.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{broadcast_zip, reduce_sum};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct PRelu {
+pub(in crate::student) struct PRelu {
     input: Vec<usize>,
-    slope: Vec<usize>,
+    pub(in crate::student) slope: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -23,10 +22,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Operator for PRelu {
     type Kept = [Tensor; 2];
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        on_device::boxed(on_device::binary::PRelu { slope: self.slope.clone() })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let (x, slope) = (data(inputs[0])?, data(inputs[1])?);

@@ -4,8 +4,7 @@
 //! What is computed from draws and constants alone has its mean in place of its value when nothing
 //! trains ([`Expected`]); `student/chance.rs` says what that is.
 
-use super::on_device::Target;
-use super::{AnyOperator, Built, Mode, OpOutput, Operator, PassOptions, Site, any, draw};
+use super::{AnyOperator, Built, Mode, OpOutput, Operator, PassOptions, Site, draw};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::map_indexed;
@@ -120,28 +119,20 @@ pub(in crate::student) struct Expected {
     pub(in crate::student) operator: Box<dyn AnyOperator>,
     pub(in crate::student) mean: f64,
     pub(in crate::student) output: Vec<usize>,
-    pub(in crate::student) target: Target,
+    pub(in crate::student) dtype: DType,
+    pub(in crate::student) device: Device,
 }
 
 impl Operator for Expected {
     type Kept = ();
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let own = self.operator.on_device(target)?;
-        Ok(own.map(|operator| {
-            let (mean, output) = (self.mean, self.output.clone());
-            any(Self { operator, mean, output, target: target.clone() })
-        }))
-    }
 
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         if options.mode != Mode::Eval {
             let OpOutput { outputs, updates, .. } = self.operator.forward(inputs, options)?;
             return Ok(OpOutput { outputs, kept: (), updates });
         }
-        let Target { device, dtype } = &self.target;
         let mean = Tensor::full(self.mean, self.output.as_slice(), &Device::Cpu)?;
-        Ok(OpOutput::one(mean.to_dtype(*dtype)?.to_device(device)?, ()))
+        Ok(OpOutput::one(mean.to_dtype(self.dtype)?.to_device(&self.device)?, ()))
     }
 
     fn backward(

@@ -2,8 +2,7 @@
 //! `ReduceSumSquare`, `ReduceLogSum`, `ReduceLogSumExp`, `GlobalAveragePool`. Equal extremes share
 //! the gradient evenly, as `PyTorch`'s amax.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, MapLayer, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -13,7 +12,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Reduction {
+pub(in crate::student) enum Reduction {
     LogSum,
     Max,
     Min,
@@ -25,26 +24,26 @@ pub(super) enum Reduction {
 
 /// Σ x times a factor: sums and means.
 #[derive(Debug)]
-struct Sum {
-    factor: f64,
-    shapes: Shapes,
+pub(in crate::student) struct Sum {
+    pub(in crate::student) factor: f64,
+    pub(in crate::student) shapes: Shapes,
     mean: bool,
 }
 
 /// The reductions that are not linear.
 #[derive(Debug)]
-struct Reduce {
-    reduction: Reduction,
-    shapes: Shapes,
+pub(in crate::student) struct Reduce {
+    pub(in crate::student) reduction: Reduction,
+    pub(in crate::student) shapes: Shapes,
 }
 
 /// The shapes of a reduction.
 #[derive(Debug, Clone)]
-pub(super) struct Shapes {
-    pub(super) input: Vec<usize>,
+pub(in crate::student) struct Shapes {
+    pub(in crate::student) input: Vec<usize>,
     /// The input's shape with 1 for each axis that is reduced.
-    pub(super) kept: Vec<usize>,
-    pub(super) output: Vec<usize>,
+    pub(in crate::student) kept: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 /// The shapes by the axes that a node names, of which there has to be one if so `asked`.
@@ -110,14 +109,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Operator for Sum {
     type Kept = ();
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        if self.shapes.input.contains(&0) {
-            return Ok(None);
-        }
-        let (factor, shapes) = (self.factor, self.shapes.clone());
-        on_device::boxed(on_device::reduce::Sum { factor, shapes })
-    }
 
     fn map_layer(&self) -> MapLayer<'_> {
         match (self.shapes.input.as_slice(), self.shapes.kept.as_slice()) {
@@ -214,14 +205,6 @@ impl Reduce {
 impl Operator for Reduce {
     /// Input and output.
     type Kept = [Tensor; 2];
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        if self.shapes.input.contains(&0) {
-            return Ok(None);
-        }
-        let (reduction, shapes) = (self.reduction, self.shapes.clone());
-        on_device::boxed(on_device::reduce::Reduce { reduction, shapes })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;

@@ -1,17 +1,16 @@
 //! `Where`: one of two values by a condition, all three repeated to one shape.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::kernel::strided::{Strided, broadcast_zip, gather, reduce_sum};
 use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-struct Where {
+pub(in crate::student) struct Where {
     /// Of the condition and the two branches.
-    inputs: [Vec<usize>; 3],
-    output: Vec<usize>,
+    pub(in crate::student) inputs: [Vec<usize>; 3],
+    pub(in crate::student) output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -23,13 +22,6 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
 
 impl Operator for Where {
     type Kept = Tensor;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        on_device::boxed(on_device::binary::Where {
-            inputs: self.inputs.clone(),
-            output: self.output.clone(),
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let held = [data(inputs[0])?, data(inputs[1])?, data(inputs[2])?];

@@ -1,7 +1,6 @@
 //! Linear maps that work axis by axis: resizing, padding by copies.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, OpOutput, Operator, PassOptions, any, only};
+use super::{OpOutput, Operator, PassOptions, only};
 use crate::error::Result;
 use crate::kernel::resample::{Taps, backward, forward};
 use crate::student::value::{data, tensor, typed};
@@ -12,17 +11,17 @@ pub(super) const LONGEST_AXIS: usize = 1 << 20;
 
 /// One resampled axis: its size before, the elements behind one index, and what each output reads.
 #[derive(Debug)]
-struct Stage {
-    size: usize,
-    inner: usize,
-    taps: Taps,
+pub(in crate::student) struct Stage {
+    pub(in crate::student) size: usize,
+    pub(in crate::student) inner: usize,
+    pub(in crate::student) taps: Taps,
 }
 
 #[derive(Debug)]
-pub(super) struct Separable {
-    stages: Vec<Stage>,
-    input: Vec<usize>,
-    output: Vec<usize>,
+pub(in crate::student) struct Separable {
+    pub(in crate::student) stages: Vec<Stage>,
+    pub(in crate::student) input: Vec<usize>,
+    pub(in crate::student) output: Vec<usize>,
 }
 
 impl Separable {
@@ -47,13 +46,6 @@ impl Separable {
 
 impl Operator for Separable {
     type Kept = ();
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let stages = self.stages.iter().map(|s| (s.size, s.inner, &s.taps));
-        let form =
-            on_device::separable::Separable::new(stages, [&self.input, &self.output], target)?;
-        Ok(form.map(any))
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;

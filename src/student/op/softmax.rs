@@ -1,7 +1,6 @@
 //! `Softmax` and `LogSoftmax` over an axis (before opset 13: over everything from the axis on).
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::Result;
 use crate::kernel::softmax;
 use crate::kernel::strided::{Strided, dense_strides, gather};
@@ -11,11 +10,11 @@ use candle_core::Tensor;
 use std::borrow::Cow;
 
 #[derive(Debug)]
-struct Softmax {
-    logarithm: bool,
-    width: usize,
+pub(in crate::student) struct Softmax {
+    pub(in crate::student) logarithm: bool,
+    pub(in crate::student) width: usize,
     /// For an axis that is not the last: the input as `[outer, inner, width]`, and the way back.
-    turned: Option<[Strided; 2]>,
+    pub(in crate::student) turned: Option<[Strided; 2]>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -57,18 +56,6 @@ impl Softmax {
 
 impl Operator for Softmax {
     type Kept = Tensor;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let inner = self.turned.as_ref().map_or(1, |[there, _]| there.shape[1]);
-        if self.width * inner == 0 {
-            return Ok(None);
-        }
-        on_device::boxed(on_device::softmax::Softmax {
-            logarithm: self.logarithm,
-            width: self.width,
-            inner,
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;

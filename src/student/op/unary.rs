@@ -1,7 +1,6 @@
 //! Functions of one number beside the activations: logarithm, reciprocal, trigonometry, rounding.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, only};
+use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};
 use crate::kernel::Float;
 use crate::kernel::elementwise::{map, zip};
@@ -9,7 +8,7 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Unary {
+pub(in crate::student) enum Unary {
     Log,
     Reciprocal,
     Sin,
@@ -63,21 +62,6 @@ impl Unary {
 
 impl Operator for Unary {
     type Kept = Tensor;
-
-    fn on_device(&self, _target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        use on_device::unary::Unary as Form;
-        on_device::boxed(match self {
-            Self::Log => Form::Log,
-            Self::Reciprocal => Form::Reciprocal,
-            Self::Sin => Form::Sin,
-            Self::Cos => Form::Cos,
-            Self::Sign => Form::Sign,
-            Self::Floor => Form::Floor,
-            Self::Ceil => Form::Ceil,
-            // candle rounds halves away from zero
-            Self::Round => return Ok(None),
-        })
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = inputs[0];

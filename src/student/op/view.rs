@@ -1,7 +1,6 @@
 //! `Transpose`, `Slice`, `Split` and `Expand`: the same numbers walked with other strides.
 
-use super::on_device::{self, Target};
-use super::{AnyOperator, Built, OpOutput, Operator, PassOptions, Site, any};
+use super::{Built, OpOutput, Operator, PassOptions, Site};
 use crate::error::{Error, Result};
 use crate::kernel::strided::{Strided, dense_strides, gather, reduce_sum, scatter};
 use crate::student::op::site::axis;
@@ -9,16 +8,16 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::{DType, Tensor};
 
 #[derive(Debug)]
-struct View {
-    input: Vec<usize>,
+pub(in crate::student) struct View {
+    pub(in crate::student) input: Vec<usize>,
     /// Each output as a view of the input.
-    views: Vec<Strided>,
-    adjoint: Adjoint,
+    pub(in crate::student) views: Vec<Strided>,
+    pub(in crate::student) adjoint: Adjoint,
 }
 
 /// How gradients go back.
 #[derive(Debug)]
-enum Adjoint {
+pub(in crate::student) enum Adjoint {
     /// A permutation: walk it backwards.
     Gather { inverse: Strided, order: Vec<usize> },
     /// Every element is read at most once: write to where it was read.
@@ -181,34 +180,6 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
 
 impl Operator for View {
     type Kept = ();
-
-    fn on_device(&self, target: &Target) -> Result<Option<Box<dyn AnyOperator>>> {
-        let of = |input: &[usize], view: &Strided| (input.to_vec(), view.shape.clone());
-        match &self.adjoint {
-            Adjoint::Gather { order, .. } => {
-                let (input, output) = of(&self.input, &self.views[0]);
-                on_device::boxed(on_device::arrange::Permute {
-                    shape: input.clone(),
-                    order: order.clone(),
-                    input,
-                    output,
-                })
-            }
-            Adjoint::Sum => {
-                let (input, output) = of(&self.input, &self.views[0]);
-                on_device::boxed(on_device::arrange::Repeat {
-                    once: input.clone(),
-                    full: output.clone(),
-                    input,
-                    output,
-                })
-            }
-            Adjoint::Scatter => {
-                let form = on_device::arrange::Pick::views(&self.input, &self.views, target)?;
-                Ok(form.map(any))
-            }
-        }
-    }
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let x = data(inputs[0])?;

@@ -1,15 +1,14 @@
 //! Activations. Where one has two sides, each is computed on arguments that cannot overflow: 0
 //! times infinity is no number.
 
-use super::super::activation::{Activation, GELU_CUBIC, squares};
-use super::super::{OpOutput, Operator, PassOptions, only};
+use super::{Form, Lower, OnDevice, Target};
 use super::{positive, rectified, truth};
 use crate::error::Result;
+use crate::student::op::activation::{Activation, GELU_CUBIC, squares};
+use crate::student::op::{OpOutput, Operator, PassOptions, only};
 use candle_core::Tensor;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
-
-#[derive(Debug)]
-pub(in crate::student::op) struct OnDevice(pub(in crate::student::op) Activation);
+use std::sync::Arc;
 
 /// min(x, 0).
 fn lowered(x: &Tensor) -> Result<Tensor> {
@@ -65,9 +64,9 @@ fn clipped(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
     Ok(y)
 }
 
-impl OnDevice {
+impl OnDevice<Activation> {
     fn values(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self.0 {
+        Ok(match *self.0 {
             Activation::Relu => rectified(x)?,
             Activation::LeakyRelu(alpha) => (rectified(x)? + lowered(x)?.affine(alpha, 0.0)?)?,
             Activation::Clip(low, high, _) => clipped(x, low, high)?,
@@ -97,7 +96,7 @@ impl OnDevice {
 
     /// dy times the slope. `kept`: the output or the input, as [`Activation::keeps_output`] says.
     fn gradient(&self, kept: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let slope = match self.0 {
+        let slope = match *self.0 {
             Activation::Relu => positive(kept)?,
             Activation::LeakyRelu(alpha) => positive(kept)?.affine(1.0 - alpha, alpha)?,
             Activation::Clip(low, high, inclusive) => {
@@ -167,7 +166,13 @@ impl OnDevice {
     }
 }
 
-impl Operator for OnDevice {
+impl Lower for Activation {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        OnDevice::of(operator)
+    }
+}
+
+impl Operator for OnDevice<Activation> {
     type Kept = Tensor;
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {

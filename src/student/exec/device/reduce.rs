@@ -1,58 +1,45 @@
 //! Reductions: the axes that are reduced brought last, so that every one is over rows.
 
-use super::super::reduce::{Reduction, Shapes};
-use super::super::{OpOutput, Operator, PassOptions, only};
-use super::truth;
+use super::{Form, Lower, OnDevice, Target, truth};
 use crate::error::Result;
+use crate::student::op::reduce::{Reduce, Reduction, Shapes, Sum};
+use crate::student::op::{OpOutput, Operator, PassOptions, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
-#[derive(Debug)]
-pub(in crate::student::op) struct Sum {
-    pub(in crate::student::op) factor: f64,
-    pub(in crate::student::op) shapes: Shapes,
+/// The order of axes that puts the reduced ones last, and the sizes in it.
+fn order(shapes: &Shapes) -> (Vec<usize>, Vec<usize>, usize) {
+    let gone = |&axis: &usize| shapes.kept[axis] != shapes.input[axis];
+    let (last, first): (Vec<usize>, Vec<usize>) = (0..shapes.input.len()).partition(gone);
+    let width = last.iter().map(|&axis| shapes.input[axis]).product();
+    let order = [first, last].concat();
+    let sizes = order.iter().map(|&axis| shapes.input[axis]).collect();
+    (order, sizes, width)
 }
 
-#[derive(Debug)]
-pub(in crate::student::op) struct Reduce {
-    pub(in crate::student::op) reduction: Reduction,
-    pub(in crate::student::op) shapes: Shapes,
+/// `[rows, width]`.
+fn rows(shapes: &Shapes, x: &Tensor) -> Result<Tensor> {
+    let (order, _, width) = order(shapes);
+    let x = if order.is_sorted() { x.clone() } else { x.permute(order)?.contiguous()? };
+    Ok(x.reshape(((), width))?)
 }
 
-impl Shapes {
-    /// The order of axes that puts the reduced ones last, and the sizes in it.
-    fn order(&self) -> (Vec<usize>, Vec<usize>, usize) {
-        let gone = |&axis: &usize| self.kept[axis] != self.input[axis];
-        let (last, first): (Vec<usize>, Vec<usize>) = (0..self.input.len()).partition(gone);
-        let width = last.iter().map(|&axis| self.input[axis]).product();
-        let order = [first, last].concat();
-        let sizes = order.iter().map(|&axis| self.input[axis]).collect();
-        (order, sizes, width)
+/// The way back.
+fn input_of(shapes: &Shapes, rows: &Tensor) -> Result<Tensor> {
+    let (order, sizes, _) = order(shapes);
+    let x = rows.reshape(sizes)?;
+    if order.is_sorted() {
+        return Ok(x);
     }
-
-    /// `[rows, width]`.
-    fn rows(&self, x: &Tensor) -> Result<Tensor> {
-        let (order, _, width) = self.order();
-        let x = if order.is_sorted() { x.clone() } else { x.permute(order)?.contiguous()? };
-        Ok(x.reshape(((), width))?)
-    }
-
-    /// The way back.
-    fn input_of(&self, rows: &Tensor) -> Result<Tensor> {
-        let (order, sizes, _) = self.order();
-        let x = rows.reshape(sizes)?;
-        if order.is_sorted() {
-            return Ok(x);
-        }
-        let mut inverse = vec![0; order.len()];
-        order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
-        Ok(x.permute(inverse)?.contiguous()?)
-    }
+    let mut inverse = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
+    Ok(x.permute(inverse)?.contiguous()?)
 }
 
-impl Reduce {
+impl OnDevice<Reduce> {
     /// One number a row, `[rows, 1]`.
     fn values(&self, rows: &Tensor) -> Result<Tensor> {
-        Ok(match self.reduction {
+        Ok(match self.0.reduction {
             Reduction::LogSum => rows.sum_keepdim(1)?.log()?,
             Reduction::Max => rows.max_keepdim(1)?,
             Reduction::Min => rows.min_keepdim(1)?,
@@ -68,7 +55,7 @@ impl Reduce {
 
     /// The slope of `y` by every element.
     fn slope(&self, rows: &Tensor, y: &Tensor) -> Result<Tensor> {
-        Ok(match self.reduction {
+        Ok(match self.0.reduction {
             Reduction::LogSum => rows.zeros_like()?.broadcast_sub(y)?.exp()?,
             // equal extremes share the gradient evenly
             Reduction::Max | Reduction::Min => {
@@ -86,12 +73,30 @@ impl Reduce {
     }
 }
 
-impl Operator for Sum {
+impl Lower for Reduce {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        if operator.shapes.input.contains(&0) {
+            return Ok(None);
+        }
+        OnDevice::of(operator)
+    }
+}
+
+impl Lower for Sum {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        if operator.shapes.input.contains(&0) {
+            return Ok(None);
+        }
+        OnDevice::of(operator)
+    }
+}
+
+impl Operator for OnDevice<Sum> {
     type Kept = ();
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
-        let sums = self.shapes.rows(inputs[0])?.sum_keepdim(1)?.affine(self.factor, 0.0)?;
-        Ok(OpOutput::one(sums.reshape(self.shapes.output.as_slice())?, ()))
+        let sums = rows(&self.0.shapes, inputs[0])?.sum_keepdim(1)?.affine(self.0.factor, 0.0)?;
+        Ok(OpOutput::one(sums.reshape(self.0.shapes.output.as_slice())?, ()))
     }
 
     fn backward(
@@ -100,20 +105,20 @@ impl Operator for Sum {
         gradients: Vec<Option<Tensor>>,
         _wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let Shapes { input, kept, .. } = &self.shapes;
-        let dx = only(gradients)?.affine(self.factor, 0.0)?.reshape(kept.as_slice())?;
+        let Shapes { input, kept, .. } = &self.0.shapes;
+        let dx = only(gradients)?.affine(self.0.factor, 0.0)?.reshape(kept.as_slice())?;
         Ok(vec![Some(dx.broadcast_as(input.as_slice())?.contiguous()?)])
     }
 }
 
-impl Operator for Reduce {
+impl Operator for OnDevice<Reduce> {
     /// The rows and one number of each.
     type Kept = [Tensor; 2];
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
-        let rows = self.shapes.rows(inputs[0])?;
+        let rows = rows(&self.0.shapes, inputs[0])?;
         let values = self.values(&rows)?;
-        let y = values.reshape(self.shapes.output.as_slice())?;
+        let y = values.reshape(self.0.shapes.output.as_slice())?;
         Ok(OpOutput::one(y, [rows, values]))
     }
 
@@ -125,6 +130,6 @@ impl Operator for Reduce {
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?.reshape(((), 1))?;
         let slope = self.slope(&rows, &values)?;
-        Ok(vec![Some(self.shapes.input_of(&slope.broadcast_mul(&dy)?)?)])
+        Ok(vec![Some(input_of(&self.0.shapes, &slope.broadcast_mul(&dy)?)?)])
     }
 }

@@ -1,11 +1,15 @@
 //! Logarithm, reciprocal, trigonometry, steps; and `Cast`, which is one of these on data.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
+use super::{Form, Lower, Target};
 use crate::error::Result;
+use crate::student::op::cast::Cast;
+use crate::student::op::unary::Unary;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy)]
-pub(in crate::student::op) enum Unary {
+enum UnaryForm {
     Log,
     Reciprocal,
     Sin,
@@ -21,7 +25,33 @@ pub(in crate::student::op) enum Unary {
     Truncate,
 }
 
-impl Operator for Unary {
+impl Lower for Cast {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        Ok(Some(any(match **operator {
+            Self::Keep => UnaryForm::Keep,
+            Self::Truncate => UnaryForm::Truncate,
+            Self::Truth => UnaryForm::Truth,
+        })))
+    }
+}
+
+impl Lower for Unary {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        Ok(Some(any(match **operator {
+            Self::Log => UnaryForm::Log,
+            Self::Reciprocal => UnaryForm::Reciprocal,
+            Self::Sin => UnaryForm::Sin,
+            Self::Cos => UnaryForm::Cos,
+            Self::Sign => UnaryForm::Sign,
+            Self::Floor => UnaryForm::Floor,
+            Self::Ceil => UnaryForm::Ceil,
+            // candle rounds halves away from zero
+            Self::Round => return Ok(None),
+        })))
+    }
+}
+
+impl Operator for UnaryForm {
     type Kept = Tensor;
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {

@@ -13,7 +13,7 @@ pub(super) const LARGEST: usize = 1 << 28;
 
 /// Where each element of a result is read; `None` reads zero.
 #[derive(Debug)]
-pub(in crate::student::op) struct Table(Tensor);
+pub(super) struct Table(Tensor);
 
 fn index(i: usize) -> Result<u32> {
     u32::try_from(i)

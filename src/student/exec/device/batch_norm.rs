@@ -1,23 +1,18 @@
 //! `BatchNormalization`: statistics and running statistics stay on the device.
 
-use super::super::batch_norm::BatchNorm;
-use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::channel_sum;
+use super::{Form, Lower, OnDevice, Target};
 use crate::error::Result;
+use crate::kernel::norm::Planes;
 use crate::student::Mode;
+use crate::student::op::batch_norm::BatchNorm;
+use crate::student::op::{OpOutput, Operator, PassOptions, only};
 use candle_core::Tensor;
-
-/// Batch normalisation of `[outer, channels, inner]`.
-#[derive(Debug)]
-pub(in crate::student::op) struct Normalization {
-    pub(in crate::student::op) norm: BatchNorm,
-    pub(in crate::student::op) outer: usize,
-    pub(in crate::student::op) channels: usize,
-}
+use std::sync::Arc;
 
 /// What the backward pass takes.
 #[derive(Debug)]
-pub(in crate::student::op) struct NormalizationKept {
+pub(super) struct NormalizedMaps {
     /// The input less its mean, `[outer, channels, inner]`.
     centred: Tensor,
     rstd: Tensor,
@@ -25,25 +20,35 @@ pub(in crate::student::op) struct NormalizationKept {
     training: bool,
 }
 
-impl Normalization {
+impl OnDevice<BatchNorm> {
     fn flat(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.reshape((self.outer, self.channels, ()))?)
+        Ok(t.reshape((self.0.planes.outer, self.0.planes.channels, ()))?)
     }
 
     /// One number a channel.
     fn by_channel(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.reshape((1, self.channels, 1))?)
+        Ok(t.reshape((1, self.0.planes.channels, 1))?)
     }
 }
 
-impl Operator for Normalization {
-    type Kept = NormalizationKept;
+impl Lower for BatchNorm {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        let Planes { outer, channels, inner } = operator.planes;
+        if outer * channels * inner == 0 {
+            return Ok(None);
+        }
+        OnDevice::of(operator)
+    }
+}
+
+impl Operator for OnDevice<BatchNorm> {
+    type Kept = NormalizedMaps;
 
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let &[x, scale, bias, running_mean, running_var] = inputs else {
             return Err(crate::error::Error::internal("expected 5 inputs"));
         };
-        let (norm, flat) = (&self.norm, self.flat(x)?);
+        let (norm, flat) = (&self.0, self.flat(x)?);
         let training = norm.batch_statistics(options)?;
         let count = norm.count();
         let mean = if training {
@@ -71,7 +76,7 @@ impl Operator for Normalization {
         let y = centred
             .broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?
             .broadcast_add(&self.by_channel(bias)?)?;
-        let kept = NormalizationKept { centred, rstd, scale: (*scale).clone(), training };
+        let kept = NormalizedMaps { centred, rstd, scale: (*scale).clone(), training };
         Ok(OpOutput { updates, ..OpOutput::one(y.reshape(x.dims())?, kept) })
     }
 
@@ -79,17 +84,17 @@ impl Operator for Normalization {
     /// − Σdy/n − (x − μ)·r²·Σdy(x − μ)/n).
     fn backward(
         &self,
-        kept: NormalizationKept,
+        kept: NormalizedMaps,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let NormalizationKept { centred, rstd, scale, training } = kept;
+        let NormalizedMaps { centred, rstd, scale, training } = kept;
         let dy = only(gradients)?;
         let flat = self.flat(&dy)?;
         let (total, weighted) = (channel_sum(&flat)?, channel_sum(&(&flat * &centred)?)?);
         let mut result = vec![None; 5];
         if wanted[0] {
-            let share = -1.0 / self.norm.count();
+            let share = -1.0 / self.0.count();
             let dx = if training {
                 let slope = (&weighted * rstd.sqr()?)?.affine(share, 0.0)?;
                 let level = self.by_channel(&total.affine(share, 0.0)?)?;

@@ -1,14 +1,17 @@
 //! `Softmax` and `LogSoftmax` over the middle axis of `[outer, width, inner]`.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
+use super::{Form, Lower, Target};
 use crate::error::Result;
+use crate::student::op::softmax::Softmax as HostSoftmax;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 #[derive(Debug)]
-pub(in crate::student::op) struct Softmax {
-    pub(in crate::student::op) logarithm: bool,
-    pub(in crate::student::op) width: usize,
-    pub(in crate::student::op) inner: usize,
+struct Softmax {
+    logarithm: bool,
+    width: usize,
+    inner: usize,
 }
 
 /// Softmax over the last axis.
@@ -39,6 +42,17 @@ impl Softmax {
         let middle =
             if self.inner == 1 { rows.clone() } else { rows.transpose(1, 2)?.contiguous()? };
         Ok(middle.reshape(like.dims())?)
+    }
+}
+
+impl Lower for HostSoftmax {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        let inner = operator.turned.as_ref().map_or(1, |[there, _]| there.shape[1]);
+        if operator.width * inner == 0 {
+            return Ok(None);
+        }
+        let (logarithm, width) = (operator.logarithm, operator.width);
+        Ok(Some(any(Softmax { logarithm, width, inner })))
     }
 }
 

@@ -1,30 +1,71 @@
 //! `Add`, `Sub`, `Mul`, `Div`, `Where` and `PRelu` with broadcasting.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::summed_to;
-use super::{positive, rectified};
+use super::{Form, Lower, OnDevice, Target, positive, rectified};
 use crate::error::Result;
+use crate::student::op::binary::{Curved, CurvedBinary, Linear, LinearBinary};
+use crate::student::op::prelu::PRelu;
+use crate::student::op::select::Where;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// The sum or the difference.
 #[derive(Debug)]
-pub(in crate::student::op) struct Sum {
-    pub(in crate::student::op) negative: bool,
-    pub(in crate::student::op) a: Vec<usize>,
-    pub(in crate::student::op) b: Vec<usize>,
+struct Sum {
+    negative: bool,
+    a: Vec<usize>,
+    b: Vec<usize>,
 }
 
 /// The product or the quotient.
 #[derive(Debug)]
-pub(in crate::student::op) struct Product {
-    pub(in crate::student::op) divided: bool,
-    pub(in crate::student::op) a: Vec<usize>,
-    pub(in crate::student::op) b: Vec<usize>,
+struct Product {
+    divided: bool,
+    a: Vec<usize>,
+    b: Vec<usize>,
 }
 
 /// A gradient if it is wanted.
 fn when(wanted: bool, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
     if wanted { f().map(Some) } else { Ok(None) }
+}
+
+impl Lower for PRelu {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        OnDevice::of(operator)
+    }
+}
+
+impl Lower for Where {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        OnDevice::of(operator)
+    }
+}
+
+impl Lower for CurvedBinary {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        let divided = match operator.function {
+            Curved::Mul => false,
+            Curved::Div => true,
+            // candle's power is exp(b·ln a), which has no negative base
+            Curved::Pow | Curved::Remainder | Curved::Modulo => return Ok(None),
+        };
+        let (a, b) = (operator.shapes.a.clone(), operator.shapes.b.clone());
+        Ok(Some(any(Product { divided, a, b })))
+    }
+}
+
+impl Lower for LinearBinary {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        let negative = match operator.function {
+            Linear::Add => false,
+            Linear::Sub => true,
+            Linear::Quotient => return Ok(None),
+        };
+        let (a, b) = (operator.shapes.a.clone(), operator.shapes.b.clone());
+        Ok(Some(any(Sum { negative, a, b })))
+    }
 }
 
 impl Operator for Sum {
@@ -83,21 +124,13 @@ impl Operator for Product {
     }
 }
 
-/// A choice and not a sum of products: the branch not taken may be infinite.
-#[derive(Debug)]
-pub(in crate::student::op) struct Where {
-    /// Of the condition and the two branches.
-    pub(in crate::student::op) inputs: [Vec<usize>; 3],
-    pub(in crate::student::op) output: Vec<usize>,
-}
-
-impl Where {
+impl OnDevice<Where> {
     fn full(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.broadcast_as(self.output.as_slice())?.contiguous()?)
+        Ok(t.broadcast_as(self.0.output.as_slice())?.contiguous()?)
     }
 }
 
-impl Operator for Where {
+impl Operator for OnDevice<Where> {
     type Kept = Tensor;
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
@@ -114,20 +147,15 @@ impl Operator for Where {
     ) -> Result<Vec<Option<Tensor>>> {
         let dy = only(gradients)?;
         let zero = dy.zeros_like()?;
-        let first = when(wanted[1], || summed_to(&taken.where_cond(&dy, &zero)?, &self.inputs[1]))?;
+        let first =
+            when(wanted[1], || summed_to(&taken.where_cond(&dy, &zero)?, &self.0.inputs[1]))?;
         let second =
-            when(wanted[2], || summed_to(&taken.where_cond(&zero, &dy)?, &self.inputs[2]))?;
+            when(wanted[2], || summed_to(&taken.where_cond(&zero, &dy)?, &self.0.inputs[2]))?;
         Ok(vec![None, first, second])
     }
 }
 
-/// The slope of the negative side is learned.
-#[derive(Debug)]
-pub(in crate::student::op) struct PRelu {
-    pub(in crate::student::op) slope: Vec<usize>,
-}
-
-impl Operator for PRelu {
+impl Operator for OnDevice<PRelu> {
     type Kept = [Tensor; 2];
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
@@ -153,7 +181,7 @@ impl Operator for PRelu {
             Ok((&dy * factor)?)
         })?;
         let dslope =
-            when(wanted[1], || summed_to(&(rectified(&x.neg()?)?.neg()? * &dy)?, &self.slope))?;
+            when(wanted[1], || summed_to(&(rectified(&x.neg()?)?.neg()? * &dy)?, &self.0.slope))?;
         Ok(vec![dx, dslope])
     }
 }

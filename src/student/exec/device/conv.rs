@@ -1,13 +1,16 @@
 //! `Conv` and `ConvTranspose`: one gather of the windows, one batch of matrix products, and their
 //! adjoints.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
-use super::Target;
 use super::sum::{channel_sum, middle_sum};
 use super::table::{Adjoint, Table, in_parts, joined_parts};
+use super::{Form, Lower, Target};
 use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
+use crate::student::op::conv::Convolution as HostConvolution;
+use crate::student::op::conv_transpose::ConvTranspose;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Input positions that each tap of a window reads at each output position, `[taps, output area]`;
 /// `None` in the padding.
@@ -168,7 +171,7 @@ impl Products {
 
 /// A convolution, or the adjoint of one.
 #[derive(Debug)]
-pub(in crate::student::op) struct Convolution {
+struct Convolution {
     products: Products,
     transposed: bool,
     /// Of input, weight and output.
@@ -178,7 +181,7 @@ pub(in crate::student::op) struct Convolution {
 impl Convolution {
     /// `conv` runs from the input to the output, or the other way if `transposed`. `None` for empty
     /// tensors.
-    pub(in crate::student::op) fn new(
+    fn new(
         conv: Conv,
         transposed: bool,
         shapes: [&[usize]; 3],
@@ -197,6 +200,23 @@ impl Convolution {
     /// A tensor with three axes: images, channels, positions.
     fn flat(t: &Tensor) -> Result<Tensor> {
         Ok(t.flatten_from(2)?)
+    }
+}
+
+impl Lower for ConvTranspose {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+        let shapes = [&operator.input, &operator.weight, &operator.output].map(Vec::as_slice);
+        Ok(Convolution::new(operator.conv, true, shapes, target)?.map(any))
+    }
+}
+
+impl Lower for HostConvolution {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+        let shapes = [&operator.input, &operator.weight, &operator.output].map(Vec::as_slice);
+        if operator.frames.is_some() {
+            return Ok(None);
+        }
+        Ok(Convolution::new(operator.conv, false, shapes, target)?.map(any))
     }
 }
 

@@ -1,15 +1,20 @@
 //! `Dropout`: the mask is drawn on the host, by the same function of (pass, node, position) as
 //! there.
 
-use super::super::dropout::Dropout;
-use super::super::{OpOutput, Operator, PassOptions, only};
+use super::{Form, Lower, OnDevice, Target};
 use crate::error::Result;
+use crate::student::op::dropout::Dropout;
+use crate::student::op::{OpOutput, Operator, PassOptions, only};
 use candle_core::{Device, Tensor};
+use std::sync::Arc;
 
-#[derive(Debug)]
-pub(in crate::student::op) struct OnDevice(pub(in crate::student::op) Dropout);
+impl Lower for Dropout {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        OnDevice::of(operator)
+    }
+}
 
-impl Operator for OnDevice {
+impl Operator for OnDevice<Dropout> {
     type Kept = Option<Tensor>;
 
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {

@@ -1,26 +1,26 @@
-//! The sweep of the general and of the candle executor: every operator on dense tensors, in f32 or
-//! f64. On host slices it is the oracle of the CPU executor (`cpu`), which knows channel maps; with
-//! the operators' device forms (`op::on_device`) in the plan it is the candle executor. Values live
-//! as long as a later step or the backward pass needs them.
+//! The sweep of the reference and of the device executor: every operator on dense tensors, in f32
+//! or f64. On host slices it is the reference implementation that the executor of channel maps
+//! (`cpu`) is held against; with the operators' device forms (`exec::device`) in the plan it is the
+//! device executor. Values live as long as a later step or the backward pass needs them.
 
-use super::import::Source;
-use super::op::{Backward, PassOptions};
-use super::plan::{Plan, Step};
-use super::value::{data, tensor, typed};
-use super::{Mode, Student, TensorId};
 use crate::error::{Context, Error, Result};
 use crate::kernel::elementwise::zip;
+use crate::student::import::Source;
+use crate::student::op::{Backward, PassOptions};
+use crate::student::plan::{Plan, Step};
+use crate::student::value::{data, tensor, typed};
+use crate::student::{Mode, Student, TensorId};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
 
 /// Tensors by number, as far as they are known.
-pub(super) type Values = Vec<Option<Tensor>>;
+pub(in crate::student) type Values = Vec<Option<Tensor>>;
 
 /// The backward pass of each step; `None` where no gradient is asked for.
-pub(super) type Kept = Vec<Option<Box<dyn Backward>>>;
+pub(in crate::student) type Kept = Vec<Option<Box<dyn Backward>>>;
 
 /// Runs a plan forward: the tensors of `keep`, and what each step leaves for the backward pass.
-pub(super) fn forward(
+pub(in crate::student) fn forward(
     student: &Student,
     plan: &Plan,
     mut values: Values,
@@ -56,7 +56,7 @@ pub(super) fn forward(
 impl Student {
     /// Moves running statistics in training, but not those that a stage shares. `updates`: a step's
     /// inputs and their new values.
-    pub(super) fn update(
+    pub(in crate::student) fn update(
         &self,
         step: &Step,
         updates: impl IntoIterator<Item = (usize, Tensor)>,
@@ -77,7 +77,7 @@ impl Student {
 
 /// Sweeps a plan in reverse from the gradients of some tensors; gives those of all tensors that
 /// nothing computes.
-pub(super) fn backward(
+pub(in crate::student) fn backward(
     student: &Student,
     plan: &Plan,
     kept: Kept,
@@ -98,7 +98,7 @@ pub(super) fn backward(
 }
 
 /// Adds a gradient: the first is moved.
-pub(super) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
+pub(in crate::student) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
     *total = Some(match total.take() {
         None => gradient,
         Some(old) => sum(&old, &gradient)?,
@@ -107,7 +107,7 @@ pub(super) fn add(total: &mut Option<Tensor>, gradient: Tensor) -> Result<()> {
 }
 
 /// The sum of two gradients of one tensor.
-pub(super) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(in crate::student) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !a.device().is_cpu() {
         return Ok((a + b)?);
     }

@@ -1,18 +1,20 @@
 //! `MaxPool`, `AveragePool` and `GlobalMaxPool`. On a GPU the largest of numbers and NaN is the
 //! number: a NaN shows in the layers around.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
 use super::conv::windows;
 use super::sum::middle_sum;
 use super::table::{Adjoint, Table, joined_parts};
-use super::{Target, truth};
+use super::{Form, Lower, Target, truth};
 use crate::error::Result;
 use crate::kernel::pool::{Window, factors};
+use crate::student::op::pool::Pool as HostPool;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// A pool over one window.
 #[derive(Debug)]
-pub(in crate::student::op) struct Pool {
+struct Pool {
     maximum: bool,
     table: Table,
     back: Adjoint,
@@ -33,7 +35,7 @@ pub(in crate::student::op) struct Pool {
 
 impl Pool {
     #[allow(clippy::cast_precision_loss, reason = "taps of a window")]
-    pub(in crate::student::op) fn new(
+    fn new(
         maximum: bool,
         w: &Window,
         shapes: [&[usize]; 2],
@@ -104,6 +106,16 @@ impl Pool {
             Ok(Tensor::cat(&[largest, place], 1)?)
         })?;
         Ok([both.narrow(1, 0, 1)?.contiguous()?, both.narrow(1, 1, 1)?.contiguous()?])
+    }
+}
+
+impl Lower for HostPool {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+        if operator.depth.is_some() {
+            return Ok(None);
+        }
+        let shapes: [&[usize]; 2] = [&operator.input, &operator.output];
+        Ok(Pool::new(operator.maximum, &operator.window, shapes, target)?.map(any))
     }
 }
 

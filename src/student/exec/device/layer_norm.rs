@@ -1,10 +1,14 @@
 //! `LayerNormalization`, `RMSNormalization`, `GroupNormalization` and `InstanceNormalization`: rows
 //! normalised by their own statistics.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
 use super::sum::{channel_sum, summed_to};
+use super::{Form, Lower, OnDevice, Target};
 use crate::error::Result;
+use crate::student::op::group_norm::GroupNorm;
+use crate::student::op::layer_norm::LayerNorm;
+use crate::student::op::{OpOutput, Operator, PassOptions, only};
 use candle_core::{D, Tensor};
+use std::sync::Arc;
 
 /// The mean of every row, kept as an axis of 1.
 fn row_mean(t: &Tensor) -> Result<Tensor> {
@@ -29,57 +33,55 @@ fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centred: bool) -> Re
 
 /// What the backward pass takes: the rows normalized, 1/deviation, the scale repeated.
 #[derive(Debug)]
-pub(in crate::student::op) struct Normalized {
+pub(super) struct Normalized {
     normal: Tensor,
     rstd: Tensor,
     scale: Tensor,
 }
 
-/// Over the last axes.
-#[derive(Debug)]
-pub(in crate::student::op) struct LayerNorm {
-    pub(in crate::student::op) input: Vec<usize>,
-    /// The normalised axes and their number of elements.
-    pub(in crate::student::op) shape: Vec<usize>,
-    pub(in crate::student::op) width: usize,
-    /// The shapes of scale and bias.
-    pub(in crate::student::op) parameters: Vec<Vec<usize>>,
-    /// The shape of the statistics as outputs.
-    pub(in crate::student::op) statistics: Vec<usize>,
-    pub(in crate::student::op) epsilon: f64,
-    pub(in crate::student::op) centred: bool,
-}
-
-impl LayerNorm {
+impl OnDevice<LayerNorm> {
     fn rows(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.reshape(((), self.width))?)
+        Ok(t.reshape(((), self.0.width))?)
     }
 
     /// Scale or bias for every normalised element, as a row.
     fn repeated(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.broadcast_as(self.shape.as_slice())?.contiguous()?.reshape((1, self.width))?)
+        Ok(t.broadcast_as(self.0.shape.as_slice())?.contiguous()?.reshape((1, self.0.width))?)
     }
 
     /// The gradient of scale or bias in its own shape, from that by row.
     fn summed(&self, rows: &Tensor, own: &[usize]) -> Result<Tensor> {
-        summed_to(&rows.sum(0)?.reshape(self.shape.as_slice())?, own)
+        summed_to(&rows.sum(0)?.reshape(self.0.shape.as_slice())?, own)
     }
 }
 
-impl Operator for LayerNorm {
+impl Lower for GroupNorm {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        OnDevice::of(operator)
+    }
+}
+
+impl Lower for LayerNorm {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        OnDevice::of(operator)
+    }
+}
+
+impl Operator for OnDevice<LayerNorm> {
     type Kept = Normalized;
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
-        let [normal, mean, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, self.centred)?;
+        let [normal, mean, rstd] =
+            normalized(&self.rows(inputs[0])?, self.0.epsilon, self.0.centred)?;
         let scale = self.repeated(inputs[1])?;
         let mut y = normal.broadcast_mul(&scale)?;
         if let Some(bias) = inputs.get(2) {
             y = y.broadcast_add(&self.repeated(bias)?)?;
         }
-        let mut outputs = vec![y.reshape(self.input.as_slice())?];
-        if self.centred {
-            outputs.push(mean.reshape(self.statistics.as_slice())?);
-            outputs.push(rstd.reshape(self.statistics.as_slice())?);
+        let mut outputs = vec![y.reshape(self.0.input.as_slice())?];
+        if self.0.centred {
+            outputs.push(mean.reshape(self.0.statistics.as_slice())?);
+            outputs.push(rstd.reshape(self.0.statistics.as_slice())?);
         }
         Ok(OpOutput::several(outputs, Normalized { normal, rstd, scale }))
     }
@@ -95,12 +97,12 @@ impl Operator for LayerNorm {
         let mut gradients = gradients.into_iter();
         let mut next =
             |width: usize| gradients.next().flatten().map(|g| g.reshape(((), width))).transpose();
-        let (dy, dmean, drstd) = (next(self.width)?, next(1)?, next(1)?);
+        let (dy, dmean, drstd) = (next(self.0.width)?, next(1)?, next(1)?);
         let dy = dy.map_or_else(|| normal.zeros_like(), Ok)?;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
-            let mut dx = row_gradient(&dy.broadcast_mul(&scale)?, &normal, &rstd, self.centred)?;
-            let share = 1.0 / self.width as f64;
+            let mut dx = row_gradient(&dy.broadcast_mul(&scale)?, &normal, &rstd, self.0.centred)?;
+            let share = 1.0 / self.0.width as f64;
             if let Some(dmean) = dmean {
                 dx = dx.broadcast_add(&dmean.affine(share, 0.0)?)?;
             }
@@ -108,58 +110,47 @@ impl Operator for LayerNorm {
                 // dr·(−r³)(x − μ)/n, and x̂ = r(x − μ)
                 dx = (dx + normal.broadcast_mul(&(drstd * rstd.sqr()?)?.affine(-share, 0.0)?)?)?;
             }
-            result[0] = Some(dx.reshape(self.input.as_slice())?);
+            result[0] = Some(dx.reshape(self.0.input.as_slice())?);
         }
         if wanted[1] {
-            result[1] = Some(self.summed(&(&dy * &normal)?, &self.parameters[0])?);
+            result[1] = Some(self.summed(&(&dy * &normal)?, &self.0.parameters[0])?);
         }
-        if let (Some(true), Some(own)) = (wanted.get(2), self.parameters.get(1)) {
+        if let (Some(true), Some(own)) = (wanted.get(2), self.0.parameters.get(1)) {
             result[2] = Some(self.summed(&dy, own)?);
         }
         Ok(result)
     }
 }
 
-/// By image and group of channels.
-#[derive(Debug)]
-pub(in crate::student::op) struct GroupNorm {
-    pub(in crate::student::op) images: usize,
-    pub(in crate::student::op) channels: usize,
-    pub(in crate::student::op) groups: usize,
-    pub(in crate::student::op) epsilon: f64,
-    /// Channels that share one scale and bias.
-    pub(in crate::student::op) shared: usize,
-}
-
-impl GroupNorm {
+impl OnDevice<GroupNorm> {
     fn rows(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.reshape((self.images * self.groups, ()))?)
+        Ok(t.reshape((self.0.images * self.0.groups, ()))?)
     }
 
     fn maps(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(t.reshape((self.images, self.channels, ()))?)
+        Ok(t.reshape((self.0.images, self.0.channels, ()))?)
     }
 
     /// Scale or bias of every channel.
     fn repeated(&self, t: &Tensor) -> Result<Tensor> {
-        let slots = self.channels / self.shared;
-        Ok(t.reshape((slots, 1))?.broadcast_as((slots, self.shared))?.contiguous()?.reshape((
+        let slots = self.0.channels / self.0.shared;
+        Ok(t.reshape((slots, 1))?.broadcast_as((slots, self.0.shared))?.contiguous()?.reshape((
             1,
-            self.channels,
+            self.0.channels,
             1,
         ))?)
     }
 
     fn summed(&self, t: &Tensor) -> Result<Tensor> {
-        Ok(channel_sum(t)?.reshape(((), self.shared))?.sum(1)?)
+        Ok(channel_sum(t)?.reshape(((), self.0.shared))?.sum(1)?)
     }
 }
 
-impl Operator for GroupNorm {
+impl Operator for OnDevice<GroupNorm> {
     type Kept = Normalized;
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
-        let [normal, _, rstd] = normalized(&self.rows(inputs[0])?, self.epsilon, true)?;
+        let [normal, _, rstd] = normalized(&self.rows(inputs[0])?, self.0.epsilon, true)?;
         let scale = self.repeated(inputs[1])?;
         let y =
             self.maps(&normal)?.broadcast_mul(&scale)?.broadcast_add(&self.repeated(inputs[2])?)?;

@@ -1,22 +1,72 @@
 //! `Transpose`, `Expand`, `Slice`, `Split`, `Pad`, `Tile` and pixel shuffles: elements picked, none
 //! computed.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
-use super::Target;
 use super::sum::summed_to;
 use super::table::{Adjoint, Table};
+use super::{Form, Lower, Target};
 use crate::error::Result;
 use crate::kernel::strided::{Strided, gather};
+use crate::student::op::depth_space::Blocks;
+use crate::student::op::pad::Pad;
+use crate::student::op::tile::Tile;
+use crate::student::op::view::{Adjoint as ViewAdjoint, View};
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Axes in another order: of a tensor, or of one seen with other axes.
 #[derive(Debug)]
-pub(in crate::student::op) struct Permute {
+struct Permute {
     /// The axes before, and their order after.
-    pub(in crate::student::op) shape: Vec<usize>,
-    pub(in crate::student::op) order: Vec<usize>,
-    pub(in crate::student::op) input: Vec<usize>,
-    pub(in crate::student::op) output: Vec<usize>,
+    shape: Vec<usize>,
+    order: Vec<usize>,
+    input: Vec<usize>,
+    output: Vec<usize>,
+}
+
+impl Lower for Blocks {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        Ok(Some(any(Permute {
+            shape: operator.shape.to_vec(),
+            order: operator.order.to_vec(),
+            input: operator.input.clone(),
+            output: operator.output.clone(),
+        })))
+    }
+}
+
+impl Lower for Tile {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+        Ok(Some(any(Repeat {
+            input: operator.input.clone(),
+            once: operator.input.iter().flat_map(|&n| [1, n]).collect(),
+            full: operator.view.shape.clone(),
+            output: operator.output.clone(),
+        })))
+    }
+}
+
+impl Lower for View {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+        let (input, output) = (operator.input.clone(), operator.views[0].shape.clone());
+        Ok(match &operator.adjoint {
+            ViewAdjoint::Gather { order, .. } => {
+                Some(any(Permute { shape: input.clone(), order: order.clone(), input, output }))
+            }
+            ViewAdjoint::Sum => {
+                Some(any(Repeat { once: input.clone(), full: output.clone(), input, output }))
+            }
+            ViewAdjoint::Scatter => Pick::views(&input, &operator.views, target)?.map(any),
+        })
+    }
+}
+
+impl Lower for Pad {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+        let shapes: [&[usize]; 2] = [&operator.input, &operator.output];
+        let walks = [&operator.from, &operator.to];
+        Ok(Pick::padded(shapes, walks, operator.value, target)?.map(any))
+    }
 }
 
 impl Operator for Permute {
@@ -44,11 +94,11 @@ impl Operator for Permute {
 
 /// Axes repeated: `input` is seen as `once`, which repeats to `full`.
 #[derive(Debug)]
-pub(in crate::student::op) struct Repeat {
-    pub(in crate::student::op) input: Vec<usize>,
-    pub(in crate::student::op) once: Vec<usize>,
-    pub(in crate::student::op) full: Vec<usize>,
-    pub(in crate::student::op) output: Vec<usize>,
+struct Repeat {
+    input: Vec<usize>,
+    once: Vec<usize>,
+    full: Vec<usize>,
+    output: Vec<usize>,
 }
 
 impl Operator for Repeat {
@@ -75,7 +125,7 @@ impl Operator for Repeat {
 
 /// Elements of the input, picked by tables.
 #[derive(Debug)]
-pub(in crate::student::op) struct Pick {
+struct Pick {
     /// A table and its adjoint for each output.
     parts: Vec<(Table, Adjoint)>,
     /// Images that the same tables serve, or 1 where they walk the whole tensor.
@@ -94,11 +144,7 @@ impl Pick {
         clippy::cast_sign_loss,
         reason = "places below 2³²"
     )]
-    pub(in crate::student::op) fn views(
-        input: &[usize],
-        views: &[Strided],
-        target: &Target,
-    ) -> Result<Option<Self>> {
+    fn views(input: &[usize], views: &[Strided], target: &Target) -> Result<Option<Self>> {
         if input.is_empty() || input.contains(&0) || views.iter().any(Strided::is_empty) {
             return Ok(None);
         }
@@ -133,7 +179,7 @@ impl Pick {
         clippy::cast_sign_loss,
         reason = "places below 2³²"
     )]
-    pub(in crate::student::op) fn padded(
+    fn padded(
         [input, output]: [&[usize]; 2],
         [from, to]: [&Strided; 2],
         value: f64,

@@ -1,10 +1,12 @@
 //! Resizing and padding by copies: one product with a small matrix an axis.
 
-use super::super::{OpOutput, Operator, PassOptions, only};
-use super::Target;
+use super::{Form, Lower, Target};
 use crate::error::Result;
 use crate::kernel::resample::Taps;
+use crate::student::op::separable::Separable as HostSeparable;
+use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Matrices above this many elements stay on the host.
 const LARGEST_MATRIX: usize = 1 << 24;
@@ -18,7 +20,7 @@ struct Stage {
 }
 
 #[derive(Debug)]
-pub(in crate::student::op) struct Separable {
+struct Separable {
     stages: Vec<Stage>,
     input: Vec<usize>,
     output: Vec<usize>,
@@ -26,7 +28,7 @@ pub(in crate::student::op) struct Separable {
 
 impl Separable {
     /// `stages`: size before, elements behind one index, what each output reads.
-    pub(in crate::student::op) fn new<'a>(
+    fn new<'a>(
         stages: impl Iterator<Item = (usize, usize, &'a Taps)>,
         [input, output]: [&[usize]; 2],
         target: &Target,
@@ -64,6 +66,13 @@ impl Stage {
         let outer = x.dims()[0];
         let matrix = if back { self.matrix.transpose(1, 2)? } else { self.matrix.clone() };
         Ok(matrix.broadcast_as((outer, to, from))?.matmul(&x)?.flatten_all()?)
+    }
+}
+
+impl Lower for HostSeparable {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+        let stages = operator.stages.iter().map(|s| (s.size, s.inner, &s.taps));
+        Ok(Separable::new(stages, [&operator.input, &operator.output], target)?.map(any))
     }
 }
 

@@ -1,0 +1,4 @@
+//! The executors of a plan.
+
+pub(super) mod device;
+pub(super) mod reference;
