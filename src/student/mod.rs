@@ -46,7 +46,7 @@ use exec::device;
 use host::Host;
 use import::{Graph, Source};
 use pass::Planned;
-use plan::Plan;
+use plan::GraphPlan;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -518,7 +518,7 @@ impl Student {
         Ok(planned)
     }
 
-    fn try_plan(&self, inputs: &[Vec<usize>]) -> Result<Plan, plan::Refusal> {
+    fn try_plan(&self, inputs: &[Vec<usize>]) -> Result<GraphPlan, plan::Refusal> {
         let mut held = HashMap::new();
         for (id, source) in self.graph.sources.iter().enumerate() {
             if let Some(value) = self.held(*source, &[]) {

@@ -3,7 +3,7 @@
 use super::cpu::{self, Ways};
 use super::exec::reference::{self, Values};
 use super::op::PassOptions;
-use super::plan::Plan;
+use super::plan::GraphPlan;
 use super::{Student, TensorId};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// A plan, and how the CPU executor runs its steps if it is to.
 #[derive(Debug)]
 pub(super) struct Planned {
-    pub(super) plan: Plan,
+    pub(super) plan: GraphPlan,
     pub(super) ways: Option<Arc<Ways>>,
 }
 
@@ -23,13 +23,13 @@ pub struct Pass<'a> {
     student: &'a Student,
     planned: Arc<Planned>,
     kept: HashMap<TensorId, Tensor>,
-    record: Record,
+    tape: Tape,
 }
 
 /// What a forward pass leaves, by executor.
 #[derive(Debug)]
-enum Record {
-    General(reference::Kept),
+enum Tape {
+    Reference(reference::BackwardSteps),
     Cpu(cpu::Record),
 }
 
@@ -47,17 +47,17 @@ pub(super) fn forward<'a>(
     for (id, constant) in &plan.constants {
         values[id.0] = Some(constant.clone());
     }
-    let (kept, record) = match &planned.ways {
+    let (kept, tape) = match &planned.ways {
         None => {
             let (kept, steps) = reference::forward(student, plan, values, options, keep)?;
-            (kept, Record::General(steps))
+            (kept, Tape::Reference(steps))
         }
         Some(ways) => {
             let (kept, record) = cpu::forward(student, plan, ways, values, options, keep)?;
-            (kept, Record::Cpu(record))
+            (kept, Tape::Cpu(record))
         }
     };
-    Ok(Pass { student, planned, kept, record })
+    Ok(Pass { student, planned, kept, tape })
 }
 
 impl Pass<'_> {
@@ -99,7 +99,7 @@ impl Pass<'_> {
 
     /// The gradients of everything that nothing computes.
     fn sweep(self, seeds: Vec<(TensorId, Tensor)>) -> Result<Values> {
-        let Self { student, planned, kept, record } = self;
+        let Self { student, planned, kept, tape } = self;
         drop(kept);
         let (graph, plan) = (&student.graph, &planned.plan);
         let mut gradients: Values = vec![None; graph.names.len()];
@@ -119,9 +119,9 @@ impl Pass<'_> {
                 seed.to_device(&student.device)?.to_dtype(student.dtype)?.contiguous()?,
             )?;
         }
-        match record {
-            Record::General(steps) => reference::backward(student, plan, steps, gradients),
-            Record::Cpu(record) => cpu::backward(student, plan, record, gradients),
+        match tape {
+            Tape::Reference(steps) => reference::backward(student, plan, steps, gradients),
+            Tape::Cpu(record) => cpu::backward(student, plan, record, gradients),
         }
     }
 }

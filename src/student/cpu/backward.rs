@@ -7,7 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, elementwise, pool, stem, sums};
 use crate::student::exec::reference;
 use crate::student::op::{BatchNorm, MapLayer};
-use crate::student::plan::{Plan, Step};
+use crate::student::plan::{GraphPlan, GraphStep};
 use crate::student::value::{data, narrow, tensor};
 use crate::student::{Student, TensorId};
 use candle_core::{DType, Tensor};
@@ -29,7 +29,7 @@ struct Sweep<'a> {
 /// nothing computes.
 pub(in crate::student) fn backward(
     student: &Student,
-    plan: &Plan,
+    plan: &GraphPlan,
     record: Record,
     seeds: Vec<Option<Tensor>>,
 ) -> Result<Vec<Option<Tensor>>> {
@@ -54,7 +54,7 @@ fn dense(gradient: Form, arena: &Arc<Arena>) -> Result<Tensor> {
 }
 
 impl Sweep<'_> {
-    fn step(&mut self, step: &Step, way: &Way, kept: Kept) -> Result<()> {
+    fn step(&mut self, step: &GraphStep, way: &Way, kept: Kept) -> Result<()> {
         let own: Vec<Option<Form>> =
             step.outputs.iter().map(|id| id.and_then(|id| self.gradients[id.0].take())).collect();
         if !step.wanted.contains(&true) || own.iter().all(Option::is_none) {
@@ -146,7 +146,12 @@ impl Sweep<'_> {
         }
     }
 
-    fn batch_norm(&mut self, step: &Step, own: Vec<Option<Form>>, normal: &Normal) -> Result<()> {
+    fn batch_norm(
+        &mut self,
+        step: &GraphStep,
+        own: Vec<Option<Form>>,
+        normal: &Normal,
+    ) -> Result<()> {
         let MapLayer::BatchNorm(norm) = step.operator.map_layer() else {
             return Err(Error::input("batch norm: found another operator"));
         };
@@ -191,7 +196,7 @@ impl Sweep<'_> {
     /// The gradients of a convolution's weight and bias.
     fn weights(
         &mut self,
-        step: &Step,
+        step: &GraphStep,
         shape: &[usize],
         dw: Vec<f32>,
         dz: &MapGradient,
@@ -230,7 +235,7 @@ impl Sweep<'_> {
     }
 
     /// Adds the gradient of a step's input, if it is wanted, to what is there.
-    fn give(&mut self, step: &Step, input: usize, gradient: Form) -> Result<()> {
+    fn give(&mut self, step: &GraphStep, input: usize, gradient: Form) -> Result<()> {
         let (Some(&id), Some(true)) = (step.inputs.get(input), step.wanted.get(input)) else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::kernel::blocked::{self, Map, elementwise, pool, stem, sums};
 use crate::student::exec::reference::Values;
 use crate::student::op::{MapLayer, PassOptions};
-use crate::student::plan::{Plan, Step};
+use crate::student::plan::{GraphPlan, GraphStep};
 use crate::student::value::{data, tensor};
 use crate::student::{Mode, Student, TensorId};
 use candle_core::Tensor;
@@ -22,7 +22,7 @@ struct Slot {
 }
 
 struct Sweep<'a> {
-    plan: &'a Plan,
+    plan: &'a GraphPlan,
     arena: &'a Arc<Arena>,
     slots: Vec<Slot>,
     /// New values of running statistics: the step's input and the value.
@@ -32,7 +32,7 @@ struct Sweep<'a> {
 /// Runs the plan forward.
 pub(in crate::student) fn forward(
     student: &Student,
-    plan: &Plan,
+    plan: &GraphPlan,
     ways: &Arc<Ways>,
     values: Values,
     run: &PassOptions,
@@ -63,7 +63,7 @@ pub(in crate::student) fn forward(
 }
 
 impl Sweep<'_> {
-    fn step(&mut self, step: &Step, way: &Way, run: &PassOptions) -> Result<Kept> {
+    fn step(&mut self, step: &GraphStep, way: &Way, run: &PassOptions) -> Result<Kept> {
         let blocks = step.inputs.iter().any(|id| self.slots[id.0].map.is_some());
         match way {
             Way::Convolution { plan, moments } => {
@@ -110,7 +110,7 @@ impl Sweep<'_> {
         }
     }
 
-    fn general(&mut self, step: &Step, run: &PassOptions) -> Result<Kept> {
+    fn general(&mut self, step: &GraphStep, run: &PassOptions) -> Result<Kept> {
         let inputs: Vec<Tensor> =
             step.inputs.iter().map(|&id| self.dense(id)).collect::<Result<_>>()?;
         let done = step.operator.forward(&inputs.iter().collect::<Vec<_>>(), run)?;
@@ -123,7 +123,12 @@ impl Sweep<'_> {
         Ok(Kept::Dense(done.kept))
     }
 
-    fn convolution(&mut self, step: &Step, plan: &blocked::Plan, moments: bool) -> Result<Kept> {
+    fn convolution(
+        &mut self,
+        step: &GraphStep,
+        plan: &blocked::Plan,
+        moments: bool,
+    ) -> Result<Kept> {
         let (x, weight) = (self.map(step.inputs[0])?, self.dense(step.inputs[1])?);
         let (map, mut to) = self.output(step)?;
         let moments = self.with_bias(step, |bias| {
@@ -145,7 +150,7 @@ impl Sweep<'_> {
         Ok(Kept::Convolution { x, weight })
     }
 
-    fn stem(&mut self, step: &Step, c: &crate::kernel::conv::Conv) -> Result<Kept> {
+    fn stem(&mut self, step: &GraphStep, c: &crate::kernel::conv::Conv) -> Result<Kept> {
         let (x, weight) = (self.dense(step.inputs[0])?, self.dense(step.inputs[1])?);
         let (map, mut to) = self.output(step)?;
         self.with_bias(step, |bias| {
@@ -158,7 +163,7 @@ impl Sweep<'_> {
 
     fn with_bias<R>(
         &mut self,
-        step: &Step,
+        step: &GraphStep,
         f: impl FnOnce(Option<&[f32]>) -> Result<R>,
     ) -> Result<R> {
         match step.inputs.get(2) {
@@ -170,7 +175,7 @@ impl Sweep<'_> {
         }
     }
 
-    fn batch_norm(&mut self, step: &Step, run: &PassOptions) -> Result<Kept> {
+    fn batch_norm(&mut self, step: &GraphStep, run: &PassOptions) -> Result<Kept> {
         let MapLayer::BatchNorm(norm) = step.operator.map_layer() else {
             return self.general(step, run);
         };
@@ -203,7 +208,7 @@ impl Sweep<'_> {
         })))
     }
 
-    fn clamp(&mut self, step: &Step, bounds: [f32; 2]) -> Result<Kept> {
+    fn clamp(&mut self, step: &GraphStep, bounds: [f32; 2]) -> Result<Kept> {
         let mut x = self.map(step.inputs[0])?;
         if x.clamp.is_some() {
             x = x.written(self.arena);
@@ -213,7 +218,7 @@ impl Sweep<'_> {
         Ok(Kept::Clamp(x))
     }
 
-    fn add(&mut self, step: &Step) -> Result<Kept> {
+    fn add(&mut self, step: &GraphStep) -> Result<Kept> {
         let (a, b) = (self.map(step.inputs[0])?, self.map(step.inputs[1])?);
         let (map, mut to) = self.output(step)?;
         elementwise::sum(&map, a.view(), b.view(), &mut to);
@@ -222,14 +227,14 @@ impl Sweep<'_> {
     }
 
     /// A pooled map: input, the output's sizes and memory.
-    fn pooled(&mut self, step: &Step) -> Result<(Lazy, Map, super::buffer::Buffer)> {
+    fn pooled(&mut self, step: &GraphStep) -> Result<(Lazy, Map, super::buffer::Buffer)> {
         let x = self.map(step.inputs[0])?;
         let (map, to) = self.output(step)?;
         Ok((x, map, to))
     }
 
     /// Sizes and memory of a step's first output.
-    fn output(&self, step: &Step) -> Result<(Map, super::buffer::Buffer)> {
+    fn output(&self, step: &GraphStep) -> Result<(Map, super::buffer::Buffer)> {
         let id = step
             .outputs
             .first()
@@ -240,7 +245,7 @@ impl Sweep<'_> {
         Ok((map, self.arena.take(map.len())))
     }
 
-    fn store(&mut self, step: &Step, value: Lazy) {
+    fn store(&mut self, step: &GraphStep, value: Lazy) {
         if let Some(Some(id)) = step.outputs.first() {
             self.slots[id.0].map = Some(value);
         }

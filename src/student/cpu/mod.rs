@@ -17,8 +17,8 @@ pub(super) use forward::forward;
 pub use work::Work;
 pub(super) use work::work;
 
-use super::op::{Backward, MapLayer};
-use super::plan::{Plan, Step};
+use super::op::{BackwardPass, MapLayer};
+use super::plan::{GraphPlan, GraphStep};
 use super::{Student, TensorId};
 use crate::kernel::blocked::{self, pool, stem};
 use crate::kernel::conv::Conv;
@@ -62,12 +62,12 @@ const STEM: usize = 8;
 
 impl Ways {
     /// Chooses for every step. What a step finds at run time may still send it the general way.
-    pub(super) fn new(plan: &Plan, precision: Precision) -> Self {
+    pub(super) fn new(plan: &GraphPlan, precision: Precision) -> Self {
         let precision = match precision {
             Precision::Fast => blocked::Precision::Fast,
             Precision::Strict => blocked::Precision::Strict,
         };
-        let rank = |step: &Step| {
+        let rank = |step: &GraphStep| {
             step.inputs.first().and_then(|id| plan.shapes.get(id)).map_or(0, Vec::len)
         };
         let norms = plan
@@ -76,7 +76,7 @@ impl Ways {
             .filter(|step| matches!(step.operator.map_layer(), MapLayer::BatchNorm(_)));
         let normed: HashSet<TensorId> =
             norms.filter_map(|step| step.inputs.first().copied()).collect();
-        let is_normed = |step: &Step| {
+        let is_normed = |step: &GraphStep| {
             step.outputs.first().copied().flatten().is_some_and(|id| normed.contains(&id))
         };
         Self(
@@ -132,7 +132,7 @@ impl Way {
 fn timed<R>(
     student: &Student,
     direction: &'static str,
-    step: &Step,
+    step: &GraphStep,
     way: &Way,
     f: impl FnOnce() -> R,
 ) -> R {
@@ -151,7 +151,7 @@ fn timed<R>(
 enum Kept {
     /// Nothing below asks for a gradient.
     Nothing,
-    Dense(Box<dyn Backward>),
+    Dense(Box<dyn BackwardPass>),
     Convolution {
         x: Lazy,
         weight: Tensor,

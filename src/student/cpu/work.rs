@@ -3,7 +3,7 @@
 use super::{Way, Ways};
 use crate::onnx::cost;
 use crate::student::import::Graph;
-use crate::student::plan::{Plan, Step};
+use crate::student::plan::{GraphPlan, GraphStep};
 
 /// The work of one training step, forward and backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Work {
 }
 
 /// Counts. Weights, which are small beside the maps of a batch, are left out of the bytes.
-pub(in crate::student) fn work(graph: &Graph, plan: &Plan, ways: &Ways) -> Work {
+pub(in crate::student) fn work(graph: &Graph, plan: &GraphPlan, ways: &Ways) -> Work {
     let mut work = Work { multiply_adds: 0, bytes: 0 };
     for (step, way) in plan.steps.iter().zip(&ways.0) {
         let shapes = |ids: &mut dyn Iterator<Item = super::TensorId>| -> Vec<&[usize]> {
@@ -40,7 +40,7 @@ pub(in crate::student) fn work(graph: &Graph, plan: &Plan, ways: &Ways) -> Work 
 }
 
 /// Elements of maps that a step moves, from those of its first input and output.
-fn moved(step: &Step, way: &Way, x: usize, y: usize) -> usize {
+fn moved(step: &GraphStep, way: &Way, x: usize, y: usize) -> usize {
     let trained = step.wanted.contains(&true);
     let wanted = |i: usize| usize::from(step.wanted.get(i) == Some(&true));
     match way {

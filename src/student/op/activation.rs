@@ -107,7 +107,7 @@ fn softplus<T: Float>(x: T) -> T {
     x.max(T::zero()) + (-x.abs()).exp().ln_1p()
 }
 
-/// Whether a power is the square, which decomposed normalisations are full of.
+/// Whether a power is the square, which decomposed normalizations are full of.
 pub(in crate::student) fn squares(p: f64) -> bool {
     (p - 2.0).abs() == 0.0
 }

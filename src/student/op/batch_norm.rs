@@ -8,7 +8,7 @@ use crate::student::Mode;
 use crate::student::value::{data, narrow, tensor, typed, wide};
 use candle_core::{DType, Tensor};
 
-/// Batch normalisation of one input shape.
+/// Batch normalization of one input shape.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::student) struct BatchNorm {
     pub(in crate::student) planes: Planes,
@@ -44,7 +44,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     Ok(Built::new(operator, [0, 1, 2, 3, 4], shape.to_vec()))
 }
 
-/// How a batch is normalised: `y = (x − mean)·rstd·scale + bias`, by channel.
+/// How a batch is normalized: `y = (x − mean)·rstd·scale + bias`, by channel.
 #[derive(Debug)]
 pub(in crate::student) struct Normalizer {
     pub(in crate::student) means: Vec<f64>,
@@ -68,7 +68,7 @@ pub(in crate::student) struct BatchNormKept {
 }
 
 impl BatchNorm {
-    /// Whether the batch is normalised by its own statistics, which takes two values a channel.
+    /// Whether the batch is normalized by its own statistics, which takes two values a channel.
     pub(in crate::student) fn batch_statistics(&self, options: &PassOptions) -> Result<bool> {
         let training = match options.mode {
             Mode::Train => !options.freeze_batchnorm && !self.is_frozen,
@@ -78,7 +78,7 @@ impl BatchNorm {
         let count = self.planes.count();
         if training && count < 2.0 {
             return Err(Error::input(format!(
-                "batch normalisation: expected at least 2 values a channel, found {count}"
+                "batch normalization: expected at least 2 values a channel, found {count}"
             ))
             .hint("take a larger batch, or drop the last incomplete one"));
         }
@@ -99,7 +99,7 @@ impl BatchNorm {
         (self.momentum, 1.0 - self.momentum)
     }
 
-    /// Decides how the batch is normalised; `moments` gives its mean and variance by channel.
+    /// Decides how the batch is normalized; `moments` gives its mean and variance by channel.
     /// `inputs`: scale, bias, running mean and variance.
     pub(in crate::student) fn normalizer(
         &self,
@@ -108,7 +108,7 @@ impl BatchNorm {
         inputs: &[&Tensor],
     ) -> Result<Normalizer> {
         let &[scale, bias, running_mean, running_var] = inputs else {
-            return Err(Error::internal("batch normalisation: expected 5 inputs"));
+            return Err(Error::internal("batch normalization: expected 5 inputs"));
         };
         let training = self.batch_statistics(options)?;
         let count = self.planes.count();
@@ -178,7 +178,7 @@ impl Operator for BatchNorm {
 
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [x, parameters @ ..] = inputs else {
-            return Err(Error::internal("batch normalisation: expected 5 inputs"));
+            return Err(Error::internal("batch normalization: expected 5 inputs"));
         };
         let held = data(x)?;
         let n = self.normalizer(
@@ -186,7 +186,7 @@ impl Operator for BatchNorm {
             || typed!(x.dtype(), |T| Ok(statistics(held.of::<T>()?, self.planes))),
             parameters,
         )?;
-        let centre: Vec<(f64, f64, f64)> = n
+        let affine: Vec<(f64, f64, f64)> = n
             .means
             .iter()
             .zip(&n.rstd)
@@ -194,7 +194,7 @@ impl Operator for BatchNorm {
             .map(|((&m, r), (s, &b))| (m, s * r, b))
             .collect();
         let y = typed!(x.dtype(), |T| tensor(
-            normalize(held.of::<T>()?, self.planes, &centre),
+            normalize(held.of::<T>()?, self.planes, &affine),
             x.dims()
         ))?;
         let kept = BatchNormKept {

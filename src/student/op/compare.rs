@@ -9,7 +9,7 @@ use crate::student::value::{Element, data, tensor, typed};
 use candle_core::Tensor;
 
 #[derive(Debug, Clone, Copy)]
-enum Function {
+enum Predicate {
     Equal,
     Less,
     LessOrEqual,
@@ -26,28 +26,28 @@ enum Function {
 
 #[derive(Debug)]
 struct Compare {
-    function: Function,
+    function: Predicate,
     output: Vec<usize>,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let function = match site.operator() {
-        "Equal" => Function::Equal,
-        "Less" => Function::Less,
-        "LessOrEqual" => Function::LessOrEqual,
-        "Greater" => Function::Greater,
-        "GreaterOrEqual" => Function::GreaterOrEqual,
-        "And" => Function::And,
-        "Or" => Function::Or,
-        "Xor" => Function::Xor,
-        "Not" => Function::Not,
-        "IsNaN" => Function::IsNan,
-        _ => Function::IsInf(
+        "Equal" => Predicate::Equal,
+        "Less" => Predicate::Less,
+        "LessOrEqual" => Predicate::LessOrEqual,
+        "Greater" => Predicate::Greater,
+        "GreaterOrEqual" => Predicate::GreaterOrEqual,
+        "And" => Predicate::And,
+        "Or" => Predicate::Or,
+        "Xor" => Predicate::Xor,
+        "Not" => Predicate::Not,
+        "IsNaN" => Predicate::IsNan,
+        _ => Predicate::IsInf(
             site.int("detect_negative", 1) != 0,
             site.int("detect_positive", 1) != 0,
         ),
     };
-    if matches!(function, Function::Not | Function::IsNan | Function::IsInf(..)) {
+    if matches!(function, Predicate::Not | Predicate::IsNan | Predicate::IsInf(..)) {
         let output = site.shape(0)?.to_vec();
         return Ok(Built::new(Compare { function, output: output.clone() }, [0], output));
     }
@@ -59,7 +59,7 @@ fn truth<T: Element>(value: bool) -> T {
     if value { T::one() } else { T::zero() }
 }
 
-impl Function {
+impl Predicate {
     fn of_one<T: Element>(self, x: &[T]) -> Vec<T> {
         match self {
             Self::IsNan => map(x, |x| truth(x.is_nan())),

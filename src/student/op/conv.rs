@@ -186,7 +186,7 @@ impl Convolution {
         turned(&y, [frames.volumes, frames.output, self.conv.filters, self.area()])
     }
 
-    /// The way back.
+    /// The inverse of [`Convolution::volumes`].
     fn results<'a, T: Float>(&self, dy: &'a [T]) -> Cow<'a, [T]> {
         let Some(frames) = self.frames else { return Cow::Borrowed(dy) };
         Cow::Owned(turned(dy, [frames.volumes, self.conv.filters, frames.output, self.area()]))

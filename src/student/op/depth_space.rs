@@ -10,7 +10,7 @@ use candle_core::Tensor;
 
 #[derive(Debug)]
 pub(in crate::student) struct Blocks {
-    /// The input as six axes in the output's order, and the way back.
+    /// The input as six axes in the output's order, and the inverse.
     forward: Strided,
     backward: Strided,
     /// Those axes before, and their order.

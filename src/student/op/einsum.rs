@@ -23,7 +23,7 @@ struct Term {
 struct Einsum {
     gemm: GemmShape,
     terms: Vec<Term>,
-    /// The product `[batch, m, n]` in the output's order, and the way back.
+    /// The product `[batch, m, n]` in the output's order, and the inverse.
     there: Strided,
     back: Strided,
     output: Vec<usize>,

@@ -7,7 +7,7 @@ use crate::student::value::{data, tensor, typed, wide};
 use candle_core::Tensor;
 
 #[derive(Debug)]
-pub(in crate::student) struct Gather {
+pub(in crate::student) struct GatherAxis {
     pub(in crate::student) input: Vec<usize>,
     pub(in crate::student) output: Vec<usize>,
     /// The indices where they are known.
@@ -28,7 +28,11 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         None => None,
     };
     let inputs: &[usize] = if indices.is_some() { &[0] } else { &[0, 1] };
-    Ok(Built::new(Gather { input, output: output.clone(), indices, size, inner }, inputs, output))
+    Ok(Built::new(
+        GatherAxis { input, output: output.clone(), indices, size, inner },
+        inputs,
+        output,
+    ))
 }
 
 /// An index counted from the end if negative.
@@ -56,7 +60,7 @@ pub(in crate::student) fn places_of(
     }
 }
 
-impl Operator for Gather {
+impl Operator for GatherAxis {
     type Kept = Vec<u32>;
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {

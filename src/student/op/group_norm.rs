@@ -79,14 +79,14 @@ impl Operator for GroupNorm {
         typed!(inputs[0].dtype(), |T| {
             let x = held.of::<T>()?;
             let statistics = row_statistics(x, width, self.epsilon);
-            let centre: Vec<(f64, f64, f64)> = (0..self.planes().channels)
+            let affine: Vec<(f64, f64, f64)> = (0..self.planes().channels)
                 .map(|plane| {
                     let (row, slot) = self.of_plane(plane);
                     let (mean, rstd) = statistics[row];
                     (mean, scale[slot] * rstd, bias[slot])
                 })
                 .collect();
-            let y = tensor(normalize(x, self.planes(), &centre), inputs[0].dims())?;
+            let y = tensor(normalize(x, self.planes(), &affine), inputs[0].dims())?;
             let (x, scale) = (inputs[0].clone(), inputs[1].clone());
             Ok(OpOutput::one(y, GroupNormKept { x, scale, statistics }))
         })

@@ -13,17 +13,17 @@ use candle_core::{DType, Tensor};
 #[derive(Debug)]
 pub(in crate::student) struct LayerNorm {
     pub(in crate::student) input: Vec<usize>,
-    /// The normalised axes.
+    /// The normalized axes.
     pub(in crate::student) shape: Vec<usize>,
     /// Their number of elements.
     pub(in crate::student) width: usize,
-    /// The shapes of scale and bias, which repeat to the normalised axes.
+    /// The shapes of scale and bias, which repeat to the normalized axes.
     pub(in crate::student) parameters: Vec<Vec<usize>>,
     /// The shape of the statistics as outputs.
     pub(in crate::student) statistics: Vec<usize>,
     pub(in crate::student) epsilon: f64,
     /// Whether the mean is subtracted.
-    pub(in crate::student) centred: bool,
+    pub(in crate::student) centered: bool,
 }
 
 pub(super) fn build(site: &Site<'_>) -> Result<Built> {
@@ -33,8 +33,8 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     if input.contains(&0) {
         return Err(Error::input("input 0 is empty"));
     }
-    let centred = site.operator() == "LayerNormalization";
-    let inputs: &[usize] = if centred && site.has(2) { &[0, 1, 2] } else { &[0, 1] };
+    let centered = site.operator() == "LayerNormalization";
+    let inputs: &[usize] = if centered && site.has(2) { &[0, 1, 2] } else { &[0, 1] };
     let mut parameters = Vec::new();
     for &i in &inputs[1..] {
         let own = site.shape(i)?.to_vec();
@@ -48,7 +48,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
     let statistics: Vec<usize> =
         input.iter().enumerate().map(|(i, &n)| if i < axis { n } else { 1 }).collect();
     let epsilon = f64::from(site.float("epsilon", 1e-5));
-    let outputs = if centred {
+    let outputs = if centered {
         vec![input.clone(), statistics.clone(), statistics.clone()]
     } else {
         vec![input.clone()]
@@ -60,7 +60,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         parameters,
         statistics,
         epsilon,
-        centred,
+        centered,
     };
     Ok(Built::with_outputs(operator, inputs, outputs))
 }
@@ -74,7 +74,7 @@ pub(in crate::student) struct LayerNormKept {
 }
 
 impl LayerNorm {
-    /// Scale or bias for every normalised element.
+    /// Scale or bias for every normalized element.
     fn repeated<T: Element>(&self, values: &[T], own: &[usize]) -> Vec<T> {
         if values.len() == self.width {
             values.to_vec()
@@ -128,7 +128,7 @@ impl Operator for LayerNorm {
         let dtype = inputs[0].dtype();
         typed!(dtype, |T| {
             let x = x.of::<T>()?;
-            let statistics = if self.centred {
+            let statistics = if self.centered {
                 row_statistics(x, self.width, self.epsilon)
             } else {
                 row_scales(x, self.width, self.epsilon)
@@ -140,7 +140,7 @@ impl Operator for LayerNorm {
             };
             let mut outputs =
                 vec![tensor(layer_forward(x, &statistics, &scale, bias.as_deref()), &self.input)?];
-            if self.centred {
+            if self.centered {
                 let (means, scales): (Vec<f64>, Vec<f64>) = statistics.iter().copied().unzip();
                 outputs.push(narrow(&means, &self.statistics, dtype)?);
                 outputs.push(narrow(&scales, &self.statistics, dtype)?);
@@ -171,7 +171,7 @@ impl Operator for LayerNorm {
             let mut result = vec![None; wanted.len()];
             if wanted[0] {
                 let scale = self.repeated(scale.of::<T>()?, &self.parameters[0]);
-                let mut dx = layer_input_gradient(x, d, &statistics, &scale, self.centred);
+                let mut dx = layer_input_gradient(x, d, &statistics, &scale, self.centered);
                 if dmean.is_some() || drstd.is_some() {
                     let values = |t: Option<Tensor>| t.map_or(Ok(Vec::new()), |t| wide(&t));
                     self.add_statistics(&mut dx, x, &statistics, &values(dmean)?, &values(drstd)?);

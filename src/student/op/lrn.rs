@@ -1,4 +1,4 @@
-//! `LRN`: local response normalisation across channels.
+//! `LRN`: local response normalization across channels.
 
 use super::{Built, OpOutput, Operator, PassOptions, Site, only};
 use crate::error::{Error, Result};

@@ -148,11 +148,11 @@ pub(super) trait AnyOperator: Any + Debug + Send + Sync {
         &self,
         inputs: &[&Tensor],
         options: &PassOptions,
-    ) -> Result<OpOutput<Box<dyn Backward>>>;
+    ) -> Result<OpOutput<Box<dyn BackwardPass>>>;
 }
 
 /// One operator's backward pass, ready to run: holds what the forward pass kept.
-pub(super) trait Backward: Debug + Send + Sync {
+pub(super) trait BackwardPass: Debug + Send + Sync {
     /// [`Operator::backward`].
     fn backward(
         self: Box<Self>,
@@ -167,7 +167,7 @@ struct Pending<O: Operator> {
     kept: O::Kept,
 }
 
-impl<O: Operator> Backward for Pending<O> {
+impl<O: Operator> BackwardPass for Pending<O> {
     fn backward(
         self: Box<Self>,
         gradients: Vec<Option<Tensor>>,
@@ -186,7 +186,7 @@ impl<O: Operator> AnyOperator for Arc<O> {
         &self,
         inputs: &[&Tensor],
         options: &PassOptions,
-    ) -> Result<OpOutput<Box<dyn Backward>>> {
+    ) -> Result<OpOutput<Box<dyn BackwardPass>>> {
         let OpOutput { outputs, kept, updates } = O::forward(self, inputs, options)?;
         let kept = Box::new(Pending { operator: self.clone(), kept });
         Ok(OpOutput { outputs, kept, updates })
@@ -417,7 +417,7 @@ pub(super) fn refusal(node: &NodeProto) -> Option<String> {
 /// The refusal of an operator that is missing.
 pub(super) const UNKNOWN: &str = "operator not supported";
 
-/// Before it, broadcasting and batch normalisation had other rules.
+/// Before it, broadcasting and batch normalization had other rules.
 const EARLIEST_OPSET: i64 = 7;
 
 /// Plans a node.

@@ -82,7 +82,7 @@ struct RecurrentKept {
 struct Unrolled {
     /// `[rows, gates·width]`, as the kernel left them.
     gates: Tensor,
-    /// `[rows, width]`: the cells of an `LSTM`, what a `GRU`'s last product is of.
+    /// `[rows, width]`: the cells of an `LSTM`; the kernel's second result of a `GRU`.
     second: Tensor,
 }
 
@@ -95,7 +95,7 @@ impl<'a, T> Inputs<'a, T> {
     }
 }
 
-/// The gradients behind the kernels' way back.
+/// The gradients that the kernels' backward passes give.
 struct Back<T> {
     /// Of what the gates are computed from.
     gates: Vec<T>,
@@ -369,8 +369,8 @@ impl Recurrent {
         Ok((outputs.map(|(values, shape)| tensor(values, shape)).collect::<Result<_>>()?, kept))
     }
 
-    /// The way back through the steps. `kept`: the gates and the kernel's second result; `hidden`:
-    /// what it gave; `dh`: of every step's state; `dc`: of the last cell.
+    /// The backward pass through the steps. `kept`: the gates and the kernel's second result;
+    /// `hidden`: what it gave; `dh`: of every step's state; `dc`: of the last cell.
     fn back<T: Element>(
         &self,
         inputs: &Inputs<'_, T>,

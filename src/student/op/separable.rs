@@ -11,7 +11,7 @@ pub(super) const LONGEST_AXIS: usize = 1 << 20;
 
 /// One resampled axis: its size before, the elements behind one index, and what each output reads.
 #[derive(Debug)]
-pub(in crate::student) struct Stage {
+pub(in crate::student) struct ResampledAxis {
     pub(in crate::student) size: usize,
     pub(in crate::student) inner: usize,
     pub(in crate::student) taps: Taps,
@@ -19,7 +19,7 @@ pub(in crate::student) struct Stage {
 
 #[derive(Debug)]
 pub(in crate::student) struct Separable {
-    pub(in crate::student) stages: Vec<Stage>,
+    pub(in crate::student) stages: Vec<ResampledAxis>,
     pub(in crate::student) input: Vec<usize>,
     pub(in crate::student) output: Vec<usize>,
 }
@@ -33,7 +33,7 @@ impl Separable {
             .into_iter()
             .map(|(axis, taps)| {
                 output[axis] = taps.len();
-                Stage { size: input[axis], inner: input[axis + 1..].iter().product(), taps }
+                ResampledAxis { size: input[axis], inner: input[axis + 1..].iter().product(), taps }
             })
             .collect();
         Self { stages, input: input.to_vec(), output }

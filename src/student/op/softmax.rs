@@ -13,7 +13,7 @@ use std::borrow::Cow;
 pub(in crate::student) struct Softmax {
     pub(in crate::student) logarithm: bool,
     pub(in crate::student) width: usize,
-    /// For an axis that is not the last: the input as `[outer, inner, width]`, and the way back.
+    /// For an axis that is not the last: the input as `[outer, inner, width]`, and the inverse.
     pub(in crate::student) turned: Option<[Strided; 2]>,
 }
 

@@ -8,7 +8,7 @@ use crate::student::value::{data, tensor, typed};
 use candle_core::{DType, Tensor};
 
 #[derive(Debug)]
-pub(in crate::student) struct View {
+pub(in crate::student) struct StridedView {
     pub(in crate::student) input: Vec<usize>,
     /// Each output as a view of the input.
     pub(in crate::student) views: Vec<Strided>,
@@ -65,7 +65,7 @@ pub(super) fn build(site: &Site<'_>) -> Result<Built> {
         }
     };
     let outputs = views.iter().map(|v| v.shape.clone()).collect();
-    Ok(Built::with_outputs(View { input, views, adjoint }, [0], outputs))
+    Ok(Built::with_outputs(StridedView { input, views, adjoint }, [0], outputs))
 }
 
 /// An order of axes; reversed where none is given.
@@ -178,7 +178,7 @@ pub(in crate::student) fn split(site: &Site<'_>, shape: &[usize]) -> Result<Vec<
         .collect())
 }
 
-impl Operator for View {
+impl Operator for StridedView {
     type Kept = ();
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {

@@ -1,7 +1,7 @@
 //! Activations. Where one has two sides, each is computed on arguments that cannot overflow: 0
 //! times infinity is no number.
 
-use super::{Form, Lower, OnDevice, Target};
+use super::{Lower, Lowered, OnDevice, Target};
 use super::{positive, rectified, truth};
 use crate::error::Result;
 use crate::student::op::activation::{Activation, GELU_CUBIC, squares};
@@ -167,7 +167,7 @@ impl OnDevice<Activation> {
 }
 
 impl Lower for Activation {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         OnDevice::of(operator)
     }
 }

@@ -2,14 +2,14 @@
 //! computed.
 
 use super::sum::summed_to;
-use super::table::{Adjoint, Table};
-use super::{Form, Lower, Target};
+use super::table::{Adjoint, IndexTable};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
 use crate::kernel::strided::{Strided, gather};
 use crate::student::op::depth_space::Blocks;
 use crate::student::op::pad::Pad;
 use crate::student::op::tile::Tile;
-use crate::student::op::view::{Adjoint as ViewAdjoint, View};
+use crate::student::op::view::{Adjoint as ViewAdjoint, StridedView};
 use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct Permute {
 }
 
 impl Lower for Blocks {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         Ok(Some(any(Permute {
             shape: operator.shape.to_vec(),
             order: operator.order.to_vec(),
@@ -36,7 +36,7 @@ impl Lower for Blocks {
 }
 
 impl Lower for Tile {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         Ok(Some(any(Repeat {
             input: operator.input.clone(),
             once: operator.input.iter().flat_map(|&n| [1, n]).collect(),
@@ -46,8 +46,8 @@ impl Lower for Tile {
     }
 }
 
-impl Lower for View {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+impl Lower for StridedView {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         let (input, output) = (operator.input.clone(), operator.views[0].shape.clone());
         Ok(match &operator.adjoint {
             ViewAdjoint::Gather { order, .. } => {
@@ -62,7 +62,7 @@ impl Lower for View {
 }
 
 impl Lower for Pad {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         let shapes: [&[usize]; 2] = [&operator.input, &operator.output];
         let walks = [&operator.from, &operator.to];
         Ok(Pick::padded(shapes, walks, operator.value, target)?.map(any))
@@ -127,7 +127,7 @@ impl Operator for Repeat {
 #[derive(Debug)]
 struct Pick {
     /// A table and its adjoint for each output.
-    parts: Vec<(Table, Adjoint)>,
+    parts: Vec<(IndexTable, Adjoint)>,
     /// Images that the same tables serve, or 1 where they walk the whole tensor.
     planes: usize,
     /// Added where nothing is picked: a pad's value.
@@ -218,9 +218,13 @@ impl Pick {
         }))
     }
 
-    fn part(places: Vec<Option<usize>>, size: usize, target: &Target) -> Result<(Table, Adjoint)> {
+    fn part(
+        places: Vec<Option<usize>>,
+        size: usize,
+        target: &Target,
+    ) -> Result<(IndexTable, Adjoint)> {
         let back = Adjoint::new(&places, size, &target.device)?;
-        Ok((Table::new(places, &target.device)?, back))
+        Ok((IndexTable::new(places, &target.device)?, back))
     }
 
     fn flat(&self, t: &Tensor) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! `BatchNormalization`: statistics and running statistics stay on the device.
 
 use super::sum::channel_sum;
-use super::{Form, Lower, OnDevice, Target};
+use super::{Lower, Lowered, OnDevice, Target};
 use crate::error::Result;
 use crate::kernel::norm::Planes;
 use crate::student::Mode;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct NormalizedMaps {
     /// The input less its mean, `[outer, channels, inner]`.
-    centred: Tensor,
+    centered: Tensor,
     rstd: Tensor,
     scale: Tensor,
     training: bool,
@@ -32,7 +32,7 @@ impl OnDevice<BatchNorm> {
 }
 
 impl Lower for BatchNorm {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         let Planes { outer, channels, inner } = operator.planes;
         if outer * channels * inner == 0 {
             return Ok(None);
@@ -57,9 +57,9 @@ impl Operator for OnDevice<BatchNorm> {
             running_mean.clone()
         };
         // the subtraction comes first, so that a large mean does not cost digits
-        let centred = flat.broadcast_sub(&self.by_channel(&mean)?)?;
+        let centered = flat.broadcast_sub(&self.by_channel(&mean)?)?;
         let var = if training {
-            channel_sum(&centred.sqr()?)?.affine(1.0 / count, 0.0)?
+            channel_sum(&centered.sqr()?)?.affine(1.0 / count, 0.0)?
         } else {
             running_var.clone()
         };
@@ -73,10 +73,10 @@ impl Operator for OnDevice<BatchNorm> {
             updates.push((4, blend(running_var, &var, count / (count - 1.0))?));
         }
         let rstd = var.affine(1.0, norm.epsilon())?.sqrt()?.recip()?;
-        let y = centred
+        let y = centered
             .broadcast_mul(&self.by_channel(&(&rstd * scale)?)?)?
             .broadcast_add(&self.by_channel(bias)?)?;
-        let kept = NormalizedMaps { centred, rstd, scale: (*scale).clone(), training };
+        let kept = NormalizedMaps { centered, rstd, scale: (*scale).clone(), training };
         Ok(OpOutput { updates, ..OpOutput::one(y.reshape(x.dims())?, kept) })
     }
 
@@ -88,17 +88,18 @@ impl Operator for OnDevice<BatchNorm> {
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {
-        let NormalizedMaps { centred, rstd, scale, training } = kept;
+        let NormalizedMaps { centered, rstd, scale, training } = kept;
         let dy = only(gradients)?;
         let flat = self.flat(&dy)?;
-        let (total, weighted) = (channel_sum(&flat)?, channel_sum(&(&flat * &centred)?)?);
+        let (total, weighted) = (channel_sum(&flat)?, channel_sum(&(&flat * &centered)?)?);
         let mut result = vec![None; 5];
         if wanted[0] {
             let share = -1.0 / self.0.count();
             let dx = if training {
                 let slope = (&weighted * rstd.sqr()?)?.affine(share, 0.0)?;
                 let level = self.by_channel(&total.affine(share, 0.0)?)?;
-                (flat + centred.broadcast_mul(&self.by_channel(&slope)?)?)?.broadcast_add(&level)?
+                (flat + centered.broadcast_mul(&self.by_channel(&slope)?)?)?
+                    .broadcast_add(&level)?
             } else {
                 flat
             };

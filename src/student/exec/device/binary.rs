@@ -1,7 +1,7 @@
 //! `Add`, `Sub`, `Mul`, `Div`, `Where` and `PRelu` with broadcasting.
 
 use super::sum::summed_to;
-use super::{Form, Lower, OnDevice, Target, positive, rectified};
+use super::{Lower, Lowered, OnDevice, Target, positive, rectified};
 use crate::error::Result;
 use crate::student::op::binary::{Curved, CurvedBinary, Linear, LinearBinary};
 use crate::student::op::prelu::PRelu;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// The sum or the difference.
 #[derive(Debug)]
-struct Sum {
+struct BroadcastSum {
     negative: bool,
     a: Vec<usize>,
     b: Vec<usize>,
@@ -20,7 +20,7 @@ struct Sum {
 
 /// The product or the quotient.
 #[derive(Debug)]
-struct Product {
+struct BroadcastProduct {
     divided: bool,
     a: Vec<usize>,
     b: Vec<usize>,
@@ -32,19 +32,19 @@ fn when(wanted: bool, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tenso
 }
 
 impl Lower for PRelu {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         OnDevice::of(operator)
     }
 }
 
 impl Lower for Where {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         OnDevice::of(operator)
     }
 }
 
 impl Lower for CurvedBinary {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         let divided = match operator.function {
             Curved::Mul => false,
             Curved::Div => true,
@@ -52,23 +52,23 @@ impl Lower for CurvedBinary {
             Curved::Pow | Curved::Remainder | Curved::Modulo => return Ok(None),
         };
         let (a, b) = (operator.shapes.a.clone(), operator.shapes.b.clone());
-        Ok(Some(any(Product { divided, a, b })))
+        Ok(Some(any(BroadcastProduct { divided, a, b })))
     }
 }
 
 impl Lower for LinearBinary {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         let negative = match operator.function {
             Linear::Add => false,
             Linear::Sub => true,
             Linear::Quotient => return Ok(None),
         };
         let (a, b) = (operator.shapes.a.clone(), operator.shapes.b.clone());
-        Ok(Some(any(Sum { negative, a, b })))
+        Ok(Some(any(BroadcastSum { negative, a, b })))
     }
 }
 
-impl Operator for Sum {
+impl Operator for BroadcastSum {
     type Kept = ();
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
@@ -92,7 +92,7 @@ impl Operator for Sum {
     }
 }
 
-impl Operator for Product {
+impl Operator for BroadcastProduct {
     type Kept = [Tensor; 2];
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {

@@ -1,6 +1,6 @@
 //! `Concat` along an axis.
 
-use super::{Form, Lower, OnDevice, Target};
+use super::{Lower, Lowered, OnDevice, Target};
 use crate::error::Result;
 use crate::kernel::strided::Strided;
 use crate::student::op::concat::Concat;
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use std::sync::Arc;
 
 impl Lower for Concat {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         if operator.views.iter().any(Strided::is_empty) {
             return Ok(None);
         }

@@ -2,8 +2,8 @@
 //! adjoints.
 
 use super::sum::{channel_sum, middle_sum};
-use super::table::{Adjoint, Table, in_parts, joined_parts};
-use super::{Form, Lower, Target};
+use super::table::{Adjoint, IndexTable, in_parts, joined_parts};
+use super::{Lower, Lowered, Target};
 use crate::error::{Error, Result};
 use crate::kernel::conv::Conv;
 use crate::student::op::conv::Convolution as HostConvolution;
@@ -42,7 +42,7 @@ pub(super) fn windows(
 struct Products {
     conv: Conv,
     /// The windows and their adjoint; `None` where the column matrix is the input itself.
-    tables: Option<(Table, Adjoint)>,
+    tables: Option<(IndexTable, Adjoint)>,
     area: [usize; 2],
     taps: usize,
 }
@@ -65,7 +65,7 @@ impl Products {
                 conv.before,
             );
             let back = Adjoint::new(&places, area[0], &target.device)?;
-            Some((Table::new(places, &target.device)?, back))
+            Some((IndexTable::new(places, &target.device)?, back))
         };
         Ok(Self { conv, tables, area, taps })
     }
@@ -204,14 +204,14 @@ impl Convolution {
 }
 
 impl Lower for ConvTranspose {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         let shapes = [&operator.input, &operator.weight, &operator.output].map(Vec::as_slice);
         Ok(Convolution::new(operator.conv, true, shapes, target)?.map(any))
     }
 }
 
 impl Lower for HostConvolution {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         let shapes = [&operator.input, &operator.weight, &operator.output].map(Vec::as_slice);
         if operator.frames.is_some() {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! `Dropout`: the mask is drawn on the host, by the same function of (pass, node, position) as
 //! there.
 
-use super::{Form, Lower, OnDevice, Target};
+use super::{Lower, Lowered, OnDevice, Target};
 use crate::error::Result;
 use crate::student::op::dropout::Dropout;
 use crate::student::op::{OpOutput, Operator, PassOptions, only};
@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use std::sync::Arc;
 
 impl Lower for Dropout {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         OnDevice::of(operator)
     }
 }

@@ -1,8 +1,8 @@
 //! `LayerNormalization`, `RMSNormalization`, `GroupNormalization` and `InstanceNormalization`: rows
-//! normalised by their own statistics.
+//! normalized by their own statistics.
 
 use super::sum::{channel_sum, summed_to};
-use super::{Form, Lower, OnDevice, Target};
+use super::{Lower, Lowered, OnDevice, Target};
 use crate::error::Result;
 use crate::student::op::group_norm::GroupNorm;
 use crate::student::op::layer_norm::LayerNorm;
@@ -15,19 +15,19 @@ fn row_mean(t: &Tensor) -> Result<Tensor> {
     Ok(t.mean_keepdim(D::Minus1)?)
 }
 
-/// Rows `[rows, width]` normalised: (the result, mean, 1 / deviation).
-fn normalized(rows: &Tensor, epsilon: f64, centred: bool) -> Result<[Tensor; 3]> {
+/// Rows `[rows, width]` normalized: (the result, mean, 1 / deviation).
+fn normalized(rows: &Tensor, epsilon: f64, centered: bool) -> Result<[Tensor; 3]> {
     let mean = row_mean(rows)?;
-    let own = if centred { rows.broadcast_sub(&mean)? } else { rows.clone() };
+    let own = if centered { rows.broadcast_sub(&mean)? } else { rows.clone() };
     let rstd = row_mean(&own.sqr()?)?.affine(1.0, epsilon)?.sqrt()?.recip()?;
     Ok([own.broadcast_mul(&rstd)?, mean, rstd])
 }
 
 /// The gradient of the rows from that of the result: r·(g − mean g − x̂·mean(g·x̂));
-/// without `centred` no mean is subtracted.
-fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centred: bool) -> Result<Tensor> {
+/// without `centered` no mean is subtracted.
+fn row_gradient(g: &Tensor, normal: &Tensor, rstd: &Tensor, centered: bool) -> Result<Tensor> {
     let along = normal.broadcast_mul(&row_mean(&(g * normal)?)?)?;
-    let rest = if centred { g.broadcast_sub(&row_mean(g)?)? } else { g.clone() };
+    let rest = if centered { g.broadcast_sub(&row_mean(g)?)? } else { g.clone() };
     Ok((rest - along)?.broadcast_mul(rstd)?)
 }
 
@@ -44,7 +44,7 @@ impl OnDevice<LayerNorm> {
         Ok(t.reshape(((), self.0.width))?)
     }
 
-    /// Scale or bias for every normalised element, as a row.
+    /// Scale or bias for every normalized element, as a row.
     fn repeated(&self, t: &Tensor) -> Result<Tensor> {
         Ok(t.broadcast_as(self.0.shape.as_slice())?.contiguous()?.reshape((1, self.0.width))?)
     }
@@ -56,13 +56,13 @@ impl OnDevice<LayerNorm> {
 }
 
 impl Lower for GroupNorm {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         OnDevice::of(operator)
     }
 }
 
 impl Lower for LayerNorm {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         OnDevice::of(operator)
     }
 }
@@ -72,14 +72,14 @@ impl Operator for OnDevice<LayerNorm> {
 
     fn forward(&self, inputs: &[&Tensor], _options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let [normal, mean, rstd] =
-            normalized(&self.rows(inputs[0])?, self.0.epsilon, self.0.centred)?;
+            normalized(&self.rows(inputs[0])?, self.0.epsilon, self.0.centered)?;
         let scale = self.repeated(inputs[1])?;
         let mut y = normal.broadcast_mul(&scale)?;
         if let Some(bias) = inputs.get(2) {
             y = y.broadcast_add(&self.repeated(bias)?)?;
         }
         let mut outputs = vec![y.reshape(self.0.input.as_slice())?];
-        if self.0.centred {
+        if self.0.centered {
             outputs.push(mean.reshape(self.0.statistics.as_slice())?);
             outputs.push(rstd.reshape(self.0.statistics.as_slice())?);
         }
@@ -101,7 +101,7 @@ impl Operator for OnDevice<LayerNorm> {
         let dy = dy.map_or_else(|| normal.zeros_like(), Ok)?;
         let mut result = vec![None; wanted.len()];
         if wanted[0] {
-            let mut dx = row_gradient(&dy.broadcast_mul(&scale)?, &normal, &rstd, self.0.centred)?;
+            let mut dx = row_gradient(&dy.broadcast_mul(&scale)?, &normal, &rstd, self.0.centered)?;
             let share = 1.0 / self.0.width as f64;
             if let Some(dmean) = dmean {
                 dx = dx.broadcast_add(&dmean.affine(share, 0.0)?)?;

@@ -1,7 +1,7 @@
 //! `Gemm` and `MatMul`.
 
 use super::sum::summed_to;
-use super::{Form, Lower, OnDevice, Target};
+use super::{Lower, Lowered, OnDevice, Target};
 use crate::error::Result;
 use crate::kernel::GemmShape;
 use crate::student::op::gemm::Gemm;
@@ -21,7 +21,7 @@ fn scaled(t: Tensor, factor: f64) -> Result<Tensor> {
 }
 
 impl Lower for MatMul {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         let GemmShape { batch, m, n, k } = operator.gemm;
         if batch * m * n * k == 0 {
             return Ok(None);
@@ -31,7 +31,7 @@ impl Lower for MatMul {
 }
 
 impl Lower for Gemm {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         if operator.m * operator.n * operator.k == 0 {
             return Ok(None);
         }

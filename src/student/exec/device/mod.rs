@@ -28,8 +28,8 @@ mod unary;
 use crate::error::Result;
 use crate::student::op::random::Expected;
 use crate::student::op::reshape::Reshape;
-use crate::student::op::{self, AnyOperator, Backward, OpOutput, Operator, PassOptions, any};
-use crate::student::plan::{Plan, Step};
+use crate::student::op::{self, AnyOperator, BackwardPass, OpOutput, Operator, PassOptions, any};
+use crate::student::plan::{GraphPlan, GraphStep};
 use candle_core::{DType, Device, Tensor};
 use std::any::Any;
 use std::sync::Arc;
@@ -55,8 +55,9 @@ impl Target {
 ///
 /// # Errors
 /// When the device has no room for constants or an operator's tables.
-pub(in crate::student) fn lowered(mut plan: Plan, target: &Target) -> Result<Plan> {
-    let placed = |step: Step| Ok(Step { operator: placed(step.operator, target)?, ..step });
+pub(in crate::student) fn lowered(mut plan: GraphPlan, target: &Target) -> Result<GraphPlan> {
+    let placed =
+        |step: GraphStep| Ok(GraphStep { operator: placed(step.operator, target)?, ..step });
     plan.steps = plan.steps.into_iter().map(placed).collect::<Result<_>>()?;
     for constant in plan.constants.values_mut() {
         *constant = constant.to_device(&target.device)?;
@@ -65,20 +66,20 @@ pub(in crate::student) fn lowered(mut plan: Plan, target: &Target) -> Result<Pla
 }
 
 /// A device form; `None` where the operator has none for its shapes and settings.
-type Form = Result<Option<Box<dyn AnyOperator>>>;
+type Lowered = Result<Option<Box<dyn AnyOperator>>>;
 
 /// An operator that has a device form.
 trait Lower: Operator + Sized {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form;
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered;
 }
 
 /// A row of the table: the form if the operator is an `O`.
-fn row<O: Lower>(operator: &dyn Any, target: &Target) -> Option<Form> {
+fn row<O: Lower>(operator: &dyn Any, target: &Target) -> Option<Lowered> {
     operator.downcast_ref::<Arc<O>>().map(|operator| O::lower(operator, target))
 }
 
 /// The operators that have a device form.
-const FORMS: &[fn(&dyn Any, &Target) -> Option<Form>] = &[
+const FORMS: &[fn(&dyn Any, &Target) -> Option<Lowered>] = &[
     row::<op::activation::Activation>,
     row::<op::BatchNorm>,
     row::<op::binary::CurvedBinary>,
@@ -89,7 +90,7 @@ const FORMS: &[fn(&dyn Any, &Target) -> Option<Form>] = &[
     row::<op::conv_transpose::ConvTranspose>,
     row::<op::depth_space::Blocks>,
     row::<op::dropout::Dropout>,
-    row::<op::gather::Gather>,
+    row::<op::gather::GatherAxis>,
     row::<op::gemm::Gemm>,
     row::<op::group_norm::GroupNorm>,
     row::<op::layer_norm::LayerNorm>,
@@ -106,11 +107,11 @@ const FORMS: &[fn(&dyn Any, &Target) -> Option<Form>] = &[
     row::<op::softmax::Softmax>,
     row::<op::tile::Tile>,
     row::<op::unary::Unary>,
-    row::<op::view::View>,
+    row::<op::view::StridedView>,
 ];
 
 /// The device form of an operator.
-fn lower(operator: &dyn AnyOperator, target: &Target) -> Form {
+fn lower(operator: &dyn AnyOperator, target: &Target) -> Lowered {
     FORMS.iter().find_map(|row| row(operator, target)).unwrap_or(Ok(None))
 }
 
@@ -130,20 +131,20 @@ impl<O> OnDevice<O>
 where
     Self: Operator,
 {
-    fn of(operator: &Arc<O>) -> Form {
+    fn of(operator: &Arc<O>) -> Lowered {
         Ok(Some(any(Self(operator.clone()))))
     }
 }
 
 impl Lower for Reshape {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         // no number is touched: the same code on any device
         Ok(Some(Box::new(operator.clone())))
     }
 }
 
 impl Lower for Expected {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         let own = lower(&*operator.operator, target)?;
         Ok(own.map(|own| {
             let (mean, output, device) =
@@ -167,7 +168,7 @@ impl OnHost {
 }
 
 impl Operator for OnHost {
-    type Kept = Box<dyn Backward>;
+    type Kept = Box<dyn BackwardPass>;
 
     fn forward(&self, inputs: &[&Tensor], options: &PassOptions) -> Result<OpOutput<Self::Kept>> {
         let inputs =
@@ -188,7 +189,7 @@ impl Operator for OnHost {
 
     fn backward(
         &self,
-        kept: Box<dyn Backward>,
+        kept: Box<dyn BackwardPass>,
         gradients: Vec<Option<Tensor>>,
         wanted: &[bool],
     ) -> Result<Vec<Option<Tensor>>> {

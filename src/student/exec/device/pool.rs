@@ -3,8 +3,8 @@
 
 use super::conv::windows;
 use super::sum::middle_sum;
-use super::table::{Adjoint, Table, joined_parts};
-use super::{Form, Lower, Target, truth};
+use super::table::{Adjoint, IndexTable, joined_parts};
+use super::{Lower, Lowered, Target, truth};
 use crate::error::Result;
 use crate::kernel::pool::{Window, factors};
 use crate::student::op::pool::Pool as HostPool;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct Pool {
     maximum: bool,
-    table: Table,
+    table: IndexTable,
     back: Adjoint,
     taps: usize,
     /// Input and output positions of a plane.
@@ -60,7 +60,7 @@ impl Pool {
         let rank: Vec<f64> = (0..taps).map(|tap| (taps - tap) as f64).collect();
         Ok(Some(Self {
             maximum,
-            table: Table::new(places, &target.device)?,
+            table: IndexTable::new(places, &target.device)?,
             taps,
             area,
             padding,
@@ -110,7 +110,7 @@ impl Pool {
 }
 
 impl Lower for HostPool {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         if operator.depth.is_some() {
             return Ok(None);
         }

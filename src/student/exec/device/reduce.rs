@@ -1,6 +1,6 @@
 //! Reductions: the axes that are reduced brought last, so that every one is over rows.
 
-use super::{Form, Lower, OnDevice, Target, truth};
+use super::{Lower, Lowered, OnDevice, Target, truth};
 use crate::error::Result;
 use crate::student::op::reduce::{Reduce, Reduction, Shapes, Sum};
 use crate::student::op::{OpOutput, Operator, PassOptions, only};
@@ -24,7 +24,7 @@ fn rows(shapes: &Shapes, x: &Tensor) -> Result<Tensor> {
     Ok(x.reshape(((), width))?)
 }
 
-/// The way back.
+/// The inverse of [`rows`].
 fn input_of(shapes: &Shapes, rows: &Tensor) -> Result<Tensor> {
     let (order, sizes, _) = order(shapes);
     let x = rows.reshape(sizes)?;
@@ -74,7 +74,7 @@ impl OnDevice<Reduce> {
 }
 
 impl Lower for Reduce {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         if operator.shapes.input.contains(&0) {
             return Ok(None);
         }
@@ -83,7 +83,7 @@ impl Lower for Reduce {
 }
 
 impl Lower for Sum {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         if operator.shapes.input.contains(&0) {
             return Ok(None);
         }

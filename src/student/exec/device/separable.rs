@@ -1,6 +1,6 @@
 //! Resizing and padding by copies: one product with a small matrix an axis.
 
-use super::{Form, Lower, Target};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
 use crate::kernel::resample::Taps;
 use crate::student::op::separable::Separable as HostSeparable;
@@ -13,7 +13,7 @@ const LARGEST_MATRIX: usize = 1 << 24;
 
 /// One axis: what stands before and behind it, and the matrix `[output, input]`.
 #[derive(Debug)]
-struct Stage {
+struct AxisMatrix {
     sizes: [usize; 2],
     inner: usize,
     matrix: Tensor,
@@ -21,7 +21,7 @@ struct Stage {
 
 #[derive(Debug)]
 struct Separable {
-    stages: Vec<Stage>,
+    stages: Vec<AxisMatrix>,
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -48,7 +48,7 @@ impl Separable {
                 }
             }
             let matrix = target.tensor(&matrix, &[1, taps.len(), size])?;
-            made.push(Stage { sizes: [size, taps.len()], inner, matrix });
+            made.push(AxisMatrix { sizes: [size, taps.len()], inner, matrix });
         }
         Ok((!input.contains(&0)).then(|| Self {
             stages: made,
@@ -58,7 +58,7 @@ impl Separable {
     }
 }
 
-impl Stage {
+impl AxisMatrix {
     /// The matrix, or its transpose, times the middle axis.
     fn apply(&self, x: &Tensor, back: bool) -> Result<Tensor> {
         let [from, to] = if back { [self.sizes[1], self.sizes[0]] } else { self.sizes };
@@ -70,7 +70,7 @@ impl Stage {
 }
 
 impl Lower for HostSeparable {
-    fn lower(operator: &Arc<Self>, target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, target: &Target) -> Lowered {
         let stages = operator.stages.iter().map(|s| (s.size, s.inner, &s.taps));
         Ok(Separable::new(stages, [&operator.input, &operator.output], target)?.map(any))
     }

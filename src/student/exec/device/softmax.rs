@@ -1,6 +1,6 @@
 //! `Softmax` and `LogSoftmax` over the middle axis of `[outer, width, inner]`.
 
-use super::{Form, Lower, Target};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
 use crate::student::op::softmax::Softmax as HostSoftmax;
 use crate::student::op::{OpOutput, Operator, PassOptions, any, only};
@@ -46,7 +46,7 @@ impl Softmax {
 }
 
 impl Lower for HostSoftmax {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         let inner = operator.turned.as_ref().map_or(1, |[there, _]| there.shape[1]);
         if operator.width * inner == 0 {
             return Ok(None);

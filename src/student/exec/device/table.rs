@@ -13,7 +13,7 @@ pub(super) const LARGEST: usize = 1 << 28;
 
 /// Where each element of a result is read; `None` reads zero.
 #[derive(Debug)]
-pub(super) struct Table(Tensor);
+pub(super) struct IndexTable(Tensor);
 
 fn index(i: usize) -> Result<u32> {
     u32::try_from(i)
@@ -22,7 +22,7 @@ fn index(i: usize) -> Result<u32> {
         .ok_or_else(|| Error::input(format!("index {i}: too large for a device's table")))
 }
 
-impl Table {
+impl IndexTable {
     pub(super) fn new(
         places: impl IntoIterator<Item = Option<usize>>,
         device: &Device,
@@ -61,7 +61,7 @@ impl Table {
 /// it.
 #[derive(Debug)]
 pub(super) struct Adjoint {
-    table: Table,
+    table: IndexTable,
     pub(super) count: usize,
     size: usize,
 }
@@ -94,7 +94,7 @@ impl Adjoint {
         let readers: Vec<Option<usize>> = (0..count)
             .flat_map(|row| lists.iter().map(move |list| list.get(row).copied()))
             .collect();
-        let table = Table::new(readers.iter().map(|r| r.map(&of)), device)?;
+        let table = IndexTable::new(readers.iter().map(|r| r.map(&of)), device)?;
         Ok((Self { table, count, size }, readers))
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn an_absent_place_reads_zero_and_the_adjoint_sums_what_was_read() {
         let x = Tensor::new(&[[1f64, 2.0, 3.0], [4.0, 5.0, 6.0]], &Device::Cpu).unwrap();
         let places = [Some(2), None, Some(0), Some(2)];
-        let y = Table::new(places, &Device::Cpu).unwrap().gather(&x).unwrap();
+        let y = IndexTable::new(places, &Device::Cpu).unwrap().gather(&x).unwrap();
         assert_eq!(y.to_vec2::<f64>().unwrap(), [[3.0, 0.0, 1.0, 3.0], [6.0, 0.0, 4.0, 6.0]]);
         let back = Adjoint::new(&places, 3, &Device::Cpu).unwrap();
         let dy = Tensor::new(&[[1f64, 10.0, 100.0, 1000.0]], &Device::Cpu).unwrap();

@@ -1,6 +1,6 @@
 //! Logarithm, reciprocal, trigonometry, steps; and `Cast`, which is one of these on data.
 
-use super::{Form, Lower, Target};
+use super::{Lower, Lowered, Target};
 use crate::error::Result;
 use crate::student::op::cast::Cast;
 use crate::student::op::unary::Unary;
@@ -26,7 +26,7 @@ enum UnaryForm {
 }
 
 impl Lower for Cast {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         Ok(Some(any(match **operator {
             Self::Keep => UnaryForm::Keep,
             Self::Truncate => UnaryForm::Truncate,
@@ -36,7 +36,7 @@ impl Lower for Cast {
 }
 
 impl Lower for Unary {
-    fn lower(operator: &Arc<Self>, _target: &Target) -> Form {
+    fn lower(operator: &Arc<Self>, _target: &Target) -> Lowered {
         Ok(Some(any(match **operator {
             Self::Log => UnaryForm::Log,
             Self::Reciprocal => UnaryForm::Reciprocal,

@@ -6,8 +6,8 @@
 use crate::error::{Context, Error, Result};
 use crate::kernel::elementwise::zip;
 use crate::student::import::Source;
-use crate::student::op::{Backward, PassOptions};
-use crate::student::plan::{Plan, Step};
+use crate::student::op::{BackwardPass, PassOptions};
+use crate::student::plan::{GraphPlan, GraphStep};
 use crate::student::value::{data, tensor, typed};
 use crate::student::{Mode, Student, TensorId};
 use candle_core::Tensor;
@@ -17,16 +17,16 @@ use std::collections::{HashMap, HashSet};
 pub(in crate::student) type Values = Vec<Option<Tensor>>;
 
 /// The backward pass of each step; `None` where no gradient is asked for.
-pub(in crate::student) type Kept = Vec<Option<Box<dyn Backward>>>;
+pub(in crate::student) type BackwardSteps = Vec<Option<Box<dyn BackwardPass>>>;
 
 /// Runs a plan forward: the tensors of `keep`, and what each step leaves for the backward pass.
 pub(in crate::student) fn forward(
     student: &Student,
-    plan: &Plan,
+    plan: &GraphPlan,
     mut values: Values,
     options: &PassOptions,
     keep: &HashSet<TensorId>,
-) -> Result<(HashMap<TensorId, Tensor>, Kept)> {
+) -> Result<(HashMap<TensorId, Tensor>, BackwardSteps)> {
     let mut kept: HashMap<TensorId, Tensor> =
         keep.iter().filter_map(|id| Some((*id, values.get(id.0)?.clone()?))).collect();
     let mut all = Vec::with_capacity(plan.steps.len());
@@ -58,7 +58,7 @@ impl Student {
     /// inputs and their new values.
     pub(in crate::student) fn update(
         &self,
-        step: &Step,
+        step: &GraphStep,
         updates: impl IntoIterator<Item = (usize, Tensor)>,
         options: &PassOptions,
     ) -> Result<()> {
@@ -79,8 +79,8 @@ impl Student {
 /// nothing computes.
 pub(in crate::student) fn backward(
     student: &Student,
-    plan: &Plan,
-    kept: Kept,
+    plan: &GraphPlan,
+    kept: BackwardSteps,
     mut gradients: Values,
 ) -> Result<Values> {
     for (step, kept) in plan.steps.iter().zip(kept).rev() {
